@@ -1,0 +1,1 @@
+"""Doors under the names that the runbooks use."""

@@ -1,0 +1,11 @@
+"""Door for `python -m src.auth.oauth2_gmail`; the code is in `email_ingestion.cli.oauth2`."""
+
+from src.door import enter_venv
+
+enter_venv()
+
+if __name__ == "__main__":
+    from email_ingestion.cli.app import run
+    from email_ingestion.cli.oauth2 import oauth2
+
+    run(oauth2)

@@ -1,0 +1,5 @@
+"""`python -m email_ingestion` is the console script."""
+
+from email_ingestion.cli.app import main
+
+main()

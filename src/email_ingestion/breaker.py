@@ -1,0 +1,164 @@
+"""pybreaker behind one gate: concurrent while closed, a single trial while half-open, blind to the wall clock.
+
+`call()` of pybreaker holds a lock around the protected function, and its `calling()` lets every thread through
+half-open; its own time-out reads the wall clock, which may step. So the gate decides when a trial is due, and
+pybreaker counts.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+import pybreaker
+
+from email_ingestion.errors import CircuitBreakerError
+from email_ingestion.events import BreakerChanged, BreakerRejected, BreakerState, Observe
+
+STATES: dict[str, BreakerState] = {
+    pybreaker.STATE_CLOSED: "CLOSED",
+    pybreaker.STATE_OPEN: "OPEN",
+    pybreaker.STATE_HALF_OPEN: "HALF_OPEN",
+}
+T = TypeVar("T")
+NEVER = timedelta(days=36500).total_seconds()
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerPolicy:
+    """When a breaker opens and closes; `recovery_timeout` in seconds."""
+
+    fail_max: int = 5
+    recovery_timeout: float = 30.0
+    success_threshold: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerSnapshot:
+    """One line of `/status`."""
+
+    name: str
+    state: BreakerState
+    failure_count: int
+    success_count: int
+    fail_max: int
+    recovery_timeout: float
+    success_threshold: int
+    retry_after_seconds: float | None
+    forced: bool
+    last_error: str | None
+    last_error_type: str | None
+    last_state_change: str | None
+
+
+class Breaker(pybreaker.CircuitBreakerListener):
+    """Guards one dependency. `counted` are the errors that speak against it; any other answer speaks for it."""
+
+    def __init__(
+        self,
+        name: str,
+        policy: BreakerPolicy,
+        counted: tuple[type[Exception], ...],
+        observe: Observe,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self._policy = policy
+        self._observe = observe
+        self._clock = clock
+        self._trial = threading.Lock()
+        self._opened_at = 0.0
+        self._last_error: BaseException | None = None
+        self._last_change: datetime | None = None
+        self._breaker = pybreaker.CircuitBreaker(
+            fail_max=policy.fail_max,
+            reset_timeout=NEVER,
+            success_threshold=policy.success_threshold,
+            exclude=[lambda error: not isinstance(error, counted)],
+            listeners=[self],
+            throw_new_error_on_trip=False,
+        )
+
+    @property
+    def state(self) -> BreakerState:
+        """OPEN until a trial is made, even when one is due."""
+        return STATES[self._breaker.current_state]
+
+    @property
+    def closed(self) -> bool:
+        """Whether calls simply go through."""
+        return self.state == "CLOSED"
+
+    def retry_after(self) -> float:
+        """Seconds until a trial is allowed; 0 when a call would be made now."""
+        if self.state != "OPEN":
+            return 0.0
+        return max(0.0, self._opened_at + self._policy.recovery_timeout - self._clock())
+
+    def run(self, call: Callable[[], T]) -> T:
+        """The result of `call`; raises CircuitBreakerError without calling while open, else whatever `call` raises."""
+        try:
+            if self.closed:
+                with self._breaker.calling():
+                    return call()
+            return self._try(call)
+        except pybreaker.CircuitBreakerError as error:  # another thread tripped it since we looked
+            raise self._rejection() from error
+
+    def _try(self, call: Callable[[], T]) -> T:
+        if self.retry_after() > 0 or not self._trial.acquire(blocking=False):
+            raise self._rejection()
+        try:
+            if self.state == "OPEN":
+                self._breaker.half_open()
+            with self._breaker.calling():
+                return call()
+        finally:
+            self._trial.release()
+
+    def _rejection(self) -> CircuitBreakerError:
+        error = CircuitBreakerError(self.name, self.retry_after())
+        self._observe(BreakerRejected(self.name, error))
+        return error
+
+    def failure(self, cb: pybreaker.CircuitBreaker, exc: BaseException) -> None:
+        """Called by pybreaker."""
+        del cb
+        self._last_error = exc
+
+    def state_change(
+        self,
+        cb: pybreaker.CircuitBreaker,
+        old_state: pybreaker.CircuitBreakerState | None,
+        new_state: pybreaker.CircuitBreakerState,
+    ) -> None:
+        """Called by pybreaker."""
+        del cb
+        self._opened_at = self._clock()
+        self._last_change = datetime.now(UTC)
+        old = STATES[old_state.name] if old_state else "CLOSED"
+        new = STATES[new_state.name]
+        error = self._last_error if new == "OPEN" and isinstance(self._last_error, Exception) else None
+        self._observe(BreakerChanged(self.name, old, new, error))
+
+    def snapshot(self) -> BreakerSnapshot:
+        """What `/status` shows."""
+        state = self.state
+        return BreakerSnapshot(
+            name=self.name,
+            state=state,
+            failure_count=self._breaker.fail_counter,
+            success_count=self._breaker.success_counter,
+            fail_max=self._policy.fail_max,
+            recovery_timeout=self._policy.recovery_timeout,
+            success_threshold=self._policy.success_threshold,
+            retry_after_seconds=None if state == "CLOSED" else round(self.retry_after(), 3),
+            forced=False,
+            last_error=str(self._last_error) if self._last_error else None,
+            last_error_type=type(self._last_error).__name__ if self._last_error else None,
+            last_state_change=self._last_change.isoformat() if self._last_change else None,
+        )

@@ -1,0 +1,65 @@
+"""The two long-lived processes as commands: `python producer.py` and `python worker.py`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from email_ingestion.cli.oauth2 import pick
+from email_ingestion.settings import load_settings
+
+
+def producer(
+    auth_setup: Annotated[
+        bool, typer.Option("--auth-setup", help="Authorize an account interactively, then exit.")
+    ] = False,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="With --auth-setup: print the URL, ask for the redirect URL.")
+    ] = False,
+    account: Annotated[
+        str, typer.Option(help="With --auth-setup: the account's configured name, where there are several.")
+    ] = "",
+    once: Annotated[bool, typer.Option("--once", help="One pass over every mailbox, then exit.")] = False,
+) -> int:
+    """Pull mail over IMAP into the Redis Stream, until it is stopped.
+
+    Examples:
+      python producer.py
+      python producer.py --once
+      python producer.py --auth-setup --no-browser
+    """
+    settings = load_settings()
+    if auth_setup:
+        from email_ingestion.mailbox.consent import authorize  # noqa: PLC0415 - of no use to the daemon
+
+        authorize(pick(settings, account), typer.echo, _ask if no_browser else None)
+        return 0
+    from email_ingestion.wiring.producer import run_producer  # noqa: PLC0415 - a consent needs no Redis
+
+    return run_producer(settings, once=once)
+
+
+def worker(
+    instance: Annotated[
+        int, typer.Option(min=1, max=500, help="The K-th worker of this host: its ports, files and name follow.")
+    ] = 1,
+    drain: Annotated[bool, typer.Option("--drain", help="Work until the stream is empty, then exit.")] = False,
+) -> int:
+    """Take mail from the Redis Stream, parse it and deliver it to the sinks, until it is stopped.
+
+    Examples:
+      python worker.py
+      python worker.py --instance 2
+      python worker.py --drain
+    """
+    from email_ingestion.wiring.worker import run_worker  # noqa: PLC0415 - keeps --help quick
+
+    return run_worker(load_settings(), instance, drain=drain)
+
+
+def _ask(prompt: str) -> str:
+    sys.stdout.write(prompt)
+    sys.stdout.flush()
+    return sys.stdin.readline()

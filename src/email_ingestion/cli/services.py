@@ -1,0 +1,76 @@
+"""`start`, `stop` and `status`: the processes of this machine; what the shell scripts on every platform call."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from email_ingestion.errors import OperationFailed, RedisConnectionError
+from email_ingestion.services import demo, fleet, report
+from email_ingestion.settings import SANDBOX_PROFILE, Settings, load_settings
+from email_ingestion.stream import reach
+from email_ingestion.wiring.producer import check_accounts
+
+
+def start(
+    sandbox: Annotated[
+        bool, typer.Option("--sandbox", help="With a Gmail sandbox and a Redis of its own: no account needed.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=0, max=64, help="Number of workers.")] = 1,
+) -> int:
+    """Start producer and workers; what already runs is left alone.
+
+    Examples:
+      email-ingestion start --sandbox
+      email-ingestion start --workers 4
+    """
+    if sandbox:
+        demo.start(typer.echo)
+    elif SANDBOX_PROFILE.exists():
+        raise OperationFailed("the sandbox is running: ./scripts/stop.sh first, then start against the real mailbox")
+    settings = load_settings()
+    _preflight(settings)
+    fleet.start(settings, workers, typer.echo)
+    if sandbox:
+        demo.wait_until_processed(settings, typer.echo)
+        typer.echo(demo.screen(settings))
+    else:
+        typer.echo(report.table(report.statuses(settings)))
+    return 0
+
+
+def _preflight(settings: Settings) -> None:
+    """Refuse to start what could not begin to work; a running system waits for the same things instead."""
+    check_accounts(settings)
+    try:
+        reach(settings.redis_address)
+    except RedisConnectionError as error:
+        raise OperationFailed(f"{error}; start Redis, or set REDIS_HOST and REDIS_PORT in .env") from error
+
+
+def stop() -> int:
+    """Drain and stop every process of this machine; exit code 0 when nothing is left running."""
+    return 0 if fleet.stop(load_settings(), typer.echo) else 2
+
+
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="The /status of every process as a JSON list.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Again every two seconds, until interrupted.")] = False,
+) -> int:
+    """Show every process of this machine. Exit code 0 when all are ready, 1 when one is not or none runs.
+
+    Examples:
+      email-ingestion status
+      email-ingestion status --json
+    """
+    settings = load_settings()
+    if watch:
+        return report.watch(settings)
+    found = report.statuses(settings)
+    if as_json:
+        typer.echo(json.dumps([each.body or {"stem": each.stem, "status": each.state} for each in found], indent=2))
+    else:
+        typer.echo(report.table(found))
+    return 0 if found and all(each.state in {"ready", "degraded"} for each in found) else 1

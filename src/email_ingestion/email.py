@@ -1,0 +1,104 @@
+"""The records that travel between the rooms: what a message is, not what is done with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """How far a mailbox has been read: every UID up to and including `uid` is in the stream or was skipped.
+
+    UIDs are only comparable under one UIDVALIDITY (RFC 3501, section 2.3.1.1). Up to `rescan` the mailbox was perhaps
+    read before, under a cursor that is lost: what the ledger knows there is not fetched again.
+    """
+
+    uidvalidity: int
+    uid: int
+    rescan: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Where a message was found and which message it is; everything known without parsing it."""
+
+    account: str  # the configured name, never an address
+    mailbox: str  # decoded name, as a person reads it
+    uidvalidity: int
+    uid: int
+    gm_msgid: int | None  # X-GM-MSGID: unsigned 64 bit, None without X-GM-EXT-1
+    gm_thrid: int | None
+    labels: tuple[str, ...]
+    flags: tuple[str, ...]
+    internaldate: datetime  # aware, UTC
+    size: int  # bytes of the raw message
+    sha256: str  # hex digest of the raw message
+
+    @property
+    def email_id(self) -> str:
+        """The identity that makes an effect happen once: it survives a new UIDVALIDITY and a move between labels."""
+        return email_id(self.account, self.gm_msgid, self.sha256)
+
+
+def email_id(account: str, gm_msgid: int | None, sha256: str) -> str:
+    """Account and X-GM-MSGID, or account and SHA-256 of the raw bytes where the server has no X-GM-EXT-1."""
+    return f"{account}:gm:{gm_msgid}" if gm_msgid is not None else f"{account}:sha256:{sha256}"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message on its way: its envelope, and its bytes or the reference under which `blobs` keeps them."""
+
+    envelope: Envelope
+    raw: bytes | None
+    raw_ref: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One mailbox of an address header; `addr` is the addr-spec as written, empty for a group without members."""
+
+    name: str
+    addr: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """One part that is not the body text, decoded."""
+
+    position: int  # 1-based, in the order of the message
+    filename: str | None
+    content_type: str
+    size: int  # bytes, decoded
+    sha256: str  # hex digest of the decoded bytes
+    content: bytes
+    inline: bool = False
+    content_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Email:
+    """A parsed message. Texts hold neither NUL nor lone surrogates, so that every database takes them."""
+
+    envelope: Envelope
+    message_id: str | None
+    subject: str
+    from_: Address | None
+    to: tuple[Address, ...]
+    cc: tuple[Address, ...]
+    bcc: tuple[Address, ...]
+    reply_to: tuple[Address, ...]
+    date: datetime | None  # aware, UTC; None when missing or unreadable
+    in_reply_to: str | None
+    references: tuple[str, ...]
+    text: str  # always there: the plain part, or made from the HTML
+    html: str | None
+    headers: tuple[tuple[str, str], ...]  # decoded, in the order of the message
+    attachments: tuple[Attachment, ...]
+    defects: tuple[str, ...]  # what was wrong with it, as short stable codes such as "charset:unknown"
+
+    @property
+    def email_id(self) -> str:
+        """The identity of its envelope."""
+        return self.envelope.email_id

@@ -1,0 +1,89 @@
+"""Every error of ours, by what is to be done about it.
+
+EmailIngestionError
+├── ConfigurationError           the operator mends a setting; exit 78
+├── OperationFailed              a command cannot do what it was asked; exit 2
+├── AuthenticationFailed         the operator must act; the account waits
+│   └── OAuth2AuthenticationError    consent is needed again, or the scope is wrong
+├── TransientError               back off and try again
+│   ├── RedisConnectionError         Redis is away, busy or refuses writes
+│   ├── IMAPConnectionError          the mail server is away or broke off
+│   │   └── IMAPThrottledError           it asks us to slow down, or has closed the account for a while
+│   ├── SessionExpired               the IMAP session's hour is over: normal, reconnect at once
+│   ├── TokenRefreshError            the token endpoint did not answer properly
+│   ├── SinkUnavailable              a sink cannot take anything now
+│   └── CircuitBreakerError          not tried: the breaker is open
+├── PermanentError               this message will never go through: dead letter now
+└── StaleCursor                  the mailbox or the stream is not where the producer believed: read it again
+"""
+
+from __future__ import annotations
+
+
+class EmailIngestionError(Exception):
+    """The root; its text is one sentence an operator can act on."""
+
+
+class ConfigurationError(EmailIngestionError):
+    """A setting is wrong or missing."""
+
+
+class OperationFailed(EmailIngestionError):
+    """A command cannot do what it was asked to do."""
+
+
+class AuthenticationFailed(EmailIngestionError):
+    """A server refuses the credentials; waiting does not help, an operator does."""
+
+
+class OAuth2AuthenticationError(AuthenticationFailed):
+    """OAuth2 authorization is gone or insufficient: `python producer.py --auth-setup` renews it."""
+
+
+class TransientError(EmailIngestionError):
+    """It may well work later."""
+
+
+class RedisConnectionError(TransientError):
+    """Redis cannot be reached, is loading, or refuses writes."""
+
+
+class IMAPConnectionError(TransientError):
+    """The IMAP server cannot be reached or broke off the conversation."""
+
+
+class IMAPThrottledError(IMAPConnectionError):
+    """The IMAP server limits the account; `retry_after` is the least time to stay away, in seconds."""
+
+    def __init__(self, message: str, retry_after: float = 60.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class SessionExpired(TransientError):
+    """The server ended the session because its access token's hour is over: no failure, reconnect at once."""
+
+
+class TokenRefreshError(TransientError):
+    """The token endpoint failed in a way that may pass."""
+
+
+class SinkUnavailable(TransientError):
+    """A sink cannot take anything at present: no message is to blame."""
+
+
+class CircuitBreakerError(TransientError):
+    """The call was not made because the breaker of its dependency is open."""
+
+    def __init__(self, name: str, retry_after: float) -> None:
+        super().__init__(f"circuit breaker {name} is open, next attempt in {retry_after:.0f} s")
+        self.name = name
+        self.retry_after = retry_after
+
+
+class PermanentError(EmailIngestionError):
+    """This message can never be delivered as it is."""
+
+
+class StaleCursor(EmailIngestionError):
+    """The cursor in Redis is not the one the producer started from; it must read it again."""

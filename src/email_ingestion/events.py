@@ -1,0 +1,300 @@
+"""One frozen record for each fact the loops announce; `ops` turns them into log lines, counts and status.
+
+The loops know nothing of logs or metrics: they call an `Observe` with one of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+BreakerState = Literal["CLOSED", "OPEN", "HALF_OPEN"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A fact; the root of all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started(Event):
+    """The process has its ports, its PID file and its objects."""
+
+    settings_source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping(Event):
+    """A stop was asked for; what is in flight is finished first."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped(Event):
+    """Nothing is left to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turned(Event):
+    """A loop completed an iteration: it lives."""
+
+    loop: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stalled(Event):
+    """A loop has not turned for too long."""
+
+    loop: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Connected(Event):
+    """An IMAP login succeeded."""
+
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionFailed(Event):
+    """An IMAP connection could not be made or was lost."""
+
+    account: str
+    error: Exception
+    retry_in: float  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEnded(Event):
+    """An IMAP session ended as planned, by us or by the server's session expiry: no failure."""
+
+    account: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Watching(Event):
+    """What the account's watcher is doing: starting, syncing, idle, waiting, needs_operator, stopped."""
+
+    account: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Synced(Event):
+    """A mailbox was compared with the cursor; `backlog` messages above the cursor are not yet in the stream."""
+
+    account: str
+    mailbox: str
+    uidvalidity: int
+    last_uid: int
+    backlog: int
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded(Event):
+    """Message bytes came over IMAP."""
+
+    account: str
+    size: int  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Published(Event):
+    """Messages were appended to the stream; a resent batch counts only what was new."""
+
+    account: str
+    mailbox: str
+    email_ids: tuple[str, ...]
+    count: int
+    size: int  # bytes, raw
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped(Event):
+    """Messages were left out on purpose."""
+
+    account: str
+    reason: Literal["excluded_label", "before_start", "known", "vanished"]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxChanged(Event):
+    """The mailbox got a new UIDVALIDITY."""
+
+    account: str
+    mailbox: str
+    old: int
+    new: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held(Event):
+    """The producer stopped fetching for an account (`reason` set) or goes on (`reason` empty)."""
+
+    account: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRefreshed(Event):
+    """An access token was obtained; `expires_at` in Unix seconds."""
+
+    account: str
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRefreshFailed(Event):
+    """An access token could not be obtained."""
+
+    account: str
+    error: Exception
+    permanent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NeedsOperator(Event):
+    """An account waits for a person; `error` says what for."""
+
+    account: str
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered(Event):
+    """A message is in every sink and out of the stream."""
+
+    email_id: str
+    attempt: int
+    duplicate: bool  # the sinks had it already
+    duration: float  # seconds of handling, its share of the batch
+    queue_wait: float  # seconds from append to delivery to this worker
+    end_to_end: float  # seconds from INTERNALDATE to now
+
+
+@dataclass(frozen=True, slots=True)
+class SinkDelivered(Event):
+    """A sink took, or failed to take, part of a batch."""
+
+    sink: str
+    result: Literal["delivered", "duplicate", "failed"]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred(Event):
+    """An attempt failed; the entry stays pending for another one."""
+
+    email_id: str
+    attempt: int
+    error: Exception
+    retry_in: float  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLettered(Event):
+    """A message left the stream for the dead letter queue."""
+
+    email_id: str
+    reason: Literal["max_retries", "permanent", "poison", "operator"]
+    attempts: int
+    error: Exception | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaimed(Event):
+    """Entries abandoned by another consumer, or by an earlier life of this one, were taken over."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded(Event):
+    """Entries were completed by somebody else while this worker had them."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class RedisFailed(Event):
+    """Redis did not do what it was asked."""
+
+    error: Exception
+    retry_in: float  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerChanged(Event):
+    """A circuit breaker changed its state."""
+
+    name: str
+    old: BreakerState
+    new: BreakerState
+    error: Exception | None
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerRejected(Event):
+    """A call was not made because the breaker is open."""
+
+    name: str
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Probed(Event):
+    """A dependency answered its ping or did not."""
+
+    dependency: str
+    ok: bool
+    seconds: float
+    error: Exception | None
+
+
+@dataclass(frozen=True, slots=True)
+class LoopFailed(Event):
+    """A loop met an error nobody foresaw; it goes on after a pause."""
+
+    loop: str
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class BytesSpent(Event):
+    """How much of an account's daily download budget is gone."""
+
+    account: str
+    today: int  # bytes
+    budget: int  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled(Event):
+    """The server's messages of an account were compared with the ledger."""
+
+    account: str
+    missing: int
+    duplicate: int
+    unexpected: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackupFound(Event):
+    """The newest verified backup is of `at`, in Unix seconds."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class StacksDumped(Event):
+    """What every thread was doing, on request or because a loop stalled."""
+
+    stacks: str
+
+
+Observe = Callable[[Event], None]

@@ -1,0 +1,16 @@
+"""The database of delivered messages: what is in it was delivered, what is not was not; it knows no Redis and no IMAP.
+
+    emails        one row for each identity; its primary key is what makes an effect happen once
+    attachments   the parts of each message, by reference
+    contents      raw messages and attachments up to the threshold, by their SHA-256, zstd-compressed
+
+Everything is written in one transaction, and a row is never changed afterwards.
+"""
+
+from __future__ import annotations
+
+from email_ingestion.ledger.records import Content, StoredEmail
+from email_ingestion.ledger.search import Hit
+from email_ingestion.ledger.store import Ledger, content_of, open_ledger
+
+__all__ = ["Content", "Hit", "Ledger", "StoredEmail", "content_of", "open_ledger"]

@@ -1,0 +1,157 @@
+"""Opens connections to SQLite or PostgreSQL the way the ledger needs them; knows nothing of tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DisconnectionError
+
+from email_ingestion.errors import ConfigurationError
+from email_ingestion.ledger.failures import while_opening
+
+EXAMPLES = "sqlite:///data/email_ingestion.db or postgresql+psycopg://user:password@host/database"
+
+
+_LOCK_SECONDS = 10.0  # how long SQLite waits for another process's transaction
+
+
+def open_engine(url: str) -> Engine:
+    """Make an engine for `url`; nothing is contacted yet, but SQLite's directory is created.
+
+    Raises ConfigurationError for a URL that names no database we speak.
+    """
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise ConfigurationError(f"DATABASE_URL is not the address of a database; examples: {EXAMPLES}") from None
+    if parsed.drivername == "sqlite":
+        return _open_sqlite(parsed)
+    if parsed.drivername in ("postgresql+psycopg", "postgresql", "postgres"):
+        return _open_postgresql(parsed.set(drivername="postgresql+psycopg"))
+    raise ConfigurationError(f"DATABASE_URL names {parsed.drivername!r}, which is not supported; examples: {EXAMPLES}")
+
+
+def place(engine: Engine) -> str:
+    """Name the database, for messages: no user, no password."""
+    url = engine.url
+    return url.database or "" if engine.dialect.name == "sqlite" else f"{url.host or 'localhost'}/{url.database}"
+
+
+def writing(engine: Engine) -> Engine:
+    """Make `engine` one for transactions that write: on SQLite they take the write lock at once, and wait for it.
+
+    A transaction that starts by reading and then writes fails at once when another one wrote in between.
+    """
+    return engine.execution_options(writes=True)
+
+
+_to_json = partial(json.dumps, ensure_ascii=False)  # labels and headers stay readable in the database
+
+
+def _open_sqlite(url: URL) -> Engine:
+    if sqlite3.sqlite_version_info < (3, 35):  # INSERT … RETURNING
+        raise ConfigurationError(f"Python has SQLite {sqlite3.sqlite_version}, 3.35 is needed; use PostgreSQL instead")
+    if not url.database or url.database == ":memory:":
+        raise ConfigurationError("DATABASE_URL must name a file, such as sqlite:///data/email_ingestion.db")
+    path = Path(url.database).absolute()
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the directory {path.parent} of the database cannot be created: {error.strerror}; mend DATABASE_URL"
+        ) from error
+    engine = create_engine(
+        url.set(database=str(path)),
+        # The driver's own BEGIN comes too late and never before DDL: with None it leaves transactions to us.
+        connect_args={"isolation_level": None} | ({} if "timeout" in url.query else {"timeout": _LOCK_SECONDS}),
+        json_serializer=_to_json,
+        hide_parameters=True,
+    )
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "checkout", partial(_refuse_replaced_file, path))
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, record: Any) -> None:
+    _switch_to_wal(connection)
+    # FULL: a commit must survive a power cut, because the message is acknowledged right after it.
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    record.info["file"] = _identity(Path(connection.execute("PRAGMA database_list").fetchone()[2]))
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """Wait for processes that do the same: here SQLite fails at once, whatever its timeout (3 of 150 starts)."""
+    give_up = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _refuse_replaced_file(path: Path, connection: sqlite3.Connection, record: Any, proxy: object) -> None:
+    """Reconnect when the file was deleted or replaced: SQLite would go on writing where nobody will ever read."""
+    del connection, proxy
+    if record.info.get("file") != _identity(path):
+        raise DisconnectionError("the database file was replaced")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _open_postgresql(url: URL) -> Engine:
+    try:
+        engine = create_engine(
+            url,
+            # A server that vanished without a word is noticed within half a minute.
+            connect_args={"connect_timeout": 10, "keepalives_idle": 15, "tcp_user_timeout": 30_000},
+            pool_pre_ping=True,
+            json_serializer=_to_json,
+            hide_parameters=True,
+        )
+    except ImportError as error:
+        raise ConfigurationError("PostgreSQL needs psycopg: pip install 'email-ingestion[postgres]'") from error
+    event.listen(engine, "connect", _prepare_postgresql)
+    return engine
+
+
+def _prepare_postgresql(connection: Any, record: object) -> None:
+    """Have results in UTC whatever the server's zone: the year 1 would not fit into a datetime west of Greenwich."""
+    del record
+    connection.execute("SET TIME ZONE 'UTC'")
+    connection.commit()
+
+
+def check_server(engine: Engine) -> None:
+    """Refuse a PostgreSQL database that cannot hold every character, before it refuses messages one by one."""
+    if engine.dialect.name != "postgresql":
+        return
+    with while_opening(place(engine)), engine.connect() as connection:
+        encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+    if encoding != "UTF8":
+        raise ConfigurationError(
+            f"the database {place(engine)} is encoded in {encoding}; create it with CREATE DATABASE … ENCODING 'UTF8'"
+        )

@@ -1,0 +1,63 @@
+"""The tables as the code of today sees them; `migrations` is how a database gets there, and a test compares the two."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
+
+from email_ingestion.ledger.types import Json, Moment, Unsigned64
+
+metadata = MetaData()
+
+emails = Table(
+    "emails",
+    metadata,
+    Column("email_id", Text, primary_key=True),
+    Column("account", Text, nullable=False),
+    Column("mailbox", Text, nullable=False),
+    Column("uidvalidity", BigInteger, nullable=False),
+    Column("uid", BigInteger, nullable=False),
+    Column("gm_msgid", Unsigned64),
+    Column("gm_thrid", Unsigned64),
+    Column("labels", Json, nullable=False),
+    Column("message_id", Text),
+    Column("subject", Text, nullable=False),
+    Column("from_addr", Text),
+    Column("from_name", Text),
+    Column("to_addrs", Json, nullable=False),  # [{"name": …, "addr": …}, …]
+    Column("date", Moment),
+    Column("internaldate", Moment, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("html", Text),
+    Column("headers", Json, nullable=False),  # [[name, value], …]
+    Column("defects", Json, nullable=False),
+    Column("raw_ref", Text, nullable=False),
+    Column("processed_at", Moment, nullable=False),
+)
+
+# A B-tree of PostgreSQL refuses a key above 2,704 bytes, and anybody may send such a Message-ID: hence hash.
+Index("emails_message_id", emails.c.message_id, postgresql_using="hash")
+Index("emails_gm_msgid", emails.c.account, emails.c.gm_msgid)
+Index("emails_uid", emails.c.account, emails.c.mailbox, emails.c.uidvalidity, emails.c.uid)
+Index("emails_internaldate", emails.c.internaldate)
+
+attachments = Table(
+    "attachments",
+    metadata,
+    Column("email_id", Text, ForeignKey("emails.email_id", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("filename", Text),
+    Column("content_type", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("content_ref", Text, nullable=False),
+)
+
+contents = Table(
+    "contents",
+    metadata,
+    Column("sha256", Text, primary_key=True),
+    Column("size", BigInteger, nullable=False),  # bytes before compression
+    Column("data", LargeBinary, nullable=False),
+)

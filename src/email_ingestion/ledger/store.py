@@ -1,0 +1,239 @@
+"""The ledger itself: records messages once, and answers what it has. Sinks and reconciliation see only this."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import zstandard
+from sqlalchemy import ColumnElement, Connection, Engine, Row, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from email_ingestion.blobs import Blobs, reference, sha256_of
+from email_ingestion.email import Email
+from email_ingestion.errors import SinkUnavailable, TransientError
+from email_ingestion.ledger.engine import check_server, open_engine, place, writing
+from email_ingestion.ledger.failures import in_our_terms
+from email_ingestion.ledger.migrate import migrate
+from email_ingestion.ledger.records import Content, StoredEmail
+from email_ingestion.ledger.schema import attachments, contents, emails
+from email_ingestion.ledger.search import Hit, parse, postgresql_condition, snippet, sqlite_condition
+
+_CHUNK = 500  # values in one IN (…): old SQLites take 999 in a statement
+_SEARCHED = 200_000  # characters of a text that the full-text index covers
+_ZSTD_LEVEL = 3
+
+
+def open_ledger(url: str) -> Ledger:
+    """Open the ledger at `url`, created or migrated if need be.
+
+    Raises ConfigurationError when a setting or a permission is wrong or the schema is newer than this code,
+    SinkUnavailable when the database cannot be reached now.
+    """
+    engine = open_engine(url)
+    try:
+        check_server(engine)
+        migrate(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    return Ledger(engine)
+
+
+def content_of(ref: str, ledger: Ledger, blobs: Blobs) -> bytes:
+    """Return the bytes under `ref`, wherever they lie; raises as `blobs.get` does when they are nowhere."""
+    content = ledger.content(ref)
+    return blobs.get(ref) if content is None else content
+
+
+class Ledger:
+    """The delivered messages. Threads may share it; every method raises SinkUnavailable when the database is away."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._writer = writing(engine)
+        self._place = place(engine)
+        self._insert = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
+
+    def record(self, batch: Sequence[StoredEmail]) -> set[str]:
+        """Write all of `batch` that is not there yet, in one transaction; return the identities that are new.
+
+        Raises PermanentError when the database refuses a value; nothing of the batch is then written.
+        """
+        # In order of identity, so that two workers with overlapping batches wait for each other in one direction.
+        first = {stored.email.email_id: stored for stored in reversed(batch)}
+        ordered = [first[email_id] for email_id in sorted(first)]
+        with in_our_terms(self._place):
+            now = datetime.now(UTC)
+            rows = [_email_row(stored, now) for stored in ordered]
+            packed = {stored.email.email_id: _content_rows(stored.contents) for stored in ordered}
+            with self._writer.begin() as connection:
+                new = self._insert_emails(connection, rows)
+                self._insert_parts(connection, [stored for stored in ordered if stored.email.email_id in new], packed)
+        return new
+
+    def _insert_emails(self, connection: Connection, rows: list[dict[str, Any]]) -> set[str]:
+        if not rows:
+            return set()
+        insert = self._insert(emails).on_conflict_do_nothing(index_elements=["email_id"])
+        return set(connection.execute(insert.returning(emails.c.email_id), rows).scalars())
+
+    def _insert_parts(
+        self, connection: Connection, fresh: Sequence[StoredEmail], packed: dict[str, list[dict[str, Any]]]
+    ) -> None:
+        parts = [row for stored in fresh for row in _attachment_rows(stored.email)]
+        if parts:
+            connection.execute(attachments.insert(), parts)
+        kept = {row["sha256"]: row for stored in fresh for row in packed[stored.email.email_id]}
+        if kept:
+            insert = self._insert(contents).on_conflict_do_nothing(index_elements=["sha256"])
+            connection.execute(insert, [kept[sha256] for sha256 in sorted(kept)])
+
+    def known(self, account: str, gm_msgids: Iterable[int]) -> set[int]:
+        """Return those of `gm_msgids` that were delivered for `account`, from whatever mailbox."""
+        column = emails.c.gm_msgid
+        return set(self._among(column, gm_msgids, emails.c.account == account))
+
+    def known_ids(self, email_ids: Iterable[str]) -> set[str]:
+        """Return those of `email_ids` that were delivered."""
+        return set(self._among(emails.c.email_id, email_ids))
+
+    def known_uids(self, account: str, mailbox: str, uidvalidity: int, low: int, high: int) -> set[int]:
+        """Return the UIDs from `low` to `high` delivered from this mailbox; others may have come from elsewhere."""
+        where = (
+            emails.c.account == account,
+            emails.c.mailbox == mailbox,
+            emails.c.uidvalidity == uidvalidity,
+            emails.c.uid.between(low, high),
+        )
+        with in_our_terms(self._place), self._engine.connect() as connection:
+            return set(connection.execute(select(emails.c.uid).where(*where)).scalars())
+
+    def _among(self, column: ColumnElement[Any], values: Iterable[Any], *where: ColumnElement[bool]) -> Iterator[Any]:
+        with in_our_terms(self._place), self._engine.connect() as connection:
+            for chunk in _chunks(list(values)):
+                yield from connection.execute(select(column).where(column.in_(chunk), *where)).scalars()
+
+    def count(self, account: str | None = None) -> int:
+        """Count the messages that were delivered, in all or for one account."""
+        query = select(func.count()).select_from(emails)
+        if account is not None:
+            query = query.where(emails.c.account == account)
+        with in_our_terms(self._place), self._engine.connect() as connection:
+            return connection.execute(query).scalar_one()
+
+    def search(self, words: str, limit: int = 20, account: str | None = None) -> list[Hit]:
+        """Return the newest messages that have all of `words` in subject, sender or text (syntax: `search.parse`)."""
+        terms = parse(words)
+        if all(term.excluded for term in terms):
+            return []
+        on_sqlite = self._engine.dialect.name == "sqlite"
+        query = (
+            select(emails.c.email_id, emails.c.internaldate, emails.c.from_name, emails.c.from_addr, emails.c.subject)
+            .add_columns(func.substr(emails.c.text, 1, _SEARCHED).label("body"))
+            .where(sqlite_condition(terms) if on_sqlite else postgresql_condition(terms))
+            .order_by(emails.c.internaldate.desc(), emails.c.email_id)
+            .limit(limit)
+        )
+        if account is not None:
+            query = query.where(emails.c.account == account)
+        with in_our_terms(self._place), self._engine.connect() as connection:
+            rows = connection.execute(query).all()
+        return [
+            Hit(row.email_id, row.internaldate, _sender(row), row.subject, snippet(row.body, terms)) for row in rows
+        ]
+
+    def raw_ref(self, email_id: str) -> str | None:
+        """Return the reference of a message's raw bytes for `content_of`; None when the message is not here."""
+        query = select(emails.c.raw_ref).where(emails.c.email_id == email_id)
+        with in_our_terms(self._place), self._engine.connect() as connection:
+            return connection.execute(query).scalar_one_or_none()
+
+    def content(self, ref: str) -> bytes | None:
+        """Return the bytes under `ref` if the database itself has them; raises TransientError when they are damaged."""
+        sha256 = sha256_of(ref)
+        query = select(contents.c.data, contents.c.size).where(contents.c.sha256 == sha256)
+        with in_our_terms(self._place), self._engine.connect() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            return None
+        data = zstandard.ZstdDecompressor().decompress(row.data, max_output_size=row.size)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise TransientError(f"the content {ref} in the database {self._place} is damaged; restore a backup")
+        return data
+
+    def ping(self) -> None:
+        """Return when the database would take a transaction now; raises SinkUnavailable otherwise."""
+        with in_our_terms(self._place), self._writer.begin() as connection:
+            if connection.dialect.name == "sqlite":
+                return  # BEGIN IMMEDIATE got the write lock
+            if connection.exec_driver_sql("SHOW transaction_read_only").scalar_one() == "on":
+                raise SinkUnavailable(f"the database {self._place} is read-only; point DATABASE_URL at the primary")
+
+    def close(self) -> None:
+        """Give the connections back; the ledger is not usable afterwards."""
+        self._engine.dispose()
+
+
+def _chunks(values: list[Any]) -> Iterator[list[Any]]:
+    return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))
+
+
+def _email_row(stored: StoredEmail, now: datetime) -> dict[str, Any]:
+    email, envelope = stored.email, stored.email.envelope
+    return {
+        "email_id": email.email_id,
+        "account": envelope.account,
+        "mailbox": envelope.mailbox,
+        "uidvalidity": envelope.uidvalidity,
+        "uid": envelope.uid,
+        "gm_msgid": envelope.gm_msgid,
+        "gm_thrid": envelope.gm_thrid,
+        "labels": list(envelope.labels),
+        "message_id": email.message_id,
+        "subject": email.subject,
+        "from_addr": email.from_.addr if email.from_ else None,
+        "from_name": email.from_.name if email.from_ else None,
+        "to_addrs": [{"name": address.name, "addr": address.addr} for address in email.to],
+        "date": email.date,
+        "internaldate": envelope.internaldate,
+        "size": envelope.size,
+        "sha256": envelope.sha256,
+        "text": email.text,
+        "html": email.html,
+        "headers": [list(header) for header in email.headers],
+        "defects": list(email.defects),
+        "raw_ref": stored.raw_ref,
+        "processed_at": now,
+    }
+
+
+def _attachment_rows(email: Email) -> list[dict[str, Any]]:
+    return [
+        {
+            "email_id": email.email_id,
+            "position": attachment.position,
+            "filename": attachment.filename,
+            "content_type": attachment.content_type,
+            "size": attachment.size,
+            "sha256": attachment.sha256,
+            "content_ref": reference(attachment.sha256),
+        }
+        for attachment in email.attachments
+    ]
+
+
+def _content_rows(kept: Iterable[Content]) -> list[dict[str, Any]]:
+    compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL)  # one for each call: threads cannot share it
+    return [
+        {"sha256": content.sha256, "size": len(content.data), "data": compressor.compress(content.data)}
+        for content in kept
+    ]
+
+
+def _sender(row: Row[Any]) -> str:
+    if row.from_name and row.from_addr:
+        return f"{row.from_name} <{row.from_addr}>"
+    return row.from_name or row.from_addr or ""

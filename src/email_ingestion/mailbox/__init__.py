@@ -1,0 +1,9 @@
+"""Reading mail over IMAP, never changing it: EXAMINE and BODY.PEEK only.
+
+It speaks to servers and knows nothing of Redis or of what becomes of the mail.
+"""
+
+from email_ingestion.mailbox.imap import ImapMailbox, Outline
+from email_ingestion.mailbox.oauth2 import Token, TokenSource
+
+__all__ = ["ImapMailbox", "Outline", "Token", "TokenSource"]

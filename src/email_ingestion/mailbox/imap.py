@@ -1,0 +1,266 @@
+"""One IMAP conversation: log in, open a mailbox read-only, list, fetch, wait. Belongs to one thread.
+
+Errors come out as ours (`replies` says which): after an IMAPConnectionError the object is only good for `close`.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import imapclient
+from imapclient.exceptions import IMAPClientError, LoginError, ProtocolError
+
+from email_ingestion.errors import ConfigurationError, IMAPConnectionError
+from email_ingestion.mailbox.replies import login_refused, refused
+from email_ingestion.settings import Account
+
+CONNECT_SECONDS = 10.0
+LIST_WINDOW = 20_000  # UIDs asked for at once: imaplib refuses answer lines over 1 MB
+FETCH_MOST = 500  # UIDs in one command: RFC 2683 section 3.2.1.5 asks for lines under 8,000 octets
+ALL = b"\\All"
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A mailbox as EXAMINE describes it."""
+
+    name: str
+    uidvalidity: int
+    uidnext: int
+    exists: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What is known of a message before its body is fetched."""
+
+    uid: int
+    size: int  # bytes, as the server states them
+    internaldate: datetime  # aware, UTC
+    flags: tuple[str, ...]
+    labels: tuple[str, ...]
+    gm_msgid: int | None
+    gm_thrid: int | None
+
+
+class ImapMailbox:
+    """A logged-in connection to one account's server."""
+
+    def __init__(self, account: Account, timeout: float) -> None:
+        """Connect; `timeout` is the longest silence in seconds. Raises IMAPConnectionError."""
+        self._account = account
+        self._since = time.monotonic()
+        with _speaking("connect to"):
+            self._client = imapclient.IMAPClient(
+                account.imap_host,
+                account.imap_port,
+                ssl=account.imap_tls,
+                ssl_context=ssl.create_default_context() if account.imap_tls else None,
+                timeout=imapclient.SocketTimeout(connect=CONNECT_SECONDS, read=timeout),
+            )
+        self._alarm, self._snooze = socket.socketpair()
+        # imaplib sends a command in pieces: Nagle's algorithm would hold each back for the server's delayed ACK.
+        self._client.socket().setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._client.normalise_times = False
+        # imapclient runs imaplib at debug level 5, which repr()s every message: three times the cost of a fetch.
+        self._client._imap.debug = 0  # noqa: SLF001 - there is no public way
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was connected."""
+        return time.monotonic() - self._since
+
+    def login(self, token: str | None) -> None:
+        """Log in by XOAUTH2 with `token`, or by password without one.
+
+        Raises AuthenticationFailed or one of its kind when the credentials are refused, else IMAPConnectionError.
+        """
+        with _speaking("log in to"):
+            challenges: list[bytes] = []
+            try:
+                if token is None:
+                    self._client.login(self._account.imap_user, self._account.imap_password or "")
+                else:
+                    self._client.sasl_login("XOAUTH2", _xoauth2(self._account.imap_user, token, challenges))
+            except LoginError as error:
+                if isinstance(error.__context__, self._client.AbortError):
+                    raise IMAPConnectionError(f"the IMAP server broke off the login: {error}") from error
+                raise login_refused(error, challenges, oauth2=token is not None) from error
+            self._client.capabilities()  # the list after login replaces the one before
+            if self._client.has_capability("ID"):
+                self._client.id_({"name": "email-ingestion"})
+
+    @property
+    def gmail(self) -> bool:
+        """Whether the server has X-GM-EXT-1."""
+        return bool(self._client.has_capability("X-GM-EXT-1"))
+
+    def find(self, wanted: str) -> str:
+        r"""The mailbox for a setting: `auto` is the one with the \All attribute on Gmail, else INBOX.
+
+        Found by its attribute, never by its name: Gmail names it in the user's language.
+        Raises ConfigurationError when there is no such mailbox.
+        """
+        with _speaking("list the mailboxes of"):
+            folders = self._client.list_folders()
+        if wanted != "auto":
+            names = [str(name) for _, _, name in folders]
+            if wanted not in names:
+                raise ConfigurationError(f"IMAP_MAILBOX {wanted!r} does not exist; there are: {', '.join(names[:20])}")
+            return wanted
+        if not self.gmail:
+            return "INBOX"
+        for flags, _, name in folders:
+            if ALL in flags:
+                return str(name)
+        raise ConfigurationError(
+            "the mailbox of all mail is hidden: tick 'Show in IMAP' for All Mail in Gmail's settings (Labels), "
+            "or set IMAP_MAILBOX=INBOX"
+        )
+
+    def open(self, name: str) -> Opened:
+        """EXAMINE: read-only, so that nothing we do can set a flag."""
+        with _speaking("open a mailbox of"):
+            found = self._client.select_folder(name, readonly=True)
+        return Opened(name, int(found[b"UIDVALIDITY"]), int(found.get(b"UIDNEXT", 0)), int(found[b"EXISTS"]))
+
+    def uids(self, low: int, high: int) -> list[int]:
+        """The UIDs from `low` to `high`, ascending; ask for at most LIST_WINDOW at a time."""
+        with _speaking("search"):
+            found = self._client.search(["UID", f"{low}:{high}"])
+        return sorted(uid for uid in found if low <= uid <= high)
+
+    def uids_from(self, low: int) -> list[int]:
+        """The UIDs from `low` to the newest, ascending."""
+        with _speaking("search"):
+            found = self._client.search(["UID", f"{low}:*"])
+        return sorted(uid for uid in found if uid >= low)  # `n:*` always holds the last message (RFC 3501, 6.4.8)
+
+    def outlines(self, uids: Sequence[int]) -> list[Outline]:
+        """Sizes, dates, flags and labels, ascending by UID; at most FETCH_MOST at a time. Vanished UIDs are missing."""
+        items = ["RFC822.SIZE", "INTERNALDATE", "FLAGS"]
+        if self.gmail:
+            items += ["X-GM-MSGID", "X-GM-THRID", "X-GM-LABELS"]
+        with _speaking("fetch from"):
+            found = self._client.fetch(uids, items)
+        return [_outline(uid, data) for uid, data in sorted(found.items()) if b"RFC822.SIZE" in data]
+
+    def bodies(self, uids: Sequence[int]) -> dict[int, bytes]:
+        """The raw messages, by UID; all of them are in memory at once. Vanished UIDs are missing."""
+        with _speaking("fetch from"):
+            found = self._client.fetch(uids, ["BODY.PEEK[]"])
+        return {uid: data[b"BODY[]"] or b"" for uid, data in found.items() if b"BODY[]" in data}
+
+    def wait(self, seconds: float) -> None:
+        """Return when the server says something, after `seconds`, or on `interrupt`; the caller lists again either way.
+
+        Not imapclient's idle_check: it misses an EXISTS in the segment of `+ idling`, loses a split line, and spins on
+        a dead socket. Whatever comes is left to `idle_done`, which reads it as every other answer.
+        """
+        with _speaking("wait for"):
+            if not self._client.has_capability("IDLE"):
+                self._until_audible([], seconds)
+                self._client.noop()
+                return
+            self._client.idle()
+            if not _buffered(self._client):
+                self._until_audible([self._client.socket()], seconds)
+            self._client.idle_done()
+
+    def interrupt(self) -> None:
+        """End a `wait` now; from any thread."""
+        with suppress(OSError):
+            self._alarm.send(b"!")
+
+    def _until_audible(self, sources: list[Any], seconds: float) -> None:
+        select.select([*sources, self._snooze], [], [], seconds)
+
+    def noop(self) -> None:
+        """Show the server that we are there."""
+        with _speaking("keep alive"):
+            self._client.noop()
+
+    def close(self) -> None:
+        """Log out if that is quick; never raises."""
+        with suppress(Exception):
+            self._client.socket().settimeout(1.0)
+            self._client.logout()
+        with suppress(Exception):
+            self._client.shutdown()
+        self._alarm.close()
+        self._snooze.close()
+
+
+def _buffered(client: Any) -> bool:
+    """Whether bytes were already read from the socket but not yet by imaplib."""
+    imap, sock = client._imap, client.socket()  # noqa: SLF001 - imaplib's buffer is the point here
+    reader = getattr(imap, "_file", None) or imap.file
+    timeout = sock.gettimeout()
+    sock.settimeout(0)
+    try:
+        return bool(reader.peek(1))
+    except OSError:  # TLS has nothing complete to give
+        return False
+    finally:
+        sock.settimeout(timeout)
+
+
+def _xoauth2(user: str, token: str, challenges: list[bytes]) -> Any:
+    """The SASL conversation; an error challenge is kept for its JSON and answered by an empty line."""
+
+    def respond(challenge: bytes) -> str | bytes:
+        if not challenge:
+            return f"user={user}\x01auth=Bearer {token}\x01\x01"
+        challenges.append(challenge)
+        return b""
+
+    return respond
+
+
+def _outline(uid: int, data: dict[bytes, Any]) -> Outline:
+    return Outline(
+        uid=uid,
+        size=int(data[b"RFC822.SIZE"]),
+        internaldate=data[b"INTERNALDATE"].astimezone(UTC),
+        flags=tuple(_text(flag) for flag in data.get(b"FLAGS", ())),
+        labels=tuple(_label(label) for label in data.get(b"X-GM-LABELS", ())),
+        gm_msgid=_number(data.get(b"X-GM-MSGID")),
+        gm_thrid=_number(data.get(b"X-GM-THRID")),
+    )
+
+
+def _label(value: Any) -> str:
+    """A label as a person reads it: numeric atoms come as int and NIL as None from the parser."""
+    if value is None:
+        return "NIL"
+    if isinstance(value, int):
+        return str(value)
+    return str(imapclient.imap_utf7.decode(value)) if isinstance(value, bytes) else str(value)
+
+
+def _text(value: Any) -> str:
+    return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _number(value: Any) -> int | None:
+    return None if value is None else int(value)
+
+
+@contextmanager
+def _speaking(doing: str) -> Iterator[None]:
+    """Translate what goes wrong inside."""
+    try:
+        yield
+    except IMAPClientError as error:
+        raise refused(error, doing) from error
+    except (ProtocolError, ssl.SSLError, OSError, EOFError) as error:
+        reason = str(error) or type(error).__name__
+        raise IMAPConnectionError(f"cannot {doing} the IMAP server: {reason}") from error

@@ -1,0 +1,48 @@
+"""Puts the observers of a process together: one `Observe` for the loops, which never raises into them."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from email_ingestion.events import Event, Observe
+from email_ingestion.ops.logs import logger
+from email_ingestion.ops.metrics import Metrics
+from email_ingestion.ops.narrate import Narrator
+from email_ingestion.ops.records import Breakers, Identity, Names
+from email_ingestion.ops.status import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Ops:
+    """What a process shows of itself."""
+
+    status: Status
+    metrics: Metrics
+    observe: Observe
+
+
+def open_ops(identity: Identity, names: Names, breakers: Breakers) -> Ops:
+    """The board, the registry and the observer that feeds both and the log."""
+    status = Status(identity, names, breakers)
+    metrics = Metrics(identity, names, breakers, status.redis)
+    return Ops(status, metrics, compose(metrics, status, Narrator()))
+
+
+def compose(*observers: Observe) -> Observe:
+    """An observer that tells all of them, whatever one of them does."""
+    broken: set[tuple[int, type[Exception]]] = set()
+    lock = threading.Lock()
+
+    def observe(event: Event) -> None:
+        for place, observer in enumerate(observers):
+            try:
+                observer(event)
+            except Exception as error:  # noqa: BLE001 - a fault in showing the work must not stop the work
+                with lock:
+                    new = (place, type(error)) not in broken
+                    broken.add((place, type(error)))
+                if new:
+                    logger("ops").error("observer_failed", observed=type(event).__name__, exc_info=error)
+
+    return observe

@@ -1,0 +1,170 @@
+"""The HTTP endpoints of a process: what they answer comes from the status board and the registry, nothing is asked.
+
+The ops port serves health, readiness, status and metrics; the metrics port metrics alone. Where they listen is
+`listen`'s business.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+import time
+from dataclasses import dataclass
+from socket import socket
+from urllib.parse import urlsplit
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from email_ingestion.errors import OperationFailed
+from email_ingestion.ops.listen import bind, is_loopback, port_of, url_of
+from email_ingestion.ops.metrics import Metrics
+from email_ingestion.ops.status import Status
+
+EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+READING = ["GET", "HEAD"]
+START_SECONDS = 10.0
+CLOSE_SECONDS = 5.0
+
+
+def ops_app(status: Status, metrics: Metrics) -> FastAPI:
+    """Everything an operator or an orchestrator asks for."""
+    app = metrics_app(metrics)
+
+    async def health() -> Response:
+        alive, body = status.health()
+        return JSONResponse(body, 200 if alive else 503)
+
+    async def ready() -> Response:
+        ok, body = status.ready()
+        return JSONResponse(body, 200 if ok else 503)
+
+    async def report() -> Response:
+        return JSONResponse(status.report())
+
+    paths = {"/health": health, "/livez": health, "/ready": ready, "/readyz": ready, "/status": report}
+    for path, answer in paths.items():
+        app.add_api_route(path, answer, methods=READING, response_model=None)
+    return app
+
+
+def metrics_app(metrics: Metrics) -> FastAPI:
+    """`/metrics`, and a signpost at `/`."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    async def exposition() -> Response:
+        return Response(metrics.render(), media_type=EXPOSITION)
+
+    async def signpost() -> Response:
+        paths = [route.path for route in app.routes if hasattr(route, "path")]
+        return PlainTextResponse("\n".join(paths) + "\n")
+
+    app.add_api_route("/", signpost, methods=READING, response_model=None)
+    app.add_api_route("/metrics", exposition, methods=READING, response_model=None)
+    return app
+
+
+class SameOrigin:
+    """Refuses what a web page could make a browser on this machine send: only commands are at stake, not reading.
+
+    A page that rebinds its own name to 127.0.0.1 still sends that name as Host; any page's request carries an Origin.
+    """
+
+    def __init__(self, app: ASGIApp, *, loopback: bool) -> None:
+        self._app = app
+        self._loopback = loopback
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        app = self._refuse if scope["type"] == "http" and self._foreign(scope) else self._app
+        await app(scope, receive, send)
+
+    def _foreign(self, scope: Scope) -> bool:
+        headers = dict(scope["headers"])
+        if scope["method"] in READING:
+            return False
+        host = headers.get(b"host", b"").decode("latin-1")
+        return b"origin" in headers or (self._loopback and not _loopback_host(host))
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = {"status": "refused", "reasons": ["requests from web pages or under a foreign Host are refused"]}
+        await JSONResponse(refusal, 403)(scope, receive, send)
+
+
+def _loopback_host(host: str) -> bool:
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    server: uvicorn.Server
+    thread: threading.Thread
+    socket: socket
+
+    def finish(self) -> None:
+        self.thread.join(CLOSE_SECONDS)
+        self.socket.close()
+
+
+class Endpoints:
+    """Two running servers; `close` stops them."""
+
+    def __init__(self, host: str, ops: _Served, metrics: _Served) -> None:
+        self._served = (ops, metrics)
+        self.ops_port = port_of(ops.socket)
+        self.metrics_port = port_of(metrics.socket)
+        self.ops_url = url_of(host, self.ops_port)
+        self.metrics_url = url_of(host, self.metrics_port)
+
+    def close(self) -> None:
+        """Stop listening; answers under way get a second to finish."""
+        for served in self._served:
+            served.server.should_exit = True
+        for served in self._served:
+            served.finish()
+
+
+def serve(status: Status, metrics: Metrics, host: str, ops_port: int, metrics_port: int) -> Endpoints:
+    """Listen on both ports (0 lets the system choose) and answer from daemon threads.
+
+    Raises OperationFailed naming who has a port, ConfigurationError when `host` is no address of this machine.
+    """
+    ops_socket = bind(host, ops_port, "OPS_PORT")
+    try:
+        metrics_socket = bind(host, metrics_port, "METRICS_PORT")
+    except Exception:
+        ops_socket.close()
+        raise
+    ops = SameOrigin(ops_app(status, metrics), loopback=is_loopback(ops_socket))
+    return Endpoints(
+        host, _run(ops, ops_socket, "ops-http"), _run(metrics_app(metrics), metrics_socket, "metrics-http")
+    )
+
+
+def _run(app: ASGIApp, bound: socket, name: str) -> _Served:
+    config = uvicorn.Config(
+        app,
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(config)  # off the main thread it leaves the signals alone
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, name=name, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + START_SECONDS
+    while not server.started:
+        if not thread.is_alive() or time.monotonic() > deadline:
+            raise OperationFailed(f"the HTTP server {name} did not start; the log says why")
+        time.sleep(0.005)
+    return _Served(server, thread, bound)

@@ -1,0 +1,126 @@
+"""The metrics only a producer has, and the events that move them: IMAP, OAuth2, what was produced, reconciliation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from email_ingestion import events
+from email_ingestion.errors import AuthenticationFailed, IMAPThrottledError, OAuth2AuthenticationError
+from email_ingestion.events import Event
+from email_ingestion.ops.declare import Declare, member
+from email_ingestion.ops.records import Names
+
+SKIP_REASONS = ("excluded_label", "before_start", "known", "vanished")
+CONNECTION_RESULTS = ("connected", "refused", "throttled", "failed")
+REFRESH_RESULTS = ("success", "error", "refused")
+
+
+class ProducerMetrics:
+    """Declared once per process; `reactions` is what to do about each event."""
+
+    def __init__(self, declare: Declare, names: Names, clock: Callable[[], float]) -> None:
+        self._accounts = names.accounts
+        self._clock = clock
+        self._missing: dict[str, int] = {}
+        self._declare_mail(declare)
+        self._declare_imap(declare)
+        self._declare_oauth2(declare)
+        self._declare_reconcile(declare)
+
+    def reactions(self) -> dict[type[Event], Callable[[Any], None]]:
+        """By kind of event."""
+        return {
+            events.Published: lambda event: self._produced.inc(event.count),
+            events.Skipped: lambda event: self._skipped.labels(event.reason).inc(event.count),
+            events.Connected: self._connected,
+            events.ConnectionFailed: lambda event: self._connections.labels(_result(event.error)).inc(),
+            events.Downloaded: lambda event: self._fetched.inc(event.size),
+            events.BytesSpent: lambda event: self._budget.labels(self._of(event)).set(
+                max(0, event.budget - event.today)
+            ),
+            events.Synced: self._synced,
+            events.MailboxChanged: lambda _event: self._changes.inc(),
+            events.TokenRefreshed: self._refreshed,
+            events.TokenRefreshFailed: self._refresh_failed,
+            events.NeedsOperator: self._needs_operator,
+            events.Reconciled: self._reconciled,
+        }
+
+    def _declare_mail(self, declare: Declare) -> None:
+        self._produced = declare.counter("emails_produced_total", "Messages appended to the stream.")
+        self._skipped = declare.counter(
+            "emails_skipped_total", "Messages left out on purpose, by reason.", reason=SKIP_REASONS
+        )
+
+    def _declare_imap(self, declare: Declare) -> None:
+        self._success = declare.gauge(
+            "imap_last_success_timestamp_seconds", "Unix time of the last successful synchronization.", "account"
+        )
+        self._backlog = declare.gauge(
+            "imap_backlog_messages", "Messages on the server above the cursor at the last synchronization.", "account"
+        )
+        self._connections = declare.counter(
+            "imap_connections_total", "Attempts to connect and log in, by result.", result=CONNECTION_RESULTS
+        )
+        self._fetched = declare.counter("imap_fetched_bytes_total", "Bytes of messages downloaded over IMAP.")
+        self._budget = declare.gauge(
+            "imap_bytes_budget_remaining", "Bytes the account may still download within its daily budget.", "account"
+        )
+        self._changes = declare.counter("imap_uidvalidity_changes_total", "Times a mailbox got a new UIDVALIDITY.")
+
+    def _declare_oauth2(self, declare: Declare) -> None:
+        self._expiry = declare.gauge(
+            "oauth2_token_expiry_timestamp_seconds", "Unix time at which the access token expires.", "account"
+        )
+        self._refreshes = declare.counter(
+            "oauth2_refreshes_total", "Attempts to refresh the access token, by result.", result=REFRESH_RESULTS
+        )
+        self._reauth = declare.gauge(
+            "oauth2_reauth_required", "Whether an operator must authorize the account again (1) or not (0).", "account"
+        )
+        for account in self._accounts:
+            self._reauth.labels(account).set(0)
+
+    def _declare_reconcile(self, declare: Declare) -> None:
+        self._set_missing = declare.known(
+            "reconcile_missing", "Messages on the server that the ledger lacks, at the last comparison."
+        )
+        self._set_compared = declare.known(
+            "reconcile_last_success_timestamp_seconds", "Unix time of the last completed comparison with the server."
+        )
+
+    def _of(self, event: Any) -> str:
+        return member(event.account, self._accounts)
+
+    def _connected(self, event: events.Connected) -> None:
+        self._connections.labels("connected").inc()
+        self._reauth.labels(self._of(event)).set(0)
+
+    def _synced(self, event: events.Synced) -> None:
+        self._success.labels(self._of(event)).set(self._clock())
+        self._backlog.labels(self._of(event)).set(event.backlog)
+
+    def _refreshed(self, event: events.TokenRefreshed) -> None:
+        self._refreshes.labels("success").inc()
+        self._expiry.labels(self._of(event)).set(event.expires_at)
+
+    def _refresh_failed(self, event: events.TokenRefreshFailed) -> None:
+        self._refreshes.labels("refused" if event.permanent else "error").inc()
+        if event.permanent:
+            self._reauth.labels(self._of(event)).set(1)
+
+    def _needs_operator(self, event: events.NeedsOperator) -> None:
+        if isinstance(event.error, OAuth2AuthenticationError):
+            self._reauth.labels(self._of(event)).set(1)
+
+    def _reconciled(self, event: events.Reconciled) -> None:
+        self._missing[event.account] = event.missing
+        self._set_missing(sum(self._missing.values()))
+        self._set_compared(self._clock())
+
+
+def _result(error: Exception) -> str:
+    if isinstance(error, AuthenticationFailed):
+        return "refused"
+    return "throttled" if isinstance(error, IMAPThrottledError) else "failed"

@@ -1,0 +1,157 @@
+"""What is handed to `ops` to be shown: plain records of a process, of Redis and of its peers; nothing is computed here.
+
+Times are Unix seconds; None means unknown, or that there is nothing to tell the time of.
+"""
+
+# ruff: noqa: D102 - what a breaker shows is named and explained by the contract
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from email_ingestion.events import BreakerState
+
+Component = Literal["producer", "worker"]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which process this is; `number` tells the workers of one host apart."""
+
+    component: Component
+    instance: str
+    version: str
+    number: int = 1
+
+    @property
+    def stem(self) -> str:
+        """The name of its files: `producer`, `worker`, `worker-2`."""
+        return self.component if self.number == 1 else f"{self.component}-{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The closed sets that label values and status lines are taken from.
+
+    `dependencies` says of each one whether the process can do nothing without it; `loops` gives each one's allowed
+    silence in seconds.
+    """
+
+    dependencies: Mapping[str, bool] = field(default_factory=dict)
+    loops: Mapping[str, float] = field(default_factory=dict)
+    accounts: tuple[str, ...] = ()
+    sinks: tuple[str, ...] = ()
+    breakers: tuple[str, ...] = ()
+    stream: str | None = None
+    dlq: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """The stream, all partitions together."""
+
+    depth: int | None
+    pending: int | None
+    waiting: int | None
+    oldest_timestamp: float | None
+    max_deliveries: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class DlqState:
+    """The dead letter queue."""
+
+    depth: int | None
+    oldest_timestamp: float | None
+    replayed: int | None = None  # since the queue exists, whoever replayed them
+
+
+@dataclass(frozen=True, slots=True)
+class RedisState:
+    """One reading of everything that is shown of Redis."""
+
+    stream: StreamState
+    dlq: DlqState
+    active_workers: int | None
+    memory_used_bytes: int | None
+    memory_max_bytes: int | None  # 0 = unlimited
+
+
+@dataclass(frozen=True, slots=True)
+class AccountState:
+    """One mailbox owner, as far as events have told of it."""
+
+    name: str
+    mailbox: str | None = None
+    watch: str | None = None
+    last_uid: int | None = None
+    uidvalidity: int | None = None
+    backlog: int | None = None
+    last_success: float | None = None
+    bytes_today: int | None = None
+    byte_budget: int | None = None
+    token_expires_at: float | None = None
+    reauth_required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The last answer of a dependency to its ping."""
+
+    name: str
+    critical: bool
+    status: Literal["healthy", "unhealthy", "unknown"] = "unknown"
+    response_time_ms: float | None = None
+    error: str | None = None
+    error_type: str | None = None
+    checked_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another process of the system, from its heartbeat in Redis or its PID file."""
+
+    component: str
+    instance: str
+    pid: int | None
+    alive: bool | None
+    ready: bool | None
+    ops_url: str | None
+    seen_at: float | None
+
+
+class BreakerView(Protocol):
+    """What is shown of a circuit breaker; the order is that of `/status`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def state(self) -> BreakerState: ...
+    @property
+    def failure_count(self) -> int: ...
+    @property
+    def success_count(self) -> int: ...
+    @property
+    def fail_max(self) -> int: ...
+    @property
+    def recovery_timeout(self) -> float: ...
+    @property
+    def success_threshold(self) -> int: ...
+    @property
+    def retry_after_seconds(self) -> float | None: ...
+    @property
+    def forced(self) -> bool: ...
+    @property
+    def last_error(self) -> str | None: ...
+    @property
+    def last_error_type(self) -> str | None: ...
+    @property
+    def last_state_change(self) -> str | None: ...
+
+
+BREAKER_KEYS = tuple(name for name in vars(BreakerView) if not name.startswith("_"))
+Breakers = Callable[[], Sequence[BreakerView]]
+RedisView = Callable[[], RedisState | None]
+"""The latest reading; None when Redis could not be read, or not lately. Never waits."""

@@ -1,0 +1,114 @@
+"""Records as the JSON of the contract, section 3: names, order, units; decides nothing.
+
+Ages are seconds before `now`; what is unknown is null, never 0.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from email_ingestion.ops.loops import LoopState
+from email_ingestion.ops.records import BREAKER_KEYS, AccountState, BreakerView, Check, Peer, RedisState
+from email_ingestion.ops.wording import redact
+
+
+def iso(seconds: float | None) -> str | None:
+    """ISO-8601 in UTC with milliseconds."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def fit(text: str | None) -> str | None:
+    """A text fit to be shown to whoever asks."""
+    return None if text is None else redact(text)
+
+
+def loop(state: LoopState) -> dict[str, Any]:
+    """One entry of `loops` in `/health`."""
+    return {
+        "name": state.name,
+        "last_iteration_age_seconds": state.last_iteration_age_seconds,
+        "allowed_silence_seconds": state.allowed_silence_seconds,
+        "ok": state.ok,
+    }
+
+
+def breaker(view: BreakerView) -> dict[str, Any]:
+    """One entry of `circuit_breakers`."""
+    shown = {key: getattr(view, key) for key in BREAKER_KEYS}
+    return shown | {"last_error": fit(view.last_error)}
+
+
+def check(state: Check, now: float) -> dict[str, Any]:
+    """One entry of `checks`."""
+    return {
+        "name": state.name,
+        "status": state.status,
+        "critical": state.critical,
+        "response_time_ms": state.response_time_ms,
+        "error": fit(state.error),
+        "error_type": state.error_type,
+        "checked_at": iso(state.checked_at),
+        "age_seconds": _age(state.checked_at, now),
+    }
+
+
+def stream(name: str | None, redis: RedisState | None, collected_at: float | None, now: float) -> dict[str, Any]:
+    """`stream`; `collected_at` is when Redis was last read, even if it cannot be read any more."""
+    state = redis.stream if redis else None
+    return {
+        "name": name,
+        "depth": state.depth if state else None,
+        "pending": state.pending if state else None,
+        "waiting": state.waiting if state else None,
+        "oldest_age_seconds": _age(state.oldest_timestamp, now) if state else None,
+        "max_deliveries": state.max_deliveries if state else None,
+        "ok": state is not None,
+        "collected_at": iso(collected_at),
+    }
+
+
+def dlq(name: str | None, redis: RedisState | None, now: float) -> dict[str, Any]:
+    """`dlq`."""
+    state = redis.dlq if redis else None
+    return {
+        "name": name,
+        "depth": state.depth if state else None,
+        "oldest_age_seconds": _age(state.oldest_timestamp, now) if state else None,
+    }
+
+
+def account(state: AccountState, now: float) -> dict[str, Any]:
+    """One entry of `accounts`."""
+    return {
+        "name": state.name,
+        "mailbox": state.mailbox,
+        "watch": state.watch,
+        "last_uid": state.last_uid,
+        "uidvalidity": state.uidvalidity,
+        "backlog": state.backlog,
+        "last_success_age_seconds": _age(state.last_success, now),
+        "bytes_today": state.bytes_today,
+        "byte_budget": state.byte_budget,
+        "token_expires_in_seconds": None if state.token_expires_at is None else round(state.token_expires_at - now, 3),
+        "reauth_required": state.reauth_required,
+    }
+
+
+def peer(state: Peer, now: float) -> dict[str, Any]:
+    """One entry of `peers`."""
+    return {
+        "component": state.component,
+        "instance": state.instance,
+        "pid": state.pid,
+        "alive": state.alive,
+        "ready": state.ready,
+        "ops_url": state.ops_url,
+        "seen_age_seconds": _age(state.seen_at, now),
+    }
+
+
+def _age(then: float | None, now: float) -> float | None:
+    return None if then is None else round(max(0.0, now - then), 3)

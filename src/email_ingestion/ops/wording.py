@@ -1,0 +1,108 @@
+"""What may be said of an error or a text: no address, token or mail content; it writes nothing itself.
+
+A foreign exception may quote the data it choked on (SQLAlchemy its parameters, PostgreSQL the failing row, KeyError
+the key), so its text is withheld unless its class only ever speaks of the machine. Redaction is the net under that.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from email_ingestion import errors
+
+WITHHELD = "text withheld, it may quote a message"
+_OF_THE_MACHINE = (
+    errors.EmailIngestionError,
+    OSError,
+    ImportError,
+    AttributeError,
+    NameError,
+    TypeError,
+    MemoryError,
+    RecursionError,
+)
+# The names a runbook greps for: a subclass is announced together with the one it stands for.
+_GREPPED = (
+    errors.RedisConnectionError,
+    errors.IMAPConnectionError,
+    errors.OAuth2AuthenticationError,
+    errors.TokenRefreshError,
+    errors.CircuitBreakerError,
+)
+
+_SECRET_KEYS = re.compile(
+    r"(?i)^(subject|body|text|html|headers?|.*(password|passwd|secret|authorization)|.*_token|token)$"
+)
+_ASSIGNED = r"(?i)\b(access_token|refresh_token|id_token|client_secret|password|authorization)(\W{1,4})"
+_PATTERNS = (
+    (re.compile(r"://[^\s/@]*:[^\s/@]*@"), "://<credentials>@"),
+    (re.compile(r"\bya29\.[\w.~+/-]+"), "<token>"),
+    (re.compile(r"\b1//[\w-]{16,}"), "<token>"),
+    (re.compile(r"\bGOCSPX-[\w-]+"), "<token>"),
+    (re.compile(r"\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*"), "<token>"),
+    (re.compile(r"\bdXNlcj[0-3][\w+/]+=*"), "<token>"),  # base64 of "user=…", what XOAUTH2 sends
+    (re.compile(r"(?i)\bbearer\s+(?!<)[^\s\"',}\x01]+"), "Bearer <token>"),
+    (re.compile(_ASSIGNED + r"(?!<|Bearer)[^\s\"'&,}]+"), r"\1\2<secret>"),
+)
+# Anchored at the start of a word, so that a long word without "@" costs one pass and not one per character.
+_DELIMITERS = r"\s<>\"`,;:=()\[\]{}|"
+_ADDRESS = re.compile(rf"(?:\"[^\"\n]{{1,64}}\"|(?<![^{_DELIMITERS}])[^{_DELIMITERS}@]+)@[^{_DELIMITERS}@']+")
+
+
+def redact(text: str) -> str:
+    """`text` without anything that looks like an address, a token or a password."""
+    for pattern, replacement in _PATTERNS:
+        text = pattern.sub(replacement, text)
+    return _ADDRESS.sub("<address>", text) if "@" in text else text
+
+
+def redact_field(key: str, value: Any) -> Any:
+    """A value fit for JSON, redacted all the way down; a field named after a secret or mail content is masked."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if _SECRET_KEYS.match(key):
+        return "<redacted>"
+    if isinstance(value, Mapping):
+        return {str(name): redact_field(str(name), item) for name, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [redact_field(key, item) for item in value]
+    return redact(str(value))
+
+
+def error_type(error: BaseException) -> str:
+    """The class name."""
+    return type(error).__name__
+
+
+def sentence(error: BaseException) -> str:
+    """Class name and what may be told of its text, on one line."""
+    parents = [parent.__name__ for parent in _GREPPED if isinstance(error, parent) and type(error) is not parent]
+    kind = f"{error_type(error)} ({', '.join(parents)})" if parents else error_type(error)
+    return f"{kind}: {told(error)}"
+
+
+def told(error: BaseException) -> str:
+    """What the error says, where its class is known to speak of the machine only."""
+    return redact(" ".join(str(error).split())) if isinstance(error, _OF_THE_MACHINE) else WITHHELD
+
+
+def stack(error: BaseException) -> str:
+    """The traceback of the error and of those before it, in the order they happened, without withheld texts."""
+    return "\n".join(_stack_of(link) for link in reversed(list(_chain(error))))
+
+
+def _stack_of(error: BaseException) -> str:
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    return f"Traceback (most recent call last):\n{frames}{sentence(error)}"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)

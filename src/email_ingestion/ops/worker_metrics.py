@@ -1,0 +1,79 @@
+"""The metrics only a worker has, and the events that move them: deliveries, failures, latencies, orphans, sinks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from email_ingestion import events
+from email_ingestion.events import Event
+from email_ingestion.ops.declare import ERROR_TYPES, Declare, member
+from email_ingestion.ops.records import Names
+
+SINK_RESULTS = ("delivered", "duplicate", "failed")
+PROCESSING = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 300)
+WAITING = (0.01, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600)
+END_TO_END = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 21600)
+
+
+class WorkerMetrics:
+    """Declared once per process; `reactions` is what to do about each event."""
+
+    def __init__(self, declare: Declare, names: Names) -> None:
+        self._sinks = names.sinks
+        self._processed = declare.counter("emails_processed_total", "Messages delivered that no sink had before.")
+        self._duplicates = declare.counter("duplicates_total", "Messages completed that the sinks had already.")
+        self._failed = declare.counter(
+            "emails_failed_total", "Failed attempts at a message, by class of the error.", error_type=ERROR_TYPES
+        )
+        self._retries = declare.counter("retries_total", "Further attempts scheduled after a failed one.")
+        self._orphans = declare.counter(
+            "orphan_messages_claimed_total",
+            "Entries taken over from a worker that is gone, or an earlier life of this one.",
+        )
+        self._sink_deliveries = declare.counter(
+            "sink_deliveries_total", "Messages handed to a sink, by result.", sink=names.sinks, result=SINK_RESULTS
+        )
+        self._declare_latencies(declare)
+
+    def reactions(self) -> dict[type[Event], Callable[[Any], None]]:
+        """By kind of event."""
+        return {
+            events.Delivered: self._delivered,
+            events.Deferred: self._deferred,
+            events.DeadLettered: self._dead_lettered,
+            events.Reclaimed: lambda event: self._orphans.inc(event.count),
+            events.SinkDelivered: self._sink_delivered,
+        }
+
+    def _declare_latencies(self, declare: Declare) -> None:
+        self._processing = declare.histogram(
+            "processing_latency_seconds", "Time a worker spent on a message, its share of the batch.", *PROCESSING
+        )
+        self._queue_wait = declare.histogram(
+            "queue_wait_seconds", "Time from append to the stream to delivery to this worker.", *WAITING
+        )
+        self._end_to_end = declare.histogram(
+            "end_to_end_latency_seconds", "Time from arrival at the server (INTERNALDATE) to completion.", *END_TO_END
+        )
+
+    def _delivered(self, event: events.Delivered) -> None:
+        (self._duplicates if event.duplicate else self._processed).inc()
+        self._processing.observe(event.duration)
+        self._queue_wait.observe(event.queue_wait)
+        self._end_to_end.observe(event.end_to_end)
+
+    def _deferred(self, event: events.Deferred) -> None:
+        self._retries.inc()
+        self._count_failure(event.error)
+
+    def _dead_lettered(self, event: events.DeadLettered) -> None:
+        # The last attempt: nothing deferred it, so nothing has counted it yet. A poisoned message has no error.
+        if event.error and event.reason != "operator":
+            self._count_failure(event.error)
+
+    def _count_failure(self, error: Exception) -> None:
+        self._failed.labels(member(type(error).__name__, ERROR_TYPES)).inc()
+
+    def _sink_delivered(self, event: events.SinkDelivered) -> None:
+        self._sink_deliveries.labels(member(event.sink, self._sinks), event.result).inc(event.count)

@@ -1,0 +1,128 @@
+"""Address fields (RFC 5322, section 3.4) as lists of mailboxes, tolerant of what people write; dates live elsewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
+from email_ingestion.email import Address
+from email_ingestion.parsing import limits
+from email_ingestion.parsing.defects import Defect, Defects
+from email_ingestion.parsing.encoded_words import decode_words
+from email_ingestion.parsing.headers import one_line
+
+# Encoded words first: sloppy senders leave commas and quotes in them. A bracket that never closes ends at the next
+# comma, so that it cannot swallow the other recipients. Possessive, so that nothing is tried twice.
+_OTHERS: Final = (
+    r"(?P<word>=\?[^?\s]{1,80}\?[bBqQ]\?[^?\s]*+\?=)"
+    r"|<(?P<angle>[^<>,;\"]*+(?:\"[^\"<>]*+\"[^<>,;\"]*+)?)>?"
+    r"|(?P<mark>[,;:()])"
+    r"|(?P<text>\[[^\[\]\s,;<>]*+\]|[^\[\"<>,;:()=]++|.)"
+)
+_TOKEN: Final = re.compile(r'"(?P<quoted>(?:[^"\\]|\\.)*+)"|' + _OTHERS, re.DOTALL)
+_UNQUOTED_TOKEN: Final = re.compile(_OTHERS + "|(?P<quoted>(?!))", re.DOTALL)
+_UNESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
+_ADDRESS: Final = re.compile(r"[^\s@]+@[^\s@]+")
+_SIGNS: Final = re.compile(r"[\"():;\\\[]|=\?")
+_SIMPLE: Final = re.compile(
+    r" *+([\w.'-]++(?: [\w.'-]++)*+)? *<([!-;=?A-~]++@[!-;=?A-~]++)> *|([!-;=?A-~]++@[!-;=?A-~]++) *"
+)
+
+
+class _Mailbox:
+    """What has been read since the last comma."""
+
+    def __init__(self) -> None:
+        self.phrase: list[str] = []
+        self.comment: list[str] = []
+        self.angle: str | None = None
+
+    def address(self, defects: Defects) -> Address | None:
+        phrase = "".join(self.phrase).strip()
+        if self.angle is None and _ADDRESS.fullmatch(phrase):
+            return _address("".join(self.comment), phrase, defects)
+        if self.angle is None:
+            return self._bare(phrase, defects)
+        return _address(phrase or "".join(self.comment), self.angle, defects)
+
+    def _bare(self, phrase: str, defects: Defects) -> Address | None:
+        """A phrase without brackets: the last word may be the address ("Ann Lee ann@example.com")."""
+        if not phrase:
+            return None
+        name, _, last = phrase.rpartition(" ")
+        defects.note(Defect.ADDRESS_INVALID)
+        return _address(name, last, defects) if _ADDRESS.fullmatch(last) else _address(phrase, "", defects)
+
+
+def parse(values: list[str], defects: Defects) -> tuple[Address, ...]:
+    """The mailboxes of all fields of one name; members of a group are listed, its name only when it is empty."""
+    found = list(islice(_of_all(values, defects), limits.RECIPIENTS + 1))
+    if len(found) > limits.RECIPIENTS or sum(map(len, values)) > limits.RECIPIENT_CHARS:
+        defects.note(Defect.ADDRESS_TRUNCATED)
+    return tuple(found[: limits.RECIPIENTS])
+
+
+def _of_all(values: list[str], defects: Defects) -> Iterator[Address]:
+    left = limits.RECIPIENT_CHARS
+    for whole in values:
+        value = whole[: max(left, 0)]
+        left -= len(value)
+        # Most fields need no tokens: with none of these signs, every comma separates
+        pieces = [value] if _SIGNS.search(value) else value.split(",")
+        for piece in pieces:
+            if simple := _SIMPLE.fullmatch(piece):
+                yield Address(name=simple[1] or "", addr=simple[2] or simple[3])
+            else:
+                yield from _of_one(piece, defects)
+
+
+def _of_one(value: str, defects: Defects) -> Iterator[Address]:
+    mailbox, depth, group = _Mailbox(), 0, ""
+    for match in _tokens(value):
+        mark = match["mark"]
+        if mark == "(" or (mark == ")" and depth):
+            depth += 1 if mark == "(" else -1
+        elif depth:
+            mailbox.comment.append(match[0])
+        elif mark == ":":
+            group, mailbox = "".join(mailbox.phrase).strip(), _Mailbox()
+        elif mark in {",", ";"}:
+            if address := mailbox.address(defects):
+                yield address
+                group = ""
+            elif mark == ";" and group:
+                yield _address(group, "", defects)
+                group = ""
+            mailbox = _Mailbox()
+        else:
+            _add(mailbox, match)
+    if address := mailbox.address(defects):
+        yield address
+
+
+def _tokens(value: str) -> Iterator[re.Match[str]]:
+    """The tokens; once a quote does not close, no other can, and looking for its end again would be quadratic."""
+    token, position = _TOKEN, 0
+    while match := token.match(value, position):
+        if match[0] == '"':
+            token = _UNQUOTED_TOKEN
+        yield match
+        position = match.end()
+
+
+def _add(mailbox: _Mailbox, match: re.Match[str]) -> None:
+    if match["angle"] is not None:
+        mailbox.angle = match["angle"] if mailbox.angle is None else mailbox.angle
+    elif match["quoted"] is not None:
+        mailbox.phrase.append(_UNESCAPE.sub(r"\1", match["quoted"]))
+    else:
+        mailbox.phrase.append(match[0])
+
+
+def _address(name: str, addr: str, defects: Defects) -> Address:
+    return Address(
+        name=one_line(decode_words(name, defects), defects).strip("\"' "),
+        addr=one_line(decode_words(addr, defects), defects),
+    )

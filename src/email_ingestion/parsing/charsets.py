@@ -1,0 +1,179 @@
+"""Bytes to text when the declared charset is wrong, unknown or absent; it knows nothing of headers or parts."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from functools import lru_cache
+from typing import Final
+
+from charset_normalizer import from_bytes
+
+from email_ingestion.parsing import limits
+from email_ingestion.parsing.defects import Defect, Defects
+
+# Labels of mail programs that Python does not know, or reads too narrowly: as in the WHATWG encoding standard, each
+# stands for the superset its users really send.
+_ALIASES: Final = {
+    "ansi_x3.110-1983": "latin-1",
+    "big5": "cp950",
+    "cp-850": "cp850",
+    "cseuckr": "cp949",
+    "cseucpkdfmtjapanese": "euc_jp",
+    "csiso2022jp": "iso2022_jp_2",
+    "csshiftjis": "cp932",
+    "default": "ascii",
+    "euc-kr": "cp949",
+    "gb2312": "gb18030",
+    "gb_2312-80": "gb18030",
+    "gbk": "gb18030",
+    "iso-2022-jp": "iso2022_jp_2",
+    "iso-8859-1": "cp1252",
+    "iso-8859-8-e": "iso8859_8",
+    "iso-8859-8-i": "iso8859_8",
+    "iso-8859-9": "cp1254",
+    "iso8859-1": "cp1252",
+    "ks_c_5601-1987": "cp949",
+    "latin1": "cp1252",
+    "macintosh": "mac_roman",
+    "shift-jis": "cp932",
+    "shift_jis": "cp932",
+    "sjis": "cp932",
+    "tis-620": "cp874",
+    "unicode-1-1-utf-7": "utf_7",
+    "us-ascii": "ascii",
+    "utf8mb4": "utf_8",
+    "windows-31j": "cp932",
+    "windows-874": "cp874",
+    "x-gbk": "gb18030",
+    "x-sjis": "cp932",
+    "x-mac-roman": "mac_roman",
+}
+# Codecs of Python that read text but are no charset of mail; punycode is quadratic, too.
+_NOT_CHARSETS: Final = frozenset(
+    {"idna", "mbcs", "oem", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"}
+)
+_LABEL: Final = re.compile(r"[a-z0-9][a-z0-9._:+-]{0,39}")
+# What is really met undeclared; a short list keeps the detection short and its answers plausible. The order decides
+# where several fit equally well, as they often do on short texts.
+_CANDIDATES: Final = [
+    "cp1252", "cp1250", "cp1251", "koi8_r", "cp1253", "cp1254", "cp1255", "cp1256", "cp874",
+    "euc_jp", "gb18030", "big5", "cp932", "cp949", "utf_16", "utf_8",
+]  # fmt: skip
+_PARAMETER: Final = re.compile(rb"charset\s*=\s*[\"']?([A-Za-z0-9._:-]{1,40})", re.IGNORECASE)
+_BOMS: Final = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+_TOLERATED: Final = 0.1  # of the bytes above 127 may be damaged before a multi-byte charset is disbelieved
+_TELLING: Final = 8  # fewer bytes above 127 than these tell nothing: the most frequent charset is the best guess
+_FOREIGN: Final = re.compile(rb"[\x80-\xff]+")
+_MULTIBYTE: Final = frozenset({"utf-8", "gb18030", "cp950", "cp932", "cp949", "euc_jp", "big5hkscs", "iso2022_jp_2"})
+
+
+def decode(data: bytes, declared: str | None, defects: Defects) -> str:
+    """The text of `data`: as declared, else as detected, else Latin-1; every step away from the label is noted."""
+    codec = _codec(declared) if declared else None
+    text = _declared_text(data, codec) if codec else None
+    if text is not None:
+        return text
+    if data.isascii():
+        if declared and codec is None:
+            defects.note(Defect.CHARSET_UNKNOWN)
+        return data.decode("ascii")
+    defects.note(_why_not(declared, codec))
+    damaged = _damaged_text(data, codec) if codec in _MULTIBYTE else None
+    return damaged if damaged is not None else detected(data, defects)
+
+
+def detected(data: bytes, defects: Defects) -> str:
+    """The text of `data` without any declaration."""
+    for bom, codec in _BOMS:
+        if data.startswith(bom):
+            return data[len(bom) :].decode(codec, "replace")
+    text = _declared_text(data, "utf-8")
+    if text is None and (guess := _guess(data[: limits.DETECT_BYTES])):
+        text = _declared_text(data, guess)
+    if text is None:
+        text = _damaged_text(data, "utf-8")
+    return text if text is not None else _latin1(data, defects)
+
+
+def in_header(data: bytes, codec: str | None, defects: Defects) -> str:
+    """The text of an 8-bit header value: UTF-8 (RFC 6532), else in the codec found for the whole header, or Latin-1."""
+    text = _declared_text(data, "utf-8")
+    if text is None and codec:
+        text = _declared_text(data, codec)
+    return text if text is not None else _latin1(data, defects)
+
+
+def header_codec(values: bytes, message: bytes) -> str | None:
+    """The codec of the 8-bit bytes in a header: the charset that the message declares first, or the detected one.
+
+    One answer for all fields: a single subject is too short to detect anything, and a thousand detections too slow.
+    """
+    declared = declared_codec(message)
+    if declared and _declared_text(values, declared) is not None:
+        return declared
+    return _guess(values[: limits.DETECT_BYTES])
+
+
+def declared_codec(message: bytes) -> str | None:
+    """The codec of the first charset parameter anywhere in the message, if it is one for 8-bit bytes."""
+    found = _PARAMETER.search(message, 0, limits.DECLARED_BYTES)
+    codec = _codec(found[1].decode("ascii")) if found else None
+    return None if codec in {"ascii", "utf-8"} else codec
+
+
+def _latin1(data: bytes, defects: Defects) -> str:
+    defects.note(Defect.CHARSET_UNDETECTED)
+    return data.decode("latin-1")
+
+
+def _why_not(declared: str | None, codec: str | None) -> Defect:
+    if not declared:
+        return Defect.CHARSET_MISSING
+    return Defect.CHARSET_WRONG if codec else Defect.CHARSET_UNKNOWN
+
+
+def _declared_text(data: bytes, codec: str) -> str | None:
+    try:
+        return data.decode(codec).removeprefix("\ufeff")
+    except (UnicodeError, ValueError):
+        return _c1_text(data) if codec == "cp1252" else None
+
+
+def _c1_text(data: bytes) -> str | None:
+    """Latin-1 whose C1 controls cp1252 does not assign (0x81, 0x8D, …) is Latin-1 all the same."""
+    return data.decode("latin-1") if not any(0x80 <= byte < 0xA0 for byte in data[: limits.DETECT_BYTES]) else None
+
+
+def _damaged_text(data: bytes, codec: str | None) -> str | None:
+    """The text with U+FFFD where it is damaged, if little of it is: a cut or a flipped byte is no other charset."""
+    text = data.decode(codec or "utf-8", "replace")
+    foreign = sum(map(len, _FOREIGN.findall(data)))
+    return text if text.count("\ufffd") <= foreign * _TOLERATED else None
+
+
+def _guess(sample: bytes) -> str | None:
+    if sum(map(len, _FOREIGN.findall(sample))) < _TELLING:
+        return "cp1252"
+    matches = from_bytes(sample, steps=3, cp_isolation=_CANDIDATES, preemptive_behaviour=False)
+    best = matches.best()
+    if best is None:
+        return None
+    equal = [one for one in matches if (one.chaos, one.coherence) == (best.chaos, best.coherence)]
+    fitting = {encoding for one in equal for encoding in one.could_be_from_charset}
+    return min(fitting & set(_CANDIDATES), key=_CANDIDATES.index, default=best.encoding)
+
+
+@lru_cache(maxsize=512)
+def _codec(label: str) -> str | None:
+    """The Python codec for a label, None when there is none or it is no charset."""
+    name = label.strip(" \t'\"<>;,").lower()
+    name = _ALIASES.get(name, name)
+    if not _LABEL.fullmatch(name):
+        return None
+    try:
+        info = codecs.lookup(name)
+    except (LookupError, ValueError, ImportError):
+        return None
+    canonical = _ALIASES.get(info.name, info.name)
+    return canonical if info._is_text_encoding and canonical.replace("_", "-") not in _NOT_CHARSETS else None

@@ -1,0 +1,86 @@
+"""RFC 2047 encoded words in header values, also the broken ones; it takes and gives text, never raw fields."""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from email_ingestion.parsing import charsets, limits
+from email_ingestion.parsing.defects import Defect, Defects
+
+# Wider than the RFC: spaces inside the text (section 5 forbids them, many senders write them) and a language tag
+# (RFC 2231, section 5). Every repetition stops at the next "?", so it is linear.
+_WORD: Final = re.compile(r"=\?([^?*\s]{1,60})(?:\*[^?\s]{0,40})?\?([bBqQ])\?([^?]*)\?=")
+
+
+@dataclass(slots=True)
+class _Run:
+    """Adjacent words of one charset and encoding: senders split characters between them, so bytes are joined first."""
+
+    charset: str
+    encoding: str
+    texts: list[str]
+    start: int
+    end: int
+
+
+def decode_words(value: str, defects: Defects) -> str:
+    """The value with its encoded words decoded; white space between two of them is not shown (section 6.2)."""
+    if "=?" not in value:
+        return value
+    pieces: list[str] = []
+    position = 0
+    for run in _runs(value):
+        gap = value[position : run.start]
+        if not (pieces and gap.isspace()):
+            pieces.append(gap)
+        pieces.append(_decoded(run, value, defects))
+        position = run.end
+    pieces.append(value[position:])
+    if "=?" in value[position:]:
+        defects.note(Defect.ENCODED_WORD_INVALID)
+    return "".join(pieces)
+
+
+def _runs(value: str) -> Iterator[_Run]:
+    run: _Run | None = None
+    for match in islice(_WORD.finditer(value), limits.ENCODED_WORDS):
+        charset, encoding, text = match[1].lower(), match[2].lower(), match[3]
+        adjacent = run and (run.charset, run.encoding) == (charset, encoding)
+        if run and adjacent and not value[run.end : match.start()].strip():
+            run.texts.append(text)
+            run.end = match.end()
+            continue
+        if run:
+            yield run
+        run = _Run(charset, encoding, [text], match.start(), match.end())
+    if run:
+        yield run
+
+
+def _decoded(run: _Run, value: str, defects: Defects) -> str:
+    data = _base64(run.texts, defects) if run.encoding == "b" else _quoted(run.texts)
+    if data is None:
+        return value[run.start : run.end]
+    return charsets.decode(data, run.charset, defects)
+
+
+def _quoted(texts: list[str]) -> bytes:
+    return b"".join(binascii.a2b_qp(text.encode("utf-8", "replace"), header=True) for text in texts)
+
+
+def _base64(texts: list[str], defects: Defects) -> bytes | None:
+    """Word by word; where that fails, the words are one text cut anywhere. None when it is no base64 at all."""
+    try:
+        return b"".join(binascii.a2b_base64(text.encode("ascii"), strict_mode=True) for text in texts)
+    except ValueError:  # binascii.Error and UnicodeEncodeError both are
+        defects.note(Defect.ENCODED_WORD_INVALID)
+    clean = re.sub(r"[^A-Za-z0-9+/]", "", "".join(texts))
+    try:
+        return binascii.a2b_base64(clean[: len(clean) - (len(clean) % 4 == 1)] + "===")
+    except binascii.Error:
+        return None

@@ -1,0 +1,37 @@
+"""How much of one message is looked at, so that hostile mail ends as a record; no code, only the numbers.
+
+What a limit cuts off is missing from the record, never from the raw message, and leaves a defect.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+HEADER_BYTES: Final = 1_000_000  # of the top header kept; Gmail itself refuses more than about 500 KB
+HEADER_FIELDS: Final = 1_000
+ENCODED_WORDS: Final = 2_000  # RFC 2047 words decoded in one field
+PARAMETERS: Final = 200  # read in one Content-Type or Content-Disposition
+PARAMETER_CHARS: Final = 65_536  # and in so much of it
+RECIPIENTS: Final = 2_000  # kept in each of To, Cc, Bcc, Reply-To; Gmail sends to at most 2,000
+RECIPIENT_CHARS: Final = 250_000  # of such a field that are read, about 1 µs each at worst
+MESSAGE_IDS: Final = 1_000  # kept of References
+
+DEPTH: Final = 50  # multiparts within multiparts
+PARTS: Final = 1_000  # leaves of the whole message
+TEXT_CHARS: Final = 5_000_000  # kept in `text`, and as many in `html`
+FLOWED_CHARS: Final = 1_000_000  # a longer format=flowed text is left as it is: a log, not prose
+HTML_CHARS: Final = 1_000_000  # turned into text when there is no plain part
+HTML_TAGS: Final = 40_000  # "<" signs turned into text: each costs about 10 µs
+DETECT_BYTES: Final = 8_192  # looked at by the charset detection
+DECLARED_BYTES: Final = 262_144  # in which a declared charset is looked for, to read 8-bit header fields by
+
+# fast-mail-parser is linear except in two things (measured with 0.10.0): RFC 2047 decoding of a part's header scans
+# to its end for every "=?" (2 MB of them: 170 s), and each message/rfc822 level copies what is inside (240 levels
+# around 5 MB: 6.8 s and 1.2 GB). Both products are bounded before it sees a message.
+FAST_WORD_WORK: Final = 1_000_000_000  # "=?" signs times bytes: 0.1 to 0.3 s at worst
+FAST_COPY_BYTES: Final = 64_000_000  # nested messages times bytes
+FAST_DELIMITERS: Final = 20_000  # lines that begin with "--", each perhaps a part of about 1 KB of objects
+
+# The standard library's parser tries the boundary of every open multipart on every line.
+SECOND_LINE_WORK: Final = 3_000_000  # lines times multiparts: below 1 s, and enough for 50 MB of base64
+SECOND_MULTIPARTS: Final = 100  # its recursion has a frame or two for each

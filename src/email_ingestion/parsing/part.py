@@ -1,0 +1,80 @@
+"""One MIME part as both parsers hand it over: described by its own header fields, its content decoded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from email_ingestion.parsing import parameters
+from email_ingestion.parsing.defects import Defect, Defects
+from email_ingestion.parsing.headers import one_line
+
+IDENTITY: Final = frozenset({"", "7bit", "8bit", "binary"})
+UUENCODE: Final = frozenset({"x-uuencode", "uuencode", "uue", "x-uue"})
+_ENCODINGS: Final = IDENTITY | UUENCODE | {"base64", "quoted-printable"}
+
+_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")
+_TOKEN: Final = re.compile(r"[a-z0-9-]*")
+_FORBIDDEN: Final = re.compile(r'[\x00-\x1f\x7f<>:"|?*]')
+_LONGEST_NAME: Final = 200  # characters; file systems take 255 bytes
+
+
+@dataclass(slots=True)
+class Part:
+    """A leaf has content, a multipart has children."""
+
+    content_type: str  # lower case, always type/subtype
+    parameters: dict[str, str]  # of the Content-Type
+    encoding: str  # Content-Transfer-Encoding, lower case, without comments
+    disposition: str  # lower case, empty when there is none
+    filename: str | None
+    content_id: str | None
+    content: bytes = b""
+    children: list[Part] = field(default_factory=list)
+
+    @property
+    def is_multipart(self) -> bool:
+        """Whether it is a container by its type."""
+        return self.content_type.startswith("multipart/")
+
+    @property
+    def is_message(self) -> bool:
+        """Whether it is a whole message, which stays closed here."""
+        return self.content_type in {"message/rfc822", "message/global"}
+
+
+def describe(fields: Mapping[str, str], defects: Defects, default_type: str = "text/plain") -> Part:
+    """A part without its content, from its fields by lower-case name."""
+    content_type, of_type = parameters.split(fields.get("content-type", default_type), defects)
+    if not _TYPE.fullmatch(content_type):
+        defects.note(Defect.MIME_TYPE)
+        content_type = "text/plain"  # RFC 2045, section 5.2
+    disposition, of_disposition = parameters.split(fields.get("content-disposition", ""), defects)
+    return Part(
+        content_type=content_type,
+        parameters=of_type,
+        encoding=_encoding(fields.get("content-transfer-encoding", ""), defects),
+        disposition=disposition,
+        filename=clean_filename(of_disposition.get("filename") or of_type.get("name") or ""),
+        content_id=one_line(fields.get("content-id", ""), defects).strip("<> ") or None,
+    )
+
+
+def clean_filename(name: str) -> str | None:
+    """The name without directories and characters that file systems refuse; its ending survives the shortening."""
+    name = _FORBIDDEN.sub("_", name.replace("\\", "/").rpartition("/")[2]).strip(". ")
+    if len(name) > _LONGEST_NAME:
+        stem, dot, ending = name.rpartition(".")
+        ending = dot + ending if stem and len(ending) <= 10 else ""
+        name = name[: _LONGEST_NAME - len(ending)] + ending
+    return name or None
+
+
+def _encoding(value: str, defects: Defects) -> str:
+    match = _TOKEN.match(value.strip().lower())
+    encoding = match[0] if match else ""
+    if encoding not in _ENCODINGS:
+        defects.note(Defect.TRANSFER_UNKNOWN)
+    return encoding

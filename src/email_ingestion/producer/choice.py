@@ -1,0 +1,54 @@
+"""Which messages to take and in what portions: decisions only, nothing is fetched here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from email_ingestion.mailbox import Outline
+
+Reason = Literal["excluded_label", "before_start", "known"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What leaves a message out."""
+
+    exclude_labels: frozenset[str]
+    start: datetime | None = None
+
+    def reason_against(self, outline: Outline, known: Collection[int]) -> Reason | None:
+        """Why a message is left out, or None; `known` are the UIDs the ledger already has."""
+        if outline.uid in known:
+            return "known"
+        if self.start and outline.internaldate < self.start:
+            return "before_start"
+        return "excluded_label" if self.exclude_labels.intersection(outline.labels) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """Messages to fetch at once, and the last UID that is accounted for once they are in the stream."""
+
+    wanted: tuple[Outline, ...]
+    upto: int
+
+
+def portions(outlines: Sequence[Outline], wanted: Collection[int], upto: int, most_bytes: int) -> Iterator[Portion]:
+    """Cut ascending `outlines` into portions of at most `most_bytes`; a bigger message is one by itself.
+
+    `upto` is the last UID of the whole stretch; UIDs that are not wanted are accounted for on the way.
+    """
+    portion: list[Outline] = []
+    size = 0
+    for outline in outlines:
+        if outline.uid not in wanted:
+            continue
+        if portion and size + outline.size > most_bytes:
+            yield Portion(tuple(portion), outline.uid - 1)
+            portion, size = [], 0
+        portion.append(outline)
+        size += outline.size
+    yield Portion(tuple(portion), upto)

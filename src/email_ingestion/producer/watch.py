@@ -1,0 +1,281 @@
+"""One account's watcher: connect, sync, wait for more, and come back from whatever goes wrong.
+
+    connect ─▶ sync ─▶ wait (IDLE, poll as safety net) ─▶ sync ─▶ …
+       ▲                                                     │
+       └── back-off ◀── failure     session over: at once ◀──┘
+
+The back-off is reset by a successful sync only, never by a login. Authorization that a person must renew is looked
+at again now and then, so that a new consent needs no restart.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from email_ingestion.breaker import Breaker
+from email_ingestion.errors import (
+    AuthenticationFailed,
+    CircuitBreakerError,
+    ConfigurationError,
+    EmailIngestionError,
+    IMAPConnectionError,
+    IMAPThrottledError,
+    RedisConnectionError,
+    SessionExpired,
+    SinkUnavailable,
+    StaleCursor,
+    TokenRefreshError,
+    TransientError,
+)
+from email_ingestion.events import (
+    Connected,
+    ConnectionFailed,
+    Held,
+    LoopFailed,
+    NeedsOperator,
+    Observe,
+    Probed,
+    RedisFailed,
+    SessionEnded,
+    TokenRefreshed,
+    TokenRefreshFailed,
+    Turned,
+    Watching,
+)
+from email_ingestion.mailbox import ImapMailbox, TokenSource
+from email_ingestion.mailbox.imap import Opened
+from email_ingestion.mailbox.replies import TokenRejected
+from email_ingestion.producer.sync import Sync
+from email_ingestion.retry import backoff, jittered
+from email_ingestion.settings import Account
+
+OPERATOR_SECONDS = 15.0  # how often an account that waits for a person is looked at again
+ROOM_SECONDS = 0.5
+REDIS_SECONDS = 2.0  # Redis is near and cheap to ask, and its breaker spares it
+KEEPALIVE_SECONDS = 60.0
+CAP_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long things last, in seconds."""
+
+    poll: float
+    idle: float
+    timeout: float
+    session: float
+
+
+class Watcher:
+    """Runs in a thread of its own; `once` makes a single pass and raises what went wrong."""
+
+    def __init__(
+        self,
+        account: Account,
+        pace: Pace,
+        *,
+        tokens: TokenSource | None,
+        imap_breaker: Breaker,
+        oauth_breaker: Breaker,
+        full: Callable[[], str | None],
+        make_sync: Callable[[ImapMailbox, Opened, Callable[[], bool]], Sync],
+        give_up: Callable[[EmailIngestionError], None],
+        observe: Observe,
+        rng: random.Random,
+    ) -> None:
+        self._account = account
+        self._pace = pace
+        self._tokens = tokens
+        self._imap = imap_breaker
+        self._oauth = oauth_breaker
+        self._full = full
+        self._make_sync = make_sync
+        self._give_up = give_up
+        self._observe = observe
+        self._rng = rng
+        self._stop = threading.Event()
+        self._connection: ImapMailbox | None = None
+        self._failures = 0
+        self._held = ""
+        self._token_expires = 0.0
+        self._synced = False
+        self._spoke = time.monotonic()
+
+    def stop(self) -> None:
+        """End soon, whatever it is waiting for; from any thread."""
+        self._stop.set()
+        connection = self._connection
+        if connection:
+            connection.interrupt()
+
+    def run(self) -> None:
+        """Watch until `stop`."""
+        while not self._stop.is_set():
+            self._turned()
+            try:
+                self._session()
+            except (SessionExpired, StaleCursor) as error:
+                self._observe(SessionEnded(self._account.name, str(error)))
+            except EmailIngestionError as error:
+                self._pause(self._failed(error))
+            except Exception as error:  # noqa: BLE001 - the watcher must not die silently, whatever it met
+                self._observe(LoopFailed(self._loop, error))
+                self._pause(self._delay())
+        self._watching("stopped")
+
+    def once(self) -> bool:
+        """One pass over the mailbox; False when it was stopped before its end. Raises what went wrong."""
+        connection = self._connect()
+        try:
+            return self._imap.run(self._prepare(connection).run)
+        finally:
+            self._leave(connection)
+
+    def _session(self) -> None:
+        """One connection, from login to its planned end."""
+        self._watching("connecting")
+        connection = self._connect()
+        try:
+            sync = self._prepare(connection)
+            while not self._stop.is_set():
+                self._watching("syncing")
+                started = time.monotonic()
+                try:
+                    if not self._imap.run(sync.run):
+                        return
+                except (RedisConnectionError, CircuitBreakerError, SinkUnavailable) as error:
+                    self._sit_out(error, connection)
+                    continue
+                self._succeeded(started)
+                if connection.age > self._pace.session:
+                    self._observe(SessionEnded(self._account.name, "planned renewal"))
+                    return
+                self._watching("idle")
+                connection.wait(min(self._pace.poll, self._pace.idle))
+        finally:
+            self._leave(connection)
+
+    def _succeeded(self, started: float) -> None:
+        self._failures = 0
+        self._synced = True
+        self._observe(Probed("imap", ok=True, seconds=time.monotonic() - started, error=None))
+        self._turned()
+
+    def _connect(self) -> ImapMailbox:
+        token = self._token() if self._tokens else None
+        try:
+            return self._imap.run(lambda: self._login(token))
+        except TokenRejected:
+            if not self._tokens:
+                raise
+            # Expired early or revoked: one forced refresh tells which.
+            fresh = self._token(rejected=token)
+            return self._imap.run(lambda: self._login(fresh))
+
+    def _login(self, token: str | None) -> ImapMailbox:
+        connection = ImapMailbox(self._account, self._pace.timeout)
+        try:
+            connection.login(token)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        self._observe(Connected(self._account.name))
+        return connection
+
+    def _token(self, rejected: str | None = None) -> str:
+        tokens = self._tokens
+        assert tokens is not None  # noqa: S101 - asked for with OAuth2 only
+        try:
+            token, expires_at = self._oauth.run(lambda: tokens.access_token(rejected=rejected))
+        except (AuthenticationFailed, TokenRefreshError) as error:
+            permanent = isinstance(error, AuthenticationFailed)
+            self._observe(TokenRefreshFailed(self._account.name, error, permanent))
+            raise
+        if expires_at != self._token_expires:
+            self._token_expires = expires_at
+            self._observe(TokenRefreshed(self._account.name, expires_at))
+        return token
+
+    def _prepare(self, connection: ImapMailbox) -> Sync:
+        def open_mailbox() -> Opened:
+            return connection.open(connection.find(self._account.imap_mailbox))
+
+        opened = self._imap.run(open_mailbox)
+        return self._make_sync(connection, opened, lambda: self._wait_for_room(connection))
+
+    def _wait_for_room(self, connection: ImapMailbox) -> bool:
+        """Hold until the stream has room; the connection is kept alive meanwhile. False when told to stop."""
+        while not self._stop.is_set():
+            self._turned()
+            reason = self._full() or ""
+            if reason != self._held:
+                self._held = reason
+                self._observe(Held(self._account.name, reason))
+            if not reason:
+                return True
+            self._keep_alive(connection)
+            self._stop.wait(ROOM_SECONDS)
+        return False
+
+    def _keep_alive(self, connection: ImapMailbox) -> None:
+        if time.monotonic() - self._spoke > KEEPALIVE_SECONDS:
+            connection.noop()
+            self._spoke = time.monotonic()
+
+    def _sit_out(self, error: TransientError, connection: ImapMailbox) -> None:
+        """Redis or the ledger is away: the mail can wait on the server, and the connection need not be made again."""
+        self._failures += 1
+        delay = min(backoff(self._failures), REDIS_SECONDS)
+        ledger = isinstance(error, SinkUnavailable)
+        self._observe(LoopFailed(self._loop, error) if ledger else RedisFailed(error, delay))
+        self._watching("waiting")
+        self._pause(delay)
+        self._keep_alive(connection)
+
+    def _leave(self, connection: ImapMailbox) -> None:
+        self._connection = None
+        connection.close()
+
+    def _failed(self, error: EmailIngestionError) -> float:
+        """Announce a failure; returns the seconds to stay away."""
+        if isinstance(error, ConfigurationError) and not self._synced:
+            self._give_up(error)
+        if isinstance(error, (AuthenticationFailed, ConfigurationError)):
+            if isinstance(error, AuthenticationFailed):
+                self._observe(ConnectionFailed(self._account.name, error, OPERATOR_SECONDS))
+            self._observe(NeedsOperator(self._account.name, error))
+            self._watching("needs_operator")
+            return OPERATOR_SECONDS
+        delay = error.retry_after if isinstance(error, (CircuitBreakerError, IMAPThrottledError)) else self._delay()
+        if isinstance(error, IMAPConnectionError):
+            self._observe(ConnectionFailed(self._account.name, error, delay))
+            self._observe(Probed("imap", ok=False, seconds=0.0, error=error))
+        elif not isinstance(error, (CircuitBreakerError, TokenRefreshError)):
+            self._observe(LoopFailed(self._loop, error))
+        self._watching("waiting")
+        return delay
+
+    def _delay(self) -> float:
+        self._failures += 1
+        return jittered(backoff(self._failures, cap=CAP_SECONDS), self._rng)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, turning: a long pause is not a stalled loop."""
+        end = time.monotonic() + seconds
+        while not self._stop.wait(min(5.0, max(0.0, end - time.monotonic()))) and time.monotonic() < end:
+            self._turned()
+
+    @property
+    def _loop(self) -> str:
+        return f"watch:{self._account.name}"
+
+    def _turned(self) -> None:
+        self._observe(Turned(self._loop))
+
+    def _watching(self, state: str) -> None:
+        self._observe(Watching(self._account.name, state))

@@ -1,0 +1,91 @@
+"""What every session and every HTTP request shares: the account, tokens, armed faults, counters, sessions."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from .faults import Faults
+from .quota import Quota
+from .stats import Stats
+from .store import Account
+from .tokens import TokenBook
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .state import State
+
+EXPIRED = "Session expired, please login again."
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Who may log in, and as which OAuth client."""
+
+    user: str = "demo@example.com"
+    client_id: str = "sandbox-client"
+    client_secret: str = "sandbox-secret"  # noqa: S105 (the sandbox's own, published)
+    token_life: float = 3600.0
+    app_password: str = ""
+    connection_limit: int = 15
+
+
+class OpenSession(Protocol):
+    """What others may do to a running session."""
+
+    user: str
+
+    def end(self, bye: str) -> None:
+        """Say BYE as soon as the wire allows, then close."""
+
+    def silence(self) -> None:
+        """Go silent without closing."""
+
+    def describe(self) -> dict[str, object]:
+        """Return the session as plain data."""
+
+
+@dataclass
+class Backend:
+    """The shared world behind the three ports."""
+
+    state: State
+    credentials: Credentials = field(default_factory=Credentials)
+    clock: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
+        """Put the parts together."""
+        self.account = Account(self.credentials.user, self.state, clock=self.clock)
+        self.tokens = TokenBook(self.state, self.credentials.user, self.credentials.token_life, self.clock)
+        self.faults = Faults(self.clock)
+        self.stats = Stats()
+        self.quota = Quota(self.faults, self.clock)
+        self.sessions: dict[str, OpenSession] = {}
+
+    @staticmethod
+    def new_id() -> str:
+        """Return an opaque id such as Gmail puts into its answers."""
+        return secrets.token_hex(6)
+
+    @property
+    def all_hidden(self) -> bool:
+        """Tell whether the owner, or a fault, hides All Mail from IMAP."""
+        return self.account.presentation.hide_all or self.faults.look("hidden_all") is not None
+
+    @property
+    def folder_cap(self) -> int:
+        """Return how many messages a mailbox shows; 0 is no limit."""
+        fault = self.faults.look("folder_cap")
+        return int(fault.number("size")) if fault else self.account.presentation.max_folder_size
+
+    def end_sessions(self, bye: str) -> None:
+        """Say BYE to everybody."""
+        for session in tuple(self.sessions.values()):
+            session.end(bye)
+
+    def logged_in(self) -> int:
+        """Return how many sessions have logged in."""
+        return sum(1 for session in self.sessions.values() if session.user)

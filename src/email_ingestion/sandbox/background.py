@@ -1,0 +1,125 @@
+"""A sandbox in a thread of its own, for tests and demos that are not asynchronous."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+from .server import Sandbox, SandboxSettings
+from .tokens import MAIL_SCOPE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from .faults import Option
+    from .message import Message
+    from .stats import Stats
+    from .store import Account, Delivery
+
+_Value = TypeVar("_Value")
+
+
+class RunningSandbox:
+    """What a test holds. Every method may be called from any thread."""
+
+    def __init__(self, sandbox: Sandbox, loop: asyncio.AbstractEventLoop) -> None:
+        """Wrap a started sandbox."""
+        self._sandbox, self._loop = sandbox, loop
+        self.imap_port, self.oauth_port, self.control_port = (
+            sandbox.imap_port,
+            sandbox.oauth_port,
+            sandbox.control_port,
+        )
+        self.user = sandbox.backend.account.user
+
+    @property
+    def token_uri(self) -> str:
+        """Return the address of the token endpoint."""
+        return f"http://127.0.0.1:{self.oauth_port}/token"
+
+    @property
+    def auth_uri(self) -> str:
+        """Return the address of the authorization page."""
+        return f"http://127.0.0.1:{self.oauth_port}/auth"
+
+    @property
+    def control_url(self) -> str:
+        """Return the address of the control API."""
+        return f"http://127.0.0.1:{self.control_port}"
+
+    def call(self, action: Callable[[Sandbox], _Value]) -> _Value:
+        """Run something in the sandbox's own thread and return its result."""
+
+        async def run() -> _Value:
+            return action(self._sandbox)
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(timeout=60)
+
+    def deliver(
+        self,
+        raw: bytes,
+        labels: Iterable[str] = ("\\Inbox",),
+        flags: Iterable[str] = (),
+        internaldate: int | None = None,
+    ) -> Delivery:
+        """Deliver a message; see Account.deliver."""
+        return self.call(lambda s: s.backend.account.deliver(raw, labels, flags, internaldate))
+
+    def arm(self, name: str, *, count: int | str | None = "default", **options: Option) -> None:
+        """Arm a fault of the catalogue."""
+        self.call(lambda s: s.backend.faults.arm(name, count, options))
+
+    def clear(self, name: str | None = None) -> None:
+        """Disarm one fault or all."""
+        self.call(lambda s: s.backend.faults.clear(name))
+
+    def access_token(self, scope: str = MAIL_SCOPE) -> str:
+        """Return a new access token."""
+        return self.call(lambda s: s.backend.tokens.issue_access(scope)[0])
+
+    def refresh_token(self, scope: str = MAIL_SCOPE) -> str:
+        """Return a new refresh token."""
+        return self.call(lambda s: s.backend.tokens.issue_refresh(scope, s.settings.credentials.client_id))
+
+    def messages(self) -> list[Message]:
+        """Return copies of all messages, oldest identity first."""
+        return self.call(lambda s: [replace(m) for _, m in sorted(s.backend.account.messages.items())])
+
+    def with_account(self, action: Callable[[Account], _Value]) -> _Value:
+        """Run something on the account in the sandbox's own thread."""
+        return self.call(lambda s: action(s.backend.account))
+
+    def with_stats(self, action: Callable[[Stats], _Value]) -> _Value:
+        """Read the counters in the sandbox's own thread."""
+        return self.call(lambda s: action(s.backend.stats))
+
+
+async def _wind_down(sandbox: Sandbox) -> None:
+    """Stop the sandbox and what still hangs in its event loop, such as a token request that never answers."""
+    await sandbox.stop()
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
+
+
+@contextmanager
+def running_sandbox(settings: SandboxSettings | None = None) -> Iterator[RunningSandbox]:
+    """Run a sandbox in a background thread for as long as the context lasts."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="sandbox", daemon=True)
+    thread.start()
+    try:
+        sandbox = Sandbox(settings or SandboxSettings())
+        asyncio.run_coroutine_threadsafe(sandbox.start(), loop).result(timeout=30)
+        try:
+            yield RunningSandbox(sandbox, loop)
+        finally:
+            asyncio.run_coroutine_threadsafe(_wind_down(sandbox), loop).result(timeout=30)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(timeout=10)
+        loop.close()

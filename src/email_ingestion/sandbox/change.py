@@ -1,0 +1,272 @@
+"""Commands that change the mailbox: STORE, COPY, MOVE, EXPUNGE, APPEND and the making and ending of labels.
+
+The product never sends one of these; they are here so that tests can act as the user's other clients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from . import fetch, folders, sets
+from .browse import find, is_system, own_label, printable
+from .message import Location, Message
+from .session import Refused, Session
+from .wire import Node, ParseError, Token, list_of, name_of, number_of, text_of
+
+if TYPE_CHECKING:
+    from .mailbox import Mailbox
+    from .selection import Entry
+
+_UNKNOWN_FOLDER = "NO [NONEXISTENT] Unknown folder. (Failure)"
+
+
+async def store(session: Session, args: list[Node], *, by_uid: bool = False) -> str:
+    """Run STORE or UID STORE on flags or labels, with UNCHANGEDSINCE (RFC 7162 section 3.1.3)."""
+    entries = _entries(session, args, by_uid=by_uid)
+    unchanged_since, rest = _unchanged_since(args[1:])
+    if len(rest) < 2:  # noqa: PLR2004
+        message = "STORE needs an item and values"
+        raise ParseError(message)
+    _need_write(session)
+    asked = _asked(rest, session)
+    failed = []
+    for entry in entries:
+        if unchanged_since is not None and entry.message.modseq > unchanged_since:
+            failed.append(entry.uid if by_uid else entry.number)
+            continue
+        await _store_one(session, entry, asked, by_uid=by_uid)
+    if failed:
+        return f"OK [MODIFIED {sets.compact(failed).decode()}] Conditional Store Failed (Success)"
+    return "OK Success"
+
+
+def _entries(session: Session, args: list[Node], *, by_uid: bool) -> list[Entry]:
+    if not args:
+        message = "a sequence set is needed"
+        raise ParseError(message)
+    selection = session.selected
+    return list(selection.entries(selection.indexes(sets.parse_set(text_of(args[0])), by_uid=by_uid)))
+
+
+def _unchanged_since(args: list[Node]) -> tuple[int | None, list[Node]]:
+    if args and isinstance(args[0], list) and len(args[0]) == 2:  # noqa: PLR2004
+        name, value = args[0]
+        if text_of(name).upper() == b"UNCHANGEDSINCE":
+            return number_of(value), args[1:]
+    return None, args
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a STORE does: `sign` is plus, minus or nothing for replace."""
+
+    sign: bytes
+    name: bytes
+    values: list[str]
+    silent: bool
+
+
+def _asked(nodes: list[Node], session: Session) -> _Asked:
+    item = text_of(nodes[0]).upper()
+    name = item.removesuffix(b".SILENT")
+    sign = name[:1] if name[:1] in (b"+", b"-") else b""
+    if name[len(sign) :] not in (b"FLAGS", b"X-GM-LABELS"):
+        message = f"unknown STORE item {name!r}"
+        raise ParseError(message)
+    values = list_of(nodes[1]) if len(nodes) == 2 else nodes[1:]  # noqa: PLR2004
+    return _Asked(sign, name[len(sign) :], [name_of(v, utf8=session.utf8) for v in values], silent=name != item)
+
+
+def _need_write(session: Session) -> None:
+    if session.selected.readonly:
+        reason = "NO [READ-ONLY] Folder is read-only. (Failure)"
+        raise Refused(reason)
+
+
+async def _store_one(session: Session, entry: Entry, asked: _Asked, *, by_uid: bool) -> None:
+    if asked.name == b"FLAGS":
+        _store_flags(session, entry.message, asked.sign, frozenset(asked.values))
+    else:
+        _store_labels(session, entry.message, asked.sign, asked.values)
+    session.selected.forget_change(entry.uid)
+    if asked.silent:
+        return
+    if asked.name == b"FLAGS":
+        await session.channel.send(fetch.flags_line(entry, session, uid=by_uid))
+    else:
+        uid = b" UID %d" % entry.uid if by_uid else b""
+        labels = fetch.labels(entry.message, session)
+        await session.send(b"* %d FETCH (X-GM-LABELS %s%s)" % (entry.number, labels, uid))
+
+
+def _store_flags(session: Session, message: Message, sign: bytes, flags: frozenset[str]) -> None:
+    account = session.backend.account
+    wanted = message.flags | flags if sign == b"+" else message.flags - flags if sign == b"-" else flags
+    account.set_flags(message.msgid, wanted - {"\\Recent"})
+    if "\\Deleted" in message.flags:  # Gmail expunges at once unless the user turned that off
+        expunge_message(session, message)
+
+
+def _store_labels(session: Session, message: Message, sign: bytes, labels: list[str]) -> None:
+    account = session.backend.account
+    # The label of the selected mailbox cannot be taken away by STORE: a no-op on Gmail.
+    kept = {own_label(session.selected.mailbox)}
+    if sign == b"+":
+        account.change_labels(message.msgid, add=labels)
+    elif sign == b"-":
+        account.change_labels(message.msgid, remove=[label for label in labels if label not in kept])
+    else:
+        account.change_labels(message.msgid, add=labels, remove=message.labels - set(labels) - kept)
+
+
+def expunge_message(session: Session, message: Message) -> None:
+    """Expunge as Gmail's default setting does: a label is taken off, All Mail moves to Trash, Trash deletes."""
+    account, mailbox = session.backend.account, session.selected.mailbox
+    label = own_label(mailbox)
+    if label is not None:
+        account.change_labels(message.msgid, remove=[label])
+        account.set_flags(message.msgid, message.flags - {"\\Deleted"})
+    elif message.location is Location.ALL:
+        account.set_flags(message.msgid, message.flags - {"\\Deleted"})
+        account.move(message.msgid, Location.TRASH)
+    else:
+        account.delete(message.msgid)
+
+
+async def expunge(session: Session, args: list[Node], *, by_uid: bool = False) -> str:
+    r"""Run EXPUNGE or UID EXPUNGE on what is still marked \Deleted."""
+    _need_write(session)
+    selection = session.selected
+    entries = _entries(session, args, by_uid=True) if by_uid else list(selection.entries(selection.everything()))
+    for entry in entries:
+        if "\\Deleted" in entry.message.flags:
+            expunge_message(session, entry.message)
+    return "OK Success"
+
+
+async def close(session: Session, _args: list[Node]) -> str:
+    """Run CLOSE: expunge silently unless read-only, then leave the mailbox."""
+    if not session.selected.readonly:
+        await expunge(session, [])
+    session.select(None)
+    return "OK Returned to authenticated state. (Success)"
+
+
+async def copy(session: Session, args: list[Node], *, by_uid: bool = False, move: bool = False) -> str:
+    """Run COPY or MOVE: on Gmail both change labels, the message stays one."""
+    entries = _entries(session, args, by_uid=by_uid)
+    if len(args) != 2:  # noqa: PLR2004
+        message = "a set and a mailbox are needed"
+        raise ParseError(message)
+    if move:
+        _need_write(session)
+    target = _target(session, name_of(args[1], utf8=session.utf8))
+    source = session.selected.mailbox
+    pairs = [(entry.uid, _put_into(session, entry.message, target)) for entry in entries]
+    if not pairs:
+        return "OK Success"
+    sources, targets = (",".join(map(str, column)) for column in zip(*pairs, strict=True))
+    code = f"COPYUID {target.uidvalidity} {sources} {targets}"
+    if not move:
+        return f"OK [{code}] (Success)"
+    for entry in entries:
+        _take_from(session, entry.message, source, target)
+    await session.send(f"* OK [{code}]".encode())  # RFC 6851 section 4.3: before the EXPUNGEs
+    return "OK (Success)"
+
+
+async def move(session: Session, args: list[Node], *, by_uid: bool = False) -> str:
+    """Run MOVE or UID MOVE."""
+    return await copy(session, args, by_uid=by_uid, move=True)
+
+
+def _target(session: Session, name: str) -> Mailbox:
+    mailbox = session.backend.account.mailbox_named(name)
+    if mailbox is None:
+        reason = f"NO [TRYCREATE] No folder {printable(name)} (Failure)"
+        raise Refused(reason)
+    return mailbox
+
+
+def _put_into(session: Session, message: Message, target: Mailbox) -> int:
+    account = session.backend.account
+    if target.key in folders.KEY_LOCATIONS:
+        account.move(message.msgid, folders.KEY_LOCATIONS[target.key])
+    else:
+        account.change_labels(message.msgid, add=[target.key])
+        account.move(message.msgid, Location.ALL)
+    return target.uid_of(message.msgid) or 0
+
+
+def _take_from(session: Session, message: Message, source: Mailbox, target: Mailbox) -> None:
+    label = own_label(source)
+    if label is not None and source is not target:
+        session.backend.account.change_labels(message.msgid, remove=[label])
+
+
+async def append(session: Session, args: list[Node]) -> str:
+    """Run APPEND; a known Message-ID merges with the message that is there."""
+    if len(args) < 2:  # noqa: PLR2004
+        message = "APPEND needs a mailbox and a message"
+        raise ParseError(message)
+    mailbox = _target(session, name_of(args[0], utf8=session.utf8))
+    flags: list[str] = []
+    internaldate = None
+    for node in args[1:-1]:
+        if isinstance(node, list):
+            flags = [text_of(flag).decode("ascii", "replace") for flag in node]
+        else:
+            internaldate = _date_time(node)
+    outcome = session.backend.account.deliver(text_of(args[-1]), [mailbox.key], flags, internaldate)
+    session.backend.stats.deliveries += 1
+    uid = mailbox.uid_of(outcome.message.msgid) or 0
+    return f"OK [APPENDUID {mailbox.uidvalidity} {uid}] (Success)"
+
+
+def _date_time(token: Token) -> int:
+    try:
+        parsed = datetime.strptime(token.value.decode("ascii").strip(), "%d-%b-%Y %H:%M:%S %z")
+    except ValueError as error:
+        raise ParseError(str(error)) from error
+    return int(parsed.timestamp() * 1000)
+
+
+async def create(session: Session, args: list[Node]) -> str:
+    """Run CREATE."""
+    name = _only_name(session, args)
+    if session.backend.account.mailbox_named(name) is not None:
+        return "NO [ALREADYEXISTS] Duplicate folder name. (Failure)"
+    session.backend.account.create_label(name.rstrip("/"))
+    return "OK Success"
+
+
+async def delete(session: Session, args: list[Node]) -> str:
+    """Run DELETE: the label goes, the messages stay."""
+    mailbox = session.backend.account.mailbox_named(_only_name(session, args))
+    if mailbox is None:
+        return _UNKNOWN_FOLDER
+    if is_system(mailbox.key):
+        return "NO [CANNOT] Invalid folder. (Failure)"
+    session.backend.account.delete_label(mailbox.key)
+    return "OK Success"
+
+
+async def rename(session: Session, args: list[Node]) -> str:
+    """Run RENAME."""
+    if len(args) != 2:  # noqa: PLR2004
+        message = "RENAME needs two names"
+        raise ParseError(message)
+    mailbox = find(session, name_of(args[0], utf8=session.utf8))
+    if is_system(mailbox.key):
+        return "NO [CANNOT] Invalid folder. (Failure)"
+    session.backend.account.rename_label(mailbox.key, name_of(args[1], utf8=session.utf8))
+    return "OK Success"
+
+
+def _only_name(session: Session, args: list[Node]) -> str:
+    if len(args) != 1:
+        message = "one mailbox name is needed"
+        raise ParseError(message)
+    return name_of(args[0], utf8=session.utf8)

@@ -1,0 +1,155 @@
+"""One IMAP connection as bytes: reading commands with their literals, writing with back-pressure.
+
+The faults that are about bytes rather than meaning act here: silence, trickle, small segments, a
+connection lost inside a literal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .backend import Backend
+
+LINE_LIMIT = 256 * 1024
+APPEND_LIMIT = 35_651_584
+_SLICE = 64 * 1024
+_LITERAL = re.compile(rb"\{(\d+)(\+?)\}$")
+# LITERAL- allows non-synchronising literals up to this size (RFC 7888 section 5).
+_NONSYNC_LIMIT = 4096
+
+
+class ConnectionEnded(Exception):
+    """The peer is gone, or is to be left alone."""
+
+
+class LineTooLong(Exception):
+    """More than any command needs."""
+
+
+class LiteralRefused(Exception):
+    """A literal the server will not take. `args[0]` is the answer."""
+
+
+class Channel:
+    """Bytes in and out of one connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, backend: Backend) -> None:
+        """Take over an open connection."""
+        self.silent = False
+        self.sent = 0
+        self._reader, self._writer = reader, writer
+        self._faults, self._quota, self._stats = backend.faults, backend.quota, backend.stats
+
+    @property
+    def peer(self) -> str:
+        """Return the client's address."""
+        name = self._writer.get_extra_info("peername")
+        return str(name[0]) if name else "unknown"
+
+    async def read_line(self) -> bytes:
+        """Return one line without its end; a bare LF ends a line too."""
+        try:
+            line = await self._reader.readline()
+        except ValueError as error:
+            raise LineTooLong from error
+        except OSError as error:
+            raise ConnectionEnded from error
+        await self._obey_silence()
+        if not line.endswith(b"\n"):
+            raise ConnectionEnded
+        return line.rstrip(b"\r\n")
+
+    async def read_rest(self, line: bytes) -> list[bytes]:
+        """Return the command that starts with `line` as text, literal, text, literal, … text."""
+        pieces = [line]
+        while match := _LITERAL.search(pieces[-1]):
+            pieces[-1] = pieces[-1][: match.start()]
+            pieces.append(await self._literal(int(match[1]), synchronising=not match[2]))
+            pieces.append(await self.read_line())
+        return pieces
+
+    async def _literal(self, size: int, *, synchronising: bool) -> bytes:
+        if size > APPEND_LIMIT:
+            reason = "NO [TOOBIG] Message too large. (Failure)"
+            raise LiteralRefused(reason)
+        if synchronising:
+            await self.send(b"+ go ahead\r\n")
+        elif size > _NONSYNC_LIMIT:
+            reason = "BAD Non-synchronizing literal too large"
+            raise LiteralRefused(reason)
+        try:
+            literal = await self._reader.readexactly(size)
+        except (asyncio.IncompleteReadError, OSError) as error:
+            raise ConnectionEnded from error
+        await self._obey_silence()
+        return literal
+
+    async def _obey_silence(self) -> None:
+        if not self.silent:
+            return
+        with suppress(OSError):
+            while await self._reader.read(_SLICE):
+                pass
+        raise ConnectionEnded
+
+    async def send(self, data: bytes) -> None:
+        """Write an answer and wait until the peer keeps up."""
+        fault = self._faults.take("split_lines")
+        if fault is None:
+            await self._write(data)
+        else:
+            await self._write_slowly(data, int(fault.number("bytes")), fault.number("gap_ms"))
+
+    async def send_body(self, body: memoryview) -> None:
+        """Write the bytes of a literal in slices, so that a slow peer holds little memory."""
+        dropped = self._faults.take("drop_mid_literal") if len(body) else None
+        if dropped is not None:
+            await self._write(bytes(body[: min(int(dropped.number("after_bytes")), len(body) - 1)]))
+            self.close()
+            raise ConnectionEnded
+        trickle = self._faults.take("trickle")
+        if trickle is not None:
+            await self._write_slowly(bytes(body), int(trickle.number("bytes")), trickle.number("interval_ms"))
+            return
+        for start in range(0, len(body), _SLICE):
+            await self._write(bytes(body[start : start + _SLICE]))
+
+    async def _write_slowly(self, data: bytes, size: int, pause_ms: float) -> None:
+        for start in range(0, len(data), max(size, 1)):
+            await self._write(data[start : start + max(size, 1)])
+            await asyncio.sleep(pause_ms / 1000)
+
+    async def _write(self, data: bytes) -> None:
+        if self.silent:
+            return
+        if self._writer.is_closing():
+            raise ConnectionEnded
+        self._writer.write(data)
+        self.sent += len(data)
+        self._stats.bytes_sent += len(data)
+        try:
+            await self._writer.drain()
+        except OSError as error:
+            raise ConnectionEnded from error
+        self._quota.spend(len(data))
+
+    def close_saying(self, text: str) -> None:
+        """Say BYE without waiting and close once it is out."""
+        if self._writer.is_closing():
+            return
+        if not self.silent:
+            self._writer.write(f"* BYE {text}\r\n".encode())
+        self.close()
+
+    def close(self) -> None:
+        """Close after what was written."""
+        self._writer.close()
+
+    async def closed(self) -> None:
+        """Wait until the connection is gone."""
+        with suppress(OSError):
+            await self._writer.wait_closed()

@@ -1,0 +1,123 @@
+"""What a fault does at the moment it is armed or cleared; all the others wait for a client to meet them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from . import folders
+from .backend import EXPIRED, Backend
+from .faults import BadFault, Fault
+from .message import Location
+from .quota import OVER_QUOTA
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STRANGE_LABELS = (
+    "2024",
+    "007",
+    "NIL",
+    "\\foo",
+    'a"b',
+    "R&D",
+    "Übung",
+    "[Imap]/x",
+    "two words",
+    "(paren",
+    "50%",
+    "日本",
+)
+UNBALANCED = "[abc"
+
+
+class Drills:
+    """Acts on the running sandbox. `open_door` and `close_door` open and close the IMAP port."""
+
+    def __init__(self, backend: Backend, open_door: Callable[[], None], close_door: Callable[[], None]) -> None:
+        """Connect the faults to what they act on."""
+        self._backend, self._open_door, self._close_door = backend, open_door, close_door
+        self._acts: dict[str, Callable[[Fault], bool]] = {
+            "session_expiry": self._session_expiry,
+            "half_open": self._half_open,
+            "refuse_connections": self._refuse_connections,
+            "over_quota": self._over_quota,
+            "uidvalidity_reset": self._uidvalidity_reset,
+            "trash_and_back": self._trash_and_back,
+            "strange_labels": self._strange_labels,
+        }
+        backend.faults.on_arm = self._armed
+        backend.faults.on_clear = self._cleared
+        backend.quota.on_exceeded = self._quota_exceeded
+
+    def _armed(self, fault: Fault) -> bool:
+        """Act; return True when nothing of the fault is left to keep."""
+        act = self._acts.get(fault.name)
+        return act(fault) if act else False
+
+    def _cleared(self, name: str) -> None:
+        if name == "refuse_connections":
+            self._open_door()
+        elif name == "over_quota":
+            self._backend.quota.end()
+
+    def _session_expiry(self, fault: Fault) -> bool:
+        if fault.text("when") != "now":
+            return False
+        delay = fault.number("after_seconds")
+        if delay:
+            asyncio.get_running_loop().call_later(delay, self._backend.end_sessions, EXPIRED)
+        else:
+            self._backend.end_sessions(EXPIRED)
+        return True
+
+    def _half_open(self, fault: Fault) -> bool:
+        if fault.text("when") != "now":
+            return False
+        for session in tuple(self._backend.sessions.values()):
+            session.silence()
+        return True
+
+    def _refuse_connections(self, fault: Fault) -> bool:
+        self._close_door()
+        if fault.is_on("drop_sessions"):
+            self._backend.end_sessions(EXPIRED)
+        if fault.options["seconds"] is not None:
+            loop = asyncio.get_running_loop()
+            loop.call_later(fault.number("seconds"), self._backend.faults.clear, "refuse_connections")
+        return False
+
+    def _over_quota(self, fault: Fault) -> bool:
+        self._backend.quota.begin(fault)
+        return False
+
+    def _quota_exceeded(self, fault: Fault) -> None:
+        if fault.text("how") == "bye":
+            self._backend.end_sessions(OVER_QUOTA)
+
+    def _uidvalidity_reset(self, fault: Fault) -> bool:
+        key = folders.canonical_label(fault.text("mailbox"))
+        if key not in self._backend.account.mailboxes:
+            message = f"there is no mailbox {key!r}; name a label or a special-use attribute such as \\All"
+            raise BadFault(message)
+        self._backend.account.reset_uidvalidity(key)
+        return True
+
+    def _trash_and_back(self, fault: Fault) -> bool:
+        account = self._backend.account
+        chosen = fault.options["msgid"]
+        newest = account.mailboxes[folders.ALL].msgids[-1:]
+        msgids = newest if chosen is None else [int(chosen)]
+        if not msgids:
+            message = "All Mail is empty"
+            raise BadFault(message)
+        account.move(msgids[0], Location.TRASH)
+        account.move(msgids[0], Location.ALL)
+        return True
+
+    def _strange_labels(self, fault: Fault) -> bool:
+        account = self._backend.account
+        labels = [*STRANGE_LABELS, UNBALANCED] if fault.is_on("unbalanced") else list(STRANGE_LABELS)
+        for msgid in account.mailboxes[folders.ALL].msgids[-int(fault.number("messages")) :]:
+            account.change_labels(msgid, add=labels)
+        return True

@@ -1,0 +1,253 @@
+"""The IMAP server: the table of commands, the states they are allowed in, and the life of a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from . import browse, change, idle, login, reading, wire
+from .channel import Channel, ConnectionEnded, LineTooLong, LiteralRefused
+from .folders import BadName
+from .message import BadFlag
+from .quota import OVER_QUOTA
+from .session import AFTER_LOGIN, BEFORE_LOGIN, Refused, Session, SessionOver
+from .wire import Node, ParseError, Token, text_of
+
+if TYPE_CHECKING:
+    from .backend import Backend
+
+Run: TypeAlias = Callable[[Session, list[Node]], Awaitable[str]]
+
+_TAG = re.compile(rb"[^\x00-\x20(){%*\"\\+\x7f-\xff]+")
+_COULD_NOT_PARSE = "BAD Could not parse command"
+_ANY, _NEW, _KNOWN, _SELECTED = "any", "before login", "after login", "selected"
+
+
+async def _capability(session: Session, _args: list[Node]) -> str:
+    await session.send(b"* CAPABILITY " + (AFTER_LOGIN if session.user else BEFORE_LOGIN))
+    return "OK Success" if session.user else f"OK Thats all she wrote! {session.id}"
+
+
+async def _id(session: Session, _args: list[Node]) -> str:
+    facts = {
+        "name": "GImap",
+        "vendor": "Google, Inc.",
+        "support-url": "https://support.google.com/mail",
+        "version": "gmail.imap-server_sandbox",
+        "remote-host": session.channel.peer,
+        "connection-token": session.id,
+    }
+    pairs = " ".join(f'"{name}" "{value}"' for name, value in facts.items())
+    await session.send(f"* ID ({pairs})".encode())
+    return "OK Success"
+
+
+async def _noop(_session: Session, _args: list[Node]) -> str:
+    return "OK Success"
+
+
+async def _logout(session: Session, _args: list[Node]) -> str:
+    await session.send(b"* BYE LOGOUT Requested")
+    session.command = "LOGOUT"
+    return "OK 73 good day (Success)"
+
+
+async def _enable(session: Session, args: list[Node]) -> str:
+    if session.selection is not None:
+        return "BAD ENABLE not allowed now."
+    wanted = [text_of(arg).upper() for arg in args]
+    enabled = [name for name in (b"CONDSTORE", b"UTF8=ACCEPT") if name in wanted]
+    session.condstore = session.condstore or b"CONDSTORE" in enabled
+    session.utf8 = session.utf8 or b"UTF8=ACCEPT" in enabled
+    await session.send(b"* ENABLED" + b"".join(b" " + name for name in enabled))
+    return "OK Success"
+
+
+async def _compress(_session: Session, _args: list[Node]) -> str:
+    return "NO COMPRESS is not spoken here. (Failure)"
+
+
+async def _uid(session: Session, args: list[Node]) -> str:
+    verbs = {
+        b"FETCH": reading.fetch_,
+        b"SEARCH": reading.search_,
+        b"STORE": change.store,
+        b"COPY": change.copy,
+        b"MOVE": change.move,
+        b"EXPUNGE": change.expunge,
+    }
+    verb = verbs.get(text_of(args[0]).upper()) if args else None
+    if verb is None:
+        message = "UID needs a command it can be put before"
+        raise ParseError(message)
+    return await verb(session, args[1:], by_uid=True)
+
+
+class _Command(NamedTuple):
+    run: Run
+    state: str
+
+
+_COMMANDS: dict[str, _Command] = {
+    "CAPABILITY": _Command(_capability, _ANY),
+    "ID": _Command(_id, _ANY),
+    "NOOP": _Command(_noop, _ANY),
+    "LOGOUT": _Command(_logout, _ANY),
+    "AUTHENTICATE": _Command(login.authenticate, _NEW),
+    "LOGIN": _Command(login.login, _NEW),
+    "ENABLE": _Command(_enable, _KNOWN),
+    "COMPRESS": _Command(_compress, _KNOWN),
+    "NAMESPACE": _Command(browse.namespace, _KNOWN),
+    "LIST": _Command(browse.list_, _KNOWN),
+    "LSUB": _Command(browse.lsub, _KNOWN),
+    "XLIST": _Command(browse.xlist, _KNOWN),
+    "SUBSCRIBE": _Command(_noop, _KNOWN),
+    "UNSUBSCRIBE": _Command(_noop, _KNOWN),
+    "STATUS": _Command(browse.status, _KNOWN),
+    "SELECT": _Command(browse.select, _KNOWN),
+    "EXAMINE": _Command(browse.examine, _KNOWN),
+    "CREATE": _Command(change.create, _KNOWN),
+    "DELETE": _Command(change.delete, _KNOWN),
+    "RENAME": _Command(change.rename, _KNOWN),
+    "APPEND": _Command(change.append, _KNOWN),
+    "IDLE": _Command(idle.idle, _KNOWN),
+    "CHECK": _Command(_noop, _SELECTED),
+    "CLOSE": _Command(change.close, _SELECTED),
+    "UNSELECT": _Command(browse.unselect, _SELECTED),
+    "EXPUNGE": _Command(change.expunge, _SELECTED),
+    "SEARCH": _Command(reading.search_, _SELECTED),
+    "FETCH": _Command(reading.fetch_, _SELECTED),
+    "STORE": _Command(change.store, _SELECTED),
+    "COPY": _Command(change.copy, _SELECTED),
+    "MOVE": _Command(change.move, _SELECTED),
+    "UID": _Command(_uid, _SELECTED),
+}
+# During these no EXPUNGE may be announced. RFC 3501 would allow it for the UID forms; clients are kinder without.
+_KEEPING_NUMBERS = ("FETCH", "SEARCH", "STORE", "UID FETCH", "UID SEARCH", "UID STORE")
+
+
+async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, backend: Backend) -> None:
+    """Live through one connection."""
+    session = Session(Channel(reader, writer, backend), backend)
+    backend.sessions[session.id] = session
+    backend.stats.connected()
+    try:
+        await _converse(session)
+    except (ConnectionEnded, ConnectionError):
+        pass
+    except SessionOver as over:
+        session.channel.close_saying(str(over))
+    except LineTooLong:
+        session.channel.close_saying("Line too long")
+    finally:
+        session.close()
+        del backend.sessions[session.id]
+        backend.stats.connections_now -= 1
+        session.channel.close()
+        await session.channel.closed()
+
+
+async def _converse(session: Session) -> None:
+    await session.send(f"* OK Gimap ready for requests from {session.channel.peer} {session.id}".encode())
+    while session.command != "LOGOUT":
+        line = await session.next_line()
+        if line:
+            await _obey(session, line)
+
+
+async def _obey(session: Session, line: bytes) -> None:
+    try:
+        pieces = await session.channel.read_rest(line)
+    except LiteralRefused as refused:
+        await session.send(line.split(b" ")[0] + b" " + str(refused).encode())
+        return
+    tag, _, rest = pieces[0].partition(b" ")
+    if not _TAG.fullmatch(tag):
+        await session.send(f"* BAD invalid tag {session.id}".encode())
+        return
+    session.tag = tag
+    answer = await _answer(session, [rest, *pieces[1:]])
+    await _finish(session, answer)
+
+
+async def _answer(session: Session, pieces: list[bytes]) -> str:
+    try:
+        nodes = wire.tokenise(pieces)
+        if not nodes or not isinstance(nodes[0], Token):
+            return _COULD_NOT_PARSE
+        session.command = nodes[0].upper().decode("latin-1")
+        return await _run(session, nodes[1:])
+    except Refused as refused:
+        return str(refused)
+    except BadName:
+        return "NO [CANNOT] Invalid folder name. (Failure)"
+    except (ParseError, BadFlag):
+        return _COULD_NOT_PARSE
+
+
+async def _run(session: Session, args: list[Node]) -> str:
+    command = _COMMANDS.get(session.command)
+    if command is None:
+        return f"BAD Unknown command {session.id}"
+    session.command = _full_name(session.command, args)
+    session.backend.stats.commands[session.command] += 1
+    if not _allowed(session, command.state):
+        return "BAD Command not allowed in this state."
+    await _befall(session)
+    return await command.run(session, args)
+
+
+def _full_name(name: str, args: list[Node]) -> str:
+    return f"UID {text_of(args[0]).decode('latin-1').upper()}" if name == "UID" and args else name
+
+
+def _allowed(session: Session, state: str) -> bool:
+    if state == _NEW:
+        return not session.user
+    if state == _KNOWN:
+        return bool(session.user)
+    return state == _ANY or session.selection is not None
+
+
+async def _befall(session: Session) -> None:
+    """Let the faults happen that can meet any command of a logged-in session."""
+    faults = session.backend.faults
+    if not session.user or session.command == "LOGOUT":
+        return
+    if faults.take("half_open", when="command"):
+        session.silence()
+        await session.next_line()
+    if faults.take("bad_system_error_bye"):
+        reason = "System Error"
+        raise SessionOver(reason)
+    if session.backend.quota.refusing():
+        reason = f"NO {OVER_QUOTA} (Failure)"
+        raise Refused(reason)
+    unavailable = faults.look("unavailable")
+    if unavailable is not None and unavailable.text("command").upper() in ("", session.command.split()[-1]):
+        faults.take("unavailable")
+        reason = "NO [UNAVAILABLE] Temporary System Error (Failure)"
+        raise Refused(reason)
+
+
+async def _finish(session: Session, answer: str) -> None:
+    await session.send_updates(expunges=session.command not in _KEEPING_NUMBERS)
+    throttled = session.backend.faults.take("throttled") if answer.startswith("OK") else None
+    if throttled is not None:
+        await asyncio.sleep(throttled.number("delay_ms") / 1000)
+        answer += " [THROTTLED]"
+    await session.send(session.tag + b" " + answer.encode())
+    if session.command != "LOGOUT":
+        session.check()
+
+
+def connection_handler(backend: Backend) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    """Return what asyncio calls for each connection."""
+    return partial(_serve_for, backend)
+
+
+async def _serve_for(backend: Backend, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await serve(reader, writer, backend)

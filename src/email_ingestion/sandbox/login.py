@@ -1,0 +1,160 @@
+"""Logging in: XOAUTH2 and OAUTHBEARER with their JSON error challenge, LOGIN and PLAIN with an app password."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from typing import NamedTuple
+
+from .quota import OVER_QUOTA
+from .session import AFTER_LOGIN, Refused, Session
+from .tokens import MAIL_SCOPE
+from .wire import Node, ParseError, text_of
+
+_STALE = {"status": "400", "schemes": "Bearer", "scope": MAIL_SCOPE}
+_NO_SCOPE = {"status": "invalid_request", "scope": MAIL_SCOPE}
+_INVALID = "NO [AUTHENTICATIONFAILED] Invalid credentials (Failure)"
+_APP_PASSWORD = (
+    "NO [ALERT] Application-specific password required: "  # noqa: S105 (an answer)
+    "https://support.google.com/accounts/answer/185833 (Failure)"
+)
+_WEBALERT = b"* NO [WEBALERT https://accounts.google.com/signin/continue?sarp=1&scc=1&plt=sandbox] Web login required."
+_WEB_LOGIN = (
+    "NO [ALERT] Please log in via your web browser: https://support.google.com/mail/accounts/answer/78754 (Failure)"
+)
+_TOO_MANY = "NO [ALERT] Too many simultaneous connections. (Failure)"
+_USER = re.compile(r"(?:^|\x01)user=([^\x01]*)")
+_GS2_USER = re.compile(r"^n,a=([^,]*),")
+_BEARER = re.compile(r"\x01auth=Bearer ([^\x01]+)(?:\x01|$)", re.IGNORECASE)
+
+
+class Claim(NamedTuple):
+    """Who the client says it is and what it shows for it."""
+
+    user: str
+    secret: str
+
+
+async def authenticate(session: Session, args: list[Node]) -> str:
+    """Run AUTHENTICATE with any of the advertised mechanisms."""
+    if not args:
+        message = "AUTHENTICATE needs a mechanism"
+        raise ParseError(message)
+    mechanism = text_of(args[0]).upper()
+    if mechanism not in (b"XOAUTH2", b"OAUTHBEARER", b"PLAIN"):
+        return "NO Unsupported authentication mechanism (Failure)"
+    payload = await _payload(session, args)
+    if mechanism == b"PLAIN":
+        return await _password(session, _plain_claim(payload))
+    return await _bearer(session, _bearer_claim(payload, xoauth2=mechanism == b"XOAUTH2"))
+
+
+async def login(session: Session, args: list[Node]) -> str:
+    """Run LOGIN, which Gmail accepts with an app password only."""
+    if len(args) != 2:  # noqa: PLR2004
+        message = "LOGIN needs a user and a password"
+        raise ParseError(message)
+    user, password = (text_of(arg).decode("utf-8", "replace") for arg in args)
+    return await _password(session, Claim(user, password))
+
+
+async def _payload(session: Session, args: list[Node]) -> str:
+    """Return the client's first message, asked for with an empty challenge when it did not come along."""
+    encoded = text_of(args[1]) if len(args) > 1 else await _challenge(session, b"")
+    if encoded == b"*":
+        reason = "BAD Authentication cancelled"
+        raise Refused(reason)
+    try:
+        return base64.b64decode(encoded, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        reason = f"BAD Invalid SASL argument. {session.id}"
+        raise Refused(reason) from None
+
+
+async def _challenge(session: Session, data: bytes) -> bytes:
+    await session.channel.send(b"+ " + base64.b64encode(data) + b"\r\n")
+    return await session.next_line()
+
+
+def _bearer_claim(payload: str, *, xoauth2: bool) -> Claim:
+    user = (_USER if xoauth2 else _GS2_USER).search(payload)
+    token = _BEARER.search(payload)
+    return Claim(user[1] if user else "", token[1] if token else "")
+
+
+def _plain_claim(payload: str) -> Claim:
+    parts = payload.split("\0")
+    return Claim(parts[1], parts[2]) if len(parts) == 3 else Claim("", "")  # noqa: PLR2004
+
+
+async def _bearer(session: Session, claim: Claim) -> str:
+    backend = session.backend
+    token = backend.tokens.access(claim.secret)
+    if _told_stale(session, token.issued_at if token else 0.0):
+        token = None
+    lookup = backend.faults.take("lookup_failed")
+    if lookup is not None or backend.faults.take("wrong_scope") or (token is not None and not token.opens_mail):
+        return await _lookup_failed(session, challenge=lookup is None or lookup.is_on("challenge"))
+    if token is None or claim.user.lower() != token.user.lower():
+        await _challenge(session, json.dumps(_STALE, separators=(",", ":")).encode())
+        return _refuse(session, _INVALID)
+    return await _admit(session, token.expires_at)
+
+
+def _told_stale(session: Session, issued_at: float) -> bool:
+    fault = session.backend.faults.look("stale_token")
+    if fault is None or (fault.is_on("until_refresh") and issued_at > fault.armed_at):
+        return False
+    if not fault.is_on("until_refresh"):
+        session.backend.faults.take("stale_token")
+    return True
+
+
+async def _lookup_failed(session: Session, *, challenge: bool) -> str:
+    if challenge:
+        await _challenge(session, json.dumps(_NO_SCOPE, separators=(",", ":")).encode())
+    return _refuse(session, f"NO Lookup failed {session.id}")
+
+
+async def _password(session: Session, claim: Claim) -> str:
+    backend = session.backend
+    accepted = backend.credentials.app_password
+    if not accepted or backend.faults.take("app_password_required"):
+        return _refuse(session, _APP_PASSWORD)
+    # Google prints app passwords in groups of four; the spaces do not count.
+    given = claim.secret.replace(" ", "")
+    if claim.user.lower() != backend.account.user.lower() or given != accepted.replace(" ", ""):
+        return _refuse(session, _INVALID)
+    return await _admit(session, None)
+
+
+async def _admit(session: Session, expires_at: float | None) -> str:
+    """Let a proven user in, unless the account is shut for another reason."""
+    backend = session.backend
+    if backend.quota.refusing():
+        return _refuse(session, f"NO {OVER_QUOTA} (Failure)")
+    if backend.faults.take("web_login_required"):
+        await session.send(_WEBALERT)
+        return _refuse(session, _WEB_LOGIN)
+    if _too_many(session):
+        return _refuse(session, _TOO_MANY)
+    session.logged_in(expires_at)
+    await session.send(b"* CAPABILITY " + AFTER_LOGIN)
+    return f"OK {session.user} authenticated (Success)"
+
+
+def _too_many(session: Session) -> bool:
+    backend = session.backend
+    fault = backend.faults.look("too_many_connections")
+    if fault is not None and fault.options["limit"] is not None:
+        return backend.logged_in() >= fault.number("limit")
+    if fault is not None:
+        return backend.faults.take("too_many_connections") is not None
+    return backend.logged_in() >= backend.credentials.connection_limit
+
+
+def _refuse(session: Session, answer: str) -> str:
+    session.backend.stats.logins_refused += 1
+    return answer

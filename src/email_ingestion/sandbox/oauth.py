@@ -1,0 +1,205 @@
+"""Google's OAuth endpoints as far as a mail client meets them: consent, token, revoke, and token look-up.
+
+The authorization page asks nobody: it redirects at once, as if the owner had just agreed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import secrets
+from typing import TYPE_CHECKING
+from urllib.parse import unquote_plus, urlencode, urlsplit
+
+from .httpd import Request, Response, answer
+from .tokens import Code
+
+if TYPE_CHECKING:
+    from .backend import Backend
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_HTML = "text/html; charset=utf-8"
+
+
+class OAuthError(Exception):
+    """An answer of the token endpoint: status, `error`, `error_description`."""
+
+    def __init__(self, status: int, name: str, description: str, **more: str) -> None:
+        """Keep the parts of the answer."""
+        super().__init__(description)
+        self.status = status
+        self.body = {"error": name, "error_description": description, **more}
+
+
+class OAuthEndpoints:
+    """Routes requests to the endpoints."""
+
+    def __init__(self, backend: Backend) -> None:
+        """Serve the tokens of a backend."""
+        self._backend = backend
+        self._tokens, self._faults = backend.tokens, backend.faults
+        self._credentials = backend.credentials
+
+    async def handle(self, request: Request) -> Response:
+        """Answer a request."""
+        match (request.method, request.path):
+            case ("GET", "/auth"):
+                return self._authorize(request)
+            case ("POST", "/token"):
+                return await self._token(request)
+            case ("POST", "/revoke"):
+                return self._revoke(request)
+            case ("POST", "/introspect"):
+                return self._look_up(request.form().get("token", ""))
+            case ("GET", "/userinfo"):
+                return self._look_up(request.headers.get("authorization", "").removeprefix("Bearer ").strip())
+            case _:
+                return answer({"error": "not_found"}, 404)
+
+    def _authorize(self, request: Request) -> Response:
+        asked = {name: values[0] for name, values in request.query.items()}
+        wrong = self._wrong_with(asked)
+        if wrong:
+            return Response(400, f"<h1>Error 400: {wrong}</h1>".encode(), _HTML)
+        redirect = asked["redirect_uri"]
+        code = self._tokens.issue_code(
+            Code(
+                redirect_uri=redirect,
+                scope=asked["scope"],
+                challenge=asked.get("code_challenge", ""),
+                method=asked.get("code_challenge_method", "plain"),
+                offline=asked.get("access_type") == "offline",
+            )
+        )
+        query = {"state": asked.get("state", ""), "code": code, "scope": asked["scope"]}
+        joiner = "&" if urlsplit(redirect).query else "?"
+        return Response(302, headers={"Location": redirect + joiner + urlencode(query)})
+
+    def _wrong_with(self, asked: dict[str, str]) -> str:
+        """Return Google's name for what is wrong with an authorization request, or nothing."""
+        redirect = urlsplit(asked.get("redirect_uri", ""))
+        checks = (
+            (asked.get("client_id") == self._credentials.client_id, "invalid_client: The OAuth client was not found."),
+            # Desktop clients may use any loopback port; out-of-band is blocked since 2023.
+            (redirect.scheme == "http" and redirect.hostname in _LOOPBACK, "redirect_uri_mismatch"),
+            (asked.get("response_type") == "code", "invalid_request: response_type must be code"),
+            (bool(asked.get("scope")), "invalid_request: Missing required parameter: scope"),
+            (
+                asked.get("code_challenge_method", "plain") in ("plain", "S256"),
+                "invalid_request: code_challenge_method",
+            ),
+            (asked.get("access_type", "online") in ("online", "offline"), "invalid_request: access_type"),
+        )
+        return next((wrong for passed, wrong in checks if not passed), "")
+
+    async def _token(self, request: Request) -> Response:
+        self._backend.stats.token_requests += 1
+        broken = await self._befall()
+        if broken is not None:
+            self._backend.stats.token_errors += 1
+            return broken
+        try:
+            return answer(self._grant(request))
+        except OAuthError as error:
+            self._backend.stats.token_errors += 1
+            return answer(error.body, error.status)
+
+    async def _befall(self) -> Response | None:
+        """Let an armed fault answer instead."""
+        hang = self._faults.take("token_hang")
+        if hang is not None:
+            await asyncio.sleep(hang.number("seconds") if hang.options["seconds"] is not None else 86400)
+        if self._faults.take("token_503"):
+            return answer({"error": "backend_error", "error_description": "The service is currently unavailable."}, 503)
+        if self._faults.take("token_502_html"):
+            return Response(502, b"<!DOCTYPE html><title>Error 502 (Server Error)!!1</title>", _HTML)
+        invalid = self._faults.take("token_invalid_grant")
+        if invalid is not None:
+            body = {"error": "invalid_grant", "error_description": "Token has been expired or revoked."}
+            subtype = {"error_subtype": invalid.text("subtype")} if invalid.text("subtype") else {}
+            return answer(body | subtype, 400)
+        if self._faults.take("token_invalid_client"):
+            return answer({"error": "invalid_client", "error_description": "The OAuth client was not found."}, 401)
+        return None
+
+    def _grant(self, request: Request) -> dict[str, object]:
+        form = request.form()
+        self._check_client(request, form)
+        match form.get("grant_type"):
+            case "authorization_code":
+                return self._by_code(form)
+            case "refresh_token":
+                return self._by_refresh(form)
+            case other:
+                raise OAuthError(400, "unsupported_grant_type", f"Invalid grant_type: {other}")
+
+    def _check_client(self, request: Request, form: dict[str, str]) -> None:
+        """Check the client by Basic header (code exchange) or body fields (refresh)."""
+        given = (form.get("client_id", ""), form.get("client_secret", ""))
+        scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "basic":
+            given = _basic(encoded)
+        if given[0] != self._credentials.client_id:
+            raise OAuthError(401, "invalid_client", "The OAuth client was not found.")
+        if not secrets.compare_digest(given[1].encode(), self._credentials.client_secret.encode()):
+            raise OAuthError(401, "invalid_client", "The provided client secret is invalid.")
+
+    def _by_code(self, form: dict[str, str]) -> dict[str, object]:
+        code = self._tokens.redeem(form.get("code", ""))
+        if code is None:
+            raise OAuthError(400, "invalid_grant", "Malformed auth code.")
+        if form.get("redirect_uri") != code.redirect_uri:
+            raise OAuthError(400, "redirect_uri_mismatch", "Bad Request")
+        if not code.proves(form.get("code_verifier", "")):
+            raise OAuthError(400, "invalid_grant", "Invalid code verifier.")
+        scope = self._granted(code.scope)
+        if not code.offline:
+            return self._access(scope)
+        refresh = self._tokens.issue_refresh(scope, self._credentials.client_id)
+        return self._access(scope, refresh) | {"refresh_token": refresh}
+
+    def _by_refresh(self, form: dict[str, str]) -> dict[str, object]:
+        token = form.get("refresh_token", "")
+        grant = self._tokens.refresh(token)
+        if grant is None or grant.client_id != self._credentials.client_id:
+            raise OAuthError(400, "invalid_grant", "Token has been expired or revoked.")
+        rotated = self._faults.take("token_rotate")
+        if rotated is None:
+            return self._access(self._granted(grant.scope), token)
+        fresh = self._tokens.issue_refresh(grant.scope, grant.client_id)
+        if not rotated.is_on("keep_old"):
+            self._tokens.drop_refresh(token)
+        return self._access(self._granted(grant.scope), fresh) | {"refresh_token": fresh}
+
+    def _granted(self, scope: str) -> str:
+        fault = self._faults.take("token_wrong_scope")
+        return scope if fault is None else fault.text("scope")
+
+    def _access(self, scope: str, refresh_token: str = "") -> dict[str, object]:
+        token, facts = self._tokens.issue_access(scope, refresh_token)
+        # Google's first answer is one second short of the full life.
+        expires_in = max(int(facts.expires_at - facts.issued_at) - 1, 1)
+        return {"access_token": token, "expires_in": expires_in, "scope": scope, "token_type": "Bearer"}
+
+    def _revoke(self, request: Request) -> Response:
+        token = request.form().get("token") or request.parameter("token")
+        if not self._tokens.revoke(token):
+            return answer({"error": "invalid_token", "error_description": "Token expired or revoked"}, 400)
+        self._backend.stats.tokens_revoked += 1
+        return answer({})
+
+    def _look_up(self, token: str) -> Response:
+        """Answer 200 in any case: a Dovecot takes another status for an outage, not for a bad token."""
+        facts = self._tokens.access(token)
+        if facts is None:
+            return answer({"email": "", "active": False})
+        return answer({"email": facts.user, "active": True, "scope": facts.scope})
+
+
+def _basic(encoded: str) -> tuple[str, str]:
+    try:
+        user, _, password = base64.b64decode(encoded, validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError) as error:
+        raise OAuthError(401, "invalid_client", "Malformed Authorization header.") from error
+    return unquote_plus(user), unquote_plus(password)

@@ -1,0 +1,81 @@
+"""Sample mail that looks like somebody's mailbox of the past year: the same for the same seed, all of it invented.
+
+All of it is received mail that stays: nothing of it lies in Spam or Trash or was sent by the owner, so that a reader
+of All Mail can be held to every single message.
+"""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import compose, sample_kinds
+from .sample_kinds import Draft, Scene
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+EPOCH = datetime(2026, 11, 1, 8, 0, tzinfo=UTC)
+_SPAN = timedelta(days=365)
+_BIG = (1_000_000, 1_800_000, 2_600_000)
+
+
+class SampleMessage(NamedTuple):
+    """A message ready for delivery; `internaldate` is in epoch milliseconds."""
+
+    raw: bytes
+    labels: tuple[str, ...]
+    flags: tuple[str, ...]
+    internaldate: int
+
+
+# Each kind with its weight, roughly what a busy private and working mailbox receives.
+_KINDS: tuple[tuple[Callable[[Scene], Draft], int], ...] = (
+    (sample_kinds.conversation, 38),
+    (sample_kinds.newsletter, 14),
+    (sample_kinds.receipt, 10),
+    (sample_kinds.mailing_list, 10),
+    (sample_kinds.international, 8),
+    (sample_kinds.html_only, 5),
+    (sample_kinds.invitation, 4),
+    (sample_kinds.photo, 4),
+    (sample_kinds.forwarded, 3),
+    (sample_kinds.named_attachment, 2),
+    (sample_kinds.bounce, 2),
+    (sample_kinds.odd, 4),
+)
+
+
+def sample_messages(count: int = 300, seed: int = 1) -> Iterator[SampleMessage]:
+    """Return `count` messages, oldest first."""
+    chance = random.Random(seed)  # noqa: S311 (reproducible, not secret)
+    kinds, weights = zip(*_KINDS, strict=True)
+    scene = Scene(chance)
+    for index in range(count):
+        scene.begin(index, EPOCH - _SPAN + _SPAN * (index + 1) / (count + 1))
+        if index < len(kinds):
+            kind = kinds[index]  # every kind at least once
+        elif index % 97 == 60 and index // 97 < len(_BIG):  # noqa: PLR2004
+            kind = _big(_BIG[index // 97])
+        else:
+            kind = chance.choices(kinds, weights)[0]
+        yield _finish(scene, kind(scene))
+
+
+def _big(size: int) -> Callable[[Scene], Draft]:
+    return lambda scene: sample_kinds.large(scene, size)
+
+
+def _finish(scene: Scene, draft: Draft) -> SampleMessage:
+    raw = draft.raw if draft.raw is not None else compose.message(scene.headers(draft), draft.body)
+    age = EPOCH - scene.when
+    read = scene.chance.random() < (0.95 if age > timedelta(days=14) else 0.4)
+    flags = [flag for flag, share in (("\\Seen", read), ("\\Flagged", scene.chance.random() < 0.05)) if share]  # noqa: PLR2004
+    labels = [*draft.labels, *(label for label, share in _EXTRA_LABELS if scene.chance.random() < share)]
+    if age < timedelta(days=200) or scene.chance.random() < 0.3:  # noqa: PLR2004
+        labels.append("\\Inbox")
+    return SampleMessage(raw, tuple(labels), tuple(flags), int(scene.when.timestamp() * 1000))
+
+
+_EXTRA_LABELS = (("\\Important", 0.3), ("Übung", 0.04), ("R&D", 0.05), ("2024", 0.03))

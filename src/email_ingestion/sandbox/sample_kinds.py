@@ -1,0 +1,270 @@
+"""The kinds of mail in the sample: each function drafts one message of its kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from . import compose
+
+if TYPE_CHECKING:
+    import random
+
+    from .compose import Body
+
+OWNER = "Demo <demo@example.com>"
+_PEOPLE = ("Ansel", "Brisa", "Corin", "Delia", "Edda", "Falk", "Gitte", "Hanno", "Ilka", "Jorin", "Kaija", "Levin")
+_PLACES = ("example.com", "example.net", "example.org")
+_TOPICS = (
+    "budget for the second quarter",
+    "agenda for Thursday",
+    "the broken build",
+    "summer timetable",
+    "draft of the report",
+    "keys to the office",
+    "test results",
+    "new shelf in the kitchen",
+    "train tickets",
+    "review of the proposal",
+)
+_PROSE = (
+    "please have a look at the second page and tell me whether the numbers can be right the meeting moved to the "
+    "small room on the first floor we should order the parts before the end of the month I will send the notes "
+    "tomorrow morning thanks for the quick answer nobody has touched the old server since spring"
+)
+_WORDS = _PROSE.split()
+_FOREIGN = (
+    ("Grüße aus Köln", "utf-8", "Schöne Grüße und bis Übermorgen."),
+    ("Réunion déplacée à jeudi", "iso-8859-1", "La réunion est déplacée à jeudi, même salle."),
+    ("会議のお知らせ", "shift_jis", "明日の会議は十時からです。"),
+    ("Отчёт за квартал", "koi8-r", "Добрый день, отчёт за квартал готов."),
+    ("Zażółć gęślą jaźń 🐝", "utf-8", "Dzień dobry, w załączeniu plan."),
+)
+_PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
+    "1f15c4890000000d49444154789c6360f8cfc0000003010100"
+    "c9fe92ef0000000049454e44ae426082"
+)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A message but for its standard headers, or a whole one in `raw`."""
+
+    sender: str
+    subject: str
+    body: Body
+    labels: tuple[str, ...] = ()
+    extra: tuple[tuple[str, str], ...] = ()
+    to: str = OWNER
+    raw: bytes | None = None
+
+
+@dataclass
+class Scene:
+    """Where the drafting is: the date, the source of chance, the conversations so far."""
+
+    chance: random.Random
+    index: int = 0
+    when: datetime = datetime(1970, 1, 1, tzinfo=UTC)
+    threads: list[tuple[str, list[str], str]] = field(default_factory=list)
+
+    def begin(self, index: int, when: datetime) -> None:
+        """Go to the next message."""
+        self.index, self.when = index, (when + timedelta(minutes=self.chance.randrange(30))).replace(microsecond=0)
+
+    @property
+    def message_id(self) -> str:
+        """Return the Message-ID of the message being drafted."""
+        return f"<sample-{self.index:05}.{self.when:%Y%m%d%H%M}@mail.example.com>"
+
+    def boundary(self, level: int = 0) -> str:
+        """Return a boundary of its own for each message and level."""
+        return f"=_sandbox_{self.index:05}_{level}"
+
+    def person(self) -> str:
+        """Return somebody's address."""
+        name = self.chance.choice(_PEOPLE)
+        return f"{name} <{name.lower()}@{self.chance.choice(_PLACES)}>"
+
+    def sentences(self, count: int) -> str:
+        """Return some text."""
+        made = []
+        for _ in range(count):
+            words = self.chance.sample(_WORDS, self.chance.randrange(6, 14))
+            made.append(" ".join(words).capitalize() + ".")
+        return "\n".join(made) + "\n"
+
+    def headers(self, draft: Draft) -> list[tuple[str, str]]:
+        """Return the standard headers of a message as Gmail would have received it."""
+        domain = draft.sender.rpartition("@")[2].rstrip(">")
+        stamp = compose.date(self.when)
+        verdict = f"dkim=pass header.i=@{domain};\r\n       spf=pass smtp.mailfrom={domain}"
+        return [
+            ("Delivered-To", "demo@example.com"),
+            ("Received", f"by 2002:db8::1 with SMTP id s{self.index:05}; {stamp}"),
+            ("Authentication-Results", f"mx.google.com;\r\n       {verdict}"),
+            *draft.extra,
+            ("Message-ID", self.message_id),
+            ("Date", stamp),
+            ("From", draft.sender),
+            ("To", draft.to),
+            ("Subject", draft.subject),
+        ]
+
+
+def conversation(scene: Scene) -> Draft:
+    """Draft a new conversation or an answer in one."""
+    chance = scene.chance
+    if scene.threads and chance.random() < 0.65:  # noqa: PLR2004
+        topic, ids, partner = chance.choice(scene.threads[-12:])
+        extra = (("In-Reply-To", ids[-1]), ("References", "\r\n ".join(ids)))
+        body = compose.text(scene.sentences(3) + "\nOn an earlier day you wrote:\n> " + scene.sentences(1))
+        ids.append(scene.message_id)
+        return Draft(partner, f"Re: {topic}", body, ("Work",) if chance.random() < 0.4 else (), extra)  # noqa: PLR2004
+    topic, partner = chance.choice(_TOPICS).capitalize(), scene.person()
+    scene.threads.append((topic, [scene.message_id], partner))
+    label = ("Work/Projects",) if chance.random() < 0.25 else ()  # noqa: PLR2004
+    return Draft(partner, topic, compose.text(scene.sentences(5), encoding="7bit"), label)
+
+
+def newsletter(scene: Scene) -> Draft:
+    """Draft a newsletter in plain text and HTML."""
+    text = scene.sentences(12)
+    paragraphs = "".join(f"<p>{line}</p>\n" for line in text.splitlines())
+    page = f"<html><body><h1>Weekly reading</h1>\n{paragraphs}<a href='https://news.example.org/u'>Unsubscribe</a></body></html>\n"
+    body = compose.multipart("alternative", scene.boundary(), [compose.text(text), compose.text(page, "html")])
+    extra = (
+        ("List-Unsubscribe", "<https://news.example.org/u?id=1>, <mailto:leave@news.example.org>"),
+        ("List-Unsubscribe-Post", "List-Unsubscribe=One-Click"),
+        ("Precedence", "bulk"),
+    )
+    return Draft("Weekly Reading <news@example.org>", f"Weekly reading no. {scene.index}", body, (), extra)
+
+
+def receipt(scene: Scene) -> Draft:
+    """Draft a receipt with a PDF attached."""
+    number, total = 10_000 + scene.index, scene.chance.randrange(500, 20_000) / 100
+    pdf = b"%PDF-1.4\n% receipt " + str(number).encode() + b"\n" + scene.chance.randbytes(3000) + b"\n%%EOF\n"
+    parts = [
+        compose.text(f"Thank you for your order {number}.\nTotal: {total:.2f} EUR\n"),
+        compose.attachment(pdf, "application/pdf", f"receipt-{number}.pdf"),
+    ]
+    body = compose.multipart("mixed", scene.boundary(), parts)
+    return Draft("Shop <orders@example.net>", f"Your receipt {number}", body, ("Receipts",))
+
+
+def mailing_list(scene: Scene) -> Draft:
+    """Draft a post to a mailing list."""
+    extra = (
+        ("List-Id", "Gardeners <gardeners.lists.example.org>"),
+        ("List-Post", "<mailto:gardeners@lists.example.org>"),
+        ("Sender", "gardeners-bounces@lists.example.org"),
+        ("Reply-To", "gardeners@lists.example.org"),
+    )
+    subject = f"[gardeners] {scene.chance.choice(_TOPICS)}"
+    body = compose.text(scene.sentences(6) + "\n-- \nGardeners mailing list\n", encoding="8bit")
+    return Draft(scene.person(), subject, body, (), extra, to="gardeners@lists.example.org")
+
+
+def international(scene: Scene) -> Draft:
+    """Draft a message whose subject and text are not ASCII."""
+    subject, charset, text = _FOREIGN[scene.index % len(_FOREIGN)]
+    body = compose.text(text + "\n", charset=charset, encoding="base64")
+    return Draft(scene.person(), compose.encoded_word(subject, charset), body)
+
+
+def html_only(scene: Scene) -> Draft:
+    """Draft a notice that has no plain text at all."""
+    page = f"<!DOCTYPE html><html><body><table><tr><td>{scene.sentences(4)}</td></tr></table></body></html>\n"
+    return Draft("Notices <no-reply@example.com>", "A notice about your account", compose.text(page, "html"))
+
+
+def invitation(scene: Scene) -> Draft:
+    """Draft a calendar invitation."""
+    start = scene.when + timedelta(days=7)
+    calendar = (
+        "BEGIN:VCALENDAR\nVERSION:2.0\nPRODID:-//Sandbox//EN\nMETHOD:REQUEST\nBEGIN:VEVENT\n"
+        f"UID:event-{scene.index}@example.com\nDTSTAMP:{scene.when:%Y%m%dT%H%M%SZ}\nDTSTART:{start:%Y%m%dT%H%M%SZ}\n"
+        "SUMMARY:Planning\nATTENDEE:mailto:demo@example.com\nEND:VEVENT\nEND:VCALENDAR\n"
+    )
+    event = compose.text(calendar, "calendar; method=REQUEST", encoding="7bit")
+    parts = [compose.text("You are invited to: Planning\n"), event]
+    body = compose.multipart("alternative", scene.boundary(), parts)
+    return Draft(scene.person(), "Invitation: Planning", body, ("Work",))
+
+
+def photo(scene: Scene) -> Draft:
+    """Draft an HTML message with an image inside, referred to by Content-ID."""
+    cid = f"image-{scene.index}@example.net"
+    page = compose.text(f'<html><body><p>Look:</p><img src="cid:{cid}"></body></html>\n', "html")
+    image = compose.attachment(_PIXEL, "image/png", "view.png", cid=cid)
+    related = compose.multipart("related", scene.boundary(1), [page, image])
+    body = compose.multipart("alternative", scene.boundary(), [compose.text("Look:\n[image]\n"), related])
+    return Draft(scene.person(), "The view from here", body)
+
+
+def forwarded(scene: Scene) -> Draft:
+    """Draft a message that carries another one."""
+    inner = compose.message(
+        [
+            ("Message-ID", f"<inner-{scene.index}@example.org>"),
+            ("Date", compose.date(scene.when - timedelta(days=2))),
+            ("From", scene.person()),
+            ("To", scene.person()),
+            ("Subject", compose.encoded_word("Früher geschrieben", "utf-8")),
+        ],
+        compose.text(scene.sentences(2)),
+    )
+    parts = [compose.text("See below.\n"), compose.entity("message/rfc822", inner)]
+    return Draft(scene.person(), "Fwd: for your files", compose.multipart("mixed", scene.boundary(), parts))
+
+
+def named_attachment(scene: Scene) -> Draft:
+    """Draft a message with an attachment whose name is not ASCII (RFC 2231)."""
+    sheet = compose.attachment(b"Name;Betrag\r\nM\xc3\xbcller;12\r\n", "text/csv", "Übersicht für März.csv")
+    body = compose.multipart("mixed", scene.boundary(), [compose.text("Anbei die Übersicht.\n"), sheet])
+    return Draft(scene.person(), compose.encoded_word("Übersicht", "iso-8859-1"), body, ("Work",))
+
+
+def bounce(scene: Scene) -> Draft:
+    """Draft a delivery status notification (RFC 3464)."""
+    status = (
+        b"Reporting-MTA: dns; mx.example.net\r\n\r\nFinal-Recipient: rfc822; nobody@example.net\r\n"
+        b"Action: failed\r\nStatus: 5.1.1\r\nDiagnostic-Code: smtp; 550 5.1.1 no such user\r\n"
+    )
+    original = f"From: {OWNER}\r\nTo: nobody@example.net\r\nSubject: Hello\r\n".encode()
+    parts = [
+        compose.text("Your message to nobody@example.net could not be delivered.\n"),
+        compose.entity("message/delivery-status", status),
+        compose.entity("text/rfc822-headers", original),
+    ]
+    body = compose.multipart("report; report-type=delivery-status", scene.boundary(), parts)
+    extra = (("Auto-Submitted", "auto-replied"), ("Return-Path", "<>"))
+    return Draft("Mail Delivery <mailer-daemon@example.net>", "Delivery Status Notification (Failure)", body, (), extra)
+
+
+def large(scene: Scene, size: int) -> Draft:
+    """Draft a message of about 4/3 of `size` bytes."""
+    data = scene.chance.randbytes(size)
+    parts = [compose.text("The scans.\n"), compose.attachment(data, "application/zip", "scans.zip")]
+    return Draft(scene.person(), "Scans", compose.multipart("mixed", scene.boundary(), parts), ("Work",))
+
+
+def odd(scene: Scene) -> Draft:
+    """Draft something malformed in one of the ways that real mail is."""
+    name = scene.person()
+    plain = compose.text("unused\n")
+    head = f"From: {name}\r\nTo: {OWNER}\r\nMessage-ID: {scene.message_id}\r\n"
+    dated = head + f"Date: {compose.date(scene.when)}\r\n"
+    raws = (
+        (dated + "Subject: bare line feeds\r\n\r\none\r\ntwo\r\n").replace("\r\n", "\n").encode(),
+        dated.encode()
+        + b'Subject: broken charset\r\nContent-Type: text/plain; charset="x-nope"\r\n\r\ncaf\xe9 \x81\xff\r\n',
+        (head + "Subject: no date at all\r\n\r\nWhen was this?\r\n").encode(),
+        dated.encode() + "Subject: raw ütf-8 in a header\r\n\r\nNo MIME headers here.\r\n".encode(),
+        dated.encode() + b"Subject: a NUL\r\n\r\nbefore\0after\r\n",
+        (dated + 'Subject: unclosed\r\nContent-Type: multipart/mixed; boundary="b"\r\n\r\n--b\r\n\r\nno end').encode(),
+    )
+    return Draft(name, "", plain, raw=raws[scene.index % len(raws)])

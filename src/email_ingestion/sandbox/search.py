@@ -1,0 +1,277 @@
+"""SEARCH: a command becomes a range of candidates and tests on them (RFC 3501 section 6.4.4, Gmail's X-GM keys).
+
+UID sets and X-GM-MSGID narrow the candidates first, so that looking at the end of a large mailbox is cheap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from email.utils import parsedate_to_datetime
+from typing import TypeAlias
+
+from . import gmail_query, sets, wire
+from .content import Content
+from .selection import Entry, Selection
+from .wire import Node, ParseError, Token
+
+Test: TypeAlias = Callable[[Entry, Content], bool]
+
+_YIELD_EVERY = 500
+_MONTHS = {
+    name: number
+    for number, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), start=1)  # noqa: SIM905
+}
+_FLAG_KEYS = {
+    b"ANSWERED": "\\Answered",
+    b"DELETED": "\\Deleted",
+    b"DRAFT": "\\Draft",
+    b"FLAGGED": "\\Flagged",
+    b"SEEN": "\\Seen",
+}
+_HEADER_KEYS = (b"FROM", b"TO", b"CC", b"BCC", b"SUBJECT")
+_DATE_KEYS: dict[bytes, Callable[[date, date], bool]] = {
+    b"SINCE": lambda have, want: have >= want,
+    b"BEFORE": lambda have, want: have < want,
+    b"ON": lambda have, want: have == want,
+}
+
+
+@dataclass
+class Program:
+    """A parsed search: all tests must hold for a candidate."""
+
+    tests: list[Test] = field(default_factory=list)
+    ranges: list[list[range]] = field(default_factory=list)
+    msgid: int | None = None
+    uses_modseq: bool = False
+
+
+class Parser:
+    """Reads search keys one after the other."""
+
+    def __init__(self, nodes: list[Node], selection: Selection, charset: str) -> None:
+        """Take the keys after CHARSET and RETURN were removed."""
+        self._nodes, self._selection, self._charset = list(nodes), selection, charset
+        self.program = Program()
+
+    def parse(self) -> Program:
+        """Return the program for all keys."""
+        if not self._nodes:
+            message = "SEARCH needs a key"
+            raise ParseError(message)
+        while self._nodes:
+            if not self._narrow():
+                self.program.tests.append(self._key())
+        return self.program
+
+    def _narrow(self) -> bool:
+        """Take a top-level key that limits the candidates without looking at them."""
+        token = self._nodes[0]
+        if not isinstance(token, Token):
+            return False
+        name = token.upper()
+        if name == b"ALL":
+            self._nodes.pop(0)
+        elif name == b"UID":
+            self._nodes.pop(0)
+            self.program.ranges.append(self._set(self._text(), by_uid=True))
+        elif sets.is_set(name) and not token.quoted:
+            self._nodes.pop(0)
+            self.program.ranges.append(self._set(name, by_uid=False))
+        elif name == b"X-GM-MSGID":
+            self._nodes.pop(0)
+            self.program.msgid = self._number()
+        else:
+            return False
+        return True
+
+    def _set(self, value: bytes, *, by_uid: bool) -> list[range]:
+        return self._selection.indexes(sets.parse_set(value), by_uid=by_uid)
+
+    def _next(self) -> Node:
+        if not self._nodes:
+            message = "a search key lacks its argument"
+            raise ParseError(message)
+        return self._nodes.pop(0)
+
+    def _text(self) -> bytes:
+        return wire.text_of(self._next())
+
+    def _string(self) -> str:
+        try:
+            return self._text().decode(self._charset)
+        except UnicodeDecodeError as error:
+            # Observed on Gmail: raw UTF-8 without CHARSET is not understood.
+            raise ParseError(str(error)) from error
+
+    def _number(self) -> int:
+        return wire.number_of(self._next())
+
+    def _key(self) -> Test:
+        node = self._next()
+        if isinstance(node, list):
+            return self._group(node)
+        name = node.upper()
+        if sets.is_set(name) and not node.quoted:
+            return _within(self._set(name, by_uid=False))
+        for family in (self._simple, self._flags, self._texts, self._dates, self._numbers, self._gmail):
+            test = family(name)
+            if test is not None:
+                return test
+        message = f"unknown search key {name!r}"
+        raise ParseError(message)
+
+    def _group(self, nodes: list[Node]) -> Test:
+        inner = Parser(nodes, self._selection, self._charset)
+        tests = []
+        while inner._nodes:
+            tests.append(inner._key())
+        return lambda entry, content: all(test(entry, content) for test in tests)
+
+    def _simple(self, name: bytes) -> Test | None:
+        match name:
+            case b"ALL" | b"OLD":
+                return lambda _entry, _content: True
+            case b"NEW" | b"RECENT":  # RECENT is always 0 on Gmail
+                return lambda _entry, _content: False
+            case b"NOT":
+                inner = self._key()
+                return lambda entry, content: not inner(entry, content)
+            case b"OR":
+                first, second = self._key(), self._key()
+                return lambda entry, content: first(entry, content) or second(entry, content)
+            case b"UID":
+                return _within(self._set(self._text(), by_uid=True))
+            case _:
+                return None
+
+    def _flags(self, name: bytes) -> Test | None:
+        if name in (b"KEYWORD", b"UNKEYWORD"):
+            flag, wanted = self._string(), name == b"KEYWORD"
+        elif name in _FLAG_KEYS:
+            flag, wanted = _FLAG_KEYS[name], True
+        elif name[:2] == b"UN" and name[2:] in _FLAG_KEYS:
+            flag, wanted = _FLAG_KEYS[name[2:]], False
+        else:
+            return None
+        return lambda entry, _content: (flag in entry.message.flags) is wanted
+
+    def _texts(self, name: bytes) -> Test | None:
+        if name in _HEADER_KEYS:
+            field_name, needle = name.decode().lower(), self._string().casefold()
+            return lambda _entry, content: needle in content.header(field_name)
+        if name == b"HEADER":
+            field_name, needle = self._string().lower(), self._string().casefold()
+            return lambda _entry, content: content.has(field_name) and needle in content.header(field_name)
+        if name in (b"TEXT", b"BODY"):
+            needle, whole = self._string().casefold(), name == b"TEXT"
+            return lambda _entry, content: needle in (content.text() if whole else content.body())
+        return None
+
+    def _dates(self, name: bytes) -> Test | None:
+        sent = name.startswith(b"SENT")
+        compare = _DATE_KEYS.get(name.removeprefix(b"SENT"))
+        if compare is None:
+            return None
+        wanted = _date(self._text())
+        if sent:
+            return lambda _entry, content: (when := _sent(content)) is not None and compare(when, wanted)
+        return lambda entry, _content: compare(_arrived(entry), wanted)
+
+    def _numbers(self, name: bytes) -> Test | None:
+        if name not in (b"LARGER", b"SMALLER", b"MODSEQ"):
+            return None
+        if name == b"MODSEQ":
+            return self._modseq()
+        limit = self._number()
+        if name == b"LARGER":
+            return lambda entry, _content: entry.message.size > limit
+        return lambda entry, _content: entry.message.size < limit
+
+    def _modseq(self) -> Test:
+        self.program.uses_modseq = True
+        node = self._next()
+        if isinstance(node, Token) and node.quoted:  # entry name and type (RFC 7162 section 3.1.5)
+            self._next()
+            node = self._next()
+        limit = wire.number_of(node)
+        return lambda entry, _content: entry.message.modseq >= limit
+
+    def _gmail(self, name: bytes) -> Test | None:
+        match name:
+            case b"X-GM-MSGID":
+                msgid = self._number()
+                return lambda entry, _content: entry.message.msgid == msgid
+            case b"X-GM-THRID":
+                thrid = self._number()
+                return lambda entry, _content: entry.message.thrid == thrid
+            case b"X-GM-LABELS":
+                return self._label()
+            case b"X-GM-RAW":
+                query = gmail_query.parse(self._string())
+                return lambda entry, content: query(entry.message, content)
+            case _:
+                return None
+
+    def _label(self) -> Test:
+        token = self._next()
+        label = wire.text_of(token).decode(self._charset, "replace")
+        if isinstance(token, Token) and not token.quoted and label.startswith("\\"):
+            message = "system labels must be quoted in SEARCH"
+            raise ParseError(message)
+        wanted = label.casefold()
+        return lambda entry, _content: any(own.casefold() == wanted for own in entry.message.labels)
+
+
+def _within(ranges: list[range]) -> Test:
+    return lambda entry, _content: any(entry.number - 1 in part for part in ranges)
+
+
+def _date(text: bytes) -> date:
+    try:
+        day, month, year = text.decode("ascii").split("-")
+        return date(int(year), _MONTHS[month.lower()], int(day))
+    except (ValueError, KeyError) as error:
+        message = f"{text!r} is not a date"
+        raise ParseError(message) from error
+
+
+def _arrived(entry: Entry) -> date:
+    return datetime.fromtimestamp(entry.message.internaldate / 1000, UTC).date()
+
+
+def _sent(content: Content) -> date | None:
+    try:
+        return parsedate_to_datetime(content.header("date")).date()
+    except (ValueError, TypeError):
+        return None
+
+
+async def run(program: Program, selection: Selection) -> list[Entry]:
+    """Return the matching entries in order; lets other sessions run in between."""
+    found: list[Entry] = []
+    for count, entry in enumerate(_candidates(program, selection), start=1):
+        if count % _YIELD_EVERY == 0:
+            await asyncio.sleep(0)
+        content = Content(selection.account, entry.message)
+        if all(test(entry, content) for test in program.tests):
+            found.append(entry)
+    return found
+
+
+def _candidates(program: Program, selection: Selection) -> Iterator[Entry]:
+    ranges = min(program.ranges or [selection.everything()], key=lambda parts: sum(map(len, parts)))
+    others = [parts for parts in program.ranges if parts is not ranges]
+    if program.msgid is not None:
+        entry = selection.entry_of_msgid(program.msgid)
+        candidates = [] if entry is None else [entry]
+        others = program.ranges
+    else:
+        # A copy, because the view may change while a long search lets others run.
+        candidates = selection.entries(ranges)  # type: ignore[assignment]
+    for entry in candidates:
+        if all(any(entry.number - 1 in part for part in parts) for parts in others):
+            yield entry

@@ -1,0 +1,146 @@
+"""The whole sandbox: three loopback ports over one account. `Sandbox` lives in an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from . import httpd, imap, mail_source
+from .backend import Backend, Credentials
+from .channel import LINE_LIMIT
+from .control import ControlApi
+from .drills import Drills
+from .oauth import OAuthEndpoints
+from .state import State
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_HOST = "127.0.0.1"
+_STOP_SECONDS = 2.0
+_SETTLE_SECONDS = 0.01
+
+
+class PortTaken(OSError):
+    """Another process listens on a port that was asked for."""
+
+
+@dataclass(frozen=True)
+class SandboxSettings:
+    """How to run a sandbox. Port 0 lets the system choose."""
+
+    imap_port: int = 0
+    oauth_port: int = 0
+    control_port: int = 0
+    mail: str = ""
+    seed: int = 1
+    state: Path | None = None
+    credentials: Credentials = field(default_factory=Credentials)
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+
+
+class Sandbox:
+    """Start it, use the ports, stop it; a second start with the same state file continues where it was."""
+
+    def __init__(self, settings: SandboxSettings) -> None:
+        """Open the state and load the first mail if it is new."""
+        self.settings = settings
+        self._state = State(settings.state)
+        try:
+            self.backend = Backend(self._state, settings.credentials)
+            mail_source.load_once(self.backend.account, self._state, settings.mail, settings.seed)
+        except BaseException:
+            self._state.close()
+            raise
+        self.drills = Drills(self.backend, self._open_imap, self._close_imap)
+        self.imap_port = self.oauth_port = self.control_port = 0
+        self._imap: asyncio.Server | None = None
+        self._http: list[asyncio.Server] = []
+        self._opening: asyncio.Task[None] | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Listen on the three ports; raise PortTaken when one is not free."""
+        try:
+            self.imap_port = await self._listen_imap(self.settings.imap_port)
+            self.oauth_port = await self._listen_http(OAuthEndpoints(self.backend).handle, self.settings.oauth_port)
+            self.control_port = await self._listen_http(ControlApi(self.backend).handle, self.settings.control_port)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Say BYE to everybody, close the ports and the state."""
+        if self._opening is not None:
+            await asyncio.gather(self._opening, return_exceptions=True)
+        # A connection accepted this very moment needs some turns of the loop to reach its handler, which closes it;
+        # asyncio drops its socket unclosed when the server goes first.
+        await asyncio.sleep(_SETTLE_SECONDS)
+        for server in [*self._http, *([self._imap] if self._imap else [])]:
+            server.close()
+        self.backend.end_sessions("Server shutting down")
+        if self._connections:
+            await asyncio.wait(self._connections, timeout=_STOP_SECONDS)
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        self._state.close()
+
+    async def _listen_imap(self, port: int) -> int:
+        try:
+            self._imap = await asyncio.start_server(
+                self._connected, _HOST, port, limit=LINE_LIMIT, ssl=self._tls_context()
+            )
+        except OSError as error:
+            raise PortTaken(_taken(port)) from error
+        return _port_of(self._imap)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._connections.add(task)
+            task.add_done_callback(self._connections.discard)
+        with suppress(asyncio.CancelledError):
+            await imap.serve(reader, writer, self.backend)
+
+    async def _listen_http(self, handler: httpd.Handler, port: int) -> int:
+        try:
+            server = await httpd.start(handler, port)
+        except OSError as error:
+            raise PortTaken(_taken(port)) from error
+        self._http.append(server)
+        return _port_of(server)
+
+    def _tls_context(self) -> ssl.SSLContext | None:
+        if self.settings.tls_certificate is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.settings.tls_certificate, self.settings.tls_key)
+        return context
+
+    def _close_imap(self) -> None:
+        if self._imap is not None:
+            self._imap.close()
+            self._imap = None
+
+    def _open_imap(self) -> None:
+        if self._imap is None and self._opening is None and self.imap_port:
+            self._opening = asyncio.get_running_loop().create_task(self._reopen_imap())
+
+    async def _reopen_imap(self) -> None:
+        try:
+            await self._listen_imap(self.imap_port)
+        finally:
+            self._opening = None
+
+
+def _port_of(server: asyncio.Server) -> int:
+    return int(server.sockets[0].getsockname()[1])
+
+
+def _taken(port: int) -> str:
+    return f"port {port} on {_HOST} is in use; stop its owner or choose another port"

@@ -1,0 +1,147 @@
+"""The state of one IMAP session and the answers every command needs; the commands live in their own modules."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from . import fetch
+from .backend import EXPIRED, Backend
+
+if TYPE_CHECKING:
+    from .channel import Channel
+    from .selection import Selection
+
+BEFORE_LOGIN = (
+    b"IMAP4rev1 UNSELECT IDLE NAMESPACE QUOTA ID XLIST CHILDREN X-GM-EXT-1 XYZZY SASL-IR "
+    b"AUTH=XOAUTH2 AUTH=PLAIN AUTH=PLAIN-CLIENTTOKEN AUTH=OAUTHBEARER"
+)
+# The list is the real one; COMPRESS is answered with NO, because the sandbox does not speak it.
+AFTER_LOGIN = (
+    b"IMAP4rev1 UNSELECT IDLE NAMESPACE QUOTA ID XLIST CHILDREN X-GM-EXT-1 UIDPLUS "
+    b"COMPRESS=DEFLATE ENABLE MOVE CONDSTORE ESEARCH UTF8=ACCEPT LIST-EXTENDED LIST-STATUS LITERAL- "
+    b"SPECIAL-USE APPENDLIMIT=35651584"
+)
+
+
+class Refused(Exception):
+    """The command ends with this NO or BAD. `args[0]` is the whole text."""
+
+
+class SessionOver(Exception):
+    """The session ends with this BYE."""
+
+
+class Session:
+    """One client. `user` is empty before login, `selection` is None when no mailbox is selected."""
+
+    def __init__(self, channel: Channel, backend: Backend) -> None:
+        """Start unauthenticated."""
+        self.id = backend.new_id()
+        self.channel, self.backend = channel, backend
+        self.user = ""
+        self.selection: Selection | None = None
+        self.utf8 = False
+        self.condstore = False
+        self.command = ""
+        self.tag = b""
+        self.wake = asyncio.Event()
+        self._resting = False
+        self._ending: str | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+
+    def describe(self) -> dict[str, object]:
+        """Return the session as plain data."""
+        return {
+            "id": self.id,
+            "user": self.user,
+            "mailbox": self.selection.name if self.selection else None,
+            "command": self.command,
+            "silent": self.channel.silent,
+            "bytes_sent": self.channel.sent,
+        }
+
+    def end(self, bye: str) -> None:
+        """Say BYE at once when the session waits for its client, otherwise at the next safe point."""
+        if self._ending is None:
+            self._ending = bye
+            if self._resting:
+                self.channel.close_saying(bye)
+
+    def changed(self) -> None:
+        """Wake an IDLE: there is something to announce."""
+        self.wake.set()
+
+    def lost(self) -> None:
+        """End the session: UIDVALIDITY must not change while a mailbox is selected (RFC 3501 section 2.3.1.1)."""
+        self.end(EXPIRED)
+
+    def silence(self) -> None:
+        """Stop answering without closing."""
+        self.channel.silent = True
+
+    def check(self) -> None:
+        """Raise SessionOver when the session was told to end; called between answers."""
+        if self._ending is not None:
+            raise SessionOver(self._ending)
+
+    async def next_line(self) -> bytes:
+        """Wait for the client."""
+        self.check()
+        self._resting = True
+        try:
+            return await self.channel.read_line()
+        finally:
+            self._resting = False
+
+    async def send(self, line: bytes) -> None:
+        """Send one untagged line."""
+        await self.channel.send(line + b"\r\n")
+
+    def logged_in(self, expires_at: float | None) -> None:
+        """Note the login; the session ends with its access token."""
+        self.user = self.backend.account.user
+        self.backend.stats.logins += 1
+        if expires_at is not None:
+            left = expires_at - self.backend.clock()
+            self._expiry = asyncio.get_running_loop().call_later(left, self.end, EXPIRED)
+
+    def select(self, selection: Selection | None) -> None:
+        """Replace the selected mailbox."""
+        if self.selection is not None:
+            self.selection.close()
+        self.selection = selection
+
+    @property
+    def selected(self) -> Selection:
+        """Return the selected mailbox; the dispatcher has made sure there is one."""
+        if self.selection is None:
+            reason = "BAD Command not allowed in this state."
+            raise Refused(reason)
+        return self.selection
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.select(None)
+        if self._expiry is not None:
+            self._expiry.cancel()
+
+    def updates(self, *, expunges: bool = True) -> bytes:
+        """Return the untagged lines about what happened meanwhile.
+
+        EXPUNGE shifts the numbers, so it must not come during FETCH, STORE and SEARCH (RFC 3501 section 7.4.1).
+        """
+        selection = self.selection
+        if selection is None or self._ending is not None:
+            return b""
+        lines = [b"* %d EXPUNGE\r\n" % number for number in selection.take_expunged()] if expunges else []
+        if selection.take_arrived():
+            lines.append(b"* %d EXISTS\r\n" % len(selection.uids))
+        lines += (fetch.flags_line(entry, self) for entry in selection.take_changed())
+        return b"".join(lines)
+
+    async def send_updates(self, *, expunges: bool = True) -> None:
+        """Send what happened meanwhile."""
+        lines = self.updates(expunges=expunges)
+        if lines:
+            await self.channel.send(lines)

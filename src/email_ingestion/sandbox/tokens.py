@@ -1,0 +1,134 @@
+"""OAuth2 tokens the sandbox has issued: authorization codes, refresh and access tokens.
+
+Refresh and access tokens are saved, so that a client keeps its login over a restart of the sandbox.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .state import State
+
+MAIL_SCOPE = "https://mail.google.com/"
+
+
+@dataclass(frozen=True)
+class AccessToken:
+    """What an access token stands for. Times in epoch seconds."""
+
+    user: str
+    scope: str
+    issued_at: float
+    expires_at: float
+    refresh_token: str = ""
+
+    @property
+    def opens_mail(self) -> bool:
+        """Tell whether IMAP accepts the scope: only the full one does."""
+        return MAIL_SCOPE in self.scope.split()
+
+
+@dataclass(frozen=True)
+class RefreshToken:
+    """A lasting grant."""
+
+    user: str
+    scope: str
+    client_id: str
+
+
+@dataclass(frozen=True)
+class Code:
+    """An authorization code waiting for its exchange."""
+
+    redirect_uri: str
+    scope: str
+    challenge: str
+    method: str
+    offline: bool
+
+    def proves(self, verifier: str) -> bool:
+        """Check the PKCE verifier (RFC 7636 section 4.6); a grant without challenge needs none."""
+        if not self.challenge:
+            return not verifier
+        if self.method == "plain":
+            return secrets.compare_digest(verifier, self.challenge)
+        digest = hashlib.sha256(verifier.encode()).digest()
+        return secrets.compare_digest(base64.urlsafe_b64encode(digest).rstrip(b"=").decode(), self.challenge)
+
+
+class TokenBook:
+    """Issues, checks and revokes."""
+
+    def __init__(self, state: State, user: str, life: float, clock: Callable[[], float]) -> None:
+        """Read back what was issued before; `life` of an access token is in seconds."""
+        self.life = life
+        self._state, self._user, self._clock = state, user, clock
+        self._codes: dict[str, Code] = {}
+        self._access = {token: AccessToken(**facts) for token, facts in state.tokens("access")}  # type: ignore[arg-type]
+        self._refresh = {token: RefreshToken(**facts) for token, facts in state.tokens("refresh")}  # type: ignore[arg-type]
+
+    def issue_code(self, code: Code) -> str:
+        """Return a new authorization code."""
+        value = "4/sandbox-" + secrets.token_urlsafe(32)
+        self._codes[value] = code
+        return value
+
+    def redeem(self, value: str) -> Code | None:
+        """Return what a code stands for, once."""
+        return self._codes.pop(value, None)
+
+    def issue_refresh(self, scope: str, client_id: str) -> str:
+        """Return a new refresh token."""
+        token = "1//sandbox-" + secrets.token_urlsafe(40)
+        self._refresh[token] = RefreshToken(self._user, scope, client_id)
+        self._state.put_token(token, "refresh", asdict(self._refresh[token]))
+        return token
+
+    def issue_access(self, scope: str, refresh_token: str = "") -> tuple[str, AccessToken]:
+        """Return a new access token and what it stands for; forgets the expired ones."""
+        now = self._clock()
+        for old in [token for token, facts in self._access.items() if facts.expires_at < now]:
+            self._forget_access(old)
+        token = "ya29.sandbox-" + secrets.token_urlsafe(48)
+        self._access[token] = AccessToken(self._user, scope, now, now + self.life, refresh_token)
+        self._state.put_token(token, "access", asdict(self._access[token]))
+        return token, self._access[token]
+
+    def access(self, token: str) -> AccessToken | None:
+        """Return what a live access token stands for."""
+        facts = self._access.get(token)
+        return facts if facts is not None and facts.expires_at > self._clock() else None
+
+    def refresh(self, token: str) -> RefreshToken | None:
+        """Return what a refresh token stands for."""
+        return self._refresh.get(token)
+
+    def revoke(self, token: str) -> bool:
+        """Revoke an access or refresh token and, with it, the access tokens made from it."""
+        if token in self._access:
+            parent = self._access[token].refresh_token
+            self._forget_access(token)
+            return not parent or self.revoke(parent) or True
+        if self._refresh.pop(token, None) is None:
+            return False
+        self._state.drop_token(token)
+        for child in [name for name, facts in self._access.items() if facts.refresh_token == token]:
+            self._forget_access(child)
+        return True
+
+    def drop_refresh(self, token: str) -> None:
+        """Forget a refresh token but let the access tokens made from it live out."""
+        self._refresh.pop(token, None)
+        self._state.drop_token(token)
+
+    def _forget_access(self, token: str) -> None:
+        self._access.pop(token, None)
+        self._state.drop_token(token)

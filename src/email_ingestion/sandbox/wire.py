@@ -1,0 +1,176 @@
+"""IMAP syntax without any connection: tokens of a command, quoting of an answer (RFC 3501 sections 4 and 9).
+
+A command arrives as alternating text and literals; `tokenise` turns it into nested lists of tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from . import utf7
+
+
+class ParseError(ValueError):
+    """The client's command is not IMAP; answered with BAD."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An atom, a quoted string or a literal."""
+
+    value: bytes
+    quoted: bool = False
+
+    def upper(self) -> bytes:
+        """Return the value for comparing with a keyword."""
+        return self.value.upper()
+
+
+Node: TypeAlias = "Token | list[Node]"
+
+_ATOM_END = re.compile(rb'[\x00-\x20"(){]')
+_ILLEGAL_IN_ATOM = re.compile(rb'[\x00-\x20(){%*"\\\]\x7f-\xff]')
+_QUOTED = re.compile(rb'"((?:[^"\\\r\n]|\\["\\])*)"')
+_ESCAPE = re.compile(rb'\\(["\\])')
+_SECTION_ITEMS = (b"BODY", b"BODY.PEEK")
+
+
+def tokenise(pieces: list[bytes]) -> list[Node]:
+    """Return the tokens of a command whose text and literals alternate in `pieces`."""
+    return _Scanner(pieces).scan()
+
+
+class _Scanner:
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
+        self._stack: list[list[Node]] = [[]]
+
+    def scan(self) -> list[Node]:
+        for index, piece in enumerate(self._pieces):
+            if index % 2:
+                self._stack[-1].append(Token(piece, quoted=True))
+            else:
+                self._scan_text(piece)
+        if len(self._stack) != 1:
+            message = "a parenthesis is not closed"
+            raise ParseError(message)
+        return self._stack[0]
+
+    def _scan_text(self, text: bytes) -> None:
+        at = 0
+        while at < len(text):
+            char = text[at : at + 1]
+            if char == b" ":
+                at += 1
+            elif char == b"(":
+                self._open()
+                at += 1
+            elif char == b")":
+                self._close()
+                at += 1
+            elif char == b'"':
+                at = self._quoted(text, at)
+            else:
+                at = self._atom(text, at)
+
+    def _open(self) -> None:
+        group: list[Node] = []
+        self._stack[-1].append(group)
+        self._stack.append(group)
+
+    def _close(self) -> None:
+        if len(self._stack) == 1:
+            message = "a parenthesis was never opened"
+            raise ParseError(message)
+        self._stack.pop()
+
+    def _quoted(self, text: bytes, at: int) -> int:
+        match = _QUOTED.match(text, at)
+        if match is None:
+            message = "a quoted string is not closed"
+            raise ParseError(message)
+        self._stack[-1].append(Token(_ESCAPE.sub(rb"\1", match[1]), quoted=True))
+        return match.end()
+
+    def _atom(self, text: bytes, at: int) -> int:
+        end = _atom_end(text, at)
+        bracket = text.find(b"[", at, end)
+        # A section (RFC 3501 section 6.4.5) is one item although it holds spaces and parentheses.
+        if bracket > 0 and text[at:bracket].upper() in _SECTION_ITEMS:
+            closing = text.find(b"]", bracket)
+            if closing < 0:
+                message = "a section is not closed"
+                raise ParseError(message)
+            end = _atom_end(text, closing)
+        if end == at:
+            message = "a character that starts nothing"
+            raise ParseError(message)
+        self._stack[-1].append(Token(text[at:end]))
+        return end
+
+
+def _atom_end(text: bytes, at: int) -> int:
+    match = _ATOM_END.search(text, at)
+    return match.start() if match else len(text)
+
+
+def quote(value: bytes) -> bytes:
+    """Return `value` as a quoted string, or as a literal when quoting cannot carry it."""
+    if b"\r" in value or b"\n" in value or b"\0" in value or max(value, default=0) > 0x7F:  # noqa: PLR2004
+        return b"{%d}\r\n%s" % (len(value), value)
+    return quoted(value)
+
+
+def quoted(value: bytes) -> bytes:
+    """Return `value` between double quotes."""
+    return b'"' + value.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
+
+
+def nstring(value: bytes | None) -> bytes:
+    """Return a string or NIL."""
+    return b"NIL" if value is None else quote(value)
+
+
+def label(name: str, *, utf8: bool = False) -> bytes:
+    """Spell a label as Gmail's FETCH does: an atom when that is legal, otherwise quoted."""
+    wire = name.encode() if utf8 else utf7.encode(name)
+    return quoted(wire) if not wire or _ILLEGAL_IN_ATOM.search(wire) else wire
+
+
+def mailbox(name: str, *, utf8: bool = False) -> bytes:
+    """Spell a mailbox name as Gmail's LIST does: always quoted."""
+    return quoted(name.encode() if utf8 else utf7.encode(name))
+
+
+def name_of(token: Node, *, utf8: bool = False) -> str:
+    """Return the mailbox or label a token names."""
+    value = text_of(token)
+    try:
+        # Clients that send raw UTF-8 without asking for it are understood all the same.
+        return value.decode() if utf8 or max(value, default=0) > 0x7F else utf7.decode(value)  # noqa: PLR2004
+    except ValueError as error:
+        raise ParseError(str(error)) from error
+
+
+def text_of(node: Node) -> bytes:
+    """Return the bytes of a string token."""
+    if isinstance(node, list):
+        message = "a string was expected, not a list"
+        raise ParseError(message)
+    return node.value
+
+
+def number_of(node: Node) -> int:
+    """Return the number a token spells."""
+    value = text_of(node)
+    if not value.isdigit():
+        message = "a number was expected"
+        raise ParseError(message)
+    return int(value)
+
+
+def list_of(node: Node) -> list[Node]:
+    """Return the items of a parenthesised list; a lone item is a list of one."""
+    return node if isinstance(node, list) else [node]

@@ -1,0 +1,130 @@
+"""The sandbox as a whole: a Redis, a Gmail look-alike with mail, and the settings that point everything at them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from email_ingestion.errors import OperationFailed
+from email_ingestion.files import write_private
+from email_ingestion.ledger import open_ledger
+from email_ingestion.process import pid_alive
+from email_ingestion.services.children import spawn
+from email_ingestion.services.fleet import ask, members, running
+from email_ingestion.services.redis_server import free_port, start_redis
+from email_ingestion.settings import SANDBOX_PROFILE, Settings, load_settings
+
+DATA = Path("data/sandbox")
+READY = DATA / "ready.json"
+TOKEN = DATA / "token.json"
+USER = "demo@example.com"
+PORTS = {"imap": 1143, "oauth": 1180, "control": 1181}
+START_SECONDS = 60.0
+PROCESS_SECONDS = 300.0
+
+
+def start(say: Callable[[str], None]) -> None:
+    """Start Redis and the sandbox where they do not run, and write the profile that everything else reads."""
+    settings = load_settings()
+    redis_pid = settings.pid_dir / "redis.pid"
+    sandbox_pid = settings.pid_dir / "sandbox.pid"
+    if redis_pid.exists() and running(redis_pid) and SANDBOX_PROFILE.exists():
+        redis_port = settings.redis_port
+    else:
+        redis_pid.unlink(missing_ok=True)
+        redis_port = start_redis(Path("data"), redis_pid, settings.log_dir / "redis.log")
+        say(f"Redis listens on port {redis_port}")
+    if not pid_alive(sandbox_pid):
+        ports = _start_sandbox(sandbox_pid, settings)
+        say(f"the Gmail sandbox listens on port {ports['imap_port']} (IMAP)")
+    write_private(SANDBOX_PROFILE, _profile(redis_port, json.loads(READY.read_text())))
+
+
+def _start_sandbox(pid_file: Path, settings: Settings) -> dict[str, Any]:
+    READY.unlink(missing_ok=True)
+    ports = {name: free_port(port) for name, port in PORTS.items()}
+    command = [sys.executable, "-m", "email_ingestion", "sandbox"]
+    for name, port in ports.items():
+        command += [f"--{name}-port", str(port)]
+    command += ["--state", str(DATA / "mailbox.db"), "--user", USER]
+    command += ["--write-token", str(TOKEN), "--ready-file", str(READY), "--pid-file", str(pid_file)]
+    DATA.mkdir(parents=True, exist_ok=True)
+    spawn(command, settings.log_dir / "sandbox.log", READY.exists, seconds=START_SECONDS)
+    ready: dict[str, Any] = json.loads(READY.read_text())
+    return ready
+
+
+def _profile(redis_port: int, ready: dict[str, Any]) -> str:
+    values = {
+        "REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
+        "REDIS_HOST": "127.0.0.1",
+        "REDIS_PORT": redis_port,
+        "IMAP_HOST": "127.0.0.1",
+        "IMAP_PORT": ready["imap_port"],
+        "IMAP_TLS": "false",
+        "IMAP_USER": USER,
+        "IMAP_AUTH": "oauth2",
+        "GOOGLE_CLIENT_ID": "sandbox-client",
+        "GOOGLE_CLIENT_SECRET": "sandbox-secret",
+        "GOOGLE_TOKEN_FILE": TOKEN,
+        "GOOGLE_TOKEN_URI": f"http://127.0.0.1:{ready['oauth_port']}/token",
+        "GOOGLE_AUTH_URI": f"http://127.0.0.1:{ready['oauth_port']}/auth",
+    }
+    head = "# Written by start.sh --sandbox, removed by stop.sh: while it is here, everything speaks to the sandbox.\n"
+    return head + "".join(f"{name}={value}\n" for name, value in values.items())
+
+
+def wait_until_processed(settings: Settings, say: Callable[[str], None]) -> None:
+    """Return when what lies in the sandbox is in the database. Raises OperationFailed when it takes too long."""
+    del say
+    deadline = time.monotonic() + PROCESS_SECONDS
+    with Progress(transient=True) as progress:
+        task = progress.add_task("processing the sample mail", total=None)
+        while not _settled(settings, partial(progress.update, task)):
+            if time.monotonic() > deadline:
+                raise OperationFailed(f"the sample mail is not processed after {PROCESS_SECONDS:.0f} s: see logs/")
+            time.sleep(0.1)
+
+
+def _settled(settings: Settings, show: Callable[..., None]) -> bool:
+    """Whether the producer has seen all of the mailbox and nothing is left in the stream."""
+    urls = [member.ops_url for member in members(settings) if member.pid and member.stem == "producer"]
+    body = ask(f"{urls[0]}/status") if urls else None
+    if not body:
+        return False
+    account, depth = body["accounts"][0], body["stream"]["depth"]
+    show(completed=body["statistics"]["produced"] - (depth or 0), total=None)
+    return bool(account["watch"] == "idle" and account["backlog"] == 0 and depth == 0)
+
+
+def screen(settings: Settings) -> str:
+    """One screen: what was ingested, where to look, how to stop."""
+    with closing(open_ledger(settings.database_url)) as ledger:
+        stored = ledger.count()
+    ready = json.loads(READY.read_text())
+    urls = {member.stem: member.ops_url for member in members(settings) if member.pid}
+    body = r'{"raw": "Subject: hello\r\n\r\nworld"}'
+    deliver = f"curl -s -d '{body}' http://127.0.0.1:{ready['control_port']}/deliver"
+    lines = [
+        "",
+        f"  {stored} messages travelled over IMAP and Redis into {settings.database_url}",
+        "",
+        "  Look at the mail     .venv/bin/email-ingestion search receipt",
+        "  Look at the service  .venv/bin/email-ingestion status",
+    ]
+    lines += [f"  {stem:<20} {url}/status" for stem, url in sorted(urls.items())]
+    lines += [
+        f"  Deliver a message    {deliver}",
+        f"  Logs                 {settings.log_dir}/producer.log {settings.log_dir}/worker.log",
+        "  Stop                 ./scripts/stop.sh",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,310 @@
+"""Every knob of the system; the only module that reads the environment.
+
+Order: command line > environment > the running sandbox's profile > `.env` > `config/settings.toml` > defaults.
+`<NAME>_FILE` reads the value of NAME from a file. Relative paths are relative to the working directory.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, date, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from email_ingestion.errors import ConfigurationError
+from email_ingestion.settings_names import refuse_unknown
+
+DOTENV = Path(".env")
+TOML = Path("config/settings.toml")
+# Written by `start.sh --sandbox`, removed by `stop.sh`: while the sandbox runs, every command speaks to it.
+SANDBOX_PROFILE = Path("data/sandbox.env")
+
+MIB = 1024 * 1024
+Start = Literal["all", "now"] | date
+
+
+class Account(BaseModel):
+    """One mailbox owner: the `IMAP_…` and `GOOGLE_…` settings, or one `[[accounts]]` table over them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(default="default", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    imap_host: str
+    imap_port: int
+    imap_tls: bool
+    imap_user: str
+    imap_auth: Literal["oauth2", "password"]
+    imap_password: str | None
+    imap_mailbox: str
+    imap_exclude_labels: tuple[str, ...]
+    imap_start: Start
+    google_client_id: str | None
+    google_client_secret: str | None
+    google_token_file: Path
+    google_token_uri: str
+    google_auth_uri: str
+    google_service_account_file: Path | None
+
+
+class Settings(BaseSettings):
+    """The effective settings of one process."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    redis_url: str | None = Field(default=None, description="redis://… or rediss://…; wins over REDIS_HOST")
+    redis_host: str = Field(default="localhost", description="host name of Redis")
+    redis_port: int = Field(default=6379, ge=1, le=65535, description="TCP port of Redis")
+    redis_username: str | None = Field(default=None, description="ACL user of Redis")
+    redis_password: str | None = Field(default=None, description="password of Redis")
+    redis_tls: bool = Field(default=False, description="TLS to Redis")
+    redis_mode: Literal["standalone"] = Field(default="standalone", description="standalone")
+    redis_partitions: Literal[1] = Field(default=1, description="streams the mail is spread over; 1 for now")
+
+    imap_host: str = Field(default="imap.gmail.com", description="IMAP server")
+    imap_port: int = Field(default=993, ge=1, le=65535, description="TCP port of the IMAP server")
+    imap_tls: bool = Field(default=True, description="implicit TLS; false only for a server on this machine")
+    imap_user: str = Field(default="", description="the account's address")
+    imap_auth: Literal["oauth2", "password"] = Field(
+        default="oauth2", description="oauth2, or password for app passwords"
+    )
+    imap_password: str | None = Field(default=None, description="password, with IMAP_AUTH=password")
+    imap_mailbox: str = Field(default="auto", description=r"auto: the \All mailbox on Gmail, else INBOX; or a name")
+    imap_exclude_labels: tuple[str, ...] = Field(
+        default=("\\Draft", "\\Sent"),
+        description="messages with one of these Gmail labels are left out, comma-separated",
+    )
+    imap_start: Start = Field(
+        default="all", description="all, now, or a date like 2026-01-31: what the first run takes"
+    )
+    imap_poll_seconds: float = Field(default=60, gt=0, description="seconds; the safety net under IDLE")
+    imap_idle_seconds: float = Field(
+        default=240, gt=0, le=1740, description="seconds an IDLE lasts before it is renewed"
+    )
+    imap_timeout_seconds: float = Field(
+        default=30, gt=0, description="seconds without a byte before a connection is dead"
+    )
+    imap_session_seconds: float = Field(default=3300, gt=0, description="seconds after which a connection is renewed")
+    imap_bytes_per_day: int = Field(default=2_400_000_000, gt=0, description="bytes downloaded per account in 24 h")
+
+    google_client_id: str | None = Field(default=None, description="OAuth2 client of your own Google Cloud project")
+    google_client_secret: str | None = Field(default=None, description="its secret")
+    google_token_file: Path = Field(
+        default=Path("data/token.json"), description="where the OAuth2 token is kept, mode 0600"
+    )
+    google_token_uri: str = Field(default="https://oauth2.googleapis.com/token", description="OAuth2 token endpoint")
+    google_auth_uri: str = Field(
+        default="https://accounts.google.com/o/oauth2/auth", description="OAuth2 authorization endpoint"
+    )
+    google_service_account_file: Path | None = Field(
+        default=None, description="service account key with domain-wide delegation, instead of a consent"
+    )
+
+    worker_batch_size: int = Field(default=100, ge=1, le=1000, description="messages taken at once")
+    worker_lease_seconds: float = Field(default=60, gt=0, description="seconds until another worker takes over")
+    worker_max_retries: int = Field(default=5, ge=0, description="attempts after the first, then dead letter")
+    worker_threads: int = Field(default=8, ge=1, description="threads for sinks that wait on the network")
+
+    cb_fail_max: int = Field(default=5, ge=1, description="consecutive failures that open a circuit breaker")
+    cb_recovery_timeout: float = Field(default=30, gt=0, description="seconds a breaker stays open before a probe")
+    cb_success_threshold: int = Field(default=2, ge=1, description="successful probes that close it")
+
+    stream_max_depth: int = Field(default=50_000, ge=1, description="messages in the stream above which fetching stops")
+    stream_max_bytes: int = Field(
+        default=256 * MIB, ge=MIB, description="bytes in the stream above which fetching stops"
+    )
+    blob_url: str = Field(
+        default="file:data/blobs", description="store of large contents: file:DIR or s3://bucket/prefix"
+    )
+    blob_threshold_bytes: int = Field(default=262_144, ge=0, description="bytes above which a content goes there")
+
+    database_url: str = Field(
+        default="sqlite:///data/email_ingestion.db", description="sqlite:///FILE or postgresql+psycopg://…"
+    )
+    sinks: tuple[str, ...] = Field(default=("database",), min_length=1, description="where mail goes, comma-separated")
+
+    reconcile_seconds: float = Field(default=3600, gt=0, description="seconds between comparisons of server and ledger")
+    stop_seconds: float = Field(default=30, gt=0, description="seconds a stopping process may take to finish its work")
+
+    ops_host: str = Field(default="127.0.0.1", description="address the HTTP endpoints listen on")
+    ops_port: int | None = Field(default=None, ge=0, le=65535, description="default 8080 producer, 8080+k worker k")
+    metrics_port: int | None = Field(default=None, ge=0, le=65535, description="default 9090 producer, 9090+k worker k")
+    ops_token_file: Path = Field(
+        default=Path("data/ops-token"), description="token for POST /admin, made at first start"
+    )
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="least level written")
+    log_format: Literal["json", "console"] | None = Field(
+        default=None, description="what stderr shows; default console on a terminal, else json (the files are JSON)"
+    )
+    log_dir: Path = Field(default=Path("logs"), description="directory of the log files")
+    pid_dir: Path = Field(default=Path("pids"), description="directory of the PID files")
+    backup_dir: Path = Field(default=Path("backups"), description="directory of the backups")
+
+    accounts: tuple[dict[str, Any], ...] = Field(default=(), description="[[accounts]] in config/settings.toml only")
+
+    @field_validator("imap_exclude_labels", "sinks", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("redis_port", mode="before")
+    @classmethod
+    def _service_link(cls, value: object) -> object:
+        if isinstance(value, str) and value.startswith("tcp://"):
+            message = "is a Kubernetes service link; set enableServiceLinks: false in the pod, or REDIS_URL"
+            raise ValueError(message)
+        return value
+
+    @model_validator(mode="after")
+    def _plaintext_only_on_loopback(self) -> Settings:
+        if not self.imap_tls and self.imap_host not in {"localhost", "127.0.0.1", "::1"}:
+            message = f"IMAP_TLS=false is for a server on this machine only, not for {self.imap_host}"
+            raise ValueError(message)
+        return self
+
+    @cached_property
+    def all_accounts(self) -> tuple[Account, ...]:
+        """The accounts to read: the `[[accounts]]` tables over the general settings, else those settings alone."""
+        base = {name: getattr(self, name) for name in Account.model_fields if name != "name"}
+        tables = self.accounts or ({},)
+        try:
+            found = tuple(Account(**{**base, **table}) for table in tables)
+        except ValidationError as error:
+            raise ConfigurationError(f"[[accounts]] in {TOML}: {_explain(error)}") from error
+        names = [account.name for account in found]
+        if len(set(names)) < len(names):
+            raise ConfigurationError(f"[[accounts]] in {TOML}: every account needs a name of its own")
+        return found
+
+    @property
+    def origin(self) -> str:
+        """The files the settings came from, beside the environment."""
+        return ", ".join(str(path) for path in (SANDBOX_PROFILE, DOTENV, TOML) if path.exists()) or "the environment"
+
+    @property
+    def redis_address(self) -> str:
+        """A redis:// URL made of whatever was set; it may hold the password: never print it."""
+        if self.redis_url:
+            return self.redis_url
+        user = quote(self.redis_username or "", safe="")
+        secret = f"{user}:{quote(self.redis_password, safe='')}@" if self.redis_password else ""
+        return f"{'rediss' if self.redis_tls else 'redis'}://{secret}{self.redis_host}:{self.redis_port}/0"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The order of the module's docstring."""
+        del env_settings, dotenv_settings, file_secret_settings
+        return (
+            init_settings,
+            _PlainEnv(settings_cls),
+            _PlainDotEnv(settings_cls, env_file=(DOTENV, SANDBOX_PROFILE)),
+            TomlConfigSettingsSource(settings_cls, TOML),
+        )
+
+
+class _Plain:
+    """Values as a person writes them in an environment: no JSON for lists, `<NAME>_FILE` for secrets."""
+
+    env_vars: Any
+
+    def prepare_field_value(self, field_name: str, _field: object, value: Any, _complex: bool) -> Any:
+        if field_name == "accounts":
+            return None  # tables of the TOML file; a foreign ACCOUNTS variable is none of ours
+        path = self.env_vars.get(f"{field_name}_file") if f"{field_name}_file" not in Settings.model_fields else None
+        if not path or value is not None:
+            return value
+        try:
+            return Path(path).read_text().strip()
+        except OSError as error:
+            raise ConfigurationError(f"{field_name.upper()}_FILE: cannot read {path}: {error.strerror}") from error
+
+
+class _PlainEnv(_Plain, EnvSettingsSource):
+    pass
+
+
+class _PlainDotEnv(_Plain, DotEnvSettingsSource):
+    pass
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """The effective settings; `overrides` come from the command line.
+
+    Raises ConfigurationError with one sentence naming the setting, for a wrong value and for an unknown name.
+    """
+    try:
+        refuse_unknown(_names_in_use(), {name.upper() for name in Settings.model_fields})
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from error
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {error.filename}: {error.strerror}") from error
+    except ValueError as error:  # a broken TOML file
+        raise ConfigurationError(f"{TOML}: {error}") from error
+
+
+def environment() -> dict[str, str]:
+    """A copy of the process environment, to hand to a child process."""
+    return dict(os.environ)
+
+
+def allow_plain_oauth() -> None:
+    """Let oauthlib speak http:// in this process; for a token endpoint on this machine only."""
+    os.environ["OAUTHLIB_INSECURE_TRANSPORT"] = "1"
+
+
+def notify_socket() -> str | None:
+    """Where systemd waits for `READY=1`, if it does."""
+    return os.environ.get("NOTIFY_SOCKET")
+
+
+def _names_in_use() -> dict[str, str]:
+    """Each name that was set, upper case, and the place it was set in."""
+    places: dict[str, str] = {}
+    if TOML.exists():
+        places |= {str(name).upper(): str(TOML) for name in TomlConfigSettingsSource(Settings, TOML).toml_data}
+    for path in (DOTENV, SANDBOX_PROFILE):
+        if path.exists():
+            source = DotEnvSettingsSource(Settings, env_file=path)
+            places |= {name.upper(): str(path) for name in source.env_vars}
+    return places | dict.fromkeys(map(str.upper, os.environ), "the environment")
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = str(first["loc"][0]).upper() if first["loc"] else ""
+    text = first["msg"].removeprefix("Value error, ")
+    if not name:
+        return text
+    given = "" if _secret(name) else f" (it is {first['input']!r})"
+    return f"{name}{given}: {text[0].lower()}{text[1:]}; see config/.env.example"
+
+
+def _secret(name: str) -> bool:
+    return any(word in name for word in ("PASSWORD", "SECRET", "URL", "ACCOUNTS"))
+
+
+def start_of(account: Account) -> datetime | None:
+    """The INTERNALDATE before which messages are left out, or None."""
+    if isinstance(account.imap_start, date):
+        return datetime(account.imap_start.year, account.imap_start.month, account.imap_start.day, tzinfo=UTC)
+    return None

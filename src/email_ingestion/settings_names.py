@@ -1,0 +1,31 @@
+"""Which names are settings: finds the misspelt one before it silently does nothing."""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+from email_ingestion.errors import ConfigurationError
+
+PREFIXES = (
+    *("REDIS_", "IMAP_", "GOOGLE_", "WORKER_", "CB_", "STREAM_", "BLOB_", "DATABASE_"),
+    *("RECONCILE_", "STOP_", "OPS_", "METRICS_", "LOG_", "PID_", "BACKUP_"),
+)
+
+# Names that other software owns: Google's own libraries, and the service links Kubernetes puts into every pod.
+FOREIGN = re.compile(
+    r"GOOGLE_(APPLICATION_|CLOUD_|API_|COMPUTE_).*|.*_SERVICE_(HOST|PORT)(_.*)?|.*_PORT_\d+_(TCP|UDP)(_.*)?"
+)
+
+
+def refuse_unknown(in_use: dict[str, str], known: set[str]) -> None:
+    """Raise ConfigurationError for a name with one of our prefixes that no setting has.
+
+    `in_use` maps each name to the place where it was set; `NAME_FILE` is known when NAME is.
+    """
+    for name, place in in_use.items():
+        if name in known or name.removesuffix("_FILE") in known:
+            continue
+        if name.startswith(PREFIXES) and not FOREIGN.fullmatch(name):
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+            raise ConfigurationError(f"{name} in {place} is not a setting; did you mean {near[0]}?")

@@ -1,0 +1,96 @@
+"""A message as the fields of a stream entry, and back.
+
+Field names are public: other programs read them. `raw` is the RFC 822 message in zstd, or `raw_ref` names it in the
+blob store. `v` rises when a reader of the previous version would misunderstand an entry.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import zstandard
+
+from email_ingestion.email import Envelope, Message
+from email_ingestion.errors import PermanentError
+
+VERSION = 1
+ZSTD_LEVEL = 3
+
+Fields = dict[str, bytes]
+
+
+class UnknownVersion(PermanentError):
+    """The entry was written by a newer release; it stays pending until that one reads it."""
+
+
+def encode(message: Message, enqueued_at: datetime, compressor: zstandard.ZstdCompressor) -> Fields:
+    """The fields of a new entry. `compressor` is not thread-safe: one for each thread."""
+    envelope = message.envelope
+    fields = {
+        "v": VERSION,
+        "account": envelope.account,
+        "mailbox": envelope.mailbox,
+        "uidvalidity": envelope.uidvalidity,
+        "uid": envelope.uid,
+        "gm_msgid": _optional(envelope.gm_msgid),
+        "gm_thrid": _optional(envelope.gm_thrid),
+        "labels": json.dumps(envelope.labels),
+        "flags": json.dumps(envelope.flags),
+        "internaldate": envelope.internaldate.isoformat(),
+        "size": envelope.size,
+        "sha256": envelope.sha256,
+        "enqueued_at": enqueued_at.isoformat(),
+    }
+    payload = _payload(message, compressor)
+    return {name: str(value).encode() for name, value in fields.items()} | payload
+
+
+def _payload(message: Message, compressor: zstandard.ZstdCompressor) -> Fields:
+    if message.raw is not None:
+        return {"raw": compressor.compress(message.raw)}
+    return {"raw_ref": (message.raw_ref or "").encode()}
+
+
+def _optional(number: int | None) -> str:
+    return "" if number is None else str(number)
+
+
+def decode(fields: Mapping[bytes, bytes]) -> Message:
+    """The message of an entry.
+
+    Raises UnknownVersion for an entry of a newer release, PermanentError for one that is not ours or damaged.
+    """
+    try:
+        version = int(fields.get(b"v", b"0"))
+        if version > VERSION:
+            raise UnknownVersion(f"stream entry has version {version}, this release reads up to {VERSION}: upgrade it")
+        return Message(_envelope(fields), _raw(fields), fields.get(b"raw_ref", b"").decode() or None)
+    except (KeyError, ValueError, zstandard.ZstdError) as error:
+        raise PermanentError(f"stream entry cannot be read: {error!r}") from error
+
+
+def _envelope(fields: Mapping[bytes, bytes]) -> Envelope:
+    return Envelope(
+        account=fields[b"account"].decode(),
+        mailbox=fields[b"mailbox"].decode(),
+        uidvalidity=int(fields[b"uidvalidity"]),
+        uid=int(fields[b"uid"]),
+        gm_msgid=_number(fields[b"gm_msgid"]),
+        gm_thrid=_number(fields[b"gm_thrid"]),
+        labels=tuple(json.loads(fields[b"labels"])),
+        flags=tuple(json.loads(fields[b"flags"])),
+        internaldate=datetime.fromisoformat(fields[b"internaldate"].decode()).astimezone(UTC),
+        size=int(fields[b"size"]),
+        sha256=fields[b"sha256"].decode(),
+    )
+
+
+def _raw(fields: Mapping[bytes, bytes]) -> bytes | None:
+    data = fields.get(b"raw")
+    return None if data is None else zstandard.ZstdDecompressor().decompress(data)
+
+
+def _number(value: bytes) -> int | None:
+    return int(value) if value else None

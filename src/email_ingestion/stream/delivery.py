@@ -1,0 +1,55 @@
+"""One entry as a worker holds it: decoded, with what Redis knows about earlier attempts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from email_ingestion.email import Message
+from email_ingestion.errors import PermanentError
+from email_ingestion.stream.codec import decode
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An entry delivered to this worker; it stays pending until it is completed or buried."""
+
+    id: str
+    attempt: int  # this delivery included; what an earlier life did not finish counts
+    message: Message | None  # None when the entry cannot be read: `unreadable` says why
+    unreadable: PermanentError | None
+    wire_bytes: int  # bytes of the entry's fields, as the scripts count the stream's volume
+    foreign: bool  # taken over from another consumer
+    queue_wait: float  # seconds from append to this delivery, by Redis' clock and ours
+
+    @property
+    def email_id(self) -> str:
+        """The message's identity, or the entry's id when it cannot be read."""
+        return self.message.envelope.email_id if self.message else f"entry:{self.id}"
+
+
+def delivery(entry_id: bytes, attempt: int, flat: list[bytes], *, foreign: bool) -> Delivery:
+    """Decode one entry; one that cannot be decoded is still a delivery, so that it can be buried."""
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    message, unreadable = None, None
+    try:
+        message = decode(fields)
+    except PermanentError as error:
+        unreadable = error
+    name = entry_id.decode()
+    return Delivery(
+        id=name,
+        attempt=attempt,
+        message=message,
+        unreadable=unreadable,
+        wire_bytes=sum(map(len, flat)),
+        foreign=foreign,
+        queue_wait=max(0.0, time.time() - seconds_of(name)),
+    )
+
+
+def seconds_of(entry_id: Any) -> float:
+    """When an entry was added, in Unix seconds: its id begins with Redis' milliseconds."""
+    name = entry_id.decode() if isinstance(entry_id, bytes) else str(entry_id)
+    return int(name.split("-", 1)[0]) / 1000

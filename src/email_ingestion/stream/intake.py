@@ -1,0 +1,81 @@
+"""The producer's side of the stream: cursors, and appending behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import zstandard
+
+from email_ingestion.email import Cursor, Message
+from email_ingestion.stream.codec import ZSTD_LEVEL, encode
+from email_ingestion.stream.connection import Link
+
+FIELDS = ["uidvalidity", "uid", "rescan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What lies in the stream, waiting or in flight."""
+
+    depth: int  # messages
+    volume: int  # bytes
+
+
+class Intake:
+    """Appends the messages of one account's mailboxes. Each thread needs its own."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._keys = link.keys
+        self._append = link.script("append")
+        self._restart = link.script("restart_cursor")
+        self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
+
+    def cursor(self, account: str, mailbox: str) -> Cursor | None:
+        """How far the mailbox was read, or None when that is not known (any more)."""
+        key = self._keys.cursor(account, mailbox)
+        return _cursor(self._link.run(lambda: self._link.client.hmget(key, FIELDS)))
+
+    def restart_cursor(self, account: str, mailbox: str, at: Cursor) -> Cursor:
+        """Begin at `at` where there is no cursor, or one of another UIDVALIDITY; returns the one that now holds."""
+        key, args = self._keys.cursor(account, mailbox), [at.uidvalidity, at.uid, at.rescan]
+        return _cursor(self._link.run(lambda: self._restart(keys=[key], args=args))) or at
+
+    def append(
+        self, account: str, mailbox: str, since: Cursor, upto: int, messages: Sequence[Message]
+    ) -> tuple[int, Cursor]:
+        """Append `messages` (ascending UIDs above `since`) and move the cursor to `upto`, in one step.
+
+        Returns how many were new and the cursor as it now stands; safe to repeat when the answer was lost.
+        Raises StaleCursor when the cursor went back or away meanwhile, RedisConnectionError.
+        """
+        args: list[str | int | bytes] = [since.uidvalidity, since.uid, upto, len(messages)]
+        now = datetime.now(UTC)
+        for message in messages:
+            fields = encode(message, now, self._compressor)
+            args += [message.envelope.uid, len(fields)]
+            for name, value in fields.items():
+                args += [name, value]
+        keys = [self._keys.stream, self._keys.cursor(account, mailbox), self._keys.volume]
+        added, uid = self._link.run(lambda: self._append(keys=keys, args=args))
+        return int(added), replace(since, uid=int(uid))
+
+    def load(self) -> Load:
+        """What lies in the stream now."""
+
+        def read() -> Load:
+            pipe = self._link.client.pipeline(transaction=False)
+            pipe.xlen(self._keys.stream)
+            pipe.get(self._keys.volume)
+            depth, volume = pipe.execute()
+            return Load(depth, max(0, int(volume or 0)))
+
+        return self._link.run(read)
+
+
+def _cursor(found: Any) -> Cursor | None:
+    uidvalidity, uid, rescan = found
+    return Cursor(int(uidvalidity), int(uid), int(rescan or 0)) if uidvalidity and uid else None

@@ -1,0 +1,60 @@
+"""Every key in Redis, its type and its meaning.
+
+    {email_ingestion}:stream                      stream  mail on its way, an entry a message (fields: `codec`)
+    {email_ingestion}:volume                      string  bytes of payload in the stream, kept by the scripts
+    {email_ingestion}:dlq                         stream  dead letters: the entry's fields and `dead_…` ones
+    {email_ingestion}:cursor:<account>/<mailbox>  hash    uidvalidity, uid: read up to here; rescan: see Cursor
+    {email_ingestion}:alive:<instance>            string  JSON presence of a process, expires
+    {email_ingestion}:probe                       string  written by pings, expires
+    {email_ingestion}:budget:<account>            hash    bytes downloaded, by hour since the epoch
+
+The braces make one hash tag of all keys of a partition, so that every script touches a single slot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GROUP = "email_processor_group"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one partition."""
+
+    tag: str = "email_ingestion"
+
+    def _key(self, name: str) -> str:
+        return f"{{{self.tag}}}:{name}"
+
+    @property
+    def stream(self) -> str:
+        """Mail on its way."""
+        return self._key("stream")
+
+    @property
+    def volume(self) -> str:
+        """Bytes of payload in the stream."""
+        return self._key("volume")
+
+    @property
+    def dlq(self) -> str:
+        """Dead letters."""
+        return self._key("dlq")
+
+    def cursor(self, account: str, mailbox: str) -> str:
+        """How far a mailbox has been read."""
+        return self._key(f"cursor:{account}/{mailbox}")
+
+    def alive(self, instance: str) -> str:
+        """Presence of one process; `*` for all."""
+        return self._key(f"alive:{instance}")
+
+    @property
+    def probe(self) -> str:
+        """Written to see whether writing works."""
+        return self._key("probe")
+
+    def budget(self, account: str) -> str:
+        """Bytes downloaded lately."""
+        return self._key(f"budget:{account}")

@@ -1,0 +1,31 @@
+-- Append a batch of messages and move the cursor, both or neither; a resend adds nothing.
+-- KEYS: stream, cursor, volume
+-- ARGV: uidvalidity, from, upto, n, then n times: uid, number of fields, name, value, ...   (UIDs ascending)
+--   `from` is the cursor the batch was built on, `upto` the last UID it accounts for (the last ones may be skipped).
+-- Returns {entries added, cursor}. STALECURSOR when the cursor is gone, behind `from` (Redis was restored: moving on
+-- would leave a hole), or of another UIDVALIDITY; nothing is written then.
+local cur = redis.call('HMGET', KEYS[2], 'uidvalidity', 'uid')
+local last, from, upto = tonumber(cur[2]), tonumber(ARGV[2]), tonumber(ARGV[3])
+if not last or cur[1] ~= ARGV[1] or last < from then
+  return redis.error_reply('STALECURSOR it is at ' .. tostring(cur[1]) .. '/' .. tostring(cur[2]))
+end
+local p, added, bytes = 5, 0, 0
+for _ = 1, tonumber(ARGV[4]) do
+  local uid, n = tonumber(ARGV[p]), tonumber(ARGV[p + 1])
+  if uid > last then
+    local entry = {'XADD', KEYS[1], '*'}
+    for i = p + 2, p + 1 + n * 2 do
+      entry[#entry + 1] = ARGV[i]
+      bytes = bytes + #ARGV[i]
+    end
+    redis.call(unpack(entry))
+    added = added + 1
+  end
+  p = p + 2 + n * 2
+end
+if bytes > 0 then redis.call('INCRBY', KEYS[3], bytes) end
+if upto > last then
+  redis.call('HSET', KEYS[2], 'uid', upto)
+  last = upto
+end
+return {added, last}

@@ -1,0 +1,20 @@
+-- Move an entry to the dead letters, only while it is still mine.
+-- KEYS: stream, volume, dlq   ARGV: group, me, id, bytes, name, value, ...   (what is known of its death)
+-- The XACK of an id that does not exist comes first: a script whose first write is allowed over the memory limit may
+-- do its other writes too, and poison must be able to leave a full Redis.
+-- Returns the id of the dead letter, or nothing when somebody took the entry over or its payload is gone.
+local e = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])
+if #e == 0 then return false end
+redis.call('XACK', KEYS[1], ARGV[1], '0-1')
+local entry = redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3])
+local dead = false
+if entry[1] then
+  local letter = {'XADD', KEYS[3], '*'}
+  for _, v in ipairs(entry[1][2]) do letter[#letter + 1] = v end
+  for i = 5, #ARGV do letter[#letter + 1] = ARGV[i] end
+  dead = redis.call(unpack(letter))
+  redis.call('XDEL', KEYS[1], ARGV[3])
+  redis.call('DECRBY', KEYS[2], ARGV[4])
+end
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
+return dead

@@ -1,0 +1,14 @@
+-- Keep entries pending under my name and start their idle time anew: a heartbeat, or the start of a back-off.
+-- KEYS: stream   ARGV: group, me, deliveries to take back (0 or 1), id, id, ...
+-- Giving a delivery back says: it was not touched, this was no attempt.
+-- Returns the ids that are still mine.
+local mine = {}
+for i = 4, #ARGV do
+  local e = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2])
+  if #e == 1 then
+    local count = math.max(0, e[1][4] - tonumber(ARGV[3]))
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'IDLE', 0, 'RETRYCOUNT', count, 'JUSTID')
+    mine[#mine + 1] = ARGV[i]
+  end
+end
+return mine

@@ -1,0 +1,128 @@
+"""The worker's side of the stream: take, hold, complete, release, bury.
+
+    fresh ──take──▶ pending, mine ──complete──▶ gone
+                        │  ▲   └────bury─────▶ dead letter
+        hold (back-off) ▼  │ take, when due
+                      pending ◀── release, or a crash and the lease
+
+Retry and recovery are one mechanism: whatever was not completed stays pending, Redis keeps its idle time and its
+delivery count, and `take` hands it out again when it is due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from email_ingestion.retry import backoff
+from email_ingestion.stream.connection import BLOCK_SECONDS, Link, missing_group
+from email_ingestion.stream.delivery import Delivery, delivery
+from email_ingestion.stream.keys import GROUP
+
+# Back-off by deliveries, for the take_overdue script; its last value holds for all that follow.
+BACKOFF_STEPS = 12
+
+
+class Queue:
+    """One consumer of the group. Not for several threads, but `hold` may be called from a second one."""
+
+    def __init__(self, link: Link, consumer: str, lease: float) -> None:
+        self._link = link
+        self._client = link.client
+        self._keys = link.keys
+        self._consumer = consumer
+        self._lease_ms = int(lease * 1000)
+        self._steps = [int(backoff(n) * 1000) for n in range(1, BACKOFF_STEPS + 1)]
+        self._take_overdue = link.script("take_overdue")
+        self._complete = link.script("complete")
+        self._hold = link.script("hold")
+        self._release = link.script("release")
+        self._bury = link.script("bury")
+
+    def ensure_group(self) -> None:
+        """Create stream and group where they are missing; from 0, for `$` would pass over what is already there."""
+        self._link.run(self._create_group)
+
+    def overdue(self, most: int) -> list[Delivery]:
+        """Take over what is due: one suspect alone, or up to `most` entries that were given back untouched."""
+        args: list[str | int] = [GROUP, self._consumer, self._lease_ms, most, *self._steps]
+        found = self._with_group(lambda: self._take_overdue(keys=[self._keys.stream], args=args))
+        return [delivery(i, int(count), fields, foreign=bool(foreign)) for i, count, fields, foreign in found]
+
+    def fresh(self, most: int, *, block: bool = True) -> list[Delivery]:
+        """Up to `most` entries nobody had yet; waits a second for the first one."""
+        milliseconds = int(BLOCK_SECONDS * 1000) if block else None
+        streams: dict[Any, Any] = {self._keys.stream: ">"}
+        found = self._with_group(
+            lambda: self._client.xreadgroup(GROUP, self._consumer, streams, count=most, block=milliseconds)
+        )
+        return [delivery(i, 1, _flat(fields), foreign=False) for i, fields in (found[0][1] if found else [])]
+
+    def complete(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Take entries out of the stream; returns those that were no longer ours: somebody took them over."""
+        args: list[str | int] = [GROUP, self._consumer]
+        for each in deliveries:
+            args += [each.id, each.wire_bytes]
+        keys = [self._keys.stream, self._keys.volume]
+        done = self._link.run(lambda: self._complete(keys=keys, args=args)) if deliveries else []
+        return [each for each, ours in zip(deliveries, done, strict=True) if not ours]
+
+    def hold(self, ids: Iterable[str], *, give_back: bool = False) -> set[str]:
+        """Start the idle time of entries anew: a heartbeat, or a back-off; returns those that are still ours.
+
+        `give_back` takes the delivery back: the entry was not touched, this was no attempt.
+        """
+        args: list[str | int] = [GROUP, self._consumer, int(give_back), *ids]
+        mine = self._link.run(lambda: self._hold(keys=[self._keys.stream], args=args))
+        return {each.decode() for each in mine}
+
+    def release(self, ids: Sequence[str]) -> int:
+        """Give untouched entries back to whoever comes first; returns how many were still ours."""
+        args: list[str | int] = [GROUP, self._consumer, self._lease_ms, *ids]
+        return int(self._link.run(lambda: self._release(keys=[self._keys.stream], args=args))) if ids else 0
+
+    def bury(self, dead: Delivery, obituary: dict[str, str]) -> bool:
+        """Move an entry to the dead letters with what is known of its death; False when it was no longer ours."""
+        args: list[str | int] = [GROUP, self._consumer, dead.id, dead.wire_bytes]
+        for name, value in obituary.items():
+            args += [name, value]
+        keys = [self._keys.stream, self._keys.volume, self._keys.dlq]
+        return bool(self._link.run(lambda: self._bury(keys=keys, args=args)))
+
+    def depth(self) -> int:
+        """How many entries are in the stream, waiting or in flight."""
+        return self._link.run(lambda: int(self._client.xlen(self._keys.stream)))
+
+    def leave(self) -> None:
+        """Take the consumer out of the group, only while nothing is pending under its name."""
+        self._link.run(self._leave)
+
+    def _leave(self) -> None:
+        # DELCONSUMER drops what is pending, silently: two steps are safe because only this process reads by the name.
+        if not self._client.xpending_range(self._keys.stream, GROUP, "-", "+", 1, consumername=self._consumer):
+            self._client.xgroup_delconsumer(self._keys.stream, GROUP, self._consumer)
+
+    def _create_group(self) -> None:
+        try:
+            self._client.xgroup_create(self._keys.stream, GROUP, id="0", mkstream=True)
+        except ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
+
+    def _with_group(self, read: Callable[[], Any]) -> Any:
+        def attempt() -> Any:
+            try:
+                return read() or []
+            except ResponseError as error:
+                if not missing_group(error):
+                    raise
+                self._create_group()
+                return []
+
+        return self._link.run(attempt)
+
+
+def _flat(fields: dict[bytes, bytes]) -> list[bytes]:
+    return [part for item in fields.items() for part in item]

@@ -1,0 +1,1 @@
+"""Builds the objects of one process and runs it; the only room that knows all the others."""

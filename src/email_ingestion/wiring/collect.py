@@ -1,0 +1,143 @@
+"""A thread that reads Redis for the board every second, says that this process lives, and looks who else does."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from email_ingestion.errors import CircuitBreakerError, TransientError
+from email_ingestion.events import LoopFailed, Probed, Turned
+from email_ingestion.ops.compose import Ops
+from email_ingestion.ops.records import DlqState, Identity, Peer, RedisState, StreamState
+from email_ingestion.process import pid_alive
+from email_ingestion.stream import Gauges, Link, announce, read_gauges, withdraw
+
+LOOP = "collect"
+EVERY_SECONDS = 1.0
+
+
+class Collector:
+    """`start` it, `close` it."""
+
+    def __init__(self, link: Link, ops: Ops, identity: Identity, ops_url: str, pid_dir: Path) -> None:
+        self._link = link
+        self._ops = ops
+        self._identity = identity
+        self._ops_url = ops_url
+        self._pid_dir = pid_dir
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._collect, name=LOOP, daemon=True)
+
+    def start(self) -> None:
+        """Begin to collect."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End, and take our presence out of Redis if it answers."""
+        self._closed.set()
+        self._thread.join(EVERY_SECONDS)
+        with suppress(TransientError):
+            withdraw(self._link, self._presence())
+
+    def _collect(self) -> None:
+        while True:
+            try:
+                self._ops.status.collect(self._read)
+            except Exception as error:  # noqa: BLE001 - a reading that fails in a new way must not end all readings
+                self._ops.observe(LoopFailed(LOOP, error))
+            self._ops.observe(Turned(LOOP))
+            if self._closed.wait(EVERY_SECONDS):
+                return
+
+    def _read(self) -> RedisState:
+        gauges: list[Gauges] = []
+        try:
+            probe(self._ops, "redis", lambda: gauges.append(self._talk()))
+        finally:
+            processes = gauges[0].processes if gauges else ()
+            self._ops.status.set_peers(list(peers(self._identity.instance, processes, self._pid_dir)))
+        return redis_state(gauges[0])
+
+    def _talk(self) -> Gauges:
+        self._link.ping()
+        announce(self._link, self._presence())
+        return read_gauges(self._link)
+
+    def _presence(self) -> dict[str, Any]:
+        return {
+            "component": self._identity.component,
+            "instance": self._identity.instance,
+            "stem": self._identity.stem,
+            "pid": os.getpid(),
+            "ready": self._ops.status.verdict().ok,
+            "ops_url": self._ops_url,
+            "seen": time.time(),
+        }
+
+
+def probe(ops: Ops, dependency: str, ask: Callable[[], object]) -> None:
+    """Ask a dependency whether it works and announce the answer; raises what `ask` raises."""
+    started = time.monotonic()
+    try:
+        ask()
+    except CircuitBreakerError:
+        raise  # it was not asked: the last answer stands
+    except TransientError as error:
+        ops.observe(Probed(dependency, ok=False, seconds=time.monotonic() - started, error=error))
+        raise
+    ops.observe(Probed(dependency, ok=True, seconds=time.monotonic() - started, error=None))
+
+
+def redis_state(gauges: Gauges) -> RedisState:
+    """A reading of Redis as the board keeps it."""
+    return RedisState(
+        stream=StreamState(
+            depth=gauges.depth,
+            pending=gauges.pending,
+            waiting=max(0, gauges.depth - gauges.pending),
+            oldest_timestamp=gauges.oldest,
+            max_deliveries=gauges.max_deliveries,
+        ),
+        dlq=DlqState(gauges.dlq_depth, gauges.dlq_oldest),
+        active_workers=sum(process["component"] == "worker" for process in gauges.processes),
+        memory_used_bytes=gauges.memory_used,
+        memory_max_bytes=gauges.memory_max,
+    )
+
+
+def peers(own: str, processes: tuple[dict[str, Any], ...], pid_dir: Path) -> Iterator[Peer]:
+    """The other processes: those that say so in Redis, and those of this machine that left a PID file."""
+    files = {path.stem: path for path in sorted(pid_dir.glob("*.pid")) if path.stem.startswith(("producer", "worker"))}
+    for process in sorted(processes, key=lambda process: str(process["instance"])):
+        path = files.get(process["stem"])
+        local = path is not None and _pid_in(path) == process["pid"]
+        if local:
+            del files[process["stem"]]
+        if process["instance"] != own:
+            alive = pid_alive(path) is not None if local and path else True
+            yield Peer(
+                process["component"],
+                process["instance"],
+                process["pid"],
+                alive,
+                process["ready"] if alive else False,
+                process["ops_url"],
+                process["seen"],
+            )
+    for stem, path in files.items():
+        pid = _pid_in(path)
+        if pid != os.getpid():
+            alive = pid_alive(path) is not None
+            yield Peer(stem.partition("-")[0], stem, pid, alive, None if alive else False, None, None)
+
+
+def _pid_in(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None

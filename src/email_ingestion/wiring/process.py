@@ -1,0 +1,175 @@
+"""What producer and worker have in common: PID file, logs, endpoints, breakers, Redis, signals, start and stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from typing import Protocol
+
+from email_ingestion import __version__
+from email_ingestion.breaker import Breaker, BreakerPolicy, BreakerSnapshot
+from email_ingestion.errors import EmailIngestionError, RedisConnectionError
+from email_ingestion.events import Event, Started, Stopped, Stopping
+from email_ingestion.files import write_private
+from email_ingestion.ops.compose import Ops, open_ops
+from email_ingestion.ops.http import serve
+from email_ingestion.ops.logs import configure_logs
+from email_ingestion.ops.records import Component, Identity, Names
+from email_ingestion.process import PidFile, StopSignal, Watchdog, listen_for_signals, notify
+from email_ingestion.settings import Settings, notify_socket
+from email_ingestion.stream import Keys, Link, connect
+from email_ingestion.wiring.collect import LOOP as COLLECT
+from email_ingestion.wiring.collect import Collector
+
+OPS_PORT = 8080
+METRICS_PORT = 9090
+COLLECT_SILENCE = 30.0
+
+
+class Body(Protocol):
+    """The loops of a process. `run` returns when they are done or `stop` was called; it returns the exit code."""
+
+    def run(self) -> int:
+        """Work."""
+
+    def stop(self) -> None:
+        """Finish what is in flight and return from `run`; from any thread."""
+
+    def abandon(self) -> None:
+        """`run` did not return in time: give back what can be given back."""
+
+
+class Breakers:
+    """All circuit breakers of a process, by name."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._policy = BreakerPolicy(settings.cb_fail_max, settings.cb_recovery_timeout, settings.cb_success_threshold)
+        self._breakers: dict[str, Breaker] = {}
+        self._observers: list[Callable[[Event], None]] = []
+
+    def make(self, name: str, *counted: type[Exception]) -> Breaker:
+        """A new breaker that counts these errors."""
+        self._breakers[name] = Breaker(name, self._policy, counted, self._announce)
+        return self._breakers[name]
+
+    def tell(self, observe: Callable[[Event], None]) -> None:
+        """Announce changes to `observe` from now on."""
+        self._observers.append(observe)
+
+    def snapshots(self) -> list[BreakerSnapshot]:
+        """All of them as `/status` shows them."""
+        return [breaker.snapshot() for breaker in list(self._breakers.values())]
+
+    def _announce(self, event: Event) -> None:
+        for observe in self._observers:
+            observe(event)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a body is built from."""
+
+    settings: Settings
+    identity: Identity
+    ops: Ops
+    link: Link
+    breakers: Breakers
+    stop: StopSignal
+
+
+def identify(component: Component, number: int = 1) -> Identity:
+    """The process's name among all of them: its consumer name too, so it must be the same after a restart."""
+    suffix = f"-{number}" if component == "worker" else ""
+    return Identity(component, f"{socket.gethostname()}-{component}{suffix}", __version__, number)
+
+
+def run_process(
+    settings: Settings,
+    identity: Identity,
+    names: Names,
+    breakers: Breakers,
+    build: Callable[[Parts], Body],
+) -> int:
+    """Run one process to its end; returns its exit code.
+
+    Raises ConfigurationError and OperationFailed for what an operator must mend before it can start.
+    """
+    offset = identity.number if identity.component == "worker" else 0
+    with ExitStack() as cleanup:
+        cleanup.enter_context(PidFile(settings.pid_dir / f"{identity.stem}.pid"))
+        link = Link(
+            connect(settings.redis_address, identity.instance), Keys(), breakers.make("redis", RedisConnectionError)
+        )
+        ops = open_ops(identity, names, breakers.snapshots)
+        breakers.tell(ops.observe)
+        configure_logs(identity, settings.log_dir, settings.log_level, settings.log_format, ops.metrics.count_log)
+        endpoints = serve(
+            ops.status,
+            ops.metrics,
+            settings.ops_host,
+            _port(settings.ops_port, OPS_PORT + offset),
+            _port(settings.metrics_port, METRICS_PORT + offset),
+        )
+        cleanup.callback(endpoints.close)
+        address = settings.pid_dir / f"{identity.stem}.json"
+        urls = {"ops_url": endpoints.ops_url, "metrics_url": endpoints.metrics_url}
+        write_private(address, json.dumps({"pid": os.getpid(), **urls}))
+        cleanup.callback(address.unlink, missing_ok=True)
+        stop = StopSignal()
+        listen_for_signals(stop, ops.observe)
+        body = build(Parts(settings, identity, ops, link, breakers, stop))
+        collector = Collector(link, ops, identity, endpoints.ops_url, settings.pid_dir)
+        cleanup.enter_context(closing(collector))
+        collector.start()
+        watchdog = Watchdog(ops.status.loops.stalled, ops.observe, lambda: notify(notify_socket(), "WATCHDOG=1"))
+        cleanup.enter_context(closing(watchdog))
+        watchdog.start()
+        ops.observe(Started(settings.origin))
+        notify(notify_socket(), "READY=1")
+        return _until_done(body, stop, ops, settings.stop_seconds)
+
+
+def common_loops() -> dict[str, float]:
+    """The loops every process has, with their allowed silence in seconds."""
+    return {COLLECT: COLLECT_SILENCE}
+
+
+def _port(chosen: int | None, usual: int) -> int:
+    return usual if chosen is None else chosen
+
+
+def _until_done(body: Body, stop: StopSignal, ops: Ops, stop_seconds: float) -> int:
+    """Run the body in a thread of its own, so that the main thread is free for signals."""
+    codes: list[int] = []
+    fatal: list[EmailIngestionError] = []
+
+    def run() -> None:
+        try:
+            codes.append(body.run())
+        except EmailIngestionError as error:
+            fatal.append(error)
+        finally:
+            stop.request("finished")
+
+    thread = threading.Thread(target=run, name="body", daemon=True)
+    thread.start()
+    while not stop.wait(3600):
+        pass
+    notify(notify_socket(), "STOPPING=1")
+    ops.observe(Stopping(stop.reason or ""))
+    deadline = time.monotonic() + stop_seconds
+    body.stop()
+    thread.join(max(0.0, deadline - time.monotonic()))
+    if thread.is_alive():
+        body.abandon()
+        codes.append(0)
+    ops.observe(Stopped())
+    if fatal:
+        raise fatal[0]
+    return codes[0] if codes else 1

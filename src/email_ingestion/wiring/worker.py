@@ -1,0 +1,124 @@
+"""Builds the worker: the queue, the sinks with a breaker each, and the thread that pings them."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from functools import partial
+
+from email_ingestion.blobs import open_blobs
+from email_ingestion.errors import SinkUnavailable, TransientError
+from email_ingestion.events import Turned
+from email_ingestion.ops.records import Names
+from email_ingestion.settings import Settings
+from email_ingestion.sinks import Sink, load_sink
+from email_ingestion.stream import Queue
+from email_ingestion.wiring.collect import probe
+from email_ingestion.wiring.process import Breakers, Parts, common_loops, identify, run_process
+from email_ingestion.worker import Worker
+from email_ingestion.worker.loop import LOOP
+from email_ingestion.worker.settle import Settlement
+
+PROBE = "probe"
+PROBE_SECONDS = 10.0
+OPEN_AGAIN_SECONDS = 2.0
+LOOP_SILENCE = 120.0
+
+
+def run_worker(settings: Settings, number: int, *, drain: bool) -> int:
+    """Run the `number`-th worker of this host until it is stopped or has drained the stream; returns the exit code."""
+    breakers = Breakers(settings)
+    names = Names(
+        dependencies={"redis": True} | dict.fromkeys(settings.sinks, False),
+        loops=common_loops() | {LOOP: LOOP_SILENCE, PROBE: LOOP_SILENCE},
+        sinks=settings.sinks,
+        breakers=("redis", *settings.sinks),
+        stream="{email_ingestion}:stream",
+        dlq="{email_ingestion}:dlq",
+    )
+    return run_process(settings, identify("worker", number), names, breakers, partial(WorkerBody, drain=drain))
+
+
+class WorkerBody:
+    """The worker's loop and its sinks. A sink that is away at the start is waited for."""
+
+    def __init__(self, parts: Parts, *, drain: bool) -> None:
+        self._parts = parts
+        self._drain = drain
+        self._closing = threading.Event()
+        self._worker: Worker | None = None
+        self._sinks: dict[str, Sink] = {}
+        self._breakers = {name: parts.breakers.make(name, SinkUnavailable) for name in parts.settings.sinks}
+        self._blobs = open_blobs(parts.settings.blob_url)
+        self._open_sinks()
+
+    def run(self) -> int:
+        """See `Body`."""
+        while not self._open_sinks():
+            self._parts.ops.observe(Turned(LOOP))
+            if self._closing.wait(OPEN_AGAIN_SECONDS):
+                return 0
+        self._worker = self._build()
+        if self._closing.is_set():
+            return 0
+        threading.Thread(target=self._probe, name=PROBE, daemon=True).start()
+        if self._drain:
+            self._worker.drain()
+        else:
+            self._worker.run()
+        self._worker.leave()
+        for sink in self._sinks.values():
+            sink.close()
+        return 0
+
+    def stop(self) -> None:
+        """See `Body`."""
+        self._closing.set()
+        if self._worker:
+            self._worker.stop()
+
+    def abandon(self) -> None:
+        """See `Body`."""
+        if self._worker:
+            self._worker.leave()
+
+    def _open_sinks(self) -> bool:
+        """Open those that are not open yet; False while one is away. Raises ConfigurationError."""
+        for name in self._parts.settings.sinks:
+            if name in self._sinks:
+                continue
+            with suppress(SinkUnavailable):
+                probe(self._parts.ops, name, partial(self._open, name))
+        return len(self._sinks) == len(self._parts.settings.sinks)
+
+    def _open(self, name: str) -> None:
+        self._sinks[name] = self._breakers[name].run(partial(load_sink, name, self._parts.settings))
+
+    def _build(self) -> Worker:
+        parts = self._parts
+        settings = parts.settings
+        queue = Queue(parts.link, parts.identity.instance, settings.worker_lease_seconds)
+        settlement = Settlement(
+            queue,
+            [(self._sinks[name], self._breakers[name]) for name in settings.sinks],
+            self._blobs,
+            max_retries=settings.worker_max_retries,
+            instance=parts.identity.instance,
+            observe=parts.ops.observe,
+        )
+        return Worker(
+            queue,
+            settlement,
+            batch=settings.worker_batch_size,
+            lease=settings.worker_lease_seconds,
+            observe=parts.ops.observe,
+        )
+
+    def _probe(self) -> None:
+        """Ping the sinks now and then, so that an idle worker knows whether they are there."""
+        while not self._closing.is_set():
+            for name, sink in self._sinks.items():
+                with suppress(TransientError):
+                    probe(self._parts.ops, name, partial(self._breakers[name].run, sink.ping))
+            self._parts.ops.observe(Turned(PROBE))
+            self._closing.wait(PROBE_SECONDS)

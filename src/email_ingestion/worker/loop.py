@@ -1,0 +1,119 @@
+"""Take, parse, deliver, complete; until told to stop.
+
+overdue first (a suspect alone), then fresh ─▶ parse ─▶ every sink ─▶ complete
+                                                 │         │
+                         dead letter ◀── permanent, or attempts used up
+                                     pending ◀── may work later: back-off
+                 given back, no attempt spent ◀── the sink or Redis is away
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from email_ingestion.errors import CircuitBreakerError, EmailIngestionError, RedisConnectionError, TransientError
+from email_ingestion.events import LoopFailed, Observe, Reclaimed, RedisFailed, Turned
+from email_ingestion.retry import backoff
+from email_ingestion.stream import Delivery, Queue
+from email_ingestion.worker.settle import Settlement
+
+LOOP = "consume"
+OVERDUE_SECONDS = 0.5  # how often the pending list is looked through while fresh mail flows
+PAUSE_SECONDS = 2.0  # Redis and the sinks have breakers that spare them
+
+
+class Worker:
+    """The loop of one process; `run` in the main thread, `stop` from anywhere."""
+
+    def __init__(self, queue: Queue, settlement: Settlement, *, batch: int, lease: float, observe: Observe) -> None:
+        self._queue = queue
+        self._settlement = settlement
+        self._batch = batch
+        self._lease = lease
+        self._observe = observe
+        self._stop = threading.Event()
+        self._looked = -OVERDUE_SECONDS
+        self._failures = 0
+        self._in_flight: tuple[str, ...] = ()
+        self._seen: set[str] = set()
+
+    def stop(self) -> None:
+        """Take nothing more; what is in flight is finished."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Work until `stop`."""
+        self._work(lambda: False)
+
+    def drain(self) -> None:
+        """Work until the stream is empty, what waits for another attempt included."""
+        self._work(lambda: self._queue.depth() == 0)
+
+    def leave(self) -> None:
+        """Give back what is still held and take the consumer out of the group."""
+        with suppress(TransientError):
+            self._queue.release(list(self._in_flight))
+            self._queue.leave()
+
+    def _work(self, finished: Callable[[], bool]) -> None:
+        beat = threading.Thread(target=self._beat, name="beat", daemon=True)
+        beat.start()
+        while not self._stop.is_set():
+            self._observe(Turned(LOOP))
+            try:
+                self._turn()
+                self._failures = 0
+                if finished():
+                    return
+            except Exception as error:  # noqa: BLE001 - the boundary: whatever it is, the loop goes on and says so
+                self._wait(error)
+
+    def _turn(self) -> None:
+        if not self._settlement.ready():
+            self._stop.wait(min(1.0, self._settlement.retry_after()))
+            return
+        batch = self._take()
+        if not batch:
+            return
+        self._in_flight = tuple(each.id for each in batch)
+        try:
+            self._settlement.settle(batch)
+        finally:
+            self._in_flight = ()
+
+    def _take(self) -> Sequence[Delivery]:
+        now = time.monotonic()
+        if now - self._looked >= OVERDUE_SECONDS:
+            overdue = self._queue.overdue(self._batch)
+            if overdue:  # look again at once: there may be more
+                self._announce(overdue)
+                return overdue
+            self._looked = now
+        fresh = self._queue.fresh(self._batch)
+        self._seen.update(each.id for each in fresh)
+        return fresh
+
+    def _announce(self, overdue: Sequence[Delivery]) -> None:
+        """Entries this life has not had before were abandoned by somebody."""
+        orphans = [each.id for each in overdue if each.foreign or each.id not in self._seen]
+        self._seen.update(orphans)
+        if orphans:
+            self._observe(Reclaimed(len(orphans)))
+
+    def _beat(self) -> None:
+        """Tell the others, three times a lease, that what is in flight is not abandoned."""
+        while not self._stop.wait(self._lease / 3):
+            ids = self._in_flight
+            if ids:
+                with suppress(EmailIngestionError):
+                    self._queue.hold(ids)
+
+    def _wait(self, error: Exception) -> None:
+        self._failures += 1
+        delay = min(backoff(self._failures), PAUSE_SECONDS)
+        redis = isinstance(error, (RedisConnectionError, CircuitBreakerError))
+        self._observe(RedisFailed(error, delay) if redis else LoopFailed(LOOP, error))
+        self._stop.wait(delay)

@@ -1,0 +1,187 @@
+"""What becomes of a batch: delivered together, or else one by one until every message has its own verdict."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Protocol
+
+from email_ingestion.breaker import Breaker
+from email_ingestion.errors import (
+    CircuitBreakerError,
+    EmailIngestionError,
+    PermanentError,
+    SinkUnavailable,
+    TransientError,
+)
+from email_ingestion.events import DeadLettered, Deferred, Delivered, Observe, SinkDelivered, Superseded
+from email_ingestion.parsing import parse
+from email_ingestion.retry import backoff
+from email_ingestion.sinks import Parcel, Sink
+from email_ingestion.stream import Delivery, Queue
+from email_ingestion.stream.codec import UnknownVersion
+from email_ingestion.stream.dead_letters import Reason, obituary
+
+
+class Blobs(Protocol):
+    """Where the bytes of a large message lie."""
+
+    def get(self, ref: str) -> bytes:
+        """The bytes of a reference."""
+        ...
+
+
+class Settlement:
+    """Parses, delivers to every sink and settles each entry with Redis."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        sinks: Sequence[tuple[Sink, Breaker]],
+        blobs: Blobs,
+        *,
+        max_retries: int,
+        instance: str,
+        observe: Observe,
+    ) -> None:
+        self._queue = queue
+        self._sinks = sinks
+        self._blobs = blobs
+        self._max_retries = max_retries
+        self._instance = instance
+        self._observe = observe
+
+    def ready(self) -> bool:
+        """Whether all sinks take mail; one whose breaker is open is pinged when a trial is due, not tried with mail."""
+        return all(self._usable(sink, breaker) for sink, breaker in self._sinks)
+
+    def retry_after(self) -> float:
+        """Seconds until a sink may be tried again."""
+        return max((breaker.retry_after() for _, breaker in self._sinks), default=0.0) or 0.1
+
+    def _usable(self, sink: Sink, breaker: Breaker) -> bool:
+        while not breaker.closed:
+            if breaker.retry_after() > 0:
+                return False
+            try:
+                breaker.run(sink.ping)
+            except TransientError:
+                return False
+        return True
+
+    def settle(self, batch: Sequence[Delivery]) -> None:
+        """Bring every entry of the batch to an end, or leave it pending for a later attempt.
+
+        Raises SinkUnavailable, RedisConnectionError or CircuitBreakerError when a sink or Redis is away: no message
+        is to blame then, what was not delivered stays pending and has spent no attempt.
+        """
+        started = time.monotonic()
+        parcels = [(each, parcel) for each in batch if (parcel := self._opened(each))]
+        if not parcels:
+            return
+        try:
+            duplicates = self._deliver([parcel for _, parcel in parcels])
+        except (SinkUnavailable, CircuitBreakerError):
+            self._queue.hold([each.id for each, _ in parcels], give_back=True)
+            raise
+        except (PermanentError, TransientError) as error:
+            if len(parcels) == 1:
+                self._fail(parcels[0][0], error)
+            else:
+                self._settle_singly(parcels)
+            return
+        self._complete([each for each, _ in parcels], duplicates, time.monotonic() - started)
+
+    def _settle_singly(self, parcels: Sequence[tuple[Delivery, Parcel]]) -> None:
+        """Find out which message of a failed batch is to blame; the others are delivered."""
+        for position, (each, parcel) in enumerate(parcels):
+            started = time.monotonic()
+            try:
+                duplicates = self._deliver([parcel])
+            except (SinkUnavailable, CircuitBreakerError):
+                self._queue.hold([left.id for left, _ in parcels[position:]], give_back=True)
+                raise
+            except (PermanentError, TransientError) as error:
+                self._fail(each, error)
+                continue
+            self._complete([each], duplicates, time.monotonic() - started)
+
+    def _opened(self, each: Delivery) -> Parcel | None:
+        """The message, parsed; None when its entry was settled otherwise."""
+        if each.attempt > self._max_retries + 1:
+            # Nobody counted these attempts as failures, so each of them ended its worker.
+            self._bury(each, "poison", None)
+            return None
+        if isinstance(each.unreadable, UnknownVersion):
+            self._defer(each, each.unreadable)
+            return None
+        if each.unreadable or not each.message:
+            self._bury(each, "permanent", each.unreadable)
+            return None
+        message = each.message
+        try:
+            raw = message.raw if message.raw is not None else self._blobs.get(message.raw_ref or "")
+        except EmailIngestionError as error:
+            self._fail(each, error)
+            return None
+        return Parcel(parse(message.envelope, raw), raw, message.raw_ref)
+
+    def _deliver(self, parcels: Sequence[Parcel]) -> set[str]:
+        """Hand parcels to every sink; returns the identities that all of them had already."""
+        had: set[str] | None = None
+        for sink, breaker in self._sinks:
+            duplicates = self._deliver_to(sink, breaker, parcels)
+            had = duplicates if had is None else had & duplicates
+        return had or set()
+
+    def _deliver_to(self, sink: Sink, breaker: Breaker, parcels: Sequence[Parcel]) -> set[str]:
+        try:
+            duplicates = breaker.run(lambda: sink.deliver(parcels))
+        except EmailIngestionError:
+            self._observe(SinkDelivered(sink.name, "failed", len(parcels)))
+            raise
+        except Exception as error:
+            self._observe(SinkDelivered(sink.name, "failed", len(parcels)))
+            raise TransientError(f"sink {sink.name} failed: {type(error).__name__}") from error
+        self._observe(SinkDelivered(sink.name, "delivered", len(parcels) - len(duplicates)))
+        if duplicates:
+            self._observe(SinkDelivered(sink.name, "duplicate", len(duplicates)))
+        return duplicates
+
+    def _complete(self, done: Sequence[Delivery], duplicates: set[str], seconds: float) -> None:
+        lost = self._queue.complete(done)
+        if lost:
+            self._observe(Superseded(len(lost)))
+        now = datetime.now(UTC)
+        for each in done:
+            if each.message and each not in lost:
+                self._observe(
+                    Delivered(
+                        each.email_id,
+                        each.attempt,
+                        each.email_id in duplicates,
+                        seconds / len(done),
+                        each.queue_wait,
+                        (now - each.message.envelope.internaldate).total_seconds(),
+                    )
+                )
+
+    def _fail(self, each: Delivery, error: EmailIngestionError) -> None:
+        """An attempt failed: another one later, or the dead letters."""
+        if isinstance(error, PermanentError):
+            self._bury(each, "permanent", error)
+        elif each.attempt > self._max_retries:
+            self._bury(each, "max_retries", error)
+        else:
+            self._defer(each, error)
+
+    def _defer(self, each: Delivery, error: EmailIngestionError) -> None:
+        self._queue.hold([each.id])
+        self._observe(Deferred(each.email_id, each.attempt, error, backoff(each.attempt)))
+
+    def _bury(self, each: Delivery, reason: Reason, error: EmailIngestionError | None) -> None:
+        trace = "".join(traceback.format_exception(error)) if error else ""
+        if self._queue.bury(each, obituary(reason, each.attempt, error, trace, self._instance)):
+            self._observe(DeadLettered(each.email_id, reason, each.attempt, error))

@@ -1,0 +1,161 @@
+"""An operator's mistake is one sentence that says what to do, with exit code 78 or 2, and never a traceback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from email_ingestion.sandbox import RunningSandbox
+from tests.servers.processes import ROOT, Place, Running, until
+
+
+def _refused(here: Place, script: str, code: int, *words: str, options: tuple[str, ...] = ()) -> None:
+    result = here.run(script, *options)
+    said = result.stderr.strip().splitlines()
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    sentence = said[-1]
+    assert sentence.endswith((".", "!", "?")), sentence
+    for word in words:
+        assert word in sentence, sentence
+
+
+@pytest.mark.parametrize(
+    ("script", "settings", "words"),
+    [
+        ("producer.py", {"REDIS_PORT": "abc"}, ("REDIS_PORT", "'abc'", "integer")),
+        ("worker.py", {"WORKER_BATCH_SIZE": "0"}, ("WORKER_BATCH_SIZE", "greater than or equal to 1")),
+        ("producer.py", {"REDIS_PROT": "6379"}, ("REDIS_PROT", "did you mean REDIS_PORT")),
+        ("producer.py", {"IMAP_MAILBOX": "Nowhere"}, ("'Nowhere' does not exist", "INBOX")),
+        ("producer.py", {"IMAP_USER": ""}, ("IMAP_USER",)),
+        ("producer.py", {"GOOGLE_TOKEN_FILE": "none.json"}, ("no token", "--auth-setup")),
+        ("producer.py", {"IMAP_AUTH": "password"}, ("IMAP_PASSWORD",)),
+        ("producer.py", {"IMAP_HOST": "mail.example.com"}, ("IMAP_TLS=false", "mail.example.com")),
+        ("producer.py", {"REDIS_URL": "localhost:6379"}, ("REDIS_URL",)),
+        ("producer.py", {"BLOB_URL": "ftp://somewhere"}, ("BLOB_URL",)),
+        ("worker.py", {"DATABASE_URL": "mysql://somewhere/db"}, ("DATABASE_URL", "sqlite", "postgresql")),
+        ("worker.py", {"DATABASE_URL": "sqlite:////proc/nowhere/mail.db"}, ("/proc/nowhere",)),
+        ("worker.py", {"SINKS": "databse"}, ("databse", "database")),
+        ("worker.py", {"LOG_DIR": "/proc/nowhere"}, ("/proc/nowhere", "LOG_DIR")),
+        ("worker.py", {"PID_DIR": "/proc/nowhere"}, ("/proc/nowhere", "PID_DIR")),
+        ("worker.py", {"OPS_HOST": "203.0.113.7"}, ("203.0.113.7", "OPS_HOST")),
+        ("producer.py", {"REDIS_PASSWORD_FILE": "/nowhere/password"}, ("REDIS_PASSWORD_FILE", "/nowhere/password")),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_bad_configuration_ends_with_78(here: Place, script: str, settings: dict[str, str], words: tuple[str, ...]):
+    here.set(**settings)
+    _refused(here, script, 78, *words)
+
+
+def test_a_broken_settings_file_is_named(here: Place):
+    (here.folder / "config").mkdir()
+    (here.folder / "config" / "settings.toml").write_text("redis_port = [")
+    _refused(here, "producer.py", 78, "config/settings.toml")
+
+
+def test_an_unknown_name_in_the_dotenv_is_refused_with_its_place(here: Place):
+    (here.folder / ".env").write_text("IMAP_USR=someone@example.com\n")
+    _refused(here, "producer.py", 78, "IMAP_USR", ".env", "IMAP_USER")
+
+
+@pytest.mark.parametrize("script", ["producer.py", "worker.py"])
+def test_a_taken_port_names_its_owner(here: Place, script: str):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        here.set(OPS_PORT=port)
+        _refused(here, script, 2, str(port), f"PID {os.getpid()}", "OPS_PORT")
+
+
+@pytest.mark.parametrize("option", ["--nonsense", "--instance=none"])
+def test_a_wrong_option_ends_with_64(here: Place, option: str):
+    result = here.run("worker.py", option)
+    assert result.returncode == 64
+    assert "Traceback" not in result.stderr
+
+
+def _up(running: Running) -> Running:
+    until(lambda: running.get("/health")[0] == 200, f"{running.stem} lives")
+    return running
+
+
+def test_a_second_copy_is_refused_and_the_first_lives_on(here: Place):
+    producer, worker = _up(here.producer()), _up(here.worker())
+    _refused(here, "producer.py", 2, "already running", str(producer.process.pid))
+    _refused(here, "worker.py", 2, "already running", str(worker.process.pid))
+    assert producer.alive
+    assert worker.alive
+    second = _up(here.worker(2))
+    assert (here.folder / "pids" / "worker-2.pid").read_text().strip() == str(second.process.pid)
+    assert second.status()["instance"].endswith("-worker-2")
+
+
+def test_a_pid_file_left_by_a_kill_blocks_nothing(here: Place):
+    first = _up(here.worker())
+    first.kill()
+    assert (here.folder / "pids" / "worker.pid").exists()
+    _up(here.worker())
+
+
+def _token(here: Place, option: str) -> tuple[int, str]:
+    result = here.run("-m", "email_ingestion.cli.oauth2", option)
+    assert "Traceback" not in result.stderr
+    return result.returncode, result.stdout + result.stderr
+
+
+def test_the_token_command_tells_every_state_by_its_exit_code(here: Place, sandbox: RunningSandbox):
+    path = Path(here.environment["GOOGLE_TOKEN_FILE"])
+    assert _token(here, "--info")[0] == 2
+    assert _token(here, "--refresh")[0] == 0
+    code, text = _token(here, "--info")
+    assert (code, "valid" in text) == (0, True)
+    assert "ya29" not in text
+    assert path.stat().st_mode & 0o777 == 0o600
+    sandbox.arm("token_503", count=None)
+    assert _token(here, "--refresh")[0] == 2
+    sandbox.clear()
+    sandbox.arm("token_invalid_grant", count=None)
+    assert _token(here, "--refresh")[0] == 3
+    assert _token(here, "--info")[0] == 3
+    path.write_text("{")
+    assert _token(here, "--info")[0] == 4
+    path.unlink()
+    assert _token(here, "--info")[0] == 4
+    assert _token(here, "--refresh")[0] == 4
+
+
+def test_a_headless_consent_takes_the_pasted_address_and_the_producer_can_log_in(here: Place, sandbox: RunningSandbox):
+    path = Path(here.environment["GOOGLE_TOKEN_FILE"])
+    path.unlink()
+    consent = subprocess.Popen(
+        [sys.executable, str(ROOT / "producer.py"), "--auth-setup", "--no-browser"],
+        cwd=here.folder,
+        env=here.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert consent.stdin
+    assert consent.stdout
+    url = next(line for line in consent.stdout if line.startswith("http"))
+
+    class Stay(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *arguments):
+            return None
+
+    try:
+        urllib.request.build_opener(Stay).open(url.strip())
+    except urllib.error.HTTPError as answer:
+        address = answer.headers["Location"]
+    rest, _ = consent.communicate(address + "\n", timeout=60)
+    assert consent.returncode == 0, rest
+    assert path.stat().st_mode & 0o777 == 0o600
+    sandbox.deliver(b"Subject: hello\r\n\r\nworld\r\n")
+    assert here.run("producer.py", "--once").returncode == 0

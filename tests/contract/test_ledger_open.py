@@ -1,0 +1,192 @@
+"""Opening a ledger: migrations, several starters, and one clear sentence for whatever is wrong."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sqlite3
+from contextlib import closing
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import create_engine, inspect, text
+
+from email_ingestion.errors import ConfigurationError, SinkUnavailable
+from email_ingestion.ledger import Ledger, open_ledger
+from email_ingestion.ledger.schema import emails, metadata
+from tests.contract.ledgers import letters, mail, stored
+from tests.servers.postgres import fresh_database
+
+
+def test_migrations_lead_to_the_schema_of_the_code(ledger: Ledger, database_url: str) -> None:
+    engine = create_engine(database_url)
+    with engine.connect() as connection:
+        own = MigrationContext.configure(
+            connection,
+            opts={
+                "compare_type": database_url.startswith("postgresql"),
+                "include_name": lambda name, kind, _: kind != "table" or name in metadata.tables,
+                "include_object": lambda _object, name, *_: name != "emails_words",
+            },
+        )
+        assert compare_metadata(own, metadata) == []
+        columns = [column["name"] for column in inspect(connection).get_columns("emails")]
+    engine.dispose()
+    assert columns == [column.name for column in emails.columns]
+    assert ledger.count() == 0
+
+
+def test_opening_again_keeps_everything(database_url: str) -> None:
+    for number in range(3):
+        with closing(open_ledger(database_url)) as ledger:
+            ledger.record(letters(number))
+            assert ledger.count() == number + 1
+
+
+def _start(url: str, together: Barrier, answer: Pipe) -> None:
+    together.wait()
+    with closing(open_ledger(url)) as ledger:
+        answer.send(ledger.record(letters(1)))
+
+
+def test_processes_that_start_together_migrate_once(database_url: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    together = context.Barrier(4)
+    pipes = [context.Pipe(duplex=False) for _ in range(4)]
+    starters = [context.Process(target=_start, args=(database_url, together, answer)) for _, answer in pipes]
+    for starter in starters:
+        starter.start()
+    for _, answer in pipes:
+        answer.close()
+    recorded = [receiver.recv() for receiver, _ in pipes]
+    for starter in starters:
+        starter.join()
+    assert sorted(map(len, recorded)) == [0, 0, 0, 1]
+
+
+def test_a_newer_schema_is_refused(database_url: str) -> None:
+    open_ledger(database_url).close()
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    with pytest.raises(ConfigurationError, match="schema 9999"):
+        open_ledger(database_url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "nonsense", "mysql://root:hunter2@localhost/mail", "sqlite://", "sqlite:///:memory:", "postgresql+x://a"],
+)
+def test_an_address_of_no_database_we_speak_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        open_ledger(url)
+    assert "DATABASE_URL" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_directory_that_cannot_be_made_is_a_setting_to_mend(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="mend DATABASE_URL"):
+        open_ledger(f"sqlite:///{tmp_path}/file/sub/ledger.db")
+
+
+def test_a_directory_that_takes_no_files_is_a_setting_to_mend() -> None:
+    with pytest.raises(ConfigurationError, match="mend the permissions"):
+        open_ledger("sqlite:////proc/self/ledger.db")
+
+
+def test_a_file_that_is_no_database_is_a_setting_to_mend(tmp_path: Path) -> None:
+    (tmp_path / "ledger.db").write_bytes(b"not a database at all " * 100)
+    with pytest.raises(ConfigurationError, match="not an SQLite database"):
+        open_ledger(f"sqlite:///{tmp_path}/ledger.db")
+
+
+def test_a_server_that_is_away_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(SinkUnavailable, match="check DATABASE_URL") as caught:
+        open_ledger(f"postgresql+psycopg://joe:hunter2@/mail?host={tmp_path}")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_server_database_that_cannot_hold_every_character_is_refused(postgres_server: str) -> None:
+    with (
+        fresh_database(postgres_server, encoding="LATIN1") as url,
+        pytest.raises(ConfigurationError, match="ENCODING 'UTF8'"),
+    ):
+        open_ledger(url)
+
+
+def test_a_read_only_server_takes_nothing_and_blames_no_message(postgres_url: str) -> None:
+    open_ledger(postgres_url).close()
+    read_only = postgres_url.replace("options=", "options=-cdefault_transaction_read_only%3Don%20")
+    with closing(open_ledger(read_only)) as ledger:
+        with pytest.raises(SinkUnavailable, match="read-only"):
+            ledger.ping()
+        with pytest.raises(SinkUnavailable, match="read-only"):
+            ledger.record(letters(1))
+
+
+def test_connections_lost_with_a_server_restart_are_replaced(postgres_url: str) -> None:
+    with closing(open_ledger(postgres_url)) as ledger:
+        ledger.record(letters(1))
+        engine = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.exec_driver_sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            )
+        engine.dispose()
+        assert ledger.record(letters(1, 2)) == {"default:gm:2"}
+
+
+def _shell(url: str) -> sqlite3.Connection:
+    return sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+
+
+def test_sqlite_survives_a_power_cut_and_lets_readers_read(sqlite_url: str) -> None:
+    with closing(open_ledger(sqlite_url)) as ledger, ledger._engine.connect() as connection:
+        asked = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        found = [connection.exec_driver_sql(f"PRAGMA {pragma}").scalar_one() for pragma in asked]
+        assert found == ["wal", 2, 1, 10_000]
+        with closing(_shell(sqlite_url)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            assert ledger.count() == 0
+
+
+def test_a_locked_sqlite_file_blames_no_message(sqlite_url: str) -> None:
+    with closing(open_ledger(f"{sqlite_url}?timeout=0")) as ledger, closing(_shell(sqlite_url)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(SinkUnavailable, match="locked"):
+            ledger.record(letters(1))
+        with pytest.raises(SinkUnavailable, match="locked"):
+            ledger.ping()
+        other.execute("ROLLBACK")
+        ledger.ping()
+        assert ledger.record(letters(1)) == {"default:gm:1"}
+
+
+def test_a_full_disk_blames_no_message_and_keeps_what_was_there(sqlite_url: str) -> None:
+    with closing(open_ledger(sqlite_url)) as ledger:
+        ledger.record(letters(1))
+        with ledger._engine.connect() as connection:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 5}")
+        with pytest.raises(SinkUnavailable, match="disk is full"):
+            ledger.record([*letters(2), stored(mail(3, text="long " * 50_000))])
+        assert ledger.count() == 1
+        assert ledger.known_ids(["default:gm:1", "default:gm:2"]) == {"default:gm:1"}
+
+
+def test_a_deleted_sqlite_file_is_noticed(sqlite_url: str) -> None:
+    """SQLite would go on writing into the deleted file, and every message in it would be lost."""
+    with closing(open_ledger(sqlite_url)) as ledger:
+        ledger.record(letters(1))
+        for path in Path(sqlite_url.removeprefix("sqlite:///")).parent.glob("ledger.db*"):
+            path.unlink()
+        with pytest.raises(SinkUnavailable):
+            ledger.record(letters(2))
+    with closing(open_ledger(sqlite_url)) as ledger:
+        assert ledger.record(letters(1, 2)) == {"default:gm:1", "default:gm:2"}

@@ -1,0 +1,48 @@
+"""Short ways to the objects that speak to Redis, for tests."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+
+from email_ingestion.breaker import Breaker, BreakerPolicy
+from email_ingestion.email import Envelope, Message
+from email_ingestion.errors import RedisConnectionError
+from email_ingestion.events import Event
+from email_ingestion.stream import Keys, Link, connect
+
+
+def link(url: str, observe=lambda event: None, **policy) -> Link:
+    chosen = BreakerPolicy(**{"fail_max": 1000, **policy})
+    return Link(connect(url, "test"), Keys(), Breaker("redis", chosen, (RedisConnectionError,), observe))
+
+
+def message(uid: int, *, account: str = "default", raw: bytes | None = None, uidvalidity: int = 1, **fields) -> Message:
+    raw = b"Subject: letter %d\r\n\r\nhello %d" % (uid, uid) if raw is None else raw
+    values = {
+        "account": account,
+        "mailbox": "INBOX",
+        "uidvalidity": uidvalidity,
+        "uid": uid,
+        "gm_msgid": 1000 + uid,
+        "gm_thrid": 1000 + uid,
+        "labels": ("\\Inbox", "Übung"),
+        "flags": ("\\Seen",),
+        "internaldate": datetime(2026, 1, 1, tzinfo=UTC),
+        "size": len(raw),
+        "sha256": hashlib.sha256(raw).hexdigest(),
+    }
+    return Message(Envelope(**(values | fields)), raw)
+
+
+class Heard:
+    """An observer that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+
+    def of(self, kind: type[Event]) -> list:
+        return [event for event in self.events if isinstance(event, kind)]

@@ -1,0 +1,98 @@
+"""A PostgreSQL server of one's own: on a Unix socket, in a directory that goes away with it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from sqlalchemy import create_engine
+
+_PORT = 5432  # names the socket; nothing listens on TCP
+_numbers = itertools.count()
+
+
+def binaries() -> Path | None:
+    """Find the directory of initdb and pg_ctl: of the newest Debian package, else of the PATH."""
+    packaged = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    found = packaged[-1] if packaged else shutil.which("initdb")
+    return Path(found).parent if found else None
+
+
+@contextmanager
+def running_postgres() -> Iterator[str]:
+    """Start a server; yields the SQLAlchemy URL of its database `postgres`.
+
+    Without PostgreSQL on this machine the test is skipped, and fails where CI=true.
+    """
+    where = binaries()
+    if where is None:
+        _missing()
+    with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as directory:
+        user = _unprivileged(Path(directory))
+        data = Path(directory) / "data"
+        _run(
+            where / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "-N", user=user
+        )
+        options = f"-k {directory} -c listen_addresses='' -c fsync=off -c max_connections=40"
+        _run(where / "pg_ctl", "-D", data, "-w", "-l", f"{directory}/log", "-o", options, "start", user=user)
+        try:
+            yield f"postgresql+psycopg://postgres@/postgres?host={directory}&port={_PORT}"
+        finally:
+            _run(where / "pg_ctl", "-D", data, "-m", "immediate", "stop", user=user)
+
+
+def fresh_schema(server: str) -> str:
+    """Create an empty schema on this server and return a URL that sees no other; a database would take 300 ms."""
+    name = f"test_{next(_numbers)}"
+    engine = create_engine(server)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE SCHEMA {name}")
+    engine.dispose()
+    return f"{server}&options=-csearch_path%3D{name}"
+
+
+@contextmanager
+def fresh_database(server: str, encoding: str = "UTF8") -> Iterator[str]:
+    """Create an empty database on the server at this URL; yields its URL."""
+    name = f"test_{next(_numbers)}"
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0")
+        try:
+            yield server.replace("/postgres?", f"/{name}?")
+        finally:
+            connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    engine.dispose()
+
+
+def _missing() -> NoReturn:
+    message = "PostgreSQL is not installed (Debian: apt-get install postgresql), so nothing is proven about it"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def _unprivileged(directory: Path) -> str | None:
+    """PostgreSQL refuses to run as root: then the user that its package made, or nobody, gets the directory."""
+    if os.geteuid() != 0:
+        return None
+    import pwd  # noqa: PLC0415 - not on Windows
+
+    known = {entry.pw_name for entry in pwd.getpwall()}
+    user = "postgres" if "postgres" in known else "nobody"
+    shutil.chown(directory, user)
+    return user
+
+
+def _run(*command: object, user: str | None) -> None:
+    subprocess.run(
+        list(map(str, command)), check=True, user=user, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )

@@ -1,0 +1,79 @@
+"""A real redis-server of one's own, with the faults tests need."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis
+
+from tests.servers.missing import program
+from tests.servers.ports import free_port, wait_for_port
+
+
+class RedisServer:
+    """Keeps its port and its data over `kill` and `start`."""
+
+    def __init__(self, directory: Path, *, appendonly: bool = True, password: str | None = None) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.port = free_port()
+        self.password = password
+        self._options = ["--appendonly", "yes" if appendonly else "no", "--appendfsync", "everysec"]
+        if password:
+            self._options += ["--requirepass", password]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        secret = f":{self.password}@" if self.password else ""
+        return f"redis://{secret}127.0.0.1:{self.port}/0"
+
+    def client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.url)
+
+    def start(self) -> None:
+        command = [program("redis-server", "redis-server"), "--port", str(self.port), "--bind", "127.0.0.1"]
+        command += ["--dir", str(self.directory), "--save", "", "--hz", "500", "--loglevel", "warning"]
+        process = self._process = subprocess.Popen([*command, *self._options], stdout=subprocess.DEVNULL)
+        wait_for_port(self.port, lambda: process.poll() is None)
+        with self.client() as client:
+            while True:
+                try:
+                    client.ping()
+                except redis.BusyLoadingError:
+                    time.sleep(0.01)
+                else:
+                    return
+
+    def kill(self) -> None:
+        assert self._process
+        self._process.kill()
+        self._process.wait()
+
+    def freeze(self) -> None:
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process
+        self._process.send_signal(signal.SIGCONT)
+
+    def forget(self) -> None:
+        """Remove the data of a server that does not run."""
+        for path in sorted(self.directory.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+
+
+@contextmanager
+def running_redis(directory: Path, **options) -> Iterator[RedisServer]:
+    server = RedisServer(directory, **options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()

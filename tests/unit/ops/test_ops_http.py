@@ -1,0 +1,180 @@
+"""The endpoints, over real sockets."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from email_ingestion import errors, events
+from email_ingestion.ops.compose import Ops
+from email_ingestion.ops.http import Endpoints, serve
+from email_ingestion.ops.records import RedisState
+from tests.unit.ops.shown import READING, FakeBreaker
+
+REDIS_UP = events.Probed("redis", ok=True, seconds=0.001, error=None)
+
+# Literally section 2.2 of the runbook; only the port differs.
+ONE_LINER = r"""
+curl -s http://localhost:8080/status | python -c "
+import json,sys
+d=json.load(sys.stdin)
+for cb in d.get('circuit_breakers',[]):
+    print(f\"{cb['name']}: {cb['state']}  failures={cb['failure_count']}\")
+"
+"""
+
+
+@pytest.fixture
+def served(worker: Ops) -> Iterator[Endpoints]:
+    endpoints = serve(worker.status, worker.metrics, "127.0.0.1", 0, 0)
+    yield endpoints
+    endpoints.close()
+
+
+def get(url: str) -> requests.Response:
+    return requests.get(url, timeout=5)
+
+
+def test_health_and_its_alias(served: Endpoints) -> None:
+    for path in ("/health", "/livez"):
+        answer = get(served.ops_url + path)
+        assert (answer.status_code, answer.json()["status"]) == (200, "alive")
+        assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["loops"][0]["name"] == "consume"
+
+
+def test_ready_and_its_alias_follow_the_state(served: Endpoints, worker: Ops) -> None:
+    seen = []
+    for event in (events.Started(""), REDIS_UP, events.Held("default", "full"), events.Stopping("SIGTERM")):
+        worker.observe(event)
+        answers = {path: get(served.ops_url + path) for path in ("/ready", "/readyz")}
+        assert len({answer.status_code for answer in answers.values()}) == 1
+        seen.append((answers["/ready"].status_code, answers["/ready"].json()["status"]))
+    assert seen == [(503, "starting"), (200, "ready"), (200, "degraded"), (503, "draining")]
+    assert answers["/ready"].json()["reasons"] == ["stopping: SIGTERM"]
+
+
+def test_status_is_200_whatever_happens(served: Endpoints, worker: Ops) -> None:
+    worker.observe(events.RedisFailed(errors.RedisConnectionError("gone"), 1.0))
+    answer = get(served.ops_url + "/status")
+    assert (answer.status_code, answer.json()["status"]) == (200, "not_ready")
+
+
+def test_metrics_are_on_both_ports_and_nothing_else_on_theirs(served: Endpoints) -> None:
+    for url in (served.ops_url, served.metrics_url):
+        answer = get(url + "/metrics")
+        assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        assert "email_ingestion_circuit_breaker_state" in answer.text
+    assert "/metrics" in get(served.metrics_url + "/").text
+    assert {get(served.metrics_url + path).status_code for path in ("/status", "/health", "/ready")} == {404}
+
+
+def test_head_is_answered_and_the_schema_is_not_shown(served: Endpoints) -> None:
+    for path in ("/health", "/status", "/metrics"):
+        answer = requests.head(served.ops_url + path, timeout=5)
+        assert (answer.status_code, answer.content) == (200, b"")
+    assert {get(served.ops_url + path).status_code for path in ("/docs", "/redoc", "/openapi.json")} == {404}
+
+
+def test_answers_come_at_once_while_redis_hangs(served: Endpoints, worker: Ops) -> None:
+    release = threading.Event()
+
+    def hanging() -> RedisState:
+        release.wait(10)
+        return READING
+
+    reader = threading.Thread(target=worker.status.collect, args=(hanging,))
+    reader.start()
+    get(served.ops_url + "/health")
+    for path in ("/health", "/ready", "/status", "/metrics"):
+        begun = time.perf_counter()
+        get(served.ops_url + path)
+        assert time.perf_counter() - begun < 0.25
+    release.set()
+    reader.join()
+
+
+def test_the_runbooks_one_liner_prints_one_line_per_breaker(served: Endpoints, redis_breaker: FakeBreaker) -> None:
+    redis_breaker.state, redis_breaker.failure_count = "OPEN", 5
+    command = ONE_LINER.replace(":8080", f":{served.ops_port}")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        env={**os.environ, "PATH": path},
+    )
+    assert (done.stdout, done.stderr) == ("redis: OPEN  failures=5\n", "")
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "localhost.evil.example:8080"}, 403),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Host": "[::1]:8080"}, 404),
+        ({"Host": "localhost:8080"}, 404),
+        ({}, 404),
+    ],
+)
+def test_commands_from_web_pages_are_refused_before_anything_looks_at_them(
+    served: Endpoints, headers: dict[str, str], code: int
+) -> None:
+    assert requests.post(served.ops_url + "/admin/pause", headers=headers, timeout=5).status_code == code
+
+
+def test_reading_under_another_name_is_allowed(served: Endpoints) -> None:
+    assert requests.get(served.ops_url + "/health", headers={"Host": "mail-1.lan"}, timeout=5).status_code == 200
+
+
+def test_a_busy_port_names_its_owner_and_the_way_out(worker: Ops, served: Endpoints) -> None:
+    with pytest.raises(errors.OperationFailed) as caught:
+        serve(worker.status, worker.metrics, "127.0.0.1", served.ops_port, 0)
+    assert str(caught.value).startswith(f"port {served.ops_port} is taken by PID {os.getpid()} (")
+    assert str(caught.value).endswith("; stop it or set OPS_PORT")
+
+
+def test_a_busy_metrics_port_gives_the_ops_port_back(worker: Ops, served: Endpoints) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(errors.OperationFailed, match="set METRICS_PORT"):
+        serve(worker.status, worker.metrics, "127.0.0.1", port, served.metrics_port)
+    socket.create_server(("127.0.0.1", port)).close()
+
+
+@pytest.mark.parametrize("host", ["203.0.113.7", "no-such-host.invalid"])
+def test_an_address_that_is_not_ours_is_a_configuration_error(worker: Ops, host: str) -> None:
+    with pytest.raises(errors.ConfigurationError, match="OPS_HOST"):
+        serve(worker.status, worker.metrics, host, 0, 0)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_every_interface_can_be_served(worker: Ops, host: str) -> None:
+    if host == "::" and not Path("/proc/net/if_inet6").exists():
+        pytest.skip("this machine has no IPv6")
+    endpoints = serve(worker.status, worker.metrics, host, 0, 0)
+    try:
+        assert get(f"http://127.0.0.1:{endpoints.ops_port}/health").status_code == 200
+    finally:
+        endpoints.close()
+
+
+def test_after_close_the_ports_are_free(worker: Ops) -> None:
+    endpoints = serve(worker.status, worker.metrics, "127.0.0.1", 0, 0)
+    get(endpoints.ops_url + "/health")
+    endpoints.close()
+    again = serve(worker.status, worker.metrics, "127.0.0.1", endpoints.ops_port, endpoints.metrics_port)
+    assert get(again.ops_url + "/health").status_code == 200
+    again.close()

@@ -1,0 +1,226 @@
+"""What Prometheus scrapes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from email_ingestion import errors, events
+from email_ingestion.events import BreakerState
+from email_ingestion.ops.compose import Ops
+from email_ingestion.ops.declare import ERROR_TYPES
+from email_ingestion.ops.metrics import Metrics
+from email_ingestion.ops.records import RedisState
+from tests.unit.ops.shown import PRODUCER, PRODUCER_NAMES, READING, WORKER, WORKER_NAMES, Clock, FakeBreaker
+
+COMMON = """circuit_breaker_state circuit_breaker_transitions_total dlq_depth dlq_messages_total dlq_replayed_total
+stream_depth stream_pending stream_waiting stream_oldest_timestamp_seconds stream_max_deliveries active_workers
+dependency_up loop_last_iteration_timestamp_seconds redis_memory_used_bytes redis_memory_max_bytes
+backup_last_success_timestamp_seconds log_messages_total build_info collect_success"""
+OF_PRODUCER = """emails_produced_total emails_skipped_total imap_last_success_timestamp_seconds imap_backlog_messages
+imap_connections_total imap_fetched_bytes_total imap_bytes_budget_remaining imap_uidvalidity_changes_total
+oauth2_token_expiry_timestamp_seconds oauth2_refreshes_total oauth2_reauth_required reconcile_missing
+reconcile_last_success_timestamp_seconds"""
+OF_WORKER = """emails_processed_total emails_failed_total processing_latency_seconds queue_wait_seconds
+end_to_end_latency_seconds retries_total duplicates_total orphan_messages_claimed_total sink_deliveries_total"""
+FROM_REDIS = """stream_depth stream_pending stream_waiting stream_oldest_timestamp_seconds stream_max_deliveries
+dlq_depth active_workers redis_memory_used_bytes redis_memory_max_bytes dlq_replayed_total"""
+MOST_SERIES = 250  # of ours, per process
+
+
+def series(metrics: Metrics) -> dict[str, float]:
+    """Every sample by its name with labels, without our prefix."""
+    found = {}
+    for family in text_string_to_metric_families(metrics.render().decode()):
+        for sample in family.samples:
+            labels = ",".join(f"{key}={value}" for key, value in sorted(sample.labels.items()))
+            name = sample.name.removeprefix("email_ingestion_")
+            found[f"{name}{{{labels}}}" if labels else name] = sample.value
+    return found
+
+
+def fed(ops: Ops) -> Ops:
+    """After one of everything."""
+    ops.status.collect(lambda: READING)
+    for event in (
+        events.Turned("consume"),
+        events.Turned("watch"),
+        events.Probed("redis", ok=True, seconds=0.001, error=None),
+        events.BackupFound(1234.0),
+        events.BreakerChanged("redis", "CLOSED", "OPEN", None),
+        events.Connected("default"),
+        events.ConnectionFailed("default", errors.IMAPThrottledError("slow"), 1.0),
+        events.Synced("default", "[Gmail]/All Mail", 1, 77, 12),
+        events.Downloaded("default", 1000),
+        events.BytesSpent("default", 1000, 2500),
+        events.Published("default", "INBOX", ("default:gm:1", "default:gm:2"), 2, 1000),
+        events.Skipped("default", "known", 3),
+        events.MailboxChanged("default", "INBOX", 1, 2),
+        events.TokenRefreshed("default", 5000.0),
+        events.TokenRefreshFailed("second", errors.OAuth2AuthenticationError("revoked"), permanent=True),
+        events.Reconciled("default", 2, 0, 0),
+        events.Reconciled("second", 3, 0, 0),
+        events.Delivered("default:gm:1", 1, duplicate=False, duration=0.02, queue_wait=0.3, end_to_end=4.0),
+        events.Delivered("default:gm:2", 1, duplicate=True, duration=0.02, queue_wait=0.3, end_to_end=4.0),
+        events.SinkDelivered("database", "delivered", 2),
+        events.Deferred("default:gm:3", 1, errors.SinkUnavailable("full"), 2.0),
+        events.Deferred("default:gm:4", 1, ZeroDivisionError(), 2.0),
+        events.DeadLettered("default:gm:3", "max_retries", 6, errors.SinkUnavailable("full")),
+        events.DeadLettered("default:gm:5", "permanent", 1, errors.PermanentError("no")),
+        events.Reclaimed(4),
+    ):
+        ops.metrics(event)
+    return ops
+
+
+def test_a_worker_has_every_metric_of_the_contract(worker: Ops) -> None:
+    names = {name.split("{")[0] for name in series(fed(worker).metrics)}
+    names |= {name.removesuffix("_count") for name in names}
+    assert set((COMMON + " " + OF_WORKER).split()) <= names
+    assert not names & set(OF_PRODUCER.split())
+
+
+def test_a_producer_has_every_metric_of_the_contract(producer: Ops) -> None:
+    names = {name.split("{")[0] for name in series(fed(producer).metrics)}
+    assert set((COMMON + " " + OF_PRODUCER).split()) <= names
+    assert not names & set(OF_WORKER.split())
+
+
+def test_events_move_what_a_worker_counts(worker: Ops) -> None:
+    found = series(fed(worker).metrics)
+    assert found["emails_processed_total"] == 1
+    assert found["duplicates_total"] == 1
+    assert found["retries_total"] == 2
+    assert found["emails_failed_total{error_type=SinkUnavailable}"] == 2
+    assert found["emails_failed_total{error_type=PermanentError}"] == 1
+    assert found["emails_failed_total{error_type=_OTHER}"] == 1
+    assert found["dlq_messages_total{reason=max_retries}"] == 1
+    assert found["orphan_messages_claimed_total"] == 4
+    assert found["sink_deliveries_total{result=delivered,sink=database}"] == 2
+    assert found["end_to_end_latency_seconds_count"] == 2
+    assert found["circuit_breaker_transitions_total{name=redis,to=open}"] == 1
+    assert found["backup_last_success_timestamp_seconds"] == 1234
+
+
+def test_events_move_what_a_producer_counts(producer: Ops) -> None:
+    found = series(fed(producer).metrics)
+    assert found["emails_produced_total"] == 2
+    assert found["emails_skipped_total{reason=known}"] == 3
+    assert found["imap_connections_total{result=connected}"] == 1
+    assert found["imap_connections_total{result=throttled}"] == 1
+    assert found["imap_backlog_messages{account=default}"] == 12
+    assert found["imap_bytes_budget_remaining{account=default}"] == 1500
+    assert found["oauth2_reauth_required{account=default}"] == 0
+    assert found["oauth2_reauth_required{account=second}"] == 1
+    assert found["oauth2_refreshes_total{result=refused}"] == 1
+    assert found["oauth2_token_expiry_timestamp_seconds{account=default}"] == 5000
+    assert found["reconcile_missing"] == 5
+
+
+def test_counters_stand_at_zero_before_anything_happens(worker: Ops, producer: Ops) -> None:
+    found = series(worker.metrics)
+    for reason in ("max_retries", "permanent", "poison", "operator"):
+        assert found[f"dlq_messages_total{{reason={reason}}}"] == 0
+    for kind in ERROR_TYPES:
+        assert found[f"emails_failed_total{{error_type={kind}}}"] == 0
+    assert found["sink_deliveries_total{result=failed,sink=webhook}"] == 0
+    assert found["log_messages_total{level=CRITICAL}"] == 0
+    assert series(producer.metrics)["emails_skipped_total{reason=vanished}"] == 0
+
+
+def test_what_is_not_known_yet_is_absent(producer: Ops) -> None:
+    found = series(producer.metrics)
+    for name in (
+        "reconcile_missing",
+        "reconcile_last_success_timestamp_seconds",
+        "backup_last_success_timestamp_seconds",
+    ):
+        assert name not in found
+    assert not [name for name in found if name.startswith(("dependency_up", "imap_last_success"))]
+
+
+def test_gauges_of_redis_are_absent_when_it_cannot_be_read(worker: Ops) -> None:
+    def unreadable() -> RedisState:
+        raise errors.RedisConnectionError("gone")
+
+    worker.status.collect(lambda: READING)
+    shown = series(worker.metrics)
+    worker.status.collect(unreadable)
+    gone = series(worker.metrics)
+    assert set(FROM_REDIS.split()) <= shown.keys()
+    assert not set(FROM_REDIS.split()) & gone.keys()
+    assert (shown["collect_success"], gone["collect_success"]) == (1, 0)
+    assert (shown["stream_depth"], shown["active_workers"], shown["dlq_replayed_total"]) == (7, 2, 5)
+
+
+def test_an_empty_stream_has_no_oldest_entry(worker: Ops) -> None:
+    empty = type(READING.stream)(0, 0, 0, None, 0)
+    worker.status.collect(lambda: RedisState(empty, READING.dlq, 1, 1, 0))
+    found = series(worker.metrics)
+    assert found["stream_depth"] == 0
+    assert "stream_oldest_timestamp_seconds" not in found
+
+
+def test_a_breaker_shows_its_state_of_now(worker: Ops, redis_breaker: FakeBreaker) -> None:
+    seen = []
+    states: tuple[BreakerState, ...] = ("CLOSED", "OPEN", "HALF_OPEN")
+    for state in states:
+        redis_breaker.state = state
+        seen.append(series(worker.metrics)["circuit_breaker_state{name=redis}"])
+    assert seen == [0, 1, 2]
+
+
+def test_the_number_of_series_does_not_follow_the_mail(worker: Ops, producer: Ops) -> None:
+    fed(worker)
+    fed(producer)
+    before = len(series(worker.metrics)), len(series(producer.metrics))
+    for number in range(300):
+        kind = type(f"Error{number}", (Exception,), {})
+        for ops in (worker, producer):
+            ops.observe(events.Deferred(f"a:gm:{number}", 1, kind("x"), 1.0))
+            ops.observe(events.Synced(f"unknown-{number}@example.org", "x", 1, 1, 1))
+            ops.observe(events.Turned(f"loop-{number}"))
+            ops.observe(events.SinkDelivered(f"sink-{number}", "delivered", 1))
+    after = len(series(worker.metrics)), len(series(producer.metrics))
+    assert after[0] <= before[0] + 2  # one _OTHER each for loop and sink
+    assert after[1] <= before[1] + 3
+    assert max(after) < MOST_SERIES
+    assert b"@" not in worker.metrics.render() + producer.metrics.render()
+
+
+def test_log_records_are_counted_by_level(worker: Ops) -> None:
+    worker.metrics.count_log("ERROR")
+    worker.metrics.count_log("NOTICE")
+    assert series(worker.metrics)["log_messages_total{level=ERROR}"] == 1
+
+
+def test_times_are_those_of_the_clock() -> None:
+    clock = Clock(99.0)
+    metrics = Metrics(PRODUCER, PRODUCER_NAMES, list, lambda: None, clock)
+    metrics(events.Synced("default", "INBOX", 1, 1, 0))
+    metrics(events.Turned("watch"))
+    found = series(metrics)
+    assert found["imap_last_success_timestamp_seconds{account=default}"] == 99
+    assert found["loop_last_iteration_timestamp_seconds{loop=watch}"] == 99
+
+
+@pytest.mark.parametrize("side", [(WORKER, WORKER_NAMES), (PRODUCER, PRODUCER_NAMES)], ids=["worker", "producer"])
+def test_promtool_has_nothing_to_say(side: tuple[object, object], worker: Ops, producer: Ops) -> None:
+    promtool = shutil.which("promtool")
+    if not promtool:
+        if os.environ.get("CI") == "true":
+            pytest.fail("promtool is missing: apt-get install prometheus")
+        pytest.skip("promtool is not installed (Debian package prometheus)")
+    rendered = fed(worker if side[0] is WORKER else producer).metrics.render()
+    done = subprocess.run([promtool, "check", "metrics"], input=rendered, check=False, capture_output=True, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_help_is_there_for_every_metric(worker: Ops) -> None:
+    text = fed(worker).metrics.render().decode()
+    assert all(re.match(r"# HELP \S+ .*\.", line) for line in text.splitlines() if line.startswith("# HELP email_"))

@@ -1,0 +1,164 @@
+"""Which lines an operator finds, and which floods he is spared."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import email_ingestion
+from email_ingestion import errors, events
+from email_ingestion.events import Event
+from email_ingestion.ops import summary
+from email_ingestion.ops.compose import compose
+from email_ingestion.ops.narrate import RULES, UNTOLD, Narrator
+from tests.unit.ops.shown import Clock
+
+SOURCE = Path(email_ingestion.__file__).parent
+CATALOGUE = SOURCE.parents[1] / "docs" / "log-events.md"
+
+
+def told(path: Path, least: str = "INFO") -> list[dict[str, Any]]:
+    levels = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [line for line in lines if levels.index(line["level"]) >= levels.index(least)]
+
+
+def delivered(number: int, *, duplicate: bool = False) -> events.Delivered:
+    return events.Delivered(f"default:gm:{number}", 1, duplicate, 0.01, 0.2, 1.5)
+
+
+def test_every_event_is_told_or_left_out_on_purpose() -> None:
+    kinds = {kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, Event)}
+    assert kinds - {Event} == RULES.keys() | UNTOLD
+
+
+def test_catalogue_and_code_name_the_same_events() -> None:
+    documented = re.findall(r"^\| `(\w+)` \|", CATALOGUE.read_text(), re.MULTILINE)
+    direct = re.compile(r"\b_?log(?:ger\(.*\))?\.(?:debug|info|warning|error|critical|exception)\(\s*\"(\w+)\"")
+    written = {name for file in SOURCE.rglob("*.py") for name in direct.findall(file.read_text())}
+    named = {rule.name for rule in RULES.values()} | {summary.PUBLISHED, summary.DELIVERED}
+    assert len(documented) == len(set(documented))
+    assert set(documented) == written | named
+
+
+@pytest.mark.parametrize(
+    ("event", "name"),
+    [
+        (events.RedisFailed(errors.RedisConnectionError("gone"), 1.0), "RedisConnectionError"),
+        (events.ConnectionFailed("a", errors.IMAPConnectionError("gone"), 1.0), "IMAPConnectionError"),
+        (events.ConnectionFailed("a", errors.IMAPThrottledError("slow"), 1.0), "IMAPConnectionError"),
+        (events.NeedsOperator("a", errors.OAuth2AuthenticationError("consent")), "OAuth2AuthenticationError"),
+        (events.TokenRefreshFailed("a", errors.TokenRefreshError("502"), permanent=False), "TokenRefreshError"),
+        (events.BreakerRejected("redis", errors.CircuitBreakerError("redis", 9)), "CircuitBreakerError"),
+        (events.BreakerChanged("imap", "CLOSED", "OPEN", None), "CircuitBreakerError"),
+        (events.DeadLettered("default:gm:1", "max_retries", 6, None), "max_retries"),
+    ],
+)
+def test_the_runbooks_words_are_found_in_the_log(logs: Path, event: Event, name: str) -> None:
+    Narrator()(event)
+    (line,) = told(logs, "WARNING")
+    assert name in line["message"]
+
+
+def test_an_error_shows_its_class_its_text_and_the_class_beneath(logs: Path) -> None:
+    error = errors.RedisConnectionError("localhost:6379 refuses connections")
+    error.__cause__ = ConnectionRefusedError()
+    Narrator()(events.RedisFailed(error, 5.0))
+    (line,) = told(logs)
+    assert line["error_type"] == "RedisConnectionError"
+    assert line["message"] == "RedisConnectionError: localhost:6379 refuses connections"
+    assert (line["cause"], line["retry_in_s"]) == ("ConnectionRefusedError", 5.0)
+
+
+def test_a_repeated_failure_is_told_at_once_then_every_30_seconds_with_a_count(logs: Path) -> None:
+    clock = Clock()
+    narrator = Narrator(clock)
+    for second in range(31):
+        clock.now = float(second)
+        narrator(events.RedisFailed(errors.RedisConnectionError("gone"), 1.0))
+    lines = told(logs)
+    assert [line.get("suppressed") for line in lines] == [None, 29]
+    assert len(told(logs, "DEBUG")) == 31
+
+
+def test_another_cause_is_told_at_once(logs: Path) -> None:
+    narrator = Narrator(Clock())
+    narrator(events.ConnectionFailed("a", errors.IMAPConnectionError("x"), 1.0))
+    narrator(events.ConnectionFailed("b", errors.IMAPConnectionError("x"), 1.0))
+    narrator(events.ConnectionFailed("a", errors.IMAPThrottledError("x"), 1.0))
+    assert len(told(logs)) == 3
+
+
+def test_every_dead_letter_is_told(logs: Path) -> None:
+    narrator = Narrator(Clock())
+    for number in range(5):
+        narrator(events.DeadLettered(f"default:gm:{number}", "permanent", 1, errors.PermanentError("no body")))
+    assert [line["email_id"] for line in told(logs)] == [f"default:gm:{number}" for number in range(5)]
+
+
+def test_a_flood_of_deliveries_is_one_line_per_second(logs: Path) -> None:
+    clock = Clock(100.0)
+    narrator = Narrator(clock)
+    for _ in range(20):
+        for number in range(100):
+            narrator(delivered(number, duplicate=number == 0))
+        narrator(events.Turned("consume"))
+        clock.now += 0.125
+    clock.now += 1
+    narrator(events.Turned("consume"))
+    lines = told(logs)
+    assert [line["event"] for line in lines] == ["emails_delivered"] * 4
+    assert sum(line["count"] for line in lines) == 2000
+    assert sum(line["duplicates"] for line in lines) == 20
+
+
+def test_a_single_message_is_told_with_its_identity_as_soon_as_the_loop_turns(logs: Path) -> None:
+    narrator = Narrator(Clock())
+    narrator(delivered(7))
+    assert told(logs) == []
+    narrator(events.Turned("consume"))
+    (line,) = told(logs)
+    assert line["email_ids"] == ["default:gm:7"]
+
+
+def test_what_was_delivered_last_is_told_before_the_end(logs: Path) -> None:
+    narrator = Narrator(Clock())
+    narrator(delivered(1))
+    narrator(events.Turned("consume"))
+    narrator(delivered(2))
+    narrator(events.Stopped())
+    assert sum(line["count"] for line in told(logs) if line["event"] == "emails_delivered") == 2
+
+
+def test_a_dependency_that_is_back_is_worth_a_line(logs: Path) -> None:
+    narrator = Narrator()
+    for ok in (True, False, True, True):
+        narrator(events.Probed("redis", ok, 0.001, None if ok else errors.RedisConnectionError("gone")))
+    assert [(line["level"], line["ok"]) for line in told(logs)] == [("WARNING", False), ("INFO", True)]
+
+
+def test_an_error_nobody_foresaw_shows_its_stack(logs: Path) -> None:
+    try:
+        int("Dear customer")
+    except ValueError as error:
+        Narrator()(events.LoopFailed("consume", error))
+    (line,) = told(logs)
+    assert "test_ops_narrate.py" in line["exception"]
+    assert "ValueError: text withheld" in line["exception"]
+
+
+def test_a_broken_observer_stops_neither_the_loop_nor_the_others(logs: Path) -> None:
+    seen: list[Event] = []
+
+    def broken(event: Event) -> None:
+        raise RuntimeError(str(event))
+
+    observe = compose(broken, seen.append)
+    observe(events.Stopped())
+    observe(events.Stopped())
+    assert len(seen) == 2
+    assert [line["event"] for line in told(logs)] == ["observer_failed"]

@@ -1,0 +1,278 @@
+"""When a process is alive and when it is ready, and what it tells of itself."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from email_ingestion import errors, events
+from email_ingestion.events import Event
+from email_ingestion.ops.records import Identity, Names, Peer, RedisState
+from email_ingestion.ops.status import Status
+from tests.unit.ops.shown import PRODUCER, PRODUCER_NAMES, READING, WORKER, WORKER_NAMES, Clock, FakeBreaker
+
+REDIS_UP = events.Probed("redis", ok=True, seconds=0.0007, error=None)
+REDIS_DOWN = events.Probed("redis", ok=False, seconds=1.0, error=errors.RedisConnectionError("refused"))
+RUNNING: tuple[Event, ...] = (events.Started("defaults"), REDIS_UP)
+REVOKED = errors.OAuth2AuthenticationError("consent was withdrawn; run python producer.py --auth-setup")
+
+
+def words(text: str) -> set[str]:
+    return set(text.split())
+
+
+class Board:
+    """A status board, its breakers and its time."""
+
+    def __init__(self, identity: Identity = WORKER, names: Names = WORKER_NAMES) -> None:
+        self.time = Clock(1000.0)
+        self.breakers = {name: FakeBreaker(name) for name in names.breakers}
+        self.status = Status(identity, names, lambda: list(self.breakers.values()), self.time, self.time)
+
+    def after(self, *happened: Event) -> str:
+        for event in happened:
+            self.status(event)
+        return self.status.verdict().status
+
+    @property
+    def reasons(self) -> str:
+        return " | ".join(self.status.verdict().reasons)
+
+
+@pytest.fixture
+def worker() -> Board:
+    return Board()
+
+
+@pytest.fixture
+def producer() -> Board:
+    return Board(PRODUCER, PRODUCER_NAMES)
+
+
+def test_a_process_is_starting_until_redis_has_answered(worker: Board) -> None:
+    assert worker.after() == "starting"
+    assert worker.after(events.Started("defaults")) == "starting"
+    assert "redis: no answer yet" in worker.reasons
+    assert worker.after(REDIS_UP) == "ready"
+
+
+def test_a_start_during_an_outage_says_what_is_missing(worker: Board) -> None:
+    assert worker.after(REDIS_DOWN) == "not_ready"
+    assert "RedisConnectionError: refused" in worker.reasons
+
+
+def test_readiness_follows_redis(worker: Board) -> None:
+    assert worker.after(*RUNNING, REDIS_DOWN) == "not_ready"
+    assert worker.after(REDIS_UP) == "ready"
+    assert worker.after(events.RedisFailed(errors.RedisConnectionError("READONLY"), 1.0)) == "not_ready"
+
+
+def test_an_open_redis_breaker_is_not_ready_and_a_trying_one_is_degraded(worker: Board) -> None:
+    worker.after(*RUNNING)
+    worker.breakers["redis"].state = "OPEN"
+    assert worker.after() == "not_ready"
+    worker.breakers["redis"].state = "HALF_OPEN"
+    assert worker.after() == "degraded"
+    worker.breakers["redis"].state = "CLOSED"
+    assert worker.after() == "ready"
+
+
+def test_one_sink_down_is_degraded_and_no_sink_is_not_ready(worker: Board) -> None:
+    down = events.Probed("database", ok=False, seconds=0.1, error=errors.SinkUnavailable("locked"))
+    assert worker.after(*RUNNING, down) == "degraded"
+    worker.breakers["webhook"].state = "OPEN"
+    assert worker.after() == "not_ready"
+    assert "no sink is usable" in worker.reasons
+
+
+@pytest.mark.parametrize(
+    ("trouble", "mended"),
+    [
+        (events.ConnectionFailed("default", errors.IMAPConnectionError("reset"), 5.0), events.Connected("default")),
+        (events.ConnectionFailed("default", errors.IMAPThrottledError("slow"), 60.0), events.Connected("default")),
+        (events.NeedsOperator("default", REVOKED), events.Connected("default")),
+        (
+            events.TokenRefreshFailed("default", errors.TokenRefreshError("502"), permanent=False),
+            events.TokenRefreshed("default", 5000.0),
+        ),
+        (events.Held("default", "the stream is full"), events.Held("default", "")),
+        (events.TokenRefreshed("default", 900.0), events.TokenRefreshed("default", 5000.0)),
+    ],
+)
+def test_trouble_with_the_mailbox_degrades_the_producer_until_it_is_over(
+    producer: Board, trouble: Event, mended: Event
+) -> None:
+    assert producer.after(*RUNNING, trouble) == "degraded"
+    assert producer.reasons
+    assert producer.after(mended) == "ready"
+
+
+def test_a_missing_consent_outlives_a_refresh(producer: Board) -> None:
+    refreshed = events.TokenRefreshed("default", 5000.0)
+    assert producer.after(*RUNNING, events.NeedsOperator("default", REVOKED), refreshed) == "degraded"
+    assert producer.status.report()["accounts"][0]["reauth_required"] is True
+
+
+def test_draining_outranks_everything(worker: Board) -> None:
+    assert worker.after(*RUNNING, REDIS_DOWN, events.Stopping("SIGTERM")) == "draining"
+    assert worker.reasons == "stopping: SIGTERM"
+
+
+def test_conditions_come_and_go(worker: Board) -> None:
+    worker.after(*RUNNING)
+    worker.status.set_condition("paused", "by an operator")
+    assert worker.after() == "degraded"
+    worker.status.set_condition("disk", "no space for data", critical=True)
+    assert worker.after() == "not_ready"
+    worker.status.set_condition("disk", None)
+    worker.status.set_condition("paused", None)
+    assert worker.after() == "ready"
+
+
+def test_a_silent_loop_is_neither_alive_nor_ready_until_it_turns(worker: Board) -> None:
+    worker.after(*RUNNING)
+    worker.time.now += 31
+    alive, body = worker.status.health()
+    assert (alive, body["status"]) == (False, "stalled")
+    assert "consume" in body["reasons"][0]
+    assert worker.after() == "not_ready"
+    assert worker.after(events.Turned("consume"), REDIS_UP) == "ready"
+    assert worker.status.health()[0] is True
+
+
+def test_an_outage_of_redis_does_not_touch_liveness(worker: Board) -> None:
+    worker.after(*RUNNING, REDIS_DOWN)
+    assert worker.status.health()[0] is True
+
+
+def test_waiting_for_a_sink_is_not_an_outage_of_redis(worker: Board) -> None:
+    for error in (errors.SinkUnavailable("locked"), errors.CircuitBreakerError("database", 30.0)):
+        assert worker.after(*RUNNING, events.RedisFailed(error, 1.0)) == "ready"
+    assert worker.after(events.RedisFailed(errors.CircuitBreakerError("redis", 30.0), 1.0)) == "not_ready"
+
+
+def test_a_loop_may_end_on_purpose(worker: Board) -> None:
+    worker.status.loops.watch("recover", 10.0)
+    worker.status.loops.forget("consume")
+    worker.time.now += 31
+    assert list(worker.status.loops.stalled()) == ["recover"]
+
+
+def test_a_dependency_nobody_asks_any_more_counts_as_failing(worker: Board) -> None:
+    worker.after(*RUNNING, events.Probed("database", ok=True, seconds=0.1, error=None))
+    worker.time.now += 61
+    worker.status(events.Turned("consume"))
+    assert worker.after() == "not_ready"
+    assert worker.reasons == "redis: not checked for 61 s"
+
+
+def test_the_report_has_every_key_of_the_contract_before_anything_is_known(producer: Board) -> None:
+    producer.status.set_peers([Peer("worker", "worker-1", 7, alive=False, ready=None, ops_url=None, seen_at=None)])
+    report = producer.status.report()
+    keys = {
+        name: set(value[0]) if isinstance(value, list) else set(value)
+        for name, value in report.items()
+        if isinstance(value, list | dict) and name != "reasons"
+    }
+    assert keys == {
+        "circuit_breakers": words(
+            "name state failure_count success_count fail_max recovery_timeout success_threshold "
+            "retry_after_seconds forced last_error last_error_type last_state_change"
+        ),
+        "checks": words("name status critical response_time_ms error error_type checked_at age_seconds"),
+        "stream": words("name depth pending waiting oldest_age_seconds max_deliveries ok collected_at"),
+        "dlq": {"name", "depth", "oldest_age_seconds"},
+        "accounts": words(
+            "name mailbox watch last_uid uidvalidity backlog last_success_age_seconds bytes_today byte_budget "
+            "token_expires_in_seconds reauth_required"
+        ),
+        "statistics": words("produced processed failed dead_lettered duplicates orphans_claimed"),
+        "peers": words("component instance pid alive ready ops_url seen_age_seconds"),
+    }
+    assert words("component instance status version pid started_at uptime_seconds timestamp") <= report.keys()
+    assert report["stream"]["depth"] is None
+    assert report["statistics"]["processed"] is None
+    assert report["statistics"]["produced"] == 0
+    json.dumps(report)
+
+
+def test_the_report_shows_redis_and_forgets_it_when_it_is_gone_or_old(worker: Board) -> None:
+    def gone() -> RedisState:
+        raise errors.RedisConnectionError("gone")
+
+    worker.status.collect(lambda: READING)
+    worker.time.now = 1010.0
+    shown = worker.status.report()
+    assert shown["stream"] == {
+        "name": "{email_ingestion}:stream",
+        "depth": 7,
+        "pending": 3,
+        "waiting": 4,
+        "oldest_age_seconds": 10.0,
+        "max_deliveries": 2,
+        "ok": True,
+        "collected_at": "1970-01-01T00:16:40.000Z",
+    }
+    assert shown["dlq"] == {"name": "{email_ingestion}:dlq", "depth": 1, "oldest_age_seconds": 110.0}
+    worker.time.now = 1031.0
+    assert worker.status.redis() is None
+    worker.status.collect(lambda: READING)
+    worker.status.collect(gone)
+    lost = worker.status.report()["stream"]
+    assert (lost["ok"], lost["depth"], lost["collected_at"]) == (False, None, "1970-01-01T00:17:11.000Z")
+
+
+def test_the_report_shows_the_accounts(producer: Board) -> None:
+    producer.after(
+        events.Watching("default", "idle"),
+        events.Synced("default", "[Gmail]/All Mail", 11, 4711, 3),
+        events.BytesSpent("default", 10, 100),
+        events.TokenRefreshed("default", 4600.0),
+        events.Published("default", "[Gmail]/All Mail", ("default:gm:1",), 1, 10),
+    )
+    producer.time.now += 5
+    report = producer.status.report()
+    assert report["accounts"][0] == {
+        "name": "default",
+        "mailbox": "[Gmail]/All Mail",
+        "watch": "idle",
+        "last_uid": 4711,
+        "uidvalidity": 11,
+        "backlog": 3,
+        "last_success_age_seconds": 5.0,
+        "bytes_today": 10,
+        "byte_budget": 100,
+        "token_expires_in_seconds": 3595.0,
+        "reauth_required": False,
+    }
+    assert report["statistics"]["produced"] == 1
+
+
+def test_statistics_count_each_message_once(worker: Board) -> None:
+    worker.after(
+        events.Delivered("a:gm:1", 1, duplicate=False, duration=0.1, queue_wait=0.1, end_to_end=1.0),
+        events.Delivered("a:gm:2", 1, duplicate=True, duration=0.1, queue_wait=0.1, end_to_end=1.0),
+        events.Deferred("a:gm:3", 1, errors.SinkUnavailable("x"), 1.0),
+        events.DeadLettered("a:gm:3", "max_retries", 6, errors.SinkUnavailable("x")),
+        events.DeadLettered("a:gm:5", "poison", 6, None),
+        events.DeadLettered("a:gm:6", "operator", 1, errors.SinkUnavailable("x")),
+        events.DeadLettered("a:gm:4", "permanent", 1, errors.PermanentError("x")),
+        events.Reclaimed(3),
+    )
+    assert worker.status.report()["statistics"] == {
+        "produced": None,
+        "processed": 1,
+        "failed": 3,
+        "dead_lettered": 4,
+        "duplicates": 1,
+        "orphans_claimed": 3,
+    }
+
+
+def test_no_address_leaves_through_the_report(worker: Board) -> None:
+    worker.breakers["redis"].last_error = "login of bob@example.org failed"
+    worker.after(
+        events.Probed("redis", ok=False, seconds=0.1, error=errors.RedisConnectionError("user bob@example.org"))
+    )
+    assert "bob" not in json.dumps(worker.status.report())

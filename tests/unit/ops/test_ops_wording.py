@@ -1,0 +1,79 @@
+"""The last net: nothing confidential comes through, and what is harmless stays readable."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from email_ingestion import errors
+from email_ingestion.ops.wording import redact, redact_field, sentence, stack
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ("cannot log in bob.o'neil+x@mail.example.org now", "bob"),
+        ("<müller@exämple.de> refused", "müller"),
+        ("root@localhost", "root"),
+        ("user 'bob@example.org' unknown", "bob"),
+        ('"bob smith"@example.org', "bob"),
+        ("token ya29.a0AfH6SMC-x_y.z rejected", "a0AfH6SMC"),
+        ("auth=Bearer abc.def-ghi", "abc.def"),
+        ("Authorization: Bearer ya29.abc", "ya29"),
+        ("refresh 1//0gAbCdEfGhIjKlMnOpQrSt-uv", "0gAbC"),
+        ('{"refresh_token": "opaque-value", "x": 1}', "opaque"),
+        ("client_secret=GOCSPX-abc_def", "abc_def"),
+        ("password=hunter2&user=x", "hunter2"),
+        ("AUTHENTICATE dXNlcj1ib2JAZXhhbXBsZS5vcmcB", "ib2JAZX"),
+        ("Error connecting to redis://user:pa55@cache:6379/0", "pa55"),
+        ("id eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln", "eyJzdWI"),
+    ],
+)
+def test_addresses_tokens_and_passwords_are_masked(text: str, secret: str) -> None:
+    assert secret not in redact(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "default:gm:1801234567890123456",
+        "default:sha256:" + "ab" * 32,
+        "connection refused by imap.gmail.com:993 after 30 s",
+        "{email_ingestion}:stream",
+        '  File "/srv/app/worker.py", line 7, in run\n    @wraps(f)\n',
+        "redis://localhost:6379/0",
+    ],
+)
+def test_what_is_harmless_stays_as_it_is(text: str) -> None:
+    assert redact(text) == text
+
+
+def test_fields_named_after_secrets_or_content_are_masked_at_any_depth() -> None:
+    shown = redact_field("outer", {"subject": "Hi", "inner": [{"access_token": "x", "count": 3}]})
+    assert shown == {"subject": "<redacted>", "inner": [{"access_token": "<redacted>", "count": 3}]}
+
+
+@settings(max_examples=50)
+@given(st.from_regex(r"[a-z][a-z0-9.]{0,20}@[a-z]{1,20}\.[a-z]{2,5}", fullmatch=True), st.text(), st.text())
+def test_no_address_survives_in_any_company(address: str, before: str, after: str) -> None:
+    assert address not in redact(f"{before} {address} {after}")
+
+
+def test_a_long_word_costs_one_pass() -> None:
+    assert redact("x" * 200_000 + " a@b.c").endswith("<address>")
+
+
+def test_a_subclass_is_found_under_the_name_the_runbook_greps() -> None:
+    said = sentence(errors.IMAPThrottledError("too many simultaneous connections"))
+    assert said == "IMAPThrottledError (IMAPConnectionError): too many simultaneous connections"
+
+
+def test_a_foreign_error_keeps_its_class_and_place_but_not_its_words() -> None:
+    try:
+        {"Re: your merger": 1}["Re: our merger"]
+    except KeyError as error:
+        shown = stack(error)
+    assert "KeyError: text withheld" in shown
+    assert "test_a_foreign_error" in shown
+    assert "\nKeyError: 'Re: our merger'" not in shown

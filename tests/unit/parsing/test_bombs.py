@@ -1,0 +1,188 @@
+"""Hostile mail ends as a record with a defect, and what is kept of it is bounded; no test looks at a clock."""
+
+from __future__ import annotations
+
+import pytest
+
+from email_ingestion.email import Email
+from email_ingestion.parsing import fast_tree, limits, parse, second_opinion
+from email_ingestion.parsing.defects import Defects
+from email_ingestion.parsing.part import Part
+from tests.unit.parsing.messages import envelope
+
+MIXED = b"Content-Type: multipart/mixed; boundary=x\n\n"
+HTML = b"Content-Type: text/html\n\n"
+
+
+def nested(levels: int, kind: bytes = b"mixed") -> bytes:
+    return b"".join(
+        b"Content-Type: multipart/%b; boundary=b%d\n\n--b%d\n" % (kind, level, level) for level in range(levels)
+    )
+
+
+def read(raw: bytes) -> Email:
+    return parse(envelope(), raw)
+
+
+def depth(part: Part) -> int:
+    return 1 + max(map(depth, part.children), default=0)
+
+
+def leaves(part: Part) -> int:
+    return sum(map(leaves, part.children)) if part.children else 1
+
+
+@pytest.mark.parametrize("levels", [limits.DEPTH + 10, 240, 5000])
+def test_deep_nesting_is_followed_to_the_limit(levels: int) -> None:
+    assert "mime:too-deep" in read(nested(levels) + b"\n\nhi").defects
+
+
+@pytest.mark.parametrize("parser", [fast_tree.read, second_opinion.read])
+def test_neither_parser_gives_a_deeper_tree(parser: object) -> None:
+    tree = parser(nested(limits.DEPTH + 20) + b"\n\nhi", Defects())  # type: ignore[operator]
+    assert depth(tree) == limits.DEPTH + 1
+
+
+@pytest.mark.parametrize("parts", [limits.PARTS + 1, 15_000, 100_000])
+def test_parts_beyond_the_limit_are_dropped(parts: int) -> None:
+    email = read(MIXED + b"--x\nContent-Type: image/png\n\nabc\n" * parts)
+    assert len(email.attachments) == limits.PARTS
+    assert "mime:too-many-parts" in email.defects
+
+
+def test_the_second_parser_stops_at_the_limit_of_parts() -> None:
+    tree = second_opinion.read(MIXED + b"--x\n\nabc\n" * 50_000, Defects())
+    assert tree
+    assert leaves(tree) == limits.PARTS
+
+
+def test_messages_within_messages_stay_closed() -> None:
+    inside = b"Content-Type: message/rfc822\n\n" * 5_000 + b"\n\nhi"
+    (attachment,) = read(MIXED + b"--x\n" + inside + b"\n--x--\n").attachments
+    assert attachment.content_type == "message/rfc822"
+    assert attachment.size == len(inside) - len(b"Content-Type: message/rfc822\n\n")
+
+
+def test_messages_within_a_large_message_are_not_copied_level_by_level() -> None:
+    source = MIXED + b"--x\n" + b"Content-Type: message/rfc822\n\n" * 240 + b"x" * 1_000_000
+    assert fast_tree.read(source, Defects()) is None  # it would copy 1 MB 240 times
+    tree = second_opinion.read(source, Defects())
+    assert tree
+    assert leaves(tree) == 1
+
+
+def test_encoded_word_starts_never_reach_the_quadratic_decoder() -> None:
+    source = MIXED + b'--x\nContent-Type: image/png; name="' + b"=?" * 500_000 + b'"\n\nhi'
+    assert fast_tree.read(source, Defects()) is None
+    assert len(read(source).attachments) == 1
+
+
+def test_a_gigantic_field_is_cut() -> None:
+    email = read(b"Subject: " + b"x" * 3_000_000 + b"\n\nhi")
+    assert len(email.subject) == limits.HEADER_BYTES
+    assert email.text == "hi"
+    assert "header:truncated" in email.defects
+
+
+@pytest.mark.parametrize("line", [b"A: b\n", b"A:\n", b"junk\nA: b\n"])
+def test_fields_beyond_the_limit_are_dropped_and_the_body_is_found(line: bytes) -> None:
+    email = read(line * 300_000 + b"\nhi")
+    assert len(email.headers) == limits.HEADER_FIELDS
+    assert email.text == "hi"
+    assert "header:truncated" in email.defects
+
+
+def test_recipients_beyond_the_limit_are_dropped() -> None:
+    email = read(b"To: " + b"a@example.com, " * 60_000 + b"\n\nhi")
+    assert len(email.to) == limits.RECIPIENTS
+    assert "address:truncated" in email.defects
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"(" * 400_000,
+        b'"\\' * 200_000,
+        b'<"' * 200_000,
+        b"[" * 400_000,
+        b"=" * 400_000,
+        b"a:;" * 200_000,
+        b"a" + b" " * 400_000,
+    ],
+)
+def test_address_garbage_is_read_to_its_limit(value: bytes) -> None:
+    email = read(b"To: " + value + b"\nCc: ann@example.com\n\nhi")
+    assert "address:truncated" in email.defects
+    assert [one.addr for one in email.cc] == ["ann@example.com"]
+
+
+@pytest.mark.parametrize("word", [b"=?", b"=?utf-8?q?a?= ", b"=?x?q?a?= ", b"=?a?q?", b"=?utf-8?b?\xff?= "])
+def test_encoded_words_beyond_the_limit_stay_as_they_are(word: bytes) -> None:
+    email = read(b"Subject: " + word * 50_000 + b"\n\nhi")
+    assert "encoded-word:invalid" in email.defects
+    assert len(email.subject) <= len(word) * 50_000
+
+
+def test_references_beyond_the_limit_are_dropped() -> None:
+    assert len(read(b"References: " + b"<a@b>" * 100_000 + b"\n\nhi").references) == limits.MESSAGE_IDS
+
+
+@pytest.mark.parametrize(
+    "value", [b"a*0*=x; " * 200_000, b'name="' + b"\\" * 900_000, b"; " * 400_000, b";" + b" " * 900_000]
+)
+def test_parameter_garbage_leaves_the_body(value: bytes) -> None:
+    assert read(b"Content-Type: text/plain; " + value + b"\n\nhi").text == "hi"
+
+
+@pytest.mark.parametrize("value", [b"1" * 900_000, b"(" * 900_000, b"Mon, " + b"9" * 5000 + b" Jan 2024"])
+def test_a_date_of_garbage_is_no_date(value: bytes) -> None:
+    email = read(b"Date: " + value + b"\n\n")
+    assert email.date is None
+    assert "date:invalid" in email.defects
+
+
+@pytest.mark.parametrize("encoding", [b"base64", b"quoted-printable", b"x-uuencode"])
+@pytest.mark.parametrize("garbage", [b"A=", b"=", b" ", b"\n", b"begin 644 a\n", b"M"])
+def test_transfer_garbage_decodes_to_no_more_than_it_was(encoding: bytes, garbage: bytes) -> None:
+    email = read(b"Content-Transfer-Encoding: " + encoding + b"\n\n" + garbage * 100_000)
+    assert len(email.text) <= len(garbage) * 100_000
+
+
+def test_a_long_text_is_cut() -> None:
+    email = read(b"\n" + b"x" * (limits.TEXT_CHARS + 1))
+    assert len(email.text) == limits.TEXT_CHARS
+    assert "text:truncated" in email.defects
+
+
+def test_long_html_is_cut_and_less_of_it_turned_into_text() -> None:
+    email = read(HTML + b"x" * (limits.TEXT_CHARS + 1))
+    assert email.html
+    assert len(email.html) == limits.TEXT_CHARS
+    assert len(email.text) == limits.HTML_CHARS
+    assert "html:truncated" in email.defects
+
+
+@pytest.mark.parametrize(
+    "tag", [b"<div>", b"<b>x</b>", b"<ul><li>x", b"<table><tr><td>", b"<br>", b"<!--", b"<", b"<a <b "]
+)
+def test_html_bombs_give_no_more_text_than_html(tag: bytes) -> None:
+    email = read(HTML + tag * 100_000)
+    assert len(email.text) <= len(tag) * 100_000
+    assert "html:truncated" in email.defects
+
+
+def test_html_of_many_parts_shares_one_budget() -> None:
+    part = b"--x\nContent-Type: text/html\n\n" + b"<b>a</b>" * 600 + b"\n"
+    email = read(MIXED + part * 500)
+    assert "html:truncated" in email.defects
+    assert email.text.count("a") <= limits.HTML_TAGS
+
+
+def test_wide_tables_are_not_padded() -> None:
+    rows = b"<tr><td>" + b"x" * 300_000 + b"</td></tr>" + b"<tr><td>y</td></tr>" * 5_000
+    assert len(read(HTML + b"<table>" + rows + b"</table>").text) < 400_000
+
+
+def test_margins_are_not_written_out() -> None:
+    style = b'<p style="margin-top: 99999999em; padding-left: 9999999em">x</p>'
+    assert read(HTML + style).text == "x"

@@ -1,0 +1,11 @@
+"""The worker: from the Redis Stream into the sinks. `python worker.py --help` lists its options."""
+
+from src.door import enter_venv
+
+enter_venv()
+
+if __name__ == "__main__":
+    from email_ingestion.cli.app import run
+    from email_ingestion.cli.processes import worker
+
+    run(worker)
