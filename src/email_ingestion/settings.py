@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     redis_password: str | None = Field(default=None, description="password of Redis")
     redis_tls: bool = Field(default=False, description="TLS to Redis")
     redis_mode: Literal["standalone"] = Field(default="standalone", description="standalone")
-    redis_partitions: Literal[1] = Field(default=1, description="streams the mail is spread over; 1 for now")
+    redis_partitions: int = Field(default=1, ge=1, le=1, description="streams the mail is spread over; 1 for now")
 
     imap_host: str = Field(default="imap.gmail.com", description="IMAP server")
     imap_port: int = Field(default=993, ge=1, le=65535, description="TCP port of the IMAP server")

@@ -27,5 +27,9 @@ def refuse_unknown(in_use: dict[str, str], known: set[str]) -> None:
         if name in known or name.removesuffix("_FILE") in known:
             continue
         if name.startswith(PREFIXES) and not FOREIGN.fullmatch(name):
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0)
-            raise ConfigurationError(f"{name} in {place} is not a setting; did you mean {near[0]}?")
+            raise ConfigurationError(f"{name} in {place} is not a setting; did you mean {_nearest(name, known)}?")
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    longer = sorted(each for each in known if each.startswith(name))
+    return (longer or difflib.get_close_matches(name, known, n=1, cutoff=0))[0]

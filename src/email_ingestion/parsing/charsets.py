@@ -136,13 +136,8 @@ def _why_not(declared: str | None, codec: str | None) -> Defect:
 def _declared_text(data: bytes, codec: str) -> str | None:
     try:
         return data.decode(codec).removeprefix("\ufeff")
-    except (UnicodeError, ValueError):
-        return _c1_text(data) if codec == "cp1252" else None
-
-
-def _c1_text(data: bytes) -> str | None:
-    """Latin-1 whose C1 controls cp1252 does not assign (0x81, 0x8D, …) is Latin-1 all the same."""
-    return data.decode("latin-1") if not any(0x80 <= byte < 0xA0 for byte in data[: limits.DETECT_BYTES]) else None
+    except ValueError:  # UnicodeError is one
+        return None
 
 
 def _damaged_text(data: bytes, codec: str | None) -> str | None:
@@ -172,8 +167,9 @@ def _codec(label: str) -> str | None:
     if not _LABEL.fullmatch(name):
         return None
     try:
-        info = codecs.lookup(name)
+        codec = codecs.lookup(name).name
+        b"\0\0\0\0".decode(codec, "replace")  # refuses what is no text encoding, such as zlib; not so for b""
     except (LookupError, ValueError, ImportError):
         return None
-    canonical = _ALIASES.get(info.name, info.name)
-    return canonical if info._is_text_encoding and canonical.replace("_", "-") not in _NOT_CHARSETS else None
+    codec = _ALIASES.get(codec, codec)
+    return None if codec.replace("_", "-") in _NOT_CHARSETS else codec

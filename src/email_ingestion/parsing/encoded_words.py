@@ -15,6 +15,7 @@ from email_ingestion.parsing.defects import Defect, Defects
 # Wider than the RFC: spaces inside the text (section 5 forbids them, many senders write them) and a language tag
 # (RFC 2231, section 5). Every repetition stops at the next "?", so it is linear.
 _WORD: Final = re.compile(r"=\?([^?*\s]{1,60})(?:\*[^?\s]{0,40})?\?([bBqQ])\?([^?]*)\?=")
+_NOT_BASE64: Final = re.compile(r"[^A-Za-z0-9+/]+")
 
 
 @dataclass(slots=True)
@@ -38,7 +39,7 @@ def decode_words(value: str, defects: Defects) -> str:
         gap = value[position : run.start]
         if not (pieces and gap.isspace()):
             pieces.append(gap)
-        pieces.append(_decoded(run, value, defects))
+        pieces.append(_decoded(run, defects))
         position = run.end
     pieces.append(value[position:])
     if "=?" in value[position:]:
@@ -62,10 +63,8 @@ def _runs(value: str) -> Iterator[_Run]:
         yield run
 
 
-def _decoded(run: _Run, value: str, defects: Defects) -> str:
+def _decoded(run: _Run, defects: Defects) -> str:
     data = _base64(run.texts, defects) if run.encoding == "b" else _quoted(run.texts)
-    if data is None:
-        return value[run.start : run.end]
     return charsets.decode(data, run.charset, defects)
 
 
@@ -73,14 +72,11 @@ def _quoted(texts: list[str]) -> bytes:
     return b"".join(binascii.a2b_qp(text.encode("utf-8", "replace"), header=True) for text in texts)
 
 
-def _base64(texts: list[str], defects: Defects) -> bytes | None:
-    """Word by word; where that fails, the words are one text cut anywhere. None when it is no base64 at all."""
+def _base64(texts: list[str], defects: Defects) -> bytes:
+    """Word by word; where that fails, the words are one text cut anywhere, perhaps with stray signs in it."""
     try:
         return b"".join(binascii.a2b_base64(text.encode("ascii"), strict_mode=True) for text in texts)
     except ValueError:  # binascii.Error and UnicodeEncodeError both are
         defects.note(Defect.ENCODED_WORD_INVALID)
-    clean = re.sub(r"[^A-Za-z0-9+/]", "", "".join(texts))
-    try:
-        return binascii.a2b_base64(clean[: len(clean) - (len(clean) % 4 == 1)] + "===")
-    except binascii.Error:
-        return None
+    clean = _NOT_BASE64.sub("", "".join(texts))
+    return binascii.a2b_base64(clean[: len(clean) - (len(clean) % 4 == 1)] + "===")

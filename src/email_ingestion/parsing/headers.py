@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
 from email_ingestion.parsing import charsets, limits
 from email_ingestion.parsing.defects import Defect, Defects
@@ -15,22 +15,18 @@ from email_ingestion.parsing.encoded_words import decode_words
 
 # RFC 5322, section 2.2, with white space before the colon (4.5.8) and any byte above 127 in the name; the value runs
 # over the lines that begin with white space. Possessive, so that no input makes it go back.
-_FIELD: Final = re.compile(rb"([^\x00-\x20:\x7f]++)[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)(?:\n|\Z)")
+_FIELD: Final = re.compile(rb"([^\x00-\x20:\x7f]++)[ \t]*+:[ \t]*+([^\n]*+(?:\n[ \t][^\n]*+)*+)(?:\n|\Z)")
 _LINE: Final = re.compile(rb"[^\n]*+(?:\n|\Z)")
 _EMPTY_LINE: Final = re.compile(rb"\r?\n")
 _END: Final = re.compile(rb"\n\r?\n")
-_FOLD: Final = re.compile(rb"(?:\r?\n[ \t]+)+")
+_FOLD: Final = re.compile(rb"\n[ \t\n]+")
 # Everything str.splitlines() breaks at, and the other controls but the tab.
 _BREAKS: Final = re.compile("[\x01-\x08\x0a-\x1f\x7f\x85\u2028\u2029]+")
 _T = TypeVar("_T")
 _SURROGATE: Final = re.compile("[\x00\ud800-\udfff]")
 
 
-class Field(NamedTuple):
-    """One header field: its name as written, its value unfolded but not decoded."""
-
-    name: str
-    value: bytes
+Field = tuple[str, bytes]  # the name as written, the value unfolded but not decoded
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ def _scan(raw: bytes, defects: Defects) -> tuple[list[Field], int]:
             end = _END.search(raw, position - 1)
             return fields, end.end() if end else len(raw)
         if match := _FIELD.match(raw, position):
-            fields.append(Field(match[1].decode("latin-1"), _unfolded(match[2], defects)))
+            fields.append((match[1].decode("latin-1"), _unfolded(match[2], defects)))
             position = match.end()
             continue
         if empty := _EMPTY_LINE.match(raw, position):
@@ -107,7 +103,7 @@ def _unfolded(value: bytes, defects: Defects) -> bytes:
 
 def unfold(value: bytes) -> bytes:
     """A value in one line (RFC 5322, section 2.2.3)."""
-    return (_FOLD.sub(b" ", value) if b"\n" in value else value).strip()
+    return (_FOLD.sub(b" ", value.replace(b"\r\n", b"\n")) if b"\n" in value else value).strip()
 
 
 def text(value: bytes, codec: str | None, defects: Defects) -> str:
@@ -120,12 +116,15 @@ def text(value: bytes, codec: str | None, defects: Defects) -> str:
 
 def decoded(value: bytes, codec: str | None, defects: Defects) -> str:
     """A field's value as a person reads it, in one line."""
-    return one_line(decode_words(text(value, codec, defects), defects), defects)
+    written = text(value, codec, defects)
+    if "=?" not in written and written.isascii() and written.isprintable():  # nearly all are
+        return written
+    return one_line(decode_words(written, defects), defects)
 
 
 def one_line(value: str, defects: Defects) -> str:
     """The value without line breaks, controls, NUL and lone surrogates."""
-    if value.isascii() and value.isprintable():  # nearly all are
+    if value.isascii() and value.isprintable():
         return value.strip()
     return clean(_BREAKS.sub(" ", value), defects).strip()
 

@@ -15,6 +15,7 @@ from email_ingestion.parsing.headers import one_line
 # An unquoted value runs to the semicolon, because people write file names with spaces; possessive, hence linear.
 _PARAMETER: Final = re.compile(r";\s*+([^\s=;]++)\s*+=\s*+(\"(?:[^\"\\]|\\.)*+\"?|[^;]*+)", re.DOTALL)
 _SEGMENT: Final = re.compile(r"([^*]+)(?:\*([0-9]{1,4}))?(\*?)")
+_CHARSET: Final = re.compile("([^']*)'[^']*'")  # charset'language'
 _ESCAPED: Final = re.compile(r"\\([\"\\])")
 
 
@@ -48,16 +49,16 @@ def _parameters(value: str, defects: Defects) -> dict[str, str]:
 
 
 def _unquoted(value: str) -> str:
-    """Only \\" and \\\\ are escapes here: Windows programs send whole paths without escaping them."""
+    r"""Only \" and \\ are escapes here: Windows programs send whole paths without escaping them."""
     return _ESCAPED.sub(r"\1", value[1:].removesuffix('"')) if value.startswith('"') else value
 
 
 def _joined(pieces: list[_Piece], defects: Defects) -> str:
     """The segments as bytes first, because a character may be split between two (RFC 2231, section 4.1)."""
     charset = ""
-    if pieces[0].percent and pieces[0].value.count("'") >= 2:
-        charset, _, rest = pieces[0].value.split("'", 2)
-        pieces = [pieces[0]._replace(value=rest), *pieces[1:]]
+    if pieces[0].percent and (prefix := _CHARSET.match(pieces[0].value)):
+        charset = prefix[1]
+        pieces = [pieces[0]._replace(value=pieces[0].value[prefix.end() :]), *pieces[1:]]
     data = b"".join(_bytes(piece) for piece in pieces)
     value = charsets.decode(data, charset, defects)
     return one_line(decode_words(value, defects), defects)

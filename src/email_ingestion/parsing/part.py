@@ -18,6 +18,7 @@ _ENCODINGS: Final = IDENTITY | UUENCODE | {"base64", "quoted-printable"}
 _TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")
 _TOKEN: Final = re.compile(r"[a-z0-9-]*")
 _FORBIDDEN: Final = re.compile(r'[\x00-\x1f\x7f<>:"|?*]')
+_LONGEST_ENDING: Final = 10
 _LONGEST_NAME: Final = 200  # characters; file systems take 255 bytes
 
 
@@ -67,7 +68,7 @@ def clean_filename(name: str) -> str | None:
     name = _FORBIDDEN.sub("_", name.replace("\\", "/").rpartition("/")[2]).strip(". ")
     if len(name) > _LONGEST_NAME:
         stem, dot, ending = name.rpartition(".")
-        ending = dot + ending if stem and len(ending) <= 10 else ""
+        ending = dot + ending if stem and len(ending) <= _LONGEST_ENDING else ""
         name = name[: _LONGEST_NAME - len(ending)] + ending
     return name or None
 

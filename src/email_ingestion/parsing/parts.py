@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Final, NamedTuple
 
 from email_ingestion.email import Attachment
@@ -60,7 +61,11 @@ class _Reader:
     def _blocks(self, part: Part, parent: str) -> list[_Block]:
         if part.children:
             nested = [self._blocks(child, part.content_type) for child in part.children]
-            return _alternative(nested) if part.content_type == "multipart/alternative" else sum(nested, [])
+            return (
+                _alternative(nested)
+                if part.content_type == "multipart/alternative"
+                else list(chain.from_iterable(nested))
+            )
         if part.is_multipart:
             return []
         if self._is_body(part):

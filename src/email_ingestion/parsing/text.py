@@ -14,8 +14,8 @@ from inscriptis.model.html_document_state import HtmlDocumentState  # type: igno
 from inscriptis.model.html_element import HtmlElement  # type: ignore[import-untyped]
 from inscriptis.model.tag import CustomHtmlTagHandlerMapping  # type: ignore[import-untyped]
 from lxml import etree  # type: ignore[import-untyped]
-from lxml.html import HtmlElement as Element
-from lxml.html import HTMLParser, document_fromstring  # type: ignore[import-untyped]
+from lxml.html import HtmlElement as Element  # type: ignore[import-untyped]
+from lxml.html import HTMLParser, document_fromstring
 
 from email_ingestion.parsing import limits
 from email_ingestion.parsing.defects import Defect, Defects

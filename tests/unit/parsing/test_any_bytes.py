@@ -18,7 +18,17 @@ from tests.unit.parsing.messages import envelope, strings
 PIECES = [
     *(b"Subject: ", b"To: ", b"From: ", b"Date: ", b"References: ", b"Content-ID: ", b": ", b"\n", b"\r\n", b"\n\n"),
     *(b"Content-Type: ", b"multipart/mixed; boundary=x", b"multipart/alternative; boundary=y", b"message/rfc822"),
-    *(b"text/html; charset=", b"text/plain; format=flowed; charset=", b"utf-8", b"utf-7", b"utf-16", b"hz", b"idna"),
+    *(
+        b"text/html; charset=",
+        b"text/plain; format=flowed; charset=",
+        b"utf-8",
+        b"utf-7",
+        b"utf-16",
+        b"hz",
+        b"idna",
+        b"quopri",
+        b"zlib",
+    ),
     *(b"Content-Transfer-Encoding: ", b"base64", b"quoted-printable", b"x-uuencode", b"begin 644 a\n"),
     *(b"Content-Disposition: attachment; filename=", b"; filename*0*=", b"utf-8''", b"\n--x\n", b"\n--y\n", b"--x--"),
     *(b"=?utf-8?q?", b"=?gb2312?B?xOM=?=", b"?=", b"=?", b'"', b"\\", b";", b",", b"<", b">", b"(", b")", b"@", b"%"),

@@ -16,7 +16,7 @@ HTML = b"Content-Type: text/html\n\n"
 
 def nested(levels: int, kind: bytes = b"mixed") -> bytes:
     return b"".join(
-        b"Content-Type: multipart/%b; boundary=b%d\n\n--b%d\n" % (kind, level, level) for level in range(levels)
+        b"Content-Type: multipart/%b; boundary=b%04d\n\n--b%04d\n" % (kind, level, level) for level in range(levels)
     )
 
 
@@ -107,7 +107,7 @@ def test_recipients_beyond_the_limit_are_dropped() -> None:
         b"[" * 400_000,
         b"=" * 400_000,
         b"a:;" * 200_000,
-        b"a" + b" " * 400_000,
+        b"a" + b" " * 400_000 + b"b",
     ],
 )
 def test_address_garbage_is_read_to_its_limit(value: bytes) -> None:

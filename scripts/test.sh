@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Install what the tests need and run the whole suite on every Python from 3.11 to 3.13 that this machine has.
+#   scripts/test.sh [--soak] [pytest options]     --soak adds the long runs
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/venv.sh
+
+marker="not soak"
+if [ "${1:-}" = "--soak" ]; then
+    marker=""
+    shift
+fi
+
+# Programs the tests run for real, each with its Debian package.
+packages=()
+need() { PATH="$PATH:/usr/sbin:/usr/local/sbin:/sbin" command -v "$1" >/dev/null 2>&1 || packages+=("${@:2}"); }
+need redis-server redis-server
+need dovecot dovecot-imapd dovecot-lmtpd
+need promtool prometheus
+need shellcheck shellcheck
+compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || need initdb postgresql
+if [ ${#packages[@]} -gt 0 ]; then
+    if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get update -qq
+        # The services themselves are not wanted: every test starts its own.
+        RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+    else
+        echo "missing, and the tests that need them are skipped: ${packages[*]} (Debian: apt-get install ${packages[*]})" >&2
+    fi
+fi
+
+# Every Python we promise, by what it says of itself: a shim on the PATH may be dead.
+pythons=()
+for version in 3.13 3.12 3.11; do
+    for candidate in "python$version" "$HOME/.pyenv/versions/$version."*/bin/python "/opt/python/$version/bin/python"; do
+        if "$candidate" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$version')" 2>/dev/null; then
+            pythons+=("$version=$candidate")
+            break
+        fi
+    done
+done
+if [ ${#pythons[@]} -eq 0 ]; then
+    find_python >/dev/null
+fi
+
+first=yes
+for entry in "${pythons[@]}"; do
+    version=${entry%%=*}
+    venv=".venv-test-$version"
+    PYTHON=${entry#*=} make_venv "$venv" requirements-dev.lock
+    bin="$PWD/$venv/bin"
+    export UV="$bin/uv"
+    if [ "$first" = yes ]; then
+        echo "== static checks"
+        "$bin/ruff" check --quiet .
+        "$bin/ruff" format --check --quiet .
+        "$bin/mypy" --python-executable "$bin/python" --no-error-summary
+        "$bin/lint-imports" --no-logo >/dev/null || "$bin/lint-imports" --no-logo
+        if command -v shellcheck >/dev/null 2>&1; then shellcheck -x scripts/*.sh .ci/run; fi
+        first=no
+    fi
+    echo "== the suite on Python $version"
+    PATH="$bin:$PATH" "$bin/python" -m pytest ${marker:+-m "$marker"} "$@"
+done

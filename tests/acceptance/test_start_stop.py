@@ -1,0 +1,124 @@
+"""What the README promises of its first command: mail in the database, a second start that changes nothing, a clean stop."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+
+from tests.servers.processes import ROOT, Place, place, until
+
+COMMAND = ("-m", "email_ingestion")
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[Place]:
+    """A folder with nothing but the entry points; everything else comes from the installed package."""
+    with place(tmp_path / "demo", "unused") as made:
+        for name in ("producer.py", "worker.py", "src/door.py"):
+            target = made.folder / name
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy(ROOT / name, target)
+        del made.environment["REDIS_URL"]
+        try:
+            yield made
+        finally:
+            made.run(*COMMAND, "stop", seconds=120)
+
+
+def _pids(demo: Place) -> dict[str, int]:
+    return {path.stem: int(path.read_text()) for path in (demo.folder / "pids").glob("*.pid")}
+
+
+def _profile(demo: Place) -> dict[str, str]:
+    lines = (demo.folder / "data" / "sandbox.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+
+
+def test_one_command_carries_the_sample_mail_and_one_ends_it_all(demo: Place):
+    first = demo.run(*COMMAND, "start", "--sandbox", seconds=120)
+    assert first.returncode == 0, first.stderr
+    assert "300 messages travelled" in first.stdout
+    assert "stop.sh" in first.stdout
+    assert len(demo.rows()) == 300
+    pids = _pids(demo)
+    assert pids.keys() == {"producer", "worker", "sandbox", "redis"}
+
+    again = demo.run(*COMMAND, "start", "--sandbox")
+    assert again.returncode == 0, again.stderr
+    assert f"producer is already running, PID {pids['producer']}" in again.stdout
+    assert _pids(demo) == pids
+
+    status = demo.run(*COMMAND, "status", "--json")
+    assert status.returncode == 0
+    assert [each["status"] for each in json.loads(status.stdout)] == ["ready", "ready"]
+
+    found = demo.run(*COMMAND, "search", "receipt")
+    assert (found.returncode, "receipt" in found.stdout) == (0, True)
+    assert demo.run(*COMMAND, "search", "nosuchwordanywhere").returncode == 1
+
+    processes = [psutil.Process(pid) for pid in pids.values()]
+    ports = {int(_profile(demo)["REDIS_PORT"]), int(_profile(demo)["IMAP_PORT"])}
+    ports |= {urlsplit(each["ops_url"]).port for each in _addresses(demo)}
+    stopped = demo.run(*COMMAND, "stop", seconds=120)
+    assert stopped.returncode == 0, stopped.stderr
+    assert "killed" not in stopped.stdout
+    assert not any(process.is_running() for process in processes)
+    for port in ports:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=2)
+    assert not (demo.folder / "data" / "sandbox.env").exists()
+    assert demo.run(*COMMAND, "stop").returncode == 0
+
+
+def _addresses(demo: Place) -> list[dict[str, str]]:
+    return [json.loads(path.read_text()) for path in (demo.folder / "pids").glob("*.json")]
+
+
+def test_a_killed_worker_is_seen_and_replaced_by_the_next_start(demo: Place):
+    assert demo.run(*COMMAND, "start", "--sandbox", seconds=120).returncode == 0
+    psutil.Process(_pids(demo)["worker"]).kill()
+    producer = next(each["ops_url"] for each in _addresses(demo) if each["pid"] == _pids(demo)["producer"])
+
+    def dead() -> bool:
+        with urllib.request.urlopen(f"{producer}/status", timeout=10) as answer:
+            return [peer["alive"] for peer in json.load(answer)["peers"]] == [False]
+
+    until(dead, "the producer's status shows the dead worker")
+    status = demo.run(*COMMAND, "status")
+    assert (status.returncode, "dead" in status.stdout) == (1, True)
+    assert demo.run(*COMMAND, "start", "--sandbox", seconds=120).returncode == 0
+    assert demo.run(*COMMAND, "status").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "IMAP_USER"),
+        ({"IMAP_USER": "someone@example.com"}, "--auth-setup"),
+        (
+            {"IMAP_USER": "someone@example.com", "IMAP_AUTH": "password", "IMAP_PASSWORD": "x", "REDIS_PORT": "1"},
+            "REDIS_HOST",
+        ),
+    ],
+)
+def test_a_start_without_what_it_needs_names_it(demo: Place, settings: dict[str, str], words: str):
+    demo.set(**settings)
+    refused = demo.run(*COMMAND, "start")
+    assert refused.returncode in {2, 78}
+    assert words in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not list((demo.folder / "pids").glob("*.pid"))
+
+
+def test_the_scripts_of_both_platforms_hand_their_options_on():
+    for verb in ("start", "stop"):
+        assert f'email_ingestion {verb} "$@"' in (ROOT / "scripts" / f"{verb}.sh").read_text()
+        assert f"email_ingestion {verb} @args" in (ROOT / "scripts" / f"{verb}.ps1").read_text()

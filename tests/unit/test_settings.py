@@ -1,0 +1,148 @@
+"""Settings: the order of their sources, secrets from files, and the example that must stay true."""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from email_ingestion.errors import ConfigurationError
+from email_ingestion.settings import Settings, load_settings
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "config" / ".env.example"
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory and an environment without any setting."""
+    monkeypatch.chdir(tmp_path)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    return tmp_path
+
+
+def _write(path: str, text: str) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(text)
+
+
+def test_the_order_is_command_line_environment_sandbox_dotenv_toml_default(monkeypatch: pytest.MonkeyPatch):
+    assert load_settings().redis_host == "localhost"
+    _write("config/settings.toml", 'redis_host = "toml"\n')
+    assert load_settings().redis_host == "toml"
+    _write(".env", "REDIS_HOST=dotenv\n")
+    assert load_settings().redis_host == "dotenv"
+    _write("data/sandbox.env", "REDIS_HOST=sandbox\n")
+    assert load_settings().redis_host == "sandbox"
+    monkeypatch.setenv("REDIS_HOST", "environment")
+    assert load_settings().redis_host == "environment"
+    assert load_settings(redis_host="command-line").redis_host == "command-line"
+
+
+def test_lists_are_written_with_commas(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("IMAP_EXCLUDE_LABELS", r"\Draft, Private")
+    assert load_settings().imap_exclude_labels == ("\\Draft", "Private")
+
+
+@pytest.mark.parametrize(("text", "value"), [("all", "all"), ("now", "now"), ("2026-01-31", date(2026, 1, 31))])
+def test_the_start_is_a_word_or_a_date(monkeypatch: pytest.MonkeyPatch, text: str, value: object):
+    monkeypatch.setenv("IMAP_START", text)
+    assert load_settings().imap_start == value
+
+
+def test_a_secret_may_come_from_a_file(monkeypatch: pytest.MonkeyPatch):
+    _write("secret", "s3cret/@\n")
+    monkeypatch.setenv("REDIS_PASSWORD_FILE", "secret")
+    settings = load_settings()
+    assert settings.redis_password == "s3cret/@"
+    assert settings.redis_address == "redis://:s3cret%2F%40@localhost:6379/0"
+
+
+def test_a_wrong_secret_is_never_printed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("IMAP_PASSWORD_FILE", "/nowhere")
+    with pytest.raises(ConfigurationError, match="IMAP_PASSWORD_FILE"):
+        load_settings()
+    monkeypatch.delenv("IMAP_PASSWORD_FILE")
+    _write("config/settings.toml", "imap_password = [1, 2]\n")
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+    assert "[1, 2]" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("REDIS_PROT", "REDIS_PORT"), ("IMAP_USERNAME", "IMAP_USER"), ("WORKER_LEASE", "WORKER_LEASE_SECONDS")],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(monkeypatch: pytest.MonkeyPatch, name: str, nearest: str):
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(ConfigurationError, match=f"{name}.*did you mean {nearest}"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    "name", ["GOOGLE_APPLICATION_CREDENTIALS", "REDIS_SERVICE_HOST", "REDIS_PORT_6379_TCP", "REDIS_PORT_6379_TCP_ADDR"]
+)
+def test_names_of_other_software_are_left_alone(monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.setenv(name, "tcp://10.0.0.1:6379")
+    load_settings()
+
+
+def test_a_kubernetes_service_link_is_told_as_such(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("REDIS_PORT", "tcp://10.0.0.1:6379")
+    with pytest.raises(ConfigurationError, match="enableServiceLinks"):
+        load_settings()
+
+
+def test_a_foreign_accounts_variable_is_none_of_ours(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ACCOUNTS", "whatever")
+    assert [account.name for account in load_settings().all_accounts] == ["default"]
+
+
+def test_account_tables_stand_over_the_general_settings():
+    _write(
+        "config/settings.toml",
+        'imap_start = "now"\n[[accounts]]\nname = "sales"\nimap_user = "sales@example.com"\n'
+        '[[accounts]]\nname = "support"\nimap_user = "support@example.com"\nimap_start = "all"\n',
+    )
+    sales, support = load_settings().all_accounts
+    assert (sales.name, sales.imap_user, sales.imap_start) == ("sales", "sales@example.com", "now")
+    assert (support.name, support.imap_start) == ("support", "all")
+
+
+@pytest.mark.parametrize(
+    "table",
+    ['name = "Someone@example.com"', 'name = "a"\nimap_usr = "x"', 'name = "twin"\n[[accounts]]\nname = "twin"'],
+)
+def test_a_wrong_account_table_is_refused(table: str):
+    _write("config/settings.toml", f"[[accounts]]\n{table}\n")
+    with pytest.raises(ConfigurationError, match="accounts"):
+        _ = load_settings().all_accounts
+
+
+def test_the_example_lists_every_setting_with_its_default_and_meaning():
+    lines = EXAMPLE.read_text().splitlines()
+    shown = {}
+    for above, line in zip(lines, lines[1:], strict=False):
+        if match := re.fullmatch(r"#([A-Z_]+)=(.*)", line):
+            shown[match[1].lower()] = (above.removeprefix("# ").removesuffix("."), match[2])
+    fields = {name: field for name, field in Settings.model_fields.items() if name != "accounts"}
+    assert shown.keys() == fields.keys()
+    for name, (meaning, default) in shown.items():
+        assert meaning == fields[name].description
+        assert default == _shown(fields[name].default), name
+
+
+def _shown(default: object) -> str:
+    if default is None:
+        return ""
+    if isinstance(default, tuple):
+        return ",".join(default)
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def test_the_example_is_a_valid_file(monkeypatch: pytest.MonkeyPatch):
+    text = re.sub(r"^#([A-Z_]+=)", r"\1", EXAMPLE.read_text(), flags=re.MULTILINE)
+    _write(".env", text)
+    assert load_settings() == Settings()
