@@ -7,9 +7,9 @@ $wanted = (Get-FileHash requirements.lock).Hash + (Get-FileHash pyproject.toml).
 if (-not (Test-Path $stamp) -or (Get-Content $stamp -Raw).Trim() -ne $wanted) {
     Write-Output 'installing the locked dependencies into .venv (once)'
     if (Get-Command py -ErrorAction SilentlyContinue) { py -3 -m venv .venv } else { python -m venv .venv }
-    & $python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+    & $python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
     if ($LASTEXITCODE -ne 0) { exit $LASTEXITCODE }
-    & $python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+    & $python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
     if ($LASTEXITCODE -ne 0) { exit $LASTEXITCODE }
     Set-Content $stamp $wanted
 }

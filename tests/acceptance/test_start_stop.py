@@ -1,4 +1,4 @@
-"""What the README promises of its first command: mail in the database, a second start that changes nothing, a clean stop."""
+"""What the README promises of its first command: mail in the database, a second start is harmless, a clean stop."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
+from email_ingestion.services.children import lives
 from tests.servers.processes import ROOT, Place, place, until
 
 COMMAND = ("-m", "email_ingestion")
@@ -70,7 +71,7 @@ def test_one_command_carries_the_sample_mail_and_one_ends_it_all(demo: Place):
     stopped = demo.run(*COMMAND, "stop", seconds=120)
     assert stopped.returncode == 0, stopped.stderr
     assert "killed" not in stopped.stdout
-    assert not any(process.is_running() for process in processes)
+    assert not any(lives(process) for process in processes)
     for port in ports:
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), timeout=2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
 import time
@@ -67,6 +69,30 @@ class RedisServer:
         """Remove the data of a server that does not run."""
         for path in sorted(self.directory.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
+
+    def save_to(self, folder: Path) -> None:
+        """Copy the data of the running server; no rewrite of the AOF may fall into the copying."""
+        shutil.rmtree(folder, ignore_errors=True)
+        with self.client() as client:
+            client.config_set("auto-aof-rewrite-percentage", 0)
+            shutil.copytree(self.directory, folder)
+            client.config_set("auto-aof-rewrite-percentage", 100)
+
+    def restore_from(self, folder: Path) -> None:
+        """Put a copy in the place of the data of a server that does not run."""
+        self.forget()
+        shutil.copytree(folder, self.directory, dirs_exist_ok=True)
+
+    def aof_bytes(self) -> int:
+        """How long the AOF is that is being written."""
+        return self._aof().stat().st_size
+
+    def cut_aof(self, size: int) -> None:
+        """Shorten the AOF of a server that does not run, as a power cut does."""
+        os.truncate(self._aof(), size)
+
+    def _aof(self) -> Path:
+        return max((self.directory / "appendonlydir").glob("*.incr.aof"), key=lambda path: int(path.name.split(".")[2]))
 
 
 @contextmanager

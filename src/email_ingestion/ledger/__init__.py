@@ -2,6 +2,7 @@
 
     emails        one row for each identity; its primary key is what makes an effect happen once
     attachments   the parts of each message, by reference
+    places        where else, on its server, a message was found again
     contents      raw messages and attachments up to the threshold, by their SHA-256, zstd-compressed
 
 Everything is written in one transaction, and a row is never changed afterwards.
@@ -9,8 +10,8 @@ Everything is written in one transaction, and a row is never changed afterwards.
 
 from __future__ import annotations
 
-from email_ingestion.ledger.records import Content, StoredEmail
+from email_ingestion.ledger.records import Content, Place, StoredEmail
 from email_ingestion.ledger.search import Hit
 from email_ingestion.ledger.store import Ledger, content_of, open_ledger
 
-__all__ = ["Content", "Hit", "Ledger", "StoredEmail", "content_of", "open_ledger"]
+__all__ = ["Content", "Hit", "Ledger", "Place", "StoredEmail", "content_of", "open_ledger"]

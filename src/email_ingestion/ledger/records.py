@@ -1,4 +1,4 @@
-"""What the ledger takes: a parsed message and the contents to keep beside it."""
+"""What the ledger takes and gives: a parsed message, the contents to keep beside it, and where it was found."""
 
 from __future__ import annotations
 
@@ -22,3 +22,12 @@ class StoredEmail:
     email: Email
     raw_ref: str
     contents: tuple[Content, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where on a server a message lies; an account's server has one message there, ever (RFC 3501, 2.3.1.1)."""
+
+    mailbox: str
+    uidvalidity: int
+    uid: int

@@ -61,3 +61,15 @@ contents = Table(
     Column("size", BigInteger, nullable=False),  # bytes before compression
     Column("data", LargeBinary, nullable=False),
 )
+
+# Where else a delivered message was found; a row of `emails` keeps the place it was first delivered from.
+places = Table(
+    "places",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column("mailbox", Text, primary_key=True),
+    Column("uidvalidity", BigInteger, primary_key=True, autoincrement=False),
+    Column("uid", BigInteger, primary_key=True, autoincrement=False),
+    Column("email_id", Text, ForeignKey("emails.email_id", ondelete="CASCADE"), nullable=False),
+)
+Index("places_email_id", places.c.email_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,8 +17,8 @@ from email_ingestion.errors import SinkUnavailable, TransientError
 from email_ingestion.ledger.engine import check_server, open_engine, place, writing
 from email_ingestion.ledger.failures import in_our_terms
 from email_ingestion.ledger.migrate import migrate
-from email_ingestion.ledger.records import Content, StoredEmail
-from email_ingestion.ledger.schema import attachments, contents, emails
+from email_ingestion.ledger.records import Content, Place, StoredEmail
+from email_ingestion.ledger.schema import attachments, contents, emails, places
 from email_ingestion.ledger.search import Hit, parse, postgresql_condition, snippet, sqlite_condition
 
 _CHUNK = 500  # values in one IN (…): old SQLites take 999 in a statement
@@ -110,6 +110,65 @@ class Ledger:
         )
         with in_our_terms(self._place), self._engine.connect() as connection:
             return set(connection.execute(select(emails.c.uid).where(*where)).scalars())
+
+    def places(self, email_ids: Iterable[str]) -> dict[str, Place]:
+        """Return those of `email_ids` that were delivered, each with the place it was first delivered from."""
+        columns = (emails.c.email_id, emails.c.mailbox, emails.c.uidvalidity, emails.c.uid)
+        found: dict[str, Place] = {}
+        with in_our_terms(self._place), self._engine.connect() as connection:
+            for chunk in _chunks(list(email_ids)):
+                rows = connection.execute(select(*columns).where(emails.c.email_id.in_(chunk)))
+                found |= {row.email_id: Place(row.mailbox, row.uidvalidity, row.uid) for row in rows}
+        return found
+
+    def found_again(self, account: str, mailbox: str, uidvalidity: int, low: int, high: int) -> dict[int, Place]:
+        """Return the UIDs from `low` to `high` that `note_places` noted, with where their messages came from first."""
+        query = (
+            select(places.c.uid.label("here"), emails.c.mailbox, emails.c.uidvalidity, emails.c.uid)
+            .join(emails, emails.c.email_id == places.c.email_id)
+            .where(places.c.account == account, places.c.mailbox == mailbox, places.c.uidvalidity == uidvalidity)
+            .where(places.c.uid.between(low, high))
+        )
+        with in_our_terms(self._place), self._engine.connect() as connection:
+            return {row.here: Place(row.mailbox, row.uidvalidity, row.uid) for row in connection.execute(query)}
+
+    def note_places(self, account: str, found: Mapping[Place, str]) -> None:
+        """Remember that the messages with these identities, all delivered, lie at these places as well."""
+        if not found:
+            return
+        rows = [
+            {
+                "account": account,
+                "mailbox": place.mailbox,
+                "uidvalidity": place.uidvalidity,
+                "uid": place.uid,
+                "email_id": email_id,
+            }
+            for place, email_id in found.items()
+        ]
+        key = [places.c.account, places.c.mailbox, places.c.uidvalidity, places.c.uid]
+        insert = self._insert(places)
+        # Replaced, not left: the message that was noted may have been deleted from the ledger since.
+        upsert = insert.on_conflict_do_update(index_elements=key, set_={"email_id": insert.excluded.email_id})
+        with in_our_terms(self._place), self._writer.begin() as connection:
+            connection.execute(upsert, rows)
+
+    def begun(self, account: str, mailbox: str) -> datetime | None:
+        """Return the INTERNALDATE of the first message delivered from a mailbox; None before there is one."""
+        first = (
+            select(emails.c.uidvalidity, func.min(emails.c.uid).label("uid"))
+            .where(emails.c.account == account, emails.c.mailbox == mailbox)
+            .group_by(emails.c.uidvalidity)
+            .subquery()
+        )
+        query = select(func.min(emails.c.internaldate)).where(
+            emails.c.account == account,
+            emails.c.mailbox == mailbox,
+            emails.c.uidvalidity == first.c.uidvalidity,
+            emails.c.uid == first.c.uid,
+        )
+        with in_our_terms(self._place), self._engine.connect() as connection:
+            return connection.execute(query).scalar_one()
 
     def _among(self, column: ColumnElement[Any], values: Iterable[Any], *where: ColumnElement[bool]) -> Iterator[Any]:
         with in_our_terms(self._place), self._engine.connect() as connection:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Literal
 
 from email_ingestion.mailbox import Outline
 
 Reason = Literal["excluded_label", "before_start", "known"]
+
+END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +20,14 @@ class Rules:
 
     exclude_labels: frozenset[str]
     start: datetime | None = None
+    begin_now: bool = False  # IMAP_START=now: what was there before the first delivery is left out
+
+    def for_old_mail(self, begun: datetime | None) -> Rules:
+        """The rules for mail that was there when its cursor was made; `begun` is the date of the first delivery."""
+        return replace(self, start=begun or END_OF_TIME) if self.begin_now else self
 
     def reason_against(self, outline: Outline, known: Collection[int]) -> Reason | None:
-        """Why a message is left out, or None; `known` are the UIDs the ledger already has."""
+        """Why a message is left out, or None; `known` are the UIDs that are accounted for."""
         if outline.uid in known:
             return "known"
         if self.start and outline.internaldate < self.start:

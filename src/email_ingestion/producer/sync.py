@@ -2,37 +2,39 @@ r"""One pass over one mailbox: everything above the cursor goes into the stream,
 
 UIDs above the cursor ─▶ outlines (≤ 500) ─▶ choose ─▶ portions (≤ 4 MB) ─▶ bodies ─▶ append + cursor
                                                │
-                 after a lost cursor: ask the ledger what it already has
+                 after a lost cursor: ask what is delivered, queued or dead already
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from datetime import datetime
 from typing import Protocol
 
-from email_ingestion.email import Cursor, Envelope, Message
-from email_ingestion.errors import IMAPConnectionError
-from email_ingestion.events import Downloaded, MailboxChanged, Observe, Published, Skipped, Synced
+from email_ingestion.email import Cursor, Message
+from email_ingestion.events import MailboxChanged, Observe, Published, Skipped, Synced
 from email_ingestion.mailbox import ImapMailbox, Outline
 from email_ingestion.mailbox.imap import FETCH_MOST, LIST_WINDOW, Opened
 from email_ingestion.producer.choice import Portion, Rules, portions
+from email_ingestion.producer.fetch import PORTION_BYTES, Fetch
 from email_ingestion.stream import Intake
 
-PORTION_BYTES = 4 * 1024 * 1024
 
+class Accounted(Protocol):
+    """What became of the mail of one opened mailbox so far. Every method may raise SinkUnavailable."""
 
-class Blobs(Protocol):
-    """Where large messages are laid before the stream names them."""
-
-    def put(self, data: bytes) -> str:
-        """Store; returns the reference."""
+    def uids(self, outlines: Sequence[Outline]) -> Collection[int]:
+        """The UIDs of those that are delivered, queued or dead letters already."""
         ...
 
+    def identities(self, messages: Sequence[Message]) -> Collection[str]:
+        """The identities of those that are; for a server that does not tell identities without the bodies."""
+        ...
 
-# Which of these messages the ledger already has; returns their UIDs.
-Known = Callable[[str, Opened, Sequence[Outline]], set[int]]
+    def begun(self) -> datetime | None:
+        """The date of the first message that was delivered."""
+        ...
 
 
 class Sync:
@@ -45,11 +47,9 @@ class Sync:
         opened: Opened,
         *,
         intake: Intake,
-        blobs: Blobs,
-        blob_threshold: int,
+        fetch: Fetch,
         rules: Rules,
-        begin_now: bool,
-        known: Known,
+        accounted: Accounted,
         wait_for_room: Callable[[], bool],
         observe: Observe,
     ) -> None:
@@ -57,11 +57,9 @@ class Sync:
         self._connection = connection
         self._opened = opened
         self._intake = intake
-        self._blobs = blobs
-        self._blob_threshold = blob_threshold
+        self._fetch = fetch
         self._rules = rules
-        self._begin_now = begin_now
-        self._known = known
+        self._accounted = accounted
         self._wait_for_room = wait_for_room
         self._observe = observe
         self._first = True
@@ -91,7 +89,9 @@ class Sync:
         newest = max(0, opened.uidnext - 1)
         if found:
             self._observe(MailboxChanged(self._account, opened.name, found.uidvalidity, opened.uidvalidity))
-        begin = newest if self._begin_now and not found else 0
+        # With IMAP_START=now, no cursor is the first run or the loss of Redis; the ledger knows which.
+        first_run = not found and self._rules.begin_now and self._accounted.begun() is None
+        begin = newest if first_run else 0
         return self._intake.restart_cursor(self._account, opened.name, Cursor(opened.uidvalidity, begin, newest))
 
     def _listed(self, cursor: Cursor) -> Iterator[list[int]]:
@@ -114,15 +114,17 @@ class Sync:
         return cursor, True
 
     def _wanted(self, outlines: Sequence[Outline], cursor: Cursor) -> set[int]:
-        doubtful = [outline for outline in outlines if outline.uid <= cursor.rescan]
-        known = self._known(self._account, self._opened, doubtful) if doubtful else set()
-        reasons = {outline.uid: self._rules.reason_against(outline, known) for outline in outlines}
+        old = [outline for outline in outlines if outline.uid <= cursor.rescan]
+        reasons = {outline.uid: self._rules.reason_against(outline, ()) for outline in outlines[len(old) :]}
+        if old:
+            rules, known = self._rules.for_old_mail(self._accounted.begun()), self._accounted.uids(old)
+            reasons |= {outline.uid: rules.reason_against(outline, known) for outline in old}
         for reason, count in Counter(reason for reason in reasons.values() if reason).items():
             self._observe(Skipped(self._account, reason, count))
         return {uid for uid, reason in reasons.items() if reason is None}
 
     def _append(self, cursor: Cursor, portion: Portion) -> Cursor:
-        messages = list(self._messages(portion.wanted))
+        messages = self._unknown(list(self._fetch.messages(portion.wanted)), cursor)
         added, moved = self._intake.append(self._account, self._opened.name, cursor, portion.upto, messages)
         if messages:
             ids = tuple(message.envelope.email_id for message in messages)
@@ -130,46 +132,16 @@ class Sync:
             self._observe(Published(self._account, self._opened.name, ids, added, size))
         return moved
 
-    def _messages(self, outlines: Sequence[Outline]) -> Iterator[Message]:
-        bodies = self._connection.bodies([outline.uid for outline in outlines]) if outlines else {}
-        missing = [outline.uid for outline in outlines if outline.uid not in bodies]
-        if missing:
-            bodies |= self._again(missing)
-        for outline in outlines:
-            raw = bodies.pop(outline.uid, None)
-            if raw is not None:
-                self._observe(Downloaded(self._account, len(raw)))
-                yield self._message(outline, raw)
-
-    def _again(self, missing: Sequence[int]) -> dict[int, bytes]:
-        """Bodies the server left out: fetched singly while they are listed, for a cursor must not pass over mail."""
-        found: dict[int, bytes] = {}
-        for uid in missing:
-            if not self._connection.uids(uid, uid):
-                self._observe(Skipped(self._account, "vanished", 1))
-                continue
-            found |= self._connection.bodies([uid])
-            if uid not in found:
-                raise IMAPConnectionError(f"the IMAP server lists UID {uid} but does not send it")
-        return found
-
-    def _message(self, outline: Outline, raw: bytes) -> Message:
-        envelope = Envelope(
-            account=self._account,
-            mailbox=self._opened.name,
-            uidvalidity=self._opened.uidvalidity,
-            uid=outline.uid,
-            gm_msgid=outline.gm_msgid,
-            gm_thrid=outline.gm_thrid,
-            labels=outline.labels,
-            flags=outline.flags,
-            internaldate=outline.internaldate,
-            size=len(raw),
-            sha256=hashlib.sha256(raw).hexdigest(),
-        )
-        if len(raw) > self._blob_threshold:
-            return Message(envelope, None, self._blobs.put(raw))
-        return Message(envelope, raw)
+    def _unknown(self, messages: list[Message], cursor: Cursor) -> list[Message]:
+        """Without X-GM-MSGID only the bytes tell that a message was read before, under another UIDVALIDITY."""
+        old = [each for each in messages if each.envelope.uid <= cursor.rescan and each.envelope.gm_msgid is None]
+        if not old:
+            return messages
+        known = self._accounted.identities(old)
+        left = [message for message in messages if message.envelope.email_id not in known]
+        if len(left) < len(messages):
+            self._observe(Skipped(self._account, "known", len(messages) - len(left)))
+        return left
 
     def _report(self, cursor: Cursor, backlog: int) -> None:
         self._observe(Synced(self._account, self._opened.name, cursor.uidvalidity, cursor.uid, backlog))

@@ -14,6 +14,7 @@ import psutil
 from email_ingestion.errors import ConfigurationError, EmailIngestionError, OperationFailed
 
 STEP_SECONDS = 0.05
+KILL_SECONDS = 5.0
 BAD_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
 
 
@@ -61,16 +62,33 @@ _DETACHED: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) if sys.platf
 
 def end(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
     """Ask processes to end and wait; returns those that had to be killed."""
-    asked = []
-    for process in processes:
+    asked = list(processes)
+    for process in asked:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
-            asked.append(process)
-    _, left = psutil.wait_procs(asked, timeout=seconds)
+    left = _outlasting(asked, seconds)
     for process in left:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(left, timeout=5.0)
+    _outlasting(left, KILL_SECONDS)
+    return left
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether it still runs; one that only waits for its parent to notice its end does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _outlasting(processes: Sequence[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Wait for their end; returns those that live on."""
+    deadline = time.monotonic() + seconds
+    while left := [process for process in processes if lives(process)]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(STEP_SECONDS)
     return left
 
 

@@ -17,7 +17,7 @@ import psutil
 
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.process import pid_alive
-from email_ingestion.services.children import end, spawn
+from email_ingestion.services.children import end, lives, spawn
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, environment
 
 START_SECONDS = 30.0
@@ -78,7 +78,7 @@ def stop(settings: Settings, say: Callable[[str], None]) -> bool:
     SANDBOX_PROFILE.unlink(missing_ok=True)
     if not named:
         say("nothing was running")
-    return not any(process.is_running() for process in named.values())
+    return not any(lives(process) for process in named.values())
 
 
 def _end(processes: dict[str, psutil.Process], seconds: float, say: Callable[[str], None]) -> None:

@@ -3,17 +3,23 @@
 It moves messages and knows nothing of IMAP, parsing or sinks.
 """
 
-from email_ingestion.stream.connection import Link, connect, reach
+from email_ingestion.stream.census import Census
+from email_ingestion.stream.connection import Link, connect, open_link, reach
 from email_ingestion.stream.delivery import Delivery
+from email_ingestion.stream.gaps import Gaps
 from email_ingestion.stream.gauges import Gauges, announce, read_gauges, withdraw
+from email_ingestion.stream.graveyard import Graveyard
 from email_ingestion.stream.intake import Intake, Load
 from email_ingestion.stream.keys import GROUP, Keys
 from email_ingestion.stream.queue import Queue
 
 __all__ = [
     "GROUP",
+    "Census",
     "Delivery",
+    "Gaps",
     "Gauges",
+    "Graveyard",
     "Intake",
     "Keys",
     "Link",
@@ -21,6 +27,7 @@ __all__ = [
     "Queue",
     "announce",
     "connect",
+    "open_link",
     "reach",
     "read_gauges",
     "withdraw",

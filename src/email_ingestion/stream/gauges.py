@@ -27,6 +27,7 @@ class Gauges:
     max_deliveries: int
     dlq_depth: int
     dlq_oldest: float | None
+    dlq_replayed: int  # letters put back, ever
     memory_used: int  # bytes
     memory_max: int  # bytes, 0 = unlimited
     processes: tuple[dict[str, Any], ...]  # presence records
@@ -44,8 +45,9 @@ def _read(client: redis.Redis, keys: Keys) -> Gauges:
     pipe.xrange(keys.stream, count=1)
     pipe.xlen(keys.dlq)
     pipe.xrange(keys.dlq, count=1)
+    pipe.get(keys.replayed)
     pipe.info("memory")
-    depth, volume, oldest, dead, dead_oldest, memory = pipe.execute()
+    depth, volume, oldest, dead, dead_oldest, replayed, memory = pipe.execute()
     pending, deliveries = _pending(client, keys)
     processes = _processes(client, keys)
     return Gauges(
@@ -56,6 +58,7 @@ def _read(client: redis.Redis, keys: Keys) -> Gauges:
         max_deliveries=deliveries,
         dlq_depth=dead,
         dlq_oldest=seconds_of(dead_oldest[0][0]) if dead_oldest else None,
+        dlq_replayed=int(replayed or 0),
         memory_used=memory["used_memory"],
         memory_max=memory["maxmemory"],
         processes=processes,

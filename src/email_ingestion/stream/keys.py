@@ -3,6 +3,7 @@
     {email_ingestion}:stream                      stream  mail on its way, an entry a message (fields: `codec`)
     {email_ingestion}:volume                      string  bytes of payload in the stream, kept by the scripts
     {email_ingestion}:dlq                         stream  dead letters: the entry's fields and `dead_…` ones
+    {email_ingestion}:replayed                    string  dead letters put back into the stream, ever
     {email_ingestion}:cursor:<account>/<mailbox>  hash    uidvalidity, uid: read up to here; rescan: see Cursor
     {email_ingestion}:alive:<instance>            string  JSON presence of a process, expires
     {email_ingestion}:probe                       string  written by pings, expires
@@ -41,6 +42,11 @@ class Keys:
     def dlq(self) -> str:
         """Dead letters."""
         return self._key("dlq")
+
+    @property
+    def replayed(self) -> str:
+        """How many dead letters were put back into the stream."""
+        return self._key("replayed")
 
     def cursor(self, account: str, mailbox: str) -> str:
         """How far a mailbox has been read."""

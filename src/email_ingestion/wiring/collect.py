@@ -103,7 +103,7 @@ def redis_state(gauges: Gauges) -> RedisState:
             oldest_timestamp=gauges.oldest,
             max_deliveries=gauges.max_deliveries,
         ),
-        dlq=DlqState(gauges.dlq_depth, gauges.dlq_oldest),
+        dlq=DlqState(gauges.dlq_depth, gauges.dlq_oldest, gauges.dlq_replayed),
         active_workers=sum(process["component"] == "worker" for process in gauges.processes),
         memory_used_bytes=gauges.memory_used,
         memory_max_bytes=gauges.memory_max,

@@ -1,0 +1,94 @@
+"""The command line of the crash matrix; exit code 0 when every promise held, 1 when one was broken."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bench.crash_matrix.faults import FAULTS, Fault
+from bench.crash_matrix.report import broken, page, table, write
+from bench.crash_matrix.rounds import Row, play
+from bench.crash_matrix.world import running_world
+
+EXAMPLES = """examples:
+  python -m bench.crash_matrix --rounds 20 --messages 500 --write docs/reliability.md
+  python -m bench.crash_matrix --faults redis_flushed,worker_killed --seed 7
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(
+        prog="python -m bench.crash_matrix",
+        description="Break the running system in every known way and prove that no mail is lost or doubled.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--rounds", type=int, default=5, metavar="N", help="of each fault (default %(default)s)")
+    made.add_argument("--messages", type=int, default=300, metavar="M", help="in a round (default %(default)s)")
+    made.add_argument("--faults", type=_chosen, default=list(FAULTS.values()), metavar="A,B", help="default: all")
+    made.add_argument("--seed", type=int, default=1, help="of sizes and instants (default %(default)s)")
+    made.add_argument("--write", type=Path, metavar="FILE", help="write the report there")
+    made.add_argument("--list", action="store_true", help="list the faults and do nothing")
+    return made
+
+
+def _chosen(text: str) -> list[Fault]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in FAULTS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no fault is named {unknown[0]!r}; --list shows them")
+    return [FAULTS[name] for name in names]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the matrix."""
+    options = parser().parse_args(argv)
+    console = Console()
+    if options.list:
+        for fault in FAULTS.values():
+            console.print(f"{fault.name:18} {fault.text}", highlight=False)
+        return 0
+    started = time.monotonic()
+    rows = _play_all(options, Console(stderr=True))
+    console.print(table(rows), soft_wrap=True, highlight=False, markup=False)
+    for sentence in broken(rows):
+        console.print(f"BROKEN {sentence}", soft_wrap=True, highlight=False, markup=False)
+    if options.write:
+        write(options.write, page(rows, seed=options.seed, seconds=time.monotonic() - started))
+    return 0 if all(row.good for row in rows) else 1
+
+
+def _play_all(options: argparse.Namespace, console: Console) -> list[Row]:
+    columns = (TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    rows = []
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=len(options.faults) * options.rounds)
+        for done, fault in enumerate(options.faults):
+            progress.update(task, description=fault.name, completed=done * options.rounds)
+            rows.append(_play(fault, options, lambda: progress.advance(task)))
+        progress.update(task, completed=len(options.faults) * options.rounds)
+    return rows
+
+
+def _play(fault: Fault, options: argparse.Namespace, tick: Callable[[], None]) -> Row:
+    obstacle = fault.obstacle()
+    if obstacle:
+        return Row(fault, skipped=obstacle)
+    with (
+        tempfile.TemporaryDirectory(prefix="crash-matrix-", ignore_cleanup_errors=True) as folder,
+        running_world(Path(folder), **fault.settings) as world,
+        fault.surroundings(world),
+    ):
+        return play(fault, world, rounds=options.rounds, messages=options.messages, seed=options.seed, tick=tick)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

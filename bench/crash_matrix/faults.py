@@ -1,0 +1,318 @@
+"""The faults: what each breaks, and how it is mended. A fault ends with the surroundings as they were before it.
+
+Every `strike` gets the world and the round's own random numbers. Mail arrives in portions; before each blow the next
+portion is delivered and a random part of the time passes in which it flows.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from ctypes.util import find_library
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from bench.crash_matrix.world import CREW, LEASE, World
+
+BLOWS = 3
+LOCK_WAIT = 10.0  # seconds SQLite waits for another process's transaction in the product
+REDIS_WAIT = 6.0  # seconds the product waits for an answer of Redis
+EVERYSEC = 1.0  # seconds of writes an AOF with `appendfsync everysec` may lose
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A row of the matrix."""
+
+    name: str
+    text: str  # what is done, for the report
+    strike: Callable[[World, Random], None]
+    crew: tuple[str, ...] = CREW
+    surroundings: Callable[[World], AbstractContextManager[None]] = nullcontext
+    settings: dict[str, object] = field(default_factory=dict)
+    obstacle: Callable[[], str] = lambda: ""  # why it cannot be done on this machine
+
+    @property
+    def own_world(self) -> bool:
+        """Whether it needs a world that no other fault uses."""
+        return self.surroundings is not nullcontext or bool(self.settings)
+
+
+def blows(world: World, rng: Random, most: int = BLOWS) -> Iterator[None]:
+    """Come back for each blow, at a random instant after more mail has arrived."""
+    for _ in range(most):
+        if world.more():
+            world.instant(rng)
+        yield
+
+
+# -- our own processes
+
+
+def producer_killed(world: World, rng: Random) -> None:
+    """SIGKILL, and a supervisor's restart."""
+    for _ in blows(world, rng):
+        world.restart("producer")
+
+
+def worker_killed(world: World, rng: Random) -> None:
+    """As producer_killed."""
+    for _ in blows(world, rng):
+        world.restart("worker")
+
+
+def producer_frozen(world: World, rng: Random) -> None:
+    """SIGSTOP, mail goes on arriving, SIGCONT."""
+    for _ in blows(world, rng, 2):
+        _freeze(world, "producer", rng.uniform(0.2, 2))
+
+
+def worker_frozen(world: World, rng: Random) -> None:
+    """One of two workers is stopped for longer than its lease: the other takes over, then both believe it is theirs."""
+    _freeze_after_mail(world, rng, rng.choice(["worker", "worker-2"]), rng.uniform(LEASE + 0.5, LEASE + 2))
+
+
+def _freeze_after_mail(world: World, rng: Random, name: str, seconds: float) -> None:
+    for _ in blows(world, rng, 1):
+        _freeze(world, name, seconds)
+
+
+def _freeze(world: World, name: str, seconds: float) -> None:
+    world.signal(name, signal.SIGSTOP)
+    time.sleep(seconds)
+    world.signal(name, signal.SIGCONT)
+
+
+def two_producers(world: World, rng: Random) -> None:
+    """Both read the same mailbox; one of them, either, is killed in the middle of it."""
+    for number, _ in enumerate(blows(world, rng)):
+        if number == 1:
+            world.restart(rng.choice(["producer", "rival"]))
+
+
+def two_workers(world: World, rng: Random) -> None:
+    """One of two dies and stays away until its lease has run out."""
+    victim = rng.choice(["worker", "worker-2"])
+    for number, _ in enumerate(blows(world, rng)):
+        if number == 0:
+            world.kill(victim)
+        time.sleep(LEASE / 2)
+    world.start(victim)
+    world.up(victim)
+
+
+# -- Redis
+
+
+def redis_killed(world: World, rng: Random) -> None:
+    """SIGKILL and restart with its data."""
+    for _ in blows(world, rng):
+        world.redis.kill()
+        time.sleep(rng.uniform(0, 0.5))
+        world.redis.start()
+
+
+def redis_power_cut(world: World, rng: Random) -> None:
+    """SIGKILL, and what was written in the last second is not on the disk: the AOF ends at a random byte of it."""
+    for _ in blows(world, rng, 2):
+        synced = world.redis.aof_bytes()
+        world.more()
+        time.sleep(rng.uniform(0, EVERYSEC))
+        world.redis.kill()
+        world.redis.cut_aof(rng.randint(synced, world.redis.aof_bytes()))
+        world.redis.start()
+
+
+def redis_frozen(world: World, rng: Random) -> None:
+    """SIGSTOP: it takes connections and answers nothing."""
+    for _ in blows(world, rng, 1):
+        world.redis.freeze()
+        time.sleep(REDIS_WAIT + 2 if world.long else rng.uniform(0.2, 3))
+        world.redis.thaw()
+
+
+def redis_flushed(world: World, rng: Random) -> None:
+    """FLUSHALL: stream, group, pending list and cursors are gone."""
+    for _ in blows(world, rng):
+        with world.redis.client() as client:
+            client.flushall()
+
+
+def redis_emptied(world: World, rng: Random) -> None:
+    """SIGKILL, and a restart without any data."""
+    for _ in blows(world, rng, 2):
+        world.redis.kill()
+        world.redis.forget()
+        world.redis.start()
+
+
+def backup_restored(world: World, rng: Random) -> None:
+    """The data of some moments ago comes back, cursor and acknowledged mail included, under running processes."""
+    backup = world.here.folder / "backup"
+    for number, _ in enumerate(blows(world, rng)):
+        if number == 0:
+            world.redis.save_to(backup)
+    world.redis.kill()
+    world.redis.restore_from(backup)
+    world.redis.start()
+
+
+# -- mailbox and tokens
+
+
+def imap_drop(world: World, rng: Random) -> None:
+    """The connection ends inside a body."""
+    for _ in range(BLOWS):
+        world.sandbox.arm("drop_mid_literal", after_bytes=rng.randint(1, 3_000))
+        world.more()
+        world.instant(rng)
+
+
+def session_expiry(world: World, rng: Random) -> None:
+    """BYE Session expired: between commands, or after some messages of a FETCH."""
+    for _ in blows(world, rng):
+        if rng.random() < 0.5:
+            world.sandbox.arm("session_expiry")
+        else:
+            world.sandbox.arm("session_expiry", when="fetch", after_messages=rng.randint(1, 50))
+
+
+def token_expiry(world: World, rng: Random) -> None:
+    """Every token issued so far is stale, and the session that used it ends."""
+    for _ in blows(world, rng):
+        world.sandbox.arm("stale_token", until_refresh=True)
+        world.sandbox.arm("session_expiry")
+
+
+def uidvalidity_reset(world: World, rng: Random) -> None:
+    """The mailbox gets a new UIDVALIDITY and new UIDs."""
+    for _ in blows(world, rng, 2):
+        world.sandbox.arm("uidvalidity_reset")
+
+
+# -- database and disk
+
+
+def database_locked(world: World, rng: Random) -> None:
+    """A foreign process holds the write lock of the database."""
+    for _ in blows(world, rng, 1):
+        with closing(sqlite3.connect(world.data / "email_ingestion.db", timeout=30, isolation_level=None)) as foreign:
+            foreign.execute("BEGIN IMMEDIATE")
+            time.sleep(LOCK_WAIT + 2 if world.long else rng.uniform(0.5, 3))
+            foreign.execute("ROLLBACK")
+
+
+def disk_full(world: World, rng: Random) -> None:
+    """Database and blobs find no room, or a little."""
+    for _ in blows(world, rng, 2):
+        with _no_room(world, rng.choice([0, 4_096, 200_000])):
+            world.more()
+            time.sleep(rng.uniform(0.5, 2))
+
+
+@contextmanager
+def _no_room(world: World, left: int) -> Iterator[None]:
+    if world.data.is_mount():
+        room = shutil.disk_usage(world.data)
+        _resize(world.data, room.used + left)
+        try:
+            yield
+        finally:
+            _resize(world.data, room.total)
+    else:
+        pid = world.running["worker"].process.pid
+        limits = resource.prlimit(pid, resource.RLIMIT_FSIZE, (4_096 + left, resource.RLIM_INFINITY))
+        try:
+            yield
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+
+
+@contextmanager
+def small_disk(world: World) -> Iterator[None]:
+    """Lay the data on a file system of its own where mounting is allowed; else the worker's file sizes are limited."""
+    world.data.mkdir(exist_ok=True)
+    mounted = _mount("-t", "tmpfs", "-o", "size=2g", "tmpfs", str(world.data))
+    try:
+        yield
+    finally:
+        world.muster(())
+        if mounted:
+            subprocess.run(["umount", "--lazy", str(world.data)], check=True)  # noqa: S607 - wherever it is
+
+
+def _resize(folder: Path, size: int) -> None:
+    if not _mount("-o", f"remount,size={max(size, 4_096)}", str(folder)):
+        raise OSError(f"the file system of {folder} cannot be resized")
+
+
+def _mount(*words: str) -> bool:
+    return subprocess.run(["mount", *words], capture_output=True, check=False).returncode == 0  # noqa: S607
+
+
+# -- time
+
+
+def clock_step(world: World, rng: Random) -> None:
+    """The wall clock of our processes jumps by up to an hour, forward or back, and returns."""
+    clock = world.here.folder / "clock"
+    for _ in blows(world, rng, 2):
+        clock.write_text(f"{rng.choice([-1, 1]) * rng.uniform(60, 3600):+.0f}s\n")
+        world.more()
+        time.sleep(rng.uniform(0.5, 1.5))
+    clock.write_text("+0s\n")
+
+
+def _fake_clock() -> str:
+    known = [*Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), find_library("faketimeMT")]
+    return str(next((path for path in known if path), ""))
+
+
+def _clock_settings() -> dict[str, object]:
+    return {
+        "LD_PRELOAD": _fake_clock(),
+        "FAKETIME_TIMESTAMP_FILE": "clock",
+        "FAKETIME_NO_CACHE": 1,
+        "FAKETIME_DONT_FAKE_MONOTONIC": 1,
+    }
+
+
+PAIR = ("producer", "worker", "worker-2")
+
+FAULTS = {
+    fault.name: fault
+    for fault in (
+        Fault("producer_killed", "producer: SIGKILL and restart, 3 times", producer_killed),
+        Fault("worker_killed", "worker: SIGKILL and restart, 3 times", worker_killed),
+        Fault("redis_killed", "Redis (AOF everysec): SIGKILL and restart with its data, 3 times", redis_killed),
+        Fault("redis_power_cut", "Redis: SIGKILL and up to the last second of its AOF gone, twice", redis_power_cut),
+        Fault("producer_frozen", "producer: SIGSTOP for 0.2 to 2 s, twice", producer_frozen),
+        Fault("worker_frozen", "one of two workers: SIGSTOP beyond its lease", worker_frozen, PAIR),
+        Fault("redis_frozen", "Redis: SIGSTOP for 0.2 to 3 s, every fifth round 8 s", redis_frozen),
+        Fault("imap_drop", "IMAP connection dropped in mid-literal, 3 times", imap_drop),
+        Fault("session_expiry", "IMAP session expired, idle or in mid-FETCH, 3 times", session_expiry),
+        Fault("token_expiry", "every access token stale and the session ended, 3 times", token_expiry),
+        Fault("database_locked", "database locked for 0.5 to 3 s, every fifth round 12 s", database_locked),
+        Fault("disk_full", "disk of database and blobs full, twice", disk_full, surroundings=small_disk),
+        Fault("two_producers", "two producers on one account, one SIGKILLed", two_producers, ("rival", *CREW)),
+        Fault("two_workers", "two workers, one SIGKILLed and away beyond its lease", two_workers, PAIR),
+        Fault("redis_flushed", "FLUSHALL, 3 times", redis_flushed),
+        Fault("backup_restored", "Redis killed and an older copy of its data restored", backup_restored),
+        Fault("redis_emptied", "Redis killed and started without data, twice", redis_emptied),
+        Fault("uidvalidity_reset", "UIDVALIDITY of the mailbox reset, twice", uidvalidity_reset),
+        Fault(
+            "clock_step",
+            "wall clock steps by up to an hour, forward or back, twice",
+            clock_step,
+            settings=_clock_settings(),
+            obstacle=lambda: "" if _fake_clock() else "libfaketime is not installed",
+        ),
+    )
+}

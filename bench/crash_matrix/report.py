@@ -1,0 +1,153 @@
+"""Turns rows into a Markdown page that says under which circumstances they came about."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sqlite3
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+
+from bench.crash_matrix.rounds import Row
+from bench.crash_matrix.world import PACE
+from email_ingestion import __version__
+from tests.servers.processes import ROOT
+
+HEAD = (
+    "Fault",
+    "Rounds",
+    "Messages",
+    "Lost",
+    "Doubled",
+    "Altered",
+    "Dead letters",
+    "Duplicates refused",
+    "Recovery, median",
+    "max",
+)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """One line for each fault."""
+    lines = [_line(HEAD), _line(["---", *["--:"] * (len(HEAD) - 1)])]
+    return "\n".join(lines + [_line(_cells(row)) for row in rows])
+
+
+def _cells(row: Row) -> list[str]:
+    if row.skipped:
+        return [f"{row.fault.text} (`{row.fault.name}`)", f"not run: {row.skipped}", *["–"] * (len(HEAD) - 2)]
+    verdict = row.verdict
+    counts = [row.rounds, row.messages, len(verdict.lost), len(verdict.doubled), len(verdict.altered), row.dead]
+    times = [f"{median(row.recoveries):.1f} s", f"{max(row.recoveries):.1f} s"] if row.recoveries else ["–", "–"]
+    return [f"{row.fault.text} (`{row.fault.name}`)", *map(str, counts), str(row.duplicates), *times]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def broken(rows: Sequence[Row]) -> list[str]:
+    """A sentence for everything that is wrong."""
+    said = []
+    for row in rows:
+        verdict = row.verdict
+        kinds = {name: getattr(verdict, name) for name in ("lost", "doubled", "altered", "invented", "seen")}
+        said += [f"{row.fault.name}: {len(ids)} {name}, such as {ids[0]}" for name, ids in kinds.items() if ids]
+        said += [f"{row.fault.name}: {complaint}" for complaint in row.complaints]
+    return said
+
+
+def page(rows: Sequence[Row], *, seed: int, seconds: float) -> str:
+    """The whole page."""
+    played = [row for row in rows if not row.skipped]
+    wrong = broken(rows)
+    return TEMPLATE.format(
+        rounds=sum(row.rounds for row in played),
+        messages=f"{sum(row.messages for row in played):,}",
+        lost=sum(len(row.verdict.lost) for row in played),
+        doubled=sum(len(row.verdict.doubled) for row in played),
+        table=table(rows),
+        wrong="\n".join(f"* {sentence}" for sentence in wrong) if wrong else "Nothing.",
+        command=_command(played, seed),
+        minutes=f"{seconds / 60:.0f}",
+        date=datetime.now(UTC).date().isoformat(),
+        machine=_machine(),
+        settings=", ".join(f"`{name}={value}`" for name, value in PACE.items()),
+    )
+
+
+def _command(rows: Sequence[Row], seed: int) -> str:
+    rounds = max((row.rounds for row in rows), default=0)
+    messages = max((row.messages // row.rounds for row in rows), default=0)
+    return f"python -m bench.crash_matrix --rounds {rounds} --messages {messages} --seed {seed}"
+
+
+def _machine() -> str:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    redis = _said("redis-server", "--version").split(" ")
+    server = next((word.removeprefix("v=") for word in redis if word.startswith("v=")), "unknown")
+    return (
+        f"email-ingestion {__version__} ({_said('git', 'describe', '--always', '--dirty') or 'no repository'}), "
+        f"Python {platform.python_version()}, Redis {server}, SQLite {sqlite3.sqlite_version}, "
+        f"{platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} CPUs, {memory} MiB"
+    )
+
+
+def _said(*command: str) -> str:
+    try:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def write(path: Path, text: str) -> None:
+    """Replace the page."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+TEMPLATE = """\
+# Nothing lost, nothing twice: the crash matrix
+
+Real processes, a real `redis-server` with `appendonly yes` and `appendfsync everysec`, and the Gmail sandbox are broken
+in every way listed here, {rounds} times, while {messages} messages pass through them.
+**Lost: {lost}. Doubled: {doubled}.**
+
+{table}
+
+What was found wrong: {wrong}
+
+## What is checked
+
+After every round, over all mail since the first round of that fault:
+
+* **Conservation.** mailbox = database ∪ dead letters ∪ queued. *Lost* is on the server and nowhere else. *Doubled* has two
+  ends, by identity or by the SHA-256 of its content. What is in the database but not on the server counts as wrong too.
+* **Bytes.** The raw message is read back through the ledger and the blob store and its SHA-256 compared with what the server
+  was given (*altered*).
+* **The mailbox is only read.** `\\\\Seen` on a single message is a failure.
+* **Nobody dies.** Processes killed by the matrix are started again as a supervisor would; one that ends by itself, a thread
+  that dies or a loop that stalls is a failure.
+
+*Duplicates refused* are messages that came a second time, after a crash or a lost cursor, and that the database already had:
+delivery is at least once, the effect exactly once. *Recovery* is the time from the end of the fault until everything is
+delivered.
+
+## What it does not show
+
+The sandbox is built from public documentation and observations of Gmail, never from Gmail itself. A power cut is imitated for
+Redis by cutting its AOF; nobody pulled a plug. One machine: no network partitions between our processes and the database.
+
+## Repeat it
+
+```bash
+{command} --write docs/reliability.md
+```
+
+{date}, {minutes} minutes. {machine}. Settings that differ from the defaults: {settings}. The instants at which a fault strikes
+come from the seed; what the processes do at that instant does not, so a repetition is a new trial and not a replay.
+`scripts/test.sh` runs the short form, two rounds each.
+"""

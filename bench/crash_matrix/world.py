@@ -1,0 +1,264 @@
+"""Brings the real system up and says what is where: a Gmail sandbox, a Redis with AOF, producers, workers.
+
+It also plays the supervisor: what a fault kills is started again, and what dies by itself is remembered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import redis
+
+from bench.crash_matrix.law import Copy, Found
+from email_ingestion.blobs import Blobs, open_blobs
+from email_ingestion.email import email_id
+from email_ingestion.errors import TransientError
+from email_ingestion.ledger import Ledger, content_of, open_ledger
+from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
+from email_ingestion.stream import Keys
+from email_ingestion.stream.codec import decode
+from tests.servers.processes import Place, Running, gmail_settings, place
+from tests.servers.redis import RedisServer, running_redis
+
+KEYS = Keys()
+LEASE = 2.0
+# What differs from the defaults, so that a round takes seconds; the report names them.
+PACE = {"CB_RECOVERY_TIMEOUT": 1, "IMAP_POLL_SECONDS": 1, "WORKER_LEASE_SECONDS": LEASE, "LOG_LEVEL": "DEBUG"}
+CREW = ("producer", "worker")
+PATIENCE = 60.0
+# A log line with one of these is a fault of ours, whether mail was lost or not.
+ALARMS = ("thread_crashed", "process_crashed", "loop_stalled")
+
+
+class Unwell(Exception):
+    """A process of ours ended by itself, or did not come up."""
+
+
+@dataclass
+class Logs:
+    """Reads what was added to the log files since the last look."""
+
+    folders: tuple[Path, ...]
+    _read: dict[Path, int] = field(default_factory=dict)
+
+    def fresh(self) -> Iterator[dict[str, Any]]:
+        """Yield the records written since the last call; what is not JSON is the end of a line cut by kill -9."""
+        for path in sorted(path for folder in self.folders for path in folder.glob("logs/*.log")):
+            with path.open("rb") as file:
+                file.seek(self._read.get(path, 0))
+                whole = file.read()
+            whole = whole[: whole.rfind(b"\n") + 1]
+            self._read[path] = self._read.get(path, 0) + len(whole)
+            for line in whole.splitlines():
+                if line.startswith(b"{"):
+                    try:
+                        yield json.loads(line)
+                    except ValueError:
+                        continue
+
+
+class World:
+    """The running system. Names of processes: `producer`, `worker`, `worker-2`, and `rival`, a second producer."""
+
+    def __init__(self, server: RedisServer, sandbox: RunningSandbox, here: Place, there: Place) -> None:
+        self.redis = server
+        self.sandbox = sandbox
+        self.here = here
+        self.there = there
+        self.running: dict[str, Running] = {}
+        self.span = 0.1  # seconds a round's first mail needs to flow through, about
+        self.long = False  # whether this round's fault may outlast time-outs
+        self._bag: deque[list[bytes]] = deque()
+        self._server: dict[str, str] = {}
+        self._known: dict[str, str] = {}
+        self._logs = Logs((here.folder, there.folder))
+        self._ledger: Ledger | None = None
+        self._blobs: Blobs = open_blobs(here.environment["BLOB_URL"])
+
+    @property
+    def data(self) -> Path:
+        """The folder of database and blobs."""
+        return self.here.folder / "data"
+
+    # -- processes
+
+    def muster(self, crew: Iterable[str]) -> None:
+        """Let exactly these processes run; the others stop as an operator stops them."""
+        for name in [name for name in self.running if name not in set(crew)]:
+            self.stop(name)
+        for name in crew:
+            if name not in self.running:
+                self.start(name)
+        for name in crew:
+            self.running[name].url()
+
+    def start(self, name: str) -> None:
+        """Start a process; `up` waits for it."""
+        where = self.there if name == "rival" else self.here
+        role, _, number = name.partition("-")
+        self.running[name] = where.worker(int(number or 1)) if role == "worker" else where.producer()
+
+    def up(self, name: str) -> None:
+        """Return when the process answers."""
+        self.running[name].url()
+
+    def stop(self, name: str) -> None:
+        """End a process with SIGTERM; another exit code than 0 is a fault of ours."""
+        running = self.running.pop(name)
+        code = running.terminate()
+        if code != 0:
+            raise Unwell(f"{name} answered SIGTERM with exit code {code}: {running.log()[-2000:]}")
+
+    def kill(self, name: str) -> None:
+        """SIGKILL."""
+        self._still_there(name)
+        self.running[name].kill()
+
+    def restart(self, name: str) -> None:
+        """SIGKILL, and start again as a supervisor does."""
+        self.kill(name)
+        self.start(name)
+        self.up(name)
+
+    def signal(self, name: str, number: int) -> None:
+        """Send a signal."""
+        self._still_there(name)
+        self.running[name].process.send_signal(number)
+
+    def _still_there(self, name: str) -> None:
+        running = self.running[name]
+        if not running.alive:
+            raise Unwell(f"{name} ended by itself with {running.process.returncode}: {running.log()[-2000:]}")
+
+    # -- mail
+
+    def fill(self, letters: list[bytes], portions: int) -> None:
+        """Put mail aside for `more`: three in five messages first, the rest in equal portions."""
+        first = len(letters) * 3 // 5 if portions > 1 else len(letters)
+        self._bag = deque([letters[:first]])
+        rest, others = letters[first:], portions - 1
+        self._bag.extend(rest[i * len(rest) // others : (i + 1) * len(rest) // others] for i in range(others))
+        self.span = 0.05 + first / 500
+
+    def more(self) -> bool:
+        """Deliver the next portion to the mailbox; False when there is none left."""
+        if not self._bag:
+            return False
+        letters = self._bag.popleft()
+        deliveries = self.sandbox.with_account(lambda account: [account.deliver(raw) for raw in letters])
+        for delivery, raw in zip(deliveries, letters, strict=True):
+            self._server[email_id("default", delivery.message.msgid, "")] = hashlib.sha256(raw).hexdigest()
+        return True
+
+    def instant(self, rng: Random) -> None:
+        """Let a random part of the time pass in which the mail flows."""
+        time.sleep(rng.uniform(0, self.span))
+
+    # -- what is where
+
+    def settle(self) -> float:
+        """Wait until everything is delivered; return the seconds it took. Returns too when patience is at its end."""
+        started = time.monotonic()
+        delivered = None
+        while time.monotonic() - started < PATIENCE:
+            for name in self.running:
+                self._still_there(name)
+            if delivered is None and self.here.rows("SELECT count(*) FROM emails") >= [(len(self._server),)]:
+                delivered = time.monotonic() - started
+            if delivered is not None and self._idle():
+                return delivered
+            time.sleep(0.02)
+        return PATIENCE
+
+    def _idle(self) -> bool:
+        """Whether the stream is empty and the cursor at the mailbox's end."""
+        newest = self.sandbox.with_account(lambda account: account.mailboxes["\\All"].uidnext) - 1
+        with self.redis.client() as client:
+            try:
+                cursor = client.hget(KEYS.cursor("default", "[Gmail]/All Mail"), "uid")
+                return client.xlen(KEYS.stream) == 0 and int(cursor or 0) >= newest
+            except redis.RedisError:
+                return False
+
+    def look(self, *, again: bool = False) -> Found:
+        """Read everything; bytes that were compared before are read again only when asked for."""
+        if again:
+            self._known.clear()
+        messages = self.sandbox.messages()
+        ours = {email_id("default", message.msgid, ""): message for message in messages}
+        with self.redis.client() as client:
+            dead, queued = (self._entries(client, key) for key in (KEYS.dlq, KEYS.stream))
+        return Found(
+            mailbox={identity: self._server[identity] for identity in ours},
+            seen=[identity for identity, message in ours.items() if "\\Seen" in message.flags],
+            database=self._rows(),
+            dead=dead,
+            queued=queued,
+        )
+
+    def _rows(self) -> list[Copy]:
+        rows = self.here.rows("SELECT email_id, raw_ref, sha256 FROM emails")
+        if rows:
+            self._ledger = self._ledger or open_ledger(self.here.environment["DATABASE_URL"])
+        for identity, ref, stated in rows:
+            if identity not in self._known:
+                actual = self._digest(ref)
+                self._known[identity] = actual if actual == stated else f"stated {stated}, is {actual}"
+        return [Copy(identity, self._known[identity]) for identity, _, _ in rows]
+
+    def _digest(self, ref: str) -> str:
+        assert self._ledger is not None  # noqa: S101 - opened by the only caller
+        try:
+            return hashlib.sha256(content_of(ref, self._ledger, self._blobs)).hexdigest()
+        except TransientError as error:
+            return f"unreadable: {error}"
+
+    def _entries(self, client: redis.Redis, key: str) -> list[Copy]:
+        copies = []
+        for _, fields in client.xrange(key):
+            message = decode(fields)
+            raw = message.raw if message.raw is not None else self._blobs.get(message.raw_ref or "")
+            copies.append(Copy(message.envelope.email_id, hashlib.sha256(raw).hexdigest()))
+        return copies
+
+    def logged(self) -> tuple[int, list[str]]:
+        """What the logs say since the last look: duplicates the database refused, and alarms."""
+        duplicates, alarms = 0, []
+        for record in self._logs.fresh():
+            if record["event"] == "email_delivered":
+                duplicates += bool(record.get("duplicate"))
+            elif record["event"] in ALARMS:
+                said = record.get("message") or str(record.get("exception", "")).strip().splitlines()[-1:]
+                alarms.append(f"{record['component']}: {record['event']}: {record.get('error_type', '')} {said}")
+        return duplicates, alarms
+
+    def close(self) -> None:
+        """End what the world itself holds."""
+        if self._ledger:
+            self._ledger.close()
+
+
+@contextmanager
+def running_world(folder: Path, **settings: object) -> Iterator[World]:
+    """Bring a world up in `folder`, with an empty mailbox and no process running yet."""
+    with ExitStack() as stack:
+        server = stack.enter_context(running_redis(folder / "redis"))
+        sandbox = stack.enter_context(running_sandbox(SandboxSettings()))
+        common: dict[str, object] = {
+            **gmail_settings(sandbox, folder),
+            "DATABASE_URL": f"sqlite:///{folder}/here/data/email_ingestion.db",
+            "BLOB_URL": f"file:{folder}/here/data/blobs",
+            **PACE,
+            **settings,
+        }
+        here, there = (stack.enter_context(place(folder / name, server.url, **common)) for name in ("here", "there"))
+        yield stack.enter_context(closing(World(server, sandbox, here, there)))

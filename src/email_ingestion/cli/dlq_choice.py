@@ -1,0 +1,112 @@
+"""Which dead letters a command is about: the options all `dlq` commands share, and what they mean together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, get_args
+
+import typer
+
+from email_ingestion.cli.dlq_view import progress
+from email_ingestion.errors import OperationFailed, RedisConnectionError
+from email_ingestion.settings import Settings, load_settings
+from email_ingestion.stream import Graveyard, open_link
+from email_ingestion.stream.dead_letters import UNKNOWN, DeadLetter, Reason, Wanted
+
+REASONS = (*get_args(Reason), UNKNOWN)
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Letters by id.", show_default=False)]
+ReasonOption = Annotated[str | None, typer.Option("--reason", help=f"Only those that died of {', '.join(REASONS)}.")]
+ErrorTypeOption = Annotated[str | None, typer.Option("--error-type", help="Only those with this class of error.")]
+FingerprintOption = Annotated[str | None, typer.Option("--fingerprint", help="Only those alike; `dlq stats` names it.")]
+AccountOption = Annotated[str | None, typer.Option("--account", help="Only this account's, by its configured name.")]
+AgeOption = Annotated[str | None, typer.Option("--older-than", metavar="AGE", help="Only those dead for 30m, 12h, 7d.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON.")]
+AllOption = Annotated[bool, typer.Option("--all", help="Every letter that is there now.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The letters a command is about: by id, by condition, or all."""
+
+    ids: tuple[str, ...]
+    wanted: Wanted
+    older_than: timedelta | None
+    everything: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """What was asked for, as the audit log and an export's first line tell it."""
+        said = {name: value for name, value in asdict(self.wanted).items() if value is not None}
+        said |= {"older_than_seconds": self.older_than.total_seconds()} if self.older_than else {}
+        said |= {"ids": list(self.ids)} if self.ids else {}
+        return said or {"all": True}
+
+    def letters(self, graveyard: Graveyard) -> Iterator[DeadLetter]:
+        """The letters it means that are here now, in the order of their ids."""
+        before = datetime.now(UTC) - self.older_than if self.older_than else None
+        found = graveyard.find(self.ids) if self.ids else graveyard.letters(before)
+        with progress("reading", len(self.ids) or graveyard.depth()) as advance:
+            for letter in found:
+                advance(1)
+                if self.wanted.fits(letter):
+                    yield letter
+
+
+def choose(
+    *,
+    ids: Sequence[str] | None = None,
+    reason: str | None,
+    error_type: str | None,
+    fingerprint: str | None,
+    account: str | None,
+    older_than: str | None,
+    everything: bool = False,
+    must: bool = False,
+) -> Choice:
+    """What the options say; with `must` they must say something, for forgetting them is not asking for all."""
+    if reason is not None and reason not in REASONS:
+        raise typer.BadParameter(f"--reason is one of {', '.join(REASONS)}")
+    wanted = Wanted(reason, error_type, fingerprint, account)
+    choice = Choice(letter_ids(ids or []), wanted, _age(older_than), everything)
+    narrowed = bool(choice.ids or older_than or wanted != Wanted())
+    if everything and narrowed:
+        raise typer.BadParameter("--all goes with no id and no condition")
+    if ids and older_than:
+        raise typer.BadParameter("--older-than goes with conditions, not with ids")
+    if must and not everything and not narrowed:
+        raise typer.BadParameter("name letters by id or by a condition, or say --all")
+    return choice
+
+
+def letter_ids(given: Sequence[str]) -> tuple[str, ...]:
+    """Ids as they were typed, each once and in their order."""
+    for each in given:
+        if not re.fullmatch(r"[0-9]{1,19}-[0-9]{1,19}", each):
+            raise typer.BadParameter(f"{each!r} is no id of a dead letter: they look like 1767225600000-0")
+    return tuple(sorted(set(given), key=lambda each: tuple(map(int, each.split("-")))))
+
+
+def _age(text: str | None) -> timedelta | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"([0-9]{1,6})([smhdw])", text)
+    if match is None:
+        raise typer.BadParameter("--older-than is a number and a unit: 90s, 30m, 12h, 7d, 2w")
+    return timedelta(**{UNITS[match[2]]: int(match[1])})
+
+
+@contextmanager
+def open_graveyard() -> Iterator[tuple[Settings, Graveyard]]:
+    """The settings and the dead letters of their Redis; its failures leave as OperationFailed."""
+    settings = load_settings()
+    try:
+        yield settings, Graveyard(open_link(settings.redis_address, "email-ingestion-dlq"))
+    except RedisConnectionError as error:
+        raise OperationFailed(
+            f"{str(error).rstrip('.')}; see that Redis runs and that REDIS_URL or REDIS_HOST and REDIS_PORT name it"
+        ) from error

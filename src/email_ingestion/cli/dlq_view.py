@@ -1,0 +1,141 @@
+"""How dead letters are shown: tables on a terminal, tab separated otherwise, or JSON; never a word of the mail.
+
+An error's text or a foreign field may quote a message, so everything passes through `redact` and, of a traceback, only
+the frames and our own errors' texts are shown.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from email_ingestion.ops.wording import WITHHELD, redact
+from email_ingestion.stream.dead_letters import DeadLetter, Kind
+
+OK, NEGATIVE = 0, 1
+LETTER_COLUMNS = ("id", "dead_at", "reason", "error_type", "attempts", "replays", "account", "fingerprint", "email_id")
+KIND_COLUMNS = ("fingerprint", "count", "first", "last", "example", "reason", "error_type", "error")
+ERROR_LINE = re.compile(r"(?P<kind>[\w.]+)(?P<parents> \([\w, ]+\))?(?P<text>: .*)?")
+
+
+def show_letters(letters: Sequence[DeadLetter], *, as_json: bool) -> None:
+    """A list of letters; their errors' texts and tracebacks are for `show_letter`."""
+    _show([_record(letter, LETTER_COLUMNS) for letter in letters], LETTER_COLUMNS, as_json=as_json)
+
+
+def show_kinds(found: Sequence[Kind], *, as_json: bool) -> None:
+    """Letters by fingerprint."""
+    _show([_record(kind, KIND_COLUMNS) for kind in found], KIND_COLUMNS, as_json=as_json)
+
+
+def kinds_as_json(found: Sequence[Kind]) -> list[dict[str, Any]]:
+    """Letters by fingerprint as part of a larger JSON answer."""
+    return [_record(kind, KIND_COLUMNS) for kind in found]
+
+
+def show_letter(letter: DeadLetter, *, as_json: bool) -> None:
+    """Everything that is known of one letter, except the message."""
+    record = {name: _told(value) for name, value in asdict(letter).items() if name != "traceback"}
+    trace = told_traceback(letter.traceback)
+    if as_json:
+        typer.echo(json.dumps(record | {"traceback": trace}, indent=2))
+        return
+    for name, value in record.items():
+        typer.echo(f"{name + ':':<13} {_cell(value) or '-'}")
+    if trace:
+        typer.echo(f"\n{trace}")
+
+
+def told_traceback(trace: str) -> str:
+    """The frames, and of each error its class; its text too when the class is ours."""
+    kept, in_frames = [], False
+    for line in trace.splitlines():
+        if line.startswith(("Traceback (", "  File ")):
+            kept.append(line)
+            in_frames = True
+        elif in_frames and line.startswith("    "):
+            kept.append(line)
+        elif in_frames:
+            # The first line after the frames names the error; whatever follows may be the rest of its text.
+            kept.append(_told_error(line))
+            in_frames = False
+    return "\n".join(_printable(line) for line in kept)
+
+
+def _told_error(line: str) -> str:
+    match = ERROR_LINE.fullmatch(line)
+    if match is None:
+        return WITHHELD
+    ours = match["kind"].startswith("email_ingestion.") or match["parents"]
+    said = f": {WITHHELD}" if match["text"] and not ours else redact(match["text"] or "")
+    return f"{match['kind']}{match['parents'] or ''}{said}"
+
+
+def _record(record: DeadLetter | Kind, names: Sequence[str]) -> dict[str, Any]:
+    return {name: _told(getattr(record, name)) for name in names}
+
+
+def _told(value: Any) -> Any:
+    return redact(value) if isinstance(value, str) else value
+
+
+def _show(records: Sequence[dict[str, Any]], names: Sequence[str], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(records, indent=2))
+    elif (console := Console()).is_terminal:
+        console.print(_table(records, names))
+    else:
+        for record in records:
+            typer.echo("\t".join(_cell(record[name]) for name in names))
+
+
+def _table(records: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
+    table = Table()
+    for name in names:
+        # What an operator copies into the next command stays in one piece.
+        table.add_column(name, no_wrap=name in {"id", "example", "fingerprint"}, overflow="fold")
+    for record in records:
+        # Text, not str: an error's text must not be read as rich's markup.
+        table.add_row(*(Text(_cell(record[name])) for name in names))
+    return table
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else _printable(str(value))
+
+
+def _printable(value: str) -> str:
+    """Without control characters: whoever writes to us shall not write to the operator's terminal."""
+    return "".join(character if character.isprintable() else " " for character in value)
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr when that is a terminal; yields what to call with the number of steps done."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda steps: bar.advance(task, steps)
+
+
+def answer(found: Sequence[object]) -> int:
+    """The exit code for what was found; says so when it is nothing."""
+    if found:
+        return OK
+    say("no dead letters")
+    return NEGATIVE
+
+
+def say(text: str) -> None:
+    """A remark, beside the answer on stdout."""
+    typer.echo(text, err=True)

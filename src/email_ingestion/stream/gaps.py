@@ -1,0 +1,37 @@
+"""Appends messages that were found missing below a cursor, which stays where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import zstandard
+
+from email_ingestion.email import Message
+from email_ingestion.stream.codec import ZSTD_LEVEL, encode
+from email_ingestion.stream.connection import Link
+
+
+class Gaps:
+    """Fills them. Each thread needs its own."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._script = link.script("fill_gap")
+        self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
+
+    def fill(self, messages: Sequence[Message], seen: str) -> int:
+        """Append those of `messages` whose identity did not come into the stream behind the entry id `seen`.
+
+        Up to `seen` (`census.BEGINNING` for nothing) the caller has looked itself. Returns how many were added; a
+        repetition with the same `seen` adds none. Raises RedisConnectionError and CircuitBreakerError.
+        """
+        args: list[str | int | bytes] = [seen, len(messages)]
+        now = datetime.now(UTC)
+        for message in messages:
+            fields = encode(message, now, self._compressor)
+            args += [message.envelope.email_id, len(fields)]
+            for name, value in fields.items():
+                args += [name, value]
+        keys = [self._link.keys.stream, self._link.keys.volume]
+        return int(self._link.run(lambda: self._script(keys=keys, args=args))) if messages else 0

@@ -1,0 +1,121 @@
+"""Dead letters as a file that outlives Redis: JSON lines, whole or not there, and provably what was written.
+
+    {"format": "email-ingestion dead letters", "version": 1, "exported_at": …, "filter": …}
+    {"id": "1767225600000-0", "fields": {"account": "default", …}, "base64": {"raw": "KLUv/…"}}
+    {"count": 1, "sha256": …}
+
+`fields` are those that are text, `base64` the others; `raw` is the RFC 822 message in zstd. The SHA-256 in the last
+line is that of all bytes before it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from email_ingestion.errors import OperationFailed
+from email_ingestion.stream.graveyard import Entry
+
+FORMAT = "email-ingestion dead letters"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What a file holds, as read back from the disk."""
+
+    ids: tuple[str, ...]
+    sha256: str  # hex digest of everything above the last line
+
+
+def write_letters(path: Path, entries: Iterable[Entry], origin: Mapping[str, Any], wrote: Callable[[], None]) -> None:
+    """Write a new file, mode 0600, that is on the disk when this returns; calls `wrote` for each letter.
+
+    Raises OperationFailed when there is such a file already or it cannot be written; nothing is left then.
+    """
+    if path.exists():
+        raise OperationFailed(f"{path} exists already: name another file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # 0600 from the start
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                _write(file, entries, origin, wrote)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(unfinished)
+            raise
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise OperationFailed(f"cannot write {path}: {error.strerror}") from error
+
+
+def _write(file: BinaryIO, entries: Iterable[Entry], origin: Mapping[str, Any], wrote: Callable[[], None]) -> None:
+    digest, count = hashlib.sha256(), 0
+
+    def put(record: Mapping[str, Any]) -> None:
+        line = json.dumps(record).encode() + b"\n"
+        digest.update(line)
+        file.write(line)
+
+    put({"format": FORMAT, "version": VERSION, **origin})
+    for letter_id, fields in entries:
+        put({"id": letter_id, **_as_json(fields)})
+        count += 1
+        wrote()
+    put({"count": count, "sha256": digest.hexdigest()})
+
+
+def _as_json(fields: Mapping[bytes, bytes]) -> dict[str, dict[str, str]]:
+    texts: dict[str, str] = {}
+    others: dict[str, str] = {}
+    for name, value in fields.items():
+        # A name that is no UTF-8 is a stranger's: its bytes come back from this by the same error handler.
+        key = name.decode("utf-8", "surrogateescape")
+        try:
+            texts[key] = value.decode()
+        except UnicodeDecodeError:
+            others[key] = base64.b64encode(value).decode()
+    return {"fields": texts, "base64": others}
+
+
+def read_letters(path: Path) -> Exported:
+    """What a file holds; raises OperationFailed unless it is complete and unchanged."""
+    try:
+        ids, sha256, end = _read(path)
+    except (OSError, ValueError) as error:
+        raise OperationFailed(f"cannot read {path} back: {error}") from error
+    if end != {"count": len(ids), "sha256": sha256}:
+        raise OperationFailed(f"{path} is damaged: what is on the disk is not what was written")
+    return Exported(ids, sha256)
+
+
+def _read(path: Path) -> tuple[tuple[str, ...], str, Any]:
+    digest, ids, line = hashlib.sha256(), [], b""
+    with path.open("rb") as file:
+        for following in file:
+            if line:
+                digest.update(line)
+                ids.append(json.loads(line).get("id"))
+            line = following
+    return tuple(ids[1:]), digest.hexdigest(), json.loads(line)
+
+
+def _sync_directory(directory: Path) -> None:
+    if hasattr(os, "O_DIRECTORY"):  # Windows has no handle for a directory
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,24 @@
+-- One page of a stream's entries, without their payloads.
+-- KEYS: stream   ARGV: first id ('-', or '(' and an id), most entries, most bytes
+-- XRANGE copies payloads into the script, so it is asked for a few at a time: a page ends at its bytes, not only at
+-- its count, and Redis serves others soon.
+-- Returns {last id seen, or nothing at the end, list of {id, account, mailbox, uidvalidity, uid, gm_msgid, sha256}};
+-- what an entry does not have is ''.
+local NAMES = {account = 2, mailbox = 3, uidvalidity = 4, uid = 5, gm_msgid = 6, sha256 = 7}
+local out, start, bytes, last = {}, ARGV[1], 0, false
+local most, most_bytes = tonumber(ARGV[2]), tonumber(ARGV[3])
+repeat
+  local entries = redis.call('XRANGE', KEYS[1], start, '+', 'COUNT', 10)
+  for _, entry in ipairs(entries) do
+    local row, fields = {entry[1], '', '', '', '', '', ''}, entry[2]
+    for i = 1, #fields, 2 do
+      local at = NAMES[fields[i]]
+      if at then row[at] = fields[i + 1] end
+      bytes = bytes + #fields[i + 1]
+    end
+    out[#out + 1] = row
+    last = entry[1]
+    start = '(' .. last
+  end
+until #entries < 10 or #out >= most or bytes >= most_bytes
+return {last, out}

@@ -1,0 +1,30 @@
+-- Put dead letters back into the stream, each only while it is still there: a repetition adds nothing.
+-- KEYS: stream, volume, dlq, replayed   ARGV: id, id, ...
+-- An entry gets its own fields again, how often it was replayed, and the letter it comes from; what was written about
+-- its death is left behind, so that the next death is told once. Each letter is finished before the next is touched,
+-- and XADD comes first: Redis over its memory limit refuses the whole call and every letter stays.
+-- Returns how many were put back.
+local moved = 0
+for _, id in ipairs(ARGV) do
+  local letter = redis.call('XRANGE', KEYS[3], id, id)[1]
+  if letter then
+    local entry, fields, replays, bytes = {'XADD', KEYS[1], '*'}, letter[2], 0, 0
+    for i = 1, #fields, 2 do
+      local name = fields[i]
+      if name == 'replays' then
+        replays = tonumber(fields[i + 1]) or 0
+      elseif name ~= 'replay_of' and name:sub(1, 5) ~= 'dead_' then
+        entry[#entry + 1] = name
+        entry[#entry + 1] = fields[i + 1]
+      end
+    end
+    for _, v in ipairs({'replays', string.format('%d', replays + 1), 'replay_of', id}) do entry[#entry + 1] = v end
+    for i = 4, #entry do bytes = bytes + #entry[i] end
+    redis.call(unpack(entry))
+    redis.call('XDEL', KEYS[3], id)
+    redis.call('INCRBY', KEYS[2], bytes)
+    redis.call('INCR', KEYS[4])
+    moved = moved + 1
+  end
+end
+return moved
