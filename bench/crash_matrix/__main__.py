@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for fault in FAULTS.values():
             console.print(f"{fault.name:18} {fault.text}", highlight=False)
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that no process is left behind
     started = time.monotonic()
     rows = _play_all(options, Console(stderr=True))
     console.print(table(rows), soft_wrap=True, highlight=False, markup=False)
@@ -73,9 +75,17 @@ def _play_all(options: argparse.Namespace, console: Console) -> list[Row]:
         task = progress.add_task("", total=len(options.faults) * options.rounds)
         for done, fault in enumerate(options.faults):
             progress.update(task, description=fault.name, completed=done * options.rounds)
-            rows.append(_play(fault, options, lambda: progress.advance(task)))
+            row = _play(fault, options, lambda: progress.advance(task))
+            rows.append(row)
+            progress.console.print(f"{fault.name}: {_outcome(row)}", highlight=False, markup=False)
         progress.update(task, completed=len(options.faults) * options.rounds)
     return rows
+
+
+def _outcome(row: Row) -> str:
+    if row.skipped:
+        return f"not run, {row.skipped}"
+    return f"{row.rounds} rounds, " + ("every promise held" if row.good else "BROKEN")
 
 
 def _play(fault: Fault, options: argparse.Namespace, tick: Callable[[], None]) -> Row:
@@ -84,7 +94,7 @@ def _play(fault: Fault, options: argparse.Namespace, tick: Callable[[], None]) -
         return Row(fault, skipped=obstacle)
     with (
         tempfile.TemporaryDirectory(prefix="crash-matrix-", ignore_cleanup_errors=True) as folder,
-        running_world(Path(folder), **fault.settings) as world,
+        running_world(Path(folder)) as world,
         fault.surroundings(world),
     ):
         return play(fault, world, rounds=options.rounds, messages=options.messages, seed=options.seed, tick=tick)

@@ -1,6 +1,6 @@
-"""The conservation law, as a pure function: mailbox = database ∪ dead letters ∪ queued, each once and byte for byte.
+"""The conservation law, as a pure function: every message of the mailbox is in the database, a dead letter or queued.
 
-It knows neither Redis nor a database: `world` tells it what it found where.
+Each has one end, byte for byte. Nothing here knows Redis or a database: `world` tells what it found where.
 """
 
 from __future__ import annotations

@@ -38,10 +38,10 @@ def table(rows: Sequence[Row]) -> str:
 
 def _cells(row: Row) -> list[str]:
     if row.skipped:
-        return [f"{row.fault.text} (`{row.fault.name}`)", f"not run: {row.skipped}", *["–"] * (len(HEAD) - 2)]
+        return [f"{row.fault.text} (`{row.fault.name}`)", f"not run: {row.skipped}", *["-"] * (len(HEAD) - 2)]
     verdict = row.verdict
     counts = [row.rounds, row.messages, len(verdict.lost), len(verdict.doubled), len(verdict.altered), row.dead]
-    times = [f"{median(row.recoveries):.1f} s", f"{max(row.recoveries):.1f} s"] if row.recoveries else ["–", "–"]
+    times = [f"{median(row.recoveries):.1f} s", f"{max(row.recoveries):.1f} s"] if row.recoveries else ["-", "-"]
     return [f"{row.fault.text} (`{row.fault.name}`)", *map(str, counts), str(row.duplicates), *times]
 
 
@@ -112,8 +112,8 @@ def write(path: Path, text: str) -> None:
 TEMPLATE = """\
 # Nothing lost, nothing twice: the crash matrix
 
-Real processes, a real `redis-server` with `appendonly yes` and `appendfsync everysec`, and the Gmail sandbox are broken
-in every way listed here, {rounds} times, while {messages} messages pass through them.
+Real processes, a real `redis-server` with `appendonly yes` and `appendfsync everysec`, and the Gmail sandbox are
+broken in every way listed here, {rounds} times, while {messages} messages pass through them.
 **Lost: {lost}. Doubled: {doubled}.**
 
 {table}
@@ -124,22 +124,23 @@ What was found wrong: {wrong}
 
 After every round, over all mail since the first round of that fault:
 
-* **Conservation.** mailbox = database ∪ dead letters ∪ queued. *Lost* is on the server and nowhere else. *Doubled* has two
-  ends, by identity or by the SHA-256 of its content. What is in the database but not on the server counts as wrong too.
-* **Bytes.** The raw message is read back through the ledger and the blob store and its SHA-256 compared with what the server
-  was given (*altered*).
-* **The mailbox is only read.** `\\\\Seen` on a single message is a failure.
-* **Nobody dies.** Processes killed by the matrix are started again as a supervisor would; one that ends by itself, a thread
-  that dies or a loop that stalls is a failure.
+* **Conservation.** mailbox = database + dead letters + queued. *Lost* is on the server and nowhere else. *Doubled* has
+  two ends, by identity or by the SHA-256 of its content. What is nowhere on the server counts as wrong too.
+* **Bytes.** The raw message is read back through the ledger and the blob store, and its SHA-256 compared with that of
+  what the server was given (*altered*).
+* **The mailbox is only read.** `\\Seen` on a single message is a failure.
+* **Nobody dies.** Processes killed by the matrix are started again as a supervisor would; one that ends by itself, a
+  thread that dies or a loop that stalls is a failure.
 
-*Duplicates refused* are messages that came a second time, after a crash or a lost cursor, and that the database already had:
-delivery is at least once, the effect exactly once. *Recovery* is the time from the end of the fault until everything is
-delivered.
+*Duplicates refused* are messages that came a second time, after a crash or with a lost cursor, and that the database
+already had: delivery is at least once, the effect exactly once. *Recovery* is the time from the end of the fault until
+everything is delivered.
 
 ## What it does not show
 
-The sandbox is built from public documentation and observations of Gmail, never from Gmail itself. A power cut is imitated for
-Redis by cutting its AOF; nobody pulled a plug. One machine: no network partitions between our processes and the database.
+The sandbox is built from public documentation and observations of Gmail, never from Gmail itself. A power cut is
+imitated for Redis by cutting its AOF at a random byte; nobody pulled a plug. After each cut the AOF is rewritten, for
+Redis 7.0 leaves half a transaction in the file and brings it to life at the next restart. There is one machine.
 
 ## Repeat it
 
@@ -147,7 +148,9 @@ Redis by cutting its AOF; nobody pulled a plug. One machine: no network partitio
 {command} --write docs/reliability.md
 ```
 
-{date}, {minutes} minutes. {machine}. Settings that differ from the defaults: {settings}. The instants at which a fault strikes
-come from the seed; what the processes do at that instant does not, so a repetition is a new trial and not a replay.
-`scripts/test.sh` runs the short form, two rounds each.
+{date}, {minutes} minutes. {machine}.
+Settings that differ from the defaults: {settings}.
+
+The instants at which a fault strikes come from the seed; what the processes do at that instant does not, so a
+repetition is a new trial and not a replay. `scripts/test.sh` runs the short form, two rounds each.
 """

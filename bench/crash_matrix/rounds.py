@@ -58,7 +58,7 @@ def play(
 
 
 def _round(row: Row, world: World, rng: Random, messages: int, *, last: bool) -> None:
-    world.fill(compose(rng, messages), BLOWS + 1)
+    world.fill(compose(rng, messages), 2 * BLOWS)
     try:
         row.fault.strike(world, rng)
         while world.more():

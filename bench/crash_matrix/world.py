@@ -124,8 +124,9 @@ class World:
         self.running[name].kill()
 
     def restart(self, name: str) -> None:
-        """SIGKILL, and start again as a supervisor does."""
+        """SIGKILL, and start again as a supervisor does; meanwhile mail arrives."""
         self.kill(name)
+        self.more()
         self.start(name)
         self.up(name)
 
@@ -142,12 +143,12 @@ class World:
     # -- mail
 
     def fill(self, letters: list[bytes], portions: int) -> None:
-        """Put mail aside for `more`: three in five messages first, the rest in equal portions."""
-        first = len(letters) * 3 // 5 if portions > 1 else len(letters)
+        """Put mail aside for `more`: half of it first, the rest in equal portions."""
+        first = len(letters) // 2
         self._bag = deque([letters[:first]])
         rest, others = letters[first:], portions - 1
         self._bag.extend(rest[i * len(rest) // others : (i + 1) * len(rest) // others] for i in range(others))
-        self.span = 0.05 + first / 500
+        self.span = 0.2 + first / 500
 
     def more(self) -> bool:
         """Deliver the next portion to the mailbox; False when there is none left."""
@@ -248,7 +249,7 @@ class World:
 
 
 @contextmanager
-def running_world(folder: Path, **settings: object) -> Iterator[World]:
+def running_world(folder: Path) -> Iterator[World]:
     """Bring a world up in `folder`, with an empty mailbox and no process running yet."""
     with ExitStack() as stack:
         server = stack.enter_context(running_redis(folder / "redis"))
@@ -258,7 +259,6 @@ def running_world(folder: Path, **settings: object) -> Iterator[World]:
             "DATABASE_URL": f"sqlite:///{folder}/here/data/email_ingestion.db",
             "BLOB_URL": f"file:{folder}/here/data/blobs",
             **PACE,
-            **settings,
         }
         here, there = (stack.enter_context(place(folder / name, server.url, **common)) for name in ("here", "there"))
         yield stack.enter_context(closing(World(server, sandbox, here, there)))

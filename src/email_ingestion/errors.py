@@ -11,6 +11,7 @@ EmailIngestionError
 │   │   └── IMAPThrottledError           it asks us to slow down, or has closed the account for a while
 │   ├── SessionExpired               the IMAP session's hour is over: normal, reconnect at once
 │   ├── TokenRefreshError            the token endpoint did not answer properly
+│   ├── ParserDied                   a message ended the parser process: poison, if it does so again and again
 │   ├── SinkUnavailable              a sink cannot take anything now
 │   └── CircuitBreakerError          not tried: the breaker is open
 ├── PermanentError               this message will never go through: dead letter now
@@ -66,6 +67,10 @@ class SessionExpired(TransientError):
 
 class TokenRefreshError(TransientError):
     """The token endpoint failed in a way that may pass."""
+
+
+class ParserDied(TransientError):
+    """A message crashed the parser process, or outlasted WORKER_HANDLE_TIMEOUT_SECONDS."""
 
 
 class SinkUnavailable(TransientError):

@@ -114,6 +114,9 @@ class Settings(BaseSettings):
     worker_batch_size: int = Field(default=100, ge=1, le=1000, description="messages taken at once")
     worker_lease_seconds: float = Field(default=60, gt=0, description="seconds until another worker takes over")
     worker_max_retries: int = Field(default=5, ge=0, description="attempts after the first, then dead letter")
+    worker_handle_timeout_seconds: float = Field(
+        default=60, gt=0, description="seconds after which the parser of a message is ended"
+    )
     worker_threads: int = Field(default=8, ge=1, description="threads for sinks that wait on the network")
 
     cb_fail_max: int = Field(default=5, ge=1, description="consecutive failures that open a circuit breaker")

@@ -140,6 +140,7 @@ def test_a_replayed_message_is_delivered_as_it_was(redis_server: RedisServer, qu
     assert graveyard.depth() == 0
     (again,) = queue.fresh(10)
     assert (again.message, again.attempt) == (message(7), 1)
+    assert read_gauges(link(redis_server.url)).volume == again.wire_bytes
     queue.complete([again])
     gauges = read_gauges(link(redis_server.url))
     assert (gauges.depth, gauges.volume, gauges.dlq_replayed) == (0, 0, 1)

@@ -154,7 +154,7 @@ class Place:
 def place(folder: Path, redis_url: str, **settings: object) -> Iterator[Place]:
     """A folder whose processes use this Redis."""
     folder.mkdir(parents=True, exist_ok=True)
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "PYTHONPATH") if name in os.environ}
     made = Place(folder, kept)
     made.set(REDIS_URL=redis_url, OPS_PORT=0, METRICS_PORT=0, **settings)
     try:

@@ -25,6 +25,7 @@ class RedisServer:
         self.directory = directory
         self.port = free_port()
         self.password = password
+        self.environment = dict(os.environ)
         self._options = ["--appendonly", "yes" if appendonly else "no", "--appendfsync", "everysec"]
         if password:
             self._options += ["--requirepass", password]
@@ -41,7 +42,9 @@ class RedisServer:
     def start(self) -> None:
         command = [program("redis-server", "redis-server"), "--port", str(self.port), "--bind", "127.0.0.1"]
         command += ["--dir", str(self.directory), "--save", "", "--hz", "500", "--loglevel", "warning"]
-        process = self._process = subprocess.Popen([*command, *self._options], stdout=subprocess.DEVNULL)
+        process = self._process = subprocess.Popen(
+            [*command, *self._options], env=self.environment, stdout=subprocess.DEVNULL
+        )
         wait_for_port(self.port, lambda: process.poll() is None)
         with self.client() as client:
             while True:
@@ -90,6 +93,13 @@ class RedisServer:
     def cut_aof(self, size: int) -> None:
         """Shorten the AOF of a server that does not run, as a power cut does."""
         os.truncate(self._aof(), size)
+
+    def rewrite_aof(self) -> None:
+        """Write a new AOF from what is in memory."""
+        with self.client() as client:
+            client.bgrewriteaof()
+            while client.info("persistence")["aof_rewrite_in_progress"]:
+                time.sleep(0.01)
 
     def _aof(self) -> Path:
         return max((self.directory / "appendonlydir").glob("*.incr.aof"), key=lambda path: int(path.name.split(".")[2]))

@@ -22,7 +22,8 @@ from email_ingestion.cli.dlq_choice import (
     letter_ids,
     open_graveyard,
 )
-from email_ingestion.cli.dlq_view import NEGATIVE, OK, answer, say, show_kinds, show_letter, show_letters
+from email_ingestion.cli.dlq_view import answer, say, show_kinds, show_letter, show_letters
+from email_ingestion.cli.exits import NEGATIVE, OK
 from email_ingestion.errors import OperationFailed, PermanentError
 from email_ingestion.settings import Settings
 from email_ingestion.stream import Graveyard

@@ -29,7 +29,8 @@ from email_ingestion.cli.dlq_choice import (
     choose,
     open_graveyard,
 )
-from email_ingestion.cli.dlq_view import NEGATIVE, OK, answer, kinds_as_json, progress, say, show_kinds
+from email_ingestion.cli.dlq_view import answer, kinds_as_json, progress, say, show_kinds
+from email_ingestion.cli.exits import NEGATIVE, OK
 from email_ingestion.errors import OperationFailed, RedisConnectionError
 from email_ingestion.settings import Settings
 from email_ingestion.stream import Graveyard

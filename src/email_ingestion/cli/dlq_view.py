@@ -14,28 +14,34 @@ from dataclasses import asdict
 from typing import Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from email_ingestion.cli.exits import NEGATIVE, OK
 from email_ingestion.ops.wording import WITHHELD, redact
 from email_ingestion.stream.dead_letters import DeadLetter, Kind
 
-OK, NEGATIVE = 0, 1
 LETTER_COLUMNS = ("id", "dead_at", "reason", "error_type", "attempts", "replays", "account", "fingerprint", "email_id")
+# A terminal is 80 columns wide: `dlq show` and --json have the rest.
+LETTER_TABLE = ("id", "dead_at", "reason", "error_type", "attempts", "fingerprint")
 KIND_COLUMNS = ("fingerprint", "count", "first", "last", "example", "reason", "error_type", "error")
+KIND_TABLE = ("fingerprint", "count", "last", "reason", "error_type", "error")
+WHOLE = {"id", "fingerprint", "dead_at", "last", "reason", "count", "attempts"}
+TITLES = {"dead_at": "died (UTC)", "last": "last (UTC)", "error_type": "class", "attempts": "tries"}
 ERROR_LINE = re.compile(r"(?P<kind>[\w.]+)(?P<parents> \([\w, ]+\))?(?P<text>: .*)?")
 
 
 def show_letters(letters: Sequence[DeadLetter], *, as_json: bool) -> None:
     """A list of letters; their errors' texts and tracebacks are for `show_letter`."""
-    _show([_record(letter, LETTER_COLUMNS) for letter in letters], LETTER_COLUMNS, as_json=as_json)
+    _show([_record(letter, LETTER_COLUMNS) for letter in letters], LETTER_TABLE, as_json=as_json)
 
 
 def show_kinds(found: Sequence[Kind], *, as_json: bool) -> None:
     """Letters by fingerprint."""
-    _show([_record(kind, KIND_COLUMNS) for kind in found], KIND_COLUMNS, as_json=as_json)
+    _show(kinds_as_json(found), KIND_TABLE, as_json=as_json)
 
 
 def kinds_as_json(found: Sequence[Kind]) -> list[dict[str, Any]]:
@@ -89,25 +95,29 @@ def _told(value: Any) -> Any:
     return redact(value) if isinstance(value, str) else value
 
 
-def _show(records: Sequence[dict[str, Any]], names: Sequence[str], *, as_json: bool) -> None:
+def _show(records: Sequence[dict[str, Any]], columns: Sequence[str], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(records, indent=2))
-    elif (console := Console()).is_terminal:
-        console.print(_table(records, names))
+    elif records and (console := Console()).is_terminal:
+        console.print(_table(records, columns))
     else:
         for record in records:
-            typer.echo("\t".join(_cell(record[name]) for name in names))
+            typer.echo("\t".join(map(_cell, record.values())))
 
 
-def _table(records: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
-    table = Table()
-    for name in names:
+def _table(records: Sequence[dict[str, Any]], columns: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for name in columns:
         # What an operator copies into the next command stays in one piece.
-        table.add_column(name, no_wrap=name in {"id", "example", "fingerprint"}, overflow="fold")
+        table.add_column(TITLES.get(name, name), no_wrap=name in WHOLE, overflow="fold")
     for record in records:
         # Text, not str: an error's text must not be read as rich's markup.
-        table.add_row(*(Text(_cell(record[name])) for name in names))
+        table.add_row(*(Text(_short(name, _cell(record[name]))) for name in columns))
     return table
+
+
+def _short(name: str, value: str) -> str:
+    return value[5:19].replace("T", " ") if name in {"dead_at", "last"} else value
 
 
 def _cell(value: Any) -> str:

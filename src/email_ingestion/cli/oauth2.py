@@ -81,6 +81,6 @@ def _distance(then: datetime) -> str:
 
 
 if __name__ == "__main__":
-    from email_ingestion.cli.app import run
+    from email_ingestion.cli.exits import run
 
     run(oauth2)

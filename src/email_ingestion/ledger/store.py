@@ -168,7 +168,8 @@ class Ledger:
             emails.c.uid == first.c.uid,
         )
         with in_our_terms(self._place), self._engine.connect() as connection:
-            return connection.execute(query).scalar_one()
+            date: datetime | None = connection.execute(query).scalar_one()
+        return date
 
     def _among(self, column: ColumnElement[Any], values: Iterable[Any], *where: ColumnElement[bool]) -> Iterator[Any]:
         with in_our_terms(self._place), self._engine.connect() as connection:

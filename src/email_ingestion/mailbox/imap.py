@@ -130,6 +130,7 @@ class ImapMailbox:
         """EXAMINE: read-only, so that nothing we do can set a flag."""
         with _speaking("open a mailbox of"):
             found = self._client.select_folder(name, readonly=True)
+            self._announced()
         return Opened(name, int(found[b"UIDVALIDITY"]), int(found.get(b"UIDNEXT", 0)), int(found[b"EXISTS"]))
 
     def uids(self, low: int, high: int) -> list[int]:
@@ -141,6 +142,7 @@ class ImapMailbox:
     def uids_from(self, low: int) -> list[int]:
         """The UIDs from `low` to the newest, ascending."""
         with _speaking("search"):
+            self._announced()  # what was announced before, this search sees
             found = self._client.search(["UID", f"{low}:*"])
         return sorted(uid for uid in found if uid >= low)  # `n:*` always holds the last message (RFC 3501, 6.4.8)
 
@@ -166,6 +168,8 @@ class ImapMailbox:
         a dead socket. Whatever comes is left to `idle_done`, which reads it as every other answer.
         """
         with _speaking("wait for"):
+            if self._announced():
+                return
             if not self._client.has_capability("IDLE"):
                 self._until_audible([], seconds)
                 self._client.noop()
@@ -174,6 +178,11 @@ class ImapMailbox:
             if not _buffered(self._client):
                 self._until_audible([self._client.socket()], seconds)
             self._client.idle_done()
+
+    def _announced(self) -> bool:
+        """Whether new mail was announced since the last listing began, in passing, in the answer to another command."""
+        untagged = self._client._imap.untagged_responses  # noqa: SLF001 - where imaplib leaves it
+        return bool(untagged.pop("EXISTS", None))
 
     def interrupt(self) -> None:
         """End a `wait` now; from any thread."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
@@ -22,9 +22,9 @@ class Rules:
     start: datetime | None = None
     begin_now: bool = False  # IMAP_START=now: what was there before the first delivery is left out
 
-    def for_old_mail(self, begun: datetime | None) -> Rules:
-        """The rules for mail that was there when its cursor was made; `begun` is the date of the first delivery."""
-        return replace(self, start=begun or END_OF_TIME) if self.begin_now else self
+    def for_old_mail(self, begun: Callable[[], datetime | None]) -> Rules:
+        """The rules for mail that was there when its cursor was made; `begun` tells the date of the first delivery."""
+        return replace(self, start=begun() or END_OF_TIME) if self.begin_now else self
 
     def reason_against(self, outline: Outline, known: Collection[int]) -> Reason | None:
         """Why a message is left out, or None; `known` are the UIDs that are accounted for."""

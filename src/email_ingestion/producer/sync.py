@@ -49,7 +49,7 @@ class Sync:
         intake: Intake,
         fetch: Fetch,
         rules: Rules,
-        accounted: Accounted,
+        look: Callable[[], Accounted],
         wait_for_room: Callable[[], bool],
         observe: Observe,
     ) -> None:
@@ -59,7 +59,8 @@ class Sync:
         self._intake = intake
         self._fetch = fetch
         self._rules = rules
-        self._accounted = accounted
+        self._look = look
+        self._accounted = look()
         self._wait_for_room = wait_for_room
         self._observe = observe
         self._first = True
@@ -70,6 +71,7 @@ class Sync:
         Raises IMAPConnectionError, RedisConnectionError, CircuitBreakerError, StaleCursor, SinkUnavailable; whatever
         was appended before stays, and the next pass goes on behind it.
         """
+        self._accounted = self._look()  # anew: Redis may have been flushed or restored since the last pass
         cursor = self._cursor()
         for uids in self._listed(cursor):
             for start in range(0, len(uids), FETCH_MOST):
@@ -117,7 +119,7 @@ class Sync:
         old = [outline for outline in outlines if outline.uid <= cursor.rescan]
         reasons = {outline.uid: self._rules.reason_against(outline, ()) for outline in outlines[len(old) :]}
         if old:
-            rules, known = self._rules.for_old_mail(self._accounted.begun()), self._accounted.uids(old)
+            rules, known = self._rules.for_old_mail(self._accounted.begun), self._accounted.uids(old)
             reasons |= {outline.uid: rules.reason_against(outline, known) for outline in old}
         for reason, count in Counter(reason for reason in reasons.values() if reason).items():
             self._observe(Skipped(self._account, reason, count))

@@ -1,20 +1,24 @@
 """One account's watcher: connect, sync, wait for more, and come back from whatever goes wrong.
 
     connect ─▶ sync ─▶ wait (IDLE, poll as safety net) ─▶ sync ─▶ …
-       ▲                                                     │
-       └── back-off ◀── failure     session over: at once ◀──┘
+       ▲         ▲  └─▶ a step of the audit, while one is due ─┐ │
+       │         └─────────────────────────────────────────────┘ │
+       └── back-off ◀── failure         session over: at once ◀──┘
 
 The back-off is reset by a successful sync only, never by a login. Authorization that a person must renew is looked
-at again now and then, so that a new consent needs no restart.
+at again now and then, so that a new consent needs no restart. An audit (`reconcile`) goes on in small steps between
+syncs, so that new mail does not wait for it.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from email_ingestion.breaker import Breaker
 from email_ingestion.errors import (
@@ -58,6 +62,8 @@ ROOM_SECONDS = 0.5
 REDIS_SECONDS = 2.0  # Redis is near and cheap to ask, and its breaker spares it
 KEEPALIVE_SECONDS = 60.0
 CAP_SECONDS = 300.0
+END = object()
+AUDIT_AGAIN_SECONDS = 60.0  # an audit that failed is begun again after this long, or at its usual time if sooner
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,14 @@ class Pace:
     idle: float
     timeout: float
     session: float
+    audit: float  # infinite: never
+
+
+class Audit(Protocol):
+    """A comparison of the mailbox with what became of its mail."""
+
+    def steps(self) -> Iterator[None]:
+        """Compare, pausing often."""
 
 
 class Watcher:
@@ -83,6 +97,7 @@ class Watcher:
         oauth_breaker: Breaker,
         full: Callable[[], str | None],
         make_sync: Callable[[ImapMailbox, Opened, Callable[[], bool]], Sync],
+        make_audit: Callable[[ImapMailbox, Opened, Callable[[], bool]], Audit],
         give_up: Callable[[EmailIngestionError], None],
         observe: Observe,
         rng: random.Random,
@@ -94,6 +109,7 @@ class Watcher:
         self._oauth = oauth_breaker
         self._full = full
         self._make_sync = make_sync
+        self._make_audit = make_audit
         self._give_up = give_up
         self._observe = observe
         self._rng = rng
@@ -104,6 +120,7 @@ class Watcher:
         self._token_expires = 0.0
         self._synced = False
         self._spoke = time.monotonic()
+        self._audit_due = self._audit_soonest = time.monotonic() if pace.audit < math.inf else math.inf
 
     def stop(self) -> None:
         """End soon, whatever it is waiting for; from any thread."""
@@ -119,6 +136,8 @@ class Watcher:
             try:
                 self._session()
             except (SessionExpired, StaleCursor) as error:
+                if isinstance(error, StaleCursor):
+                    self._audit_due = self._audit_soonest
                 self._observe(SessionEnded(self._account.name, str(error)))
             except EmailIngestionError as error:
                 self._pause(self._failed(error))
@@ -131,7 +150,8 @@ class Watcher:
         """One pass over the mailbox; False when it was stopped before its end. Raises what went wrong."""
         connection = self._connect()
         try:
-            return self._imap.run(self._prepare(connection).run)
+            opened = self._open(connection)
+            return self._imap.run(self._make_sync(connection, opened, lambda: self._wait_for_room(connection)).run)
         finally:
             self._leave(connection)
 
@@ -140,24 +160,43 @@ class Watcher:
         self._watching("connecting")
         connection = self._connect()
         try:
-            sync = self._prepare(connection)
+            opened = self._open(connection)
+            sync = self._make_sync(connection, opened, lambda: self._wait_for_room(connection))
+            audit: Iterator[None] | None = None
             while not self._stop.is_set():
                 self._watching("syncing")
                 started = time.monotonic()
                 try:
                     if not self._imap.run(sync.run):
                         return
+                    self._succeeded(started)
+                    audit = self._audit(audit, connection, opened)
                 except (RedisConnectionError, CircuitBreakerError, SinkUnavailable) as error:
+                    audit = None
                     self._sit_out(error, connection)
                     continue
-                self._succeeded(started)
                 if connection.age > self._pace.session:
                     self._observe(SessionEnded(self._account.name, "planned renewal"))
                     return
+                if audit:
+                    continue
                 self._watching("idle")
-                connection.wait(min(self._pace.poll, self._pace.idle))
+                connection.wait(min(self._pace.poll, self._pace.idle, max(0.0, self._audit_due - time.monotonic())))
         finally:
             self._leave(connection)
+
+    def _audit(self, audit: Iterator[None] | None, connection: ImapMailbox, opened: Opened) -> Iterator[None] | None:
+        """Take the next step of an audit that runs or is due; returns the audit while there is more of it to do."""
+        if not audit:
+            if time.monotonic() < self._audit_due:
+                return None
+            audit = self._make_audit(connection, opened, lambda: self._wait_for_room(connection)).steps()
+        # Whatever goes wrong in the step, the audit is not begun again at once: it must not hold up the mail.
+        self._audit_due = time.monotonic() + min(AUDIT_AGAIN_SECONDS, self._pace.audit)
+        if self._imap.run(lambda: next(audit, END)) is not END:
+            return audit
+        self._audit_due = time.monotonic() + self._pace.audit
+        return None
 
     def _succeeded(self, started: float) -> None:
         self._failures = 0
@@ -201,12 +240,8 @@ class Watcher:
             self._observe(TokenRefreshed(self._account.name, expires_at))
         return token
 
-    def _prepare(self, connection: ImapMailbox) -> Sync:
-        def open_mailbox() -> Opened:
-            return connection.open(connection.find(self._account.imap_mailbox))
-
-        opened = self._imap.run(open_mailbox)
-        return self._make_sync(connection, opened, lambda: self._wait_for_room(connection))
+    def _open(self, connection: ImapMailbox) -> Opened:
+        return self._imap.run(lambda: connection.open(connection.find(self._account.imap_mailbox)))
 
     def _wait_for_room(self, connection: ImapMailbox) -> bool:
         """Hold until the stream has room; the connection is kept alive meanwhile. False when told to stop."""

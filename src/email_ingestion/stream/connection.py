@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import Any, TypeVar
 
 import redis
+from redis import exceptions
 from redis.backoff import NoBackoff
 from redis.commands.core import Script
 from redis.exceptions import RedisError, ResponseError
@@ -34,6 +35,15 @@ UNSERVING = frozenset(
         *("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOAUTH", "NOPERM"),
         *("NOREPLICAS", "OOM", "READONLY", "TRYAGAIN", "UNBLOCKED", "WRONGPASS"),
     ]
+)
+# For these redis-py cuts the first word off.
+UNSERVING_CLASSES = (
+    redis.OutOfMemoryError,
+    exceptions.ClusterDownError,
+    exceptions.MasterDownError,
+    exceptions.NoPermissionError,
+    exceptions.ReadOnlyError,
+    exceptions.TryAgainError,
 )
 
 
@@ -88,9 +98,10 @@ class Link:
 
         return self.breaker.run(speak)
 
-    def ping(self) -> None:
-        """Raise RedisConnectionError unless Redis answers and accepts writes."""
-        self.run(lambda: self.client.set(self.keys.probe, b"", px=1000))
+    def beside(self, call: Callable[[], T]) -> T:
+        """The result of `call`, past the breaker: it neither counts nor is held back. Raises RedisConnectionError."""
+        with _translated():
+            return call()
 
 
 def open_link(address: str, name: str) -> Link:
@@ -107,10 +118,8 @@ def _translated() -> Iterator[None]:
         word = str(error).split(" ", 1)[0]
         if word == "STALECURSOR":
             raise StaleCursor(str(error)) from error
-        if word in UNSERVING or isinstance(error, redis.OutOfMemoryError):
+        if word in UNSERVING or isinstance(error, UNSERVING_CLASSES) or "used memory > 'maxmemory'" in str(error):
             raise RedisConnectionError(f"Redis does not serve: {error}") from error
-        if "used memory > 'maxmemory'" in str(error):
-            raise RedisConnectionError(f"Redis is out of memory: {error}") from error
         raise
     except RedisError as error:
         raise RedisConnectionError(f"Redis does not answer: {error or type(error).__name__}") from error

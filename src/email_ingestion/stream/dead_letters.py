@@ -14,6 +14,7 @@ from typing import Literal
 
 from email_ingestion import __version__
 from email_ingestion.email import email_id
+from email_ingestion.errors import PermanentError, TransientError
 from email_ingestion.stream.connection import text
 from email_ingestion.stream.delivery import seconds_of
 
@@ -28,7 +29,9 @@ UNKNOWN = "unknown"
 
 def obituary(reason: Reason, attempts: int, error: Exception | None, trace: str, instance: str) -> dict[str, str]:
     """The `dead_…` fields that go beside the entry's own."""
-    cause = error.__cause__ or error if error else None
+    # An error of ours that has a name of its own says more than what caused it; a bare one only wraps another.
+    bare = type(error) in {TransientError, PermanentError}
+    cause = error.__cause__ or error if error and bare else error
     return {
         "dead_reason": reason,
         "dead_error_type": type(cause).__name__ if cause else "",

@@ -83,8 +83,11 @@ def _processes(client: redis.Redis, keys: Keys) -> tuple[dict[str, Any], ...]:
 
 
 def announce(link: Link, presence: dict[str, Any]) -> None:
-    """Say that this process lives; `presence` names component and instance. Expires when it is not repeated."""
-    link.run(lambda: link.client.set(_name(link.keys, presence), json.dumps(presence), ex=PRESENCE_SECONDS))
+    """Say that this process lives; `presence` names component and instance. Expires when it is not repeated.
+
+    It is also the proof that Redis takes writes, and passes by the breaker: raises RedisConnectionError if it does not.
+    """
+    link.beside(lambda: link.client.set(_name(link.keys, presence), json.dumps(presence), ex=PRESENCE_SECONDS))
 
 
 def withdraw(link: Link, presence: dict[str, Any]) -> None:

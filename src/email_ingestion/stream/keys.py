@@ -6,7 +6,6 @@
     {email_ingestion}:replayed                    string  dead letters put back into the stream, ever
     {email_ingestion}:cursor:<account>/<mailbox>  hash    uidvalidity, uid: read up to here; rescan: see Cursor
     {email_ingestion}:alive:<instance>            string  JSON presence of a process, expires
-    {email_ingestion}:probe                       string  written by pings, expires
     {email_ingestion}:budget:<account>            hash    bytes downloaded, by hour since the epoch
 
 The braces make one hash tag of all keys of a partition, so that every script touches a single slot.
@@ -55,11 +54,6 @@ class Keys:
     def alive(self, instance: str) -> str:
         """Presence of one process; `*` for all."""
         return self._key(f"alive:{instance}")
-
-    @property
-    def probe(self) -> str:
-        """Written to see whether writing works."""
-        return self._key("probe")
 
     def budget(self, account: str) -> str:
         """Bytes downloaded lately."""

@@ -64,9 +64,10 @@ class Collector:
         return redis_state(gauges[0])
 
     def _talk(self) -> Gauges:
-        self._link.ping()
+        """Read through the breaker, write beside it: a full Redis refuses writes and must still be drained."""
+        gauges = read_gauges(self._link)
         announce(self._link, self._presence())
-        return read_gauges(self._link)
+        return gauges
 
     def _presence(self) -> dict[str, Any]:
         return {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from email_ingestion.blobs import Blobs, open_blobs
@@ -15,15 +17,18 @@ from email_ingestion.errors import (
     IMAPConnectionError,
     TokenRefreshError,
 )
+from email_ingestion.events import Observe
 from email_ingestion.ledger import Ledger, open_ledger
-from email_ingestion.mailbox import ImapMailbox, Outline, TokenSource
+from email_ingestion.mailbox import ImapMailbox, TokenSource
 from email_ingestion.mailbox.imap import Opened
+from email_ingestion.mailbox.replies import TokenRejected
 from email_ingestion.ops.records import Names
-from email_ingestion.producer import Sync, Watcher
+from email_ingestion.producer import Fetch, Sync, Watcher
 from email_ingestion.producer.choice import Rules
 from email_ingestion.producer.watch import Pace
+from email_ingestion.reconcile import Accounted, Audit, Underway
 from email_ingestion.settings import Account, Settings, start_of
-from email_ingestion.stream import Intake
+from email_ingestion.stream import Census, Gaps, Intake, Link
 from email_ingestion.wiring.process import Breakers, Parts, common_loops, identify, run_process
 
 # Beyond the poll interval a watcher may sit in one command, in a token refresh and in an append.
@@ -74,12 +79,13 @@ class ProducerBody:
         settings = parts.settings
         imap = parts.breakers.make("imap", IMAPConnectionError)
         oauth = parts.breakers.make("oauth2", TokenRefreshError)
-        known = KnownMail(settings.database_url)
+        ledger = LedgerOnDemand(settings.database_url)
         blobs = open_blobs(settings.blob_url)
-        self._watchers = [
-            _watcher(parts, account, imap=imap, oauth=oauth, known=known, blobs=blobs, give_up=self._give_up)
+        sources = [
+            Source(account, settings, parts.link, Intake(parts.link), ledger, blobs, parts.ops.observe)
             for account in settings.all_accounts
         ]
+        self._watchers = [_watcher(source, imap=imap, oauth=oauth, give_up=self._give_up) for source in sources]
 
     def run(self) -> int:
         """See `Body`."""
@@ -113,50 +119,123 @@ class ProducerBody:
             self.stop()
 
 
-class KnownMail:
-    """Asks the ledger what was delivered before, on the rare occasions when the cursor does not tell."""
+class LedgerOnDemand:
+    """The ledger, opened when it is first asked for: mail is fetched while the database is away."""
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self._lock = threading.Lock()
         self._ledger: Ledger | None = None
 
-    def __call__(self, account: str, opened: Opened, outlines: Sequence[Outline]) -> set[int]:
-        """The UIDs among `outlines` that the ledger has; raises SinkUnavailable."""
-        ledger = self._ledger = self._ledger or open_ledger(self._url)
-        if outlines[0].gm_msgid is not None:
-            ids = ledger.known(account, [outline.gm_msgid for outline in outlines if outline.gm_msgid is not None])
-            return {outline.uid for outline in outlines if outline.gm_msgid in ids}
-        return ledger.known_uids(account, opened.name, opened.uidvalidity, outlines[0].uid, outlines[-1].uid)
+    def __call__(self) -> Ledger:
+        """The ledger; raises SinkUnavailable or ConfigurationError."""
+        with self._lock:
+            self._ledger = self._ledger or open_ledger(self._url)
+            return self._ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One account, and what a sync or an audit of it needs beside a connection."""
+
+    account: Account
+    settings: Settings
+    link: Link
+    intake: Intake  # one for each thread
+    ledger: Callable[[], Ledger]
+    blobs: Blobs
+    observe: Observe
+
+    def sync(self, connection: ImapMailbox, opened: Opened, wait_for_room: Callable[[], bool]) -> Sync:
+        """What brings the mailbox into the stream."""
+        return Sync(
+            self.account.name,
+            connection,
+            opened,
+            intake=self.intake,
+            fetch=self._fetch(connection, opened),
+            rules=self._rules(),
+            look=partial(self._accounted, opened),
+            wait_for_room=wait_for_room,
+            observe=self.observe,
+        )
+
+    def audit(self, connection: ImapMailbox, opened: Opened, has_room: Callable[[], bool] | None) -> Audit:
+        """What compares the mailbox with what became of its mail, and fills gaps while `has_room`."""
+        return Audit(
+            self.account.name,
+            connection,
+            opened,
+            intake=self.intake,
+            gaps=Gaps(self.link),
+            fetch=self._fetch(connection, opened),
+            rules=self._rules(),
+            accounted=self._accounted(opened),
+            has_room=has_room,
+            observe=self.observe,
+        )
+
+    def full(self) -> str | None:
+        """Why nothing more should be fetched now, or None: Gmail is the buffer, Redis is not."""
+        load, settings = self.intake.load(), self.settings
+        if load.depth >= settings.stream_max_depth:
+            return f"{load.depth} messages in the stream, STREAM_MAX_DEPTH is {settings.stream_max_depth}"
+        if load.volume >= settings.stream_max_bytes:
+            return f"{load.volume} bytes in the stream, STREAM_MAX_BYTES is {settings.stream_max_bytes}"
+        return None
+
+    def _fetch(self, connection: ImapMailbox, opened: Opened) -> Fetch:
+        threshold = self.settings.blob_threshold_bytes
+        return Fetch(
+            self.account.name,
+            connection,
+            opened,
+            blobs=self.blobs,
+            blob_threshold=threshold,
+            observe=self.observe,
+        )
+
+    def _rules(self) -> Rules:
+        account = self.account
+        return Rules(frozenset(account.imap_exclude_labels), start_of(account), account.imap_start == "now")
+
+    def _accounted(self, opened: Opened) -> Accounted:
+        return Accounted(self.account.name, opened, self.ledger, Underway(Census(self.link), self.account.name))
+
+
+def has_ledger(settings: Settings) -> bool:
+    """Whether deliveries are recorded where an audit can ask: without the database sink every message seems missing."""
+    return "database" in settings.sinks
+
+
+def log_in(account: Account, timeout: float) -> ImapMailbox:
+    """A connection of its own for a command; raises AuthenticationFailed, IMAPConnectionError, TokenRefreshError."""
+    tokens = TokenSource(account) if account.imap_auth == "oauth2" else None
+    token = tokens.access_token()[0] if tokens else None
+    connection = ImapMailbox(account, timeout)
+    try:
+        try:
+            connection.login(token)
+        except TokenRejected:
+            if not tokens:
+                raise
+            connection.close()
+            connection = ImapMailbox(account, timeout)
+            connection.login(tokens.access_token(rejected=token)[0])
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _watcher(
-    parts: Parts,
-    account: Account,
+    source: Source,
     *,
     imap: Breaker,
     oauth: Breaker,
-    known: KnownMail,
-    blobs: Blobs,
     give_up: Callable[[EmailIngestionError], None],
 ) -> Watcher:
-    settings = parts.settings
-    intake = Intake(parts.link)
-
-    def make_sync(connection: ImapMailbox, opened: Opened, wait_for_room: Callable[[], bool]) -> Sync:
-        return Sync(
-            account.name,
-            connection,
-            opened,
-            intake=intake,
-            blobs=blobs,
-            blob_threshold=settings.blob_threshold_bytes,
-            rules=Rules(frozenset(account.imap_exclude_labels), start_of(account)),
-            begin_now=account.imap_start == "now",
-            known=known,
-            wait_for_room=wait_for_room,
-            observe=parts.ops.observe,
-        )
-
+    account, settings = source.account, source.settings
     return Watcher(
         account,
         Pace(
@@ -164,23 +243,15 @@ def _watcher(
             settings.imap_idle_seconds,
             settings.imap_timeout_seconds,
             settings.imap_session_seconds,
+            settings.reconcile_seconds if has_ledger(settings) else math.inf,
         ),
         tokens=TokenSource(account) if account.imap_auth == "oauth2" else None,
         imap_breaker=imap,
         oauth_breaker=oauth,
-        full=partial(_full, intake, settings),
-        make_sync=make_sync,
+        full=source.full,
+        make_sync=source.sync,
+        make_audit=source.audit,
         give_up=give_up,
-        observe=parts.ops.observe,
+        observe=source.observe,
         rng=random.Random(),  # noqa: S311 - jitter
     )
-
-
-def _full(intake: Intake, settings: Settings) -> str | None:
-    """Why nothing more should be fetched now, or None: Gmail is the buffer, Redis is not."""
-    load = intake.load()
-    if load.depth >= settings.stream_max_depth:
-        return f"{load.depth} messages in the stream, STREAM_MAX_DEPTH is {settings.stream_max_depth}"
-    if load.volume >= settings.stream_max_bytes:
-        return f"{load.volume} bytes in the stream, STREAM_MAX_BYTES is {settings.stream_max_bytes}"
-    return None

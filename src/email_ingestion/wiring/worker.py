@@ -10,6 +10,7 @@ from email_ingestion.blobs import open_blobs
 from email_ingestion.errors import SinkUnavailable, TransientError
 from email_ingestion.events import Turned
 from email_ingestion.ops.records import Names
+from email_ingestion.parsing.isolated import IsolatedParser
 from email_ingestion.settings import Settings
 from email_ingestion.sinks import Sink, load_sink
 from email_ingestion.stream import Queue
@@ -50,6 +51,7 @@ class WorkerBody:
         self._sinks: dict[str, Sink] = {}
         self._breakers = {name: parts.breakers.make(name, SinkUnavailable) for name in parts.settings.sinks}
         self._blobs = open_blobs(parts.settings.blob_url)
+        self._parser = IsolatedParser(parts.settings.worker_handle_timeout_seconds)
         self._open_sinks()
 
     def run(self) -> int:
@@ -67,6 +69,7 @@ class WorkerBody:
         else:
             self._worker.run()
         self._worker.leave()
+        self._parser.close()
         for sink in self._sinks.values():
             sink.close()
         return 0
@@ -102,6 +105,7 @@ class WorkerBody:
             queue,
             [(self._sinks[name], self._breakers[name]) for name in settings.sinks],
             self._blobs,
+            self._parser,
             max_retries=settings.worker_max_retries,
             instance=parts.identity.instance,
             observe=parts.ops.observe,

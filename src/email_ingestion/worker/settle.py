@@ -5,19 +5,22 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol
 
 from email_ingestion.breaker import Breaker
+from email_ingestion.email import Message
 from email_ingestion.errors import (
     CircuitBreakerError,
     EmailIngestionError,
+    ParserDied,
     PermanentError,
     SinkUnavailable,
     TransientError,
 )
 from email_ingestion.events import DeadLettered, Deferred, Delivered, Observe, SinkDelivered, Superseded
-from email_ingestion.parsing import parse
+from email_ingestion.parsing.isolated import IsolatedParser
 from email_ingestion.retry import backoff
 from email_ingestion.sinks import Parcel, Sink
 from email_ingestion.stream import Delivery, Queue
@@ -41,6 +44,7 @@ class Settlement:
         queue: Queue,
         sinks: Sequence[tuple[Sink, Breaker]],
         blobs: Blobs,
+        parser: IsolatedParser,
         *,
         max_retries: int,
         instance: str,
@@ -49,6 +53,7 @@ class Settlement:
         self._queue = queue
         self._sinks = sinks
         self._blobs = blobs
+        self._parser = parser
         self._max_retries = max_retries
         self._instance = instance
         self._observe = observe
@@ -78,7 +83,8 @@ class Settlement:
         is to blame then, what was not delivered stays pending and has spent no attempt.
         """
         started = time.monotonic()
-        parcels = [(each, parcel) for each in batch if (parcel := self._opened(each))]
+        opened = self._open_all(batch)
+        parcels = self._parsed(opened)
         if not parcels:
             return
         try:
@@ -108,8 +114,29 @@ class Settlement:
                 continue
             self._complete([each], duplicates, time.monotonic() - started)
 
-    def _opened(self, each: Delivery) -> Parcel | None:
-        """The message, parsed; None when its entry was settled otherwise."""
+    def _parsed(self, opened: Sequence[tuple[Delivery, Message]]) -> list[tuple[Delivery, Parcel]]:
+        """Parse all at once; when a message ends the parser, each alone, so that only that one fails."""
+        try:
+            records = self._parser.parse([(message.envelope, message.raw or b"") for _, message in opened])
+        except ParserDied as error:
+            if len(opened) > 1:
+                return [parcel for one in opened for parcel in self._parsed([one])]
+            self._fail(opened[0][0], error)
+            return []
+        return [
+            (each, Parcel(record, message.raw or b"", message.raw_ref))
+            for (each, message), record in zip(opened, records, strict=True)
+        ]
+
+    def _open_all(self, batch: Sequence[Delivery]) -> list[tuple[Delivery, Message]]:
+        try:
+            return [(each, message) for each in batch if (message := self._opened(each))]
+        except SinkUnavailable:  # the blob store is away, and no message is to blame
+            self._queue.hold([each.id for each in batch], give_back=True)
+            raise
+
+    def _opened(self, each: Delivery) -> Message | None:
+        """The message with its bytes; None when its entry was settled otherwise."""
         if each.attempt > self._max_retries + 1:
             # Nobody counted these attempts as failures, so each of them ended its worker.
             self._bury(each, "poison", None)
@@ -120,13 +147,15 @@ class Settlement:
         if each.unreadable or not each.message:
             self._bury(each, "permanent", each.unreadable)
             return None
-        message = each.message
+        if each.message.raw is not None:
+            return each.message
         try:
-            raw = message.raw if message.raw is not None else self._blobs.get(message.raw_ref or "")
+            return replace(each.message, raw=self._blobs.get(each.message.raw_ref or ""))
+        except SinkUnavailable:
+            raise
         except EmailIngestionError as error:
             self._fail(each, error)
             return None
-        return Parcel(parse(message.envelope, raw), raw, message.raw_ref)
 
     def _deliver(self, parcels: Sequence[Parcel]) -> set[str]:
         """Hand parcels to every sink; returns the identities that all of them had already."""
@@ -173,7 +202,7 @@ class Settlement:
         if isinstance(error, PermanentError):
             self._bury(each, "permanent", error)
         elif each.attempt > self._max_retries:
-            self._bury(each, "max_retries", error)
+            self._bury(each, "poison" if isinstance(error, ParserDied) else "max_retries", error)
         else:
             self._defer(each, error)
 
@@ -182,6 +211,13 @@ class Settlement:
         self._observe(Deferred(each.email_id, each.attempt, error, backoff(each.attempt)))
 
     def _bury(self, each: Delivery, reason: Reason, error: EmailIngestionError | None) -> None:
-        trace = "".join(traceback.format_exception(error)) if error else ""
-        if self._queue.bury(each, obituary(reason, each.attempt, error, trace, self._instance)):
+        if self._queue.bury(each, obituary(reason, each.attempt, error, _frames(error), self._instance)):
             self._observe(DeadLettered(each.email_id, reason, each.attempt, error))
+
+
+def _frames(error: BaseException | None) -> str:
+    """The stack of an error and of what caused it, without their texts: a foreign one may quote the message."""
+    if error is None:
+        return ""
+    stack = "".join(traceback.format_tb(error.__traceback__))
+    return f"{_frames(error.__cause__)}{stack}{type(error).__name__}\n"

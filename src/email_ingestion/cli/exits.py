@@ -1,0 +1,49 @@
+"""How a command ends: its exit code, and an error as one sentence on stderr.
+
+0 ok, 1 negative answer, 2 failed, 64 usage, 78 bad configuration. An operator's mistake never shows a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import typer
+
+from email_ingestion.errors import ConfigurationError, EmailIngestionError
+
+OK, NEGATIVE, FAILED, USAGE, CONFIGURATION, INTERRUPTED = 0, 1, 2, 64, 78, 130
+
+# typer carries its own copy of click and does not publish this class, the parent of every wrong use.
+UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
+
+
+def run(function: Callable[..., Any]) -> NoReturn:
+    """Run one function as a whole program, as `producer.py` does."""
+    program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    program.command()(function)
+    leave(typer.main.get_command(program))
+
+
+def leave(command: Any) -> NoReturn:
+    """Run a command and exit with its code."""
+    try:
+        code = command.main(standalone_mode=False)
+    except UsageError as error:
+        error.show()
+        sys.exit(USAGE)
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(INTERRUPTED)
+    except ConfigurationError as error:
+        _say(error)
+        sys.exit(CONFIGURATION)
+    except EmailIngestionError as error:
+        _say(error)
+        sys.exit(FAILED)
+    sys.exit(code if isinstance(code, int) else OK)
+
+
+def _say(error: Exception) -> None:
+    text = str(error).strip()
+    typer.echo(text if text.endswith((".", "!", "?")) else f"{text}.", err=True)

@@ -1,0 +1,135 @@
+"""`email-ingestion reconcile`: is every message delivered, queued or a dead letter; if not, `--repair` queues it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from email_ingestion.blobs import open_blobs
+from email_ingestion.cli.audit import audited
+from email_ingestion.cli.oauth2 import pick
+from email_ingestion.errors import ConfigurationError
+from email_ingestion.events import Event
+from email_ingestion.reconcile import Audit, Report
+from email_ingestion.settings import Account, Settings, load_settings
+from email_ingestion.stream import Intake, Link, open_link
+from email_ingestion.wiring.producer import LedgerOnDemand, Source, check_accounts, has_ledger, log_in
+
+COLUMNS = ("checked", "delivered", "queued", "dead", "excluded", "missing", "repaired", "duplicate", "unexpected")
+NAMED = 20  # missing UIDs shown; the JSON report names more
+
+
+def reconcile(
+    repair: Annotated[bool, typer.Option("--repair", help="Queue what is missing.")] = False,
+    account: Annotated[str, typer.Option(help="Only this account, by its configured name.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
+) -> int:
+    """Compare the server's messages with the ledger, the stream and the dead letters.
+
+    Exit code 0 when nothing is missing or all of it was queued, 1 when something is missing, 2 when the comparison
+    could not be made. It may run beside the producer and beside itself.
+
+    Examples:
+      email-ingestion reconcile
+      email-ingestion reconcile --repair
+      email-ingestion reconcile --json --account work
+    """
+    settings = load_settings()
+    accounts = (pick(settings, account),) if account else settings.all_accounts
+    check_accounts(settings)
+    if not has_ledger(settings):
+        raise ConfigurationError("SINKS has no `database`, so nothing tells what was delivered: add it to reconcile")
+    link = open_link(settings.redis_address, "email-ingestion-reconcile")
+    ledger = LedgerOnDemand(settings.database_url)
+    with closing(ledger()), _noted(settings, accounts, repair=repair) as outcome:
+        reports = [_of_account(each, settings, link, ledger, repair=repair) for each in accounts]
+        outcome |= {"missing": _sum(reports, "missing"), "repaired": _sum(reports, "repaired")}
+    if as_json:
+        typer.echo(json.dumps(_as_dict(reports), indent=2))
+    else:
+        _show(reports, repair=repair)
+    return 0 if all(report.complete for report in reports) else 1
+
+
+@contextmanager
+def _noted(settings: Settings, accounts: Sequence[Account], *, repair: bool) -> Iterator[dict[str, Any]]:
+    """A repair goes into the audit log, a mere comparison does not."""
+    if not repair:
+        yield {}
+        return
+    with audited(settings.log_dir, "reconcile repair", {"accounts": [each.name for each in accounts]}) as outcome:
+        yield outcome
+
+
+def _of_account(account: Account, settings: Settings, link: Link, ledger: LedgerOnDemand, *, repair: bool) -> Report:
+    source = Source(account, settings, link, Intake(link), ledger, open_blobs(settings.blob_url), _unheard)
+    with closing(log_in(account, settings.imap_timeout_seconds)) as connection:
+        opened = connection.open(connection.find(account.imap_mailbox))
+        audit = source.audit(connection, opened, (lambda: source.full() is None) if repair else None)
+        _watched(audit, account.name)
+    return audit.report
+
+
+def _unheard(event: Event) -> None:
+    """The report says it all."""
+
+
+def _watched(audit: Audit, name: str) -> None:
+    """Run it to its end, with a bar on a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(f"comparing {name}", total=None)
+        for _ in audit.steps():
+            progress.update(bar, total=audit.report.upto, completed=audit.at)
+
+
+def _as_dict(reports: Sequence[Report]) -> dict[str, Any]:
+    """The sums over all accounts, and each report."""
+    sums = {name: _sum(reports, name) for name in (*COLUMNS, "ahead")}
+    complete = all(report.complete for report in reports)
+    return {"complete": complete, **sums, "accounts": [report.as_dict() for report in reports]}
+
+
+def _sum(reports: Sequence[Report], name: str) -> int:
+    return sum(getattr(report, name) for report in reports)
+
+
+def _show(reports: Sequence[Report], *, repair: bool) -> None:
+    table = Table("account", *COLUMNS, "ahead", box=None, pad_edge=False)
+    for report in reports:
+        table.add_row(report.account, *(str(getattr(report, name)) for name in (*COLUMNS, "ahead")))
+    # As wide as it is: a report that goes into a file or a pipe is not cut.
+    Console(width=None if Console().is_terminal else 200, highlight=False).print(table)
+    for report in reports:
+        for line in _advice(report, repair=repair):
+            typer.echo(line)
+
+
+def _advice(report: Report, *, repair: bool) -> list[str]:
+    lines = []
+    if report.missing:
+        named = ", ".join(map(str, report.missing_uids[:NAMED])) + (", …" if report.missing > NAMED else "")
+        lines.append(f"{report.account}: missing from {report.mailbox}: UID {named}")
+    if report.complete:
+        filled = f"; {report.repaired} were missing and are queued now" if report.repaired else ""
+        lines.append(f"{report.account}: complete{filled}")
+    elif repair:
+        left = report.missing - report.repaired
+        lines.append(f"{report.account}: {left} could not be queued because the stream is full: repeat it later")
+    else:
+        lines.append(f"{report.account}: `email-ingestion reconcile --repair` queues the {report.missing} missing")
+    return lines
+
+
+if __name__ == "__main__":
+    from email_ingestion.cli.exits import run
+
+    run(reconcile)

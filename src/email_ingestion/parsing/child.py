@@ -1,0 +1,39 @@
+"""The parser process: gets batches of raw messages on its standard input, a socket, and answers with records.
+
+It ends when its worker does. A message that crashes or exhausts it takes nothing else along.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+
+from email_ingestion.parsing import parse
+from email_ingestion.parsing.frames import receive, send
+
+try:
+    import resource
+except ImportError:  # Windows, where the parser runs inside the worker
+    resource = None  # type: ignore[assignment]
+
+ADDRESS_SPACE = 4 * 1024**3  # bytes; what a hostile message may make the parser ask for before it gets a MemoryError
+
+
+def main() -> None:
+    """Serve until the worker is gone."""
+    for name in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C reaches the whole group: the worker decides
+        signal.signal(name, signal.SIG_IGN)
+    if resource:
+        resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold somebody's mail
+    with socket.socket(fileno=0) as worker:
+        while True:
+            try:
+                batch = receive(worker)
+            except (EOFError, OSError):
+                return
+            send(worker, [parse(envelope, raw) for envelope, raw in batch])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Parsing in a process of its own, so that a message which crashes, exhausts or stalls the parser kills only that.
+
+The process is started when it is first needed and again after it died. Belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+from email_ingestion.email import Email, Envelope
+from email_ingestion.errors import ParserDied
+from email_ingestion.parsing import parse
+from email_ingestion.parsing.frames import receive, send
+
+START_SECONDS = 30.0
+
+
+class IsolatedParser:
+    """`timeout` is the longest a batch may take, in seconds."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._child: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+
+    def parse(self, batch: Sequence[tuple[Envelope, bytes]]) -> list[Email]:
+        """The records of a batch. Raises ParserDied when one of its messages ended the parser or outlasted its time."""
+        if sys.platform == "win32":  # no socket can be a child's standard input there
+            return [parse(envelope, raw) for envelope, raw in batch]
+        try:
+            connection = self._connected()
+            send(connection, batch)
+            records: list[Email] = receive(connection)
+        except TimeoutError as error:
+            self.close()
+            raise ParserDied(f"parsing took longer than {self._timeout:.0f} s") from error
+        except (OSError, EOFError) as error:
+            code = self.close()
+            raise ParserDied(f"the parser process died with {code}") from error
+        return records
+
+    def close(self) -> int | None:
+        """End the process; returns its exit code, negative for a signal."""
+        if self._socket:
+            self._socket.close()
+            self._socket = None
+        if not self._child:
+            return None
+        child, self._child = self._child, None
+        with suppress(subprocess.TimeoutExpired):
+            return child.wait(0.2)  # it sees that we hung up, or is dead already: then the code says why
+        child.kill()
+        return child.wait()
+
+    def _connected(self) -> socket.socket:
+        if self._socket is None:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                command = [sys.executable, "-m", "email_ingestion.parsing.child"]
+                self._child = subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL)
+            self._socket = ours
+            ours.settimeout(START_SECONDS)
+            send(ours, [])  # the answer says that it is up, which must not count as parsing time
+            receive(ours)
+            ours.settimeout(self._timeout)
+        return self._socket

@@ -1,0 +1,117 @@
+"""What became of the mail of one opened mailbox: asks the stream, the dead letters and the ledger, in that order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from email_ingestion.email import Message, email_id
+from email_ingestion.ledger import Ledger, Place
+from email_ingestion.mailbox import Outline
+from email_ingestion.mailbox.imap import Opened
+from email_ingestion.reconcile.underway import Underway, Where
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What the ledger has of a range of UIDs of one mailbox."""
+
+    first: set[int]  # delivered from here
+    again: dict[int, Place]  # delivered from elsewhere, and found here too
+
+
+@dataclass(slots=True)
+class Evidence:
+    """Where messages are: those of the ledger with the place they were first delivered from."""
+
+    delivered: dict[int, Place] = field(default_factory=dict)
+    underway: dict[int, Where] = field(default_factory=dict)
+
+    @property
+    def uids(self) -> set[int]:
+        """All that are accounted for."""
+        return self.delivered.keys() | self.underway.keys()
+
+
+class Accounted:
+    """Knows one account's opened mailbox. Methods raise SinkUnavailable and what `Link.run` raises.
+
+    What the ledger recognizes by its identity at a new place it is told, so that the next time the place is enough.
+    """
+
+    def __init__(self, account: str, opened: Opened, ledger: Callable[[], Ledger], underway: Underway) -> None:
+        self._account = account
+        self._opened = opened
+        self._ledger = ledger
+        self._underway = underway
+
+    def look(self) -> str:
+        """See what came into the stream; returns the id of its last entry that was looked at."""
+        self._underway.look()
+        return self._underway.last
+
+    def begun(self) -> datetime | None:
+        """The date of the first message delivered from the mailbox."""
+        return self._ledger().begun(self._account, self._opened.name)
+
+    def recorded(self, low: int, high: int) -> Recorded:
+        """What the ledger has of the UIDs from `low` to `high`."""
+        self._underway.look_once()
+        here = (self._account, self._opened.name, self._opened.uidvalidity, low, high)
+        ledger = self._ledger()
+        return Recorded(ledger.known_uids(*here), ledger.found_again(*here))
+
+    def uids(self, outlines: Sequence[Outline]) -> set[int]:
+        """The UIDs of those outlines (ascending) that are delivered, queued or dead."""
+        recorded = self.recorded(outlines[0].uid, outlines[-1].uid)
+        known = {outline.uid for outline in outlines if outline.uid in recorded.first or outline.uid in recorded.again}
+        return known | self.evidence([outline for outline in outlines if outline.uid not in known]).uids
+
+    def evidence(self, outlines: Sequence[Outline]) -> Evidence:
+        """Where the messages of `outlines` are, of which the ledger does not know the place."""
+        self._underway.look_once()
+        evidence = Evidence()
+        for outline in outlines:
+            where = (
+                self._underway.by_place(self._at(outline.uid))
+                if outline.gm_msgid is None
+                else self._underway.by_gm_msgid(outline.gm_msgid)
+            )
+            if where:
+                evidence.underway[outline.uid] = where
+        told = {each.uid: email_id(self._account, each.gm_msgid, "") for each in outlines if each.gm_msgid is not None}
+        evidence.delivered = self._delivered(told)
+        return evidence
+
+    def evidence_of(self, messages: Sequence[Message]) -> Evidence:
+        """Where messages are, by what their bytes tell."""
+        self._underway.look_once()
+        evidence = Evidence()
+        for message in messages:
+            envelope = message.envelope
+            where = (
+                self._underway.by_digest(envelope.sha256)
+                if envelope.gm_msgid is None
+                else self._underway.by_gm_msgid(envelope.gm_msgid)
+            )
+            if where:
+                evidence.underway[envelope.uid] = where
+        evidence.delivered = self._delivered({each.envelope.uid: each.envelope.email_id for each in messages})
+        return evidence
+
+    def identities(self, messages: Sequence[Message]) -> set[str]:
+        """The identities of those messages that are delivered, queued or dead."""
+        known = self.evidence_of(messages).uids
+        return {each.envelope.email_id for each in messages if each.envelope.uid in known}
+
+    def _delivered(self, identities: dict[int, str]) -> dict[int, Place]:
+        ledger = self._ledger()
+        places = ledger.places(identities.values())
+        found = {uid: identity for uid, identity in identities.items() if identity in places}
+        here = {self._at(uid): identity for uid, identity in found.items()}
+        ledger.note_places(self._account, {at: identity for at, identity in here.items() if places[identity] != at})
+        return {uid: places[identity] for uid, identity in found.items()}
+
+    def _at(self, uid: int) -> Place:
+        return Place(self._opened.name, self._opened.uidvalidity, uid)

@@ -1,0 +1,138 @@
+"""The short form of the crash matrix: two rounds of every fault; and proof that its law can be broken."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from bench.crash_matrix.faults import FAULTS, Fault
+from bench.crash_matrix.law import Copy, Found, judge
+from bench.crash_matrix.report import broken, page, table
+from bench.crash_matrix.rounds import Row, play
+from bench.crash_matrix.world import World, running_world
+
+ROUNDS = 2
+MESSAGES = 100
+SEED = 20260101
+
+
+class Stage:
+    """One world for all faults that leave it as it was, because starting one takes longer than a round."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stack = ExitStack()
+        self._world: World | None = None
+        self._number = 0
+
+    def world(self) -> World:
+        if self._world is None:
+            self._number += 1
+            self._world = self._stack.enter_context(running_world(self._folder / str(self._number)))
+        return self._world
+
+    def clear(self) -> None:
+        """A world in which something is wrong is of no use to the next fault."""
+        self._world = None
+        self._stack.close()
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    made = Stage(tmp_path_factory.mktemp("matrix"))
+    yield made
+    made.clear()
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=str)
+def test_a_fault_loses_nothing_and_doubles_nothing(fault: Fault, stage: Stage, tmp_path: Path):
+    if fault.obstacle():
+        pytest.skip(fault.obstacle())
+    if fault.own_world:
+        stage.clear()
+        with running_world(tmp_path) as world, fault.surroundings(world):
+            row = play(fault, world, rounds=ROUNDS, messages=MESSAGES, seed=SEED)
+    else:
+        row = play(fault, stage.world(), rounds=ROUNDS, messages=MESSAGES, seed=SEED)
+    if not row.good:
+        stage.clear()
+    assert not broken([row])
+    assert row.dead == 0
+
+
+GOOD = Found(
+    mailbox={"a": "1", "b": "2", "c": "3"},
+    seen=(),
+    database=[Copy("a", "1")],
+    dead=[Copy("b", "2")],
+    queued=[Copy("c", "3")],
+)
+
+
+def _changed(**parts) -> Found:
+    return dataclasses.replace(GOOD, **parts)
+
+
+def test_the_law_holds_when_every_message_has_its_place():
+    assert judge(GOOD).holds
+
+
+def test_a_message_that_is_committed_but_not_yet_acknowledged_breaks_nothing():
+    assert judge(_changed(queued=[Copy("c", "3"), Copy("a", "1")])).holds
+
+
+@pytest.mark.parametrize("place", ["database", "dead", "queued"])
+def test_a_lost_message_breaks_the_law(place: str):
+    verdict = judge(_changed(**{place: []}))
+    assert (len(verdict.lost), verdict.holds) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("place", "copies"),
+    [
+        ("database", [Copy("a", "1"), Copy("a", "1")]),
+        ("database", [Copy("a", "1"), Copy("a'", "1")]),
+        ("database", [Copy("a", "1"), Copy("b", "2")]),
+        ("dead", [Copy("b", "2"), Copy("b", "2")]),
+    ],
+    ids=["one identity twice", "one content under two identities", "also a dead letter", "two dead letters"],
+)
+def test_a_doubled_message_breaks_the_law(place: str, copies: list[Copy]):
+    verdict = judge(_changed(**{place: copies}))
+    assert verdict.doubled
+    assert not verdict.holds
+
+
+def test_two_messages_of_equal_content_on_the_server_are_two_messages():
+    equal = Found({"a": "1", "b": "1"}, (), [Copy("a", "1"), Copy("b", "1")], [], [])
+    assert judge(equal).holds
+
+
+@pytest.mark.parametrize("place", ["database", "dead", "queued"])
+def test_an_altered_message_breaks_the_law(place: str):
+    copies = [Copy(copy.email_id, "other") for copy in getattr(GOOD, place)]
+    verdict = judge(_changed(**{place: copies}))
+    assert verdict.altered == (copies[0].email_id,)
+    assert not verdict.holds
+
+
+def test_a_message_that_is_nowhere_on_the_server_breaks_the_law():
+    verdict = judge(_changed(database=[Copy("a", "1"), Copy("x", "9")]))
+    assert (verdict.invented, verdict.holds) == (("x",), False)
+
+
+def test_a_flag_set_on_the_server_breaks_the_law():
+    assert not judge(_changed(seen=["a"])).holds
+
+
+def test_the_report_names_what_was_lost_and_what_was_not_run():
+    fault = FAULTS["redis_flushed"]
+    lost = Row(fault, rounds=1, messages=3, verdict=judge(_changed(database=[])), recoveries=[1.5])
+    skipped = Row(FAULTS["clock_step"], skipped="there is no clock")
+    assert broken([lost, skipped]) == ["redis_flushed: 1 lost, such as a"]
+    assert "| 1 | 3 | 1 | 0 | 0 | 0 | 0 | 1.5 s | 1.5 s |" in table([lost, skipped])
+    assert "there is no clock" in page([lost, skipped], seed=3, seconds=60)

@@ -1,0 +1,182 @@
+"""The mutants: each breaks one promise in a copy of the product, and names the tests that must notice.
+
+`old` must stand exactly once in its file: a mutant that no longer fits is an error, not a pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+STREAM = "tests/integration/test_stream.py"
+MACHINE = "tests/integration/test_stream_machine.py"
+OUTAGE = "tests/mutations/test_outage.py"
+MATRIX = "tests/acceptance/test_crash_matrix.py::test_a_fault_loses_nothing_and_doubles_nothing"
+LUA = "src/email_ingestion/stream/lua"
+SETTLE = "src/email_ingestion/worker/settle.py"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change of one file."""
+
+    file: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A broken promise. At least one of `tests` must fail on it."""
+
+    name: str
+    edits: tuple[Edit, ...]
+    tests: tuple[str, ...]
+
+
+DELIVER = "            duplicates = self._deliver([parcel for _, parcel in parcels])\n"
+GIVE_BACK = """\
+        except (SinkUnavailable, CircuitBreakerError):
+            self._queue.hold([each.id for each, _ in parcels], give_back=True)
+            raise
+"""
+
+MUTANTS = (
+    Mutant(
+        "acknowledged before the database committed",
+        (Edit(SETTLE, DELIVER, f"            self._queue.complete([each for each, _ in parcels])\n{DELIVER}"),),
+        (OUTAGE,),
+    ),
+    Mutant(
+        "a sink that is away taken for one that has delivered",
+        (
+            Edit(
+                SETTLE,
+                GIVE_BACK,
+                "        except (SinkUnavailable, CircuitBreakerError):\n            duplicates = set()\n",
+            ),
+        ),
+        (OUTAGE,),
+    ),
+    Mutant(
+        "cursor moved before the append",
+        (
+            Edit(
+                "src/email_ingestion/stream/intake.py",
+                "        added, uid = self._link.run(lambda: self._append(keys=keys, args=args))\n",
+                '        self._link.run(lambda: self._link.client.hset(keys[1], "uid", upto))\n'
+                "        added, uid = self._link.run(lambda: self._append(keys=keys, args=args))\n",
+            ),
+            Edit(
+                f"{LUA}/append.lua",
+                "local p, added, bytes = 5, 0, 0\n",
+                "local p, added, bytes = 5, 0, 0\nlast = from\n",
+            ),
+        ),
+        (MACHINE, STREAM),
+    ),
+    Mutant(
+        "cursor not moved by the append",
+        (Edit(f"{LUA}/append.lua", "  redis.call('HSET', KEYS[2], 'uid', upto)\n", ""),),
+        (MACHINE, STREAM),
+    ),
+    Mutant(
+        "append without a look at the cursor",
+        (Edit(f"{LUA}/append.lua", "  if uid > last then\n", "  if uid > 0 then\n"),),
+        (MACHINE, STREAM),
+    ),
+    Mutant(
+        "append behind a cursor that went back",
+        (Edit(f"{LUA}/append.lua", " or last < from then", " then"),),
+        (STREAM,),
+    ),
+    Mutant(
+        "MAXLEN on the stream",
+        (Edit(f"{LUA}/append.lua", "{'XADD', KEYS[1], '*'}", "{'XADD', KEYS[1], 'MAXLEN', '9000', '*'}"),),
+        (MACHINE,),
+    ),
+    Mutant(
+        "claim without lease",
+        (Edit(f"{LUA}/take_overdue.lua", "  if owner ~= ARGV[2] then wait = math.max(wait, lease) end\n", ""),),
+        (MACHINE, STREAM),
+    ),
+    Mutant(
+        "suspects taken together",
+        (
+            Edit(f"{LUA}/take_overdue.lua", " and (count == 0 or #out == 0) then", " then"),
+            Edit(
+                f"{LUA}/take_overdue.lua", "        if count > 0 or #out >= most then", "        if #out >= most then"
+            ),
+        ),
+        (MACHINE, STREAM),
+    ),
+    Mutant(
+        "completion without a look at the owner",
+        (Edit(f"{LUA}/complete.lua", "ARGV[1], id, id, 1, ARGV[2])", "ARGV[1], id, id, 1)"),),
+        (MACHINE, STREAM),
+    ),
+    Mutant(
+        "completion that leaves the entry in the stream",
+        (Edit(f"{LUA}/complete.lua", "    redis.call('XDEL', KEYS[1], id)\n", ""),),
+        (MACHINE, STREAM),
+    ),
+    Mutant(
+        "heartbeat that steals back",
+        (Edit(f"{LUA}/hold.lua", "ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2])", "ARGV[1], ARGV[i], ARGV[i], 1)"),),
+        (MACHINE, STREAM),
+    ),
+    Mutant(
+        "given back with the attempt spent: hold",
+        (Edit(f"{LUA}/hold.lua", "'RETRYCOUNT', count, ", ""),),
+        (MACHINE, STREAM),
+    ),
+    Mutant(
+        "given back with the attempt spent: release",
+        (Edit(f"{LUA}/release.lua", "'RETRYCOUNT', count, ", ""),),
+        (MACHINE, STREAM),
+    ),
+    Mutant(
+        "buried by one who lost it",
+        (Edit(f"{LUA}/bury.lua", "ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])", "ARGV[1], ARGV[3], ARGV[3], 1)"),),
+        (MACHINE,),
+    ),
+    Mutant(
+        "buried without its bytes",
+        (Edit(f"{LUA}/bury.lua", "  for _, v in ipairs(entry[1][2]) do letter[#letter + 1] = v end\n", ""),),
+        (MACHINE, STREAM),
+    ),
+    Mutant(
+        "replay that leaves the letter where it is",
+        (Edit(f"{LUA}/replay.lua", "    redis.call('XDEL', KEYS[3], id)\n", ""),),
+        (MACHINE, "tests/integration/test_dead_letters.py"),
+    ),
+    Mutant(
+        "an identity that changes with the mailbox",
+        (
+            Edit(
+                "src/email_ingestion/email.py",
+                "        return email_id(self.account, self.gm_msgid, self.sha256)\n",
+                '        return email_id(self.account, self.gm_msgid, self.sha256) + f":{self.uid}"\n',
+            ),
+        ),
+        ("tests/acceptance/test_main_job.py::test_mail_moved_to_the_trash_and_back_is_not_delivered_again",),
+    ),
+    Mutant(
+        "a lost cursor that begins at the newest message",
+        (
+            Edit(
+                "src/email_ingestion/producer/sync.py",
+                "        begin = newest if first_run else 0\n",
+                "        begin = newest\n",
+            ),
+        ),
+        (OUTAGE,),
+    ),
+    Mutant(
+        "a mailbox opened for writing",
+        (
+            Edit("src/email_ingestion/mailbox/imap.py", '["BODY.PEEK[]"]', '["BODY[]"]'),
+            Edit("src/email_ingestion/mailbox/imap.py", "select_folder(name, readonly=True)", "select_folder(name)"),
+        ),
+        (f"{MATRIX}[producer_frozen]",),
+    ),
+)
