@@ -41,7 +41,18 @@ class RedisServer:
 
     def start(self) -> None:
         command = [program("redis-server", "redis-server"), "--port", str(self.port), "--bind", "127.0.0.1"]
-        command += ["--dir", str(self.directory), "--save", "", "--hz", "500", "--loglevel", "warning"]
+        command += [
+            "--dir",
+            str(self.directory),
+            "--save",
+            "",
+            "--hz",
+            "500",
+            "--enable-protected-configs",
+            "yes",
+            "--loglevel",
+            "warning",
+        ]
         process = self._process = subprocess.Popen(
             [*command, *self._options], env=self.environment, stdout=subprocess.DEVNULL
         )

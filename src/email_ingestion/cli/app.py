@@ -10,6 +10,7 @@ from email_ingestion import __version__
 from email_ingestion.cli import sandbox, services
 from email_ingestion.cli.dlq import dlq
 from email_ingestion.cli.exits import leave
+from email_ingestion.cli.reconcile import reconcile
 from email_ingestion.cli.search import search
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app.command()(services.stop)
 app.command()(services.status)
 app.command()(search)
 app.add_typer(dlq, name="dlq")
+app.command()(reconcile)
 app.command(context_settings=sandbox.CONTEXT)(sandbox.sandbox)
 
 

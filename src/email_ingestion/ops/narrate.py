@@ -71,9 +71,7 @@ RULES: dict[type[Event], Rule] = {
     events.BreakerChanged: Rule("breaker_changed", lambda event: ERROR if event.new == "OPEN" else INFO),
     events.BreakerRejected: Rule("breaker_rejected", WARNING, repeats=True),
     events.Probed: Rule("dependency_probed", lambda event: DEBUG if event.ok else WARNING, repeats=True),
-    events.Reconciled: Rule(
-        "mailbox_reconciled", lambda event: WARNING if event.missing or event.duplicate or event.unexpected else INFO
-    ),
+    events.Reconciled: Rule("mailbox_reconciled", lambda event: WARNING if event.missing else INFO),
     events.BackupFound: Rule("backup_found", DEBUG),
 }
 UNTOLD = frozenset({events.Turned})  # every iteration of every loop: it shows as a metric

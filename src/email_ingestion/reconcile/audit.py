@@ -21,6 +21,8 @@ from email_ingestion.reconcile.accounted import Accounted, Evidence
 from email_ingestion.reconcile.report import Report, Verdict, compare
 from email_ingestion.stream import Gaps, Intake
 
+LAST_UID = 2**32 - 1  # RFC 3501, section 2.3.1.1
+
 
 class Audit:
     """One comparison on one connection. `has_room` makes it repair: False puts a portion off to the next audit."""
@@ -79,7 +81,7 @@ class Audit:
         while low + LIST_WINDOW < self._opened.uidnext:
             count += len(self._connection.uids(low, low + LIST_WINDOW - 1))
             low += LIST_WINDOW
-        return count + len(self._connection.uids_from(low))
+        return count + len(self._connection.uids(low, LAST_UID))
 
     def _set_out(self) -> None:
         """The cursor is read before anything else: what it accounts for is in the stream before we look there."""

@@ -12,6 +12,7 @@ import zstandard
 from email_ingestion.email import Cursor, Message
 from email_ingestion.stream.codec import ZSTD_LEVEL, encode
 from email_ingestion.stream.connection import Link
+from email_ingestion.stream.keys import GROUP
 
 FIELDS = ["uidvalidity", "uid", "rescan"]
 
@@ -41,8 +42,9 @@ class Intake:
 
     def restart_cursor(self, account: str, mailbox: str, at: Cursor) -> Cursor:
         """Begin at `at` where there is no cursor, or one of another UIDVALIDITY; returns the one that now holds."""
-        key, args = self._keys.cursor(account, mailbox), [at.uidvalidity, at.uid, at.rescan]
-        return _cursor(self._link.run(lambda: self._restart(keys=[key], args=args))) or at
+        keys = [self._keys.cursor(account, mailbox), self._keys.stream]
+        args: list[str | int] = [at.uidvalidity, at.uid, at.rescan, GROUP]
+        return _cursor(self._link.run(lambda: self._restart(keys=keys, args=args))) or at
 
     def append(
         self, account: str, mailbox: str, since: Cursor, upto: int, messages: Sequence[Message]

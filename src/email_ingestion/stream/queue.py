@@ -66,7 +66,7 @@ class Queue:
         for each in deliveries:
             args += [each.id, each.wire_bytes]
         keys = [self._keys.stream, self._keys.volume]
-        done = self._link.run(lambda: self._complete(keys=keys, args=args)) if deliveries else []
+        done = self._of_group(lambda: self._complete(keys=keys, args=args), [0] * len(deliveries)) if deliveries else []
         return [each for each, ours in zip(deliveries, done, strict=True) if not ours]
 
     def hold(self, ids: Iterable[str], *, give_back: bool = False) -> set[str]:
@@ -75,13 +75,13 @@ class Queue:
         `give_back` takes the delivery back: the entry was not touched, this was no attempt.
         """
         args: list[str | int] = [GROUP, self._consumer, int(give_back), *ids]
-        mine = self._link.run(lambda: self._hold(keys=[self._keys.stream], args=args))
+        mine = self._of_group(lambda: self._hold(keys=[self._keys.stream], args=args), [])
         return {each.decode() for each in mine}
 
     def release(self, ids: Sequence[str]) -> int:
         """Give untouched entries back to whoever comes first; returns how many were still ours."""
         args: list[str | int] = [GROUP, self._consumer, self._lease_ms, *ids]
-        return int(self._link.run(lambda: self._release(keys=[self._keys.stream], args=args))) if ids else 0
+        return int(self._of_group(lambda: self._release(keys=[self._keys.stream], args=args), 0)) if ids else 0
 
     def bury(self, dead: Delivery, obituary: dict[str, str]) -> bool:
         """Move an entry to the dead letters with what is known of its death; False when it was no longer ours."""
@@ -89,7 +89,7 @@ class Queue:
         for name, value in obituary.items():
             args += [name, value]
         keys = [self._keys.stream, self._keys.volume, self._keys.dlq]
-        return bool(self._link.run(lambda: self._bury(keys=keys, args=args)))
+        return bool(self._of_group(lambda: self._bury(keys=keys, args=args), None))
 
     def depth(self) -> int:
         """How many entries are in the stream, waiting or in flight."""
@@ -97,7 +97,7 @@ class Queue:
 
     def leave(self) -> None:
         """Take the consumer out of the group, only while nothing is pending under its name."""
-        self._link.run(self._leave)
+        self._of_group(self._leave, None)
 
     def _leave(self) -> None:
         # DELCONSUMER drops what is pending, silently: two steps are safe because only this process reads by the name.
@@ -110,6 +110,19 @@ class Queue:
         except ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
+
+    def _of_group(self, call: Callable[[], Any], nothing: Any) -> Any:
+        """The result of `call`; `nothing` when somebody removed the group, and with it all that was ours."""
+
+        def attempt() -> Any:
+            try:
+                return call()
+            except ResponseError as error:
+                if not missing_group(error):
+                    raise
+                return nothing
+
+        return self._link.run(attempt)
 
     def _with_group(self, read: Callable[[], Any]) -> Any:
         def attempt() -> Any:

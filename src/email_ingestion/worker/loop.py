@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from email_ingestion.errors import CircuitBreakerError, EmailIngestionError, RedisConnectionError, TransientError
+from email_ingestion.errors import CircuitBreakerError, RedisConnectionError, TransientError
 from email_ingestion.events import LoopFailed, Observe, Reclaimed, RedisFailed, Turned
 from email_ingestion.retry import backoff
 from email_ingestion.stream import Delivery, Queue
@@ -108,8 +108,10 @@ class Worker:
         while not self._stop.wait(self._lease / 3):
             ids = self._in_flight
             if ids:
-                with suppress(EmailIngestionError):
+                try:
                     self._queue.hold(ids)
+                except Exception as error:  # noqa: BLE001 - without its heartbeat a worker loses what it holds
+                    self._observe(LoopFailed("beat", error))
 
     def _wait(self, error: Exception) -> None:
         self._failures += 1

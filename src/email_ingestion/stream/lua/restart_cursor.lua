@@ -1,6 +1,8 @@
 -- Put a cursor where none is, or replace one of another UIDVALIDITY; never move one that is already right.
--- KEYS: cursor   ARGV: uidvalidity, uid, rescan
+-- KEYS: cursor, stream   ARGV: uidvalidity, uid, rescan, group
+-- Makes the consumer group as well: a worker that comes later may find a full Redis, which refuses to make one.
 -- Returns {uidvalidity, uid, rescan} as they now stand.
+redis.pcall('XGROUP', 'CREATE', KEYS[2], ARGV[4], '0', 'MKSTREAM')   -- an error says that it is there
 local cur = redis.call('HMGET', KEYS[1], 'uidvalidity', 'uid', 'rescan')
 if cur[1] ~= ARGV[1] or not cur[2] then
   redis.call('HSET', KEYS[1], 'uidvalidity', ARGV[1], 'uid', ARGV[2], 'rescan', ARGV[3])
