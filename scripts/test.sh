@@ -44,6 +44,8 @@ if [ ${#pythons[@]} -eq 0 ]; then
     find_python >/dev/null
 fi
 
+# The tests wait more than they compute: one process more than there are cores.
+workers=$(($(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) + 1))
 first=yes
 for entry in "${pythons[@]}"; do
     version=${entry%%=*}
@@ -59,7 +61,12 @@ for entry in "${pythons[@]}"; do
         "$bin/lint-imports" --no-logo >/dev/null || "$bin/lint-imports" --no-logo
         if command -v shellcheck >/dev/null 2>&1; then shellcheck -x scripts/*.sh .ci/run; fi
         first=no
+        rest=()
     fi
-    echo "== the suite on Python $version"
-    PATH="$bin:$PATH" "$bin/python" -m pytest ${marker:+-m "$marker"} "$@"
+    echo "== the suite on Python $version ${rest[*]:-}"
+    PATH="$bin:$PATH" "$bin/python" -m pytest -n "$workers" ${marker:+-m "$marker"} "${rest[@]}" "$@"
+    # The faults injected from outside meet the same processes whatever Python runs them: once is enough.
+    rest=(--ignore=tests/acceptance/test_crash_matrix.py --ignore=tests/acceptance/test_redis_trouble.py)
+    rest+=(--ignore=tests/acceptance/test_dlq.py --ignore=tests/acceptance/test_mistakes.py)
+    rest+=(--ignore=tests/acceptance/test_reconcile.py)
 done

@@ -1,4 +1,4 @@
-"""Whatever Redis does, both processes stay up, say why nothing moves, and go on by themselves: nothing lost or doubled."""
+"""Whatever Redis does, both processes stay up, say why nothing moves, and go on by themselves."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -124,7 +125,7 @@ def test_a_wrong_account_table_is_refused(table: str):
 def test_the_example_lists_every_setting_with_its_default_and_meaning():
     lines = EXAMPLE.read_text().splitlines()
     shown = {}
-    for above, line in zip(lines, lines[1:], strict=False):
+    for above, line in pairwise(lines):
         if match := re.fullmatch(r"#([A-Z_]+)=(.*)", line):
             shown[match[1].lower()] = (above.removeprefix("# ").removesuffix("."), match[2])
     fields = {name: field for name, field in Settings.model_fields.items() if name != "accounts"}

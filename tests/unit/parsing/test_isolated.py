@@ -24,6 +24,12 @@ def parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Isolated
         yield isolated
 
 
+def _parsers() -> list[psutil.Process]:
+    return [
+        child for child in psutil.Process(os.getpid()).children() if "email_ingestion.parsing.child" in child.cmdline()
+    ]
+
+
 def _pair(number: int, poison: str = ""):
     head = f"X-Poison: {poison}\r\n" if poison else ""
     made = message(number, raw=f"{head}Subject: letter {number}\r\n\r\nhello".encode())
@@ -54,7 +60,7 @@ def test_a_message_that_eats_memory_is_stopped(parser: IsolatedParser):
 
 def test_a_parser_killed_from_outside_is_started_again(parser: IsolatedParser):
     parser.parse([])
-    (child,) = psutil.Process(os.getpid()).children()
+    (child,) = _parsers()
     child.kill()
     with pytest.raises(ParserDied, match="died with -9"):
         parser.parse([_pair(1)])
@@ -64,4 +70,4 @@ def test_a_parser_killed_from_outside_is_started_again(parser: IsolatedParser):
 def test_closing_ends_the_process(parser: IsolatedParser):
     parser.parse([_pair(1)])
     parser.close()
-    assert psutil.Process(os.getpid()).children() == []
+    assert _parsers() == []
