@@ -133,6 +133,12 @@ class LedgerOnDemand:
             self._ledger = self._ledger or open_ledger(self._url)
             return self._ledger
 
+    def close(self) -> None:
+        """Give the connections back, if there are any."""
+        with self._lock:
+            if self._ledger:
+                self._ledger.close()
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
