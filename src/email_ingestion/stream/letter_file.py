@@ -14,14 +14,13 @@ import base64
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from email_ingestion.errors import OperationFailed
+from email_ingestion.files import replacing
 from email_ingestion.stream.graveyard import Entry
 
 FORMAT = "email-ingestion dead letters"
@@ -44,18 +43,8 @@ def write_letters(path: Path, entries: Iterable[Entry], origin: Mapping[str, Any
     if path.exists():
         raise OperationFailed(f"{path} exists already: name another file")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # 0600 from the start
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                _write(file, entries, origin, wrote)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(unfinished)
-            raise
+        with replacing(path) as file:
+            _write(file, entries, origin, wrote)
         _sync_directory(path.parent)
     except OSError as error:
         raise OperationFailed(f"cannot write {path}: {error.strerror}") from error

@@ -111,7 +111,7 @@ class Queue:
             if not str(error).startswith("BUSYGROUP"):
                 raise
 
-    def _of_group(self, call: Callable[[], Any], nothing: Any) -> Any:
+    def _of_group(self, call: Callable[[], Any], nothing: Any, otherwise: Callable[[], None] = lambda: None) -> Any:
         """The result of `call`; `nothing` when somebody removed the group, and with it all that was ours."""
 
         def attempt() -> Any:
@@ -120,21 +120,14 @@ class Queue:
             except ResponseError as error:
                 if not missing_group(error):
                     raise
+                otherwise()
                 return nothing
 
         return self._link.run(attempt)
 
     def _with_group(self, read: Callable[[], Any]) -> Any:
-        def attempt() -> Any:
-            try:
-                return read() or []
-            except ResponseError as error:
-                if not missing_group(error):
-                    raise
-                self._create_group()
-                return []
-
-        return self._link.run(attempt)
+        """What `read` took; nothing when the group had to be made again first."""
+        return self._of_group(read, None, otherwise=self._create_group) or []
 
 
 def _flat(fields: dict[bytes, bytes]) -> list[bytes]:
