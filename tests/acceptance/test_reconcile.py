@@ -20,7 +20,7 @@ from tests.servers.processes import Place, Running, until
 from tests.servers.redis import RedisServer
 
 KEYS = Keys()
-COMMAND = ("-m", "email_ingestion.cli.reconcile")
+COMMAND = ("-m", "email_ingestion", "reconcile")
 COUNT = 60
 
 

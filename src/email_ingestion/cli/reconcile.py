@@ -127,9 +127,3 @@ def _advice(report: Report, *, repair: bool) -> list[str]:
     else:
         lines.append(f"{report.account}: `email-ingestion reconcile --repair` queues the {report.missing} missing")
     return lines
-
-
-if __name__ == "__main__":
-    from email_ingestion.cli.exits import run
-
-    run(reconcile)
