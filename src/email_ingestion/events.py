@@ -92,6 +92,15 @@ class Synced(Event):
     uidvalidity: int
     last_uid: int
     backlog: int
+    listed_ago: float | None = None  # seconds since the listing that is in the stream now as a whole
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting(Event):
+    """Mail that arrived after the cursor began is on the server and not in the stream, the oldest since `since`."""
+
+    account: str
+    since: float  # INTERNALDATE in Unix seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -258,7 +258,8 @@ def test_the_gauges_tell_what_is_there(redis_server: RedisServer, intake: Intake
     gauges = read_gauges(link(redis_server.url))
     assert (gauges.depth, gauges.pending, gauges.max_deliveries, gauges.dlq_depth) == (2, 1, 1, 1)
     assert gauges.oldest
-    assert gauges.memory_used > 0
+    assert gauges.oldest_pending == int(taken[1].id.split("-")[0]) / 1000
+    assert (gauges.memory_used > 0, gauges.evicted) == (True, 0)
 
 
 def test_a_dead_redis_is_an_error_of_ours_and_opens_the_breaker(own_redis: RedisServer):

@@ -1,11 +1,14 @@
-"""Gauges read at the moment of a scrape from what is cached: Redis and the breakers; contacts nothing itself.
+"""Gauges read at the moment of a scrape: Redis and the breakers as cached, freshness, disks; contacts no server.
 
 What could not be read is absent, never 0: an alert must not take an outage for an empty queue.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -24,11 +27,26 @@ _REDIS: tuple[tuple[str, str, Callable[[RedisState], float | None]], ...] = (
         "Unix time at which the oldest entry was appended; absent when there is none.",
         lambda redis: redis.stream.oldest_timestamp,
     ),
+    (
+        "stream_oldest_pending_timestamp_seconds",
+        "Unix time at which the oldest entry that a worker has was appended; absent when there is none.",
+        lambda redis: redis.stream.oldest_pending_timestamp,
+    ),
     ("stream_max_deliveries", "Highest delivery count of a pending entry.", lambda redis: redis.stream.max_deliveries),
     ("dlq_depth", "Entries in the dead letter queue.", lambda redis: redis.dlq.depth),
+    (
+        "dlq_oldest_timestamp_seconds",
+        "Unix time at which the oldest dead letter was put aside; absent when there is none.",
+        lambda redis: redis.dlq.oldest_timestamp,
+    ),
     ("active_workers", "Workers whose heartbeat in Redis is fresh.", lambda redis: redis.active_workers),
     ("redis_memory_used_bytes", "Memory Redis uses.", lambda redis: redis.memory_used_bytes),
     ("redis_memory_max_bytes", "Configured maxmemory of Redis, 0 = unlimited.", lambda redis: redis.memory_max_bytes),
+)
+
+_COUNTED_BY_REDIS: tuple[tuple[str, str, Callable[[RedisState], float | None]], ...] = (
+    ("dlq_replayed", "Dead letters put back on the stream, by whatever process.", lambda redis: redis.dlq.replayed),
+    ("redis_evicted_keys", "Keys Redis threw away to make room, since it started.", lambda redis: redis.evicted_keys),
 )
 
 
@@ -49,9 +67,10 @@ class RedisGauges(Collector):
             value = value_of(redis)
             if value is not None:
                 yield GaugeMetricFamily(f"{PREFIX}_{name}", explained, value)
-        if redis.dlq.replayed is not None:
-            explained = "Dead letters put back on the stream, by whatever process."
-            yield CounterMetricFamily(f"{PREFIX}_dlq_replayed", explained, redis.dlq.replayed)
+        for name, explained, value_of in _COUNTED_BY_REDIS:
+            value = value_of(redis)
+            if value is not None:
+                yield CounterMetricFamily(f"{PREFIX}_{name}", explained, value)
 
 
 class BreakerGauges(Collector):
@@ -66,4 +85,57 @@ class BreakerGauges(Collector):
         family = GaugeMetricFamily(f"{PREFIX}_circuit_breaker_state", what, labels=["name"])
         for breaker in self._breakers():
             family.add_metric([breaker.name], STATE_VALUES[breaker.state])
+        yield family
+
+
+class FolderGauges(Collector):
+    """How full the disks under our folders are; a folder that does not exist yet is shown by its parent's disk."""
+
+    def __init__(self, folders: Mapping[str, Path]) -> None:
+        self._folders = folders
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by the registry."""
+        free = GaugeMetricFamily(f"{PREFIX}_disk_free_bytes", "Bytes free for us under a folder.", labels=["folder"])
+        size = GaugeMetricFamily(f"{PREFIX}_disk_size_bytes", "Size of the disk under a folder.", labels=["folder"])
+        for name, folder in self._folders.items():
+            with suppress(OSError):
+                usage = shutil.disk_usage(folder if folder.exists() else folder.absolute().parent)
+                free.add_metric([name], usage.free)
+                size.add_metric([name], usage.used + usage.free)  # without what is kept for root
+        yield free
+        yield size
+
+
+class Freshness(Collector):
+    """Up to when the mail of each account is delivered; `redis` is the latest reading.
+
+    The oldest of three: when the server last listed the mailbox, what it listed that is not in the stream, and the
+    oldest entry of the stream. So it also grows old when a watcher sees nothing, for whatever reason.
+    """
+
+    def __init__(self, read: RedisView) -> None:
+        self._read = read
+        self._listed: dict[str, float] = {}
+        self._waiting: dict[str, float] = {}
+
+    def listed(self, account: str, at: float) -> None:
+        """Everything that was on the server `at` that time is in the stream."""
+        self._waiting.pop(account, None)
+        self._listed[account] = at
+
+    def waiting(self, account: str, since: float) -> None:
+        """The server has mail of `since` that is not in the stream."""
+        self._waiting[account] = since
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by the registry."""
+        redis = self._read()
+        if redis is None:
+            return
+        what = "Everything that reached the mailbox before this Unix time is delivered."
+        family = GaugeMetricFamily(f"{PREFIX}_delivered_until_timestamp_seconds", what, labels=["account"])
+        for account, listed in dict(self._listed).items():
+            since = (listed, self._waiting.get(account), redis.stream.oldest_timestamp)
+            family.add_metric([account], min(moment for moment in since if moment is not None))
         yield family

@@ -23,7 +23,7 @@ from email_ingestion import events
 from email_ingestion.events import Event
 from email_ingestion.ops.declare import Declare, member
 from email_ingestion.ops.facts import speaks_of_redis
-from email_ingestion.ops.gauges import BreakerGauges, RedisGauges
+from email_ingestion.ops.gauges import BreakerGauges, FolderGauges, RedisGauges
 from email_ingestion.ops.producer_metrics import ProducerMetrics
 from email_ingestion.ops.records import Breakers, Identity, Names, RedisView
 from email_ingestion.ops.worker_metrics import WorkerMetrics
@@ -53,9 +53,10 @@ class Metrics:
         self._reactions: dict[type[Event], list[Callable[[Any], None]]] = defaultdict(list)
         self._describe_process(declare, identity)
         self._react(self._declare_common(declare))
-        self._react(_side(declare, identity, names, clock))
+        self._react(_side(declare, identity, names, redis, clock))
         self.registry.register(BreakerGauges(breakers))
         self.registry.register(RedisGauges(redis))
+        self.registry.register(FolderGauges(names.folders))
 
     def __call__(self, event: Event) -> None:
         """Observe an event."""
@@ -123,7 +124,9 @@ class Metrics:
         self._transitions.labels(member(event.name, self._names.breakers), event.new.lower()).inc()
 
 
-def _side(declare: Declare, identity: Identity, names: Names, clock: Callable[[], float]) -> Reactions:
+def _side(
+    declare: Declare, identity: Identity, names: Names, redis: RedisView, clock: Callable[[], float]
+) -> Reactions:
     if identity.component == "producer":
-        return ProducerMetrics(declare, names, clock).reactions()
+        return ProducerMetrics(declare, names, redis, clock).reactions()
     return WorkerMetrics(declare, names).reactions()

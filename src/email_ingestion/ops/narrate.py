@@ -48,6 +48,7 @@ RULES: dict[type[Event], Rule] = {
     events.SessionEnded: Rule("imap_session_ended", INFO),
     events.Watching: Rule("imap_watch_changed", DEBUG),
     events.Synced: Rule("imap_synced", DEBUG),
+    events.Waiting: Rule("imap_mail_waiting", DEBUG),
     events.Downloaded: Rule("imap_downloaded", DEBUG),
     events.BytesSpent: Rule("imap_budget_spent", DEBUG),
     events.MailboxChanged: Rule("imap_uidvalidity_changed", WARNING),

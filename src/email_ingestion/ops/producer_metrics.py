@@ -9,7 +9,8 @@ from email_ingestion import events
 from email_ingestion.errors import AuthenticationFailed, IMAPThrottledError, OAuth2AuthenticationError
 from email_ingestion.events import Event
 from email_ingestion.ops.declare import Declare, member
-from email_ingestion.ops.records import Names
+from email_ingestion.ops.gauges import Freshness
+from email_ingestion.ops.records import Names, RedisView
 
 SKIP_REASONS = ("excluded_label", "before_start", "known", "vanished")
 CONNECTION_RESULTS = ("connected", "refused", "throttled", "failed")
@@ -19,8 +20,10 @@ REFRESH_RESULTS = ("success", "error", "refused")
 class ProducerMetrics:
     """Declared once per process; `reactions` is what to do about each event."""
 
-    def __init__(self, declare: Declare, names: Names, clock: Callable[[], float]) -> None:
+    def __init__(self, declare: Declare, names: Names, redis: RedisView, clock: Callable[[], float]) -> None:
         self._accounts = names.accounts
+        self._freshness = Freshness(redis)
+        declare.registry.register(self._freshness)
         self._clock = clock
         self._missing: dict[str, int] = {}
         self._declare_mail(declare)
@@ -40,6 +43,7 @@ class ProducerMetrics:
                 max(0, event.budget - event.today)
             ),
             events.Synced: self._synced,
+            events.Waiting: lambda event: self._freshness.waiting(self._of(event), event.since),
             events.MailboxChanged: lambda _event: self._changes.inc(),
             events.TokenRefreshed: self._refreshed,
             events.TokenRefreshFailed: self._refresh_failed,
@@ -100,6 +104,8 @@ class ProducerMetrics:
     def _synced(self, event: events.Synced) -> None:
         self._success.labels(self._of(event)).set(self._clock())
         self._backlog.labels(self._of(event)).set(event.backlog)
+        if event.listed_ago is not None:
+            self._freshness.listed(self._of(event), self._clock() - event.listed_ago)
 
     def _refreshed(self, event: events.TokenRefreshed) -> None:
         self._refreshes.labels("success").inc()

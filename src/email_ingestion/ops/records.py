@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
 from email_ingestion.events import BreakerState
@@ -36,7 +37,7 @@ class Names:
     """The closed sets that label values and status lines are taken from.
 
     `dependencies` says of each one whether the process can do nothing without it; `loops` gives each one's allowed
-    silence in seconds.
+    silence in seconds; `folders` are those that must not fill up.
     """
 
     dependencies: Mapping[str, bool] = field(default_factory=dict)
@@ -46,6 +47,7 @@ class Names:
     breakers: tuple[str, ...] = ()
     stream: str | None = None
     dlq: str | None = None
+    folders: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class StreamState:
     waiting: int | None
     oldest_timestamp: float | None
     max_deliveries: int | None
+    oldest_pending_timestamp: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ class RedisState:
     active_workers: int | None
     memory_used_bytes: int | None
     memory_max_bytes: int | None  # 0 = unlimited
+    evicted_keys: int | None = None  # since Redis started
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,14 @@ UIDs above the cursor ─▶ outlines (≤ 500) ─▶ choose ─▶ portions (�
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
 from typing import Protocol
 
 from email_ingestion.email import Cursor, Message
-from email_ingestion.events import MailboxChanged, Observe, Published, Skipped, Synced
+from email_ingestion.events import MailboxChanged, Observe, Published, Skipped, Synced, Waiting
 from email_ingestion.mailbox import ImapMailbox, Outline
 from email_ingestion.mailbox.imap import FETCH_MOST, LIST_WINDOW, Opened
 from email_ingestion.producer.choice import Portion, Rules, portions
@@ -71,6 +72,7 @@ class Sync:
         Raises IMAPConnectionError, RedisConnectionError, CircuitBreakerError, StaleCursor, SinkUnavailable; whatever
         was appended before stays, and the next pass goes on behind it.
         """
+        listed_at = time.monotonic()
         self._accounted = self._look()  # anew: Redis may have been flushed or restored since the last pass
         cursor = self._cursor()
         for uids in self._listed(cursor):
@@ -80,7 +82,7 @@ class Sync:
                 if not going:
                     return False
                 self._report(cursor, len(uids) - start - len(chunk))
-        self._report(cursor, 0)
+        self._report(cursor, 0, time.monotonic() - listed_at)
         return True
 
     def _cursor(self) -> Cursor:
@@ -109,6 +111,7 @@ class Sync:
         """Fetch and append one stretch of UIDs; also says whether to go on."""
         outlines = self._connection.outlines(uids)
         wanted = self._wanted(outlines, cursor)
+        self._tell_waiting(outlines, wanted, cursor)
         for portion in portions(outlines, wanted, uids[-1], PORTION_BYTES):
             if portion.wanted and not self._wait_for_room():
                 return cursor, False
@@ -124,6 +127,12 @@ class Sync:
         for reason, count in Counter(reason for reason in reasons.values() if reason).items():
             self._observe(Skipped(self._account, reason, count))
         return {uid for uid, reason in reasons.items() if reason is None}
+
+    def _tell_waiting(self, outlines: Sequence[Outline], wanted: set[int], cursor: Cursor) -> None:
+        """Since when new mail waits; what the first run finds has waited for nobody."""
+        arrived = [each.internaldate for each in outlines if each.uid in wanted and each.uid > cursor.rescan]
+        if arrived:
+            self._observe(Waiting(self._account, min(arrived).timestamp()))
 
     def _append(self, cursor: Cursor, portion: Portion) -> Cursor:
         messages = self._unknown(list(self._fetch.messages(portion.wanted)), cursor)
@@ -145,5 +154,6 @@ class Sync:
             self._observe(Skipped(self._account, "known", len(messages) - len(left)))
         return left
 
-    def _report(self, cursor: Cursor, backlog: int) -> None:
-        self._observe(Synced(self._account, self._opened.name, cursor.uidvalidity, cursor.uid, backlog))
+    def _report(self, cursor: Cursor, backlog: int, listed_ago: float | None = None) -> None:
+        opened = self._opened
+        self._observe(Synced(self._account, opened.name, cursor.uidvalidity, cursor.uid, backlog, listed_ago))

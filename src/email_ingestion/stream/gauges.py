@@ -24,12 +24,14 @@ class Gauges:
     pending: int
     volume: int  # bytes
     oldest: float | None
+    oldest_pending: float | None
     max_deliveries: int
     dlq_depth: int
     dlq_oldest: float | None
     dlq_replayed: int  # letters put back, ever
     memory_used: int  # bytes
     memory_max: int  # bytes, 0 = unlimited
+    evicted: int  # keys, since Redis started
     processes: tuple[dict[str, Any], ...]  # presence records
 
 
@@ -47,33 +49,38 @@ def _read(client: redis.Redis, keys: Keys) -> Gauges:
     pipe.xrange(keys.dlq, count=1)
     pipe.get(keys.replayed)
     pipe.info("memory")
-    depth, volume, oldest, dead, dead_oldest, replayed, memory = pipe.execute()
-    pending, deliveries = _pending(client, keys)
+    pipe.info("stats")
+    depth, volume, oldest, dead, dead_oldest, replayed, memory, stats = pipe.execute()
+    pending, deliveries, oldest_pending = _pending(client, keys)
     processes = _processes(client, keys)
     return Gauges(
         depth=depth,
         pending=pending,
         volume=max(0, int(volume or 0)),
         oldest=seconds_of(oldest[0][0]) if oldest else None,
+        oldest_pending=oldest_pending,
         max_deliveries=deliveries,
         dlq_depth=dead,
         dlq_oldest=seconds_of(dead_oldest[0][0]) if dead_oldest else None,
         dlq_replayed=int(replayed or 0),
         memory_used=memory["used_memory"],
         memory_max=memory["maxmemory"],
+        evicted=stats["evicted_keys"],
         processes=processes,
     )
 
 
-def _pending(client: redis.Redis, keys: Keys) -> tuple[int, int]:
+def _pending(client: redis.Redis, keys: Keys) -> tuple[int, int, float | None]:
+    """How many, the highest delivery count among the oldest thousand, and when the oldest was appended."""
     try:
         entries = cast("list[dict[str, Any]]", client.xpending_range(keys.stream, GROUP, "-", "+", 1000))
         summary = client.xpending(keys.stream, GROUP)
     except ResponseError as error:
         if missing_group(error):
-            return 0, 0
+            return 0, 0, None
         raise
-    return int(summary["pending"]), max((int(entry["times_delivered"]) for entry in entries), default=0)
+    deliveries = max((int(entry["times_delivered"]) for entry in entries), default=0)
+    return int(summary["pending"]), deliveries, seconds_of(entries[0]["message_id"]) if entries else None
 
 
 def _processes(client: redis.Redis, keys: Keys) -> tuple[dict[str, Any], ...]:

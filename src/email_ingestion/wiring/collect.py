@@ -103,11 +103,13 @@ def redis_state(gauges: Gauges) -> RedisState:
             waiting=max(0, gauges.depth - gauges.pending),
             oldest_timestamp=gauges.oldest,
             max_deliveries=gauges.max_deliveries,
+            oldest_pending_timestamp=gauges.oldest_pending,
         ),
         dlq=DlqState(gauges.dlq_depth, gauges.dlq_oldest, gauges.dlq_replayed),
         active_workers=sum(process["component"] == "worker" for process in gauges.processes),
         memory_used_bytes=gauges.memory_used,
         memory_max_bytes=gauges.memory_max,
+        evicted_keys=gauges.evicted,
     )
 
 

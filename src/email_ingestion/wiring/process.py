@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from email_ingestion import __version__
@@ -30,6 +31,7 @@ from email_ingestion.wiring.collect import Collector
 OPS_PORT = 8080
 METRICS_PORT = 9090
 COLLECT_SILENCE = 30.0
+DATA_DIR = Path("data")
 
 
 class Body(Protocol):
@@ -138,6 +140,11 @@ def run_process(
 def common_loops() -> dict[str, float]:
     """The loops every process has, with their allowed silence in seconds."""
     return {COLLECT: COLLECT_SILENCE}
+
+
+def common_folders(settings: Settings) -> dict[str, Path]:
+    """The folders every process writes to or an operator relies on."""
+    return {"data": DATA_DIR, "logs": settings.log_dir, "backups": settings.backup_dir}
 
 
 def _port(chosen: int | None, usual: int) -> int:

@@ -29,7 +29,7 @@ from email_ingestion.producer.watch import Pace
 from email_ingestion.reconcile import Accounted, Audit, Underway
 from email_ingestion.settings import Account, Settings, start_of
 from email_ingestion.stream import Census, Gaps, Intake, Link
-from email_ingestion.wiring.process import Breakers, Parts, common_loops, identify, run_process
+from email_ingestion.wiring.process import Breakers, Parts, common_folders, common_loops, identify, run_process
 
 # Beyond the poll interval a watcher may sit in one command, in a token refresh and in an append.
 SLACK_SECONDS = 90.0
@@ -47,6 +47,7 @@ def run_producer(settings: Settings, *, once: bool) -> int:
         breakers=("redis", "imap", "oauth2"),
         stream="{email_ingestion}:stream",
         dlq="{email_ingestion}:dlq",
+        folders=common_folders(settings),
     )
     return run_process(settings, identify("producer"), names, breakers, partial(ProducerBody, once=once))
 

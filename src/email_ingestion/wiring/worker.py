@@ -15,7 +15,7 @@ from email_ingestion.settings import Settings
 from email_ingestion.sinks import Sink, load_sink
 from email_ingestion.stream import Queue
 from email_ingestion.wiring.collect import probe
-from email_ingestion.wiring.process import Breakers, Parts, common_loops, identify, run_process
+from email_ingestion.wiring.process import Breakers, Parts, common_folders, common_loops, identify, run_process
 from email_ingestion.worker import Worker
 from email_ingestion.worker.loop import LOOP
 from email_ingestion.worker.settle import Settlement
@@ -36,6 +36,7 @@ def run_worker(settings: Settings, number: int, *, drain: bool) -> int:
         breakers=("redis", *settings.sinks),
         stream="{email_ingestion}:stream",
         dlq="{email_ingestion}:dlq",
+        folders=common_folders(settings),
     )
     return run_process(settings, identify("worker", number), names, breakers, partial(WorkerBody, drain=drain))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from email_ingestion.events import BreakerState
 from email_ingestion.ops.records import DlqState, Identity, Names, RedisState, StreamState
@@ -16,6 +17,7 @@ WORKER_NAMES = Names(
     breakers=("redis", "webhook"),
     stream="{email_ingestion}:stream",
     dlq="{email_ingestion}:dlq",
+    folders={"data": Path()},
 )
 PRODUCER_NAMES = Names(
     dependencies={"redis": True, "imap": False},
@@ -24,8 +26,9 @@ PRODUCER_NAMES = Names(
     breakers=("redis", "imap", "oauth2"),
     stream="{email_ingestion}:stream",
     dlq="{email_ingestion}:dlq",
+    folders={"data": Path()},
 )
-READING = RedisState(StreamState(7, 3, 4, 1000.0, 2), DlqState(1, 900.0, 5), 2, 1_000_000, 0)
+READING = RedisState(StreamState(7, 3, 4, 1000.0, 2, 1001.0), DlqState(1, 900.0, 5), 2, 1_000_000, 0, 0)
 
 
 @dataclass

@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -21,15 +23,18 @@ from tests.unit.ops.shown import PRODUCER, PRODUCER_NAMES, READING, WORKER, WORK
 COMMON = """circuit_breaker_state circuit_breaker_transitions_total dlq_depth dlq_messages_total dlq_replayed_total
 stream_depth stream_pending stream_waiting stream_oldest_timestamp_seconds stream_max_deliveries active_workers
 dependency_up loop_last_iteration_timestamp_seconds redis_memory_used_bytes redis_memory_max_bytes
-backup_last_success_timestamp_seconds log_messages_total build_info collect_success"""
+backup_last_success_timestamp_seconds log_messages_total build_info collect_success
+stream_oldest_pending_timestamp_seconds dlq_oldest_timestamp_seconds redis_evicted_keys_total disk_free_bytes
+disk_size_bytes"""
 OF_PRODUCER = """emails_produced_total emails_skipped_total imap_last_success_timestamp_seconds imap_backlog_messages
 imap_connections_total imap_fetched_bytes_total imap_bytes_budget_remaining imap_uidvalidity_changes_total
 oauth2_token_expiry_timestamp_seconds oauth2_refreshes_total oauth2_reauth_required reconcile_missing
-reconcile_last_success_timestamp_seconds"""
+reconcile_last_success_timestamp_seconds delivered_until_timestamp_seconds"""
 OF_WORKER = """emails_processed_total emails_failed_total processing_latency_seconds queue_wait_seconds
 end_to_end_latency_seconds retries_total duplicates_total orphan_messages_claimed_total sink_deliveries_total"""
 FROM_REDIS = """stream_depth stream_pending stream_waiting stream_oldest_timestamp_seconds stream_max_deliveries
-dlq_depth active_workers redis_memory_used_bytes redis_memory_max_bytes dlq_replayed_total"""
+stream_oldest_pending_timestamp_seconds dlq_depth dlq_oldest_timestamp_seconds active_workers
+redis_evicted_keys_total redis_memory_used_bytes redis_memory_max_bytes dlq_replayed_total"""
 MOST_SERIES = 250  # of ours, per process
 
 
@@ -55,7 +60,7 @@ def fed(ops: Ops) -> Ops:
         events.BreakerChanged("redis", "CLOSED", "OPEN", None),
         events.Connected("default"),
         events.ConnectionFailed("default", errors.IMAPThrottledError("slow"), 1.0),
-        events.Synced("default", "[Gmail]/All Mail", 1, 77, 12),
+        events.Synced("default", "[Gmail]/All Mail", 1, 77, 12, 0.5),
         events.Downloaded("default", 1000),
         events.BytesSpent("default", 1000, 2500),
         events.Published("default", "INBOX", ("default:gm:1", "default:gm:2"), 2, 1000),
@@ -207,6 +212,60 @@ def test_times_are_those_of_the_clock() -> None:
     found = series(metrics)
     assert found["imap_last_success_timestamp_seconds{account=default}"] == 99
     assert found["loop_last_iteration_timestamp_seconds{loop=watch}"] == 99
+
+
+class Watched:
+    """A producer's metrics, at a time and with a stream of a test's choosing."""
+
+    def __init__(self) -> None:
+        self.clock = Clock(1000.0)
+        self.oldest: float | None = None
+        self.metrics = Metrics(PRODUCER, PRODUCER_NAMES, list, self.reading, self.clock)
+
+    def reading(self) -> RedisState:
+        return replace(READING, stream=replace(READING.stream, oldest_timestamp=self.oldest))
+
+    def listed(self, ago: float | None = 0.0) -> None:
+        self.metrics(events.Synced("default", "INBOX", 1, 1, 0, ago))
+
+    def until(self) -> float:
+        return series(self.metrics)["delivered_until_timestamp_seconds{account=default}"]
+
+
+def test_mail_is_delivered_up_to_the_last_listing_when_nothing_waits() -> None:
+    watched = Watched()
+    watched.listed(ago=2.0)
+    assert watched.until() == 998
+    watched.clock.now = 5000.0  # the watcher hangs: it sees nothing, and that shows
+    assert watched.until() == 998
+
+
+def test_mail_that_waits_on_the_server_or_in_the_stream_holds_the_time_back() -> None:
+    watched = Watched()
+    watched.listed()
+    watched.metrics(events.Waiting("default", 400.0))
+    assert watched.until() == 400
+    watched.listed(ago=None)  # a part of it is in the stream
+    assert watched.until() == 400
+    watched.listed()
+    watched.oldest = 700.0
+    assert watched.until() == 700
+    watched.oldest = None
+    assert watched.until() == 1000
+
+
+def test_nothing_is_said_of_mail_nobody_listed_nor_of_a_stream_nobody_can_read(producer: Ops) -> None:
+    watched = Watched()
+    assert not [name for name in series(watched.metrics) if "delivered_until" in name]
+    producer.metrics(events.Synced("default", "INBOX", 1, 1, 0, 0.0))
+    assert not [name for name in series(producer.metrics) if "delivered_until" in name]
+
+
+def test_a_folder_that_is_not_there_yet_is_measured_by_the_disk_it_will_be_on(tmp_path: Path) -> None:
+    names = replace(WORKER_NAMES, folders={"logs": tmp_path, "backups": tmp_path / "later"})
+    found = series(Metrics(WORKER, names, list, lambda: None))
+    assert found["disk_size_bytes{folder=backups}"] == found["disk_size_bytes{folder=logs}"]
+    assert 0 < found["disk_free_bytes{folder=logs}"] <= found["disk_size_bytes{folder=logs}"]
 
 
 @pytest.mark.parametrize("side", [(WORKER, WORKER_NAMES), (PRODUCER, PRODUCER_NAMES)], ids=["worker", "producer"])

@@ -1,0 +1,176 @@
+"""What a producer and a worker show while they work: every metric of the contract, and nothing anybody wrote."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
+from tests.servers.missing import program
+from tests.servers.poison import poisoned_python
+from tests.servers.processes import Place, Running, gmail_settings, place, until
+from tests.servers.redis import running_redis
+
+COMMON = """circuit_breaker_state circuit_breaker_transitions_total dlq_depth dlq_messages_total dlq_replayed_total
+stream_depth stream_pending stream_waiting stream_max_deliveries active_workers dependency_up
+loop_last_iteration_timestamp_seconds redis_memory_used_bytes redis_memory_max_bytes redis_evicted_keys_total
+log_messages_total build_info collect_success disk_free_bytes disk_size_bytes"""
+OF_PRODUCER = """emails_produced_total emails_skipped_total imap_last_success_timestamp_seconds imap_backlog_messages
+imap_connections_total imap_fetched_bytes_total imap_uidvalidity_changes_total oauth2_token_expiry_timestamp_seconds
+oauth2_refreshes_total oauth2_reauth_required reconcile_missing reconcile_last_success_timestamp_seconds
+delivered_until_timestamp_seconds"""
+OF_WORKER = """emails_processed_total emails_failed_total processing_latency_seconds queue_wait_seconds
+end_to_end_latency_seconds retries_total duplicates_total orphan_messages_claimed_total sink_deliveries_total"""
+WHILE_MAIL_WAITS = "stream_oldest_timestamp_seconds"
+WHEN_SOMETHING_DIED = "dlq_oldest_timestamp_seconds"
+MOST_SERIES = 300  # of one process, those of Python and the process included
+
+POISON = "X-Poison: abort\r\n"
+SUBJECT = "Redundancy terms for Wilhelmina %d"
+LETTER = (
+    "Subject: {subject}\r\nMessage-ID: <{number}@post.example.org>\r\n"
+    "From: Wilhelmina Harker <wilhelmina.harker+{number}@example.org>\r\nTo: Jonathan <jonathan@example.net>\r\n"
+    "{more}\r\nThe severance is 48200 euros, wire it to GB29NWBK6016133192681{number}.\r\n"
+)
+WRITTEN = re.compile(
+    r"Wilhelmina|Harker|Jonathan|severance|Redundancy|GB29NWBK|example\.(org|net)|Muster|@", re.IGNORECASE
+)
+
+
+def letter(number: int, more: str = "") -> bytes:
+    return LETTER.format(subject=SUBJECT % number, number=number, more=more).encode()
+
+
+@dataclass
+class Seen:
+    """What was collected of a run over the contract's whole way: mail, a dead letter, a lost session, a stale token."""
+
+    folder: Path
+    early: str  # the producer's metrics while mail waits
+    producer: str
+    worker: str
+    status: list[str]
+    tokens: list[str]
+    ids: list[str]
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[RunningSandbox]:
+    with running_sandbox(SandboxSettings(mail="60")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory, sandbox: RunningSandbox) -> Iterator[Seen]:
+    folder = tmp_path_factory.mktemp("seen")
+    settings = gmail_settings(sandbox, folder / "here")
+    with running_redis(folder / "redis") as redis, place(folder / "here", redis.url, **settings) as here:
+        here.set(LOG_LEVEL="DEBUG", PYTHONPATH=poisoned_python(folder / "site"), WORKER_MAX_RETRIES=0)
+        yield _run(here, sandbox)
+
+
+def _run(here: Place, sandbox: RunningSandbox) -> Seen:
+    sandbox.deliver(letter(1))
+    sandbox.deliver(letter(2, POISON))
+    producer = here.producer()
+    until(lambda: producer.metric("email_ingestion_reconcile_missing") == 0, "the producer has read and audited all")
+    until(lambda: producer.metric("email_ingestion_stream_depth") == 62, "the producer has seen the stream")
+    early = producer.get("/metrics")[1]
+    worker = here.worker()
+    until(lambda: len(here.rows()) == 61, "the mail is in the database")
+    until(lambda: worker.metric("email_ingestion_dlq_messages_total") == 1, "the poison is put aside")
+    sandbox.arm("stale_token")
+    sandbox.arm("session_expiry")
+    sandbox.deliver(letter(3))
+    until(lambda: len(here.rows()) == 62, "mail flows again")
+    for process in (producer, worker):  # a reading of Redis is up to a second old
+        until(lambda process=process: _reading(process) == (0, 1, 1), f"{process.stem} has read Redis")
+    status = [process.get("/status")[1] for process in (producer, worker)]
+    shown = [process.get("/metrics")[1] for process in (producer, worker)]
+    producer.terminate()
+    worker.terminate()
+    tokens = sandbox.call(lambda s: [*s.backend.tokens._access, *s.backend.tokens._refresh])
+    return Seen(here.folder, early, shown[0], shown[1], status, tokens, [row[0] for row in here.rows()])
+
+
+def _reading(process: Running) -> tuple[float | None, ...]:
+    shown = ("stream_depth", "dlq_depth", "active_workers")
+    return tuple(process.metric(f"email_ingestion_{name}") for name in shown)
+
+
+def names(text: str) -> set[str]:
+    """Of every family that has a sample, as the contract writes them."""
+    found = set()
+    for family in text_string_to_metric_families(text):
+        if family.samples:
+            name = family.name.removeprefix("email_ingestion_")
+            found.add(f"{name}_total" if family.type == "counter" else name)
+    return found
+
+
+def test_a_live_producer_shows_every_metric_of_the_contract(seen: Seen) -> None:
+    wanted = set(f"{COMMON} {OF_PRODUCER} {WHEN_SOMETHING_DIED}".split())
+    assert wanted - names(seen.producer) == set()
+    assert set(WHILE_MAIL_WAITS.split()) - names(seen.early) == set()
+
+
+def test_a_live_worker_shows_every_metric_of_the_contract(seen: Seen) -> None:
+    assert set(f"{COMMON} {OF_WORKER} {WHEN_SOMETHING_DIED}".split()) - names(seen.worker) == set()
+
+
+def test_each_process_shows_only_what_is_its_own(seen: Seen) -> None:
+    assert names(seen.worker) & set(OF_PRODUCER.split()) == set()
+    assert names(seen.producer) & set(OF_WORKER.split()) == set()
+
+
+def test_both_processes_say_the_same_of_redis(seen: Seen) -> None:
+    shared = ("email_ingestion_dlq_depth", "email_ingestion_active_workers", "email_ingestion_stream_depth")
+    lines = [{line for line in text.splitlines() if line.startswith(shared)} for text in (seen.producer, seen.worker)]
+    assert lines[0] == lines[1]
+    assert len(lines[0]) == len(shared)
+
+
+@pytest.mark.parametrize("side", ["early", "producer", "worker"])
+def test_promtool_has_nothing_to_say_of_what_is_served(side: str, seen: Seen) -> None:
+    promtool = program("promtool", "prometheus")
+    text = getattr(seen, side).encode()
+    done = subprocess.run([promtool, "check", "metrics"], input=text, check=False, capture_output=True, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_a_process_has_few_series_and_every_one_has_a_help(seen: Seen) -> None:
+    for text in (seen.producer, seen.worker):
+        families = list(text_string_to_metric_families(text))
+        assert sum(len(family.samples) for family in families) < MOST_SERIES
+        assert [family.name for family in families if not family.documentation] == []
+
+
+def test_a_message_can_be_followed_by_its_identity_from_the_fetch_to_the_database(seen: Seen) -> None:
+    told = {
+        stem: [json.loads(line) for line in (seen.folder / "logs" / f"{stem}.log").read_text().splitlines()]
+        for stem in ("producer", "worker")
+    }
+    published = {
+        it for record in told["producer"] if record["event"] == "batch_published" for it in record["email_ids"]
+    }
+    delivered = {record["email_id"] for record in told["worker"] if record["event"] == "email_delivered"}
+    dead = {record["email_id"] for record in told["worker"] if record["event"] == "email_dead_lettered"}
+    assert delivered == set(seen.ids)
+    assert published == delivered | dead
+    assert len(dead) == 1
+
+
+def test_nothing_anybody_wrote_and_no_token_is_in_logs_metrics_or_status(seen: Seen) -> None:
+    texts = {path.name: path.read_text() for path in (seen.folder / "logs").iterdir()}
+    texts |= {"producer metrics": seen.producer, "worker metrics": seen.worker, "status": "".join(seen.status)}
+    assert len(texts["producer.log"].splitlines()) > 50
+    for name, text in texts.items():
+        assert WRITTEN.search(text) is None, (name, WRITTEN.search(text))
+        assert [token for token in seen.tokens if token in text] == [], name
