@@ -10,7 +10,6 @@ import resource
 import shutil
 import signal
 import sqlite3
-import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from bench.crash_matrix.clock import SettableClock, compiler
 from bench.crash_matrix.world import CREW, LEASE, World
 
 BLOWS = 3
@@ -277,26 +277,16 @@ def clock_step(world: World, rng: Random) -> None:
 @contextmanager
 def settable_clock(world: World) -> Iterator[None]:
     """Give Redis and our processes a wall clock that can be set."""
-    library, offset = (str(world.here.folder / name) for name in ("clock.so", "clock"))
-    source = str(Path(__file__).with_name("clock.c"))
-    subprocess.run([_compiler(), "-shared", "-fPIC", "-O2", "-o", library, source], check=True)
-    _set_clock(world, 0)
+    clock = SettableClock(world.here.folder)
     world.redis.kill()
-    for environment in (world.redis.environment, world.here.environment):
-        environment |= {"LD_PRELOAD": library, "CLOCK_OFFSET_FILE": offset}
+    world.redis.environment |= clock.environment
+    world.here.environment |= clock.environment
     world.redis.start()
     yield
 
 
 def _set_clock(world: World, seconds: int) -> None:
-    path = world.here.folder / "clock"
-    path.touch()
-    with path.open("r+b") as file:
-        file.write(struct.pack("l", seconds))
-
-
-def _compiler() -> str:
-    return shutil.which("cc") or ""
+    SettableClock(world.here.folder).set(seconds)
 
 
 PAIR = ("producer", "worker", "worker-2")
@@ -327,7 +317,7 @@ FAULTS = {
             "wall clock steps by up to an hour, forward or back, twice",
             clock_step,
             surroundings=settable_clock,
-            obstacle=lambda: "" if _compiler() else "there is no C compiler to build a clock that can be set",
+            obstacle=lambda: "" if compiler() else "there is no C compiler to build a clock that can be set",
         ),
     )
 }

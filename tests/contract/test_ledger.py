@@ -46,6 +46,15 @@ def test_a_message_is_recorded_once_however_often_it_comes(ledger: Ledger) -> No
     assert ledger.count() == 3
 
 
+def test_what_was_given_up_is_remembered_and_is_no_delivery(ledger: Ledger) -> None:
+    ledger.note_purged(ids(1, 2))
+    ledger.note_purged(ids(2, 3))
+    ledger.note_purged([])
+    assert ledger.purged(ids(1, 2, 3, 4)) == ids(1, 2, 3)
+    assert ledger.known_ids(ids(1, 2, 3)) == set()
+    assert ledger.record(letters(1)) == ids(1)
+
+
 def test_a_message_twice_in_one_batch_is_recorded_once(ledger: Ledger) -> None:
     first, again = mail(1, attachments=(b"a", b"b")), mail(1, attachments=(b"c",))
     assert ledger.record([stored(first), stored(again), *letters(2)]) == ids(1, 2)

@@ -234,7 +234,7 @@ def test_letters_can_be_exported_and_removed_from_a_full_redis(
         client.config_set("maxmemory", 1)
         try:
             write_letters(tmp_path / "letters", graveyard.entries(_ids(graveyard)), {}, lambda: None)
-            assert sum(graveyard.remove(read_letters(tmp_path / "letters").ids)) == 3
+            assert sum(map(len, graveyard.remove(read_letters(tmp_path / "letters").letters))) == 3
         finally:
             client.config_set("maxmemory", 0)
 
@@ -250,14 +250,14 @@ def test_a_file_holds_every_byte_and_exactly_its_letters_are_removed(
     # Somebody is buried after each letter that is written.
     write_letters(path, graveyard.entries(ids), {"filter": {"all": True}}, lambda: _add(redis_server, next(more)))
     exported = read_letters(path)
-    assert list(exported.ids) == ids
+    assert list(exported.letters) == ids
     assert path.stat().st_mode & 0o777 == 0o600
     assert [each.name for each in path.parent.iterdir()] == [path.name]
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert lines[0]["filter"] == {"all": True}
     assert lines[1]["fields"]["dead_reason"] == "permanent"
     assert lines[-2]["fields"]["text"] == "Übung\n"
-    assert sum(graveyard.remove(exported.ids)) == len(ids)
+    assert sum(map(len, graveyard.remove(exported.letters))) == len(ids)
     assert [letter.uid for letter in graveyard.letters()] == list(range(1000, 1000 + len(ids)))
 
 

@@ -225,6 +225,21 @@ def test_lost_entries_are_named_and_filled_once(filled: World):
     assert sums(filled.reconcile()) == (20, 10, 0, 0)
 
 
+def test_what_an_operator_gave_up_does_not_come_back(filled: World):
+    with filled.redis.client() as client:
+        entries = client.xrange(KEYS.dlq)
+        client.delete(KEYS.dlq)
+    assert sums(filled.reconcile()) == (10, 0, 10, 10)
+    filled.ledger().note_purged(f"default:gm:{int(fields[b'gm_msgid'])}" for _, fields in entries[:9])
+    report = filled.reconcile(repair=True)
+    assert (report.purged, report.missing, report.repaired) == (9, 1, 1)
+    filled.flush()
+    filled.sync()  # reads the mailbox from its beginning
+    assert filled.queued() == 11
+    filled.work()
+    assert (sums(filled.reconcile()), filled.reconcile().purged) == ((21, 0, 0, 0), 9)
+
+
 def test_rows_deleted_from_the_ledger_come_back(filled: World):
     filled.sql("DELETE FROM emails WHERE uid <= 3")
     assert filled.reconcile().missing_uids == [1, 2, 3]

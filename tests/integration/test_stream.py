@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from bench.crash_matrix.clock import SettableClock
 from email_ingestion.email import Cursor
 from email_ingestion.errors import CircuitBreakerError, RedisConnectionError, StaleCursor
 from email_ingestion.stream import GROUP, Intake, Keys, Queue, read_gauges
@@ -179,6 +182,44 @@ def test_the_whole_pending_list_is_looked_through(redis_server: RedisServer, int
     _age(redis_server, LEASE + 1)
     queue.hold([each.id for each in taken[:-1]])
     assert _uids(_queue(redis_server, "there-worker-1").overdue(10)) == [1200]
+
+
+def test_entries_that_redis_forgot_to_whom_it_gave_are_found(redis_server: RedisServer, intake: Intake, queue: Queue):
+    intake.append("default", "INBOX", Cursor(1, 0), 500, [message(uid) for uid in range(1, 501)])
+    taken = queue.fresh(300)
+    queue.complete(taken[:50])
+    with redis_server.client() as client:
+        client.xack(KEYS.stream, GROUP, *(each.id for each in taken[100:250]))
+    assert queue.adopt() == 150
+    assert queue.adopt() == 0
+    assert _uids(_queue(redis_server, "there-worker-1").overdue(200)) == list(range(101, 251))
+    assert _uids(queue.fresh(300)) == list(range(301, 501))
+
+
+def test_nothing_is_adopted_where_there_is_nothing(redis_server: RedisServer, intake: Intake, queue: Queue):
+    assert queue.adopt() == 0
+    _put(intake, 1, 2, 3)
+    assert queue.adopt() == 0
+    with redis_server.client() as client:
+        client.flushall()
+    assert queue.adopt() == 0
+
+
+def test_a_clock_that_went_back_does_not_stop_the_retries(own_redis: RedisServer, tmp_path: Path):
+    clock = SettableClock(tmp_path)
+    own_redis.kill()
+    own_redis.environment |= clock.environment
+    clock.set(3600)
+    own_redis.start()
+    intake, queue = Intake(link(own_redis.url)), _queue(own_redis, "here-worker-1")
+    intake.restart_cursor("default", "INBOX", Cursor(1, 0))
+    _put(intake, 1)
+    queue.overdue(10)
+    queue.fresh(10)
+    clock.set(0)
+    assert queue.overdue(10) == []
+    clock.set(10)
+    assert [each.attempt for each in queue.overdue(10)] == [2]
 
 
 def test_a_heartbeat_keeps_entries_and_counts_no_delivery(redis_server: RedisServer, intake: Intake, queue: Queue):

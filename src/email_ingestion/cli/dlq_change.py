@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,7 +32,8 @@ from email_ingestion.cli.dlq_choice import (
 )
 from email_ingestion.cli.dlq_view import answer, kinds_as_json, progress, say, show_kinds
 from email_ingestion.cli.exits import NEGATIVE, OK
-from email_ingestion.errors import OperationFailed, RedisConnectionError
+from email_ingestion.errors import OperationFailed, RedisConnectionError, SinkUnavailable
+from email_ingestion.ledger import Ledger, open_ledger
 from email_ingestion.settings import Settings
 from email_ingestion.stream import Graveyard
 from email_ingestion.stream.dead_letters import DeadLetter, Kind, kinds
@@ -76,8 +78,8 @@ def export(
         path = output or _default_output(settings)
         exported = _export(graveyard, chosen, path, choice)
     _report(
-        {"exported": len(exported.ids), "file": str(path), "sha256": exported.sha256},
-        f"exported {_letters(len(exported.ids))} to {path}",
+        {"exported": len(exported.letters), "file": str(path), "sha256": exported.sha256},
+        f"exported {_letters(len(exported.letters))} to {path}",
         as_json=as_json,
     )
     return OK
@@ -145,6 +147,8 @@ def purge(
 ) -> int:
     """Export dead letters to a file, then delete exactly those from Redis. Asks first; exit code 1 when there is none.
 
+    The database remembers that their messages were given up, so that no audit brings them back.
+
     Examples:
       email-ingestion dlq purge --fingerprint 1f0c9a6be2d4 --dry-run
       email-ingestion dlq purge --older-than 30d --yes
@@ -170,10 +174,10 @@ def purge(
             say("nothing was deleted")
             return NEGATIVE
         details = {"filter": choice.as_dict(), "matched": len(chosen), "file": str(path)}
-        with audited(settings.log_dir, "dlq purge", details) as outcome:
+        with audited(settings.log_dir, "dlq purge", details) as outcome, _ledger(settings) as ledger:
             exported = _export(graveyard, chosen, path, choice)
-            outcome |= {"exported": len(exported.ids), "sha256": exported.sha256}
-            deleted = _remove(graveyard, exported, path, outcome)
+            outcome |= {"exported": len(exported.letters), "sha256": exported.sha256}
+            deleted = _remove(graveyard, ledger, exported, path, outcome)
     _report(
         {"dry_run": False, "matched": len(chosen), **outcome, "file": str(path)},
         f"deleted {_letters(deleted)}; they are in {path}",
@@ -219,17 +223,38 @@ def _export(graveyard: Graveyard, ids: Sequence[str], path: Path, choice: Choice
     return read_letters(path)
 
 
-def _remove(graveyard: Graveyard, exported: Exported, path: Path, outcome: dict[str, Any]) -> int:
+@contextmanager
+def _ledger(settings: Settings) -> Iterator[Ledger | None]:
+    """Where it is noted that messages were given up; None where no database has them."""
+    if "database" not in settings.sinks:
+        yield None
+        return
+    try:
+        with closing(open_ledger(settings.database_url)) as ledger:
+            ledger.ping()
+            yield ledger
+    except SinkUnavailable as error:
+        raise OperationFailed(
+            f"{str(error).rstrip('.')}; it must note what is purged: try again when it is up"
+        ) from error
+
+
+def _remove(
+    graveyard: Graveyard, ledger: Ledger | None, exported: Exported, path: Path, outcome: dict[str, Any]
+) -> int:
+    """Delete first and note it then: cut off in between, a message comes back instead of being lost."""
     outcome["deleted"] = 0
     try:
-        with progress("deleting", len(exported.ids)) as advance:
-            for deleted in graveyard.remove(exported.ids):
-                outcome["deleted"] += deleted
-                advance(deleted)
+        with progress("deleting", len(exported.letters)) as advance:
+            for deleted in graveyard.remove(exported.letters):
+                if ledger:
+                    ledger.note_purged(filter(None, map(exported.letters.get, deleted)))
+                outcome["deleted"] += len(deleted)
+                advance(len(deleted))
     except RedisConnectionError as error:
         raise OperationFailed(
-            f"{str(error).rstrip('.')}; {outcome['deleted']} of {_letters(len(exported.ids))} were deleted, all are in "
-            f"{path}: run the same command again"
+            f"{str(error).rstrip('.')}; {outcome['deleted']} of {_letters(len(exported.letters))} were deleted, all "
+            f"are in {path}: run the same command again"
         ) from error
     return int(outcome["deleted"])
 

@@ -22,7 +22,10 @@ from email_ingestion.settings import Account, Settings, load_settings
 from email_ingestion.stream import Intake, Link, open_link
 from email_ingestion.wiring.producer import LedgerOnDemand, Source, check_accounts, has_ledger, log_in
 
-COLUMNS = ("checked", "delivered", "queued", "dead", "excluded", "missing", "repaired", "duplicate", "unexpected")
+COLUMNS = (
+    *("checked", "delivered", "queued", "dead", "purged", "excluded"),
+    *("missing", "repaired", "duplicate", "unexpected"),
+)
 NAMED = 20  # missing UIDs shown; the JSON report names more
 
 

@@ -3,6 +3,7 @@
     emails        one row for each identity; its primary key is what makes an effect happen once
     attachments   the parts of each message, by reference
     places        where else, on its server, a message was found again
+    purged        identities an operator gave up, by purging their dead letters
     contents      raw messages and attachments up to the threshold, by their SHA-256, zstd-compressed
 
 Everything is written in one transaction, and a row is never changed afterwards.

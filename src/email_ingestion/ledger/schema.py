@@ -73,3 +73,11 @@ places = Table(
     Column("email_id", Text, ForeignKey("emails.email_id", ondelete="CASCADE"), nullable=False),
 )
 Index("places_email_id", places.c.email_id)
+
+# Messages an operator purged from the dead letters: given up on purpose, so no audit takes them for missing.
+purged = Table(
+    "purged",
+    metadata,
+    Column("email_id", Text, primary_key=True),
+    Column("purged_at", Moment, nullable=False),
+)

@@ -18,7 +18,7 @@ from email_ingestion.ledger.engine import check_server, open_engine, place, writ
 from email_ingestion.ledger.failures import in_our_terms
 from email_ingestion.ledger.migrate import migrate
 from email_ingestion.ledger.records import Content, Place, StoredEmail
-from email_ingestion.ledger.schema import attachments, contents, emails, places
+from email_ingestion.ledger.schema import attachments, contents, emails, places, purged
 from email_ingestion.ledger.search import Hit, parse, postgresql_condition, snippet, sqlite_condition
 
 _CHUNK = 500  # values in one IN (…): old SQLites take 999 in a statement
@@ -152,6 +152,19 @@ class Ledger:
         upsert = insert.on_conflict_do_update(index_elements=key, set_={"email_id": insert.excluded.email_id})
         with in_our_terms(self._place), self._writer.begin() as connection:
             connection.execute(upsert, rows)
+
+    def note_purged(self, email_ids: Iterable[str]) -> None:
+        """Remember that an operator gave these messages up."""
+        now = datetime.now(UTC)
+        rows = [{"email_id": email_id, "purged_at": now} for email_id in sorted(set(email_ids))]
+        if rows:
+            insert = self._insert(purged).on_conflict_do_nothing(index_elements=["email_id"])
+            with in_our_terms(self._place), self._writer.begin() as connection:
+                connection.execute(insert, rows)
+
+    def purged(self, email_ids: Iterable[str]) -> set[str]:
+        """Return those of `email_ids` that an operator gave up."""
+        return set(self._among(purged.c.email_id, email_ids))
 
     def begun(self, account: str, mailbox: str) -> datetime | None:
         """Return the INTERNALDATE of the first message delivered from a mailbox; None before there is one."""

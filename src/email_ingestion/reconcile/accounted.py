@@ -27,11 +27,12 @@ class Evidence:
 
     delivered: dict[int, Place] = field(default_factory=dict)
     underway: dict[int, Where] = field(default_factory=dict)
+    purged: set[int] = field(default_factory=set)  # an operator gave them up
 
     @property
     def uids(self) -> set[int]:
         """All that are accounted for."""
-        return self.delivered.keys() | self.underway.keys()
+        return self.delivered.keys() | self.underway.keys() | self.purged
 
 
 class Accounted:
@@ -63,7 +64,7 @@ class Accounted:
         return Recorded(ledger.known_uids(*here), ledger.found_again(*here))
 
     def uids(self, outlines: Sequence[Outline]) -> set[int]:
-        """The UIDs of those outlines (ascending) that are delivered, queued or dead."""
+        """The UIDs of those outlines (ascending) that are delivered, queued, dead or purged."""
         recorded = self.recorded(outlines[0].uid, outlines[-1].uid)
         known = {outline.uid for outline in outlines if outline.uid in recorded.first or outline.uid in recorded.again}
         return known | self.evidence([outline for outline in outlines if outline.uid not in known]).uids
@@ -81,8 +82,7 @@ class Accounted:
             if where:
                 evidence.underway[outline.uid] = where
         told = {each.uid: email_id(self._account, each.gm_msgid, "") for each in outlines if each.gm_msgid is not None}
-        evidence.delivered = self._delivered(told)
-        return evidence
+        return self._recorded_of(told, evidence)
 
     def evidence_of(self, messages: Sequence[Message]) -> Evidence:
         """Where messages are, by what their bytes tell."""
@@ -97,13 +97,19 @@ class Accounted:
             )
             if where:
                 evidence.underway[envelope.uid] = where
-        evidence.delivered = self._delivered({each.envelope.uid: each.envelope.email_id for each in messages})
-        return evidence
+        return self._recorded_of({each.envelope.uid: each.envelope.email_id for each in messages}, evidence)
 
     def identities(self, messages: Sequence[Message]) -> set[str]:
-        """The identities of those messages that are delivered, queued or dead."""
+        """The identities of those messages that are delivered, queued, dead or purged."""
         known = self.evidence_of(messages).uids
         return {each.envelope.email_id for each in messages if each.envelope.uid in known}
+
+    def _recorded_of(self, identities: dict[int, str], evidence: Evidence) -> Evidence:
+        """Complete `evidence` with what the ledger says, which is asked last."""
+        evidence.delivered = self._delivered(identities)
+        purged = self._ledger().purged(identities.values())
+        evidence.purged = {uid for uid, identity in identities.items() if identity in purged}
+        return evidence
 
     def _delivered(self, identities: dict[int, str]) -> dict[int, Place]:
         ledger = self._ledger()

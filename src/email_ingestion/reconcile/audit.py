@@ -140,6 +140,7 @@ class Audit:
             evidence = self._accounted.evidence_of(messages)
             missing = [message for message in messages if message.envelope.uid not in evidence.uids]
             verdicts: dict[int, Verdict] = {message.envelope.uid: "missing" for message in missing}
+            verdicts |= dict.fromkeys(evidence.purged, "purged")
             verdicts |= evidence.underway | dict.fromkeys(evidence.delivered, "delivered")
             self.report.count(verdicts)
             self._count_copies(evidence.delivered)

@@ -10,7 +10,7 @@ from email_ingestion.mailbox import Outline
 from email_ingestion.producer.choice import Rules
 from email_ingestion.reconcile.accounted import Evidence
 
-Verdict = Literal["delivered", "queued", "dead", "excluded", "missing"]
+Verdict = Literal["delivered", "queued", "dead", "purged", "excluded", "missing"]
 
 NAMED_MOST = 1000  # missing UIDs that a report names; it counts all of them
 
@@ -25,6 +25,8 @@ def _verdict(outline: Outline, evidence: Evidence, rules: Rules) -> Verdict:
         return "delivered"
     if outline.uid in evidence.underway:
         return evidence.underway[outline.uid]
+    if outline.uid in evidence.purged:
+        return "purged"
     return "excluded" if rules.reason_against(outline, ()) else "missing"
 
 
@@ -40,6 +42,7 @@ class Report:
     delivered: int = 0
     queued: int = 0
     dead: int = 0
+    purged: int = 0
     excluded: int = 0
     missing: int = 0
     repaired: int = 0

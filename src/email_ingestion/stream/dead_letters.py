@@ -85,7 +85,7 @@ def dead_letter(letter_id: str, fields: Mapping[bytes, bytes]) -> DeadLetter:
     said = {text(name): text(value) for name, value in fields.items() if name != b"raw"}
     return DeadLetter(
         id=letter_id,
-        email_id=_identity(said) or f"entry:{letter_id}",
+        email_id=identity(said) or f"entry:{letter_id}",
         account=said.get("account", UNKNOWN),
         mailbox=said.get("mailbox", UNKNOWN),
         uid=_number(said.get("uid")),
@@ -107,7 +107,8 @@ def dead_letter(letter_id: str, fields: Mapping[bytes, bytes]) -> DeadLetter:
     )
 
 
-def _identity(said: Mapping[str, str]) -> str | None:
+def identity(said: Mapping[str, str]) -> str | None:
+    """The identity of the message whose fields these are; None when they do not tell."""
     account, sha256, msgid = said.get("account"), said.get("sha256"), _number(said.get("gm_msgid"))
     return email_id(account, msgid, sha256) if account and sha256 else None
 

@@ -82,8 +82,8 @@ class Graveyard:
         for chunk in _chunks(ids, REPLAY_CHUNK):
             yield self._put_back(chunk)
 
-    def remove(self, ids: Iterable[str]) -> Iterator[int]:
-        """Delete letters for good, some at a time; yields how many of them were still here."""
+    def remove(self, ids: Iterable[str]) -> Iterator[list[str]]:
+        """Delete letters for good, some at a time; yields the ids of those that were still here."""
         for chunk in _chunks(ids, REMOVE_CHUNK):
             yield self._delete(chunk)
 
@@ -91,8 +91,11 @@ class Graveyard:
         keys = [self._keys.stream, self._keys.volume, self._keys.dlq, self._keys.replayed]
         return int(self._link.run(lambda: self._replay(keys=keys, args=ids)))
 
-    def _delete(self, ids: Sequence[str]) -> int:
-        return int(self._link.run(lambda: self._client.xdel(self._keys.dlq, *ids)))
+    def _delete(self, ids: Sequence[str]) -> list[str]:
+        pipe = self._client.pipeline(transaction=False)
+        for letter_id in ids:
+            pipe.xdel(self._keys.dlq, letter_id)
+        return [letter_id for letter_id, gone in zip(ids, self._link.run(pipe.execute), strict=True) if gone]
 
     def _last_id(self) -> str:
         last = self._link.run(lambda: self._client.xrevrange(self._keys.dlq, count=1))

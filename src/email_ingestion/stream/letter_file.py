@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 
 from email_ingestion.errors import OperationFailed
 from email_ingestion.files import replacing
+from email_ingestion.stream.dead_letters import identity
 from email_ingestion.stream.graveyard import Entry
 
 FORMAT = "email-ingestion dead letters"
@@ -31,7 +32,7 @@ VERSION = 1
 class Exported:
     """What a file holds, as read back from the disk."""
 
-    ids: tuple[str, ...]
+    letters: dict[str, str | None]  # the id of each, and the identity of its message where it has one
     sha256: str  # hex digest of everything above the last line
 
 
@@ -82,23 +83,26 @@ def _as_json(fields: Mapping[bytes, bytes]) -> dict[str, dict[str, str]]:
 def read_letters(path: Path) -> Exported:
     """What a file holds; raises OperationFailed unless it is complete and unchanged."""
     try:
-        ids, sha256, end = _read(path)
+        letters, sha256, end = _read(path)
     except (OSError, ValueError) as error:
         raise OperationFailed(f"cannot read {path} back: {error}") from error
-    if end != {"count": len(ids), "sha256": sha256}:
+    if end != {"count": len(letters), "sha256": sha256}:
         raise OperationFailed(f"{path} is damaged: what is on the disk is not what was written")
-    return Exported(ids, sha256)
+    return Exported(letters, sha256)
 
 
-def _read(path: Path) -> tuple[tuple[str, ...], str, Any]:
-    digest, ids, line = hashlib.sha256(), [], b""
+def _read(path: Path) -> tuple[dict[str, str | None], str, Any]:
+    digest, line = hashlib.sha256(), b""
+    letters: dict[str, str | None] = {}
     with path.open("rb") as file:
         for following in file:
             if line:
                 digest.update(line)
-                ids.append(json.loads(line).get("id"))
+                record = json.loads(line)
+                if "id" in record:
+                    letters[record["id"]] = identity(record["fields"])
             line = following
-    return tuple(ids[1:]), digest.hexdigest(), json.loads(line)
+    return letters, digest.hexdigest(), json.loads(line)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -22,6 +22,7 @@ from email_ingestion.worker.settle import Settlement
 
 LOOP = "consume"
 OVERDUE_SECONDS = 0.5  # how often the pending list is looked through while fresh mail flows
+ADOPT_SECONDS = 60.0  # how often an idle worker looks for entries that nobody was ever given
 PAUSE_SECONDS = 2.0  # Redis and the sinks have breakers that spare them
 
 
@@ -36,6 +37,7 @@ class Worker:
         self._observe = observe
         self._stop = threading.Event()
         self._looked = -OVERDUE_SECONDS
+        self._adopted = -ADOPT_SECONDS
         self._failures = 0
         self._in_flight: tuple[str, ...] = ()
         self._seen: set[str] = set()
@@ -94,6 +96,9 @@ class Worker:
             self._looked = now
         fresh = self._queue.fresh(self._batch)
         self._seen.update(each.id for each in fresh)
+        if not fresh and now - self._adopted >= ADOPT_SECONDS:
+            self._queue.adopt()
+            self._adopted = now
         return fresh
 
     def _announce(self, overdue: Sequence[Delivery]) -> None:

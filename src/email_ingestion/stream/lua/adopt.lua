@@ -1,0 +1,22 @@
+-- Make entries pending that are behind the group's position and nobody's: a power cut can lose the record that they were
+-- handed out and keep the position, and then no consumer would ever be given them.
+-- KEYS: stream   ARGV: group, me, lease (ms), first id to look at
+-- They are marked as given back untouched, so that anybody may take them.
+-- Returns how many there were on this page, and the id to go on from unless it was the last.
+if redis.call('XLEN', KEYS[1]) <= redis.call('XPENDING', KEYS[1], ARGV[1])[1] then return {0} end
+local position
+for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  local said = {}
+  for i = 1, #group, 2 do said[group[i]] = group[i + 1] end
+  if said.name == ARGV[1] then position = said['last-delivered-id'] end
+end
+local page = redis.call('XRANGE', KEYS[1], ARGV[4], position, 'COUNT', 100)
+local n = 0
+for _, e in ipairs(page) do
+  if #redis.call('XPENDING', KEYS[1], ARGV[1], e[1], e[1], 1) == 0 then
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, e[1], 'IDLE', ARGV[3], 'RETRYCOUNT', 0, 'FORCE', 'JUSTID')
+    n = n + 1
+  end
+end
+if #page < 100 then return {n} end
+return {n, '(' .. page[#page][1]}
