@@ -11,8 +11,21 @@ Everything is written in one transaction, and a row is never changed afterwards.
 
 from __future__ import annotations
 
+from email_ingestion.ledger.copy import Copied, bring_back, check_copy, copy_ledger
 from email_ingestion.ledger.records import Content, Place, StoredEmail
 from email_ingestion.ledger.search import Hit
 from email_ingestion.ledger.store import Ledger, content_of, open_ledger
 
-__all__ = ["Content", "Hit", "Ledger", "Place", "StoredEmail", "content_of", "open_ledger"]
+__all__ = [
+    "Content",
+    "Copied",
+    "Hit",
+    "Ledger",
+    "Place",
+    "StoredEmail",
+    "bring_back",
+    "check_copy",
+    "content_of",
+    "copy_ledger",
+    "open_ledger",
+]

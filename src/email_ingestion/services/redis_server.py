@@ -1,14 +1,20 @@
-"""The embedded Redis of the sandbox: a real server as a process of ours, with AOF on; a system's own is preferred."""
+"""A Redis as a process of ours: the sandbox's, with AOF on, or one to try a backup; a system's program is preferred."""
 
 from __future__ import annotations
 
 import re
+import secrets
 import shutil
 import socket
 import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from email_ingestion.errors import ConfigurationError, OperationFailed
+from email_ingestion.files import write_private
 from email_ingestion.services.children import spawn
 
 OLDEST = 7  # before, a truncated append-only file of several parts cannot be loaded
@@ -25,6 +31,16 @@ appendonly yes
 appendfsync everysec
 save ""
 maxmemory-policy noeviction
+"""
+
+SCRATCH = """\
+bind 127.0.0.1
+port {port}
+requirepass {password}
+dir {directory}
+daemonize no
+appendonly no
+save ""
 """
 
 
@@ -46,6 +62,30 @@ def start_redis(data: Path, pid_file: Path, log: Path) -> int:
         raise ConfigurationError(f"cannot write {directory}: {error.strerror}") from error
     spawn([program, str(config)], log, lambda: pid_file.exists() and _answers(port), seconds=START_SECONDS)
     return port
+
+
+@contextmanager
+def scratch_redis() -> Iterator[str]:
+    """A server that keeps everything in memory and ends with the block; yields its address, which holds its password.
+
+    Raises ConfigurationError when there is no server program, OperationFailed when it does not start.
+    """
+    program, port, password = find_program(), free_port(0), secrets.token_hex(16)
+    with tempfile.TemporaryDirectory(prefix="email-ingestion-") as directory:
+        config = Path(directory) / "redis.conf"
+        write_private(config, SCRATCH.format(port=port, directory=directory, password=password))
+        with subprocess.Popen(
+            [program, str(config)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as server:
+            try:
+                deadline = time.monotonic() + START_SECONDS
+                while not _answers(port, password):
+                    if server.poll() is not None or time.monotonic() > deadline:
+                        raise OperationFailed(f"a scratch Redis ({program}) does not start: free memory and try again")
+                    time.sleep(0.02)
+                yield f"redis://:{password}@127.0.0.1:{port}/0"
+            finally:
+                server.kill()
 
 
 def find_program() -> str:
@@ -84,11 +124,12 @@ def _major(program: str) -> int:
     return int(found[1]) if found else 0
 
 
-def _answers(port: int) -> bool:
+def _answers(port: int, password: str = "") -> bool:
     """Whether it serves: while it loads its data it answers otherwise."""
+    greeting = f"AUTH {password}\r\n" if password else "PING\r\n"
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(16).startswith(b"+PONG")
+            connection.sendall(greeting.encode())
+            return connection.recv(16).startswith((b"+PONG", b"+OK"))
     except OSError:
         return False

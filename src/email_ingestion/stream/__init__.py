@@ -12,6 +12,8 @@ from email_ingestion.stream.graveyard import Graveyard
 from email_ingestion.stream.intake import Intake, Load
 from email_ingestion.stream.keys import GROUP, Keys
 from email_ingestion.stream.queue import Queue
+from email_ingestion.stream.reload import Reload
+from email_ingestion.stream.snapshot import Tally, read_snapshot, server_facts
 
 __all__ = [
     "GROUP",
@@ -25,10 +27,14 @@ __all__ = [
     "Link",
     "Load",
     "Queue",
+    "Reload",
+    "Tally",
     "announce",
     "connect",
     "open_link",
     "reach",
     "read_gauges",
+    "read_snapshot",
+    "server_facts",
     "withdraw",
 ]

@@ -7,6 +7,7 @@
     {email_ingestion}:cursor:<account>/<mailbox>  hash    uidvalidity, uid: read up to here; rescan: see Cursor
     {email_ingestion}:alive:<instance>            string  JSON presence of a process, expires
     {email_ingestion}:budget:<account>            hash    bytes downloaded, by hour since the epoch
+    {email_ingestion}:restoring:<name>                    what a restore has loaded so far, to become <name> in one step
 
 The braces make one hash tag of all keys of a partition, so that every script touches a single slot.
 """
@@ -24,37 +25,38 @@ class Keys:
 
     tag: str = "email_ingestion"
 
-    def _key(self, name: str) -> str:
+    def name(self, name: str) -> str:
+        """Any key of the partition by its short name."""
         return f"{{{self.tag}}}:{name}"
 
     @property
     def stream(self) -> str:
         """Mail on its way."""
-        return self._key("stream")
+        return self.name("stream")
 
     @property
     def volume(self) -> str:
         """Bytes of payload in the stream."""
-        return self._key("volume")
+        return self.name("volume")
 
     @property
     def dlq(self) -> str:
         """Dead letters."""
-        return self._key("dlq")
+        return self.name("dlq")
 
     @property
     def replayed(self) -> str:
         """How many dead letters were put back into the stream."""
-        return self._key("replayed")
+        return self.name("replayed")
 
     def cursor(self, account: str, mailbox: str) -> str:
         """How far a mailbox has been read."""
-        return self._key(f"cursor:{account}/{mailbox}")
+        return self.name(f"cursor:{account}/{mailbox}")
 
     def alive(self, instance: str) -> str:
         """Presence of one process; `*` for all."""
-        return self._key(f"alive:{instance}")
+        return self.name(f"alive:{instance}")
 
     def budget(self, account: str) -> str:
         """Bytes downloaded lately."""
-        return self._key(f"budget:{account}")
+        return self.name(f"budget:{account}")

@@ -25,6 +25,7 @@ from email_ingestion.ops.records import Component, Identity, Names
 from email_ingestion.process import PidFile, StopSignal, Watchdog, listen_for_signals, notify
 from email_ingestion.settings import Settings, notify_socket
 from email_ingestion.stream import Keys, Link, connect
+from email_ingestion.wiring.backups import BackupWatch
 from email_ingestion.wiring.collect import LOOP as COLLECT
 from email_ingestion.wiring.collect import Collector
 
@@ -129,6 +130,9 @@ def run_process(
         collector = Collector(link, ops, identity, endpoints.ops_url, settings.pid_dir)
         cleanup.enter_context(closing(collector))
         collector.start()
+        backups = BackupWatch(settings.backup_dir, ops.observe)
+        cleanup.enter_context(closing(backups))
+        backups.start()
         watchdog = Watchdog(ops.status.loops.stalled, ops.observe, lambda: notify(notify_socket(), "WATCHDOG=1"))
         cleanup.enter_context(closing(watchdog))
         watchdog.start()

@@ -1,0 +1,16 @@
+"""Door for `python scripts/backup.py`; the code is in `email_ingestion.cli.backup`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from src.door import enter_venv
+
+enter_venv()
+
+if __name__ == "__main__":
+    from email_ingestion.cli.backup import backup
+    from email_ingestion.cli.exits import run
+
+    run(backup)

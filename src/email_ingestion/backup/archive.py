@@ -1,0 +1,183 @@
+"""One backup as one file: a tar that begins with its manifest, mode 0600, whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from email_ingestion import __version__
+from email_ingestion.errors import OperationFailed
+from email_ingestion.files import write_private
+
+FORMAT = "email-ingestion backup"
+VERSION = 1
+MANIFEST = "manifest.json"
+PATTERN = "email-ingestion-*.tar"
+CHUNK = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file in the archive."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a backup holds."""
+
+    created_at: datetime
+    redis: dict[str, Any]  # see `Tally.summary`, and the server's version and DBSIZE
+    database: dict[str, Any] | None  # kind, schema, rows by table
+    files: tuple[Member, ...]
+    made_by: str = __version__
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "made_by": self.made_by,
+            "created_at": self.created_at.isoformat(),
+            "redis": self.redis,
+            "database": self.database,
+            "files": [asdict(member) for member in self.files],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """A backup on the disk."""
+
+    path: Path
+    manifest: Manifest
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--list --json`."""
+        return {"file": str(self.path), "bytes": self.path.stat().st_size, **self.manifest.as_dict()}
+
+
+def name_of(created_at: datetime) -> str:
+    """The file name of a backup; names sort by time."""
+    return f"email-ingestion-{created_at:%Y%m%dT%H%M%S%fZ}.tar"
+
+
+def member_of(path: Path) -> Member:
+    """What the manifest says of a file."""
+    with path.open("rb") as file:
+        return Member(path.name, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def write_archive(path: Path, manifest: Manifest, folder: Path) -> None:
+    """Pack the manifest and the files it names, which lie in `folder`; on the disk when this returns."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            head = json.dumps(manifest.as_dict(), indent=2).encode()
+            _add(tar, MANIFEST, len(head), manifest.created_at, io.BytesIO(head))
+            for member in manifest.files:
+                with (folder / member.name).open("rb") as content:
+                    _add(tar, member.name, member.bytes, manifest.created_at, content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _add(tar: tarfile.TarFile, name: str, size: int, at: datetime, content: Any) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.mtime = size, 0o600, int(at.timestamp())
+    tar.addfile(info, content)
+
+
+def write_beside(path: Path, manifest: Manifest) -> None:
+    """The manifest as a file of its own, with the archive's checksum, for people and `sha256sum`."""
+    whole = member_of(path)
+    record = {"file": whole.name, "bytes": whole.bytes, "sha256": whole.sha256, **manifest.as_dict()}
+    write_private(path.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
+
+
+def read_archive(path: Path) -> Archive:
+    """Open a backup by its manifest alone; raises OperationFailed for a file that is none."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            return Archive(path, _parsed(json.loads(_head(tar))))
+    except OSError as error:
+        raise OperationFailed(f"cannot read {path}: {error.strerror or error}") from error
+    except (tarfile.TarError, ValueError, KeyError, TypeError, EOFError) as error:
+        raise OperationFailed(f"{path} is no backup, or a damaged one: {error or type(error).__name__}") from error
+
+
+def _head(tar: tarfile.TarFile) -> bytes:
+    first = tar.next()
+    content = tar.extractfile(first) if first and first.name == MANIFEST else None
+    if content is None:
+        raise ValueError("it has no manifest, scripts/backup.py did not write it")
+    return content.read()
+
+
+def _parsed(record: Any) -> Manifest:
+    if record["format"] != FORMAT:
+        raise ValueError(f"its format is {record['format']!r}")
+    if record["version"] > VERSION:
+        raise ValueError(f"it has version {record['version']}, this release reads up to {VERSION}: upgrade it")
+    return Manifest(
+        datetime.fromisoformat(record["created_at"]).astimezone(UTC),
+        record["redis"],
+        record["database"],
+        tuple(Member(**member) for member in record["files"]),
+        record["made_by"],
+    )
+
+
+def unpack_archive(archive: Archive, folder: Path) -> None:
+    """Write the files of a backup into `folder`; raises OperationFailed unless each is what the manifest says."""
+    try:
+        with tarfile.open(archive.path, "r:") as tar:
+            for member in archive.manifest.files:
+                # By its bare name, whatever the manifest says: a foreign one must not write elsewhere.
+                _write(folder / Path(member.name).name, tar.extractfile(member.name))
+    except (tarfile.TarError, KeyError, AttributeError, EOFError, OSError) as error:
+        raise OperationFailed(f"{archive.path} is truncated or damaged and was not used: {error}") from error
+    for member in archive.manifest.files:
+        if member_of(folder / member.name) != member:
+            raise OperationFailed(f"{archive.path} is truncated or damaged and was not used: {member.name} has changed")
+
+
+def _write(path: Path, content: Any) -> None:
+    file: BinaryIO
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        while chunk := content.read(CHUNK):
+            file.write(chunk)
+
+
+def archives(directory: Path) -> list[Archive]:
+    """The backups in a directory, newest first; what cannot be read is left out."""
+    found = []
+    for path in sorted(directory.glob(PATTERN), reverse=True):
+        try:
+            found.append(read_archive(path))
+        except OperationFailed:
+            continue
+    return sorted(found, key=lambda archive: archive.manifest.created_at, reverse=True)
+
+
+def newest(directory: Path) -> datetime | None:
+    """When the newest backup was made. One is only ever put there after it was loaded and compared."""
+    return next((archive.manifest.created_at for archive in archives(directory)), None)
+
+
+def discard(chosen: Sequence[Archive]) -> None:
+    """Delete backups and the manifests beside them."""
+    for archive in chosen:
+        archive.path.unlink(missing_ok=True)
+        archive.path.with_suffix(".json").unlink(missing_ok=True)

@@ -1,0 +1,111 @@
+"""`python scripts/restore.py`: puts a backup back, or rehearses or describes that."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from email_ingestion.backup.archive import Archive, archives, read_archive
+from email_ingestion.backup.make import back_up, rehearse, working_directory
+from email_ingestion.backup.restore import Target, obstacles, restore
+from email_ingestion.cli.audit import audited
+from email_ingestion.cli.backup import Json, ListOption, ledger_url, show, summary
+from email_ingestion.cli.exits import NEGATIVE, OK
+from email_ingestion.cli.steps import steps
+from email_ingestion.services.redis_server import scratch_redis
+from email_ingestion.settings import Settings, load_settings
+from email_ingestion.stream import open_link, server_facts
+
+VOLATILE = "Redis has no append-only file and may forget all this: set `appendonly yes` before you go on"
+
+
+def restore_backup(
+    *,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="The backup to restore.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen and change nothing.")] = False,
+    rehearse_: Annotated[
+        bool, typer.Option("--rehearse", help="Restore into a scratch server, compare, change nothing.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace what is in Redis, after saving it to a backup of its own.")
+    ] = False,
+    list_: ListOption = False,
+    as_json: Json = False,
+) -> int:
+    """Restore Redis from a backup, and bring back the messages that the database lacks; nothing in it is removed.
+
+    Refuses while a producer or worker runs, and a file that is truncated or not ours. Redis changes in one step, after
+    what was loaded is proven equal to the manifest. Run `email-ingestion reconcile --repair` afterwards.
+
+    Exit code 0 done, 1 a dry run that would be refused, 2 failed or refused: nothing was replaced then.
+
+    Examples:
+      python scripts/restore.py --list
+      python scripts/restore.py --file backups/email-ingestion-20260101T000000000000Z.tar --rehearse
+      python scripts/restore.py --file backups/email-ingestion-20260101T000000000000Z.tar
+    """
+    settings = load_settings()
+    if list_:
+        return show(archives(settings.backup_dir), as_json=as_json)
+    if file is None:
+        raise typer.BadParameter("name a backup: --file FILE, or look at them with --list")
+    if dry_run + rehearse_ + force > 1:
+        raise typer.BadParameter("--dry-run, --rehearse and --force exclude each other")
+    archive = read_archive(file)
+    if rehearse_:
+        return _rehearse(archive, settings, as_json=as_json)
+    target = Target(
+        open_link(settings.redis_address, "email-ingestion-restore"),
+        ledger_url(settings),
+        settings.pid_dir,
+        settings.backup_dir,
+    )
+    if dry_run:
+        return _describe(archive, target, as_json=as_json)
+    return _restore(archive, target, settings, force=force, as_json=as_json)
+
+
+def _rehearse(archive: Archive, settings: Settings, *, as_json: bool) -> int:
+    with steps() as told, working_directory(settings.backup_dir) as folder:
+        rehearse(archive, scratch_redis, told, folder)
+    _report(
+        {"rehearsed": True, **archive.as_dict()},
+        f"{archive.path} restores: {summary(archive)}; equal to its manifest on a scratch server; nothing was changed",
+        as_json=as_json,
+    )
+    return OK
+
+
+def _describe(archive: Archive, target: Target, *, as_json: bool) -> int:
+    found = obstacles(target.link, target.pid_dir)
+    what = f"would restore {summary(archive)}, of {archive.manifest.created_at:%Y-%m-%d %H:%M:%S} UTC"
+    lines = [f"would refuse: {each.reason}" for each in found] or [what]
+    record = {"dry_run": True, "refused": [each.reason for each in found], **archive.as_dict()}
+    _report(record, "\n".join(lines), as_json=as_json)
+    return NEGATIVE if found else OK
+
+
+def _restore(archive: Archive, target: Target, settings: Settings, *, force: bool, as_json: bool) -> int:
+    with audited(settings.log_dir, "restore", {"file": str(archive.path), "force": force}) as outcome, steps() as told:
+
+        def save() -> Path:
+            return back_up(target.link, None, settings.backup_dir, scratch_redis, told).path
+
+        outcome.update(restore(archive, target, told, save if force else None))
+    lines = [f"restored {archive.path}: {summary(archive)}; Redis equals the manifest"]
+    if outcome["messages_brought_back"] is not None:
+        lines.append(f"{outcome['messages_brought_back']} messages were missing in the database and are back")
+    if outcome["saved"]:
+        lines.append(f"what was in Redis before is in {outcome['saved']}")
+    if not server_facts(target.link).append_only:
+        lines.append(VOLATILE)
+    lines.append("now: ./scripts/start.sh, then `email-ingestion reconcile --repair`")
+    _report({**outcome, **archive.as_dict()}, "\n".join(lines), as_json=as_json)
+    return OK
+
+
+def _report(record: dict[str, Any], said: str, *, as_json: bool) -> None:
+    typer.echo(json.dumps(record, indent=2) if as_json else said)

@@ -1,0 +1,148 @@
+"""A copy of the ledger while it is in use, and what a copy has that the ledger has not: brought back, nothing removed.
+
+A row is never changed after it was written, so bringing rows back is a union: a ledger that is ahead of the copy stays
+ahead, and no message is delivered a second time because of a restore.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from sqlalchemy import Engine
+
+from email_ingestion.errors import OperationFailed
+from email_ingestion.ledger import dump
+from email_ingestion.ledger.engine import open_engine, place, writing
+from email_ingestion.ledger.failures import in_our_terms
+from email_ingestion.ledger.migrate import migrate
+from email_ingestion.ledger.schema import metadata
+from email_ingestion.ledger.store import open_ledger
+
+# Rows refer to rows of the tables before them.
+TABLES = ("contents", "emails", "attachments", "places")
+PAGES = 2000  # of SQLite, copied between two looks at the progress
+
+Progress = Callable[[int, int], None]  # done, of how many
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What a copy holds."""
+
+    kind: Literal["sqlite", "postgresql"]
+    schema: str  # revision
+    rows: dict[str, int]  # by table
+
+
+def copy_ledger(url: str, path: Path, progress: Progress) -> Copied | None:
+    """Write a copy of one instant to the new file `path`; None when there is no ledger yet.
+
+    Raises ConfigurationError, SinkUnavailable and OperationFailed.
+    """
+    engine = open_engine(url)
+    try:
+        if engine.dialect.name == "postgresql":
+            with in_our_terms(place(engine)):
+                found = dump.write(engine, path, TABLES)
+            return Copied("postgresql", *found) if found else None
+        source = Path(engine.url.database or "")
+        return _copy_file(source, path, progress) if source.exists() else None
+    finally:
+        engine.dispose()
+
+
+def check_copy(path: Path, expected: Copied) -> None:
+    """Return when the copy can be read to its end and holds what it should; raises OperationFailed."""
+    rows = dump.count(path, TABLES) if expected.kind == "postgresql" else _checked_file(path)
+    if rows != expected.rows:
+        raise OperationFailed(f"the copy of the database holds {rows} where {expected.rows} were copied")
+
+
+def bring_back(url: str, path: Path, copied: Copied) -> int:
+    """Add to the ledger at `url` what only the copy has; returns how many messages that were. The copy may be migrated.
+
+    Raises ConfigurationError, SinkUnavailable and OperationFailed; nothing was added then.
+    """
+    open_ledger(url).close()  # makes or migrates it
+    engine = open_engine(url)
+    try:
+        if engine.dialect.name != copied.kind:
+            raise OperationFailed(
+                f"the backup holds a {copied.kind} database, DATABASE_URL names {engine.dialect.name}: restore it there"
+            )
+        with in_our_terms(place(engine)):
+            if copied.kind == "postgresql":
+                return dump.load(engine, path, TABLES)
+            _migrate_file(path)
+            return _union(engine, path)
+    finally:
+        engine.dispose()
+
+
+def _copy_file(source: Path, path: Path, progress: Progress) -> Copied | None:
+    try:
+        with closing(_connect(source)) as original, closing(_connect(path)) as copy:
+            # The open transaction keeps the instant while others write: without it each write starts the copy anew.
+            original.execute("BEGIN")
+            if not original.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
+                return None
+            original.backup(copy, pages=PAGES, progress=lambda _, left, total: progress(total - left, total))
+            copy.execute("PRAGMA journal_mode=DELETE")  # one file, whatever opens it
+            (schema,) = copy.execute("SELECT version_num FROM alembic_version").fetchone()
+            return Copied("sqlite", schema, _counts(copy))
+    except sqlite3.Error as error:
+        raise OperationFailed(f"the database {source} cannot be copied: {error}") from error
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, isolation_level=None, timeout=10)
+
+
+def _checked_file(path: Path) -> dict[str, int]:
+    try:
+        with closing(_connect(path)) as copy:
+            (said,) = copy.execute("PRAGMA quick_check(1)").fetchone()
+            if said != "ok":
+                raise OperationFailed(f"the copy of the database is damaged: {said}")
+            return _counts(copy)
+    except sqlite3.Error as error:
+        raise OperationFailed(f"the copy of the database cannot be read: {error}") from error
+
+
+def _counts(copy: sqlite3.Connection) -> dict[str, int]:
+    there = {name for (name,) in copy.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    return {
+        table: int(copy.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608 - our own names
+        for table in TABLES
+        if table in there
+    }
+
+
+def _migrate_file(path: Path) -> None:
+    engine = open_engine(f"sqlite:///{path}")
+    try:
+        migrate(engine)
+    finally:
+        engine.dispose()
+
+
+def _union(engine: Engine, path: Path) -> int:
+    added = 0
+    with writing(engine).connect() as connection:
+        raw = cast("Any", connection.connection.driver_connection)
+        raw.execute("ATTACH ? AS copy", (str(path),))
+        try:
+            with connection.begin():
+                for table in TABLES:
+                    names = ", ".join(column.name for column in metadata.tables[table].columns)
+                    statement = f"INSERT OR IGNORE INTO main.{table} ({names}) SELECT {names} FROM copy.{table}"  # noqa: S608
+                    done = connection.exec_driver_sql(statement).rowcount
+                    added += done if table == "emails" else 0
+        finally:
+            raw.execute("DETACH copy")
+    return added

@@ -1,0 +1,108 @@
+"""pg_dump and pg_restore around the ledger in PostgreSQL; the password travels in the environment only."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import takewhile
+from pathlib import Path
+from shutil import which
+from typing import IO, Any, cast
+
+from sqlalchemy import Engine, text
+
+from email_ingestion.errors import ConfigurationError, OperationFailed
+from email_ingestion.settings import environment
+
+# How pg_restore writes the rows of a table: this line, a row a line, and `\.`.
+COPY = re.compile(rb"COPY (?:\S+\.)?(\S+) (\(.*\)) FROM stdin;\n")
+END = b"\\.\n"
+
+
+def write(engine: Engine, path: Path, tables: Sequence[str]) -> tuple[str, dict[str, int]] | None:
+    """Dump the ledger's schema to `path`; returns the revision and the rows of one and the same snapshot."""
+    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection, connection.begin():
+        if connection.execute(text("SELECT to_regclass('alembic_version')")).scalar_one() is None:
+            return None
+        snapshot, schema = connection.execute(text("SELECT pg_export_snapshot(), current_schema()")).one()
+        revision = str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one())
+        rows = {
+            table: int(connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())  # noqa: S608 - our own names
+            for table in tables
+            if connection.execute(text("SELECT to_regclass(:name)"), {"name": table}).scalar_one() is not None
+        }
+        command = [_program("pg_dump"), "--format=custom", "--no-owner", "--no-privileges", f"--snapshot={snapshot}"]
+        command += [f'--schema="{schema}"', f"--file={path}", _address(engine)]
+        done = subprocess.run(command, env=_environment(engine), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OperationFailed(f"pg_dump failed: {_last_line(done.stderr)}")
+    return revision, rows
+
+
+def count(path: Path, tables: Sequence[str]) -> dict[str, int]:
+    """The rows a dump holds, by table, read to its end."""
+    found: dict[str, int] = {}
+    with _rows(path, tables) as lines:
+        for table, _, rows in _parts(lines):
+            found[table] = sum(1 for _ in rows)
+    return {table: found[table] for table in tables if table in found}
+
+
+def load(engine: Engine, path: Path, tables: Sequence[str]) -> int:
+    """Add what only the dump has, in one transaction; returns how many messages that were."""
+    with engine.connect() as connection, connection.begin():
+        cursor = cast("Any", connection.connection.driver_connection).cursor()
+        with _rows(path, tables) as lines:
+            for table, columns, rows in _parts(lines):
+                cursor.execute(f"CREATE TEMPORARY TABLE back_{table} (LIKE {table} INCLUDING DEFAULTS) ON COMMIT DROP")
+                with cursor.copy(f"COPY back_{table} {columns} FROM STDIN") as copy:
+                    for row in rows:
+                        copy.write(row)
+        added = 0
+        for table in tables:
+            cursor.execute("SELECT to_regclass(%s)", (f"pg_temp.back_{table}",))
+            if cursor.fetchone()[0] is None:
+                continue
+            cursor.execute(f"INSERT INTO {table} SELECT * FROM back_{table} ON CONFLICT DO NOTHING")  # noqa: S608
+            added += cursor.rowcount if table == "emails" else 0
+    return added
+
+
+@contextmanager
+def _rows(path: Path, tables: Sequence[str]) -> Iterator[IO[bytes]]:
+    """What pg_restore writes for these tables; raises OperationFailed when it does not come to its end."""
+    command = [_program("pg_restore"), "--data-only", "--file=-", *(f"--table={table}" for table in tables), str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        yield cast("IO[bytes]", process.stdout)
+        _, said = process.communicate()
+    if process.returncode:
+        raise OperationFailed(f"pg_restore failed: {_last_line(said.decode(errors='replace'))}")
+
+
+def _parts(lines: IO[bytes]) -> Iterator[tuple[str, str, Iterator[bytes]]]:
+    """Table, columns and rows of each COPY; the rows must be taken before the next."""
+    for line in lines:
+        if found := COPY.fullmatch(line):
+            yield found[1].decode(), found[2].decode(), takewhile(END.__ne__, lines)
+
+
+def _program(name: str) -> str:
+    path = which(name)
+    if path is None:
+        raise ConfigurationError(f"{name} is not here: install PostgreSQL's client (Debian: postgresql-client)")
+    return path
+
+
+def _address(engine: Engine) -> str:
+    return engine.url.set(drivername="postgresql", password=None).render_as_string(hide_password=False)
+
+
+def _environment(engine: Engine) -> dict[str, str]:
+    secret = engine.url.password
+    return environment() | ({"PGPASSWORD": str(secret)} if secret else {})
+
+
+def _last_line(said: str) -> str:
+    return said.strip().rpartition("\n")[2] or "it said nothing"

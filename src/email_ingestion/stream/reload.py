@@ -1,0 +1,120 @@
+"""Puts a snapshot back: loaded beside the keyspace, compared, then put in its place in one step.
+
+Whoever looks meanwhile sees what was there before, and a restore that breaks off has changed nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from email_ingestion.errors import OperationFailed
+from email_ingestion.stream.connection import Link
+from email_ingestion.stream.snapshot import Line, Tally, names, read_snapshot, unpack
+
+BESIDE = "restoring:"
+CHUNK_BYTES = 4 * 1024 * 1024
+CHUNK_LINES = 1000
+COMMANDS = {"string": "SET", "hash": "HSET", "list": "RPUSH", "set": "SADD", "zset": "ZADD"}
+NOBODY = "nobody"  # a group that only makes an empty stream
+
+
+class Reload:
+    """One restore into the Redis behind a link. Every method raises like `Link.run`."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._client = link.client
+        self._keys = link.keys
+
+    def present(self) -> list[str]:
+        """The keys a restore would replace."""
+        return names(self._link)
+
+    def load(self, lines: Iterable[Line]) -> None:
+        """Write a snapshot beside the keyspace."""
+        self.abandon()
+        pipe = self._client.pipeline(transaction=False)
+        size = count = 0
+        for line in lines:
+            size += self._put(pipe, line)
+            count += 1
+            if size > CHUNK_BYTES or count >= CHUNK_LINES:
+                self._link.run(pipe.execute)
+                size = count = 0
+        self._link.run(pipe.execute)
+
+    def prove(self, expected: dict[str, Any]) -> None:
+        """Read back what was loaded; raises OperationFailed unless it is what the manifest says."""
+        tally = Tally()
+        for line in read_snapshot(self._link, BESIDE):
+            tally.count(line)
+        found = tally.summary()
+        wrong = [f"{name} {found[name]} instead of {expected[name]}" for name in found if found[name] != expected[name]]
+        if wrong:
+            raise OperationFailed(f"what was loaded into Redis is not what the manifest says: {'; '.join(wrong)}")
+
+    def switch(self) -> int:
+        """Put what was loaded in the place of what is there; returns the number of keys."""
+        old = [self._keys.name(name) for name in names(self._link)]
+        pairs = [name for each in names(self._link, BESIDE) for name in (self._beside(each), self._keys.name(each))]
+        script = self._link.script("switch")
+        return int(self._link.run(lambda: script(keys=[*old, *pairs], args=[len(old)])))
+
+    def abandon(self) -> None:
+        """Remove what was loaded and not put in its place."""
+        left = [self._beside(name) for name in names(self._link, BESIDE)]
+        if left:
+            self._link.run(lambda: self._client.unlink(*left))
+
+    def _beside(self, name: str) -> str:
+        return self._keys.name(BESIDE + name)
+
+    def _put(self, pipe: Any, line: Line) -> int:
+        """Queue the commands of one line; returns its bytes."""
+        key = self._beside(line["key"])
+        if "id" in line:
+            fields = [unpack(part) for part in line["fields"]]
+            pipe.execute_command("XADD", key, line["id"], *fields)
+            return sum(map(len, fields))
+        if "pending" in line:
+            _claim(pipe, key, line)
+        elif "groups" in line:
+            _settle(pipe, key, line)
+        elif line["type"] == "stream":
+            pipe.xgroup_create(key, NOBODY, id="0", mkstream=True)
+            pipe.xgroup_destroy(key, NOBODY)
+        elif line.get("expires_at", math.inf) > time.time() * 1000:
+            _plain(pipe, key, line)
+        return 0
+
+
+def _settle(pipe: Any, key: str, line: Line) -> None:
+    """Ids and groups, after the entries: what has an id below the last one cannot be added any more."""
+    if line["last_id"] != "0-0":
+        pipe.execute_command(
+            "XSETID", key, line["last_id"], "ENTRIESADDED", line["added"], "MAXDELETEDID", line["deleted"]
+        )
+    for name, last, read in line["groups"]:
+        pipe.xgroup_create(key, unpack(name), id=last, entries_read=read)
+
+
+def _claim(pipe: Any, key: str, line: Line) -> None:
+    group = unpack(line["group"])
+    for entry_id, consumer, delivered_at, deliveries in line["pending"]:
+        pipe.execute_command(
+            *("XCLAIM", key, group, unpack(consumer), 0, entry_id),
+            *("TIME", delivered_at, "RETRYCOUNT", deliveries, "FORCE", "JUSTID"),
+            parse_justid=True,
+        )
+
+
+def _plain(pipe: Any, key: str, line: Line) -> None:
+    values = [unpack(part) for part in line["value"]]
+    if line["type"] == "zset":  # read as member, score; written as score, member
+        values = [part for pair in zip(values[1::2], values[::2], strict=True) for part in pair]
+    pipe.execute_command(COMMANDS[line["type"]], key, *values)
+    if "expires_at" in line:
+        pipe.pexpireat(key, line["expires_at"])

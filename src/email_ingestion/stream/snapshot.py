@@ -1,0 +1,189 @@
+"""The whole keyspace as lines of text that outlive Redis; read while everybody works.
+
+    {"key": "cursor:default/INBOX", "type": "hash", "value": ["uid", "17", "uidvalidity", "1"]}
+    {"key": "stream", "type": "stream"}
+    {"key": "stream", "id": "1767225600000-0", "fields": ["v", "1", …, "raw", {"b64": "KLUv/…"}]}
+    {"key": "stream", "last_id": …, "added": …, "deleted": …, "groups": [[name, last id, entries read], …]}
+    {"key": "stream", "group": "email_processor_group", "pending": [[id, consumer, delivered at (ms), deliveries], …]}
+
+Logical on purpose: Redis refuses an RDB or a DUMP that a newer Redis or a Valkey wrote, a managed Redis refuses
+replication, and what is restored by commands is in its append-only file. Cursors and pending lists are of one instant,
+entries are read after it: what was completed meanwhile is in the database, what was buried is read as a dead letter.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from email_ingestion.errors import TransientError
+from email_ingestion.stream.connection import Link, text
+
+Line = dict[str, Any]
+
+# An entry holds up to BLOB_THRESHOLD_BYTES: a page stays below some 10 MB.
+PAGE = 50
+PENDING_LINE = 1000
+VOLUME = "volume"
+REPLAYED = "replayed"
+
+
+class SnapshotTorn(TransientError):
+    """Dead letters went back into the stream while both were read: read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What an operator compares with `redis-cli`."""
+
+    version: str
+    dbsize: int  # keys of the database, whoever's
+    append_only: bool
+
+
+def server_facts(link: Link) -> ServerFacts:
+    """Ask the server; raises like `Link.run`."""
+
+    def ask() -> ServerFacts:
+        info: Any = link.client.info("everything")
+        version = f"valkey {info['valkey_version']}" if "valkey_version" in info else str(info["redis_version"])
+        return ServerFacts(version, int(link.client.dbsize()), bool(info["aof_enabled"]))
+
+    return link.run(ask)
+
+
+def names(link: Link, prefix: str = "") -> list[str]:
+    """The keys below `prefix`, sorted and without it; presence and what a restore has half loaded are left out."""
+    start = link.keys.name(prefix)
+    found = link.run(lambda: [text(key) for key in link.client.scan_iter(match=f"{start}*", count=1000)])
+    passing = () if prefix else (link.keys.name("restoring:"), link.keys.alive(""))
+    return sorted({name.removeprefix(start) for name in found if not passing or not name.startswith(passing)})
+
+
+def read_snapshot(link: Link, prefix: str = "") -> Iterator[Line]:
+    """The keys below `prefix`, line by line; raises like `Link.run`, and SnapshotTorn."""
+    found = names(link, prefix)
+    script = link.script("snapshot")
+    now, states = link.run(lambda: script(keys=[link.keys.name(prefix + name) for name in found]))
+    replayed = None
+    for name, (kind, ttl, value) in zip(found, states, strict=True):
+        if kind == b"none":
+            continue  # it expired meanwhile
+        if name == REPLAYED:
+            replayed = value
+        if kind == b"stream":
+            yield from _stream(link, prefix, name, now, value)
+        elif name != VOLUME:
+            yield _plain(name, kind, value, now + ttl if ttl > 0 else None)
+    if link.run(lambda: link.client.get(link.keys.name(prefix + REPLAYED))) != replayed:
+        raise SnapshotTorn("dead letters are being replayed: try again when that is done")
+
+
+def _plain(name: str, kind: bytes, value: Any, expires_at: int | None) -> Line:
+    flat = [value] if kind == b"string" else list(value)
+    if kind == b"hash":
+        flat = [part for pair in sorted(zip(flat[::2], flat[1::2], strict=True)) for part in pair]
+    if kind == b"set":
+        flat.sort()
+    line: Line = {"key": name, "type": kind.decode(), "value": [pack(part) for part in flat]}
+    return line | ({"expires_at": expires_at} if expires_at else {})
+
+
+def _stream(link: Link, prefix: str, name: str, now: int, state: Any) -> Iterator[Line]:
+    last, added, deleted, groups = text(state[0]), int(state[1]), text(state[2]), state[3]
+    yield {"key": name, "type": "stream"}
+    there: set[str] = set()
+    volume = 0
+    for entry_id, fields in _entries(link, prefix + name, last):
+        there.add(entry_id)
+        volume += sum(map(len, fields))
+        yield {"key": name, "id": entry_id, "fields": [pack(part) for part in fields]}
+    shown = [[pack(group[0]), text(group[1]), group[3]] for group in groups]
+    yield {"key": name, "last_id": last, "added": added, "deleted": deleted, "groups": shown}
+    for group in groups:
+        # What was completed since the instant of `state` is gone and not pending any more.
+        pending = [
+            [text(entry_id), pack(consumer), now - idle, deliveries]
+            for entry_id, consumer, idle, deliveries in group[2]
+            if text(entry_id) in there
+        ]
+        for start in range(0, len(pending), PENDING_LINE):
+            part = pending[start : start + PENDING_LINE]
+            yield {"key": name, "group": pack(group[0]), "pending": part}
+    if name == "stream":
+        yield {"key": VOLUME, "type": "string", "value": [str(volume)]}
+
+
+def _entries(link: Link, name: str, last: str) -> Iterator[tuple[str, list[bytes]]]:
+    key, start = link.keys.name(name), "-"
+    while True:
+        page: Any = link.run(lambda start=start: link.client.xrange(key, start, last, count=PAGE))  # type: ignore[misc]
+        for entry_id, fields in page:
+            yield text(entry_id), [part for pair in fields.items() for part in pair]
+        if len(page) < PAGE:
+            return
+        start = f"({text(page[-1][0])}"
+
+
+def pack(value: bytes) -> str | dict[str, str]:
+    """Redis' bytes in JSON: text where they are."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return {"b64": base64.b64encode(value).decode()}
+
+
+def unpack(value: str | dict[str, str]) -> bytes:
+    """The bytes again."""
+    return value.encode() if isinstance(value, str) else base64.b64decode(value["b64"])
+
+
+@dataclass
+class Tally:
+    """What went by: the numbers of a manifest, and a digest by which two snapshots are the same.
+
+    Keys that expire are left out, and so is when a pending entry was delivered: Redis tells it by its idle time.
+    """
+
+    keys: int = 0
+    lengths: dict[str, int] = field(default_factory=dict)
+    last_ids: dict[str, str] = field(default_factory=dict)
+    groups: dict[str, Any] = field(default_factory=dict)
+    pending: int = 0
+    _digest: Any = field(default_factory=hashlib.sha256)
+
+    def count(self, line: Line) -> Line:
+        """Take one line into account; returns it."""
+        if "expires_at" in line:
+            return line
+        told = line
+        if "type" in line:
+            self.keys += 1
+            if line["type"] == "stream":
+                self.lengths[line["key"]] = 0
+        elif "id" in line:
+            self.lengths[line["key"]] += 1
+        elif "groups" in line:
+            self.last_ids[line["key"]] = line["last_id"]
+            self.groups |= {f"{line['key']}/{name}": last for name, last, _ in line["groups"]}
+        elif "pending" in line:
+            self.pending += len(line["pending"])
+            told = line | {"pending": [[each[0], each[1], each[3]] for each in line["pending"]]}
+        self._digest.update(json.dumps(told, sort_keys=True).encode())
+        return line
+
+    def summary(self) -> dict[str, Any]:
+        """As it goes into a manifest."""
+        return {
+            "key_count": self.keys,
+            "stream_length": self.lengths.get("stream", 0),
+            "pending": self.pending,
+            "dlq_depth": self.lengths.get("dlq", 0),
+            "last_ids": dict(self.last_ids),
+            "last_delivered_ids": dict(self.groups),
+            "digest": self._digest.hexdigest(),
+        }

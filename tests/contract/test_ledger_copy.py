@@ -1,0 +1,102 @@
+"""A copy of a ledger in use is whole, and bringing one back adds what is missing and removes nothing."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from email_ingestion.errors import OperationFailed
+from email_ingestion.ledger import Copied, Ledger, Place, bring_back, check_copy, copy_ledger, open_ledger
+from tests.contract.ledgers import mail, stored
+
+
+def _copy(url: str, path: Path) -> Copied:
+    copied = copy_ledger(url, path, lambda done, of: None)
+    assert copied
+    check_copy(path, copied)
+    return copied
+
+
+def _ids(url: str) -> int:
+    with closing(open_ledger(url)) as ledger:
+        return ledger.count()
+
+
+def _emptied(url: str) -> None:
+    from sqlalchemy import create_engine, text  # noqa: PLC0415
+
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        for table in ("places", "attachments", "emails", "contents"):
+            connection.execute(text(f"DELETE FROM {table}"))
+    engine.dispose()
+
+
+def test_what_was_lost_comes_back_and_can_be_found(ledger: Ledger, database_url: str, tmp_path: Path):
+    letters = [mail(n, subject=f"word{n}", attachments=(b"x" * n,)) for n in range(1, 31)]
+    ledger.record([stored(each) for each in letters])
+    ledger.note_places("default", {Place("Work", 7, 99): letters[0].email_id})
+    copied = _copy(database_url, tmp_path / "copy")
+    assert copied.rows["emails"] == 30
+    assert copied.rows["attachments"] == 30
+    assert copied.rows["places"] == 1
+    _emptied(database_url)
+    assert ledger.count() == 0
+    assert bring_back(database_url, tmp_path / "copy", copied) == 30
+    assert ledger.known_ids(each.email_id for each in letters) == {each.email_id for each in letters}
+    assert [hit.subject for hit in ledger.search("word17")] == ["word17"]
+    assert ledger.found_again("default", "Work", 7, 1, 100)
+    assert _copy(database_url, tmp_path / "again").rows == copied.rows
+
+
+def test_a_ledger_that_is_ahead_stays_ahead(ledger: Ledger, database_url: str, tmp_path: Path):
+    ledger.record([stored(mail(n)) for n in range(1, 11)])
+    copied = _copy(database_url, tmp_path / "copy")
+    ledger.record([stored(mail(n)) for n in range(11, 16)])
+    assert bring_back(database_url, tmp_path / "copy", copied) == 0
+    assert ledger.count() == 15
+
+
+def test_a_copy_is_of_one_instant_while_others_write(ledger: Ledger, database_url: str, tmp_path: Path):
+    ledger.record([stored(mail(n, text="x" * 3000)) for n in range(1, 1001)])
+    done = threading.Event()
+
+    def write() -> None:
+        number = 1001
+        while not done.is_set():
+            ledger.record([stored(mail(number, attachments=(b"x",)))])
+            number += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        copied = _copy(database_url, tmp_path / "copy")
+    finally:
+        done.set()
+        writer.join()
+    assert copied.rows["emails"] >= 1000
+    assert copied.rows["attachments"] == copied.rows["emails"] - 1000
+
+
+def test_a_damaged_copy_is_refused(ledger: Ledger, database_url: str, tmp_path: Path):
+    ledger.record([stored(mail(n, text="x" * 500)) for n in range(1, 400)])
+    copied = _copy(database_url, tmp_path / "copy")
+    data = (tmp_path / "copy").read_bytes()
+    (tmp_path / "copy").write_bytes(data[: len(data) // 2])
+    with pytest.raises(OperationFailed):
+        check_copy(tmp_path / "copy", copied)
+
+
+def test_there_is_nothing_to_copy_before_there_is_a_ledger(database_url: str, tmp_path: Path):
+    assert copy_ledger(database_url, tmp_path / "copy", lambda done, of: None) is None
+    assert not (tmp_path / "ledger.db").exists()
+
+
+def test_a_copy_goes_back_into_its_own_kind_of_database(ledger: Ledger, database_url: str, tmp_path: Path):
+    copied = _copy(database_url, tmp_path / "copy")
+    foreign = Copied("postgresql" if copied.kind == "sqlite" else "sqlite", copied.schema, copied.rows)
+    with pytest.raises(OperationFailed, match="restore it there"):
+        bring_back(database_url, tmp_path / "copy", foreign)

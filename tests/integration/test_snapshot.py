@@ -1,0 +1,186 @@
+"""A snapshot of a real Redis goes back exactly, whatever is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from email_ingestion.email import Cursor
+from email_ingestion.errors import OperationFailed, PermanentError, RedisConnectionError
+from email_ingestion.stream import GROUP, Graveyard, Intake, Keys, Queue, Reload, open_link, read_gauges, read_snapshot
+from email_ingestion.stream.dead_letters import obituary
+from email_ingestion.stream.snapshot import SnapshotTorn, Tally
+from tests.servers.links import link, message
+from tests.servers.redis import RedisServer, running_redis
+
+KEYS = Keys()
+
+
+def fill(server: RedisServer, waiting: int, pending: int, dead: int) -> None:
+    """A stream in use: entries nobody had, entries two workers have, dead letters, cursors."""
+    intake = Intake(link(server.url))
+    since = intake.restart_cursor("default", "INBOX", Cursor(1, 0))
+    uid = 0
+    while uid < waiting + pending + dead:
+        upto = min(uid + 200, waiting + pending + dead)
+        batch = [message(number) for number in range(uid + 1, upto + 1)]
+        _, since = intake.append("default", "INBOX", since, upto, batch)
+        uid = upto
+    queue = Queue(link(server.url), "here-worker-1", 60.0)
+    for each in queue.fresh(dead, block=False) if dead else []:
+        assert queue.bury(each, obituary("permanent", 1, PermanentError("no"), "", "here-worker-1"))
+    taken = queue.fresh(pending // 2, block=False) if pending else []
+    other = Queue(link(server.url), "there-worker-1", 60.0)
+    rest = other.fresh(pending - len(taken), block=False) if pending else []
+    assert len(taken) + len(rest) == pending
+
+
+def snapshot(server: RedisServer, prefix: str = "") -> tuple[list[dict], dict]:
+    tally = Tally()
+    lines = [tally.count(line) for line in read_snapshot(open_link(server.url, "test"), prefix)]
+    return lines, tally.summary()
+
+
+def restore(server: RedisServer, lines: list[dict], summary: dict) -> None:
+    reload = Reload(open_link(server.url, "test"))
+    reload.load(lines)
+    reload.prove(summary)
+    reload.switch()
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[RedisServer]:
+    with running_redis(tmp_path / "other") as server:
+        yield server
+
+
+def test_everything_comes_back_as_it_was(redis_server: RedisServer, other: RedisServer):
+    fill(redis_server, 30, 12, 5)
+    with redis_server.client() as client:
+        client.xgroup_create(KEYS.stream, b"strangers\xff", id="0")
+        client.xadd(KEYS.dlq, {b"\xff\xfe": b"\x00\xff", "empty": ""})
+        client.sadd(KEYS.name("some:set"), "b", "a")
+        client.zadd(KEYS.name("some:zset"), {"member": 1.5})
+        client.rpush(KEYS.name("some:list"), "2", "1")
+        client.set(KEYS.name("held"), "x", ex=1000)
+        client.set(KEYS.alive("here"), "{}", ex=15)
+        client.set("a stranger's", "x")
+        client.xadd(KEYS.name("empty"), {"a": "b"}, id="5-0")
+        client.xdel(KEYS.name("empty"), "5-0")
+    lines, summary = snapshot(redis_server)
+    assert (summary["stream_length"], summary["pending"], summary["dlq_depth"]) == (42, 12, 6)
+    restore(other, lines, summary)
+    assert snapshot(other)[1] == summary
+    with redis_server.client() as before, other.client() as after:
+        for key in (KEYS.stream, KEYS.dlq, KEYS.name("empty")):
+            old, new = before.xinfo_stream(key), after.xinfo_stream(key)
+            for name in ("length", "last-generated-id", "entries-added", "max-deleted-entry-id", "first-entry"):
+                assert new[name] == old[name], name
+            assert after.xrange(key) == before.xrange(key)
+        for one, two in zip(
+            before.xpending_range(KEYS.stream, GROUP, "-", "+", 100),
+            after.xpending_range(KEYS.stream, GROUP, "-", "+", 100),
+            strict=True,
+        ):
+            assert (one["message_id"], one["consumer"], one["times_delivered"]) == (
+                two["message_id"],
+                two["consumer"],
+                two["times_delivered"],
+            )
+            assert abs(one["time_since_delivered"] - two["time_since_delivered"]) < 5000
+        assert int(after.get(KEYS.volume)) == int(before.get(KEYS.volume))
+        assert 900 < after.ttl(KEYS.name("held")) <= 1000
+        assert after.exists(KEYS.alive("here"), "a stranger's") == 0
+        assert after.dbsize() == before.dbsize() - 2
+    assert read_gauges(open_link(other.url, "test")).volume == read_gauges(open_link(redis_server.url, "test")).volume
+
+
+def test_work_goes_on_where_it_was(redis_server: RedisServer):
+    fill(redis_server, 3, 2, 0)
+    lines, summary = snapshot(redis_server)
+    with redis_server.client() as client:
+        client.flushall()
+    restore(redis_server, lines, summary)
+    intake = Intake(link(redis_server.url))
+    at = intake.cursor("default", "INBOX")
+    assert at
+    assert at.uid == 5
+    assert intake.append("default", "INBOX", at, 6, [message(6)])[0] == 1
+    mine = Queue(link(redis_server.url), "here-worker-1", 0.0)
+    assert [each.message.envelope.uid for each in mine.fresh(100, block=False)] == [3, 4, 5, 6]
+    with redis_server.client() as client:
+        assert client.xpending(KEYS.stream, GROUP)["pending"] == 6
+
+
+def test_what_is_completed_during_the_reading_is_left_out(redis_server: RedisServer, other: RedisServer):
+    fill(redis_server, 100, 60, 0)
+    queue = Queue(link(redis_server.url), "late-worker", 60.0)
+    lines = []
+    tally = Tally()
+    for line in read_snapshot(open_link(redis_server.url, "test")):
+        if line.get("type") == "stream":
+            assert not queue.complete(queue.fresh(10, block=False))
+            with redis_server.client() as client:
+                first = client.xpending_range(KEYS.stream, GROUP, "-", "+", 10)
+                client.xack(KEYS.stream, GROUP, *(each["message_id"] for each in first))
+                client.xdel(KEYS.stream, *(each["message_id"] for each in first))
+        lines.append(tally.count(line))
+    assert (tally.summary()["stream_length"], tally.summary()["pending"]) == (140, 50)
+    restore(other, lines, tally.summary())
+    # Every entry is delivered again: none is stranded between pending and new.
+    late = Queue(link(other.url), "there-worker-1", 0.0)
+    assert len(late.fresh(1000, block=False)) == 90
+    with other.client() as client:
+        assert client.xpending(KEYS.stream, GROUP)["pending"] == 140
+
+
+def test_a_replay_during_the_reading_is_noticed(redis_server: RedisServer):
+    fill(redis_server, 1, 0, 3)
+    graveyard = Graveyard(open_link(redis_server.url, "test"))
+    reading = read_snapshot(open_link(redis_server.url, "test"))
+    assert next(reading)
+    assert sum(graveyard.replay([letter.id for letter in graveyard.letters()])) == 3
+    with pytest.raises(SnapshotTorn):
+        list(reading)
+
+
+def test_a_damaged_snapshot_replaces_nothing(redis_server: RedisServer):
+    fill(redis_server, 5, 0, 1)
+    lines, summary = snapshot(redis_server)
+    lost = [line for line in lines if not line.get("id")] + [line for line in lines if line.get("id")][1:]
+    reload = Reload(open_link(redis_server.url, "test"))
+    lost.sort(key=lambda line: (line["key"], lines.index(line)))
+    reload.load(lost)
+    with pytest.raises(OperationFailed, match="not what the manifest says"):
+        reload.prove(summary)
+    reload.abandon()
+    assert snapshot(redis_server)[1] == summary
+
+
+def test_a_restore_replaces_what_was_there_in_one_step(redis_server: RedisServer):
+    fill(redis_server, 2, 0, 0)
+    lines, summary = snapshot(redis_server)
+    fill_more = Intake(link(redis_server.url))
+    fill_more.append("default", "INBOX", Cursor(1, 2), 9, [message(9)])
+    with redis_server.client() as client:
+        client.set(KEYS.name("newer"), "x")
+    restore(redis_server, lines, summary)
+    assert snapshot(redis_server)[1] == summary
+    with redis_server.client() as client:
+        assert not client.exists(KEYS.name("newer"))
+
+
+def test_a_full_redis_can_be_read_and_refuses_to_be_loaded(own_redis: RedisServer):
+    fill(own_redis, 50, 5, 2)
+    lines, summary = snapshot(own_redis)
+    with own_redis.client() as client:
+        client.config_set("maxmemory", 1)
+        client.config_set("maxmemory-policy", "noeviction")
+    assert snapshot(own_redis)[1] == summary
+    reload = Reload(open_link(own_redis.url, "test"))
+    with pytest.raises(RedisConnectionError):
+        reload.load(lines)
+    reload.abandon()
+    assert snapshot(own_redis)[1] == summary
