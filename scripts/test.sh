@@ -69,4 +69,6 @@ for entry in "${pythons[@]}"; do
     rest=(--ignore=tests/acceptance/test_crash_matrix.py --ignore=tests/acceptance/test_redis_trouble.py)
     rest+=(--ignore=tests/acceptance/test_dlq.py --ignore=tests/acceptance/test_mistakes.py)
     rest+=(--ignore=tests/acceptance/test_reconcile.py)
+    # No Python has a part in the alert rules.
+    rest+=(--ignore=tests/alerts)
 done

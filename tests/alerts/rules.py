@@ -1,0 +1,24 @@
+"""The rule file as Python sees it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CONFIG = Path(__file__).resolve().parents[2] / "config"
+ALERTS = CONFIG / "alerts.yml"
+
+
+def groups(path: Path = ALERTS) -> list[dict[str, Any]]:
+    return yaml.safe_load(path.read_text())["groups"]
+
+
+def alerts() -> list[dict[str, Any]]:
+    return [rule for group in groups() for rule in group["rules"] if "alert" in rule]
+
+
+def recorded() -> dict[str, str]:
+    """Expressions by the name they are recorded under."""
+    return {rule["record"]: str(rule["expr"]) for group in groups() for rule in group["rules"] if "record" in rule}
