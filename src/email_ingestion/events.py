@@ -151,10 +151,11 @@ class Held(Event):
 
 @dataclass(frozen=True, slots=True)
 class TokenRefreshed(Event):
-    """An access token was obtained; `expires_at` in Unix seconds."""
+    """An access token was obtained; times in Unix seconds, `consent_ends_at` None where no end is known."""
 
     account: str
     expires_at: float
+    consent_ends_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +165,14 @@ class TokenRefreshFailed(Event):
     account: str
     error: Exception
     permanent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentEnding(Event):
+    """The consent behind an account's tokens ends within days, at `ends_at` (Unix seconds), unless it is renewed."""
+
+    account: str
+    ends_at: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -32,7 +32,9 @@ TOML = Path("config/settings.toml")
 SANDBOX_PROFILE = Path("data/sandbox.env")
 
 MIB = 1024 * 1024
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 Start = Literal["all", "now"] | date
+Grant = Literal["refresh_token", "client_credentials"]
 
 
 class Account(BaseModel):
@@ -56,6 +58,15 @@ class Account(BaseModel):
     google_token_uri: str
     google_auth_uri: str
     google_service_account_file: Path | None
+    oauth2_grant: Grant
+    oauth2_scope: str
+    oauth2_consent_days: float | None
+    token_encryption_key: str | None
+
+    @field_validator("google_token_uri")
+    @classmethod
+    def _secrets_need_tls(cls, value: str) -> str:
+        return _with_tls(value)
 
 
 class Settings(BaseSettings):
@@ -109,6 +120,22 @@ class Settings(BaseSettings):
     )
     google_service_account_file: Path | None = Field(
         default=None, description="service account key with domain-wide delegation, instead of a consent"
+    )
+
+    oauth2_grant: Grant = Field(
+        default="refresh_token",
+        description="refresh_token: a person's consent; client_credentials: the application's own rights",
+    )
+    oauth2_scope: str = Field(
+        default="https://mail.google.com/", description="scopes asked for, separated by blanks; docs/outlook.md"
+    )
+    oauth2_consent_days: float | None = Field(
+        default=None,
+        gt=0,
+        description="days a consent lasts where the token endpoint does not say: 7 for an app in Testing status",
+    )
+    token_encryption_key: str | None = Field(
+        default=None, description="Fernet keys for token files, comma-separated: the first encrypts, all decrypt"
     )
 
     worker_batch_size: int = Field(default=100, ge=1, le=1000, description="messages taken at once")
@@ -172,10 +199,15 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _plaintext_only_on_loopback(self) -> Settings:
-        if not self.imap_tls and self.imap_host not in {"localhost", "127.0.0.1", "::1"}:
+        if not self.imap_tls and self.imap_host not in LOOPBACK:
             message = f"IMAP_TLS=false is for a server on this machine only, not for {self.imap_host}"
             raise ValueError(message)
         return self
+
+    @field_validator("google_token_uri")
+    @classmethod
+    def _secrets_need_tls(cls, value: str) -> str:
+        return _with_tls(value)
 
     @cached_property
     def all_accounts(self) -> tuple[Account, ...]:
@@ -270,14 +302,17 @@ def environment() -> dict[str, str]:
     return dict(os.environ)
 
 
-def allow_plain_oauth() -> None:
-    """Let oauthlib speak http:// in this process; for a token endpoint on this machine only."""
-    os.environ["OAUTHLIB_INSECURE_TRANSPORT"] = "1"
-
-
 def notify_socket() -> str | None:
     """Where systemd waits for `READY=1`, if it does."""
     return os.environ.get("NOTIFY_SOCKET")
+
+
+def _with_tls(uri: str) -> str:
+    address = urlsplit(uri)
+    if address.scheme == "http" and address.hostname not in LOOPBACK:
+        message = "must be https://: what is sent there opens the mailbox"
+        raise ValueError(message)
+    return uri
 
 
 def _names_in_use() -> dict[str, str]:
@@ -303,7 +338,7 @@ def _explain(error: ValidationError) -> str:
 
 
 def _secret(name: str) -> bool:
-    return any(word in name for word in ("PASSWORD", "SECRET", "URL", "ACCOUNTS"))
+    return any(word in name for word in ("PASSWORD", "SECRET", "URL", "ACCOUNTS", "KEY"))
 
 
 def start_of(account: Account) -> datetime | None:

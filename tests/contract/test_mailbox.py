@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
-from pathlib import Path
 
 import imapclient
 import pytest
@@ -23,6 +22,7 @@ from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.replies import TokenRejected
 from email_ingestion.sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.settings import Account
+from tests.servers.accounts import account
 from tests.servers.dovecot import PASSWORD, USER, DovecotServer, running_dovecot
 
 TIMEOUT = 10.0
@@ -37,24 +37,7 @@ class Server:
         self.token = token
 
     def account(self, **changes) -> Account:
-        values = {
-            "imap_host": "127.0.0.1",
-            "imap_port": self.port,
-            "imap_tls": False,
-            "imap_user": USER,
-            "imap_auth": "oauth2",
-            "imap_password": None,
-            "imap_mailbox": "auto",
-            "imap_exclude_labels": (),
-            "imap_start": "all",
-            "google_client_id": None,
-            "google_client_secret": None,
-            "google_token_file": Path("none"),
-            "google_token_uri": "",
-            "google_auth_uri": "",
-            "google_service_account_file": None,
-        }
-        return Account(**(values | changes))
+        return account(**{"imap_port": self.port, "imap_user": USER} | changes)
 
     def unauthenticated(self, **changes) -> ImapMailbox:
         return ImapMailbox(self.account(**changes), TIMEOUT)

@@ -92,16 +92,16 @@ introspection_url = http://127.0.0.1:{oauth_port}/introspect
 username_attribute = email
 active_attribute = active
 active_value = true
-scope = https://mail.google.com/
+scope = {scope}
 """
 
 
 class DovecotServer:
-    def __init__(self, directory: Path, oauth_port: int) -> None:
+    def __init__(self, directory: Path, oauth_port: int, scope: str) -> None:
         self.directory = directory
         self.imap_port = free_port()
         self.lmtp_port = free_port()
-        self._oauth_port = oauth_port
+        self._oauth2 = OAUTH2.format(oauth_port=oauth_port, scope=scope)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -120,7 +120,7 @@ class DovecotServer:
             "password": PASSWORD,
         }
         (self.directory / "dovecot.conf").write_text(CONFIG.format(**values))
-        (self.directory / "oauth2.conf").write_text(OAUTH2.format(oauth_port=self._oauth_port))
+        (self.directory / "oauth2.conf").write_text(self._oauth2)
         if os.geteuid() == 0:
             for path in (self.directory, *self.directory.rglob("*")):
                 shutil.chown(path, user, group)
@@ -143,11 +143,11 @@ class DovecotServer:
 
 
 @contextmanager
-def running_dovecot(oauth_port: int) -> Iterator[DovecotServer]:
+def running_dovecot(oauth_port: int, scope: str = "https://mail.google.com/") -> Iterator[DovecotServer]:
     # Unix socket paths are limited to about 100 bytes: pytest's own directories are too long.
     with tempfile.TemporaryDirectory(prefix="dv-", dir="/tmp", ignore_cleanup_errors=True) as name:
         os.chmod(name, 0o755)
-        server = DovecotServer(Path(name), oauth_port)
+        server = DovecotServer(Path(name), oauth_port, scope)
         server.start()
         try:
             yield server

@@ -126,7 +126,7 @@ def test_the_example_lists_every_setting_with_its_default_and_meaning():
     lines = EXAMPLE.read_text().splitlines()
     shown = {}
     for above, line in pairwise(lines):
-        if match := re.fullmatch(r"#([A-Z_]+)=(.*)", line):
+        if match := re.fullmatch(r"#([A-Z0-9_]+)=(.*)", line):
             shown[match[1].lower()] = (above.removeprefix("# ").removesuffix("."), match[2])
     fields = {name: field for name, field in Settings.model_fields.items() if name != "accounts"}
     assert shown.keys() == fields.keys()

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from cryptography.fernet import Fernet
 
 from email_ingestion.errors import AuthenticationFailed, ConfigurationError
 from email_ingestion.mailbox import Token, TokenSource
 from email_ingestion.settings import Account, Settings, load_settings
 
 CODES = {"valid": 0, "expired": 2, "reauthorize": 3, "missing": 4}
+MANY_MINUTES = 48 * 60
 
 
 def oauth2(
     info: Annotated[bool, typer.Option("--info", help="Show the token's state.")] = False,
     refresh: Annotated[bool, typer.Option("--refresh", help="Get a new access token now.")] = False,
+    new_key: Annotated[bool, typer.Option("--new-key", help="Print a fresh key for TOKEN_ENCRYPTION_KEY.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --info: JSON.")] = False,
     account: Annotated[str, typer.Option(help="The account's configured name, where there are several.")] = "",
 ) -> int:
     """Show or refresh the OAuth2 token.
@@ -25,13 +30,24 @@ def oauth2(
 
     Examples:
       python -m src.auth.oauth2_gmail --info
+      python -m src.auth.oauth2_gmail --info --json
       python -m src.auth.oauth2_gmail --refresh
     """
-    if info == refresh:
-        raise typer.BadParameter("give one of --info and --refresh")
+    if info + refresh + new_key != 1:
+        raise typer.BadParameter("give one of --info, --refresh and --new-key")
+    if new_key:
+        typer.echo(Fernet.generate_key().decode())
+        return 0
     chosen = pick(load_settings(), account)
     source = TokenSource(chosen)
-    return _refresh(source) if refresh else _info(chosen, source)
+    if refresh:
+        return _refresh(source)
+    token = source.describe()
+    if as_json:
+        typer.echo(json.dumps(_as_dict(chosen, token), indent=2))
+    else:
+        _show(chosen, token)
+    return CODES[token.state]
 
 
 def pick(settings: Settings, name: str) -> Account:
@@ -45,20 +61,39 @@ def pick(settings: Settings, name: str) -> Account:
     raise ConfigurationError(f"name one of the accounts with --account: {', '.join(each.name for each in accounts)}")
 
 
-def _info(account: Account, source: TokenSource) -> int:
-    token = source.describe()
+def _show(account: Account, token: Token) -> None:
     typer.echo(f"account:  {account.name}")
-    typer.echo(f"file:     {account.google_token_file}")
+    typer.echo(f"source:   {_origin(account)}")
     typer.echo(f"state:    {token.state}")
     if token.expires_at:
         typer.echo(f"expires:  {token.expires_at.isoformat(timespec='seconds')} ({_distance(token.expires_at)})")
+    if token.consent_ends_at:
+        ends = token.consent_ends_at
+        typer.echo(f"consent:  ends {ends.isoformat(timespec='seconds')} ({_distance(ends)})")
     if token.scopes:
         typer.echo(f"scopes:   {' '.join(token.scopes)}")
     if token.problem:
         typer.echo(f"problem:  {token.problem}")
     elif token.state == "expired":
         typer.echo("next:     nothing to do: the producer refreshes it, or --refresh does now")
-    return CODES[token.state]
+
+
+def _as_dict(account: Account, token: Token) -> dict[str, Any]:
+    return {
+        "account": account.name,
+        "source": _origin(account),
+        "state": token.state,
+        "expires_at": token.expires_at.isoformat() if token.expires_at else None,
+        "consent_ends_at": token.consent_ends_at.isoformat() if token.consent_ends_at else None,
+        "scopes": list(token.scopes),
+        "problem": token.problem,
+    }
+
+
+def _origin(account: Account) -> str:
+    if account.google_service_account_file:
+        return f"service account {account.google_service_account_file}"
+    return "client credentials" if account.oauth2_grant == "client_credentials" else str(account.google_token_file)
 
 
 def _refresh(source: TokenSource) -> int:
@@ -77,6 +112,8 @@ def _refresh(source: TokenSource) -> int:
 
 def _distance(then: datetime) -> str:
     minutes = round((then - datetime.now(UTC)).total_seconds() / 60)
+    if abs(minutes) > MANY_MINUTES:
+        return f"{'in ' * (minutes > 0)}{abs(minutes) / 1440:.1f} days{' ago' * (minutes < 0)}"
     return f"in {minutes} min" if minutes >= 0 else f"{-minutes} min ago"
 
 

@@ -5,21 +5,35 @@ RFC 8252 (native apps) and RFC 7636 (PKCE). Out-of-band codes are gone, and the 
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import secrets
+import time
 import webbrowser
 from collections.abc import Callable
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
-
-from google_auth_oauthlib.flow import InstalledAppFlow
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from email_ingestion.errors import ConfigurationError, OAuth2AuthenticationError
-from email_ingestion.mailbox.oauth2 import SCOPE, store
-from email_ingestion.settings import Account, allow_plain_oauth
+from email_ingestion.mailbox import token_endpoint
+from email_ingestion.mailbox.oauth2 import client, lacking, token_file
+from email_ingestion.mailbox.token_endpoint import Answer, TokenRefused
+from email_ingestion.mailbox.token_file import DAY, Consent
+from email_ingestion.settings import Account
 
 CONSENT_SECONDS = 600
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One authorization request: where to send the browser, and what proves later that the code is ours."""
+
+    url: str
+    redirect: str
+    state: str
+    verifier: str
 
 
 def authorize(account: Account, say: Callable[[str], None], ask: Callable[[str], str] | None) -> None:
@@ -28,60 +42,102 @@ def authorize(account: Account, say: Callable[[str], None], ask: Callable[[str],
     With `ask` the URL is printed and the redirect URL is asked for; without it a browser and a loopback server do it.
     Raises ConfigurationError without a client, OAuth2AuthenticationError when the consent is refused or too small.
     """
-    flow = _flow(account)
-    answer = _pasted(flow, say, ask) if ask else _listened(flow, say)
-    try:
-        flow.fetch_token(code=answer)
-    except Exception as error:  # oauthlib and requests raise a dozen unrelated types here
-        raise OAuth2AuthenticationError(f"the authorization code was refused: {error}") from error
-    credentials = flow.credentials
-    if SCOPE not in (credentials.granted_scopes or credentials.scopes or ()):
-        raise OAuth2AuthenticationError(f"the consent lacks {SCOPE}: tick the box for Gmail and try again")
-    if not credentials.refresh_token:
-        raise OAuth2AuthenticationError("Google gave no refresh token: remove the app's access in your account first")
-    store(account.google_token_file, credentials)
+    _check(account)
+    file = token_file(account)
+    request, code = _pasted(account, say, ask) if ask else _listened(account, say)
+    answer = _exchange(account, request, code)
+    missing = lacking(account.oauth2_scope, answer.scopes)
+    if missing:
+        raise OAuth2AuthenticationError(f"the consent lacks {missing}: tick its box and try again")
+    if not answer.refresh_token:
+        raise OAuth2AuthenticationError(
+            "the consent brought no refresh token: remove the app's access in your account first, "
+            "or add offline_access to OAUTH2_SCOPE for Microsoft"
+        )
+    consent = _consent(account, answer, answer.refresh_token)
+    with file.locked():
+        file.write(consent, account.google_token_uri)
     say(f"Authorized; the token is in {account.google_token_file}.")
+    end = consent.end(account.oauth2_consent_days)
+    if end is not None:
+        days = (end - time.time()) / DAY
+        say(f"This consent ends in {days:.1f} days; in Testing status it is 7: publish the app to make it last.")
 
 
-def _flow(account: Account) -> Any:
-    if not account.google_client_id or not account.google_client_secret:
+def _check(account: Account) -> None:
+    if account.google_service_account_file or account.oauth2_grant != "refresh_token":
+        raise ConfigurationError(
+            "this account needs no consent: its tokens come from GOOGLE_SERVICE_ACCOUNT_FILE or OAUTH2_GRANT"
+        )
+    if not account.google_client_id or (_google(account) and not account.google_client_secret):
         raise ConfigurationError(
             "set GOOGLE_CLIENT_ID and GOOGLE_CLIENT_SECRET in .env: "
             "make a client of type 'Desktop app' in your Google Cloud project"
         )
-    client = {
-        "client_id": account.google_client_id,
-        "client_secret": account.google_client_secret,
-        "auth_uri": account.google_auth_uri,
-        "token_uri": account.google_token_uri,
+
+
+def _google(account: Account) -> bool:
+    return "mail.google.com" in account.oauth2_scope
+
+
+def _exchange(account: Account, request: Request, code: str) -> Answer:
+    form = {"grant_type": "authorization_code", "code": code, "redirect_uri": request.redirect}
+    try:
+        return token_endpoint.ask(
+            account.google_token_uri, form | client(account) | {"code_verifier": request.verifier}
+        )
+    except TokenRefused as error:
+        raise OAuth2AuthenticationError(f"the authorization code was refused ({error}): start again") from error
+
+
+def _consent(account: Account, answer: Answer, refresh_token: str) -> Consent:
+    given = Consent(
+        client_id=account.google_client_id or "",
+        client_secret=account.google_client_secret,
+        refresh_token=refresh_token,
+        scopes=answer.scopes or tuple(account.oauth2_scope.split()),
+        consented_at=time.time(),
+    )
+    return given.renewed(answer)
+
+
+def _request(account: Account, port: int) -> Request:
+    google = _google(account)
+    # Google takes any loopback redirect; Microsoft takes any port of localhost alone.
+    redirect = f"http://{'127.0.0.1' if google else 'localhost'}:{port}"
+    state, verifier = secrets.token_urlsafe(24), secrets.token_urlsafe(64)
+    challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+    query = {
+        "client_id": account.google_client_id or "",
+        "redirect_uri": redirect,
+        "response_type": "code",
+        "scope": account.oauth2_scope,
+        "state": state,
+        "code_challenge": challenge,
+        "code_challenge_method": "S256",
+        "login_hint": account.imap_user,
     }
-    if urlsplit(account.google_token_uri).hostname in LOOPBACK:
-        allow_plain_oauth()  # the sandbox speaks plain HTTP; no real endpoint does
-    return InstalledAppFlow.from_client_config({"installed": client}, scopes=[SCOPE], autogenerate_code_verifier=True)
+    # Without prompt=consent a second authorization at Google brings no refresh token.
+    query |= {"access_type": "offline", "prompt": "consent"} if google else {"prompt": "select_account"}
+    joiner = "&" if urlsplit(account.google_auth_uri).query else "?"
+    return Request(f"{account.google_auth_uri}{joiner}{urlencode(query)}", redirect, state, verifier)
 
 
-def _url(flow: Any, port: int) -> tuple[str, str]:
-    flow.redirect_uri = f"http://127.0.0.1:{port}/"
-    # Without prompt=consent a second authorization brings no refresh token.
-    url, state = flow.authorization_url(access_type="offline", prompt="consent", state=secrets.token_urlsafe(24))
-    return url, state
-
-
-def _pasted(flow: Any, say: Callable[[str], None], ask: Callable[[str], str]) -> str:
-    url, state = _url(flow, 1)  # nobody listens: the browser shows the redirect URL in its address bar
+def _pasted(account: Account, say: Callable[[str], None], ask: Callable[[str], str]) -> tuple[Request, str]:
+    request = _request(account, 1)  # nobody listens: the browser shows the redirect URL in its address bar
     say("Open this URL in a browser on any machine and give your consent:")
-    say(url)
-    say("The browser then fails to open a page at 127.0.0.1: that is expected. Copy its whole address.")
-    return _code(ask("Address: ").strip(), state)
+    say(request.url)
+    say("The browser then fails to open a page at this machine: that is expected. Copy its whole address.")
+    return request, _code(ask("Address: ").strip(), request.state)
 
 
-def _listened(flow: Any, say: Callable[[str], None]) -> str:
+def _listened(account: Account, say: Callable[[str], None]) -> tuple[Request, str]:
     with _Redirect() as server:
-        url, state = _url(flow, server.server_port)
+        request = _request(account, server.server_port)
         say("Give your consent in the browser that opens now, or at:")
-        say(url)
-        webbrowser.open(url, new=1)
-        return _code(server.wait(), state)
+        say(request.url)
+        webbrowser.open(request.url, new=1)
+        return request, _code(server.wait(), request.state)
 
 
 def _code(address: str, state: str) -> str:

@@ -1,40 +1,48 @@
-"""Access tokens: the token file, the refresh behind one lock per account, and what its failures mean.
+"""Access tokens of one account: when to get a new one, and what is known of the consent behind it.
 
-The interactive consent is in `consent`; the token file is written there and here, 0600 and atomically.
+    refresh_token         a person's consent, kept in the token file (`token_file`, `consent`)
+    client_credentials    the application's own rights; nothing is kept on disk
+    service account       a signed assertion for the account's user (RFC 7523); nothing is kept on disk
+
+A token that was refused for good is not asked for again: a dead consent only when its file changes, everything else
+after some minutes, for an administrator may have mended it elsewhere.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-import google.auth.exceptions
-from google.auth.transport.requests import Request
-from google.oauth2 import service_account
-from google.oauth2.credentials import Credentials
+from google.auth import crypt, jwt
 
-from email_ingestion.errors import OAuth2AuthenticationError, TokenRefreshError
-from email_ingestion.files import locked, write_private
+from email_ingestion.errors import (
+    AuthenticationFailed,
+    ConfigurationError,
+    OAuth2AuthenticationError,
+    TokenRefreshError,
+)
+from email_ingestion.files import write_private
+from email_ingestion.mailbox import token_endpoint
+from email_ingestion.mailbox.token_endpoint import Answer, TokenRefused
+from email_ingestion.mailbox.token_file import DAY, Consent, TokenFile
 from email_ingestion.settings import Account
 
-SCOPE = "https://mail.google.com/"  # the only scope IMAP accepts for a user token
-TOKEN_ENDPOINT_SECONDS = 10.0
 RENEW = "run `python producer.py --auth-setup`"
-
-# Answers of the token endpoint that waiting does not change; everything else may pass. google-auth's own
-# `retryable` flag is wrong for HTML bodies, refused connections and time-outs.
-FINAL = frozenset(
-    ["admin_policy_enforced", "invalid_client", "invalid_grant", "invalid_rapt", "invalid_scope", "unauthorized_client"]
-)
+RENEW_AHEAD = 600.0  # seconds before its end, or half its life if that is less: a session ends with its token
+WARN_AHEAD = 3 * DAY  # seconds before a consent ends
+AGAIN_SECONDS = 600.0  # until a refusal that somebody may have mended elsewhere is tried again
+ASSERTION_SECONDS = 3600
+TESTING_DAYS = 7  # a consent to an app in Testing status
+SILENT_SCOPES = frozenset(["offline_access", "openid", "profile", "email"])  # asked for, never granted by name
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 State = Literal["valid", "expired", "reauthorize", "missing"]
 
@@ -47,140 +55,278 @@ class Token:
     expires_at: datetime | None
     scopes: tuple[str, ...]
     problem: str | None = None
+    consent_ends_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A usable access token; times in Unix seconds. `failure` says that getting a newer one failed for now."""
+
+    token: str
+    expires_at: float
+    life: float
+    consent_ends_at: float | None = None
+    failure: TokenRefreshError | None = None
+
+    def due(self, now: float) -> bool:
+        """Whether it is time for a new one."""
+        return now >= self.expires_at - min(RENEW_AHEAD, self.life / 2)
+
+
+class _Kept(Protocol):
+    """Where the tokens of a kind of grant come from."""
+
+    def exclusive(self) -> AbstractContextManager[None]: ...
+    def held(self) -> Access | None: ...
+    def refused(self) -> str | None: ...
+    def renew(self) -> Access: ...
+    def describe(self) -> Token: ...
 
 
 class TokenSource:
     """The access tokens of one account. Safe for several threads and, through a lock file, several processes."""
 
     def __init__(self, account: Account) -> None:
-        self._account = account
-        self._path = account.google_token_file
+        """Raises ConfigurationError when a setting of the account cannot be right."""
         self._lock = threading.Lock()
-        self._delegated: Any = None
+        self._kept = _kept(account)
 
-    def access_token(self, *, rejected: str | None = None) -> tuple[str, float]:
-        """A token and its expiry in Unix seconds; refreshed when it is due, or when it is the `rejected` one.
+    def access(self, *, rejected: str | None = None) -> Access:
+        """A token; a new one when it is due, or when it is the `rejected` one.
 
         Raises OAuth2AuthenticationError when a person must act, TokenRefreshError when it may work later.
         """
-        with self._lock:
-            if self._account.google_service_account_file:
-                return self._delegation(rejected)
-            with locked(self._path):
-                credentials = self._read()
-                if not credentials.valid or credentials.token == rejected:
-                    self._refresh(credentials)
-                return str(credentials.token), _unix(credentials.expiry)
+        with self._lock, self._kept.exclusive():
+            held, now = self._kept.held(), time.time()
+            usable = held is not None and held.token != rejected and now < held.expires_at
+            if held and usable and not held.due(now):
+                return held
+            refusal = self._kept.refused()
+            if refusal:
+                raise OAuth2AuthenticationError(refusal)
+            try:
+                return self._kept.renew()
+            except TokenRefreshError as error:
+                if held and usable:
+                    return replace(held, failure=error)
+                raise
 
     def refresh(self) -> datetime:
-        """Get a new token even if the present one is good; returns its expiry. Raises like `access_token`."""
-        with self._lock, locked(self._path):
-            credentials = self._read()
-            self._refresh(credentials)
-            return datetime.fromtimestamp(_unix(credentials.expiry), UTC)
+        """Get a new token even if the present one is good or was refused; returns its expiry. Raises like `access`."""
+        with self._lock, self._kept.exclusive():
+            return _when(self._kept.renew().expires_at)
 
     def describe(self) -> Token:
-        """The state of the token file, without contacting anyone."""
-        if not self._path.exists():
-            return Token("missing", None, (), f"there is no token in {self._path}: {RENEW}")
-        try:
-            credentials = self._read()
-        except OAuth2AuthenticationError as error:
-            return Token("missing", None, (), str(error))
-        problem = _dead_mark(self._path)
-        if SCOPE not in (credentials.scopes or ()):
-            problem = f"the token lacks the scope {SCOPE}: {RENEW}"
-        expires = credentials.expiry.replace(tzinfo=UTC) if credentials.expiry else None
-        state: State = "reauthorize" if problem else ("valid" if credentials.valid else "expired")
-        return Token(state, expires, tuple(credentials.scopes or ()), problem)
+        """The state of the token, without contacting anyone."""
+        return self._kept.describe()
 
-    def _read(self) -> Credentials:
+
+def client(account: Account, consent: Consent | None = None) -> dict[str, str]:
+    """The form fields that name the OAuth2 client; a public client has no secret (RFC 8252, section 8.5).
+
+    A consent belongs to the client it was given to; only that client's secret may have been replaced in the settings.
+    """
+    name, secret = account.google_client_id, account.google_client_secret
+    if consent and (consent.client_id != name or not secret):
+        name, secret = consent.client_id, consent.client_secret
+    fields = {"client_id": name or ""}
+    return fields | {"client_secret": secret} if secret else fields
+
+
+def lacking(asked: str, granted: tuple[str, ...] | None) -> str | None:
+    """The first scope that was asked for and not granted; `granted` None means all of them."""
+    if granted is None:
+        return None
+    have = {scope.casefold() for scope in granted}
+    missing = (each for each in asked.split() if each.casefold() not in have and each not in SILENT_SCOPES)
+    return next(missing, None)
+
+
+def token_file(account: Account) -> TokenFile:
+    """Where the account's consent is kept."""
+    return TokenFile(account.google_token_file, account.token_encryption_key, RENEW)
+
+
+class _Consented:
+    """Refreshes a person's consent."""
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self._file = token_file(account)
+        self._mark = _Mark(self._file.path)
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        return self._file.locked()
+
+    def held(self) -> Access | None:
+        return self._access(self._file.read())
+
+    def refused(self) -> str | None:
+        return self._mark.reason(self._fingerprint(self._file.read()))
+
+    def renew(self) -> Access:
+        consent = self._file.read()
+        form = {"grant_type": "refresh_token", "refresh_token": consent.refresh_token}
         try:
-            stored = json.loads(self._path.read_text())
-            known = {name: stored[name] for name in ("refresh_token", "client_id", "client_secret")}
-            expiry = datetime.fromisoformat(stored["expiry"].removesuffix("Z")) if stored.get("expiry") else None
-        except FileNotFoundError:
-            raise OAuth2AuthenticationError(f"there is no token in {self._path}: {RENEW}") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise OAuth2AuthenticationError(f"the token file {self._path} is unreadable: {RENEW}") from error
-        return Credentials(  # type: ignore[no-untyped-call] # google-auth has no annotations here
-            token=stored.get("token"),
-            # google-auth would ignore the file's own token_uri; the setting decides.
-            token_uri=self._account.google_token_uri,
-            scopes=stored.get("scopes"),
-            expiry=expiry,
-            **known,
+            answer = token_endpoint.ask(
+                self._account.google_token_uri,
+                form | client(self._account, consent) | {"scope": self._account.oauth2_scope},
+            )
+        except TokenRefused as error:
+            message = f"the token endpoint refuses the token ({error}){_likely_cause(consent)}: {RENEW}"
+            self._mark.put(self._fingerprint(consent), message, final=error.consent_gone)
+            raise OAuth2AuthenticationError(message) from error
+        missing = lacking(self._account.oauth2_scope, answer.scopes)
+        if missing:
+            raise OAuth2AuthenticationError(f"the granted scopes lack {missing}: {RENEW}")
+        renewed = consent.renewed(answer)
+        self._file.write(renewed, self._account.google_token_uri)
+        self._mark.lift()
+        access = self._access(renewed)
+        assert access is not None  # noqa: S101 - it has just been given
+        return access
+
+    def describe(self) -> Token:
+        try:
+            consent = self._file.read()
+        except AuthenticationFailed as error:
+            return Token("missing", None, (), str(error))
+        problem = self._mark.reason(self._fingerprint(consent), ever=True)
+        missing = lacking(self._account.oauth2_scope, consent.scopes)
+        if missing:
+            problem = f"the token lacks the scope {missing}: {RENEW}"
+        valid = bool(consent.token) and time.time() < consent.expires_at
+        state: State = "reauthorize" if problem else ("valid" if valid else "expired")
+        end = self._end(consent)
+        return Token(
+            state,
+            _when(consent.expires_at) if consent.expires_at else None,
+            consent.scopes,
+            problem,
+            None if end is None else _when(end),
         )
 
-    def _refresh(self, credentials: Any) -> None:
-        with _classified(self._path):
-            credentials.refresh(partial(Request(), timeout=TOKEN_ENDPOINT_SECONDS))
-        if credentials.granted_scopes and SCOPE not in credentials.granted_scopes:
-            raise OAuth2AuthenticationError(f"the granted scopes lack {SCOPE}: {RENEW}")
-        store(self._path, credentials)
+    def _access(self, consent: Consent) -> Access | None:
+        if not consent.token:
+            return None
+        return Access(consent.token, consent.expires_at, consent.life, self._end(consent))
 
-    def _delegation(self, rejected: str | None) -> tuple[str, float]:
-        if self._delegated is None:
-            path = self._account.google_service_account_file
-            try:
-                key = service_account.Credentials.from_service_account_file(str(path), scopes=[SCOPE])  # type: ignore[no-untyped-call]
-            except (OSError, ValueError) as error:
-                raise OAuth2AuthenticationError(f"GOOGLE_SERVICE_ACCOUNT_FILE {path} is no key: {error}") from error
-            self._delegated = key.with_subject(self._account.imap_user)
-        if not self._delegated.valid or self._delegated.token == rejected:
-            with _classified(None):
-                self._delegated.refresh(partial(Request(), timeout=TOKEN_ENDPOINT_SECONDS))
-        return self._delegated.token, _unix(self._delegated.expiry)
+    def _end(self, consent: Consent) -> float | None:
+        return consent.end(self._account.oauth2_consent_days)
+
+    def _fingerprint(self, consent: Consent) -> str:
+        sent = client(self._account, consent) | {"refresh_token": consent.refresh_token}
+        return hashlib.sha256(json.dumps(sent, sort_keys=True).encode()).hexdigest()
 
 
-def store(path: Path, credentials: Any) -> None:
-    """Write a token as google-auth's own JSON, readable by us alone; a fresh one lifts the mark of a dead one."""
-    write_private(path, credentials.to_json())
-    _mark(path).unlink(missing_ok=True)
+class _Mark:
+    """A file beside the token file that says it was refused, for `--info` and for every process; names no token."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(path.name + ".dead")
+
+    def put(self, fingerprint: str, message: str, *, final: bool) -> None:
+        again = None if final else time.time() + AGAIN_SECONDS
+        write_private(self._path, json.dumps({"of": fingerprint, "message": message, "again": again}) + "\n")
+
+    def lift(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+    def reason(self, fingerprint: str, *, ever: bool = False) -> str | None:
+        """Why the token of that fingerprint was refused, as long as it is not to be tried again, or `ever`."""
+        try:
+            mark = json.loads(self._path.read_text())
+            holds = ever or mark["again"] is None or time.time() < mark["again"]
+            return str(mark["message"]) if mark["of"] == fingerprint and holds else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
 
-@contextmanager
-def _classified(path: Path | None) -> Iterator[None]:
-    """Turn google-auth's errors into ours; a final one is remembered beside the token for `--info`."""
+class _OnDemand:
+    """Gets a token whenever one is needed; `form` makes the request, and may raise OAuth2AuthenticationError."""
+
+    def __init__(self, account: Account, form: Callable[[], dict[str, str]], cure: str) -> None:
+        self._account = account
+        self._form = form
+        self._cure = cure
+        self._access: Access | None = None
+        self._refusal: tuple[str, float] | None = None
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def held(self) -> Access | None:
+        return self._access
+
+    def refused(self) -> str | None:
+        message, again = self._refusal or ("", 0.0)
+        return message if time.monotonic() < again else None
+
+    def renew(self) -> Access:
+        try:
+            answer: Answer = token_endpoint.ask(self._account.google_token_uri, self._form())
+        except TokenRefused as error:
+            message = f"the token endpoint refuses the application ({error}): {self._cure}"
+            self._refusal = (message, time.monotonic() + AGAIN_SECONDS)
+            raise OAuth2AuthenticationError(message) from error
+        self._access = Access(answer.access_token, time.time() + answer.life, answer.life)
+        return self._access
+
+    def describe(self) -> Token:
+        """Nothing is kept: what can be told is whether a request could be made."""
+        try:
+            self._form()
+        except AuthenticationFailed as error:
+            return Token("missing", None, (), str(error))
+        held = self._access
+        return Token("valid", _when(held.expires_at) if held else None, (self._account.oauth2_scope,))
+
+
+def _kept(account: Account) -> _Kept:
+    path = account.google_service_account_file
+    if path:
+        cure = "check the service account's domain-wide delegation in the Google Workspace admin console"
+        return _OnDemand(account, lambda: _assertion(account, path), cure)
+    if account.oauth2_grant == "client_credentials":
+        if not account.google_client_id or not account.google_client_secret:
+            raise ConfigurationError(
+                "OAUTH2_GRANT=client_credentials needs GOOGLE_CLIENT_ID and GOOGLE_CLIENT_SECRET, the application's own"
+            )
+        form = {"grant_type": "client_credentials", "scope": account.oauth2_scope} | client(account)
+        cure = "check GOOGLE_CLIENT_ID, GOOGLE_CLIENT_SECRET and the application's permissions"
+        return _OnDemand(account, lambda: form, cure)
+    return _Consented(account)
+
+
+def _assertion(account: Account, path: Path) -> dict[str, str]:
+    """A request in the name of the account's user, signed with the key of the service account (RFC 7523)."""
     try:
-        yield
-    except google.auth.exceptions.RefreshError as error:
-        code = _code(error)
-        if code not in FINAL:
-            raise TokenRefreshError(f"the token endpoint failed: {code or _short(error)}") from error
-        message = f"Google refuses the token ({code}): {RENEW}"
-        if path:
-            write_private(_mark(path), f"{message}\n")
-        raise OAuth2AuthenticationError(message) from error
-    except google.auth.exceptions.GoogleAuthError as error:
-        raise TokenRefreshError(f"the token endpoint cannot be reached: {_short(error)}") from error
+        info: dict[str, Any] = json.loads(path.read_text())
+        signer = crypt.RSASigner.from_service_account_info(info)  # type: ignore[no-untyped-call]
+        issuer = str(info["client_email"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OAuth2AuthenticationError(
+            f"GOOGLE_SERVICE_ACCOUNT_FILE {path} is no service account key: download its JSON key again"
+        ) from error
+    now = int(time.time())
+    claims = {
+        "iss": issuer,
+        "sub": account.imap_user,
+        "scope": account.oauth2_scope,
+        "aud": account.google_token_uri,
+        "iat": now,
+        "exp": now + ASSERTION_SECONDS,
+    }
+    return {"grant_type": JWT_BEARER, "assertion": jwt.encode(signer, claims).decode()}  # type: ignore[no-untyped-call]
 
 
-def _code(error: google.auth.exceptions.RefreshError) -> str | None:
-    details = next((each for each in error.args[1:] if isinstance(each, dict)), {})
-    if "reauthentication is needed" in str(error.args[0] if error.args else "").lower():
-        return "invalid_rapt"  # google-auth swallows the dictionary in this case
-    code = details.get("error")
-    return code if isinstance(code, str) else None
+def _likely_cause(consent: Consent) -> str:
+    """Google does not say why a refresh token died; its age gives the commonest cause away."""
+    age = (time.time() - consent.consented_at) / DAY if consent.consented_at else 0.0
+    if TESTING_DAYS - 0.5 < age < TESTING_DAYS + 1:
+        return ", 7 days after the consent, as for apps in Testing status, so publish the app"
+    return ""
 
 
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
-def _mark(path: Path) -> Path:
-    return path.with_name(path.name + ".dead")
-
-
-def _dead_mark(path: Path) -> str | None:
-    """Why the token was refused for good, unless a newer one was written since."""
-    mark = _mark(path)
-    try:
-        return mark.read_text().strip() if os.path.getmtime(mark) >= os.path.getmtime(path) else None
-    except OSError:
-        return None
-
-
-def _unix(expiry: datetime | None) -> float:
-    """google-auth keeps naive UTC."""
-    return expiry.replace(tzinfo=UTC).timestamp() if expiry else time.time()
+def _when(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -53,21 +53,30 @@ class Facts:
     def connected(self, event: events.Connected) -> None:
         """The account works again."""
         self.troubles.pop(event.account, None)
-        self._account(event.account, reauth_required=False)
+        account = self.accounts.get(event.account)
+        state = "valid" if account and account.authorization == "re-authorize" else account and account.authorization
+        self._account(event.account, reauth_required=False, authorization=state)
 
     def trouble(self, event: events.ConnectionFailed | events.NeedsOperator | events.TokenRefreshFailed) -> None:
         """The account does not work."""
         self.troubles[event.account] = sentence(event.error)
         refused = isinstance(event, events.TokenRefreshFailed) and event.permanent
         if refused or isinstance(event.error, OAuth2AuthenticationError):
-            self._account(event.account, reauth_required=True)
+            self._account(event.account, reauth_required=True, authorization="re-authorize")
+        elif isinstance(event, events.TokenRefreshFailed):
+            self._account(event.account, authorization="refresh failing")
 
     def refreshed(self, event: events.TokenRefreshed) -> None:
         """There is a token again; where consent was missing, only the next connection tells whether it suffices."""
         account = self.accounts.get(event.account)
         if account and not account.reauth_required:
             self.troubles.pop(event.account, None)
-        self._account(event.account, token_expires_at=event.expires_at)
+        self._account(
+            event.account,
+            token_expires_at=event.expires_at,
+            authorization="re-authorize" if account and account.reauth_required else "valid",
+            consent_ends_at=event.consent_ends_at,
+        )
 
     def synced(self, event: events.Synced) -> None:
         """The mailbox was compared with the cursor."""

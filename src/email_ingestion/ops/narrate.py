@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from typing import Any
 
 from email_ingestion import events
@@ -59,6 +60,7 @@ RULES: dict[type[Event], Rule] = {
     events.TokenRefreshFailed: Rule(
         "token_refresh_failed", lambda event: ERROR if event.permanent else WARNING, repeats=True
     ),
+    events.ConsentEnding: Rule("consent_ending", WARNING, repeats=True),
     events.NeedsOperator: Rule("operator_needed", ERROR, repeats=True),
     events.Delivered: Rule("email_delivered", DEBUG),
     events.SinkDelivered: Rule(
@@ -195,5 +197,8 @@ def _message(event: Event, told: dict[str, Any]) -> dict[str, str]:
             return {"message": f"circuit breaker {name} is OPEN, calls now end in CircuitBreakerError{because}"}
         case events.Stalled(loop=loop, seconds=seconds):
             return {"message": f"loop {loop} has not turned for {seconds:.0f} s"}
+        case events.ConsentEnding(ends_at=ends_at):
+            day = datetime.fromtimestamp(ends_at, UTC).isoformat(timespec="minutes")
+            return {"message": f"the consent ends {day}: run `python producer.py --auth-setup` before"}
         case _:
             return {}

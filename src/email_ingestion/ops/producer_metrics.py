@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from email_ingestion import events
 from email_ingestion.errors import AuthenticationFailed, IMAPThrottledError, OAuth2AuthenticationError
 from email_ingestion.events import Event
 from email_ingestion.ops.declare import Declare, member
 from email_ingestion.ops.gauges import Freshness
-from email_ingestion.ops.records import Names, RedisView
+from email_ingestion.ops.records import CONSENT_WARNING, Names, RedisView, TokenState
 
 SKIP_REASONS = ("excluded_label", "before_start", "known", "vanished")
 CONNECTION_RESULTS = ("connected", "refused", "throttled", "failed")
 REFRESH_RESULTS = ("success", "error", "refused")
+TOKEN_STATES: tuple[TokenState, ...] = get_args(TokenState)
 
 
 class ProducerMetrics:
@@ -47,6 +48,7 @@ class ProducerMetrics:
             events.MailboxChanged: lambda _event: self._changes.inc(),
             events.TokenRefreshed: self._refreshed,
             events.TokenRefreshFailed: self._refresh_failed,
+            events.ConsentEnding: lambda event: self._token_is(event, "expiring"),
             events.NeedsOperator: self._needs_operator,
             events.Reconciled: self._reconciled,
         }
@@ -83,6 +85,14 @@ class ProducerMetrics:
         self._reauth = declare.gauge(
             "oauth2_reauth_required", "Whether an operator must authorize the account again (1) or not (0).", "account"
         )
+        self._consent = declare.gauge(
+            "oauth2_consent_expiry_timestamp_seconds",
+            "Unix time at which the consent ends, where an end is known.",
+            "account",
+        )
+        self._token_state = declare.gauge(
+            "oauth2_token_state", "Which of the states the account's token is in (1).", "account", "state"
+        )
         for account in self._accounts:
             self._reauth.labels(account).set(0)
 
@@ -110,15 +120,25 @@ class ProducerMetrics:
     def _refreshed(self, event: events.TokenRefreshed) -> None:
         self._refreshes.labels("success").inc()
         self._expiry.labels(self._of(event)).set(event.expires_at)
+        if event.consent_ends_at is not None:
+            self._consent.labels(self._of(event)).set(event.consent_ends_at)
+        ending = event.consent_ends_at is not None and event.consent_ends_at - self._clock() < CONSENT_WARNING
+        self._token_is(event, "expiring" if ending else "valid")
 
     def _refresh_failed(self, event: events.TokenRefreshFailed) -> None:
         self._refreshes.labels("refused" if event.permanent else "error").inc()
         if event.permanent:
             self._reauth.labels(self._of(event)).set(1)
+        self._token_is(event, "re-authorize" if event.permanent else "refresh failing")
+
+    def _token_is(self, event: Any, state: TokenState) -> None:
+        for each in TOKEN_STATES:
+            self._token_state.labels(self._of(event), each).set(each == state)
 
     def _needs_operator(self, event: events.NeedsOperator) -> None:
         if isinstance(event.error, OAuth2AuthenticationError):
             self._reauth.labels(self._of(event)).set(1)
+            self._token_is(event, "re-authorize")
 
     def _reconciled(self, event: events.Reconciled) -> None:
         self._missing[event.account] = event.missing

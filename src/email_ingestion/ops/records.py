@@ -15,6 +15,8 @@ from typing import Literal, Protocol
 from email_ingestion.events import BreakerState
 
 Component = Literal["producer", "worker"]
+TokenState = Literal["valid", "expiring", "refresh failing", "re-authorize"]
+CONSENT_WARNING = 3 * 86400.0  # seconds before its end from which a consent is `expiring`
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,8 @@ class AccountState:
     bytes_today: int | None = None
     byte_budget: int | None = None
     token_expires_at: float | None = None
+    authorization: TokenState | None = None  # as events told it; `expiring` is for the reader's clock to say
+    consent_ends_at: float | None = None
     reauth_required: bool = False
 
 

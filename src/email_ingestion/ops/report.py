@@ -9,7 +9,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from email_ingestion.ops.loops import LoopState
-from email_ingestion.ops.records import BREAKER_KEYS, AccountState, BreakerView, Check, Peer, RedisState
+from email_ingestion.ops.records import (
+    BREAKER_KEYS,
+    CONSENT_WARNING,
+    AccountState,
+    BreakerView,
+    Check,
+    Peer,
+    RedisState,
+    TokenState,
+)
 from email_ingestion.ops.wording import redact
 
 
@@ -93,8 +102,17 @@ def account(state: AccountState, now: float) -> dict[str, Any]:
         "bytes_today": state.bytes_today,
         "byte_budget": state.byte_budget,
         "token_expires_in_seconds": None if state.token_expires_at is None else round(state.token_expires_at - now, 3),
+        "token_state": token_state(state, now),
+        "consent_expires_in_seconds": None if state.consent_ends_at is None else round(state.consent_ends_at - now, 3),
         "reauth_required": state.reauth_required,
     }
+
+
+def token_state(state: AccountState, now: float) -> TokenState | None:
+    """What became of the account's token: `expiring` while it works and its consent is about to end."""
+    ends = state.consent_ends_at
+    ending = ends is not None and ends - now < CONSENT_WARNING
+    return "expiring" if state.authorization == "valid" and ending else state.authorization
 
 
 def peer(state: Peer, now: float) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from email_ingestion.ops.records import AccountState, BreakerView, Check
+from email_ingestion.ops.records import CONSENT_WARNING, AccountState, BreakerView, Check
 
 Word = Literal["ready", "degraded", "not_ready", "starting", "draining"]
 
@@ -88,6 +88,12 @@ def _hampering(picture: Picture) -> Iterator[str]:
     yield from (f"account {name}: {trouble}" for name, trouble in picture.troubles.items())
     yield from (
         f"account {account.name}: access token expired" for account in picture.accounts if _expired(account, picture)
+    )
+    yield from (
+        f"account {account.name}: the consent ends in {(account.consent_ends_at - picture.now) / 86400:.1f} days, "
+        "run `python producer.py --auth-setup`"
+        for account in picture.accounts
+        if account.consent_ends_at is not None and 0 < account.consent_ends_at - picture.now < CONSENT_WARNING
     )
     yield from (f"account {name}: fetching held, {reason}" for name, reason in picture.held.items())
 

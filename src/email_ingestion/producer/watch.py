@@ -45,15 +45,14 @@ from email_ingestion.events import (
     Probed,
     RedisFailed,
     SessionEnded,
-    TokenRefreshed,
-    TokenRefreshFailed,
     Turned,
     Watching,
 )
-from email_ingestion.mailbox import ImapMailbox, TokenSource
+from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap import Opened
 from email_ingestion.mailbox.replies import TokenRejected
 from email_ingestion.producer.sync import Sync
+from email_ingestion.producer.tokens import Tokens
 from email_ingestion.retry import backoff, jittered
 from email_ingestion.settings import Account
 
@@ -92,9 +91,8 @@ class Watcher:
         account: Account,
         pace: Pace,
         *,
-        tokens: TokenSource | None,
+        tokens: Tokens | None,
         imap_breaker: Breaker,
-        oauth_breaker: Breaker,
         full: Callable[[], str | None],
         make_sync: Callable[[ImapMailbox, Opened, Callable[[], bool]], Sync],
         make_audit: Callable[[ImapMailbox, Opened, Callable[[], bool]], Audit],
@@ -106,7 +104,6 @@ class Watcher:
         self._pace = pace
         self._tokens = tokens
         self._imap = imap_breaker
-        self._oauth = oauth_breaker
         self._full = full
         self._make_sync = make_sync
         self._make_audit = make_audit
@@ -117,7 +114,6 @@ class Watcher:
         self._connection: ImapMailbox | None = None
         self._failures = 0
         self._held = ""
-        self._token_expires = 0.0
         self._synced = False
         self._spoke = time.monotonic()
         self._audit_due = self._audit_soonest = time.monotonic() if pace.audit < math.inf else math.inf
@@ -205,14 +201,14 @@ class Watcher:
         self._turned()
 
     def _connect(self) -> ImapMailbox:
-        token = self._token() if self._tokens else None
+        token = self._tokens.get() if self._tokens else None
         try:
             return self._imap.run(lambda: self._login(token))
         except TokenRejected:
             if not self._tokens:
                 raise
             # Expired early or revoked: one forced refresh tells which.
-            fresh = self._token(rejected=token)
+            fresh = self._tokens.get(rejected=token)
             return self._imap.run(lambda: self._login(fresh))
 
     def _login(self, token: str | None) -> ImapMailbox:
@@ -225,20 +221,6 @@ class Watcher:
         self._connection = connection
         self._observe(Connected(self._account.name))
         return connection
-
-    def _token(self, rejected: str | None = None) -> str:
-        tokens = self._tokens
-        assert tokens is not None  # noqa: S101 - asked for with OAuth2 only
-        try:
-            token, expires_at = self._oauth.run(lambda: tokens.access_token(rejected=rejected))
-        except (AuthenticationFailed, TokenRefreshError) as error:
-            permanent = isinstance(error, AuthenticationFailed)
-            self._observe(TokenRefreshFailed(self._account.name, error, permanent))
-            raise
-        if expires_at != self._token_expires:
-            self._token_expires = expires_at
-            self._observe(TokenRefreshed(self._account.name, expires_at))
-        return token
 
     def _open(self, connection: ImapMailbox) -> Opened:
         return self._imap.run(lambda: connection.open(connection.find(self._account.imap_mailbox)))

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from .assertion import ServiceAccount
 from .faults import Faults
 from .quota import Quota
 from .stats import Stats
@@ -29,6 +30,8 @@ class Credentials:
     client_id: str = "sandbox-client"
     client_secret: str = "sandbox-secret"  # noqa: S105 (the sandbox's own, published)
     token_life: float = 3600.0
+    consent_life: float = 0.0  # seconds; 0 lasts, 604800 is that of an app in Testing status
+    service_account: ServiceAccount | None = None
     app_password: str = ""
     connection_limit: int = 15
 
@@ -59,7 +62,9 @@ class Backend:
     def __post_init__(self) -> None:
         """Put the parts together."""
         self.account = Account(self.credentials.user, self.state, clock=self.clock)
-        self.tokens = TokenBook(self.state, self.credentials.user, self.credentials.token_life, self.clock)
+        self.tokens = TokenBook(
+            self.state, self.credentials.user, self.credentials.token_life, self.clock, self.credentials.consent_life
+        )
         self.faults = Faults(self.clock)
         self.stats = Stats()
         self.quota = Quota(self.faults, self.clock)

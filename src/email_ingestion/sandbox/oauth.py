@@ -12,6 +12,7 @@ import secrets
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus, urlencode, urlsplit
 
+from .assertion import JWT_BEARER, BadAssertion, read_assertion
 from .httpd import Request, Response, answer
 from .tokens import Code
 
@@ -69,7 +70,8 @@ class OAuthEndpoints:
                 scope=asked["scope"],
                 challenge=asked.get("code_challenge", ""),
                 method=asked.get("code_challenge_method", "plain"),
-                offline=asked.get("access_type") == "offline",
+                # Google asks for access_type, OpenID Connect (and Microsoft) for a scope.
+                offline=asked.get("access_type") == "offline" or "offline_access" in asked["scope"].split(),
             )
         )
         query = {"state": asked.get("state", ""), "code": code, "scope": asked["scope"]}
@@ -125,8 +127,12 @@ class OAuthEndpoints:
 
     def _grant(self, request: Request) -> dict[str, object]:
         form = request.form()
+        if form.get("grant_type") == JWT_BEARER:
+            return self._by_assertion(form)
         self._check_client(request, form)
         match form.get("grant_type"):
+            case "client_credentials":
+                return self._access(self._granted(form.get("scope", "")))
             case "authorization_code":
                 return self._by_code(form)
             case "refresh_token":
@@ -157,7 +163,21 @@ class OAuthEndpoints:
         if not code.offline:
             return self._access(scope)
         refresh = self._tokens.issue_refresh(scope, self._credentials.client_id)
-        return self._access(scope, refresh) | {"refresh_token": refresh}
+        return self._access(scope, refresh) | {"refresh_token": refresh} | self._consent_left(refresh)
+
+    def _by_assertion(self, form: dict[str, str]) -> dict[str, object]:
+        """Grant a service account a token for the user it names (RFC 7523)."""
+        try:
+            claims = read_assertion(form.get("assertion", ""), self._credentials.service_account, self._backend.clock())
+        except BadAssertion as bad:
+            raise OAuthError(400, bad.name, str(bad)) from bad
+        if claims.get("sub") != self._credentials.user:
+            raise OAuthError(401, "unauthorized_client", "Client is unauthorized to retrieve access tokens.")
+        return self._access(self._granted(str(claims.get("scope", ""))))
+
+    def _consent_left(self, refresh_token: str) -> dict[str, object]:
+        left = self._tokens.consent_left(refresh_token)
+        return {} if left is None else {"refresh_token_expires_in": int(left)}
 
     def _by_refresh(self, form: dict[str, str]) -> dict[str, object]:
         token = form.get("refresh_token", "")
@@ -166,11 +186,11 @@ class OAuthEndpoints:
             raise OAuthError(400, "invalid_grant", "Token has been expired or revoked.")
         rotated = self._faults.take("token_rotate")
         if rotated is None:
-            return self._access(self._granted(grant.scope), token)
+            return self._access(self._granted(grant.scope), token) | self._consent_left(token)
         fresh = self._tokens.issue_refresh(grant.scope, grant.client_id)
         if not rotated.is_on("keep_old"):
             self._tokens.drop_refresh(token)
-        return self._access(self._granted(grant.scope), fresh) | {"refresh_token": fresh}
+        return self._access(self._granted(grant.scope), fresh) | {"refresh_token": fresh} | self._consent_left(fresh)
 
     def _granted(self, scope: str) -> str:
         fault = self._faults.take("token_wrong_scope")

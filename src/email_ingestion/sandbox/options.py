@@ -48,6 +48,9 @@ def parser() -> argparse.ArgumentParser:
     add("--client-id", default=Credentials.client_id, help="default %(default)s")
     add("--client-secret", default=Credentials.client_secret, help="default %(default)s")
     add("--token-life", type=float, default=Credentials.token_life, metavar="SECONDS", help="default %(default)s")
+    add(
+        "--consent-life", type=float, default=0.0, metavar="SECONDS", help="a consent ends; 604800 as in Testing status"
+    )
     add("--app-password", default="", metavar="PASSWORD", help="let LOGIN in with this password")
     add("--tls-cert", type=Path, metavar="FILE", help="speak TLS on the IMAP port with this certificate")
     add("--tls-key", type=Path, metavar="FILE", help="its key, when not in the same file")
@@ -88,6 +91,7 @@ def settings_of(options: argparse.Namespace) -> SandboxSettings:
             client_id=options.client_id,
             client_secret=options.client_secret,
             token_life=options.token_life,
+            consent_life=options.consent_life,
             app_password=options.app_password,
         ),
         tls_certificate=options.tls_cert,

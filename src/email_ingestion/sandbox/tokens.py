@@ -37,11 +37,12 @@ class AccessToken:
 
 @dataclass(frozen=True)
 class RefreshToken:
-    """A lasting grant."""
+    """A lasting grant; `ends_at` in epoch seconds, 0 for never, as Google limits it for apps in Testing status."""
 
     user: str
     scope: str
     client_id: str
+    ends_at: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,11 @@ class Code:
 class TokenBook:
     """Issues, checks and revokes."""
 
-    def __init__(self, state: State, user: str, life: float, clock: Callable[[], float]) -> None:
-        """Read back what was issued before; `life` of an access token is in seconds."""
-        self.life = life
+    def __init__(
+        self, state: State, user: str, life: float, clock: Callable[[], float], consent_life: float = 0.0
+    ) -> None:
+        """Read back what was issued before; lives are in seconds, and a consent without one lasts."""
+        self.life, self.consent_life = life, consent_life
         self._state, self._user, self._clock = state, user, clock
         self._codes: dict[str, Code] = {}
         self._access = {token: AccessToken(**facts) for token, facts in state.tokens("access")}  # type: ignore[arg-type]
@@ -88,7 +91,8 @@ class TokenBook:
     def issue_refresh(self, scope: str, client_id: str) -> str:
         """Return a new refresh token."""
         token = "1//sandbox-" + secrets.token_urlsafe(40)
-        self._refresh[token] = RefreshToken(self._user, scope, client_id)
+        ends_at = self._clock() + self.consent_life if self.consent_life else 0.0
+        self._refresh[token] = RefreshToken(self._user, scope, client_id, ends_at)
         self._state.put_token(token, "refresh", asdict(self._refresh[token]))
         return token
 
@@ -108,8 +112,14 @@ class TokenBook:
         return facts if facts is not None and facts.expires_at > self._clock() else None
 
     def refresh(self, token: str) -> RefreshToken | None:
-        """Return what a refresh token stands for."""
-        return self._refresh.get(token)
+        """Return what a live refresh token stands for."""
+        grant = self._refresh.get(token)
+        return grant if grant is not None and not 0 < grant.ends_at < self._clock() else None
+
+    def consent_left(self, token: str) -> float | None:
+        """Return the seconds a refresh token still has, or None where it has no end."""
+        grant = self._refresh.get(token)
+        return grant.ends_at - self._clock() if grant is not None and grant.ends_at else None
 
     def revoke(self, token: str) -> bool:
         """Revoke an access or refresh token and, with it, the access tokens made from it."""

@@ -25,6 +25,7 @@ from email_ingestion.mailbox.replies import TokenRejected
 from email_ingestion.ops.records import Names
 from email_ingestion.producer import Fetch, Sync, Watcher
 from email_ingestion.producer.choice import Rules
+from email_ingestion.producer.tokens import Tokens
 from email_ingestion.producer.watch import Pace
 from email_ingestion.reconcile import Accounted, Audit, Underway
 from email_ingestion.settings import Account, Settings, start_of
@@ -64,7 +65,7 @@ def _check(account: Account) -> None:
     if account.imap_auth == "password":
         if not account.imap_password:
             raise ConfigurationError("IMAP_AUTH=password needs IMAP_PASSWORD or IMAP_PASSWORD_FILE")
-    elif not account.google_service_account_file:
+    else:
         token = TokenSource(account).describe()
         if token.state == "missing":
             raise ConfigurationError(token.problem or "there is no token")
@@ -218,7 +219,7 @@ def has_ledger(settings: Settings) -> bool:
 def log_in(account: Account, timeout: float) -> ImapMailbox:
     """A connection of its own for a command; raises AuthenticationFailed, IMAPConnectionError, TokenRefreshError."""
     tokens = TokenSource(account) if account.imap_auth == "oauth2" else None
-    token = tokens.access_token()[0] if tokens else None
+    token = tokens.access().token if tokens else None
     connection = ImapMailbox(account, timeout)
     try:
         try:
@@ -228,7 +229,7 @@ def log_in(account: Account, timeout: float) -> ImapMailbox:
                 raise
             connection.close()
             connection = ImapMailbox(account, timeout)
-            connection.login(tokens.access_token(rejected=token)[0])
+            connection.login(tokens.access(rejected=token).token)
     except BaseException:
         connection.close()
         raise
@@ -243,6 +244,9 @@ def _watcher(
     give_up: Callable[[EmailIngestionError], None],
 ) -> Watcher:
     account, settings = source.account, source.settings
+    tokens = None
+    if account.imap_auth == "oauth2":
+        tokens = Tokens(account.name, TokenSource(account), oauth, source.observe)
     return Watcher(
         account,
         Pace(
@@ -252,9 +256,8 @@ def _watcher(
             settings.imap_session_seconds,
             settings.reconcile_seconds if has_ledger(settings) else math.inf,
         ),
-        tokens=TokenSource(account) if account.imap_auth == "oauth2" else None,
+        tokens=tokens,
         imap_breaker=imap,
-        oauth_breaker=oauth,
         full=source.full,
         make_sync=source.sync,
         make_audit=source.audit,

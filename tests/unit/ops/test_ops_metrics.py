@@ -28,7 +28,8 @@ stream_oldest_pending_timestamp_seconds dlq_oldest_timestamp_seconds redis_evict
 disk_size_bytes"""
 OF_PRODUCER = """emails_produced_total emails_skipped_total imap_last_success_timestamp_seconds imap_backlog_messages
 imap_connections_total imap_fetched_bytes_total imap_bytes_budget_remaining imap_uidvalidity_changes_total
-oauth2_token_expiry_timestamp_seconds oauth2_refreshes_total oauth2_reauth_required reconcile_missing
+oauth2_token_expiry_timestamp_seconds oauth2_refreshes_total oauth2_reauth_required oauth2_token_state
+oauth2_consent_expiry_timestamp_seconds reconcile_missing
 reconcile_last_success_timestamp_seconds delivered_until_timestamp_seconds"""
 OF_WORKER = """emails_processed_total emails_failed_total processing_latency_seconds queue_wait_seconds
 end_to_end_latency_seconds retries_total duplicates_total orphan_messages_claimed_total sink_deliveries_total"""
@@ -66,7 +67,7 @@ def fed(ops: Ops) -> Ops:
         events.Published("default", "INBOX", ("default:gm:1", "default:gm:2"), 2, 1000),
         events.Skipped("default", "known", 3),
         events.MailboxChanged("default", "INBOX", 1, 2),
-        events.TokenRefreshed("default", 5000.0),
+        events.TokenRefreshed("default", 5000.0, 9e9),
         events.TokenRefreshFailed("second", errors.OAuth2AuthenticationError("revoked"), permanent=True),
         events.Reconciled("default", 2, 0, 0),
         events.Reconciled("second", 3, 0, 0),
@@ -123,6 +124,9 @@ def test_events_move_what_a_producer_counts(producer: Ops) -> None:
     assert found["oauth2_reauth_required{account=default}"] == 0
     assert found["oauth2_reauth_required{account=second}"] == 1
     assert found["oauth2_refreshes_total{result=refused}"] == 1
+    assert found["oauth2_token_state{account=second,state=re-authorize}"] == 1
+    assert found["oauth2_token_state{account=default,state=re-authorize}"] == 0
+    assert found["oauth2_token_state{account=default,state=valid}"] == 1
     assert found["oauth2_token_expiry_timestamp_seconds{account=default}"] == 5000
     assert found["reconcile_missing"] == 5
 

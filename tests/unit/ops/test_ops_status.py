@@ -114,6 +114,39 @@ def test_a_missing_consent_outlives_a_refresh(producer: Board) -> None:
     assert producer.status.report()["accounts"][0]["reauth_required"] is True
 
 
+@pytest.mark.parametrize(
+    ("told", "state"),
+    [
+        ([], None),
+        ([events.TokenRefreshed("default", 5000.0)], "valid"),
+        ([events.TokenRefreshed("default", 5000.0, 2 * 86400.0)], "expiring"),
+        ([events.TokenRefreshed("default", 5000.0, 9 * 86400.0)], "valid"),
+        ([events.TokenRefreshFailed("default", errors.TokenRefreshError("502"), permanent=False)], "refresh failing"),
+        ([events.TokenRefreshFailed("default", REVOKED, permanent=True)], "re-authorize"),
+        ([events.NeedsOperator("default", REVOKED), events.TokenRefreshed("default", 5000.0)], "re-authorize"),
+        (
+            [
+                events.NeedsOperator("default", REVOKED),
+                events.TokenRefreshed("default", 5000.0),
+                events.Connected("default"),
+            ],
+            "valid",
+        ),
+    ],
+)
+def test_the_state_of_a_token_is_told(producer: Board, told: list[Event], state: str | None) -> None:
+    producer.after(*told)
+    assert producer.status.report()["accounts"][0]["token_state"] == state
+
+
+def test_a_consent_that_ends_within_days_degrades_the_producer(producer: Board) -> None:
+    assert producer.after(*RUNNING, events.TokenRefreshed("default", 5000.0, 9 * 86400.0)) == "ready"
+    producer.time.now = 7 * 86400.0
+    producer.after(events.TokenRefreshed("default", 8 * 86400.0, 9 * 86400.0), REDIS_UP)
+    assert "consent ends in 2.0 days" in producer.reasons
+    assert "--auth-setup" in producer.reasons
+
+
 def test_draining_outranks_everything(worker: Board) -> None:
     assert worker.after(*RUNNING, REDIS_DOWN, events.Stopping("SIGTERM")) == "draining"
     assert worker.reasons == "stopping: SIGTERM"
@@ -185,7 +218,7 @@ def test_the_report_has_every_key_of_the_contract_before_anything_is_known(produ
         "dlq": {"name", "depth", "oldest_age_seconds"},
         "accounts": words(
             "name mailbox watch last_uid uidvalidity backlog last_success_age_seconds bytes_today byte_budget "
-            "token_expires_in_seconds reauth_required"
+            "token_expires_in_seconds token_state consent_expires_in_seconds reauth_required"
         ),
         "statistics": words("produced processed failed dead_lettered duplicates orphans_claimed"),
         "peers": words("component instance pid alive ready ops_url seen_age_seconds"),
@@ -244,6 +277,8 @@ def test_the_report_shows_the_accounts(producer: Board) -> None:
         "bytes_today": 10,
         "byte_budget": 100,
         "token_expires_in_seconds": 3595.0,
+        "token_state": "valid",
+        "consent_expires_in_seconds": None,
         "reauth_required": False,
     }
     assert report["statistics"]["produced"] == 1

@@ -1,0 +1,45 @@
+"""One account's access tokens as its watcher asks for them: behind the breaker, and telling what happens to them."""
+
+from __future__ import annotations
+
+import time
+
+from email_ingestion.breaker import Breaker
+from email_ingestion.errors import AuthenticationFailed, TokenRefreshError
+from email_ingestion.events import ConsentEnding, Observe, TokenRefreshed, TokenRefreshFailed
+from email_ingestion.mailbox import TokenSource
+from email_ingestion.mailbox.oauth2 import WARN_AHEAD, Access
+
+
+class Tokens:
+    """For the watcher's thread alone."""
+
+    def __init__(self, account: str, source: TokenSource, breaker: Breaker, observe: Observe) -> None:
+        self._account = account
+        self._source = source
+        self._breaker = breaker
+        self._observe = observe
+        self._expires_at = 0.0
+
+    def get(self, rejected: str | None = None) -> str:
+        """An access token, and not the `rejected` one.
+
+        Raises OAuth2AuthenticationError, TokenRefreshError, CircuitBreakerError.
+        """
+        try:
+            access = self._breaker.run(lambda: self._source.access(rejected=rejected))
+        except (AuthenticationFailed, TokenRefreshError) as error:
+            self._observe(TokenRefreshFailed(self._account, error, isinstance(error, AuthenticationFailed)))
+            raise
+        self._tell(access)
+        return access.token
+
+    def _tell(self, access: Access) -> None:
+        if access.failure:
+            self._observe(TokenRefreshFailed(self._account, access.failure, permanent=False))
+        elif access.expires_at != self._expires_at:
+            self._expires_at = access.expires_at
+            self._observe(TokenRefreshed(self._account, access.expires_at, access.consent_ends_at))
+        end = access.consent_ends_at
+        if end is not None and end - time.time() < WARN_AHEAD:
+            self._observe(ConsentEnding(self._account, end))

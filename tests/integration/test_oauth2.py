@@ -1,0 +1,274 @@
+"""Tokens against the sandbox's token endpoint: when one is fetched, what is kept, and what each refusal means."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cryptography.fernet import Fernet
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from email_ingestion.breaker import Breaker, BreakerPolicy
+from email_ingestion.errors import (
+    CircuitBreakerError,
+    ConfigurationError,
+    OAuth2AuthenticationError,
+    TokenRefreshError,
+)
+from email_ingestion.events import ConsentEnding, TokenRefreshed, TokenRefreshFailed
+from email_ingestion.mailbox import ImapMailbox, TokenSource
+from email_ingestion.mailbox.oauth2 import token_file
+from email_ingestion.producer.tokens import Tokens
+from email_ingestion.sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
+from email_ingestion.sandbox.assertion import ServiceAccount
+from email_ingestion.settings import Account
+from tests.servers.accounts import consented, of_sandbox
+from tests.servers.links import Heard
+from tests.servers.processes import token_of
+
+ROBOT = "robot@project.example.com"
+
+
+@pytest.fixture(scope="module")
+def key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+@pytest.fixture
+def sandbox() -> Iterator[RunningSandbox]:
+    with running_sandbox() as running:
+        yield running
+
+
+@pytest.fixture
+def account(sandbox: RunningSandbox, tmp_path: Path) -> Account:
+    return consented(sandbox, tmp_path)
+
+
+def _asked(sandbox: RunningSandbox) -> int:
+    return sandbox.with_stats(lambda stats: stats.token_requests)
+
+
+def _opens_mail(account: Account, token: str) -> bool:
+    with closing(ImapMailbox(account, 10)) as mailbox:
+        mailbox.login(token)
+        return mailbox.gmail
+
+
+def test_a_token_is_fetched_once_by_however_many_ask(sandbox: RunningSandbox, account: Account):
+    source = TokenSource(account)
+    with ThreadPoolExecutor(5) as pool:
+        tokens = {access.token for access in pool.map(lambda _: source.access(), range(5))}
+    assert tokens == {TokenSource(account).access().token}
+    assert _asked(sandbox) == 1
+    assert _opens_mail(account, tokens.pop())
+
+
+def test_a_token_near_its_end_is_replaced_and_used_on_while_that_fails(sandbox: RunningSandbox, account: Account):
+    source, file = TokenSource(account), token_file(account)
+    first = source.access()
+    file.write(replace(file.read(), expires_at=time.time() + 300), sandbox.token_uri)
+    sandbox.arm("token_503")
+    kept = source.access()
+    assert (kept.token, type(kept.failure)) == (first.token, TokenRefreshError)
+    assert source.access().token != first.token
+
+
+def test_a_dead_consent_is_asked_about_once_until_its_file_changes(sandbox: RunningSandbox, account: Account):
+    sandbox.arm("token_invalid_grant", count=None)
+    for _ in range(5):
+        with pytest.raises(OAuth2AuthenticationError, match=r"invalid_grant.*--auth-setup"):
+            TokenSource(account).access()
+    assert _asked(sandbox) == 1
+    assert TokenSource(account).describe().state == "reauthorize"
+    sandbox.clear()
+    account.google_token_file.write_text(json.dumps(token_of(sandbox)))
+    assert TokenSource(account).describe().state == "expired"
+    assert TokenSource(account).access().token
+    assert TokenSource(account).describe().state == "valid"
+
+
+def test_a_refused_client_is_tried_again_some_minutes_later(sandbox: RunningSandbox, account: Account):
+    sandbox.arm("token_invalid_client")
+    source = TokenSource(account)
+    for _ in range(2):
+        with pytest.raises(OAuth2AuthenticationError, match="invalid_client"):
+            source.access()
+    assert _asked(sandbox) == 1
+    mark = account.google_token_file.with_name("token.json.dead")
+    mark.write_text(json.dumps(json.loads(mark.read_text()) | {"again": time.time() - 1}))
+    assert source.access().token
+    assert not mark.exists()
+
+
+def test_a_consent_that_died_after_seven_days_is_told_to_be_of_testing_status(
+    sandbox: RunningSandbox, account: Account
+):
+    file = token_file(account)
+    file.write(replace(file.read(), consented_at=time.time() - 7 * 86400), sandbox.token_uri)
+    sandbox.arm("token_invalid_grant")
+    with pytest.raises(OAuth2AuthenticationError, match="publish the app"):
+        TokenSource(account).access()
+
+
+@pytest.mark.parametrize("fault", ["token_503", "token_502_html", "nobody there"])
+def test_what_may_pass_is_told_as_such(sandbox: RunningSandbox, account: Account, fault: str):
+    if fault == "nobody there":
+        account = account.model_copy(update={"google_token_uri": "http://127.0.0.1:1/token"})
+    else:
+        sandbox.arm(fault)
+    with pytest.raises(TokenRefreshError):
+        TokenSource(account).access()
+    assert TokenSource(account).describe().state == "expired"
+
+
+def test_failures_open_the_breaker_and_then_nothing_is_asked(sandbox: RunningSandbox, account: Account):
+    heard = Heard()
+    breaker = Breaker("oauth2", BreakerPolicy(fail_max=2), (TokenRefreshError,), heard)
+    tokens = Tokens("default", TokenSource(account), breaker, heard)
+    sandbox.arm("token_503", count=None)
+    for _ in range(2):
+        with pytest.raises(TokenRefreshError):
+            tokens.get()
+    with pytest.raises(CircuitBreakerError):
+        tokens.get()
+    assert _asked(sandbox) == 2
+    assert [event.permanent for event in heard.of(TokenRefreshFailed)] == [False, False]
+
+
+def test_the_end_of_a_consent_is_told_days_before(tmp_path: Path):
+    with running_sandbox(SandboxSettings(credentials=Credentials(consent_life=2 * 86400))) as testing:
+        account, heard = consented(testing, tmp_path), Heard()
+        breaker = Breaker("oauth2", BreakerPolicy(), (TokenRefreshError,), heard)
+        Tokens("default", TokenSource(account), breaker, heard).get()
+        (refreshed,) = heard.of(TokenRefreshed)
+        assert 0 < refreshed.consent_ends_at - time.time() <= 2 * 86400
+        assert heard.of(ConsentEnding) == [ConsentEnding("default", refreshed.consent_ends_at)]
+        assert TokenSource(account).describe().consent_ends_at
+
+
+def test_where_the_endpoint_does_not_say_the_setting_tells_how_long_a_consent_lasts(
+    sandbox: RunningSandbox, account: Account
+):
+    file, given = token_file(account), time.time() - 86400
+    file.write(replace(file.read(), consented_at=given), sandbox.token_uri)
+    assert TokenSource(account).access().consent_ends_at is None
+    access = TokenSource(account.model_copy(update={"oauth2_consent_days": 7})).access()
+    assert access.consent_ends_at == pytest.approx(given + 7 * 86400)
+
+
+def test_a_token_file_is_encrypted_at_its_next_write_and_keys_rotate(sandbox: RunningSandbox, account: Account):
+    old, new = (Fernet.generate_key().decode() for _ in range(2))
+    path = account.google_token_file
+
+    def held(keys: str | None) -> Account:
+        return account.model_copy(update={"token_encryption_key": keys})
+
+    assert b"refresh_token" in path.read_bytes()
+    TokenSource(held(old)).access()
+    assert b"refresh_token" not in path.read_bytes()
+    assert path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(OAuth2AuthenticationError, match="is encrypted: set TOKEN_ENCRYPTION_KEY"):
+        TokenSource(held(None)).access()
+    with pytest.raises(OAuth2AuthenticationError, match="no key of TOKEN_ENCRYPTION_KEY opens"):
+        TokenSource(held(new)).access()
+    assert TokenSource(held(new)).describe().state == "missing"
+    TokenSource(held(f"{new},{old}")).refresh()
+    assert TokenSource(held(new)).describe().state == "valid"
+
+
+def test_a_key_that_is_none_is_a_configuration_error_that_does_not_show_it(account: Account):
+    with pytest.raises(ConfigurationError, match="no Fernet key") as caught:
+        TokenSource(account.model_copy(update={"token_encryption_key": "hunter2"}))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_rotated_refresh_token_is_kept(sandbox: RunningSandbox, account: Account):
+    before = token_file(account).read().refresh_token
+    sandbox.arm("token_rotate")
+    TokenSource(account).access()
+    assert token_file(account).read().refresh_token != before
+    assert TokenSource(account).refresh()
+
+
+@pytest.fixture
+def robot(key: rsa.RSAPrivateKey, tmp_path: Path) -> Iterator[tuple[RunningSandbox, Account]]:
+    numbers = key.public_key().public_numbers()
+    known = ServiceAccount(ROBOT, numbers.n, numbers.e)
+    path = tmp_path / "robot.json"
+    path.write_text(json.dumps(_key_file(key)))
+    with running_sandbox(SandboxSettings(credentials=Credentials(service_account=known))) as running:
+        yield running, of_sandbox(running, google_client_id=None, google_service_account_file=path)
+
+
+def _key_file(key: rsa.RSAPrivateKey) -> dict[str, str]:
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return {"type": "service_account", "client_email": ROBOT, "private_key_id": "1", "private_key": pem.decode()}
+
+
+def test_a_service_account_opens_the_mail_of_the_user_it_names(robot: tuple[RunningSandbox, Account]):
+    sandbox, account = robot
+    source = TokenSource(account)
+    assert source.describe().state == "valid"
+    assert _opens_mail(account, source.access().token)
+    assert source.access() == source.access()
+    assert _asked(sandbox) == 1
+
+
+def test_a_service_account_without_delegation_for_the_user_needs_an_operator(robot: tuple[RunningSandbox, Account]):
+    sandbox, account = robot
+    source = TokenSource(account.model_copy(update={"imap_user": "bob@example.com"}))
+    for _ in range(3):
+        with pytest.raises(OAuth2AuthenticationError, match=r"unauthorized_client.*domain-wide delegation"):
+            source.access()
+    assert _asked(sandbox) == 1
+
+
+def test_another_key_than_the_service_accounts_is_refused(robot: tuple[RunningSandbox, Account]):
+    _, account = robot
+    other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    assert account.google_service_account_file
+    account.google_service_account_file.write_text(json.dumps(_key_file(other)))
+    with pytest.raises(OAuth2AuthenticationError, match="invalid_grant"):
+        TokenSource(account).access()
+
+
+def test_a_wrong_clock_is_no_dead_service_account(robot: tuple[RunningSandbox, Account]):
+    sandbox, account = robot
+    sandbox.call(lambda s: setattr(s.backend, "clock", lambda: time.time() + 86400))
+    with pytest.raises(TokenRefreshError, match="clock"):
+        TokenSource(account).access()
+
+
+def test_a_file_that_is_no_service_account_key_is_named(account: Account, tmp_path: Path):
+    path = tmp_path / "robot.json"
+    path.write_text("{}")
+    source = TokenSource(account.model_copy(update={"google_service_account_file": path}))
+    assert source.describe().state == "missing"
+    with pytest.raises(OAuth2AuthenticationError, match="no service account key"):
+        source.access()
+
+
+def test_an_application_gets_tokens_by_its_own_credentials(sandbox: RunningSandbox):
+    account = of_sandbox(sandbox, oauth2_grant="client_credentials")
+    assert _opens_mail(account, TokenSource(account).access().token)
+    wrong = account.model_copy(update={"google_client_secret": "guess"})
+    with pytest.raises(OAuth2AuthenticationError, match="invalid_client"):
+        TokenSource(wrong).access()
+    with pytest.raises(ConfigurationError, match="GOOGLE_CLIENT_SECRET"):
+        TokenSource(account.model_copy(update={"google_client_secret": None}))
+
+
+def test_a_public_client_sends_no_secret(tmp_path: Path):
+    with running_sandbox(SandboxSettings(credentials=Credentials(client_secret=""))) as public:
+        account = consented(public, tmp_path, google_client_secret=None)
+        file = token_file(account)
+        file.write(replace(file.read(), client_secret=None), public.token_uri)
+        assert _opens_mail(account, TokenSource(account).access().token)
