@@ -8,7 +8,9 @@ EmailIngestionError
 ├── TransientError               back off and try again
 │   ├── RedisConnectionError         Redis is away, busy or refuses writes
 │   ├── IMAPConnectionError          the mail server is away or broke off
-│   │   └── IMAPThrottledError           it asks us to slow down, or has closed the account for a while
+│   │   ├── IMAPThrottledError           it asks us to come back later
+│   │   │   └── IMAPLockedOut                the account's daily limit is used up: hours, over restarts too
+│   │   └── IMAPCommandRefused           it does not understand a command: our fault, repeating it is pointless
 │   ├── SessionExpired               the IMAP session's hour is over: normal, reconnect at once
 │   ├── TokenRefreshError            the token endpoint did not answer properly
 │   ├── ParserDied                   a message ended the parser process: poison, if it does so again and again
@@ -59,6 +61,14 @@ class IMAPThrottledError(IMAPConnectionError):
     def __init__(self, message: str, retry_after: float = 60.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class IMAPLockedOut(IMAPThrottledError):
+    """The account exceeded its daily limits; coming back early makes it last longer."""
+
+
+class IMAPCommandRefused(IMAPConnectionError):
+    """The IMAP server answers BAD: report it as a fault of email-ingestion, with the log of the last minutes."""
 
 
 class SessionExpired(TransientError):

@@ -76,8 +76,52 @@ class SessionEnded(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LockedOut(Event):
+    """The mail server has shut the account out until `until`, in Unix seconds; `error` is None when that is over."""
+
+    account: str
+    error: Exception | None
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Slowed(Event):
+    """The mail server asks for less speed: each command now waits `seconds`; 0 when it no longer does."""
+
+    account: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined(Event):
+    """The server lists a message but does not send it: the mail behind it goes on, and it is asked for again."""
+
+    account: str
+    mailbox: str
+    uid: int
+    error: Exception
+    tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineCounted(Event):
+    """So many messages of an account are listed by the server but not sent."""
+
+    account: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class WatcherRebuilt(Event):
+    """A watcher got nothing done for `seconds`: it was given up and another one took its place."""
+
+    account: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Watching(Event):
-    """What the account's watcher is doing: starting, syncing, idle, waiting, needs_operator, stopped."""
+    """What the account's watcher is doing: connecting, syncing, idle, waiting, locked_out, needs_operator, stopped."""
 
     account: str
     state: str

@@ -256,3 +256,24 @@ def test_strange_labels_hidden_all_and_cap(sandbox, inbox, connect):
     assert client.find_special_folder(b"\\All") is None
     sandbox.clear("hidden_all")
     assert client.find_special_folder(b"\\All") == "[Gmail]/All Mail"
+
+
+def test_a_scripted_answer_meets_the_named_command(sandbox, inbox):
+    sandbox.arm("answer", command="search", text="NO [LIMIT] IMAP command sent too fast")
+    assert inbox.run(b"NOOP")[-1] == b"t OK Success"
+    assert inbox.run(b"UID SEARCH ALL") == [b"t NO [LIMIT] IMAP command sent too fast"]
+    assert inbox.run(b"UID SEARCH ALL")[-1].startswith(b"t OK")
+
+
+def test_a_connection_is_greeted_with_bye(sandbox, wire_to):
+    sandbox.arm("greeting_bye")
+    assert wire_to(sandbox).greeting.startswith(b"* BYE ")
+    assert wire_to(sandbox).greeting.startswith(b"* OK ")
+
+
+@pytest.mark.parametrize("size", [0, 1, 40, 700])
+def test_a_fetch_is_dropped_at_any_byte(sandbox, inbox, size):
+    sandbox.arm("drop_fetch", after_bytes=size)
+    assert inbox.run(b"UID FETCH 1:* (FLAGS)")[-1] == b"t OK Success"
+    inbox.send(b"t " + BODIES + b"\r\n")
+    assert len(inbox.rest()) == size

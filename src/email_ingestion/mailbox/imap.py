@@ -5,6 +5,7 @@ Errors come out as ours (`replies` says which): after an IMAPConnectionError the
 
 from __future__ import annotations
 
+import re
 import select
 import socket
 import ssl
@@ -17,15 +18,20 @@ from typing import Any
 
 import imapclient
 from imapclient.exceptions import IMAPClientError, LoginError, ProtocolError
+from imapclient.response_parser import parse_fetch_response
 
 from email_ingestion.errors import ConfigurationError, IMAPConnectionError
-from email_ingestion.mailbox.replies import login_refused, refused
+from email_ingestion.mailbox.meter import Meter
+from email_ingestion.mailbox.replies import MessagesRefused, login_refused, refused, speaks_of_messages
 from email_ingestion.settings import Account
 
 CONNECT_SECONDS = 10.0
+ACTIVITY_BYTES = 64 * 1024
+ANSWER_SECONDS = 15.0  # the end of an IDLE costs a server nothing: one that takes longer is gone
 LIST_WINDOW = 20_000  # UIDs asked for at once: imaplib refuses answer lines over 1 MB
 FETCH_MOST = 500  # UIDs in one command: RFC 2683 section 3.2.1.5 asks for lines under 8,000 octets
 ALL = b"\\All"
+_LABEL = re.compile(rb'"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<end>\))|(?P<atom>[^\s()"]+)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,7 @@ class ImapMailbox:
         """Connect; `timeout` is the longest silence in seconds. Raises IMAPConnectionError."""
         self._account = account
         self._since = time.monotonic()
-        with _speaking("connect to"):
+        with _translated("connect to"):
             self._client = imapclient.IMAPClient(
                 account.imap_host,
                 account.imap_port,
@@ -69,9 +75,26 @@ class ImapMailbox:
         self._alarm, self._snooze = socket.socketpair()
         # imaplib sends a command in pieces: Nagle's algorithm would hold each back for the server's delayed ACK.
         self._client.socket().setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _keep_alive(self._client.socket())
         self._client.normalise_times = False
         # imapclient runs imaplib at debug level 5, which repr()s every message: three times the cost of a fetch.
         self._client._imap.debug = 0  # noqa: SLF001 - there is no public way
+        self._meter = Meter(self._client._imap)  # noqa: SLF001 - likewise
+
+    @property
+    def received(self) -> int:
+        """Bytes that came from the server so far."""
+        return self._meter.received
+
+    @property
+    def activity(self) -> int:
+        """Rises with every command that ends, and with what comes; not with a byte now and then."""
+        return self._meter.commands + self._meter.received // ACTIVITY_BYTES
+
+    @property
+    def slowed(self) -> float:
+        """Seconds that are waited before each command, because the server asks for it."""
+        return self._meter.pace
 
     @property
     def age(self) -> float:
@@ -83,7 +106,7 @@ class ImapMailbox:
 
         Raises AuthenticationFailed or one of its kind when the credentials are refused, else IMAPConnectionError.
         """
-        with _speaking("log in to"):
+        with self._speaking("log in to"):
             challenges: list[bytes] = []
             try:
                 if token is None:
@@ -109,7 +132,7 @@ class ImapMailbox:
         Found by its attribute, never by its name: Gmail names it in the user's language.
         Raises ConfigurationError when there is no such mailbox.
         """
-        with _speaking("list the mailboxes of"):
+        with self._speaking("list the mailboxes of"):
             folders = self._client.list_folders()
         if wanted != "auto":
             names = [str(name) for _, _, name in folders]
@@ -128,20 +151,20 @@ class ImapMailbox:
 
     def open(self, name: str) -> Opened:
         """EXAMINE: read-only, so that nothing we do can set a flag."""
-        with _speaking("open a mailbox of"):
+        with self._speaking("open a mailbox of"):
             found = self._client.select_folder(name, readonly=True)
             self._announced()
         return Opened(name, int(found[b"UIDVALIDITY"]), int(found.get(b"UIDNEXT", 0)), int(found[b"EXISTS"]))
 
     def uids(self, low: int, high: int) -> list[int]:
         """The UIDs from `low` to `high`, ascending; ask for at most LIST_WINDOW at a time."""
-        with _speaking("search"):
+        with self._speaking("search"):
             found = self._client.search(["UID", f"{low}:{high}"])
         return sorted(uid for uid in found if low <= uid <= high)
 
     def uids_from(self, low: int) -> list[int]:
         """The UIDs from `low` to the newest, ascending."""
-        with _speaking("search"):
+        with self._speaking("search"):
             self._announced()  # what was announced before, this search sees
             found = self._client.search(["UID", f"{low}:*"])
         return sorted(uid for uid in found if uid >= low)  # `n:*` always holds the last message (RFC 3501, 6.4.8)
@@ -151,15 +174,52 @@ class ImapMailbox:
         items = ["RFC822.SIZE", "INTERNALDATE", "FLAGS"]
         if self.gmail:
             items += ["X-GM-MSGID", "X-GM-THRID", "X-GM-LABELS"]
-        with _speaking("fetch from"):
-            found = self._client.fetch(uids, items)
-        return [_outline(uid, data) for uid, data in sorted(found.items()) if b"RFC822.SIZE" in data]
+        found = self._fetch(uids, items)
+        return [outline_of(uid, data) for uid, data in sorted(found.items()) if b"RFC822.SIZE" in data]
 
     def bodies(self, uids: Sequence[int]) -> dict[int, bytes]:
         """The raw messages, by UID; all of them are in memory at once. Vanished UIDs are missing."""
-        with _speaking("fetch from"):
-            found = self._client.fetch(uids, ["BODY.PEEK[]"])
-        return {uid: data[b"BODY[]"] or b"" for uid, data in found.items() if b"BODY[]" in data}
+        return bodies_of(self._fetch(uids, ["BODY.PEEK[]"]))
+
+    def piece(self, uid: int, offset: int, size: int) -> bytes | None:
+        """A part of a raw message, shorter at its end and empty behind it; None when the message vanished."""
+        found = self._fetch([uid], [f"BODY.PEEK[]<{offset}.{size}>"]).get(uid)
+        return None if found is None else found.get(b"BODY[]<%d>" % offset) or b""
+
+    def _fetch(self, uids: Sequence[int], items: list[str]) -> dict[int, dict[bytes, Any]]:
+        """Raises MessagesRefused, with what came, when the server did not send some for their own sake."""
+        with self._speaking("fetch from"):
+            try:
+                return dict(self._client.fetch(uids, items))
+            except self._client.AbortError:
+                raise
+            except ProtocolError as error:
+                if len(uids) == 1 and "X-GM-LABELS" in items:
+                    return self._with_odd_labels(uids[0], items)
+                raise MessagesRefused("an answer of the IMAP server cannot be read", {}) from error
+            except IMAPClientError as error:
+                if not speaks_of_messages(error):
+                    raise
+                raise MessagesRefused(f"the IMAP server does not send some messages: {error}", self._left()) from error
+
+    def _left(self) -> dict[int, dict[bytes, Any]]:
+        """What came before a FETCH was refused; imaplib keeps it."""
+        answers = self._client._imap.untagged_responses.pop("FETCH", [])  # noqa: SLF001 - where imaplib leaves it
+        try:
+            return dict(parse_fetch_response(answers, self._client.normalise_times, True))  # noqa: FBT003
+        except ProtocolError:
+            return {}
+
+    def _with_odd_labels(self, uid: int, items: list[str]) -> dict[int, dict[bytes, Any]]:
+        """Everything of one message, its labels split by hand: imapclient stumbles over an unbalanced bracket."""
+        found: dict[int, dict[bytes, Any]] = dict(
+            self._client.fetch([uid], [item for item in items if item != "X-GM-LABELS"])
+        )
+        _, answers = self._client._imap.uid("FETCH", str(uid), "(X-GM-LABELS)")  # noqa: SLF001 - unparsed
+        for answer in answers:
+            if uid in found and isinstance(answer, bytes) and b"X-GM-LABELS" in answer:
+                found[uid][b"X-GM-LABELS"] = split_labels(answer)
+        return found
 
     def wait(self, seconds: float) -> None:
         """Return when the server says something, after `seconds`, or on `interrupt`; the caller lists again either way.
@@ -167,7 +227,7 @@ class ImapMailbox:
         Not imapclient's idle_check: it misses an EXISTS in the segment of `+ idling`, loses a split line, and spins on
         a dead socket. Whatever comes is left to `idle_done`, which reads it as every other answer.
         """
-        with _speaking("wait for"):
+        with self._speaking("wait for"):
             if self._announced():
                 return
             if not self._client.has_capability("IDLE"):
@@ -177,7 +237,17 @@ class ImapMailbox:
             self._client.idle()
             if not _buffered(self._client):
                 self._until_audible([self._client.socket()], seconds)
-            self._client.idle_done()
+            with self._answering(ANSWER_SECONDS):
+                self._client.idle_done()
+
+    @contextmanager
+    def _answering(self, seconds: float) -> Iterator[None]:
+        """Take a server for dead that says nothing for `seconds`, sooner than usual."""
+        sock = self._client.socket()
+        usual = sock.gettimeout()
+        sock.settimeout(min(seconds, usual or seconds))
+        yield
+        sock.settimeout(usual)
 
     def _announced(self) -> bool:
         """Whether new mail was announced since the last listing began, in passing, in the answer to another command."""
@@ -189,12 +259,29 @@ class ImapMailbox:
         with suppress(OSError):
             self._alarm.send(b"!")
 
+    @contextmanager
+    def _speaking(self, doing: str) -> Iterator[None]:
+        """Keep to the pace the server asks for, and translate what goes wrong inside."""
+        with _translated(doing):
+            if self._meter.pace:
+                self._until_audible([], self._meter.pace)
+            try:
+                yield
+            finally:
+                self._meter.settle()
+
+    def cut(self) -> None:
+        """End whatever goes on, with an error in the thread it goes on in; from any thread."""
+        self.interrupt()
+        with suppress(Exception):
+            self._client.socket().shutdown(socket.SHUT_RDWR)
+
     def _until_audible(self, sources: list[Any], seconds: float) -> None:
         select.select([*sources, self._snooze], [], [], seconds)
 
     def noop(self) -> None:
         """Show the server that we are there."""
-        with _speaking("keep alive"):
+        with self._speaking("keep alive"):
             self._client.noop()
 
     def close(self) -> None:
@@ -206,6 +293,14 @@ class ImapMailbox:
             self._client.shutdown()
         self._alarm.close()
         self._snooze.close()
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    """Have the system find a vanished peer within 50 s: a NAT in between forgets us without a word."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 20), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 50_000)):
+        if hasattr(socket, name):  # each system has some of them
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _buffered(client: Any) -> bool:
@@ -234,7 +329,8 @@ def _xoauth2(user: str, token: str, challenges: list[bytes]) -> Any:
     return respond
 
 
-def _outline(uid: int, data: dict[bytes, Any]) -> Outline:
+def outline_of(uid: int, data: dict[bytes, Any]) -> Outline:
+    """The outline in a FETCH answer."""
     return Outline(
         uid=uid,
         size=int(data[b"RFC822.SIZE"]),
@@ -244,6 +340,22 @@ def _outline(uid: int, data: dict[bytes, Any]) -> Outline:
         gm_msgid=_number(data.get(b"X-GM-MSGID")),
         gm_thrid=_number(data.get(b"X-GM-THRID")),
     )
+
+
+def bodies_of(found: dict[int, dict[bytes, Any]]) -> dict[int, bytes]:
+    """The raw messages in FETCH answers."""
+    return {uid: data[b"BODY[]"] or b"" for uid, data in found.items() if b"BODY[]" in data}
+
+
+def split_labels(answer: bytes) -> tuple[bytes, ...]:
+    """The labels in an unparsed FETCH answer."""
+    listed = answer.partition(b"X-GM-LABELS (")[2]
+    found = []
+    for match in _LABEL.finditer(listed):
+        if match["end"]:
+            break
+        found.append(re.sub(rb"\\(.)", rb"\1", match["quoted"]) if match["quoted"] is not None else match["atom"])
+    return tuple(found)
 
 
 def _label(value: Any) -> str:
@@ -264,12 +376,12 @@ def _number(value: Any) -> int | None:
 
 
 @contextmanager
-def _speaking(doing: str) -> Iterator[None]:
-    """Translate what goes wrong inside."""
+def _translated(doing: str) -> Iterator[None]:
+    """Make what goes wrong inside one of ours."""
     try:
         yield
     except IMAPClientError as error:
         raise refused(error, doing) from error
-    except (ProtocolError, ssl.SSLError, OSError, EOFError) as error:
+    except (ssl.SSLError, OSError, EOFError) as error:
         reason = str(error) or type(error).__name__
         raise IMAPConnectionError(f"cannot {doing} the IMAP server: {reason}") from error

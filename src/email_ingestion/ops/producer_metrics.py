@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 from email_ingestion import events
-from email_ingestion.errors import AuthenticationFailed, IMAPThrottledError, OAuth2AuthenticationError
+from email_ingestion.errors import AuthenticationFailed, IMAPLockedOut, IMAPThrottledError, OAuth2AuthenticationError
 from email_ingestion.events import Event
 from email_ingestion.ops.declare import Declare, member
 from email_ingestion.ops.gauges import Freshness
@@ -14,6 +14,7 @@ from email_ingestion.ops.records import CONSENT_WARNING, Names, RedisView, Token
 
 SKIP_REASONS = ("excluded_label", "before_start", "known", "vanished")
 CONNECTION_RESULTS = ("connected", "refused", "throttled", "failed")
+INCIDENTS = ("session_ended", "transient", "throttled", "locked_out", "operator", "quarantined")
 REFRESH_RESULTS = ("success", "error", "refused")
 TOKEN_STATES: tuple[TokenState, ...] = get_args(TokenState)
 
@@ -38,7 +39,13 @@ class ProducerMetrics:
             events.Published: lambda event: self._produced.inc(event.count),
             events.Skipped: lambda event: self._skipped.labels(event.reason).inc(event.count),
             events.Connected: self._connected,
-            events.ConnectionFailed: lambda event: self._connections.labels(_result(event.error)).inc(),
+            events.ConnectionFailed: self._failed,
+            events.SessionEnded: lambda _event: self._incidents.labels("session_ended").inc(),
+            events.LockedOut: lambda event: self._locked_out.labels(self._of(event)).set(event.until),
+            events.Slowed: lambda event: self._slowed.labels(self._of(event)).set(event.seconds),
+            events.Quarantined: lambda _event: self._incidents.labels("quarantined").inc(),
+            events.QuarantineCounted: lambda event: self._quarantine.labels(self._of(event)).set(event.count),
+            events.WatcherRebuilt: lambda event: self._rebuilt.labels(self._of(event)).inc(),
             events.Downloaded: lambda event: self._fetched.inc(event.size),
             events.BytesSpent: lambda event: self._budget.labels(self._of(event)).set(
                 max(0, event.budget - event.today)
@@ -72,6 +79,23 @@ class ProducerMetrics:
         self._fetched = declare.counter("imap_fetched_bytes_total", "Bytes of messages downloaded over IMAP.")
         self._budget = declare.gauge(
             "imap_bytes_budget_remaining", "Bytes the account may still download within its daily budget.", "account"
+        )
+        self._incidents = declare.counter(
+            "imap_incidents_total", "What mail servers did to us, by how grave it is.", kind=INCIDENTS
+        )
+        self._locked_out = declare.gauge(
+            "imap_locked_out_until_timestamp_seconds",
+            "Unix time until which the server refuses; 0 if not.",
+            "account",
+        )
+        self._slowed = declare.gauge(
+            "imap_command_delay_seconds", "Seconds each command waits because the server throttles.", "account"
+        )
+        self._quarantine = declare.gauge(
+            "imap_quarantined_messages", "Messages the server lists but does not send.", "account"
+        )
+        self._rebuilt = declare.counter(
+            "imap_watcher_rebuilds_total", "Watchers that got nothing done and were replaced.", account=self._accounts
         )
         self._changes = declare.counter("imap_uidvalidity_changes_total", "Times a mailbox got a new UIDVALIDITY.")
 
@@ -111,6 +135,13 @@ class ProducerMetrics:
         self._connections.labels("connected").inc()
         self._reauth.labels(self._of(event)).set(0)
 
+    def _failed(self, event: events.ConnectionFailed) -> None:
+        result = _result(event.error)
+        self._connections.labels(result).inc()
+        if result != "refused":  # a person is asked for then, which is counted there
+            kind = "locked_out" if isinstance(event.error, IMAPLockedOut) else result
+            self._incidents.labels("transient" if kind == "failed" else kind).inc()
+
     def _synced(self, event: events.Synced) -> None:
         self._success.labels(self._of(event)).set(self._clock())
         self._backlog.labels(self._of(event)).set(event.backlog)
@@ -136,6 +167,7 @@ class ProducerMetrics:
             self._token_state.labels(self._of(event), each).set(each == state)
 
     def _needs_operator(self, event: events.NeedsOperator) -> None:
+        self._incidents.labels("operator").inc()
         if isinstance(event.error, OAuth2AuthenticationError):
             self._reauth.labels(self._of(event)).set(1)
             self._token_is(event, "re-authorize")

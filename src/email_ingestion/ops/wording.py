@@ -80,6 +80,8 @@ def error_type(error: BaseException) -> str:
 def sentence(error: BaseException) -> str:
     """Class name and what may be told of its text, on one line."""
     parents = [parent.__name__ for parent in _GREPPED if isinstance(error, parent) and type(error) is not parent]
+    if isinstance(error, errors.AuthenticationFailed) and not isinstance(error, errors.OAuth2AuthenticationError):
+        parents.append(errors.IMAPConnectionError.__name__)  # a refused password is one, to whoever searches the log
     kind = f"{error_type(error)} ({', '.join(parents)})" if parents else error_type(error)
     return f"{kind}: {told(error)}"
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
 from email_ingestion.email import Envelope, Message
 from email_ingestion.errors import IMAPConnectionError
 from email_ingestion.events import Downloaded, Observe, Skipped
 from email_ingestion.mailbox import ImapMailbox, Outline
-from email_ingestion.mailbox.imap import Opened
+from email_ingestion.mailbox.imap import Opened, bodies_of, outline_of
+from email_ingestion.mailbox.replies import MessagesRefused
+
+T = TypeVar("T")
 
 PORTION_BYTES = 4 * 1024 * 1024
 
@@ -42,30 +45,73 @@ class Fetch:
         self._blobs = blobs
         self._blob_threshold = blob_threshold
         self._observe = observe
+        self._refused: dict[int, Exception] = {}
+
+    def outlines(self, uids: Sequence[int]) -> list[Outline]:
+        """What the server tells of `uids`; `take_refused` tells which it refused. Raises IMAPConnectionError."""
+        try:
+            return self._connection.outlines(uids)
+        except MessagesRefused as error:
+            found = {uid: outline_of(uid, data) for uid, data in error.found.items() if b"RFC822.SIZE" in data}
+            rest = [uid for uid in uids if uid not in found]
+            for outlines in self._singly(rest, error, self._connection.outlines, alone=not found):
+                found |= {outline.uid: outline for outline in outlines}
+            return [found[uid] for uid in sorted(found)]
 
     def messages(self, outlines: Sequence[Outline]) -> Iterator[Message]:
-        """The messages behind `outlines`, without those that vanished; raises IMAPConnectionError."""
-        bodies = self._connection.bodies([outline.uid for outline in outlines]) if outlines else {}
-        missing = [outline.uid for outline in outlines if outline.uid not in bodies]
-        if missing:
-            bodies |= self._again(missing)
+        """The messages behind `outlines`, without those that vanished or were refused; raises IMAPConnectionError."""
+        bodies = self._bodies([outline.uid for outline in outlines]) if outlines else {}
         for outline in outlines:
             raw = bodies.pop(outline.uid, None)
             if raw is not None:
                 self._observe(Downloaded(self._account, len(raw)))
                 yield self._message(outline, raw)
 
-    def _again(self, missing: Sequence[int]) -> dict[int, bytes]:
-        """Bodies the server left out: fetched singly while they are listed, for nothing may pass over mail."""
-        found: dict[int, bytes] = {}
-        for uid in missing:
-            if not self._connection.uids(uid, uid):
+    def take_refused(self) -> dict[int, Exception]:
+        """The UIDs the server lists but did not send since this was last asked, each with its reason."""
+        refused, self._refused = self._refused, {}
+        return refused
+
+    def _bodies(self, uids: Sequence[int]) -> dict[int, bytes]:
+        """What came at once is kept; what did not is fetched singly, for nothing may pass over mail."""
+        trouble = IMAPConnectionError("the IMAP server lists a message but does not send it")
+        try:
+            found = self._connection.bodies(uids)
+        except MessagesRefused as error:
+            found, trouble = bodies_of(error.found), error
+        missing = [uid for uid in uids if uid not in found]
+        for bodies in self._singly(missing, trouble, self._body, alone=not found):
+            if bodies:
+                found |= bodies
+            else:
                 self._observe(Skipped(self._account, "vanished", 1))
-                continue
-            found |= self._connection.bodies([uid])
-            if uid not in found:
-                raise IMAPConnectionError(f"the IMAP server lists UID {uid} but does not send it")
         return found
+
+    def _body(self, uids: Sequence[int]) -> dict[int, bytes]:
+        (uid,) = uids
+        if not self._connection.uids(uid, uid):
+            return {}
+        bodies = self._connection.bodies(uids)
+        if uid not in bodies:
+            raise MessagesRefused(f"the IMAP server lists UID {uid} but does not send it", {})
+        return bodies
+
+    def _singly(
+        self, uids: Sequence[int], trouble: IMAPConnectionError, ask: Callable[[Sequence[int]], T], *, alone: bool
+    ) -> Iterator[T]:
+        """Ask for each by itself; `alone` when no other message came.
+
+        When all of several are refused the fault is the server's and no message's: `trouble` is raised.
+        """
+        refused: dict[int, Exception] = {}
+        for uid in uids:
+            try:
+                yield ask([uid])
+            except MessagesRefused as error:
+                refused[uid] = error
+        if alone and len(refused) > 1 and len(refused) == len(uids):
+            raise trouble
+        self._refused |= refused
 
     def _message(self, outline: Outline, raw: bytes) -> Message:
         envelope = Envelope(

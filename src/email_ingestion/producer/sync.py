@@ -14,12 +14,12 @@ from datetime import datetime
 from typing import Protocol
 
 from email_ingestion.email import Cursor, Message
-from email_ingestion.events import MailboxChanged, Observe, Published, Skipped, Synced, Waiting
+from email_ingestion.events import MailboxChanged, Observe, Published, Quarantined, Skipped, Synced, Waiting
 from email_ingestion.mailbox import ImapMailbox, Outline
 from email_ingestion.mailbox.imap import FETCH_MOST, LIST_WINDOW, Opened
 from email_ingestion.producer.choice import Portion, Rules, portions
 from email_ingestion.producer.fetch import PORTION_BYTES, Fetch
-from email_ingestion.stream import Intake
+from email_ingestion.stream import Intake, Quarantine
 
 
 class Accounted(Protocol):
@@ -49,6 +49,7 @@ class Sync:
         *,
         intake: Intake,
         fetch: Fetch,
+        quarantine: Quarantine,
         rules: Rules,
         look: Callable[[], Accounted],
         wait_for_room: Callable[[], bool],
@@ -59,6 +60,7 @@ class Sync:
         self._opened = opened
         self._intake = intake
         self._fetch = fetch
+        self._quarantine = quarantine
         self._rules = rules
         self._look = look
         self._accounted = look()
@@ -109,7 +111,8 @@ class Sync:
 
     def _take(self, cursor: Cursor, uids: list[int]) -> tuple[Cursor, bool]:
         """Fetch and append one stretch of UIDs; also says whether to go on."""
-        outlines = self._connection.outlines(uids)
+        outlines = self._fetch.outlines(uids)
+        self._set_aside()
         wanted = self._wanted(outlines, cursor)
         self._tell_waiting(outlines, wanted, cursor)
         for portion in portions(outlines, wanted, uids[-1], PORTION_BYTES):
@@ -136,12 +139,19 @@ class Sync:
 
     def _append(self, cursor: Cursor, portion: Portion) -> Cursor:
         messages = self._unknown(list(self._fetch.messages(portion.wanted)), cursor)
+        self._set_aside()
         added, moved = self._intake.append(self._account, self._opened.name, cursor, portion.upto, messages)
         if messages:
             ids = tuple(message.envelope.email_id for message in messages)
             size = sum(message.envelope.size for message in messages)
             self._observe(Published(self._account, self._opened.name, ids, added, size))
         return moved
+
+    def _set_aside(self) -> None:
+        """Note what the server refuses to send before the cursor passes it."""
+        refused = self._fetch.take_refused()
+        for uid, tries in self._quarantine.hold(refused).items():
+            self._observe(Quarantined(self._account, self._opened.name, uid, refused[uid], tries))
 
     def _unknown(self, messages: list[Message], cursor: Cursor) -> list[Message]:
         """Without X-GM-MSGID only the bytes tell that a message was read before, under another UIDVALIDITY."""

@@ -21,6 +21,11 @@ class Tokens:
         self._observe = observe
         self._expires_at = 0.0
 
+    @property
+    def expires_at(self) -> float:
+        """When the token that was got last expires, in Unix seconds."""
+        return self._expires_at
+
     def get(self, rejected: str | None = None) -> str:
         """An access token, and not the `rejected` one.
 

@@ -5,18 +5,17 @@
        │         └─────────────────────────────────────────────┘ │
        └── back-off ◀── failure         session over: at once ◀──┘
 
-The back-off is reset by a successful sync only, never by a login. Authorization that a person must renew is looked
-at again now and then, so that a new consent needs no restart. An audit (`reconcile`) goes on in small steps between
-syncs, so that new mail does not wait for it.
+What a failure means is decided in `reaction`. Authorization that a person must renew is looked at again when the token
+file changes. An audit (`reconcile`) goes on in small steps between syncs, so that new mail does not wait for it.
 """
 
 from __future__ import annotations
 
 import math
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,7 +26,7 @@ from email_ingestion.errors import (
     ConfigurationError,
     EmailIngestionError,
     IMAPConnectionError,
-    IMAPThrottledError,
+    IMAPLockedOut,
     RedisConnectionError,
     SessionExpired,
     SinkUnavailable,
@@ -36,33 +35,37 @@ from email_ingestion.errors import (
     TransientError,
 )
 from email_ingestion.events import (
-    Connected,
     ConnectionFailed,
     Held,
+    LockedOut,
     LoopFailed,
     NeedsOperator,
     Observe,
     Probed,
     RedisFailed,
     SessionEnded,
+    Slowed,
     Turned,
     Watching,
 )
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap import Opened
-from email_ingestion.mailbox.replies import TokenRejected
+from email_ingestion.mailbox.replies import MailboxGone
+from email_ingestion.producer.again import Again
+from email_ingestion.producer.connect import Connector
+from email_ingestion.producer.reaction import Patience, Reaction
 from email_ingestion.producer.sync import Sync
-from email_ingestion.producer.tokens import Tokens
-from email_ingestion.retry import backoff, jittered
 from email_ingestion.settings import Account
+from email_ingestion.stream import Lockout
 
-OPERATOR_SECONDS = 15.0  # how often an account that waits for a person is looked at again
 ROOM_SECONDS = 0.5
 REDIS_SECONDS = 2.0  # Redis is near and cheap to ask, and its breaker spares it
 KEEPALIVE_SECONDS = 60.0
-CAP_SECONDS = 300.0
-END = object()
 AUDIT_AGAIN_SECONDS = 60.0  # an audit that failed is begun again after this long, or at its usual time if sooner
+# An IDLE ends this soon even when nothing comes: with the time its end may take, a dead peer is found within a minute.
+SILENCE_SECONDS = 45.0
+SESSION_SPREAD = 0.1  # of a session's length, so that the accounts of a process do not reconnect together
+END = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,6 @@ class Pace:
 
     poll: float
     idle: float
-    timeout: float
     session: float
     audit: float  # infinite: never
 
@@ -83,6 +85,25 @@ class Audit(Protocol):
         """Compare, pausing often."""
 
 
+class Work(Protocol):
+    """Makes what is done on a connection; `room` waits until the stream has room, False when told to stop."""
+
+    def sync(self, connection: ImapMailbox, opened: Opened, room: Callable[[], bool]) -> Sync:
+        """What brings the mailbox into the stream."""
+
+    def again(self, connection: ImapMailbox, opened: Opened) -> Again:
+        """What asks again for messages that were refused."""
+
+    def audit(self, connection: ImapMailbox, opened: Opened, room: Callable[[], bool]) -> Audit:
+        """What compares the mailbox with what became of its mail."""
+
+    def full(self) -> str | None:
+        """Why nothing more should be fetched now, or None."""
+
+    def renewed(self) -> object:
+        """Changes when a person has renewed the authorization."""
+
+
 class Watcher:
     """Runs in a thread of its own; `once` makes a single pass and raises what went wrong."""
 
@@ -91,31 +112,30 @@ class Watcher:
         account: Account,
         pace: Pace,
         *,
-        tokens: Tokens | None,
+        connector: Connector,
         imap_breaker: Breaker,
-        full: Callable[[], str | None],
-        make_sync: Callable[[ImapMailbox, Opened, Callable[[], bool]], Sync],
-        make_audit: Callable[[ImapMailbox, Opened, Callable[[], bool]], Audit],
+        work: Work,
+        lockout: Lockout,
+        patience: Patience,
         give_up: Callable[[EmailIngestionError], None],
         observe: Observe,
-        rng: random.Random,
     ) -> None:
         self._account = account
         self._pace = pace
-        self._tokens = tokens
+        self._connector = connector
         self._imap = imap_breaker
-        self._full = full
-        self._make_sync = make_sync
-        self._make_audit = make_audit
+        self._work = work
+        self._lockout = lockout
+        self._patience = patience
         self._give_up = give_up
         self._observe = observe
-        self._rng = rng
         self._stop = threading.Event()
         self._connection: ImapMailbox | None = None
-        self._failures = 0
         self._held = ""
-        self._synced = False
-        self._spoke = time.monotonic()
+        self._locked = False
+        self._activity = 0
+        self._slowed = 0.0
+        self._spoke = self._progress = time.monotonic()
         self._audit_due = self._audit_soonest = time.monotonic() if pace.audit < math.inf else math.inf
 
     def stop(self) -> None:
@@ -130,34 +150,69 @@ class Watcher:
         while not self._stop.is_set():
             self._turned()
             try:
-                self._session()
-            except (SessionExpired, StaleCursor) as error:
-                if isinstance(error, StaleCursor):
-                    self._audit_due = self._audit_soonest
-                self._observe(SessionEnded(self._account.name, str(error)))
+                if not self._shut_out():
+                    self._session()
             except EmailIngestionError as error:
-                self._pause(self._failed(error))
+                if not self._stop.is_set():
+                    self._come_back(error)
             except Exception as error:  # noqa: BLE001 - the watcher must not die silently, whatever it met
                 self._observe(LoopFailed(self._loop, error))
-                self._pause(self._delay())
+                self._pause(self._patience.delay())
         self._watching("stopped")
 
     def once(self) -> bool:
         """One pass over the mailbox; False when it was stopped before its end. Raises what went wrong."""
-        connection = self._connect()
-        try:
-            opened = self._open(connection)
-            return self._imap.run(self._make_sync(connection, opened, lambda: self._wait_for_room(connection)).run)
-        finally:
-            self._leave(connection)
+        while True:
+            try:
+                with closing(self._connect()) as connection:
+                    opened = self._open(connection)
+                    return self._imap.run(
+                        self._work.sync(connection, opened, lambda: self._wait_for_room(connection)).run
+                    )
+            except (SessionExpired, StaleCursor) as error:  # a long pass outlives its session
+                self._observe(SessionEnded(self._account.name, str(error)))
+                self._pause(self._patience.react(error).seconds)
+
+    def idle_for(self) -> float:
+        """Seconds in which nothing was achieved, though nothing was deliberately waited for; from any thread."""
+        connection = self._connection
+        if connection and connection.activity != self._activity:
+            self._activity = connection.activity
+            self._turned()
+        return time.monotonic() - self._progress
+
+    def abandon(self) -> None:
+        """Stop, and cut the connection under whatever it is stuck in; from any thread."""
+        self.stop()
+        connection = self._connection
+        if connection:
+            connection.cut()
+
+    def _shut_out(self) -> bool:
+        """Wait until the mail server lets the account in again; False when it does now."""
+        seconds = self._lockout.remaining()
+        if seconds:
+            until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + seconds))
+            self._locked = True
+            self._hold(f"the mail server has shut the account out until {until}")
+            self._watching("locked_out")
+            self._pause(min(seconds, self._pace.poll))  # an operator may lift it in Redis
+            return True
+        if self._locked:
+            self._locked = False
+            self._hold("")
+            self._observe(LockedOut(self._account.name, None, 0.0))
+        return False
 
     def _session(self) -> None:
         """One connection, from login to its planned end."""
         self._watching("connecting")
-        connection = self._connect()
-        try:
+        with closing(self._connect()) as connection:
             opened = self._open(connection)
-            sync = self._make_sync(connection, opened, lambda: self._wait_for_room(connection))
+            room = lambda: self._wait_for_room(connection)  # noqa: E731 - handed to two
+            sync = self._work.sync(connection, opened, room)
+            again = self._work.again(connection, opened)
+            life = self._connector.life(self._pace.session) * (1 - SESSION_SPREAD * self._patience.rng.random())
             audit: Iterator[None] | None = None
             while not self._stop.is_set():
                 self._watching("syncing")
@@ -165,28 +220,30 @@ class Watcher:
                 try:
                     if not self._imap.run(sync.run):
                         return
-                    self._succeeded(started)
+                    self._succeeded(started, connection)
+                    self._imap.run(again.run)
                     audit = self._audit(audit, connection, opened)
                 except (RedisConnectionError, CircuitBreakerError, SinkUnavailable) as error:
                     audit = None
                     self._sit_out(error, connection)
                     continue
-                if connection.age > self._pace.session:
+                if connection.age > life:
                     self._observe(SessionEnded(self._account.name, "planned renewal"))
                     return
-                if audit:
-                    continue
-                self._watching("idle")
-                connection.wait(min(self._pace.poll, self._pace.idle, max(0.0, self._audit_due - time.monotonic())))
-        finally:
-            self._leave(connection)
+                if not audit:
+                    self._listen(connection, life)
+
+    def _listen(self, connection: ImapMailbox, life: float) -> None:
+        self._watching("idle")
+        soon = min(self._audit_due - time.monotonic(), life - connection.age)
+        connection.wait(max(0.0, min(self._pace.poll, self._pace.idle, SILENCE_SECONDS, soon)))
 
     def _audit(self, audit: Iterator[None] | None, connection: ImapMailbox, opened: Opened) -> Iterator[None] | None:
         """Take the next step of an audit that runs or is due; returns the audit while there is more of it to do."""
         if not audit:
             if time.monotonic() < self._audit_due:
                 return None
-            audit = self._make_audit(connection, opened, lambda: self._wait_for_room(connection)).steps()
+            audit = self._work.audit(connection, opened, lambda: self._wait_for_room(connection)).steps()
         # Whatever goes wrong in the step, the audit is not begun again at once: it must not hold up the mail.
         self._audit_due = time.monotonic() + min(AUDIT_AGAIN_SECONDS, self._pace.audit)
         if self._imap.run(lambda: next(audit, END)) is not END:
@@ -194,50 +251,43 @@ class Watcher:
         self._audit_due = time.monotonic() + self._pace.audit
         return None
 
-    def _succeeded(self, started: float) -> None:
-        self._failures = 0
-        self._synced = True
+    def _succeeded(self, started: float, connection: ImapMailbox) -> None:
+        self._patience.succeeded()
         self._observe(Probed("imap", ok=True, seconds=time.monotonic() - started, error=None))
+        if connection.slowed != self._slowed:
+            self._slowed = connection.slowed
+            self._observe(Slowed(self._account.name, self._slowed))
         self._turned()
 
     def _connect(self) -> ImapMailbox:
-        token = self._tokens.get() if self._tokens else None
-        try:
-            return self._imap.run(lambda: self._login(token))
-        except TokenRejected:
-            if not self._tokens:
-                raise
-            # Expired early or revoked: one forced refresh tells which.
-            fresh = self._tokens.get(rejected=token)
-            return self._imap.run(lambda: self._login(fresh))
-
-    def _login(self, token: str | None) -> ImapMailbox:
-        connection = ImapMailbox(self._account, self._pace.timeout)
-        try:
-            connection.login(token)
-        except BaseException:
-            connection.close()
-            raise
-        self._connection = connection
-        self._observe(Connected(self._account.name))
-        return connection
+        self._connection = self._connector.connect()
+        return self._connection
 
     def _open(self, connection: ImapMailbox) -> Opened:
-        return self._imap.run(lambda: connection.open(connection.find(self._account.imap_mailbox)))
+        def find_and_open() -> Opened:
+            return connection.open(connection.find(self._account.imap_mailbox))
+
+        try:
+            return self._imap.run(find_and_open)
+        except MailboxGone:  # renamed between the list and the opening, when the owner changed the language
+            return self._imap.run(find_and_open)
 
     def _wait_for_room(self, connection: ImapMailbox) -> bool:
         """Hold until the stream has room; the connection is kept alive meanwhile. False when told to stop."""
         while not self._stop.is_set():
             self._turned()
-            reason = self._full() or ""
-            if reason != self._held:
-                self._held = reason
-                self._observe(Held(self._account.name, reason))
+            reason = self._work.full() or ""
+            self._hold(reason)
             if not reason:
                 return True
             self._keep_alive(connection)
             self._stop.wait(ROOM_SECONDS)
         return False
+
+    def _hold(self, reason: str) -> None:
+        if reason != self._held:
+            self._held = reason
+            self._observe(Held(self._account.name, reason))
 
     def _keep_alive(self, connection: ImapMailbox) -> None:
         if time.monotonic() - self._spoke > KEEPALIVE_SECONDS:
@@ -246,52 +296,75 @@ class Watcher:
 
     def _sit_out(self, error: TransientError, connection: ImapMailbox) -> None:
         """Redis or the ledger is away: the mail can wait on the server, and the connection need not be made again."""
-        self._failures += 1
-        delay = min(backoff(self._failures), REDIS_SECONDS)
+        self._away(error)
+        self._keep_alive(connection)
+
+    def _away(self, error: TransientError) -> None:
+        delay = min(self._patience.delay(), REDIS_SECONDS)
         ledger = isinstance(error, SinkUnavailable)
         self._observe(LoopFailed(self._loop, error) if ledger else RedisFailed(error, delay))
         self._watching("waiting")
         self._pause(delay)
-        self._keep_alive(connection)
 
-    def _leave(self, connection: ImapMailbox) -> None:
-        self._connection = None
-        connection.close()
+    def _come_back(self, error: EmailIngestionError) -> None:
+        """Announce what ended a session, and stay away as long as it asks for."""
+        if isinstance(error, (RedisConnectionError, SinkUnavailable)):
+            self._away(error)
+            return
+        if isinstance(error, StaleCursor):
+            self._audit_due = self._audit_soonest
+        reaction = self._patience.react(error)
+        if isinstance(error, IMAPLockedOut):
+            reaction = Reaction(reaction.kind, self._lock_out(error))
+        self._announce(error, reaction)
+        if reaction.kind == "normal" and not reaction.seconds:
+            return
+        self._watching("needs_operator" if reaction.kind == "operator" else "waiting")
+        if reaction.kind != "locked_out":  # its end is written down, and waited for there
+            self._pause(reaction.seconds, renewable=reaction.kind == "operator")
 
-    def _failed(self, error: EmailIngestionError) -> float:
-        """Announce a failure; returns the seconds to stay away."""
-        if isinstance(error, ConfigurationError) and not self._synced:
-            self._give_up(error)
-        if isinstance(error, (AuthenticationFailed, ConfigurationError)):
-            if isinstance(error, AuthenticationFailed):
-                self._observe(ConnectionFailed(self._account.name, error, OPERATOR_SECONDS))
-            self._observe(NeedsOperator(self._account.name, error))
-            self._watching("needs_operator")
-            return OPERATOR_SECONDS
-        delay = error.retry_after if isinstance(error, (CircuitBreakerError, IMAPThrottledError)) else self._delay()
+    def _lock_out(self, error: IMAPLockedOut) -> float:
+        """Note it where a restart finds it; returns the seconds it lasts."""
+        try:
+            seconds = self._lockout.begin(error.retry_after)
+        except TransientError as away:
+            self._away(away)
+            seconds = error.retry_after
+            self._pause(seconds)
+        self._observe(LockedOut(self._account.name, error, time.time() + seconds))
+        return seconds
+
+    def _announce(self, error: EmailIngestionError, reaction: Reaction) -> None:
+        account = self._account.name
+        if isinstance(error, (SessionExpired, StaleCursor)):
+            self._observe(SessionEnded(account, str(error)))
+            return
+        if isinstance(error, (AuthenticationFailed, IMAPConnectionError)):
+            self._observe(ConnectionFailed(account, error, reaction.seconds))
         if isinstance(error, IMAPConnectionError):
-            self._observe(ConnectionFailed(self._account.name, error, delay))
             self._observe(Probed("imap", ok=False, seconds=0.0, error=error))
-        elif not isinstance(error, (CircuitBreakerError, TokenRefreshError)):
+        if reaction.kind == "operator":
+            if isinstance(error, ConfigurationError) and not self._patience.ever:
+                self._give_up(error)
+            self._observe(NeedsOperator(account, error))
+        elif not isinstance(error, (AuthenticationFailed, IMAPConnectionError, CircuitBreakerError, TokenRefreshError)):
             self._observe(LoopFailed(self._loop, error))
-        self._watching("waiting")
-        return delay
 
-    def _delay(self) -> float:
-        self._failures += 1
-        return jittered(backoff(self._failures, cap=CAP_SECONDS), self._rng)
-
-    def _pause(self, seconds: float) -> None:
-        """Wait, turning: a long pause is not a stalled loop."""
+    def _pause(self, seconds: float, *, renewable: bool = False) -> None:
+        """Wait, turning: a long pause is not a stalled loop. A new consent ends a `renewable` one."""
         end = time.monotonic() + seconds
-        while not self._stop.wait(min(5.0, max(0.0, end - time.monotonic()))) and time.monotonic() < end:
+        known = self._work.renewed() if renewable else None
+        while not self._stop.wait(min(1.0, max(0.0, end - time.monotonic()))) and time.monotonic() < end:
             self._turned()
+            if renewable and self._work.renewed() != known:
+                return
 
     @property
     def _loop(self) -> str:
         return f"watch:{self._account.name}"
 
     def _turned(self) -> None:
+        self._progress = time.monotonic()
         self._observe(Turned(self._loop))
 
     def _watching(self, state: str) -> None:

@@ -109,7 +109,8 @@ class Audit:
 
     def _stretch(self, uids: Sequence[int]) -> None:
         """Settle messages whose place the ledger does not know."""
-        outlines = self._connection.outlines(uids)
+        outlines = self._fetch.outlines(uids)
+        self._count_refused()
         evidence = self._accounted.evidence(outlines)
         verdicts = self._compare(outlines, evidence)
         self._count_copies(evidence.delivered)
@@ -136,6 +137,7 @@ class Audit:
                 self.report.count(dict.fromkeys([outline.uid for outline in portion.wanted], "missing"))
                 continue
             messages = list(self._fetch.messages(portion.wanted))
+            self._count_refused()
             seen = self._accounted.look()
             evidence = self._accounted.evidence_of(messages)
             missing = [message for message in messages if message.envelope.uid not in evidence.uids]
@@ -146,6 +148,10 @@ class Audit:
             self._count_copies(evidence.delivered)
             if room and missing:
                 self._fill(missing, seen)
+
+    def _count_refused(self) -> None:
+        """What the server lists but does not send is missing until it does."""
+        self.report.count(dict.fromkeys(self._fetch.take_refused(), "missing"))
 
     def _fill(self, missing: Sequence[Message], seen: str) -> None:
         added = self._gaps.fill(missing, seen)

@@ -41,6 +41,7 @@ class Channel:
         """Take over an open connection."""
         self.silent = False
         self.sent = 0
+        self._left: int | None = None  # bytes to send before the connection ends
         self._reader, self._writer = reader, writer
         self._faults, self._quota, self._stats = backend.faults, backend.quota, backend.stats
 
@@ -128,6 +129,8 @@ class Channel:
             return
         if self._writer.is_closing():
             raise ConnectionEnded
+        if self._left is not None:
+            data, self._left = data[: self._left], self._left - len(data)
         self._writer.write(data)
         self.sent += len(data)
         self._stats.bytes_sent += len(data)
@@ -136,6 +139,13 @@ class Channel:
         except OSError as error:
             raise ConnectionEnded from error
         self._quota.spend(len(data))
+        if self._left is not None and self._left <= 0:
+            self.close()
+            raise ConnectionEnded
+
+    def end_after(self, size: int) -> None:
+        """End the connection when so many more bytes were sent."""
+        self._left = size
 
     def close_saying(self, text: str) -> None:
         """Say BYE without waiting and close once it is out."""

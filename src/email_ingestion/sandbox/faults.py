@@ -78,6 +78,12 @@ CATALOGUE: dict[str, FaultKind] = {
         choices=("now", "idle", "fetch"),
     ),
     "bad_system_error_bye": FaultKind("BYE System Error instead of answering the next command"),
+    "greeting_bye": FaultKind("the next connection is greeted with BYE"),
+    "answer": FaultKind(
+        "the next command, or the next one of a name, is answered so: `NO [LIMIT] IMAP command sent too fast`",
+        options={"command": "", "text": ""},
+        required=("text",),
+    ),
     "half_open": FaultKind(
         "the peer goes silent without closing: all sessions now, at the next IDLE or at the next command",
         options={"when": "idle"},
@@ -129,6 +135,9 @@ CATALOGUE: dict[str, FaultKind] = {
         required=("uid",),
     ),
     "drop_mid_literal": FaultKind("the connection ends inside the next body", options={"after_bytes": 100}),
+    "drop_fetch": FaultKind(
+        "the connection ends so many bytes into the answer to the next FETCH of bodies", options={"after_bytes": 0}
+    ),
     "trickle": FaultKind("bodies come a few bytes at a time", count=None, options={"bytes": 1, "interval_ms": 100}),
     "glued_exists": FaultKind(
         "an EXISTS comes in one segment with `+ idling`; a message is delivered when none is pending",

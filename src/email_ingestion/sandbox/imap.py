@@ -18,6 +18,7 @@ from .wire import Node, ParseError, Token, text_of
 
 if TYPE_CHECKING:
     from .backend import Backend
+    from .faults import Fault
 
 Run: TypeAlias = Callable[[Session, list[Node]], Awaitable[str]]
 
@@ -151,6 +152,9 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, back
 
 
 async def _converse(session: Session) -> None:
+    if session.backend.faults.take("greeting_bye"):
+        reason = "Too many connections, try again later."
+        raise SessionOver(reason)
     await session.send(f"* OK Gimap ready for requests from {session.channel.peer} {session.id}".encode())
     while session.command != "LOGOUT":
         line = await session.next_line()
@@ -215,6 +219,10 @@ def _allowed(session: Session, state: str) -> bool:
 async def _befall(session: Session) -> None:
     """Let the faults happen that can meet any command of a logged-in session."""
     faults = session.backend.faults
+    scripted = faults.look("answer")
+    if scripted is not None and _meant(scripted, session):
+        faults.take("answer")
+        raise Refused(scripted.text("text"))
     if not session.user or session.command == "LOGOUT":
         return
     if faults.take("half_open", when="command"):
@@ -227,10 +235,16 @@ async def _befall(session: Session) -> None:
         reason = f"NO {OVER_QUOTA} (Failure)"
         raise Refused(reason)
     unavailable = faults.look("unavailable")
-    if unavailable is not None and unavailable.text("command").upper() in ("", session.command.split()[-1]):
+    if unavailable is not None and _meant(unavailable, session):
         faults.take("unavailable")
         reason = "NO [UNAVAILABLE] Temporary System Error (Failure)"
         raise Refused(reason)
+
+
+def _meant(fault: Fault, session: Session) -> bool:
+    """Tell whether a fault that may name a command is for this one; without a name it is for any after login."""
+    named = fault.text("command").upper()
+    return named == session.command.split()[-1] if named else bool(session.user)
 
 
 async def _finish(session: Session, answer: str) -> None:

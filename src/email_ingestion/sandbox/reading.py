@@ -31,6 +31,8 @@ async def fetch_(session: Session, args: list[Node], *, by_uid: bool = False) ->
     selection = session.selected
     ranges = selection.indexes(sets.parse_set(text_of(args[0])), by_uid=by_uid)
     uids = [selection.uids[index] for part in ranges for index in part]
+    if plan.reads_bodies and (dropped := session.backend.faults.take("drop_fetch")):
+        session.channel.end_after(int(dropped.number("after_bytes")))
     partial = _partial(session, uids, plan)
     await _send_all(session, ranges, plan, partial.left_out)
     return partial.answer

@@ -11,6 +11,8 @@ from email_ingestion.stream.gauges import Gauges, announce, read_gauges, withdra
 from email_ingestion.stream.graveyard import Graveyard
 from email_ingestion.stream.intake import Intake, Load
 from email_ingestion.stream.keys import GROUP, Keys
+from email_ingestion.stream.lockout import Lockout
+from email_ingestion.stream.quarantine import Quarantine
 from email_ingestion.stream.queue import Queue
 from email_ingestion.stream.reload import Reload
 from email_ingestion.stream.snapshot import Tally, read_snapshot, server_facts
@@ -26,6 +28,8 @@ __all__ = [
     "Keys",
     "Link",
     "Load",
+    "Lockout",
+    "Quarantine",
     "Queue",
     "Reload",
     "Tally",

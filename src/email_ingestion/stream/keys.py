@@ -8,6 +8,8 @@
     {email_ingestion}:alive:<instance>            string  JSON presence of a process, expires
     {email_ingestion}:budget:<account>            hash    bytes downloaded, by hour since the epoch
     {email_ingestion}:restoring:<name>                    what a restore has loaded so far, to become <name> in one step
+    {email_ingestion}:lockout:<account>           hash    until (Unix seconds), seconds: shut out by the mail server
+    {email_ingestion}:quarantine:<account>/<mailbox>  hash  <uidvalidity>/<uid>: JSON; the server does not send it
 
 The braces make one hash tag of all keys of a partition, so that every script touches a single slot.
 """
@@ -60,3 +62,11 @@ class Keys:
     def budget(self, account: str) -> str:
         """Bytes downloaded lately."""
         return self.name(f"budget:{account}")
+
+    def lockout(self, account: str) -> str:
+        """Until when the mail server has shut an account out."""
+        return self.name(f"lockout:{account}")
+
+    def quarantine(self, account: str, mailbox: str) -> str:
+        """Messages the server lists but does not send."""
+        return self.name(f"quarantine:{account}/{mailbox}")

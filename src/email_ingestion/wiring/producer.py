@@ -23,17 +23,19 @@ from email_ingestion.mailbox import ImapMailbox, TokenSource
 from email_ingestion.mailbox.imap import Opened
 from email_ingestion.mailbox.replies import TokenRejected
 from email_ingestion.ops.records import Names
-from email_ingestion.producer import Fetch, Sync, Watcher
+from email_ingestion.producer import Connector, Fetch, Keeper, Patience, Sync, Watcher
+from email_ingestion.producer.again import Again
 from email_ingestion.producer.choice import Rules
 from email_ingestion.producer.tokens import Tokens
 from email_ingestion.producer.watch import Pace
 from email_ingestion.reconcile import Accounted, Audit, Underway
 from email_ingestion.settings import Account, Settings, start_of
-from email_ingestion.stream import Census, Gaps, Intake, Link
+from email_ingestion.stream import Census, Gaps, Intake, Link, Lockout, Quarantine
 from email_ingestion.wiring.process import Breakers, Parts, common_folders, common_loops, identify, run_process
 
 # Beyond the poll interval a watcher may sit in one command, in a token refresh and in an append.
 SLACK_SECONDS = 90.0
+ROUNDS_MISSED = 3  # poll intervals without anything achieved, after which a watcher is given up
 
 
 def run_producer(settings: Settings, *, once: bool) -> int:
@@ -83,20 +85,27 @@ class ProducerBody:
         oauth = parts.breakers.make("oauth2", TokenRefreshError)
         ledger = LedgerOnDemand(settings.database_url)
         blobs = open_blobs(settings.blob_url)
-        sources = [
-            Source(account, settings, parts.link, Intake(parts.link), ledger, blobs, parts.ops.observe)
-            for account in settings.all_accounts
-        ]
-        self._watchers = [_watcher(source, imap=imap, oauth=oauth, give_up=self._give_up) for source in sources]
+
+        def keeper(account: Account) -> Keeper:
+            patience = Patience(random.Random())  # noqa: S311 - jitter
+
+            def watcher() -> Watcher:
+                source = Source(account, settings, parts.link, Intake(parts.link), ledger, blobs, parts.ops.observe)
+                return watcher_of(source, patience, imap=imap, oauth=oauth, give_up=self._give_up)
+
+            missed = ROUNDS_MISSED * settings.imap_poll_seconds
+            return Keeper(account.name, watcher, missed, parts.ops.observe)
+
+        self._keepers = [keeper(account) for account in settings.all_accounts]
 
     def run(self) -> int:
         """See `Body`."""
         if self._once:
-            results = [watcher.once() for watcher in self._watchers]
+            results = [keeper.watcher.once() for keeper in self._keepers]
             return 0 if all(results) else 1
         threads = [
-            threading.Thread(target=watcher.run, name=f"watch-{number}", daemon=True)
-            for number, watcher in enumerate(self._watchers)
+            threading.Thread(target=keeper.run, name=f"keep-{number}", daemon=True)
+            for number, keeper in enumerate(self._keepers)
         ]
         for thread in threads:
             thread.start()
@@ -108,15 +117,15 @@ class ProducerBody:
 
     def stop(self) -> None:
         """See `Body`."""
-        for watcher in self._watchers:
-            watcher.stop()
+        for keeper in self._keepers:
+            keeper.stop()
 
     def abandon(self) -> None:
         """See `Body`; a batch is in the stream or it is fetched again."""
 
     def _give_up(self, error: EmailIngestionError) -> None:
         """A watcher cannot even begin: with a single account there is nothing left to run for."""
-        if len(self._watchers) == 1:
+        if len(self._keepers) == 1:
             self._fatal = error
             self.stop()
 
@@ -162,9 +171,23 @@ class Source:
             opened,
             intake=self.intake,
             fetch=self._fetch(connection, opened),
+            quarantine=self._quarantine(opened),
             rules=self._rules(),
             look=partial(self._accounted, opened),
             wait_for_room=wait_for_room,
+            observe=self.observe,
+        )
+
+    def again(self, connection: ImapMailbox, opened: Opened) -> Again:
+        """What asks again for messages the server refused to send."""
+        return Again(
+            self.account.name,
+            opened,
+            quarantine=self._quarantine(opened),
+            gaps=Gaps(self.link),
+            fetch=self._fetch(connection, opened),
+            rules=self._rules(),
+            look=partial(self._accounted, opened),
             observe=self.observe,
         )
 
@@ -191,6 +214,16 @@ class Source:
         if load.volume >= settings.stream_max_bytes:
             return f"{load.volume} bytes in the stream, STREAM_MAX_BYTES is {settings.stream_max_bytes}"
         return None
+
+    def renewed(self) -> object:
+        """The time the token file was written."""
+        try:
+            return self.account.google_token_file.stat().st_mtime_ns
+        except OSError:
+            return None
+
+    def _quarantine(self, opened: Opened) -> Quarantine:
+        return Quarantine(self.link, self.account.name, opened.name, opened.uidvalidity)
 
     def _fetch(self, connection: ImapMailbox, opened: Opened) -> Fetch:
         threshold = self.settings.blob_threshold_bytes
@@ -236,13 +269,15 @@ def log_in(account: Account, timeout: float) -> ImapMailbox:
     return connection
 
 
-def _watcher(
+def watcher_of(
     source: Source,
+    patience: Patience,
     *,
     imap: Breaker,
     oauth: Breaker,
     give_up: Callable[[EmailIngestionError], None],
 ) -> Watcher:
+    """The watcher of one account."""
     account, settings = source.account, source.settings
     tokens = None
     if account.imap_auth == "oauth2":
@@ -252,16 +287,20 @@ def _watcher(
         Pace(
             settings.imap_poll_seconds,
             settings.imap_idle_seconds,
-            settings.imap_timeout_seconds,
             settings.imap_session_seconds,
             settings.reconcile_seconds if has_ledger(settings) else math.inf,
         ),
-        tokens=tokens,
+        connector=Connector(
+            account,
+            settings.imap_timeout_seconds,
+            tokens=tokens,
+            imap_breaker=imap,
+            observe=source.observe,
+        ),
         imap_breaker=imap,
-        full=source.full,
-        make_sync=source.sync,
-        make_audit=source.audit,
+        work=source,
+        lockout=Lockout(source.link, account.name),
+        patience=patience,
         give_up=give_up,
         observe=source.observe,
-        rng=random.Random(),  # noqa: S311 - jitter
     )

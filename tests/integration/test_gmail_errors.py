@@ -1,0 +1,340 @@
+"""Everything Gmail is known to answer: each is told by its class, counted, waited out as it asks, and loses nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from email_ingestion.events import (
+    Connected,
+    ConnectionFailed,
+    Event,
+    Held,
+    LockedOut,
+    NeedsOperator,
+    Quarantined,
+    SessionEnded,
+    Slowed,
+    Watching,
+)
+from email_ingestion.mailbox import meter, replies
+from email_ingestion.producer import reaction
+from email_ingestion.sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
+from email_ingestion.stream import quarantine
+from tests.servers.redis import RedisServer
+from tests.servers.watching import Watched, letter
+
+APP_PASSWORD = "abcdefgh"
+
+
+@pytest.fixture
+def sandbox() -> Iterator[RunningSandbox]:
+    with running_sandbox(SandboxSettings(credentials=Credentials(app_password=APP_PASSWORD))) as running:
+        for number in range(3):
+            running.deliver(letter(number))
+        yield running
+
+
+@pytest.fixture
+def watched(
+    sandbox: RunningSandbox, redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Watched:
+    """A watcher that waits in tenths of a second where it would wait for minutes or hours."""
+    monkeypatch.setattr(replies, "OVERQUOTA_SECONDS", 0.4)
+    monkeypatch.setattr(replies, "CROWDED_SECONDS", 0.1)
+    monkeypatch.setattr(reaction, "CAP_SECONDS", 0.1)
+    monkeypatch.setattr(reaction, "OPERATOR_SECONDS", 0.1)
+    monkeypatch.setattr(reaction, "OPERATOR_CAP_SECONDS", 0.3)
+    monkeypatch.setattr(quarantine, "FIRST_SECONDS", 0.1)
+    return Watched(sandbox, redis_server, tmp_path)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table of what Gmail answers, and what must be seen."""
+
+    name: str
+    fault: str
+    event: type[Event]  # by which it is announced
+    says: str  # the class the log names, and its class of the contract
+    kind: str  # as the metric counts it
+    options: dict[str, Any] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)
+    state: str = "waiting"
+    lasts: bool = False  # until it is cleared
+
+
+PASSWORD = {"imap_auth": "password", "imap_password": APP_PASSWORD}
+TRANSIENT = "IMAPConnectionError: "
+THROTTLED = "IMAPThrottledError (IMAPConnectionError): "
+LOCKED = "IMAPLockedOut (IMAPConnectionError): "
+TABLE = [
+    Row(
+        "session expired inside a fetch", "session_expiry", SessionEnded, "", "session_ended", {"when": "fetch"}, {}, ""
+    ),
+    Row(
+        "token without the scope",
+        "wrong_scope",
+        NeedsOperator,
+        "LookupFailed (OAuth2AuthenticationError): ",
+        "operator",
+        state="needs_operator",
+        lasts=True,
+    ),
+    Row(
+        "stale whatever we do",
+        "stale_token",
+        NeedsOperator,
+        "TokenRejected (OAuth2AuthenticationError): ",
+        "operator",
+        {"count": None},
+        state="needs_operator",
+        lasts=True,
+    ),
+    Row(
+        "application-specific password required",
+        "app_password_required",
+        NeedsOperator,
+        "AuthenticationFailed (IMAPConnectionError): ",
+        "operator",
+        {},
+        PASSWORD,
+        state="needs_operator",
+        lasts=True,
+    ),
+    Row(
+        "log in with a browser",
+        "web_login_required",
+        NeedsOperator,
+        "WebLoginRequired (OAuth2AuthenticationError): ",
+        "operator",
+        state="needs_operator",
+        lasts=True,
+    ),
+    Row("too many connections", "too_many_connections", ConnectionFailed, THROTTLED, "throttled", {"count": 2}),
+    Row("over quota at login", "over_quota", LockedOut, LOCKED, "locked_out", {"login_refused_seconds": 0.3}, state=""),
+    Row(
+        "over quota while fetching",
+        "over_quota",
+        LockedOut,
+        LOCKED,
+        "locked_out",
+        {"login_refused_seconds": 0.3, "after_bytes": 2600},
+        state="",
+    ),
+    Row(
+        "over quota as an answer",
+        "over_quota",
+        LockedOut,
+        LOCKED,
+        "locked_out",
+        {"login_refused_seconds": 0.3, "after_bytes": 2000, "how": "no"},
+        state="",
+    ),
+    Row(
+        "over quota in other words",
+        "answer",
+        LockedOut,
+        LOCKED,
+        "locked_out",
+        {"command": "FETCH", "text": "NO [ALERT] Account exceeded command or bandwidth limits. (Failure)"},
+        state="",
+    ),
+    Row(
+        "system error while selecting",
+        "answer",
+        ConnectionFailed,
+        TRANSIENT,
+        "transient",
+        {"command": "EXAMINE", "text": "NO System Error (Failure)"},
+    ),
+    Row("bye system error", "bad_system_error_bye", ConnectionFailed, TRANSIENT, "transient"),
+    Row("unavailable", "unavailable", ConnectionFailed, TRANSIENT, "transient", {"command": "FETCH"}),
+    Row(
+        "temporary system problem",
+        "answer",
+        ConnectionFailed,
+        TRANSIENT,
+        "transient",
+        {"command": "SEARCH", "text": "NO [UNAVAILABLE] Temporary System Problem (Failure)"},
+    ),
+    Row(
+        "unavailable at login",
+        "answer",
+        ConnectionFailed,
+        TRANSIENT,
+        "transient",
+        {"command": "AUTHENTICATE", "text": "NO [UNAVAILABLE] Temporary System Error (Failure)"},
+    ),
+    Row(
+        "could not parse command",
+        "answer",
+        NeedsOperator,
+        "IMAPCommandRefused (IMAPConnectionError): ",
+        "operator",
+        {"command": "SEARCH", "text": "BAD Could not parse command"},
+        state="needs_operator",
+    ),
+    Row(
+        "command sent too fast",
+        "answer",
+        ConnectionFailed,
+        THROTTLED,
+        "throttled",
+        {"command": "FETCH", "text": "NO [LIMIT] IMAP command sent too fast"},
+    ),
+    Row("a greeting that says bye", "greeting_bye", ConnectionFailed, TRANSIENT, "transient"),
+]
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name.replace(" ", "-"))
+def test_what_gmail_answers_is_classed_counted_and_waited_out(row: Row, watched: Watched):
+    subject = Watched(watched.sandbox, watched.redis, watched.folder, row.changes)
+    subject.arm(row.fault, **row.options)
+    with subject.running():
+        subject.hears(row.event)
+        if row.says:
+            assert subject.told(row.event)[0].startswith(row.says)
+        if row.state:
+            subject.hears(Watching, state=row.state)
+        assert subject.until(lambda: subject.metric("imap_incidents_total", kind=row.kind), "it is counted") >= 1
+        if row.lasts:
+            subject.sandbox.clear()
+        subject.arrives()
+
+
+def test_a_stale_token_is_refreshed_once_without_a_word(watched: Watched):
+    watched.arm("stale_token", until_refresh=True)
+    with watched.running():
+        watched.arrives()
+    assert watched.heard.of(ConnectionFailed) == []
+    assert watched.heard.of(NeedsOperator) == []
+    assert watched.sandbox.with_stats(lambda stats: stats.token_requests) == 1
+
+
+def test_a_lookup_that_failed_is_tried_three_times_before_a_person_is_asked(watched: Watched):
+    watched.arm("lookup_failed", count=2, challenge=False)
+    with watched.running():
+        watched.arrives()
+    assert len(watched.heard.of(ConnectionFailed)) == 2
+    assert watched.heard.of(NeedsOperator) == []
+
+
+def test_a_renewed_consent_is_noticed_at_once(watched: Watched, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reaction, "OPERATOR_SECONDS", 3600.0)
+    monkeypatch.setattr(reaction, "OPERATOR_CAP_SECONDS", 3600.0)
+    watched.arm("stale_token", count=None)
+    with watched.running():
+        watched.hears(Watching, state="needs_operator")
+        watched.sandbox.clear()
+        watched.authorize()
+        watched.arrives()
+
+
+def test_a_renamed_mailbox_is_found_again_without_a_failure(watched: Watched):
+    watched.arm("nonexistent_mailbox")
+    with watched.running():
+        watched.arrives()
+    assert watched.heard.of(ConnectionFailed) == []
+
+
+def test_throttling_slows_the_commands_and_passes(watched: Watched, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(meter, "FIRST_PACE", 0.01)
+    watched.arm("throttled", count=8, delay_ms=1)
+    with watched.running():
+        watched.arrives()
+        watched.until(lambda: any(e.seconds >= 0.02 for e in watched.heard.of(Slowed)), "it is slower")
+        assert (watched.metric("imap_command_delay_seconds", account="default") or 0) >= 0
+        for number in range(10, 40):  # every good answer halves the pause
+            watched.sandbox.deliver(letter(number))
+            watched.arrives()
+            if watched.heard.of(Slowed)[-1].seconds == 0:
+                break
+        assert watched.heard.of(Slowed)[-1].seconds == 0
+    assert watched.heard.of(ConnectionFailed) == []
+
+
+def test_a_lockout_outlives_a_restart_and_doubles(watched: Watched, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(replies, "OVERQUOTA_SECONDS", 3600.0)
+    watched.arm("over_quota", login_refused_seconds=3600)
+    with watched.running():
+        watched.hears(LockedOut)
+        watched.hears(Watching, state="locked_out")
+    watched.sandbox.clear()
+    again = Watched(watched.sandbox, watched.redis, watched.folder)
+    with again.running():
+        held = again.hears(Held)
+        assert "shut the account out until" in held.reason
+        assert again.heard.of(Connected) == []
+        assert again.sandbox.with_stats(lambda stats: stats.connections_now) == 0
+        with again.redis.client() as client:  # the hour is over
+            client.hset(again.keys.lockout("default"), "until", 0)
+        again.arrives()
+        again.arm("over_quota", login_refused_seconds=3600)
+        again.until(lambda: again.redis_hash(again.keys.lockout("default")).get(b"seconds") == b"7200", "twice as long")
+    assert again.metric("imap_locked_out_until_timestamp_seconds", account="default") > 0
+
+
+@pytest.mark.parametrize("bodies_only", [True, False])
+def test_a_message_the_server_cannot_send_holds_up_nobody(watched: Watched, bodies_only: bool):
+    bad = watched.everything().keys() - {max(watched.everything()), min(watched.everything())}
+    watched.arm("uid_system_error", uid=2, bodies_only=bodies_only)
+    with watched.running():
+        watched.hears(Quarantined, uid=2)
+        watched.until(lambda: watched.queued().keys() == watched.everything().keys() - bad, "the others come")
+        watched.until(lambda: watched.metric("imap_quarantined_messages", account="default") == 1, "it is shown")
+        assert watched.told(Quarantined)[0].startswith("MessagesRefused (IMAPConnectionError): ")
+        watched.sandbox.clear()
+        watched.sandbox.deliver(letter(9))
+        watched.arrives()
+        watched.until(lambda: watched.metric("imap_quarantined_messages", account="default") == 0, "and that it came")
+    assert watched.metric("imap_incidents_total", kind="quarantined") >= 1
+
+
+@pytest.mark.parametrize("throttled", [True, False])
+@pytest.mark.parametrize("bodies_only", [True, False])
+def test_what_a_partial_fetch_left_out_is_fetched_singly(watched: Watched, throttled: bool, bodies_only: bool):
+    watched.arm("partial_fetch", missing=2, throttled=throttled, bodies_only=bodies_only)
+    with watched.running():
+        watched.arrives()
+    assert watched.heard.of(ConnectionFailed) == []
+    fetched = watched.sandbox.with_stats(lambda stats: dict(stats.fetched_messages))
+    assert set(fetched.values()) == {1}  # what came was kept
+
+
+def test_labels_nobody_can_parse_keep_nobody_from_his_mail(watched: Watched):
+    watched.arm("strange_labels", messages=2, unbalanced=True)
+    with watched.running():
+        watched.arrives()
+    assert watched.heard.of(ConnectionFailed) == []
+    with watched.redis.client() as client:
+        labels = [fields[b"labels"].decode() for _, fields in client.xrange(watched.keys.stream)]
+    assert sum("[abc" in each and "two words" in each for each in labels) == 2
+
+
+@pytest.mark.parametrize(
+    "where", ["nothing", "in the first line", "in the literal", "behind the literal", "between answers", "in the tag"]
+)
+def test_a_connection_lost_at_any_byte_of_a_fetch_loses_and_doubles_nothing(watched: Watched, where: str):
+    """The answer to FETCH: `* 1 FETCH (UID 1 BODY[] {n}<crlf>`, the literal, `)<crlf>`, …, `A7 OK Success<crlf>`."""
+    size = watched.sandbox.messages()[0].size
+    head = len(b"* 1 FETCH (UID 1 BODY[] {%d}\r\n" % size)
+    answer = head + size + len(b")\r\n")
+    offsets = {
+        "nothing": 0,
+        "in the first line": head - 5,
+        "in the literal": head + size // 2,
+        "behind the literal": head + size + 1,
+        "between answers": answer,
+        "in the tag": 3 * answer + 2,
+    }
+    watched.arm("drop_fetch", after_bytes=offsets[where])
+    with watched.running():
+        failed = watched.hears(ConnectionFailed)
+        assert 0 < failed.retry_in <= 0.1
+        watched.arrives()
+    assert watched.told(ConnectionFailed)[0].startswith(TRANSIENT)
