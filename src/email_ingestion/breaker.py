@@ -2,7 +2,7 @@
 
 `call()` of pybreaker holds a lock around the protected function, and its `calling()` lets every thread through
 half-open; its own time-out reads the wall clock, which may step. So the gate decides when a trial is due, and
-pybreaker counts.
+pybreaker counts. Over both an operator may hold the breaker open or closed for a while.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import pybreaker
 
@@ -24,6 +24,7 @@ STATES: dict[str, BreakerState] = {
     pybreaker.STATE_OPEN: "OPEN",
     pybreaker.STATE_HALF_OPEN: "HALF_OPEN",
 }
+Held = Literal["OPEN", "CLOSED"]
 T = TypeVar("T")
 NEVER = timedelta(days=36500).total_seconds()
 
@@ -71,6 +72,8 @@ class Breaker(pybreaker.CircuitBreakerListener):
         self._observe = observe
         self._clock = clock
         self._trial = threading.Lock()
+        self._hold = threading.Lock()
+        self._held: tuple[Held, float] | None = None  # by an operator, and until when by the clock
         self._opened_at = 0.0
         self._last_error: BaseException | None = None
         self._last_change: datetime | None = None
@@ -85,7 +88,11 @@ class Breaker(pybreaker.CircuitBreakerListener):
 
     @property
     def state(self) -> BreakerState:
-        """OPEN until a trial is made, even when one is due."""
+        """OPEN until a trial is made, even when one is due; what an operator holds it at comes first."""
+        return self._forced() or self._automatic
+
+    @property
+    def _automatic(self) -> BreakerState:
         return STATES[self._breaker.current_state]
 
     @property
@@ -95,12 +102,61 @@ class Breaker(pybreaker.CircuitBreakerListener):
 
     def retry_after(self) -> float:
         """Seconds until a trial is allowed; 0 when a call would be made now."""
+        held = self._held
+        if held and self._forced() == "OPEN":
+            return max(0.0, held[1] - self._clock())
         if self.state != "OPEN":
             return 0.0
         return max(0.0, self._opened_at + self._policy.recovery_timeout - self._clock())
 
+    def force(self, state: Held, seconds: float) -> None:
+        """Hold it open or closed for `seconds`: open nothing is called, closed everything, and nothing is counted.
+
+        Afterwards it goes on by itself: as it was before it was held open, closed after it was held closed.
+        """
+        before = self.state
+        with self._hold:
+            self._held = (state, self._clock() + seconds)
+        if state == "CLOSED":
+            self._breaker.close()
+        self._changed(before)
+
+    def release(self) -> None:
+        """Leave it to itself again."""
+        before = self.state
+        with self._hold:
+            self._held = None
+        self._changed(before)
+
+    def _forced(self) -> Held | None:
+        """What it is held at; the first to look after the end announces it."""
+        held = self._held
+        if held is None or self._clock() < held[1]:
+            return held[0] if held else None
+        with self._hold:
+            if self._held is not held:  # another thread saw its end, or a new hold began
+                return self._held[0] if self._held else None
+            self._held = None
+        if held[0] != self._automatic:
+            self._announce(held[0], self._automatic)
+        return None
+
+    def _changed(self, before: BreakerState) -> None:
+        after = self.state
+        if after != before:
+            self._announce(before, after)
+
+    def _announce(self, old: BreakerState, new: BreakerState, error: Exception | None = None) -> None:
+        self._last_change = datetime.now(UTC)
+        self._observe(BreakerChanged(self.name, old, new, error))
+
     def run(self, call: Callable[[], T]) -> T:
         """The result of `call`; raises CircuitBreakerError without calling while open, else whatever `call` raises."""
+        forced = self._forced()
+        if forced == "OPEN":
+            raise self._rejection()
+        if forced == "CLOSED":
+            return call()
         try:
             if self.closed:
                 with self._breaker.calling():
@@ -139,11 +195,12 @@ class Breaker(pybreaker.CircuitBreakerListener):
         """Called by pybreaker."""
         del cb
         self._opened_at = self._clock()
-        self._last_change = datetime.now(UTC)
+        if self._forced():
+            return  # a call that began before the hold: what is seen does not change
         old = STATES[old_state.name] if old_state else "CLOSED"
         new = STATES[new_state.name]
         error = self._last_error if new == "OPEN" and isinstance(self._last_error, Exception) else None
-        self._observe(BreakerChanged(self.name, old, new, error))
+        self._announce(old, new, error)
 
     def snapshot(self) -> BreakerSnapshot:
         """What `/status` shows."""
@@ -157,7 +214,7 @@ class Breaker(pybreaker.CircuitBreakerListener):
             recovery_timeout=self._policy.recovery_timeout,
             success_threshold=self._policy.success_threshold,
             retry_after_seconds=None if state == "CLOSED" else round(self.retry_after(), 3),
-            forced=False,
+            forced=self._forced() is not None,
             last_error=str(self._last_error) if self._last_error else None,
             last_error_type=type(self._last_error).__name__ if self._last_error else None,
             last_state_change=self._last_change.isoformat() if self._last_change else None,

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 BreakerState = Literal["CLOSED", "OPEN", "HALF_OPEN"]
+Action = Literal["breaker", "pause", "resume", "degrade", "log-level", "revoke", "unknown"]
+Outcome = Literal["done", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,6 +352,15 @@ class BackupFound(Event):
     """The newest verified backup is of `at`, in Unix seconds."""
 
     at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Administered(Event):
+    """An operator gave this process an order over HTTP, or somebody tried to; `reason` says why it was refused."""
+
+    action: Action
+    outcome: Outcome
+    reason: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,3 +115,34 @@ def test_an_error_that_speaks_for_the_dependency_is_no_failure(breaker: Breaker)
         with pytest.raises(PermanentError):
             breaker.run(lambda: _fail(PermanentError("a bad message")))
     assert breaker.closed
+
+
+def test_held_open_it_calls_nothing_and_returns_by_itself(breaker: Breaker, clock: Clock, heard: Heard):
+    breaker.force("OPEN", 5)
+    assert (breaker.state, breaker.snapshot().forced, breaker.retry_after()) == ("OPEN", True, 5)
+    with pytest.raises(CircuitBreakerError):
+        breaker.run(lambda: pytest.fail("called"))
+    clock.now += 5
+    assert breaker.run(lambda: "through") == "through"
+    assert (breaker.closed, breaker.snapshot().forced) == (True, False)
+    assert [(event.old, event.new) for event in heard.of(BreakerChanged)] == [("CLOSED", "OPEN"), ("OPEN", "CLOSED")]
+
+
+def test_released_from_open_it_is_as_it_was(breaker: Breaker):
+    _open(breaker)
+    breaker.force("OPEN", 900)
+    breaker.release()
+    assert (breaker.state, breaker.snapshot().forced, breaker.retry_after()) == ("OPEN", False, 30)
+
+
+def test_held_closed_it_calls_and_counts_nothing(breaker: Breaker, clock: Clock, heard: Heard):
+    _open(breaker)
+    breaker.force("CLOSED", 60)
+    for _ in range(2 * POLICY.fail_max):
+        with pytest.raises(TransientError):
+            breaker.run(_fail)
+    assert (breaker.state, breaker.snapshot().failure_count, breaker.snapshot().forced) == ("CLOSED", 0, True)
+    clock.now += 60
+    _open(breaker)
+    assert breaker.snapshot().forced is False
+    assert [event.new for event in heard.of(BreakerChanged)] == ["OPEN", "CLOSED", "OPEN"]

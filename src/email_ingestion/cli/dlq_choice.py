@@ -12,13 +12,13 @@ from typing import Annotated, Any, get_args
 import typer
 
 from email_ingestion.cli.dlq_view import progress
+from email_ingestion.cli.spans import span
 from email_ingestion.errors import OperationFailed, RedisConnectionError
 from email_ingestion.settings import Settings, load_settings
 from email_ingestion.stream import Graveyard, open_link
 from email_ingestion.stream.dead_letters import UNKNOWN, DeadLetter, Reason, Wanted
 
 REASONS = (*get_args(Reason), UNKNOWN)
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Letters by id.", show_default=False)]
 ReasonOption = Annotated[str | None, typer.Option("--reason", help=f"Only those that died of {', '.join(REASONS)}.")]
@@ -92,12 +92,7 @@ def letter_ids(given: Sequence[str]) -> tuple[str, ...]:
 
 
 def _age(text: str | None) -> timedelta | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"([0-9]{1,6})([smhdw])", text)
-    if match is None:
-        raise typer.BadParameter("--older-than is a number and a unit: 90s, 30m, 12h, 7d, 2w")
-    return timedelta(**{UNITS[match[2]]: int(match[1])})
+    return None if text is None else span(text, "--older-than")
 
 
 @contextmanager

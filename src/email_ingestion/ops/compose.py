@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
+from email_ingestion.control import Control
 from email_ingestion.events import Event, Observe
+from email_ingestion.ops.gauges import ControlGauges
 from email_ingestion.ops.logs import logger
 from email_ingestion.ops.metrics import Metrics
 from email_ingestion.ops.narrate import Narrator
@@ -22,10 +24,12 @@ class Ops:
     observe: Observe
 
 
-def open_ops(identity: Identity, names: Names, breakers: Breakers) -> Ops:
+def open_ops(identity: Identity, names: Names, breakers: Breakers, control: Control | None = None) -> Ops:
     """The board, the registry and the observer that feeds both and the log."""
-    status = Status(identity, names, breakers)
+    control = control or Control(identity.component)
+    status = Status(identity, names, breakers, control=control)
     metrics = Metrics(identity, names, breakers, status.redis)
+    metrics.registry.register(ControlGauges(control))
     return Ops(status, metrics, compose(metrics, status, Narrator()))
 
 

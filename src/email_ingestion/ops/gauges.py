@@ -13,6 +13,7 @@ from pathlib import Path
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from email_ingestion.control import LEVELS, Control
 from email_ingestion.ops.declare import PREFIX
 from email_ingestion.ops.records import Breakers, RedisState, RedisView
 
@@ -139,3 +140,17 @@ class Freshness(Collector):
             since = (listed, self._waiting.get(account), redis.stream.oldest_timestamp)
             family.add_metric([account], min(moment for moment in since if moment is not None))
         yield family
+
+
+class ControlGauges(Collector):
+    """What operators have asked of the process, as long as it holds."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by the registry."""
+        what = "Whether operators have paused the process (1) or it takes work (0)."
+        yield GaugeMetricFamily(f"{PREFIX}_paused", what, int(self._control.paused() is not None))
+        what = "Level of service operators asked for: 0 NORMAL, 1 DEGRADED, 2 MINIMAL, 3 MAINTENANCE."
+        yield GaugeMetricFamily(f"{PREFIX}_degradation_level", what, LEVELS.index(self._control.level))

@@ -1,36 +1,34 @@
 """The HTTP endpoints of a process: what they answer comes from the status board and the registry, nothing is asked.
 
-The ops port serves health, readiness, status and metrics; the metrics port metrics alone. Where they listen is
-`listen`'s business.
+The ops port serves health, readiness, status, metrics and `admin`'s orders; the metrics port metrics alone. Where they
+listen is `listen`'s business.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import threading
 import time
 from dataclasses import dataclass
 from socket import socket
-from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from email_ingestion.errors import OperationFailed
+from email_ingestion.ops.admin import READING, Admin, Guard, add_orders
 from email_ingestion.ops.listen import bind, is_loopback, port_of, url_of
 from email_ingestion.ops.metrics import Metrics
 from email_ingestion.ops.status import Status
 
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
-READING = ["GET", "HEAD"]
 START_SECONDS = 10.0
 CLOSE_SECONDS = 5.0
 
 
-def ops_app(status: Status, metrics: Metrics) -> FastAPI:
-    """Everything an operator or an orchestrator asks for."""
+def ops_app(status: Status, metrics: Metrics, admin: Admin | None = None) -> FastAPI:
+    """Everything an operator or an orchestrator asks for, and with `admin` what operators order."""
     app = metrics_app(metrics)
 
     async def health() -> Response:
@@ -46,7 +44,9 @@ def ops_app(status: Status, metrics: Metrics) -> FastAPI:
 
     paths = {"/health": health, "/livez": health, "/ready": ready, "/readyz": ready, "/status": report}
     for path, answer in paths.items():
-        app.add_api_route(path, answer, methods=READING, response_model=None)
+        app.add_api_route(path, answer, methods=list(READING), response_model=None)
+    if admin:
+        add_orders(app, admin)
     return app
 
 
@@ -61,44 +61,9 @@ def metrics_app(metrics: Metrics) -> FastAPI:
         paths = [route.path for route in app.routes if hasattr(route, "path")]
         return PlainTextResponse("\n".join(paths) + "\n")
 
-    app.add_api_route("/", signpost, methods=READING, response_model=None)
-    app.add_api_route("/metrics", exposition, methods=READING, response_model=None)
+    app.add_api_route("/", signpost, methods=list(READING), response_model=None)
+    app.add_api_route("/metrics", exposition, methods=list(READING), response_model=None)
     return app
-
-
-class SameOrigin:
-    """Refuses what a web page could make a browser on this machine send: only commands are at stake, not reading.
-
-    A page that rebinds its own name to 127.0.0.1 still sends that name as Host; any page's request carries an Origin.
-    """
-
-    def __init__(self, app: ASGIApp, *, loopback: bool) -> None:
-        self._app = app
-        self._loopback = loopback
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        app = self._refuse if scope["type"] == "http" and self._foreign(scope) else self._app
-        await app(scope, receive, send)
-
-    def _foreign(self, scope: Scope) -> bool:
-        headers = dict(scope["headers"])
-        if scope["method"] in READING:
-            return False
-        host = headers.get(b"host", b"").decode("latin-1")
-        return b"origin" in headers or (self._loopback and not _loopback_host(host))
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = {"status": "refused", "reasons": ["requests from web pages or under a foreign Host are refused"]}
-        await JSONResponse(refusal, 403)(scope, receive, send)
-
-
-def _loopback_host(host: str) -> bool:
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +95,9 @@ class Endpoints:
             served.finish()
 
 
-def serve(status: Status, metrics: Metrics, host: str, ops_port: int, metrics_port: int) -> Endpoints:
+def serve(
+    status: Status, metrics: Metrics, host: str, ops_port: int, metrics_port: int, *, admin: Admin | None = None
+) -> Endpoints:
     """Listen on both ports (0 lets the system choose) and answer from daemon threads.
 
     Raises OperationFailed naming who has a port, ConfigurationError when `host` is no address of this machine.
@@ -141,7 +108,7 @@ def serve(status: Status, metrics: Metrics, host: str, ops_port: int, metrics_po
     except Exception:
         ops_socket.close()
         raise
-    ops = SameOrigin(ops_app(status, metrics), loopback=is_loopback(ops_socket))
+    ops = Guard(ops_app(status, metrics, admin), admin, loopback=is_loopback(ops_socket))
     return Endpoints(
         host, _run(ops, ops_socket, "ops-http"), _run(metrics_app(metrics), metrics_socket, "metrics-http")
     )

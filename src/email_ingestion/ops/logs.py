@@ -53,6 +53,30 @@ def configure_logs(
     _report_crashes()
 
 
+class LogLevel:
+    """The least level that is written: the configured one, or for a while another."""
+
+    def __init__(self, configured: str) -> None:
+        self._configured = configured
+        self._lock = threading.Lock()
+        self._end: threading.Timer | None = None
+
+    @property
+    def now(self) -> str:
+        """The level that holds."""
+        return logging.getLevelName(logging.getLogger(ROOT).getEffectiveLevel())
+
+    def hold(self, level: str, seconds: float) -> None:
+        """Write from `level` up for so long."""
+        with self._lock:
+            if self._end:
+                self._end.cancel()
+            logging.getLogger(ROOT).setLevel(level)
+            self._end = threading.Timer(seconds, logging.getLogger(ROOT).setLevel, (self._configured,))
+            self._end.daemon = True
+            self._end.start()
+
+
 def logger(name: str) -> structlog.stdlib.BoundLogger:
     """A logger under ours; `name` ends its dotted name."""
     bound: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(f"{ROOT}.{name}")

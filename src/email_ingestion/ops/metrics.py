@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -100,6 +100,12 @@ class Metrics:
         dead = declare.counter(
             "dlq_messages_total", "Messages moved to the dead letter queue, by reason.", reason=DEAD_REASONS
         )
+        orders = declare.counter(
+            "admin_actions_total",
+            "Orders over POST /admin, by what became of them.",
+            action=get_args(events.Action),
+            result=get_args(events.Outcome),
+        )
         set_backup = declare.known("backup_last_success_timestamp_seconds", "Unix time of the newest verified backup.")
         return {
             events.Turned: self._turned,
@@ -107,6 +113,7 @@ class Metrics:
             events.RedisFailed: self._redis_failed,
             events.BreakerChanged: self._breaker_changed,
             events.DeadLettered: lambda event: dead.labels(event.reason).inc(),
+            events.Administered: lambda event: orders.labels(event.action, event.outcome).inc(),
             events.BackupFound: lambda event: set_backup(event.at),
         }
 

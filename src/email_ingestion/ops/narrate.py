@@ -81,6 +81,9 @@ RULES: dict[type[Event], Rule] = {
     events.Probed: Rule("dependency_probed", lambda event: DEBUG if event.ok else WARNING, repeats=True),
     events.Reconciled: Rule("mailbox_reconciled", lambda event: WARNING if event.missing else INFO),
     events.BackupFound: Rule("backup_found", DEBUG),
+    events.Administered: Rule(
+        "admin_action", lambda event: WARNING if event.outcome == "refused" else INFO, repeats=True
+    ),
 }
 UNTOLD = frozenset({events.Turned})  # every iteration of every loop: it shows as a metric
 

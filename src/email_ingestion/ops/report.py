@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from email_ingestion.control import Control, Standing
 from email_ingestion.ops.loops import LoopState
 from email_ingestion.ops.records import (
     BREAKER_KEYS,
@@ -126,6 +127,23 @@ def peer(state: Peer, now: float) -> dict[str, Any]:
         "ops_url": state.ops_url,
         "seen_age_seconds": _age(state.seen_at, now),
     }
+
+
+def control(state: Control) -> dict[str, Any]:
+    """`control`: what operators have asked of the process."""
+    pause, level = state.paused(), state.degraded()
+    return {
+        "paused": pause is not None,
+        "pause": _order(state, pause),
+        "level": state.level,
+        "degradation": _order(state, level),
+    }
+
+
+def _order(state: Control, order: Standing | None) -> dict[str, Any] | None:
+    if order is None:
+        return None
+    return {"by": fit(order.by), "scope": order.scope, "ends_in_seconds": round(state.remaining(order), 3)}
 
 
 def _age(then: float | None, now: float) -> float | None:

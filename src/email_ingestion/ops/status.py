@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from email_ingestion.control import Control
 from email_ingestion.errors import TransientError
 from email_ingestion.events import Event, Turned
 from email_ingestion.ops import report
@@ -33,11 +34,14 @@ class Status:
         breakers: Breakers,
         clock: Callable[[], float] = time.time,
         ticks: Callable[[], float] = time.monotonic,
+        *,
+        control: Control | None = None,
     ) -> None:
         self.identity = identity
         self.loops = Loops(names.loops, ticks)
         self._names = names
         self._breakers = breakers
+        self._control = control or Control(identity.component, ticks)
         self._clock = clock
         self._ticks = ticks
         self._lock = threading.Lock()
@@ -94,6 +98,7 @@ class Status:
         """Whether the process is ready."""
         breakers = self._breakers()
         stalled = self.loops.stalled()
+        asked = orders(self._control)
         with self._lock:
             facts = self._facts
             picture = Picture(
@@ -106,7 +111,7 @@ class Status:
                 sinks=self._names.sinks,
                 accounts=tuple(facts.accounts.values()),
                 troubles=dict(facts.troubles),
-                conditions=dict(self._conditions),
+                conditions={**self._conditions, **asked},
                 stalled=stalled,
                 checks_expire=CHECKS_EXPIRE,
             )
@@ -151,6 +156,7 @@ class Status:
                 "accounts": [report.account(it, now) for it in self._facts.accounts.values()],
                 "statistics": dict(self._facts.statistics),
                 "peers": [report.peer(it, now) for it in self._peers],
+                "control": report.control(self._control),
             }
 
     def _heading(self, status: str) -> dict[str, Any]:
@@ -165,3 +171,15 @@ class Status:
             "uptime_seconds": round(self._ticks() - born_tick, 3),
             "timestamp": report.iso(self._clock()),
         }
+
+
+def orders(control: Control) -> dict[str, Condition]:
+    """What operators asked for, as conditions: the process works, only less."""
+    pause, level = control.paused(), control.degraded()
+    found = {}
+    if pause:
+        found["paused"] = Condition(f"by {pause.by}, for another {control.remaining(pause):.0f} s", critical=False)
+    if level:
+        reason = f"{level.value} by {level.by}, for another {control.remaining(level):.0f} s"
+        found["degradation level"] = Condition(reason, critical=False)
+    return found

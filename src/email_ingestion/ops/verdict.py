@@ -101,8 +101,12 @@ def _hampering(picture: Picture) -> Iterator[str]:
 def _faults(picture: Picture) -> list[tuple[str, str]]:
     """Dependencies that cannot be used, with the reason."""
     failing = [(check.name, fault) for check in picture.checks if (fault := _fault(check, picture))]
-    opened = [(it.name, f"circuit breaker {it.name} is OPEN") for it in picture.breakers if it.state == "OPEN"]
+    opened = [(it.name, _opened(it)) for it in picture.breakers if it.state == "OPEN"]
     return failing + opened
+
+
+def _opened(breaker: BreakerView) -> str:
+    return f"circuit breaker {breaker.name} is OPEN" + (", held by an operator" if breaker.forced else "")
 
 
 def _fault(check: Check, picture: Picture) -> str | None:

@@ -1,6 +1,6 @@
 """Parsing in a process of its own, so that a message which crashes, exhausts or stalls the parser kills only that.
 
-The process is started when it is first needed and again after it died. Belongs to one thread.
+The process is started when it is first needed and again after it died. Belongs to one thread, but for `interrupt`.
 """
 
 from __future__ import annotations
@@ -42,6 +42,12 @@ class IsolatedParser:
             code = self.close()
             raise ParserDied(f"the parser process died with {code}") from error
         return records
+
+    def interrupt(self) -> None:
+        """Let a `parse` under way raise ParserDied at once; from any thread."""
+        child = self._child
+        if child:
+            child.kill()
 
     def close(self) -> int | None:
         """End the process; returns its exit code, negative for a signal."""

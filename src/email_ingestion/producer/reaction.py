@@ -25,6 +25,7 @@ Kind = Literal["normal", "transient", "throttled", "locked_out", "operator"]
 CAP_SECONDS = 300.0
 CROWDED_CAP_SECONDS = 900.0
 OPERATOR_SECONDS = 15.0  # how soon an account that waits for a person is looked at again; doubling to
+BREAKER_SECONDS = 5.0  # an operator may let an open breaker go long before its time
 OPERATOR_CAP_SECONDS = 3600.0
 LOOKUPS = 3  # Gmail at times fails to look a good token up
 
@@ -63,7 +64,7 @@ class Patience:
             case IMAPThrottledError():
                 return Reaction("throttled", self._wait(error.retry_after))
             case CircuitBreakerError():
-                return Reaction("transient", error.retry_after)
+                return Reaction("transient", min(error.retry_after, BREAKER_SECONDS))
             case AuthenticationFailed() | ConfigurationError() | IMAPCommandRefused():
                 return self._operator(error)
             case _:

@@ -7,11 +7,12 @@ from email_ingestion.stream.census import Census
 from email_ingestion.stream.connection import Link, connect, open_link, reach
 from email_ingestion.stream.delivery import Delivery
 from email_ingestion.stream.gaps import Gaps
-from email_ingestion.stream.gauges import Gauges, announce, read_gauges, withdraw
+from email_ingestion.stream.gauges import Gauges, announce, presences, read_gauges, withdraw
 from email_ingestion.stream.graveyard import Graveyard
 from email_ingestion.stream.intake import Intake, Load
 from email_ingestion.stream.keys import GROUP, Keys
 from email_ingestion.stream.lockout import Lockout
+from email_ingestion.stream.orders import FleetOrders, prove_writable
 from email_ingestion.stream.quarantine import Quarantine
 from email_ingestion.stream.queue import Queue
 from email_ingestion.stream.reload import Reload
@@ -21,6 +22,7 @@ __all__ = [
     "GROUP",
     "Census",
     "Delivery",
+    "FleetOrders",
     "Gaps",
     "Gauges",
     "Graveyard",
@@ -36,6 +38,8 @@ __all__ = [
     "announce",
     "connect",
     "open_link",
+    "presences",
+    "prove_writable",
     "reach",
     "read_gauges",
     "read_snapshot",

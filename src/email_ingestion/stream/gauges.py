@@ -89,6 +89,11 @@ def _processes(client: redis.Redis, keys: Keys) -> tuple[dict[str, Any], ...]:
     return tuple(json.loads(value) for value in values if value)
 
 
+def presences(link: Link) -> tuple[dict[str, Any], ...]:
+    """The processes that live, as they say themselves; raises like `Link.run`."""
+    return link.run(lambda: _processes(link.client, link.keys))
+
+
 def announce(link: Link, presence: dict[str, Any]) -> None:
     """Say that this process lives; `presence` names component and instance. Expires when it is not repeated.
 

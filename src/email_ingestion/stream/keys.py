@@ -6,6 +6,7 @@
     {email_ingestion}:replayed                    string  dead letters put back into the stream, ever
     {email_ingestion}:cursor:<account>/<mailbox>  hash    uidvalidity, uid: read up to here; rescan: see Cursor
     {email_ingestion}:alive:<instance>            string  JSON presence of a process, expires
+    {email_ingestion}:control                     hash    orders to all processes by name, JSON with their ends; expires
     {email_ingestion}:budget:<account>            hash    bytes downloaded, by hour since the epoch
     {email_ingestion}:restoring:<name>                    what a restore has loaded so far, to become <name> in one step
     {email_ingestion}:lockout:<account>           hash    until (Unix seconds), seconds: shut out by the mail server
@@ -58,6 +59,11 @@ class Keys:
     def alive(self, instance: str) -> str:
         """Presence of one process; `*` for all."""
         return self.name(f"alive:{instance}")
+
+    @property
+    def control(self) -> str:
+        """Orders of operators to all processes."""
+        return self.name("control")
 
     def budget(self, account: str) -> str:
         """Bytes downloaded lately."""

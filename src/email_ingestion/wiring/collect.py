@@ -10,12 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from email_ingestion.control import Control
 from email_ingestion.errors import CircuitBreakerError, TransientError
 from email_ingestion.events import LoopFailed, Probed, Turned
 from email_ingestion.ops.compose import Ops
 from email_ingestion.ops.records import DlqState, Identity, Peer, RedisState, StreamState
 from email_ingestion.process import pid_alive
-from email_ingestion.stream import Gauges, Link, announce, read_gauges, withdraw
+from email_ingestion.stream import FleetOrders, Gauges, Link, announce, read_gauges, withdraw
 
 LOOP = "collect"
 EVERY_SECONDS = 1.0
@@ -24,8 +25,12 @@ EVERY_SECONDS = 1.0
 class Collector:
     """`start` it, `close` it."""
 
-    def __init__(self, link: Link, ops: Ops, identity: Identity, ops_url: str, pid_dir: Path) -> None:
+    def __init__(
+        self, link: Link, ops: Ops, identity: Identity, ops_url: str, pid_dir: Path, *, control: Control
+    ) -> None:
         self._link = link
+        self._control = control
+        self._orders = FleetOrders(link)
         self._ops = ops
         self._identity = identity
         self._ops_url = ops_url
@@ -66,6 +71,7 @@ class Collector:
     def _talk(self) -> Gauges:
         """Read through the breaker, write beside it: a full Redis refuses writes and must still be drained."""
         gauges = read_gauges(self._link)
+        self._control.obey(self._orders.read())
         announce(self._link, self._presence())
         return gauges
 
@@ -76,6 +82,8 @@ class Collector:
             "stem": self._identity.stem,
             "pid": os.getpid(),
             "ready": self._ops.status.verdict().ok,
+            "paused": self._control.paused() is not None,
+            "level": self._control.level,
             "ops_url": self._ops_url,
             "seen": time.time(),
         }

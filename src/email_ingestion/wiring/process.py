@@ -10,24 +10,28 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from email_ingestion import __version__
 from email_ingestion.breaker import Breaker, BreakerPolicy, BreakerSnapshot
-from email_ingestion.errors import EmailIngestionError, RedisConnectionError
+from email_ingestion.control import Control
+from email_ingestion.errors import EmailIngestionError, OperationFailed, RedisConnectionError
 from email_ingestion.events import Event, Started, Stopped, Stopping
 from email_ingestion.files import write_private
+from email_ingestion.ops.admin import Admin, ops_token
 from email_ingestion.ops.compose import Ops, open_ops
 from email_ingestion.ops.http import serve
-from email_ingestion.ops.logs import configure_logs
+from email_ingestion.ops.logs import LogLevel, configure_logs
 from email_ingestion.ops.records import Component, Identity, Names
 from email_ingestion.process import PidFile, StopSignal, Watchdog, listen_for_signals, notify
 from email_ingestion.settings import Settings, notify_socket
-from email_ingestion.stream import Keys, Link, connect
+from email_ingestion.stream import Keys, Link, connect, prove_writable
 from email_ingestion.wiring.backups import BackupWatch
 from email_ingestion.wiring.collect import LOOP as COLLECT
 from email_ingestion.wiring.collect import Collector
+from email_ingestion.wiring.desk import Front
 
 OPS_PORT = 8080
 METRICS_PORT = 9090
@@ -61,6 +65,12 @@ class Breakers:
         self._breakers[name] = Breaker(name, self._policy, counted, self._announce)
         return self._breakers[name]
 
+    def __call__(self, name: str) -> Breaker:
+        """The one of this name; raises OperationFailed."""
+        if name not in self._breakers:
+            raise OperationFailed(f"there is no circuit breaker {name!r} here; there are {', '.join(self._breakers)}")
+        return self._breakers[name]
+
     def tell(self, observe: Callable[[Event], None]) -> None:
         """Announce changes to `observe` from now on."""
         self._observers.append(observe)
@@ -84,6 +94,8 @@ class Parts:
     link: Link
     breakers: Breakers
     stop: StopSignal
+    control: Control
+    front: Front
 
 
 def identify(component: Component, number: int = 1) -> Identity:
@@ -109,15 +121,20 @@ def run_process(
         link = Link(
             connect(settings.redis_address, identity.instance), Keys(), breakers.make("redis", RedisConnectionError)
         )
-        ops = open_ops(identity, names, breakers.snapshots)
+        control = Control(identity.component)
+        ops = open_ops(identity, names, breakers.snapshots, control)
         breakers.tell(ops.observe)
         configure_logs(identity, settings.log_dir, settings.log_level, settings.log_format, ops.metrics.count_log)
+        front = Front(breakers, control, LogLevel(settings.log_level))
+        front.pings["redis"] = partial(prove_writable, link)
+        token = ops_token(settings.ops_token_file)
         endpoints = serve(
             ops.status,
             ops.metrics,
             settings.ops_host,
             _port(settings.ops_port, OPS_PORT + offset),
             _port(settings.metrics_port, METRICS_PORT + offset),
+            admin=Admin(token, front.desk(), settings.log_dir, identity.instance, ops.observe),
         )
         cleanup.callback(endpoints.close)
         address = settings.pid_dir / f"{identity.stem}.json"
@@ -126,8 +143,8 @@ def run_process(
         cleanup.callback(address.unlink, missing_ok=True)
         stop = StopSignal()
         listen_for_signals(stop, ops.observe)
-        body = build(Parts(settings, identity, ops, link, breakers, stop))
-        collector = Collector(link, ops, identity, endpoints.ops_url, settings.pid_dir)
+        body = build(Parts(settings, identity, ops, link, breakers, stop, control, front))
+        collector = Collector(link, ops, identity, endpoints.ops_url, settings.pid_dir, control=control)
         cleanup.enter_context(closing(collector))
         collector.start()
         backups = BackupWatch(settings.backup_dir, ops.observe)

@@ -11,6 +11,7 @@ from functools import partial
 
 from email_ingestion.blobs import Blobs, open_blobs
 from email_ingestion.breaker import Breaker
+from email_ingestion.control import Standing
 from email_ingestion.errors import (
     ConfigurationError,
     EmailIngestionError,
@@ -90,13 +91,24 @@ class ProducerBody:
             patience = Patience(random.Random())  # noqa: S311 - jitter
 
             def watcher() -> Watcher:
-                source = Source(account, settings, parts.link, Intake(parts.link), ledger, blobs, parts.ops.observe)
+                source = Source(
+                    account,
+                    settings,
+                    parts.link,
+                    Intake(parts.link),
+                    ledger,
+                    blobs,
+                    parts.ops.observe,
+                    parts.control.paused,
+                )
                 return watcher_of(source, patience, imap=imap, oauth=oauth, give_up=self._give_up)
 
             missed = ROUNDS_MISSED * settings.imap_poll_seconds
             return Keeper(account.name, watcher, missed, parts.ops.observe)
 
         self._keepers = [keeper(account) for account in settings.all_accounts]
+        parts.front.pings["imap"] = self._reach_imap
+        parts.front.pings["oauth2"] = self._get_tokens
 
     def run(self) -> int:
         """See `Body`."""
@@ -122,6 +134,15 @@ class ProducerBody:
 
     def abandon(self) -> None:
         """See `Body`; a batch is in the stream or it is fetched again."""
+
+    def _reach_imap(self) -> None:
+        for account in self._parts.settings.all_accounts:
+            ImapMailbox(account, self._parts.settings.imap_timeout_seconds).close()
+
+    def _get_tokens(self) -> None:
+        for account in self._parts.settings.all_accounts:
+            if account.imap_auth == "oauth2":
+                TokenSource(account).access()
 
     def _give_up(self, error: EmailIngestionError) -> None:
         """A watcher cannot even begin: with a single account there is nothing left to run for."""
@@ -162,6 +183,7 @@ class Source:
     ledger: Callable[[], Ledger]
     blobs: Blobs
     observe: Observe
+    paused: Callable[[], Standing | None] = lambda: None  # whether an operator wants nothing to be fetched
 
     def sync(self, connection: ImapMailbox, opened: Opened, wait_for_room: Callable[[], bool]) -> Sync:
         """What brings the mailbox into the stream."""
@@ -208,6 +230,8 @@ class Source:
 
     def full(self) -> str | None:
         """Why nothing more should be fetched now, or None: Gmail is the buffer, Redis is not."""
+        if self.paused():
+            return "paused by an operator"
         load, settings = self.intake.load(), self.settings
         if load.depth >= settings.stream_max_depth:
             return f"{load.depth} messages in the stream, STREAM_MAX_DEPTH is {settings.stream_max_depth}"

@@ -53,6 +53,7 @@ class WorkerBody:
         self._breakers = {name: parts.breakers.make(name, SinkUnavailable) for name in parts.settings.sinks}
         self._blobs = open_blobs(parts.settings.blob_url)
         self._parser = IsolatedParser(parts.settings.worker_handle_timeout_seconds)
+        parts.front.pings |= {name: partial(self._ping, name) for name in parts.settings.sinks}
         self._open_sinks()
 
     def run(self) -> int:
@@ -98,6 +99,11 @@ class WorkerBody:
     def _open(self, name: str) -> None:
         self._sinks[name] = self._breakers[name].run(partial(load_sink, name, self._parts.settings))
 
+    def _ping(self, name: str) -> None:
+        if name not in self._sinks:
+            raise SinkUnavailable(f"sink {name} could not be opened yet")
+        self._sinks[name].ping()
+
     def _build(self) -> Worker:
         parts = self._parts
         settings = parts.settings
@@ -111,11 +117,13 @@ class WorkerBody:
             instance=parts.identity.instance,
             observe=parts.ops.observe,
         )
+        parts.front.revoke = settlement.revoke
         return Worker(
             queue,
             settlement,
             batch=settings.worker_batch_size,
             lease=settings.worker_lease_seconds,
+            paused=parts.control.paused,
             observe=parts.ops.observe,
         )
 

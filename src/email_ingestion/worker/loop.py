@@ -23,17 +23,28 @@ from email_ingestion.worker.settle import Settlement
 LOOP = "consume"
 OVERDUE_SECONDS = 0.5  # how often the pending list is looked through while fresh mail flows
 ADOPT_SECONDS = 60.0  # how often an idle worker looks for entries that nobody was ever given
+REST_SECONDS = 0.2  # how soon a paused worker notices that it may go on
 PAUSE_SECONDS = 2.0  # Redis and the sinks have breakers that spare them
 
 
 class Worker:
     """The loop of one process; `run` in the main thread, `stop` from anywhere."""
 
-    def __init__(self, queue: Queue, settlement: Settlement, *, batch: int, lease: float, observe: Observe) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        settlement: Settlement,
+        *,
+        batch: int,
+        lease: float,
+        paused: Callable[[], object],
+        observe: Observe,
+    ) -> None:
         self._queue = queue
         self._settlement = settlement
         self._batch = batch
         self._lease = lease
+        self._paused = paused
         self._observe = observe
         self._stop = threading.Event()
         self._looked = -OVERDUE_SECONDS
@@ -74,6 +85,9 @@ class Worker:
                 self._wait(error)
 
     def _turn(self) -> None:
+        if self._paused():
+            self._stop.wait(REST_SECONDS)
+            return
         if not self._settlement.ready():
             self._stop.wait(min(1.0, self._settlement.retry_after()))
             return

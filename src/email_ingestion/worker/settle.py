@@ -57,6 +57,20 @@ class Settlement:
         self._max_retries = max_retries
         self._instance = instance
         self._observe = observe
+        self._batch: tuple[Delivery, ...] = ()
+        self._revoked: set[str] = set()
+
+    def revoke(self, email_id: str) -> bool:
+        """Bury a message that is being handled, as soon as it is out of the hands of a parser or a sink.
+
+        A parser is ended for it; a sink that takes the message after all has delivered it. From any thread; False
+        when this worker does not have the message.
+        """
+        if all(each.email_id != email_id for each in self._batch):
+            return False
+        self._revoked.add(email_id)
+        self._parser.interrupt()
+        return True
 
     def ready(self) -> bool:
         """Whether all sinks take mail; one whose breaker is open is pinged when a trial is due, not tried with mail."""
@@ -82,6 +96,14 @@ class Settlement:
         Raises SinkUnavailable, RedisConnectionError or CircuitBreakerError when a sink or Redis is away: no message
         is to blame then, what was not delivered stays pending and has spent no attempt.
         """
+        self._batch = tuple(batch)
+        try:
+            self._settle(batch)
+        finally:
+            self._batch = ()
+            self._revoked.clear()
+
+    def _settle(self, batch: Sequence[Delivery]) -> None:
         started = time.monotonic()
         opened = self._open_all(batch)
         parcels = self._parsed(opened)
@@ -116,6 +138,9 @@ class Settlement:
 
     def _parsed(self, opened: Sequence[tuple[Delivery, Message]]) -> list[tuple[Delivery, Parcel]]:
         """Parse all at once; when a message ends the parser, each alone, so that only that one fails."""
+        opened = [(each, message) for each, message in opened if not self._buried(each)]
+        if not opened:
+            return []
         try:
             records = self._parser.parse([(message.envelope, message.raw or b"") for _, message in opened])
         except ParserDied as error:
@@ -127,6 +152,13 @@ class Settlement:
             (each, Parcel(record, message.raw or b"", message.raw_ref))
             for (each, message), record in zip(opened, records, strict=True)
         ]
+
+    def _buried(self, each: Delivery) -> bool:
+        """Whether an operator revoked it; then it is a dead letter now."""
+        if each.email_id not in self._revoked:
+            return False
+        self._bury(each, "operator", None)
+        return True
 
     def _open_all(self, batch: Sequence[Delivery]) -> list[tuple[Delivery, Message]]:
         try:
@@ -199,6 +231,8 @@ class Settlement:
 
     def _fail(self, each: Delivery, error: EmailIngestionError) -> None:
         """An attempt failed: another one later, or the dead letters."""
+        if self._buried(each):
+            return
         if isinstance(error, PermanentError):
             self._bury(each, "permanent", error)
         elif each.attempt > self._max_retries:

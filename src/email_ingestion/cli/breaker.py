@@ -1,0 +1,100 @@
+"""`email-ingestion breaker`: the circuit breakers of the running processes, seen and held by an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from email_ingestion.cli.audit import user
+from email_ingestion.cli.exits import FAILED, OK
+from email_ingestion.cli.show import Json, say, show
+from email_ingestion.cli.spans import span
+from email_ingestion.errors import OperationFailed
+from email_ingestion.services.orders import Clerk, Live, live, some
+from email_ingestion.settings import Settings, load_settings
+
+COLUMNS = ("name", "state", "forced", "failure_count", "retry_after_seconds", "last_error_type")
+Name = Annotated[str, typer.Argument(metavar="NAME", help="redis, imap, oauth2 or a sink.", show_default=False)]
+Ttl = Annotated[str, typer.Option("--ttl", metavar="SPAN", help="How long: 90s, 15m, 2h.")]
+
+breaker = typer.Typer(
+    help="See the circuit breakers of the running processes, and hold them open or closed for a while."
+)
+
+
+@breaker.command("list")
+def list_breakers(as_json: Json = False) -> int:
+    """List the breakers of every process of this machine. Exit code 0 when all are closed, 1 when one is not.
+
+    Examples:
+      email-ingestion breaker list
+      email-ingestion breaker list --json
+    """
+    rows = _rows(some(live(load_settings()), lambda _: True, "answers"))
+    show(rows, as_json=as_json)
+    return OK if all(row["state"] == "CLOSED" for row in rows) else 1
+
+
+@breaker.command("open")
+def open_breaker(name: Name, ttl: Ttl = "15m", as_json: Json = False) -> int:
+    """Hold a breaker open: nothing is asked of its dependency until the time is over or `auto` is given.
+
+    Examples:
+      email-ingestion breaker open imap --ttl 1h
+    """
+    return _order(name, "OPEN", ttl, lambda row: row["state"] == "OPEN" and row["forced"], as_json=as_json)
+
+
+@breaker.command("close")
+def close_breaker(name: Name, ttl: Ttl = "15m", as_json: Json = False) -> int:
+    """Hold a breaker closed; refused while its dependency does not answer.
+
+    Examples:
+      email-ingestion breaker close redis
+    """
+    return _order(name, "CLOSED", ttl, lambda row: row["state"] == "CLOSED" and row["forced"], as_json=as_json)
+
+
+@breaker.command()
+def auto(name: Name, as_json: Json = False) -> int:
+    """Leave a breaker to itself again.
+
+    Examples:
+      email-ingestion breaker auto imap
+    """
+    return _order(name, "AUTO", "1s", lambda row: not row["forced"], as_json=as_json)
+
+
+def _order(name: str, state: str, ttl: str, as_asked: Callable[[dict[str, Any]], bool], *, as_json: bool) -> int:
+    seconds = span(ttl, "--ttl").total_seconds()
+    settings = load_settings()
+    those = some(live(settings), lambda process: name in _names(process), f"has a circuit breaker {name!r}")
+    clerk, refused = Clerk(settings, user()), False
+    for process in those:
+        try:
+            clerk.order(process, f"breakers/{name}", {"state": state, "ttl_seconds": seconds})
+        except OperationFailed as error:
+            say(str(error))
+            refused = True
+    rows = _read_back(settings, those, name)
+    show(rows, as_json=as_json)
+    return OK if not refused and len(rows) == len(those) and all(map(as_asked, rows)) else FAILED
+
+
+def _read_back(settings: Settings, those: Sequence[Live], name: str) -> list[dict[str, Any]]:
+    stems = {process.stem for process in those}
+    return [row for row in _rows([each for each in live(settings) if each.stem in stems]) if row["name"] == name]
+
+
+def _rows(processes: Sequence[Live]) -> list[dict[str, Any]]:
+    return [
+        {"process": process.stem, **{column: found[column] for column in COLUMNS}}
+        for process in processes
+        for found in process.body["circuit_breakers"]
+    ]
+
+
+def _names(process: Live) -> set[str]:
+    return {found["name"] for found in process.body["circuit_breakers"]}

@@ -1,0 +1,189 @@
+"""`pause`, `resume`, `degrade` and `log-level`: what operators ask of the running processes for a while.
+
+Without `--all` the processes of this machine are told directly, which needs no Redis; with it an order is laid into
+Redis, which every process reads each second and keeps to while Redis is away.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+import typer
+
+from email_ingestion.cli.audit import audited, user
+from email_ingestion.cli.exits import FAILED, OK
+from email_ingestion.cli.show import Json, say, show
+from email_ingestion.cli.spans import span
+from email_ingestion.control import LEVEL, PAUSE, Level, Order
+from email_ingestion.errors import OperationFailed, RedisConnectionError
+from email_ingestion.services.orders import Clerk, Live, live, some
+from email_ingestion.settings import Settings, load_settings
+
+FLEET_SECONDS = 10.0  # how long processes elsewhere may take to obey
+STEP_SECONDS = 0.2
+
+Row = dict[str, Any]
+
+Component = Literal["producer", "worker"]
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+Which = Annotated[Component, typer.Argument(help="Which processes.", show_default=False)]
+Ttl = Annotated[str, typer.Option("--ttl", metavar="SPAN", help="How long: 90s, 15m, 2h. It ends by itself.")]
+All = Annotated[bool, typer.Option("--all", help="Every process on every machine, through Redis.")]
+
+
+def pause(component: Which, ttl: Ttl = "15m", everywhere: All = False, as_json: Json = False) -> int:
+    """Let producer or workers take no new work; they stay alive and go on by themselves.
+
+    Examples:
+      email-ingestion pause producer --ttl 1h
+      email-ingestion pause worker --all
+    """
+    seconds = _seconds(ttl)
+    order = Order("", seconds, user())
+    settings = load_settings()
+    if everywhere:
+        return _fleet(settings, f"{PAUSE}:{component}", order, lambda row: row["paused"], component, as_json=as_json)
+    body = {"ttl_seconds": seconds}
+    return _local(settings, component, "pause", body, lambda row: row["paused"], as_json=as_json)
+
+
+def resume(component: Which, everywhere: All = False, as_json: Json = False) -> int:
+    """Let paused processes go on.
+
+    Examples:
+      email-ingestion resume producer
+      email-ingestion resume worker --all
+    """
+    settings = load_settings()
+    if everywhere:
+        name = f"{PAUSE}:{component}"
+        return _fleet(settings, name, None, lambda row: not row["paused"], component, as_json=as_json)
+    return _local(settings, component, "resume", {}, lambda row: not row["paused"], as_json=as_json)
+
+
+def degrade(
+    level: Annotated[Level, typer.Argument(help="What is still served.", show_default=False)],
+    ttl: Ttl = "1h",
+    everywhere: All = False,
+    as_json: Json = False,
+) -> int:
+    """Serve less for a while: DEGRADED and MINIMAL relieve what is not essential, MAINTENANCE pauses everything.
+
+    Examples:
+      email-ingestion degrade MAINTENANCE --ttl 30m --all
+      email-ingestion degrade NORMAL --all
+    """
+    seconds = _seconds(ttl)
+    settings = load_settings()
+
+    def as_asked(row: Row) -> bool:
+        return bool(row["level"] == level)
+
+    if everywhere:
+        order = None if level == "NORMAL" else Order(level, seconds, user())
+        return _fleet(settings, LEVEL, order, as_asked, None, as_json=as_json)
+    body = {"level": level, "ttl_seconds": seconds}
+    return _local(settings, None, "degrade", body, as_asked, as_json=as_json)
+
+
+def log_level(
+    level: Annotated[LogLevel, typer.Argument(help="Least level written.", show_default=False)],
+    ttl: Ttl = "15m",
+    as_json: Json = False,
+) -> int:
+    """Let the processes of this machine log more or less for a while.
+
+    Examples:
+      email-ingestion log-level DEBUG --ttl 5m
+    """
+    settings = load_settings()
+    clerk = Clerk(settings, user())
+    body = {"level": level, "ttl_seconds": _seconds(ttl)}
+    those = some(live(settings), lambda _: True, "answers")
+    rows = [{"process": each.stem, **clerk.order(each, "log-level", body)} for each in those]
+    show(rows, as_json=as_json)
+    return OK if all(row["level"] == level for row in rows) else FAILED
+
+
+def _seconds(ttl: str) -> float:
+    return span(ttl, "--ttl").total_seconds()
+
+
+def _local(
+    settings: Settings,
+    component: Component | None,
+    path: str,
+    body: Mapping[str, Any],
+    as_asked: Callable[[Row], bool],
+    *,
+    as_json: bool,
+) -> int:
+    wanted = _wanted(component)
+    those = some(live(settings), wanted, f"is a {component}" if component else "answers")
+    clerk = Clerk(settings, user())
+    for process in those:
+        clerk.order(process, path, body)
+    rows = [_row(process.stem, process.body["control"]) for process in live(settings) if wanted(process)]
+    return _answer(rows, len(those), as_asked, as_json=as_json)
+
+
+def _wanted(component: Component | None) -> Callable[[Live], bool]:
+    return lambda process: component is None or process.component == component
+
+
+def _row(process: str, control: Mapping[str, Any]) -> Row:
+    held = control["pause"] or control["degradation"] or {}
+    ends = held.get("ends_in_seconds")
+    return {
+        "process": process,
+        "paused": control["paused"],
+        "level": control["level"],
+        "scope": held.get("scope"),
+        "by": held.get("by"),
+        "ends_in_seconds": ends,
+    }
+
+
+def _fleet(
+    settings: Settings,
+    name: str,
+    order: Order | None,
+    as_asked: Callable[[Row], bool],
+    component: Component | None,
+    *,
+    as_json: bool,
+) -> int:
+    from email_ingestion.stream import FleetOrders, open_link, presences  # noqa: PLC0415 - Redis is not always needed
+
+    link = open_link(settings.redis_address, "email-ingestion-control")
+    details = {"order": name, "value": order.value if order else None, "seconds": order.seconds if order else 0}
+
+    def rows() -> list[Row]:
+        those = [each for each in presences(link) if component in {None, each["component"]}]
+        shown = ("paused", "level")
+        return [{"process": each["instance"], **{key: each.get(key) for key in shown}} for each in those]
+
+    try:
+        with audited(settings.log_dir, "fleet order", details):
+            orders = FleetOrders(link)
+            orders.give(name, order) if order else orders.take_back(name)
+        deadline = time.monotonic() + FLEET_SECONDS
+        while not all(map(as_asked, found := rows())) and time.monotonic() < deadline:
+            time.sleep(STEP_SECONDS)
+    except RedisConnectionError as error:
+        raise OperationFailed(
+            f"{str(error).rstrip('.')}; without --all the processes of this machine are told directly"
+        ) from error
+    if not found:
+        say("no process runs now; those that start will obey")
+    return _answer(found, len(found), as_asked, as_json=as_json)
+
+
+def _answer(rows: list[Row], expected: int, as_asked: Callable[[Row], bool], *, as_json: bool) -> int:
+    show(rows, as_json=as_json)
+    if len(rows) == expected and all(map(as_asked, rows)):
+        return OK
+    say("not every process is as asked: another order holds, for all or for one of them; --all or its absence decides")
+    return FAILED

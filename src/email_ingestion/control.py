@@ -1,0 +1,108 @@
+"""What operators have asked of this process for a while: to pause, or to serve less; it decides nothing else.
+
+An order comes to this process alone or, through Redis, to all of them. Each ends by itself, so that a forgotten one
+cannot hold the system up for ever; orders for all hold on while Redis is away.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Level = Literal["NORMAL", "DEGRADED", "MINIMAL", "MAINTENANCE"]
+Scope = Literal["process", "fleet"]
+LEVELS: tuple[Level, ...] = get_args(Level)  # the later, the less is served
+PAUSE = "pause"
+LEVEL = "level"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Something asked for: `value` is a level for an order about the level, otherwise empty."""
+
+    value: str
+    seconds: float  # until it ends, counted from when it was given or read
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """An order that holds."""
+
+    value: str
+    until: float  # by the clock of `Control`
+    by: str
+    scope: Scope
+
+
+class Control:
+    """Thread-safe; `clock` is monotonic, in seconds."""
+
+    def __init__(self, component: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._component = component
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._orders: dict[tuple[str, Scope], Standing] = {}
+
+    def pause(self, seconds: float, by: str) -> None:
+        """Take no new work for so long."""
+        self._stand(PAUSE, Order("", seconds, by), "process")
+
+    def resume(self) -> None:
+        """Take work again, as far as this process was asked alone."""
+        with self._lock:
+            self._orders.pop((PAUSE, "process"), None)
+
+    def degrade(self, level: Level, seconds: float, by: str) -> None:
+        """Serve at this level for so long; NORMAL takes such an order back."""
+        if level == "NORMAL":
+            with self._lock:
+                self._orders.pop((LEVEL, "process"), None)
+        else:
+            self._stand(LEVEL, Order(level, seconds, by), "process")
+
+    def obey(self, fleet: Mapping[str, Order]) -> None:
+        """These are the orders for all processes, as Redis has them now; others of this kind are taken back."""
+        for subject, name in ((PAUSE, f"{PAUSE}:{self._component}"), (LEVEL, LEVEL)):
+            if name in fleet:
+                self._stand(subject, fleet[name], "fleet")
+            else:
+                with self._lock:
+                    self._orders.pop((subject, "fleet"), None)
+
+    def paused(self) -> Standing | None:
+        """The order that keeps this process from taking work, or None."""
+        level = self.degraded()
+        pauses = self._standing(PAUSE) + ([level] if level and level.value == "MAINTENANCE" else [])
+        return max(pauses, key=lambda each: each.until, default=None)
+
+    def degraded(self) -> Standing | None:
+        """The order for the lowest level of service that holds, or None when it is NORMAL."""
+        return max(self._standing(LEVEL), key=lambda each: LEVELS.index(_level(each.value)), default=None)
+
+    @property
+    def level(self) -> Level:
+        """The level of service that holds now."""
+        order = self.degraded()
+        return _level(order.value) if order else "NORMAL"
+
+    def remaining(self, order: Standing) -> float:
+        """Seconds until it ends."""
+        return max(0.0, order.until - self._clock())
+
+    def _stand(self, subject: str, order: Order, scope: Scope) -> None:
+        with self._lock:
+            self._orders[subject, scope] = Standing(order.value, self._clock() + order.seconds, order.by, scope)
+
+    def _standing(self, subject: str) -> list[Standing]:
+        with self._lock:
+            now = self._clock()
+            return [each for (about, _), each in self._orders.items() if about == subject and each.until > now]
+
+
+def _level(value: str) -> Level:
+    """A level this release does not know, of a newer one, is taken for the most careful of those it knows."""
+    return next((level for level in LEVELS if level == value), "MAINTENANCE")

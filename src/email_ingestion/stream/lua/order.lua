@@ -1,0 +1,18 @@
+-- Give an order to all processes, or take it back; what has ended is removed on the way.
+-- KEYS: control   ARGV: name, seconds (0: take it back), value, by
+-- Ends are by Redis' clock, so that those who read them need not agree with whoever gave the order.
+local t = redis.call('TIME')
+local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+redis.call('HDEL', KEYS[1], ARGV[1])
+if tonumber(ARGV[2]) > 0 then
+  local ends = string.format('%.0f', now + tonumber(ARGV[2]) * 1000)
+  redis.call('HSET', KEYS[1], ARGV[1], cjson.encode({ends_ms = ends, value = ARGV[3], by = ARGV[4]}))
+end
+local last, fields = 0, redis.call('HGETALL', KEYS[1])
+for i = 1, #fields, 2 do
+  local ends = tonumber(cjson.decode(fields[i + 1]).ends_ms)
+  if ends <= now then redis.call('HDEL', KEYS[1], fields[i]) end
+  last = math.max(last, ends)
+end
+if last > now then redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', last)) end
+return last

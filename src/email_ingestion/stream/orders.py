@@ -1,0 +1,58 @@
+"""Orders of operators to all processes, kept in Redis until they end; what they mean is `control`'s business."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from email_ingestion.control import Order
+from email_ingestion.stream.connection import Link, text
+
+
+class FleetOrders:
+    """The control record. Every method raises like `Link.run`."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._script = link.script("order")
+
+    def give(self, name: str, order: Order) -> None:
+        """Let an order hold for all, in the place of one of the same name."""
+        self._put(name, order.seconds, order.value, order.by)
+
+    def take_back(self, name: str) -> None:
+        """Let it hold no more."""
+        self._put(name, 0, "", "")
+
+    def read(self) -> dict[str, Order]:
+        """The orders that hold now, by name."""
+
+        def ask() -> Any:
+            pipe = self._link.client.pipeline(transaction=False)
+            pipe.time()
+            pipe.hgetall(self._link.keys.control)
+            return pipe.execute()
+
+        (seconds, micros), fields = self._link.run(ask)
+        return dict(_orders(fields, seconds + micros / 1_000_000))
+
+    def _put(self, name: str, seconds: float, value: str, by: str) -> None:
+        args: list[str | int | float] = [name, seconds, value, by]
+        self._link.run(lambda: self._script(keys=[self._link.keys.control], args=args))
+
+
+def _orders(fields: dict[bytes, bytes], now: float) -> Iterator[tuple[str, Order]]:
+    for name, value in fields.items():
+        found = json.loads(value)
+        left = int(found["ends_ms"]) / 1000 - now
+        if left > 0:
+            yield text(name), Order(str(found["value"]), left, str(found["by"]))
+
+
+def prove_writable(link: Link) -> None:
+    """Return when Redis takes a write, past the breaker; raises RedisConnectionError otherwise.
+
+    The write removes nothing, so that a Redis over its memory limit, which must be drained, counts as working.
+    """
+    link.beside(lambda: link.client.hdel(link.keys.control, ""))

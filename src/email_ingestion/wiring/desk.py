@@ -1,0 +1,70 @@
+"""Where an operator's orders reach the live objects of a process; who may give them is `ops.admin`'s business."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+from email_ingestion.breaker import Breaker
+from email_ingestion.control import Control, Level
+from email_ingestion.errors import EmailIngestionError, OperationFailed
+from email_ingestion.ops import report
+from email_ingestion.ops.admin import Answer, BreakerOrder, Desk, LogOrder
+from email_ingestion.ops.logs import LogLevel
+
+Ping = Callable[[], object]
+
+
+class Front:
+    """The orders of one process. Its body adds how each dependency is asked, and who can revoke a message."""
+
+    def __init__(self, breakers: Callable[[str], Breaker], control: Control, level: LogLevel) -> None:
+        self._breakers = breakers
+        self._control = control
+        self._level = level
+        self.pings: dict[str, Ping] = {}
+        self.revoke: Callable[[str], bool] | None = None
+
+    def desk(self) -> Desk:
+        """What `ops.admin` calls."""
+        return Desk(self._breaker, self._pause, self._resume, self._degrade, self._log_level, self._revoke)
+
+    def _breaker(self, name: str, order: BreakerOrder) -> Answer:
+        breaker = self._breakers(name)
+        if order.state == "AUTO":
+            breaker.release()
+        else:
+            if order.state == "CLOSED":
+                self._ask(name)
+            breaker.force(order.state, order.ttl_seconds)
+        return asdict(breaker.snapshot())
+
+    def _ask(self, name: str) -> None:
+        """Closing a breaker while its dependency is away would only hide that."""
+        try:
+            self.pings[name]()
+        except KeyError as error:
+            raise OperationFailed(f"{name} cannot be asked yet: the process is starting; try again") from error
+        except EmailIngestionError as error:
+            raise OperationFailed(f"{name} does not work, so its breaker stays as it is: {error}") from error
+
+    def _pause(self, seconds: float, by: str) -> Answer:
+        self._control.pause(seconds, by)
+        return report.control(self._control)
+
+    def _resume(self) -> Answer:
+        self._control.resume()
+        return report.control(self._control)
+
+    def _degrade(self, level: Level, seconds: float, by: str) -> Answer:
+        self._control.degrade(level, seconds, by)
+        return report.control(self._control)
+
+    def _log_level(self, order: LogOrder) -> Answer:
+        self._level.hold(order.level, order.ttl_seconds)
+        return {"level": self._level.now}
+
+    def _revoke(self, email_id: str) -> Answer:
+        if self.revoke is None:
+            raise OperationFailed("this process handles no messages: ask a worker")
+        return {"revoked": self.revoke(email_id)}
