@@ -53,6 +53,7 @@ class Message:
     envelope: Envelope
     raw: bytes | None
     raw_ref: str | None = None
+    sink: str | None = None  # the only sink that is to get it again: it comes from that one's dead letter
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,3 +103,14 @@ class Email:
     def email_id(self) -> str:
         """The identity of its envelope."""
         return self.envelope.email_id
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A message for a sink. Its idempotency key is `email.email_id`."""
+
+    email: Email
+    raw: bytes
+    raw_ref: str | None = None  # set when the raw bytes already lie in the blob store
+    owed_to: tuple[str, ...] = ()  # the sinks beside the database that have to get it
+    again: str | None = None  # see `Message.sink`

@@ -15,8 +15,12 @@ EmailIngestionError
 │   ├── TokenRefreshError            the token endpoint did not answer properly
 │   ├── ParserDied                   a message ended the parser process: poison, if it does so again and again
 │   ├── SinkUnavailable              a sink cannot take anything now
+│   ├── SinkFailed                   a sink failed over a message, and either may be to blame
+│   ├── SinkThrottled                a sink asks for a pause
+│   ├── Retry                        what a sink of yours raises: this message, once more, later
 │   └── CircuitBreakerError          not tried: the breaker is open
 ├── PermanentError               this message will never go through: dead letter now
+│   └── Reject                       what a sink of yours raises: never this message
 └── StaleCursor                  the mailbox or the stream is not where the producer believed: read it again
 """
 
@@ -87,6 +91,26 @@ class SinkUnavailable(TransientError):
     """A sink cannot take anything at present: no message is to blame."""
 
 
+class SinkFailed(TransientError):
+    """A sink failed over a message; which of the two is to blame shows when others get through."""
+
+
+class SinkThrottled(TransientError):
+    """A sink asks not to be given anything for `retry_after` seconds: neither it nor a message is to blame."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Retry(TransientError):
+    """Raised by a sink that may take this message later, in `after` seconds; without it the usual back-off holds."""
+
+    def __init__(self, message: str = "asked for another attempt", after: float | None = None) -> None:
+        super().__init__(message)
+        self.after = after
+
+
 class CircuitBreakerError(TransientError):
     """The call was not made because the breaker of its dependency is open."""
 
@@ -98,6 +122,10 @@ class CircuitBreakerError(TransientError):
 
 class PermanentError(EmailIngestionError):
     """This message can never be delivered as it is."""
+
+
+class Reject(PermanentError):
+    """Raised by a sink that will never take this message: it becomes a dead letter at once."""
 
 
 class StaleCursor(EmailIngestionError):

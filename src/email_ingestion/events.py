@@ -231,7 +231,7 @@ class NeedsOperator(Event):
 
 @dataclass(frozen=True, slots=True)
 class Delivered(Event):
-    """A message is in every sink and out of the stream."""
+    """A message is in the database, with what further sinks are owed of it, and out of the stream."""
 
     email_id: str
     attempt: int
@@ -252,22 +252,24 @@ class SinkDelivered(Event):
 
 @dataclass(frozen=True, slots=True)
 class Deferred(Event):
-    """An attempt failed; the entry stays pending for another one."""
+    """An attempt failed; there will be another one."""
 
     email_id: str
     attempt: int
     error: Exception
     retry_in: float  # seconds
+    sink: str | None = None  # None: it did not even come into the database
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLettered(Event):
-    """A message left the stream for the dead letter queue."""
+    """A message left the stream, or what is owed to a sink, for the dead letter queue."""
 
     email_id: str
     reason: Literal["max_retries", "permanent", "poison", "operator"]
     attempts: int
     error: Exception | None
+    sink: str | None = None  # the only one that has not got it; None: none has
 
 
 @dataclass(frozen=True, slots=True)

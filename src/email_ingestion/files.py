@@ -18,13 +18,14 @@ except ImportError:  # Windows: one process for each account is the operator's c
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, drafts: Path | None = None) -> Iterator[BinaryIO]:
     """A file that takes the place of `path`, mode 0600 and on the disk, when the block ends well; nothing otherwise.
 
-    Raises OSError.
+    It is written in `drafts`, a directory on the same file system, or beside `path`. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # 0600 from the start
+    # 0600 from the start; its name says little, for that of `path` may have all the length a file system allows.
+    descriptor, unfinished = tempfile.mkstemp(dir=drafts or path.parent, prefix=f".{path.name[:40]}-")
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
@@ -35,6 +36,16 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with suppress(OSError):
             os.unlink(unfinished)
         raise
+
+
+def sync_directory(directory: Path) -> None:
+    """Have the names in it on the disk. Raises OSError."""
+    if hasattr(os, "O_DIRECTORY"):  # Windows has no handle for a directory
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_private(path: Path, content: str) -> None:

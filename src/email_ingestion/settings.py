@@ -162,7 +162,16 @@ class Settings(BaseSettings):
     database_url: str = Field(
         default="sqlite:///data/email_ingestion.db", description="sqlite:///FILE or postgresql+psycopg://…"
     )
-    sinks: tuple[str, ...] = Field(default=("database",), min_length=1, description="where mail goes, comma-separated")
+    sinks: tuple[str, ...] = Field(
+        default=("database",),
+        description="where mail goes, comma-separated: database (always, it is the ledger), webhook, files:DIR,"
+        " maildir:DIR, stream:KEY, ndjson, ndjson:FILE, python:module:function",
+    )
+    webhook_url: str | None = Field(default=None, description="http(s) address that the sink webhook posts to")
+    webhook_secret: str | None = Field(
+        default=None, description="whsec_… that signs each post; several, comma-separated, while you rotate it"
+    )
+    webhook_timeout_seconds: float = Field(default=10, gt=0, description="seconds a post may take")
 
     reconcile_seconds: float = Field(default=3600, gt=0, description="seconds between comparisons of server and ledger")
     stop_seconds: float = Field(default=30, gt=0, description="seconds a stopping process may take to finish its work")
@@ -188,6 +197,12 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("sinks")
+    @classmethod
+    def _database_first(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """What was delivered is proved by the database, and what further sinks are owed is noted there."""
+        return tuple(dict.fromkeys(("database", *value)))
 
     @field_validator("redis_port", mode="before")
     @classmethod

@@ -43,6 +43,8 @@ def _refused(here: Place, script: str, code: int, *words: str, options: tuple[st
         ("worker.py", {"DATABASE_URL": "mysql://somewhere/db"}, ("DATABASE_URL", "sqlite", "postgresql")),
         ("worker.py", {"DATABASE_URL": "sqlite:////proc/nowhere/mail.db"}, ("/proc/nowhere",)),
         ("worker.py", {"SINKS": "databse"}, ("databse", "database")),
+        ("worker.py", {"SINKS": "database,webhook"}, ("WEBHOOK_URL",)),
+        ("worker.py", {"SINKS": "python:no_such_module:handle"}, ("no_such_module", "SINKS")),
         ("worker.py", {"LOG_DIR": "/proc/nowhere"}, ("/proc/nowhere", "LOG_DIR")),
         ("worker.py", {"PID_DIR": "/proc/nowhere"}, ("/proc/nowhere", "PID_DIR")),
         ("worker.py", {"OPS_HOST": "203.0.113.7"}, ("203.0.113.7", "OPS_HOST")),

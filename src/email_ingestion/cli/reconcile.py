@@ -15,12 +15,11 @@ from rich.table import Table
 from email_ingestion.blobs import open_blobs
 from email_ingestion.cli.audit import audited
 from email_ingestion.cli.oauth2 import pick
-from email_ingestion.errors import ConfigurationError
 from email_ingestion.events import Event
 from email_ingestion.reconcile import Audit, Report
 from email_ingestion.settings import Account, Settings, load_settings
 from email_ingestion.stream import Intake, Link, open_link
-from email_ingestion.wiring.producer import LedgerOnDemand, Source, check_accounts, has_ledger, log_in
+from email_ingestion.wiring.producer import LedgerOnDemand, Source, check_accounts, log_in
 
 COLUMNS = (
     *("checked", "delivered", "queued", "dead", "purged", "excluded"),
@@ -47,8 +46,6 @@ def reconcile(
     settings = load_settings()
     accounts = (pick(settings, account),) if account else settings.all_accounts
     check_accounts(settings)
-    if not has_ledger(settings):
-        raise ConfigurationError("SINKS has no `database`, so nothing tells what was delivered: add it to reconcile")
     link = open_link(settings.redis_address, "email-ingestion-reconcile")
     ledger = LedgerOnDemand(settings.database_url)
     with closing(ledger()), _noted(settings, accounts, repair=repair) as outcome:

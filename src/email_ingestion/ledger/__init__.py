@@ -5,22 +5,28 @@
     places        where else, on its server, a message was found again
     purged        identities an operator gave up, by purging their dead letters
     contents      raw messages and attachments up to the threshold, by their SHA-256, zstd-compressed
+    deliveries    what each further sink is owed, and what it has
 
-Everything is written in one transaction, and a row is never changed afterwards.
+A message is written in one transaction, and only its `deliveries` change afterwards.
 """
 
 from __future__ import annotations
 
 from email_ingestion.ledger.copy import Copied, bring_back, check_copy, copy_ledger
+from email_ingestion.ledger.outbox import Backlog, Claim, Outbox, Owed
 from email_ingestion.ledger.records import Content, Place, StoredEmail
 from email_ingestion.ledger.search import Hit
 from email_ingestion.ledger.store import Ledger, content_of, open_ledger
 
 __all__ = [
+    "Backlog",
+    "Claim",
     "Content",
     "Copied",
     "Hit",
     "Ledger",
+    "Outbox",
+    "Owed",
     "Place",
     "StoredEmail",
     "bring_back",

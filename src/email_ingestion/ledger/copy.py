@@ -1,7 +1,7 @@
 """A copy of the ledger while it is in use, and what a copy has that the ledger has not: brought back, nothing removed.
 
-A row is never changed after it was written, so bringing rows back is a union: a ledger that is ahead of the copy stays
-ahead, and no message is delivered a second time because of a restore.
+No row but a delivery mark is changed after it was written, so bringing rows back is a union: a ledger that is ahead of
+the copy stays ahead, and no message it has is delivered a second time because of a restore.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from email_ingestion.ledger.schema import metadata
 from email_ingestion.ledger.store import open_ledger
 
 # Rows refer to rows of the tables before them.
-TABLES = ("contents", "emails", "attachments", "places")
+TABLES = ("contents", "emails", "attachments", "places", "deliveries")
 PAGES = 2000  # of SQLite, copied between two looks at the progress
 
 Progress = Callable[[int, int], None]  # done, of how many

@@ -22,6 +22,8 @@ class StoredEmail:
     email: Email
     raw_ref: str
     contents: tuple[Content, ...] = ()
+    owed_to: tuple[str, ...] = ()  # the sinks beside the database that have to get it
+    again: str | None = None  # the sink that is to get it once more: its dead letter was replayed
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text, text
 
 from email_ingestion.ledger.types import Json, Moment, Unsigned64
 
@@ -34,6 +34,7 @@ emails = Table(
     Column("defects", Json, nullable=False),
     Column("raw_ref", Text, nullable=False),
     Column("processed_at", Moment, nullable=False),
+    Column("flags", Json),  # NULL for what was delivered before they were kept
 )
 
 # A B-tree of PostgreSQL refuses a key above 2,704 bytes, and anybody may send such a Message-ID: hence hash.
@@ -81,3 +82,19 @@ purged = Table(
     Column("email_id", Text, primary_key=True),
     Column("purged_at", Moment, nullable=False),
 )
+
+# What each sink beside the database is owed, and what became of it: a row is written with the message, in one
+# transaction, and its end is the mark that keeps a sink from getting a message again.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("email_id", Text, ForeignKey("emails.email_id", ondelete="CASCADE"), primary_key=True),
+    Column("sink", Text, primary_key=True),
+    Column("state", Text, nullable=False),  # waiting, delivered, dead
+    Column("due", Moment),  # when it may be tried; while somebody holds it, when that lease ends; NULL after its end
+    Column("attempts", Integer, nullable=False),  # begun, the present one included
+    Column("holder", Text),  # the instance that tries it now, or died over it
+    Column("changed_at", Moment, nullable=False),
+)
+_WAITING = text("state = 'waiting'")
+Index("deliveries_due", deliveries.c.sink, deliveries.c.due, sqlite_where=_WAITING, postgresql_where=_WAITING)

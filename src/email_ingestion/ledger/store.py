@@ -17,8 +17,9 @@ from email_ingestion.errors import SinkUnavailable, TransientError
 from email_ingestion.ledger.engine import check_server, open_engine, place, writing
 from email_ingestion.ledger.failures import in_our_terms
 from email_ingestion.ledger.migrate import migrate
+from email_ingestion.ledger.outbox import Outbox
 from email_ingestion.ledger.records import Content, Place, StoredEmail
-from email_ingestion.ledger.schema import attachments, contents, emails, places, purged
+from email_ingestion.ledger.schema import attachments, contents, deliveries, emails, places, purged
 from email_ingestion.ledger.search import Hit, parse, postgresql_condition, snippet, sqlite_condition
 
 _CHUNK = 500  # values in one IN (…): old SQLites take 999 in a statement
@@ -56,6 +57,7 @@ class Ledger:
         self._writer = writing(engine)
         self._place = place(engine)
         self._insert = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
+        self.outbox = Outbox(engine)
 
     def record(self, batch: Sequence[StoredEmail]) -> set[str]:
         """Write all of `batch` that is not there yet, in one transaction; return the identities that are new.
@@ -72,6 +74,7 @@ class Ledger:
             with self._writer.begin() as connection:
                 new = self._insert_emails(connection, rows)
                 self._insert_parts(connection, [stored for stored in ordered if stored.email.email_id in new], packed)
+                self._insert_deliveries(connection, ordered, new, now)
         return new
 
     def _insert_emails(self, connection: Connection, rows: list[dict[str, Any]]) -> set[str]:
@@ -90,6 +93,26 @@ class Ledger:
         if kept:
             insert = self._insert(contents).on_conflict_do_nothing(index_elements=["sha256"])
             connection.execute(insert, [kept[sha256] for sha256 in sorted(kept)])
+
+    def _insert_deliveries(
+        self, connection: Connection, batch: Sequence[StoredEmail], new: set[str], now: datetime
+    ) -> None:
+        """What is new is owed to its sinks; what is known, only to one whose dead letter was replayed."""
+        owed = [
+            {"email_id": email_id, "sink": sink, "state": "waiting", "due": now, "attempts": 0, "changed_at": now}
+            for stored in batch
+            for email_id in (stored.email.email_id,)
+            for sink in (stored.owed_to if email_id in new else filter(None, (stored.again,)))
+        ]
+        if not owed:
+            return
+        insert = self._insert(deliveries)
+        values = {name: insert.excluded[name] for name in ("state", "due", "attempts", "changed_at")}
+        # Only over a dead letter: what was delivered, or is on its way, must not be delivered once more.
+        upsert = insert.on_conflict_do_update(
+            index_elements=["email_id", "sink"], set_=values, where=deliveries.c.state == "dead"
+        )
+        connection.execute(upsert, owed)
 
     def known(self, account: str, gm_msgids: Iterable[int]) -> set[int]:
         """Return those of `gm_msgids` that were delivered for `account`, from whatever mailbox."""
@@ -280,6 +303,7 @@ def _email_row(stored: StoredEmail, now: datetime) -> dict[str, Any]:
         "defects": list(email.defects),
         "raw_ref": stored.raw_ref,
         "processed_at": now,
+        "flags": list(envelope.flags),
     }
 
 

@@ -1,48 +1,47 @@
-"""Where mail goes: the protocol of a sink, what it gets, and how one is found by its name."""
+"""Where mail goes: the protocol of a sink, what it gets, and how one is found by its name.
+
+A name in SINKS is that of a kind, perhaps with what it is to work on: `webhook`, `files:/srv/mail`,
+`python:my_module:handle`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Protocol, cast
 
-from email_ingestion.email import Email
+from email_ingestion.email import Parcel
 from email_ingestion.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from email_ingestion.settings import Settings
 
-GROUP = "email_ingestion.sinks"  # entry points of this group are callables `open_sink(settings) -> Sink`
+__all__ = ["Parcel", "Sink", "load_sink"]
 
-
-@dataclass(frozen=True, slots=True)
-class Parcel:
-    """A message for a sink. Its idempotency key is `email.email_id`."""
-
-    email: Email
-    raw: bytes
-    raw_ref: str | None = None  # set when the raw bytes already lie in the blob store
+# Entry points of this group are callables `open_sink(settings) -> Sink` that contact nobody; where the name in SINKS
+# has a colon, what follows it is their second argument.
+GROUP = "email_ingestion.sinks"
 
 
 class Sink(Protocol):
-    """Takes messages, each at least once; what they cause must happen once."""
+    """Takes messages, each at least once; what they cause must happen once.
+
+    Two attributes may be left out: `close`, and `parallel`, how many messages it takes at the same time, each alone
+    and on a thread of its own. Without it, it takes whole batches, one after the other.
+    """
 
     name: str
 
-    def deliver(self, batch: Sequence[Parcel]) -> set[str]:
+    def deliver(self, batch: Sequence[Parcel]) -> Collection[str] | None:
         """Take all of `batch` or nothing that a repetition would double; returns the identities it had already.
 
-        Raises SinkUnavailable when no message is to blame, PermanentError when one never will go through,
-        TransientError when it may later; the caller then settles the batch one by one.
+        Raises SinkUnavailable or SinkThrottled when no message is to blame, PermanentError (Reject) when one never
+        will go through, TransientError (Retry) when it may later; the caller then settles the batch one by one.
         """
 
     def ping(self) -> None:
         """Return when a delivery would work now; raises SinkUnavailable otherwise."""
-
-    def close(self) -> None:
-        """Give back what it holds."""
 
 
 def load_sink(name: str, settings: Settings) -> Sink:
@@ -50,18 +49,26 @@ def load_sink(name: str, settings: Settings) -> Sink:
 
     Raises ConfigurationError for an unknown name or a package that cannot be imported, and whatever opening it raises.
     """
-    opener = _find(name)
+    kind, colon, target = name.partition(":")
+    opener = _find(kind)
     try:
         open_sink = opener.load()
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(f"SINKS: {name!r} ({opener.value}) cannot be loaded: {error}") from error
-    return cast("Sink", open_sink(settings))
+    except Exception as error:  # whatever a foreign module does when it is imported
+        raise ConfigurationError(f"SINKS: {name!r} ({opener.value}) cannot be loaded: {error!r}") from error
+    return cast("Sink", open_sink(settings, target) if colon else open_sink(settings))
 
 
-def _find(name: str) -> EntryPoint:
+def close_sink(sink: Sink) -> None:
+    """Have it give back what it holds."""
+    close = getattr(sink, "close", None)
+    if close:
+        close()
+
+
+def _find(kind: str) -> EntryPoint:
     offered = {entry_point.name: entry_point for entry_point in entry_points(group=GROUP)}
-    if name in offered:
-        return offered[name]
-    near = get_close_matches(name, offered, n=3) or sorted(offered)
+    if kind in offered:
+        return offered[kind]
+    near = get_close_matches(kind, offered, n=3) or sorted(offered)
     valid = " or ".join(map(repr, near)) or "none is installed: pip install -e ."
-    raise ConfigurationError(f"SINKS names {name!r}, which is no sink; valid: {valid}")
+    raise ConfigurationError(f"SINKS names {kind!r}, which is no sink; valid: {valid}")

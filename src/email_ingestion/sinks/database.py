@@ -25,13 +25,13 @@ class DatabaseSink:
     name = "database"
 
     def __init__(self, ledger: Ledger, blobs: Blobs, threshold: int) -> None:
-        self._ledger = ledger
+        self.ledger = ledger
         self._blobs = blobs
         self._threshold = threshold  # bytes; larger contents go into the blob store
 
     def deliver(self, batch: Sequence[Parcel]) -> set[str]:
         """See `Sink`. A blob is stored before the row that refers to it: the other way round could lose it."""
-        new = self._ledger.record([self._stored(parcel) for parcel in batch])
+        new = self.ledger.record([self._stored(parcel) for parcel in batch])
         return {parcel.email.email_id for parcel in batch} - new
 
     def _stored(self, parcel: Parcel) -> StoredEmail:
@@ -41,16 +41,17 @@ class DatabaseSink:
                 small.append(content)
             else:
                 self._blobs.put(content.data)
-        return StoredEmail(parcel.email, parcel.raw_ref or reference(parcel.email.envelope.sha256), tuple(small))
+        raw_ref = parcel.raw_ref or reference(parcel.email.envelope.sha256)
+        return StoredEmail(parcel.email, raw_ref, tuple(small), parcel.owed_to, parcel.again)
 
     def ping(self) -> None:
         """See `Sink`."""
-        self._ledger.ping()
+        self.ledger.ping()
         self._blobs.ping()
 
     def close(self) -> None:
         """See `Sink`."""
-        self._ledger.close()
+        self.ledger.close()
 
 
 def _contents(parcel: Parcel) -> Iterator[Content]:

@@ -3,6 +3,7 @@
 It moves messages and knows nothing of IMAP, parsing or sinks.
 """
 
+from email_ingestion.stream.burial import Burial
 from email_ingestion.stream.census import Census
 from email_ingestion.stream.connection import Link, connect, open_link, reach
 from email_ingestion.stream.delivery import Delivery
@@ -20,6 +21,7 @@ from email_ingestion.stream.snapshot import Tally, read_snapshot, server_facts
 
 __all__ = [
     "GROUP",
+    "Burial",
     "Census",
     "Delivery",
     "FleetOrders",

@@ -1,7 +1,8 @@
 """A message as the fields of a stream entry, and back.
 
 Field names are public: other programs read them. `raw` is the RFC 822 message in zstd, or `raw_ref` names it in the
-blob store. `v` rises when a reader of the previous version would misunderstand an entry.
+blob store. `sink` is there when only that one is to get it again. `v` rises when a reader of the previous version would
+misunderstand an entry.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ def encode(message: Message, enqueued_at: datetime, compressor: zstandard.ZstdCo
         "sha256": envelope.sha256,
         "enqueued_at": enqueued_at.isoformat(),
     }
+    if message.sink:
+        fields["sink"] = message.sink
     payload = _payload(message, compressor)
     return {name: str(value).encode() for name, value in fields.items()} | payload
 
@@ -66,7 +69,8 @@ def decode(fields: Mapping[bytes, bytes]) -> Message:
         version = int(fields.get(b"v", b"0"))
         if version > VERSION:
             raise UnknownVersion(f"stream entry has version {version}, this release reads up to {VERSION}: upgrade it")
-        return Message(_envelope(fields), _raw(fields), fields.get(b"raw_ref", b"").decode() or None)
+        raw_ref, sink = (fields.get(name, b"").decode() or None for name in (b"raw_ref", b"sink"))
+        return Message(_envelope(fields), _raw(fields), raw_ref, sink)
     except (KeyError, ValueError, zstandard.ZstdError) as error:
         raise PermanentError(f"stream entry cannot be read: {error!r}") from error
 

@@ -78,6 +78,7 @@ class DeadLetter:
     version: str  # its release
     replays: int  # how often it was put back before
     replay_of: str  # the letter it was put back from, the last time
+    sink: str  # the only one that has not got it; empty when none has
 
 
 def dead_letter(letter_id: str, fields: Mapping[bytes, bytes]) -> DeadLetter:
@@ -104,6 +105,7 @@ def dead_letter(letter_id: str, fields: Mapping[bytes, bytes]) -> DeadLetter:
         version=said.get("dead_version", UNKNOWN),
         replays=_number(said.get("replays")) or 0,
         replay_of=said.get("replay_of", ""),
+        sink=said.get("sink", ""),
     )
 
 

@@ -3,6 +3,7 @@
     {email_ingestion}:stream                      stream  mail on its way, an entry a message (fields: `codec`)
     {email_ingestion}:volume                      string  bytes of payload in the stream, kept by the scripts
     {email_ingestion}:dlq                         stream  dead letters: the entry's fields and `dead_…` ones
+    {email_ingestion}:out                         stream  what the sink `stream` hands on, unless it names another key
     {email_ingestion}:replayed                    string  dead letters put back into the stream, ever
     {email_ingestion}:cursor:<account>/<mailbox>  hash    uidvalidity, uid: read up to here; rescan: see Cursor
     {email_ingestion}:alive:<instance>            string  JSON presence of a process, expires
@@ -46,6 +47,11 @@ class Keys:
     def dlq(self) -> str:
         """Dead letters."""
         return self.name("dlq")
+
+    @property
+    def outlet(self) -> str:
+        """What the sink `stream` hands on."""
+        return self.name("out")
 
     @property
     def replayed(self) -> str:

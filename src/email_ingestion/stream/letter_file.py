@@ -13,14 +13,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from email_ingestion.errors import OperationFailed
-from email_ingestion.files import replacing
+from email_ingestion.files import replacing, sync_directory
 from email_ingestion.stream.dead_letters import identity
 from email_ingestion.stream.graveyard import Entry
 
@@ -46,7 +45,7 @@ def write_letters(path: Path, entries: Iterable[Entry], origin: Mapping[str, Any
     try:
         with replacing(path) as file:
             _write(file, entries, origin, wrote)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         raise OperationFailed(f"cannot write {path}: {error.strerror}") from error
 
@@ -103,12 +102,3 @@ def _read(path: Path) -> tuple[dict[str, str | None], str, Any]:
                     letters[record["id"]] = identity(record["fields"])
             line = following
     return letters, digest.hexdigest(), json.loads(line)
-
-
-def _sync_directory(directory: Path) -> None:
-    if hasattr(os, "O_DIRECTORY"):  # Windows has no handle for a directory
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import threading
 from collections.abc import Callable
@@ -268,11 +267,6 @@ class Source:
         return Accounted(self.account.name, opened, self.ledger, Underway(Census(self.link), self.account.name))
 
 
-def has_ledger(settings: Settings) -> bool:
-    """Whether deliveries are recorded where an audit can ask: without the database sink every message seems missing."""
-    return "database" in settings.sinks
-
-
 def log_in(account: Account, timeout: float) -> ImapMailbox:
     """A connection of its own for a command; raises AuthenticationFailed, IMAPConnectionError, TokenRefreshError."""
     tokens = TokenSource(account) if account.imap_auth == "oauth2" else None
@@ -312,7 +306,7 @@ def watcher_of(
             settings.imap_poll_seconds,
             settings.imap_idle_seconds,
             settings.imap_session_seconds,
-            settings.reconcile_seconds if has_ledger(settings) else math.inf,
+            settings.reconcile_seconds,
         ),
         connector=Connector(
             account,

@@ -1,4 +1,4 @@
-"""Builds the worker: the queue, the sinks with a breaker each, and the thread that pings them."""
+"""Builds the worker: the queue, the database, a courier for each further sink, and the thread that pings them all."""
 
 from __future__ import annotations
 
@@ -7,31 +7,38 @@ from contextlib import suppress
 from functools import partial
 
 from email_ingestion.blobs import open_blobs
-from email_ingestion.errors import SinkUnavailable, TransientError
+from email_ingestion.errors import SinkFailed, SinkUnavailable, TransientError
 from email_ingestion.events import Turned
 from email_ingestion.ops.records import Names
 from email_ingestion.parsing.isolated import IsolatedParser
 from email_ingestion.settings import Settings
-from email_ingestion.sinks import Sink, load_sink
-from email_ingestion.stream import Queue
+from email_ingestion.sinks import Sink, close_sink, load_sink
+from email_ingestion.sinks.database import DatabaseSink
+from email_ingestion.stream import Burial, Queue
 from email_ingestion.wiring.collect import probe
 from email_ingestion.wiring.process import Breakers, Parts, common_folders, common_loops, identify, run_process
-from email_ingestion.worker import Worker
+from email_ingestion.worker import Courier, Worker
+from email_ingestion.worker.courier import loop_of
 from email_ingestion.worker.loop import LOOP
 from email_ingestion.worker.settle import Settlement
 
+DATABASE = "database"
 PROBE = "probe"
 PROBE_SECONDS = 10.0
 OPEN_AGAIN_SECONDS = 2.0
+COURIER_SECONDS = 0.1  # between looks whether a draining worker's sinks have everything
 LOOP_SILENCE = 120.0
 
 
 def run_worker(settings: Settings, number: int, *, drain: bool) -> int:
     """Run the `number`-th worker of this host until it is stopped or has drained the stream; returns the exit code."""
     breakers = Breakers(settings)
+    further = settings.sinks[1:]
+    loops = (LOOP, PROBE, *map(loop_of, further))
     names = Names(
-        dependencies={"redis": True} | dict.fromkeys(settings.sinks, False),
-        loops=common_loops() | {LOOP: LOOP_SILENCE, PROBE: LOOP_SILENCE},
+        # With further sinks "no sink is usable" would wait for all: without the database nothing moves.
+        dependencies={"redis": True} | dict.fromkeys(settings.sinks, False) | {DATABASE: bool(further)},
+        loops=common_loops() | dict.fromkeys(loops, LOOP_SILENCE),
         sinks=settings.sinks,
         breakers=("redis", *settings.sinks),
         stream="{email_ingestion}:stream",
@@ -49,8 +56,9 @@ class WorkerBody:
         self._drain = drain
         self._closing = threading.Event()
         self._worker: Worker | None = None
+        self._couriers: list[Courier] = []
         self._sinks: dict[str, Sink] = {}
-        self._breakers = {name: parts.breakers.make(name, SinkUnavailable) for name in parts.settings.sinks}
+        self._breakers = {name: parts.breakers.make(name, SinkUnavailable, SinkFailed) for name in parts.settings.sinks}
         self._blobs = open_blobs(parts.settings.blob_url)
         self._parser = IsolatedParser(parts.settings.worker_handle_timeout_seconds)
         parts.front.pings |= {name: partial(self._ping, name) for name in parts.settings.sinks}
@@ -66,15 +74,34 @@ class WorkerBody:
         if self._closing.is_set():
             return 0
         threading.Thread(target=self._probe, name=PROBE, daemon=True).start()
+        for courier in self._couriers:
+            courier.start()
         if self._drain:
             self._worker.drain()
+            self._await_couriers()
         else:
             self._worker.run()
         self._worker.leave()
         self._parser.close()
+        for courier in self._couriers:
+            courier.stop()
+        for courier in self._couriers:
+            courier.join()
         for sink in self._sinks.values():
-            sink.close()
+            close_sink(sink)
         return 0
+
+    def _await_couriers(self) -> None:
+        """Until every sink has what it is owed."""
+        waiting = list(self._couriers)
+        while waiting and not self._closing.wait(COURIER_SECONDS):
+            self._parts.ops.observe(Turned(LOOP))
+            with suppress(TransientError):
+                waiting = [courier for courier in waiting if not courier.done()]
+
+    def _wake_couriers(self) -> None:
+        for courier in self._couriers:
+            courier.wake()
 
     def stop(self) -> None:
         """See `Body`."""
@@ -108,11 +135,15 @@ class WorkerBody:
         parts = self._parts
         settings = parts.settings
         queue = Queue(parts.link, parts.identity.instance, settings.worker_lease_seconds)
+        self._couriers = [self._courier(name) for name in settings.sinks[1:]]
         settlement = Settlement(
             queue,
-            [(self._sinks[name], self._breakers[name]) for name in settings.sinks],
+            self._sinks[DATABASE],
+            self._breakers[DATABASE],
             self._blobs,
             self._parser,
+            further=settings.sinks[1:],
+            recorded=self._wake_couriers,
             max_retries=settings.worker_max_retries,
             instance=parts.identity.instance,
             observe=parts.ops.observe,
@@ -124,6 +155,25 @@ class WorkerBody:
             batch=settings.worker_batch_size,
             lease=settings.worker_lease_seconds,
             paused=parts.control.paused,
+            observe=parts.ops.observe,
+        )
+
+    def _courier(self, name: str) -> Courier:
+        parts = self._parts
+        database = self._sinks[DATABASE]
+        assert isinstance(database, DatabaseSink)  # noqa: S101 - the name is ours
+        return Courier(
+            name,
+            self._sinks[name],
+            self._breakers[name],
+            ledger=database.ledger,
+            blobs=self._blobs,
+            burial=Burial(parts.link),
+            paused=parts.control.paused,
+            batch=parts.settings.worker_batch_size,
+            lease=parts.settings.worker_lease_seconds,
+            max_retries=parts.settings.worker_max_retries,
+            instance=parts.identity.instance,
             observe=parts.ops.observe,
         )
 

@@ -1,10 +1,12 @@
-"""Take, parse, deliver, complete; until told to stop.
+"""Take, parse, record, complete; until told to stop.
 
-overdue first (a suspect alone), then fresh ─▶ parse ─▶ every sink ─▶ complete
+overdue first (a suspect alone), then fresh ─▶ parse ─▶ database ─▶ complete
                                                  │         │
                          dead letter ◀── permanent, or attempts used up
                                      pending ◀── may work later: back-off
-                 given back, no attempt spent ◀── the sink or Redis is away
+             given back, no attempt spent ◀── the database or Redis is away
+
+What further sinks get, they get from the database: `courier`.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ LOOP = "consume"
 OVERDUE_SECONDS = 0.5  # how often the pending list is looked through while fresh mail flows
 ADOPT_SECONDS = 60.0  # how often an idle worker looks for entries that nobody was ever given
 REST_SECONDS = 0.2  # how soon a paused worker notices that it may go on
-PAUSE_SECONDS = 2.0  # Redis and the sinks have breakers that spare them
+PAUSE_SECONDS = 2.0  # Redis and the database have breakers that spare them
 
 
 class Worker:

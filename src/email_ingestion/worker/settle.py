@@ -1,10 +1,10 @@
-"""What becomes of a batch: delivered together, or else one by one until every message has its own verdict."""
+"""What becomes of a batch: recorded together, or else one by one until every message has its own verdict."""
 
 from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol
@@ -37,23 +37,32 @@ class Blobs(Protocol):
 
 
 class Settlement:
-    """Parses, delivers to every sink and settles each entry with Redis."""
+    """Parses, delivers to the database and settles each entry with Redis.
+
+    `further` are the sinks that the database notes as owed; `recorded` is called when it has noted something.
+    """
 
     def __init__(
         self,
         queue: Queue,
-        sinks: Sequence[tuple[Sink, Breaker]],
+        database: Sink,
+        breaker: Breaker,
         blobs: Blobs,
         parser: IsolatedParser,
         *,
+        further: tuple[str, ...],
+        recorded: Callable[[], None],
         max_retries: int,
         instance: str,
         observe: Observe,
     ) -> None:
         self._queue = queue
-        self._sinks = sinks
+        self._database = database
+        self._breaker = breaker
         self._blobs = blobs
         self._parser = parser
+        self._further = further
+        self._recorded = recorded
         self._max_retries = max_retries
         self._instance = instance
         self._observe = observe
@@ -73,22 +82,12 @@ class Settlement:
         return True
 
     def ready(self) -> bool:
-        """Whether all sinks take mail; one whose breaker is open is pinged when a trial is due, not tried with mail."""
-        return all(self._usable(sink, breaker) for sink, breaker in self._sinks)
+        """Whether the database takes mail."""
+        return usable(self._database, self._breaker)
 
     def retry_after(self) -> float:
-        """Seconds until a sink may be tried again."""
-        return max((breaker.retry_after() for _, breaker in self._sinks), default=0.0) or 0.1
-
-    def _usable(self, sink: Sink, breaker: Breaker) -> bool:
-        while not breaker.closed:
-            if breaker.retry_after() > 0:
-                return False
-            try:
-                breaker.run(sink.ping)
-            except TransientError:
-                return False
-        return True
+        """Seconds until it may be tried again."""
+        return self._breaker.retry_after() or 0.1
 
     def settle(self, batch: Sequence[Delivery]) -> None:
         """Bring every entry of the batch to an end, or leave it pending for a later attempt.
@@ -110,7 +109,7 @@ class Settlement:
         if not parcels:
             return
         try:
-            duplicates = self._deliver([parcel for _, parcel in parcels])
+            duplicates = self._record([parcel for _, parcel in parcels])
         except (SinkUnavailable, CircuitBreakerError):
             self._queue.hold([each.id for each, _ in parcels], give_back=True)
             raise
@@ -127,7 +126,7 @@ class Settlement:
         for position, (each, parcel) in enumerate(parcels):
             started = time.monotonic()
             try:
-                duplicates = self._deliver([parcel])
+                duplicates = self._record([parcel])
             except (SinkUnavailable, CircuitBreakerError):
                 self._queue.hold([left.id for left, _ in parcels[position:]], give_back=True)
                 raise
@@ -149,7 +148,7 @@ class Settlement:
             self._fail(opened[0][0], error)
             return []
         return [
-            (each, Parcel(record, message.raw or b"", message.raw_ref))
+            (each, Parcel(record, message.raw or b"", message.raw_ref, self._further, message.sink))
             for (each, message), record in zip(opened, records, strict=True)
         ]
 
@@ -169,15 +168,12 @@ class Settlement:
 
     def _opened(self, each: Delivery) -> Message | None:
         """The message with its bytes; None when its entry was settled otherwise."""
-        if each.attempt > self._max_retries + 1:
-            # Nobody counted these attempts as failures, so each of them ended its worker.
-            self._bury(each, "poison", None)
-            return None
         if isinstance(each.unreadable, UnknownVersion):
             self._defer(each, each.unreadable)
             return None
-        if each.unreadable or not each.message:
-            self._bury(each, "permanent", each.unreadable)
+        death = self._death(each)
+        if death or not each.message:
+            self._bury(each, *(death or ("permanent", None)))
             return None
         if each.message.raw is not None:
             return each.message
@@ -189,26 +185,32 @@ class Settlement:
             self._fail(each, error)
             return None
 
-    def _deliver(self, parcels: Sequence[Parcel]) -> set[str]:
-        """Hand parcels to every sink; returns the identities that all of them had already."""
-        had: set[str] | None = None
-        for sink, breaker in self._sinks:
-            duplicates = self._deliver_to(sink, breaker, parcels)
-            had = duplicates if had is None else had & duplicates
-        return had or set()
+    def _death(self, each: Delivery) -> tuple[Reason, EmailIngestionError | None] | None:
+        """Why an entry is not even tried."""
+        if each.attempt > self._max_retries + 1:
+            # Nobody counted these attempts as failures, so each of them ended its worker.
+            return "poison", None
+        if each.unreadable:
+            return "permanent", each.unreadable
+        if each.message and each.message.sink and each.message.sink not in self._further:
+            return "permanent", PermanentError(f"it is for the sink {each.message.sink!r} alone: add that to SINKS")
+        return None
 
-    def _deliver_to(self, sink: Sink, breaker: Breaker, parcels: Sequence[Parcel]) -> set[str]:
+    def _record(self, parcels: Sequence[Parcel]) -> set[str]:
+        """Hand parcels to the database; returns the identities that it had already."""
+        name = self._database.name
         try:
-            duplicates = breaker.run(lambda: sink.deliver(parcels))
+            duplicates = self._breaker.run(lambda: set(self._database.deliver(parcels) or ()))
         except EmailIngestionError:
-            self._observe(SinkDelivered(sink.name, "failed", len(parcels)))
+            self._observe(SinkDelivered(name, "failed", len(parcels)))
             raise
         except Exception as error:
-            self._observe(SinkDelivered(sink.name, "failed", len(parcels)))
-            raise TransientError(f"sink {sink.name} failed: {type(error).__name__}") from error
-        self._observe(SinkDelivered(sink.name, "delivered", len(parcels) - len(duplicates)))
+            self._observe(SinkDelivered(name, "failed", len(parcels)))
+            raise TransientError(f"sink {name} failed: {type(error).__name__}") from error
+        self._observe(SinkDelivered(name, "delivered", len(parcels) - len(duplicates)))
         if duplicates:
-            self._observe(SinkDelivered(sink.name, "duplicate", len(duplicates)))
+            self._observe(SinkDelivered(name, "duplicate", len(duplicates)))
+        self._recorded()
         return duplicates
 
     def _complete(self, done: Sequence[Delivery], duplicates: set[str], seconds: float) -> None:
@@ -245,13 +247,25 @@ class Settlement:
         self._observe(Deferred(each.email_id, each.attempt, error, backoff(each.attempt)))
 
     def _bury(self, each: Delivery, reason: Reason, error: EmailIngestionError | None) -> None:
-        if self._queue.bury(each, obituary(reason, each.attempt, error, _frames(error), self._instance)):
+        if self._queue.bury(each, obituary(reason, each.attempt, error, frames(error), self._instance)):
             self._observe(DeadLettered(each.email_id, reason, each.attempt, error))
 
 
-def _frames(error: BaseException | None) -> str:
+def usable(sink: Sink, breaker: Breaker) -> bool:
+    """Whether a sink takes mail; one whose breaker is open is pinged when a trial is due, not tried with mail."""
+    while not breaker.closed:
+        if breaker.retry_after() > 0:
+            return False
+        try:
+            breaker.run(sink.ping)
+        except TransientError:
+            return False
+    return True
+
+
+def frames(error: BaseException | None) -> str:
     """The stack of an error and of what caused it, without their texts: a foreign one may quote the message."""
     if error is None:
         return ""
     stack = "".join(traceback.format_tb(error.__traceback__))
-    return f"{_frames(error.__cause__)}{stack}{type(error).__name__}\n"
+    return f"{frames(error.__cause__)}{stack}{type(error).__name__}\n"

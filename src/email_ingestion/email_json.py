@@ -1,0 +1,81 @@
+"""The record of a message as JSON and back: `config/schemas/email.v1.json`; where it is sent is not decided here.
+
+The envelope's fields stand beside the others. X-GM-MSGID and X-GM-THRID are strings, for JavaScript rounds them. A
+field that is added later does not make a new version, one that changes does.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import fields
+from functools import cache
+from typing import Any, Final
+
+from pydantic import TypeAdapter
+
+from email_ingestion.email import Email, Envelope
+
+SCHEMA: Final = "email.v1"
+_ENVELOPE: Final = tuple(field.name for field in fields(Envelope))
+_LARGE: Final = ("gm_msgid", "gm_thrid")
+_DECIMAL: Final = {"anyOf": [{"type": "string", "pattern": "^[0-9]{1,20}$"}, {"type": "null"}]}
+
+
+def as_json(email: Email, most: int | None = None) -> dict[str, Any]:
+    """The record; attachments of more than `most` bytes are in it without their content, which is then null."""
+    record = _adapter().dump_python(email, mode="json", exclude={"attachments": {"__all__": {"content"}}})
+    for described, attachment in zip(record["attachments"], email.attachments, strict=True):
+        kept = most is None or attachment.size <= most
+        described["content"] = base64.b64encode(attachment.content).decode() if kept else None
+    envelope = record.pop("envelope")
+    envelope |= {name: None if envelope[name] is None else str(envelope[name]) for name in _LARGE}
+    sender = record.pop("from_")
+    return {"schema": SCHEMA, "email_id": email.email_id, **envelope, "from": sender, **record}
+
+
+def from_json(record: Mapping[str, Any]) -> Email:
+    """The record again; a content that was left out is empty. Raises ValueError for what the schema does not allow."""
+    if record.get("schema") != SCHEMA:
+        raise ValueError(f"this is no {SCHEMA} record")
+    given = {name: value for name, value in record.items() if name not in {"schema", "email_id", "from", *_ENVELOPE}}
+    attachments = [
+        {**one, "content": base64.b64decode(one["content"] or "", validate=True)} for one in given["attachments"]
+    ]
+    envelope = {name: record[name] for name in _ENVELOPE}
+    return _adapter().validate_python(
+        {**given, "attachments": attachments, "from_": record["from"], "envelope": envelope}
+    )
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of what `as_json` gives."""
+    made = _adapter().json_schema(mode="serialization")
+    definitions = made["$defs"]
+    envelope = definitions.pop("Envelope")["properties"]
+    envelope |= dict.fromkeys(_LARGE, _DECIMAL)
+    properties = deepcopy(made["properties"])
+    del properties["envelope"]
+    definitions["Attachment"]["properties"]["content"] = {
+        "anyOf": [{"type": "string", "contentEncoding": "base64"}, {"type": "null"}],
+        "description": "null when it is too large to travel with the record",
+    }
+    heading = {"schema": {"const": SCHEMA}, "email_id": {"type": "string", "description": "idempotency key"}}
+    told = {**heading, **envelope, "from": properties.pop("from_"), **properties}
+    for definition in definitions.values():
+        definition["required"] = list(definition["properties"])
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": SCHEMA,
+        "title": "An e-mail as email-ingestion hands it on",
+        "type": "object",
+        "properties": told,
+        "required": list(told),
+        "$defs": definitions,
+    }
+
+
+@cache
+def _adapter() -> TypeAdapter[Email]:
+    return TypeAdapter(Email)

@@ -1,0 +1,114 @@
+"""The sink that writes each message as a line of JSON, to standard output or a file, for log shippers and the like."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from email_ingestion.email import Parcel
+from email_ingestion.email_json import as_json
+from email_ingestion.errors import ConfigurationError, SinkUnavailable
+from email_ingestion.files import locked, sync_directory
+
+if TYPE_CHECKING:
+    from email_ingestion.settings import Settings
+
+_TAIL = 65_536
+
+
+def open_sink(settings: Settings, path: str = "-") -> StdoutSink | FileSink:
+    """Open `ndjson`, standard output, or `ndjson:FILE`; raises ConfigurationError when the file cannot be written."""
+    if path == "-":
+        return StdoutSink(settings.blob_threshold_bytes)
+    sink = FileSink(Path(path), settings.blob_threshold_bytes)
+    try:
+        sink.ping()
+    except SinkUnavailable as error:
+        raise ConfigurationError(f"SINKS: {error}") from error
+    return sink
+
+
+class StdoutSink:
+    """See `Sink`; the log goes to standard error, so that nothing else is in between."""
+
+    name = "ndjson"
+
+    def __init__(self, largest: int) -> None:
+        self._largest = largest  # bytes of an attachment that still travels along
+
+    def deliver(self, batch: Sequence[Parcel]) -> None:
+        """See `Sink`."""
+        try:
+            sys.stdout.buffer.write(_lines(batch, self._largest))
+            sys.stdout.buffer.flush()
+        except (OSError, ValueError) as error:  # ValueError: it is closed
+            raise SinkUnavailable(f"standard output does not work: {error}") from error
+
+    def ping(self) -> None:
+        """See `Sink`; whether anybody reads shows with the next delivery only."""
+
+
+class FileSink:
+    """See `Sink`; the file is opened for each batch, so that it may be rotated, and several workers may share it."""
+
+    name = "ndjson"
+
+    def __init__(self, path: Path, largest: int) -> None:
+        self._path = path
+        self._largest = largest
+
+    def deliver(self, batch: Sequence[Parcel]) -> None:
+        """See `Sink`; all lines of the batch are on the disk, or none."""
+        lines = _lines(batch, self._largest)
+        try:
+            with locked(self._path):
+                self._append(lines)
+        except (OSError, ConfigurationError) as error:
+            raise self._unavailable(error) from error
+
+    def ping(self) -> None:
+        """See `Sink`."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
+        except OSError as error:
+            raise self._unavailable(error) from error
+
+    def _append(self, lines: bytes) -> None:
+        is_new = not self._path.exists()
+        with open(os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "r+b") as file:
+            end = _end_of_lines(file)
+            file.truncate(end)  # what a kill left of a line: its batch comes again
+            try:
+                file.write(lines)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                with suppress(OSError):
+                    file.truncate(end)
+                raise
+        if is_new:
+            sync_directory(self._path.parent)
+
+    def _unavailable(self, error: Exception) -> SinkUnavailable:
+        return SinkUnavailable(f"the file {self._path} cannot be written: {getattr(error, 'strerror', error)}")
+
+
+def _lines(batch: Sequence[Parcel], largest: int) -> bytes:
+    return b"".join(json.dumps(as_json(parcel.email, largest)).encode() + b"\n" for parcel in batch)
+
+
+def _end_of_lines(file: BinaryIO) -> int:
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = file.seek(max(0, end - _TAIL))
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0

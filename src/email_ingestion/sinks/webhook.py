@@ -1,0 +1,155 @@
+"""The sink that posts each message to an address of yours, signed as the Standard Webhooks specification has it.
+
+2xx: taken. 408, 425, 429, and 503 with Retry-After: a pause for all. Other 4xx: never this message. Everything else,
+and no answer in time: another attempt, and a mark against the webhook.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from binascii import Error as Base64Error
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
+
+from email_ingestion import __version__
+from email_ingestion.email import Parcel
+from email_ingestion.email_json import as_json
+from email_ingestion.errors import ConfigurationError, PermanentError, SinkFailed, SinkThrottled, SinkUnavailable
+
+if TYPE_CHECKING:
+    from email_ingestion.settings import Settings
+
+EVENT: Final = "email.received"
+_CONNECT_SECONDS: Final = 5.0
+_PAUSE_SECONDS: Final = 30.0  # where the answer asks for one and does not say how long
+_LATER: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
+_MAKE_ONE: Final = "python -c 'import base64, os; print(\"whsec_\" + base64.b64encode(os.urandom(32)).decode())'"
+
+
+def open_sink(settings: Settings) -> WebhookSink:
+    """Open the sink for WEBHOOK_URL and WEBHOOK_SECRET; contacts nobody. Raises ConfigurationError."""
+    return WebhookSink(
+        _checked_url(settings.webhook_url or ""),
+        _signers(settings.webhook_secret or ""),
+        timeout=settings.webhook_timeout_seconds,
+        parallel=settings.worker_threads,
+        largest=settings.blob_threshold_bytes,
+    )
+
+
+def _checked_url(url: str) -> httpx.URL:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        parsed = httpx.URL("")
+    if parsed.scheme not in {"http", "https"} or not parsed.host:
+        raise ConfigurationError("SINKS names webhook: set WEBHOOK_URL to the http:// or https:// address to post to")
+    return parsed
+
+
+def _signers(secrets: str) -> tuple[Webhook, ...]:
+    try:
+        signers = tuple(Webhook(secret.strip()) for secret in secrets.split(",") if secret.strip())
+    except (Base64Error, ValueError, EmptyWebhookSecretError):
+        signers = ()
+    if not signers:
+        raise ConfigurationError(
+            f"SINKS names webhook: set WEBHOOK_SECRET to whsec_ and a key in base64; make one with {_MAKE_ONE}"
+        )
+    return signers
+
+
+class WebhookSink:
+    """See `Sink`. Every receiver can tell a repetition by its `webhook-id`, which is the message's identity."""
+
+    name = "webhook"
+
+    def __init__(
+        self, url: httpx.URL, signers: Sequence[Webhook], *, timeout: float, parallel: int, largest: int
+    ) -> None:
+        self.parallel = parallel
+        self._url = url
+        self._signers = signers  # the newest first; all of them sign, so that a receiver may have any
+        self._largest = largest  # bytes of an attachment that still travels along
+        self._client = httpx.Client(
+            timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS)),
+            limits=httpx.Limits(max_connections=parallel, max_keepalive_connections=parallel),
+            headers={"user-agent": f"email-ingestion/{__version__}", "content-type": "application/json"},
+        )
+
+    def deliver(self, batch: Sequence[Parcel]) -> None:
+        """See `Sink`; called with one message at a time."""
+        for parcel in batch:
+            self._post(parcel)
+
+    def ping(self) -> None:
+        """See `Sink`; opens a connection and asks nothing, because any request may start what the webhook is for."""
+        host, port = _next_hop(self._url)
+        try:
+            socket.create_connection((host, port), _CONNECT_SECONDS).close()
+        except OSError as error:
+            raise SinkUnavailable(f"the webhook's host does not answer: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        """See `Sink`."""
+        self._client.close()
+
+    def _post(self, parcel: Parcel) -> None:
+        now = datetime.now(UTC)
+        record = as_json(parcel.email, self._largest)
+        body = json.dumps({"type": EVENT, "timestamp": now.isoformat(), "data": record}, separators=(",", ":"))
+        email_id = parcel.email.email_id
+        headers = {
+            "webhook-id": email_id,
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": " ".join(signer.sign(email_id, now, body) for signer in self._signers),
+        }
+        try:
+            with self._client.stream("POST", self._url, content=body.encode(), headers=headers) as response:
+                _judge(response)  # whatever it says beyond its status is not read
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.UnsupportedProtocol) as error:
+            raise SinkUnavailable(f"the webhook cannot be reached: {type(error).__name__}") from error
+        except httpx.HTTPError as error:
+            raise SinkFailed(f"the webhook did not answer: {type(error).__name__}") from error
+
+
+def _judge(response: httpx.Response) -> None:
+    status = response.status_code
+    if response.is_success:
+        return
+    pause = response.headers.get("retry-after")
+    if status in _LATER or (status == HTTPStatus.SERVICE_UNAVAILABLE and pause):
+        raise SinkThrottled(f"the webhook answers {status}", retry_after(pause, datetime.now(UTC)))
+    if response.is_client_error:
+        raise PermanentError(f"the webhook answers {status}")
+    if response.is_redirect:
+        raise SinkUnavailable(f"the webhook answers {status}: set WEBHOOK_URL to where it leads")
+    raise SinkFailed(f"the webhook answers {status}")
+
+
+def retry_after(value: str | None, now: datetime) -> float:
+    """Seconds asked for by a Retry-After field (RFC 9110, section 10.2.3), a number or a date."""
+    if value is None:
+        return _PAUSE_SECONDS
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        until = parsedate_to_datetime(value)
+    except ValueError:
+        return _PAUSE_SECONDS
+    return max(0.0, (until if until.tzinfo else until.replace(tzinfo=UTC)).timestamp() - now.timestamp())
+
+
+def _next_hop(url: httpx.URL) -> tuple[str, int]:
+    """Whom a request would be sent to: the proxy of the environment, if there is one for it."""
+    proxy = getproxies().get(url.scheme)
+    hop = httpx.URL(proxy) if proxy and not proxy_bypass(url.host) else url
+    return hop.host, hop.port or (443 if hop.scheme == "https" else 80)

@@ -1,0 +1,29 @@
+"""Dead letters of messages that are no longer in the stream: one sink alone could not be given them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import zstandard
+
+from email_ingestion.email import Message
+from email_ingestion.stream.codec import ZSTD_LEVEL, encode
+from email_ingestion.stream.connection import Link
+
+
+class Burial:
+    """Each thread needs its own."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
+
+    def bury(self, message: Message, obituary: dict[str, str]) -> None:
+        """Add a dead letter; raises RedisConnectionError and CircuitBreakerError.
+
+        Not idempotent: a repetition makes a second letter, whose replay is harmless.
+        """
+        fields = encode(message, datetime.now(UTC), self._compressor)
+        letter: dict[Any, Any] = {**fields, **obituary}
+        self._link.run(lambda: self._link.client.xadd(self._link.keys.dlq, letter))

@@ -1,0 +1,74 @@
+"""The sink that adds each message to a Redis Stream for consumers of yours; it is not the stream mail arrives on.
+
+Nothing is trimmed: where nobody reads, deliveries wait in the database, and Redis keeps its memory for mail on its way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from email_ingestion.email import Parcel
+from email_ingestion.email_json import SCHEMA, as_json
+from email_ingestion.errors import ConfigurationError, RedisConnectionError, SinkThrottled, SinkUnavailable
+from email_ingestion.stream.connection import Link, open_link
+from email_ingestion.stream.keys import Keys
+
+if TYPE_CHECKING:
+    from email_ingestion.settings import Settings
+
+FULL_SECONDS = 5.0
+
+
+def open_sink(settings: Settings, key: str = "") -> OutletSink:
+    """Open `stream` or `stream:KEY`; contacts nobody. Raises ConfigurationError."""
+    keys = Keys()
+    if key in {keys.stream, keys.dlq}:
+        raise ConfigurationError(f"SINKS: stream:{key} is where mail arrives: name another key")
+    link = open_link(settings.redis_address, "email-ingestion-outlet")
+    return OutletSink(link, key or keys.outlet, settings.stream_max_depth, settings.blob_threshold_bytes)
+
+
+class OutletSink:
+    """See `Sink`: entries with the fields `email_id`, `schema` and `json`. A consumer deletes what it has used."""
+
+    name = "stream"
+
+    def __init__(self, link: Link, key: str, most: int, largest: int) -> None:
+        self._link = link
+        self._key = key
+        self._most = most  # entries above which nothing is added
+        self._largest = largest  # bytes of an attachment that still travels along
+
+    def deliver(self, batch: Sequence[Parcel]) -> None:
+        """See `Sink`; all of the batch in one transaction."""
+        entries = [self._entry(parcel) for parcel in batch]
+
+        def add() -> None:
+            if self._link.client.xlen(self._key) >= self._most:
+                raise SinkThrottled(f"the stream {self._key} has {self._most} entries that nobody reads", FULL_SECONDS)
+            pipe = self._link.client.pipeline(transaction=True)
+            for entry in entries:
+                pipe.xadd(self._key, entry)
+            pipe.execute()
+
+        try:
+            self._link.run(add)
+        except RedisConnectionError as error:
+            raise SinkUnavailable(f"the stream {self._key} takes nothing: {error}") from error
+
+    def ping(self) -> None:
+        """See `Sink`."""
+        try:
+            self._link.run(lambda: self._link.client.xlen(self._key))
+        except RedisConnectionError as error:
+            raise SinkUnavailable(f"the stream {self._key} does not answer: {error}") from error
+
+    def close(self) -> None:
+        """See `Sink`."""
+        self._link.client.close()
+
+    def _entry(self, parcel: Parcel) -> dict[Any, Any]:
+        record = json.dumps(as_json(parcel.email, self._largest), separators=(",", ":"))
+        return {"email_id": parcel.email.email_id, "schema": SCHEMA, "json": record}

@@ -1,0 +1,43 @@
+"""A worker with several sinks, killed while one of them is broken: every sink gets everything."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from email_ingestion.email import Cursor
+from email_ingestion.stream import Intake
+from tests.servers.links import link, message
+from tests.servers.processes import Place, until
+from tests.servers.redis import RedisServer
+from tests.servers.webhook import SECRET, receiving
+
+COUNT = 60
+
+
+def test_workers_killed_between_the_sinks_leave_no_sink_without_a_message(here: Place, own_redis: RedisServer):
+    intake = Intake(link(own_redis.url))
+    intake.restart_cursor("default", "INBOX", Cursor(1, 0))
+    intake.append("default", "INBOX", Cursor(1, 0), COUNT, [message(uid) for uid in range(1, COUNT + 1)])
+    ids = [message(uid).envelope.email_id for uid in range(1, COUNT + 1)]
+    files = here.folder / "out"
+    with receiving() as receiver:
+        here.set(SINKS=f"webhook,files:{files}", WEBHOOK_URL=receiver.url, WEBHOOK_SECRET=SECRET, WORKER_THREADS=2)
+        here.set(WORKER_MAX_RETRIES=1, CB_FAIL_MAX=3, CB_RECOVERY_TIMEOUT=0.5, WORKER_BATCH_SIZE=20)
+        receiver.fail(500)
+        worker = here.worker()
+        until(lambda: len(list(files.rglob("*.json"))) >= COUNT // 2, "half of the files are written")
+        worker.kill()
+        worker = here.worker()
+        until(lambda: len(list(files.rglob("*.json"))) == COUNT, "all files are written, while the webhook fails")
+        assert not receiver.taken
+        receiver.work()
+        until(lambda: len(receiver.taken) >= COUNT // 3, "the webhook has got some")
+        worker.kill()
+        drained = here.run("worker.py", "--drain")
+        assert drained.returncode == 0, drained.stderr
+    assert set(receiver.taken) == set(ids)
+    assert Counter(row[0] for row in here.rows()) == Counter(ids)
+    assert len(list(files.rglob("*.eml"))) == COUNT
+    marks = here.rows("SELECT sink, state, count(*) FROM deliveries GROUP BY sink, state ORDER BY sink")
+    assert marks == [(f"files:{files}", "delivered", COUNT), ("webhook", "delivered", COUNT)]
+    assert intake.load().depth == 0

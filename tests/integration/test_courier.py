@@ -1,0 +1,347 @@
+"""Several sinks at once: one that is broken delays no other, and gets everything once when it works again."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from standardwebhooks.webhooks import Webhook
+
+from email_ingestion.blobs import Blobs, open_blobs
+from email_ingestion.breaker import Breaker, BreakerPolicy
+from email_ingestion.email import Message, Parcel
+from email_ingestion.errors import Reject, Retry, SinkFailed, SinkThrottled, SinkUnavailable
+from email_ingestion.events import DeadLettered, Deferred, SinkDelivered, Turned
+from email_ingestion.ledger import Ledger, open_ledger
+from email_ingestion.parsing import parse
+from email_ingestion.sinks import Sink
+from email_ingestion.sinks.database import DatabaseSink
+from email_ingestion.sinks.webhook import WebhookSink
+from email_ingestion.stream import Burial, Graveyard, Keys
+from email_ingestion.stream.codec import decode
+from email_ingestion.worker import Courier
+from tests.servers.links import Heard, link, message
+from tests.servers.processes import until
+from tests.servers.redis import RedisServer
+from tests.servers.webhook import SECRET, Receiver, receiving
+
+
+class Box:
+    """A sink that says what it is told to and remembers what it took."""
+
+    name = "box"
+
+    def __init__(self, parallel: int = 0) -> None:
+        self.parallel = parallel
+        self.taken: Counter[str] = Counter()
+        self.asked: Counter[str] = Counter()
+        self.trouble: Callable[[str], Exception | None] = lambda _: None
+        self.away = False
+
+    def deliver(self, batch: Sequence[Parcel]) -> None:
+        ids = [parcel.email.email_id for parcel in batch]
+        self.asked.update(ids)
+        for email_id in ids:
+            if error := self.trouble(email_id):
+                raise error
+        self.taken.update(ids)
+
+    def ping(self) -> None:
+        if self.away:
+            raise SinkUnavailable("away")
+
+
+class Sinks:
+    """A ledger, and couriers to whatever sinks a test has; what they announce is in `heard`."""
+
+    def __init__(self, folder: Path, server: RedisServer, cleanup: ExitStack) -> None:
+        self.heard = Heard()
+        self.paused = False
+        self.link = link(server.url)
+        self.ledger: Ledger = cleanup.enter_context(closing(open_ledger(f"sqlite:///{folder}/ledger.db")))
+        self.blobs: Blobs = open_blobs(f"file:{folder}/blobs")
+        self._database = DatabaseSink(self.ledger, self.blobs, 1000)
+        self._cleanup = cleanup
+        self.couriers: list[Courier] = []
+        self.names: tuple[str, ...] = ()
+        self.breakers: dict[str, Breaker] = {}
+
+    def courier(self, name: str, sink: Sink, *, max_retries: int = 3, start: bool = True, **policy: Any) -> Courier:
+        chosen = BreakerPolicy(**{"fail_max": 3, "recovery_timeout": 0.2, "success_threshold": 1} | policy)
+        self.breakers[name] = Breaker(name, chosen, (SinkUnavailable, SinkFailed), self.heard)
+        made = Courier(
+            name,
+            sink,
+            self.breakers[name],
+            ledger=self.ledger,
+            blobs=self.blobs,
+            burial=Burial(self.link),
+            paused=lambda: self.paused,
+            batch=10,
+            lease=30.0,
+            max_retries=max_retries,
+            instance="here",
+            observe=self.heard,
+        )
+        self.names += (name,)
+        if start:
+            self.run(made)
+        return made
+
+    def run(self, courier: Courier) -> None:
+        self.couriers.append(courier)
+        courier.start()
+        self._cleanup.callback(courier.join)
+        self._cleanup.callback(courier.stop)
+
+    def record(self, *uids: int, raw: bytes | None = None, again: str | None = None) -> list[str]:
+        """What the worker does with messages."""
+        sent = [message(uid, raw=raw) for uid in uids]
+        self._database.deliver(
+            [Parcel(parse(each.envelope, each.raw), each.raw, owed_to=self.names, again=again) for each in sent]
+        )
+        for courier in self.couriers:
+            courier.wake()
+        return [each.envelope.email_id for each in sent]
+
+    def letters(self) -> list[tuple[str, str, str, str]]:
+        found = Graveyard(self.link).letters()
+        return [(letter.email_id, letter.reason, letter.sink, letter.error) for letter in found]
+
+    def hurry(self) -> None:
+        """What waits for another attempt is due now."""
+        with self.ledger._writer.begin() as connection:
+            connection.exec_driver_sql("UPDATE deliveries SET due = '2020-01-01T00:00:00+00:00' WHERE holder IS NULL")
+        for courier in self.couriers:
+            courier.wake()
+
+
+@pytest.fixture
+def sinks(tmp_path: Path, redis_server: RedisServer) -> Iterator[Sinks]:
+    with ExitStack() as cleanup:
+        yield Sinks(tmp_path, redis_server, cleanup)
+
+
+@pytest.mark.parametrize("parallel", [0, 3])
+def test_every_sink_gets_every_message_once(sinks: Sinks, parallel: int):
+    boxes = [Box(parallel), Box()]
+    for number, box in enumerate(boxes):
+        sinks.courier(f"box-{number}", box)
+    ids = sinks.record(*range(1, 31))
+    until(lambda: all(courier.done() for courier in sinks.couriers), "all is delivered")
+    assert [box.taken for box in boxes] == [Counter(ids)] * 2
+    delivered = [event for event in sinks.heard.of(SinkDelivered) if event.result == "delivered"]
+    assert sum(event.count for event in delivered) == 60
+
+
+def test_a_broken_sink_neither_delays_another_nor_spends_attempts(sinks: Sinks):
+    with receiving() as receiver, closing(_webhook(receiver)) as webhook:
+        receiver.fail(500)
+        box = Box()
+        broken = sinks.courier("webhook", webhook, max_retries=0, fail_max=3)
+        sinks.courier("box", box)
+        ids = [email_id for start in range(1, 300, 30) for email_id in sinks.record(*range(start, start + 30))]
+        until(lambda: box.taken == Counter(ids), "the other one has everything while the webhook fails")
+        until(lambda: not sinks.breakers["webhook"].closed, "the breaker of the webhook is open")
+        assert not receiver.taken
+        receiver.work()
+        until(broken.done, "the webhook has everything")
+        assert receiver.taken == Counter(ids)
+        assert box.taken == Counter(ids)
+        assert sinks.letters() == []
+        assert sinks.heard.of(Deferred) == []
+
+
+def test_a_hanging_sink_delays_no_other(sinks: Sinks):
+    free = threading.Event()
+    stuck, box = Box(), Box()
+    stuck.trouble = lambda _: free.wait() and None
+    sinks.courier("stuck", stuck)
+    sinks.courier("box", box)
+    ids = sinks.record(1, 2, 3)
+    until(lambda: box.taken == Counter(ids), "the other one has everything")
+    assert not stuck.taken
+    free.set()
+
+
+def test_one_bad_message_of_a_batch_takes_no_other_along(sinks: Sinks):
+    box = Box()
+    box.trouble = lambda email_id: Reject("not this one") if email_id.endswith(":1003") else None
+    courier = sinks.courier("box", box)
+    ids = sinks.record(*range(1, 6))
+    until(courier.done, "all is settled")
+    assert box.taken == Counter(set(ids) - {"default:gm:1003"})
+    assert sinks.letters() == [("default:gm:1003", "permanent", "box", "not this one")]
+
+
+def test_used_up_attempts_end_as_a_dead_letter_that_names_the_sink(sinks: Sinks):
+    box, other = Box(parallel=2), Box()
+    box.trouble = lambda email_id: Retry("busy", after=0) if email_id.endswith(":1001") else None
+    courier = sinks.courier("box", box, max_retries=2)
+    sinks.courier("other", other)
+    (bad, *good) = sinks.record(1, 2)
+    until(courier.done, "all is settled")
+    assert (box.asked[bad], box.taken) == (3, Counter(good))
+    assert sinks.letters() == [(bad, "max_retries", "box", "busy")]
+    assert [(event.sink, event.attempt) for event in sinks.heard.of(Deferred)] == [("box", 1), ("box", 2)]
+    assert [event.sink for event in sinks.heard.of(DeadLettered)] == ["box"]
+    until(lambda: other.taken == Counter([bad, *good]), "the other sink has both")
+
+
+def test_a_replayed_letter_goes_to_its_sink_alone(sinks: Sinks):
+    box, other = Box(), Box()
+    box.trouble = lambda _: Reject("no")
+    courier = sinks.courier("box", box)
+    sinks.courier("other", other)
+    (bad,) = sinks.record(1)
+    until(lambda: courier.done() and other.taken, "all is settled")
+    box.trouble = lambda _: None
+    replayed = _replayed(sinks)
+    assert (replayed.sink, replayed.envelope.email_id) == ("box", bad)
+    sinks.record(1, again=replayed.sink)
+    until(lambda: box.taken, "it is delivered")
+    assert (box.taken, other.taken) == (Counter([bad]), Counter([bad]))
+
+
+def _replayed(sinks: Sinks) -> Message:
+    """The entry of the stream that a replay of all letters makes."""
+    graveyard = Graveyard(sinks.link)
+    assert list(graveyard.replay([letter.id for letter in graveyard.letters()])) == [1]
+    ((_, fields),) = sinks.link.client.xrange(Keys().stream)
+    return decode(fields)
+
+
+@pytest.mark.parametrize("size", [10, 5000])
+def test_a_letter_keeps_the_message_wherever_it_lies(sinks: Sinks, size: int):
+    box = Box()
+    box.trouble = lambda _: Reject("no")
+    courier = sinks.courier("box", box)
+    raw = b"Subject: x\r\n\r\n" + b"y" * size
+    sinks.record(1, raw=raw)
+    until(courier.done, "it is buried")
+    buried = _replayed(sinks)
+    kept = buried.raw if buried.raw is not None else sinks.blobs.get(buried.raw_ref or "")
+    assert kept == raw
+    assert (buried.raw is None) == (size == 5000)
+
+
+def test_a_message_too_many_for_the_sink_waits_without_an_attempt(sinks: Sinks):
+    box = Box()
+    box.trouble = lambda _: SinkThrottled("slowly", 0.05)
+    courier = sinks.courier("box", box, max_retries=0)
+    ids = sinks.record(1, 2)
+    until(lambda: sum(box.asked.values()) > 10, "it was asked often enough")
+    assert sinks.breakers["box"].closed
+    box.trouble = lambda _: None
+    until(courier.done, "all is delivered")
+    assert (box.taken, sinks.letters()) == (Counter(ids), [])
+
+
+def test_a_sink_is_asked_with_a_ping_before_it_gets_mail_again(sinks: Sinks):
+    box = Box()
+    box.away = True
+    box.trouble = lambda _: SinkUnavailable("away") if box.away else None
+    courier = sinks.courier("box", box, fail_max=1, recovery_timeout=0.05)
+    sinks.record(1)
+    until(lambda: sinks.breakers["box"].snapshot().failure_count > 5 or not sinks.breakers["box"].closed, "it is open")
+    asked = sum(box.asked.values())
+    time.sleep(0.3)  # several recovery time-outs: each is spent on a ping
+    assert sum(box.asked.values()) == asked == 1
+    box.away = False
+    until(courier.done, "it is delivered")
+
+
+def test_a_message_that_kills_its_worker_again_and_again_is_poison(sinks: Sinks):
+    box = Box()
+    courier = sinks.courier("box", box, max_retries=1, start=False)
+    (bad,) = sinks.record(1)
+    for _ in range(2):  # a worker that claims it and dies
+        sinks.ledger.outbox.claim("box", "here", 10, 0.0)
+    sinks.run(courier)
+    until(courier.done, "it is settled")
+    assert not box.taken
+    assert [letter[:3] for letter in sinks.letters()] == [(bad, "poison", "box")]
+
+
+def test_what_a_killed_worker_had_in_hand_is_delivered_by_its_next_life(sinks: Sinks):
+    box = Box()
+    courier = sinks.courier("box", box, start=False)
+    ids = sinks.record(1, 2, 3)
+    sinks.ledger.outbox.claim("box", "here", 10, 3600.0)
+    sinks.run(courier)
+    until(courier.done, "all is delivered")
+    assert box.taken == Counter(ids)
+
+
+def test_a_paused_worker_hands_nothing_over(sinks: Sinks):
+    box = Box()
+    sinks.paused = True
+    courier = sinks.courier("box", box)
+    ids = sinks.record(1)
+    turns = len(sinks.heard.of(Turned))
+    until(lambda: len(sinks.heard.of(Turned)) > turns + 2, "the courier has looked again")
+    assert not box.asked
+    sinks.paused = False
+    until(courier.done, "it is delivered")
+    assert box.taken == Counter(ids)
+
+
+def test_a_stopped_courier_gives_back_what_it_has_not_begun(sinks: Sinks):
+    free, begun = threading.Event(), threading.Event()
+    box = Box(parallel=1)
+
+    def wait(_: str) -> None:
+        begun.set()
+        free.wait()
+
+    box.trouble = wait
+    courier = sinks.courier("box", box)
+    sinks.record(1, 2, 3)
+    begun.wait()
+    courier.stop()
+    free.set()
+    courier.join()
+    assert sum(box.taken.values()) == 1
+    left = sinks.ledger.outbox.claim("box", "another", 10, 30.0)
+    assert [owed.attempt for owed in left.owed] == [1, 1]
+
+
+def test_a_letter_that_redis_does_not_take_is_kept_in_the_database(sinks: Sinks, redis_server: RedisServer):
+    box = Box()
+    box.trouble = lambda _: Reject("no")
+    with redis_server.client() as client:
+        client.config_set("maxmemory", "1")
+        try:
+            courier = sinks.courier("box", box)
+            sinks.record(1)
+            until(lambda: sinks.heard.of(Deferred), "it waits")
+            assert not courier.done()
+        finally:
+            client.config_set("maxmemory", "0")
+    sinks.hurry()
+    until(courier.done, "it is buried")
+    assert [letter[1] for letter in sinks.letters()] == ["permanent"]
+
+
+def test_a_message_whose_bytes_are_gone_ends_as_a_dead_letter(sinks: Sinks, tmp_path: Path):
+    box = Box()
+    courier = sinks.courier("box", box, max_retries=0, start=False)
+    raw = b"Subject: x\r\n\r\n" + b"y" * 5000
+    (bad,) = sinks.record(1, raw=raw)
+    for path in (tmp_path / "blobs").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    sinks.run(courier)
+    until(courier.done, "it is settled")
+    assert [letter[:3] for letter in sinks.letters()] == [(bad, "max_retries", "box")]
+
+
+def _webhook(receiver: Receiver) -> WebhookSink:
+    return WebhookSink(httpx.URL(receiver.url), [Webhook(SECRET)], timeout=5, parallel=4, largest=1000)

@@ -1,0 +1,210 @@
+"""Files, Maildir, lines of JSON, a function, a stream: whole or not there, and once for each identity."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from email_ingestion import Reject, Retry
+from email_ingestion.email import Parcel
+from email_ingestion.email_json import from_json
+from email_ingestion.errors import ConfigurationError, SinkThrottled, SinkUnavailable
+from email_ingestion.sinks import Sink, close_sink, load_sink
+from email_ingestion.stream import Keys
+from tests.contract.ledgers import mail, raw_of
+from tests.servers.redis import RedisServer
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What these sinks read of the settings."""
+
+    redis_address: str = "redis://127.0.0.1:1"
+    stream_max_depth: int = 5
+    blob_threshold_bytes: int = 1000
+
+
+def opened(name: str, settings: Settings | None = None) -> Sink:
+    return load_sink(name, settings or Settings())  # type: ignore[arg-type]
+
+
+def parcels(*numbers: int) -> list[Parcel]:
+    return [Parcel(mail(number), raw_of(number)) for number in numbers]
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_files_lie_by_the_day_with_the_record_beside_the_message(tmp_path: Path):
+    sink = opened(f"files:{tmp_path}/out")
+    sink.deliver(parcels(1, 30))
+    found = files_in(tmp_path / "out")
+    assert sorted(found) == [
+        *("2026/01/01/default-gm-1.eml", "2026/01/01/default-gm-1.json"),
+        *("2026/01/02/default-gm-30.eml", "2026/01/02/default-gm-30.json"),
+    ]
+    assert found["2026/01/01/default-gm-1.eml"] == raw_of(1)
+    assert from_json(json.loads(found["2026/01/01/default-gm-1.json"])) == mail(1)
+
+
+def test_files_written_again_are_the_same_files(tmp_path: Path):
+    sink = opened(f"files:{tmp_path}/out")
+    sink.deliver(parcels(1))
+    before = files_in(tmp_path / "out")
+    sink.deliver(parcels(1))
+    assert files_in(tmp_path / "out") == before
+
+
+def test_a_maildir_gets_each_message_once_even_after_it_was_read(tmp_path: Path):
+    sink = opened(f"maildir:{tmp_path}/mail")
+    sink.deliver(parcels(1, 2))
+    sink.deliver(parcels(1, 2))
+    new, cur = tmp_path / "mail" / "new", tmp_path / "mail" / "cur"
+    assert sorted(files_in(new).values()) == [raw_of(1), raw_of(2)]
+    for name in os.listdir(new):
+        (new / name).rename(cur / f"{name}:2,S")
+    sink.deliver(parcels(1, 2))
+    assert files_in(new) == {}
+    assert list((tmp_path / "mail" / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["files", "maildir"])
+def test_a_directory_that_is_gone_makes_the_sink_unavailable(tmp_path: Path, name: str):
+    sink = opened(f"{name}:{tmp_path}/out")
+    sink.ping()
+    (tmp_path / "out").rename(tmp_path / "moved")
+    (tmp_path / "out").touch()
+    with pytest.raises(SinkUnavailable):
+        sink.ping()
+    with pytest.raises(SinkUnavailable):
+        sink.deliver(parcels(1))
+
+
+@pytest.mark.parametrize("name", ["files", "maildir", "ndjson"])
+def test_a_place_that_cannot_be_made_is_refused(tmp_path: Path, name: str):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="SINKS"):
+        opened(f"{name}:{tmp_path}/file/out")
+
+
+def test_lines_are_records(tmp_path: Path):
+    path = tmp_path / "logs" / "mail.ndjson"
+    sink = opened(f"ndjson:{path}")
+    sink.deliver(parcels(1, 2))
+    sink.deliver(parcels(3))
+    assert [from_json(json.loads(line)) for line in path.read_bytes().splitlines()] == [mail(1), mail(2), mail(3)]
+
+
+@pytest.mark.parametrize("torn", [b'{"schema": "ema', b"x" * 200_000])
+def test_half_a_line_that_a_kill_left_is_taken_away(tmp_path: Path, torn: bytes):
+    path = tmp_path / "mail.ndjson"
+    sink = opened(f"ndjson:{path}")
+    sink.deliver(parcels(1))
+    with path.open("ab") as file:
+        file.write(torn)
+    sink.deliver(parcels(2))
+    assert [from_json(json.loads(line)) for line in path.read_bytes().splitlines()] == [mail(1), mail(2)]
+
+
+def test_a_rotated_file_is_begun_anew(tmp_path: Path):
+    path = tmp_path / "mail.ndjson"
+    sink = opened(f"ndjson:{path}")
+    sink.deliver(parcels(1))
+    path.rename(tmp_path / "mail.ndjson.1")
+    sink.deliver(parcels(2))
+    assert len(path.read_bytes().splitlines()) == 1
+
+
+def test_lines_go_to_standard_output(capfdbinary: pytest.CaptureFixture[bytes]):
+    sink = opened("ndjson")
+    sink.ping()
+    sink.deliver(parcels(1))
+    assert from_json(json.loads(capfdbinary.readouterr().out)) == mail(1)
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module in the working directory, under a name nobody else has."""
+    name = f"sink_of_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(
+        "from email_ingestion import Reject, Retry\n"
+        "seen = []\n"
+        "def handle(email):\n"
+        "    if email.subject == 'never': raise Reject('a word of ours')\n"
+        "    if email.subject == 'later': raise Retry('busy', after=7)\n"
+        "    seen.append(email)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    yield name
+    sys.modules.pop(name, None)
+    if str(tmp_path) in sys.path:
+        sys.path.remove(str(tmp_path))
+
+
+def test_a_function_of_the_working_directory_gets_records(module: str):
+    sink = opened(f"python:{module}:handle")
+    sink.ping()
+    sink.deliver(parcels(1))
+    assert sys.modules[module].seen == [mail(1)]
+    with pytest.raises(Reject, match="a word of ours"):
+        sink.deliver([Parcel(mail(2, subject="never"), b"")])
+    with pytest.raises(Retry) as raised:
+        sink.deliver([Parcel(mail(2, subject="later"), b"")])
+    assert raised.value.after == 7
+
+
+@pytest.mark.parametrize(
+    "target", ["", "handle", "no_such_module_anywhere:handle", "json:no_such_function", "json:__doc__"]
+)
+def test_a_function_that_is_not_there_is_refused(target: str):
+    with pytest.raises(ConfigurationError, match="SINKS: "):
+        opened(f"python:{target}")
+
+
+def test_a_module_that_fails_when_imported_is_refused(module: str, tmp_path: Path):
+    (tmp_path / f"{module}.py").write_text("raise RuntimeError('no licence')\n")
+    with pytest.raises(ConfigurationError, match="no licence"):
+        opened(f"python:{module}:handle")
+
+
+@pytest.mark.parametrize("key", ["", "mine"])
+def test_a_stream_has_an_entry_for_each_message(redis_server: RedisServer, key: str):
+    sink = opened(f"stream:{key}" if key else "stream", Settings(redis_server.url))
+    sink.ping()
+    sink.deliver(parcels(1, 2))
+    close_sink(sink)
+    with redis_server.client() as client:
+        entries = [fields for _, fields in client.xrange(key or Keys().outlet)]
+    assert [fields[b"email_id"] for fields in entries] == [b"default:gm:1", b"default:gm:2"]
+    assert [from_json(json.loads(fields[b"json"])) for fields in entries] == [mail(1), mail(2)]
+
+
+def test_a_stream_nobody_reads_is_not_trimmed_but_full(redis_server: RedisServer):
+    with closing(opened("stream:mine", Settings(redis_server.url))) as sink:  # type: ignore[type-var]
+        sink.deliver(parcels(1, 2, 3, 4, 5))
+        with pytest.raises(SinkThrottled):
+            sink.deliver(parcels(6))
+        with redis_server.client() as client:
+            assert client.xlen("mine") == 5
+
+
+def test_a_stream_on_a_redis_that_is_away_is_unavailable():
+    with closing(opened("stream")) as sink:  # type: ignore[type-var]
+        with pytest.raises(SinkUnavailable):
+            sink.ping()
+        with pytest.raises(SinkUnavailable):
+            sink.deliver(parcels(1))
+
+
+@pytest.mark.parametrize("key", [Keys().stream, Keys().dlq])
+def test_the_stream_on_which_mail_arrives_is_refused(key: str):
+    with pytest.raises(ConfigurationError, match="another key"):
+        opened(f"stream:{key}")

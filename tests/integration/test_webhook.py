@@ -1,0 +1,164 @@
+"""The webhook on a real connection: what it sends, and what each answer means."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pytest
+from standardwebhooks.webhooks import WebhookVerificationError
+
+from email_ingestion.email import Parcel
+from email_ingestion.email_json import from_json
+from email_ingestion.errors import (
+    ConfigurationError,
+    PermanentError,
+    SinkFailed,
+    SinkThrottled,
+    SinkUnavailable,
+)
+from email_ingestion.sinks import load_sink
+from email_ingestion.sinks.webhook import WebhookSink, open_sink, retry_after
+from tests.contract.ledgers import mail, raw_of
+from tests.servers.webhook import SECRET, Receiver, receiving
+
+OTHER = "whsec_" + "b3RoZXItc2VjcmV0LW90aGVyLXNlY3JldC1vdGhlcg=="
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the webhook reads of the settings."""
+
+    webhook_url: str | None
+    webhook_secret: str | None = SECRET
+    webhook_timeout_seconds: float = 5
+    worker_threads: int = 2
+    blob_threshold_bytes: int = 1000
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as running:
+        yield running
+
+
+@pytest.fixture
+def sink(receiver: Receiver) -> Iterator[WebhookSink]:
+    with closing(open_sink(Settings(receiver.url))) as opened:  # type: ignore[arg-type]
+        yield opened
+
+
+def parcel(number: int = 1, attachments: tuple[bytes, ...] = ()) -> Parcel:
+    return Parcel(mail(number, attachments=attachments), raw_of(number))
+
+
+def test_a_receiver_with_the_reference_library_accepts_what_is_sent(sink: WebhookSink, receiver: Receiver):
+    sink.deliver([parcel()])
+    body = receiver.bodies["default:gm:1"]
+    assert body["type"] == "email.received"
+    assert from_json(body["data"]) == mail(1)
+
+
+def test_what_is_too_large_to_travel_is_described(sink: WebhookSink, receiver: Receiver):
+    sink.deliver([parcel(attachments=(b"small", bytes(1001)))])
+    contents = [part["content"] for part in receiver.bodies["default:gm:1"]["data"]["attachments"]]
+    assert contents == ["c21hbGw=", None]
+
+
+@pytest.mark.parametrize("secrets", [f"{OTHER},{SECRET}", f"{SECRET},{OTHER}"])
+def test_while_the_key_is_rotated_receivers_may_have_either(receiver: Receiver, secrets: str):
+    with closing(open_sink(Settings(receiver.url, secrets))) as sink:  # type: ignore[arg-type]
+        sink.deliver([parcel()])
+    assert receiver.taken == {"default:gm:1": 1}
+
+
+def test_a_wrong_key_is_noticed_by_the_receiver(receiver: Receiver):
+    with pytest.raises(WebhookVerificationError):
+        receiver.receive(
+            {
+                "webhook-id": "1",
+                "webhook-timestamp": str(int(datetime.now(UTC).timestamp())),
+                "webhook-signature": "v1,AAAA",
+            },
+            b"{}",
+        )
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        *((400, PermanentError), (404, PermanentError), (410, PermanentError), (422, PermanentError)),
+        *((408, SinkThrottled), (425, SinkThrottled), (429, SinkThrottled)),
+        *((500, SinkFailed), (502, SinkFailed), (503, SinkFailed)),
+        *((301, SinkUnavailable), (308, SinkUnavailable)),
+    ],
+)
+def test_each_answer_means_what_http_says(sink: WebhookSink, receiver: Receiver, status: int, error: type[Exception]):
+    receiver.fail(status)
+    with pytest.raises(error, match=str(status)):
+        sink.deliver([parcel()])
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_an_answer_may_ask_for_a_pause(sink: WebhookSink, receiver: Receiver, status: int):
+    receiver.fail(status, retry_after="17")
+    with pytest.raises(SinkThrottled) as raised:
+        sink.deliver([parcel()])
+    assert raised.value.retry_after == 17
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        *(("120", 120), ("Thu, 01 Jan 2026 00:01:00 GMT", 60), ("Wed, 31 Dec 2025 00:00:00 GMT", 0)),
+        *(("soon", 30), (None, 30), ("1e99", 30), ("-5", 30)),
+    ],
+)
+def test_retry_after_is_a_number_or_a_date(value: str | None, seconds: float):
+    assert retry_after(value, NOW) == seconds
+
+
+def test_a_receiver_that_is_away_is_unavailable():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/"
+        with closing(open_sink(Settings(url))) as sink:  # type: ignore[arg-type]
+            with pytest.raises(SinkUnavailable):
+                sink.deliver([parcel()])
+            with pytest.raises(SinkUnavailable):
+                sink.ping()
+
+
+def test_no_answer_in_time_is_a_failure():
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"http://127.0.0.1:{mute.getsockname()[1]}/"
+        with closing(open_sink(Settings(url, webhook_timeout_seconds=0.1))) as sink:  # type: ignore[arg-type]
+            sink.ping()
+            with pytest.raises(SinkFailed):
+                sink.deliver([parcel()])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *(Settings(None), Settings("ftp://example.com"), Settings("http://"), Settings("not an address")),
+        *(Settings("https://example.com", secret) for secret in (None, "whsec_", "a")),
+    ],
+)
+def test_a_webhook_without_address_or_key_is_refused(settings: Settings):
+    with pytest.raises(ConfigurationError, match=r"set WEBHOOK_(URL|SECRET)"):
+        load_sink("webhook", settings)  # type: ignore[arg-type]
+
+
+def test_a_signature_is_that_of_the_specification(receiver: Receiver):
+    """The example of standard-webhooks/spec: an own signer would be held to it too."""
+    from standardwebhooks.webhooks import Webhook  # noqa: PLC0415
+
+    body = json.dumps({"test": 2432232314}, separators=(",", ":")).replace(":", ": ")
+    made = Webhook(SECRET).sign("msg_p5jXN8AQM9LWM0D4loKWxJek", datetime.fromtimestamp(1614265330, UTC), body)
+    assert made == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
