@@ -115,6 +115,7 @@ def test_a_start_without_what_it_needs_names_it(demo: Place, settings: dict[str,
     refused = demo.run(*COMMAND, "start")
     assert refused.returncode in {2, 78}
     assert words in refused.stderr
+    assert "email-ingestion doctor" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert not list((demo.folder / "pids").glob("*.pid"))
 

@@ -150,11 +150,12 @@ def test_large_non_synchronising_literal_is_bad(known_wire):
     assert known_wire.line().startswith(b"t BAD")
 
 
-def test_tls_with_a_certificate(tmp_path):
+def certificate(folder):
+    """A file with a key and a certificate for localhost that nobody signed."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = dt.datetime.now(dt.UTC)
-    certificate = (
+    made = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(days=1))
         .not_valid_after(now + dt.timedelta(days=1))
@@ -163,8 +164,13 @@ def test_tls_with_a_certificate(tmp_path):
     )
     encoding = serialization.Encoding.PEM
     pem = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    file = tmp_path / "both.pem"
-    file.write_bytes(certificate.public_bytes(encoding) + pem)
+    file = folder / "both.pem"
+    file.write_bytes(made.public_bytes(encoding) + pem)
+    return file
+
+
+def test_tls_with_a_certificate(tmp_path):
+    file = certificate(tmp_path)
     with running_sandbox(SandboxSettings(tls_certificate=file)) as sandbox:
         context = ssl.create_default_context(cafile=str(file))
         client = imapclient.IMAPClient("localhost", port=sandbox.imap_port, ssl_context=context, timeout=5)

@@ -16,6 +16,7 @@ COMMANDS = {
     "start": "start:start",
     "stop": "services:stop",
     "status": "services:status",
+    "doctor": "doctor:doctor",
     "search": "search:search",
     "breaker": "breaker:breaker",
     "pause": "control:pause",

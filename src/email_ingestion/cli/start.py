@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
-from email_ingestion.errors import OperationFailed, RedisConnectionError
+from email_ingestion.errors import ConfigurationError, OperationFailed, RedisConnectionError
 from email_ingestion.services import demo, fleet, report
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, load_settings
 from email_ingestion.stream import reach
 from email_ingestion.wiring.producer import check_accounts
+
+DOCTOR = "`.venv/bin/email-ingestion doctor` checks everything"
 
 
 def start(
@@ -42,8 +44,10 @@ def start(
 
 def _preflight(settings: Settings) -> None:
     """Refuse to start what could not begin to work; a running system waits for the same things instead."""
-    check_accounts(settings)
     try:
+        check_accounts(settings)
         reach(settings.redis_address)
     except RedisConnectionError as error:
-        raise OperationFailed(f"{error}; start Redis, or set REDIS_HOST and REDIS_PORT in .env") from error
+        raise OperationFailed(f"{error}; start Redis, or set REDIS_HOST and REDIS_PORT in .env; {DOCTOR}") from error
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error}; {DOCTOR}") from error

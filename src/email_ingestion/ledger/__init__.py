@@ -12,6 +12,7 @@ A message is written in one transaction, and only its `deliveries` change afterw
 
 from __future__ import annotations
 
+from email_ingestion.ledger.checkup import ledger_mark, look_at
 from email_ingestion.ledger.copy import Copied, bring_back, check_copy, copy_ledger
 from email_ingestion.ledger.outbox import Backlog, Claim, Outbox, Owed
 from email_ingestion.ledger.records import Content, Place, StoredEmail
@@ -33,5 +34,7 @@ __all__ = [
     "check_copy",
     "content_of",
     "copy_ledger",
+    "ledger_mark",
+    "look_at",
     "open_ledger",
 ]

@@ -38,6 +38,17 @@ def migrate(engine: Engine) -> None:
         command.upgrade(config, "head")
 
 
+def pending_revision(engine: Engine) -> str | None:
+    """The revision `migrate` would bring the database to, None when it is there; ConfigurationError when beyond."""
+    scripts = ScriptDirectory.from_config(_config())
+    with engine.connect() as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+    if current == scripts.get_current_head():
+        return None
+    _refuse_newer(current, scripts, place(engine))
+    return scripts.get_current_head()
+
+
 def _config() -> Config:
     config = Config()
     here = str(Path(__file__).parent / "migrations")

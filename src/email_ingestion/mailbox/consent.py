@@ -64,6 +64,11 @@ def authorize(account: Account, say: Callable[[str], None], ask: Callable[[str],
         say(f"This consent ends in {days:.1f} days; in Testing status it is 7: publish the app to make it last.")
 
 
+def authorization_url(account: Account, port: int) -> str:
+    """The page that asks for consent, with a redirect to `port` of this machine: to see what it says of the client."""
+    return _request(account, port).url
+
+
 def _check(account: Account) -> None:
     if account.google_service_account_file or account.oauth2_grant != "refresh_token":
         raise ConfigurationError(

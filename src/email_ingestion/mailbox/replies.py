@@ -40,6 +40,7 @@ _CROWDED = re.compile(r"Too many simultaneous connections|\[LIMIT\]|\[INUSE\]", 
 _PASSING = re.compile(r"UNAVAILABLE|Temporary|SERVERBUG|System Error", re.IGNORECASE)
 _BROWSER = re.compile(r"WEBALERT|web browser|Web login required", re.IGNORECASE)
 _APP_PASSWORD = re.compile(r"Application-specific password", re.IGNORECASE)
+_SWITCHED_OFF = re.compile(r"not enabled for IMAP|IMAP access is disabled", re.IGNORECASE)
 _EXPIRED = re.compile(r"Session expired", re.IGNORECASE)
 _GONE = re.compile(r"NONEXISTENT|Unknown Mailbox", re.IGNORECASE)
 _BAD = re.compile(r"command error: BAD|Could not parse command")  # imaplib's words around a tagged BAD, and Gmail's
@@ -106,6 +107,8 @@ def _person_wanted(text: str) -> AuthenticationFailed | None:
         return WebLoginRequired("the mail server wants the owner to log in with a web browser: do so, then wait")
     if _APP_PASSWORD.search(text):
         return AuthenticationFailed(f"the mail server wants an app password, or OAuth2: {text}")
+    if _SWITCHED_OFF.search(text):
+        return AuthenticationFailed(f"the account, or its administrator, has IMAP switched off: {text}")
     return None
 
 

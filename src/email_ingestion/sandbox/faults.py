@@ -111,6 +111,11 @@ CATALOGUE: dict[str, FaultKind] = {
         options={"limit": None},
     ),
     "web_login_required": FaultKind("the login is refused until a human signs in with a browser", count=None),
+    "imap_disabled": FaultKind(
+        "the login is refused because the account, or with `domain` its administrator, has IMAP switched off",
+        count=None,
+        options={"domain": True},
+    ),
     "app_password_required": FaultKind("LOGIN is refused even with the right app password", count=None),
     # limits
     "over_quota": FaultKind(
@@ -152,6 +157,8 @@ CATALOGUE: dict[str, FaultKind] = {
     ),
     "hidden_all": FaultKind("the \\All mailbox is not shown in IMAP", count=None),
     "folder_cap": FaultKind("a mailbox shows only its newest messages", count=None, options={"size": 1000}),
+    # authorization page
+    "redirect_refused": FaultKind("/auth says redirect_uri_mismatch, as for a client of type Web", count=None),
     # token endpoint
     "token_invalid_grant": FaultKind("/token says invalid_grant", options={"subtype": ""}),
     "token_invalid_client": FaultKind("/token says invalid_client"),

@@ -24,6 +24,10 @@ _WEBALERT = b"* NO [WEBALERT https://accounts.google.com/signin/continue?sarp=1&
 _WEB_LOGIN = (
     "NO [ALERT] Please log in via your web browser: https://support.google.com/mail/accounts/answer/78754 (Failure)"
 )
+_DISABLED = "NO [ALERT] Your account is not enabled for IMAP use. Please visit your Gmail settings page. (Failure)"
+_DISABLED_FOR_DOMAIN = (
+    "NO [ALERT] IMAP access is disabled for your domain. Please contact your domain administrator. (Failure)"
+)
 _TOO_MANY = "NO [ALERT] Too many simultaneous connections. (Failure)"
 _USER = re.compile(r"(?:^|\x01)user=([^\x01]*)")
 _GS2_USER = re.compile(r"^n,a=([^,]*),")
@@ -135,6 +139,9 @@ async def _admit(session: Session, expires_at: float | None) -> str:
     backend = session.backend
     if backend.quota.refusing():
         return _refuse(session, f"NO {OVER_QUOTA} (Failure)")
+    disabled = backend.faults.take("imap_disabled")
+    if disabled is not None:
+        return _refuse(session, _DISABLED_FOR_DOMAIN if disabled.is_on("domain") else _DISABLED)
     if backend.faults.take("web_login_required"):
         await session.send(_WEBALERT)
         return _refuse(session, _WEB_LOGIN)

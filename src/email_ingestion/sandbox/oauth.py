@@ -85,6 +85,7 @@ class OAuthEndpoints:
             (asked.get("client_id") == self._credentials.client_id, "invalid_client: The OAuth client was not found."),
             # Desktop clients may use any loopback port; out-of-band is blocked since 2023.
             (redirect.scheme == "http" and redirect.hostname in _LOOPBACK, "redirect_uri_mismatch"),
+            (self._faults.take("redirect_refused") is None, "redirect_uri_mismatch"),
             (asked.get("response_type") == "code", "invalid_request: response_type must be code"),
             (bool(asked.get("scope")), "invalid_request: Missing required parameter: scope"),
             (

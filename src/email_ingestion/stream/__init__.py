@@ -17,7 +17,8 @@ from email_ingestion.stream.orders import FleetOrders, prove_writable
 from email_ingestion.stream.quarantine import Quarantine
 from email_ingestion.stream.queue import Queue
 from email_ingestion.stream.reload import Reload
-from email_ingestion.stream.snapshot import Tally, read_snapshot, server_facts
+from email_ingestion.stream.server import ServerFacts, server_facts
+from email_ingestion.stream.snapshot import Tally, read_snapshot
 
 __all__ = [
     "GROUP",
@@ -36,6 +37,7 @@ __all__ = [
     "Quarantine",
     "Queue",
     "Reload",
+    "ServerFacts",
     "Tally",
     "announce",
     "connect",

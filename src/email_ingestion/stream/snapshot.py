@@ -36,26 +36,6 @@ class SnapshotTorn(TransientError):
     """Dead letters went back into the stream while both were read: read again."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServerFacts:
-    """What an operator compares with `redis-cli`."""
-
-    version: str
-    dbsize: int  # keys of the database, whoever's
-    append_only: bool
-
-
-def server_facts(link: Link) -> ServerFacts:
-    """Ask the server; raises like `Link.run`."""
-
-    def ask() -> ServerFacts:
-        info: Any = link.client.info("everything")
-        version = f"valkey {info['valkey_version']}" if "valkey_version" in info else str(info["redis_version"])
-        return ServerFacts(version, int(link.client.dbsize()), bool(info["aof_enabled"]))
-
-    return link.run(ask)
-
-
 def names(link: Link, prefix: str = "") -> list[str]:
     """The keys below `prefix`, sorted and without it; presence and what a restore has half loaded are left out."""
     start = link.keys.name(prefix)

@@ -26,7 +26,15 @@ class Collector:
     """`start` it, `close` it."""
 
     def __init__(
-        self, link: Link, ops: Ops, identity: Identity, ops_url: str, pid_dir: Path, *, control: Control
+        self,
+        link: Link,
+        ops: Ops,
+        identity: Identity,
+        ops_url: str,
+        pid_dir: Path,
+        *,
+        control: Control,
+        ledger: Callable[[], str | None],
     ) -> None:
         self._link = link
         self._control = control
@@ -35,6 +43,7 @@ class Collector:
         self._identity = identity
         self._ops_url = ops_url
         self._pid_dir = pid_dir
+        self._ledger = ledger
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._collect, name=LOOP, daemon=True)
 
@@ -85,6 +94,7 @@ class Collector:
             "paused": self._control.paused() is not None,
             "level": self._control.level,
             "ops_url": self._ops_url,
+            "ledger": self._ledger(),
             "seen": time.time(),
         }
 

@@ -20,6 +20,7 @@ from email_ingestion.control import Control
 from email_ingestion.errors import EmailIngestionError, OperationFailed, RedisConnectionError
 from email_ingestion.events import Event, Started, Stopped, Stopping
 from email_ingestion.files import write_private
+from email_ingestion.ledger import ledger_mark
 from email_ingestion.ops.admin import Admin, ops_token
 from email_ingestion.ops.compose import Ops, open_ops
 from email_ingestion.ops.http import serve
@@ -144,7 +145,8 @@ def run_process(
         stop = StopSignal()
         listen_for_signals(stop, ops.observe)
         body = build(Parts(settings, identity, ops, link, breakers, stop, control, front))
-        collector = Collector(link, ops, identity, endpoints.ops_url, settings.pid_dir, control=control)
+        mark = partial(ledger_mark, settings.database_url)
+        collector = Collector(link, ops, identity, endpoints.ops_url, settings.pid_dir, control=control, ledger=mark)
         cleanup.enter_context(closing(collector))
         collector.start()
         backups = BackupWatch(settings.backup_dir, ops.observe)

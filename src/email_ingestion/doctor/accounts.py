@@ -1,0 +1,209 @@
+"""One account: the OAuth2 client, the token, the way to the server, the login, the mailbox."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import socket
+import time
+from collections.abc import Callable
+from contextlib import closing
+from urllib.parse import parse_qs, urlsplit
+
+import requests
+
+from email_ingestion.doctor.findings import Finding, Findings
+from email_ingestion.doctor.network import SECONDS, reach, time_of
+from email_ingestion.doctor.redis_checks import check_clock
+from email_ingestion.errors import EmailIngestionError, IMAPThrottledError, OAuth2AuthenticationError
+from email_ingestion.mailbox import TokenSource
+from email_ingestion.mailbox.consent import authorization_url
+from email_ingestion.settings import Account, Settings
+from email_ingestion.wiring.producer import log_in
+
+DAY = 86_400.0
+WARN_DAYS = 3
+SETUP = "python producer.py --auth-setup"
+
+# By a part of what was said: the cause in the operator's words, and what to do.
+LOGIN_CAUSES: tuple[tuple[str, str, str], ...] = (
+    (
+        r"disabled for your domain",
+        "the Workspace administrator has disabled IMAP",
+        "ask for it: Google Admin console > Apps > Google Workspace > Gmail > End User Access > POP and IMAP access",
+    ),
+    (
+        r"not enabled for IMAP",
+        "IMAP is switched off for this account",
+        "switch it on in Gmail: Settings > Forwarding and POP/IMAP > Enable IMAP",
+    ),
+    (
+        r"scope or user",
+        "the token's scope or user does not open this mailbox",
+        f"check that IMAP_USER is the account that gave its consent, then {SETUP}",
+    ),
+    (
+        r"Application-specific password",
+        "Google takes no ordinary password here",
+        "make an app password (needs 2-step verification) for IMAP_PASSWORD, or use IMAP_AUTH=oauth2",
+    ),
+    (
+        r"web browser|WEBALERT|Web login",
+        "Google wants a person to sign in with a browser first",
+        "sign in to the account in a browser and confirm that it was you, then run this again",
+    ),
+    (
+        r"refuses IMAP_USER and IMAP_PASSWORD",
+        "the server refuses IMAP_USER or IMAP_PASSWORD",
+        "check both; Gmail takes an app password only",
+    ),
+    (r"over its limits", "the account is over its daily limits", "wait up to 24 hours; the producer waits by itself"),
+    (
+        r"too many connections",
+        "too many connections to the account",
+        "close other mail programs of it: Gmail allows 15 at a time",
+    ),
+    (
+        r"is hidden",
+        "the mailbox of all mail (\\All) is hidden from IMAP",
+        "Gmail > Settings > Labels > All Mail: tick 'Show in IMAP'; or set IMAP_MAILBOX=INBOX",
+    ),
+    (r"IMAP_MAILBOX", "", "set IMAP_MAILBOX to one of those names, or to auto"),
+)
+TOKEN_CAUSES: tuple[tuple[str, str, str], ...] = (
+    (
+        r"Testing status",
+        "the consent ended after 7 days because the app is in Testing status",
+        f"publish the app (Google Auth Platform > Audience > Publish app), then {SETUP}",
+    ),
+    (
+        r"invalid_client|unauthorized_client",
+        "Google does not know the OAuth client, or its secret is wrong",
+        "compare GOOGLE_CLIENT_ID and GOOGLE_CLIENT_SECRET with the Cloud console, Clients",
+    ),
+    (
+        r"admin_policy_enforced",
+        "the Workspace administrator blocks this app",
+        "ask for it: Google Admin console > Security > API controls > App access control",
+    ),
+    (
+        r"invalid_grant|invalid_rapt",
+        "the consent is gone: it was withdrawn, the password changed, or the app is in Testing status (7 days)",
+        f"{SETUP}; publish the app if it is in Testing status",
+    ),
+    (r"lacks? the scope|scopes lack", "the consent is for another scope than mail", f"{SETUP}, and tick every box"),
+)
+REFUSED = "redirect_uri_mismatch"
+
+
+def check_account(account: Account, settings: Settings, clock: Callable[[], float]) -> Findings:
+    """All about one account; ends at the first thing that makes the rest pointless."""
+    named = f"account {account.name}"
+    if not account.imap_user:
+        yield Finding(f"{named} settings", "failed", "IMAP_USER is not set", "set it in .env to the mailbox's address")
+        return
+    way = reach(f"{named} server", account.imap_host, account.imap_port, tls=account.imap_tls)
+    yield way
+    if account.imap_auth == "oauth2":
+        token = check_token(account, named)
+        yield from _client(account, named, token)
+        yield token
+        if (there := time_of(account.google_token_uri)) is not None:
+            yield check_clock(urlsplit(account.google_token_uri).hostname or "the token endpoint", clock() - there)
+        if token.verdict == "failed":
+            return
+    elif not account.imap_password:
+        cause, remedy = "IMAP_PASSWORD is not set", "set it, or IMAP_PASSWORD_FILE; for Gmail an app password"
+        yield Finding(f"{named} settings", "failed", cause, remedy)
+        return
+    if way.verdict != "failed":
+        yield check_login(account, settings.imap_timeout_seconds, named)
+
+
+def check_token(account: Account, named: str) -> Finding:
+    """The token file, and whether the token endpoint still honours it."""
+    check = f"{named} token"
+    try:
+        source = TokenSource(account)
+        known = source.describe()
+        if known.state in {"missing", "reauthorize"}:
+            return _explained(check, known.problem or "there is no token", TOKEN_CAUSES, SETUP)
+        source.access()
+    except OAuth2AuthenticationError as error:
+        return _explained(check, str(error), TOKEN_CAUSES, SETUP)
+    except EmailIngestionError as error:
+        remedy = f"curl -sI {account.google_token_uri}; check the network, a proxy (HTTPS_PROXY) and the firewall"
+        return Finding(check, "failed", str(error), remedy)
+    ends = known.consent_ends_at
+    if ends and ends.timestamp() - time.time() < WARN_DAYS * DAY:
+        cause = f"the consent ends {ends:%Y-%m-%d %H:%M} UTC"
+        return Finding(check, "degraded", cause, f"{SETUP} before then; an app out of Testing status keeps it")
+    return Finding(check, "ok", "the token endpoint honours it")
+
+
+def _client(account: Account, named: str, token: Finding) -> Findings:
+    """The OAuth client, which only a new consent needs."""
+    check = f"{named} client"
+    verdict = "failed" if token.verdict == "failed" else "degraded"
+    if account.google_service_account_file:
+        return
+    if not account.google_client_id:
+        cause = "GOOGLE_CLIENT_ID is not set" + ("" if verdict == "failed" else ": a new consent will need it")
+        remedy = "make an OAuth client of type 'Desktop app' in your Google Cloud project and set both values in .env"
+        yield Finding(check, "failed" if verdict == "failed" else "degraded", cause, remedy)
+    elif verdict == "failed" and account.oauth2_grant == "refresh_token":
+        yield check_consent(account, check)
+    else:
+        yield Finding(check, "ok", "it is set")
+
+
+def check_consent(account: Account, check: str) -> Finding:
+    """What the authorization page would say to a browser: Google names a wrong client or redirect at once."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = authorization_url(account, probe.getsockname()[1])
+    try:
+        answer = requests.get(url, timeout=SECONDS, allow_redirects=False)
+    except requests.RequestException as error:
+        cause = f"the authorization page cannot be reached: {type(error).__name__}"
+        return Finding(check, "failed", cause, f"curl -sI {account.google_auth_uri}; check the network and any proxy")
+    said = f"{_error_in(answer.headers.get('Location', ''))} {answer.text if answer.status_code >= 400 else ''}"  # noqa: PLR2004
+    if REFUSED in said:
+        cause = "Google refuses our redirect: the OAuth client is not of type 'Desktop app'"
+        remedy = "make a client of type 'Desktop app' (Cloud console > Clients) and set GOOGLE_CLIENT_ID and _SECRET"
+        return Finding(check, "failed", cause, remedy)
+    if re.search(r"invalid_client|deleted_client", said):
+        return _explained(check, "invalid_client", TOKEN_CAUSES, SETUP)
+    return Finding(check, "ok", "the authorization page takes it")
+
+
+def _error_in(location: str) -> str:
+    """The words of Google's error page, which it hands on in base64."""
+    coded = parse_qs(urlsplit(location).query).get("authError", [""])[0]
+    try:
+        return base64.urlsafe_b64decode(coded + "=" * (-len(coded) % 4)).decode("utf-8", "replace")
+    except binascii.Error:
+        return ""
+
+
+def check_login(account: Account, timeout: float, named: str) -> Finding:
+    """Log in, find the mailbox and open it read-only."""
+    check = f"{named} login"
+    try:
+        with closing(log_in(account, timeout)) as connection:
+            opened = connection.open(connection.find(account.imap_mailbox))
+            kind = "Gmail" if connection.gmail else "not Gmail: messages are told apart by their SHA-256"
+    except IMAPThrottledError as error:
+        found = _explained(check, str(error), LOGIN_CAUSES, "wait and run this again")
+        return Finding(check, "degraded", found.cause, found.remedy)
+    except EmailIngestionError as error:
+        return _explained(check, str(error), LOGIN_CAUSES, "run this again; if it stays, look into logs/producer.log")
+    return Finding(check, "ok", f"{opened.exists:,} messages in the mailbox; {kind}")
+
+
+def _explained(check: str, said: str, causes: tuple[tuple[str, str, str], ...], otherwise: str) -> Finding:
+    for part, cause, remedy in causes:
+        if re.search(part, said, re.IGNORECASE):
+            return Finding(check, "failed", cause or said, remedy)
+    return Finding(check, "failed", said, otherwise)

@@ -1,0 +1,28 @@
+"""What a check found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Verdict = Literal["ok", "degraded", "failed"]
+SEVERITY: dict[Verdict, int] = {"ok": 0, "degraded": 1, "failed": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One result; `cause` says what was seen, `remedy` what to do next, empty where nothing is wrong."""
+
+    check: str
+    verdict: Verdict
+    cause: str
+    remedy: str = ""
+
+
+Findings = Iterator[Finding]
+
+
+def worst(findings: Sequence[Finding]) -> Verdict:
+    """The verdict on all of them."""
+    return max((each.verdict for each in findings), key=SEVERITY.__getitem__, default="ok")

@@ -1,0 +1,72 @@
+"""This machine: folders, room on their disks, ports."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from email_ingestion.doctor.findings import Finding, Findings
+from email_ingestion.errors import EmailIngestionError
+from email_ingestion.ops.listen import bind
+from email_ingestion.process import pid_alive
+from email_ingestion.settings import Settings
+from email_ingestion.wiring.process import METRICS_PORT, OPS_PORT
+
+MIB = 1024 * 1024
+LEAST_BYTES = 100 * MIB  # below, a database may meet the end of its disk in the middle of a batch
+FEW_BYTES = 1024 * MIB
+FEW_SHARE = 0.05
+
+
+def check_folders(settings: Settings) -> Findings:
+    """Whether what we write can be written, and has room."""
+    folders = {"LOG_DIR": settings.log_dir, "PID_DIR": settings.pid_dir, "BACKUP_DIR": settings.backup_dir}
+    if settings.blob_url.startswith("file:"):
+        folders["BLOB_URL"] = Path(settings.blob_url.removeprefix("file:").removeprefix("//"))
+    if settings.database_url.startswith("sqlite:///"):
+        folders["DATABASE_URL"] = Path(settings.database_url.removeprefix("sqlite:///")).parent
+    for name, folder in folders.items():
+        yield check_folder(name, folder)
+
+
+def check_folder(name: str, folder: Path) -> Finding:
+    """A folder that exists, or the one it would be made in."""
+    check = f"folder {name}"
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            usage = shutil.disk_usage(there)
+    except OSError as error:
+        return Finding(
+            check,
+            "failed",
+            f"{folder} cannot be written: {error.strerror}",
+            f"chown -R $(id -u) {there}, or set {name} to a folder you own",
+        )
+    room = f"{usage.free // MIB:,} MiB free in {folder}"
+    if usage.free < LEAST_BYTES:
+        return Finding(check, "failed", f"the disk is full: {room}", f"df -h {there}; make room, or move {name}")
+    if usage.free < min(FEW_BYTES, FEW_SHARE * usage.total):
+        return Finding(check, "degraded", f"the disk is nearly full: {room}", f"df -h {there}; make room")
+    return Finding(check, "ok", room)
+
+
+def check_ports(settings: Settings) -> Findings:
+    """Whether producer and first worker can listen where they do not yet."""
+    for offset, stem in enumerate(("producer", "worker")):
+        if pid := pid_alive(settings.pid_dir / f"{stem}.pid"):
+            yield Finding(f"ports of {stem}", "ok", f"it is running, PID {pid}")
+            continue
+        ops = settings.ops_port if settings.ops_port is not None else OPS_PORT + offset
+        metrics = settings.metrics_port if settings.metrics_port is not None else METRICS_PORT + offset
+        yield _ports(f"ports of {stem}", settings.ops_host, {"OPS_PORT": ops, "METRICS_PORT": metrics})
+
+
+def _ports(check: str, host: str, ports: dict[str, int]) -> Finding:
+    for setting, port in ports.items():
+        try:
+            bind(host, port, setting).close()
+        except EmailIngestionError as error:
+            return Finding(check, "failed", str(error), f"ss -ltnp 'sport = :{port}' shows who listens")
+    return Finding(check, "ok", " and ".join(map(str, ports.values())) + " are free")

@@ -1,0 +1,64 @@
+"""The way to a server: its name, its port, its certificate, and the time it has."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+
+import requests
+
+from email_ingestion.doctor.findings import Finding
+
+SECONDS = 10.0
+CERTIFICATE_DAYS = 7
+
+
+def reach(check: str, host: str, port: int, *, tls: bool) -> Finding:
+    """Name, connection, TLS, in that order; the first that fails is the cause."""
+    try:
+        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        return Finding(check, "failed", f"the name {host} is not known: {error.strerror}", f"getent hosts {host}")
+    started = time.monotonic()
+    try:
+        with socket.create_connection((host, port), timeout=SECONDS) as plain:
+            if tls:
+                return _handshake(check, host, plain)
+    except ssl.SSLCertVerificationError as error:
+        return Finding(
+            check,
+            "failed",
+            f"the certificate of {host} is not trusted: {error.verify_message}",
+            f"openssl s_client -connect {host}:{port} -brief </dev/null; check the clock and any TLS proxy",
+        )
+    except ssl.SSLError as error:
+        remedy = "port 993 speaks TLS at once; check IMAP_PORT and IMAP_TLS"
+        return Finding(check, "failed", f"{host}:{port} does not speak TLS: {error.reason or error}", remedy)
+    except OSError as error:
+        said = error.strerror or str(error)
+        return Finding(check, "failed", f"{host}:{port} cannot be reached: {said}", f"nc -vz {host} {port}; firewall?")
+    return Finding(check, "ok", f"{host}:{port} in {1000 * (time.monotonic() - started):.0f} ms, without TLS")
+
+
+def _handshake(check: str, host: str, plain: socket.socket) -> Finding:
+    with ssl.create_default_context().wrap_socket(plain, server_hostname=host) as secure:
+        certificate = secure.getpeercert() or {}
+        version = secure.version()
+    ends = ssl.cert_time_to_seconds(str(certificate["notAfter"]))
+    days = (ends - time.time()) / 86_400
+    said = f"{host}, {version}, certificate good for {days:.0f} days"
+    if days < CERTIFICATE_DAYS:
+        return Finding(check, "degraded", said, f"whoever runs {host} must renew its certificate")
+    return Finding(check, "ok", said)
+
+
+def time_of(url: str) -> float | None:
+    """What time the server at `url` has, Unix seconds; None when it does not say."""
+    try:
+        said = requests.head(url, timeout=SECONDS, allow_redirects=False).headers.get("Date", "")
+        return parsedate_to_datetime(said).replace(tzinfo=UTC).timestamp() if said else None
+    except (requests.RequestException, ValueError):
+        return None

@@ -1,0 +1,150 @@
+"""Redis: reached, writable, durable, and never throwing mail away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from email_ingestion.doctor.findings import Finding, Findings
+from email_ingestion.errors import EmailIngestionError
+from email_ingestion.ledger import ledger_mark
+from email_ingestion.settings import Settings
+from email_ingestion.stream import Link, ServerFacts, announce, open_link, read_gauges, server_facts, withdraw
+
+OLDEST = 7
+MEMORY_SHARE = 0.8
+STEP_SECONDS = 2.0  # a clock that is off by less is none's business
+JUMP_SECONDS = 60.0
+
+# By a part of what Redis says; redis-py cuts the first word off some answers.
+CAUSES: tuple[tuple[str, str, str], ...] = (
+    (
+        "MISCONF",
+        "Redis cannot save its snapshot and therefore refuses every write",
+        "make room on its disk (df -h), then: redis-cli CONFIG SET save '' with appendonly yes",
+    ),
+    (
+        "maxmemory",
+        "Redis is over its maxmemory and refuses new mail",
+        "python worker.py --drain, or redis-cli CONFIG SET maxmemory to more",
+    ),
+    (
+        "read only replica",
+        "Redis is a read-only replica here",
+        "set REDIS_HOST to the primary: redis-cli ROLE on this one names it",
+    ),
+    ("NOREPLICAS", "Redis misses the replicas it must write to", "redis-cli INFO replication"),
+    ("Authentication required", "Redis wants a password", "set REDIS_PASSWORD (or REDIS_PASSWORD_FILE) in .env"),
+    (
+        "invalid username-password",
+        "Redis refuses the user or the password",
+        "compare REDIS_USERNAME and REDIS_PASSWORD with `redis-cli ACL LIST`",
+    ),
+    (
+        "without any password",
+        "Redis has no password, but one is set here",
+        "remove REDIS_PASSWORD from .env, or set requirepass in Redis",
+    ),
+    ("no permissions", "the Redis user lacks permissions", "take the ACL line of config/redis.conf for it"),
+    ("loading the dataset", "Redis is still loading its data", "wait, then run this again: redis-cli INFO persistence"),
+    ("Connection refused", "nothing listens at the address of Redis", "sudo systemctl start redis; check REDIS_HOST"),
+    ("Name or service not known", "the host name of Redis is unknown", "check REDIS_HOST: getent hosts $REDIS_HOST"),
+    ("SSL", "TLS to Redis fails", "check REDIS_TLS: the server may speak plain TCP, or have a foreign certificate"),
+    (
+        "timed out",
+        "Redis does not answer in time",
+        "redis-cli -h $REDIS_HOST -p $REDIS_PORT --latency; check firewalls",
+    ),
+)
+
+
+def check_redis(settings: Settings, clock: Callable[[], float]) -> Findings:
+    """All about Redis; ends at the first thing that makes the rest pointless."""
+    link = open_link(settings.redis_address, "email-ingestion-doctor")
+    try:
+        facts = server_facts(link)
+    except EmailIngestionError as error:
+        yield _refusal("redis", error)
+        return
+    yield _version(facts)
+    yield _writes(link)
+    yield from _keeping(facts)
+    yield check_clock("Redis", clock() - facts.time)
+    yield from _agreement(link, settings)
+
+
+def _refusal(check: str, error: EmailIngestionError) -> Finding:
+    said = str(error)
+    for part, cause, remedy in CAUSES:
+        if part.casefold() in said.casefold():
+            return Finding(check, "failed", cause, remedy)
+    return Finding(check, "failed", said, "redis-cli -h $REDIS_HOST -p $REDIS_PORT ping")
+
+
+def _version(facts: ServerFacts) -> Finding:
+    said = f"{facts.version}, {facts.dbsize} keys"
+    if int(facts.version.removeprefix("valkey ").partition(".")[0]) < OLDEST:
+        return Finding("redis", "failed", f"Redis {said} is too old", f"install Redis {OLDEST} or newer")
+    return Finding("redis", "ok", f"Redis {said}")
+
+
+def _writes(link: Link) -> Finding:
+    presence = {"component": "doctor", "instance": "doctor"}
+    try:
+        announce(link, presence)
+        withdraw(link, presence)
+    except EmailIngestionError as error:
+        return _refusal("redis writes", error)
+    return Finding("redis writes", "ok", "a key was written and removed")
+
+
+def _keeping(facts: ServerFacts) -> Findings:
+    """Whether what Redis has, it keeps: in memory, and over a restart."""
+    remedy = "redis-cli CONFIG SET maxmemory-policy noeviction, and the same in redis.conf"
+    if facts.policy == "noeviction":
+        yield Finding("redis eviction", "ok", "noeviction")
+    elif facts.policy.startswith("allkeys") and facts.memory_max:
+        yield Finding("redis eviction", "failed", f"maxmemory-policy {facts.policy} may throw the queue away", remedy)
+    else:
+        cause = f"maxmemory-policy is {facts.policy}, so keys may vanish once memory is short"
+        yield Finding("redis eviction", "degraded", cause, remedy)
+    if not facts.append_only:
+        cause = "Redis has no append-only file: a restart forgets the queue and the dead letters"
+        remedy = "redis-cli CONFIG SET appendonly yes, and the same in redis.conf"
+        yield Finding("redis persistence", "degraded", cause, remedy)
+    elif facts.append_failed:
+        cause = "Redis cannot write its append-only file"
+        yield Finding("redis persistence", "failed", cause, "df -h on the machine of Redis; redis-cli INFO persistence")
+    else:
+        yield Finding("redis persistence", "ok", "append-only file")
+    if facts.memory_max and facts.memory_used > MEMORY_SHARE * facts.memory_max:
+        share = 100 * facts.memory_used // facts.memory_max
+        cause = f"Redis uses {share} % of its maxmemory"
+        yield Finding("redis memory", "degraded", cause, "start another worker, or raise maxmemory")
+
+
+def check_clock(other: str, ahead: float) -> Finding:
+    """This machine's clock against another one; `ahead` in seconds."""
+    check = f"clock against {other}"
+    if abs(ahead) < STEP_SECONDS:
+        return Finding(check, "ok", f"{abs(ahead):.1f} s apart")
+    direction = "ahead of" if ahead > 0 else "behind"
+    cause = f"this machine's clock is {abs(ahead):.0f} s {direction} that of {other}"
+    return Finding(check, "failed" if abs(ahead) > JUMP_SECONDS else "degraded", cause, "sudo timedatectl set-ntp true")
+
+
+def _agreement(link: Link, settings: Settings) -> Findings:
+    """Whether all processes and this configuration speak of one database: reconcile asks it what workers wrote."""
+    mine = ledger_mark(settings.database_url)
+    if mine is None:
+        return
+    try:
+        processes = [each for each in read_gauges(link).processes if each.get("ledger")]
+    except EmailIngestionError:
+        return  # told already
+    other = sorted(each["instance"] for each in processes if each["ledger"] != mine)
+    if other:
+        cause = f"{', '.join(other)} uses another database than this configuration"
+        remedy = "give all of them one DATABASE_URL; SQLite is for one machine, several need postgresql+psycopg://…"
+        yield Finding("database agreement", "failed", cause, remedy)
+    else:
+        yield Finding("database agreement", "ok", f"{len(processes)} running processes use this database")

@@ -1,0 +1,50 @@
+"""Where mail goes: the database, the large contents, the other sinks."""
+
+from __future__ import annotations
+
+from email_ingestion.blobs import open_blobs
+from email_ingestion.doctor.findings import Finding, Findings
+from email_ingestion.errors import EmailIngestionError
+from email_ingestion.ledger import look_at
+from email_ingestion.settings import Settings
+from email_ingestion.sinks import close_sink, load_sink
+
+
+def check_stores(settings: Settings) -> Findings:
+    """The database is looked at and not made; the other sinks are opened and asked for a sign of life."""
+    if "database" in settings.sinks:
+        yield _database(settings.database_url)
+    else:
+        cause = "SINKS has no `database`: nothing tells later what was delivered"
+        yield Finding("database", "degraded", cause, "add database to SINKS, so that reconcile can prove completeness")
+    yield _blobs(settings.blob_url)
+    for name in settings.sinks:
+        if name != "database":
+            yield _sink(name, settings)
+
+
+def _database(url: str) -> Finding:
+    try:
+        return Finding("database", "ok", look_at(url))
+    except EmailIngestionError as error:
+        return Finding("database", "failed", str(error), "mend that, or set DATABASE_URL; then run this again")
+
+
+def _blobs(url: str) -> Finding:
+    try:
+        open_blobs(url).ping()
+    except EmailIngestionError as error:
+        return Finding("blobs", "failed", str(error), "mend that, or set BLOB_URL; then run this again")
+    return Finding("blobs", "ok", "it takes a write")
+
+
+def _sink(name: str, settings: Settings) -> Finding:
+    try:
+        sink = load_sink(name, settings)
+        try:
+            sink.ping()
+        finally:
+            close_sink(sink)
+    except EmailIngestionError as error:
+        return Finding(f"sink {name}", "failed", str(error), f"mend that, or take {name} out of SINKS")
+    return Finding(f"sink {name}", "ok", "it answers")
