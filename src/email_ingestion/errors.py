@@ -21,6 +21,7 @@ EmailIngestionError
 │   └── CircuitBreakerError          not tried: the breaker is open
 ├── PermanentError               this message will never go through: dead letter now
 │   └── Reject                       what a sink of yours raises: never this message
+├── LeaseLost                    another process reads the account now: stand by
 └── StaleCursor                  the mailbox or the stream is not where the producer believed: read it again
 """
 
@@ -126,6 +127,10 @@ class PermanentError(EmailIngestionError):
 
 class Reject(PermanentError):
     """Raised by a sink that will never take this message: it becomes a dead letter at once."""
+
+
+class LeaseLost(EmailIngestionError):
+    """The account's lease is not this process's any more; what it was about to write was refused."""
 
 
 class StaleCursor(EmailIngestionError):

@@ -130,6 +130,15 @@ class Watching(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseChanged(Event):
+    """The account is read by this process (`holder` None) or by another; `lost`: until now it was this one."""
+
+    account: str
+    holder: str | None
+    lost: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Synced(Event):
     """A mailbox was compared with the cursor; `backlog` messages above the cursor are not yet in the stream."""
 

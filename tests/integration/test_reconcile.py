@@ -397,7 +397,7 @@ def test_two_repairs_at_once_queue_nothing_twice(filled: World):
 
 
 def test_what_another_appended_since_we_looked_is_not_appended_again(redis_server: RedisServer):
-    gaps, census = Gaps(link(redis_server.url)), Census(link(redis_server.url))
+    gaps, census = Gaps(link(redis_server.url), "default"), Census(link(redis_server.url))
     messages = [message(uid) for uid in range(1, 31)]
     assert gaps.fill(messages[:20], BEGINNING) == 20
     assert gaps.fill(messages, BEGINNING) == 10

@@ -41,6 +41,16 @@ def letter(number: int, size: int = 100) -> bytes:
     return head + b"0123456789abcde\r\n" * (size // 17)
 
 
+class Ours:
+    """The lease of an account that nobody else wants."""
+
+    def holds(self, account: str, within: float = 0.0) -> bool:
+        return True
+
+    def doubt(self, account: str) -> None:
+        raise AssertionError(account)
+
+
 @dataclass
 class Watched:
     """One account's watcher with its keeper, not yet started."""
@@ -80,7 +90,9 @@ class Watched:
         policy = BreakerPolicy(fail_max=1000)
         self._imap = Breaker("imap", policy, (IMAPConnectionError,), self.observe)
         self._oauth = Breaker("oauth2", policy, (TokenRefreshError,), self.observe)
-        self.keeper = Keeper(self.account.name, self._watcher, 3 * self.settings.imap_poll_seconds, self.observe)
+        self.keeper = Keeper(
+            self.account.name, self._watcher, 3 * self.settings.imap_poll_seconds, Ours(), self.observe
+        )
 
     def authorize(self) -> None:
         """Consent, as a person would."""

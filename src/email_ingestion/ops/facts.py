@@ -90,6 +90,13 @@ class Facts:
             last_success=self._clock(),
         )
 
+    def lease_changed(self, event: events.LeaseChanged) -> None:
+        """Another process reads the account: what was wrong with it here is over, and what is known gets old."""
+        if event.holder:
+            self.troubles.pop(event.account, None)
+            self.held.pop(event.account, None)
+            self._account(event.account, backlog=None, last_success=None)
+
     def fetching_held(self, event: events.Held) -> None:
         """Fetching stopped, or goes on."""
         if event.reason:
@@ -146,6 +153,7 @@ _NOTES: dict[type[Event], Callable[[Facts, Any], None]] = {
     events.Started: _set("started", lambda _event: True),
     events.Stopping: _set("draining", lambda event: event.reason),
     events.Held: Facts.fetching_held,
+    events.LeaseChanged: Facts.lease_changed,
     events.Probed: Facts.probed,
     events.RedisFailed: Facts.redis_failed,
     events.Connected: Facts.connected,

@@ -125,6 +125,11 @@ class Freshness(Collector):
         self._waiting.pop(account, None)
         self._listed[account] = at
 
+    def forget(self, account: str) -> None:
+        """Another process reads it now."""
+        self._waiting.pop(account, None)
+        self._listed.pop(account, None)
+
     def waiting(self, account: str, since: float) -> None:
         """The server has mail of `since` that is not in the stream."""
         self._waiting[account] = since

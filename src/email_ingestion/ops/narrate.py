@@ -53,6 +53,7 @@ RULES: dict[type[Event], Rule] = {
     events.QuarantineCounted: Rule("quarantine_counted", DEBUG),
     events.WatcherRebuilt: Rule("imap_watcher_rebuilt", ERROR),
     events.Watching: Rule("imap_watch_changed", DEBUG),
+    events.LeaseChanged: Rule("lease_changed", lambda event: WARNING if event.lost else INFO),
     events.Synced: Rule("imap_synced", DEBUG),
     events.Waiting: Rule("imap_mail_waiting", DEBUG),
     events.Downloaded: Rule("imap_downloaded", DEBUG),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, get_args
 
 from email_ingestion import events
@@ -51,6 +52,7 @@ class ProducerMetrics:
                 max(0, event.budget - event.today)
             ),
             events.Synced: self._synced,
+            events.LeaseChanged: self._lease_changed,
             events.Waiting: lambda event: self._freshness.waiting(self._of(event), event.since),
             events.MailboxChanged: lambda _event: self._changes.inc(),
             events.TokenRefreshed: self._refreshed,
@@ -72,6 +74,9 @@ class ProducerMetrics:
         )
         self._backlog = declare.gauge(
             "imap_backlog_messages", "Messages on the server above the cursor at the last synchronization.", "account"
+        )
+        self._lease = declare.gauge(
+            "account_lease_held", "Whether this process reads the account (1) or stands by (0).", "account"
         )
         self._connections = declare.counter(
             "imap_connections_total", "Attempts to connect and log in, by result.", result=CONNECTION_RESULTS
@@ -147,6 +152,16 @@ class ProducerMetrics:
         self._backlog.labels(self._of(event)).set(event.backlog)
         if event.listed_ago is not None:
             self._freshness.listed(self._of(event), self._clock() - event.listed_ago)
+
+    def _lease_changed(self, event: events.LeaseChanged) -> None:
+        """What another process reads is not seen here any more: an old value would look like a silent watcher."""
+        account = self._of(event)
+        self._lease.labels(account).set(event.holder is None)
+        if event.holder:
+            self._freshness.forget(account)
+            for gauge in (self._success, self._backlog):
+                with suppress(KeyError):
+                    gauge.remove(account)
 
     def _refreshed(self, event: events.TokenRefreshed) -> None:
         self._refreshes.labels("success").inc()

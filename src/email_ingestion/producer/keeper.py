@@ -7,19 +7,33 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
-from email_ingestion.events import Observe, WatcherRebuilt
+from email_ingestion.events import Observe, Turned, WatcherRebuilt, Watching
 from email_ingestion.producer.watch import Watcher
 
 LOOK_SECONDS = 1.0
 
 
+class Lease(Protocol):
+    """Whether an account is ours to read; see `tenure`."""
+
+    def holds(self, account: str, within: float = 0.0) -> bool:
+        """Whether it is, or becomes so `within` seconds."""
+
+    def doubt(self, account: str) -> None:
+        """It is not, whatever is believed."""
+
+
 class Keeper:
     """`make` builds a watcher; one that achieves nothing for `patience` seconds is given up."""
 
-    def __init__(self, account: str, make: Callable[[], Watcher], patience: float, observe: Observe) -> None:
+    def __init__(
+        self, account: str, make: Callable[[], Watcher], patience: float, lease: Lease, observe: Observe
+    ) -> None:
         self._account = account
         self._make = make
+        self._lease = lease
         self._patience = patience
         self._observe = observe
         self._lock = threading.Lock()
@@ -27,13 +41,44 @@ class Keeper:
         self.watcher = make()
 
     def run(self) -> None:
-        """Watch until `stop`."""
-        thread = self._start(self.watcher)
-        while thread.is_alive():
+        """Watch while the account is ours, until `stop`."""
+        waiting = False
+        while not self._stopped:
+            if self._lease.holds(self._account, LOOK_SECONDS):
+                waiting = False
+                self._watch()
+                continue
+            if not waiting:
+                waiting = True
+                self._observe(Watching(self._account, "standby"))
+            self._observe(Turned(f"watch:{self._account}"))
+
+    def _watch(self) -> None:
+        """Watch until `stop`, or until somebody else has the account."""
+        thread = self._started()
+        while thread and thread.is_alive():
             thread.join(min(LOOK_SECONDS, self._patience / 4))
+            if not self._lease.holds(self._account):
+                self._leave(thread)
+                return
             idle = self.watcher.idle_for()
             if thread.is_alive() and idle > self._patience:
                 thread = self._rebuild(idle) or thread
+        if not self._stopped:  # it was refused: what is believed of the lease is out of date
+            self._lease.doubt(self._account)
+
+    def _leave(self, thread: threading.Thread) -> None:
+        """What it still tries to write is refused, so it is not waited for longer than is polite."""
+        self.watcher.stop()
+        thread.join(LOOK_SECONDS)
+        self.watcher.abandon()
+
+    def _started(self) -> threading.Thread | None:
+        with self._lock:
+            if self._stopped:
+                return None
+            self.watcher = self._make()
+            return self._start(self.watcher)
 
     def stop(self) -> None:
         """End soon; from any thread."""

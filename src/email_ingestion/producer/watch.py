@@ -27,6 +27,7 @@ from email_ingestion.errors import (
     EmailIngestionError,
     IMAPConnectionError,
     IMAPLockedOut,
+    LeaseLost,
     RedisConnectionError,
     SessionExpired,
     SinkUnavailable,
@@ -146,12 +147,15 @@ class Watcher:
             connection.interrupt()
 
     def run(self) -> None:
-        """Watch until `stop`."""
+        """Watch until `stop`, or until another process reads the account."""
         while not self._stop.is_set():
             self._turned()
             try:
                 if not self._shut_out():
                     self._session()
+            except LeaseLost as error:
+                self._observe(SessionEnded(self._account.name, str(error)))
+                break
             except EmailIngestionError as error:
                 if not self._stop.is_set():
                     self._come_back(error)

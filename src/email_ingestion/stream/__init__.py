@@ -12,6 +12,7 @@ from email_ingestion.stream.gauges import Gauges, announce, presences, read_gaug
 from email_ingestion.stream.graveyard import Graveyard
 from email_ingestion.stream.intake import Intake, Load
 from email_ingestion.stream.keys import GROUP, Keys
+from email_ingestion.stream.leases import Leases
 from email_ingestion.stream.lockout import Lockout
 from email_ingestion.stream.orders import FleetOrders, prove_writable
 from email_ingestion.stream.quarantine import Quarantine
@@ -31,6 +32,7 @@ __all__ = [
     "Graveyard",
     "Intake",
     "Keys",
+    "Leases",
     "Link",
     "Load",
     "Lockout",

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from email_ingestion.breaker import Breaker, BreakerPolicy
-from email_ingestion.errors import ConfigurationError, RedisConnectionError, StaleCursor
+from email_ingestion.errors import ConfigurationError, LeaseLost, RedisConnectionError, StaleCursor
 from email_ingestion.stream.keys import Keys
 
 T = TypeVar("T")
@@ -118,6 +118,9 @@ def _translated() -> Iterator[None]:
         word = str(error).split(" ", 1)[0]
         if word == "STALECURSOR":
             raise StaleCursor(str(error)) from error
+        if word == "FENCED":
+            holder = str(error).removeprefix("FENCED").strip().partition(" ")[0] or "nobody"
+            raise LeaseLost(f"the account's lease is no longer this process's, {holder} has it") from error
         if word in UNSERVING or isinstance(error, UNSERVING_CLASSES) or "used memory > 'maxmemory'" in str(error):
             raise RedisConnectionError(f"Redis does not serve: {error}") from error
         raise

@@ -13,10 +13,15 @@ from email_ingestion.stream.connection import Link
 
 
 class Gaps:
-    """Fills them. Each thread needs its own."""
+    """Fills those of one account. Each thread needs its own.
 
-    def __init__(self, link: Link) -> None:
+    With a `holder` it does so only while the account's lease says that name, see `leases`.
+    """
+
+    def __init__(self, link: Link, account: str, holder: str = "") -> None:
         self._link = link
+        self._account = account
+        self._holder = holder
         self._script = link.script("fill_gap")
         self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
 
@@ -24,14 +29,14 @@ class Gaps:
         """Append those of `messages` whose identity did not come into the stream behind the entry id `seen`.
 
         Up to `seen` (`census.BEGINNING` for nothing) the caller has looked itself. Returns how many were added; a
-        repetition with the same `seen` adds none. Raises RedisConnectionError and CircuitBreakerError.
+        repetition with the same `seen` adds none. Raises LeaseLost and what `Link.run` raises.
         """
-        args: list[str | int | bytes] = [seen, len(messages)]
+        args: list[str | int | bytes] = [seen, self._holder, len(messages)]
         now = datetime.now(UTC)
         for message in messages:
             fields = encode(message, now, self._compressor)
             args += [message.envelope.email_id, len(fields)]
             for name, value in fields.items():
                 args += [name, value]
-        keys = [self._link.keys.stream, self._link.keys.volume]
+        keys = [self._link.keys.stream, self._link.keys.volume, self._link.keys.lease(self._account)]
         return int(self._link.run(lambda: self._script(keys=keys, args=args))) if messages else 0

@@ -26,10 +26,14 @@ class Load:
 
 
 class Intake:
-    """Appends the messages of one account's mailboxes. Each thread needs its own."""
+    """Appends the messages of one account's mailboxes. Each thread needs its own.
 
-    def __init__(self, link: Link) -> None:
+    With a `holder` it does so only while the account's lease says that name, see `leases`.
+    """
+
+    def __init__(self, link: Link, holder: str = "") -> None:
         self._link = link
+        self._holder = holder
         self._keys = link.keys
         self._append = link.script("append")
         self._restart = link.script("restart_cursor")
@@ -41,9 +45,12 @@ class Intake:
         return _cursor(self._link.run(lambda: self._link.client.hmget(key, FIELDS)))
 
     def restart_cursor(self, account: str, mailbox: str, at: Cursor) -> Cursor:
-        """Begin at `at` where there is no cursor, or one of another UIDVALIDITY; returns the one that now holds."""
-        keys = [self._keys.cursor(account, mailbox), self._keys.stream]
-        args: list[str | int] = [at.uidvalidity, at.uid, at.rescan, GROUP]
+        """Begin at `at` where there is no cursor, or one of another UIDVALIDITY; returns the one that now holds.
+
+        Raises LeaseLost, RedisConnectionError.
+        """
+        keys = [self._keys.cursor(account, mailbox), self._keys.stream, self._keys.lease(account)]
+        args: list[str | int] = [at.uidvalidity, at.uid, at.rescan, GROUP, self._holder]
         return _cursor(self._link.run(lambda: self._restart(keys=keys, args=args))) or at
 
     def append(
@@ -52,16 +59,16 @@ class Intake:
         """Append `messages` (ascending UIDs above `since`) and move the cursor to `upto`, in one step.
 
         Returns how many were new and the cursor as it now stands; safe to repeat when the answer was lost.
-        Raises StaleCursor when the cursor went back or away meanwhile, RedisConnectionError.
+        Raises StaleCursor when the cursor went back or away meanwhile, LeaseLost, RedisConnectionError.
         """
-        args: list[str | int | bytes] = [since.uidvalidity, since.uid, upto, len(messages)]
+        args: list[str | int | bytes] = [since.uidvalidity, since.uid, upto, self._holder, len(messages)]
         now = datetime.now(UTC)
         for message in messages:
             fields = encode(message, now, self._compressor)
             args += [message.envelope.uid, len(fields)]
             for name, value in fields.items():
                 args += [name, value]
-        keys = [self._keys.stream, self._keys.cursor(account, mailbox), self._keys.volume]
+        keys = [self._keys.stream, self._keys.cursor(account, mailbox), self._keys.volume, self._keys.lease(account)]
         added, uid = self._link.run(lambda: self._append(keys=keys, args=args))
         return int(added), replace(since, uid=int(uid))
 

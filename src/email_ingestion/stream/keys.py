@@ -6,6 +6,7 @@
     {email_ingestion}:out                         stream  what the sink `stream` hands on, unless it names another key
     {email_ingestion}:replayed                    string  dead letters put back into the stream, ever
     {email_ingestion}:cursor:<account>/<mailbox>  hash    uidvalidity, uid: read up to here; rescan: see Cursor
+    {email_ingestion}:lease:<account>             string  "<seat> <term>" of the process that reads it, expires
     {email_ingestion}:alive:<instance>            string  JSON presence of a process, expires
     {email_ingestion}:control                     hash    orders to all processes by name, JSON with their ends; expires
     {email_ingestion}:budget:<account>            hash    bytes downloaded, by hour since the epoch
@@ -61,6 +62,10 @@ class Keys:
     def cursor(self, account: str, mailbox: str) -> str:
         """How far a mailbox has been read."""
         return self.name(f"cursor:{account}/{mailbox}")
+
+    def lease(self, account: str) -> str:
+        """Who reads an account."""
+        return self.name(f"lease:{account}")
 
     def alive(self, instance: str) -> str:
         """Presence of one process; `*` for all."""

@@ -38,6 +38,7 @@ OPS_PORT = 8080
 METRICS_PORT = 9090
 COLLECT_SILENCE = 30.0
 DATA_DIR = Path("data")
+PID_DIR = Path("pids")
 
 
 class Body(Protocol):
@@ -99,9 +100,12 @@ class Parts:
     front: Front
 
 
-def identify(component: Component, number: int = 1) -> Identity:
-    """The process's name among all of them: its consumer name too, so it must be the same after a restart."""
-    suffix = f"-{number}" if component == "worker" else ""
+def identify(component: Component, number: int = 1, folder: Path = PID_DIR) -> Identity:
+    """The process's name among all of them: its consumer name too, so it must be the same after a restart.
+
+    A second producer of a host has another `folder` for its PID file, and its name.
+    """
+    suffix = f"-{number}" if component == "worker" else ("" if folder == PID_DIR else f"-{folder.name}")
     return Identity(component, f"{socket.gethostname()}-{component}{suffix}", __version__, number)
 
 

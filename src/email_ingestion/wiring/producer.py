@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from email_ingestion.errors import (
     ConfigurationError,
     EmailIngestionError,
     IMAPConnectionError,
+    OperationFailed,
     TokenRefreshError,
 )
 from email_ingestion.events import Observe
@@ -26,15 +28,20 @@ from email_ingestion.ops.records import Names
 from email_ingestion.producer import Connector, Fetch, Keeper, Patience, Sync, Watcher
 from email_ingestion.producer.again import Again
 from email_ingestion.producer.choice import Rules
+from email_ingestion.producer.tenure import BEAT_SECONDS, Tenure
+from email_ingestion.producer.tenure import LOOP as LEASES
 from email_ingestion.producer.tokens import Tokens
 from email_ingestion.producer.watch import Pace
 from email_ingestion.reconcile import Accounted, Audit, Underway
 from email_ingestion.settings import Account, Settings, start_of
-from email_ingestion.stream import Census, Gaps, Intake, Link, Lockout, Quarantine
+from email_ingestion.stream import Census, Gaps, Intake, Leases, Link, Lockout, Quarantine
+from email_ingestion.stream.leases import LEASE_SECONDS
 from email_ingestion.wiring.process import Breakers, Parts, common_folders, common_loops, identify, run_process
+from email_ingestion.wiring.seat import seat_of
 
 # Beyond the poll interval a watcher may sit in one command, in a token refresh and in an append.
 SLACK_SECONDS = 90.0
+LEASES_SILENCE = 30.0
 ROUNDS_MISSED = 3  # poll intervals without anything achieved, after which a watcher is given up
 
 
@@ -43,16 +50,19 @@ def run_producer(settings: Settings, *, once: bool) -> int:
     check_accounts(settings)
     breakers = Breakers(settings)
     allowed = settings.imap_poll_seconds + settings.imap_timeout_seconds + SLACK_SECONDS
+    watchers = {f"watch:{account.name}": allowed for account in settings.all_accounts}
     names = Names(
         dependencies={"redis": True, "imap": False},
-        loops=common_loops() | ({} if once else {f"watch:{it.name}": allowed for it in settings.all_accounts}),
+        loops=common_loops() | {LEASES: LEASES_SILENCE} | ({} if once else watchers),
         accounts=tuple(account.name for account in settings.all_accounts),
         breakers=("redis", "imap", "oauth2"),
         stream="{email_ingestion}:stream",
         dlq="{email_ingestion}:dlq",
         folders=common_folders(settings),
     )
-    return run_process(settings, identify("producer"), names, breakers, partial(ProducerBody, once=once))
+    return run_process(
+        settings, identify("producer", folder=settings.pid_dir), names, breakers, partial(ProducerBody, once=once)
+    )
 
 
 def check_accounts(settings: Settings) -> None:
@@ -86,6 +96,10 @@ class ProducerBody:
         ledger = LedgerOnDemand(settings.database_url)
         blobs = open_blobs(settings.blob_url)
 
+        leases = Leases(parts.link, seat_of(settings, parts.identity), secrets.token_hex(4))
+        names = [account.name for account in settings.all_accounts]
+        self._tenure = Tenure(leases, names, parts.ops.observe)
+
         def keeper(account: Account) -> Keeper:
             patience = Patience(random.Random())  # noqa: S311 - jitter
 
@@ -94,16 +108,17 @@ class ProducerBody:
                     account,
                     settings,
                     parts.link,
-                    Intake(parts.link),
+                    Intake(parts.link, leases.holder),
                     ledger,
                     blobs,
                     parts.ops.observe,
                     parts.control.paused,
+                    leases.holder,
                 )
                 return watcher_of(source, patience, imap=imap, oauth=oauth, give_up=self._give_up)
 
             missed = ROUNDS_MISSED * settings.imap_poll_seconds
-            return Keeper(account.name, watcher, missed, parts.ops.observe)
+            return Keeper(account.name, watcher, missed, self._tenure, parts.ops.observe)
 
         self._keepers = [keeper(account) for account in settings.all_accounts]
         parts.front.pings["imap"] = self._reach_imap
@@ -111,9 +126,24 @@ class ProducerBody:
 
     def run(self) -> int:
         """See `Body`."""
-        if self._once:
-            results = [keeper.watcher.once() for keeper in self._keepers]
-            return 0 if all(results) else 1
+        self._tenure.start()
+        try:
+            return self._pass() if self._once else self._watch()
+        finally:
+            self._tenure.close()
+
+    def _pass(self) -> int:
+        """One pass over every mailbox."""
+        for account in self._parts.settings.all_accounts:
+            if not self._tenure.holds(account.name, LEASE_SECONDS + 2 * BEAT_SECONDS):
+                holder = self._tenure.holder(account.name)
+                if holder:  # without one Redis is away, which the pass itself tells
+                    raise OperationFailed(f"the account {account.name} is read by the producer {holder}: stop it first")
+        results = [keeper.watcher.once() for keeper in self._keepers]
+        return 0 if all(results) else 1
+
+    def _watch(self) -> int:
+        """Every account that is ours, until `stop`."""
         threads = [
             threading.Thread(target=keeper.run, name=f"keep-{number}", daemon=True)
             for number, keeper in enumerate(self._keepers)
@@ -183,6 +213,7 @@ class Source:
     blobs: Blobs
     observe: Observe
     paused: Callable[[], Standing | None] = lambda: None  # whether an operator wants nothing to be fetched
+    holder: str = ""  # as whom it writes, see `stream.leases`; a command writes as nobody in particular
 
     def sync(self, connection: ImapMailbox, opened: Opened, wait_for_room: Callable[[], bool]) -> Sync:
         """What brings the mailbox into the stream."""
@@ -205,7 +236,7 @@ class Source:
             self.account.name,
             opened,
             quarantine=self._quarantine(opened),
-            gaps=Gaps(self.link),
+            gaps=Gaps(self.link, self.account.name, self.holder),
             fetch=self._fetch(connection, opened),
             rules=self._rules(),
             look=partial(self._accounted, opened),
@@ -219,7 +250,7 @@ class Source:
             connection,
             opened,
             intake=self.intake,
-            gaps=Gaps(self.link),
+            gaps=Gaps(self.link, self.account.name, self.holder),
             fetch=self._fetch(connection, opened),
             rules=self._rules(),
             accounted=self._accounted(opened),

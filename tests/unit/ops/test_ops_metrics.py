@@ -29,7 +29,7 @@ disk_size_bytes"""
 OF_PRODUCER = """emails_produced_total emails_skipped_total imap_last_success_timestamp_seconds imap_backlog_messages
 imap_connections_total imap_fetched_bytes_total imap_bytes_budget_remaining imap_uidvalidity_changes_total
 oauth2_token_expiry_timestamp_seconds oauth2_refreshes_total oauth2_reauth_required oauth2_token_state
-oauth2_consent_expiry_timestamp_seconds reconcile_missing
+oauth2_consent_expiry_timestamp_seconds account_lease_held reconcile_missing
 reconcile_last_success_timestamp_seconds delivered_until_timestamp_seconds"""
 OF_WORKER = """emails_processed_total emails_failed_total processing_latency_seconds queue_wait_seconds
 end_to_end_latency_seconds retries_total duplicates_total orphan_messages_claimed_total sink_deliveries_total"""
@@ -68,6 +68,7 @@ def fed(ops: Ops) -> Ops:
         events.Skipped("default", "known", 3),
         events.MailboxChanged("default", "INBOX", 1, 2),
         events.TokenRefreshed("default", 5000.0, 9e9),
+        events.LeaseChanged("default", None, lost=False),
         events.TokenRefreshFailed("second", errors.OAuth2AuthenticationError("revoked"), permanent=True),
         events.Reconciled("default", 2, 0, 0),
         events.Reconciled("second", 3, 0, 0),

@@ -1,16 +1,21 @@
 -- Append a batch of messages and move the cursor, both or neither; a resend adds nothing.
--- KEYS: stream, cursor, volume
--- ARGV: uidvalidity, from, upto, n, then n times: uid, number of fields, name, value, ...   (UIDs ascending)
+-- KEYS: stream, cursor, volume, lease
+-- ARGV: uidvalidity, from, upto, holder, n, then n times: uid, number of fields, name, value, ...   (UIDs ascending)
 --   `from` is the cursor the batch was built on, `upto` the last UID it accounts for (the last ones may be skipped).
 -- Returns {entries added, cursor}. STALECURSOR when the cursor is gone, behind `from` (Redis was restored: moving on
--- would leave a hole), or of another UIDVALIDITY; nothing is written then.
+-- would leave a hole), or of another UIDVALIDITY; FENCED when there is a `holder` and the lease is not his: he was
+-- away for so long that somebody else reads the account, or may. Nothing is written then.
+if ARGV[4] ~= '' then
+  local holder = redis.call('GET', KEYS[4])
+  if holder ~= ARGV[4] then return redis.error_reply('FENCED ' .. (holder or '')) end
+end
 local cur = redis.call('HMGET', KEYS[2], 'uidvalidity', 'uid')
 local last, from, upto = tonumber(cur[2]), tonumber(ARGV[2]), tonumber(ARGV[3])
 if not last or cur[1] ~= ARGV[1] or last < from then
   return redis.error_reply('STALECURSOR it is at ' .. tostring(cur[1]) .. '/' .. tostring(cur[2]))
 end
-local p, added, bytes = 5, 0, 0
-for _ = 1, tonumber(ARGV[4]) do
+local p, added, bytes = 6, 0, 0
+for _ = 1, tonumber(ARGV[5]) do
   local uid, n = tonumber(ARGV[p]), tonumber(ARGV[p + 1])
   if uid > last then
     local entry = {'XADD', KEYS[1], '*'}

@@ -1,9 +1,13 @@
 -- Append messages that were found missing, beside the cursor, which is not moved.
--- KEYS: stream, volume
--- ARGV: last id the caller has seen ('-': none), n, then n times: identity, number of fields, name, value, ...
+-- KEYS: stream, volume, lease
+-- ARGV: last id the caller has seen ('-': none), holder, n, then n times: identity, number of fields, name, value, ...
 -- What came into the stream after that id is looked at here: a message that somebody else appended meanwhile, or this
 -- very call whose answer was lost, is not appended again.
--- Returns how many were added.
+-- Returns how many were added; FENCED as `append` does.
+if ARGV[2] ~= '' then
+  local holder = redis.call('GET', KEYS[3])
+  if holder ~= ARGV[2] then return redis.error_reply('FENCED ' .. (holder or '')) end
+end
 local there, start = {}, ARGV[1] == '-' and '-' or '(' .. ARGV[1]
 repeat
   local entries = redis.call('XRANGE', KEYS[1], start, '+', 'COUNT', 10)
@@ -15,8 +19,8 @@ repeat
     start = '(' .. entry[1]
   end
 until #entries < 10
-local p, added, bytes = 3, 0, 0
-for _ = 1, tonumber(ARGV[2]) do
+local p, added, bytes = 4, 0, 0
+for _ = 1, tonumber(ARGV[3]) do
   local identity, n = ARGV[p], tonumber(ARGV[p + 1])
   if not there[identity] then
     local entry = {'XADD', KEYS[1], '*'}

@@ -1,0 +1,47 @@
+"""Which process reads an account: a lease for each, which the append script asks for in the same step as it writes.
+
+So it does not matter what a process believes, or how long it slept: without the lease nothing of it gets in. Here
+leases are taken, prolonged and given up; when to do so is the caller's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from email_ingestion.stream.connection import Link, text
+
+LEASE_SECONDS = 10.0  # from the last sign of a dead holder until somebody else may take over
+
+
+class Leases:
+    """The leases of one process. Safe for several threads."""
+
+    def __init__(self, link: Link, seat: str, term: str) -> None:
+        """`seat` names a place where one process runs at a time, `term` this very life of it; neither has blanks."""
+        self._link = link
+        self._seat = seat
+        self._term = term
+        self._hold = link.script("hold_accounts")
+        self._leave = link.script("leave_accounts")
+
+    @property
+    def holder(self) -> str:
+        """Who we are, as a lease says it."""
+        return f"{self._seat} {self._term}"
+
+    def hold(self, accounts: Sequence[str]) -> dict[str, str]:
+        """Take and prolong; returns the accounts that are not ours, and who has each.
+
+        Past the breaker, so that leases heal as soon as Redis does. Raises RedisConnectionError.
+        """
+        args: list[str | int] = [self._seat, self._term, int(LEASE_SECONDS * 1000)]
+        found = self._link.beside(lambda: self._hold(keys=self._keys(accounts), args=args)) if accounts else []
+        return {account: text(who) for account, who in zip(accounts, found, strict=True) if who}
+
+    def leave(self, accounts: Sequence[str]) -> None:
+        """Give up what is ours; raises RedisConnectionError."""
+        if accounts:
+            self._link.beside(lambda: self._leave(keys=self._keys(accounts), args=[self.holder]))
+
+    def _keys(self, accounts: Sequence[str]) -> list[str]:
+        return [self._link.keys.lease(account) for account in accounts]
