@@ -79,6 +79,84 @@ class Attachment:
 
 
 @dataclass(frozen=True, slots=True)
+class MailingList:
+    """What the List-… fields say (RFC 2919, 2369, 8058); the ways to do a thing are URIs, in order of preference."""
+
+    list_id: str | None
+    post: tuple[str, ...]
+    subscribe: tuple[str, ...]
+    unsubscribe: tuple[str, ...]
+    one_click: bool  # a POST to the https one among `unsubscribe` is enough
+    archive: tuple[str, ...]
+    owner: tuple[str, ...]
+    help: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """What the Gmail that received the message found (RFC 8601): pass, fail, none, …; None where it does not say."""
+
+    spf: str | None
+    dkim: str | None
+    dmarc: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Undelivered:
+    """What a delivery status notification says of one recipient (RFC 3464, section 2.3)."""
+
+    recipient: str
+    action: str  # failed, delayed, delivered, relayed, expanded
+    status: str  # such as 5.1.1
+    diagnostic: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bounce:
+    """A delivery status notification (RFC 3464)."""
+
+    reporting_mta: str | None
+    recipients: tuple[Undelivered, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AbuseReport:
+    """A complaint in the Abuse Reporting Format (RFC 5965)."""
+
+    feedback_type: str  # abuse, fraud, virus, not-spam, other, …
+    user_agent: str | None
+    source_ip: str | None
+    mail_from: str | None
+    rcpt_to: tuple[str, ...]
+    reported_domains: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Calendar:
+    """A calendar part (RFC 5545, 6047)."""
+
+    position: int  # of its attachment
+    method: str | None  # REQUEST, REPLY, CANCEL, …
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Enclosed:
+    """A message inside the message, opened."""
+
+    position: int  # of its attachment
+    message_id: str | None
+    subject: str
+    from_: Address | None
+    to: tuple[Address, ...]
+    cc: tuple[Address, ...]
+    date: datetime | None  # aware, UTC
+    text: str
+    filenames: tuple[str, ...]  # of its attachments, which are not taken out
+    enclosed: tuple[Enclosed, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Email:
     """A parsed message. Texts hold neither NUL nor lone surrogates, so that every database takes them."""
 
@@ -98,6 +176,15 @@ class Email:
     headers: tuple[tuple[str, str], ...]  # decoded, in the order of the message
     attachments: tuple[Attachment, ...]
     defects: tuple[str, ...]  # what was wrong with it, as short stable codes such as "charset:unknown"
+    sender: Address | None = None
+    mailing_list: MailingList | None = None
+    auto_submitted: str | None = None  # auto-generated, auto-replied, … (RFC 3834); None for a person's mail
+    auto_reply: bool = False  # an answer that nobody wrote: out of office and the like
+    bounce: Bounce | None = None
+    abuse_report: AbuseReport | None = None
+    calendar: tuple[Calendar, ...] = ()
+    enclosed: tuple[Enclosed, ...] = ()
+    verdicts: Verdicts | None = None  # None when no Gmail received it
 
     @property
     def email_id(self) -> str:

@@ -7,10 +7,12 @@ field that is added later does not make a new version, one that changes does.
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import fields
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import TypeAdapter
@@ -31,22 +33,20 @@ def as_json(email: Email, most: int | None = None) -> dict[str, Any]:
         described["content"] = base64.b64encode(attachment.content).decode() if kept else None
     envelope = record.pop("envelope")
     envelope |= {name: None if envelope[name] is None else str(envelope[name]) for name in _LARGE}
-    sender = record.pop("from_")
-    return {"schema": SCHEMA, "email_id": email.email_id, **envelope, "from": sender, **record}
+    return {"schema": SCHEMA, "email_id": email.email_id, **envelope, **_renamed(record, "from_", "from")}
 
 
 def from_json(record: Mapping[str, Any]) -> Email:
     """The record again; a content that was left out is empty. Raises ValueError for what the schema does not allow."""
     if record.get("schema") != SCHEMA:
         raise ValueError(f"this is no {SCHEMA} record")
-    given = {name: value for name, value in record.items() if name not in {"schema", "email_id", "from", *_ENVELOPE}}
+    given = {name: value for name, value in record.items() if name not in {"schema", "email_id", *_ENVELOPE}}
     attachments = [
         {**one, "content": base64.b64decode(one["content"] or "", validate=True)} for one in given["attachments"]
     ]
     envelope = {name: record[name] for name in _ENVELOPE}
-    return _adapter().validate_python(
-        {**given, "attachments": attachments, "from_": record["from"], "envelope": envelope}
-    )
+    given |= {"attachments": attachments, "envelope": envelope}
+    return _adapter().validate_python(_renamed(given, "from", "from_"))
 
 
 def schema() -> dict[str, Any]:
@@ -62,7 +62,8 @@ def schema() -> dict[str, Any]:
         "description": "null when it is too large to travel with the record",
     }
     heading = {"schema": {"const": SCHEMA}, "email_id": {"type": "string", "description": "idempotency key"}}
-    told = {**heading, **envelope, "from": properties.pop("from_"), **properties}
+    told = {**heading, **envelope, **_renamed(properties, "from_", "from")}
+    definitions["Enclosed"]["properties"] = _renamed(definitions["Enclosed"]["properties"], "from_", "from")
     for definition in definitions.values():
         definition["required"] = list(definition["properties"])
     return {
@@ -76,6 +77,18 @@ def schema() -> dict[str, Any]:
     }
 
 
+def _renamed(record: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
+    """The record, and those enclosed in it, with a field under another name: `from` is none in Python."""
+    renamed = {new if name == old else name: value for name, value in record.items()}
+    if isinstance(renamed.get("enclosed"), list):
+        renamed["enclosed"] = [_renamed(one, old, new) for one in renamed["enclosed"]]
+    return renamed
+
+
 @cache
 def _adapter() -> TypeAdapter[Email]:
     return TypeAdapter(Email)
+
+
+if __name__ == "__main__":
+    Path("config/schemas/email.v1.json").write_text(json.dumps(schema(), indent=2) + "\n")

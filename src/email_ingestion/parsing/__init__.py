@@ -1,19 +1,21 @@
 """Raw bytes to a record that people can use; where messages come from and go to is no business of this room.
 
-raw ─▶ headers (fields, in order) ─▶ addresses, dates, message ids
- └───▶ structure (fast_tree, else second_opinion) ─▶ parts (text, html, attachments)
+raw ─▶ headers (fields, in order) ─▶ addresses, dates, message ids, origin (list, machine, verdicts)
+ └───▶ structure (fast_tree, else second_opinion) ─▶ parts (text, html, attachments) ─▶ reports, enclosed messages
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final
 
-from email_ingestion.email import Address, Email, Envelope
-from email_ingestion.parsing import addresses, dates, headers, limits, parts, structure
+from email_ingestion.email import Address, Attachment, Email, Enclosed, Envelope
+from email_ingestion.parsing import addresses, dates, headers, limits, origin, parts, reports, structure, text
 from email_ingestion.parsing.defects import Defect, Defects
 from email_ingestion.parsing.headers import Header
+from email_ingestion.parsing.part import MESSAGES
 
 __all__ = ["Defect", "parse"]
 
@@ -33,9 +35,7 @@ def parse(envelope: Envelope, raw: bytes) -> Email:
 
 
 def _email(envelope: Envelope, raw: bytes, defects: Defects) -> Email:
-    if b"\n" not in raw and b"\r" in raw:
-        defects.note(Defect.LINE_BARE_CR)
-        raw = raw.replace(b"\r", b"\n")
+    raw = _with_newlines(raw, defects)
     header = headers.scan(raw, defects)
     content = parts.read(structure.read(raw, header, defects), defects)
     fields = tuple((name, headers.decoded(value, header.codec, defects)) for name, value in header.fields)
@@ -60,7 +60,65 @@ def _email(envelope: Envelope, raw: bytes, defects: Defects) -> Email:
         headers=fields,
         attachments=content.attachments,
         defects=defects.codes(),
+        sender=next(iter(_addresses(header, "sender", defects)), None),
+        mailing_list=origin.mailing_list(values),
+        auto_submitted=origin.auto_submitted(values),
+        auto_reply=origin.is_auto_reply(values),
+        bounce=reports.bounce(content.attachments),
+        abuse_report=reports.abuse_report(content.attachments),
+        calendar=reports.calendars(content.attachments),
+        enclosed=tuple(_Opener().opened(content.attachments)),
+        # Only a server with X-GM-EXT-1 is Gmail; another one leaves in place what a sender wrote.
+        verdicts=origin.verdicts(values) if envelope.gm_msgid is not None else None,
     )
+
+
+def _with_newlines(raw: bytes, defects: Defects) -> bytes:
+    if b"\n" in raw or b"\r" not in raw:
+        return raw
+    defects.note(Defect.LINE_BARE_CR)
+    return raw.replace(b"\r", b"\n")
+
+
+class _Opener:
+    """Opens the messages inside one message, all of them within one budget.
+
+    What is wrong with them is not this message's defect, and what exceeds the budget is still an attachment.
+    """
+
+    def __init__(self) -> None:
+        self._messages = limits.ENCLOSED_MESSAGES
+        self._bytes = limits.ENCLOSED_BYTES
+        self._html = text.HtmlReader(Defects())
+
+    def opened(self, attachments: Sequence[Attachment], depth: int = 1) -> Iterator[Enclosed]:
+        for one in attachments:
+            if one.content_type in MESSAGES and self._messages > 0 and one.size <= self._bytes:
+                self._messages -= 1
+                self._bytes -= one.size
+                yield self._open(one.position, one.content, depth)
+
+    def _open(self, position: int, raw: bytes, depth: int) -> Enclosed:
+        unused = Defects()
+        raw = _with_newlines(raw, unused)
+        header = headers.scan(raw, unused)
+        content = parts.read(structure.read(raw, header, unused), unused, self._html)
+        wanted = ("subject", "message-id", "date")
+        values = {
+            name: [headers.decoded(value, header.codec, unused) for value in header.values[name]] for name in wanted
+        }
+        return Enclosed(
+            position=position,
+            message_id=_first(_message_ids(values["message-id"])),
+            subject=_first(values["subject"]) or "",
+            from_=next(iter(_addresses(header, "from", unused)), None),
+            to=_addresses(header, "to", unused),
+            cc=_addresses(header, "cc", unused),
+            date=dates.parse(values["date"], unused),
+            text=content.text,
+            filenames=tuple(one.filename or "" for one in content.attachments),
+            enclosed=tuple(self.opened(content.attachments, depth + 1)) if depth < limits.ENCLOSED_DEPTH else (),
+        )
 
 
 def _addresses(header: Header, name: str, defects: Defects) -> tuple[Address, ...]:

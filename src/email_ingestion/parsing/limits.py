@@ -15,6 +15,8 @@ PARAMETER_CHARS: Final = 65_536  # and in so much of it
 RECIPIENTS: Final = 2_000  # kept in each of To, Cc, Bcc, Reply-To; Gmail sends to at most 2,000
 RECIPIENT_CHARS: Final = 250_000  # of such a field that are read, about 1 µs each at worst
 MESSAGE_IDS: Final = 1_000  # kept of References
+LIST_URIS: Final = 20  # kept of each List-… field
+LIST_CHARS: Final = 10_000  # of such a field, and of Authentication-Results, that are read
 
 DEPTH: Final = 50  # multiparts within multiparts
 PARTS: Final = 1_000  # leaves of the whole message
@@ -22,6 +24,14 @@ TEXT_CHARS: Final = 5_000_000  # kept in `text`, and as many in `html`
 FLOWED_CHARS: Final = 1_000_000  # a longer format=flowed text is left as it is: a log, not prose
 HTML_CHARS: Final = 1_000_000  # turned into text when there is no plain part
 HTML_TAGS: Final = 40_000  # "<" signs turned into text: each costs about 10 µs
+REPORT_BYTES: Final = 262_144  # read of a delivery status or an abuse report
+REPORTED: Final = 1_000  # recipients kept of one
+CALENDAR_BYTES: Final = 262_144  # kept of a calendar part
+ENCLOSED_MESSAGES: Final = 20  # opened of the messages inside a message
+ENCLOSED_DEPTH: Final = 3  # messages within messages
+ENCLOSED_BYTES: Final = 10_000_000  # opened in all
+TNEF_ATTACHMENTS: Final = 100  # taken out of one winmail.dat
+TNEF_PROPERTIES: Final = 1_000  # looked at for one attachment in it
 DETECT_BYTES: Final = 8_192  # looked at by the charset detection
 DECLARED_BYTES: Final = 262_144  # in which a declared charset is looked for, to read 8-bit header fields by
 

@@ -13,6 +13,7 @@ from email_ingestion.parsing.headers import one_line
 
 IDENTITY: Final = frozenset({"", "7bit", "8bit", "binary"})
 UUENCODE: Final = frozenset({"x-uuencode", "uuencode", "uue", "x-uue"})
+MESSAGES: Final = frozenset({"message/rfc822", "message/global"})
 _ENCODINGS: Final = IDENTITY | UUENCODE | {"base64", "quoted-printable"}
 
 _TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")
@@ -43,13 +44,13 @@ class Part:
     @property
     def is_message(self) -> bool:
         """Whether it is a whole message, which stays closed here."""
-        return self.content_type in {"message/rfc822", "message/global"}
+        return self.content_type in MESSAGES
 
 
 def describe(fields: Mapping[str, str], defects: Defects, default_type: str = "text/plain") -> Part:
     """A part without its content, from its fields by lower-case name."""
     content_type, of_type = parameters.split(fields.get("content-type", default_type), defects)
-    if not _TYPE.fullmatch(content_type):
+    if not is_type(content_type):
         defects.note(Defect.MIME_TYPE)
         content_type = "text/plain"  # RFC 2045, section 5.2
     disposition, of_disposition = parameters.split(fields.get("content-disposition", ""), defects)
@@ -61,6 +62,11 @@ def describe(fields: Mapping[str, str], defects: Defects, default_type: str = "t
         filename=clean_filename(of_disposition.get("filename") or of_type.get("name") or ""),
         content_id=one_line(fields.get("content-id", ""), defects).strip("<> ") or None,
     )
+
+
+def is_type(content_type: str) -> bool:
+    """Whether it is type/subtype, lower case."""
+    return _TYPE.fullmatch(content_type) is not None
 
 
 def clean_filename(name: str) -> str | None:

@@ -10,11 +10,12 @@ from itertools import chain
 from typing import Final, NamedTuple
 
 from email_ingestion.email import Attachment
-from email_ingestion.parsing import charsets, headers, limits, text
+from email_ingestion.parsing import charsets, headers, limits, text, tnef
 from email_ingestion.parsing.defects import Defect, Defects
-from email_ingestion.parsing.part import Part, clean_filename
+from email_ingestion.parsing.part import Part, clean_filename, is_type
 
 _BODY_TYPES: Final = frozenset({"text/plain", "text/html"})
+_TNEF: Final = frozenset({"application/ms-tnef", "application/vnd.ms-tnef"})
 _META_CHARSET: Final = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?([\w.:-]{1,40})", re.IGNORECASE)
 _META_BYTES: Final = 4_096  # where browsers look for it, too
 
@@ -35,16 +36,20 @@ class Content:
     attachments: tuple[Attachment, ...]
 
 
-def read(root: Part, defects: Defects) -> Content:
-    """The content of a message; several texts follow each other, a plain alternative is preferred to HTML."""
-    return _Reader(defects).content(root)
+def read(root: Part, defects: Defects, html: text.HtmlReader | None = None) -> Content:
+    """The content of a message; several texts follow each other, a plain alternative is preferred to HTML.
+
+    `html` is given where several messages share one budget.
+    """
+    return _Reader(defects, html or text.HtmlReader(defects)).content(root)
 
 
 class _Reader:
     """One message, with the attachments found so far."""
 
-    def __init__(self, defects: Defects) -> None:
+    def __init__(self, defects: Defects, html: text.HtmlReader) -> None:
         self._defects = defects
+        self._html = html
         self._attachments: list[Attachment] = []
         self._has_body = False
 
@@ -95,9 +100,10 @@ class _Reader:
 
     def _text(self, blocks: list[_Block]) -> str:
         """Always there: an alternative whose plain side is empty is read from its HTML."""
-        html = text.HtmlReader(self._defects)
         texts = [
-            block.plain if block.html is None or (block.plain and not block.plain.isspace()) else html.text(block.html)
+            block.plain
+            if block.html is None or (block.plain and not block.plain.isspace())
+            else self._html.text(block.html)
             for block in blocks
         ]
         return "\n".join(filter(None, texts))
@@ -108,17 +114,49 @@ class _Reader:
         return whole[: limits.TEXT_CHARS]
 
     def _attach(self, part: Part, parent: str) -> None:
-        attachment = Attachment(
-            position=len(self._attachments) + 1,
-            filename=part.filename or (_subject_filename(part.content) if part.is_message else None),
-            content_type=part.content_type,
-            size=len(part.content),
-            sha256=hashlib.sha256(part.content).hexdigest(),
-            content=part.content,
+        self._add(
+            part.filename or (_subject_filename(part.content) if part.is_message else None),
+            part.content_type,
+            part.content,
             inline=part.disposition == "inline" or (part.disposition != "attachment" and _is_shown(part, parent)),
             content_id=part.content_id,
         )
-        self._attachments.append(attachment)
+        if part.content_type in _TNEF:
+            self._unwrap(part.content)
+
+    def _add(
+        self,
+        filename: str | None,
+        content_type: str,
+        content: bytes,
+        *,
+        inline: bool = False,
+        content_id: str | None = None,
+    ) -> None:
+        self._attachments.append(
+            Attachment(
+                position=len(self._attachments) + 1,
+                filename=filename,
+                content_type=content_type,
+                size=len(content),
+                sha256=hashlib.sha256(content).hexdigest(),
+                content=content,
+                inline=inline,
+                content_id=content_id,
+            )
+        )
+
+    def _unwrap(self, container: bytes) -> None:
+        """Put what Outlook has wrapped up beside its wrapping."""
+        try:
+            wrapped = tnef.unwrap(container)
+        except ValueError:
+            self._defects.note(Defect.TNEF_UNREADABLE)
+            return
+        for one in wrapped:
+            name = clean_filename(headers.one_line(one.filename, self._defects))
+            content_type = one.content_type if is_type(one.content_type) else "application/octet-stream"
+            self._add(name, content_type, one.content)
 
 
 def _alternative(nested: list[list[_Block]]) -> list[_Block]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 from email_ingestion.email import Email, Envelope
+from email_ingestion.email_json import as_json
 
 
 def envelope() -> Envelope:
@@ -26,12 +29,13 @@ def envelope() -> Envelope:
 
 def strings(email: Email) -> list[str]:
     """Every text of a record, wherever it is."""
-    found = [email.subject, email.text, *email.references, *email.defects]
-    found += [text for text in (email.message_id, email.in_reply_to, email.html) if text is not None]
-    found += [text for field in email.headers for text in field]
-    people = [email.from_] if email.from_ else []
-    for one in (*people, *email.to, *email.cc, *email.bcc, *email.reply_to):
-        found += [one.name, one.addr]
-    for part in email.attachments:
-        found += [part.content_type, part.filename or "", part.content_id or ""]
-    return found
+    return list(_texts(as_json(email, most=-1)))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from (text for one in value.values() for text in _texts(one))
+    elif isinstance(value, list):
+        yield from (text for one in value for text in _texts(one))

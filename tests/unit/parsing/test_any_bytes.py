@@ -33,6 +33,9 @@ PIECES = [
     *(b"Content-Disposition: attachment; filename=", b"; filename*0*=", b"utf-8''", b"\n--x\n", b"\n--y\n", b"--x--"),
     *(b"=?utf-8?q?", b"=?gb2312?B?xOM=?=", b"?=", b"=?", b'"', b"\\", b";", b",", b"<", b">", b"(", b")", b"@", b"%"),
     *(b"<b>", b"<table>", b"<td>", b"<li value=", b"&#xd800;", b"&#0;", b"<!--", b"<?xml", b"99", b"=", b" ", b"a"),
+    *(b"message/delivery-status", b"message/feedback-report", b"text/calendar", b"application/ms-tnef"),
+    *(b"Final-Recipient: ", b"Feedback-Type: ", b"METHOD:", b"\x78\x9f\x3e\x22", b"List-Unsubscribe: <", b"Sender: "),
+    *(b"Authentication-Results: mx.google.com; ", b"dkim=", b"pass", b"Auto-Submitted: "),
     *(b"\x00", b"\xff", b"\xc3\xa9", b"\xed\xa0\x80", b"\x1b$B", b"~{", b"\x85", b"\xe2\x80\xa8"),
 ]
 MESSY = st.lists(st.sampled_from(PIECES) | st.binary(max_size=8), max_size=60).map(b"".join)

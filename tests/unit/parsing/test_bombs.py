@@ -186,3 +186,16 @@ def test_wide_tables_are_not_padded() -> None:
 def test_margins_are_not_written_out() -> None:
     style = b'<p style="margin-top: 99999999em; padding-left: 9999999em">x</p>'
     assert read(HTML + style).text == "x"
+
+
+def test_messages_inside_are_opened_up_to_the_limit_and_attached_beyond() -> None:
+    one = b"--x\nContent-Type: message/rfc822\n\nSubject: inside\n\nhello\n"
+    email = read(MIXED + one * (limits.ENCLOSED_MESSAGES + 5) + b"--x--\n")
+    assert len(email.enclosed) == limits.ENCLOSED_MESSAGES
+    assert len(email.attachments) == limits.ENCLOSED_MESSAGES + 5
+
+
+def test_messages_inside_share_one_budget_of_html() -> None:
+    inside = b"Subject: inside\n" + HTML + b"<p>a" * limits.HTML_TAGS + b"\n"
+    email = read(MIXED + (b"--x\nContent-Type: message/rfc822\n\n" + inside) * 3 + b"--x--\n")
+    assert [bool(one.text) for one in email.enclosed] == [True, False, False]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from email_ingestion import email_json
 from email_ingestion.email import Address, Email
 from email_ingestion.parsing import parse
 from tests.unit.parsing.messages import envelope
@@ -16,27 +17,39 @@ CORPUS = Path(__file__).parents[2] / "corpus"
 NAMES = sorted(path.stem for path in CORPUS.glob("*.eml"))
 
 
+# These the expectation files write as the published record does.
+PUBLISHED = (
+    *("sender", "mailing_list", "auto_submitted", "auto_reply", "bounce", "abuse_report"),
+    *("calendar", "enclosed", "verdicts"),
+)
+
+
 def as_json(email: Email) -> dict[str, Any]:
     """The fields as the expectation files write them."""
     fields = ("subject", "text", "html", "message_id", "in_reply_to")
-    return {name: getattr(email, name) for name in fields} | {
-        "to": addresses(email.to),
-        "cc": addresses(email.cc),
-        "date": email.date.isoformat() if email.date else None,
-        "references": list(email.references),
-        "headers": [list(field) for field in email.headers],
-        "defects": list(email.defects),
-        "attachments": [
-            {
-                "filename": one.filename,
-                "content_type": one.content_type,
-                "size": one.size,
-                "inline": one.inline,
-                "content_id": one.content_id,
-            }
-            for one in email.attachments
-        ],
-    }
+    parsed = email_json.as_json(email)
+    return (
+        {name: parsed[name] for name in PUBLISHED}
+        | {name: getattr(email, name) for name in fields}
+        | {
+            "to": addresses(email.to),
+            "cc": addresses(email.cc),
+            "date": email.date.isoformat() if email.date else None,
+            "references": list(email.references),
+            "headers": [list(field) for field in email.headers],
+            "defects": list(email.defects),
+            "attachments": [
+                {
+                    "filename": one.filename,
+                    "content_type": one.content_type,
+                    "size": one.size,
+                    "inline": one.inline,
+                    "content_id": one.content_id,
+                }
+                for one in email.attachments
+            ],
+        }
+    )
 
 
 def addresses(found: tuple[Address, ...]) -> list[list[str]]:
