@@ -17,6 +17,7 @@ need() { PATH="$PATH:/usr/sbin:/usr/local/sbin:/sbin" command -v "$1" >/dev/null
 need redis-server redis-server
 need dovecot dovecot-imapd dovecot-lmtpd
 need promtool prometheus
+need prometheus-alertmanager prometheus-alertmanager
 need shellcheck shellcheck
 compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || need initdb postgresql
 if [ ${#packages[@]} -gt 0 ]; then

@@ -13,9 +13,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
+from tests.alerts import rules
+from tests.alerts.dashboard import filled, targets
 from tests.servers.missing import program
 from tests.servers.poison import poisoned_python
 from tests.servers.processes import Place, Running, gmail_settings, place, until
+from tests.servers.prometheus import Prometheus, running_prometheus
 from tests.servers.redis import running_redis
 
 COMMON = """circuit_breaker_state circuit_breaker_transitions_total dlq_depth dlq_messages_total dlq_replayed_total
@@ -30,6 +33,22 @@ OF_WORKER = """emails_processed_total emails_failed_total processing_latency_sec
 end_to_end_latency_seconds retries_total duplicates_total orphan_messages_claimed_total sink_deliveries_total"""
 WHILE_MAIL_WAITS = "stream_oldest_timestamp_seconds"
 WHEN_SOMETHING_DIED = "dlq_oldest_timestamp_seconds"
+# Metrics that have nothing to tell of such a run: no backup was made, no consent has a known end, nothing lies in hand.
+LATER = {
+    "email_ingestion_backup_last_success_timestamp_seconds",
+    "email_ingestion_imap_bytes_budget_remaining",
+    "email_ingestion_oauth2_consent_expiry_timestamp_seconds",
+    "email_ingestion_stream_oldest_pending_timestamp_seconds",
+}
+# Panels with a query that draws nothing then: for the same reasons, Redis has no limit, nothing waits or fails.
+EMPTY = {
+    "Age of the last backup",
+    "Age of the oldest entry",
+    "Failed attempts",
+    "Left of the day's download budget",
+    "Life of the tokens",
+    "Memory of Redis",
+}
 MOST_SERIES = 300  # of one process, those of Python and the process included
 
 POISON = "X-Poison: abort\r\n"
@@ -59,6 +78,10 @@ class Seen:
     status: list[str]
     tokens: list[str]
     ids: list[str]
+    firing: list[dict[str, str]]  # after all that, and after the worker was killed
+    known: set[str]  # every metric Prometheus has
+    answers: dict[str, int]  # how many series each expression gives
+    drawn: dict[tuple[str, str], int]  # likewise each query of the dashboard, by its panel
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +96,11 @@ def seen(tmp_path_factory: pytest.TempPathFactory, sandbox: RunningSandbox) -> I
     settings = gmail_settings(sandbox, folder / "here")
     with running_redis(folder / "redis") as redis, place(folder / "here", redis.url, **settings) as here:
         here.set(LOG_LEVEL="DEBUG", PYTHONPATH=poisoned_python(folder / "site"), WORKER_MAX_RETRIES=0)
-        yield _run(here, sandbox)
+        with running_prometheus(folder / "prometheus", here.folder / "data" / "targets", times=60) as prometheus:
+            yield _run(here, sandbox, prometheus)
 
 
-def _run(here: Place, sandbox: RunningSandbox) -> Seen:
+def _run(here: Place, sandbox: RunningSandbox, prometheus: Prometheus) -> Seen:
     sandbox.deliver(letter(1))
     sandbox.deliver(letter(2, POISON))
     producer = here.producer()
@@ -94,10 +118,24 @@ def _run(here: Place, sandbox: RunningSandbox) -> Seen:
         until(lambda process=process: _reading(process) == (0, 1, 1), f"{process.stem} has read Redis")
     status = [process.get("/status")[1] for process in (producer, worker)]
     shown = [process.get("/metrics")[1] for process in (producer, worker)]
+    until(lambda: _firing(prometheus) == {"Watchdog": "P4"}, "what fired while no worker ran is over")
+    answers = {expression: len(prometheus.query(expression)) for expression in rules.expressions()}
+    drawn = {(title, query): len(prometheus.query(filled(query))) for title, query in targets()}
+    known = {each["metric"]["__name__"] for each in prometheus.query('group by (__name__) ({job="email_ingestion"})')}
+    firing = [_firing(prometheus)]
+    worker.kill()
+    until(lambda: "WorkerDown" in _firing(prometheus), "Prometheus misses the worker")
+    firing.append(_firing(prometheus))
     producer.terminate()
-    worker.terminate()
+    until(lambda: not (here.folder / "data" / "targets" / "producer.json").exists(), "the producer took its file away")
     tokens = sandbox.call(lambda s: [*s.backend.tokens._access, *s.backend.tokens._refresh])
-    return Seen(here.folder, early, shown[0], shown[1], status, tokens, [row[0] for row in here.rows()])
+    ids = [row[0] for row in here.rows()]
+    return Seen(here.folder, early, shown[0], shown[1], status, tokens, ids, firing, known, answers, drawn)
+
+
+def _firing(prometheus: Prometheus) -> dict[str, str]:
+    """How full this machine's disk is says nothing of the system."""
+    return {name: priority for name, priority in prometheus.firing().items() if not name.startswith("Disk")}
 
 
 def _reading(process: Running) -> tuple[float | None, ...]:
@@ -174,3 +212,21 @@ def test_nothing_anybody_wrote_and_no_token_is_in_logs_metrics_or_status(seen: S
     for name, text in texts.items():
         assert WRITTEN.search(text) is None, (name, WRITTEN.search(text))
         assert [token for token in seen.tokens if token in text] == [], name
+
+
+def test_every_expression_of_the_rules_is_answered_and_none_of_its_metrics_is_unknown(seen: Seen) -> None:
+    assert len(seen.answers) > 70
+    assert rules.metrics() - seen.known - LATER == set()
+
+
+def test_after_all_that_only_the_watchdog_fires_and_a_killed_worker_is_missed(seen: Seen) -> None:
+    healthy, bereft = seen.firing
+    assert healthy == {"Watchdog": "P4"}
+    assert bereft["WorkerDown"] == "P2"
+    assert bereft.keys() <= {"Watchdog", "WorkerDown", "NoWorkers"}  # the last one when this machine is slow
+
+
+def test_every_panel_of_the_dashboard_draws_something(seen: Seen) -> None:
+    empty = {title for (title, _), count in seen.drawn.items() if not count}
+    assert len(seen.drawn) > 50
+    assert empty - EMPTY == set()

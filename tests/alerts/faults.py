@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.alerts.series import (
     BACKUP,
+    CONSENT,
     LAST_SYNC,
     MAIL_AGE,
     MEMORY,
@@ -25,16 +26,10 @@ from tests.alerts.series import (
 LONG = 400  # minutes: the six hours a slow burn remembers, and some
 
 FLOW = (
-    Fault("mail waits for a quarter of an hour", {MAIL_AGE: frozen}, 15, "FreshnessBudgetBurn P1", LONG),
+    Fault("mail waits for a quarter of an hour", {MAIL_AGE: frozen}, 15, "FreshnessBudgetBurn P1"),
     Fault("mail waits for four minutes", {MAIL_AGE: frozen}, 4, ""),
     Fault("mail is late again and again", {MAIL_AGE: now_and_then(9, 180)}, 600, "FreshnessBudgetBurnSlow P3", LONG),
-    Fault(
-        "the producer and what it knows are gone",
-        {MAIL_AGE: gone},
-        30,
-        "FreshnessBudgetBurn P1 FreshnessBudgetBurnSlow P3",
-        LONG,
-    ),
+    Fault("the producer and what it knows are gone", {MAIL_AGE: gone}, 20, "FreshnessBudgetBurn P1"),
     Fault(
         "every thirtieth message dies",
         {worker("dlq_messages_total", 'reason="permanent"'): grows(0.9)},
@@ -132,6 +127,12 @@ DEPENDENCIES = (
     Fault("Redis throws keys away", both("redis_evicted_keys_total", grows(5)), 3, "RedisEvicting P1", 20),
     Fault("IMAP is unreachable", {producer("dependency_up", 'dependency="imap"'): level(0)}, 3, "ImapUnreachable P2"),
     Fault("a sink is down", {worker("dependency_up", 'dependency="database"'): level(0)}, 3, "SinkDown P2"),
+    Fault(
+        "a sink fails too often to be asked",
+        {worker("circuit_breaker_state", 'name="database"'): level(1)},
+        4,
+        "SinkDown P2 CircuitBreakerOpen P2",
+    ),
     Fault("the mailbox is silent", {LAST_SYNC: frozen}, 15, "MailboxSilent P2"),
     Fault("the mailbox was never looked at", {LAST_SYNC: gone}, 8, "MailboxSilent P2"),
     Fault(
@@ -166,6 +167,7 @@ DEPENDENCIES = (
         25,
         "",
     ),
+    Fault("a consent ends tomorrow", {CONSENT: now(-86_400)}, 8, "ConsentEnding P3"),
     Fault(
         "consent is withdrawn",
         {producer("oauth2_reauth_required", 'account="default"'): level(1)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,3 +23,12 @@ def alerts() -> list[dict[str, Any]]:
 def recorded() -> dict[str, str]:
     """Expressions by the name they are recorded under."""
     return {rule["record"]: str(rule["expr"]) for group in groups() for rule in group["rules"] if "record" in rule}
+
+
+def expressions() -> list[str]:
+    return [str(rule["expr"]) for group in groups() for rule in group["rules"]]
+
+
+def metrics() -> set[str]:
+    """Every metric of ours that an expression reads."""
+    return {name for expression in expressions() for name in re.findall(r"\bemail_ingestion_[a-z0-9_]+", expression)}

@@ -71,6 +71,7 @@ def latency(bound: str) -> str:
 MAIL_AGE = producer("delivered_until_timestamp_seconds", 'account="default"')
 LAST_SYNC = producer("imap_last_success_timestamp_seconds", 'account="default"')
 BACKUP = producer("backup_last_success_timestamp_seconds")
+CONSENT = producer("oauth2_consent_expiry_timestamp_seconds", 'account="default"')
 
 HEALTHY: Mapping[str, Value] = {
     **{up(component): level(1) for component in ("producer", "worker")},
@@ -82,6 +83,7 @@ HEALTHY: Mapping[str, Value] = {
     worker("dependency_up", 'dependency="database"'): level(1),
     **both("circuit_breaker_state", level(0), 'name="redis"'),
     producer("circuit_breaker_state", 'name="imap"'): level(0),
+    worker("circuit_breaker_state", 'name="database"'): level(0),
     producer("circuit_breaker_transitions_total", 'name="imap"', 'to="open"'): grows(0),
     producer("circuit_breaker_transitions_total", 'name="imap"', 'to="closed"'): grows(0),
     **both("redis_memory_used_bytes", level(1e6)),
@@ -97,6 +99,7 @@ HEALTHY: Mapping[str, Value] = {
     producer("imap_connections_total", 'result="throttled"'): grows(0),
     producer("imap_bytes_budget_remaining", 'account="default"'): level(1e9),
     producer("oauth2_reauth_required", 'account="default"'): level(0),
+    CONSENT: now(-30 * 24 * HOUR),
     producer("oauth2_refreshes_total", 'result="success"'): grows(1 / 60),
     producer("oauth2_refreshes_total", 'result="error"'): grows(0),
     producer("reconcile_missing"): level(0),

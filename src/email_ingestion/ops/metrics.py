@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, get_args
 
 from prometheus_client import (
@@ -111,6 +112,7 @@ class Metrics:
             events.Turned: self._turned,
             events.Probed: self._probed,
             events.RedisFailed: self._redis_failed,
+            events.NeedsOperator: self._unasked,
             events.BreakerChanged: self._breaker_changed,
             events.DeadLettered: lambda event: dead.labels(event.reason).inc(),
             events.Administered: lambda event: orders.labels(event.action, event.outcome).inc(),
@@ -126,6 +128,11 @@ class Metrics:
     def _redis_failed(self, event: events.RedisFailed) -> None:
         if speaks_of_redis(event.error):
             self._up.labels("redis").set(0)
+
+    def _unasked(self, _event: events.NeedsOperator) -> None:
+        """An account waits for a person: whether the mail server answers is not known meanwhile."""
+        with suppress(KeyError):
+            self._up.remove("imap")
 
     def _breaker_changed(self, event: events.BreakerChanged) -> None:
         self._transitions.labels(member(event.name, self._names.breakers), event.new.lower()).inc()

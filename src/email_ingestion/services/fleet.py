@@ -19,6 +19,7 @@ from email_ingestion.errors import ConfigurationError
 from email_ingestion.process import pid_alive
 from email_ingestion.services.children import end, lives, spawn
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, environment
+from email_ingestion.targets import remove_target
 
 START_SECONDS = 30.0
 ANSWER_SECONDS = 2.0
@@ -75,6 +76,7 @@ def stop(settings: Settings, say: Callable[[str], None]) -> bool:
     for path in settings.pid_dir.glob("*.pid"):
         if not running(path):
             path.unlink(missing_ok=True)
+            remove_target(path.stem)
     SANDBOX_PROFILE.unlink(missing_ok=True)
     if not named:
         say("nothing was running")

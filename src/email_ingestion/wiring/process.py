@@ -29,6 +29,7 @@ from email_ingestion.ops.records import Component, Identity, Names
 from email_ingestion.process import PidFile, StopSignal, Watchdog, listen_for_signals, notify
 from email_ingestion.settings import Settings, notify_socket
 from email_ingestion.stream import Keys, Link, connect, prove_writable
+from email_ingestion.targets import remove_target, write_target
 from email_ingestion.wiring.backups import BackupWatch
 from email_ingestion.wiring.collect import LOOP as COLLECT
 from email_ingestion.wiring.collect import Collector
@@ -146,6 +147,8 @@ def run_process(
         urls = {"ops_url": endpoints.ops_url, "metrics_url": endpoints.metrics_url}
         write_private(address, json.dumps({"pid": os.getpid(), **urls}))
         cleanup.callback(address.unlink, missing_ok=True)
+        write_target(identity.stem, identity.component, endpoints.metrics_url)
+        cleanup.callback(remove_target, identity.stem)
         stop = StopSignal()
         listen_for_signals(stop, ops.observe)
         body = build(Parts(settings, identity, ops, link, breakers, stop, control, front))

@@ -168,6 +168,16 @@ def test_gauges_of_redis_are_absent_when_it_cannot_be_read(worker: Ops) -> None:
     assert (shown["stream_depth"], shown["active_workers"], shown["dlq_replayed_total"]) == (7, 2, 5)
 
 
+def test_a_mail_server_nobody_may_ask_is_neither_up_nor_down(producer: Ops) -> None:
+    producer.metrics(events.Probed("imap", ok=False, seconds=0.0, error=errors.IMAPConnectionError("reset")))
+    refused = errors.OAuth2AuthenticationError("revoked")
+    for _ in range(2):
+        producer.metrics(events.NeedsOperator("default", refused))
+    assert "dependency_up{dependency=imap}" not in series(producer.metrics)
+    producer.metrics(events.Probed("imap", ok=True, seconds=0.0, error=None))
+    assert series(producer.metrics)["dependency_up{dependency=imap}"] == 1
+
+
 def test_an_empty_stream_has_no_oldest_entry(worker: Ops) -> None:
     empty = type(READING.stream)(0, 0, 0, None, 0)
     worker.status.collect(lambda: RedisState(empty, READING.dlq, 1, 1, 0))
