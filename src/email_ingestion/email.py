@@ -185,6 +185,8 @@ class Email:
     calendar: tuple[Calendar, ...] = ()
     enclosed: tuple[Enclosed, ...] = ()
     verdicts: Verdicts | None = None  # None when no Gmail received it
+    priority: int = 5  # 0 to 10; what the message says itself, unless a route says otherwise
+    tags: tuple[str, ...] = ()  # what routes gave it
 
     @property
     def email_id(self) -> str:

@@ -192,6 +192,7 @@ class Settings(BaseSettings):
     backup_dir: Path = Field(default=Path("backups"), description="directory of the backups")
 
     accounts: tuple[dict[str, Any], ...] = Field(default=(), description="[[accounts]] in config/settings.toml only")
+    routes: tuple[dict[str, Any], ...] = Field(default=(), description="[[routes]] in config/settings.toml only")
 
     @field_validator("imap_exclude_labels", "sinks", mode="before")
     @classmethod
@@ -277,8 +278,8 @@ class _Plain:
     env_vars: Any
 
     def prepare_field_value(self, field_name: str, _field: object, value: Any, _complex: bool) -> Any:
-        if field_name == "accounts":
-            return None  # tables of the TOML file; a foreign ACCOUNTS variable is none of ours
+        if field_name in {"accounts", "routes"}:
+            return None  # tables of the TOML file; a foreign variable of that name is none of ours
         path = self.env_vars.get(f"{field_name}_file") if f"{field_name}_file" not in Settings.model_fields else None
         if not path or value is not None:
             return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 from email_ingestion.email import Cursor
@@ -41,3 +42,50 @@ def test_workers_killed_between_the_sinks_leave_no_sink_without_a_message(here: 
     marks = here.rows("SELECT sink, state, count(*) FROM deliveries GROUP BY sink, state ORDER BY sink")
     assert marks == [(f"files:{files}", "delivered", COUNT), ("webhook", "delivered", COUNT)]
     assert intake.load().depth == 0
+
+
+ROUTES = """
+[[routes]]
+name = "sevens"
+subject = "letter *7"
+tags = ["seven", "odd"]
+priority = 9
+sinks = ["files:out"]
+
+[[routes]]
+subject = "letter 8"
+skip = true
+"""
+
+
+def test_routes_decide_where_mail_goes_and_can_be_tried_out(here: Place, own_redis: RedisServer):
+    (here.folder / "config").mkdir()
+    (here.folder / "config" / "settings.toml").write_text(ROUTES)
+    intake = Intake(link(own_redis.url))
+    intake.restart_cursor("default", "INBOX", Cursor(1, 0))
+    intake.append("default", "INBOX", Cursor(1, 0), 9, [message(uid) for uid in (6, 7, 8)])
+    here.set(SINKS="files:out,ndjson:all.ndjson")
+    drained = here.run("worker.py", "--drain")
+    assert drained.returncode == 0, drained.stderr
+    names = sorted(path.stem for path in (here.folder / "out").rglob("*.eml"))
+    assert names == ["default-gm-1006", "default-gm-1007"]
+    lines = (here.folder / "all.ndjson").read_text().splitlines()
+    assert [json.loads(line)["subject"] for line in lines] == ["letter 6"]
+    rows = here.rows("SELECT subject, tags, priority FROM emails ORDER BY uid")
+    assert rows == [("letter 6", "[]", 5), ("letter 7", '["seven", "odd"]', 9), ("letter 8", "[]", 5)]
+    (record,) = [json.loads(path.read_text()) for path in (here.folder / "out").rglob("default-gm-1007.json")]
+    assert (record["tags"], record["priority"]) == (["seven", "odd"], 9)
+
+    (here.folder / "mail.eml").write_bytes(message(7).raw or b"")
+    tried = here.run("-m", "email_ingestion", "route", "test", "--json", "mail.eml")
+    assert json.loads(tried.stdout) == {
+        "routes": ["sevens"],
+        "sinks": ["database", "files:out"],
+        "tags": ["seven", "odd"],
+        "priority": 9,
+        "skipped": False,
+    }
+    (here.folder / "config" / "settings.toml").write_text("[[routes]]\nsubjekt = 'x'\n")
+    for command in (("worker.py",), ("-m", "email_ingestion", "route", "test", "mail.eml")):
+        refused = here.run(*command)
+        assert (refused.returncode, "did you mean subject?" in refused.stderr) == (78, True), refused.stderr

@@ -63,7 +63,7 @@ RECORDS = st.builds(
     auto_submitted=OPTIONAL, auto_reply=st.booleans(), bounce=st.none() | st.from_type(Bounce),
     abuse_report=st.none() | st.from_type(AbuseReport),
     calendar=st.lists(st.from_type(Calendar), max_size=2).map(tuple), enclosed=ENCLOSED,
-    verdicts=st.none() | st.from_type(Verdicts),
+    verdicts=st.none() | st.from_type(Verdicts), priority=st.integers(0, 10), tags=SEVERAL,
 )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "log-level": "control:log_level",
     "dlq": "dlq:dlq",
     "reconcile": "reconcile:reconcile",
+    "route": "route:route",
     "sandbox": "sandbox:sandbox",
 }
 

@@ -36,6 +36,8 @@ class Owed:
     envelope: Envelope
     raw_ref: str  # for `content_of`
     attempt: int  # this one included
+    tags: tuple[str, ...]
+    priority: int | None  # None: it was recorded before there were routes
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +151,15 @@ def _chosen(connection: Connection, due: tuple[ColumnElement[bool], ...], most: 
 
 def _owed(connection: Connection, sink: str, ids: list[str]) -> tuple[Owed, ...]:
     query = (
-        select(*_ENVELOPE, emails.c.raw_ref, deliveries.c.attempts)
+        select(*_ENVELOPE, emails.c.raw_ref, emails.c.tags, emails.c.priority, deliveries.c.attempts)
         .join(deliveries, deliveries.c.email_id == emails.c.email_id)
         .where(deliveries.c.sink == sink, emails.c.email_id.in_(ids))
         .order_by(emails.c.internaldate, emails.c.email_id)
     )
-    return tuple(Owed(_envelope(row), row.raw_ref, row.attempts) for row in connection.execute(query))
+    return tuple(
+        Owed(_envelope(row), row.raw_ref, row.attempts, tuple(row.tags or ()), row.priority)
+        for row in connection.execute(query)
+    )
 
 
 def _envelope(row: Any) -> Envelope:

@@ -34,7 +34,9 @@ emails = Table(
     Column("defects", Json, nullable=False),
     Column("raw_ref", Text, nullable=False),
     Column("processed_at", Moment, nullable=False),
-    Column("flags", Json),  # NULL for what was delivered before they were kept
+    Column("flags", Json),  # this and the following: NULL for what was delivered before they were kept
+    Column("tags", Json),
+    Column("priority", Integer),
 )
 
 # A B-tree of PostgreSQL refuses a key above 2,704 bytes, and anybody may send such a Message-ID: hence hash.

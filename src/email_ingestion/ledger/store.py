@@ -304,6 +304,8 @@ def _email_row(stored: StoredEmail, now: datetime) -> dict[str, Any]:
         "raw_ref": stored.raw_ref,
         "processed_at": now,
         "flags": list(envelope.flags),
+        "tags": list(email.tags),
+        "priority": email.priority,
     }
 
 

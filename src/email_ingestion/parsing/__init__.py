@@ -70,6 +70,7 @@ def _email(envelope: Envelope, raw: bytes, defects: Defects) -> Email:
         enclosed=tuple(_Opener().opened(content.attachments)),
         # Only a server with X-GM-EXT-1 is Gmail; another one leaves in place what a sender wrote.
         verdicts=origin.verdicts(values) if envelope.gm_msgid is not None else None,
+        priority=origin.priority(values),
     )
 
 

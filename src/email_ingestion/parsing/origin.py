@@ -15,6 +15,11 @@ Values = Mapping[str, list[str]]  # decoded, by lower-case name
 _URI: Final = re.compile(r"<\s*([^<>\s]{1,2000})\s*>")
 _LIST_ID: Final = re.compile(r"<\s*([^<>\s]{1,255})\s*>")
 _KEYWORD: Final = re.compile(r"[a-z-]{1,40}")
+NORMAL: Final = 5
+_PRIORITIES: Final = {"high": 7, "urgent": 7, "1": 7, "2": 7, "normal": 5, "3": 5, "low": 3, "non-urgent": 3} | {
+    "4": 3,
+    "5": 3,
+}
 _GMAIL: Final = "mx.google.com"  # the authserv-id of the Gmail that receives
 # A quote inside a comment opens nothing, but nobody has written one: at worst a verdict is missing.
 _PIECE: Final = re.compile(r'"(?:[^"\\]|\\.)*+"?|\\.|[()]|[^"\\()]++|\\', re.DOTALL)
@@ -55,6 +60,15 @@ def is_auto_reply(values: Values) -> bool:
         or bool(_first(values, "x-autoreply") or _first(values, "x-autorespond"))
         or _first(values, "precedence").lower() == "auto_reply"
     )
+
+
+def priority(values: Values) -> int:
+    """3, 5 or 7: what the sender thought of it, in the words of RFC 2156 or of the programs before that."""
+    for name in ("importance", "priority", "x-priority", "x-msmail-priority"):
+        word = _first(values, name).lower().partition(" ")[0]
+        if word in _PRIORITIES:
+            return _PRIORITIES[word]
+    return NORMAL
 
 
 def verdicts(values: Values) -> Verdicts | None:

@@ -11,6 +11,7 @@ from email_ingestion.errors import SinkFailed, SinkUnavailable, TransientError
 from email_ingestion.events import Turned
 from email_ingestion.ops.records import Names
 from email_ingestion.parsing.isolated import IsolatedParser
+from email_ingestion.routing import Router
 from email_ingestion.settings import Settings
 from email_ingestion.sinks import Sink, close_sink, load_sink
 from email_ingestion.sinks.database import DatabaseSink
@@ -56,6 +57,7 @@ class WorkerBody:
         self._drain = drain
         self._closing = threading.Event()
         self._worker: Worker | None = None
+        self._router = Router(parts.settings.routes, parts.settings.sinks[1:])
         self._couriers: list[Courier] = []
         self._sinks: dict[str, Sink] = {}
         self._breakers = {name: parts.breakers.make(name, SinkUnavailable, SinkFailed) for name in parts.settings.sinks}
@@ -143,6 +145,7 @@ class WorkerBody:
             self._blobs,
             self._parser,
             further=settings.sinks[1:],
+            router=self._router,
             recorded=self._wake_couriers,
             max_retries=settings.worker_max_retries,
             instance=parts.identity.instance,

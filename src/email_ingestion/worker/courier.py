@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from email_ingestion.blobs import Blobs
 from email_ingestion.breaker import Breaker
@@ -185,7 +185,10 @@ class Courier:
     def _parcel(self, owed: Owed) -> Parcel:
         inside = self._ledger.content(owed.raw_ref)
         raw = self._blobs.get(owed.raw_ref) if inside is None else inside
-        return Parcel(parse(owed.envelope, raw), raw, owed.raw_ref if inside is None else None)
+        email = parse(owed.envelope, raw)
+        if owed.priority is not None:
+            email = replace(email, tags=owed.tags, priority=owed.priority)
+        return Parcel(email, raw, owed.raw_ref if inside is None else None)
 
     def _answers(
         self, work: _Round, parcels: Sequence[Parcel]

@@ -22,6 +22,7 @@ from email_ingestion.errors import (
 from email_ingestion.events import DeadLettered, Deferred, Delivered, Observe, SinkDelivered, Superseded
 from email_ingestion.parsing.isolated import IsolatedParser
 from email_ingestion.retry import backoff
+from email_ingestion.routing import Decision, Router
 from email_ingestion.sinks import Parcel, Sink
 from email_ingestion.stream import Delivery, Queue
 from email_ingestion.stream.codec import UnknownVersion
@@ -39,7 +40,8 @@ class Blobs(Protocol):
 class Settlement:
     """Parses, delivers to the database and settles each entry with Redis.
 
-    `further` are the sinks that the database notes as owed; `recorded` is called when it has noted something.
+    `further` are the sinks that the database may note as owed, `router` chooses among them for each message, and
+    `recorded` is called when something was recorded.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Settlement:
         parser: IsolatedParser,
         *,
         further: tuple[str, ...],
+        router: Router,
         recorded: Callable[[], None],
         max_retries: int,
         instance: str,
@@ -62,6 +65,7 @@ class Settlement:
         self._blobs = blobs
         self._parser = parser
         self._further = further
+        self._router = router
         self._recorded = recorded
         self._max_retries = max_retries
         self._instance = instance
@@ -148,9 +152,12 @@ class Settlement:
             self._fail(opened[0][0], error)
             return []
         return [
-            (each, Parcel(record, message.raw or b"", message.raw_ref, self._further, message.sink))
+            (each, self._parcel(message, self._router.decide(record)))
             for (each, message), record in zip(opened, records, strict=True)
         ]
+
+    def _parcel(self, message: Message, decision: Decision) -> Parcel:
+        return Parcel(decision.email, message.raw or b"", message.raw_ref, decision.sinks, message.sink)
 
     def _buried(self, each: Delivery) -> bool:
         """Whether an operator revoked it; then it is a dead letter now."""

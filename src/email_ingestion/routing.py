@@ -1,0 +1,193 @@
+"""Which sinks a message goes to, with which tags and priority: the `[[routes]]` of config/settings.toml.
+
+Every route whose conditions all hold applies, in the order of the file: tags add up, of sinks and priority the last
+word counts, and `skip` ends it. Nothing is ever left out of the database, which has to know what was seen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from fnmatch import translate
+from functools import cached_property, partial
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from email_ingestion.email import Email
+from email_ingestion.errors import ConfigurationError
+
+DATABASE: Final = "database"
+
+
+def _several(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+# One pattern or several, of which one must fit; * and ? as in file names, upper and lower case alike.
+Patterns = Annotated[tuple[str, ...], BeforeValidator(_several), Field(min_length=1)]
+
+
+class Route(BaseModel):
+    """One table: conditions, all of which must hold, and what follows from them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str = ""
+
+    account: Patterns | None = None  # configured name
+    label: Patterns | None = None  # Gmail label
+    sender: Patterns | None = None  # address
+    domain: Patterns | None = None  # what stands behind the @ of the sender
+    subject: Patterns | None = None
+    list: Patterns | bool | None = None  # List-Id, or whether there is any mailing list
+    has_attachment: bool | None = None  # other than those shown within the text
+    auto_reply: bool | None = None
+    bounce: bool | None = None
+    size_above: int | None = None  # bytes
+    size_below: int | None = None
+    spf: Patterns | None = None
+    dkim: Patterns | None = None
+    dmarc: Patterns | None = None
+    priority_above: int | None = None  # what the message says itself, or a route before this one
+    priority_below: int | None = None
+
+    sinks: tuple[str, ...] | None = None
+    tags: Annotated[tuple[str, ...], BeforeValidator(_several)] = ()
+    priority: Annotated[int, Field(ge=0, le=10)] | None = None
+    skip: bool = False
+
+    def fits(self, email: Email) -> bool:
+        """Whether all conditions hold."""
+        return all(holds(email) for holds in self._conditions)
+
+    @cached_property
+    def _conditions(self) -> tuple[Callable[[Email], bool], ...]:
+        made = (_condition(name, value) for name, value in self if name in _FIELDS and value is not None)
+        return (*made, *self._limits())
+
+    def _limits(self) -> Iterator[Callable[[Email], bool]]:
+        for name, of in _NUMBERS.items():
+            above, below = getattr(self, f"{name}_above"), getattr(self, f"{name}_below")
+            if above is not None:
+                yield partial(_is_above, of, above)
+            if below is not None:
+                yield partial(_is_below, of, below)
+
+
+def _is_above(of: Callable[[Email], int], bound: int, email: Email) -> bool:
+    return of(email) > bound
+
+
+def _is_below(of: Callable[[Email], int], bound: int, email: Email) -> bool:
+    return of(email) < bound
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What becomes of a message; `routes` are those that fitted, by name or number."""
+
+    email: Email  # with its tags and priority
+    sinks: tuple[str, ...]  # beside the database
+    routes: tuple[str, ...] = ()
+    skipped: bool = False
+
+
+class Router:
+    """Decides on messages. `sinks` are those beside the database."""
+
+    def __init__(self, tables: Sequence[Mapping[str, Any]], sinks: Sequence[str]) -> None:
+        """Raises ConfigurationError with one sentence for a table that is none of ours."""
+        self._sinks = tuple(sinks)
+        self._routes = [self._checked(number, table) for number, table in enumerate(tables, 1)]
+
+    def decide(self, email: Email) -> Decision:
+        """Apply the routes that fit."""
+        decision = Decision(email, self._sinks)
+        for name, route in self._routes:
+            if route.fits(decision.email):
+                decision = _applied(decision, name, route)
+                if route.skip:
+                    break
+        return decision
+
+    def _checked(self, number: int, table: Mapping[str, Any]) -> tuple[str, Route]:
+        name = str(table.get("name") or number)
+        try:
+            route = Route.model_validate({key: _frozen(value) for key, value in table.items()})
+        except ValidationError as error:
+            raise ConfigurationError(f"route {name} in [[routes]]: {_explain(error)}") from error
+        for sink in route.sinks or ():
+            if sink not in (DATABASE, *self._sinks):
+                raise ConfigurationError(f"route {name} in [[routes]] names the sink {sink!r}: add it to SINKS")
+        return name, route
+
+
+def _applied(decision: Decision, name: str, route: Route) -> Decision:
+    email = decision.email
+    tags = tuple(dict.fromkeys((*email.tags, *route.tags)))
+    sinks = decision.sinks if route.sinks is None else tuple(sink for sink in route.sinks if sink != DATABASE)
+    return Decision(
+        email=replace(email, tags=tags, priority=email.priority if route.priority is None else route.priority),
+        sinks=() if route.skip else sinks,
+        routes=(*decision.routes, name),
+        skipped=route.skip,
+    )
+
+
+def _condition(name: str, wanted: tuple[str, ...] | bool) -> Callable[[Email], bool]:
+    of = _FIELDS[name]
+    if isinstance(wanted, bool):
+        return lambda email: bool(of(email)) is wanted
+    pattern = re.compile("|".join(map(translate, wanted)), re.IGNORECASE)
+    return lambda email: any(pattern.match(value) for value in of(email))
+
+
+def _verdict(name: str) -> Callable[[Email], Sequence[str]]:
+    return lambda email: [found] if email.verdicts and (found := getattr(email.verdicts, name)) else []
+
+
+def _list(email: Email) -> Sequence[str]:
+    return [email.mailing_list.list_id or ""] if email.mailing_list else []
+
+
+def _sender(email: Email) -> str:
+    return email.from_.addr if email.from_ else ""
+
+
+# The values of a message that a condition looks at; for a condition that is true or false, whether there are any.
+_FIELDS: Final[Mapping[str, Callable[[Email], Sequence[Any]]]] = {
+    "account": lambda email: [email.envelope.account],
+    "label": lambda email: email.envelope.labels,
+    "sender": lambda email: [_sender(email)],
+    "domain": lambda email: [_sender(email).rpartition("@")[2]],
+    "subject": lambda email: [email.subject],
+    "list": _list,
+    "has_attachment": lambda email: [one for one in email.attachments if not one.inline],
+    "auto_reply": lambda email: [True] if email.auto_reply else [],
+    "bounce": lambda email: [True] if email.bounce else [],
+    "spf": _verdict("spf"),
+    "dkim": _verdict("dkim"),
+    "dmarc": _verdict("dmarc"),
+}
+
+_NUMBERS: Final[Mapping[str, Callable[[Email], int]]] = {
+    "size": lambda email: email.envelope.size,
+    "priority": lambda email: email.priority,
+}
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = str(first["loc"][0])
+    if first["type"] != "extra_forbidden":
+        text = first["msg"].removeprefix("Value error, ")
+        return f"{name}: {text[0].lower()}{text[1:]}"
+    near = get_close_matches(name, Route.model_fields, n=1, cutoff=0)
+    return f"{name} is not known; did you mean {near[0]}?"
