@@ -12,11 +12,15 @@ class Cursor:
 
     UIDs are only comparable under one UIDVALIDITY (RFC 3501, section 2.3.1.1). Up to `rescan` the mailbox was perhaps
     read before, under a cursor that is lost: what the ledger knows there is not fetched again.
+
+    What the mailbox held when the cursor was made is read backwards, newest first, beside the new mail: of it, UIDs
+    from `history` on are accounted for, and those below are still to come; 1 means that none are.
     """
 
     uidvalidity: int
     uid: int
     rescan: int = 0
+    history: int = 1
 
 
 @dataclass(frozen=True, slots=True)

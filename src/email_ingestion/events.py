@@ -159,6 +159,16 @@ class Waiting(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryWalked(Event):
+    """How far a mailbox's older mail was read; `remaining` is an estimate, `seconds` the time it takes."""
+
+    account: str
+    remaining: int  # messages
+    done: float  # share, 0 to 1
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Downloaded(Event):
     """Message bytes came over IMAP."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -19,7 +20,8 @@ from email_ingestion.blobs import open_blobs, reference
 from email_ingestion.email import Cursor
 from email_ingestion.events import MailboxChanged, Published, Reconciled, Skipped
 from email_ingestion.ledger import Ledger, Place, StoredEmail, open_ledger
-from email_ingestion.mailbox.imap import LIST_WINDOW
+from email_ingestion.mailbox import ImapMailbox
+from email_ingestion.mailbox.imap import LIST_WINDOW, Opened
 from email_ingestion.parsing import parse
 from email_ingestion.reconcile import Audit, Report
 from email_ingestion.reconcile.report import NAMED_MOST
@@ -36,6 +38,14 @@ from tests.servers.postgres import fresh_schema, running_postgres
 from tests.servers.redis import RedisServer
 
 KEYS = Keys()
+
+
+def _pass(source: Source, connection: ImapMailbox, opened: Opened) -> None:
+    """New mail, then what was there before."""
+    assert source.sync(connection, opened, lambda _size: True).run()
+    history = source.history(connection, opened, lambda _size: 0.0).steps()
+    while next(history) < math.inf:
+        pass
 
 
 @dataclass
@@ -76,7 +86,7 @@ class World:
     def sync(self) -> None:
         """What the producer does on a connection."""
         with self._opened() as (source, connection, opened):
-            assert source.sync(connection, opened, lambda: True).run()
+            _pass(source, connection, opened)
 
     def work(self, most: int = 1_000_000) -> int:
         """What a worker does with up to `most` messages; returns how many the ledger had already."""
@@ -186,7 +196,8 @@ def world(tmp_path: Path, redis_server: RedisServer, sandbox: RunningSandbox) ->
 
 @pytest.fixture
 def filled(world: World, sandbox: RunningSandbox) -> World:
-    """Thirty messages: ten delivered, ten dead, ten queued."""
+    """Thirty messages, read as they came: ten delivered, ten dead, ten queued."""
+    world.sync()
     for number in range(30):
         sandbox.deliver(letter(number))
     world.sync()
@@ -285,12 +296,13 @@ def test_a_flush_on_a_living_connection_is_noticed(filled: World):
     with filled.redis.client() as client:
         client.delete(KEYS.cursor("default", "[Gmail]/All Mail"))
     with filled._opened() as (source, connection, opened):
-        sync = source.sync(connection, opened, lambda: True)
-        assert sync.run()
-        assert filled.queued() == 10
-        filled.flush()
-        assert sync.run()
-    assert filled.queued() == 20
+        sync = source.sync(connection, opened, lambda _size: True)
+        history = source.history(connection, opened, lambda _size: 0.0).steps()
+        for queued in (10, 20):
+            assert sync.run()
+            assert any(pause == math.inf for pause in history)
+            assert filled.queued() == queued
+            filled.flush()
 
 
 def test_a_new_uidvalidity_queues_nothing_again(filled: World, sandbox: RunningSandbox):
@@ -576,8 +588,12 @@ def dovecot() -> Iterator[DovecotServer]:
 @pytest.fixture
 def plain(tmp_path: Path, redis_server: RedisServer, dovecot: DovecotServer) -> World:
     """Twelve messages: four delivered, four dead, four queued."""
-    _renew(dovecot, [letter(number) for number in range(12)])
+    _renew(dovecot, [])
     made = World(tmp_path, redis_server, dovecot.imap_port, {"imap_mailbox": MAILBOX})
+    made.sync()
+    with imapclient.IMAPClient("127.0.0.1", dovecot.imap_port, ssl=False) as client:
+        client.login(USER, PASSWORD)
+        client.multiappend(MAILBOX, [letter(number) for number in range(12)])
     made.sync()
     made.work(4)
     made.bury(4)
@@ -591,7 +607,8 @@ def _renew(dovecot: DovecotServer, messages: list[bytes]) -> None:
         if client.folder_exists(MAILBOX):
             client.delete_folder(MAILBOX)
         client.create_folder(MAILBOX)
-        client.multiappend(MAILBOX, messages)
+        if messages:
+            client.multiappend(MAILBOX, messages)
 
 
 def test_a_server_without_gmail_identities_is_compared_by_place(plain: World):

@@ -68,25 +68,25 @@ MUTANTS = (
             ),
             Edit(
                 f"{LUA}/append.lua",
-                "local p, added, bytes = 5, 0, 0\n",
-                "local p, added, bytes = 5, 0, 0\nlast = from\n",
+                "local p, added, bytes = 7, 0, 0\n",
+                "local p, added, bytes = 7, 0, 0\nlast = from\n",
             ),
         ),
         (MACHINE, STREAM),
     ),
     Mutant(
         "cursor not moved by the append",
-        (Edit(f"{LUA}/append.lua", "  redis.call('HSET', KEYS[2], 'uid', upto)\n", ""),),
+        (Edit(f"{LUA}/append.lua", "  redis.call('HSET', KEYS[2], ARGV[5], upto)\n", ""),),
         (MACHINE, STREAM),
     ),
     Mutant(
         "append without a look at the cursor",
-        (Edit(f"{LUA}/append.lua", "  if uid > last then\n", "  if uid > 0 then\n"),),
+        (Edit(f"{LUA}/append.lua", "  if beyond(uid, last) then\n", "  if true then\n"),),
         (MACHINE, STREAM),
     ),
     Mutant(
         "append behind a cursor that went back",
-        (Edit(f"{LUA}/append.lua", " or last < from then", " then"),),
+        (Edit(f"{LUA}/append.lua", " or beyond(from, last) then", " then"),),
         (STREAM,),
     ),
     Mutant(

@@ -167,6 +167,8 @@ class ImapMailbox:
         with self._speaking("search"):
             self._announced()  # what was announced before, this search sees
             found = self._client.search(["UID", f"{low}:*"])
+            if self._announced():  # with this answer, which did not see it yet
+                found = self._client.search(["UID", f"{low}:*"])
         return sorted(uid for uid in found if uid >= low)  # `n:*` always holds the last message (RFC 3501, 6.4.8)
 
     def outlines(self, uids: Sequence[int]) -> list[Outline]:

@@ -10,7 +10,7 @@ from typing import Any
 from email_ingestion import events
 from email_ingestion.errors import CircuitBreakerError, OAuth2AuthenticationError, RedisConnectionError
 from email_ingestion.events import Event
-from email_ingestion.ops.records import AccountState, Check, Identity, Names
+from email_ingestion.ops.records import AccountState, Check, HistoryState, Identity, Names
 from email_ingestion.ops.wording import error_type, sentence
 
 PRODUCED = ("produced",)
@@ -163,6 +163,9 @@ _NOTES: dict[type[Event], Callable[[Facts, Any], None]] = {
     events.TokenRefreshed: Facts.refreshed,
     events.Synced: Facts.synced,
     events.Watching: lambda facts, event: facts.account(event.account, watch=event.state),
+    events.HistoryWalked: lambda facts, event: facts.account(
+        event.account, history=HistoryState(event.remaining, event.done, event.seconds)
+    ),
     events.BytesSpent: lambda facts, event: facts.account(
         event.account, bytes_today=event.today, byte_budget=event.budget
     ),

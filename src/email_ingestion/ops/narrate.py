@@ -56,6 +56,7 @@ RULES: dict[type[Event], Rule] = {
     events.LeaseChanged: Rule("lease_changed", lambda event: WARNING if event.lost else INFO),
     events.Synced: Rule("imap_synced", DEBUG),
     events.Waiting: Rule("imap_mail_waiting", DEBUG),
+    events.HistoryWalked: Rule("history_walked", DEBUG),
     events.Downloaded: Rule("imap_downloaded", DEBUG),
     events.BytesSpent: Rule("imap_budget_spent", DEBUG),
     events.MailboxChanged: Rule("imap_uidvalidity_changed", WARNING),

@@ -48,6 +48,7 @@ class ProducerMetrics:
             events.QuarantineCounted: lambda event: self._quarantine.labels(self._of(event)).set(event.count),
             events.WatcherRebuilt: lambda event: self._rebuilt.labels(self._of(event)).inc(),
             events.Downloaded: lambda event: self._fetched.inc(event.size),
+            events.HistoryWalked: lambda event: self._history.labels(self._of(event)).set(event.remaining),
             events.BytesSpent: lambda event: self._budget.labels(self._of(event)).set(
                 max(0, event.budget - event.today)
             ),
@@ -80,6 +81,9 @@ class ProducerMetrics:
         )
         self._connections = declare.counter(
             "imap_connections_total", "Attempts to connect and log in, by result.", result=CONNECTION_RESULTS
+        )
+        self._history = declare.gauge(
+            "imap_history_remaining_messages", "Older messages still to be read, by estimate.", "account"
         )
         self._fetched = declare.counter("imap_fetched_bytes_total", "Bytes of messages downloaded over IMAP.")
         self._budget = declare.gauge(

@@ -86,6 +86,15 @@ class RedisState:
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryState:
+    """How far the mail that was there before the first run was read; `seconds` is how long the rest takes."""
+
+    remaining: int
+    done: float
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class AccountState:
     """One mailbox owner, as far as events have told of it."""
 
@@ -96,6 +105,7 @@ class AccountState:
     uidvalidity: int | None = None
     backlog: int | None = None
     last_success: float | None = None
+    history: HistoryState | None = None
     bytes_today: int | None = None
     byte_budget: int | None = None
     token_expires_at: float | None = None

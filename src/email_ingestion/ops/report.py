@@ -16,6 +16,7 @@ from email_ingestion.ops.records import (
     AccountState,
     BreakerView,
     Check,
+    HistoryState,
     Peer,
     RedisState,
     TokenState,
@@ -100,6 +101,7 @@ def account(state: AccountState, now: float) -> dict[str, Any]:
         "uidvalidity": state.uidvalidity,
         "backlog": state.backlog,
         "last_success_age_seconds": _age(state.last_success, now),
+        "history": _history(state.history),
         "bytes_today": state.bytes_today,
         "byte_budget": state.byte_budget,
         "token_expires_in_seconds": None if state.token_expires_at is None else round(state.token_expires_at - now, 3),
@@ -107,6 +109,14 @@ def account(state: AccountState, now: float) -> dict[str, Any]:
         "consent_expires_in_seconds": None if state.consent_ends_at is None else round(state.consent_ends_at - now, 3),
         "reauth_required": state.reauth_required,
     }
+
+
+def _history(state: HistoryState | None) -> dict[str, Any] | None:
+    """How far older mail was read; null before the first connection."""
+    if state is None:
+        return None
+    eta = None if state.seconds is None else round(state.seconds, 1)
+    return {"remaining": state.remaining, "percent": round(100 * state.done, 1), "eta_seconds": eta}
 
 
 def token_state(state: AccountState, now: float) -> TokenState | None:

@@ -8,7 +8,7 @@ from email_ingestion.events import Observe, Published, QuarantineCounted, Quaran
 from email_ingestion.mailbox.imap import Opened
 from email_ingestion.producer.choice import Rules
 from email_ingestion.producer.fetch import Fetch
-from email_ingestion.producer.sync import Accounted
+from email_ingestion.producer.picker import Accounted
 from email_ingestion.stream import Gaps, Quarantine
 from email_ingestion.stream.census import BEGINNING
 

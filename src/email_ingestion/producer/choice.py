@@ -42,6 +42,11 @@ class Portion:
     wanted: tuple[Outline, ...]
     upto: int
 
+    @property
+    def size(self) -> int:
+        """Bytes, as the server states them."""
+        return sum(outline.size for outline in self.wanted)
+
 
 def portions(outlines: Sequence[Outline], wanted: Collection[int], upto: int, most_bytes: int) -> Iterator[Portion]:
     """Cut ascending `outlines` into portions of at most `most_bytes`; a bigger message is one by itself.
@@ -59,3 +64,12 @@ def portions(outlines: Sequence[Outline], wanted: Collection[int], upto: int, mo
         portion.append(outline)
         size += outline.size
     yield Portion(tuple(portion), upto)
+
+
+def portions_down(
+    outlines: Sequence[Outline], wanted: Collection[int], downto: int, most_bytes: int
+) -> Iterator[Portion]:
+    """The same from the other end: the newest of ascending `outlines` first, down to the UID `downto`."""
+    mirrored = [replace(outline, uid=-outline.uid) for outline in reversed(outlines)]
+    for portion in portions(mirrored, {-uid for uid in wanted}, -downto, most_bytes):
+        yield Portion(tuple(replace(outline, uid=-outline.uid) for outline in portion.wanted), -portion.upto)

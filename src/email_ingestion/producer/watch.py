@@ -1,12 +1,14 @@
 """One account's watcher: connect, sync, wait for more, and come back from whatever goes wrong.
 
     connect ─▶ sync ─▶ wait (IDLE, poll as safety net) ─▶ sync ─▶ …
-       ▲         ▲  └─▶ a step of the audit, while one is due ─┐ │
-       │         └─────────────────────────────────────────────┘ │
-       └── back-off ◀── failure         session over: at once ◀──┘
+       ▲         ▲  ├─▶ a portion of older mail, while there is ┐ │
+       │         │  └─▶ a step of the audit, while one is due ──┤ │
+       │         └──────────────────────────────────────────────┘ │
+       └── back-off ◀── failure          session over: at once ◀──┘
 
 What a failure means is decided in `reaction`. Authorization that a person must renew is looked at again when the token
-file changes. An audit (`reconcile`) goes on in small steps between syncs, so that new mail does not wait for it.
+file changes. Older mail and the audit (`reconcile`) go on in small steps between syncs, so that new mail never waits
+for them.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from email_ingestion.breaker import Breaker
@@ -53,13 +56,18 @@ from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap import Opened
 from email_ingestion.mailbox.replies import MailboxGone
 from email_ingestion.producer.again import Again
+from email_ingestion.producer.budget import HISTORY_SHARE, Budget
 from email_ingestion.producer.connect import Connector
+from email_ingestion.producer.history import History
 from email_ingestion.producer.reaction import Patience, Reaction
 from email_ingestion.producer.sync import Sync
 from email_ingestion.settings import Account
 from email_ingestion.stream import Lockout
 
 ROOM_SECONDS = 0.5
+HISTORY_DEPTH = 1000  # messages in the stream above which older mail waits: new mail is to wait behind few of it
+HISTORY_SECONDS = 0.1  # until it is looked at again
+BUDGET_SECONDS = 60.0  # until a budget that is used up is looked at again
 REDIS_SECONDS = 2.0  # Redis is near and cheap to ask, and its breaker spares it
 KEEPALIVE_SECONDS = 60.0
 AUDIT_AGAIN_SECONDS = 60.0  # an audit that failed is begun again after this long, or at its usual time if sooner
@@ -89,8 +97,11 @@ class Audit(Protocol):
 class Work(Protocol):
     """Makes what is done on a connection; `room` waits until the stream has room, False when told to stop."""
 
-    def sync(self, connection: ImapMailbox, opened: Opened, room: Callable[[], bool]) -> Sync:
-        """What brings the mailbox into the stream."""
+    def sync(self, connection: ImapMailbox, opened: Opened, room: Callable[[int], bool]) -> Sync:
+        """What brings new mail into the stream."""
+
+    def history(self, connection: ImapMailbox, opened: Opened, room: Callable[[int], float]) -> History:
+        """What brings older mail into the stream."""
 
     def again(self, connection: ImapMailbox, opened: Opened) -> Again:
         """What asks again for messages that were refused."""
@@ -100,6 +111,9 @@ class Work(Protocol):
 
     def full(self) -> str | None:
         """Why nothing more should be fetched now, or None."""
+
+    def depth(self) -> int:
+        """How many messages are in the stream."""
 
     def renewed(self) -> object:
         """Changes when a person has renewed the authorization."""
@@ -116,6 +130,7 @@ class Watcher:
         connector: Connector,
         imap_breaker: Breaker,
         work: Work,
+        budget: Budget,
         lockout: Lockout,
         patience: Patience,
         give_up: Callable[[EmailIngestionError], None],
@@ -126,6 +141,7 @@ class Watcher:
         self._connector = connector
         self._imap = imap_breaker
         self._work = work
+        self._budget = budget
         self._lockout = lockout
         self._patience = patience
         self._give_up = give_up
@@ -169,13 +185,30 @@ class Watcher:
         while True:
             try:
                 with closing(self._connect()) as connection:
-                    opened = self._open(connection)
-                    return self._imap.run(
-                        self._work.sync(connection, opened, lambda: self._wait_for_room(connection)).run
-                    )
+                    try:
+                        return self._pass(connection, self._open(connection))
+                    finally:
+                        self._settle(connection, last=True)
             except (SessionExpired, StaleCursor) as error:  # a long pass outlives its session
                 self._observe(SessionEnded(self._account.name, str(error)))
                 self._pause(self._patience.react(error).seconds)
+
+    def _pass(self, connection: ImapMailbox, opened: Opened) -> bool:
+        """Everything that is there, new mail first; the stream may fill up, for perhaps no worker runs."""
+        room = partial(self._wait_for_room, connection)
+        if not self._imap.run(self._work.sync(connection, opened, room).run):
+            return False
+        stopped = False
+
+        def wait(size: int) -> float:
+            nonlocal stopped
+            stopped = not room(size)
+            return 1.0 if stopped else 0.0
+
+        history = self._work.history(connection, opened, wait).steps()
+        while not stopped and self._imap.run(lambda: next(history)) < math.inf:
+            self._settle(connection)
+        return not stopped
 
     def idle_for(self) -> float:
         """Seconds in which nothing was achieved, though nothing was deliberately waited for; from any thread."""
@@ -212,34 +245,44 @@ class Watcher:
         """One connection, from login to its planned end."""
         self._watching("connecting")
         with closing(self._connect()) as connection:
-            opened = self._open(connection)
-            room = lambda: self._wait_for_room(connection)  # noqa: E731 - handed to two
-            sync = self._work.sync(connection, opened, room)
-            again = self._work.again(connection, opened)
-            life = self._connector.life(self._pace.session) * (1 - SESSION_SPREAD * self._patience.rng.random())
-            audit: Iterator[None] | None = None
-            while not self._stop.is_set():
-                self._watching("syncing")
-                started = time.monotonic()
-                try:
-                    if not self._imap.run(sync.run):
-                        return
-                    self._succeeded(started, connection)
-                    self._imap.run(again.run)
-                    audit = self._audit(audit, connection, opened)
-                except (RedisConnectionError, CircuitBreakerError, SinkUnavailable) as error:
-                    audit = None
-                    self._sit_out(error, connection)
-                    continue
-                if connection.age > life:
-                    self._observe(SessionEnded(self._account.name, "planned renewal"))
-                    return
-                if not audit:
-                    self._listen(connection, life)
+            try:
+                self._stay(connection, self._open(connection))
+            finally:
+                self._settle(connection, last=True)
 
-    def _listen(self, connection: ImapMailbox, life: float) -> None:
+    def _stay(self, connection: ImapMailbox, opened: Opened) -> None:
+        """Sync, listen and sync again until the session is to end."""
+        sync = self._work.sync(connection, opened, partial(self._wait_for_room, connection))
+        history = self._work.history(connection, opened, self._history_room).steps()
+        again = self._work.again(connection, opened)
+        life = self._connector.life(self._pace.session) * (1 - SESSION_SPREAD * self._patience.rng.random())
+        audit: Iterator[None] | None = None
+        while not self._stop.is_set():
+            self._watching("syncing")
+            started = time.monotonic()
+            try:
+                if not self._imap.run(sync.run):
+                    return
+                self._succeeded(started, connection)
+                self._settle(connection)
+                self._imap.run(again.run)
+                pause = self._imap.run(lambda: next(history))  # noqa: B023 - it is run at once
+                if pause:
+                    audit = self._audit(audit, connection, opened)
+            except (RedisConnectionError, CircuitBreakerError, SinkUnavailable) as error:
+                audit = None
+                history = self._work.history(connection, opened, self._history_room).steps()
+                self._sit_out(error, connection)
+                continue
+            if connection.age > life:
+                self._observe(SessionEnded(self._account.name, "planned renewal"))
+                return
+            if pause and not audit:
+                self._listen(connection, min(pause, life - connection.age))
+
+    def _listen(self, connection: ImapMailbox, longest: float) -> None:
         self._watching("idle")
-        soon = min(self._audit_due - time.monotonic(), life - connection.age)
+        soon = min(self._audit_due - time.monotonic(), longest)
         connection.wait(max(0.0, min(self._pace.poll, self._pace.idle, SILENCE_SECONDS, soon)))
 
     def _audit(self, audit: Iterator[None] | None, connection: ImapMailbox, opened: Opened) -> Iterator[None] | None:
@@ -247,7 +290,7 @@ class Watcher:
         if not audit:
             if time.monotonic() < self._audit_due:
                 return None
-            audit = self._work.audit(connection, opened, lambda: self._wait_for_room(connection)).steps()
+            audit = self._work.audit(connection, opened, partial(self._wait_for_room, connection, 0)).steps()
         # Whatever goes wrong in the step, the audit is not begun again at once: it must not hold up the mail.
         self._audit_due = time.monotonic() + min(AUDIT_AGAIN_SECONDS, self._pace.audit)
         if self._imap.run(lambda: next(audit, END)) is not END:
@@ -276,11 +319,23 @@ class Watcher:
         except MailboxGone:  # renamed between the list and the opening, when the owner changed the language
             return self._imap.run(find_and_open)
 
-    def _wait_for_room(self, connection: ImapMailbox) -> bool:
-        """Hold until the stream has room; the connection is kept alive meanwhile. False when told to stop."""
+    def _history_room(self, size: int) -> float:
+        """Whether older mail may be fetched now: 0, or the seconds after which to ask again."""
+        self._turned()
+        if self._work.full() or self._work.depth() >= HISTORY_DEPTH:
+            return HISTORY_SECONDS
+        return 0.0 if self._budget.ask(size, HISTORY_SHARE) else BUDGET_SECONDS
+
+    def _settle(self, connection: ImapMailbox, *, last: bool = False) -> None:
+        """Correct the budget by what came; where Redis is away, what was asked for has to do."""
+        with suppress(TransientError):
+            self._budget.settle(connection.received, last=last)
+
+    def _wait_for_room(self, connection: ImapMailbox, size: int) -> bool:
+        """Hold until the stream has room and the budget bytes, keeping the connection; False when told to stop."""
         while not self._stop.is_set():
             self._turned()
-            reason = self._work.full() or ""
+            reason = self._work.full() or ("" if self._budget.ask(size) else "IMAP_BYTES_PER_DAY is used up")
             self._hold(reason)
             if not reason:
                 return True

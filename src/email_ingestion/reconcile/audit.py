@@ -52,6 +52,7 @@ class Audit:
         self._has_room = has_room
         self._observe = observe
         self._rescan = 0
+        self._from = 1
         self.report = Report(account, opened.name, opened.uidvalidity, 0)
         self.at = 0  # the last UID that was looked at
 
@@ -69,10 +70,10 @@ class Audit:
         """
         self._set_out()
         upto = self.report.upto
-        for low in range(1, upto + 1, LIST_WINDOW):
+        for low in range(self._from, upto + 1, LIST_WINDOW):
             yield from self._window(low, min(low + LIST_WINDOW - 1, upto))
         report = self.report
-        report.ahead = self._ahead(upto + 1)
+        report.ahead = self._ahead(upto + 1) + self._still_to_come()
         report.unexpected = max(0, report.unexpected)  # moved twice
         self._observe(Reconciled(self._account, report.missing, report.duplicate, report.unexpected))
 
@@ -83,12 +84,18 @@ class Audit:
             low += LIST_WINDOW
         return count + len(self._connection.uids(low, LAST_UID))
 
+    def _still_to_come(self) -> int:
+        """Older mail that the producer has not walked back to yet."""
+        windows = range(1, self._from, LIST_WINDOW)
+        return sum(len(self._connection.uids(low, min(low + LIST_WINDOW, self._from) - 1)) for low in windows)
+
     def _set_out(self) -> None:
         """The cursor is read before anything else: what it accounts for is in the stream before we look there."""
         cursor = self._intake.cursor(self._account, self._opened.name)
         current = cursor if cursor and cursor.uidvalidity == self._opened.uidvalidity else None
         newest = max(0, self._opened.uidnext - 1)
         self.report.upto = current.uid if current else newest
+        self._from = current.history if current else 1
         self._rescan = current.rescan if current else newest
         self._accounted.look()
 

@@ -3,6 +3,7 @@
 It moves messages and knows nothing of IMAP, parsing or sinks.
 """
 
+from email_ingestion.stream.allowance import Allowance
 from email_ingestion.stream.burial import Burial
 from email_ingestion.stream.census import Census
 from email_ingestion.stream.connection import Link, connect, open_link, reach
@@ -23,6 +24,7 @@ from email_ingestion.stream.snapshot import Tally, read_snapshot
 
 __all__ = [
     "GROUP",
+    "Allowance",
     "Burial",
     "Census",
     "Delivery",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import zstandard
 
@@ -14,7 +14,8 @@ from email_ingestion.stream.codec import ZSTD_LEVEL, encode
 from email_ingestion.stream.connection import Link
 from email_ingestion.stream.keys import GROUP
 
-FIELDS = ["uidvalidity", "uid", "rescan"]
+FIELDS = ["uidvalidity", "uid", "rescan", "history"]
+End = Literal["uid", "history"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Intake:
         Raises LeaseLost, RedisConnectionError.
         """
         keys = [self._keys.cursor(account, mailbox), self._keys.stream, self._keys.lease(account)]
-        args: list[str | int] = [at.uidvalidity, at.uid, at.rescan, GROUP, self._holder]
+        args: list[str | int] = [at.uidvalidity, at.uid, at.rescan, GROUP, self._holder, at.history]
         return _cursor(self._link.run(lambda: self._restart(keys=keys, args=args))) or at
 
     def append(
@@ -61,7 +62,21 @@ class Intake:
         Returns how many were new and the cursor as it now stands; safe to repeat when the answer was lost.
         Raises StaleCursor when the cursor went back or away meanwhile, LeaseLost, RedisConnectionError.
         """
-        args: list[str | int | bytes] = [since.uidvalidity, since.uid, upto, self._holder, len(messages)]
+        added, uid = self._add(account, mailbox, (since.uidvalidity, since.uid, "uid"), upto, messages)
+        return added, replace(since, uid=uid)
+
+    def append_history(
+        self, account: str, mailbox: str, since: Cursor, downto: int, messages: Sequence[Message]
+    ) -> tuple[int, Cursor]:
+        """Append `messages` (descending UIDs below `since.history`) and move that down to `downto`; like `append`."""
+        added, uid = self._add(account, mailbox, (since.uidvalidity, since.history, "history"), downto, messages)
+        return added, replace(since, history=uid)
+
+    def _add(
+        self, account: str, mailbox: str, since: tuple[int, int, End], upto: int, messages: Sequence[Message]
+    ) -> tuple[int, int]:
+        uidvalidity, at, end = since
+        args: list[str | int | bytes] = [uidvalidity, at, upto, self._holder, end, len(messages)]
         now = datetime.now(UTC)
         for message in messages:
             fields = encode(message, now, self._compressor)
@@ -70,7 +85,7 @@ class Intake:
                 args += [name, value]
         keys = [self._keys.stream, self._keys.cursor(account, mailbox), self._keys.volume, self._keys.lease(account)]
         added, uid = self._link.run(lambda: self._append(keys=keys, args=args))
-        return int(added), replace(since, uid=int(uid))
+        return int(added), int(uid)
 
     def load(self) -> Load:
         """What lies in the stream now."""
@@ -86,5 +101,7 @@ class Intake:
 
 
 def _cursor(found: Any) -> Cursor | None:
-    uidvalidity, uid, rescan = found
-    return Cursor(int(uidvalidity), int(uid), int(rescan or 0)) if uidvalidity and uid else None
+    uidvalidity, uid, rescan, history = found
+    if not uidvalidity or not uid:
+        return None
+    return Cursor(int(uidvalidity), int(uid), int(rescan or 0), int(history or 1))

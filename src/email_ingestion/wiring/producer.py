@@ -25,7 +25,7 @@ from email_ingestion.mailbox import ImapMailbox, TokenSource
 from email_ingestion.mailbox.imap import Opened
 from email_ingestion.mailbox.replies import TokenRejected
 from email_ingestion.ops.records import Names
-from email_ingestion.producer import Connector, Fetch, Keeper, Patience, Sync, Watcher
+from email_ingestion.producer import Budget, Connector, Fetch, History, Keeper, Patience, Picker, Sync, Watcher
 from email_ingestion.producer.again import Again
 from email_ingestion.producer.choice import Rules
 from email_ingestion.producer.tenure import BEAT_SECONDS, Tenure
@@ -34,7 +34,7 @@ from email_ingestion.producer.tokens import Tokens
 from email_ingestion.producer.watch import Pace
 from email_ingestion.reconcile import Accounted, Audit, Underway
 from email_ingestion.settings import Account, Settings, start_of
-from email_ingestion.stream import Census, Gaps, Intake, Leases, Link, Lockout, Quarantine
+from email_ingestion.stream import Allowance, Census, Gaps, Intake, Leases, Link, Lockout, Quarantine
 from email_ingestion.stream.leases import LEASE_SECONDS
 from email_ingestion.wiring.process import Breakers, Parts, common_folders, common_loops, identify, run_process
 from email_ingestion.wiring.seat import seat_of
@@ -215,20 +215,51 @@ class Source:
     paused: Callable[[], Standing | None] = lambda: None  # whether an operator wants nothing to be fetched
     holder: str = ""  # as whom it writes, see `stream.leases`; a command writes as nobody in particular
 
-    def sync(self, connection: ImapMailbox, opened: Opened, wait_for_room: Callable[[], bool]) -> Sync:
-        """What brings the mailbox into the stream."""
+    def sync(self, connection: ImapMailbox, opened: Opened, wait_for_room: Callable[[int], bool]) -> Sync:
+        """What brings new mail into the stream."""
         return Sync(
             self.account.name,
             connection,
             opened,
             intake=self.intake,
-            fetch=self._fetch(connection, opened),
-            quarantine=self._quarantine(opened),
-            rules=self._rules(),
+            picker=self._picker(connection, opened),
             look=partial(self._accounted, opened),
             wait_for_room=wait_for_room,
             observe=self.observe,
         )
+
+    def history(self, connection: ImapMailbox, opened: Opened, room: Callable[[int], float]) -> History:
+        """What brings the mail that was there before into the stream."""
+        return History(
+            self.account.name,
+            connection,
+            opened,
+            intake=self.intake,
+            picker=self._picker(connection, opened),
+            look=partial(self._accounted, opened),
+            room=room,
+            observe=self.observe,
+        )
+
+    def _picker(self, connection: ImapMailbox, opened: Opened) -> Picker:
+        return Picker(
+            self.account.name,
+            opened,
+            fetch=self._fetch(connection, opened),
+            quarantine=self._quarantine(opened),
+            rules=self._rules(),
+            observe=self.observe,
+        )
+
+    def budget(self) -> Budget:
+        """The account's download budget, for one thread."""
+        return Budget(
+            self.account.name, Allowance(self.link, self.account.name), self.settings.imap_bytes_per_day, self.observe
+        )
+
+    def depth(self) -> int:
+        """How many messages are in the stream."""
+        return self.intake.load().depth
 
     def again(self, connection: ImapMailbox, opened: Opened) -> Again:
         """What asks again for messages the server refused to send."""
@@ -348,6 +379,7 @@ def watcher_of(
         ),
         imap_breaker=imap,
         work=source,
+        budget=source.budget(),
         lockout=Lockout(source.link, account.name),
         patience=patience,
         give_up=give_up,

@@ -217,7 +217,7 @@ def test_the_report_has_every_key_of_the_contract_before_anything_is_known(produ
         "stream": words("name depth pending waiting oldest_age_seconds max_deliveries ok collected_at"),
         "dlq": {"name", "depth", "oldest_age_seconds"},
         "accounts": words(
-            "name mailbox watch last_uid uidvalidity backlog last_success_age_seconds bytes_today byte_budget "
+            "name mailbox watch last_uid uidvalidity backlog last_success_age_seconds history bytes_today byte_budget "
             "token_expires_in_seconds token_state consent_expires_in_seconds reauth_required"
         ),
         "statistics": words("produced processed failed dead_lettered duplicates orphans_claimed"),
@@ -261,6 +261,7 @@ def test_the_report_shows_the_accounts(producer: Board) -> None:
     producer.after(
         events.Watching("default", "idle"),
         events.Synced("default", "[Gmail]/All Mail", 11, 4711, 3),
+        events.HistoryWalked("default", 250, 0.75, 12.34),
         events.BytesSpent("default", 10, 100),
         events.TokenRefreshed("default", 4600.0),
         events.Published("default", "[Gmail]/All Mail", ("default:gm:1",), 1, 10),
@@ -275,6 +276,7 @@ def test_the_report_shows_the_accounts(producer: Board) -> None:
         "uidvalidity": 11,
         "backlog": 3,
         "last_success_age_seconds": 5.0,
+        "history": {"remaining": 250, "percent": 75.0, "eta_seconds": 12.3},
         "bytes_today": 10,
         "byte_budget": 100,
         "token_expires_in_seconds": 3595.0,

@@ -1,7 +1,9 @@
 -- Append a batch of messages and move the cursor, both or neither; a resend adds nothing.
 -- KEYS: stream, cursor, volume, lease
--- ARGV: uidvalidity, from, upto, holder, n, then n times: uid, number of fields, name, value, ...   (UIDs ascending)
---   `from` is the cursor the batch was built on, `upto` the last UID it accounts for (the last ones may be skipped).
+-- ARGV: uidvalidity, from, upto, holder, end, n, then n times: uid, number of fields, name, value, ...
+--   `end` is which end of the cursor moves: 'uid' upwards with new mail (UIDs ascending), or 'history' downwards with
+--   what was there before (UIDs descending). `from` is where the batch found it, `upto` the last UID the batch accounts
+--   for (the last ones may be skipped).
 -- Returns {entries added, cursor}. STALECURSOR when the cursor is gone, behind `from` (Redis was restored: moving on
 -- would leave a hole), or of another UIDVALIDITY; FENCED when there is a `holder` and the lease is not his: he was
 -- away for so long that somebody else reads the account, or may. Nothing is written then.
@@ -9,15 +11,19 @@ if ARGV[4] ~= '' then
   local holder = redis.call('GET', KEYS[4])
   if holder ~= ARGV[4] then return redis.error_reply('FENCED ' .. (holder or '')) end
 end
-local cur = redis.call('HMGET', KEYS[2], 'uidvalidity', 'uid')
+local cur = redis.call('HMGET', KEYS[2], 'uidvalidity', ARGV[5])
 local last, from, upto = tonumber(cur[2]), tonumber(ARGV[2]), tonumber(ARGV[3])
-if not last or cur[1] ~= ARGV[1] or last < from then
+local function beyond(a, b)
+  if ARGV[5] == 'history' then return a < b end
+  return a > b
+end
+if not last or cur[1] ~= ARGV[1] or beyond(from, last) then
   return redis.error_reply('STALECURSOR it is at ' .. tostring(cur[1]) .. '/' .. tostring(cur[2]))
 end
-local p, added, bytes = 6, 0, 0
-for _ = 1, tonumber(ARGV[5]) do
+local p, added, bytes = 7, 0, 0
+for _ = 1, tonumber(ARGV[6]) do
   local uid, n = tonumber(ARGV[p]), tonumber(ARGV[p + 1])
-  if uid > last then
+  if beyond(uid, last) then
     local entry = {'XADD', KEYS[1], '*'}
     for i = p + 2, p + 1 + n * 2 do
       entry[#entry + 1] = ARGV[i]
@@ -29,8 +35,8 @@ for _ = 1, tonumber(ARGV[5]) do
   p = p + 2 + n * 2
 end
 if bytes > 0 then redis.call('INCRBY', KEYS[3], bytes) end
-if upto > last then
-  redis.call('HSET', KEYS[2], 'uid', upto)
+if beyond(upto, last) then
+  redis.call('HSET', KEYS[2], ARGV[5], upto)
   last = upto
 end
 return {added, last}

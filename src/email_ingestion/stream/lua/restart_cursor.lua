@@ -1,15 +1,16 @@
 -- Put a cursor where none is, or replace one of another UIDVALIDITY; never move one that is already right.
--- KEYS: cursor, stream, lease   ARGV: uidvalidity, uid, rescan, group, holder
+-- KEYS: cursor, stream, lease   ARGV: uidvalidity, uid, rescan, group, holder, history
 -- Makes the consumer group as well: a worker that comes later may find a full Redis, which refuses to make one.
--- Returns {uidvalidity, uid, rescan} as they now stand; FENCED as `append` does.
+-- Returns {uidvalidity, uid, rescan, history} as they now stand; FENCED as `append` does.
 if ARGV[5] ~= '' then
   local holder = redis.call('GET', KEYS[3])
   if holder ~= ARGV[5] then return redis.error_reply('FENCED ' .. (holder or '')) end
 end
 redis.pcall('XGROUP', 'CREATE', KEYS[2], ARGV[4], '0', 'MKSTREAM')   -- an error says that it is there
-local cur = redis.call('HMGET', KEYS[1], 'uidvalidity', 'uid', 'rescan')
+local cur = redis.call('HMGET', KEYS[1], 'uidvalidity', 'uid', 'rescan', 'history')
 if cur[1] ~= ARGV[1] or not cur[2] then
-  redis.call('HSET', KEYS[1], 'uidvalidity', ARGV[1], 'uid', ARGV[2], 'rescan', ARGV[3])
-  return {ARGV[1], ARGV[2], ARGV[3]}
+  redis.call('HSET', KEYS[1], 'uidvalidity', ARGV[1], 'uid', ARGV[2], 'rescan', ARGV[3],
+             'history', ARGV[6])
+  return {ARGV[1], ARGV[2], ARGV[3], ARGV[6]}
 end
 return cur

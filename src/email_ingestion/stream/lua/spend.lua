@@ -1,0 +1,19 @@
+-- Use some of an account's daily bytes, unless they are used up.
+-- KEYS: budget   ARGV: hour since the epoch, bytes, limit (0: use them anyway)
+-- The hours that count are this one and the 24 before it: a little more than a day, never less.
+-- Returns {1 or 0, bytes of the last day}.
+local hour, size, limit, today = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), 0
+local hours = redis.call('HGETALL', KEYS[1])
+for i = 1, #hours, 2 do
+  if tonumber(hours[i]) < hour - 24 then
+    redis.call('HDEL', KEYS[1], hours[i])
+  else
+    today = today + tonumber(hours[i + 1])
+  end
+end
+if limit > 0 and today >= limit then return {0, today} end
+if size ~= 0 then
+  redis.call('HINCRBY', KEYS[1], hour, size)
+  redis.call('EXPIRE', KEYS[1], 25 * 3600)
+end
+return {1, math.max(0, today + size)}

@@ -1,0 +1,225 @@
+"""New mail first, what was there before beside it: newest first, within the budget, and nothing lost by a crash."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from email_ingestion.email import Cursor
+from email_ingestion.errors import StaleCursor
+from email_ingestion.events import BytesSpent, Held, HistoryWalked
+from email_ingestion.producer import fetch, history
+from email_ingestion.producer.choice import portions, portions_down
+from email_ingestion.reconcile import Report
+from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
+from email_ingestion.stream import Allowance, Census, Intake
+from email_ingestion.wiring.producer import log_in
+from tests.servers.links import link, message
+from tests.servers.redis import RedisServer
+from tests.servers.watching import Watched, letter
+
+ALL_MAIL = "[Gmail]/All Mail"
+
+
+@pytest.fixture
+def sandbox() -> Iterator[RunningSandbox]:
+    with running_sandbox(SandboxSettings()) as running:
+        for number in range(40):
+            running.deliver(letter(number, 1000))
+        yield running
+
+
+@pytest.fixture
+def watched(
+    sandbox: RunningSandbox, redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Watched:
+    """Portions of four messages, in stretches of ten."""
+    monkeypatch.setattr(history, "PORTION_BYTES", 4500)
+    monkeypatch.setattr(history, "FETCH_MOST", 10)
+    return Watched(sandbox, redis_server, tmp_path)
+
+
+def uids_in_order(watched: Watched) -> list[int]:
+    """Of what is in the stream, in the order it came."""
+    return [entry.uid for page in Census(link(watched.redis.url)).queued() for entry in page.entries]
+
+
+def cursor(watched: Watched) -> Cursor:
+    found = Intake(link(watched.redis.url)).cursor("default", ALL_MAIL)
+    assert found
+    return found
+
+
+def audit(watched: Watched) -> Report:
+    with closing(log_in(watched.account, 5.0)) as connection:
+        return watched.source().audit(connection, connection.open(connection.find("auto")), None).run()
+
+
+def test_new_mail_comes_before_old_and_old_mail_newest_first(watched: Watched):
+    with closing(log_in(watched.account, 5.0)) as connection:
+        source, opened = watched.source(), connection.open(connection.find("auto"))
+        sync = source.sync(connection, opened, lambda _size: True)
+        steps = source.history(connection, opened, lambda _size: 0.0).steps()
+        assert sync.run()
+        assert uids_in_order(watched) == []
+        assert next(steps) == 0.0
+        first = uids_in_order(watched)
+        assert first == [40, 39, 38, 37]
+        watched.sandbox.deliver(letter(100))
+        assert sync.run()
+        assert uids_in_order(watched) == [*first, 41]
+        assert any(pause == math.inf for pause in steps)
+        assert uids_in_order(watched) == [*first, 41, *range(36, 0, -1)]
+        assert next(steps) == math.inf
+
+
+def test_the_walk_goes_on_where_it_was_killed(watched: Watched):
+    """Each life ends after one portion; the audit takes what is still to come for what it is."""
+    lives = 0
+    while not lives or cursor(watched).history > 1:
+        with closing(log_in(watched.account, 5.0)) as connection:
+            source, opened = watched.source(), connection.open(connection.find("auto"))
+            assert source.sync(connection, opened, lambda _size: True).run()
+            next(source.history(connection, opened, lambda _size: 0.0).steps())
+        report = audit(watched)
+        assert (report.missing, report.queued + report.ahead) == (0, 40)
+        lives += 1
+    assert lives > 8
+    assert uids_in_order(watched) == list(range(40, 0, -1))
+    fetched = watched.sandbox.with_stats(lambda stats: dict(stats.fetched_messages))
+    assert set(fetched.values()) == {1}
+
+
+def test_a_watcher_walks_beside_new_mail_and_shows_how_far_it_is(watched: Watched):
+    with watched.running():
+        watched.sandbox.deliver(letter(100))
+        watched.arrives()
+        watched.hears(HistoryWalked, remaining=0)
+    walked = watched.heard.of(HistoryWalked)
+    assert [event.remaining for event in walked] == sorted((event.remaining for event in walked), reverse=True)
+    shown = watched.ops.status.report()["accounts"][0]["history"]
+    assert shown == {"remaining": 0, "percent": 100.0, "eta_seconds": shown["eta_seconds"]}
+    assert watched.metric("imap_history_remaining_messages", account="default") == 0
+
+
+def test_a_single_pass_brings_everything(watched: Watched):
+    assert watched.keeper.watcher.once()
+    assert uids_in_order(watched) == list(range(40, 0, -1))
+    watched.ledger.close()
+
+
+def test_a_flush_begins_the_walk_anew_on_a_living_connection(watched: Watched):
+    with watched.running():
+        watched.arrives()
+        with watched.redis.client() as client:
+            client.flushall()
+        watched.sandbox.deliver(letter(100))
+        watched.arrives()
+
+
+def test_what_is_old_waits_while_the_stream_is_busy(watched: Watched, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("email_ingestion.producer.watch.HISTORY_DEPTH", 8)
+    with watched.running():
+        watched.until(lambda: len(uids_in_order(watched)) == 8, "two portions")
+        watched.sandbox.deliver(letter(100))
+        watched.until(lambda: uids_in_order(watched) == [*range(40, 32, -1), 41], "the new one all the same")
+        with watched.redis.client() as client:
+            client.delete(watched.keys.stream)
+        watched.until(lambda: uids_in_order(watched)[:4] == [32, 31, 30, 29], "more when there is room")
+
+
+# The budget
+
+
+def test_old_mail_may_use_a_part_of_the_budget_and_new_mail_all_of_it(watched: Watched):
+    small = Watched(watched.sandbox, watched.redis, watched.folder, {"imap_bytes_per_day": 30_000})
+    with small.running():
+        small.until(lambda: small.heard.of(BytesSpent) and small.heard.of(BytesSpent)[-1].today >= 24_000, "80 %")
+        old = len(uids_in_order(small))
+        assert 10 < old < 30
+        for number in range(100, 120):
+            small.sandbox.deliver(letter(number, 1000))
+        held = small.hears(Held)
+        assert held.reason == "IMAP_BYTES_PER_DAY is used up"
+    new = len(uids_in_order(small)) - old
+    assert 0 < new <= 20
+    account = small.ops.status.report()["accounts"][0]
+    assert account["byte_budget"] == 30_000 <= account["bytes_today"]
+    assert small.metric("imap_bytes_budget_remaining", account="default") == 0
+    sent = small.sandbox.with_stats(lambda stats: stats.bytes_sent)
+    assert abs(account["bytes_today"] - sent) < 2000  # greetings, and what the sandbox could not send any more
+    again = Watched(watched.sandbox, watched.redis, watched.folder, {"imap_bytes_per_day": 30_000})
+    before = len(uids_in_order(small))
+    with again.running():  # a restart forgets nothing
+        again.hears(BytesSpent)
+        assert again.heard.of(BytesSpent)[0].today >= 30_000
+        assert len(uids_in_order(again)) == before
+
+
+def test_bytes_are_forgotten_after_a_day_and_not_before(redis_server: RedisServer):
+    now = 1_000_000_000.0
+    allowance = Allowance(link(redis_server.url), "default", clock=lambda: now)
+    assert allowance.ask(600, 1000).granted
+    now += 23 * 3600
+    assert allowance.ask(600, 1000) == allowance.ask(0, 0)  # one may go beyond
+    assert not allowance.ask(1, 1000).granted
+    now += 2 * 3600
+    assert allowance.ask(1, 1000).today == 601
+    now += 25 * 3600
+    assert allowance.correct(-5).today == 0
+
+
+def test_two_processes_share_a_budget(redis_server: RedisServer):
+    ours, theirs = (Allowance(link(redis_server.url), "default") for _ in range(2))
+    assert [each.ask(500, 1000).granted for each in (ours, theirs, ours)] == [True, True, False]
+    assert Allowance(link(redis_server.url), "other").ask(1, 1000).today == 1
+
+
+# The other end of the cursor
+
+
+@pytest.fixture
+def intake(redis_server: RedisServer) -> Intake:
+    made = Intake(link(redis_server.url))
+    made.restart_cursor("default", "INBOX", Cursor(1, 100, 100, 101))
+    return made
+
+
+def down(intake: Intake, since: int, *uids: int, downto: int) -> tuple[int, Cursor]:
+    at = Cursor(1, 100, 100, since)
+    return intake.append_history("default", "INBOX", at, downto, [message(uid) for uid in uids])
+
+
+def test_history_moves_down_and_new_mail_up(intake: Intake):
+    assert down(intake, 101, 100, 99, downto=98) == (2, Cursor(1, 100, 100, 98))
+    assert intake.append("default", "INBOX", Cursor(1, 100, 100, 98), 101, [message(101)])[0] == 1
+    assert intake.cursor("default", "INBOX") == Cursor(1, 101, 100, 98)
+
+
+def test_a_resent_portion_adds_nothing_and_a_mark_that_went_back_is_refused(intake: Intake):
+    assert down(intake, 101, 100, 99, downto=99)[0] == 2
+    assert down(intake, 101, 100, 99, 98, downto=98)[0] == 1  # two producers, or a lost answer
+    with pytest.raises(StaleCursor):
+        down(intake, 90, 89, downto=89)
+    assert intake.cursor("default", "INBOX") == Cursor(1, 100, 100, 98)
+
+
+def test_a_cursor_of_an_earlier_release_has_no_history_to_come(redis_server: RedisServer):
+    made = Intake(link(redis_server.url))
+    with redis_server.client() as client:
+        client.hset(made._keys.cursor("default", "INBOX"), mapping={"uidvalidity": 1, "uid": 7, "rescan": 9})
+    assert made.cursor("default", "INBOX") == Cursor(1, 7, 9, 1)
+
+
+def test_portions_from_above_are_those_from_below_mirrored(watched: Watched):
+    with closing(log_in(watched.account, 5.0)) as connection:
+        connection.open(connection.find("auto"))
+        outlines = connection.outlines(range(1, 11))
+    wanted = {1, 2, 3, 5, 8, 9, 10}
+    cut = [([each.uid for each in p.wanted], p.upto) for p in portions_down(outlines, wanted, 1, 2300)]
+    assert cut == [([10, 9], 9), ([8, 5], 4), ([3, 2], 2), ([1], 1)]
+    assert sum(len(p.wanted) for p in portions(outlines, wanted, 10, fetch.PORTION_BYTES)) == 7
