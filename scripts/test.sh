@@ -19,6 +19,8 @@ need dovecot dovecot-imapd dovecot-lmtpd
 need promtool prometheus
 need prometheus-alertmanager prometheus-alertmanager
 need shellcheck shellcheck
+need logrotate logrotate
+need systemd-analyze systemd
 compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || need initdb postgresql
 if [ ${#packages[@]} -gt 0 ]; then
     if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then

@@ -15,6 +15,7 @@ from email_ingestion.stream.connection import Link
 from email_ingestion.stream.snapshot import Line, Tally, names, read_snapshot, unpack
 
 BESIDE = "restoring:"
+FOR_EVER = -1  # what PTTL says of a key without an end
 CHUNK_BYTES = 4 * 1024 * 1024
 CHUNK_LINES = 1000
 COMMANDS = {"string": "SET", "hash": "HSET", "list": "RPUSH", "set": "SADD", "zset": "ZADD"}
@@ -30,8 +31,13 @@ class Reload:
         self._keys = link.keys
 
     def present(self) -> list[str]:
-        """The keys a restore would replace."""
-        return names(self._link)
+        """The keys a restore would replace; what expires by itself (a lease, an order) is nothing to keep."""
+        found = names(self._link)
+        pipe = self._client.pipeline(transaction=False)
+        for name in found:
+            pipe.pttl(self._keys.name(name))
+        lives: list[int] = self._link.run(pipe.execute)
+        return [name for name, left in zip(found, lives, strict=True) if left == FOR_EVER]
 
     def load(self, lines: Iterable[Line]) -> None:
         """Write a snapshot beside the keyspace."""
