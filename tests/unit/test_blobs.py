@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.blobs import Blobs, open_blobs
+from email_ingestion.blobs import Blobs, DiskBlobs, open_blobs
 from email_ingestion.errors import ConfigurationError, SinkUnavailable, TransientError
 
 DATA = bytes(range(256)) * 1000
@@ -156,3 +158,74 @@ def test_a_directory_that_cannot_be_made_is_a_setting_to_mend(tmp_path: Path) ->
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="BLOB_URL"):
         open_blobs(f"file:{tmp_path}/file/blobs")
+
+
+def _age(store: Path, days: float, name: str = "*") -> None:
+    then = time.time() - days * 86400
+    for path in store.glob(f"??/??/{name}"):
+        os.utime(path, (then, then))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> DiskBlobs:
+    return DiskBlobs(tmp_path / "blobs")
+
+
+YESTERDAY = 86400.0
+
+
+def test_what_was_stored_lately_is_not_aged(disk: DiskBlobs, tmp_path: Path) -> None:
+    disk.put(DATA)
+    assert list(disk.aged(time.time() - YESTERDAY)) == []
+    _age(tmp_path / "blobs", 2)
+    assert list(disk.aged(time.time() - YESTERDAY)) == [(REF, len(DATA))]
+
+
+def test_what_is_stored_again_is_young_again_and_stays(disk: DiskBlobs, tmp_path: Path) -> None:
+    disk.put(DATA)
+    _age(tmp_path / "blobs", 2)
+    before = time.time() - YESTERDAY
+    assert list(disk.aged(before)) == [(REF, len(DATA))]
+    disk.put(DATA)
+    assert not disk.remove(REF, before)
+    assert disk.get(REF) == DATA
+
+
+def test_an_aged_one_is_removed_once(disk: DiskBlobs, tmp_path: Path) -> None:
+    disk.put(DATA)
+    _age(tmp_path / "blobs", 2)
+    before = time.time() - YESTERDAY
+    assert disk.remove(REF, before)
+    assert not disk.remove(REF, before)
+    assert [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()] == []
+
+
+def test_a_collector_that_was_killed_leaves_nothing_missing(disk: DiskBlobs, tmp_path: Path) -> None:
+    disk.put(DATA)
+    (path,) = (tmp_path / "blobs").glob("??/??/*")
+    path.rename(path.with_name(f".{path.name}-orphan"))
+    unfinished = path.with_name(".tmpabc")
+    unfinished.touch()
+    _age(tmp_path / "blobs", 2, ".tmpabc")
+    assert list(disk.aged(time.time() - YESTERDAY)) == []
+    assert disk.get(REF) == DATA
+    assert not unfinished.exists()
+
+
+def test_writers_and_a_collector_at_once_lose_nothing(disk: DiskBlobs, tmp_path: Path) -> None:
+    disk.put(DATA)
+    before = time.time() + 3600  # everything is aged, at every moment but while it is put aside and touched
+
+    def write() -> None:
+        for _ in range(100):
+            disk.put(DATA)
+
+    def collect() -> None:
+        for _ in range(100):
+            disk.remove(REF, before)
+
+    with ThreadPoolExecutor() as threads:
+        for done in [threads.submit(write), threads.submit(collect), threads.submit(write)]:
+            done.result()
+    disk.put(DATA)
+    assert disk.get(REF) == DATA

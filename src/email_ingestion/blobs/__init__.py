@@ -1,6 +1,6 @@
 """Large bytes outside Redis and the database, addressed by their content: on a local disk or in an S3 bucket.
 
-A reference is `sha256:<hex>`, the same wherever the bytes lie. Nothing is ever overwritten or deleted.
+A reference is `sha256:<hex>`, the same wherever the bytes lie. Nothing is ever overwritten, and only `collect` removes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from email_ingestion.blobs.disk import DiskBlobs
 from email_ingestion.blobs.reference import reference, sha256_of
 from email_ingestion.errors import ConfigurationError
 
-__all__ = ["Blobs", "open_blobs", "reference", "sha256_of"]
+__all__ = ["Blobs", "DiskBlobs", "open_blobs", "reference", "sha256_of"]
 
 
 class Blobs(Protocol):

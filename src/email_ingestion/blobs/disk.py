@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from email_ingestion.blobs.reference import missing, path_of, reference_to, verified
+from email_ingestion.blobs.reference import missing, path_of, reference, reference_to, verified
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
+
+_ORPHAN = "-orphan"
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class DiskBlobs:
@@ -26,7 +31,7 @@ class DiskBlobs:
         ref = reference_to(data)
         path = self._root / path_of(ref)
         try:
-            if not path.exists():
+            if not _touched(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _write(path, data)
             # Also when it was there: whoever wrote it may not have come this far, and "stored" is what we answer.
@@ -53,6 +58,45 @@ class DiskBlobs:
         except OSError as error:
             raise self._unavailable(error) from error
 
+    def aged(self, before: float) -> Iterator[tuple[str, int]]:
+        """References and sizes of what was stored, or stored again, last before this Unix time.
+
+        Clears up after itself and after writers that were killed.
+        """
+        try:
+            for path in self._root.glob("??/??/*"):
+                if path.name.endswith(_ORPHAN):
+                    _restore(path)
+                elif path.stat().st_mtime < before:
+                    if _DIGEST.fullmatch(path.name):
+                        yield reference(path.name), path.stat().st_size
+                    elif path.name.startswith("."):
+                        path.unlink(missing_ok=True)
+        except FileNotFoundError:  # somebody else clears up as well
+            return
+        except OSError as error:
+            raise self._unavailable(error) from error
+
+    def remove(self, ref: str, before: float) -> bool:
+        """Remove what `aged` named, unless it was stored again since; whether it is gone.
+
+        A writer that finds the bytes there touches them. So they are put aside first and looked at then: whoever came
+        before that has touched them, and whoever comes later writes them anew.
+        """
+        path = self._root / path_of(ref)
+        aside = path.with_name(f".{path.name}{_ORPHAN}")
+        try:
+            os.replace(path, aside)
+            if aside.stat().st_mtime >= before:
+                _restore(aside)
+                return False
+            aside.unlink()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._unavailable(error) from error
+        return True
+
     def ping(self) -> None:
         """See `Blobs`; writes a block and removes it."""
         try:
@@ -64,6 +108,23 @@ class DiskBlobs:
 
     def _unavailable(self, error: OSError) -> SinkUnavailable:
         return SinkUnavailable(f"the blob directory {self._root} does not work: {error.strerror}")
+
+
+def _touched(path: Path) -> bool:
+    """Whether it is there; `remove` sees that somebody needs it."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _restore(aside: Path) -> None:
+    path = aside.with_name(aside.name[1:].removesuffix(_ORPHAN))
+    if path.exists():
+        aside.unlink(missing_ok=True)
+    else:
+        os.replace(aside, path)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -18,6 +18,8 @@ COMMANDS = {
     "status": "services:status",
     "doctor": "doctor:doctor",
     "search": "search:search",
+    "export": "export:export",
+    "blobs": "blobs:blobs",
     "breaker": "breaker:breaker",
     "pause": "control:pause",
     "resume": "control:resume",

@@ -15,7 +15,7 @@ from __future__ import annotations
 from email_ingestion.ledger.checkup import ledger_mark, look_at
 from email_ingestion.ledger.copy import Copied, bring_back, check_copy, copy_ledger
 from email_ingestion.ledger.outbox import Backlog, Claim, Outbox, Owed
-from email_ingestion.ledger.records import Content, Place, StoredEmail
+from email_ingestion.ledger.records import Content, Found, Place, StoredEmail
 from email_ingestion.ledger.search import Hit
 from email_ingestion.ledger.store import Ledger, content_of, open_ledger
 
@@ -24,6 +24,7 @@ __all__ = [
     "Claim",
     "Content",
     "Copied",
+    "Found",
     "Hit",
     "Ledger",
     "Outbox",

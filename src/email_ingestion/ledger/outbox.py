@@ -23,7 +23,7 @@ from email_ingestion.ledger.failures import in_our_terms
 from email_ingestion.ledger.schema import deliveries, emails
 
 _WAITING = deliveries.c.state == "waiting"
-_ENVELOPE = (
+ENVELOPE = (
     *(emails.c.account, emails.c.mailbox, emails.c.uidvalidity, emails.c.uid, emails.c.gm_msgid, emails.c.gm_thrid),
     *(emails.c.labels, emails.c.flags, emails.c.internaldate, emails.c.size, emails.c.sha256),
 )
@@ -151,18 +151,19 @@ def _chosen(connection: Connection, due: tuple[ColumnElement[bool], ...], most: 
 
 def _owed(connection: Connection, sink: str, ids: list[str]) -> tuple[Owed, ...]:
     query = (
-        select(*_ENVELOPE, emails.c.raw_ref, emails.c.tags, emails.c.priority, deliveries.c.attempts)
+        select(*ENVELOPE, emails.c.raw_ref, emails.c.tags, emails.c.priority, deliveries.c.attempts)
         .join(deliveries, deliveries.c.email_id == emails.c.email_id)
         .where(deliveries.c.sink == sink, emails.c.email_id.in_(ids))
         .order_by(emails.c.internaldate, emails.c.email_id)
     )
     return tuple(
-        Owed(_envelope(row), row.raw_ref, row.attempts, tuple(row.tags or ()), row.priority)
+        Owed(envelope_of(row), row.raw_ref, row.attempts, tuple(row.tags or ()), row.priority)
         for row in connection.execute(query)
     )
 
 
-def _envelope(row: Any) -> Envelope:
+def envelope_of(row: Any) -> Envelope:
+    """The envelope in a row that has the columns `ENVELOPE`."""
     return Envelope(
         account=row.account,
         mailbox=row.mailbox,

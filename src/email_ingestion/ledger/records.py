@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from email_ingestion.email import Email
+from email_ingestion.email import Email, Envelope
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +33,13 @@ class Place:
     mailbox: str
     uidvalidity: int
     uid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the ledger knows of a message beyond its bytes, which lie under `raw_ref`."""
+
+    envelope: Envelope
+    raw_ref: str
+    tags: tuple[str, ...]
+    priority: int | None  # None: it was recorded before there were routes

@@ -17,8 +17,8 @@ from email_ingestion.errors import SinkUnavailable, TransientError
 from email_ingestion.ledger.engine import check_server, open_engine, place, writing
 from email_ingestion.ledger.failures import in_our_terms
 from email_ingestion.ledger.migrate import migrate
-from email_ingestion.ledger.outbox import Outbox
-from email_ingestion.ledger.records import Content, Place, StoredEmail
+from email_ingestion.ledger.outbox import ENVELOPE, Outbox, envelope_of
+from email_ingestion.ledger.records import Content, Found, Place, StoredEmail
 from email_ingestion.ledger.schema import attachments, contents, deliveries, emails, places, purged
 from email_ingestion.ledger.search import Hit, parse, postgresql_condition, snippet, sqlite_condition
 
@@ -240,6 +240,18 @@ class Ledger:
         return [
             Hit(row.email_id, row.internaldate, _sender(row), row.subject, snippet(row.body, terms)) for row in rows
         ]
+
+    def referenced(self, refs: Iterable[str]) -> set[str]:
+        """Return those of `refs` that a message or an attachment of one refers to."""
+        wanted = list(refs)
+        return {*self._among(emails.c.raw_ref, wanted), *self._among(attachments.c.content_ref, wanted)}
+
+    def found(self, email_id: str) -> Found | None:
+        """Return what of a message is not in its raw bytes; None when it is not here."""
+        query = select(*ENVELOPE, emails.c.raw_ref, emails.c.tags, emails.c.priority)
+        with in_our_terms(self._place), self._engine.connect() as connection:
+            row = connection.execute(query.where(emails.c.email_id == email_id)).one_or_none()
+        return Found(envelope_of(row), row.raw_ref, tuple(row.tags or ()), row.priority) if row else None
 
     def raw_ref(self, email_id: str) -> str | None:
         """Return the reference of a message's raw bytes for `content_of`; None when the message is not here."""
