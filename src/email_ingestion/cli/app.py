@@ -28,6 +28,7 @@ COMMANDS = {
     "dlq": "dlq:dlq",
     "reconcile": "reconcile:reconcile",
     "route": "route:route",
+    "import": "takeout:import_",
     "sandbox": "sandbox:sandbox",
 }
 

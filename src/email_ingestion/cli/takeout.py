@@ -1,0 +1,126 @@
+"""`email-ingestion import`: an mbox file, as Google Takeout makes it, goes the way of mail from the server."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from email_ingestion.blobs import open_blobs
+from email_ingestion.cli.audit import audited
+from email_ingestion.cli.oauth2 import pick
+from email_ingestion.email import Envelope, Message
+from email_ingestion.producer.choice import Rules
+from email_ingestion.producer.takeout import Import, Report
+from email_ingestion.reconcile import Underway
+from email_ingestion.settings import Account, Settings, load_settings, start_of
+from email_ingestion.stream import Census, Intake, Link, open_link
+from email_ingestion.wiring.producer import LedgerOnDemand, Source
+
+ROOM_SECONDS = 0.5
+SPAM_AND_TRASH = frozenset(["Spam", "Trash"])
+
+
+def import_(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE.mbox", help="An mbox file, as Takeout makes it.", show_default=False)
+    ],
+    account: Annotated[str, typer.Option(help="The account it belongs to, where there are several.")] = "",
+    spam_and_trash: Annotated[bool, typer.Option("--spam-and-trash", help="Take mail labelled so too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
+) -> int:
+    """Queue the messages of an mbox file that are neither delivered nor queued, with their labels and their identity.
+
+    Interrupted, it goes on where it was when it is called again with the same file. It may run beside the producer.
+
+    Examples:
+      email-ingestion import "All mail Including Spam and Trash.mbox"
+      email-ingestion import archive.mbox --account work --json
+    """
+    settings = load_settings()
+    chosen = pick(settings, account)
+    link = open_link(settings.redis_address, "email-ingestion-import")
+    with closing(LedgerOnDemand(settings.database_url)) as ledger:
+        made = _import(chosen, settings, link, ledger, file, left_out=frozenset() if spam_and_trash else SPAM_AND_TRASH)
+        with audited(settings.log_dir, "import", {"account": chosen.name, "bytes": made.report.size}) as outcome:
+            _watched(made)
+            outcome.update(made.report.as_dict())
+    if as_json:
+        typer.echo(json.dumps(made.report.as_dict(), indent=2))
+    else:
+        _show(made.report)
+    return 0
+
+
+def _import(
+    account: Account, settings: Settings, link: Link, ledger: LedgerOnDemand, path: Path, *, left_out: frozenset[str]
+) -> Import:
+    blobs = open_blobs(settings.blob_url)
+    intake = Intake(link)
+    source = Source(account, settings, link, intake, ledger, blobs, lambda _: None)
+    underway = Underway(Census(link), account.name)
+
+    def known(messages: Sequence[Message]) -> set[str]:
+        """Those that were queued or dead letters when this began, or are delivered."""
+        underway.look_once()
+        identities = {message.envelope.email_id for message in messages}
+        queued = {each.envelope.email_id for each in messages if _where(underway, each.envelope)}
+        return queued | ledger().known_ids(identities - queued)
+
+    return Import(
+        account.name,
+        path,
+        intake=intake,
+        blobs=blobs,
+        blob_threshold=settings.blob_threshold_bytes,
+        rules=Rules(frozenset(account.imap_exclude_labels) | left_out, start_of(account)),
+        known=known,
+        room=partial(_room, source),
+    )
+
+
+def _where(underway: Underway, envelope: Envelope) -> object:
+    if envelope.gm_msgid is not None:
+        return underway.by_gm_msgid(envelope.gm_msgid)
+    return underway.by_digest(envelope.sha256)
+
+
+def _room(source: Source) -> None:
+    """Wait while the stream is full: the workers are behind."""
+    while source.full():
+        time.sleep(ROOM_SECONDS)
+
+
+def _watched(made: Import) -> None:
+    """Run it to its end, with a bar on a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("importing", total=made.report.size)
+        for _ in made.steps():
+            progress.update(bar, completed=made.report.upto)
+
+
+def _show(report: Report) -> None:
+    if report.begun_at:
+        typer.echo(f"went on at byte {report.begun_at} of {report.size}, where the last import of this file ended")
+    typer.echo(f"{report.messages} messages read, {report.queued} queued")
+    for reason, count in report.left_out.items():
+        if count:
+            typer.echo(f"{count} left out: {WORDS.get(reason, reason)}")
+
+
+WORDS = {
+    "known": "delivered or queued already",
+    "excluded_label": "labelled Spam or Trash, or as IMAP_EXCLUDE_LABELS says",
+    "before_start": "older than IMAP_START",
+    "too_large": "larger than any Gmail message",
+}

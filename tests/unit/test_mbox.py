@@ -1,0 +1,110 @@
+"""Mbox files: where a message begins and ends, which one it is, and what Takeout says of it."""
+
+from __future__ import annotations
+
+import io
+import mailbox
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from email_ingestion.producer import mbox
+from email_ingestion.producer.mbox import Letter, letters
+
+MSGID = 1779873633236952867  # its upper bits say 2023-10-16 01:29:30 UTC
+FIRST = b"From %d@xxx Mon Oct 16 01:29:30 +0000 2023\n" % MSGID
+
+
+def read(content: bytes, start: int = 0) -> list[Letter]:
+    return list(letters(io.BytesIO(content), start))
+
+
+def test_a_takeout_message_has_its_identity_date_labels_and_bytes():
+    (letter,) = read(
+        FIRST + b"X-GM-THRID: 1779873633236952000\nX-Gmail-Labels: Inbox,Starred,Unread,=?UTF-8?Q?=C3=9Cbung?=\n"
+        b"Subject: hello\n\nworld\n\n"
+    )
+    assert letter.raw == b"Subject: hello\r\n\r\nworld\r\n"
+    assert (letter.gm_msgid, letter.gm_thrid) == (MSGID, 1779873633236952000)
+    assert letter.internaldate == datetime(2023, 10, 16, 1, 29, 30, tzinfo=UTC)
+    assert letter.labels == ("\\Inbox", "\\Starred", "Übung")
+    assert letter.flags == ("\\Flagged",)
+
+
+def test_an_identity_in_the_head_wins_and_one_that_cannot_be_is_none():
+    head = b"X-GM-MSGID: 42\nSubject: a\n\n"
+    assert read(FIRST + head)[0].gm_msgid == 42
+    assert read(b"From 1779873633236952867@xxx Mon Oct 16 01:29:31 +0000 2023\n\n")[0].gm_msgid is None
+    assert read(b"From alice@example.com Mon Oct 16 01:29:30 2023\n\n")[0].gm_msgid is None
+
+
+@pytest.mark.parametrize(
+    ("value", "labels"),
+    [
+        (b"Archived,Opened", ()),
+        (b'Important,"a, b",Work/Clients', ("\\Important", "a, b", "Work/Clients")),
+        (b"=?UTF-8?B?U2VudCzDnGJ1bmcs?=\n =?UTF-8?Q?Caf=C3=A9?=", ("\\Sent", "Übung", "Café")),
+        (b"Drafts,Spam,Trash", ("\\Draft", "Spam", "Trash")),
+        (b"", ()),
+    ],
+)
+def test_labels_are_named_as_imap_names_them(value: bytes, labels: tuple[str, ...]):
+    assert read(FIRST + b"X-Gmail-Labels: " + value + b"\nSubject: a\n\n")[0].labels == labels
+
+
+def test_only_fields_before_all_others_are_takeouts():
+    (letter,) = read(FIRST + b"Subject: forwarded\nX-GM-THRID: 7\n\nX-Gmail-Labels: Inbox\n\n")
+    assert (letter.gm_thrid, letter.labels) == (None, ())
+    assert letter.raw == b"Subject: forwarded\r\nX-GM-THRID: 7\r\n\r\nX-Gmail-Labels: Inbox\r\n"
+
+
+def test_a_message_ends_only_at_an_empty_line_and_a_line_that_is_a_separator():
+    body = b"Subject: a\n\nFrom here on\n\nFrom the start\n>From me\n>>From you\n" + FIRST
+    found = read(FIRST + body + b"\n" + FIRST + b"Subject: b\n\n")
+    assert [len(each.raw or b"") for each in found] == [len(body.replace(b"\n", b"\r\n")) - 2, len("Subject: b\r\n")]
+    assert b"\r\nFrom me\r\n>From you\r\n" in (found[0].raw or b"")
+
+
+def test_a_reader_may_begin_at_any_message():
+    content = b"".join(FIRST + b"Subject: %d\n\nbody\n\n" % number for number in range(5))
+    found = read(content)
+    assert [each.start for each in found[1:]] == [each.end for each in found[:-1]]
+    assert found[-1].end == len(content)
+    assert read(content, found[2].start) == found[2:]
+    assert read(content, len(content)) == []
+
+
+def test_what_is_no_mbox_holds_nothing():
+    assert read(b"") == read(b"Subject: hello\n\nworld\n") == read(b"From me\n") == []
+
+
+def test_a_message_too_large_is_passed_over_and_the_next_one_read(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(mbox, "MESSAGE_MOST", 1000)
+    found = read(FIRST + b"Subject: a\n\n" + b"x" * 200_000 + b"\n\n" + FIRST + b"Subject: b\n\n")
+    assert [each.raw for each in found] == [None, b"Subject: b\r\n"]
+
+
+def test_lines_of_any_length_and_crlf_files_come_out_whole():
+    body = b"Subject: a\r\n\r\n" + b"y" * 300_000 + b"\r\nend\r\n"
+    assert [each.raw for each in read(FIRST.replace(b"\n", b"\r\n") + body + b"\r\n")] == [body]
+
+
+@given(st.lists(st.text(st.sampled_from("From >x\n"), max_size=60), max_size=4))
+def test_what_another_writer_wrote_is_read_back(tmp_path_factory: pytest.TempPathFactory, bodies: list[str]):
+    path: Path = tmp_path_factory.mktemp("mbox") / "a.mbox"
+    box = mailbox.mbox(path)
+    for body in bodies:
+        box.add(f"Subject: a\n\n{body.rstrip()}\n")
+    box.close()
+    with path.open("rb") as file:
+        found = [each.raw for each in letters(file, 0)]
+    wanted = [f"Subject: a\n\n{body.rstrip()}\n".replace("\n", "\r\n").encode() for body in bodies]
+    # That writer quotes `From ` alone (mboxo), so `>From ` and its like are one to a reader.
+    assert [_plain(raw or b"") for raw in found] == [_plain(raw) for raw in wanted]
+
+
+def _plain(raw: bytes) -> list[bytes]:
+    return [line.lstrip(b">") if line.lstrip(b">").startswith(b"From ") else line for line in raw.split(b"\r\n")]
