@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from email_ingestion.email import Cursor
 from email_ingestion.errors import LeaseLost, RedisConnectionError
 from email_ingestion.stream import Intake, Keys, Leases
+from email_ingestion.stream.connection import CONNECTIONS
 from email_ingestion.stream.leases import LEASE_SECONDS
 from tests.servers.links import link, message
 from tests.servers.redis import RedisServer
@@ -130,3 +133,12 @@ def test_two_that_fight_for_an_account_never_both_append(redis_server: RedisServ
             uid += 1
     assert min(refused, uid) > 50
     assert intakes[0].load().depth == uid
+
+
+def test_hundreds_of_threads_share_a_few_connections(redis_server: RedisServer):
+    shared = link(redis_server.url)
+    with ThreadPoolExecutor(200) as pool:
+        found = list(pool.map(lambda number: Leases(shared, "here", "1").hold([f"a{number}"]), range(600)))
+        clients = shared.client.client_list()
+    assert found == [{}] * 600
+    assert sum(each["name"] == "test" for each in clients) <= CONNECTIONS

@@ -28,6 +28,7 @@ T = TypeVar("T")
 # How long a blocking read waits in Redis, and how much longer its socket does: a read must never look like a hang.
 BLOCK_SECONDS = 1.0
 ANSWER_SECONDS = 5.0
+CONNECTIONS = 32  # of one process at a time
 
 # What Redis says when it is there but cannot serve; by the first word, for most have no class in redis-py.
 UNSERVING = frozenset(
@@ -53,8 +54,11 @@ def connect(address: str, name: str) -> redis.Redis:
     Raises ConfigurationError for an address that is none.
     """
     try:
-        return redis.Redis.from_url(
+        pool = redis.BlockingConnectionPool.from_url(
             address,
+            # A thread waits for a connection instead of failing: two hundred watchers are no trouble with Redis.
+            max_connections=CONNECTIONS,
+            timeout=BLOCK_SECONDS + ANSWER_SECONDS,
             client_name=name,
             decode_responses=False,
             health_check_interval=30,
@@ -65,6 +69,7 @@ def connect(address: str, name: str) -> redis.Redis:
         )
     except ValueError as error:
         raise ConfigurationError(f"REDIS_URL is no Redis address: {error}") from error
+    return redis.Redis.from_pool(pool)
 
 
 def reach(address: str) -> None:
