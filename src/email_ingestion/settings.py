@@ -313,6 +313,11 @@ def load_settings(**overrides: Any) -> Settings:
         raise ConfigurationError(f"{TOML}: {error}") from error
 
 
+def origins() -> dict[str, str]:
+    """Each name that is set to something, upper case, and the place that wins."""
+    return {name: place for name, place in _names_in_use().items() if os.environ.get(name) != ""}
+
+
 def environment() -> dict[str, str]:
     """A copy of the process environment, to hand to a child process."""
     return dict(os.environ)
@@ -349,11 +354,12 @@ def _explain(error: ValidationError) -> str:
     text = first["msg"].removeprefix("Value error, ")
     if not name:
         return text
-    given = "" if _secret(name) else f" (it is {first['input']!r})"
+    given = "" if is_secret(name) else f" (it is {first['input']!r})"
     return f"{name}{given}: {text[0].lower()}{text[1:]}; see config/.env.example"
 
 
-def _secret(name: str) -> bool:
+def is_secret(name: str) -> bool:
+    """Whether the value of a setting may hold one."""
     return any(word in name for word in ("PASSWORD", "SECRET", "URL", "ACCOUNTS", "KEY"))
 
 

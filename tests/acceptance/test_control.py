@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
+from tests.servers.operator import told, typed
 from tests.servers.processes import Place, Running, gmail_settings, place, until
 from tests.servers.redis import RedisServer, running_redis
 
@@ -29,14 +30,10 @@ class Live:
     worker: Running
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
-        done = self.here.run("-m", "email_ingestion", *words)
-        assert "Traceback" not in done.stderr, done.stderr
-        return done
+        return typed(self.here, *words)
 
     def asked(self, *words: str) -> list[dict[str, Any]]:
-        done = self.command(*words, "--json")
-        assert done.returncode == 0, done.stderr + done.stdout
-        return json.loads(done.stdout)
+        return told(self.here, *words)
 
     def breaker(self, process: Running, name: str) -> dict[str, Any]:
         return next(each for each in process.status()["circuit_breakers"] if each["name"] == name)
@@ -223,6 +220,6 @@ def test_who_may_not_give_orders_is_refused_counted_and_logged(live: Live) -> No
 
 def test_without_running_processes_commands_say_so(tmp_path: Path) -> None:
     with place(tmp_path / "empty", "redis://127.0.0.1:1/0") as nowhere:
-        done = nowhere.run("-m", "email_ingestion", "pause", "worker")
+        done = typed(nowhere, "pause", "worker")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("no process of this machine is a worker; nothing runs here")

@@ -1,11 +1,11 @@
-"""Dead letters as a file that outlives Redis: JSON lines, whole or not there, and provably what was written.
+"""Dead letters, or the queue, as a file that outlives Redis: JSON lines, whole or not there, and provably as written.
 
     {"format": "email-ingestion dead letters", "version": 1, "exported_at": …, "filter": …}
     {"id": "1767225600000-0", "fields": {"account": "default", …}, "base64": {"raw": "KLUv/…"}}
     {"count": 1, "sha256": …}
 
-`fields` are those that are text, `base64` the others; `raw` is the RFC 822 message in zstd. The SHA-256 in the last
-line is that of all bytes before it.
+A file of the queue has another `format`. `fields` are those that are text, `base64` the others; `raw` is the RFC 822
+message in zstd. The SHA-256 in the last line is that of all bytes before it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,7 +35,9 @@ class Exported:
     sha256: str  # hex digest of everything above the last line
 
 
-def write_letters(path: Path, entries: Iterable[Entry], origin: Mapping[str, Any], wrote: Callable[[], None]) -> None:
+def write_letters(
+    path: Path, entries: Iterable[Entry], origin: Mapping[str, Any], wrote: Callable[[], None], *, form: str = FORMAT
+) -> None:
     """Write a new file, mode 0600, that is on the disk when this returns; calls `wrote` for each letter.
 
     Raises OperationFailed when there is such a file already or it cannot be written; nothing is left then.
@@ -44,13 +46,13 @@ def write_letters(path: Path, entries: Iterable[Entry], origin: Mapping[str, Any
         raise OperationFailed(f"{path} exists already: name another file")
     try:
         with replacing(path) as file:
-            _write(file, entries, origin, wrote)
+            _write(file, entries, {"format": form, "version": VERSION, **origin}, wrote)
         sync_directory(path.parent)
     except OSError as error:
         raise OperationFailed(f"cannot write {path}: {error.strerror}") from error
 
 
-def _write(file: BinaryIO, entries: Iterable[Entry], origin: Mapping[str, Any], wrote: Callable[[], None]) -> None:
+def _write(file: BinaryIO, entries: Iterable[Entry], head: Mapping[str, Any], wrote: Callable[[], None]) -> None:
     digest, count = hashlib.sha256(), 0
 
     def put(record: Mapping[str, Any]) -> None:
@@ -58,7 +60,7 @@ def _write(file: BinaryIO, entries: Iterable[Entry], origin: Mapping[str, Any], 
         digest.update(line)
         file.write(line)
 
-    put({"format": FORMAT, "version": VERSION, **origin})
+    put(head)
     for letter_id, fields in entries:
         put({"id": letter_id, **_as_json(fields)})
         count += 1
@@ -79,19 +81,43 @@ def _as_json(fields: Mapping[bytes, bytes]) -> dict[str, dict[str, str]]:
     return {"fields": texts, "base64": others}
 
 
-def read_letters(path: Path) -> Exported:
+def read_letters(path: Path, *, form: str = FORMAT) -> Exported:
     """What a file holds; raises OperationFailed unless it is complete and unchanged."""
     try:
-        letters, sha256, end = _read(path)
-    except (OSError, ValueError) as error:
-        raise OperationFailed(f"cannot read {path} back: {error}") from error
+        head, letters, sha256, end = _read(path)
+    except OSError as error:
+        raise OperationFailed(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise OperationFailed(f"{path} is damaged or no file of ours: {error}") from error
+    if head.get("format") != form or head.get("version") != VERSION:
+        raise OperationFailed(f"{path} is no file of {form!r}, version {VERSION}")
     if end != {"count": len(letters), "sha256": sha256}:
         raise OperationFailed(f"{path} is damaged: what is on the disk is not what was written")
     return Exported(letters, sha256)
 
 
-def _read(path: Path) -> tuple[dict[str, str | None], str, Any]:
+def read_entries(path: Path) -> Iterator[Entry]:
+    """The entries of a file that `read_letters` found good, one at a time."""
+    with path.open("rb") as file:
+        next(file)
+        for line in file:
+            record = json.loads(line)
+            if "id" in record:
+                yield record["id"], _as_fields(record)
+
+
+def _as_fields(record: Mapping[str, Any]) -> dict[bytes, bytes]:
+    texts = {_name(name): value.encode() for name, value in record["fields"].items()}
+    return texts | {_name(name): base64.b64decode(value) for name, value in record["base64"].items()}
+
+
+def _name(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, str | None], str, Any]:
     digest, line = hashlib.sha256(), b""
+    head: dict[str, Any] = {}
     letters: dict[str, str | None] = {}
     with path.open("rb") as file:
         for following in file:
@@ -100,5 +126,6 @@ def _read(path: Path) -> tuple[dict[str, str | None], str, Any]:
                 record = json.loads(line)
                 if "id" in record:
                     letters[record["id"]] = identity(record["fields"])
+                head = head or record
             line = following
-    return letters, digest.hexdigest(), json.loads(line)
+    return head, letters, digest.hexdigest(), json.loads(line)

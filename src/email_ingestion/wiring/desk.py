@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -13,6 +14,8 @@ from email_ingestion.ops.admin import Answer, BreakerOrder, Desk, LogOrder
 from email_ingestion.ops.logs import LogLevel
 
 Ping = Callable[[], object]
+REST_SECONDS = 5.0  # how long a pause is given to take hold before it is answered
+STEP_SECONDS = 0.05
 
 
 class Front:
@@ -24,6 +27,7 @@ class Front:
         self._level = level
         self.pings: dict[str, Ping] = {}
         self.revoke: Callable[[str], bool] | None = None
+        self.at_rest: Callable[[], bool] = lambda: True
 
     def desk(self) -> Desk:
         """What `ops.admin` calls."""
@@ -50,6 +54,9 @@ class Front:
 
     def _pause(self, seconds: float, by: str) -> Answer:
         self._control.pause(seconds, by)
+        deadline = time.monotonic() + REST_SECONDS
+        while not self.at_rest() and time.monotonic() < deadline:  # what is in hand is finished first
+            time.sleep(STEP_SECONDS)
         return report.control(self._control)
 
     def _resume(self) -> Answer:

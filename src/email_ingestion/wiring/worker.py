@@ -72,7 +72,8 @@ class WorkerBody:
             self._parts.ops.observe(Turned(LOOP))
             if self._closing.wait(OPEN_AGAIN_SECONDS):
                 return 0
-        self._worker = self._build()
+        self._worker = worker = self._build()
+        self._parts.front.at_rest = lambda: worker.at_rest
         if self._closing.is_set():
             return 0
         threading.Thread(target=self._probe, name=PROBE, daemon=True).start()

@@ -47,6 +47,7 @@ class Worker:
         self._batch = batch
         self._lease = lease
         self._paused = paused
+        self.at_rest = False  # a pause has taken hold: nothing is in hand, and no read is waiting for something
         self._observe = observe
         self._stop = threading.Event()
         self._looked = -OVERDUE_SECONDS
@@ -87,7 +88,8 @@ class Worker:
                 self._wait(error)
 
     def _turn(self) -> None:
-        if self._paused():
+        self.at_rest = bool(self._paused())
+        if self.at_rest:
             self._stop.wait(REST_SECONDS)
             return
         if not self._settlement.ready():

@@ -1,0 +1,45 @@
+"""`email-ingestion evidence`: everything about an incident that may be shown, in one directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from email_ingestion.cli.audit import audited
+from email_ingestion.cli.exits import OK
+from email_ingestion.cli.show import Json, say, show
+from email_ingestion.services.evidence import collect
+from email_ingestion.settings import load_settings
+
+evidence = typer.Typer(help="Put together what is known of an incident, without mail or secrets.")
+
+
+@evidence.callback()
+def _evidence() -> None:
+    """Put together what is known of an incident, without mail or secrets."""
+
+
+@evidence.command("collect")
+def collect_evidence(
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new or empty directory.", show_default=False)],
+    as_json: Json = False,
+) -> int:
+    """Collect logs, masked settings, status, metrics and the state of Redis; a manifest has the SHA-256 of each file.
+
+    What cannot be had is named in the manifest and does not stop the rest.
+
+    Examples:
+      email-ingestion evidence collect --out incident-42
+    """
+    settings = load_settings()
+    with audited(settings.log_dir, "evidence collect", {"directory": str(out)}) as outcome:
+        manifest = collect(settings, out, lambda _: None)
+        outcome |= {"files": len(manifest["files"]), "missing": manifest["missing"]}
+    for name, reason in manifest["missing"].items():
+        say(f"{name}: {reason}")
+    show(
+        [{"directory": str(out), "files": len(manifest["files"]), "missing": len(manifest["missing"])}], as_json=as_json
+    )
+    return OK

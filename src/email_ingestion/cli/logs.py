@@ -1,0 +1,126 @@
+"""`email-ingestion logs` and `errors`: the log files of this machine, searched and summed up."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import typer
+
+from email_ingestion.cli.exits import NEGATIVE, OK
+from email_ingestion.cli.show import Json, printable, say, show
+from email_ingestion.cli.spans import span
+from email_ingestion.errors import OperationFailed
+from email_ingestion.services.log_files import Record, Wanted, follow, records
+from email_ingestion.settings import load_settings
+
+Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+LEADING = ("timestamp", "level", "component", "event")  # in this order, without their names
+LEFT_OUT = (*LEADING, "instance", "pid", "exception", "stacks")
+MESSAGE_CHARACTERS = 120
+
+
+def logs(
+    since: Annotated[str, typer.Option("--since", metavar="SPAN", help="How far back: 90s, 10m, 24h.")] = "10m",
+    level: Annotated[Level, typer.Option("--level", help="This level and above.")] = "INFO",
+    component: Annotated[Literal["producer", "worker"] | None, typer.Option("--component", help="Only these.")] = None,
+    following: Annotated[bool, typer.Option("--follow", "-f", help="Go on until interrupted.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Print what the processes of this machine logged, by time. Exit code 1 when that is nothing.
+
+    Examples:
+      email-ingestion logs --since 1h --level ERROR
+      email-ingestion logs --component worker --follow
+      email-ingestion logs --json | jq 'select(.duration_ms > 1000)'
+    """
+    settings = load_settings()
+    wanted = Wanted(datetime.now(UTC) - span(since, "--since"), level, component)
+    nothing = True
+    for record in (follow if following else records)(settings.log_dir, wanted):
+        nothing = False
+        typer.echo(json.dumps(record) if as_json else _line(record))
+    return NEGATIVE if nothing else OK
+
+
+def errors(
+    last: Annotated[str, typer.Option("--last", metavar="SPAN", help="How far back: 10m, 24h, 7d.")] = "24h",
+    as_json: Json = False,
+) -> int:
+    """Sum up what went wrong, alike by alike: errors in the log files, and dead letters. Exit code 1 when nothing did.
+
+    Examples:
+      email-ingestion errors
+      email-ingestion errors --last 7d --json
+    """
+    settings = load_settings()
+    since = datetime.now(UTC) - span(last, "--last")
+    rows = _kinds(records(settings.log_dir, Wanted(since, "ERROR")))
+    try:
+        rows += _dead_kinds(since)
+    except OperationFailed as error:
+        say(f"the dead letters are not among these: {error}")
+    show(sorted(rows, key=lambda row: (-row["count"], row["fingerprint"])), as_json=as_json)
+    if not rows:
+        say("nothing went wrong")
+    return OK if rows else NEGATIVE
+
+
+def _line(record: Record) -> str:
+    told = " ".join(f"{name}={printable(value)}" for name, value in record.items() if name not in LEFT_OUT)
+    head = " ".join(printable(record.get(name, "")) for name in LEADING)
+    return f"{head} {told}".rstrip()
+
+
+def _kinds(found: Iterable[Record]) -> list[dict[str, Any]]:
+    """One row for records with the same event, class of error and words."""
+    rows: dict[str, dict[str, Any]] = {}
+    for record in found:
+        message = str(record.get("message", ""))
+        row = rows.setdefault(
+            _fingerprint(record, message),
+            {"count": 0, "first": record["timestamp"]},
+        )
+        # Failures that repeat are told at most every 30 s, with how many were left out.
+        suppressed = record.get("suppressed", 0)
+        row["count"] += 1 + (suppressed if isinstance(suppressed, int) else 0)
+        row |= {
+            "last": record["timestamp"],
+            "source": f"{record.get('component', '')} log",
+            "event": record["event"],
+            "error_type": record.get("error_type"),
+            "message": message[:MESSAGE_CHARACTERS],
+        }
+    return [{"fingerprint": fingerprint, **row} for fingerprint, row in rows.items()]
+
+
+def _fingerprint(record: Record, message: str) -> str:
+    words = re.sub(r"0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"", "#", message, flags=re.IGNORECASE)
+    return hashlib.sha256(f"{record['event']}|{record.get('error_type')}|{words}".encode()).hexdigest()[:12]
+
+
+def _dead_kinds(since: datetime) -> list[dict[str, Any]]:
+    from email_ingestion.cli.linked import linked  # noqa: PLC0415 - `logs` needs no Redis
+    from email_ingestion.ops.wording import redact  # noqa: PLC0415
+    from email_ingestion.stream import Graveyard  # noqa: PLC0415
+    from email_ingestion.stream.dead_letters import kinds  # noqa: PLC0415
+
+    with linked("errors") as (_, link):
+        letters = (each for each in Graveyard(link).letters() if datetime.fromisoformat(each.dead_at) >= since)
+        return [
+            {
+                "fingerprint": kind.fingerprint,
+                "count": kind.count,
+                "first": kind.first,
+                "last": kind.last,
+                "source": "dead letters",
+                "event": kind.reason,
+                "error_type": kind.error_type,
+                "message": redact(kind.error)[:MESSAGE_CHARACTERS],
+            }
+            for kind in kinds(letters)
+        ]

@@ -1,0 +1,87 @@
+"""`email-ingestion drain` and `refill`: the queue into a file and back, for a Redis that must be emptied or moved."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from email_ingestion.cli.audit import audited
+from email_ingestion.cli.dlq_view import progress
+from email_ingestion.cli.exits import NEGATIVE, OK
+from email_ingestion.cli.linked import linked
+from email_ingestion.cli.show import Json, say, show
+from email_ingestion.errors import OperationFailed, RedisConnectionError
+from email_ingestion.stream.letter_file import read_entries, read_letters, write_letters
+from email_ingestion.stream.reservoir import Reservoir, weight
+
+FORM = "email-ingestion queue"
+
+
+def drain(
+    output: Annotated[Path, typer.Option("--output", "-o", help="A new file.", show_default=False)],
+    most: Annotated[int | None, typer.Option("--max", min=1, help="At most so many, the oldest.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Write the queue to a file (mode 0600, on the disk and read back), then take exactly that out of Redis.
+
+    The file ends with the count and the SHA-256 of what it holds. Pause the producer first, or it goes on filling.
+    Large messages stay in the blob store (BLOB_URL); the file names them. Exit code 1 when the queue is empty.
+
+    Examples:
+      email-ingestion pause producer --ttl 2h
+      email-ingestion drain --output queue.jsonl
+      email-ingestion drain --output part.jsonl --max 10000
+    """
+    with linked("drain") as (settings, link):
+        reservoir = Reservoir(link)
+        depth = reservoir.depth()
+        if not depth:
+            say("the queue is empty")
+            return NEGATIVE
+        with audited(settings.log_dir, "drain", {"file": str(output)}) as outcome:
+            origin = {"drained_at": datetime.now(UTC).isoformat(), "stream": link.keys.stream}
+            with progress("writing", min(depth, most or depth)) as advance:
+                entries = islice(reservoir.entries(), most)
+                write_letters(output, entries, origin, lambda: advance(1), form=FORM)
+            kept = read_letters(output, form=FORM)
+            outcome |= {"written": len(kept.letters), "sha256": kept.sha256, "taken_out": 0}
+            with progress("taking out", len(kept.letters)) as advance:
+                sizes = ((entry_id, weight(fields)) for entry_id, fields in read_entries(output))
+                for gone in reservoir.take_out(sizes):
+                    outcome["taken_out"] += gone
+                    advance(gone)
+            outcome["left"] = reservoir.depth()
+    show([{"file": str(output), **outcome}], as_json=as_json)
+    return OK
+
+
+def refill(
+    file: Annotated[Path, typer.Argument(help="A file of `drain`.", show_default=False)], as_json: Json = False
+) -> int:
+    """Put a drained queue back into Redis. A message that is there already, or is a dead letter, is not added again.
+
+    One that was delivered meanwhile is recognized by the database. A damaged or incomplete file is refused.
+
+    Examples:
+      email-ingestion refill queue.jsonl
+    """
+    kept = read_letters(file, form=FORM)
+    with linked("refill") as (settings, link):
+        details = {"file": str(file), "sha256": kept.sha256, "held": len(kept.letters)}
+        with audited(settings.log_dir, "refill", details) as outcome:
+            outcome["added"] = 0
+            try:
+                with progress("putting back", len(kept.letters)) as advance:
+                    for looked_at, added in Reservoir(link).refill(read_entries(file)):
+                        outcome["added"] += added
+                        advance(looked_at)
+            except RedisConnectionError as error:
+                raise OperationFailed(
+                    f"{str(error).rstrip('.')}; {outcome['added']} were put back: give the same command again"
+                ) from error
+    show([{"file": str(file), "held": len(kept.letters), **outcome}], as_json=as_json)
+    return OK

@@ -1,0 +1,56 @@
+"""The settings as they may be shown: each with its effective value and its origin, and without a secret."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from email_ingestion.settings import Settings, is_secret, origins
+
+MASK = "***"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One setting."""
+
+    name: str
+    value: str  # empty when it has none
+    origin: str  # a file, the environment, or `default`
+
+
+def shown(settings: Settings) -> Iterator[Shown]:
+    """Every setting, in the order of `Settings`."""
+    places = origins()
+    names = {field.upper() for field in Settings.model_fields}
+    for field in Settings.model_fields:
+        name = field.upper()
+        by_file = None if f"{name}_FILE" in names else places.get(f"{name}_FILE")
+        origin = places.get(name) or (f"{name}_FILE in {by_file}" if by_file else "default")
+        yield Shown(name, _value(name, getattr(settings, field)), origin)
+
+
+def _value(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if name == "ACCOUNTS":
+        return ",".join(str(table.get("name", "default")) for table in value)
+    if name.endswith(("_URL", "_URI")):
+        return _address(str(value))
+    if is_secret(name) and not isinstance(value, int | float):
+        return MASK if value else ""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _address(url: str) -> str:
+    """Where it leads, without user and password and without what a web hook carries as its key."""
+    found = urlsplit(url)
+    if "@" in found.netloc:
+        found = found._replace(netloc=f"{MASK}@{found.netloc.rpartition('@')[2]}")
+    if found.query:
+        found = found._replace(query=MASK)
+    if found.scheme in {"http", "https"} and found.path.strip("/").count("/") > 1:
+        found = found._replace(path=f"/{MASK}")
+    return found.geturl()

@@ -1,0 +1,137 @@
+"""Puts together what somebody who was not there needs to understand an incident; nothing of it is mail or secret.
+
+DIR/logs/…  DIR/status/<process>.json  DIR/ready/…  DIR/metrics/<process>.txt  DIR/config.json  DIR/redis.json
+DIR/machine.json  DIR/manifest.json (size and SHA-256 of each, and what could not be had)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from email_ingestion import __version__
+from email_ingestion.errors import EmailIngestionError, OperationFailed
+from email_ingestion.files import replacing
+from email_ingestion.ops.wording import redact, redact_field
+from email_ingestion.services.configuration import shown
+from email_ingestion.services.fleet import Member, members
+from email_ingestion.services.log_files import log_files
+from email_ingestion.settings import Settings
+from email_ingestion.stream import open_link, read_gauges, server_facts
+from email_ingestion.stream.stuck import Stucks
+
+LOG_BYTES = 50_000_000  # of the end of each file
+ASK_SECONDS = 5.0
+PATHS = {"status": "/status", "ready": "/ready", "health": "/health", "metrics": "/metrics"}
+
+
+def collect(settings: Settings, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Write everything below `folder`, readable by this user alone; returns the manifest.
+
+    What cannot be had is named in it. Raises OperationFailed when `folder` cannot be written or holds something.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise OperationFailed(f"{folder} is not empty: name another directory")
+        missing: dict[str, str] = {}
+        for name, make in _pieces(settings):
+            say(name)
+            try:
+                _write(folder / name, make())
+            except EmailIngestionError as error:
+                missing[name] = redact(str(error))
+        manifest = {
+            "collected_at": datetime.now(UTC).isoformat(),
+            "version": __version__,
+            "files": {str(path.relative_to(folder)): _described(path) for path in _files(folder)},
+            "missing": missing,
+        }
+        _write(folder / "manifest.json", _json(manifest))
+    except OSError as error:
+        raise OperationFailed(f"cannot write {error.filename or folder}: {error.strerror}") from error
+    return manifest
+
+
+def _pieces(settings: Settings) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    yield "config.json", lambda: _json([asdict(each) for each in shown(settings)])
+    yield "machine.json", lambda: _json(_machine(settings))
+    for path in (*log_files(settings.log_dir), settings.log_dir / "audit.log"):
+        if path.exists():
+            yield f"logs/{path.name}", partial(_tail, path)
+    for member in members(settings):
+        for name, asked in PATHS.items():
+            kind = "txt" if name == "metrics" else "json"
+            yield f"{name}/{member.stem}.{kind}", partial(_answer, member, asked)
+    yield "redis.json", lambda: _json(_redis(settings))
+
+
+def _answer(member: Member, path: str) -> bytes:
+    if member.pid is None or member.ops_url is None:
+        raise OperationFailed(f"{member.stem} is dead")
+    try:
+        with urllib.request.urlopen(member.ops_url + path, timeout=ASK_SECONDS) as answer:  # noqa: S310 - our own URL
+            return bytes(answer.read())
+    except urllib.error.HTTPError as error:
+        return bytes(error.read())
+    except OSError as error:
+        raise OperationFailed(f"{member.stem} does not answer") from error
+
+
+def _redis(settings: Settings) -> dict[str, Any]:
+    link = open_link(settings.redis_address, "email-ingestion-evidence")
+    return {
+        "server": asdict(server_facts(link)),
+        "gauges": asdict(read_gauges(link)),
+        "consumers": [asdict(each) for each in Stucks(link).consumers()],
+        "pending": [asdict(each) for each in Stucks(link).entries()],
+    }
+
+
+def _machine(settings: Settings) -> dict[str, Any]:
+    usage = shutil.disk_usage(settings.log_dir if settings.log_dir.exists() else Path())
+    return {
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "load": psutil.getloadavg(),
+        "memory": psutil.virtual_memory()._asdict(),
+        "disk_of_logs": usage._asdict(),
+        "processes": [asdict(member) for member in members(settings)],
+    }
+
+
+def _tail(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - LOG_BYTES))
+        return file.read()
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(redact_field("", value), indent=2, default=str).encode() + b"\n"
+
+
+def _write(path: Path, content: bytes) -> None:
+    with replacing(path) as file:
+        file.write(content)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _described(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}

@@ -1,0 +1,142 @@
+"""Reads the log files of this machine's processes back, rotated ones too; `ops.logs` writes them."""
+
+from __future__ import annotations
+
+import gzip
+import heapq
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+STEMS = ("producer", "worker")
+FOLLOW_SECONDS = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which records are meant."""
+
+    since: datetime | None = None
+    level: str = "DEBUG"
+    component: str | None = None
+
+    def fits(self, record: Record) -> bool:
+        """Whether this is one of them."""
+        return (
+            _number(record.get("level")) >= _number(self.level)
+            and self.component in {None, record.get("component")}
+            and (self.since is None or _when(record) >= self.since)
+        )
+
+
+def records(log_dir: Path, wanted: Wanted) -> Iterator[Record]:
+    """Those that were written so far, by time; lines that are no records, as a native crash leaves them, are not."""
+    return _merged({path: _size(path) for path in log_files(log_dir)}, wanted)
+
+
+def follow(log_dir: Path, wanted: Wanted) -> Iterator[Record]:
+    """The same, and then those that are written, for ever; a file that is rotated, or new, is followed as well."""
+    sizes = {path: _size(path) for path in log_files(log_dir)}
+    tails = {path: _Tail(path, size) for path, size in sizes.items() if path.suffix == ".log"}
+    yield from _merged(sizes, wanted)
+    while True:
+        for path in log_files(log_dir):
+            if path.suffix == ".log" and path not in tails:
+                tails[path] = _Tail(path, 0)
+        for tail in tails.values():
+            yield from filter(wanted.fits, tail.more())
+        time.sleep(FOLLOW_SECONDS)
+
+
+@dataclass
+class _Tail:
+    path: Path
+    offset: int
+    inode: int | None = None
+    rest: bytes = field(default=b"")
+
+    def more(self) -> Iterator[Record]:
+        """What was appended since the last call."""
+        with suppress(OSError), self.path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            if self.inode not in {None, found.st_ino} or found.st_size < self.offset:
+                self.offset, self.rest = 0, b""
+            self.inode = found.st_ino
+            file.seek(self.offset)
+            data = self.rest + file.read()
+            self.offset = file.tell()
+            *lines, self.rest = data.split(b"\n")
+            for line in lines:
+                if record := _record(line):
+                    yield record
+
+
+def _merged(sizes: Mapping[Path, int], wanted: Wanted) -> Iterator[Record]:
+    since = wanted.since.timestamp() if wanted.since else 0.0
+    files = [_read(path, size) for path, size in sizes.items() if _changed(path) >= since]
+    merged = heapq.merge(*files, key=lambda record: str(record["timestamp"]))
+    return (record for record in merged if wanted.fits(record))
+
+
+def log_files(log_dir: Path) -> list[Path]:
+    """The processes' files: `worker.log`, and what logrotate makes of it: `worker.log.1`, `worker.log-20260131.gz`."""
+    found = (path for stem in STEMS for path in log_dir.glob(f"{stem}*.log*"))
+    return sorted(path for path in found if path.is_file())
+
+
+def _read(path: Path, size: int) -> Iterator[Record]:
+    """What was in the file when it had this size."""
+    with suppress(OSError, EOFError), closing(_opened(path)) as file:
+        for line in file:
+            if path.suffix != ".gz" and file.tell() > size:
+                return
+            if record := _record(line):
+                yield record
+
+
+def _opened(path: Path) -> gzip.GzipFile | BufferedReader:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+
+
+def _record(line: bytes) -> Record | None:
+    if not line.startswith(b"{"):
+        return None
+    with suppress(ValueError):
+        found = json.loads(line)
+        return found if isinstance(found, dict) and {"timestamp", "level", "event"} <= found.keys() else None
+    return None
+
+
+def _when(record: Record) -> datetime:
+    try:
+        found = datetime.fromisoformat(str(record["timestamp"]))
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _number(level: Any) -> int:
+    return logging.getLevelNamesMapping().get(str(level), logging.NOTSET)

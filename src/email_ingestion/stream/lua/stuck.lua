@@ -1,0 +1,22 @@
+-- One page of what is pending: who has it, since when, how often it was delivered, and which message it is.
+-- KEYS: stream   ARGV: group, least idle time (ms), first id, most entries, consumer ('' for all)
+-- Returns {id, consumer, idle (ms), deliveries, account, gm_msgid, sha256, bytes of the fields} for each; bytes are
+-- -1 where the payload is gone.
+local ask = {'XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[2], ARGV[3], '+', ARGV[4]}
+if ARGV[5] ~= '' then ask[#ask + 1] = ARGV[5] end
+local NAMES = {account = 5, gm_msgid = 6, sha256 = 7}
+local out = {}
+for _, p in ipairs(redis.call(unpack(ask))) do
+  local row = {p[1], p[2], p[3], p[4], '', '', '', -1}
+  local entry = redis.call('XRANGE', KEYS[1], p[1], p[1])[1]
+  if entry then
+    row[8] = 0
+    for i = 1, #entry[2], 2 do
+      local at = NAMES[entry[2][i]]
+      if at then row[at] = entry[2][i + 1] end
+      row[8] = row[8] + #entry[2][i] + #entry[2][i + 1]
+    end
+  end
+  out[#out + 1] = row
+end
+return out

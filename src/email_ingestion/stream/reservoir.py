@@ -1,0 +1,104 @@
+"""The queue out of Redis into a file and back: every entry with all its fields, in their order.
+
+    stream ──entries──▶ file, on the disk ──take_out──▶ gone from the stream        file ──refill──▶ stream
+
+Taking out comes after the file is safe, so that a command killed anywhere leaves an entry in both rather than in
+neither; coming back, a message that is in the stream or among the dead letters is not added again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from email_ingestion.stream.census import BEGINNING, Census
+from email_ingestion.stream.connection import Link, text
+from email_ingestion.stream.dead_letters import identity
+from email_ingestion.stream.graveyard import Entry
+from email_ingestion.stream.keys import GROUP
+
+PAGE = 50
+TAKE_OUT_CHUNK = 200
+REFILL_BYTES = 2 * 1024 * 1024
+
+
+class Reservoir:
+    """One partition's stream. Every method and iterator raises like `Link.run`."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._keys = link.keys
+        self._census = Census(link)
+        self._take_out = link.script("take_out")
+        self._fill_gap = link.script("fill_gap")
+
+    def depth(self) -> int:
+        """How many entries there are."""
+        return self._link.run(lambda: int(self._link.client.xlen(self._keys.stream)))
+
+    def entries(self) -> Iterator[Entry]:
+        """Those that are here now, waiting or in flight, oldest first; what is appended meanwhile is not among them."""
+        newest: Any = self._link.run(lambda: self._link.client.xrevrange(self._keys.stream, count=1))
+        start, end = "-", text(newest[0][0]) if newest else "0-0"
+        while page := self._page(start, end):
+            yield from page
+            start = f"({page[-1][0]}"
+
+    def take_out(self, entries: Iterable[tuple[str, int]]) -> Iterator[int]:
+        """Remove entries by id and size (`weight`), some at a time; yields how many of them were still here."""
+        left = iter(entries)
+        keys = [self._keys.stream, self._keys.volume]
+        while chunk := list(islice(left, TAKE_OUT_CHUNK)):
+            args: list[str | int] = [GROUP, *(word for entry in chunk for word in entry)]
+            yield int(self._link.run(partial(self._take_out, keys=keys, args=args)))
+
+    def refill(self, entries: Iterable[Entry]) -> Iterator[tuple[int, int]]:
+        """Append entries whose message is not here yet, some at a time; yields how many were looked at and added."""
+        known = {entry.email_id for page in self._census.dead() for entry in page.entries}
+        seen = BEGINNING
+        for chunk in _chunks(entries):
+            for page in self._census.queued(seen):
+                known.update(entry.email_id for entry in page.entries)
+                seen = page.last
+            new = [(_identity(entry), entry[1]) for entry in chunk if _identity(entry) not in known]
+            yield len(chunk), self._append(new, seen) if new else 0
+
+    def _append(self, new: Sequence[tuple[str, Mapping[bytes, bytes]]], seen: str) -> int:
+        args: list[str | int | bytes] = [seen, "", len(new)]  # for nobody: an operator holds no lease
+        for name, fields in new:
+            args += [name, len(fields)]
+            for field, value in fields.items():
+                args += [field, value]
+        keys = [self._keys.stream, self._keys.volume]
+        return int(self._link.run(lambda: self._fill_gap(keys=keys, args=args)))
+
+    def _page(self, start: str, end: str) -> list[Entry]:
+        found: Any = self._link.run(lambda: self._link.client.xrange(self._keys.stream, start, end, count=PAGE))
+        return [(text(entry_id), fields) for entry_id, fields in found]
+
+
+def weight(fields: Mapping[bytes, bytes]) -> int:
+    """The bytes of an entry's fields, as the scripts count the stream's volume."""
+    return sum(len(name) + len(value) for name, value in fields.items())
+
+
+def _identity(entry: Entry) -> str:
+    entry_id, fields = entry
+    said = {text(name): text(value) for name, value in fields.items() if name in {b"account", b"gm_msgid", b"sha256"}}
+    return identity(said) or f"entry:{entry_id}"
+
+
+def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Portions of some megabytes: Redis does nothing else while it takes one."""
+    chunk: list[Entry] = []
+    size = 0
+    for entry in entries:
+        chunk.append(entry)
+        size += weight(entry[1])
+        if size >= REFILL_BYTES or len(chunk) >= TAKE_OUT_CHUNK:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk

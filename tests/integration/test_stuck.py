@@ -1,0 +1,178 @@
+"""Setting free what is stuck, and the queue into a file and back: nothing pending is ever dropped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from email_ingestion.email import Cursor
+from email_ingestion.errors import OperationFailed
+from email_ingestion.stream import GROUP, Intake, Keys, Link, Queue, announce
+from email_ingestion.stream.letter_file import read_entries, read_letters, write_letters
+from email_ingestion.stream.reservoir import Reservoir, weight
+from email_ingestion.stream.stuck import Stucks
+from tests.servers.links import link, message
+from tests.servers.redis import RedisServer
+
+KEYS = Keys()
+FORM = "email-ingestion queue"
+
+
+@pytest.fixture
+def redis_link(redis_server: RedisServer) -> Link:
+    return link(redis_server.url)
+
+
+def fill(redis_link: Link, uids: range) -> None:
+    intake = Intake(redis_link)
+    since = intake.restart_cursor("default", "INBOX", Cursor(1, uids.start - 1))
+    intake.append("default", "INBOX", since, uids.stop - 1, [message(uid) for uid in uids])
+
+
+def drained(redis_link: Link, path: Path) -> int:
+    reservoir = Reservoir(redis_link)
+    write_letters(path, reservoir.entries(), {}, lambda: None, form=FORM)
+    read_letters(path, form=FORM)
+    return sum(reservoir.take_out((entry_id, weight(fields)) for entry_id, fields in read_entries(path)))
+
+
+def refilled(redis_link: Link, path: Path) -> int:
+    return sum(added for _, added in Reservoir(redis_link).refill(read_entries(path)))
+
+
+def volume(redis_link: Link) -> int:
+    return int(redis_link.client.get(KEYS.volume) or 0)
+
+
+def test_pending_entries_are_listed_with_who_has_them(redis_link: Link):
+    fill(redis_link, range(1, 4))
+    Queue(redis_link, "one", 60).fresh(2, block=False)
+    found = list(Stucks(redis_link).entries())
+    assert [(each.email_id, each.consumer, each.deliveries) for each in found] == [
+        ("default:gm:1001", "one", 1),
+        ("default:gm:1002", "one", 1),
+    ]
+    assert all(each.wire_bytes > 100 for each in found)
+    assert list(Stucks(redis_link).entries(consumer="two")) == []
+    assert list(Stucks(redis_link).entries(idle_seconds=60)) == []
+
+
+def test_an_entry_that_was_let_go_is_due_for_anybody_and_keeps_its_count(redis_link: Link):
+    fill(redis_link, range(1, 2))
+    Queue(redis_link, "one", 60).fresh(1, block=False)
+    two = Queue(redis_link, "two", 60)
+    assert two.overdue(10) == []
+    stucks = Stucks(redis_link)
+    (stuck,) = stucks.entries()
+    assert stucks.let_go([stuck]) == 1
+    (taken,) = two.overdue(10)
+    assert (taken.attempt, taken.foreign) == (2, True)
+    assert stucks.let_go([stuck]) == 0
+
+
+def test_a_buried_entry_is_a_dead_letter_of_the_operator(redis_link: Link):
+    fill(redis_link, range(1, 2))
+    Queue(redis_link, "one", 60).fresh(1, block=False)
+    stucks = Stucks(redis_link)
+    (stuck,) = stucks.entries()
+    letter = stucks.bury(stuck, "here-ada")
+    ((found, fields),) = redis_link.client.xrange(KEYS.dlq)
+    assert (found.decode(), fields[b"dead_reason"], fields[b"dead_instance"]) == (letter, b"operator", b"here-ada")
+    assert (redis_link.client.xlen(KEYS.stream), volume(redis_link)) == (0, 0)
+    assert stucks.bury(stuck, "here-ada") is None
+
+
+def test_only_a_consumer_that_is_gone_and_holds_nothing_is_pruned(redis_link: Link):
+    fill(redis_link, range(1, 3))
+    holding, done = (Queue(redis_link, name, 60) for name in ("holding", "done"))
+    holding.fresh(1, block=False)
+    done.complete(done.fresh(1, block=False))
+    redis_link.client.xgroup_createconsumer(KEYS.stream, GROUP, "living")
+    announce(redis_link, {"component": "worker", "instance": "living"})
+    stucks = Stucks(redis_link)
+    assert [(each.name, each.pending, each.alive) for each in stucks.consumers()] == [
+        ("done", 0, False),
+        ("holding", 1, False),
+        ("living", 0, True),
+    ]
+    assert [stucks.prune(name) for name in ("done", "holding", "living", "nobody")] == [True, False, False, False]
+    assert [each.email_id for each in stucks.entries()] == ["default:gm:1001"]
+
+
+def test_nothing_is_stuck_where_there_is_no_stream(redis_link: Link):
+    stucks = Stucks(redis_link)
+    assert (list(stucks.entries()), stucks.consumers(), stucks.prune("one")) == ([], [], False)
+
+
+def test_the_queue_comes_back_from_its_file_as_it_was(redis_link: Link, tmp_path: Path):
+    fill(redis_link, range(1, 301))
+    Queue(redis_link, "one", 60).fresh(5, block=False)
+    before, bytes_before = [fields for _, fields in redis_link.client.xrange(KEYS.stream)], volume(redis_link)
+    path = tmp_path / "queue.jsonl"
+    assert drained(redis_link, path) == 300
+    assert (redis_link.client.xlen(KEYS.stream), volume(redis_link)) == (0, 0)
+    assert list(Stucks(redis_link).entries()) == []
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert json.loads(lines[-1]) == {"count": 300, "sha256": hashlib.sha256(b"".join(lines[:-1])).hexdigest()}
+    assert refilled(redis_link, path) == 300
+    assert [fields for _, fields in redis_link.client.xrange(KEYS.stream)] == before
+    assert volume(redis_link) == bytes_before
+
+
+def test_a_refill_adds_nothing_that_is_queued_or_dead(redis_link: Link, tmp_path: Path):
+    fill(redis_link, range(1, 11))
+    path = tmp_path / "queue.jsonl"
+    drained(redis_link, path)
+    assert refilled(redis_link, path) == 10
+    one = Queue(redis_link, "one", 60)
+    one.bury(one.fresh(1, block=False)[0], {"dead_reason": "permanent"})
+    assert refilled(redis_link, path) == 0
+    assert redis_link.client.xlen(KEYS.stream) == 9
+
+
+def test_a_worker_whose_entry_was_drained_is_told_and_loses_nothing(redis_link: Link, tmp_path: Path):
+    fill(redis_link, range(1, 2))
+    one = Queue(redis_link, "one", 60)
+    taken = one.fresh(1, block=False)
+    path = tmp_path / "queue.jsonl"
+    drained(redis_link, path)
+    assert one.complete(taken) == taken
+    assert refilled(redis_link, path) == 1
+
+
+def test_what_arrives_while_the_file_is_written_stays(redis_link: Link, tmp_path: Path):
+    fill(redis_link, range(1, 4))
+    path = tmp_path / "queue.jsonl"
+    entries = Reservoir(redis_link).entries()
+    first = next(entries)
+    Intake(redis_link).append("default", "INBOX", Cursor(1, 3), 4, [message(4)])
+    write_letters(path, [first, *entries], {}, lambda: None, form=FORM)
+    assert len(read_letters(path, form=FORM).letters) == 3
+
+
+@pytest.mark.parametrize("damage", ["truncated", "cut at a line", "changed", "dead letters", "empty", "gone"])
+def test_a_file_that_is_not_whole_is_refused(redis_link: Link, tmp_path: Path, damage: str):
+    fill(redis_link, range(1, 4))
+    path = tmp_path / "queue.jsonl"
+    write_letters(path, Reservoir(redis_link).entries(), {}, lambda: None, form=FORM)
+    content = path.read_bytes()
+    lines = content.splitlines(keepends=True)
+    path.write_bytes(
+        {
+            "truncated": content[:-40],
+            "cut at a line": b"".join(lines[:-1]),
+            "changed": content.replace(b"INBOX", b"OUTBX", 1),
+            "dead letters": content.replace(b"ingestion queue", b"ingestion dead letters", 1),
+            "empty": b"",
+            "gone": b"",
+        }[damage]
+    )
+    if damage == "gone":
+        path.unlink()
+    with pytest.raises(OperationFailed, match=str(path)):
+        read_letters(path, form=FORM)
