@@ -186,17 +186,7 @@ def evicting(world: World) -> None:
 
 
 def misconf(world: World) -> None:
-    with world.redis.client() as client:
-        client.set("a", "b")
-        client.config_set("save", "1 1")
-        client.config_set("dbfilename", "none.rdb")
-        client.config_set("rdbcompression", "no")
-        # Its temporary file cannot be made: the working directory is gone.
-        client.config_set("dir", "/proc")
-        client.bgsave()
-        while client.info("persistence")["rdb_bgsave_in_progress"]:
-            time.sleep(0.01)
-        assert client.info("persistence")["rdb_last_bgsave_status"] == "err"
+    world.redis.fail_snapshots()
 
 
 def replica(world: World) -> None:
@@ -277,7 +267,7 @@ def another_database(world: World) -> None:
         (evicting, "redis eviction", "throw the queue away", 2),
         (configured("maxmemory-policy", "volatile-lru"), "redis eviction", "keys may vanish", 1),
         (configured("appendonly", "no"), "redis persistence", "no append-only file", 1),
-        (misconf, "redis", "cannot save its snapshot", 2),
+        (misconf, "redis writes", "cannot save its snapshot", 2),
         (configured("maxmemory", "1"), "redis writes", "over its maxmemory", 2),
         (replica, "redis writes", "read-only replica", 2),
         (port_taken, "ports of producer", "is taken by PID", 2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,19 @@ import pytest
 
 from email_ingestion.email import Cursor
 from email_ingestion.errors import OperationFailed, PermanentError, RedisConnectionError
-from email_ingestion.stream import GROUP, Graveyard, Intake, Keys, Queue, Reload, open_link, read_gauges, read_snapshot
+from email_ingestion.services.redis_server import scratch_redis
+from email_ingestion.stream import (
+    GROUP,
+    Graveyard,
+    Intake,
+    Keys,
+    Queue,
+    Reload,
+    open_link,
+    read_gauges,
+    read_snapshot,
+    server_facts,
+)
 from email_ingestion.stream.dead_letters import obituary
 from email_ingestion.stream.snapshot import SnapshotTorn, Tally
 from tests.servers.links import link, message
@@ -170,6 +183,57 @@ def test_a_restore_replaces_what_was_there_in_one_step(redis_server: RedisServer
     assert snapshot(redis_server)[1] == summary
     with redis_server.client() as client:
         assert not client.exists(KEYS.name("newer"))
+
+
+def test_a_redis_that_refuses_writes_can_be_read(own_redis: RedisServer, other: RedisServer):
+    fill(own_redis, 5, 2, 1)
+    own_redis.fail_snapshots()
+    lines, summary = snapshot(own_redis)
+    assert summary["stream_length"] == 7
+    restore(other, lines, summary)
+
+
+def test_a_replica_can_be_read(own_redis: RedisServer, other: RedisServer):
+    fill(own_redis, 5, 2, 1)
+    with other.client() as client:
+        client.replicaof("127.0.0.1", own_redis.port)
+        while client.info("replication").get("master_link_status") != "up":
+            time.sleep(0.01)
+    assert snapshot(other)[1] == snapshot(own_redis)[1]
+
+
+def test_what_a_broken_restore_left_is_not_taken_for_data(redis_server: RedisServer):
+    fill(redis_server, 5, 2, 1)
+    lines, summary = snapshot(redis_server)
+    Reload(open_link(redis_server.url, "killed")).load(lines[: len(lines) // 2])
+    assert snapshot(redis_server)[1] == summary
+    restore(redis_server, lines, summary)
+    assert snapshot(redis_server)[1] == summary
+    with redis_server.client() as client:
+        assert not list(client.scan_iter("*restoring*"))
+
+
+def test_valkey_and_redis_take_each_others_snapshots(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch):
+    # Neither takes the other's RDB or DUMP.
+    fill(redis_server, 10, 4, 2)
+    lines, summary = snapshot(redis_server)
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.which", lambda *_: None)
+        valkey = scratch_redis()
+        address = valkey.__enter__()
+    try:
+        assert server_facts(open_link(address, "test")).version.startswith("valkey")
+        reload = Reload(open_link(address, "test"))
+        reload.load(lines)
+        reload.prove(summary)
+        reload.switch()
+        back = list(read_snapshot(open_link(address, "test")))
+    finally:
+        valkey.__exit__(None, None, None)
+    with redis_server.client() as client:
+        client.flushall()
+    restore(redis_server, back, summary)
+    assert snapshot(redis_server)[1] == summary
 
 
 def test_a_full_redis_can_be_read_and_refuses_to_be_loaded(own_redis: RedisServer):

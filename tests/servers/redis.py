@@ -112,6 +112,18 @@ class RedisServer:
             while client.info("persistence")["aof_rewrite_in_progress"]:
                 time.sleep(0.01)
 
+    def fail_snapshots(self) -> None:
+        """Make it refuse writes with MISCONF: snapshots are on, and one has failed."""
+        with self.client() as client:
+            client.set("unsaved", "x")
+            client.config_set("save", "1 1")
+            client.config_set("dbfilename", "none.rdb")
+            client.config_set("dir", "/proc")
+            client.bgsave()
+            # INFO says that none is running before it says how the last one ended.
+            while client.info("persistence")["rdb_last_bgsave_status"] != "err":
+                time.sleep(0.01)
+
     def _aof(self) -> Path:
         return max((self.directory / "appendonlydir").glob("*.incr.aof"), key=lambda path: int(path.name.split(".")[2]))
 

@@ -11,6 +11,7 @@ from typing import Any
 from email_ingestion.backup.archive import Archive, unpack_archive
 from email_ingestion.backup.make import Steps, copied_of, ledger_in, load, working_directory
 from email_ingestion.errors import OperationFailed
+from email_ingestion.files import locked
 from email_ingestion.ledger import bring_back
 from email_ingestion.process import pid_alive
 from email_ingestion.stream import Link, Reload, read_gauges
@@ -71,11 +72,11 @@ def restore(archive: Archive, target: Target, steps: Steps, save: Callable[[], P
     A Redis that is not empty is kept by `save` before it is replaced; without it that is refused. Raises
     OperationFailed with the first obstacle, RedisConnectionError, SinkUnavailable; Redis is then as it was.
     """
-    refused = [each for each in obstacles(target.link, target.pid_dir) if not (each.forcible and save)]
-    if refused:
-        raise OperationFailed(f"nothing was restored: {refused[0].reason}")
     reload = Reload(target.link)
-    with working_directory(target.backup_dir) as folder:
+    with locked(target.backup_dir / "restore"), working_directory(target.backup_dir) as folder:
+        refused = [each for each in obstacles(target.link, target.pid_dir) if not (each.forcible and save)]
+        if refused:
+            raise OperationFailed(f"nothing was restored: {refused[0].reason}")
         steps.begin("unpacking", None)
         unpack_archive(archive, folder)
         saved = str(save()) if reload.present() and save else None

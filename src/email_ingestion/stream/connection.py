@@ -48,8 +48,10 @@ UNSERVING_CLASSES = (
 )
 
 
-def connect(address: str, name: str) -> redis.Redis:
+def connect(address: str, name: str, health_check: int = 30) -> redis.Redis:
     """A client for `address` (a redis:// URL) that shows up in CLIENT LIST as `name`; nothing is contacted yet.
+
+    It sends a PING first of all and after `health_check` idle seconds, with 0 never.
 
     Raises ConfigurationError for an address that is none.
     """
@@ -61,7 +63,7 @@ def connect(address: str, name: str) -> redis.Redis:
             timeout=BLOCK_SECONDS + ANSWER_SECONDS,
             client_name=name,
             decode_responses=False,
-            health_check_interval=30,
+            health_check_interval=health_check,
             retry=Retry(NoBackoff(), 0),
             socket_connect_timeout=ANSWER_SECONDS,
             socket_keepalive=True,
@@ -110,9 +112,12 @@ class Link:
 
 
 def open_link(address: str, name: str) -> Link:
-    """A link for a command that ends at its first error: its breaker never opens, and nobody watches it."""
+    """A link for a command that ends at its first error: its breaker never opens, and nobody watches it.
+
+    Without PING: a Redis that refuses writes (MISCONF) refuses that too, and can still be looked at and backed up.
+    """
     breaker = Breaker("redis", BreakerPolicy(fail_max=sys.maxsize), (RedisConnectionError,), lambda _: None)
-    return Link(connect(address, name), Keys(), breaker)
+    return Link(connect(address, name, health_check=0), Keys(), breaker)
 
 
 @contextmanager
@@ -130,7 +135,14 @@ def _translated() -> Iterator[None]:
             raise RedisConnectionError(f"Redis does not serve: {error}") from error
         raise
     except RedisError as error:
-        raise RedisConnectionError(f"Redis does not answer: {error or type(error).__name__}") from error
+        raise RedisConnectionError(f"Redis does not answer: {_said(error)}") from error
+
+
+def _said(error: RedisError) -> str:
+    """Redis' words, except where they are about the protocol and not about the matter."""
+    if "HELLO must be called" in str(error):
+        return "Authentication required: set REDIS_PASSWORD"
+    return str(error) or type(error).__name__
 
 
 def missing_group(error: ResponseError) -> bool:
