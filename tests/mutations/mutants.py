@@ -165,8 +165,8 @@ MUTANTS = (
         (
             Edit(
                 "src/email_ingestion/producer/sync.py",
-                "        begin = newest if first_run else 0\n",
-                "        begin = newest\n",
+                "        history = 1 if first_run else newest + 1\n",
+                "        history = 1\n",
             ),
         ),
         (OUTAGE,),

@@ -36,6 +36,7 @@ COMMANDS = {
     "evidence": "evidence:evidence",
     "dlq": "dlq:dlq",
     "reconcile": "reconcile:reconcile",
+    "backfill": "backfill:backfill",
     "route": "route:route",
     "import": "takeout:import_",
     "sandbox": "sandbox:sandbox",

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import imapclient
@@ -31,6 +31,7 @@ ANSWER_SECONDS = 15.0  # the end of an IDLE costs a server nothing: one that tak
 LIST_WINDOW = 20_000  # UIDs asked for at once: imaplib refuses answer lines over 1 MB
 FETCH_MOST = 500  # UIDs in one command: RFC 2683 section 3.2.1.5 asks for lines under 8,000 octets
 ALL = b"\\All"
+_FAREWELL = re.compile(rb"^\* BYE ([^\r\n]*)\r\n", re.MULTILINE)
 _LABEL = re.compile(rb'"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<end>\))|(?P<atom>[^\s()"]+)')
 
 
@@ -42,6 +43,15 @@ class Opened:
     uidvalidity: int
     uidnext: int
     exists: int
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """Days by the server's calendar, both included; `until` None is without end. With a label, only what has it."""
+
+    since: date
+    until: date | None = None
+    label: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +181,17 @@ class ImapMailbox:
                 found = self._client.search(["UID", f"{low}:*"])
         return sorted(uid for uid in found if uid >= low)  # `n:*` always holds the last message (RFC 3501, 6.4.8)
 
+    def matching(self, low: int, high: int, period: Period) -> list[int]:
+        """The UIDs from `low` to `high` whose date is in `period`, ascending; at most LIST_WINDOW at a time."""
+        criteria: list[Any] = ["UID", f"{low}:{high}", "SINCE", period.since]
+        if period.until:
+            criteria += ["BEFORE", period.until + timedelta(days=1)]
+        if period.label:
+            criteria += ["X-GM-LABELS", period.label]
+        with self._speaking("search"):
+            found = self._client.search(criteria, charset=None if (period.label or "").isascii() else "UTF-8")
+        return sorted(uid for uid in found if low <= uid <= high)
+
     def outlines(self, uids: Sequence[int]) -> list[Outline]:
         """Sizes, dates, flags and labels, ascending by UID; at most FETCH_MOST at a time. Vanished UIDs are missing."""
         items = ["RFC822.SIZE", "INTERNALDATE", "FLAGS"]
@@ -237,8 +258,9 @@ class ImapMailbox:
                 self._client.noop()
                 return
             self._client.idle()
-            if not _buffered(self._client):
+            if not _peek(self._client):
                 self._until_audible([self._client.socket()], seconds)
+            self._hear_farewell()
             with self._answering(ANSWER_SECONDS):
                 self._client.idle_done()
 
@@ -269,8 +291,18 @@ class ImapMailbox:
                 self._until_audible([], self._meter.pace)
             try:
                 yield
+            except OSError:
+                self._hear_farewell()
+                raise
             finally:
                 self._meter.settle()
+
+    def _hear_farewell(self) -> None:
+        """A server that says BYE and closes may be cut short by the reset that our next word provokes."""
+        with suppress(OSError, ValueError, AttributeError):
+            farewell = _FAREWELL.search(_peek(self._client))
+            if farewell:
+                raise self._client.AbortError(farewell[1].decode("ascii", "replace"))
 
     def cut(self) -> None:
         """End whatever goes on, with an error in the thread it goes on in; from any thread."""
@@ -305,16 +337,16 @@ def _keep_alive(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def _buffered(client: Any) -> bool:
-    """Whether bytes were already read from the socket but not yet by imaplib."""
+def _peek(client: Any) -> bytes:
+    """What came from the server but was not read by imaplib yet."""
     imap, sock = client._imap, client.socket()  # noqa: SLF001 - imaplib's buffer is the point here
     reader = getattr(imap, "_file", None) or imap.file
     timeout = sock.gettimeout()
     sock.settimeout(0)
     try:
-        return bool(reader.peek(1))
+        return bytes(reader.peek(1))
     except OSError:  # TLS has nothing complete to give
-        return False
+        return b""
     finally:
         sock.settimeout(timeout)
 

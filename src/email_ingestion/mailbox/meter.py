@@ -10,6 +10,7 @@ from typing import Any
 
 FIRST_PACE = 0.05  # seconds; doubled by every throttled command, halved by every other one, as Dovecot's imapc does
 LONGEST_PACE = 16.0
+SLICE_BYTES = 64 * 1024
 
 _THROTTLED = re.compile(rb"^[A-Z]+\d+ (?:OK|NO|BAD) .*\[THROTTLED\]\s*$", re.IGNORECASE)
 
@@ -35,9 +36,14 @@ class Meter:
         self._throttled = False
 
     def _counted_read(self, size: int) -> bytes:
-        data: bytes = self._read(size)
-        self.received += len(data)
-        return data
+        """In slices, so that a long literal is seen to grow."""
+        slices: list[bytes] = []
+        left = size
+        while left > 0 and (data := self._read(min(left, SLICE_BYTES))):
+            slices.append(data)
+            left -= len(data)
+            self.received += len(data)
+        return b"".join(slices)
 
     def _counted_readline(self) -> bytes:
         line: bytes = self._readline()

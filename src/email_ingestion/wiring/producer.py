@@ -24,9 +24,11 @@ from email_ingestion.ledger import Ledger, open_ledger
 from email_ingestion.mailbox import ImapMailbox, TokenSource
 from email_ingestion.mailbox.imap import Opened
 from email_ingestion.mailbox.replies import TokenRejected
+from email_ingestion.ops.compose import compose
 from email_ingestion.ops.records import Names
 from email_ingestion.producer import Budget, Connector, Fetch, History, Keeper, Patience, Picker, Sync, Watcher
 from email_ingestion.producer.again import Again
+from email_ingestion.producer.backfill import Backfill
 from email_ingestion.producer.choice import Rules
 from email_ingestion.producer.tenure import BEAT_SECONDS, Tenure
 from email_ingestion.producer.tenure import LOOP as LEASES
@@ -36,6 +38,7 @@ from email_ingestion.reconcile import Accounted, Audit, Underway
 from email_ingestion.settings import Account, Settings, start_of
 from email_ingestion.stream import Allowance, Census, Gaps, Intake, Leases, Link, Lockout, Quarantine
 from email_ingestion.stream.leases import LEASE_SECONDS
+from email_ingestion.wiring.bars import Bars
 from email_ingestion.wiring.process import Breakers, Parts, common_folders, common_loops, identify, run_process
 from email_ingestion.wiring.seat import seat_of
 
@@ -98,6 +101,8 @@ class ProducerBody:
 
         leases = Leases(parts.link, seat_of(settings, parts.identity), secrets.token_hex(4))
         names = [account.name for account in settings.all_accounts]
+        self._bars = Bars()
+        observe = compose(parts.ops.observe, self._bars) if once else parts.ops.observe
         self._tenure = Tenure(leases, names, parts.ops.observe)
 
         def keeper(account: Account) -> Keeper:
@@ -111,7 +116,7 @@ class ProducerBody:
                     Intake(parts.link, leases.holder),
                     ledger,
                     blobs,
-                    parts.ops.observe,
+                    observe,
                     parts.control.paused,
                     leases.holder,
                 )
@@ -139,7 +144,8 @@ class ProducerBody:
                 holder = self._tenure.holder(account.name)
                 if holder:  # without one Redis is away, which the pass itself tells
                     raise OperationFailed(f"the account {account.name} is read by the producer {holder}: stop it first")
-        results = [keeper.watcher.once() for keeper in self._keepers]
+        with self._bars:
+            results = [keeper.watcher.once() for keeper in self._keepers]
         return 0 if all(results) else 1
 
     def _watch(self) -> int:
@@ -241,13 +247,25 @@ class Source:
             observe=self.observe,
         )
 
-    def _picker(self, connection: ImapMailbox, opened: Opened) -> Picker:
+    def backfill(self, connection: ImapMailbox, opened: Opened, room: Callable[[int], None]) -> Backfill:
+        """What brings the mail of a period into the stream, whatever the start is."""
+        rules = Rules(frozenset(self.account.imap_exclude_labels))
+        return Backfill(
+            connection,
+            opened,
+            gaps=Gaps(self.link, self.account.name, self.holder),
+            picker=self._picker(connection, opened, rules),
+            accounted=self._accounted(opened),
+            room=room,
+        )
+
+    def _picker(self, connection: ImapMailbox, opened: Opened, rules: Rules | None = None) -> Picker:
         return Picker(
             self.account.name,
             opened,
             fetch=self._fetch(connection, opened),
             quarantine=self._quarantine(opened),
-            rules=self._rules(),
+            rules=rules or self._rules(),
             observe=self.observe,
         )
 

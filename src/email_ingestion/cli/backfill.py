@@ -1,0 +1,102 @@
+"""`email-ingestion backfill`: the mail of a period through the same pipeline, whatever IMAP_START leaves out."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import closing
+from datetime import datetime
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from email_ingestion.blobs import open_blobs
+from email_ingestion.cli.audit import audited
+from email_ingestion.cli.oauth2 import pick
+from email_ingestion.errors import OperationFailed
+from email_ingestion.events import Event
+from email_ingestion.mailbox.imap import Period
+from email_ingestion.producer.backfill import Backfill
+from email_ingestion.producer.budget import HISTORY_SHARE, Budget
+from email_ingestion.settings import Account, Settings, load_settings
+from email_ingestion.stream import Intake, Link, open_link
+from email_ingestion.wiring.producer import LedgerOnDemand, Source, check_accounts, log_in
+
+ROOM_SECONDS = 0.5
+
+
+def backfill(
+    since: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], metavar="YYYY-MM-DD", help="From this day on.")],
+    until: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], metavar="YYYY-MM-DD", help="Up to this day, included.")
+    ] = None,
+    label: Annotated[str, typer.Option(help="Only mail with this Gmail label.")] = "",
+    account: Annotated[str, typer.Option(help="Only this account, by its configured name.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="The counts as JSON.")] = False,
+) -> int:
+    """Fetch the mail of a period that was not delivered yet, newest first, and queue it.
+
+    What is delivered, queued or a dead letter is skipped, so it may be repeated, and may run beside the producer. It
+    waits while the stream is full, and ends with exit code 2 when four fifths of IMAP_BYTES_PER_DAY are used up: run
+    it again the next day.
+
+    Examples:
+      email-ingestion backfill --since 2024-01-01
+      email-ingestion backfill --since 2023-01-01 --until 2023-12-31 --label Receipts
+      email-ingestion backfill --since 2024-06-01 --account work --json
+    """
+    settings = load_settings()
+    accounts = (pick(settings, account),) if account else settings.all_accounts
+    check_accounts(settings)
+    period = Period(since.date(), until.date() if until else None, label or None)
+    details = {"accounts": [each.name for each in accounts], "since": str(period.since)}
+    link = open_link(settings.redis_address, "email-ingestion-backfill")
+    ledger = LedgerOnDemand(settings.database_url)
+    with closing(ledger()), audited(settings.log_dir, "backfill", details) as outcome:
+        done = {each.name: _of_account(each, settings, link, ledger, period) for each in accounts}
+        outcome |= {"queued": sum(each.queued for each in done.values())}
+    counts = [{"account": name, "found": each.found, "queued": each.queued} for name, each in done.items()]
+    if as_json:
+        typer.echo(json.dumps(counts, indent=2))
+    else:
+        for each in counts:
+            typer.echo("{account}: {found} messages in the period, {queued} of them queued now".format(**each))
+    return 0
+
+
+def _of_account(account: Account, settings: Settings, link: Link, ledger: LedgerOnDemand, period: Period) -> Backfill:
+    source = Source(account, settings, link, Intake(link), ledger, open_blobs(settings.blob_url), _unheard)
+    budget = source.budget()
+    with closing(log_in(account, settings.imap_timeout_seconds)) as connection:
+        if period.label and not connection.gmail:
+            raise OperationFailed(f"--label is for Gmail, which the server of the account {account.name} is not")
+        opened = connection.open(connection.find(account.imap_mailbox))
+        made = source.backfill(connection, opened, lambda size: _wait_for_room(source, budget, size))
+        try:
+            _watched(made, period, account.name)
+        finally:
+            budget.settle(connection.received, last=True)
+    return made
+
+
+def _wait_for_room(source: Source, budget: Budget, size: int) -> None:
+    while source.full():
+        time.sleep(ROOM_SECONDS)
+    if not budget.ask(size, HISTORY_SHARE):
+        raise OperationFailed("the part of IMAP_BYTES_PER_DAY that old mail may use is used up: run it again tomorrow")
+
+
+def _unheard(event: Event) -> None:
+    """The counts say it all."""
+
+
+def _watched(made: Backfill, period: Period, name: str) -> None:
+    """Run it to its end, with a bar on a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(f"fetching {name}", total=None)
+        for _ in made.steps(period):
+            progress.update(bar, total=made.found, completed=made.looked_at)

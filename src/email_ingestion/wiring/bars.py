@@ -1,0 +1,33 @@
+"""How far a single pass is, as a bar for each account: on a terminal only."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from email_ingestion.events import Event, HistoryWalked
+
+
+class Bars:
+    """An observer; shown while it is entered."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> None:
+        self._progress.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Observe an event."""
+        if isinstance(event, HistoryWalked):
+            if event.account not in self._tasks:
+                self._tasks[event.account] = self._progress.add_task(event.account, total=1.0)
+            self._progress.update(self._tasks[event.account], completed=event.done)

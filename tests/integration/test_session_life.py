@@ -1,0 +1,107 @@
+"""A watcher lives for months: its sessions end, its connections die unnoticed, and it is replaced when it hangs."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from email_ingestion.events import ConnectionFailed, SessionEnded, WatcherRebuilt, Watching
+from email_ingestion.mailbox import imap
+from email_ingestion.producer import watch
+from email_ingestion.sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
+from email_ingestion.wiring.producer import log_in
+from tests.servers.redis import RedisServer
+from tests.servers.watching import Watched, letter
+
+
+@pytest.fixture
+def sandbox() -> Iterator[RunningSandbox]:
+    with running_sandbox(SandboxSettings()) as running:
+        yield running
+
+
+@pytest.fixture
+def watched(sandbox: RunningSandbox, redis_server: RedisServer, tmp_path: Path) -> Watched:
+    return Watched(sandbox, redis_server, tmp_path, {"imap_poll_seconds": 0.5})
+
+
+def test_a_session_is_renewed_before_its_token_ends(redis_server: RedisServer, tmp_path: Path):
+    with running_sandbox(SandboxSettings(credentials=Credentials(token_life=2.0))) as sandbox:
+        watched = Watched(sandbox, redis_server, tmp_path, {"imap_poll_seconds": 0.2})
+        with watched.running():
+            watched.until(lambda: len(watched.heard.of(SessionEnded)) >= 2, "two renewals")
+            sandbox.deliver(letter(1))
+            watched.arrives()
+    assert {event.reason for event in watched.heard.of(SessionEnded)} == {"planned renewal"}
+    assert watched.heard.of(ConnectionFailed) == []
+
+
+@pytest.mark.parametrize("when", ["now", "idle", "fetch"])
+def test_an_expired_session_is_no_failure_wherever_it_expires(watched: Watched, when: str):
+    with watched.running():
+        watched.hears(Watching, state="idle")
+        watched.arm("session_expiry", when=when)
+        watched.sandbox.deliver(letter(1))
+        watched.arrives()
+        watched.hears(SessionEnded)
+    assert watched.heard.of(ConnectionFailed) == []
+    assert watched.metric("imap_incidents_total", kind="session_ended") >= 1
+
+
+def test_a_peer_that_fell_silent_is_found_within_a_minute(watched: Watched, monkeypatch: pytest.MonkeyPatch):
+    assert watch.SILENCE_SECONDS + imap.ANSWER_SECONDS <= 60
+    monkeypatch.setattr(imap, "ANSWER_SECONDS", 0.3)
+    watched.arm("half_open", when="idle")
+    with watched.running():
+        watched.hears(ConnectionFailed)
+        watched.sandbox.deliver(letter(1))
+        watched.arrives()
+
+
+def test_the_system_looks_for_a_vanished_peer_too(watched: Watched):
+    with closing(log_in(watched.account, 5.0)) as connection:
+        sock = connection._client.socket()
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        probes = [
+            sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL")
+        ]
+        assert probes[0] + probes[1] * sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) <= 60
+
+
+def test_every_idle_is_followed_by_a_search(watched: Watched):
+    with watched.running():
+        watched.until(lambda: watched.sandbox.with_stats(lambda stats: stats.commands["IDLE"]) >= 4, "some renewals")
+    commands = watched.sandbox.with_stats(lambda stats: dict(stats.commands))
+    assert commands["UID SEARCH"] >= commands["IDLE"]
+
+
+def test_mail_announced_in_the_same_breath_as_idling_is_found(watched: Watched):
+    patient = Watched(watched.sandbox, watched.redis, watched.folder, {"imap_poll_seconds": 60})
+    patient.arm("glued_exists")
+    with patient.running():
+        patient.until(patient.everything, "it is delivered")
+        patient.arrives()
+
+
+def test_a_watcher_that_hangs_is_replaced_and_counted(watched: Watched):
+    """A byte now and then keeps every time-out happy."""
+    with watched.running():
+        watched.hears(Watching, state="idle")
+        watched.arm("trickle", count=1, bytes=1, interval_ms=50)
+        watched.sandbox.deliver(letter(1, 20_000))
+        watched.hears(WatcherRebuilt)
+        watched.arrives()
+    assert watched.metric("imap_watcher_rebuilds_total", account="default") == 1
+
+
+def test_a_slow_line_is_no_hanging_watcher(watched: Watched):
+    with watched.running():
+        watched.hears(Watching, state="idle")
+        watched.arm("trickle", count=1, bytes=20_000, interval_ms=100)
+        watched.sandbox.deliver(letter(1, 600_000))
+        watched.arrives()
+    assert watched.heard.of(WatcherRebuilt) == []
