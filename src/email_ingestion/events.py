@@ -385,6 +385,15 @@ class Administered(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Notified(Event):
+    """Somebody was told of what is wrong and of what is over; `sent` is False when a channel did not take it."""
+
+    wrong: int
+    over: int
+    sent: bool
+
+
+@dataclass(frozen=True, slots=True)
 class StacksDumped(Event):
     """What every thread was doing, on request or because a loop stalled."""
 

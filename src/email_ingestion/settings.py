@@ -183,6 +183,18 @@ class Settings(BaseSettings):
         default=Path("data/ops-token"), description="token for POST /admin, made at first start"
     )
 
+    alert_channels: tuple[str, ...] = Field(
+        default=(), description="where the built-in monitor tells of trouble: apprise URLs, comma-separated"
+    )
+    alert_email_recipients: tuple[str, ...] = Field(
+        default=(), description="addresses it tells through ALERT_SMTP_URL, comma-separated"
+    )
+    alert_smtp_url: str = Field(
+        default="smtp://localhost", description="mail server for them: smtp://user:password@host:587 or smtps://…"
+    )
+    alert_seconds: float = Field(default=300, gt=0, description="seconds between two looks of the built-in monitor")
+    slack_alert_webhook: str | None = Field(default=None, description="https://hooks.slack.com/services/… it posts to")
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="least level written")
     log_format: Literal["json", "console"] | None = Field(
         default=None, description="what stderr shows; default console on a terminal, else json (the files are JSON)"
@@ -194,7 +206,7 @@ class Settings(BaseSettings):
     accounts: tuple[dict[str, Any], ...] = Field(default=(), description="[[accounts]] in config/settings.toml only")
     routes: tuple[dict[str, Any], ...] = Field(default=(), description="[[routes]] in config/settings.toml only")
 
-    @field_validator("imap_exclude_labels", "sinks", mode="before")
+    @field_validator("imap_exclude_labels", "sinks", "alert_channels", "alert_email_recipients", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -360,7 +372,8 @@ def _explain(error: ValidationError) -> str:
 
 def is_secret(name: str) -> bool:
     """Whether the value of a setting may hold one."""
-    return any(word in name for word in ("PASSWORD", "SECRET", "URL", "ACCOUNTS", "KEY"))
+    words = ("PASSWORD", "SECRET", "URL", "ACCOUNTS", "KEY", "CHANNELS", "RECIPIENTS", "WEBHOOK")
+    return any(word in name for word in words)
 
 
 def start_of(account: Account) -> datetime | None:

@@ -10,7 +10,7 @@ from email_ingestion.errors import ConfigurationError
 PREFIXES = (
     *("REDIS_", "IMAP_", "GOOGLE_", "WORKER_", "CB_", "STREAM_", "BLOB_", "DATABASE_"),
     *("RECONCILE_", "STOP_", "OPS_", "METRICS_", "LOG_", "PID_", "BACKUP_"),
-    *("OAUTH2_", "TOKEN_ENCRYPTION_", "WEBHOOK_"),
+    *("OAUTH2_", "TOKEN_ENCRYPTION_", "WEBHOOK_", "ALERT_", "SLACK_ALERT_"),
 )
 
 # Names that other software owns: Google's own libraries, and the service links Kubernetes puts into every pod.

@@ -19,6 +19,7 @@ from tests.servers.missing import program
 from tests.servers.poison import poisoned_python
 from tests.servers.processes import Place, Running, gmail_settings, place, until
 from tests.servers.prometheus import Prometheus, running_prometheus
+from tests.servers.receiver import Receiver, http_receiver
 from tests.servers.redis import running_redis
 
 COMMON = """circuit_breaker_state circuit_breaker_transitions_total dlq_depth dlq_messages_total dlq_replayed_total
@@ -81,6 +82,7 @@ class Seen:
     firing: list[dict[str, str]]  # after all that, and after the worker was killed
     known: set[str]  # every metric Prometheus has
     answers: dict[str, int]  # how many series each expression gives
+    notices: list[dict[str, str]]  # what the built-in monitor told
     drawn: dict[tuple[str, str], int]  # likewise each query of the dashboard, by its panel
 
 
@@ -96,17 +98,23 @@ def seen(tmp_path_factory: pytest.TempPathFactory, sandbox: RunningSandbox) -> I
     settings = gmail_settings(sandbox, folder / "here")
     with running_redis(folder / "redis") as redis, place(folder / "here", redis.url, **settings) as here:
         here.set(LOG_LEVEL="DEBUG", PYTHONPATH=poisoned_python(folder / "site"), WORKER_MAX_RETRIES=0)
-        with running_prometheus(folder / "prometheus", here.folder / "data" / "targets", times=60) as prometheus:
-            yield _run(here, sandbox, prometheus)
+        targets = here.folder / "data" / "targets"
+        with (
+            http_receiver() as somebody,
+            running_prometheus(folder / "prometheus", targets, times=20) as prometheus,
+        ):
+            here.set(ALERT_CHANNELS=f"json://127.0.0.1:{somebody.port}/", ALERT_SECONDS=0.5)
+            yield _run(here, sandbox, prometheus, somebody)
 
 
-def _run(here: Place, sandbox: RunningSandbox, prometheus: Prometheus) -> Seen:
+def _run(here: Place, sandbox: RunningSandbox, prometheus: Prometheus, somebody: Receiver) -> Seen:
     sandbox.deliver(letter(1))
     sandbox.deliver(letter(2, POISON))
     producer = here.producer()
     until(lambda: producer.metric("email_ingestion_reconcile_missing") == 0, "the producer has read and audited all")
     until(lambda: producer.metric("email_ingestion_stream_depth") == 62, "the producer has seen the stream")
     early = producer.get("/metrics")[1]
+    until(lambda: somebody.posted, "somebody is told that no worker runs")
     worker = here.worker()
     until(lambda: len(here.rows()) == 61, "the mail is in the database")
     until(lambda: worker.metric("email_ingestion_dlq_messages_total") == 1, "the poison is put aside")
@@ -118,11 +126,11 @@ def _run(here: Place, sandbox: RunningSandbox, prometheus: Prometheus) -> Seen:
         until(lambda process=process: _reading(process) == (0, 1, 1), f"{process.stem} has read Redis")
     status = [process.get("/status")[1] for process in (producer, worker)]
     shown = [process.get("/metrics")[1] for process in (producer, worker)]
-    until(lambda: _firing(prometheus) == {"Watchdog": "P4"}, "what fired while no worker ran is over")
+    until(lambda: _calm(prometheus), "Prometheus has scraped everything, and what fired while no worker ran is over")
     answers = {expression: len(prometheus.query(expression)) for expression in rules.expressions()}
     drawn = {(title, query): len(prometheus.query(filled(query))) for title, query in targets()}
-    known = {each["metric"]["__name__"] for each in prometheus.query('group by (__name__) ({job="email_ingestion"})')}
-    firing = [_firing(prometheus)]
+    known, firing = _known(prometheus), [_firing(prometheus)]
+    until(lambda: any("over: NoWorkers" in notice["message"] for notice in somebody.posted), "and that it is over")
     worker.kill()
     until(lambda: "WorkerDown" in _firing(prometheus), "Prometheus misses the worker")
     firing.append(_firing(prometheus))
@@ -130,7 +138,28 @@ def _run(here: Place, sandbox: RunningSandbox, prometheus: Prometheus) -> Seen:
     until(lambda: not (here.folder / "data" / "targets" / "producer.json").exists(), "the producer took its file away")
     tokens = sandbox.call(lambda s: [*s.backend.tokens._access, *s.backend.tokens._refresh])
     ids = [row[0] for row in here.rows()]
-    return Seen(here.folder, early, shown[0], shown[1], status, tokens, ids, firing, known, answers, drawn)
+    return Seen(
+        here.folder,
+        early,
+        shown[0],
+        shown[1],
+        status,
+        tokens,
+        ids,
+        firing,
+        known,
+        answers,
+        list(somebody.posted),
+        drawn,
+    )
+
+
+def _calm(prometheus: Prometheus) -> bool:
+    return _firing(prometheus) == {"Watchdog": "P4"} and rules.metrics() <= _known(prometheus) | LATER
+
+
+def _known(prometheus: Prometheus) -> set[str]:
+    return {each["metric"]["__name__"] for each in prometheus.query('group by (__name__) ({job="email_ingestion"})')}
 
 
 def _firing(prometheus: Prometheus) -> dict[str, str]:
@@ -230,3 +259,8 @@ def test_every_panel_of_the_dashboard_draws_something(seen: Seen) -> None:
     empty = {title for (title, _), count in seen.drawn.items() if not count}
     assert len(seen.drawn) > 50
     assert empty - EMPTY == set()
+
+
+def test_the_built_in_monitor_tells_that_no_worker_runs_and_when_one_does(seen: Seen) -> None:
+    assert seen.notices[0]["title"].startswith("email-ingestion: [P1] no worker runs")
+    assert [notice for notice in seen.notices if WRITTEN.search(notice["title"] + notice["message"])] == []

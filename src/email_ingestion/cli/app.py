@@ -39,6 +39,7 @@ COMMANDS = {
     "backfill": "backfill:backfill",
     "route": "route:route",
     "import": "takeout:import_",
+    "alert": "alert:alert",
     "sandbox": "sandbox:sandbox",
 }
 

@@ -82,6 +82,7 @@ RULES: dict[type[Event], Rule] = {
     events.BreakerRejected: Rule("breaker_rejected", WARNING, repeats=True),
     events.Probed: Rule("dependency_probed", lambda event: DEBUG if event.ok else WARNING, repeats=True),
     events.Reconciled: Rule("mailbox_reconciled", lambda event: WARNING if event.missing else INFO),
+    events.Notified: Rule("operator_notified", lambda event: INFO if event.sent else ERROR),
     events.BackupFound: Rule("backup_found", DEBUG),
     events.Administered: Rule(
         "admin_action", lambda event: WARNING if event.outcome == "refused" else INFO, repeats=True

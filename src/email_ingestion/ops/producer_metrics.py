@@ -61,6 +61,7 @@ class ProducerMetrics:
             events.ConsentEnding: lambda event: self._token_is(event, "expiring"),
             events.NeedsOperator: self._needs_operator,
             events.Reconciled: self._reconciled,
+            events.Notified: lambda event: self._notices.labels("sent" if event.sent else "failed").inc(),
         }
 
     def _declare_mail(self, declare: Declare) -> None:
@@ -130,6 +131,9 @@ class ProducerMetrics:
             self._reauth.labels(account).set(0)
 
     def _declare_reconcile(self, declare: Declare) -> None:
+        self._notices = declare.counter(
+            "notices_total", "Notices of the built-in monitor, by result.", result=("sent", "failed")
+        )
         self._set_missing = declare.known(
             "reconcile_missing", "Messages on the server that the ledger lacks, at the last comparison."
         )

@@ -38,6 +38,7 @@ from email_ingestion.reconcile import Accounted, Audit, Underway
 from email_ingestion.settings import Account, Settings, start_of
 from email_ingestion.stream import Allowance, Census, Gaps, Intake, Leases, Link, Lockout, Quarantine
 from email_ingestion.stream.leases import LEASE_SECONDS
+from email_ingestion.wiring.alerts import AlertWatch
 from email_ingestion.wiring.bars import Bars
 from email_ingestion.wiring.process import Breakers, Parts, common_folders, common_loops, identify, run_process
 from email_ingestion.wiring.seat import seat_of
@@ -126,6 +127,7 @@ class ProducerBody:
             return Keeper(account.name, watcher, missed, self._tenure, parts.ops.observe)
 
         self._keepers = [keeper(account) for account in settings.all_accounts]
+        self._alerts = AlertWatch(settings, parts.ops.metrics, parts.ops.observe)
         parts.front.pings["imap"] = self._reach_imap
         parts.front.pings["oauth2"] = self._get_tokens
 
@@ -135,6 +137,7 @@ class ProducerBody:
         try:
             return self._pass() if self._once else self._watch()
         finally:
+            self._alerts.close()
             self._tenure.close()
 
     def _pass(self) -> int:
@@ -150,6 +153,7 @@ class ProducerBody:
 
     def _watch(self) -> int:
         """Every account that is ours, until `stop`."""
+        self._alerts.start()
         threads = [
             threading.Thread(target=keeper.run, name=f"keep-{number}", daemon=True)
             for number, keeper in enumerate(self._keepers)

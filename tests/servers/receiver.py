@@ -1,0 +1,75 @@
+"""Somebody who is told: an HTTP server that keeps what is posted to it, and an SMTP server that keeps mail."""
+
+from __future__ import annotations
+
+import json
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class Receiver:
+    """What reached it; `status` is what it answers."""
+
+    port: int = 0
+    status: int = 200
+    posted: list[dict[str, Any]] = field(default_factory=list)
+    mail: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def http_receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if receiver.status == 200:
+                receiver.posted.append(json.loads(body))
+            self.send_response(receiver.status)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with _served(ThreadingHTTPServer(("127.0.0.1", 0), Handler), receiver):
+        yield receiver
+
+
+@contextmanager
+def smtp_receiver() -> Iterator[Receiver]:
+    """Takes any mail; no STARTTLS, no login."""
+    receiver = Receiver()
+
+    class Session(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.wfile.write(b"220 here\r\n")
+            while line := self.rfile.readline():
+                verb = line[:4].upper().strip()
+                if verb == b"DATA":
+                    self.wfile.write(b"354 go on\r\n")
+                    lines = iter(self.rfile.readline, b".\r\n")
+                    receiver.mail.append(b"".join(lines).decode())
+                self.wfile.write(b"221 bye\r\n" if verb == b"QUIT" else b"250 ok\r\n")
+
+    with _served(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Session), receiver):
+        yield receiver
+
+
+@contextmanager
+def _served(server: Any, receiver: Receiver) -> Iterator[None]:
+    receiver.port = server.server_address[1]
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

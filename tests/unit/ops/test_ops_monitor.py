@@ -1,0 +1,232 @@
+"""The built-in monitor: told once, reminded of once a day, told when it is over; over real sockets."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from email_ingestion import errors, events
+from email_ingestion.errors import ConfigurationError
+from email_ingestion.ops.channels import Channels, channels_of
+from email_ingestion.ops.metrics import Metrics
+from email_ingestion.ops.monitor import CONSEQUENCES, REMIND_SECONDS, RULES, RUNBOOK, THRESHOLDS, Monitor, Notice
+from email_ingestion.ops.records import RedisState
+from email_ingestion.settings import Settings
+from tests.alerts.rules import alerts, recorded
+from tests.servers.receiver import Receiver, http_receiver, smtp_receiver
+from tests.unit.ops.shown import PRODUCER, PRODUCER_NAMES, READING, Clock, FakeBreaker
+
+CALM = replace(READING, stream=replace(READING.stream, oldest_timestamp=None, oldest_pending_timestamp=None))
+
+
+class Watched:
+    """A producer with a monitor, and a person who is told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = Clock(10_000.0)
+        self.redis: RedisState | None = CALM
+        self.breaker = FakeBreaker("imap")
+        names = replace(PRODUCER_NAMES, folders={})
+        self.metrics = Metrics(PRODUCER, names, lambda: [self.breaker], lambda: self.redis, self.clock)
+        self.heard: list[Notice] = []
+        self.reachable = True
+        self.memory = folder / "alerts.json"
+        self.restart()
+        self.probe("redis", ok=True)
+        self.listed()
+
+    def restart(self) -> None:
+        self.monitor = Monitor(self.metrics.registry.collect, self.tell, self.memory, self.clock)
+
+    def tell(self, notice: Notice) -> bool:
+        if self.reachable:
+            self.heard.append(notice)
+        return self.reachable
+
+    def probe(self, dependency: str, *, ok: bool) -> None:
+        self.metrics(events.Probed(dependency, ok, 0.0, None if ok else errors.RedisConnectionError("gone")))
+
+    def listed(self) -> None:
+        self.metrics(events.Synced("default", "INBOX", 1, 1, 0, 0.0))
+
+    def look(self, *, after: float = 300.0, times: int = 1) -> list[str]:
+        """The titles of what is told by these looks."""
+        before = len(self.heard)
+        for _ in range(times):
+            self.clock.now += after
+            self.listed()
+            self.monitor.look()
+        return [notice.title for notice in self.heard[before:]]
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Watched:
+    return Watched(tmp_path)
+
+
+def test_nobody_is_told_of_a_healthy_system(watched: Watched) -> None:
+    assert watched.look(times=5) == []
+
+
+def test_a_fault_is_told_once_then_that_it_is_over(watched: Watched) -> None:
+    watched.probe("redis", ok=False)
+    assert watched.look(times=5) == ["email-ingestion: [P1] Redis is down"]
+    assert f"{RUNBOOK}#21-redis-down" in watched.heard[-1].body
+    watched.probe("redis", ok=True)
+    assert watched.look(times=3) == ["email-ingestion: over: RedisDown"]
+
+
+def test_a_fault_that_stays_is_told_again_once_a_day(watched: Watched) -> None:
+    watched.probe("redis", ok=False)
+    looks = int(2.5 * REMIND_SECONDS / 300)
+    assert watched.look(times=looks) == ["email-ingestion: [P1] Redis is down"] * 3
+
+
+def test_what_may_pass_is_told_at_the_second_look(watched: Watched) -> None:
+    watched.redis = replace(CALM, stream=replace(CALM.stream, depth=500))
+    assert watched.look() == []
+    assert watched.look() == ["email-ingestion: [P2] 500 messages wait in the stream"]
+
+
+def test_faults_of_one_look_are_one_notice_without_their_consequences(watched: Watched) -> None:
+    watched.probe("redis", ok=False)
+    watched.breaker.state = "OPEN"
+    watched.metrics(events.NeedsOperator("second", errors.OAuth2AuthenticationError("revoked")))
+    assert watched.look(times=3) == ["email-ingestion: [P1] Redis is down (and 1 more)"]
+    assert "circuit breaker" not in watched.heard[0].body
+    assert "account second must be authorized again" in watched.heard[0].body
+
+
+def test_what_was_told_is_not_over_because_its_cause_shows(watched: Watched) -> None:
+    watched.breaker.state = "OPEN"
+    assert watched.look(times=2) == ["email-ingestion: [P2] circuit breaker imap is open"]
+    watched.probe("redis", ok=False)
+    assert watched.look() == ["email-ingestion: [P1] Redis is down"]
+
+
+def test_a_second_account_with_the_same_trouble_is_news(watched: Watched) -> None:
+    for account in ("default", "second"):
+        watched.metrics(events.NeedsOperator(account, errors.OAuth2AuthenticationError("revoked")))
+        (title,) = watched.look(times=3)
+        assert f"account {account} must be authorized" in title
+
+
+def test_a_restart_does_not_tell_again(watched: Watched) -> None:
+    watched.probe("redis", ok=False)
+    watched.look()
+    watched.restart()
+    assert watched.look(times=2) == []
+
+
+def test_a_memory_that_cannot_be_read_tells_again(watched: Watched) -> None:
+    watched.probe("redis", ok=False)
+    watched.look()
+    watched.memory.write_text("[1")
+    watched.restart()
+    assert watched.look() == ["email-ingestion: [P1] Redis is down"]
+
+
+def test_what_did_not_get_through_is_told_at_the_next_look(watched: Watched) -> None:
+    watched.probe("redis", ok=False)
+    watched.reachable = False
+    assert watched.look(times=2) == []
+    watched.reachable = True
+    assert watched.look() == ["email-ingestion: [P1] Redis is down"]
+
+
+def test_new_dead_letters_between_two_looks_are_told(watched: Watched) -> None:
+    watched.look()
+    watched.redis = replace(CALM, dlq=replace(CALM.dlq, depth=30))
+    assert watched.look() == ["email-ingestion: [P2] 29 new dead letters: email-ingestion dlq stats"]
+
+
+def test_mail_that_waits_and_a_silent_mailbox_are_told(watched: Watched) -> None:
+    watched.clock.now += 10_000
+    for _ in range(2):
+        watched.monitor.look()
+    assert [notice.title for notice in watched.heard] == [
+        "email-ingestion: [P2] account default has not been looked at for 167 min"
+    ]
+
+
+def test_rules_thresholds_and_priorities_are_those_of_the_alerts() -> None:
+    known = {alert["alert"].removeprefix("EmailIngestion"): alert for alert in alerts()}
+    for rule in RULES:
+        assert known[rule.name]["labels"]["priority"] == rule.priority
+        assert known[rule.name]["annotations"]["runbook_url"] == f"{RUNBOOK}#{rule.anchor}"
+    for name, value in THRESHOLDS.items():
+        assert float(recorded()[f"email_ingestion:threshold:{name}"]) == value
+    names = {rule.name for rule in RULES}
+    assert set(CONSEQUENCES) | set().union(*CONSEQUENCES.values()) <= names
+
+
+@pytest.fixture
+def somebody() -> Iterator[Receiver]:
+    with http_receiver() as receiver:
+        yield receiver
+
+
+def settings(**values: object) -> Settings:
+    return Settings(**values)
+
+
+def test_a_notice_reaches_a_webhook_and_a_failure_is_known(somebody: Receiver) -> None:
+    channels = Channels(channels_of(settings(alert_channels=f"json://127.0.0.1:{somebody.port}/here")))
+    assert channels.send("a title", "a body") is True
+    assert [(it["title"], it["message"]) for it in somebody.posted] == [("a title", "a body")]
+    somebody.status = 500
+    assert channels.send("a title", "a body") is False
+
+
+def test_a_notice_reaches_every_recipient_by_mail() -> None:
+    with smtp_receiver() as server:
+        found = channels_of(
+            settings(
+                alert_email_recipients="ada@example.com, bob@example.com",
+                alert_smtp_url=f"smtp://127.0.0.1:{server.port}",
+            )
+        )
+        assert Channels(found).send("Redis is down", "see the runbook") is True
+    assert len(server.mail) == 2
+    for name, text in zip(("ada", "bob"), server.mail, strict=True):
+        assert f"To: {name}@example.com" in text
+        assert "Subject: Redis is down" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"alert_channels": "nonsense://hush-hush"}, "ALERT_CHANNELS"),
+        ({"slack_alert_webhook": "https://hooks.example.com/hush-hush"}, "SLACK_ALERT_WEBHOOK"),
+        ({"alert_email_recipients": "ada@example.com", "alert_smtp_url": "hush-hush"}, "ALERT_SMTP_URL"),
+    ],
+)
+def test_a_channel_that_cannot_be_is_named_without_its_secret(given: dict[str, object], named: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Channels(channels_of(settings(**given)))
+    assert str(caught.value).startswith(named)
+    assert "hush-hush" not in str(caught.value)
+
+
+def run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "email_ingestion", "alert", "test"]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_test_command_says_whether_somebody_was_reached(tmp_path: Path, somebody: Receiver) -> None:
+    done = run(tmp_path, ALERT_CHANNELS=f"json://127.0.0.1:{somebody.port}/")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1 channel(s) took the test notice\n", "")
+    assert [it["title"] for it in somebody.posted] == ["email-ingestion: a test"]
+    somebody.status = 503
+    done = run(tmp_path, ALERT_CHANNELS=f"json://:hush-hush@127.0.0.1:{somebody.port}/")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("ALERT_CHANNELS did not take the notice")
+    assert "hush-hush" not in done.stderr
+    done = run(tmp_path)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.startswith("nobody would be told: set ALERT_CHANNELS")
