@@ -261,6 +261,15 @@ class Delivered(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Owed(Event):
+    """What a further sink still has to get; both None when the database does not say."""
+
+    sink: str
+    waiting: int | None
+    oldest: float | None  # Unix seconds at which the one that has waited longest was recorded; None when none waits
+
+
+@dataclass(frozen=True, slots=True)
 class SinkDelivered(Event):
     """A sink took, or failed to take, part of a batch."""
 

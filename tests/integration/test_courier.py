@@ -18,7 +18,7 @@ from email_ingestion.blobs import Blobs, open_blobs
 from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.email import Message, Parcel
 from email_ingestion.errors import Reject, Retry, SinkFailed, SinkThrottled, SinkUnavailable
-from email_ingestion.events import DeadLettered, Deferred, SinkDelivered, Turned
+from email_ingestion.events import DeadLettered, Deferred, Owed, SinkDelivered, Turned
 from email_ingestion.ledger import Ledger, open_ledger
 from email_ingestion.parsing import parse
 from email_ingestion.sinks import Sink
@@ -44,6 +44,7 @@ class Box:
         self.asked: Counter[str] = Counter()
         self.trouble: Callable[[str], Exception | None] = lambda _: None
         self.away = False
+        self.at: dict[str, float] = {}
 
     def deliver(self, batch: Sequence[Parcel]) -> None:
         ids = [parcel.email.email_id for parcel in batch]
@@ -291,6 +292,40 @@ def test_a_paused_worker_hands_nothing_over(sinks: Sinks):
     sinks.paused = False
     until(courier.done, "it is delivered")
     assert box.taken == Counter(ids)
+
+
+def test_it_tells_what_is_owed_and_since_when(sinks: Sinks):
+    box = Box()
+    courier = sinks.courier("box", box, start=False)
+    before = time.time()
+    sinks.record(1, 2)
+    sinks.run(courier)
+    (first,) = until(lambda: sinks.heard.of(Owed), "it is told")
+    assert (first.sink, first.waiting) == ("box", 2)
+    assert before - 1 <= first.oldest <= time.time()
+
+
+@pytest.mark.soak
+def test_while_one_sink_fails_for_a_minute_no_other_waits_for_a_second(sinks: Sinks):
+    with receiving() as receiver, closing(_webhook(receiver)) as webhook:
+        receiver.fail(500)
+        box = Box()
+        box.trouble = lambda email_id: box.at.setdefault(email_id, time.monotonic()) and None
+        broken = sinks.courier("webhook", webhook, max_retries=0, fail_max=5, recovery_timeout=5.0)
+        sinks.courier("box", box)
+        recorded: dict[str, float] = {}
+        began = time.monotonic()
+        while time.monotonic() - began < 60:
+            start = len(recorded) + 1
+            recorded |= dict.fromkeys(sinks.record(*range(start, start + 20)), time.monotonic())
+            time.sleep(0.1)
+        until(lambda: box.taken == Counter(recorded.keys()), "the other one has everything")
+        assert not receiver.taken
+        assert max(box.at[email_id] - then for email_id, then in recorded.items()) < 1.0
+        receiver.work()
+        until(broken.done, "the webhook has everything", 120)
+        assert (receiver.taken, sinks.letters()) == (Counter(recorded.keys()), [])
+        assert sinks.heard.of(Deferred) == []
 
 
 def test_a_stopped_courier_gives_back_what_it_has_not_begun(sinks: Sinks):

@@ -70,6 +70,7 @@ RULES: dict[type[Event], Rule] = {
     events.ConsentEnding: Rule("consent_ending", WARNING, repeats=True),
     events.NeedsOperator: Rule("operator_needed", ERROR, repeats=True),
     events.Delivered: Rule("email_delivered", DEBUG),
+    events.Owed: Rule("sink_owed", DEBUG),
     events.SinkDelivered: Rule(
         "sink_delivered", lambda event: WARNING if event.result == "failed" else DEBUG, repeats=True
     ),

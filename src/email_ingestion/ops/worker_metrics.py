@@ -34,6 +34,10 @@ class WorkerMetrics:
         self._sink_deliveries = declare.counter(
             "sink_deliveries_total", "Messages handed to a sink, by result.", sink=names.sinks, result=SINK_RESULTS
         )
+        self._owed = declare.gauge("sink_waiting_messages", "Messages that a further sink still has to get.", "sink")
+        self._oldest = declare.gauge(
+            "sink_oldest_timestamp_seconds", "Unix time since which the oldest of them waits; absent for none.", "sink"
+        )
         self._declare_latencies(declare)
 
     def reactions(self) -> dict[type[Event], Callable[[Any], None]]:
@@ -44,6 +48,7 @@ class WorkerMetrics:
             events.DeadLettered: self._dead_lettered,
             events.Reclaimed: lambda event: self._orphans.inc(event.count),
             events.SinkDelivered: self._sink_delivered,
+            events.Owed: self._tell_owed,
         }
 
     def _declare_latencies(self, declare: Declare) -> None:
@@ -77,3 +82,11 @@ class WorkerMetrics:
 
     def _sink_delivered(self, event: events.SinkDelivered) -> None:
         self._sink_deliveries.labels(member(event.sink, self._sinks), event.result).inc(event.count)
+
+    def _tell_owed(self, event: events.Owed) -> None:
+        sink = member(event.sink, self._sinks)
+        for gauge, value in ((self._owed, event.waiting), (self._oldest, event.oldest)):
+            if value is None:
+                gauge.remove(sink)  # unknown is not 0
+            else:
+                gauge.labels(sink).set(value)

@@ -29,6 +29,7 @@ from email_ingestion.errors import (
     TransientError,
 )
 from email_ingestion.events import DeadLettered, Deferred, LoopFailed, Observe, SinkDelivered, Turned
+from email_ingestion.events import Owed as Owing
 from email_ingestion.ledger import Claim, Ledger, Owed
 from email_ingestion.parsing import parse
 from email_ingestion.retry import backoff
@@ -42,6 +43,7 @@ from email_ingestion.worker.settle import frames, usable
 LOOK_SECONDS = 0.5  # for what others recorded and what becomes due; what this process records wakes the courier
 MARK_SECONDS = 0.5  # of deliveries that a kill makes the sink see again
 TICK_SECONDS = 5.0
+TELL_SECONDS = 5.0  # between two counts of what a sink is owed
 LONGEST_PAUSE = 2.0  # seconds, between tries at a sink that is away: then its breaker spares it
 UNBURIED_SECONDS = 30.0  # until Redis is asked again to take a dead letter
 
@@ -103,6 +105,7 @@ class Courier:
         self._awake = threading.Event()
         self._recovered = False
         self._not_before = 0.0
+        self._told_at = -TELL_SECONDS
         self._failures = 0
         self._proven = True  # it has taken something since its breaker was last open, or is new to us
         self._thread = threading.Thread(target=self._run, name=loop_of(name), daemon=True)
@@ -145,6 +148,7 @@ class Courier:
 
     def _turn(self) -> float:
         """One claim; returns the seconds after which to look again."""
+        self._tell()
         if not self._recovered:
             self._outbox.recover(self._name, self._instance)
             self._recovered = True
@@ -156,6 +160,18 @@ class Courier:
             return LOOK_SECONDS
         self._serve(claim)
         return 0.0
+
+    def _tell(self) -> None:
+        """Say now and then what the sink is owed."""
+        if time.monotonic() - self._told_at < TELL_SECONDS:
+            return
+        self._told_at = time.monotonic()
+        try:
+            backlog = self._outbox.backlog(self._name)
+        except SinkUnavailable:
+            self._observe(Owing(self._name, None, None))
+            raise
+        self._observe(Owing(self._name, backlog.waiting, backlog.oldest.timestamp() if backlog.oldest else None))
 
     def _serve(self, claim: Claim) -> None:
         work = _Round(claim, {owed.envelope.email_id: owed for owed in claim.owed})

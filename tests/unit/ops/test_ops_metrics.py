@@ -75,6 +75,7 @@ def fed(ops: Ops) -> Ops:
         events.Delivered("default:gm:1", 1, duplicate=False, duration=0.02, queue_wait=0.3, end_to_end=4.0),
         events.Delivered("default:gm:2", 1, duplicate=True, duration=0.02, queue_wait=0.3, end_to_end=4.0),
         events.SinkDelivered("database", "delivered", 2),
+        events.Owed("webhook", 7, 1700.0),
         events.Deferred("default:gm:3", 1, errors.SinkUnavailable("full"), 2.0),
         events.Deferred("default:gm:4", 1, ZeroDivisionError(), 2.0),
         events.DeadLettered("default:gm:3", "max_retries", 6, errors.SinkUnavailable("full")),
@@ -109,9 +110,21 @@ def test_events_move_what_a_worker_counts(worker: Ops) -> None:
     assert found["dlq_messages_total{reason=max_retries}"] == 1
     assert found["orphan_messages_claimed_total"] == 4
     assert found["sink_deliveries_total{result=delivered,sink=database}"] == 2
+    assert found["sink_waiting_messages{sink=webhook}"] == 7
+    assert found["sink_oldest_timestamp_seconds{sink=webhook}"] == 1700
     assert found["end_to_end_latency_seconds_count"] == 2
     assert found["circuit_breaker_transitions_total{name=redis,to=open}"] == 1
     assert found["backup_last_success_timestamp_seconds"] == 1234
+
+
+def test_what_a_sink_is_owed_is_absent_while_nobody_knows(worker: Ops) -> None:
+    fed(worker).metrics(events.Owed("webhook", 0, None))
+    found = series(worker.metrics)
+    assert found["sink_waiting_messages{sink=webhook}"] == 0
+    assert "sink_oldest_timestamp_seconds{sink=webhook}" not in found
+    worker.metrics(events.Owed("webhook", None, None))
+    worker.metrics(events.Owed("webhook", None, None))
+    assert "sink_waiting_messages{sink=webhook}" not in series(worker.metrics)
 
 
 def test_events_move_what_a_producer_counts(producer: Ops) -> None:
