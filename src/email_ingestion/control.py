@@ -1,5 +1,9 @@
 """What operators have asked of this process for a while: to pause, or to serve less; it decides nothing else.
 
+    DEGRADED     older mail and audits wait for better times; new mail comes first anyway
+    MINIMAL      and so do all sinks but the database, which notes what it owes them
+    MAINTENANCE  and everything else: the process is paused
+
 An order comes to this process alone or, through Redis, to all of them. Each ends by itself, so that a forgotten one
 cannot hold the system up for ever; orders for all hold on while Redis is away.
 """
@@ -88,6 +92,10 @@ class Control:
         """The level of service that holds now."""
         order = self.degraded()
         return _level(order.value) if order else "NORMAL"
+
+    def serves_at_most(self, level: Level) -> bool:
+        """Whether the level of service is this one or a lower one."""
+        return LEVELS.index(self.level) >= LEVELS.index(level)
 
     def remaining(self, order: Standing) -> float:
         """Seconds until it ends."""

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
-from tests.servers.operator import told, typed
+from tests.servers.commands import told, typed
 from tests.servers.processes import Place, Running, gmail_settings, place, until
 from tests.servers.redis import RedisServer, running_redis
 
@@ -63,7 +63,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         running_redis(folder / "redis") as redis,
         place(folder / "here", redis.url, **gmail_settings(sandbox, folder / "here")) as here,
     ):
-        here.set(IMAP_POLL_SECONDS=1, CB_RECOVERY_TIMEOUT=1)
+        here.set(IMAP_POLL_SECONDS=1, CB_RECOVERY_TIMEOUT=1, SINKS="database,ndjson:further.jsonl")
         made = Live(here, redis, sandbox, here.producer(), here.worker())
         made.settled()
         yield made
@@ -122,6 +122,7 @@ def test_breakers_are_listed_and_closed_where_the_dependency_works(live: Live) -
         ("producer", "oauth2"),
         ("worker", "redis"),
         ("worker", "database"),
+        ("worker", "ndjson:further.jsonl"),
     }
     for name in ("imap", "redis"):
         rows = live.asked("breaker", "close", name, "--ttl", "5s")
@@ -187,6 +188,19 @@ def test_maintenance_pauses_everything_and_ends_by_itself(live: Live) -> None:
     assert (status["control"]["level"], status["status"]) == ("MAINTENANCE", "degraded")
     assert live.producer.metric("email_ingestion_degradation_level") == 3
     until(lambda: live.producer.status()["control"]["level"] == "NORMAL", "it is over")
+
+
+def test_at_minimal_the_database_alone_is_served_and_the_others_get_theirs_later(live: Live) -> None:
+    further = live.here.folder / "further.jsonl"
+    live.asked("degrade", "MINIMAL", "--ttl", "1h")
+    live.deliver("for the database")
+    until(lambda: live.stored("for the database"), "the database has it")
+    live.deliver("and another")
+    until(lambda: live.stored("and another"), "the database has that too")
+    assert "for the database" not in (further.read_text() if further.exists() else "")
+    assert json.loads(live.worker.get("/ready")[1])["status"] == "degraded"
+    live.asked("degrade", "NORMAL")
+    until(lambda: "for the database" in further.read_text(), "the other sink gets what it is owed")
 
 
 def test_the_log_can_be_made_to_tell_more_for_a_while(live: Live) -> None:

@@ -48,6 +48,11 @@ def _refused(here: Place, script: str, code: int, *words: str, options: tuple[st
         ("worker.py", {"LOG_DIR": "/proc/nowhere"}, ("/proc/nowhere", "LOG_DIR")),
         ("worker.py", {"PID_DIR": "/proc/nowhere"}, ("/proc/nowhere", "PID_DIR")),
         ("worker.py", {"OPS_HOST": "203.0.113.7"}, ("203.0.113.7", "OPS_HOST")),
+        (
+            "worker.py",
+            {"OPS_HOST": "0.0.0.0", "OPS_TOKEN_FILE": "/proc/nowhere/token"},
+            ("OPS_TOKEN_FILE", "/proc/nowhere/token"),
+        ),
         ("producer.py", {"REDIS_PASSWORD_FILE": "/nowhere/password"}, ("REDIS_PASSWORD_FILE", "/nowhere/password")),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,

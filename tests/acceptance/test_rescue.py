@@ -17,7 +17,7 @@ import pytest
 
 from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.stream import GROUP, Keys
-from tests.servers.operator import told, typed
+from tests.servers.commands import told, typed
 from tests.servers.poison import poisoned_python
 from tests.servers.processes import Place, Running, gmail_settings, place, until
 from tests.servers.redis import RedisServer, running_redis
@@ -159,6 +159,8 @@ def test_the_logs_and_what_went_wrong_are_found_without_redis(live: Live) -> Non
         summed = live.command("errors", "--json")
         assert "the dead letters are not among these" in summed.stderr
         assert "RedisConnectionError" in {row["error_type"] for row in json.loads(summed.stdout)}
+        live.command("config", "show", "--set")
+        assert live.asked("log-level", "INFO", "--ttl", "1s")
         for words in (("pending", "list"), ("consumers", "list"), ("drain", "--output", "x.jsonl"), ("revoke", "a")):
             assert "see that Redis runs" in live.command(*words, ends=2).stderr
         (row,) = live.asked("evidence", "collect", "--out", "outage")

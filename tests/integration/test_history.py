@@ -11,7 +11,7 @@ import pytest
 
 from email_ingestion.email import Cursor
 from email_ingestion.errors import StaleCursor
-from email_ingestion.events import BytesSpent, Held, HistoryWalked
+from email_ingestion.events import BytesSpent, Held, HistoryWalked, Reconciled, Synced
 from email_ingestion.producer import fetch, history
 from email_ingestion.producer.choice import portions, portions_down
 from email_ingestion.reconcile import Report
@@ -130,6 +130,19 @@ def test_what_is_old_waits_while_the_stream_is_busy(watched: Watched, monkeypatc
         with watched.redis.client() as client:
             client.delete(watched.keys.stream)
         watched.until(lambda: uids_in_order(watched)[:4] == [32, 31, 30, 29], "more when there is room")
+
+
+def test_degraded_new_mail_comes_and_old_mail_and_audits_wait(watched: Watched):
+    watched.control.degrade("DEGRADED", 600, "an operator")
+    with watched.running():
+        watched.hears(Synced)
+        watched.sandbox.deliver(letter(100))
+        watched.until(lambda: uids_in_order(watched) == [41], "the new one")
+        watched.sandbox.deliver(letter(101))
+        watched.until(lambda: uids_in_order(watched) == [41, 42], "the next one, and nothing else")
+        assert not watched.heard.of(Reconciled)
+        watched.control.degrade("NORMAL", 600, "an operator")
+        watched.arrives()
 
 
 # The budget

@@ -4,30 +4,50 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import subprocess
 from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
-from email_ingestion.cli.exits import run
+import typer
+
+from email_ingestion.cli.app import app
+from email_ingestion.cli.exits import leave, run
 from tests.servers.processes import Place
 
 
 def command(here: Place, function: Callable[..., Any], *options: str) -> subprocess.CompletedProcess[str]:
-    """Run it in the place's folder and environment, to its exit code and its output."""
+    """Run one in the place's folder and environment, to its exit code and its output."""
+    return _ended(here, options, lambda: run(function))
+
+
+def typed(here: Place, *words: str) -> subprocess.CompletedProcess[str]:
+    """The same for `email-ingestion` with these words."""
+    done = _ended(here, words, lambda: leave(typer.main.get_command(app)))
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def told(here: Place, *words: str, ends: int = 0) -> Any:
+    """What it answers with `--json`."""
+    done = typed(here, *words, "--json")
+    assert done.returncode == ends, done.stderr + done.stdout
+    return json.loads(done.stdout)
+
+
+def _ended(here: Place, words: tuple[str, ...], go: Callable[[], Any]) -> subprocess.CompletedProcess[str]:
     out, err = io.StringIO(), io.StringIO()
-    before = os.getcwd()
-    os.chdir(here.folder)
     try:
         with (
+            contextlib.chdir(here.folder),
             patch.dict(os.environ, here.environment, clear=True),
-            patch("sys.argv", ["command", *options]),
+            patch("sys.argv", ["email-ingestion", *words]),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):
-            run(function)
+            go()
     except SystemExit as end:
-        return subprocess.CompletedProcess(list(options), int(end.code or 0), out.getvalue(), err.getvalue())
-    finally:
-        os.chdir(before)
+        return subprocess.CompletedProcess(list(words), int(end.code or 0), out.getvalue(), err.getvalue())
+    raise AssertionError(f"{words} did not end by itself")

@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from email_ingestion.blobs import open_blobs
 from email_ingestion.breaker import Breaker, BreakerPolicy
+from email_ingestion.control import Control
 from email_ingestion.errors import EmailIngestionError, IMAPConnectionError, TokenRefreshError
 from email_ingestion.events import Event
 from email_ingestion.ops.compose import compose, open_ops
@@ -90,6 +91,7 @@ class Watched:
         policy = BreakerPolicy(fail_max=1000)
         self._imap = Breaker("imap", policy, (IMAPConnectionError,), self.observe)
         self._oauth = Breaker("oauth2", policy, (TokenRefreshError,), self.observe)
+        self.control = Control("producer")
         self.keeper = Keeper(
             self.account.name, self._watcher, 3 * self.settings.imap_poll_seconds, Ours(), self.observe
         )
@@ -101,7 +103,9 @@ class Watched:
     def source(self) -> Source:
         made = link(self.redis.url)
         blobs = open_blobs(self.settings.blob_url)
-        return Source(self.account, self.settings, made, Intake(made), self.ledger, blobs, self.observe)
+        return Source(
+            self.account, self.settings, made, Intake(made), self.ledger, blobs, self.observe, control=self.control
+        )
 
     def _watcher(self):
         return watcher_of(self.source(), self.patience, imap=self._imap, oauth=self._oauth, give_up=self.fatal.append)

@@ -69,7 +69,9 @@ def degrade(
     everywhere: All = False,
     as_json: Json = False,
 ) -> int:
-    """Serve less for a while: DEGRADED and MINIMAL relieve what is not essential, MAINTENANCE pauses everything.
+    """Serve less for a while: DEGRADED new mail only, MINIMAL into the database only, MAINTENANCE nothing.
+
+    What has to wait is kept where it is, and done when the time is over.
 
     Examples:
       email-ingestion degrade MAINTENANCE --ttl 30m --all

@@ -115,6 +115,9 @@ class Work(Protocol):
     def depth(self) -> int:
         """How many messages are in the stream."""
 
+    def relieved(self) -> bool:
+        """Whether new mail should be fetched and nothing else."""
+
     def renewed(self) -> object:
         """Changes when a person has renewed the authorization."""
 
@@ -290,6 +293,9 @@ class Watcher:
         if not audit:
             if time.monotonic() < self._audit_due:
                 return None
+            if self._work.relieved():
+                self._audit_due = time.monotonic() + min(AUDIT_AGAIN_SECONDS, self._pace.audit)
+                return None
             audit = self._work.audit(connection, opened, partial(self._wait_for_room, connection, 0)).steps()
         # Whatever goes wrong in the step, the audit is not begun again at once: it must not hold up the mail.
         self._audit_due = time.monotonic() + min(AUDIT_AGAIN_SECONDS, self._pace.audit)
@@ -322,7 +328,7 @@ class Watcher:
     def _history_room(self, size: int) -> float:
         """Whether older mail may be fetched now: 0, or the seconds after which to ask again."""
         self._turned()
-        if self._work.full() or self._work.depth() >= HISTORY_DEPTH:
+        if self._work.relieved() or self._work.full() or self._work.depth() >= HISTORY_DEPTH:
             return HISTORY_SECONDS
         return 0.0 if self._budget.ask(size, HISTORY_SHARE) else BUDGET_SECONDS
 

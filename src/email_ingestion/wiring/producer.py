@@ -6,12 +6,12 @@ import random
 import secrets
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from email_ingestion.blobs import Blobs, open_blobs
 from email_ingestion.breaker import Breaker
-from email_ingestion.control import Standing
+from email_ingestion.control import Control
 from email_ingestion.errors import (
     ConfigurationError,
     EmailIngestionError,
@@ -118,8 +118,8 @@ class ProducerBody:
                     ledger,
                     blobs,
                     observe,
-                    parts.control.paused,
                     leases.holder,
+                    parts.control,
                 )
                 return watcher_of(source, patience, imap=imap, oauth=oauth, give_up=self._give_up)
 
@@ -222,8 +222,8 @@ class Source:
     ledger: Callable[[], Ledger]
     blobs: Blobs
     observe: Observe
-    paused: Callable[[], Standing | None] = lambda: None  # whether an operator wants nothing to be fetched
     holder: str = ""  # as whom it writes, see `stream.leases`; a command writes as nobody in particular
+    control: Control = field(default_factory=partial(Control, "producer"))  # what operators ask of it
 
     def sync(self, connection: ImapMailbox, opened: Opened, wait_for_room: Callable[[int], bool]) -> Sync:
         """What brings new mail into the stream."""
@@ -313,7 +313,7 @@ class Source:
 
     def full(self) -> str | None:
         """Why nothing more should be fetched now, or None: Gmail is the buffer, Redis is not."""
-        if self.paused():
+        if self.control.paused():
             return "paused by an operator"
         load, settings = self.intake.load(), self.settings
         if load.depth >= settings.stream_max_depth:
@@ -321,6 +321,10 @@ class Source:
         if load.volume >= settings.stream_max_bytes:
             return f"{load.volume} bytes in the stream, STREAM_MAX_BYTES is {settings.stream_max_bytes}"
         return None
+
+    def relieved(self) -> bool:
+        """Whether operators want new mail to be fetched and nothing else."""
+        return self.control.serves_at_most("DEGRADED")
 
     def renewed(self) -> object:
         """The time the token file was written."""

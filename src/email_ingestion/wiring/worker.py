@@ -173,7 +173,7 @@ class WorkerBody:
             ledger=database.ledger,
             blobs=self._blobs,
             burial=Burial(parts.link),
-            paused=parts.control.paused,
+            paused=lambda: parts.control.paused() or parts.control.serves_at_most("MINIMAL"),
             batch=parts.settings.worker_batch_size,
             lease=parts.settings.worker_lease_seconds,
             max_retries=parts.settings.worker_max_retries,
