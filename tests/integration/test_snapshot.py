@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,6 +161,18 @@ def test_a_replay_during_the_reading_is_noticed(redis_server: RedisServer):
         list(reading)
 
 
+def test_a_redis_that_is_flushed_during_the_reading_is_noticed(redis_server: RedisServer):
+    fill(redis_server, 200, 0, 3)
+    reading = read_snapshot(open_link(redis_server.url, "test"))
+    while "id" not in next(reading):
+        pass
+    with redis_server.client() as client:
+        client.flushall()
+        client.xadd(KEYS.stream, {"a": "b"}, id="1-1")
+    with pytest.raises(OperationFailed, match="lost its data"):
+        list(reading)
+
+
 def test_a_damaged_snapshot_replaces_nothing(redis_server: RedisServer):
     fill(redis_server, 5, 0, 1)
     lines, summary = snapshot(redis_server)
@@ -183,6 +197,50 @@ def test_a_restore_replaces_what_was_there_in_one_step(redis_server: RedisServer
     assert snapshot(redis_server)[1] == summary
     with redis_server.client() as client:
         assert not client.exists(KEYS.name("newer"))
+
+
+def test_a_snapshot_of_a_busy_redis_misses_nothing(redis_server: RedisServer):
+    """Whatever the cursor has passed is in the stream, a dead letter, or was completed before the reading ended."""
+    intake, queue = Intake(link(redis_server.url)), Queue(link(redis_server.url), "here-worker-1", 60.0)
+    since = intake.restart_cursor("default", "INBOX", Cursor(1, 0))
+    completed: set[int] = set()
+    over = threading.Event()
+
+    def produce() -> None:
+        at = since
+        while not over.is_set():
+            batch = [message(uid, raw=os.urandom(3000)) for uid in range(at.uid + 1, at.uid + 21)]
+            _, at = intake.append("default", "INBOX", at, at.uid + 20, batch)
+
+    def work() -> None:
+        while not over.is_set():
+            taken = queue.fresh(15, block=False)
+            for each in taken[:2]:
+                queue.bury(each, obituary("permanent", 1, PermanentError("no"), "", "here-worker-1"))
+            completed.update(each.message.envelope.uid for each in taken[2:])
+            queue.complete(taken[2:])
+
+    threads = [threading.Thread(target=produce), threading.Thread(target=work)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(8):
+            lines, summary = snapshot(redis_server)
+            done = set(completed)
+            uids = [int(entry["uid"]) for line in lines if "id" in line for entry in [_fields(line)]]
+            (cursor,) = (line for line in lines if line["key"] == "cursor:default/INBOX")
+            passed = int(dict(zip(cursor["value"][::2], cursor["value"][1::2], strict=True))["uid"])
+            assert set(range(1, passed + 1)) <= set(uids) | done
+            assert summary["stream_length"] + summary["dlq_depth"] == len(uids)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert len(completed) > 100
+
+
+def _fields(line: dict) -> dict:
+    return dict(zip(line["fields"][::2], line["fields"][1::2], strict=True))
 
 
 def test_a_redis_that_refuses_writes_can_be_read(own_redis: RedisServer, other: RedisServer):

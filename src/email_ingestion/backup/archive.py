@@ -7,7 +7,8 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -160,15 +161,11 @@ def _write(path: Path, content: Any) -> None:
             file.write(chunk)
 
 
-def archives(directory: Path) -> list[Archive]:
-    """The backups in a directory, newest first; what cannot be read is left out."""
-    found = []
+def archives(directory: Path) -> Iterator[Archive]:
+    """The backups in a directory, newest first, as their names say; what cannot be read is left out."""
     for path in sorted(directory.glob(PATTERN), reverse=True):
-        try:
-            found.append(read_archive(path))
-        except OperationFailed:
-            continue
-    return sorted(found, key=lambda archive: archive.manifest.created_at, reverse=True)
+        with suppress(OperationFailed):
+            yield read_archive(path)
 
 
 def newest(directory: Path) -> datetime | None:

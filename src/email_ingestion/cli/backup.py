@@ -46,7 +46,7 @@ def backup(
     settings = load_settings()
     directory = output_dir or settings.backup_dir
     if list_:
-        return show(archives(directory), as_json=as_json)
+        return show(list(archives(directory)), as_json=as_json)
     link = open_link(settings.redis_address, "email-ingestion-backup")
     with steps() as told:
         made = back_up(link, ledger_url(settings), directory, scratch_redis, told)

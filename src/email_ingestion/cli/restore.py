@@ -49,7 +49,7 @@ def restore_backup(
     """
     settings = load_settings()
     if list_:
-        return show(archives(settings.backup_dir), as_json=as_json)
+        return show(list(archives(settings.backup_dir)), as_json=as_json)
     if file is None:
         raise typer.BadParameter("name a backup: --file FILE, or look at them with --list")
     if dry_run + rehearse_ + force > 1:

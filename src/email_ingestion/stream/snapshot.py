@@ -16,11 +16,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from email_ingestion.errors import TransientError
+from email_ingestion.errors import OperationFailed, TransientError
 from email_ingestion.stream.connection import Link, text
 
 Line = dict[str, Any]
@@ -28,8 +28,11 @@ Line = dict[str, Any]
 # An entry holds up to BLOB_THRESHOLD_BYTES: a page stays below some 10 MB.
 PAGE = 50
 PENDING_LINE = 1000
+STREAM = "stream"
 VOLUME = "volume"
 REPLAYED = "replayed"
+LOST = "Redis lost its data while it was read: find out why (redis-cli INFO server), restore the last backup"
+GROUPS = 3  # in what the script says of a stream
 
 
 class SnapshotTorn(TransientError):
@@ -45,22 +48,51 @@ def names(link: Link, prefix: str = "") -> list[str]:
 
 
 def read_snapshot(link: Link, prefix: str = "") -> Iterator[Line]:
-    """The keys below `prefix`, line by line; raises like `Link.run`, and SnapshotTorn."""
+    """The keys below `prefix`, line by line; raises like `Link.run`, SnapshotTorn and OperationFailed."""
     found = names(link, prefix)
-    script = link.script("snapshot")
-    now, states = link.run(lambda: script(keys=[link.keys.name(prefix + name) for name in found]))
+    now, states = _states(link, prefix, found)
+    told: set[str] = set()
+    ends: dict[str, str] = {}
     replayed = None
     for name, (kind, ttl, value) in zip(found, states, strict=True):
-        if kind == b"none":
-            continue  # it expired meanwhile
         if name == REPLAYED:
             replayed = value
+        if kind == b"stream" and not value[GROUPS]:
+            continue
+        told.add(name)
         if kind == b"stream":
-            yield from _stream(link, prefix, name, now, value)
-        elif name != VOLUME:
+            ends[name] = text(value[0])
+            yield from _queue(link, prefix, name, now, value)
+        elif kind != b"none" and name != VOLUME:  # it expired meanwhile, or is told with its stream
             yield _plain(name, kind, value, now + ttl if ttl > 0 else None)
+    # Streams that nobody takes from, last: what was moved there from the others, perhaps as its first entry, is there.
+    left = [name for name in names(link, prefix) if name not in told]
+    for name, (kind, _, _) in zip(left, _states(link, prefix, left)[1], strict=True):
+        if kind == b"stream":
+            for line in _end(link, prefix, name):
+                ends[name] = line.get("last_id", ends.get(name, ""))
+                yield line
+    _refuse_torn(link, prefix, ends, replayed)
+
+
+def _states(link: Link, prefix: str, found: Sequence[str]) -> tuple[int, list[Any]]:
+    script = link.script("snapshot")
+    now, states = link.run(lambda: script(keys=[link.keys.name(prefix + name) for name in found]))
+    return int(now), states
+
+
+def _refuse_torn(link: Link, prefix: str, ends: dict[str, str], replayed: bytes | None) -> None:
+    """Raise SnapshotTorn when entries were put back into a stream, OperationFailed when all were lost."""
     if link.run(lambda: link.client.get(link.keys.name(prefix + REPLAYED))) != replayed:
         raise SnapshotTorn("dead letters are being replayed: try again when that is done")
+    for last, (kind, _, state) in zip(ends.values(), _states(link, prefix, list(ends))[1], strict=True):
+        if kind != b"stream" or _order(text(state[0])) < _order(last):
+            raise OperationFailed(LOST)
+
+
+def _order(entry_id: str) -> tuple[int, int]:
+    milliseconds, _, number = entry_id.partition("-")
+    return int(milliseconds), int(number)
 
 
 def _plain(name: str, kind: bytes, value: Any, expires_at: int | None) -> Line:
@@ -73,19 +105,19 @@ def _plain(name: str, kind: bytes, value: Any, expires_at: int | None) -> Line:
     return line | ({"expires_at": expires_at} if expires_at else {})
 
 
-def _stream(link: Link, prefix: str, name: str, now: int, state: Any) -> Iterator[Line]:
-    last, added, deleted, groups = text(state[0]), int(state[1]), text(state[2]), state[3]
+def _queue(link: Link, prefix: str, name: str, now: int, state: Any) -> Iterator[Line]:
+    """A stream with groups, as it was at the instant of `state`, without what was completed since."""
+    last, groups = text(state[0]), state[GROUPS]
     yield {"key": name, "type": "stream"}
     there: set[str] = set()
     volume = 0
-    for entry_id, fields in _entries(link, prefix + name, last):
-        there.add(entry_id)
-        volume += sum(map(len, fields))
-        yield {"key": name, "id": entry_id, "fields": [pack(part) for part in fields]}
+    for line in _entries(link, prefix, name, last):
+        there.add(line["id"])
+        volume += sum(len(unpack(part)) for part in line["fields"])
+        yield line
     shown = [[pack(group[0]), text(group[1]), group[3]] for group in groups]
-    yield {"key": name, "last_id": last, "added": added, "deleted": deleted, "groups": shown}
+    yield {"key": name, "last_id": last, "added": int(state[1]), "deleted": text(state[2]), "groups": shown}
     for group in groups:
-        # What was completed since the instant of `state` is gone and not pending any more.
         pending = [
             [text(entry_id), pack(consumer), now - idle, deliveries]
             for entry_id, consumer, idle, deliveries in group[2]
@@ -94,16 +126,27 @@ def _stream(link: Link, prefix: str, name: str, now: int, state: Any) -> Iterato
         for start in range(0, len(pending), PENDING_LINE):
             part = pending[start : start + PENDING_LINE]
             yield {"key": name, "group": pack(group[0]), "pending": part}
-    if name == "stream":
+    if name == STREAM:
         yield {"key": VOLUME, "type": "string", "value": [str(volume)]}
 
 
-def _entries(link: Link, name: str, last: str) -> Iterator[tuple[str, list[bytes]]]:
-    key, start = link.keys.name(name), "-"
+def _end(link: Link, prefix: str, name: str) -> Iterator[Line]:
+    """A stream without groups, to its end of now; read after those whose entries may be moved here."""
+    yield {"key": name, "type": "stream"}
+    yield from _entries(link, prefix, name, "+")
+    ((kind, _, state),) = _states(link, prefix, [name])[1]
+    if kind != b"stream":
+        raise OperationFailed(LOST)
+    yield {"key": name, "last_id": text(state[0]), "added": int(state[1]), "deleted": text(state[2]), "groups": []}
+
+
+def _entries(link: Link, prefix: str, name: str, last: str) -> Iterator[Line]:
+    key, start = link.keys.name(prefix + name), "-"
     while True:
         page: Any = link.run(lambda start=start: link.client.xrange(key, start, last, count=PAGE))  # type: ignore[misc]
         for entry_id, fields in page:
-            yield text(entry_id), [part for pair in fields.items() for part in pair]
+            parts = [pack(part) for pair in fields.items() for part in pair]
+            yield {"key": name, "id": text(entry_id), "fields": parts}
         if len(page) < PAGE:
             return
         start = f"({text(page[-1][0])}"
