@@ -6,7 +6,7 @@ import json
 from collections import Counter
 
 from email_ingestion.email import Cursor
-from email_ingestion.stream import Intake
+from email_ingestion.stream import Intake, Keys
 from tests.servers.links import link, message
 from tests.servers.processes import Place, until
 from tests.servers.redis import RedisServer
@@ -89,3 +89,19 @@ def test_routes_decide_where_mail_goes_and_can_be_tried_out(here: Place, own_red
     for command in (("worker.py",), ("-m", "email_ingestion", "route", "test", "mail.eml")):
         refused = here.run(*command)
         assert (refused.returncode, "did you mean subject?" in refused.stderr) == (78, True), refused.stderr
+
+
+def test_an_entry_of_a_newer_release_is_kept_until_that_one_reads_it(here: Place, own_redis: RedisServer):
+    intake = Intake(link(own_redis.url))
+    intake.restart_cursor("default", "INBOX", Cursor(1, 0))
+    intake.append("default", "INBOX", Cursor(1, 0), 1, [message(1)])
+    with own_redis.client() as client:
+        ((_, fields),) = client.xrange(Keys().stream)
+        client.xadd(Keys().stream, fields | {b"v": b"99"})
+    here.set(WORKER_MAX_RETRIES=0)
+    worker = here.worker()
+    until(lambda: (worker.metric("email_ingestion_retries_total") or 0) >= 2, "it was looked at more than once")
+    assert "stream entry has version 99" in worker.log()
+    with own_redis.client() as client:
+        assert (client.xlen(Keys().stream), client.xlen(Keys().dlq)) == (1, 0)
+    assert len(here.rows()) == 1

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -208,3 +209,53 @@ def test_a_stream_on_a_redis_that_is_away_is_unavailable():
 def test_the_stream_on_which_mail_arrives_is_refused(key: str):
     with pytest.raises(ConfigurationError, match="another key"):
         opened(f"stream:{key}")
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installed distribution that offers the sinks `theirs`, `broken` and `half`."""
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[email_ingestion.sinks]\n"
+        "theirs = their_sinks:open_sink\nbroken = no_module_of_theirs:open_sink\nhalf = their_sinks:open_half\n"
+    )
+    (tmp_path / "their_sinks.py").write_text(
+        "class Sink:\n"
+        "    name = 'theirs'\n"
+        "    def __init__(self, target): self.target, self.taken = target, []\n"
+        "    def deliver(self, batch): self.taken += [parcel.email.email_id for parcel in batch]\n"
+        "    def ping(self): pass\n"
+        "def open_sink(settings, target=''): return Sink(target)\n"
+        "def open_half(settings): return object()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(("name", "target"), [("theirs", ""), ("theirs:a:b", "a:b")])
+def test_a_package_offers_a_sink_of_its_own(package: Path, name: str, target: str):
+    assert package.exists()
+    sink: Any = opened(name)
+    assert sink.target == target
+    sink.ping()
+    assert sink.deliver(parcels(1)) is None
+    close_sink(sink)
+    assert sink.taken == ["default:gm:1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("broken", "no_module_of_theirs"), ("half", "'half' .*has no deliver"), ("half:x", "'half' takes nothing behind")],
+)
+def test_a_package_that_offers_no_usable_sink_is_refused(package: Path, name: str, words: str):
+    assert package.exists()
+    with pytest.raises(ConfigurationError, match=words):
+        opened(name)
+
+
+@pytest.mark.parametrize("name", ["database:x", "webhook:https://example.com"])
+def test_a_sink_that_takes_no_target_is_refused_with_one(name: str):
+    with pytest.raises(ConfigurationError, match="takes nothing behind"):
+        opened(name)

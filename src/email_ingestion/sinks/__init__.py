@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
+from inspect import signature
 from typing import TYPE_CHECKING, Protocol, cast
 
 from email_ingestion.email import Parcel
@@ -55,7 +56,16 @@ def load_sink(name: str, settings: Settings) -> Sink:
         open_sink = opener.load()
     except Exception as error:  # whatever a foreign module does when it is imported
         raise ConfigurationError(f"SINKS: {name!r} ({opener.value}) cannot be loaded: {error!r}") from error
-    return cast("Sink", open_sink(settings, target) if colon else open_sink(settings))
+    arguments = (settings, target) if colon else (settings,)
+    try:
+        signature(open_sink).bind(*arguments)
+    except TypeError as error:
+        raise ConfigurationError(f"SINKS: {kind!r} takes nothing behind a colon, here {target!r}") from error
+    sink = open_sink(*arguments)
+    for name_of_it in ("deliver", "ping"):
+        if not callable(getattr(sink, name_of_it, None)):
+            raise ConfigurationError(f"SINKS: {kind!r} ({opener.value}) is no sink: it has no {name_of_it}")
+    return cast("Sink", sink)
 
 
 def close_sink(sink: Sink) -> None:
