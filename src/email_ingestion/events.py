@@ -192,8 +192,18 @@ class Skipped(Event):
     """Messages were left out on purpose."""
 
     account: str
-    reason: Literal["excluded_label", "before_start", "known", "vanished"]
+    reason: Literal["excluded_label", "before_start", "known", "vanished", "too_large"]
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class TooLarge(Event):
+    """A message is left out because it has more than IMAP_MESSAGE_MAX_BYTES; `size` in bytes."""
+
+    account: str
+    mailbox: str
+    uid: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)

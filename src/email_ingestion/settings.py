@@ -107,6 +107,9 @@ class Settings(BaseSettings):
         default=30, gt=0, description="seconds without a byte before a connection is dead"
     )
     imap_session_seconds: float = Field(default=3300, gt=0, description="seconds after which a connection is renewed")
+    imap_message_max_bytes: int = Field(
+        default=157_286_400, gt=0, description="bytes of a message above which it is left out; Gmail takes up to 50 MB"
+    )
     imap_bytes_per_day: int = Field(default=2_400_000_000, gt=0, description="bytes downloaded per account in 24 h")
 
     google_client_id: str | None = Field(default=None, description="OAuth2 client of your own Google Cloud project")

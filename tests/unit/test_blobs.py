@@ -229,3 +229,13 @@ def test_writers_and_a_collector_at_once_lose_nothing(disk: DiskBlobs, tmp_path:
             done.result()
     disk.put(DATA)
     assert disk.get(REF) == DATA
+
+
+def test_what_is_spooled_is_kept_like_what_is_put(blobs: Blobs) -> None:
+    for _ in range(2):
+        with blobs.spool() as spooled:
+            spooled.write(DATA[:1000])
+            spooled.write(DATA[1000:])
+            assert blobs.keep(spooled, REF.removeprefix("sha256:")) == REF
+    assert blobs.get(REF) == DATA
+    assert blobs.put(DATA) == REF

@@ -6,7 +6,7 @@ A reference is `sha256:<hex>`, the same wherever the bytes lie. Nothing is ever 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from email_ingestion.blobs.disk import DiskBlobs
 from email_ingestion.blobs.reference import reference, sha256_of
@@ -20,6 +20,12 @@ class Blobs(Protocol):
 
     def put(self, data: bytes) -> str:
         """Store `data`, durably when it returns, and return its reference; twice is the same as once."""
+
+    def spool(self) -> IO[bytes]:
+        """Return a file to write a content into that is too large for memory; it is gone when it is closed."""
+
+    def keep(self, spooled: IO[bytes], sha256: str) -> str:
+        """Store what was spooled, which has this digest, durably; return its reference. Twice is the same as once."""
 
     def get(self, ref: str) -> bytes:
         """Return the bytes under `ref`; raises TransientError when they are missing or damaged."""

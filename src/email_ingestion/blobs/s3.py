@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from email_ingestion.blobs.reference import missing, path_of, reference_to, verified
+from email_ingestion.blobs.reference import missing, path_of, reference, reference_to, verified
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
 
 if TYPE_CHECKING:
@@ -41,6 +42,21 @@ class S3Blobs:
         ref = reference_to(data)
         if not self.exists(ref):
             self._write(path_of(ref), data)
+        return ref
+
+    def spool(self) -> IO[bytes]:
+        """See `Blobs`."""
+        return tempfile.TemporaryFile()
+
+    def keep(self, spooled: IO[bytes], sha256: str) -> str:
+        """See `Blobs`; obstore sends it in parts."""
+        ref = reference(sha256)
+        if not self.exists(ref):
+            spooled.seek(0)
+            try:
+                self._store.put(path_of(ref), spooled)
+            except _ERRORS as error:
+                raise self._unavailable(error) from error
         return ref
 
     def get(self, ref: str) -> bytes:

@@ -62,6 +62,7 @@ RULES: dict[type[Event], Rule] = {
     events.MailboxChanged: Rule("imap_uidvalidity_changed", WARNING),
     events.Published: Rule("batch_published", DEBUG),
     events.Skipped: Rule("batch_skipped", DEBUG),
+    events.TooLarge: Rule("message_too_large", WARNING),
     events.Held: Rule("fetching_held", lambda event: WARNING if event.reason else INFO, repeats=True),
     events.TokenRefreshed: Rule("token_refreshed", INFO),
     events.TokenRefreshFailed: Rule(

@@ -13,7 +13,7 @@ from email_ingestion.ops.declare import Declare, member
 from email_ingestion.ops.gauges import Freshness
 from email_ingestion.ops.records import CONSENT_WARNING, Names, RedisView, TokenState
 
-SKIP_REASONS = ("excluded_label", "before_start", "known", "vanished")
+SKIP_REASONS = ("excluded_label", "before_start", "known", "vanished", "too_large")
 CONNECTION_RESULTS = ("connected", "refused", "throttled", "failed")
 INCIDENTS = ("session_ended", "transient", "throttled", "locked_out", "operator", "quarantined")
 REFRESH_RESULTS = ("success", "error", "refused")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -9,7 +10,7 @@ from typing import Literal
 
 from email_ingestion.mailbox import Outline
 
-Reason = Literal["excluded_label", "before_start", "known"]
+Reason = Literal["excluded_label", "before_start", "known", "too_large"]
 
 END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 
@@ -20,6 +21,7 @@ class Rules:
 
     exclude_labels: frozenset[str]
     start: datetime | None = None
+    most_bytes: int = sys.maxsize
     begin_now: bool = False  # IMAP_START=now: what was there before the first delivery is left out
 
     def for_old_mail(self, begun: Callable[[], datetime | None]) -> Rules:
@@ -32,7 +34,9 @@ class Rules:
             return "known"
         if self.start and outline.internaldate < self.start:
             return "before_start"
-        return "excluded_label" if self.exclude_labels.intersection(outline.labels) else None
+        if self.exclude_labels.intersection(outline.labels):
+            return "excluded_label"
+        return "too_large" if outline.size > self.most_bytes else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import IO, Protocol, TypeVar
 
 from email_ingestion.email import Envelope, Message
 from email_ingestion.errors import IMAPConnectionError
@@ -15,7 +15,8 @@ from email_ingestion.mailbox.replies import MessagesRefused
 
 T = TypeVar("T")
 
-PORTION_BYTES = 4 * 1024 * 1024
+PORTION_BYTES = 4 * 1024 * 1024  # a message above this is fetched in pieces
+PIECE_BYTES = 1024 * 1024
 
 
 class Blobs(Protocol):
@@ -23,6 +24,14 @@ class Blobs(Protocol):
 
     def put(self, data: bytes) -> str:
         """Store; returns the reference."""
+        ...
+
+    def spool(self) -> IO[bytes]:
+        """A file to write a content into that is too large for memory; it is gone when it is closed."""
+        ...
+
+    def keep(self, spooled: IO[bytes], sha256: str) -> str:
+        """Store what was spooled; returns the reference."""
         ...
 
 
@@ -60,12 +69,38 @@ class Fetch:
 
     def messages(self, outlines: Sequence[Outline]) -> Iterator[Message]:
         """The messages behind `outlines`, without those that vanished or were refused; raises IMAPConnectionError."""
-        bodies = self._bodies([outline.uid for outline in outlines]) if outlines else {}
+        small = [outline for outline in outlines if outline.size <= PORTION_BYTES]
+        bodies = self._bodies([outline.uid for outline in small]) if small else {}
         for outline in outlines:
+            if outline.size > PORTION_BYTES:
+                yield from self._in_pieces(outline)
+                continue
             raw = bodies.pop(outline.uid, None)
             if raw is not None:
                 self._observe(Downloaded(self._account, len(raw)))
                 yield self._message(outline, raw)
+
+    def _in_pieces(self, outline: Outline) -> Iterator[Message]:
+        """One message that is never in memory as a whole: it goes through a file into the blob store."""
+        digest, size = hashlib.sha256(), 0
+        with self._blobs.spool() as spooled:
+            while True:
+                try:
+                    piece = self._connection.piece(outline.uid, size, PIECE_BYTES)
+                except MessagesRefused as error:
+                    self._refused[outline.uid] = error
+                    return
+                if piece is None:
+                    self._observe(Skipped(self._account, "vanished", 1))
+                    return
+                spooled.write(piece)
+                digest.update(piece)
+                size += len(piece)
+                self._observe(Downloaded(self._account, len(piece)))
+                if len(piece) < PIECE_BYTES:
+                    break
+            sha256 = digest.hexdigest()
+            yield Message(self._envelope(outline, size, sha256), None, self._blobs.keep(spooled, sha256))
 
     def take_refused(self) -> dict[int, Exception]:
         """The UIDs the server lists but did not send since this was last asked, each with its reason."""
@@ -114,7 +149,13 @@ class Fetch:
         self._refused |= refused
 
     def _message(self, outline: Outline, raw: bytes) -> Message:
-        envelope = Envelope(
+        envelope = self._envelope(outline, len(raw), hashlib.sha256(raw).hexdigest())
+        if len(raw) > self._blob_threshold:
+            return Message(envelope, None, self._blobs.put(raw))
+        return Message(envelope, raw)
+
+    def _envelope(self, outline: Outline, size: int, sha256: str) -> Envelope:
+        return Envelope(
             account=self._account,
             mailbox=self._opened.name,
             uidvalidity=self._opened.uidvalidity,
@@ -124,9 +165,6 @@ class Fetch:
             labels=outline.labels,
             flags=outline.flags,
             internaldate=outline.internaldate,
-            size=len(raw),
-            sha256=hashlib.sha256(raw).hexdigest(),
+            size=size,
+            sha256=sha256,
         )
-        if len(raw) > self._blob_threshold:
-            return Message(envelope, None, self._blobs.put(raw))
-        return Message(envelope, raw)

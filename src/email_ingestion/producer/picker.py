@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Protocol
 
 from email_ingestion.email import Cursor, Message
-from email_ingestion.events import Observe, Published, Quarantined, Skipped
+from email_ingestion.events import Observe, Published, Quarantined, Skipped, TooLarge
 from email_ingestion.mailbox import Outline
 from email_ingestion.mailbox.imap import Opened
 from email_ingestion.producer.choice import Portion, Rules
@@ -65,6 +65,9 @@ class Picker:
         if old:
             rules, known = self.rules.for_old_mail(accounted.begun), accounted.uids(old)
             reasons |= {outline.uid: rules.reason_against(outline, known) for outline in old}
+        for outline in outlines:
+            if reasons[outline.uid] == "too_large":
+                self._observe(TooLarge(self._account, self._opened.name, outline.uid, outline.size))
         for reason, count in Counter(reason for reason in reasons.values() if reason).items():
             self._observe(Skipped(self._account, reason, count))
         return {uid for uid, reason in reasons.items() if reason is None}

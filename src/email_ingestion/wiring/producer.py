@@ -253,7 +253,7 @@ class Source:
 
     def backfill(self, connection: ImapMailbox, opened: Opened, room: Callable[[int], None]) -> Backfill:
         """What brings the mail of a period into the stream, whatever the start is."""
-        rules = Rules(frozenset(self.account.imap_exclude_labels))
+        rules = Rules(frozenset(self.account.imap_exclude_labels), None, self.settings.imap_message_max_bytes)
         return Backfill(
             connection,
             opened,
@@ -349,7 +349,8 @@ class Source:
 
     def _rules(self) -> Rules:
         account = self.account
-        return Rules(frozenset(account.imap_exclude_labels), start_of(account), account.imap_start == "now")
+        most = self.settings.imap_message_max_bytes
+        return Rules(frozenset(account.imap_exclude_labels), start_of(account), most, account.imap_start == "now")
 
     def _accounted(self, opened: Opened) -> Accounted:
         return Accounted(self.account.name, opened, self.ledger, Underway(Census(self.link), self.account.name))
