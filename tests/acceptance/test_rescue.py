@@ -109,6 +109,17 @@ def test_what_a_dead_worker_left_is_seen_released_and_its_name_pruned(live: Live
     assert "gone-worker-9" not in {each["name"] for each in live.asked("consumers", "list")}
 
 
+def test_a_gone_name_is_pruned_once_the_living_worker_has_taken_over(live: Live) -> None:
+    live.command("pause", "worker", "--ttl", "10m")
+    live.deliver("handed over")
+    until(lambda: _queued(live) == 1, "it is queued")
+    with live.redis.client() as client:
+        client.xreadgroup(GROUP, "gone-worker-7", {KEYS.stream: ">"}, count=1)
+    live.command("resume", "worker")
+    assert {"consumer": "gone-worker-7", "pruned": True} in live.asked("consumers", "prune", "--release")
+    until(lambda: "handed over" in live.stored(), "it is delivered")
+
+
 def test_a_pending_message_can_be_put_aside(live: Live) -> None:
     live.command("pause", "worker", "--ttl", "10m")
     live.deliver("put aside")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from email_ingestion.email import Cursor
-from email_ingestion.errors import OperationFailed
+from email_ingestion.errors import OperationFailed, RedisConnectionError
 from email_ingestion.stream import GROUP, Intake, Keys, Link, Queue, announce
 from email_ingestion.stream.letter_file import read_entries, read_letters, write_letters
 from email_ingestion.stream.reservoir import Reservoir, weight
@@ -176,3 +176,19 @@ def test_a_file_that_is_not_whole_is_refused(redis_link: Link, tmp_path: Path, d
         path.unlink()
     with pytest.raises(OperationFailed, match=str(path)):
         read_letters(path, form=FORM)
+
+
+def test_a_full_redis_can_be_drained_and_refuses_a_refill_without_losing_anything(
+    own_redis: RedisServer, tmp_path: Path
+):
+    full = link(own_redis.url)
+    fill(full, range(1, 51))
+    path = tmp_path / "queue.jsonl"
+    full.client.config_set("maxmemory", 1)
+    assert drained(full, path) == 50
+    assert (full.client.xlen(KEYS.stream), volume(full)) == (0, 0)
+    with pytest.raises(RedisConnectionError, match="does not serve"):
+        refilled(full, path)
+    full.client.config_set("maxmemory", 0)
+    assert refilled(full, path) == 50
+    assert volume(full) > 0

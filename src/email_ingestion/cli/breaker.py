@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -74,7 +75,7 @@ def _order(name: str, state: str, ttl: str, as_asked: Callable[[dict[str, Any]],
     clerk, refused = Clerk(settings, user()), False
     for process in those:
         try:
-            clerk.order(process, f"breakers/{name}", {"state": state, "ttl_seconds": seconds})
+            clerk.order(process, f"breakers/{quote(name, safe='')}", {"state": state, "ttl_seconds": seconds})
         except OperationFailed as error:
             say(str(error))
             refused = True

@@ -44,6 +44,8 @@ def logs(
     for record in (follow if following else records)(settings.log_dir, wanted):
         nothing = False
         typer.echo(json.dumps(record) if as_json else _line(record))
+    if nothing:
+        say("nothing like that was logged")
     return NEGATIVE if nothing else OK
 
 

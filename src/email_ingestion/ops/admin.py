@@ -170,7 +170,7 @@ def add_orders(app: FastAPI, admin: Admin) -> None:
 
     app.add_exception_handler(RequestValidationError, invalid)
     for path, answer in (
-        ("breakers/{name}", breaker),
+        ("breakers/{name:path}", breaker),
         ("pause", pause),
         ("resume", resume),
         ("degrade", degrade),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from email_ingestion.control import Order
@@ -44,10 +45,11 @@ class FleetOrders:
 
 def _orders(fields: dict[bytes, bytes], now: float) -> Iterator[tuple[str, Order]]:
     for name, value in fields.items():
-        found = json.loads(value)
-        left = int(found["ends_ms"]) / 1000 - now
-        if left > 0:
-            yield text(name), Order(str(found["value"]), left, str(found["by"]))
+        with suppress(ValueError, KeyError, TypeError):  # what is not ours orders nothing
+            found = json.loads(value)
+            left = int(found["ends_ms"]) / 1000 - now
+            if left > 0:
+                yield text(name), Order(str(found["value"]), left, str(found["by"]))
 
 
 def prove_writable(link: Link) -> None:

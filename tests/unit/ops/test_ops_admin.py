@@ -38,7 +38,7 @@ class Office:
         self.worker = worker
 
     def find(self, name: str) -> Breaker:
-        if name != "redis":
+        if name not in {"redis", "files:/srv/mail"}:
             raise OperationFailed(f"there is no circuit breaker {name!r} here")
         return self.breaker
 
@@ -117,6 +117,11 @@ def test_an_order_nobody_can_mean_is_refused_with_its_reason(
     assert (answer.status_code, answer.json()["status"]) == (400, "refused")
     assert office.breaker.closed
     assert office.audited()[-1]["result"] == "refused"
+
+
+def test_a_sink_whose_name_is_a_path_has_a_breaker_like_any_other(office: Office, served: Endpoints) -> None:
+    assert order(served, "breakers/files:%2Fsrv%2Fmail", {"state": "OPEN"}).status_code == 200
+    assert office.breaker.snapshot().forced is True
 
 
 def test_an_unknown_breaker_and_a_process_without_messages_say_so(served: Endpoints) -> None:

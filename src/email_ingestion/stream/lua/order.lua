@@ -1,4 +1,4 @@
--- Give an order to all processes, or take it back; what has ended is removed on the way.
+-- Give an order to all processes, or take it back; what has ended, or cannot be read, is removed on the way.
 -- KEYS: control   ARGV: name, seconds (0: take it back), value, by
 -- Ends are by Redis' clock, so that those who read them need not agree with whoever gave the order.
 local t = redis.call('TIME')
@@ -10,7 +10,8 @@ if tonumber(ARGV[2]) > 0 then
 end
 local last, fields = 0, redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
-  local ends = tonumber(cjson.decode(fields[i + 1]).ends_ms)
+  local readable, found = pcall(cjson.decode, fields[i + 1])
+  local ends = readable and type(found) == 'table' and tonumber(found.ends_ms) or 0
   if ends <= now then redis.call('HDEL', KEYS[1], fields[i]) end
   last = math.max(last, ends)
 end
