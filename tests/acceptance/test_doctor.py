@@ -229,6 +229,15 @@ def no_blobs(world: World) -> None:
     world.here.set(BLOB_URL="ftp://somewhere")
 
 
+def webhook_without_address(world: World) -> None:
+    world.here.set(SINKS="webhook")
+
+
+def wrong_route(world: World) -> None:
+    (world.here.folder / "config").mkdir(exist_ok=True)
+    (world.here.folder / "config" / "settings.toml").write_text("[[routes]]\nsubjekt = 'x'\n")
+
+
 def another_database(world: World) -> None:
     open_ledger(f"sqlite:///{world.here.folder}/data/email_ingestion.db").close()
     open_ledger(f"sqlite:///{world.here.folder}/elsewhere.db").close()
@@ -275,6 +284,8 @@ def another_database(world: World) -> None:
         (no_database, "database", "not an SQLite database", 2),
         (newer_database, "database", "does not know", 2),
         (no_blobs, "blobs", "BLOB_URL must be", 2),
+        (webhook_without_address, "sink webhook", "set WEBHOOK_URL", 2),
+        (wrong_route, "routes", "did you mean subject", 2),
         (another_database, "database agreement", "there-worker-1 uses another database", 2),
     ],
     ids=lambda value: value.__name__ if callable(value) else None,

@@ -24,7 +24,10 @@ from email_ingestion.cli.exits import NEGATIVE, OK
 from email_ingestion.ops.wording import WITHHELD, redact
 from email_ingestion.stream.dead_letters import DeadLetter, Kind
 
-LETTER_COLUMNS = ("id", "dead_at", "reason", "error_type", "attempts", "replays", "account", "fingerprint", "email_id")
+LETTER_COLUMNS = (
+    *("id", "dead_at", "reason", "error_type", "attempts", "replays", "account", "fingerprint", "email_id"),
+    "sink",
+)
 # A terminal is 80 columns wide: `dlq show` and --json have the rest.
 LETTER_TABLE = ("id", "dead_at", "reason", "error_type", "attempts", "fingerprint")
 KIND_COLUMNS = ("fingerprint", "count", "first", "last", "example", "reason", "error_type", "error")

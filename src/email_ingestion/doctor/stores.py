@@ -1,4 +1,4 @@
-"""Where mail goes: the database, the large contents, the other sinks."""
+"""Where mail goes: the database, the large contents, the other sinks, and the routes to them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ from email_ingestion.blobs import open_blobs
 from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.ledger import look_at
+from email_ingestion.routing import Router
 from email_ingestion.settings import Settings
 from email_ingestion.sinks import close_sink, load_sink
 
 
 def check_stores(settings: Settings) -> Findings:
     """The database is looked at and not made; the other sinks are opened and asked for a sign of life."""
-    if "database" in settings.sinks:
-        yield _database(settings.database_url)
-    else:
-        cause = "SINKS has no `database`: nothing tells later what was delivered"
-        yield Finding("database", "degraded", cause, "add database to SINKS, so that reconcile can prove completeness")
+    yield _database(settings.database_url)
     yield _blobs(settings.blob_url)
-    for name in settings.sinks:
-        if name != "database":
-            yield _sink(name, settings)
+    for name in settings.sinks[1:]:  # the first is the database
+        yield _sink(name, settings)
+    if settings.routes:
+        yield _routes(settings)
 
 
 def _database(url: str) -> Finding:
@@ -48,3 +46,11 @@ def _sink(name: str, settings: Settings) -> Finding:
     except EmailIngestionError as error:
         return Finding(f"sink {name}", "failed", str(error), f"mend that, or take {name} out of SINKS")
     return Finding(f"sink {name}", "ok", "it answers")
+
+
+def _routes(settings: Settings) -> Finding:
+    try:
+        Router(settings.routes, settings.sinks[1:])
+    except EmailIngestionError as error:
+        return Finding("routes", "failed", str(error), "mend [[routes]] in config/settings.toml")
+    return Finding("routes", "ok", f"{len(settings.routes)} routes")
