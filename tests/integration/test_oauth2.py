@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+import urllib.error
+import urllib.request
+import webbrowser
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from cryptography.fernet import Fernet
@@ -24,11 +28,13 @@ from email_ingestion.errors import (
 )
 from email_ingestion.events import ConsentEnding, TokenRefreshed, TokenRefreshFailed
 from email_ingestion.mailbox import ImapMailbox, TokenSource
+from email_ingestion.mailbox.consent import authorize
 from email_ingestion.mailbox.oauth2 import token_file
 from email_ingestion.producer.tokens import Tokens
 from email_ingestion.sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.sandbox.assertion import ServiceAccount
 from email_ingestion.settings import Account
+from tests.sandbox.test_sandbox_oauth import location_of
 from tests.servers.accounts import consented, of_sandbox
 from tests.servers.links import Heard
 from tests.servers.processes import token_of
@@ -272,3 +278,38 @@ def test_a_public_client_sends_no_secret(tmp_path: Path):
         file = token_file(account)
         file.write(replace(file.read(), client_secret=None), public.token_uri)
         assert _opens_mail(account, TokenSource(account).access().token)
+
+
+def test_a_browsers_consent_comes_back_by_loopback_and_a_stray_visitor_ends_nothing(
+    sandbox: RunningSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    account = of_sandbox(sandbox, google_token_file=tmp_path / "token.json")
+    browsers = ThreadPoolExecutor(1)
+
+    def browse(url: str, new: int) -> None:
+        redirect = parse_qs(urlsplit(url).query)["redirect_uri"][0]
+
+        def visit() -> bytes:
+            with pytest.raises(urllib.error.HTTPError) as stray:
+                urllib.request.urlopen(f"{redirect}/favicon.ico", timeout=10)
+            stray.value.close()
+            with urllib.request.urlopen(url, timeout=10) as page:
+                return page.read()
+
+        visits.append(browsers.submit(visit))
+
+    visits: list[Future[bytes]] = []
+    monkeypatch.setattr(webbrowser, "open", browse)
+    authorize(account, lambda _: None, None)
+    assert b"close this page" in visits[0].result(10)
+    browsers.shutdown()
+    assert _opens_mail(account, TokenSource(account).access().token)
+    assert token_file(account).read().consented_at == pytest.approx(time.time(), abs=60)
+
+
+def test_a_consent_without_the_mail_scope_is_not_kept(sandbox: RunningSandbox, tmp_path: Path):
+    account, said = of_sandbox(sandbox, google_token_file=tmp_path / "token.json"), []
+    sandbox.arm("token_wrong_scope")
+    with pytest.raises(OAuth2AuthenticationError, match="the consent lacks https://mail"):
+        authorize(account, said.append, lambda _: location_of(next(each for each in said if each.startswith("http"))))
+    assert not (tmp_path / "token.json").exists()

@@ -48,6 +48,9 @@ class Ours:
     def holds(self, account: str, within: float = 0.0) -> bool:
         return True
 
+    def holder(self, account: str) -> None:
+        raise AssertionError(account)
+
     def doubt(self, account: str) -> None:
         raise AssertionError(account)
 

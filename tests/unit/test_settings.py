@@ -147,3 +147,18 @@ def test_the_example_is_a_valid_file(monkeypatch: pytest.MonkeyPatch):
     text = re.sub(r"^#([A-Z_]+=)", r"\1", EXAMPLE.read_text(), flags=re.MULTILINE)
     _write(".env", text)
     assert load_settings() == Settings()
+
+
+@pytest.mark.parametrize(
+    ("uri", "taken"),
+    [("http://login.example.com/token", False), ("http://127.0.0.1:1180/token", True), ("https://a.example/t", True)],
+)
+def test_a_token_endpoint_is_spoken_to_in_the_clear_on_this_machine_only(
+    monkeypatch: pytest.MonkeyPatch, uri: str, taken: bool
+):
+    monkeypatch.setenv("GOOGLE_TOKEN_URI", uri)
+    if taken:
+        assert load_settings().google_token_uri == uri
+    else:
+        with pytest.raises(ConfigurationError, match=r"GOOGLE_TOKEN_URI.*https://"):
+            load_settings()

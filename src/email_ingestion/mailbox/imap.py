@@ -6,7 +6,7 @@ Errors come out as ours (`replies` says which): after an IMAPConnectionError the
 from __future__ import annotations
 
 import re
-import select
+import selectors
 import socket
 import ssl
 import time
@@ -311,7 +311,10 @@ class ImapMailbox:
             self._client.socket().shutdown(socket.SHUT_RDWR)
 
     def _until_audible(self, sources: list[Any], seconds: float) -> None:
-        select.select([*sources, self._snooze], [], [], seconds)
+        with selectors.DefaultSelector() as waiting:  # select() itself ends at 1,024 descriptors
+            for source in (*sources, self._snooze):
+                waiting.register(source, selectors.EVENT_READ)
+            waiting.select(seconds)
 
     def noop(self) -> None:
         """Show the server that we are there."""

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from email_ingestion.events import Observe, Turned, WatcherRebuilt, Watching
+from email_ingestion.events import LeaseChanged, Observe, Turned, WatcherRebuilt, Watching
 from email_ingestion.producer.watch import Watcher
 
 LOOK_SECONDS = 1.0
@@ -20,6 +20,9 @@ class Lease(Protocol):
 
     def holds(self, account: str, within: float = 0.0) -> bool:
         """Whether it is, or becomes so `within` seconds."""
+
+    def holder(self, account: str) -> str | None:
+        """Which other process has it."""
 
     def doubt(self, account: str) -> None:
         """It is not, whatever is believed."""
@@ -34,6 +37,7 @@ class Keeper:
         self._account = account
         self._make = make
         self._lease = lease
+        self._holder: str | None = ""  # who was said to read it last
         self._patience = patience
         self._observe = observe
         self._lock = threading.Lock()
@@ -42,16 +46,24 @@ class Keeper:
 
     def run(self) -> None:
         """Watch while the account is ours, until `stop`."""
-        waiting = False
         while not self._stopped:
             if self._lease.holds(self._account, LOOK_SECONDS):
-                waiting = False
+                self._tell(None)
                 self._watch()
                 continue
-            if not waiting:
-                waiting = True
-                self._observe(Watching(self._account, "standby"))
             self._observe(Turned(f"watch:{self._account}"))
+            holder = self._lease.holder(self._account)
+            if holder:
+                self._tell(holder)
+
+    def _tell(self, holder: str | None) -> None:
+        """Say who reads the account now, None for this process, where that is news."""
+        if holder == self._holder:
+            return
+        if holder:
+            self._observe(Watching(self._account, "standby"))
+        self._observe(LeaseChanged(self._account, holder, lost=bool(holder) and self._holder is None))
+        self._holder = holder
 
     def _watch(self) -> None:
         """Watch until `stop`, or until somebody else has the account."""

@@ -1,7 +1,8 @@
 """Which of the accounts this process reads now: takes their leases, prolongs them, and tells who waits for one.
 
-One thread asks for all of them at once. It decides nothing about what may be written: the append script does. What is
-believed here only spares connections that could not deliver.
+One thread asks for all of them at once, and does nothing else: where hundreds of others work, a lease must not lapse
+for want of a moment. It decides nothing about what may be written: the append script does. What is believed here only
+spares connections that could not deliver.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import threading
 from collections.abc import Sequence
 
 from email_ingestion.errors import TransientError
-from email_ingestion.events import LeaseChanged, LoopFailed, Observe, Turned
+from email_ingestion.events import LoopFailed, Observe, Turned
 from email_ingestion.stream import Leases
 
 LOOP = "leases"
@@ -78,10 +79,5 @@ class Tenure:
     def _beat(self) -> None:
         others = self._leases.hold(self._accounts)
         with self._changed:
-            before = self._holders
             self._holders = {account: others.get(account) for account in self._accounts}
             self._changed.notify_all()
-        for account, holder in self._holders.items():
-            if account not in before or before[account] != holder:
-                lost = account in before and before[account] is None
-                self._observe(LeaseChanged(account, holder.partition(" ")[0] if holder else None, lost))

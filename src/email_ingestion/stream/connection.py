@@ -28,7 +28,7 @@ T = TypeVar("T")
 # How long a blocking read waits in Redis, and how much longer its socket does: a read must never look like a hang.
 BLOCK_SECONDS = 1.0
 ANSWER_SECONDS = 5.0
-CONNECTIONS = 32  # of one process at a time
+CONNECTIONS = 64  # of one process at a time
 
 # What Redis says when it is there but cannot serve; by the first word, for most have no class in redis-py.
 UNSERVING = frozenset(

@@ -36,7 +36,7 @@ from email_ingestion.producer.tokens import Tokens
 from email_ingestion.producer.watch import Pace
 from email_ingestion.reconcile import Accounted, Audit, Underway
 from email_ingestion.settings import Account, Settings, start_of
-from email_ingestion.stream import Allowance, Census, Gaps, Intake, Leases, Link, Lockout, Quarantine
+from email_ingestion.stream import Allowance, Census, Gaps, Intake, Leases, Link, Lockout, Quarantine, connect
 from email_ingestion.stream.leases import LEASE_SECONDS
 from email_ingestion.wiring.alerts import AlertWatch
 from email_ingestion.wiring.bars import Bars
@@ -100,7 +100,11 @@ class ProducerBody:
         ledger = LedgerOnDemand(settings.database_url)
         blobs = open_blobs(settings.blob_url)
 
-        leases = Leases(parts.link, seat_of(settings, parts.identity), secrets.token_hex(4))
+        # A connection of its own: the leases of hundreds of accounts must not wait for one of theirs.
+        own = Link(
+            connect(settings.redis_address, f"{parts.identity.instance}-leases"), parts.link.keys, parts.link.breaker
+        )
+        leases = Leases(own, seat_of(settings, parts.identity), secrets.token_hex(4))
         names = [account.name for account in settings.all_accounts]
         self._bars = Bars()
         observe = compose(parts.ops.observe, self._bars) if once else parts.ops.observe
