@@ -101,6 +101,15 @@ def test_a_dead_consent_is_asked_about_once_until_its_file_changes(sandbox: Runn
     assert TokenSource(account).describe().state == "valid"
 
 
+def test_a_grant_that_lost_the_mail_scope_is_asked_about_once(sandbox: RunningSandbox, account: Account):
+    sandbox.arm("token_wrong_scope", count=None)
+    for _ in range(3):
+        with pytest.raises(OAuth2AuthenticationError, match="scopes lack"):
+            TokenSource(account).access()
+    assert _asked(sandbox) == 1
+    assert TokenSource(account).describe().state == "reauthorize"
+
+
 def test_a_refused_client_is_tried_again_some_minutes_later(sandbox: RunningSandbox, account: Account):
     sandbox.arm("token_invalid_client")
     source = TokenSource(account)

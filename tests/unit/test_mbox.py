@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from email_ingestion.producer import mbox
@@ -92,6 +92,7 @@ def test_lines_of_any_length_and_crlf_files_come_out_whole():
     assert [each.raw for each in read(FIRST.replace(b"\n", b"\r\n") + body + b"\r\n")] == [body]
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.text(st.sampled_from("From >x\n"), max_size=60), max_size=4))
 def test_what_another_writer_wrote_is_read_back(tmp_path_factory: pytest.TempPathFactory, bodies: list[str]):
     path: Path = tmp_path_factory.mktemp("mbox") / "a.mbox"

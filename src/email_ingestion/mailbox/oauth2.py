@@ -178,7 +178,9 @@ class _Consented:
             raise OAuth2AuthenticationError(message) from error
         missing = lacking(self._account.oauth2_scope, answer.scopes)
         if missing:
-            raise OAuth2AuthenticationError(f"the granted scopes lack {missing}: {RENEW}")
+            message = f"the granted scopes lack {missing}: {RENEW}"
+            self._mark.put(self._fingerprint(consent), message, final=True)
+            raise OAuth2AuthenticationError(message)
         renewed = consent.renewed(answer)
         self._file.write(renewed, self._account.google_token_uri)
         self._mark.lift()
