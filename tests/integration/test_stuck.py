@@ -192,3 +192,18 @@ def test_a_full_redis_can_be_drained_and_refuses_a_refill_without_losing_anythin
     full.client.config_set("maxmemory", 0)
     assert refilled(full, path) == 50
     assert volume(full) > 0
+
+
+@pytest.mark.parametrize("taken_out", [0, 200, 300])
+def test_a_drain_killed_anywhere_leaves_each_message_once_after_a_refill(
+    redis_link: Link, tmp_path: Path, taken_out: int
+):
+    fill(redis_link, range(1, 301))
+    path = tmp_path / "queue.jsonl"
+    reservoir = Reservoir(redis_link)
+    write_letters(path, reservoir.entries(), {}, lambda: None, form=FORM)
+    sizes = [(entry_id, weight(fields)) for entry_id, fields in read_entries(path)]
+    assert sum(reservoir.take_out(sizes[:taken_out])) == taken_out
+    assert refilled(redis_link, path) == taken_out
+    uids = sorted(int(fields[b"uid"]) for _, fields in redis_link.client.xrange(KEYS.stream))
+    assert uids == list(range(1, 301))
