@@ -8,7 +8,7 @@ from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.ledger import ledger_mark
 from email_ingestion.settings import Settings
-from email_ingestion.stream import Link, ServerFacts, announce, open_link, read_gauges, server_facts, withdraw
+from email_ingestion.stream import Link, ServerFacts, open_link, read_gauges, server_facts, write_once
 
 OLDEST = 7
 MEMORY_SHARE = 0.8
@@ -88,10 +88,8 @@ def _version(facts: ServerFacts) -> Finding:
 
 
 def _writes(link: Link) -> Finding:
-    presence = {"component": "doctor", "instance": "doctor"}
     try:
-        announce(link, presence)
-        withdraw(link, presence)
+        write_once(link)
     except EmailIngestionError as error:
         return _refusal("redis writes", error)
     return Finding("redis writes", "ok", "a key was written and removed")

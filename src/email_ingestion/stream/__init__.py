@@ -19,7 +19,7 @@ from email_ingestion.stream.orders import FleetOrders, prove_writable
 from email_ingestion.stream.quarantine import Quarantine
 from email_ingestion.stream.queue import Queue
 from email_ingestion.stream.reload import Reload
-from email_ingestion.stream.server import ServerFacts, server_facts
+from email_ingestion.stream.server import ServerFacts, server_facts, write_once
 from email_ingestion.stream.snapshot import Tally, read_snapshot
 
 __all__ = [
@@ -53,4 +53,5 @@ __all__ = [
     "read_snapshot",
     "server_facts",
     "withdraw",
+    "write_once",
 ]

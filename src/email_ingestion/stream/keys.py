@@ -10,6 +10,7 @@
     {email_ingestion}:alive:<instance>            string  JSON presence of a process, expires
     {email_ingestion}:control                     hash    orders to all processes by name, JSON with their ends; expires
     {email_ingestion}:budget:<account>            hash    bytes downloaded, by hour since the epoch
+    {email_ingestion}:doctor                      string  written and removed at once, as a trial; expires
     {email_ingestion}:restoring:<name>                    what a restore has loaded so far, to become <name> in one step
     {email_ingestion}:lockout:<account>           hash    until (Unix seconds), seconds: shut out by the mail server
     {email_ingestion}:quarantine:<account>/<mailbox>  hash  <uidvalidity>/<uid>: JSON; the server does not send it

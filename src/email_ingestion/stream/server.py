@@ -7,6 +7,8 @@ from typing import Any
 
 from email_ingestion.stream.connection import Link
 
+WRITTEN_SECONDS = 5
+
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
@@ -20,6 +22,17 @@ class ServerFacts:
     memory_used: int  # bytes
     memory_max: int  # bytes, 0 = unlimited
     time: float  # Unix seconds, by its clock
+
+
+def write_once(link: Link) -> None:
+    """Return when Redis took a new key, which is gone again; raises RedisConnectionError, also when it is full."""
+
+    def write() -> None:
+        key = link.keys.name("doctor")
+        link.client.set(key, "", ex=WRITTEN_SECONDS)
+        link.client.delete(key)
+
+    link.beside(write)
 
 
 def server_facts(link: Link) -> ServerFacts:
