@@ -385,6 +385,7 @@ class Reconciled(Event):
     missing: int
     duplicate: int
     unexpected: int
+    mailbox: str = ""
 
 
 @dataclass(frozen=True, slots=True)

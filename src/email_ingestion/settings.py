@@ -68,6 +68,12 @@ class Account(BaseModel):
     def _secrets_need_tls(cls, value: str) -> str:
         return _with_tls(value)
 
+    @property
+    def by_mailbox(self) -> tuple[Account, ...]:
+        """The account once for each mailbox that is read."""
+        names = [name.strip() for name in self.imap_mailbox.split(",")]
+        return tuple(self.model_copy(update={"imap_mailbox": name}) for name in names if name)
+
 
 class Settings(BaseSettings):
     """The effective settings of one process."""
@@ -91,7 +97,10 @@ class Settings(BaseSettings):
         default="oauth2", description="oauth2, or password for app passwords"
     )
     imap_password: str | None = Field(default=None, description="password, with IMAP_AUTH=password")
-    imap_mailbox: str = Field(default="auto", description=r"auto: the \All mailbox on Gmail, else INBOX; or a name")
+    imap_mailbox: str = Field(
+        default="auto",
+        description=r"auto: the \All mailbox on Gmail, else INBOX; or up to three, by name or like \Junk",
+    )
     imap_exclude_labels: tuple[str, ...] = Field(
         default=("\\Draft", "\\Sent"),
         description="messages with one of these Gmail labels are left out, comma-separated",

@@ -66,7 +66,8 @@ def uids(redis: RedisServer) -> list[int]:
 
 def test_a_period_comes_newest_first_and_only_once(run, redis_server: RedisServer):
     counts = json.loads(run("--since", "2024-03-01", "--until", "2024-06-15", "--json").stdout)
-    assert counts == [{"account": "default", "found": 5, "queued": 4}]  # a draft is left out
+    assert [(each["mailbox"], each["found"]) for each in counts] == [("[Gmail]/All Mail", 5)]
+    assert counts[0]["queued"] == 4  # a draft is left out
     assert uids(redis_server) == [6, 5, 4, 3]
     assert "4 of them queued" not in run("--since", "2024-06-15", "--until", "2024-06-15").stdout
     assert "8 messages in the period, 7 of them queued" not in run("--since", "2024-03-01").stdout

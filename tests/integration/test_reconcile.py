@@ -520,7 +520,7 @@ def test_the_old_state_of_redis_comes_back_and_nothing_is_lost_or_doubled(
 def test_an_audit_announces_what_it_found(filled: World):
     filled.remove_queued(2)
     filled.reconcile(repair=True)
-    assert filled.heard.of(Reconciled) == [Reconciled("default", 2, 0, 0)]
+    assert filled.heard.of(Reconciled) == [Reconciled("default", 2, 0, 0, "[Gmail]/All Mail")]
     assert filled.heard.of(Published)[-1].count == 2
 
 

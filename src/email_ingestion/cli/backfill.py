@@ -6,7 +6,7 @@ import json
 import time
 from contextlib import closing
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -48,25 +48,27 @@ def backfill(
       email-ingestion backfill --since 2024-06-01 --account work --json
     """
     settings = load_settings()
-    accounts = (pick(settings, account),) if account else settings.all_accounts
+    chosen = (pick(settings, account),) if account else settings.all_accounts
     check_accounts(settings)
     period = Period(since.date(), until.date() if until else None, label or None)
-    details = {"accounts": [each.name for each in accounts], "since": str(period.since)}
+    details = {"accounts": [each.name for each in chosen], "since": str(period.since)}
     link = open_link(settings.redis_address, "email-ingestion-backfill")
     ledger = LedgerOnDemand(settings.database_url)
     with closing(ledger()), audited(settings.log_dir, "backfill", details) as outcome:
-        done = {each.name: _of_account(each, settings, link, ledger, period) for each in accounts}
-        outcome |= {"queued": sum(each.queued for each in done.values())}
-    counts = [{"account": name, "found": each.found, "queued": each.queued} for name, each in done.items()]
+        counts = [_of_mailbox(one, settings, link, ledger, period) for each in chosen for one in each.by_mailbox]
+        outcome |= {"queued": sum(each["queued"] for each in counts)}
     if as_json:
         typer.echo(json.dumps(counts, indent=2))
     else:
         for each in counts:
-            typer.echo("{account}: {found} messages in the period, {queued} of them queued now".format(**each))
+            told = "{account}, {mailbox}: {found} messages in the period, {queued} of them queued now"
+            typer.echo(told.format(**each))
     return 0
 
 
-def _of_account(account: Account, settings: Settings, link: Link, ledger: LedgerOnDemand, period: Period) -> Backfill:
+def _of_mailbox(
+    account: Account, settings: Settings, link: Link, ledger: LedgerOnDemand, period: Period
+) -> dict[str, Any]:
     source = Source(account, settings, link, Intake(link), ledger, open_blobs(settings.blob_url), _unheard)
     budget = source.budget()
     with closing(log_in(account, settings.imap_timeout_seconds)) as connection:
@@ -78,7 +80,7 @@ def _of_account(account: Account, settings: Settings, link: Link, ledger: Ledger
             _watched(made, period, account.name)
         finally:
             budget.settle(connection.received, last=True)
-    return made
+    return {"account": account.name, "mailbox": opened.name, "found": made.found, "queued": made.queued}
 
 
 def _wait_for_room(source: Source, budget: Budget, size: int) -> None:

@@ -49,7 +49,7 @@ def reconcile(
     link = open_link(settings.redis_address, "email-ingestion-reconcile")
     ledger = LedgerOnDemand(settings.database_url)
     with closing(ledger()), _noted(settings, accounts, repair=repair) as outcome:
-        reports = [_of_account(each, settings, link, ledger, repair=repair) for each in accounts]
+        reports = [_of_account(each, settings, link, ledger, repair=repair) for each in _each_mailbox(accounts)]
         outcome |= {"missing": _sum(reports, "missing"), "repaired": _sum(reports, "repaired")}
     if as_json:
         typer.echo(json.dumps(_as_dict(reports), indent=2))
@@ -66,6 +66,10 @@ def _noted(settings: Settings, accounts: Sequence[Account], *, repair: bool) -> 
         return
     with audited(settings.log_dir, "reconcile repair", {"accounts": [each.name for each in accounts]}) as outcome:
         yield outcome
+
+
+def _each_mailbox(accounts: Sequence[Account]) -> list[Account]:
+    return [one for account in accounts for one in account.by_mailbox]
 
 
 def _of_account(account: Account, settings: Settings, link: Link, ledger: LedgerOnDemand, *, repair: bool) -> Report:
@@ -103,9 +107,9 @@ def _sum(reports: Sequence[Report], name: str) -> int:
 
 
 def _show(reports: Sequence[Report], *, repair: bool) -> None:
-    table = Table("account", *COLUMNS, "ahead", box=None, pad_edge=False)
+    table = Table("account", "mailbox", *COLUMNS, "ahead", box=None, pad_edge=False)
     for report in reports:
-        table.add_row(report.account, *(str(getattr(report, name)) for name in (*COLUMNS, "ahead")))
+        table.add_row(report.account, report.mailbox, *(str(getattr(report, name)) for name in (*COLUMNS, "ahead")))
     # As wide as it is: a report that goes into a file or a pipe is not cut.
     Console(width=None if Console().is_terminal else 200, highlight=False).print(table)
     for report in reports:

@@ -139,11 +139,13 @@ class ImapMailbox:
     def find(self, wanted: str) -> str:
         r"""The mailbox for a setting: `auto` is the one with the \All attribute on Gmail, else INBOX.
 
-        Found by its attribute, never by its name: Gmail names it in the user's language.
+        Found by its attribute, never by its name: Gmail names it in the user's language. So is `\Junk` or `\Trash`.
         Raises ConfigurationError when there is no such mailbox.
         """
         with self._speaking("list the mailboxes of"):
             folders = self._client.list_folders()
+        if wanted.startswith("\\"):
+            return _with_attribute(folders, wanted)
         if wanted != "auto":
             names = [str(name) for _, _, name in folders]
             if wanted not in names:
@@ -330,6 +332,13 @@ class ImapMailbox:
             self._client.shutdown()
         self._alarm.close()
         self._snooze.close()
+
+
+def _with_attribute(folders: Sequence[tuple[Any, Any, Any]], wanted: str) -> str:
+    for flags, _, name in folders:
+        if wanted.casefold() in {_text(flag).casefold() for flag in flags}:
+            return str(name)
+    raise ConfigurationError(f"IMAP_MAILBOX {wanted}: no mailbox has this attribute, or it is hidden from IMAP")
 
 
 def _keep_alive(sock: socket.socket) -> None:

@@ -28,7 +28,7 @@ class ProducerMetrics:
         self._freshness = Freshness(redis)
         declare.registry.register(self._freshness)
         self._clock = clock
-        self._missing: dict[str, int] = {}
+        self._missing: dict[tuple[str, str], int] = {}
         self._declare_mail(declare)
         self._declare_imap(declare)
         self._declare_oauth2(declare)
@@ -196,7 +196,7 @@ class ProducerMetrics:
             self._token_is(event, "re-authorize")
 
     def _reconciled(self, event: events.Reconciled) -> None:
-        self._missing[event.account] = event.missing
+        self._missing[event.account, event.mailbox] = event.missing
         self._set_missing(sum(self._missing.values()))
         self._set_compared(self._clock())
 

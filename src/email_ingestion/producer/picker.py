@@ -43,12 +43,15 @@ class Picker:
         fetch: Fetch,
         quarantine: Quarantine,
         rules: Rules,
+        several: bool,
         observe: Observe,
     ) -> None:
+        """`several`: a message may be in another mailbox that is read too, where it was perhaps found first."""
         self._account = account
         self._opened = opened
         self._fetch = fetch
         self._quarantine = quarantine
+        self._several = several
         self._observe = observe
         self.rules = rules
 
@@ -60,11 +63,14 @@ class Picker:
 
     def wanted(self, outlines: Sequence[Outline], cursor: Cursor, accounted: Accounted) -> set[int]:
         """The UIDs of those (ascending) that no rule leaves out and that are not accounted for."""
-        old = [outline for outline in outlines if outline.uid <= cursor.rescan]
-        reasons = {outline.uid: self.rules.reason_against(outline, ()) for outline in outlines[len(old) :]}
-        if old:
-            rules, known = self.rules.for_old_mail(accounted.begun), accounted.uids(old)
-            reasons |= {outline.uid: rules.reason_against(outline, known) for outline in old}
+        old = {outline.uid for outline in outlines if outline.uid <= cursor.rescan}
+        doubtful = [outline for outline in outlines if self._several or outline.uid in old]
+        known = accounted.uids(doubtful) if doubtful else ()
+        rules = self.rules.for_old_mail(accounted.begun) if old else self.rules
+        reasons = {
+            outline.uid: (rules if outline.uid in old else self.rules).reason_against(outline, known)
+            for outline in outlines
+        }
         for outline in outlines:
             if reasons[outline.uid] == "too_large":
                 self._observe(TooLarge(self._account, self._opened.name, outline.uid, outline.size))
@@ -92,7 +98,8 @@ class Picker:
 
     def _unknown(self, messages: list[Message], cursor: Cursor, accounted: Accounted) -> list[Message]:
         """Without X-GM-MSGID only the bytes tell that a message was read before, under another UIDVALIDITY."""
-        old = [each for each in messages if each.envelope.uid <= cursor.rescan and each.envelope.gm_msgid is None]
+        unnamed = [each for each in messages if each.envelope.gm_msgid is None]
+        old = [each for each in unnamed if self._several or each.envelope.uid <= cursor.rescan]
         if not old:
             return messages
         known = accounted.identities(old)

@@ -75,7 +75,7 @@ class Audit:
         report = self.report
         report.ahead = self._ahead(upto + 1) + self._still_to_come()
         report.unexpected = max(0, report.unexpected)  # moved twice
-        self._observe(Reconciled(self._account, report.missing, report.duplicate, report.unexpected))
+        self._observe(Reconciled(self._account, report.missing, report.duplicate, report.unexpected, report.mailbox))
 
     def _ahead(self, low: int) -> int:
         count = 0

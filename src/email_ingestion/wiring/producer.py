@@ -46,6 +46,7 @@ from email_ingestion.wiring.seat import seat_of
 # Beyond the poll interval a watcher may sit in one command, in a token refresh and in an append.
 SLACK_SECONDS = 90.0
 LEASES_SILENCE = 30.0
+MAILBOXES_MOST = 3  # of an account: Gmail allows 15 connections, which the owner's own programs need too
 ROUNDS_MISSED = 3  # poll intervals without anything achieved, after which a watcher is given up
 
 
@@ -76,6 +77,8 @@ def check_accounts(settings: Settings) -> None:
 
 
 def _check(account: Account) -> None:
+    if not 1 <= len(account.by_mailbox) <= MAILBOXES_MOST:
+        raise ConfigurationError(f"IMAP_MAILBOX names one to {MAILBOXES_MOST} mailboxes: each has its own connection")
     if not account.imap_user:
         raise ConfigurationError("set IMAP_USER in .env to the address of the mailbox; see config/.env.example")
     if account.imap_auth == "password":
@@ -110,8 +113,11 @@ class ProducerBody:
         observe = compose(parts.ops.observe, self._bars) if once else parts.ops.observe
         self._tenure = Tenure(leases, names, parts.ops.observe)
 
+        by_name = {account.name: account for account in settings.all_accounts}
+
         def keeper(account: Account) -> Keeper:
             patience = Patience(random.Random())  # noqa: S311 - jitter
+            several = len(by_name[account.name].by_mailbox) > 1
 
             def watcher() -> Watcher:
                 source = Source(
@@ -124,13 +130,14 @@ class ProducerBody:
                     observe,
                     leases.holder,
                     parts.control,
+                    several=several,
                 )
                 return watcher_of(source, patience, imap=imap, oauth=oauth, give_up=self._give_up)
 
             missed = ROUNDS_MISSED * settings.imap_poll_seconds
             return Keeper(account.name, watcher, missed, self._tenure, parts.ops.observe)
 
-        self._keepers = [keeper(account) for account in settings.all_accounts]
+        self._keepers = [keeper(each) for account in settings.all_accounts for each in account.by_mailbox]
         self._alerts = AlertWatch(settings, parts.ops.metrics, parts.ops.observe)
         parts.front.pings["imap"] = self._reach_imap
         parts.front.pings["oauth2"] = self._get_tokens
@@ -228,6 +235,7 @@ class Source:
     observe: Observe
     holder: str = ""  # as whom it writes, see `stream.leases`; a command writes as nobody in particular
     control: Control = field(default_factory=partial(Control, "producer"))  # what operators ask of it
+    several: bool = False  # whether more than one mailbox of the account is read
 
     def sync(self, connection: ImapMailbox, opened: Opened, wait_for_room: Callable[[int], bool]) -> Sync:
         """What brings new mail into the stream."""
@@ -274,6 +282,7 @@ class Source:
             fetch=self._fetch(connection, opened),
             quarantine=self._quarantine(opened),
             rules=rules or self._rules(),
+            several=self.several,
             observe=self.observe,
         )
 
