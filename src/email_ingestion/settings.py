@@ -207,6 +207,10 @@ class Settings(BaseSettings):
     alert_seconds: float = Field(default=300, gt=0, description="seconds between two looks of the built-in monitor")
     slack_alert_webhook: str | None = Field(default=None, description="https://hooks.slack.com/services/… it posts to")
 
+    otel_exporter_otlp_endpoint: str | None = Field(
+        default=None, description="http(s) address that OpenTelemetry spans are sent to; needs the extra otel"
+    )
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="least level written")
     log_format: Literal["json", "console"] | None = Field(
         default=None, description="what stderr shows; default console on a terminal, else json (the files are JSON)"

@@ -6,10 +6,12 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from prometheus_client.parser import text_string_to_metric_families
 
 from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
@@ -79,6 +81,7 @@ class Seen:
     known: set[str]  # every metric Prometheus has
     answers: dict[str, int]  # how many series each expression gives
     notices: list[dict[str, str]]  # what the built-in monitor told
+    spans: list[Span]
     drawn: dict[tuple[str, str], int]  # likewise each query of the dashboard, by its panel
 
 
@@ -97,13 +100,16 @@ def seen(tmp_path_factory: pytest.TempPathFactory, sandbox: RunningSandbox) -> I
         targets = here.folder / "data" / "targets"
         with (
             http_receiver() as somebody,
+            http_receiver(read=ExportTraceServiceRequest.FromString) as collector,
             running_prometheus(folder / "prometheus", targets, times=20) as prometheus,
         ):
+            here.set(OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{collector.port}")
             here.set(ALERT_CHANNELS=f"json://127.0.0.1:{somebody.port}/", ALERT_SECONDS=0.5)
-            yield _run(here, sandbox, prometheus, somebody)
+            seen = _run(here, sandbox, prometheus, somebody, collector)
+            yield replace(seen, spans=_spans(collector))
 
 
-def _run(here: Place, sandbox: RunningSandbox, prometheus: Prometheus, somebody: Receiver) -> Seen:
+def _run(here: Place, sandbox: RunningSandbox, prometheus: Prometheus, somebody: Receiver, collector: Receiver) -> Seen:
     sandbox.deliver(letter(1))
     sandbox.deliver(letter(2, POISON))
     backup = here.run("scripts/backup.py")
@@ -131,6 +137,7 @@ def _run(here: Place, sandbox: RunningSandbox, prometheus: Prometheus, somebody:
     drawn = {(title, query): len(prometheus.query(filled(query))) for title, query in targets()}
     known, firing = _known(prometheus), [_firing(prometheus)]
     until(lambda: any("over: NoWorkers" in notice["message"] for notice in somebody.posted), "and that it is over")
+    until(lambda: len(_linked(_spans(collector))) == 63, "the worker's spans are collected")
     worker.kill()
     until(lambda: "WorkerDown" in _firing(prometheus), "Prometheus misses the worker")
     firing.append(_firing(prometheus))
@@ -150,6 +157,7 @@ def _run(here: Place, sandbox: RunningSandbox, prometheus: Prometheus, somebody:
         known,
         answers,
         list(somebody.posted),
+        [],
         drawn,
     )
 
@@ -167,6 +175,16 @@ def _known(prometheus: Prometheus) -> set[str]:
 def _firing(prometheus: Prometheus) -> dict[str, str]:
     """How full this machine's disk is says nothing of the system."""
     return {name: priority for name, priority in prometheus.firing().items() if not name.startswith("Disk")}
+
+
+def _spans(collector: Receiver) -> list[Span]:
+    exported = [each for request in list(collector.posted) for each in request.resource_spans]
+    return [span for each in exported for scope in each.scope_spans for span in scope.spans]
+
+
+def _linked(spans: list[Span]) -> set[bytes]:
+    """The spans that those of the worker link to."""
+    return {link.span_id for span in spans if span.name == "process email_ingestion" for link in span.links}
 
 
 def _reading(process: Running) -> tuple[float | None, ...]:
@@ -266,3 +284,10 @@ def test_every_panel_of_the_dashboard_draws_something(seen: Seen) -> None:
 def test_the_built_in_monitor_tells_that_no_worker_runs_and_when_one_does(seen: Seen) -> None:
     assert seen.notices[0]["title"].startswith("email-ingestion: [P1] no worker runs")
     assert [notice for notice in seen.notices if WRITTEN.search(notice["title"] + notice["message"])] == []
+
+
+def test_every_message_has_a_span_of_the_producer_to_which_the_workers_link(seen: Seen) -> None:
+    sent = {span.span_id for span in seen.spans if span.name == "send email_ingestion"}
+    assert len(sent) == len(seen.ids) + 1  # the dead letter
+    assert _linked(seen.spans) == sent
+    assert [span for span in seen.spans if WRITTEN.search(span.name + str(span.attributes))] == []

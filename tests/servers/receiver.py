@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,19 +19,21 @@ class Receiver:
 
     port: int = 0
     status: int = 200
-    posted: list[dict[str, Any]] = field(default_factory=list)
+    posted: list[Any] = field(default_factory=list)
     mail: list[str] = field(default_factory=list)
 
 
 @contextmanager
-def http_receiver() -> Iterator[Receiver]:
+def http_receiver(read: Callable[[bytes], Any] = json.loads) -> Iterator[Receiver]:
+    """Keeps what `read` makes of each body."""
     receiver = Receiver()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if receiver.status == 200:
-                receiver.posted.append(json.loads(body))
+                body = gzip.decompress(body) if self.headers["Content-Encoding"] == "gzip" else body
+                receiver.posted.append(read(body))
             self.send_response(receiver.status)
             self.end_headers()
 

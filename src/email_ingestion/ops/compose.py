@@ -24,13 +24,15 @@ class Ops:
     observe: Observe
 
 
-def open_ops(identity: Identity, names: Names, breakers: Breakers, control: Control | None = None) -> Ops:
-    """The board, the registry and the observer that feeds both and the log."""
+def open_ops(
+    identity: Identity, names: Names, breakers: Breakers, control: Control | None = None, *further: Observe
+) -> Ops:
+    """The board, the registry and the observer that feeds both and the log, and `further` ones."""
     control = control or Control(identity.component)
     status = Status(identity, names, breakers, control=control)
     metrics = Metrics(identity, names, breakers, status.redis)
     metrics.registry.register(ControlGauges(control))
-    return Ops(status, metrics, compose(metrics, status, Narrator()))
+    return Ops(status, metrics, compose(metrics, status, Narrator(), *further))
 
 
 def compose(*observers: Observe) -> Observe:

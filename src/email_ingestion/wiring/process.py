@@ -7,17 +7,17 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from email_ingestion import __version__
 from email_ingestion.breaker import Breaker, BreakerPolicy, BreakerSnapshot
 from email_ingestion.control import Control
-from email_ingestion.errors import EmailIngestionError, OperationFailed, RedisConnectionError
+from email_ingestion.errors import ConfigurationError, EmailIngestionError, OperationFailed, RedisConnectionError
 from email_ingestion.events import Event, Started, Stopped, Stopping
 from email_ingestion.files import write_private
 from email_ingestion.ledger import ledger_mark
@@ -34,6 +34,9 @@ from email_ingestion.wiring.backups import BackupWatch
 from email_ingestion.wiring.collect import LOOP as COLLECT
 from email_ingestion.wiring.collect import Collector
 from email_ingestion.wiring.desk import Front
+
+if TYPE_CHECKING:
+    from email_ingestion.ops.traces import Traces
 
 OPS_PORT = 8080
 METRICS_PORT = 9090
@@ -128,7 +131,8 @@ def run_process(
             connect(settings.redis_address, identity.instance), Keys(), breakers.make("redis", RedisConnectionError)
         )
         control = Control(identity.component)
-        ops = open_ops(identity, names, breakers.snapshots, control)
+        traces = [cleanup.enter_context(closing(each)) for each in _traces(settings, identity)]
+        ops = open_ops(identity, names, breakers.snapshots, control, *traces)
         breakers.tell(ops.observe)
         configure_logs(identity, settings.log_dir, settings.log_level, settings.log_format, ops.metrics.count_log)
         front = Front(breakers, control, LogLevel(settings.log_level))
@@ -165,6 +169,17 @@ def run_process(
         ops.observe(Started(settings.origin))
         notify(notify_socket(), "READY=1")
         return _until_done(body, stop, ops, settings.stop_seconds)
+
+
+def _traces(settings: Settings, identity: Identity) -> Iterator[Traces]:
+    """The observer that tells spans, where somebody collects them."""
+    if settings.otel_exporter_otlp_endpoint:
+        try:
+            from email_ingestion.ops.traces import Traces  # noqa: PLC0415 - an extra
+        except ImportError as error:
+            needed = "OTEL_EXPORTER_OTLP_ENDPOINT needs OpenTelemetry: pip install 'email-ingestion[otel]'"
+            raise ConfigurationError(needed) from error
+        yield Traces(settings.otel_exporter_otlp_endpoint, identity)
 
 
 def common_loops() -> dict[str, float]:
