@@ -11,6 +11,7 @@ from email_ingestion.blobs import open_blobs, reference
 from email_ingestion.email import Cursor
 from email_ingestion.email_json import from_json
 from email_ingestion.stream import Intake
+from tests.servers.commands import told, typed
 from tests.servers.links import link, message
 from tests.servers.processes import Place
 from tests.servers.redis import RedisServer
@@ -32,15 +33,19 @@ def test_a_message_comes_out_as_it_came_and_orphans_are_removed(here: Place, own
         if reference(path.name) != young:
             os.utime(path, (long_ago, long_ago))
 
-    tried = here.run("-m", "email_ingestion", "blobs", "collect", "--dry-run", "--json")
-    assert json.loads(tried.stdout) == {"orphans": [orphan], "bytes": 21, "removed": False}, tried.stderr
-    done = here.run("-m", "email_ingestion", "blobs", "collect", "--json")
-    assert json.loads(done.stdout)["orphans"] == [orphan]
+    found = {"orphans": [orphan], "bytes": 21}
+    assert told(here, "blobs", "collect", "--dry-run") == found | {"removed": False}
+    assert told(here, "blobs", "collect") == found | {"removed": True}
     assert [blobs.exists(ref) for ref in (*refs, young, orphan)] == [True, True, True, False]
+    assert typed(here, "blobs", "collect", "--older-than", "1h").returncode == 64
 
     email_id = large[0].envelope.email_id
-    assert here.run("-m", "email_ingestion", "export", email_id, "--eml", "-o", "one.eml").returncode == 0
+    shown = here.run("-m", "email_ingestion", "export", email_id, "--eml").stdout  # as text: line ends are unified
+    assert shown == (large[0].raw or b"").decode().replace("\r\n", "\n")
+    assert typed(here, "export", email_id, "-o", "one.eml").returncode == 0
     assert (here.folder / "one.eml").read_bytes() == large[0].raw
-    as_record = here.run("-m", "email_ingestion", "export", email_id, "--json")
-    assert from_json(json.loads(as_record.stdout)).envelope == large[0].envelope
-    assert here.run("-m", "email_ingestion", "export", "default:gm:5").returncode == 1
+    assert typed(here, "export", email_id, "--json", "-o", "one.json").returncode == 0
+    assert from_json(json.loads((here.folder / "one.json").read_text())).envelope == large[0].envelope
+    again = typed(here, "export", email_id, "-o", "one.eml")
+    assert (again.returncode, "exists already" in again.stderr) == (2, True)
+    assert typed(here, "export", "default:gm:5").returncode == 1

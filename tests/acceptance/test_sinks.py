@@ -7,6 +7,7 @@ from collections import Counter
 
 from email_ingestion.email import Cursor
 from email_ingestion.stream import Intake, Keys
+from tests.servers.commands import told, typed
 from tests.servers.links import link, message
 from tests.servers.processes import Place, until
 from tests.servers.redis import RedisServer
@@ -77,8 +78,7 @@ def test_routes_decide_where_mail_goes_and_can_be_tried_out(here: Place, own_red
     assert (record["tags"], record["priority"]) == (["seven", "odd"], 9)
 
     (here.folder / "mail.eml").write_bytes(message(7).raw or b"")
-    tried = here.run("-m", "email_ingestion", "route", "test", "--json", "mail.eml")
-    assert json.loads(tried.stdout) == {
+    assert told(here, "route", "test", "mail.eml") == {
         "routes": ["sevens"],
         "sinks": ["database", "files:out"],
         "tags": ["seven", "odd"],
@@ -86,8 +86,7 @@ def test_routes_decide_where_mail_goes_and_can_be_tried_out(here: Place, own_red
         "skipped": False,
     }
     (here.folder / "config" / "settings.toml").write_text("[[routes]]\nsubjekt = 'x'\n")
-    for command in (("worker.py",), ("-m", "email_ingestion", "route", "test", "mail.eml")):
-        refused = here.run(*command)
+    for refused in (here.run("worker.py"), typed(here, "route", "test", "mail.eml")):
         assert (refused.returncode, "did you mean subject?" in refused.stderr) == (78, True), refused.stderr
 
 
