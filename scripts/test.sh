@@ -73,5 +73,5 @@ for entry in "${pythons[@]}"; do
     rest+=(--ignore=tests/acceptance/test_dlq.py --ignore=tests/acceptance/test_mistakes.py)
     rest+=(--ignore=tests/acceptance/test_reconcile.py)
     # No Python has a part in the alert rules.
-    rest+=(--ignore=tests/alerts)
+    rest+=(--ignore=tests/alerts --ignore=tests/acceptance/test_alert_drills.py)
 done
