@@ -13,7 +13,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -24,6 +24,7 @@ from bench.crash_matrix.world import CREW, LEASE, World
 BLOWS = 3
 LOCK_WAIT = 10.0  # seconds SQLite waits for another process's transaction in the product
 REDIS_WAIT = 6.0  # seconds the product waits for an answer of Redis
+SHRINK_TRIES = 100
 EVERYSEC = 1.0  # seconds of writes an AOF with `appendfsync everysec` may lose
 
 
@@ -225,12 +226,12 @@ def _no_room(world: World, left: int) -> Iterator[None]:
     if world.data.is_mount():
         with closing(sqlite3.connect(world.data / "email_ingestion.db", timeout=30)) as foreign:
             foreign.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # else it writes on into room it already has
-        room = shutil.disk_usage(world.data)
-        _resize(world.data, room.used + left)
+        total = shutil.disk_usage(world.data).total
+        _fill_up(world.data, left)
         try:
             yield
         finally:
-            _resize(world.data, room.total)
+            _resize(world.data, total)
     else:
         pid = world.running["worker"].process.pid
         limits = resource.prlimit(pid, resource.RLIMIT_FSIZE, (4_096 + left, resource.RLIM_INFINITY))
@@ -251,6 +252,14 @@ def small_disk(world: World) -> Iterator[None]:
         world.muster(())
         if mounted:
             subprocess.run(["umount", "--lazy", str(world.data)], check=True)  # noqa: S607 - wherever it is
+
+
+def _fill_up(folder: Path, left: int) -> None:
+    """Leave so much room; the worker may write between looking and shrinking, which then is refused."""
+    for _ in range(SHRINK_TRIES):
+        with suppress(OSError):
+            return _resize(folder, shutil.disk_usage(folder).used + left)
+    raise OSError(f"the file system of {folder} cannot be made smaller")
 
 
 def _resize(folder: Path, size: int) -> None:

@@ -97,9 +97,6 @@ def test_the_command_fails_with_a_sentence_when_it_cannot_compare(here: Place, o
     assert result.returncode == 2
     assert result.stderr.strip().splitlines()[-1].startswith("Redis does not answer")
     assert "Traceback" not in result.stderr
-    here.set(SINKS="webhook")
-    result = here.run(*COMMAND)
-    assert (result.returncode, "SINKS" in result.stderr) == (78, True)
 
 
 def test_two_repairs_at_once_queue_everything_once(here: Place, mail: list[bytes], own_redis: RedisServer):

@@ -182,11 +182,22 @@ def test_the_logs_and_what_went_wrong_are_found_without_redis(live: Live) -> Non
         until(lambda: live.worker.get("/ready")[0] == 200, "all is well")
 
 
+def _interruptible() -> None:
+    """A shell that runs the tests in the background lets them, and so their children, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_the_log_can_be_followed(live: Live) -> None:
     command = [sys.executable, "-m", "email_ingestion", "logs", "--follow", "--since", "1h"]
     output = live.here.folder / "followed"
     with output.open("wb") as file:
-        following = subprocess.Popen(command, cwd=live.here.folder, env=live.here.environment, stdout=file)
+        following = subprocess.Popen(
+            command,
+            cwd=live.here.folder,
+            env=live.here.environment,
+            stdout=file,
+            preexec_fn=_interruptible,  # noqa: PLW1509 - the child is Python and about to exec
+        )
     try:
         until(lambda: "process_started" in output.read_text(), "what was logged before")
         before = output.read_text().count("emails_delivered")

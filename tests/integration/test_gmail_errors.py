@@ -132,7 +132,7 @@ TABLE = [
         LockedOut,
         LOCKED,
         "locked_out",
-        {"login_refused_seconds": 0.3, "after_bytes": 2000, "how": "no"},
+        {"login_refused_seconds": 0.3, "after_bytes": 600, "how": "no"},
         state="",
     ),
     Row(

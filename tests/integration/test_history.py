@@ -156,6 +156,8 @@ def test_old_mail_may_use_a_part_of_the_budget_and_new_mail_all_of_it(watched: W
         assert 10 < old < 30
         for number in range(100, 120):
             small.sandbox.deliver(letter(number, 1000))
+        small.until(lambda: small.heard.of(BytesSpent)[-1].today >= 30_000, "100 %")
+        small.sandbox.deliver(letter(120, 1000))
         held = small.hears(Held)
         assert held.reason == "IMAP_BYTES_PER_DAY is used up"
     new = len(uids_in_order(small)) - old

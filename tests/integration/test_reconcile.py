@@ -152,22 +152,6 @@ class World:
             return int(client.get(KEYS.volume) or 0)
 
 
-@pytest.fixture(autouse=True)
-def _ledgers_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Close what the tests' mailboxes opened: Python 3.13 complains of a database left open."""
-    opened: list[LedgerOnDemand] = []
-    real = LedgerOnDemand
-
-    def remembered(url: str) -> LedgerOnDemand:
-        opened.append(real(url))
-        return opened[-1]
-
-    monkeypatch.setitem(globals(), "LedgerOnDemand", remembered)
-    yield
-    for ledger in opened:
-        ledger.close()
-
-
 def letter(number: int) -> bytes:
     return b"Subject: letter %d\r\nMessage-ID: <%d@example.org>\r\n\r\nhello %d\r\n" % (number, number, number)
 
