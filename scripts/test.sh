@@ -68,10 +68,6 @@ for entry in "${pythons[@]}"; do
     fi
     echo "== the suite on Python $version ${rest[*]:-}"
     PATH="$bin:$PATH" "$bin/python" -m pytest -n "$workers" ${marker:+-m "$marker"} "${rest[@]}" "$@"
-    # The faults injected from outside meet the same processes whatever Python runs them: once is enough.
-    rest=(--ignore=tests/acceptance/test_crash_matrix.py --ignore=tests/acceptance/test_redis_trouble.py)
-    rest+=(--ignore=tests/acceptance/test_dlq.py --ignore=tests/acceptance/test_mistakes.py)
-    rest+=(--ignore=tests/acceptance/test_reconcile.py)
-    # No Python has a part in the alert rules.
-    rest+=(--ignore=tests/alerts --ignore=tests/acceptance/test_alert_drills.py)
+    # What only tries whole processes, files and rules meets the same whatever Python runs it: once is enough.
+    rest=(tests/unit tests/contract tests/integration tests/sandbox tests/acceptance/test_main_job.py)
 done
