@@ -12,6 +12,7 @@ from typing import IO
 
 from email_ingestion.blobs.reference import missing, path_of, reference, reference_to, verified
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
+from email_ingestion.files import replacing, sync_directory
 
 _ORPHAN = "-orphan"
 _DIGEST = re.compile("[0-9a-f]{64}")
@@ -33,11 +34,9 @@ class DiskBlobs:
         path = self._root / path_of(ref)
         try:
             if not _touched(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                _write(path, data)
-            # Also when it was there: whoever wrote it may not have come this far, and "stored" is what we answer.
-            for directory in (path.parent, path.parent.parent, self._root):
-                _sync_directory(directory)
+                with replacing(path) as file:
+                    file.write(data)
+            self._sync(path)
         except OSError as error:
             raise self._unavailable(error) from error
         return ref
@@ -62,8 +61,7 @@ class DiskBlobs:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with suppress(FileExistsError):
                     os.link(spooled.name, path)
-            for directory in (path.parent, path.parent.parent, self._root):
-                _sync_directory(directory)
+            self._sync(path)
         except OSError as error:
             raise self._unavailable(error) from error
         return ref
@@ -133,6 +131,11 @@ class DiskBlobs:
         except OSError as error:
             raise self._unavailable(error) from error
 
+    def _sync(self, path: Path) -> None:
+        """Also when it was there: whoever wrote it may not have come this far, and "stored" is what we answer."""
+        for directory in (path.parent, path.parent.parent, self._root):
+            sync_directory(directory)
+
     def _unavailable(self, error: OSError) -> SinkUnavailable:
         return SinkUnavailable(f"the blob directory {self._root} does not work: {error.strerror}")
 
@@ -152,27 +155,3 @@ def _restore(aside: Path) -> None:
         aside.unlink(missing_ok=True)
     else:
         os.replace(aside, path)
-
-
-def _write(path: Path, data: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def _sync_directory(directory: Path) -> None:
-    if os.name == "nt":  # NTFS journals names, and Windows opens no directory
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
