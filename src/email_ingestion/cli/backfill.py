@@ -9,16 +9,14 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from email_ingestion.blobs import open_blobs
 from email_ingestion.cli.audit import audited
 from email_ingestion.cli.oauth2 import pick
+from email_ingestion.cli.progress import watched
 from email_ingestion.errors import OperationFailed
 from email_ingestion.events import Event
 from email_ingestion.mailbox.imap import Period
-from email_ingestion.producer.backfill import Backfill
 from email_ingestion.producer.budget import HISTORY_SHARE, Budget
 from email_ingestion.settings import Account, Settings, load_settings
 from email_ingestion.stream import Intake, Link, open_link
@@ -77,7 +75,7 @@ def _of_mailbox(
         opened = connection.open(connection.find(account.imap_mailbox))
         made = source.backfill(connection, opened, lambda size: _wait_for_room(source, budget, size))
         try:
-            _watched(made, period, account.name)
+            watched(f"fetching {account.name}", made.steps(period), lambda: (made.looked_at, made.found))
         finally:
             budget.settle(connection.received, last=True)
     return {"account": account.name, "mailbox": opened.name, "found": made.found, "queued": made.queued}
@@ -92,13 +90,3 @@ def _wait_for_room(source: Source, budget: Budget, size: int) -> None:
 
 def _unheard(event: Event) -> None:
     """The counts say it all."""
-
-
-def _watched(made: Backfill, period: Period, name: str) -> None:
-    """Run it to its end, with a bar on a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(f"fetching {name}", total=None)
-        for _ in made.steps(period):
-            progress.update(bar, total=made.found, completed=made.looked_at)

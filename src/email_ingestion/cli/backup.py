@@ -14,12 +14,12 @@ from rich.table import Table
 from email_ingestion.backup.archive import Archive, archives
 from email_ingestion.backup.make import back_up, retire
 from email_ingestion.cli.exits import NEGATIVE, OK
+from email_ingestion.cli.show import Json
 from email_ingestion.cli.steps import steps
 from email_ingestion.services.redis_server import scratch_redis
 from email_ingestion.settings import Settings, load_settings
 from email_ingestion.stream import open_link
 
-Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 ListOption = Annotated[bool, typer.Option("--list", help="List the backups, newest first, and do nothing else.")]
 
 

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from email_ingestion.blobs import DiskBlobs, open_blobs, reference
-from email_ingestion.cli.spans import span
+from email_ingestion.cli.typed import span
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.ledger import Ledger, open_ledger
 from email_ingestion.settings import Settings, load_settings

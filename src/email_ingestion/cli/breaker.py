@@ -11,7 +11,7 @@ import typer
 from email_ingestion.cli.audit import user
 from email_ingestion.cli.exits import FAILED, OK
 from email_ingestion.cli.show import Json, say, show
-from email_ingestion.cli.spans import span
+from email_ingestion.cli.typed import span
 from email_ingestion.errors import OperationFailed
 from email_ingestion.services.orders import Clerk, Live, live, some
 from email_ingestion.settings import Settings, load_settings

@@ -15,7 +15,7 @@ import typer
 from email_ingestion.cli.audit import audited, user
 from email_ingestion.cli.exits import FAILED, OK
 from email_ingestion.cli.show import Json, say, show
-from email_ingestion.cli.spans import span
+from email_ingestion.cli.typed import span
 from email_ingestion.control import LEVEL, PAUSE, Level, Order
 from email_ingestion.errors import OperationFailed, RedisConnectionError
 from email_ingestion.services.orders import Clerk, Live, live, some

@@ -16,14 +16,14 @@ from email_ingestion.cli.dlq_choice import (
     AgeOption,
     ErrorTypeOption,
     FingerprintOption,
-    Json,
     ReasonOption,
     choose,
-    letter_ids,
     open_graveyard,
 )
-from email_ingestion.cli.dlq_view import answer, say, show_kinds, show_letter, show_letters
+from email_ingestion.cli.dlq_view import answer, show_kinds, show_letter, show_letters
 from email_ingestion.cli.exits import NEGATIVE, OK
+from email_ingestion.cli.show import Json, say
+from email_ingestion.cli.typed import entry_ids
 from email_ingestion.errors import OperationFailed, PermanentError
 from email_ingestion.settings import Settings
 from email_ingestion.stream import Graveyard
@@ -73,7 +73,7 @@ def show(
       email-ingestion dlq show 1767225600000-0
       email-ingestion dlq show 1767225600000-0 --raw letter.eml
     """
-    (wanted,) = letter_ids([letter_id])
+    (wanted,) = entry_ids([letter_id], "a dead letter")
     with open_graveyard() as (settings, graveyard):
         letter = next(graveyard.find([wanted]), None)
         if letter is None:

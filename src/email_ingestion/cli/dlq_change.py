@@ -25,13 +25,14 @@ from email_ingestion.cli.dlq_choice import (
     ErrorTypeOption,
     FingerprintOption,
     Ids,
-    Json,
     ReasonOption,
     choose,
     open_graveyard,
 )
-from email_ingestion.cli.dlq_view import answer, kinds_as_json, progress, say, show_kinds
+from email_ingestion.cli.dlq_view import answer, kinds_as_json, show_kinds
 from email_ingestion.cli.exits import NEGATIVE, OK
+from email_ingestion.cli.progress import progress
+from email_ingestion.cli.show import Json, report, say
 from email_ingestion.errors import OperationFailed, RedisConnectionError, SinkUnavailable
 from email_ingestion.ledger import Ledger, open_ledger
 from email_ingestion.settings import Settings
@@ -77,7 +78,7 @@ def export(
             return answer(chosen)
         path = output or _default_output(settings)
         exported = _export(graveyard, chosen, path, choice)
-    _report(
+    report(
         {"exported": len(exported.letters), "file": str(path), "sha256": exported.sha256},
         f"exported {_letters(len(exported.letters))} to {path}",
         as_json=as_json,
@@ -123,7 +124,7 @@ def replay(
         with audited(settings.log_dir, "dlq replay", {"filter": choice.as_dict(), "matched": len(chosen)}) as outcome:
             moved = _replay(graveyard, chosen, outcome)
     gone = f"; {len(chosen) - moved} were replayed or purged by somebody else meanwhile" if moved < len(chosen) else ""
-    _report(
+    report(
         {"dry_run": False, "matched": len(chosen), "replayed": moved},
         f"put {_letters(moved)} back into the stream{gone}",
         as_json=as_json,
@@ -178,7 +179,7 @@ def purge(
             exported = _export(graveyard, chosen, path, choice)
             outcome |= {"exported": len(exported.letters), "sha256": exported.sha256}
             deleted = _remove(graveyard, ledger, exported, path, outcome)
-    _report(
+    report(
         {"dry_run": False, "matched": len(chosen), **outcome, "file": str(path)},
         f"deleted {_letters(deleted)}; they are in {path}",
         as_json=as_json,
@@ -276,10 +277,6 @@ def _rehearse(what: str, ids: Sequence[str], alike: Sequence[Kind], *, as_json: 
         show_kinds(alike, as_json=False)
         say(f"would {what} {_letters(len(ids))}; nothing was changed")
     return OK
-
-
-def _report(record: dict[str, Any], sentence: str, *, as_json: bool) -> None:
-    typer.echo(json.dumps(record, indent=2) if as_json else sentence)
 
 
 def _letters(count: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -11,11 +10,11 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from email_ingestion.cli.dlq_view import progress
-from email_ingestion.cli.spans import span
-from email_ingestion.errors import OperationFailed, RedisConnectionError
-from email_ingestion.settings import Settings, load_settings
-from email_ingestion.stream import Graveyard, open_link
+from email_ingestion.cli.linked import linked
+from email_ingestion.cli.progress import progress
+from email_ingestion.cli.typed import entry_ids, span
+from email_ingestion.settings import Settings
+from email_ingestion.stream import Graveyard
 from email_ingestion.stream.dead_letters import UNKNOWN, DeadLetter, Reason, Wanted
 
 REASONS = (*get_args(Reason), UNKNOWN)
@@ -26,7 +25,6 @@ ErrorTypeOption = Annotated[str | None, typer.Option("--error-type", help="Only 
 FingerprintOption = Annotated[str | None, typer.Option("--fingerprint", help="Only those alike; `dlq stats` names it.")]
 AccountOption = Annotated[str | None, typer.Option("--account", help="Only this account's, by its configured name.")]
 AgeOption = Annotated[str | None, typer.Option("--older-than", metavar="AGE", help="Only those dead for 30m, 12h, 7d.")]
-Json = Annotated[bool, typer.Option("--json", help="JSON.")]
 AllOption = Annotated[bool, typer.Option("--all", help="Every letter that is there now.")]
 
 
@@ -72,7 +70,7 @@ def choose(
     if reason is not None and reason not in REASONS:
         raise typer.BadParameter(f"--reason is one of {', '.join(REASONS)}")
     wanted = Wanted(reason, error_type, fingerprint, account)
-    choice = Choice(letter_ids(ids or []), wanted, _age(older_than), everything)
+    choice = Choice(entry_ids(ids or [], "a dead letter"), wanted, _age(older_than), everything)
     narrowed = bool(choice.ids or older_than or wanted != Wanted())
     if everything and narrowed:
         raise typer.BadParameter("--all goes with no id and no condition")
@@ -83,14 +81,6 @@ def choose(
     return choice
 
 
-def letter_ids(given: Sequence[str]) -> tuple[str, ...]:
-    """Ids as they were typed, each once and in their order."""
-    for each in given:
-        if not re.fullmatch(r"[0-9]{1,19}-[0-9]{1,19}", each):
-            raise typer.BadParameter(f"{each!r} is no id of a dead letter: they look like 1767225600000-0")
-    return tuple(sorted(set(given), key=lambda each: tuple(map(int, each.split("-")))))
-
-
 def _age(text: str | None) -> timedelta | None:
     return None if text is None else span(text, "--older-than")
 
@@ -98,10 +88,5 @@ def _age(text: str | None) -> timedelta | None:
 @contextmanager
 def open_graveyard() -> Iterator[tuple[Settings, Graveyard]]:
     """The settings and the dead letters of their Redis; its failures leave as OperationFailed."""
-    settings = load_settings()
-    try:
-        yield settings, Graveyard(open_link(settings.redis_address, "email-ingestion-dlq"))
-    except RedisConnectionError as error:
-        raise OperationFailed(
-            f"{str(error).rstrip('.')}; see that Redis runs and that REDIS_URL or REDIS_HOST and REDIS_PORT name it"
-        ) from error
+    with linked("dlq") as (settings, link):
+        yield settings, Graveyard(link)

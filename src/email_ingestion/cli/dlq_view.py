@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import typer
 from rich import box
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
 from email_ingestion.cli.exits import NEGATIVE, OK
+from email_ingestion.cli.show import Records, printable, say, show
 from email_ingestion.ops.wording import WITHHELD, redact
 from email_ingestion.stream.dead_letters import DeadLetter, Kind
 
@@ -39,12 +38,12 @@ ERROR_LINE = re.compile(r"(?P<kind>[\w.]+)(?P<parents> \([\w, ]+\))?(?P<text>: .
 
 def show_letters(letters: Sequence[DeadLetter], *, as_json: bool) -> None:
     """A list of letters; their errors' texts and tracebacks are for `show_letter`."""
-    _show([_record(letter, LETTER_COLUMNS) for letter in letters], LETTER_TABLE, as_json=as_json)
+    show([_record(letter, LETTER_COLUMNS) for letter in letters], as_json=as_json, drawn=partial(_table, LETTER_TABLE))
 
 
 def show_kinds(found: Sequence[Kind], *, as_json: bool) -> None:
     """Letters by fingerprint."""
-    _show(kinds_as_json(found), KIND_TABLE, as_json=as_json)
+    show(kinds_as_json(found), as_json=as_json, drawn=partial(_table, KIND_TABLE))
 
 
 def kinds_as_json(found: Sequence[Kind]) -> list[dict[str, Any]]:
@@ -60,7 +59,7 @@ def show_letter(letter: DeadLetter, *, as_json: bool) -> None:
         typer.echo(json.dumps(record | {"traceback": trace}, indent=2))
         return
     for name, value in record.items():
-        typer.echo(f"{name + ':':<13} {_cell(value) or '-'}")
+        typer.echo(f"{name + ':':<13} {printable(value) or '-'}")
     if trace:
         typer.echo(f"\n{trace}")
 
@@ -78,7 +77,7 @@ def told_traceback(trace: str) -> str:
             # The first line after the frames names the error; whatever follows may be the rest of its text.
             kept.append(_told_error(line))
             in_frames = False
-    return "\n".join(_printable(line) for line in kept)
+    return "\n".join(printable(line) for line in kept)
 
 
 def _told_error(line: str) -> str:
@@ -98,47 +97,19 @@ def _told(value: Any) -> Any:
     return redact(value) if isinstance(value, str) else value
 
 
-def _show(records: Sequence[dict[str, Any]], columns: Sequence[str], *, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(records, indent=2))
-    elif records and (console := Console()).is_terminal:
-        console.print(_table(records, columns))
-    else:
-        for record in records:
-            typer.echo("\t".join(map(_cell, record.values())))
-
-
-def _table(records: Sequence[dict[str, Any]], columns: Sequence[str]) -> Table:
+def _table(columns: Sequence[str], records: Records) -> Table:
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     for name in columns:
         # What an operator copies into the next command stays in one piece.
         table.add_column(TITLES.get(name, name), no_wrap=name in WHOLE, overflow="fold")
     for record in records:
         # Text, not str: an error's text must not be read as rich's markup.
-        table.add_row(*(Text(_short(name, _cell(record[name]))) for name in columns))
+        table.add_row(*(Text(_short(name, printable(record[name]))) for name in columns))
     return table
 
 
 def _short(name: str, value: str) -> str:
     return value[5:19].replace("T", " ") if name in {"dead_at", "last"} else value
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else _printable(str(value))
-
-
-def _printable(value: str) -> str:
-    """Without control characters: whoever writes to us shall not write to the operator's terminal."""
-    return "".join(character if character.isprintable() else " " for character in value)
-
-
-@contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr when that is a terminal; yields what to call with the number of steps done."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda steps: bar.advance(task, steps)
 
 
 def answer(found: Sequence[object]) -> int:
@@ -147,8 +118,3 @@ def answer(found: Sequence[object]) -> int:
         return OK
     say("no dead letters")
     return NEGATIVE
-
-
-def say(text: str) -> None:
-    """A remark, beside the answer on stdout."""
-    typer.echo(text, err=True)

@@ -13,7 +13,7 @@ import typer
 
 from email_ingestion.cli.exits import NEGATIVE, OK
 from email_ingestion.cli.show import Json, printable, say, show
-from email_ingestion.cli.spans import span
+from email_ingestion.cli.typed import span
 from email_ingestion.errors import OperationFailed
 from email_ingestion.services.log_files import Record, Wanted, follow, records
 from email_ingestion.settings import load_settings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -14,7 +13,7 @@ from email_ingestion.cli.audit import audited, user
 from email_ingestion.cli.exits import NEGATIVE, OK
 from email_ingestion.cli.linked import linked
 from email_ingestion.cli.show import Json, say, show
-from email_ingestion.cli.spans import span
+from email_ingestion.cli.typed import entry_ids, span
 from email_ingestion.stream.stuck import PAGE, Stuck, Stucks
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Entries by id.", show_default=False)]
@@ -106,11 +105,9 @@ def _chosen(
     narrowed = bool(ids or consumer or seconds)
     if everything is narrowed:
         raise typer.BadParameter("name entries by id, --consumer or --idle, or else say --all")
-    for each in ids or ():
-        if not re.fullmatch(r"[0-9]{1,19}-[0-9]{1,19}", each):
-            raise typer.BadParameter(f"{each!r} is no id of an entry: they look like 1767225600000-0")
+    wanted = entry_ids(ids or (), "an entry")
     found = stucks.entries(consumer=consumer, idle_seconds=seconds)
-    return (each for each in found if not ids or each.id in ids)
+    return (each for each in found if not wanted or each.id in wanted)
 
 
 def _said(ids: Sequence[str] | None, consumer: str, idle: str) -> dict[str, Any]:

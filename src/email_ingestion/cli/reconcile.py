@@ -9,14 +9,14 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from email_ingestion.blobs import open_blobs
 from email_ingestion.cli.audit import audited
 from email_ingestion.cli.oauth2 import pick
+from email_ingestion.cli.progress import watched
 from email_ingestion.events import Event
-from email_ingestion.reconcile import Audit, Report
+from email_ingestion.reconcile import Report
 from email_ingestion.settings import Account, Settings, load_settings
 from email_ingestion.stream import Intake, Link, open_link
 from email_ingestion.wiring.producer import LedgerOnDemand, Source, check_accounts, log_in
@@ -77,22 +77,12 @@ def _of_account(account: Account, settings: Settings, link: Link, ledger: Ledger
     with closing(log_in(account, settings.imap_timeout_seconds)) as connection:
         opened = connection.open(connection.find(account.imap_mailbox))
         audit = source.audit(connection, opened, (lambda: source.full() is None) if repair else None)
-        _watched(audit, account.name)
+        watched(f"comparing {account.name}", audit.steps(), lambda: (audit.at, audit.report.upto))
     return audit.report
 
 
 def _unheard(event: Event) -> None:
     """The report says it all."""
-
-
-def _watched(audit: Audit, name: str) -> None:
-    """Run it to its end, with a bar on a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(f"comparing {name}", total=None)
-        for _ in audit.steps():
-            progress.update(bar, total=audit.report.upto, completed=audit.at)
 
 
 def _as_dict(reports: Sequence[Report]) -> dict[str, Any]:

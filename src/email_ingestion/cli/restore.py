@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,8 +11,9 @@ from email_ingestion.backup.archive import Archive, archives, read_archive
 from email_ingestion.backup.make import back_up, rehearse, working_directory
 from email_ingestion.backup.restore import Target, obstacles, restore
 from email_ingestion.cli.audit import audited
-from email_ingestion.cli.backup import Json, ListOption, ledger_url, show, summary
+from email_ingestion.cli.backup import ListOption, ledger_url, show, summary
 from email_ingestion.cli.exits import NEGATIVE, OK
+from email_ingestion.cli.show import Json, report
 from email_ingestion.cli.steps import steps
 from email_ingestion.services.redis_server import scratch_redis
 from email_ingestion.settings import Settings, load_settings
@@ -71,7 +71,7 @@ def restore_backup(
 def _rehearse(archive: Archive, settings: Settings, *, as_json: bool) -> int:
     with steps() as told, working_directory(settings.backup_dir) as folder:
         rehearse(archive, scratch_redis, told, folder)
-    _report(
+    report(
         {"rehearsed": True, **archive.as_dict()},
         f"{archive.path} restores: {summary(archive)}; equal to its manifest on a scratch server; nothing was changed",
         as_json=as_json,
@@ -84,7 +84,7 @@ def _describe(archive: Archive, target: Target, *, as_json: bool) -> int:
     what = f"would restore {summary(archive)}, of {archive.manifest.created_at:%Y-%m-%d %H:%M:%S} UTC"
     lines = [f"would refuse: {each.reason}" for each in found] or [what]
     record = {"dry_run": True, "refused": [each.reason for each in found], **archive.as_dict()}
-    _report(record, "\n".join(lines), as_json=as_json)
+    report(record, "\n".join(lines), as_json=as_json)
     return NEGATIVE if found else OK
 
 
@@ -103,9 +103,5 @@ def _restore(archive: Archive, target: Target, settings: Settings, *, force: boo
     if not server_facts(target.link).append_only:
         lines.append(VOLATILE)
     lines.append("now: ./scripts/start.sh, then `email-ingestion reconcile --repair`")
-    _report({**outcome, **archive.as_dict()}, "\n".join(lines), as_json=as_json)
+    report({**outcome, **archive.as_dict()}, "\n".join(lines), as_json=as_json)
     return OK
-
-
-def _report(record: dict[str, Any], said: str, *, as_json: bool) -> None:
-    typer.echo(json.dumps(record, indent=2) if as_json else said)

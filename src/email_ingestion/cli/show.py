@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -15,20 +15,33 @@ from rich.text import Text
 Json = Annotated[bool, typer.Option("--json", help="JSON.")]
 
 
-def show(records: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
-    """All of them; their keys are the columns."""
+Records = Sequence[Mapping[str, Any]]
+
+
+def table(records: Records) -> Table:
+    """All they hold; the keys of the first are the columns."""
+    drawn = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for name in records[0]:
+        drawn.add_column(name, overflow="fold")
+    for record in records:
+        drawn.add_row(*(Text(printable(value)) for value in record.values()))
+    return drawn
+
+
+def show(records: Records, *, as_json: bool, drawn: Callable[[Records], Table] = table) -> None:
+    """All of them, on a terminal as they are `drawn`."""
     if as_json:
         typer.echo(json.dumps(list(records), indent=2))
     elif records and (console := Console()).is_terminal:
-        table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
-        for name in records[0]:
-            table.add_column(name, overflow="fold")
-        for record in records:
-            table.add_row(*(Text(printable(value)) for value in record.values()))
-        console.print(table)
+        console.print(drawn(records))
     else:
         for record in records:
             typer.echo("\t".join(map(printable, record.values())))
+
+
+def report(record: Mapping[str, Any], sentence: str, *, as_json: bool) -> None:
+    """What came of a command: the record as JSON, or the sentence."""
+    typer.echo(json.dumps(record, indent=2) if as_json else sentence)
 
 
 def printable(value: Any) -> str:

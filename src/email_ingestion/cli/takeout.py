@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import DownloadColumn
 
 from email_ingestion.blobs import open_blobs
 from email_ingestion.cli.audit import audited
 from email_ingestion.cli.oauth2 import pick
+from email_ingestion.cli.progress import watched
 from email_ingestion.email import Envelope, Message
 from email_ingestion.producer.choice import Rules
 from email_ingestion.producer.takeout import Import, Report
@@ -50,13 +50,14 @@ def import_(
     link = open_link(settings.redis_address, "email-ingestion-import")
     with closing(LedgerOnDemand(settings.database_url)) as ledger:
         made = _import(chosen, settings, link, ledger, file, left_out=frozenset() if spam_and_trash else SPAM_AND_TRASH)
-        with audited(settings.log_dir, "import", {"account": chosen.name, "bytes": made.report.size}) as outcome:
-            _watched(made)
-            outcome.update(made.report.as_dict())
+        report = made.report
+        with audited(settings.log_dir, "import", {"account": chosen.name, "bytes": report.size}) as outcome:
+            watched("importing", made.steps(), lambda: (report.upto, report.size), DownloadColumn())
+            outcome.update(report.as_dict())
     if as_json:
-        typer.echo(json.dumps(made.report.as_dict(), indent=2))
+        typer.echo(json.dumps(report.as_dict(), indent=2))
     else:
-        _show(made.report)
+        _show(report)
     return 0
 
 
@@ -97,16 +98,6 @@ def _room(source: Source) -> None:
     """Wait while the stream is full: the workers are behind."""
     while source.full():
         time.sleep(ROOM_SECONDS)
-
-
-def _watched(made: Import) -> None:
-    """Run it to its end, with a bar on a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("importing", total=made.report.size)
-        for _ in made.steps():
-            progress.update(bar, completed=made.report.upto)
 
 
 def _show(report: Report) -> None:

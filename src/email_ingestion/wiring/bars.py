@@ -1,22 +1,34 @@
-"""How far a single pass is, as a bar for each account: on a terminal only."""
+"""Bars on stderr when that is a terminal, nothing otherwise; for a single pass, one for each account."""
 
 from __future__ import annotations
 
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from email_ingestion.events import Event, HistoryWalked
+
+
+def bar(*columns: ProgressColumn) -> Progress:
+    """What to show, as a context; gone when that ends."""
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 class Bars:
     """An observer; shown while it is entered."""
 
     def __init__(self) -> None:
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._progress = bar(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> None:
