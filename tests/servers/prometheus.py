@@ -71,7 +71,7 @@ class Prometheus:
 
 @contextmanager
 def running_prometheus(
-    folder: Path, targets: Path, *, times: float, lowered: tuple[str, ...] = (), alertmanager: int = 9
+    folder: Path, targets: Path, *, times: float, lowered: tuple[str, ...] = (), alertmanager: int = 9, port: int = 0
 ) -> Iterator[Prometheus]:
     """Our configuration on the targets of a place; every duration and the thresholds in `lowered` `times` shorter."""
     binary = program("prometheus", "prometheus")
@@ -80,7 +80,7 @@ def running_prometheus(
     config = config.replace("../data/targets", str(targets.absolute())).replace(":9093", f":{alertmanager}")
     (folder / "prometheus.yml").write_text(config)
     (folder / "alerts.yml").write_text(lower(faster((CONFIG / "alerts.yml").read_text(), times), times, *lowered))
-    port = free_port()
+    port = port or free_port()
     command = [binary, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
     command += [f"--web.listen-address=127.0.0.1:{port}", "--rules.alert.resend-delay=1s", "--log.level=warn"]
     with (folder / "prometheus.log").open("wb") as log:
@@ -106,14 +106,14 @@ class Notified:
 
 
 @contextmanager
-def running_alertmanager(folder: Path, *, times: float) -> Iterator[tuple[int, Notified]]:
+def running_alertmanager(folder: Path, *, times: float, port: int = 0) -> Iterator[tuple[int, Notified]]:
     """Our configuration with its receivers, which write down what they hear; gives its port."""
     binary = program("prometheus-alertmanager", "prometheus-alertmanager")
     folder.mkdir(parents=True, exist_ok=True)
     with _receivers() as notified:
         config = faster((CONFIG / "alertmanager.yml").read_text(), times).replace(":9098", f":{notified.port}")
         (folder / "alertmanager.yml").write_text(config)
-        port = free_port()
+        port = port or free_port()
         command = [binary, f"--config.file={folder / 'alertmanager.yml'}", f"--storage.path={folder / 'data'}"]
         command += [f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address="]
         with (folder / "alertmanager.log").open("wb") as log:
