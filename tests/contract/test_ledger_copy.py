@@ -30,7 +30,7 @@ def _emptied(url: str) -> None:
 
     engine = create_engine(url)
     with engine.begin() as connection:
-        for table in ("places", "attachments", "emails", "contents"):
+        for table in ("places", "attachments", "emails", "contents", "purged"):
             connection.execute(text(f"DELETE FROM {table}"))
     engine.dispose()
 
@@ -50,6 +50,22 @@ def test_what_was_lost_comes_back_and_can_be_found(ledger: Ledger, database_url:
     assert [hit.subject for hit in ledger.search("word17")] == ["word17"]
     assert ledger.found_again("default", "Work", 7, 1, 100)
     assert _copy(database_url, tmp_path / "again").rows == copied.rows
+
+
+def test_what_an_operator_gave_up_stays_given_up(ledger: Ledger, database_url: str, tmp_path: Path):
+    ledger.note_purged(["default:1", "default:2"])
+    copied = _copy(database_url, tmp_path / "copy")
+    _emptied(database_url)
+    ledger.note_purged(["default:2", "default:3"])
+    bring_back(database_url, tmp_path / "copy", copied)
+    everything = {"default:1", "default:2", "default:3"}
+    assert ledger.purged(everything) == everything
+
+
+def test_a_copy_of_a_release_that_counted_fewer_tables_is_good(ledger: Ledger, database_url: str, tmp_path: Path):
+    ledger.note_purged(["default:1"])
+    copied = _copy(database_url, tmp_path / "copy")
+    check_copy(tmp_path / "copy", Copied(copied.kind, copied.schema, {"emails": 0}))
 
 
 def test_a_ledger_that_is_ahead_stays_ahead(ledger: Ledger, database_url: str, tmp_path: Path):

@@ -33,7 +33,7 @@ class Mutant:
     tests: tuple[str, ...]
 
 
-DELIVER = "            duplicates = self._deliver([parcel for _, parcel in parcels])\n"
+RECORD = "            duplicates = self._record([parcel for _, parcel in parcels])\n"
 GIVE_BACK = """\
         except (SinkUnavailable, CircuitBreakerError):
             self._queue.hold([each.id for each, _ in parcels], give_back=True)
@@ -43,7 +43,7 @@ GIVE_BACK = """\
 MUTANTS = (
     Mutant(
         "acknowledged before the database committed",
-        (Edit(SETTLE, DELIVER, f"            self._queue.complete([each for each, _ in parcels])\n{DELIVER}"),),
+        (Edit(SETTLE, RECORD, f"            self._queue.complete([each for each, _ in parcels])\n{RECORD}"),),
         (OUTAGE,),
     ),
     Mutant(

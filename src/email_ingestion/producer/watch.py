@@ -69,6 +69,7 @@ HISTORY_DEPTH = 1000  # messages in the stream above which older mail waits: new
 HISTORY_SECONDS = 0.1  # until it is looked at again
 BUDGET_SECONDS = 60.0  # until a budget that is used up is looked at again
 REDIS_SECONDS = 2.0  # Redis is near and cheap to ask, and its breaker spares it
+TRIAL_SECONDS = 0.2  # while somebody else tries whether it is back
 KEEPALIVE_SECONDS = 60.0
 AUDIT_AGAIN_SECONDS = 60.0  # an audit that failed is begun again after this long, or at its usual time if sooner
 # An IDLE ends this soon even when nothing comes: with the time its end may take, a dead peer is found within a minute.
@@ -366,6 +367,8 @@ class Watcher:
 
     def _away(self, error: TransientError) -> None:
         delay = min(self._patience.delay(), REDIS_SECONDS)
+        if isinstance(error, CircuitBreakerError):  # no later than its next trial, which costs nothing to wait for
+            delay = min(REDIS_SECONDS, max(error.retry_after, TRIAL_SECONDS))
         ledger = isinstance(error, SinkUnavailable)
         self._observe(LoopFailed(self._loop, error) if ledger else RedisFailed(error, delay))
         self._watching("waiting")

@@ -24,9 +24,10 @@ from email_ingestion.worker.settle import Settlement
 
 LOOP = "consume"
 OVERDUE_SECONDS = 0.5  # how often the pending list is looked through while fresh mail flows
-ADOPT_SECONDS = 60.0  # how often an idle worker looks for entries that nobody was ever given
+ADOPT_SECONDS = 60.0  # how often a worker looks for entries that nobody was ever given
 REST_SECONDS = 0.2  # how soon a paused worker notices that it may go on
 PAUSE_SECONDS = 2.0  # Redis and the database have breakers that spare them
+TRIAL_SECONDS = 0.2  # while somebody else tries whether what was away is back
 
 
 class Worker:
@@ -106,6 +107,9 @@ class Worker:
 
     def _take(self) -> Sequence[Delivery]:
         now = time.monotonic()
+        if now - self._adopted >= ADOPT_SECONDS:
+            self._queue.adopt()
+            self._adopted = now
         if now - self._looked >= OVERDUE_SECONDS:
             overdue = self._queue.overdue(self._batch)
             if overdue:  # look again at once: there may be more
@@ -114,9 +118,6 @@ class Worker:
             self._looked = now
         fresh = self._queue.fresh(self._batch)
         self._seen.update(each.id for each in fresh)
-        if not fresh and now - self._adopted >= ADOPT_SECONDS:
-            self._queue.adopt()
-            self._adopted = now
         return fresh
 
     def _announce(self, overdue: Sequence[Delivery]) -> None:
@@ -139,6 +140,8 @@ class Worker:
     def _wait(self, error: Exception) -> None:
         self._failures += 1
         delay = min(backoff(self._failures), PAUSE_SECONDS)
+        if isinstance(error, CircuitBreakerError):  # no later than its next trial, which costs nothing to wait for
+            delay = min(PAUSE_SECONDS, max(error.retry_after, TRIAL_SECONDS))
         redis = isinstance(error, (RedisConnectionError, CircuitBreakerError))
         self._observe(RedisFailed(error, delay) if redis else LoopFailed(LOOP, error))
         self._stop.wait(delay)

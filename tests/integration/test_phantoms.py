@@ -1,0 +1,67 @@
+"""Entries that Redis took for handed out and forgot to whom are delivered even by a worker that never rests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from email_ingestion.email import Cursor
+from email_ingestion.stream import GROUP, Delivery, Intake, Keys, Queue
+from email_ingestion.worker import loop
+from email_ingestion.worker.loop import Worker
+from tests.servers.links import link, message
+from tests.servers.redis import RedisServer
+
+PHANTOM = 1
+UNREST = 2000  # messages after which the phantom is given up
+
+
+class Unrest:
+    """Completes what it gets, and appends a message for every one it was given until the phantom came."""
+
+    def __init__(self, queue: Queue, intake: Intake, upto: int) -> None:
+        self._queue = queue
+        self._intake = intake
+        self._upto = upto
+        self.settled: list[int] = []
+
+    def ready(self) -> bool:
+        return True
+
+    def retry_after(self) -> float:
+        return 0.0
+
+    def settle(self, batch: Sequence[Delivery]) -> None:
+        assert self._queue.complete(batch) == []
+        self.settled += [each.message.envelope.uid for each in batch if each.message]
+        if PHANTOM not in self.settled and self._upto < UNREST:
+            self._upto += 1
+            self._intake.append("default", "INBOX", Cursor(1, self._upto - 1), self._upto, [message(self._upto)])
+
+
+def test_a_worker_that_is_never_idle_delivers_what_nobody_was_given(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(loop, "ADOPT_SECONDS", 0.05)
+    intake = Intake(link(redis_server.url))
+    intake.restart_cursor("default", "INBOX", Cursor(1, 0))
+    intake.append("default", "INBOX", Cursor(1, 0), 2, [message(1), message(2)])
+    queue = Queue(link(redis_server.url), "here-worker-1", 60)
+    settlement = Unrest(queue, intake, 2)
+    worker = Worker(
+        queue,
+        settlement,  # type: ignore[arg-type]
+        batch=1,
+        lease=60,
+        paused=lambda: False,
+        observe=lambda event: None,
+    )
+    queue.adopt()
+    (phantom,) = queue.fresh(1)
+    with redis_server.client() as client:
+        client.xack(Keys().stream, GROUP, phantom.id)
+    worker.drain()
+    assert settlement.settled.count(PHANTOM) == 1
+    assert len(settlement.settled) < UNREST, "only when there was nothing else left"
+    assert sorted(settlement.settled) == list(range(1, len(settlement.settled) + 1))
