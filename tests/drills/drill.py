@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,6 +37,7 @@ class Outcome:
     title: str
     variant: str = ""
     detected: float | None = None
+    symptoms: dict[str, float] = field(default_factory=dict)
     recovered: float | None = None
     in_flight: int = 0
     messages: int = 0
@@ -98,9 +99,9 @@ class _Drill:
     def _broken(self, terminals: ExitStack) -> None:
         self._healthy_pass()
         self.looker.mark()
-        pids, started = self.world.pids(), time.monotonic()
+        pids = self.world.pids()
         self.scenario.inject(self.world)
-        self._symptoms(started)
+        self._symptoms()
         if self.world.prometheus:
             self._alerts_fire()
         self._phase("diagnosis", terminals)
@@ -157,11 +158,13 @@ class _Drill:
                     f"$ {step.text}\n{done.output[-2500:]}"
                 )
 
-    def _symptoms(self, started: float) -> None:
-        waiting = list(self.procedure.symptoms)
+    def _symptoms(self) -> None:
+        started, waiting = time.monotonic(), list(self.procedure.symptoms)
         while waiting:
-            waiting = [symptom for symptom in waiting if not self.looker.shows(symptom)]
+            seen = [symptom for symptom in waiting if self.looker.shows(symptom)]
             passed = time.monotonic() - started
+            self.outcome.symptoms |= {f"{each.kind}={each.value}": round(passed, 1) for each in seen}
+            waiting = [symptom for symptom in waiting if symptom not in seen]
             late = [symptom for symptom in waiting if passed > symptom.within]
             if late:
                 raise DrillFailed(f"not seen within {late[0].within:.0f} s: {late[0]}")

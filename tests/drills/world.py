@@ -160,7 +160,7 @@ class World:
         answer = self.get("/status", stem)
         return json.loads(answer[1]) if answer else {}
 
-    def metric(self, name: str, stem: str = "producer", **labels: str) -> float | None:
+    def metric(self, name: str, stem: str = "producer", /, **labels: str) -> float | None:
         """The sum over the series with these labels; None when there is none."""
         answer = self.get("/metrics", stem)
         wanted = [f'{label}="{value}"' for label, value in labels.items()]

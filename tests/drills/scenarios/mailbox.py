@@ -1,0 +1,46 @@
+"""Faults of the mail server and of the token."""
+
+from __future__ import annotations
+
+from tests.drills.scenarios.base import Scenario
+from tests.drills.world import World
+
+
+class ImapUnreachable(Scenario):
+    """Nobody listens on the IMAP port, and the sessions that were open are ended."""
+
+    name = "imap-unreachable"
+    fires = frozenset({"ImapUnreachable"})
+
+    def inject(self, world: World) -> None:
+        world.sandbox.arm("refuse_connections", drop_sessions=True)
+
+    def heal(self, world: World) -> None:
+        world.sandbox.clear()
+
+
+class TokenExpired(Scenario):
+    """The owner took the consent back: no refresh token works any more, and the session ends."""
+
+    name = "token-expired"
+    fires = frozenset({"ReauthRequired"})
+
+    def inject(self, world: World) -> None:
+        tokens = world.sandbox.call(lambda s: list(s.backend.tokens._refresh))
+        for token in tokens:
+            world.sandbox.call(lambda s, token=token: s.backend.tokens.revoke(token))
+        world.sandbox.arm("session_expiry")
+
+
+class BreakerOpen(Scenario):
+    """The mail server takes connections and ends them at once."""
+
+    name = "breaker-open"
+    fires = frozenset({"ImapUnreachable"})  # the cause rings, and keeps CircuitBreakerOpen quiet
+
+    def inject(self, world: World) -> None:
+        world.sandbox.arm("greeting_bye", count=None)
+        world.sandbox.arm("session_expiry")
+
+    def heal(self, world: World) -> None:
+        world.sandbox.clear()
