@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from typing import Annotated
 
@@ -11,11 +10,11 @@ import typer
 from email_ingestion.cli.audit import audited
 from email_ingestion.cli.exits import NEGATIVE, OK
 from email_ingestion.cli.linked import linked
+from email_ingestion.cli.patience import comes_true
 from email_ingestion.cli.show import Json, say, show
 from email_ingestion.stream.stuck import Consumer, Stucks
 
 TAKEN_OVER_SECONDS = 20.0  # how long the living workers get to take over what was let go
-STEP_SECONDS = 0.2
 
 consumers = typer.Typer(help="See the workers Redis knows by name, and remove those that are gone.")
 
@@ -71,6 +70,4 @@ def _gone(stucks: Stucks) -> list[Consumer]:
 def _hand_over(stucks: Stucks) -> None:
     for each in _gone(stucks):
         stucks.let_go(list(stucks.entries(consumer=each.name)))
-    deadline = time.monotonic() + TAKEN_OVER_SECONDS
-    while any(each.pending for each in _gone(stucks)) and time.monotonic() < deadline:
-        time.sleep(STEP_SECONDS)
+    comes_true(lambda: not any(each.pending for each in _gone(stucks)), TAKEN_OVER_SECONDS)

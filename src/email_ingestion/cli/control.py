@@ -6,7 +6,6 @@ Redis, which every process reads each second and keeps to while Redis is away.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -14,6 +13,7 @@ import typer
 
 from email_ingestion.cli.audit import audited, user
 from email_ingestion.cli.exits import FAILED, OK
+from email_ingestion.cli.patience import comes_true
 from email_ingestion.cli.show import Json, say, show
 from email_ingestion.cli.typed import span
 from email_ingestion.control import LEVEL, PAUSE, Level, Order
@@ -22,7 +22,6 @@ from email_ingestion.services.orders import Clerk, Live, live, some
 from email_ingestion.settings import Settings, load_settings
 
 FLEET_SECONDS = 10.0  # how long processes elsewhere may take to obey
-STEP_SECONDS = 0.2
 
 Row = dict[str, Any]
 
@@ -171,9 +170,8 @@ def _fleet(
         with audited(settings.log_dir, "fleet order", details):
             orders = FleetOrders(link)
             orders.give(name, order) if order else orders.take_back(name)
-        deadline = time.monotonic() + FLEET_SECONDS
-        while not all(map(as_asked, found := rows())) and time.monotonic() < deadline:
-            time.sleep(STEP_SECONDS)
+        comes_true(lambda: all(map(as_asked, rows())), FLEET_SECONDS)
+        found = rows()
     except RedisConnectionError as error:
         raise OperationFailed(
             f"{str(error).rstrip('.')}; without --all the processes of this machine are told directly"

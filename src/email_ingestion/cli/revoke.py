@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from typing import Annotated
 
 import typer
@@ -11,6 +10,7 @@ import typer
 from email_ingestion.cli.audit import audited, user
 from email_ingestion.cli.exits import NEGATIVE, OK
 from email_ingestion.cli.linked import linked
+from email_ingestion.cli.patience import comes_true
 from email_ingestion.cli.show import Json, say, show
 from email_ingestion.services.orders import Clerk, Live, live
 from email_ingestion.settings import Settings
@@ -19,7 +19,6 @@ from email_ingestion.stream.census import Census
 from email_ingestion.stream.stuck import Stuck, Stucks
 
 LET_GO_SECONDS = 10.0  # how long a worker may take to bury what it was told to
-STEP_SECONDS = 0.2
 
 
 def revoke(
@@ -37,7 +36,8 @@ def revoke(
     said = {"email_id": email_id}
     with linked("revoke") as (settings, link), audited(settings.log_dir, "revoke", said) as outcome:
         outcome["worker"] = _told(settings, email_id)
-        outcome["letter"] = _letter(link, email_id, wait=outcome["worker"] is not None) or _taken(link, email_id)
+        buried = _letter(link, email_id) if outcome["worker"] else None
+        outcome["letter"] = buried or _taken(link, email_id)
     show([{"email_id": email_id, **outcome}], as_json=as_json)
     if outcome["letter"] is None:
         say("no worker has this message: it waits, or is delivered already")
@@ -60,16 +60,12 @@ def _has(clerk: Clerk, process: Live, email_id: str) -> bool:
     return bool(clerk.order(process, "revoke", {"email_id": email_id})["revoked"])
 
 
-def _letter(link: Link, email_id: str, *, wait: bool) -> str | None:
+def _letter(link: Link, email_id: str) -> str | None:
     """The dead letter its worker makes of it; None when it does not in time."""
-    deadline = time.monotonic() + (LET_GO_SECONDS if wait else 0)
-    while time.monotonic() < deadline:
-        if _stuck(link, email_id) is None:
-            return next(
-                (each.id for page in Census(link).dead() for each in page.entries if each.email_id == email_id), None
-            )
-        time.sleep(STEP_SECONDS)
-    return None
+    if not comes_true(lambda: _stuck(link, email_id) is None, LET_GO_SECONDS):
+        return None
+    dead = (each for page in Census(link).dead() for each in page.entries)
+    return next((each.id for each in dead if each.email_id == email_id), None)
 
 
 def _taken(link: Link, email_id: str) -> str | None:
