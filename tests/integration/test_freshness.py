@@ -12,7 +12,8 @@ from email_ingestion.events import Synced, Waiting
 from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.settings import Settings
 from email_ingestion.stream import Intake
-from email_ingestion.wiring.producer import LedgerOnDemand, Source, log_in
+from email_ingestion.wiring.accounts import log_in
+from email_ingestion.wiring.source import LedgerOnDemand, Source
 from tests.servers.links import Heard, link
 from tests.servers.processes import gmail_settings
 from tests.servers.redis import RedisServer

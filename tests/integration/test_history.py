@@ -17,7 +17,7 @@ from email_ingestion.producer.choice import portions, portions_down
 from email_ingestion.reconcile import Report
 from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.stream import Allowance, Census, Intake
-from email_ingestion.wiring.producer import log_in
+from email_ingestion.wiring.accounts import log_in
 from tests.servers.links import link, message
 from tests.servers.redis import RedisServer
 from tests.servers.watching import Watched, letter

@@ -31,7 +31,8 @@ from email_ingestion.sinks import Parcel
 from email_ingestion.sinks.database import DatabaseSink
 from email_ingestion.stream import Census, Gaps, Intake, Keys, Queue
 from email_ingestion.stream.census import BEGINNING
-from email_ingestion.wiring.producer import LedgerOnDemand, Source, log_in
+from email_ingestion.wiring.accounts import log_in
+from email_ingestion.wiring.source import LedgerOnDemand, Source
 from tests.servers.dovecot import PASSWORD, USER, DovecotServer, running_dovecot
 from tests.servers.links import Heard, link, message
 from tests.servers.postgres import fresh_schema, running_postgres

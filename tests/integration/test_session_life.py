@@ -13,7 +13,7 @@ from email_ingestion.events import ConnectionFailed, SessionEnded, WatcherRebuil
 from email_ingestion.mailbox import imap
 from email_ingestion.producer import watch
 from email_ingestion.sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
-from email_ingestion.wiring.producer import log_in
+from email_ingestion.wiring.accounts import log_in
 from tests.servers.redis import RedisServer
 from tests.servers.watching import Watched, letter
 

@@ -30,7 +30,8 @@ from email_ingestion.sandbox import RunningSandbox
 from email_ingestion.sandbox.options import token_file, write_atomically
 from email_ingestion.settings import Settings
 from email_ingestion.stream import Census, Intake, Keys
-from email_ingestion.wiring.producer import LedgerOnDemand, Source, watcher_of
+from email_ingestion.wiring.producer import watcher_of
+from email_ingestion.wiring.source import LedgerOnDemand, Source
 from tests.servers.links import Heard, link
 from tests.servers.redis import RedisServer
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from contextlib import closing
 from datetime import datetime
 from typing import Annotated, Any
@@ -11,18 +10,16 @@ from typing import Annotated, Any
 import typer
 
 from email_ingestion.blobs import open_blobs
+from email_ingestion.cli.accounts import chosen
 from email_ingestion.cli.audit import audited
-from email_ingestion.cli.oauth2 import pick
 from email_ingestion.cli.progress import watched
 from email_ingestion.errors import OperationFailed
-from email_ingestion.events import Event
 from email_ingestion.mailbox.imap import Period
 from email_ingestion.producer.budget import HISTORY_SHARE, Budget
 from email_ingestion.settings import Account, Settings, load_settings
 from email_ingestion.stream import Intake, Link, open_link
-from email_ingestion.wiring.producer import LedgerOnDemand, Source, check_accounts, log_in
-
-ROOM_SECONDS = 0.5
+from email_ingestion.wiring.accounts import check_accounts, log_in
+from email_ingestion.wiring.source import LedgerOnDemand, Source
 
 
 def backfill(
@@ -46,14 +43,14 @@ def backfill(
       email-ingestion backfill --since 2024-06-01 --account work --json
     """
     settings = load_settings()
-    chosen = (pick(settings, account),) if account else settings.all_accounts
+    accounts = chosen(settings, account)
     check_accounts(settings)
     period = Period(since.date(), until.date() if until else None, label or None)
-    details = {"accounts": [each.name for each in chosen], "since": str(period.since)}
+    details = {"accounts": [each.name for each in accounts], "since": str(period.since)}
     link = open_link(settings.redis_address, "email-ingestion-backfill")
     ledger = LedgerOnDemand(settings.database_url)
     with closing(ledger()), audited(settings.log_dir, "backfill", details) as outcome:
-        counts = [_of_mailbox(one, settings, link, ledger, period) for each in chosen for one in each.by_mailbox]
+        counts = [_of_mailbox(one, settings, link, ledger, period) for each in accounts for one in each.by_mailbox]
         outcome |= {"queued": sum(each["queued"] for each in counts)}
     if as_json:
         typer.echo(json.dumps(counts, indent=2))
@@ -67,7 +64,7 @@ def backfill(
 def _of_mailbox(
     account: Account, settings: Settings, link: Link, ledger: LedgerOnDemand, period: Period
 ) -> dict[str, Any]:
-    source = Source(account, settings, link, Intake(link), ledger, open_blobs(settings.blob_url), _unheard)
+    source = Source(account, settings, link, Intake(link), ledger, open_blobs(settings.blob_url))
     budget = source.budget()
     with closing(log_in(account, settings.imap_timeout_seconds)) as connection:
         if period.label and not connection.gmail:
@@ -82,11 +79,6 @@ def _of_mailbox(
 
 
 def _wait_for_room(source: Source, budget: Budget, size: int) -> None:
-    while source.full():
-        time.sleep(ROOM_SECONDS)
+    source.wait_for_room()
     if not budget.ask(size, HISTORY_SHARE):
         raise OperationFailed("the part of IMAP_BYTES_PER_DAY that old mail may use is used up: run it again tomorrow")
-
-
-def _unheard(event: Event) -> None:
-    """The counts say it all."""

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 from cryptography.fernet import Fernet
 
-from email_ingestion.errors import AuthenticationFailed, ConfigurationError
+from email_ingestion.cli.accounts import pick
+from email_ingestion.errors import AuthenticationFailed
 from email_ingestion.mailbox import Token, TokenSource
-from email_ingestion.settings import Account, Settings, load_settings
+from email_ingestion.settings import Account, load_settings
 
 CODES = {"valid": 0, "expired": 2, "reauthorize": 3, "missing": 4}
 MANY_MINUTES = 48 * 60
@@ -48,17 +49,6 @@ def oauth2(
     else:
         _show(chosen, token)
     return CODES[token.state]
-
-
-def pick(settings: Settings, name: str) -> Account:
-    """The account called `name`, or the only one. Raises ConfigurationError."""
-    accounts = settings.all_accounts
-    if not name and len(accounts) == 1:
-        return accounts[0]
-    for account in accounts:
-        if account.name == name:
-            return account
-    raise ConfigurationError(f"name one of the accounts with --account: {', '.join(each.name for each in accounts)}")
 
 
 def _show(account: Account, token: Token) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from email_ingestion.cli.oauth2 import pick
+from email_ingestion.cli.accounts import pick
 from email_ingestion.settings import load_settings
 
 

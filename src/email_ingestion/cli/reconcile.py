@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from email_ingestion.blobs import open_blobs
+from email_ingestion.cli.accounts import chosen
 from email_ingestion.cli.audit import audited
-from email_ingestion.cli.oauth2 import pick
 from email_ingestion.cli.progress import watched
-from email_ingestion.events import Event
 from email_ingestion.reconcile import Report
 from email_ingestion.settings import Account, Settings, load_settings
 from email_ingestion.stream import Intake, Link, open_link
-from email_ingestion.wiring.producer import LedgerOnDemand, Source, check_accounts, log_in
+from email_ingestion.wiring.accounts import check_accounts, log_in
+from email_ingestion.wiring.source import LedgerOnDemand, Source
 
 COLUMNS = (
     *("checked", "delivered", "queued", "dead", "purged", "excluded"),
@@ -44,12 +44,14 @@ def reconcile(
       email-ingestion reconcile --json --account work
     """
     settings = load_settings()
-    accounts = (pick(settings, account),) if account else settings.all_accounts
+    accounts = chosen(settings, account)
     check_accounts(settings)
     link = open_link(settings.redis_address, "email-ingestion-reconcile")
     ledger = LedgerOnDemand(settings.database_url)
     with closing(ledger()), _noted(settings, accounts, repair=repair) as outcome:
-        reports = [_of_account(each, settings, link, ledger, repair=repair) for each in _each_mailbox(accounts)]
+        reports = [
+            _of_mailbox(one, settings, link, ledger, repair=repair) for each in accounts for one in each.by_mailbox
+        ]
         outcome |= {"missing": _sum(reports, "missing"), "repaired": _sum(reports, "repaired")}
     if as_json:
         typer.echo(json.dumps(_as_dict(reports), indent=2))
@@ -68,21 +70,13 @@ def _noted(settings: Settings, accounts: Sequence[Account], *, repair: bool) -> 
         yield outcome
 
 
-def _each_mailbox(accounts: Sequence[Account]) -> list[Account]:
-    return [one for account in accounts for one in account.by_mailbox]
-
-
-def _of_account(account: Account, settings: Settings, link: Link, ledger: LedgerOnDemand, *, repair: bool) -> Report:
-    source = Source(account, settings, link, Intake(link), ledger, open_blobs(settings.blob_url), _unheard)
+def _of_mailbox(account: Account, settings: Settings, link: Link, ledger: LedgerOnDemand, *, repair: bool) -> Report:
+    source = Source(account, settings, link, Intake(link), ledger, open_blobs(settings.blob_url))
     with closing(log_in(account, settings.imap_timeout_seconds)) as connection:
         opened = connection.open(connection.find(account.imap_mailbox))
         audit = source.audit(connection, opened, (lambda: source.full() is None) if repair else None)
         watched(f"comparing {account.name}", audit.steps(), lambda: (audit.at, audit.report.upto))
     return audit.report
-
-
-def _unheard(event: Event) -> None:
-    """The report says it all."""
 
 
 def _as_dict(reports: Sequence[Report]) -> dict[str, Any]:

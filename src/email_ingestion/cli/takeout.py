@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +12,8 @@ import typer
 from rich.progress import DownloadColumn
 
 from email_ingestion.blobs import open_blobs
+from email_ingestion.cli.accounts import pick
 from email_ingestion.cli.audit import audited
-from email_ingestion.cli.oauth2 import pick
 from email_ingestion.cli.progress import watched
 from email_ingestion.email import Envelope, Message
 from email_ingestion.producer.choice import Rules
@@ -23,9 +21,8 @@ from email_ingestion.producer.takeout import Import, Report
 from email_ingestion.reconcile import Underway
 from email_ingestion.settings import Account, Settings, load_settings, start_of
 from email_ingestion.stream import Census, Intake, Link, open_link
-from email_ingestion.wiring.producer import LedgerOnDemand, Source
+from email_ingestion.wiring.source import LedgerOnDemand, Source
 
-ROOM_SECONDS = 0.5
 SPAM_AND_TRASH = frozenset(["Spam", "Trash"])
 
 
@@ -66,7 +63,7 @@ def _import(
 ) -> Import:
     blobs = open_blobs(settings.blob_url)
     intake = Intake(link)
-    source = Source(account, settings, link, intake, ledger, blobs, lambda _: None)
+    source = Source(account, settings, link, intake, ledger, blobs)
     underway = Underway(Census(link), account.name)
 
     def known(messages: Sequence[Message]) -> set[str]:
@@ -84,7 +81,7 @@ def _import(
         blob_threshold=settings.blob_threshold_bytes,
         rules=Rules(frozenset(account.imap_exclude_labels) | left_out, start_of(account)),
         known=known,
-        room=partial(_room, source),
+        room=source.wait_for_room,
     )
 
 
@@ -92,12 +89,6 @@ def _where(underway: Underway, envelope: Envelope) -> object:
     if envelope.gm_msgid is not None:
         return underway.by_gm_msgid(envelope.gm_msgid)
     return underway.by_digest(envelope.sha256)
-
-
-def _room(source: Source) -> None:
-    """Wait while the stream is full: the workers are behind."""
-    while source.full():
-        time.sleep(ROOM_SECONDS)
 
 
 def _show(report: Report) -> None:

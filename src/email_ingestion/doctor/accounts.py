@@ -20,7 +20,7 @@ from email_ingestion.errors import EmailIngestionError, IMAPThrottledError, OAut
 from email_ingestion.mailbox import TokenSource
 from email_ingestion.mailbox.consent import authorization_url
 from email_ingestion.settings import Account, Settings
-from email_ingestion.wiring.producer import log_in
+from email_ingestion.wiring.accounts import log_in
 
 DAY = 86_400.0
 WARN_DAYS = 3

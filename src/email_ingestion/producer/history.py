@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
-from email_ingestion.email import Cursor, Message
-from email_ingestion.events import HistoryWalked, Observe
-from email_ingestion.mailbox import ImapMailbox
-from email_ingestion.mailbox.imap import FETCH_MOST, LIST_WINDOW, Opened
+from email_ingestion.email import Cursor
+from email_ingestion.events import HistoryWalked
+from email_ingestion.mailbox.imap import FETCH_MOST, LIST_WINDOW
 from email_ingestion.producer.choice import portions_down
+from email_ingestion.producer.feed import Feed
 from email_ingestion.producer.fetch import PORTION_BYTES
-from email_ingestion.producer.picker import Accounted, Picker
-from email_ingestion.stream import Intake
+from email_ingestion.producer.picker import Accounted
 
 CLOCK = time.monotonic
 
@@ -29,26 +28,9 @@ class History:
     `room` is told how many bytes are to come and returns 0, or the seconds after which to ask again.
     """
 
-    def __init__(
-        self,
-        account: str,
-        connection: ImapMailbox,
-        opened: Opened,
-        *,
-        intake: Intake,
-        picker: Picker,
-        look: Callable[[], Accounted],
-        room: Callable[[int], float],
-        observe: Observe,
-    ) -> None:
-        self._account = account
-        self._connection = connection
-        self._opened = opened
-        self._intake = intake
-        self._picker = picker
-        self._look = look
+    def __init__(self, feed: Feed, room: Callable[[int], float]) -> None:
+        self._feed = feed
         self._room = room
-        self._observe = observe
         self._begun_at = CLOCK()
         self._begun_from: int | None = None
 
@@ -58,8 +40,8 @@ class History:
         It never ends: infinity means that there is nothing to do until the cursor is another one.
         """
         while True:
-            cursor = self._intake.cursor(self._account, self._opened.name)
-            if cursor and cursor.uidvalidity == self._opened.uidvalidity:
+            cursor = self._feed.cursor()
+            if cursor and cursor.uidvalidity == self._feed.opened.uidvalidity:
                 if cursor.history > 1:
                     yield from self._walk(cursor)
                     continue
@@ -67,7 +49,7 @@ class History:
             yield math.inf
 
     def _walk(self, cursor: Cursor) -> Iterator[float]:
-        accounted = self._look()
+        accounted = self._feed.look()
         while cursor.history > 1:
             for step in self._window(cursor, accounted):
                 if isinstance(step, Cursor):
@@ -79,33 +61,30 @@ class History:
 
     def _window(self, cursor: Cursor, accounted: Accounted) -> Iterator[Cursor | float]:
         """The UIDs just below the mark; yields the cursor whenever it has moved, else the seconds to wait."""
+        feed = self._feed
         low = max(1, cursor.history - LIST_WINDOW)
-        uids = self._connection.uids(low, cursor.history - 1)
+        uids = feed.connection.uids(low, cursor.history - 1)
         if not uids:
-            yield self._append(cursor, low, [])
+            yield feed.append_history(cursor, low, [])
         while uids:
             chunk, uids = uids[-FETCH_MOST:], uids[:-FETCH_MOST]
             downto = chunk[0] if uids else low
-            outlines = self._picker.outlines(chunk)
-            wanted = self._picker.wanted(outlines, cursor, accounted)
+            outlines = feed.picker.outlines(chunk)
+            wanted = feed.picker.wanted(outlines, cursor, accounted)
             for portion in portions_down(outlines, wanted, downto, PORTION_BYTES):
                 while portion.wanted and (pause := self._room(portion.size)):
                     yield pause
-                messages = self._picker.messages(portion, cursor, accounted)
-                cursor = self._append(cursor, portion.upto, messages)
+                messages = feed.picker.messages(portion, cursor, accounted)
+                cursor = feed.append_history(cursor, portion.upto, messages)
                 yield cursor
-
-    def _append(self, cursor: Cursor, downto: int, messages: Sequence[Message]) -> Cursor:
-        added, moved = self._intake.append_history(self._account, self._opened.name, cursor, downto, messages)
-        self._picker.published(messages, added)
-        return moved
 
     def _report(self, cursor: Cursor) -> None:
         """UIDs stand for messages here: how many there are below the mark nobody has counted."""
         if self._begun_from is None:
             self._begun_from = cursor.history
-        left, top = cursor.history - 1, max(1, self._opened.uidnext - 1)
+        opened = self._feed.opened
+        left, top = cursor.history - 1, max(1, opened.uidnext - 1)
         share = min(1.0, left / top)
         walked = self._begun_from - cursor.history
         seconds = (CLOCK() - self._begun_at) / walked * left if walked else None
-        self._observe(HistoryWalked(self._account, round(share * self._opened.exists), 1 - share, seconds))
+        self._feed.observe(HistoryWalked(self._feed.account, round(share * opened.exists), 1 - share, seconds))

@@ -11,13 +11,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from email_ingestion.email import Cursor
-from email_ingestion.events import MailboxChanged, Observe, Synced, Waiting
-from email_ingestion.mailbox import ImapMailbox, Outline
-from email_ingestion.mailbox.imap import FETCH_MOST, LIST_WINDOW, Opened
+from email_ingestion.events import MailboxChanged, Synced, Waiting
+from email_ingestion.mailbox import Outline
+from email_ingestion.mailbox.imap import FETCH_MOST, LIST_WINDOW
 from email_ingestion.producer.choice import portions
+from email_ingestion.producer.feed import Feed
 from email_ingestion.producer.fetch import PORTION_BYTES
-from email_ingestion.producer.picker import Accounted, Picker
-from email_ingestion.stream import Intake
 
 
 class Sync:
@@ -26,27 +25,10 @@ class Sync:
     `wait_for_room` is told how many bytes are to come; it returns False when told to stop.
     """
 
-    def __init__(
-        self,
-        account: str,
-        connection: ImapMailbox,
-        opened: Opened,
-        *,
-        intake: Intake,
-        picker: Picker,
-        look: Callable[[], Accounted],
-        wait_for_room: Callable[[int], bool],
-        observe: Observe,
-    ) -> None:
-        self._account = account
-        self._connection = connection
-        self._opened = opened
-        self._intake = intake
-        self._picker = picker
-        self._look = look
-        self._accounted = look()
+    def __init__(self, feed: Feed, wait_for_room: Callable[[int], bool]) -> None:
+        self._feed = feed
         self._wait_for_room = wait_for_room
-        self._observe = observe
+        self._accounted = feed.look()
         self._first = True
 
     def run(self) -> bool:
@@ -56,7 +38,7 @@ class Sync:
         was appended before stays, and the next pass goes on behind it.
         """
         listed_at = time.monotonic()
-        self._accounted = self._look()  # anew: Redis may have been flushed or restored since the last pass
+        self._accounted = self._feed.look()  # anew: Redis may have been flushed or restored since the last pass
         cursor = self._cursor()
         for uids in self._listed(cursor):
             for start in range(0, len(uids), FETCH_MOST):
@@ -69,47 +51,47 @@ class Sync:
         return True
 
     def _cursor(self) -> Cursor:
-        opened = self._opened
-        found = self._intake.cursor(self._account, opened.name)
+        feed, opened = self._feed, self._feed.opened
+        found = feed.cursor()
         if found and found.uidvalidity == opened.uidvalidity:
             return found
         newest = max(0, opened.uidnext - 1)
         if found:
-            self._observe(MailboxChanged(self._account, opened.name, found.uidvalidity, opened.uidvalidity))
+            feed.observe(MailboxChanged(feed.account, opened.name, found.uidvalidity, opened.uidvalidity))
         # With IMAP_START=now, no cursor is the first run or the loss of Redis; the ledger knows which.
-        first_run = not found and self._picker.rules.begin_now and self._accounted.begun() is None
+        first_run = not found and feed.picker.rules.begin_now and self._accounted.begun() is None
         history = 1 if first_run else newest + 1
         begin = Cursor(opened.uidvalidity, newest, newest, history)
-        return self._intake.restart_cursor(self._account, opened.name, begin)
+        return feed.intake.restart_cursor(feed.account, opened.name, begin)
 
     def _listed(self, cursor: Cursor) -> Iterator[list[int]]:
         """UIDs above the cursor; in windows up to what the mailbox held when it was opened, then all the rest."""
-        low = cursor.uid + 1
-        while self._first and low + LIST_WINDOW < self._opened.uidnext:
-            yield self._connection.uids(low, low + LIST_WINDOW - 1)
+        connection, low = self._feed.connection, cursor.uid + 1
+        while self._first and low + LIST_WINDOW < self._feed.opened.uidnext:
+            yield connection.uids(low, low + LIST_WINDOW - 1)
             low += LIST_WINDOW
         self._first = False
-        yield self._connection.uids_from(low)
+        yield connection.uids_from(low)
 
     def _take(self, cursor: Cursor, uids: list[int]) -> tuple[Cursor, bool]:
         """Fetch and append one stretch of UIDs; also says whether to go on."""
-        outlines = self._picker.outlines(uids)
-        wanted = self._picker.wanted(outlines, cursor, self._accounted)
+        picker = self._feed.picker
+        outlines = picker.outlines(uids)
+        wanted = picker.wanted(outlines, cursor, self._accounted)
         self._tell_waiting(outlines, wanted, cursor)
         for portion in portions(outlines, wanted, uids[-1], PORTION_BYTES):
             if portion.wanted and not self._wait_for_room(portion.size):
                 return cursor, False
-            messages = self._picker.messages(portion, cursor, self._accounted)
-            added, cursor = self._intake.append(self._account, self._opened.name, cursor, portion.upto, messages)
-            self._picker.published(messages, added)
+            messages = picker.messages(portion, cursor, self._accounted)
+            cursor = self._feed.append(cursor, portion.upto, messages)
         return cursor, True
 
     def _tell_waiting(self, outlines: Sequence[Outline], wanted: set[int], cursor: Cursor) -> None:
         """Since when new mail waits; what the first run finds has waited for nobody."""
         arrived = [each.internaldate for each in outlines if each.uid in wanted and each.uid > cursor.rescan]
         if arrived:
-            self._observe(Waiting(self._account, min(arrived).timestamp()))
+            self._feed.observe(Waiting(self._feed.account, min(arrived).timestamp()))
 
     def _report(self, cursor: Cursor, backlog: int, listed_ago: float | None = None) -> None:
-        opened = self._opened
-        self._observe(Synced(self._account, opened.name, cursor.uidvalidity, cursor.uid, backlog, listed_ago))
+        feed = self._feed
+        feed.observe(Synced(feed.account, feed.opened.name, cursor.uidvalidity, cursor.uid, backlog, listed_ago))

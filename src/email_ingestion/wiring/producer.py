@@ -6,47 +6,37 @@ import random
 import secrets
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
-from email_ingestion.blobs import Blobs, open_blobs
+from email_ingestion.blobs import open_blobs
 from email_ingestion.breaker import Breaker
-from email_ingestion.control import Control
 from email_ingestion.errors import (
-    ConfigurationError,
     EmailIngestionError,
     IMAPConnectionError,
     OperationFailed,
     TokenRefreshError,
 )
-from email_ingestion.events import Observe
-from email_ingestion.ledger import Ledger, open_ledger
 from email_ingestion.mailbox import ImapMailbox, TokenSource
-from email_ingestion.mailbox.imap import Opened
-from email_ingestion.mailbox.replies import TokenRejected
 from email_ingestion.ops.compose import compose
 from email_ingestion.ops.records import Names
-from email_ingestion.producer import Budget, Connector, Fetch, History, Keeper, Patience, Picker, Sync, Watcher
-from email_ingestion.producer.again import Again
-from email_ingestion.producer.backfill import Backfill
-from email_ingestion.producer.choice import Rules
+from email_ingestion.producer import Connector, Keeper, Patience, Watcher
 from email_ingestion.producer.tenure import BEAT_SECONDS, Tenure
 from email_ingestion.producer.tenure import LOOP as LEASES
 from email_ingestion.producer.tokens import Tokens
 from email_ingestion.producer.watch import Pace
-from email_ingestion.reconcile import Accounted, Audit, Underway
-from email_ingestion.settings import Account, Settings, start_of
-from email_ingestion.stream import Allowance, Census, Gaps, Intake, Leases, Link, Lockout, Quarantine, connect
+from email_ingestion.settings import Account, Settings
+from email_ingestion.stream import Intake, Leases, Link, Lockout, connect
 from email_ingestion.stream.leases import LEASE_SECONDS
+from email_ingestion.wiring.accounts import check_accounts
 from email_ingestion.wiring.alerts import AlertWatch
 from email_ingestion.wiring.bars import Bars
 from email_ingestion.wiring.process import Breakers, Parts, common_folders, common_loops, identify, run_process
 from email_ingestion.wiring.seat import seat_of
+from email_ingestion.wiring.source import LedgerOnDemand, Source
 
 # Beyond the poll interval a watcher may sit in one command, in a token refresh and in an append.
 SLACK_SECONDS = 90.0
 LEASES_SILENCE = 30.0
-MAILBOXES_MOST = 3  # of an account: Gmail allows 15 connections, which the owner's own programs need too
 ROUNDS_MISSED = 3  # poll intervals without anything achieved, after which a watcher is given up
 
 
@@ -68,26 +58,6 @@ def run_producer(settings: Settings, *, once: bool) -> int:
     return run_process(
         settings, identify("producer", folder=settings.pid_dir), names, breakers, partial(ProducerBody, once=once)
     )
-
-
-def check_accounts(settings: Settings) -> None:
-    """Refuse to start where only an operator can help; later on the same only holds up the account."""
-    for account in settings.all_accounts:
-        _check(account)
-
-
-def _check(account: Account) -> None:
-    if not 1 <= len(account.by_mailbox) <= MAILBOXES_MOST:
-        raise ConfigurationError(f"IMAP_MAILBOX names one to {MAILBOXES_MOST} mailboxes: each has its own connection")
-    if not account.imap_user:
-        raise ConfigurationError("set IMAP_USER in .env to the address of the mailbox; see config/.env.example")
-    if account.imap_auth == "password":
-        if not account.imap_password:
-            raise ConfigurationError("IMAP_AUTH=password needs IMAP_PASSWORD or IMAP_PASSWORD_FILE")
-    else:
-        token = TokenSource(account).describe()
-        if token.state == "missing":
-            raise ConfigurationError(token.problem or "there is no token")
 
 
 class ProducerBody:
@@ -199,194 +169,6 @@ class ProducerBody:
         if len(self._keepers) == 1:
             self._fatal = error
             self.stop()
-
-
-class LedgerOnDemand:
-    """The ledger, opened when it is first asked for: mail is fetched while the database is away."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._lock = threading.Lock()
-        self._ledger: Ledger | None = None
-
-    def __call__(self) -> Ledger:
-        """The ledger; raises SinkUnavailable or ConfigurationError."""
-        with self._lock:
-            self._ledger = self._ledger or open_ledger(self._url)
-            return self._ledger
-
-    def close(self) -> None:
-        """Give the connections back, if there are any."""
-        with self._lock:
-            if self._ledger:
-                self._ledger.close()
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One account, and what a sync or an audit of it needs beside a connection."""
-
-    account: Account
-    settings: Settings
-    link: Link
-    intake: Intake  # one for each thread
-    ledger: Callable[[], Ledger]
-    blobs: Blobs
-    observe: Observe
-    holder: str = ""  # as whom it writes, see `stream.leases`; a command writes as nobody in particular
-    control: Control = field(default_factory=partial(Control, "producer"))  # what operators ask of it
-    several: bool = False  # whether more than one mailbox of the account is read
-
-    def sync(self, connection: ImapMailbox, opened: Opened, wait_for_room: Callable[[int], bool]) -> Sync:
-        """What brings new mail into the stream."""
-        return Sync(
-            self.account.name,
-            connection,
-            opened,
-            intake=self.intake,
-            picker=self._picker(connection, opened),
-            look=partial(self._accounted, opened),
-            wait_for_room=wait_for_room,
-            observe=self.observe,
-        )
-
-    def history(self, connection: ImapMailbox, opened: Opened, room: Callable[[int], float]) -> History:
-        """What brings the mail that was there before into the stream."""
-        return History(
-            self.account.name,
-            connection,
-            opened,
-            intake=self.intake,
-            picker=self._picker(connection, opened),
-            look=partial(self._accounted, opened),
-            room=room,
-            observe=self.observe,
-        )
-
-    def backfill(self, connection: ImapMailbox, opened: Opened, room: Callable[[int], None]) -> Backfill:
-        """What brings the mail of a period into the stream, whatever the start is."""
-        rules = Rules(frozenset(self.account.imap_exclude_labels), None, self.settings.imap_message_max_bytes)
-        return Backfill(
-            connection,
-            opened,
-            gaps=Gaps(self.link, self.account.name, self.holder),
-            picker=self._picker(connection, opened, rules),
-            accounted=self._accounted(opened),
-            room=room,
-        )
-
-    def _picker(self, connection: ImapMailbox, opened: Opened, rules: Rules | None = None) -> Picker:
-        return Picker(
-            self.account.name,
-            opened,
-            fetch=self._fetch(connection, opened),
-            quarantine=self._quarantine(opened),
-            rules=rules or self._rules(),
-            several=self.several,
-            observe=self.observe,
-        )
-
-    def budget(self) -> Budget:
-        """The account's download budget, for one thread."""
-        return Budget(
-            self.account.name, Allowance(self.link, self.account.name), self.settings.imap_bytes_per_day, self.observe
-        )
-
-    def depth(self) -> int:
-        """How many messages are in the stream."""
-        return self.intake.load().depth
-
-    def again(self, connection: ImapMailbox, opened: Opened) -> Again:
-        """What asks again for messages the server refused to send."""
-        return Again(
-            self.account.name,
-            opened,
-            quarantine=self._quarantine(opened),
-            gaps=Gaps(self.link, self.account.name, self.holder),
-            fetch=self._fetch(connection, opened),
-            rules=self._rules(),
-            look=partial(self._accounted, opened),
-            observe=self.observe,
-        )
-
-    def audit(self, connection: ImapMailbox, opened: Opened, has_room: Callable[[], bool] | None) -> Audit:
-        """What compares the mailbox with what became of its mail, and fills gaps while `has_room`."""
-        return Audit(
-            self.account.name,
-            connection,
-            opened,
-            intake=self.intake,
-            gaps=Gaps(self.link, self.account.name, self.holder),
-            fetch=self._fetch(connection, opened),
-            rules=self._rules(),
-            accounted=self._accounted(opened),
-            has_room=has_room,
-            observe=self.observe,
-        )
-
-    def full(self) -> str | None:
-        """Why nothing more should be fetched now, or None: Gmail is the buffer, Redis is not."""
-        if self.control.paused():
-            return "paused by an operator"
-        load, settings = self.intake.load(), self.settings
-        if load.depth >= settings.stream_max_depth:
-            return f"{load.depth} messages in the stream, STREAM_MAX_DEPTH is {settings.stream_max_depth}"
-        if load.volume >= settings.stream_max_bytes:
-            return f"{load.volume} bytes in the stream, STREAM_MAX_BYTES is {settings.stream_max_bytes}"
-        return None
-
-    def relieved(self) -> bool:
-        """Whether operators want new mail to be fetched and nothing else."""
-        return self.control.serves_at_most("DEGRADED")
-
-    def renewed(self) -> object:
-        """The time the token file was written."""
-        try:
-            return self.account.google_token_file.stat().st_mtime_ns
-        except OSError:
-            return None
-
-    def _quarantine(self, opened: Opened) -> Quarantine:
-        return Quarantine(self.link, self.account.name, opened.name, opened.uidvalidity)
-
-    def _fetch(self, connection: ImapMailbox, opened: Opened) -> Fetch:
-        threshold = self.settings.blob_threshold_bytes
-        return Fetch(
-            self.account.name,
-            connection,
-            opened,
-            blobs=self.blobs,
-            blob_threshold=threshold,
-            observe=self.observe,
-        )
-
-    def _rules(self) -> Rules:
-        account = self.account
-        most = self.settings.imap_message_max_bytes
-        return Rules(frozenset(account.imap_exclude_labels), start_of(account), most, account.imap_start == "now")
-
-    def _accounted(self, opened: Opened) -> Accounted:
-        return Accounted(self.account.name, opened, self.ledger, Underway(Census(self.link), self.account.name))
-
-
-def log_in(account: Account, timeout: float) -> ImapMailbox:
-    """A connection of its own for a command; raises AuthenticationFailed, IMAPConnectionError, TokenRefreshError."""
-    tokens = TokenSource(account) if account.imap_auth == "oauth2" else None
-    token = tokens.access().token if tokens else None
-    connection = ImapMailbox(account, timeout)
-    try:
-        try:
-            connection.login(token)
-        except TokenRejected:
-            if not tokens:
-                raise
-            connection.close()
-            connection = ImapMailbox(account, timeout)
-            connection.login(tokens.access(rejected=token).token)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def watcher_of(

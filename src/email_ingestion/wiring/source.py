@@ -1,0 +1,191 @@
+"""One account and all that its mail needs on its way into the stream, for a watcher or for a command."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from email_ingestion.blobs import Blobs
+from email_ingestion.control import Control
+from email_ingestion.events import Observe
+from email_ingestion.ledger import Ledger, open_ledger
+from email_ingestion.mailbox import ImapMailbox
+from email_ingestion.mailbox.imap import Opened
+from email_ingestion.producer import Budget, Fetch, History, Picker, Sync
+from email_ingestion.producer.again import Again
+from email_ingestion.producer.backfill import Backfill
+from email_ingestion.producer.choice import Rules
+from email_ingestion.producer.feed import Feed
+from email_ingestion.reconcile import Accounted, Audit, Underway
+from email_ingestion.settings import Account, Settings, start_of
+from email_ingestion.stream import Allowance, Census, Gaps, Intake, Link, Quarantine
+
+ROOM_SECONDS = 0.5  # between looks whether the stream is still full
+
+
+class LedgerOnDemand:
+    """The ledger, opened when it is first asked for: mail is fetched while the database is away."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._lock = threading.Lock()
+        self._ledger: Ledger | None = None
+
+    def __call__(self) -> Ledger:
+        """The ledger; raises SinkUnavailable or ConfigurationError."""
+        with self._lock:
+            self._ledger = self._ledger or open_ledger(self._url)
+            return self._ledger
+
+    def close(self) -> None:
+        """Give the connections back, if there are any."""
+        with self._lock:
+            if self._ledger:
+                self._ledger.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One account, and what a sync or an audit of it needs beside a connection."""
+
+    account: Account
+    settings: Settings
+    link: Link
+    intake: Intake  # one for each thread
+    ledger: Callable[[], Ledger]
+    blobs: Blobs
+    observe: Observe = lambda _: None  # what a command counts says it all
+    holder: str = ""  # as whom it writes, see `stream.leases`; a command writes as nobody in particular
+    control: Control = field(default_factory=partial(Control, "producer"))  # what operators ask of it
+    several: bool = False  # whether more than one mailbox of the account is read
+
+    def sync(self, connection: ImapMailbox, opened: Opened, wait_for_room: Callable[[int], bool]) -> Sync:
+        """What brings new mail into the stream."""
+        return Sync(self._feed(connection, opened), wait_for_room)
+
+    def history(self, connection: ImapMailbox, opened: Opened, room: Callable[[int], float]) -> History:
+        """What brings the mail that was there before into the stream."""
+        return History(self._feed(connection, opened), room)
+
+    def _feed(self, connection: ImapMailbox, opened: Opened) -> Feed:
+        return Feed(
+            self.account.name,
+            connection,
+            opened,
+            self.intake,
+            picker=self._picker(connection, opened),
+            look=partial(self._accounted, opened),
+            observe=self.observe,
+        )
+
+    def backfill(self, connection: ImapMailbox, opened: Opened, room: Callable[[int], None]) -> Backfill:
+        """What brings the mail of a period into the stream, whatever the start is."""
+        rules = Rules(frozenset(self.account.imap_exclude_labels), None, self.settings.imap_message_max_bytes)
+        return Backfill(
+            connection,
+            opened,
+            gaps=Gaps(self.link, self.account.name, self.holder),
+            picker=self._picker(connection, opened, rules),
+            accounted=self._accounted(opened),
+            room=room,
+        )
+
+    def _picker(self, connection: ImapMailbox, opened: Opened, rules: Rules | None = None) -> Picker:
+        return Picker(
+            self.account.name,
+            opened,
+            fetch=self._fetch(connection, opened),
+            quarantine=self._quarantine(opened),
+            rules=rules or self._rules(),
+            several=self.several,
+            observe=self.observe,
+        )
+
+    def budget(self) -> Budget:
+        """The account's download budget, for one thread."""
+        return Budget(
+            self.account.name, Allowance(self.link, self.account.name), self.settings.imap_bytes_per_day, self.observe
+        )
+
+    def depth(self) -> int:
+        """How many messages are in the stream."""
+        return self.intake.load().depth
+
+    def again(self, connection: ImapMailbox, opened: Opened) -> Again:
+        """What asks again for messages the server refused to send."""
+        return Again(
+            self.account.name,
+            opened,
+            quarantine=self._quarantine(opened),
+            gaps=Gaps(self.link, self.account.name, self.holder),
+            fetch=self._fetch(connection, opened),
+            rules=self._rules(),
+            look=partial(self._accounted, opened),
+            observe=self.observe,
+        )
+
+    def audit(self, connection: ImapMailbox, opened: Opened, has_room: Callable[[], bool] | None) -> Audit:
+        """What compares the mailbox with what became of its mail, and fills gaps while `has_room`."""
+        return Audit(
+            self.account.name,
+            connection,
+            opened,
+            intake=self.intake,
+            gaps=Gaps(self.link, self.account.name, self.holder),
+            fetch=self._fetch(connection, opened),
+            rules=self._rules(),
+            accounted=self._accounted(opened),
+            has_room=has_room,
+            observe=self.observe,
+        )
+
+    def full(self) -> str | None:
+        """Why nothing more should be fetched now, or None: Gmail is the buffer, Redis is not."""
+        if self.control.paused():
+            return "paused by an operator"
+        load, settings = self.intake.load(), self.settings
+        if load.depth >= settings.stream_max_depth:
+            return f"{load.depth} messages in the stream, STREAM_MAX_DEPTH is {settings.stream_max_depth}"
+        if load.volume >= settings.stream_max_bytes:
+            return f"{load.volume} bytes in the stream, STREAM_MAX_BYTES is {settings.stream_max_bytes}"
+        return None
+
+    def wait_for_room(self) -> None:
+        """Return when more may be fetched: the workers are behind."""
+        while self.full():
+            time.sleep(ROOM_SECONDS)
+
+    def relieved(self) -> bool:
+        """Whether operators want new mail to be fetched and nothing else."""
+        return self.control.serves_at_most("DEGRADED")
+
+    def renewed(self) -> object:
+        """The time the token file was written."""
+        try:
+            return self.account.google_token_file.stat().st_mtime_ns
+        except OSError:
+            return None
+
+    def _quarantine(self, opened: Opened) -> Quarantine:
+        return Quarantine(self.link, self.account.name, opened.name, opened.uidvalidity)
+
+    def _fetch(self, connection: ImapMailbox, opened: Opened) -> Fetch:
+        return Fetch(
+            self.account.name,
+            connection,
+            opened,
+            blobs=self.blobs,
+            blob_threshold=self.settings.blob_threshold_bytes,
+            observe=self.observe,
+        )
+
+    def _rules(self) -> Rules:
+        account = self.account
+        most = self.settings.imap_message_max_bytes
+        return Rules(frozenset(account.imap_exclude_labels), start_of(account), most, account.imap_start == "now")
+
+    def _accounted(self, opened: Opened) -> Accounted:
+        return Accounted(self.account.name, opened, self.ledger, Underway(Census(self.link), self.account.name))
