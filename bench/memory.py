@@ -1,0 +1,162 @@
+"""Memory and cost over a backlog: neither may grow with what is still to come or with what is already there."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from bench.mailbox import filled, settings_of
+from bench.rounds import Failed, Say
+from bench.system import Rows, peaks, used, wait
+from bench.tables import Aim, Section
+from email_ingestion.sandbox import SandboxSettings, running_sandbox
+from email_ingestion.stream import Keys
+from tests.servers.processes import Place, Running, gmail_settings, place
+from tests.servers.redis import RedisServer, running_redis
+
+PATIENCE = 900.0
+LIMITS = {"STREAM_MAX_DEPTH": 10_000_000, "STREAM_MAX_BYTES": 100_000_000_000, "IMAP_BYTES_PER_DAY": 10**12}
+EARLY, LATE = 0.1, 0.5  # of the backlog: the first tenth is compared with the tenth behind its middle
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """What two processes took for a backlog: the producer first, then the worker on what lies in Redis."""
+
+    name: str
+    count: int
+    producer: float  # MiB at its peak
+    worker: float
+    with_parser: float
+    producer_cost: tuple[float, float]  # CPU ms for a message, early and late
+    worker_cost: tuple[float, float]
+    memory: float  # bytes of Redis for a queued message
+    aof: float  # bytes of the AOF for a message, all its life
+    database: float  # bytes on the disk for a message
+
+
+def measure(*, small: int, large: int, say: Say) -> Section:
+    """The corpus from Dovecot, then a long mailbox of small messages from the sandbox."""
+    walks = []
+    with _world() as (folder, redis), filled(small) as dovecot, place(folder / "place", redis.url) as here:
+        here.environment |= settings_of(dovecot, redis)
+        walks.append(_walk("corpus", small, here, redis, say))
+    settings = SandboxSettings(mail=f"bulk:{large}")
+    with (
+        _world() as (folder, redis),
+        running_sandbox(settings) as server,
+        place(folder / "place", redis.url, **gmail_settings(server, folder / "place"), **LIMITS) as here,
+    ):
+        walks.append(_walk("small messages", large, here, redis, say))
+    corpus, long = walks
+    rows = [
+        (
+            f"{each.count:,} × {each.name}",
+            f"{each.producer:.0f}",
+            f"{each.worker:.0f}",
+            f"{each.with_parser:.0f}",
+            _two(each.producer_cost),
+            _two(each.worker_cost),
+        )
+        for each in walks
+    ]
+    aims = [
+        Aim(f"Producer's peak memory, {each.count:,} messages", each.producer, 90.0, "MiB", most=True) for each in walks
+    ]
+    aims += [
+        Aim(f"Worker's peak memory, {each.count:,} messages", each.worker, 120.0, "MiB", most=True) for each in walks
+    ]
+    aims += [
+        Aim("Producer: cost of a message late in a long backlog", _growth(long.producer_cost), 1.1, most=True),
+        Aim("Worker: cost of a message late in a long backlog", _growth(long.worker_cost), 1.1, most=True),
+    ]
+    return Section(
+        "Memory and flatness",
+        "The producer reads the whole mailbox while no worker runs, then a worker drains Redis into SQLite. "
+        "Peaks are the most memory the process had (VmHWM); the worker's parser is a process of its own. Costs are CPU "
+        "ms for a message in the first tenth of the backlog and in the tenth behind its middle.",
+        ("Backlog", "producer MiB", "worker MiB", "with its parser", "producer, early / late", "worker, early / late"),
+        rows,
+        aims,
+        figures={
+            "redis_bytes": corpus.memory,
+            "aof_bytes": corpus.aof,
+            "database_bytes": corpus.database,
+            "producer_ms": corpus.producer_cost[1],
+            "worker_ms": corpus.worker_cost[1],
+        },
+    )
+
+
+def _two(cost: tuple[float, float]) -> str:
+    return f"{cost[0]:.2f} / {cost[1]:.2f}"
+
+
+def _growth(cost: tuple[float, float]) -> float:
+    return cost[1] / cost[0]
+
+
+@contextmanager
+def _world() -> Iterator[tuple[Path, RedisServer]]:
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder, running_redis(Path(folder) / "redis") as redis:
+        yield Path(folder), redis
+
+
+def _walk(name: str, count: int, here: Place, redis: RedisServer, say: Say) -> Walk:
+    with redis.client() as client:
+        before = int(client.info("memory")["used_memory"])
+        producer = here.producer("--once")
+        cost, (memory, _) = _follow(producer, lambda: int(client.xlen(Keys().stream)), count)
+        queued = (int(client.info("memory")["used_memory"]) - before) / count
+        say(f"  {count:,} × {name}: producer {memory:.0f} MiB, CPU ms {_two(cost)}, {queued:,.0f} bytes in Redis each")
+        worker = here.worker()
+        rows = Rows(here.folder)
+        worker_cost, (own, family) = _follow(worker, rows.last, count)
+        wait(lambda: client.xlen(Keys().stream) == 0, 60, "the stream is empty")
+        aof = int(client.info("persistence")["aof_current_size"]) / count
+    code = worker.terminate()
+    if code != 0 or rows.count() != count:
+        raise Failed(f"the worker ended with {code} and {rows.count()} of {count} messages")
+    say(f"  {count:,} × {name}: worker {own:.0f} MiB, {family:.0f} with its parser, CPU ms {_two(worker_cost)}")
+    return Walk(name, count, memory, own, family, cost, worker_cost, queued, aof, rows.bytes() / count)
+
+
+def _follow(running: Running, done: Callable[[], int], count: int) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Watch a process until `done()` is `count`; returns its costs early and late, and its peaks."""
+    samples: list[tuple[int, float]] = []
+    top = (0.0, 0.0)
+    until = time.monotonic() + PATIENCE
+    while not samples or samples[-1][0] < count:
+        if time.monotonic() > until:
+            raise Failed(f"{running.stem} was not done in {PATIENCE:.0f} s")
+        number = done()
+        if not running.alive:
+            if number < count:
+                raise Failed(f"{running.stem} ended at {number} of {count} with {running.process.returncode}")
+            break
+        samples.append((number, used(running.process.pid)))
+        top = max(top, peaks(running.process.pid))
+        time.sleep(0.05)
+    return (_cost(samples, 0, count * EARLY), _cost(samples, count * LATE, count * (LATE + 0.1))), top
+
+
+def _cost(samples: list[tuple[int, float]], low: float, high: float) -> float:
+    """CPU ms for a message between two numbers of messages; what came before the first message is not counted."""
+    seen = [(number, cpu) for number, cpu in samples if number]
+    if len({number for number, _ in seen}) < 2:  # noqa: PLR2004 - a stretch has two ends
+        raise Failed("the backlog was too small to be watched")
+    low = max(low, seen[0][0])
+    return 1000 * (_at(seen, high) - _at(seen, low)) / (high - low)
+
+
+def _at(samples: list[tuple[int, float]], number: float) -> float:
+    """The CPU seconds at a number of messages, between two samples in a straight line."""
+    for (before, cpu), (after, more) in pairwise(samples):
+        if before <= number <= after and before < after:
+            return cpu + (more - cpu) * (number - before) / (after - before)
+    raise Failed("the backlog was too small to be watched")

@@ -1,0 +1,44 @@
+"""Each peer in an environment of its own under `.bench/`: what they depend on excludes each other."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from bench.rounds import ROOT
+
+HOME = ROOT / ".bench"
+PATIENCE = 180.0
+LIST = "import json, importlib.metadata as m; print(json.dumps({d.name.lower(): d.version for d in m.distributions()}))"
+
+
+def environment(name: str, *requirements: str) -> Path:
+    """The Python of the environment with `requirements`, made if need be; raises OSError when it cannot be."""
+    python = HOME / name / "bin" / "python"
+    done = HOME / name / "done"
+    if done.exists() and done.read_text().split() == list(requirements):
+        return python
+    shutil.rmtree(HOME / name, ignore_errors=True)
+    _run([sys.executable, "-m", "venv", str(HOME / name)])
+    _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements])
+    done.write_text("\n".join(requirements))
+    return python
+
+
+def version(python: Path, package: str) -> str:
+    """Of a package in an environment."""
+    found = subprocess.run([python, "-c", LIST], capture_output=True, check=True, timeout=PATIENCE)
+    return str(json.loads(found.stdout)[package])
+
+
+def _run(command: list[str]) -> None:
+    try:
+        subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode("utf-8", "replace").strip().splitlines() or ["it says nothing"]
+        raise OSError(f"{' '.join(command[-2:])}: {said[-1]}") from error
+    except subprocess.TimeoutExpired as error:
+        raise OSError(f"{' '.join(command[-2:])} took longer than {PATIENCE:.0f} s") from error
