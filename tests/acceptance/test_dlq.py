@@ -252,6 +252,18 @@ def test_filters_choose_and_ids_must_be_there(here: Place, own_redis: RedisServe
     assert depth(own_redis) == 2
 
 
+def test_the_first_of_them_can_go_alone(here: Place, own_redis: RedisServer):
+    ids = bury(own_redis, range(1, 6))
+    assert asked(here, "replay", "--all", "--first", "1") == {"dry_run": False, "matched": 1, "replayed": 1}
+    assert [each["id"] for each in asked(here, "list")] == ids[1:]
+    assert asked(here, "purge", "--reason", "permanent", "--first", "2", "--yes")["deleted"] == 2
+    assert [each["id"] for each in asked(here, "list")] == ids[3:]
+    assert [each["filter"] for each in audit(here)[::2]] == [
+        {"all": True, "first": 1},
+        {"reason": "permanent", "first": 2},
+    ]
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -245,6 +245,9 @@ def test_evidence_holds_everything_and_nothing_secret(live: Live) -> None:
         assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
         assert not [secret for secret in secrets if secret in content.decode()], name
     assert json.loads((folder / "status" / "worker.json").read_text())["component"] == "worker"
+    sums = [line.split("  ") for line in (folder / "SHA256SUMS").read_text().splitlines()]
+    assert {name for _, name in sums} == {*manifest["files"], "manifest.json"}
+    assert all(hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest for digest, name in sums)
     assert "is not empty" in live.command("evidence", "collect", "--out", "incident", ends=2).stderr
 
 

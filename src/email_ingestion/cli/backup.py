@@ -74,16 +74,15 @@ def show(found: Sequence[Archive], *, as_json: bool) -> int:
     if not found:
         typer.echo("there are no backups", err=True)
         return NEGATIVE
-    table = Table(
-        "file", "made (UTC)", "size", "keys", "stream", "pending", "dead", "database", box=None, pad_edge=False
-    )
+    names = ("file", "made (UTC)", "size", "DBSIZE", "keys", "stream", "pending", "dead", "database")
+    table = Table(*names, box=None, pad_edge=False)
     for archive in found:
         redis = archive.manifest.redis
         table.add_row(
             str(archive.path),
             f"{archive.manifest.created_at:%Y-%m-%d %H:%M:%S}",
             f"{archive.path.stat().st_size:,}",
-            *(str(redis[name]) for name in ("key_count", "stream_length", "pending", "dlq_depth")),
+            *(str(redis[name]) for name in ("dbsize", "key_count", "stream_length", "pending", "dlq_depth")),
             _messages(archive.manifest.database),
         )
     Console(width=None if Console().is_terminal else 200, highlight=False).print(table)

@@ -24,6 +24,7 @@ from email_ingestion.cli.dlq_choice import (
     Choice,
     ErrorTypeOption,
     FingerprintOption,
+    FirstOption,
     Ids,
     ReasonOption,
     choose,
@@ -53,6 +54,7 @@ def export(
     account: AccountOption = None,
     older_than: AgeOption = None,
     everything: AllOption = False,
+    first: FirstOption = None,
     output: Output = None,
     as_json: Json = False,
 ) -> int:
@@ -70,6 +72,7 @@ def export(
         account=account,
         older_than=older_than,
         everything=everything,
+        first=first,
         must=True,
     )
     with open_graveyard() as (settings, graveyard):
@@ -95,6 +98,7 @@ def replay(
     account: AccountOption = None,
     older_than: AgeOption = None,
     everything: AllOption = False,
+    first: FirstOption = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> int:
@@ -102,6 +106,7 @@ def replay(
 
     Examples:
       email-ingestion dlq replay --fingerprint 1f0c9a6be2d4 --dry-run
+      email-ingestion dlq replay --fingerprint 1f0c9a6be2d4 --first 1
       email-ingestion dlq replay 1767225600000-0 1767225600001-0
       email-ingestion dlq replay --all
     """
@@ -113,6 +118,7 @@ def replay(
         account=account,
         older_than=older_than,
         everything=everything,
+        first=first,
         must=True,
     )
     with open_graveyard() as (settings, graveyard):
@@ -141,6 +147,7 @@ def purge(
     account: AccountOption = None,
     older_than: AgeOption = None,
     everything: AllOption = False,
+    first: FirstOption = None,
     output: Output = None,
     dry_run: DryRun = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
@@ -162,6 +169,7 @@ def purge(
         account=account,
         older_than=older_than,
         everything=everything,
+        first=first,
         must=True,
     )
     with open_graveyard() as (settings, graveyard):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Annotated, Any, get_args
 
 import typer
@@ -25,27 +26,32 @@ ErrorTypeOption = Annotated[str | None, typer.Option("--error-type", help="Only 
 FingerprintOption = Annotated[str | None, typer.Option("--fingerprint", help="Only those alike; `dlq stats` names it.")]
 AccountOption = Annotated[str | None, typer.Option("--account", help="Only this account's, by its configured name.")]
 AgeOption = Annotated[str | None, typer.Option("--older-than", metavar="AGE", help="Only those dead for 30m, 12h, 7d.")]
+FirstOption = Annotated[int | None, typer.Option("--first", min=1, help="Of these only so many, the oldest.")]
 AllOption = Annotated[bool, typer.Option("--all", help="Every letter that is there now.")]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The letters a command is about: by id, by condition, or all."""
+    """The letters a command is about: by id, by condition, or all, and of these perhaps only the first."""
 
     ids: tuple[str, ...]
     wanted: Wanted
     older_than: timedelta | None
     everything: bool
+    first: int | None
 
     def as_dict(self) -> dict[str, Any]:
         """What was asked for, as the audit log and an export's first line tell it."""
         said = {name: value for name, value in asdict(self.wanted).items() if value is not None}
         said |= {"older_than_seconds": self.older_than.total_seconds()} if self.older_than else {}
         said |= {"ids": list(self.ids)} if self.ids else {}
-        return said or {"all": True}
+        return (said or {"all": True}) | ({"first": self.first} if self.first else {})
 
     def letters(self, graveyard: Graveyard) -> Iterator[DeadLetter]:
         """The letters it means that are here now, in the order of their ids."""
+        return islice(self._all(graveyard), self.first)
+
+    def _all(self, graveyard: Graveyard) -> Iterator[DeadLetter]:
         before = datetime.now(UTC) - self.older_than if self.older_than else None
         found = graveyard.find(self.ids) if self.ids else graveyard.letters(before)
         with progress("reading", len(self.ids) or graveyard.depth()) as advance:
@@ -64,13 +70,14 @@ def choose(
     account: str | None,
     older_than: str | None,
     everything: bool = False,
+    first: int | None = None,
     must: bool = False,
 ) -> Choice:
     """What the options say; with `must` they must say something, for forgetting them is not asking for all."""
     if reason is not None and reason not in REASONS:
         raise typer.BadParameter(f"--reason is one of {', '.join(REASONS)}")
     wanted = Wanted(reason, error_type, fingerprint, account)
-    choice = Choice(entry_ids(ids or [], "a dead letter"), wanted, _age(older_than), everything)
+    choice = Choice(entry_ids(ids or [], "a dead letter"), wanted, _age(older_than), everything, first)
     narrowed = bool(choice.ids or older_than or wanted != Wanted())
     if everything and narrowed:
         raise typer.BadParameter("--all goes with no id and no condition")

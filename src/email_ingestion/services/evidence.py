@@ -2,6 +2,7 @@
 
 DIR/logs/…  DIR/status/<process>.json  DIR/ready/…  DIR/metrics/<process>.txt  DIR/config.json  DIR/redis.json
 DIR/machine.json  DIR/manifest.json (size and SHA-256 of each, and what could not be had)
+DIR/SHA256SUMS, the manifest's too: `sha256sum --check SHA256SUMS` proves them
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ def collect(settings: Settings, folder: Path, say: Callable[[str], None]) -> dic
             "missing": missing,
         }
         _write(folder / "manifest.json", _json(manifest))
+        sums = [f"{_described(path)['sha256']}  {path.relative_to(folder)}\n" for path in _files(folder)]
+        _write(folder / "SHA256SUMS", "".join(sums).encode())
     except OSError as error:
         raise OperationFailed(f"cannot write {error.filename or folder}: {error.strerror}") from error
     return manifest

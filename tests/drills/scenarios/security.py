@@ -1,0 +1,48 @@
+"""A thief: somebody who found the ops token, after some guessing, and uses it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import urllib.request
+from contextlib import suppress
+from typing import ClassVar
+from urllib.error import HTTPError
+
+from tests.drills.scenarios.base import Scenario
+from tests.drills.world import World
+from tests.servers.processes import until
+
+USER = "user email_ingestion on >old-secret resetchannels ~{email_ingestion* +@all -@admin -@dangerous +info\n"
+
+
+class StolenOpsToken(Scenario):
+    """Redis has the user of config/redis.conf; the thief pauses the producer for an hour."""
+
+    name = "stolen-ops-token"
+    settings: ClassVar[dict[str, object]] = {"REDIS_USERNAME": "email_ingestion", "REDIS_PASSWORD": "old-secret"}
+
+    def prepare(self, world: World) -> None:
+        with world.redis.config.open("a") as config:
+            config.write(USER)
+        world.redis.signal(signal.SIGTERM)
+        until(lambda: world.redis.process() is None, "Redis has stopped")
+        world.redis.start()
+
+    def inject(self, world: World) -> None:
+        token = (world.folder / "data" / "ops-token").read_text().strip()
+        for guess in ("x" * 20, "y" * 20, token):
+            with suppress(HTTPError):
+                _pause(world, guess)
+
+    def finish(self, world: World) -> None:
+        assert "old-secret" not in world.redis.config.read_text()
+        assert "old-secret" not in (world.folder / ".env").read_text()
+        assert not (world.folder / "data" / "token.json").read_text().lstrip().startswith("{"), "it is not encrypted"
+
+
+def _pause(world: World, token: str) -> None:
+    body = json.dumps({"ttl_seconds": 3600}).encode()
+    headers = {"X-Admin-Token": token, "Content-Type": "application/json"}
+    with urllib.request.urlopen(urllib.request.Request(f"{world.url()}/admin/pause", body, headers), timeout=5):
+        pass
