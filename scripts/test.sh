@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install what the tests need and run the whole suite on every Python from 3.11 to 3.13 that this machine has.
-#   scripts/test.sh [--soak] [pytest options]     --soak adds the long runs
+#   scripts/test.sh [--soak] [pytest options]     --soak adds the long runs; without options it writes docs/drills.md
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/venv.sh
@@ -9,6 +9,11 @@ marker="not soak"
 if [ "${1:-}" = "--soak" ]; then
     marker=""
     shift
+    if [ $# -eq 0 ]; then
+        DRILLS_RESULTS=$(mktemp -d)
+        export DRILLS_RESULTS
+        trap '"$bin/python" -m tests.drills.page "$DRILLS_RESULTS" docs/drills.md; rm -r "$DRILLS_RESULTS"' EXIT
+    fi
 fi
 
 # Programs the tests run for real, each with its Debian package.

@@ -36,11 +36,13 @@ class Looker:
 
     world: World
     _sizes: dict[Path, int] = field(default_factory=dict)
+    _contents: dict[Path, bytes] = field(default_factory=dict)
     _first: dict[str, tuple[float, float | None]] = field(default_factory=dict)
 
     def mark(self) -> None:
-        """What is in the logs now is from before the fault; an older file that shrinks was truncated."""
-        self._sizes = {path: path.stat().st_size for path in self._logs()}
+        """What is in the logs now is from before the fault."""
+        self._contents = {path: path.read_bytes() for path in self._logs()}
+        self._sizes = {path: len(content) for path, content in self._contents.items()}
 
     def shows(self, symptom: Symptom) -> bool:
         look: Callable[[Symptom], bool] = getattr(self, f"_{symptom.kind}")
@@ -48,7 +50,11 @@ class Looker:
 
     def truncated(self) -> list[str]:
         """Log files that lost what was in them before the fault."""
-        return [path.name for path, size in self._sizes.items() if not path.exists() or path.stat().st_size < size]
+        return [
+            path.name
+            for path, content in self._contents.items()
+            if not path.exists() or not path.read_bytes().startswith(content)
+        ]
 
     def _logs(self) -> list[Path]:
         return sorted((self.world.folder / "logs").glob("*.log"))

@@ -179,8 +179,7 @@ class World:
     def well(self, *stems: str) -> bool:
         """Whether these processes are ready, nothing is degraded and no breaker is open."""
         return all(
-            self.ready(stem) == (200, "ready")
-            and all(each["state"] == "CLOSED" for each in self.status(stem)["circuit_breakers"])
+            self.ready(stem) == (200, "ready") and self.metric("email_ingestion_circuit_breaker_state", stem) == 0
             for stem in stems
         )
 

@@ -43,6 +43,7 @@ COMMANDS = {
     "import": "takeout:import_",
     "alert": "alert:alert",
     "sandbox": "sandbox:sandbox",
+    "gameday": "gameday:gameday",
 }
 
 

@@ -50,8 +50,7 @@ def start_redis(data: Path, pid_file: Path, log: Path) -> int:
     Raises ConfigurationError when there is no server program, OperationFailed when it does not start.
     """
     program = find_program()
-    # Redis cannot read what Valkey wrote: each keeps a directory of its own.
-    directory = (data / Path(program).name.partition("-")[0]).resolve()
+    directory = _directory(data, program)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         pid_file.parent.mkdir(parents=True, exist_ok=True)
@@ -62,6 +61,23 @@ def start_redis(data: Path, pid_file: Path, log: Path) -> int:
         raise ConfigurationError(f"cannot write {directory}: {error.strerror}") from error
     spawn([program, str(config)], log, lambda: pid_file.exists() and _answers(port), seconds=START_SECONDS)
     return port
+
+
+def start_again(data: Path, pid_file: Path, log: Path, port: int) -> None:
+    """Start the server that `start_redis` configured, with its data. Raises as `start_redis` does."""
+    pid_file.unlink(missing_ok=True)
+    spawn(command_of(data), log, lambda: pid_file.exists() and _answers(port), seconds=START_SECONDS)
+
+
+def command_of(data: Path) -> list[str]:
+    """What starts it again. Raises ConfigurationError when there is no server program."""
+    program = find_program()
+    return [program, str(_directory(data, program) / "redis.conf")]
+
+
+def _directory(data: Path, program: str) -> Path:
+    """Redis cannot read what Valkey wrote: each keeps a directory of its own."""
+    return (data / Path(program).name.partition("-")[0]).resolve()
 
 
 @contextmanager

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from email_ingestion.services.gameday import ARMED
 from tests.drills.scenarios.base import Scenario
 from tests.drills.world import World
+
+
+def arm(world: World, name: str) -> None:
+    """Break the sandbox as `email-ingestion gameday` does."""
+    for fault, more in ARMED[name]:
+        world.sandbox.arm(fault, count=more.get("count", "default"), **more.get("options", {}))
 
 
 class ImapUnreachable(Scenario):
@@ -13,7 +20,7 @@ class ImapUnreachable(Scenario):
     fires = frozenset({"ImapUnreachable"})
 
     def inject(self, world: World) -> None:
-        world.sandbox.arm("refuse_connections", drop_sessions=True)
+        arm(world, self.name)
 
     def heal(self, world: World) -> None:
         world.sandbox.clear()
@@ -39,8 +46,7 @@ class BreakerOpen(Scenario):
     fires = frozenset({"ImapUnreachable"})  # the cause rings, and keeps CircuitBreakerOpen quiet
 
     def inject(self, world: World) -> None:
-        world.sandbox.arm("greeting_bye", count=None)
-        world.sandbox.arm("session_expiry")
+        arm(world, self.name)
 
     def heal(self, world: World) -> None:
         world.sandbox.clear()
