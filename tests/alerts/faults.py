@@ -191,6 +191,17 @@ DEPENDENCIES = (
         45,
     ),
     Fault(
+        "two short outages close the breaker of every process twice",
+        both(
+            "circuit_breaker_transitions_total",
+            lambda minute, since, before: before + (minute - since <= 2),
+            'name="redis"',
+            'to="closed"',
+        ),
+        15,
+        "",
+    ),
+    Fault(
         "a breaker's probes fail",
         {producer("circuit_breaker_transitions_total", 'name="imap"', 'to="open"'): grows(2)},
         15,

@@ -86,6 +86,7 @@ HEALTHY: Mapping[str, Value] = {
     worker("circuit_breaker_state", 'name="database"'): level(0),
     producer("circuit_breaker_transitions_total", 'name="imap"', 'to="open"'): grows(0),
     producer("circuit_breaker_transitions_total", 'name="imap"', 'to="closed"'): grows(0),
+    **both("circuit_breaker_transitions_total", grows(0), 'name="redis"', 'to="closed"'),
     **both("redis_memory_used_bytes", level(1e6)),
     **both("redis_memory_max_bytes", level(1e7)),
     **both("redis_evicted_keys_total", grows(0)),

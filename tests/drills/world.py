@@ -40,8 +40,8 @@ from tests.servers.processes import ROOT, until
 from tests.servers.prometheus import Notified, Prometheus, running_alertmanager, running_prometheus
 
 KEYS = Keys()
-LINKED = ("src", "producer.py", "worker.py", "pyproject.toml", "requirements.lock", "README.md", "docs", "deploy")
-COPIED = ("config", "scripts")
+LINKED = ("src", "producer.py", "worker.py", "README.md", "docs", "deploy")
+COPIED = ("config", "scripts", "pyproject.toml", "requirements.lock")
 # What differs from the defaults, so that a drill takes seconds; docs/drills.md names them.
 PACE = {
     "CB_RECOVERY_TIMEOUT": 1,
@@ -356,7 +356,7 @@ def _project(folder: Path) -> Path:
     for name in LINKED:
         (project / name).symlink_to(ROOT / name)
     for name in COPIED:
-        shutil.copytree(ROOT / name, project / name)
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, project / name)
     for name in ("data", "logs", "pids", "backups"):
         (project / name).mkdir()
     venv = project / ".venv"
