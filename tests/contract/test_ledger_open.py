@@ -16,6 +16,7 @@ from sqlalchemy import create_engine, inspect, text
 
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
 from email_ingestion.ledger import Ledger, open_ledger
+from email_ingestion.ledger.migrate import HEAD, _scripts
 from email_ingestion.ledger.schema import emails, metadata
 from tests.contract.ledgers import letters, mail, stored
 from tests.servers.postgres import fresh_database
@@ -37,6 +38,10 @@ def test_migrations_lead_to_the_schema_of_the_code(ledger: Ledger, database_url:
     engine.dispose()
     assert columns == [column.name for column in emails.columns]
     assert ledger.count() == 0
+
+
+def test_the_newest_migration_is_the_one_the_code_asks_for():
+    assert _scripts()[1].get_current_head() == HEAD
 
 
 def test_opening_again_keeps_everything(database_url: str) -> None:

@@ -21,8 +21,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from google.auth import crypt, jwt
-
 from email_ingestion.errors import (
     AuthenticationFailed,
     ConfigurationError,
@@ -302,6 +300,8 @@ def _kept(account: Account) -> _Kept:
 
 def _assertion(account: Account, path: Path) -> dict[str, str]:
     """A request in the name of the account's user, signed with the key of the service account (RFC 7523)."""
+    from google.auth import crypt, jwt  # noqa: PLC0415 - large, and only service accounts sign
+
     try:
         info: dict[str, Any] = json.loads(path.read_text())
         signer = crypt.RSASigner.from_service_account_info(info)  # type: ignore[no-untyped-call]

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import requests
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
 from email_ingestion.errors import OAuth2AuthenticationError, TokenRefreshError
+
+if TYPE_CHECKING:
+    import requests
 
 ANSWER_SECONDS = 10.0
 USUAL_LIFE = 3600.0  # seconds, where an answer does not say
@@ -58,13 +60,15 @@ def ask(uri: str, form: Mapping[str, str]) -> Answer:
 
     Raises TokenRefused when a person must act, TokenRefreshError when it may work later.
     """
+    import requests  # noqa: PLC0415 - 5 MB that password logins do without
+
     try:
         # Redirects are not followed: the form holds secrets.
         reply = requests.post(uri, data=dict(form), timeout=ANSWER_SECONDS, allow_redirects=False)
     except requests.RequestException as error:
         raise TokenRefreshError(f"the token endpoint cannot be reached: {type(error).__name__}") from error
     body = _json(reply)
-    if reply.status_code == requests.codes.ok and isinstance(body.get("access_token"), str):
+    if reply.status_code == HTTPStatus.OK and isinstance(body.get("access_token"), str):
         return _answer(body)
     raise _refusal(reply.status_code, body)
 
@@ -98,7 +102,7 @@ def _seconds(value: object) -> float | None:
 def _refusal(status: int, body: dict[str, Any]) -> Exception:
     code, subtype = body.get("error"), body.get("error_subtype")
     code = subtype if subtype == "invalid_rapt" else code
-    if status == requests.codes.too_many_requests or status >= requests.codes.server_error or code not in FINAL:
+    if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR or code not in FINAL:
         return TokenRefreshError(f"the token endpoint failed: {_word(code) or f'HTTP {status}'}")
     description = str(body.get("error_description") or "")
     if code == "invalid_grant" and re.search(r"\b(iat|exp|time ?frame)\b", description):

@@ -17,8 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-
 from email_ingestion.errors import ConfigurationError, OAuth2AuthenticationError
 from email_ingestion.files import locked, write_private
 from email_ingestion.mailbox.token_endpoint import USUAL_LIFE, Answer
@@ -66,7 +64,7 @@ class TokenFile:
         """`renew` says what an operator does to get a new consent; raises ConfigurationError for a key that is none."""
         self.path = path
         self._renew = renew
-        self._cipher = _cipher(keys) if keys else None
+        self._cipher = _Cipher(keys) if keys else None
 
     def locked(self) -> AbstractContextManager[None]:
         """Hold this while reading and writing: two processes must not both refresh."""
@@ -84,7 +82,7 @@ class TokenFile:
     def write(self, consent: Consent, token_uri: str) -> None:
         """Replace the file, mode 0600. Raises ConfigurationError when its directory cannot be written."""
         text = json.dumps(_stored(consent, token_uri), indent=2) + "\n"
-        write_private(self.path, self._cipher.encrypt(text.encode()).decode() if self._cipher else text)
+        write_private(self.path, self._cipher.close(text) if self._cipher else text)
 
     def _opened(self, content: bytes) -> bytes:
         if content.lstrip().startswith(b"{"):
@@ -92,21 +90,37 @@ class TokenFile:
         if not self._cipher:
             raise OAuth2AuthenticationError(f"the token file {self.path} is encrypted: set TOKEN_ENCRYPTION_KEY")
         try:
-            return self._cipher.decrypt(content.strip())
-        except InvalidToken as error:
+            return self._cipher.open(content)
+        except ValueError as error:
             raise OAuth2AuthenticationError(
                 f"no key of TOKEN_ENCRYPTION_KEY opens the token file {self.path}: add the key it was written with"
             ) from error
 
 
-def _cipher(keys: str) -> MultiFernet:
-    try:
-        return MultiFernet([Fernet(key.strip()) for key in keys.split(",") if key.strip()])
-    except ValueError as error:
-        raise ConfigurationError(
-            "TOKEN_ENCRYPTION_KEY is no Fernet key (32 bytes in URL-safe base64): make one with "
-            "`python -m src.auth.oauth2_gmail --new-key`"
-        ) from error
+class _Cipher:
+    """Fernet, imported only where there are keys: it would be 6 MB of every producer."""
+
+    def __init__(self, keys: str) -> None:
+        from cryptography import fernet  # noqa: PLC0415 - see above
+
+        self._refused = fernet.InvalidToken
+        try:
+            self._keys = fernet.MultiFernet([fernet.Fernet(key.strip()) for key in keys.split(",") if key.strip()])
+        except ValueError as error:
+            raise ConfigurationError(
+                "TOKEN_ENCRYPTION_KEY is no Fernet key (32 bytes in URL-safe base64): make one with "
+                "`python -m src.auth.oauth2_gmail --new-key`"
+            ) from error
+
+    def close(self, text: str) -> str:
+        return self._keys.encrypt(text.encode()).decode()
+
+    def open(self, content: bytes) -> bytes:
+        """Raises ValueError when no key fits."""
+        try:
+            return self._keys.decrypt(content.strip())
+        except self._refused as error:
+            raise ValueError("no key fits") from error
 
 
 def _consent(stored: Mapping[str, Any]) -> Consent:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import socket
 
+import email_ingestion.parsing.record  # noqa: F401 - now, and not in the time of the first message
 from email_ingestion.parsing import parse
 from email_ingestion.parsing.frames import receive, send
 
