@@ -169,6 +169,15 @@ class HistoryWalked(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LabelsChanged(Event):
+    """Delivered messages have other labels on the server now, and in the database too."""
+
+    account: str
+    mailbox: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Downloaded(Event):
     """Message bytes came over IMAP."""
 

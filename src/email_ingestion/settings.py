@@ -105,6 +105,7 @@ class Settings(BaseSettings):
         default=("\\Draft", "\\Sent"),
         description="messages with one of these Gmail labels are left out, comma-separated",
     )
+    imap_track_labels: bool = Field(default=False, description="true: Gmail labels changed later change in the record")
     imap_start: Start = Field(
         default="all", description="all, now, or a date like 2026-01-31: what the first run takes"
     )

@@ -256,3 +256,16 @@ def test_kill_9_loses_nothing_acknowledged_and_leaves_nothing_half(database_url:
         assert len(ledger.search("letter", limit=count + 1)) == count
         ledger.ping()
         assert ledger.record(letters(200_000)) == ids(200_000)
+
+
+def test_labels_change_where_they_differ_and_only_in_the_mailbox_they_came_from(ledger: Ledger):
+    ledger.record([stored(mail(1)), stored(mail(2)), stored(mail(3, mailbox="Work"))])
+    same = ledger.found(mail(1).email_id)
+    assert same
+    wanted = {mail(1).email_id: same.envelope.labels, mail(2).email_id: ("neu",), mail(3).email_id: (), "default-x": ()}
+    known = {mail(number).email_id for number in (1, 2, 3)}
+    assert ledger.relabel("INBOX", wanted) == (known, 1)
+    assert ledger.relabel("INBOX", wanted) == (known, 0)
+    found = [ledger.found(mail(number).email_id) for number in (1, 2, 3)]
+    assert [each.envelope.labels for each in found if each] == [same.envelope.labels, ("neu",), same.envelope.labels]
+    assert ledger.relabel("INBOX", {}) == (set(), 0)

@@ -122,7 +122,7 @@ def test_a_flush_begins_the_walk_anew_on_a_living_connection(watched: Watched):
 
 
 def test_what_is_old_waits_while_the_stream_is_busy(watched: Watched, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("email_ingestion.producer.watch.HISTORY_DEPTH", 8)
+    monkeypatch.setattr("email_ingestion.producer.room.HISTORY_DEPTH", 8)
     with watched.running():
         watched.until(lambda: len(uids_in_order(watched)) == 8, "two portions")
         watched.sandbox.deliver(letter(100))

@@ -1,7 +1,7 @@
 """A copy of the ledger while it is in use, and what a copy has that the ledger has not: brought back, nothing removed.
 
-No row but a delivery mark is changed after it was written, so bringing rows back is a union: a ledger that is ahead of
-the copy stays ahead, and no message it has is delivered a second time because of a restore.
+No row but a delivery mark, or a label, is changed after it was written, so bringing rows back is a union: a ledger that
+is ahead of the copy stays ahead, and no message it has is delivered a second time because of a restore.
 """
 
 from __future__ import annotations

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any
 
 import zstandard
-from sqlalchemy import ColumnElement, Connection, Engine, Row, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, Row, bindparam, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from email_ingestion.blobs import Blobs, reference, sha256_of
@@ -175,6 +176,27 @@ class Ledger:
         upsert = insert.on_conflict_do_update(index_elements=key, set_={"email_id": insert.excluded.email_id})
         with in_our_terms(self._place), self._writer.begin() as connection:
             connection.execute(upsert, rows)
+
+    def relabel(self, mailbox: str, labels: Mapping[str, Sequence[str]]) -> tuple[set[str], int]:
+        """Set the labels of those identities that were delivered; return those, and how many had other labels.
+
+        Only of those first delivered from `mailbox`: elsewhere a server may leave a label out that is shown there.
+        """
+        recorded: set[str] = set()
+        changed: list[dict[str, Any]] = []
+        columns = (emails.c.email_id, emails.c.mailbox, emails.c.labels)
+        with in_our_terms(self._place), self._engine.connect() as connection:
+            for chunk in _chunks(list(labels)):
+                for row in connection.execute(select(*columns).where(emails.c.email_id.in_(chunk))):
+                    recorded.add(row.email_id)
+                    now = list(labels[row.email_id])
+                    if row.mailbox == mailbox and row.labels != now:
+                        changed.append({"id": row.email_id, "labels": now})
+        if changed:
+            statement = update(emails).where(emails.c.email_id == bindparam("id"))
+            with in_our_terms(self._place), self._writer.begin() as connection:
+                connection.execute(statement, sorted(changed, key=itemgetter("id")))
+        return recorded, len(changed)
 
     def note_purged(self, email_ids: Iterable[str]) -> None:
         """Remember that an operator gave these messages up."""

@@ -3,7 +3,8 @@
 It speaks to servers and knows nothing of Redis or of what becomes of the mail.
 """
 
-from email_ingestion.mailbox.imap import ImapMailbox, Outline
+from email_ingestion.mailbox.imap import ImapMailbox
 from email_ingestion.mailbox.oauth2 import Token, TokenSource
+from email_ingestion.mailbox.outline import Outline
 
 __all__ = ["ImapMailbox", "Outline", "Token", "TokenSource"]

@@ -13,15 +13,25 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import imapclient
 from imapclient.exceptions import IMAPClientError, LoginError, ProtocolError
 from imapclient.response_parser import parse_fetch_response
 
-from email_ingestion.errors import ConfigurationError, IMAPConnectionError
+from email_ingestion.errors import IMAPConnectionError
+from email_ingestion.mailbox.folders import mailbox_for
 from email_ingestion.mailbox.meter import Meter
+from email_ingestion.mailbox.outline import (
+    Outline,
+    Relabelled,
+    bodies_of,
+    outline_of,
+    relabelled_of,
+    split_labels,
+    text_of,
+)
 from email_ingestion.mailbox.replies import MessagesRefused, login_refused, refused, speaks_of_messages
 from email_ingestion.settings import Account
 
@@ -30,9 +40,7 @@ ACTIVITY_BYTES = 64 * 1024
 ANSWER_SECONDS = 15.0  # the end of an IDLE costs a server nothing: one that takes longer is gone
 LIST_WINDOW = 20_000  # UIDs asked for at once: imaplib refuses answer lines over 1 MB
 FETCH_MOST = 500  # UIDs in one command: RFC 2683 section 3.2.1.5 asks for lines under 8,000 octets
-ALL = b"\\All"
 _FAREWELL = re.compile(rb"^\* BYE ([^\r\n]*)\r\n", re.MULTILINE)
-_LABEL = re.compile(rb'"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<end>\))|(?P<atom>[^\s()"]+)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,7 @@ class Opened:
     uidvalidity: int
     uidnext: int
     exists: int
+    modseq: int = 0  # HIGHESTMODSEQ (RFC 7162); 0 where the server keeps none
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +61,6 @@ class Period:
     since: date
     until: date | None = None
     label: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Outline:
-    """What is known of a message before its body is fetched."""
-
-    uid: int
-    size: int  # bytes, as the server states them
-    internaldate: datetime  # aware, UTC
-    flags: tuple[str, ...]
-    labels: tuple[str, ...]
-    gm_msgid: int | None
-    gm_thrid: int | None
 
 
 class ImapMailbox:
@@ -144,29 +140,15 @@ class ImapMailbox:
         """
         with self._speaking("list the mailboxes of"):
             folders = self._client.list_folders()
-        if wanted.startswith("\\"):
-            return _with_attribute(folders, wanted)
-        if wanted != "auto":
-            names = [str(name) for _, _, name in folders]
-            if wanted not in names:
-                raise ConfigurationError(f"IMAP_MAILBOX {wanted!r} does not exist; there are: {', '.join(names[:20])}")
-            return wanted
-        if not self.gmail:
-            return "INBOX"
-        for flags, _, name in folders:
-            if ALL in flags:
-                return str(name)
-        raise ConfigurationError(
-            "the mailbox of all mail is hidden: tick 'Show in IMAP' for All Mail in Gmail's settings (Labels), "
-            "or set IMAP_MAILBOX=INBOX"
-        )
+        return mailbox_for(wanted, folders, gmail=self.gmail)
 
     def open(self, name: str) -> Opened:
         """EXAMINE: read-only, so that nothing we do can set a flag."""
         with self._speaking("open a mailbox of"):
             found = self._client.select_folder(name, readonly=True)
             self._announced()
-        return Opened(name, int(found[b"UIDVALIDITY"]), int(found.get(b"UIDNEXT", 0)), int(found[b"EXISTS"]))
+        modseq = _one(found.get(b"HIGHESTMODSEQ"))
+        return Opened(name, int(found[b"UIDVALIDITY"]), int(found.get(b"UIDNEXT", 0)), int(found[b"EXISTS"]), modseq)
 
     def uids(self, low: int, high: int) -> list[int]:
         """The UIDs from `low` to `high`, ascending; ask for at most LIST_WINDOW at a time."""
@@ -201,6 +183,33 @@ class ImapMailbox:
             items += ["X-GM-MSGID", "X-GM-THRID", "X-GM-LABELS"]
         found = self._fetch(uids, items)
         return [outline_of(uid, data) for uid, data in sorted(found.items()) if b"RFC822.SIZE" in data]
+
+    def relabelled(self, low: int, high: int | None, since: int) -> tuple[list[Relabelled], bool]:
+        """Those from `low` to `high` (None: the newest) that changed since the MODSEQ `since`; labels and no more.
+
+        Also says whether the server sent all of them.
+        """
+        uids, changed = f"{low}:{high or '*'}", f"(CHANGEDSINCE {since})"
+        with self._speaking("fetch from"):
+            try:
+                found = self._changed(uids, "(X-GM-MSGID X-GM-LABELS)", changed)
+            except MessagesRefused as error:
+                return relabelled_of(error.found, low), False
+            except ProtocolError:  # because of odd labels: each by itself is understood
+                found = self._changed(uids, "(X-GM-MSGID)", changed)
+                for uid, data in found.items():
+                    data.update(self._with_odd_labels(uid, ["X-GM-MSGID", "X-GM-LABELS"]).get(uid, {}))
+        return relabelled_of(found, low), True
+
+    def _changed(self, uids: str, items: str, changed: str) -> dict[int, dict[bytes, Any]]:
+        """Not imapclient's fetch: that takes no ranges. Raises as `_fetch`."""
+        status, answers = self._client._imap.uid("FETCH", uids, items, changed)  # noqa: SLF001 - the only way
+        if status != "OK":
+            error = IMAPClientError(f"fetch failed: {text_of(answers[-1])}")
+            if not speaks_of_messages(error):
+                raise error
+            raise MessagesRefused(f"the IMAP server does not send some labels: {error}", self._left())
+        return dict(parse_fetch_response([each for each in answers if each], self._client.normalise_times, True))  # noqa: FBT003
 
     def bodies(self, uids: Sequence[int]) -> dict[int, bytes]:
         """The raw messages, by UID; all of them are in memory at once. Vanished UIDs are missing."""
@@ -334,19 +343,17 @@ class ImapMailbox:
         self._snooze.close()
 
 
-def _with_attribute(folders: Sequence[tuple[Any, Any, Any]], wanted: str) -> str:
-    for flags, _, name in folders:
-        if wanted.casefold() in {_text(flag).casefold() for flag in flags}:
-            return str(name)
-    raise ConfigurationError(f"IMAP_MAILBOX {wanted}: no mailbox has this attribute, or it is hidden from IMAP")
-
-
 def _keep_alive(sock: socket.socket) -> None:
     """Have the system find a vanished peer within 50 s: a NAT in between forgets us without a word."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 20), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 50_000)):
         if hasattr(socket, name):  # each system has some of them
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _one(value: Any) -> int:
+    """The number of a response code, which imapclient gives as such or in a tuple."""
+    return int(value[0] if isinstance(value, (tuple, list)) else value or 0)
 
 
 def _peek(client: Any) -> bytes:
@@ -373,52 +380,6 @@ def _xoauth2(user: str, token: str, challenges: list[bytes]) -> Any:
         return b""
 
     return respond
-
-
-def outline_of(uid: int, data: dict[bytes, Any]) -> Outline:
-    """The outline in a FETCH answer."""
-    return Outline(
-        uid=uid,
-        size=int(data[b"RFC822.SIZE"]),
-        internaldate=data[b"INTERNALDATE"].astimezone(UTC),
-        flags=tuple(_text(flag) for flag in data.get(b"FLAGS", ())),
-        labels=tuple(_label(label) for label in data.get(b"X-GM-LABELS", ())),
-        gm_msgid=_number(data.get(b"X-GM-MSGID")),
-        gm_thrid=_number(data.get(b"X-GM-THRID")),
-    )
-
-
-def bodies_of(found: dict[int, dict[bytes, Any]]) -> dict[int, bytes]:
-    """The raw messages in FETCH answers."""
-    return {uid: data[b"BODY[]"] or b"" for uid, data in found.items() if b"BODY[]" in data}
-
-
-def split_labels(answer: bytes) -> tuple[bytes, ...]:
-    """The labels in an unparsed FETCH answer."""
-    listed = answer.partition(b"X-GM-LABELS (")[2]
-    found = []
-    for match in _LABEL.finditer(listed):
-        if match["end"]:
-            break
-        found.append(re.sub(rb"\\(.)", rb"\1", match["quoted"]) if match["quoted"] is not None else match["atom"])
-    return tuple(found)
-
-
-def _label(value: Any) -> str:
-    """A label as a person reads it: numeric atoms come as int and NIL as None from the parser."""
-    if value is None:
-        return "NIL"
-    if isinstance(value, int):
-        return str(value)
-    return str(imapclient.imap_utf7.decode(value)) if isinstance(value, bytes) else str(value)
-
-
-def _text(value: Any) -> str:
-    return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
-
-
-def _number(value: Any) -> int | None:
-    return None if value is None else int(value)
 
 
 @contextmanager

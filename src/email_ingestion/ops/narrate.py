@@ -57,6 +57,7 @@ RULES: dict[type[Event], Rule] = {
     events.Synced: Rule("imap_synced", DEBUG),
     events.Waiting: Rule("imap_mail_waiting", DEBUG),
     events.HistoryWalked: Rule("history_walked", DEBUG),
+    events.LabelsChanged: Rule("labels_changed", INFO),
     events.Downloaded: Rule("imap_downloaded", DEBUG),
     events.BytesSpent: Rule("imap_budget_spent", DEBUG),
     events.MailboxChanged: Rule("imap_uidvalidity_changed", WARNING),

@@ -49,6 +49,7 @@ class ProducerMetrics:
             events.WatcherRebuilt: lambda event: self._rebuilt.labels(self._of(event)).inc(),
             events.Downloaded: lambda event: self._fetched.inc(event.size),
             events.HistoryWalked: lambda event: self._history.labels(self._of(event)).set(event.remaining),
+            events.LabelsChanged: lambda event: self._labels.labels(event.account).inc(event.count),
             events.BytesSpent: lambda event: self._budget.labels(self._of(event)).set(
                 max(0, event.budget - event.today)
             ),
@@ -85,6 +86,9 @@ class ProducerMetrics:
         )
         self._history = declare.gauge(
             "imap_history_remaining_messages", "Older messages still to be read, by estimate.", "account"
+        )
+        self._labels = declare.counter(
+            "imap_label_changes_total", "Delivered messages whose labels changed later.", account=self._accounts
         )
         self._fetched = declare.counter("imap_fetched_bytes_total", "Bytes of messages downloaded over IMAP.")
         self._budget = declare.gauge(

@@ -10,7 +10,8 @@ from email_ingestion.email import Envelope, Message
 from email_ingestion.errors import IMAPConnectionError
 from email_ingestion.events import Downloaded, Observe, Skipped
 from email_ingestion.mailbox import ImapMailbox, Outline
-from email_ingestion.mailbox.imap import Opened, bodies_of, outline_of
+from email_ingestion.mailbox.imap import Opened
+from email_ingestion.mailbox.outline import bodies_of, outline_of
 from email_ingestion.mailbox.replies import MessagesRefused
 
 T = TypeVar("T")

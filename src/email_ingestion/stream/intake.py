@@ -38,6 +38,7 @@ class Intake:
         self._keys = link.keys
         self._append = link.script("append")
         self._restart = link.script("restart_cursor")
+        self._note_modseq = link.script("note_modseq")
         self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
 
     def cursor(self, account: str, mailbox: str) -> Cursor | None:
@@ -71,6 +72,17 @@ class Intake:
         """Append `messages` (descending UIDs below `since.history`) and move that down to `downto`; like `append`."""
         added, uid = self._add(account, mailbox, (since.uidvalidity, since.history, "history"), downto, messages)
         return added, replace(since, history=uid)
+
+    def modseq(self, account: str, mailbox: str) -> int | None:
+        """Up to which MODSEQ changes of labels were taken over, or None when that is not known (any more)."""
+        found = self._link.run(lambda: self._link.client.hget(self._keys.cursor(account, mailbox), "modseq"))
+        return int(found) if found else None
+
+    def note_modseq(self, account: str, mailbox: str, uidvalidity: int, modseq: int) -> None:
+        """Remember it; raises as `append` does."""
+        keys = [self._keys.cursor(account, mailbox), self._keys.lease(account)]
+        args: list[str | int] = [uidvalidity, str(modseq), self._holder]
+        self._link.run(lambda: self._note_modseq(keys=keys, args=args))
 
     def _add(
         self, account: str, mailbox: str, since: tuple[int, int, End], upto: int, messages: Sequence[Message]

@@ -5,7 +5,8 @@
     {email_ingestion}:dlq                         stream  dead letters: the entry's fields and `dead_…` ones
     {email_ingestion}:out                         stream  what the sink `stream` hands on, unless it names another key
     {email_ingestion}:replayed                    string  dead letters put back into the stream, ever
-    {email_ingestion}:cursor:<account>/<mailbox>  hash    uidvalidity, uid: read up to here; rescan, history: see Cursor
+    {email_ingestion}:cursor:<account>/<mailbox>  hash    uidvalidity, uid: read up to here; rescan, history: see
+                                                          Cursor; modseq: labels are the server's up to it
     {email_ingestion}:lease:<account>             string  "<seat> <term>" of the process that reads it, expires
     {email_ingestion}:alive:<instance>            string  JSON presence of a process, expires
     {email_ingestion}:control                     hash    orders to all processes by name, JSON with their ends; expires

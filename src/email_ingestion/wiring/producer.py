@@ -23,7 +23,7 @@ from email_ingestion.producer import Connector, Keeper, Patience, Watcher
 from email_ingestion.producer.tenure import BEAT_SECONDS, Tenure
 from email_ingestion.producer.tenure import LOOP as LEASES
 from email_ingestion.producer.tokens import Tokens
-from email_ingestion.producer.watch import Pace
+from email_ingestion.producer.work import Pace
 from email_ingestion.settings import Account, Settings
 from email_ingestion.stream import Intake, Leases, Link, Lockout, connect
 from email_ingestion.stream.leases import LEASE_SECONDS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +20,9 @@ from email_ingestion.producer.again import Again
 from email_ingestion.producer.backfill import Backfill
 from email_ingestion.producer.choice import Rules
 from email_ingestion.producer.feed import Feed
+from email_ingestion.producer.labels import Labels
 from email_ingestion.reconcile import Accounted, Audit, Underway
+from email_ingestion.reconcile.labelled import Labelled
 from email_ingestion.settings import Account, Settings, start_of
 from email_ingestion.stream import Allowance, Census, Gaps, Intake, Link, Quarantine
 
@@ -69,6 +72,20 @@ class Source:
     def history(self, connection: ImapMailbox, opened: Opened, room: Callable[[int], float]) -> History:
         """What brings the mail that was there before into the stream."""
         return History(self._feed(connection, opened), room)
+
+    def labels(self, connection: ImapMailbox, opened: Opened, room: Callable[[int], float]) -> Labels:
+        """What brings changed labels into the database."""
+        name = self.account.name
+        return Labels(
+            name,
+            connection,
+            opened,
+            intake=self.intake,
+            records=lambda: Labelled(name, opened, self.ledger, Underway(Census(self.link), name)),
+            room=room,
+            every=self.settings.imap_poll_seconds if self.settings.imap_track_labels else math.inf,
+            observe=self.observe,
+        )
 
     def _feed(self, connection: ImapMailbox, opened: Opened) -> Feed:
         return Feed(

@@ -11,6 +11,7 @@ local cur = redis.call('HMGET', KEYS[1], 'uidvalidity', 'uid', 'rescan', 'histor
 if cur[1] ~= ARGV[1] or not cur[2] then
   redis.call('HSET', KEYS[1], 'uidvalidity', ARGV[1], 'uid', ARGV[2], 'rescan', ARGV[3],
              'history', ARGV[6])
+  redis.call('HDEL', KEYS[1], 'modseq')
   return {ARGV[1], ARGV[2], ARGV[3], ARGV[6]}
 end
 return cur

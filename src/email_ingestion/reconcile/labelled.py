@@ -1,0 +1,35 @@
+"""What label tracking asks of the ledger and the stream, for one opened mailbox."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from email_ingestion.ledger import Ledger
+from email_ingestion.mailbox.imap import Opened
+from email_ingestion.reconcile.underway import Underway
+
+
+class Labelled:
+    """Made anew for each round. Methods raise SinkUnavailable and what `Link.run` raises."""
+
+    def __init__(self, account: str, opened: Opened, ledger: Callable[[], Ledger], underway: Underway) -> None:
+        self._account = account
+        self._opened = opened
+        self._ledger = ledger
+        self._underway = underway
+
+    def any(self) -> bool:
+        """Whether anything was delivered from the mailbox yet."""
+        return self._ledger().begun(self._account, self._opened.name) is not None
+
+    def relabel(self, labels: Mapping[str, Sequence[str]]) -> tuple[set[str], int]:
+        """See `Ledger.relabel`."""
+        return self._ledger().relabel(self._opened.name, labels)
+
+    def look(self) -> None:
+        """See what is in the stream now."""
+        self._underway.look()
+
+    def queued(self, gm_msgid: int) -> bool:
+        """Whether a message was in the stream at one of the looks."""
+        return self._underway.by_gm_msgid(gm_msgid) == "queued"
