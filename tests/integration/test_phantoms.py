@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 
 import pytest
 
@@ -10,6 +11,7 @@ from email_ingestion.email import Cursor
 from email_ingestion.stream import GROUP, Delivery, Intake, Keys, Queue
 from email_ingestion.worker import loop
 from email_ingestion.worker.loop import Worker
+from email_ingestion.worker.settle import Begun
 from tests.servers.links import link, message
 from tests.servers.redis import RedisServer
 
@@ -32,9 +34,12 @@ class Unrest:
     def retry_after(self) -> float:
         return 0.0
 
-    def settle(self, batch: Sequence[Delivery]) -> None:
-        assert self._queue.complete(batch) == []
-        self.settled += [each.message.envelope.uid for each in batch if each.message]
+    def begin(self, batch: Sequence[Delivery]) -> Begun:
+        return Begun(batch, [], Future(), 0.0)
+
+    def finish(self, begun: Begun) -> None:
+        assert self._queue.complete(begun.batch) == []
+        self.settled += [each.message.envelope.uid for each in begun.batch if each.message]
         if PHANTOM not in self.settled and self._upto < UNREST:
             self._upto += 1
             self._intake.append("default", "INBOX", Cursor(1, self._upto - 1), self._upto, [message(self._upto)])

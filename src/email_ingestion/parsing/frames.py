@@ -1,37 +1,26 @@
-"""Python objects over a socket between a worker and its parser process: a length, then a pickle.
+"""Python objects over a socket between a worker and its parser process, as pickles.
 
-Both ends are this program: nothing that comes from outside is ever unpickled.
+A large message is neither copied into a pickle nor out of one. Both ends are this program: nothing that comes from
+outside is ever unpickled. One end speaks at a time, so that nothing of the next object is read with this one.
 """
 
 from __future__ import annotations
 
 import pickle
 import socket
-import struct
 from typing import Any
-
-_LENGTH = struct.Struct(">Q")
 
 
 def send(sock: socket.socket, value: Any) -> None:
     """Send one object; raises OSError, TimeoutError among them."""
-    data = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
-    sock.sendall(_LENGTH.pack(len(data)))
-    sock.sendall(data)
+    with sock.makefile("wb") as file:
+        pickle.dump(value, file, protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def receive(sock: socket.socket) -> Any:
     """Receive one object; raises EOFError when the other end is gone, else OSError."""
-    (length,) = _LENGTH.unpack(_exactly(sock, _LENGTH.size))
-    return pickle.loads(_exactly(sock, length))  # noqa: S301 - see the module's docstring
-
-
-def _exactly(sock: socket.socket, size: int) -> bytearray:
-    data = bytearray(size)
-    view, got = memoryview(data), 0
-    while got < size:
-        count = sock.recv_into(view[got:])
-        if not count:
-            raise EOFError
-        got += count
-    return data
+    with sock.makefile("rb") as file:
+        try:
+            return pickle.load(file)  # noqa: S301 - see the module's docstring
+        except pickle.UnpicklingError as error:
+            raise EOFError("the other end is gone") from error

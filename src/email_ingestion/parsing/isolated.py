@@ -8,7 +8,6 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 
 from email_ingestion.email import Email, Envelope
@@ -27,13 +26,17 @@ class IsolatedParser:
         self._child: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
 
-    def parse(self, batch: Sequence[tuple[Envelope, bytes]]) -> list[Email]:
-        """The records of a batch. Raises ParserDied when one of its messages ended the parser or outlasted its time."""
+    def parse(self, batch: list[tuple[Envelope, bytes]]) -> list[Email]:
+        """The records of a batch. Raises ParserDied when one of its messages ended the parser or outlasted its time.
+
+        The list is empty then: large messages are not kept beside their records.
+        """
         if sys.platform == "win32":  # no socket can be a child's standard input there
-            return [parse(envelope, raw) for envelope, raw in batch]
+            return [parse(*batch.pop(0)) for _ in range(len(batch))]
         try:
             connection = self._connected()
             send(connection, batch)
+            batch.clear()
             records: list[Email] = receive(connection)
         except TimeoutError as error:
             self.close()

@@ -1,4 +1,4 @@
-"""Take, parse, record, complete; until told to stop.
+"""Take, parse, record, complete; until told to stop. While one batch is recorded, the next one is parsed.
 
 overdue first (a suspect alone), then fresh ─▶ parse ─▶ database ─▶ complete
                                                  │         │
@@ -13,20 +13,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 from email_ingestion.errors import CircuitBreakerError, RedisConnectionError, TransientError
 from email_ingestion.events import LoopFailed, Observe, Reclaimed, RedisFailed, Turned
 from email_ingestion.retry import backoff
 from email_ingestion.stream import Delivery, Queue
-from email_ingestion.worker.settle import Settlement
+from email_ingestion.worker.settle import Begun, Settlement
 
 LOOP = "consume"
 OVERDUE_SECONDS = 0.5  # how often the pending list is looked through while fresh mail flows
 ADOPT_SECONDS = 60.0  # how often a worker looks for entries that nobody was ever given
 REST_SECONDS = 0.2  # how soon a paused worker notices that it may go on
 PAUSE_SECONDS = 2.0  # Redis and the database have breakers that spare them
+READ_BYTES = 2 * 1024 * 1024  # of the stream in one read, about: what comes next is judged by what came last
+PART_BYTES = 8 * 1024 * 1024  # of raw messages in one batch, or a single larger one; a few of these are in memory
+REMEMBERED = 10_000  # entries this life had, by which it knows those it abandoned itself
 TRIAL_SECONDS = 0.2  # while somebody else tries whether what was away is back
 
 
@@ -54,8 +58,11 @@ class Worker:
         self._looked = -OVERDUE_SECONDS
         self._adopted = -ADOPT_SECONDS
         self._failures = 0
+        self._most = batch
+        self._parts: deque[list[Delivery]] = deque()  # taken, not begun
+        self._ahead: Begun | None = None  # being parsed
         self._in_flight: tuple[str, ...] = ()
-        self._seen: set[str] = set()
+        self._seen: deque[str] = deque(maxlen=REMEMBERED)
 
     def stop(self) -> None:
         """Take nothing more; what is in flight is finished."""
@@ -87,43 +94,107 @@ class Worker:
                     return
             except Exception as error:  # noqa: BLE001 - the boundary: whatever it is, the loop goes on and says so
                 self._wait(error)
+        try:
+            self._clear()
+        except Exception as error:  # noqa: BLE001 - as above
+            self._wait(error)
 
     def _turn(self) -> None:
-        self.at_rest = bool(self._paused())
-        if self.at_rest:
+        if self._paused():
+            self._clear()
+            self.at_rest = True
             self._stop.wait(REST_SECONDS)
             return
+        self.at_rest = False
         if not self._settlement.ready():
+            self._give_back()
             self._stop.wait(min(1.0, self._settlement.retry_after()))
             return
-        batch = self._take()
-        if not batch:
+        if not self._parts and self._take_overdue():
             return
-        self._in_flight = tuple(each.id for each in batch)
+        part = self._next()
         try:
-            self._settlement.settle(batch)
-        finally:
-            self._in_flight = ()
+            begun = self._settlement.begin(part) if part else None
+            ahead, self._ahead = self._ahead, begun
+            if ahead:
+                self._finish(ahead)
+        except Exception:
+            self._give_back()
+            raise
 
-    def _take(self) -> Sequence[Delivery]:
+    def _take_overdue(self) -> bool:
+        """Settle what is due again, with nothing else in hand: a suspect must not take anybody along."""
         now = time.monotonic()
         if now - self._adopted >= ADOPT_SECONDS:
             self._queue.adopt()
             self._adopted = now
-        if now - self._looked >= OVERDUE_SECONDS:
-            overdue = self._queue.overdue(self._batch)
-            if overdue:  # look again at once: there may be more
-                self._announce(overdue)
-                return overdue
+        if now - self._looked < OVERDUE_SECONDS:
+            return False
+        self._clear()
+        overdue = self._queue.overdue(self._batch)
+        if not overdue:
             self._looked = now
-        fresh = self._queue.fresh(self._batch)
-        self._seen.update(each.id for each in fresh)
-        return fresh
+            return False
+        self._announce(overdue)  # and look again at once: there may be more
+        for part in _parts(overdue):
+            self._parts.append(part)
+        self._in_flight = tuple(each.id for each in overdue)
+        try:
+            while self._parts:
+                self._finish(self._settlement.begin(self._parts.popleft()))
+        except Exception:
+            self._give_back()
+            raise
+        return True
+
+    def _next(self) -> list[Delivery] | None:
+        """A part of what is fresh; waits for mail only when nothing is being parsed."""
+        if not self._parts:
+            fresh = self._queue.fresh(self._most, block=self._ahead is None)
+            if fresh:
+                mean = sum(each.wire_bytes for each in fresh) / len(fresh)
+                self._most = max(1, min(self._batch, int(READ_BYTES / max(1.0, mean))))
+                self._in_flight += tuple(each.id for each in fresh)
+                self._seen.extend(each.id for each in fresh)
+                self._parts.extend(_parts(fresh))
+        return self._parts.popleft() if self._parts else None
+
+    def _finish(self, begun: Begun) -> None:
+        try:
+            self._settlement.finish(begun)
+        finally:
+            done = {each.id for each in begun.batch}
+            self._in_flight = tuple(name for name in self._in_flight if name not in done)
+
+    def _clear(self) -> None:
+        """Finish what is being parsed, and release what is not."""
+        parts, self._parts = self._parts, deque()
+        ahead, self._ahead = self._ahead, None
+        left = [each.id for part in parts for each in part]
+        try:
+            if left:
+                self._queue.release(left)
+        finally:
+            if ahead:
+                self._finish(ahead)
+            self._in_flight = ()
+
+    def _give_back(self) -> None:
+        """Leave to a later attempt whatever is in hand: it is not to blame, and none of it was tried."""
+        parts, self._parts = self._parts, deque()
+        ahead, self._ahead = self._ahead, None
+        left = [each.id for part in parts for each in part]
+        if ahead:
+            self._settlement.give_back(ahead)
+        if left:
+            with suppress(TransientError):
+                self._queue.hold(left, give_back=True)
+        self._in_flight = ()
 
     def _announce(self, overdue: Sequence[Delivery]) -> None:
         """Entries this life has not had before were abandoned by somebody."""
         orphans = [each.id for each in overdue if each.foreign or each.id not in self._seen]
-        self._seen.update(orphans)
+        self._seen.extend(orphans)
         if orphans:
             self._observe(Reclaimed(len(orphans)))
 
@@ -145,3 +216,18 @@ class Worker:
         redis = isinstance(error, (RedisConnectionError, CircuitBreakerError))
         self._observe(RedisFailed(error, delay) if redis else LoopFailed(LOOP, error))
         self._stop.wait(delay)
+
+
+def _parts(batch: Sequence[Delivery]) -> Iterator[list[Delivery]]:
+    """The batch in parts of a bounded size: a hundred messages may be a hundred large ones."""
+    part: list[Delivery] = []
+    size = 0
+    for each in batch:
+        more = each.message.envelope.size if each.message else each.wire_bytes
+        if part and size + more > PART_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(each)
+        size += more
+    if part:
+        yield part

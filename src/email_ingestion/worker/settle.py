@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
 from email_ingestion.breaker import Breaker
-from email_ingestion.email import Message
+from email_ingestion.email import Email, Message
 from email_ingestion.errors import (
     CircuitBreakerError,
     EmailIngestionError,
@@ -27,6 +29,7 @@ from email_ingestion.sinks import Parcel, Sink
 from email_ingestion.stream import Delivery, Queue
 from email_ingestion.stream.codec import UnknownVersion
 from email_ingestion.stream.dead_letters import Reason, obituary
+from email_ingestion.worker.aside import Aside
 
 
 class Blobs(Protocol):
@@ -35,6 +38,16 @@ class Blobs(Protocol):
     def get(self, ref: str) -> bytes:
         """The bytes of a reference."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A batch that is being parsed; `opened` is what of it is to be delivered."""
+
+    batch: Sequence[Delivery]
+    opened: Sequence[tuple[Delivery, Message]]
+    outcomes: Future[list[Email | EmailIngestionError]]
+    started: float
 
 
 class Settlement:
@@ -70,6 +83,7 @@ class Settlement:
         self._max_retries = max_retries
         self._instance = instance
         self._observe = observe
+        self._beside = Aside("parse")
         self._batch: tuple[Delivery, ...] = ()
         self._revoked: set[str] = set()
 
@@ -99,17 +113,64 @@ class Settlement:
         Raises SinkUnavailable, RedisConnectionError or CircuitBreakerError when a sink or Redis is away: no message
         is to blame then, what was not delivered stays pending and has spent no attempt.
         """
-        self._batch = tuple(batch)
-        try:
-            self._settle(batch)
-        finally:
-            self._batch = ()
-            self._revoked.clear()
+        self.finish(self.begin(batch))
 
-    def _settle(self, batch: Sequence[Delivery]) -> None:
+    def begin(self, batch: Sequence[Delivery]) -> Begun:
+        """Have the batch parsed, while something else is done; `finish` or `give_back` must follow."""
+        self._batch = (*self._batch, *batch)
         started = time.monotonic()
-        opened = self._open_all(batch)
-        parcels = self._parsed(opened)
+        try:
+            opened = [(each, message) for each in batch if (message := self._opened(each))]
+        except BaseException:
+            self._forget(batch)
+            raise
+        return self._begun(batch, opened, started)
+
+    def finish(self, begun: Begun) -> None:
+        """Bring to an end what was begun; raises what `settle` does."""
+        try:
+            self._settle(begun)
+        finally:
+            self._forget(begun.batch)
+
+    def give_back(self, begun: Begun) -> None:
+        """Leave what was begun to a later attempt: a sink or Redis went away, and nothing of it was tried."""
+        with suppress(TransientError):
+            self._queue.hold([each.id for each, _ in begun.opened], give_back=True)
+        self._forget(begun.batch)
+
+    def _forget(self, batch: Sequence[Delivery]) -> None:
+        gone = {each.id for each in batch}
+        self._revoked -= {each.email_id for each in batch}
+        self._batch = tuple(each for each in self._batch if each.id not in gone)
+
+    def _begun(self, batch: Sequence[Delivery], opened: Sequence[tuple[Delivery, Message]], started: float) -> Begun:
+        messages = [message for _, message in opened]
+        return Begun(batch, opened, self._beside.begin(lambda: self._read(messages)), started)
+
+    def _read(self, messages: Sequence[Message]) -> list[Email | EmailIngestionError]:
+        """The records, and why there is none of a message whose bytes are not to be had; in the thread beside."""
+        found: list[bytes | EmailIngestionError] = [self._bytes_of(message) for message in messages]
+        letters = [
+            (message.envelope, raw) for message, raw in zip(messages, found, strict=True) if isinstance(raw, bytes)
+        ]
+        failed = [raw if isinstance(raw, EmailIngestionError) else None for raw in found]
+        del found
+        records = iter(self._parser.parse(letters) if letters else ())
+        return [error or next(records) for error in failed]
+
+    def _bytes_of(self, message: Message) -> bytes | EmailIngestionError:
+        if message.raw is not None:
+            return message.raw
+        try:
+            return self._blobs.get(message.raw_ref or "")
+        except SinkUnavailable:
+            raise
+        except EmailIngestionError as error:
+            return error
+
+    def _settle(self, begun: Begun) -> None:
+        parcels = self._parsed(begun)
         if not parcels:
             return
         try:
@@ -123,7 +184,7 @@ class Settlement:
             else:
                 self._settle_singly(parcels)
             return
-        self._complete([each for each, _ in parcels], duplicates, time.monotonic() - started)
+        self._complete([each for each, _ in parcels], duplicates, time.monotonic() - begun.started)
 
     def _settle_singly(self, parcels: Sequence[tuple[Delivery, Parcel]]) -> None:
         """Find out which message of a failed batch is to blame; the others are delivered."""
@@ -139,22 +200,31 @@ class Settlement:
                 continue
             self._complete([each], duplicates, time.monotonic() - started)
 
-    def _parsed(self, opened: Sequence[tuple[Delivery, Message]]) -> list[tuple[Delivery, Parcel]]:
-        """Parse all at once; when a message ends the parser, each alone, so that only that one fails."""
-        opened = [(each, message) for each, message in opened if not self._buried(each)]
-        if not opened:
-            return []
+    def _parsed(self, begun: Begun) -> list[tuple[Delivery, Parcel]]:
+        """What came of a batch; when a message ended the parser, each alone, so that only that one fails."""
         try:
-            records = self._parser.parse([(message.envelope, message.raw or b"") for _, message in opened])
+            outcomes = begun.outcomes.result()
+        except SinkUnavailable:  # the blob store is away, and no message is to blame
+            self._queue.hold([each.id for each, _ in begun.opened], give_back=True)
+            raise
         except ParserDied as error:
-            if len(opened) > 1:
-                return [parcel for one in opened for parcel in self._parsed([one])]
-            self._fail(opened[0][0], error)
+            return self._parsed_singly(begun, error)
+        parcels = []
+        for (each, message), outcome in zip(begun.opened, outcomes, strict=True):
+            if self._buried(each):
+                continue
+            if isinstance(outcome, EmailIngestionError):
+                self._fail(each, outcome)
+            else:
+                parcels.append((each, self._parcel(message, self._router.decide(outcome))))
+        return parcels
+
+    def _parsed_singly(self, begun: Begun, error: ParserDied) -> list[tuple[Delivery, Parcel]]:
+        if len(begun.opened) == 1:
+            self._fail(begun.opened[0][0], error)
             return []
-        return [
-            (each, self._parcel(message, self._router.decide(record)))
-            for (each, message), record in zip(opened, records, strict=True)
-        ]
+        left = [(each, message) for each, message in begun.opened if not self._buried(each)]
+        return [parcel for one in left for parcel in self._parsed(self._begun([one[0]], [one], begun.started))]
 
     def _parcel(self, message: Message, decision: Decision) -> Parcel:
         return Parcel(decision.email, message.raw or b"", message.raw_ref, decision.sinks, message.sink)
@@ -166,15 +236,8 @@ class Settlement:
         self._bury(each, "operator", None)
         return True
 
-    def _open_all(self, batch: Sequence[Delivery]) -> list[tuple[Delivery, Message]]:
-        try:
-            return [(each, message) for each in batch if (message := self._opened(each))]
-        except SinkUnavailable:  # the blob store is away, and no message is to blame
-            self._queue.hold([each.id for each in batch], give_back=True)
-            raise
-
     def _opened(self, each: Delivery) -> Message | None:
-        """The message with its bytes; None when its entry was settled otherwise."""
+        """The message; None when its entry was settled otherwise."""
         if isinstance(each.unreadable, UnknownVersion):
             self._defer(each, each.unreadable)
             return None
@@ -182,15 +245,7 @@ class Settlement:
         if death or not each.message:
             self._bury(each, *(death or ("permanent", None)))
             return None
-        if each.message.raw is not None:
-            return each.message
-        try:
-            return replace(each.message, raw=self._blobs.get(each.message.raw_ref or ""))
-        except SinkUnavailable:
-            raise
-        except EmailIngestionError as error:
-            self._fail(each, error)
-            return None
+        return each.message
 
     def _death(self, each: Delivery) -> tuple[Reason, EmailIngestionError | None] | None:
         """Why an entry is not even tried."""

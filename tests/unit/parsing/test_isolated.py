@@ -38,7 +38,7 @@ def _pair(number: int, poison: str = ""):
 
 def test_the_records_are_those_of_the_parser_itself(parser: IsolatedParser):
     batch = [_pair(number) for number in range(50)]
-    assert parser.parse(batch) == [parse(envelope, raw) for envelope, raw in batch]
+    assert parser.parse(list(batch)) == [parse(envelope, raw) for envelope, raw in batch]
 
 
 @pytest.mark.parametrize(("poison", "words"), [("abort", "died with -6"), ("loop", "longer than 2 s")])
@@ -71,3 +71,9 @@ def test_closing_ends_the_process(parser: IsolatedParser):
     parser.parse([_pair(1)])
     parser.close()
     assert _parsers() == []
+
+
+def test_large_messages_are_not_kept_beside_their_records(parser: IsolatedParser):
+    batch = [_pair(1)]
+    parser.parse(batch)
+    assert batch == []

@@ -1,0 +1,114 @@
+"""While one batch is recorded the next is parsed, and neither pays for what befalls the other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from email_ingestion.blobs import DiskBlobs
+from email_ingestion.breaker import Breaker, BreakerPolicy
+from email_ingestion.email import Cursor, Parcel
+from email_ingestion.errors import SinkUnavailable
+from email_ingestion.parsing.isolated import IsolatedParser
+from email_ingestion.routing import Router
+from email_ingestion.stream import GROUP, Intake, Keys, Queue
+from email_ingestion.worker import Worker
+from email_ingestion.worker.settle import Settlement
+from tests.servers.links import link, message
+from tests.servers.redis import RedisServer
+
+PATIENCE = 30.0
+MESSAGES = 6
+BATCH = 3
+
+
+class Watched(IsolatedParser):
+    """Notes when it has been given the second batch."""
+
+    def __init__(self) -> None:
+        super().__init__(PATIENCE)
+        self.given = 0
+        self.second = threading.Event()
+
+    def parse(self, batch):
+        self.given += 1
+        if self.given == 2:
+            self.second.set()
+        return super().parse(batch)
+
+
+class Shelf:
+    """A sink that lets go of the first batch when the second is with the parser; `away` is its weather."""
+
+    name = "shelf"
+
+    def __init__(self, parser: Watched) -> None:
+        self._parser = parser
+        self.away = False
+        self.got: list[int] = []
+        self.overlapped = False
+
+    def deliver(self, batch: Sequence[Parcel]) -> set[str]:
+        if not self.got:
+            self.overlapped = self._parser.second.wait(PATIENCE)
+        if self.away:
+            raise SinkUnavailable("gone")
+        self.got += [parcel.email.envelope.uid for parcel in batch]
+        return set()
+
+    def ping(self) -> None:
+        """Be there."""
+
+
+@pytest.fixture
+def parser() -> Iterator[Watched]:
+    with closing(Watched()) as watched:
+        yield watched
+
+
+def _worker(redis: RedisServer, folder: Path, parser: Watched, shelf: Shelf, observe=lambda event: None) -> Worker:
+    intake = Intake(link(redis.url))
+    intake.restart_cursor("default", "INBOX", Cursor(1, 0))
+    intake.append("default", "INBOX", Cursor(1, 0), MESSAGES, [message(uid) for uid in range(1, MESSAGES + 1)])
+    queue = Queue(link(redis.url), "here-worker-1", 60)
+    settlement = Settlement(
+        queue,
+        shelf,
+        Breaker("shelf", BreakerPolicy(fail_max=1000), (SinkUnavailable,), observe),
+        DiskBlobs(folder / "blobs"),
+        parser,
+        further=(),
+        router=Router((), ()),
+        recorded=lambda: None,
+        max_retries=5,
+        instance="here",
+        observe=observe,
+    )
+    return Worker(queue, settlement, batch=BATCH, lease=60, paused=lambda: False, observe=observe)
+
+
+def test_the_next_batch_is_parsed_while_the_last_is_recorded(
+    redis_server: RedisServer, tmp_path: Path, parser: Watched
+):
+    shelf = Shelf(parser)
+    _worker(redis_server, tmp_path, parser, shelf).drain()
+    assert (shelf.overlapped, shelf.got) == (True, list(range(1, MESSAGES + 1)))
+
+
+def test_a_sink_that_goes_away_costs_no_batch_an_attempt(redis_server: RedisServer, tmp_path: Path, parser: Watched):
+    shelf = Shelf(parser)
+    shelf.away = True
+    worker = _worker(redis_server, tmp_path, parser, shelf)
+    for _ in range(3):
+        try:
+            worker._turn()
+        except SinkUnavailable:
+            break
+    with redis_server.client() as client:
+        pending = client.xpending_range(Keys().stream, GROUP, "-", "+", 100)
+    assert [each["times_delivered"] for each in pending] == [0] * MESSAGES
+    assert worker._in_flight == ()
