@@ -119,6 +119,7 @@ def _row(stuck: Stuck) -> dict[str, Any]:
         "id": stuck.id,
         "email_id": stuck.email_id,
         "consumer": stuck.consumer,
+        "age_seconds": round(stuck.age_seconds, 3),
         "idle_seconds": round(stuck.idle_seconds, 3),
         "deliveries": stuck.deliveries,
         "bytes": None if stuck.wire_bytes < 0 else stuck.wire_bytes,

@@ -29,7 +29,8 @@ class Stuck:
     id: str
     email_id: str  # `entry:ID` where it does not tell
     consumer: str
-    idle_seconds: float
+    age_seconds: float  # since it entered the stream
+    idle_seconds: float  # since its worker last touched it, which one that hangs over it goes on doing
     deliveries: int
     wire_bytes: int  # of its fields; -1 when its payload is gone
 
@@ -117,4 +118,5 @@ class Stucks:
 def _entry(row: list[Any]) -> Stuck:
     entry_id, consumer = text(row[0]), text(row[1])
     said = {"account": text(row[4]), "gm_msgid": text(row[5]), "sha256": text(row[6])}
-    return Stuck(entry_id, identity(said) or f"entry:{entry_id}", consumer, row[2] / 1000, row[3], row[7])
+    email_id = identity(said) or f"entry:{entry_id}"
+    return Stuck(entry_id, email_id, consumer, row[8] / 1000, row[2] / 1000, row[3], row[7])

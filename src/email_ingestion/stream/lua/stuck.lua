@@ -1,13 +1,15 @@
 -- One page of what is pending: who has it, since when, how often it was delivered, and which message it is.
 -- KEYS: stream   ARGV: group, least idle time (ms), first id, most entries, consumer ('' for all)
--- Returns {id, consumer, idle (ms), deliveries, account, gm_msgid, sha256, bytes of the fields} for each; bytes are
--- -1 where the payload is gone.
+-- Returns {id, consumer, idle (ms), deliveries, account, gm_msgid, sha256, bytes of the fields, age (ms)} for each;
+-- bytes are -1 where the payload is gone, the age is that of the id.
 local ask = {'XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[2], ARGV[3], '+', ARGV[4]}
 if ARGV[5] ~= '' then ask[#ask + 1] = ARGV[5] end
 local NAMES = {account = 5, gm_msgid = 6, sha256 = 7}
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local out = {}
 for _, p in ipairs(redis.call(unpack(ask))) do
-  local row = {p[1], p[2], p[3], p[4], '', '', '', -1}
+  local row = {p[1], p[2], p[3], p[4], '', '', '', -1, math.max(0, now - tonumber(string.match(p[1], '%d+')))}
   local entry = redis.call('XRANGE', KEYS[1], p[1], p[1])[1]
   if entry then
     row[8] = 0

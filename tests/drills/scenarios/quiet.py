@@ -1,0 +1,31 @@
+"""Faults after which no mail comes although nothing is broken here."""
+
+from __future__ import annotations
+
+from tests.drills.scenarios.base import Scenario
+from tests.drills.world import World
+
+
+class MailboxSilent(Scenario):
+    """Somebody paused the producer for half a day and forgot."""
+
+    name = "mailbox-silent"
+    fires = frozenset({"MailboxSilent"})
+
+    def inject(self, world: World) -> None:
+        done = world.shell("email-ingestion pause producer --ttl 12h --all")
+        assert done.rc == 0, done.output
+
+
+class Throttled(Scenario):
+    """Too many connections to the account: the server refuses every login."""
+
+    name = "throttled"
+    fires = frozenset({"ImapThrottled"})
+
+    def inject(self, world: World) -> None:
+        world.sandbox.arm("too_many_connections", count=None)
+        world.sandbox.arm("session_expiry")
+
+    def heal(self, world: World) -> None:
+        world.sandbox.clear()

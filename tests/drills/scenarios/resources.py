@@ -1,0 +1,48 @@
+"""Faults of what everything needs: memory and disk."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from contextlib import suppress
+
+from tests.drills.scenarios.base import Scenario
+from tests.drills.world import World
+
+DISK_BYTES = 48 * 1024 * 1024
+
+
+class Memory(Scenario):
+    """Redis has used all of its memory and refuses writes."""
+
+    name = "memory"
+    fires = frozenset({"RedisMemoryHigh"})
+
+    def inject(self, world: World) -> None:
+        with world.redis.client() as client:
+            client.config_set("maxmemory", client.info("memory")["used_memory"] * 9 // 10)
+
+
+class DiskFull(Scenario):
+    """Old logs have taken the last byte of the disk that data and logs share."""
+
+    name = "disk-full"
+    fires = frozenset({"DiskFull"})
+
+    def prepare(self, world: World) -> None:
+        assert world.addresses.literal, "a disk of its own needs a mount namespace, which this machine does not permit"
+        disk = world.folder / "disk"
+        disk.mkdir()
+        _mount("-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(disk))
+        for name in ("data", "logs"):
+            shutil.copytree(world.folder / name, disk / name)
+            _mount("--bind", str(disk / name), str(world.folder / name))
+
+    def inject(self, world: World) -> None:
+        with suppress(OSError), (world.folder / "logs" / "producer.log.1").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+
+def _mount(*words: str) -> None:
+    subprocess.run(["mount", *words], check=True)  # noqa: S607 - wherever it is
