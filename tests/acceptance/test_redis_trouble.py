@@ -189,8 +189,10 @@ def test_a_full_redis_still_drains(here: Place, sandbox: RunningSandbox, own_red
     assert here.run("producer.py", "--once").returncode == 0
     with own_redis.client() as client:
         client.config_set("maxmemory", 1)
-    here.worker()
+    worker = here.worker()
     _expect(here, 50)
+    until(lambda: worker.metric("email_ingestion_redis_memory_max_bytes") == 1, "what fills it is shown")
+    assert worker.metric("email_ingestion_active_workers") is None
 
 
 def test_both_processes_start_during_an_outage_and_answer(here: Place, sandbox: RunningSandbox, own_redis: RedisServer):

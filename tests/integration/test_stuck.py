@@ -57,6 +57,7 @@ def test_pending_entries_are_listed_with_who_has_them(redis_link: Link):
         ("default:gm:1002", "one", 1),
     ]
     assert all(each.wire_bytes > 100 for each in found)
+    assert all(0 <= each.age_seconds < 60 for each in found)
     assert list(Stucks(redis_link).entries(consumer="two")) == []
     assert list(Stucks(redis_link).entries(idle_seconds=60)) == []
 

@@ -70,19 +70,24 @@ class Collector:
 
     def _read(self) -> RedisState:
         gauges: list[Gauges] = []
+        announced = False
         try:
-            probe(self._ops, "redis", lambda: gauges.append(self._talk()))
+            probe(self._ops, "redis", lambda: self._talk(gauges))
+            announced = True
+        except TransientError:
+            if not gauges:
+                raise
+            # It can be read: what a full Redis holds is just what its operator has to see.
         finally:
             processes = gauges[0].processes if gauges else ()
             self._ops.status.set_peers(list(peers(self._identity.instance, processes, self._pid_dir)))
-        return redis_state(gauges[0])
+        return redis_state(gauges[0], announced=announced)
 
-    def _talk(self) -> Gauges:
+    def _talk(self, gauges: list[Gauges]) -> None:
         """Read through the breaker, write beside it: a full Redis refuses writes and must still be drained."""
-        gauges = read_gauges(self._link)
+        gauges.append(read_gauges(self._link))
         self._control.obey(self._orders.read())
         announce(self._link, self._presence())
-        return gauges
 
     def _presence(self) -> dict[str, Any]:
         return {
@@ -112,8 +117,9 @@ def probe(ops: Ops, dependency: str, ask: Callable[[], object]) -> None:
     ops.observe(Probed(dependency, ok=True, seconds=time.monotonic() - started, error=None))
 
 
-def redis_state(gauges: Gauges) -> RedisState:
-    """A reading of Redis as the board keeps it."""
+def redis_state(gauges: Gauges, *, announced: bool) -> RedisState:
+    """A reading of Redis as the board keeps it. Where we cannot announce ourselves nobody can: who lives is unknown."""
+    workers = sum(process["component"] == "worker" for process in gauges.processes)
     return RedisState(
         stream=StreamState(
             depth=gauges.depth,
@@ -124,7 +130,7 @@ def redis_state(gauges: Gauges) -> RedisState:
             oldest_pending_timestamp=gauges.oldest_pending,
         ),
         dlq=DlqState(gauges.dlq_depth, gauges.dlq_oldest, gauges.dlq_replayed),
-        active_workers=sum(process["component"] == "worker" for process in gauges.processes),
+        active_workers=workers if announced else None,
         memory_used_bytes=gauges.memory_used,
         memory_max_bytes=gauges.memory_max,
         evicted_keys=gauges.evicted,
