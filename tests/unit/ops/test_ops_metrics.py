@@ -36,6 +36,7 @@ end_to_end_latency_seconds retries_total duplicates_total orphan_messages_claime
 FROM_REDIS = """stream_depth stream_pending stream_waiting stream_oldest_timestamp_seconds stream_max_deliveries
 stream_oldest_pending_timestamp_seconds dlq_depth dlq_oldest_timestamp_seconds active_workers
 redis_evicted_keys_total redis_memory_used_bytes redis_memory_max_bytes dlq_replayed_total"""
+CATALOGUE = Path(__file__).parents[3] / "docs" / "metrics.md"
 MOST_SERIES = 250  # of ours, per process
 
 
@@ -97,6 +98,18 @@ def test_a_producer_has_every_metric_of_the_contract(producer: Ops) -> None:
     names = {name.split("{")[0] for name in series(fed(producer).metrics)}
     assert set((COMMON + " " + OF_PRODUCER).split()) <= names
     assert not names & set(OF_WORKER.split())
+
+
+def test_catalogue_and_code_name_the_same_metrics(worker: Ops, producer: Ops) -> None:
+    found: dict[str, tuple[str, str, str]] = {}
+    for who, ops in (("producer", producer), ("worker", worker)):
+        for family in text_string_to_metric_families(fed(ops).metrics.render().decode()):
+            name = family.name + "_total" * (family.type == "counter" and not family.name.endswith("_total"))
+            if name.startswith("email_ingestion_"):
+                found[name] = (family.type, "both" if name in found else who, family.documentation)
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (\w+) \| (.*) \|$", CATALOGUE.read_text(), re.MULTILINE)
+    assert [name for name, *_ in rows] == sorted(found)
+    assert {name: tuple(row) for name, *row in rows} == found
 
 
 def test_events_move_what_a_worker_counts(worker: Ops) -> None:
