@@ -12,7 +12,6 @@ import yaml
 from email_ingestion.ops import monitor
 from tests.drills.play import RUNBOOKS
 from tests.drills.runbook import Fence, Procedure, pages
-from tests.drills.scenarios import scenarios
 
 ROOT = RUNBOOKS.parents[1]
 INCIDENTS = RUNBOOKS / "incident_response.md"
@@ -78,10 +77,6 @@ def test_every_command_is_drilled_or_listed_with_a_reason() -> None:
 
 def test_a_reason_is_a_reason() -> None:
     assert [key for key, reason in ledger().items() if len(reason) < LEAST_REASON] == []
-
-
-def test_every_procedure_has_a_scenario() -> None:
-    assert {each.scenario for each in PROCEDURES} <= scenarios().keys()
 
 
 def test_every_alert_leads_to_the_section_that_names_it_and_to_no_other() -> None:
