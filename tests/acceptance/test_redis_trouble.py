@@ -100,11 +100,11 @@ def with_another_password(server: RedisServer) -> Iterator[None]:
 @contextmanager
 def failing_to_save(server: RedisServer) -> Iterator[None]:
     with server.client() as client:
-        client.config_set("save", "1 1")
         hidden = server.directory / "hidden"
         hidden.mkdir()
         client.config_set("dir", str(hidden))
         hidden.rmdir()
+        client.config_set("save", "1 1")  # last: a save that begins before would leave a file in there
         client.set("something", "to save")
         with suppress(redis.ResponseError):  # that it fails is the point
             client.bgsave()
