@@ -11,6 +11,7 @@ class MailboxSilent(Scenario):
 
     name = "mailbox-silent"
     fires = frozenset({"MailboxSilent"})
+    tolerates = frozenset({"FreshnessBudgetBurn"})  # it waits less than the silence
 
     def inject(self, world: World) -> None:
         done = world.shell("email-ingestion pause producer --ttl 12h --all")
@@ -22,6 +23,7 @@ class Throttled(Scenario):
 
     name = "throttled"
     fires = frozenset({"ImapThrottled"})
+    tolerates = frozenset({"ImapUnreachable", "CircuitBreakerOpen", "MailboxSilent"})  # until the cause silences them
 
     def inject(self, world: World) -> None:
         world.sandbox.arm("too_many_connections", count=None)

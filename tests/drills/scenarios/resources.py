@@ -16,7 +16,8 @@ class Memory(Scenario):
     """Redis has used all of its memory and refuses writes."""
 
     name = "memory"
-    fires = frozenset({"RedisMemoryHigh", "RedisDown"})
+    fires = frozenset({"RedisMemoryHigh", "RedisDown"})  # it grows first, then no write goes through
+    tolerates = frozenset({"FreshnessBudgetBurn"})
 
     def inject(self, world: World) -> None:
         with world.redis.client() as client:
@@ -28,6 +29,7 @@ class DiskFull(Scenario):
 
     name = "disk-full"
     fires = frozenset({"DiskFull"})
+    tolerates = frozenset({"SinkDown", "CircuitBreakerOpen", "FreshnessBudgetBurn"})  # the database is on that disk
 
     def prepare(self, world: World) -> None:
         assert world.addresses.literal, "a disk of its own needs a mount namespace, which this machine does not permit"
