@@ -46,9 +46,9 @@ class Receiver:
 
 
 @contextmanager
-def receiving() -> Iterator[Receiver]:
-    """A receiver on a port of its own."""
-    receiver = Receiver()
+def receiving(receiver: Receiver | None = None, port: int = 0) -> Iterator[Receiver]:
+    """A receiver on a port of its own; or one that was here before, on its old port."""
+    receiver = receiver or Receiver()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -69,7 +69,7 @@ def receiving() -> Iterator[Receiver]:
         daemon_threads = True
         request_queue_size = 64
 
-    server = Server(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", port), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     receiver.url = f"http://127.0.0.1:{server.server_port}/hook"

@@ -1,4 +1,4 @@
-"""A thief: somebody who found the ops token, after some guessing, and uses it."""
+"""A thief: somebody who found the ops token, after some guessing, and uses it; or who is still guessing."""
 
 from __future__ import annotations
 
@@ -39,6 +39,17 @@ class StolenOpsToken(Scenario):
         assert "old-secret" not in world.redis.config.read_text()
         assert "old-secret" not in (world.folder / ".env").read_text()
         assert not (world.folder / "data" / "token.json").read_text().lstrip().startswith("{"), "it is not encrypted"
+
+
+class SecurityIncident(Scenario):
+    """Somebody on this machine guesses at the ops token."""
+
+    name = "security-incident"
+
+    def inject(self, world: World) -> None:
+        for guess in ("x" * 20, "y" * 20):
+            with suppress(HTTPError):
+                _pause(world, guess)
 
 
 def _pause(world: World, token: str) -> None:

@@ -1,0 +1,76 @@
+"""Faults of what is kept: the mailbox's numbers, Redis' keys, the database, a further sink."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import ExitStack
+from urllib.parse import urlsplit
+
+from tests.drills.scenarios.base import Scenario
+from tests.drills.world import World
+from tests.servers.processes import until
+from tests.servers.webhook import SECRET, receiving
+
+
+class Uidvalidity(Scenario):
+    """The mailbox was recreated: new UIDVALIDITY, new UIDs."""
+
+    name = "uidvalidity"
+
+    def inject(self, world: World) -> None:
+        world.sandbox.arm("uidvalidity_reset")
+        world.sandbox.arm("session_expiry")
+
+
+class RedisDataLoss(Scenario):
+    """Somebody typed FLUSHALL."""
+
+    name = "redis-data-loss"
+
+    def inject(self, world: World) -> None:
+        with world.redis.client() as client:
+            client.flushall()
+
+
+class DatabaseLocked(Scenario):
+    """A shell was left open in the middle of a transaction."""
+
+    name = "database-locked"
+    fires = frozenset({"SinkDown"})
+
+    def inject(self, world: World) -> None:
+        path = world.folder / "data" / "email_ingestion.db"
+        self._shell = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+        self._shell.execute("BEGIN IMMEDIATE")
+
+    def heal(self, world: World) -> None:
+        del world
+        self._shell.execute("ROLLBACK")
+        self._shell.close()
+
+
+class WebhookDown(Scenario):
+    """Nobody listens at the webhook's address any more."""
+
+    name = "webhook-down"
+    fires = frozenset({"SinkDown"})
+
+    def prepare(self, world: World) -> None:
+        self._server = ExitStack()
+        self._receiver = self._server.enter_context(receiving())
+        world.write_settings(SINKS="database,webhook", WEBHOOK_URL=self._receiver.url, WEBHOOK_SECRET=SECRET)
+
+    def inject(self, world: World) -> None:
+        del world
+        self._receiver.fail(503, connection="close")  # connections that are open already end, too
+        self._server.close()
+
+    def heal(self, world: World) -> None:
+        del world
+        self._receiver.work()
+        self._server.enter_context(receiving(self._receiver, urlsplit(self._receiver.url).port or 0))
+
+    def finish(self, world: World) -> None:
+        with self._server:
+            until(lambda: self._receiver.taken.keys() >= world.load.delivered.keys(), "it got every message")
+            assert self._receiver.taken.keys() == world.load.delivered.keys()
