@@ -27,13 +27,26 @@ if sys.platform == "win32":
         del shared  # Windows has no such lock
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
 
+    def allow_descriptors() -> None:
+        """Windows has no such limit."""
+
 else:
     import fcntl
+    import resource
 
     def _lock(descriptor: int, *, shared: bool) -> None:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
+    def allow_descriptors() -> None:
+        """Raise the limit of open files as far as we may: 1,024 by default, and an account needs four or five."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            with contextlib.suppress(OSError, ValueError):  # macOS states a limit that it does not grant
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
+
+DESCRIPTORS = 65_536  # what the service files allow too
 LOCK_TRIES = 10
 LOCK_PAUSE = 0.03  # seconds; `pid_alive` holds the lock for an instant, which must not look like a running copy
 

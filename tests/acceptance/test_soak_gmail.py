@@ -126,6 +126,7 @@ def test_a_day_in_three_minutes(tmp_path: Path, own_redis: RedisServer):
     assert Counter(msgid for msgid, _ in rows) == Counter(arrived.keys())
     assert stats[0] <= CONNECTIONS
     assert share <= 1.05
+    assert p99 < 3
 
 
 def _unix(processed: str) -> float:
@@ -138,16 +139,12 @@ def test_a_mailbox_of_two_hundred_thousand(tmp_path: Path, own_redis: RedisServe
     settings = SandboxSettings(mail="bulk:200000")
     with world(tmp_path, own_redis, settings, IMAP_POLL_SECONDS=5) as (sandbox, here):
         here.worker().url()
-        begun = time.monotonic()
         producer = here.producer()
-        producer.url()
-        up = time.monotonic() - begun
-        until(lambda: here.rows("SELECT 1 FROM emails LIMIT 1"), "the first of the old mail")
-        told = time.monotonic()
-        live = sandbox.deliver(b"Subject: new\r\nMessage-ID: <new@example.org>\r\n\r\nnew\r\n").message.msgid
-        until(lambda: here.rows(f"SELECT 1 FROM emails WHERE gm_msgid = {live}"), "the new one")
-        delivered = time.monotonic() - told
-        print(f"\n200k: up after {up:.2f} s; new mail delivered {delivered:.2f} s after it came, beside the old")
+        first = _arrives(sandbox, here)
+        until(lambda: here.rows("SELECT 1 FROM emails LIMIT 1 OFFSET 1000"), "some of the old mail")
+        beside = max(_arrives(sandbox, here) for _ in range(10))
+        print(f"\n200k: {first:.2f} s from the start of the process to the first live delivery; beside the old mail at")
+        print(f"200k: most {beside:.2f} s from arrival to delivery, of 10")
         sizes = _walk(producer.process.pid, here, 45)
         producer.kill()
         at = _history(own_redis)
@@ -160,8 +157,19 @@ def test_a_mailbox_of_two_hundred_thousand(tmp_path: Path, own_redis: RedisServe
     print(f"200k: history at {at} when killed, at {resumed} 20 s later; {count} messages delivered")
     print(f"200k: memory {min(sizes):.0f} to {max(sizes):.0f} MiB; downloads per message {dict(fetched)}")
     assert resumed < at < 200_000
-    assert max(sizes) - min(sizes) < 40
+    assert first < 2
+    assert beside < 2
+    assert max(sizes) - min(sizes) < 40  # ± 20
     assert sum(times * n for times, n in fetched.items()) <= count + 4000  # what was under way when it was killed
+
+
+def _arrives(sandbox: RunningSandbox, here: Place) -> float:
+    """Seconds from the arrival of a message until it is in the database."""
+    begun = time.monotonic()
+    raw = b"Subject: new\r\nMessage-ID: <%d@example.org>\r\n\r\nnew\r\n" % time.monotonic_ns()
+    live = sandbox.deliver(raw).message.msgid
+    until(lambda: here.rows(f"SELECT 1 FROM emails WHERE gm_msgid = {live}"), "the new one")
+    return time.monotonic() - begun
 
 
 def _walk(pid: int, here: Place, seconds: float) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 
 from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.events import Event, StacksDumped, Stalled
-from email_ingestion.process import PidFile, StopSignal, Watchdog, notify, pid_alive
+from email_ingestion.process import PidFile, StopSignal, Watchdog, allow_descriptors, notify, pid_alive
 
 HOLD = """
 import sys
@@ -209,3 +210,16 @@ def test_systemd_is_told_through_its_socket_and_nobody_minds_its_absence(tmp_pat
         systemd.settimeout(5)
         notify(str(tmp_path / "notify"), "READY=1")
         assert systemd.recv(100) == b"READY=1"
+
+
+def test_the_limit_of_open_files_is_raised_as_far_as_allowed_and_never_lowered():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))
+        allow_descriptors()
+        raised = resource.getrlimit(resource.RLIMIT_NOFILE)
+        allow_descriptors()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == raised
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert raised == (65_536 if before[1] == resource.RLIM_INFINITY else min(65_536, before[1]), before[1])
