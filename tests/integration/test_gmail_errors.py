@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -187,6 +188,24 @@ TABLE = [
         "throttled",
         {"command": "FETCH", "text": "NO [LIMIT] IMAP command sent too fast"},
     ),
+    Row(
+        "examine that is never answered",
+        "stuck_select",
+        ConnectionFailed,
+        TRANSIENT,
+        "transient",
+        {},
+        {"imap_timeout_seconds": 0.5},
+    ),
+    Row(
+        "IMAP switched off by an administrator",
+        "imap_disabled",
+        NeedsOperator,
+        "AuthenticationFailed (",
+        "operator",
+        state="needs_operator",
+        lasts=True,
+    ),
     Row("a greeting that says bye", "greeting_bye", ConnectionFailed, TRANSIENT, "transient"),
 ]
 
@@ -205,6 +224,37 @@ def test_what_gmail_answers_is_classed_counted_and_waited_out(row: Row, watched:
         if row.lasts:
             subject.sandbox.clear()
         subject.arrives()
+
+
+def test_a_wrong_password_asks_a_person(watched: Watched):
+    subject = Watched(watched.sandbox, watched.redis, watched.folder, PASSWORD | {"imap_password": "wrong"})
+    with subject.running():
+        subject.hears(NeedsOperator)
+        subject.hears(Watching, state="needs_operator")
+    assert subject.told(NeedsOperator)[0].startswith("AuthenticationFailed (IMAPConnectionError): ")
+    assert subject.metric("imap_incidents_total", kind="operator") >= 1
+
+
+def test_answers_that_come_in_pieces_are_whole_in_the_end(watched: Watched):
+    watched.arm("split_lines", bytes=7, gap_ms=0)
+    with watched.running():
+        watched.arrives()
+        watched.sandbox.deliver(letter(9))
+        watched.arrives()
+    assert watched.heard.of(ConnectionFailed) == []
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"\r\n", b"\0" * 1000, b"Subject: bare\n\nline\nfeeds\n", b"\xff\xfe" * 500, b")\r\nA1 OK Success\r\n"]
+)
+def test_a_message_of_any_bytes_arrives_as_it_is(watched: Watched, raw: bytes):
+    watched.sandbox.deliver(raw)
+    with watched.running():
+        watched.arrives()
+    assert watched.heard.of(ConnectionFailed) == []
+    with watched.redis.client() as client:
+        digests = {fields[b"sha256"].decode() for _, fields in client.xrange(watched.keys.stream)}
+    assert hashlib.sha256(raw).hexdigest() in digests
 
 
 def test_a_stale_token_is_refreshed_once_without_a_word(watched: Watched):
