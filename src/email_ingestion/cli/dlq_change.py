@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,11 +35,13 @@ from email_ingestion.cli.exits import NEGATIVE, OK
 from email_ingestion.cli.progress import progress
 from email_ingestion.cli.show import Json, report, say
 from email_ingestion.errors import OperationFailed, RedisConnectionError, SinkUnavailable
-from email_ingestion.ledger import Ledger, open_ledger
 from email_ingestion.settings import Settings
 from email_ingestion.stream import Graveyard
 from email_ingestion.stream.dead_letters import DeadLetter, Kind, kinds
 from email_ingestion.stream.letter_file import Exported, read_letters, write_letters
+
+if TYPE_CHECKING:
+    from email_ingestion.ledger import Ledger
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and change nothing.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="A new file; default in BACKUP_DIR.")]
@@ -238,6 +240,8 @@ def _ledger(settings: Settings) -> Iterator[Ledger | None]:
     if "database" not in settings.sinks:
         yield None
         return
+    from email_ingestion.ledger import open_ledger  # noqa: PLC0415 - slow to load, and only a purge needs it
+
     try:
         with closing(open_ledger(settings.database_url)) as ledger:
             ledger.ping()

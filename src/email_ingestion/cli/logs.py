@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -14,7 +12,7 @@ import typer
 from email_ingestion.cli.exits import NEGATIVE, OK
 from email_ingestion.cli.show import Json, printable, say, show
 from email_ingestion.cli.typed import span
-from email_ingestion.errors import OperationFailed
+from email_ingestion.errors import OperationFailed, fingerprint_of
 from email_ingestion.services.log_files import Record, Wanted, follow, records
 from email_ingestion.settings import load_settings
 
@@ -84,7 +82,7 @@ def _kinds(found: Iterable[Record]) -> list[dict[str, Any]]:
     for record in found:
         message = str(record.get("message", ""))
         row = rows.setdefault(
-            _fingerprint(record, message),
+            fingerprint_of(record["event"], str(record.get("error_type")), message),
             {"count": 0, "first": record["timestamp"]},
         )
         # Failures that repeat are told at most every 30 s, with how many were left out.
@@ -98,11 +96,6 @@ def _kinds(found: Iterable[Record]) -> list[dict[str, Any]]:
             "message": message[:MESSAGE_CHARACTERS],
         }
     return [{"fingerprint": fingerprint, **row} for fingerprint, row in rows.items()]
-
-
-def _fingerprint(record: Record, message: str) -> str:
-    words = re.sub(r"0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"", "#", message, flags=re.IGNORECASE)
-    return hashlib.sha256(f"{record['event']}|{record.get('error_type')}|{words}".encode()).hexdigest()[:12]
 
 
 def _dead_kinds(since: datetime) -> list[dict[str, Any]]:

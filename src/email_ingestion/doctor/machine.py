@@ -8,10 +8,9 @@ from pathlib import Path
 
 from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.errors import EmailIngestionError
-from email_ingestion.ops.listen import bind
+from email_ingestion.ops.listen import METRICS_PORT, OPS_PORT, bind
 from email_ingestion.process import pid_alive
 from email_ingestion.settings import Settings
-from email_ingestion.wiring.process import METRICS_PORT, OPS_PORT
 
 MIB = 1024 * 1024
 LEAST_BYTES = 100 * MIB  # below, a database may meet the end of its disk in the middle of a batch

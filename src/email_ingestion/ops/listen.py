@@ -15,6 +15,7 @@ import psutil
 from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.ops.wording import redact
 
+OPS_PORT, METRICS_PORT = 8080, 9090  # the producer's; the K-th worker's are K higher
 BACKLOG = 128
 SHOWN = 80  # characters of a command line, enough to recognize it
 

@@ -5,7 +5,6 @@ Buried by the worker; `graveyard` finds, replays and removes them for operators.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from typing import Literal
 
 from email_ingestion import __version__
 from email_ingestion.email import email_id
-from email_ingestion.errors import PermanentError, TransientError
+from email_ingestion.errors import PermanentError, TransientError, fingerprint_of
 from email_ingestion.stream.connection import text
 from email_ingestion.stream.delivery import seconds_of
 
@@ -39,16 +38,10 @@ def obituary(reason: Reason, attempts: int, error: Exception | None, trace: str,
         "dead_traceback": trace[-TRACE_CHARACTERS:],
         "dead_attempts": str(attempts),
         "dead_at": datetime.now(UTC).isoformat(),
-        "dead_fingerprint": fingerprint(reason, cause),
+        "dead_fingerprint": fingerprint_of(reason, type(cause).__name__, str(cause or "")),
         "dead_instance": instance,
         "dead_version": __version__,
     }
-
-
-def fingerprint(reason: Reason, error: BaseException | None) -> str:
-    """The same for deaths of one kind: reason, the error's class, and its text without numbers and quotations."""
-    words = re.sub(r"0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"", "#", str(error or ""), flags=re.IGNORECASE)
-    return hashlib.sha256(f"{reason}|{type(error).__name__}|{words}".encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from email_ingestion.ledger import ledger_mark
 from email_ingestion.ops.admin import Admin, ops_token
 from email_ingestion.ops.compose import Ops, open_ops
 from email_ingestion.ops.http import serve
+from email_ingestion.ops.listen import METRICS_PORT, OPS_PORT
 from email_ingestion.ops.logs import LogLevel, configure_logs
 from email_ingestion.ops.records import Component, Identity, Names
 from email_ingestion.process import PidFile, StopSignal, Watchdog, allow_descriptors, listen_for_signals, notify
@@ -38,8 +39,6 @@ from email_ingestion.wiring.desk import Front
 if TYPE_CHECKING:
     from email_ingestion.ops.traces import Traces
 
-OPS_PORT = 8080
-METRICS_PORT = 9090
 COLLECT_SILENCE = 30.0
 DATA_DIR = Path("data")
 PID_DIR = Path("pids")
