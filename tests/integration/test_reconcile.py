@@ -5,167 +5,22 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import imapclient
 import pytest
 
-from email_ingestion.blobs import open_blobs, reference
 from email_ingestion.email import Cursor
-from email_ingestion.events import MailboxChanged, Published, Reconciled, Skipped
-from email_ingestion.ledger import Ledger, Place, StoredEmail, open_ledger
-from email_ingestion.mailbox import ImapMailbox
-from email_ingestion.mailbox.imap import LIST_WINDOW, Opened
-from email_ingestion.parsing import parse
-from email_ingestion.reconcile import Audit, Report
+from email_ingestion.events import MailboxChanged, Published, Reconciled
+from email_ingestion.mailbox.imap import LIST_WINDOW
 from email_ingestion.reconcile.report import NAMED_MOST
-from email_ingestion.sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
-from email_ingestion.settings import Settings
-from email_ingestion.sinks import Parcel
-from email_ingestion.sinks.database import DatabaseSink
-from email_ingestion.stream import Census, Gaps, Intake, Keys, Queue
+from email_ingestion.sandbox import RunningSandbox
+from email_ingestion.stream import Census, Gaps, Intake
 from email_ingestion.stream.census import BEGINNING
-from email_ingestion.wiring.accounts import log_in
-from email_ingestion.wiring.source import LedgerOnDemand, Source
-from tests.servers.dovecot import PASSWORD, USER, DovecotServer, running_dovecot
-from tests.servers.links import Heard, link, message
-from tests.servers.postgres import fresh_schema, running_postgres
+from tests.servers.accounting import KEYS, World, digests, gmail, letter, sums
+from tests.servers.links import link, message
 from tests.servers.redis import RedisServer
-
-KEYS = Keys()
-
-
-def _pass(source: Source, connection: ImapMailbox, opened: Opened) -> None:
-    """New mail, then what was there before."""
-    assert source.sync(connection, opened, lambda _size: True).run()
-    history = source.history(connection, opened, lambda _size: 0.0).steps()
-    while next(history) < math.inf:
-        pass
-
-
-@dataclass
-class World:
-    """A mail server, a Redis and a ledger, and the steps that producer, worker and reconcile do between them."""
-
-    folder: Path
-    redis: RedisServer
-    port: int
-    changes: dict[str, Any] = field(default_factory=dict)
-    heard: Heard = field(default_factory=Heard)
-
-    def __post_init__(self) -> None:
-        values = {
-            "redis_url": self.redis.url,
-            "database_url": f"sqlite:///{self.database}",
-            "blob_url": f"file:{self.folder / 'blobs'}",
-            "imap_host": "127.0.0.1",
-            "imap_port": self.port,
-            "imap_tls": False,
-            "imap_user": USER,
-            "imap_auth": "password",
-            "imap_password": PASSWORD,
-        }
-        self.settings = Settings(**(values | self.changes))
-        self.account = self.settings.all_accounts[0]
-        self.ledger = LedgerOnDemand(self.settings.database_url)
-        self.blobs = open_blobs(self.settings.blob_url)
-
-    @property
-    def database(self) -> Path:
-        return self.folder / "ledger.db"
-
-    def source(self) -> Source:
-        made = link(self.redis.url)
-        return Source(self.account, self.settings, made, Intake(made), self.ledger, self.blobs, self.heard)
-
-    def sync(self) -> None:
-        """What the producer does on a connection."""
-        with self._opened() as (source, connection, opened):
-            _pass(source, connection, opened)
-
-    def work(self, most: int = 1_000_000) -> int:
-        """What a worker does with up to `most` messages; returns how many the ledger had already."""
-        sink = DatabaseSink(self.ledger(), self.blobs, self.settings.blob_threshold_bytes)
-        queue = self._queue()
-        had = 0
-        while most > 0 and (batch := queue.fresh(min(most, 100), block=False)):
-            most -= len(batch)
-            had += len(sink.deliver([self._parcel(each.message) for each in batch]))
-            queue.complete(batch)
-        return had
-
-    def _queue(self) -> Queue:
-        queue = Queue(link(self.redis.url), "here-worker-1", 60.0)
-        queue.ensure_group()
-        return queue
-
-    def _parcel(self, sent) -> Parcel:
-        raw = sent.raw if sent.raw is not None else self.blobs.get(sent.raw_ref)
-        return Parcel(parse(sent.envelope, raw), raw, sent.raw_ref)
-
-    def bury(self, most: int) -> None:
-        queue = self._queue()
-        for each in queue.fresh(most, block=False):
-            assert queue.bury(each, {"dead_reason": "permanent"})
-
-    def reconcile(self, *, repair: bool = False, room: Callable[[], bool] = lambda: True) -> Report:
-        with self.audit(room if repair else None) as audit:
-            return audit.run()
-
-    @contextmanager
-    def audit(self, room: Callable[[], bool] | None = None) -> Iterator[Audit]:
-        with self._opened() as (source, connection, opened):
-            yield source.audit(connection, opened, room)
-
-    @contextmanager
-    def _opened(self) -> Iterator[tuple]:
-        with closing(log_in(self.account, 10.0)) as connection:
-            yield self.source(), connection, connection.open(connection.find(self.account.imap_mailbox))
-
-    def sql(self, statement: str) -> list[tuple]:
-        with closing(sqlite3.connect(self.database)) as database, database:
-            return database.execute(statement).fetchall()
-
-    def stored(self) -> list[str]:
-        return sorted(row[0] for row in self.sql("SELECT sha256 FROM emails"))
-
-    def queued(self) -> int:
-        with self.redis.client() as client:
-            return client.xlen(KEYS.stream)
-
-    def remove_queued(self, count: int) -> None:
-        """Lose entries as an operator's mistake would."""
-        with self.redis.client() as client:
-            client.xdel(KEYS.stream, *[entry for entry, _ in client.xrange(KEYS.stream, count=count)])
-
-    def flush(self) -> None:
-        with self.redis.client() as client:
-            client.flushall()
-
-    def volume(self) -> int:
-        with self.redis.client() as client:
-            return int(client.get(KEYS.volume) or 0)
-
-
-def letter(number: int) -> bytes:
-    return b"Subject: letter %d\r\nMessage-ID: <%d@example.org>\r\n\r\nhello %d\r\n" % (number, number, number)
-
-
-def digests(count: int) -> list[str]:
-    return sorted(hashlib.sha256(letter(number)).hexdigest() for number in range(count))
-
-
-@contextmanager
-def gmail(**settings) -> Iterator[RunningSandbox]:
-    credentials = Credentials(user=USER, app_password=PASSWORD)
-    with running_sandbox(SandboxSettings(credentials=credentials, **settings)) as running:
-        yield running
 
 
 @pytest.fixture
@@ -189,10 +44,6 @@ def filled(world: World, sandbox: RunningSandbox) -> World:
     world.work(10)
     world.bury(10)
     return world
-
-
-def sums(report: Report) -> tuple[int, int, int, int]:
-    return report.delivered, report.dead, report.queued, report.missing
 
 
 def test_every_message_is_accounted_for(filled: World):
@@ -507,125 +358,3 @@ def test_an_audit_announces_what_it_found(filled: World):
     filled.reconcile(repair=True)
     assert filled.heard.of(Reconciled) == [Reconciled("default", 2, 0, 0, "[Gmail]/All Mail")]
     assert filled.heard.of(Published)[-1].count == 2
-
-
-# The ledger's part, on both databases
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    with running_postgres() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
-    sqlite_url = f"sqlite:///{tmp_path}/ledger.db"
-    url = sqlite_url if request.param == "sqlite" else fresh_schema(request.getfixturevalue("postgres"))
-    with closing(open_ledger(url)) as opened:
-        yield opened
-
-
-def record(ledger: Ledger, *messages) -> None:
-    parsed = [(parse(each.envelope, each.raw), reference(each.envelope.sha256)) for each in messages]
-    ledger.record([StoredEmail(email, ref) for email, ref in parsed])
-
-
-def test_the_ledger_tells_where_messages_came_from(ledger: Ledger):
-    record(ledger, message(1), message(2, uidvalidity=2**32 - 1))
-    ids = ["default:gm:1001", "default:gm:1002", "default:gm:1003"]
-    assert ledger.places(ids) == {ids[0]: Place("INBOX", 1, 1), ids[1]: Place("INBOX", 2**32 - 1, 2)}
-
-
-def test_the_ledger_remembers_places_only_of_messages_it_has(ledger: Ledger):
-    record(ledger, message(1), message(2))
-    again = {Place("INBOX", 7, uid): f"default:gm:{1000 + uid}" for uid in (1, 2)}
-    ledger.note_places("default", again)
-    ledger.note_places("default", again)
-    ledger.note_places("default", {Place("INBOX", 7, 2): "default:gm:1001"})
-    ledger.note_places("default", {})
-    assert ledger.found_again("default", "INBOX", 7, 1, 9) == dict.fromkeys((1, 2), Place("INBOX", 1, 1))
-    assert ledger.found_again("default", "INBOX", 7, 2, 2) == {2: Place("INBOX", 1, 1)}
-    assert ledger.found_again("other", "INBOX", 7, 1, 9) == {}
-
-
-def test_the_ledger_tells_when_it_began(ledger: Ledger):
-    assert ledger.begun("default", "INBOX") is None
-    dates = [datetime(2026, month, 1, tzinfo=UTC) for month in (5, 4, 6)]
-    places = [(1, 10), (2, 3), (2, 4)]
-    for number, ((uidvalidity, uid), date) in enumerate(zip(places, dates, strict=True)):
-        record(ledger, message(uid, uidvalidity=uidvalidity, gm_msgid=number, internaldate=date))
-    record(ledger, message(2, gm_msgid=77, mailbox="Other", internaldate=datetime(2020, 1, 1, tzinfo=UTC)))
-    assert ledger.begun("default", "INBOX") == dates[1]
-
-
-# Without X-GM-EXT-1
-
-MAILBOX = "Archive"
-
-
-@pytest.fixture(scope="module")
-def dovecot() -> Iterator[DovecotServer]:
-    with running_sandbox(SandboxSettings()) as provider, running_dovecot(provider.oauth_port) as server:
-        yield server
-
-
-@pytest.fixture
-def plain(tmp_path: Path, redis_server: RedisServer, dovecot: DovecotServer) -> World:
-    """Twelve messages: four delivered, four dead, four queued."""
-    _renew(dovecot, [])
-    made = World(tmp_path, redis_server, dovecot.imap_port, {"imap_mailbox": MAILBOX})
-    made.sync()
-    with imapclient.IMAPClient("127.0.0.1", dovecot.imap_port, ssl=False) as client:
-        client.login(USER, PASSWORD)
-        client.multiappend(MAILBOX, [letter(number) for number in range(12)])
-    made.sync()
-    made.work(4)
-    made.bury(4)
-    return made
-
-
-def _renew(dovecot: DovecotServer, messages: list[bytes]) -> None:
-    """A mailbox with these messages; one that is made anew gets a new UIDVALIDITY."""
-    with imapclient.IMAPClient("127.0.0.1", dovecot.imap_port, ssl=False) as client:
-        client.login(USER, PASSWORD)
-        if client.folder_exists(MAILBOX):
-            client.delete_folder(MAILBOX)
-        client.create_folder(MAILBOX)
-        if messages:
-            client.multiappend(MAILBOX, messages)
-
-
-def test_a_server_without_gmail_identities_is_compared_by_place(plain: World):
-    assert sums(plain.reconcile()) == (4, 4, 4, 0)
-    plain.remove_queued(2)
-    plain.sql("DELETE FROM emails WHERE subject = 'letter 0'")
-    assert plain.reconcile().missing == 3
-    assert plain.reconcile(repair=True).repaired == 3
-    assert plain.reconcile().complete
-    assert plain.work() == 0
-    assert sums(plain.reconcile()) == (8, 4, 0, 0)
-
-
-def test_without_gmail_identities_a_new_uidvalidity_queues_nothing_again(plain: World, dovecot: DovecotServer):
-    _renew(dovecot, [letter(number) for number in range(12)] + [letter(12)])
-    plain.sync()
-    assert plain.heard.of(MailboxChanged)
-    assert plain.queued() == 5
-    assert sum(event.count for event in plain.heard.of(Skipped) if event.reason == "known") == 12
-    assert sums(plain.reconcile(repair=True)) == (4, 4, 5, 0)
-    assert plain.work() == 0
-    assert sums(plain.reconcile(repair=True)) == (9, 4, 0, 0)
-    assert plain.stored() == sorted(set(digests(13)) - set(digests(8)) | set(digests(4)))
-
-
-def test_the_same_bytes_twice_are_a_duplicate_and_not_missing(plain: World, dovecot: DovecotServer):
-    plain.work()
-    with imapclient.IMAPClient("127.0.0.1", dovecot.imap_port, ssl=False) as client:
-        client.login(USER, PASSWORD)
-        client.append(MAILBOX, letter(0))
-    plain.sync()
-    assert plain.work() == 1
-    for _ in range(2):
-        report = plain.reconcile(repair=True)
-        assert (report.delivered, report.duplicate, report.missing) == (9, 1, 0)

@@ -1,0 +1,161 @@
+"""A mailbox, its way into the ledger and the audit of both, without a process: for tests that compare them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from email_ingestion.blobs import open_blobs
+from email_ingestion.mailbox import ImapMailbox
+from email_ingestion.mailbox.imap import Opened
+from email_ingestion.parsing import parse
+from email_ingestion.reconcile import Audit, Report
+from email_ingestion.sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
+from email_ingestion.settings import Settings
+from email_ingestion.sinks import Parcel
+from email_ingestion.sinks.database import DatabaseSink
+from email_ingestion.stream import Intake, Keys, Queue
+from email_ingestion.wiring.accounts import log_in
+from email_ingestion.wiring.source import LedgerOnDemand, Source
+from tests.servers.dovecot import PASSWORD, USER
+from tests.servers.links import Heard, link
+from tests.servers.redis import RedisServer
+
+KEYS = Keys()
+
+
+def _pass(source: Source, connection: ImapMailbox, opened: Opened) -> None:
+    """New mail, then what was there before."""
+    assert source.sync(connection, opened, lambda _size: True).run()
+    history = source.history(connection, opened, lambda _size: 0.0).steps()
+    while next(history) < math.inf:
+        pass
+
+
+@dataclass
+class World:
+    """A mail server, a Redis and a ledger, and the steps that producer, worker and reconcile do between them."""
+
+    folder: Path
+    redis: RedisServer
+    port: int
+    changes: dict[str, Any] = field(default_factory=dict)
+    heard: Heard = field(default_factory=Heard)
+
+    def __post_init__(self) -> None:
+        values = {
+            "redis_url": self.redis.url,
+            "database_url": f"sqlite:///{self.database}",
+            "blob_url": f"file:{self.folder / 'blobs'}",
+            "imap_host": "127.0.0.1",
+            "imap_port": self.port,
+            "imap_tls": False,
+            "imap_user": USER,
+            "imap_auth": "password",
+            "imap_password": PASSWORD,
+        }
+        self.settings = Settings(**(values | self.changes))
+        self.account = self.settings.all_accounts[0]
+        self.ledger = LedgerOnDemand(self.settings.database_url)
+        self.blobs = open_blobs(self.settings.blob_url)
+
+    @property
+    def database(self) -> Path:
+        return self.folder / "ledger.db"
+
+    def source(self) -> Source:
+        made = link(self.redis.url)
+        return Source(self.account, self.settings, made, Intake(made), self.ledger, self.blobs, self.heard)
+
+    def sync(self) -> None:
+        """What the producer does on a connection."""
+        with self._opened() as (source, connection, opened):
+            _pass(source, connection, opened)
+
+    def work(self, most: int = 1_000_000) -> int:
+        """What a worker does with up to `most` messages; returns how many the ledger had already."""
+        sink = DatabaseSink(self.ledger(), self.blobs, self.settings.blob_threshold_bytes)
+        queue = self._queue()
+        had = 0
+        while most > 0 and (batch := queue.fresh(min(most, 100), block=False)):
+            most -= len(batch)
+            had += len(sink.deliver([self._parcel(each.message) for each in batch]))
+            queue.complete(batch)
+        return had
+
+    def _queue(self) -> Queue:
+        queue = Queue(link(self.redis.url), "here-worker-1", 60.0)
+        queue.ensure_group()
+        return queue
+
+    def _parcel(self, sent) -> Parcel:
+        raw = sent.raw if sent.raw is not None else self.blobs.get(sent.raw_ref)
+        return Parcel(parse(sent.envelope, raw), raw, sent.raw_ref)
+
+    def bury(self, most: int) -> None:
+        queue = self._queue()
+        for each in queue.fresh(most, block=False):
+            assert queue.bury(each, {"dead_reason": "permanent"})
+
+    def reconcile(self, *, repair: bool = False, room: Callable[[], bool] = lambda: True) -> Report:
+        with self.audit(room if repair else None) as audit:
+            return audit.run()
+
+    @contextmanager
+    def audit(self, room: Callable[[], bool] | None = None) -> Iterator[Audit]:
+        with self._opened() as (source, connection, opened):
+            yield source.audit(connection, opened, room)
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple]:
+        with closing(log_in(self.account, 10.0)) as connection:
+            yield self.source(), connection, connection.open(connection.find(self.account.imap_mailbox))
+
+    def sql(self, statement: str) -> list[tuple]:
+        with closing(sqlite3.connect(self.database)) as database, database:
+            return database.execute(statement).fetchall()
+
+    def stored(self) -> list[str]:
+        return sorted(row[0] for row in self.sql("SELECT sha256 FROM emails"))
+
+    def queued(self) -> int:
+        with self.redis.client() as client:
+            return client.xlen(KEYS.stream)
+
+    def remove_queued(self, count: int) -> None:
+        """Lose entries as an operator's mistake would."""
+        with self.redis.client() as client:
+            client.xdel(KEYS.stream, *[entry for entry, _ in client.xrange(KEYS.stream, count=count)])
+
+    def flush(self) -> None:
+        with self.redis.client() as client:
+            client.flushall()
+
+    def volume(self) -> int:
+        with self.redis.client() as client:
+            return int(client.get(KEYS.volume) or 0)
+
+
+def letter(number: int) -> bytes:
+    return b"Subject: letter %d\r\nMessage-ID: <%d@example.org>\r\n\r\nhello %d\r\n" % (number, number, number)
+
+
+def digests(count: int) -> list[str]:
+    return sorted(hashlib.sha256(letter(number)).hexdigest() for number in range(count))
+
+
+@contextmanager
+def gmail(**settings) -> Iterator[RunningSandbox]:
+    credentials = Credentials(user=USER, app_password=PASSWORD)
+    with running_sandbox(SandboxSettings(credentials=credentials, **settings)) as running:
+        yield running
+
+
+def sums(report: Report) -> tuple[int, int, int, int]:
+    return report.delivered, report.dead, report.queued, report.missing
