@@ -6,29 +6,18 @@ import json
 import stat
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.commands import told, typed
-from tests.servers.processes import Place, Running, gmail_settings, place, until
-from tests.servers.redis import RedisServer, running_redis
+from tests.servers.pair import Pair, running_pair
+from tests.servers.processes import Running, place, until
 
 
-@dataclass
-class Live:
-    """A producer and a worker at work."""
-
-    here: Place
-    redis: RedisServer
-    sandbox: RunningSandbox
-    producer: Running
-    worker: Running
-
+class Live(Pair):
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         return typed(self.here, *words)
 
@@ -47,25 +36,14 @@ class Live:
     def waiting(self) -> int | None:
         return self.worker.status()["stream"]["waiting"]
 
-    def settled(self) -> None:
-        for process in (self.producer, self.worker):
-            until(lambda process=process: json.loads(process.get("/ready")[1])["status"] == "ready", "all is well")
-
     def audit(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.here.folder / "logs" / "audit.log").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    folder = tmp_path_factory.mktemp("control")
-    with (
-        running_sandbox(SandboxSettings()) as sandbox,
-        running_redis(folder / "redis") as redis,
-        place(folder / "here", redis.url, **gmail_settings(sandbox, folder / "here")) as here,
-    ):
-        here.set(IMAP_POLL_SECONDS=1, CB_RECOVERY_TIMEOUT=1, SINKS="database,ndjson:further.jsonl")
-        made = Live(here, redis, sandbox, here.producer(), here.worker())
-        made.settled()
+    settings = {"CB_RECOVERY_TIMEOUT": 1, "SINKS": "database,ndjson:further.jsonl"}
+    with running_pair(Live, tmp_path_factory.mktemp("control"), **settings) as made:
         yield made
 
 

@@ -10,31 +10,22 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.stream import GROUP, Keys
 from tests.servers.commands import told, typed
+from tests.servers.pair import Pair, running_pair
 from tests.servers.poison import poisoned_python
-from tests.servers.processes import Place, Running, gmail_settings, place, until
-from tests.servers.redis import RedisServer, running_redis
+from tests.servers.processes import until
 
 KEYS = Keys()
 SECRETS = ("sandbox-secret", "quarterly figures", "@example.org", "of no concern")
 
 
-@dataclass
-class Live:
-    """A producer and a worker whose parser loops for ever over some messages."""
-
-    here: Place
-    redis: RedisServer
-    sandbox: RunningSandbox
-    producer: Running
-    worker: Running
+class Live(Pair):
+    """Its parser loops for ever over some messages."""
 
     def command(self, *words: str, ends: int = 0) -> subprocess.CompletedProcess[str]:
         done = typed(self.here, *words)
@@ -64,15 +55,8 @@ class Live:
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     folder = tmp_path_factory.mktemp("rescue")
-    with (
-        running_sandbox(SandboxSettings()) as sandbox,
-        running_redis(folder / "redis") as redis,
-        place(folder / "here", redis.url, **gmail_settings(sandbox, folder / "here")) as here,
-    ):
-        here.set(PYTHONPATH=poisoned_python(folder / "site"), WORKER_HANDLE_TIMEOUT_SECONDS=600, IMAP_POLL_SECONDS=1)
-        made = Live(here, redis, sandbox, here.producer(), here.worker())
-        for process in (made.producer, made.worker):
-            until(lambda process=process: json.loads(process.get("/ready")[1])["status"] == "ready", "all is well")
+    settings = {"PYTHONPATH": poisoned_python(folder / "site"), "WORKER_HANDLE_TIMEOUT_SECONDS": 600}
+    with running_pair(Live, folder, **settings) as made:
         yield made
 
 
