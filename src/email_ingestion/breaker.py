@@ -7,6 +7,7 @@ pybreaker counts. Over both an operator may hold the breaker open or closed for 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -108,6 +109,10 @@ class Breaker(pybreaker.CircuitBreakerListener):
         if self.state != "OPEN":
             return 0.0
         return max(0.0, self._opened_at + self._policy.recovery_timeout - self._clock())
+
+    def hasten(self) -> None:
+        """Make a trial due now: something else has shown that the dependency is back."""
+        self._opened_at = -math.inf
 
     def force(self, state: Held, seconds: float) -> None:
         """Hold it open or closed for `seconds`: open nothing is called, closed everything, and nothing is counted.

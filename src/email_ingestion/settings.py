@@ -24,6 +24,7 @@ from pydantic_settings import (
 )
 
 from email_ingestion.errors import ConfigurationError
+from email_ingestion.redis_address import Mode, Node, RedisAddress
 from email_ingestion.settings_names import refuse_unknown
 
 DOTENV = Path(".env")
@@ -86,8 +87,19 @@ class Settings(BaseSettings):
     redis_username: str | None = Field(default=None, description="ACL user of Redis")
     redis_password: str | None = Field(default=None, description="password of Redis")
     redis_tls: bool = Field(default=False, description="TLS to Redis")
-    redis_mode: Literal["standalone"] = Field(default="standalone", description="standalone")
-    redis_partitions: int = Field(default=1, ge=1, le=1, description="streams the mail is spread over; 1 for now")
+    redis_mode: Mode = Field(default="standalone", description="standalone, sentinel or cluster")
+    redis_sentinels: tuple[str, ...] = Field(
+        default=(), description="host:port of the sentinels, comma-separated, with REDIS_MODE=sentinel"
+    )
+    redis_sentinel_master: str = Field(default="mymaster", description="what the sentinels call the Redis")
+    redis_sentinel_password: str | None = Field(default=None, description="password of the sentinels themselves")
+    redis_cluster_nodes: tuple[str, ...] = Field(
+        default=(),
+        description="host:port of some nodes, comma-separated, with REDIS_MODE=cluster; else REDIS_HOST and REDIS_PORT",
+    )
+    redis_partitions: int = Field(
+        default=1, ge=1, le=64, description="streams the accounts are spread over; fixed by the first process"
+    )
 
     imap_host: str = Field(default="imap.gmail.com", description="IMAP server")
     imap_port: int = Field(default=993, ge=1, le=65535, description="TCP port of the IMAP server")
@@ -223,7 +235,11 @@ class Settings(BaseSettings):
     accounts: tuple[dict[str, Any], ...] = Field(default=(), description="[[accounts]] in config/settings.toml only")
     routes: tuple[dict[str, Any], ...] = Field(default=(), description="[[routes]] in config/settings.toml only")
 
-    @field_validator("imap_exclude_labels", "sinks", "alert_channels", "alert_email_recipients", mode="before")
+    @field_validator(
+        *("imap_exclude_labels", "sinks", "alert_channels", "alert_email_recipients"),
+        *("redis_sentinels", "redis_cluster_nodes"),
+        mode="before",
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -241,6 +257,25 @@ class Settings(BaseSettings):
             message = "is a Kubernetes service link; set enableServiceLinks: false in the pod, or REDIS_URL"
             raise ValueError(message)
         return value
+
+    @field_validator("redis_sentinels", "redis_cluster_nodes")
+    @classmethod
+    def _nodes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for each in value:
+            _node(each)
+        return value
+
+    @model_validator(mode="after")
+    def _nodes_of_the_mode(self) -> Settings:
+        if self.redis_mode == "sentinel" and not self.redis_sentinels:
+            message = "REDIS_MODE=sentinel needs REDIS_SENTINELS=host:26379,host:26379,…"
+            raise ValueError(message)
+        for mode, nodes in (("sentinel", self.redis_sentinels), ("cluster", self.redis_cluster_nodes)):
+            if nodes and self.redis_mode != mode:
+                name = "REDIS_SENTINELS" if mode == "sentinel" else "REDIS_CLUSTER_NODES"
+                message = f"{name} is set, but REDIS_MODE is {self.redis_mode}: set REDIS_MODE={mode}"
+                raise ValueError(message)
+        return self
 
     @model_validator(mode="after")
     def _plaintext_only_on_loopback(self) -> Settings:
@@ -274,13 +309,29 @@ class Settings(BaseSettings):
         return ", ".join(str(path) for path in (SANDBOX_PROFILE, DOTENV, TOML) if path.exists()) or "the environment"
 
     @property
-    def redis_address(self) -> str:
-        """A redis:// URL made of whatever was set; it may hold the password: never print it."""
+    def redis_address(self) -> RedisAddress:
+        """Where Redis is, made of whatever was set."""
+        nodes = {"sentinel": self.redis_sentinels, "cluster": self.redis_cluster_nodes}.get(self.redis_mode, ())
+        return RedisAddress(
+            self._redis_url,
+            self.redis_partitions,
+            self.redis_mode,
+            tuple(map(_node, nodes)),
+            self.redis_sentinel_master,
+            self.redis_sentinel_password,
+        )
+
+    @property
+    def _redis_url(self) -> str:
         if self.redis_url:
             return self.redis_url
         user = quote(self.redis_username or "", safe="")
         secret = f"{user}:{quote(self.redis_password, safe='')}@" if self.redis_password else ""
-        return f"{'rediss' if self.redis_tls else 'redis'}://{secret}{self.redis_host}:{self.redis_port}/0"
+        host, port = (
+            _node(self.redis_cluster_nodes[0]) if self.redis_cluster_nodes else (self.redis_host, self.redis_port)
+        )
+        at = f"[{host}]" if ":" in host else host
+        return f"{'rediss' if self.redis_tls else 'redis'}://{secret}{at}:{port}/0"
 
     @classmethod
     def settings_customise_sources(
@@ -355,6 +406,15 @@ def environment() -> dict[str, str]:
 def notify_socket() -> str | None:
     """Where systemd waits for `READY=1`, if it does."""
     return os.environ.get("NOTIFY_SOCKET")
+
+
+def _node(text: str) -> Node:
+    """Host and port; raises ValueError for anything else."""
+    address = urlsplit(f"//{text}")
+    if not address.hostname or not address.port or address.path:
+        message = f"{text!r} is no host:port"
+        raise ValueError(message)
+    return address.hostname, address.port
 
 
 def _with_tls(uri: str) -> str:

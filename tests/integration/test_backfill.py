@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from email_ingestion.cli.app import app
 from email_ingestion.sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
-from email_ingestion.stream import Census
+from email_ingestion.stream import Census, Keys
 from tests.servers.links import link
 from tests.servers.redis import RedisServer
 from tests.servers.watching import letter
@@ -61,7 +61,7 @@ def run(sandbox: RunningSandbox, redis_server: RedisServer, tmp_path: Path, monk
 
 
 def uids(redis: RedisServer) -> list[int]:
-    return [entry.uid for page in Census(link(redis.url)).queued() for entry in page.entries]
+    return [entry.uid for page in Census(link(redis.url), Keys()).queued() for entry in page.entries]
 
 
 def test_a_period_comes_newest_first_and_only_once(run, redis_server: RedisServer):

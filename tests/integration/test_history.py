@@ -16,7 +16,7 @@ from email_ingestion.producer import fetch, history
 from email_ingestion.producer.choice import portions, portions_down
 from email_ingestion.reconcile import Report
 from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
-from email_ingestion.stream import Allowance, Census, Intake
+from email_ingestion.stream import Allowance, Census, Intake, Keys
 from email_ingestion.wiring.accounts import log_in
 from tests.servers.links import link, message
 from tests.servers.redis import RedisServer
@@ -45,7 +45,7 @@ def watched(
 
 def uids_in_order(watched: Watched) -> list[int]:
     """Of what is in the stream, in the order it came."""
-    return [entry.uid for page in Census(link(watched.redis.url)).queued() for entry in page.entries]
+    return [entry.uid for page in Census(link(watched.redis.url), Keys()).queued() for entry in page.entries]
 
 
 def cursor(watched: Watched) -> Cursor:
@@ -225,7 +225,7 @@ def test_a_resent_portion_adds_nothing_and_a_mark_that_went_back_is_refused(inta
 def test_a_cursor_of_an_earlier_release_has_no_history_to_come(redis_server: RedisServer):
     made = Intake(link(redis_server.url))
     with redis_server.client() as client:
-        client.hset(made._keys.cursor("default", "INBOX"), mapping={"uidvalidity": 1, "uid": 7, "rescan": 9})
+        client.hset(Keys().cursor("default", "INBOX"), mapping={"uidvalidity": 1, "uid": 7, "rescan": 9})
     assert made.cursor("default", "INBOX") == Cursor(1, 7, 9, 1)
 
 

@@ -9,7 +9,7 @@ import pytest
 from email_ingestion.email import Cursor
 from email_ingestion.errors import LeaseLost, RedisConnectionError
 from email_ingestion.stream import Intake, Keys, Leases
-from email_ingestion.stream.connection import CONNECTIONS
+from email_ingestion.stream.clients import CONNECTIONS
 from email_ingestion.stream.leases import LEASE_SECONDS
 from tests.servers.links import link, message
 from tests.servers.redis import RedisServer

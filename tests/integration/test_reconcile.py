@@ -245,7 +245,7 @@ def test_two_repairs_at_once_queue_nothing_twice(filled: World):
 
 
 def test_what_another_appended_since_we_looked_is_not_appended_again(redis_server: RedisServer):
-    gaps, census = Gaps(link(redis_server.url), "default"), Census(link(redis_server.url))
+    gaps, census = Gaps(link(redis_server.url), "default"), Census(link(redis_server.url), KEYS)
     messages = [message(uid) for uid in range(1, 31)]
     assert gaps.fill(messages[:20], BEGINNING) == 20
     assert gaps.fill(messages, BEGINNING) == 10
@@ -271,7 +271,7 @@ def test_a_census_carries_identities_and_no_payload(redis_server: RedisServer):
     with redis_server.client() as client:
         client.xadd(KEYS.stream, {"hello": "world"})
         before = client.info("stats")["total_net_output_bytes"]
-        pages = list(Census(link(redis_server.url)).queued())
+        pages = list(Census(link(redis_server.url), KEYS).queued())
         assert client.info("stats")["total_net_output_bytes"] - before < 20_000
     found = [entry for page in pages for entry in page.entries]
     assert [entry.email_id for entry in found] == [each.envelope.email_id for each in sent]
@@ -285,7 +285,7 @@ def test_a_page_of_large_entries_is_short(redis_server: RedisServer):
     sent = [message(uid, raw=raw) for uid, raw in enumerate(noise, start=1)]
     for each in sent:
         intake.append("default", "INBOX", Cursor(1, each.envelope.uid - 1), each.envelope.uid, [each])
-    pages = [len(page.entries) for page in Census(link(redis_server.url)).queued()]
+    pages = [len(page.entries) for page in Census(link(redis_server.url), KEYS).queued()]
     assert pages == [10, 10, 5]
 
 

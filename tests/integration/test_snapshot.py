@@ -280,7 +280,7 @@ def test_valkey_and_redis_take_each_others_snapshots(redis_server: RedisServer, 
         valkey = scratch_redis()
         address = valkey.__enter__()
     try:
-        assert server_facts(open_link(address, "test")).version.startswith("valkey")
+        assert server_facts(open_link(address, "test"))[0].version.startswith("valkey")
         reload = Reload(open_link(address, "test"))
         reload.load(lines)
         reload.prove(summary)

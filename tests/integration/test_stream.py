@@ -10,7 +10,7 @@ from bench.crash_matrix.clock import SettableClock
 from email_ingestion.email import Cursor
 from email_ingestion.errors import CircuitBreakerError, RedisConnectionError, StaleCursor
 from email_ingestion.stream import GROUP, Intake, Keys, Queue, read_gauges
-from email_ingestion.stream.connection import BLOCK_SECONDS
+from email_ingestion.stream.clients import BLOCK_SECONDS
 from tests.servers.links import link, message
 from tests.servers.redis import RedisServer
 

@@ -9,12 +9,14 @@ from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.email import Envelope, Message
 from email_ingestion.errors import RedisConnectionError
 from email_ingestion.events import Event
+from email_ingestion.redis_address import RedisAddress
 from email_ingestion.stream import Keys, Link, connect
 
 
-def link(url: str, observe=lambda event: None, **policy) -> Link:
+def link(url: str | RedisAddress, observe=lambda event: None, **policy) -> Link:
     chosen = BreakerPolicy(**{"fail_max": 1000, **policy})
-    return Link(connect(url, "test"), Keys(), Breaker("redis", chosen, (RedisConnectionError,), observe))
+    partitions = 1 if isinstance(url, str) else url.partitions
+    return Link(connect(url, "test"), Keys(), Breaker("redis", chosen, (RedisConnectionError,), observe), partitions)
 
 
 def message(uid: int, *, account: str = "default", raw: bytes | None = None, uidvalidity: int = 1, **fields) -> Message:

@@ -151,7 +151,7 @@ class Watched:
 
     def queued(self) -> Counter[int]:
         """How often each message is in the stream, by X-GM-MSGID."""
-        pages = Census(link(self.redis.url)).queued()
+        pages = Census(link(self.redis.url), Keys()).queued()
         return Counter(entry.gm_msgid for page in pages for entry in page.entries)
 
     def everything(self) -> Counter[int]:

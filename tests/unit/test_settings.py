@@ -58,7 +58,7 @@ def test_a_secret_may_come_from_a_file(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("REDIS_PASSWORD_FILE", "secret")
     settings = load_settings()
     assert settings.redis_password == "s3cret/@"
-    assert settings.redis_address == "redis://:s3cret%2F%40@localhost:6379/0"
+    assert settings.redis_address.url == "redis://:s3cret%2F%40@localhost:6379/0"
 
 
 def test_a_wrong_secret_is_never_printed(monkeypatch: pytest.MonkeyPatch):
@@ -162,3 +162,29 @@ def test_a_token_endpoint_is_spoken_to_in_the_clear_on_this_machine_only(
     else:
         with pytest.raises(ConfigurationError, match=r"GOOGLE_TOKEN_URI.*https://"):
             load_settings()
+
+
+def test_sentinels_and_cluster_nodes_are_hosts_with_ports():
+    behind = load_settings(redis_mode="sentinel", redis_sentinels="a:26379, [::1]:26380", redis_password="x")
+    assert behind.redis_address.nodes == (("a", 26379), ("::1", 26380))
+    assert behind.redis_address.master == "mymaster"
+    spread = load_settings(redis_mode="cluster", redis_cluster_nodes="a:7000,b:7001", redis_partitions=6)
+    assert spread.redis_address.url == "redis://a:7000/0"
+    assert (spread.redis_address.nodes, spread.redis_address.partitions) == ((("a", 7000), ("b", 7001)), 6)
+    assert load_settings(redis_mode="cluster").redis_address.url == "redis://localhost:6379/0"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"redis_mode": "sentinel"}, "needs REDIS_SENTINELS"),
+        ({"redis_sentinels": "a:1"}, "set REDIS_MODE=sentinel"),
+        ({"redis_mode": "sentinel", "redis_cluster_nodes": "a:1", "redis_sentinels": "a:1"}, "set REDIS_MODE=cluster"),
+        ({"redis_mode": "cluster", "redis_cluster_nodes": "a"}, "no host:port"),
+        ({"redis_mode": "cluster", "redis_cluster_nodes": "a:port"}, "REDIS_CLUSTER_NODES"),
+        ({"redis_partitions": 65}, "REDIS_PARTITIONS"),
+    ],
+)
+def test_a_redis_that_cannot_be_meant_is_refused(given: dict[str, str], said: str):
+    with pytest.raises(ConfigurationError, match=said):
+        load_settings(**given)

@@ -30,6 +30,7 @@ from email_ingestion.backup.archive import (
 )
 from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.ledger import Copied, check_copy, copy_ledger
+from email_ingestion.redis_address import RedisAddress
 from email_ingestion.stream import Link, Reload, Tally, open_link, read_snapshot, server_facts
 from email_ingestion.stream.snapshot import SnapshotTorn
 
@@ -81,10 +82,16 @@ def rehearse(archive: Archive, scratch: Scratch, steps: Steps, folder: Path) -> 
     steps.begin("unpacking", None)
     unpack_archive(archive, folder)
     with scratch() as address:
-        load(Reload(open_link(address, "email-ingestion-rehearsal")), archive, folder, steps)
+        there = RedisAddress(address, partitions=partitions_in(archive))
+        load(Reload(open_link(there, "email-ingestion-rehearsal")), archive, folder, steps)
     if copied := copied_of(archive):
         steps.begin("checking the copy of the database", None)
         check_copy(ledger_in(archive, folder), copied)
+
+
+def partitions_in(archive: Archive) -> int:
+    """Into how many partitions its mail is spread."""
+    return int(archive.manifest.redis.get("partitions", 1))
 
 
 def load(reload: Reload, archive: Archive, folder: Path, steps: Steps) -> None:
@@ -156,7 +163,12 @@ def _snapshot(link: Link, path: Path, steps: Steps) -> dict[str, Any]:
                 raise
         else:
             break
-    return {"server": facts.version, "dbsize": facts.dbsize, **tally.summary()}
+    return {
+        "server": facts[0].version,
+        "dbsize": sum(each.dbsize for each in facts),
+        "partitions": len(link.partitions),
+        **tally.summary(),
+    }
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

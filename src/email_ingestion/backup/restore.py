@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from email_ingestion.backup.archive import Archive, unpack_archive
-from email_ingestion.backup.make import Steps, copied_of, ledger_in, load, working_directory
+from email_ingestion.backup.make import Steps, copied_of, ledger_in, load, partitions_in, working_directory
 from email_ingestion.errors import OperationFailed
 from email_ingestion.files import locked
 from email_ingestion.ledger import bring_back
@@ -25,9 +25,12 @@ class Obstacle:
     forcible: bool  # whether --force goes over it
 
 
-def obstacles(link: Link, pid_dir: Path) -> list[Obstacle]:
+def obstacles(archive: Archive, link: Link, pid_dir: Path) -> list[Obstacle]:
     """All that stands against a restore now; raises RedisConnectionError."""
     found = [Obstacle(writer, forcible=False) for writer in writers(link, pid_dir)]
+    if (there := partitions_in(archive)) != len(link.partitions):
+        reason = f"the backup is of {there} partitions: set REDIS_PARTITIONS={there}, and REDIS_… to an empty Redis"
+        found.append(Obstacle(reason, forcible=False))
     keys = Reload(link).present()
     if keys:
         gauges = read_gauges(link)
@@ -74,7 +77,7 @@ def restore(archive: Archive, target: Target, steps: Steps, save: Callable[[], P
     """
     reload = Reload(target.link)
     with locked(target.backup_dir / "restore"), working_directory(target.backup_dir) as folder:
-        refused = [each for each in obstacles(target.link, target.pid_dir) if not (each.forcible and save)]
+        refused = [each for each in obstacles(archive, target.link, target.pid_dir) if not (each.forcible and save)]
         if refused:
             raise OperationFailed(f"nothing was restored: {refused[0].reason}")
         steps.begin("unpacking", None)

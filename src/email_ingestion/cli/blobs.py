@@ -72,9 +72,10 @@ def _on_their_way(settings: Settings) -> set[str]:
     Dead letters are looked at twice, because one that was replayed or died meanwhile is seen on one side at least. And
     all this happens before the database is asked, where everything ends.
     """
-    census = Census(open_link(settings.redis_address, "email-ingestion-blobs"))
-    pages = (page for pages in (census.dead(), census.queued(), census.dead()) for page in pages)
-    return {reference(entry.sha256) for page in pages for entry in page.entries}
+    link = open_link(settings.redis_address, "email-ingestion-blobs")
+    censuses = [Census(link, keys) for keys in link.partitions]
+    looks = (look for census in censuses for look in (census.dead(), census.queued(), census.dead()))
+    return {reference(entry.sha256) for pages in looks for page in pages for entry in page.entries}
 
 
 def _orphans(aged: Iterable[Blob], on_their_way: set[str], ledger: Ledger) -> Iterator[Blob]:

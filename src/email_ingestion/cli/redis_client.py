@@ -9,8 +9,9 @@ from urllib.parse import unquote, urlsplit
 
 import typer
 
-from email_ingestion.errors import OperationFailed
+from email_ingestion.errors import OperationFailed, RedisConnectionError
 from email_ingestion.settings import load_settings
+from email_ingestion.stream import server_url
 
 CONTEXT = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
@@ -29,7 +30,12 @@ def redis_cli(
       email-ingestion redis-cli XPENDING {email_ingestion}:stream email_processor_group
       email-ingestion redis-cli --scan --pattern '{email_ingestion}*'
     """
-    where, secret = options(load_settings().redis_address)
+    address = load_settings().redis_address
+    try:
+        where, secret = options(server_url(address))
+    except RedisConnectionError as error:
+        raise OperationFailed(f"{str(error).rstrip('.')}; REDIS_SENTINELS names whom to ask") from error
+    where += ["-c"] if address.mode == "cluster" else []
     environment = {name: value for name, value in os.environ.items() if name != "REDISCLI_AUTH"} | secret
     command = ["redis-cli", "-e", *where, *(words or [])]
     try:

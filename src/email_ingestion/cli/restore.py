@@ -80,7 +80,7 @@ def _rehearse(archive: Archive, settings: Settings, *, as_json: bool) -> int:
 
 
 def _describe(archive: Archive, target: Target, *, as_json: bool) -> int:
-    found = obstacles(target.link, target.pid_dir)
+    found = obstacles(archive, target.link, target.pid_dir)
     what = f"would restore {summary(archive)}, of {archive.manifest.created_at:%Y-%m-%d %H:%M:%S} UTC"
     lines = [f"would refuse: {each.reason}" for each in found] or [what]
     record = {"dry_run": True, "refused": [each.reason for each in found], **archive.as_dict()}
@@ -100,7 +100,7 @@ def _restore(archive: Archive, target: Target, settings: Settings, *, force: boo
         lines.append(f"{outcome['messages_brought_back']} messages were missing in the database and are back")
     if outcome["saved"]:
         lines.append(f"what was in Redis before is in {outcome['saved']}")
-    if not server_facts(target.link).append_only:
+    if not all(each.append_only for each in server_facts(target.link)):
         lines.append(VOLATILE)
     lines.append("now: ./scripts/start.sh, then `email-ingestion reconcile --repair`")
     report({**outcome, **archive.as_dict()}, "\n".join(lines), as_json=as_json)

@@ -64,8 +64,9 @@ def _letter(link: Link, email_id: str) -> str | None:
     """The dead letter its worker makes of it; None when it does not in time."""
     if not comes_true(lambda: _stuck(link, email_id) is None, LET_GO_SECONDS):
         return None
-    dead = (each for page in Census(link).dead() for each in page.entries)
-    return next((each.id for each in dead if each.email_id == email_id), None)
+    keys = link.of(email_id.partition(":")[0])  # it begins with the account
+    dead = (each for page in Census(link, keys).dead() for each in page.entries)
+    return next((keys.spoken(each.id) for each in dead if each.email_id == email_id), None)
 
 
 def _taken(link: Link, email_id: str) -> str | None:

@@ -64,7 +64,7 @@ def _import(
     blobs = open_blobs(settings.blob_url)
     intake = Intake(link)
     source = Source(account, settings, link, intake, ledger, blobs)
-    underway = Underway(Census(link), account.name)
+    underway = Underway(Census(link, link.of(account.name)), account.name)
 
     def known(messages: Sequence[Message]) -> set[str]:
         """Those that were queued or dead letters when this began, or are delivered."""

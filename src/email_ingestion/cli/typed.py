@@ -22,6 +22,10 @@ def span(text: str, option: str) -> timedelta:
 def entry_ids(given: Sequence[str], of: str) -> tuple[str, ...]:
     """Ids of entries of a Redis Stream, each once and in their order; raises BadParameter saying `of` what they are."""
     for each in given:
-        if not re.fullmatch(r"[0-9]{1,19}-[0-9]{1,19}", each):
+        if not re.fullmatch(r"(?:[0-9]{1,2}:)?[0-9]{1,19}-[0-9]{1,19}", each):
             raise typer.BadParameter(f"{each!r} is no id of {of}: they look like 1767225600000-0")
-    return tuple(sorted(set(given), key=lambda each: tuple(map(int, each.split("-")))))
+    return tuple(sorted(set(given), key=_order))
+
+
+def _order(entry_id: str) -> tuple[int, ...]:
+    return tuple(map(int, entry_id.rpartition(":")[2].split("-")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.errors import EmailIngestionError
@@ -17,6 +18,11 @@ JUMP_SECONDS = 60.0
 
 # By a part of what Redis says; redis-py cuts the first word off some answers.
 CAUSES: tuple[tuple[str, str, str], ...] = (
+    (
+        "REDIS_PARTITIONS is",
+        "this Redis holds mail in another number of partitions than REDIS_PARTITIONS says",
+        "set REDIS_PARTITIONS to what `redis-cli GET {email_ingestion}:partitions` says (nothing: 1)",
+    ),
     (
         "MISCONF",
         "Redis cannot save its snapshot and therefore refuses every write",
@@ -65,11 +71,18 @@ def check_redis(settings: Settings, clock: Callable[[], float]) -> Findings:
     except EmailIngestionError as error:
         yield _refusal("redis", error)
         return
-    yield _version(facts)
+    for each in facts:
+        which = f" {each.address}" if len(facts) > 1 else ""
+        for finding in _of_server(each, clock() - each.time):
+            yield replace(finding, check=f"{finding.check}{which}")
     yield _writes(link)
-    yield from _keeping(facts)
-    yield check_clock("Redis", clock() - facts.time)
     yield from _agreement(link, settings)
+
+
+def _of_server(facts: ServerFacts, ahead: float) -> Findings:
+    yield _version(facts)
+    yield from _keeping(facts)
+    yield check_clock("Redis", ahead)
 
 
 def _refusal(check: str, error: EmailIngestionError) -> Finding:

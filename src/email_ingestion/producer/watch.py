@@ -62,7 +62,7 @@ from email_ingestion.producer.work import Pace, Work
 from email_ingestion.settings import Account
 from email_ingestion.stream import Lockout
 
-REDIS_SECONDS = 2.0  # Redis is near and cheap to ask, and its breaker spares it
+REDIS_SECONDS = 1.0  # Redis is near and cheap to ask, and its breaker spares it
 TRIAL_SECONDS = 0.2  # while somebody else tries whether it is back
 # An IDLE ends this soon even when nothing comes: with the time its end may take, a dead peer is found within a minute.
 SILENCE_SECONDS = 45.0

@@ -97,7 +97,7 @@ def _answer(member: Member, path: str) -> bytes:
 def _redis(settings: Settings) -> dict[str, Any]:
     link = open_link(settings.redis_address, "email-ingestion-evidence")
     return {
-        "server": asdict(server_facts(link)),
+        "servers": [asdict(each) for each in server_facts(link)],
         "gauges": asdict(read_gauges(link)),
         "consumers": [asdict(each) for each in Stucks(link).consumers()],
         "pending": [asdict(each) for each in Stucks(link).entries()],

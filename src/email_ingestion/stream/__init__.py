@@ -6,7 +6,8 @@ It moves messages and knows nothing of IMAP, parsing or sinks.
 from email_ingestion.stream.allowance import Allowance
 from email_ingestion.stream.burial import Burial
 from email_ingestion.stream.census import Census
-from email_ingestion.stream.connection import Link, connect, open_link, reach
+from email_ingestion.stream.clients import connect
+from email_ingestion.stream.connection import Link, open_link, reach, server_url
 from email_ingestion.stream.delivery import Delivery
 from email_ingestion.stream.gaps import Gaps
 from email_ingestion.stream.gauges import Gauges, announce, presences, read_gauges, withdraw
@@ -52,6 +53,7 @@ __all__ = [
     "read_gauges",
     "read_snapshot",
     "server_facts",
+    "server_url",
     "withdraw",
     "write_once",
 ]

@@ -22,7 +22,7 @@ class Allowance:
 
     def __init__(self, link: Link, account: str, clock: Callable[[], float] = time.time) -> None:
         self._link = link
-        self._key = link.keys.budget(account)
+        self._key = link.of(account).budget(account)
         self._script = link.script("spend")
         self._clock = clock
 

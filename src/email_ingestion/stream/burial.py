@@ -26,4 +26,5 @@ class Burial:
         """
         fields = encode(message, datetime.now(UTC), self._compressor)
         letter: dict[Any, Any] = {**fields, **obituary}
-        self._link.run(lambda: self._link.client.xadd(self._link.keys.dlq, letter))
+        keys = self._link.of(message.envelope.account)
+        self._link.run(lambda: self._link.client.xadd(keys.dlq, letter))

@@ -8,6 +8,7 @@ from typing import Any
 
 from email_ingestion.email import email_id
 from email_ingestion.stream.connection import Link, text
+from email_ingestion.stream.keys import Keys
 
 BEGINNING = "-"
 
@@ -45,17 +46,18 @@ class Page:
 class Census:
     """Goes through all entries of one partition, a page at a time. Its iterators raise like `Link.run`."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, keys: Keys) -> None:
         self._link = link
+        self._keys = keys
         self._script = link.script("census")
 
     def queued(self, after: str = BEGINNING) -> Iterator[Page]:
         """What is in the stream behind the id `after`, waiting or in flight, to its end at that moment."""
-        return self._pages(self._link.keys.stream, after)
+        return self._pages(self._keys.stream, after)
 
     def dead(self) -> Iterator[Page]:
         """The dead letters."""
-        return self._pages(self._link.keys.dlq, BEGINNING)
+        return self._pages(self._keys.dlq, BEGINNING)
 
     def _pages(self, key: str, after: str) -> Iterator[Page]:
         while page := self._page(key, after):

@@ -1,34 +1,26 @@
-"""Clients that never resend on their own, and Redis' errors as ours.
-
-redis-py repeats a command whose answer was lost up to ten times by default: one lost reply would be two entries.
-Here nothing is retried below the scripts, which are written to be repeated.
-"""
+"""A process's conversation with Redis: the client, the keys, the breaker, the scripts, and Redis' errors as ours."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha1
 from importlib.resources import files
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import redis
 from redis import exceptions
-from redis.backoff import NoBackoff
-from redis.commands.core import Script
-from redis.exceptions import RedisError, ResponseError
-from redis.retry import Retry
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
 from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.errors import ConfigurationError, LeaseLost, RedisConnectionError, StaleCursor
-from email_ingestion.stream.keys import Keys
+from email_ingestion.redis_address import RedisAddress
+from email_ingestion.stream.clients import LateCluster, connect, fails_over, master_now
+from email_ingestion.stream.keys import Keys, layout, partition_of
 
 T = TypeVar("T")
-
-# How long a blocking read waits in Redis, and how much longer its socket does: a read must never look like a hang.
-BLOCK_SECONDS = 1.0
-ANSWER_SECONDS = 5.0
-CONNECTIONS = 64  # of one process at a time
 
 # What Redis says when it is there but cannot serve; by the first word, for most have no class in redis-py.
 UNSERVING = frozenset(
@@ -40,6 +32,7 @@ UNSERVING = frozenset(
 # For these redis-py cuts the first word off.
 UNSERVING_CLASSES = (
     redis.OutOfMemoryError,
+    exceptions.AskError,  # a slot moved while it was spoken to, past the client that follows
     exceptions.ClusterDownError,
     exceptions.MasterDownError,
     exceptions.NoPermissionError,
@@ -48,59 +41,88 @@ UNSERVING_CLASSES = (
 )
 
 
-def connect(address: str, name: str, health_check: int = 30) -> redis.Redis:
-    """A client for `address` (a redis:// URL) that shows up in CLIENT LIST as `name`; nothing is contacted yet.
-
-    It sends a PING first of all and after `health_check` idle seconds, with 0 never.
-
-    Raises ConfigurationError for an address that is none.
-    """
-    try:
-        pool = redis.BlockingConnectionPool.from_url(
-            address,
-            # A thread waits for a connection instead of failing: two hundred watchers are no trouble with Redis.
-            max_connections=CONNECTIONS,
-            timeout=BLOCK_SECONDS + ANSWER_SECONDS,
-            client_name=name,
-            decode_responses=False,
-            health_check_interval=health_check,
-            retry=Retry(NoBackoff(), 0),
-            socket_connect_timeout=ANSWER_SECONDS,
-            socket_keepalive=True,
-            socket_timeout=BLOCK_SECONDS + ANSWER_SECONDS,
-        )
-    except ValueError as error:
-        raise ConfigurationError(f"REDIS_URL is no Redis address: {error}") from error
-    return redis.Redis.from_pool(pool)
-
-
-def reach(address: str) -> None:
+def reach(address: RedisAddress | str) -> None:
     """Return when Redis answers at `address`; raises RedisConnectionError or ConfigurationError."""
     with _translated():
         connect(address, "email-ingestion").ping()
 
 
-class Link:
-    """A client, the keys, and the breaker through which every call goes."""
+def server_url(address: RedisAddress) -> str:
+    """The URL of the server that takes writes now; of a Cluster, of one that knows where to go on.
 
-    def __init__(self, client: redis.Redis, keys: Keys, breaker: Breaker) -> None:
+    Raises RedisConnectionError when no sentinel tells.
+    """
+    if address.mode != "sentinel":
+        return address.url
+    with _translated():
+        host, port = master_now(address)
+    url = urlsplit(address.url)
+    secret, at, _ = url.netloc.rpartition("@")
+    return url._replace(netloc=f"{secret}{at}{f'[{host}]' if ':' in host else host}:{port}").geturl()
+
+
+class Script:
+    """A Lua script, sent by its hash, and whole where Redis does not know it: a promoted node may not."""
+
+    def __init__(self, client: redis.Redis, name: str) -> None:
+        self._client = client
+        self._source = (files(__package__) / "lua" / f"{name}.lua").read_bytes()
+        self._hash = sha1(self._source, usedforsecurity=False).hexdigest()
+
+    def __call__(self, keys: Sequence[str], args: Iterable[Any] = ()) -> Any:
+        """What the script returns; all keys must be of one partition."""
+        words = (*keys, *args)
+        try:
+            return self._client.evalsha(self._hash, len(keys), *words)
+        except NoScriptError:
+            return self._client.eval(self._source, len(keys), *words)  # type: ignore[arg-type]
+
+
+class Link:
+    """A client, the keys, and the breaker through which every call goes.
+
+    `keys` are those of partition 0, where everything is that belongs to no account; `partitions` all of them.
+    """
+
+    def __init__(self, client: redis.Redis, keys: Keys, breaker: Breaker, partitions: int = 1) -> None:
         self.client = client
         self.keys = keys
+        self.partitions = layout(partitions) if partitions > 1 else (keys,)
         self.breaker = breaker
+        self._agree = self.script("agree")
+        self._agreed = False
+
+    @property
+    def fails_over(self) -> bool:
+        """Whether another server takes the place of one that is gone."""
+        return fails_over(self.client)
 
     def script(self, name: str) -> Script:
-        """The script `lua/<name>.lua`, sent by its hash and loaded again where Redis forgot it."""
-        return self.client.register_script((files(__package__) / "lua" / f"{name}.lua").read_bytes())
+        """The script `lua/<name>.lua`."""
+        return Script(self.client, name)
+
+    def of(self, account: str) -> Keys:
+        """The keys of the partition that an account's mail is in."""
+        return self.partitions[partition_of(account, len(self.partitions))]
+
+    def masters(self) -> list[redis.Redis]:
+        """A client for each server that takes writes; ask them inside `run`."""
+        return self.client.masters() if isinstance(self.client, LateCluster) else [self.client]
+
+    def home(self, keys: Keys) -> redis.Redis:
+        """A client for the server that has a partition, for what has no key to find it by; ask it inside `run`."""
+        return self.client.home(keys.stream) if isinstance(self.client, LateCluster) else self.client
 
     def run(self, call: Callable[[], T]) -> T:
         """The result of `call`, a piece of conversation with Redis.
 
-        Raises RedisConnectionError when Redis is away or unserving, CircuitBreakerError when it was lately, and
-        StaleCursor when a script says so.
+        Raises RedisConnectionError when Redis is away or unserving, CircuitBreakerError when it was lately,
+        StaleCursor when a script says so, and ConfigurationError when Redis holds mail in another number of partitions.
         """
 
         def speak() -> T:
             with _translated():
+                self._settle_partitions()
                 return call()
 
         return self.breaker.run(speak)
@@ -110,14 +132,30 @@ class Link:
         with _translated():
             return call()
 
+    def _settle_partitions(self) -> None:
+        """Once for each link: the number of partitions is fixed by whoever comes first."""
+        if self._agreed:
+            return
+        mine = len(self.partitions)
+        fixed = int(self.client.get(self.keys.partitions) or 1)
+        if fixed != mine > 1:
+            fixed = int(self._agree(keys=[self.keys.partitions, self.keys.stream, self.keys.dlq], args=[mine]))
+        if fixed != mine:
+            raise ConfigurationError(
+                f"REDIS_PARTITIONS is {mine}, but this Redis holds mail in {fixed}, which cannot be changed: "
+                f"set REDIS_PARTITIONS={fixed}, or name an empty Redis and refill it (docs/redis.md)"
+            )
+        self._agreed = True
 
-def open_link(address: str, name: str) -> Link:
+
+def open_link(address: RedisAddress | str, name: str) -> Link:
     """A link for a command that ends at its first error: its breaker never opens, and nobody watches it.
 
     Without PING: a Redis that refuses writes (MISCONF) refuses that too, and can still be looked at and backed up.
     """
     breaker = Breaker("redis", BreakerPolicy(fail_max=sys.maxsize), (RedisConnectionError,), lambda _: None)
-    return Link(connect(address, name, health_check=0), Keys(), breaker)
+    partitions = 1 if isinstance(address, str) else address.partitions
+    return Link(connect(address, name, health_check=0), Keys(), breaker, partitions)
 
 
 @contextmanager
@@ -134,11 +172,11 @@ def _translated() -> Iterator[None]:
         if word in UNSERVING or isinstance(error, UNSERVING_CLASSES) or "used memory > 'maxmemory'" in str(error):
             raise RedisConnectionError(f"Redis does not serve: {error}") from error
         raise
-    except RedisError as error:
+    except (RedisError, RedisClusterException) as error:
         raise RedisConnectionError(f"Redis does not answer: {_said(error)}") from error
 
 
-def _said(error: RedisError) -> str:
+def _said(error: Exception) -> str:
     """Redis' words, except where they are about the protocol and not about the matter."""
     if "HELLO must be called" in str(error):
         return "Authentication required: set REDIS_PASSWORD"

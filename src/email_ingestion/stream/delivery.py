@@ -9,13 +9,14 @@ from typing import Any
 from email_ingestion.email import Message
 from email_ingestion.errors import PermanentError
 from email_ingestion.stream.codec import decode
+from email_ingestion.stream.keys import Keys, placed
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """An entry delivered to this worker; it stays pending until it is completed or buried."""
 
-    id: str
+    id: str  # as `Keys.spoken` makes it
     attempt: int  # this delivery included; what an earlier life did not finish counts
     message: Message | None  # None when the entry cannot be read: `unreadable` says why
     unreadable: PermanentError | None
@@ -29,7 +30,7 @@ class Delivery:
         return self.message.envelope.email_id if self.message else f"entry:{self.id}"
 
 
-def delivery(entry_id: bytes, attempt: int, flat: list[bytes], *, foreign: bool) -> Delivery:
+def delivery(keys: Keys, entry_id: bytes, attempt: int, flat: list[bytes], *, foreign: bool) -> Delivery:
     """Decode one entry; one that cannot be decoded is still a delivery, so that it can be buried."""
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
     message, unreadable = None, None
@@ -39,7 +40,7 @@ def delivery(entry_id: bytes, attempt: int, flat: list[bytes], *, foreign: bool)
         unreadable = error
     name = entry_id.decode()
     return Delivery(
-        id=name,
+        id=keys.spoken(name),
         attempt=attempt,
         message=message,
         unreadable=unreadable,
@@ -52,4 +53,4 @@ def delivery(entry_id: bytes, attempt: int, flat: list[bytes], *, foreign: bool)
 def seconds_of(entry_id: Any) -> float:
     """When an entry was added, in Unix seconds: its id begins with Redis' milliseconds."""
     name = entry_id.decode() if isinstance(entry_id, bytes) else str(entry_id)
-    return int(name.split("-", 1)[0]) / 1000
+    return int(placed(name)[1].split("-", 1)[0]) / 1000

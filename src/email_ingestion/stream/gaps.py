@@ -38,5 +38,6 @@ class Gaps:
             args += [message.envelope.email_id, len(fields)]
             for name, value in fields.items():
                 args += [name, value]
-        keys = [self._link.keys.stream, self._link.keys.volume, self._link.keys.lease(self._account)]
+        partition = self._link.of(self._account)
+        keys = [partition.stream, partition.volume, partition.lease(self._account)]
         return int(self._link.run(lambda: self._script(keys=keys, args=args))) if messages else 0

@@ -1,9 +1,11 @@
-"""What an operator wants to know of Redis, read in one round trip, and the presence of our processes in it."""
+"""What an operator wants to know of Redis, of all partitions together, and the presence of our processes in it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, cast
 
 import redis
@@ -29,45 +31,97 @@ class Gauges:
     dlq_depth: int
     dlq_oldest: float | None
     dlq_replayed: int  # letters put back, ever
-    memory_used: int  # bytes
+    memory_used: int  # bytes, of the server nearest to its limit
     memory_max: int  # bytes, 0 = unlimited
-    evicted: int  # keys, since Redis started
+    evicted: int  # keys of all servers, since each started
     processes: tuple[dict[str, Any], ...]  # presence records
+
+
+@dataclass(frozen=True, slots=True)
+class _Partition:
+    """What one partition contributes."""
+
+    depth: int
+    volume: int
+    oldest: float | None
+    dead: int
+    dead_oldest: float | None
+    replayed: int
+    pending: int
+    deliveries: int
+    oldest_pending: float | None
 
 
 def read_gauges(link: Link) -> Gauges:
     """Read them; raises like `Link.run`."""
-    return link.run(lambda: _read(link.client, link.keys))
+    return link.run(lambda: _read(link))
 
 
-def _read(client: redis.Redis, keys: Keys) -> Gauges:
-    pipe = client.pipeline(transaction=False)
-    pipe.xlen(keys.stream)
-    pipe.get(keys.volume)
-    pipe.xrange(keys.stream, count=1)
-    pipe.xlen(keys.dlq)
-    pipe.xrange(keys.dlq, count=1)
-    pipe.get(keys.replayed)
-    pipe.info("memory")
-    pipe.info("stats")
-    depth, volume, oldest, dead, dead_oldest, replayed, memory, stats = pipe.execute()
-    pending, deliveries, oldest_pending = _pending(client, keys)
-    processes = _processes(client, keys)
+def _read(link: Link) -> Gauges:
+    parts = _partitions(link)
+    used, most, evicted = _memory(link)
     return Gauges(
-        depth=depth,
-        pending=pending,
-        volume=max(0, int(volume or 0)),
-        oldest=seconds_of(oldest[0][0]) if oldest else None,
-        oldest_pending=oldest_pending,
-        max_deliveries=deliveries,
-        dlq_depth=dead,
-        dlq_oldest=seconds_of(dead_oldest[0][0]) if dead_oldest else None,
-        dlq_replayed=int(replayed or 0),
-        memory_used=memory["used_memory"],
-        memory_max=memory["maxmemory"],
-        evicted=stats["evicted_keys"],
-        processes=processes,
+        depth=sum(each.depth for each in parts),
+        pending=sum(each.pending for each in parts),
+        volume=sum(each.volume for each in parts),
+        oldest=_earliest(each.oldest for each in parts),
+        oldest_pending=_earliest(each.oldest_pending for each in parts),
+        max_deliveries=max(each.deliveries for each in parts),
+        dlq_depth=sum(each.dead for each in parts),
+        dlq_oldest=_earliest(each.dead_oldest for each in parts),
+        dlq_replayed=sum(each.replayed for each in parts),
+        memory_used=used,
+        memory_max=most,
+        evicted=evicted,
+        processes=_processes(link),
     )
+
+
+def _partitions(link: Link) -> list[_Partition]:
+    pipe = link.client.pipeline(transaction=False)
+    for keys in link.partitions:
+        pipe.xlen(keys.stream)
+        pipe.get(keys.volume)
+        pipe.xrange(keys.stream, count=1)
+        pipe.xlen(keys.dlq)
+        pipe.xrange(keys.dlq, count=1)
+        pipe.get(keys.replayed)
+    answers = iter(pipe.execute())
+    found = []
+    for keys in link.partitions:
+        depth, volume, oldest, dead, dead_oldest, replayed = islice(answers, 6)
+        pending, deliveries, oldest_pending = _pending(link.client, keys)
+        found.append(
+            _Partition(
+                depth,
+                max(0, int(volume or 0)),
+                seconds_of(oldest[0][0]) if oldest else None,
+                dead,
+                seconds_of(dead_oldest[0][0]) if dead_oldest else None,
+                int(replayed or 0),
+                pending,
+                deliveries,
+                oldest_pending,
+            )
+        )
+    return found
+
+
+def _earliest(times: Iterable[float | None]) -> float | None:
+    return min((each for each in times if each is not None), default=None)
+
+
+def _memory(link: Link) -> tuple[int, int, int]:
+    """Used and most bytes of the server that is nearest to its limit, and the evicted keys of all."""
+    used, evicted = [], 0
+    for server in link.masters():
+        pipe = server.pipeline(transaction=False)
+        pipe.info("memory")
+        pipe.info("stats")
+        memory, stats = pipe.execute()
+        used.append((memory["used_memory"], memory["maxmemory"]))
+        evicted += stats["evicted_keys"]
+    return *max(used, key=lambda each: (each[0] / each[1] if each[1] else 0.0, each[0])), evicted
 
 
 def _pending(client: redis.Redis, keys: Keys) -> tuple[int, int, float | None]:
@@ -83,15 +137,15 @@ def _pending(client: redis.Redis, keys: Keys) -> tuple[int, int, float | None]:
     return int(summary["pending"]), deliveries, seconds_of(entries[0]["message_id"]) if entries else None
 
 
-def _processes(client: redis.Redis, keys: Keys) -> tuple[dict[str, Any], ...]:
-    names = list(client.scan_iter(match=keys.alive("*"), count=1000))
-    values = cast("list[bytes | None]", client.mget(names)) if names else []
+def _processes(link: Link) -> tuple[dict[str, Any], ...]:
+    names = list(link.home(link.keys).scan_iter(match=link.keys.alive("*"), count=1000))
+    values = cast("list[bytes | None]", link.client.mget(names)) if names else []
     return tuple(json.loads(value) for value in values if value)
 
 
 def presences(link: Link) -> tuple[dict[str, Any], ...]:
     """The processes that live, as they say themselves; raises like `Link.run`."""
-    return link.run(lambda: _processes(link.client, link.keys))
+    return link.run(lambda: _processes(link))
 
 
 def announce(link: Link, presence: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from heapq import merge
 from itertools import islice
 from typing import Any
 
@@ -18,6 +19,7 @@ import zstandard
 from email_ingestion.errors import PermanentError
 from email_ingestion.stream.connection import Link
 from email_ingestion.stream.dead_letters import DeadLetter, dead_letter
+from email_ingestion.stream.keys import Keys, entry_order, placed
 
 # An entry holds up to BLOB_THRESHOLD_BYTES, and Redis does nothing else during a call: a page stays below some
 # 10 MB, a replay (which copies) below some milliseconds.
@@ -29,30 +31,34 @@ Entry = tuple[str, dict[bytes, bytes]]
 
 
 class Graveyard:
-    """The dead letters of one partition. Every method raises like `Link.run`, and so do its iterators."""
+    """The dead letters of all partitions. Every method raises like `Link.run`, and so do its iterators."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
         self._client = link.client
-        self._keys = link.keys
+        self._partitions = link.partitions
         self._replay = link.script("replay")
 
     def depth(self) -> int:
         """How many there are."""
-        return self._link.run(lambda: int(self._client.xlen(self._keys.dlq)))
+        return self._link.run(lambda: sum(int(self._client.xlen(keys.dlq)) for keys in self._partitions))
 
     def letters(self, before: datetime | None = None) -> Iterator[DeadLetter]:
         """Those that lie here now and died before then, oldest first; what is buried meanwhile is not among them.
 
         Without that end, replaying what dies again at once would never be done.
         """
-        end = self._last_id()
+        ends = [self._last_id(keys) for keys in self._partitions]  # all of them now, before the first is read
         if before:
-            end = min(end, f"{max(0, int(before.timestamp() * 1000))}-0", key=_order)
+            ends = [min(end, f"{max(0, int(before.timestamp() * 1000))}-0", key=entry_order) for end in ends]
+        found = (self._until(keys, end) for keys, end in zip(self._partitions, ends, strict=True))
+        yield from merge(*found, key=lambda letter: entry_order(letter.id))
+
+    def _until(self, keys: Keys, end: str) -> Iterator[DeadLetter]:
         start = "-"
-        while page := self._page(start, end):
+        while page := self._page(keys, start, end):
             for letter_id, fields in page:
-                yield dead_letter(letter_id, fields)
+                yield dead_letter(keys.spoken(letter_id), fields)
             start = f"({page[-1][0]}"
 
     def find(self, ids: Iterable[str]) -> Iterator[DeadLetter]:
@@ -62,7 +68,8 @@ class Graveyard:
     def entries(self, ids: Iterable[str]) -> Iterator[Entry]:
         """Id and all fields of those of these ids that are here, payload included, a page of them in memory."""
         for chunk in _chunks(ids, PAGE):
-            yield from self._exactly(chunk)
+            found = (entry for keys, here in self._parts(chunk) for entry in self._exactly(keys, here))
+            yield from sorted(found, key=lambda entry: entry_order(entry[0]))
 
     def raw(self, letter_id: str) -> bytes | None:
         """The RFC 822 bytes a letter holds, whatever else of it is damaged; None when it holds none or is not here.
@@ -80,44 +87,55 @@ class Graveyard:
     def replay(self, ids: Iterable[str]) -> Iterator[int]:
         """Put letters back into the stream, some at a time; yields how many of them were still here."""
         for chunk in _chunks(ids, REPLAY_CHUNK):
-            yield self._put_back(chunk)
+            for keys, here in self._parts(chunk):
+                yield self._put_back(keys, here)
 
     def remove(self, ids: Iterable[str]) -> Iterator[list[str]]:
         """Delete letters for good, some at a time; yields the ids of those that were still here."""
         for chunk in _chunks(ids, REMOVE_CHUNK):
-            yield self._delete(chunk)
+            for keys, here in self._parts(chunk):
+                yield self._delete(keys, here)
 
-    def _put_back(self, ids: Sequence[str]) -> int:
-        keys = [self._keys.stream, self._keys.volume, self._keys.dlq, self._keys.replayed]
+    def _put_back(self, partition: Keys, ids: Sequence[str]) -> int:
+        keys = [partition.stream, partition.volume, partition.dlq, partition.replayed]
         return int(self._link.run(lambda: self._replay(keys=keys, args=ids)))
 
-    def _delete(self, ids: Sequence[str]) -> list[str]:
-        pipe = self._client.pipeline(transaction=False)
-        for letter_id in ids:
-            pipe.xdel(self._keys.dlq, letter_id)
-        return [letter_id for letter_id, gone in zip(ids, self._link.run(pipe.execute), strict=True) if gone]
+    def _delete(self, keys: Keys, ids: Sequence[str]) -> list[str]:
+        def delete() -> list[Any]:
+            pipe = self._link.home(keys).pipeline(transaction=False)
+            for letter_id in ids:
+                pipe.xdel(keys.dlq, letter_id)
+            return pipe.execute()
 
-    def _last_id(self) -> str:
-        last = self._link.run(lambda: self._client.xrevrange(self._keys.dlq, count=1))
+        return [keys.spoken(each) for each, gone in zip(ids, self._link.run(delete), strict=True) if gone]
+
+    def _last_id(self, keys: Keys) -> str:
+        last = self._link.run(lambda: self._client.xrevrange(keys.dlq, count=1))
         return _entries(last)[0][0] if last else "0-0"
 
-    def _page(self, start: str, end: str) -> list[Entry]:
-        return _entries(self._link.run(lambda: self._client.xrange(self._keys.dlq, start, end, count=PAGE)))
+    def _page(self, keys: Keys, start: str, end: str) -> list[Entry]:
+        return _entries(self._link.run(lambda: self._client.xrange(keys.dlq, start, end, count=PAGE)))
 
-    def _exactly(self, ids: Sequence[str]) -> list[Entry]:
+    def _exactly(self, keys: Keys, ids: Sequence[str]) -> list[Entry]:
         pipe = self._client.pipeline(transaction=False)
         for letter_id in ids:
-            pipe.xrange(self._keys.dlq, letter_id, letter_id)
-        return [entry for found in self._link.run(pipe.execute) for entry in _entries(found)]
+            pipe.xrange(keys.dlq, letter_id, letter_id)
+        return [
+            (keys.spoken(entry_id), fields)
+            for found in self._link.run(pipe.execute)
+            for entry_id, fields in _entries(found)
+        ]
+
+    def _parts(self, ids: Sequence[str]) -> Iterator[tuple[Keys, list[str]]]:
+        """The ids by partition; what is of none that there is, is left out."""
+        for keys in self._partitions:
+            here = [entry_id for partition, entry_id in map(placed, ids) if partition == keys.partition]
+            if here:
+                yield keys, here
 
 
 def _entries(found: Any) -> list[Entry]:
     return [(letter_id.decode(), fields) for letter_id, fields in found]
-
-
-def _order(letter_id: str) -> tuple[int, int]:
-    milliseconds, _, number = letter_id.partition("-")
-    return int(milliseconds), int(number)
 
 
 def _chunks(ids: Iterable[str], size: int) -> Iterator[list[str]]:

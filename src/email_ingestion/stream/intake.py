@@ -35,7 +35,6 @@ class Intake:
     def __init__(self, link: Link, holder: str = "") -> None:
         self._link = link
         self._holder = holder
-        self._keys = link.keys
         self._append = link.script("append")
         self._restart = link.script("restart_cursor")
         self._note_modseq = link.script("note_modseq")
@@ -43,7 +42,7 @@ class Intake:
 
     def cursor(self, account: str, mailbox: str) -> Cursor | None:
         """How far the mailbox was read, or None when that is not known (any more)."""
-        key = self._keys.cursor(account, mailbox)
+        key = self._link.of(account).cursor(account, mailbox)
         return _cursor(self._link.run(lambda: self._link.client.hmget(key, FIELDS)))
 
     def restart_cursor(self, account: str, mailbox: str, at: Cursor) -> Cursor:
@@ -51,7 +50,8 @@ class Intake:
 
         Raises LeaseLost, RedisConnectionError.
         """
-        keys = [self._keys.cursor(account, mailbox), self._keys.stream, self._keys.lease(account)]
+        partition = self._link.of(account)
+        keys = [partition.cursor(account, mailbox), partition.stream, partition.lease(account)]
         args: list[str | int] = [at.uidvalidity, at.uid, at.rescan, GROUP, self._holder, at.history]
         return _cursor(self._link.run(lambda: self._restart(keys=keys, args=args))) or at
 
@@ -75,12 +75,14 @@ class Intake:
 
     def modseq(self, account: str, mailbox: str) -> int | None:
         """Up to which MODSEQ changes of labels were taken over, or None when that is not known (any more)."""
-        found = self._link.run(lambda: self._link.client.hget(self._keys.cursor(account, mailbox), "modseq"))
+        key = self._link.of(account).cursor(account, mailbox)
+        found = self._link.run(lambda: self._link.client.hget(key, "modseq"))
         return int(found) if found else None
 
     def note_modseq(self, account: str, mailbox: str, uidvalidity: int, modseq: int) -> None:
         """Remember it; raises as `append` does."""
-        keys = [self._keys.cursor(account, mailbox), self._keys.lease(account)]
+        partition = self._link.of(account)
+        keys = [partition.cursor(account, mailbox), partition.lease(account)]
         args: list[str | int] = [uidvalidity, str(modseq), self._holder]
         self._link.run(lambda: self._note_modseq(keys=keys, args=args))
 
@@ -95,19 +97,21 @@ class Intake:
             args += [message.envelope.uid, len(fields)]
             for name, value in fields.items():
                 args += [name, value]
-        keys = [self._keys.stream, self._keys.cursor(account, mailbox), self._keys.volume, self._keys.lease(account)]
+        partition = self._link.of(account)
+        keys = [partition.stream, partition.cursor(account, mailbox), partition.volume, partition.lease(account)]
         added, uid = self._link.run(lambda: self._append(keys=keys, args=args))
         return int(added), int(uid)
 
     def load(self) -> Load:
-        """What lies in the stream now."""
+        """What lies in all streams now."""
 
         def read() -> Load:
             pipe = self._link.client.pipeline(transaction=False)
-            pipe.xlen(self._keys.stream)
-            pipe.get(self._keys.volume)
-            depth, volume = pipe.execute()
-            return Load(depth, max(0, int(volume or 0)))
+            for keys in self._link.partitions:
+                pipe.xlen(keys.stream)
+                pipe.get(keys.volume)
+            found = pipe.execute()
+            return Load(sum(found[::2]), sum(max(0, int(volume or 0)) for volume in found[1::2]))
 
         return self._link.run(read)
 

@@ -15,14 +15,22 @@
     {email_ingestion}:restoring:<name>                    what a restore has loaded so far, to become <name> in one step
     {email_ingestion}:lockout:<account>           hash    until (Unix seconds), seconds: shut out by the mail server
     {email_ingestion}:quarantine:<account>/<mailbox>  hash  <uidvalidity>/<uid>: JSON; the server does not send it
+    {email_ingestion}:partitions                  string  into how many partitions mail is spread; not there with one
 
-The braces make one hash tag of all keys of a partition, so that every script touches a single slot.
+The braces make one hash tag of all keys of a partition, so that every script touches a single slot. Partition 0 has
+the tag above, every other one {email_ingestion:n}; what belongs to an account is in the account's partition, what
+belongs to none (alive, control, doctor, out, partitions) in partition 0, a stream with its dead letters in each.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from zlib import crc32
 
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+
+TAG = "email_ingestion"
 GROUP = "email_processor_group"
 
 
@@ -30,7 +38,12 @@ GROUP = "email_processor_group"
 class Keys:
     """The keys of one partition."""
 
-    tag: str = "email_ingestion"
+    tag: str = TAG
+    partition: int = 0
+
+    def spoken(self, entry_id: str) -> str:
+        """An entry's id as people and files are given it: with the partition before it, unless that is 0."""
+        return f"{self.partition}:{entry_id}" if self.partition else entry_id
 
     def name(self, name: str) -> str:
         """Any key of the partition by its short name."""
@@ -74,6 +87,11 @@ class Keys:
         return self.name(f"alive:{instance}")
 
     @property
+    def partitions(self) -> str:
+        """Into how many partitions mail is spread."""
+        return self.name("partitions")
+
+    @property
     def control(self) -> str:
         """Orders of operators to all processes."""
         return self.name("control")
@@ -89,3 +107,42 @@ class Keys:
     def quarantine(self, account: str, mailbox: str) -> str:
         """Messages the server lists but does not send."""
         return self.name(f"quarantine:{account}/{mailbox}")
+
+
+@lru_cache
+def layout(partitions: int) -> tuple[Keys, ...]:
+    """The keys of every partition.
+
+    The slots of the tags lie one in each of `partitions` equal parts of all slots, in their order: masters that share
+    the slots evenly get as many partitions each, give or take one. The number in a tag is the partition's, or that
+    plus a multiple of `partitions`.
+    """
+    first = _part(TAG, partitions)
+    found = [Keys()]
+    for partition in range(1, partitions):
+        wanted, number = (first + partition) % partitions, partition
+        while _part(f"{TAG}:{number}", partitions) != wanted:
+            number += partitions
+        found.append(Keys(f"{TAG}:{number}", partition))
+    return tuple(found)
+
+
+def _part(tag: str, parts: int) -> int:
+    return key_slot(tag.encode()) * parts // REDIS_CLUSTER_HASH_SLOTS
+
+
+def partition_of(account: str, partitions: int) -> int:
+    """Where an account's mail goes: its cursors, its lease and the stream they are moved with are in one place."""
+    return crc32(account.encode()) % partitions
+
+
+def placed(spoken: str) -> tuple[int, str]:
+    """Partition and entry id of what `Keys.spoken` made."""
+    partition, _, entry_id = spoken.rpartition(":")
+    return int(partition or 0), entry_id
+
+
+def entry_order(spoken: str) -> tuple[int, int]:
+    """By when entries were added, whatever their partition."""
+    milliseconds, _, number = placed(spoken)[1].partition("-")
+    return int(milliseconds), int(number)

@@ -7,8 +7,10 @@ leases are taken, prolonged and given up; when to do so is the caller's business
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from email_ingestion.stream.connection import Link, text
+from email_ingestion.stream.keys import Keys
 
 LEASE_SECONDS = 10.0  # from the last sign of a dead holder until somebody else may take over
 
@@ -35,13 +37,23 @@ class Leases:
         Past the breaker, so that leases heal as soon as Redis does. Raises RedisConnectionError.
         """
         args: list[str | int] = [self._seat, self._term, int(LEASE_SECONDS * 1000)]
-        found = self._link.beside(lambda: self._hold(keys=self._keys(accounts), args=args)) if accounts else []
-        return {account: text(who) for account, who in zip(accounts, found, strict=True) if who}
+        others: dict[str, str] = {}
+        for here in self._by_partition(accounts):
+            found = self._link.beside(partial(self._hold, keys=self._keys(here), args=args))
+            others |= {account: text(who) for account, who in zip(here, found, strict=True) if who}
+        return others
 
     def leave(self, accounts: Sequence[str]) -> None:
         """Give up what is ours; raises RedisConnectionError."""
-        if accounts:
-            self._link.beside(lambda: self._leave(keys=self._keys(accounts), args=[self.holder]))
+        for here in self._by_partition(accounts):
+            self._link.beside(partial(self._leave, keys=self._keys(here), args=[self.holder]))
 
     def _keys(self, accounts: Sequence[str]) -> list[str]:
-        return [self._link.keys.lease(account) for account in accounts]
+        return [self._link.of(account).lease(account) for account in accounts]
+
+    def _by_partition(self, accounts: Sequence[str]) -> list[list[str]]:
+        """A script touches the keys of one partition."""
+        there: dict[Keys, list[str]] = {}
+        for account in accounts:
+            there.setdefault(self._link.of(account), []).append(account)
+        return list(there.values())

@@ -15,7 +15,7 @@ class Lockout:
 
     def __init__(self, link: Link, account: str, clock: Callable[[], float] = time.time) -> None:
         self._link = link
-        self._key = link.keys.lockout(account)
+        self._key = link.of(account).lockout(account)
         self._script = link.script("lock_out")
         self._clock = clock
 

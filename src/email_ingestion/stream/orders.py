@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from email_ingestion.control import Order
@@ -30,7 +31,7 @@ class FleetOrders:
         """The orders that hold now, by name."""
 
         def ask() -> Any:
-            pipe = self._link.client.pipeline(transaction=False)
+            pipe = self._link.home(self._link.keys).pipeline(transaction=False)
             pipe.time()
             pipe.hgetall(self._link.keys.control)
             return pipe.execute()
@@ -53,8 +54,9 @@ def _orders(fields: dict[bytes, bytes], now: float) -> Iterator[tuple[str, Order
 
 
 def prove_writable(link: Link) -> None:
-    """Return when Redis takes a write, past the breaker; raises RedisConnectionError otherwise.
+    """Return when Redis takes a write in every partition, past the breaker; raises RedisConnectionError otherwise.
 
     The write removes nothing, so that a Redis over its memory limit, which must be drained, counts as working.
     """
-    link.beside(lambda: link.client.hdel(link.keys.control, ""))
+    for keys in link.partitions:
+        link.beside(partial(link.client.hdel, keys.control, ""))

@@ -13,7 +13,6 @@ from email_ingestion.email import Parcel
 from email_ingestion.email_json import SCHEMA, as_json
 from email_ingestion.errors import ConfigurationError, RedisConnectionError, SinkThrottled, SinkUnavailable
 from email_ingestion.stream.connection import Link, open_link
-from email_ingestion.stream.keys import Keys
 
 if TYPE_CHECKING:
     from email_ingestion.settings import Settings
@@ -23,11 +22,10 @@ FULL_SECONDS = 5.0
 
 def open_sink(settings: Settings, key: str = "") -> OutletSink:
     """Open `stream` or `stream:KEY`; contacts nobody. Raises ConfigurationError."""
-    keys = Keys()
-    if key in {keys.stream, keys.dlq}:
-        raise ConfigurationError(f"SINKS: stream:{key} is where mail arrives: name another key")
     link = open_link(settings.redis_address, "email-ingestion-outlet")
-    return OutletSink(link, key or keys.outlet, settings.stream_max_depth, settings.blob_threshold_bytes)
+    if any(key in {keys.stream, keys.dlq} for keys in link.partitions):
+        raise ConfigurationError(f"SINKS: stream:{key} is where mail arrives: name another key")
+    return OutletSink(link, key or link.keys.outlet, settings.stream_max_depth, settings.blob_threshold_bytes)
 
 
 class OutletSink:

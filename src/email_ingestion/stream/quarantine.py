@@ -34,7 +34,7 @@ class Quarantine:
         self, link: Link, account: str, mailbox: str, uidvalidity: int, clock: Callable[[], float] = time.time
     ) -> None:
         self._link = link
-        self._key = link.keys.quarantine(account, mailbox)
+        self._key = link.of(account).quarantine(account, mailbox)
         self._uidvalidity = uidvalidity
         self._clock = clock
 

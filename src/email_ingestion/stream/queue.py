@@ -1,157 +1,95 @@
-"""The worker's side of the stream: take, hold, complete, release, bury.
+"""The worker's side of all partitions: what is due is looked for everywhere, fresh mail is taken from each in turn.
 
-    fresh ──take──▶ pending, mine ──complete──▶ gone
-                        │  ▲   └────bury─────▶ dead letter
-        hold (back-off) ▼  │ take, when due
-                      pending ◀── release, or a crash and the lease
-
-Retry and recovery are one mechanism: whatever was not completed stays pending, Redis keeps its idle time and its
-delivery count, and `take` hands it out again when it is due.
+A batch is of one partition, so that it is completed in one step. Only an idle worker waits, for whichever has mail
+first: `bell`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from typing import Any
+from itertools import groupby
+from typing import TypeVar
 
-from redis.exceptions import ResponseError
+from email_ingestion.stream.bell import Bell
+from email_ingestion.stream.connection import Link
+from email_ingestion.stream.delivery import Delivery
+from email_ingestion.stream.keys import placed
+from email_ingestion.stream.lane import Lane
 
-from email_ingestion.retry import backoff
-from email_ingestion.stream.clock import RedisClock
-from email_ingestion.stream.connection import BLOCK_SECONDS, Link, missing_group
-from email_ingestion.stream.delivery import Delivery, delivery
-from email_ingestion.stream.keys import GROUP
-
-# Back-off by deliveries, for the take_overdue script; its last value holds for all that follow.
-BACKOFF_STEPS = 12
+T = TypeVar("T")
 
 
 class Queue:
-    """One consumer of the group. Not for several threads, but `hold` may be called from a second one."""
+    """One consumer of every partition's group. Not for several threads, but `hold` may be called from a second one."""
 
     def __init__(self, link: Link, consumer: str, lease: float) -> None:
         self._link = link
-        self._client = link.client
-        self._keys = link.keys
-        self._consumer = consumer
-        self._lease_ms = int(lease * 1000)
-        self._steps = [int(backoff(n) * 1000) for n in range(1, BACKOFF_STEPS + 1)]
-        self._take_overdue = link.script("take_overdue")
-        self._complete = link.script("complete")
-        self._hold = link.script("hold")
-        self._release = link.script("release")
-        self._bury = link.script("bury")
-        self._adopt = link.script("adopt")
-        self._restamp = link.script("restamp")
-        self._clock = RedisClock()
+        self._lanes = [Lane(link, keys, consumer, lease) for keys in link.partitions]
+        self._bell = Bell(link) if len(self._lanes) > 1 else None
+        self._turn = 0  # the lane that is looked at first
 
     def ensure_group(self) -> None:
-        """Create stream and group where they are missing; from 0, for `$` would pass over what is already there."""
-        self._link.run(self._create_group)
+        """See `Lane`."""
+        for lane in self._lanes:
+            lane.ensure_group()
 
     def overdue(self, most: int) -> list[Delivery]:
-        """Take over what is due: one suspect alone, or up to `most` entries that were given back untouched."""
-        self._look_at_the_clock()
-        args: list[str | int] = [GROUP, self._consumer, self._lease_ms, most, *self._steps]
-        found = self._with_group(lambda: self._take_overdue(keys=[self._keys.stream], args=args))
-        return [delivery(i, int(count), fields, foreign=bool(foreign)) for i, count, fields, foreign in found]
+        """See `Lane`; of the first partition, in turn, that has something."""
+        return self._first(lambda lane: lane.overdue(most))
 
     def fresh(self, most: int, *, block: bool = True) -> list[Delivery]:
         """Up to `most` entries nobody had yet; waits a second for the first one."""
-        milliseconds = int(BLOCK_SECONDS * 1000) if block else None
-        streams: dict[Any, Any] = {self._keys.stream: ">"}
-        found = self._with_group(
-            lambda: self._client.xreadgroup(GROUP, self._consumer, streams, count=most, block=milliseconds)
-        )
-        return [delivery(i, 1, _flat(fields), foreign=False) for i, fields in (found[0][1] if found else [])]
+        if self._bell is None:
+            return self._lanes[0].fresh(most, block=block)
+        found = self._first(lambda lane: lane.fresh(most, block=False))
+        if found or not block:
+            return found
+        self._bell.wait()
+        return self._first(lambda lane: lane.fresh(most, block=False))
 
     def complete(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Take entries out of the stream; returns those that were no longer ours: somebody took them over."""
-        args: list[str | int] = [GROUP, self._consumer]
-        for each in deliveries:
-            args += [each.id, each.wire_bytes]
-        keys = [self._keys.stream, self._keys.volume]
-        done = self._of_group(lambda: self._complete(keys=keys, args=args), [0] * len(deliveries)) if deliveries else []
-        return [each for each, ours in zip(deliveries, done, strict=True) if not ours]
+        """See `Lane`."""
+        parts = _by_partition(deliveries, lambda each: each.id)
+        return [lost for partition, part in parts for lost in self._lanes[partition].complete(part)]
 
     def hold(self, ids: Iterable[str], *, give_back: bool = False) -> set[str]:
-        """Start the idle time of entries anew: a heartbeat, or a back-off; returns those that are still ours.
-
-        `give_back` takes the delivery back: the entry was not touched, this was no attempt.
-        """
-        args: list[str | int] = [GROUP, self._consumer, int(give_back), *ids]
-        mine = self._of_group(lambda: self._hold(keys=[self._keys.stream], args=args), [])
-        return {each.decode() for each in mine}
+        """See `Lane`."""
+        parts = _by_partition(ids, str)
+        return {mine for partition, part in parts for mine in self._lanes[partition].hold(part, give_back=give_back)}
 
     def release(self, ids: Sequence[str]) -> int:
-        """Give untouched entries back to whoever comes first; returns how many were still ours."""
-        args: list[str | int] = [GROUP, self._consumer, self._lease_ms, *ids]
-        return int(self._of_group(lambda: self._release(keys=[self._keys.stream], args=args), 0)) if ids else 0
+        """See `Lane`."""
+        return sum(self._lanes[partition].release(part) for partition, part in _by_partition(ids, str))
 
     def bury(self, dead: Delivery, obituary: dict[str, str]) -> bool:
-        """Move an entry to the dead letters with what is known of its death; False when it was no longer ours."""
-        args: list[str | int] = [GROUP, self._consumer, dead.id, dead.wire_bytes]
-        for name, value in obituary.items():
-            args += [name, value]
-        keys = [self._keys.stream, self._keys.volume, self._keys.dlq]
-        return bool(self._of_group(lambda: self._bury(keys=keys, args=args), None))
+        """See `Lane`."""
+        return self._lanes[placed(dead.id)[0]].bury(dead, obituary)
 
     def adopt(self) -> int:
-        """Make pending what Redis took for handed out and forgot to whom; returns how many entries there were.
-
-        Two power cuts in mid-transaction do that to Redis 7.0. Cheap where there are none; `overdue` hands them out.
-        """
-        found, start = 0, "-"
-        while start:
-            args: list[str | int] = [GROUP, self._consumer, self._lease_ms, start]
-            here, *going_on = self._of_group(partial(self._adopt, keys=[self._keys.stream], args=args), [0])
-            found, start = found + int(here), going_on[0].decode() if going_on else ""
-        return found
+        """See `Lane`."""
+        return sum(lane.adopt() for lane in self._lanes)
 
     def depth(self) -> int:
-        """How many entries are in the stream, waiting or in flight."""
-        return self._link.run(lambda: int(self._client.xlen(self._keys.stream)))
+        """How many entries are in the streams, waiting or in flight."""
+        return sum(self._link.run(lambda: [int(self._link.client.xlen(keys.stream)) for keys in self._link.partitions]))
 
     def leave(self) -> None:
-        """Take the consumer out of the group, only while nothing is pending under its name."""
-        self._of_group(self._leave, None)
+        """See `Lane`."""
+        for lane in self._lanes:
+            lane.leave()
 
-    def _leave(self) -> None:
-        # DELCONSUMER drops what is pending, silently: two steps are safe because only this process reads by the name.
-        if not self._client.xpending_range(self._keys.stream, GROUP, "-", "+", 1, consumername=self._consumer):
-            self._client.xgroup_delconsumer(self._keys.stream, GROUP, self._consumer)
-
-    def _look_at_the_clock(self) -> None:
-        seconds, microseconds = self._link.run(self._client.time)
-        if self._clock.went_back(seconds + microseconds / 1e6):
-            self._of_group(lambda: self._restamp(keys=[self._keys.stream], args=[GROUP]), None)
-
-    def _create_group(self) -> None:
-        try:
-            self._client.xgroup_create(self._keys.stream, GROUP, id="0", mkstream=True)
-        except ResponseError as error:
-            if not str(error).startswith("BUSYGROUP"):
-                raise
-
-    def _of_group(self, call: Callable[[], Any], nothing: Any, otherwise: Callable[[], None] = lambda: None) -> Any:
-        """The result of `call`; `nothing` when somebody removed the group, and with it all that was ours."""
-
-        def attempt() -> Any:
-            try:
-                return call()
-            except ResponseError as error:
-                if not missing_group(error):
-                    raise
-                otherwise()
-                return nothing
-
-        return self._link.run(attempt)
-
-    def _with_group(self, read: Callable[[], Any]) -> Any:
-        """What `read` took; nothing when the group had to be made again first."""
-        return self._of_group(read, None, otherwise=self._create_group) or []
+    def _first(self, take: Callable[[Lane], list[Delivery]]) -> list[Delivery]:
+        """What the first lane that has something gives; the next time the one after it is asked first."""
+        for _ in self._lanes:
+            lane = self._lanes[self._turn]
+            self._turn = (self._turn + 1) % len(self._lanes)
+            if found := take(lane):
+                return found
+        return []
 
 
-def _flat(fields: dict[bytes, bytes]) -> list[bytes]:
-    return [part for item in fields.items() for part in item]
+def _by_partition(things: Iterable[T], spoken: Callable[[T], str]) -> list[tuple[int, list[T]]]:
+    def partition(thing: T) -> int:
+        return placed(spoken(thing))[0]
+
+    return [(number, list(part)) for number, part in groupby(sorted(things, key=partition), key=partition)]

@@ -8,10 +8,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
+from functools import partial
+from itertools import groupby
 from typing import Any
 
 from email_ingestion.errors import OperationFailed
 from email_ingestion.stream.connection import Link
+from email_ingestion.stream.keys import Keys
 from email_ingestion.stream.snapshot import Line, Tally, names, read_snapshot, unpack
 
 BESIDE = "restoring:"
@@ -27,30 +30,34 @@ class Reload:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._client = link.client
-        self._keys = link.keys
 
     def present(self) -> list[str]:
         """The keys a restore would replace; what expires by itself (a lease, an order) is nothing to keep."""
-        found = names(self._link)
-        pipe = self._client.pipeline(transaction=False)
-        for name in found:
-            pipe.pttl(self._keys.name(name))
-        lives: list[int] = self._link.run(pipe.execute)
-        return [name for name, left in zip(found, lives, strict=True) if left == FOR_EVER]
+        found = [keys.name(name) for keys in self._link.partitions for name in names(self._link, keys)]
+        found = [key for key in found if key != self._link.keys.partitions]
+
+        def ask() -> list[int]:
+            pipe = self._link.client.pipeline(transaction=False)
+            for key in found:
+                pipe.pttl(key)
+            return pipe.execute()
+
+        return [key for key, left in zip(found, self._link.run(ask), strict=True) if left == FOR_EVER]
 
     def load(self, lines: Iterable[Line]) -> None:
         """Write a snapshot beside the keyspace."""
         self.abandon()
-        pipe = self._client.pipeline(transaction=False)
-        size = count = 0
-        for line in lines:
-            size += self._put(pipe, line)
-            count += 1
-            if size > CHUNK_BYTES or count >= CHUNK_LINES:
-                self._link.run(pipe.execute)
-                size = count = 0
-        self._link.run(pipe.execute)
+        for partition, part in groupby(lines, key=lambda line: int(line.get("partition", 0))):
+            keys = self._link.partitions[partition]
+            pipe = self._link.run(lambda keys=keys: self._link.home(keys).pipeline(transaction=False))  # type: ignore[misc]
+            size = count = 0
+            for line in part:
+                size += _put(pipe, _beside(keys, line["key"]), line)
+                count += 1
+                if size > CHUNK_BYTES or count >= CHUNK_LINES:
+                    self._link.run(pipe.execute)
+                    size = count = 0
+            self._link.run(pipe.execute)
 
     def prove(self, expected: dict[str, Any]) -> None:
         """Read back what was loaded; raises OperationFailed unless it is what the manifest says."""
@@ -63,38 +70,46 @@ class Reload:
             raise OperationFailed(f"what was loaded into Redis is not what the manifest says: {'; '.join(wrong)}")
 
     def switch(self) -> int:
-        """Put what was loaded in the place of what is there; returns the number of keys."""
-        old = [self._keys.name(name) for name in names(self._link)]
-        pairs = [name for each in names(self._link, BESIDE) for name in (self._beside(each), self._keys.name(each))]
+        """Put what was loaded in the place of what is there, one partition after the other; returns the keys' number.
+
+        Broken off in between, it leaves the partitions that follow as they were: restore again.
+        """
+        return sum(self._switch(keys) for keys in self._link.partitions)
+
+    def _switch(self, keys: Keys) -> int:
+        old = [keys.name(name) for name in names(self._link, keys)]
+        pairs = [name for each in names(self._link, keys, BESIDE) for name in (_beside(keys, each), keys.name(each))]
         script = self._link.script("switch")
-        return int(self._link.run(lambda: script(keys=[*old, *pairs], args=[len(old)])))
+        return int(self._link.run(lambda: script(keys=[*old, *pairs], args=[len(old)]))) if old or pairs else 0
 
     def abandon(self) -> None:
         """Remove what was loaded and not put in its place."""
-        left = [self._beside(name) for name in names(self._link, BESIDE)]
-        if left:
-            self._link.run(lambda: self._client.unlink(*left))
+        for keys in self._link.partitions:
+            left = [_beside(keys, name) for name in names(self._link, keys, BESIDE)]
+            if left:
+                self._link.run(partial(self._link.client.unlink, *left))
 
-    def _beside(self, name: str) -> str:
-        return self._keys.name(BESIDE + name)
 
-    def _put(self, pipe: Any, line: Line) -> int:
-        """Queue the commands of one line; returns its bytes."""
-        key = self._beside(line["key"])
-        if "id" in line:
-            fields = [unpack(part) for part in line["fields"]]
-            pipe.execute_command("XADD", key, line["id"], *fields)
-            return sum(map(len, fields))
-        if "pending" in line:
-            _claim(pipe, key, line)
-        elif "groups" in line:
-            _settle(pipe, key, line)
-        elif line["type"] == "stream":
-            pipe.xgroup_create(key, NOBODY, id="0", mkstream=True)
-            pipe.xgroup_destroy(key, NOBODY)
-        elif line.get("expires_at", math.inf) > time.time() * 1000:
-            _plain(pipe, key, line)
-        return 0
+def _beside(keys: Keys, name: str) -> str:
+    return keys.name(BESIDE + name)
+
+
+def _put(pipe: Any, key: str, line: Line) -> int:
+    """Queue the commands of one line; returns its bytes."""
+    if "id" in line:
+        fields = [unpack(part) for part in line["fields"]]
+        pipe.execute_command("XADD", key, line["id"], *fields)
+        return sum(map(len, fields))
+    if "pending" in line:
+        _claim(pipe, key, line)
+    elif "groups" in line:
+        _settle(pipe, key, line)
+    elif line["type"] == "stream":
+        pipe.xgroup_create(key, NOBODY, id="0", mkstream=True)
+        pipe.xgroup_destroy(key, NOBODY)
+    elif line.get("expires_at", math.inf) > time.time() * 1000:
+        _plain(pipe, key, line)
+    return 0
 
 
 def _settle(pipe: Any, key: str, line: Line) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from heapq import merge
 from itertools import islice
 from typing import Any
 
@@ -17,7 +18,7 @@ from email_ingestion.stream.census import BEGINNING, Census
 from email_ingestion.stream.connection import Link, text
 from email_ingestion.stream.dead_letters import identity
 from email_ingestion.stream.graveyard import Entry
-from email_ingestion.stream.keys import GROUP
+from email_ingestion.stream.keys import GROUP, Keys, entry_order, placed
 
 PAGE = 50
 TAKE_OUT_CHUNK = 200
@@ -25,58 +26,90 @@ REFILL_BYTES = 2 * 1024 * 1024
 
 
 class Reservoir:
-    """One partition's stream. Every method and iterator raises like `Link.run`."""
+    """The streams of all partitions. Every method and iterator raises like `Link.run`."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._keys = link.keys
-        self._census = Census(link)
         self._take_out = link.script("take_out")
         self._fill_gap = link.script("fill_gap")
 
     def depth(self) -> int:
         """How many entries there are."""
-        return self._link.run(lambda: int(self._link.client.xlen(self._keys.stream)))
+        return self._link.run(lambda: sum(int(self._link.client.xlen(keys.stream)) for keys in self._link.partitions))
 
     def entries(self) -> Iterator[Entry]:
         """Those that are here now, waiting or in flight, oldest first; what is appended meanwhile is not among them."""
-        newest: Any = self._link.run(lambda: self._link.client.xrevrange(self._keys.stream, count=1))
-        start, end = "-", text(newest[0][0]) if newest else "0-0"
-        while page := self._page(start, end):
-            yield from page
+        ends = [self._newest(keys) for keys in self._link.partitions]
+        found = (self._until(keys, end) for keys, end in zip(self._link.partitions, ends, strict=True))
+        return merge(*found, key=lambda entry: entry_order(entry[0]))
+
+    def _newest(self, keys: Keys) -> str:
+        newest: Any = self._link.run(lambda: self._link.client.xrevrange(keys.stream, count=1))
+        return text(newest[0][0]) if newest else "0-0"
+
+    def _until(self, keys: Keys, end: str) -> Iterator[Entry]:
+        start = "-"
+        while page := self._page(keys, start, end):
+            yield from ((keys.spoken(entry_id), fields) for entry_id, fields in page)
             start = f"({page[-1][0]}"
 
     def take_out(self, entries: Iterable[tuple[str, int]]) -> Iterator[int]:
         """Remove entries by id and size (`weight`), some at a time; yields how many of them were still here."""
         left = iter(entries)
-        keys = [self._keys.stream, self._keys.volume]
         while chunk := list(islice(left, TAKE_OUT_CHUNK)):
-            args: list[str | int] = [GROUP, *(word for entry in chunk for word in entry)]
-            yield int(self._link.run(partial(self._take_out, keys=keys, args=args)))
+            for keys in self._link.partitions:
+                words = [(placed(spoken), size) for spoken, size in chunk]
+                args = [word for (at, entry_id), size in words if at == keys.partition for word in (entry_id, size)]
+                if args:
+                    there = [keys.stream, keys.volume]
+                    yield int(self._link.run(partial(self._take_out, keys=there, args=[GROUP, *args])))
 
     def refill(self, entries: Iterable[Entry]) -> Iterator[tuple[int, int]]:
         """Append entries whose message is not here yet, some at a time; yields how many were looked at and added."""
-        known = {entry.email_id for page in self._census.dead() for entry in page.entries}
-        seen = BEGINNING
+        shelves = [_Shelf(self._link, keys) for keys in self._link.partitions]
         for chunk in _chunks(entries):
-            for page in self._census.queued(seen):
-                known.update(entry.email_id for entry in page.entries)
-                seen = page.last
-            new = [(_identity(entry), entry[1]) for entry in chunk if _identity(entry) not in known]
-            yield len(chunk), self._append(new, seen) if new else 0
+            parts: dict[int, list[Entry]] = {}
+            for entry in chunk:
+                parts.setdefault(self._link.of(text(entry[1].get(b"account", b""))).partition, []).append(entry)
+            added = 0
+            for partition, part in parts.items():
+                shelf = shelves[partition]
+                shelf.look()
+                new = [(_identity(entry), entry[1]) for entry in part if _identity(entry) not in shelf.known]
+                added += self._append(shelf.keys, new, shelf.seen) if new else 0
+            yield len(chunk), added
 
-    def _append(self, new: Sequence[tuple[str, Mapping[bytes, bytes]]], seen: str) -> int:
+    def _append(self, keys: Keys, new: Sequence[tuple[str, Mapping[bytes, bytes]]], seen: str) -> int:
         args: list[str | int | bytes] = [seen, "", len(new)]  # for nobody: an operator holds no lease
         for name, fields in new:
             args += [name, len(fields)]
             for field, value in fields.items():
                 args += [field, value]
-        keys = [self._keys.stream, self._keys.volume]
-        return int(self._link.run(lambda: self._fill_gap(keys=keys, args=args)))
+        return int(self._link.run(lambda: self._fill_gap(keys=[keys.stream, keys.volume], args=args)))
 
-    def _page(self, start: str, end: str) -> list[Entry]:
-        found: Any = self._link.run(lambda: self._link.client.xrange(self._keys.stream, start, end, count=PAGE))
+    def _page(self, keys: Keys, start: str, end: str) -> list[Entry]:
+        found: Any = self._link.run(lambda: self._link.client.xrange(keys.stream, start, end, count=PAGE))
         return [(text(entry_id), fields) for entry_id, fields in found]
+
+
+class _Shelf:
+    """What one partition holds, as far as was looked."""
+
+    def __init__(self, link: Link, keys: Keys) -> None:
+        self.keys = keys
+        self.known: set[str] = set()
+        self.seen = BEGINNING
+        self._census = Census(link, keys)
+        self._looked = False
+
+    def look(self) -> None:
+        """At what came since the last look."""
+        if not self._looked:
+            self.known.update(entry.email_id for page in self._census.dead() for entry in page.entries)
+            self._looked = True
+        for page in self._census.queued(self.seen):
+            self.known.update(entry.email_id for entry in page.entries)
+            self.seen = page.last
 
 
 def weight(fields: Mapping[bytes, bytes]) -> int:

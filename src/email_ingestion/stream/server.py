@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import redis
+
 from email_ingestion.stream.connection import Link
 
 WRITTEN_SECONDS = 5
@@ -14,6 +16,7 @@ WRITTEN_SECONDS = 5
 class ServerFacts:
     """What an operator must know of a Redis before trusting mail to it."""
 
+    address: str  # host and port; empty ones behind Sentinel, which names them anew each time
     version: str
     dbsize: int  # keys of the database, whoever's
     append_only: bool
@@ -25,36 +28,39 @@ class ServerFacts:
 
 
 def write_once(link: Link) -> None:
-    """Return when Redis took a new key, which is gone again; raises RedisConnectionError, also when it is full."""
+    """Return when each partition took a new key, gone again; raises RedisConnectionError, also when one is full."""
 
     def write() -> None:
-        key = link.keys.name("doctor")
-        link.client.set(key, "", ex=WRITTEN_SECONDS)
-        link.client.delete(key)
+        for keys in link.partitions:
+            key = keys.name("doctor")
+            link.client.set(key, "", ex=WRITTEN_SECONDS)
+            link.client.delete(key)
 
     link.beside(write)
 
 
-def server_facts(link: Link) -> ServerFacts:
-    """Ask the server; raises like `Link.run`."""
+def server_facts(link: Link) -> list[ServerFacts]:
+    """What each server that takes writes says; raises like `Link.run`."""
+    return link.run(lambda: [_ask(each) for each in link.masters()])
 
-    def ask() -> ServerFacts:
-        pipe = link.client.pipeline(transaction=False)
-        for section in ("server", "persistence", "memory"):
-            pipe.info(section)
-        pipe.dbsize()
-        pipe.time()
-        server, persistence, memory, dbsize, (seconds, microseconds) = pipe.execute()
-        valkey: Any = server.get("valkey_version")
-        return ServerFacts(
-            version=f"valkey {valkey}" if valkey else str(server["redis_version"]),
-            dbsize=int(dbsize),
-            append_only=bool(persistence["aof_enabled"]),
-            append_failed=persistence.get("aof_last_write_status") == "err",
-            policy=str(memory["maxmemory_policy"]),
-            memory_used=int(memory["used_memory"]),
-            memory_max=int(memory["maxmemory"]),
-            time=seconds + microseconds / 1e6,
-        )
 
-    return link.run(ask)
+def _ask(server: redis.Redis) -> ServerFacts:
+    pipe = server.pipeline(transaction=False)
+    for section in ("server", "persistence", "memory"):
+        pipe.info(section)
+    pipe.dbsize()
+    pipe.time()
+    about, persistence, memory, dbsize, (seconds, microseconds) = pipe.execute()
+    valkey: Any = about.get("valkey_version")
+    at = server.get_connection_kwargs()
+    return ServerFacts(
+        address=f"{at.get('host', '')}:{at.get('port', '')}",
+        version=f"valkey {valkey}" if valkey else str(about["redis_version"]),
+        dbsize=int(dbsize),
+        append_only=bool(persistence["aof_enabled"]),
+        append_failed=persistence.get("aof_last_write_status") == "err",
+        policy=str(memory["maxmemory_policy"]),
+        memory_used=int(memory["used_memory"]),
+        memory_max=int(memory["maxmemory"]),
+        time=seconds + microseconds / 1e6,
+    )

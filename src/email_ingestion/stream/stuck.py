@@ -8,17 +8,21 @@ Nothing here drops a pending entry: it stays in the stream or becomes a dead let
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from heapq import merge
 from typing import Any
 
 from redis.exceptions import ResponseError
 
 from email_ingestion.stream.connection import Link, missing_group, text
 from email_ingestion.stream.dead_letters import identity, obituary
-from email_ingestion.stream.keys import GROUP
+from email_ingestion.stream.keys import GROUP, Keys, entry_order, placed
 
 PAGE = 100
+GONE, KEPT = -1, 0  # what `prune` says of a consumer that is not there, and of one that stays
 LONG_AGO = 7 * 86_400_000  # milliseconds; longer than any lease and any back-off
 
 
@@ -26,7 +30,7 @@ LONG_AGO = 7 * 86_400_000  # milliseconds; longer than any lease and any back-of
 class Stuck:
     """A pending entry."""
 
-    id: str
+    id: str  # as `Keys.spoken` makes it
     email_id: str  # `entry:ID` where it does not tell
     consumer: str
     age_seconds: float  # since it entered the stream
@@ -46,11 +50,11 @@ class Consumer:
 
 
 class Stucks:
-    """The pending entries and the consumers of one partition. Every method and iterator raises like `Link.run`."""
+    """The pending entries and the consumers of all partitions. Every method and iterator raises like `Link.run`."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._keys = link.keys
+        self._partitions = link.partitions
         self._stuck = link.script("stuck")
         self._let_go = link.script("let_go")
         self._prune = link.script("prune")
@@ -58,48 +62,70 @@ class Stucks:
 
     def entries(self, *, consumer: str = "", idle_seconds: float = 0) -> Iterator[Stuck]:
         """Those of a consumer, or of all, that have been idle for so long; oldest first."""
+        milliseconds = int(idle_seconds * 1000)
+        found = (self._of_partition(keys, consumer, milliseconds) for keys in self._partitions)
+        return merge(*found, key=lambda each: entry_order(each.id))
+
+    def _of_partition(self, keys: Keys, consumer: str, idle: int) -> Iterator[Stuck]:
         start = "-"
-        while page := self._page(start, consumer, int(idle_seconds * 1000)):
+        while page := self._page(keys, start, consumer, idle):
             yield from page
-            start = f"({page[-1].id}"
+            start = f"({placed(page[-1].id)[1]}"
 
     def let_go(self, stuck: Sequence[Stuck]) -> int:
         """Make entries due at once for any worker; returns how many were still their consumer's."""
-        args: list[str | int] = [GROUP, LONG_AGO]
-        for each in stuck:
-            args += [each.id, each.consumer]
-        return int(self._asked(lambda: self._let_go(keys=[self._keys.stream], args=args), 0)) if stuck else 0
+        freed = 0
+        for keys in self._partitions:
+            args: list[str | int] = [GROUP, LONG_AGO]
+            for each in stuck:
+                partition, entry_id = placed(each.id)
+                args += [entry_id, each.consumer] if partition == keys.partition else []
+            if len(args) > len((GROUP, LONG_AGO)):
+                freed += int(self._asked(partial(self._let_go, keys=[keys.stream], args=args), 0))
+        return freed
 
     def bury(self, stuck: Stuck, instance: str) -> str | None:
         """Make an entry a dead letter with the reason `operator`; its id there, None when it was no longer there."""
-        args: list[str | int] = [GROUP, stuck.consumer, stuck.id, max(0, stuck.wire_bytes)]
+        partition, entry_id = placed(stuck.id)
+        args: list[str | int] = [GROUP, stuck.consumer, entry_id, max(0, stuck.wire_bytes)]
         for name, value in obituary("operator", stuck.deliveries, None, "", instance).items():
             args += [name, value]
-        keys = [self._keys.stream, self._keys.volume, self._keys.dlq]
+        there = self._partitions[partition]
+        keys = [there.stream, there.volume, there.dlq]
         letter = self._asked(lambda: self._bury(keys=keys, args=args), None)
-        return text(letter) if letter else None
+        return there.spoken(text(letter)) if letter else None
 
     def consumers(self) -> list[Consumer]:
-        """Everybody in the group, by name."""
-        found = self._asked(lambda: self._link.client.xinfo_consumers(self._keys.stream, GROUP), [])
-        names = [text(each["name"]) for each in found]
-        alive = (
-            self._link.run(lambda: self._link.client.mget([self._keys.alive(name) for name in names])) if names else []
-        )
+        """Everybody in a group, by name."""
+        pending: Counter[str] = Counter()
+        idle: dict[str, int] = {}
+        for keys in self._partitions:
+            for each in self._asked(partial(self._link.client.xinfo_consumers, keys.stream, GROUP), []):
+                name = text(each["name"])
+                pending[name] += int(each["pending"])
+                idle[name] = min(int(each["idle"]), idle.get(name, int(each["idle"])))
+        names = sorted(idle)
+        presences = [self._link.keys.alive(name) for name in names]
+        alive = self._link.run(lambda: self._link.client.mget(presences)) if names else []
         return [
-            Consumer(name, int(each["pending"]), int(each["idle"]) / 1000, present is not None)
-            for name, each, present in sorted(zip(names, found, alive, strict=True), key=lambda one: one[0])
+            Consumer(name, pending[name], idle[name] / 1000, present is not None)
+            for name, present in zip(names, alive, strict=True)
         ]
 
     def prune(self, consumer: str) -> bool:
-        """Take a consumer out of the group; False when it holds something, lives, or is gone already."""
-        keys = [self._keys.stream, self._keys.alive(consumer)]
-        return bool(self._asked(lambda: self._prune(keys=keys, args=[GROUP, consumer]), 0))
+        """Take a consumer out of every group; False when it holds something, lives, or is gone already."""
+        if self._link.run(lambda: self._link.client.exists(self._link.keys.alive(consumer))):
+            return False
+        gone = [
+            self._asked(partial(self._prune, keys=[keys.stream, keys.alive(consumer)], args=[GROUP, consumer]), GONE)
+            for keys in self._partitions
+        ]
+        return KEPT not in gone and any(each != GONE for each in gone)
 
-    def _page(self, start: str, consumer: str, idle: int) -> list[Stuck]:
+    def _page(self, keys: Keys, start: str, consumer: str, idle: int) -> list[Stuck]:
         args: list[str | int] = [GROUP, idle, start, PAGE, consumer]
-        rows = self._asked(lambda: self._stuck(keys=[self._keys.stream], args=args), [])
-        return [_entry(row) for row in rows]
+        rows = self._asked(lambda: self._stuck(keys=[keys.stream], args=args), [])
+        return [_entry(keys, row) for row in rows]
 
     def _asked(self, call: Any, nothing: Any) -> Any:
         """The result of `call`; `nothing` where there is no stream or no group."""
@@ -115,8 +141,9 @@ class Stucks:
         return self._link.run(attempt)
 
 
-def _entry(row: list[Any]) -> Stuck:
+def _entry(keys: Keys, row: list[Any]) -> Stuck:
     entry_id, consumer = text(row[0]), text(row[1])
     said = {"account": text(row[4]), "gm_msgid": text(row[5]), "sha256": text(row[6])}
-    email_id = identity(said) or f"entry:{entry_id}"
-    return Stuck(entry_id, email_id, consumer, row[8] / 1000, row[2] / 1000, row[3], row[7])
+    spoken = keys.spoken(entry_id)
+    email_id = identity(said) or f"entry:{spoken}"
+    return Stuck(spoken, email_id, consumer, row[8] / 1000, row[2] / 1000, row[3], row[7])

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from email_ingestion.control import Control
-from email_ingestion.errors import CircuitBreakerError, TransientError
+from email_ingestion.errors import CircuitBreakerError, ConfigurationError, RedisConnectionError, TransientError
 from email_ingestion.events import LoopFailed, Probed, Turned
 from email_ingestion.ops.compose import Ops
 from email_ingestion.ops.records import DlqState, Identity, Peer, RedisState, StreamState
 from email_ingestion.process import pid_alive
-from email_ingestion.stream import FleetOrders, Gauges, Link, announce, read_gauges, withdraw
+from email_ingestion.stream import FleetOrders, Gauges, Link, announce, prove_writable, read_gauges, withdraw
 
 LOOP = "collect"
 EVERY_SECONDS = 1.0
+SOONER_SECONDS = 0.25  # while another server may be about to take over
 
 
 class Collector:
@@ -35,7 +36,9 @@ class Collector:
         *,
         control: Control,
         ledger: Callable[[], str | None],
+        refuse: Callable[[ConfigurationError], None],
     ) -> None:
+        """`refuse` is told when this Redis holds mail that these settings do not fit."""
         self._link = link
         self._control = control
         self._orders = FleetOrders(link)
@@ -44,6 +47,7 @@ class Collector:
         self._ops_url = ops_url
         self._pid_dir = pid_dir
         self._ledger = ledger
+        self._refuse = refuse
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._collect, name=LOOP, daemon=True)
 
@@ -62,11 +66,25 @@ class Collector:
         while True:
             try:
                 self._ops.status.collect(self._read)
+            except ConfigurationError as error:
+                self._refuse(error)
             except Exception as error:  # noqa: BLE001 - a reading that fails in a new way must not end all readings
                 self._ops.observe(LoopFailed(LOOP, error))
             self._ops.observe(Turned(LOOP))
-            if self._closed.wait(EVERY_SECONDS):
+            if self._closed.wait(SOONER_SECONDS if self._await_heir() else EVERY_SECONDS):
                 return
+
+    def _await_heir(self) -> bool:
+        """Whether Redis is away and another server may take over; if one has, nobody waits for the breaker's time.
+
+        The breaker spares a Redis that is ill. After a failover another one answers, and is not ill.
+        """
+        if not self._link.fails_over or self._link.breaker.closed:
+            return False
+        with suppress(RedisConnectionError):
+            prove_writable(self._link)
+            self._link.breaker.hasten()
+        return True
 
     def _read(self) -> RedisState:
         gauges: list[Gauges] = []

@@ -128,7 +128,10 @@ def run_process(
     with ExitStack() as cleanup:
         cleanup.enter_context(PidFile(settings.pid_dir / f"{identity.stem}.pid"))
         link = Link(
-            connect(settings.redis_address, identity.instance), Keys(), breakers.make("redis", RedisConnectionError)
+            connect(settings.redis_address, identity.instance),
+            Keys(),
+            breakers.make("redis", RedisConnectionError),
+            settings.redis_partitions,
         )
         control = Control(identity.component)
         traces = [cleanup.enter_context(closing(each)) for each in _traces(settings, identity)]
@@ -157,7 +160,15 @@ def run_process(
         listen_for_signals(stop, ops.observe)
         body = build(Parts(settings, identity, ops, link, breakers, stop, control, front))
         mark = partial(ledger_mark, settings.database_url)
-        collector = Collector(link, ops, identity, endpoints.ops_url, settings.pid_dir, control=control, ledger=mark)
+        refusals: list[EmailIngestionError] = []
+
+        def refuse(error: ConfigurationError) -> None:
+            refusals.append(error)
+            stop.request("this Redis is not for these settings")
+
+        collector = Collector(
+            link, ops, identity, endpoints.ops_url, settings.pid_dir, control=control, ledger=mark, refuse=refuse
+        )
         cleanup.enter_context(closing(collector))
         collector.start()
         backups = BackupWatch(settings.backup_dir, ops.observe)
@@ -168,7 +179,7 @@ def run_process(
         watchdog.start()
         ops.observe(Started(settings.origin))
         notify(notify_socket(), "READY=1")
-        return _until_done(body, stop, ops, settings.stop_seconds)
+        return _until_done(body, stop, ops, settings.stop_seconds, refusals)
 
 
 def _traces(settings: Settings, identity: Identity) -> Iterator[Traces]:
@@ -196,10 +207,12 @@ def _port(chosen: int | None, usual: int) -> int:
     return usual if chosen is None else chosen
 
 
-def _until_done(body: Body, stop: StopSignal, ops: Ops, stop_seconds: float) -> int:
-    """Run the body in a thread of its own, so that the main thread is free for signals."""
+def _until_done(body: Body, stop: StopSignal, ops: Ops, stop_seconds: float, fatal: list[EmailIngestionError]) -> int:
+    """Run the body in a thread of its own, so that the main thread is free for signals.
+
+    Raises the first of `fatal`, to which others may add before they request the stop.
+    """
     codes: list[int] = []
-    fatal: list[EmailIngestionError] = []
 
     def run() -> None:
         try:

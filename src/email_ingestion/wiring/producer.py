@@ -75,7 +75,10 @@ class ProducerBody:
 
         # A connection of its own: the leases of hundreds of accounts must not wait for one of theirs.
         own = Link(
-            connect(settings.redis_address, f"{parts.identity.instance}-leases"), parts.link.keys, parts.link.breaker
+            connect(settings.redis_address, f"{parts.identity.instance}-leases"),
+            parts.link.keys,
+            parts.link.breaker,
+            settings.redis_partitions,
         )
         leases = Leases(own, seat_of(settings, parts.identity), secrets.token_hex(4))
         names = [account.name for account in settings.all_accounts]

@@ -81,7 +81,7 @@ class Source:
             connection,
             opened,
             intake=self.intake,
-            records=lambda: Labelled(name, opened, self.ledger, Underway(Census(self.link), name)),
+            records=lambda: Labelled(name, opened, self.ledger, Underway(Census(self.link, self.link.of(name)), name)),
             room=room,
             every=self.settings.imap_poll_seconds if self.settings.imap_track_labels else math.inf,
             observe=self.observe,
@@ -205,4 +205,5 @@ class Source:
         return Rules(frozenset(account.imap_exclude_labels), start_of(account), most, account.imap_start == "now")
 
     def _accounted(self, opened: Opened) -> Accounted:
-        return Accounted(self.account.name, opened, self.ledger, Underway(Census(self.link), self.account.name))
+        name = self.account.name
+        return Accounted(name, opened, self.ledger, Underway(Census(self.link, self.link.of(name)), name))

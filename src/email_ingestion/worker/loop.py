@@ -27,7 +27,8 @@ LOOP = "consume"
 OVERDUE_SECONDS = 0.5  # how often the pending list is looked through while fresh mail flows
 ADOPT_SECONDS = 60.0  # how often a worker looks for entries that nobody was ever given
 REST_SECONDS = 0.2  # how soon a paused worker notices that it may go on
-PAUSE_SECONDS = 2.0  # Redis and the database have breakers that spare them
+PAUSE_SECONDS = 2.0  # the database has a breaker that spares it
+REDIS_SECONDS = 0.5  # so has Redis; after a failover nobody should wait for the new one
 READ_BYTES = 2 * 1024 * 1024  # of the stream in one read, about: what comes next is judged by what came last
 PART_BYTES = 8 * 1024 * 1024  # of raw messages in one batch, or a single larger one; a few of these are in memory
 REMEMBERED = 10_000  # entries this life had, by which it knows those it abandoned itself
@@ -210,10 +211,10 @@ class Worker:
 
     def _wait(self, error: Exception) -> None:
         self._failures += 1
-        delay = min(backoff(self._failures), PAUSE_SECONDS)
-        if isinstance(error, CircuitBreakerError):  # no later than its next trial, which costs nothing to wait for
-            delay = min(PAUSE_SECONDS, max(error.retry_after, TRIAL_SECONDS))
         redis = isinstance(error, (RedisConnectionError, CircuitBreakerError))
+        delay = REDIS_SECONDS if redis else min(backoff(self._failures), PAUSE_SECONDS)
+        if isinstance(error, CircuitBreakerError):  # no later than its next trial, which costs nothing to wait for
+            delay = min(delay, max(error.retry_after, TRIAL_SECONDS))
         self._observe(RedisFailed(error, delay) if redis else LoopFailed(LOOP, error))
         self._stop.wait(delay)
 

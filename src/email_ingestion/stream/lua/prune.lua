@@ -1,7 +1,7 @@
 -- Take a consumer out of the group, only while it holds nothing and its process does not live: XGROUP DELCONSUMER
 -- drops what is pending, and nobody would ever be given it again.
 -- KEYS: stream, the consumer's presence   ARGV: group, consumer
--- Returns 1, or 0 when it holds something, lives, or is not there any more.
+-- Returns 1, 0 when it holds something or lives, -1 when it is not there any more.
 if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
   local said = {}
@@ -12,4 +12,4 @@ for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
     return 1
   end
 end
-return 0
+return -1

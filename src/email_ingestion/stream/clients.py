@@ -1,0 +1,154 @@
+"""Clients for one Redis, one behind Sentinel, and a Cluster, none of which resends anything on its own.
+
+redis-py repeats a command whose answer was lost up to ten times by default: one lost reply would be two entries.
+Here nothing is retried below the scripts, which are written to be repeated; a cluster's redirections are followed,
+for what was redirected was not done.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, cast
+
+import redis
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.connection import SSLConnection, parse_url
+from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelConnectionPool
+
+from email_ingestion.errors import ConfigurationError
+from email_ingestion.redis_address import Node, RedisAddress
+
+# How long a blocking read waits in Redis, and how much longer its socket does: a read must never look like a hang.
+BLOCK_SECONDS = 1.0
+ANSWER_SECONDS = 5.0
+CONNECT_SECONDS = 2.0  # behind Sentinel and in a Cluster: the server may be gone, and another one the master
+SENTINEL_SECONDS = 1.0  # one that does not answer is passed over; there are others
+CONNECTIONS = 64  # of one process at a time
+# Pools that cannot wait: a limit would only make errors of what comes above it.
+UNLIMITED = 10_000
+
+
+def connect(address: RedisAddress | str, name: str, health_check: int = 30) -> redis.Redis:
+    """A client for `address` that shows up in CLIENT LIST as `name`; nothing is contacted yet.
+
+    It sends a PING first of all and after `health_check` idle seconds, with 0 never.
+
+    Raises ConfigurationError for an address that is none.
+    """
+    if isinstance(address, str):
+        address = RedisAddress(address)
+    options = {
+        "client_name": name,
+        "decode_responses": False,
+        "health_check_interval": health_check,
+        "socket_connect_timeout": ANSWER_SECONDS,
+        "socket_keepalive": True,
+        "socket_timeout": BLOCK_SECONDS + ANSWER_SECONDS,
+    }
+    try:
+        return _MAKERS[address.mode](address, options)
+    except ValueError as error:
+        raise ConfigurationError(f"REDIS_URL is no Redis address: {error}") from error
+
+
+def _standalone(address: RedisAddress, options: dict[str, Any]) -> redis.Redis:
+    pool = redis.BlockingConnectionPool.from_url(
+        address.url,
+        # A thread waits for a connection instead of failing: two hundred watchers are no trouble with Redis.
+        max_connections=CONNECTIONS,
+        timeout=BLOCK_SECONDS + ANSWER_SECONDS,
+        retry=never(),
+        **options,
+    )
+    return redis.Redis.from_pool(pool)
+
+
+def _behind_sentinel(address: RedisAddress, options: dict[str, Any]) -> redis.Redis:
+    options["socket_connect_timeout"] = CONNECT_SECONDS
+    known, ssl = _login(address)
+    pools = {"max_connections": UNLIMITED, "retry": never()}
+    return cast("redis.Redis", _sentinel(address).master_for(address.master, **pools, **{**options, **known, **ssl}))
+
+
+def master_now(address: RedisAddress) -> Node:
+    """Host and port of the server the sentinels name; raises redis-py's errors."""
+    return cast("Node", _sentinel(address).discover_master(address.master))
+
+
+def _sentinel(address: RedisAddress) -> Any:
+    _, ssl = _login(address)
+    asking = {"socket_timeout": SENTINEL_SECONDS, "socket_connect_timeout": SENTINEL_SECONDS, "retry": never()}
+    secret = {"password": address.sentinel_password} if address.sentinel_password else {}
+    return Sentinel(list(address.nodes), sentinel_kwargs={**asking, **secret, **ssl})  # type: ignore[no-untyped-call]
+
+
+def _login(address: RedisAddress) -> tuple[dict[str, Any], dict[str, bool]]:
+    """What the URL says beside a host: user, password, database; and whether TLS is spoken."""
+    known: dict[str, Any] = parse_url(address.url)  # type: ignore[no-untyped-call]
+    for place in ("host", "port"):
+        known.pop(place, None)
+    return known, {"ssl": True} if known.pop("connection_class", None) is SSLConnection else {}
+
+
+def _of_cluster(address: RedisAddress, options: dict[str, Any]) -> redis.Redis:
+    options["socket_connect_timeout"] = CONNECT_SECONDS
+
+    def make() -> RedisCluster:
+        return RedisCluster(
+            url=address.url,
+            startup_nodes=[ClusterNode(*node) for node in address.nodes],  # type: ignore[no-untyped-call]
+            require_full_coverage=False,  # what is there can be worked with
+            max_connections=UNLIMITED,
+            retry=never(),
+            **options,
+        )
+
+    parse_url(address.url)  # type: ignore[no-untyped-call]
+    return cast("redis.Redis", LateCluster(make))
+
+
+_MAKERS = {"standalone": _standalone, "sentinel": _behind_sentinel, "cluster": _of_cluster}
+
+
+def never() -> Retry:
+    """No attempt after the first."""
+    return Retry(NoBackoff(), 0)
+
+
+def fails_over(client: redis.Redis) -> bool:
+    """Whether another server takes the place of one that is gone."""
+    return isinstance(client, LateCluster) or isinstance(client.connection_pool, SentinelConnectionPool)
+
+
+class LateCluster:
+    """A RedisCluster made when it is first used, for making one asks for the slots: a process may start before it."""
+
+    def __init__(self, make: Any) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._made: RedisCluster | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cluster(), name)
+
+    def close(self) -> None:
+        """Close its connections, if there are any."""
+        if self._made:
+            self._made.close()
+
+    def masters(self) -> list[redis.Redis]:
+        """A client for each node that has slots."""
+        cluster: Any = self._cluster()
+        return [cluster.get_redis_connection(node) for node in cluster.get_primaries()]
+
+    def home(self, key: str) -> redis.Redis:
+        """A client for the node that has the key."""
+        cluster: Any = self._cluster()
+        return cast("redis.Redis", cluster.get_redis_connection(cluster.get_node_from_key(key)))
+
+    def _cluster(self) -> RedisCluster:
+        with self._lock:
+            self._made = self._made or self._make()
+            return self._made

@@ -1,0 +1,161 @@
+"""The worker's side of one partition: take, hold, complete, release, bury.
+
+    fresh ──take──▶ pending, mine ──complete──▶ gone
+                        │  ▲   └────bury─────▶ dead letter
+        hold (back-off) ▼  │ take, when due
+                      pending ◀── release, or a crash and the lease
+
+Retry and recovery are one mechanism: whatever was not completed stays pending, Redis keeps its idle time and its
+delivery count, and `take` hands it out again when it is due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from email_ingestion.retry import backoff
+from email_ingestion.stream.clients import BLOCK_SECONDS
+from email_ingestion.stream.clock import RedisClock
+from email_ingestion.stream.connection import Link, missing_group
+from email_ingestion.stream.delivery import Delivery, delivery
+from email_ingestion.stream.keys import GROUP, Keys, placed
+
+# Back-off by deliveries, for the take_overdue script; its last value holds for all that follow.
+BACKOFF_STEPS = 12
+
+
+class Lane:
+    """One consumer of the group. Not for several threads, but `hold` may be called from a second one."""
+
+    def __init__(self, link: Link, keys: Keys, consumer: str, lease: float) -> None:
+        self._link = link
+        self._client = link.client
+        self._keys = keys
+        self._consumer = consumer
+        self._lease_ms = int(lease * 1000)
+        self._steps = [int(backoff(n) * 1000) for n in range(1, BACKOFF_STEPS + 1)]
+        self._take_overdue = link.script("take_overdue")
+        self._complete = link.script("complete")
+        self._hold = link.script("hold")
+        self._release = link.script("release")
+        self._bury = link.script("bury")
+        self._adopt = link.script("adopt")
+        self._restamp = link.script("restamp")
+        self._clock = RedisClock()
+
+    def ensure_group(self) -> None:
+        """Create stream and group where they are missing; from 0, for `$` would pass over what is already there."""
+        self._link.run(self._create_group)
+
+    def overdue(self, most: int) -> list[Delivery]:
+        """Take over what is due: one suspect alone, or up to `most` entries that were given back untouched."""
+        self._look_at_the_clock()
+        args: list[str | int] = [GROUP, self._consumer, self._lease_ms, most, *self._steps]
+        found = self._with_group(lambda: self._take_overdue(keys=[self._keys.stream], args=args))
+        return [
+            delivery(self._keys, i, int(count), fields, foreign=bool(foreign)) for i, count, fields, foreign in found
+        ]
+
+    def fresh(self, most: int, *, block: bool = True) -> list[Delivery]:
+        """Up to `most` entries nobody had yet; waits a second for the first one."""
+        milliseconds = int(BLOCK_SECONDS * 1000) if block else None
+        streams: dict[Any, Any] = {self._keys.stream: ">"}
+        found = self._with_group(
+            lambda: self._client.xreadgroup(GROUP, self._consumer, streams, count=most, block=milliseconds)
+        )
+        return [delivery(self._keys, i, 1, flat(fields), foreign=False) for i, fields in (found[0][1] if found else [])]
+
+    def complete(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Take entries out of the stream; returns those that were no longer ours: somebody took them over."""
+        args: list[str | int] = [GROUP, self._consumer]
+        for each in deliveries:
+            args += [placed(each.id)[1], each.wire_bytes]
+        keys = [self._keys.stream, self._keys.volume]
+        done = self._of_group(lambda: self._complete(keys=keys, args=args), [0] * len(deliveries)) if deliveries else []
+        return [each for each, ours in zip(deliveries, done, strict=True) if not ours]
+
+    def hold(self, ids: Iterable[str], *, give_back: bool = False) -> set[str]:
+        """Start the idle time of entries anew: a heartbeat, or a back-off; returns those that are still ours.
+
+        `give_back` takes the delivery back: the entry was not touched, this was no attempt.
+        """
+        args: list[str | int] = [GROUP, self._consumer, int(give_back), *_entries(ids)]
+        mine = self._of_group(lambda: self._hold(keys=[self._keys.stream], args=args), [])
+        return {self._keys.spoken(each.decode()) for each in mine}
+
+    def release(self, ids: Sequence[str]) -> int:
+        """Give untouched entries back to whoever comes first; returns how many were still ours."""
+        args: list[str | int] = [GROUP, self._consumer, self._lease_ms, *_entries(ids)]
+        return int(self._of_group(lambda: self._release(keys=[self._keys.stream], args=args), 0)) if ids else 0
+
+    def bury(self, dead: Delivery, obituary: dict[str, str]) -> bool:
+        """Move an entry to the dead letters with what is known of its death; False when it was no longer ours."""
+        args: list[str | int] = [GROUP, self._consumer, placed(dead.id)[1], dead.wire_bytes]
+        for name, value in obituary.items():
+            args += [name, value]
+        keys = [self._keys.stream, self._keys.volume, self._keys.dlq]
+        return bool(self._of_group(lambda: self._bury(keys=keys, args=args), None))
+
+    def adopt(self) -> int:
+        """Make pending what Redis took for handed out and forgot to whom; returns how many entries there were.
+
+        Two power cuts in mid-transaction do that to Redis 7.0. Cheap where there are none; `overdue` hands them out.
+        """
+        found, start = 0, "-"
+        while start:
+            args: list[str | int] = [GROUP, self._consumer, self._lease_ms, start]
+            here, *going_on = self._of_group(partial(self._adopt, keys=[self._keys.stream], args=args), [0])
+            found, start = found + int(here), going_on[0].decode() if going_on else ""
+        return found
+
+    def leave(self) -> None:
+        """Take the consumer out of the group, only while nothing is pending under its name."""
+        self._of_group(self._leave, None)
+
+    def _leave(self) -> None:
+        # DELCONSUMER drops what is pending, silently: two steps are safe because only this process reads by the name.
+        if not self._client.xpending_range(self._keys.stream, GROUP, "-", "+", 1, consumername=self._consumer):
+            self._client.xgroup_delconsumer(self._keys.stream, GROUP, self._consumer)
+
+    def _look_at_the_clock(self) -> None:
+        seconds, microseconds = self._link.run(lambda: self._link.home(self._keys).time())
+        if self._clock.went_back(seconds + microseconds / 1e6):
+            self._of_group(lambda: self._restamp(keys=[self._keys.stream], args=[GROUP]), None)
+
+    def _create_group(self) -> None:
+        try:
+            self._client.xgroup_create(self._keys.stream, GROUP, id="0", mkstream=True)
+        except ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
+
+    def _of_group(self, call: Callable[[], Any], nothing: Any, otherwise: Callable[[], None] = lambda: None) -> Any:
+        """The result of `call`; `nothing` when somebody removed the group, and with it all that was ours."""
+
+        def attempt() -> Any:
+            try:
+                return call()
+            except ResponseError as error:
+                if not missing_group(error):
+                    raise
+                otherwise()
+                return nothing
+
+        return self._link.run(attempt)
+
+    def _with_group(self, read: Callable[[], Any]) -> Any:
+        """What `read` took; nothing when the group had to be made again first."""
+        return self._of_group(read, None, otherwise=self._create_group) or []
+
+
+def _entries(ids: Iterable[str]) -> list[str]:
+    return [placed(each)[1] for each in ids]
+
+
+def flat(fields: dict[bytes, bytes]) -> list[bytes]:
+    """Names and values in turn, as scripts give them."""
+    return [part for item in fields.items() for part in item]
