@@ -77,7 +77,7 @@ def running_prometheus(
     binary = program("prometheus", "prometheus")
     folder.mkdir(parents=True, exist_ok=True)
     config = faster((CONFIG / "prometheus.yml").read_text(), times)
-    config = config.replace("../data/targets", str(targets.absolute())).replace(":9093", f":{alertmanager}")
+    config = config.replace("../data/targets", str(targets.absolute())).replace(":9193", f":{alertmanager}")
     (folder / "prometheus.yml").write_text(config)
     (folder / "alerts.yml").write_text(lower(faster((CONFIG / "alerts.yml").read_text(), times), times, *lowered))
     port = port or free_port()

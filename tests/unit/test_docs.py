@@ -180,6 +180,12 @@ def _metric(name: str) -> bool:
 
 
 @every_page
+def test_alerts_exist(path: Path) -> None:
+    known = re.findall(r"alert: (\w+)", (ROOT / "config" / "alerts.yml").read_text())
+    assert set(re.findall(r"EmailIngestion[A-Z]\w+", "\n".join(code(path)))) <= {*known, "EmailIngestionError"}
+
+
+@every_page
 def test_files_of_the_repository_exist(path: Path) -> None:
     for text in code(path):
         for named in re.findall(r"(?<![\w/.~:-])(?:\./)?((?:[\w.-]+/)+[\w.*-]+)", text):

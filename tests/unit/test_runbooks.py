@@ -12,6 +12,7 @@ import yaml
 from email_ingestion.ops import monitor
 from tests.drills.play import RUNBOOKS
 from tests.drills.runbook import Fence, Procedure, pages
+from tests.drills.scenarios import scenarios
 
 ROOT = RUNBOOKS.parents[1]
 INCIDENTS = RUNBOOKS / "incident_response.md"
@@ -79,6 +80,10 @@ def test_a_reason_is_a_reason() -> None:
     assert [key for key, reason in ledger().items() if len(reason) < LEAST_REASON] == []
 
 
+def test_every_procedure_has_a_scenario() -> None:
+    assert {each.scenario for each in PROCEDURES} <= scenarios().keys()
+
+
 def test_every_alert_leads_to_the_section_that_names_it_and_to_no_other() -> None:
     named = [
         (f"{PREFIX}{alert}", f"{each.where.path.name}#{each.anchor}") for each in PROCEDURES for alert in each.alerts
@@ -133,6 +138,41 @@ def test_response_times_are_those_of_the_severity_table() -> None:
     minutes = {"min": 1, "h": 60, "day": 1440}
     rows = re.findall(r"^\| \*\*(P\d) . .+?\| (\d+) (min|h|day) \|", INCIDENTS.read_text(), re.MULTILINE)
     assert {priority: int(number) * minutes[unit] for priority, number, unit in rows} == contacts
+
+
+# What people have in their fingers, and other programs in their scripts.
+LITERAL = (
+    "redis-cli -h $REDIS_HOST -p $REDIS_PORT ping",
+    "ps aux | grep redis-server",
+    "Get-Process redis-server",
+    "tail -50 /var/log/redis/redis-server.log",
+    "redis-cli ping",
+    "systemctl restart redis",
+    "redis-server /etc/redis/redis.conf",
+    "redis-cli DBSIZE",
+    "curl http://localhost:8080/ready",
+    "openssl s_client -connect imap.gmail.com:993 -brief",
+    "curl -s http://localhost:8080/status | python -m json.tool",
+    "for cb in d.get('circuit_breakers',[]):",
+    "print(f\\\"{cb['name']}: {cb['state']}  failures={cb['failure_count']}\\\")",
+    "https://www.google.com/appsstatus",
+    "telnet imap.gmail.com 993",
+    "python -m src.auth.oauth2_gmail --info",
+    "python -m src.auth.oauth2_gmail --refresh",
+    "python producer.py --auth-setup",
+    "curl -s http://localhost:9090/metrics | grep circuit_breaker",
+    "cat pids/worker.pid && ps -p $(cat pids/worker.pid)",
+    "tail -100 logs/worker.log",
+    "python worker.py",
+    "./scripts/start.sh",
+    ".\\scripts\\start.ps1",
+    "config/grafana_dashboard.json",
+)
+
+
+@pytest.mark.parametrize("text", LITERAL)
+def test_what_has_always_been_typed_stays(text: str) -> None:
+    assert text in INCIDENTS.read_text()
 
 
 def test_runbooks_name_nobody() -> None:

@@ -19,6 +19,9 @@ from typing import ClassVar
 
 from tests.drills.world import World
 
+# A restart of seconds is one of minutes where rules run twenty times as fast.
+RESTARTED = frozenset({"AllDown", "ProducerDown", "WorkerDown", "NoWorkers", "FreshnessBudgetBurn"})
+
 
 class Scenario:
     """A healthy stack, and what breaks it. The defaults suit most."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from tests.drills.scenarios.base import Scenario
+from tests.drills.scenarios.base import RESTARTED, Scenario
 from tests.drills.world import KEYS, World
 from tests.servers.poison import poisoned_python
 from tests.servers.processes import until
@@ -65,7 +65,7 @@ class SlowProcessing(_Slow):
 
     name = "slow-processing"
     fires = frozenset({"SlowProcessing"})
-    tolerates = frozenset({"FreshnessBudgetBurn", "QueueBacklogWarning"})  # a mail of six seconds is an old one here
+    tolerates = RESTARTED | {"FreshnessBudgetBurn", "QueueBacklogWarning"}  # a mail of six seconds is an old one here
     settings = {"WORKER_BATCH_SIZE": 1}  # noqa: RUF012 - the base class declares it
     seconds = 6.0
     pause = 2.0

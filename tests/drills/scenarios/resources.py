@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from contextlib import suppress
 
-from tests.drills.scenarios.base import Scenario
+from tests.drills.scenarios.base import RESTARTED, Scenario
 from tests.drills.world import World
 
 DISK_BYTES = 48 * 1024 * 1024
@@ -17,7 +17,7 @@ class Memory(Scenario):
 
     name = "memory"
     fires = frozenset({"RedisMemoryHigh", "RedisDown"})  # it grows first, then no write goes through
-    tolerates = frozenset({"FreshnessBudgetBurn"})
+    tolerates = RESTARTED
 
     def inject(self, world: World) -> None:
         with world.redis.client() as client:
