@@ -22,8 +22,8 @@ Written by `scripts/test.sh --soak`; [how it works](../tests/drills/README.md).
 *Detected*: from the fault to the last symptom the page lists. *Recovered*: from the first command of the
 mitigation, or the end of a fault that heals itself, until all processes are ready and every breaker is closed; most
 of it is the start of processes. *In flight*: messages in the mailbox and not yet in the database when the
-mitigation began. *Alerts*: those of the section that the fault fires rang and ended, and no other did, in a run of
-its own.
+mitigation began. *Alerts*: in a run of its own, with Prometheus and Alertmanager, those that the fault fires rang
+and ended, and none of another section did.
 
 """
 NOTHING = "-"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import operator
 import re
 import socket
@@ -126,7 +125,7 @@ class Looker:
         world, said = self.world, []
         for stem in sorted(world.pids()):
             ready = world.get("/ready", stem)
-            breakers = {b["name"]: b["state"] for b in world.status(stem).get("circuit_breakers", [])}
-            said.append(f"{stem}: {'refused' if ready is None else ready} {json.dumps(breakers)}")
+            said.append(f"{stem}: {'refused' if ready is None else ready} {world.status(stem).get('circuit_breakers')}")
         logs = [f"{path.name}: …{path.read_text(errors='replace')[-1500:]}" for path in self._logs()]
-        return "\n".join([*said, *logs])
+        told = [f"alerts told: {world.notified.heard}"] if world.notified else []
+        return "\n".join([*said, *told, *logs])

@@ -13,6 +13,7 @@ OUTAGE = "tests/mutations/test_outage.py"
 MATRIX = "tests/acceptance/test_crash_matrix.py::test_a_fault_loses_nothing_and_doubles_nothing"
 LUA = "src/email_ingestion/stream/lua"
 SETTLE = "src/email_ingestion/worker/settle.py"
+DRILL = "tests/drills/test_runbooks.py::test_the_procedure_does_what_it_says"
 
 
 @dataclass(frozen=True)
@@ -178,5 +179,64 @@ MUTANTS = (
             Edit("src/email_ingestion/mailbox/imap.py", "select_folder(name, readonly=True)", "select_folder(name)"),
         ),
         (f"{MATRIX}[producer_frozen]",),
+    ),
+    # What the runbooks rely on: the drills must notice.
+    Mutant(
+        "circuit_breakers as an object",
+        (
+            Edit(
+                "src/email_ingestion/ops/status.py",
+                '                "circuit_breakers": breakers,\n',
+                '                "circuit_breakers": {each["name"]: each for each in breakers},\n',
+            ),
+        ),
+        (f"{DRILL}[incident_response#22-imap-unreachable]",),
+    ),
+    Mutant(
+        "a metric of another name",
+        (
+            Edit(
+                "src/email_ingestion/ops/gauges.py", '    ("dlq_depth", "Entries in', '    ("dlq_letters", "Entries in'
+            ),
+        ),
+        (f"{DRILL}[incident_response#25-dlq-growing]",),
+    ),
+    Mutant(
+        "an error's class left out of the log",
+        (Edit("src/email_ingestion/ops/wording.py", "    return type(error).__name__\n", '    return "Exception"\n'),),
+        (f"{DRILL}[incident_response#21-redis-down]",),
+    ),
+    Mutant(
+        "a log emptied at the start",
+        (
+            Edit(
+                "src/email_ingestion/ops/logs.py",
+                '        super().__init__(path, encoding="utf-8")\n',
+                '        super().__init__(path, mode="w", encoding="utf-8")\n',
+            ),
+        ),
+        (f"{DRILL}[incident_response#26-worker-crash-or-oom]",),
+    ),
+    Mutant(
+        "ready without Redis",
+        (
+            Edit(
+                "src/email_ingestion/ops/verdict.py",
+                "    yield from (reason for name, reason in faults if name in critical)\n",
+                '    yield from (reason for name, reason in faults if name in critical and name != "redis")\n',
+            ),
+        ),
+        (f"{DRILL}[incident_response#21-redis-down]",),
+    ),
+    Mutant(
+        "a restore that lays an RDB beside the AOF",
+        (
+            Edit(
+                "src/email_ingestion/backup/restore.py",
+                "            keys = reload.switch()\n",
+                "            target.link.client.save()\n            keys = reload.abandon() or 1\n",
+            ),
+        ),
+        (f"{DRILL}[redis_operations#restore-from-a-backup]",),
     ),
 )

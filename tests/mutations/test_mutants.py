@@ -13,7 +13,10 @@ import pytest
 from tests.mutations.mutants import MUTANTS, Edit, Mutant
 from tests.servers.processes import ROOT
 
-COPIED = ("src", "tests", "bench", "config", "producer.py", "worker.py", "pyproject.toml")
+COPIED = (
+    *("src", "tests", "bench", "config", "docs", "deploy", "scripts"),
+    *("producer.py", "worker.py", "pyproject.toml", "requirements.lock", "README.md"),
+)
 TESTS_FAILED = 1  # pytest's exit code; others say that it could not run them
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from email_ingestion.services.gameday import STRANGERS
+from email_ingestion.stream import open_link
+from email_ingestion.stream.strangers import add_strangers
 from tests.drills.scenarios.base import Scenario
-from tests.drills.world import World
+from tests.drills.world import KEYS, World
 
 
 class RedisDown(Scenario):
@@ -14,3 +17,22 @@ class RedisDown(Scenario):
 
     def inject(self, world: World) -> None:
         world.redis.kill()
+
+
+class LettersLost(Scenario):
+    """There is a backup of last night; then somebody typed FLUSHALL, and the dead letters are nowhere else."""
+
+    name = "letters-lost"
+
+    def prepare(self, world: World) -> None:
+        add_strangers(open_link(f"redis://127.0.0.1:{world.redis.port}/0", "drill"), STRANGERS)
+
+    def inject(self, world: World) -> None:
+        done = world.shell("python scripts/backup.py", seconds=90)
+        assert done.rc == 0, done.output
+        with world.redis.client() as client:
+            client.flushall()
+
+    def finish(self, world: World) -> None:
+        with world.redis.client() as client:
+            assert client.xlen(KEYS.dlq) == STRANGERS

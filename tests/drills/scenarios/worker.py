@@ -31,6 +31,8 @@ class DlqGrowing(Scenario):
 
     name = "dlq-growing"
     fires = frozenset({"DlqGrowing"})
+    # The restart of everything lasts for minutes by the rules' clock.
+    tolerates = frozenset({"AllDown", "ProducerDown", "NoWorkers", "WorkerDown", "FreshnessBudgetBurn"})
     pause = 0.4
 
     def python_path(self, folder: Path) -> str:
