@@ -23,6 +23,7 @@ from tests.drills.world import World, running_world, watched
 from tests.servers.processes import until
 
 STEADY_SECONDS = 60.0
+FEW = 20  # messages on their way at any moment
 WELL_SECONDS = 90.0
 SETTLE_SECONDS = 120.0
 ALERT_SECONDS = 240.0
@@ -134,6 +135,7 @@ class _Drill:
         world.load.start()
         until(lambda: world.well(*scenario.crew), "all is well", STEADY_SECONDS)
         until(lambda: len(world.rows()) > scenario.first_mail, "mail flows", STEADY_SECONDS)
+        until(lambda: world.in_flight() <= FEW, "the first rush is over", STEADY_SECONDS)
         if world.prometheus and world.notified:
             prometheus = world.prometheus
             until(

@@ -107,9 +107,13 @@ class Looker:
         return symptom.value in self.world.prometheus.firing()
 
     def _grows(self, symptom: Symptom) -> bool:
+        """The metric is above its least value since the fault: the first one may be of a second before."""
         value = self.world.metric(symptom.value, symptom.process)
-        _, first = self._first.setdefault(str(symptom), (time.monotonic(), value))
-        return value is not None and value > (first or 0.0)
+        if value is None:
+            return False
+        _, least = self._first.get(str(symptom), (0.0, value))
+        self._first[str(symptom)] = (0.0, min(value, least))
+        return value > least
 
     def _stands(self, symptom: Symptom) -> bool:
         """The metric has not moved for a while, although mail arrives."""
