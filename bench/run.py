@@ -1,4 +1,4 @@
-"""Measures everything and writes `docs/performance.md`: one command, about a quarter of an hour on two cores."""
+"""Measures everything and writes `docs/performance.md` and `docs/scaling.md`, in a quarter of an hour on two cores."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from bench import latency, machine, mailbox, memory, parser, start, worker
+from bench import capacity, latency, machine, mailbox, memory, parser, start, worker
 from bench.rounds import ROOT, Failed, Say
 from bench.tables import Section, aims_table
 
 PAGE = ROOT / "docs" / "performance.md"
+CAPACITY = ROOT / "docs" / "scaling.md"
 EXAMPLES = """examples:
-  python -m bench.run                       everything, into docs/performance.md
+  python -m bench.run                       everything, into docs/performance.md and docs/scaling.md
   python -m bench.run --only worker         one measurement, printed
   python -m bench.run --quick               small numbers, printed: whether it works, not how fast it is
 """
@@ -68,6 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if target:
         target.write_text(text)
         _say(f"written to {target}")
+    if target == PAGE:
+        try:
+            CAPACITY.write_text(capacity.page(capacity.Costs.of(sections), described))
+        except KeyError:
+            _say(f"{CAPACITY.name} stays as it is: what it is calculated from could not be measured")
     sys.stdout.write(text)
     return 2 if failed else 0
 

@@ -6,7 +6,7 @@ from functools import partial
 from itertools import islice
 from statistics import median
 
-from bench import parser
+from bench import capacity, parser
 from bench.corpus import letters
 from bench.rounds import Failed, Run, race
 from bench.run import page
@@ -48,3 +48,16 @@ def test_parsers_are_asked_for_the_same_things():
     fields, people, date, texts, files = parser.record(raw)
     assert dict(fields)["MIME-Version"] == "1.0"
     assert (len(people), bool(date), bool(texts or files)) == (6, True, True)
+
+
+def test_the_capacity_page_scales_what_was_measured():
+    text = capacity.page(capacity.Costs(0.0005, 0.002, 20_000, 50_000, 30_000), "- a machine")
+    assert "| Producer, CPU | 0.14 core hours |" in text
+    assert "| 10,000 | 2,000,000 | 1, 1 |" in text
+    assert "Not measured" in text
+
+
+def test_a_simulated_day_without_enough_cores_piles_up():
+    enough, too_few = capacity.simulate(1_000, 0.1, 1), capacity.simulate(1_000, 1.0, 1)
+    assert enough.most < too_few.most
+    assert enough.wait < too_few.wait
