@@ -21,6 +21,7 @@ from imapclient.exceptions import IMAPClientError, LoginError, ProtocolError
 from imapclient.response_parser import parse_fetch_response
 
 from email_ingestion.errors import IMAPConnectionError
+from email_ingestion.mailbox.answers import read
 from email_ingestion.mailbox.folders import mailbox_for
 from email_ingestion.mailbox.meter import Meter
 from email_ingestion.mailbox.outline import (
@@ -224,7 +225,11 @@ class ImapMailbox:
         """Raises MessagesRefused, with what came, when the server did not send some for their own sake."""
         with self._speaking("fetch from"):
             try:
-                return dict(self._client.fetch(uids, items))
+                answers = self._answers(uids, items)
+                found = read(answers)
+                if found is None:
+                    found = dict(parse_fetch_response(answers, self._client.normalise_times, True))  # noqa: FBT003
+                return {uid: found[uid] for uid in uids if uid in found}  # a server may speak of others in passing
             except self._client.AbortError:
                 raise
             except ProtocolError as error:
@@ -235,6 +240,14 @@ class ImapMailbox:
                 if not speaks_of_messages(error):
                     raise
                 raise MessagesRefused(f"the IMAP server does not send some messages: {error}", self._left()) from error
+
+    def _answers(self, uids: Sequence[int], items: list[str]) -> list[Any]:
+        """As imapclient's fetch, without its parser."""
+        imap = self._client._imap  # noqa: SLF001 - as there
+        tag = imap._command("UID", "FETCH", ",".join(map(str, uids)), f"({' '.join(items)})")  # noqa: SLF001
+        status, said = imap._command_complete("FETCH", tag)  # noqa: SLF001
+        self._client._checkok("fetch", status, said)  # noqa: SLF001
+        return list(imap._untagged_response(status, said, "FETCH")[1])  # noqa: SLF001
 
     def _left(self) -> dict[int, dict[bytes, Any]]:
         """What came before a FETCH was refused; imaplib keeps it."""

@@ -16,7 +16,7 @@ from email_ingestion.mailbox.replies import MessagesRefused
 
 T = TypeVar("T")
 
-PORTION_BYTES = 4 * 1024 * 1024  # a message above this is fetched in pieces
+PORTION_BYTES = 1024 * 1024  # of one FETCH; a message above this is fetched in pieces
 PIECE_BYTES = 1024 * 1024
 
 
