@@ -45,6 +45,9 @@ def worker(
     instance: Annotated[
         int, typer.Option(min=1, max=500, help="The K-th worker of this host: its ports, files and name follow.")
     ] = 1,
+    processes: Annotated[
+        int, typer.Option(min=1, max=64, help="So many workers under this command, numbered from --instance on.")
+    ] = 1,
     drain: Annotated[bool, typer.Option("--drain", help="Work until the stream is empty, then exit.")] = False,
 ) -> int:
     """Take mail from the Redis Stream, parse it and deliver it to the sinks, until it is stopped.
@@ -52,8 +55,13 @@ def worker(
     Examples:
       python worker.py
       python worker.py --instance 2
+      python worker.py --processes 4
       python worker.py --drain
     """
+    if processes > 1:
+        from email_ingestion.services.crew import run_crew  # noqa: PLC0415 - one worker needs none
+
+        return run_crew(load_settings(), instance, processes, ["--drain"] if drain else [])
     from email_ingestion.wiring.worker import run_worker  # noqa: PLC0415 - keeps --help quick
 
     return run_worker(load_settings(), instance, drain=drain)
