@@ -209,7 +209,7 @@ _LIMITS = (
     ),
     (
         f"accounts of one producer ({PER_PRODUCER} were tested), Redis' memory in an outage",
-        f"{math.ceil(10_000 / PER_PRODUCER)} producers, `REDIS_PARTITIONS` on a Redis Cluster, PostgreSQL on its own host",
+        f"{math.ceil(10_000 / PER_PRODUCER)} producers, `REDIS_PARTITIONS` on a Redis Cluster, a PostgreSQL host",
     ),
 )
 
