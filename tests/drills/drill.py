@@ -14,9 +14,9 @@ from pathlib import Path
 
 from bench.crash_matrix.law import judge
 from tests.drills.addresses import Addresses
-from tests.drills.runbook import HEALTHY, Procedure
+from tests.drills.runbook import Procedure
 from tests.drills.scenarios import scenarios
-from tests.drills.scenarios.base import Scenario
+from tests.drills.scenarios.base import Healthy, Scenario
 from tests.drills.steps import DrillFailed, lacking, left_running, run
 from tests.drills.symptoms import LASTING, Looker
 from tests.drills.world import World, running_world, watched
@@ -87,7 +87,7 @@ class _Drill:
     def play(self) -> None:
         self._steady()
         with ExitStack() as terminals:
-            if self.procedure.scenario == HEALTHY:
+            if isinstance(self.scenario, Healthy):
                 for phase in ("diagnosis", "mitigation", "verify", "afterwards"):
                     self._phase(phase, terminals)
             else:

@@ -11,8 +11,9 @@ import psutil
 import redis
 
 from tests.drills.addresses import Addresses
-from tests.servers.processes import until
+from tests.servers.processes import ROOT, until
 
+SHIPPED = ROOT / "config" / "redis.conf"
 REDIS = """\
 bind 127.0.0.1
 port {port}
@@ -36,15 +37,27 @@ class DrillRedis:
         self.folder = folder
         self.config = addresses.redis_etc / "redis.conf"
         self.port = addresses.redis
+        self.login: dict[str, str] = {}  # ours, where the default user may do little
         folder.mkdir(parents=True)
         self.config.write_text(REDIS.format(port=self.port, directory=folder, log=addresses.redis_log))
 
     def client(self) -> redis.Redis:
-        return redis.Redis(host="127.0.0.1", port=self.port, socket_timeout=5)
+        return redis.Redis(host="127.0.0.1", port=self.port, socket_timeout=5, **self.login)
 
     def start(self) -> None:
         subprocess.run(["redis-server", str(self.config)], check=True, capture_output=True)
         until(self.answers, "Redis answers")
+
+    def take_users(self, password: str) -> None:
+        """Start again with the users of config/redis.conf, and one for the drill itself."""
+        shipped = [line for line in SHIPPED.read_text().splitlines() if line.startswith("user ")]
+        users = [line.replace(">change-me", f">{password}") for line in shipped]
+        with self.config.open("a") as config:
+            config.write("\n".join([*users, "user drill on >drill ~* &* +@all", ""]))
+        self.signal(signal.SIGTERM)
+        until(lambda: self.process() is None, "Redis has stopped")
+        self.login = {"username": "drill", "password": "drill"}
+        self.start()
 
     def answers(self) -> bool:
         try:

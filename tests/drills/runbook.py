@@ -24,7 +24,7 @@ from markdown_it.token import Token
 
 PHASES = ("diagnosis", "mitigation", "verify", "afterwards")
 HEALS = ("by-hand", "itself")
-HEALTHY = "healthy"  # the scenario of procedures that need no fault
+HEALTHY = "healthy"  # how scenarios begin whose procedures need no fault
 SYMPTOMS = ("ready", "breaker", "log", "metric", "alert", "refused", "dead", "status", "grows", "stands")
 # What a reader would type: inline code that begins with one of these is a command.
 EXECUTABLES = (
@@ -424,7 +424,7 @@ def _check(section: _Section) -> None:
     where, given = section.where, section.attributes
     if not given.get("scenario"):
         where.refuse("a drill names its scenario")
-    broken = given["scenario"] != HEALTHY
+    broken = not given["scenario"].startswith(HEALTHY)
     if broken and given.get("heals") not in HEALS:
         where.refuse(f"a drill says how the fault ends: heals={' or heals='.join(HEALS)}")
     if broken and not section.symptoms:

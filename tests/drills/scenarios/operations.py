@@ -33,6 +33,9 @@ class BadDeployment(Scenario):
     """A new version whose worker falls over as soon as it has started; somebody started it again and again."""
 
     name = "bad-deployment"
+    fires = frozenset({"NoWorkers"})  # CrashLooping needs workers that live long enough to be seen by Prometheus
+    # Time runs faster for the alerts of the consequences than for the heartbeats that make the cause's.
+    tolerates = frozenset({"WorkerDown", "QueueBacklogWarning", "QueueBacklogCritical", "FreshnessBudgetBurn"})
 
     def python_path(self, folder: Path) -> str:
         self._bug = folder

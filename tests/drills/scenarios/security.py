@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import urllib.request
 from contextlib import suppress
 from typing import ClassVar
@@ -11,9 +10,6 @@ from urllib.error import HTTPError
 
 from tests.drills.scenarios.base import Scenario
 from tests.drills.world import World
-from tests.servers.processes import until
-
-USER = "user email_ingestion on >old-secret resetchannels ~{email_ingestion* +@all -@admin -@dangerous +info\n"
 
 
 class StolenOpsToken(Scenario):
@@ -23,11 +19,7 @@ class StolenOpsToken(Scenario):
     settings: ClassVar[dict[str, object]] = {"REDIS_USERNAME": "email_ingestion", "REDIS_PASSWORD": "old-secret"}
 
     def prepare(self, world: World) -> None:
-        with world.redis.config.open("a") as config:
-            config.write(USER)
-        world.redis.signal(signal.SIGTERM)
-        until(lambda: world.redis.process() is None, "Redis has stopped")
-        world.redis.start()
+        world.redis.take_users("old-secret")
 
     def inject(self, world: World) -> None:
         token = (world.folder / "data" / "ops-token").read_text().strip()
