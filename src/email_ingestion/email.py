@@ -58,6 +58,7 @@ class Message:
     raw: bytes | None
     raw_ref: str | None = None
     sink: str | None = None  # the only sink that is to get it again: it comes from that one's dead letter
+    rehearsal: str | None = None  # which trial of the pipeline it belongs to: nobody's mail, and it leaves nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,3 +208,4 @@ class Parcel:
     raw_ref: str | None = None  # set when the raw bytes already lie in the blob store
     owed_to: tuple[str, ...] = ()  # the sinks beside the database that have to get it
     again: str | None = None  # see `Message.sink`
+    rehearsal: bool = False  # see `Message.rehearsal`

@@ -280,6 +280,22 @@ class Delivered(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Rehearsed(Event):
+    """So many messages that are nobody's mail went the whole way, or did not; nothing of them is kept."""
+
+    count: int
+    delivered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CanarySeen(Event):
+    """What became of the trial message that goes the way of mail; both None when none came back in time."""
+
+    delivered: bool | None
+    took: float | None  # seconds from the stream to its end
+
+
+@dataclass(frozen=True, slots=True)
 class Owed(Event):
     """What a further sink still has to get; both None when the database does not say."""
 

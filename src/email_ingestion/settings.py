@@ -199,6 +199,9 @@ class Settings(BaseSettings):
     webhook_timeout_seconds: float = Field(default=10, gt=0, description="seconds a post may take")
 
     reconcile_seconds: float = Field(default=3600, gt=0, description="seconds between comparisons of server and ledger")
+    canary_seconds: float | None = Field(
+        default=None, ge=1, description="seconds between two trial messages through stream, worker and database; off"
+    )
     stop_seconds: float = Field(default=30, gt=0, description="seconds a stopping process may take to finish its work")
 
     ops_host: str = Field(default="127.0.0.1", description="address the HTTP endpoints listen on")

@@ -36,8 +36,10 @@ OF_WORKER = """emails_processed_total emails_failed_total processing_latency_sec
 end_to_end_latency_seconds retries_total duplicates_total orphan_messages_claimed_total sink_deliveries_total"""
 WHILE_MAIL_WAITS = "stream_oldest_timestamp_seconds"
 WHEN_SOMETHING_DIED = "dlq_oldest_timestamp_seconds"
-# Metrics that have nothing to tell of such a run: no consent has a known end, nothing lies in hand.
+# Metrics that have nothing to tell of such a run: no consent has a known end, nothing lies in hand,
+# no trial messages are sent.
 LATER = {
+    "email_ingestion_canary_last_success_timestamp_seconds",
     "email_ingestion_oauth2_consent_expiry_timestamp_seconds",
     "email_ingestion_stream_oldest_pending_timestamp_seconds",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.alerts.series import (
     BACKUP,
+    CANARY,
     CONSENT,
     LAST_SYNC,
     MAIL_AGE,
@@ -65,6 +66,8 @@ FLOW = (
     Fault("a backlog", both("stream_depth", level(60)), 8, "QueueBacklogWarning P3"),
     Fault("a great backlog", both("stream_depth", level(500)), 8, "QueueBacklogWarning P3 QueueBacklogCritical P2"),
     Fault("a burst", both("stream_depth", level(500)), 3, ""),
+    Fault("a trial message does not come through", {CANARY: frozen}, 20, "CanaryMissing P2"),
+    Fault("no trial messages are sent", {CANARY: gone}, 20, ""),
     Fault("a stuck message", {worker("stream_oldest_pending_timestamp_seconds"): frozen}, 20, "PendingStuck P2"),
     Fault(
         "every sixth attempt fails",
@@ -134,6 +137,13 @@ DEPENDENCIES = (
         "SinkDown P2 CircuitBreakerOpen P2",
     ),
     Fault("the mailbox is silent", {LAST_SYNC: frozen}, 15, "MailboxSilent P2"),
+    Fault(
+        "an operator pauses the producer",
+        {producer("paused"): level(1), LAST_SYNC: frozen},
+        15,
+        "Paused P4 MailboxSilent P2",
+    ),
+    Fault("an operator pauses the workers", {worker("paused"): level(1)}, 3, "Paused P4"),
     Fault("the mailbox was never looked at", {LAST_SYNC: gone}, 8, "MailboxSilent P2"),
     Fault(
         "the server throttles",

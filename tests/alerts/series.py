@@ -70,6 +70,7 @@ def latency(bound: str) -> str:
 
 MAIL_AGE = producer("delivered_until_timestamp_seconds", 'account="default"')
 LAST_SYNC = producer("imap_last_success_timestamp_seconds", 'account="default"')
+CANARY = producer("canary_last_success_timestamp_seconds")
 BACKUP = producer("backup_last_success_timestamp_seconds")
 CONSENT = producer("oauth2_consent_expiry_timestamp_seconds", 'account="default"')
 
@@ -87,6 +88,7 @@ HEALTHY: Mapping[str, Value] = {
     producer("circuit_breaker_transitions_total", 'name="imap"', 'to="open"'): grows(0),
     producer("circuit_breaker_transitions_total", 'name="imap"', 'to="closed"'): grows(0),
     **both("circuit_breaker_transitions_total", grows(0), 'name="redis"', 'to="closed"'),
+    **both("paused", level(0)),
     **both("redis_memory_used_bytes", level(1e6)),
     **both("redis_memory_max_bytes", level(1e7)),
     **both("redis_evicted_keys_total", grows(0)),
@@ -114,6 +116,7 @@ HEALTHY: Mapping[str, Value] = {
     **both("disk_size_bytes", level(1e10), 'folder="data"'),
     _of("process_resident_memory_bytes", WORKER): level(1e8),
     BACKUP: now(HOUR),
+    CANARY: now(30),
 }
 MEMORY = _of("process_resident_memory_bytes", WORKER)
 

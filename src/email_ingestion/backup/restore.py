@@ -54,7 +54,7 @@ def writers(link: Link, pid_dir: Path) -> list[str]:
     found = [f"{stem} is running here, PID {pid}: ./scripts/stop.sh first" for stem, pid in local.items()]
     for process in read_gauges(link).processes:
         if process["pid"] not in local.values():
-            seconds = max(0.0, time.time() - process["seen"])
+            seconds = max(0.0, time.time() - (process["seen"] or time.time()))
             found.append(f"{process['instance']} was alive {seconds:.0f} s ago: stop it, or wait 15 s if it was killed")
     return found
 

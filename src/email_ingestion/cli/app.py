@@ -39,6 +39,7 @@ COMMANDS = {
     "dlq": "dlq:dlq",
     "reconcile": "reconcile:reconcile",
     "backfill": "backfill:backfill",
+    "loadtest": "loadtest:loadtest",
     "route": "route:route",
     "import": "takeout:import_",
     "alert": "alert:alert",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any
@@ -50,6 +51,26 @@ def content_of(ref: str, ledger: Ledger, blobs: Blobs) -> bytes:
     return blobs.get(ref) if content is None else content
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A batch as it will be written: what takes time is done before the database is locked."""
+
+    ordered: list[StoredEmail]
+    rows: list[dict[str, Any]]
+    packed: dict[str, list[dict[str, Any]]]
+    now: datetime
+
+    @staticmethod
+    def of(batch: Sequence[StoredEmail]) -> _Prepared:
+        # In order of identity, so that two workers with overlapping batches wait for each other in one direction.
+        first = {stored.email.email_id: stored for stored in reversed(batch)}
+        ordered = [first[email_id] for email_id in sorted(first)]
+        now = datetime.now(UTC)
+        rows = [_email_row(stored, now) for stored in ordered]
+        packed = {stored.email.email_id: _content_rows(stored.contents) for stored in ordered}
+        return _Prepared(ordered, rows, packed, now)
+
+
 class Ledger:
     """The delivered messages. Threads may share it; every method raises SinkUnavailable when the database is away."""
 
@@ -65,17 +86,24 @@ class Ledger:
 
         Raises PermanentError when the database refuses a value; nothing of the batch is then written.
         """
-        # In order of identity, so that two workers with overlapping batches wait for each other in one direction.
-        first = {stored.email.email_id: stored for stored in reversed(batch)}
-        ordered = [first[email_id] for email_id in sorted(first)]
         with in_our_terms(self._place):
-            now = datetime.now(UTC)
-            rows = [_email_row(stored, now) for stored in ordered]
-            packed = {stored.email.email_id: _content_rows(stored.contents) for stored in ordered}
+            prepared = _Prepared.of(batch)
             with self._writer.begin() as connection:
-                new = self._insert_emails(connection, rows)
-                self._insert_parts(connection, [stored for stored in ordered if stored.email.email_id in new], packed)
-                self._insert_deliveries(connection, ordered, new, now)
+                return self._write(connection, prepared)
+
+    def rehearse(self, batch: Sequence[StoredEmail]) -> None:
+        """Do what `record` does but for the end, so that nobody ever sees a row of it. Raises as that does."""
+        with in_our_terms(self._place):
+            prepared = _Prepared.of(batch)
+            with self._writer.connect() as connection, connection.begin() as transaction:
+                self._write(connection, prepared)
+                transaction.rollback()
+
+    def _write(self, connection: Connection, batch: _Prepared) -> set[str]:
+        new = self._insert_emails(connection, batch.rows)
+        fresh = [stored for stored in batch.ordered if stored.email.email_id in new]
+        self._insert_parts(connection, fresh, batch.packed)
+        self._insert_deliveries(connection, batch.ordered, new, batch.now)
         return new
 
     def _insert_emails(self, connection: Connection, rows: list[dict[str, Any]]) -> set[str]:
@@ -274,6 +302,15 @@ class Ledger:
         with in_our_terms(self._place), self._engine.connect() as connection:
             row = connection.execute(query.where(emails.c.email_id == email_id)).one_or_none()
         return Found(envelope_of(row), row.raw_ref, tuple(row.tags or ()), row.priority) if row else None
+
+    def processed(self, email_ids: Iterable[str]) -> dict[str, datetime]:
+        """Return those of `email_ids` that were delivered, each with the time."""
+        found: dict[str, datetime] = {}
+        with in_our_terms(self._place), self._engine.connect() as connection:
+            for chunk in _chunks(list(email_ids)):
+                query = select(emails.c.email_id, emails.c.processed_at).where(emails.c.email_id.in_(chunk))
+                found |= {row.email_id: row.processed_at for row in connection.execute(query)}
+        return found
 
     def raw_ref(self, email_id: str) -> str | None:
         """Return the reference of a message's raw bytes for `content_of`; None when the message is not here."""

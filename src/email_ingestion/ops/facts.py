@@ -45,6 +45,12 @@ class Facts:
             took = round(event.seconds * 1000, 3)
             self._check(known, took, event.error, ok=event.ok)
 
+    def breaker_changed(self, event: events.BreakerChanged) -> None:
+        """A loop found a dependency away before the next probe did, and nobody probes it while its breaker is open."""
+        known = self.checks.get(event.name)
+        if known and event.error:
+            self._check(known, None, event.error, ok=False)
+
     def redis_failed(self, event: events.RedisFailed) -> None:
         """A loop found Redis away before the next probe did."""
         if "redis" in self.checks and speaks_of_redis(event.error):
@@ -155,6 +161,7 @@ _NOTES: dict[type[Event], Callable[[Facts, Any], None]] = {
     events.Held: Facts.fetching_held,
     events.LeaseChanged: Facts.lease_changed,
     events.Probed: Facts.probed,
+    events.BreakerChanged: Facts.breaker_changed,
     events.RedisFailed: Facts.redis_failed,
     events.Connected: Facts.connected,
     events.ConnectionFailed: Facts.trouble,

@@ -136,6 +136,8 @@ class Metrics:
 
     def _breaker_changed(self, event: events.BreakerChanged) -> None:
         self._transitions.labels(member(event.name, self._names.breakers), event.new.lower()).inc()
+        if event.name in self._names.dependencies and event.error:  # nobody probes while it is open
+            self._up.labels(event.name).set(0)
 
 
 def _side(

@@ -206,6 +206,9 @@ CONSEQUENCES = {
 }
 
 
+WANTED = {"MailboxSilent", "FreshnessBudgetBurn"}  # what a pause of the producer brings about
+
+
 @dataclass(frozen=True, slots=True)
 class Trouble:
     """A rule that is broken, for one account, breaker or folder; a consequence of another is not told."""
@@ -271,6 +274,8 @@ class Monitor:
 def _troubles(before: Readings, now: Readings) -> Iterator[Trouble]:
     found = {rule: rule.says(before, now) for rule in RULES}
     consequences = {name for rule, said in found.items() if said for name in CONSEQUENCES.get(rule.name, ())}
+    if before.the("paused") or now.the("paused"):  # an operator wanted it; after it the first sync is waited for
+        consequences |= WANTED
     for rule, said in found.items():
         for which, sentence in said.items():
             yield Trouble(rule, which, sentence, rule.name in consequences)

@@ -72,6 +72,8 @@ RULES: dict[type[Event], Rule] = {
     events.ConsentEnding: Rule("consent_ending", WARNING, repeats=True),
     events.NeedsOperator: Rule("operator_needed", ERROR, repeats=True),
     events.Delivered: Rule("email_delivered", DEBUG),
+    events.Rehearsed: Rule("rehearsal_completed", lambda event: DEBUG if event.delivered else WARNING, repeats=True),
+    events.CanarySeen: Rule("canary_seen", lambda event: DEBUG if event.delivered else ERROR, repeats=True),
     events.Owed: Rule("sink_owed", DEBUG),
     events.SinkDelivered: Rule(
         "sink_delivered", lambda event: WARNING if event.result == "failed" else DEBUG, repeats=True

@@ -16,6 +16,7 @@ from email_ingestion.ops.records import CONSENT_WARNING, Names, RedisView, Token
 SKIP_REASONS = ("excluded_label", "before_start", "known", "vanished", "too_large")
 CONNECTION_RESULTS = ("connected", "refused", "throttled", "failed")
 INCIDENTS = ("session_ended", "transient", "throttled", "locked_out", "operator", "quarantined")
+CANARIES = {True: "delivered", False: "failed", None: "missing"}
 REFRESH_RESULTS = ("success", "error", "refused")
 TOKEN_STATES: tuple[TokenState, ...] = get_args(TokenState)
 
@@ -33,6 +34,7 @@ class ProducerMetrics:
         self._declare_imap(declare)
         self._declare_oauth2(declare)
         self._declare_reconcile(declare)
+        self._declare_canary(declare)
 
     def reactions(self) -> dict[type[Event], Callable[[Any], None]]:
         """By kind of event."""
@@ -62,6 +64,7 @@ class ProducerMetrics:
             events.ConsentEnding: lambda event: self._token_is(event, "expiring"),
             events.NeedsOperator: self._needs_operator,
             events.Reconciled: self._reconciled,
+            events.CanarySeen: self._canary_seen,
             events.Notified: lambda event: self._notices.labels("sent" if event.sent else "failed").inc(),
         }
 
@@ -144,6 +147,27 @@ class ProducerMetrics:
         self._set_compared = declare.known(
             "reconcile_last_success_timestamp_seconds", "Unix time of the last completed comparison with the server."
         )
+
+    def _declare_canary(self, declare: Declare) -> None:
+        self._canaries = declare.counter(
+            "canary_messages_total", "Trial messages, by result.", result=CANARIES.values()
+        )
+        self._set_canary = declare.known(
+            "canary_last_success_timestamp_seconds",
+            "Unix time of the last trial message that went the way of mail; the first one's attempt before.",
+        )
+        self._set_canary_took = declare.known(
+            "canary_latency_seconds", "Time the last of them took from the stream to its end."
+        )
+        self._canary_flew = False
+
+    def _canary_seen(self, event: events.CanarySeen) -> None:
+        self._canaries.labels(CANARIES[event.delivered]).inc()
+        if event.delivered or not self._canary_flew:
+            self._canary_flew = True
+            self._set_canary(self._clock())
+        if event.took is not None:
+            self._set_canary_took(event.took)
 
     def _of(self, event: Any) -> str:
         return member(event.account, self._accounts)

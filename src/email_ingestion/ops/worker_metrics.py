@@ -38,6 +38,11 @@ class WorkerMetrics:
         self._oldest = declare.gauge(
             "sink_oldest_timestamp_seconds", "Unix time since which the oldest of them waits; absent for none.", "sink"
         )
+        self._rehearsed = declare.counter(
+            "rehearsed_messages_total",
+            "Messages of load tests and canaries that came to their end; nothing of them is kept.",
+            result=("delivered", "failed"),
+        )
         self._declare_latencies(declare)
 
     def reactions(self) -> dict[type[Event], Callable[[Any], None]]:
@@ -49,6 +54,7 @@ class WorkerMetrics:
             events.Reclaimed: lambda event: self._orphans.inc(event.count),
             events.SinkDelivered: self._sink_delivered,
             events.Owed: self._tell_owed,
+            events.Rehearsed: self._count_rehearsed,
         }
 
     def _declare_latencies(self, declare: Declare) -> None:
@@ -82,6 +88,9 @@ class WorkerMetrics:
 
     def _sink_delivered(self, event: events.SinkDelivered) -> None:
         self._sink_deliveries.labels(member(event.sink, self._sinks), event.result).inc(event.count)
+
+    def _count_rehearsed(self, event: events.Rehearsed) -> None:
+        self._rehearsed.labels("delivered" if event.delivered else "failed").inc(event.count)
 
     def _tell_owed(self, event: events.Owed) -> None:
         sink = member(event.sink, self._sinks)

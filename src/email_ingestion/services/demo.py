@@ -82,6 +82,13 @@ def _profile(redis_port: int, ready: dict[str, Any]) -> str:
     return head + "".join(f"{name}={value}\n" for name, value in values.items())
 
 
+def control_url() -> str | None:
+    """Where the sandbox that everything speaks to takes mail; None when everything speaks to something else."""
+    if not SANDBOX_PROFILE.exists() or not READY.exists():
+        return None
+    return f"http://127.0.0.1:{json.loads(READY.read_text())['control_port']}"
+
+
 def wait_until_processed(settings: Settings, say: Callable[[str], None]) -> None:
     """Return when what lies in the sandbox is in the database. Raises OperationFailed when it takes too long."""
     del say

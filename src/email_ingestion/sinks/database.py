@@ -31,8 +31,12 @@ class DatabaseSink:
 
     def deliver(self, batch: Sequence[Parcel]) -> set[str]:
         """See `Sink`. A blob is stored before the row that refers to it: the other way round could lose it."""
-        new = self.ledger.record([self._stored(parcel) for parcel in batch])
-        return {parcel.email.email_id for parcel in batch} - new
+        trials = [StoredEmail(parcel.email, "", tuple(_contents(parcel))) for parcel in batch if parcel.rehearsal]
+        if trials:
+            self.ledger.rehearse(trials)
+        mail = [parcel for parcel in batch if not parcel.rehearsal]
+        new = self.ledger.record([self._stored(parcel) for parcel in mail]) if mail else set()
+        return {parcel.email.email_id for parcel in mail} - new
 
     def _stored(self, parcel: Parcel) -> StoredEmail:
         small: list[Content] = []

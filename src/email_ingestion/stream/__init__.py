@@ -19,6 +19,7 @@ from email_ingestion.stream.lockout import Lockout
 from email_ingestion.stream.orders import FleetOrders, prove_writable
 from email_ingestion.stream.quarantine import Quarantine
 from email_ingestion.stream.queue import Queue
+from email_ingestion.stream.rehearsals import Receipt, Rehearsals
 from email_ingestion.stream.reload import Reload
 from email_ingestion.stream.server import ServerFacts, server_facts, write_once
 from email_ingestion.stream.snapshot import Tally, read_snapshot
@@ -41,6 +42,8 @@ __all__ = [
     "Lockout",
     "Quarantine",
     "Queue",
+    "Receipt",
+    "Rehearsals",
     "Reload",
     "ServerFacts",
     "Tally",

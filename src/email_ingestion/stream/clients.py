@@ -30,10 +30,10 @@ CONNECTIONS = 64  # of one process at a time
 UNLIMITED = 10_000
 
 
-def connect(address: RedisAddress | str, name: str, health_check: int = 30) -> redis.Redis:
+def connect(address: RedisAddress | str, name: str) -> redis.Redis:
     """A client for `address` that shows up in CLIENT LIST as `name`; nothing is contacted yet.
 
-    It sends a PING first of all and after `health_check` idle seconds, with 0 never.
+    It never sends a PING by itself: a Redis that refuses writes (MISCONF) refuses that too, and can still be read.
 
     Raises ConfigurationError for an address that is none.
     """
@@ -42,7 +42,7 @@ def connect(address: RedisAddress | str, name: str, health_check: int = 30) -> r
     options = {
         "client_name": name,
         "decode_responses": False,
-        "health_check_interval": health_check,
+        "health_check_interval": 0,
         "socket_connect_timeout": ANSWER_SECONDS,
         "socket_keepalive": True,
         "socket_timeout": BLOCK_SECONDS + ANSWER_SECONDS,

@@ -1,8 +1,8 @@
 """A message as the fields of a stream entry, and back.
 
 Field names are public: other programs read them. `raw` is the RFC 822 message in zstd, or `raw_ref` names it in the
-blob store. `sink` is there when only that one is to get it again. `v` rises when a reader of the previous version would
-misunderstand an entry.
+blob store. `sink` is there when only that one is to get it again, `rehearsal` in what is nobody's mail. `v` rises when
+a reader of the previous version would misunderstand an entry.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import zstandard
 from email_ingestion.email import Envelope, Message
 from email_ingestion.errors import PermanentError
 
-VERSION = 1
+VERSION = 2
+MAIL = 1  # the version a message is written in unless it is a rehearsal, which older readers would take for mail
 ZSTD_LEVEL = 3
 
 Fields = dict[str, bytes]
@@ -30,7 +31,7 @@ def encode(message: Message, enqueued_at: datetime, compressor: zstandard.ZstdCo
     """The fields of a new entry. `compressor` is not thread-safe: one for each thread."""
     envelope = message.envelope
     fields = {
-        "v": VERSION,
+        "v": VERSION if message.rehearsal else MAIL,
         "account": envelope.account,
         "mailbox": envelope.mailbox,
         "uidvalidity": envelope.uidvalidity,
@@ -46,6 +47,8 @@ def encode(message: Message, enqueued_at: datetime, compressor: zstandard.ZstdCo
     }
     if message.sink:
         fields["sink"] = message.sink
+    if message.rehearsal:
+        fields["rehearsal"] = message.rehearsal
     payload = _payload(message, compressor)
     return {name: str(value).encode() for name, value in fields.items()} | payload
 
@@ -69,8 +72,8 @@ def decode(fields: Mapping[bytes, bytes]) -> Message:
         version = int(fields.get(b"v", b"0"))
         if version > VERSION:
             raise UnknownVersion(f"stream entry has version {version}, this release reads up to {VERSION}: upgrade it")
-        raw_ref, sink = (fields.get(name, b"").decode() or None for name in (b"raw_ref", b"sink"))
-        return Message(_envelope(fields), _raw(fields), raw_ref, sink)
+        rest = (fields.get(name, b"").decode() or None for name in (b"raw_ref", b"sink", b"rehearsal"))
+        return Message(_envelope(fields), _raw(fields), *rest)
     except (KeyError, ValueError, zstandard.ZstdError) as error:
         raise PermanentError(f"stream entry cannot be read: {error!r}") from error
 

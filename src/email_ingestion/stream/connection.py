@@ -149,13 +149,10 @@ class Link:
 
 
 def open_link(address: RedisAddress | str, name: str) -> Link:
-    """A link for a command that ends at its first error: its breaker never opens, and nobody watches it.
-
-    Without PING: a Redis that refuses writes (MISCONF) refuses that too, and can still be looked at and backed up.
-    """
+    """A link for a command that ends at its first error: its breaker never opens, and nobody watches it."""
     breaker = Breaker("redis", BreakerPolicy(fail_max=sys.maxsize), (RedisConnectionError,), lambda _: None)
     partitions = 1 if isinstance(address, str) else address.partitions
-    return Link(connect(address, name, health_check=0), Keys(), breaker, partitions)
+    return Link(connect(address, name), Keys(), breaker, partitions)
 
 
 @contextmanager

@@ -29,6 +29,15 @@ class Delivery:
         """The message's identity, or the entry's id when it cannot be read."""
         return self.message.envelope.email_id if self.message else f"entry:{self.id}"
 
+    @property
+    def rehearsal(self) -> str | None:
+        """See `Message.rehearsal`."""
+        return self.message.rehearsal if self.message else None
+
+    def age(self) -> float:
+        """Seconds since it was appended, by Redis' clock and ours."""
+        return max(0.0, time.time() - seconds_of(self.id))
+
 
 def delivery(keys: Keys, entry_id: bytes, attempt: int, flat: list[bytes], *, foreign: bool) -> Delivery:
     """Decode one entry; one that cannot be decoded is still a delivery, so that it can be buried."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, cast
@@ -140,7 +141,16 @@ def _pending(client: redis.Redis, keys: Keys) -> tuple[int, int, float | None]:
 def _processes(link: Link) -> tuple[dict[str, Any], ...]:
     names = list(link.home(link.keys).scan_iter(match=link.keys.alive("*"), count=1000))
     values = cast("list[bytes | None]", link.client.mget(names)) if names else []
-    return tuple(json.loads(value) for value in values if value)
+    return tuple(found for value in values if value and (found := _presence(value)))
+
+
+def _presence(value: bytes) -> dict[str, Any] | None:
+    """What a process says of itself, None where it is none of ours; another release may tell less than this one."""
+    with suppress(ValueError):
+        found = json.loads(value)
+        if isinstance(found, dict) and {"component", "instance"} <= found.keys():
+            return dict.fromkeys(("stem", "pid", "ready", "ops_url", "seen", "paused", "level")) | found
+    return None
 
 
 def presences(link: Link) -> tuple[dict[str, Any], ...]:

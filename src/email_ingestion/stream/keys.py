@@ -11,6 +11,7 @@
     {email_ingestion}:alive:<instance>            string  JSON presence of a process, expires
     {email_ingestion}:control                     hash    orders to all processes by name, JSON with their ends; expires
     {email_ingestion}:budget:<account>            hash    bytes downloaded, by hour since the epoch
+    {email_ingestion}:receipts:<run>              list    what became of a rehearsal's messages, JSON; expires
     {email_ingestion}:doctor                      string  written and removed at once, as a trial; expires
     {email_ingestion}:restoring:<name>                    what a restore has loaded so far, to become <name> in one step
     {email_ingestion}:lockout:<account>           hash    until (Unix seconds), seconds: shut out by the mail server
@@ -95,6 +96,10 @@ class Keys:
     def control(self) -> str:
         """Orders of operators to all processes."""
         return self.name("control")
+
+    def receipts(self, run: str) -> str:
+        """What became of the messages of a rehearsal."""
+        return self.name(f"receipts:{run}")
 
     def budget(self, account: str) -> str:
         """Bytes downloaded lately."""

@@ -30,6 +30,7 @@ from email_ingestion.stream.leases import LEASE_SECONDS
 from email_ingestion.wiring.accounts import check_accounts
 from email_ingestion.wiring.alerts import AlertWatch
 from email_ingestion.wiring.bars import Bars
+from email_ingestion.wiring.canary import Canary
 from email_ingestion.wiring.process import Breakers, Parts, common_folders, common_loops, identify, run_process
 from email_ingestion.wiring.seat import seat_of
 from email_ingestion.wiring.source import LedgerOnDemand, Source
@@ -112,6 +113,7 @@ class ProducerBody:
 
         self._keepers = [keeper(each) for account in settings.all_accounts for each in account.by_mailbox]
         self._alerts = AlertWatch(settings, parts.ops.metrics, parts.ops.observe)
+        self._canary = Canary(settings.canary_seconds, own, parts.control.paused, parts.ops.observe)
         parts.front.pings["imap"] = self._reach_imap
         parts.front.pings["oauth2"] = self._get_tokens
 
@@ -122,6 +124,7 @@ class ProducerBody:
             return self._pass() if self._once else self._watch()
         finally:
             self._alerts.close()
+            self._canary.close()
             self._tenure.close()
 
     def _pass(self) -> int:
@@ -138,6 +141,7 @@ class ProducerBody:
     def _watch(self) -> int:
         """Every account that is ours, until `stop`."""
         self._alerts.start()
+        self._canary.start()
         threads = [
             threading.Thread(target=keeper.run, name=f"keep-{number}", daemon=True)
             for number, keeper in enumerate(self._keepers)

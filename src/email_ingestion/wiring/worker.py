@@ -15,7 +15,7 @@ from email_ingestion.routing import Router
 from email_ingestion.settings import Settings
 from email_ingestion.sinks import Sink, close_sink, load_sink
 from email_ingestion.sinks.database import DatabaseSink
-from email_ingestion.stream import Burial, Queue
+from email_ingestion.stream import Burial, Queue, Rehearsals
 from email_ingestion.wiring.collect import probe
 from email_ingestion.wiring.process import Breakers, Parts, common_folders, common_loops, identify, run_process
 from email_ingestion.worker import Courier, Worker
@@ -145,6 +145,7 @@ class WorkerBody:
             self._breakers[DATABASE],
             self._blobs,
             self._parser,
+            rehearsals=Rehearsals(parts.link),
             further=settings.sinks[1:],
             router=self._router,
             recorded=self._wake_couriers,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -21,12 +22,12 @@ from email_ingestion.errors import (
     SinkUnavailable,
     TransientError,
 )
-from email_ingestion.events import DeadLettered, Deferred, Delivered, Observe, SinkDelivered, Superseded
+from email_ingestion.events import DeadLettered, Deferred, Delivered, Observe, Rehearsed, SinkDelivered, Superseded
 from email_ingestion.parsing.isolated import IsolatedParser
 from email_ingestion.retry import backoff
 from email_ingestion.routing import Decision, Router
 from email_ingestion.sinks import Parcel, Sink
-from email_ingestion.stream import Delivery, Queue
+from email_ingestion.stream import Delivery, Queue, Receipt, Rehearsals
 from email_ingestion.stream.codec import UnknownVersion
 from email_ingestion.stream.dead_letters import Reason, obituary
 from email_ingestion.worker.aside import Aside
@@ -65,6 +66,7 @@ class Settlement:
         blobs: Blobs,
         parser: IsolatedParser,
         *,
+        rehearsals: Rehearsals,
         further: tuple[str, ...],
         router: Router,
         recorded: Callable[[], None],
@@ -73,6 +75,7 @@ class Settlement:
         observe: Observe,
     ) -> None:
         self._queue = queue
+        self._rehearsals = rehearsals
         self._database = database
         self._breaker = breaker
         self._blobs = blobs
@@ -227,6 +230,8 @@ class Settlement:
         return [parcel for one in left for parcel in self._parsed(self._begun([one[0]], [one], begun.started))]
 
     def _parcel(self, message: Message, decision: Decision) -> Parcel:
+        if message.rehearsal:
+            return Parcel(decision.email, message.raw or b"", rehearsal=True)
         return Parcel(decision.email, message.raw or b"", message.raw_ref, decision.sinks, message.sink)
 
     def _buried(self, each: Delivery) -> bool:
@@ -269,7 +274,8 @@ class Settlement:
         except Exception as error:
             self._observe(SinkDelivered(name, "failed", len(parcels)))
             raise TransientError(f"sink {name} failed: {type(error).__name__}") from error
-        self._observe(SinkDelivered(name, "delivered", len(parcels) - len(duplicates)))
+        mail = sum(not parcel.rehearsal for parcel in parcels)
+        self._observe(SinkDelivered(name, "delivered", mail - len(duplicates)))
         if duplicates:
             self._observe(SinkDelivered(name, "duplicate", len(duplicates)))
         self._recorded()
@@ -280,8 +286,10 @@ class Settlement:
         if lost:
             self._observe(Superseded(len(lost)))
         now = datetime.now(UTC)
-        for each in done:
-            if each.message and each not in lost:
+        kept = [each for each in done if each not in lost]
+        self._acknowledge([each for each in kept if each.rehearsal], delivered=True)
+        for each in kept:
+            if each.message and not each.rehearsal:
                 self._observe(
                     Delivered(
                         each.email_id,
@@ -292,6 +300,18 @@ class Settlement:
                         (now - each.message.envelope.internaldate).total_seconds(),
                     )
                 )
+
+    def _acknowledge(self, done: Sequence[Delivery], *, delivered: bool) -> None:
+        """Tell whoever rehearses; a receipt that Redis does not take is one that he misses."""
+        runs: defaultdict[str, list[Receipt]] = defaultdict(list)
+        for each in done:
+            if each.message and each.rehearsal:
+                receipt = Receipt(each.message.envelope.uid, delivered, each.queue_wait, each.age())
+                runs[each.rehearsal].append(receipt)
+        for run, receipts in runs.items():
+            self._observe(Rehearsed(len(receipts), delivered))
+            with suppress(TransientError):
+                self._rehearsals.acknowledge(run, receipts)
 
     def _fail(self, each: Delivery, error: EmailIngestionError) -> None:
         """An attempt failed: another one later, or the dead letters."""
@@ -309,7 +329,10 @@ class Settlement:
         self._observe(Deferred(each.email_id, each.attempt, error, backoff(each.attempt)))
 
     def _bury(self, each: Delivery, reason: Reason, error: EmailIngestionError | None) -> None:
-        if self._queue.bury(each, obituary(reason, each.attempt, error, frames(error), self._instance)):
+        if each.rehearsal:  # nobody would miss it: its end is told, and nothing of it is kept
+            self._queue.complete([each])
+            self._acknowledge([each], delivered=False)
+        elif self._queue.bury(each, obituary(reason, each.attempt, error, frames(error), self._instance)):
             self._observe(DeadLettered(each.email_id, reason, each.attempt, error))
 
 

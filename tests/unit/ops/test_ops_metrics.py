@@ -221,6 +221,18 @@ def test_a_breaker_shows_its_state_of_now(worker: Ops, redis_breaker: FakeBreake
     assert seen == [0, 1, 2]
 
 
+def test_a_dependency_whose_breaker_opens_is_down_though_no_probe_has_failed(worker: Ops) -> None:
+    worker.observe(events.Probed("database", ok=True, seconds=0.0, error=None))
+    worker.observe(events.BreakerChanged("database", "CLOSED", "OPEN", None))  # an operator's order tells nothing of it
+    assert series(worker.metrics)["dependency_up{dependency=database}"] == 1
+    worker.observe(events.BreakerChanged("database", "CLOSED", "OPEN", errors.SinkUnavailable("gone")))
+    assert series(worker.metrics)["dependency_up{dependency=database}"] == 0
+    checks = {check["name"]: check["status"] for check in worker.status.report()["checks"]}
+    worker.observe(events.Probed("database", ok=True, seconds=0.0, error=None))
+    assert series(worker.metrics)["dependency_up{dependency=database}"] == 1
+    assert checks["database"] == "unhealthy"
+
+
 def test_the_number_of_series_does_not_follow_the_mail(worker: Ops, producer: Ops) -> None:
     fed(worker)
     fed(producer)

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from email_ingestion import errors, events
+from email_ingestion.control import Control
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.ops.channels import Channels, channels_of
+from email_ingestion.ops.gauges import ControlGauges
 from email_ingestion.ops.metrics import Metrics
 from email_ingestion.ops.monitor import CONSEQUENCES, REMIND_SECONDS, RULES, RUNBOOK, THRESHOLDS, Monitor, Notice
 from email_ingestion.ops.records import RedisState
@@ -152,6 +154,19 @@ def test_mail_that_waits_and_a_silent_mailbox_are_told(watched: Watched) -> None
     assert [notice.title for notice in watched.heard] == [
         "email-ingestion: [P2] account default has not been looked at for 167 min"
     ]
+
+
+def test_a_pause_that_an_operator_wanted_is_no_silence(watched: Watched) -> None:
+    control = Control("producer", lambda: watched.clock.now)
+    watched.metrics.registry.register(ControlGauges(control))
+    control.pause(20_000, "somebody")
+    watched.clock.now += 10_000
+    watched.monitor.look()
+    control.resume()
+    watched.monitor.look()
+    assert watched.heard == []
+    watched.monitor.look()
+    assert len(watched.heard) == 1
 
 
 def test_rules_thresholds_and_priorities_are_those_of_the_alerts() -> None:

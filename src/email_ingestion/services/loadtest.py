@@ -1,0 +1,190 @@
+"""Load through the real pipeline, and how long each message took on its way.
+
+    the sandbox's stack   delivered into its mailbox ─IMAP─▶ producer ─▶ stream ─▶ worker ─▶ database, further sinks
+    any other             a rehearsal, behind the mail that is in the stream ─▶ worker ─▶ database, rolled back
+
+A real system is never given mail that is not there: a rehearsal is parsed, routed and written like mail and leaves no
+row, no blob and no dead letter, no further sink gets it, no cursor moves. It fills at most `WINDOW` places of the
+stream, so that mail waits for that many messages and no longer.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from math import ceil
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from email_ingestion.email import email_id
+from email_ingestion.errors import OperationFailed
+from email_ingestion.ledger import open_ledger
+from email_ingestion.services.demo import control_url
+from email_ingestion.settings import Settings
+from email_ingestion.stream import Intake, Receipt, Rehearsals, open_link, presences
+from email_ingestion.stream.rehearsals import trial
+
+WINDOW = 500
+PORTION = 100
+STEP_SECONDS = 0.02
+PATIENCE_SECONDS = 60.0  # without a single message coming to its end
+
+_LINES = "The quick brown fox jumps over the lazy dog while the queue fills up.\r\n"
+
+
+@dataclass
+class Result:
+    """What was measured; times in seconds."""
+
+    way: Literal["sandbox", "rehearsal"]
+    emails: int
+    sent: int = 0
+    failed: int = 0
+    seconds: float = 0.0  # from the first message sent to the last at its end
+    waited: list[float] = field(default_factory=list)  # in the stream; the sandbox's way does not tell
+    took: list[float] = field(default_factory=list)  # one for each delivered
+
+    @property
+    def missing(self) -> int:
+        """How many did not come to their end in time."""
+        return self.emails - len(self.took) - self.failed
+
+    def summary(self) -> dict[str, Any]:
+        """As it is printed."""
+        return {
+            "way": self.way,
+            "emails": self.emails,
+            "delivered": len(self.took),
+            "failed": self.failed,
+            "missing": self.missing,
+            "seconds": round(self.seconds, 3),
+            "rate_per_second": round(len(self.took) / self.seconds, 1) if self.seconds else None,
+            "latency_seconds": percentiles(self.took),
+            "queue_wait_seconds": percentiles(self.waited),
+        }
+
+
+def percentiles(values: list[float]) -> dict[str, float] | None:
+    """By nearest rank; None where nothing was measured."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    found = {f"p{part}": ordered[ceil(part / 100 * len(ordered)) - 1] for part in (50, 95, 99)}
+    return {name: round(value, 4) for name, value in (found | {"max": ordered[-1]}).items()}
+
+
+def run(settings: Settings, emails: int, rate: float | None, at: Callable[[int], None]) -> Result:
+    """Send `emails` messages, `rate` a second where given, and wait for their end; `at` is told how many came to it.
+
+    Raises OperationFailed when nobody could take them, RedisConnectionError and SinkUnavailable.
+    """
+    sandbox = control_url()
+    result = Result("sandbox" if sandbox else "rehearsal", emails)
+    way = _through_sandbox(settings, sandbox, result, rate) if sandbox else _rehearse(settings, result, rate)
+    started = heard = time.monotonic()
+    done = 0
+    for _ in way:
+        now = time.monotonic()
+        came = len(result.took) + result.failed
+        if came > done:
+            done, heard = came, now
+            result.seconds = now - started
+            at(done)
+        if not result.missing or now - heard > PATIENCE_SECONDS + (1 / rate if rate else 0):
+            break
+    return result
+
+
+def _due(result: Result, rate: float | None, since: float) -> int:
+    """How many are to be sent by now and were not."""
+    allowed = result.emails if rate is None else min(result.emails, 1 + int((time.monotonic() - since) * rate))
+    return allowed - result.sent
+
+
+def _rehearse(settings: Settings, result: Result, rate: float | None) -> Iterator[None]:
+    link = open_link(settings.redis_address, "email-ingestion-loadtest")
+    workers = [each for each in presences(link) if each.get("component") == "worker"]
+    if all(each.get("paused") for each in workers):
+        state = "every worker is paused" if workers else "no worker runs"
+        raise OperationFailed(f"{state}: `email-ingestion status` shows them, ./scripts/start.sh starts one")
+    rehearsals, intake, name = Rehearsals(link), Intake(link), f"loadtest-{secrets.token_hex(6)}"
+    since = time.monotonic()
+    while True:
+        room = WINDOW - (result.sent - len(result.took) - result.failed)
+        portion = min(_due(result, rate, since), PORTION, room)
+        if portion > 0 and intake.load().depth < settings.stream_max_depth:
+            numbers = range(result.sent, result.sent + portion)
+            rehearsals.append([trial(name, number, letter(name, number)) for number in numbers])
+            result.sent += portion
+        receipts = rehearsals.collect(name)
+        _count(result, receipts)
+        yield
+        if not receipts:
+            time.sleep(STEP_SECONDS)
+
+
+def _count(result: Result, receipts: list[Receipt]) -> None:
+    for each in receipts:
+        result.waited.append(each.waited)
+        if each.delivered:
+            result.took.append(each.took)
+        else:
+            result.failed += 1
+
+
+def _through_sandbox(settings: Settings, url: str, result: Result, rate: float | None) -> Iterator[None]:
+    account, name = settings.all_accounts[0].name, secrets.token_hex(6)
+    sent: dict[str, float] = {}
+    with closing(open_ledger(settings.database_url)) as ledger, closing(_connected(url)) as connection:
+        since = time.monotonic()
+        while True:
+            for _ in range(min(_due(result, rate, since), PORTION)):
+                now = time.time()
+                sent[email_id(account, _deliver(connection, letter(name, result.sent)), "")] = now
+                result.sent += 1
+            arrived = ledger.processed(sent)
+            result.took += [max(0.0, at.timestamp() - sent.pop(each)) for each, at in arrived.items()]
+            yield
+            if result.sent == result.emails or rate:
+                time.sleep(STEP_SECONDS)
+
+
+def _connected(url: str) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
+
+
+def _deliver(connection: http.client.HTTPConnection, raw: bytes) -> int:
+    """Into the sandbox; returns X-GM-MSGID."""
+    try:
+        connection.request("POST", "/deliver", raw, {"Content-Type": "message/rfc822"})
+        return int(json.load(connection.getresponse())["msgid"])
+    except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+        raise OperationFailed("the sandbox does not take mail: see logs/sandbox.log") from error
+
+
+def letter(run: str, number: int) -> bytes:
+    """A message of one to six kilobytes; every fourth is HTML, every tenth has an attachment."""
+    text = _LINES * (10 + number * 7919 % 60)
+    kind = "html" if number % 4 == 0 else "plain"
+    body = f"<html><body><p>{text}</p></body></html>\r\n" if kind == "html" else text
+    head = (
+        f"Message-ID: <{run}-{number}@loadtest.invalid>\r\n"
+        f"Date: {datetime.now(UTC):%a, %d %b %Y %H:%M:%S} +0000\r\n"
+        f"From: Sender {number % 97} <sender{number % 97}@example.com>\r\nTo: demo@example.com\r\n"
+        f"Subject: Load test {run}, message {number}\r\nMIME-Version: 1.0\r\n"
+    )
+    part = f"Content-Type: text/{kind}; charset=utf-8\r\n\r\n{body}"
+    if number % 10:
+        return (head + part).encode()
+    attached = (
+        'Content-Type: text/csv; name="rows.csv"\r\nContent-Disposition: attachment; filename="rows.csv"\r\n\r\n'
+        + f"{run},{number}\r\n" * 100
+    )
+    parts = "".join(f"--b\r\n{each}\r\n" for each in (part, attached))
+    return f'{head}Content-Type: multipart/mixed; boundary="b"\r\n\r\n{parts}--b--\r\n'.encode()
