@@ -4,6 +4,8 @@
     MINIMAL      and so do all sinks but the database, which notes what it owes them
     MAINTENANCE  and everything else: the process is paused
 
+or to take only mail of a certain priority, while the rest waits.
+
 An order comes to this process alone or, through Redis, to all of them. Each ends by itself, so that a forgotten one
 cannot hold the system up for ever; orders for all hold on while Redis is away.
 """
@@ -21,11 +23,13 @@ Scope = Literal["process", "fleet"]
 LEVELS: tuple[Level, ...] = get_args(Level)  # the later, the less is served
 PAUSE = "pause"
 LEVEL = "level"
+PRIORITY = "priority"
+MOST_URGENT = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Something asked for: `value` is a level for an order about the level, otherwise empty."""
+    """Something asked for: `value` is a level of service, a least priority, or empty for a pause."""
 
     value: str
     seconds: float  # until it ends, counted from when it was given or read
@@ -43,10 +47,11 @@ class Standing:
 
 
 class Control:
-    """Thread-safe; `clock` is monotonic, in seconds."""
+    """Thread-safe; `clock` is monotonic, in seconds. It never goes below the priority `least`."""
 
-    def __init__(self, component: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._component = component
+    def __init__(self, component: str, clock: Callable[[], float] = time.monotonic, least: int = 0) -> None:
+        self._floor = least
+        self.component = component
         self._clock = clock
         self._lock = threading.Lock()
         self._orders: dict[tuple[str, Scope], Standing] = {}
@@ -68,9 +73,17 @@ class Control:
         else:
             self._stand(LEVEL, Order(level, seconds, by), "process")
 
+    def prioritize(self, least: int, seconds: float, by: str) -> None:
+        """Leave mail of a lower priority where it is for so long; 0 takes such an order back."""
+        if least == 0:
+            with self._lock:
+                self._orders.pop((PRIORITY, "process"), None)
+        else:
+            self._stand(PRIORITY, Order(str(least), seconds, by), "process")
+
     def obey(self, fleet: Mapping[str, Order]) -> None:
         """These are the orders for all processes, as Redis has them now; others of this kind are taken back."""
-        for subject, name in ((PAUSE, f"{PAUSE}:{self._component}"), (LEVEL, LEVEL)):
+        for subject, name in ((PAUSE, f"{PAUSE}:{self.component}"), (LEVEL, LEVEL), (PRIORITY, PRIORITY)):
             if name in fleet:
                 self._stand(subject, fleet[name], "fleet")
             else:
@@ -86,6 +99,16 @@ class Control:
     def degraded(self) -> Standing | None:
         """The order for the lowest level of service that holds, or None when it is NORMAL."""
         return max(self._standing(LEVEL), key=lambda each: LEVELS.index(_level(each.value)), default=None)
+
+    def prioritized(self) -> Standing | None:
+        """The order for the highest least priority that holds."""
+        return max(self._standing(PRIORITY), key=lambda each: _priority(each.value), default=None)
+
+    @property
+    def least(self) -> int:
+        """The priority below which mail waits; 0: none does."""
+        order = self.prioritized()
+        return max(self._floor, _priority(order.value) if order else 0)
 
     @property
     def level(self) -> Level:
@@ -109,6 +132,11 @@ class Control:
         with self._lock:
             now = self._clock()
             return [each for (about, _), each in self._orders.items() if about == subject and each.until > now]
+
+
+def _priority(value: str) -> int:
+    """What cannot be read, of another release, is taken for the most careful of those we know."""
+    return min(int(value), MOST_URGENT) if value.isdecimal() else MOST_URGENT
 
 
 def _level(value: str) -> Level:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+NORMAL_PRIORITY = 5  # of 0 to 10
+
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
@@ -58,6 +60,7 @@ class Message:
     raw: bytes | None
     raw_ref: str | None = None
     sink: str | None = None  # the only sink that is to get it again: it comes from that one's dead letter
+    priority: int = NORMAL_PRIORITY  # as far as the header tells; the record may know better
     rehearsal: str | None = None  # which trial of the pipeline it belongs to: nobody's mail, and it leaves nothing
 
 
@@ -190,7 +193,7 @@ class Email:
     calendar: tuple[Calendar, ...] = ()
     enclosed: tuple[Enclosed, ...] = ()
     verdicts: Verdicts | None = None  # None when no Gmail received it
-    priority: int = 5  # 0 to 10; what the message says itself, unless a route says otherwise
+    priority: int = NORMAL_PRIORITY  # 0 to 10; what the message says itself, unless a route says otherwise
     tags: tuple[str, ...] = ()  # what routes gave it
 
     @property

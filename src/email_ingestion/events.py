@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 BreakerState = Literal["CLOSED", "OPEN", "HALF_OPEN"]
-Action = Literal["breaker", "pause", "resume", "degrade", "log-level", "revoke", "unknown"]
+Action = Literal["breaker", "pause", "resume", "degrade", "priority", "log-level", "revoke", "unknown"]
 Outcome = Literal["done", "refused"]
 
 

@@ -63,6 +63,11 @@ class Route(BaseModel):
         """Whether all conditions hold."""
         return all(holds(email) for holds in self._conditions)
 
+    @property
+    def needs_the_body(self) -> bool:
+        """Whether a condition is about more than the header."""
+        return self.has_attachment is not None or self.bounce is not None
+
     @cached_property
     def _conditions(self) -> tuple[Callable[[Email], bool], ...]:
         made = (_condition(name, value) for name, value in self if name in _FIELDS and value is not None)
@@ -102,11 +107,24 @@ class Router:
         """Raises ConfigurationError with one sentence for a table that is none of ours."""
         self._sinks = tuple(sinks)
         self._routes = [self._checked(number, table) for number, table in enumerate(tables, 1)]
+        self._by_header = [(name, route) for name, route in self._routes if not route.needs_the_body]
 
     def decide(self, email: Email) -> Decision:
         """Apply the routes that fit."""
+        return self._decided(email, self._routes)
+
+    @property
+    def ranks(self) -> bool:
+        """Whether a route sets a priority."""
+        return any(route.priority is not None for _, route in self._routes)
+
+    def priority_of(self, headline: Email) -> int:
+        """As far as can be told without the body: routes that look at that are left out."""
+        return self._decided(headline, self._by_header).email.priority
+
+    def _decided(self, email: Email, routes: Sequence[tuple[str, Route]]) -> Decision:
         decision = Decision(email, self._sinks)
-        for name, route in self._routes:
+        for name, route in routes:
             if route.fits(decision.email):
                 decision = _applied(decision, name, route)
                 if route.skip:

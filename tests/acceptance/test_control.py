@@ -27,8 +27,9 @@ class Live(Pair):
     def breaker(self, process: Running, name: str) -> dict[str, Any]:
         return next(each for each in process.status()["circuit_breakers"] if each["name"] == name)
 
-    def deliver(self, subject: str) -> None:
-        self.sandbox.deliver(f"Subject: {subject}\r\nMessage-ID: <{subject}@example.org>\r\n\r\nhello\r\n".encode())
+    def deliver(self, subject: str, head: str = "") -> None:
+        head += f"Subject: {subject}\r\nMessage-ID: <{subject}@example.org>\r\n"
+        self.sandbox.deliver(f"{head}\r\nhello\r\n".encode())
 
     def stored(self, subject: str) -> bool:
         return (subject,) in self.here.rows("SELECT subject FROM emails")
@@ -140,6 +141,9 @@ def test_local_orders_need_no_redis(cut_off: Live) -> None:
     assert {row["level"] for row in cut_off.asked("degrade", "MINIMAL", "--ttl", "5m")} == {"MINIMAL"}
     assert cut_off.worker.metric("email_ingestion_degradation_level") == 2
     assert {row["level"] for row in cut_off.asked("degrade", "NORMAL")} == {"NORMAL"}
+    assert {row["min_priority"] for row in cut_off.asked("priority", "8")} == {8}
+    assert cut_off.worker.metric("email_ingestion_min_priority") == 8
+    assert {row["min_priority"] for row in cut_off.asked("priority", "0")} == {0}
     everywhere = cut_off.command("pause", "worker", "--all")
     assert everywhere.returncode == 2
     assert "without --all the processes of this machine are told directly" in everywhere.stderr
@@ -166,6 +170,25 @@ def test_maintenance_pauses_everything_and_ends_by_itself(live: Live) -> None:
     assert (status["control"]["level"], status["status"]) == ("MAINTENANCE", "degraded")
     assert live.producer.metric("email_ingestion_degradation_level") == 3
     until(lambda: live.producer.status()["control"]["level"] == "NORMAL", "it is over")
+
+
+def test_in_an_incident_urgent_mail_alone_is_taken_and_the_rest_waits_untouched(live: Live) -> None:
+    assert [row["min_priority"] for row in live.asked("priority", "7", "--all", "--ttl", "1h")] == [7]
+    assert live.worker.status()["control"]["min_priority"] == 7
+    assert "only mail of priority 7" in live.worker.get("/ready")[1]
+    live.deliver("can wait")
+    live.deliver("cannot wait", "Importance: high\r\n")
+    until(lambda: live.stored("cannot wait"), "what is urgent is delivered")
+    until(lambda: live.waiting() == 1, "the rest waits in the stream")
+    assert not live.stored("can wait")
+    live.asked("pause", "worker")
+    live.deliver("nor can this", "Importance: high\r\n")
+    assert live.asked("priority", "0", "--all")[0]["min_priority"] == 0
+    until(lambda: live.waiting() == 2, "it is queued")
+    done = live.here.run("worker.py", "--instance", "2", "--drain", "--min-priority", "7")
+    assert (done.returncode, live.stored("nor can this"), live.stored("can wait")) == (0, True, False), done.stderr
+    live.asked("resume", "worker")
+    until(lambda: live.stored("can wait"), "nothing is dropped")
 
 
 def test_at_minimal_the_database_alone_is_served_and_the_others_get_theirs_later(live: Live) -> None:

@@ -25,6 +25,7 @@ COMMANDS = {
     "pause": "control:pause",
     "resume": "control:resume",
     "degrade": "control:degrade",
+    "priority": "control:priority",
     "log-level": "control:log_level",
     "pending": "pending:pending",
     "consumers": "consumers:consumers",

@@ -16,7 +16,7 @@ from email_ingestion.cli.exits import FAILED, OK
 from email_ingestion.cli.patience import comes_true
 from email_ingestion.cli.show import Json, say, show
 from email_ingestion.cli.typed import span
-from email_ingestion.control import LEVEL, PAUSE, Level, Order
+from email_ingestion.control import LEVEL, PAUSE, PRIORITY, Level, Order
 from email_ingestion.errors import OperationFailed, RedisConnectionError
 from email_ingestion.services.orders import Clerk, Live, live, some
 from email_ingestion.settings import Settings, load_settings
@@ -89,6 +89,34 @@ def degrade(
     return _local(settings, None, "degrade", body, as_asked, as_json=as_json)
 
 
+def priority(
+    least: Annotated[int, typer.Argument(min=0, max=10, help="Mail below it waits; 0: none.", show_default=False)],
+    ttl: Ttl = "1h",
+    everywhere: All = False,
+    as_json: Json = False,
+) -> int:
+    """Let workers take only mail of a priority, 0 to 10, of LEAST or more for a while; the rest waits in the stream.
+
+    Mail has 5 unless a route gives it another one, 7 or 3 where its sender does. A worker that was started with
+    --min-priority goes no lower than that.
+
+    Examples:
+      email-ingestion priority 8 --ttl 30m --all
+      email-ingestion priority 0 --all
+    """
+    seconds = _seconds(ttl)
+    settings = load_settings()
+
+    def as_asked(row: Row) -> bool:
+        return bool(row["min_priority"] == least)
+
+    if everywhere:
+        order = Order(str(least), seconds, user()) if least else None
+        return _fleet(settings, PRIORITY, order, as_asked, "worker", as_json=as_json)
+    body = {"min_priority": least, "ttl_seconds": seconds}
+    return _local(settings, "worker", "priority", body, as_asked, as_json=as_json)
+
+
 def log_level(
     level: Annotated[LogLevel, typer.Argument(help="Least level written.", show_default=False)],
     ttl: Ttl = "15m",
@@ -135,12 +163,13 @@ def _wanted(component: Component | None) -> Callable[[Live], bool]:
 
 
 def _row(process: str, control: Mapping[str, Any]) -> Row:
-    held = control["pause"] or control["degradation"] or {}
+    held = control["pause"] or control["degradation"] or control["priority"] or {}
     ends = held.get("ends_in_seconds")
     return {
         "process": process,
         "paused": control["paused"],
         "level": control["level"],
+        "min_priority": control["min_priority"],
         "scope": held.get("scope"),
         "by": held.get("by"),
         "ends_in_seconds": ends,
@@ -163,7 +192,7 @@ def _fleet(
 
     def rows() -> list[Row]:
         those = [each for each in presences(link) if component in {None, each["component"]}]
-        shown = ("paused", "level")
+        shown = ("paused", "level", "min_priority")
         return [{"process": each["instance"], **{key: each.get(key) for key in shown}} for each in those]
 
     try:

@@ -49,6 +49,9 @@ def worker(
         int, typer.Option(min=1, max=64, help="So many workers under this command, numbered from --instance on.")
     ] = 1,
     drain: Annotated[bool, typer.Option("--drain", help="Work until the stream is empty, then exit.")] = False,
+    min_priority: Annotated[
+        int, typer.Option(min=0, max=10, help="For incidents: mail of a lower priority waits in the stream.")
+    ] = 0,
 ) -> int:
     """Take mail from the Redis Stream, parse it and deliver it to the sinks, until it is stopped.
 
@@ -57,6 +60,7 @@ def worker(
       python worker.py --instance 2
       python worker.py --processes 4
       python worker.py --drain
+      python worker.py --instance 2 --min-priority 8
     """
     if processes > 1:
         from email_ingestion.services.crew import run_crew  # noqa: PLC0415 - one worker needs none
@@ -64,7 +68,7 @@ def worker(
         return run_crew(load_settings(), instance, processes, ["--drain"] if drain else [])
     from email_ingestion.wiring.worker import run_worker  # noqa: PLC0415 - keeps --help quick
 
-    return run_worker(load_settings(), instance, drain=drain)
+    return run_worker(load_settings(), instance, drain=drain, least=min_priority)
 
 
 def _ask(prompt: str) -> str:

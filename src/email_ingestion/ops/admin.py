@@ -66,6 +66,12 @@ class LevelOrder(Timed):
     level: Level
 
 
+class PriorityOrder(Timed):
+    """Leave mail of a lower priority where it is; 0 takes that back."""
+
+    min_priority: Annotated[int, Field(ge=0, le=10)]
+
+
 class LogOrder(Timed):
     """Log from this level up."""
 
@@ -86,6 +92,7 @@ class Desk:
     pause: Callable[[float, str], Answer]
     resume: Callable[[], Answer]
     degrade: Callable[[Level, float, str], Answer]
+    priority: Callable[[int, float, str], Answer]
     log_level: Callable[[LogOrder], Answer]
     revoke: Callable[[str], Answer]
 
@@ -158,6 +165,10 @@ def add_orders(app: FastAPI, admin: Admin) -> None:
         details = order.model_dump()
         return _carry_out(admin, request, "degrade", details, desk.degrade, order.level, order.ttl_seconds, by)
 
+    def priority(request: Request, order: PriorityOrder) -> Response:
+        least, seconds, by = order.min_priority, order.ttl_seconds, _who(request.scope)["user"]
+        return _carry_out(admin, request, "priority", order.model_dump(), desk.priority, least, seconds, by)
+
     def log_level(request: Request, order: LogOrder) -> Response:
         return _carry_out(admin, request, "log-level", order.model_dump(), desk.log_level, order)
 
@@ -174,6 +185,7 @@ def add_orders(app: FastAPI, admin: Admin) -> None:
         ("pause", pause),
         ("resume", resume),
         ("degrade", degrade),
+        ("priority", priority),
         ("log-level", log_level),
         ("revoke", revoke),
     ):

@@ -50,6 +50,8 @@ class Facts:
         known = self.checks.get(event.name)
         if known and event.error:
             self._check(known, None, event.error, ok=False)
+        elif known and event.new == "CLOSED" and known.status == "unhealthy":  # its trials have succeeded
+            self._check(known, None, None, ok=True)
 
     def redis_failed(self, event: events.RedisFailed) -> None:
         """A loop found Redis away before the next probe did."""

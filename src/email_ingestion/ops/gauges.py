@@ -159,3 +159,5 @@ class ControlGauges(Collector):
         yield GaugeMetricFamily(f"{PREFIX}_paused", what, int(self._control.paused() is not None))
         what = "Level of service operators asked for: 0 NORMAL, 1 DEGRADED, 2 MINIMAL, 3 MAINTENANCE."
         yield GaugeMetricFamily(f"{PREFIX}_degradation_level", what, LEVELS.index(self._control.level))
+        what = "Priority below which mail waits, 0 to 10; only workers heed it."
+        yield GaugeMetricFamily(f"{PREFIX}_min_priority", what, self._control.least)

@@ -50,6 +50,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         declare = Declare(self.registry)
         self._names = names
+        self._tripped: set[str] = set()  # dependencies whose breaker has opened by itself
         self._clock = clock
         self._reactions: dict[type[Event], list[Callable[[Any], None]]] = defaultdict(list)
         self._describe_process(declare, identity)
@@ -137,7 +138,11 @@ class Metrics:
     def _breaker_changed(self, event: events.BreakerChanged) -> None:
         self._transitions.labels(member(event.name, self._names.breakers), event.new.lower()).inc()
         if event.name in self._names.dependencies and event.error:  # nobody probes while it is open
+            self._tripped.add(event.name)
             self._up.labels(event.name).set(0)
+        elif event.new == "CLOSED" and event.name in self._tripped:  # its trials have succeeded
+            self._tripped.discard(event.name)
+            self._up.labels(event.name).set(1)
 
 
 def _side(

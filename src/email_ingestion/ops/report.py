@@ -147,6 +147,8 @@ def control(state: Control) -> dict[str, Any]:
         "pause": _order(state, pause),
         "level": state.level,
         "degradation": _order(state, level),
+        "min_priority": state.least,
+        "priority": _order(state, state.prioritized()),
     }
 
 

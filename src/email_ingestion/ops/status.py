@@ -182,4 +182,6 @@ def orders(control: Control) -> dict[str, Condition]:
     if level:
         reason = f"{level.value} by {level.by}, for another {control.remaining(level):.0f} s"
         found["degradation level"] = Condition(reason, critical=False)
+    if control.least and control.component == "worker":
+        found["priority"] = Condition(f"only mail of priority {control.least} or more is taken", critical=False)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from email_ingestion.email import Email, Envelope
 from email_ingestion.parsing.defects import Defect
 
-__all__ = ["Defect", "parse"]
+__all__ = ["Defect", "headline", "parse"]
 
 
 def parse(envelope: Envelope, raw: bytes) -> Email:
@@ -16,3 +16,10 @@ def parse(envelope: Envelope, raw: bytes) -> Email:
     from email_ingestion.parsing import record  # noqa: PLC0415 - 11 MB that a worker leaves to its parser process
 
     return record.parse(envelope, raw)
+
+
+def headline(envelope: Envelope, raw: bytes) -> Email:
+    """What the header alone tells of subject, sender, list, machine, verdicts and priority; never raises."""
+    from email_ingestion.parsing import record  # noqa: PLC0415 - and a producer, unless somebody ranks its mail
+
+    return record.headline(envelope, raw)

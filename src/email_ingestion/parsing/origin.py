@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Final
 
-from email_ingestion.email import MailingList, Verdicts
+from email_ingestion.email import NORMAL_PRIORITY, MailingList, Verdicts
 from email_ingestion.parsing import limits
 
 Values = Mapping[str, list[str]]  # decoded, by lower-case name
@@ -15,7 +15,6 @@ Values = Mapping[str, list[str]]  # decoded, by lower-case name
 _URI: Final = re.compile(r"<\s*([^<>\s]{1,2000})\s*>")
 _LIST_ID: Final = re.compile(r"<\s*([^<>\s]{1,255})\s*>")
 _KEYWORD: Final = re.compile(r"[a-z-]{1,40}")
-NORMAL: Final = 5
 _PRIORITIES: Final = {"high": 7, "urgent": 7, "1": 7, "2": 7, "normal": 5, "3": 5, "low": 3, "non-urgent": 3} | {
     "4": 3,
     "5": 3,
@@ -68,7 +67,7 @@ def priority(values: Values) -> int:
         word = _first(values, name).lower().partition(" ")[0]
         if word in _PRIORITIES:
             return _PRIORITIES[word]
-    return NORMAL
+    return NORMAL_PRIORITY
 
 
 def verdicts(values: Values) -> Verdicts | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Final
 
@@ -27,6 +28,30 @@ def parse(envelope: Envelope, raw: bytes) -> Email:
         return _email(envelope, raw, defects)
     except Exception:  # noqa: BLE001 - a fault of ours or of a library must not make one message stop all others
         return _unreadable(envelope)
+
+
+def headline(envelope: Envelope, raw: bytes) -> Email:
+    """See `parsing.headline`."""
+    try:
+        return _headline(envelope, raw)
+    except Exception:  # noqa: BLE001 - as above
+        return _unreadable(envelope)
+
+
+def _headline(envelope: Envelope, raw: bytes) -> Email:
+    unused = Defects()
+    header = headers.scan(_with_newlines(raw[: limits.HEADER_BYTES], unused), unused)
+    values = headers.by_name((name, headers.decoded(value, header.codec, unused)) for name, value in header.fields)
+    return replace(
+        _unreadable(envelope),
+        subject=_first(values["subject"]) or "",
+        from_=next(iter(_addresses(header, "from", unused)), None),
+        mailing_list=origin.mailing_list(values),
+        auto_submitted=origin.auto_submitted(values),
+        auto_reply=origin.is_auto_reply(values),
+        verdicts=origin.verdicts(values) if envelope.gm_msgid is not None else None,
+        priority=origin.priority(values),
+    )
 
 
 def _email(envelope: Envelope, raw: bytes, defects: Defects) -> Email:

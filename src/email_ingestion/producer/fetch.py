@@ -13,6 +13,7 @@ from email_ingestion.mailbox import ImapMailbox, Outline
 from email_ingestion.mailbox.imap import Opened
 from email_ingestion.mailbox.outline import bodies_of, outline_of
 from email_ingestion.mailbox.replies import MessagesRefused
+from email_ingestion.producer.urgency import Urgency
 
 T = TypeVar("T")
 
@@ -47,6 +48,7 @@ class Fetch:
         *,
         blobs: Blobs,
         blob_threshold: int,
+        urgency: Urgency,
         observe: Observe,
     ) -> None:
         self._account = account
@@ -54,6 +56,7 @@ class Fetch:
         self._opened = opened
         self._blobs = blobs
         self._blob_threshold = blob_threshold
+        self._urgency = urgency
         self._observe = observe
         self._refused: dict[int, Exception] = {}
 
@@ -83,7 +86,7 @@ class Fetch:
 
     def _in_pieces(self, outline: Outline) -> Iterator[Message]:
         """One message that is never in memory as a whole: it goes through a file into the blob store."""
-        digest, size = hashlib.sha256(), 0
+        digest, size, head = hashlib.sha256(), 0, b""
         with self._blobs.spool() as spooled:
             while True:
                 try:
@@ -94,6 +97,7 @@ class Fetch:
                 if piece is None:
                     self._observe(Skipped(self._account, "vanished", 1))
                     return
+                head = head or piece
                 spooled.write(piece)
                 digest.update(piece)
                 size += len(piece)
@@ -101,7 +105,9 @@ class Fetch:
                 if len(piece) < PIECE_BYTES:
                     break
             sha256 = digest.hexdigest()
-            yield Message(self._envelope(outline, size, sha256), None, self._blobs.keep(spooled, sha256))
+            envelope = self._envelope(outline, size, sha256)
+            ref, priority = self._blobs.keep(spooled, sha256), self._urgency(envelope, head)
+            yield Message(envelope, None, ref, priority=priority)
 
     def take_refused(self) -> dict[int, Exception]:
         """The UIDs the server lists but did not send since this was last asked, each with its reason."""
@@ -151,9 +157,10 @@ class Fetch:
 
     def _message(self, outline: Outline, raw: bytes) -> Message:
         envelope = self._envelope(outline, len(raw), hashlib.sha256(raw).hexdigest())
+        priority = self._urgency(envelope, raw)
         if len(raw) > self._blob_threshold:
-            return Message(envelope, None, self._blobs.put(raw))
-        return Message(envelope, raw)
+            return Message(envelope, None, self._blobs.put(raw), priority=priority)
+        return Message(envelope, raw, priority=priority)
 
     def _envelope(self, outline: Outline, size: int, sha256: str) -> Envelope:
         return Envelope(

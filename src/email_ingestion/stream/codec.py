@@ -1,8 +1,8 @@
 """A message as the fields of a stream entry, and back.
 
 Field names are public: other programs read them. `raw` is the RFC 822 message in zstd, or `raw_ref` names it in the
-blob store. `sink` is there when only that one is to get it again, `rehearsal` in what is nobody's mail. `v` rises when
-a reader of the previous version would misunderstand an entry.
+blob store. `sink` is there when only that one is to get it again, `rehearsal` in what is nobody's mail,
+`priority` where it is not 5. `v` rises when a reader of the previous version would misunderstand an entry.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from datetime import UTC, datetime
 
 import zstandard
 
-from email_ingestion.email import Envelope, Message
+from email_ingestion.email import NORMAL_PRIORITY, Envelope, Message
 from email_ingestion.errors import PermanentError
 
 VERSION = 2
 MAIL = 1  # the version a message is written in unless it is a rehearsal, which older readers would take for mail
 ZSTD_LEVEL = 3
+_OPTIONAL = (b"raw_ref", b"sink", b"rehearsal")
 
 Fields = dict[str, bytes]
 
@@ -47,6 +48,8 @@ def encode(message: Message, enqueued_at: datetime, compressor: zstandard.ZstdCo
     }
     if message.sink:
         fields["sink"] = message.sink
+    if message.priority != NORMAL_PRIORITY:
+        fields["priority"] = message.priority
     if message.rehearsal:
         fields["rehearsal"] = message.rehearsal
     payload = _payload(message, compressor)
@@ -72,8 +75,9 @@ def decode(fields: Mapping[bytes, bytes]) -> Message:
         version = int(fields.get(b"v", b"0"))
         if version > VERSION:
             raise UnknownVersion(f"stream entry has version {version}, this release reads up to {VERSION}: upgrade it")
-        rest = (fields.get(name, b"").decode() or None for name in (b"raw_ref", b"sink", b"rehearsal"))
-        return Message(_envelope(fields), _raw(fields), *rest)
+        raw_ref, sink, rehearsal = (fields.get(name, b"").decode() or None for name in _OPTIONAL)
+        priority = int(fields.get(b"priority", NORMAL_PRIORITY))
+        return Message(_envelope(fields), _raw(fields), raw_ref, sink, priority, rehearsal)
     except (KeyError, ValueError, zstandard.ZstdError) as error:
         raise PermanentError(f"stream entry cannot be read: {error!r}") from error
 

@@ -39,5 +39,5 @@ class Gaps:
             for name, value in fields.items():
                 args += [name, value]
         partition = self._link.of(self._account)
-        keys = [partition.stream, partition.volume, partition.lease(self._account)]
+        keys = [partition.stream, partition.volume, partition.priority, partition.lease(self._account)]
         return int(self._link.run(lambda: self._script(keys=keys, args=args))) if messages else 0

@@ -149,7 +149,7 @@ def _presence(value: bytes) -> dict[str, Any] | None:
     with suppress(ValueError):
         found = json.loads(value)
         if isinstance(found, dict) and {"component", "instance"} <= found.keys():
-            return dict.fromkeys(("stem", "pid", "ready", "ops_url", "seen", "paused", "level")) | found
+            return dict.fromkeys(("stem", "pid", "ready", "ops_url", "seen", "paused", "level", "min_priority")) | found
     return None
 
 

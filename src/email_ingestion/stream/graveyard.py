@@ -97,7 +97,7 @@ class Graveyard:
                 yield self._delete(keys, here)
 
     def _put_back(self, partition: Keys, ids: Sequence[str]) -> int:
-        keys = [partition.stream, partition.volume, partition.dlq, partition.replayed]
+        keys = [partition.stream, partition.volume, partition.dlq, partition.replayed, partition.priority]
         return int(self._link.run(lambda: self._replay(keys=keys, args=ids)))
 
     def _delete(self, keys: Keys, ids: Sequence[str]) -> list[str]:

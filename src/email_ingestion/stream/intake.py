@@ -99,6 +99,7 @@ class Intake:
                 args += [name, value]
         partition = self._link.of(account)
         keys = [partition.stream, partition.cursor(account, mailbox), partition.volume, partition.lease(account)]
+        keys.append(partition.priority)
         added, uid = self._link.run(lambda: self._append(keys=keys, args=args))
         return int(added), int(uid)
 

@@ -1,6 +1,7 @@
 """Every key in Redis, its type and its meaning.
 
     {email_ingestion}:stream                      stream  mail on its way, an entry a message (fields: `codec`)
+    {email_ingestion}:priority                    zset    ids of entries whose priority is not 5: it, negated
     {email_ingestion}:volume                      string  bytes of payload in the stream, kept by the scripts
     {email_ingestion}:dlq                         stream  dead letters: the entry's fields and `dead_…` ones
     {email_ingestion}:out                         stream  what the sink `stream` hands on, unless it names another key
@@ -59,6 +60,11 @@ class Keys:
     def volume(self) -> str:
         """Bytes of payload in the stream."""
         return self.name("volume")
+
+    @property
+    def priority(self) -> str:
+        """Entries to be taken before or after the others."""
+        return self.name("priority")
 
     @property
     def dlq(self) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from email_ingestion.email import NORMAL_PRIORITY
 from email_ingestion.retry import backoff
 from email_ingestion.stream.clients import BLOCK_SECONDS
 from email_ingestion.stream.clock import RedisClock
@@ -38,6 +39,8 @@ class Lane:
         self._consumer = consumer
         self._lease_ms = int(lease * 1000)
         self._steps = [int(backoff(n) * 1000) for n in range(1, BACKOFF_STEPS + 1)]
+        self._take_ahead = link.script("take_ahead")
+        self._take_around = link.script("take_around")
         self._take_overdue = link.script("take_overdue")
         self._complete = link.script("complete")
         self._hold = link.script("hold")
@@ -46,22 +49,42 @@ class Lane:
         self._adopt = link.script("adopt")
         self._restamp = link.script("restamp")
         self._clock = RedisClock()
+        self._around = False
 
     def ensure_group(self) -> None:
         """Create stream and group where they are missing; from 0, for `$` would pass over what is already there."""
         self._link.run(self._create_group)
 
-    def overdue(self, most: int) -> list[Delivery]:
-        """Take over what is due: one suspect alone, or up to `most` entries that were given back untouched."""
+    def overdue(self, most: int, least: int = 0) -> list[Delivery]:
+        """Take over what is due: one suspect alone, or up to `most` entries that were given back untouched.
+
+        What has a priority below `least` is left as it is.
+        """
         self._look_at_the_clock()
-        args: list[str | int] = [GROUP, self._consumer, self._lease_ms, most, *self._steps]
-        found = self._with_group(lambda: self._take_overdue(keys=[self._keys.stream], args=args))
+        args: list[str | int] = [GROUP, self._consumer, self._lease_ms, most, least, *self._steps]
+        found = self._with_group(lambda: self._take_overdue(keys=[self._keys.stream, self._keys.priority], args=args))
         return [
             delivery(self._keys, i, int(count), fields, foreign=bool(foreign)) for i, count, fields, foreign in found
         ]
 
+    def ahead(self, most: int, least: int) -> list[Delivery]:
+        """Up to `most` entries nobody had yet with a priority of `least` or more, which is above the normal one."""
+        keys = [self._keys.stream, self._keys.priority]
+        args: list[str | int] = [GROUP, self._consumer, most, least]
+        held, found = self._with_group(lambda: self._take_ahead(keys=keys, args=args)) or (0, [])
+        self._around = bool(held)
+        return [delivery(self._keys, i, 1, fields, foreign=False) for i, fields in found]
+
     def fresh(self, most: int, *, block: bool = True) -> list[Delivery]:
-        """Up to `most` entries nobody had yet; waits a second for the first one."""
+        """Up to `most` entries nobody had yet; waits a second for the first one.
+
+        Call `ahead` before: it finds out whether there is something to be read around.
+        """
+        if self._around:
+            args: list[str | int] = [GROUP, self._consumer, most]
+            beside = self._with_group(lambda: self._take_around(keys=[self._keys.stream], args=args))
+            if beside or not block:
+                return [delivery(self._keys, i, 1, fields, foreign=False) for i, fields in beside]
         milliseconds = int(BLOCK_SECONDS * 1000) if block else None
         streams: dict[Any, Any] = {self._keys.stream: ">"}
         found = self._with_group(
@@ -74,7 +97,7 @@ class Lane:
         args: list[str | int] = [GROUP, self._consumer]
         for each in deliveries:
             args += [placed(each.id)[1], each.wire_bytes]
-        keys = [self._keys.stream, self._keys.volume]
+        keys = [self._keys.stream, self._keys.volume, self._keys.priority]
         done = self._of_group(lambda: self._complete(keys=keys, args=args), [0] * len(deliveries)) if deliveries else []
         return [each for each, ours in zip(deliveries, done, strict=True) if not ours]
 
@@ -97,7 +120,7 @@ class Lane:
         args: list[str | int] = [GROUP, self._consumer, placed(dead.id)[1], dead.wire_bytes]
         for name, value in obituary.items():
             args += [name, value]
-        keys = [self._keys.stream, self._keys.volume, self._keys.dlq]
+        keys = [self._keys.stream, self._keys.volume, self._keys.dlq, self._keys.priority]
         return bool(self._of_group(lambda: self._bury(keys=keys, args=args), None))
 
     def adopt(self) -> int:
@@ -111,6 +134,19 @@ class Lane:
             here, *going_on = self._of_group(partial(self._adopt, keys=[self._keys.stream], args=args), [0])
             found, start = found + int(here), going_on[0].decode() if going_on else ""
         return found
+
+    def depth(self, least: int = 0) -> int:
+        """How many entries are in the stream, waiting or in flight, with a priority of `least` or more."""
+
+        def count() -> int:
+            pipe = self._client.pipeline(transaction=False)
+            pipe.xlen(self._keys.stream)
+            pipe.zcount(self._keys.priority, "-inf", -least)
+            pipe.zcount(self._keys.priority, f"({-least}", "+inf")
+            depth, above, below = pipe.execute()
+            return int(above if least > NORMAL_PRIORITY else depth - below)
+
+        return self._link.run(count)
 
     def leave(self) -> None:
         """Take the consumer out of the group, only while nothing is pending under its name."""

@@ -33,9 +33,17 @@ class Queue:
         for lane in self._lanes:
             lane.ensure_group()
 
-    def overdue(self, most: int) -> list[Delivery]:
+    def overdue(self, most: int, least: int = 0) -> list[Delivery]:
         """See `Lane`; of the first partition, in turn, that has something."""
-        return self._first(lambda lane: lane.overdue(most))
+        return self._first(lambda lane: lane.overdue(most, least))
+
+    def ahead(self, most: int, least: int) -> list[Delivery]:
+        """See `Lane`; of all partitions, so that each of them knows what is to be read around."""
+        found: list[Delivery] = []
+        for lane in self._lanes:
+            if len(found) < most:
+                found += lane.ahead(most - len(found), least)
+        return found
 
     def fresh(self, most: int, *, block: bool = True) -> list[Delivery]:
         """Up to `most` entries nobody had yet; waits a second for the first one."""
@@ -69,9 +77,9 @@ class Queue:
         """See `Lane`."""
         return sum(lane.adopt() for lane in self._lanes)
 
-    def depth(self) -> int:
-        """How many entries are in the streams, waiting or in flight."""
-        return sum(self._link.run(lambda: [int(self._link.client.xlen(keys.stream)) for keys in self._link.partitions]))
+    def depth(self, least: int = 0) -> int:
+        """How many entries are in the streams, waiting or in flight, with a priority of `least` or more."""
+        return sum(lane.depth(least) for lane in self._lanes)
 
     def leave(self) -> None:
         """See `Lane`."""

@@ -61,7 +61,7 @@ class Reservoir:
                 words = [(placed(spoken), size) for spoken, size in chunk]
                 args = [word for (at, entry_id), size in words if at == keys.partition for word in (entry_id, size)]
                 if args:
-                    there = [keys.stream, keys.volume]
+                    there = [keys.stream, keys.volume, keys.priority]
                     yield int(self._link.run(partial(self._take_out, keys=there, args=[GROUP, *args])))
 
     def refill(self, entries: Iterable[Entry]) -> Iterator[tuple[int, int]]:
@@ -85,7 +85,7 @@ class Reservoir:
             args += [name, len(fields)]
             for field, value in fields.items():
                 args += [field, value]
-        return int(self._link.run(lambda: self._fill_gap(keys=[keys.stream, keys.volume], args=args)))
+        return int(self._link.run(lambda: self._fill_gap(keys=[keys.stream, keys.volume, keys.priority], args=args)))
 
     def _page(self, keys: Keys, start: str, end: str) -> list[Entry]:
         found: Any = self._link.run(lambda: self._link.client.xrange(keys.stream, start, end, count=PAGE))

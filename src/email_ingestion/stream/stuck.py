@@ -91,7 +91,7 @@ class Stucks:
         for name, value in obituary("operator", stuck.deliveries, None, "", instance).items():
             args += [name, value]
         there = self._partitions[partition]
-        keys = [there.stream, there.volume, there.dlq]
+        keys = [there.stream, there.volume, there.dlq, there.priority]
         letter = self._asked(lambda: self._bury(keys=keys, args=args), None)
         return there.spoken(text(letter)) if letter else None
 

@@ -116,6 +116,7 @@ class Collector:
             "ready": self._ops.status.verdict().ok,
             "paused": self._control.paused() is not None,
             "level": self._control.level,
+            "min_priority": self._control.least,
             "ops_url": self._ops_url,
             "ledger": self._ledger(),
             "seen": time.time(),

@@ -31,7 +31,9 @@ class Front:
 
     def desk(self) -> Desk:
         """What `ops.admin` calls."""
-        return Desk(self._breaker, self._pause, self._resume, self._degrade, self._log_level, self._revoke)
+        return Desk(
+            self._breaker, self._pause, self._resume, self._degrade, self._priority, self._log_level, self._revoke
+        )
 
     def _breaker(self, name: str, order: BreakerOrder) -> Answer:
         breaker = self._breakers(name)
@@ -65,6 +67,10 @@ class Front:
 
     def _degrade(self, level: Level, seconds: float, by: str) -> Answer:
         self._control.degrade(level, seconds, by)
+        return report.control(self._control)
+
+    def _priority(self, least: int, seconds: float, by: str) -> Answer:
+        self._control.prioritize(least, seconds, by)
         return report.control(self._control)
 
     def _log_level(self, order: LogOrder) -> Answer:

@@ -118,8 +118,10 @@ def run_process(
     names: Names,
     breakers: Breakers,
     build: Callable[[Parts], Body],
+    *,
+    least: int = 0,
 ) -> int:
-    """Run one process to its end; returns its exit code.
+    """Run one process to its end; returns its exit code. `least` is the priority below which it leaves mail.
 
     Raises ConfigurationError and OperationFailed for what an operator must mend before it can start.
     """
@@ -133,7 +135,7 @@ def run_process(
             breakers.make("redis", RedisConnectionError),
             settings.redis_partitions,
         )
-        control = Control(identity.component)
+        control = Control(identity.component, least=least)
         traces = [cleanup.enter_context(closing(each)) for each in _traces(settings, identity)]
         ops = open_ops(identity, names, breakers.snapshots, control, *traces)
         breakers.tell(ops.observe)

@@ -24,6 +24,7 @@ from email_ingestion.producer.tenure import BEAT_SECONDS, Tenure
 from email_ingestion.producer.tenure import LOOP as LEASES
 from email_ingestion.producer.tokens import Tokens
 from email_ingestion.producer.work import Pace
+from email_ingestion.routing import Router
 from email_ingestion.settings import Account, Settings
 from email_ingestion.stream import Intake, Leases, Link, Lockout, connect
 from email_ingestion.stream.leases import LEASE_SECONDS
@@ -44,6 +45,7 @@ ROUNDS_MISSED = 3  # poll intervals without anything achieved, after which a wat
 def run_producer(settings: Settings, *, once: bool) -> int:
     """Run the producer until it is stopped, or for one pass; returns the exit code."""
     check_accounts(settings)
+    Router(settings.routes, settings.sinks[1:])  # refuses routes that are none
     breakers = Breakers(settings)
     allowed = settings.imap_poll_seconds + settings.imap_timeout_seconds + SLACK_SECONDS
     watchers = {f"watch:{account.name}": allowed for account in settings.all_accounts}

@@ -21,8 +21,10 @@ from email_ingestion.producer.backfill import Backfill
 from email_ingestion.producer.choice import Rules
 from email_ingestion.producer.feed import Feed
 from email_ingestion.producer.labels import Labels
+from email_ingestion.producer.urgency import urgency
 from email_ingestion.reconcile import Accounted, Audit, Underway
 from email_ingestion.reconcile.labelled import Labelled
+from email_ingestion.routing import Router
 from email_ingestion.settings import Account, Settings, start_of
 from email_ingestion.stream import Allowance, Census, Gaps, Intake, Link, Quarantine
 
@@ -196,6 +198,7 @@ class Source:
             opened,
             blobs=self.blobs,
             blob_threshold=self.settings.blob_threshold_bytes,
+            urgency=urgency(Router(self.settings.routes, self.settings.sinks[1:])),
             observe=self.observe,
         )
 

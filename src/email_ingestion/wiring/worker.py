@@ -31,7 +31,7 @@ COURIER_SECONDS = 0.1  # between looks whether a draining worker's sinks have ev
 LOOP_SILENCE = 120.0
 
 
-def run_worker(settings: Settings, number: int, *, drain: bool) -> int:
+def run_worker(settings: Settings, number: int, *, drain: bool, least: int = 0) -> int:
     """Run the `number`-th worker of this host until it is stopped or has drained the stream; returns the exit code."""
     breakers = Breakers(settings)
     further = settings.sinks[1:]
@@ -46,7 +46,8 @@ def run_worker(settings: Settings, number: int, *, drain: bool) -> int:
         dlq="{email_ingestion}:dlq",
         folders=common_folders(settings),
     )
-    return run_process(settings, identify("worker", number), names, breakers, partial(WorkerBody, drain=drain))
+    build = partial(WorkerBody, drain=drain)
+    return run_process(settings, identify("worker", number), names, breakers, build, least=least)
 
 
 class WorkerBody:
@@ -160,6 +161,7 @@ class WorkerBody:
             batch=settings.worker_batch_size,
             lease=settings.worker_lease_seconds,
             paused=parts.control.paused,
+            least=lambda: parts.control.least,
             observe=parts.ops.observe,
         )
 

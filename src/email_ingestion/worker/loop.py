@@ -1,12 +1,13 @@
 """Take, parse, record, complete; until told to stop. While one batch is recorded, the next one is parsed.
 
-overdue first (a suspect alone), then fresh ─▶ parse ─▶ database ─▶ complete
-                                                 │         │
-                         dead letter ◀── permanent, or attempts used up
-                                     pending ◀── may work later: back-off
-             given back, no attempt spent ◀── the database or Redis is away
+overdue first (a suspect alone), then urgent, then fresh ─▶ parse ─▶ database ─▶ complete
+                                                              │         │
+                                      dead letter ◀── permanent, or attempts used up
+                                                  pending ◀── may work later: back-off
+                          given back, no attempt spent ◀── the database or Redis is away
 
-What further sinks get, they get from the database: `courier`.
+What has a priority below the least one that is to be taken waits in the stream. What further sinks get,
+they get from the database: `courier`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
+from email_ingestion.email import NORMAL_PRIORITY
 from email_ingestion.errors import CircuitBreakerError, RedisConnectionError, TransientError
 from email_ingestion.events import LoopFailed, Observe, Reclaimed, RedisFailed, Turned
 from email_ingestion.retry import backoff
@@ -46,6 +48,7 @@ class Worker:
         batch: int,
         lease: float,
         paused: Callable[[], object],
+        least: Callable[[], int],
         observe: Observe,
     ) -> None:
         self._queue = queue
@@ -53,6 +56,7 @@ class Worker:
         self._batch = batch
         self._lease = lease
         self._paused = paused
+        self._least = least
         self.at_rest = False  # a pause has taken hold: nothing is in hand, and no read is waiting for something
         self._observe = observe
         self._stop = threading.Event()
@@ -75,7 +79,7 @@ class Worker:
 
     def drain(self) -> None:
         """Work until the stream is empty, what waits for another attempt included."""
-        self._work(lambda: self._queue.depth() == 0)
+        self._work(lambda: self._queue.depth(self._least()) == 0)
 
     def leave(self) -> None:
         """Give back what is still held and take the consumer out of the group."""
@@ -132,7 +136,7 @@ class Worker:
         if now - self._looked < OVERDUE_SECONDS:
             return False
         self._clear()
-        overdue = self._queue.overdue(self._batch)
+        overdue = self._queue.overdue(self._batch, self._least())
         if not overdue:
             self._looked = now
             return False
@@ -151,7 +155,8 @@ class Worker:
     def _next(self) -> list[Delivery] | None:
         """A part of what is fresh; waits for mail only when nothing is being parsed."""
         if not self._parts:
-            fresh = self._queue.fresh(self._most, block=self._ahead is None)
+            least = self._least()
+            fresh = self._queue.ahead(self._most, max(least, NORMAL_PRIORITY + 1)) or self._in_turn(least)
             if fresh:
                 mean = sum(each.wire_bytes for each in fresh) / len(fresh)
                 self._most = max(1, min(self._batch, int(READ_BYTES / max(1.0, mean))))
@@ -191,6 +196,17 @@ class Worker:
             with suppress(TransientError):
                 self._queue.hold(left, give_back=True)
         self._in_flight = ()
+
+    def _in_turn(self, least: int) -> Sequence[Delivery]:
+        """What comes next, without what is to wait: that is given back untouched, or not even asked for."""
+        idle = self._ahead is None
+        if least > NORMAL_PRIORITY:
+            self._stop.wait(REST_SECONDS if idle else 0)
+            return []
+        fresh = self._queue.fresh(self._most, block=idle)
+        waits = [each for each in fresh if each.message and each.message.priority < least]
+        self._queue.release([each.id for each in waits])
+        return [each for each in fresh if each not in waits]
 
     def _announce(self, overdue: Sequence[Delivery]) -> None:
         """Entries this life has not had before were abandoned by somebody."""

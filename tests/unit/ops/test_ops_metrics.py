@@ -228,9 +228,11 @@ def test_a_dependency_whose_breaker_opens_is_down_though_no_probe_has_failed(wor
     worker.observe(events.BreakerChanged("database", "CLOSED", "OPEN", errors.SinkUnavailable("gone")))
     assert series(worker.metrics)["dependency_up{dependency=database}"] == 0
     checks = {check["name"]: check["status"] for check in worker.status.report()["checks"]}
-    worker.observe(events.Probed("database", ok=True, seconds=0.0, error=None))
-    assert series(worker.metrics)["dependency_up{dependency=database}"] == 1
     assert checks["database"] == "unhealthy"
+    worker.observe(events.BreakerChanged("database", "HALF_OPEN", "CLOSED", None))
+    assert series(worker.metrics)["dependency_up{dependency=database}"] == 1
+    checks = {check["name"]: check["status"] for check in worker.status.report()["checks"]}
+    assert checks["database"] == "healthy"
 
 
 def test_the_number_of_series_does_not_follow_the_mail(worker: Ops, producer: Ops) -> None:

@@ -1,5 +1,5 @@
 -- Append a batch of messages and move the cursor, both or neither; a resend adds nothing.
--- KEYS: stream, cursor, volume, lease
+-- KEYS: stream, cursor, volume, lease, priority
 -- ARGV: uidvalidity, from, upto, holder, end, n, then n times: uid, number of fields, name, value, ...
 --   `end` is which end of the cursor moves: 'uid' upwards with new mail (UIDs ascending), or 'history' downwards with
 --   what was there before (UIDs descending). `from` is where the batch found it, `upto` the last UID the batch accounts
@@ -20,6 +20,12 @@ end
 if not last or cur[1] ~= ARGV[1] or beyond(from, last) then
   return redis.error_reply('STALECURSOR it is at ' .. tostring(cur[1]) .. '/' .. tostring(cur[2]))
 end
+local function rank(id, entry)
+  for i = 4, #entry, 2 do
+    local priority = entry[i] == 'priority' and tonumber(entry[i + 1])
+    if priority then redis.call('ZADD', KEYS[5], -priority, id) end
+  end
+end
 local p, added, bytes = 7, 0, 0
 for _ = 1, tonumber(ARGV[6]) do
   local uid, n = tonumber(ARGV[p]), tonumber(ARGV[p + 1])
@@ -29,7 +35,7 @@ for _ = 1, tonumber(ARGV[6]) do
       entry[#entry + 1] = ARGV[i]
       bytes = bytes + #ARGV[i]
     end
-    redis.call(unpack(entry))
+    rank(redis.call(unpack(entry)), entry)
     added = added + 1
   end
   p = p + 2 + n * 2

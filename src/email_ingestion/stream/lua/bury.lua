@@ -1,5 +1,5 @@
 -- Move an entry to the dead letters, only while it is still mine.
--- KEYS: stream, volume, dlq   ARGV: group, me, id, bytes, name, value, ...   (what is known of its death)
+-- KEYS: stream, volume, dlq, priority   ARGV: group, me, id, bytes, name, value, ...   (what is known of its death)
 -- The XACK of an id that does not exist comes first: a script whose first write is allowed over the memory limit may
 -- do its other writes too, and poison must be able to leave a full Redis.
 -- Returns the id of the dead letter, or nothing when somebody took the entry over or its payload is gone.
@@ -14,6 +14,7 @@ if entry[1] then
   for i = 5, #ARGV do letter[#letter + 1] = ARGV[i] end
   dead = redis.call(unpack(letter))
   redis.call('XDEL', KEYS[1], ARGV[3])
+  redis.call('ZREM', KEYS[4], ARGV[3])
   redis.call('DECRBY', KEYS[2], ARGV[4])
 end
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])

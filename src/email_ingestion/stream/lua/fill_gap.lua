@@ -1,11 +1,11 @@
 -- Append messages that were found missing, beside the cursor, which is not moved.
--- KEYS: stream, volume, lease
+-- KEYS: stream, volume, priority, lease
 -- ARGV: last id the caller has seen ('-': none), holder, n, then n times: identity, number of fields, name, value, ...
 -- What came into the stream after that id is looked at here: a message that somebody else appended meanwhile, or this
 -- very call whose answer was lost, is not appended again.
 -- Returns how many were added; FENCED as `append` does.
 if ARGV[2] ~= '' then
-  local holder = redis.call('GET', KEYS[3])
+  local holder = redis.call('GET', KEYS[4])
   if holder ~= ARGV[2] then return redis.error_reply('FENCED ' .. (holder or '')) end
 end
 local there, start = {}, ARGV[1] == '-' and '-' or '(' .. ARGV[1]
@@ -19,6 +19,12 @@ repeat
     start = '(' .. entry[1]
   end
 until #entries < 10
+local function rank(id, entry)
+  for i = 4, #entry, 2 do
+    local priority = entry[i] == 'priority' and tonumber(entry[i + 1])
+    if priority then redis.call('ZADD', KEYS[3], -priority, id) end
+  end
+end
 local p, added, bytes = 4, 0, 0
 for _ = 1, tonumber(ARGV[3]) do
   local identity, n = ARGV[p], tonumber(ARGV[p + 1])
@@ -28,7 +34,7 @@ for _ = 1, tonumber(ARGV[3]) do
       entry[#entry + 1] = ARGV[i]
       bytes = bytes + #ARGV[i]
     end
-    redis.call(unpack(entry))
+    rank(redis.call(unpack(entry)), entry)
     there[identity] = true
     added = added + 1
   end

@@ -1,24 +1,29 @@
 -- Take over pending entries that are due: my own after their back-off, others' after the lease as well.
--- KEYS: stream   ARGV: group, me, lease (ms), most, back-off (ms) after 1, 2, 3, ... deliveries
+-- KEYS: stream, priority   ARGV: group, me, lease (ms), most, least priority, back-off (ms) after 1, 2, 3, ... deliveries
 -- An entry that was delivered and not given back is a suspect: it may have killed its worker, so it is taken alone.
 -- Entries given back untouched (count 0) are taken together. The jitter comes from the entry's own id.
+-- What is below the least priority is left as it is: it waits for better times, or for a worker that takes all.
 -- Returns a list of {id, deliveries, fields, 1 if it was another consumer's}; deliveries include this one.
 local out, start = {}, '-'
-local lease, most = tonumber(ARGV[3]), tonumber(ARGV[4])
+local lease, most, least = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local NORMAL = -5
 local function due(id, owner, idle, count)
   local wait = 0
   if count > 0 then
     local ms = tonumber(id:match('^(%d+)'))
-    wait = tonumber(ARGV[math.min(4 + count, #ARGV)]) * (0.75 + (ms % 64) / 128)
+    wait = tonumber(ARGV[math.min(5 + count, #ARGV)]) * (0.75 + (ms % 64) / 128)
   end
   if owner ~= ARGV[2] then wait = math.max(wait, lease) end
   return idle >= wait
+end
+local function urgent(id)
+  return least <= 0 or tonumber(redis.call('ZSCORE', KEYS[2], id) or NORMAL) <= -least
 end
 while true do
   local page = redis.call('XPENDING', KEYS[1], ARGV[1], start, '+', 500)
   for _, e in ipairs(page) do
     local id, owner, idle, count = e[1], e[2], e[3], e[4]
-    if due(id, owner, idle, count) and (count == 0 or #out == 0) then
+    if due(id, owner, idle, count) and (count == 0 or #out == 0) and urgent(id) then
       local got = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id)
       if got[1] then
         out[#out + 1] = {id, count + 1, got[1][2], owner == ARGV[2] and 0 or 1}

@@ -1,0 +1,24 @@
+-- Take entries of a high priority before their turn, the highest first, and of one priority the oldest.
+-- KEYS: stream, priority   ARGV: group, me, most, least priority
+-- They are handed out though the group has not come to them: `take_around` passes over them when it does.
+-- Returns {1 if such entries are in somebody's hands or wait for another attempt, list of {id, fields}}.
+local out, start, held = {}, 0, 0
+while true do
+  local page = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', -tonumber(ARGV[4]), 'LIMIT', start, 500)
+  for _, id in ipairs(page) do
+    if #redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1) > 0 then
+      held = 1
+    else
+      local got = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id, 'RETRYCOUNT', 1, 'FORCE')
+      if got[1] then
+        out[#out + 1] = got[1]
+        if #out >= tonumber(ARGV[3]) then return {1, out} end
+      else
+        redis.call('ZREM', KEYS[2], id)   -- somebody deleted the entry
+        start = start - 1
+      end
+    end
+  end
+  if #page < 500 then return {held, out} end
+  start = start + 500
+end

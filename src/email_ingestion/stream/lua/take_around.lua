@@ -1,0 +1,21 @@
+-- Take the next entries that nobody had yet, around those that were taken before their turn: XREADGROUP would take
+-- them away from whoever has them, and forget how often they were tried.
+-- KEYS: stream   ARGV: group, me, most
+-- Returns a list of {id, fields}.
+local position
+for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  local said = {}
+  for i = 1, #group, 2 do said[group[i]] = group[i + 1] end
+  if said.name == ARGV[1] then position = said['last-delivered-id'] end
+end
+if not position then return redis.error_reply('NOGROUP ' .. ARGV[1]) end
+local out = {}
+local page = redis.call('XRANGE', KEYS[1], '(' .. position, '+', 'COUNT', ARGV[3])
+for _, e in ipairs(page) do
+  if #redis.call('XPENDING', KEYS[1], ARGV[1], e[1], e[1], 1) == 0 then
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, e[1], 'RETRYCOUNT', 1, 'FORCE', 'JUSTID')
+    out[#out + 1] = e
+  end
+end
+if #page > 0 then redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], page[#page][1]) end
+return out
