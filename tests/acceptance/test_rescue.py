@@ -217,9 +217,14 @@ def test_evidence_holds_everything_and_nothing_secret(live: Live) -> None:
     folder = live.here.folder / "incident"
     manifest = json.loads((folder / "manifest.json").read_text())
     assert (row["missing"], manifest["missing"]) == (0, {})
-    assert {"config.json", "machine.json", "redis.json", "logs/worker.log", "logs/audit.log"} <= manifest[
-        "files"
-    ].keys()
+    assert {
+        "config.json",
+        "doctor.json",
+        "machine.json",
+        "redis.json",
+        "logs/worker.log",
+        "logs/audit.log",
+    } <= manifest["files"].keys()
     assert {"status/producer.json", "status/worker.json", "metrics/worker.txt"} <= manifest["files"].keys()
     kept = json.loads((live.here.folder / "token.json").read_text())["refresh_token"]
     secrets = (*SECRETS, kept, (live.here.folder / "data" / "ops-token").read_text().strip())

@@ -141,9 +141,9 @@ DEPENDENCIES = (
         "an operator pauses the producer",
         {producer("paused"): level(1), LAST_SYNC: frozen},
         15,
-        "Paused P4 MailboxSilent P2",
+        "Paused P3 MailboxSilent P2",
     ),
-    Fault("an operator pauses the workers", {worker("paused"): level(1)}, 3, "Paused P4"),
+    Fault("an operator pauses the workers", {worker("paused"): level(1)}, 3, "Paused P3"),
     Fault("the mailbox was never looked at", {LAST_SYNC: gone}, 8, "MailboxSilent P2"),
     Fault(
         "the server throttles",

@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from email_ingestion.blobs import open_blobs, reference
-from email_ingestion.email import Address
+from email_ingestion.email import Address, Bounce, MailingList, Verdicts
 from email_ingestion.errors import PermanentError, TransientError
 from email_ingestion.ledger import Content, Ledger, StoredEmail, content_of, open_ledger
 from tests.contract.ledgers import EPOCH, letters, mail, raw_of, sha256, stored
@@ -172,6 +172,41 @@ def test_a_row_shows_what_the_message_is(ledger: Ledger, database_url: str) -> N
         assert to == [{"name": "Ann", "addr": "ann@example.org"}]
         assert labels == ["\\Inbox", "Grüße"]
         assert headers == [["Subject", "Grüße 🎉"]]
+
+
+def test_a_row_shows_what_parsing_found(ledger: Ledger, database_url: str) -> None:
+    found = MailingList("news.example.org", (), (), (), one_click=False, archive=(), owner=(), help=())
+    listed = replace(
+        mail(1), cc=(Address("", "bob@example.org"),), mailing_list=found, verdicts=Verdicts("pass", None, "fail")
+    )
+    machine = replace(mail(2), auto_reply=True, bounce=Bounce(None, ()))
+    ledger.record([stored(listed), stored(machine), *letters(3)])
+    columns = "list_id, spf, dkim, dmarc, auto_reply, bounce"
+    assert rows(database_url, f"SELECT {columns} FROM emails ORDER BY uid") == [
+        ("news.example.org", "pass", None, "fail", False, False),
+        (None, None, None, None, True, True),
+        (None, None, None, None, False, False),
+    ]
+    assert len(rows(database_url, "SELECT 1 FROM emails WHERE CAST(cc_addrs AS text) LIKE '%bob@example.org%'")) == 1
+    assert rows(database_url, "SELECT uid FROM emails WHERE bounce") == [(2,)]
+
+
+def test_a_rehearsal_does_what_recording_does_and_nobody_sees_it(ledger: Ledger, database_url: str) -> None:
+    ledger.record([stored(mail(1, attachments=(b"shared",)))])
+    tables = {name: rows(database_url, f"SELECT * FROM {name}") for name in ("emails", "attachments", "contents")}
+    ledger.rehearse([stored(mail(number, attachments=(b"shared", b"own"))) for number in (1, 2, 3)])
+    assert {name: rows(database_url, f"SELECT * FROM {name}") for name in tables} == tables
+    assert ledger.record(letters(2)) == ids(2)
+    with pytest.raises(PermanentError):
+        ledger.rehearse([stored(mail(4, subject="\ud800"))])
+
+
+def test_the_time_of_recording_is_told(ledger: Ledger) -> None:
+    before = datetime.now(UTC)
+    ledger.record(letters(1, 2))
+    found = ledger.processed(ids(1, 2, 3))
+    assert found.keys() == ids(1, 2)
+    assert all(before <= at <= datetime.now(UTC) for at in found.values())
 
 
 def test_instants_are_kept_in_utc(ledger: Ledger, database_url: str) -> None:

@@ -30,7 +30,9 @@ def ops(tmp_path: Path) -> Ops:
 def collector(redis: RedisServer, ops: Ops, pid_dir: Path) -> Collector:
     breaker = Breaker("redis", BreakerPolicy(), (RedisConnectionError,), lambda _: None)
     link = Link(connect(redis.url, "test"), Keys(), breaker)
-    return Collector(link, ops, ME, "http://127.0.0.1:1", pid_dir, control=Control("worker"), ledger=lambda: None)
+    return Collector(
+        link, ops, ME, "http://127.0.0.1:1", pid_dir, control=Control("worker"), ledger=lambda: None, refuse=print
+    )
 
 
 def test_a_redis_that_refuses_writes_is_read_and_not_ready(own_redis: RedisServer, ops: Ops, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from email_ingestion.cli.audit import audited
 from email_ingestion.cli.exits import OK
 from email_ingestion.cli.show import Json, say, show
+from email_ingestion.doctor.examine import examine
 from email_ingestion.services.evidence import collect
 from email_ingestion.settings import load_settings
 
@@ -26,7 +28,7 @@ def collect_evidence(
     out: Annotated[Path, typer.Option("--out", "-o", help="A new or empty directory.", show_default=False)],
     as_json: Json = False,
 ) -> int:
-    """Collect logs, masked settings, status, metrics and the state of Redis; a manifest has the SHA-256 of each file.
+    """Collect logs, masked settings, status, metrics, the state of Redis and what the doctor finds; with their SHA-256.
 
     What cannot be had is named in the manifest and does not stop the rest.
 
@@ -35,7 +37,7 @@ def collect_evidence(
     """
     settings = load_settings()
     with audited(settings.log_dir, "evidence collect", {"directory": str(out)}) as outcome:
-        manifest = collect(settings, out, lambda _: None)
+        manifest = collect(settings, out, lambda _: None, {"doctor.json": lambda: [asdict(each) for each in examine()]})
         outcome |= {"files": len(manifest["files"]), "missing": manifest["missing"]}
     for name, reason in manifest["missing"].items():
         say(f"{name}: {reason}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text, text
+from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text, text
 
 from email_ingestion.ledger.types import Json, Moment, Unsigned64
 
@@ -37,6 +37,13 @@ emails = Table(
     Column("flags", Json),  # this and the following: NULL for what was delivered before they were kept
     Column("tags", Json),
     Column("priority", Integer),
+    Column("cc_addrs", Json),
+    Column("list_id", Text),  # of a mailing list: its List-Id, empty where it has none; NULL for other mail too
+    Column("auto_reply", Boolean),
+    Column("bounce", Boolean),  # a delivery status notification
+    Column("spf", Text),  # this and the following: what the receiving Gmail found
+    Column("dkim", Text),
+    Column("dmarc", Text),
 )
 
 # A B-tree of PostgreSQL refuses a key above 2,704 bytes, and anybody may send such a Message-ID: hence hash.

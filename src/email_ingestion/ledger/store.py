@@ -377,6 +377,11 @@ def _email_row(stored: StoredEmail, now: datetime) -> dict[str, Any]:
         "flags": list(envelope.flags),
         "tags": list(email.tags),
         "priority": email.priority,
+        "cc_addrs": [{"name": address.name, "addr": address.addr} for address in email.cc],
+        "list_id": (email.mailing_list.list_id or "") if email.mailing_list else None,
+        "auto_reply": email.auto_reply,
+        "bounce": email.bounce is not None,
+        **{name: getattr(email.verdicts, name, None) for name in ("spf", "dkim", "dmarc")},
     }
 
 

@@ -1,7 +1,7 @@
 """Puts together what somebody who was not there needs to understand an incident; nothing of it is mail or secret.
 
 DIR/logs/…  DIR/status/<process>.json  DIR/ready/…  DIR/metrics/<process>.txt  DIR/config.json  DIR/redis.json
-DIR/machine.json  DIR/manifest.json (size and SHA-256 of each, and what could not be had)
+DIR/machine.json  DIR/doctor.json  DIR/manifest.json (size and SHA-256 of each, and what could not be had)
 DIR/SHA256SUMS, the manifest's too: `sha256sum --check SHA256SUMS` proves them
 """
 
@@ -14,10 +14,11 @@ import platform
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,10 @@ ASK_SECONDS = 5.0
 PATHS = {"status": "/status", "ready": "/ready", "health": "/health", "metrics": "/metrics"}
 
 
-def collect(settings: Settings, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Write everything below `folder`, readable by this user alone; returns the manifest.
+def collect(
+    settings: Settings, folder: Path, say: Callable[[str], None], more: Mapping[str, Callable[[], Any]]
+) -> dict[str, Any]:
+    """Write everything below `folder`, and what `more` makes, readable by this user alone; returns the manifest.
 
     What cannot be had is named in it. Raises OperationFailed when `folder` cannot be written or holds something.
     """
@@ -49,7 +52,7 @@ def collect(settings: Settings, folder: Path, say: Callable[[str], None]) -> dic
         if any(folder.iterdir()):
             raise OperationFailed(f"{folder} is not empty: name another directory")
         missing: dict[str, str] = {}
-        for name, make in _pieces(settings):
+        for name, make in chain(_pieces(settings), _made(more)):
             say(name)
             try:
                 _write(folder / name, make())
@@ -80,6 +83,11 @@ def _pieces(settings: Settings) -> Iterator[tuple[str, Callable[[], bytes]]]:
             kind = "txt" if name == "metrics" else "json"
             yield f"{name}/{member.stem}.{kind}", partial(_answer, member, asked)
     yield "redis.json", lambda: _json(_redis(settings))
+
+
+def _made(more: Mapping[str, Callable[[], Any]]) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    for name, make in more.items():
+        yield name, lambda make=make: _json(make())  # type: ignore[misc]
 
 
 def _answer(member: Member, path: str) -> bytes:

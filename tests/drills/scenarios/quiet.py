@@ -10,8 +10,8 @@ class MailboxSilent(Scenario):
     """Somebody paused the producer for half a day and forgot."""
 
     name = "mailbox-silent"
-    fires = frozenset({"MailboxSilent"})
-    tolerates = RESTARTED  # FreshnessBudgetBurn for itself, too: it waits less than the silence
+    fires = frozenset({"Paused"})  # and keeps MailboxSilent quiet
+    tolerates = RESTARTED
 
     def inject(self, world: World) -> None:
         done = world.shell("email-ingestion pause producer --ttl 12h --all")

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,16 +88,15 @@ def test_answers_come_at_once_while_redis_hangs(served: Endpoints, worker: Ops) 
     release = threading.Event()
 
     def hanging() -> RedisState:
-        release.wait(10)
+        release.wait(60)
         return READING
 
     reader = threading.Thread(target=worker.status.collect, args=(hanging,))
     reader.start()
     get(served.ops_url + "/health")
     for path in ("/health", "/ready", "/status", "/metrics"):
-        begun = time.perf_counter()
         get(served.ops_url + path)
-        assert time.perf_counter() - begun < 0.25
+    assert reader.is_alive()  # nobody has waited for it
     release.set()
     reader.join()
 

@@ -77,6 +77,8 @@ def fed(ops: Ops) -> Ops:
         events.Delivered("default:gm:2", 1, duplicate=True, duration=0.02, queue_wait=0.3, end_to_end=4.0),
         events.SinkDelivered("database", "delivered", 2),
         events.Owed("webhook", 7, 1700.0),
+        events.Rehearsed(3, delivered=True),
+        events.CanarySeen(delivered=True, took=0.2),
         events.Deferred("default:gm:3", 1, errors.SinkUnavailable("full"), 2.0),
         events.Deferred("default:gm:4", 1, ZeroDivisionError(), 2.0),
         events.DeadLettered("default:gm:3", "max_retries", 6, errors.SinkUnavailable("full")),
