@@ -12,7 +12,7 @@ if [ "${1:-}" = "--soak" ]; then
     if [ $# -eq 0 ]; then
         DRILLS_RESULTS=$(mktemp -d)
         export DRILLS_RESULTS
-        trap '"$bin/python" -m tests.drills.page "$DRILLS_RESULTS" docs/drills.md; rm -r "$DRILLS_RESULTS"' EXIT
+        trap '[ -z "${bin:-}" ] || "$bin/python" -m tests.drills.page "$DRILLS_RESULTS" docs/drills.md; rm -r "$DRILLS_RESULTS"' EXIT
     fi
 fi
 
@@ -25,6 +25,9 @@ need promtool prometheus
 need prometheus-alertmanager prometheus-alertmanager
 need shellcheck shellcheck
 need logrotate logrotate
+need curl curl
+need openssl openssl
+need ps procps
 need systemd-analyze systemd
 compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || need initdb postgresql
 if [ ${#packages[@]} -gt 0 ]; then

@@ -34,7 +34,8 @@ EXECUTABLES = (
 )
 COMMENT = re.compile(r"<!--\s*(drill|step|symptom):(.*?)-->", re.DOTALL)
 ANCHOR = re.compile(r'<a id="([^"]+)"></a>')
-DEFAULT_SECONDS = 30.0
+DEFAULT_SECONDS = 30.0  # for a symptom to show
+COMMAND_SECONDS = 60.0  # a command that takes longer hangs
 
 OF_DRILL = frozenset({"scenario", "alerts", "heals", "soak"})
 OF_SYMPTOM = frozenset({*SYMPTOMS, "equals", "within", "process"})
@@ -88,7 +89,7 @@ class Step:
     text: str
     fault: Evidence
     healthy: Evidence
-    timeout: float = DEFAULT_SECONDS
+    timeout: float = COMMAND_SECONDS
     retry: float = 0.0
     stdin: str = ""
     skip: str = ""  # why it is never run
@@ -369,7 +370,7 @@ def _step(where: Where, given: Mapping[str, str], text: str) -> Step:
         text.strip("\n"),
         _evidence(where, given, ""),
         _evidence(where, given, "healthy-"),
-        _seconds(where, given, "timeout", DEFAULT_SECONDS),
+        _seconds(where, given, "timeout", COMMAND_SECONDS),
         _seconds(where, given, "retry", 0.0),
         given.get("stdin", ""),
         given.get("skip") or ("a command for Windows" if windows else ""),

@@ -15,6 +15,8 @@ from tests.drills.runbook import Procedure, read
 from tests.servers.missing import program
 
 EXAMPLE = Path(__file__).with_name("example.md")
+# What the pages type, with its Debian package.
+PROGRAMS = {"redis-server": "redis-server", "curl": "curl", "openssl": "openssl", "ps": "procps"}
 RESULTS = "DRILLS_RESULTS"  # a folder: each drill leaves its outcome there, for docs/drills.md
 
 pytestmark = pytest.mark.timeout(DRILL_SECONDS + 20)
@@ -29,7 +31,8 @@ def _all() -> Iterator[object]:
 
 
 def _passes(procedure: Procedure, folder: Path, *, variant: str = "", alerts: bool = False) -> None:
-    program("redis-server", "redis-server")
+    for name, package in PROGRAMS.items():
+        program(name, package)
     outcome = drill(procedure, folder, variant=variant, alerts=alerts)
     if results := os.environ.get(RESULTS):
         kept = Path(results) / f"{procedure.name.replace('#', '.')}{variant and '.'}{variant}{'.alerts' * alerts}.json"

@@ -19,7 +19,7 @@ COPIED = (
 )
 TESTS_FAILED = 1  # pytest's exit code; others say that it could not run them
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 
 
 def _copy(to: Path) -> Path:
