@@ -20,7 +20,7 @@ from email_ingestion.redis_address import RedisAddress
 from email_ingestion.sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.stream.keys import layout, partition_of
 from tests.servers.processes import Place, Running, gmail_settings, place, token_of, until
-from tests.servers.redis_fleet import ClusterFleet, SentinelFleet, Server, running
+from tests.servers.redis_fleet import PASSWORD, ClusterFleet, SentinelFleet, Server, running
 
 PARTITIONS = 6
 ACCOUNTS = 8
@@ -81,6 +81,7 @@ class System:
         assert self.processes[0].status()["dlq"]["depth"] == 0
         assert self._reconcile() == 0
         assert len(self.rows()) == expected
+        sys.stderr.write(f"\n{expected} messages of {ACCOUNTS} accounts, each in the database once\n")
 
     def _reconcile(self) -> int:
         return self.here.run("-m", "email_ingestion", "reconcile", "--repair", seconds=PATIENCE).returncode
@@ -90,9 +91,11 @@ class System:
 def system(folder: Path, address: RedisAddress) -> Iterator[System]:
     credentials = Credentials(connection_limit=4 * ACCOUNTS)
     nodes = ",".join(f"{host}:{port}" for host, port in address.nodes)
-    settings = {"REDIS_MODE": address.mode, "REDIS_PARTITIONS": address.partitions}
+    settings: dict[str, object] = {"REDIS_MODE": address.mode, "REDIS_PARTITIONS": address.partitions}
+    settings["REDIS_PASSWORD"] = PASSWORD
     if address.mode == "sentinel":
         settings |= {"REDIS_SENTINELS": nodes, "REDIS_SENTINEL_MASTER": address.master}
+        settings["REDIS_SENTINEL_PASSWORD"] = PASSWORD
     else:
         settings |= {"REDIS_CLUSTER_NODES": nodes}
     with running_sandbox(SandboxSettings(credentials=credentials)) as sandbox:
@@ -165,6 +168,8 @@ def test_a_cluster_loses_masters_and_moves_slots_and_nothing_is_lost(tmp_path: P
             heir = fleet.replica_of(master)
             master.kill()
             fleet.await_promotion(heir)
+            started = time.monotonic()
             run.flows()
+            sys.stderr.write(f"\nafter a promotion: mail of all flows after {time.monotonic() - started:.2f} s\n")
             master.start()
             fleet.await_replica(master)

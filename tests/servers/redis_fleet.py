@@ -16,7 +16,9 @@ from tests.servers.ports import free_port, wait_for_port
 from tests.servers.processes import until
 
 MASTER = "mail"
+PASSWORD = "s3cret"
 SLOTS = 16384
+SECRET = ("--requirepass", PASSWORD, "--masterauth", PASSWORD)
 
 Fleet = TypeVar("Fleet", "SentinelFleet", "ClusterFleet")
 
@@ -46,14 +48,14 @@ class Server:
             self._process.wait()
 
     def client(self) -> redis.Redis:
-        return redis.Redis(port=self.port)
+        return redis.Redis(port=self.port, password=PASSWORD)
 
 
 def _data_server(directory: Path, *options: str) -> Server:
     port = free_port()
     common = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--save", "", "--hz", "100"]
     common += ["--appendonly", "yes", "--appendfsync", "everysec", "--loglevel", "warning"]
-    return Server(directory, *common, "--repl-diskless-sync-delay", "0", *options, port=port)
+    return Server(directory, *common, "--repl-diskless-sync-delay", "0", *SECRET, *options, port=port)
 
 
 class SentinelFleet:
@@ -71,12 +73,13 @@ class SentinelFleet:
             f"sentinel monitor {MASTER} 127.0.0.1 {self.servers[0].port} 2\n"
             f"sentinel down-after-milliseconds {MASTER} {int(down_after * 1000)}\n"
             f"sentinel failover-timeout {MASTER} 5000\n"
+            f"sentinel auth-pass {MASTER} {PASSWORD}\nrequirepass {PASSWORD}\n"
         )
         return Server(directory, str(directory / "sentinel.conf"), "--sentinel", port=port)
 
     def address(self, partitions: int = 1) -> RedisAddress:
         nodes = tuple(each.node for each in self.sentinels)
-        return RedisAddress("redis://", partitions, "sentinel", nodes, MASTER)
+        return RedisAddress(f"redis://:{PASSWORD}@", partitions, "sentinel", nodes, MASTER, PASSWORD)
 
     def start(self) -> None:
         one, two = self.servers
@@ -140,7 +143,8 @@ class ClusterFleet:
 
     def address(self, partitions: int = 1) -> RedisAddress:
         nodes = tuple(each.node for each in self.servers[:3])
-        return RedisAddress(f"redis://127.0.0.1:{self.servers[0].port}", partitions, "cluster", nodes)
+        url = f"redis://:{PASSWORD}@127.0.0.1:{self.servers[0].port}"
+        return RedisAddress(url, partitions, "cluster", nodes)
 
     def start(self) -> None:
         for each in self.servers:
@@ -198,7 +202,7 @@ class ClusterFleet:
             new.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", here)
             old.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", there)
             while keys := old.execute_command("CLUSTER", "GETKEYSINSLOT", slot, keys_at_once):
-                old.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 60000, "KEYS", *keys)
+                old.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 60000, "AUTH", PASSWORD, "KEYS", *keys)
             for client in (new, old):
                 client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", there)
 

@@ -67,9 +67,9 @@ def _standalone(address: RedisAddress, options: dict[str, Any]) -> redis.Redis:
 
 def _behind_sentinel(address: RedisAddress, options: dict[str, Any]) -> redis.Redis:
     options["socket_connect_timeout"] = CONNECT_SECONDS
-    known, ssl = _login(address)
+    login, tls = _login(address)
     pools = {"max_connections": UNLIMITED, "retry": never()}
-    return cast("redis.Redis", _sentinel(address).master_for(address.master, **pools, **{**options, **known, **ssl}))
+    return cast("redis.Redis", _sentinel(address).master_for(address.master, **pools, **{**options, **login, **tls}))
 
 
 def master_now(address: RedisAddress) -> Node:
@@ -78,18 +78,20 @@ def master_now(address: RedisAddress) -> Node:
 
 
 def _sentinel(address: RedisAddress) -> Any:
-    _, ssl = _login(address)
+    _, tls = _login(address)
     asking = {"socket_timeout": SENTINEL_SECONDS, "socket_connect_timeout": SENTINEL_SECONDS, "retry": never()}
     secret = {"password": address.sentinel_password} if address.sentinel_password else {}
-    return Sentinel(list(address.nodes), sentinel_kwargs={**asking, **secret, **ssl})  # type: ignore[no-untyped-call]
+    return Sentinel(list(address.nodes), sentinel_kwargs={**asking, **secret, **tls})  # type: ignore[no-untyped-call]
 
 
-def _login(address: RedisAddress) -> tuple[dict[str, Any], dict[str, bool]]:
-    """What the URL says beside a host: user, password, database; and whether TLS is spoken."""
+def _login(address: RedisAddress) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the URL says beside a host: user, password, database; and how TLS is spoken, if it is."""
     known: dict[str, Any] = parse_url(address.url)  # type: ignore[no-untyped-call]
     for place in ("host", "port"):
         known.pop(place, None)
-    return known, {"ssl": True} if known.pop("connection_class", None) is SSLConnection else {}
+    tls = {"ssl": True} if known.pop("connection_class", None) is SSLConnection else {}
+    tls |= {name: known.pop(name) for name in list(known) if name.startswith("ssl_")}
+    return known, tls
 
 
 def _of_cluster(address: RedisAddress, options: dict[str, Any]) -> redis.Redis:
