@@ -18,7 +18,7 @@ from redis.crc import key_slot
 
 from email_ingestion.redis_address import RedisAddress
 from email_ingestion.sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
-from email_ingestion.stream.keys import layout, partition_of
+from email_ingestion.stream.keys import Keys, layout, partition_of
 from tests.servers.processes import Place, Running, gmail_settings, place, token_of, until
 from tests.servers.redis_fleet import PASSWORD, ClusterFleet, SentinelFleet, Server, running
 
@@ -27,6 +27,7 @@ ACCOUNTS = 8
 PER_SECOND = 5
 WRITING_AGAIN = 3.0  # seconds after the promotion
 PATIENCE = 120.0
+ALL_MAIL = "[Gmail]/All Mail"
 
 
 @dataclass
@@ -151,6 +152,26 @@ def test_sentinel_promotes_a_replica_and_everybody_goes_on(tmp_path: Path):
             run.flows()
             gone.start()  # the sentinels make it a replica
             fleet.await_replica(gone, heir)
+
+
+def _read_up_to(server: Server) -> int:
+    """The sum of the cursors."""
+    with server.client() as client:
+        keys = [Keys().cursor(f"a{number}", mailbox) for number in range(ACCOUNTS) for mailbox in (ALL_MAIL, "INBOX")]
+        return sum(int(client.hget(key, "uid") or 0) for key in keys)
+
+
+@pytest.mark.soak
+def test_what_a_failover_lost_comes_again(tmp_path: Path):
+    with running(SentinelFleet(tmp_path / "redis")) as fleet, system(tmp_path, fleet.address()) as run:
+        gone, heir = fleet.servers
+        heir.fall_behind()
+        run.flows()  # the master alone knows of it
+        known = _read_up_to(gone)
+        gone.kill()
+        fleet.await_promotion(gone)
+        assert 0 < _read_up_to(heir) < known
+        run.flows()
 
 
 @pytest.mark.soak

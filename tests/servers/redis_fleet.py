@@ -47,6 +47,12 @@ class Server:
             self._process.kill()
             self._process.wait()
 
+    def fall_behind(self) -> None:
+        """As a replica: hear nothing more of the master, and still be one that can be promoted."""
+        with self.client() as client:
+            client.config_set("masterauth", "not the password")
+            client.execute_command("CLIENT", "KILL", "TYPE", "master")
+
     def client(self) -> redis.Redis:
         return redis.Redis(port=self.port, password=PASSWORD)
 
