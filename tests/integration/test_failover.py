@@ -57,7 +57,7 @@ def go_on(intake: Intake, queue: Queue, account: str) -> None:
 
 
 def test_behind_sentinel_what_is_promoted_is_written_to(tmp_path: Path):
-    with running(SentinelFleet(tmp_path)) as fleet:
+    with running(SentinelFleet(tmp_path, 2.0)) as fleet:
         mine = link(fleet.address(3))
         intake, queue = Intake(mine), Queue(mine, "here-worker-1", 60.0)
         go_on(intake, queue, "sales")
@@ -78,7 +78,7 @@ def test_without_a_sentinel_that_answers_redis_is_away():
 
 
 def test_in_a_cluster_a_slot_moves_and_a_master_dies(tmp_path: Path):
-    with running(ClusterFleet(tmp_path)) as fleet:
+    with running(ClusterFleet(tmp_path, 3.0)) as fleet:
         mine = link(fleet.address(3))
         intake, queue = Intake(mine), Queue(mine, "here-worker-1", 60.0)
         for account in ("a0", "a1", "a2", "a3"):

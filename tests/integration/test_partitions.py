@@ -57,7 +57,7 @@ ACCOUNTS = accounts()
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterFleet]:
     """Three masters that share the slots evenly."""
-    with running(ClusterFleet(tmp_path_factory.mktemp("cluster"), replicas=False)) as fleet:
+    with running(ClusterFleet(tmp_path_factory.mktemp("cluster"), 15.0, replicas=False)) as fleet:
         yield fleet
 
 
