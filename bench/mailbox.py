@@ -23,9 +23,9 @@ from email_ingestion.stream import Keys
 from tests.servers.dovecot import PASSWORD, USER, DovecotServer, running_dovecot
 from tests.servers.redis import RedisServer, running_redis
 
-PATIENCE = 300.0
+PATIENCE = 200.0
 OURS, BARE, MBSYNC, GETMAIL = "email-ingestion", "imapclient, storing nothing", "mbsync", "getmail6"
-GETMAIL_MOST = 2_000  # it takes a command for each message: more of them tell nothing new
+GETMAIL_MOST = 1_000  # it takes a command for each message: more of them tell nothing new
 
 MBSYNCRC = """\
 IMAPAccount there

@@ -148,9 +148,12 @@ def _follow(running: Running, done: Callable[[], int], count: int) -> tuple[tupl
 def _cost(samples: list[tuple[int, float]], low: float, high: float) -> float:
     """CPU ms for a message between two numbers of messages; what came before the first message is not counted."""
     seen = [(number, cpu) for number, cpu in samples if number]
-    if len({number for number, _ in seen}) < 2:  # noqa: PLR2004 - a stretch has two ends
+    first, last = (seen[0][0], seen[-1][0]) if seen else (0, 0)
+    if first == last:
         raise Failed("the backlog was too small to be watched")
-    low = max(low, seen[0][0])
+    low, high = max(first, low), min(last, high)
+    if low >= high:  # it was over before it was looked at so often
+        low, high = first, last
     return 1000 * (_at(seen, high) - _at(seen, low)) / (high - low)
 
 

@@ -27,7 +27,7 @@ Measurement = Callable[..., Section]
 FULL: dict[str, Measurement] = {
     "parser": partial(parser.measure, count=1_000, rounds=5),
     "mailbox": partial(mailbox.measure, count=10_000, rounds=5),
-    "worker": partial(worker.measure, count=1_000, rounds=5),
+    "worker": partial(worker.measure, count=500, rounds=5),
     "latency": partial(latency.measure, count=600),
     "start": partial(start.measure, rounds=3),
     "memory": partial(memory.measure, small=10_000, large=200_000),

@@ -45,17 +45,20 @@ def _is_ordinary(source: bytes) -> bool:
     size = len(source) or 1
     words, copies = limits.FAST_WORD_WORK // size, limits.FAST_COPY_BYTES // size
     return not (
-        (_exceeds(source, b"?", words) and source.count(b"=?") > words)
-        or (_exceeds(source, b"-", limits.FAST_DELIMITERS) and source.count(b"\n--") > limits.FAST_DELIMITERS)
-        or (_exceeds(source, b":", copies) and _nested(source) > copies)
+        (_exceeds(source, b"=?", b"?", words) and source.count(b"=?") > words)
+        or (_exceeds(source, b"\n--", b"-", limits.FAST_DELIMITERS) and source.count(b"\n--") > limits.FAST_DELIMITERS)
+        or (_exceeds(source, _NESTING[0], b":", copies) and _nested(source) > copies)
     )
 
 
-def _exceeds(source: bytes, sign: bytes, most: int) -> bool:
-    """Whether a sign occurs more than so often; base64 has none of the three, so the exact counts are seldom needed.
+def _exceeds(source: bytes, mark: bytes, sign: bytes, most: int) -> bool:
+    """Whether there may be more than so many marks: by the space that they would need, and by a sign that each has.
 
-    Searching for one byte takes a tenth of the time of counting it, which would cost more than the parser itself.
+    Base64 has none of the three signs, so the exact counts are seldom needed. Searching for one byte takes a tenth of
+    the time of counting it, which would cost more than the parser itself.
     """
+    if most * len(mark) >= len(source):
+        return False
     position = -1
     for _ in range(most + 1):
         position = source.find(sign, position + 1)
