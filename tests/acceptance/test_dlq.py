@@ -20,6 +20,7 @@ from email_ingestion.errors import PermanentError
 from email_ingestion.stream import Keys
 from email_ingestion.stream.codec import encode
 from email_ingestion.stream.dead_letters import obituary
+from tests.servers.commands import typed
 from tests.servers.links import message
 from tests.servers.processes import Place, until
 from tests.servers.redis import RedisServer
@@ -29,9 +30,7 @@ SECRETS = ("letter 7", "hello", "ada@example.org")  # of the subject, of the bod
 
 
 def dlq(here: Place, *words: str) -> subprocess.CompletedProcess[str]:
-    result = here.run("-m", "email_ingestion", "dlq", *words)
-    assert "Traceback" not in result.stderr, result.stderr
-    return result
+    return typed(here, "dlq", *words)
 
 
 def start(here: Place, *words: str) -> subprocess.Popen[bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
+from tests.servers.commands import told
 from tests.servers.processes import Place, gmail_settings, place
 from tests.servers.redis import RedisServer
 
@@ -52,12 +52,6 @@ def _quoted(labels: list[str]) -> bytes:
     return b"=?UTF-8?Q?" + b"".join(b"=%02X" % byte for byte in text.encode()) + b"?="
 
 
-def _import(here: Place, path: Path, *options: str) -> dict:
-    result = here.run("-m", "email_ingestion", "import", str(path), "--json", *options)
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
-
-
 def _identities(here: Place) -> list[str]:
     return sorted(row[0] for row in here.rows())
 
@@ -69,7 +63,7 @@ def _all(sandbox: RunningSandbox) -> list[str]:
 def test_every_message_of_a_takeout_file_and_its_mailbox_comes_once(
     here: Place, sandbox: RunningSandbox, takeout: Path
 ):
-    report = _import(here, takeout)
+    report = told(here, "import", str(takeout))
     assert (report["complete"], report["messages"], report["queued"]) == (True, 300, 300)
     assert here.run("worker.py", "--drain").returncode == 0
     assert here.run("producer.py", "--once").returncode == 0
@@ -78,5 +72,5 @@ def test_every_message_of_a_takeout_file_and_its_mailbox_comes_once(
     assert sum(sandbox.with_stats(lambda stats: dict(stats.fetched_messages)).values()) == 0, "nothing was downloaded"
     other = takeout.with_name("again.mbox")
     other.write_bytes(takeout.read_bytes() + b"\n")
-    report = _import(here, other)
+    report = told(here, "import", str(other))
     assert (report["known"], report["queued"]) == (300, 0)

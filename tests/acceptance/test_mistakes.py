@@ -8,16 +8,22 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from email_ingestion.cli.processes import producer, worker
 from email_ingestion.sandbox import RunningSandbox
+from tests.servers.commands import command
 from tests.servers.processes import ROOT, Place, Running, until
 
 
-def _refused(here: Place, script: str, code: int, *words: str, options: tuple[str, ...] = ()) -> None:
-    result = here.run(script, *options)
+def _refused(here: Place, script: str, code: int, *words: str) -> None:
+    _says(here.run(script), code, words)
+
+
+def _says(result: subprocess.CompletedProcess[str], code: int, words: tuple[str, ...]) -> None:
     said = result.stderr.strip().splitlines()
     assert result.returncode == code, result.stderr
     assert "Traceback" not in result.stderr
@@ -28,16 +34,32 @@ def _refused(here: Place, script: str, code: int, *words: str, options: tuple[st
 
 
 @pytest.mark.parametrize(
+    ("function", "settings", "words"),
+    [
+        (producer, {"REDIS_PORT": "abc"}, ("REDIS_PORT", "'abc'", "integer")),
+        (worker, {"WORKER_BATCH_SIZE": "0"}, ("WORKER_BATCH_SIZE", "greater than or equal to 1")),
+        (producer, {"REDIS_PROT": "6379"}, ("REDIS_PROT", "did you mean REDIS_PORT")),
+        (producer, {"IMAP_USER": ""}, ("IMAP_USER",)),
+        (producer, {"GOOGLE_TOKEN_FILE": "none.json"}, ("no token", "--auth-setup")),
+        (producer, {"IMAP_AUTH": "password"}, ("IMAP_PASSWORD",)),
+        (producer, {"IMAP_HOST": "mail.example.com"}, ("IMAP_TLS=false", "mail.example.com")),
+        (producer, {"REDIS_PASSWORD_FILE": "/nowhere/password"}, ("REDIS_PASSWORD_FILE", "/nowhere/password")),
+        (producer, {"IMAP_MAILBOX": "a,b,c,d"}, ("IMAP_MAILBOX names one to 3 mailboxes",)),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_a_wrong_setting_is_told_before_anything_begins(
+    here: Place, function: Callable[..., int], settings: dict[str, str], words: tuple[str, ...]
+):
+    here.set(**settings)
+    _says(command(here, function), 78, words)
+    assert not (here.folder / "pids").exists()
+
+
+@pytest.mark.parametrize(
     ("script", "settings", "words"),
     [
-        ("producer.py", {"REDIS_PORT": "abc"}, ("REDIS_PORT", "'abc'", "integer")),
-        ("worker.py", {"WORKER_BATCH_SIZE": "0"}, ("WORKER_BATCH_SIZE", "greater than or equal to 1")),
-        ("producer.py", {"REDIS_PROT": "6379"}, ("REDIS_PROT", "did you mean REDIS_PORT")),
         ("producer.py", {"IMAP_MAILBOX": "Nowhere"}, ("'Nowhere' does not exist", "INBOX")),
-        ("producer.py", {"IMAP_USER": ""}, ("IMAP_USER",)),
-        ("producer.py", {"GOOGLE_TOKEN_FILE": "none.json"}, ("no token", "--auth-setup")),
-        ("producer.py", {"IMAP_AUTH": "password"}, ("IMAP_PASSWORD",)),
-        ("producer.py", {"IMAP_HOST": "mail.example.com"}, ("IMAP_TLS=false", "mail.example.com")),
         ("producer.py", {"REDIS_URL": "localhost:6379"}, ("REDIS_URL",)),
         ("producer.py", {"BLOB_URL": "ftp://somewhere"}, ("BLOB_URL",)),
         ("worker.py", {"DATABASE_URL": "mysql://somewhere/db"}, ("DATABASE_URL", "sqlite", "postgresql")),
@@ -53,7 +75,6 @@ def _refused(here: Place, script: str, code: int, *words: str, options: tuple[st
             {"OPS_HOST": "0.0.0.0", "OPS_TOKEN_FILE": "/proc/nowhere/token"},
             ("OPS_TOKEN_FILE", "/proc/nowhere/token"),
         ),
-        ("producer.py", {"REDIS_PASSWORD_FILE": "/nowhere/password"}, ("REDIS_PASSWORD_FILE", "/nowhere/password")),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )

@@ -15,12 +15,12 @@ import pytest
 
 from email_ingestion.sandbox import RunningSandbox
 from email_ingestion.stream import Keys, Queue
+from tests.servers.commands import told, typed
 from tests.servers.links import link
 from tests.servers.processes import Place, Running, until
 from tests.servers.redis import RedisServer
 
 KEYS = Keys()
-COMMAND = ("-m", "email_ingestion", "reconcile")
 COUNT = 60
 
 
@@ -59,9 +59,7 @@ def once(here: Place, *, work: bool = True) -> None:
 
 
 def compared(here: Place, code: int, *options: str) -> dict:
-    result = here.run(*COMMAND, "--json", *options)
-    assert result.returncode == code, result.stderr + result.stdout
-    return json.loads(result.stdout)
+    return told(here, "reconcile", *options, ends=code)
 
 
 def audited(producer: Running) -> None:
@@ -79,7 +77,7 @@ def test_the_command_names_a_gap_and_fills_it(here: Place, mail: list[bytes], ow
     found = compared(here, 1)
     assert (found["missing"], found["complete"]) == (7, False)
     assert found["accounts"][0]["missing_uids"] == [1, 2, 3, 4, 5, 6, 7]
-    shown = here.run(*COMMAND)
+    shown = typed(here, "reconcile")
     assert shown.returncode == 1
     assert "UID 1, 2, 3, 4, 5, 6, 7" in shown.stdout
     assert "--repair" in shown.stdout
@@ -92,17 +90,16 @@ def test_the_command_names_a_gap_and_fills_it(here: Place, mail: list[bytes], ow
 
 def test_the_command_fails_with_a_sentence_when_it_cannot_compare(here: Place, own_redis: RedisServer):
     own_redis.kill()
-    result = here.run(*COMMAND)
+    result = typed(here, "reconcile")
     own_redis.start()
     assert result.returncode == 2
     assert result.stderr.strip().splitlines()[-1].startswith("Redis does not answer")
-    assert "Traceback" not in result.stderr
 
 
 def test_two_repairs_at_once_queue_everything_once(here: Place, mail: list[bytes], own_redis: RedisServer):
     once(here)
     forget_delivered(here, 40)
-    command = [sys.executable, *COMMAND, "--repair", "--json"]
+    command = [sys.executable, "-m", "email_ingestion", "reconcile", "--repair", "--json"]
     started = [
         subprocess.Popen(command, cwd=here.folder, env=here.environment, stdout=subprocess.PIPE) for _ in range(2)
     ]

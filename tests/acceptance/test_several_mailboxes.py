@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 from email_ingestion.sandbox import RunningSandbox
+from tests.servers.commands import told
 from tests.servers.processes import Place, until
 
 ROWS = "SELECT gm_msgid, mailbox FROM emails"
@@ -30,12 +29,5 @@ def test_each_message_comes_once_whatever_mailboxes_it_lies_in(here: Place, sand
     assert {mailbox for _, mailbox in rows} <= {"INBOX", "Work", "[Gmail]/Trash"}
     assert not left_out & {msgid for msgid, _ in rows}
     assert sandbox.with_stats(lambda stats: stats.connections_max) <= 3 + 1  # and one that asks whether it is there
-    found = json.loads(here.run("-m", "email_ingestion", "reconcile", "--json").stdout)
+    found = told(here, "reconcile")
     assert (found["complete"], len(found["accounts"])) == (True, 3)
-
-
-def test_more_than_three_are_refused_with_the_reason(here: Place):
-    here.set(IMAP_MAILBOX="a,b,c,d")
-    ended = here.run("producer.py", "--once")
-    assert ended.returncode == 78
-    assert "IMAP_MAILBOX names one to 3 mailboxes" in ended.stderr

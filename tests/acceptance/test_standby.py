@@ -89,6 +89,7 @@ def test_a_standby_takes_over_from_a_killed_producer_and_a_sleeper_that_wakes_is
     assert third.metric("email_ingestion_account_lease_held") == 1
 
 
+@pytest.mark.soak
 def test_a_producer_that_is_started_anew_reads_on_at_once_and_one_that_stops_hands_over(
     here: Place, there: Place, own_redis: RedisServer
 ):
