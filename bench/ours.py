@@ -29,7 +29,7 @@ from email_ingestion.parsing.isolated import IsolatedParser
 from email_ingestion.routing import Router
 from email_ingestion.sinks import Sink
 from email_ingestion.sinks.database import DatabaseSink
-from email_ingestion.stream import Intake, Keys, Link, Queue, connect
+from email_ingestion.stream import Intake, Keys, Link, Queue, Rehearsals, connect
 from email_ingestion.wiring.process import identify
 from email_ingestion.worker import Worker
 from email_ingestion.worker.loop import LOOP
@@ -101,6 +101,7 @@ def work(url: str, sink: Sink, folder: Path) -> dict[str, float]:
         Breaker(sink.name, BreakerPolicy(), (SinkUnavailable,), ops.observe),
         open_blobs(f"file:{folder / 'blobs'}"),
         parser,
+        rehearsals=Rehearsals(link),
         further=(),
         router=Router((), ()),
         recorded=lambda: None,
@@ -109,7 +110,7 @@ def work(url: str, sink: Sink, folder: Path) -> dict[str, float]:
         observe=ops.observe,
     )
     paused = Control("worker").paused
-    worker = Worker(queue, settlement, batch=BATCH, lease=60.0, paused=paused, observe=ops.observe)
+    worker = Worker(queue, settlement, batch=BATCH, lease=60.0, paused=paused, least=lambda: 0, observe=ops.observe)
     started, cpu = time.monotonic(), _cpu()
     worker.drain()
     seconds = time.monotonic() - started

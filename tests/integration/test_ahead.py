@@ -15,7 +15,7 @@ from email_ingestion.email import Cursor, Parcel
 from email_ingestion.errors import SinkUnavailable
 from email_ingestion.parsing.isolated import IsolatedParser
 from email_ingestion.routing import Router
-from email_ingestion.stream import GROUP, Intake, Keys, Queue
+from email_ingestion.stream import GROUP, Intake, Keys, Queue, Rehearsals
 from email_ingestion.worker import Worker
 from email_ingestion.worker.settle import Settlement
 from tests.servers.links import link, message
@@ -81,6 +81,7 @@ def _worker(redis: RedisServer, folder: Path, parser: Watched, shelf: Shelf, obs
         Breaker("shelf", BreakerPolicy(fail_max=1000), (SinkUnavailable,), observe),
         DiskBlobs(folder / "blobs"),
         parser,
+        rehearsals=Rehearsals(link(redis.url)),
         further=(),
         router=Router((), ()),
         recorded=lambda: None,
@@ -88,7 +89,7 @@ def _worker(redis: RedisServer, folder: Path, parser: Watched, shelf: Shelf, obs
         instance="here",
         observe=observe,
     )
-    return Worker(queue, settlement, batch=BATCH, lease=60, paused=lambda: False, observe=observe)
+    return Worker(queue, settlement, batch=BATCH, lease=60, paused=lambda: False, least=lambda: 0, observe=observe)
 
 
 def test_the_next_batch_is_parsed_while_the_last_is_recorded(

@@ -60,6 +60,7 @@ def test_a_worker_that_is_never_idle_delivers_what_nobody_was_given(
         batch=1,
         lease=60,
         paused=lambda: False,
+        least=lambda: 0,
         observe=lambda event: None,
     )
     queue.adopt()
