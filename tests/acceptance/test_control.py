@@ -37,6 +37,10 @@ class Live(Pair):
     def waiting(self) -> int | None:
         return self.worker.status()["stream"]["waiting"]
 
+    def queued(self) -> int | None:
+        """Those included that were given back."""
+        return self.worker.status()["stream"]["depth"]
+
     def audit(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.here.folder / "logs" / "audit.log").read_text().splitlines()]
 
@@ -179,12 +183,12 @@ def test_in_an_incident_urgent_mail_alone_is_taken_and_the_rest_waits_untouched(
     live.deliver("can wait")
     live.deliver("cannot wait", "Importance: high\r\n")
     until(lambda: live.stored("cannot wait"), "what is urgent is delivered")
-    until(lambda: live.waiting() == 1, "the rest waits in the stream")
+    until(lambda: live.queued() == 1, "the rest waits in the stream")
     assert not live.stored("can wait")
     live.asked("pause", "worker")
     live.deliver("nor can this", "Importance: high\r\n")
     assert live.asked("priority", "0", "--all")[0]["min_priority"] == 0
-    until(lambda: live.waiting() == 2, "it is queued")
+    until(lambda: live.queued() == 2, "it is queued")
     done = live.here.run("worker.py", "--instance", "2", "--drain", "--min-priority", "7")
     assert (done.returncode, live.stored("nor can this"), live.stored("can wait")) == (0, True, False), done.stderr
     live.asked("resume", "worker")

@@ -103,7 +103,7 @@ MUTANTS = (
     Mutant(
         "suspects taken together",
         (
-            Edit(f"{LUA}/take_overdue.lua", " and (count == 0 or #out == 0) then", " then"),
+            Edit(f"{LUA}/take_overdue.lua", " and (count == 0 or #out == 0) and urgent", " and urgent"),
             Edit(
                 f"{LUA}/take_overdue.lua", "        if count > 0 or #out >= most then", "        if #out >= most then"
             ),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
 
 # The newest revision. Alembic (14 MB, a quarter of a second) is loaded only where a database is not at it.
-HEAD = "0005"
+HEAD = "0006"
 
 _ADVISORY_LOCK = 0x656D61696C  # any number, the same in every process
 

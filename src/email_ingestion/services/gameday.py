@@ -110,7 +110,7 @@ def _only_the_sandbox(settings: Settings) -> None:
     if not SANDBOX_PROFILE.exists() or not running(settings.pid_dir / "sandbox.pid"):
         raise OperationFailed("a game day breaks the sandbox's stack only: `./scripts/start.sh --sandbox` first")
     profile = SANDBOX_PROFILE.read_text().splitlines()
-    if f"REDIS_URL={settings.redis_address}" not in profile or f"IMAP_PORT={settings.imap_port}" not in profile:
+    if f"REDIS_URL={settings.redis_address.url}" not in profile or f"IMAP_PORT={settings.imap_port}" not in profile:
         raise OperationFailed("the environment points at another Redis or mail server than the sandbox's: unset that")
 
 

@@ -204,6 +204,7 @@ class Worker:
             self._stop.wait(REST_SECONDS if idle else 0)
             return []
         fresh = self._queue.fresh(self._most, block=idle)
+        least = self._least()  # an order may have come while the read waited
         waits = [each for each in fresh if each.message and each.message.priority < least]
         self._queue.release([each.id for each in waits])
         return [each for each in fresh if each not in waits]
