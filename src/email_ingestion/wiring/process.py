@@ -127,7 +127,10 @@ def run_process(
     """
     allow_descriptors()
     offset = identity.number if identity.component == "worker" else 0
+    hung: list[Body] = []
     with ExitStack() as cleanup:
+        # The end of the interpreter may wait for a call that hangs in a library: when all else is cleaned up, do not.
+        cleanup.callback(lambda: os._exit(0) if hung else None)
         cleanup.enter_context(PidFile(settings.pid_dir / f"{identity.stem}.pid"))
         link = Link(
             connect(settings.redis_address, identity.instance),
@@ -181,7 +184,7 @@ def run_process(
         watchdog.start()
         ops.observe(Started(settings.origin))
         notify(notify_socket(), "READY=1")
-        return _until_done(body, stop, ops, settings.stop_seconds, refusals)
+        return _until_done(body, stop, ops, settings.stop_seconds, refusals, hung=hung)
 
 
 def _traces(settings: Settings, identity: Identity) -> Iterator[Traces]:
@@ -209,10 +212,19 @@ def _port(chosen: int | None, usual: int) -> int:
     return usual if chosen is None else chosen
 
 
-def _until_done(body: Body, stop: StopSignal, ops: Ops, stop_seconds: float, fatal: list[EmailIngestionError]) -> int:
+def _until_done(
+    body: Body,
+    stop: StopSignal,
+    ops: Ops,
+    stop_seconds: float,
+    fatal: list[EmailIngestionError],
+    *,
+    hung: list[Body],
+) -> int:
     """Run the body in a thread of its own, so that the main thread is free for signals.
 
-    Raises the first of `fatal`, to which others may add before they request the stop.
+    Raises the first of `fatal`, to which others may add before they request the stop. A body that does not end in time
+    is left as it is, and added to `hung`.
     """
     codes: list[int] = []
 
@@ -236,6 +248,8 @@ def _until_done(body: Body, stop: StopSignal, ops: Ops, stop_seconds: float, fat
     if thread.is_alive():
         body.abandon()
         codes.append(0)
+        if not fatal:
+            hung.append(body)
     ops.observe(Stopped())
     if fatal:
         raise fatal[0]
