@@ -9,14 +9,13 @@ import json
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ from tests.drills.certificate import make_certificate
 from tests.drills.load import Load
 from tests.drills.redis_server import DrillRedis
 from tests.drills.shims import write_shims
-from tests.servers.processes import ROOT, until
+from tests.servers.processes import ROOT, ledger_rows, until
 from tests.servers.prometheus import Notified, Prometheus, running_alertmanager, running_prometheus
 
 KEYS = Keys()
@@ -222,16 +221,7 @@ class World:
 
     def rows(self, query: str = "SELECT email_id, sha256 FROM emails") -> list[tuple[Any, ...]]:
         """What the ledger holds; nothing while there is none."""
-        path = self.folder / "data" / "email_ingestion.db"
-        if not path.exists():
-            return []
-        with closing(sqlite3.connect(path, timeout=30)) as database:
-            try:
-                return database.execute(query).fetchall()
-            except sqlite3.OperationalError as error:
-                if "no such table" in str(error):
-                    return []
-                raise
+        return ledger_rows(self.folder, query)
 
     def in_flight(self) -> int:
         """Messages that are in the mailbox and not yet in the ledger."""

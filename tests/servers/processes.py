@@ -133,21 +133,26 @@ class Place:
         )
 
     def rows(self, query: str = "SELECT email_id, sha256, size FROM emails") -> list[tuple]:
-        path = self.folder / "data" / "email_ingestion.db"
-        if not path.exists():
-            return []
-        with closing(sqlite3.connect(path, timeout=30)) as database:
-            try:
-                return database.execute(query).fetchall()
-            except sqlite3.OperationalError as error:
-                if "no such table" in str(error):  # the worker is about to make it
-                    return []
-                raise
+        return ledger_rows(self.folder, query)
 
     def close(self) -> None:
         for running in self.started:
             if running.alive:
                 running.kill()
+
+
+def ledger_rows(folder: Path, query: str) -> list[tuple]:
+    """What the ledger of processes in this folder holds; nothing while there is none."""
+    path = folder / "data" / "email_ingestion.db"
+    if not path.exists():
+        return []
+    with closing(sqlite3.connect(path, timeout=30)) as database:
+        try:
+            return database.execute(query).fetchall()
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):  # the worker is about to make it
+                return []
+            raise
 
 
 @contextmanager

@@ -141,8 +141,7 @@ class Worker:
             self._looked = now
             return False
         self._announce(overdue)  # and look again at once: there may be more
-        for part in _parts(overdue):
-            self._parts.append(part)
+        self._parts.extend(_parts(overdue))
         self._in_flight = tuple(each.id for each in overdue)
         try:
             while self._parts:
