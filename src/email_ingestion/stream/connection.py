@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from email_ingestion.stream.clients import LateCluster, connect, fails_over, mas
 from email_ingestion.stream.keys import Keys, layout, partition_of
 
 T = TypeVar("T")
+
+INCLUDE = re.compile(rb"^-- include (\w+)$", re.MULTILINE)  # in a script: a function of lua/shared
 
 # What Redis says when it is there but cannot serve; by the first word, for most have no class in redis-py.
 UNSERVING = frozenset(
@@ -66,7 +69,7 @@ class Script:
 
     def __init__(self, client: redis.Redis, name: str) -> None:
         self._client = client
-        self._source = (files(__package__) / "lua" / f"{name}.lua").read_bytes()
+        self._source = _source(name)
         self._hash = sha1(self._source, usedforsecurity=False).hexdigest()
 
     def __call__(self, keys: Sequence[str], args: Iterable[Any] = ()) -> Any:
@@ -76,6 +79,14 @@ class Script:
             return self._client.evalsha(self._hash, len(keys), *words)
         except NoScriptError:
             return self._client.eval(self._source, len(keys), *words)  # type: ignore[arg-type]
+
+
+def _source(name: str) -> bytes:
+    """The text of a script, behind what it says it includes: a script on the server can call no other."""
+    folder = files(__package__) / "lua"
+    own = (folder / f"{name}.lua").read_bytes()
+    included = [folder / "shared" / f"{each.decode()}.lua" for each in INCLUDE.findall(own)]
+    return b"".join([*(each.read_bytes() for each in included), own])
 
 
 class Link:

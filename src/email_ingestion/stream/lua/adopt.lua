@@ -3,13 +3,9 @@
 -- KEYS: stream   ARGV: group, me, lease (ms), first id to look at
 -- They are marked as given back untouched, so that anybody may take them.
 -- Returns how many there were on this page, and the id to go on from unless it was the last.
+-- include position
 if redis.call('XLEN', KEYS[1]) <= redis.call('XPENDING', KEYS[1], ARGV[1])[1] then return {0} end
-local position
-for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
-  local said = {}
-  for i = 1, #group, 2 do said[group[i]] = group[i + 1] end
-  if said.name == ARGV[1] then position = said['last-delivered-id'] end
-end
+local position = position_of(KEYS[1], ARGV[1])
 local page = redis.call('XRANGE', KEYS[1], ARGV[4], position, 'COUNT', 100)
 local n = 0
 for _, e in ipairs(page) do

@@ -7,10 +7,10 @@
 -- Returns {entries added, cursor}. STALECURSOR when the cursor is gone, behind `from` (Redis was restored: moving on
 -- would leave a hole), or of another UIDVALIDITY; FENCED when there is a `holder` and the lease is not his: he was
 -- away for so long that somebody else reads the account, or may. Nothing is written then.
-if ARGV[4] ~= '' then
-  local holder = redis.call('GET', KEYS[4])
-  if holder ~= ARGV[4] then return redis.error_reply('FENCED ' .. (holder or '')) end
-end
+-- include rank
+-- include fence
+local fenced = fence(KEYS[4], ARGV[4])
+if fenced then return fenced end
 local cur = redis.call('HMGET', KEYS[2], 'uidvalidity', ARGV[5])
 local last, from, upto = tonumber(cur[2]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local function beyond(a, b)
@@ -19,12 +19,6 @@ local function beyond(a, b)
 end
 if not last or cur[1] ~= ARGV[1] or beyond(from, last) then
   return redis.error_reply('STALECURSOR it is at ' .. tostring(cur[1]) .. '/' .. tostring(cur[2]))
-end
-local function rank(id, entry)
-  for i = 4, #entry, 2 do
-    local priority = entry[i] == 'priority' and tonumber(entry[i + 1])
-    if priority then redis.call('ZADD', KEYS[5], -priority, id) end
-  end
 end
 local p, added, bytes = 7, 0, 0
 for _ = 1, tonumber(ARGV[6]) do
@@ -35,7 +29,7 @@ for _ = 1, tonumber(ARGV[6]) do
       entry[#entry + 1] = ARGV[i]
       bytes = bytes + #ARGV[i]
     end
-    rank(redis.call(unpack(entry)), entry)
+    rank(KEYS[5], redis.call(unpack(entry)), entry)
     added = added + 1
   end
   p = p + 2 + n * 2

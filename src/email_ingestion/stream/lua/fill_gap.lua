@@ -4,10 +4,10 @@
 -- What came into the stream after that id is looked at here: a message that somebody else appended meanwhile, or this
 -- very call whose answer was lost, is not appended again.
 -- Returns how many were added; FENCED as `append` does.
-if ARGV[2] ~= '' then
-  local holder = redis.call('GET', KEYS[4])
-  if holder ~= ARGV[2] then return redis.error_reply('FENCED ' .. (holder or '')) end
-end
+-- include rank
+-- include fence
+local fenced = fence(KEYS[4], ARGV[2])
+if fenced then return fenced end
 local there, start = {}, ARGV[1] == '-' and '-' or '(' .. ARGV[1]
 repeat
   local entries = redis.call('XRANGE', KEYS[1], start, '+', 'COUNT', 10)
@@ -19,12 +19,6 @@ repeat
     start = '(' .. entry[1]
   end
 until #entries < 10
-local function rank(id, entry)
-  for i = 4, #entry, 2 do
-    local priority = entry[i] == 'priority' and tonumber(entry[i + 1])
-    if priority then redis.call('ZADD', KEYS[3], -priority, id) end
-  end
-end
 local p, added, bytes = 4, 0, 0
 for _ = 1, tonumber(ARGV[3]) do
   local identity, n = ARGV[p], tonumber(ARGV[p + 1])
@@ -34,7 +28,7 @@ for _ = 1, tonumber(ARGV[3]) do
       entry[#entry + 1] = ARGV[i]
       bytes = bytes + #ARGV[i]
     end
-    rank(redis.call(unpack(entry)), entry)
+    rank(KEYS[3], redis.call(unpack(entry)), entry)
     there[identity] = true
     added = added + 1
   end

@@ -1,10 +1,9 @@
 -- Remember, beside the cursor, the MODSEQ up to which changes of labels have been taken over.
 -- KEYS: cursor, lease   ARGV: uidvalidity, modseq (as text: its 63 bits are too many for a number here), holder
 -- STALECURSOR when the cursor is gone or of another UIDVALIDITY, FENCED as `append` does. Nothing is written then.
-if ARGV[3] ~= '' then
-  local holder = redis.call('GET', KEYS[2])
-  if holder ~= ARGV[3] then return redis.error_reply('FENCED ' .. (holder or '')) end
-end
+-- include fence
+local fenced = fence(KEYS[2], ARGV[3])
+if fenced then return fenced end
 local uidvalidity = redis.call('HGET', KEYS[1], 'uidvalidity')
 if uidvalidity ~= ARGV[1] then return redis.error_reply('STALECURSOR it is of ' .. tostring(uidvalidity)) end
 redis.call('HSET', KEYS[1], 'modseq', ARGV[2])

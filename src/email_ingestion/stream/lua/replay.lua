@@ -4,12 +4,7 @@
 -- its death is left behind, so that the next death is told once. Each letter is finished before the next is touched,
 -- and XADD comes first: Redis over its memory limit refuses the whole call and every letter stays.
 -- Returns how many were put back.
-local function rank(id, entry)
-  for i = 4, #entry, 2 do
-    local priority = entry[i] == 'priority' and tonumber(entry[i + 1])
-    if priority then redis.call('ZADD', KEYS[5], -priority, id) end
-  end
-end
+-- include rank
 local moved = 0
 for _, id in ipairs(ARGV) do
   local letter = redis.call('XRANGE', KEYS[3], id, id)[1]
@@ -26,7 +21,7 @@ for _, id in ipairs(ARGV) do
     end
     for _, v in ipairs({'replays', string.format('%d', replays + 1), 'replay_of', id}) do entry[#entry + 1] = v end
     for i = 4, #entry do bytes = bytes + #entry[i] end
-    rank(redis.call(unpack(entry)), entry)
+    rank(KEYS[5], redis.call(unpack(entry)), entry)
     redis.call('XDEL', KEYS[3], id)
     redis.call('INCRBY', KEYS[2], bytes)
     redis.call('INCR', KEYS[4])

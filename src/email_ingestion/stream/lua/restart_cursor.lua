@@ -2,10 +2,9 @@
 -- KEYS: cursor, stream, lease   ARGV: uidvalidity, uid, rescan, group, holder, history
 -- Makes the consumer group as well: a worker that comes later may find a full Redis, which refuses to make one.
 -- Returns {uidvalidity, uid, rescan, history} as they now stand; FENCED as `append` does.
-if ARGV[5] ~= '' then
-  local holder = redis.call('GET', KEYS[3])
-  if holder ~= ARGV[5] then return redis.error_reply('FENCED ' .. (holder or '')) end
-end
+-- include fence
+local fenced = fence(KEYS[3], ARGV[5])
+if fenced then return fenced end
 redis.pcall('XGROUP', 'CREATE', KEYS[2], ARGV[4], '0', 'MKSTREAM')   -- an error says that it is there
 local cur = redis.call('HMGET', KEYS[1], 'uidvalidity', 'uid', 'rescan', 'history')
 if cur[1] ~= ARGV[1] or not cur[2] then

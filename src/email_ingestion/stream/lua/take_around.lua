@@ -2,12 +2,8 @@
 -- them away from whoever has them, and forget how often they were tried.
 -- KEYS: stream   ARGV: group, me, most
 -- Returns a list of {id, fields}.
-local position
-for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
-  local said = {}
-  for i = 1, #group, 2 do said[group[i]] = group[i + 1] end
-  if said.name == ARGV[1] then position = said['last-delivered-id'] end
-end
+-- include position
+local position = position_of(KEYS[1], ARGV[1])
 if not position then return redis.error_reply('NOGROUP ' .. ARGV[1]) end
 local out = {}
 local page = redis.call('XRANGE', KEYS[1], '(' .. position, '+', 'COUNT', ARGV[3])
