@@ -135,8 +135,8 @@ def test_two_that_fight_for_an_account_never_both_append(redis_server: RedisServ
     assert intakes[0].load().depth == uid
 
 
-def test_hundreds_of_threads_share_a_few_connections(redis_server: RedisServer):
-    shared = link(redis_server.url)
+def test_hundreds_of_threads_share_a_few_connections(own_redis: RedisServer):
+    shared = link(own_redis.url)
     with ThreadPoolExecutor(200) as pool:
         found = list(pool.map(lambda number: Leases(shared, "here", "1").hold([f"a{number}"]), range(600)))
         clients = shared.client.client_list()
