@@ -33,7 +33,7 @@ def test_a_message_comes_out_as_it_came_and_orphans_are_removed(here: Place, own
         if reference(path.name) != young:
             os.utime(path, (long_ago, long_ago))
 
-    found = {"orphans": [orphan], "bytes": 21}
+    found = {"orphans": [orphan], "bytes": 21, "aside": {"orphans": [], "bytes": 0}}
     assert told(here, "blobs", "collect", "--dry-run") == found | {"removed": False}
     assert told(here, "blobs", "collect") == found | {"removed": True}
     assert [blobs.exists(ref) for ref in (*refs, young, orphan)] == [True, True, True, False]

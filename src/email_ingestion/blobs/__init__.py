@@ -5,14 +5,15 @@ A reference is `sha256:<hex>`, the same wherever the bytes lie. Nothing is ever 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Protocol
 
 from email_ingestion.blobs.disk import DiskBlobs
-from email_ingestion.blobs.reference import reference, sha256_of
+from email_ingestion.blobs.reference import Aged, reference, sha256_of
 from email_ingestion.errors import ConfigurationError
 
-__all__ = ["Blobs", "DiskBlobs", "open_blobs", "reference", "sha256_of"]
+__all__ = ["Aged", "Blobs", "DiskBlobs", "open_blobs", "reference", "sha256_of"]
 
 
 class Blobs(Protocol):
@@ -32,6 +33,15 @@ class Blobs(Protocol):
 
     def exists(self, ref: str) -> bool:
         """Tell whether there are bytes under `ref`."""
+
+    def aged(self, before: float) -> Iterator[Aged]:
+        """What was stored, or stored again, last before this Unix time."""
+
+    def remove(self, aged: Aged) -> bool:
+        """Remove what nothing refers to, or put it aside; False when it was stored again since, or is gone already.
+
+        However a writer comes in between, what it was told to be stored can be got.
+        """
 
     def ping(self) -> None:
         """Return when the store takes a write now."""

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from email_ingestion.blobs.reference import missing, path_of, reference, reference_to, verified
+from email_ingestion.blobs.reference import Aged, missing, path_of, reference, reference_to, verified
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
 from email_ingestion.files import replacing, sync_directory
 
@@ -83,18 +83,16 @@ class DiskBlobs:
         except OSError as error:
             raise self._unavailable(error) from error
 
-    def aged(self, before: float) -> Iterator[tuple[str, int]]:
-        """References and sizes of what was stored, or stored again, last before this Unix time.
-
-        Clears up after itself and after writers that were killed.
-        """
+    def aged(self, before: float) -> Iterator[Aged]:
+        """See `Blobs`; clears up after itself and after writers that were killed."""
         try:
             for path in self._root.glob("??/??/*"):
                 if path.name.endswith(_ORPHAN):
                     _restore(path)
                 elif path.stat().st_mtime < before:
                     if _DIGEST.fullmatch(path.name):
-                        yield reference(path.name), path.stat().st_size
+                        ref = reference(path.name)
+                        yield Aged(ref, path.stat().st_size, path_of(ref), before)
                     elif path.name.startswith("."):
                         path.unlink(missing_ok=True)
         except FileNotFoundError:  # somebody else clears up as well
@@ -102,17 +100,17 @@ class DiskBlobs:
         except OSError as error:
             raise self._unavailable(error) from error
 
-    def remove(self, ref: str, before: float) -> bool:
-        """Remove what `aged` named, unless it was stored again since; whether it is gone.
+    def remove(self, aged: Aged) -> bool:
+        """See `Blobs`.
 
         A writer that finds the bytes there touches them. So they are put aside first and looked at then: whoever came
         before that has touched them, and whoever comes later writes them anew.
         """
-        path = self._root / path_of(ref)
+        path = self._root / aged.path
         aside = path.with_name(f".{path.name}{_ORPHAN}")
         try:
             os.replace(path, aside)
-            if aside.stat().st_mtime >= before:
+            if aside.stat().st_mtime >= aged.before:
                 _restore(aside)
                 return False
             aside.unlink()

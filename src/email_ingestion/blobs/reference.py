@@ -1,13 +1,25 @@
-"""What a reference is, where its bytes lie in a store, and whether they are the right ones."""
+"""What a reference is, where its bytes lie in a store, how long they have, and whether they are the right ones."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
 
 from email_ingestion.errors import TransientError
 
 _REFERENCE = re.compile("sha256:([0-9a-f]{64})")
+
+
+@dataclass(frozen=True, slots=True)
+class Aged:
+    """Bytes that were stored, or stored again, last before a Unix time; not `final`: removing them puts them aside."""
+
+    ref: str
+    size: int
+    path: str  # in the store
+    before: float
+    final: bool = True
 
 
 def reference(sha256: str) -> str:

@@ -8,21 +8,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from datetime import timedelta
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from email_ingestion.blobs import DiskBlobs, open_blobs, reference
+from email_ingestion.blobs import Aged, Blobs, open_blobs, reference
+from email_ingestion.cli.progress import progress
 from email_ingestion.cli.typed import span
-from email_ingestion.errors import ConfigurationError
 from email_ingestion.ledger import Ledger, open_ledger
 from email_ingestion.settings import Settings, load_settings
 from email_ingestion.stream import Census, open_link
 
 CHUNK = 500
 LEAST = timedelta(days=1)  # far longer than bytes wait for the row that refers to them
-
-Blob = tuple[str, int]  # reference, bytes
 
 blobs = typer.Typer(help="Look after large messages and attachments.", no_args_is_help=True)
 
@@ -43,7 +41,8 @@ def collect(
 ) -> None:
     """Remove what neither the database nor the stream nor a dead letter refers to. Safe while everything runs.
 
-    Such bytes stay behind where a message was stored and never recorded, or its dead letter was purged.
+    Such bytes stay behind where a message was stored and never recorded, or its dead letter was purged. In a bucket
+    they are put aside first, where they are still found, and removed by a run as much later as --older-than says.
 
     Examples:
       email-ingestion blobs collect --dry-run
@@ -56,13 +55,11 @@ def collect(
         )
     settings = load_settings()
     store = open_blobs(settings.blob_url)
-    if not isinstance(store, DiskBlobs):
-        raise ConfigurationError("blobs collect works on a directory: BLOB_URL names a bucket, which cannot be locked")
     before = time.time() - age.total_seconds()
     with closing(open_ledger(settings.database_url)) as ledger:
         orphans = list(_orphans(store.aged(before), _on_their_way(settings), ledger))
     if not dry_run:
-        orphans = [(ref, size) for ref, size in orphans if store.remove(ref, before)]
+        orphans = list(_removed(store, orphans))
     _show(orphans, dry_run=dry_run, as_json=as_json)
 
 
@@ -78,17 +75,34 @@ def _on_their_way(settings: Settings) -> set[str]:
     return {reference(entry.sha256) for pages in looks for page in pages for entry in page.entries}
 
 
-def _orphans(aged: Iterable[Blob], on_their_way: set[str], ledger: Ledger) -> Iterator[Blob]:
+def _orphans(aged: Iterable[Aged], on_their_way: set[str], ledger: Ledger) -> Iterator[Aged]:
     left = iter(aged)
-    while chunk := dict(islice(left, CHUNK)):
-        used = ledger.referenced(chunk)
-        yield from ((ref, size) for ref, size in chunk.items() if ref not in used and ref not in on_their_way)
+    while chunk := list(islice(left, CHUNK)):
+        used = ledger.referenced({each.ref for each in chunk}) | on_their_way
+        yield from (each for each in chunk if each.ref not in used)
 
 
-def _show(orphans: list[Blob], *, dry_run: bool, as_json: bool) -> None:
-    total = sum(size for _, size in orphans)
+def _removed(store: Blobs, orphans: list[Aged]) -> Iterator[Aged]:
+    with progress("removing", len(orphans)) as advance:
+        for orphan in orphans:
+            if store.remove(orphan):
+                yield orphan
+            advance(1)
+
+
+def _show(orphans: list[Aged], *, dry_run: bool, as_json: bool) -> None:
+    gone, aside = (_told([each for each in orphans if each.final is final]) for final in (True, False))
     if as_json:
-        told = {"orphans": [ref for ref, _ in orphans], "bytes": total, "removed": not dry_run}
-        typer.echo(json.dumps(told, indent=2))
-    else:
-        typer.echo(f"{len(orphans)} orphans of {total} bytes {'found, nothing removed' if dry_run else 'removed'}")
+        typer.echo(json.dumps(gone | {"removed": not dry_run, "aside": aside}, indent=2))
+        return
+    typer.echo(f"{_sum(gone)} {'found, nothing removed' if dry_run else 'removed'}")
+    if aside["orphans"]:
+        typer.echo(f"{_sum(aside)} {'to be put aside first' if dry_run else 'put aside: a later run removes them'}")
+
+
+def _told(orphans: list[Aged]) -> dict[str, Any]:
+    return {"orphans": [each.ref for each in orphans], "bytes": sum(each.size for each in orphans)}
+
+
+def _sum(told: dict[str, Any]) -> str:
+    return f"{len(told['orphans'])} orphans of {told['bytes']} bytes"

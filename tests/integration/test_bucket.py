@@ -1,0 +1,196 @@
+"""Large contents in an S3 bucket: a real worker writes them, and they are collected whoever comes in between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from email_ingestion.blobs import Aged, open_blobs, reference
+from email_ingestion.blobs.reference import reference_to
+from email_ingestion.blobs.s3 import S3Blobs
+from email_ingestion.email import Cursor, Message
+from email_ingestion.errors import SinkUnavailable
+from email_ingestion.stream import Intake
+from tests.servers.bucket import Bucket, make_bucket, running_s3
+from tests.servers.commands import told, typed
+from tests.servers.links import link, message
+from tests.servers.processes import Place, place
+from tests.servers.redis import RedisServer
+
+DATA = b"nobody refers to this"
+REF = reference_to(DATA)
+DAY = 86400.0
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with running_s3() as running:
+        yield running
+
+
+@pytest.fixture
+def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    made = make_bucket(endpoint)
+    for name, value in made.environment.items():
+        monkeypatch.setenv(name, value)
+    return made
+
+
+@pytest.fixture
+def blobs(bucket: Bucket) -> S3Blobs:
+    return S3Blobs(bucket.url)
+
+
+@pytest.fixture
+def here(tmp_path: Path, redis_server: RedisServer, bucket: Bucket) -> Iterator[Place]:
+    settings = {"BLOB_URL": bucket.url, "BLOB_THRESHOLD_BYTES": 1000}
+    with place(tmp_path / "here", redis_server.url, **settings, **bucket.environment) as made:
+        yield made
+
+
+def _letter(uid: int, attachment: bytes) -> Message:
+    made = EmailMessage()
+    made["Subject"] = f"letter {uid}"
+    made.set_content("see what is attached")
+    made.add_attachment(attachment, maintype="application", subtype="octet-stream", filename="x.bin")
+    return message(uid, raw=made.as_bytes())
+
+
+def _queued(large: Message, blobs: S3Blobs) -> Message:
+    """As the producer queues it: its bytes are in the bucket."""
+    return replace(large, raw=None, raw_ref=blobs.put(large.raw or b""))
+
+
+def _aged(blobs: S3Blobs, days: float = 1) -> list[Aged]:
+    return list(blobs.aged(time.time() - days * DAY))
+
+
+def test_a_worker_writes_and_reads_them_and_collecting_leaves_what_is_named(
+    here: Place, bucket: Bucket, blobs: S3Blobs, redis_server: RedisServer
+):
+    intake = Intake(link(redis_server.url))
+    intake.restart_cursor("default", "INBOX", Cursor(1, 0))
+    attached = bytes(range(256)) * 10
+    first, second = _letter(1, attached), _letter(2, bytes(5000))
+    intake.append("default", "INBOX", Cursor(1, 0), 1, [_queued(first, blobs)])
+    drained = here.run("worker.py", "--drain")
+    assert drained.returncode == 0, drained.stderr
+    intake.append("default", "INBOX", Cursor(1, 1), 2, [_queued(second, blobs)])  # still on its way
+    blobs.put(DATA)
+    bucket.age(40)
+    young = blobs.put(b"somebody will")
+    named = {reference_to(first.raw or b""), reference_to(attached), reference_to(second.raw or b"")}
+
+    aside = {"orphans": [REF], "bytes": len(DATA)}
+    nothing: dict[str, Any] = {"orphans": [], "bytes": 0}
+    assert told(here, "blobs", "collect", "--dry-run") == nothing | {"removed": False, "aside": aside}
+    assert told(here, "blobs", "collect") == nothing | {"removed": True, "aside": aside}
+    assert told(here, "blobs", "collect") == nothing | {"removed": True, "aside": nothing}  # put aside only now
+    assert blobs.exists(REF)
+    bucket.age(40, containing="orphans/")
+    assert told(here, "blobs", "collect") == aside | {"removed": True, "aside": nothing}
+    assert not blobs.exists(REF)
+    assert {reference(name.split("/")[2]) for name in bucket.names() if name[0] != "."} == named | {young}
+
+    assert typed(here, "export", first.envelope.email_id, "--eml", "-o", "one.eml").returncode == 0
+    assert (here.folder / "one.eml").read_bytes() == first.raw
+
+
+def test_mail_that_comes_to_need_what_was_just_put_aside_keeps_it(
+    here: Place, bucket: Bucket, blobs: S3Blobs, redis_server: RedisServer
+):
+    late = _letter(1, bytes(3000))
+    queued = _queued(late, blobs)
+    bucket.age(40)
+    assert told(here, "blobs", "collect")["aside"]["orphans"] == [queued.raw_ref]
+    intake = Intake(link(redis_server.url))  # the producer found the bytes in their place a moment before
+    intake.restart_cursor("default", "INBOX", Cursor(1, 0))
+    intake.append("default", "INBOX", Cursor(1, 0), 1, [queued])
+    bucket.age(40)
+    assert told(here, "blobs", "collect")["orphans"] == []
+    assert blobs.get(queued.raw_ref or "") == late.raw
+
+
+class Meddled:
+    """A store that lets somebody act after each copy, which is where a collector can be caught."""
+
+    def __init__(self, store: Any, act: Callable[[], object]) -> None:
+        self._store = store
+        self._act = act
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def copy(self, source: str, target: str) -> None:
+        self._store.copy(source, target)
+        self._act()
+
+
+def test_a_writer_between_the_steps_of_a_collector_loses_nothing(bucket: Bucket, blobs: S3Blobs):
+    blobs.put(DATA)
+    bucket.age(40)
+    (orphan,) = _aged(blobs)
+    collector = S3Blobs(bucket.url)
+    collector._store = Meddled(collector._store, lambda: blobs.put(DATA))
+    assert collector.remove(orphan)
+    assert blobs.get(REF) == DATA
+    assert _aged(blobs) == []  # and what is left of it has all its time before it
+
+
+def test_two_collectors_leave_what_the_other_put_aside(bucket: Bucket, blobs: S3Blobs):
+    blobs.put(DATA)
+    bucket.age(40)
+    (orphan,) = _aged(blobs)
+    assert blobs.remove(orphan)
+    assert not blobs.remove(orphan)
+    bucket.age(40)
+    (first,) = _aged(blobs)
+    blobs.put(DATA)
+    bucket.age(40, containing=orphan.path)
+    again = next(each for each in _aged(blobs) if not each.final)
+    assert blobs.remove(again)  # one collector puts it aside once more,
+    assert blobs.remove(first)  # the other removes the copy it had found
+    assert blobs.get(REF) == DATA
+
+
+def test_writers_and_collectors_at_once_lose_nothing(blobs: S3Blobs):
+    blobs.put(DATA)
+    soon = time.time() + 3600  # everything is aged, and what was put aside is not looked for
+
+    def write() -> list[bool]:
+        return [blobs.get(blobs.put(DATA)) == DATA for _ in range(25)]
+
+    def collect() -> None:
+        for _ in range(25):
+            for each in list(blobs.aged(soon)):
+                if not each.final:
+                    blobs.remove(each)
+
+    with ThreadPoolExecutor() as threads:
+        writers = [threads.submit(write) for _ in range(2)]
+        collectors = [threads.submit(collect) for _ in range(2)]
+        assert all(all(writer.result()) for writer in writers)
+        for collector in collectors:
+            collector.result()
+
+
+def test_what_is_no_blob_is_not_ours_to_collect(bucket: Bucket, blobs: S3Blobs):
+    foreign = ["notes.txt", "ab/cd/notes.txt", f"orphans/ab/cd/{'0' * 64}", f"ab/cd/{'0' * 64}/{'0' * 32}"]
+    for name in foreign:
+        blobs._store.put(name, b"theirs")
+    bucket.age(400)
+    assert _aged(blobs) == []
+
+
+def test_a_bucket_that_does_not_exist_is_unavailable(endpoint: str, bucket: Bucket):
+    blobs = open_blobs("s3://no-such-bucket/prefix")
+    for use in (lambda: blobs.put(DATA), lambda: list(blobs.aged(0)), blobs.ping):
+        with pytest.raises(SinkUnavailable, match="no-such-bucket"):
+            use()
