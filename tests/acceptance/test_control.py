@@ -153,6 +153,23 @@ def test_local_orders_need_no_redis(cut_off: Live) -> None:
     assert "without --all the processes of this machine are told directly" in everywhere.stderr
 
 
+def test_what_runs_is_seen_and_its_breakers_obey_without_redis(cut_off: Live) -> None:
+    shown = cut_off.command("status", "--json")
+    states = [(each["component"], each["status"]) for each in json.loads(shown.stdout)]
+    assert (shown.returncode, states) == (1, [("producer", "not_ready"), ("worker", "not_ready")])
+    listed = cut_off.command("breaker", "list", "--json")
+    assert {row["process"] for row in json.loads(listed.stdout)} == {"producer", "worker"}
+    (held,) = cut_off.asked("breaker", "open", "imap", "--ttl", "5m")
+    assert (held["state"], held["forced"]) == ("OPEN", True)
+    assert cut_off.breaker(cut_off.producer, "imap")["forced"] is True
+    assert [row["forced"] for row in cut_off.asked("breaker", "auto", "imap")] == [False]
+    assert cut_off.breaker(cut_off.producer, "imap")["forced"] is False
+    assert {row["level"] for row in cut_off.asked("log-level", "DEBUG", "--ttl", "5m")} == {"DEBUG"}
+    assert {row["level"] for row in cut_off.asked("log-level", "INFO")} == {"INFO"}
+    revoked = cut_off.command("revoke", "default:gm:1")
+    assert (revoked.returncode, "REDIS_HOST" in revoked.stderr) == (2, True)
+
+
 def test_orders_for_all_reach_every_process_and_those_that_start_later(live: Live) -> None:
     rows = live.asked("pause", "worker", "--all", "--ttl", "1h")
     assert [row["paused"] for row in rows] == [True]

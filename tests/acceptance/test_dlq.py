@@ -285,16 +285,6 @@ def test_wrong_use_ends_with_64(here: Place, own_redis: RedisServer, words: tupl
     assert depth(own_redis) == 1
 
 
-@pytest.mark.parametrize("command", ["list", "stats", "show 1-1", "replay --all", "purge --all --yes", "export --all"])
-def test_without_redis_one_sentence_says_what_to_do(here: Place, own_redis: RedisServer, command: str):
-    own_redis.kill()
-    result = dlq(here, *command.split())
-    assert (result.returncode, result.stdout) == (2, "")
-    (sentence,) = result.stderr.splitlines()
-    assert sentence.endswith(".")
-    assert "REDIS_HOST" in sentence
-
-
 def test_a_full_redis_says_that_the_letters_stay(here: Place, own_redis: RedisServer):
     bury(own_redis, [1, 2])
     with own_redis.client() as client:

@@ -88,14 +88,6 @@ def test_the_command_names_a_gap_and_fills_it(here: Place, mail: list[bytes], ow
     assert stored(here) == digests(mail)
 
 
-def test_the_command_fails_with_a_sentence_when_it_cannot_compare(here: Place, own_redis: RedisServer):
-    own_redis.kill()
-    result = typed(here, "reconcile")
-    own_redis.start()
-    assert result.returncode == 2
-    assert result.stderr.strip().splitlines()[-1].startswith("Redis does not answer")
-
-
 def test_two_repairs_at_once_queue_everything_once(here: Place, mail: list[bytes], own_redis: RedisServer):
     once(here)
     forget_delivered(here, 40)

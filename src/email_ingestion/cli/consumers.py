@@ -26,8 +26,8 @@ def list_consumers(as_json: Json = False) -> int:
     Examples:
       email-ingestion consumers list
     """
-    with linked("consumers") as (_, link):
-        found = Stucks(link).consumers()
+    _, link = linked("consumers")
+    found = Stucks(link).consumers()
     show([asdict(each) for each in found], as_json=as_json)
     return OK if found else NEGATIVE
 
@@ -45,14 +45,14 @@ def prune(
       email-ingestion consumers prune
       email-ingestion consumers prune --release
     """
-    with linked("consumers") as (settings, link):
-        stucks = Stucks(link)
-        with audited(settings.log_dir, "consumers prune", {"release": release}) as outcome:
-            if release:
-                _hand_over(stucks)
-            pruned = [each.name for each in _gone(stucks) if each.pending == 0 and stucks.prune(each.name)]
-            left = [each.name for each in _gone(stucks)]
-            outcome |= {"pruned": pruned, "left": left}
+    settings, link = linked("consumers")
+    stucks = Stucks(link)
+    with audited(settings.log_dir, "consumers prune", {"release": release}) as outcome:
+        if release:
+            _hand_over(stucks)
+        pruned = [each.name for each in _gone(stucks) if each.pending == 0 and stucks.prune(each.name)]
+        left = [each.name for each in _gone(stucks)]
+        outcome |= {"pruned": pruned, "left": left}
     show(
         [{"consumer": name, "pruned": True} for name in pruned]
         + [{"consumer": name, "pruned": False} for name in left],

@@ -128,9 +128,9 @@ def log_level(
       email-ingestion log-level DEBUG --ttl 5m
     """
     settings = load_settings()
-    clerk = Clerk(settings, user())
     body = {"level": level, "ttl_seconds": _seconds(ttl)}
     those = some(live(settings), lambda _: True, "answers")
+    clerk = Clerk(settings, user())
     rows = [{"process": each.stem, **clerk.order(each, "log-level", body)} for each in those]
     show(rows, as_json=as_json)
     return OK if all(row["level"] == level for row in rows) else FAILED

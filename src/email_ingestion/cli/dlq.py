@@ -53,8 +53,8 @@ def list_letters(
     choice = choose(
         reason=reason, error_type=error_type, fingerprint=fingerprint, account=account, older_than=older_than
     )
-    with open_graveyard() as (_, graveyard):
-        found = list(islice(choice.letters(graveyard), limit + 1))
+    _, graveyard = open_graveyard()
+    found = list(islice(choice.letters(graveyard), limit + 1))
     show_letters(found[:limit], as_json=as_json)
     if len(found) > limit:
         say(f"these are the first {limit}; --limit shows more, `dlq stats` counts all")
@@ -74,14 +74,14 @@ def show(
       email-ingestion dlq show 1767225600000-0 --raw letter.eml
     """
     (wanted,) = entry_ids([letter_id], "a dead letter")
-    with open_graveyard() as (settings, graveyard):
-        letter = next(graveyard.find([wanted]), None)
-        if letter is None:
-            say(f"there is no dead letter {wanted}")
-            return NEGATIVE
-        if raw:
-            _write_new(raw, _message(settings, graveyard, letter))
-            say(f"the message is in {raw}")
+    settings, graveyard = open_graveyard()
+    letter = next(graveyard.find([wanted]), None)
+    if letter is None:
+        say(f"there is no dead letter {wanted}")
+        return NEGATIVE
+    if raw:
+        _write_new(raw, _message(settings, graveyard, letter))
+        say(f"the message is in {raw}")
     show_letter(letter, as_json=as_json)
     return OK
 
@@ -105,8 +105,8 @@ def stats(
     choice = choose(
         reason=reason, error_type=error_type, fingerprint=fingerprint, account=account, older_than=older_than
     )
-    with open_graveyard() as (_, graveyard):
-        found = kinds(choice.letters(graveyard))
+    _, graveyard = open_graveyard()
+    found = kinds(choice.letters(graveyard))
     show_kinds(found, as_json=as_json)
     return answer(found)
 

@@ -77,12 +77,12 @@ def export(
         first=first,
         must=True,
     )
-    with open_graveyard() as (settings, graveyard):
-        chosen, _ = _chosen(graveyard, choice)
-        if not chosen:
-            return answer(chosen)
-        path = output or _default_output(settings)
-        exported = _export(graveyard, chosen, path, choice)
+    settings, graveyard = open_graveyard()
+    chosen, _ = _chosen(graveyard, choice)
+    if not chosen:
+        return answer(chosen)
+    path = output or _default_output(settings)
+    exported = _export(graveyard, chosen, path, choice)
     report(
         {"exported": len(exported.letters), "file": str(path), "sha256": exported.sha256},
         f"exported {_letters(len(exported.letters))} to {path}",
@@ -123,14 +123,14 @@ def replay(
         first=first,
         must=True,
     )
-    with open_graveyard() as (settings, graveyard):
-        chosen, alike = _chosen(graveyard, choice)
-        if not chosen:
-            return answer(chosen)
-        if dry_run:
-            return _rehearse("put back", chosen, alike, as_json=as_json)
-        with audited(settings.log_dir, "dlq replay", {"filter": choice.as_dict(), "matched": len(chosen)}) as outcome:
-            moved = _replay(graveyard, chosen, outcome)
+    settings, graveyard = open_graveyard()
+    chosen, alike = _chosen(graveyard, choice)
+    if not chosen:
+        return answer(chosen)
+    if dry_run:
+        return _rehearse("put back", chosen, alike, as_json=as_json)
+    with audited(settings.log_dir, "dlq replay", {"filter": choice.as_dict(), "matched": len(chosen)}) as outcome:
+        moved = _replay(graveyard, chosen, outcome)
     gone = f"; {len(chosen) - moved} were replayed or purged by somebody else meanwhile" if moved < len(chosen) else ""
     report(
         {"dry_run": False, "matched": len(chosen), "replayed": moved},
@@ -174,21 +174,21 @@ def purge(
         first=first,
         must=True,
     )
-    with open_graveyard() as (settings, graveyard):
-        chosen, alike = _chosen(graveyard, choice)
-        if not chosen:
-            return answer(chosen)
-        if dry_run:
-            return _rehearse("export and delete", chosen, alike, as_json=as_json)
-        path = output or _default_output(settings)
-        if not yes and not _confirmed(f"Export {_letters(len(chosen))} to {path} and delete them from Redis?"):
-            say("nothing was deleted")
-            return NEGATIVE
-        details = {"filter": choice.as_dict(), "matched": len(chosen), "file": str(path)}
-        with audited(settings.log_dir, "dlq purge", details) as outcome, _ledger(settings) as ledger:
-            exported = _export(graveyard, chosen, path, choice)
-            outcome |= {"exported": len(exported.letters), "sha256": exported.sha256}
-            deleted = _remove(graveyard, ledger, exported, path, outcome)
+    settings, graveyard = open_graveyard()
+    chosen, alike = _chosen(graveyard, choice)
+    if not chosen:
+        return answer(chosen)
+    if dry_run:
+        return _rehearse("export and delete", chosen, alike, as_json=as_json)
+    path = output or _default_output(settings)
+    if not yes and not _confirmed(f"Export {_letters(len(chosen))} to {path} and delete them from Redis?"):
+        say("nothing was deleted")
+        return NEGATIVE
+    details = {"filter": choice.as_dict(), "matched": len(chosen), "file": str(path)}
+    with audited(settings.log_dir, "dlq purge", details) as outcome, _ledger(settings) as ledger:
+        exported = _export(graveyard, chosen, path, choice)
+        outcome |= {"exported": len(exported.letters), "sha256": exported.sha256}
+        deleted = _remove(graveyard, ledger, exported, path, outcome)
     report(
         {"dry_run": False, "matched": len(chosen), **outcome, "file": str(path)},
         f"deleted {_letters(deleted)}; they are in {path}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -92,8 +91,7 @@ def _age(text: str | None) -> timedelta | None:
     return None if text is None else span(text, "--older-than")
 
 
-@contextmanager
-def open_graveyard() -> Iterator[tuple[Settings, Graveyard]]:
-    """The settings and the dead letters of their Redis; its failures leave as OperationFailed."""
-    with linked("dlq") as (settings, link):
-        yield settings, Graveyard(link)
+def open_graveyard() -> tuple[Settings, Graveyard]:
+    """The settings and the dead letters of their Redis."""
+    settings, link = linked("dlq")
+    return settings, Graveyard(link)

@@ -11,8 +11,9 @@ from typing import Any, NoReturn
 
 import typer
 
-from email_ingestion.errors import ConfigurationError, EmailIngestionError
+from email_ingestion.errors import ConfigurationError, EmailIngestionError, RedisConnectionError
 
+REDIS_CURE = "see that Redis runs and that REDIS_URL or REDIS_HOST and REDIS_PORT name it"
 OK, NEGATIVE, FAILED, USAGE, CONFIGURATION, INTERRUPTED = 0, 1, 2, 64, 78, 130
 
 # typer carries its own copy of click and does not publish this class, the parent of every wrong use.
@@ -36,14 +37,17 @@ def leave(command: Any) -> NoReturn:
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
     except ConfigurationError as error:
-        _say(error)
+        _say(str(error))
         sys.exit(CONFIGURATION)
+    except RedisConnectionError as error:
+        _say(f"{str(error).rstrip('.')}; {REDIS_CURE}")
+        sys.exit(FAILED)
     except EmailIngestionError as error:
-        _say(error)
+        _say(str(error))
         sys.exit(FAILED)
     sys.exit(code if isinstance(code, int) else OK)
 
 
-def _say(error: Exception) -> None:
-    text = str(error).strip()
+def _say(sentence: str) -> None:
+    text = sentence.strip()
     typer.echo(text if text.endswith((".", "!", "?")) else f"{text}.", err=True)

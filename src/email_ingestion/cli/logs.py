@@ -12,7 +12,7 @@ import typer
 from email_ingestion.cli.exits import NEGATIVE, OK
 from email_ingestion.cli.show import Json, printable, say, show
 from email_ingestion.cli.typed import span
-from email_ingestion.errors import OperationFailed, fingerprint_of
+from email_ingestion.errors import RedisConnectionError, fingerprint_of
 from email_ingestion.services.log_files import Record, Wanted, follow, records
 from email_ingestion.settings import load_settings
 
@@ -62,7 +62,7 @@ def errors(
     rows = _kinds(records(settings.log_dir, Wanted(since, "ERROR")))
     try:
         rows += _dead_kinds(since)
-    except OperationFailed as error:
+    except RedisConnectionError as error:
         say(f"the dead letters are not among these: {error}")
     show(sorted(rows, key=lambda row: (-row["count"], row["fingerprint"])), as_json=as_json)
     if not rows:
@@ -104,18 +104,18 @@ def _dead_kinds(since: datetime) -> list[dict[str, Any]]:
     from email_ingestion.stream import Graveyard  # noqa: PLC0415
     from email_ingestion.stream.dead_letters import kinds  # noqa: PLC0415
 
-    with linked("errors") as (_, link):
-        letters = (each for each in Graveyard(link).letters() if datetime.fromisoformat(each.dead_at) >= since)
-        return [
-            {
-                "fingerprint": kind.fingerprint,
-                "count": kind.count,
-                "first": kind.first,
-                "last": kind.last,
-                "source": "dead letters",
-                "event": kind.reason,
-                "error_type": kind.error_type,
-                "message": redact(kind.error)[:MESSAGE_CHARACTERS],
-            }
-            for kind in kinds(letters)
-        ]
+    _, link = linked("errors")
+    letters = (each for each in Graveyard(link).letters() if datetime.fromisoformat(each.dead_at) >= since)
+    return [
+        {
+            "fingerprint": kind.fingerprint,
+            "count": kind.count,
+            "first": kind.first,
+            "last": kind.last,
+            "source": "dead letters",
+            "event": kind.reason,
+            "error_type": kind.error_type,
+            "message": redact(kind.error)[:MESSAGE_CHARACTERS],
+        }
+        for kind in kinds(letters)
+    ]

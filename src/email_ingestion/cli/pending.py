@@ -38,8 +38,8 @@ def list_pending(
       email-ingestion pending list --idle 5m --json
     """
     seconds = span(idle, "--idle").total_seconds()
-    with linked("pending") as (_, link):
-        found = list(islice(Stucks(link).entries(consumer=consumer, idle_seconds=seconds), limit + 1))
+    _, link = linked("pending")
+    found = list(islice(Stucks(link).entries(consumer=consumer, idle_seconds=seconds), limit + 1))
     show([_row(each) for each in found[:limit]], as_json=as_json)
     if len(found) > limit:
         say(f"these are the first {limit}; --limit shows more")
@@ -60,13 +60,11 @@ def release(
       email-ingestion pending release --consumer mail-1-worker-2
       email-ingestion pending release 1767225600000-0
     """
-    with linked("pending") as (settings, link):
-        stucks = Stucks(link)
-        with audited(settings.log_dir, "pending release", _said(ids, consumer, idle)) as outcome:
-            chosen = list(_chosen(stucks, ids, consumer, idle, everything=everything))
-            outcome["released"] = sum(
-                stucks.let_go(chosen[start : start + PAGE]) for start in range(0, len(chosen), PAGE)
-            )
+    settings, link = linked("pending")
+    stucks = Stucks(link)
+    with audited(settings.log_dir, "pending release", _said(ids, consumer, idle)) as outcome:
+        chosen = list(_chosen(stucks, ids, consumer, idle, everything=everything))
+        outcome["released"] = sum(stucks.let_go(chosen[start : start + PAGE]) for start in range(0, len(chosen), PAGE))
     show([{"matched": len(chosen), **outcome}], as_json=as_json)
     return _answer(chosen)
 
@@ -86,14 +84,14 @@ def to_dlq(
       email-ingestion pending to-dlq --idle 2h --consumer mail-1-worker-2
     """
     rows: list[dict[str, Any]] = []
-    with linked("pending") as (settings, link):
-        stucks = Stucks(link)
-        with audited(settings.log_dir, "pending to-dlq", _said(ids, consumer, idle)) as outcome:
-            outcome["buried"] = 0
-            for each in _chosen(stucks, ids, consumer, idle, everything=everything):
-                letter = stucks.bury(each, f"{socket.gethostname()}-{user()}")
-                rows.append({"id": each.id, "email_id": each.email_id, "letter": letter})
-                outcome["buried"] += letter is not None
+    settings, link = linked("pending")
+    stucks = Stucks(link)
+    with audited(settings.log_dir, "pending to-dlq", _said(ids, consumer, idle)) as outcome:
+        outcome["buried"] = 0
+        for each in _chosen(stucks, ids, consumer, idle, everything=everything):
+            letter = stucks.bury(each, f"{socket.gethostname()}-{user()}")
+            rows.append({"id": each.id, "email_id": each.email_id, "letter": letter})
+            outcome["buried"] += letter is not None
     show(rows, as_json=as_json)
     return _answer([row for row in rows if row["letter"]])
 

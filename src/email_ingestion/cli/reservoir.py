@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from email_ingestion.cli.audit import audited
-from email_ingestion.cli.exits import NEGATIVE, OK
+from email_ingestion.cli.exits import NEGATIVE, OK, REDIS_CURE
 from email_ingestion.cli.linked import linked
 from email_ingestion.cli.progress import progress
 from email_ingestion.cli.show import Json, say, show
@@ -36,25 +36,25 @@ def drain(
       email-ingestion drain --output queue.jsonl
       email-ingestion drain --output part.jsonl --max 10000
     """
-    with linked("drain") as (settings, link):
-        reservoir = Reservoir(link)
-        depth = reservoir.depth()
-        if not depth:
-            say("the queue is empty")
-            return NEGATIVE
-        with audited(settings.log_dir, "drain", {"file": str(output)}) as outcome:
-            origin = {"drained_at": datetime.now(UTC).isoformat(), "stream": link.keys.stream}
-            with progress("writing", min(depth, most or depth)) as advance:
-                entries = islice(reservoir.entries(), most)
-                write_letters(output, entries, origin, lambda: advance(1), form=FORM)
-            kept = read_letters(output, form=FORM)
-            outcome |= {"written": len(kept.letters), "sha256": kept.sha256, "taken_out": 0}
-            with progress("taking out", len(kept.letters)) as advance:
-                sizes = ((entry_id, weight(fields)) for entry_id, fields in read_entries(output))
-                for gone in reservoir.take_out(sizes):
-                    outcome["taken_out"] += gone
-                    advance(gone)
-            outcome["left"] = reservoir.depth()
+    settings, link = linked("drain")
+    reservoir = Reservoir(link)
+    depth = reservoir.depth()
+    if not depth:
+        say("the queue is empty")
+        return NEGATIVE
+    with audited(settings.log_dir, "drain", {"file": str(output)}) as outcome:
+        origin = {"drained_at": datetime.now(UTC).isoformat(), "stream": link.keys.stream}
+        with progress("writing", min(depth, most or depth)) as advance:
+            entries = islice(reservoir.entries(), most)
+            write_letters(output, entries, origin, lambda: advance(1), form=FORM)
+        kept = read_letters(output, form=FORM)
+        outcome |= {"written": len(kept.letters), "sha256": kept.sha256, "taken_out": 0}
+        with progress("taking out", len(kept.letters)) as advance:
+            sizes = ((entry_id, weight(fields)) for entry_id, fields in read_entries(output))
+            for gone in reservoir.take_out(sizes):
+                outcome["taken_out"] += gone
+                advance(gone)
+        outcome["left"] = reservoir.depth()
     show([{"file": str(output), **outcome}], as_json=as_json)
     return OK
 
@@ -70,18 +70,19 @@ def refill(
       email-ingestion refill queue.jsonl
     """
     kept = read_letters(file, form=FORM)
-    with linked("refill") as (settings, link):
-        details = {"file": str(file), "sha256": kept.sha256, "held": len(kept.letters)}
-        with audited(settings.log_dir, "refill", details) as outcome:
-            outcome["added"] = 0
-            try:
-                with progress("putting back", len(kept.letters)) as advance:
-                    for looked_at, added in Reservoir(link).refill(read_entries(file)):
-                        outcome["added"] += added
-                        advance(looked_at)
-            except RedisConnectionError as error:
-                raise OperationFailed(
-                    f"{str(error).rstrip('.')}; {outcome['added']} were put back: give the same command again"
-                ) from error
+    settings, link = linked("refill")
+    details = {"file": str(file), "sha256": kept.sha256, "held": len(kept.letters)}
+    with audited(settings.log_dir, "refill", details) as outcome:
+        outcome["added"] = 0
+        try:
+            with progress("putting back", len(kept.letters)) as advance:
+                for looked_at, added in Reservoir(link).refill(read_entries(file)):
+                    outcome["added"] += added
+                    advance(looked_at)
+        except RedisConnectionError as error:
+            raise OperationFailed(
+                f"{str(error).rstrip('.')}; {outcome['added']} were put back: {REDIS_CURE}, "
+                "then give the same command again"
+            ) from error
     show([{"file": str(file), "held": len(kept.letters), **outcome}], as_json=as_json)
     return OK

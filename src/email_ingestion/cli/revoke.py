@@ -34,7 +34,8 @@ def revoke(
       email-ingestion revoke default:gm:1850000000000000001
     """
     said = {"email_id": email_id}
-    with linked("revoke") as (settings, link), audited(settings.log_dir, "revoke", said) as outcome:
+    settings, link = linked("revoke")
+    with audited(settings.log_dir, "revoke", said) as outcome:
         outcome["worker"] = _told(settings, email_id)
         buried = _letter(link, email_id) if outcome["worker"] else None
         outcome["letter"] = buried or _taken(link, email_id)

@@ -26,7 +26,7 @@ from email_ingestion.producer.tokens import Tokens
 from email_ingestion.producer.work import Pace
 from email_ingestion.routing import Router
 from email_ingestion.settings import Account, Settings
-from email_ingestion.stream import Intake, Leases, Link, Lockout, connect
+from email_ingestion.stream import Intake, Leases, Link, Lockout, connect, reach
 from email_ingestion.stream.leases import LEASE_SECONDS
 from email_ingestion.wiring.accounts import check_accounts
 from email_ingestion.wiring.alerts import AlertWatch
@@ -131,6 +131,7 @@ class ProducerBody:
 
     def _pass(self) -> int:
         """One pass over every mailbox."""
+        reach(self._parts.settings.redis_address)  # nobody waits for Redis here: it fails now, and with the reason
         for account in self._parts.settings.all_accounts:
             if not self._tenure.holds(account.name, LEASE_SECONDS + 2 * BEAT_SECONDS):
                 holder = self._tenure.holder(account.name)
