@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 import pytest
 from standardwebhooks.webhooks import WebhookVerificationError
 
+from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.email import Parcel
 from email_ingestion.email_json import from_json
 from email_ingestion.errors import (
@@ -21,9 +22,12 @@ from email_ingestion.errors import (
     SinkThrottled,
     SinkUnavailable,
 )
+from email_ingestion.events import BreakerChanged
 from email_ingestion.sinks import load_sink
 from email_ingestion.sinks.webhook import WebhookSink, open_sink, retry_after
+from email_ingestion.worker.settle import usable
 from tests.contract.ledgers import mail, raw_of
+from tests.servers.links import Heard
 from tests.servers.webhook import SECRET, Receiver, receiving
 
 OTHER = "whsec_" + "b3RoZXItc2VjcmV0LW90aGVyLXNlY3JldC1vdGhlcg=="
@@ -141,6 +145,61 @@ def test_no_answer_in_time_is_a_failure():
             sink.ping()
             with pytest.raises(SinkFailed):
                 sink.deliver([parcel()])
+            with pytest.raises(SinkUnavailable):
+                sink.ping()
+
+
+def _failed(sink: WebhookSink, receiver: Receiver, status: int = 500) -> None:
+    receiver.fail(status)
+    with pytest.raises(SinkFailed):
+        sink.deliver([parcel()])
+
+
+@pytest.mark.parametrize("status", [500, 502, 503])
+def test_a_receiver_that_failed_and_still_does_is_unavailable(sink: WebhookSink, receiver: Receiver, status: int):
+    _failed(sink, receiver, status)
+    for _ in range(2):
+        with pytest.raises(SinkUnavailable, match=f"answers {status}"):
+            sink.ping()
+    receiver.work()
+    sink.ping()
+
+
+@pytest.mark.parametrize("status", [200, 401, 404, 405, 501])
+def test_any_other_answer_to_options_means_that_it_is_there(sink: WebhookSink, receiver: Receiver, status: int):
+    _failed(sink, receiver)
+    receiver.options = status
+    sink.ping()
+
+
+def test_while_all_is_well_a_ping_asks_nothing(sink: WebhookSink, receiver: Receiver):
+    sink.ping()
+    _failed(sink, receiver)
+    receiver.work()
+    sink.deliver([parcel()])
+    sink.ping()
+    assert (receiver.taken, receiver.pinged) == ({"default:gm:1": 1}, 0)
+
+
+def test_a_receiver_that_fails_at_every_options_gets_mail_again(sink: WebhookSink, receiver: Receiver):
+    _failed(sink, receiver)
+    sink._failed_at -= 300
+    sink.ping()
+
+
+def test_a_breaker_stays_open_while_the_receiver_fails_and_closes_when_it_works(sink: WebhookSink, receiver: Receiver):
+    heard = Heard()
+    policy = BreakerPolicy(fail_max=1, recovery_timeout=0.0, success_threshold=2)
+    breaker = Breaker("webhook", policy, (SinkUnavailable, SinkFailed), heard)
+    receiver.fail(503)
+    with pytest.raises(SinkFailed):
+        breaker.run(lambda: sink.deliver([parcel()]))
+    for _ in range(3):
+        assert not usable(sink, breaker)
+    assert "CLOSED" not in {change.new for change in heard.of(BreakerChanged)}
+    receiver.work()
+    assert usable(sink, breaker)
+    assert breaker.state == "CLOSED"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ class Receiver:
     url: str = ""
     secret: str = SECRET
     answer: Callable[[str], tuple[int, dict[str, str]]] = lambda _: (204, {})
+    options: int = 204  # the answer to those who ask only how it is
+    pinged: int = 0
     asked: Counter[str] = field(default_factory=Counter)
     taken: Counter[str] = field(default_factory=Counter)
     bodies: dict[str, Any] = field(default_factory=dict)
@@ -29,9 +31,11 @@ class Receiver:
 
     def fail(self, status: int = 500, **fields: str) -> None:
         self.answer = lambda _: (status, fields)
+        self.options = status
 
     def work(self) -> None:
         self.answer = lambda _: (204, {})
+        self.options = 204
 
     def receive(self, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str]]:
         said = Webhook(self.secret).verify(body, headers)  # raises, and the test fails by what is then not taken
@@ -55,7 +59,13 @@ def receiving(receiver: Receiver | None = None, port: int = 0) -> Iterator[Recei
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
-            status, fields = receiver.receive({name.lower(): value for name, value in self.headers.items()}, body)
+            self._say(*receiver.receive({name.lower(): value for name, value in self.headers.items()}, body))
+
+        def do_OPTIONS(self) -> None:
+            receiver.pinged += 1
+            self._say(receiver.options, {})
+
+        def _say(self, status: int, fields: dict[str, str]) -> None:
             self.send_response(status)
             for name, value in fields.items():
                 self.send_header(name.replace("_", "-"), value)

@@ -7,7 +7,9 @@ and no answer in time: another attempt, and a mark against the webhook.
 from __future__ import annotations
 
 import json
+import math
 import socket
+import time
 from binascii import Error as Base64Error
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -31,6 +33,7 @@ EVENT: Final = "email.received"
 _CONNECT_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 30.0  # where the answer asks for one and does not say how long
 _LATER: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
+_DOUBT_SECONDS: Final = 300.0  # after a failure, for which the answer to an OPTIONS counts
 _MAKE_ONE: Final = "python -c 'import base64, os; print(\"whsec_\" + base64.b64encode(os.urandom(32)).decode())'"
 
 
@@ -79,8 +82,10 @@ class WebhookSink:
         self._url = url
         self._signers = signers  # the newest first; all of them sign, so that a receiver may have any
         self._largest = largest  # bytes of an attachment that still travels along
+        self._failed_at = -math.inf  # by the clock: it did not take the last message, which was not to blame
+        self._patience = min(timeout, _CONNECT_SECONDS)  # for a connection, and for the answer to a ping
         self._client = httpx.Client(
-            timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS)),
+            timeout=httpx.Timeout(timeout, connect=self._patience),
             limits=httpx.Limits(max_connections=parallel, max_keepalive_connections=parallel),
             headers={"user-agent": f"email-ingestion/{__version__}", "content-type": "application/json"},
         )
@@ -88,13 +93,37 @@ class WebhookSink:
     def deliver(self, batch: Sequence[Parcel]) -> None:
         """See `Sink`; called with one message at a time."""
         for parcel in batch:
-            self._post(parcel)
+            try:
+                self._post(parcel)
+            except SinkFailed:
+                self._failed_at = time.monotonic()
+                raise
+            self._failed_at = -math.inf
 
     def ping(self) -> None:
-        """See `Sink`; opens a connection and asks nothing, because any request may start what the webhook is for."""
+        """See `Sink`; asks nothing while all is well, because any request may start what the webhook is for.
+
+        Where the last message failed, it is asked whether it still does. Not for ever: some fail at any OPTIONS.
+        """
+        if time.monotonic() - self._failed_at < _DOUBT_SECONDS:
+            self._ask()
+        else:
+            self._connect()
+
+    def _ask(self) -> None:
+        """With OPTIONS, which implies no action (RFC 9110, section 9.3.7); not to know it (501) is an answer too."""
+        try:
+            with self._client.stream("OPTIONS", self._url, timeout=self._patience) as response:
+                status = response.status_code
+        except httpx.HTTPError as error:
+            raise SinkUnavailable(f"the webhook does not answer: {type(error).__name__}") from error
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED:
+            raise SinkUnavailable(f"the webhook answers {status}, to OPTIONS too")
+
+    def _connect(self) -> None:
         host, port = _next_hop(self._url)
         try:
-            socket.create_connection((host, port), _CONNECT_SECONDS).close()
+            socket.create_connection((host, port), self._patience).close()
         except OSError as error:
             raise SinkUnavailable(f"the webhook's host does not answer: {error.strerror or error}") from error
 
