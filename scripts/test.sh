@@ -55,8 +55,8 @@ if [ ${#pythons[@]} -eq 0 ]; then
     find_python >/dev/null
 fi
 
-# The tests wait more than they compute: one process more than there are cores.
-workers=$(($(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) + 1))
+# The tests wait more than they compute: two processes more than there are cores.
+workers=$(($(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) + 2))
 first=yes
 for entry in "${pythons[@]}"; do
     version=${entry%%=*}

@@ -27,7 +27,7 @@ make_venv() {
         return 78
     fi
     # uv is many times quicker, but only pip knows of an index that pip.conf names.
-    if ! { [ -x "${UV:-}" ] && "$UV" pip install --quiet --python "$venv/bin/python" --require-hashes -r "$lock" 2>/dev/null; }; then
+    if ! { [ -x "${UV:-}" ] && "$UV" pip install --quiet --compile-bytecode --python "$venv/bin/python" --require-hashes -r "$lock" 2>/dev/null; }; then
         "$venv/bin/python" -m pip install -qq --disable-pip-version-check --require-hashes -r "$lock"
     fi
     "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .

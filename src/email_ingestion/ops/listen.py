@@ -10,8 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.ops.wording import redact
 
@@ -80,6 +78,8 @@ def _explained(error: OSError, host: str, port: int, setting: str) -> Exception:
 
 def _owner(port: int) -> str:
     """As much as this user may know about the process that listens on `port`."""
+    import psutil  # noqa: PLC0415 - 1 MB that only those do with whose port is taken
+
     try:
         pids = {
             connection.pid
@@ -87,11 +87,11 @@ def _owner(port: int) -> str:
             if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
         }
         pid = min(pid for pid in pids if pid)
-        return f"PID {pid} ({_command(psutil.Process(pid))})"
+        process = psutil.Process(pid)
+        return f"PID {pid} ({_command(process.cmdline() or [process.name()])})"
     except (psutil.Error, ValueError):  # not ours to see, or gone meanwhile
         return "another process"
 
 
-def _command(process: psutil.Process) -> str:
-    words = process.cmdline() or [process.name()]
+def _command(words: list[str]) -> str:
     return redact(" ".join([Path(words[0]).name, *words[1:3]])[:SHOWN])

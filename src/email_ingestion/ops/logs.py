@@ -16,9 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-import structlog
-
 from email_ingestion.errors import ConfigurationError
+from email_ingestion.ops.lean import structlog
 from email_ingestion.ops.records import Identity
 from email_ingestion.ops.wording import error_type, redact_field, stack
 

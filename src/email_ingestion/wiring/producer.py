@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import secrets
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 from email_ingestion.blobs import open_blobs
@@ -30,7 +32,6 @@ from email_ingestion.stream import Intake, Leases, Link, Lockout, connect, reach
 from email_ingestion.stream.leases import LEASE_SECONDS
 from email_ingestion.wiring.accounts import check_accounts
 from email_ingestion.wiring.alerts import AlertWatch
-from email_ingestion.wiring.bars import Bars
 from email_ingestion.wiring.canary import Canary
 from email_ingestion.wiring.process import Breakers, Parts, common_folders, common_loops, identify, run_process
 from email_ingestion.wiring.seat import seat_of
@@ -85,8 +86,13 @@ class ProducerBody:
         )
         leases = Leases(own, seat_of(settings, parts.identity), secrets.token_hex(4))
         names = [account.name for account in settings.all_accounts]
-        self._bars = Bars()
-        observe = compose(parts.ops.observe, self._bars) if once else parts.ops.observe
+        self._bars: AbstractContextManager[None] = nullcontext()
+        observe = parts.ops.observe
+        if once and sys.stderr.isatty():
+            from email_ingestion.wiring.bars import Bars  # noqa: PLC0415 - rich: 4 MB that nobody would see
+
+            self._bars = bars = Bars()
+            observe = compose(observe, bars)
         self._tenure = Tenure(leases, names, parts.ops.observe)
 
         by_name = {account.name: account for account in settings.all_accounts}
