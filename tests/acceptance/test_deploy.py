@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from redis.exceptions import NoPermissionError
 from email_ingestion.cli.backup import backup
 from email_ingestion.cli.doctor import doctor
 from email_ingestion.cli.restore import restore_backup
+from email_ingestion.doctor.redis_checks import CAUSES
 from email_ingestion.sandbox import RunningSandbox
 from email_ingestion.stream import Keys
 from tests.integration.test_snapshot import fill
@@ -23,6 +25,9 @@ from tests.servers.ports import free_port, wait_for_port
 from tests.servers.processes import ROOT, Place, gmail_settings, place, until
 
 USER, PASSWORD = "email_ingestion", "change-me"
+LOGIN = f"{USER}:{PASSWORD}@"
+# Who asks, and the words of Redis.
+ASKED = re.compile(r"(as its administrator |email-ingestion )?redis-cli ([A-Z]{3}[^`;,]*)")
 
 
 @pytest.fixture
@@ -35,7 +40,7 @@ def configured(tmp_path: Path) -> Iterator[str]:
     with subprocess.Popen(words, stdout=subprocess.DEVNULL) as server:
         try:
             wait_for_port(port, lambda: server.poll() is None)
-            yield f"redis://{USER}:{PASSWORD}@127.0.0.1:{port}/0"
+            yield f"redis://{LOGIN}127.0.0.1:{port}/0"
         finally:
             server.kill()
 
@@ -73,11 +78,24 @@ def test_the_restricted_user_can_do_all_we_do_and_no_harm(there: Place, configur
                 client.execute_command(*harmful.split())
         with pytest.raises(NoPermissionError):
             client.set("somebody-else's", "x")
-    with redis.Redis.from_url(configured.replace(f"{USER}:{PASSWORD}@", "")) as nobody:
+    with redis.Redis.from_url(configured.replace(LOGIN, "")) as nobody:
         assert nobody.ping()
         assert nobody.dbsize()
         with pytest.raises(NoPermissionError):
             nobody.xlen(Keys().stream)
+
+
+def test_what_the_doctor_has_one_ask_redis_everybody_may(configured: str):
+    """Changing the server is left to its administrator, and the remedy says so."""
+    remedies = [remedy for _, _, remedy in CAUSES]
+    asked = [(who, words) for each in remedies for who, words in ASKED.findall(each)]
+    assert len(asked) > 4
+    with redis.Redis.from_url(configured) as service, redis.Redis.from_url(configured.replace(LOGIN, "")) as anybody:
+        for who, words in asked:
+            if words.startswith("CONFIG"):
+                assert who == "as its administrator "
+            else:
+                (service if who == "email-ingestion " else anybody).execute_command(*words.split())
 
 
 def test_systemd_hears_when_a_process_is_ready_lives_and_stops(there: Place, tmp_path: Path):

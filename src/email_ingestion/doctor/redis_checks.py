@@ -16,34 +16,43 @@ MEMORY_SHARE = 0.8
 STEP_SECONDS = 2.0  # a clock that is off by less is none's business
 JUMP_SECONDS = 60.0
 
+
+def _change(directive: str) -> str:
+    """How a person changes the server; the users of our redis.conf may not, and no service should."""
+    return (
+        f"as its administrator redis-cli CONFIG SET {directive}, and the same in redis.conf; "
+        "where nobody may (NOPERM, as with config/redis.conf): in that file, then restart Redis"
+    )
+
+
 # By a part of what Redis says; redis-py cuts the first word off some answers.
 CAUSES: tuple[tuple[str, str, str], ...] = (
     (
         "REDIS_PARTITIONS is",
         "this Redis holds mail in another number of partitions than REDIS_PARTITIONS says",
-        "set REDIS_PARTITIONS to what `redis-cli GET {email_ingestion}:partitions` says (nothing: 1)",
+        "set REDIS_PARTITIONS to what `email-ingestion redis-cli GET {email_ingestion}:partitions` says (nothing: 1)",
     ),
     (
         "MISCONF",
         "Redis cannot save its snapshot and therefore refuses every write",
-        "make room on its disk (df -h), then: redis-cli CONFIG SET save '' with appendonly yes",
+        "make room on its disk (df -h); with appendonly yes it needs no snapshots: " + _change('save ""'),
     ),
     (
         "maxmemory",
         "Redis is over its maxmemory and refuses new mail",
-        "python worker.py --drain, or redis-cli CONFIG SET maxmemory to more",
+        "python worker.py --drain, or more memory: " + _change("maxmemory 2gb"),
     ),
     (
         "read only replica",
         "Redis is a read-only replica here",
-        "set REDIS_HOST to the primary: redis-cli ROLE on this one names it",
+        "set REDIS_HOST to the primary: redis-cli INFO replication on this one names it",
     ),
     ("NOREPLICAS", "Redis misses the replicas it must write to", "redis-cli INFO replication"),
     ("Authentication required", "Redis wants a password", "set REDIS_PASSWORD (or REDIS_PASSWORD_FILE) in .env"),
     (
         "invalid username-password",
         "Redis refuses the user or the password",
-        "compare REDIS_USERNAME and REDIS_PASSWORD with `redis-cli ACL LIST`",
+        "compare REDIS_USERNAME and REDIS_PASSWORD with the `user` lines of redis.conf",
     ),
     (
         "without any password",
@@ -110,7 +119,7 @@ def _writes(link: Link) -> Finding:
 
 def _keeping(facts: ServerFacts) -> Findings:
     """Whether what Redis has, it keeps: in memory, and over a restart."""
-    remedy = "redis-cli CONFIG SET maxmemory-policy noeviction, and the same in redis.conf"
+    remedy = _change("maxmemory-policy noeviction")
     if facts.policy == "noeviction":
         yield Finding("redis eviction", "ok", "noeviction")
     elif facts.policy.startswith("allkeys") and facts.memory_max:
@@ -120,7 +129,11 @@ def _keeping(facts: ServerFacts) -> Findings:
         yield Finding("redis eviction", "degraded", cause, remedy)
     if not facts.append_only:
         cause = "Redis has no append-only file: a restart forgets the queue and the dead letters"
-        remedy = "redis-cli CONFIG SET appendonly yes, and the same in redis.conf"
+        # In the file alone it would cost everything: a Redis that starts with it loads no snapshot.
+        remedy = (
+            "as its administrator redis-cli CONFIG SET appendonly yes, and the same in redis.conf; "
+            "where nobody may: scripts/backup.py, then in that file, restart Redis, scripts/restore.py"
+        )
         yield Finding("redis persistence", "degraded", cause, remedy)
     elif facts.append_failed:
         cause = "Redis cannot write its append-only file"
