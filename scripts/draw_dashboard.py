@@ -1,6 +1,6 @@
 """Draws the queries of config/grafana_dashboard.json, answered by a Prometheus, as a picture: a stand-in for Grafana.
 
-    python scripts/draw_dashboard.py --url http://127.0.0.1:9099 --minutes 60 --output docs/dashboard.png
+    python scripts/draw_dashboard.py --url http://127.0.0.1:9690 --minutes 60 --output docs/dashboard.png
 
 Needs matplotlib, which nothing else here does: pip install matplotlib. What Grafana shows looks different.
 """
@@ -32,7 +32,7 @@ UNITS = {"s": "s", "mps": "messages/s", "cpm": "per min", "cps": "per s", "short
 def main() -> None:
     """Draw it."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--url", default="http://127.0.0.1:9099", help="the Prometheus")
+    options.add_argument("--url", default="http://127.0.0.1:9690", help="the Prometheus")
     options.add_argument("--minutes", type=float, default=60, help="how far to look back")
     options.add_argument("--until", type=float, default=time.time(), help="Unix time of the right edge")
     options.add_argument("--output", type=Path, default=Path("docs/dashboard.png"))

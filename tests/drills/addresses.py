@@ -38,7 +38,7 @@ class Addresses:
 
     def _changes(self) -> list[tuple[str, str]]:
         ports = {8080 + k: self.ops + k for k in range(PROCESSES)} | {9090 + k: self.metrics + k for k in range(8)}
-        ports |= {9099: self.prometheus, 9193: self.alertmanager, 6379: self.redis}
+        ports |= {9690: self.prometheus, 9693: self.alertmanager, 6379: self.redis}
         changes = [(rf":{old}\b", f":{new}") for old, new in ports.items() if old != new]
         changes += [(rf"\b{re.escape(GMAIL)}([: ])993\b", rf"127.0.0.1\g<1>{self.imap}")]
         changes += [(r"/etc/redis\b", str(self.redis_etc)), (r"/var/log/redis\b", str(self.redis_log))]
@@ -50,7 +50,7 @@ class Addresses:
 def literal_addresses() -> Addresses:
     """The product's and everybody's defaults."""
     etc, log = REDIS_FOLDERS["etc"], REDIS_FOLDERS["log"]
-    return Addresses(6379, 993, GMAIL, 8080, 9090, 9099, 9193, etc, log, literal=True)
+    return Addresses(6379, 993, GMAIL, 8080, 9090, 9690, 9693, etc, log, literal=True)
 
 
 def free_addresses(folder: Path) -> Addresses:

@@ -77,7 +77,7 @@ def running_prometheus(
     binary = program("prometheus", "prometheus")
     folder.mkdir(parents=True, exist_ok=True)
     config = faster((CONFIG / "prometheus.yml").read_text(), times)
-    config = config.replace("../data/targets", str(targets.absolute())).replace(":9193", f":{alertmanager}")
+    config = config.replace("../data/targets", str(targets.absolute())).replace(":9693", f":{alertmanager}")
     (folder / "prometheus.yml").write_text(config)
     (folder / "alerts.yml").write_text(lower(faster((CONFIG / "alerts.yml").read_text(), times), times, *lowered))
     port = port or free_port()
@@ -111,7 +111,7 @@ def running_alertmanager(folder: Path, *, times: float, port: int = 0) -> Iterat
     binary = program("prometheus-alertmanager", "prometheus-alertmanager")
     folder.mkdir(parents=True, exist_ok=True)
     with _receivers() as notified:
-        config = faster((CONFIG / "alertmanager.yml").read_text(), times).replace(":9098", f":{notified.port}")
+        config = faster((CONFIG / "alertmanager.yml").read_text(), times).replace(":9694", f":{notified.port}")
         (folder / "alertmanager.yml").write_text(config)
         port = port or free_port()
         command = [binary, f"--config.file={folder / 'alertmanager.yml'}", f"--storage.path={folder / 'data'}"]

@@ -11,21 +11,25 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
+from email_ingestion.ops import report
+from email_ingestion.ops.listen import METRICS_PORT, OPS_PORT
 from email_ingestion.settings import Settings
 from email_ingestion.settings_names import refuse_unknown
-from email_ingestion.stream import GROUP, Keys
 from tests.servers.missing import program
 
 ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "config"
 SYSTEMD = ROOT / "deploy" / "systemd"
 DOCKER = ROOT / "deploy" / "docker"
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 SERVICES = sorted(path.name for path in SYSTEMD.glob("*.service"))
 BY_HAND = {"secret.example.yaml", "consent.yaml"}
+INSTANCES = 500  # the most that `worker.py --instance` takes
 EXPOSURE = 20  # tenths of what `systemd-analyze security` calls the exposure level; "OK" begins at 4.9
 
 
@@ -170,12 +174,34 @@ def test_kubernetes_selects_what_it_means():
         assert by_kind[kind, name]["spec"]["selector"]["matchLabels"] == labels[name]
     known(by_kind["ConfigMap", "settings"]["data"])
     known(by_kind["Secret", "secrets"]["stringData"])
+
+
+def test_kubernetes_scales_workers_by_what_they_say_of_the_whole_backlog():
+    by_kind = {(each["kind"], each["metadata"]["name"]): each for each in manifests()}
     scaled = by_kind["ScaledObject", "worker"]["spec"]
     (trigger,) = scaled["triggers"]
-    assert scaled["scaleTargetRef"]["name"] == "worker"
-    assert trigger["metadata"]["stream"] == Keys().stream
-    # The group would make KEDA count only what is taken; the whole backlog is the length.
-    assert GROUP not in str(trigger)
+    asked = urlsplit(trigger["metadata"]["url"])
+    service = by_kind["Service", asked.hostname.partition(".")[0]]["spec"]
+    (port,) = service["ports"]
+    deployment = by_kind["Deployment", scaled["scaleTargetRef"]["name"]]["spec"]
+    assert service["selector"] == deployment["selector"]["matchLabels"]
+    (container,) = deployment["template"]["spec"]["containers"]
+    assert {"name": port["targetPort"], "containerPort": asked.port} in container["ports"]
+    assert (asked.path, port["port"]) == ("/status", asked.port)
+    part, name = trigger["metadata"]["valueLocation"].split(".")
+    assert (part, name in report.stream(None, None, None, 0.0)) == ("stream", True)
+
+
+def test_nobody_else_is_given_a_port_of_ours():
+    ours = {first + number for first in (OPS_PORT, METRICS_PORT) for number in range(INSTANCES + 1)}
+    services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
+    for name, service in services.items():
+        for port in service.get("ports", ()):
+            assert (int(port.split(":")[1]) in ours) is (name == "producer"), f"{name}: {port}"
+    text = "".join(path.read_text() for path in (CONFIG / "prometheus.yml", CONFIG / "alertmanager.yml"))
+    elsewhere = {int(port) for port in re.findall(r"127\.0\.0\.1:(\d+)", text)}
+    assert len(elsewhere) >= 2
+    assert not elsewhere & ours
 
 
 def test_redis_in_kubernetes_has_the_same_configuration():
