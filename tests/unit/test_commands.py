@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from email_ingestion.cli.app import COMMANDS, app
@@ -23,10 +25,27 @@ def test_every_command_of_the_table_explains_itself(name: str) -> None:
 def test_the_list_of_commands_has_a_line_for_each() -> None:
     shown = CliRunner().invoke(app, ["--help"]).output
     assert all(f"│ {name} " in shown for name in COMMANDS)
+    assert "│ --version" in shown
 
 
-def test_a_command_does_not_wait_for_what_others_import() -> None:
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_line_of_a_command_is_how_its_help_begins(name: str) -> None:
+    table: Any = typer.main.get_command(app)
+    _, line = COMMANDS[name]
+    assert line.endswith(".")
+    assert table.get_command(None, name).help.startswith(line.removesuffix("."))
+
+
+@pytest.mark.parametrize(
+    ("words", "heavy"), [("--help", HEAVY), ("blobs --help", ("sqlalchemy",)), ("evidence --help", HEAVY)]
+)
+def test_help_does_not_wait_for_what_work_needs(words: str, heavy: tuple[str, ...]) -> None:
     """Measured in a process of its own: this one has imported everything."""
-    asked = f"import sys, email_ingestion.cli.app; print([name for name in {HEAVY!r} if name in sys.modules])"
-    shown = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "[]"
+    asked = (
+        "import atexit, sys; from email_ingestion.cli.app import main; "
+        f"atexit.register(lambda: print([name for name in {heavy!r} if name in sys.modules])); main()"
+    )
+    command = [sys.executable, "-c", asked, *words.split()]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Usage: " in shown.stdout
+    assert shown.stdout.splitlines()[-1] == "[]"

@@ -6,46 +6,50 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from email_ingestion import __version__
 from email_ingestion.cli.exits import leave
 
-# name: the module in this room, and the function or the group in it; a module's CONTEXT says how it takes arguments
+# name: the module in this room, the function or the group in it, and how the help of that begins, for the list of
+# commands is shown without importing them. A module's CONTEXT says how it takes arguments.
 COMMANDS = {
-    "start": "start:start",
-    "stop": "services:stop",
-    "status": "services:status",
-    "doctor": "doctor:doctor",
-    "search": "search:search",
-    "export": "export:export",
-    "blobs": "blobs:blobs",
-    "database": "database:database",
-    "breaker": "breaker:breaker",
-    "pause": "control:pause",
-    "resume": "control:resume",
-    "degrade": "control:degrade",
-    "priority": "control:priority",
-    "log-level": "control:log_level",
-    "pending": "pending:pending",
-    "consumers": "consumers:consumers",
-    "revoke": "revoke:revoke",
-    "drain": "reservoir:drain",
-    "refill": "reservoir:refill",
-    "logs": "logs:logs",
-    "errors": "logs:errors",
-    "config": "config:config",
-    "evidence": "evidence:evidence",
-    "redis-cli": "redis_client:redis_cli",
-    "dlq": "dlq:dlq",
-    "reconcile": "reconcile:reconcile",
-    "backfill": "backfill:backfill",
-    "loadtest": "loadtest:loadtest",
-    "route": "route:route",
-    "import": "takeout:import_",
-    "alert": "alert:alert",
-    "sandbox": "sandbox:sandbox",
-    "gameday": "gameday:gameday",
+    "start": ("start:start", "Start producer and workers; what already runs is left alone."),
+    "stop": ("services:stop", "Drain and stop every process of this machine."),
+    "status": ("services:status", "Show every process of this machine."),
+    "doctor": (
+        "doctor:doctor",
+        "Check settings, folders, ports, Redis, database, sinks, tokens, mail servers and the clock.",
+    ),
+    "search": ("search:search", "Find delivered mail, newest first."),
+    "export": ("export:export", "Write a delivered message to standard output or a file."),
+    "blobs": ("blobs:blobs", "Look after large messages and attachments."),
+    "database": ("database:database", "Look after the database."),
+    "breaker": ("breaker:breaker", "See the circuit breakers of the running processes."),
+    "pause": ("control:pause", "Let producer or workers take no new work."),
+    "resume": ("control:resume", "Let paused processes go on."),
+    "degrade": ("control:degrade", "Serve less for a while."),
+    "priority": ("control:priority", "Let workers take only mail of a priority, 0 to 10, of LEAST or more."),
+    "log-level": ("control:log_level", "Let the processes of this machine log more or less for a while."),
+    "pending": ("pending:pending", "See messages a worker has taken and not finished, set them free or aside."),
+    "consumers": ("consumers:consumers", "See the workers Redis knows by name, and remove those that are gone."),
+    "revoke": ("revoke:revoke", "End the handling of a message and make it a dead letter."),
+    "drain": ("reservoir:drain", "Write the queue to a file."),
+    "refill": ("reservoir:refill", "Put a drained queue back into Redis."),
+    "logs": ("logs:logs", "Print what the processes of this machine logged, by time."),
+    "errors": ("logs:errors", "Sum up what went wrong, alike by alike: errors in the log files, and dead letters."),
+    "config": ("config:config", "See which setting holds and where it comes from."),
+    "evidence": ("evidence:evidence", "Put together what is known of an incident, without mail or secrets."),
+    "redis-cli": ("redis_client:redis_cli", "Speak to the Redis of the settings with redis-cli."),
+    "dlq": ("dlq:dlq", "Look at dead letters, put them back into the stream, export and purge them."),
+    "reconcile": ("reconcile:reconcile", "Compare the server's messages with the ledger."),
+    "backfill": ("backfill:backfill", "Fetch the mail of a period that was not delivered yet."),
+    "loadtest": ("loadtest:loadtest", "Send generated messages through the running system."),
+    "route": ("route:route", "See what the routes of config/settings.toml do."),
+    "import": ("takeout:import_", "Queue the messages of an mbox file that are neither delivered nor queued."),
+    "alert": ("alert:alert", "Notices without a Prometheus."),
+    "sandbox": ("sandbox:sandbox", "Run the Gmail sandbox: IMAP, OAuth endpoints and a control API on this machine."),
+    "gameday": ("gameday:gameday", "Break the sandbox's stack on purpose."),
 }
 
 
@@ -60,9 +64,17 @@ class Commands(TyperGroup):
         """Return the command, imported now; None when there is none of that name."""
         return _load(cmd_name) if cmd_name in COMMANDS else None
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help of a group that has the table's lines instead of the commands."""
+        lines: dict[str, Any] = {name: TyperCommand(name, help=line) for name, (_, line) in COMMANDS.items()}
+        shown = TyperGroup(
+            name=self.name, help=self.help, params=self.params, commands=lines, rich_markup_mode=self.rich_markup_mode
+        )
+        shown.format_help(ctx, formatter)
+
 
 def _load(name: str) -> Any:
-    room, _, attribute = COMMANDS[name].partition(":")
+    room, _, attribute = COMMANDS[name][0].partition(":")
     module = import_module(f"email_ingestion.cli.{room}")
     found = getattr(module, attribute)
     program = typer.Typer(add_completion=False)

@@ -8,16 +8,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from datetime import timedelta
 from itertools import islice
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from email_ingestion.blobs import Aged, Blobs, open_blobs, reference
 from email_ingestion.cli.progress import progress
 from email_ingestion.cli.typed import span
-from email_ingestion.ledger import Ledger, open_ledger
 from email_ingestion.settings import Settings, load_settings
 from email_ingestion.stream import Census, open_link
+
+if TYPE_CHECKING:
+    from email_ingestion.ledger import Ledger
 
 CHUNK = 500
 LEAST = timedelta(days=1)  # far longer than bytes wait for the row that refers to them
@@ -48,6 +50,8 @@ def collect(
       email-ingestion blobs collect --dry-run
       email-ingestion blobs collect --older-than 90d --json
     """
+    from email_ingestion.ledger import open_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
+
     age = span(older_than, "--older-than")
     if age < LEAST:
         raise typer.BadParameter(

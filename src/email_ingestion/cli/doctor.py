@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from email_ingestion.doctor.examine import examine
 from email_ingestion.doctor.findings import SEVERITY, Finding, worst
 
 COLOURS = {"ok": "green", "degraded": "yellow", "failed": "bold red"}
@@ -25,6 +24,8 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="The findings as
       email-ingestion doctor
       email-ingestion doctor --json
     """
+    from email_ingestion.doctor.examine import examine  # noqa: PLC0415 - help comes without all it looks at
+
     found: list[Finding] = []
     console = Console(highlight=False, soft_wrap=True)
     for finding in examine():

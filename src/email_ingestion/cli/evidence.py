@@ -11,8 +11,6 @@ import typer
 from email_ingestion.cli.audit import audited
 from email_ingestion.cli.exits import OK
 from email_ingestion.cli.show import Json, say, show
-from email_ingestion.doctor.examine import examine
-from email_ingestion.services.evidence import collect
 from email_ingestion.settings import load_settings
 
 evidence = typer.Typer(help="Put together what is known of an incident, without mail or secrets.")
@@ -35,6 +33,9 @@ def collect_evidence(
     Examples:
       email-ingestion evidence collect --out incident-42
     """
+    from email_ingestion.doctor.examine import examine  # noqa: PLC0415 - help comes without all they look at
+    from email_ingestion.services.evidence import collect  # noqa: PLC0415
+
     settings = load_settings()
     with audited(settings.log_dir, "evidence collect", {"directory": str(out)}) as outcome:
         manifest = collect(settings, out, lambda _: None, {"doctor.json": lambda: [asdict(each) for each in examine()]})

@@ -7,7 +7,7 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,9 +16,11 @@ from email_ingestion.email import Email
 from email_ingestion.email_json import as_json
 from email_ingestion.errors import OperationFailed
 from email_ingestion.files import replacing
-from email_ingestion.ledger import Found, content_of, open_ledger
 from email_ingestion.parsing import parse
 from email_ingestion.settings import load_settings
+
+if TYPE_CHECKING:
+    from email_ingestion.ledger import Found
 
 
 def export(
@@ -33,6 +35,8 @@ def export(
       email-ingestion export default:gm:1790000000000000001 --eml > message.eml
       email-ingestion export default:gm:1790000000000000001 --json -o message.json
     """
+    from email_ingestion.ledger import content_of, open_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
+
     if eml and record:
         raise typer.BadParameter("--eml and --json exclude each other")
     settings = load_settings()

@@ -16,7 +16,7 @@ from email_ingestion.parsing import parse
 from email_ingestion.routing import DATABASE, Decision, Router
 from email_ingestion.settings import load_settings
 
-route = typer.Typer(help="See what the [[routes]] of config/settings.toml do.", no_args_is_help=True)
+route = typer.Typer(help="See what the routes of config/settings.toml do.", no_args_is_help=True)
 
 
 @route.command("test")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import closing
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from email_ingestion.ledger import Hit, open_ledger
 from email_ingestion.settings import load_settings
+
+if TYPE_CHECKING:
+    from email_ingestion.ledger import Hit
 
 
 def search(
@@ -29,6 +31,8 @@ def search(
       email-ingestion search '"quarterly report" anna* -draft'
       email-ingestion search --json --limit 100 example.org
     """
+    from email_ingestion.ledger import open_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
+
     with closing(open_ledger(load_settings().database_url)) as ledger:
         hits = ledger.search(" ".join(words), limit, account)
     _show(hits, as_json=as_json)
