@@ -114,6 +114,7 @@ def test_a_pending_message_can_be_put_aside(live: Live) -> None:
     (row,) = live.asked("pending", "to-dlq", "--consumer", "gone-worker-8")
     assert row["letter"]
     assert live.depth() == 0
+    assert ("dead letters", "operator") in {(each["source"], each["event"]) for each in live.asked("errors")}
     live.command("resume", "worker")
     live.command("dlq", "replay", "--reason", "operator")
     until(lambda: "put aside" in live.stored(), "it came back")
