@@ -204,6 +204,8 @@ class Breaker(pybreaker.CircuitBreakerListener):
             return  # a call that began before the hold: what is seen does not change
         old = STATES[old_state.name] if old_state else "CLOSED"
         new = STATES[new_state.name]
+        if new == old:
+            return  # a call that began before it tripped has failed as well
         error = self._last_error if new == "OPEN" and isinstance(self._last_error, Exception) else None
         self._announce(old, new, error)
 

@@ -79,10 +79,12 @@ def test_a_worker_writes_and_reads_them_and_collecting_leaves_what_is_named(
     intake.restart_cursor("default", "INBOX", Cursor(1, 0))
     attached = bytes(range(256)) * 10
     first, second = _letter(1, attached), _letter(2, bytes(5000))
-    intake.append("default", "INBOX", Cursor(1, 0), 1, [_queued(first, blobs)])
+    intake.append("default", "INBOX", Cursor(1, 0), 1, [first])
     drained = here.run("worker.py", "--drain")
     assert drained.returncode == 0, drained.stderr
     intake.append("default", "INBOX", Cursor(1, 1), 2, [_queued(second, blobs)])  # still on its way
+    assert blobs.get(reference_to(first.raw or b"")) == first.raw
+    assert blobs.get(reference_to(attached)) == attached
     blobs.put(DATA)
     bucket.age(40)
     young = blobs.put(b"somebody will")

@@ -53,6 +53,16 @@ def test_the_original_error_comes_out_even_when_it_opens_the_breaker(breaker: Br
     assert breaker.snapshot().last_error_type == "TransientError"
 
 
+def test_it_opens_once_although_calls_that_had_begun_fail_as_well(breaker: Breaker, heard: Heard):
+    def slow() -> None:
+        _open(breaker)
+        _fail()
+
+    with pytest.raises(TransientError):
+        breaker.run(slow)
+    assert [(change.old, change.new) for change in heard.of(BreakerChanged)] == [("CLOSED", "OPEN")]
+
+
 def test_an_open_breaker_does_not_call_and_says_when_it_will(breaker: Breaker, clock: Clock, heard: Heard):
     _open(breaker)
     clock.now += 10
