@@ -28,6 +28,12 @@ def test_the_list_of_commands_has_a_line_for_each() -> None:
     assert "│ --version" in shown
 
 
+def test_a_mistyped_command_is_told_what_may_be_meant() -> None:
+    shown = CliRunner().invoke(app, ["statsu"])
+    assert shown.exit_code != 0
+    assert "Did you mean 'status'" in shown.output
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_line_of_a_command_is_how_its_help_begins(name: str) -> None:
     table: Any = typer.main.get_command(app)

@@ -64,6 +64,11 @@ class Commands(TyperGroup):
         """Return the command, imported now; None when there is none of that name."""
         return _load(cmd_name) if cmd_name in COMMANDS else None
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; to an unknown name, typer says which of these may be meant."""
+        self.commands = dict.fromkeys(COMMANDS, TyperCommand(None))
+        return super().resolve_command(ctx, args)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help of a group that has the table's lines instead of the commands."""
         lines: dict[str, Any] = {name: TyperCommand(name, help=line) for name, (_, line) in COMMANDS.items()}
