@@ -10,6 +10,7 @@ import pytest
 from email_ingestion.email import Address, Email, MailingList, Verdicts
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.parsing import parse
+from email_ingestion.producer.urgency import urgency
 from email_ingestion.routing import Decision, Router
 from tests.unit.parsing.messages import envelope
 
@@ -140,3 +141,17 @@ def test_a_wrong_table_is_refused_with_one_sentence(table: str, words: str):
 )
 def test_a_message_says_itself_how_urgent_it_is(fields: bytes, priority: int):
     assert parse(envelope(), fields + b"Subject: x\n\nhello").priority == priority
+
+
+@pytest.mark.parametrize("line", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    ("message", "priority"),
+    [
+        *(("Importance: High|Subject: x||hello", 7), ("Subject: x|importance : high|To: y||hello", 7)),
+        *(("Subject: x|X-Priority: 1||hello", 7), ("Subject: x||hello|Importance: High|", 5)),
+        *(("||Importance: High|", 5), ("Subject: x|Not-Importance: High||", 5), ("Subject: x|Importance: High", 7)),
+    ],
+)
+def test_the_header_tells_how_urgent_a_message_is_before_it_is_read(message: str, priority: int, line: str):
+    tell = urgency(Router("", ()))
+    assert tell(envelope(), message.replace("|", line).encode()) == priority

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
@@ -52,10 +52,13 @@ class Portion:
         return sum(outline.size for outline in self.wanted)
 
 
-def portions(outlines: Sequence[Outline], wanted: Collection[int], upto: int, most_bytes: int) -> Iterator[Portion]:
+def portions(
+    outlines: Iterable[Outline], wanted: Collection[int], upto: int, most_bytes: int, *, step: int = 1
+) -> Iterator[Portion]:
     """Cut ascending `outlines` into portions of at most `most_bytes`; a bigger message is one by itself.
 
-    `upto` is the last UID of the whole stretch; UIDs that are not wanted are accounted for on the way.
+    `upto` is the last UID of the whole stretch; UIDs that are not wanted are accounted for on the way. With the `step`
+    -1 everything descends.
     """
     portion: list[Outline] = []
     size = 0
@@ -63,7 +66,7 @@ def portions(outlines: Sequence[Outline], wanted: Collection[int], upto: int, mo
         if outline.uid not in wanted:
             continue
         if portion and size + outline.size > most_bytes:
-            yield Portion(tuple(portion), outline.uid - 1)
+            yield Portion(tuple(portion), outline.uid - step)
             portion, size = [], 0
         portion.append(outline)
         size += outline.size
@@ -74,6 +77,4 @@ def portions_down(
     outlines: Sequence[Outline], wanted: Collection[int], downto: int, most_bytes: int
 ) -> Iterator[Portion]:
     """The same from the other end: the newest of ascending `outlines` first, down to the UID `downto`."""
-    mirrored = [replace(outline, uid=-outline.uid) for outline in reversed(outlines)]
-    for portion in portions(mirrored, {-uid for uid in wanted}, -downto, most_bytes):
-        yield Portion(tuple(replace(outline, uid=-outline.uid) for outline in portion.wanted), -portion.upto)
+    return portions(reversed(outlines), wanted, downto, most_bytes, step=-1)

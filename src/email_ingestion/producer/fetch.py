@@ -75,13 +75,14 @@ class Fetch:
         """The messages behind `outlines`, without those that vanished or were refused; raises IMAPConnectionError."""
         small = [outline for outline in outlines if outline.size <= PORTION_BYTES]
         bodies = self._bodies([outline.uid for outline in small]) if small else {}
+        if bodies:
+            self._observe(Downloaded(self._account, sum(map(len, bodies.values()))))
         for outline in outlines:
             if outline.size > PORTION_BYTES:
                 yield from self._in_pieces(outline)
                 continue
             raw = bodies.pop(outline.uid, None)
             if raw is not None:
-                self._observe(Downloaded(self._account, len(raw)))
                 yield self._message(outline, raw)
 
     def _in_pieces(self, outline: Outline) -> Iterator[Message]:
