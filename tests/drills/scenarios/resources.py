@@ -17,7 +17,7 @@ class Memory(Scenario):
 
     name = "memory"
     fires = frozenset({"RedisMemoryHigh", "RedisDown"})  # it grows first, then no write goes through
-    tolerates = RESTARTED
+    tolerates = RESTARTED | {"Paused"}  # by the mitigation itself
 
     def inject(self, world: World) -> None:
         with world.redis.client() as client:
