@@ -36,12 +36,17 @@ def _group() -> None:
 def collect(
     older_than: Annotated[
         str,
-        typer.Option(help="Only what was stored longer ago: 30d, 2w. Not below a day, nor below your backups' age."),
+        typer.Option(
+            help="Only what was stored longer ago: 30d, 2w. Not below a day, nor below the age of a backup or "
+            "a drained queue that you may want back."
+        ),
     ] = "30d",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Remove what neither the database nor the stream nor a dead letter refers to. Safe while everything runs.
+
+    A BLOB_URL belongs to one database: what another refers to is not seen.
 
     Such bytes stay behind where a message was stored and never recorded, or its dead letter was purged. In a bucket
     they are put aside first, where they are still found, and removed by a run as much later as --older-than says.
