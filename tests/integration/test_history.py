@@ -16,7 +16,7 @@ from email_ingestion.producer import fetch, history
 from email_ingestion.producer.choice import portions, portions_down
 from email_ingestion.reconcile import Report
 from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
-from email_ingestion.stream import Allowance, Census, Intake, Keys
+from email_ingestion.stream import Allowance, Census, Intake, Keys, Load
 from email_ingestion.wiring.accounts import log_in
 from tests.servers.links import link, message
 from tests.servers.redis import RedisServer
@@ -63,7 +63,7 @@ def test_new_mail_comes_before_old_and_old_mail_newest_first(watched: Watched):
     with closing(log_in(watched.account, 5.0)) as connection:
         source, opened = watched.source(), connection.open(connection.find("auto"))
         sync = source.sync(connection, opened, lambda _size: True)
-        steps = source.history(connection, opened, lambda _size: 0.0).steps()
+        steps = source.history(connection, opened, lambda _size, _in_hand: 0.0).steps()
         assert sync.run()
         assert uids_in_order(watched) == []
         assert next(steps) == 0.0
@@ -77,6 +77,33 @@ def test_new_mail_comes_before_old_and_old_mail_newest_first(watched: Watched):
         assert next(steps) == math.inf
 
 
+def test_the_next_portion_is_asked_for_ahead_when_there_is_room_and_comes_once(watched: Watched):
+    pauses = [0.0, 5.0, 0.0, 0.0]  # there is no room for the second portion until the first one is in the stream
+    asked: list[int] = []
+
+    def room(size: int, in_hand: Load) -> float:
+        asked.append(size)
+        assert in_hand.depth in {0, 2, 4}
+        return pauses.pop(0) if pauses else 0.0
+
+    with closing(log_in(watched.account, 5.0)) as connection:
+        source, opened = watched.source(), connection.open(connection.find("auto"))
+        sync = source.sync(connection, opened, lambda _size: True)
+        assert sync.run()
+        steps = source.history(connection, opened, room).steps()
+        assert next(steps) == 0.0
+        assert connection.due == 0
+        assert next(steps) == 0.0
+        assert connection.due == asked[-1]
+        watched.sandbox.deliver(letter(100))
+        assert sync.run()
+        assert any(pause == math.inf for pause in steps)
+        assert connection.due == 0
+    assert uids_in_order(watched) == [*range(40, 32, -1), 41, *range(32, 0, -1)]
+    assert sum(asked) - asked[1] == sum(each.size for each in watched.sandbox.messages() if each.size > 1000)
+    assert set(watched.sandbox.with_stats(lambda stats: dict(stats.fetched_messages)).values()) == {1}
+
+
 def test_the_walk_goes_on_where_it_was_killed(watched: Watched):
     """Each life ends after one portion; the audit takes what is still to come for what it is."""
     lives = 0
@@ -84,14 +111,14 @@ def test_the_walk_goes_on_where_it_was_killed(watched: Watched):
         with closing(log_in(watched.account, 5.0)) as connection:
             source, opened = watched.source(), connection.open(connection.find("auto"))
             assert source.sync(connection, opened, lambda _size: True).run()
-            next(source.history(connection, opened, lambda _size: 0.0).steps())
+            next(source.history(connection, opened, lambda _size, _in_hand: 0.0).steps())
         report = audit(watched)
         assert (report.missing, report.queued + report.ahead) == (0, 40)
         lives += 1
     assert lives > 8
     assert uids_in_order(watched) == list(range(40, 0, -1))
     fetched = watched.sandbox.with_stats(lambda stats: dict(stats.fetched_messages))
-    assert set(fetched.values()) == {1}
+    assert max(fetched.values()) == 2  # a life takes one portion with it that was asked for ahead
 
 
 def test_a_watcher_walks_beside_new_mail_and_shows_how_far_it_is(watched: Watched):

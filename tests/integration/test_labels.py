@@ -50,7 +50,7 @@ class Tracking:
         source = watched.source()
         self.connection = connection
         self._sync = source.sync(connection, opened, lambda _size: True)
-        self._history = source.history(connection, opened, lambda _size: 0.0).steps()
+        self._history = source.history(connection, opened, lambda _size, _in_hand: 0.0).steps()
         self._labels = source.labels(connection, opened, lambda _size: 0.0).steps()
 
     def fetch(self) -> None:

@@ -133,7 +133,7 @@ def test_a_flush_on_a_living_connection_is_noticed(filled: World):
         client.delete(KEYS.cursor("default", "[Gmail]/All Mail"))
     with filled._opened() as (source, connection, opened):
         sync = source.sync(connection, opened, lambda _size: True)
-        history = source.history(connection, opened, lambda _size: 0.0).steps()
+        history = source.history(connection, opened, lambda _size, _in_hand: 0.0).steps()
         for queued in (10, 20):
             assert sync.run()
             assert any(pause == math.inf for pause in history)

@@ -71,6 +71,12 @@ class Fetch:
                 found |= {outline.uid: outline for outline in outlines}
             return [found[uid] for uid in sorted(found)]
 
+    def ask_ahead(self, outlines: Sequence[Outline]) -> None:
+        """Have the server send what `messages` will be asked for next; raises IMAPConnectionError."""
+        small = [outline for outline in outlines if outline.size <= PORTION_BYTES]
+        if small:
+            self._connection.ask_ahead([each.uid for each in small], sum(each.size for each in small))
+
     def messages(self, outlines: Sequence[Outline]) -> Iterator[Message]:
         """The messages behind `outlines`, without those that vanished or were refused; raises IMAPConnectionError."""
         small = [outline for outline in outlines if outline.size <= PORTION_BYTES]

@@ -12,6 +12,7 @@ from email_ingestion.events import Held, Observe
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.producer.budget import HISTORY_SHARE, Budget
 from email_ingestion.producer.work import Work
+from email_ingestion.stream import NO_LOAD, Load
 
 LOOK_SECONDS = 0.5
 HISTORY_DEPTH = 1000  # messages in the stream above which older mail waits: new mail is to wait behind few of it
@@ -45,19 +46,29 @@ class Room:
     def wait(self, connection: ImapMailbox, size: int) -> bool:
         """Hold until the stream has room and the budget bytes, keeping the connection; False when told to stop."""
         while not self._stopped.is_set():
-            self._turned()
-            reason = self._work.full() or ("" if self._budget.ask(size) else "IMAP_BYTES_PER_DAY is used up")
-            self.hold(reason)
-            if not reason:
+            pause = self.at_once(size)
+            if not pause:
                 return True
-            self.keep_alive(connection)
-            self._stopped.wait(LOOK_SECONDS)
+            self.rest(connection, pause)
         return False
 
-    def for_history(self, size: int) -> float:
+    def rest(self, connection: ImapMailbox, seconds: float) -> None:
+        """Wait so long, or until told to stop, keeping the connection."""
+        self.keep_alive(connection)
+        self._stopped.wait(seconds)
+
+    def at_once(self, size: int, in_hand: Load = NO_LOAD) -> float:
+        """Whether mail may be fetched now, whatever its age: 0, or the seconds after which to ask again."""
+        self._turned()
+        reason = self._work.full(in_hand) or ("" if self._budget.ask(size) else "IMAP_BYTES_PER_DAY is used up")
+        self.hold(reason)
+        return LOOK_SECONDS if reason else 0.0
+
+    def for_history(self, size: int, in_hand: Load) -> float:
         """Whether older mail may be fetched now: 0, or the seconds after which to ask again."""
         self._turned()
-        if self._work.relieved() or self._work.full() or self._work.depth() >= HISTORY_DEPTH:
+        deep = self._work.depth() + in_hand.depth >= HISTORY_DEPTH
+        if deep or self._work.relieved() or self._work.full(in_hand):
             return HISTORY_SECONDS
         return 0.0 if self._budget.ask(size, HISTORY_SHARE) else BUDGET_SECONDS
 
@@ -79,6 +90,6 @@ class Room:
             self._spoke = time.monotonic()
 
     def settle(self, connection: ImapMailbox, *, last: bool = False) -> None:
-        """Correct the budget by what came; where Redis is away, what was asked for has to do."""
+        """Correct the budget by what came and what is under way; where Redis is away, what was asked for has to do."""
         with suppress(TransientError):
-            self._budget.settle(connection.received, last=last)
+            self._budget.settle(connection.received + connection.due, last=last)

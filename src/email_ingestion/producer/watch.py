@@ -147,17 +147,15 @@ class Watcher:
         room = partial(self._room.wait, connection)
         if not self._imap.run(self._work.sync(connection, opened, room).run):
             return False
-        stopped = False
-
-        def wait(size: int) -> float:
-            nonlocal stopped
-            stopped = not room(size)
-            return 1.0 if stopped else 0.0
-
-        history = self._work.history(connection, opened, wait).steps()
-        while not stopped and self._imap.run(lambda: next(history)) < math.inf:
+        history = self._work.history(connection, opened, self._room.at_once).steps()
+        while not self._stop.is_set():
+            pause = self._imap.run(lambda: next(history))
+            if pause == math.inf:
+                return True
             self._room.settle(connection)
-        return not stopped
+            if pause:
+                self._room.rest(connection, pause)
+        return False
 
     def idle_for(self) -> float:
         """Seconds in which nothing was achieved, though nothing was deliberately waited for; from any thread."""

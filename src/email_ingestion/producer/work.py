@@ -9,9 +9,10 @@ from typing import Protocol
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap import Opened
 from email_ingestion.producer.again import Again
-from email_ingestion.producer.history import History
+from email_ingestion.producer.history import History, HistoryRoom
 from email_ingestion.producer.labels import Labels
 from email_ingestion.producer.sync import Sync
+from email_ingestion.stream import NO_LOAD, Load
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Work(Protocol):
     def sync(self, connection: ImapMailbox, opened: Opened, room: Callable[[int], bool]) -> Sync:
         """What brings new mail into the stream."""
 
-    def history(self, connection: ImapMailbox, opened: Opened, room: Callable[[int], float]) -> History:
+    def history(self, connection: ImapMailbox, opened: Opened, room: HistoryRoom) -> History:
         """What brings older mail into the stream."""
 
     def labels(self, connection: ImapMailbox, opened: Opened, room: Callable[[int], float]) -> Labels:
@@ -49,8 +50,8 @@ class Work(Protocol):
     def audit(self, connection: ImapMailbox, opened: Opened, room: Callable[[], bool]) -> Audit:
         """What compares the mailbox with what became of its mail."""
 
-    def full(self) -> str | None:
-        """Why nothing more should be fetched now, or None."""
+    def full(self, in_hand: Load = NO_LOAD) -> str | None:
+        """Why nothing more should be fetched now, with something `in_hand` that is to go into the stream, or None."""
 
     def depth(self) -> int:
         """How many messages are in the stream."""

@@ -26,6 +26,9 @@ class Load:
     volume: int  # bytes
 
 
+NO_LOAD = Load(0, 0)
+
+
 class Intake:
     """Appends the messages of one account's mailboxes. Each thread needs its own.
 

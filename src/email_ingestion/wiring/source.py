@@ -20,13 +20,14 @@ from email_ingestion.producer.again import Again
 from email_ingestion.producer.backfill import Backfill
 from email_ingestion.producer.choice import Rules
 from email_ingestion.producer.feed import Feed
+from email_ingestion.producer.history import HistoryRoom
 from email_ingestion.producer.labels import Labels
 from email_ingestion.producer.urgency import urgency
 from email_ingestion.reconcile import Accounted, Audit, Underway
 from email_ingestion.reconcile.labelled import Labelled
 from email_ingestion.routing import Router
 from email_ingestion.settings import Account, Settings, start_of
-from email_ingestion.stream import Allowance, Census, Gaps, Intake, Link, Quarantine
+from email_ingestion.stream import NO_LOAD, Allowance, Census, Gaps, Intake, Link, Load, Quarantine
 
 ROOM_SECONDS = 0.5  # between looks whether the stream is still full
 
@@ -71,7 +72,7 @@ class Source:
         """What brings new mail into the stream."""
         return Sync(self._feed(connection, opened), wait_for_room)
 
-    def history(self, connection: ImapMailbox, opened: Opened, room: Callable[[int], float]) -> History:
+    def history(self, connection: ImapMailbox, opened: Opened, room: HistoryRoom) -> History:
         """What brings the mail that was there before into the stream."""
         return History(self._feed(connection, opened), room)
 
@@ -161,14 +162,14 @@ class Source:
             observe=self.observe,
         )
 
-    def full(self) -> str | None:
+    def full(self, in_hand: Load = NO_LOAD) -> str | None:
         """Why nothing more should be fetched now, or None: Gmail is the buffer, Redis is not."""
         if self.control.paused():
             return "paused by an operator"
         load, settings = self.intake.load(), self.settings
-        if load.depth >= settings.stream_max_depth:
+        if load.depth + in_hand.depth >= settings.stream_max_depth:
             return f"{load.depth} messages in the stream, STREAM_MAX_DEPTH is {settings.stream_max_depth}"
-        if load.volume >= settings.stream_max_bytes:
+        if load.volume + in_hand.volume >= settings.stream_max_bytes:
             return f"{load.volume} bytes in the stream, STREAM_MAX_BYTES is {settings.stream_max_bytes}"
         return None
 
