@@ -29,6 +29,10 @@ _SIGNS: Final = re.compile(r"[\"():;\\\[]|=\?")
 _SIMPLE: Final = re.compile(
     r" *+([\w.'-]++(?: [\w.'-]++)*+)? *<([!-;=?A-~]++@[!-;=?A-~]++)> *|([!-;=?A-~]++@[!-;=?A-~]++) *"
 )
+# One mailbox whose name is in quotes or in encoded words; together with _SIMPLE nearly every sender there is.
+_NAMED: Final = re.compile(
+    r" *+(?:\"([^\"\\\x00-\x1f]*+)\"|((?:=\?[!->@-~]{1,80}\?[bBqQ]\?[!->@-~]*+\?= *+)++)) *+<([\w.+-]++@[\w.-]++)> *"
+)
 
 
 class _Mailbox:
@@ -58,6 +62,8 @@ class _Mailbox:
 
 def parse(values: list[str], defects: Defects) -> tuple[Address, ...]:
     """The mailboxes of all fields of one name; members of a group are listed, its name only when it is empty."""
+    if not values:
+        return ()
     found = list(islice(_of_all(values, defects), limits.RECIPIENTS + 1))
     if len(found) > limits.RECIPIENTS or sum(map(len, values)) > limits.RECIPIENT_CHARS:
         defects.note(Defect.ADDRESS_TRUNCATED)
@@ -74,6 +80,8 @@ def _of_all(values: list[str], defects: Defects) -> Iterator[Address]:
         for piece in pieces:
             if simple := _SIMPLE.fullmatch(piece):
                 yield Address(name=simple[1] or "", addr=simple[2] or simple[3])
+            elif named := _NAMED.fullmatch(piece):
+                yield _address(named[1] or named[2] or "", named[3], defects)
             else:
                 yield from _of_one(piece, defects)
 

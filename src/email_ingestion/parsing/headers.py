@@ -6,7 +6,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Final, TypeVar
 
 from email_ingestion.parsing import charsets, limits
@@ -23,24 +22,20 @@ _FOLD: Final = re.compile(rb"\n[ \t\n]+")
 # Everything str.splitlines() breaks at, and the other controls but the tab.
 _BREAKS: Final = re.compile("[\x01-\x08\x0a-\x1f\x7f\x85\u2028\u2029]+")
 _T = TypeVar("_T")
-_SURROGATE: Final = re.compile("[\x00\ud800-\udfff]")
+_NOT_STORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 
 Field = tuple[str, bytes]  # the name as written, the value unfolded but not decoded
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Header:
     """The fields of a message and where its body begins."""
 
     fields: tuple[Field, ...]
     body: int  # offset in the raw message
     codec: str | None  # of its 8-bit bytes
-
-    @cached_property
-    def values(self) -> Mapping[str, list[bytes]]:
-        """The values by lower-case name."""
-        return by_name(self.fields)
+    values: Mapping[str, list[bytes]]  # by lower-case name
 
 
 def by_name(fields: Iterable[tuple[str, _T]]) -> Mapping[str, list[_T]]:
@@ -55,7 +50,8 @@ def scan(raw: bytes, defects: Defects) -> Header:
     """The header at the beginning of `raw`; what is no field is skipped, what follows the limits is not kept."""
     fields, body = _scan(raw, defects)
     foreign = b" ".join(value for _, value in fields if not value.isascii())
-    return Header(tuple(fields), body, charsets.header_codec(foreign, raw) if foreign else None)
+    codec = charsets.header_codec(foreign, raw) if foreign else None
+    return Header(tuple(fields), body, codec, by_name(fields))
 
 
 def _scan(raw: bytes, defects: Defects) -> tuple[list[Field], int]:
@@ -117,23 +113,28 @@ def text(value: bytes, codec: str | None, defects: Defects) -> str:
 def decoded(value: bytes, codec: str | None, defects: Defects) -> str:
     """A field's value as a person reads it, in one line."""
     written = text(value, codec, defects)
-    if "=?" not in written and written.isascii() and written.isprintable():  # nearly all are
-        return written
+    if "=?" not in written and written.isprintable():  # nearly all are
+        return written.strip()
     return one_line(decode_words(written, defects), defects)
 
 
 def one_line(value: str, defects: Defects) -> str:
     """The value without line breaks, controls, NUL and lone surrogates."""
-    if value.isascii() and value.isprintable():
+    if value.isprintable():
         return value.strip()
     return clean(_BREAKS.sub(" ", value), defects).strip()
 
 
 def clean(value: str, defects: Defects) -> str:
     """The value with U+FFFD for NUL and lone surrogates, which no database takes."""
-    if value.isascii() and "\x00" not in value:
+    if _is_storable(value):
         return value
-    replaced, count = _SURROGATE.subn("\ufffd", value)
-    if count:
-        defects.note(Defect.NUL)
-    return replaced
+    defects.note(Defect.NUL)
+    return _NOT_STORABLE.sub("\ufffd", value)
+
+
+def _is_storable(value: str) -> bool:
+    try:
+        return b"\x00" not in value.encode()  # ten times as fast as a search of the text
+    except UnicodeEncodeError:  # a lone surrogate
+        return False

@@ -28,7 +28,7 @@ class Part:
     """A leaf has content, a multipart has children."""
 
     content_type: str  # lower case, always type/subtype
-    parameters: dict[str, str]  # of the Content-Type
+    parameters: Mapping[str, str]  # of the Content-Type
     encoding: str  # Content-Transfer-Encoding, lower case, without comments
     disposition: str  # lower case, empty when there is none
     filename: str | None
@@ -71,6 +71,8 @@ def is_type(content_type: str) -> bool:
 
 def clean_filename(name: str) -> str | None:
     """The name without directories and characters that file systems refuse; its ending survives the shortening."""
+    if not name:
+        return None
     name = _FORBIDDEN.sub("_", name.replace("\\", "/").rpartition("/")[2]).strip(". ")
     if len(name) > _LONGEST_NAME:
         stem, dot, ending = name.rpartition(".")
