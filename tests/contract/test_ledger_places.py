@@ -33,6 +33,15 @@ def test_the_ledger_remembers_places_only_of_messages_it_has(ledger: Ledger):
     assert ledger.found_again("other", "INBOX", 7, 1, 9) == {}
 
 
+def test_the_ledger_tells_whether_it_has_mail_of_an_account(ledger: Ledger):
+    assert not ledger.has_mail("default")
+    record(ledger, message(1))
+    assert ledger.has_mail("default")
+    assert not ledger.has_mail("other")
+    ledger.note_purged(["default:gm:2"])
+    assert ledger.has_mail("other")
+
+
 def test_the_ledger_tells_when_it_began(ledger: Ledger):
     assert ledger.begun("default", "INBOX") is None
     dates = [datetime(2026, month, 1, tzinfo=UTC) for month in (5, 4, 6)]

@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Any
 
 import zstandard
-from sqlalchemy import ColumnElement, Connection, Engine, Row, bindparam, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, bindparam, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from email_ingestion.blobs import Blobs, reference, sha256_of
@@ -238,6 +238,12 @@ class Ledger:
     def purged(self, email_ids: Iterable[str]) -> set[str]:
         """Return those of `email_ids` that an operator gave up."""
         return set(self._among(purged.c.email_id, email_ids))
+
+    def has_mail(self, account: str) -> bool:
+        """Return whether any message of `account` was delivered, or any at all was given up."""
+        query = select(exists().where(emails.c.account == account) | exists().select_from(purged))
+        with in_our_terms(self._place), self._engine.connect() as connection:
+            return bool(connection.execute(query).scalar_one())
 
     def begun(self, account: str, mailbox: str) -> datetime | None:
         """Return the INTERNALDATE of the first message delivered from a mailbox; None before there is one."""

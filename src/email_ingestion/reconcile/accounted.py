@@ -46,10 +46,12 @@ class Accounted:
         self._opened = opened
         self._ledger = ledger
         self._underway = underway
+        self._had_mail: bool | None = None  # the ledger, of the account, when that was looked at
 
     def look(self) -> str:
         """See what came into the stream; returns the id of its last entry that was looked at."""
         self._underway.look()
+        self._had_mail = self._had_mail or None
         return self._underway.last
 
     def begun(self) -> datetime | None:
@@ -86,6 +88,24 @@ class Accounted:
 
     def evidence_of(self, messages: Sequence[Message]) -> Evidence:
         """Where messages are, by what their bytes tell."""
+        return self._recorded_of(
+            {each.envelope.uid: each.envelope.email_id for each in messages}, self._queued(messages)
+        )
+
+    def identities(self, messages: Sequence[Message]) -> set[str]:
+        """The identities of those messages that are delivered, queued, dead or purged.
+
+        On a first run the ledger is not asked for each: it had nothing at the last look. What it got since came through
+        the stream, as these will; should one of them be the same message once more, the worker sees that.
+        """
+        evidence = self._queued(messages)
+        if self._had_mail is None:
+            self._had_mail = self._ledger().has_mail(self._account)
+        known = (self._recorded_of(_named(messages), evidence) if self._had_mail else evidence).uids
+        return {each.envelope.email_id for each in messages if each.envelope.uid in known}
+
+    def _queued(self, messages: Sequence[Message]) -> Evidence:
+        """What Redis tells, which is asked before the ledger."""
         self._underway.look_once()
         evidence = Evidence()
         for message in messages:
@@ -97,12 +117,7 @@ class Accounted:
             )
             if where:
                 evidence.underway[envelope.uid] = where
-        return self._recorded_of({each.envelope.uid: each.envelope.email_id for each in messages}, evidence)
-
-    def identities(self, messages: Sequence[Message]) -> set[str]:
-        """The identities of those messages that are delivered, queued, dead or purged."""
-        known = self.evidence_of(messages).uids
-        return {each.envelope.email_id for each in messages if each.envelope.uid in known}
+        return evidence
 
     def _recorded_of(self, identities: dict[int, str], evidence: Evidence) -> Evidence:
         """Complete `evidence` with what the ledger says, which is asked last."""
@@ -121,3 +136,7 @@ class Accounted:
 
     def _at(self, uid: int) -> Place:
         return Place(self._opened.name, self._opened.uidvalidity, uid)
+
+
+def _named(messages: Sequence[Message]) -> dict[int, str]:
+    return {message.envelope.uid: message.envelope.email_id for message in messages}

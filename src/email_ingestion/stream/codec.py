@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import zstandard
 
@@ -32,28 +33,27 @@ def encode(message: Message, enqueued_at: datetime, compressor: zstandard.ZstdCo
     """The fields of a new entry. `compressor` is not thread-safe: one for each thread."""
     envelope = message.envelope
     fields = {
-        "v": VERSION if message.rehearsal else MAIL,
-        "account": envelope.account,
-        "mailbox": envelope.mailbox,
-        "uidvalidity": envelope.uidvalidity,
-        "uid": envelope.uid,
+        "v": b"%d" % (VERSION if message.rehearsal else MAIL),
+        "account": envelope.account.encode(),
+        "mailbox": envelope.mailbox.encode(),
+        "uidvalidity": b"%d" % envelope.uidvalidity,
+        "uid": b"%d" % envelope.uid,
         "gm_msgid": _optional(envelope.gm_msgid),
         "gm_thrid": _optional(envelope.gm_thrid),
-        "labels": json.dumps(envelope.labels),
-        "flags": json.dumps(envelope.flags),
-        "internaldate": envelope.internaldate.isoformat(),
-        "size": envelope.size,
-        "sha256": envelope.sha256,
-        "enqueued_at": enqueued_at.isoformat(),
+        "labels": _list(envelope.labels),
+        "flags": _list(envelope.flags),
+        "internaldate": envelope.internaldate.isoformat().encode(),
+        "size": b"%d" % envelope.size,
+        "sha256": envelope.sha256.encode(),
+        "enqueued_at": enqueued_at.isoformat().encode(),
     }
     if message.sink:
-        fields["sink"] = message.sink
+        fields["sink"] = message.sink.encode()
     if message.priority != NORMAL_PRIORITY:
-        fields["priority"] = message.priority
+        fields["priority"] = b"%d" % message.priority
     if message.rehearsal:
-        fields["rehearsal"] = message.rehearsal
-    payload = _payload(message, compressor)
-    return {name: str(value).encode() for name, value in fields.items()} | payload
+        fields["rehearsal"] = message.rehearsal.encode()
+    return fields | _payload(message, compressor)
 
 
 def _payload(message: Message, compressor: zstandard.ZstdCompressor) -> Fields:
@@ -62,8 +62,14 @@ def _payload(message: Message, compressor: zstandard.ZstdCompressor) -> Fields:
     return {"raw_ref": (message.raw_ref or "").encode()}
 
 
-def _optional(number: int | None) -> str:
-    return "" if number is None else str(number)
+def _optional(number: int | None) -> bytes:
+    return b"" if number is None else b"%d" % number
+
+
+@lru_cache(maxsize=1024)
+def _list(words: tuple[str, ...]) -> bytes:
+    """Most messages have the same few labels and flags."""
+    return json.dumps(words).encode()
 
 
 def decode(fields: Mapping[bytes, bytes]) -> Message:
