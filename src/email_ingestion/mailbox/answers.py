@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Any
 
 _LINE = re.compile(rb"\d+ \((.*)\)")
@@ -18,7 +19,7 @@ _ITEM = re.compile(
 )
 _LISTED = re.compile(rb'"((?:[^"\\]|\\.)*)"|([^\s()"{}]+)')
 _LITERAL = re.compile(rb"\d+ \(UID (\d+) (BODY\[\](?:<\d+>)?) \{\d+\}")
-_DATE = re.compile(rb"([ \d]\d)-([A-Z][a-z]{2})-(\d{4}) (\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)")
+_DATE = re.compile(rb"([ \d]\d)-([A-Z][a-z]{2})-(\d{4}) (\d\d):(\d\d):(\d\d) ([+-]\d{4})")
 _MONTHS = {name: number for number, name in enumerate(b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)}
 
 Found = dict[int, dict[bytes, Any]]
@@ -55,22 +56,28 @@ def _line(answer: bytes) -> dict[bytes, Any]:
     line = _LINE.fullmatch(answer)
     if not line:
         raise _Unusual
+    said = line[1]
     data, position = {}, 0
-    while position < len(line[1]):
-        item = _ITEM.match(line[1], position)
+    while position < len(said):
+        item = _ITEM.match(said, position)
         if not item:
             raise _Unusual
-        data[item["name"]] = _value(item)
+        name, number, text, listed = item.groups()
+        data[name] = int(number) if number is not None else _value(name, text, listed)
         position = item.end()
     return data
 
 
-def _value(item: re.Match[bytes]) -> Any:
-    if item["number"] is not None:
-        return int(item["number"])
-    if item["text"] is None:
-        return tuple(_listed(item["list"]))
-    return _date(item["text"]) if item["name"] == b"INTERNALDATE" else item["text"]
+def _value(name: bytes, text: bytes | None, listed: bytes) -> Any:
+    if text is None:
+        return _list(listed)
+    return _date(text) if name == b"INTERNALDATE" else text
+
+
+@lru_cache(maxsize=1024)
+def _list(items: bytes) -> tuple[bytes, ...]:
+    """Most messages have the same few flags and labels."""
+    return tuple(_listed(items))
 
 
 def _listed(items: bytes) -> Iterator[bytes]:
@@ -85,7 +92,10 @@ def _date(text: bytes) -> datetime:
     date = _DATE.fullmatch(text)
     if not date:
         raise _Unusual
-    day, month, year, hour, minute, second, sign, hours, minutes = date.groups()
-    offset = timedelta(hours=int(hours), minutes=int(minutes)) * (-1 if sign == b"-" else 1)
-    zone = timezone(offset)
-    return datetime(int(year), _MONTHS[month], int(day), int(hour), int(minute), int(second), tzinfo=zone)
+    day, month, year, hour, minute, second, zone = date.groups()
+    return datetime(int(year), _MONTHS[month], int(day), int(hour), int(minute), int(second), tzinfo=_zone(zone))
+
+
+@lru_cache(maxsize=64)
+def _zone(text: bytes) -> timezone:
+    return timezone(timedelta(hours=int(text[1:3]), minutes=int(text[3:])) * (-1 if text[:1] == b"-" else 1))

@@ -88,9 +88,7 @@ class Accounted:
 
     def evidence_of(self, messages: Sequence[Message]) -> Evidence:
         """Where messages are, by what their bytes tell."""
-        return self._recorded_of(
-            {each.envelope.uid: each.envelope.email_id for each in messages}, self._queued(messages)
-        )
+        return self._recorded_of(_named(messages), self._queued(messages))
 
     def identities(self, messages: Sequence[Message]) -> set[str]:
         """The identities of those messages that are delivered, queued, dead or purged.
