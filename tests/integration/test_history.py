@@ -12,7 +12,7 @@ import pytest
 from email_ingestion.email import Cursor
 from email_ingestion.errors import StaleCursor
 from email_ingestion.events import BytesSpent, Held, HistoryWalked, Reconciled, Synced
-from email_ingestion.producer import fetch, history
+from email_ingestion.producer import fetch, history, sync
 from email_ingestion.producer.choice import portions, portions_down
 from email_ingestion.reconcile import Report
 from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
@@ -62,7 +62,7 @@ def audit(watched: Watched) -> Report:
 def test_new_mail_comes_before_old_and_old_mail_newest_first(watched: Watched):
     with closing(log_in(watched.account, 5.0)) as connection:
         source, opened = watched.source(), connection.open(connection.find("auto"))
-        sync = source.sync(connection, opened, lambda _size: True)
+        sync = source.sync(connection, opened, lambda _size: True, lambda _size, _in_hand: 0.0)
         steps = source.history(connection, opened, lambda _size, _in_hand: 0.0).steps()
         assert sync.run()
         assert uids_in_order(watched) == []
@@ -88,7 +88,7 @@ def test_the_next_portion_is_asked_for_ahead_when_there_is_room_and_comes_once(w
 
     with closing(log_in(watched.account, 5.0)) as connection:
         source, opened = watched.source(), connection.open(connection.find("auto"))
-        sync = source.sync(connection, opened, lambda _size: True)
+        sync = source.sync(connection, opened, lambda _size: True, lambda _size, _in_hand: 0.0)
         assert sync.run()
         steps = source.history(connection, opened, room).steps()
         assert next(steps) == 0.0
@@ -104,13 +104,36 @@ def test_the_next_portion_is_asked_for_ahead_when_there_is_room_and_comes_once(w
     assert set(watched.sandbox.with_stats(lambda stats: dict(stats.fetched_messages)).values()) == {1}
 
 
+def test_much_new_mail_is_asked_for_ahead_as_well(watched: Watched, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sync, "PORTION_BYTES", 4500)
+    in_hand: list[int] = []
+
+    def room(_size: int, load: Load) -> float:
+        in_hand.append(load.depth)
+        return 1.0 if len(in_hand) == 2 else 0.0  # the third portion has to wait for the second
+
+    waited: list[int] = []
+    with closing(log_in(watched.account, 5.0)) as connection:
+        source, opened = watched.source(), connection.open(connection.find("auto"))
+        new = source.sync(connection, opened, lambda size: not waited.append(size), room)
+        assert new.run()
+        for number in range(100, 120):
+            watched.sandbox.deliver(letter(number, 1000))
+        assert new.run()
+        assert connection.due == 0
+    assert uids_in_order(watched) == list(range(41, 61))
+    assert in_hand == [4, 4, 4, 4]
+    assert len(waited) == 2
+    assert set(watched.sandbox.with_stats(lambda stats: dict(stats.fetched_messages)).values()) == {1}
+
+
 def test_the_walk_goes_on_where_it_was_killed(watched: Watched):
     """Each life ends after one portion; the audit takes what is still to come for what it is."""
     lives = 0
     while not lives or cursor(watched).history > 1:
         with closing(log_in(watched.account, 5.0)) as connection:
             source, opened = watched.source(), connection.open(connection.find("auto"))
-            assert source.sync(connection, opened, lambda _size: True).run()
+            assert source.sync(connection, opened, lambda _size: True, lambda _size, _in_hand: 0.0).run()
             next(source.history(connection, opened, lambda _size, _in_hand: 0.0).steps())
         report = audit(watched)
         assert (report.missing, report.queued + report.ahead) == (0, 40)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain, pairwise
 from typing import Literal
 
 from email_ingestion.mailbox import Outline
@@ -71,6 +72,11 @@ def portions(
         portion.append(outline)
         size += outline.size
     yield Portion(tuple(portion), upto)
+
+
+def with_next(portions: Iterable[Portion]) -> Iterator[tuple[Portion, Portion]]:
+    """Each portion, and the one that follows: an empty one behind the last."""
+    return pairwise(chain(portions, [Portion((), 0)]))
 
 
 def portions_down(

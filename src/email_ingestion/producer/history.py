@@ -10,32 +10,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, pairwise
+from collections.abc import Iterator
 
-from email_ingestion.email import Cursor, Message
+from email_ingestion.email import Cursor
 from email_ingestion.events import HistoryWalked
 from email_ingestion.mailbox.imap import FETCH_MOST, LIST_WINDOW
-from email_ingestion.producer.choice import Portion, portions_down
-from email_ingestion.producer.feed import Feed
+from email_ingestion.producer.choice import portions_down, with_next
+from email_ingestion.producer.feed import AskRoom, Feed
 from email_ingestion.producer.fetch import PORTION_BYTES
 from email_ingestion.producer.picker import Accounted
-from email_ingestion.stream import NO_LOAD, Load
+from email_ingestion.stream import NO_LOAD
 
 CLOCK = time.monotonic
-NOTHING = Portion((), 0)
-
-HistoryRoom = Callable[[int, Load], float]
 
 
 class History:
-    """Of one opened mailbox; made anew for each connection.
+    """Of one opened mailbox; made anew for each connection."""
 
-    `room` is told how many bytes are to come, and what is in hand and not in the stream yet; it returns 0, or the
-    seconds after which to ask again.
-    """
-
-    def __init__(self, feed: Feed, room: HistoryRoom) -> None:
+    def __init__(self, feed: Feed, room: AskRoom) -> None:
         self._feed = feed
         self._room = room
         self._begun_at = CLOCK()
@@ -79,14 +71,11 @@ class History:
             outlines = feed.picker.outlines(chunk)
             wanted = feed.picker.wanted(outlines, cursor, accounted)
             granted = False
-            cut = portions_down(outlines, wanted, downto, PORTION_BYTES)
-            for portion, following in pairwise(chain(cut, [NOTHING])):
+            for portion, following in with_next(portions_down(outlines, wanted, downto, PORTION_BYTES)):
                 while portion.wanted and not granted and (pause := self._room(portion.size, NO_LOAD)):
                     yield pause
                 messages = feed.picker.messages(portion, cursor, accounted)
-                granted = bool(following.wanted) and not self._room(following.size, _load(messages))
-                if granted:
-                    feed.picker.ask_ahead(following)
+                granted = feed.ask_ahead(following, messages, self._room)
                 cursor = feed.append_history(cursor, portion.upto, messages)
                 yield cursor
 
@@ -100,7 +89,3 @@ class History:
         walked = self._begun_from - cursor.history
         seconds = (CLOCK() - self._begun_at) / walked * left if walked else None
         self._feed.observe(HistoryWalked(self._feed.account, round(share * opened.exists), 1 - share, seconds))
-
-
-def _load(messages: Sequence[Message]) -> Load:
-    return Load(len(messages), sum(message.envelope.size for message in messages))

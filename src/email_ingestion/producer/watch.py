@@ -145,7 +145,7 @@ class Watcher:
     def _pass(self, connection: ImapMailbox, opened: Opened) -> bool:
         """Everything that is there, new mail first; the stream may fill up, for perhaps no worker runs."""
         room = partial(self._room.wait, connection)
-        if not self._imap.run(self._work.sync(connection, opened, room).run):
+        if not self._imap.run(self._work.sync(connection, opened, room, self._room.at_once).run):
             return False
         history = self._work.history(connection, opened, self._room.at_once).steps()
         while not self._stop.is_set():
@@ -199,7 +199,7 @@ class Watcher:
 
     def _stay(self, connection: ImapMailbox, opened: Opened) -> None:
         """Sync, listen and sync again until the session is to end."""
-        sync = self._work.sync(connection, opened, partial(self._room.wait, connection))
+        sync = self._work.sync(connection, opened, partial(self._room.wait, connection), self._room.at_once)
         beside = self._beside(connection, opened)
         self._audits.drop()
         again = self._work.again(connection, opened)

@@ -9,7 +9,8 @@ from typing import Protocol
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap import Opened
 from email_ingestion.producer.again import Again
-from email_ingestion.producer.history import History, HistoryRoom
+from email_ingestion.producer.feed import AskRoom
+from email_ingestion.producer.history import History
 from email_ingestion.producer.labels import Labels
 from email_ingestion.producer.sync import Sync
 from email_ingestion.stream import NO_LOAD, Load
@@ -35,10 +36,12 @@ class Audit(Protocol):
 class Work(Protocol):
     """Makes what is done on a connection; `room` waits until the stream has room, False when told to stop."""
 
-    def sync(self, connection: ImapMailbox, opened: Opened, room: Callable[[int], bool]) -> Sync:
+    def sync(
+        self, connection: ImapMailbox, opened: Opened, wait_for_room: Callable[[int], bool], ask_room: AskRoom
+    ) -> Sync:
         """What brings new mail into the stream."""
 
-    def history(self, connection: ImapMailbox, opened: Opened, room: HistoryRoom) -> History:
+    def history(self, connection: ImapMailbox, opened: Opened, room: AskRoom) -> History:
         """What brings older mail into the stream."""
 
     def labels(self, connection: ImapMailbox, opened: Opened, room: Callable[[int], float]) -> Labels:

@@ -19,8 +19,7 @@ from email_ingestion.producer import Budget, Fetch, History, Picker, Sync
 from email_ingestion.producer.again import Again
 from email_ingestion.producer.backfill import Backfill
 from email_ingestion.producer.choice import Rules
-from email_ingestion.producer.feed import Feed
-from email_ingestion.producer.history import HistoryRoom
+from email_ingestion.producer.feed import AskRoom, Feed
 from email_ingestion.producer.labels import Labels
 from email_ingestion.producer.urgency import urgency
 from email_ingestion.reconcile import Accounted, Audit, Underway
@@ -68,11 +67,13 @@ class Source:
     control: Control = field(default_factory=partial(Control, "producer"))  # what operators ask of it
     several: bool = False  # whether more than one mailbox of the account is read
 
-    def sync(self, connection: ImapMailbox, opened: Opened, wait_for_room: Callable[[int], bool]) -> Sync:
+    def sync(
+        self, connection: ImapMailbox, opened: Opened, wait_for_room: Callable[[int], bool], ask_room: AskRoom
+    ) -> Sync:
         """What brings new mail into the stream."""
-        return Sync(self._feed(connection, opened), wait_for_room)
+        return Sync(self._feed(connection, opened), wait_for_room, ask_room)
 
-    def history(self, connection: ImapMailbox, opened: Opened, room: HistoryRoom) -> History:
+    def history(self, connection: ImapMailbox, opened: Opened, room: AskRoom) -> History:
         """What brings the mail that was there before into the stream."""
         return History(self._feed(connection, opened), room)
 
