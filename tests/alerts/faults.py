@@ -70,15 +70,6 @@ FLOW = (
     Fault("no trial messages are sent", {CANARY: gone}, 20, ""),
     Fault("a stuck message", {worker("stream_oldest_pending_timestamp_seconds"): frozen}, 20, "PendingStuck P2"),
     Fault(
-        "a message is tried again after an outage of the database",
-        {
-            worker("stream_oldest_pending_timestamp_seconds"): frozen,
-            worker("circuit_breaker_state", 'name="database"'): lambda minute, since, before: int(minute < since + 17),
-        },
-        20,
-        "",
-    ),
-    Fault(
         "every sixth attempt fails",
         {worker("emails_failed_total", 'error_type="SinkUnavailable"'): grows(6)},
         10,
