@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from functools import lru_cache
 from itertools import islice
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -18,7 +16,6 @@ from email_ingestion.parsing.headers import one_line
 _PARAMETER: Final = re.compile(r";\s*+([^\s=;]++)\s*+=\s*+(\"(?:[^\"\\]|\\.)*+\"?|[^;]*+)", re.DOTALL)
 _SEGMENT: Final = re.compile(r"([^*]+)(?:\*([0-9]{1,4}))?(\*?)")
 _CHARSET: Final = re.compile("([^']*)'[^']*'")  # charset'language'
-_REMEMBERED: Final = 100  # characters; a longer value is a file name or a boundary, and does not come again
 _ESCAPED: Final = re.compile(r"\\([\"\\])")
 
 
@@ -28,22 +25,12 @@ class _Piece(NamedTuple):
     value: str
 
 
-def split(value: str, defects: Defects) -> tuple[str, Mapping[str, str]]:
+def split(value: str, defects: Defects) -> tuple[str, dict[str, str]]:
     """The lower-case token before the first semicolon, and the decoded parameters by lower-case name."""
-    token, parameters, found = _known(value) if len(value) <= _REMEMBERED else _split(value)
-    defects.add(found)
-    return token, parameters
-
-
-def _split(value: str) -> tuple[str, Mapping[str, str], Defects]:
-    found = Defects()
     head, semicolon, _ = value.partition(";")
     tokens = head.split(None, 1)
     token = tokens[0].lower() if tokens else ""
-    return token, _parameters(value[len(head) :], found) if semicolon else {}, found
-
-
-_known: Final = lru_cache(maxsize=512)(_split)  # "text/plain; charset=utf-8" stands in most parts
+    return token, _parameters(value[len(head) :], defects) if semicolon else {}
 
 
 def _parameters(value: str, defects: Defects) -> dict[str, str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import Final
 
 from email_ingestion.parsing import parameters
@@ -15,6 +16,8 @@ IDENTITY: Final = frozenset({"", "7bit", "8bit", "binary"})
 UUENCODE: Final = frozenset({"x-uuencode", "uuencode", "uue", "x-uue"})
 MESSAGES: Final = frozenset({"message/rfc822", "message/global"})
 _ENCODINGS: Final = IDENTITY | UUENCODE | {"base64", "quoted-printable"}
+
+_USUAL: Final = 200  # characters; what longer fields say is not kept
 
 _TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")
 _TOKEN: Final = re.compile(r"[a-z0-9-]*")
@@ -49,19 +52,39 @@ class Part:
 
 def describe(fields: Mapping[str, str], defects: Defects, default_type: str = "text/plain") -> Part:
     """A part without its content, from its fields by lower-case name."""
-    content_type, of_type = parameters.split(fields.get("content-type", default_type), defects)
-    if not is_type(content_type):
-        defects.note(Defect.MIME_TYPE)
-        content_type = "text/plain"  # RFC 2045, section 5.2
-    disposition, of_disposition = parameters.split(fields.get("content-disposition", ""), defects)
-    return Part(
-        content_type=content_type,
-        parameters=of_type,
-        encoding=_encoding(fields.get("content-transfer-encoding", ""), defects),
-        disposition=disposition,
-        filename=clean_filename(of_disposition.get("filename") or of_type.get("name") or ""),
-        content_id=one_line(fields.get("content-id", ""), defects).strip("<> ") or None,
+    get = fields.get
+    values = (
+        get("content-type", default_type),
+        get("content-disposition", ""),
+        get("content-transfer-encoding", ""),
+        get("content-id", ""),
     )
+    blank, found = (_known if sum(map(len, values)) <= _USUAL else _blank)(*values)
+    defects.add(found)
+    return blank()
+
+
+def _blank(content_type: str, disposition: str, encoding: str, content_id: str) -> tuple[Callable[[], Part], Defects]:
+    """What makes such parts, and what is wrong with their fields."""
+    found = Defects()
+    kind, of_type = parameters.split(content_type, found)
+    if not is_type(kind):
+        found.note(Defect.MIME_TYPE)
+        kind = "text/plain"  # RFC 2045, section 5.2
+    shown, of_disposition = parameters.split(disposition, found)
+    return partial(
+        Part,
+        kind,
+        of_type,
+        _encoding(encoding, found),
+        shown,
+        clean_filename(of_disposition.get("filename") or of_type.get("name") or ""),
+        one_line(content_id, found).strip("<> ") or None,
+    ), found
+
+
+# Most parts have no name and no boundary of their own: "text/plain; charset=utf-8", "quoted-printable".
+_known: Final = lru_cache(maxsize=512)(_blank)
 
 
 def is_type(content_type: str) -> bool:

@@ -15,6 +15,10 @@ from email_ingestion.parsing import parse
 from email_ingestion.parsing.isolated import IsolatedParser
 from tests.servers.links import message
 from tests.servers.poison import poisoned_python
+from tests.unit.parsing.messages import envelope
+
+CORPUS = Path(__file__).parents[2] / "corpus"
+RICH = ("abuse-report", "bounce-several", "calendar-cancel", "enclosed-thrice", "list-one-click", "verdicts-gmail")
 
 
 @pytest.fixture
@@ -38,6 +42,7 @@ def _pair(number: int, poison: str = ""):
 
 def test_the_records_are_those_of_the_parser_itself(parser: IsolatedParser):
     batch = [_pair(number) for number in range(50)]
+    batch += [(envelope(), (CORPUS / f"{name}.eml").read_bytes()) for name in RICH]
     assert parser.parse(list(batch)) == [parse(envelope, raw) for envelope, raw in batch]
 
 
