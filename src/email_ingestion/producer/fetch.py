@@ -73,13 +73,13 @@ class Fetch:
 
     def ask_ahead(self, outlines: Sequence[Outline]) -> None:
         """Have the server send what `messages` will be asked for next; raises IMAPConnectionError."""
-        small = [outline for outline in outlines if outline.size <= PORTION_BYTES]
+        small = _in_one_piece(outlines)
         if small:
             self._connection.ask_ahead([each.uid for each in small], sum(each.size for each in small))
 
     def messages(self, outlines: Sequence[Outline]) -> Iterator[Message]:
         """The messages behind `outlines`, without those that vanished or were refused; raises IMAPConnectionError."""
-        small = [outline for outline in outlines if outline.size <= PORTION_BYTES]
+        small = _in_one_piece(outlines)
         bodies = self._bodies([outline.uid for outline in small]) if small else {}
         if bodies:
             self._observe(Downloaded(self._account, sum(map(len, bodies.values()))))
@@ -183,3 +183,8 @@ class Fetch:
             size=size,
             sha256=sha256,
         )
+
+
+def _in_one_piece(outlines: Sequence[Outline]) -> list[Outline]:
+    """Those whose bodies are fetched together: what is asked for ahead must be what is asked for."""
+    return [outline for outline in outlines if outline.size <= PORTION_BYTES]
