@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
-import queue
 import signal
 import socket
 import sys
@@ -14,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Self
 
 from email_ingestion.errors import ConfigurationError, OperationFailed
@@ -165,30 +164,30 @@ class StopSignal:
 def listen_for_signals(stop: StopSignal, observe: Observe) -> None:
     """SIGTERM and SIGINT ask for a stop, SIGUSR1 for the stacks of all threads. Main thread only.
 
-    A signal interrupts the main thread anywhere, possibly while it holds the lock of the very object to be told. So
-    the signal only puts its number into a SimpleQueue, which is reentrant, and a thread does the rest.
+    A handler in Python runs in the main thread, between two of its steps: where that thread holds the lock of the very
+    object to be told, or only once it wakes, when the signal came just before it fell asleep. So nothing is done there:
+    the interpreter writes the number to a socket while it takes the signal, in C, and a thread does the rest.
     """
-    inbox: queue.SimpleQueue[int] = queue.SimpleQueue()
+    inbox, outbox = socket.socketpair()
+    outbox.settimeout(0)
+    signal.set_wakeup_fd(outbox.fileno(), warn_on_full_buffer=False)
+    for name in ("SIGTERM", "SIGINT", "SIGBREAK", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: None)
+    faulthandler.enable()  # a crash in C code leaves its stacks on stderr
+    if sys.platform != "win32":
+        # Also at once and from C, for the case that no thread of ours gets to run.
+        faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
 
-    def note(number: int, _frame: FrameType | None) -> None:
-        inbox.put(number)
-
-    def attend() -> None:
-        while True:
-            name = signal.Signals(inbox.get()).name
+    def attend(_outbox: socket.socket) -> None:
+        while number := inbox.recv(1):
+            name = signal.Signals(number[0]).name
             if name == "SIGUSR1":
                 observe(StacksDumped(thread_stacks()))
             else:
                 stop.request(name)
 
-    for name in ("SIGTERM", "SIGINT", "SIGBREAK", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), note)
-    faulthandler.enable()  # a crash in C code leaves its stacks on stderr
-    if sys.platform != "win32":
-        # Also at once and from C, for the case that the main thread is stuck there and never gets to `note`.
-        faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
-    threading.Thread(target=attend, name="signals", daemon=True).start()
+    threading.Thread(target=attend, args=(outbox,), name="signals", daemon=True).start()
 
 
 def thread_stacks() -> str:

@@ -38,7 +38,7 @@ def test_a_worker_told_to_stop_leaves_nothing_for_the_lease(here: Place, own_red
     _busy(here, worker)
     for _ in range(signals):
         worker.process.send_signal(signal.SIGTERM)
-    assert worker.process.wait(60) == 0
+    assert worker.ended() == 0
     done = len(here.rows())
     assert 0 < done < COUNT
     with own_redis.client() as client:
@@ -61,7 +61,7 @@ def test_a_worker_that_cannot_finish_gives_back_what_it_holds(here: Place, own_r
         with own_redis.client() as client:
             until(lambda: client.xpending(Keys().stream, GROUP)["pending"], "the worker holds mail")
             worker.process.send_signal(signal.SIGTERM)
-            assert worker.process.wait(60) == 0
+            assert worker.ended() == 0
             held = client.xpending_range(Keys().stream, GROUP, "-", "+", 100)
         assert {entry["times_delivered"] for entry in held} <= {0}
         foreign.execute("ROLLBACK")
@@ -76,7 +76,7 @@ def test_a_producer_told_to_stop_goes_on_where_it_was(tmp_path, own_redis: Redis
         until(lambda: client.xlen(Keys().stream), "mail is flowing")
         producer.process.send_signal(signal.SIGTERM)
         producer.process.send_signal(signal.SIGTERM)
-        assert producer.process.wait(60) == 0
+        assert producer.ended() == 0
         assert client.xlen(Keys().stream) < COUNT
         assert here.run("producer.py", "--once").returncode == 0
         uids = [int(fields[b"uid"]) for _, fields in client.xrange(Keys().stream)]

@@ -32,7 +32,7 @@ from email_ingestion.stream import GROUP, Keys
 from tests.contract.ledgers import letters, raw_of
 from tests.integration.test_snapshot import fill
 from tests.servers.commands import command, told, typed
-from tests.servers.processes import PATIENCE, Place, gmail_settings, place, until
+from tests.servers.processes import Place, gmail_settings, place, until
 from tests.servers.redis import RedisServer, running_redis
 
 KEYS = Keys()
@@ -272,5 +272,5 @@ def test_one_pass_without_redis_fails_and_a_drain_waits_for_it(here: Place, own_
     assert "REDIS_HOST" in once.stderr.splitlines()[-1]
     until(lambda: "RedisConnectionError" in draining.log(), "the worker waits")
     own_redis.start()
-    assert draining.process.wait(PATIENCE) == 0
+    assert draining.ended() == 0
     assert len(here.rows()) == 3

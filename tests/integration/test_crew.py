@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from email_ingestion.email import Cursor
+from email_ingestion.process import StopSignal
 from email_ingestion.services.crew import Crew
 from email_ingestion.settings import load_settings
 from email_ingestion.stream import Intake, Keys
@@ -38,11 +39,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def _crew(folder: Path, refusing: str = "") -> tuple[Crew, threading.Thread, list[int]]:
+def _crew(folder: Path, refusing: str = "") -> tuple[StopSignal, threading.Thread, list[int]]:
     (folder / "script.py").write_text(SCRIPT.format(refusing=refusing))
-    crew, codes = Crew(load_settings(), 3, 2, ()), []
+    stop, codes = StopSignal(), []
+    crew = Crew(load_settings(), 3, 2, (), stop)
     thread = threading.Thread(target=lambda: codes.append(crew.run()))
-    return crew, thread, codes
+    return stop, thread, codes
 
 
 def _pid(folder: Path, number: int) -> int:
@@ -52,13 +54,13 @@ def _pid(folder: Path, number: int) -> int:
 
 
 def test_a_crashed_one_is_started_again_and_a_stop_ends_all(folder: Path):
-    crew, thread, codes = _crew(folder)
+    stop, thread, codes = _crew(folder)
     thread.start()
     first = _pid(folder, 3)
     _pid(folder, 4)
     os.kill(first, signal.SIGKILL)
     until(lambda: _pid(folder, 3) != first, "it runs again")
-    crew.stop()
+    stop.request("the test is over")
     thread.join(60)
     assert codes == [0]
 

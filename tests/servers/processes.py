@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,16 @@ class Running:
         """SIGTERM, and the exit code."""
         if self.alive:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE)
+        return self.ended()
+
+    def ended(self) -> int:
+        """Wait for its end; the exit code. One that does not end says where it hangs."""
+        with suppress(subprocess.TimeoutExpired):
+            return self.process.wait(PATIENCE)
+        self.process.send_signal(signal.SIGUSR1)
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(1)  # for the stacks, which it writes into its log
+        raise AssertionError(f"{self.stem} does not end: {self.log()[-20_000:]}")
 
     def url(self, which: str = "ops_url") -> str:
         path = self.folder / "pids" / f"{self.stem}.json"

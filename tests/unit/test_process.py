@@ -51,6 +51,20 @@ sys.stdin.read()
 print("drained", flush=True)
 """
 
+BUSY_IN_C = """
+import hashlib, os, threading
+from email_ingestion.process import StopSignal, listen_for_signals
+stop = StopSignal()
+listen_for_signals(stop, lambda event: None)
+def tell():
+    print("ready", flush=True)
+    stop.wait()
+    print(stop.reason, flush=True)
+    os._exit(0)
+threading.Thread(target=tell).start()
+hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+"""
+
 Child = subprocess.Popen[str]
 
 
@@ -147,6 +161,16 @@ def test_a_signal_asks_for_a_stop_and_a_second_one_is_harmless(tmp_path: Path, n
         process.send_signal(number)
         out, err = process.communicate("", timeout=10)
     assert (process.returncode, out, err) == (0, "drained\n", "")
+
+
+def test_a_signal_is_heard_while_the_main_thread_runs_no_python(tmp_path: Path) -> None:
+    with child(BUSY_IN_C, tmp_path) as process:
+        assert line(process) == "ready"
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.communicate(timeout=10) == ("SIGTERM\n", "")
+        finally:
+            process.kill()
 
 
 def test_sigusr1_writes_the_stacks_of_all_threads_to_the_log(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import ctypes
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from email_ingestion.process import StopSignal, listen_for_signals
 from email_ingestion.settings import Settings, environment
 
 AGAIN_SECONDS = 1.0  # before a crashed one is started again
@@ -23,18 +23,17 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class Crew:
-    """`count` workers from number `first` on, each with its own ports, files and name, as `--instance` gives them."""
+    """`count` workers from number `first` on, each with its own ports, files and name, as `--instance` gives them.
 
-    def __init__(self, settings: Settings, first: int, count: int, options: Sequence[str]) -> None:
+    Once `stop` is requested all are ended as SIGTERM does, and none is started again.
+    """
+
+    def __init__(self, settings: Settings, first: int, count: int, options: Sequence[str], stop: StopSignal) -> None:
         self._settings = settings
         self._first = first
         self._numbers = range(first, first + count)
         self._options = options
-        self._stop = threading.Event()
-
-    def stop(self) -> None:
-        """End them all as SIGTERM does, and start none again."""
-        self._stop.set()
+        self._stop = stop
 
     def run(self) -> int:
         """Return the worst exit code when all have ended."""
@@ -53,7 +52,7 @@ class Crew:
                     continue
                 del running[number]
                 if code in FINAL:
-                    self.stop()
+                    self._stop.request(f"worker {number} refused to start")
                 if code == 0 or code in FINAL or stopping:
                     codes.append(abs(code))
                 else:
@@ -83,7 +82,6 @@ def _end_with_parent() -> Callable[[], None] | None:
 
 def run_crew(settings: Settings, first: int, count: int, options: Sequence[str]) -> int:
     """Run workers until SIGTERM or SIGINT, or until all have ended; returns the worst exit code."""
-    crew = Crew(settings, first, count, options)
-    for name in ("SIGTERM", "SIGINT"):
-        signal.signal(getattr(signal, name), lambda *_: crew.stop())
-    return crew.run()
+    stop = StopSignal()
+    listen_for_signals(stop, lambda _: None)
+    return Crew(settings, first, count, options, stop).run()
