@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.drills.namespace import GMAIL, REDIS_FOLDERS
-from tests.servers.ports import free_port
+from tests.servers.ports import free_port, free_row
 
 PROCESSES = 8  # a producer and so many workers less one have ports
 
@@ -58,26 +57,7 @@ def free_addresses(folder: Path) -> Addresses:
     etc, log = folder / "redis-etc", folder / "redis-log"
     for path in (etc, log):
         path.mkdir(parents=True, exist_ok=True)
-    ops, metrics = _row(), _row()
+    ops, metrics = free_row(PROCESSES), free_row(PROCESSES)
     return Addresses(
         free_port(), free_port(), "127.0.0.1", ops, metrics, free_port(), free_port(), etc, log, literal=False
     )
-
-
-def _row() -> int:
-    """The first of enough free ports in a row."""
-    while True:
-        first = free_port()
-        sockets = []
-        try:
-            for port in range(first, first + PROCESSES):
-                probe = socket.socket()
-                sockets.append(probe)
-                probe.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        else:
-            return first
-        finally:
-            for probe in sockets:
-                probe.close()
