@@ -14,7 +14,6 @@ from bench.mailbox import filled, settings_of
 from bench.rounds import Failed, Say
 from bench.system import Rows, peaks, used, wait
 from bench.tables import Aim, Section
-from email_ingestion.ledger import open_ledger
 from email_ingestion.sandbox import SandboxSettings, running_sandbox
 from email_ingestion.stream import Keys
 from tests.servers.processes import Place, Running, gmail_settings, place
@@ -79,9 +78,8 @@ def measure(*, small: int, large: int, say: Say) -> Section:
     return Section(
         "Memory and flatness",
         "The producer reads the whole mailbox while no worker runs, then a worker drains Redis into SQLite. "
-        "Peaks are the most memory the process had (VmHWM); the worker's parser is a process of its own; the database "
-        "has its schema, which the very first start of all loads Alembic for, 14 MiB more. Costs are CPU ms for a "
-        "message in the first tenth of the backlog and in the tenth behind its middle.",
+        "Peaks are the most memory the process had (VmHWM); the worker's parser is a process of its own. Costs are CPU "
+        "ms for a message in the first tenth of the backlog and in the tenth behind its middle.",
         ("Backlog", "producer MiB", "worker MiB", "with its parser", "producer, early / late", "worker, early / late"),
         rows,
         aims,
@@ -110,7 +108,6 @@ def _world() -> Iterator[tuple[Path, RedisServer]]:
 
 
 def _walk(name: str, count: int, here: Place, redis: RedisServer, say: Say) -> Walk:
-    open_ledger(f"sqlite:///{here.folder / 'data' / 'email_ingestion.db'}").close()
     with redis.client() as client:
         before = int(client.info("memory")["used_memory"])
         producer = here.producer("--once")

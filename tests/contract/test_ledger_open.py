@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.synchronize import Barrier
@@ -12,19 +13,22 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import Connection, create_engine, inspect, text
 
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
-from email_ingestion.ledger import Ledger, open_ledger
-from email_ingestion.ledger.migrate import HEAD, _scripts
+from email_ingestion.ledger import open_ledger
+from email_ingestion.ledger.engine import open_engine
+from email_ingestion.ledger.migrate import HEAD, _scripts, create, upgrade
 from email_ingestion.ledger.schema import emails, metadata
 from tests.contract.ledgers import letters, mail, stored
 from tests.servers.postgres import fresh_database
 
 
-def test_migrations_lead_to_the_schema_of_the_code(ledger: Ledger, database_url: str) -> None:
-    engine = create_engine(database_url)
-    with engine.connect() as connection:
+@pytest.mark.parametrize("made", [create, upgrade])
+def test_both_ways_lead_to_the_schema_of_the_code(made: Callable[[Connection], None], database_url: str) -> None:
+    engine = open_engine(database_url)
+    with engine.begin() as connection:
+        made(connection)
         own = MigrationContext.configure(
             connection,
             opts={
@@ -37,7 +41,48 @@ def test_migrations_lead_to_the_schema_of_the_code(ledger: Ledger, database_url:
         columns = [column["name"] for column in inspect(connection).get_columns("emails")]
     engine.dispose()
     assert columns == [column.name for column in emails.columns]
-    assert ledger.count() == 0
+    with closing(open_ledger(database_url)) as ledger:
+        assert ledger.count() == 0
+
+
+def test_an_empty_database_is_made_as_the_migrations_would_make_it(database_url: str) -> None:
+    made = []
+    engine = open_engine(database_url)
+    for way in (create, upgrade):
+        with engine.connect() as connection, connection.begin() as trial:
+            way(connection)
+            made.append(_everything_in(connection))
+            trial.rollback()
+    engine.dispose()
+    assert made[0] == made[1]
+    assert len(made[0]) > 40
+
+
+def _everything_in(connection: Connection) -> list[tuple[object, ...]]:
+    """Columns with their types and defaults, keys, indices, triggers and functions."""
+    tables = inspect(connection)
+    found: list[tuple[object, ...]] = [
+        (table, column["name"], str(column["type"]), column["nullable"], column["default"])
+        for table in metadata.tables
+        for column in tables.get_columns(table)
+    ]
+    found += [(table, repr(tables.get_pk_constraint(table))) for table in metadata.tables]
+    found += [(table, repr(tables.get_foreign_keys(table))) for table in metadata.tables]
+    questions = {
+        "sqlite": (
+            "SELECT type, name, sql FROM sqlite_master WHERE type <> 'table' OR name LIKE 'email\\_%' ESCAPE '\\'",
+            "SELECT * FROM email_words_config",
+            "SELECT * FROM alembic_version",
+        ),
+        "postgresql": (
+            "SELECT indexdef FROM pg_indexes WHERE schemaname = current_schema()",
+            "SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = current_schema()::regnamespace",
+            "SELECT * FROM alembic_version",
+        ),
+    }
+    for question in questions[connection.dialect.name]:
+        found += sorted(tuple(row) for row in connection.exec_driver_sql(question))
+    return found
 
 
 def test_the_newest_migration_is_the_one_the_code_asks_for():

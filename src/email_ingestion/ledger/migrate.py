@@ -6,18 +6,26 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Engine, inspect
+from sqlalchemy import Column, Connection, Engine, MetaData, PrimaryKeyConstraint, String, Table, inspect, select
 
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.ledger.engine import place, writing
 from email_ingestion.ledger.failures import while_opening
+from email_ingestion.ledger.schema import emails, metadata
+from email_ingestion.ledger.words import WORDS
 
 if TYPE_CHECKING:
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 
-# The newest revision. Alembic (14 MB, a quarter of a second) is loaded only where a database is not at it.
+# The newest revision. Alembic (14 MB, a quarter of a second) is loaded only where a database has an older one.
 HEAD = "0006"
+_noted = Table(  # as Alembic makes it
+    "alembic_version",
+    MetaData(),
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
 
 _ADVISORY_LOCK = 0x656D61696C  # any number, the same in every process
 
@@ -25,7 +33,7 @@ _alembic = threading.Lock()  # Alembic's `context` is one per process
 
 
 def migrate(engine: Engine) -> None:
-    """Run the missing revisions in one transaction; return at once when there are none.
+    """Make the tables, or run the missing revisions, in one transaction; return at once when there are none.
 
     Raises ConfigurationError when the database is ahead of this code or cannot be written, SinkUnavailable when it
     cannot be reached.
@@ -33,14 +41,29 @@ def migrate(engine: Engine) -> None:
     with _alembic, while_opening(place(engine)), writing(engine).begin() as connection:
         _wait_for_our_turn(connection)
         current = _revision(connection)
-        if current == HEAD:
-            return
-        from alembic import command  # noqa: PLC0415 - see HEAD
+        if current is None and not inspect(connection).has_table(emails.name):
+            create(connection)
+        elif current != HEAD:
+            upgrade(connection, current)
 
-        config, scripts = _scripts()
-        _refuse_newer(current, scripts, place(engine))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+
+def create(connection: Connection) -> None:
+    """Give an empty database everything at once; the revisions lead to the same, and a test compares the two."""
+    metadata.create_all(connection, checkfirst=False)
+    for statement in WORDS[connection.dialect.name]:
+        connection.exec_driver_sql(statement)
+    _noted.create(connection)
+    connection.execute(_noted.insert().values(version_num=HEAD))
+
+
+def upgrade(connection: Connection, current: str | None = None) -> None:
+    """Run the revisions that are missing after `current`; raises ConfigurationError for one we do not know."""
+    from alembic import command  # noqa: PLC0415 - see HEAD
+
+    config, scripts = _scripts()
+    _refuse_newer(current, scripts, place(connection.engine))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
 
 
 def pending_revision(engine: Engine) -> str | None:
@@ -55,10 +78,10 @@ def pending_revision(engine: Engine) -> str | None:
 
 def _revision(connection: Connection) -> str | None:
     """What Alembic noted in the database; None before it was there."""
-    if not inspect(connection).has_table("alembic_version"):
+    if not inspect(connection).has_table(_noted.name):
         return None
-    noted = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one_or_none()
-    return None if noted is None else str(noted)
+    noted: str | None = connection.execute(select(_noted.c.version_num)).scalar_one_or_none()
+    return noted
 
 
 def _scripts() -> tuple[Config, ScriptDirectory]:

@@ -1,8 +1,22 @@
-"""The tables as the code of today sees them; `migrations` is how a database gets there, and a test compares the two."""
+"""The tables as the code of today sees them; `migrations` leads older ones there, and a test compares the two."""
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    event,
+    text,
+)
 
 from email_ingestion.ledger.types import Json, Moment, Unsigned64
 
@@ -47,7 +61,7 @@ emails = Table(
 )
 
 # A B-tree of PostgreSQL refuses a key above 2,704 bytes, and anybody may send such a Message-ID: hence hash.
-Index("emails_message_id", emails.c.message_id, postgresql_using="hash")
+_message_ids = Index("emails_message_id", emails.c.message_id)
 Index("emails_gm_msgid", emails.c.account, emails.c.gm_msgid)
 Index("emails_uid", emails.c.account, emails.c.mailbox, emails.c.uidvalidity, emails.c.uid)
 Index("emails_internaldate", emails.c.internaldate)
@@ -106,4 +120,12 @@ deliveries = Table(
     Column("changed_at", Moment, nullable=False),
 )
 _WAITING = text("state = 'waiting'")
-Index("deliveries_due", deliveries.c.sink, deliveries.c.due, sqlite_where=_WAITING, postgresql_where=_WAITING)
+_due = Index("deliveries_due", deliveries.c.sink, deliveries.c.due, sqlite_where=_WAITING)
+
+
+@event.listens_for(metadata, "before_create")
+def _for_postgresql(_metadata: MetaData, connection: Connection, **_: object) -> None:
+    """Said above, it would load PostgreSQL's dialect (2 MB) for SQLite as well."""
+    if connection.dialect.name == "postgresql":
+        _message_ids.dialect_kwargs["postgresql_using"] = "hash"
+        _due.dialect_kwargs["postgresql_where"] = _WAITING

@@ -11,7 +11,6 @@ from typing import Any
 
 import zstandard
 from sqlalchemy import ColumnElement, Connection, Engine, Row, bindparam, exists, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from email_ingestion.blobs import Blobs, reference, sha256_of
 from email_ingestion.email import Email
@@ -43,6 +42,15 @@ def open_ledger(url: str) -> Ledger:
         engine.dispose()
         raise
     return Ledger(engine)
+
+
+def _insert_of(engine: Engine) -> Any:
+    """The INSERT that knows ON CONFLICT; only the dialect that is spoken is loaded."""
+    if engine.dialect.name == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert  # noqa: PLC0415
+    else:
+        from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment]  # noqa: PLC0415
+    return insert
 
 
 def content_of(ref: str, ledger: Ledger, blobs: Blobs) -> bytes:
@@ -78,7 +86,7 @@ class Ledger:
         self._engine = engine
         self._writer = writing(engine)
         self._place = place(engine)
-        self._insert = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
+        self._insert = _insert_of(engine)
         self.outbox = Outbox(engine)
 
     def record(self, batch: Sequence[StoredEmail]) -> set[str]:

@@ -7,12 +7,24 @@ from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import JSON, DateTime, Dialect, Numeric, Text
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
-Json = JSON().with_variant(JSONB(), "postgresql")
-
 _SQLITE_MAX = 2**63 - 1
+
+
+class Json(TypeDecorator[Any]):
+    """JSONB on PostgreSQL, whose dialect (2 MB) is loaded only there; JSON on SQLite."""
+
+    impl = JSON
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Use JSONB on PostgreSQL."""
+        if dialect.name != "postgresql":
+            return dialect.type_descriptor(JSON())
+        from sqlalchemy.dialects.postgresql import JSONB  # noqa: PLC0415 - see above
+
+        return dialect.type_descriptor(JSONB())
 
 
 class _NoAffinity(UserDefinedType[int]):

@@ -1,9 +1,4 @@
-"""First tables: emails, attachments, contents, and the full-text search over subject, sender and text.
-
-Only the first 200,000 characters of a message are searchable. With 4 bytes for a character, and 4 for each word in
-place of the space after it, a tsvector stays at 800 kB where 1 MiB is allowed: no message can be refused for it.
-Both databases split words at everything that is neither letter nor digit, and ignore case and diacritics.
-"""
+"""First tables: emails, attachments, contents, and the full-text search over subject, sender and text."""
 
 from __future__ import annotations
 
@@ -11,52 +6,10 @@ from alembic import op
 from sqlalchemy import BigInteger, Column, ForeignKey, Integer, LargeBinary, Text
 
 from email_ingestion.ledger.types import Json, Moment, Unsigned64
+from email_ingestion.ledger.words import WORDS
 
 revision = "0001"
 down_revision = None
-
-# Contentless, so that no text lies in the database twice. The map gives each message an integer that lasts:
-# VACUUM renumbers the implicit rowids of `emails`.
-SQLITE_SEARCH = (
-    "CREATE TABLE email_docs (doc INTEGER PRIMARY KEY AUTOINCREMENT, email_id TEXT NOT NULL UNIQUE)",
-    """CREATE VIRTUAL TABLE email_words
-       USING fts5(subject, sender, body, content='', tokenize='unicode61 remove_diacritics 2')""",
-    # Words waiting in memory for the commit: 1 MiB, the default, is less than a batch and costs a third of the rate.
-    "INSERT INTO email_words (email_words, rank) VALUES ('hashsize', 4194304)",
-    """CREATE TRIGGER emails_inserted AFTER INSERT ON emails BEGIN
-         INSERT INTO email_docs (email_id) VALUES (new.email_id);
-         INSERT INTO email_words (rowid, subject, sender, body)
-         SELECT doc, new.subject, coalesce(new.from_name, '') || ' ' || coalesce(new.from_addr, ''),
-                substr(new.text, 1, 200000)
-         FROM email_docs WHERE email_id = new.email_id;
-       END""",
-    # A contentless index forgets a row only when told again what was in it (fts5.html, section 6.4).
-    """CREATE TRIGGER emails_deleted AFTER DELETE ON emails BEGIN
-         INSERT INTO email_words (email_words, rowid, subject, sender, body)
-         SELECT 'delete', doc, old.subject, coalesce(old.from_name, '') || ' ' || coalesce(old.from_addr, ''),
-                substr(old.text, 1, 200000)
-         FROM email_docs WHERE email_id = old.email_id;
-         DELETE FROM email_docs WHERE email_id = old.email_id;
-       END""",
-)
-
-# Punctuation becomes space because the parser would keep addresses, URLs and hyphenated words in one piece, some of
-# them twice; by a regular expression because translate() takes 30 times as long. Nothing in the function may need
-# a search_path: pg_restore runs without one.
-POSTGRESQL_SEARCH = (
-    r"""CREATE FUNCTION email_words(subject text, from_name text, from_addr text, body text) RETURNS tsvector
-        LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-          SELECT to_tsvector('pg_catalog.simple', left(
-            regexp_replace(
-              regexp_replace(
-                normalize(left(coalesce(subject, '') || ' ' || coalesce(from_name, '') || ' '
-                               || coalesce(from_addr, '') || ' ' || coalesce(body, ''), 200000), NFD),
-                '[\u0300-\u036f]+', '', 'g'),
-              '[!-/:-@\[-`{-~]', ' ', 'g'),
-            200000))
-        $$""",
-    "CREATE INDEX emails_words ON emails USING gin (email_words(subject, from_name, from_addr, text))",
-)
 
 
 def upgrade() -> None:
@@ -69,8 +22,7 @@ def upgrade() -> None:
         Column("size", BigInteger, nullable=False),
         Column("data", LargeBinary, nullable=False),
     )
-    on_sqlite = op.get_context().dialect.name == "sqlite"
-    for statement in SQLITE_SEARCH if on_sqlite else POSTGRESQL_SEARCH:
+    for statement in WORDS[op.get_context().dialect.name]:
         op.execute(statement)
 
 
