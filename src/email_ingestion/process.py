@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import os
 import signal
@@ -45,6 +46,18 @@ else:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def share_one_heap() -> None:
+    """Have all threads allocate from one heap, before there are threads; only glibc gives each its own.
+
+    What one thread frees there no other takes: with the mail of several going through, a tenth of the memory and of
+    the CPU time.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # musl
+            ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
+_M_ARENA_MAX = -8  # mallopt(3)
 DESCRIPTORS = 65_536  # what the service files allow too
 LOCK_TRIES = 10
 LOCK_PAUSE = 0.03  # seconds; `pid_alive` holds the lock for an instant, which must not look like a running copy

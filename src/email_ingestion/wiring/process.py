@@ -27,7 +27,15 @@ from email_ingestion.ops.http import serve
 from email_ingestion.ops.listen import METRICS_PORT, OPS_PORT
 from email_ingestion.ops.logs import LogLevel, configure_logs
 from email_ingestion.ops.records import Component, Identity, Names
-from email_ingestion.process import PidFile, StopSignal, Watchdog, allow_descriptors, listen_for_signals, notify
+from email_ingestion.process import (
+    PidFile,
+    StopSignal,
+    Watchdog,
+    allow_descriptors,
+    listen_for_signals,
+    notify,
+    share_one_heap,
+)
 from email_ingestion.settings import Settings, notify_socket
 from email_ingestion.stream import Keys, Link, connect, prove_writable
 from email_ingestion.targets import remove_target, write_target
@@ -125,6 +133,7 @@ def run_process(
 
     Raises ConfigurationError and OperationFailed for what an operator must mend before it can start.
     """
+    share_one_heap()
     allow_descriptors()
     offset = identity.number if identity.component == "worker" else 0
     hung: list[Body] = []
