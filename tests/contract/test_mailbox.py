@@ -19,7 +19,7 @@ from email_ingestion.errors import (
     SessionExpired,
 )
 from email_ingestion.mailbox import ImapMailbox
-from email_ingestion.mailbox.replies import MessagesRefused, TokenRejected
+from email_ingestion.mailbox.replies import TokenRejected
 from email_ingestion.sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.settings import Account
 from tests.servers.accounts import account
@@ -138,35 +138,6 @@ def test_a_vanished_uid_is_left_out_not_an_error(server: Server, mailbox: ImapMa
     assert list(mailbox.bodies([uid, uid + 1000])) == [uid]
 
 
-def test_what_was_asked_ahead_comes_once_whatever_is_said_in_between(server: Server, mailbox: ImapMailbox):
-    server.deliver([_letter(number) for number in range(6)])
-    _open(mailbox)
-    uids = mailbox.uids_from(1)
-    mailbox.ask_ahead([*uids[:4], uids[-1] + 1000], 600)
-    assert mailbox.due == 600
-    server.deliver([_letter(6)])
-    assert len(mailbox.uids_from(1)) == 7
-    assert mailbox.due == 0
-    mailbox.wait(0.1)
-    assert [outline.uid for outline in mailbox.outlines(uids)] == uids
-    assert list(mailbox.bodies(uids[4:])) == uids[4:]
-    received = mailbox.received
-    ahead = mailbox.bodies([*uids[:4], uids[-1] + 1000])
-    assert mailbox.received == received
-    assert [ahead[uid].count(b"letter %d\r\n" % number) for number, uid in enumerate(uids[:4])] == [1] * 4
-
-
-def test_what_was_asked_ahead_and_is_not_wanted_any_more_disturbs_nothing(server: Server, mailbox: ImapMailbox):
-    server.deliver([_letter(number) for number in range(3)])
-    _open(mailbox)
-    uids = mailbox.uids_from(1)
-    for uid in uids:
-        mailbox.ask_ahead([uid], 100)
-    assert list(mailbox.bodies(uids)) == uids
-    mailbox.ask_ahead(uids, 300)
-    mailbox.close()
-
-
 def test_new_mail_ends_the_wait(server: Server, mailbox: ImapMailbox):
     _open(mailbox)
     last = max(mailbox.uids_from(1), default=0)
@@ -280,63 +251,6 @@ def test_an_announcement_glued_to_the_start_of_idle_is_heard(gmail: RunningSandb
     waiting.join(20)
     assert not waiting.is_alive()
     assert len(google.uids_from(1)) == 1
-
-
-@pytest.fixture
-def four(gmail: RunningSandbox, google: ImapMailbox) -> list[int]:
-    """The UIDs of four messages in the opened mailbox."""
-    for number in range(4):
-        gmail.deliver(_letter(number))
-    _open(google)
-    return google.uids_from(1)
-
-
-@pytest.mark.parametrize("later", [False, True])
-@pytest.mark.parametrize("fault", ["uid_system_error", "partial_fetch"])
-def test_a_refusal_of_what_was_asked_ahead_is_told_when_it_is_wanted(
-    gmail: RunningSandbox, google: ImapMailbox, four: list[int], fault: str, later: bool
-):
-    gmail.arm(fault, **({"uid": four[2]} if fault == "uid_system_error" else {"missing": 2}))
-    google.ask_ahead(four, 400)
-    if later:
-        google.noop()
-    with pytest.raises(MessagesRefused) as caught:
-        google.bodies(four)
-    assert sorted(caught.value.found) == four[:2]
-    gmail.clear()
-    assert list(google.bodies(four)) == four
-
-
-@pytest.mark.parametrize("say", [ImapMailbox.noop, lambda mailbox: mailbox.bodies([1, 2, 3, 4])])
-@pytest.mark.parametrize(
-    ("fault", "error"),
-    [
-        ({"name": "drop_mid_literal"}, IMAPConnectionError),
-        ({"name": "drop_fetch", "after_bytes": 0}, IMAPConnectionError),
-        ({"name": "session_expiry", "when": "fetch", "after_messages": 2}, SessionExpired),
-    ],
-)
-def test_a_connection_that_ends_in_what_was_asked_ahead_is_told_as_ever(
-    gmail: RunningSandbox, google: ImapMailbox, fault: dict, error: type[Exception], say: Callable
-):
-    for number in range(4):
-        gmail.deliver(_letter(number))
-    _open(google)
-    gmail.arm(**fault)
-    google.ask_ahead([1, 2, 3, 4], 400)
-    with pytest.raises(error):
-        say(google)
-
-
-def test_a_server_that_asks_us_to_slow_down_is_asked_for_nothing_ahead(
-    gmail: RunningSandbox, google: ImapMailbox, four: list[int]
-):
-    gmail.arm("throttled", delay_ms=0)
-    google.ask_ahead(four, 400)
-    assert list(google.bodies(four)) == four
-    assert google.slowed > 0
-    google.ask_ahead(four, 400)
-    assert google.due == 0
 
 
 def test_a_missing_scope_is_told_as_such(gmail: RunningSandbox):

@@ -26,7 +26,7 @@ def sandbox() -> Iterator[RunningSandbox]:
 def watched(
     sandbox: RunningSandbox, redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Watched:
-    monkeypatch.setattr(fetch, "PORTION_BYTES", 40_000)
+    monkeypatch.setattr(fetch, "LARGE_BYTES", 40_000)
     monkeypatch.setattr(fetch, "PIECE_BYTES", 10_000)
     return Watched(sandbox, redis_server, tmp_path)
 

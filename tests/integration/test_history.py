@@ -43,6 +43,10 @@ def watched(
     return Watched(sandbox, redis_server, tmp_path)
 
 
+def _goes_on(_seconds: float) -> bool:
+    return True
+
+
 def uids_in_order(watched: Watched) -> list[int]:
     """Of what is in the stream, in the order it came."""
     return [entry.uid for page in Census(link(watched.redis.url), Keys()).queued() for entry in page.entries]
@@ -62,7 +66,7 @@ def audit(watched: Watched) -> Report:
 def test_new_mail_comes_before_old_and_old_mail_newest_first(watched: Watched):
     with closing(log_in(watched.account, 5.0)) as connection:
         source, opened = watched.source(), connection.open(connection.find("auto"))
-        sync = source.sync(connection, opened, lambda _size: True, lambda _size, _in_hand: 0.0)
+        sync = source.sync(connection, opened, lambda _size, _in_hand: 0.0, _goes_on)
         steps = source.history(connection, opened, lambda _size, _in_hand: 0.0).steps()
         assert sync.run()
         assert uids_in_order(watched) == []
@@ -81,6 +85,9 @@ def test_the_next_portion_is_asked_for_ahead_when_there_is_room_and_comes_once(w
     pauses = [0.0, 5.0, 0.0, 0.0]  # there is no room for the second portion until the first one is in the stream
     asked: list[int] = []
 
+    def fetched() -> int:
+        return len(watched.sandbox.with_stats(lambda stats: dict(stats.fetched_messages)))
+
     def room(size: int, in_hand: Load) -> float:
         asked.append(size)
         assert in_hand.depth in {0, 2, 4}
@@ -88,17 +95,17 @@ def test_the_next_portion_is_asked_for_ahead_when_there_is_room_and_comes_once(w
 
     with closing(log_in(watched.account, 5.0)) as connection:
         source, opened = watched.source(), connection.open(connection.find("auto"))
-        sync = source.sync(connection, opened, lambda _size: True, lambda _size, _in_hand: 0.0)
+        sync = source.sync(connection, opened, lambda _size, _in_hand: 0.0, _goes_on)
         assert sync.run()
         steps = source.history(connection, opened, room).steps()
         assert next(steps) == 0.0
-        assert connection.due == 0
+        assert fetched() == 4
         assert next(steps) == 0.0
-        assert connection.due == asked[-1]
+        assert fetched() == 10
+        assert len(uids_in_order(watched)) == 8
         watched.sandbox.deliver(letter(100))
         assert sync.run()
         assert any(pause == math.inf for pause in steps)
-        assert connection.due == 0
     assert uids_in_order(watched) == [*range(40, 32, -1), 41, *range(32, 0, -1)]
     assert sum(asked) - asked[1] == sum(each.size for each in watched.sandbox.messages() if each.size > 1000)
     assert set(watched.sandbox.with_stats(lambda stats: dict(stats.fetched_messages)).values()) == {1}
@@ -110,20 +117,19 @@ def test_much_new_mail_is_asked_for_ahead_as_well(watched: Watched, monkeypatch:
 
     def room(_size: int, load: Load) -> float:
         in_hand.append(load.depth)
-        return 1.0 if len(in_hand) == 2 else 0.0  # the third portion has to wait for the second
+        return 1.0 if len(in_hand) in {2, 3} else 0.0  # the second portion has to wait for the first, and then some
 
-    waited: list[int] = []
+    waited: list[float] = []
     with closing(log_in(watched.account, 5.0)) as connection:
         source, opened = watched.source(), connection.open(connection.find("auto"))
-        new = source.sync(connection, opened, lambda size: not waited.append(size), room)
+        new = source.sync(connection, opened, room, lambda seconds: not waited.append(seconds))
         assert new.run()
         for number in range(100, 120):
             watched.sandbox.deliver(letter(number, 1000))
         assert new.run()
-        assert connection.due == 0
     assert uids_in_order(watched) == list(range(41, 61))
-    assert in_hand == [4, 4, 4, 4]
-    assert len(waited) == 2
+    assert in_hand == [0, 4, 0, 0, 4, 4, 4]
+    assert [seconds for seconds in waited if seconds] == [1.0]
     assert set(watched.sandbox.with_stats(lambda stats: dict(stats.fetched_messages)).values()) == {1}
 
 
@@ -133,7 +139,7 @@ def test_the_walk_goes_on_where_it_was_killed(watched: Watched):
     while not lives or cursor(watched).history > 1:
         with closing(log_in(watched.account, 5.0)) as connection:
             source, opened = watched.source(), connection.open(connection.find("auto"))
-            assert source.sync(connection, opened, lambda _size: True, lambda _size, _in_hand: 0.0).run()
+            assert source.sync(connection, opened, lambda _size, _in_hand: 0.0, _goes_on).run()
             next(source.history(connection, opened, lambda _size, _in_hand: 0.0).steps())
         report = audit(watched)
         assert (report.missing, report.queued + report.ahead) == (0, 40)

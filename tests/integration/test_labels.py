@@ -49,7 +49,7 @@ class Tracking:
     def __init__(self, watched: Watched, connection: ImapMailbox, opened: Opened) -> None:
         source = watched.source()
         self.connection = connection
-        self._sync = source.sync(connection, opened, lambda _size: True, lambda _size, _in_hand: 0.0)
+        self._sync = source.sync(connection, opened, lambda _size, _in_hand: 0.0, lambda _seconds: True)
         self._history = source.history(connection, opened, lambda _size, _in_hand: 0.0).steps()
         self._labels = source.labels(connection, opened, lambda _size: 0.0).steps()
 

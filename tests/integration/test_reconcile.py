@@ -132,7 +132,7 @@ def test_a_flush_on_a_living_connection_is_noticed(filled: World):
     with filled.redis.client() as client:
         client.delete(KEYS.cursor("default", "[Gmail]/All Mail"))
     with filled._opened() as (source, connection, opened):
-        sync = source.sync(connection, opened, lambda _size: True, lambda _size, _in_hand: 0.0)
+        sync = source.sync(connection, opened, lambda _size, _in_hand: 0.0, lambda _seconds: True)
         history = source.history(connection, opened, lambda _size, _in_hand: 0.0).steps()
         for queued in (10, 20):
             assert sync.run()

@@ -32,7 +32,7 @@ KEYS = Keys()
 
 def _pass(source: Source, connection: ImapMailbox, opened: Opened) -> None:
     """New mail, then what was there before."""
-    assert source.sync(connection, opened, lambda _size: True, lambda _size, _in_hand: 0.0).run()
+    assert source.sync(connection, opened, lambda _size, _in_hand: 0.0, lambda _seconds: True).run()
     history = source.history(connection, opened, lambda _size, _in_hand: 0.0).steps()
     while next(history) < math.inf:
         pass

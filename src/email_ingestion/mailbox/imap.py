@@ -22,7 +22,6 @@ from imapclient.response_parser import parse_fetch_response
 
 from email_ingestion.errors import IMAPConnectionError
 from email_ingestion.mailbox.answers import read
-from email_ingestion.mailbox.asked import Asked
 from email_ingestion.mailbox.folders import mailbox_for
 from email_ingestion.mailbox.meter import Meter
 from email_ingestion.mailbox.outline import (
@@ -42,7 +41,6 @@ ACTIVITY_BYTES = 64 * 1024
 ANSWER_SECONDS = 15.0  # the end of an IDLE costs a server nothing: one that takes longer is gone
 LIST_WINDOW = 20_000  # UIDs asked for at once: imaplib refuses answer lines over 1 MB
 FETCH_MOST = 500  # UIDs in one command: RFC 2683 section 3.2.1.5 asks for lines under 8,000 octets
-BODY = "BODY.PEEK[]"  # peeked at, so that it does not become \Seen
 _FAREWELL = re.compile(rb"^\* BYE ([^\r\n]*)\r\n", re.MULTILINE)
 
 
@@ -89,17 +87,11 @@ class ImapMailbox:
         # imapclient runs imaplib at debug level 5, which repr()s every message: three times the cost of a fetch.
         self._client._imap.debug = 0  # noqa: SLF001 - there is no public way
         self._meter = Meter(self._client._imap)  # noqa: SLF001 - likewise
-        self._ahead: Asked | None = None
 
     @property
     def received(self) -> int:
         """Bytes that came from the server so far."""
         return self._meter.received
-
-    @property
-    def due(self) -> int:
-        """Bytes that were asked for ahead and did not come yet."""
-        return self._ahead.size if self._ahead and not self._ahead.heard else 0
 
     @property
     def activity(self) -> int:
@@ -222,18 +214,7 @@ class ImapMailbox:
 
     def bodies(self, uids: Sequence[int]) -> dict[int, bytes]:
         """The raw messages, by UID; all of them are in memory at once. Vanished UIDs are missing."""
-        return bodies_of(self._fetch(uids, [BODY]))
-
-    def ask_ahead(self, uids: Sequence[int], size: int) -> None:
-        """Ask for the raw messages, `size` bytes, that a later `bodies` of the same UIDs will want, and do not wait.
-
-        The server fetches them meanwhile, and the network brings them. Whatever else is said first hears them out.
-        """
-        if self._meter.pace:
-            return  # a server that asks us to slow down is asked for nothing before it is needed
-        with self._conversing("fetch from"):
-            self._make_way()
-            self._ahead = Asked(self._client, self._meter, uids, [BODY], size)
+        return bodies_of(self._fetch(uids, ["BODY.PEEK[]"]))
 
     def piece(self, uid: int, offset: int, size: int) -> bytes | None:
         """A part of a raw message, shorter at its end and empty behind it; None when the message vanished."""
@@ -242,9 +223,9 @@ class ImapMailbox:
 
     def _fetch(self, uids: Sequence[int], items: list[str]) -> dict[int, dict[bytes, Any]]:
         """Raises MessagesRefused, with what came, when the server did not send some for their own sake."""
-        with self._conversing("fetch from"):
+        with self._speaking("fetch from"):
             try:
-                answers = self._asked(uids, items).answers()
+                answers = self._answers(uids, items)
                 found = read(answers)
                 if found is None:
                     found = dict(parse_fetch_response(answers, self._client.normalise_times, True))  # noqa: FBT003
@@ -260,17 +241,13 @@ class ImapMailbox:
                     raise
                 raise MessagesRefused(f"the IMAP server does not send some messages: {error}", self._left()) from error
 
-    def _asked(self, uids: Sequence[int], items: list[str]) -> Asked:
-        """The question that was asked ahead if it was this one, else a new one, heard out."""
-        asked = self._ahead
-        if asked and asked.asks_for(uids, items):
-            asked.hear()
-            self._ahead = None
-            return asked
-        self._make_way()
-        asked = Asked(self._client, self._meter, uids, items)
-        asked.hear()
-        return asked
+    def _answers(self, uids: Sequence[int], items: list[str]) -> list[Any]:
+        """As imapclient's fetch, without its parser."""
+        imap = self._client._imap  # noqa: SLF001 - as there
+        tag = imap._command("UID", "FETCH", ",".join(map(str, uids)), f"({' '.join(items)})")  # noqa: SLF001
+        status, said = imap._command_complete("FETCH", tag)  # noqa: SLF001
+        self._client._checkok("fetch", status, said)  # noqa: SLF001
+        return list(imap._untagged_response(status, said, "FETCH")[1])  # noqa: SLF001
 
     def _left(self) -> dict[int, dict[bytes, Any]]:
         """What came before a FETCH was refused; imaplib keeps it."""
@@ -332,29 +309,17 @@ class ImapMailbox:
 
     @contextmanager
     def _speaking(self, doing: str) -> Iterator[None]:
-        """Say something in its turn; translate what goes wrong inside."""
-        with self._conversing(doing):
-            self._make_way()
-            try:
-                yield
-            finally:
-                self._meter.settle()
-
-    def _make_way(self) -> None:
-        """Hear out what was asked ahead, and keep to the pace the server asks for."""
-        if self._ahead:
-            self._ahead.hear()
-        if self._meter.pace:
-            self._until_audible([], self._meter.pace)
-
-    @contextmanager
-    def _conversing(self, doing: str) -> Iterator[None]:
+        """Keep to the pace the server asks for, and translate what goes wrong inside."""
         with _translated(doing):
+            if self._meter.pace:
+                self._until_audible([], self._meter.pace)
             try:
                 yield
             except OSError:
                 self._hear_farewell()
                 raise
+            finally:
+                self._meter.settle()
 
     def _hear_farewell(self) -> None:
         """A server that says BYE and closes may be cut short by the reset that our next word provokes."""
@@ -384,8 +349,7 @@ class ImapMailbox:
         """Log out if that is quick; never raises."""
         with suppress(Exception):
             self._client.socket().settimeout(1.0)
-            if not self.due:
-                self._client.logout()
+            self._client.logout()
         with suppress(Exception):
             self._client.shutdown()
         self._alarm.close()

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from email_ingestion.aside import Aside
 from email_ingestion.email import Cursor, Message
 from email_ingestion.events import Observe
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap import Opened
-from email_ingestion.producer.choice import Portion
+from email_ingestion.producer.choice import Portion, with_next
 from email_ingestion.producer.picker import Accounted, Picker
-from email_ingestion.stream import Intake, Load
+from email_ingestion.stream import NO_LOAD, Intake, Load
 
 # Told how many bytes are to come, and what is in hand and not in the stream yet: 0, or the seconds to wait.
 AskRoom = Callable[[int, Load], float]
+# Puts messages into the stream and moves an end of the cursor to a UID; returns how many were new, and the cursor.
+Append = Callable[[str, str, Cursor, int, Sequence[Message]], tuple[int, Cursor]]
 
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """Made anew for each connection."""
+    """Made anew for each connection. Messages are appended in the thread `beside` while the next ones are fetched."""
 
     account: str
     connection: ImapMailbox
     opened: Opened
     intake: Intake
     picker: Picker
+    beside: Aside
     look: Callable[[], Accounted]
     observe: Observe
 
@@ -33,22 +38,34 @@ class Feed:
         """How far the mailbox was read, perhaps under another UIDVALIDITY."""
         return self.intake.cursor(self.account, self.opened.name)
 
-    def ask_ahead(self, following: Portion, messages: Sequence[Message], ask_room: AskRoom) -> bool:
-        """Have the server send the next portion while `messages` go into the stream, if there is room for both."""
-        in_hand = Load(len(messages), sum(message.envelope.size for message in messages))
-        if not following.wanted or ask_room(following.size, in_hand):
-            return False
-        self.picker.ask_ahead(following)
-        return True
+    def carry(
+        self, portions: Iterable[Portion], cursor: Cursor, accounted: Accounted, ask_room: AskRoom, append: Append
+    ) -> Iterator[Cursor | float]:
+        """Fetch and append portion by portion: yields the cursor whenever it has moved, else the seconds to wait.
 
-    def append(self, cursor: Cursor, upto: int, messages: Sequence[Message]) -> Cursor:
-        """New mail into the stream, and the cursor up to this UID."""
-        added, moved = self.intake.append(self.account, self.opened.name, cursor, upto, messages)
-        self.picker.published(messages, added)
-        return moved
+        While one is compressed and appended, the next one is fetched, if there is room for both.
+        """
+        ahead: list[Message] | None = None
+        for portion, following in with_next(portions):
+            while portion.wanted and ahead is None and (pause := ask_room(portion.size, NO_LOAD)):
+                yield pause
+            messages = self.picker.messages(portion, cursor, accounted) if ahead is None else ahead
+            job = partial(append, self.account, self.opened.name, cursor, portion.upto, messages)
+            if following.wanted and not ask_room(following.size, _load(messages)):
+                appending = self.beside.begin(job)
+                try:
+                    ahead = self.picker.messages(following, cursor, accounted)
+                finally:
+                    cursor = self._appended(messages, *appending.result())
+            else:
+                ahead, cursor = None, self._appended(messages, *job())
+            del messages, job  # a wait for room may follow
+            yield cursor
 
-    def append_history(self, cursor: Cursor, downto: int, messages: Sequence[Message]) -> Cursor:
-        """Old mail into the stream, and the cursor's other end down to this UID."""
-        added, moved = self.intake.append_history(self.account, self.opened.name, cursor, downto, messages)
+    def _appended(self, messages: Sequence[Message], added: int, cursor: Cursor) -> Cursor:
         self.picker.published(messages, added)
-        return moved
+        return cursor
+
+
+def _load(messages: Sequence[Message]) -> Load:
+    return Load(len(messages), sum(message.envelope.size for message in messages))

@@ -17,7 +17,8 @@ from email_ingestion.producer.urgency import Urgency
 
 T = TypeVar("T")
 
-PORTION_BYTES = 1024 * 1024  # of one FETCH; a message above this is fetched in pieces
+PORTION_BYTES = 512 * 1024  # of one FETCH, or a single larger message; two portions are in memory
+LARGE_BYTES = 1024 * 1024  # a message above this is fetched in pieces
 PIECE_BYTES = 1024 * 1024
 
 
@@ -71,20 +72,14 @@ class Fetch:
                 found |= {outline.uid: outline for outline in outlines}
             return [found[uid] for uid in sorted(found)]
 
-    def ask_ahead(self, outlines: Sequence[Outline]) -> None:
-        """Have the server send what `messages` will be asked for next; raises IMAPConnectionError."""
-        small = _in_one_piece(outlines)
-        if small:
-            self._connection.ask_ahead([each.uid for each in small], sum(each.size for each in small))
-
     def messages(self, outlines: Sequence[Outline]) -> Iterator[Message]:
         """The messages behind `outlines`, without those that vanished or were refused; raises IMAPConnectionError."""
-        small = _in_one_piece(outlines)
-        bodies = self._bodies([outline.uid for outline in small]) if small else {}
+        small = [outline.uid for outline in outlines if outline.size <= LARGE_BYTES]
+        bodies = self._bodies(small) if small else {}
         if bodies:
             self._observe(Downloaded(self._account, sum(map(len, bodies.values()))))
         for outline in outlines:
-            if outline.size > PORTION_BYTES:
+            if outline.size > LARGE_BYTES:
                 yield from self._in_pieces(outline)
                 continue
             raw = bodies.pop(outline.uid, None)
@@ -183,8 +178,3 @@ class Fetch:
             size=size,
             sha256=sha256,
         )
-
-
-def _in_one_piece(outlines: Sequence[Outline]) -> list[Outline]:
-    """Those whose bodies are fetched together: what is asked for ahead must be what is asked for."""
-    return [outline for outline in outlines if outline.size <= PORTION_BYTES]

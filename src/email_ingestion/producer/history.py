@@ -1,8 +1,7 @@
 """Walks back through what a mailbox held when its cursor was made: newest first, a portion at a time, beside new mail.
 
-UIDs below the mark ─▶ outlines (≤ 500) ─▶ pick ─▶ portions (≤ 1 MB) ─▶ bodies ─▶ append + mark
+UIDs below the mark ─▶ outlines (≤ 500) ─▶ pick ─▶ portions (≤ ½ MB) ─▶ bodies ─▶ append + mark
 
-While a portion is compressed and appended the server sends the next one, for which there was room before.
 The mark is the other end of the cursor (`Cursor.history`), so a crash goes on where the walk was.
 """
 
@@ -10,16 +9,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from email_ingestion.email import Cursor
 from email_ingestion.events import HistoryWalked
 from email_ingestion.mailbox.imap import FETCH_MOST, LIST_WINDOW
-from email_ingestion.producer.choice import portions_down, with_next
+from email_ingestion.producer.choice import Portion, portions_down
 from email_ingestion.producer.feed import AskRoom, Feed
 from email_ingestion.producer.fetch import PORTION_BYTES
 from email_ingestion.producer.picker import Accounted
-from email_ingestion.stream import NO_LOAD
 
 CLOCK = time.monotonic
 
@@ -64,20 +62,18 @@ class History:
         low = max(1, cursor.history - LIST_WINDOW)
         uids = feed.connection.uids(low, cursor.history - 1)
         if not uids:
-            yield feed.append_history(cursor, low, [])
+            yield from self._carry([Portion((), low)], cursor, accounted)
         while uids:
             chunk, uids = uids[-FETCH_MOST:], uids[:-FETCH_MOST]
             downto = chunk[0] if uids else low
             outlines = feed.picker.outlines(chunk)
             wanted = feed.picker.wanted(outlines, cursor, accounted)
-            granted = False
-            for portion, following in with_next(portions_down(outlines, wanted, downto, PORTION_BYTES)):
-                while portion.wanted and not granted and (pause := self._room(portion.size, NO_LOAD)):
-                    yield pause
-                messages = feed.picker.messages(portion, cursor, accounted)
-                granted = feed.ask_ahead(following, messages, self._room)
-                cursor = feed.append_history(cursor, portion.upto, messages)
-                yield cursor
+            for step in self._carry(portions_down(outlines, wanted, downto, PORTION_BYTES), cursor, accounted):
+                cursor = step if isinstance(step, Cursor) else cursor
+                yield step
+
+    def _carry(self, cut: Iterable[Portion], cursor: Cursor, accounted: Accounted) -> Iterator[Cursor | float]:
+        return self._feed.carry(cut, cursor, accounted, self._room, self._feed.intake.append_history)
 
     def _report(self, cursor: Cursor) -> None:
         """UIDs stand for messages here: how many there are below the mark nobody has counted."""

@@ -43,32 +43,32 @@ class Room:
         self._held = ""
         self._spoke = time.monotonic()
 
-    def wait(self, connection: ImapMailbox, size: int) -> bool:
-        """Hold until the stream has room and the budget bytes, keeping the connection; False when told to stop."""
-        while not self._stopped.is_set():
-            pause = self.at_once(size)
-            if not pause:
-                return True
-            self.rest(connection, pause)
-        return False
+    def wait(self, connection: ImapMailbox) -> bool:
+        """Hold until the stream has room, keeping the connection; False when told to stop."""
+        while pause := self.at_once(0):
+            if not self.rest(connection, pause):
+                return False
+        return not self._stopped.is_set()
 
-    def rest(self, connection: ImapMailbox, seconds: float) -> None:
-        """Wait so long, or until told to stop, keeping the connection."""
+    def rest(self, connection: ImapMailbox, seconds: float) -> bool:
+        """Wait so long, keeping the connection; False when told to stop."""
         self.keep_alive(connection)
-        self._stopped.wait(seconds)
+        return not self._stopped.wait(seconds)
 
     def at_once(self, size: int, in_hand: Load = NO_LOAD) -> float:
         """Whether mail may be fetched now, whatever its age: 0, or the seconds after which to ask again."""
         self._turned()
-        reason = self._work.full(in_hand) or ("" if self._budget.ask(size) else "IMAP_BYTES_PER_DAY is used up")
+        reason = self._work.full(self._work.load() + in_hand) or ""
+        if not reason and not self._budget.ask(size):
+            reason = "IMAP_BYTES_PER_DAY is used up"
         self.hold(reason)
         return LOOK_SECONDS if reason else 0.0
 
     def for_history(self, size: int, in_hand: Load) -> float:
         """Whether older mail may be fetched now: 0, or the seconds after which to ask again."""
         self._turned()
-        deep = self._work.depth() + in_hand.depth >= HISTORY_DEPTH
-        if deep or self._work.relieved() or self._work.full(in_hand):
+        load = self._work.load() + in_hand
+        if load.depth >= HISTORY_DEPTH or self._work.relieved() or self._work.full(load):
             return HISTORY_SECONDS
         return 0.0 if self._budget.ask(size, HISTORY_SHARE) else BUDGET_SECONDS
 
@@ -90,6 +90,6 @@ class Room:
             self._spoke = time.monotonic()
 
     def settle(self, connection: ImapMailbox, *, last: bool = False) -> None:
-        """Correct the budget by what came and what is under way; where Redis is away, what was asked for has to do."""
+        """Correct the budget by what came; where Redis is away, what was asked for has to do."""
         with suppress(TransientError):
-            self._budget.settle(connection.received + connection.due, last=last)
+            self._budget.settle(connection.received, last=last)

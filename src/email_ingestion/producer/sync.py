@@ -1,8 +1,7 @@
 r"""One pass over the new mail of one mailbox: everything above the cursor goes into the stream, oldest first.
 
-UIDs above the cursor ─▶ outlines (≤ 500) ─▶ pick ─▶ portions (≤ 1 MB) ─▶ bodies ─▶ append + cursor
+UIDs above the cursor ─▶ outlines (≤ 500) ─▶ pick ─▶ portions (≤ ½ MB) ─▶ bodies ─▶ append + cursor
 
-While a portion is compressed and appended the server sends the next one, for which there was room before.
 What was there when the cursor was made is left to `history`.
 """
 
@@ -15,7 +14,7 @@ from email_ingestion.email import Cursor
 from email_ingestion.events import MailboxChanged, Synced, Waiting
 from email_ingestion.mailbox import Outline
 from email_ingestion.mailbox.imap import FETCH_MOST, LIST_WINDOW
-from email_ingestion.producer.choice import portions, with_next
+from email_ingestion.producer.choice import portions
 from email_ingestion.producer.feed import AskRoom, Feed
 from email_ingestion.producer.fetch import PORTION_BYTES
 
@@ -23,13 +22,13 @@ from email_ingestion.producer.fetch import PORTION_BYTES
 class Sync:
     """Keeps one opened mailbox and the stream equal. Made anew for each connection.
 
-    `wait_for_room` is told how many bytes are to come; it returns False when told to stop.
+    `rest` waits so many seconds, perhaps none; it returns False when told to stop.
     """
 
-    def __init__(self, feed: Feed, wait_for_room: Callable[[int], bool], ask_room: AskRoom) -> None:
+    def __init__(self, feed: Feed, ask_room: AskRoom, rest: Callable[[float], bool]) -> None:
         self._feed = feed
-        self._wait_for_room = wait_for_room
         self._ask_room = ask_room
+        self._rest = rest
         self._accounted = feed.look()
         self._first = True
 
@@ -81,13 +80,11 @@ class Sync:
         outlines = picker.outlines(uids)
         wanted = picker.wanted(outlines, cursor, self._accounted)
         self._tell_waiting(outlines, wanted, cursor)
-        granted = False
-        for portion, following in with_next(portions(outlines, wanted, uids[-1], PORTION_BYTES)):
-            if portion.wanted and not granted and not self._wait_for_room(portion.size):
+        cut = portions(outlines, wanted, uids[-1], PORTION_BYTES)
+        for step in self._feed.carry(cut, cursor, self._accounted, self._ask_room, self._feed.intake.append):
+            cursor, pause = (step, 0.0) if isinstance(step, Cursor) else (cursor, step)
+            if not self._rest(pause):
                 return cursor, False
-            messages = picker.messages(portion, cursor, self._accounted)
-            granted = self._feed.ask_ahead(following, messages, self._ask_room)
-            cursor = self._feed.append(cursor, portion.upto, messages)
         return cursor, True
 
     def _tell_waiting(self, outlines: Sequence[Outline], wanted: set[int], cursor: Cursor) -> None:

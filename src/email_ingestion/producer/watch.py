@@ -144,8 +144,8 @@ class Watcher:
 
     def _pass(self, connection: ImapMailbox, opened: Opened) -> bool:
         """Everything that is there, new mail first; the stream may fill up, for perhaps no worker runs."""
-        room = partial(self._room.wait, connection)
-        if not self._imap.run(self._work.sync(connection, opened, room, self._room.at_once).run):
+        rest = partial(self._room.rest, connection)
+        if not self._imap.run(self._work.sync(connection, opened, self._room.at_once, rest).run):
             return False
         history = self._work.history(connection, opened, self._room.at_once).steps()
         while not self._stop.is_set():
@@ -154,7 +154,7 @@ class Watcher:
                 return True
             self._room.settle(connection)
             if pause:
-                self._room.rest(connection, pause)
+                rest(pause)
         return False
 
     def idle_for(self) -> float:
@@ -199,7 +199,7 @@ class Watcher:
 
     def _stay(self, connection: ImapMailbox, opened: Opened) -> None:
         """Sync, listen and sync again until the session is to end."""
-        sync = self._work.sync(connection, opened, partial(self._room.wait, connection), self._room.at_once)
+        sync = self._work.sync(connection, opened, self._room.at_once, partial(self._room.rest, connection))
         beside = self._beside(connection, opened)
         self._audits.drop()
         again = self._work.again(connection, opened)
@@ -214,9 +214,7 @@ class Watcher:
                 self._room.settle(connection)
                 self._imap.run(again.run)
                 pause = self._imap.run(lambda: next(beside))  # noqa: B023 - it is run at once
-                auditing = bool(pause) and self._audits.step(
-                    connection, opened, partial(self._room.wait, connection, 0)
-                )
+                auditing = bool(pause) and self._audits.step(connection, opened, partial(self._room.wait, connection))
             except (RedisConnectionError, CircuitBreakerError, SinkUnavailable) as error:
                 self._audits.drop()
                 beside = self._beside(connection, opened)

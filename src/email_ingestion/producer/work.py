@@ -13,7 +13,7 @@ from email_ingestion.producer.feed import AskRoom
 from email_ingestion.producer.history import History
 from email_ingestion.producer.labels import Labels
 from email_ingestion.producer.sync import Sync
-from email_ingestion.stream import NO_LOAD, Load
+from email_ingestion.stream import Load
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,9 @@ class Audit(Protocol):
 
 
 class Work(Protocol):
-    """Makes what is done on a connection; `room` waits until the stream has room, False when told to stop."""
+    """Makes what is done on a connection; `rest` waits so many seconds, and says whether to go on."""
 
-    def sync(
-        self, connection: ImapMailbox, opened: Opened, wait_for_room: Callable[[int], bool], ask_room: AskRoom
-    ) -> Sync:
+    def sync(self, connection: ImapMailbox, opened: Opened, ask_room: AskRoom, rest: Callable[[float], bool]) -> Sync:
         """What brings new mail into the stream."""
 
     def history(self, connection: ImapMailbox, opened: Opened, room: AskRoom) -> History:
@@ -53,11 +51,11 @@ class Work(Protocol):
     def audit(self, connection: ImapMailbox, opened: Opened, room: Callable[[], bool]) -> Audit:
         """What compares the mailbox with what became of its mail."""
 
-    def full(self, in_hand: Load = NO_LOAD) -> str | None:
-        """Why nothing more should be fetched now, with something `in_hand` that is to go into the stream, or None."""
+    def load(self) -> Load:
+        """What lies in the stream now."""
 
-    def depth(self) -> int:
-        """How many messages are in the stream."""
+    def full(self, load: Load) -> str | None:
+        """Why nothing more should be fetched when this is or will be in the stream, or None."""
 
     def relieved(self) -> bool:
         """Whether new mail should be fetched and nothing else."""

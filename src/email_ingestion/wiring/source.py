@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from email_ingestion.aside import Aside
 from email_ingestion.blobs import Blobs
 from email_ingestion.control import Control
 from email_ingestion.events import Observe
@@ -26,7 +27,7 @@ from email_ingestion.reconcile import Accounted, Audit, Underway
 from email_ingestion.reconcile.labelled import Labelled
 from email_ingestion.routing import Router
 from email_ingestion.settings import Account, Settings, start_of
-from email_ingestion.stream import NO_LOAD, Allowance, Census, Gaps, Intake, Link, Load, Quarantine
+from email_ingestion.stream import Allowance, Census, Gaps, Intake, Link, Load, Quarantine
 
 ROOM_SECONDS = 0.5  # between looks whether the stream is still full
 
@@ -66,12 +67,11 @@ class Source:
     holder: str = ""  # as whom it writes, see `stream.leases`; a command writes as nobody in particular
     control: Control = field(default_factory=partial(Control, "producer"))  # what operators ask of it
     several: bool = False  # whether more than one mailbox of the account is read
+    beside: Aside = field(default_factory=partial(Aside, "append"))  # with the intake while the mailbox is spoken to
 
-    def sync(
-        self, connection: ImapMailbox, opened: Opened, wait_for_room: Callable[[int], bool], ask_room: AskRoom
-    ) -> Sync:
+    def sync(self, connection: ImapMailbox, opened: Opened, ask_room: AskRoom, rest: Callable[[float], bool]) -> Sync:
         """What brings new mail into the stream."""
-        return Sync(self._feed(connection, opened), wait_for_room, ask_room)
+        return Sync(self._feed(connection, opened), ask_room, rest)
 
     def history(self, connection: ImapMailbox, opened: Opened, room: AskRoom) -> History:
         """What brings the mail that was there before into the stream."""
@@ -98,6 +98,7 @@ class Source:
             opened,
             self.intake,
             picker=self._picker(connection, opened),
+            beside=self.beside,
             look=partial(self._accounted, opened),
             observe=self.observe,
         )
@@ -131,9 +132,9 @@ class Source:
             self.account.name, Allowance(self.link, self.account.name), self.settings.imap_bytes_per_day, self.observe
         )
 
-    def depth(self) -> int:
-        """How many messages are in the stream."""
-        return self.intake.load().depth
+    def load(self) -> Load:
+        """What lies in the stream now."""
+        return self.intake.load()
 
     def again(self, connection: ImapMailbox, opened: Opened) -> Again:
         """What asks again for messages the server refused to send."""
@@ -163,20 +164,23 @@ class Source:
             observe=self.observe,
         )
 
-    def full(self, in_hand: Load = NO_LOAD) -> str | None:
-        """Why nothing more should be fetched now, or None: Gmail is the buffer, Redis is not."""
+    def full(self, load: Load) -> str | None:
+        """Why nothing more should be fetched for a stream with that load, or None: Gmail is the buffer, not Redis."""
         if self.control.paused():
             return "paused by an operator"
-        load, settings = self.intake.load(), self.settings
-        if load.depth + in_hand.depth >= settings.stream_max_depth:
-            return f"{load.depth} messages in the stream, STREAM_MAX_DEPTH is {settings.stream_max_depth}"
-        if load.volume + in_hand.volume >= settings.stream_max_bytes:
-            return f"{load.volume} bytes in the stream, STREAM_MAX_BYTES is {settings.stream_max_bytes}"
+        if load.depth >= self.settings.stream_max_depth:
+            return f"{load.depth} messages in the stream, STREAM_MAX_DEPTH is {self.settings.stream_max_depth}"
+        if load.volume >= self.settings.stream_max_bytes:
+            return f"{load.volume} bytes in the stream, STREAM_MAX_BYTES is {self.settings.stream_max_bytes}"
         return None
+
+    def has_room(self) -> bool:
+        """Whether more may be fetched now."""
+        return self.full(self.load()) is None
 
     def wait_for_room(self) -> None:
         """Return when more may be fetched: the workers are behind."""
-        while self.full():
+        while not self.has_room():
             time.sleep(ROOM_SECONDS)
 
     def relieved(self) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
+from email_ingestion.aside import Aside
 from email_ingestion.breaker import Breaker
 from email_ingestion.email import Email, Message
 from email_ingestion.errors import (
@@ -30,7 +31,6 @@ from email_ingestion.sinks import Parcel, Sink
 from email_ingestion.stream import Delivery, Queue, Receipt, Rehearsals
 from email_ingestion.stream.codec import UnknownVersion
 from email_ingestion.stream.dead_letters import Reason, obituary
-from email_ingestion.worker.aside import Aside
 
 
 class Blobs(Protocol):
