@@ -7,6 +7,8 @@ import shutil
 import socket
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -81,6 +83,24 @@ def test_one_command_carries_the_sample_mail_and_one_ends_it_all(demo: Place):
 
 def _addresses(demo: Place) -> list[dict[str, str]]:
     return [json.loads(path.read_text()) for path in (demo.folder / "pids").glob("*.json")]
+
+
+def test_the_start_waits_for_a_worker_that_is_late(demo: Place):
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(demo.run, *COMMAND, "start", "--sandbox", "--workers", "0", seconds=120)
+        until(lambda: _produced(demo) == 300, "all mail is in the stream")
+        second = demo.run(*COMMAND, "start", "--sandbox", seconds=120)
+        for each in (first.result(), second):
+            assert each.returncode == 0, each.stderr
+            assert "300 messages travelled" in each.stdout
+
+
+def _produced(demo: Place) -> int:
+    """How many messages the only process, a producer, has put into the stream."""
+    for address in _addresses(demo):
+        with suppress(OSError), urllib.request.urlopen(f"{address['ops_url']}/status", timeout=10) as answer:
+            return json.load(answer)["statistics"]["produced"]
+    return 0
 
 
 def test_a_killed_worker_is_seen_and_replaced_by_the_next_start(demo: Place):

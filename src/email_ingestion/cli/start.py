@@ -35,7 +35,7 @@ def start(
     _preflight(settings)
     fleet.start(settings, workers, typer.echo)
     if sandbox:
-        demo.wait_until_processed(settings, typer.echo)
+        demo.wait_until_processed(settings)
         typer.echo(demo.screen(settings))
     else:
         typer.echo(report.table(report.statuses(settings)))

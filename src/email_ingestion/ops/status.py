@@ -79,6 +79,7 @@ class Status:
 
         `read` may wait: it is called outside the lock, and on a thread of the caller's.
         """
+        at, tick = self._clock(), self._ticks()  # a reading is as old as its beginning
         try:
             state: RedisState | None = read()
         except TransientError:
@@ -86,7 +87,7 @@ class Status:
         with self._lock:
             self._redis = state
             if state is not None:
-                self._redis_at, self._redis_tick = self._clock(), self._ticks()
+                self._redis_at, self._redis_tick = at, tick
 
     def redis(self) -> RedisState | None:
         """The latest reading of Redis; None when it failed or is too old to be shown."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from functools import partial
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from email_ingestion.ledger import open_ledger
 from email_ingestion.process import pid_alive
 from email_ingestion.services.children import spawn
 from email_ingestion.services.fleet import ask, members, running
-from email_ingestion.services.redis_server import free_port, start_redis
+from email_ingestion.services.redis_server import on_free_ports, start_redis
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, load_settings
 
 DATA = Path("data/sandbox")
@@ -50,14 +51,17 @@ def start(say: Callable[[str], None]) -> None:
 
 def _start_sandbox(pid_file: Path, settings: Settings) -> dict[str, Any]:
     READY.unlink(missing_ok=True)
-    ports = {name: free_port(port) for name, port in PORTS.items()}
-    command = [sys.executable, "-m", "email_ingestion", "sandbox"]
-    for name, port in ports.items():
-        command += [f"--{name}-port", str(port)]
-    command += ["--state", str(DATA / "mailbox.db"), "--user", USER]
-    command += ["--write-token", str(TOKEN), "--ready-file", str(READY), "--pid-file", str(pid_file)]
     DATA.mkdir(parents=True, exist_ok=True)
-    spawn(command, settings.log_dir / "sandbox.log", READY.exists, seconds=START_SECONDS)
+
+    def start(ports: Sequence[int]) -> None:
+        command = [sys.executable, "-m", "email_ingestion", "sandbox"]
+        for name, port in zip(PORTS, ports, strict=True):
+            command += [f"--{name}-port", str(port)]
+        command += ["--state", str(DATA / "mailbox.db"), "--user", USER]
+        command += ["--write-token", str(TOKEN), "--ready-file", str(READY), "--pid-file", str(pid_file)]
+        spawn(command, settings.log_dir / "sandbox.log", READY.exists, seconds=START_SECONDS)
+
+    on_free_ports(list(PORTS.values()), start)
     ready: dict[str, Any] = json.loads(READY.read_text())
     return ready
 
@@ -89,27 +93,42 @@ def control_url() -> str | None:
     return f"http://127.0.0.1:{json.loads(READY.read_text())['control_port']}"
 
 
-def wait_until_processed(settings: Settings, say: Callable[[str], None]) -> None:
+def wait_until_processed(settings: Settings) -> None:
     """Return when what lies in the sandbox is in the database. Raises OperationFailed when it takes too long."""
-    del say
     deadline = time.monotonic() + PROCESS_SECONDS
+    fetched_at = math.inf
     with Progress(transient=True) as progress:
         task = progress.add_task("processing the sample mail", total=None)
-        while not _settled(settings, partial(progress.update, task)):
+        while True:
+            body = _of_producer(settings)
+            if body and _fetched(body):
+                fetched_at = min(fetched_at, time.time())
+            if body and _drained(body["stream"], fetched_at):
+                return
             if time.monotonic() > deadline:
                 raise OperationFailed(f"the sample mail is not processed after {PROCESS_SECONDS:.0f} s: see logs/")
+            if body:
+                progress.update(task, completed=body["statistics"]["produced"] - (body["stream"]["depth"] or 0))
             time.sleep(0.1)
 
 
-def _settled(settings: Settings, show: Callable[..., None]) -> bool:
-    """Whether the producer has seen all of the mailbox and nothing is left in the stream."""
+def _of_producer(settings: Settings) -> dict[str, Any] | None:
+    """What the producer says of itself."""
     urls = [member.ops_url for member in members(settings) if member.pid and member.stem == "producer"]
-    body = ask(f"{urls[0]}/status") if urls else None
-    if not body:
-        return False
-    account, depth = body["accounts"][0], body["stream"]["depth"]
-    show(completed=body["statistics"]["produced"] - (depth or 0), total=None)
-    return bool(account["watch"] == "idle" and account["backlog"] == 0 and depth == 0)
+    return ask(f"{urls[0]}/status") if urls else None
+
+
+def _fetched(body: dict[str, Any]) -> bool:
+    """Whether the producer has seen all of the mailbox, what was there before it included."""
+    (account,) = body["accounts"]
+    history = account["history"]
+    return bool(account["watch"] == "idle" and account["backlog"] == 0 and history and history["remaining"] == 0)
+
+
+def _drained(stream: dict[str, Any], since: float) -> bool:
+    """Whether the stream was read after that time and nothing was left in it."""
+    read_at = stream["collected_at"]
+    return stream["depth"] == 0 and bool(read_at) and datetime.fromisoformat(read_at).timestamp() > since
 
 
 def screen(settings: Settings) -> str:

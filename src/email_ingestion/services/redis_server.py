@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,13 +54,16 @@ def start_redis(data: Path, pid_file: Path, log: Path) -> int:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         pid_file.parent.mkdir(parents=True, exist_ok=True)
-        port = free_port(USUAL_PORT)
         config = directory / "redis.conf"
-        config.write_text(CONFIG.format(port=port, directory=directory, pid_file=pid_file.resolve()))
+
+        def start(ports: Sequence[int]) -> None:
+            (port,) = ports
+            config.write_text(CONFIG.format(port=port, directory=directory, pid_file=pid_file.resolve()))
+            spawn([program, str(config)], log, lambda: pid_file.exists() and _answers(port), seconds=START_SECONDS)
+
+        return on_free_ports([USUAL_PORT], start)[0]
     except OSError as error:
         raise ConfigurationError(f"cannot write {directory}: {error.strerror}") from error
-    spawn([program, str(config)], log, lambda: pid_file.exists() and _answers(port), seconds=START_SECONDS)
-    return port
 
 
 def start_again(data: Path, pid_file: Path, log: Path, port: int) -> None:
@@ -116,6 +119,22 @@ def find_program() -> str:
         return str(get_binary_path())
     except Exception as error:  # the package is missing, or has nothing for this platform
         raise ConfigurationError(f"there is no redis-server here: install Redis 7 or newer ({error})") from error
+
+
+def on_free_ports(wanted: Sequence[int], start: Callable[[Sequence[int]], None]) -> Sequence[int]:
+    """Start something on ports that are free, and again if others took them meanwhile; returns the ports.
+
+    Raises what `start` does when the ports are not the reason.
+    """
+    while True:
+        ports = [free_port(port) for port in wanted]
+        try:
+            start(ports)
+        except (ConfigurationError, OperationFailed):
+            if ports == [free_port(port) for port in ports]:
+                raise
+        else:
+            return ports
 
 
 def free_port(wanted: int) -> int:
