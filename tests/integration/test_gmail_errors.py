@@ -117,7 +117,16 @@ TABLE = [
         lasts=True,
     ),
     Row("too many connections", "too_many_connections", ConnectionFailed, THROTTLED, "throttled", {"count": 2}),
-    Row("over quota at login", "over_quota", LockedOut, LOCKED, "locked_out", {"login_refused_seconds": 0.3}, state=""),
+    Row(
+        "over quota at login",
+        "over_quota",
+        LockedOut,
+        LOCKED,
+        "locked_out",
+        {"login_refused_seconds": 3600},
+        state="",
+        lasts=True,
+    ),
     Row(
         "over quota while fetching",
         "over_quota",

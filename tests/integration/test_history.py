@@ -81,7 +81,7 @@ def test_new_mail_comes_before_old_and_old_mail_newest_first(watched: Watched):
         assert next(steps) == math.inf
 
 
-def test_the_next_portion_is_asked_for_ahead_when_there_is_room_and_comes_once(watched: Watched):
+def test_the_next_portion_is_fetched_ahead_when_there_is_room_and_comes_once(watched: Watched):
     pauses = [0.0, 5.0, 0.0, 0.0]  # there is no room for the second portion until the first one is in the stream
     asked: list[int] = []
 
@@ -111,7 +111,7 @@ def test_the_next_portion_is_asked_for_ahead_when_there_is_room_and_comes_once(w
     assert set(watched.sandbox.with_stats(lambda stats: dict(stats.fetched_messages)).values()) == {1}
 
 
-def test_much_new_mail_is_asked_for_ahead_as_well(watched: Watched, monkeypatch: pytest.MonkeyPatch):
+def test_much_new_mail_is_fetched_ahead_as_well(watched: Watched, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sync, "PORTION_BYTES", 4500)
     in_hand: list[int] = []
 
@@ -147,7 +147,7 @@ def test_the_walk_goes_on_where_it_was_killed(watched: Watched):
     assert lives > 8
     assert uids_in_order(watched) == list(range(40, 0, -1))
     fetched = watched.sandbox.with_stats(lambda stats: dict(stats.fetched_messages))
-    assert max(fetched.values()) == 2  # a life takes one portion with it that was asked for ahead
+    assert max(fetched.values()) == 2  # a life takes one portion with it that was fetched ahead
 
 
 def test_a_watcher_walks_beside_new_mail_and_shows_how_far_it_is(watched: Watched):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,7 @@ def test_mail_announced_in_the_same_breath_as_idling_is_found(watched: Watched):
 
 def test_a_watcher_that_hangs_is_replaced_and_counted(watched: Watched):
     """A byte now and then keeps every time-out happy."""
+    watched = replace(watched, rebuilt_after=1.5)
     with watched.running():
         watched.hears(Watching, state="idle")
         watched.arm("trickle", count=1, bytes=1, interval_ms=50)
@@ -99,6 +101,7 @@ def test_a_watcher_that_hangs_is_replaced_and_counted(watched: Watched):
 
 
 def test_a_slow_line_is_no_hanging_watcher(watched: Watched):
+    watched = replace(watched, rebuilt_after=1.5)
     with watched.running():
         watched.hears(Watching, state="idle")
         watched.arm("trickle", count=1, bytes=20_000, interval_ms=100)

@@ -224,7 +224,9 @@ def test_a_snapshot_of_a_busy_redis_misses_nothing(redis_server: RedisServer):
     for thread in threads:
         thread.start()
     try:
-        for _ in range(8):
+        read = 0
+        while read < 8 or len(completed) <= 100:
+            read += 1
             lines, summary = snapshot(redis_server)
             done = set(completed)
             uids = [int(entry["uid"]) for line in lines if "id" in line for entry in [_fields(line)]]
@@ -236,7 +238,6 @@ def test_a_snapshot_of_a_busy_redis_misses_nothing(redis_server: RedisServer):
         over.set()
         for thread in threads:
             thread.join()
-    assert len(completed) > 100
 
 
 def _fields(line: dict) -> dict:

@@ -64,6 +64,7 @@ class Watched:
     redis: RedisServer
     folder: Path
     changes: dict[str, Any] = field(default_factory=dict)
+    rebuilt_after: float = PATIENCE  # seconds in which the watcher achieves nothing
 
     def __post_init__(self) -> None:
         token = self.folder / "token.json"
@@ -96,9 +97,7 @@ class Watched:
         self._imap = Breaker("imap", policy, (IMAPConnectionError,), self.observe)
         self._oauth = Breaker("oauth2", policy, (TokenRefreshError,), self.observe)
         self.control = Control("producer")
-        self.keeper = Keeper(
-            self.account.name, self._watcher, 3 * self.settings.imap_poll_seconds, Ours(), self.observe
-        )
+        self.keeper = Keeper(self.account.name, self._watcher, self.rebuilt_after, Ours(), self.observe)
 
     def authorize(self) -> None:
         """Consent, as a person would."""
