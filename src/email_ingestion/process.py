@@ -49,8 +49,7 @@ else:
 def share_one_heap() -> None:
     """Have all threads allocate from one heap, before there are threads; only glibc gives each its own.
 
-    What one thread frees there no other takes: with the mail of several going through, a tenth of the memory and of
-    the CPU time.
+    What one thread frees there no other takes: 4 MB of a producer's 107 when two of them pass mail on.
     """
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # musl
@@ -183,7 +182,7 @@ def listen_for_signals(stop: StopSignal, observe: Observe) -> None:
     """
     inbox, outbox = socket.socketpair()
     outbox.settimeout(0)
-    signal.set_wakeup_fd(outbox.fileno(), warn_on_full_buffer=False)
+    signal.set_wakeup_fd(outbox.detach(), warn_on_full_buffer=False)  # which keeps it as long as the process lives
     for name in ("SIGTERM", "SIGINT", "SIGBREAK", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda *_: None)
@@ -192,7 +191,7 @@ def listen_for_signals(stop: StopSignal, observe: Observe) -> None:
         # Also at once and from C, for the case that no thread of ours gets to run.
         faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
 
-    def attend(_outbox: socket.socket) -> None:
+    def attend() -> None:
         while number := inbox.recv(1):
             name = signal.Signals(number[0]).name
             if name == "SIGUSR1":
@@ -200,7 +199,7 @@ def listen_for_signals(stop: StopSignal, observe: Observe) -> None:
             else:
                 stop.request(name)
 
-    threading.Thread(target=attend, args=(outbox,), name="signals", daemon=True).start()
+    threading.Thread(target=attend, name="signals", daemon=True).start()
 
 
 def thread_stacks() -> str:

@@ -74,7 +74,7 @@ def _of_mailbox(account: Account, settings: Settings, link: Link, ledger: Ledger
     source = Source(account, settings, link, Intake(link), ledger, open_blobs(settings.blob_url))
     with closing(log_in(account, settings.imap_timeout_seconds)) as connection:
         opened = connection.open(connection.find(account.imap_mailbox))
-        audit = source.audit(connection, opened, source.has_room if repair else None)
+        audit = source.audit(connection, opened, (lambda: source.full() is None) if repair else None)
         watched(f"comparing {account.name}", audit.steps(), lambda: (audit.at, audit.report.upto))
     return audit.report
 

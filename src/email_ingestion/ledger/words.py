@@ -1,4 +1,6 @@
-"""The index over the words of subject, sender and text, as SQL; a later change of it is a migration of its own.
+"""The index over the words of subject, sender and text, as SQL. The first migration makes it too.
+
+Whoever changes it here gives that one the text of before, and writes a migration.
 
 Only the first 200,000 characters of a message are searchable. With 4 bytes for a character, and 4 for each word in
 place of the space after it, a tsvector stays at 800 kB where 1 MiB is allowed: no message can be refused for it.

@@ -58,7 +58,7 @@ class Room:
     def at_once(self, size: int, in_hand: Load = NO_LOAD) -> float:
         """Whether mail may be fetched now, whatever its age: 0, or the seconds after which to ask again."""
         self._turned()
-        reason = self._work.full(self._work.load() + in_hand) or ""
+        reason = self._work.full(in_hand) or ""
         if not reason and not self._budget.ask(size):
             reason = "IMAP_BYTES_PER_DAY is used up"
         self.hold(reason)
@@ -67,8 +67,7 @@ class Room:
     def for_history(self, size: int, in_hand: Load) -> float:
         """Whether older mail may be fetched now: 0, or the seconds after which to ask again."""
         self._turned()
-        load = self._work.load() + in_hand
-        if load.depth >= HISTORY_DEPTH or self._work.relieved() or self._work.full(load):
+        if self._work.relieved() or self._work.full(in_hand, HISTORY_DEPTH):
             return HISTORY_SECONDS
         return 0.0 if self._budget.ask(size, HISTORY_SHARE) else BUDGET_SECONDS
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,7 +14,7 @@ from email_ingestion.producer.feed import AskRoom
 from email_ingestion.producer.history import History
 from email_ingestion.producer.labels import Labels
 from email_ingestion.producer.sync import Sync
-from email_ingestion.stream import Load
+from email_ingestion.stream import NO_LOAD, Load
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +52,8 @@ class Work(Protocol):
     def audit(self, connection: ImapMailbox, opened: Opened, room: Callable[[], bool]) -> Audit:
         """What compares the mailbox with what became of its mail."""
 
-    def load(self) -> Load:
-        """What lies in the stream now."""
-
-    def full(self, load: Load) -> str | None:
-        """Why nothing more should be fetched when this is or will be in the stream, or None."""
+    def full(self, in_hand: Load = NO_LOAD, most: int = sys.maxsize) -> str | None:
+        """Why nothing more should be fetched now, or None; `in_hand` is to go into the stream, of `most` messages."""
 
     def relieved(self) -> bool:
         """Whether new mail should be fetched and nothing else."""

@@ -25,9 +25,6 @@ class Load:
     depth: int  # messages
     volume: int  # bytes
 
-    def __add__(self, other: Load) -> Load:
-        return Load(self.depth + other.depth, self.volume + other.volume)
-
 
 NO_LOAD = Load(0, 0)
 

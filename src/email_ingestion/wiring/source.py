@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from email_ingestion.reconcile import Accounted, Audit, Underway
 from email_ingestion.reconcile.labelled import Labelled
 from email_ingestion.routing import Router
 from email_ingestion.settings import Account, Settings, start_of
-from email_ingestion.stream import Allowance, Census, Gaps, Intake, Link, Load, Quarantine
+from email_ingestion.stream import NO_LOAD, Allowance, Census, Gaps, Intake, Link, Load, Quarantine
 
 ROOM_SECONDS = 0.5  # between looks whether the stream is still full
 
@@ -132,10 +133,6 @@ class Source:
             self.account.name, Allowance(self.link, self.account.name), self.settings.imap_bytes_per_day, self.observe
         )
 
-    def load(self) -> Load:
-        """What lies in the stream now."""
-        return self.intake.load()
-
     def again(self, connection: ImapMailbox, opened: Opened) -> Again:
         """What asks again for messages the server refused to send."""
         return Again(
@@ -164,23 +161,24 @@ class Source:
             observe=self.observe,
         )
 
-    def full(self, load: Load) -> str | None:
-        """Why nothing more should be fetched for a stream with that load, or None: Gmail is the buffer, not Redis."""
+    def full(self, in_hand: Load = NO_LOAD, most: int = sys.maxsize) -> str | None:
+        """Why nothing more should be fetched now, or None: Gmail is the buffer, Redis is not.
+
+        `in_hand` is on its way into the stream; with `most` messages there it is full for whoever asks.
+        """
         if self.control.paused():
             return "paused by an operator"
-        if load.depth >= self.settings.stream_max_depth:
-            return f"{load.depth} messages in the stream, STREAM_MAX_DEPTH is {self.settings.stream_max_depth}"
-        if load.volume >= self.settings.stream_max_bytes:
-            return f"{load.volume} bytes in the stream, STREAM_MAX_BYTES is {self.settings.stream_max_bytes}"
-        return None
-
-    def has_room(self) -> bool:
-        """Whether more may be fetched now."""
-        return self.full(self.load()) is None
+        load, settings = self.intake.load(), self.settings
+        depth = load.depth + in_hand.depth
+        if depth >= settings.stream_max_depth:
+            return f"{load.depth} messages in the stream, STREAM_MAX_DEPTH is {settings.stream_max_depth}"
+        if load.volume + in_hand.volume >= settings.stream_max_bytes:
+            return f"{load.volume} bytes in the stream, STREAM_MAX_BYTES is {settings.stream_max_bytes}"
+        return f"{load.depth} messages in the stream come first" if depth >= most else None
 
     def wait_for_room(self) -> None:
         """Return when more may be fetched: the workers are behind."""
-        while not self.has_room():
+        while self.full():
             time.sleep(ROOM_SECONDS)
 
     def relieved(self) -> bool:
