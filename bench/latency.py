@@ -13,11 +13,11 @@ from pathlib import Path
 
 from bench.mailbox import settings_of
 from bench.rounds import Say
-from bench.system import wait
+from bench.system import installed, wait
 from bench.tables import Aim, Section
 from email_ingestion.sandbox import SandboxSettings, running_sandbox
 from tests.servers.dovecot import running_dovecot
-from tests.servers.processes import Place, gmail_settings, place
+from tests.servers.processes import Place, gmail_settings
 from tests.servers.redis import RedisServer, running_redis
 
 RATE = 20.0  # messages a second
@@ -79,14 +79,14 @@ Deliver = Callable[[bytes], None]
 def _sandbox(folder: Path, redis: RedisServer) -> Iterator[tuple[Place, Deliver]]:
     with (
         running_sandbox(SandboxSettings()) as server,
-        place(folder / "place", redis.url, **gmail_settings(server, folder / "place")) as here,
+        installed(folder / "place", redis.url, **gmail_settings(server, folder / "place")) as here,
     ):
         yield here, lambda raw: server.deliver(raw) and None
 
 
 @contextmanager
 def _dovecot(folder: Path, redis: RedisServer) -> Iterator[tuple[Place, Deliver]]:
-    with running_dovecot(oauth_port=1) as server, place(folder / "place", redis.url) as here:
+    with running_dovecot(oauth_port=1) as server, installed(folder / "place", redis.url) as here:
         here.environment |= settings_of(server, redis)
         yield here, lambda raw: server.deliver([raw])
 

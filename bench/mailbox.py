@@ -18,7 +18,7 @@ import imapclient
 from bench.corpus import letters
 from bench.rounds import ROOT, Failed, Run, Say, finish, race
 from bench.tables import Aim, Section
-from bench.venvs import environment, version
+from bench.venvs import environment, product, version
 from email_ingestion.stream import Keys
 from tests.servers.dovecot import PASSWORD, USER, DovecotServer, running_dovecot
 from tests.servers.redis import RedisServer, running_redis
@@ -185,7 +185,7 @@ class _Contest:
         with self._redis.client() as client:
             client.flushall()
         run = self._run(
-            [sys.executable, ROOT / "producer.py", "--once"], settings_of(self._dovecot, self._redis), self._count
+            [product(), ROOT / "producer.py", "--once"], settings_of(self._dovecot, self._redis), self._count
         )
         with self._redis.client() as client:
             _complete(int(client.xlen(Keys().stream)), self._count)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from bench.mailbox import filled, settings_of
 from bench.rounds import Failed, Say
-from bench.system import Rows, peaks, used, wait
+from bench.system import Rows, installed, peaks, used, wait
 from bench.tables import Aim, Section
 from email_ingestion.sandbox import SandboxSettings, running_sandbox
 from email_ingestion.stream import Keys
-from tests.servers.processes import Place, Running, gmail_settings, place
+from tests.servers.processes import Place, Running, gmail_settings
 from tests.servers.redis import RedisServer, running_redis
 
 PATIENCE = 900.0
@@ -43,14 +43,14 @@ class Walk:
 def measure(*, small: int, large: int, say: Say) -> Section:
     """The corpus from Dovecot, then a long mailbox of small messages from the sandbox."""
     walks = []
-    with _world() as (folder, redis), filled(small) as dovecot, place(folder / "place", redis.url) as here:
+    with _world() as (folder, redis), filled(small) as dovecot, installed(folder / "place", redis.url) as here:
         here.environment |= settings_of(dovecot, redis)
         walks.append(_walk("corpus", small, here, redis, say))
     settings = SandboxSettings(mail=f"bulk:{large}")
     with (
         _world() as (folder, redis),
         running_sandbox(settings) as server,
-        place(folder / "place", redis.url, **gmail_settings(server, folder / "place"), **LIMITS) as here,
+        installed(folder / "place", redis.url, **gmail_settings(server, folder / "place"), **LIMITS) as here,
     ):
         walks.append(_walk("small messages", large, here, redis, say))
     corpus, long = walks

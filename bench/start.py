@@ -10,10 +10,10 @@ from pathlib import Path
 from statistics import median
 
 from bench.rounds import Say
-from bench.system import Rows, wait
+from bench.system import Rows, installed, wait
 from bench.tables import Aim, Section
 from email_ingestion.sandbox import SandboxSettings, running_sandbox
-from tests.servers.processes import gmail_settings, place
+from tests.servers.processes import gmail_settings
 from tests.servers.redis import running_redis
 
 LIVE = b"Subject: live\r\nMessage-ID: <live@example.org>\r\nFrom: a@example.org\r\n\r\nnew\r\n"
@@ -58,7 +58,7 @@ def _once(size: int) -> tuple[float, float]:
         tempfile.TemporaryDirectory(prefix="bench-") as name,
         running_redis(Path(name) / "redis") as redis,
         running_sandbox(SandboxSettings(mail=f"bulk:{size}")) as server,
-        place(Path(name) / "place", redis.url, **gmail_settings(server, Path(name) / "place")) as here,
+        installed(Path(name) / "place", redis.url, **gmail_settings(server, Path(name) / "place")) as here,
     ):
         here.worker().url()
         rows = Rows(here.folder)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psutil
 
 from bench.rounds import Failed
+from bench.venvs import product
+from tests.servers.processes import Place, place
 
 MIB = 1024 * 1024
 
@@ -76,3 +78,11 @@ class Rows:
     def bytes(self) -> int:
         """How large the database is on the disk."""
         return sum(path.stat().st_size for path in self._path.parent.glob("email_ingestion.db*"))
+
+
+@contextmanager
+def installed(folder: Path, redis_url: str, **settings: object) -> Iterator[Place]:
+    """A folder whose processes have what users install."""
+    with place(folder, redis_url, **settings) as made:
+        made.python = product()
+        yield made

