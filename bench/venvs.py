@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 from bench.rounds import ROOT
@@ -28,6 +29,7 @@ def environment(name: str, *requirements: str) -> Path:
     return python
 
 
+@cache
 def product() -> Path:
     """The Python of an environment with what users install; the tests' has more, and redis loads some of that."""
     folder = HOME / f"product-{sys.version_info.major}.{sys.version_info.minor}"

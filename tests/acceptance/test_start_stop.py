@@ -8,7 +8,6 @@ import socket
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,6 +15,7 @@ import psutil
 import pytest
 
 from email_ingestion.services.children import lives
+from email_ingestion.services.fleet import ask
 from tests.servers.processes import ROOT, Place, place, until
 
 COMMAND = ("-m", "email_ingestion")
@@ -97,10 +97,8 @@ def test_the_start_waits_for_a_worker_that_is_late(demo: Place):
 
 def _produced(demo: Place) -> int:
     """How many messages the only process, a producer, has put into the stream."""
-    for address in _addresses(demo):
-        with suppress(OSError), urllib.request.urlopen(f"{address['ops_url']}/status", timeout=10) as answer:
-            return json.load(answer)["statistics"]["produced"]
-    return 0
+    bodies = [ask(f"{address['ops_url']}/status") for address in _addresses(demo)]
+    return sum(body["statistics"]["produced"] for body in bodies if body)
 
 
 def test_a_killed_worker_is_seen_and_replaced_by_the_next_start(demo: Place):

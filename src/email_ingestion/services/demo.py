@@ -53,7 +53,7 @@ def _start_sandbox(pid_file: Path, settings: Settings) -> dict[str, Any]:
     READY.unlink(missing_ok=True)
     DATA.mkdir(parents=True, exist_ok=True)
 
-    def start(ports: Sequence[int]) -> None:
+    def launch(ports: Sequence[int]) -> None:
         command = [sys.executable, "-m", "email_ingestion", "sandbox"]
         for name, port in zip(PORTS, ports, strict=True):
             command += [f"--{name}-port", str(port)]
@@ -61,7 +61,7 @@ def _start_sandbox(pid_file: Path, settings: Settings) -> dict[str, Any]:
         command += ["--write-token", str(TOKEN), "--ready-file", str(READY), "--pid-file", str(pid_file)]
         spawn(command, settings.log_dir / "sandbox.log", READY.exists, seconds=START_SECONDS)
 
-    on_free_ports(list(PORTS.values()), start)
+    on_free_ports(list(PORTS.values()), launch)
     ready: dict[str, Any] = json.loads(READY.read_text())
     return ready
 

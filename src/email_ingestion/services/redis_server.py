@@ -51,19 +51,19 @@ def start_redis(data: Path, pid_file: Path, log: Path) -> int:
     """
     program = find_program()
     directory = _directory(data, program)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        pid_file.parent.mkdir(parents=True, exist_ok=True)
-        config = directory / "redis.conf"
+    config = directory / "redis.conf"
 
-        def start(ports: Sequence[int]) -> None:
-            (port,) = ports
+    def launch(ports: Sequence[int]) -> None:
+        (port,) = ports
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            pid_file.parent.mkdir(parents=True, exist_ok=True)
             config.write_text(CONFIG.format(port=port, directory=directory, pid_file=pid_file.resolve()))
-            spawn([program, str(config)], log, lambda: pid_file.exists() and _answers(port), seconds=START_SECONDS)
+        except OSError as error:
+            raise ConfigurationError(f"cannot write {directory}: {error.strerror}") from error
+        spawn([program, str(config)], log, lambda: pid_file.exists() and _answers(port), seconds=START_SECONDS)
 
-        return on_free_ports([USUAL_PORT], start)[0]
-    except OSError as error:
-        raise ConfigurationError(f"cannot write {directory}: {error.strerror}") from error
+    return on_free_ports([USUAL_PORT], launch)[0]
 
 
 def start_again(data: Path, pid_file: Path, log: Path, port: int) -> None:
