@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from bench.crash_matrix.clock import SettableClock
 from email_ingestion.email import Cursor
 from email_ingestion.errors import CircuitBreakerError, RedisConnectionError, StaleCursor
-from email_ingestion.stream import GROUP, Intake, Keys, Queue, read_gauges
+from email_ingestion.stream import GROUP, NO_LOAD, Intake, Keys, Queue, read_gauges
 from email_ingestion.stream.clients import BLOCK_SECONDS
 from tests.servers.links import link, message
 from tests.servers.redis import RedisServer
@@ -92,6 +93,18 @@ def test_a_cursor_that_went_back_stops_the_append(intake: Intake, redis_server: 
     with pytest.raises(StaleCursor):
         _put(intake, 4, 5, since=3)
     assert intake.load().depth == 3
+
+
+def test_a_look_that_still_holds_knows_what_was_appended_since(intake: Intake, redis_server: RedisServer, queue: Queue):
+    _put(intake, 1, 2)
+    before = intake.load(math.inf)
+    _put(intake, 3, 4, 5, since=2)
+    _put(intake, 3, 4, 5, since=2)  # adds nothing
+    assert intake.load(math.inf) == intake.load()
+    assert (before.depth, intake.load().depth) == (2, 5)
+    queue.complete(queue.fresh(10))
+    assert intake.load(math.inf).depth == 5
+    assert intake.load(0.0) == intake.load(math.inf) == NO_LOAD
 
 
 def test_restarting_a_cursor_never_moves_one_that_holds(intake: Intake):

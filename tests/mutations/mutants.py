@@ -63,9 +63,9 @@ MUTANTS = (
         (
             Edit(
                 "src/email_ingestion/stream/intake.py",
-                "        added, uid = self._link.run(lambda: self._append(keys=keys, args=args))\n",
+                "        added, uid, volume = self._link.run(lambda: self._append(keys=keys, args=args))\n",
                 '        self._link.run(lambda: self._link.client.hset(keys[1], "uid", upto))\n'
-                "        added, uid = self._link.run(lambda: self._append(keys=keys, args=args))\n",
+                "        added, uid, volume = self._link.run(lambda: self._append(keys=keys, args=args))\n",
             ),
             Edit(
                 f"{LUA}/append.lua",

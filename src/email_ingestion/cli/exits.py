@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import sys
 from collections.abc import Callable
@@ -30,6 +31,8 @@ def run(function: Callable[..., Any]) -> NoReturn:
 
 def leave(command: Any) -> NoReturn:
     """Run a command and exit with its code."""
+    # Else the interpreter looks for garbage at its end, in all that was imported, for a fifth of a second.
+    atexit.register(gc.freeze)
     try:
         code = command.main(standalone_mode=False)
     except UsageError as error:
@@ -46,7 +49,6 @@ def leave(command: Any) -> NoReturn:
     except EmailIngestionError as error:
         _say(str(error))
         sys.exit(FAILED)
-    gc.freeze()  # else the interpreter looks for garbage in all that was imported, for a fifth of a second
     sys.exit(code if isinstance(code, int) else OK)
 
 

@@ -1,6 +1,6 @@
 r"""Compares one opened mailbox with what became of its mail, window by window, and fills the gaps it finds.
 
-UIDs (≤ 20,000) ─▶ place in the ledger? ─no─▶ outlines (≤ 500) ─▶ compare ─missing─▶ bodies (≤ 4 MB) ─▶ append
+UIDs (≤ 5,000) ─▶ place in the ledger? ─no─▶ outlines (≤ 500) ─▶ compare ─missing─▶ bodies (≤ 4 MB) ─▶ append
                         └─ yes: delivered                           └─ delivered, queued, dead, excluded
 
 Nothing larger than a window is ever held. Bodies are fetched to fill a gap, and where only they tell the identity.

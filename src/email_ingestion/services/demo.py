@@ -20,7 +20,8 @@ from email_ingestion.ledger import open_ledger
 from email_ingestion.process import pid_alive
 from email_ingestion.services.children import spawn
 from email_ingestion.services.fleet import ask, members, running
-from email_ingestion.services.redis_server import on_free_ports, start_redis
+from email_ingestion.services.ports import on_free_ports
+from email_ingestion.services.redis_server import start_redis
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, load_settings
 
 DATA = Path("data/sandbox")

@@ -9,13 +9,14 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.files import write_private
 from email_ingestion.services.children import spawn
+from email_ingestion.services.ports import on_free_ports
 
 OLDEST = 7  # before, a truncated append-only file of several parts cannot be loaded
 USUAL_PORT = 6379
@@ -89,22 +90,25 @@ def scratch_redis() -> Iterator[str]:
 
     Raises ConfigurationError when there is no server program, OperationFailed when it does not start.
     """
-    program, port, password = find_program(), free_port(0), secrets.token_hex(16)
-    with tempfile.TemporaryDirectory(prefix="email-ingestion-") as directory:
-        config = Path(directory) / "redis.conf"
-        write_private(config, SCRATCH.format(port=port, directory=directory, password=password))
-        with subprocess.Popen(
-            [program, str(config)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as server:
-            try:
-                deadline = time.monotonic() + START_SECONDS
-                while not _answers(port, password):
-                    if server.poll() is not None or time.monotonic() > deadline:
-                        raise OperationFailed(f"a scratch Redis ({program}) does not start: free memory and try again")
-                    time.sleep(0.02)
-                yield f"redis://:{password}@127.0.0.1:{port}/0"
-            finally:
-                server.kill()
+    program, password = find_program(), secrets.token_hex(16)
+    with tempfile.TemporaryDirectory(prefix="email-ingestion-") as directory, ExitStack() as running:
+
+        def launch(ports: Sequence[int]) -> None:
+            config = Path(directory) / "redis.conf"
+            write_private(config, SCRATCH.format(port=ports[0], directory=directory, password=password))
+            server = subprocess.Popen(
+                [program, str(config)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            running.enter_context(server)
+            running.callback(server.kill)
+            deadline = time.monotonic() + START_SECONDS
+            while not _answers(ports[0], password):
+                if server.poll() is not None or time.monotonic() > deadline:
+                    raise OperationFailed(f"a scratch Redis ({program}) does not start: free memory and try again")
+                time.sleep(0.02)
+
+        (port,) = on_free_ports([0], launch)
+        yield f"redis://:{password}@127.0.0.1:{port}/0"
 
 
 def find_program() -> str:
@@ -119,35 +123,6 @@ def find_program() -> str:
         return str(get_binary_path())
     except Exception as error:  # the package is missing, or has nothing for this platform
         raise ConfigurationError(f"there is no redis-server here: install Redis 7 or newer ({error})") from error
-
-
-def on_free_ports(wanted: Sequence[int], start: Callable[[Sequence[int]], None]) -> Sequence[int]:
-    """Start something on ports that are free, and again if others took them meanwhile; returns the ports.
-
-    Raises what `start` does when the ports are not the reason.
-    """
-    while True:
-        ports = [free_port(port) for port in wanted]
-        try:
-            start(ports)
-        except (ConfigurationError, OperationFailed):
-            if ports == [free_port(port) for port in ports]:
-                raise
-        else:
-            return ports
-
-
-def free_port(wanted: int) -> int:
-    """`wanted` if nobody listens there, else a port the system chooses."""
-    for port in (wanted, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise OperationFailed("this machine has no free port")
 
 
 def _major(program: str) -> int:

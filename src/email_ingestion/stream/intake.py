@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -25,6 +27,9 @@ class Load:
     depth: int  # messages
     volume: int  # bytes
 
+    def __add__(self, other: Load) -> Load:
+        return Load(self.depth + other.depth, self.volume + other.volume)
+
 
 NO_LOAD = Load(0, 0)
 
@@ -42,6 +47,8 @@ class Intake:
         self._restart = link.script("restart_cursor")
         self._note_modseq = link.script("note_modseq")
         self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
+        self._seen = NO_LOAD  # at the last look, and what was appended here since
+        self._seen_at = -math.inf
 
     def cursor(self, account: str, mailbox: str) -> Cursor | None:
         """How far the mailbox was read, or None when that is not known (any more)."""
@@ -103,12 +110,17 @@ class Intake:
         partition = self._link.of(account)
         keys = [partition.stream, partition.cursor(account, mailbox), partition.volume, partition.lease(account)]
         keys.append(partition.priority)
-        added, uid = self._link.run(lambda: self._append(keys=keys, args=args))
+        added, uid, volume = self._link.run(lambda: self._append(keys=keys, args=args))
+        self._seen += Load(int(added), int(volume))
         return int(added), int(uid)
 
-    def load(self) -> Load:
-        """What lies in all streams now."""
+    def load(self, age: float = 0.0) -> Load:
+        """What lies in all streams; a look `age` seconds ago will do, with what was appended here since."""
+        if time.monotonic() - self._seen_at >= age:
+            self._seen_at, self._seen = time.monotonic(), self._look()
+        return self._seen
 
+    def _look(self) -> Load:
         def read() -> Load:
             pipe = self._link.client.pipeline(transaction=False)
             for keys in self._link.partitions:

@@ -31,6 +31,7 @@ from email_ingestion.settings import Account, Settings, start_of
 from email_ingestion.stream import NO_LOAD, Allowance, Census, Gaps, Intake, Link, Load, Quarantine
 
 ROOM_SECONDS = 0.5  # between looks whether the stream is still full
+LOOK_SECONDS = 0.1  # for which a look at the stream holds: one before each portion was a thirteenth of a walk
 
 
 class LedgerOnDemand:
@@ -168,13 +169,13 @@ class Source:
         """
         if self.control.paused():
             return "paused by an operator"
-        load, settings = self.intake.load(), self.settings
-        depth = load.depth + in_hand.depth
-        if depth >= settings.stream_max_depth:
+        load, settings = self.intake.load(LOOK_SECONDS), self.settings
+        soon = load + in_hand
+        if soon.depth >= settings.stream_max_depth:
             return f"{load.depth} messages in the stream, STREAM_MAX_DEPTH is {settings.stream_max_depth}"
-        if load.volume + in_hand.volume >= settings.stream_max_bytes:
+        if soon.volume >= settings.stream_max_bytes:
             return f"{load.volume} bytes in the stream, STREAM_MAX_BYTES is {settings.stream_max_bytes}"
-        return f"{load.depth} messages in the stream come first" if depth >= most else None
+        return f"{load.depth} messages in the stream come first" if soon.depth >= most else None
 
     def wait_for_room(self) -> None:
         """Return when more may be fetched: the workers are behind."""

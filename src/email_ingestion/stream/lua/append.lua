@@ -4,9 +4,9 @@
 --   `end` is which end of the cursor moves: 'uid' upwards with new mail (UIDs ascending), or 'history' downwards with
 --   what was there before (UIDs descending). `from` is where the batch found it, `upto` the last UID the batch accounts
 --   for (the last ones may be skipped).
--- Returns {entries added, cursor}. STALECURSOR when the cursor is gone, behind `from` (Redis was restored: moving on
--- would leave a hole), or of another UIDVALIDITY; FENCED when there is a `holder` and the lease is not his: he was
--- away for so long that somebody else reads the account, or may. Nothing is written then.
+-- Returns {entries added, cursor, bytes added}. STALECURSOR when the cursor is gone, behind `from` (Redis was restored:
+-- moving on would leave a hole), or of another UIDVALIDITY; FENCED when there is a `holder` and the lease is not his: he
+-- was away for so long that somebody else reads the account, or may. Nothing is written then.
 -- include rank
 -- include fence
 local fenced = fence(KEYS[4], ARGV[4])
@@ -39,4 +39,4 @@ if beyond(upto, last) then
   redis.call('HSET', KEYS[2], ARGV[5], upto)
   last = upto
 end
-return {added, last}
+return {added, last, bytes}
