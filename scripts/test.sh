@@ -1,12 +1,17 @@
 #!/usr/bin/env bash
 # Install what the tests need and run the whole suite on every Python from 3.11 to 3.13 that this machine has.
-#   scripts/test.sh [--soak] [pytest options]     --soak adds the long runs; without options it writes docs/drills.md
+#   scripts/test.sh [--soak | --delays] [pytest options]
+# --soak adds the long runs; without options it writes docs/drills.md. --delays runs the suite on one Python with answers,
+# commits and events that come late (tests/delays), which brings races to light.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/venv.sh
 
-marker="not soak"
-if [ "${1:-}" = "--soak" ]; then
+marker="not soak" delays=""
+if [ "${1:-}" = "--delays" ]; then
+    delays="$PWD/tests/delays"
+    shift
+elif [ "${1:-}" = "--soak" ]; then
     marker=""
     shift
     if [ $# -eq 0 ]; then
@@ -75,7 +80,8 @@ for entry in "${pythons[@]}"; do
         rest=()
     fi
     echo "== the suite on Python $version ${rest[*]:-}"
-    PATH="$bin:$PATH" "$bin/python" -m pytest -n "$workers" ${marker:+-m "$marker"} "${rest[@]}" "$@"
+    PATH="$bin:$PATH" ${delays:+env "PYTHONPATH=$delays"} "$bin/python" -m pytest -n "$workers" ${marker:+-m "$marker"} "${rest[@]}" "$@"
+    [ -z "$delays" ] || break
     # What only tries whole processes, files and rules meets the same whatever Python runs it: once is enough.
     rest=(tests/unit tests/contract tests/integration tests/sandbox tests/acceptance/test_main_job.py)
 done

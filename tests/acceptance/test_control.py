@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import pty
+import signal
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -151,6 +156,33 @@ def test_local_orders_need_no_redis(cut_off: Live) -> None:
     everywhere = cut_off.command("pause", "worker", "--all")
     assert everywhere.returncode == 2
     assert "without --all the processes of this machine are told directly" in everywhere.stderr
+
+
+def test_a_watch_shows_every_change_until_it_is_interrupted(live: Live) -> None:
+    screen, terminal = pty.openpty()
+    watch = subprocess.Popen(
+        [sys.executable, "-m", "email_ingestion", "status", "--watch"],
+        cwd=live.here.folder,
+        env=live.here.environment | {"TERM": "xterm", "COLUMNS": "160"},
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    shown = io.FileIO(screen)
+
+    def read_up_to(words: bytes) -> None:
+        seen = b""
+        while words not in seen:
+            seen += shown.read(4096)
+
+    read_up_to(b"worker")
+    live.asked("pause", "worker")
+    read_up_to(b"paused")
+    live.asked("resume", "worker")
+    watch.send_signal(signal.SIGINT)
+    assert watch.wait(60) == 0
+    shown.close()
 
 
 def test_what_runs_is_seen_and_its_breakers_obey_without_redis(cut_off: Live) -> None:
