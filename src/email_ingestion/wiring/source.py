@@ -31,7 +31,7 @@ from email_ingestion.settings import Account, Settings, start_of
 from email_ingestion.stream import NO_LOAD, Allowance, Census, Gaps, Intake, Link, Load, Quarantine
 
 ROOM_SECONDS = 0.5  # between looks whether the stream is still full
-LOOK_SECONDS = 0.1  # for which a look at the stream holds: one before each portion was a thirteenth of a walk
+LOOK_SECONDS = 0.1  # for which a look at the stream holds: each is a round trip, and there is one before each portion
 
 
 class LedgerOnDemand:
