@@ -113,3 +113,21 @@ def test_a_sink_that_goes_away_costs_no_batch_an_attempt(redis_server: RedisServ
         pending = client.xpending_range(Keys().stream, GROUP, "-", "+", 100)
     assert [each["times_delivered"] for each in pending] == [0] * MESSAGES
     assert worker._in_flight == ()
+
+
+def test_a_drain_waits_for_no_mail_behind_the_last(
+    redis_server: RedisServer, tmp_path: Path, parser: Watched, monkeypatch: pytest.MonkeyPatch
+):
+    waited_at = []
+    fresh = Queue.fresh
+
+    def watched_fresh(self: Queue, most: int, *, block: bool = True):
+        if block:
+            waited_at.append(self.depth())
+        return fresh(self, most, block=block)
+
+    monkeypatch.setattr(Queue, "fresh", watched_fresh)
+    monkeypatch.setattr("email_ingestion.worker.loop.OVERDUE_SECONDS", 0.0)  # what is in hand is finished each turn
+    parser.second.set()
+    _worker(redis_server, tmp_path, parser, Shelf(parser)).drain()
+    assert waited_at == [MESSAGES, MESSAGES - BATCH]

@@ -128,18 +128,22 @@ class Worker:
             raise
 
     def _take_overdue(self) -> bool:
-        """Settle what is due again, with nothing else in hand: a suspect must not take anybody along."""
+        """Settle what is due again, with nothing else in hand: a suspect must not take anybody along.
+
+        Whether anything was settled: then it may have been the last, and nobody should wait for more without a look.
+        """
         now = time.monotonic()
         if now - self._adopted >= ADOPT_SECONDS:
             self._queue.adopt()
             self._adopted = now
         if now - self._looked < OVERDUE_SECONDS:
             return False
+        in_hand = self._ahead is not None
         self._clear()
         overdue = self._queue.overdue(self._batch, self._least())
         if not overdue:
             self._looked = now
-            return False
+            return in_hand
         self._announce(overdue)  # and look again at once: there may be more
         self._parts.extend(_parts(overdue))
         self._in_flight = tuple(each.id for each in overdue)
