@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import pty
 import signal
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.servers.commands import told, typed
+from tests.servers.commands import at_terminal, told, typed
 from tests.servers.pair import Pair, running_pair
 from tests.servers.processes import Running, place, until
 
@@ -159,16 +156,7 @@ def test_local_orders_need_no_redis(cut_off: Live) -> None:
 
 
 def test_a_watch_shows_every_change_until_it_is_interrupted(live: Live) -> None:
-    screen, terminal = pty.openpty()
-    watch = subprocess.Popen(
-        [sys.executable, "-m", "email_ingestion", "status", "--watch"],
-        cwd=live.here.folder,
-        env=live.here.environment | {"TERM": "xterm", "COLUMNS": "160"},
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-    )
-    os.close(terminal)
+    watch, screen = at_terminal(live.here, "status", "--watch")
     shown = io.FileIO(screen)
 
     def read_up_to(words: bytes) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pty
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ from email_ingestion.errors import PermanentError
 from email_ingestion.stream import Keys
 from email_ingestion.stream.codec import encode
 from email_ingestion.stream.dead_letters import obituary
-from tests.servers.commands import typed
+from tests.servers.commands import at_terminal, typed
 from tests.servers.links import message
 from tests.servers.processes import Place, until
 from tests.servers.redis import RedisServer
@@ -152,16 +151,7 @@ def test_nobody_at_the_terminal_means_no_purge(here: Place, own_redis: RedisServ
 
 def _at_a_terminal(here: Place, reply: bytes, *words: str) -> tuple[int, str]:
     """Run a command whose three streams are a terminal, and answer its question."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "email_ingestion", "dlq", *words],
-        cwd=here.folder,
-        env=here.environment | {"TERM": "xterm", "COLUMNS": "160"},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    )
-    os.close(theirs)
+    process, ours = at_terminal(here, "dlq", *words)
     said = b""
     while True:
         try:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import pty
 import subprocess
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +29,21 @@ def typed(here: Place, *words: str) -> subprocess.CompletedProcess[str]:
     done = _ended(here, words, lambda: leave(typer.main.get_command(app)))
     assert "Traceback" not in done.stderr, done.stderr
     return done
+
+
+def at_terminal(here: Place, *words: str) -> tuple[subprocess.Popen[bytes], int]:
+    """The same as a process whose three streams are a terminal, and the descriptor of our end of that."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [here.python, "-m", "email_ingestion", *words],
+        cwd=here.folder,
+        env=here.environment | {"TERM": "xterm", "COLUMNS": "160"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    return process, ours
 
 
 def told(here: Place, *words: str, ends: int = 0) -> Any:

@@ -31,7 +31,7 @@ from email_ingestion.settings import Account, Settings, start_of
 from email_ingestion.stream import NO_LOAD, Allowance, Census, Gaps, Intake, Link, Load, Quarantine
 
 ROOM_SECONDS = 0.5  # between looks whether the stream is still full
-LOOK_SECONDS = 0.1  # for which a look at the stream holds: each is a round trip, and there is one before each portion
+LOAD_SECONDS = 0.1  # for which a look at the stream holds: each is a round trip, and there is one before each portion
 
 
 class LedgerOnDemand:
@@ -169,7 +169,7 @@ class Source:
         """
         if self.control.paused():
             return "paused by an operator"
-        load, settings = self.intake.load(LOOK_SECONDS), self.settings
+        load, settings = self.intake.load(LOAD_SECONDS), self.settings
         soon = load + in_hand
         if soon.depth >= settings.stream_max_depth:
             return f"{load.depth} messages in the stream, STREAM_MAX_DEPTH is {settings.stream_max_depth}"
