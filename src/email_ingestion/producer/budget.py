@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from email_ingestion.events import BytesSpent, Observe
 from email_ingestion.stream import Allowance
-from email_ingestion.stream.allowance import Spending
 
 HISTORY_SHARE = 0.8  # the rest is kept for new mail
-SETTLE_BYTES = 4096
+# What is asked for at once, where less is wanted: each time is a round trip to a Redis that may be busy appending.
+STRIDE_BYTES = 8 * 1024 * 1024
+STRIDE_SHARE = 64  # but not more than this part of what is left
 
 
 class Budget:
@@ -18,23 +19,42 @@ class Budget:
         self._allowance = allowance
         self._limit = limit
         self._observe = observe
-        self._asked = 0  # since it was last settled
+        self._today = limit  # used in the last day, by all processes, with what is in hand here
+        self._in_hand = 0  # granted and not spent
+        self._granted_of = 0  # the limit that was for
+        self._spent = 0  # since it was last settled
         self._received = 0  # on this connection, when it was last settled
 
     def ask(self, size: int, share: float = 1.0) -> bool:
         """Whether `size` bytes may be downloaded now; `share` is how much of the budget they may draw on."""
-        spending = self._allowance.ask(size, int(self._limit * share))
+        limit = int(self._limit * share)
+        granted = (self._in_hand >= size and self._granted_of <= limit) or self._draw(size, limit)
+        if granted:
+            self._in_hand -= size
+            self._spent += size
+        self._tell(self._today - self._in_hand if granted else self._today)
+        return granted
+
+    def _draw(self, size: int, limit: int) -> bool:
+        drawn = max(size, min(STRIDE_BYTES, (limit - self._today) // STRIDE_SHARE))
+        spending = self._allowance.ask(drawn, limit)
+        self._today = spending.today
         if spending.granted:
-            self._asked += size
-        self._tell(spending)
+            self._in_hand += drawn
+            self._granted_of = limit
         return spending.granted
 
     def settle(self, received: int, *, last: bool = False) -> None:
-        """Count what came, `received` bytes on this connection so far, instead of what was asked for."""
-        difference = received - self._received - self._asked
-        if abs(difference) >= SETTLE_BYTES or last:
-            self._tell(self._allowance.correct(difference))
-            self._received, self._asked = (0, 0) if last else (received, 0)
+        """Count what came, `received` bytes on this connection so far, instead of what was asked for.
 
-    def _tell(self, spending: Spending) -> None:
-        self._observe(BytesSpent(self._account, spending.today, self._limit))
+        After the `last` time on a connection nothing is in hand.
+        """
+        self._in_hand += self._spent - (received - self._received)
+        self._spent, self._received = 0, 0 if last else received
+        if last or self._in_hand < 0:
+            self._today = self._allowance.correct(-self._in_hand).today
+            self._in_hand = 0
+            self._tell(self._today)
+
+    def _tell(self, today: int) -> None:
+        self._observe(BytesSpent(self._account, today, self._limit))
