@@ -19,7 +19,7 @@ from email_ingestion.errors import (
     SessionExpired,
 )
 from email_ingestion.mailbox import ImapMailbox
-from email_ingestion.mailbox.replies import TokenRejected
+from email_ingestion.mailbox.replies import MessagesRefused, TokenRejected
 from email_ingestion.sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.settings import Account
 from tests.servers.accounts import account
@@ -136,6 +136,43 @@ def test_a_vanished_uid_is_left_out_not_an_error(server: Server, mailbox: ImapMa
     (uid,) = mailbox.uids_from(1)
     assert [outline.uid for outline in mailbox.outlines([uid, uid + 1000])] == [uid]
     assert list(mailbox.bodies([uid, uid + 1000])) == [uid]
+
+
+def test_what_is_expected_comes_whatever_is_said_between(server: Server, mailbox: ImapMailbox):
+    server.deliver([_letter(number, b"%d " % number * 9000) for number in range(9)])
+    _open(mailbox)
+    uids = mailbox.uids_from(1)
+    whole = mailbox.bodies(uids)
+    first, second, third = uids[:3], uids[3:6], uids[6:]
+    mailbox.expect(first)
+    mailbox.expect(second)
+    assert mailbox.bodies(first) == {uid: whole[uid] for uid in first}  # perhaps before the server has ended it
+    mailbox.expect(third)
+    assert [outline.uid for outline in mailbox.outlines(uids)] == uids
+    assert mailbox.bodies([uids[4]]) == {uids[4]: whole[uids[4]]}
+    assert mailbox.bodies(third) == {uid: whole[uid] for uid in third}
+    mailbox.noop()
+    assert mailbox.bodies(second) == {uid: whole[uid] for uid in second}
+
+
+def test_what_was_expected_long_ago_is_asked_for_anew(server: Server, mailbox: ImapMailbox):
+    server.deliver([_letter(number) for number in range(4)])
+    _open(mailbox)
+    uids = mailbox.uids_from(1)
+    whole = mailbox.bodies(uids)
+    for uid in uids:
+        mailbox.expect([uid])
+    assert [mailbox.bodies([uid]) for uid in uids] == [{uid: whole[uid]} for uid in uids]
+
+
+def test_a_vanished_uid_among_the_expected_is_left_out(server: Server, mailbox: ImapMailbox):
+    server.deliver([_letter(1), _letter(2)])
+    _open(mailbox)
+    one, two = mailbox.uids_from(1)
+    mailbox.expect([one, two + 1000])
+    mailbox.expect([two])
+    assert list(mailbox.bodies([one, two + 1000])) == [one]
+    assert list(mailbox.bodies([two])) == [two]
 
 
 def test_new_mail_ends_the_wait(server: Server, mailbox: ImapMailbox):
@@ -265,3 +302,41 @@ def test_a_limited_account_stays_away(gmail: RunningSandbox, fault: str, least: 
     with pytest.raises(IMAPThrottledError) as caught, closing(ImapMailbox(_gmail(gmail).account(), TIMEOUT)) as mailbox:
         mailbox.login(gmail.access_token())
     assert caught.value.retry_after >= least
+
+
+def test_expected_messages_that_are_refused_are_told_with_those_that_came(gmail: RunningSandbox, google: ImapMailbox):
+    for number in range(6):
+        gmail.deliver(_letter(number))
+    _open(google)
+    uids = google.uids_from(1)
+    gmail.arm("partial_fetch", missing=1)
+    google.expect(uids[:3])
+    google.expect(uids[3:])
+    with pytest.raises(MessagesRefused) as refused:
+        google.bodies(uids[:3])
+    assert len(refused.value.found) == 2
+    assert list(google.bodies(uids[3:])) == uids[3:]
+    assert list(google.bodies(uids[:3])) == uids[:3]
+
+
+def test_a_session_that_ends_takes_what_was_expected_with_it(gmail: RunningSandbox, google: ImapMailbox):
+    gmail.deliver(_letter(1))
+    gmail.deliver(_letter(2))
+    _open(google)
+    uids = google.uids_from(1)
+    gmail.arm("session_expiry", when="fetch", after_messages=1)
+    google.expect(uids)
+    with pytest.raises(SessionExpired):
+        google.bodies(uids)
+
+
+def test_nothing_is_expected_of_a_server_that_asks_to_be_left_in_peace(gmail: RunningSandbox, google: ImapMailbox):
+    gmail.deliver(_letter(1))
+    _open(google)
+    uids = google.uids_from(1)
+    gmail.arm("throttled", delay_ms=0)
+    google.noop()
+    assert google.slowed > 0
+    google.expect(uids)
+    assert gmail.with_stats(lambda stats: stats.commands["UID FETCH"]) == 0
+    assert list(google.bodies(uids)) == uids

@@ -63,9 +63,9 @@ MUTANTS = (
         (
             Edit(
                 "src/email_ingestion/stream/intake.py",
-                "        added, uid, volume = self._link.run(lambda: self._append(keys=keys, args=args))\n",
+                "        sent = Sent(self._link, self._append, partition, keys, args)\n",
                 '        self._link.run(lambda: self._link.client.hset(keys[1], "uid", upto))\n'
-                "        added, uid, volume = self._link.run(lambda: self._append(keys=keys, args=args))\n",
+                "        sent = Sent(self._link, self._append, partition, keys, args)\n",
             ),
             Edit(
                 f"{LUA}/append.lua",

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+from imapclient.response_parser import parse_fetch_response
+
 _LINE = re.compile(rb"\d+ \((.*)\)")
 _ITEM = re.compile(
-    rb"(?P<name>[A-Z][A-Z0-9.-]*) "
-    rb'(?:(?P<number>\d+)|"(?P<text>[^"\\]*)"|\((?P<list>(?:"(?:[^"\\]|\\.)*"|[^()"{}])*)\))(?: |$)'
+    rb"([A-Z][A-Z0-9.-]*) "
+    rb'(\d+|"[^"\\]*"|\([^()"{}]*(?:"(?:[^"\\]|\\.)*"[^()"{}]*)*\))(?: |\Z)'  # a number, a text or a list
 )
 _LISTED = re.compile(rb'"((?:[^"\\]|\\.)*)"|([^\s()"{}]+)')
 _LITERAL = re.compile(rb"\d+ \(UID (\d+) (BODY\[\](?:<\d+>)?) \{\d+\}")
-_DATE = re.compile(rb"([ \d]\d)-([A-Z][a-z]{2})-(\d{4}) (\d\d):(\d\d):(\d\d) ([+-]\d{4})")
-_MONTHS = {name: number for number, name in enumerate(b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)}
+_DATE = re.compile(r"[ \d]\d-[A-Z][a-z]{2}-\d{4} \d\d:\d\d:\d\d [+-]\d{4}", re.ASCII)
+_MONTHS = "JanFebMarAprMayJunJulAugSepOctNovDec"
 
 Found = dict[int, dict[bytes, Any]]
 
@@ -29,7 +31,13 @@ class _Unusual(Exception):
     """Somebody else must read this."""
 
 
-def read(answers: Sequence[Any]) -> Found | None:
+def read(answers: Sequence[Any]) -> Found:
+    """What FETCH answers say, by UID; raises imapclient's ProtocolError for what is none."""
+    found = usual(answers)
+    return dict(parse_fetch_response(answers, normalise_times=False)) if found is None else found
+
+
+def usual(answers: Sequence[Any]) -> Found | None:
     """What imapclient's parser would return but for the sequence numbers, or None: it must be asked."""
     found: Found = {}
     try:
@@ -54,24 +62,19 @@ def _messages(answers: Sequence[Any]) -> Iterator[dict[bytes, Any]]:
 
 def _line(answer: bytes) -> dict[bytes, Any]:
     line = _LINE.fullmatch(answer)
-    if not line:
+    items = _ITEM.findall(line[1]) if line else ()
+    if not line or sum(len(name) + len(value) + 2 for name, value in items) != len(line[1]) + 1:  # something between
         raise _Unusual
-    said = line[1]
-    data, position = {}, 0
-    while position < len(said):
-        item = _ITEM.match(said, position)
-        if not item:
-            raise _Unusual
-        name, number, text, listed = item.groups()
-        data[name] = int(number) if number is not None else _value(name, text, listed)
-        position = item.end()
-    return data
+    return {name: _value(name, value) for name, value in items}
 
 
-def _value(name: bytes, text: bytes | None, listed: bytes) -> Any:
-    if text is None:
-        return _list(listed)
-    return _date(text) if name == b"INTERNALDATE" else text
+def _value(name: bytes, said: bytes) -> Any:
+    if said.isdigit():
+        return int(said)
+    if said.startswith(b"("):
+        return _list(said)
+    text = said[1:-1]
+    return _date(text.decode()) if name == b"INTERNALDATE" else text
 
 
 @lru_cache(maxsize=1024)
@@ -87,15 +90,10 @@ def _listed(items: bytes) -> Iterator[bytes]:
         yield atom or re.sub(rb"\\(.)", rb"\1", quoted)
 
 
-def _date(text: bytes) -> datetime:
+def _date(text: str) -> datetime:
     """RFC 3501's date-time, as the server's zone has it."""
-    date = _DATE.fullmatch(text)
-    if not date:
+    month, between = divmod(_MONTHS.find(text[3:6]), 3)
+    if between or not _DATE.fullmatch(text):
         raise _Unusual
-    day, month, year, hour, minute, second, zone = date.groups()
-    return datetime(int(year), _MONTHS[month], int(day), int(hour), int(minute), int(second), tzinfo=_zone(zone))
-
-
-@lru_cache(maxsize=64)
-def _zone(text: bytes) -> timezone:
-    return timezone(timedelta(hours=int(text[1:3]), minutes=int(text[3:])) * (-1 if text[:1] == b"-" else 1))
+    day, year, clock, zone = text[:2].replace(" ", "0"), text[7:11], text[12:20], text[21:]
+    return datetime.fromisoformat(f"{year}-{month + 1:02}-{day}T{clock}{zone}")

@@ -18,9 +18,9 @@ from typing import Any
 
 import imapclient
 from imapclient.exceptions import IMAPClientError, LoginError, ProtocolError
-from imapclient.response_parser import parse_fetch_response
 
 from email_ingestion.errors import IMAPConnectionError
+from email_ingestion.mailbox.ahead import Ahead
 from email_ingestion.mailbox.answers import read
 from email_ingestion.mailbox.folders import mailbox_for
 from email_ingestion.mailbox.meter import Meter
@@ -34,6 +34,7 @@ from email_ingestion.mailbox.outline import (
     text_of,
 )
 from email_ingestion.mailbox.replies import MessagesRefused, login_refused, refused, speaks_of_messages
+from email_ingestion.mailbox.responses import Responses
 from email_ingestion.settings import Account
 
 CONNECT_SECONDS = 10.0
@@ -87,6 +88,8 @@ class ImapMailbox:
         # imapclient runs imaplib at debug level 5, which repr()s every message: three times the cost of a fetch.
         self._client._imap.debug = 0  # noqa: SLF001 - there is no public way
         self._meter = Meter(self._client._imap)  # noqa: SLF001 - likewise
+        Responses(self._client._imap)  # noqa: SLF001 - likewise
+        self._ahead = Ahead(self._client._imap)  # noqa: SLF001 - likewise
 
     @property
     def received(self) -> int:
@@ -210,11 +213,25 @@ class ImapMailbox:
             if not speaks_of_messages(error):
                 raise error
             raise MessagesRefused(f"the IMAP server does not send some labels: {error}", self._left())
-        return dict(parse_fetch_response([each for each in answers if each], self._client.normalise_times, True))  # noqa: FBT003
+        return read([each for each in answers if each])
 
     def bodies(self, uids: Sequence[int]) -> dict[int, bytes]:
         """The raw messages, by UID; all of them are in memory at once. Vanished UIDs are missing."""
-        return bodies_of(self._fetch(uids, ["BODY.PEEK[]"]))
+        with self._hearing("fetch from"):
+            expected = self._ahead.take(uids)
+            if expected and not expected.whole and expected.status != "OK":
+                error = IMAPClientError(f"FETCH command error: {expected.status} {expected.said}")
+                raise _refusal(error, {uid: {b"BODY[]": body} for uid, body in expected.bodies.items()}) from error
+        return expected.bodies if expected else bodies_of(self._fetch(uids, ["BODY.PEEK[]"]))
+
+    def expect(self, uids: Sequence[int]) -> None:
+        """Have the server get the bodies of `uids` ready, which are to be asked for soon, and alone.
+
+        One that wants us to slow down is left in peace.
+        """
+        if not self._meter.pace:
+            with self._speaking("fetch from", alone=False):
+                self._ahead.ask(uids)
 
     def piece(self, uid: int, offset: int, size: int) -> bytes | None:
         """A part of a raw message, shorter at its end and empty behind it; None when the message vanished."""
@@ -225,10 +242,7 @@ class ImapMailbox:
         """Raises MessagesRefused, with what came, when the server did not send some for their own sake."""
         with self._speaking("fetch from"):
             try:
-                answers = self._answers(uids, items)
-                found = read(answers)
-                if found is None:
-                    found = dict(parse_fetch_response(answers, self._client.normalise_times, True))  # noqa: FBT003
+                found = read(self._answers(uids, items))
                 return {uid: found[uid] for uid in uids if uid in found}  # a server may speak of others in passing
             except self._client.AbortError:
                 raise
@@ -237,9 +251,7 @@ class ImapMailbox:
                     return self._with_odd_labels(uids[0], items)
                 raise MessagesRefused("an answer of the IMAP server cannot be read", {}) from error
             except IMAPClientError as error:
-                if not speaks_of_messages(error):
-                    raise
-                raise MessagesRefused(f"the IMAP server does not send some messages: {error}", self._left()) from error
+                raise _refusal(error, self._left()) from error
 
     def _answers(self, uids: Sequence[int], items: list[str]) -> list[Any]:
         """As imapclient's fetch, without its parser."""
@@ -253,7 +265,7 @@ class ImapMailbox:
         """What came before a FETCH was refused; imaplib keeps it."""
         answers = self._client._imap.untagged_responses.pop("FETCH", [])  # noqa: SLF001 - where imaplib leaves it
         try:
-            return dict(parse_fetch_response(answers, self._client.normalise_times, True))  # noqa: FBT003
+            return read(answers)
         except ProtocolError:
             return {}
 
@@ -308,18 +320,29 @@ class ImapMailbox:
             self._alarm.send(b"!")
 
     @contextmanager
-    def _speaking(self, doing: str) -> Iterator[None]:
-        """Keep to the pace the server asks for, and translate what goes wrong inside."""
-        with _translated(doing):
+    def _speaking(self, doing: str, *, alone: bool = True) -> Iterator[None]:
+        """Keep to the pace the server asks for, and translate what goes wrong inside.
+
+        What runs `alone` waits for the end of everything before it.
+        """
+        with self._hearing(doing):
             if self._meter.pace:
                 self._until_audible([], self._meter.pace)
+            if alone:
+                self._ahead.end()
+            try:
+                yield
+            finally:
+                self._meter.settle()
+
+    @contextmanager
+    def _hearing(self, doing: str) -> Iterator[None]:
+        with _translated(doing):
             try:
                 yield
             except OSError:
                 self._hear_farewell()
                 raise
-            finally:
-                self._meter.settle()
 
     def _hear_farewell(self) -> None:
         """A server that says BYE and closes may be cut short by the reset that our next word provokes."""
@@ -354,6 +377,13 @@ class ImapMailbox:
             self._client.shutdown()
         self._alarm.close()
         self._snooze.close()
+
+
+def _refusal(error: IMAPClientError, found: dict[int, dict[bytes, Any]]) -> Exception:
+    """What the end of a FETCH means, where `found` came before it."""
+    if not speaks_of_messages(error):
+        return refused(error, "fetch from")
+    return MessagesRefused(f"the IMAP server does not send some messages: {error}", found)
 
 
 def _keep_alive(sock: socket.socket) -> None:

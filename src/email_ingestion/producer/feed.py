@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
-from email_ingestion.aside import Aside
 from email_ingestion.email import Cursor, Message
 from email_ingestion.events import Observe
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap import Opened
 from email_ingestion.producer.choice import Portion, with_next
 from email_ingestion.producer.picker import Accounted, Picker
-from email_ingestion.stream import NO_LOAD, Intake, Load
+from email_ingestion.stream import NO_LOAD, End, Intake, Load
 
 # Told how many bytes are to come, and what is in hand and not in the stream yet: 0, or the seconds to wait.
 AskRoom = Callable[[int, Load], float]
-# Puts messages into the stream and moves an end of the cursor to a UID; returns how many were new, and the cursor.
-Append = Callable[[str, str, Cursor, int, Sequence[Message]], tuple[int, Cursor]]
+Fetched = tuple[int, list[Message]]  # the last UID that is accounted for once these are in the stream
 
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """Made anew for each connection. Messages are appended in the thread `beside` while the next ones are fetched."""
+    """Made anew for each connection."""
 
     account: str
     connection: ImapMailbox
     opened: Opened
     intake: Intake
     picker: Picker
-    beside: Aside
     look: Callable[[], Accounted]
     observe: Observe
 
@@ -39,33 +35,51 @@ class Feed:
         return self.intake.cursor(self.account, self.opened.name)
 
     def carry(
-        self, portions: Iterable[Portion], cursor: Cursor, accounted: Accounted, ask_room: AskRoom, append: Append
+        self, portions: Iterable[Portion], cursor: Cursor, accounted: Accounted, ask_room: AskRoom, end: End
     ) -> Iterator[Cursor | float]:
         """Fetch and append portion by portion: yields the cursor whenever it has moved, else the seconds to wait.
 
-        While one is compressed and appended, the next one is fetched, if there is room for both.
+        While one is taken in, Redis appends the one before. Nothing is under way when it yields.
         """
-        ahead: list[Message] | None = None
-        for portion, following in with_next(portions):
-            while portion.wanted and ahead is None and (pause := ask_room(portion.size, NO_LOAD)):
-                yield pause
-            messages = self.picker.messages(portion, cursor, accounted) if ahead is None else ahead
-            job = partial(append, self.account, self.opened.name, cursor, portion.upto, messages)
-            if following.wanted and not ask_room(following.size, _load(messages)):
-                appending = self.beside.begin(job)
-                try:
-                    ahead = self.picker.messages(following, cursor, accounted)
-                finally:
-                    cursor = self._appended(messages, *appending.result())
-            else:
-                ahead, cursor = None, self._appended(messages, *job())
-            del messages, job  # a wait for room may follow
+        appending: Callable[[], Cursor] | None = None
+        try:
+            for fetched in self._fetched(portions, cursor, accounted, ask_room):
+                if appending:
+                    ended, appending = appending, None
+                    yield (cursor := ended())
+                if isinstance(fetched, tuple):
+                    appending = self._append(cursor, end, *fetched)
+                else:
+                    yield fetched
+        finally:
+            if appending:
+                cursor = appending()
+        if appending:
             yield cursor
 
-    def _appended(self, messages: Sequence[Message], added: int, cursor: Cursor) -> Cursor:
-        self.picker.published(messages, added)
-        return cursor
+    def _fetched(
+        self, portions: Iterable[Portion], cursor: Cursor, accounted: Accounted, ask_room: AskRoom
+    ) -> Iterator[Fetched | float]:
+        """While one portion is taken in, the server gets the next one ready, if there is room for both."""
+        expected, before = False, NO_LOAD
+        for portion, following in with_next(portions):
+            while portion.wanted and not expected and (pause := ask_room(portion.size, before)):
+                yield pause
+                before = NO_LOAD
+            load = Load(len(portion.wanted), portion.size)
+            expected = bool(following.wanted) and not ask_room(following.size, before + load)
+            if expected:
+                self.picker.expect(portion)
+                self.picker.expect(following)
+            yield portion.upto, self.picker.messages(portion, cursor, accounted)
+            before = load
 
+    def _append(self, cursor: Cursor, end: End, upto: int, messages: list[Message]) -> Callable[[], Cursor]:
+        appending = self.intake.begin(self.account, self.opened.name, cursor, upto, messages, end=end)
 
-def _load(messages: Sequence[Message]) -> Load:
-    return Load(len(messages), sum(message.envelope.size for message in messages))
+        def ended() -> Cursor:
+            added, moved = appending()
+            self.picker.published(messages, added)
+            return moved
+
+        return ended

@@ -72,9 +72,15 @@ class Fetch:
                 found |= {outline.uid: outline for outline in outlines}
             return [found[uid] for uid in sorted(found)]
 
+    def expect(self, outlines: Sequence[Outline]) -> None:
+        """Have the server get ready what `messages` is asked for soon, with the same ones. Raises as it does."""
+        small = _small(outlines)
+        if small:
+            self._connection.expect(small)
+
     def messages(self, outlines: Sequence[Outline]) -> Iterator[Message]:
         """The messages behind `outlines`, without those that vanished or were refused; raises IMAPConnectionError."""
-        small = [outline.uid for outline in outlines if outline.size <= LARGE_BYTES]
+        small = _small(outlines)
         bodies = self._bodies(small) if small else {}
         if bodies:
             self._observe(Downloaded(self._account, sum(map(len, bodies.values()))))
@@ -178,3 +184,8 @@ class Fetch:
             size=size,
             sha256=sha256,
         )
+
+
+def _small(outlines: Sequence[Outline]) -> list[int]:
+    """The UIDs of those that are fetched whole."""
+    return [outline.uid for outline in outlines if outline.size <= LARGE_BYTES]

@@ -73,7 +73,7 @@ class History:
                 yield step
 
     def _carry(self, cut: Iterable[Portion], cursor: Cursor, accounted: Accounted) -> Iterator[Cursor | float]:
-        return self._feed.carry(cut, cursor, accounted, self._room, self._feed.intake.append_history)
+        return self._feed.carry(cut, cursor, accounted, self._room, "history")
 
     def _report(self, cursor: Cursor) -> None:
         """UIDs stand for messages here: how many there are below the mark nobody has counted."""

@@ -78,6 +78,10 @@ class Picker:
             self._observe(Skipped(self._account, reason, count))
         return {uid for uid, reason in reasons.items() if reason is None}
 
+    def expect(self, portion: Portion) -> None:
+        """Have the server get ready what is soon to be asked for."""
+        self._fetch.expect(portion.wanted)
+
     def messages(self, portion: Portion, cursor: Cursor, accounted: Accounted) -> list[Message]:
         """Those of a portion that are to be appended; what the server refuses is noted before a cursor passes it."""
         messages = self._unknown(list(self._fetch.messages(portion.wanted)), cursor, accounted)

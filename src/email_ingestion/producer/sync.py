@@ -81,7 +81,7 @@ class Sync:
         wanted = picker.wanted(outlines, cursor, self._accounted)
         self._tell_waiting(outlines, wanted, cursor)
         cut = portions(outlines, wanted, uids[-1], PORTION_BYTES)
-        for step in self._feed.carry(cut, cursor, self._accounted, self._ask_room, self._feed.intake.append):
+        for step in self._feed.carry(cut, cursor, self._accounted, self._ask_room, "uid"):
             cursor, pause = (step, 0.0) if isinstance(step, Cursor) else (cursor, step)
             if not self._rest(pause):
                 return cursor, False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha1
@@ -18,7 +19,7 @@ from redis.exceptions import NoScriptError, RedisClusterException, RedisError, R
 from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.errors import ConfigurationError, LeaseLost, RedisConnectionError, StaleCursor
 from email_ingestion.redis_address import RedisAddress
-from email_ingestion.stream.clients import LateCluster, connect, fails_over, master_now
+from email_ingestion.stream.clients import CONNECTIONS, LateCluster, connect, fails_over, master_now
 from email_ingestion.stream.keys import Keys, layout, partition_of
 
 T = TypeVar("T")
@@ -70,13 +71,13 @@ class Script:
     def __init__(self, client: redis.Redis, name: str) -> None:
         self._client = client
         self._source = _source(name)
-        self._hash = sha1(self._source, usedforsecurity=False).hexdigest()
+        self.hash = sha1(self._source, usedforsecurity=False).hexdigest()
 
     def __call__(self, keys: Sequence[str], args: Iterable[Any] = ()) -> Any:
         """What the script returns; all keys must be of one partition."""
         words = (*keys, *args)
         try:
-            return self._client.evalsha(self._hash, len(keys), *words)
+            return self._client.evalsha(self.hash, len(keys), *words)
         except NoScriptError:
             return self._client.eval(self._source, len(keys), *words)  # type: ignore[arg-type]
 
@@ -100,8 +101,9 @@ class Link:
         self.keys = keys
         self.partitions = layout(partitions) if partitions > 1 else (keys,)
         self.breaker = breaker
+        self.held = threading.BoundedSemaphore(CONNECTIONS // 4)  # for `sent`: who holds one connection wants another
+        self.agreed = False  # with Redis, on the number of partitions
         self._agree = self.script("agree")
-        self._agreed = False
 
     @property
     def fails_over(self) -> bool:
@@ -115,6 +117,11 @@ class Link:
     def of(self, account: str) -> Keys:
         """The keys of the partition that an account's mail is in."""
         return self.partitions[partition_of(account, len(self.partitions))]
+
+    @property
+    def clustered(self) -> bool:
+        """Whether each partition may be on a server of its own."""
+        return isinstance(self.client, LateCluster)
 
     def masters(self) -> list[redis.Redis]:
         """A client for each server that takes writes; ask them inside `run`."""
@@ -145,7 +152,7 @@ class Link:
 
     def _settle_partitions(self) -> None:
         """Once for each link: the number of partitions is fixed by whoever comes first."""
-        if self._agreed:
+        if self.agreed:
             return
         mine = len(self.partitions)
         fixed = int(self.client.get(self.keys.partitions) or 1)
@@ -156,7 +163,7 @@ class Link:
                 f"REDIS_PARTITIONS is {mine}, but this Redis holds mail in {fixed}, which cannot be changed: "
                 f"set REDIS_PARTITIONS={fixed}, or name an empty Redis and refill it (docs/redis.md)"
             )
-        self._agreed = True
+        self.agreed = True
 
 
 def open_link(address: RedisAddress | str, name: str) -> Link:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from email_ingestion.email import Cursor, Message
 from email_ingestion.stream.codec import ZSTD_LEVEL, encode
 from email_ingestion.stream.connection import Link
 from email_ingestion.stream.keys import GROUP
+from email_ingestion.stream.sent import Sent
 
 FIELDS = ["uidvalidity", "uid", "rescan", "history"]
 End = Literal["uid", "history"]
@@ -73,15 +74,44 @@ class Intake:
         Returns how many were new and the cursor as it now stands; safe to repeat when the answer was lost.
         Raises StaleCursor when the cursor went back or away meanwhile, LeaseLost, RedisConnectionError.
         """
-        added, uid = self._add(account, mailbox, (since.uidvalidity, since.uid, "uid"), upto, messages)
-        return added, replace(since, uid=uid)
+        return self.begin(account, mailbox, since, upto, messages)()
 
     def append_history(
         self, account: str, mailbox: str, since: Cursor, downto: int, messages: Sequence[Message]
     ) -> tuple[int, Cursor]:
         """Append `messages` (descending UIDs below `since.history`) and move that down to `downto`; like `append`."""
-        added, uid = self._add(account, mailbox, (since.uidvalidity, since.history, "history"), downto, messages)
-        return added, replace(since, history=uid)
+        return self.begin(account, mailbox, since, downto, messages, end="history")()
+
+    def begin(
+        self,
+        account: str,
+        mailbox: str,
+        since: Cursor,
+        upto: int,
+        messages: Sequence[Message],
+        *,
+        end: End = "uid",
+    ) -> Callable[[], tuple[int, Cursor]]:
+        """Begin to; whoever calls what is returned, once, has what `append` would return or raise."""
+        at = since.uid if end == "uid" else since.history
+        args: list[str | int | bytes] = [since.uidvalidity, at, upto, self._holder, end, len(messages)]
+        now = datetime.now(UTC)
+        for message in messages:
+            fields = encode(message, now, self._compressor)
+            args += [message.envelope.uid, len(fields)]
+            for name, value in fields.items():
+                args += [name, value]
+        partition = self._link.of(account)
+        keys = [partition.stream, partition.cursor(account, mailbox), partition.volume, partition.lease(account)]
+        keys.append(partition.priority)
+        sent = Sent(self._link, self._append, partition, keys, args)
+
+        def result() -> tuple[int, Cursor]:
+            added, now_at, volume = map(int, sent.answer())
+            self._seen += Load(added, volume)
+            return added, replace(since, uid=now_at) if end == "uid" else replace(since, history=now_at)
+
+        return result
 
     def modseq(self, account: str, mailbox: str) -> int | None:
         """Up to which MODSEQ changes of labels were taken over, or None when that is not known (any more)."""
@@ -95,24 +125,6 @@ class Intake:
         keys = [partition.cursor(account, mailbox), partition.lease(account)]
         args: list[str | int] = [uidvalidity, str(modseq), self._holder]
         self._link.run(lambda: self._note_modseq(keys=keys, args=args))
-
-    def _add(
-        self, account: str, mailbox: str, since: tuple[int, int, End], upto: int, messages: Sequence[Message]
-    ) -> tuple[int, int]:
-        uidvalidity, at, end = since
-        args: list[str | int | bytes] = [uidvalidity, at, upto, self._holder, end, len(messages)]
-        now = datetime.now(UTC)
-        for message in messages:
-            fields = encode(message, now, self._compressor)
-            args += [message.envelope.uid, len(fields)]
-            for name, value in fields.items():
-                args += [name, value]
-        partition = self._link.of(account)
-        keys = [partition.stream, partition.cursor(account, mailbox), partition.volume, partition.lease(account)]
-        keys.append(partition.priority)
-        added, uid, volume = self._link.run(lambda: self._append(keys=keys, args=args))
-        self._seen += Load(int(added), int(volume))
-        return int(added), int(uid)
 
     def load(self, age: float = 0.0) -> Load:
         """What lies in all streams; a look `age` seconds ago will do, with what was appended here since."""

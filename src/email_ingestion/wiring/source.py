@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from email_ingestion.aside import Aside
 from email_ingestion.blobs import Blobs
 from email_ingestion.control import Control
 from email_ingestion.events import Observe
@@ -69,7 +68,6 @@ class Source:
     holder: str = ""  # as whom it writes, see `stream.leases`; a command writes as nobody in particular
     control: Control = field(default_factory=partial(Control, "producer"))  # what operators ask of it
     several: bool = False  # whether more than one mailbox of the account is read
-    beside: Aside = field(default_factory=partial(Aside, "append"))  # with the intake while the mailbox is spoken to
 
     def sync(self, connection: ImapMailbox, opened: Opened, ask_room: AskRoom, rest: Callable[[float], bool]) -> Sync:
         """What brings new mail into the stream."""
@@ -100,7 +98,6 @@ class Source:
             opened,
             self.intake,
             picker=self._picker(connection, opened),
-            beside=self.beside,
             look=partial(self._accounted, opened),
             observe=self.observe,
         )
