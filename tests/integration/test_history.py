@@ -12,13 +12,14 @@ import pytest
 from email_ingestion.email import Cursor
 from email_ingestion.errors import StaleCursor
 from email_ingestion.events import BytesSpent, Held, HistoryWalked, Reconciled, Synced
-from email_ingestion.producer import fetch, history, sync
+from email_ingestion.producer import Budget, fetch, history, sync
 from email_ingestion.producer.choice import portions, portions_down
 from email_ingestion.reconcile import Report
 from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.stream import Allowance, Census, Intake, Keys, Load
+from email_ingestion.stream.allowance import Spending
 from email_ingestion.wiring.accounts import log_in
-from tests.servers.links import link, message
+from tests.servers.links import Heard, link, message
 from tests.servers.redis import RedisServer
 from tests.servers.watching import Watched, letter
 
@@ -250,6 +251,40 @@ def test_two_processes_share_a_budget(redis_server: RedisServer):
     ours, theirs = (Allowance(link(redis_server.url), "default") for _ in range(2))
     assert [each.ask(500, 1000).granted for each in (ours, theirs, ours)] == [True, True, False]
     assert Allowance(link(redis_server.url), "other").ask(1, 1000).today == 1
+
+
+class Counted(Allowance):
+    """Counts how often Redis is asked."""
+
+    questions = 0
+
+    def ask(self, size: int, limit: int) -> Spending:
+        self.questions += 1
+        return super().ask(size, limit)
+
+
+def test_a_budget_is_drawn_in_strides_and_what_is_left_is_given_back(redis_server: RedisServer):
+    allowance, heard = Counted(link(redis_server.url), "default"), Heard()
+    budget = Budget("default", allowance, 640_000, heard)
+    assert all(budget.ask(1000, 0.8) for _ in range(30))
+    assert allowance.questions <= 6
+    assert heard.of(BytesSpent)[-1].today == 30_000
+    assert 30_000 < allowance.ask(0, 0).today < 40_000  # a crash would have used up so much
+    budget.settle(25_000)
+    budget.settle(31_000, last=True)
+    assert heard.of(BytesSpent)[-1].today == allowance.ask(0, 0).today == 31_000
+    assert budget.ask(1000)
+    budget.settle(20_000)  # of another connection; more came than was in hand
+    assert allowance.ask(0, 0).today == 51_000
+
+
+def test_old_mail_has_nothing_of_what_was_drawn_for_new_mail(redis_server: RedisServer):
+    allowance = Counted(link(redis_server.url), "default")
+    allowance.ask(8_100_000, 10_000_000)
+    budget = Budget("default", allowance, 10_000_000, lambda _: None)
+    assert [budget.ask(1000), budget.ask(1000), budget.ask(1000)] == [True] * 3
+    assert allowance.questions == 3
+    assert not budget.ask(1000, 0.8)
 
 
 # The other end of the cursor
