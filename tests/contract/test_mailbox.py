@@ -175,6 +175,22 @@ def test_a_vanished_uid_among_the_expected_is_left_out(server: Server, mailbox: 
     assert list(mailbox.bodies([two])) == [two]
 
 
+def test_a_body_may_be_expected_in_pieces(server: Server, mailbox: ImapMailbox):
+    server.deliver([_letter(1, b"0123456789" * 500)])
+    _open(mailbox)
+    (uid,) = mailbox.uids_from(1)
+    whole = mailbox.bodies([uid])[uid]
+    pieces = []
+    for offset in range(0, len(whole), 1000):
+        mailbox.expect([uid], (offset, 1000))
+        mailbox.expect([uid], (offset + 1000, 1000))
+        pieces.append(mailbox.piece(uid, offset, 1000))
+    assert b"".join(pieces) == whole
+    assert mailbox.piece(uid, len(whole) + 1000, 1000) == b""
+    mailbox.expect([uid + 1000], (0, 1000))
+    assert mailbox.piece(uid + 1000, 0, 1000) is None
+
+
 def test_new_mail_ends_the_wait(server: Server, mailbox: ImapMailbox):
     _open(mailbox)
     last = max(mailbox.uids_from(1), default=0)

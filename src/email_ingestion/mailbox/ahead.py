@@ -1,4 +1,4 @@
-"""Bodies asked for before they are wanted: the server gets the next ones ready while the ones before are taken in.
+"""Bodies asked for before they are wanted: the server gets the next ones ready while those before are taken in.
 
 A server may answer the second FETCH before it ends the first (Dovecot does), so what comes is told apart by its UIDs,
 and bodies are had as soon as they are there.
@@ -14,9 +14,11 @@ from typing import Any
 from imapclient.exceptions import ProtocolError
 
 from email_ingestion.mailbox.answers import read
-from email_ingestion.mailbox.outline import bodies_of, text_of
+from email_ingestion.mailbox.outline import text_of
 
-MOST = 2  # that are kept: whoever asked for one before these has something else to do meanwhile
+MOST = 3  # FETCHes that are kept: whoever asked for one before these has something else to do meanwhile
+
+Span = tuple[int, int]  # a part of a body: from which byte, and how many at most
 
 
 @dataclass(slots=True)
@@ -24,10 +26,16 @@ class Asked:
     """One FETCH: what came of it, and in what it ended."""
 
     uids: frozenset[int]
+    span: Span | None
     tag: Any
     bodies: dict[int, bytes] = field(default_factory=dict)  # without those of vanished messages
     status: str = ""  # OK, NO or BAD, once it has ended
     said: str = ""  # the server's words for it
+
+    @property
+    def name(self) -> bytes:
+        """What the server calls it."""
+        return b"BODY[]<%d>" % self.span[0] if self.span else b"BODY[]"
 
     @property
     def whole(self) -> bool:
@@ -43,24 +51,26 @@ class Ahead:
         self._kept: list[Asked] = []
         self._running: list[Asked] = []
 
-    def ask(self, uids: Sequence[int]) -> None:
-        """Have the server send the bodies; those that are kept are not asked for again."""
-        wanted = frozenset(uids)
-        if any(each.uids == wanted for each in self._kept):
-            return
-        command = ("UID", "FETCH", ",".join(map(str, uids)), "(BODY.PEEK[])")
-        asked = Asked(wanted, self._imap._command(*command))  # noqa: SLF001 - there is no public way
-        self._kept = [*self._kept, asked][-MOST:]
-        self._running.append(asked)
+    def ask(self, uids: Sequence[int], span: Span | None = None) -> None:
+        """Have the server send the bodies, or a part of each; what is kept is not asked for again."""
+        if not self._find(uids, span):
+            part = f"<{span[0]}.{span[1]}>" if span else ""
+            command = ("UID", "FETCH", ",".join(map(str, uids)), f"(BODY.PEEK[]{part})")
+            asked = Asked(frozenset(uids), span, self._imap._command(*command))  # noqa: SLF001 - there is no public way
+            self._kept = [*self._kept, asked][-MOST:]
+            self._running.append(asked)
 
-    def take(self, uids: Sequence[int]) -> Asked | None:
-        """What came, once that is everything or the FETCH has ended; None where these were not asked for."""
-        wanted = frozenset(uids)
-        asked = next((each for each in self._kept if each.uids == wanted), None)
+    def take(self, uids: Sequence[int], span: Span | None = None) -> Asked | None:
+        """What came, once that is everything or the FETCH has ended; None where it was not asked for."""
+        asked = self._find(uids, span)
         while asked and not (asked.whole or asked.status):
             self._receive()
         self._kept = [each for each in self._kept if each is not asked]
         return asked
+
+    def _find(self, uids: Sequence[int], span: Span | None) -> Asked | None:
+        wanted = frozenset(uids)
+        return next((each for each in self._kept if each.uids == wanted and each.span == span), None)
 
     def end(self) -> None:
         """Let everything that was asked for come; what is kept is there to be taken."""
@@ -74,10 +84,10 @@ class Ahead:
         imap._get_response()  # noqa: SLF001
         answers = imap.untagged_responses.pop("FETCH", [])
         with suppress(ProtocolError):  # what cannot be read has not come
-            for uid, body in bodies_of(read(answers)).items():
+            for uid, data in read(answers).items():
                 for asked in self._kept:
-                    if uid in asked.uids:
-                        asked.bodies[uid] = body
+                    if uid in asked.uids and asked.name in data:
+                        asked.bodies[uid] = data[asked.name] or b""
         for asked in self._running:
             if imap.tagged_commands[asked.tag]:
                 asked.status, said = imap.tagged_commands.pop(asked.tag)

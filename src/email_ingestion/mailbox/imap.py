@@ -20,7 +20,7 @@ import imapclient
 from imapclient.exceptions import IMAPClientError, LoginError, ProtocolError
 
 from email_ingestion.errors import IMAPConnectionError
-from email_ingestion.mailbox.ahead import Ahead
+from email_ingestion.mailbox.ahead import Ahead, Span
 from email_ingestion.mailbox.answers import read
 from email_ingestion.mailbox.folders import mailbox_for
 from email_ingestion.mailbox.meter import Meter
@@ -217,26 +217,34 @@ class ImapMailbox:
 
     def bodies(self, uids: Sequence[int]) -> dict[int, bytes]:
         """The raw messages, by UID; all of them are in memory at once. Vanished UIDs are missing."""
-        with self._hearing("fetch from"):
-            expected = self._ahead.take(uids)
-            if expected and not expected.whole and expected.status != "OK":
-                error = IMAPClientError(f"FETCH command error: {expected.status} {expected.said}")
-                raise _refusal(error, {uid: {b"BODY[]": body} for uid, body in expected.bodies.items()}) from error
-        return expected.bodies if expected else bodies_of(self._fetch(uids, ["BODY.PEEK[]"]))
+        found = self._expected(uids)
+        return bodies_of(self._fetch(uids, ["BODY.PEEK[]"])) if found is None else found
 
-    def expect(self, uids: Sequence[int]) -> None:
-        """Have the server get the bodies of `uids` ready, which are to be asked for soon, and alone.
+    def piece(self, uid: int, offset: int, size: int) -> bytes | None:
+        """A part of a raw message, shorter at its end and empty behind it; None when the message vanished."""
+        expected = self._expected([uid], (offset, size))
+        if expected is not None:
+            return expected.get(uid)
+        found = self._fetch([uid], [f"BODY.PEEK[]<{offset}.{size}>"]).get(uid)
+        return None if found is None else found.get(b"BODY[]<%d>" % offset) or b""
+
+    def expect(self, uids: Sequence[int], span: Span | None = None) -> None:
+        """Have the server get ready what is to be asked for soon and in these words: `bodies`, or a `piece` of one.
 
         One that wants us to slow down is left in peace.
         """
         if not self._meter.pace:
             with self._speaking("fetch from", alone=False):
-                self._ahead.ask(uids)
+                self._ahead.ask(uids, span)
 
-    def piece(self, uid: int, offset: int, size: int) -> bytes | None:
-        """A part of a raw message, shorter at its end and empty behind it; None when the message vanished."""
-        found = self._fetch([uid], [f"BODY.PEEK[]<{offset}.{size}>"]).get(uid)
-        return None if found is None else found.get(b"BODY[]<%d>" % offset) or b""
+    def _expected(self, uids: Sequence[int], span: Span | None = None) -> dict[int, bytes] | None:
+        """What came of it; None when it was not expected."""
+        with self._hearing("fetch from"):
+            asked = self._ahead.take(uids, span)
+            if asked and not asked.whole and asked.status != "OK":
+                error = IMAPClientError(f"FETCH command error: {asked.status} {asked.said}")
+                raise _refusal(error, {uid: {asked.name: body} for uid, body in asked.bodies.items()}) from error
+        return asked.bodies if asked else None
 
     def _fetch(self, uids: Sequence[int], items: list[str]) -> dict[int, dict[bytes, Any]]:
         """Raises MessagesRefused, with what came, when the server did not send some for their own sake."""

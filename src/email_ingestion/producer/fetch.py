@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 PORTION_BYTES = 512 * 1024  # of one FETCH, or a single larger message; two portions are in memory
 LARGE_BYTES = 1024 * 1024  # a message above this is fetched in pieces
-PIECE_BYTES = 1024 * 1024
+PIECE_BYTES = 512 * 1024  # of which two are in memory
 
 
 class Blobs(Protocol):
@@ -74,8 +74,7 @@ class Fetch:
 
     def expect(self, outlines: Sequence[Outline]) -> None:
         """Have the server get ready what `messages` is asked for soon, with the same ones. Raises as it does."""
-        small = _small(outlines)
-        if small:
+        if small := _small(outlines):
             self._connection.expect(small)
 
     def messages(self, outlines: Sequence[Outline]) -> Iterator[Message]:
@@ -97,6 +96,8 @@ class Fetch:
         digest, size, head = hashlib.sha256(), 0, b""
         with self._blobs.spool() as spooled:
             while True:
+                for begin in range(size, min(outline.size, size + 2 * PIECE_BYTES), PIECE_BYTES):
+                    self._connection.expect([outline.uid], (begin, PIECE_BYTES))
                 try:
                     piece = self._connection.piece(outline.uid, size, PIECE_BYTES)
                 except MessagesRefused as error:
