@@ -38,8 +38,9 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 def _peak(pid: int) -> float:
+    """0 for one that has ended: while nobody has waited for it, it is there without memory."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
 
 
 def wait(true: Callable[[], bool], seconds: float, what: str, every: float = 0.05) -> None:
