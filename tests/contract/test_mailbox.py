@@ -320,6 +320,15 @@ def test_a_limited_account_stays_away(gmail: RunningSandbox, fault: str, least: 
     assert caught.value.retry_after >= least
 
 
+def test_nothing_is_expected_of_another_mailbox(gmail: RunningSandbox, google: ImapMailbox):
+    gmail.deliver(_letter(1), ["Archive"])
+    gmail.deliver(_letter(2), ["\\Inbox"])
+    _open(google)
+    google.expect([1])
+    google.open("INBOX")
+    assert google.bodies([1])[1] == _letter(2)
+
+
 def test_expected_messages_that_are_refused_are_told_with_those_that_came(gmail: RunningSandbox, google: ImapMailbox):
     for number in range(6):
         gmail.deliver(_letter(number))

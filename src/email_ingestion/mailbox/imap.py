@@ -151,6 +151,7 @@ class ImapMailbox:
         with self._speaking("open a mailbox of"):
             found = self._client.select_folder(name, readonly=True)
             self._announced()
+            self._ahead = Ahead(self._client._imap)  # noqa: SLF001 - what was expected has the UIDs of another mailbox
         modseq = _one(found.get(b"HIGHESTMODSEQ"))
         return Opened(name, int(found[b"UIDVALIDITY"]), int(found.get(b"UIDNEXT", 0)), int(found[b"EXISTS"]), modseq)
 
