@@ -267,7 +267,7 @@ def test_a_budget_is_drawn_in_strides_and_what_is_left_is_given_back(redis_serve
     allowance, heard = Counted(link(redis_server.url), "default"), Heard()
     budget = Budget("default", allowance, 640_000, heard)
     assert all(budget.ask(1000, 0.8) for _ in range(30))
-    assert allowance.questions <= 6
+    assert allowance.questions <= 8
     assert heard.of(BytesSpent)[-1].today == 30_000
     assert 30_000 < allowance.ask(0, 0).today < 40_000  # a crash would have used up so much
     budget.settle(25_000)
@@ -278,13 +278,23 @@ def test_a_budget_is_drawn_in_strides_and_what_is_left_is_given_back(redis_serve
     assert allowance.ask(0, 0).today == 51_000
 
 
+def test_crash_upon_crash_does_not_use_up_a_day(redis_server: RedisServer):
+    allowance = Allowance(link(redis_server.url), "default")
+    for _ in range(100):  # producers that die after three messages each
+        budget = Budget("default", allowance, 2_500_000_000, lambda _: None)
+        assert all(budget.ask(1000) for _ in range(3))
+    assert allowance.ask(0, 0).today <= 2 * 300_000
+
+
 def test_old_mail_has_nothing_of_what_was_drawn_for_new_mail(redis_server: RedisServer):
     allowance = Counted(link(redis_server.url), "default")
     allowance.ask(8_100_000, 10_000_000)
     budget = Budget("default", allowance, 10_000_000, lambda _: None)
     assert [budget.ask(1000), budget.ask(1000), budget.ask(1000)] == [True] * 3
-    assert allowance.questions == 3
+    asked = allowance.questions
     assert not budget.ask(1000, 0.8)
+    assert budget.ask(1000)  # that was drawn for it
+    assert allowance.questions == asked + 1
 
 
 # The other end of the cursor

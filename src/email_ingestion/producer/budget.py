@@ -6,9 +6,10 @@ from email_ingestion.events import BytesSpent, Observe
 from email_ingestion.stream import Allowance
 
 HISTORY_SHARE = 0.8  # the rest is kept for new mail
-# What is asked for at once, where less is wanted: each time is a round trip to a Redis that may be busy appending.
+# So much is asked for at once, where less is wanted, for each time is a round trip to a Redis that may be busy: but not
+# more than this part of what is left, nor than was spent on the connection, or crash upon crash would use up the day.
 STRIDE_BYTES = 8 * 1024 * 1024
-STRIDE_SHARE = 64  # but not more than this part of what is left
+STRIDE_PART = 1 / 64
 
 
 class Budget:
@@ -19,7 +20,7 @@ class Budget:
         self._allowance = allowance
         self._limit = limit
         self._observe = observe
-        self._today = limit  # used in the last day, by all processes, with what is in hand here
+        self._today = 0  # used in the last day, by all processes, with what is in hand here
         self._in_hand = 0  # granted and not spent
         self._granted_of = 0  # the limit that was for
         self._spent = 0  # since it was last settled
@@ -36,7 +37,8 @@ class Budget:
         return granted
 
     def _draw(self, size: int, limit: int) -> bool:
-        drawn = max(size, min(STRIDE_BYTES, (limit - self._today) // STRIDE_SHARE))
+        stride = min(STRIDE_BYTES, int((limit - self._today) * STRIDE_PART), self._received + self._spent)
+        drawn = max(size, stride)
         spending = self._allowance.ask(drawn, limit)
         self._today = spending.today
         if spending.granted:
