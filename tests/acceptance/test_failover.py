@@ -166,8 +166,8 @@ def test_what_a_failover_lost_comes_again(tmp_path: Path):
     with running(SentinelFleet(tmp_path / "redis")) as fleet, system(tmp_path, fleet.address()) as run:
         gone, heir = fleet.servers
         heir.fall_behind()
-        run.flows()  # the master alone knows of it
-        assert 0 < _read_up_to(heir) < _read_up_to(gone)
+        until(lambda: _read_up_to(heir) < _read_up_to(gone), "the master alone knows of some", PATIENCE)
+        assert _read_up_to(heir)
         gone.kill()
         fleet.await_promotion(gone)
         run.flows()
