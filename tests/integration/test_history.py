@@ -309,7 +309,7 @@ def intake(redis_server: RedisServer) -> Intake:
 
 def down(intake: Intake, since: int, *uids: int, downto: int) -> tuple[int, Cursor]:
     at = Cursor(1, 100, 100, since)
-    return intake.append_history("default", "INBOX", at, downto, [message(uid) for uid in uids])
+    return intake.append("default", "INBOX", at, downto, [message(uid) for uid in uids], end="history")
 
 
 def test_history_moves_down_and_new_mail_up(intake: Intake):

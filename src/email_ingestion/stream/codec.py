@@ -8,7 +8,7 @@ blob store. `sink` is there when only that one is to get it again, `rehearsal` i
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -54,6 +54,20 @@ def encode(message: Message, enqueued_at: datetime, compressor: zstandard.ZstdCo
     if message.rehearsal:
         fields["rehearsal"] = message.rehearsal.encode()
     return fields | _payload(message, compressor)
+
+
+def packed(
+    messages: Sequence[Message], named: Callable[[Envelope], str | int], compressor: zstandard.ZstdCompressor
+) -> list[str | int | bytes]:
+    """New entries as the last arguments of a script: how many, then of each a name, the number of fields, and those."""
+    args: list[str | int | bytes] = [len(messages)]
+    now = datetime.now(UTC)
+    for message in messages:
+        fields = encode(message, now, compressor)
+        args += [named(message.envelope), len(fields)]
+        for name, value in fields.items():
+            args += [name, value]
+    return args
 
 
 def _payload(message: Message, compressor: zstandard.ZstdCompressor) -> Fields:

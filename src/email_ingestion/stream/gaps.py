@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from operator import attrgetter
 
 import zstandard
 
 from email_ingestion.email import Message
-from email_ingestion.stream.codec import ZSTD_LEVEL, encode
+from email_ingestion.stream.codec import ZSTD_LEVEL, packed
 from email_ingestion.stream.connection import Link
 
 
@@ -31,13 +31,7 @@ class Gaps:
         Up to `seen` (`census.BEGINNING` for nothing) the caller has looked itself. Returns how many were added; a
         repetition with the same `seen` adds none. Raises LeaseLost and what `Link.run` raises.
         """
-        args: list[str | int | bytes] = [seen, self._holder, len(messages)]
-        now = datetime.now(UTC)
-        for message in messages:
-            fields = encode(message, now, self._compressor)
-            args += [message.envelope.email_id, len(fields)]
-            for name, value in fields.items():
-                args += [name, value]
+        args = [seen, self._holder, *packed(messages, attrgetter("email_id"), self._compressor)]
         partition = self._link.of(self._account)
         keys = [partition.stream, partition.volume, partition.priority, partition.lease(self._account)]
         return int(self._link.run(lambda: self._script(keys=keys, args=args))) if messages else 0

@@ -6,13 +6,13 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, Literal
 
 import zstandard
 
 from email_ingestion.email import Cursor, Message
-from email_ingestion.stream.codec import ZSTD_LEVEL, encode
+from email_ingestion.stream.codec import ZSTD_LEVEL, packed
 from email_ingestion.stream.connection import Link
 from email_ingestion.stream.keys import GROUP
 from email_ingestion.stream.sent import Sent
@@ -67,20 +67,22 @@ class Intake:
         return _cursor(self._link.run(lambda: self._restart(keys=keys, args=args))) or at
 
     def append(
-        self, account: str, mailbox: str, since: Cursor, upto: int, messages: Sequence[Message]
+        self,
+        account: str,
+        mailbox: str,
+        since: Cursor,
+        upto: int,
+        messages: Sequence[Message],
+        *,
+        end: End = "uid",
     ) -> tuple[int, Cursor]:
-        """Append `messages` (ascending UIDs above `since`) and move the cursor to `upto`, in one step.
+        """Append `messages` and move an end of the cursor to `upto`, in one step.
 
-        Returns how many were new and the cursor as it now stands; safe to repeat when the answer was lost.
-        Raises StaleCursor when the cursor went back or away meanwhile, LeaseLost, RedisConnectionError.
+        The end `uid` moves up with ascending UIDs above it, `history` down with descending ones below it. Returns how
+        many were new and the cursor as it now stands; safe to repeat when the answer was lost. Raises StaleCursor when
+        the cursor went back or away meanwhile, LeaseLost, RedisConnectionError.
         """
-        return self.begin(account, mailbox, since, upto, messages)()
-
-    def append_history(
-        self, account: str, mailbox: str, since: Cursor, downto: int, messages: Sequence[Message]
-    ) -> tuple[int, Cursor]:
-        """Append `messages` (descending UIDs below `since.history`) and move that down to `downto`; like `append`."""
-        return self.begin(account, mailbox, since, downto, messages, end="history")()
+        return self.begin(account, mailbox, since, upto, messages, end=end)()
 
     def begin(
         self,
@@ -94,13 +96,8 @@ class Intake:
     ) -> Callable[[], tuple[int, Cursor]]:
         """Begin to; whoever calls what is returned, once, has what `append` would return or raise."""
         at = since.uid if end == "uid" else since.history
-        args: list[str | int | bytes] = [since.uidvalidity, at, upto, self._holder, end, len(messages)]
-        now = datetime.now(UTC)
-        for message in messages:
-            fields = encode(message, now, self._compressor)
-            args += [message.envelope.uid, len(fields)]
-            for name, value in fields.items():
-                args += [name, value]
+        entries = packed(messages, attrgetter("uid"), self._compressor)
+        args = [since.uidvalidity, at, upto, self._holder, end, *entries]
         partition = self._link.of(account)
         keys = [partition.stream, partition.cursor(account, mailbox), partition.volume, partition.lease(account)]
         keys.append(partition.priority)
