@@ -175,7 +175,7 @@ MUTANTS = (
     Mutant(
         "a mailbox opened for writing",
         (
-            Edit("src/email_ingestion/mailbox/imap.py", '["BODY.PEEK[]"]', '["BODY[]"]'),
+            Edit("src/email_ingestion/mailbox/ahead.py", 'else "BODY.PEEK[]"', 'else "BODY[]"'),
             Edit("src/email_ingestion/mailbox/imap.py", "select_folder(name, readonly=True)", "select_folder(name)"),
         ),
         (f"{MATRIX}[producer_frozen]",),

@@ -21,6 +21,16 @@ MOST = 3  # FETCHes that are kept: whoever asked for one before these has someth
 Span = tuple[int, int]  # a part of a body: from which byte, and how many at most
 
 
+def item_of(span: Span | None) -> str:
+    """What to ask for."""
+    return f"BODY.PEEK[]<{span[0]}.{span[1]}>" if span else "BODY.PEEK[]"
+
+
+def name_of(span: Span | None) -> bytes:
+    """What the server calls it."""
+    return b"BODY[]<%d>" % span[0] if span else b"BODY[]"
+
+
 @dataclass(slots=True)
 class Asked:
     """One FETCH: what came of it, and in what it ended."""
@@ -31,11 +41,6 @@ class Asked:
     bodies: dict[int, bytes] = field(default_factory=dict)  # without those of vanished messages
     status: str = ""  # OK, NO or BAD, once it has ended
     said: str = ""  # the server's words for it
-
-    @property
-    def name(self) -> bytes:
-        """What the server calls it."""
-        return b"BODY[]<%d>" % self.span[0] if self.span else b"BODY[]"
 
     @property
     def whole(self) -> bool:
@@ -54,8 +59,7 @@ class Ahead:
     def ask(self, uids: Sequence[int], span: Span | None = None) -> None:
         """Have the server send the bodies, or a part of each; what is kept is not asked for again."""
         if not self._find(uids, span):
-            part = f"<{span[0]}.{span[1]}>" if span else ""
-            command = ("UID", "FETCH", ",".join(map(str, uids)), f"(BODY.PEEK[]{part})")
+            command = ("UID", "FETCH", ",".join(map(str, uids)), f"({item_of(span)})")
             asked = Asked(frozenset(uids), span, self._imap._command(*command))  # noqa: SLF001 - there is no public way
             self._kept = [*self._kept, asked][-MOST:]
             self._running.append(asked)
@@ -86,8 +90,8 @@ class Ahead:
         with suppress(ProtocolError):  # what cannot be read has not come
             for uid, data in read(answers).items():
                 for asked in self._kept:
-                    if uid in asked.uids and asked.name in data:
-                        asked.bodies[uid] = data[asked.name] or b""
+                    if uid in asked.uids and name_of(asked.span) in data:
+                        asked.bodies[uid] = data[name_of(asked.span)] or b""
         for asked in self._running:
             if imap.tagged_commands[asked.tag]:
                 asked.status, said = imap.tagged_commands.pop(asked.tag)

@@ -12,7 +12,7 @@ from typing import Any
 
 from imapclient.exceptions import IMAPClientError, ProtocolError
 
-from email_ingestion.mailbox.ahead import Ahead, Span
+from email_ingestion.mailbox.ahead import Ahead, Span, item_of, name_of
 from email_ingestion.mailbox.answers import read
 from email_ingestion.mailbox.conversation import Conversation
 from email_ingestion.mailbox.folders import mailbox_for
@@ -138,15 +138,16 @@ class ImapMailbox(Conversation):
     def bodies(self, uids: Sequence[int]) -> dict[int, bytes]:
         """The raw messages, by UID; all of them are in memory at once. Vanished UIDs are missing."""
         found = self._expected(uids)
-        return bodies_of(self._fetch(uids, ["BODY.PEEK[]"])) if found is None else found
+        return bodies_of(self._fetch(uids, [item_of(None)])) if found is None else found
 
     def piece(self, uid: int, offset: int, size: int) -> bytes | None:
         """A part of a raw message, shorter at its end and empty behind it; None when the message vanished."""
-        expected = self._expected([uid], (offset, size))
+        span = (offset, size)
+        expected = self._expected([uid], span)
         if expected is not None:
             return expected.get(uid)
-        found = self._fetch([uid], [f"BODY.PEEK[]<{offset}.{size}>"]).get(uid)
-        return None if found is None else found.get(b"BODY[]<%d>" % offset) or b""
+        found = self._fetch([uid], [item_of(span)]).get(uid)
+        return None if found is None else found.get(name_of(span)) or b""
 
     def expect(self, uids: Sequence[int], span: Span | None = None) -> None:
         """Have the server get ready what is to be asked for soon and in these words: `bodies`, or a `piece` of one.
@@ -163,7 +164,7 @@ class ImapMailbox(Conversation):
             asked = self._ahead.take(uids, span)
             if asked and not asked.whole and asked.status != "OK":
                 error = IMAPClientError(f"FETCH command error: {asked.status} {asked.said}")
-                raise _refusal(error, {uid: {asked.name: body} for uid, body in asked.bodies.items()}) from error
+                raise _refusal(error, {uid: {name_of(span): body} for uid, body in asked.bodies.items()}) from error
         return asked.bodies if asked else None
 
     def _fetch(self, uids: Sequence[int], items: list[str]) -> dict[int, dict[bytes, Any]]:

@@ -17,7 +17,7 @@ from email_ingestion.producer.urgency import Urgency
 
 T = TypeVar("T")
 
-PORTION_BYTES = 512 * 1024  # of one FETCH, or a single larger message; two portions are in memory
+PORTION_BYTES = 512 * 1024  # of one FETCH, or a single larger message; three portions are under way
 LARGE_BYTES = 1024 * 1024  # a message above this is fetched in pieces
 PIECE_BYTES = 512 * 1024  # of which two are in memory
 
