@@ -21,7 +21,7 @@ from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.control import Control
 from email_ingestion.email import Cursor, Envelope, Message, Parcel
 from email_ingestion.errors import RedisConnectionError, SinkUnavailable
-from email_ingestion.ledger import open_ledger
+from email_ingestion.ledger.store import open_ledger
 from email_ingestion.ops.compose import open_ops
 from email_ingestion.ops.logs import configure_logs
 from email_ingestion.ops.records import Names

@@ -17,7 +17,7 @@ import redis
 from email_ingestion.cli.backup import backup as make
 from email_ingestion.cli.reconcile import reconcile
 from email_ingestion.cli.restore import restore_backup as put_back
-from email_ingestion.ledger import open_ledger
+from email_ingestion.ledger.store import open_ledger
 from email_ingestion.sandbox import RunningSandbox
 from email_ingestion.stream import GROUP, Keys, announce
 from tests.contract.ledgers import letters

@@ -18,7 +18,8 @@ import pytest
 
 from email_ingestion.cli.doctor import doctor
 from email_ingestion.doctor.examine import examine
-from email_ingestion.ledger import ledger_mark, open_ledger
+from email_ingestion.ledger.mark import ledger_mark
+from email_ingestion.ledger.store import open_ledger
 from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.stream import announce
 from tests.sandbox.test_sandbox_login import certificate

@@ -26,7 +26,7 @@ from email_ingestion.cli.app import COMMANDS, app
 from email_ingestion.cli.backup import backup
 from email_ingestion.cli.oauth2 import oauth2
 from email_ingestion.cli.restore import restore_backup
-from email_ingestion.ledger import open_ledger
+from email_ingestion.ledger.store import open_ledger
 from email_ingestion.sandbox import SandboxSettings, running_sandbox
 from email_ingestion.stream import GROUP, Keys
 from tests.contract.ledgers import letters, raw_of

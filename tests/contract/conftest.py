@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.ledger import Ledger, open_ledger
+from email_ingestion.ledger.store import Ledger, open_ledger
 from tests.servers.postgres import fresh_schema, running_postgres
 
 

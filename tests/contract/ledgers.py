@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from email_ingestion.blobs import reference
 from email_ingestion.email import Address, Attachment, Email, Envelope
-from email_ingestion.ledger import Content, StoredEmail
+from email_ingestion.ledger.records import Content, StoredEmail
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 

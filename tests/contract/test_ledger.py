@@ -19,7 +19,8 @@ from sqlalchemy import create_engine, text
 from email_ingestion.blobs import open_blobs, reference
 from email_ingestion.email import Address, Bounce, MailingList, Verdicts
 from email_ingestion.errors import PermanentError, TransientError
-from email_ingestion.ledger import Content, Ledger, StoredEmail, content_of, open_ledger
+from email_ingestion.ledger.records import Content, StoredEmail
+from email_ingestion.ledger.store import Ledger, content_of, open_ledger
 from tests.contract.ledgers import EPOCH, letters, mail, raw_of, sha256, stored
 
 LARGEST = 2**64 - 1  # 20 digits

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from email_ingestion.cli.search import search
 from email_ingestion.email import Address
-from email_ingestion.ledger import open_ledger
+from email_ingestion.ledger.store import open_ledger
 from tests.contract.ledgers import letters, mail, stored
 
 app = typer.Typer()

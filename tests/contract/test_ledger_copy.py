@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from email_ingestion.errors import OperationFailed
-from email_ingestion.ledger import Copied, Ledger, Place, bring_back, check_copy, copy_ledger, open_ledger
+from email_ingestion.ledger.copy import Copied, bring_back, check_copy, copy_ledger
+from email_ingestion.ledger.records import Place
+from email_ingestion.ledger.store import Ledger, open_ledger
 from tests.contract.ledgers import mail, stored
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from email_ingestion.blobs import reference
-from email_ingestion.ledger import Ledger, Place, StoredEmail
+from email_ingestion.ledger.records import Place, StoredEmail
+from email_ingestion.ledger.store import Ledger
 from email_ingestion.parsing import parse
 from tests.servers.links import message
 

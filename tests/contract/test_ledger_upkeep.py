@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from email_ingestion.cli.database import database
 from email_ingestion.errors import OperationFailed, SinkUnavailable
-from email_ingestion.ledger import Ledger, open_ledger
+from email_ingestion.ledger.store import Ledger, open_ledger
 from email_ingestion.ledger.upkeep import compact, faults
 from tests.contract.ledgers import letters, mail, stored
 from tests.servers.postgres import fresh_database

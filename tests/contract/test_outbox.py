@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from email_ingestion.ledger import Claim, Ledger
+from email_ingestion.ledger.outbox import Claim
+from email_ingestion.ledger.store import Ledger
 from tests.contract.ledgers import letters, mail, stored
 
 LEASE = 60.0

@@ -12,7 +12,7 @@ import pytest
 from email_ingestion.blobs import Blobs, open_blobs, reference
 from email_ingestion.email import Email
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
-from email_ingestion.ledger import Ledger, content_of
+from email_ingestion.ledger.store import Ledger, content_of
 from email_ingestion.sinks import Parcel, load_sink
 from email_ingestion.sinks.database import DatabaseSink
 from tests.contract.ledgers import mail, raw_of, sha256

@@ -55,3 +55,9 @@ def test_help_does_not_wait_for_what_work_needs(words: str, heavy: tuple[str, ..
     shown = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "Usage: " in shown.stdout
     assert shown.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_producer_starts_without_what_only_a_look_at_the_database_needs() -> None:
+    asked = "import email_ingestion.wiring.producer, sys; print('sqlalchemy' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert shown.stdout == "False\n"

@@ -12,7 +12,7 @@ from email_ingestion.backup.archive import Archive, unpack_archive
 from email_ingestion.backup.make import Steps, copied_of, ledger_in, load, partitions_in, working_directory
 from email_ingestion.errors import OperationFailed
 from email_ingestion.files import locked
-from email_ingestion.ledger import bring_back
+from email_ingestion.ledger.copy import bring_back
 from email_ingestion.process import pid_alive
 from email_ingestion.stream import Link, Reload, read_gauges
 

@@ -19,7 +19,7 @@ from email_ingestion.settings import Settings, load_settings
 from email_ingestion.stream import Census, open_link
 
 if TYPE_CHECKING:
-    from email_ingestion.ledger import Ledger
+    from email_ingestion.ledger.store import Ledger
 
 CHUNK = 500
 LEAST = timedelta(days=1)  # far longer than bytes wait for the row that refers to them
@@ -55,7 +55,7 @@ def collect(
       email-ingestion blobs collect --dry-run
       email-ingestion blobs collect --older-than 90d --json
     """
-    from email_ingestion.ledger import open_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
+    from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
 
     age = span(older_than, "--older-than")
     if age < LEAST:

@@ -41,7 +41,7 @@ from email_ingestion.stream.dead_letters import DeadLetter, Kind, kinds
 from email_ingestion.stream.letter_file import Exported, read_letters, write_letters
 
 if TYPE_CHECKING:
-    from email_ingestion.ledger import Ledger
+    from email_ingestion.ledger.store import Ledger
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and change nothing.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="A new file; default in BACKUP_DIR.")]
@@ -240,7 +240,7 @@ def _ledger(settings: Settings) -> Iterator[Ledger | None]:
     if "database" not in settings.sinks:
         yield None
         return
-    from email_ingestion.ledger import open_ledger  # noqa: PLC0415 - slow to load, and only a purge needs it
+    from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415 - slow to load, and only a purge needs it
 
     try:
         with closing(open_ledger(settings.database_url)) as ledger:

@@ -20,7 +20,7 @@ from email_ingestion.parsing import parse
 from email_ingestion.settings import load_settings
 
 if TYPE_CHECKING:
-    from email_ingestion.ledger import Found
+    from email_ingestion.ledger.records import Found
 
 
 def export(
@@ -35,7 +35,7 @@ def export(
       email-ingestion export default:gm:1790000000000000001 --eml > message.eml
       email-ingestion export default:gm:1790000000000000001 --json -o message.json
     """
-    from email_ingestion.ledger import content_of, open_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
+    from email_ingestion.ledger.store import content_of, open_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
 
     if eml and record:
         raise typer.BadParameter("--eml and --json exclude each other")

@@ -15,7 +15,7 @@ from rich.text import Text
 from email_ingestion.settings import load_settings
 
 if TYPE_CHECKING:
-    from email_ingestion.ledger import Hit
+    from email_ingestion.ledger.search import Hit
 
 
 def search(
@@ -31,7 +31,7 @@ def search(
       email-ingestion search '"quarterly report" anna* -draft'
       email-ingestion search --json --limit 100 example.org
     """
-    from email_ingestion.ledger import open_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
+    from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
 
     with closing(open_ledger(load_settings().database_url)) as ledger:
         hits = ledger.search(" ".join(words), limit, account)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.errors import EmailIngestionError
-from email_ingestion.ledger import ledger_mark
+from email_ingestion.ledger.mark import ledger_mark
 from email_ingestion.settings import Settings
 from email_ingestion.stream import Link, ServerFacts, open_link, read_gauges, server_facts, write_once
 

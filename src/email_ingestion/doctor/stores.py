@@ -5,7 +5,7 @@ from __future__ import annotations
 from email_ingestion.blobs import open_blobs
 from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.errors import EmailIngestionError
-from email_ingestion.ledger import look_at
+from email_ingestion.ledger.checkup import look_at
 from email_ingestion.routing import Router
 from email_ingestion.settings import Settings
 from email_ingestion.sinks import close_sink, load_sink

@@ -7,35 +7,6 @@
     contents      raw messages and attachments up to the threshold, by their SHA-256, zstd-compressed
     deliveries    what each further sink is owed, and what it has
 
-A message is written in one transaction, and only its `deliveries` change afterwards.
+A message is written in one transaction, and only its `deliveries` change afterwards. Nothing is imported here: what
+needs no database, such as a producer until it looks for gaps, does without SQLAlchemy.
 """
-
-from __future__ import annotations
-
-from email_ingestion.ledger.checkup import ledger_mark, look_at
-from email_ingestion.ledger.copy import Copied, bring_back, check_copy, copy_ledger
-from email_ingestion.ledger.outbox import Backlog, Claim, Outbox, Owed
-from email_ingestion.ledger.records import Content, Found, Place, StoredEmail
-from email_ingestion.ledger.search import Hit
-from email_ingestion.ledger.store import Ledger, content_of, open_ledger
-
-__all__ = [
-    "Backlog",
-    "Claim",
-    "Content",
-    "Copied",
-    "Found",
-    "Hit",
-    "Ledger",
-    "Outbox",
-    "Owed",
-    "Place",
-    "StoredEmail",
-    "bring_back",
-    "check_copy",
-    "content_of",
-    "copy_ledger",
-    "ledger_mark",
-    "look_at",
-    "open_ledger",
-]

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from email_ingestion.email import Message, email_id
-from email_ingestion.ledger import Ledger, Place
+from email_ingestion.ledger.records import Place
 from email_ingestion.mailbox import Outline
 from email_ingestion.mailbox.imap import Opened
 from email_ingestion.reconcile.underway import Underway, Where
+
+if TYPE_CHECKING:
+    from email_ingestion.ledger.store import Ledger
 
 
 @dataclass(frozen=True, slots=True)

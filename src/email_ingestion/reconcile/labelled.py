@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from email_ingestion.ledger import Ledger
 from email_ingestion.mailbox.imap import Opened
 from email_ingestion.reconcile.underway import Underway
+
+if TYPE_CHECKING:
+    from email_ingestion.ledger.store import Ledger
 
 
 class Labelled:

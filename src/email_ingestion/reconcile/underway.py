@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from email_ingestion.ledger import Place
+from email_ingestion.ledger.records import Place
 from email_ingestion.stream import Census
 from email_ingestion.stream.census import BEGINNING, Entry, Page
 

@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from email_ingestion.errors import OperationFailed
 from email_ingestion.files import write_private
-from email_ingestion.ledger import open_ledger
+from email_ingestion.ledger.store import open_ledger
 from email_ingestion.process import pid_alive
 from email_ingestion.services.children import spawn
 from email_ingestion.services.fleet import ask, members, running

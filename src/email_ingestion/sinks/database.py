@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from email_ingestion.blobs import Blobs, open_blobs, reference
-from email_ingestion.ledger import Content, Ledger, StoredEmail, open_ledger
+from email_ingestion.ledger.records import Content, StoredEmail
+from email_ingestion.ledger.store import Ledger, open_ledger
 from email_ingestion.sinks import Parcel
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from email_ingestion.control import Control
 from email_ingestion.errors import ConfigurationError, EmailIngestionError, OperationFailed, RedisConnectionError
 from email_ingestion.events import Event, Started, Stopped, Stopping
 from email_ingestion.files import write_private
-from email_ingestion.ledger import ledger_mark
+from email_ingestion.ledger.mark import ledger_mark
 from email_ingestion.ops.admin import Admin, ops_token
 from email_ingestion.ops.compose import Ops, open_ops
 from email_ingestion.ops.http import serve

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 from email_ingestion.blobs import Blobs
 from email_ingestion.control import Control
 from email_ingestion.events import Observe
-from email_ingestion.ledger import Ledger, open_ledger
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap import Opened
 from email_ingestion.producer import Budget, Fetch, History, Picker, Sync
@@ -29,6 +29,9 @@ from email_ingestion.routing import Router
 from email_ingestion.settings import Account, Settings, start_of
 from email_ingestion.stream import NO_LOAD, Allowance, Census, Gaps, Intake, Link, Load, Quarantine
 
+if TYPE_CHECKING:
+    from email_ingestion.ledger.store import Ledger
+
 ROOM_SECONDS = 0.5  # between looks whether the stream is still full
 LOAD_SECONDS = 0.1  # for which a look at the stream holds: each is a round trip, and there is one before each portion
 
@@ -43,6 +46,8 @@ class LedgerOnDemand:
 
     def __call__(self) -> Ledger:
         """The ledger; raises SinkUnavailable or ConfigurationError."""
+        from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415 - SQLAlchemy: 0.15 s, 10 MB
+
         with self._lock:
             self._ledger = self._ledger or open_ledger(self._url)
             return self._ledger

@@ -30,7 +30,8 @@ from email_ingestion.errors import (
 )
 from email_ingestion.events import DeadLettered, Deferred, LoopFailed, Observe, SinkDelivered, Turned
 from email_ingestion.events import Owed as Owing
-from email_ingestion.ledger import Claim, Ledger, Owed
+from email_ingestion.ledger.outbox import Claim, Owed
+from email_ingestion.ledger.store import Ledger
 from email_ingestion.parsing import parse
 from email_ingestion.retry import backoff
 from email_ingestion.sinks import Sink

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from email_ingestion.backup.archive import Archive, archives, name_of, write_archive, write_beside
-from email_ingestion.ledger import open_ledger
+from email_ingestion.ledger.store import open_ledger
 from tests.drills.scenarios.base import Scenario
 from tests.drills.world import World
 from tests.servers.poison import poisoned_python
