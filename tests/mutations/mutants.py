@@ -82,7 +82,7 @@ MUTANTS = (
     ),
     Mutant(
         "append without a look at the cursor",
-        (Edit(f"{LUA}/append.lua", "  if beyond(uid, last) then\n", "  if true then\n"),),
+        (Edit(f"{LUA}/append.lua", "  if beyond(tonumber(uid), last) then\n", "  if true then\n"),),
         (MACHINE, STREAM),
     ),
     Mutant(
@@ -92,7 +92,13 @@ MUTANTS = (
     ),
     Mutant(
         "MAXLEN on the stream",
-        (Edit(f"{LUA}/append.lua", "{'XADD', KEYS[1], '*'}", "{'XADD', KEYS[1], 'MAXLEN', '9000', '*'}"),),
+        (
+            Edit(
+                f"{LUA}/append.lua",
+                "redis.call(unpack(command))",
+                "redis.call('XADD', KEYS[1], 'MAXLEN', '9000', unpack(command, 3))",
+            ),
+        ),
         (MACHINE,),
     ),
     Mutant(

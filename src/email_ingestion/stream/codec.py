@@ -8,9 +8,10 @@ blob store. `sink` is there when only that one is to get it again, `rehearsal` i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Any
 
 import zstandard
 
@@ -56,17 +57,15 @@ def encode(message: Message, enqueued_at: datetime, compressor: zstandard.ZstdCo
     return fields | _payload(message, compressor)
 
 
-def packed(
-    messages: Sequence[Message], named: Callable[[Envelope], str | int], compressor: zstandard.ZstdCompressor
-) -> list[str | int | bytes]:
-    """New entries as the last arguments of a script: how many, then of each a name, the number of fields, and those."""
-    args: list[str | int | bytes] = [len(messages)]
-    now = datetime.now(UTC)
-    for message in messages:
-        fields = encode(message, now, compressor)
-        args += [named(message.envelope), len(fields)]
-        for name, value in fields.items():
-            args += [name, value]
+def packed(entries: Sequence[tuple[str | int, Mapping[Any, bytes]]]) -> list[str | int | bytes]:
+    """New entries, each with a name for it, as the last arguments of a script that reads them with `entry.lua`."""
+    args: list[str | int | bytes] = [len(entries)]
+    before: tuple[str | bytes, ...] = ()
+    for called, fields in entries:
+        names = tuple(fields)
+        args += (called, 0) if names == before else (called, len(names), *names)
+        args += fields.values()
+        before = names
     return args
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
+from datetime import UTC, datetime
 
 import zstandard
 
 from email_ingestion.email import Message
-from email_ingestion.stream.codec import ZSTD_LEVEL, packed
+from email_ingestion.stream.codec import ZSTD_LEVEL, encode, packed
 from email_ingestion.stream.connection import Link
 
 
@@ -31,7 +31,9 @@ class Gaps:
         Up to `seen` (`census.BEGINNING` for nothing) the caller has looked itself. Returns how many were added; a
         repetition with the same `seen` adds none. Raises LeaseLost and what `Link.run` raises.
         """
-        args = [seen, self._holder, *packed(messages, attrgetter("email_id"), self._compressor)]
+        now = datetime.now(UTC)
+        entries = [(each.envelope.email_id, encode(each, now, self._compressor)) for each in messages]
+        args = [seen, self._holder, *packed(entries)]
         partition = self._link.of(self._account)
         keys = [partition.stream, partition.volume, partition.priority, partition.lease(self._account)]
         return int(self._link.run(lambda: self._script(keys=keys, args=args))) if messages else 0

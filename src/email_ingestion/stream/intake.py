@@ -6,13 +6,13 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from operator import attrgetter
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import zstandard
 
 from email_ingestion.email import Cursor, Message
-from email_ingestion.stream.codec import ZSTD_LEVEL, packed
+from email_ingestion.stream.codec import ZSTD_LEVEL, encode, packed
 from email_ingestion.stream.connection import Link
 from email_ingestion.stream.keys import GROUP
 from email_ingestion.stream.sent import Sent
@@ -96,8 +96,9 @@ class Intake:
     ) -> Callable[[], tuple[int, Cursor]]:
         """Begin to; whoever calls what is returned, once, has what `append` would return or raise."""
         at = since.uid if end == "uid" else since.history
-        entries = packed(messages, attrgetter("uid"), self._compressor)
-        args = [since.uidvalidity, at, upto, self._holder, end, *entries]
+        now = datetime.now(UTC)
+        entries = [(each.envelope.uid, encode(each, now, self._compressor)) for each in messages]
+        args = [since.uidvalidity, at, upto, self._holder, end, *packed(entries)]
         partition = self._link.of(account)
         keys = [partition.stream, partition.cursor(account, mailbox), partition.volume, partition.lease(account)]
         keys.append(partition.priority)

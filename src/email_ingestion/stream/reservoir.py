@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any
 
 from email_ingestion.stream.census import BEGINNING, Census
+from email_ingestion.stream.codec import packed
 from email_ingestion.stream.connection import Link, text
 from email_ingestion.stream.dead_letters import identity
 from email_ingestion.stream.graveyard import Entry
@@ -80,11 +81,7 @@ class Reservoir:
             yield len(chunk), added
 
     def _append(self, keys: Keys, new: Sequence[tuple[str, Mapping[bytes, bytes]]], seen: str) -> int:
-        args: list[str | int | bytes] = [seen, "", len(new)]  # for nobody: an operator holds no lease
-        for name, fields in new:
-            args += [name, len(fields)]
-            for field, value in fields.items():
-                args += [field, value]
+        args = [seen, "", *packed(new)]  # for nobody: an operator holds no lease
         return int(self._link.run(lambda: self._fill_gap(keys=[keys.stream, keys.volume, keys.priority], args=args)))
 
     def _page(self, keys: Keys, start: str, end: str) -> list[Entry]:

@@ -1,6 +1,6 @@
 -- Append a batch of messages and move the cursor, both or neither; a resend adds nothing.
 -- KEYS: stream, cursor, volume, lease, priority
--- ARGV: uidvalidity, from, upto, holder, end, n, then n times: uid, number of fields, name, value, ...
+-- ARGV: uidvalidity, from, upto, holder, end, n, then n entries under their UIDs
 --   `end` is which end of the cursor moves: 'uid' upwards with new mail (UIDs ascending), or 'history' downwards with
 --   what was there before (UIDs descending). `from` is where the batch found it, `upto` the last UID the batch accounts
 --   for (the last ones may be skipped).
@@ -8,6 +8,7 @@
 -- moving on would leave a hole), or of another UIDVALIDITY; FENCED when there is a `holder` and the lease is not his: he
 -- was away for so long that somebody else reads the account, or may. Nothing is written then.
 -- include rank
+-- include entry
 -- include fence
 local fenced = fence(KEYS[4], ARGV[4])
 if fenced then return fenced end
@@ -22,17 +23,12 @@ if not last or cur[1] ~= ARGV[1] or beyond(from, last) then
 end
 local p, added, bytes = 7, 0, 0
 for _ = 1, tonumber(ARGV[6]) do
-  local uid, n = tonumber(ARGV[p]), tonumber(ARGV[p + 1])
-  if beyond(uid, last) then
-    local entry = {'XADD', KEYS[1], '*'}
-    for i = p + 2, p + 1 + n * 2 do
-      entry[#entry + 1] = ARGV[i]
-      bytes = bytes + #ARGV[i]
-    end
-    rank(KEYS[5], redis.call(unpack(entry)), entry)
-    added = added + 1
+  local uid, command, size, following = entry(p, KEYS[1])
+  if beyond(tonumber(uid), last) then
+    rank(KEYS[5], redis.call(unpack(command)), command)
+    added, bytes = added + 1, bytes + size
   end
-  p = p + 2 + n * 2
+  p = following
 end
 if bytes > 0 then redis.call('INCRBY', KEYS[3], bytes) end
 if beyond(upto, last) then

@@ -1,10 +1,11 @@
 -- Append messages that were found missing, beside the cursor, which is not moved.
 -- KEYS: stream, volume, priority, lease
--- ARGV: last id the caller has seen ('-': none), holder, n, then n times: identity, number of fields, name, value, ...
+-- ARGV: last id the caller has seen ('-': none), holder, n, then n entries under their identities
 -- What came into the stream after that id is looked at here: a message that somebody else appended meanwhile, or this
 -- very call whose answer was lost, is not appended again.
 -- Returns how many were added; FENCED as `append` does.
 -- include rank
+-- include entry
 -- include fence
 local fenced = fence(KEYS[4], ARGV[2])
 if fenced then return fenced end
@@ -21,18 +22,13 @@ repeat
 until #entries < 10
 local p, added, bytes = 4, 0, 0
 for _ = 1, tonumber(ARGV[3]) do
-  local identity, n = ARGV[p], tonumber(ARGV[p + 1])
+  local identity, command, size, following = entry(p, KEYS[1])
   if not there[identity] then
-    local entry = {'XADD', KEYS[1], '*'}
-    for i = p + 2, p + 1 + n * 2 do
-      entry[#entry + 1] = ARGV[i]
-      bytes = bytes + #ARGV[i]
-    end
-    rank(KEYS[3], redis.call(unpack(entry)), entry)
+    rank(KEYS[3], redis.call(unpack(command)), command)
     there[identity] = true
-    added = added + 1
+    added, bytes = added + 1, bytes + size
   end
-  p = p + 2 + n * 2
+  p = following
 end
 if bytes > 0 then redis.call('INCRBY', KEYS[2], bytes) end
 return added
