@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -173,6 +174,7 @@ def run_process(
         stop = StopSignal()
         listen_for_signals(stop, ops.observe)
         body = build(Parts(settings, identity, ops, link, breakers, stop, control, front))
+        gc.freeze()  # what is there now stays: no collection need look at it
         mark = partial(ledger_mark, settings.database_url)
         refusals: list[EmailIngestionError] = []
 
