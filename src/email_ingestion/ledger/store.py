@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any
@@ -12,20 +11,19 @@ from typing import Any
 import zstandard
 from sqlalchemy import ColumnElement, Connection, Engine, Row, bindparam, exists, func, select, update
 
-from email_ingestion.blobs import Blobs, reference, sha256_of
-from email_ingestion.email import Email
+from email_ingestion.blobs import Blobs, sha256_of
 from email_ingestion.errors import SinkUnavailable, TransientError
 from email_ingestion.ledger.engine import check_server, open_engine, place, writing
 from email_ingestion.ledger.failures import in_our_terms
 from email_ingestion.ledger.migrate import migrate
 from email_ingestion.ledger.outbox import ENVELOPE, Outbox, envelope_of
-from email_ingestion.ledger.records import Content, Found, Place, StoredEmail
+from email_ingestion.ledger.records import Found, Place, StoredEmail
+from email_ingestion.ledger.rows import Prepared, attachment_rows
 from email_ingestion.ledger.schema import attachments, contents, deliveries, emails, places, purged
 from email_ingestion.ledger.search import Hit, parse, postgresql_condition, snippet, sqlite_condition
 
 _CHUNK = 500  # values in one IN (…): old SQLites take 999 in a statement
 _SEARCHED = 200_000  # characters of a text that the full-text index covers
-_ZSTD_LEVEL = 3
 
 
 def open_ledger(url: str) -> Ledger:
@@ -59,26 +57,6 @@ def content_of(ref: str, ledger: Ledger, blobs: Blobs) -> bytes:
     return blobs.get(ref) if content is None else content
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A batch as it will be written: what takes time is done before the database is locked."""
-
-    ordered: list[StoredEmail]
-    rows: list[dict[str, Any]]
-    packed: dict[str, list[dict[str, Any]]]
-    now: datetime
-
-    @staticmethod
-    def of(batch: Sequence[StoredEmail]) -> _Prepared:
-        # In order of identity, so that two workers with overlapping batches wait for each other in one direction.
-        first = {stored.email.email_id: stored for stored in reversed(batch)}
-        ordered = [first[email_id] for email_id in sorted(first)]
-        now = datetime.now(UTC)
-        rows = [_email_row(stored, now) for stored in ordered]
-        packed = {stored.email.email_id: _content_rows(stored.contents) for stored in ordered}
-        return _Prepared(ordered, rows, packed, now)
-
-
 class Ledger:
     """The delivered messages. Threads may share it; every method raises SinkUnavailable when the database is away."""
 
@@ -95,19 +73,19 @@ class Ledger:
         Raises PermanentError when the database refuses a value; nothing of the batch is then written.
         """
         with in_our_terms(self._place):
-            prepared = _Prepared.of(batch)
+            prepared = Prepared.of(batch)
             with self._writer.begin() as connection:
                 return self._write(connection, prepared)
 
     def rehearse(self, batch: Sequence[StoredEmail]) -> None:
         """Do what `record` does but for the end, so that nobody ever sees a row of it. Raises as that does."""
         with in_our_terms(self._place):
-            prepared = _Prepared.of(batch)
+            prepared = Prepared.of(batch)
             with self._writer.connect() as connection, connection.begin() as transaction:
                 self._write(connection, prepared)
                 transaction.rollback()
 
-    def _write(self, connection: Connection, batch: _Prepared) -> set[str]:
+    def _write(self, connection: Connection, batch: Prepared) -> set[str]:
         new = self._insert_emails(connection, batch.rows)
         fresh = [stored for stored in batch.ordered if stored.email.email_id in new]
         self._insert_parts(connection, fresh, batch.packed)
@@ -123,7 +101,7 @@ class Ledger:
     def _insert_parts(
         self, connection: Connection, fresh: Sequence[StoredEmail], packed: dict[str, list[dict[str, Any]]]
     ) -> None:
-        parts = [row for stored in fresh for row in _attachment_rows(stored.email)]
+        parts = [row for stored in fresh for row in attachment_rows(stored.email)]
         if parts:
             connection.execute(attachments.insert(), parts)
         kept = {row["sha256"]: row for stored in fresh for row in packed[stored.email.email_id]}
@@ -360,66 +338,6 @@ class Ledger:
 
 def _chunks(values: list[Any]) -> Iterator[list[Any]]:
     return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))
-
-
-def _email_row(stored: StoredEmail, now: datetime) -> dict[str, Any]:
-    email, envelope = stored.email, stored.email.envelope
-    return {
-        "email_id": email.email_id,
-        "account": envelope.account,
-        "mailbox": envelope.mailbox,
-        "uidvalidity": envelope.uidvalidity,
-        "uid": envelope.uid,
-        "gm_msgid": envelope.gm_msgid,
-        "gm_thrid": envelope.gm_thrid,
-        "labels": list(envelope.labels),
-        "message_id": email.message_id,
-        "subject": email.subject,
-        "from_addr": email.from_.addr if email.from_ else None,
-        "from_name": email.from_.name if email.from_ else None,
-        "to_addrs": [{"name": address.name, "addr": address.addr} for address in email.to],
-        "date": email.date,
-        "internaldate": envelope.internaldate,
-        "size": envelope.size,
-        "sha256": envelope.sha256,
-        "text": email.text,
-        "html": email.html,
-        "headers": [list(header) for header in email.headers],
-        "defects": list(email.defects),
-        "raw_ref": stored.raw_ref,
-        "processed_at": now,
-        "flags": list(envelope.flags),
-        "tags": list(email.tags),
-        "priority": email.priority,
-        "cc_addrs": [{"name": address.name, "addr": address.addr} for address in email.cc],
-        "list_id": (email.mailing_list.list_id or "") if email.mailing_list else None,
-        "auto_reply": email.auto_reply,
-        "bounce": email.bounce is not None,
-        **{name: getattr(email.verdicts, name, None) for name in ("spf", "dkim", "dmarc")},
-    }
-
-
-def _attachment_rows(email: Email) -> list[dict[str, Any]]:
-    return [
-        {
-            "email_id": email.email_id,
-            "position": attachment.position,
-            "filename": attachment.filename,
-            "content_type": attachment.content_type,
-            "size": attachment.size,
-            "sha256": attachment.sha256,
-            "content_ref": reference(attachment.sha256),
-        }
-        for attachment in email.attachments
-    ]
-
-
-def _content_rows(kept: Iterable[Content]) -> list[dict[str, Any]]:
-    compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL)  # one for each call: threads cannot share it
-    return [
-        {"sha256": content.sha256, "size": len(content.data), "data": compressor.compress(content.data)}
-        for content in kept
-    ]
 
 
 def _sender(row: Row[Any]) -> str:

@@ -1,0 +1,98 @@
+"""Records as rows of the tables; what takes time is done here, before the database is locked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import zstandard
+
+from email_ingestion.blobs import reference
+from email_ingestion.email import Email
+from email_ingestion.ledger.records import Content, StoredEmail
+
+_ZSTD_LEVEL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A batch as it will be written."""
+
+    ordered: list[StoredEmail]
+    rows: list[dict[str, Any]]
+    packed: dict[str, list[dict[str, Any]]]
+    now: datetime
+
+    @staticmethod
+    def of(batch: Sequence[StoredEmail]) -> Prepared:
+        """Of messages in any order; the first counts of those with one identity."""
+        # In order of identity, so that two workers with overlapping batches wait for each other in one direction.
+        first = {stored.email.email_id: stored for stored in reversed(batch)}
+        ordered = [first[email_id] for email_id in sorted(first)]
+        now = datetime.now(UTC)
+        rows = [_email_row(stored, now) for stored in ordered]
+        packed = {stored.email.email_id: _content_rows(stored.contents) for stored in ordered}
+        return Prepared(ordered, rows, packed, now)
+
+
+def _email_row(stored: StoredEmail, now: datetime) -> dict[str, Any]:
+    email, envelope = stored.email, stored.email.envelope
+    return {
+        "email_id": email.email_id,
+        "account": envelope.account,
+        "mailbox": envelope.mailbox,
+        "uidvalidity": envelope.uidvalidity,
+        "uid": envelope.uid,
+        "gm_msgid": envelope.gm_msgid,
+        "gm_thrid": envelope.gm_thrid,
+        "labels": list(envelope.labels),
+        "message_id": email.message_id,
+        "subject": email.subject,
+        "from_addr": email.from_.addr if email.from_ else None,
+        "from_name": email.from_.name if email.from_ else None,
+        "to_addrs": [{"name": address.name, "addr": address.addr} for address in email.to],
+        "date": email.date,
+        "internaldate": envelope.internaldate,
+        "size": envelope.size,
+        "sha256": envelope.sha256,
+        "text": email.text,
+        "html": email.html,
+        "headers": [list(header) for header in email.headers],
+        "defects": list(email.defects),
+        "raw_ref": stored.raw_ref,
+        "processed_at": now,
+        "flags": list(envelope.flags),
+        "tags": list(email.tags),
+        "priority": email.priority,
+        "cc_addrs": [{"name": address.name, "addr": address.addr} for address in email.cc],
+        "list_id": (email.mailing_list.list_id or "") if email.mailing_list else None,
+        "auto_reply": email.auto_reply,
+        "bounce": email.bounce is not None,
+        **{name: getattr(email.verdicts, name, None) for name in ("spf", "dkim", "dmarc")},
+    }
+
+
+def attachment_rows(email: Email) -> list[dict[str, Any]]:
+    """One for each attachment."""
+    return [
+        {
+            "email_id": email.email_id,
+            "position": attachment.position,
+            "filename": attachment.filename,
+            "content_type": attachment.content_type,
+            "size": attachment.size,
+            "sha256": attachment.sha256,
+            "content_ref": reference(attachment.sha256),
+        }
+        for attachment in email.attachments
+    ]
+
+
+def _content_rows(kept: Iterable[Content]) -> list[dict[str, Any]]:
+    compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL)  # one for each call: threads cannot share it
+    return [
+        {"sha256": content.sha256, "size": len(content.data), "data": compressor.compress(content.data)}
+        for content in kept
+    ]
