@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
@@ -10,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 import typer
 
 from email_ingestion.errors import OperationFailed, RedisConnectionError
-from email_ingestion.settings import load_settings
+from email_ingestion.settings import environment, load_settings
 from email_ingestion.stream import server_url
 
 CONTEXT = {"ignore_unknown_options": True, "allow_interspersed_args": False}
@@ -36,10 +35,10 @@ def redis_cli(
     except RedisConnectionError as error:
         raise OperationFailed(f"{str(error).rstrip('.')}; REDIS_SENTINELS names whom to ask") from error
     where += ["-c"] if address.mode == "cluster" else []
-    environment = {name: value for name, value in os.environ.items() if name != "REDISCLI_AUTH"} | secret
+    variables = {name: value for name, value in environment().items() if name != "REDISCLI_AUTH"} | secret
     command = ["redis-cli", "-e", *where, *(words or [])]
     try:
-        return subprocess.run(command, env=environment, check=False).returncode
+        return subprocess.run(command, env=variables, check=False).returncode
     except FileNotFoundError as error:
         raise OperationFailed("there is no redis-cli here: install it (Debian: apt-get install redis-tools)") from error
 
