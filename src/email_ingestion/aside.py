@@ -10,27 +10,42 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+IDLE_SECONDS = 10.0
+
 
 class Aside:
-    """Starts with its first job. `concurrent.futures` would wait at exit for a job that hangs."""
+    """Its thread starts with a job and ends when there is none for a while.
 
-    def __init__(self, name: str) -> None:
+    `concurrent.futures` would keep the thread, and wait at exit for a job that hangs.
+    """
+
+    def __init__(self, name: str, idle: float = IDLE_SECONDS) -> None:
         self._name = name
+        self._idle = idle
         self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # a thread that ends has no job
         self._thread: threading.Thread | None = None
 
     def begin(self, job: Callable[[], T]) -> Future[T]:
         """Do it after those begun before; the future has what it returns or raises."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-            self._thread.start()
         future: Future[T] = Future()
-        self._jobs.put((future, job))
+        with self._lock:
+            self._jobs.put((future, job))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+                self._thread.start()
         return future
 
     def _work(self) -> None:
         while True:
-            future, job = self._jobs.get()
+            try:
+                future, job = self._jobs.get(timeout=self._idle)
+            except queue.Empty:
+                with self._lock:
+                    if self._jobs.empty():
+                        self._thread = None
+                        return
+                continue
             try:
                 future.set_result(job())
             except BaseException as error:  # noqa: BLE001 - whoever waits for it gets it

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 from email_ingestion.email import Cursor, Message
 from email_ingestion.events import Observe
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap import Opened
 from email_ingestion.producer.choice import Portion, with_next
+from email_ingestion.producer.fetch import Storing
 from email_ingestion.producer.picker import Accounted, Picker
 from email_ingestion.stream import NO_LOAD, End, Intake, Load
 
 # Told how many bytes are to come, and what is in hand and not in the stream yet: 0, or the seconds to wait.
 AskRoom = Callable[[int, Load], float]
-Fetched = tuple[int, list[Message]]  # the last UID that is accounted for once these are in the stream
+
+
+class Fetched(NamedTuple):
+    """A portion that was taken in."""
+
+    upto: int  # the last UID that is accounted for once these are in the stream
+    messages: list[Message]
+    storing: Storing  # what they refer to
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +49,8 @@ class Feed:
     ) -> Iterator[Cursor | float]:
         """Fetch and append portion by portion: yields the cursor whenever it has moved, else the seconds to wait.
 
-        While one is taken in, Redis appends the one before. Nothing is under way when it yields.
+        While one is taken in, Redis appends the one before, or the blob store takes what that is to name. Nothing is
+        under way when it yields.
         """
         appending: Callable[[], Cursor] | None = None
         try:
@@ -47,8 +58,8 @@ class Feed:
                 if appending:
                     ended, appending = appending, None
                     yield (cursor := ended())
-                if isinstance(fetched, tuple):
-                    appending = self._append(cursor, end, *fetched)
+                if isinstance(fetched, Fetched):
+                    appending = self._append(cursor, end, fetched)
                 else:
                     yield fetched
         finally:
@@ -71,14 +82,19 @@ class Feed:
             if expected:
                 self.picker.expect(portion)
                 self.picker.expect(following)
-            yield portion.upto, self.picker.messages(portion, cursor, accounted)
+            storing: Storing = []
+            yield Fetched(portion.upto, self.picker.messages(portion, cursor, accounted, storing), storing)
             before = load
 
-    def _append(self, cursor: Cursor, end: End, upto: int, messages: list[Message]) -> Callable[[], Cursor]:
-        appending = self.intake.begin(self.account, self.opened.name, cursor, upto, messages, end=end)
+    def _append(self, cursor: Cursor, end: End, fetched: Fetched) -> Callable[[], Cursor]:
+        upto, messages, storing = fetched
+        begin = partial(self.intake.begin, self.account, self.opened.name, cursor, upto, messages, end=end)
+        appending = None if storing else begin()
 
         def ended() -> Cursor:
-            added, moved = appending()
+            for each in storing:
+                each.result()
+            added, moved = (appending or begin())()
             self.picker.published(messages, added)
             return moved
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from functools import partial
 from typing import IO, Protocol, TypeVar
 
+from email_ingestion.aside import Aside
+from email_ingestion.blobs import reference
 from email_ingestion.email import Envelope, Message
 from email_ingestion.errors import IMAPConnectionError
 from email_ingestion.events import Downloaded, Observe, Skipped
@@ -16,6 +21,7 @@ from email_ingestion.mailbox.replies import MessagesRefused
 from email_ingestion.producer.urgency import Urgency
 
 T = TypeVar("T")
+Storing = list[Future[str]]  # contents on their way into the blob store
 
 PORTION_BYTES = 512 * 1024  # of one FETCH, or a single larger message; three portions are under way
 LARGE_BYTES = 1024 * 1024  # a message above this is fetched in pieces
@@ -60,6 +66,7 @@ class Fetch:
         self._urgency = urgency
         self._observe = observe
         self._refused: dict[int, Exception] = {}
+        self._beside = Aside("store")
 
     def outlines(self, uids: Sequence[int]) -> list[Outline]:
         """What the server tells of `uids`; `take_refused` tells which it refused. Raises IMAPConnectionError."""
@@ -77,24 +84,29 @@ class Fetch:
         if small := _small(outlines):
             self._connection.expect(small)
 
-    def messages(self, outlines: Sequence[Outline]) -> Iterator[Message]:
-        """The messages behind `outlines`, without those that vanished or were refused; raises IMAPConnectionError."""
+    def messages(self, outlines: Sequence[Outline], storing: Storing | None = None) -> Iterator[Message]:
+        """The messages behind `outlines`, without those that vanished or were refused; raises IMAPConnectionError.
+
+        What they refer to is in the blob store. With `storing` it may still be on its way: whoever names it to others
+        first waits for what is added there, which raises SinkUnavailable when it did not arrive.
+        """
         small = _small(outlines)
         bodies = self._bodies(small) if small else {}
         if bodies:
             self._observe(Downloaded(self._account, sum(map(len, bodies.values()))))
         for outline in outlines:
             if outline.size > LARGE_BYTES:
-                yield from self._in_pieces(outline)
+                yield from self._in_pieces(outline, storing)
                 continue
             raw = bodies.pop(outline.uid, None)
             if raw is not None:
-                yield self._message(outline, raw)
+                yield self._message(outline, raw, storing)
 
-    def _in_pieces(self, outline: Outline) -> Iterator[Message]:
+    def _in_pieces(self, outline: Outline, storing: Storing | None) -> Iterator[Message]:
         """One message that is never in memory as a whole: it goes through a file into the blob store."""
         digest, size, head = hashlib.sha256(), 0, b""
-        with self._blobs.spool() as spooled:
+        with ExitStack() as open_files:
+            spooled = open_files.enter_context(self._blobs.spool())
             while True:
                 for begin in range(size, min(outline.size, size + 2 * PIECE_BYTES), PIECE_BYTES):
                     self._connection.expect([outline.uid], (begin, PIECE_BYTES))
@@ -114,9 +126,19 @@ class Fetch:
                 if len(piece) < PIECE_BYTES:
                     break
             sha256 = digest.hexdigest()
+            self._store(partial(self._keep, spooled, sha256, open_files.pop_all()), storing)
             envelope = self._envelope(outline, size, sha256)
-            ref, priority = self._blobs.keep(spooled, sha256), self._urgency(envelope, head)
-            yield Message(envelope, None, ref, priority=priority)
+            yield Message(envelope, None, reference(sha256), priority=self._urgency(envelope, head))
+
+    def _keep(self, spooled: IO[bytes], sha256: str, open_files: ExitStack) -> str:
+        with open_files:
+            return self._blobs.keep(spooled, sha256)
+
+    def _store(self, store: Callable[[], str], storing: Storing | None) -> None:
+        if storing is None:
+            store()
+        else:
+            storing.append(self._beside.begin(store))
 
     def take_refused(self) -> dict[int, Exception]:
         """The UIDs the server lists but did not send since this was last asked, each with its reason."""
@@ -164,11 +186,12 @@ class Fetch:
             raise trouble
         self._refused |= refused
 
-    def _message(self, outline: Outline, raw: bytes) -> Message:
+    def _message(self, outline: Outline, raw: bytes, storing: Storing | None) -> Message:
         envelope = self._envelope(outline, len(raw), hashlib.sha256(raw).hexdigest())
         priority = self._urgency(envelope, raw)
         if len(raw) > self._blob_threshold:
-            return Message(envelope, None, self._blobs.put(raw), priority=priority)
+            self._store(partial(self._blobs.put, raw), storing)
+            return Message(envelope, None, reference(envelope.sha256), priority=priority)
         return Message(envelope, raw, priority=priority)
 
     def _envelope(self, outline: Outline, size: int, sha256: str) -> Envelope:

@@ -12,7 +12,7 @@ from email_ingestion.events import Observe, Published, Quarantined, Skipped, Too
 from email_ingestion.mailbox import Outline
 from email_ingestion.mailbox.imap import Opened
 from email_ingestion.producer.choice import Portion, Rules
-from email_ingestion.producer.fetch import Fetch
+from email_ingestion.producer.fetch import Fetch, Storing
 from email_ingestion.stream import Quarantine
 
 
@@ -82,9 +82,14 @@ class Picker:
         """Have the server get ready what is soon to be asked for."""
         self._fetch.expect(portion.wanted)
 
-    def messages(self, portion: Portion, cursor: Cursor, accounted: Accounted) -> list[Message]:
-        """Those of a portion that are to be appended; what the server refuses is noted before a cursor passes it."""
-        messages = self._unknown(list(self._fetch.messages(portion.wanted)), cursor, accounted)
+    def messages(
+        self, portion: Portion, cursor: Cursor, accounted: Accounted, storing: Storing | None = None
+    ) -> list[Message]:
+        """Those of a portion that are to be appended; what the server refuses is noted before a cursor passes it.
+
+        `storing` as `Fetch.messages` has it.
+        """
+        messages = self._unknown(list(self._fetch.messages(portion.wanted, storing)), cursor, accounted)
         self._set_aside()
         return messages
 
