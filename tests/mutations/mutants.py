@@ -179,6 +179,11 @@ MUTANTS = (
         (OUTAGE,),
     ),
     Mutant(
+        "a content named before it is stored",
+        (Edit("src/email_ingestion/producer/feed.py", "each.result()\n", "del each\n"),),
+        ("tests/integration/test_storing.py",),
+    ),
+    Mutant(
         "a mailbox opened for writing",
         (
             Edit("src/email_ingestion/mailbox/ahead.py", 'else "BODY.PEEK[]"', 'else "BODY[]"'),
