@@ -30,10 +30,11 @@ class Aside:
         """Do it after those begun before; the future has what it returns or raises."""
         future: Future[T] = Future()
         with self._lock:
-            self._jobs.put((future, job))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+                thread.start()
+                self._thread = thread
+            self._jobs.put((future, job))
         return future
 
     def _work(self) -> None:
