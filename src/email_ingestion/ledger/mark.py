@@ -1,13 +1,19 @@
-"""Tells whether two processes use the same database, without a look into it."""
+"""What the URL of a database tells without a look into it: which file it is, and whether two processes share it."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import socket
 from pathlib import Path
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def file_of(url: str) -> Path | None:
+    """The file of an SQLite database; None for a server's, and where none is named."""
+    kind, _, rest = url.partition(":///")
+    path = rest.partition("?")[0]
+    return Path(path) if kind == "sqlite" and path else None
 
 
 def ledger_mark(url: str) -> str | None:
@@ -15,11 +21,11 @@ def ledger_mark(url: str) -> str | None:
 
     A file is known by its device and inode on this boot of the machine: containers see it under different paths.
     """
-    kind, _, rest = url.partition("://")
-    if kind != "sqlite":
-        return _hashed(rest.rpartition("@")[2])  # whoever logs in there
+    file = file_of(url)
+    if file is None:
+        return _hashed(url.partition("://")[2].rpartition("@")[2])  # whoever logs in there
     try:
-        status = os.stat(rest.removeprefix("/").partition("?")[0])
+        status = file.stat()
         machine = BOOT_ID.read_text() if BOOT_ID.exists() else socket.gethostname()
     except OSError:
         return None
