@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.aside import Aside
 from email_ingestion.blobs import DiskBlobs
 from email_ingestion.errors import SinkUnavailable
 from email_ingestion.events import Downloaded, LoopFailed, Published
@@ -82,14 +81,3 @@ def test_what_the_store_does_not_take_is_not_named_and_fetched_again(
         watched.arrives()
     assert tries[:2] == [0, 0]
     assert "the disk is full" in " ".join(watched.told(LoopFailed))
-
-
-def test_a_thread_beside_ends_when_there_is_nothing_to_do_and_comes_back():
-    beside = Aside("aside-of-the-test", idle=0.0)
-    for number in range(200):
-        assert beside.begin(lambda number=number: number).result(PATIENCE) == number
-    jobs = [beside.begin(lambda number=number: number) for number in range(200)]
-    assert [job.result(PATIENCE) for job in jobs] == list(range(200))
-    for thread in [thread for thread in threading.enumerate() if thread.name == "aside-of-the-test"]:
-        thread.join(PATIENCE)
-        assert not thread.is_alive()

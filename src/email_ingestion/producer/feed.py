@@ -50,7 +50,7 @@ class Feed:
         """Fetch and append portion by portion: yields the cursor whenever it has moved, else the seconds to wait.
 
         While one is taken in, Redis appends the one before, or the blob store takes what that is to name. Nothing is
-        under way when it yields.
+        on its way to Redis when it yields.
         """
         appending: Callable[[], Cursor] | None = None
         try:

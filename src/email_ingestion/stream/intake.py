@@ -67,14 +67,7 @@ class Intake:
         return _cursor(self._link.run(lambda: self._restart(keys=keys, args=args))) or at
 
     def append(
-        self,
-        account: str,
-        mailbox: str,
-        since: Cursor,
-        upto: int,
-        messages: Sequence[Message],
-        *,
-        end: End = "uid",
+        self, account: str, mailbox: str, since: Cursor, upto: int, messages: Sequence[Message], *, end: End = "uid"
     ) -> tuple[int, Cursor]:
         """Append `messages` and move an end of the cursor to `upto`, in one step.
 
@@ -85,14 +78,7 @@ class Intake:
         return self.begin(account, mailbox, since, upto, messages, end=end)()
 
     def begin(
-        self,
-        account: str,
-        mailbox: str,
-        since: Cursor,
-        upto: int,
-        messages: Sequence[Message],
-        *,
-        end: End = "uid",
+        self, account: str, mailbox: str, since: Cursor, upto: int, messages: Sequence[Message], *, end: End = "uid"
     ) -> Callable[[], tuple[int, Cursor]]:
         """Begin to; whoever calls what is returned, once, has what `append` would return or raise."""
         at = since.uid if end == "uid" else since.history
