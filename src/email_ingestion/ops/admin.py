@@ -1,4 +1,4 @@
-"""`POST /admin/…`: an operator's orders to this process; checks who gives them and writes them down, decides nothing.
+"""`POST /admin/…`: who may give orders to this process, and where each is written down; `orders` reads them.
 
 Whoever asks must know the token of OPS_TOKEN_FILE and must not be a web page: a page that rebinds its own name to
 127.0.0.1 still sends that name as Host, and any page's request carries an Origin. Every order, taken or refused, is
@@ -16,29 +16,35 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from email_ingestion.control import Level
-from email_ingestion.errors import ConfigurationError, EmailIngestionError
+from email_ingestion.errors import ConfigurationError
 from email_ingestion.events import Action, Administered, Observe, Outcome
 from email_ingestion.ops.audit import write_audit
 from email_ingestion.ops.logs import logger
-from email_ingestion.ops.wording import redact
 
 READING = ("GET", "HEAD")
 TOKEN_BYTES = 32
 TOKEN_SHORTEST = 16  # characters
 NAME_LONGEST = 64
 UNKNOWN = "unknown"
-BAD_REQUEST, UNAUTHORIZED, FORBIDDEN, CONFLICT = 400, 401, 403, 409
+UNAUTHORIZED, FORBIDDEN = 401, 403
+ORDERS: dict[Action, str] = {  # and where each is given, below /admin/
+    "breaker": "breakers/{name:path}",
+    "pause": "pause",
+    "resume": "resume",
+    "degrade": "degrade",
+    "priority": "priority",
+    "log-level": "log-level",
+    "revoke": "revoke",
+}
 
 Answer = dict[str, Any]
 Seconds = Annotated[float, Field(ge=1, le=7 * 86_400)]
@@ -110,7 +116,7 @@ class Admin:
     def note(self, scope: Scope, action: Action, outcome: Outcome, details: Mapping[str, Any]) -> None:
         """Into the log, the metrics and the audit log; that one being full keeps nobody from pausing a process."""
         self.observe(Administered(action, outcome, details.get("reason")))
-        record = {**_who(scope), "instance": self.instance, "pid": os.getpid(), "action": f"admin {action}", **details}
+        record = {**who(scope), "instance": self.instance, "pid": os.getpid(), "action": f"admin {action}", **details}
         try:
             write_audit(self.log_dir, record | {"result": outcome})
         except ConfigurationError as error:
@@ -146,69 +152,8 @@ def _made(path: Path) -> str:
     return path.read_text().strip()
 
 
-def add_orders(app: FastAPI, admin: Admin) -> None:
-    """The routes; synchronous, so that they run beside the event loop: an order may ask a dependency first."""
-    desk = admin.desk
-
-    def breaker(request: Request, name: str, order: BreakerOrder) -> Response:
-        return _carry_out(admin, request, "breaker", {"name": name, **order.model_dump()}, desk.breaker, name, order)
-
-    def pause(request: Request, order: Timed) -> Response:
-        by = _who(request.scope)["user"]
-        return _carry_out(admin, request, "pause", order.model_dump(), desk.pause, order.ttl_seconds, by)
-
-    def resume(request: Request) -> Response:
-        return _carry_out(admin, request, "resume", {}, desk.resume)
-
-    def degrade(request: Request, order: LevelOrder) -> Response:
-        by = _who(request.scope)["user"]
-        details = order.model_dump()
-        return _carry_out(admin, request, "degrade", details, desk.degrade, order.level, order.ttl_seconds, by)
-
-    def priority(request: Request, order: PriorityOrder) -> Response:
-        least, seconds, by = order.min_priority, order.ttl_seconds, _who(request.scope)["user"]
-        return _carry_out(admin, request, "priority", order.model_dump(), desk.priority, least, seconds, by)
-
-    def log_level(request: Request, order: LogOrder) -> Response:
-        return _carry_out(admin, request, "log-level", order.model_dump(), desk.log_level, order)
-
-    def revoke(request: Request, order: RevokeOrder) -> Response:
-        return _carry_out(admin, request, "revoke", order.model_dump(), desk.revoke, order.email_id)
-
-    def invalid(request: Request, error: Exception) -> Response:
-        reason = _said(error) if isinstance(error, RequestValidationError) else "it cannot be read"
-        return _refused(admin, request.scope, BAD_REQUEST, {"reason": reason})
-
-    app.add_exception_handler(RequestValidationError, invalid)
-    for path, answer in (
-        ("breakers/{name:path}", breaker),
-        ("pause", pause),
-        ("resume", resume),
-        ("degrade", degrade),
-        ("priority", priority),
-        ("log-level", log_level),
-        ("revoke", revoke),
-    ):
-        app.add_api_route(f"/admin/{path}", answer, methods=["POST"], response_model=None)
-
-
-def _carry_out(
-    admin: Admin,
-    request: Request,
-    action: Action,
-    details: dict[str, Any],
-    order: Callable[..., Answer],
-    *arguments: Any,
-) -> Response:
-    try:
-        state = order(*arguments)
-    except EmailIngestionError as error:
-        return _refused(admin, request.scope, CONFLICT, {**details, "reason": redact(str(error))})
-    admin.note(request.scope, action, "done", details)
-    return JSONResponse({"status": "done", "state": state})
-
-
-def _refused(admin: Admin, scope: Scope, code: int, details: Mapping[str, Any]) -> Response:
+def refused(admin: Admin, scope: Scope, code: int, details: Mapping[str, Any]) -> Response:
+    """The answer to an order that is not taken; `details` has the reason."""
     admin.note(scope, _action(scope), "refused", details)
     return _refusal(details["reason"], code)
 
@@ -216,12 +161,6 @@ def _refused(admin: Admin, scope: Scope, code: int, details: Mapping[str, Any]) 
 def _refusal(reason: str, code: int) -> Response:
     headers = {"WWW-Authenticate": "Bearer"} if code == UNAUTHORIZED else None
     return JSONResponse({"status": "refused", "reasons": [reason]}, code, headers)
-
-
-def _said(error: RequestValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
-    return f"{where or 'the body'}: {first['msg'].lower()}"
 
 
 class Guard:
@@ -240,7 +179,7 @@ class Guard:
             return
         reason, code = refusal
         if self._admin:
-            answer = await run_in_threadpool(_refused, self._admin, scope, code, {"reason": reason})
+            answer = await run_in_threadpool(refused, self._admin, scope, code, {"reason": reason})
         else:
             answer = _refusal(reason, code)
         await answer(scope, receive, send)
@@ -268,15 +207,14 @@ def _loopback_host(host: str) -> bool:
 def _action(scope: Scope) -> Action:
     """Which order a path means."""
     found = str(scope["path"]).removeprefix("/admin/").partition("/")[0]
-    found = "breaker" if found == "breakers" else found
-    return next((action for action in get_args(Action) if action == found), "unknown")
+    return next((action for action, path in ORDERS.items() if path.partition("/")[0] == found), "unknown")
 
 
 def _headers(scope: Scope) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
 
-def _who(scope: Scope) -> dict[str, str]:
+def who(scope: Scope) -> dict[str, str]:
     """Who gives the order, as far as can be told: the token says that they may, not who they are."""
     named = _headers(scope).get("x-operator", "")[:NAME_LONGEST]
     client = scope.get("client")

@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from socket import socket
 
 import uvicorn
-from fastapi import FastAPI
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
-from starlette.types import ASGIApp
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from email_ingestion.errors import OperationFailed
-from email_ingestion.ops.admin import READING, Admin, Guard, add_orders
+from email_ingestion.ops.admin import ORDERS, READING, Admin, Guard
 from email_ingestion.ops.listen import bind, is_loopback, port_of, url_of
 from email_ingestion.ops.metrics import Metrics
 from email_ingestion.ops.status import Status
@@ -30,43 +33,62 @@ CLOSE_SECONDS = 5.0
 DATE_SECONDS = 1.0
 
 
-def ops_app(status: Status, metrics: Metrics, admin: Admin | None = None) -> FastAPI:
+def ops_app(status: Status, metrics: Metrics, admin: Admin | None = None) -> Starlette:
     """Everything an operator or an orchestrator asks for, and with `admin` what operators order."""
-    app = metrics_app(metrics)
 
-    async def health() -> Response:
+    def health() -> Response:
         alive, body = status.health()
         return JSONResponse(body, 200 if alive else 503)
 
-    async def ready() -> Response:
+    def ready() -> Response:
         ok, body = status.ready()
         return JSONResponse(body, 200 if ok else 503)
 
-    async def report() -> Response:
+    def report() -> Response:
         return JSONResponse(status.report())
 
-    paths = {"/health": health, "/livez": health, "/ready": ready, "/readyz": ready, "/status": report}
-    for path, answer in paths.items():
-        app.add_api_route(path, answer, methods=list(READING), response_model=None)
+    answers = {"/health": health, "/livez": health, "/ready": ready, "/readyz": ready, "/status": report}
+    routes = [_reading(path, answer) for path, answer in answers.items()]
     if admin:
-        add_orders(app, admin)
-    return app
+        orders = _Orders(admin)
+        routes += [Route(f"/admin/{path}", orders) for path in ORDERS.values()]
+    return metrics_app(metrics, routes)
 
 
-def metrics_app(metrics: Metrics) -> FastAPI:
+def metrics_app(metrics: Metrics, more: Sequence[Route] = ()) -> Starlette:
     """`/metrics`, and a signpost at `/`."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
-    async def exposition() -> Response:
+    def exposition() -> Response:
         return Response(metrics.render(), media_type=EXPOSITION)
 
-    async def signpost() -> Response:
-        paths = [route.path for route in app.routes if hasattr(route, "path")]
-        return PlainTextResponse("\n".join(paths) + "\n")
+    def signpost() -> Response:
+        return PlainTextResponse("\n".join(route.path for route in routes) + "\n")
 
-    app.add_api_route("/", signpost, methods=list(READING), response_model=None)
-    app.add_api_route("/metrics", exposition, methods=list(READING), response_model=None)
-    return app
+    routes = [_reading("/", signpost), _reading("/metrics", exposition), *more]
+    return Starlette(routes=routes)
+
+
+def _reading(path: str, answer: Callable[[], Response]) -> Route:
+    async def endpoint(request: Request) -> Response:
+        del request
+        return answer()
+
+    return Route(path, endpoint, methods=READING)
+
+
+class _Orders:
+    """The application of `orders`, loaded when it is first asked."""
+
+    def __init__(self, admin: Admin) -> None:
+        self._admin = admin
+        self._app: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._app is None:
+            from email_ingestion.ops.orders import orders_app  # noqa: PLC0415 - FastAPI: 0.25 s, 10 MB
+
+            self._app = orders_app(self._admin)
+        await self._app(scope, receive, send)
 
 
 class _Server(uvicorn.Server):
