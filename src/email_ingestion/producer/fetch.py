@@ -23,7 +23,7 @@ from email_ingestion.producer.urgency import Urgency
 T = TypeVar("T")
 Storing = list[Future[str]]  # contents on their way into the blob store
 
-PORTION_BYTES = 512 * 1024  # of one FETCH, or a single larger message; three portions are under way
+PORTION_BYTES = 1024 * 1024  # of one FETCH, or a single larger message; three portions are under way
 LARGE_BYTES = 1024 * 1024  # a message above this is fetched in pieces
 PIECE_BYTES = 512 * 1024  # of which two are in memory
 

@@ -1,6 +1,6 @@
 """Walks back through what a mailbox held when its cursor was made: newest first, a portion at a time, beside new mail.
 
-UIDs below the mark ─▶ outlines (≤ 500) ─▶ pick ─▶ portions (≤ ½ MB) ─▶ bodies ─▶ append + mark
+UIDs below the mark ─▶ outlines (≤ 500) ─▶ pick ─▶ portions (≤ 1 MB) ─▶ bodies ─▶ append + mark
 
 The mark is the other end of the cursor (`Cursor.history`), so a crash goes on where the walk was.
 """

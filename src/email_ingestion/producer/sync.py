@@ -1,6 +1,6 @@
 r"""One pass over the new mail of one mailbox: everything above the cursor goes into the stream, oldest first.
 
-UIDs above the cursor ─▶ outlines (≤ 500) ─▶ pick ─▶ portions (≤ ½ MB) ─▶ bodies ─▶ append + cursor
+UIDs above the cursor ─▶ outlines (≤ 500) ─▶ pick ─▶ portions (≤ 1 MB) ─▶ bodies ─▶ append + cursor
 
 What was there when the cursor was made is left to `history`.
 """
