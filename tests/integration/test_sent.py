@@ -23,7 +23,8 @@ def intake_of(link: Link) -> Intake:
 
 
 def begin(intake: Intake, *uids: int, since: int = 0):
-    return intake.begin("default", "INBOX", Cursor(1, since), uids[-1], [message(uid) for uid in uids])
+    entries = intake.entries([message(uid) for uid in uids])
+    return intake.begin("default", "INBOX", Cursor(1, since), uids[-1], entries)
 
 
 def uids_of(redis: RedisServer) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 from email_ingestion.email import Cursor, Message
@@ -14,10 +13,12 @@ from email_ingestion.mailbox.imap import Opened
 from email_ingestion.producer.choice import Portion, with_next
 from email_ingestion.producer.fetch import Storing
 from email_ingestion.producer.picker import Accounted, Picker
-from email_ingestion.stream import NO_LOAD, End, Intake, Load
+from email_ingestion.stream import NO_LOAD, End, Entries, Intake, Load
 
 # Told how many bytes are to come, and what is in hand and not in the stream yet: 0, or the seconds to wait.
 AskRoom = Callable[[int, Load], float]
+# Sends an append, once what it names is stored; what that returns waits for the answer: the cursor as it then stands.
+Begin = Callable[[], Callable[[], Cursor]]
 
 
 class Fetched(NamedTuple):
@@ -52,20 +53,29 @@ class Feed:
         While one is taken in, Redis appends the one before, or the blob store takes what that is to name. Nothing is
         on its way to Redis when it yields.
         """
-        appending: Callable[[], Cursor] | None = None
+        begin: Begin | None = None
+        answer: Callable[[], Cursor] | None = None
         try:
             for fetched in self._fetched(portions, cursor, accounted, ask_room):
-                if appending:
-                    ended, appending = appending, None
+                if begin:
+                    stored, begin = begin, None
+                    answer = stored()
+                entries = self.intake.entries(fetched.messages) if isinstance(fetched, Fetched) else []
+                if answer:
+                    ended, answer = answer, None
                     yield (cursor := ended())
-                if isinstance(fetched, Fetched):
-                    appending = self._append(cursor, end, fetched)
-                else:
+                if not isinstance(fetched, Fetched):
                     yield fetched
+                elif fetched.storing:
+                    begin = self._append(cursor, end, fetched, entries)
+                else:
+                    answer = self._append(cursor, end, fetched, entries)()
         finally:
-            if appending:
-                cursor = appending()
-        if appending:
+            if begin:
+                answer = begin()
+            if answer:
+                cursor = answer()
+        if answer:
             yield cursor
 
     def _fetched(
@@ -86,16 +96,17 @@ class Feed:
             yield Fetched(portion.upto, self.picker.messages(portion, cursor, accounted, storing), storing)
             before = load
 
-    def _append(self, cursor: Cursor, end: End, fetched: Fetched) -> Callable[[], Cursor]:
-        upto, messages, storing = fetched
-        begin = partial(self.intake.begin, self.account, self.opened.name, cursor, upto, messages, end=end)
-        appending = None if storing else begin()
-
-        def ended() -> Cursor:
-            for each in storing:
+    def _append(self, cursor: Cursor, end: End, fetched: Fetched, entries: Entries) -> Begin:
+        def begin() -> Callable[[], Cursor]:
+            for each in fetched.storing:
                 each.result()
-            added, moved = (appending or begin())()
-            self.picker.published(messages, added)
-            return moved
+            answer = self.intake.begin(self.account, self.opened.name, cursor, fetched.upto, entries, end=end)
 
-        return ended
+            def ended() -> Cursor:
+                added, moved = answer()
+                self.picker.published(fetched.messages, added)
+                return moved
+
+            return ended
+
+        return begin

@@ -12,7 +12,7 @@ from email_ingestion.stream.delivery import Delivery
 from email_ingestion.stream.gaps import Gaps
 from email_ingestion.stream.gauges import Gauges, announce, presences, read_gauges, withdraw
 from email_ingestion.stream.graveyard import Graveyard
-from email_ingestion.stream.intake import NO_LOAD, End, Intake, Load
+from email_ingestion.stream.intake import NO_LOAD, End, Entries, Intake, Load
 from email_ingestion.stream.keys import GROUP, Keys
 from email_ingestion.stream.leases import Leases
 from email_ingestion.stream.lockout import Lockout
@@ -32,6 +32,7 @@ __all__ = [
     "Census",
     "Delivery",
     "End",
+    "Entries",
     "FleetOrders",
     "Gaps",
     "Gauges",

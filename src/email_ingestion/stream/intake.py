@@ -19,6 +19,7 @@ from email_ingestion.stream.sent import Sent
 
 FIELDS = ["uidvalidity", "uid", "rescan", "history"]
 End = Literal["uid", "history"]
+Entries = list[str | int | bytes]  # of messages, as a script takes them
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +76,19 @@ class Intake:
         many were new and the cursor as it now stands; safe to repeat when the answer was lost. Raises StaleCursor when
         the cursor went back or away meanwhile, LeaseLost, RedisConnectionError.
         """
-        return self.begin(account, mailbox, since, upto, messages, end=end)()
+        return self.begin(account, mailbox, since, upto, self.entries(messages), end=end)()
+
+    def entries(self, messages: Sequence[Message]) -> Entries:
+        """What of `messages` will be in the stream."""
+        now = datetime.now(UTC)
+        return packed([(each.envelope.uid, encode(each, now, self._compressor)) for each in messages])
 
     def begin(
-        self, account: str, mailbox: str, since: Cursor, upto: int, messages: Sequence[Message], *, end: End = "uid"
+        self, account: str, mailbox: str, since: Cursor, upto: int, entries: Entries, *, end: End = "uid"
     ) -> Callable[[], tuple[int, Cursor]]:
-        """Begin to; whoever calls what is returned, once, has what `append` would return or raise."""
+        """Begin to append; whoever calls what is returned, once, has what `append` would return or raise."""
         at = since.uid if end == "uid" else since.history
-        now = datetime.now(UTC)
-        entries = [(each.envelope.uid, encode(each, now, self._compressor)) for each in messages]
-        args = [since.uidvalidity, at, upto, self._holder, end, *packed(entries)]
+        args = [since.uidvalidity, at, upto, self._holder, end, *entries]
         partition = self._link.of(account)
         keys = [partition.stream, partition.cursor(account, mailbox), partition.volume, partition.lease(account)]
         keys.append(partition.priority)
