@@ -16,10 +16,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,6 +28,9 @@ from email_ingestion.errors import ConfigurationError
 from email_ingestion.events import Action, Administered, Observe, Outcome
 from email_ingestion.ops.audit import write_audit
 from email_ingestion.ops.logs import logger
+
+if TYPE_CHECKING:
+    from email_ingestion.ops.orders import BreakerOrder, LogOrder
 
 READING = ("GET", "HEAD")
 TOKEN_BYTES = 32
@@ -47,47 +49,6 @@ ORDERS: dict[Action, str] = {  # and where each is given, below /admin/
 }
 
 Answer = dict[str, Any]
-Seconds = Annotated[float, Field(ge=1, le=7 * 86_400)]
-
-
-class _Order(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Timed(_Order):
-    """An order that ends by itself."""
-
-    ttl_seconds: Seconds = 900
-
-
-class BreakerOrder(Timed):
-    """Hold a breaker, or with AUTO leave it to itself."""
-
-    state: Literal["OPEN", "CLOSED", "AUTO"]
-
-
-class LevelOrder(Timed):
-    """Serve at this level."""
-
-    level: Level
-
-
-class PriorityOrder(Timed):
-    """Leave mail of a lower priority where it is; 0 takes that back."""
-
-    min_priority: Annotated[int, Field(ge=0, le=10)]
-
-
-class LogOrder(Timed):
-    """Log from this level up."""
-
-    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
-
-
-class RevokeOrder(_Order):
-    """Take a message away from whoever handles it."""
-
-    email_id: Annotated[str, Field(min_length=1, max_length=512)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,30 +6,62 @@ The web framework that reads orders is loaded with the first of them: 0.25 s and
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
 
+from email_ingestion.control import Level
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.events import Action
-from email_ingestion.ops.admin import (
-    ORDERS,
-    Admin,
-    Answer,
-    BreakerOrder,
-    LevelOrder,
-    LogOrder,
-    PriorityOrder,
-    RevokeOrder,
-    Timed,
-    refused,
-    who,
-)
+from email_ingestion.ops.admin import ORDERS, Admin, Answer, refused, who
 from email_ingestion.ops.wording import redact
 
 BAD_REQUEST, CONFLICT = 400, 409
+
+Seconds = Annotated[float, Field(ge=1, le=7 * 86_400)]
+
+
+class _Order(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Timed(_Order):
+    """An order that ends by itself."""
+
+    ttl_seconds: Seconds = 900
+
+
+class BreakerOrder(Timed):
+    """Hold a breaker, or with AUTO leave it to itself."""
+
+    state: Literal["OPEN", "CLOSED", "AUTO"]
+
+
+class LevelOrder(Timed):
+    """Serve at this level."""
+
+    level: Level
+
+
+class PriorityOrder(Timed):
+    """Leave mail of a lower priority where it is; 0 takes that back."""
+
+    min_priority: Annotated[int, Field(ge=0, le=10)]
+
+
+class LogOrder(Timed):
+    """Log from this level up."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+
+class RevokeOrder(_Order):
+    """Take a message away from whoever handles it."""
+
+    email_id: Annotated[str, Field(min_length=1, max_length=512)]
 
 
 def orders_app(admin: Admin) -> FastAPI:

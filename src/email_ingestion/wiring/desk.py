@@ -5,13 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from email_ingestion.breaker import Breaker
 from email_ingestion.control import Control, Level
 from email_ingestion.errors import EmailIngestionError, OperationFailed
 from email_ingestion.ops import report
-from email_ingestion.ops.admin import Answer, BreakerOrder, Desk, LogOrder
+from email_ingestion.ops.admin import Answer, Desk
 from email_ingestion.ops.logs import LogLevel
+
+if TYPE_CHECKING:
+    from email_ingestion.ops.orders import BreakerOrder, LogOrder
 
 Ping = Callable[[], object]
 REST_SECONDS = 5.0  # how long a pause is given to take hold before it is answered
