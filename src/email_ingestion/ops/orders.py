@@ -1,6 +1,6 @@
 """What an operator may order over HTTP, checked and carried out; who may is `admin`'s business.
 
-The web framework that reads orders is loaded with the first of them: 0.25 s and 10 MB that hardly any process needs.
+The web framework that reads orders is loaded with the first of them: 0.25 s and 4 MB that hardly any process needs.
 """
 
 from __future__ import annotations
