@@ -24,7 +24,8 @@ from tests.servers.dovecot import PASSWORD, USER, DovecotServer, running_dovecot
 from tests.servers.redis import RedisServer, running_redis
 
 PATIENCE = 200.0
-OURS, BARE, MBSYNC, GETMAIL = "email-ingestion", "imapclient, storing nothing", "mbsync", "getmail6"
+OURS, MBSYNC, GETMAIL = "email-ingestion", "mbsync", "getmail6"
+BARE, BY_HAND = "imapclient, storing nothing", "imapclient, a loop by hand into Redis"
 GETMAIL_MOST = 1_000  # it takes a command for each message: more of them tell nothing new
 
 MBSYNCRC = """\
@@ -107,7 +108,11 @@ def measure(*, count: int, rounds: int, say: Say) -> Section:
         running_dovecot(oauth_port=1) as small,
     ):
         contest = _Contest(Path(name), redis, dovecot, count)
-        contenders: dict[str, Callable[[], Run]] = {OURS: contest.ours, BARE: contest.bare}
+        contenders: dict[str, Callable[[], Run]] = {
+            OURS: contest.ours,
+            BARE: contest.bare,
+            BY_HAND: contest.by_hand,
+        }
         mbsync = shutil.which("mbsync")
         if mbsync:
             said = subprocess.run([mbsync, "--version"], capture_output=True, text=True, check=True).stdout.split()[-1]
@@ -135,7 +140,8 @@ def measure(*, count: int, rounds: int, say: Say) -> Section:
         "Mailbox → stream",
         f"{count:,} messages of the corpus in a Dovecot on the same machine, Redis with its AOF written every second. "
         "Whole processes from their start to their end (`python producer.py --once`): what Python needs to start is "
-        "in it. CPU is the client's.",
+        "in it. CPU is the client's. The loop by hand hashes, compresses and appends each message, and is safe against "
+        "nothing.",
         ("Program", "messages/s", "CPU ms/message", "spread", "ours is"),
         rows,
         aims,
@@ -192,8 +198,18 @@ class _Contest:
         return run
 
     def bare(self) -> Run:
-        where = ["127.0.0.1", str(self._dovecot.imap_port), USER, PASSWORD]
-        command = [sys.executable, ROOT / "bench" / "bare_imap.py", *where]
+        return self._loop("bare_imap.py")
+
+    def by_hand(self) -> Run:
+        with self._redis.client() as client:
+            client.flushall()
+            run = self._loop("by_hand_imap.py", self._redis.url)
+            _complete(int(client.xlen("mail")), self._count)
+        return run
+
+    def _loop(self, script: str, *further: str) -> Run:
+        where = ["127.0.0.1", str(self._dovecot.imap_port), USER, PASSWORD, *further]
+        command = [sys.executable, ROOT / "bench" / "peers" / script, *where]
         return self._run(command, {"PATH": os.environ["PATH"]}, self._count)
 
     def mbsync(self, program: str) -> Run:
