@@ -16,6 +16,7 @@ from socket import socket
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -85,10 +86,14 @@ class _Orders:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._app is None:
-            from email_ingestion.ops.orders import orders_app  # noqa: PLC0415 - FastAPI: 0.25 s, 4 MB
-
-            self._app = orders_app(self._admin)
+            self._app = await run_in_threadpool(self._load)
         await self._app(scope, receive, send)
+
+    def _load(self) -> ASGIApp:
+        """Beside the event loop, which answers whoever asks meanwhile."""
+        from email_ingestion.ops.orders import orders_app  # noqa: PLC0415 - FastAPI: 0.25 s, 4 MB
+
+        return orders_app(self._admin)
 
 
 class _Server(uvicorn.Server):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import stat
+import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from email_ingestion.wiring.desk import Front
 from tests.servers.links import Heard
 
 TOKEN = "0123456789abcdef-operator"
+ORDERS = "email_ingestion.ops.orders"
 
 
 class Office:
@@ -172,6 +175,35 @@ def test_an_operator_can_act_when_the_audit_log_cannot_be_written(office: Office
     (office.folder / "logs").write_text("in the way")
     assert order(served, "pause", {"ttl_seconds": 60}).status_code == 200
     assert office.control.paused() is not None
+
+
+class Slow:
+    """An import system in which the orders take until they are let in."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.let_in = threading.Event()
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == ORDERS:
+            self.asked.set()
+            self.let_in.wait(10)
+
+
+def test_the_endpoints_answer_while_the_first_order_is_loaded(
+    served: Endpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow()
+    monkeypatch.delitem(sys.modules, ORDERS, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [slow, *sys.meta_path])
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(order, served, "resume")
+        assert slow.asked.wait(10)
+        try:
+            assert requests.get(f"{served.ops_url}/health", timeout=5).json()["status"] == "alive"
+        finally:
+            slow.let_in.set()
+        assert answer.result().status_code == 200
 
 
 def test_another_machine_needs_the_token_too(office: Office) -> None:
