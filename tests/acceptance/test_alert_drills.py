@@ -178,6 +178,7 @@ def test_twenty_healthy_minutes_under_load_fire_nothing_but_the_watchdog(here: P
         here.producer()
         here.worker()
         until(lambda: prometheus.query("email_ingestion_active_workers == 1"), "Prometheus sees the stack", 120)
+        until(lambda: "Watchdog" in prometheus.firing(), "Prometheus has looked at every rule once", 120)
         end, sent = time.monotonic() + HEALTHY_SECONDS, 0
         while time.monotonic() < end:
             for _ in range(10):
