@@ -82,6 +82,7 @@ for entry in "${pythons[@]}"; do
     echo "== the suite on Python $version ${rest[*]:-}"
     PATH="$bin:$PATH" ${delays:+env "PYTHONPATH=$delays"} "$bin/python" -m pytest -n "$workers" ${marker:+-m "$marker"} "${rest[@]}" "$@"
     [ -z "$delays" ] || break
-    # What only tries whole processes, files and rules meets the same whatever Python runs it: once is enough.
-    rest=(tests/unit tests/contract tests/integration tests/sandbox tests/acceptance/test_main_job.py)
+    # What only tries whole processes, files, rules and Redis meets the same whatever Python runs it: once is enough.
+    rest=(tests/unit tests/contract tests/integration tests/sandbox tests/acceptance/test_main_job.py
+        --ignore=tests/integration/test_stream_machine.py)
 done
