@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Install what the tests need and run the whole suite on every Python from 3.11 to 3.13 that this machine has.
+# Install what the tests need and run the suite on every Python from 3.11 to 3.13 that this machine has: all of it on the
+# newest, on the others what may depend on them.
 #   scripts/test.sh [--soak | --delays] [pytest options]
 # --soak adds the long runs; without options it writes docs/drills.md. --delays runs the suite on one Python with answers,
 # commits and events that come late (tests/delays), which brings races to light.
@@ -80,7 +81,7 @@ for entry in "${pythons[@]}"; do
         chosen=()
     else
         # What only tries whole processes, files, rules and Redis meets the same whatever Python runs it: once is enough.
-        # And what talks to servers meets nothing in 3.12 that it does not meet in 3.13 or 3.11.
+        # What talks to servers is left to the newest and the oldest, for the quarter of an hour that the suite may take.
         chosen=(tests/unit tests/contract tests/sandbox tests/acceptance/test_main_job.py)
         [ "$version" = 3.12 ] || chosen+=(tests/integration --ignore=tests/integration/test_stream_machine.py)
     fi
