@@ -16,21 +16,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.corpus_file import read
+from email_ingestion.app.process import identify
 from email_ingestion.blobs import open_blobs
 from email_ingestion.breaker import Breaker, BreakerPolicy
-from email_ingestion.control import Control
-from email_ingestion.email import Cursor, Envelope, Message, Parcel
 from email_ingestion.errors import RedisConnectionError, SinkUnavailable
 from email_ingestion.ledger.store import open_ledger
 from email_ingestion.ops.compose import open_ops
 from email_ingestion.ops.logs import configure_logs
 from email_ingestion.ops.records import Names
+from email_ingestion.overrides import OperatorOverrides
 from email_ingestion.parsing.isolated import IsolatedParser
+from email_ingestion.records import Cursor, Envelope, RawMessage, SinkMessage
 from email_ingestion.routing import Router
 from email_ingestion.sinks import Sink
 from email_ingestion.sinks.database import DatabaseSink
 from email_ingestion.stream import Intake, Keys, Link, Queue, Rehearsals, connect
-from email_ingestion.wiring.process import identify
 from email_ingestion.worker import Worker
 from email_ingestion.worker.loop import LOOP
 from email_ingestion.worker.settle import Settlement
@@ -45,7 +45,7 @@ class Nowhere:
 
     name = "nowhere"
 
-    def deliver(self, batch: Sequence[Parcel]) -> set[str]:
+    def deliver(self, batch: Sequence[SinkMessage]) -> set[str]:
         """Take it."""
         del batch
         return set()
@@ -54,7 +54,7 @@ class Nowhere:
         """Be there."""
 
 
-def messages(raws: Iterator[bytes], folder: Path) -> Iterator[Message]:
+def messages(raws: Iterator[bytes], folder: Path) -> Iterator[RawMessage]:
     """As the producer makes them: large ones lie in the blob store."""
     blobs = open_blobs(f"file:{folder / 'blobs'}")
     now = datetime.now(UTC)
@@ -62,7 +62,7 @@ def messages(raws: Iterator[bytes], folder: Path) -> Iterator[Message]:
         sha256 = hashlib.sha256(raw).hexdigest()
         envelope = Envelope(ACCOUNT, MAILBOX, 1, uid, uid, uid, ("\\Inbox",), (), now, len(raw), sha256)
         large = len(raw) > THRESHOLD
-        yield Message(envelope, None if large else raw, blobs.put(raw) if large else None)
+        yield RawMessage(envelope, None if large else raw, blobs.put(raw) if large else None)
 
 
 def link_to(url: str) -> Link:
@@ -75,7 +75,7 @@ def fill(url: str, raws: Iterator[bytes], folder: Path) -> None:
     """Append everything."""
     intake = Intake(link_to(url))
     cursor = intake.restart_cursor(ACCOUNT, MAILBOX, Cursor(1, 0))
-    batch: list[Message] = []
+    batch: list[RawMessage] = []
     for message in messages(raws, folder):
         batch.append(message)
         if len(batch) == BATCH:
@@ -109,7 +109,7 @@ def work(url: str, sink: Sink, folder: Path) -> dict[str, float]:
         instance=identity.instance,
         observe=ops.observe,
     )
-    paused = Control("worker").paused
+    paused = OperatorOverrides("worker").paused
     worker = Worker(queue, settlement, batch=BATCH, lease=60.0, paused=paused, least=lambda: 0, observe=ops.observe)
     started, cpu = time.monotonic(), _cpu()
     worker.drain()

@@ -16,8 +16,8 @@ import fast_mail_parser
 from bench.corpus import letters
 from bench.rounds import Run, Say, race
 from bench.tables import Aim, Section
-from email_ingestion.email import Envelope
 from email_ingestion.parsing import parse
+from email_ingestion.records import Envelope
 
 OURS = "email-ingestion"
 STANDARD = "standard library, the same record"

@@ -20,9 +20,9 @@ import redis
 
 from bench.crash_matrix.law import Copy, Found
 from email_ingestion.blobs import Blobs, open_blobs
-from email_ingestion.email import email_id
 from email_ingestion.errors import TransientError
 from email_ingestion.ledger.store import Ledger, content_of, open_ledger
+from email_ingestion.records import email_id
 from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.stream import Keys
 from email_ingestion.stream.codec import decode

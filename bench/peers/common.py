@@ -36,8 +36,8 @@ def ours(raw: bytes) -> int:
     """The same record as our worker makes."""
     from datetime import UTC, datetime  # noqa: PLC0415 - only where it is asked for
 
-    from email_ingestion.email import Envelope  # noqa: PLC0415
     from email_ingestion.parsing import parse  # noqa: PLC0415
+    from email_ingestion.records import Envelope  # noqa: PLC0415
 
     envelope = Envelope("bench", "INBOX", 1, 1, None, None, (), (), datetime.now(UTC), len(raw), "0" * 64)
     return len(parse(envelope, raw).headers)

@@ -110,7 +110,7 @@ class Breaker(pybreaker.CircuitBreakerListener):
             return 0.0
         return max(0.0, self._opened_at + self._policy.recovery_timeout - self._clock())
 
-    def hasten(self) -> None:
+    def allow_probe(self) -> None:
         """Make a trial due now: something else has shown that the dependency is back."""
         self._opened_at = -math.inf
 
@@ -166,11 +166,11 @@ class Breaker(pybreaker.CircuitBreakerListener):
             if self.closed:
                 with self._breaker.calling():
                     return call()
-            return self._try(call)
+            return self._probe(call)
         except pybreaker.CircuitBreakerError as error:  # another thread tripped it since we looked
             raise self._rejection() from error
 
-    def _try(self, call: Callable[[], T]) -> T:
+    def _probe(self, call: Callable[[], T]) -> T:
         if self.retry_after() > 0 or not self._trial.acquire(blocking=False):
             raise self._rejection()
         try:

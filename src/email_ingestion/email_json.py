@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter
 
-from email_ingestion.email import Email, Envelope
+from email_ingestion.records import Email, Envelope
 
 SCHEMA: Final = "email.v1"
 _ENVELOPE: Final = tuple(field.name for field in fields(Envelope))
@@ -63,7 +63,7 @@ def schema() -> dict[str, Any]:
     }
     heading = {"schema": {"const": SCHEMA}, "email_id": {"type": "string", "description": "idempotency key"}}
     told = {**heading, **envelope, **_renamed(properties, "from_", "from")}
-    definitions["Enclosed"]["properties"] = _renamed(definitions["Enclosed"]["properties"], "from_", "from")
+    definitions["NestedMessage"]["properties"] = _renamed(definitions["NestedMessage"]["properties"], "from_", "from")
     for definition in definitions.values():
         definition["required"] = list(definition["properties"])
     return {

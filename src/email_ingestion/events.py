@@ -39,7 +39,7 @@ class Stopped(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Turned(Event):
+class LoopTick(Event):
     """A loop completed an iteration: it lives."""
 
     loop: str
@@ -151,7 +151,7 @@ class Synced(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting(Event):
+class NewMailWaiting(Event):
     """Mail that arrived after the cursor began is on the server and not in the stream, the oldest since `since`."""
 
     account: str
@@ -226,7 +226,7 @@ class MailboxChanged(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Held(Event):
+class FetchPaused(Event):
     """The producer stopped fetching for an account (`reason` set) or goes on (`reason` empty)."""
 
     account: str
@@ -280,7 +280,7 @@ class Delivered(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsed(Event):
+class SyntheticHandled(Event):
     """So many messages that are nobody's mail went the whole way, or did not; nothing of them is kept."""
 
     count: int
@@ -296,7 +296,7 @@ class CanarySeen(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Owed(Event):
+class SinkBacklog(Event):
     """What a further sink still has to get; both None when the database does not say."""
 
     sink: str
@@ -343,7 +343,7 @@ class Reclaimed(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Superseded(Event):
+class OwnershipLost(Event):
     """Entries were completed by somebody else while this worker had them."""
 
     count: int

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from email_ingestion.email import Email
 from email_ingestion.errors import ConfigurationError
+from email_ingestion.records import Email
 
 DATABASE: Final = "database"
 

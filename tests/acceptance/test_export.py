@@ -8,8 +8,8 @@ import time
 from dataclasses import replace
 
 from email_ingestion.blobs import open_blobs, reference
-from email_ingestion.email import Cursor
 from email_ingestion.email_json import from_json
+from email_ingestion.records import Cursor
 from email_ingestion.stream import Intake
 from tests.servers.commands import told, typed
 from tests.servers.links import link, message

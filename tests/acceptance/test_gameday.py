@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.process import pid_alive
-from email_ingestion.services.gameday import FAULTS, RUNBOOK
+from email_ingestion.daemon import pid_alive
+from email_ingestion.fleet.gameday import FAULTS, RUNBOOK
 from tests.drills.runbook import read
 from tests.servers.commands import told, typed
 from tests.servers.processes import ROOT, Place, place, until

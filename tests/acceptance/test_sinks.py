@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 
-from email_ingestion.email import Cursor
+from email_ingestion.records import Cursor
 from email_ingestion.stream import Intake, Keys
 from tests.servers.commands import told, typed
 from tests.servers.links import link, message

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from email_ingestion.services.children import lives
-from email_ingestion.services.fleet import ask
+from email_ingestion.fleet.children import lives
+from email_ingestion.fleet.fleet import ask
 from tests.servers.processes import ROOT, Place, place, until
 
 COMMAND = ("-m", "email_ingestion")

@@ -6,8 +6,8 @@ import hashlib
 from datetime import UTC, datetime, timedelta
 
 from email_ingestion.blobs import reference
-from email_ingestion.email import Address, Attachment, Email, Envelope
 from email_ingestion.ledger.records import Content, StoredEmail
+from email_ingestion.records import Address, Attachment, Email, Envelope
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -17,10 +17,10 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from email_ingestion.blobs import open_blobs, reference
-from email_ingestion.email import Address, Bounce, MailingList, Verdicts
 from email_ingestion.errors import PermanentError, TransientError
 from email_ingestion.ledger.records import Content, StoredEmail
 from email_ingestion.ledger.store import Ledger, content_of, open_ledger
+from email_ingestion.records import Address, AuthenticationResults, Bounce, MailingList
 from tests.contract.ledgers import EPOCH, letters, mail, raw_of, sha256, stored
 
 LARGEST = 2**64 - 1  # 20 digits
@@ -178,7 +178,10 @@ def test_a_row_shows_what_the_message_is(ledger: Ledger, database_url: str) -> N
 def test_a_row_shows_what_parsing_found(ledger: Ledger, database_url: str) -> None:
     found = MailingList("news.example.org", (), (), (), one_click=False, archive=(), owner=(), help=())
     listed = replace(
-        mail(1), cc=(Address("", "bob@example.org"),), mailing_list=found, verdicts=Verdicts("pass", None, "fail")
+        mail(1),
+        cc=(Address("", "bob@example.org"),),
+        mailing_list=found,
+        verdicts=AuthenticationResults("pass", None, "fail"),
     )
     machine = replace(mail(2), auto_reply=True, bounce=Bounce(None, ()))
     ledger.record([stored(listed), stored(machine), *letters(3)])

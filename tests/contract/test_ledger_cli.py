@@ -11,8 +11,8 @@ import typer
 from typer.testing import CliRunner
 
 from email_ingestion.cli.search import search
-from email_ingestion.email import Address
 from email_ingestion.ledger.store import open_ledger
+from email_ingestion.records import Address
 from tests.contract.ledgers import letters, mail, stored
 
 app = typer.Typer()

@@ -8,9 +8,9 @@ from contextlib import ExitStack, closing
 import pytest
 from sqlalchemy import create_engine, text
 
-from email_ingestion.email import Address
 from email_ingestion.ledger.search import parse, postgresql_condition
 from email_ingestion.ledger.store import Ledger, open_ledger
+from email_ingestion.records import Address
 from tests.contract.ledgers import EPOCH, letters, mail, stored
 from tests.servers.postgres import fresh_schema
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from email_ingestion.blobs import Blobs, open_blobs, reference
-from email_ingestion.email import Email
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
 from email_ingestion.ledger.store import Ledger, content_of
-from email_ingestion.sinks import Parcel, load_sink
+from email_ingestion.records import Email
+from email_ingestion.sinks import SinkMessage, load_sink
 from email_ingestion.sinks.database import DatabaseSink
 from tests.contract.ledgers import mail, raw_of, sha256
 
@@ -33,8 +33,8 @@ def sink(ledger: Ledger, blobs: Blobs) -> Iterator[DatabaseSink]:
         yield opened
 
 
-def parcel(email: Email) -> Parcel:
-    return Parcel(email, raw_of(email.envelope.uid))
+def parcel(email: Email) -> SinkMessage:
+    return SinkMessage(email, raw_of(email.envelope.uid))
 
 
 def test_a_redelivered_message_is_a_duplicate(sink: DatabaseSink, ledger: Ledger) -> None:
@@ -58,7 +58,7 @@ def test_raw_bytes_already_in_the_blob_store_are_only_referred_to(
     sink: DatabaseSink, ledger: Ledger, blobs: Blobs
 ) -> None:
     ref = blobs.put(raw_of(1))
-    sink.deliver([Parcel(mail(1), raw_of(1), ref)])
+    sink.deliver([SinkMessage(mail(1), raw_of(1), ref)])
     assert ledger.raw_ref("default:gm:1") == ref
     assert ledger.content(ref) is None
     assert content_of(ref, ledger, blobs) == raw_of(1)
@@ -67,7 +67,7 @@ def test_raw_bytes_already_in_the_blob_store_are_only_referred_to(
 def test_a_large_raw_message_goes_into_the_blob_store(sink: DatabaseSink, ledger: Ledger, blobs: Blobs) -> None:
     email = mail(1)
     email = replace(email, envelope=replace(email.envelope, sha256=sha256(LARGE), size=len(LARGE)))
-    sink.deliver([Parcel(email, LARGE)])
+    sink.deliver([SinkMessage(email, LARGE)])
     assert ledger.raw_ref("default:gm:1") == reference(sha256(LARGE))
     assert blobs.get(reference(sha256(LARGE))) == LARGE
 

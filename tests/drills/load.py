@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import count
 
-from email_ingestion.email import email_id
+from email_ingestion.records import email_id
 from email_ingestion.sandbox import RunningSandbox
 
 PATIENCE = 60.0

@@ -24,8 +24,8 @@ import psutil
 import redis
 
 from bench.crash_matrix.law import Copy, Found
-from email_ingestion.email import email_id
 from email_ingestion.errors import PermanentError
+from email_ingestion.records import email_id
 from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.sandbox.options import token_file, write_atomically
 from email_ingestion.stream import Keys
@@ -289,7 +289,7 @@ def _entries(client: redis.Redis, key: str) -> Iterator[Copy]:
     for _, fields in client.xrange(key):
         with suppress(PermanentError):
             message = decode(fields)
-            if not message.sink:
+            if not message.only_sink:
                 yield Copy(message.envelope.email_id, message.envelope.sha256)
 
 

@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 import atheris
 
 with atheris.instrument_imports(include=["email_ingestion"]):
-    from email_ingestion.email import Envelope
     from email_ingestion.email_json import as_json, from_json
     from email_ingestion.parsing import parse
     from email_ingestion.parsing.defects import Defect
+    from email_ingestion.records import Envelope
 
 ENVELOPE = Envelope("me", "INBOX", 1, 1, 1, 1, (), (), datetime(2026, 1, 1, tzinfo=UTC), 0, "0" * 64)
 

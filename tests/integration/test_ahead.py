@@ -11,9 +11,9 @@ import pytest
 
 from email_ingestion.blobs import DiskBlobs
 from email_ingestion.breaker import Breaker, BreakerPolicy
-from email_ingestion.email import Cursor, Parcel
 from email_ingestion.errors import SinkUnavailable
 from email_ingestion.parsing.isolated import IsolatedParser
+from email_ingestion.records import Cursor, SinkMessage
 from email_ingestion.routing import Router
 from email_ingestion.stream import GROUP, Intake, Keys, Queue, Rehearsals
 from email_ingestion.worker import Worker
@@ -52,7 +52,7 @@ class Shelf:
         self.got: list[int] = []
         self.overlapped = False
 
-    def deliver(self, batch: Sequence[Parcel]) -> set[str]:
+    def deliver(self, batch: Sequence[SinkMessage]) -> set[str]:
         if not self.got:
             self.overlapped = self._parser.second.wait(PATIENCE)
         if self.away:

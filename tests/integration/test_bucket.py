@@ -15,8 +15,8 @@ import pytest
 from email_ingestion.blobs import Aged, open_blobs, reference
 from email_ingestion.blobs.reference import reference_to
 from email_ingestion.blobs.s3 import S3Blobs
-from email_ingestion.email import Cursor, Message
 from email_ingestion.errors import SinkUnavailable
+from email_ingestion.records import Cursor, RawMessage
 from email_ingestion.stream import Intake
 from tests.servers.bucket import Bucket, make_bucket, running_s3
 from tests.servers.commands import told, typed
@@ -55,7 +55,7 @@ def here(tmp_path: Path, redis_server: RedisServer, bucket: Bucket) -> Iterator[
         yield made
 
 
-def _letter(uid: int, attachment: bytes) -> Message:
+def _letter(uid: int, attachment: bytes) -> RawMessage:
     made = EmailMessage()
     made["Subject"] = f"letter {uid}"
     made.set_content("see what is attached")
@@ -63,7 +63,7 @@ def _letter(uid: int, attachment: bytes) -> Message:
     return message(uid, raw=made.as_bytes())
 
 
-def _queued(large: Message, blobs: S3Blobs) -> Message:
+def _queued(large: RawMessage, blobs: S3Blobs) -> RawMessage:
     """As the producer queues it: its bytes are in the bucket."""
     return replace(large, raw=None, raw_ref=blobs.put(large.raw or b""))
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from email_ingestion.app.collect import Collector, peers
 from email_ingestion.breaker import Breaker, BreakerPolicy
-from email_ingestion.control import Control
 from email_ingestion.errors import RedisConnectionError
 from email_ingestion.ops.compose import Ops, open_ops
 from email_ingestion.ops.records import Identity, Names
+from email_ingestion.overrides import OperatorOverrides
 from email_ingestion.stream import Keys, Link, connect, presences
-from email_ingestion.wiring.collect import Collector, peers
 from tests.servers.processes import until
 from tests.servers.redis import RedisServer
 
@@ -31,7 +31,14 @@ def collector(redis: RedisServer, ops: Ops, pid_dir: Path) -> Collector:
     breaker = Breaker("redis", BreakerPolicy(), (RedisConnectionError,), lambda _: None)
     link = Link(connect(redis.url, "test"), Keys(), breaker)
     return Collector(
-        link, ops, ME, "http://127.0.0.1:1", pid_dir, control=Control("worker"), ledger=lambda: None, refuse=print
+        link,
+        ops,
+        ME,
+        "http://127.0.0.1:1",
+        pid_dir,
+        control=OperatorOverrides("worker"),
+        ledger=lambda: None,
+        refuse=print,
     )
 
 

@@ -17,11 +17,11 @@ from standardwebhooks.webhooks import Webhook
 
 from email_ingestion.blobs import Blobs, open_blobs
 from email_ingestion.breaker import Breaker, BreakerPolicy
-from email_ingestion.email import Message, Parcel
 from email_ingestion.errors import Reject, Retry, SinkFailed, SinkThrottled, SinkUnavailable
-from email_ingestion.events import BreakerChanged, DeadLettered, Deferred, Owed, SinkDelivered, Turned
+from email_ingestion.events import BreakerChanged, DeadLettered, Deferred, LoopTick, SinkBacklog, SinkDelivered
 from email_ingestion.ledger.store import Ledger, open_ledger
 from email_ingestion.parsing import parse
+from email_ingestion.records import RawMessage, SinkMessage
 from email_ingestion.sinks import Sink
 from email_ingestion.sinks.database import DatabaseSink
 from email_ingestion.sinks.webhook import WebhookSink
@@ -47,7 +47,7 @@ class Box:
         self.away = False
         self.at: dict[str, float] = {}
 
-    def deliver(self, batch: Sequence[Parcel]) -> None:
+    def deliver(self, batch: Sequence[SinkMessage]) -> None:
         ids = [parcel.email.email_id for parcel in batch]
         self.asked.update(ids)
         for email_id in ids:
@@ -107,7 +107,10 @@ class Sinks:
         """What the worker does with messages."""
         sent = [message(uid, raw=raw) for uid in uids]
         self._database.deliver(
-            [Parcel(parse(each.envelope, each.raw), each.raw, owed_to=self.names, again=again) for each in sent]
+            [
+                SinkMessage(parse(each.envelope, each.raw), each.raw, owed_to=self.names, only_sink=again)
+                for each in sent
+            ]
         )
         for courier in self.couriers:
             courier.wake()
@@ -210,13 +213,13 @@ def test_a_replayed_letter_goes_to_its_sink_alone(sinks: Sinks):
     until(lambda: courier.done() and other.taken, "all is settled")
     box.trouble = lambda _: None
     replayed = _replayed(sinks)
-    assert (replayed.sink, replayed.envelope.email_id) == ("box", bad)
-    sinks.record(1, again=replayed.sink)
+    assert (replayed.only_sink, replayed.envelope.email_id) == ("box", bad)
+    sinks.record(1, again=replayed.only_sink)
     until(lambda: box.taken, "it is delivered")
     assert (box.taken, other.taken) == (Counter([bad]), Counter([bad]))
 
 
-def _replayed(sinks: Sinks) -> Message:
+def _replayed(sinks: Sinks) -> RawMessage:
     """The entry of the stream that a replay of all letters makes."""
     graveyard = Graveyard(sinks.link)
     assert list(graveyard.replay([letter.id for letter in graveyard.letters()])) == [1]
@@ -291,8 +294,8 @@ def test_a_paused_worker_hands_nothing_over(sinks: Sinks):
     sinks.paused = True
     courier = sinks.courier("box", box)
     ids = sinks.record(1)
-    turns = len(sinks.heard.of(Turned))
-    until(lambda: len(sinks.heard.of(Turned)) > turns + 2, "the courier has looked again")
+    turns = len(sinks.heard.of(LoopTick))
+    until(lambda: len(sinks.heard.of(LoopTick)) > turns + 2, "the courier has looked again")
     assert not box.asked
     sinks.paused = False
     until(courier.done, "it is delivered")
@@ -305,7 +308,7 @@ def test_it_tells_what_is_owed_and_since_when(sinks: Sinks):
     before = time.time()
     sinks.record(1, 2)
     sinks.run(courier)
-    (first,) = until(lambda: sinks.heard.of(Owed), "it is told")
+    (first,) = until(lambda: sinks.heard.of(SinkBacklog), "it is told")
     assert (first.sink, first.waiting) == ("box", 2)
     assert before - 1 <= first.oldest <= time.time()
 

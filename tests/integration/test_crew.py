@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.email import Cursor
-from email_ingestion.process import StopSignal
-from email_ingestion.services.crew import Crew
+from email_ingestion.daemon import StopSignal
+from email_ingestion.fleet.crew import Crew
+from email_ingestion.records import Cursor
 from email_ingestion.settings import load_settings
 from email_ingestion.stream import Intake, Keys
 from tests.servers.links import link, message

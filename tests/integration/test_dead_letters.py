@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from email_ingestion.email import Cursor
 from email_ingestion.errors import OperationFailed, PermanentError, RedisConnectionError
+from email_ingestion.records import Cursor
 from email_ingestion.stream import Graveyard, Intake, Keys, Queue, open_link, read_gauges
 from email_ingestion.stream.codec import encode
 from email_ingestion.stream.dead_letters import UNKNOWN, Wanted, kinds, obituary

@@ -12,8 +12,8 @@ import pytest
 from redis.crc import key_slot
 
 from email_ingestion.breaker import Breaker, BreakerPolicy
-from email_ingestion.email import Cursor
 from email_ingestion.errors import CircuitBreakerError, ConfigurationError, RedisConnectionError
+from email_ingestion.records import Cursor
 from email_ingestion.redis_address import RedisAddress
 from email_ingestion.stream import (
     Intake,
@@ -110,7 +110,7 @@ def test_a_trial_is_made_at_once_when_another_server_has_taken_over():
         away.run(away.client.ping)
     with pytest.raises(CircuitBreakerError):
         breaker.run(lambda: "works")
-    breaker.hasten()
+    breaker.allow_probe()
     assert breaker.run(lambda: "works") == "works"
     assert breaker.closed
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from email_ingestion.app.accounts import log_in
+from email_ingestion.app.source import LedgerOnDemand, Source
 from email_ingestion.blobs import open_blobs
-from email_ingestion.events import Synced, Waiting
+from email_ingestion.events import NewMailWaiting, Synced
 from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.settings import Settings
 from email_ingestion.stream import Intake
-from email_ingestion.wiring.accounts import log_in
-from email_ingestion.wiring.source import LedgerOnDemand, Source
 from tests.servers.links import Heard, link
 from tests.servers.processes import gmail_settings
 from tests.servers.redis import RedisServer
@@ -48,7 +48,7 @@ class Pass:
             return self.source.sync(connection, opened, lambda *_: 0.0 if room else 1.0, lambda _: room).run()
 
     def waiting(self) -> list[float]:
-        return [event.since for event in self.heard.of(Waiting)]
+        return [event.since for event in self.heard.of(NewMailWaiting)]
 
     def listed(self) -> list[float]:
         return [event.listed_ago for event in self.heard.of(Synced) if event.listed_ago is not None]

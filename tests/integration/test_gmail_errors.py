@@ -14,7 +14,7 @@ from email_ingestion.events import (
     Connected,
     ConnectionFailed,
     Event,
-    Held,
+    FetchPaused,
     LockedOut,
     NeedsOperator,
     Quarantined,
@@ -326,7 +326,7 @@ def test_a_lockout_outlives_a_restart_and_doubles(watched: Watched, monkeypatch:
     watched.sandbox.clear()
     again = Watched(watched.sandbox, watched.redis, watched.folder)
     with again.running():
-        held = again.hears(Held)
+        held = again.hears(FetchPaused)
         assert "shut the account out until" in held.reason
         assert again.heard.of(Connected) == []
         assert again.sandbox.with_stats(lambda stats: stats.connections_now) == 0

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.email import Cursor
+from email_ingestion.app.accounts import log_in
 from email_ingestion.errors import StaleCursor
-from email_ingestion.events import BytesSpent, Held, HistoryWalked, Reconciled, Synced
+from email_ingestion.events import BytesSpent, FetchPaused, HistoryWalked, Reconciled, Synced
 from email_ingestion.producer import Budget, fetch, history, sync
 from email_ingestion.producer.choice import portions, portions_down
 from email_ingestion.reconcile import Report
+from email_ingestion.records import Cursor
 from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.stream import Allowance, Census, Intake, Keys, Load
 from email_ingestion.stream.allowance import Spending
-from email_ingestion.wiring.accounts import log_in
 from tests.servers.links import Heard, link, message
 from tests.servers.redis import RedisServer
 from tests.servers.watching import Watched, letter
@@ -193,7 +193,7 @@ def test_what_is_old_waits_while_the_stream_is_busy(watched: Watched, monkeypatc
 
 
 def test_degraded_new_mail_comes_and_old_mail_and_audits_wait(watched: Watched):
-    watched.control.degrade("DEGRADED", 600, "an operator")
+    watched.control.set_level("DEGRADED", 600, "an operator")
     with watched.running():
         watched.hears(Synced)
         watched.sandbox.deliver(letter(100))
@@ -201,7 +201,7 @@ def test_degraded_new_mail_comes_and_old_mail_and_audits_wait(watched: Watched):
         watched.sandbox.deliver(letter(101))
         watched.until(lambda: uids_in_order(watched) == [41, 42], "the next one, and nothing else")
         assert not watched.heard.of(Reconciled)
-        watched.control.degrade("NORMAL", 600, "an operator")
+        watched.control.set_level("NORMAL", 600, "an operator")
         watched.arrives()
 
 
@@ -216,7 +216,7 @@ def test_old_mail_may_use_a_part_of_the_budget_and_new_mail_all_of_it(watched: W
             small.sandbox.deliver(letter(number, 1000))
         small.until(lambda: small.heard.of(BytesSpent)[-1].today >= 30_000, "100 %")
         small.sandbox.deliver(letter(120, 1000))
-        held = small.hears(Held)
+        held = small.hears(FetchPaused)
         assert held.reason == "IMAP_BYTES_PER_DAY is used up"
     uids = uids_in_order(small)
     assert 10 < sum(uid <= 40 for uid in uids) < 30

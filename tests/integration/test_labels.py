@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.email import Cursor
+from email_ingestion.app.accounts import log_in
 from email_ingestion.errors import LeaseLost, StaleCursor
 from email_ingestion.events import ConnectionFailed, LabelsChanged
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap import Opened
 from email_ingestion.parsing import parse
 from email_ingestion.producer import labels
+from email_ingestion.records import Cursor
 from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
-from email_ingestion.sinks import Parcel
+from email_ingestion.sinks import SinkMessage
 from email_ingestion.sinks.database import DatabaseSink
 from email_ingestion.stream import Intake, Queue
-from email_ingestion.wiring.accounts import log_in
 from tests.servers.links import link
 from tests.servers.redis import RedisServer
 from tests.servers.watching import Watched, letter
@@ -78,7 +78,7 @@ def record(watched: Watched) -> None:
     queue = Queue(link(watched.redis.url), "here-worker-1", 60.0)
     while batch := queue.fresh(100, block=False):
         messages = [each.message for each in batch if each.message]
-        sink.deliver([Parcel(parse(each.envelope, each.raw or b""), each.raw or b"") for each in messages])
+        sink.deliver([SinkMessage(parse(each.envelope, each.raw or b""), each.raw or b"") for each in messages])
         queue.complete(batch)
 
 

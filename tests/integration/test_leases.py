@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from email_ingestion.email import Cursor
 from email_ingestion.errors import LeaseLost, RedisConnectionError
+from email_ingestion.records import Cursor
 from email_ingestion.stream import Intake, Keys, Leases
 from email_ingestion.stream.clients import CONNECTIONS
 from email_ingestion.stream.leases import LEASE_SECONDS

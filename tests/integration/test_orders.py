@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from email_ingestion.control import Order
 from email_ingestion.errors import RedisConnectionError
+from email_ingestion.overrides import Override
 from email_ingestion.stream import FleetOrders, Keys, Link, prove_writable
 from tests.servers.links import link
 from tests.servers.redis import RedisServer
@@ -22,8 +22,8 @@ def redis_link(redis_server: RedisServer) -> Link:
 
 def test_an_order_holds_until_it_is_taken_back(redis_link: Link):
     orders = FleetOrders(redis_link)
-    orders.give("level", Order("MINIMAL", 600, "ada"))
-    orders.give("pause:worker", Order("", 60, "bob"))
+    orders.give("level", Override("MINIMAL", 600, "ada"))
+    orders.give("pause:worker", Override("", 60, "bob"))
     read = orders.read()
     assert (read["level"].value, read["level"].by, read["pause:worker"].by) == ("MINIMAL", "ada", "bob")
     assert 595 < read["level"].seconds <= 600
@@ -33,7 +33,7 @@ def test_an_order_holds_until_it_is_taken_back(redis_link: Link):
 
 
 def test_an_order_ends_and_its_key_goes_with_the_last_one(redis_link: Link):
-    FleetOrders(redis_link).give("level", Order("DEGRADED", 0.05, "ada"))
+    FleetOrders(redis_link).give("level", Override("DEGRADED", 0.05, "ada"))
     deadline = time.monotonic() + 10
     while redis_link.client.exists(KEY):
         assert time.monotonic() < deadline
@@ -46,7 +46,7 @@ def test_what_is_not_ours_orders_nothing_and_is_removed(redis_link: Link):
     )
     orders = FleetOrders(redis_link)
     assert orders.read() == {}
-    orders.give("level", Order("DEGRADED", 60, "ada"))
+    orders.give("level", Override("DEGRADED", 60, "ada"))
     assert redis_link.client.hkeys(KEY) == [b"level"]
 
 

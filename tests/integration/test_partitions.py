@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.email import Cursor
 from email_ingestion.errors import ConfigurationError, PermanentError, StaleCursor
+from email_ingestion.records import Cursor
 from email_ingestion.redis_address import RedisAddress
 from email_ingestion.stream import (
     Burial,

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from email_ingestion.email import Cursor
+from email_ingestion.records import Cursor
 from email_ingestion.stream import GROUP, Delivery, Intake, Keys, Queue
 from email_ingestion.worker import loop
 from email_ingestion.worker.loop import Worker

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.email import Cursor, Message
+from email_ingestion.records import Cursor, RawMessage
 from email_ingestion.stream import GROUP, Gaps, Graveyard, Intake, Keys, Link, Queue
 from email_ingestion.stream.dead_letters import obituary
 from email_ingestion.stream.letter_file import read_entries, write_letters
@@ -40,7 +40,7 @@ def fill(redis_link: Link, *priorities: int) -> None:
     intake.append("default", "INBOX", since, len(letters), letters)
 
 
-def ranked(uid: int, priority: int) -> Message:
+def ranked(uid: int, priority: int) -> RawMessage:
     return replace(message(uid), priority=priority)
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.email import Cursor
 from email_ingestion.events import MailboxChanged, Published, Reconciled
 from email_ingestion.mailbox.imap import LIST_WINDOW
 from email_ingestion.reconcile.report import NAMED_MOST
+from email_ingestion.records import Cursor
 from email_ingestion.sandbox import RunningSandbox
 from email_ingestion.stream import Census, Gaps, Intake
 from email_ingestion.stream.census import BEGINNING

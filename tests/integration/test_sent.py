@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from email_ingestion.breaker import CircuitBreakerError
-from email_ingestion.email import Cursor
 from email_ingestion.errors import RedisConnectionError, StaleCursor
+from email_ingestion.records import Cursor
 from email_ingestion.stream import Census, Intake, Keys, Link
 from email_ingestion.stream.clients import CONNECTIONS
 from tests.servers.links import link, message

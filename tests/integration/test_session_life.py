@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from email_ingestion.app.accounts import log_in
 from email_ingestion.events import ConnectionFailed, SessionEnded, WatcherRebuilt, Watching
 from email_ingestion.mailbox import imap
 from email_ingestion.producer import watch
 from email_ingestion.sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
-from email_ingestion.wiring.accounts import log_in
 from tests.servers.redis import RedisServer
 from tests.servers.watching import Watched, letter
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from email_ingestion import Reject, Retry
-from email_ingestion.email import Parcel
 from email_ingestion.email_json import from_json
 from email_ingestion.errors import ConfigurationError, SinkThrottled, SinkUnavailable
+from email_ingestion.records import SinkMessage
 from email_ingestion.sinks import Sink, close_sink, load_sink
 from email_ingestion.stream import Keys
 from tests.contract.ledgers import mail, raw_of
@@ -36,8 +36,8 @@ def opened(name: str, settings: Settings | None = None) -> Sink:
     return load_sink(name, settings or Settings())  # type: ignore[arg-type]
 
 
-def parcels(*numbers: int) -> list[Parcel]:
-    return [Parcel(mail(number), raw_of(number)) for number in numbers]
+def parcels(*numbers: int) -> list[SinkMessage]:
+    return [SinkMessage(mail(number), raw_of(number)) for number in numbers]
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
@@ -156,9 +156,9 @@ def test_a_function_of_the_working_directory_gets_records(module: str):
     sink.deliver(parcels(1))
     assert sys.modules[module].seen == [mail(1)]
     with pytest.raises(Reject, match="a word of ours"):
-        sink.deliver([Parcel(mail(2, subject="never"), b"")])
+        sink.deliver([SinkMessage(mail(2, subject="never"), b"")])
     with pytest.raises(Retry) as raised:
-        sink.deliver([Parcel(mail(2, subject="later"), b"")])
+        sink.deliver([SinkMessage(mail(2, subject="later"), b"")])
     assert raised.value.after == 7
 
 

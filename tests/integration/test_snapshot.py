@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.email import Cursor
 from email_ingestion.errors import OperationFailed, PermanentError, RedisConnectionError
-from email_ingestion.services.redis_server import scratch_redis
+from email_ingestion.fleet.redis_server import scratch_redis
+from email_ingestion.records import Cursor
 from email_ingestion.stream import (
     GROUP,
     Graveyard,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bench.crash_matrix.clock import SettableClock
-from email_ingestion.email import Cursor
 from email_ingestion.errors import CircuitBreakerError, RedisConnectionError, StaleCursor
+from email_ingestion.records import Cursor
 from email_ingestion.stream import GROUP, NO_LOAD, Intake, Keys, Queue, read_gauges
 from email_ingestion.stream.clients import BLOCK_SECONDS
 from tests.servers.links import link, message

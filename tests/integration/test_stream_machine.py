@@ -19,9 +19,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from email_ingestion.email import Cursor
+from email_ingestion.backoff import backoff
 from email_ingestion.errors import StaleCursor
-from email_ingestion.retry import backoff
+from email_ingestion.records import Cursor
 from email_ingestion.stream import GROUP, Delivery, Intake, Keys, Link, Queue
 from email_ingestion.stream.graveyard import Graveyard
 from tests.servers.links import link, message

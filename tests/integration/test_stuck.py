@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.email import Cursor
 from email_ingestion.errors import OperationFailed, RedisConnectionError
+from email_ingestion.records import Cursor
 from email_ingestion.stream import GROUP, Intake, Keys, Link, Queue, announce
 from email_ingestion.stream.letter_file import read_entries, read_letters, write_letters
 from email_ingestion.stream.reservoir import Reservoir, weight

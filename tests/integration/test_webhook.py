@@ -13,7 +13,6 @@ import pytest
 from standardwebhooks.webhooks import WebhookVerificationError
 
 from email_ingestion.breaker import Breaker, BreakerPolicy
-from email_ingestion.email import Parcel
 from email_ingestion.email_json import from_json
 from email_ingestion.errors import (
     ConfigurationError,
@@ -23,6 +22,7 @@ from email_ingestion.errors import (
     SinkUnavailable,
 )
 from email_ingestion.events import BreakerChanged
+from email_ingestion.records import SinkMessage
 from email_ingestion.sinks import load_sink
 from email_ingestion.sinks.webhook import WebhookSink, open_sink, retry_after
 from email_ingestion.worker.settle import usable
@@ -57,8 +57,8 @@ def sink(receiver: Receiver) -> Iterator[WebhookSink]:
         yield opened
 
 
-def parcel(number: int = 1, attachments: tuple[bytes, ...] = ()) -> Parcel:
-    return Parcel(mail(number, attachments=attachments), raw_of(number))
+def parcel(number: int = 1, attachments: tuple[bytes, ...] = ()) -> SinkMessage:
+    return SinkMessage(mail(number, attachments=attachments), raw_of(number))
 
 
 def test_a_receiver_with_the_reference_library_accepts_what_is_sent(sink: WebhookSink, receiver: Receiver):

@@ -160,7 +160,7 @@ MUTANTS = (
         "an identity that changes with the mailbox",
         (
             Edit(
-                "src/email_ingestion/email.py",
+                "src/email_ingestion/records.py",
                 "        return email_id(self.account, self.gm_msgid, self.sha256)\n",
                 '        return email_id(self.account, self.gm_msgid, self.sha256) + f":{self.uid}"\n',
             ),

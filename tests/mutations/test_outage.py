@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.email import Cursor
+from email_ingestion.records import Cursor
 from email_ingestion.sandbox import SandboxSettings, running_sandbox
 from email_ingestion.stream import GROUP, Intake, Keys
 from tests.servers.links import link, message

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from email_ingestion.app.accounts import log_in
+from email_ingestion.app.source import LedgerOnDemand, Source
 from email_ingestion.blobs import open_blobs
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap import Opened
@@ -18,11 +20,9 @@ from email_ingestion.parsing import parse
 from email_ingestion.reconcile import Audit, Report
 from email_ingestion.sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.settings import Settings
-from email_ingestion.sinks import Parcel
+from email_ingestion.sinks import SinkMessage
 from email_ingestion.sinks.database import DatabaseSink
 from email_ingestion.stream import Intake, Keys, Queue
-from email_ingestion.wiring.accounts import log_in
-from email_ingestion.wiring.source import LedgerOnDemand, Source
 from tests.servers.dovecot import PASSWORD, USER
 from tests.servers.links import Heard, link
 from tests.servers.redis import RedisServer
@@ -94,9 +94,9 @@ class World:
         queue.ensure_group()
         return queue
 
-    def _parcel(self, sent) -> Parcel:
+    def _parcel(self, sent) -> SinkMessage:
         raw = sent.raw if sent.raw is not None else self.blobs.get(sent.raw_ref)
-        return Parcel(parse(sent.envelope, raw), raw, sent.raw_ref)
+        return SinkMessage(parse(sent.envelope, raw), raw, sent.raw_ref)
 
     def bury(self, most: int) -> None:
         queue = self._queue()

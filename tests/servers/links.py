@@ -6,9 +6,9 @@ import hashlib
 from datetime import UTC, datetime
 
 from email_ingestion.breaker import Breaker, BreakerPolicy
-from email_ingestion.email import Envelope, Message
 from email_ingestion.errors import RedisConnectionError
 from email_ingestion.events import Event
+from email_ingestion.records import Envelope, RawMessage
 from email_ingestion.redis_address import RedisAddress
 from email_ingestion.stream import Keys, Link, connect
 
@@ -19,7 +19,9 @@ def link(url: str | RedisAddress, observe=lambda event: None, **policy) -> Link:
     return Link(connect(url, "test"), Keys(), Breaker("redis", chosen, (RedisConnectionError,), observe), partitions)
 
 
-def message(uid: int, *, account: str = "default", raw: bytes | None = None, uidvalidity: int = 1, **fields) -> Message:
+def message(
+    uid: int, *, account: str = "default", raw: bytes | None = None, uidvalidity: int = 1, **fields
+) -> RawMessage:
     raw = b"Subject: letter %d\r\n\r\nhello %d" % (uid, uid) if raw is None else raw
     values = {
         "account": account,
@@ -34,7 +36,7 @@ def message(uid: int, *, account: str = "default", raw: bytes | None = None, uid
         "size": len(raw),
         "sha256": hashlib.sha256(raw).hexdigest(),
     }
-    return Message(Envelope(**(values | fields)), raw)
+    return RawMessage(Envelope(**(values | fields)), raw)
 
 
 class Heard:

@@ -17,21 +17,21 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from email_ingestion.app.producer import watcher_of
+from email_ingestion.app.source import LedgerOnDemand, Source
 from email_ingestion.blobs import open_blobs
 from email_ingestion.breaker import Breaker, BreakerPolicy
-from email_ingestion.control import Control
 from email_ingestion.errors import EmailIngestionError, IMAPConnectionError, TokenRefreshError
 from email_ingestion.events import Event
 from email_ingestion.ops.compose import compose, open_ops
 from email_ingestion.ops.records import Identity, Names
 from email_ingestion.ops.wording import sentence
+from email_ingestion.overrides import OperatorOverrides
 from email_ingestion.producer import Keeper, Patience
 from email_ingestion.sandbox import RunningSandbox
 from email_ingestion.sandbox.options import token_file, write_atomically
 from email_ingestion.settings import Settings
 from email_ingestion.stream import Census, Intake, Keys
-from email_ingestion.wiring.producer import watcher_of
-from email_ingestion.wiring.source import LedgerOnDemand, Source
 from tests.servers.links import Heard, link
 from tests.servers.redis import RedisServer
 
@@ -96,7 +96,7 @@ class Watched:
         policy = BreakerPolicy(fail_max=1000)
         self._imap = Breaker("imap", policy, (IMAPConnectionError,), self.observe)
         self._oauth = Breaker("oauth2", policy, (TokenRefreshError,), self.observe)
-        self.control = Control("producer")
+        self.control = OperatorOverrides("producer")
         self.keeper = Keeper(self.account.name, self._watcher, self.rebuilt_after, Ours(), self.observe)
 
     def authorize(self) -> None:

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from email_ingestion.app.bars import Bars
 from email_ingestion.events import HistoryWalked
-from email_ingestion.wiring.bars import Bars
 
 
 class Terminal(io.StringIO):

@@ -61,6 +61,6 @@ def test_help_does_not_wait_for_what_work_needs(words: str, heavy: tuple[str, ..
 def test_a_process_starts_without_what_only_a_look_at_the_database_or_an_order_needs(
     process: str, heavy: tuple[str, ...]
 ) -> None:
-    asked = f"import email_ingestion.wiring.{process}, sys; print([each for each in {heavy!r} if each in sys.modules])"
+    asked = f"import email_ingestion.app.{process}, sys; print([each for each in {heavy!r} if each in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
     assert shown.stdout == "[]\n"

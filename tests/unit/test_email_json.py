@@ -11,20 +11,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from email_ingestion.email import (
+from email_ingestion.email_json import as_json, from_json, schema
+from email_ingestion.parsing import parse
+from email_ingestion.records import (
     AbuseReport,
     Address,
     Attachment,
+    AuthenticationResults,
     Bounce,
     Calendar,
     Email,
-    Enclosed,
     Envelope,
     MailingList,
-    Verdicts,
+    NestedMessage,
 )
-from email_ingestion.email_json import as_json, from_json, schema
-from email_ingestion.parsing import parse
 from tests.unit.parsing.messages import envelope
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ ENVELOPES = st.builds(
 ENCLOSED = st.recursive(
     st.just(()),
     lambda inner: st.lists(
-        st.builds(Enclosed, st.integers(1, 9), OPTIONAL, WORDS, st.none() | ADDRESSES, LISTED, LISTED,
+        st.builds(NestedMessage, st.integers(1, 9), OPTIONAL, WORDS, st.none() | ADDRESSES, LISTED, LISTED,
                   st.none() | MOMENTS, WORDS, SEVERAL, inner), max_size=2).map(tuple),
     max_leaves=4,
 )  # fmt: skip
@@ -63,7 +63,7 @@ RECORDS = st.builds(
     auto_submitted=OPTIONAL, auto_reply=st.booleans(), bounce=st.none() | st.from_type(Bounce),
     abuse_report=st.none() | st.from_type(AbuseReport),
     calendar=st.lists(st.from_type(Calendar), max_size=2).map(tuple), enclosed=ENCLOSED,
-    verdicts=st.none() | st.from_type(Verdicts), priority=st.integers(0, 10), tags=SEVERAL,
+    verdicts=st.none() | st.from_type(AuthenticationResults), priority=st.integers(0, 10), tags=SEVERAL,
 )  # fmt: skip
 
 

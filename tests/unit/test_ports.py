@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from email_ingestion.errors import OperationFailed
-from email_ingestion.services.ports import on_free_ports
+from email_ingestion.fleet.ports import on_free_ports
 from tests.servers.ports import free_port
 
 

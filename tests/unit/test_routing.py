@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from email_ingestion.email import Address, Email, MailingList, Verdicts
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.parsing import parse
 from email_ingestion.producer.urgency import urgency
+from email_ingestion.records import Address, AuthenticationResults, Email, MailingList
 from email_ingestion.routing import Decision, Router
 from tests.unit.parsing.messages import envelope
 
@@ -60,7 +60,7 @@ def test_a_condition_that_does_not_hold(condition: str):
 
 
 def test_lists_and_verdicts_are_conditions():
-    message = email(mailing_list=LIST, verdicts=Verdicts("pass", "fail", None))
+    message = email(mailing_list=LIST, verdicts=AuthenticationResults("pass", "fail", None))
     toml = """
         [[routes]]
         list = "garden.*"

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from email_ingestion import __version__
+from email_ingestion.atomic_files import write_private
 from email_ingestion.errors import OperationFailed
-from email_ingestion.files import write_private
 
 FORMAT = "email-ingestion backup"
 VERSION = 1

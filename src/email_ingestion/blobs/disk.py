@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from email_ingestion.atomic_files import replacing, sync_directory
 from email_ingestion.blobs.reference import Aged, missing, path_of, reference, reference_to, verified
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
-from email_ingestion.files import replacing, sync_directory
 
 _ORPHAN = "-orphan"
 _DIGEST = re.compile("[0-9a-f]{64}")

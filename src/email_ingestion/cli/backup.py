@@ -16,7 +16,7 @@ from email_ingestion.backup.make import back_up, retire
 from email_ingestion.cli.exits import NEGATIVE, OK
 from email_ingestion.cli.show import Json
 from email_ingestion.cli.steps import steps
-from email_ingestion.services.redis_server import scratch_redis
+from email_ingestion.fleet.redis_server import scratch_redis
 from email_ingestion.settings import Settings, load_settings
 from email_ingestion.stream import open_link
 

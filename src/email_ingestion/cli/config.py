@@ -9,7 +9,7 @@ import typer
 
 from email_ingestion.cli.exits import OK
 from email_ingestion.cli.show import Json, show
-from email_ingestion.services.configuration import shown
+from email_ingestion.fleet.configuration import shown
 from email_ingestion.settings import load_settings
 
 config = typer.Typer(help="See which setting holds and where it comes from.")

@@ -16,9 +16,9 @@ from email_ingestion.cli.exits import FAILED, OK
 from email_ingestion.cli.patience import comes_true
 from email_ingestion.cli.show import Json, say, show
 from email_ingestion.cli.typed import span
-from email_ingestion.control import LEVEL, PAUSE, PRIORITY, Level, Order
 from email_ingestion.errors import OperationFailed, RedisConnectionError
-from email_ingestion.services.orders import Clerk, Live, live, some
+from email_ingestion.fleet.orders import Clerk, Live, live, some
+from email_ingestion.overrides import LEVEL, PAUSE, PRIORITY, Level, Override
 from email_ingestion.settings import Settings, load_settings
 
 FLEET_SECONDS = 10.0  # how long processes elsewhere may take to obey
@@ -40,7 +40,7 @@ def pause(component: Which, ttl: Ttl = "15m", everywhere: All = False, as_json: 
       email-ingestion pause worker --all
     """
     seconds = _seconds(ttl)
-    order = Order("", seconds, user())
+    order = Override("", seconds, user())
     settings = load_settings()
     if everywhere:
         return _fleet(settings, f"{PAUSE}:{component}", order, lambda row: row["paused"], component, as_json=as_json)
@@ -83,7 +83,7 @@ def degrade(
         return bool(row["level"] == level)
 
     if everywhere:
-        order = None if level == "NORMAL" else Order(level, seconds, user())
+        order = None if level == "NORMAL" else Override(level, seconds, user())
         return _fleet(settings, LEVEL, order, as_asked, None, as_json=as_json)
     body = {"level": level, "ttl_seconds": seconds}
     return _local(settings, None, "degrade", body, as_asked, as_json=as_json)
@@ -111,7 +111,7 @@ def priority(
         return bool(row["min_priority"] == least)
 
     if everywhere:
-        order = Order(str(least), seconds, user()) if least else None
+        order = Override(str(least), seconds, user()) if least else None
         return _fleet(settings, PRIORITY, order, as_asked, "worker", as_json=as_json)
     body = {"min_priority": least, "ttl_seconds": seconds}
     return _local(settings, "worker", "priority", body, as_asked, as_json=as_json)
@@ -179,7 +179,7 @@ def _row(process: str, control: Mapping[str, Any]) -> Row:
 def _fleet(
     settings: Settings,
     name: str,
-    order: Order | None,
+    order: Override | None,
     as_asked: Callable[[Row], bool],
     component: Component | None,
     *,

@@ -34,7 +34,7 @@ def collect_evidence(
       email-ingestion evidence collect --out incident-42
     """
     from email_ingestion.doctor.examine import examine  # noqa: PLC0415 - help comes without all they look at
-    from email_ingestion.services.evidence import collect  # noqa: PLC0415
+    from email_ingestion.fleet.evidence import collect  # noqa: PLC0415
 
     settings = load_settings()
     with audited(settings.log_dir, "evidence collect", {"directory": str(out)}) as outcome:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from email_ingestion.atomic_files import replacing
 from email_ingestion.blobs import open_blobs
-from email_ingestion.email import Email
 from email_ingestion.email_json import as_json
 from email_ingestion.errors import OperationFailed
-from email_ingestion.files import replacing
 from email_ingestion.parsing import parse
+from email_ingestion.records import Email
 from email_ingestion.settings import load_settings
 
 if TYPE_CHECKING:

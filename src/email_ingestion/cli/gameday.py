@@ -11,8 +11,8 @@ import typer
 from email_ingestion.cli.exits import NEGATIVE, OK
 from email_ingestion.cli.show import Json, report, show
 from email_ingestion.cli.typed import span
-from email_ingestion.process import PidFile
-from email_ingestion.services import gameday as stage
+from email_ingestion.daemon import PidFile
+from email_ingestion.fleet import gameday as stage
 from email_ingestion.settings import load_settings
 
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from email_ingestion.cli.audit import audited
 from email_ingestion.cli.exits import NEGATIVE, OK
 from email_ingestion.cli.show import Json
-from email_ingestion.services import loadtest as load
+from email_ingestion.fleet import loadtest as load
 from email_ingestion.settings import load_settings
 
 

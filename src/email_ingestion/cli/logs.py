@@ -13,7 +13,7 @@ from email_ingestion.cli.exits import NEGATIVE, OK
 from email_ingestion.cli.show import Json, printable, say, show
 from email_ingestion.cli.typed import span
 from email_ingestion.errors import RedisConnectionError, fingerprint_of
-from email_ingestion.services.log_files import Record, Wanted, follow, records
+from email_ingestion.fleet.log_files import Record, Wanted, follow, records
 from email_ingestion.settings import load_settings
 
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]

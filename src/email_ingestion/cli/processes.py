@@ -36,7 +36,7 @@ def producer(
 
         authorize(pick(settings, account), typer.echo, _ask if no_browser else None)
         return 0
-    from email_ingestion.wiring.producer import run_producer  # noqa: PLC0415 - a consent needs no Redis
+    from email_ingestion.app.producer import run_producer  # noqa: PLC0415 - a consent needs no Redis
 
     return run_producer(settings, once=once)
 
@@ -63,10 +63,10 @@ def worker(
       python worker.py --instance 2 --min-priority 8
     """
     if processes > 1:
-        from email_ingestion.services.crew import run_crew  # noqa: PLC0415 - one worker needs none
+        from email_ingestion.fleet.crew import run_crew  # noqa: PLC0415 - one worker needs none
 
         return run_crew(load_settings(), instance, processes, ["--drain"] if drain else [])
-    from email_ingestion.wiring.worker import run_worker  # noqa: PLC0415 - keeps --help quick
+    from email_ingestion.app.worker import run_worker  # noqa: PLC0415 - keeps --help quick
 
     return run_worker(load_settings(), instance, drain=drain, least=min_priority)
 

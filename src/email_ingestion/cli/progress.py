@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 
-from email_ingestion.wiring.bars import bar
+from email_ingestion.app.bars import bar
 
 
 @contextmanager

@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from email_ingestion.app.accounts import check_accounts, log_in
+from email_ingestion.app.source import LedgerOnDemand, Source
 from email_ingestion.blobs import open_blobs
 from email_ingestion.cli.accounts import chosen
 from email_ingestion.cli.audit import audited
@@ -18,8 +20,6 @@ from email_ingestion.cli.progress import watched
 from email_ingestion.reconcile import Report
 from email_ingestion.settings import Account, Settings, load_settings
 from email_ingestion.stream import Intake, Link, open_link
-from email_ingestion.wiring.accounts import check_accounts, log_in
-from email_ingestion.wiring.source import LedgerOnDemand, Source
 
 COLUMNS = (
     *("checked", "delivered", "queued", "dead", "purged", "excluded"),

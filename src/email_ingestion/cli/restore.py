@@ -15,7 +15,7 @@ from email_ingestion.cli.backup import ListOption, ledger_url, show, summary
 from email_ingestion.cli.exits import NEGATIVE, OK
 from email_ingestion.cli.show import Json, report
 from email_ingestion.cli.steps import steps
-from email_ingestion.services.redis_server import scratch_redis
+from email_ingestion.fleet.redis_server import scratch_redis
 from email_ingestion.settings import Settings, load_settings
 from email_ingestion.stream import open_link, server_facts
 

@@ -12,7 +12,7 @@ from email_ingestion.cli.exits import NEGATIVE, OK
 from email_ingestion.cli.linked import linked
 from email_ingestion.cli.patience import comes_true
 from email_ingestion.cli.show import Json, say, show
-from email_ingestion.services.orders import Clerk, Live, live
+from email_ingestion.fleet.orders import Clerk, Live, live
 from email_ingestion.settings import Settings
 from email_ingestion.stream import Link
 from email_ingestion.stream.census import Census

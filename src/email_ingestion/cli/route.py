@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from email_ingestion.email import Envelope
 from email_ingestion.errors import OperationFailed
 from email_ingestion.parsing import parse
+from email_ingestion.records import Envelope
 from email_ingestion.routing import DATABASE, Decision, Router
 from email_ingestion.settings import load_settings
 

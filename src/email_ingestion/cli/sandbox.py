@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from email_ingestion.process import PidFile
+from email_ingestion.daemon import PidFile
 
 CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from email_ingestion.services import fleet, report
+from email_ingestion.fleet import fleet, report
 from email_ingestion.settings import load_settings
 
 

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
+from email_ingestion.app.accounts import check_accounts
 from email_ingestion.errors import ConfigurationError, OperationFailed, RedisConnectionError
-from email_ingestion.services import demo, fleet, report
+from email_ingestion.fleet import demo, fleet, report
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, load_settings
 from email_ingestion.stream import reach
-from email_ingestion.wiring.accounts import check_accounts
 
 DOCTOR = "`.venv/bin/email-ingestion doctor` checks everything"
 

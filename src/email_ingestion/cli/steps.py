@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from email_ingestion.app.bars import bar
 from email_ingestion.backup.make import Steps
-from email_ingestion.wiring.bars import bar
 
 
 @contextmanager

@@ -11,17 +11,17 @@ from typing import Annotated
 import typer
 from rich.progress import DownloadColumn
 
+from email_ingestion.app.source import LedgerOnDemand, Source
 from email_ingestion.blobs import open_blobs
 from email_ingestion.cli.accounts import pick
 from email_ingestion.cli.audit import audited
 from email_ingestion.cli.progress import watched
-from email_ingestion.email import Envelope, Message
 from email_ingestion.producer.choice import Rules
 from email_ingestion.producer.takeout import Import, Report
 from email_ingestion.reconcile import Underway
+from email_ingestion.records import Envelope, RawMessage
 from email_ingestion.settings import Account, Settings, load_settings, start_of
 from email_ingestion.stream import Census, Intake, Link, open_link
-from email_ingestion.wiring.source import LedgerOnDemand, Source
 
 SPAM_AND_TRASH = frozenset(["Spam", "Trash"])
 
@@ -66,7 +66,7 @@ def _import(
     source = Source(account, settings, link, intake, ledger, blobs)
     underway = Underway(Census(link, link.of(account.name)), account.name)
 
-    def known(messages: Sequence[Message]) -> set[str]:
+    def known(messages: Sequence[RawMessage]) -> set[str]:
         """Those that were queued or dead letters when this began, or are delivered."""
         underway.look_once()
         identities = {message.envelope.email_id for message in messages}

@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import requests
 
+from email_ingestion.app.accounts import log_in
 from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.doctor.network import SECONDS, reach, time_of
 from email_ingestion.doctor.redis_checks import check_clock
@@ -20,7 +21,6 @@ from email_ingestion.errors import EmailIngestionError, IMAPThrottledError, OAut
 from email_ingestion.mailbox import TokenSource
 from email_ingestion.mailbox.consent import authorization_url
 from email_ingestion.settings import Account, Settings
-from email_ingestion.wiring.accounts import log_in
 
 DAY = 86_400.0
 WARN_DAYS = 3

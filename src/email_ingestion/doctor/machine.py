@@ -6,11 +6,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from email_ingestion.daemon import pid_alive
 from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.ledger.mark import file_of
 from email_ingestion.ops.listen import METRICS_PORT, OPS_PORT, bind
-from email_ingestion.process import pid_alive
 from email_ingestion.settings import Settings
 
 MIB = 1024 * 1024

@@ -17,10 +17,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, case, func, select, update
 
-from email_ingestion.email import Envelope
 from email_ingestion.ledger.engine import place, writing
 from email_ingestion.ledger.failures import in_our_terms
 from email_ingestion.ledger.schema import deliveries, emails
+from email_ingestion.records import Envelope
 
 _WAITING = deliveries.c.state == "waiting"
 ENVELOPE = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from email_ingestion.email import Email, Envelope
+from email_ingestion.records import Email, Envelope
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from typing import Any
 import zstandard
 
 from email_ingestion.blobs import reference
-from email_ingestion.email import Email
 from email_ingestion.ledger.records import Content, StoredEmail
+from email_ingestion.records import Email
 
 _ZSTD_LEVEL = 3
 

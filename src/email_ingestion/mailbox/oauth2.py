@@ -21,13 +21,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from email_ingestion.atomic_files import write_private
 from email_ingestion.errors import (
     AuthenticationFailed,
     ConfigurationError,
     OAuth2AuthenticationError,
     TokenRefreshError,
 )
-from email_ingestion.files import write_private
 from email_ingestion.mailbox import token_endpoint
 from email_ingestion.mailbox.token_endpoint import Answer, TokenRefused
 from email_ingestion.mailbox.token_file import DAY, Consent, TokenFile

@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from email_ingestion.atomic_files import locked, write_private
 from email_ingestion.errors import ConfigurationError, OAuth2AuthenticationError
-from email_ingestion.files import locked, write_private
 from email_ingestion.mailbox.token_endpoint import USUAL_LIFE, Answer
 
 DAY = 86400.0

@@ -23,11 +23,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from email_ingestion.control import Level
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.events import Action, Administered, Observe, Outcome
 from email_ingestion.ops.audit import write_audit
 from email_ingestion.ops.logs import logger
+from email_ingestion.overrides import Level
 
 if TYPE_CHECKING:
     from email_ingestion.ops.orders import BreakerOrder, LogOrder

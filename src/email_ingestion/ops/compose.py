@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from email_ingestion.control import Control
 from email_ingestion.events import Event, Observe
 from email_ingestion.ops.gauges import ControlGauges
 from email_ingestion.ops.logs import logger
@@ -13,6 +12,7 @@ from email_ingestion.ops.metrics import Metrics
 from email_ingestion.ops.narrate import Narrator
 from email_ingestion.ops.records import Breakers, Identity, Names
 from email_ingestion.ops.status import Status
+from email_ingestion.overrides import OperatorOverrides
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,10 @@ class Ops:
 
 
 def open_ops(
-    identity: Identity, names: Names, breakers: Breakers, control: Control | None = None, *further: Observe
+    identity: Identity, names: Names, breakers: Breakers, control: OperatorOverrides | None = None, *further: Observe
 ) -> Ops:
     """The board, the registry and the observer that feeds both and the log, and `further` ones."""
-    control = control or Control(identity.component)
+    control = control or OperatorOverrides(identity.component)
     status = Status(identity, names, breakers, control=control)
     metrics = Metrics(identity, names, breakers, status.redis)
     metrics.registry.register(ControlGauges(control))

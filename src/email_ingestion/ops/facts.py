@@ -105,7 +105,7 @@ class Facts:
             self.held.pop(event.account, None)
             self._account(event.account, backlog=None, last_success=None)
 
-    def fetching_held(self, event: events.Held) -> None:
+    def fetching_held(self, event: events.FetchPaused) -> None:
         """Fetching stopped, or goes on."""
         if event.reason:
             self.held[event.account] = event.reason
@@ -160,7 +160,7 @@ def _set(name: str, value_of: Callable[[Any], Any]) -> Callable[[Facts, Any], No
 _NOTES: dict[type[Event], Callable[[Facts, Any], None]] = {
     events.Started: _set("started", lambda _event: True),
     events.Stopping: _set("draining", lambda event: event.reason),
-    events.Held: Facts.fetching_held,
+    events.FetchPaused: Facts.fetching_held,
     events.LeaseChanged: Facts.lease_changed,
     events.Probed: Facts.probed,
     events.BreakerChanged: Facts.breaker_changed,

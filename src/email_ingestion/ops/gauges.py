@@ -13,9 +13,9 @@ from pathlib import Path
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from email_ingestion.control import LEVELS, Control
 from email_ingestion.ops.declare import PREFIX
 from email_ingestion.ops.records import Breakers, RedisState, RedisView
+from email_ingestion.overrides import LEVELS, OperatorOverrides
 
 STATE_VALUES = {"CLOSED": 0, "OPEN": 1, "HALF_OPEN": 2}
 
@@ -150,7 +150,7 @@ class Freshness(Collector):
 class ControlGauges(Collector):
     """What operators have asked of the process, as long as it holds."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: OperatorOverrides) -> None:
         self._control = control
 
     def collect(self) -> Iterator[Metric]:
@@ -160,4 +160,4 @@ class ControlGauges(Collector):
         what = "Level of service operators asked for: 0 NORMAL, 1 DEGRADED, 2 MINIMAL, 3 MAINTENANCE."
         yield GaugeMetricFamily(f"{PREFIX}_degradation_level", what, LEVELS.index(self._control.level))
         what = "Priority below which mail waits, 0 to 10; only workers heed it."
-        yield GaugeMetricFamily(f"{PREFIX}_min_priority", what, self._control.least)
+        yield GaugeMetricFamily(f"{PREFIX}_min_priority", what, self._control.min_priority)

@@ -110,7 +110,7 @@ class Metrics:
         )
         set_backup = declare.known("backup_last_success_timestamp_seconds", "Unix time of the newest verified backup.")
         return {
-            events.Turned: self._turned,
+            events.LoopTick: self._turned,
             events.Probed: self._probed,
             events.RedisFailed: self._redis_failed,
             events.NeedsOperator: self._unasked,
@@ -120,7 +120,7 @@ class Metrics:
             events.BackupFound: lambda event: set_backup(event.at),
         }
 
-    def _turned(self, event: events.Turned) -> None:
+    def _turned(self, event: events.LoopTick) -> None:
         self._turns.labels(member(event.loop, self._names.loops)).set(self._clock())
 
     def _probed(self, event: events.Probed) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from prometheus_client.core import Metric
 
-from email_ingestion.files import write_private
+from email_ingestion.atomic_files import write_private
 from email_ingestion.ops.declare import PREFIX
 
 RUNBOOK = "https://github.com/example/email-ingestion/blob/main/docs/runbooks/incident_response.md"

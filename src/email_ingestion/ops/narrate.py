@@ -55,7 +55,7 @@ RULES: dict[type[Event], Rule] = {
     events.Watching: Rule("imap_watch_changed", DEBUG),
     events.LeaseChanged: Rule("lease_changed", lambda event: WARNING if event.lost else INFO),
     events.Synced: Rule("imap_synced", DEBUG),
-    events.Waiting: Rule("imap_mail_waiting", DEBUG),
+    events.NewMailWaiting: Rule("imap_mail_waiting", DEBUG),
     events.HistoryWalked: Rule("history_walked", DEBUG),
     events.LabelsChanged: Rule("labels_changed", INFO),
     events.Downloaded: Rule("imap_downloaded", DEBUG),
@@ -64,7 +64,7 @@ RULES: dict[type[Event], Rule] = {
     events.Published: Rule("batch_published", DEBUG),
     events.Skipped: Rule("batch_skipped", DEBUG),
     events.TooLarge: Rule("message_too_large", WARNING),
-    events.Held: Rule("fetching_held", lambda event: WARNING if event.reason else INFO, repeats=True),
+    events.FetchPaused: Rule("fetching_held", lambda event: WARNING if event.reason else INFO, repeats=True),
     events.TokenRefreshed: Rule("token_refreshed", INFO),
     events.TokenRefreshFailed: Rule(
         "token_refresh_failed", lambda event: ERROR if event.permanent else WARNING, repeats=True
@@ -72,16 +72,18 @@ RULES: dict[type[Event], Rule] = {
     events.ConsentEnding: Rule("consent_ending", WARNING, repeats=True),
     events.NeedsOperator: Rule("operator_needed", ERROR, repeats=True),
     events.Delivered: Rule("email_delivered", DEBUG),
-    events.Rehearsed: Rule("rehearsal_completed", lambda event: DEBUG if event.delivered else WARNING, repeats=True),
+    events.SyntheticHandled: Rule(
+        "rehearsal_completed", lambda event: DEBUG if event.delivered else WARNING, repeats=True
+    ),
     events.CanarySeen: Rule("canary_seen", lambda event: DEBUG if event.delivered else ERROR, repeats=True),
-    events.Owed: Rule("sink_owed", DEBUG),
+    events.SinkBacklog: Rule("sink_owed", DEBUG),
     events.SinkDelivered: Rule(
         "sink_delivered", lambda event: WARNING if event.result == "failed" else DEBUG, repeats=True
     ),
     events.Deferred: Rule("email_deferred", WARNING, repeats=True),
     events.DeadLettered: Rule("email_dead_lettered", ERROR),
     events.Reclaimed: Rule("entries_reclaimed", WARNING),
-    events.Superseded: Rule("entries_superseded", WARNING, repeats=True),
+    events.OwnershipLost: Rule("entries_superseded", WARNING, repeats=True),
     events.RedisFailed: Rule("redis_failed", ERROR, repeats=True),
     events.BreakerChanged: Rule("breaker_changed", lambda event: ERROR if event.new == "OPEN" else INFO),
     events.BreakerRejected: Rule("breaker_rejected", WARNING, repeats=True),
@@ -93,7 +95,7 @@ RULES: dict[type[Event], Rule] = {
         "admin_action", lambda event: WARNING if event.outcome == "refused" else INFO, repeats=True
     ),
 }
-UNTOLD = frozenset({events.Turned})  # every iteration of every loop: it shows as a metric
+UNTOLD = frozenset({events.LoopTick})  # every iteration of every loop: it shows as a metric
 
 _WORDS = {
     "name": "breaker",

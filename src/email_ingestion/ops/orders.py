@@ -13,11 +13,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from email_ingestion.control import Level
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.events import Action
 from email_ingestion.ops.admin import ORDERS, Admin, Answer, refused, who
 from email_ingestion.ops.wording import redact
+from email_ingestion.overrides import Level
 
 BAD_REQUEST, CONFLICT = 400, 409
 

@@ -57,7 +57,7 @@ class ProducerMetrics:
             ),
             events.Synced: self._synced,
             events.LeaseChanged: self._lease_changed,
-            events.Waiting: lambda event: self._freshness.waiting(self._of(event), event.since),
+            events.NewMailWaiting: lambda event: self._freshness.waiting(self._of(event), event.since),
             events.MailboxChanged: lambda _event: self._changes.inc(),
             events.TokenRefreshed: self._refreshed,
             events.TokenRefreshFailed: self._refresh_failed,

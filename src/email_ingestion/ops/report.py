@@ -8,7 +8,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from email_ingestion.control import Control, Standing
 from email_ingestion.ops.loops import LoopState
 from email_ingestion.ops.records import (
     BREAKER_KEYS,
@@ -22,6 +21,7 @@ from email_ingestion.ops.records import (
     TokenState,
 )
 from email_ingestion.ops.wording import redact
+from email_ingestion.overrides import ActiveOverride, OperatorOverrides
 
 
 def iso(seconds: float | None) -> str | None:
@@ -139,7 +139,7 @@ def peer(state: Peer, now: float) -> dict[str, Any]:
     }
 
 
-def control(state: Control) -> dict[str, Any]:
+def control(state: OperatorOverrides) -> dict[str, Any]:
     """`control`: what operators have asked of the process."""
     pause, level = state.paused(), state.degraded()
     return {
@@ -147,12 +147,12 @@ def control(state: Control) -> dict[str, Any]:
         "pause": _order(state, pause),
         "level": state.level,
         "degradation": _order(state, level),
-        "min_priority": state.least,
+        "min_priority": state.min_priority,
         "priority": _order(state, state.prioritized()),
     }
 
 
-def _order(state: Control, order: Standing | None) -> dict[str, Any] | None:
+def _order(state: OperatorOverrides, order: ActiveOverride | None) -> dict[str, Any] | None:
     if order is None:
         return None
     return {"by": fit(order.by), "scope": order.scope, "ends_in_seconds": round(state.remaining(order), 3)}

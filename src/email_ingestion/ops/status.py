@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from email_ingestion.control import Control
 from email_ingestion.errors import TransientError
-from email_ingestion.events import Event, Turned
+from email_ingestion.events import Event, LoopTick
 from email_ingestion.ops import report
 from email_ingestion.ops.facts import Facts
 from email_ingestion.ops.loops import Loops
 from email_ingestion.ops.records import Breakers, Identity, Names, Peer, RedisState
 from email_ingestion.ops.verdict import Condition, Picture, Verdict, judge
+from email_ingestion.overrides import OperatorOverrides
 
 REDIS_EXPIRES = 30.0  # seconds after which a reading of Redis is no longer shown: its reader hangs
 CHECKS_EXPIRE = 60.0  # seconds after which a critical dependency that nobody asks counts as failing
@@ -35,13 +35,13 @@ class Status:
         clock: Callable[[], float] = time.time,
         ticks: Callable[[], float] = time.monotonic,
         *,
-        control: Control | None = None,
+        control: OperatorOverrides | None = None,
     ) -> None:
         self.identity = identity
         self.loops = Loops(names.loops, ticks)
         self._names = names
         self._breakers = breakers
-        self._control = control or Control(identity.component, ticks)
+        self._control = control or OperatorOverrides(identity.component, ticks)
         self._clock = clock
         self._ticks = ticks
         self._lock = threading.Lock()
@@ -55,7 +55,7 @@ class Status:
 
     def __call__(self, event: Event) -> None:
         """Observe an event."""
-        if isinstance(event, Turned):
+        if isinstance(event, LoopTick):
             self.loops.turned(event.loop)
             return
         with self._lock:
@@ -174,7 +174,7 @@ class Status:
         }
 
 
-def orders(control: Control) -> dict[str, Condition]:
+def orders(control: OperatorOverrides) -> dict[str, Condition]:
     """What operators asked for, as conditions: the process works, only less."""
     pause, level = control.paused(), control.degraded()
     found = {}
@@ -183,6 +183,6 @@ def orders(control: Control) -> dict[str, Condition]:
     if level:
         reason = f"{level.value} by {level.by}, for another {control.remaining(level):.0f} s"
         found["degradation level"] = Condition(reason, critical=False)
-    if control.least and control.component == "worker":
-        found["priority"] = Condition(f"only mail of priority {control.least} or more is taken", critical=False)
+    if control.min_priority and control.component == "worker":
+        found["priority"] = Condition(f"only mail of priority {control.min_priority} or more is taken", critical=False)
     return found

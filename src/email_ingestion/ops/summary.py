@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from email_ingestion.events import Delivered, Event, Published, Stopped, Stopping, Turned
+from email_ingestion.events import Delivered, Event, LoopTick, Published, Stopped, Stopping
 
 PUBLISHED = "emails_published"
 DELIVERED = "emails_delivered"
@@ -28,7 +28,7 @@ class Summary:
 
     def take(self, event: Event) -> list[Sums]:
         """Note `event`; what is to be told now, mostly nothing."""
-        if not isinstance(event, Published | Delivered | Turned | Stopping | Stopped):
+        if not isinstance(event, Published | Delivered | LoopTick | Stopping | Stopped):
             return []
         with self._lock:
             self._note(event)
@@ -52,7 +52,7 @@ class Summary:
         if isinstance(event, Stopping | Stopped):
             return True
         # In the middle of a batch only a sum that has waited is told, so that a small batch stays one line.
-        start = self._told if isinstance(event, Turned) else max(self._told, self._since)
+        start = self._told if isinstance(event, LoopTick) else max(self._told, self._since)
         return self._clock() - start >= EVERY_SECONDS
 
     def _tell(self) -> list[Sums]:

@@ -53,8 +53,8 @@ class WorkerMetrics:
             events.DeadLettered: self._dead_lettered,
             events.Reclaimed: lambda event: self._orphans.inc(event.count),
             events.SinkDelivered: self._sink_delivered,
-            events.Owed: self._tell_owed,
-            events.Rehearsed: self._count_rehearsed,
+            events.SinkBacklog: self._tell_owed,
+            events.SyntheticHandled: self._count_rehearsed,
         }
 
     def _declare_latencies(self, declare: Declare) -> None:
@@ -89,10 +89,10 @@ class WorkerMetrics:
     def _sink_delivered(self, event: events.SinkDelivered) -> None:
         self._sink_deliveries.labels(member(event.sink, self._sinks), event.result).inc(event.count)
 
-    def _count_rehearsed(self, event: events.Rehearsed) -> None:
+    def _count_rehearsed(self, event: events.SyntheticHandled) -> None:
         self._rehearsed.labels("delivered" if event.delivered else "failed").inc(event.count)
 
-    def _tell_owed(self, event: events.Owed) -> None:
+    def _tell_owed(self, event: events.SinkBacklog) -> None:
         sink = member(event.sink, self._sinks)
         for gauge, value in ((self._owed, event.waiting), (self._oldest, event.oldest)):
             if value is None:

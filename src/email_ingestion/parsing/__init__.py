@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from email_ingestion.email import Email, Envelope
 from email_ingestion.parsing.defects import Defect
+from email_ingestion.records import Email, Envelope
 
 __all__ = ["Defect", "headline", "parse"]
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-from email_ingestion.email import Address
 from email_ingestion.parsing import limits
 from email_ingestion.parsing.defects import Defect, Defects
 from email_ingestion.parsing.encoded_words import decode_words
 from email_ingestion.parsing.headers import one_line
+from email_ingestion.records import Address
 
 # Encoded words first: sloppy senders leave commas and quotes in them. A bracket that never closes ends at the next
 # comma, so that it cannot swallow the other recipients. Possessive, so that nothing is tried twice.

@@ -10,10 +10,10 @@ import subprocess
 import sys
 from contextlib import suppress
 
-from email_ingestion.email import Email, Envelope
 from email_ingestion.errors import ParserDied
 from email_ingestion.parsing import parse
 from email_ingestion.parsing.frames import receive, send
+from email_ingestion.records import Email, Envelope
 
 START_SECONDS = 30.0
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Final
 
-from email_ingestion.email import NORMAL_PRIORITY, MailingList, Verdicts
 from email_ingestion.parsing import limits
+from email_ingestion.records import NORMAL_PRIORITY, AuthenticationResults, MailingList
 
 Values = Mapping[str, list[str]]  # decoded, by lower-case name
 
@@ -70,7 +70,7 @@ def priority(values: Values) -> int:
     return NORMAL_PRIORITY
 
 
-def verdicts(values: Values) -> Verdicts | None:
+def verdicts(values: Values) -> AuthenticationResults | None:
     """What the topmost Authentication-Results says, if that is Gmail's own; None otherwise.
 
     Those below came with the message: anybody may have written them. Of several signatures, one that passes counts.
@@ -83,7 +83,7 @@ def verdicts(values: Values) -> Verdicts | None:
         match = _METHOD.match(result.strip())
         if match and match[2] in _RESULTS and (match[1] not in found or match[2] == "pass"):
             found[match[1]] = match[2]
-    return Verdicts(found.get("spf"), found.get("dkim"), found.get("dmarc"))
+    return AuthenticationResults(found.get("spf"), found.get("dkim"), found.get("dmarc"))
 
 
 def _first(values: Values, name: str) -> str:

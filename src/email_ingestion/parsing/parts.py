@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final, NamedTuple
 
-from email_ingestion.email import Attachment
 from email_ingestion.parsing import charsets, headers, limits, text, tnef
 from email_ingestion.parsing.defects import Defect, Defects
 from email_ingestion.parsing.part import Part, clean_filename, is_type
+from email_ingestion.records import Attachment
 
 _BODY_TYPES: Final = frozenset({"text/plain", "text/html"})
 _TNEF: Final = frozenset({"application/ms-tnef", "application/vnd.ms-tnef"})

@@ -12,11 +12,11 @@ from dataclasses import replace
 from itertools import islice
 from typing import Final
 
-from email_ingestion.email import Address, Attachment, Email, Enclosed, Envelope
 from email_ingestion.parsing import addresses, dates, headers, limits, origin, parts, reports, structure, text
 from email_ingestion.parsing.defects import Defect, Defects
 from email_ingestion.parsing.headers import Header
 from email_ingestion.parsing.part import MESSAGES
+from email_ingestion.records import Address, Attachment, Email, Envelope, NestedMessage
 
 _MESSAGE_ID: Final = re.compile(r"<[^<>]{1,998}>")
 
@@ -112,14 +112,14 @@ class _Opener:
         self._bytes = limits.ENCLOSED_BYTES
         self._html = text.HtmlReader(Defects())
 
-    def opened(self, attachments: Sequence[Attachment], depth: int = 1) -> Iterator[Enclosed]:
+    def opened(self, attachments: Sequence[Attachment], depth: int = 1) -> Iterator[NestedMessage]:
         for one in attachments:
             if one.content_type in MESSAGES and self._messages > 0 and one.size <= self._bytes:
                 self._messages -= 1
                 self._bytes -= one.size
                 yield self._open(one.position, one.content, depth)
 
-    def _open(self, position: int, raw: bytes, depth: int) -> Enclosed:
+    def _open(self, position: int, raw: bytes, depth: int) -> NestedMessage:
         unused = Defects()
         raw = _with_newlines(raw, unused)
         header = headers.scan(raw, unused)
@@ -128,7 +128,7 @@ class _Opener:
         values = {
             name: [headers.decoded(value, header.codec, unused) for value in header.values[name]] for name in wanted
         }
-        return Enclosed(
+        return NestedMessage(
             position=position,
             message_id=_first(_message_ids(values["message-id"])),
             subject=_first(values["subject"]) or "",

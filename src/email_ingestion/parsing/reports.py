@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from email_ingestion.email import AbuseReport, Attachment, Bounce, Calendar, Undelivered
 from email_ingestion.parsing import charsets, headers, limits
 from email_ingestion.parsing.defects import Defects
+from email_ingestion.records import AbuseReport, Attachment, Bounce, Calendar, RecipientStatus
 
 _STATUS: Final = frozenset({"message/delivery-status", "message/global-delivery-status"})
 _FEEDBACK: Final = "message/feedback-report"
@@ -67,11 +67,11 @@ def _groups(content: bytes) -> Iterator[Values]:
         yield headers.by_name((name, headers.decoded(value, header.codec, unused)) for name, value in header.fields)
 
 
-def _undelivered(values: Values) -> Undelivered | None:
+def _undelivered(values: Values) -> RecipientStatus | None:
     recipient = _typed(values, "original-recipient") or _typed(values, "final-recipient")
     if not recipient:
         return None
-    return Undelivered(
+    return RecipientStatus(
         recipient=recipient,
         action=(_first(values, "action") or "").lower(),
         status=(_first(values, "status") or "").partition(" ")[0],

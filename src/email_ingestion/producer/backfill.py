@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol
 
-from email_ingestion.email import Cursor, Message
 from email_ingestion.mailbox import ImapMailbox, Outline
 from email_ingestion.mailbox.imap import FETCH_MOST, LIST_WINDOW, Opened, Period
 from email_ingestion.producer.choice import Portion, portions_down
 from email_ingestion.producer.fetch import PORTION_BYTES
 from email_ingestion.producer.picker import Accounted, Picker
+from email_ingestion.records import Cursor, RawMessage
 from email_ingestion.stream import Gaps
 
 LAST_UID = 2**32 - 1
@@ -75,7 +75,7 @@ class Backfill:
         messages = self._picker.messages(portion, self._everything, self._accounted)
         seen = self._accounted.look()
         known = self._accounted.identities(messages)
-        missing: list[Message] = [each for each in messages if each.envelope.email_id not in known]
+        missing: list[RawMessage] = [each for each in messages if each.envelope.email_id not in known]
         added = self._gaps.fill(missing, seen)
         self._picker.published(missing, added)
         self.queued += added

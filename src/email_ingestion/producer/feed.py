@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from email_ingestion.email import Cursor, Message
 from email_ingestion.events import Observe
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap import Opened
 from email_ingestion.producer.choice import Portion, with_next
 from email_ingestion.producer.fetch import Storing
 from email_ingestion.producer.picker import Accounted, Picker
+from email_ingestion.records import Cursor, RawMessage
 from email_ingestion.stream import NO_LOAD, End, Entries, Intake, Load
 
 # Told how many bytes are to come, and what is in hand and not in the stream yet: 0, or the seconds to wait.
@@ -25,7 +25,7 @@ class Fetched(NamedTuple):
     """A portion that was taken in."""
 
     upto: int  # the last UID that is accounted for once these are in the stream
-    messages: list[Message]
+    messages: list[RawMessage]
     storing: Storing  # what they refer to
 
 

@@ -9,9 +9,8 @@ from contextlib import ExitStack
 from functools import partial
 from typing import IO, Protocol, TypeVar
 
-from email_ingestion.aside import Aside
+from email_ingestion.background import BackgroundThread
 from email_ingestion.blobs import reference
-from email_ingestion.email import Envelope, Message
 from email_ingestion.errors import IMAPConnectionError
 from email_ingestion.events import Downloaded, Observe, Skipped
 from email_ingestion.mailbox import ImapMailbox, Outline
@@ -19,6 +18,7 @@ from email_ingestion.mailbox.imap import Opened
 from email_ingestion.mailbox.outline import bodies_of, outline_of
 from email_ingestion.mailbox.replies import MessagesRefused
 from email_ingestion.producer.urgency import Urgency
+from email_ingestion.records import Envelope, RawMessage
 
 T = TypeVar("T")
 Storing = list[Future[str]]  # contents on their way into the blob store
@@ -66,7 +66,7 @@ class Fetch:
         self._urgency = urgency
         self._observe = observe
         self._refused: dict[int, Exception] = {}
-        self._beside = Aside("store")
+        self._beside = BackgroundThread("store")
 
     def outlines(self, uids: Sequence[int]) -> list[Outline]:
         """What the server tells of `uids`; `take_refused` tells which it refused. Raises IMAPConnectionError."""
@@ -84,7 +84,7 @@ class Fetch:
         if small := _small(outlines):
             self._connection.expect(small)
 
-    def messages(self, outlines: Sequence[Outline], storing: Storing | None = None) -> Iterator[Message]:
+    def messages(self, outlines: Sequence[Outline], storing: Storing | None = None) -> Iterator[RawMessage]:
         """The messages behind `outlines`, without those that vanished or were refused; raises IMAPConnectionError.
 
         What they refer to is in the blob store. With `storing` it may still be on its way: whoever names it to others
@@ -102,7 +102,7 @@ class Fetch:
             if raw is not None:
                 yield self._message(outline, raw, storing)
 
-    def _in_pieces(self, outline: Outline, storing: Storing | None) -> Iterator[Message]:
+    def _in_pieces(self, outline: Outline, storing: Storing | None) -> Iterator[RawMessage]:
         """One message that is never in memory as a whole: it goes through a file into the blob store."""
         digest, size, head = hashlib.sha256(), 0, b""
         with ExitStack() as open_files:
@@ -128,7 +128,7 @@ class Fetch:
             sha256 = digest.hexdigest()
             self._store(partial(self._keep, spooled, sha256, open_files.pop_all()), storing)
             envelope = self._envelope(outline, size, sha256)
-            yield Message(envelope, None, reference(sha256), priority=self._urgency(envelope, head))
+            yield RawMessage(envelope, None, reference(sha256), priority=self._urgency(envelope, head))
 
     def _keep(self, spooled: IO[bytes], sha256: str, open_files: ExitStack) -> str:
         with open_files:
@@ -138,7 +138,7 @@ class Fetch:
         if storing is None:
             store()
         else:
-            storing.append(self._beside.begin(store))
+            storing.append(self._beside.submit(store))
 
     def take_refused(self) -> dict[int, Exception]:
         """The UIDs the server lists but did not send since this was last asked, each with its reason."""
@@ -186,13 +186,13 @@ class Fetch:
             raise trouble
         self._refused |= refused
 
-    def _message(self, outline: Outline, raw: bytes, storing: Storing | None) -> Message:
+    def _message(self, outline: Outline, raw: bytes, storing: Storing | None) -> RawMessage:
         envelope = self._envelope(outline, len(raw), hashlib.sha256(raw).hexdigest())
         priority = self._urgency(envelope, raw)
         if len(raw) > self._blob_threshold:
             self._store(partial(self._blobs.put, raw), storing)
-            return Message(envelope, None, reference(envelope.sha256), priority=priority)
-        return Message(envelope, raw, priority=priority)
+            return RawMessage(envelope, None, reference(envelope.sha256), priority=priority)
+        return RawMessage(envelope, raw, priority=priority)
 
     def _envelope(self, outline: Outline, size: int, sha256: str) -> Envelope:
         return Envelope(

@@ -11,13 +11,13 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 
-from email_ingestion.email import Cursor
 from email_ingestion.events import HistoryWalked
 from email_ingestion.mailbox.imap import FETCH_MOST, LIST_WINDOW
 from email_ingestion.producer.choice import Portion, portions_down
 from email_ingestion.producer.feed import AskRoom, Feed
 from email_ingestion.producer.fetch import PORTION_BYTES
 from email_ingestion.producer.picker import Accounted
+from email_ingestion.records import Cursor
 
 CLOCK = time.monotonic
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from email_ingestion.events import LeaseChanged, Observe, Turned, WatcherRebuilt, Watching
+from email_ingestion.events import LeaseChanged, LoopTick, Observe, WatcherRebuilt, Watching
 from email_ingestion.producer.watch import Watcher
 
 LOOK_SECONDS = 1.0
@@ -51,7 +51,7 @@ class Keeper:
                 self._tell(None)
                 self._watch()
                 continue
-            self._observe(Turned(f"watch:{self._account}"))
+            self._observe(LoopTick(f"watch:{self._account}"))
             holder = self._lease.holder(self._account)
             if holder:
                 self._tell(holder)

@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from email_ingestion.email import email_id
 from email_ingestion.events import LabelsChanged, Observe
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap import Opened
 from email_ingestion.mailbox.outline import Relabelled
+from email_ingestion.records import email_id
 from email_ingestion.stream import Intake
 
 WINDOW = 10_000  # UIDs asked for at once: what all of them answer is to fit into some megabytes

@@ -7,12 +7,12 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from email_ingestion.email import Cursor, Message
 from email_ingestion.events import Observe, Published, Quarantined, Skipped, TooLarge
 from email_ingestion.mailbox import Outline
 from email_ingestion.mailbox.imap import Opened
 from email_ingestion.producer.choice import Portion, Rules
 from email_ingestion.producer.fetch import Fetch, Storing
+from email_ingestion.records import Cursor, RawMessage
 from email_ingestion.stream import Quarantine
 
 
@@ -23,7 +23,7 @@ class Accounted(Protocol):
         """The UIDs of those that are delivered, queued or dead letters already."""
         ...
 
-    def identities(self, messages: Sequence[Message]) -> Collection[str]:
+    def identities(self, messages: Sequence[RawMessage]) -> Collection[str]:
         """The identities of those that are; for a server that does not tell identities without the bodies."""
         ...
 
@@ -84,7 +84,7 @@ class Picker:
 
     def messages(
         self, portion: Portion, cursor: Cursor, accounted: Accounted, storing: Storing | None = None
-    ) -> list[Message]:
+    ) -> list[RawMessage]:
         """Those of a portion that are to be appended; what the server refuses is noted before a cursor passes it.
 
         `storing` as `Fetch.messages` has it.
@@ -93,7 +93,7 @@ class Picker:
         self._set_aside()
         return messages
 
-    def published(self, messages: Sequence[Message], added: int) -> None:
+    def published(self, messages: Sequence[RawMessage], added: int) -> None:
         """Tell that `messages` were appended, `added` of them for the first time."""
         if messages:
             ids = tuple(message.envelope.email_id for message in messages)
@@ -105,7 +105,7 @@ class Picker:
         for uid, tries in self._quarantine.hold(refused).items():
             self._observe(Quarantined(self._account, self._opened.name, uid, refused[uid], tries))
 
-    def _unknown(self, messages: list[Message], cursor: Cursor, accounted: Accounted) -> list[Message]:
+    def _unknown(self, messages: list[RawMessage], cursor: Cursor, accounted: Accounted) -> list[RawMessage]:
         """Without X-GM-MSGID only the bytes tell that a message was read before, under another UIDVALIDITY."""
         unnamed = [each for each in messages if each.envelope.gm_msgid is None]
         old = [each for each in unnamed if self._several or each.envelope.uid <= cursor.rescan]

@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
+from email_ingestion.backoff import backoff, jittered
 from email_ingestion.errors import (
     AuthenticationFailed,
     CircuitBreakerError,
@@ -18,7 +19,6 @@ from email_ingestion.errors import (
     StaleCursor,
 )
 from email_ingestion.mailbox.replies import LookupFailed, WebLoginRequired
-from email_ingestion.retry import backoff, jittered
 
 Kind = Literal["normal", "transient", "throttled", "locked_out", "operator"]
 

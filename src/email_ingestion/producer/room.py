@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from email_ingestion.errors import TransientError
-from email_ingestion.events import Held, Observe
+from email_ingestion.events import FetchPaused, Observe
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.producer.budget import HISTORY_SHARE, Budget
 from email_ingestion.producer.work import Work
@@ -80,7 +80,7 @@ class Room:
         """Tell why nothing is fetched, or that it is again, where that is news."""
         if reason != self._held:
             self._held = reason
-            self._observe(Held(self._account, reason))
+            self._observe(FetchPaused(self._account, reason))
 
     def keep_alive(self, connection: ImapMailbox) -> None:
         """Show the server now and then that we are there."""

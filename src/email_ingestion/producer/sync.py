@@ -10,13 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from email_ingestion.email import Cursor
-from email_ingestion.events import MailboxChanged, Synced, Waiting
+from email_ingestion.events import MailboxChanged, NewMailWaiting, Synced
 from email_ingestion.mailbox import Outline
 from email_ingestion.mailbox.imap import FETCH_MOST, LIST_WINDOW
 from email_ingestion.producer.choice import portions
 from email_ingestion.producer.feed import AskRoom, Feed
 from email_ingestion.producer.fetch import PORTION_BYTES
+from email_ingestion.records import Cursor
 
 
 class Sync:
@@ -91,7 +91,7 @@ class Sync:
         """Since when new mail waits; what the first run finds has waited for nobody."""
         arrived = [each.internaldate for each in outlines if each.uid in wanted and each.uid > cursor.rescan]
         if arrived:
-            self._feed.observe(Waiting(self._feed.account, min(arrived).timestamp()))
+            self._feed.observe(NewMailWaiting(self._feed.account, min(arrived).timestamp()))
 
     def _report(self, cursor: Cursor, backlog: int, listed_ago: float | None = None) -> None:
         feed = self._feed

@@ -14,12 +14,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from email_ingestion.email import Cursor, Envelope, Message
 from email_ingestion.errors import OperationFailed
 from email_ingestion.mailbox import Outline
 from email_ingestion.producer.choice import Rules
 from email_ingestion.producer.fetch import PORTION_BYTES, Blobs
 from email_ingestion.producer.mbox import Letter, letters
+from email_ingestion.records import Cursor, Envelope, RawMessage
 from email_ingestion.stream import Intake
 
 PORTION_MOST = 500  # messages
@@ -68,7 +68,7 @@ class Import:
         blobs: Blobs,
         blob_threshold: int,
         rules: Rules,
-        known: Callable[[Sequence[Message]], Collection[str]],
+        known: Callable[[Sequence[RawMessage]], Collection[str]],
         room: Callable[[], None],
     ) -> None:
         """Raises OperationFailed when the file cannot be read."""
@@ -114,9 +114,9 @@ class Import:
         self.report.upto = cursor.uid
         return cursor
 
-    def _wanted(self, batch: Sequence[Letter]) -> list[Message]:
+    def _wanted(self, batch: Sequence[Letter]) -> list[RawMessage]:
         """Those of the batch that no rule leaves out, each identity once."""
-        wanted: dict[str, Message] = {}
+        wanted: dict[str, RawMessage] = {}
         for letter in batch:
             if letter.raw is None:
                 self.report.left_out["too_large"] += 1
@@ -131,7 +131,7 @@ class Import:
                 wanted[message.envelope.email_id] = message
         return list(wanted.values())
 
-    def _message(self, letter: Letter, raw: bytes) -> Message:
+    def _message(self, letter: Letter, raw: bytes) -> RawMessage:
         envelope = Envelope(
             account=self._account,
             mailbox=self._mailbox,
@@ -145,12 +145,12 @@ class Import:
             size=len(raw),
             sha256=hashlib.sha256(raw).hexdigest(),
         )
-        return Message(envelope, raw)
+        return RawMessage(envelope, raw)
 
-    def _laid_down(self, message: Message) -> Message:
+    def _laid_down(self, message: RawMessage) -> RawMessage:
         if message.raw is None or len(message.raw) <= self._blob_threshold:
             return message
-        return Message(message.envelope, None, self._blobs.put(message.raw))
+        return RawMessage(message.envelope, None, self._blobs.put(message.raw))
 
 
 def _identify(path: Path) -> tuple[datetime, int, str, int]:

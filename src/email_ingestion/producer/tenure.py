@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 
 from email_ingestion.errors import TransientError
-from email_ingestion.events import LoopFailed, Observe, Turned
+from email_ingestion.events import LoopFailed, LoopTick, Observe
 from email_ingestion.stream import Leases
 
 LOOP = "leases"
@@ -73,7 +73,7 @@ class Tenure:
                 pass  # Redis is away, which other loops tell: nothing can be written, so nothing need be given up
             except Exception as error:  # noqa: BLE001 - leases must go on being prolonged, whatever was met
                 self._observe(LoopFailed(LOOP, error))
-            self._observe(Turned(LOOP))
+            self._observe(LoopTick(LOOP))
             self._again.wait(BEAT_SECONDS)
 
     def _beat(self) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from email_ingestion.email import NORMAL_PRIORITY, Envelope
 from email_ingestion.parsing import headline
+from email_ingestion.records import NORMAL_PRIORITY, Envelope
 from email_ingestion.routing import Router
 
 Urgency = Callable[[Envelope, bytes], int]

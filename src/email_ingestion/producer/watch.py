@@ -41,13 +41,13 @@ from email_ingestion.events import (
     ConnectionFailed,
     LockedOut,
     LoopFailed,
+    LoopTick,
     NeedsOperator,
     Observe,
     Probed,
     RedisFailed,
     SessionEnded,
     Slowed,
-    Turned,
     Watching,
 )
 from email_ingestion.mailbox import ImapMailbox
@@ -332,7 +332,7 @@ class Watcher:
 
     def _turned(self) -> None:
         self._progress = time.monotonic()
-        self._observe(Turned(self._loop))
+        self._observe(LoopTick(self._loop))
 
     def _watching(self, state: str) -> None:
         self._observe(Watching(self._account.name, state))

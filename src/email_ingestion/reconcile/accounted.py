@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from email_ingestion.email import Message, email_id
 from email_ingestion.ledger.records import Place
 from email_ingestion.mailbox import Outline
 from email_ingestion.mailbox.imap import Opened
 from email_ingestion.reconcile.underway import Underway, Where
+from email_ingestion.records import RawMessage, email_id
 
 if TYPE_CHECKING:
     from email_ingestion.ledger.store import Ledger
@@ -90,11 +90,11 @@ class Accounted:
         told = {each.uid: email_id(self._account, each.gm_msgid, "") for each in outlines if each.gm_msgid is not None}
         return self._recorded_of(told, evidence)
 
-    def evidence_of(self, messages: Sequence[Message]) -> Evidence:
+    def evidence_of(self, messages: Sequence[RawMessage]) -> Evidence:
         """Where messages are, by what their bytes tell."""
         return self._recorded_of(_named(messages), self._queued(messages))
 
-    def identities(self, messages: Sequence[Message]) -> set[str]:
+    def identities(self, messages: Sequence[RawMessage]) -> set[str]:
         """The identities of those messages that are delivered, queued, dead or purged.
 
         On a first run the ledger is not asked for each: it had nothing at the last look. What it got since came through
@@ -106,7 +106,7 @@ class Accounted:
         known = (self._recorded_of(_named(messages), evidence) if self._had_mail else evidence).uids
         return {each.envelope.email_id for each in messages if each.envelope.uid in known}
 
-    def _queued(self, messages: Sequence[Message]) -> Evidence:
+    def _queued(self, messages: Sequence[RawMessage]) -> Evidence:
         """What Redis tells, which is asked before the ledger."""
         self._underway.look_once()
         evidence = Evidence()
@@ -140,5 +140,5 @@ class Accounted:
         return Place(self._opened.name, self._opened.uidvalidity, uid)
 
 
-def _named(messages: Sequence[Message]) -> dict[int, str]:
+def _named(messages: Sequence[RawMessage]) -> dict[int, str]:
     return {message.envelope.uid: message.envelope.email_id for message in messages}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from email_ingestion.email import Message
 from email_ingestion.events import Observe, Published, Reconciled
 from email_ingestion.ledger.records import Place
 from email_ingestion.mailbox import ImapMailbox, Outline
@@ -19,6 +18,7 @@ from email_ingestion.producer.choice import Rules, portions
 from email_ingestion.producer.fetch import PORTION_BYTES, Fetch
 from email_ingestion.reconcile.accounted import Accounted, Evidence
 from email_ingestion.reconcile.report import Report, Verdict, compare
+from email_ingestion.records import RawMessage
 from email_ingestion.stream import Gaps, Intake
 
 LAST_UID = 2**32 - 1  # RFC 3501, section 2.3.1.1
@@ -160,7 +160,7 @@ class Audit:
         """What the server lists but does not send is missing until it does."""
         self.report.count(dict.fromkeys(self._fetch.take_refused(), "missing"))
 
-    def _fill(self, missing: Sequence[Message], seen: str) -> None:
+    def _fill(self, missing: Sequence[RawMessage], seen: str) -> None:
         added = self._gaps.fill(missing, seen)
         self.report.repaired += len(missing)  # what was not added, somebody else has added meanwhile
         ids = tuple(message.envelope.email_id for message in missing)

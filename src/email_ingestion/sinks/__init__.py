@@ -12,13 +12,13 @@ from importlib.metadata import EntryPoint, entry_points
 from inspect import signature
 from typing import TYPE_CHECKING, Protocol, cast
 
-from email_ingestion.email import Parcel
 from email_ingestion.errors import ConfigurationError
+from email_ingestion.records import SinkMessage
 
 if TYPE_CHECKING:
     from email_ingestion.settings import Settings
 
-__all__ = ["Parcel", "Sink", "load_sink"]
+__all__ = ["Sink", "SinkMessage", "load_sink"]
 
 # Entry points of this group are callables `open_sink(settings) -> Sink` that contact nobody; where the name in SINKS
 # has a colon, what follows it is their second argument.
@@ -34,7 +34,7 @@ class Sink(Protocol):
 
     name: str
 
-    def deliver(self, batch: Sequence[Parcel]) -> Collection[str] | None:
+    def deliver(self, batch: Sequence[SinkMessage]) -> Collection[str] | None:
         """Take all of `batch` or nothing that a repetition would double; returns the identities it had already.
 
         Raises SinkUnavailable or SinkThrottled when no message is to blame, PermanentError (Reject) when one never

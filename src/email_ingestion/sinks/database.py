@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from email_ingestion.blobs import Blobs, open_blobs, reference
 from email_ingestion.ledger.records import Content, StoredEmail
 from email_ingestion.ledger.store import Ledger, open_ledger
-from email_ingestion.sinks import Parcel
+from email_ingestion.sinks import SinkMessage
 
 if TYPE_CHECKING:
     from email_ingestion.settings import Settings
@@ -30,16 +30,16 @@ class DatabaseSink:
         self._blobs = blobs
         self._threshold = threshold  # bytes; larger contents go into the blob store
 
-    def deliver(self, batch: Sequence[Parcel]) -> set[str]:
+    def deliver(self, batch: Sequence[SinkMessage]) -> set[str]:
         """See `Sink`. A blob is stored before the row that refers to it: the other way round could lose it."""
-        trials = [StoredEmail(parcel.email, "", tuple(_contents(parcel))) for parcel in batch if parcel.rehearsal]
+        trials = [StoredEmail(parcel.email, "", tuple(_contents(parcel))) for parcel in batch if parcel.synthetic]
         if trials:
             self.ledger.rehearse(trials)
-        mail = [parcel for parcel in batch if not parcel.rehearsal]
+        mail = [parcel for parcel in batch if not parcel.synthetic]
         new = self.ledger.record([self._stored(parcel) for parcel in mail]) if mail else set()
         return {parcel.email.email_id for parcel in mail} - new
 
-    def _stored(self, parcel: Parcel) -> StoredEmail:
+    def _stored(self, parcel: SinkMessage) -> StoredEmail:
         small: list[Content] = []
         for content in _contents(parcel):
             if len(content.data) <= self._threshold:
@@ -47,7 +47,7 @@ class DatabaseSink:
             else:
                 self._blobs.put(content.data)
         raw_ref = parcel.raw_ref or reference(parcel.email.envelope.sha256)
-        return StoredEmail(parcel.email, raw_ref, tuple(small), parcel.owed_to, parcel.again)
+        return StoredEmail(parcel.email, raw_ref, tuple(small), parcel.owed_to, parcel.only_sink)
 
     def ping(self) -> None:
         """See `Sink`."""
@@ -59,7 +59,7 @@ class DatabaseSink:
         self.ledger.close()
 
 
-def _contents(parcel: Parcel) -> Iterator[Content]:
+def _contents(parcel: SinkMessage) -> Iterator[Content]:
     if parcel.raw_ref is None:
         yield Content(parcel.email.envelope.sha256, parcel.raw)
     for attachment in parcel.email.attachments:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from email_ingestion.email import Email, Parcel
+from email_ingestion.atomic_files import replacing, sync_directory
 from email_ingestion.email_json import as_json
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
-from email_ingestion.files import replacing, sync_directory
+from email_ingestion.records import Email, SinkMessage
 
 if TYPE_CHECKING:
     from email_ingestion.settings import Settings
@@ -50,7 +50,7 @@ class FilesSink:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def deliver(self, batch: Sequence[Parcel]) -> None:
+    def deliver(self, batch: Sequence[SinkMessage]) -> None:
         """See `Sink`; a repetition writes the same files again."""
         try:
             folders = {self._write(parcel) for parcel in batch}
@@ -64,7 +64,7 @@ class FilesSink:
         """See `Sink`; writes a block and removes it."""
         _try(self._root)
 
-    def _write(self, parcel: Parcel) -> Path:
+    def _write(self, parcel: SinkMessage) -> Path:
         folder = self._root / f"{parcel.email.envelope.internaldate:%Y/%m/%d}"
         name = _file_name(parcel.email)
         with replacing(folder / f"{name}.eml") as file:
@@ -82,7 +82,7 @@ class MaildirSink:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def deliver(self, batch: Sequence[Parcel]) -> None:
+    def deliver(self, batch: Sequence[SinkMessage]) -> None:
         """See `Sink`."""
         try:
             read = {name.partition(":")[0] for name in os.listdir(self._root / "cur")}
@@ -97,7 +97,7 @@ class MaildirSink:
         """See `Sink`; writes a block and removes it."""
         _try(self._root / "tmp")
 
-    def _write(self, parcel: Parcel) -> None:
+    def _write(self, parcel: SinkMessage) -> None:
         path = self._root / "new" / _maildir_name(parcel.email)
         with replacing(path, drafts=self._root / "tmp") as file:
             file.write(parcel.raw)

@@ -10,10 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from email_ingestion.email import Parcel
+from email_ingestion.atomic_files import locked, sync_directory
 from email_ingestion.email_json import as_json
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
-from email_ingestion.files import locked, sync_directory
+from email_ingestion.records import SinkMessage
 
 if TYPE_CHECKING:
     from email_ingestion.settings import Settings
@@ -41,7 +41,7 @@ class StdoutSink:
     def __init__(self, largest: int) -> None:
         self._largest = largest  # bytes of an attachment that still travels along
 
-    def deliver(self, batch: Sequence[Parcel]) -> None:
+    def deliver(self, batch: Sequence[SinkMessage]) -> None:
         """See `Sink`."""
         try:
             sys.stdout.buffer.write(_lines(batch, self._largest))
@@ -62,7 +62,7 @@ class FileSink:
         self._path = path
         self._largest = largest
 
-    def deliver(self, batch: Sequence[Parcel]) -> None:
+    def deliver(self, batch: Sequence[SinkMessage]) -> None:
         """See `Sink`; all lines of the batch are on the disk, or none."""
         lines = _lines(batch, self._largest)
         try:
@@ -99,7 +99,7 @@ class FileSink:
         return SinkUnavailable(f"the file {self._path} cannot be written: {getattr(error, 'strerror', error)}")
 
 
-def _lines(batch: Sequence[Parcel], largest: int) -> bytes:
+def _lines(batch: Sequence[SinkMessage], largest: int) -> bytes:
     return b"".join(json.dumps(as_json(parcel.email, largest)).encode() + b"\n" for parcel in batch)
 
 

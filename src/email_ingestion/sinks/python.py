@@ -8,8 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from email_ingestion.email import Email, Parcel
 from email_ingestion.errors import ConfigurationError
+from email_ingestion.records import Email, SinkMessage
 
 if TYPE_CHECKING:
     from email_ingestion.settings import Settings
@@ -46,7 +46,7 @@ class PythonSink:
     def __init__(self, handle: Callable[[Email], object]) -> None:
         self._handle = handle
 
-    def deliver(self, batch: Sequence[Parcel]) -> None:
+    def deliver(self, batch: Sequence[SinkMessage]) -> None:
         """See `Sink`; called with one message at a time."""
         for parcel in batch:
             self._handle(parcel.email)

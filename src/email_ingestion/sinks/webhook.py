@@ -22,9 +22,9 @@ import httpx
 from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 
 from email_ingestion import __version__
-from email_ingestion.email import Parcel
 from email_ingestion.email_json import as_json
 from email_ingestion.errors import ConfigurationError, PermanentError, SinkFailed, SinkThrottled, SinkUnavailable
+from email_ingestion.records import SinkMessage
 
 if TYPE_CHECKING:
     from email_ingestion.settings import Settings
@@ -90,7 +90,7 @@ class WebhookSink:
             headers={"user-agent": f"email-ingestion/{__version__}", "content-type": "application/json"},
         )
 
-    def deliver(self, batch: Sequence[Parcel]) -> None:
+    def deliver(self, batch: Sequence[SinkMessage]) -> None:
         """See `Sink`; called with one message at a time."""
         for parcel in batch:
             try:
@@ -131,7 +131,7 @@ class WebhookSink:
         """See `Sink`."""
         self._client.close()
 
-    def _post(self, parcel: Parcel) -> None:
+    def _post(self, parcel: SinkMessage) -> None:
         now = datetime.now(UTC)
         record = as_json(parcel.email, self._largest)
         body = json.dumps({"type": EVENT, "timestamp": now.isoformat(), "data": record}, separators=(",", ":"))

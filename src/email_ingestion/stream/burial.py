@@ -7,7 +7,7 @@ from typing import Any
 
 import zstandard
 
-from email_ingestion.email import Message
+from email_ingestion.records import RawMessage
 from email_ingestion.stream.codec import ZSTD_LEVEL, encode
 from email_ingestion.stream.connection import Link
 
@@ -19,7 +19,7 @@ class Burial:
         self._link = link
         self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
 
-    def bury(self, message: Message, obituary: dict[str, str]) -> None:
+    def bury(self, message: RawMessage, obituary: dict[str, str]) -> None:
         """Add a dead letter; raises RedisConnectionError and CircuitBreakerError.
 
         Not idempotent: a repetition makes a second letter, whose replay is harmless.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from email_ingestion.email import email_id
+from email_ingestion.records import email_id
 from email_ingestion.stream.connection import Link, text
 from email_ingestion.stream.keys import Keys
 

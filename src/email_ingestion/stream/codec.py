@@ -15,8 +15,8 @@ from typing import Any
 
 import zstandard
 
-from email_ingestion.email import NORMAL_PRIORITY, Envelope, Message
 from email_ingestion.errors import PermanentError
+from email_ingestion.records import NORMAL_PRIORITY, Envelope, RawMessage
 
 VERSION = 2
 MAIL = 1  # the version a message is written in unless it is a rehearsal, which older readers would take for mail
@@ -30,11 +30,11 @@ class UnknownVersion(PermanentError):
     """The entry was written by a newer release; it stays pending until that one reads it."""
 
 
-def encode(message: Message, enqueued_at: datetime, compressor: zstandard.ZstdCompressor) -> Fields:
+def encode(message: RawMessage, enqueued_at: datetime, compressor: zstandard.ZstdCompressor) -> Fields:
     """The fields of a new entry. `compressor` is not thread-safe: one for each thread."""
     envelope = message.envelope
     fields = {
-        "v": b"%d" % (VERSION if message.rehearsal else MAIL),
+        "v": b"%d" % (VERSION if message.synthetic else MAIL),
         "account": envelope.account.encode(),
         "mailbox": envelope.mailbox.encode(),
         "uidvalidity": b"%d" % envelope.uidvalidity,
@@ -48,12 +48,12 @@ def encode(message: Message, enqueued_at: datetime, compressor: zstandard.ZstdCo
         "sha256": envelope.sha256.encode(),
         "enqueued_at": enqueued_at.isoformat().encode(),
     }
-    if message.sink:
-        fields["sink"] = message.sink.encode()
+    if message.only_sink:
+        fields["sink"] = message.only_sink.encode()
     if message.priority != NORMAL_PRIORITY:
         fields["priority"] = b"%d" % message.priority
-    if message.rehearsal:
-        fields["rehearsal"] = message.rehearsal.encode()
+    if message.synthetic:
+        fields["rehearsal"] = message.synthetic.encode()
     return fields | _payload(message, compressor)
 
 
@@ -69,7 +69,7 @@ def packed(entries: Sequence[tuple[str | int, Mapping[Any, bytes]]]) -> list[str
     return args
 
 
-def _payload(message: Message, compressor: zstandard.ZstdCompressor) -> Fields:
+def _payload(message: RawMessage, compressor: zstandard.ZstdCompressor) -> Fields:
     if message.raw is not None:
         return {"raw": compressor.compress(message.raw)}
     return {"raw_ref": (message.raw_ref or "").encode()}
@@ -85,7 +85,7 @@ def _list(words: tuple[str, ...]) -> bytes:
     return json.dumps(words).encode()
 
 
-def decode(fields: Mapping[bytes, bytes]) -> Message:
+def decode(fields: Mapping[bytes, bytes]) -> RawMessage:
     """The message of an entry.
 
     Raises UnknownVersion for an entry of a newer release, PermanentError for one that is not ours or damaged.
@@ -96,7 +96,7 @@ def decode(fields: Mapping[bytes, bytes]) -> Message:
             raise UnknownVersion(f"stream entry has version {version}, this release reads up to {VERSION}: upgrade it")
         raw_ref, sink, rehearsal = (fields.get(name, b"").decode() or None for name in _OPTIONAL)
         priority = int(fields.get(b"priority", NORMAL_PRIORITY))
-        return Message(_envelope(fields), _raw(fields), raw_ref, sink, priority, rehearsal)
+        return RawMessage(_envelope(fields), _raw(fields), raw_ref, sink, priority, rehearsal)
     except (KeyError, ValueError, zstandard.ZstdError) as error:
         raise PermanentError(f"stream entry cannot be read: {error!r}") from error
 

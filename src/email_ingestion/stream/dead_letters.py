@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from email_ingestion import __version__
-from email_ingestion.email import email_id
 from email_ingestion.errors import PermanentError, TransientError, fingerprint_of
+from email_ingestion.records import email_id
 from email_ingestion.stream.connection import text
 from email_ingestion.stream.delivery import seconds_of
 

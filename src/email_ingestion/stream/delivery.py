@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from email_ingestion.email import Message
 from email_ingestion.errors import PermanentError
+from email_ingestion.records import RawMessage
 from email_ingestion.stream.codec import decode
 from email_ingestion.stream.keys import Keys, placed
 
@@ -18,7 +18,7 @@ class Delivery:
 
     id: str  # as `Keys.spoken` makes it
     attempt: int  # this delivery included; what an earlier life did not finish counts
-    message: Message | None  # None when the entry cannot be read: `unreadable` says why
+    message: RawMessage | None  # None when the entry cannot be read: `unreadable` says why
     unreadable: PermanentError | None
     wire_bytes: int  # bytes of the entry's fields, as the scripts count the stream's volume
     foreign: bool  # taken over from another consumer
@@ -32,7 +32,7 @@ class Delivery:
     @property
     def rehearsal(self) -> str | None:
         """See `Message.rehearsal`."""
-        return self.message.rehearsal if self.message else None
+        return self.message.synthetic if self.message else None
 
     def age(self) -> float:
         """Seconds since it was appended, by Redis' clock and ours."""

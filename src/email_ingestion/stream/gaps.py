@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import zstandard
 
-from email_ingestion.email import Message
+from email_ingestion.records import RawMessage
 from email_ingestion.stream.codec import ZSTD_LEVEL, encode, packed
 from email_ingestion.stream.connection import Link
 
@@ -25,7 +25,7 @@ class Gaps:
         self._script = link.script("fill_gap")
         self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
 
-    def fill(self, messages: Sequence[Message], seen: str) -> int:
+    def fill(self, messages: Sequence[RawMessage], seen: str) -> int:
         """Append those of `messages` whose identity did not come into the stream behind the entry id `seen`.
 
         Up to `seen` (`census.BEGINNING` for nothing) the caller has looked itself. Returns how many were added; a

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import zstandard
 
-from email_ingestion.email import Cursor, Message
+from email_ingestion.records import Cursor, RawMessage
 from email_ingestion.stream.codec import ZSTD_LEVEL, encode, packed
 from email_ingestion.stream.connection import Link
 from email_ingestion.stream.keys import GROUP
@@ -68,7 +68,7 @@ class Intake:
         return _cursor(self._link.run(lambda: self._restart(keys=keys, args=args))) or at
 
     def append(
-        self, account: str, mailbox: str, since: Cursor, upto: int, messages: Sequence[Message], *, end: End = "uid"
+        self, account: str, mailbox: str, since: Cursor, upto: int, messages: Sequence[RawMessage], *, end: End = "uid"
     ) -> tuple[int, Cursor]:
         """Append `messages` and move an end of the cursor to `upto`, in one step.
 
@@ -78,7 +78,7 @@ class Intake:
         """
         return self.begin(account, mailbox, since, upto, self.entries(messages), end=end)()
 
-    def entries(self, messages: Sequence[Message]) -> Entries:
+    def entries(self, messages: Sequence[RawMessage]) -> Entries:
         """What of `messages` will be in the stream."""
         now = datetime.now(UTC)
         return packed([(each.envelope.uid, encode(each, now, self._compressor)) for each in messages])

@@ -17,8 +17,8 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from email_ingestion.email import NORMAL_PRIORITY
-from email_ingestion.retry import backoff
+from email_ingestion.backoff import backoff
+from email_ingestion.records import NORMAL_PRIORITY
 from email_ingestion.stream.clients import BLOCK_SECONDS
 from email_ingestion.stream.clock import RedisClock
 from email_ingestion.stream.connection import Link, missing_group

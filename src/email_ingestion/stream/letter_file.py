@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from email_ingestion.atomic_files import replacing, sync_directory
 from email_ingestion.errors import OperationFailed
-from email_ingestion.files import replacing, sync_directory
 from email_ingestion.stream.dead_letters import identity
 from email_ingestion.stream.graveyard import Entry
 

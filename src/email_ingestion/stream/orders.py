@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from email_ingestion.control import Order
+from email_ingestion.overrides import Override
 from email_ingestion.stream.connection import Link, text
 
 
@@ -19,7 +19,7 @@ class FleetOrders:
         self._link = link
         self._script = link.script("order")
 
-    def give(self, name: str, order: Order) -> None:
+    def give(self, name: str, order: Override) -> None:
         """Let an order hold for all, in the place of one of the same name."""
         self._put(name, order.seconds, order.value, order.by)
 
@@ -27,7 +27,7 @@ class FleetOrders:
         """Let it hold no more."""
         self._put(name, 0, "", "")
 
-    def read(self) -> dict[str, Order]:
+    def read(self) -> dict[str, Override]:
         """The orders that hold now, by name."""
 
         def ask() -> Any:
@@ -44,13 +44,13 @@ class FleetOrders:
         self._link.run(lambda: self._script(keys=[self._link.keys.control], args=args))
 
 
-def _orders(fields: dict[bytes, bytes], now: float) -> Iterator[tuple[str, Order]]:
+def _orders(fields: dict[bytes, bytes], now: float) -> Iterator[tuple[str, Override]]:
     for name, value in fields.items():
         with suppress(ValueError, KeyError, TypeError):  # what is not ours orders nothing
             found = json.loads(value)
             left = int(found["ends_ms"]) / 1000 - now
             if left > 0:
-                yield text(name), Order(str(found["value"]), left, str(found["by"]))
+                yield text(name), Override(str(found["value"]), left, str(found["by"]))
 
 
 def prove_writable(link: Link) -> None:

@@ -9,9 +9,9 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from email_ingestion.email import Parcel
 from email_ingestion.email_json import SCHEMA, as_json
 from email_ingestion.errors import ConfigurationError, RedisConnectionError, SinkThrottled, SinkUnavailable
+from email_ingestion.records import SinkMessage
 from email_ingestion.stream.connection import Link, open_link
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class OutletSink:
         self._most = most  # entries above which nothing is added
         self._largest = largest  # bytes of an attachment that still travels along
 
-    def deliver(self, batch: Sequence[Parcel]) -> None:
+    def deliver(self, batch: Sequence[SinkMessage]) -> None:
         """See `Sink`; all of the batch in one transaction."""
         entries = [self._entry(parcel) for parcel in batch]
 
@@ -67,6 +67,6 @@ class OutletSink:
         """See `Sink`."""
         self._link.client.close()
 
-    def _entry(self, parcel: Parcel) -> dict[Any, Any]:
+    def _entry(self, parcel: SinkMessage) -> dict[Any, Any]:
         record = json.dumps(as_json(parcel.email, self._largest), separators=(",", ":"))
         return {"email_id": parcel.email.email_id, "schema": SCHEMA, "json": record}

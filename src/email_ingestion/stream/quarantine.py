@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from email_ingestion.retry import backoff
+from email_ingestion.backoff import backoff
 from email_ingestion.stream.connection import Link, text
 
 FIRST_SECONDS = 5.0

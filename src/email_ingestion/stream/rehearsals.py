@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from email_ingestion.email import Envelope, Message
+from email_ingestion.records import Envelope, RawMessage
 from email_ingestion.stream.connection import Link
 from email_ingestion.stream.gaps import Gaps
 
@@ -31,11 +31,11 @@ class Receipt:
     took: float  # until it was at its end
 
 
-def trial(run: str, number: int, raw: bytes) -> Message:
+def trial(run: str, number: int, raw: bytes) -> RawMessage:
     """A message of a rehearsal."""
     sha256, now = hashlib.sha256(raw).hexdigest(), datetime.now(UTC)
     envelope = Envelope(ACCOUNT, run, 1, number, None, None, (), (), now, len(raw), sha256)
-    return Message(envelope, raw, rehearsal=run)
+    return RawMessage(envelope, raw, synthetic=run)
 
 
 class Rehearsals:
@@ -45,7 +45,7 @@ class Rehearsals:
         self._link = link
         self._gaps = Gaps(link, ACCOUNT)
 
-    def append(self, messages: Sequence[Message]) -> None:
+    def append(self, messages: Sequence[RawMessage]) -> None:
         """Put messages of a rehearsal behind the mail that is in the stream."""
         self._gaps.fill(messages, AFTER_ALL)
 

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+from email_ingestion.backoff import backoff
 from email_ingestion.blobs import Blobs
 from email_ingestion.breaker import Breaker
-from email_ingestion.email import Message, Parcel
 from email_ingestion.errors import (
     CircuitBreakerError,
     EmailIngestionError,
@@ -28,12 +28,12 @@ from email_ingestion.errors import (
     SinkUnavailable,
     TransientError,
 )
-from email_ingestion.events import DeadLettered, Deferred, LoopFailed, Observe, SinkDelivered, Turned
-from email_ingestion.events import Owed as Owing
+from email_ingestion.events import DeadLettered, Deferred, LoopFailed, LoopTick, Observe, SinkDelivered
+from email_ingestion.events import SinkBacklog as Owing
 from email_ingestion.ledger.outbox import Claim, Owed
 from email_ingestion.ledger.store import Ledger
 from email_ingestion.parsing import parse
-from email_ingestion.retry import backoff
+from email_ingestion.records import RawMessage, SinkMessage
 from email_ingestion.sinks import Sink
 from email_ingestion.stream import Burial
 from email_ingestion.stream.dead_letters import Reason, obituary
@@ -135,7 +135,7 @@ class Courier:
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            self._observe(Turned(loop_of(self._name)))
+            self._observe(LoopTick(loop_of(self._name)))
             self._awake.clear()
             try:
                 pause = self._turn()
@@ -185,7 +185,7 @@ class Courier:
             if work.left:
                 self._outbox.give_back(work.claim, work.left)
 
-    def _parcels(self, work: _Round) -> Iterator[Parcel]:
+    def _parcels(self, work: _Round) -> Iterator[SinkMessage]:
         """The messages to hand over; those that cannot be read are decided on here."""
         for owed in list(work.left.values()):
             if work.claim.abandoned and owed.attempt > self._max_retries + 1:
@@ -199,22 +199,22 @@ class Courier:
             except EmailIngestionError as error:
                 self._fail(work, owed, error)
 
-    def _parcel(self, owed: Owed) -> Parcel:
+    def _parcel(self, owed: Owed) -> SinkMessage:
         inside = self._ledger.content(owed.raw_ref)
         raw = self._blobs.get(owed.raw_ref) if inside is None else inside
         email = parse(owed.envelope, raw)
         if owed.priority is not None:
             email = replace(email, tags=owed.tags, priority=owed.priority)
-        return Parcel(email, raw, owed.raw_ref if inside is None else None)
+        return SinkMessage(email, raw, owed.raw_ref if inside is None else None)
 
     def _answers(
-        self, work: _Round, parcels: Sequence[Parcel]
-    ) -> Iterator[tuple[Sequence[Parcel], EmailIngestionError | None]]:
+        self, work: _Round, parcels: Sequence[SinkMessage]
+    ) -> Iterator[tuple[Sequence[SinkMessage], EmailIngestionError | None]]:
         """What the sink says, in the order in which it says so."""
         open_ends = self._hands.give(parcels)
         while open_ends:
             answer = self._hands.answer(min(TICK_SECONDS, self._lease / 3))
-            self._observe(Turned(loop_of(self._name)))
+            self._observe(LoopTick(loop_of(self._name)))
             self._hold(work)
             if answer is None:
                 continue
@@ -225,7 +225,7 @@ class Courier:
             else:
                 yield answer
 
-    def _note(self, work: _Round, chunk: Sequence[Parcel], error: EmailIngestionError | None) -> None:
+    def _note(self, work: _Round, chunk: Sequence[SinkMessage], error: EmailIngestionError | None) -> None:
         for parcel in chunk:
             email_id = parcel.email.email_id
             work.answers.append((email_id, error))
@@ -295,7 +295,7 @@ class Courier:
     def _bury(self, work: _Round, owed: Owed, reason: Reason, error: EmailIngestionError | None) -> None:
         email_id = owed.envelope.email_id
         inside = self._content(owed)
-        letter = Message(owed.envelope, inside, None if inside is not None else owed.raw_ref, self._name)
+        letter = RawMessage(owed.envelope, inside, None if inside is not None else owed.raw_ref, self._name)
         try:
             self._burial.bury(letter, obituary(reason, owed.attempt, error, frames(error), self._instance))
         except TransientError as away:  # Redis: the sink is asked once more before it is

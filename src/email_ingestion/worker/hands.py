@@ -7,11 +7,11 @@ import threading
 from collections.abc import Sequence
 
 from email_ingestion.breaker import Breaker
-from email_ingestion.email import Parcel
 from email_ingestion.errors import EmailIngestionError, SinkFailed
+from email_ingestion.records import SinkMessage
 from email_ingestion.sinks import Sink
 
-Answer = tuple[Sequence[Parcel], EmailIngestionError | None]
+Answer = tuple[Sequence[SinkMessage], EmailIngestionError | None]
 
 
 class Hands:
@@ -24,7 +24,7 @@ class Hands:
         parallel = getattr(sink, "parallel", 0)
         self._singly = parallel > 0
         self._stopped = threading.Event()
-        self._tasks: queue.SimpleQueue[Sequence[Parcel] | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[Sequence[SinkMessage] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"sink {name} {number}", daemon=True)
@@ -33,7 +33,7 @@ class Hands:
         for thread in self._threads:
             thread.start()
 
-    def give(self, parcels: Sequence[Parcel], *, singly: bool = False) -> int:
+    def give(self, parcels: Sequence[SinkMessage], *, singly: bool = False) -> int:
         """Have parcels delivered; returns how many answers there will be."""
         chunks = [[parcel] for parcel in parcels] if singly or self._singly else [parcels] if parcels else []
         for chunk in chunks:
@@ -60,14 +60,14 @@ class Hands:
         while (chunk := self._tasks.get()) is not None:
             self._answers.put(((), None) if self._stopped.is_set() else (chunk, self._deliver(chunk)))
 
-    def _deliver(self, chunk: Sequence[Parcel]) -> EmailIngestionError | None:
+    def _deliver(self, chunk: Sequence[SinkMessage]) -> EmailIngestionError | None:
         try:
             self._breaker.run(lambda: self._asked(chunk))
         except EmailIngestionError as error:
             return error
         return None
 
-    def _asked(self, chunk: Sequence[Parcel]) -> None:
+    def _asked(self, chunk: Sequence[SinkMessage]) -> None:
         try:
             self._sink.deliver(chunk)
         except EmailIngestionError:

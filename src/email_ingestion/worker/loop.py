@@ -18,10 +18,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
-from email_ingestion.email import NORMAL_PRIORITY
+from email_ingestion.backoff import backoff
 from email_ingestion.errors import CircuitBreakerError, RedisConnectionError, TransientError
-from email_ingestion.events import LoopFailed, Observe, Reclaimed, RedisFailed, Turned
-from email_ingestion.retry import backoff
+from email_ingestion.events import LoopFailed, LoopTick, Observe, Reclaimed, RedisFailed
+from email_ingestion.records import NORMAL_PRIORITY
 from email_ingestion.stream import Delivery, Queue
 from email_ingestion.worker.settle import Begun, Settlement
 
@@ -91,7 +91,7 @@ class Worker:
         beat = threading.Thread(target=self._beat, name="beat", daemon=True)
         beat.start()
         while not self._stop.is_set():
-            self._observe(Turned(LOOP))
+            self._observe(LoopTick(LOOP))
             try:
                 self._turn()
                 self._failures = 0

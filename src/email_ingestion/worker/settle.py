@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
-from email_ingestion.aside import Aside
+from email_ingestion.background import BackgroundThread
+from email_ingestion.backoff import backoff
 from email_ingestion.breaker import Breaker
-from email_ingestion.email import Email, Message
 from email_ingestion.errors import (
     CircuitBreakerError,
     EmailIngestionError,
@@ -23,11 +23,19 @@ from email_ingestion.errors import (
     SinkUnavailable,
     TransientError,
 )
-from email_ingestion.events import DeadLettered, Deferred, Delivered, Observe, Rehearsed, SinkDelivered, Superseded
+from email_ingestion.events import (
+    DeadLettered,
+    Deferred,
+    Delivered,
+    Observe,
+    OwnershipLost,
+    SinkDelivered,
+    SyntheticHandled,
+)
 from email_ingestion.parsing.isolated import IsolatedParser
-from email_ingestion.retry import backoff
+from email_ingestion.records import Email, RawMessage
 from email_ingestion.routing import Decision, Router
-from email_ingestion.sinks import Parcel, Sink
+from email_ingestion.sinks import Sink, SinkMessage
 from email_ingestion.stream import Delivery, Queue, Receipt, Rehearsals
 from email_ingestion.stream.codec import UnknownVersion
 from email_ingestion.stream.dead_letters import Reason, obituary
@@ -46,7 +54,7 @@ class Begun:
     """A batch that is being parsed; `opened` is what of it is to be delivered."""
 
     batch: Sequence[Delivery]
-    opened: Sequence[tuple[Delivery, Message]]
+    opened: Sequence[tuple[Delivery, RawMessage]]
     outcomes: Future[list[Email | EmailIngestionError]]
     started: float
 
@@ -86,7 +94,7 @@ class Settlement:
         self._max_retries = max_retries
         self._instance = instance
         self._observe = observe
-        self._beside = Aside("parse")
+        self._beside = BackgroundThread("parse")
         self._batch: tuple[Delivery, ...] = ()
         self._revoked: set[str] = set()
 
@@ -147,11 +155,11 @@ class Settlement:
         self._revoked -= {each.email_id for each in batch}
         self._batch = tuple(each for each in self._batch if each.id not in gone)
 
-    def _begun(self, batch: Sequence[Delivery], opened: Sequence[tuple[Delivery, Message]], started: float) -> Begun:
+    def _begun(self, batch: Sequence[Delivery], opened: Sequence[tuple[Delivery, RawMessage]], started: float) -> Begun:
         messages = [message for _, message in opened]
-        return Begun(batch, opened, self._beside.begin(lambda: self._read(messages)), started)
+        return Begun(batch, opened, self._beside.submit(lambda: self._read(messages)), started)
 
-    def _read(self, messages: Sequence[Message]) -> list[Email | EmailIngestionError]:
+    def _read(self, messages: Sequence[RawMessage]) -> list[Email | EmailIngestionError]:
         """The records, and why there is none of a message whose bytes are not to be had; in the thread beside."""
         found: list[bytes | EmailIngestionError] = [self._bytes_of(message) for message in messages]
         letters = [
@@ -162,7 +170,7 @@ class Settlement:
         records = iter(self._parser.parse(letters) if letters else ())
         return [error or next(records) for error in failed]
 
-    def _bytes_of(self, message: Message) -> bytes | EmailIngestionError:
+    def _bytes_of(self, message: RawMessage) -> bytes | EmailIngestionError:
         if message.raw is not None:
             return message.raw
         try:
@@ -189,7 +197,7 @@ class Settlement:
             return
         self._complete([each for each, _ in parcels], duplicates, time.monotonic() - begun.started)
 
-    def _settle_singly(self, parcels: Sequence[tuple[Delivery, Parcel]]) -> None:
+    def _settle_singly(self, parcels: Sequence[tuple[Delivery, SinkMessage]]) -> None:
         """Find out which message of a failed batch is to blame; the others are delivered."""
         for position, (each, parcel) in enumerate(parcels):
             started = time.monotonic()
@@ -203,7 +211,7 @@ class Settlement:
                 continue
             self._complete([each], duplicates, time.monotonic() - started)
 
-    def _parsed(self, begun: Begun) -> list[tuple[Delivery, Parcel]]:
+    def _parsed(self, begun: Begun) -> list[tuple[Delivery, SinkMessage]]:
         """What came of a batch; when a message ended the parser, each alone, so that only that one fails."""
         try:
             outcomes = begun.outcomes.result()
@@ -222,17 +230,17 @@ class Settlement:
                 parcels.append((each, self._parcel(message, self._router.decide(outcome))))
         return parcels
 
-    def _parsed_singly(self, begun: Begun, error: ParserDied) -> list[tuple[Delivery, Parcel]]:
+    def _parsed_singly(self, begun: Begun, error: ParserDied) -> list[tuple[Delivery, SinkMessage]]:
         if len(begun.opened) == 1:
             self._fail(begun.opened[0][0], error)
             return []
         left = [(each, message) for each, message in begun.opened if not self._buried(each)]
         return [parcel for one in left for parcel in self._parsed(self._begun([one[0]], [one], begun.started))]
 
-    def _parcel(self, message: Message, decision: Decision) -> Parcel:
-        if message.rehearsal:
-            return Parcel(decision.email, message.raw or b"", rehearsal=True)
-        return Parcel(decision.email, message.raw or b"", message.raw_ref, decision.sinks, message.sink)
+    def _parcel(self, message: RawMessage, decision: Decision) -> SinkMessage:
+        if message.synthetic:
+            return SinkMessage(decision.email, message.raw or b"", synthetic=True)
+        return SinkMessage(decision.email, message.raw or b"", message.raw_ref, decision.sinks, message.only_sink)
 
     def _buried(self, each: Delivery) -> bool:
         """Whether an operator revoked it; then it is a dead letter now."""
@@ -241,7 +249,7 @@ class Settlement:
         self._bury(each, "operator", None)
         return True
 
-    def _opened(self, each: Delivery) -> Message | None:
+    def _opened(self, each: Delivery) -> RawMessage | None:
         """The message; None when its entry was settled otherwise."""
         if isinstance(each.unreadable, UnknownVersion):
             self._defer(each, each.unreadable)
@@ -259,11 +267,13 @@ class Settlement:
             return "poison", None
         if each.unreadable:
             return "permanent", each.unreadable
-        if each.message and each.message.sink and each.message.sink not in self._further:
-            return "permanent", PermanentError(f"it is for the sink {each.message.sink!r} alone: add that to SINKS")
+        if each.message and each.message.only_sink and each.message.only_sink not in self._further:
+            return "permanent", PermanentError(
+                f"it is for the sink {each.message.only_sink!r} alone: add that to SINKS"
+            )
         return None
 
-    def _record(self, parcels: Sequence[Parcel]) -> set[str]:
+    def _record(self, parcels: Sequence[SinkMessage]) -> set[str]:
         """Hand parcels to the database; returns the identities that it had already."""
         name = self._database.name
         try:
@@ -274,7 +284,7 @@ class Settlement:
         except Exception as error:
             self._observe(SinkDelivered(name, "failed", len(parcels)))
             raise TransientError(f"sink {name} failed: {type(error).__name__}") from error
-        mail = sum(not parcel.rehearsal for parcel in parcels)
+        mail = sum(not parcel.synthetic for parcel in parcels)
         self._observe(SinkDelivered(name, "delivered", mail - len(duplicates)))
         if duplicates:
             self._observe(SinkDelivered(name, "duplicate", len(duplicates)))
@@ -284,7 +294,7 @@ class Settlement:
     def _complete(self, done: Sequence[Delivery], duplicates: set[str], seconds: float) -> None:
         lost = self._queue.complete(done)
         if lost:
-            self._observe(Superseded(len(lost)))
+            self._observe(OwnershipLost(len(lost)))
         now = datetime.now(UTC)
         kept = [each for each in done if each not in lost]
         self._acknowledge([each for each in kept if each.rehearsal], delivered=True)
@@ -309,7 +319,7 @@ class Settlement:
                 receipt = Receipt(each.message.envelope.uid, delivered, each.queue_wait, each.age())
                 runs[each.rehearsal].append(receipt)
         for run, receipts in runs.items():
-            self._observe(Rehearsed(len(receipts), delivered))
+            self._observe(SyntheticHandled(len(receipts), delivered))
             with suppress(TransientError):
                 self._rehearsals.acknowledge(run, receipts)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from email_ingestion.services.gameday import ARMED
+from email_ingestion.fleet.gameday import ARMED
 from tests.drills.scenarios.base import Scenario
 from tests.drills.world import World
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from email_ingestion.services.gameday import STRANGERS
+from email_ingestion.fleet.gameday import STRANGERS
 from email_ingestion.stream import open_link
 from email_ingestion.stream.strangers import add_strangers
 from tests.drills.scenarios.base import Scenario

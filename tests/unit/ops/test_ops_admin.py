@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 import requests
 
+from email_ingestion.app.desk import Front
 from email_ingestion.breaker import Breaker, BreakerPolicy
-from email_ingestion.control import Control
 from email_ingestion.errors import ConfigurationError, OperationFailed, RedisConnectionError
 from email_ingestion.events import Administered
 from email_ingestion.ops.admin import Admin, ops_token
 from email_ingestion.ops.compose import Ops
 from email_ingestion.ops.http import Endpoints, serve
 from email_ingestion.ops.logs import LogLevel
-from email_ingestion.wiring.desk import Front
+from email_ingestion.overrides import OperatorOverrides
 from tests.servers.links import Heard
 
 TOKEN = "0123456789abcdef-operator"
@@ -34,7 +34,7 @@ class Office:
     def __init__(self, folder: Path, worker: Ops) -> None:
         self.heard = Heard()
         self.folder = folder
-        self.control = Control("worker")
+        self.control = OperatorOverrides("worker")
         self.breaker = Breaker("redis", BreakerPolicy(), (RedisConnectionError,), self.heard)
         self.front = Front(self.find, self.control, LogLevel("INFO"))
         self.admin = Admin(TOKEN, self.front.desk(), folder / "logs", "here-worker-1", self.heard)

@@ -53,7 +53,7 @@ def test_health_and_its_alias(served: Endpoints) -> None:
 
 def test_ready_and_its_alias_follow_the_state(served: Endpoints, worker: Ops) -> None:
     seen = []
-    for event in (events.Started(""), REDIS_UP, events.Held("default", "full"), events.Stopping("SIGTERM")):
+    for event in (events.Started(""), REDIS_UP, events.FetchPaused("default", "full"), events.Stopping("SIGTERM")):
         worker.observe(event)
         answers = {path: get(served.ops_url + path) for path in ("/ready", "/readyz")}
         assert len({answer.status_code for answer in answers.values()}) == 1

@@ -55,8 +55,8 @@ def fed(ops: Ops) -> Ops:
     """After one of everything."""
     ops.status.collect(lambda: READING)
     for event in (
-        events.Turned("consume"),
-        events.Turned("watch"),
+        events.LoopTick("consume"),
+        events.LoopTick("watch"),
         events.Probed("redis", ok=True, seconds=0.001, error=None),
         events.BackupFound(1234.0),
         events.BreakerChanged("redis", "CLOSED", "OPEN", None),
@@ -76,8 +76,8 @@ def fed(ops: Ops) -> Ops:
         events.Delivered("default:gm:1", 1, duplicate=False, duration=0.02, queue_wait=0.3, end_to_end=4.0),
         events.Delivered("default:gm:2", 1, duplicate=True, duration=0.02, queue_wait=0.3, end_to_end=4.0),
         events.SinkDelivered("database", "delivered", 2),
-        events.Owed("webhook", 7, 1700.0),
-        events.Rehearsed(3, delivered=True),
+        events.SinkBacklog("webhook", 7, 1700.0),
+        events.SyntheticHandled(3, delivered=True),
         events.CanarySeen(delivered=True, took=0.2),
         events.Deferred("default:gm:3", 1, errors.SinkUnavailable("full"), 2.0),
         events.Deferred("default:gm:4", 1, ZeroDivisionError(), 2.0),
@@ -133,12 +133,12 @@ def test_events_move_what_a_worker_counts(worker: Ops) -> None:
 
 
 def test_what_a_sink_is_owed_is_absent_while_nobody_knows(worker: Ops) -> None:
-    fed(worker).metrics(events.Owed("webhook", 0, None))
+    fed(worker).metrics(events.SinkBacklog("webhook", 0, None))
     found = series(worker.metrics)
     assert found["sink_waiting_messages{sink=webhook}"] == 0
     assert "sink_oldest_timestamp_seconds{sink=webhook}" not in found
-    worker.metrics(events.Owed("webhook", None, None))
-    worker.metrics(events.Owed("webhook", None, None))
+    worker.metrics(events.SinkBacklog("webhook", None, None))
+    worker.metrics(events.SinkBacklog("webhook", None, None))
     assert "sink_waiting_messages{sink=webhook}" not in series(worker.metrics)
 
 
@@ -246,7 +246,7 @@ def test_the_number_of_series_does_not_follow_the_mail(worker: Ops, producer: Op
         for ops in (worker, producer):
             ops.observe(events.Deferred(f"a:gm:{number}", 1, kind("x"), 1.0))
             ops.observe(events.Synced(f"unknown-{number}@example.org", "x", 1, 1, 1))
-            ops.observe(events.Turned(f"loop-{number}"))
+            ops.observe(events.LoopTick(f"loop-{number}"))
             ops.observe(events.SinkDelivered(f"sink-{number}", "delivered", 1))
     after = len(series(worker.metrics)), len(series(producer.metrics))
     assert after[0] <= before[0] + 2  # one _OTHER each for loop and sink
@@ -265,7 +265,7 @@ def test_times_are_those_of_the_clock() -> None:
     clock = Clock(99.0)
     metrics = Metrics(PRODUCER, PRODUCER_NAMES, list, lambda: None, clock)
     metrics(events.Synced("default", "INBOX", 1, 1, 0))
-    metrics(events.Turned("watch"))
+    metrics(events.LoopTick("watch"))
     found = series(metrics)
     assert found["imap_last_success_timestamp_seconds{account=default}"] == 99
     assert found["loop_last_iteration_timestamp_seconds{loop=watch}"] == 99
@@ -300,7 +300,7 @@ def test_mail_is_delivered_up_to_the_last_listing_when_nothing_waits() -> None:
 def test_mail_that_waits_on_the_server_or_in_the_stream_holds_the_time_back() -> None:
     watched = Watched()
     watched.listed()
-    watched.metrics(events.Waiting("default", 400.0))
+    watched.metrics(events.NewMailWaiting("default", 400.0))
     assert watched.until() == 400
     watched.listed(ago=None)  # a part of it is in the stream
     assert watched.until() == 400

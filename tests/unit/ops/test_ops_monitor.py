@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from email_ingestion import errors, events
-from email_ingestion.control import Control
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.ops.channels import Channels, channels_of
 from email_ingestion.ops.gauges import ControlGauges
 from email_ingestion.ops.metrics import Metrics
 from email_ingestion.ops.monitor import CONSEQUENCES, REMIND_SECONDS, RULES, RUNBOOK, THRESHOLDS, Monitor, Notice
 from email_ingestion.ops.records import RedisState
+from email_ingestion.overrides import OperatorOverrides
 from email_ingestion.settings import Settings
 from tests.alerts.rules import alerts, recorded
 from tests.servers.receiver import Receiver, http_receiver, smtp_receiver
@@ -157,7 +157,7 @@ def test_mail_that_waits_and_a_silent_mailbox_are_told(watched: Watched) -> None
 
 
 def test_a_pause_that_an_operator_wanted_is_no_silence(watched: Watched) -> None:
-    control = Control("producer", lambda: watched.clock.now)
+    control = OperatorOverrides("producer", lambda: watched.clock.now)
     watched.metrics.registry.register(ControlGauges(control))
     control.pause(20_000, "somebody")
     watched.clock.now += 10_000

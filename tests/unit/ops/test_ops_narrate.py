@@ -106,10 +106,10 @@ def test_a_flood_of_deliveries_is_one_line_per_second(logs: Path) -> None:
     for _ in range(20):
         for number in range(100):
             narrator(delivered(number, duplicate=number == 0))
-        narrator(events.Turned("consume"))
+        narrator(events.LoopTick("consume"))
         clock.now += 0.125
     clock.now += 1
-    narrator(events.Turned("consume"))
+    narrator(events.LoopTick("consume"))
     lines = told(logs)
     assert [line["event"] for line in lines] == ["emails_delivered"] * 4
     assert sum(line["count"] for line in lines) == 2000
@@ -120,7 +120,7 @@ def test_a_single_message_is_told_with_its_identity_as_soon_as_the_loop_turns(lo
     narrator = Narrator(Clock())
     narrator(delivered(7))
     assert told(logs) == []
-    narrator(events.Turned("consume"))
+    narrator(events.LoopTick("consume"))
     (line,) = told(logs)
     assert line["email_ids"] == ["default:gm:7"]
 
@@ -128,7 +128,7 @@ def test_a_single_message_is_told_with_its_identity_as_soon_as_the_loop_turns(lo
 def test_what_was_delivered_last_is_told_before_the_end(logs: Path) -> None:
     narrator = Narrator(Clock())
     narrator(delivered(1))
-    narrator(events.Turned("consume"))
+    narrator(events.LoopTick("consume"))
     narrator(delivered(2))
     narrator(events.Stopped())
     assert sum(line["count"] for line in told(logs) if line["event"] == "emails_delivered") == 2

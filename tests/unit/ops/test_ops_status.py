@@ -96,7 +96,7 @@ def test_one_sink_down_is_degraded_and_no_sink_is_not_ready(worker: Board) -> No
             events.TokenRefreshFailed("default", errors.TokenRefreshError("502"), permanent=False),
             events.TokenRefreshed("default", 5000.0),
         ),
-        (events.Held("default", "the stream is full"), events.Held("default", "")),
+        (events.FetchPaused("default", "the stream is full"), events.FetchPaused("default", "")),
         (events.TokenRefreshed("default", 900.0), events.TokenRefreshed("default", 5000.0)),
     ],
 )
@@ -170,7 +170,7 @@ def test_a_silent_loop_is_neither_alive_nor_ready_until_it_turns(worker: Board) 
     assert (alive, body["status"]) == (False, "stalled")
     assert "consume" in body["reasons"][0]
     assert worker.after() == "not_ready"
-    assert worker.after(events.Turned("consume"), REDIS_UP) == "ready"
+    assert worker.after(events.LoopTick("consume"), REDIS_UP) == "ready"
     assert worker.status.health()[0] is True
 
 
@@ -195,7 +195,7 @@ def test_a_loop_may_end_on_purpose(worker: Board) -> None:
 def test_a_dependency_nobody_asks_any_more_counts_as_failing(worker: Board) -> None:
     worker.after(*RUNNING, events.Probed("database", ok=True, seconds=0.1, error=None))
     worker.time.now += 61
-    worker.status(events.Turned("consume"))
+    worker.status(events.LoopTick("consume"))
     assert worker.after() == "not_ready"
     assert worker.reasons == "redis: not checked for 61 s"
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from email_ingestion.email import Email, Envelope
 from email_ingestion.email_json import as_json
+from email_ingestion.records import Email, Envelope
 
 
 def envelope() -> Envelope:

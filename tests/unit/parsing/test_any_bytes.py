@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from email_ingestion.email import Email
 from email_ingestion.parsing import fast_tree, parse, second_opinion
 from email_ingestion.parsing.defects import Defect, Defects
 from email_ingestion.parsing.part import Part
+from email_ingestion.records import Email
 from tests.unit.parsing.messages import envelope, strings
 
 PIECES = [

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from email_ingestion.email import Email
 from email_ingestion.parsing import fast_tree, limits, parse, second_opinion
 from email_ingestion.parsing.defects import Defects
 from email_ingestion.parsing.part import Part
+from email_ingestion.records import Email
 from tests.unit.parsing.messages import envelope
 
 MIXED = b"Content-Type: multipart/mixed; boundary=x\n\n"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from email_ingestion import email_json
-from email_ingestion.email import Address, Email
 from email_ingestion.parsing import parse
+from email_ingestion.records import Address, Email
 from tests.unit.parsing.messages import envelope
 
 CORPUS = Path(__file__).parents[2] / "corpus"

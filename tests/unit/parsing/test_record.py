@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from email_ingestion.email import Address
 from email_ingestion.parsing import parse
+from email_ingestion.records import Address
 from tests.unit.parsing.messages import envelope
 
 RAW = b"""\

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from email_ingestion.atomic_files import write_private
 from email_ingestion.errors import ConfigurationError, OperationFailed
-from email_ingestion.files import write_private
-from email_ingestion.services.children import spawn
-from email_ingestion.services.ports import on_free_ports
+from email_ingestion.fleet.children import spawn
+from email_ingestion.fleet.ports import on_free_ports
 
 OLDEST = 7  # before, a truncated append-only file of several parts cannot be loaded
 USUAL_PORT = 6379

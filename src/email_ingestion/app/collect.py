@@ -10,12 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from email_ingestion.control import Control
+from email_ingestion.daemon import pid_alive
 from email_ingestion.errors import CircuitBreakerError, ConfigurationError, RedisConnectionError, TransientError
-from email_ingestion.events import LoopFailed, Probed, Turned
+from email_ingestion.events import LoopFailed, LoopTick, Probed
 from email_ingestion.ops.compose import Ops
 from email_ingestion.ops.records import DlqState, Identity, Peer, RedisState, StreamState
-from email_ingestion.process import pid_alive
+from email_ingestion.overrides import OperatorOverrides
 from email_ingestion.stream import FleetOrders, Gauges, Link, announce, prove_writable, read_gauges, withdraw
 
 LOOP = "collect"
@@ -34,7 +34,7 @@ class Collector:
         ops_url: str,
         pid_dir: Path,
         *,
-        control: Control,
+        control: OperatorOverrides,
         ledger: Callable[[], str | None],
         refuse: Callable[[ConfigurationError], None],
     ) -> None:
@@ -70,7 +70,7 @@ class Collector:
                 self._refuse(error)
             except Exception as error:  # noqa: BLE001 - a reading that fails in a new way must not end all readings
                 self._ops.observe(LoopFailed(LOOP, error))
-            self._ops.observe(Turned(LOOP))
+            self._ops.observe(LoopTick(LOOP))
             if self._closed.wait(SOONER_SECONDS if self._await_heir() else EVERY_SECONDS):
                 return
 
@@ -83,7 +83,7 @@ class Collector:
             return False
         with suppress(RedisConnectionError):
             prove_writable(self._link)
-            self._link.breaker.hasten()
+            self._link.breaker.allow_probe()
         return True
 
     def _read(self) -> RedisState:
@@ -104,7 +104,7 @@ class Collector:
     def _talk(self, gauges: list[Gauges]) -> None:
         """Read through the breaker, write beside it: a full Redis refuses writes and must still be drained."""
         gauges.append(read_gauges(self._link))
-        self._control.obey(self._orders.read())
+        self._control.apply_shared(self._orders.read())
         announce(self._link, self._presence())
 
     def _presence(self) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class Collector:
             "ready": self._ops.status.verdict().ok,
             "paused": self._control.paused() is not None,
             "level": self._control.level,
-            "min_priority": self._control.least,
+            "min_priority": self._control.min_priority,
             "ops_url": self._ops_url,
             "ledger": self._ledger(),
             "seen": time.time(),

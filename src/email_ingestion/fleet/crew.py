@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from email_ingestion.process import StopSignal, listen_for_signals
+from email_ingestion.daemon import StopSignal, listen_for_signals
 from email_ingestion.settings import Settings, environment
 
 AGAIN_SECONDS = 1.0  # before a crashed one is started again

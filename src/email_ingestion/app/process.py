@@ -16,19 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from email_ingestion import __version__
+from email_ingestion.app.backups import BackupWatch
+from email_ingestion.app.collect import LOOP as COLLECT
+from email_ingestion.app.collect import Collector
+from email_ingestion.app.desk import Front
+from email_ingestion.atomic_files import write_private
 from email_ingestion.breaker import Breaker, BreakerPolicy, BreakerSnapshot
-from email_ingestion.control import Control
-from email_ingestion.errors import ConfigurationError, EmailIngestionError, OperationFailed, RedisConnectionError
-from email_ingestion.events import Event, Started, Stopped, Stopping
-from email_ingestion.files import write_private
-from email_ingestion.ledger.mark import ledger_mark
-from email_ingestion.ops.admin import Admin, ops_token
-from email_ingestion.ops.compose import Ops, open_ops
-from email_ingestion.ops.http import serve
-from email_ingestion.ops.listen import METRICS_PORT, OPS_PORT
-from email_ingestion.ops.logs import LogLevel, configure_logs
-from email_ingestion.ops.records import Component, Identity, Names
-from email_ingestion.process import (
+from email_ingestion.daemon import (
     PidFile,
     StopSignal,
     Watchdog,
@@ -37,13 +31,19 @@ from email_ingestion.process import (
     notify,
     share_one_heap,
 )
+from email_ingestion.errors import ConfigurationError, EmailIngestionError, OperationFailed, RedisConnectionError
+from email_ingestion.events import Event, Started, Stopped, Stopping
+from email_ingestion.ledger.mark import ledger_mark
+from email_ingestion.ops.admin import Admin, ops_token
+from email_ingestion.ops.compose import Ops, open_ops
+from email_ingestion.ops.http import serve
+from email_ingestion.ops.listen import METRICS_PORT, OPS_PORT
+from email_ingestion.ops.logs import LogLevel, configure_logs
+from email_ingestion.ops.records import Component, Identity, Names
+from email_ingestion.overrides import OperatorOverrides
 from email_ingestion.settings import Settings, notify_socket
 from email_ingestion.stream import Keys, Link, connect, prove_writable
 from email_ingestion.targets import remove_target, write_target
-from email_ingestion.wiring.backups import BackupWatch
-from email_ingestion.wiring.collect import LOOP as COLLECT
-from email_ingestion.wiring.collect import Collector
-from email_ingestion.wiring.desk import Front
 
 if TYPE_CHECKING:
     from email_ingestion.ops.traces import Traces
@@ -108,7 +108,7 @@ class Parts:
     link: Link
     breakers: Breakers
     stop: StopSignal
-    control: Control
+    control: OperatorOverrides
     front: Front
 
 
@@ -148,7 +148,7 @@ def run_process(
             breakers.make("redis", RedisConnectionError),
             settings.redis_partitions,
         )
-        control = Control(identity.component, least=least)
+        control = OperatorOverrides(identity.component, min_priority=least)
         traces = [cleanup.enter_context(closing(each)) for each in _traces(settings, identity)]
         ops = open_ops(identity, names, breakers.snapshots, control, *traces)
         breakers.tell(ops.observe)

@@ -12,10 +12,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from email_ingestion.blobs import Blobs
-from email_ingestion.control import Control
 from email_ingestion.events import Observe
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap import Opened
+from email_ingestion.overrides import OperatorOverrides
 from email_ingestion.producer import Budget, Fetch, History, Picker, Sync
 from email_ingestion.producer.again import Again
 from email_ingestion.producer.backfill import Backfill
@@ -71,7 +71,7 @@ class Source:
     blobs: Blobs
     observe: Observe = lambda _: None  # what a command counts says it all
     holder: str = ""  # as whom it writes, see `stream.leases`; a command writes as nobody in particular
-    control: Control = field(default_factory=partial(Control, "producer"))  # what operators ask of it
+    control: OperatorOverrides = field(default_factory=partial(OperatorOverrides, "producer"))
     several: bool = False  # whether more than one mailbox of the account is read
 
     def sync(self, connection: ImapMailbox, opened: Opened, ask_room: AskRoom, rest: Callable[[float], bool]) -> Sync:
@@ -186,7 +186,7 @@ class Source:
 
     def relieved(self) -> bool:
         """Whether operators want new mail to be fetched and nothing else."""
-        return self.control.serves_at_most("DEGRADED")
+        return self.control.is_at_or_below("DEGRADED")
 
     def renewed(self) -> object:
         """The time the token file was written."""

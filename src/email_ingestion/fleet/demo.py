@@ -14,14 +14,14 @@ from typing import Any
 
 from rich.progress import Progress
 
+from email_ingestion.atomic_files import write_private
+from email_ingestion.daemon import pid_alive
 from email_ingestion.errors import OperationFailed
-from email_ingestion.files import write_private
+from email_ingestion.fleet.children import spawn
+from email_ingestion.fleet.fleet import ask, members, running
+from email_ingestion.fleet.ports import on_free_ports
+from email_ingestion.fleet.redis_server import start_redis
 from email_ingestion.ledger.store import open_ledger
-from email_ingestion.process import pid_alive
-from email_ingestion.services.children import spawn
-from email_ingestion.services.fleet import ask, members, running
-from email_ingestion.services.ports import on_free_ports
-from email_ingestion.services.redis_server import start_redis
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, load_settings
 
 DATA = Path("data/sandbox")

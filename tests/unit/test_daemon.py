@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from email_ingestion.daemon import PidFile, StopSignal, Watchdog, allow_descriptors, notify, pid_alive
 from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.events import Event, StacksDumped, Stalled
-from email_ingestion.process import PidFile, StopSignal, Watchdog, allow_descriptors, notify, pid_alive
 
 HOLD = """
 import sys
 from pathlib import Path
-from email_ingestion.process import PidFile
+from email_ingestion.daemon import PidFile
 with PidFile(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -34,7 +34,7 @@ from pathlib import Path
 from email_ingestion.ops.logs import configure_logs
 from email_ingestion.ops.narrate import Narrator
 from email_ingestion.ops.records import Identity
-from email_ingestion.process import StopSignal, listen_for_signals
+from email_ingestion.daemon import StopSignal, listen_for_signals
 configure_logs(Identity("worker", "worker-1", "1"), Path(sys.argv[1]), "INFO", "json")
 stop = StopSignal()
 told = Narrator()
@@ -53,7 +53,7 @@ print("drained", flush=True)
 
 BUSY_IN_C = """
 import hashlib, os, threading
-from email_ingestion.process import StopSignal, listen_for_signals
+from email_ingestion.daemon import StopSignal, listen_for_signals
 stop = StopSignal()
 listen_for_signals(stop, lambda event: None)
 def tell():

@@ -53,15 +53,15 @@ def email_id(account: str, gm_msgid: int | None, sha256: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class RawMessage:
     """One message on its way: its envelope, and its bytes or the reference under which `blobs` keeps them."""
 
     envelope: Envelope
     raw: bytes | None
     raw_ref: str | None = None
-    sink: str | None = None  # the only sink that is to get it again: it comes from that one's dead letter
+    only_sink: str | None = None  # the only sink that is to get it again: it comes from that one's dead letter
     priority: int = NORMAL_PRIORITY  # as far as the header tells; the record may know better
-    rehearsal: str | None = None  # which trial of the pipeline it belongs to: nobody's mail, and it leaves nothing
+    synthetic: str | None = None  # which trial of the pipeline it belongs to: nobody's mail, and it leaves nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class MailingList:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdicts:
+class AuthenticationResults:
     """What the Gmail that received the message found (RFC 8601): pass, fail, none, …; None where it does not say."""
 
     spf: str | None
@@ -110,7 +110,7 @@ class Verdicts:
 
 
 @dataclass(frozen=True, slots=True)
-class Undelivered:
+class RecipientStatus:
     """What a delivery status notification says of one recipient (RFC 3464, section 2.3)."""
 
     recipient: str
@@ -124,7 +124,7 @@ class Bounce:
     """A delivery status notification (RFC 3464)."""
 
     reporting_mta: str | None
-    recipients: tuple[Undelivered, ...]
+    recipients: tuple[RecipientStatus, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ class Calendar:
 
 
 @dataclass(frozen=True, slots=True)
-class Enclosed:
+class NestedMessage:
     """A message inside the message, opened."""
 
     position: int  # of its attachment
@@ -161,7 +161,7 @@ class Enclosed:
     date: datetime | None  # aware, UTC
     text: str
     filenames: tuple[str, ...]  # of its attachments, which are not taken out
-    enclosed: tuple[Enclosed, ...]
+    enclosed: tuple[NestedMessage, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +191,8 @@ class Email:
     bounce: Bounce | None = None
     abuse_report: AbuseReport | None = None
     calendar: tuple[Calendar, ...] = ()
-    enclosed: tuple[Enclosed, ...] = ()
-    verdicts: Verdicts | None = None  # None when no Gmail received it
+    enclosed: tuple[NestedMessage, ...] = ()
+    verdicts: AuthenticationResults | None = None  # None when no Gmail received it
     priority: int = NORMAL_PRIORITY  # 0 to 10; what the message says itself, unless a route says otherwise
     tags: tuple[str, ...] = ()  # what routes gave it
 
@@ -203,12 +203,12 @@ class Email:
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class SinkMessage:
     """A message for a sink. Its idempotency key is `email.email_id`."""
 
     email: Email
     raw: bytes
     raw_ref: str | None = None  # set when the raw bytes already lie in the blob store
     owed_to: tuple[str, ...] = ()  # the sinks beside the database that have to get it
-    again: str | None = None  # see `Message.sink`
-    rehearsal: bool = False  # see `Message.rehearsal`
+    only_sink: str | None = None  # see `Message.sink`
+    synthetic: bool = False  # see `Message.rehearsal`

@@ -8,11 +8,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from email_ingestion.breaker import Breaker
-from email_ingestion.control import Control, Level
 from email_ingestion.errors import EmailIngestionError, OperationFailed
 from email_ingestion.ops import report
 from email_ingestion.ops.admin import Answer, Desk
 from email_ingestion.ops.logs import LogLevel
+from email_ingestion.overrides import Level, OperatorOverrides
 
 if TYPE_CHECKING:
     from email_ingestion.ops.orders import BreakerOrder, LogOrder
@@ -25,7 +25,7 @@ STEP_SECONDS = 0.05
 class Front:
     """The orders of one process. Its body adds how each dependency is asked, and who can revoke a message."""
 
-    def __init__(self, breakers: Callable[[str], Breaker], control: Control, level: LogLevel) -> None:
+    def __init__(self, breakers: Callable[[str], Breaker], control: OperatorOverrides, level: LogLevel) -> None:
         self._breakers = breakers
         self._control = control
         self._level = level
@@ -70,7 +70,7 @@ class Front:
         return report.control(self._control)
 
     def _degrade(self, level: Level, seconds: float, by: str) -> Answer:
-        self._control.degrade(level, seconds, by)
+        self._control.set_level(level, seconds, by)
         return report.control(self._control)
 
     def _priority(self, least: int, seconds: float, by: str) -> Answer:

@@ -20,14 +20,14 @@ from urllib.parse import urlencode, urlsplit
 
 import psutil
 
+from email_ingestion.atomic_files import write_private
 from email_ingestion.errors import OperationFailed
-from email_ingestion.files import write_private
+from email_ingestion.fleet.children import end, spawn
+from email_ingestion.fleet.demo import DATA, READY
+from email_ingestion.fleet.fleet import members, running
+from email_ingestion.fleet.fleet import start as start_fleet
+from email_ingestion.fleet.redis_server import command_of, start_again
 from email_ingestion.mailbox.consent import authorize
-from email_ingestion.services.children import end, spawn
-from email_ingestion.services.demo import DATA, READY
-from email_ingestion.services.fleet import members, running
-from email_ingestion.services.fleet import start as start_fleet
-from email_ingestion.services.redis_server import command_of, start_again
 from email_ingestion.settings import SANDBOX_PROFILE, Settings
 from email_ingestion.stream import open_link
 from email_ingestion.stream.strangers import add_strangers

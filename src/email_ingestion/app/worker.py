@@ -6,9 +6,11 @@ import threading
 from contextlib import suppress
 from functools import partial
 
+from email_ingestion.app.collect import probe
+from email_ingestion.app.process import Breakers, Parts, common_folders, common_loops, identify, run_process
 from email_ingestion.blobs import open_blobs
 from email_ingestion.errors import SinkFailed, SinkUnavailable, TransientError
-from email_ingestion.events import Turned
+from email_ingestion.events import LoopTick
 from email_ingestion.ops.records import Names
 from email_ingestion.parsing.isolated import IsolatedParser
 from email_ingestion.routing import Router
@@ -16,8 +18,6 @@ from email_ingestion.settings import Settings
 from email_ingestion.sinks import Sink, close_sink, load_sink
 from email_ingestion.sinks.database import DatabaseSink
 from email_ingestion.stream import Burial, Queue, Rehearsals
-from email_ingestion.wiring.collect import probe
-from email_ingestion.wiring.process import Breakers, Parts, common_folders, common_loops, identify, run_process
 from email_ingestion.worker import Courier, Worker
 from email_ingestion.worker.courier import loop_of
 from email_ingestion.worker.loop import LOOP
@@ -70,7 +70,7 @@ class WorkerBody:
     def run(self) -> int:
         """See `Body`."""
         while not self._open_sinks():
-            self._parts.ops.observe(Turned(LOOP))
+            self._parts.ops.observe(LoopTick(LOOP))
             if self._closing.wait(OPEN_AGAIN_SECONDS):
                 return 0
         self._worker = worker = self._build()
@@ -99,7 +99,7 @@ class WorkerBody:
         """Until every sink has what it is owed."""
         waiting = list(self._couriers)
         while waiting and not self._closing.wait(COURIER_SECONDS):
-            self._parts.ops.observe(Turned(LOOP))
+            self._parts.ops.observe(LoopTick(LOOP))
             with suppress(TransientError):
                 waiting = [courier for courier in waiting if not courier.done()]
 
@@ -161,7 +161,7 @@ class WorkerBody:
             batch=settings.worker_batch_size,
             lease=settings.worker_lease_seconds,
             paused=parts.control.paused,
-            least=lambda: parts.control.least,
+            least=lambda: parts.control.min_priority,
             observe=parts.ops.observe,
         )
 
@@ -176,7 +176,7 @@ class WorkerBody:
             ledger=database.ledger,
             blobs=self._blobs,
             burial=Burial(parts.link),
-            paused=lambda: parts.control.paused() or parts.control.serves_at_most("MINIMAL"),
+            paused=lambda: parts.control.paused() or parts.control.is_at_or_below("MINIMAL"),
             batch=parts.settings.worker_batch_size,
             lease=parts.settings.worker_lease_seconds,
             max_retries=parts.settings.worker_max_retries,
@@ -190,5 +190,5 @@ class WorkerBody:
             for name, sink in self._sinks.items():
                 with suppress(TransientError):
                     probe(self._parts.ops, name, partial(self._breakers[name].run, sink.ping))
-            self._parts.ops.observe(Turned(PROBE))
+            self._parts.ops.observe(LoopTick(PROBE))
             self._closing.wait(PROBE_SECONDS)

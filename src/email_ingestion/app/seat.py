@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 
-from email_ingestion.files import write_private
+from email_ingestion.atomic_files import write_private
 from email_ingestion.ops.records import Identity
 from email_ingestion.settings import Settings
 

@@ -22,10 +22,10 @@ from math import ceil
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from email_ingestion.email import email_id
 from email_ingestion.errors import OperationFailed
+from email_ingestion.fleet.demo import control_url
 from email_ingestion.ledger.store import open_ledger
-from email_ingestion.services.demo import control_url
+from email_ingestion.records import email_id
 from email_ingestion.settings import Settings
 from email_ingestion.stream import Intake, Receipt, Rehearsals, open_link, presences
 from email_ingestion.stream.rehearsals import trial

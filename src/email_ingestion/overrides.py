@@ -28,7 +28,7 @@ MOST_URGENT = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class Override:
     """Something asked for: `value` is a level of service, a least priority, or empty for a pause."""
 
     value: str
@@ -37,7 +37,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ActiveOverride:
     """An order that holds."""
 
     value: str
@@ -46,66 +46,66 @@ class Standing:
     scope: Scope
 
 
-class Control:
+class OperatorOverrides:
     """Thread-safe; `clock` is monotonic, in seconds. It never goes below the priority `least`."""
 
-    def __init__(self, component: str, clock: Callable[[], float] = time.monotonic, least: int = 0) -> None:
-        self._floor = least
+    def __init__(self, component: str, clock: Callable[[], float] = time.monotonic, min_priority: int = 0) -> None:
+        self._floor = min_priority
         self.component = component
         self._clock = clock
         self._lock = threading.Lock()
-        self._orders: dict[tuple[str, Scope], Standing] = {}
+        self._orders: dict[tuple[str, Scope], ActiveOverride] = {}
 
     def pause(self, seconds: float, by: str) -> None:
         """Take no new work for so long."""
-        self._stand(PAUSE, Order("", seconds, by), "process")
+        self._stand(PAUSE, Override("", seconds, by), "process")
 
     def resume(self) -> None:
         """Take work again, as far as this process was asked alone."""
         with self._lock:
             self._orders.pop((PAUSE, "process"), None)
 
-    def degrade(self, level: Level, seconds: float, by: str) -> None:
+    def set_level(self, level: Level, seconds: float, by: str) -> None:
         """Serve at this level for so long; NORMAL takes such an order back."""
         if level == "NORMAL":
             with self._lock:
                 self._orders.pop((LEVEL, "process"), None)
         else:
-            self._stand(LEVEL, Order(level, seconds, by), "process")
+            self._stand(LEVEL, Override(level, seconds, by), "process")
 
-    def prioritize(self, least: int, seconds: float, by: str) -> None:
+    def prioritize(self, min_priority: int, seconds: float, by: str) -> None:
         """Leave mail of a lower priority where it is for so long; 0 takes such an order back."""
-        if least == 0:
+        if min_priority == 0:
             with self._lock:
                 self._orders.pop((PRIORITY, "process"), None)
         else:
-            self._stand(PRIORITY, Order(str(least), seconds, by), "process")
+            self._stand(PRIORITY, Override(str(min_priority), seconds, by), "process")
 
-    def obey(self, fleet: Mapping[str, Order]) -> None:
+    def apply_shared(self, shared: Mapping[str, Override]) -> None:
         """These are the orders for all processes, as Redis has them now; others of this kind are taken back."""
         for subject, name in ((PAUSE, f"{PAUSE}:{self.component}"), (LEVEL, LEVEL), (PRIORITY, PRIORITY)):
-            if name in fleet:
-                self._stand(subject, fleet[name], "fleet")
+            if name in shared:
+                self._stand(subject, shared[name], "fleet")
             else:
                 with self._lock:
                     self._orders.pop((subject, "fleet"), None)
 
-    def paused(self) -> Standing | None:
+    def paused(self) -> ActiveOverride | None:
         """The order that keeps this process from taking work, or None."""
         level = self.degraded()
         pauses = self._standing(PAUSE) + ([level] if level and level.value == "MAINTENANCE" else [])
         return max(pauses, key=lambda each: each.until, default=None)
 
-    def degraded(self) -> Standing | None:
+    def degraded(self) -> ActiveOverride | None:
         """The order for the lowest level of service that holds, or None when it is NORMAL."""
         return max(self._standing(LEVEL), key=lambda each: LEVELS.index(_level(each.value)), default=None)
 
-    def prioritized(self) -> Standing | None:
+    def prioritized(self) -> ActiveOverride | None:
         """The order for the highest least priority that holds."""
         return max(self._standing(PRIORITY), key=lambda each: _priority(each.value), default=None)
 
     @property
-    def least(self) -> int:
+    def min_priority(self) -> int:
         """The priority below which mail waits; 0: none does."""
         order = self.prioritized()
         return max(self._floor, _priority(order.value) if order else 0)
@@ -116,19 +116,19 @@ class Control:
         order = self.degraded()
         return _level(order.value) if order else "NORMAL"
 
-    def serves_at_most(self, level: Level) -> bool:
+    def is_at_or_below(self, level: Level) -> bool:
         """Whether the level of service is this one or a lower one."""
         return LEVELS.index(self.level) >= LEVELS.index(level)
 
-    def remaining(self, order: Standing) -> float:
+    def remaining(self, order: ActiveOverride) -> float:
         """Seconds until it ends."""
         return max(0.0, order.until - self._clock())
 
-    def _stand(self, subject: str, order: Order, scope: Scope) -> None:
+    def _stand(self, subject: str, order: Override, scope: Scope) -> None:
         with self._lock:
-            self._orders[subject, scope] = Standing(order.value, self._clock() + order.seconds, order.by, scope)
+            self._orders[subject, scope] = ActiveOverride(order.value, self._clock() + order.seconds, order.by, scope)
 
-    def _standing(self, subject: str) -> list[Standing]:
+    def _standing(self, subject: str) -> list[ActiveOverride]:
         with self._lock:
             now = self._clock()
             return [each for (about, _), each in self._orders.items() if about == subject and each.until > now]

@@ -13,7 +13,7 @@ T = TypeVar("T")
 IDLE_SECONDS = 10.0
 
 
-class Aside:
+class BackgroundThread:
     """Its thread starts with a job and ends when there is none for a while.
 
     `concurrent.futures` would keep the thread, and wait at exit for a job that hangs.
@@ -26,7 +26,7 @@ class Aside:
         self._lock = threading.Lock()  # a thread that ends has no job
         self._thread: threading.Thread | None = None
 
-    def begin(self, job: Callable[[], T]) -> Future[T]:
+    def submit(self, job: Callable[[], T]) -> Future[T]:
         """Do it after those begun before; the future has what it returns or raises."""
         future: Future[T] = Future()
         with self._lock:

@@ -10,6 +10,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
+from email_ingestion.app.accounts import check_accounts
+from email_ingestion.app.alerts import AlertWatch
+from email_ingestion.app.canary import Canary
+from email_ingestion.app.process import Breakers, Parts, common_folders, common_loops, identify, run_process
+from email_ingestion.app.seat import seat_of
+from email_ingestion.app.source import LedgerOnDemand, Source
 from email_ingestion.blobs import open_blobs
 from email_ingestion.breaker import Breaker
 from email_ingestion.errors import (
@@ -30,12 +36,6 @@ from email_ingestion.routing import Router
 from email_ingestion.settings import Account, Settings
 from email_ingestion.stream import Intake, Leases, Link, Lockout, connect, reach
 from email_ingestion.stream.leases import LEASE_SECONDS
-from email_ingestion.wiring.accounts import check_accounts
-from email_ingestion.wiring.alerts import AlertWatch
-from email_ingestion.wiring.canary import Canary
-from email_ingestion.wiring.process import Breakers, Parts, common_folders, common_loops, identify, run_process
-from email_ingestion.wiring.seat import seat_of
-from email_ingestion.wiring.source import LedgerOnDemand, Source
 
 # Beyond the poll interval a watcher may sit in one command, in a token refresh and in an append.
 SLACK_SECONDS = 90.0
@@ -89,7 +89,7 @@ class ProducerBody:
         self._bars: AbstractContextManager[None] = nullcontext()
         observe = parts.ops.observe
         if once and sys.stderr.isatty():
-            from email_ingestion.wiring.bars import Bars  # noqa: PLC0415 - rich: 4 MB that nobody would see
+            from email_ingestion.app.bars import Bars  # noqa: PLC0415 - rich: 4 MB that nobody would see
 
             self._bars = bars = Bars()
             observe = compose(observe, bars)
