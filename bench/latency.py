@@ -15,7 +15,7 @@ from bench.mailbox import settings_of
 from bench.rounds import Say
 from bench.system import installed, wait
 from bench.tables import Aim, Section
-from email_ingestion.sandbox import SandboxSettings, running_sandbox
+from gmail_sandbox import SandboxSettings, running_sandbox
 from tests.servers.dovecot import running_dovecot
 from tests.servers.processes import Place, gmail_settings
 from tests.servers.redis import RedisServer, running_redis

@@ -15,8 +15,8 @@ from bench.mailbox import filled, settings_of
 from bench.rounds import Failed, Say
 from bench.system import Rows, installed, peaks, used, wait
 from bench.tables import Aim, Section
-from email_ingestion.sandbox import SandboxSettings, running_sandbox
 from email_ingestion.stream import Keys
+from gmail_sandbox import SandboxSettings, running_sandbox
 from tests.servers.processes import Place, Running, gmail_settings
 from tests.servers.redis import RedisServer, running_redis
 

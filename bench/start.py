@@ -12,7 +12,7 @@ from statistics import median
 from bench.rounds import Say
 from bench.system import Rows, installed, wait
 from bench.tables import Aim, Section
-from email_ingestion.sandbox import SandboxSettings, running_sandbox
+from gmail_sandbox import SandboxSettings, running_sandbox
 from tests.servers.processes import gmail_settings
 from tests.servers.redis import running_redis
 

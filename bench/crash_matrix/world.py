@@ -23,9 +23,9 @@ from email_ingestion.blobs import Blobs, open_blobs
 from email_ingestion.errors import TransientError
 from email_ingestion.ledger.store import Ledger, content_of, open_ledger
 from email_ingestion.records import email_id
-from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.stream import Keys
 from email_ingestion.stream.codec import decode
+from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.processes import Place, Running, gmail_settings, place
 from tests.servers.redis import RedisServer, running_redis
 

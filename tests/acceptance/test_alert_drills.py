@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, make_url
 
-from email_ingestion.sandbox import RunningSandbox
+from gmail_sandbox import RunningSandbox
 from tests.servers.missing import program
 from tests.servers.postgres import fresh_database, running_postgres
 from tests.servers.processes import Place, token_of, until

@@ -10,8 +10,8 @@ import urllib.request
 
 import pytest
 
-from email_ingestion.sandbox import RunningSandbox
 from email_ingestion.stream import Keys
+from gmail_sandbox import RunningSandbox
 from tests.servers.processes import Place, until
 from tests.servers.redis import RedisServer
 

@@ -18,8 +18,8 @@ from email_ingestion.cli.backup import backup as make
 from email_ingestion.cli.reconcile import reconcile
 from email_ingestion.cli.restore import restore_backup as put_back
 from email_ingestion.ledger.store import open_ledger
-from email_ingestion.sandbox import RunningSandbox
 from email_ingestion.stream import GROUP, Keys, announce
+from gmail_sandbox import RunningSandbox
 from tests.contract.ledgers import letters
 from tests.integration.test_snapshot import fill
 from tests.servers.commands import command

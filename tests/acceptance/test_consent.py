@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from email_ingestion.sandbox import RunningSandbox
+from gmail_sandbox import RunningSandbox
 from tests.servers.processes import Place, token_of, until
 
 

@@ -16,8 +16,8 @@ from email_ingestion.cli.backup import backup
 from email_ingestion.cli.doctor import doctor
 from email_ingestion.cli.restore import restore_backup
 from email_ingestion.doctor.redis_checks import CAUSES
-from email_ingestion.sandbox import RunningSandbox
 from email_ingestion.stream import Keys
+from gmail_sandbox import RunningSandbox
 from tests.integration.test_snapshot import fill
 from tests.servers.commands import command
 from tests.servers.missing import program

@@ -20,8 +20,8 @@ from email_ingestion.cli.doctor import doctor
 from email_ingestion.doctor.examine import examine
 from email_ingestion.ledger.mark import ledger_mark
 from email_ingestion.ledger.store import open_ledger
-from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.stream import announce
+from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from tests.sandbox.test_sandbox_login import certificate
 from tests.servers.commands import command
 from tests.servers.links import link

@@ -17,8 +17,8 @@ import redis
 from redis.crc import key_slot
 
 from email_ingestion.redis_address import RedisAddress
-from email_ingestion.sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.stream.keys import Keys, layout, partition_of
+from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.processes import Place, Running, gmail_settings, place, token_of, until
 from tests.servers.redis_fleet import PASSWORD, ClusterFleet, SentinelFleet, Server, running
 

@@ -9,8 +9,8 @@ from contextlib import closing
 import pytest
 
 from email_ingestion.records import Cursor
-from email_ingestion.sandbox import SandboxSettings, running_sandbox
 from email_ingestion.stream import GROUP, Intake, Keys
+from gmail_sandbox import SandboxSettings, running_sandbox
 from tests.servers.links import link, message
 from tests.servers.processes import Place, Running, gmail_settings, until
 from tests.servers.redis import RedisServer

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
+from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.commands import told
 from tests.servers.processes import Place, gmail_settings, place
 from tests.servers.redis import RedisServer

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from email_ingestion.sandbox import RunningSandbox
 from email_ingestion.stream import Keys
+from gmail_sandbox import RunningSandbox
 from tests.servers.commands import typed
 from tests.servers.processes import Place, until
 from tests.servers.redis import RedisServer

@@ -10,7 +10,7 @@ from typing import Self
 
 import pytest
 
-from email_ingestion.sandbox import RunningSandbox
+from gmail_sandbox import RunningSandbox
 from tests.servers.processes import Place, until
 from tests.servers.redis import RedisServer
 

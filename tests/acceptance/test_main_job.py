@@ -9,7 +9,7 @@ from pathlib import Path
 import imapclient
 import pytest
 
-from email_ingestion.sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
+from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.dovecot import PASSWORD, USER, DovecotServer, running_dovecot
 from tests.servers.processes import Place, place, token_settings, until
 from tests.servers.redis import RedisServer

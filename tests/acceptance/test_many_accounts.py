@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from email_ingestion.sandbox import Credentials, SandboxSettings, running_sandbox
+from gmail_sandbox import Credentials, SandboxSettings, running_sandbox
 from tests.servers.processes import gmail_settings, place, token_of, until
 from tests.servers.redis import RedisServer
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from email_ingestion.cli.processes import producer, worker
-from email_ingestion.sandbox import RunningSandbox
+from gmail_sandbox import RunningSandbox
 from tests.servers.commands import command
 from tests.servers.processes import ROOT, Place, Running, until
 

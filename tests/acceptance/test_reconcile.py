@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.sandbox import RunningSandbox
 from email_ingestion.stream import Keys, Queue
+from gmail_sandbox import RunningSandbox
 from tests.servers.commands import told, typed
 from tests.servers.links import link
 from tests.servers.processes import Place, Running, until

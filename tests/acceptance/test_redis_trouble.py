@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 import pytest
 import redis
 
-from email_ingestion.sandbox import RunningSandbox
 from email_ingestion.stream import GROUP, Keys
+from gmail_sandbox import RunningSandbox
 from tests.servers.processes import Place, Running, until
 from tests.servers.redis import RedisServer
 

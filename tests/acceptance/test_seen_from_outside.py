@@ -14,7 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from prometheus_client.parser import text_string_to_metric_families
 
-from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
+from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from tests.alerts import rules
 from tests.alerts.dashboard import filled, targets
 from tests.servers.missing import program

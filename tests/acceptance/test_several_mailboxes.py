@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from email_ingestion.sandbox import RunningSandbox
+from gmail_sandbox import RunningSandbox
 from tests.servers.commands import told
 from tests.servers.processes import Place, until
 

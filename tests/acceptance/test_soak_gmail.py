@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
+from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.processes import Place, gmail_settings, place, until
 from tests.servers.redis import RedisServer
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.sandbox import RunningSandbox
 from email_ingestion.stream import Keys
+from gmail_sandbox import RunningSandbox
 from tests.servers.processes import Place, Running, gmail_settings, place, until
 from tests.servers.redis import RedisServer
 

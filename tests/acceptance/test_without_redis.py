@@ -27,8 +27,8 @@ from email_ingestion.cli.backup import backup
 from email_ingestion.cli.oauth2 import oauth2
 from email_ingestion.cli.restore import restore_backup
 from email_ingestion.ledger.store import open_ledger
-from email_ingestion.sandbox import SandboxSettings, running_sandbox
 from email_ingestion.stream import GROUP, Keys
+from gmail_sandbox import SandboxSettings, running_sandbox
 from tests.contract.ledgers import letters, raw_of
 from tests.integration.test_snapshot import fill
 from tests.servers.commands import command, told, typed

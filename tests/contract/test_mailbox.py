@@ -20,8 +20,8 @@ from email_ingestion.errors import (
 )
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.replies import MessagesRefused, TokenRejected
-from email_ingestion.sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.settings import Account
+from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.accounts import account
 from tests.servers.dovecot import PASSWORD, USER, DovecotServer, running_dovecot
 

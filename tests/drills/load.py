@@ -9,7 +9,7 @@ from hashlib import sha256
 from itertools import count
 
 from email_ingestion.records import email_id
-from email_ingestion.sandbox import RunningSandbox
+from gmail_sandbox import RunningSandbox
 
 PATIENCE = 60.0
 

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from email_ingestion.cli.app import app
-from email_ingestion.sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.stream import Census, Keys
+from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.links import link
 from tests.servers.redis import RedisServer
 from tests.servers.watching import letter

@@ -11,7 +11,7 @@ import pytest
 from email_ingestion.blobs import open_blobs
 from email_ingestion.events import ConnectionFailed, Quarantined, Skipped, TooLarge
 from email_ingestion.producer import fetch
-from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
+from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.redis import RedisServer
 from tests.servers.watching import Watched, letter
 

@@ -11,9 +11,9 @@ from email_ingestion.app.accounts import log_in
 from email_ingestion.app.source import LedgerOnDemand, Source
 from email_ingestion.blobs import open_blobs
 from email_ingestion.events import NewMailWaiting, Synced
-from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.settings import Settings
 from email_ingestion.stream import Intake
+from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.links import Heard, link
 from tests.servers.processes import gmail_settings
 from tests.servers.redis import RedisServer

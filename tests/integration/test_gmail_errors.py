@@ -24,8 +24,8 @@ from email_ingestion.events import (
 )
 from email_ingestion.mailbox import meter, replies
 from email_ingestion.producer import reaction
-from email_ingestion.sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.stream import quarantine
+from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.redis import RedisServer
 from tests.servers.watching import Watched, letter
 

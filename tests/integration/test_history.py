@@ -16,9 +16,9 @@ from email_ingestion.producer import Budget, fetch, history, sync
 from email_ingestion.producer.choice import portions, portions_down
 from email_ingestion.reconcile import Report
 from email_ingestion.records import Cursor
-from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.stream import Allowance, Census, Intake, Keys, Load
 from email_ingestion.stream.allowance import Spending
+from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.links import Heard, link, message
 from tests.servers.redis import RedisServer
 from tests.servers.watching import Watched, letter

@@ -18,10 +18,10 @@ from email_ingestion.mailbox.imap import Opened
 from email_ingestion.parsing import parse
 from email_ingestion.producer import labels
 from email_ingestion.records import Cursor
-from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.sinks import SinkMessage
 from email_ingestion.sinks.database import DatabaseSink
 from email_ingestion.stream import Intake, Queue
+from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.links import link
 from tests.servers.redis import RedisServer
 from tests.servers.watching import Watched, letter

@@ -31,9 +31,9 @@ from email_ingestion.mailbox import ImapMailbox, TokenSource
 from email_ingestion.mailbox.consent import authorize
 from email_ingestion.mailbox.oauth2 import token_file
 from email_ingestion.producer.tokens import Tokens
-from email_ingestion.sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
-from email_ingestion.sandbox.assertion import ServiceAccount
 from email_ingestion.settings import Account
+from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
+from gmail_sandbox.assertion import ServiceAccount
 from tests.sandbox.test_sandbox_oauth import location_of
 from tests.servers.accounts import consented, of_sandbox
 from tests.servers.links import Heard

@@ -12,8 +12,8 @@ import pytest
 from email_ingestion.errors import OAuth2AuthenticationError
 from email_ingestion.mailbox import ImapMailbox, TokenSource
 from email_ingestion.mailbox.consent import authorize
-from email_ingestion.sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.settings import Account
+from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from tests.sandbox.test_sandbox_oauth import location_of
 from tests.servers.accounts import of_sandbox
 from tests.servers.dovecot import PASSWORD, USER, DovecotServer, running_dovecot

@@ -15,9 +15,9 @@ from email_ingestion.events import MailboxChanged, Published, Reconciled
 from email_ingestion.mailbox.imap import LIST_WINDOW
 from email_ingestion.reconcile.report import NAMED_MOST
 from email_ingestion.records import Cursor
-from email_ingestion.sandbox import RunningSandbox
 from email_ingestion.stream import Census, Gaps, Intake
 from email_ingestion.stream.census import BEGINNING
+from gmail_sandbox import RunningSandbox
 from tests.servers.accounting import KEYS, World, digests, gmail, letter, sums
 from tests.servers.links import link, message
 from tests.servers.redis import RedisServer

@@ -9,7 +9,7 @@ import imapclient
 import pytest
 
 from email_ingestion.events import MailboxChanged, Skipped
-from email_ingestion.sandbox import SandboxSettings, running_sandbox
+from gmail_sandbox import SandboxSettings, running_sandbox
 from tests.servers.accounting import World, digests, letter, sums
 from tests.servers.dovecot import PASSWORD, USER, DovecotServer, running_dovecot
 from tests.servers.redis import RedisServer

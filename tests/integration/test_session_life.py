@@ -14,7 +14,7 @@ from email_ingestion.app.accounts import log_in
 from email_ingestion.events import ConnectionFailed, SessionEnded, WatcherRebuilt, Watching
 from email_ingestion.mailbox import imap
 from email_ingestion.producer import watch
-from email_ingestion.sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
+from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.redis import RedisServer
 from tests.servers.watching import Watched, letter
 

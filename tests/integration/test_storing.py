@@ -12,7 +12,7 @@ from email_ingestion.blobs import DiskBlobs
 from email_ingestion.errors import SinkUnavailable
 from email_ingestion.events import Downloaded, LoopFailed, Published
 from email_ingestion.producer import fetch, history
-from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
+from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.redis import RedisServer
 from tests.servers.watching import PATIENCE, Watched, letter
 

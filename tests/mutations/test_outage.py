@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from email_ingestion.records import Cursor
-from email_ingestion.sandbox import SandboxSettings, running_sandbox
 from email_ingestion.stream import GROUP, Intake, Keys
+from gmail_sandbox import SandboxSettings, running_sandbox
 from tests.servers.links import link, message
 from tests.servers.processes import Place, gmail_settings, place, until
 from tests.servers.redis import RedisServer

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import imapclient
 import pytest
 
-from email_ingestion.sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
+from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 
-from email_ingestion.sandbox.faults import CATALOGUE
+from gmail_sandbox.faults import CATALOGUE
 
 
 def test_delivery_as_json_and_as_raw_bytes(control, mail):

@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from email_ingestion.sandbox import SandboxSettings, running_sandbox, utf7
-from email_ingestion.sandbox.drills import STRANGE_LABELS
+from gmail_sandbox import SandboxSettings, running_sandbox, utf7
+from gmail_sandbox.drills import STRANGE_LABELS
 
 ALL = "[Gmail]/All Mail"
 

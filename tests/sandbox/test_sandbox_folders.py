@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from email_ingestion.sandbox.drills import STRANGE_LABELS
+from gmail_sandbox.drills import STRANGE_LABELS
 
 ALL = "[Gmail]/All Mail"
 

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from email_ingestion.sandbox import Credentials, SandboxSettings, running_sandbox
+from gmail_sandbox import Credentials, SandboxSettings, running_sandbox
 
 CHALLENGE = {"status": "400", "schemes": "Bearer", "scope": "https://mail.google.com/"}
 

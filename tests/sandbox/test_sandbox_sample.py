@@ -7,8 +7,8 @@ import mailbox
 import re
 from collections import Counter
 
-from email_ingestion.sandbox import SandboxSettings, mail_source, running_sandbox
-from email_ingestion.sandbox.sample import sample_messages
+from gmail_sandbox import SandboxSettings, mail_source, running_sandbox
+from gmail_sandbox.sample import sample_messages
 
 
 def test_same_seed_same_mail():

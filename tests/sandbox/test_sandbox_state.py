@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.sandbox import Credentials, SandboxSettings, running_sandbox
+from gmail_sandbox import Credentials, SandboxSettings, running_sandbox
 
 ALL = "\\All"
 
@@ -61,7 +61,7 @@ def process(tmp_path):
     def start(*more):
         ready = tmp_path / "ready.json"
         ready.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "email_ingestion.sandbox", "--imap-port=0", "--oauth-port=0"]
+        command = [sys.executable, "-m", "gmail_sandbox", "--imap-port=0", "--oauth-port=0"]
         command += ["--control-port=0", f"--ready-file={ready}", *more]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

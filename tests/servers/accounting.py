@@ -18,11 +18,11 @@ from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap import Opened
 from email_ingestion.parsing import parse
 from email_ingestion.reconcile import Audit, Report
-from email_ingestion.sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from email_ingestion.settings import Settings
 from email_ingestion.sinks import SinkMessage
 from email_ingestion.sinks.database import DatabaseSink
 from email_ingestion.stream import Intake, Keys, Queue
+from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.dovecot import PASSWORD, USER
 from tests.servers.links import Heard, link
 from tests.servers.redis import RedisServer

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from email_ingestion.sandbox import RunningSandbox
 from email_ingestion.settings import Account
+from gmail_sandbox import RunningSandbox
 from tests.servers.processes import token_of
 
 GMAIL = "https://mail.google.com/"

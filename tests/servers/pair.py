@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from email_ingestion.sandbox import RunningSandbox, SandboxSettings, running_sandbox
+from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.processes import Place, Running, gmail_settings, place, until
 from tests.servers.redis import RedisServer, running_redis
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from email_ingestion.sandbox import RunningSandbox
+from gmail_sandbox import RunningSandbox
 from tests.servers.dovecot import USER
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -28,10 +28,10 @@ from email_ingestion.ops.records import Identity, Names
 from email_ingestion.ops.wording import sentence
 from email_ingestion.overrides import OperatorOverrides
 from email_ingestion.producer import Keeper, Patience
-from email_ingestion.sandbox import RunningSandbox
-from email_ingestion.sandbox.options import token_file, write_atomically
 from email_ingestion.settings import Settings
 from email_ingestion.stream import Census, Intake, Keys
+from gmail_sandbox import RunningSandbox
+from gmail_sandbox.options import token_file, write_atomically
 from tests.servers.links import Heard, link
 from tests.servers.redis import RedisServer
 

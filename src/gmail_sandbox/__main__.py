@@ -1,4 +1,4 @@
-"""`python -m email_ingestion.sandbox`: the sandbox as a process."""
+"""`python -m gmail_sandbox`: the sandbox as a process."""
 
 from .options import main
 
