@@ -19,7 +19,7 @@ from email_ingestion.errors import (
     SessionExpired,
 )
 from email_ingestion.mailbox import ImapMailbox
-from email_ingestion.mailbox.replies import MessagesRefused, TokenRejected
+from email_ingestion.mailbox.imap_errors import MessagesRefused, TokenRejected
 from email_ingestion.settings import Account
 from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.accounts import account

@@ -22,7 +22,7 @@ from email_ingestion.events import (
     Slowed,
     Watching,
 )
-from email_ingestion.mailbox import meter, replies
+from email_ingestion.mailbox import imap_errors, meter
 from email_ingestion.producer import reaction
 from email_ingestion.stream import quarantine
 from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
@@ -45,8 +45,8 @@ def watched(
     sandbox: RunningSandbox, redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Watched:
     """A watcher that waits in tenths of a second where it would wait for minutes or hours."""
-    monkeypatch.setattr(replies, "OVERQUOTA_SECONDS", 0.4)
-    monkeypatch.setattr(replies, "CROWDED_SECONDS", 0.1)
+    monkeypatch.setattr(imap_errors, "OVERQUOTA_SECONDS", 0.4)
+    monkeypatch.setattr(imap_errors, "CROWDED_SECONDS", 0.1)
     monkeypatch.setattr(reaction, "CAP_SECONDS", 0.1)
     monkeypatch.setattr(reaction, "OPERATOR_SECONDS", 0.1)
     monkeypatch.setattr(reaction, "OPERATOR_CAP_SECONDS", 0.3)
@@ -318,7 +318,7 @@ def test_throttling_slows_the_commands_and_passes(watched: Watched, monkeypatch:
 
 
 def test_a_lockout_outlives_a_restart_and_doubles(watched: Watched, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(replies, "OVERQUOTA_SECONDS", 3600.0)
+    monkeypatch.setattr(imap_errors, "OVERQUOTA_SECONDS", 3600.0)
     watched.arm("over_quota", login_refused_seconds=3600)
     with watched.running():
         watched.hears(LockedOut)

@@ -14,7 +14,7 @@ from email_ingestion.app.accounts import log_in
 from email_ingestion.errors import LeaseLost, StaleCursor
 from email_ingestion.events import ConnectionFailed, LabelsChanged
 from email_ingestion.mailbox import ImapMailbox
-from email_ingestion.mailbox.imap import Opened
+from email_ingestion.mailbox.imap_mailbox import Opened
 from email_ingestion.parsing import parse
 from email_ingestion.producer import labels
 from email_ingestion.records import Cursor

@@ -27,9 +27,10 @@ from email_ingestion.errors import (
     TokenRefreshError,
 )
 from email_ingestion.events import ConsentEnding, TokenRefreshed, TokenRefreshFailed
-from email_ingestion.mailbox import ImapMailbox, TokenSource
-from email_ingestion.mailbox.consent import authorize
-from email_ingestion.mailbox.oauth2 import token_file
+from email_ingestion.mailbox import ImapMailbox
+from email_ingestion.oauth2 import TokenSource
+from email_ingestion.oauth2.consent import authorize
+from email_ingestion.oauth2.token_source import token_file
 from email_ingestion.producer.tokens import Tokens
 from email_ingestion.settings import Account
 from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox

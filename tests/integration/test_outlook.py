@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from email_ingestion.errors import OAuth2AuthenticationError
-from email_ingestion.mailbox import ImapMailbox, TokenSource
-from email_ingestion.mailbox.consent import authorize
+from email_ingestion.mailbox import ImapMailbox
+from email_ingestion.oauth2 import TokenSource
+from email_ingestion.oauth2.consent import authorize
 from email_ingestion.settings import Account
 from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from tests.sandbox.test_sandbox_oauth import location_of

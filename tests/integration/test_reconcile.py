@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from email_ingestion.events import MailboxChanged, Published, Reconciled
-from email_ingestion.mailbox.imap import LIST_WINDOW
+from email_ingestion.mailbox.imap_mailbox import LIST_WINDOW
 from email_ingestion.reconcile.report import NAMED_MOST
 from email_ingestion.records import Cursor
 from email_ingestion.stream import Census, Gaps, Intake

@@ -186,8 +186,12 @@ MUTANTS = (
     Mutant(
         "a mailbox opened for writing",
         (
-            Edit("src/email_ingestion/mailbox/ahead.py", 'else "BODY.PEEK[]"', 'else "BODY[]"'),
-            Edit("src/email_ingestion/mailbox/imap.py", "select_folder(name, readonly=True)", "select_folder(name)"),
+            Edit("src/email_ingestion/mailbox/pipelining.py", 'else "BODY.PEEK[]"', 'else "BODY[]"'),
+            Edit(
+                "src/email_ingestion/mailbox/imap_mailbox.py",
+                "select_folder(name, readonly=True)",
+                "select_folder(name)",
+            ),
         ),
         (f"{MATRIX}[producer_frozen]",),
     ),

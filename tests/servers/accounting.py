@@ -15,7 +15,7 @@ from email_ingestion.app.accounts import log_in
 from email_ingestion.app.source import LedgerOnDemand, Source
 from email_ingestion.blobs import open_blobs
 from email_ingestion.mailbox import ImapMailbox
-from email_ingestion.mailbox.imap import Opened
+from email_ingestion.mailbox.imap_mailbox import Opened
 from email_ingestion.parsing import parse
 from email_ingestion.reconcile import Audit, Report
 from email_ingestion.settings import Settings

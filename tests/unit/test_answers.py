@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from imapclient.response_parser import parse_fetch_response
 
-from email_ingestion.mailbox.answers import usual
+from email_ingestion.mailbox.fetch_parser import usual
 
 GMAIL = (
     rb'3 (X-GM-THRID 1278455344230334866 X-GM-MSGID 1278455344230334865 X-GM-LABELS ("\\Inbox" "\\Sent" M&APY-ller '

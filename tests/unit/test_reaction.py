@@ -20,7 +20,7 @@ from email_ingestion.errors import (
     StaleCursor,
     TokenRefreshError,
 )
-from email_ingestion.mailbox.replies import LookupFailed, WebLoginRequired
+from email_ingestion.mailbox.imap_errors import LookupFailed, WebLoginRequired
 from email_ingestion.producer.reaction import Patience
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from email_ingestion.errors import ConfigurationError
-from email_ingestion.mailbox import ImapMailbox, TokenSource
-from email_ingestion.mailbox.replies import TokenRejected
+from email_ingestion.mailbox import ImapMailbox
+from email_ingestion.mailbox.imap_errors import TokenRejected
+from email_ingestion.oauth2 import TokenSource
 from email_ingestion.settings import Account, Settings
 
 MAILBOXES_MOST = 3  # of an account: Gmail allows 15 connections, which the owner's own programs need too

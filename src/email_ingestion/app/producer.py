@@ -24,7 +24,8 @@ from email_ingestion.errors import (
     OperationFailed,
     TokenRefreshError,
 )
-from email_ingestion.mailbox import ImapMailbox, TokenSource
+from email_ingestion.mailbox import ImapMailbox
+from email_ingestion.oauth2 import TokenSource
 from email_ingestion.ops.compose import compose
 from email_ingestion.ops.records import Names
 from email_ingestion.producer import Connector, Keeper, Patience, Watcher

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from email_ingestion.blobs import Blobs
 from email_ingestion.events import Observe
 from email_ingestion.mailbox import ImapMailbox
-from email_ingestion.mailbox.imap import Opened
+from email_ingestion.mailbox.imap_mailbox import Opened
 from email_ingestion.overrides import OperatorOverrides
 from email_ingestion.producer import Budget, Fetch, History, Picker, Sync
 from email_ingestion.producer.again import Again

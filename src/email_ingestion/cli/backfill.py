@@ -16,7 +16,7 @@ from email_ingestion.cli.accounts import chosen
 from email_ingestion.cli.audit import audited
 from email_ingestion.cli.progress import watched
 from email_ingestion.errors import OperationFailed
-from email_ingestion.mailbox.imap import Period
+from email_ingestion.mailbox.imap_mailbox import Period
 from email_ingestion.producer.budget import HISTORY_SHARE, Budget
 from email_ingestion.settings import Account, Settings, load_settings
 from email_ingestion.stream import Intake, Link, open_link

@@ -11,7 +11,7 @@ from cryptography.fernet import Fernet
 
 from email_ingestion.cli.accounts import pick
 from email_ingestion.errors import AuthenticationFailed
-from email_ingestion.mailbox import Token, TokenSource
+from email_ingestion.oauth2 import Token, TokenSource
 from email_ingestion.settings import Account, load_settings
 
 CODES = {"valid": 0, "expired": 2, "reauthorize": 3, "missing": 4}

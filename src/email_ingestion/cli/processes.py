@@ -32,7 +32,7 @@ def producer(
     """
     settings = load_settings()
     if auth_setup:
-        from email_ingestion.mailbox.consent import authorize  # noqa: PLC0415 - of no use to the daemon
+        from email_ingestion.oauth2.consent import authorize  # noqa: PLC0415 - of no use to the daemon
 
         authorize(pick(settings, account), typer.echo, _ask if no_browser else None)
         return 0

@@ -18,8 +18,8 @@ from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.doctor.network import SECONDS, reach, time_of
 from email_ingestion.doctor.redis_checks import check_clock
 from email_ingestion.errors import EmailIngestionError, IMAPThrottledError, OAuth2AuthenticationError
-from email_ingestion.mailbox import TokenSource
-from email_ingestion.mailbox.consent import authorization_url
+from email_ingestion.oauth2 import TokenSource
+from email_ingestion.oauth2.consent import authorization_url
 from email_ingestion.settings import Account, Settings
 
 DAY = 86_400.0

@@ -27,7 +27,7 @@ from email_ingestion.fleet.demo import DATA, READY
 from email_ingestion.fleet.fleet import members, running
 from email_ingestion.fleet.fleet import start as start_fleet
 from email_ingestion.fleet.redis_server import command_of, start_again
-from email_ingestion.mailbox.consent import authorize
+from email_ingestion.oauth2.consent import authorize
 from email_ingestion.settings import SANDBOX_PROFILE, Settings
 from email_ingestion.stream import open_link
 from email_ingestion.stream.strangers import add_strangers

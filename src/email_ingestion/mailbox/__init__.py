@@ -1,10 +1,9 @@
 """Reading mail over IMAP, never changing it: EXAMINE and BODY.PEEK only.
 
-It speaks to servers and knows nothing of Redis or of what becomes of the mail.
+It speaks to servers and knows nothing of Redis, or of what becomes of the mail.
 """
 
-from email_ingestion.mailbox.imap import ImapMailbox
-from email_ingestion.mailbox.oauth2 import Token, TokenSource
-from email_ingestion.mailbox.outline import Outline
+from email_ingestion.mailbox.imap_mailbox import ImapMailbox
+from email_ingestion.mailbox.message_summary import Outline
 
-__all__ = ["ImapMailbox", "Outline", "Token", "TokenSource"]
+__all__ = ["ImapMailbox", "Outline"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from email_ingestion.errors import ConfigurationError
-from email_ingestion.mailbox.outline import text_of
+from email_ingestion.mailbox.message_summary import text_of
 
 ALL = b"\\All"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from email_ingestion.events import Observe, Published, QuarantineCounted, Quarantined, Skipped
-from email_ingestion.mailbox.imap import Opened
+from email_ingestion.mailbox.imap_mailbox import Opened
 from email_ingestion.producer.choice import Rules
 from email_ingestion.producer.fetch import Fetch
 from email_ingestion.producer.picker import Accounted

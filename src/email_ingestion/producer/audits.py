@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from email_ingestion.breaker import Breaker
 from email_ingestion.mailbox import ImapMailbox
-from email_ingestion.mailbox.imap import Opened
+from email_ingestion.mailbox.imap_mailbox import Opened
 from email_ingestion.producer.work import Work
 
 AGAIN_SECONDS = 60.0  # an audit that failed is begun again after this long, or at its usual time if sooner

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol
 
 from email_ingestion.mailbox import ImapMailbox, Outline
-from email_ingestion.mailbox.imap import FETCH_MOST, LIST_WINDOW, Opened, Period
+from email_ingestion.mailbox.imap_mailbox import FETCH_MOST, LIST_WINDOW, Opened, Period
 from email_ingestion.producer.choice import Portion, portions_down
 from email_ingestion.producer.fetch import PORTION_BYTES
 from email_ingestion.producer.picker import Accounted, Picker

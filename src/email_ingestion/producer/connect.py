@@ -7,7 +7,7 @@ import time
 from email_ingestion.breaker import Breaker
 from email_ingestion.events import Connected, Observe
 from email_ingestion.mailbox import ImapMailbox
-from email_ingestion.mailbox.replies import TokenRejected
+from email_ingestion.mailbox.imap_errors import TokenRejected
 from email_ingestion.producer.tokens import Tokens
 from email_ingestion.settings import Account
 

@@ -14,9 +14,9 @@ from email_ingestion.blobs import reference
 from email_ingestion.errors import IMAPConnectionError
 from email_ingestion.events import Downloaded, Observe, Skipped
 from email_ingestion.mailbox import ImapMailbox, Outline
-from email_ingestion.mailbox.imap import Opened
-from email_ingestion.mailbox.outline import bodies_of, outline_of
-from email_ingestion.mailbox.replies import MessagesRefused
+from email_ingestion.mailbox.imap_errors import MessagesRefused
+from email_ingestion.mailbox.imap_mailbox import Opened
+from email_ingestion.mailbox.message_summary import bodies_of, outline_of
 from email_ingestion.producer.urgency import Urgency
 from email_ingestion.records import Envelope, RawMessage
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from email_ingestion.events import HistoryWalked
-from email_ingestion.mailbox.imap import FETCH_MOST, LIST_WINDOW
+from email_ingestion.mailbox.imap_mailbox import FETCH_MOST, LIST_WINDOW
 from email_ingestion.producer.choice import Portion, portions_down
 from email_ingestion.producer.feed import AskRoom, Feed
 from email_ingestion.producer.fetch import PORTION_BYTES

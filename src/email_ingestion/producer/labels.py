@@ -15,8 +15,8 @@ from typing import Protocol
 
 from email_ingestion.events import LabelsChanged, Observe
 from email_ingestion.mailbox import ImapMailbox
-from email_ingestion.mailbox.imap import Opened
-from email_ingestion.mailbox.outline import Relabelled
+from email_ingestion.mailbox.imap_mailbox import Opened
+from email_ingestion.mailbox.message_summary import Relabelled
 from email_ingestion.records import email_id
 from email_ingestion.stream import Intake
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from email_ingestion.events import Observe, Published, Quarantined, Skipped, TooLarge
 from email_ingestion.mailbox import Outline
-from email_ingestion.mailbox.imap import Opened
+from email_ingestion.mailbox.imap_mailbox import Opened
 from email_ingestion.producer.choice import Portion, Rules
 from email_ingestion.producer.fetch import Fetch, Storing
 from email_ingestion.records import Cursor, RawMessage

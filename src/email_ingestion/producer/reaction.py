@@ -18,7 +18,7 @@ from email_ingestion.errors import (
     SessionExpired,
     StaleCursor,
 )
-from email_ingestion.mailbox.replies import LookupFailed, WebLoginRequired
+from email_ingestion.mailbox.imap_errors import LookupFailed, WebLoginRequired
 
 Kind = Literal["normal", "transient", "throttled", "locked_out", "operator"]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from email_ingestion.events import MailboxChanged, NewMailWaiting, Synced
 from email_ingestion.mailbox import Outline
-from email_ingestion.mailbox.imap import FETCH_MOST, LIST_WINDOW
+from email_ingestion.mailbox.imap_mailbox import FETCH_MOST, LIST_WINDOW
 from email_ingestion.producer.choice import portions
 from email_ingestion.producer.feed import AskRoom, Feed
 from email_ingestion.producer.fetch import PORTION_BYTES

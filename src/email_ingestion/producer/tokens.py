@@ -7,8 +7,8 @@ import time
 from email_ingestion.breaker import Breaker
 from email_ingestion.errors import AuthenticationFailed, TokenRefreshError
 from email_ingestion.events import ConsentEnding, Observe, TokenRefreshed, TokenRefreshFailed
-from email_ingestion.mailbox import TokenSource
-from email_ingestion.mailbox.oauth2 import WARN_AHEAD, Access
+from email_ingestion.oauth2 import TokenSource
+from email_ingestion.oauth2.token_source import WARN_AHEAD, Access
 
 
 class Tokens:

@@ -51,8 +51,8 @@ from email_ingestion.events import (
     Watching,
 )
 from email_ingestion.mailbox import ImapMailbox
-from email_ingestion.mailbox.imap import Opened
-from email_ingestion.mailbox.replies import MailboxGone
+from email_ingestion.mailbox.imap_errors import MailboxGone
+from email_ingestion.mailbox.imap_mailbox import Opened
 from email_ingestion.producer.audits import Audits
 from email_ingestion.producer.budget import Budget
 from email_ingestion.producer.connect import Connector

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from email_ingestion.mailbox import ImapMailbox
-from email_ingestion.mailbox.imap import Opened
+from email_ingestion.mailbox.imap_mailbox import Opened
 from email_ingestion.producer.again import Again
 from email_ingestion.producer.feed import AskRoom
 from email_ingestion.producer.history import History

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from email_ingestion.ledger.records import Place
 from email_ingestion.mailbox import Outline
-from email_ingestion.mailbox.imap import Opened
+from email_ingestion.mailbox.imap_mailbox import Opened
 from email_ingestion.reconcile.underway import Underway, Where
 from email_ingestion.records import RawMessage, email_id
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from email_ingestion.events import Observe, Published, Reconciled
 from email_ingestion.ledger.records import Place
 from email_ingestion.mailbox import ImapMailbox, Outline
-from email_ingestion.mailbox.imap import FETCH_MOST, LIST_WINDOW, Opened
+from email_ingestion.mailbox.imap_mailbox import FETCH_MOST, LIST_WINDOW, Opened
 from email_ingestion.producer.choice import Rules, portions
 from email_ingestion.producer.fetch import PORTION_BYTES, Fetch
 from email_ingestion.reconcile.accounted import Accounted, Evidence

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from email_ingestion.mailbox.imap import Opened
+from email_ingestion.mailbox.imap_mailbox import Opened
 from email_ingestion.reconcile.underway import Underway
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """The conversation with one IMAP server: connect, log in, speak, hear, hang up. What is said is `imap`'s business.
 
-Errors come out as ours (`replies` says which): after an IMAPConnectionError the object is only good for `close`.
+Errors come out as ours (`imap_errors` says which): after an IMAPConnectionError the object is only good for `close`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import imapclient
 from imapclient.exceptions import IMAPClientError, LoginError
 
 from email_ingestion.errors import IMAPConnectionError
-from email_ingestion.mailbox.ahead import Ahead
+from email_ingestion.mailbox.imap_errors import login_refused, refused
 from email_ingestion.mailbox.meter import Meter
-from email_ingestion.mailbox.replies import login_refused, refused
+from email_ingestion.mailbox.pipelining import Ahead
 from email_ingestion.mailbox.responses import Responses
 from email_ingestion.settings import Account
 

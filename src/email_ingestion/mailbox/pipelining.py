@@ -13,8 +13,8 @@ from typing import Any
 
 from imapclient.exceptions import ProtocolError
 
-from email_ingestion.mailbox.answers import read
-from email_ingestion.mailbox.outline import text_of
+from email_ingestion.mailbox.fetch_parser import read
+from email_ingestion.mailbox.message_summary import text_of
 
 MOST = 3  # FETCHes that are kept: whoever asked for one before these has something else to do meanwhile
 

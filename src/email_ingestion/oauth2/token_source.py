@@ -28,9 +28,9 @@ from email_ingestion.errors import (
     OAuth2AuthenticationError,
     TokenRefreshError,
 )
-from email_ingestion.mailbox import token_endpoint
-from email_ingestion.mailbox.token_endpoint import Answer, TokenRefused
-from email_ingestion.mailbox.token_file import DAY, Consent, TokenFile
+from email_ingestion.oauth2 import token_endpoint
+from email_ingestion.oauth2.token_endpoint import Answer, TokenRefused
+from email_ingestion.oauth2.token_file import DAY, Consent, TokenFile
 from email_ingestion.settings import Account
 
 RENEW = "run `python producer.py --auth-setup`"

@@ -1,6 +1,6 @@
 """What is said to an IMAP server: open a mailbox read-only, list, fetch, wait. Belongs to one thread.
 
-Errors come out as ours (`replies` says which): after an IMAPConnectionError the object is only good for `close`.
+Errors come out as ours (`imap_errors` says which): after an IMAPConnectionError the object is only good for `close`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 
 from imapclient.exceptions import IMAPClientError, ProtocolError
 
-from email_ingestion.mailbox.ahead import Ahead, Span, item_of, name_of
-from email_ingestion.mailbox.answers import read
-from email_ingestion.mailbox.conversation import Conversation
+from email_ingestion.mailbox.connection import Conversation
+from email_ingestion.mailbox.fetch_parser import read
 from email_ingestion.mailbox.folders import mailbox_for
-from email_ingestion.mailbox.outline import (
+from email_ingestion.mailbox.imap_errors import MessagesRefused, refused, speaks_of_messages
+from email_ingestion.mailbox.message_summary import (
     Outline,
     Relabelled,
     bodies_of,
@@ -25,7 +25,7 @@ from email_ingestion.mailbox.outline import (
     split_labels,
     text_of,
 )
-from email_ingestion.mailbox.replies import MessagesRefused, refused, speaks_of_messages
+from email_ingestion.mailbox.pipelining import Ahead, Span, item_of, name_of
 
 ANSWER_SECONDS = 15.0  # the end of an IDLE costs a server nothing: one that takes longer is gone
 LIST_WINDOW = 5_000  # UIDs asked for at once: a list of 20,000 costs 4 MB, and imaplib refuses lines over 1 MB

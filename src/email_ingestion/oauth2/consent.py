@@ -17,10 +17,10 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from email_ingestion.errors import ConfigurationError, OAuth2AuthenticationError
-from email_ingestion.mailbox import token_endpoint
-from email_ingestion.mailbox.oauth2 import client, lacking, token_file
-from email_ingestion.mailbox.token_endpoint import Answer, TokenRefused
-from email_ingestion.mailbox.token_file import DAY, Consent
+from email_ingestion.oauth2 import token_endpoint
+from email_ingestion.oauth2.token_endpoint import Answer, TokenRefused
+from email_ingestion.oauth2.token_file import DAY, Consent
+from email_ingestion.oauth2.token_source import client, lacking, token_file
 from email_ingestion.settings import Account
 
 CONSENT_SECONDS = 600

@@ -19,7 +19,7 @@ from typing import Any
 
 from email_ingestion.atomic_files import locked, write_private
 from email_ingestion.errors import ConfigurationError, OAuth2AuthenticationError
-from email_ingestion.mailbox.token_endpoint import USUAL_LIFE, Answer
+from email_ingestion.oauth2.token_endpoint import USUAL_LIFE, Answer
 
 DAY = 86400.0
 
