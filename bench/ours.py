@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.corpus_file import read
-from email_ingestion.app.process import identify
+from email_ingestion.app.runner import identify
 from email_ingestion.blobs import open_blobs
 from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.errors import RedisConnectionError, SinkUnavailable

@@ -11,6 +11,6 @@ enter_venv()
 
 if __name__ == "__main__":
     from email_ingestion.cli.backup import backup
-    from email_ingestion.cli.exits import run
+    from email_ingestion.cli.exit_codes import run
 
     run(backup)

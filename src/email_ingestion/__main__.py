@@ -1,5 +1,5 @@
 """`python -m email_ingestion` is the console script."""
 
-from email_ingestion.cli.app import main
+from email_ingestion.cli.main import main
 
 main()

@@ -17,7 +17,7 @@ from unittest.mock import patch
 import pytest
 
 from email_ingestion.cli.doctor import doctor
-from email_ingestion.doctor.examine import examine
+from email_ingestion.doctor.checks import examine
 from email_ingestion.ledger.mark import ledger_mark
 from email_ingestion.ledger.store import open_ledger
 from email_ingestion.stream import announce

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from email_ingestion.fleet.children import lives
-from email_ingestion.fleet.fleet import ask
+from email_ingestion.fleet.managed_processes import ask
+from email_ingestion.fleet.subprocesses import lives
 from tests.servers.processes import ROOT, Place, place, until
 
 COMMAND = ("-m", "email_ingestion")

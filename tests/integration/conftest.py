@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from email_ingestion.app.source import LedgerOnDemand
+from email_ingestion.app.account import LedgerOnDemand
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from email_ingestion.cli.app import app
+from email_ingestion.cli.main import app
 from email_ingestion.stream import Census, Keys
 from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.links import link

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from email_ingestion.app.account import LedgerOnDemand, Source
 from email_ingestion.app.accounts import log_in
-from email_ingestion.app.source import LedgerOnDemand, Source
 from email_ingestion.blobs import open_blobs
 from email_ingestion.events import NewMailWaiting, Synced
 from email_ingestion.settings import Settings

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from email_ingestion.app.account import LedgerOnDemand, Source
 from email_ingestion.app.accounts import log_in
-from email_ingestion.app.source import LedgerOnDemand, Source
 from email_ingestion.blobs import open_blobs
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap_mailbox import Opened

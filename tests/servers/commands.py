@@ -14,8 +14,8 @@ from unittest.mock import patch
 
 import typer
 
-from email_ingestion.cli.app import app
-from email_ingestion.cli.exits import leave, run
+from email_ingestion.cli.exit_codes import leave, run
+from email_ingestion.cli.main import app
 from tests.servers.processes import Place
 
 

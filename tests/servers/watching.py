@@ -17,8 +17,8 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from email_ingestion.app.account import LedgerOnDemand, Source
 from email_ingestion.app.producer import watcher_of
-from email_ingestion.app.source import LedgerOnDemand, Source
 from email_ingestion.blobs import open_blobs
 from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.errors import EmailIngestionError, IMAPConnectionError, TokenRefreshError

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from email_ingestion.cli.app import COMMANDS, app
+from email_ingestion.cli.main import COMMANDS, app
 
 HEAVY = ("fastapi", "sqlalchemy", "redis", "google.auth", "imapclient")
 
@@ -48,7 +48,7 @@ def test_the_line_of_a_command_is_how_its_help_begins(name: str) -> None:
 def test_help_does_not_wait_for_what_work_needs(words: str, heavy: tuple[str, ...]) -> None:
     """Measured in a process of its own: this one has imported everything."""
     asked = (
-        "import atexit, sys; from email_ingestion.cli.app import main; "
+        "import atexit, sys; from email_ingestion.cli.main import main; "
         f"atexit.register(lambda: print([name for name in {heavy!r} if name in sys.modules])); main()"
     )
     command = [sys.executable, "-c", asked, *words.split()]

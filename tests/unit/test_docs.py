@@ -16,7 +16,7 @@ from click import Command, Context
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from email_ingestion.cli.app import app
+from email_ingestion.cli.main import app
 from email_ingestion.settings import Settings
 from tests.drills.runbook import parse
 from tests.servers.missing import program

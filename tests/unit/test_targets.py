@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from email_ingestion.errors import ConfigurationError
-from email_ingestion.fleet.fleet import stop
+from email_ingestion.fleet.managed_processes import stop
 from email_ingestion.settings import Settings
 from email_ingestion.targets import TARGETS, remove_target, write_target
 

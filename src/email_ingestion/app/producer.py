@@ -10,12 +10,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
+from email_ingestion.app.account import LedgerOnDemand, Source
 from email_ingestion.app.accounts import check_accounts
 from email_ingestion.app.alerts import AlertWatch
 from email_ingestion.app.canary import Canary
-from email_ingestion.app.process import Breakers, Parts, common_folders, common_loops, identify, run_process
+from email_ingestion.app.runner import Breakers, Parts, common_folders, common_loops, identify, run_process
 from email_ingestion.app.seat import seat_of
-from email_ingestion.app.source import LedgerOnDemand, Source
 from email_ingestion.blobs import open_blobs
 from email_ingestion.breaker import Breaker
 from email_ingestion.errors import (

@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 
 from email_ingestion.app.collect import probe
-from email_ingestion.app.process import Breakers, Parts, common_folders, common_loops, identify, run_process
+from email_ingestion.app.runner import Breakers, Parts, common_folders, common_loops, identify, run_process
 from email_ingestion.blobs import open_blobs
 from email_ingestion.errors import SinkFailed, SinkUnavailable, TransientError
 from email_ingestion.events import LoopTick

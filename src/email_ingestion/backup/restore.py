@@ -10,7 +10,7 @@ from typing import Any
 
 from email_ingestion.atomic_files import locked
 from email_ingestion.backup.archive import Archive, unpack_archive
-from email_ingestion.backup.make import Steps, copied_of, ledger_in, load, partitions_in, working_directory
+from email_ingestion.backup.create import Steps, copied_of, ledger_in, load, partitions_in, working_directory
 from email_ingestion.daemon import pid_alive
 from email_ingestion.errors import OperationFailed
 from email_ingestion.ledger.copy import bring_back

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from email_ingestion.backup.archive import Archive, archives
-from email_ingestion.backup.make import back_up, retire
-from email_ingestion.cli.exits import NEGATIVE, OK
-from email_ingestion.cli.show import Json
+from email_ingestion.backup.create import back_up, retire
+from email_ingestion.cli.exit_codes import NEGATIVE, OK
+from email_ingestion.cli.output import Json
 from email_ingestion.cli.steps import steps
 from email_ingestion.fleet.redis_server import scratch_redis
 from email_ingestion.settings import Settings, load_settings

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from email_ingestion.cli.exits import OK
-from email_ingestion.cli.show import Json, show
+from email_ingestion.cli.exit_codes import OK
+from email_ingestion.cli.output import Json, show
 from email_ingestion.fleet.configuration import shown
 from email_ingestion.settings import load_settings
 

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from email_ingestion.cli.audit import audited
-from email_ingestion.cli.exits import NEGATIVE, OK
+from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.linked import linked
+from email_ingestion.cli.output import Json, say, show
 from email_ingestion.cli.patience import comes_true
-from email_ingestion.cli.show import Json, say, show
 from email_ingestion.stream.stuck import Consumer, Stucks
 
 TAKEN_OVER_SECONDS = 20.0  # how long the living workers get to take over what was let go

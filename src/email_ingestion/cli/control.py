@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal
 import typer
 
 from email_ingestion.cli.audit import audited, user
-from email_ingestion.cli.exits import FAILED, OK
+from email_ingestion.cli.exit_codes import FAILED, OK
+from email_ingestion.cli.output import Json, say, show
 from email_ingestion.cli.patience import comes_true
-from email_ingestion.cli.show import Json, say, show
 from email_ingestion.cli.typed import span
 from email_ingestion.errors import OperationFailed, RedisConnectionError
-from email_ingestion.fleet.orders import Clerk, Live, live, some
+from email_ingestion.fleet.admin_client import Clerk, Live, live, some
 from email_ingestion.overrides import LEVEL, PAUSE, PRIORITY, Level, Override
 from email_ingestion.settings import Settings, load_settings
 

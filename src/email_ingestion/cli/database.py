@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 
 from email_ingestion.cli.audit import audited
-from email_ingestion.cli.exits import NEGATIVE, OK
-from email_ingestion.cli.show import Json, show
+from email_ingestion.cli.exit_codes import NEGATIVE, OK
+from email_ingestion.cli.output import Json, show
 from email_ingestion.errors import OperationFailed, SinkUnavailable
 from email_ingestion.settings import load_settings
 

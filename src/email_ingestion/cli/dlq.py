@@ -11,7 +11,7 @@ import typer
 
 from email_ingestion.blobs import open_blobs
 from email_ingestion.cli.dlq_change import export, purge, replay
-from email_ingestion.cli.dlq_choice import (
+from email_ingestion.cli.dlq_filter import (
     AccountOption,
     AgeOption,
     ErrorTypeOption,
@@ -20,9 +20,9 @@ from email_ingestion.cli.dlq_choice import (
     choose,
     open_graveyard,
 )
-from email_ingestion.cli.dlq_view import answer, show_kinds, show_letter, show_letters
-from email_ingestion.cli.exits import NEGATIVE, OK
-from email_ingestion.cli.show import Json, say
+from email_ingestion.cli.dlq_output import answer, show_kinds, show_letter, show_letters
+from email_ingestion.cli.exit_codes import NEGATIVE, OK
+from email_ingestion.cli.output import Json, say
 from email_ingestion.cli.typed import entry_ids
 from email_ingestion.errors import OperationFailed, PermanentError
 from email_ingestion.settings import Settings

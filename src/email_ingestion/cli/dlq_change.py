@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from email_ingestion.cli.audit import audited
-from email_ingestion.cli.dlq_choice import (
+from email_ingestion.cli.dlq_filter import (
     AccountOption,
     AgeOption,
     AllOption,
@@ -30,10 +30,10 @@ from email_ingestion.cli.dlq_choice import (
     choose,
     open_graveyard,
 )
-from email_ingestion.cli.dlq_view import answer, kinds_as_json, show_kinds
-from email_ingestion.cli.exits import NEGATIVE, OK
+from email_ingestion.cli.dlq_output import answer, kinds_as_json, show_kinds
+from email_ingestion.cli.exit_codes import NEGATIVE, OK
+from email_ingestion.cli.output import Json, report, say
 from email_ingestion.cli.progress import progress
-from email_ingestion.cli.show import Json, report, say
 from email_ingestion.errors import OperationFailed, RedisConnectionError, SinkUnavailable
 from email_ingestion.settings import Settings
 from email_ingestion.stream import Graveyard

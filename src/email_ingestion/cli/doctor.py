@@ -24,7 +24,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="The findings as
       email-ingestion doctor
       email-ingestion doctor --json
     """
-    from email_ingestion.doctor.examine import examine  # noqa: PLC0415 - help comes without all it looks at
+    from email_ingestion.doctor.checks import examine  # noqa: PLC0415 - help comes without all it looks at
 
     found: list[Finding] = []
     console = Console(highlight=False, soft_wrap=True)

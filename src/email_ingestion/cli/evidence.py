@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from email_ingestion.cli.audit import audited
-from email_ingestion.cli.exits import OK
-from email_ingestion.cli.show import Json, say, show
+from email_ingestion.cli.exit_codes import OK
+from email_ingestion.cli.output import Json, say, show
 from email_ingestion.settings import load_settings
 
 evidence = typer.Typer(help="Put together what is known of an incident, without mail or secrets.")
@@ -33,8 +33,8 @@ def collect_evidence(
     Examples:
       email-ingestion evidence collect --out incident-42
     """
-    from email_ingestion.doctor.examine import examine  # noqa: PLC0415 - help comes without all they look at
-    from email_ingestion.fleet.evidence import collect  # noqa: PLC0415
+    from email_ingestion.doctor.checks import examine  # noqa: PLC0415 - help comes without all they look at
+    from email_ingestion.fleet.evidence_bundle import collect  # noqa: PLC0415
 
     settings = load_settings()
     with audited(settings.log_dir, "evidence collect", {"directory": str(out)}) as outcome:

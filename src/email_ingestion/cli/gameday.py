@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from email_ingestion.cli.exits import NEGATIVE, OK
-from email_ingestion.cli.show import Json, report, show
+from email_ingestion.cli.exit_codes import NEGATIVE, OK
+from email_ingestion.cli.output import Json, report, show
 from email_ingestion.cli.typed import span
 from email_ingestion.daemon import PidFile
 from email_ingestion.fleet import gameday as stage

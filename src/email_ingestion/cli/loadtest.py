@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from email_ingestion.cli.audit import audited
-from email_ingestion.cli.exits import NEGATIVE, OK
-from email_ingestion.cli.show import Json
-from email_ingestion.fleet import loadtest as load
+from email_ingestion.cli.exit_codes import NEGATIVE, OK
+from email_ingestion.cli.output import Json
+from email_ingestion.fleet import load_generator as load
 from email_ingestion.settings import load_settings
 
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from email_ingestion.cli.exits import NEGATIVE, OK
-from email_ingestion.cli.show import Json, printable, say, show
+from email_ingestion.cli.exit_codes import NEGATIVE, OK
+from email_ingestion.cli.output import Json, printable, say, show
 from email_ingestion.cli.typed import span
 from email_ingestion.errors import RedisConnectionError, fingerprint_of
 from email_ingestion.fleet.log_files import Record, Wanted, follow, records

@@ -108,6 +108,6 @@ def _distance(then: datetime) -> str:
 
 
 if __name__ == "__main__":
-    from email_ingestion.cli.exits import run
+    from email_ingestion.cli.exit_codes import run
 
     run(oauth2)

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from email_ingestion.cli.audit import audited, user
-from email_ingestion.cli.exits import NEGATIVE, OK
+from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.linked import linked
-from email_ingestion.cli.show import Json, say, show
+from email_ingestion.cli.output import Json, say, show
 from email_ingestion.cli.typed import entry_ids, span
 from email_ingestion.stream.stuck import PAGE, Stuck, Stucks
 

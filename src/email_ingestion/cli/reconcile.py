@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from email_ingestion.app.account import LedgerOnDemand, Source
 from email_ingestion.app.accounts import check_accounts, log_in
-from email_ingestion.app.source import LedgerOnDemand, Source
 from email_ingestion.blobs import open_blobs
 from email_ingestion.cli.accounts import chosen
 from email_ingestion.cli.audit import audited

@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from email_ingestion.cli.audit import audited, user
-from email_ingestion.cli.exits import NEGATIVE, OK
+from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.linked import linked
+from email_ingestion.cli.output import Json, say, show
 from email_ingestion.cli.patience import comes_true
-from email_ingestion.cli.show import Json, say, show
-from email_ingestion.fleet.orders import Clerk, Live, live
+from email_ingestion.fleet.admin_client import Clerk, Live, live
 from email_ingestion.settings import Settings
 from email_ingestion.stream import Link
 from email_ingestion.stream.census import Census

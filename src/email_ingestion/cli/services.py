@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from email_ingestion.fleet import fleet, report
+from email_ingestion.fleet import managed_processes as fleet
+from email_ingestion.fleet import status_table as report
 from email_ingestion.settings import load_settings
 
 

@@ -8,7 +8,9 @@ import typer
 
 from email_ingestion.app.accounts import check_accounts
 from email_ingestion.errors import ConfigurationError, OperationFailed, RedisConnectionError
-from email_ingestion.fleet import demo, fleet, report
+from email_ingestion.fleet import managed_processes as fleet
+from email_ingestion.fleet import sandbox_stack as demo
+from email_ingestion.fleet import status_table as report
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, load_settings
 from email_ingestion.stream import reach
 

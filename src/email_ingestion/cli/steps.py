@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from email_ingestion.app.bars import bar
-from email_ingestion.backup.make import Steps
+from email_ingestion.backup.create import Steps
 
 
 @contextmanager

@@ -22,11 +22,11 @@ import psutil
 
 from email_ingestion.atomic_files import write_private
 from email_ingestion.errors import OperationFailed
-from email_ingestion.fleet.children import end, spawn
-from email_ingestion.fleet.demo import DATA, READY
-from email_ingestion.fleet.fleet import members, running
-from email_ingestion.fleet.fleet import start as start_fleet
+from email_ingestion.fleet.managed_processes import members, running
+from email_ingestion.fleet.managed_processes import start as start_fleet
 from email_ingestion.fleet.redis_server import command_of, start_again
+from email_ingestion.fleet.sandbox_stack import DATA, READY
+from email_ingestion.fleet.subprocesses import end, spawn
 from email_ingestion.oauth2.consent import authorize
 from email_ingestion.settings import SANDBOX_PROFILE, Settings
 from email_ingestion.stream import open_link

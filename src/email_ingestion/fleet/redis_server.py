@@ -15,8 +15,8 @@ from pathlib import Path
 
 from email_ingestion.atomic_files import write_private
 from email_ingestion.errors import ConfigurationError, OperationFailed
-from email_ingestion.fleet.children import spawn
 from email_ingestion.fleet.ports import on_free_ports
+from email_ingestion.fleet.subprocesses import spawn
 
 OLDEST = 7  # before, a truncated append-only file of several parts cannot be loaded
 USUAL_PORT = 6379

@@ -17,10 +17,10 @@ from rich.progress import Progress
 from email_ingestion.atomic_files import write_private
 from email_ingestion.daemon import pid_alive
 from email_ingestion.errors import OperationFailed
-from email_ingestion.fleet.children import spawn
-from email_ingestion.fleet.fleet import ask, members, running
+from email_ingestion.fleet.managed_processes import ask, members, running
 from email_ingestion.fleet.ports import on_free_ports
 from email_ingestion.fleet.redis_server import start_redis
+from email_ingestion.fleet.subprocesses import spawn
 from email_ingestion.ledger.store import open_ledger
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, load_settings
 

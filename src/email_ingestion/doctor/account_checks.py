@@ -15,7 +15,7 @@ import requests
 
 from email_ingestion.app.accounts import log_in
 from email_ingestion.doctor.findings import Finding, Findings
-from email_ingestion.doctor.network import SECONDS, reach, time_of
+from email_ingestion.doctor.network_checks import SECONDS, reach, time_of
 from email_ingestion.doctor.redis_checks import check_clock
 from email_ingestion.errors import EmailIngestionError, IMAPThrottledError, OAuth2AuthenticationError
 from email_ingestion.oauth2 import TokenSource

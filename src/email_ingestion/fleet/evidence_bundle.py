@@ -28,8 +28,8 @@ from email_ingestion import __version__
 from email_ingestion.atomic_files import replacing
 from email_ingestion.errors import EmailIngestionError, OperationFailed
 from email_ingestion.fleet.configuration import shown
-from email_ingestion.fleet.fleet import Member, members
 from email_ingestion.fleet.log_files import log_files
+from email_ingestion.fleet.managed_processes import Member, members
 from email_ingestion.ops.wording import redact, redact_field
 from email_ingestion.settings import Settings
 from email_ingestion.stream import open_link, read_gauges, server_facts

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from email_ingestion import __version__
-from email_ingestion.cli.exits import leave
+from email_ingestion.cli.exit_codes import leave
 
 # name: the module in this room, the function or the group in it, and how the help of that begins, for the list of
 # commands is shown without importing them. A module's CONTEXT says how it takes arguments.
@@ -25,7 +25,7 @@ COMMANDS = {
     "export": ("export:export", "Write a delivered message to standard output or a file."),
     "blobs": ("blobs:blobs", "Look after large messages and attachments."),
     "database": ("database:database", "Look after the database."),
-    "breaker": ("breaker:breaker", "See the circuit breakers of the running processes."),
+    "breaker": ("breakers:breaker", "See the circuit breakers of the running processes."),
     "pause": ("control:pause", "Let producer or workers take no new work."),
     "resume": ("control:resume", "Let paused processes go on."),
     "degrade": ("control:degrade", "Serve less for a while."),
@@ -34,8 +34,8 @@ COMMANDS = {
     "pending": ("pending:pending", "See messages a worker has taken and not finished, set them free or aside."),
     "consumers": ("consumers:consumers", "See the workers Redis knows by name, and remove those that are gone."),
     "revoke": ("revoke:revoke", "End the handling of a message and make it a dead letter."),
-    "drain": ("reservoir:drain", "Write the queue to a file."),
-    "refill": ("reservoir:refill", "Put a drained queue back into Redis."),
+    "drain": ("drain_refill:drain", "Write the queue to a file."),
+    "refill": ("drain_refill:refill", "Put a drained queue back into Redis."),
     "logs": ("logs:logs", "Print what the processes of this machine logged, by time."),
     "errors": ("logs:errors", "Sum up what went wrong, alike by alike: errors in the log files, and dead letters."),
     "config": ("config:config", "See which setting holds and where it comes from."),
@@ -46,7 +46,7 @@ COMMANDS = {
     "backfill": ("backfill:backfill", "Fetch the mail of a period that was not delivered yet."),
     "loadtest": ("loadtest:loadtest", "Send generated messages through the running system."),
     "route": ("route:route", "See what the routes of config/settings.toml do."),
-    "import": ("takeout:import_", "Queue the messages of an mbox file that are neither delivered nor queued."),
+    "import": ("import_mbox:import_", "Queue the messages of an mbox file that are neither delivered nor queued."),
     "alert": ("alert:alert", "Notices without a Prometheus."),
     "sandbox": ("sandbox:sandbox", "Run the Gmail sandbox: IMAP, OAuth endpoints and a control API on this machine."),
     "gameday": ("gameday:gameday", "Break the sandbox's stack on purpose."),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from email_ingestion.errors import ConfigurationError, OperationFailed
-from email_ingestion.fleet.fleet import ask, members
+from email_ingestion.fleet.managed_processes import ask, members
 from email_ingestion.settings import Settings
 
 # A process may ask its dependency before it obeys, and wait for it as long as IMAP_TIMEOUT_SECONDS.

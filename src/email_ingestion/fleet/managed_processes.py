@@ -17,7 +17,7 @@ import psutil
 
 from email_ingestion.daemon import pid_alive
 from email_ingestion.errors import ConfigurationError
-from email_ingestion.fleet.children import end, lives, spawn
+from email_ingestion.fleet.subprocesses import end, lives, spawn
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, environment
 from email_ingestion.targets import remove_target
 

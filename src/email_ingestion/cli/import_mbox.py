@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.progress import DownloadColumn
 
-from email_ingestion.app.source import LedgerOnDemand, Source
+from email_ingestion.app.account import LedgerOnDemand, Source
 from email_ingestion.blobs import open_blobs
 from email_ingestion.cli.accounts import pick
 from email_ingestion.cli.audit import audited

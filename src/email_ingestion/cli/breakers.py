@@ -9,11 +9,11 @@ from urllib.parse import quote
 import typer
 
 from email_ingestion.cli.audit import user
-from email_ingestion.cli.exits import FAILED, OK
-from email_ingestion.cli.show import Json, say, show
+from email_ingestion.cli.exit_codes import FAILED, OK
+from email_ingestion.cli.output import Json, say, show
 from email_ingestion.cli.typed import span
 from email_ingestion.errors import OperationFailed
-from email_ingestion.fleet.orders import Clerk, Live, live, some
+from email_ingestion.fleet.admin_client import Clerk, Live, live, some
 from email_ingestion.settings import Settings, load_settings
 
 COLUMNS = ("name", "state", "forced", "failure_count", "retry_after_seconds", "last_error_type")

@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from email_ingestion.cli.audit import audited
-from email_ingestion.cli.exits import NEGATIVE, OK, REDIS_CURE
+from email_ingestion.cli.exit_codes import NEGATIVE, OK, REDIS_CURE
 from email_ingestion.cli.linked import linked
+from email_ingestion.cli.output import Json, say, show
 from email_ingestion.cli.progress import progress
-from email_ingestion.cli.show import Json, say, show
 from email_ingestion.errors import OperationFailed, RedisConnectionError
 from email_ingestion.stream.letter_file import read_entries, read_letters, write_letters
 from email_ingestion.stream.reservoir import Reservoir, weight

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from email_ingestion.fleet.fleet import ask, members
+from email_ingestion.fleet.managed_processes import ask, members
 from email_ingestion.settings import Settings
 
 WATCH_SECONDS = 2.0

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from email_ingestion.doctor.accounts import check_account
+from email_ingestion.doctor.account_checks import check_account
 from email_ingestion.doctor.findings import Finding, Findings
-from email_ingestion.doctor.machine import check_folders, check_ports
+from email_ingestion.doctor.machine_checks import check_folders, check_ports
 from email_ingestion.doctor.redis_checks import check_redis
-from email_ingestion.doctor.stores import check_stores
+from email_ingestion.doctor.storage_checks import check_stores
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.settings import load_settings
 

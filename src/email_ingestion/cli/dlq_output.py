@@ -18,8 +18,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from email_ingestion.cli.exits import NEGATIVE, OK
-from email_ingestion.cli.show import Records, printable, say, show
+from email_ingestion.cli.exit_codes import NEGATIVE, OK
+from email_ingestion.cli.output import Records, printable, say, show
 from email_ingestion.ops.wording import WITHHELD, redact
 from email_ingestion.stream.dead_letters import DeadLetter, Kind
 

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from email_ingestion.errors import OperationFailed
-from email_ingestion.fleet.demo import control_url
+from email_ingestion.fleet.sandbox_stack import control_url
 from email_ingestion.ledger.store import open_ledger
 from email_ingestion.records import email_id
 from email_ingestion.settings import Settings
