@@ -5,9 +5,9 @@ itself. What passes here may still meet a surprise there: a first run with a rea
 It uses the standard library only and imports nothing from the rest of the product.
 """
 
-from .backend import Credentials
-from .background import RunningSandbox, running_sandbox
-from .options import main
-from .server import PortTaken, Sandbox, SandboxSettings
+from gmail_sandbox.backend import Credentials
+from gmail_sandbox.background import RunningSandbox, running_sandbox
+from gmail_sandbox.cli import main
+from gmail_sandbox.server import PortTaken, Sandbox, SandboxSettings
 
 __all__ = ["Credentials", "PortTaken", "RunningSandbox", "Sandbox", "SandboxSettings", "main", "running_sandbox"]

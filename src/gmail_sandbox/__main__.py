@@ -1,6 +1,6 @@
 """`python -m gmail_sandbox`: the sandbox as a process."""
 
-from .options import main
+from gmail_sandbox.cli import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -8,16 +8,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from .server import Sandbox, SandboxSettings
-from .tokens import MAIL_SCOPE
+from gmail_sandbox.server import Sandbox, SandboxSettings
+from gmail_sandbox.tokens import MAIL_SCOPE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from .faults import Option
-    from .message import Message
-    from .stats import Stats
-    from .store import Account, Delivery
+    from gmail_sandbox.account import Account, Delivery
+    from gmail_sandbox.backend import Stats
+    from gmail_sandbox.faults import Option
+    from gmail_sandbox.message import Message
 
 _Value = TypeVar("_Value")
 

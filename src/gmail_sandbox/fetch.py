@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from . import folders, mime, structure, wire
-from .wire import Node, ParseError, Token
+from gmail_sandbox import bodystructure as structure
+from gmail_sandbox import folders, mime, wire
+from gmail_sandbox.wire import Node, ParseError, Token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .message import Message
-    from .selection import Entry
-    from .session import Session
+    from gmail_sandbox.mailbox import Entry
+    from gmail_sandbox.message import Message
+    from gmail_sandbox.session import Session
 
 # The order of an answer, whatever the order of the question.
 _ORDER = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .message import Location
+from gmail_sandbox.message import Location
 
 INBOX, IMPORTANT, STARRED, SENT, DRAFT = "\\Inbox", "\\Important", "\\Starred", "\\Sent", "\\Draft"
 ALL, JUNK, TRASH = "\\All", "\\Junk", "\\Trash"

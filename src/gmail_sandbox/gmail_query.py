@@ -11,9 +11,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TypeAlias
 
-from . import folders
-from .content import Content
-from .message import Location, Message
+from gmail_sandbox import folders
+from gmail_sandbox.message import Location, Message
+from gmail_sandbox.searchable_text import Content
 
 Query: TypeAlias = Callable[[Message, Content], bool]
 

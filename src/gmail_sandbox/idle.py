@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from .backend import EXPIRED
+from gmail_sandbox.backend import EXPIRED
 
 if TYPE_CHECKING:
-    from .session import Session
-    from .wire import Node
+    from gmail_sandbox.session import Session
+    from gmail_sandbox.wire import Node
 
 _GLUED_MAIL = (
     b"From: Glue <glue@example.net>\r\nTo: demo@example.com\r\nSubject: glued to the idling line\r\n"

@@ -8,17 +8,19 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from . import browse, change, idle, login, reading, wire
-from .channel import Channel, ConnectionEnded, LineTooLong, LiteralRefused
-from .folders import BadName
-from .message import BadFlag
-from .quota import OVER_QUOTA
-from .session import AFTER_LOGIN, BEFORE_LOGIN, Refused, Session, SessionOver
-from .wire import Node, ParseError, Token, text_of
+from gmail_sandbox import idle, login, reading, wire
+from gmail_sandbox import mailbox_commands as browse
+from gmail_sandbox import message_commands as change
+from gmail_sandbox.connection import Channel, ConnectionEnded, LineTooLong, LiteralRefused
+from gmail_sandbox.faults import OVER_QUOTA
+from gmail_sandbox.folders import BadName
+from gmail_sandbox.message import BadFlag
+from gmail_sandbox.session import AFTER_LOGIN, BEFORE_LOGIN, Refused, Session, SessionOver
+from gmail_sandbox.wire import Node, ParseError, Token, text_of
 
 if TYPE_CHECKING:
-    from .backend import Backend
-    from .faults import Fault
+    from gmail_sandbox.backend import Backend
+    from gmail_sandbox.faults import Fault
 
 Run: TypeAlias = Callable[[Session, list[Node]], Awaitable[str]]
 

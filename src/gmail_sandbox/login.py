@@ -8,10 +8,10 @@ import json
 import re
 from typing import NamedTuple
 
-from .quota import OVER_QUOTA
-from .session import AFTER_LOGIN, Refused, Session
-from .tokens import MAIL_SCOPE
-from .wire import Node, ParseError, text_of
+from gmail_sandbox.faults import OVER_QUOTA
+from gmail_sandbox.session import AFTER_LOGIN, Refused, Session
+from gmail_sandbox.tokens import MAIL_SCOPE
+from gmail_sandbox.wire import Node, ParseError, text_of
 
 _STALE = {"status": "400", "schemes": "Bearer", "scope": MAIL_SCOPE}
 _NO_SCOPE = {"status": "invalid_request", "scope": MAIL_SCOPE}

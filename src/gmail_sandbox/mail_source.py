@@ -8,13 +8,13 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .sample import SampleMessage, sample_messages
+from gmail_sandbox.sample_mail import SampleMessage, sample_messages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .state import State
-    from .store import Account
+    from gmail_sandbox.account import Account
+    from gmail_sandbox.state import State
 
 
 class BadMailSource(ValueError):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from email.parser import BytesHeaderParser
 from typing import TYPE_CHECKING
 
-from .message import header_block
+from gmail_sandbox.message import header_block
 
 if TYPE_CHECKING:
     from email.message import Message

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import fetch, search, sets
-from .backend import EXPIRED
-from .fetch import Plan
-from .session import Refused, Session
-from .wire import Node, ParseError, Token, list_of, text_of
+from gmail_sandbox import fetch, search
+from gmail_sandbox import sequence_sets as sets
+from gmail_sandbox.backend import EXPIRED
+from gmail_sandbox.fetch import Plan
+from gmail_sandbox.session import Refused, Session
+from gmail_sandbox.wire import Node, ParseError, Token, list_of, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .selection import Entry
+    from gmail_sandbox.mailbox import Entry
 
 _ALLOWED_CHARSETS = ("utf-8", "us-ascii")
 

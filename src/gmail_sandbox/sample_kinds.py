@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from . import compose
+from gmail_sandbox import compose
 
 if TYPE_CHECKING:
     import random
 
-    from .compose import Body
+    from gmail_sandbox.compose import Body
 
 OWNER = "Demo <demo@example.com>"
 _PEOPLE = ("Ansel", "Brisa", "Corin", "Delia", "Edda", "Falk", "Gitte", "Hanno", "Ilka", "Jorin", "Kaija", "Levin")

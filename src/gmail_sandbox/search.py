@@ -12,10 +12,11 @@ from datetime import UTC, date, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeAlias
 
-from . import gmail_query, sets, wire
-from .content import Content
-from .selection import Entry, Selection
-from .wire import Node, ParseError, Token
+from gmail_sandbox import gmail_query, wire
+from gmail_sandbox import sequence_sets as sets
+from gmail_sandbox.mailbox import Entry, Selection
+from gmail_sandbox.searchable_text import Content
+from gmail_sandbox.wire import Node, ParseError, Token
 
 Test: TypeAlias = Callable[[Entry, Content], bool]
 

@@ -8,13 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from . import httpd, imap, mail_source
-from .backend import Backend, Credentials
-from .channel import LINE_LIMIT
-from .control import ControlApi
-from .drills import Drills
-from .oauth import OAuthEndpoints
-from .state import State
+from gmail_sandbox import http_server as httpd
+from gmail_sandbox import imap, mail_source
+from gmail_sandbox.backend import Backend, Credentials
+from gmail_sandbox.connection import LINE_LIMIT
+from gmail_sandbox.control_api import ControlApi
+from gmail_sandbox.fault_actions import Drills
+from gmail_sandbox.oauth import OAuthEndpoints
+from gmail_sandbox.state import State
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from . import fetch
-from .backend import EXPIRED, Backend
+from gmail_sandbox import fetch
+from gmail_sandbox.backend import EXPIRED, Backend
 
 if TYPE_CHECKING:
-    from .channel import Channel
-    from .selection import Selection
+    from gmail_sandbox.connection import Channel
+    from gmail_sandbox.mailbox import Selection
 
 BEFORE_LOGIN = (
     b"IMAP4rev1 UNSELECT IDLE NAMESPACE QUOTA ID XLIST CHILDREN X-GM-EXT-1 XYZZY SASL-IR "

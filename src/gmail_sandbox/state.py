@@ -12,8 +12,8 @@ import sqlite3
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from .mailbox import Mailbox
-from .message import Location, Message, shared
+from gmail_sandbox.mailbox import Mailbox
+from gmail_sandbox.message import Location, Message, shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

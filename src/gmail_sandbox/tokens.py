@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .state import State
+    from gmail_sandbox.state import State
 
 MAIL_SCOPE = "https://mail.google.com/"
 

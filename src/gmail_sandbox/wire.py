@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from . import utf7
+from gmail_sandbox import utf7
 
 
 class ParseError(ValueError):

@@ -29,7 +29,7 @@ from email_ingestion.records import email_id
 from email_ingestion.stream import Keys
 from email_ingestion.stream.codec import decode
 from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
-from gmail_sandbox.options import token_file, write_atomically
+from gmail_sandbox.cli import token_file, write_atomically
 from tests.drills.addresses import Addresses
 from tests.drills.certificate import make_certificate
 from tests.drills.load import Load

@@ -34,7 +34,7 @@ from email_ingestion.oauth2.token_source import token_file
 from email_ingestion.producer.tokens import Tokens
 from email_ingestion.settings import Account
 from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
-from gmail_sandbox.assertion import ServiceAccount
+from gmail_sandbox.oauth import ServiceAccount
 from tests.sandbox.test_sandbox_oauth import location_of
 from tests.servers.accounts import consented, of_sandbox
 from tests.servers.links import Heard

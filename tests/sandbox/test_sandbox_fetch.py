@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from gmail_sandbox import SandboxSettings, running_sandbox, utf7
-from gmail_sandbox.drills import STRANGE_LABELS
+from gmail_sandbox.fault_actions import STRANGE_LABELS
 
 ALL = "[Gmail]/All Mail"
 

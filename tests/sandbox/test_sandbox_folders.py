@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gmail_sandbox.drills import STRANGE_LABELS
+from gmail_sandbox.fault_actions import STRANGE_LABELS
 
 ALL = "[Gmail]/All Mail"
 

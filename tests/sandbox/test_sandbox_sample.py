@@ -8,7 +8,7 @@ import re
 from collections import Counter
 
 from gmail_sandbox import SandboxSettings, mail_source, running_sandbox
-from gmail_sandbox.sample import sample_messages
+from gmail_sandbox.sample_mail import sample_messages
 
 
 def test_same_seed_same_mail():

@@ -31,7 +31,7 @@ from email_ingestion.producer import Keeper, Patience
 from email_ingestion.settings import Settings
 from email_ingestion.stream import Census, Intake, Keys
 from gmail_sandbox import RunningSandbox
-from gmail_sandbox.options import token_file, write_atomically
+from gmail_sandbox.cli import token_file, write_atomically
 from tests.servers.links import Heard, link
 from tests.servers.redis import RedisServer
 

@@ -18,7 +18,7 @@ def sandbox(
     pid_file: Annotated[Path | None, typer.Option(help="Written and locked while it runs.")] = None,
 ) -> int:
     """Run the Gmail sandbox: IMAP, OAuth endpoints and a control API on this machine; `--help` lists its options."""
-    from gmail_sandbox.options import main  # noqa: PLC0415 - the other commands do without it
+    from gmail_sandbox.cli import main  # noqa: PLC0415 - the other commands do without it
 
     with PidFile(pid_file) if pid_file else nullcontext():
         return main(context.args)

@@ -10,8 +10,8 @@ import random
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import compose, sample_kinds
-from .sample_kinds import Draft, Scene
+from gmail_sandbox import compose, sample_kinds
+from gmail_sandbox.sample_kinds import Draft, Scene
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,3 +79,37 @@ def _finish(scene: Scene, draft: Draft) -> SampleMessage:
 
 
 _EXTRA_LABELS = (("\\Important", 0.3), ("Übung", 0.04), ("R&D", 0.05), ("2024", 0.03))
+
+
+EPOCH_MS = 1_700_000_000_000
+STEP_MS = 60_000
+
+_TEMPLATE = (
+    "Message-ID: <bulk-{index}@bulk.example.net>\r\n"
+    "Date: {date}\r\n"
+    "From: Sender {sender} <sender{sender}@example.net>\r\n"
+    "To: Demo <demo@example.com>\r\n"
+    "Subject: Bulk message {index}\r\n"
+    "MIME-Version: 1.0\r\n"
+    "Content-Type: text/plain; charset=utf-8\r\n"
+    "\r\n"
+    "This is generated message number {index}.\r\n"
+)
+_LINE = "The quick brown fox jumps over the lazy dog while the mailbox fills up.\r\n"
+
+
+def bulk_date(index: int) -> int:
+    """Return the INTERNALDATE of a generated message in epoch milliseconds."""
+    return EPOCH_MS + index * STEP_MS
+
+
+def bulk_message_id(index: int) -> str:
+    """Return the Message-ID of a generated message."""
+    return f"<bulk-{index}@bulk.example.net>"
+
+
+def bulk_message(index: int) -> bytes:
+    """Return the raw bytes of a generated message, between 0.5 and 4 KB."""
+    date = datetime.fromtimestamp(bulk_date(index) / 1000, UTC).strftime("%a, %d %b %Y %H:%M:%S +0000")
+    head = _TEMPLATE.format(index=index, date=date, sender=index % 97)
+    return (head + _LINE * (3 + index * 7919 % 48)).encode("ascii")

@@ -9,15 +9,15 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
 
-from .faults import CATALOGUE, BadFault, Fault, Option
-from .httpd import BadRequest, Request, Response, answer, error
-from .store import UnknownMailbox
+from gmail_sandbox.account import UnknownMailbox
+from gmail_sandbox.faults import CATALOGUE, BadFault, Fault, Option
+from gmail_sandbox.http_server import BadRequest, Request, Response, answer, error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .backend import Backend
-    from .message import Message
+    from gmail_sandbox.backend import Backend
+    from gmail_sandbox.message import Message
 
 _PAGE = 1000
 

@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .backend import Credentials
-from .mail_source import BadMailSource
-from .server import PortTaken, Sandbox, SandboxSettings
-from .tokens import MAIL_SCOPE
+from gmail_sandbox.backend import Credentials
+from gmail_sandbox.mail_source import BadMailSource
+from gmail_sandbox.server import PortTaken, Sandbox, SandboxSettings
+from gmail_sandbox.tokens import MAIL_SCOPE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

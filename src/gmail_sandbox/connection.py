@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .backend import Backend
+    from gmail_sandbox.backend import Backend
 
 LINE_LIMIT = 256 * 1024
 APPEND_LIMIT = 35_651_584

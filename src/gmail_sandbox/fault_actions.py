@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from . import folders
-from .backend import EXPIRED, Backend
-from .faults import BadFault, Fault
-from .message import Location
-from .quota import OVER_QUOTA
+from gmail_sandbox import folders
+from gmail_sandbox.backend import EXPIRED, Backend
+from gmail_sandbox.faults import OVER_QUOTA, BadFault, Fault
+from gmail_sandbox.message import Location
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from . import fetch, folders, sets
-from .browse import find, is_system, own_label, printable
-from .message import Location, Message
-from .session import Refused, Session
-from .wire import Node, ParseError, Token, list_of, name_of, number_of, text_of
+from gmail_sandbox import fetch, folders
+from gmail_sandbox import sequence_sets as sets
+from gmail_sandbox.mailbox_commands import find, is_system, own_label, printable
+from gmail_sandbox.message import Location, Message
+from gmail_sandbox.session import Refused, Session
+from gmail_sandbox.wire import Node, ParseError, Token, list_of, name_of, number_of, text_of
 
 if TYPE_CHECKING:
-    from .mailbox import Mailbox
-    from .selection import Entry
+    from gmail_sandbox.mailbox import Entry, Mailbox
 
 _UNKNOWN_FOLDER = "NO [NONEXISTENT] Unknown folder. (Failure)"
 

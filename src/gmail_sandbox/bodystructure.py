@@ -5,12 +5,12 @@ from __future__ import annotations
 from email.utils import getaddresses
 from typing import TYPE_CHECKING
 
-from .wire import nstring, quoted
+from gmail_sandbox.wire import nstring, quoted
 
 if TYPE_CHECKING:
     from email.message import Message
 
-    from .mime import Part
+    from gmail_sandbox.mime import Part
 
 _ADDRESSES = ("from", "sender", "reply-to", "to", "cc", "bcc")
 # A missing Sender or Reply-To is the From (RFC 3501 section 7.4.2).

@@ -8,12 +8,12 @@ from email.parser import BytesHeaderParser, BytesParser
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from .message import Message, header_block
+from gmail_sandbox.message import Message, header_block
 
 if TYPE_CHECKING:
     from email.message import Message as Parsed
 
-    from .store import Account
+    from gmail_sandbox.account import Account
 
 
 class Content:

@@ -7,16 +7,16 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import folders, wire
-from .folders import INBOX
-from .selection import Selection
-from .session import Refused, Session
-from .wire import Node, ParseError, Token, list_of, name_of, text_of
+from gmail_sandbox import folders, wire
+from gmail_sandbox.folders import INBOX
+from gmail_sandbox.mailbox import Selection
+from gmail_sandbox.session import Refused, Session
+from gmail_sandbox.wire import Node, ParseError, Token, list_of, name_of, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .mailbox import Mailbox
+    from gmail_sandbox.mailbox import Mailbox
 
 _FLAGS = b"\\Answered \\Flagged \\Draft \\Deleted \\Seen $NotPhishing $Phishing"
 _STATUS_ITEMS = (b"MESSAGES", b"RECENT", b"UIDNEXT", b"UIDVALIDITY", b"UNSEEN", b"HIGHESTMODSEQ", b"SIZE")
