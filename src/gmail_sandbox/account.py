@@ -202,8 +202,7 @@ class Account:
         try:
             return self.messages[msgid]
         except KeyError:
-            text = f"there is no message {msgid}"
-            raise UnknownMailbox(text) from None
+            raise UnknownMailbox(f"there is no message {msgid}") from None
 
     def change_labels(self, msgid: int, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
         """Add and remove labels; unknown ones are created (Gmail does so on STORE too)."""
@@ -308,8 +307,7 @@ class Account:
         """Change how the account shows itself; raise ValueError for an unknown language."""
         changed = replace(self.presentation, **changes)  # type: ignore[arg-type]
         if changed.language not in folders.LANGUAGES:
-            text = f"language must be one of {', '.join(folders.LANGUAGES)}"
-            raise ValueError(text)
+            raise ValueError(f"language must be one of {', '.join(folders.LANGUAGES)}")
         self.presentation = changed
         with self.writing():
             self._state.put_meta("presentation", json.dumps(asdict(changed)))

@@ -6,7 +6,7 @@ import secrets
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from gmail_sandbox.account import Account
 from gmail_sandbox.faults import Faults, Quota
@@ -35,21 +35,6 @@ class Credentials:
     connection_limit: int = 15
 
 
-class OpenSession(Protocol):
-    """What others may do to a running session."""
-
-    user: str
-
-    def end(self, bye: str) -> None:
-        """Say BYE as soon as the wire allows, then close."""
-
-    def silence(self) -> None:
-        """Go silent without closing."""
-
-    def describe(self) -> dict[str, object]:
-        """Return the session as plain data."""
-
-
 @dataclass
 class Backend:
     """The shared world behind the three ports."""
@@ -67,7 +52,6 @@ class Backend:
         self.faults = Faults(self.clock)
         self.stats = Stats()
         self.quota = Quota(self.faults, self.clock)
-        self.sessions: dict[str, OpenSession] = {}
 
     @staticmethod
     def new_id() -> str:
@@ -84,15 +68,6 @@ class Backend:
         """Return how many messages a mailbox shows; 0 is no limit."""
         fault = self.faults.look("folder_cap")
         return int(fault.number("size")) if fault else self.account.presentation.max_folder_size
-
-    def end_sessions(self, bye: str) -> None:
-        """Say BYE to everybody."""
-        for session in tuple(self.sessions.values()):
-            session.end(bye)
-
-    def logged_in(self) -> int:
-        """Return how many sessions have logged in."""
-        return sum(1 for session in self.sessions.values() if session.user)
 
 
 @dataclass

@@ -75,13 +75,11 @@ class Channel:
 
     async def _literal(self, size: int, *, synchronising: bool) -> bytes:
         if size > APPEND_LIMIT:
-            reason = "NO [TOOBIG] Message too large. (Failure)"
-            raise LiteralRefused(reason)
+            raise LiteralRefused("NO [TOOBIG] Message too large. (Failure)")
         if synchronising:
             await self.send(b"+ go ahead\r\n")
         elif size > _NONSYNC_LIMIT:
-            reason = "BAD Non-synchronizing literal too large"
-            raise LiteralRefused(reason)
+            raise LiteralRefused("BAD Non-synchronizing literal too large")
         try:
             literal = await self._reader.readexactly(size)
         except (asyncio.IncompleteReadError, OSError) as error:

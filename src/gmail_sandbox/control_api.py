@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from gmail_sandbox.backend import Backend
     from gmail_sandbox.message import Message
+    from gmail_sandbox.session import SessionRegistry
 
 _PAGE = 1000
 
@@ -25,7 +26,7 @@ _PAGE = 1000
 class ControlApi:
     """Routes requests to the account and the faults."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, sessions: SessionRegistry) -> None:
         """Control a backend."""
         self._backend = backend
         self._account, self._faults = backend.account, backend.faults
@@ -36,7 +37,7 @@ class ControlApi:
             ("GET", "/faults"): lambda _request: answer(self._fault_table()),
             ("POST", "/faults"): self._arm,
             ("DELETE", "/faults"): lambda _request: self._clear(None),
-            ("GET", "/sessions"): lambda _request: answer([s.describe() for s in backend.sessions.values()]),
+            ("GET", "/sessions"): lambda _request: answer([s.describe() for s in sessions]),
             ("GET", "/stats"): lambda _request: answer(backend.stats.as_json()),
             ("GET", "/account"): lambda _request: answer(self._account_facts()),
             ("POST", "/account"): self._present,

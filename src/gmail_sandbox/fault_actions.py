@@ -13,6 +13,8 @@ from gmail_sandbox.message import Location
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gmail_sandbox.session import SessionRegistry
+
 STRANGE_LABELS = (
     "2024",
     "007",
@@ -33,9 +35,12 @@ UNBALANCED = "[abc"
 class Drills:
     """Acts on the running sandbox. `open_door` and `close_door` open and close the IMAP port."""
 
-    def __init__(self, backend: Backend, open_door: Callable[[], None], close_door: Callable[[], None]) -> None:
+    def __init__(
+        self, backend: Backend, sessions: SessionRegistry, open_door: Callable[[], None], close_door: Callable[[], None]
+    ) -> None:
         """Connect the faults to what they act on."""
-        self._backend, self._open_door, self._close_door = backend, open_door, close_door
+        self._backend, self._sessions = backend, sessions
+        self._open_door, self._close_door = open_door, close_door
         self._acts: dict[str, Callable[[Fault], bool]] = {
             "session_expiry": self._session_expiry,
             "half_open": self._half_open,
@@ -65,22 +70,22 @@ class Drills:
             return False
         delay = fault.number("after_seconds")
         if delay:
-            asyncio.get_running_loop().call_later(delay, self._backend.end_sessions, EXPIRED)
+            asyncio.get_running_loop().call_later(delay, self._sessions.end_all, EXPIRED)
         else:
-            self._backend.end_sessions(EXPIRED)
+            self._sessions.end_all(EXPIRED)
         return True
 
     def _half_open(self, fault: Fault) -> bool:
         if fault.text("when") != "now":
             return False
-        for session in tuple(self._backend.sessions.values()):
+        for session in self._sessions:
             session.silence()
         return True
 
     def _refuse_connections(self, fault: Fault) -> bool:
         self._close_door()
         if fault.is_on("drop_sessions"):
-            self._backend.end_sessions(EXPIRED)
+            self._sessions.end_all(EXPIRED)
         if fault.options["seconds"] is not None:
             loop = asyncio.get_running_loop()
             loop.call_later(fault.number("seconds"), self._backend.faults.clear, "refuse_connections")
@@ -92,13 +97,12 @@ class Drills:
 
     def _quota_exceeded(self, fault: Fault) -> None:
         if fault.text("how") == "bye":
-            self._backend.end_sessions(OVER_QUOTA)
+            self._sessions.end_all(OVER_QUOTA)
 
     def _uidvalidity_reset(self, fault: Fault) -> bool:
         key = folders.canonical_label(fault.text("mailbox"))
         if key not in self._backend.account.mailboxes:
-            message = f"there is no mailbox {key!r}; name a label or a special-use attribute such as \\All"
-            raise BadFault(message)
+            raise BadFault(f"there is no mailbox {key!r}; name a label or a special-use attribute such as \\All")
         self._backend.account.reset_uidvalidity(key)
         return True
 
@@ -108,8 +112,7 @@ class Drills:
         newest = account.mailboxes[folders.ALL].msgids[-1:]
         msgids = newest if chosen is None else [int(chosen)]
         if not msgids:
-            message = "All Mail is empty"
-            raise BadFault(message)
+            raise BadFault("All Mail is empty")
         account.move(msgids[0], Location.TRASH)
         account.move(msgids[0], Location.ALL)
         return True

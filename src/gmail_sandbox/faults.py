@@ -193,12 +193,10 @@ class Faults:
         """Arm a fault; BadFault says what is wrong with the request."""
         kind = CATALOGUE.get(name)
         if kind is None:
-            message = f"no fault is named {name!r}; GET /faults lists them"
-            raise BadFault(message)
+            raise BadFault(f"no fault is named {name!r}; GET /faults lists them")
         complaint = kind.complaint(options or {})
         if complaint:
-            message = f"{name} {complaint}"
-            raise BadFault(message)
+            raise BadFault(f"{name} {complaint}")
         fault = Fault(
             name, kind.count if isinstance(count, str) else count, {**kind.options, **(options or {})}, self._clock()
         )
@@ -234,8 +232,6 @@ class Faults:
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from gmail_sandbox.faults import Fault, Faults
 
 OVER_QUOTA = "[OVERQUOTA] Account exceeded command or bandwidth limits."
 

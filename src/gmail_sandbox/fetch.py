@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gmail_sandbox import bodystructure as structure
 from gmail_sandbox import folders, mime, wire
-from gmail_sandbox.wire import Node, ParseError, Token
+from gmail_sandbox.backend import EXPIRED
+from gmail_sandbox.sequence_sets import parse_set
+from gmail_sandbox.session import Refused, Session, format_flags
+from gmail_sandbox.wire import Node, ParseError, Token, list_of, text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from gmail_sandbox.mailbox import Entry
     from gmail_sandbox.message import Message
-    from gmail_sandbox.session import Session
 
 # The order of an answer, whatever the order of the question.
 _ORDER = (
@@ -86,10 +88,10 @@ class Plan:
 def parse_plan(items: Node, modifiers: list[Node]) -> Plan:
     """Return what the items of a FETCH ask for."""
     plan = Plan()
-    for node in wire.list_of(items):
-        _add_item(plan, wire.text_of(node))
+    for node in list_of(items):
+        _add_item(plan, text_of(node))
     if modifiers:
-        _add_modifiers(plan, wire.list_of(modifiers[0]))
+        _add_modifiers(plan, list_of(modifiers[0]))
     return plan
 
 
@@ -108,8 +110,7 @@ def _add_item(plan: Plan, item: bytes) -> None:
 def _section(item: bytes, called: bytes | None = None) -> Section:
     match = _SECTION.fullmatch(item)
     if match is None:
-        message = f"unknown FETCH item {item!r}"
-        raise ParseError(message)
+        raise ParseError(f"unknown FETCH item {item!r}")
     path = tuple(int(number) for number in match["path"].split(b".")) if match["path"] else ()
     fields = tuple(name.strip(b'"') for name in match["fields"].split()) if match["fields"] else ()
     partial = (int(match["from"]), int(match["count"])) if match["from"] else None
@@ -168,11 +169,6 @@ def labels(message: Message, session: Session) -> bytes:
     return b"(" + b" ".join(spelled) + b")"
 
 
-def flags(message: Message) -> bytes:
-    """Return the flags as a list."""
-    return b"(" + " ".join(sorted(message.flags)).encode() + b")"
-
-
 def internal_date(milliseconds: int) -> bytes:
     """Return an INTERNALDATE in UTC."""
     when = datetime.fromtimestamp(milliseconds / 1000, UTC)
@@ -188,17 +184,8 @@ _PLAIN: dict[bytes, Callable[[Entry, Session], bytes]] = {
     b"RFC822.SIZE": lambda entry, _session: b"%d" % entry.message.size,
     b"MODSEQ": lambda entry, _session: b"(%d)" % entry.message.modseq,
     b"INTERNALDATE": lambda entry, _session: internal_date(entry.message.internaldate),
-    b"FLAGS": lambda entry, _session: flags(entry.message),
+    b"FLAGS": lambda entry, _session: format_flags(entry.message),
 }
-
-
-def flags_line(entry: Entry, session: Session, *, uid: bool = True) -> bytes:
-    """Return the untagged answer about changed flags, with MODSEQ once the session asked for CONDSTORE."""
-    parts = [b"UID %d" % entry.uid] if uid else []
-    if session.condstore:
-        parts.append(b"MODSEQ (%d)" % entry.message.modseq)
-    parts.append(b"FLAGS " + flags(entry.message))
-    return b"* %d FETCH (%s)\r\n" % (entry.number, b" ".join(parts))
 
 
 def _content(section: Section, raw: bytes, root: mime.Part | None) -> memoryview | None:
@@ -212,3 +199,91 @@ def _content(section: Section, raw: bytes, root: mime.Part | None) -> memoryview
         start, count = section.partial
         view = view[start : start + count]
     return view
+
+
+async def fetch(session: Session, args: list[Node], *, by_uid: bool = False) -> str:
+    """Run FETCH or UID FETCH."""
+    if len(args) < 2:  # noqa: PLR2004
+        raise ParseError("FETCH needs a set and items")
+    plan = parse_plan(args[1], args[2:])
+    if by_uid:
+        plan.attributes.add(b"UID")
+    if b"MODSEQ" in plan.attributes:
+        session.condstore = True
+    selection = session.selected
+    ranges = selection.indexes(parse_set(text_of(args[0])), by_uid=by_uid)
+    uids = [selection.uids[index] for part in ranges for index in part]
+    if plan.reads_bodies and (dropped := session.backend.faults.take("drop_fetch")):
+        session.channel.end_after(int(dropped.number("after_bytes")))
+    partial = _partial(session, uids, plan)
+    await _send_all(session, ranges, plan, partial.left_out)
+    return partial.answer
+
+
+class _Partial(NamedTuple):
+    left_out: frozenset[int] = frozenset()
+    answer: str = "OK Success"
+
+
+def _partial(session: Session, uids: Sequence[int], plan: Plan) -> _Partial:
+    """Return what a partial FETCH leaves out and says; a FETCH of one message is always complete."""
+    fault = session.backend.faults.look("partial_fetch")
+    if fault is None or len(uids) < 2 or (fault.is_on("bodies_only") and not plan.reads_bodies):  # noqa: PLR2004
+        return _Partial()
+    session.backend.faults.take("partial_fetch")
+    left_out = frozenset(uids[-min(int(fault.number("missing")), len(uids)) :])
+    suffix = " [THROTTLED]" if fault.is_on("throttled") else ""
+    return _Partial(left_out, f"NO Some messages could not be FETCHed (Failure){suffix}")
+
+
+async def _send_all(session: Session, ranges: list[range], plan: Plan, left_out: frozenset[int]) -> None:
+    sent = 0
+    for entry in session.selected.entries(ranges):
+        if entry.uid in left_out or (plan.changed_since or -1) >= entry.message.modseq:
+            continue
+        _maybe_system_error(session, entry, plan)
+        await _send_one(session, entry, plan)
+        sent += 1
+        _maybe_expire(session, sent)
+        session.check()
+
+
+def _maybe_system_error(session: Session, entry: Entry, plan: Plan) -> None:
+    fault = session.backend.faults.look("uid_system_error")
+    if fault is None or fault.number("uid") != entry.uid:
+        return
+    if fault.is_on("bodies_only") and not plan.reads_bodies:
+        return
+    session.backend.faults.take("uid_system_error")
+    raise Refused("NO System Error (Failure)")
+
+
+def _maybe_expire(session: Session, sent: int) -> None:
+    fault = session.backend.faults.look("session_expiry")
+    if fault is not None and fault.text("when") == "fetch" and sent >= fault.number("after_messages"):
+        session.backend.faults.take("session_expiry")
+        session.end(EXPIRED)
+
+
+async def _send_one(session: Session, entry: Entry, plan: Plan) -> None:
+    marked = _mark_seen(session, entry, plan)
+    if plan.reads_bodies and all(s.partial is None or s.partial[0] == 0 for s in plan.sections if s.is_body):
+        session.backend.stats.body_fetched(session.selected.mailbox.key, entry.uid, entry.message.msgid)
+    shown = Plan(plan.attributes | {b"FLAGS"}, plan.sections) if marked else plan
+    text = b""
+    for piece in render(entry, shown, session):
+        if isinstance(piece, memoryview):
+            await session.channel.send(text)
+            await session.channel.send_body(piece)
+            text = b""
+        else:
+            text += piece
+    await session.channel.send(text)
+
+
+def _mark_seen(session: Session, entry: Entry, plan: Plan) -> bool:
+    if not plan.marks_seen or session.selected.readonly or "\\Seen" in entry.message.flags:
+        return False
+    session.backend.account.set_flags(entry.message.msgid, entry.message.flags | {"\\Seen"})
+    session.selected.forget_change(entry.uid)
+    return True

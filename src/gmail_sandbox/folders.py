@@ -69,8 +69,7 @@ def canonical_label(label: str) -> str:
     if label.upper() == "INBOX":
         return INBOX
     if not label.strip() or any(char < " " or char == "\x7f" for char in label):
-        message = f"{label!r} cannot be a label: it is empty or has control characters"
-        raise BadName(message)
+        raise BadName(f"{label!r} cannot be a label: it is empty or has control characters")
     folded = label.lower()
     for known in (*SYSTEM_LABELS, ALL, JUNK, TRASH):
         if folded == known.lower():

@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from gmail_sandbox import idle, login, reading, wire
-from gmail_sandbox import mailbox_commands as browse
-from gmail_sandbox import message_commands as change
+from gmail_sandbox import fetch, idle, login, mailbox_commands, message_commands, search, wire
 from gmail_sandbox.connection import Channel, ConnectionEnded, LineTooLong, LiteralRefused
 from gmail_sandbox.faults import OVER_QUOTA
 from gmail_sandbox.folders import BadName
 from gmail_sandbox.message import BadFlag
-from gmail_sandbox.session import AFTER_LOGIN, BEFORE_LOGIN, Refused, Session, SessionOver
+from gmail_sandbox.session import AFTER_LOGIN, BEFORE_LOGIN, Refused, Session, SessionOver, SessionRegistry
 from gmail_sandbox.wire import Node, ParseError, Token, text_of
 
 if TYPE_CHECKING:
@@ -75,17 +72,16 @@ async def _compress(_session: Session, _args: list[Node]) -> str:
 
 async def _uid(session: Session, args: list[Node]) -> str:
     verbs = {
-        b"FETCH": reading.fetch_,
-        b"SEARCH": reading.search_,
-        b"STORE": change.store,
-        b"COPY": change.copy,
-        b"MOVE": change.move,
-        b"EXPUNGE": change.expunge,
+        b"FETCH": fetch.fetch,
+        b"SEARCH": search.search,
+        b"STORE": message_commands.store,
+        b"COPY": message_commands.copy,
+        b"MOVE": message_commands.move,
+        b"EXPUNGE": message_commands.expunge,
     }
     verb = verbs.get(text_of(args[0]).upper()) if args else None
     if verb is None:
-        message = "UID needs a command it can be put before"
-        raise ParseError(message)
+        raise ParseError("UID needs a command it can be put before")
     return await verb(session, args[1:], by_uid=True)
 
 
@@ -103,39 +99,41 @@ _COMMANDS: dict[str, _Command] = {
     "LOGIN": _Command(login.login, _NEW),
     "ENABLE": _Command(_enable, _KNOWN),
     "COMPRESS": _Command(_compress, _KNOWN),
-    "NAMESPACE": _Command(browse.namespace, _KNOWN),
-    "LIST": _Command(browse.list_, _KNOWN),
-    "LSUB": _Command(browse.lsub, _KNOWN),
-    "XLIST": _Command(browse.xlist, _KNOWN),
+    "NAMESPACE": _Command(mailbox_commands.namespace, _KNOWN),
+    "LIST": _Command(mailbox_commands.list_, _KNOWN),
+    "LSUB": _Command(mailbox_commands.lsub, _KNOWN),
+    "XLIST": _Command(mailbox_commands.xlist, _KNOWN),
     "SUBSCRIBE": _Command(_noop, _KNOWN),
     "UNSUBSCRIBE": _Command(_noop, _KNOWN),
-    "STATUS": _Command(browse.status, _KNOWN),
-    "SELECT": _Command(browse.select, _KNOWN),
-    "EXAMINE": _Command(browse.examine, _KNOWN),
-    "CREATE": _Command(change.create, _KNOWN),
-    "DELETE": _Command(change.delete, _KNOWN),
-    "RENAME": _Command(change.rename, _KNOWN),
-    "APPEND": _Command(change.append, _KNOWN),
+    "STATUS": _Command(mailbox_commands.status, _KNOWN),
+    "SELECT": _Command(mailbox_commands.select, _KNOWN),
+    "EXAMINE": _Command(mailbox_commands.examine, _KNOWN),
+    "CREATE": _Command(mailbox_commands.create, _KNOWN),
+    "DELETE": _Command(mailbox_commands.delete, _KNOWN),
+    "RENAME": _Command(mailbox_commands.rename, _KNOWN),
+    "APPEND": _Command(message_commands.append, _KNOWN),
     "IDLE": _Command(idle.idle, _KNOWN),
     "CHECK": _Command(_noop, _SELECTED),
-    "CLOSE": _Command(change.close, _SELECTED),
-    "UNSELECT": _Command(browse.unselect, _SELECTED),
-    "EXPUNGE": _Command(change.expunge, _SELECTED),
-    "SEARCH": _Command(reading.search_, _SELECTED),
-    "FETCH": _Command(reading.fetch_, _SELECTED),
-    "STORE": _Command(change.store, _SELECTED),
-    "COPY": _Command(change.copy, _SELECTED),
-    "MOVE": _Command(change.move, _SELECTED),
+    "CLOSE": _Command(message_commands.close, _SELECTED),
+    "UNSELECT": _Command(mailbox_commands.unselect, _SELECTED),
+    "EXPUNGE": _Command(message_commands.expunge, _SELECTED),
+    "SEARCH": _Command(search.search, _SELECTED),
+    "FETCH": _Command(fetch.fetch, _SELECTED),
+    "STORE": _Command(message_commands.store, _SELECTED),
+    "COPY": _Command(message_commands.copy, _SELECTED),
+    "MOVE": _Command(message_commands.move, _SELECTED),
     "UID": _Command(_uid, _SELECTED),
 }
 # During these no EXPUNGE may be announced. RFC 3501 would allow it for the UID forms; clients are kinder without.
 _KEEPING_NUMBERS = ("FETCH", "SEARCH", "STORE", "UID FETCH", "UID SEARCH", "UID STORE")
 
 
-async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, backend: Backend) -> None:
-    """Live through one connection."""
-    session = Session(Channel(reader, writer, backend), backend)
-    backend.sessions[session.id] = session
+async def serve(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, backend: Backend, registry: SessionRegistry
+) -> None:
+    """Serve one connection until it ends."""
+    session = Session(Channel(reader, writer, backend), backend, registry)
+    registry.add(session)
     backend.stats.connected()
     try:
         await _converse(session)
@@ -147,7 +145,7 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, back
         session.channel.close_saying("Line too long")
     finally:
         session.close()
-        del backend.sessions[session.id]
+        registry.remove(session)
         backend.stats.connections_now -= 1
         session.channel.close()
         await session.channel.closed()
@@ -155,8 +153,7 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, back
 
 async def _converse(session: Session) -> None:
     if session.backend.faults.take("greeting_bye"):
-        reason = "Too many connections, try again later."
-        raise SessionOver(reason)
+        raise SessionOver("Too many connections, try again later.")
     await session.send(f"* OK Gimap ready for requests from {session.channel.peer} {session.id}".encode())
     while session.command != "LOGOUT":
         line = await session.next_line()
@@ -231,16 +228,13 @@ async def _befall(session: Session) -> None:
         session.silence()
         await session.next_line()
     if faults.take("bad_system_error_bye"):
-        reason = "System Error"
-        raise SessionOver(reason)
+        raise SessionOver("System Error")
     if session.backend.quota.refusing():
-        reason = f"NO {OVER_QUOTA} (Failure)"
-        raise Refused(reason)
+        raise Refused(f"NO {OVER_QUOTA} (Failure)")
     unavailable = faults.look("unavailable")
     if unavailable is not None and _meant(unavailable, session):
         faults.take("unavailable")
-        reason = "NO [UNAVAILABLE] Temporary System Error (Failure)"
-        raise Refused(reason)
+        raise Refused("NO [UNAVAILABLE] Temporary System Error (Failure)")
 
 
 def _meant(fault: Fault, session: Session) -> bool:
@@ -258,12 +252,3 @@ async def _finish(session: Session, answer: str) -> None:
     await session.send(session.tag + b" " + answer.encode())
     if session.command != "LOGOUT":
         session.check()
-
-
-def connection_handler(backend: Backend) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
-    """Return what asyncio calls for each connection."""
-    return partial(_serve_for, backend)
-
-
-async def _serve_for(backend: Backend, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await serve(reader, writer, backend)

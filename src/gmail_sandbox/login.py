@@ -44,8 +44,7 @@ class Claim(NamedTuple):
 async def authenticate(session: Session, args: list[Node]) -> str:
     """Run AUTHENTICATE with any of the advertised mechanisms."""
     if not args:
-        message = "AUTHENTICATE needs a mechanism"
-        raise ParseError(message)
+        raise ParseError("AUTHENTICATE needs a mechanism")
     mechanism = text_of(args[0]).upper()
     if mechanism not in (b"XOAUTH2", b"OAUTHBEARER", b"PLAIN"):
         return "NO Unsupported authentication mechanism (Failure)"
@@ -58,8 +57,7 @@ async def authenticate(session: Session, args: list[Node]) -> str:
 async def login(session: Session, args: list[Node]) -> str:
     """Run LOGIN, which Gmail accepts with an app password only."""
     if len(args) != 2:  # noqa: PLR2004
-        message = "LOGIN needs a user and a password"
-        raise ParseError(message)
+        raise ParseError("LOGIN needs a user and a password")
     user, password = (text_of(arg).decode("utf-8", "replace") for arg in args)
     return await _password(session, Claim(user, password))
 
@@ -68,13 +66,11 @@ async def _payload(session: Session, args: list[Node]) -> str:
     """Return the client's first message, asked for with an empty challenge when it did not come along."""
     encoded = text_of(args[1]) if len(args) > 1 else await _challenge(session, b"")
     if encoded == b"*":
-        reason = "BAD Authentication cancelled"
-        raise Refused(reason)
+        raise Refused("BAD Authentication cancelled")
     try:
         return base64.b64decode(encoded, validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
-        reason = f"BAD Invalid SASL argument. {session.id}"
-        raise Refused(reason) from None
+        raise Refused(f"BAD Invalid SASL argument. {session.id}") from None
 
 
 async def _challenge(session: Session, data: bytes) -> bytes:
@@ -156,10 +152,10 @@ def _too_many(session: Session) -> bool:
     backend = session.backend
     fault = backend.faults.look("too_many_connections")
     if fault is not None and fault.options["limit"] is not None:
-        return backend.logged_in() >= fault.number("limit")
+        return session.registry.count_authenticated() >= fault.number("limit")
     if fault is not None:
         return backend.faults.take("too_many_connections") is not None
-    return backend.logged_in() >= backend.credentials.connection_limit
+    return session.registry.count_authenticated() >= backend.credentials.connection_limit
 
 
 def _refuse(session: Session, answer: str) -> str:

@@ -43,8 +43,7 @@ def messages(source: str, seed: int) -> Iterator[SampleMessage]:
         return (_from_file(raw) for raw in (entry.read_bytes() for entry in sorted(path.glob("*.eml"))))
     if path.is_file():
         return (_from_file(raw) for raw in _mbox(path))
-    text = f"--mail {source}: neither a number, nor bulk:N, nor a folder of .eml files, nor an mbox file"
-    raise BadMailSource(text)
+    raise BadMailSource(f"--mail {source}: neither a number, nor bulk:N, nor a folder of .eml files, nor an mbox file")
 
 
 def _mbox(path: Path) -> Iterator[bytes]:
@@ -76,6 +75,5 @@ def _date_of(raw: bytes) -> int:
 
 def _count(text: str, source: str) -> int:
     if not text.isdigit():
-        message = f"--mail {source}: bulk needs a number, as in bulk:200000"
-        raise BadMailSource(message)
+        raise BadMailSource(f"--mail {source}: bulk needs a number, as in bulk:200000")
     return int(text)

@@ -7,25 +7,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from gmail_sandbox.sequence_sets import Span, indexes_of_numbers, indexes_of_uids
-
-
-class Watcher(Protocol):
-    """A session that has the mailbox selected."""
-
-    def uid_added(self, uid: int) -> None:
-        """Take note of a new message."""
-
-    def uid_removed(self, uid: int) -> None:
-        """Take note that a message left."""
-
-    def uid_changed(self, uid: int) -> None:
-        """Take note that flags or labels changed."""
-
-    def renumbered(self) -> None:
-        """Take note that every UID became invalid."""
 
 
 class Mailbox:
@@ -38,7 +22,7 @@ class Mailbox:
         self.uidnext = uidnext
         self.uids: list[int] = []
         self.msgids: list[int] = []
-        self.watchers: set[Watcher] = set()
+        self.selections: set[Selection] = set()
         self._uid_by_msgid: dict[int, int] = {}
 
     def __len__(self) -> int:
@@ -60,8 +44,8 @@ class Mailbox:
         uid = self.uidnext
         self.uidnext += 1
         self.restore(uid, msgid)
-        for watcher in tuple(self.watchers):
-            watcher.uid_added(uid)
+        for selection in tuple(self.selections):
+            selection.uid_added(uid)
         return uid
 
     def remove(self, msgid: int) -> int:
@@ -70,15 +54,15 @@ class Mailbox:
         index = bisect_left(self.uids, uid)
         del self.uids[index]
         del self.msgids[index]
-        for watcher in tuple(self.watchers):
-            watcher.uid_removed(uid)
+        for selection in tuple(self.selections):
+            selection.uid_removed(uid)
         return uid
 
     def announce_change(self, msgid: int) -> None:
         """Tell the watchers that a message of this mailbox changed."""
         uid = self._uid_by_msgid[msgid]
-        for watcher in tuple(self.watchers):
-            watcher.uid_changed(uid)
+        for selection in tuple(self.selections):
+            selection.uid_changed(uid)
 
     def renumber(self, uidvalidity: int) -> None:
         """Give every message a new UID under a new UIDVALIDITY."""
@@ -88,8 +72,8 @@ class Mailbox:
         for msgid in msgids:
             self.restore(self.uidnext, msgid)
             self.uidnext += 1
-        for watcher in tuple(self.watchers):
-            watcher.renumbered()
+        for selection in tuple(self.selections):
+            selection.renumbered()
 
     def uid_of(self, msgid: int) -> int | None:
         """Return the UID of a message here, or None."""
@@ -104,10 +88,8 @@ class Mailbox:
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from gmail_sandbox.account import Account
-    from gmail_sandbox.mailbox import Mailbox
     from gmail_sandbox.message import Message
 
 
@@ -120,38 +102,47 @@ class Entry:
     message: Message
 
 
-class Listener(Protocol):
-    """The session that looks."""
-
-    def changed(self) -> None:
-        """Take note that there is something to announce."""
-
-    def lost(self) -> None:
-        """Take note that the view is no longer valid."""
-
-
 class Selection:
     """Keeps numbers stable between updates, as RFC 3501 section 7.4.1 demands."""
 
-    def __init__(self, account: Account, mailbox: Mailbox, name: str, cap: int, listener: Listener) -> None:
-        """Open a view on the newest `cap` messages, or on all when it is 0."""
-        self.account, self.mailbox, self.name = account, mailbox, name
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        name: str,
+        messages: Mapping[int, Message],
+        *,
+        limit: int,
+        on_change: Callable[[], None],
+        on_renumbered: Callable[[], None],
+    ) -> None:
+        """Open a view on the newest `limit` messages of a mailbox, or on all when it is 0.
+
+        Args:
+            mailbox: Where the UIDs come from; it tells this view of every change.
+            name: The mailbox's name as LIST shows it.
+            messages: Every message of the account by X-GM-MSGID.
+            limit: How many messages the view shows at most; 0 shows all.
+            on_change: Called when there is something to announce to the client.
+            on_renumbered: Called when every UID became invalid, so that the session must end.
+        """
+        self.mailbox, self.name = mailbox, name
+        self._messages = messages
         self.readonly = False
-        self.uids: list[int] = mailbox.uids[-cap:] if cap else list(mailbox.uids)
-        self._listener = listener
+        self.uids: list[int] = mailbox.uids[-limit:] if limit else list(mailbox.uids)
+        self._on_change, self._on_renumbered = on_change, on_renumbered
         self._arrived: list[int] = []
         self._removed: list[int] = []
         self._changed: dict[int, None] = {}
-        mailbox.watchers.add(self)
+        mailbox.selections.add(self)
 
     def close(self) -> None:
         """Stop watching the mailbox."""
-        self.mailbox.watchers.discard(self)
+        self.mailbox.selections.discard(self)
 
     def uid_added(self, uid: int) -> None:
         """Take note of a new message."""
         self._arrived.append(uid)
-        self._listener.changed()
+        self._on_change()
 
     def uid_removed(self, uid: int) -> None:
         """Take note that a message left; one that was never announced leaves no trace."""
@@ -159,16 +150,16 @@ class Selection:
             self._arrived.remove(uid)
         else:
             self._removed.append(uid)
-        self._listener.changed()
+        self._on_change()
 
     def uid_changed(self, uid: int) -> None:
         """Take note that flags or labels changed."""
         self._changed[uid] = None
-        self._listener.changed()
+        self._on_change()
 
     def renumbered(self) -> None:
         """Take note that every UID became invalid: the session cannot go on."""
-        self._listener.lost()
+        self._on_renumbered()
 
     def forget_change(self, uid: int) -> None:
         """Drop the note about a change this session made itself and has been told of."""
@@ -211,7 +202,7 @@ class Selection:
         """Return the message at a position, or None when it has left meanwhile."""
         uid = self.uids[index]
         msgid = self.mailbox.msgid_of(uid)
-        return None if msgid is None else Entry(index + 1, uid, self.account.messages[msgid])
+        return None if msgid is None else Entry(index + 1, uid, self._messages[msgid])
 
     def entry_of_msgid(self, msgid: int) -> Entry | None:
         """Return the entry of a message by its X-GM-MSGID."""

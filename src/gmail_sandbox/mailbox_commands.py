@@ -63,8 +63,7 @@ async def xlist(session: Session, args: list[Node]) -> str:
 def _patterns(args: list[Node], session: Session) -> list[str]:
     """Return the patterns with the reference put before each; one empty pattern stays empty."""
     if len(args) < 2:  # noqa: PLR2004
-        message = "LIST needs a reference and a pattern"
-        raise ParseError(message)
+        raise ParseError("LIST needs a reference and a pattern")
     reference = name_of(args[0], utf8=session.utf8)
     patterns = [name_of(node, utf8=session.utf8) for node in list_of(args[1])]
     return patterns if patterns == [""] else [reference + pattern for pattern in patterns]
@@ -133,8 +132,7 @@ def _list_line(verb: bytes, name: str, key: str | None, tree: dict[str, str | No
 async def status(session: Session, args: list[Node]) -> str:
     """Run STATUS."""
     if len(args) != 2:  # noqa: PLR2004
-        message = "STATUS needs a mailbox and a list of items"
-        raise ParseError(message)
+        raise ParseError("STATUS needs a mailbox and a list of items")
     name = name_of(args[0], utf8=session.utf8)
     items = [text_of(item).upper() for item in list_of(args[1])]
     await session.send(_status_line(session, name, find(session, name), items))
@@ -143,8 +141,7 @@ async def status(session: Session, args: list[Node]) -> str:
 
 def _status_line(session: Session, name: str, mailbox: Mailbox, items: Sequence[bytes]) -> bytes:
     if unknown := [item for item in items if item not in _STATUS_ITEMS]:
-        message = f"unknown STATUS item {unknown[0]!r}"
-        raise ParseError(message)
+        raise ParseError(f"unknown STATUS item {unknown[0]!r}")
     account, cap = session.backend.account, session.backend.folder_cap
     msgids = mailbox.msgids[-cap:] if cap else mailbox.msgids
     values = {b"MESSAGES": len(msgids), b"RECENT": 0, b"UIDNEXT": mailbox.uidnext, b"UIDVALIDITY": mailbox.uidvalidity}
@@ -162,8 +159,7 @@ def find(session: Session, name: str) -> Mailbox:
     account = session.backend.account
     mailbox = account.mailbox_named(name)
     if mailbox is None or (mailbox.key == folders.ALL and session.backend.all_hidden):
-        reason = f"NO [NONEXISTENT] Unknown Mailbox: {printable(name)} (Failure)"
-        raise Refused(reason)
+        raise Refused(f"NO [NONEXISTENT] Unknown Mailbox: {printable(name)} (Failure)")
     return mailbox
 
 
@@ -184,8 +180,7 @@ async def examine(session: Session, args: list[Node]) -> str:
 
 async def _open(session: Session, args: list[Node], *, readonly: bool) -> str:
     if not args:
-        message = "a mailbox is needed"
-        raise ParseError(message)
+        raise ParseError("a mailbox is needed")
     name = name_of(args[0], utf8=session.utf8)
     await _maybe_stuck(session)
     session.select(None)
@@ -199,7 +194,14 @@ async def _open(session: Session, args: list[Node], *, readonly: bool) -> str:
     if _wants_condstore(args[1:]):
         session.condstore = True
     shown = session.backend.account.names()[mailbox.key]
-    selection = Selection(session.backend.account, mailbox, shown, session.backend.folder_cap, session)
+    selection = Selection(
+        mailbox,
+        shown,
+        session.backend.account.messages,
+        limit=session.backend.folder_cap,
+        on_change=session.changed,
+        on_renumbered=session.lost,
+    )
     selection.readonly = readonly
     session.select(selection)
     await _send_facts(session, selection)
@@ -215,8 +217,7 @@ async def _maybe_stuck(session: Session) -> None:
         session.silence()
         await session.next_line()
     await asyncio.sleep(fault.number("seconds"))
-    reason = "NO System Error (Failure)"
-    raise Refused(reason)
+    raise Refused("NO System Error (Failure)")
 
 
 def _unknown_mailbox(name: str) -> str:
@@ -255,3 +256,43 @@ def own_label(mailbox: Mailbox) -> str | None:
 def is_system(key: str) -> bool:
     """Tell whether a mailbox is one the user cannot rename or delete."""
     return key == INBOX or key in folders.SPECIAL_USE
+
+
+_UNKNOWN_FOLDER = "NO [NONEXISTENT] Unknown folder. (Failure)"
+
+
+async def create(session: Session, args: list[Node]) -> str:
+    """Run CREATE."""
+    name = _only_name(session, args)
+    if session.backend.account.mailbox_named(name) is not None:
+        return "NO [ALREADYEXISTS] Duplicate folder name. (Failure)"
+    session.backend.account.create_label(name.rstrip("/"))
+    return "OK Success"
+
+
+async def delete(session: Session, args: list[Node]) -> str:
+    """Run DELETE: the label goes, the messages stay."""
+    mailbox = session.backend.account.mailbox_named(_only_name(session, args))
+    if mailbox is None:
+        return _UNKNOWN_FOLDER
+    if is_system(mailbox.key):
+        return "NO [CANNOT] Invalid folder. (Failure)"
+    session.backend.account.delete_label(mailbox.key)
+    return "OK Success"
+
+
+async def rename(session: Session, args: list[Node]) -> str:
+    """Run RENAME."""
+    if len(args) != 2:  # noqa: PLR2004
+        raise ParseError("RENAME needs two names")
+    mailbox = find(session, name_of(args[0], utf8=session.utf8))
+    if is_system(mailbox.key):
+        return "NO [CANNOT] Invalid folder. (Failure)"
+    session.backend.account.rename_label(mailbox.key, name_of(args[1], utf8=session.utf8))
+    return "OK Success"
+
+
+def _only_name(session: Session, args: list[Node]) -> str:
+    if len(args) != 1:
+        raise ParseError("one mailbox name is needed")
+    return name_of(args[0], utf8=session.utf8)

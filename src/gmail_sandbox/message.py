@@ -54,8 +54,7 @@ def check_flags(flags: Iterable[str]) -> None:
     """Raise BadFlag for a flag that is no atom (RFC 3501 section 9)."""
     for flag in flags:
         if not _FLAG.fullmatch(flag):
-            message = f"{flag!r} cannot be a flag"
-            raise BadFlag(message)
+            raise BadFlag(f"{flag!r} cannot be a flag")
 
 
 class ThreadKeys(NamedTuple):

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING
 
 from gmail_sandbox import fetch, folders
 from gmail_sandbox import sequence_sets as sets
-from gmail_sandbox.mailbox_commands import find, is_system, own_label, printable
+from gmail_sandbox.mailbox_commands import own_label, printable
 from gmail_sandbox.message import Location, Message
-from gmail_sandbox.session import Refused, Session
+from gmail_sandbox.session import Refused, Session, flags_line
 from gmail_sandbox.wire import Node, ParseError, Token, list_of, name_of, number_of, text_of
 
 if TYPE_CHECKING:
     from gmail_sandbox.mailbox import Entry, Mailbox
-
-_UNKNOWN_FOLDER = "NO [NONEXISTENT] Unknown folder. (Failure)"
 
 
 async def store(session: Session, args: list[Node], *, by_uid: bool = False) -> str:
@@ -27,8 +25,7 @@ async def store(session: Session, args: list[Node], *, by_uid: bool = False) -> 
     entries = _entries(session, args, by_uid=by_uid)
     unchanged_since, rest = _unchanged_since(args[1:])
     if len(rest) < 2:  # noqa: PLR2004
-        message = "STORE needs an item and values"
-        raise ParseError(message)
+        raise ParseError("STORE needs an item and values")
     _need_write(session)
     asked = _asked(rest, session)
     failed = []
@@ -44,8 +41,7 @@ async def store(session: Session, args: list[Node], *, by_uid: bool = False) -> 
 
 def _entries(session: Session, args: list[Node], *, by_uid: bool) -> list[Entry]:
     if not args:
-        message = "a sequence set is needed"
-        raise ParseError(message)
+        raise ParseError("a sequence set is needed")
     selection = session.selected
     return list(selection.entries(selection.indexes(sets.parse_set(text_of(args[0])), by_uid=by_uid)))
 
@@ -73,16 +69,14 @@ def _asked(nodes: list[Node], session: Session) -> _Asked:
     name = item.removesuffix(b".SILENT")
     sign = name[:1] if name[:1] in (b"+", b"-") else b""
     if name[len(sign) :] not in (b"FLAGS", b"X-GM-LABELS"):
-        message = f"unknown STORE item {name!r}"
-        raise ParseError(message)
+        raise ParseError(f"unknown STORE item {name!r}")
     values = list_of(nodes[1]) if len(nodes) == 2 else nodes[1:]  # noqa: PLR2004
     return _Asked(sign, name[len(sign) :], [name_of(v, utf8=session.utf8) for v in values], silent=name != item)
 
 
 def _need_write(session: Session) -> None:
     if session.selected.readonly:
-        reason = "NO [READ-ONLY] Folder is read-only. (Failure)"
-        raise Refused(reason)
+        raise Refused("NO [READ-ONLY] Folder is read-only. (Failure)")
 
 
 async def _store_one(session: Session, entry: Entry, asked: _Asked, *, by_uid: bool) -> None:
@@ -94,7 +88,7 @@ async def _store_one(session: Session, entry: Entry, asked: _Asked, *, by_uid: b
     if asked.silent:
         return
     if asked.name == b"FLAGS":
-        await session.channel.send(fetch.flags_line(entry, session, uid=by_uid))
+        await session.channel.send(flags_line(entry, condstore=session.condstore, uid=by_uid))
     else:
         uid = b" UID %d" % entry.uid if by_uid else b""
         labels = fetch.labels(entry.message, session)
@@ -158,8 +152,7 @@ async def copy(session: Session, args: list[Node], *, by_uid: bool = False, move
     """Run COPY or MOVE: on Gmail both change labels, the message stays one."""
     entries = _entries(session, args, by_uid=by_uid)
     if len(args) != 2:  # noqa: PLR2004
-        message = "a set and a mailbox are needed"
-        raise ParseError(message)
+        raise ParseError("a set and a mailbox are needed")
     if move:
         _need_write(session)
     target = _target(session, name_of(args[1], utf8=session.utf8))
@@ -185,8 +178,7 @@ async def move(session: Session, args: list[Node], *, by_uid: bool = False) -> s
 def _target(session: Session, name: str) -> Mailbox:
     mailbox = session.backend.account.mailbox_named(name)
     if mailbox is None:
-        reason = f"NO [TRYCREATE] No folder {printable(name)} (Failure)"
-        raise Refused(reason)
+        raise Refused(f"NO [TRYCREATE] No folder {printable(name)} (Failure)")
     return mailbox
 
 
@@ -209,8 +201,7 @@ def _take_from(session: Session, message: Message, source: Mailbox, target: Mail
 async def append(session: Session, args: list[Node]) -> str:
     """Run APPEND; a known Message-ID merges with the message that is there."""
     if len(args) < 2:  # noqa: PLR2004
-        message = "APPEND needs a mailbox and a message"
-        raise ParseError(message)
+        raise ParseError("APPEND needs a mailbox and a message")
     mailbox = _target(session, name_of(args[0], utf8=session.utf8))
     flags: list[str] = []
     internaldate = None
@@ -231,42 +222,3 @@ def _date_time(token: Token) -> int:
     except ValueError as error:
         raise ParseError(str(error)) from error
     return int(parsed.timestamp() * 1000)
-
-
-async def create(session: Session, args: list[Node]) -> str:
-    """Run CREATE."""
-    name = _only_name(session, args)
-    if session.backend.account.mailbox_named(name) is not None:
-        return "NO [ALREADYEXISTS] Duplicate folder name. (Failure)"
-    session.backend.account.create_label(name.rstrip("/"))
-    return "OK Success"
-
-
-async def delete(session: Session, args: list[Node]) -> str:
-    """Run DELETE: the label goes, the messages stay."""
-    mailbox = session.backend.account.mailbox_named(_only_name(session, args))
-    if mailbox is None:
-        return _UNKNOWN_FOLDER
-    if is_system(mailbox.key):
-        return "NO [CANNOT] Invalid folder. (Failure)"
-    session.backend.account.delete_label(mailbox.key)
-    return "OK Success"
-
-
-async def rename(session: Session, args: list[Node]) -> str:
-    """Run RENAME."""
-    if len(args) != 2:  # noqa: PLR2004
-        message = "RENAME needs two names"
-        raise ParseError(message)
-    mailbox = find(session, name_of(args[0], utf8=session.utf8))
-    if is_system(mailbox.key):
-        return "NO [CANNOT] Invalid folder. (Failure)"
-    session.backend.account.rename_label(mailbox.key, name_of(args[1], utf8=session.utf8))
-    return "OK Success"
-
-
-def _only_name(session: Session, args: list[Node]) -> str:
-    if len(args) != 1:
-        message = "one mailbox name is needed"
-        raise ParseError(message)
-    return name_of(args[0], utf8=session.utf8)

@@ -14,9 +14,11 @@ from typing import TypeAlias
 
 from gmail_sandbox import gmail_query, wire
 from gmail_sandbox import sequence_sets as sets
+from gmail_sandbox.account import Account
 from gmail_sandbox.mailbox import Entry, Selection
 from gmail_sandbox.searchable_text import Content
-from gmail_sandbox.wire import Node, ParseError, Token
+from gmail_sandbox.session import Refused, Session
+from gmail_sandbox.wire import Node, ParseError, Token, list_of, text_of
 
 Test: TypeAlias = Callable[[Entry, Content], bool]
 
@@ -61,8 +63,7 @@ class Parser:
     def parse(self) -> Program:
         """Return the program for all keys."""
         if not self._nodes:
-            message = "SEARCH needs a key"
-            raise ParseError(message)
+            raise ParseError("SEARCH needs a key")
         while self._nodes:
             if not self._narrow():
                 self.program.tests.append(self._key())
@@ -94,8 +95,7 @@ class Parser:
 
     def _next(self) -> Node:
         if not self._nodes:
-            message = "a search key lacks its argument"
-            raise ParseError(message)
+            raise ParseError("a search key lacks its argument")
         return self._nodes.pop(0)
 
     def _text(self) -> bytes:
@@ -122,8 +122,7 @@ class Parser:
             test = family(name)
             if test is not None:
                 return test
-        message = f"unknown search key {name!r}"
-        raise ParseError(message)
+        raise ParseError(f"unknown search key {name!r}")
 
     def _group(self, nodes: list[Node]) -> Test:
         inner = Parser(nodes, self._selection, self._charset)
@@ -221,8 +220,7 @@ class Parser:
         token = self._next()
         label = wire.text_of(token).decode(self._charset, "replace")
         if isinstance(token, Token) and not token.quoted and label.startswith("\\"):
-            message = "system labels must be quoted in SEARCH"
-            raise ParseError(message)
+            raise ParseError("system labels must be quoted in SEARCH")
         wanted = label.casefold()
         return lambda entry, _content: any(own.casefold() == wanted for own in entry.message.labels)
 
@@ -236,8 +234,7 @@ def _date(text: bytes) -> date:
         day, month, year = text.decode("ascii").split("-")
         return date(int(year), _MONTHS[month.lower()], int(day))
     except (ValueError, KeyError) as error:
-        message = f"{text!r} is not a date"
-        raise ParseError(message) from error
+        raise ParseError(f"{text!r} is not a date") from error
 
 
 def _arrived(entry: Entry) -> date:
@@ -251,13 +248,13 @@ def _sent(content: Content) -> date | None:
         return None
 
 
-async def run(program: Program, selection: Selection) -> list[Entry]:
-    """Return the matching entries in order; lets other sessions run in between."""
+async def run(program: Program, selection: Selection, account: Account) -> list[Entry]:
+    """Return the matching entries in order; let other sessions run in between."""
     found: list[Entry] = []
     for count, entry in enumerate(_candidates(program, selection), start=1):
         if count % _YIELD_EVERY == 0:
             await asyncio.sleep(0)
-        content = Content(selection.account, entry.message)
+        content = Content(account, entry.message)
         if all(test(entry, content) for test in program.tests):
             found.append(entry)
     return found
@@ -276,3 +273,54 @@ def _candidates(program: Program, selection: Selection) -> Iterator[Entry]:
     for entry in candidates:
         if all(any(entry.number - 1 in part for part in parts) for parts in others):
             yield entry
+
+
+_ALLOWED_CHARSETS = ("utf-8", "us-ascii")
+
+
+async def search(session: Session, args: list[Node], *, by_uid: bool = False) -> str:
+    """Run SEARCH or UID SEARCH, plain or extended (RFC 4731)."""
+    nodes, returned = _without_return(args)
+    nodes, charset = _without_charset(nodes)
+    selection = session.selected
+    program = Parser(nodes, selection, charset).parse()
+    found = await run(program, selection, session.backend.account)
+    session.check()
+    numbers = [entry.uid if by_uid else entry.number for entry in found]
+    modseq = max((entry.message.modseq for entry in found), default=0) if program.uses_modseq else 0
+    if returned is None:
+        listed = b"".join(b" %d" % number for number in numbers)
+        tail = b" (MODSEQ %d)" % modseq if modseq else b""
+        await session.send(b"* SEARCH" + listed + tail)
+    else:
+        await session.send(_esearch(session, numbers, returned, modseq, by_uid=by_uid))
+    return "OK SEARCH completed (Success)"
+
+
+def _without_return(args: list[Node]) -> tuple[list[Node], list[bytes] | None]:
+    if len(args) > 1 and isinstance(args[0], Token) and args[0].upper() == b"RETURN":
+        return args[2:], [text_of(item).upper() for item in list_of(args[1])] or [b"ALL"]
+    return args, None
+
+
+def _without_charset(args: list[Node]) -> tuple[list[Node], str]:
+    if len(args) > 1 and isinstance(args[0], Token) and args[0].upper() == b"CHARSET":
+        charset = text_of(args[1]).decode("ascii", "replace").lower()
+        if charset not in _ALLOWED_CHARSETS:
+            raise Refused("NO [BADCHARSET (UTF-8 US-ASCII)] Unknown charset (Failure)")
+        return args[2:], charset
+    return args, "us-ascii"
+
+
+def _esearch(session: Session, numbers: list[int], returned: list[bytes], modseq: int, *, by_uid: bool) -> bytes:
+    line = b'* ESEARCH (TAG "%s")' % session.tag + (b" UID" if by_uid else b"")
+    for item in returned:
+        if item == b"COUNT":
+            line += b" COUNT %d" % len(numbers)
+        elif item == b"MIN" and numbers:
+            line += b" MIN %d" % numbers[0]
+        elif item == b"MAX" and numbers:
+            line += b" MAX %d" % numbers[-1]
+        elif item == b"ALL" and numbers:
+            line += b" ALL " + sets.compact(numbers)
+    return line + (b" MODSEQ %d" % modseq if modseq else b"")

@@ -32,8 +32,7 @@ def is_set(value: bytes) -> bool:
 def parse_set(value: bytes) -> tuple[Span, ...]:
     """Return the ranges of a sequence set."""
     if not is_set(value):
-        message = "a sequence set was expected"
-        raise ParseError(message)
+        raise ParseError("a sequence set was expected")
     return tuple(_span(part) for part in value.split(b","))
 
 
@@ -64,8 +63,7 @@ def indexes_of_numbers(spans: Sequence[Span], count: int) -> list[range]:
     found = []
     for low, high in _ordered(spans, count):
         if low < 1 or high > count:
-            message = "there is no message with that number"
-            raise ParseError(message)
+            raise ParseError("there is no message with that number")
         found.append(range(low - 1, high))
     return _merged(found)
 

@@ -15,6 +15,7 @@ from gmail_sandbox.connection import LINE_LIMIT
 from gmail_sandbox.control_api import ControlApi
 from gmail_sandbox.fault_actions import Drills
 from gmail_sandbox.oauth import OAuthEndpoints
+from gmail_sandbox.session import SessionRegistry
 from gmail_sandbox.state import State
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ class Sandbox:
         except BaseException:
             self._state.close()
             raise
-        self.drills = Drills(self.backend, self._open_imap, self._close_imap)
+        self.sessions = SessionRegistry()
+        self.drills = Drills(self.backend, self.sessions, self._open_imap, self._close_imap)
         self.imap_port = self.oauth_port = self.control_port = 0
         self._imap: asyncio.Server | None = None
         self._http: list[asyncio.Server] = []
@@ -69,7 +71,9 @@ class Sandbox:
         try:
             self.imap_port = await self._listen_imap(self.settings.imap_port)
             self.oauth_port = await self._listen_http(OAuthEndpoints(self.backend).handle, self.settings.oauth_port)
-            self.control_port = await self._listen_http(ControlApi(self.backend).handle, self.settings.control_port)
+            self.control_port = await self._listen_http(
+                ControlApi(self.backend, self.sessions).handle, self.settings.control_port
+            )
         except BaseException:
             await self.stop()
             raise
@@ -83,7 +87,7 @@ class Sandbox:
         await asyncio.sleep(_SETTLE_SECONDS)
         for server in [*self._http, *([self._imap] if self._imap else [])]:
             server.close()
-        self.backend.end_sessions("Server shutting down")
+        self.sessions.end_all("Server shutting down")
         if self._connections:
             await asyncio.wait(self._connections, timeout=_STOP_SECONDS)
         for task in self._connections:
@@ -106,7 +110,7 @@ class Sandbox:
             self._connections.add(task)
             task.add_done_callback(self._connections.discard)
         with suppress(asyncio.CancelledError):
-            await imap.serve(reader, writer, self.backend)
+            await imap.serve(reader, writer, self.backend, self.sessions)
 
     async def _listen_http(self, handler: httpd.Handler, port: int) -> int:
         try:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from gmail_sandbox import fetch
 from gmail_sandbox.backend import EXPIRED, Backend
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gmail_sandbox.connection import Channel
-    from gmail_sandbox.mailbox import Selection
+    from gmail_sandbox.mailbox import Entry, Selection
+    from gmail_sandbox.message import Message
 
 BEFORE_LOGIN = (
     b"IMAP4rev1 UNSELECT IDLE NAMESPACE QUOTA ID XLIST CHILDREN X-GM-EXT-1 XYZZY SASL-IR "
@@ -35,10 +37,10 @@ class SessionOver(Exception):
 class Session:
     """One client. `user` is empty before login, `selection` is None when no mailbox is selected."""
 
-    def __init__(self, channel: Channel, backend: Backend) -> None:
+    def __init__(self, channel: Channel, backend: Backend, registry: SessionRegistry) -> None:
         """Start unauthenticated."""
         self.id = backend.new_id()
-        self.channel, self.backend = channel, backend
+        self.channel, self.backend, self.registry = channel, backend, registry
         self.user = ""
         self.selection: Selection | None = None
         self.utf8 = False
@@ -116,8 +118,7 @@ class Session:
     def selected(self) -> Selection:
         """Return the selected mailbox; the dispatcher has made sure there is one."""
         if self.selection is None:
-            reason = "BAD Command not allowed in this state."
-            raise Refused(reason)
+            raise Refused("BAD Command not allowed in this state.")
         return self.selection
 
     def close(self) -> None:
@@ -137,7 +138,7 @@ class Session:
         lines = [b"* %d EXPUNGE\r\n" % number for number in selection.take_expunged()] if expunges else []
         if selection.take_arrived():
             lines.append(b"* %d EXISTS\r\n" % len(selection.uids))
-        lines += (fetch.flags_line(entry, self) for entry in selection.take_changed())
+        lines += (flags_line(entry, condstore=self.condstore) for entry in selection.take_changed())
         return b"".join(lines)
 
     async def send_updates(self, *, expunges: bool = True) -> None:
@@ -145,3 +146,46 @@ class Session:
         lines = self.updates(expunges=expunges)
         if lines:
             await self.channel.send(lines)
+
+
+def format_flags(message: Message) -> bytes:
+    """Return the flags as a list."""
+    return b"(" + " ".join(sorted(message.flags)).encode() + b")"
+
+
+def flags_line(entry: Entry, *, condstore: bool, uid: bool = True) -> bytes:
+    """Return the untagged answer about changed flags, with MODSEQ for a session that enabled CONDSTORE (RFC 7162)."""
+    parts = [b"UID %d" % entry.uid] if uid else []
+    if condstore:
+        parts.append(b"MODSEQ (%d)" % entry.message.modseq)
+    parts.append(b"FLAGS " + format_flags(entry.message))
+    return b"* %d FETCH (%s)\r\n" % (entry.number, b" ".join(parts))
+
+
+class SessionRegistry:
+    """Every open session, so that a fault or a shutdown reaches all of them."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._sessions: set[Session] = set()
+
+    def __iter__(self) -> Iterator[Session]:
+        """Iterate over a copy: a session that ends leaves the registry meanwhile."""
+        return iter(tuple(self._sessions))
+
+    def add(self, session: Session) -> None:
+        """Register a session that opened."""
+        self._sessions.add(session)
+
+    def remove(self, session: Session) -> None:
+        """Forget a session that ended."""
+        self._sessions.discard(session)
+
+    def end_all(self, bye: str) -> None:
+        """End every session with `* BYE` and this text."""
+        for session in self:
+            session.end(bye)
+
+    def count_authenticated(self) -> int:
+        """Return how many sessions have logged in."""
+        return sum(1 for session in self if session.user)

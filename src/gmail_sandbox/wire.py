@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from gmail_sandbox import utf7
+from imapclient import imap_utf7
 
 
 class ParseError(ValueError):
@@ -54,8 +54,7 @@ class _Scanner:
             else:
                 self._scan_text(piece)
         if len(self._stack) != 1:
-            message = "a parenthesis is not closed"
-            raise ParseError(message)
+            raise ParseError("a parenthesis is not closed")
         return self._stack[0]
 
     def _scan_text(self, text: bytes) -> None:
@@ -82,15 +81,13 @@ class _Scanner:
 
     def _close(self) -> None:
         if len(self._stack) == 1:
-            message = "a parenthesis was never opened"
-            raise ParseError(message)
+            raise ParseError("a parenthesis was never opened")
         self._stack.pop()
 
     def _quoted(self, text: bytes, at: int) -> int:
         match = _QUOTED.match(text, at)
         if match is None:
-            message = "a quoted string is not closed"
-            raise ParseError(message)
+            raise ParseError("a quoted string is not closed")
         self._stack[-1].append(Token(_ESCAPE.sub(rb"\1", match[1]), quoted=True))
         return match.end()
 
@@ -101,12 +98,10 @@ class _Scanner:
         if bracket > 0 and text[at:bracket].upper() in _SECTION_ITEMS:
             closing = text.find(b"]", bracket)
             if closing < 0:
-                message = "a section is not closed"
-                raise ParseError(message)
+                raise ParseError("a section is not closed")
             end = _atom_end(text, closing)
         if end == at:
-            message = "a character that starts nothing"
-            raise ParseError(message)
+            raise ParseError("a character that starts nothing")
         self._stack[-1].append(Token(text[at:end]))
         return end
 
@@ -135,13 +130,13 @@ def nstring(value: bytes | None) -> bytes:
 
 def label(name: str, *, utf8: bool = False) -> bytes:
     """Spell a label as Gmail's FETCH does: an atom when that is legal, otherwise quoted."""
-    wire = name.encode() if utf8 else utf7.encode(name)
+    wire = name.encode() if utf8 else imap_utf7.encode(name)
     return quoted(wire) if not wire or _ILLEGAL_IN_ATOM.search(wire) else wire
 
 
 def mailbox(name: str, *, utf8: bool = False) -> bytes:
     """Spell a mailbox name as Gmail's LIST does: always quoted."""
-    return quoted(name.encode() if utf8 else utf7.encode(name))
+    return quoted(name.encode() if utf8 else imap_utf7.encode(name))
 
 
 def name_of(token: Node, *, utf8: bool = False) -> str:
@@ -149,16 +144,26 @@ def name_of(token: Node, *, utf8: bool = False) -> str:
     value = text_of(token)
     try:
         # Clients that send raw UTF-8 without asking for it are understood all the same.
-        return value.decode() if utf8 or max(value, default=0) > 0x7F else utf7.decode(value)  # noqa: PLR2004
+        return value.decode() if utf8 or not value.isascii() else _decode_utf7(value)
     except ValueError as error:
         raise ParseError(str(error)) from error
+
+
+def _decode_utf7(value: bytes) -> str:
+    """Decode modified UTF-7 (RFC 3501 section 5.1.3); raise ValueError for any other spelling than the canonical one.
+
+    imapclient's decoder forgives a shift that is not closed, for example; the sandbox must not.
+    """
+    name: str = imap_utf7.decode(value)
+    if imap_utf7.encode(name) != value:
+        raise ValueError("this is not modified UTF-7")
+    return name
 
 
 def text_of(node: Node) -> bytes:
     """Return the bytes of a string token."""
     if isinstance(node, list):
-        message = "a string was expected, not a list"
-        raise ParseError(message)
+        raise ParseError("a string was expected, not a list")
     return node.value
 
 
@@ -166,8 +171,7 @@ def number_of(node: Node) -> int:
     """Return the number a token spells."""
     value = text_of(node)
     if not value.isdigit():
-        message = "a number was expected"
-        raise ParseError(message)
+        raise ParseError("a number was expected")
     return int(value)
 
 

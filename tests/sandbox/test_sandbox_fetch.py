@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 
 import pytest
+from imapclient import imap_utf7
 
-from gmail_sandbox import SandboxSettings, running_sandbox, utf7
+from gmail_sandbox import SandboxSettings, running_sandbox
 from gmail_sandbox.fault_actions import STRANGE_LABELS
 
 ALL = "[Gmail]/All Mail"
@@ -44,7 +45,7 @@ def test_every_strange_label_survives_imapclient(sandbox, client, label, mail):
     (wire,) = client.fetch([1], ["X-GM-LABELS"])[1][b"X-GM-LABELS"]
     # imapclient reads a bare number as int and a bare NIL as None; both are legal atoms.
     spelled = {None: b"NIL"}.get(wire, wire if isinstance(wire, bytes) else str(wire).encode())
-    assert utf7.decode(spelled) == label
+    assert imap_utf7.decode(spelled) == label
 
 
 def test_messages_come_back_byte_for_byte(sandbox, client, mail):
