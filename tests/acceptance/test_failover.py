@@ -16,7 +16,7 @@ import pytest
 import redis
 from redis.crc import key_slot
 
-from email_ingestion.redis_address import RedisAddress
+from email_ingestion.settings import RedisAddress
 from email_ingestion.stream.keys import Keys, layout, partition_of
 from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.processes import Place, Running, gmail_settings, place, token_of, until

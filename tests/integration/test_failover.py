@@ -14,7 +14,7 @@ from redis.crc import key_slot
 from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.errors import CircuitBreakerError, ConfigurationError, RedisConnectionError
 from email_ingestion.records import Cursor
-from email_ingestion.redis_address import RedisAddress
+from email_ingestion.settings import RedisAddress
 from email_ingestion.stream import (
     Intake,
     Keys,

@@ -12,7 +12,7 @@ import pytest
 
 from email_ingestion.errors import ConfigurationError, PermanentError, StaleCursor
 from email_ingestion.records import Cursor
-from email_ingestion.redis_address import RedisAddress
+from email_ingestion.settings import RedisAddress
 from email_ingestion.stream import (
     Burial,
     Gaps,

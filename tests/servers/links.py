@@ -9,7 +9,7 @@ from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.errors import RedisConnectionError
 from email_ingestion.events import Event
 from email_ingestion.records import Envelope, RawMessage
-from email_ingestion.redis_address import RedisAddress
+from email_ingestion.settings import RedisAddress
 from email_ingestion.stream import Keys, Link, connect
 
 

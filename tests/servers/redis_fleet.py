@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import redis
 
-from email_ingestion.redis_address import Node, RedisAddress
+from email_ingestion.settings import Node, RedisAddress
 from tests.servers.missing import program
 from tests.servers.ports import free_port, wait_for_port
 from tests.servers.processes import until

@@ -19,7 +19,7 @@ import yaml
 from email_ingestion.ops import report
 from email_ingestion.ops.listen import METRICS_PORT, OPS_PORT
 from email_ingestion.settings import Settings
-from email_ingestion.settings_names import refuse_unknown
+from email_ingestion.settings.names import refuse_unknown
 from tests.servers.missing import program
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -30,7 +30,7 @@ from email_ingestion.backup.archive import (
 )
 from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.ledger.copy import Copied, check_copy, copy_ledger
-from email_ingestion.redis_address import RedisAddress
+from email_ingestion.settings import RedisAddress
 from email_ingestion.stream import Link, Reload, Tally, open_link, read_snapshot, server_facts
 from email_ingestion.stream.snapshot import SnapshotTorn
 

@@ -9,8 +9,8 @@ import typer
 
 from email_ingestion.cli.exit_codes import OK
 from email_ingestion.cli.output import Json, show
-from email_ingestion.fleet.configuration import shown
 from email_ingestion.settings import load_settings
+from email_ingestion.settings.effective_settings import effective_settings
 
 config = typer.Typer(help="See which setting holds and where it comes from.")
 
@@ -32,6 +32,6 @@ def show_config(
       email-ingestion config show --set
       email-ingestion config show --json
     """
-    found = shown(load_settings())
+    found = effective_settings(load_settings())
     show([asdict(each) for each in found if each.origin != "default" or not only_set], as_json=as_json)
     return OK

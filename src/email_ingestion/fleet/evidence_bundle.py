@@ -27,11 +27,11 @@ import psutil
 from email_ingestion import __version__
 from email_ingestion.atomic_files import replacing
 from email_ingestion.errors import EmailIngestionError, OperationFailed
-from email_ingestion.fleet.configuration import shown
 from email_ingestion.fleet.log_files import log_files
 from email_ingestion.fleet.managed_processes import Member, members
 from email_ingestion.ops.wording import redact, redact_field
 from email_ingestion.settings import Settings
+from email_ingestion.settings.effective_settings import effective_settings
 from email_ingestion.stream import open_link, read_gauges, server_facts
 from email_ingestion.stream.stuck import Stucks
 
@@ -73,7 +73,7 @@ def collect(
 
 
 def _pieces(settings: Settings) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    yield "config.json", lambda: _json([asdict(each) for each in shown(settings)])
+    yield "config.json", lambda: _json([asdict(each) for each in effective_settings(settings)])
     yield "machine.json", lambda: _json(_machine(settings))
     for path in (*log_files(settings.log_dir), settings.log_dir / "audit.log"):
         if path.exists():

@@ -18,7 +18,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from email_ingestion.errors import ConfigurationError
-from email_ingestion.redis_address import Node, RedisAddress
+from email_ingestion.settings import Node, RedisAddress
 
 # How long a blocking read waits in Redis, and how much longer its socket does: a read must never look like a hang.
 BLOCK_SECONDS = 1.0

@@ -18,7 +18,7 @@ from redis.exceptions import NoScriptError, RedisClusterException, RedisError, R
 
 from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.errors import ConfigurationError, LeaseLost, RedisConnectionError, StaleCursor
-from email_ingestion.redis_address import RedisAddress
+from email_ingestion.settings import RedisAddress
 from email_ingestion.stream.clients import CONNECTIONS, LateCluster, connect, fails_over, master_now
 from email_ingestion.stream.keys import Keys, layout, partition_of
 

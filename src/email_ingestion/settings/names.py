@@ -1,9 +1,11 @@
-"""Which names are settings: finds the misspelt one before it silently does nothing."""
+"""Names of settings: find a misspelt one before it silently does nothing, and explain a wrong value."""
 
 from __future__ import annotations
 
 import difflib
 import re
+
+from pydantic import ValidationError
 
 from email_ingestion.errors import ConfigurationError
 
@@ -32,5 +34,22 @@ def refuse_unknown(in_use: dict[str, str], known: set[str]) -> None:
 
 
 def _nearest(name: str, known: set[str]) -> str:
-    longer = sorted(each for each in known if each.startswith(name))
+    longer = sorted(candidate for candidate in known if candidate.startswith(name))
     return (longer or difflib.get_close_matches(name, known, n=1, cutoff=0))[0]
+
+
+def is_secret(name: str) -> bool:
+    """Return whether the value of a setting may hold a secret."""
+    words = ("PASSWORD", "SECRET", "URL", "ACCOUNTS", "KEY", "CHANNELS", "RECIPIENTS", "WEBHOOK")
+    return any(word in name for word in words)
+
+
+def explain_validation(error: ValidationError) -> str:
+    """Say in one sentence which setting is wrong and why, without the value of a secret."""
+    first = error.errors()[0]
+    name = str(first["loc"][0]).upper() if first["loc"] else ""
+    text = first["msg"].removeprefix("Value error, ")
+    if not name:
+        return text
+    given = "" if is_secret(name) else f" (it is {first['input']!r})"
+    return f"{name}{given}: {text[0].lower()}{text[1:]}; see config/.env.example"

@@ -1,4 +1,4 @@
-"""The settings as they may be shown: each with its effective value and its origin, and without a secret."""
+"""The settings as they may be shown: every one with its effective value and its origin, and without a secret."""
 
 from __future__ import annotations
 
@@ -7,45 +7,47 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from email_ingestion.settings import Settings, is_secret, origins
+from email_ingestion.settings.names import is_secret
+from email_ingestion.settings.schema import Settings
+from email_ingestion.settings.sources import origins
 
 MASK = "***"
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """One setting."""
+class EffectiveSetting:
+    """One setting as it may be shown."""
 
     name: str
     value: str  # empty when it has none
     origin: str  # a file, the environment, or `default`
 
 
-def shown(settings: Settings) -> Iterator[Shown]:
-    """Every setting, in the order of `Settings`."""
-    places = origins()
+def effective_settings(settings: Settings) -> Iterator[EffectiveSetting]:
+    """Yield every setting, in the order of `Settings`."""
+    places = origins(Settings)
     names = {field.upper() for field in Settings.model_fields}
     for field in Settings.model_fields:
         name = field.upper()
         by_file = None if f"{name}_FILE" in names else places.get(f"{name}_FILE")
         origin = places.get(name) or (f"{name}_FILE in {by_file}" if by_file else "default")
-        yield Shown(name, _value(name, getattr(settings, field)), origin)
+        yield EffectiveSetting(name, _masked_value(name, getattr(settings, field)), origin)
 
 
-def _value(name: str, value: Any) -> str:
+def _masked_value(name: str, value: Any) -> str:
     if value is None:
         return ""
     if name == "ACCOUNTS":
         return ",".join(str(table.get("name", "default")) for table in value)
     if name.endswith(("_URL", "_URI")):
-        return _address(str(value))
+        return _masked_url(str(value))
     if is_secret(name) and not isinstance(value, int | float):
         return MASK if value else ""
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _address(url: str) -> str:
-    """Where it leads, without user and password and without what a web hook carries as its key."""
+def _masked_url(url: str) -> str:
+    """Mask user and password, the query, and the path in which a web hook carries its key."""
     found = urlsplit(url)
     if "@" in found.netloc:
         found = found._replace(netloc=f"{MASK}@{found.netloc.rpartition('@')[2]}")

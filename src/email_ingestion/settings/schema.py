@@ -1,12 +1,7 @@
-"""Every knob of the system; the only module that reads the environment.
-
-Order: command line > environment > the running sandbox's profile > `.env` > `config/settings.toml` > defaults.
-`<NAME>_FILE` reads the value of NAME from a file. Relative paths are relative to the working directory.
-"""
+"""Every setting with its type, unit and default."""
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
@@ -14,23 +9,12 @@ from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    DotEnvSettingsSource,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from email_ingestion.errors import ConfigurationError
-from email_ingestion.redis_address import Mode, Node, RedisAddress
-from email_ingestion.settings_names import refuse_unknown
-
-DOTENV = Path(".env")
-TOML = Path("config/settings.toml")
-# Written by `start.sh --sandbox`, removed by `stop.sh`: while the sandbox runs, every command speaks to it.
-SANDBOX_PROFILE = Path("data/sandbox.env")
+from email_ingestion.settings.names import explain_validation
+from email_ingestion.settings.redis_address import Mode, RedisAddress, parse_node
+from email_ingestion.settings.sources import DOTENV, SANDBOX_PROFILE, TOML, PlainDotEnvSource, PlainEnvSource
 
 MIB = 1024 * 1024
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -67,11 +51,11 @@ class Account(BaseModel):
     @field_validator("google_token_uri")
     @classmethod
     def _secrets_need_tls(cls, value: str) -> str:
-        return _with_tls(value)
+        return _require_tls(value)
 
     @property
     def by_mailbox(self) -> tuple[Account, ...]:
-        """The account once for each mailbox that is read."""
+        """Return one copy of the account for each mailbox that it reads."""
         names = [name.strip() for name in self.imap_mailbox.split(",")]
         return tuple(self.model_copy(update={"imap_mailbox": name}) for name in names if name)
 
@@ -250,7 +234,7 @@ class Settings(BaseSettings):
     @field_validator("sinks")
     @classmethod
     def _database_first(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        """What was delivered is proved by the database, and what further sinks are owed is noted there."""
+        """Put the database first: it proves deliveries, and records pending deliveries to the other sinks."""
         return tuple(dict.fromkeys(("database", *value)))
 
     @field_validator("redis_port", mode="before")
@@ -263,13 +247,13 @@ class Settings(BaseSettings):
 
     @field_validator("redis_sentinels", "redis_cluster_nodes")
     @classmethod
-    def _nodes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for each in value:
-            _node(each)
+    def _nodes_are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            parse_node(text)
         return value
 
     @model_validator(mode="after")
-    def _nodes_of_the_mode(self) -> Settings:
+    def _nodes_fit_the_mode(self) -> Settings:
         if self.redis_mode == "sentinel" and not self.redis_sentinels:
             message = "REDIS_MODE=sentinel needs REDIS_SENTINELS=host:26379,host:26379,…"
             raise ValueError(message)
@@ -290,17 +274,20 @@ class Settings(BaseSettings):
     @field_validator("google_token_uri")
     @classmethod
     def _secrets_need_tls(cls, value: str) -> str:
-        return _with_tls(value)
+        return _require_tls(value)
 
     @cached_property
     def all_accounts(self) -> tuple[Account, ...]:
-        """The accounts to read: the `[[accounts]]` tables over the general settings, else those settings alone."""
+        """The accounts to read: the `[[accounts]]` tables over the general settings, or the general settings alone.
+
+        Raises ConfigurationError for a table that is wrong.
+        """
         base = {name: getattr(self, name) for name in Account.model_fields if name != "name"}
         tables = self.accounts or ({},)
         try:
             found = tuple(Account(**{**base, **table}) for table in tables)
         except ValidationError as error:
-            raise ConfigurationError(f"[[accounts]] in {TOML}: {_explain(error)}") from error
+            raise ConfigurationError(f"[[accounts]] in {TOML}: {explain_validation(error)}") from error
         names = [account.name for account in found]
         if len(set(names)) < len(names):
             raise ConfigurationError(f"[[accounts]] in {TOML}: every account needs a name of its own")
@@ -308,18 +295,18 @@ class Settings(BaseSettings):
 
     @property
     def origin(self) -> str:
-        """The files the settings came from, beside the environment."""
+        """The names of the settings files that exist, or `the environment`."""
         return ", ".join(str(path) for path in (SANDBOX_PROFILE, DOTENV, TOML) if path.exists()) or "the environment"
 
     @property
     def redis_address(self) -> RedisAddress:
-        """Where Redis is, made of whatever was set."""
+        """The address of Redis, from REDIS_URL or from the other REDIS_ settings."""
         nodes = {"sentinel": self.redis_sentinels, "cluster": self.redis_cluster_nodes}.get(self.redis_mode, ())
         return RedisAddress(
             self._redis_url,
             self.redis_partitions,
             self.redis_mode,
-            tuple(map(_node, nodes)),
+            tuple(map(parse_node, nodes)),
             self.redis_sentinel_master,
             self.redis_sentinel_password,
         )
@@ -331,7 +318,7 @@ class Settings(BaseSettings):
         user = quote(self.redis_username or "", safe="")
         secret = f"{user}:{quote(self.redis_password, safe='')}@" if self.redis_password else ""
         host, port = (
-            _node(self.redis_cluster_nodes[0]) if self.redis_cluster_nodes else (self.redis_host, self.redis_port)
+            parse_node(self.redis_cluster_nodes[0]) if self.redis_cluster_nodes else (self.redis_host, self.redis_port)
         )
         at = f"[{host}]" if ":" in host else host
         return f"{'rediss' if self.redis_tls else 'redis'}://{secret}{at}:{port}/0"
@@ -345,82 +332,17 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The order of the module's docstring."""
+        """Return the sources in the order that the package's docstring names."""
         del env_settings, dotenv_settings, file_secret_settings
         return (
             init_settings,
-            _PlainEnv(settings_cls),
-            _PlainDotEnv(settings_cls, env_file=(DOTENV, SANDBOX_PROFILE)),
+            PlainEnvSource(settings_cls),
+            PlainDotEnvSource(settings_cls, env_file=(DOTENV, SANDBOX_PROFILE)),
             TomlConfigSettingsSource(settings_cls, TOML),
         )
 
 
-class _Plain:
-    """Values as a person writes them in an environment: no JSON for lists, `<NAME>_FILE` for secrets."""
-
-    env_vars: Any
-
-    def prepare_field_value(self, field_name: str, _field: object, value: Any, _complex: bool) -> Any:
-        if field_name in {"accounts", "routes"}:
-            return None  # tables of the TOML file; a foreign variable of that name is none of ours
-        path = self.env_vars.get(f"{field_name}_file") if f"{field_name}_file" not in Settings.model_fields else None
-        if not path or value is not None:
-            return value
-        try:
-            return Path(path).read_text().strip()
-        except OSError as error:
-            raise ConfigurationError(f"{field_name.upper()}_FILE: cannot read {path}: {error.strerror}") from error
-
-
-class _PlainEnv(_Plain, EnvSettingsSource):
-    pass
-
-
-class _PlainDotEnv(_Plain, DotEnvSettingsSource):
-    pass
-
-
-def load_settings(**overrides: Any) -> Settings:
-    """The effective settings; `overrides` come from the command line.
-
-    Raises ConfigurationError with one sentence naming the setting, for a wrong value and for an unknown name.
-    """
-    try:
-        refuse_unknown(_names_in_use(), {name.upper() for name in Settings.model_fields})
-        return Settings(**overrides)
-    except ValidationError as error:
-        raise ConfigurationError(_explain(error)) from error
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {error.filename}: {error.strerror}") from error
-    except ValueError as error:  # a broken TOML file
-        raise ConfigurationError(f"{TOML}: {error}") from error
-
-
-def origins() -> dict[str, str]:
-    """Each name that is set to something, upper case, and the place that wins."""
-    return {name: place for name, place in _names_in_use().items() if os.environ.get(name) != ""}
-
-
-def environment() -> dict[str, str]:
-    """A copy of the process environment, to hand to a child process."""
-    return dict(os.environ)
-
-
-def notify_socket() -> str | None:
-    """Where systemd waits for `READY=1`, if it does."""
-    return os.environ.get("NOTIFY_SOCKET")
-
-
-def _node(text: str) -> Node:
-    """Host and port; raises ValueError for anything else."""
-    address = urlsplit(f"//{text}")
-    if not address.hostname or not address.port or address.path:
-        message = f"{text!r} is no host:port"
-        raise ValueError(message)
-    return address.hostname, address.port
-
-
-def _with_tls(uri: str) -> str:
+def _require_tls(uri: str) -> str:
     address = urlsplit(uri)
     if address.scheme == "http" and address.hostname not in LOOPBACK:
         message = "must be https://: what is sent there opens the mailbox"
@@ -428,36 +350,8 @@ def _with_tls(uri: str) -> str:
     return uri
 
 
-def _names_in_use() -> dict[str, str]:
-    """Each name that was set, upper case, and the place it was set in."""
-    places: dict[str, str] = {}
-    if TOML.exists():
-        places |= {str(name).upper(): str(TOML) for name in TomlConfigSettingsSource(Settings, TOML).toml_data}
-    for path in (DOTENV, SANDBOX_PROFILE):
-        if path.exists():
-            source = DotEnvSettingsSource(Settings, env_file=path)
-            places |= {name.upper(): str(path) for name in source.env_vars}
-    return places | dict.fromkeys(map(str.upper, os.environ), "the environment")
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    name = str(first["loc"][0]).upper() if first["loc"] else ""
-    text = first["msg"].removeprefix("Value error, ")
-    if not name:
-        return text
-    given = "" if is_secret(name) else f" (it is {first['input']!r})"
-    return f"{name}{given}: {text[0].lower()}{text[1:]}; see config/.env.example"
-
-
-def is_secret(name: str) -> bool:
-    """Whether the value of a setting may hold one."""
-    words = ("PASSWORD", "SECRET", "URL", "ACCOUNTS", "KEY", "CHANNELS", "RECIPIENTS", "WEBHOOK")
-    return any(word in name for word in words)
-
-
 def start_of(account: Account) -> datetime | None:
-    """The INTERNALDATE before which messages are left out, or None."""
+    """Return the INTERNALDATE before which messages are skipped, or None."""
     if isinstance(account.imap_start, date):
         return datetime(account.imap_start.year, account.imap_start.month, account.imap_start.day, tzinfo=UTC)
     return None

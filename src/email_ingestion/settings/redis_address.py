@@ -1,9 +1,10 @@
-"""Where Redis is and how mail is spread over it, as the settings say; contacts nobody."""
+"""Where Redis is and how mail is spread over it; contacts nobody."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import urlsplit
 
 Mode = Literal["standalone", "sentinel", "cluster"]
 Node = tuple[str, int]
@@ -11,7 +12,7 @@ Node = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class RedisAddress:
-    """It may hold passwords: never print it."""
+    """The address of a Redis. It may hold passwords: never print it."""
 
     url: str  # redis:// or rediss://; behind Sentinel only its user, password, TLS and database number count
     partitions: int = 1
@@ -19,3 +20,12 @@ class RedisAddress:
     nodes: tuple[Node, ...] = ()  # the sentinels, or some nodes of the cluster
     master: str = ""  # as the sentinels call it
     sentinel_password: str | None = None
+
+
+def parse_node(text: str) -> Node:
+    """Parse `host:port`; raise ValueError for anything else."""
+    address = urlsplit(f"//{text}")
+    if not address.hostname or not address.port or address.path:
+        message = f"{text!r} is no host:port"
+        raise ValueError(message)
+    return address.hostname, address.port

@@ -1,0 +1,46 @@
+"""Every setting of the system: schema, sources, and the check of their names.
+
+Order: command line > environment > the running sandbox's profile > `.env` > `config/settings.toml` > defaults.
+`<NAME>_FILE` reads the value of NAME from a file. Relative paths are relative to the working directory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from email_ingestion.errors import ConfigurationError
+from email_ingestion.settings.names import explain_validation, refuse_unknown
+from email_ingestion.settings.redis_address import Mode, Node, RedisAddress
+from email_ingestion.settings.schema import Account, Settings, start_of
+from email_ingestion.settings.sources import SANDBOX_PROFILE, TOML, environment, names_in_use, notify_socket
+
+__all__ = [
+    "SANDBOX_PROFILE",
+    "Account",
+    "Mode",
+    "Node",
+    "RedisAddress",
+    "Settings",
+    "environment",
+    "load_settings",
+    "notify_socket",
+    "start_of",
+]
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Return the effective settings; `overrides` come from the command line.
+
+    Raises ConfigurationError with one sentence naming the setting, for a wrong value and for an unknown name.
+    """
+    try:
+        refuse_unknown(names_in_use(Settings), {name.upper() for name in Settings.model_fields})
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise ConfigurationError(explain_validation(error)) from error
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {error.filename}: {error.strerror}") from error
+    except ValueError as error:  # a broken TOML file
+        raise ConfigurationError(f"{TOML}: {error}") from error

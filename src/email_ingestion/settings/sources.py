@@ -1,0 +1,70 @@
+"""Where settings come from: the environment, `.env` files and the TOML file. Nothing else reads the environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, TomlConfigSettingsSource
+
+from email_ingestion.errors import ConfigurationError
+
+DOTENV = Path(".env")
+TOML = Path("config/settings.toml")
+# Written by `start.sh --sandbox`, removed by `stop.sh`: while the sandbox runs, every command uses it.
+SANDBOX_PROFILE = Path("data/sandbox.env")
+
+
+class _PlainValues:
+    """Values as a person writes them in an environment: no JSON for lists, `<NAME>_FILE` for secrets."""
+
+    env_vars: Any
+    settings_cls: type[BaseSettings]
+
+    def prepare_field_value(self, field_name: str, _field: object, value: Any, _complex: bool) -> Any:
+        if field_name in {"accounts", "routes"}:
+            return None  # tables of the TOML file; an environment variable of that name is not ours
+        file_name = f"{field_name}_file"
+        path = self.env_vars.get(file_name) if file_name not in self.settings_cls.model_fields else None
+        if not path or value is not None:
+            return value
+        try:
+            return Path(path).read_text().strip()
+        except OSError as error:
+            raise ConfigurationError(f"{field_name.upper()}_FILE: cannot read {path}: {error.strerror}") from error
+
+
+class PlainEnvSource(_PlainValues, EnvSettingsSource):
+    """The environment of this process."""
+
+
+class PlainDotEnvSource(_PlainValues, DotEnvSettingsSource):
+    """The `.env` files."""
+
+
+def names_in_use(settings_cls: type[BaseSettings]) -> dict[str, str]:
+    """Map every name that is set, in upper case, to the place that wins."""
+    places: dict[str, str] = {}
+    if TOML.exists():
+        places |= {str(name).upper(): str(TOML) for name in TomlConfigSettingsSource(settings_cls, TOML).toml_data}
+    for path in (DOTENV, SANDBOX_PROFILE):
+        if path.exists():
+            source = DotEnvSettingsSource(settings_cls, env_file=path)
+            places |= {name.upper(): str(path) for name in source.env_vars}
+    return places | dict.fromkeys(map(str.upper, os.environ), "the environment")
+
+
+def origins(settings_cls: type[BaseSettings]) -> dict[str, str]:
+    """Map every name that is set to something, in upper case, to the place that wins."""
+    return {name: place for name, place in names_in_use(settings_cls).items() if os.environ.get(name) != ""}
+
+
+def environment() -> dict[str, str]:
+    """Return a copy of the process environment, for a child process."""
+    return dict(os.environ)
+
+
+def notify_socket() -> str | None:
+    """Return the path of the socket on which systemd waits for `READY=1`, if there is one."""
+    return os.environ.get("NOTIFY_SOCKET")
