@@ -30,7 +30,7 @@ from email_ingestion.records import Cursor, Envelope, RawMessage, SinkMessage
 from email_ingestion.routing import Router
 from email_ingestion.sinks import Sink
 from email_ingestion.sinks.database import DatabaseSink
-from email_ingestion.stream import Intake, Keys, Link, Queue, Rehearsals, connect
+from email_ingestion.stream import Intake, Keys, Queue, RedisLink, Rehearsals, connect
 from email_ingestion.worker import Worker
 from email_ingestion.worker.loop import LOOP
 from email_ingestion.worker.settle import Settlement
@@ -65,10 +65,10 @@ def messages(raws: Iterator[bytes], folder: Path) -> Iterator[RawMessage]:
         yield RawMessage(envelope, None if large else raw, blobs.put(raw) if large else None)
 
 
-def link_to(url: str) -> Link:
+def link_to(url: str) -> RedisLink:
     """A link whose breaker watches."""
     breaker = Breaker("redis", BreakerPolicy(), (RedisConnectionError,), lambda _: None)
-    return Link(connect(url, "bench"), Keys(), breaker)
+    return RedisLink(connect(url, "bench"), Keys(), breaker)
 
 
 def fill(url: str, raws: Iterator[bytes], folder: Path) -> None:

@@ -17,7 +17,7 @@ import redis
 from redis.crc import key_slot
 
 from email_ingestion.settings import RedisAddress
-from email_ingestion.stream.keys import Keys, layout, partition_of
+from email_ingestion.stream.keys import Keys, partition_keys, partition_of
 from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.processes import Place, Running, gmail_settings, place, token_of, until
 from tests.servers.redis_fleet import PASSWORD, ClusterFleet, SentinelFleet, Server, running
@@ -176,7 +176,7 @@ def test_what_a_failover_lost_comes_again(tmp_path: Path):
 @pytest.mark.soak
 def test_a_cluster_loses_masters_and_moves_slots_and_nothing_is_lost(tmp_path: Path):
     with running(ClusterFleet(tmp_path / "redis")) as fleet, system(tmp_path, fleet.address(PARTITIONS)) as run:
-        tags = [keys.tag for keys in layout(PARTITIONS)]
+        tags = [keys.tag for keys in partition_keys(PARTITIONS)]
         used = {partition_of(f"a{number}", PARTITIONS) for number in range(ACCOUNTS)}
         assert len({key_slot(tags[each].encode()) * 3 // 16384 for each in used}) == 3, "mail on every master"
         for partition in used:

@@ -18,8 +18,8 @@ from email_ingestion.settings import RedisAddress
 from email_ingestion.stream import (
     Intake,
     Keys,
-    Link,
     Queue,
+    RedisLink,
     connect,
     open_link,
     read_gauges,
@@ -83,7 +83,7 @@ def test_in_a_cluster_a_slot_moves_and_a_master_dies(tmp_path: Path):
         intake, queue = Intake(mine), Queue(mine, "here-worker-1", 60.0)
         for account in ("a0", "a1", "a2", "a3"):
             go_on(intake, queue, account)
-        keys = mine.of("a0")
+        keys = mine.keys_for("a0")
         slot = key_slot(keys.tag.encode())
         here = slot * 3 // 16384
         there = fleet.servers[(here + 1) % 3]
@@ -105,9 +105,9 @@ def test_a_cluster_that_is_away_at_the_start_is_waited_for():
 def test_a_trial_is_made_at_once_when_another_server_has_taken_over():
     now = [0.0]
     breaker = Breaker("redis", BreakerPolicy(1, 30.0, 1), (RedisConnectionError,), lambda _: None, lambda: now[0])
-    away = Link(connect("redis://127.0.0.1:1", "test"), Keys(), breaker)
+    away = RedisLink(connect("redis://127.0.0.1:1", "test"), Keys(), breaker)
     with pytest.raises(RedisConnectionError):
-        away.run(away.client.ping)
+        away.call(away.client.ping)
     with pytest.raises(CircuitBreakerError):
         breaker.run(lambda: "works")
     breaker.allow_probe()

@@ -8,7 +8,7 @@ import pytest
 
 from email_ingestion.errors import RedisConnectionError
 from email_ingestion.overrides import Override
-from email_ingestion.stream import FleetOrders, Keys, Link, prove_writable
+from email_ingestion.stream import FleetOrders, Keys, RedisLink, prove_writable
 from tests.servers.links import link
 from tests.servers.redis import RedisServer
 
@@ -16,11 +16,11 @@ KEY = Keys().control
 
 
 @pytest.fixture
-def redis_link(redis_server: RedisServer) -> Link:
+def redis_link(redis_server: RedisServer) -> RedisLink:
     return link(redis_server.url)
 
 
-def test_an_order_holds_until_it_is_taken_back(redis_link: Link):
+def test_an_order_holds_until_it_is_taken_back(redis_link: RedisLink):
     orders = FleetOrders(redis_link)
     orders.give("level", Override("MINIMAL", 600, "ada"))
     orders.give("pause:worker", Override("", 60, "bob"))
@@ -32,7 +32,7 @@ def test_an_order_holds_until_it_is_taken_back(redis_link: Link):
     assert 55_000 < redis_link.client.pttl(KEY) <= 60_000
 
 
-def test_an_order_ends_and_its_key_goes_with_the_last_one(redis_link: Link):
+def test_an_order_ends_and_its_key_goes_with_the_last_one(redis_link: RedisLink):
     FleetOrders(redis_link).give("level", Override("DEGRADED", 0.05, "ada"))
     deadline = time.monotonic() + 10
     while redis_link.client.exists(KEY):
@@ -40,7 +40,7 @@ def test_an_order_ends_and_its_key_goes_with_the_last_one(redis_link: Link):
     assert FleetOrders(redis_link).read() == {}
 
 
-def test_what_is_not_ours_orders_nothing_and_is_removed(redis_link: Link):
+def test_what_is_not_ours_orders_nothing_and_is_removed(redis_link: RedisLink):
     redis_link.client.hset(
         KEY, mapping={"level": "MINIMAL", "pause:worker": "[]", "pause:producer": '{"ends_ms": "x"}'}
     )

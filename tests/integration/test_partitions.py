@@ -19,8 +19,8 @@ from email_ingestion.stream import (
     Graveyard,
     Intake,
     Leases,
-    Link,
     Queue,
+    RedisLink,
     Reload,
     Tally,
     open_link,
@@ -29,7 +29,7 @@ from email_ingestion.stream import (
 )
 from email_ingestion.stream.census import BEGINNING
 from email_ingestion.stream.dead_letters import kinds, obituary
-from email_ingestion.stream.keys import TAG, layout, partition_of
+from email_ingestion.stream.keys import TAG, partition_keys, partition_of
 from email_ingestion.stream.letter_file import read_entries, read_letters, write_letters
 from email_ingestion.stream.reservoir import Reservoir, weight
 from email_ingestion.stream.stuck import Stucks
@@ -74,13 +74,13 @@ def address(request: pytest.FixtureRequest) -> RedisAddress:
 
 
 @pytest.fixture
-def spread(address: RedisAddress) -> Iterator[Link]:
+def spread(address: RedisAddress) -> Iterator[RedisLink]:
     made = link(address)
     yield made
     made.client.close()
 
 
-def put(link: Link, *uids: int, of: tuple[str, ...] = tuple(ACCOUNTS), holder: str = "") -> None:
+def put(link: RedisLink, *uids: int, of: tuple[str, ...] = tuple(ACCOUNTS), holder: str = "") -> None:
     """Append these messages to the mail of each account."""
     intake = Intake(link, holder)
     for account in of:
@@ -105,7 +105,7 @@ def bury_all(queue: Queue) -> None:
 def test_masters_that_share_the_slots_evenly_get_as_many_partitions_each(partitions: int, masters: int):
     from redis.crc import key_slot  # noqa: PLC0415 - as the server computes it
 
-    tags = [keys.tag for keys in layout(partitions)]
+    tags = [keys.tag for keys in partition_keys(partitions)]
     assert tags[0] == TAG
     assert len(set(tags)) == partitions
     shares = Counter(key_slot(tag.encode()) * masters // 16384 for tag in tags)
@@ -113,7 +113,7 @@ def test_masters_that_share_the_slots_evenly_get_as_many_partitions_each(partiti
 
 
 def test_the_number_of_a_tag_names_its_partition():
-    for keys in layout(12)[1:]:
+    for keys in partition_keys(12)[1:]:
         assert int(keys.tag.rpartition(":")[2]) % 12 == keys.partition
 
 
@@ -127,7 +127,7 @@ def test_one_partition_has_the_keys_it_always_had(redis_server: RedisServer):
         ]
 
 
-def test_the_mail_of_an_account_lies_beside_its_cursor(spread: Link):
+def test_the_mail_of_an_account_lies_beside_its_cursor(spread: RedisLink):
     put(spread, 1, 2)
     for account, keys in zip(ACCOUNTS, spread.partitions, strict=True):
         assert spread.client.xlen(keys.stream) == 2
@@ -135,7 +135,7 @@ def test_the_mail_of_an_account_lies_beside_its_cursor(spread: Link):
     assert Intake(spread).load().depth == 2 * PARTITIONS
 
 
-def test_another_number_of_partitions_is_refused_with_what_to_set(address: RedisAddress, spread: Link):
+def test_another_number_of_partitions_is_refused_with_what_to_set(address: RedisAddress, spread: RedisLink):
     put(spread, 1)
     for other in (1, 2):
         with pytest.raises(ConfigurationError, match="set REDIS_PARTITIONS=4"):
@@ -148,14 +148,14 @@ def test_mail_of_one_partition_is_not_spread_later(redis_server: RedisServer):
         Intake(link(RedisAddress(redis_server.url, partitions=PARTITIONS))).load()
 
 
-def test_a_resent_append_adds_nothing_in_any_partition(spread: Link):
+def test_a_resent_append_adds_nothing_in_any_partition(spread: RedisLink):
     put(spread, 1, 2)
     intake = Intake(spread)
     for account in ACCOUNTS:
         assert intake.append(account, "INBOX", Cursor(1, 0), 2, [message(1), message(2)]) == (0, Cursor(1, 2))
 
 
-def test_a_worker_takes_from_every_partition_in_turn(spread: Link):
+def test_a_worker_takes_from_every_partition_in_turn(spread: RedisLink):
     put(spread, *range(1, 7))
     queue = Queue(spread, "here-worker-1", LEASE)
     batches = [queue.fresh(2, block=False) for _ in range(PARTITIONS)]
@@ -163,7 +163,7 @@ def test_a_worker_takes_from_every_partition_in_turn(spread: Link):
     assert all(len({each.message.envelope.account for each in batch}) == 1 for batch in batches)
 
 
-def test_everything_is_taken_once_and_completed_where_it_lies(spread: Link):
+def test_everything_is_taken_once_and_completed_where_it_lies(spread: RedisLink):
     put(spread, 1, 2, 3)
     queue = Queue(spread, "here-worker-1", LEASE)
     found = taken(queue)
@@ -172,7 +172,7 @@ def test_everything_is_taken_once_and_completed_where_it_lies(spread: Link):
     assert queue.depth() == Intake(spread).load().volume == 0
 
 
-def test_entries_with_one_id_in_two_partitions_are_two(spread: Link):
+def test_entries_with_one_id_in_two_partitions_are_two(spread: RedisLink):
     """Each stream numbers its entries by itself."""
     put(spread, 1)
     queue = Queue(spread, "here-worker-1", LEASE)
@@ -188,7 +188,7 @@ def test_entries_with_one_id_in_two_partitions_are_two(spread: Link):
     assert queue.release([each.id for each in found]) == PARTITIONS - 1
 
 
-def test_what_another_worker_abandoned_is_found_in_every_partition(spread: Link):
+def test_what_another_worker_abandoned_is_found_in_every_partition(spread: RedisLink):
     put(spread, 1)
     lost = taken(Queue(spread, "gone", LEASE))
     heir = Queue(spread, "here-worker-1", 0.0)
@@ -202,7 +202,7 @@ def test_what_another_worker_abandoned_is_found_in_every_partition(spread: Link)
     assert all(each.foreign for each in rescued)
 
 
-def test_an_idle_worker_wakes_for_mail_in_any_partition(spread: Link):
+def test_an_idle_worker_wakes_for_mail_in_any_partition(spread: RedisLink):
     for account in ACCOUNTS:
         queue = Queue(spread, "here-worker-1", LEASE)
         assert taken(queue) == []
@@ -215,14 +215,14 @@ def test_an_idle_worker_wakes_for_mail_in_any_partition(spread: Link):
         assert [each.message.envelope.account for each in found] == [account]
 
 
-def link_like(spread: Link) -> Link:
+def link_like(spread: RedisLink) -> RedisLink:
     """Another link to the same Redis."""
-    made = Link(spread.client, spread.keys, spread.breaker, PARTITIONS)
-    made.run(lambda: None)
+    made = RedisLink(spread.client, spread.keys, spread.breaker, PARTITIONS)
+    made.call(lambda: None)
     return made
 
 
-def test_a_gap_is_filled_once_and_by_the_holder_of_the_lease_alone(spread: Link):
+def test_a_gap_is_filled_once_and_by_the_holder_of_the_lease_alone(spread: RedisLink):
     leases = Leases(spread, "seat", "term")
     assert leases.hold(ACCOUNTS) == {}
     assert Leases(spread, "other", "term").hold(ACCOUNTS) == dict.fromkeys(ACCOUNTS, leases.holder)
@@ -233,7 +233,7 @@ def test_a_gap_is_filled_once_and_by_the_holder_of_the_lease_alone(spread: Link)
     assert Leases(spread, "other", "term").hold(ACCOUNTS) == {}
 
 
-def test_a_lost_partition_asks_for_its_own_accounts_alone(spread: Link):
+def test_a_lost_partition_asks_for_its_own_accounts_alone(spread: RedisLink):
     put(spread, 1)
     lost_keys = spread.partitions[2]
     spread.client.delete(lost_keys.stream, lost_keys.cursor(ACCOUNTS[2], "INBOX"))
@@ -246,7 +246,7 @@ def test_a_lost_partition_asks_for_its_own_accounts_alone(spread: Link):
                 intake.append(account, "INBOX", Cursor(1, 1), 2, [message(2, account=account)])
 
 
-def test_the_gauges_are_of_all_partitions(spread: Link):
+def test_the_gauges_are_of_all_partitions(spread: RedisLink):
     put(spread, 1, 2)
     queue = Queue(spread, "here-worker-1", LEASE)
     (first, *_) = queue.fresh(1, block=False)
@@ -259,7 +259,7 @@ def test_the_gauges_are_of_all_partitions(spread: Link):
     assert gauges.volume == Intake(spread).load().volume > 0
 
 
-def test_dead_letters_are_found_replayed_and_removed_wherever_they_lie(spread: Link):
+def test_dead_letters_are_found_replayed_and_removed_wherever_they_lie(spread: RedisLink):
     put(spread, 1, 2)
     queue = Queue(spread, "here-worker-1", LEASE)
     bury_all(queue)
@@ -276,13 +276,13 @@ def test_dead_letters_are_found_replayed_and_removed_wherever_they_lie(spread: L
     assert graveyard.depth() == 0
 
 
-def test_a_letter_of_one_sink_lies_beside_the_account(spread: Link):
+def test_a_letter_of_one_sink_lies_beside_the_account(spread: RedisLink):
     for account in ACCOUNTS:
         Burial(spread).bury(message(1, account=account), obituary("permanent", 1, None, "", "here"))
     assert [spread.client.xlen(keys.dlq) for keys in spread.partitions] == [1] * PARTITIONS
 
 
-def test_what_is_stuck_is_set_free_or_buried_by_its_id(spread: Link):
+def test_what_is_stuck_is_set_free_or_buried_by_its_id(spread: RedisLink):
     put(spread, 1, 2)
     gone = Queue(spread, "gone", LEASE)
     taken(gone)
@@ -304,7 +304,7 @@ def test_what_is_stuck_is_set_free_or_buried_by_its_id(spread: Link):
     assert [each.name for each in stucks.consumers()] == ["here-worker-1"]
 
 
-def test_the_queue_goes_into_a_file_and_back_to_where_it_was(spread: Link, tmp_path: Path):
+def test_the_queue_goes_into_a_file_and_back_to_where_it_was(spread: RedisLink, tmp_path: Path):
     put(spread, 1, 2, 3)
     reservoir, file = Reservoir(spread), tmp_path / "queue.jsonl"
     write_letters(file, reservoir.entries(), {}, lambda: None, form="queue")
@@ -317,7 +317,7 @@ def test_the_queue_goes_into_a_file_and_back_to_where_it_was(spread: Link, tmp_p
     assert [spread.client.xlen(keys.stream) for keys in spread.partitions] == [3] * PARTITIONS
 
 
-def test_a_backup_holds_every_partition_and_comes_back_as_it_was(spread: Link, own_redis: RedisServer):
+def test_a_backup_holds_every_partition_and_comes_back_as_it_was(spread: RedisLink, own_redis: RedisServer):
     put(spread, 1, 2)
     queue = Queue(spread, "here-worker-1", LEASE)
     held = queue.fresh(1, block=False)

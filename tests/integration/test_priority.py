@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from email_ingestion.records import Cursor, RawMessage
-from email_ingestion.stream import GROUP, Gaps, Graveyard, Intake, Keys, Link, Queue
+from email_ingestion.stream import GROUP, Gaps, Graveyard, Intake, Keys, Queue, RedisLink
 from email_ingestion.stream.dead_letters import obituary
 from email_ingestion.stream.letter_file import read_entries, write_letters
 from email_ingestion.stream.rehearsals import AFTER_ALL
@@ -22,17 +22,17 @@ LEAST = 6  # above the normal one
 
 
 @pytest.fixture
-def redis_link(redis_server: RedisServer) -> Link:
+def redis_link(redis_server: RedisServer) -> RedisLink:
     return link(redis_server.url)
 
 
-def queue(redis_link: Link, name: str = "one") -> Queue:
+def queue(redis_link: RedisLink, name: str = "one") -> Queue:
     made = Queue(redis_link, name, 60)
     made.ensure_group()
     return made
 
 
-def fill(redis_link: Link, *priorities: int) -> None:
+def fill(redis_link: RedisLink, *priorities: int) -> None:
     """Messages with UIDs from 1 on, in this order."""
     intake = Intake(redis_link)
     since = intake.restart_cursor("default", "INBOX", Cursor(1, 0))
@@ -48,18 +48,18 @@ def uids(deliveries) -> list[int]:
     return [each.message.envelope.uid for each in deliveries]
 
 
-def index(redis_link: Link) -> dict[str, int]:
+def index(redis_link: RedisLink) -> dict[str, int]:
     return {
         entry.decode(): -int(score) for entry, score in redis_link.client.zrange(KEYS.priority, 0, -1, withscores=True)
     }
 
 
-def counts(redis_link: Link) -> list[tuple[str, int]]:
+def counts(redis_link: RedisLink) -> list[tuple[str, int]]:
     found = redis_link.client.xpending_range(KEYS.stream, GROUP, "-", "+", 100)
     return [(entry["consumer"].decode(), entry["times_delivered"]) for entry in found]
 
 
-def test_the_highest_priority_goes_first_and_of_one_the_oldest(redis_link: Link):
+def test_the_highest_priority_goes_first_and_of_one_the_oldest(redis_link: RedisLink):
     fill(redis_link, 5, 7, 5, 9, 2, 9)
     one = queue(redis_link)
     found = one.ahead(3, LEAST)
@@ -71,7 +71,7 @@ def test_the_highest_priority_goes_first_and_of_one_the_oldest(redis_link: Link)
     assert redis_link.client.xlen(KEYS.stream) == 6
 
 
-def test_what_is_taken_ahead_is_not_taken_away_when_its_turn_comes(redis_link: Link):
+def test_what_is_taken_ahead_is_not_taken_away_when_its_turn_comes(redis_link: RedisLink):
     fill(redis_link, 5, 9, 5, 5)
     one, two = queue(redis_link), queue(redis_link, "two")
     (urgent,) = one.ahead(10, LEAST)
@@ -83,7 +83,7 @@ def test_what_is_taken_ahead_is_not_taken_away_when_its_turn_comes(redis_link: L
     assert one.complete([urgent]) == []
 
 
-def test_new_mail_behind_what_was_taken_ahead_is_not_passed_over(redis_link: Link):
+def test_new_mail_behind_what_was_taken_ahead_is_not_passed_over(redis_link: RedisLink):
     fill(redis_link, 9)
     one = queue(redis_link)
     assert uids(one.ahead(10, LEAST)) == [1]
@@ -95,7 +95,7 @@ def test_new_mail_behind_what_was_taken_ahead_is_not_passed_over(redis_link: Lin
     assert uids(one.ahead(10, LEAST) or one.fresh(10, block=False)) == [2]
 
 
-def test_what_a_crashed_worker_had_taken_ahead_is_found(redis_link: Link):
+def test_what_a_crashed_worker_had_taken_ahead_is_found(redis_link: RedisLink):
     fill(redis_link, 5, 9)
     gone, one = queue(redis_link, "gone"), queue(redis_link)
     gone.ahead(10, LEAST)
@@ -105,7 +105,7 @@ def test_what_a_crashed_worker_had_taken_ahead_is_found(redis_link: Link):
     assert (found.message.envelope.uid, found.attempt, found.foreign) == (2, 2, True)
 
 
-def test_what_is_below_the_least_priority_waits_and_has_spent_nothing(redis_link: Link):
+def test_what_is_below_the_least_priority_waits_and_has_spent_nothing(redis_link: RedisLink):
     fill(redis_link, 5, 2, 9)
     one = queue(redis_link)
     found = one.fresh(10, block=False)
@@ -118,13 +118,13 @@ def test_what_is_below_the_least_priority_waits_and_has_spent_nothing(redis_link
     assert (last.message.envelope.uid, last.attempt) == (2, 1)
 
 
-def test_the_depth_is_told_from_a_priority_on(redis_link: Link):
+def test_the_depth_is_told_from_a_priority_on(redis_link: RedisLink):
     fill(redis_link, 5, 2, 9, 5, 7, 0)
     one = queue(redis_link)
     assert [one.depth(least) for least in (0, 1, 2, 3, 5, 6, 8, 10)] == [6, 5, 5, 4, 4, 2, 1, 0]
 
 
-def test_nothing_is_remembered_of_what_has_left_the_stream(redis_link: Link, tmp_path: Path):
+def test_nothing_is_remembered_of_what_has_left_the_stream(redis_link: RedisLink, tmp_path: Path):
     fill(redis_link, 9, 8, 7, 1)
     one = queue(redis_link)
     completed, buried, _ = one.ahead(3, LEAST)
@@ -146,7 +146,7 @@ def test_nothing_is_remembered_of_what_has_left_the_stream(redis_link: Link, tmp
     assert uids(one.ahead(10, LEAST)) == [2, 3]
 
 
-def test_an_entry_that_somebody_deleted_is_forgotten(redis_link: Link):
+def test_an_entry_that_somebody_deleted_is_forgotten(redis_link: RedisLink):
     fill(redis_link, 9, 8)
     redis_link.client.xdel(KEYS.stream, min(index(redis_link)))
     one = queue(redis_link)

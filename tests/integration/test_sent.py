@@ -9,14 +9,14 @@ import pytest
 from email_ingestion.breaker import CircuitBreakerError
 from email_ingestion.errors import RedisConnectionError, StaleCursor
 from email_ingestion.records import Cursor
-from email_ingestion.stream import Census, Intake, Keys, Link
+from email_ingestion.stream import Census, Intake, Keys, RedisLink
 from email_ingestion.stream.clients import CONNECTIONS
 from tests.servers.links import link, message
 from tests.servers.processes import until
 from tests.servers.redis import RedisServer
 
 
-def intake_of(link: Link) -> Intake:
+def intake_of(link: RedisLink) -> Intake:
     made = Intake(link)
     made.restart_cursor("default", "INBOX", Cursor(1, 0))
     return made
@@ -109,4 +109,4 @@ def test_many_at_once_leave_connections_for_what_else_is_asked(redis_server: Red
     with ThreadPoolExecutor() as threads:
         assert threads.submit(shared.client.ping).result(5) is True
     assert max(result()[1].uid for result in results) == CONNECTIONS + 9
-    assert shared.held.acquire(blocking=False)
+    assert shared.pending_slots.acquire(blocking=False)

@@ -183,7 +183,7 @@ def test_a_stream_has_an_entry_for_each_message(redis_server: RedisServer, key: 
     sink.deliver(parcels(1, 2))
     close_sink(sink)
     with redis_server.client() as client:
-        entries = [fields for _, fields in client.xrange(key or Keys().outlet)]
+        entries = [fields for _, fields in client.xrange(key or Keys().sink_stream)]
     assert [fields[b"email_id"] for fields in entries] == [b"default:gm:1", b"default:gm:2"]
     assert [from_json(json.loads(fields[b"json"])) for fields in entries] == [mail(1), mail(2)]
 

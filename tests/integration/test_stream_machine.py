@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 from email_ingestion.backoff import backoff
 from email_ingestion.errors import StaleCursor
 from email_ingestion.records import Cursor
-from email_ingestion.stream import GROUP, Delivery, Intake, Keys, Link, Queue
+from email_ingestion.stream import GROUP, Delivery, Intake, Keys, Queue, RedisLink
 from email_ingestion.stream.graveyard import Graveyard
 from tests.servers.links import link, message
 from tests.servers.redis import RedisServer, running_redis
@@ -59,7 +59,7 @@ class StreamMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         plain = link(self.server.url)
-        self.link = Link(plain.client, Keys(f"machine:{uuid.uuid4().hex}"), plain.breaker)
+        self.link = RedisLink(plain.client, Keys(f"machine:{uuid.uuid4().hex}"), plain.breaker)
         self.redis, self.keys = self.link.client, self.link.keys
         self.intakes = [Intake(self.link), Intake(self.link)]
         self.queues = {name: Queue(self.link, name, LEASE) for name in WORKERS}
@@ -311,7 +311,7 @@ def _number(each: Delivery) -> int:
 
 def test_a_long_backlog_is_kept_whole(server: RedisServer):
     plain = link(server.url)
-    intake = Intake(Link(plain.client, Keys("backlog"), plain.breaker))
+    intake = Intake(RedisLink(plain.client, Keys("backlog"), plain.breaker))
     cursor = intake.restart_cursor(ACCOUNT, MAILBOX, Cursor(1, 0))
     for first in range(1, 10_001, 500):
         batch = [message(uid) for uid in range(first, first + 500)]

@@ -11,7 +11,7 @@ import pytest
 
 from email_ingestion.errors import OperationFailed, RedisConnectionError
 from email_ingestion.records import Cursor
-from email_ingestion.stream import GROUP, Intake, Keys, Link, Queue, announce
+from email_ingestion.stream import GROUP, Intake, Keys, Queue, RedisLink, announce
 from email_ingestion.stream.letter_file import read_entries, read_letters, write_letters
 from email_ingestion.stream.reservoir import Reservoir, weight
 from email_ingestion.stream.stuck import Stucks
@@ -23,32 +23,32 @@ FORM = "email-ingestion queue"
 
 
 @pytest.fixture
-def redis_link(redis_server: RedisServer) -> Link:
+def redis_link(redis_server: RedisServer) -> RedisLink:
     return link(redis_server.url)
 
 
-def fill(redis_link: Link, uids: range) -> None:
+def fill(redis_link: RedisLink, uids: range) -> None:
     intake = Intake(redis_link)
     since = intake.restart_cursor("default", "INBOX", Cursor(1, uids.start - 1))
     intake.append("default", "INBOX", since, uids.stop - 1, [message(uid) for uid in uids])
 
 
-def drained(redis_link: Link, path: Path) -> int:
+def drained(redis_link: RedisLink, path: Path) -> int:
     reservoir = Reservoir(redis_link)
     write_letters(path, reservoir.entries(), {}, lambda: None, form=FORM)
     read_letters(path, form=FORM)
     return sum(reservoir.take_out((entry_id, weight(fields)) for entry_id, fields in read_entries(path)))
 
 
-def refilled(redis_link: Link, path: Path) -> int:
+def refilled(redis_link: RedisLink, path: Path) -> int:
     return sum(added for _, added in Reservoir(redis_link).refill(read_entries(path)))
 
 
-def volume(redis_link: Link) -> int:
+def volume(redis_link: RedisLink) -> int:
     return int(redis_link.client.get(KEYS.volume) or 0)
 
 
-def test_pending_entries_are_listed_with_who_has_them(redis_link: Link):
+def test_pending_entries_are_listed_with_who_has_them(redis_link: RedisLink):
     fill(redis_link, range(1, 4))
     Queue(redis_link, "one", 60).fresh(2, block=False)
     found = list(Stucks(redis_link).entries())
@@ -62,7 +62,7 @@ def test_pending_entries_are_listed_with_who_has_them(redis_link: Link):
     assert list(Stucks(redis_link).entries(idle_seconds=60)) == []
 
 
-def test_an_entry_that_was_let_go_is_due_for_anybody_and_keeps_its_count(redis_link: Link):
+def test_an_entry_that_was_let_go_is_due_for_anybody_and_keeps_its_count(redis_link: RedisLink):
     fill(redis_link, range(1, 2))
     Queue(redis_link, "one", 60).fresh(1, block=False)
     two = Queue(redis_link, "two", 60)
@@ -75,7 +75,7 @@ def test_an_entry_that_was_let_go_is_due_for_anybody_and_keeps_its_count(redis_l
     assert stucks.let_go([stuck]) == 0
 
 
-def test_a_buried_entry_is_a_dead_letter_of_the_operator(redis_link: Link):
+def test_a_buried_entry_is_a_dead_letter_of_the_operator(redis_link: RedisLink):
     fill(redis_link, range(1, 2))
     Queue(redis_link, "one", 60).fresh(1, block=False)
     stucks = Stucks(redis_link)
@@ -87,7 +87,7 @@ def test_a_buried_entry_is_a_dead_letter_of_the_operator(redis_link: Link):
     assert stucks.bury(stuck, "here-ada") is None
 
 
-def test_only_a_consumer_that_is_gone_and_holds_nothing_is_pruned(redis_link: Link):
+def test_only_a_consumer_that_is_gone_and_holds_nothing_is_pruned(redis_link: RedisLink):
     fill(redis_link, range(1, 3))
     holding, done = (Queue(redis_link, name, 60) for name in ("holding", "done"))
     holding.fresh(1, block=False)
@@ -104,12 +104,12 @@ def test_only_a_consumer_that_is_gone_and_holds_nothing_is_pruned(redis_link: Li
     assert [each.email_id for each in stucks.entries()] == ["default:gm:1001"]
 
 
-def test_nothing_is_stuck_where_there_is_no_stream(redis_link: Link):
+def test_nothing_is_stuck_where_there_is_no_stream(redis_link: RedisLink):
     stucks = Stucks(redis_link)
     assert (list(stucks.entries()), stucks.consumers(), stucks.prune("one")) == ([], [], False)
 
 
-def test_the_queue_comes_back_from_its_file_as_it_was(redis_link: Link, tmp_path: Path):
+def test_the_queue_comes_back_from_its_file_as_it_was(redis_link: RedisLink, tmp_path: Path):
     fill(redis_link, range(1, 301))
     Queue(redis_link, "one", 60).fresh(5, block=False)
     before, bytes_before = [fields for _, fields in redis_link.client.xrange(KEYS.stream)], volume(redis_link)
@@ -125,7 +125,7 @@ def test_the_queue_comes_back_from_its_file_as_it_was(redis_link: Link, tmp_path
     assert volume(redis_link) == bytes_before
 
 
-def test_a_refill_adds_nothing_that_is_queued_or_dead(redis_link: Link, tmp_path: Path):
+def test_a_refill_adds_nothing_that_is_queued_or_dead(redis_link: RedisLink, tmp_path: Path):
     fill(redis_link, range(1, 11))
     path = tmp_path / "queue.jsonl"
     drained(redis_link, path)
@@ -136,7 +136,7 @@ def test_a_refill_adds_nothing_that_is_queued_or_dead(redis_link: Link, tmp_path
     assert redis_link.client.xlen(KEYS.stream) == 9
 
 
-def test_a_worker_whose_entry_was_drained_is_told_and_loses_nothing(redis_link: Link, tmp_path: Path):
+def test_a_worker_whose_entry_was_drained_is_told_and_loses_nothing(redis_link: RedisLink, tmp_path: Path):
     fill(redis_link, range(1, 2))
     one = Queue(redis_link, "one", 60)
     taken = one.fresh(1, block=False)
@@ -146,7 +146,7 @@ def test_a_worker_whose_entry_was_drained_is_told_and_loses_nothing(redis_link: 
     assert refilled(redis_link, path) == 1
 
 
-def test_what_arrives_while_the_file_is_written_stays(redis_link: Link, tmp_path: Path):
+def test_what_arrives_while_the_file_is_written_stays(redis_link: RedisLink, tmp_path: Path):
     fill(redis_link, range(1, 4))
     path = tmp_path / "queue.jsonl"
     entries = Reservoir(redis_link).entries()
@@ -157,7 +157,7 @@ def test_what_arrives_while_the_file_is_written_stays(redis_link: Link, tmp_path
 
 
 @pytest.mark.parametrize("damage", ["truncated", "cut at a line", "changed", "dead letters", "empty", "gone"])
-def test_a_file_that_is_not_whole_is_refused(redis_link: Link, tmp_path: Path, damage: str):
+def test_a_file_that_is_not_whole_is_refused(redis_link: RedisLink, tmp_path: Path, damage: str):
     fill(redis_link, range(1, 4))
     path = tmp_path / "queue.jsonl"
     write_letters(path, Reservoir(redis_link).entries(), {}, lambda: None, form=FORM)
@@ -197,7 +197,7 @@ def test_a_full_redis_can_be_drained_and_refuses_a_refill_without_losing_anythin
 
 @pytest.mark.parametrize("taken_out", [0, 200, 300])
 def test_a_drain_killed_anywhere_leaves_each_message_once_after_a_refill(
-    redis_link: Link, tmp_path: Path, taken_out: int
+    redis_link: RedisLink, tmp_path: Path, taken_out: int
 ):
     fill(redis_link, range(1, 301))
     path = tmp_path / "queue.jsonl"

@@ -64,7 +64,7 @@ MUTANTS = (
             Edit(
                 "src/email_ingestion/stream/intake.py",
                 "        sent = Sent(self._link, self._append, partition, keys, args)\n",
-                '        self._link.run(lambda: self._link.client.hset(keys[1], "uid", upto))\n'
+                '        self._link.call(lambda: self._link.client.hset(keys[1], "uid", upto))\n'
                 "        sent = Sent(self._link, self._append, partition, keys, args)\n",
             ),
             Edit(

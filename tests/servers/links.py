@@ -10,13 +10,15 @@ from email_ingestion.errors import RedisConnectionError
 from email_ingestion.events import Event
 from email_ingestion.records import Envelope, RawMessage
 from email_ingestion.settings import RedisAddress
-from email_ingestion.stream import Keys, Link, connect
+from email_ingestion.stream import Keys, RedisLink, connect
 
 
-def link(url: str | RedisAddress, observe=lambda event: None, **policy) -> Link:
+def link(url: str | RedisAddress, observe=lambda event: None, **policy) -> RedisLink:
     chosen = BreakerPolicy(**{"fail_max": 1000, **policy})
     partitions = 1 if isinstance(url, str) else url.partitions
-    return Link(connect(url, "test"), Keys(), Breaker("redis", chosen, (RedisConnectionError,), observe), partitions)
+    return RedisLink(
+        connect(url, "test"), Keys(), Breaker("redis", chosen, (RedisConnectionError,), observe), partitions
+    )
 
 
 def message(

@@ -27,7 +27,7 @@ from email_ingestion.reconcile import Accounted, Audit, Underway
 from email_ingestion.reconcile.labelled import Labelled
 from email_ingestion.routing import Router
 from email_ingestion.settings import Account, Settings, start_of
-from email_ingestion.stream import NO_LOAD, Allowance, Census, Gaps, Intake, Link, Load, Quarantine
+from email_ingestion.stream import NO_LOAD, Allowance, Census, Gaps, Intake, Load, Quarantine, RedisLink
 
 if TYPE_CHECKING:
     from email_ingestion.ledger.store import Ledger
@@ -65,7 +65,7 @@ class Source:
 
     account: Account
     settings: Settings
-    link: Link
+    link: RedisLink
     intake: Intake  # one for each thread
     ledger: Callable[[], Ledger]
     blobs: Blobs
@@ -90,7 +90,9 @@ class Source:
             connection,
             opened,
             intake=self.intake,
-            records=lambda: Labelled(name, opened, self.ledger, Underway(Census(self.link, self.link.of(name)), name)),
+            records=lambda: Labelled(
+                name, opened, self.ledger, Underway(Census(self.link, self.link.keys_for(name)), name)
+            ),
             room=room,
             every=self.settings.imap_poll_seconds if self.settings.imap_track_labels else math.inf,
             observe=self.observe,
@@ -216,4 +218,4 @@ class Source:
 
     def _accounted(self, opened: Opened) -> Accounted:
         name = self.account.name
-        return Accounted(name, opened, self.ledger, Underway(Census(self.link, self.link.of(name)), name))
+        return Accounted(name, opened, self.ledger, Underway(Census(self.link, self.link.keys_for(name)), name))

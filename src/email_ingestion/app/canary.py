@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from email_ingestion.errors import TransientError
 from email_ingestion.events import CanarySeen, LoopFailed, Observe
-from email_ingestion.stream import Link, Receipt, Rehearsals
+from email_ingestion.stream import Receipt, RedisLink, Rehearsals
 from email_ingestion.stream.rehearsals import trial
 
 LOOP = "canary"
@@ -21,7 +21,7 @@ LETTER = b"Subject: canary\r\nMessage-ID: <canary@rehearsal.invalid>\r\n\r\nNobo
 class Canary:
     """`start` it, `close` it; with `seconds` None it does nothing."""
 
-    def __init__(self, seconds: float | None, link: Link, paused: Callable[[], object], observe: Observe) -> None:
+    def __init__(self, seconds: float | None, link: RedisLink, paused: Callable[[], object], observe: Observe) -> None:
         self._seconds = seconds
         self._rehearsals = Rehearsals(link)
         self._paused = paused

@@ -16,7 +16,7 @@ from email_ingestion.events import LoopFailed, LoopTick, Probed
 from email_ingestion.ops.compose import Ops
 from email_ingestion.ops.records import DlqState, Identity, Peer, RedisState, StreamState
 from email_ingestion.overrides import OperatorOverrides
-from email_ingestion.stream import FleetOrders, Gauges, Link, announce, prove_writable, read_gauges, withdraw
+from email_ingestion.stream import FleetOrders, Gauges, RedisLink, announce, prove_writable, read_gauges, withdraw
 
 LOOP = "collect"
 EVERY_SECONDS = 1.0
@@ -28,7 +28,7 @@ class Collector:
 
     def __init__(
         self,
-        link: Link,
+        link: RedisLink,
         ops: Ops,
         identity: Identity,
         ops_url: str,

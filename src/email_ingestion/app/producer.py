@@ -35,7 +35,7 @@ from email_ingestion.producer.tokens import Tokens
 from email_ingestion.producer.work import Pace
 from email_ingestion.routing import Router
 from email_ingestion.settings import Account, Settings
-from email_ingestion.stream import Intake, Leases, Link, Lockout, connect, reach
+from email_ingestion.stream import Intake, Leases, Lockout, RedisLink, check_reachable, connect
 from email_ingestion.stream.leases import LEASE_SECONDS
 
 # Beyond the poll interval a watcher may sit in one command, in a token refresh and in an append.
@@ -79,7 +79,7 @@ class ProducerBody:
         blobs = open_blobs(settings.blob_url)
 
         # A connection of its own: the leases of hundreds of accounts must not wait for one of theirs.
-        own = Link(
+        own = RedisLink(
             connect(settings.redis_address, f"{parts.identity.instance}-leases"),
             parts.link.keys,
             parts.link.breaker,
@@ -138,7 +138,9 @@ class ProducerBody:
 
     def _pass(self) -> int:
         """One pass over every mailbox."""
-        reach(self._parts.settings.redis_address)  # nobody waits for Redis here: it fails now, and with the reason
+        check_reachable(
+            self._parts.settings.redis_address
+        )  # a single pass does not wait for Redis: it fails with the reason
         for account in self._parts.settings.all_accounts:
             if not self._tenure.holds(account.name, LEASE_SECONDS + 2 * BEAT_SECONDS):
                 holder = self._tenure.holder(account.name)

@@ -42,7 +42,7 @@ from email_ingestion.ops.logs import LogLevel, configure_logs
 from email_ingestion.ops.records import Component, Identity, Names
 from email_ingestion.overrides import OperatorOverrides
 from email_ingestion.settings import Settings, notify_socket
-from email_ingestion.stream import Keys, Link, connect, prove_writable
+from email_ingestion.stream import Keys, RedisLink, connect, prove_writable
 from email_ingestion.targets import remove_target, write_target
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Parts:
     settings: Settings
     identity: Identity
     ops: Ops
-    link: Link
+    link: RedisLink
     breakers: Breakers
     stop: StopSignal
     control: OperatorOverrides
@@ -142,7 +142,7 @@ def run_process(
         # The end of the interpreter may wait for a call that hangs in a library: when all else is cleaned up, do not.
         cleanup.callback(lambda: os._exit(0) if hung else None)
         cleanup.enter_context(PidFile(settings.pid_dir / f"{identity.stem}.pid"))
-        link = Link(
+        link = RedisLink(
             connect(settings.redis_address, identity.instance),
             Keys(),
             breakers.make("redis", RedisConnectionError),

@@ -31,7 +31,7 @@ from email_ingestion.backup.archive import (
 from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.ledger.copy import Copied, check_copy, copy_ledger
 from email_ingestion.settings import RedisAddress
-from email_ingestion.stream import Link, Reload, Tally, open_link, read_snapshot, server_facts
+from email_ingestion.stream import RedisLink, Reload, Tally, open_link, read_snapshot, server_facts
 from email_ingestion.stream.snapshot import SnapshotTorn
 
 REDIS = "redis.jsonl.zst"
@@ -51,7 +51,7 @@ class Steps:
     at: Callable[[int, int | None], None]
 
 
-def back_up(link: Link, database_url: str | None, directory: Path, scratch: Scratch, steps: Steps) -> Archive:
+def back_up(link: RedisLink, database_url: str | None, directory: Path, scratch: Scratch, steps: Steps) -> Archive:
     """A new, proven backup in `directory`; without `database_url` of Redis alone.
 
     Raises RedisConnectionError, SinkUnavailable, ConfigurationError and OperationFailed, and leaves nothing then.
@@ -149,7 +149,7 @@ def working_directory(directory: Path) -> Iterator[Path]:
             raise OperationFailed(f"cannot write the backup below {directory}: {error.strerror or error}") from error
 
 
-def _snapshot(link: Link, path: Path, steps: Steps) -> dict[str, Any]:
+def _snapshot(link: RedisLink, path: Path, steps: Steps) -> dict[str, Any]:
     for attempt in range(ATTEMPTS):
         facts = server_facts(link)
         steps.begin("reading Redis", None)

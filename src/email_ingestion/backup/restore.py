@@ -14,7 +14,7 @@ from email_ingestion.backup.create import Steps, copied_of, ledger_in, load, par
 from email_ingestion.daemon import pid_alive
 from email_ingestion.errors import OperationFailed
 from email_ingestion.ledger.copy import bring_back
-from email_ingestion.stream import Link, Reload, read_gauges
+from email_ingestion.stream import RedisLink, Reload, read_gauges
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Obstacle:
     forcible: bool  # whether --force goes over it
 
 
-def obstacles(archive: Archive, link: Link, pid_dir: Path) -> list[Obstacle]:
+def obstacles(archive: Archive, link: RedisLink, pid_dir: Path) -> list[Obstacle]:
     """All that stands against a restore now; raises RedisConnectionError."""
     found = [Obstacle(writer, forcible=False) for writer in writers(link, pid_dir)]
     if (there := partitions_in(archive)) != len(link.partitions):
@@ -44,7 +44,7 @@ def obstacles(archive: Archive, link: Link, pid_dir: Path) -> list[Obstacle]:
     return found
 
 
-def writers(link: Link, pid_dir: Path) -> list[str]:
+def writers(link: RedisLink, pid_dir: Path) -> list[str]:
     """The processes that would write into what is being restored: of this machine, and those that say so in Redis."""
     local = {
         path.stem: pid
@@ -63,7 +63,7 @@ def writers(link: Link, pid_dir: Path) -> list[str]:
 class Target:
     """Where a backup goes back to, and a place for its files meanwhile."""
 
-    link: Link
+    link: RedisLink
     database_url: str | None
     pid_dir: Path
     backup_dir: Path

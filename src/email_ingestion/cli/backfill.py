@@ -19,7 +19,7 @@ from email_ingestion.errors import OperationFailed
 from email_ingestion.mailbox.imap_mailbox import Period
 from email_ingestion.producer.budget import HISTORY_SHARE, Budget
 from email_ingestion.settings import Account, Settings, load_settings
-from email_ingestion.stream import Intake, Link, open_link
+from email_ingestion.stream import Intake, RedisLink, open_link
 
 
 def backfill(
@@ -62,7 +62,7 @@ def backfill(
 
 
 def _of_mailbox(
-    account: Account, settings: Settings, link: Link, ledger: LedgerOnDemand, period: Period
+    account: Account, settings: Settings, link: RedisLink, ledger: LedgerOnDemand, period: Period
 ) -> dict[str, Any]:
     source = Source(account, settings, link, Intake(link), ledger, open_blobs(settings.blob_url))
     budget = source.budget()

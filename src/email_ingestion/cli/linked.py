@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from email_ingestion.settings import Settings, load_settings
-from email_ingestion.stream import Link, open_link
+from email_ingestion.stream import RedisLink, open_link
 
 
-def linked(name: str) -> tuple[Settings, Link]:
+def linked(name: str) -> tuple[Settings, RedisLink]:
     """The settings and a link to their Redis, named `name` in CLIENT LIST."""
     settings = load_settings()
     return settings, open_link(settings.redis_address, f"email-ingestion-{name}")

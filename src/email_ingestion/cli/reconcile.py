@@ -19,7 +19,7 @@ from email_ingestion.cli.audit import audited
 from email_ingestion.cli.progress import watched
 from email_ingestion.reconcile import Report
 from email_ingestion.settings import Account, Settings, load_settings
-from email_ingestion.stream import Intake, Link, open_link
+from email_ingestion.stream import Intake, RedisLink, open_link
 
 COLUMNS = (
     *("checked", "delivered", "queued", "dead", "purged", "excluded"),
@@ -70,7 +70,9 @@ def _noted(settings: Settings, accounts: Sequence[Account], *, repair: bool) -> 
         yield outcome
 
 
-def _of_mailbox(account: Account, settings: Settings, link: Link, ledger: LedgerOnDemand, *, repair: bool) -> Report:
+def _of_mailbox(
+    account: Account, settings: Settings, link: RedisLink, ledger: LedgerOnDemand, *, repair: bool
+) -> Report:
     source = Source(account, settings, link, Intake(link), ledger, open_blobs(settings.blob_url))
     with closing(log_in(account, settings.imap_timeout_seconds)) as connection:
         opened = connection.open(connection.find(account.imap_mailbox))

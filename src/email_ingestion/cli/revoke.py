@@ -14,7 +14,7 @@ from email_ingestion.cli.output import Json, say, show
 from email_ingestion.cli.patience import comes_true
 from email_ingestion.fleet.admin_client import Clerk, Live, live
 from email_ingestion.settings import Settings
-from email_ingestion.stream import Link
+from email_ingestion.stream import RedisLink
 from email_ingestion.stream.census import Census
 from email_ingestion.stream.stuck import Stuck, Stucks
 
@@ -61,19 +61,19 @@ def _has(clerk: Clerk, process: Live, email_id: str) -> bool:
     return bool(clerk.order(process, "revoke", {"email_id": email_id})["revoked"])
 
 
-def _letter(link: Link, email_id: str) -> str | None:
+def _letter(link: RedisLink, email_id: str) -> str | None:
     """The dead letter its worker makes of it; None when it does not in time."""
     if not comes_true(lambda: _stuck(link, email_id) is None, LET_GO_SECONDS):
         return None
-    keys = link.of(email_id.partition(":")[0])  # it begins with the account
+    keys = link.keys_for(email_id.partition(":")[0])  # it begins with the account
     dead = (each for page in Census(link, keys).dead() for each in page.entries)
-    return next((keys.spoken(each.id) for each in dead if each.email_id == email_id), None)
+    return next((keys.format_entry_id(each.id) for each in dead if each.email_id == email_id), None)
 
 
-def _taken(link: Link, email_id: str) -> str | None:
+def _taken(link: RedisLink, email_id: str) -> str | None:
     stuck = _stuck(link, email_id)
     return Stucks(link).bury(stuck, f"{socket.gethostname()}-{user()}") if stuck else None
 
 
-def _stuck(link: Link, email_id: str) -> Stuck | None:
+def _stuck(link: RedisLink, email_id: str) -> Stuck | None:
     return next((each for each in Stucks(link).entries() if each.email_id == email_id), None)

@@ -12,7 +12,7 @@ from email_ingestion.fleet import managed_processes as fleet
 from email_ingestion.fleet import sandbox_stack as demo
 from email_ingestion.fleet import status_table as report
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, load_settings
-from email_ingestion.stream import reach
+from email_ingestion.stream import check_reachable
 
 DOCTOR = "`.venv/bin/email-ingestion doctor` checks everything"
 
@@ -48,7 +48,7 @@ def _preflight(settings: Settings) -> None:
     """Refuse to start what could not begin to work; a running system waits for the same things instead."""
     try:
         check_accounts(settings)
-        reach(settings.redis_address)
+        check_reachable(settings.redis_address)
     except RedisConnectionError as error:
         raise OperationFailed(f"{error}; start Redis, or set REDIS_HOST and REDIS_PORT in .env; {DOCTOR}") from error
     except ConfigurationError as error:

@@ -9,7 +9,7 @@ from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.ledger.mark import ledger_mark
 from email_ingestion.settings import Settings
-from email_ingestion.stream import Link, ServerFacts, open_link, read_gauges, server_facts, write_once
+from email_ingestion.stream import RedisLink, ServerFacts, open_link, read_gauges, server_facts, write_once
 
 OLDEST = 7
 MEMORY_SHARE = 0.8
@@ -109,7 +109,7 @@ def _version(facts: ServerFacts) -> Finding:
     return Finding("redis", "ok", f"Redis {said}")
 
 
-def _writes(link: Link) -> Finding:
+def _writes(link: RedisLink) -> Finding:
     try:
         write_once(link)
     except EmailIngestionError as error:
@@ -156,7 +156,7 @@ def check_clock(other: str, ahead: float) -> Finding:
     return Finding(check, "failed" if abs(ahead) > JUMP_SECONDS else "degraded", cause, "sudo timedatectl set-ntp true")
 
 
-def _agreement(link: Link, settings: Settings) -> Findings:
+def _agreement(link: RedisLink, settings: Settings) -> Findings:
     """Whether all processes and this configuration speak of one database: reconcile asks it what workers wrote."""
     mine = ledger_mark(settings.database_url)
     if mine is None:

@@ -13,7 +13,7 @@ STRIDE_PART = 1 / 64
 
 
 class Budget:
-    """For the watcher's thread alone. Its methods raise like `Link.run`."""
+    """For the watcher's thread alone. Its methods raise like `RedisLink.call`."""
 
     def __init__(self, account: str, allowance: Allowance, limit: int, observe: Observe) -> None:
         self._account = account

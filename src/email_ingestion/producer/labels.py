@@ -26,7 +26,7 @@ WINDOW_BYTES = 4096  # asked of the budget before a window; what really came is 
 
 
 class Records(Protocol):
-    """What became of the messages of one opened mailbox. Every method may raise SinkUnavailable and `Link.run`'s."""
+    """What became of the messages of one opened mailbox. Methods raise SinkUnavailable and `RedisLink.call`'s."""
 
     def any(self) -> bool:
         """Whether there are any yet."""

@@ -40,7 +40,7 @@ class Evidence:
 
 
 class Accounted:
-    """Knows one account's opened mailbox. Methods raise SinkUnavailable and what `Link.run` raises.
+    """Knows one account's opened mailbox. Methods raise SinkUnavailable and what `RedisLink.call` raises.
 
     What the ledger recognizes by its identity at a new place it is told, so that the next time the place is enough.
     """

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Labelled:
-    """Made anew for each round. Methods raise SinkUnavailable and what `Link.run` raises."""
+    """Made anew for each round. Methods raise SinkUnavailable and what `RedisLink.call` raises."""
 
     def __init__(self, account: str, opened: Opened, ledger: Callable[[], Ledger], underway: Underway) -> None:
         self._account = account

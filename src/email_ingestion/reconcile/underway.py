@@ -48,7 +48,7 @@ class Underway:
         return self._last
 
     def look(self) -> None:
-        """Look at everything, or, from the second time on, at what came into the stream since; raises `Link.run`'s."""
+        """Look at everything, or, from the second time on, at what was appended since; raises `RedisLink.call`'s."""
         self._look_at_stream()
         if self._looked:
             return

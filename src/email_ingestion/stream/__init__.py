@@ -7,7 +7,7 @@ from email_ingestion.stream.allowance import Allowance
 from email_ingestion.stream.burial import Burial
 from email_ingestion.stream.census import Census
 from email_ingestion.stream.clients import connect
-from email_ingestion.stream.connection import Link, open_link, reach, server_url
+from email_ingestion.stream.connection import RedisLink, check_reachable, open_link, server_url
 from email_ingestion.stream.delivery import Delivery
 from email_ingestion.stream.gaps import Gaps
 from email_ingestion.stream.gauges import Gauges, announce, presences, read_gauges, withdraw
@@ -40,22 +40,22 @@ __all__ = [
     "Intake",
     "Keys",
     "Leases",
-    "Link",
     "Load",
     "Lockout",
     "Quarantine",
     "Queue",
     "Receipt",
+    "RedisLink",
     "Rehearsals",
     "Reload",
     "ServerFacts",
     "Tally",
     "announce",
+    "check_reachable",
     "connect",
     "open_link",
     "presences",
     "prove_writable",
-    "reach",
     "read_gauges",
     "read_snapshot",
     "server_facts",

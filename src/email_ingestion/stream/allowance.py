@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from email_ingestion.stream.connection import Link
+from email_ingestion.stream.connection import RedisLink
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +18,11 @@ class Spending:
 
 
 class Allowance:
-    """The bytes of one account; safe for several processes. Its methods raise like `Link.run`."""
+    """The bytes of one account; safe for several processes. Its methods raise like `RedisLink.call`."""
 
-    def __init__(self, link: Link, account: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, link: RedisLink, account: str, clock: Callable[[], float] = time.time) -> None:
         self._link = link
-        self._key = link.of(account).budget(account)
+        self._key = link.keys_for(account).budget(account)
         self._script = link.script("spend")
         self._clock = clock
 
@@ -36,5 +36,5 @@ class Allowance:
 
     def _spend(self, size: int, limit: int) -> Spending:
         args = [int(self._clock() // 3600), size, limit]
-        granted, today = self._link.run(lambda: self._script(keys=[self._key], args=args))
+        granted, today = self._link.call(lambda: self._script(keys=[self._key], args=args))
         return Spending(bool(granted), int(today))

@@ -13,8 +13,8 @@ from typing import Any, cast
 
 from redis.exceptions import ResponseError
 
-from email_ingestion.stream.clients import BLOCK_SECONDS, LateCluster
-from email_ingestion.stream.connection import Link, missing_group, text
+from email_ingestion.stream.clients import BLOCK_SECONDS, LazyCluster
+from email_ingestion.stream.connection import RedisLink, is_group_missing, text
 from email_ingestion.stream.keys import GROUP, Keys
 
 RUNG = True
@@ -23,15 +23,15 @@ RUNG = True
 class Bell:
     """Of all partitions of a link; for one thread."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: RedisLink) -> None:
         self._link = link
-        apart = isinstance(link.client, LateCluster)
+        apart = isinstance(link.client, LazyCluster)
         self._places = [(keys,) for keys in link.partitions] if apart else [link.partitions]
         self._waiting: dict[int, Future[bool]] = {}
         self._threads = ThreadPoolExecutor(len(self._places), thread_name_prefix="bell") if apart else None
 
     def wait(self) -> None:
-        """Return when there may be something, or after a second; raises like `Link.run`."""
+        """Return when there may be something, or after a second; raises like `RedisLink.call`."""
         if self._threads is None:
             self._ring(self._places[0])
             return
@@ -44,13 +44,13 @@ class Bell:
             future.result()
 
     def _ring(self, place: Sequence[Keys]) -> bool:
-        return self._link.run(lambda: self._read(place))
+        return self._link.call(lambda: self._read(place))
 
     def _read(self, place: Sequence[Keys]) -> bool:
         try:
             streams = {keys.stream: self._position(keys) for keys in place}
         except ResponseError as error:
-            if missing_group(error) or "no such key" in str(error):
+            if is_group_missing(error) or "no such key" in str(error):
                 return False  # taking makes it anew
             raise
         return bool(self._link.client.xread(cast("Any", streams), count=1, block=int(BLOCK_SECONDS * 1000)))

@@ -9,13 +9,13 @@ import zstandard
 
 from email_ingestion.records import RawMessage
 from email_ingestion.stream.codec import ZSTD_LEVEL, encode
-from email_ingestion.stream.connection import Link
+from email_ingestion.stream.connection import RedisLink
 
 
 class Burial:
     """Each thread needs its own."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: RedisLink) -> None:
         self._link = link
         self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
 
@@ -26,5 +26,5 @@ class Burial:
         """
         fields = encode(message, datetime.now(UTC), self._compressor)
         letter: dict[Any, Any] = {**fields, **obituary}
-        keys = self._link.of(message.envelope.account)
-        self._link.run(lambda: self._link.client.xadd(keys.dlq, letter))
+        keys = self._link.keys_for(message.envelope.account)
+        self._link.call(lambda: self._link.client.xadd(keys.dlq, letter))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from email_ingestion.records import email_id
-from email_ingestion.stream.connection import Link, text
+from email_ingestion.stream.connection import RedisLink, text
 from email_ingestion.stream.keys import Keys
 
 BEGINNING = "-"
@@ -44,9 +44,9 @@ class Page:
 
 
 class Census:
-    """Goes through all entries of one partition, a page at a time. Its iterators raise like `Link.run`."""
+    """Goes through all entries of one partition, a page at a time. Its iterators raise like `RedisLink.call`."""
 
-    def __init__(self, link: Link, keys: Keys) -> None:
+    def __init__(self, link: RedisLink, keys: Keys) -> None:
         self._link = link
         self._keys = keys
         self._script = link.script("census")
@@ -67,7 +67,7 @@ class Census:
     def _page(self, key: str, after: str) -> Page | None:
         start = after if after == BEGINNING else f"({after}"
         args: list[str | int] = [start, PAGE_ENTRIES, PAGE_BYTES]
-        last, rows = self._link.run(lambda: self._script(keys=[key], args=args))
+        last, rows = self._link.call(lambda: self._script(keys=[key], args=args))
         return Page(text(last), tuple(entry for row in rows if (entry := _entry(row)))) if last else None
 
 

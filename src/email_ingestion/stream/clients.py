@@ -48,38 +48,38 @@ def connect(address: RedisAddress | str, name: str) -> redis.Redis:
         "socket_timeout": BLOCK_SECONDS + ANSWER_SECONDS,
     }
     try:
-        return _MAKERS[address.mode](address, options)
+        return _CONNECTORS[address.mode](address, options)
     except ValueError as error:
         raise ConfigurationError(f"REDIS_URL is no Redis address: {error}") from error
 
 
-def _standalone(address: RedisAddress, options: dict[str, Any]) -> redis.Redis:
+def _standalone_client(address: RedisAddress, options: dict[str, Any]) -> redis.Redis:
     pool = redis.BlockingConnectionPool.from_url(
         address.url,
         # A thread waits for a connection instead of failing: two hundred watchers are no trouble with Redis.
         max_connections=CONNECTIONS,
         timeout=BLOCK_SECONDS + ANSWER_SECONDS,
-        retry=never(),
+        retry=no_retry(),
         **options,
     )
     return redis.Redis.from_pool(pool)
 
 
-def _behind_sentinel(address: RedisAddress, options: dict[str, Any]) -> redis.Redis:
+def _sentinel_client(address: RedisAddress, options: dict[str, Any]) -> redis.Redis:
     options["socket_connect_timeout"] = CONNECT_SECONDS
     login, tls = _login(address)
-    pools = {"max_connections": UNLIMITED, "retry": never()}
+    pools = {"max_connections": UNLIMITED, "retry": no_retry()}
     return cast("redis.Redis", _sentinel(address).master_for(address.master, **pools, **{**options, **login, **tls}))
 
 
-def master_now(address: RedisAddress) -> Node:
+def current_master(address: RedisAddress) -> Node:
     """Host and port of the server the sentinels name; raises redis-py's errors."""
     return cast("Node", _sentinel(address).discover_master(address.master))
 
 
 def _sentinel(address: RedisAddress) -> Any:
     _, tls = _login(address)
-    asking = {"socket_timeout": SENTINEL_SECONDS, "socket_connect_timeout": SENTINEL_SECONDS, "retry": never()}
+    asking = {"socket_timeout": SENTINEL_SECONDS, "socket_connect_timeout": SENTINEL_SECONDS, "retry": no_retry()}
     secret = {"password": address.sentinel_password} if address.sentinel_password else {}
     return Sentinel(list(address.nodes), sentinel_kwargs={**asking, **secret, **tls})  # type: ignore[no-untyped-call]
 
@@ -94,7 +94,7 @@ def _login(address: RedisAddress) -> tuple[dict[str, Any], dict[str, Any]]:
     return known, tls
 
 
-def _of_cluster(address: RedisAddress, options: dict[str, Any]) -> redis.Redis:
+def _cluster_client(address: RedisAddress, options: dict[str, Any]) -> redis.Redis:
     options["socket_connect_timeout"] = CONNECT_SECONDS
 
     def make() -> RedisCluster:
@@ -103,28 +103,28 @@ def _of_cluster(address: RedisAddress, options: dict[str, Any]) -> redis.Redis:
             startup_nodes=[ClusterNode(*node) for node in address.nodes],  # type: ignore[no-untyped-call]
             require_full_coverage=False,  # what is there can be worked with
             max_connections=UNLIMITED,
-            retry=never(),
+            retry=no_retry(),
             **options,
         )
 
     parse_url(address.url)  # type: ignore[no-untyped-call]
-    return cast("redis.Redis", LateCluster(make))
+    return cast("redis.Redis", LazyCluster(make))
 
 
-_MAKERS = {"standalone": _standalone, "sentinel": _behind_sentinel, "cluster": _of_cluster}
+_CONNECTORS = {"standalone": _standalone_client, "sentinel": _sentinel_client, "cluster": _cluster_client}
 
 
-def never() -> Retry:
+def no_retry() -> Retry:
     """No attempt after the first."""
     return Retry(NoBackoff(), 0)
 
 
 def fails_over(client: redis.Redis) -> bool:
     """Whether another server takes the place of one that is gone."""
-    return isinstance(client, LateCluster) or isinstance(client.connection_pool, SentinelConnectionPool)
+    return isinstance(client, LazyCluster) or isinstance(client.connection_pool, SentinelConnectionPool)
 
 
-class LateCluster:
+class LazyCluster:
     """A RedisCluster made when it is first used, for making one asks for the slots: a process may start before it."""
 
     def __init__(self, make: Any) -> None:
@@ -145,7 +145,7 @@ class LateCluster:
         cluster: Any = self._cluster()
         return [cluster.get_redis_connection(node) for node in cluster.get_primaries()]
 
-    def home(self, key: str) -> redis.Redis:
+    def node_for(self, key: str) -> redis.Redis:
         """A client for the node that has the key."""
         cluster: Any = self._cluster()
         return cast("redis.Redis", cluster.get_redis_connection(cluster.get_node_from_key(key)))

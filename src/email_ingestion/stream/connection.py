@@ -19,22 +19,22 @@ from redis.exceptions import NoScriptError, RedisClusterException, RedisError, R
 from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.errors import ConfigurationError, LeaseLost, RedisConnectionError, StaleCursor
 from email_ingestion.settings import RedisAddress
-from email_ingestion.stream.clients import CONNECTIONS, LateCluster, connect, fails_over, master_now
-from email_ingestion.stream.keys import Keys, layout, partition_of
+from email_ingestion.stream.clients import CONNECTIONS, LazyCluster, connect, current_master, fails_over
+from email_ingestion.stream.keys import Keys, partition_keys, partition_of
 
 T = TypeVar("T")
 
 INCLUDE = re.compile(rb"^-- include (\w+)$", re.MULTILINE)  # in a script: a function of lua/shared
 
 # What Redis says when it is there but cannot serve; by the first word, for most have no class in redis-py.
-UNSERVING = frozenset(
+NOT_SERVING_WORDS = frozenset(
     [
         *("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOAUTH", "NOPERM"),
         *("NOREPLICAS", "OOM", "READONLY", "TRYAGAIN", "UNBLOCKED", "WRONGPASS"),
     ]
 )
 # For these redis-py cuts the first word off.
-UNSERVING_CLASSES = (
+NOT_SERVING_ERRORS = (
     redis.OutOfMemoryError,
     exceptions.AskError,  # a slot moved while it was spoken to, past the client that follows
     exceptions.ClusterDownError,
@@ -45,7 +45,7 @@ UNSERVING_CLASSES = (
 )
 
 
-def reach(address: RedisAddress | str) -> None:
+def check_reachable(address: RedisAddress | str) -> None:
     """Return when Redis answers at `address`; raises RedisConnectionError or ConfigurationError."""
     with _translated():
         connect(address, "email-ingestion").ping()
@@ -59,7 +59,7 @@ def server_url(address: RedisAddress) -> str:
     if address.mode != "sentinel":
         return address.url
     with _translated():
-        host, port = master_now(address)
+        host, port = current_master(address)
     url = urlsplit(address.url)
     secret, at, _ = url.netloc.rpartition("@")
     return url._replace(netloc=f"{secret}{at}{f'[{host}]' if ':' in host else host}:{port}").geturl()
@@ -90,7 +90,7 @@ def _source(name: str) -> bytes:
     return b"".join([*(each.read_bytes() for each in included), own])
 
 
-class Link:
+class RedisLink:
     """A client, the keys, and the breaker through which every call goes.
 
     `keys` are those of partition 0, where everything is that belongs to no account; `partitions` all of them.
@@ -99,11 +99,12 @@ class Link:
     def __init__(self, client: redis.Redis, keys: Keys, breaker: Breaker, partitions: int = 1) -> None:
         self.client = client
         self.keys = keys
-        self.partitions = layout(partitions) if partitions > 1 else (keys,)
+        self.partitions = partition_keys(partitions) if partitions > 1 else (keys,)
         self.breaker = breaker
-        self.held = threading.BoundedSemaphore(CONNECTIONS // 4)  # for `sent`: who holds one connection wants another
-        self.agreed = False  # with Redis, on the number of partitions
-        self._agree = self.script("agree")
+        # Of PendingScript, which holds one connection while its thread may want another.
+        self.pending_slots = threading.BoundedSemaphore(CONNECTIONS // 4)
+        self.partitions_verified = False  # with Redis, on the number of partitions
+        self._fix_partitions = self.script("agree")
 
     @property
     def fails_over(self) -> bool:
@@ -114,24 +115,24 @@ class Link:
         """The script `lua/<name>.lua`."""
         return Script(self.client, name)
 
-    def of(self, account: str) -> Keys:
+    def keys_for(self, account: str) -> Keys:
         """The keys of the partition that an account's mail is in."""
         return self.partitions[partition_of(account, len(self.partitions))]
 
     @property
     def clustered(self) -> bool:
         """Whether each partition may be on a server of its own."""
-        return isinstance(self.client, LateCluster)
+        return isinstance(self.client, LazyCluster)
 
     def masters(self) -> list[redis.Redis]:
         """A client for each server that takes writes; ask them inside `run`."""
-        return self.client.masters() if isinstance(self.client, LateCluster) else [self.client]
+        return self.client.masters() if isinstance(self.client, LazyCluster) else [self.client]
 
-    def home(self, keys: Keys) -> redis.Redis:
+    def node_for(self, keys: Keys) -> redis.Redis:
         """A client for the server that has a partition, for what has no key to find it by; ask it inside `run`."""
-        return self.client.home(keys.stream) if isinstance(self.client, LateCluster) else self.client
+        return self.client.node_for(keys.stream) if isinstance(self.client, LazyCluster) else self.client
 
-    def run(self, call: Callable[[], T]) -> T:
+    def call(self, operation: Callable[[], T]) -> T:
         """The result of `call`, a piece of conversation with Redis.
 
         Raises RedisConnectionError when Redis is away or unserving, CircuitBreakerError when it was lately,
@@ -140,37 +141,37 @@ class Link:
 
         def speak() -> T:
             with _translated():
-                self._settle_partitions()
-                return call()
+                self._verify_partitions()
+                return operation()
 
         return self.breaker.run(speak)
 
-    def beside(self, call: Callable[[], T]) -> T:
+    def call_unguarded(self, operation: Callable[[], T]) -> T:
         """The result of `call`, past the breaker: it neither counts nor is held back. Raises RedisConnectionError."""
         with _translated():
-            return call()
+            return operation()
 
-    def _settle_partitions(self) -> None:
+    def _verify_partitions(self) -> None:
         """Once for each link: the number of partitions is fixed by whoever comes first."""
-        if self.agreed:
+        if self.partitions_verified:
             return
         mine = len(self.partitions)
         fixed = int(self.client.get(self.keys.partitions) or 1)
         if fixed != mine > 1:
-            fixed = int(self._agree(keys=[self.keys.partitions, self.keys.stream, self.keys.dlq], args=[mine]))
+            fixed = int(self._fix_partitions(keys=[self.keys.partitions, self.keys.stream, self.keys.dlq], args=[mine]))
         if fixed != mine:
             raise ConfigurationError(
                 f"REDIS_PARTITIONS is {mine}, but this Redis holds mail in {fixed}, which cannot be changed: "
                 f"set REDIS_PARTITIONS={fixed}, or name an empty Redis and refill it (docs/redis.md)"
             )
-        self.agreed = True
+        self.partitions_verified = True
 
 
-def open_link(address: RedisAddress | str, name: str) -> Link:
+def open_link(address: RedisAddress | str, name: str) -> RedisLink:
     """A link for a command that ends at its first error: its breaker never opens, and nobody watches it."""
     breaker = Breaker("redis", BreakerPolicy(fail_max=sys.maxsize), (RedisConnectionError,), lambda _: None)
     partitions = 1 if isinstance(address, str) else address.partitions
-    return Link(connect(address, name), Keys(), breaker, partitions)
+    return RedisLink(connect(address, name), Keys(), breaker, partitions)
 
 
 @contextmanager
@@ -184,21 +185,25 @@ def _translated() -> Iterator[None]:
         if word == "FENCED":
             holder = str(error).removeprefix("FENCED").strip().partition(" ")[0] or "nobody"
             raise LeaseLost(f"the account's lease is no longer this process's, {holder} has it") from error
-        if word in UNSERVING or isinstance(error, UNSERVING_CLASSES) or "used memory > 'maxmemory'" in str(error):
+        if (
+            word in NOT_SERVING_WORDS
+            or isinstance(error, NOT_SERVING_ERRORS)
+            or "used memory > 'maxmemory'" in str(error)
+        ):
             raise RedisConnectionError(f"Redis does not serve: {error}") from error
         raise
     except (RedisError, RedisClusterException) as error:
-        raise RedisConnectionError(f"Redis does not answer: {_said(error)}") from error
+        raise RedisConnectionError(f"Redis does not answer: {_message_of(error)}") from error
 
 
-def _said(error: Exception) -> str:
+def _message_of(error: Exception) -> str:
     """Redis' words, except where they are about the protocol and not about the matter."""
     if "HELLO must be called" in str(error):
         return "Authentication required: set REDIS_PASSWORD"
     return str(error) or type(error).__name__
 
 
-def missing_group(error: ResponseError) -> bool:
+def is_group_missing(error: ResponseError) -> bool:
     """Whether the consumer group, or the stream with it, was deleted by somebody."""
     return str(error).startswith(("NOGROUP", "UNBLOCKED the stream key"))
 

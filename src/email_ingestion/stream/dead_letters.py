@@ -15,7 +15,7 @@ from email_ingestion import __version__
 from email_ingestion.errors import PermanentError, TransientError, fingerprint_of
 from email_ingestion.records import email_id
 from email_ingestion.stream.connection import text
-from email_ingestion.stream.delivery import seconds_of
+from email_ingestion.stream.delivery import entry_time
 
 Reason = Literal["max_retries", "permanent", "poison", "operator"]
 
@@ -87,7 +87,7 @@ def dead_letter(letter_id: str, fields: Mapping[bytes, bytes]) -> DeadLetter:
         size=_number(said.get("size")),
         raw_ref=said.get("raw_ref", ""),
         enqueued_at=said.get("enqueued_at", ""),
-        dead_at=datetime.fromtimestamp(seconds_of(letter_id), UTC).isoformat(timespec="milliseconds"),
+        dead_at=datetime.fromtimestamp(entry_time(letter_id), UTC).isoformat(timespec="milliseconds"),
         reason=said.get("dead_reason", UNKNOWN),
         error_type=said.get("dead_error_type", UNKNOWN),
         error=said.get("dead_error", ""),

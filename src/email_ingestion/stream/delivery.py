@@ -9,14 +9,14 @@ from typing import Any
 from email_ingestion.errors import PermanentError
 from email_ingestion.records import RawMessage
 from email_ingestion.stream.codec import decode
-from email_ingestion.stream.keys import Keys, placed
+from email_ingestion.stream.keys import Keys, parse_entry_id
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """An entry delivered to this worker; it stays pending until it is completed or buried."""
 
-    id: str  # as `Keys.spoken` makes it
+    id: str  # as `Keys.format_entry_id` makes it
     attempt: int  # this delivery included; what an earlier life did not finish counts
     message: RawMessage | None  # None when the entry cannot be read: `unreadable` says why
     unreadable: PermanentError | None
@@ -36,10 +36,10 @@ class Delivery:
 
     def age(self) -> float:
         """Seconds since it was appended, by Redis' clock and ours."""
-        return max(0.0, time.time() - seconds_of(self.id))
+        return max(0.0, time.time() - entry_time(self.id))
 
 
-def delivery(keys: Keys, entry_id: bytes, attempt: int, flat: list[bytes], *, foreign: bool) -> Delivery:
+def decode_delivery(keys: Keys, entry_id: bytes, attempt: int, flat: list[bytes], *, foreign: bool) -> Delivery:
     """Decode one entry; one that cannot be decoded is still a delivery, so that it can be buried."""
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
     message, unreadable = None, None
@@ -49,17 +49,17 @@ def delivery(keys: Keys, entry_id: bytes, attempt: int, flat: list[bytes], *, fo
         unreadable = error
     name = entry_id.decode()
     return Delivery(
-        id=keys.spoken(name),
+        id=keys.format_entry_id(name),
         attempt=attempt,
         message=message,
         unreadable=unreadable,
         wire_bytes=sum(map(len, flat)),
         foreign=foreign,
-        queue_wait=max(0.0, time.time() - seconds_of(name)),
+        queue_wait=max(0.0, time.time() - entry_time(name)),
     )
 
 
-def seconds_of(entry_id: Any) -> float:
+def entry_time(entry_id: Any) -> float:
     """When an entry was added, in Unix seconds: its id begins with Redis' milliseconds."""
     name = entry_id.decode() if isinstance(entry_id, bytes) else str(entry_id)
-    return int(placed(name)[1].split("-", 1)[0]) / 1000
+    return int(parse_entry_id(name)[1].split("-", 1)[0]) / 1000

@@ -9,7 +9,7 @@ import zstandard
 
 from email_ingestion.records import RawMessage
 from email_ingestion.stream.codec import ZSTD_LEVEL, encode, packed
-from email_ingestion.stream.connection import Link
+from email_ingestion.stream.connection import RedisLink
 
 
 class Gaps:
@@ -18,7 +18,7 @@ class Gaps:
     With a `holder` it does so only while the account's lease says that name, see `leases`.
     """
 
-    def __init__(self, link: Link, account: str, holder: str = "") -> None:
+    def __init__(self, link: RedisLink, account: str, holder: str = "") -> None:
         self._link = link
         self._account = account
         self._holder = holder
@@ -29,11 +29,11 @@ class Gaps:
         """Append those of `messages` whose identity did not come into the stream behind the entry id `seen`.
 
         Up to `seen` (`census.BEGINNING` for nothing) the caller has looked itself. Returns how many were added; a
-        repetition with the same `seen` adds none. Raises LeaseLost and what `Link.run` raises.
+        repetition with the same `seen` adds none. Raises LeaseLost and what `RedisLink.call` raises.
         """
         now = datetime.now(UTC)
         entries = [(each.envelope.email_id, encode(each, now, self._compressor)) for each in messages]
         args = [seen, self._holder, *packed(entries)]
-        partition = self._link.of(self._account)
+        partition = self._link.keys_for(self._account)
         keys = [partition.stream, partition.volume, partition.priority, partition.lease(self._account)]
-        return int(self._link.run(lambda: self._script(keys=keys, args=args))) if messages else 0
+        return int(self._link.call(lambda: self._script(keys=keys, args=args))) if messages else 0

@@ -12,8 +12,8 @@ from typing import Any, cast
 import redis
 from redis.exceptions import ResponseError
 
-from email_ingestion.stream.connection import Link, missing_group
-from email_ingestion.stream.delivery import seconds_of
+from email_ingestion.stream.connection import RedisLink, is_group_missing
+from email_ingestion.stream.delivery import entry_time
 from email_ingestion.stream.keys import GROUP, Keys
 
 PRESENCE_SECONDS = 15
@@ -53,12 +53,12 @@ class _Partition:
     oldest_pending: float | None
 
 
-def read_gauges(link: Link) -> Gauges:
-    """Read them; raises like `Link.run`."""
-    return link.run(lambda: _read(link))
+def read_gauges(link: RedisLink) -> Gauges:
+    """Read them; raises like `RedisLink.call`."""
+    return link.call(lambda: _read(link))
 
 
-def _read(link: Link) -> Gauges:
+def _read(link: RedisLink) -> Gauges:
     parts = _partitions(link)
     used, most, evicted = _memory(link)
     return Gauges(
@@ -78,7 +78,7 @@ def _read(link: Link) -> Gauges:
     )
 
 
-def _partitions(link: Link) -> list[_Partition]:
+def _partitions(link: RedisLink) -> list[_Partition]:
     pipe = link.client.pipeline(transaction=False)
     for keys in link.partitions:
         pipe.xlen(keys.stream)
@@ -96,9 +96,9 @@ def _partitions(link: Link) -> list[_Partition]:
             _Partition(
                 depth,
                 max(0, int(volume or 0)),
-                seconds_of(oldest[0][0]) if oldest else None,
+                entry_time(oldest[0][0]) if oldest else None,
                 dead,
-                seconds_of(dead_oldest[0][0]) if dead_oldest else None,
+                entry_time(dead_oldest[0][0]) if dead_oldest else None,
                 int(replayed or 0),
                 pending,
                 deliveries,
@@ -112,7 +112,7 @@ def _earliest(times: Iterable[float | None]) -> float | None:
     return min((each for each in times if each is not None), default=None)
 
 
-def _memory(link: Link) -> tuple[int, int, int]:
+def _memory(link: RedisLink) -> tuple[int, int, int]:
     """Used and most bytes of the server that is nearest to its limit, and the evicted keys of all."""
     used, evicted = [], 0
     for server in link.masters():
@@ -131,15 +131,15 @@ def _pending(client: redis.Redis, keys: Keys) -> tuple[int, int, float | None]:
         entries = cast("list[dict[str, Any]]", client.xpending_range(keys.stream, GROUP, "-", "+", 1000))
         summary = client.xpending(keys.stream, GROUP)
     except ResponseError as error:
-        if missing_group(error):
+        if is_group_missing(error):
             return 0, 0, None
         raise
     deliveries = max((int(entry["times_delivered"]) for entry in entries), default=0)
-    return int(summary["pending"]), deliveries, seconds_of(entries[0]["message_id"]) if entries else None
+    return int(summary["pending"]), deliveries, entry_time(entries[0]["message_id"]) if entries else None
 
 
-def _processes(link: Link) -> tuple[dict[str, Any], ...]:
-    names = list(link.home(link.keys).scan_iter(match=link.keys.alive("*"), count=1000))
+def _processes(link: RedisLink) -> tuple[dict[str, Any], ...]:
+    names = list(link.node_for(link.keys).scan_iter(match=link.keys.alive("*"), count=1000))
     values = cast("list[bytes | None]", link.client.mget(names)) if names else []
     return tuple(found for value in values if value and (found := _presence(value)))
 
@@ -153,22 +153,22 @@ def _presence(value: bytes) -> dict[str, Any] | None:
     return None
 
 
-def presences(link: Link) -> tuple[dict[str, Any], ...]:
-    """The processes that live, as they say themselves; raises like `Link.run`."""
-    return link.run(lambda: _processes(link))
+def presences(link: RedisLink) -> tuple[dict[str, Any], ...]:
+    """The processes that live, as they say themselves; raises like `RedisLink.call`."""
+    return link.call(lambda: _processes(link))
 
 
-def announce(link: Link, presence: dict[str, Any]) -> None:
+def announce(link: RedisLink, presence: dict[str, Any]) -> None:
     """Say that this process lives; `presence` names component and instance. Expires when it is not repeated.
 
     It is also the proof that Redis takes writes, and passes by the breaker: raises RedisConnectionError if it does not.
     """
-    link.beside(lambda: link.client.set(_name(link.keys, presence), json.dumps(presence), ex=PRESENCE_SECONDS))
+    link.call_unguarded(lambda: link.client.set(_name(link.keys, presence), json.dumps(presence), ex=PRESENCE_SECONDS))
 
 
-def withdraw(link: Link, presence: dict[str, Any]) -> None:
+def withdraw(link: RedisLink, presence: dict[str, Any]) -> None:
     """Say that this process ends."""
-    link.run(lambda: link.client.delete(_name(link.keys, presence)))
+    link.call(lambda: link.client.delete(_name(link.keys, presence)))
 
 
 def _name(keys: Keys, presence: dict[str, Any]) -> str:

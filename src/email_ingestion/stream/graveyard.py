@@ -17,9 +17,9 @@ from typing import Any
 import zstandard
 
 from email_ingestion.errors import PermanentError
-from email_ingestion.stream.connection import Link
+from email_ingestion.stream.connection import RedisLink
 from email_ingestion.stream.dead_letters import DeadLetter, dead_letter
-from email_ingestion.stream.keys import Keys, entry_order, placed
+from email_ingestion.stream.keys import Keys, entry_order, parse_entry_id
 
 # An entry holds up to BLOB_THRESHOLD_BYTES, and Redis does nothing else during a call: a page stays below some
 # 10 MB, a replay (which copies) below some milliseconds.
@@ -31,9 +31,9 @@ Entry = tuple[str, dict[bytes, bytes]]
 
 
 class Graveyard:
-    """The dead letters of all partitions. Every method raises like `Link.run`, and so do its iterators."""
+    """The dead letters of all partitions. Every method raises like `RedisLink.call`, and so do its iterators."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: RedisLink) -> None:
         self._link = link
         self._client = link.client
         self._partitions = link.partitions
@@ -41,7 +41,7 @@ class Graveyard:
 
     def depth(self) -> int:
         """How many there are."""
-        return self._link.run(lambda: sum(int(self._client.xlen(keys.dlq)) for keys in self._partitions))
+        return self._link.call(lambda: sum(int(self._client.xlen(keys.dlq)) for keys in self._partitions))
 
     def letters(self, before: datetime | None = None) -> Iterator[DeadLetter]:
         """Those that lie here now and died before then, oldest first; what is buried meanwhile is not among them.
@@ -58,7 +58,7 @@ class Graveyard:
         start = "-"
         while page := self._page(keys, start, end):
             for letter_id, fields in page:
-                yield dead_letter(keys.spoken(letter_id), fields)
+                yield dead_letter(keys.format_entry_id(letter_id), fields)
             start = f"({page[-1][0]}"
 
     def find(self, ids: Iterable[str]) -> Iterator[DeadLetter]:
@@ -98,38 +98,38 @@ class Graveyard:
 
     def _put_back(self, partition: Keys, ids: Sequence[str]) -> int:
         keys = [partition.stream, partition.volume, partition.dlq, partition.replayed, partition.priority]
-        return int(self._link.run(lambda: self._replay(keys=keys, args=ids)))
+        return int(self._link.call(lambda: self._replay(keys=keys, args=ids)))
 
     def _delete(self, keys: Keys, ids: Sequence[str]) -> list[str]:
         def delete() -> list[Any]:
-            pipe = self._link.home(keys).pipeline(transaction=False)
+            pipe = self._link.node_for(keys).pipeline(transaction=False)
             for letter_id in ids:
                 pipe.xdel(keys.dlq, letter_id)
             return pipe.execute()
 
-        return [keys.spoken(each) for each, gone in zip(ids, self._link.run(delete), strict=True) if gone]
+        return [keys.format_entry_id(each) for each, gone in zip(ids, self._link.call(delete), strict=True) if gone]
 
     def _last_id(self, keys: Keys) -> str:
-        last = self._link.run(lambda: self._client.xrevrange(keys.dlq, count=1))
+        last = self._link.call(lambda: self._client.xrevrange(keys.dlq, count=1))
         return _entries(last)[0][0] if last else "0-0"
 
     def _page(self, keys: Keys, start: str, end: str) -> list[Entry]:
-        return _entries(self._link.run(lambda: self._client.xrange(keys.dlq, start, end, count=PAGE)))
+        return _entries(self._link.call(lambda: self._client.xrange(keys.dlq, start, end, count=PAGE)))
 
     def _exactly(self, keys: Keys, ids: Sequence[str]) -> list[Entry]:
         pipe = self._client.pipeline(transaction=False)
         for letter_id in ids:
             pipe.xrange(keys.dlq, letter_id, letter_id)
         return [
-            (keys.spoken(entry_id), fields)
-            for found in self._link.run(pipe.execute)
+            (keys.format_entry_id(entry_id), fields)
+            for found in self._link.call(pipe.execute)
             for entry_id, fields in _entries(found)
         ]
 
     def _parts(self, ids: Sequence[str]) -> Iterator[tuple[Keys, list[str]]]:
         """The ids by partition; what is of none that there is, is left out."""
         for keys in self._partitions:
-            here = [entry_id for partition, entry_id in map(placed, ids) if partition == keys.partition]
+            here = [entry_id for partition, entry_id in map(parse_entry_id, ids) if partition == keys.partition]
             if here:
                 yield keys, here
 

@@ -13,7 +13,7 @@ import zstandard
 
 from email_ingestion.records import Cursor, RawMessage
 from email_ingestion.stream.codec import ZSTD_LEVEL, encode, packed
-from email_ingestion.stream.connection import Link
+from email_ingestion.stream.connection import RedisLink
 from email_ingestion.stream.keys import GROUP
 from email_ingestion.stream.sent import Sent
 
@@ -42,7 +42,7 @@ class Intake:
     With a `holder` it does so only while the account's lease says that name, see `leases`.
     """
 
-    def __init__(self, link: Link, holder: str = "") -> None:
+    def __init__(self, link: RedisLink, holder: str = "") -> None:
         self._link = link
         self._holder = holder
         self._append = link.script("append")
@@ -54,18 +54,18 @@ class Intake:
 
     def cursor(self, account: str, mailbox: str) -> Cursor | None:
         """How far the mailbox was read, or None when that is not known (any more)."""
-        key = self._link.of(account).cursor(account, mailbox)
-        return _cursor(self._link.run(lambda: self._link.client.hmget(key, FIELDS)))
+        key = self._link.keys_for(account).cursor(account, mailbox)
+        return _cursor(self._link.call(lambda: self._link.client.hmget(key, FIELDS)))
 
     def restart_cursor(self, account: str, mailbox: str, at: Cursor) -> Cursor:
         """Begin at `at` where there is no cursor, or one of another UIDVALIDITY; returns the one that now holds.
 
         Raises LeaseLost, RedisConnectionError.
         """
-        partition = self._link.of(account)
+        partition = self._link.keys_for(account)
         keys = [partition.cursor(account, mailbox), partition.stream, partition.lease(account)]
         args: list[str | int] = [at.uidvalidity, at.uid, at.rescan, GROUP, self._holder, at.history]
-        return _cursor(self._link.run(lambda: self._restart(keys=keys, args=args))) or at
+        return _cursor(self._link.call(lambda: self._restart(keys=keys, args=args))) or at
 
     def append(
         self, account: str, mailbox: str, since: Cursor, upto: int, messages: Sequence[RawMessage], *, end: End = "uid"
@@ -89,7 +89,7 @@ class Intake:
         """Begin to append; whoever calls what is returned, once, has what `append` would return or raise."""
         at = since.uid if end == "uid" else since.history
         args = [since.uidvalidity, at, upto, self._holder, end, *entries]
-        partition = self._link.of(account)
+        partition = self._link.keys_for(account)
         keys = [partition.stream, partition.cursor(account, mailbox), partition.volume, partition.lease(account)]
         keys.append(partition.priority)
         sent = Sent(self._link, self._append, partition, keys, args)
@@ -103,16 +103,16 @@ class Intake:
 
     def modseq(self, account: str, mailbox: str) -> int | None:
         """Up to which MODSEQ changes of labels were taken over, or None when that is not known (any more)."""
-        key = self._link.of(account).cursor(account, mailbox)
-        found = self._link.run(lambda: self._link.client.hget(key, "modseq"))
+        key = self._link.keys_for(account).cursor(account, mailbox)
+        found = self._link.call(lambda: self._link.client.hget(key, "modseq"))
         return int(found) if found else None
 
     def note_modseq(self, account: str, mailbox: str, uidvalidity: int, modseq: int) -> None:
         """Remember it; raises as `append` does."""
-        partition = self._link.of(account)
+        partition = self._link.keys_for(account)
         keys = [partition.cursor(account, mailbox), partition.lease(account)]
         args: list[str | int] = [uidvalidity, str(modseq), self._holder]
-        self._link.run(lambda: self._note_modseq(keys=keys, args=args))
+        self._link.call(lambda: self._note_modseq(keys=keys, args=args))
 
     def load(self, age: float = 0.0) -> Load:
         """What lies in all streams; a look `age` seconds ago will do, with what was appended here since."""
@@ -129,7 +129,7 @@ class Intake:
             found = pipe.execute()
             return Load(sum(found[::2]), sum(max(0, int(volume or 0)) for volume in found[1::2]))
 
-        return self._link.run(read)
+        return self._link.call(read)
 
 
 def _cursor(found: Any) -> Cursor | None:

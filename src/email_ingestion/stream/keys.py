@@ -43,7 +43,7 @@ class Keys:
     tag: str = TAG
     partition: int = 0
 
-    def spoken(self, entry_id: str) -> str:
+    def format_entry_id(self, entry_id: str) -> str:
         """An entry's id as people and files are given it: with the partition before it, unless that is 0."""
         return f"{self.partition}:{entry_id}" if self.partition else entry_id
 
@@ -72,7 +72,7 @@ class Keys:
         return self.name("dlq")
 
     @property
-    def outlet(self) -> str:
+    def sink_stream(self) -> str:
         """What the sink `stream` hands on."""
         return self.name("out")
 
@@ -121,7 +121,7 @@ class Keys:
 
 
 @lru_cache
-def layout(partitions: int) -> tuple[Keys, ...]:
+def partition_keys(partitions: int) -> tuple[Keys, ...]:
     """The keys of every partition.
 
     The slots of the tags lie one in each of `partitions` equal parts of all slots, in their order: masters that share
@@ -147,13 +147,13 @@ def partition_of(account: str, partitions: int) -> int:
     return crc32(account.encode()) % partitions
 
 
-def placed(spoken: str) -> tuple[int, str]:
-    """Partition and entry id of what `Keys.spoken` made."""
-    partition, _, entry_id = spoken.rpartition(":")
+def parse_entry_id(formatted_id: str) -> tuple[int, str]:
+    """Partition and entry id of what `Keys.format_entry_id` made."""
+    partition, _, entry_id = formatted_id.rpartition(":")
     return int(partition or 0), entry_id
 
 
-def entry_order(spoken: str) -> tuple[int, int]:
+def entry_order(formatted_id: str) -> tuple[int, int]:
     """By when entries were added, whatever their partition."""
-    milliseconds, _, number = placed(spoken)[1].partition("-")
+    milliseconds, _, number = parse_entry_id(formatted_id)[1].partition("-")
     return int(milliseconds), int(number)

@@ -21,9 +21,9 @@ from email_ingestion.backoff import backoff
 from email_ingestion.records import NORMAL_PRIORITY
 from email_ingestion.stream.clients import BLOCK_SECONDS
 from email_ingestion.stream.clock import RedisClock
-from email_ingestion.stream.connection import Link, missing_group
-from email_ingestion.stream.delivery import Delivery, delivery
-from email_ingestion.stream.keys import GROUP, Keys, placed
+from email_ingestion.stream.connection import RedisLink, is_group_missing
+from email_ingestion.stream.delivery import Delivery, decode_delivery
+from email_ingestion.stream.keys import GROUP, Keys, parse_entry_id
 
 # Back-off by deliveries, for the take_overdue script; its last value holds for all that follow.
 BACKOFF_STEPS = 12
@@ -32,7 +32,7 @@ BACKOFF_STEPS = 12
 class Lane:
     """One consumer of the group. Not for several threads, but `hold` may be called from a second one."""
 
-    def __init__(self, link: Link, keys: Keys, consumer: str, lease: float) -> None:
+    def __init__(self, link: RedisLink, keys: Keys, consumer: str, lease: float) -> None:
         self._link = link
         self._client = link.client
         self._keys = keys
@@ -53,7 +53,7 @@ class Lane:
 
     def ensure_group(self) -> None:
         """Create stream and group where they are missing; from 0, for `$` would pass over what is already there."""
-        self._link.run(self._create_group)
+        self._link.call(self._create_group)
 
     def overdue(self, most: int, least: int = 0) -> list[Delivery]:
         """Take over what is due: one suspect alone, or up to `most` entries that were given back untouched.
@@ -64,7 +64,8 @@ class Lane:
         args: list[str | int] = [GROUP, self._consumer, self._lease_ms, most, least, *self._steps]
         found = self._with_group(lambda: self._take_overdue(keys=[self._keys.stream, self._keys.priority], args=args))
         return [
-            delivery(self._keys, i, int(count), fields, foreign=bool(foreign)) for i, count, fields, foreign in found
+            decode_delivery(self._keys, i, int(count), fields, foreign=bool(foreign))
+            for i, count, fields, foreign in found
         ]
 
     def ahead(self, most: int, least: int) -> list[Delivery]:
@@ -73,7 +74,7 @@ class Lane:
         args: list[str | int] = [GROUP, self._consumer, most, least]
         held, found = self._with_group(lambda: self._take_ahead(keys=keys, args=args)) or (0, [])
         self._around = bool(held)
-        return [delivery(self._keys, i, 1, fields, foreign=False) for i, fields in found]
+        return [decode_delivery(self._keys, i, 1, fields, foreign=False) for i, fields in found]
 
     def fresh(self, most: int, *, block: bool = True) -> list[Delivery]:
         """Up to `most` entries nobody had yet; waits a second for the first one.
@@ -84,19 +85,22 @@ class Lane:
             args: list[str | int] = [GROUP, self._consumer, most]
             beside = self._with_group(lambda: self._take_around(keys=[self._keys.stream], args=args))
             if beside or not block:
-                return [delivery(self._keys, i, 1, fields, foreign=False) for i, fields in beside]
+                return [decode_delivery(self._keys, i, 1, fields, foreign=False) for i, fields in beside]
         milliseconds = int(BLOCK_SECONDS * 1000) if block else None
         streams: dict[Any, Any] = {self._keys.stream: ">"}
         found = self._with_group(
             lambda: self._client.xreadgroup(GROUP, self._consumer, streams, count=most, block=milliseconds)
         )
-        return [delivery(self._keys, i, 1, flat(fields), foreign=False) for i, fields in (found[0][1] if found else [])]
+        return [
+            decode_delivery(self._keys, i, 1, flat(fields), foreign=False)
+            for i, fields in (found[0][1] if found else [])
+        ]
 
     def complete(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Take entries out of the stream; returns those that were no longer ours: somebody took them over."""
         args: list[str | int] = [GROUP, self._consumer]
         for each in deliveries:
-            args += [placed(each.id)[1], each.wire_bytes]
+            args += [parse_entry_id(each.id)[1], each.wire_bytes]
         keys = [self._keys.stream, self._keys.volume, self._keys.priority]
         done = self._of_group(lambda: self._complete(keys=keys, args=args), [0] * len(deliveries)) if deliveries else []
         return [each for each, ours in zip(deliveries, done, strict=True) if not ours]
@@ -108,7 +112,7 @@ class Lane:
         """
         args: list[str | int] = [GROUP, self._consumer, int(give_back), *_entries(ids)]
         mine = self._of_group(lambda: self._hold(keys=[self._keys.stream], args=args), [])
-        return {self._keys.spoken(each.decode()) for each in mine}
+        return {self._keys.format_entry_id(each.decode()) for each in mine}
 
     def release(self, ids: Sequence[str]) -> int:
         """Give untouched entries back to whoever comes first; returns how many were still ours."""
@@ -117,7 +121,7 @@ class Lane:
 
     def bury(self, dead: Delivery, obituary: dict[str, str]) -> bool:
         """Move an entry to the dead letters with what is known of its death; False when it was no longer ours."""
-        args: list[str | int] = [GROUP, self._consumer, placed(dead.id)[1], dead.wire_bytes]
+        args: list[str | int] = [GROUP, self._consumer, parse_entry_id(dead.id)[1], dead.wire_bytes]
         for name, value in obituary.items():
             args += [name, value]
         keys = [self._keys.stream, self._keys.volume, self._keys.dlq, self._keys.priority]
@@ -146,7 +150,7 @@ class Lane:
             depth, above, below = pipe.execute()
             return int(above if least > NORMAL_PRIORITY else depth - below)
 
-        return self._link.run(count)
+        return self._link.call(count)
 
     def leave(self) -> None:
         """Take the consumer out of the group, only while nothing is pending under its name."""
@@ -158,7 +162,7 @@ class Lane:
             self._client.xgroup_delconsumer(self._keys.stream, GROUP, self._consumer)
 
     def _look_at_the_clock(self) -> None:
-        seconds, microseconds = self._link.run(lambda: self._link.home(self._keys).time())
+        seconds, microseconds = self._link.call(lambda: self._link.node_for(self._keys).time())
         if self._clock.went_back(seconds + microseconds / 1e6):
             self._of_group(lambda: self._restamp(keys=[self._keys.stream], args=[GROUP]), None)
 
@@ -176,12 +180,12 @@ class Lane:
             try:
                 return call()
             except ResponseError as error:
-                if not missing_group(error):
+                if not is_group_missing(error):
                     raise
                 otherwise()
                 return nothing
 
-        return self._link.run(attempt)
+        return self._link.call(attempt)
 
     def _with_group(self, read: Callable[[], Any]) -> Any:
         """What `read` took; nothing when the group had to be made again first."""
@@ -189,7 +193,7 @@ class Lane:
 
 
 def _entries(ids: Iterable[str]) -> list[str]:
-    return [placed(each)[1] for each in ids]
+    return [parse_entry_id(each)[1] for each in ids]
 
 
 def flat(fields: dict[bytes, bytes]) -> list[bytes]:

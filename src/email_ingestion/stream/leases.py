@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from email_ingestion.stream.connection import Link, text
+from email_ingestion.stream.connection import RedisLink, text
 from email_ingestion.stream.keys import Keys
 
 LEASE_SECONDS = 10.0  # from the last sign of a dead holder until somebody else may take over
@@ -18,7 +18,7 @@ LEASE_SECONDS = 10.0  # from the last sign of a dead holder until somebody else 
 class Leases:
     """The leases of one process. Safe for several threads."""
 
-    def __init__(self, link: Link, seat: str, term: str) -> None:
+    def __init__(self, link: RedisLink, seat: str, term: str) -> None:
         """`seat` names a place where one process runs at a time, `term` this very life of it; neither has blanks."""
         self._link = link
         self._seat = seat
@@ -39,21 +39,21 @@ class Leases:
         args: list[str | int] = [self._seat, self._term, int(LEASE_SECONDS * 1000)]
         others: dict[str, str] = {}
         for here in self._by_partition(accounts):
-            found = self._link.beside(partial(self._hold, keys=self._keys(here), args=args))
+            found = self._link.call_unguarded(partial(self._hold, keys=self._keys(here), args=args))
             others |= {account: text(who) for account, who in zip(here, found, strict=True) if who}
         return others
 
     def leave(self, accounts: Sequence[str]) -> None:
         """Give up what is ours; raises RedisConnectionError."""
         for here in self._by_partition(accounts):
-            self._link.beside(partial(self._leave, keys=self._keys(here), args=[self.holder]))
+            self._link.call_unguarded(partial(self._leave, keys=self._keys(here), args=[self.holder]))
 
     def _keys(self, accounts: Sequence[str]) -> list[str]:
-        return [self._link.of(account).lease(account) for account in accounts]
+        return [self._link.keys_for(account).lease(account) for account in accounts]
 
     def _by_partition(self, accounts: Sequence[str]) -> list[list[str]]:
         """A script touches the keys of one partition."""
         there: dict[Keys, list[str]] = {}
         for account in accounts:
-            there.setdefault(self._link.of(account), []).append(account)
+            there.setdefault(self._link.keys_for(account), []).append(account)
         return list(there.values())

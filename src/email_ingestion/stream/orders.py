@@ -9,13 +9,13 @@ from functools import partial
 from typing import Any
 
 from email_ingestion.overrides import Override
-from email_ingestion.stream.connection import Link, text
+from email_ingestion.stream.connection import RedisLink, text
 
 
 class FleetOrders:
-    """The control record. Every method raises like `Link.run`."""
+    """The control record. Every method raises like `RedisLink.call`."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: RedisLink) -> None:
         self._link = link
         self._script = link.script("order")
 
@@ -31,17 +31,17 @@ class FleetOrders:
         """The orders that hold now, by name."""
 
         def ask() -> Any:
-            pipe = self._link.home(self._link.keys).pipeline(transaction=False)
+            pipe = self._link.node_for(self._link.keys).pipeline(transaction=False)
             pipe.time()
             pipe.hgetall(self._link.keys.control)
             return pipe.execute()
 
-        (seconds, micros), fields = self._link.run(ask)
+        (seconds, micros), fields = self._link.call(ask)
         return dict(_orders(fields, seconds + micros / 1_000_000))
 
     def _put(self, name: str, seconds: float, value: str, by: str) -> None:
         args: list[str | int | float] = [name, seconds, value, by]
-        self._link.run(lambda: self._script(keys=[self._link.keys.control], args=args))
+        self._link.call(lambda: self._script(keys=[self._link.keys.control], args=args))
 
 
 def _orders(fields: dict[bytes, bytes], now: float) -> Iterator[tuple[str, Override]]:
@@ -53,10 +53,10 @@ def _orders(fields: dict[bytes, bytes], now: float) -> Iterator[tuple[str, Overr
                 yield text(name), Override(str(found["value"]), left, str(found["by"]))
 
 
-def prove_writable(link: Link) -> None:
+def prove_writable(link: RedisLink) -> None:
     """Return when Redis takes a write in every partition, past the breaker; raises RedisConnectionError otherwise.
 
     The write removes nothing, so that a Redis over its memory limit, which must be drained, counts as working.
     """
     for keys in link.partitions:
-        link.beside(partial(link.client.hdel, keys.control, ""))
+        link.call_unguarded(partial(link.client.hdel, keys.control, ""))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from email_ingestion.email_json import SCHEMA, as_json
 from email_ingestion.errors import ConfigurationError, RedisConnectionError, SinkThrottled, SinkUnavailable
 from email_ingestion.records import SinkMessage
-from email_ingestion.stream.connection import Link, open_link
+from email_ingestion.stream.connection import RedisLink, open_link
 
 if TYPE_CHECKING:
     from email_ingestion.settings import Settings
@@ -25,7 +25,7 @@ def open_sink(settings: Settings, key: str = "") -> OutletSink:
     link = open_link(settings.redis_address, "email-ingestion-outlet")
     if any(key in {keys.stream, keys.dlq} for keys in link.partitions):
         raise ConfigurationError(f"SINKS: stream:{key} is where mail arrives: name another key")
-    return OutletSink(link, key or link.keys.outlet, settings.stream_max_depth, settings.blob_threshold_bytes)
+    return OutletSink(link, key or link.keys.sink_stream, settings.stream_max_depth, settings.blob_threshold_bytes)
 
 
 class OutletSink:
@@ -33,7 +33,7 @@ class OutletSink:
 
     name = "stream"
 
-    def __init__(self, link: Link, key: str, most: int, largest: int) -> None:
+    def __init__(self, link: RedisLink, key: str, most: int, largest: int) -> None:
         self._link = link
         self._key = key
         self._most = most  # entries above which nothing is added
@@ -52,14 +52,14 @@ class OutletSink:
             pipe.execute()
 
         try:
-            self._link.run(add)
+            self._link.call(add)
         except RedisConnectionError as error:
             raise SinkUnavailable(f"the stream {self._key} takes nothing: {error}") from error
 
     def ping(self) -> None:
         """See `Sink`."""
         try:
-            self._link.run(lambda: self._link.client.xlen(self._key))
+            self._link.call(lambda: self._link.client.xlen(self._key))
         except RedisConnectionError as error:
             raise SinkUnavailable(f"the stream {self._key} does not answer: {error}") from error
 

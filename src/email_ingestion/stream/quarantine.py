@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from email_ingestion.backoff import backoff
-from email_ingestion.stream.connection import Link, text
+from email_ingestion.stream.connection import RedisLink, text
 
 FIRST_SECONDS = 5.0
 LONGEST_SECONDS = 3600.0
@@ -28,19 +28,19 @@ class Held:
 
 
 class Quarantine:
-    """Those of one mailbox. Its methods raise like `Link.run`."""
+    """Those of one mailbox. Its methods raise like `RedisLink.call`."""
 
     def __init__(
-        self, link: Link, account: str, mailbox: str, uidvalidity: int, clock: Callable[[], float] = time.time
+        self, link: RedisLink, account: str, mailbox: str, uidvalidity: int, clock: Callable[[], float] = time.time
     ) -> None:
         self._link = link
-        self._key = link.of(account).quarantine(account, mailbox)
+        self._key = link.keys_for(account).quarantine(account, mailbox)
         self._uidvalidity = uidvalidity
         self._clock = clock
 
     def held(self) -> list[Held]:
         """All of them, ascending; what was held under another UIDVALIDITY is found again by other means."""
-        found = self._link.run(lambda: self._link.client.hgetall(self._key))
+        found = self._link.call(lambda: self._link.client.hgetall(self._key))
         known = [self._read(text(field), text(value)) for field, value in found.items()]
         return sorted((held for held in known if held), key=lambda held: held.uid)
 
@@ -59,12 +59,12 @@ class Quarantine:
         fields: list[str] = []
         for uid, count in tries.items():
             fields += [self._field(uid), json.dumps({"tries": count, "due": now + _pause(count)})]
-        self._link.run(lambda: self._link.client.hset(self._key, items=fields))
+        self._link.call(lambda: self._link.client.hset(self._key, items=fields))
         return tries
 
     def release(self, uid: int) -> None:
         """It came, or it is gone."""
-        self._link.run(lambda: self._link.client.hdel(self._key, self._field(uid)))
+        self._link.call(lambda: self._link.client.hdel(self._key, self._field(uid)))
 
     def _field(self, uid: int) -> str:
         return f"{self._uidvalidity}/{uid}"

@@ -11,9 +11,9 @@ from itertools import groupby
 from typing import TypeVar
 
 from email_ingestion.stream.bell import Bell
-from email_ingestion.stream.connection import Link
+from email_ingestion.stream.connection import RedisLink
 from email_ingestion.stream.delivery import Delivery
-from email_ingestion.stream.keys import placed
+from email_ingestion.stream.keys import parse_entry_id
 from email_ingestion.stream.lane import Lane
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ T = TypeVar("T")
 class Queue:
     """One consumer of every partition's group. Not for several threads, but `hold` may be called from a second one."""
 
-    def __init__(self, link: Link, consumer: str, lease: float) -> None:
+    def __init__(self, link: RedisLink, consumer: str, lease: float) -> None:
         self._link = link
         self._lanes = [Lane(link, keys, consumer, lease) for keys in link.partitions]
         self._bell = Bell(link) if len(self._lanes) > 1 else None
@@ -71,7 +71,7 @@ class Queue:
 
     def bury(self, dead: Delivery, obituary: dict[str, str]) -> bool:
         """See `Lane`."""
-        return self._lanes[placed(dead.id)[0]].bury(dead, obituary)
+        return self._lanes[parse_entry_id(dead.id)[0]].bury(dead, obituary)
 
     def adopt(self) -> int:
         """See `Lane`."""
@@ -98,6 +98,6 @@ class Queue:
 
 def _by_partition(things: Iterable[T], spoken: Callable[[T], str]) -> list[tuple[int, list[T]]]:
     def partition(thing: T) -> int:
-        return placed(spoken(thing))[0]
+        return parse_entry_id(spoken(thing))[0]
 
     return [(number, list(part)) for number, part in groupby(sorted(things, key=partition), key=partition)]

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from email_ingestion.records import Envelope, RawMessage
-from email_ingestion.stream.connection import Link
+from email_ingestion.stream.connection import RedisLink
 from email_ingestion.stream.gaps import Gaps
 
 ACCOUNT = "rehearsal"
@@ -39,9 +39,9 @@ def trial(run: str, number: int, raw: bytes) -> RawMessage:
 
 
 class Rehearsals:
-    """Every method raises like `Link.run`. Each thread needs its own."""
+    """Every method raises like `RedisLink.call`. Each thread needs its own."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: RedisLink) -> None:
         self._link = link
         self._gaps = Gaps(link, ACCOUNT)
 
@@ -59,9 +59,9 @@ class Rehearsals:
             pipe.expire(key, KEPT_SECONDS)
             pipe.execute()
 
-        self._link.run(tell)
+        self._link.call(tell)
 
     def collect(self, run: str, most: int = 1000) -> list[Receipt]:
         """The receipts that came since this was last asked."""
-        found: Any = self._link.run(lambda: self._link.client.lpop(self._link.keys.receipts(run), most))
+        found: Any = self._link.call(lambda: self._link.client.lpop(self._link.keys.receipts(run), most))
         return [Receipt(**json.loads(each)) for each in found or ()]

@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Any
 
 from email_ingestion.errors import OperationFailed
-from email_ingestion.stream.connection import Link
+from email_ingestion.stream.connection import RedisLink
 from email_ingestion.stream.keys import Keys
 from email_ingestion.stream.snapshot import Line, Tally, names, read_snapshot, unpack
 
@@ -26,9 +26,9 @@ NOBODY = "nobody"  # a group that only makes an empty stream
 
 
 class Reload:
-    """One restore into the Redis behind a link. Every method raises like `Link.run`."""
+    """One restore into the Redis behind a link. Every method raises like `RedisLink.call`."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: RedisLink) -> None:
         self._link = link
 
     def present(self) -> list[str]:
@@ -42,22 +42,22 @@ class Reload:
                 pipe.pttl(key)
             return pipe.execute()
 
-        return [key for key, left in zip(found, self._link.run(ask), strict=True) if left == FOR_EVER]
+        return [key for key, left in zip(found, self._link.call(ask), strict=True) if left == FOR_EVER]
 
     def load(self, lines: Iterable[Line]) -> None:
         """Write a snapshot beside the keyspace."""
         self.abandon()
         for partition, part in groupby(lines, key=lambda line: int(line.get("partition", 0))):
             keys = self._link.partitions[partition]
-            pipe = self._link.run(lambda keys=keys: self._link.home(keys).pipeline(transaction=False))  # type: ignore[misc]
+            pipe = self._link.call(lambda keys=keys: self._link.node_for(keys).pipeline(transaction=False))  # type: ignore[misc]
             size = count = 0
             for line in part:
                 size += _put(pipe, _beside(keys, line["key"]), line)
                 count += 1
                 if size > CHUNK_BYTES or count >= CHUNK_LINES:
-                    self._link.run(pipe.execute)
+                    self._link.call(pipe.execute)
                     size = count = 0
-            self._link.run(pipe.execute)
+            self._link.call(pipe.execute)
 
     def prove(self, expected: dict[str, Any]) -> None:
         """Read back what was loaded; raises OperationFailed unless it is what the manifest says."""
@@ -80,14 +80,14 @@ class Reload:
         old = [keys.name(name) for name in names(self._link, keys)]
         pairs = [name for each in names(self._link, keys, BESIDE) for name in (_beside(keys, each), keys.name(each))]
         script = self._link.script("switch")
-        return int(self._link.run(lambda: script(keys=[*old, *pairs], args=[len(old)]))) if old or pairs else 0
+        return int(self._link.call(lambda: script(keys=[*old, *pairs], args=[len(old)]))) if old or pairs else 0
 
     def abandon(self) -> None:
         """Remove what was loaded and not put in its place."""
         for keys in self._link.partitions:
             left = [_beside(keys, name) for name in names(self._link, keys, BESIDE)]
             if left:
-                self._link.run(partial(self._link.client.unlink, *left))
+                self._link.call(partial(self._link.client.unlink, *left))
 
 
 def _beside(keys: Keys, name: str) -> str:

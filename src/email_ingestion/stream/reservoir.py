@@ -16,10 +16,10 @@ from typing import Any
 
 from email_ingestion.stream.census import BEGINNING, Census
 from email_ingestion.stream.codec import packed
-from email_ingestion.stream.connection import Link, text
+from email_ingestion.stream.connection import RedisLink, text
 from email_ingestion.stream.dead_letters import identity
 from email_ingestion.stream.graveyard import Entry
-from email_ingestion.stream.keys import GROUP, Keys, entry_order, placed
+from email_ingestion.stream.keys import GROUP, Keys, entry_order, parse_entry_id
 
 PAGE = 50
 TAKE_OUT_CHUNK = 200
@@ -27,16 +27,16 @@ REFILL_BYTES = 2 * 1024 * 1024
 
 
 class Reservoir:
-    """The streams of all partitions. Every method and iterator raises like `Link.run`."""
+    """The streams of all partitions. Every method and iterator raises like `RedisLink.call`."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: RedisLink) -> None:
         self._link = link
         self._take_out = link.script("take_out")
         self._fill_gap = link.script("fill_gap")
 
     def depth(self) -> int:
         """How many entries there are."""
-        return self._link.run(lambda: sum(int(self._link.client.xlen(keys.stream)) for keys in self._link.partitions))
+        return self._link.call(lambda: sum(int(self._link.client.xlen(keys.stream)) for keys in self._link.partitions))
 
     def entries(self) -> Iterator[Entry]:
         """Those that are here now, waiting or in flight, oldest first; what is appended meanwhile is not among them."""
@@ -45,13 +45,13 @@ class Reservoir:
         return merge(*found, key=lambda entry: entry_order(entry[0]))
 
     def _newest(self, keys: Keys) -> str:
-        newest: Any = self._link.run(lambda: self._link.client.xrevrange(keys.stream, count=1))
+        newest: Any = self._link.call(lambda: self._link.client.xrevrange(keys.stream, count=1))
         return text(newest[0][0]) if newest else "0-0"
 
     def _until(self, keys: Keys, end: str) -> Iterator[Entry]:
         start = "-"
         while page := self._page(keys, start, end):
-            yield from ((keys.spoken(entry_id), fields) for entry_id, fields in page)
+            yield from ((keys.format_entry_id(entry_id), fields) for entry_id, fields in page)
             start = f"({page[-1][0]}"
 
     def take_out(self, entries: Iterable[tuple[str, int]]) -> Iterator[int]:
@@ -59,11 +59,11 @@ class Reservoir:
         left = iter(entries)
         while chunk := list(islice(left, TAKE_OUT_CHUNK)):
             for keys in self._link.partitions:
-                words = [(placed(spoken), size) for spoken, size in chunk]
+                words = [(parse_entry_id(spoken), size) for spoken, size in chunk]
                 args = [word for (at, entry_id), size in words if at == keys.partition for word in (entry_id, size)]
                 if args:
                     there = [keys.stream, keys.volume, keys.priority]
-                    yield int(self._link.run(partial(self._take_out, keys=there, args=[GROUP, *args])))
+                    yield int(self._link.call(partial(self._take_out, keys=there, args=[GROUP, *args])))
 
     def refill(self, entries: Iterable[Entry]) -> Iterator[tuple[int, int]]:
         """Append entries whose message is not here yet, some at a time; yields how many were looked at and added."""
@@ -71,7 +71,7 @@ class Reservoir:
         for chunk in _chunks(entries):
             parts: dict[int, list[Entry]] = {}
             for entry in chunk:
-                parts.setdefault(self._link.of(text(entry[1].get(b"account", b""))).partition, []).append(entry)
+                parts.setdefault(self._link.keys_for(text(entry[1].get(b"account", b""))).partition, []).append(entry)
             added = 0
             for partition, part in parts.items():
                 shelf = shelves[partition]
@@ -82,17 +82,17 @@ class Reservoir:
 
     def _append(self, keys: Keys, new: Sequence[tuple[str, Mapping[bytes, bytes]]], seen: str) -> int:
         args = [seen, "", *packed(new)]  # for nobody: an operator holds no lease
-        return int(self._link.run(lambda: self._fill_gap(keys=[keys.stream, keys.volume, keys.priority], args=args)))
+        return int(self._link.call(lambda: self._fill_gap(keys=[keys.stream, keys.volume, keys.priority], args=args)))
 
     def _page(self, keys: Keys, start: str, end: str) -> list[Entry]:
-        found: Any = self._link.run(lambda: self._link.client.xrange(keys.stream, start, end, count=PAGE))
+        found: Any = self._link.call(lambda: self._link.client.xrange(keys.stream, start, end, count=PAGE))
         return [(text(entry_id), fields) for entry_id, fields in found]
 
 
 class _Shelf:
     """What one partition holds, as far as was looked."""
 
-    def __init__(self, link: Link, keys: Keys) -> None:
+    def __init__(self, link: RedisLink, keys: Keys) -> None:
         self.keys = keys
         self.known: set[str] = set()
         self.seen = BEGINNING

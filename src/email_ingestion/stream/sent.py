@@ -8,7 +8,7 @@ from typing import Any
 
 from redis import exceptions
 
-from email_ingestion.stream.connection import Link, Script
+from email_ingestion.stream.connection import RedisLink, Script
 from email_ingestion.stream.keys import Keys
 
 # What is answered so was not done; the client knows where to do it.
@@ -23,25 +23,27 @@ _ELSEWHERE = (
 class Sent:
     """Sent when it is made, unless many are. Only for a script that may be repeated, as after any lost answer."""
 
-    def __init__(self, link: Link, script: Script, partition: Keys, keys: Sequence[str], args: Sequence[Any]) -> None:
+    def __init__(
+        self, link: RedisLink, script: Script, partition: Keys, keys: Sequence[str], args: Sequence[Any]
+    ) -> None:
         self._link = link
         self._whole = partial(script, keys, args)
         self._pool: Any = None
         self._connection: Any = None  # in which the answer will be
         self._error: Exception | None = None
-        self._holding = link.agreed and link.held.acquire(blocking=False)
+        self._holding = link.partitions_verified and link.pending_slots.acquire(blocking=False)
         if self._holding:
             try:
-                self._pool = link.home(partition).connection_pool
+                self._pool = link.node_for(partition).connection_pool
                 self._connection = self._pool.get_connection()
                 self._connection.send_command("EVALSHA", script.hash, len(keys), *keys, *args)
             except (exceptions.RedisError, exceptions.RedisClusterException) as error:
                 self._error = error
 
     def answer(self) -> Any:
-        """What the script returns, to be asked for once; raises like `Link.run`."""
+        """What the script returns, to be asked for once; raises like `RedisLink.call`."""
         try:
-            return self._link.run(self._finish)
+            return self._link.call(self._finish)
         finally:
             self._give_back(unread=True)
 
@@ -71,5 +73,5 @@ class Sent:
             self._pool.release(self._connection)
             self._connection = None
         if self._holding:
-            self._link.held.release()
+            self._link.pending_slots.release()
             self._holding = False

@@ -7,7 +7,7 @@ from typing import Any
 
 import redis
 
-from email_ingestion.stream.connection import Link
+from email_ingestion.stream.connection import RedisLink
 
 WRITTEN_SECONDS = 5
 
@@ -27,7 +27,7 @@ class ServerFacts:
     time: float  # Unix seconds, by its clock
 
 
-def write_once(link: Link) -> None:
+def write_once(link: RedisLink) -> None:
     """Return when each partition took a new key, gone again; raises RedisConnectionError, also when one is full."""
 
     def write() -> None:
@@ -36,12 +36,12 @@ def write_once(link: Link) -> None:
             link.client.set(key, "", ex=WRITTEN_SECONDS)
             link.client.delete(key)
 
-    link.beside(write)
+    link.call_unguarded(write)
 
 
-def server_facts(link: Link) -> list[ServerFacts]:
-    """What each server that takes writes says; raises like `Link.run`."""
-    return link.run(lambda: [_ask(each) for each in link.masters()])
+def server_facts(link: RedisLink) -> list[ServerFacts]:
+    """What each server that takes writes says; raises like `RedisLink.call`."""
+    return link.call(lambda: [_ask(each) for each in link.masters()])
 
 
 def _ask(server: redis.Redis) -> ServerFacts:

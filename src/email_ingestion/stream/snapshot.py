@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any
 
 from email_ingestion.errors import OperationFailed, TransientError
-from email_ingestion.stream.connection import Link, text
+from email_ingestion.stream.connection import RedisLink, text
 from email_ingestion.stream.keys import Keys, entry_order
 
 Line = dict[str, Any]
@@ -43,18 +43,18 @@ class SnapshotTorn(TransientError):
     """Dead letters went back into the stream while both were read: read again."""
 
 
-def names(link: Link, keys: Keys, prefix: str = "") -> list[str]:
+def names(link: RedisLink, keys: Keys, prefix: str = "") -> list[str]:
     """The keys below `prefix`, sorted and without it; presence and what a restore has half loaded are left out."""
     start = keys.name(prefix)
-    found = link.run(lambda: [text(key) for key in link.home(keys).scan_iter(match=f"{start}*", count=1000)])
+    found = link.call(lambda: [text(key) for key in link.node_for(keys).scan_iter(match=f"{start}*", count=1000)])
     passing = () if prefix else (keys.name("restoring:"), keys.alive(""))
     return sorted({name.removeprefix(start) for name in found if not passing or not name.startswith(passing)})
 
 
-def read_snapshot(link: Link, prefix: str = "") -> Iterator[Line]:
+def read_snapshot(link: RedisLink, prefix: str = "") -> Iterator[Line]:
     """The keys below `prefix`, line by line, one partition after the other: each of them is of one instant.
 
-    Raises like `Link.run`, SnapshotTorn and OperationFailed.
+    Raises like `RedisLink.call`, SnapshotTorn and OperationFailed.
     """
     for keys in link.partitions:
         where = {"partition": keys.partition} if keys.partition else {}
@@ -65,7 +65,7 @@ def read_snapshot(link: Link, prefix: str = "") -> Iterator[Line]:
 class _Partition:
     """The keys of one partition below a prefix."""
 
-    def __init__(self, link: Link, keys: Keys, prefix: str) -> None:
+    def __init__(self, link: RedisLink, keys: Keys, prefix: str) -> None:
         self._link = link
         self._keys = keys
         self._prefix = prefix
@@ -105,12 +105,12 @@ class _Partition:
     def _states(self, found: Sequence[str]) -> tuple[int, list[Any]]:
         if not found:
             return 0, []
-        now, states = self._link.run(lambda: self._script(keys=[self._key(name) for name in found]))
+        now, states = self._link.call(lambda: self._script(keys=[self._key(name) for name in found]))
         return int(now), states
 
     def _refuse_torn(self, ends: dict[str, str], replayed: bytes | None) -> None:
         """Raise SnapshotTorn when entries were put back into a stream, OperationFailed when all were lost."""
-        if self._link.run(lambda: self._link.client.get(self._key(REPLAYED))) != replayed:
+        if self._link.call(lambda: self._link.client.get(self._key(REPLAYED))) != replayed:
             raise SnapshotTorn("dead letters are being replayed: try again when that is done")
         for last, (kind, _, state) in zip(ends.values(), self._states(list(ends))[1], strict=True):
             if kind != b"stream" or entry_order(text(state[0])) < entry_order(last):
@@ -152,7 +152,7 @@ class _Partition:
     def _entries(self, name: str, last: str) -> Iterator[Line]:
         key, start = self._key(name), "-"
         while True:
-            page: Any = self._link.run(partial(self._link.client.xrange, key, start, last, count=PAGE))
+            page: Any = self._link.call(partial(self._link.client.xrange, key, start, last, count=PAGE))
             for entry_id, fields in page:
                 parts = [pack(part) for pair in fields.items() for part in pair]
                 yield {"key": name, "id": text(entry_id), "fields": parts}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from email_ingestion.stream.connection import Link
+from email_ingestion.stream.connection import RedisLink
 
 
-def add_strangers(link: Link, number: int) -> None:
-    """Add so many; a worker buries each. Raises what `Link.run` raises."""
+def add_strangers(link: RedisLink, number: int) -> None:
+    """Add so many; a worker buries each. Raises what `RedisLink.call` raises."""
 
     def add() -> None:
         pipe = link.client.pipeline(transaction=True)
@@ -14,4 +14,4 @@ def add_strangers(link: Link, number: int) -> None:
             pipe.xadd(link.keys.stream, {"written_by": "gameday", "number": n})
         pipe.execute()
 
-    link.run(add)
+    link.call(add)

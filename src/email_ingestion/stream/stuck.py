@@ -17,9 +17,9 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from email_ingestion.stream.connection import Link, missing_group, text
+from email_ingestion.stream.connection import RedisLink, is_group_missing, text
 from email_ingestion.stream.dead_letters import identity, obituary
-from email_ingestion.stream.keys import GROUP, Keys, entry_order, placed
+from email_ingestion.stream.keys import GROUP, Keys, entry_order, parse_entry_id
 
 PAGE = 100
 GONE, KEPT = -1, 0  # what `prune` says of a consumer that is not there, and of one that stays
@@ -30,7 +30,7 @@ LONG_AGO = 7 * 86_400_000  # milliseconds; longer than any lease and any back-of
 class Stuck:
     """A pending entry."""
 
-    id: str  # as `Keys.spoken` makes it
+    id: str  # as `Keys.format_entry_id` makes it
     email_id: str  # `entry:ID` where it does not tell
     consumer: str
     age_seconds: float  # since it entered the stream
@@ -50,9 +50,9 @@ class Consumer:
 
 
 class Stucks:
-    """The pending entries and the consumers of all partitions. Every method and iterator raises like `Link.run`."""
+    """The pending entries and the consumers of all partitions. Methods and iterators raise like `RedisLink.call`."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: RedisLink) -> None:
         self._link = link
         self._partitions = link.partitions
         self._stuck = link.script("stuck")
@@ -70,7 +70,7 @@ class Stucks:
         start = "-"
         while page := self._page(keys, start, consumer, idle):
             yield from page
-            start = f"({placed(page[-1].id)[1]}"
+            start = f"({parse_entry_id(page[-1].id)[1]}"
 
     def let_go(self, stuck: Sequence[Stuck]) -> int:
         """Make entries due at once for any worker; returns how many were still their consumer's."""
@@ -78,7 +78,7 @@ class Stucks:
         for keys in self._partitions:
             args: list[str | int] = [GROUP, LONG_AGO]
             for each in stuck:
-                partition, entry_id = placed(each.id)
+                partition, entry_id = parse_entry_id(each.id)
                 args += [entry_id, each.consumer] if partition == keys.partition else []
             if len(args) > len((GROUP, LONG_AGO)):
                 freed += int(self._asked(partial(self._let_go, keys=[keys.stream], args=args), 0))
@@ -86,14 +86,14 @@ class Stucks:
 
     def bury(self, stuck: Stuck, instance: str) -> str | None:
         """Make an entry a dead letter with the reason `operator`; its id there, None when it was no longer there."""
-        partition, entry_id = placed(stuck.id)
+        partition, entry_id = parse_entry_id(stuck.id)
         args: list[str | int] = [GROUP, stuck.consumer, entry_id, max(0, stuck.wire_bytes)]
         for name, value in obituary("operator", stuck.deliveries, None, "", instance).items():
             args += [name, value]
         there = self._partitions[partition]
         keys = [there.stream, there.volume, there.dlq, there.priority]
         letter = self._asked(lambda: self._bury(keys=keys, args=args), None)
-        return there.spoken(text(letter)) if letter else None
+        return there.format_entry_id(text(letter)) if letter else None
 
     def consumers(self) -> list[Consumer]:
         """Everybody in a group, by name."""
@@ -106,7 +106,7 @@ class Stucks:
                 idle[name] = min(int(each["idle"]), idle.get(name, int(each["idle"])))
         names = sorted(idle)
         presences = [self._link.keys.alive(name) for name in names]
-        alive = self._link.run(lambda: self._link.client.mget(presences)) if names else []
+        alive = self._link.call(lambda: self._link.client.mget(presences)) if names else []
         return [
             Consumer(name, pending[name], idle[name] / 1000, present is not None)
             for name, present in zip(names, alive, strict=True)
@@ -114,7 +114,7 @@ class Stucks:
 
     def prune(self, consumer: str) -> bool:
         """Take a consumer out of every group; False when it holds something, lives, or is gone already."""
-        if self._link.run(lambda: self._link.client.exists(self._link.keys.alive(consumer))):
+        if self._link.call(lambda: self._link.client.exists(self._link.keys.alive(consumer))):
             return False
         gone = [
             self._asked(partial(self._prune, keys=[keys.stream, keys.alive(consumer)], args=[GROUP, consumer]), GONE)
@@ -134,16 +134,16 @@ class Stucks:
             try:
                 return call()
             except ResponseError as error:
-                if missing_group(error) or "no such key" in str(error):
+                if is_group_missing(error) or "no such key" in str(error):
                     return nothing
                 raise
 
-        return self._link.run(attempt)
+        return self._link.call(attempt)
 
 
 def _entry(keys: Keys, row: list[Any]) -> Stuck:
     entry_id, consumer = text(row[0]), text(row[1])
     said = {"account": text(row[4]), "gm_msgid": text(row[5]), "sha256": text(row[6])}
-    spoken = keys.spoken(entry_id)
+    spoken = keys.format_entry_id(entry_id)
     email_id = identity(said) or f"entry:{spoken}"
     return Stuck(spoken, email_id, consumer, row[8] / 1000, row[2] / 1000, row[3], row[7])
