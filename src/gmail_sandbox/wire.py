@@ -150,12 +150,12 @@ def name_of(token: Node, *, utf8: bool = False) -> str:
 
 
 def _decode_utf7(value: bytes) -> str:
-    """Decode modified UTF-7 (RFC 3501 section 5.1.3); raise ValueError for any other spelling than the canonical one.
+    """Decode modified UTF-7 (RFC 3501 section 5.1.3); raise ValueError unless shifts have their canonical spelling.
 
     imapclient's decoder forgives a shift that is not closed, for example; the sandbox must not.
     """
     name: str = imap_utf7.decode(value)
-    if imap_utf7.encode(name) != value:
+    if b"&" in value and imap_utf7.encode(name) != value:
         raise ValueError("this is not modified UTF-7")
     return name
 
