@@ -1,8 +1,16 @@
-.PHONY: check lock format
+.PHONY: quick check lock format structure
 
-# What CI runs.
+# Before each commit: static checks and unit tests on one Python, in two minutes.
+quick:
+	./scripts/test.sh --quick
+
+# Before each push: the whole suite.
 check:
 	./scripts/test.sh
+
+# How the code is built: rooms, files, names, circles, and which functions one message passes.
+structure:
+	"$$(ls -d .venv-test-3.* | sort -V | tail -n 1)/bin/python" scripts/structure.py --message
 
 # Pin every dependency with its hashes; no index address enters the files.
 lock:

@@ -1,15 +1,19 @@
 #!/usr/bin/env bash
 # Install what the tests need and run the suite on every Python from 3.11 to 3.13 that this machine has: all of it on the
 # newest, on the others what may depend on them.
-#   scripts/test.sh [--soak | --delays] [pytest options]
+#   scripts/test.sh [--quick | --soak | --delays] [pytest options]
+# --quick runs the static checks and the unit tests on the newest Python alone, and installs no servers: two minutes.
 # --soak adds the long runs; without options it writes docs/drills.md. --delays runs the suite on one Python with answers,
 # commits and events that come late (tests/delays), which brings races to light.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/venv.sh
 
-marker="not soak" delays=""
-if [ "${1:-}" = "--delays" ]; then
+marker="not soak" delays="" quick=""
+if [ "${1:-}" = "--quick" ]; then
+    quick=yes
+    shift
+elif [ "${1:-}" = "--delays" ]; then
     delays="$PWD/tests/delays"
     shift
 elif [ "${1:-}" = "--soak" ]; then
@@ -36,7 +40,7 @@ need openssl openssl
 need ps procps
 need systemd-analyze systemd
 compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || need initdb postgresql
-if [ ${#packages[@]} -gt 0 ]; then
+if [ -z "$quick" ] && [ ${#packages[@]} -gt 0 ]; then
     if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
         export DEBIAN_FRONTEND=noninteractive
         apt-get update -qq
@@ -79,6 +83,7 @@ for entry in "${pythons[@]}"; do
         if command -v shellcheck >/dev/null 2>&1; then shellcheck -x scripts/*.sh .ci/run; fi
         first=no
         chosen=()
+        [ -z "$quick" ] || chosen=(tests/unit)
     else
         # What only tries whole processes, files, rules and Redis meets the same whatever Python runs it: once is enough.
         # What talks to servers is left to the newest and the oldest, for the quarter of an hour that the suite may take.
@@ -87,5 +92,5 @@ for entry in "${pythons[@]}"; do
     fi
     echo "== the suite on Python $version ${chosen[*]:-}"
     PATH="$bin:$PATH" ${delays:+env "PYTHONPATH=$delays"} "$bin/python" -m pytest -n "$workers" ${marker:+-m "$marker"} "${chosen[@]}" "$@"
-    [ -z "$delays" ] || break
+    [ -z "$delays$quick" ] || break
 done
