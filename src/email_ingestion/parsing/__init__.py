@@ -1,25 +1,28 @@
-"""Raw bytes to a record that people can use; where messages come from and go to is no business of this room."""
+"""Parsing of raw messages: `parse` returns the record of any bytes."""
 
 from __future__ import annotations
 
 from email_ingestion.parsing.defects import Defect
 from email_ingestion.records import Email, Envelope
 
-__all__ = ["Defect", "headline", "parse"]
+__all__ = ["Defect", "parse", "parse_headers"]
 
 
 def parse(envelope: Envelope, raw: bytes) -> Email:
-    """The record of any bytes; never raises, and what is wrong with them is listed in its `defects`.
+    """Return the record of any bytes; never raises: the record's `defects` list the faults of the message.
 
-    Message ids keep their angle brackets. Time and memory are bounded by `limits`.
+    Message ids keep their angle brackets. `limits` bounds time and memory.
     """
     from email_ingestion.parsing import record  # noqa: PLC0415 - 11 MB that a worker leaves to its parser process
 
     return record.parse(envelope, raw)
 
 
-def headline(envelope: Envelope, raw: bytes) -> Email:
-    """What the header alone tells of subject, sender, list, machine, verdicts and priority; never raises."""
-    from email_ingestion.parsing import record  # noqa: PLC0415 - and a producer, unless somebody ranks its mail
+def parse_headers(envelope: Envelope, raw: bytes) -> Email:
+    """Return a record of the header alone: subject, sender, list, automatic mail, authentication, priority.
 
-    return record.headline(envelope, raw)
+    Never raises.
+    """
+    from email_ingestion.parsing import record  # noqa: PLC0415 - a producer needs it only when routes set priorities
+
+    return record.parse_headers(envelope, raw)

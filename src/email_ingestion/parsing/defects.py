@@ -1,4 +1,4 @@
-"""What can be wrong with a message, as short stable codes; it does not decide what to do about any of them."""
+"""The defects a message can have, as short stable codes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Defect(StrEnum):
-    """The value is public: it is stored in records and counted by operators."""
+    """A defect of a message; its value is public: it is stored in records and counted by operators."""
 
     ADDRESS_INVALID = "address:invalid"  # an address field holds something that is no address; kept as its name
     ADDRESS_TRUNCATED = "address:truncated"  # more recipients than are kept
@@ -43,7 +43,7 @@ class Defect(StrEnum):
 
 
 class Defects:
-    """Collects the codes of one message, each once, in the order they were found."""
+    """Collects the defects of one message, each once, in the order they were found."""
 
     def __init__(self) -> None:
         self._found: dict[Defect, None] = {}
@@ -53,9 +53,9 @@ class Defects:
         self._found[defect] = None
 
     def add(self, others: Defects) -> None:
-        """Take over what another collection found."""
+        """Add the defects of another collection."""
         self._found |= others._found
 
     def codes(self) -> tuple[str, ...]:
-        """The codes for the record."""
+        """Return the codes for the record."""
         return tuple(defect.value for defect in self._found)

@@ -1,4 +1,4 @@
-"""RFC 2047 encoded words in header values, also the broken ones; it takes and gives text, never raw fields."""
+"""Decode RFC 2047 encoded words in header values, also malformed ones."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class _Run:
 
 
 def decode_words(value: str, defects: Defects) -> str:
-    """The value with its encoded words decoded; white space between two of them is not shown (section 6.2)."""
+    """Decode the encoded words in `value` and drop white space between two of them (RFC 2047, section 6.2)."""
     if "=?" not in value:
         return value
     pieces: list[str] = []
     position = 0
-    for run in _runs(value):
+    for run in _find_runs(value):
         gap = value[position : run.start]
         if not (pieces and gap.isspace()):
             pieces.append(gap)
-        pieces.append(_decoded(run, defects))
+        pieces.append(_decode_run(run, defects))
         position = run.end
     pieces.append(value[position:])
     if "=?" in value[position:]:
@@ -47,7 +47,7 @@ def decode_words(value: str, defects: Defects) -> str:
     return "".join(pieces)
 
 
-def _runs(value: str) -> Iterator[_Run]:
+def _find_runs(value: str) -> Iterator[_Run]:
     run: _Run | None = None
     for match in islice(_WORD.finditer(value), limits.ENCODED_WORDS):
         charset, encoding, text = match[1].lower(), match[2].lower(), match[3]
@@ -63,17 +63,17 @@ def _runs(value: str) -> Iterator[_Run]:
         yield run
 
 
-def _decoded(run: _Run, defects: Defects) -> str:
-    data = _base64(run.texts, defects) if run.encoding == "b" else _quoted(run.texts)
+def _decode_run(run: _Run, defects: Defects) -> str:
+    data = _decode_b(run.texts, defects) if run.encoding == "b" else _decode_q(run.texts)
     return charsets.decode(data, run.charset, defects)
 
 
-def _quoted(texts: list[str]) -> bytes:
+def _decode_q(texts: list[str]) -> bytes:
     return b"".join(binascii.a2b_qp(text.encode("utf-8", "replace"), header=True) for text in texts)
 
 
-def _base64(texts: list[str], defects: Defects) -> bytes:
-    """Word by word; where that fails, the words are one text cut anywhere, perhaps with stray signs in it."""
+def _decode_b(texts: list[str], defects: Defects) -> bytes:
+    """Decode word by word; if that fails, join the words and drop stray characters before decoding."""
     try:
         return b"".join(binascii.a2b_base64(text.encode("ascii"), strict_mode=True) for text in texts)
     except ValueError:  # binascii.Error and UnicodeEncodeError both are

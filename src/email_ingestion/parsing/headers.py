@@ -1,4 +1,4 @@
-"""The header of a message or part: where it ends, its fields in order, their values as text; not what they mean."""
+"""Split the header of a message into fields in order and decode their values; their meaning is read elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EMPTY_LINE: Final = re.compile(rb"\r?\n")
 _END: Final = re.compile(rb"\n\r?\n")
 _FOLD: Final = re.compile(rb"\n[ \t\n]+")
 # Everything str.splitlines() breaks at, and the other controls but the tab.
-_BREAKS: Final = re.compile("[\x01-\x08\x0a-\x1f\x7f\x85\u2028\u2029]+")
+_LINE_BREAKS: Final = re.compile("[\x01-\x08\x0a-\x1f\x7f\x85\u2028\u2029]+")
 _T = TypeVar("_T")
 _NOT_STORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
@@ -38,8 +38,8 @@ class Header:
     values: Mapping[str, list[bytes]]  # by lower-case name
 
 
-def by_name(fields: Iterable[tuple[str, _T]]) -> Mapping[str, list[_T]]:
-    """The values of all fields of one lower-case name, in order; an empty list for a name that is not there."""
+def group_by_name(fields: Iterable[tuple[str, _T]]) -> Mapping[str, list[_T]]:
+    """Group the values by lower-case field name, in order; an unknown name has an empty list."""
     values: defaultdict[str, list[_T]] = defaultdict(list)
     for name, value in fields:
         values[name.lower()].append(value)
@@ -47,28 +47,28 @@ def by_name(fields: Iterable[tuple[str, _T]]) -> Mapping[str, list[_T]]:
 
 
 def scan(raw: bytes, defects: Defects) -> Header:
-    """The header at the beginning of `raw`; what is no field is skipped, what follows the limits is not kept."""
+    """Read the header at the beginning of `raw`; skip lines that are not fields, and stop keeping at the limits."""
     fields, body = _scan(raw, defects)
-    foreign = b" ".join(value for _, value in fields if not value.isascii())
-    codec = charsets.header_codec(foreign, raw) if foreign else None
-    return Header(tuple(fields), body, codec, by_name(fields))
+    non_ascii = b" ".join(value for _, value in fields if not value.isascii())
+    codec = charsets.header_codec(non_ascii, raw) if non_ascii else None
+    return Header(tuple(fields), body, codec, group_by_name(fields))
 
 
 def _scan(raw: bytes, defects: Defects) -> tuple[list[Field], int]:
     fields: list[Field] = []
-    position = _after_envelope_line(raw)
+    position = _skip_envelope_line(raw)
     while position < len(raw):
         if len(fields) >= limits.HEADER_FIELDS or position >= limits.HEADER_BYTES:
             defects.note(Defect.HEADER_TRUNCATED)
             end = _END.search(raw, position - 1)
             return fields, end.end() if end else len(raw)
         if match := _FIELD.match(raw, position):
-            fields.append((match[1].decode("latin-1"), _unfolded(match[2], defects)))
+            fields.append((match[1].decode("latin-1"), _unfold_limited(match[2], defects)))
             position = match.end()
             continue
         if empty := _EMPTY_LINE.match(raw, position):
             return fields, empty.end()
-        after = _after_junk(raw, position)
+        after = _skip_invalid_line(raw, position)
         if after is None:
             defects.note(Defect.HEADER_SEPARATOR if fields else Defect.HEADER_MISSING)
             return fields, position
@@ -77,20 +77,20 @@ def _scan(raw: bytes, defects: Defects) -> tuple[list[Field], int]:
     return fields, len(raw)
 
 
-def _after_envelope_line(raw: bytes) -> int:
-    """Past the line that mbox files and some gateways put before the header."""
+def _skip_envelope_line(raw: bytes) -> int:
+    """Return the offset behind the "From " line that mbox files and some gateways put before the header."""
     return _LINE.match(raw).end() if raw.startswith((b"From ", b">From ")) else 0  # type: ignore[union-attr]
 
 
-def _after_junk(raw: bytes, position: int) -> int | None:
-    """Past one line that is no field, if the header goes on behind it; None when this is the body already."""
+def _skip_invalid_line(raw: bytes, position: int) -> int | None:
+    """Return the offset behind a line that is not a field, if the header goes on there; None when the body begins."""
     line = _LINE.match(raw, position)
     after = line.end() if line else len(raw)
     goes_on = _FIELD.match(raw, after) or (position and _EMPTY_LINE.match(raw, after))
     return after if goes_on else None
 
 
-def _unfolded(value: bytes, defects: Defects) -> bytes:
+def _unfold_limited(value: bytes, defects: Defects) -> bytes:
     if len(value) > limits.HEADER_BYTES:
         defects.note(Defect.HEADER_TRUNCATED)
         value = value[: limits.HEADER_BYTES]
@@ -98,35 +98,40 @@ def _unfolded(value: bytes, defects: Defects) -> bytes:
 
 
 def unfold(value: bytes) -> bytes:
-    """A value in one line (RFC 5322, section 2.2.3)."""
+    """Join a folded value into one line (RFC 5322, section 2.2.3)."""
     return (_FOLD.sub(b" ", value.replace(b"\r\n", b"\n")) if b"\n" in value else value).strip()
 
 
-def text(value: bytes, codec: str | None, defects: Defects) -> str:
-    """A field's value as text, its encoded words untouched: structured fields are taken apart before decoding."""
+def decode_raw(value: bytes, codec: str | None, defects: Defects) -> str:
+    """Decode the bytes of a value but not its encoded words: structured fields are split before those are decoded."""
     if value.isascii():
         return value.decode("ascii")
     defects.note(Defect.HEADER_8BIT)
-    return charsets.in_header(value, codec, defects)
+    return charsets.decode_header(value, codec, defects)
 
 
-def decoded(value: bytes, codec: str | None, defects: Defects) -> str:
-    """A field's value as a person reads it, in one line."""
-    written = text(value, codec, defects)
+def decode_value(value: bytes, codec: str | None, defects: Defects) -> str:
+    """Decode a value, encoded words included, into one readable line."""
+    written = decode_raw(value, codec, defects)
     if "=?" not in written and written.isprintable():  # nearly all are
         return written.strip()
     return one_line(decode_words(written, defects), defects)
 
 
+def decode_fields(header: Header, defects: Defects) -> tuple[tuple[str, str], ...]:
+    """Decode all fields of a header, in order."""
+    return tuple((name, decode_value(value, header.codec, defects)) for name, value in header.fields)
+
+
 def one_line(value: str, defects: Defects) -> str:
-    """The value without line breaks, controls, NUL and lone surrogates."""
+    """Replace line breaks and control characters by spaces, NUL and lone surrogates by U+FFFD."""
     if value.isprintable():
         return value.strip()
-    return clean(_BREAKS.sub(" ", value), defects).strip()
+    return clean(_LINE_BREAKS.sub(" ", value), defects).strip()
 
 
 def clean(value: str, defects: Defects) -> str:
-    """The value with U+FFFD for NUL and lone surrogates, which no database takes."""
+    """Replace NUL and lone surrogates, which no database accepts, by U+FFFD."""
     if _is_storable(value):
         return value
     defects.note(Defect.NUL)

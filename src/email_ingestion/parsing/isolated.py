@@ -1,6 +1,6 @@
-"""Parsing in a process of its own, so that a message which crashes, exhausts or stalls the parser kills only that.
+"""Parse in a separate process, so that a message which crashes, exhausts or stalls the parser ends only that process.
 
-The process is started when it is first needed and again after it died. Belongs to one thread, but for `interrupt`.
+The process starts when it is first needed, and again after it died. One thread uses it; any may call `interrupt`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from contextlib import suppress
 
 from email_ingestion.errors import ParserDied
 from email_ingestion.parsing import parse
-from email_ingestion.parsing.frames import receive, send
+from email_ingestion.parsing.parser_channel import receive, send
 from email_ingestion.records import Email, Envelope
 
 START_SECONDS = 30.0
 
 
 class IsolatedParser:
-    """`timeout` is the longest a batch may take, in seconds."""
+    """Parses batches in a child process; `timeout` is the maximum time of a batch, in seconds."""
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
@@ -27,9 +27,9 @@ class IsolatedParser:
         self._socket: socket.socket | None = None
 
     def parse(self, batch: list[tuple[Envelope, bytes]]) -> list[Email]:
-        """The records of a batch. Raises ParserDied when one of its messages ended the parser or outlasted its time.
+        """Return the records of a batch, and empty the list: large messages are not kept beside their records.
 
-        The list is empty then: large messages are not kept beside their records.
+        Raises ParserDied when a message ended the parser process or took too long.
         """
         if sys.platform == "win32":  # no socket can be a child's standard input there
             return [parse(*batch.pop(0)) for _ in range(len(batch))]
@@ -47,13 +47,13 @@ class IsolatedParser:
         return records
 
     def interrupt(self) -> None:
-        """Let a `parse` under way raise ParserDied at once; from any thread."""
+        """Make a running `parse` raise ParserDied at once; safe from any thread."""
         child = self._child
         if child:
             child.kill()
 
     def close(self) -> int | None:
-        """End the process; returns its exit code, negative for a signal."""
+        """End the process and return its exit code, negative for a signal; None when none was running."""
         if self._socket:
             self._socket.close()
             self._socket = None
@@ -69,7 +69,7 @@ class IsolatedParser:
         if self._socket is None:
             ours, theirs = socket.socketpair()
             with theirs:
-                command = [sys.executable, "-m", "email_ingestion.parsing.child"]
+                command = [sys.executable, "-m", "email_ingestion.parsing.parser_process"]
                 self._child = subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL)
             self._socket = ours
             ours.settimeout(START_SECONDS)

@@ -1,6 +1,6 @@
-"""How much of one message is looked at, so that hostile mail ends as a record; no code, only the numbers.
+"""The limits of parsing, so that hostile mail becomes a record too.
 
-What a limit cuts off is missing from the record, never from the raw message, and leaves a defect.
+A limit shortens the record and notes a defect; the raw message is never changed.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ DECLARED_BYTES: Final = 262_144  # in which a declared charset is looked for, to
 # fast-mail-parser is linear except in two things (measured with 0.10.0): RFC 2047 decoding of a part's header scans
 # to its end for every "=?" (2 MB of them: 170 s), and each message/rfc822 level copies what is inside (240 levels
 # around 5 MB: 6.8 s and 1.2 GB). Both products are bounded before it sees a message.
-FAST_WORD_WORK: Final = 1_000_000_000  # "=?" signs times bytes: 0.1 to 0.3 s at worst
-FAST_COPY_BYTES: Final = 64_000_000  # nested messages times bytes
-FAST_DELIMITERS: Final = 20_000  # lines that begin with "--", each perhaps a part of about 1 KB of objects
+RUST_WORD_WORK: Final = 1_000_000_000  # "=?" signs times bytes: 0.1 to 0.3 s at worst
+RUST_COPY_BYTES: Final = 64_000_000  # nested messages times bytes
+RUST_DELIMITERS: Final = 20_000  # lines that begin with "--", each perhaps a part of about 1 KB of objects
 
 # The standard library's parser tries the boundary of every open multipart on every line.
-SECOND_LINE_WORK: Final = 3_000_000  # lines times multiparts: below 1 s, and enough for 50 MB of base64
-SECOND_MULTIPARTS: Final = 100  # its recursion has a frame or two for each
+STDLIB_LINE_WORK: Final = 3_000_000  # lines times multiparts: below 1 s, and enough for 50 MB of base64
+STDLIB_MULTIPARTS: Final = 100  # its recursion has a frame or two for each

@@ -1,4 +1,4 @@
-"""One MIME part as both parsers hand it over: described by its own header fields, its content decoded."""
+"""One MIME part, as both parsers return it: described by its own header fields, its content transfer-decoded."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ UUENCODE: Final = frozenset({"x-uuencode", "uuencode", "uue", "x-uue"})
 MESSAGES: Final = frozenset({"message/rfc822", "message/global"})
 _ENCODINGS: Final = IDENTITY | UUENCODE | {"base64", "quoted-printable"}
 
-_USUAL: Final = 200  # characters; what longer fields say is not kept
+_CACHED_CHARS: Final = 200  # characters; what longer fields say is not kept
 
 _TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")
 _TOKEN: Final = re.compile(r"[a-z0-9-]*")
 _FORBIDDEN: Final = re.compile(r'[\x00-\x1f\x7f<>:"|?*]')
-_LONGEST_ENDING: Final = 10
-_LONGEST_NAME: Final = 200  # characters; file systems take 255 bytes
+_MAX_EXTENSION: Final = 10
+_MAX_FILENAME: Final = 200  # characters; file systems take 255 bytes
 
 
 @dataclass(slots=True)
@@ -41,17 +41,17 @@ class Part:
 
     @property
     def is_multipart(self) -> bool:
-        """Whether it is a container by its type."""
+        """Whether its type is multipart/*."""
         return self.content_type.startswith("multipart/")
 
     @property
     def is_message(self) -> bool:
-        """Whether it is a whole message, which stays closed here."""
+        """Whether it is a nested message, whose parts are not in this tree."""
         return self.content_type in MESSAGES
 
 
 def describe(fields: Mapping[str, str], defects: Defects, default_type: str = "text/plain") -> Part:
-    """A part without its content, from its fields by lower-case name."""
+    """Make a part without content from its fields by lower-case name."""
     get = fields.get
     values = (
         get("content-type", default_type),
@@ -59,52 +59,56 @@ def describe(fields: Mapping[str, str], defects: Defects, default_type: str = "t
         get("content-transfer-encoding", ""),
         get("content-id", ""),
     )
-    blank, found = (_known if sum(map(len, values)) <= _USUAL else _blank)(*values)
-    defects.add(found)
-    return blank()
+    make_part, own_defects = (_cached_part_factory if sum(map(len, values)) <= _CACHED_CHARS else _part_factory)(
+        *values
+    )
+    defects.add(own_defects)
+    return make_part()
 
 
-def _blank(content_type: str, disposition: str, encoding: str, content_id: str) -> tuple[Callable[[], Part], Defects]:
-    """What makes such parts, and what is wrong with their fields."""
-    found = Defects()
-    kind, of_type = parameters.split(content_type, found)
-    if not is_type(kind):
-        found.note(Defect.MIME_TYPE)
-        kind = "text/plain"  # RFC 2045, section 5.2
-    shown, of_disposition = parameters.split(disposition, found)
+def _part_factory(
+    content_type: str, disposition: str, encoding: str, content_id: str
+) -> tuple[Callable[[], Part], Defects]:
+    """Return a function that makes parts with these fields, and the defects of the fields."""
+    own_defects = Defects()
+    media_type, type_parameters = parameters.parse(content_type, own_defects)
+    if not is_media_type(media_type):
+        own_defects.note(Defect.MIME_TYPE)
+        media_type = "text/plain"  # RFC 2045, section 5.2
+    disposition_type, disposition_parameters = parameters.parse(disposition, own_defects)
     return partial(
         Part,
-        kind,
-        of_type,
-        _encoding(encoding, found),
-        shown,
-        clean_filename(of_disposition.get("filename") or of_type.get("name") or ""),
-        one_line(content_id, found).strip("<> ") or None,
-    ), found
+        media_type,
+        type_parameters,
+        _parse_encoding(encoding, own_defects),
+        disposition_type,
+        clean_filename(disposition_parameters.get("filename") or type_parameters.get("name") or ""),
+        one_line(content_id, own_defects).strip("<> ") or None,
+    ), own_defects
 
 
 # Most parts have no name and no boundary of their own: "text/plain; charset=utf-8", "quoted-printable".
-_known: Final = lru_cache(maxsize=512)(_blank)
+_cached_part_factory: Final = lru_cache(maxsize=512)(_part_factory)
 
 
-def is_type(content_type: str) -> bool:
-    """Whether it is type/subtype, lower case."""
+def is_media_type(content_type: str) -> bool:
+    """Tell whether it is a lower-case type/subtype."""
     return _TYPE.fullmatch(content_type) is not None
 
 
 def clean_filename(name: str) -> str | None:
-    """The name without directories and characters that file systems refuse; its ending survives the shortening."""
+    """Remove directories and characters that file systems refuse; shorten a long name before its extension."""
     if not name:
         return None
     name = _FORBIDDEN.sub("_", name.replace("\\", "/").rpartition("/")[2]).strip(". ")
-    if len(name) > _LONGEST_NAME:
-        stem, dot, ending = name.rpartition(".")
-        ending = dot + ending if stem and len(ending) <= _LONGEST_ENDING else ""
-        name = name[: _LONGEST_NAME - len(ending)] + ending
+    if len(name) > _MAX_FILENAME:
+        stem, dot, extension = name.rpartition(".")
+        extension = dot + extension if stem and len(extension) <= _MAX_EXTENSION else ""
+        name = name[: _MAX_FILENAME - len(extension)] + extension
     return name or None
 
 
-def _encoding(value: str, defects: Defects) -> str:
+def _parse_encoding(value: str, defects: Defects) -> str:
     match = _TOKEN.match(value.strip().lower())
     encoding = match[0] if match else ""
     if encoding not in _ENCODINGS:

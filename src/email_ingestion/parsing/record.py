@@ -1,7 +1,7 @@
-"""How a record is made of raw bytes.
+"""Make the record of a message from its raw bytes.
 
-raw ─▶ headers (fields, in order) ─▶ addresses, dates, message ids, origin (list, machine, verdicts)
- └───▶ structure (fast_tree, else second_opinion) ─▶ parts (text, html, attachments) ─▶ reports, enclosed messages
+raw ─▶ headers (fields, in order) ─▶ addresses, date, message ids, sender_headers (list, automatic mail, authentication)
+ └───▶ structure (rust_parser, else stdlib_parser) ─▶ content (text, HTML, attachments) ─▶ reports, nested messages
 """
 
 from __future__ import annotations
@@ -9,57 +9,61 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from itertools import islice
 from typing import Final
 
-from email_ingestion.parsing import addresses, dates, headers, limits, origin, parts, reports, structure, text
+from email_ingestion.parsing import addresses, headers, limits, reports, sender_headers, structure, text
+from email_ingestion.parsing.content import read_content
 from email_ingestion.parsing.defects import Defect, Defects
 from email_ingestion.parsing.headers import Header
 from email_ingestion.parsing.part import MESSAGES
 from email_ingestion.records import Address, Attachment, Email, Envelope, NestedMessage
 
 _MESSAGE_ID: Final = re.compile(r"<[^<>]{1,998}>")
+_MAX_DATE_CHARS: Final = 200  # no date is longer, and int() of a long run of digits is quadratic
+_MAX_ISO_CHARS: Final = 40
 
 
 def parse(envelope: Envelope, raw: bytes) -> Email:
-    """See `parsing.parse`."""
-    defects = Defects()
+    """Make the record of a message; a message that cannot be parsed has its envelope and one defect only."""
     try:
-        return _email(envelope, raw, defects)
+        return _parse(envelope, raw, Defects())
     except Exception:  # noqa: BLE001 - a fault of ours or of a library must not make one message stop all others
-        return _unreadable(envelope)
+        return _empty_record(envelope)
 
 
-def headline(envelope: Envelope, raw: bytes) -> Email:
-    """See `parsing.headline`."""
+def parse_headers(envelope: Envelope, raw: bytes) -> Email:
+    """Make a record from the header fields alone; a header that cannot be parsed gives an empty one."""
     try:
-        return _headline(envelope, raw)
+        return _parse_headers(envelope, raw)
     except Exception:  # noqa: BLE001 - as above
-        return _unreadable(envelope)
+        return _empty_record(envelope)
 
 
-def _headline(envelope: Envelope, raw: bytes) -> Email:
+def _parse_headers(envelope: Envelope, raw: bytes) -> Email:
     unused = Defects()
-    header = headers.scan(_with_newlines(raw[: limits.HEADER_BYTES], unused), unused)
-    values = headers.by_name((name, headers.decoded(value, header.codec, unused)) for name, value in header.fields)
+    header = headers.scan(_normalize_line_ends(raw[: limits.HEADER_BYTES], unused), unused)
+    values = headers.group_by_name(headers.decode_fields(header, unused))
     return replace(
-        _unreadable(envelope),
+        _empty_record(envelope),
         subject=_first(values["subject"]) or "",
         from_=next(iter(_addresses(header, "from", unused)), None),
-        mailing_list=origin.mailing_list(values),
-        auto_submitted=origin.auto_submitted(values),
-        auto_reply=origin.is_auto_reply(values),
-        verdicts=origin.verdicts(values) if envelope.gm_msgid is not None else None,
-        priority=origin.priority(values),
+        mailing_list=sender_headers.parse_mailing_list(values),
+        auto_submitted=sender_headers.parse_auto_submitted(values),
+        auto_reply=sender_headers.is_auto_reply(values),
+        verdicts=sender_headers.parse_authentication_results(values) if envelope.gm_msgid is not None else None,
+        priority=sender_headers.parse_priority(values),
     )
 
 
-def _email(envelope: Envelope, raw: bytes, defects: Defects) -> Email:
-    raw = _with_newlines(raw, defects)
+def _parse(envelope: Envelope, raw: bytes, defects: Defects) -> Email:
+    raw = _normalize_line_ends(raw, defects)
     header = headers.scan(raw, defects)
-    content = parts.read(structure.read(raw, header, defects), defects)
-    fields = tuple((name, headers.decoded(value, header.codec, defects)) for name, value in header.fields)
-    values = headers.by_name(fields)
+    content = read_content(structure.read(raw, header, defects), defects)
+    fields = headers.decode_fields(header, defects)
+    values = headers.group_by_name(fields)
     senders = _addresses(header, "from", defects)
     if not senders:
         defects.note(Defect.FROM_MISSING)
@@ -72,7 +76,7 @@ def _email(envelope: Envelope, raw: bytes, defects: Defects) -> Email:
         cc=_addresses(header, "cc", defects),
         bcc=_addresses(header, "bcc", defects),
         reply_to=_addresses(header, "reply-to", defects),
-        date=dates.parse(values["date"], defects),
+        date=_parse_date(values["date"], defects),
         in_reply_to=_first(_message_ids(values["in-reply-to"])),
         references=tuple(_message_ids(values["references"])),
         text=content.text,
@@ -81,30 +85,30 @@ def _email(envelope: Envelope, raw: bytes, defects: Defects) -> Email:
         attachments=content.attachments,
         defects=defects.codes(),
         sender=next(iter(_addresses(header, "sender", defects)), None),
-        mailing_list=origin.mailing_list(values),
-        auto_submitted=origin.auto_submitted(values),
-        auto_reply=origin.is_auto_reply(values),
-        bounce=reports.bounce(content.attachments),
-        abuse_report=reports.abuse_report(content.attachments),
-        calendar=reports.calendars(content.attachments),
-        enclosed=tuple(_Opener().opened(content.attachments)),
+        mailing_list=sender_headers.parse_mailing_list(values),
+        auto_submitted=sender_headers.parse_auto_submitted(values),
+        auto_reply=sender_headers.is_auto_reply(values),
+        bounce=reports.parse_bounce(content.attachments),
+        abuse_report=reports.parse_abuse_report(content.attachments),
+        calendar=reports.parse_calendars(content.attachments),
+        enclosed=tuple(_NestedMessages().parse_all(content.attachments)),
         # Only a server with X-GM-EXT-1 is Gmail; another one leaves in place what a sender wrote.
-        verdicts=origin.verdicts(values) if envelope.gm_msgid is not None else None,
-        priority=origin.priority(values),
+        verdicts=sender_headers.parse_authentication_results(values) if envelope.gm_msgid is not None else None,
+        priority=sender_headers.parse_priority(values),
     )
 
 
-def _with_newlines(raw: bytes, defects: Defects) -> bytes:
+def _normalize_line_ends(raw: bytes, defects: Defects) -> bytes:
     if b"\n" in raw or b"\r" not in raw:
         return raw
     defects.note(Defect.LINE_BARE_CR)
     return raw.replace(b"\r", b"\n")
 
 
-class _Opener:
-    """Opens the messages inside one message, all of them within one budget.
+class _NestedMessages:
+    """Parses the messages inside one message, all of them within one budget.
 
-    What is wrong with them is not this message's defect, and what exceeds the budget is still an attachment.
+    Their defects are not defects of this message, and a message beyond the budget is still an attachment.
     """
 
     def __init__(self) -> None:
@@ -112,21 +116,22 @@ class _Opener:
         self._bytes = limits.ENCLOSED_BYTES
         self._html = text.HtmlReader(Defects())
 
-    def opened(self, attachments: Sequence[Attachment], depth: int = 1) -> Iterator[NestedMessage]:
+    def parse_all(self, attachments: Sequence[Attachment], depth: int = 1) -> Iterator[NestedMessage]:
         for one in attachments:
             if one.content_type in MESSAGES and self._messages > 0 and one.size <= self._bytes:
                 self._messages -= 1
                 self._bytes -= one.size
-                yield self._open(one.position, one.content, depth)
+                yield self._parse_one(one.position, one.content, depth)
 
-    def _open(self, position: int, raw: bytes, depth: int) -> NestedMessage:
+    def _parse_one(self, position: int, raw: bytes, depth: int) -> NestedMessage:
         unused = Defects()
-        raw = _with_newlines(raw, unused)
+        raw = _normalize_line_ends(raw, unused)
         header = headers.scan(raw, unused)
-        content = parts.read(structure.read(raw, header, unused), unused, self._html)
+        content = read_content(structure.read(raw, header, unused), unused, self._html)
         wanted = ("subject", "message-id", "date")
         values = {
-            name: [headers.decoded(value, header.codec, unused) for value in header.values[name]] for name in wanted
+            name: [headers.decode_value(value, header.codec, unused) for value in header.values[name]]
+            for name in wanted
         }
         return NestedMessage(
             position=position,
@@ -135,19 +140,47 @@ class _Opener:
             from_=next(iter(_addresses(header, "from", unused)), None),
             to=_addresses(header, "to", unused),
             cc=_addresses(header, "cc", unused),
-            date=dates.parse(values["date"], unused),
+            date=_parse_date(values["date"], unused),
             text=content.text,
             filenames=tuple(one.filename or "" for one in content.attachments),
-            enclosed=tuple(self.opened(content.attachments, depth + 1)) if depth < limits.ENCLOSED_DEPTH else (),
+            enclosed=tuple(self.parse_all(content.attachments, depth + 1)) if depth < limits.ENCLOSED_DEPTH else (),
         )
 
 
 def _addresses(header: Header, name: str, defects: Defects) -> tuple[Address, ...]:
-    return addresses.parse([headers.text(value, header.codec, defects) for value in header.values[name]], defects)
+    return addresses.parse([headers.decode_raw(value, header.codec, defects) for value in header.values[name]], defects)
+
+
+def _parse_date(values: list[str], defects: Defects) -> datetime | None:
+    """Return the first readable date, aware, in UTC; without a zone it is UTC (RFC 5322, section 3.3: -0000)."""
+    for value in values:
+        moment = _parse_rfc5322_date(value[:_MAX_DATE_CHARS]) or _parse_iso_date(value.strip())
+        if moment:
+            return moment
+    defects.note(Defect.DATE_INVALID if values else Defect.DATE_MISSING)
+    return None
+
+
+def _parse_rfc5322_date(value: str) -> datetime | None:
+    try:
+        return _to_utc(parsedate_to_datetime(value))
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def _parse_iso_date(value: str) -> datetime | None:
+    try:
+        return _to_utc(datetime.fromisoformat(value)) if len(value) <= _MAX_ISO_CHARS else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _to_utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def _message_ids(values: list[str]) -> list[str]:
-    """The ids of a field; one without angle brackets is taken as it stands."""
+    """Return the ids in the values; a value without angle brackets is one id."""
     found = (match[0] for value in values for match in _MESSAGE_ID.finditer(value))
     ids = list(islice(found, limits.MESSAGE_IDS))
     return ids or [value for value in values if value][:1]
@@ -157,7 +190,7 @@ def _first(values: list[str]) -> str | None:
     return values[0] if values else None
 
 
-def _unreadable(envelope: Envelope) -> Email:
+def _empty_record(envelope: Envelope) -> Email:
     nobody: tuple[Address, ...] = ()
     return Email(
         envelope=envelope,

@@ -19,22 +19,22 @@ _METHOD: Final = re.compile(r"^METHOD(?:;[^:\n]{0,200})?:[ \t]*([A-Za-z-]{1,40})
 Values = Mapping[str, list[str]]
 
 
-def bounce(attachments: Sequence[Attachment]) -> Bounce | None:
-    """What the first delivery status among the attachments says."""
-    status = next((one for one in attachments if one.content_type in _STATUS), None)
-    if status is None:
+def parse_bounce(attachments: Sequence[Attachment]) -> Bounce | None:
+    """Read the first delivery status notification among the attachments (RFC 3464)."""
+    report = next((one for one in attachments if one.content_type in _STATUS), None)
+    if report is None:
         return None
-    of_message, *of_recipients = [*_groups(status.content)] or [{}]
-    recipients = [told for values in of_recipients[: limits.REPORTED] if (told := _undelivered(values))]
-    return Bounce(_typed(of_message, "reporting-mta"), tuple(recipients))
+    message_fields, *recipient_fields = [*_field_groups(report.content)] or [{}]
+    recipients = [status for values in recipient_fields[: limits.REPORTED] if (status := _recipient_status(values))]
+    return Bounce(_without_type(message_fields, "reporting-mta"), tuple(recipients))
 
 
-def abuse_report(attachments: Sequence[Attachment]) -> AbuseReport | None:
-    """What the first complaint among the attachments says."""
+def parse_abuse_report(attachments: Sequence[Attachment]) -> AbuseReport | None:
+    """Read the first abuse report among the attachments (RFC 5965)."""
     report = next((one for one in attachments if one.content_type == _FEEDBACK), None)
     if report is None:
         return None
-    values = next(_groups(report.content), {})
+    values = next(_field_groups(report.content), {})
     return AbuseReport(
         feedback_type=(_first(values, "feedback-type") or "other").lower(),
         user_agent=_first(values, "user-agent"),
@@ -45,8 +45,8 @@ def abuse_report(attachments: Sequence[Attachment]) -> AbuseReport | None:
     )
 
 
-def calendars(attachments: Sequence[Attachment]) -> tuple[Calendar, ...]:
-    """The calendar parts as text, with what each of them is about."""
+def parse_calendars(attachments: Sequence[Attachment]) -> tuple[Calendar, ...]:
+    """Return the calendar parts as text, each with its METHOD."""
     return tuple(_calendar(one) for one in attachments if one.content_type == _CALENDAR)
 
 
@@ -58,24 +58,24 @@ def _calendar(attachment: Attachment) -> Calendar:
     return Calendar(attachment.position, method[1].upper() if method else None, text)
 
 
-def _groups(content: bytes) -> Iterator[Values]:
-    """The groups of fields that empty lines separate."""
+def _field_groups(content: bytes) -> Iterator[Values]:
+    """Yield the groups of fields, which empty lines separate; the first group is about the whole message."""
     unused = Defects()
     lines = content[: limits.REPORT_BYTES].replace(b"\r\n", b"\n").strip(b"\n")
     for group in _GROUPS.split(lines, limits.REPORTED):
         header = headers.scan(group, unused)
-        yield headers.by_name((name, headers.decoded(value, header.codec, unused)) for name, value in header.fields)
+        yield headers.group_by_name(headers.decode_fields(header, unused))
 
 
-def _undelivered(values: Values) -> RecipientStatus | None:
-    recipient = _typed(values, "original-recipient") or _typed(values, "final-recipient")
+def _recipient_status(values: Values) -> RecipientStatus | None:
+    recipient = _without_type(values, "original-recipient") or _without_type(values, "final-recipient")
     if not recipient:
         return None
     return RecipientStatus(
         recipient=recipient,
         action=(_first(values, "action") or "").lower(),
         status=(_first(values, "status") or "").partition(" ")[0],
-        diagnostic=_typed(values, "diagnostic-code"),
+        diagnostic=_without_type(values, "diagnostic-code"),
     )
 
 
@@ -83,8 +83,8 @@ def _first(values: Values, name: str) -> str | None:
     return next(iter(values.get(name, ())), None) or None
 
 
-def _typed(values: Values, name: str) -> str | None:
-    """The value without its type: `rfc822; ann@example.com`, `dns; mx.example.com`, `smtp; 550 …`."""
+def _without_type(values: Values, name: str) -> str | None:
+    """Return the first value without its type: `rfc822; ann@example.com`, `dns; mx.example.com`, `smtp; 550 …`."""
     value = _first(values, name)
     return value.partition(";")[2].strip() or value if value else None
 

@@ -1,4 +1,4 @@
-"""Text for people out of a text part: format=flowed unfolded, HTML laid out; which part is no business of it."""
+"""Turn a decoded text part into readable text: unwrap format=flowed, lay out HTML."""
 
 from __future__ import annotations
 
@@ -23,53 +23,53 @@ from email_ingestion.parsing.defects import Defect, Defects
 _HIDDEN: Final = re.compile(r"display\s*:\s*none", re.IGNORECASE)
 _NOT_XML: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _BLANK_LINES: Final = re.compile(r"\n{3,}")
-_UNSEEN: Final = ("script", "style", "title", "template")
+_INVISIBLE_TAGS: Final = ("script", "style", "title", "template")
 
 
 def normalize(text: str) -> str:
-    """The text with LF line ends."""
+    """Convert all line ends to LF."""
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def unflow(text: str, *, delsp: bool) -> str:
-    """The text of a format=flowed part with its soft line breaks undone (RFC 3676, section 4)."""
+    """Undo the soft line breaks of a format=flowed part (RFC 3676, section 4)."""
     lines: list[str] = []
     paragraph: list[str] = []
     depth = 0
     for line in text.split("\n"):
-        quotes, content = _quoted(line)
+        quotes, content = _split_quotes(line)
         if paragraph and (quotes != depth or content == "-- "):
-            lines.append(_joined(paragraph, depth))
+            lines.append(_join_paragraph(paragraph, depth))
             paragraph = []
         depth = quotes
         if content.endswith(" ") and content != "-- ":
             paragraph.append(content[:-1] if delsp else content)
             continue
-        lines.append(_joined([*paragraph, content], depth))
+        lines.append(_join_paragraph([*paragraph, content], depth))
         paragraph = []
-    return "\n".join([*lines, _joined(paragraph, depth)] if paragraph else lines)
+    return "\n".join([*lines, _join_paragraph(paragraph, depth)] if paragraph else lines)
 
 
-def _quoted(line: str) -> tuple[int, str]:
+def _split_quotes(line: str) -> tuple[int, str]:
     content = line.lstrip(">")
     return len(line) - len(content), content.removeprefix(" ")  # the space is stuffing (section 4.4)
 
 
-def _joined(paragraph: list[str], depth: int) -> str:
+def _join_paragraph(paragraph: list[str], depth: int) -> str:
     return (">" * depth + " " if depth else "") + "".join(paragraph)
 
 
 class HtmlReader:
-    """Turns the HTML parts of one message into text, all of them within one budget."""
+    """Convert the HTML parts of one message to text; all of them share one budget of characters and tags."""
 
     def __init__(self, defects: Defects) -> None:
         self._defects = defects
         self._chars = limits.HTML_CHARS
         self._tags = limits.HTML_TAGS
 
-    def text(self, html: str) -> str:
-        """What a person would read, with the line breaks of the layout; links and images are left out."""
-        tree = _tree(self._within_budget(html))
+    def to_text(self, html: str) -> str:
+        """Return the visible text with the line breaks of the layout; link targets and images are left out."""
+        tree = _parse_html(self._within_budget(html))
         if tree is None:
             return ""
         try:
@@ -91,7 +91,7 @@ class HtmlReader:
         return kept
 
 
-def _tree(html: str) -> Element | None:
+def _parse_html(html: str) -> Element | None:
     if not html.strip():
         return None
     encoded = _NOT_XML.sub("\ufffd", html).encode("utf-8")
@@ -100,7 +100,7 @@ def _tree(html: str) -> Element | None:
         tree = document_fromstring(encoded, parser=HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True))
     except (etree.LxmlError, ValueError, AssertionError):  # "Document is empty", as for a comment alone
         return None
-    etree.strip_elements(tree, *_UNSEEN, with_tail=False)
+    etree.strip_elements(tree, *_INVISIBLE_TAGS, with_tail=False)
     return tree
 
 
@@ -109,26 +109,31 @@ def _hide(style: str, element: HtmlElement) -> None:
         element.display = Display.none
 
 
-def _nothing(_state: HtmlDocumentState, _attributes: dict[str, str] | None = None) -> None:
-    """Replaces the table layout."""
+def _skip_layout(_state: HtmlDocumentState, _attributes: dict[str, str] | None = None) -> None:
+    """Replace inscriptis' table layout with nothing."""
 
 
-def _space(state: HtmlDocumentState, _attributes: dict[str, str]) -> None:
+def _write_space(state: HtmlDocumentState, _attributes: dict[str, str]) -> None:
     state.tags[-1].write(" ")
 
 
-def _config() -> ParserConfig:
-    """Tables of mail are layout, so a row is a line and a cell begins with a space.
+def _make_config() -> ParserConfig:
+    """Render a table row as one line and begin each cell with a space: tables in mail are layout.
 
-    Aligned columns would also be a bomb: every cell is padded to the widest of its column. Of the styles only
-    "display: none" counts, because margins are written out as that many empty lines.
+    Aligned columns would also allow a bomb: every cell is padded to the widest of its column. Of the CSS styles only
+    "display: none" is honoured, because margins are written out as that many empty lines.
     """
     css = CSS_PROFILES["strict"] | {name: HtmlElement(display=Display.block) for name in ("table", "tr", "caption")}
-    start: dict[str, Callable[..., None]] = {"table": _nothing, "tr": _nothing, "td": _space, "th": _space}
-    end: dict[str, Callable[..., None]] = dict.fromkeys(("table", "td", "th"), _nothing)
+    start: dict[str, Callable[..., None]] = {
+        "table": _skip_layout,
+        "tr": _skip_layout,
+        "td": _write_space,
+        "th": _write_space,
+    }
+    end: dict[str, Callable[..., None]] = dict.fromkeys(("table", "td", "th"), _skip_layout)
     config = ParserConfig(css=css, custom_html_tag_handler_mapping=CustomHtmlTagHandlerMapping(start, end))
     config.attribute_handler.attribute_mapping = {"style": _hide}
     return config
 
 
-_CONFIG: Final = _config()
+_CONFIG: Final = _make_config()

@@ -1,4 +1,4 @@
-"""Attachments out of winmail.dat (MS-OXTNEF), which Outlook wraps them in; its texts and dates are left alone."""
+"""Extract the attachments of a winmail.dat (MS-OXTNEF), as Outlook sends them; its texts and dates are not read."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ _MULTIPLE: Final = 0x1000
 
 
 @dataclass(slots=True)
-class Wrapped:
-    """One attachment, as the container describes it."""
+class TnefAttachment:
+    """One attachment of the container."""
 
     filename: str = ""
     content_type: str = ""
     content: bytes = b""
 
 
-def unwrap(data: bytes) -> list[Wrapped]:
-    """The attachments, as far as the container can be read. Raises ValueError when it is none."""
+def unwrap(data: bytes) -> list[TnefAttachment]:
+    """Return the attachments, as far as the container can be read. Raises ValueError when `data` is not TNEF."""
     if not data.startswith(_SIGNATURE):
         raise ValueError("no TNEF signature")
-    found: list[Wrapped] = []
-    for name, value in _attributes(data):
+    found: list[TnefAttachment] = []
+    for name, value in _iter_attributes(data):
         if name == _NEW_ATTACHMENT:
             if len(found) >= limits.TNEF_ATTACHMENTS:
                 break
-            found.append(Wrapped())
+            found.append(TnefAttachment())
         elif found:
-            _take(found[-1], name, value)
+            _apply_attribute(found[-1], name, value)
     return found
 
 
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+def _iter_attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
     position = _HEADER
     while position + _ATTRIBUTE.size <= len(data):
         _, name, length = _ATTRIBUTE.unpack_from(data, position)
@@ -62,36 +62,36 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
         position = start + length + _CHECKSUM
 
 
-def _take(wrapped: Wrapped, name: int, value: bytes) -> None:
+def _apply_attribute(attachment: TnefAttachment, name: int, value: bytes) -> None:
     if name == _TITLE:
-        wrapped.filename = wrapped.filename or _text(value)
+        attachment.filename = attachment.filename or _text(value)
     elif name == _DATA:
-        wrapped.content = value
+        attachment.content = value
     elif name == _PROPERTIES:
-        _take_properties(wrapped, value)
+        _apply_properties(attachment, value)
 
 
-def _take_properties(wrapped: Wrapped, value: bytes) -> None:
+def _apply_properties(attachment: TnefAttachment, value: bytes) -> None:
     try:
-        properties = dict(_properties(value))
+        properties = dict(_iter_properties(value))
     except (struct.error, ValueError):  # cut off, or of a kind we do not know: what follows cannot be found
         return
     for name in reversed(_FILENAME):
-        wrapped.filename = _as_text(properties.get(name)) or wrapped.filename
-    wrapped.content_type = _as_text(properties.get(_MIME_TYPE)).lower()
+        attachment.filename = _as_text(properties.get(name)) or attachment.filename
+    attachment.content_type = _as_text(properties.get(_MIME_TYPE)).lower()
     content = properties.get(_BINARY)
-    if isinstance(content, bytes) and not wrapped.content:
-        wrapped.content = content
+    if isinstance(content, bytes) and not attachment.content:
+        attachment.content = content
 
 
-def _properties(value: bytes) -> Iterator[tuple[int, bytes | str]]:
+def _iter_properties(value: bytes) -> Iterator[tuple[int, bytes | str]]:
     (count,) = struct.unpack_from("<I", value)
     position = 4
     for _ in range(min(count, limits.TNEF_PROPERTIES)):
         kind, name = struct.unpack_from("<HH", value, position)
         position += 4
         if name >= _NAMED:
-            position = _after_name(value, position)
+            position = _skip_name(value, position)
         if kind in _FIXED:
             position += _FIXED[kind]
             continue
@@ -104,12 +104,12 @@ def _properties(value: bytes) -> Iterator[tuple[int, bytes | str]]:
         for _ in range(min(amount, limits.TNEF_PROPERTIES)):
             (length,) = struct.unpack_from("<I", value, position)
             position += 4
-            yield name, _decoded(kind & ~_MULTIPLE, value[position : position + length])
+            yield name, _decode_property(kind & ~_MULTIPLE, value[position : position + length])
             position += length + -length % 4
 
 
-def _after_name(value: bytes, position: int) -> int:
-    """Past the name of a named property: a set's identifier, then a number or a text."""
+def _skip_name(value: bytes, position: int) -> int:
+    """Return the offset behind the name of a named property: a GUID, then a number or a text."""
     (is_text,) = struct.unpack_from("<I", value, position + 16)
     if not is_text:
         return position + 24
@@ -117,7 +117,7 @@ def _after_name(value: bytes, position: int) -> int:
     return position + 24 + length + -length % 4
 
 
-def _decoded(kind: int, value: bytes) -> bytes | str:
+def _decode_property(kind: int, value: bytes) -> bytes | str:
     match kind:
         case 0x1F:  # text in UTF-16
             return value.decode("utf-16-le", "replace").partition("\0")[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from email_ingestion.parsing import headline
+from email_ingestion.parsing import parse_headers
 from email_ingestion.records import NORMAL_PRIORITY, Envelope
 from email_ingestion.routing import Router
 
@@ -27,7 +27,7 @@ def urgency(router: Router) -> Urgency:
     def of(envelope: Envelope, raw: bytes) -> int:
         if not router.ranks and not _speaks(raw):
             return NORMAL_PRIORITY
-        return router.priority_of(headline(envelope, raw))
+        return router.priority_of(parse_headers(envelope, raw))
 
     return of
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from email_ingestion.parsing import fast_tree, parse, second_opinion
+from email_ingestion.parsing import parse, rust_parser, stdlib_parser
 from email_ingestion.parsing.defects import Defect, Defects
 from email_ingestion.parsing.part import Part
 from email_ingestion.records import Email
@@ -127,7 +127,7 @@ def test_both_parsers_read_well_formed_mail_alike(leaves: list[tuple[tuple[str, 
         else:
             message.add_attachment(content, maintype=maintype, subtype=subtype, filename=name)
     source = message.as_bytes(policy=SMTP)
-    fast, slow = fast_tree.read(source, Defects()), second_opinion.read(source, Defects())
+    fast, slow = rust_parser.parse_tree(source, Defects()), stdlib_parser.parse_tree(source, Defects())
     assert fast
     assert slow
     assert shape(fast) == shape(slow)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from email_ingestion.parsing import fast_tree, limits, parse, second_opinion
+from email_ingestion.parsing import limits, parse, rust_parser, stdlib_parser
 from email_ingestion.parsing.defects import Defects
 from email_ingestion.parsing.part import Part
 from email_ingestion.records import Email
@@ -37,7 +37,7 @@ def test_deep_nesting_is_followed_to_the_limit(levels: int) -> None:
     assert "mime:too-deep" in read(nested(levels) + b"\n\nhi").defects
 
 
-@pytest.mark.parametrize("parser", [fast_tree.read, second_opinion.read])
+@pytest.mark.parametrize("parser", [rust_parser.parse_tree, stdlib_parser.parse_tree])
 def test_neither_parser_gives_a_deeper_tree(parser: object) -> None:
     tree = parser(nested(limits.DEPTH + 20) + b"\n\nhi", Defects())  # type: ignore[operator]
     assert depth(tree) == limits.DEPTH + 1
@@ -51,7 +51,7 @@ def test_parts_beyond_the_limit_are_dropped(parts: int) -> None:
 
 
 def test_the_second_parser_stops_at_the_limit_of_parts() -> None:
-    tree = second_opinion.read(MIXED + b"--x\n\nabc\n" * 50_000, Defects())
+    tree = stdlib_parser.parse_tree(MIXED + b"--x\n\nabc\n" * 50_000, Defects())
     assert tree
     assert leaves(tree) == limits.PARTS
 
@@ -65,15 +65,15 @@ def test_messages_within_messages_stay_closed() -> None:
 
 def test_messages_within_a_large_message_are_not_copied_level_by_level() -> None:
     source = MIXED + b"--x\n" + b"Content-Type: message/rfc822\n\n" * 240 + b"x" * 1_000_000
-    assert fast_tree.read(source, Defects()) is None  # it would copy 1 MB 240 times
-    tree = second_opinion.read(source, Defects())
+    assert rust_parser.parse_tree(source, Defects()) is None  # it would copy 1 MB 240 times
+    tree = stdlib_parser.parse_tree(source, Defects())
     assert tree
     assert leaves(tree) == 1
 
 
 def test_encoded_word_starts_never_reach_the_quadratic_decoder() -> None:
     source = MIXED + b'--x\nContent-Type: image/png; name="' + b"=?" * 500_000 + b'"\n\nhi'
-    assert fast_tree.read(source, Defects()) is None
+    assert rust_parser.parse_tree(source, Defects()) is None
     assert len(read(source).attachments) == 1
 
 

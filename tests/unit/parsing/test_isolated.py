@@ -30,7 +30,9 @@ def parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Isolated
 
 def _parsers() -> list[psutil.Process]:
     return [
-        child for child in psutil.Process(os.getpid()).children() if "email_ingestion.parsing.child" in child.cmdline()
+        child
+        for child in psutil.Process(os.getpid()).children()
+        if "email_ingestion.parsing.parser_process" in child.cmdline()
     ]
 
 

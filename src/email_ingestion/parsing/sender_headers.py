@@ -1,4 +1,4 @@
-"""What the header says of how a message came about: by a list, by a machine, and what the receiving Gmail thought."""
+"""Read the fields about a message's origin: mailing list, automatic mail, priority, Gmail's authentication results."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _RESULTS: Final = frozenset(
 )
 
 
-def mailing_list(values: Values) -> MailingList | None:
-    """The List-… fields; None when there is none of them."""
+def parse_mailing_list(values: Values) -> MailingList | None:
+    """Read the List-… fields (RFC 2919, RFC 2369, RFC 8058); None when there are none."""
     if not any(name.startswith("list-") for name in values):
         return None
     found = _LIST_ID.search(_first(values, "list-id"))
@@ -46,23 +46,23 @@ def mailing_list(values: Values) -> MailingList | None:
     )
 
 
-def auto_submitted(values: Values) -> str | None:
-    """The keyword of Auto-Submitted (RFC 3834, section 5); None for `no`."""
+def parse_auto_submitted(values: Values) -> str | None:
+    """Return the keyword of Auto-Submitted (RFC 3834, section 5); None for `no`."""
     keyword = _KEYWORD.match(_first(values, "auto-submitted").lower())
     return keyword[0] if keyword and keyword[0] != "no" else None
 
 
 def is_auto_reply(values: Values) -> bool:
-    """Whether a machine answered: the standard's word for it, and those that programs used before there was one."""
+    """Tell whether a machine answered: by RFC 3834, or by the fields that programs used before it."""
     return (
-        auto_submitted(values) == "auto-replied"
+        parse_auto_submitted(values) == "auto-replied"
         or bool(_first(values, "x-autoreply") or _first(values, "x-autorespond"))
         or _first(values, "precedence").lower() == "auto_reply"
     )
 
 
-def priority(values: Values) -> int:
-    """3, 5 or 7: what the sender thought of it, in the words of RFC 2156 or of the programs before that."""
+def parse_priority(values: Values) -> int:
+    """Return the sender's priority as 3, 5 or 7, from the fields of RFC 2156 or of older programs."""
     for name in ("importance", "priority", "x-priority", "x-msmail-priority"):
         word = _first(values, name).lower().partition(" ")[0]
         if word in _PRIORITIES:
@@ -70,10 +70,11 @@ def priority(values: Values) -> int:
     return NORMAL_PRIORITY
 
 
-def verdicts(values: Values) -> AuthenticationResults | None:
-    """What the topmost Authentication-Results says, if that is Gmail's own; None otherwise.
+def parse_authentication_results(values: Values) -> AuthenticationResults | None:
+    """Read the topmost Authentication-Results field (RFC 8601) if Gmail wrote it; None otherwise.
 
-    Those below came with the message: anybody may have written them. Of several signatures, one that passes counts.
+    The fields below it came with the message: anybody may have written them. Of several signatures, one that passes
+    counts.
     """
     server, _, results = _without_comments(_first(values, "authentication-results")).partition(";")
     if server.split(None, 1)[:1] != [_GMAIL]:
@@ -95,7 +96,7 @@ def _uris(values: Values, name: str) -> tuple[str, ...]:
 
 
 def _without_comments(value: str) -> str:
-    """What is in no comment and no quoted string: either may hold a semicolon and a verdict."""
+    """Remove comments and quoted strings, which may contain a semicolon and a result."""
     kept: list[str] = []
     depth = 0
     for match in _PIECE.finditer(value):

@@ -1,7 +1,7 @@
-"""Python objects over a socket between a worker and its parser process, as pickles.
+"""Send Python objects as pickles over the socket between a worker and its parser process.
 
-A large message is neither copied into a pickle nor out of one. Both ends are this program: nothing that comes from
-outside is ever unpickled. One end speaks at a time, so that nothing of the next object is read with this one.
+A large message is neither copied into a pickle nor out of one. Both ends are this program: nothing from outside is
+ever unpickled. Only one end sends at a time, so a read never takes bytes of the next object.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import fields, is_dataclass
 from operator import attrgetter
 from typing import Any, Final
 
-from email_ingestion import records as email
+from email_ingestion import records
 
 
 def _by_fields(record: type) -> Callable[[Any], tuple[type, tuple[Any, ...]]]:
@@ -21,8 +21,10 @@ def _by_fields(record: type) -> Callable[[Any], tuple[type, tuple[Any, ...]]]:
     return lambda one: (record, values(one))
 
 
-# A record is made again from its fields: what dataclasses do to a frozen one with slots takes twice as long.
-_RECORDS: Final = {one: _by_fields(one) for one in vars(email).values() if isinstance(one, type) and is_dataclass(one)}
+# Pickle a record as its class and fields: the way of a frozen dataclass with slots takes twice as long.
+_RECORDS: Final = {
+    one: _by_fields(one) for one in vars(records).values() if isinstance(one, type) and is_dataclass(one)
+}
 
 
 def send(sock: socket.socket, value: Any) -> None:

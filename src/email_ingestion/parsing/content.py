@@ -1,4 +1,4 @@
-"""Out of the tree of parts: the text, the HTML, the attachments; nothing is decoded here but charsets."""
+"""Choose the text, the HTML and the attachments from the MIME tree, and decode their charsets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from email_ingestion.parsing import charsets, headers, limits, text, tnef
 from email_ingestion.parsing.defects import Defect, Defects
-from email_ingestion.parsing.part import Part, clean_filename, is_type
+from email_ingestion.parsing.part import Part, clean_filename, is_media_type
 from email_ingestion.records import Attachment
 
 _BODY_TYPES: Final = frozenset({"text/plain", "text/html"})
@@ -21,31 +21,31 @@ _META_BYTES: Final = 4_096  # where browsers look for it, too
 
 
 class _Block(NamedTuple):
-    """A stretch of the body: plain text, HTML, or both when they are alternatives."""
+    """One section of the body: plain text, HTML, or both when they are alternatives."""
 
     plain: str | None
     html: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
-    """What a message contains, apart from its header."""
+class MessageContent:
+    """The body and the attachments of a message."""
 
     text: str
     html: str | None
     attachments: tuple[Attachment, ...]
 
 
-def read(root: Part, defects: Defects, html: text.HtmlReader | None = None) -> Content:
-    """The content of a message; several texts follow each other, a plain alternative is preferred to HTML.
+def read_content(root: Part, defects: Defects, html: text.HtmlReader | None = None) -> MessageContent:
+    """Return the content of a message; several texts are joined, a plain alternative is preferred to HTML.
 
-    `html` is given where several messages share one budget.
+    Pass `html` where several messages share one budget for HTML.
     """
-    return _Reader(defects, html or text.HtmlReader(defects)).content(root)
+    return _ContentReader(defects, html or text.HtmlReader(defects)).content(root)
 
 
-class _Reader:
-    """One message, with the attachments found so far."""
+class _ContentReader:
+    """Reads one message and collects its attachments."""
 
     def __init__(self, defects: Defects, html: text.HtmlReader) -> None:
         self._defects = defects
@@ -53,21 +53,21 @@ class _Reader:
         self._attachments: list[Attachment] = []
         self._has_body = False
 
-    def content(self, root: Part) -> Content:
-        blocks = self._blocks(root, parent="")
+    def content(self, root: Part) -> MessageContent:
+        blocks = self._collect_blocks(root, parent="")
         html = "\n".join(block.html for block in blocks if block.html is not None)
         has_html = any(block.html is not None for block in blocks)
-        return Content(
-            text=self._kept(self._text(blocks), Defect.TEXT_TRUNCATED),
-            html=self._kept(html, Defect.HTML_TRUNCATED) if has_html else None,
-            attachments=tuple(_marked_inline(attachment, html) for attachment in self._attachments),
+        return MessageContent(
+            text=self._truncate(self._join_text(blocks), Defect.TEXT_TRUNCATED),
+            html=self._truncate(html, Defect.HTML_TRUNCATED) if has_html else None,
+            attachments=tuple(_mark_inline(attachment, html) for attachment in self._attachments),
         )
 
-    def _blocks(self, part: Part, parent: str) -> list[_Block]:
+    def _collect_blocks(self, part: Part, parent: str) -> list[_Block]:
         if part.children:
-            nested = [self._blocks(child, part.content_type) for child in part.children]
+            nested = [self._collect_blocks(child, part.content_type) for child in part.children]
             return (
-                _alternative(nested)
+                _choose_alternative(nested)
                 if part.content_type == "multipart/alternative"
                 else list(chain.from_iterable(nested))
             )
@@ -75,56 +75,59 @@ class _Reader:
             return []
         if self._is_body(part):
             self._has_body = True
-            return [self._block(part)]
-        self._attach(part, parent)
+            return [self._make_block(part)]
+        self._add_part(part, parent)
         return []
 
     def _is_body(self, part: Part) -> bool:
-        """A text is body unless it says otherwise; a name says so, but some programs name the body itself, too."""
+        """Tell body text from attachments: a text part with a file name is an attachment, unless it is the first text.
+
+        Some programs give the body itself a file name.
+        """
         if part.content_type not in _BODY_TYPES or part.disposition == "attachment":
             return False
         return part.filename is None or not self._has_body
 
-    def _block(self, part: Part) -> _Block:
+    def _make_block(self, part: Part) -> _Block:
         if part.content_type == "text/html":
-            return _Block(None, self._decoded(part, part.parameters.get("charset") or _meta_charset(part.content)))
-        plain = self._decoded(part, part.parameters.get("charset"))
+            return _Block(None, self._decode(part, part.parameters.get("charset") or _find_meta_charset(part.content)))
+        plain = self._decode(part, part.parameters.get("charset"))
         if part.parameters.get("format", "").lower() == "flowed" and len(plain) <= limits.FLOWED_CHARS:
             plain = text.unflow(plain, delsp=part.parameters.get("delsp", "").lower() == "yes")
         return _Block(plain, None)
 
-    def _decoded(self, part: Part, charset: str | None) -> str:
-        most = 4 * limits.TEXT_CHARS
-        decoded = charsets.decode(part.content[:most], charset, self._defects)
+    def _decode(self, part: Part, charset: str | None) -> str:
+        max_bytes = 4 * limits.TEXT_CHARS
+        decoded = charsets.decode(part.content[:max_bytes], charset, self._defects)
         return headers.clean(text.normalize(decoded), self._defects)
 
-    def _text(self, blocks: list[_Block]) -> str:
-        """Always there: an alternative whose plain side is empty is read from its HTML."""
+    def _join_text(self, blocks: list[_Block]) -> str:
+        """Join the texts; where the plain alternative is empty, the HTML is converted."""
         texts = [
             block.plain
             if block.html is None or (block.plain and not block.plain.isspace())
-            else self._html.text(block.html)
+            else self._html.to_text(block.html)
             for block in blocks
         ]
         return "\n".join(filter(None, texts))
 
-    def _kept(self, whole: str, defect: Defect) -> str:
+    def _truncate(self, whole: str, defect: Defect) -> str:
         if len(whole) > limits.TEXT_CHARS:
             self._defects.note(defect)
         return whole[: limits.TEXT_CHARS]
 
-    def _attach(self, part: Part, parent: str) -> None:
-        self._add(
+    def _add_part(self, part: Part, parent: str) -> None:
+        self._add_attachment(
             part.filename or (_subject_filename(part.content) if part.is_message else None),
             part.content_type,
             part.content,
-            inline=part.disposition == "inline" or (part.disposition != "attachment" and _is_shown(part, parent)),
+            inline=part.disposition == "inline" or (part.disposition != "attachment" and _is_inline(part, parent)),
             content_id=part.content_id,
         )
         if part.content_type in _TNEF:
-            self._unwrap(part.content)
+            self._add_tnef_attachments(part.content)
 
-    def _add(
+    def _add_attachment(
         self,
         filename: str | None,
         content_type: str,
@@ -146,8 +149,8 @@ class _Reader:
             )
         )
 
-    def _unwrap(self, container: bytes) -> None:
-        """Put what Outlook has wrapped up beside its wrapping."""
+    def _add_tnef_attachments(self, container: bytes) -> None:
+        """Add the attachments inside a winmail.dat after the container itself."""
         try:
             wrapped = tnef.unwrap(container)
         except ValueError:
@@ -155,43 +158,45 @@ class _Reader:
             return
         for one in wrapped:
             name = clean_filename(headers.one_line(one.filename, self._defects))
-            content_type = one.content_type if is_type(one.content_type) else "application/octet-stream"
-            self._add(name, content_type, one.content)
+            content_type = one.content_type if is_media_type(one.content_type) else "application/octet-stream"
+            self._add_attachment(name, content_type, one.content)
 
 
-def _alternative(nested: list[list[_Block]]) -> list[_Block]:
-    """The same content several times over: the first plain text, and the last HTML, which is the richest (RFC 2046)."""
-    plains = [_joined(block.plain for block in blocks) for blocks in nested]
-    htmls = [_joined(block.html for block in blocks) for blocks in nested]
+def _choose_alternative(nested: list[list[_Block]]) -> list[_Block]:
+    """Choose the first plain text and the last HTML, which is the richest (RFC 2046, section 5.1.4)."""
+    plains = [_join(block.plain for block in blocks) for blocks in nested]
+    htmls = [_join(block.html for block in blocks) for blocks in nested]
     plain = next((one for one in plains if one is not None), None)
     html = next((one for one in reversed(htmls) if one is not None), None)
     return [_Block(plain, html)] if plain is not None or html is not None else []
 
 
-def _joined(texts: Iterable[str | None]) -> str | None:
+def _join(texts: Iterable[str | None]) -> str | None:
     found = [one for one in texts if one is not None]
     return "\n".join(found) if found else None
 
 
-def _is_shown(part: Part, parent: str) -> bool:
-    """Without a disposition: what has a Content-ID or is an alternative (an invitation) belongs to the body."""
+def _is_inline(part: Part, parent: str) -> bool:
+    """Decide without a Content-Disposition: a Content-ID or being an alternative (an invitation) means inline."""
     return part.content_id is not None or parent == "multipart/alternative" or part.content_type == "text/calendar"
 
 
-def _marked_inline(attachment: Attachment, html: str) -> Attachment:
-    """Some programs call a picture an attachment and show it all the same: the HTML names it (RFC 2392)."""
+def _mark_inline(attachment: Attachment, html: str) -> Attachment:
+    """Mark an image as inline when the HTML refers to its Content-ID (RFC 2392), whatever its disposition says."""
     shown = attachment.content_id and not attachment.inline and f"cid:{attachment.content_id}" in html
     return replace(attachment, inline=True) if shown else attachment
 
 
-def _meta_charset(content: bytes) -> str | None:
+def _find_meta_charset(content: bytes) -> str | None:
     found = _META_CHARSET.search(content[:_META_BYTES])
     return found[1].decode("ascii", "replace") if found else None
 
 
 def _subject_filename(message: bytes) -> str:
-    """A nested message is named after its subject; what is wrong with its header is not this message's defect."""
+    """Name a nested message after its subject; defects of its header are not defects of this message."""
     unused = Defects()
     header = headers.scan(message, unused)
-    subject = headers.decoded(header.values["subject"][0], header.codec, unused) if "subject" in header.values else ""
+    subject = (
+        headers.decode_value(header.values["subject"][0], header.codec, unused) if "subject" in header.values else ""
+    )
     return (clean_filename(subject.replace("/", "_").replace("\\", "_")) or "message") + ".eml"

@@ -1,6 +1,6 @@
-"""The parser process: gets batches of raw messages on its standard input, a socket, and answers with records.
+"""The parser process: receives batches of raw messages on its standard input, a socket, and sends records back.
 
-It ends when its worker does. A message that crashes or exhausts it takes nothing else along.
+It ends when its worker does. A message that crashes it or exhausts its memory harms no other process.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import socket
 
 import email_ingestion.parsing.record  # noqa: F401 - now, and not in the time of the first message
 from email_ingestion.parsing import parse
-from email_ingestion.parsing.frames import receive, send
+from email_ingestion.parsing.parser_channel import receive, send
 
 try:
     import resource
 except ImportError:  # Windows, where the parser runs inside the worker
     resource = None  # type: ignore[assignment]
 
-ADDRESS_SPACE = 4 * 1024**3  # bytes; what a hostile message may make the parser ask for before it gets a MemoryError
+ADDRESS_SPACE = 4 * 1024**3  # bytes; above them a hostile message gets a MemoryError
 
 
 def main() -> None:
