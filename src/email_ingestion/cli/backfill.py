@@ -12,8 +12,7 @@ import typer
 from email_ingestion.app.account import LedgerOnDemand, Source
 from email_ingestion.app.accounts import check_accounts, log_in
 from email_ingestion.blobs import open_blobs
-from email_ingestion.cli.accounts import chosen
-from email_ingestion.cli.audit import audited
+from email_ingestion.cli.common import audited, pick_accounts
 from email_ingestion.cli.progress import watched
 from email_ingestion.errors import OperationFailed
 from email_ingestion.mailbox.imap_mailbox import Period
@@ -43,7 +42,7 @@ def backfill(
       email-ingestion backfill --since 2024-06-01 --account work --json
     """
     settings = load_settings()
-    accounts = chosen(settings, account)
+    accounts = pick_accounts(settings, account)
     check_accounts(settings)
     period = Period(since.date(), until.date() if until else None, label or None)
     details = {"accounts": [each.name for each in accounts], "since": str(period.since)}

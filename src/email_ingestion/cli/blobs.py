@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from email_ingestion.blobs import Aged, Blobs, open_blobs, reference
+from email_ingestion.cli.common import parse_duration
 from email_ingestion.cli.progress import progress
-from email_ingestion.cli.typed import span
 from email_ingestion.settings import Settings, load_settings
 from email_ingestion.stream import Census, open_link
 
@@ -57,7 +57,7 @@ def collect(
     """
     from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
 
-    age = span(older_than, "--older-than")
+    age = parse_duration(older_than, "--older-than")
     if age < LEAST:
         raise typer.BadParameter(
             "--older-than must be a day at least: what was stored lately may be about to be recorded"

@@ -8,10 +8,9 @@ from urllib.parse import quote
 
 import typer
 
-from email_ingestion.cli.audit import user
+from email_ingestion.cli.common import current_user, parse_duration
 from email_ingestion.cli.exit_codes import FAILED, OK
 from email_ingestion.cli.output import Json, say, show
-from email_ingestion.cli.typed import span
 from email_ingestion.errors import OperationFailed
 from email_ingestion.fleet.admin_client import Clerk, Live, live, some
 from email_ingestion.settings import Settings, load_settings
@@ -69,10 +68,10 @@ def auto(name: Name, as_json: Json = False) -> int:
 
 
 def _order(name: str, state: str, ttl: str, as_asked: Callable[[dict[str, Any]], bool], *, as_json: bool) -> int:
-    seconds = span(ttl, "--ttl").total_seconds()
+    seconds = parse_duration(ttl, "--ttl").total_seconds()
     settings = load_settings()
     those = some(live(settings), lambda process: name in _names(process), f"has a circuit breaker {name!r}")
-    clerk, refused = Clerk(settings, user()), False
+    clerk, refused = Clerk(settings, current_user()), False
     for process in those:
         try:
             clerk.order(process, f"breakers/{quote(name, safe='')}", {"state": state, "ttl_seconds": seconds})

@@ -7,11 +7,9 @@ from typing import Annotated
 
 import typer
 
-from email_ingestion.cli.audit import audited
+from email_ingestion.cli.common import audited, open_redis, wait_until
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
-from email_ingestion.cli.linked import linked
 from email_ingestion.cli.output import Json, say, show
-from email_ingestion.cli.patience import comes_true
 from email_ingestion.stream.stuck import Consumer, Stucks
 
 TAKEN_OVER_SECONDS = 20.0  # how long the living workers get to take over what was let go
@@ -26,7 +24,7 @@ def list_consumers(as_json: Json = False) -> int:
     Examples:
       email-ingestion consumers list
     """
-    _, link = linked("consumers")
+    _, link = open_redis("consumers")
     found = Stucks(link).consumers()
     show([asdict(each) for each in found], as_json=as_json)
     return OK if found else NEGATIVE
@@ -45,7 +43,7 @@ def prune(
       email-ingestion consumers prune
       email-ingestion consumers prune --release
     """
-    settings, link = linked("consumers")
+    settings, link = open_redis("consumers")
     stucks = Stucks(link)
     with audited(settings.log_dir, "consumers prune", {"release": release}) as outcome:
         if release:
@@ -70,4 +68,4 @@ def _gone(stucks: Stucks) -> list[Consumer]:
 def _hand_over(stucks: Stucks) -> None:
     for each in _gone(stucks):
         stucks.let_go(list(stucks.entries(consumer=each.name)))
-    comes_true(lambda: not any(each.pending for each in _gone(stucks)), TAKEN_OVER_SECONDS)
+    wait_until(lambda: not any(each.pending for each in _gone(stucks)), TAKEN_OVER_SECONDS)

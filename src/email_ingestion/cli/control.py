@@ -11,11 +11,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from email_ingestion.cli.audit import audited, user
+from email_ingestion.cli.common import audited, current_user, parse_duration, wait_until
 from email_ingestion.cli.exit_codes import FAILED, OK
 from email_ingestion.cli.output import Json, say, show
-from email_ingestion.cli.patience import comes_true
-from email_ingestion.cli.typed import span
 from email_ingestion.errors import OperationFailed, RedisConnectionError
 from email_ingestion.fleet.admin_client import Clerk, Live, live, some
 from email_ingestion.overrides import LEVEL, PAUSE, PRIORITY, Level, Override
@@ -40,7 +38,7 @@ def pause(component: Which, ttl: Ttl = "15m", everywhere: All = False, as_json: 
       email-ingestion pause worker --all
     """
     seconds = _seconds(ttl)
-    order = Override("", seconds, user())
+    order = Override("", seconds, current_user())
     settings = load_settings()
     if everywhere:
         return _fleet(settings, f"{PAUSE}:{component}", order, lambda row: row["paused"], component, as_json=as_json)
@@ -83,7 +81,7 @@ def degrade(
         return bool(row["level"] == level)
 
     if everywhere:
-        order = None if level == "NORMAL" else Override(level, seconds, user())
+        order = None if level == "NORMAL" else Override(level, seconds, current_user())
         return _fleet(settings, LEVEL, order, as_asked, None, as_json=as_json)
     body = {"level": level, "ttl_seconds": seconds}
     return _local(settings, None, "degrade", body, as_asked, as_json=as_json)
@@ -111,7 +109,7 @@ def priority(
         return bool(row["min_priority"] == least)
 
     if everywhere:
-        order = Override(str(least), seconds, user()) if least else None
+        order = Override(str(least), seconds, current_user()) if least else None
         return _fleet(settings, PRIORITY, order, as_asked, "worker", as_json=as_json)
     body = {"min_priority": least, "ttl_seconds": seconds}
     return _local(settings, "worker", "priority", body, as_asked, as_json=as_json)
@@ -130,14 +128,14 @@ def log_level(
     settings = load_settings()
     body = {"level": level, "ttl_seconds": _seconds(ttl)}
     those = some(live(settings), lambda _: True, "answers")
-    clerk = Clerk(settings, user())
+    clerk = Clerk(settings, current_user())
     rows = [{"process": each.stem, **clerk.order(each, "log-level", body)} for each in those]
     show(rows, as_json=as_json)
     return OK if all(row["level"] == level for row in rows) else FAILED
 
 
 def _seconds(ttl: str) -> float:
-    return span(ttl, "--ttl").total_seconds()
+    return parse_duration(ttl, "--ttl").total_seconds()
 
 
 def _local(
@@ -151,7 +149,7 @@ def _local(
 ) -> int:
     wanted = _wanted(component)
     those = some(live(settings), wanted, f"is a {component}" if component else "answers")
-    clerk = Clerk(settings, user())
+    clerk = Clerk(settings, current_user())
     for process in those:
         clerk.order(process, path, body)
     rows = [_row(process.stem, process.body["control"]) for process in live(settings) if wanted(process)]
@@ -199,7 +197,7 @@ def _fleet(
         with audited(settings.log_dir, "fleet order", details):
             orders = FleetOrders(link)
             orders.give(name, order) if order else orders.take_back(name)
-        comes_true(lambda: all(map(as_asked, rows())), FLEET_SECONDS)
+        wait_until(lambda: all(map(as_asked, rows())), FLEET_SECONDS)
         found = rows()
     except RedisConnectionError as error:
         raise OperationFailed(

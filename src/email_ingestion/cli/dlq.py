@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from email_ingestion.blobs import open_blobs
+from email_ingestion.cli.common import parse_entry_ids
 from email_ingestion.cli.dlq_change import export, purge, replay
 from email_ingestion.cli.dlq_filter import (
     AccountOption,
@@ -23,7 +24,6 @@ from email_ingestion.cli.dlq_filter import (
 from email_ingestion.cli.dlq_output import answer, show_kinds, show_letter, show_letters
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.output import Json, say
-from email_ingestion.cli.typed import entry_ids
 from email_ingestion.errors import OperationFailed, PermanentError
 from email_ingestion.settings import Settings
 from email_ingestion.stream import Graveyard
@@ -73,7 +73,7 @@ def show(
       email-ingestion dlq show 1767225600000-0
       email-ingestion dlq show 1767225600000-0 --raw letter.eml
     """
-    (wanted,) = entry_ids([letter_id], "a dead letter")
+    (wanted,) = parse_entry_ids([letter_id], "a dead letter")
     settings, graveyard = open_graveyard()
     letter = next(graveyard.find([wanted]), None)
     if letter is None:

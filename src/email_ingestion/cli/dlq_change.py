@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from email_ingestion.cli.audit import audited
+from email_ingestion.cli.common import audited
 from email_ingestion.cli.dlq_filter import (
     AccountOption,
     AgeOption,

@@ -10,9 +10,8 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from email_ingestion.cli.linked import linked
+from email_ingestion.cli.common import open_redis, parse_duration, parse_entry_ids
 from email_ingestion.cli.progress import progress
-from email_ingestion.cli.typed import entry_ids, span
 from email_ingestion.settings import Settings
 from email_ingestion.stream import Graveyard
 from email_ingestion.stream.dead_letters import UNKNOWN, DeadLetter, Reason, Wanted
@@ -76,7 +75,7 @@ def choose(
     if reason is not None and reason not in REASONS:
         raise typer.BadParameter(f"--reason is one of {', '.join(REASONS)}")
     wanted = Wanted(reason, error_type, fingerprint, account)
-    choice = Choice(entry_ids(ids or [], "a dead letter"), wanted, _age(older_than), everything, first)
+    choice = Choice(parse_entry_ids(ids or [], "a dead letter"), wanted, _age(older_than), everything, first)
     narrowed = bool(choice.ids or older_than or wanted != Wanted())
     if everything and narrowed:
         raise typer.BadParameter("--all goes with no id and no condition")
@@ -88,10 +87,10 @@ def choose(
 
 
 def _age(text: str | None) -> timedelta | None:
-    return None if text is None else span(text, "--older-than")
+    return None if text is None else parse_duration(text, "--older-than")
 
 
 def open_graveyard() -> tuple[Settings, Graveyard]:
     """The settings and the dead letters of their Redis."""
-    settings, link = linked("dlq")
+    settings, link = open_redis("dlq")
     return settings, Graveyard(link)

@@ -9,9 +9,8 @@ from typing import Annotated
 
 import typer
 
-from email_ingestion.cli.audit import audited
+from email_ingestion.cli.common import audited, open_redis
 from email_ingestion.cli.exit_codes import NEGATIVE, OK, REDIS_CURE
-from email_ingestion.cli.linked import linked
 from email_ingestion.cli.output import Json, say, show
 from email_ingestion.cli.progress import progress
 from email_ingestion.errors import OperationFailed, RedisConnectionError
@@ -36,7 +35,7 @@ def drain(
       email-ingestion drain --output queue.jsonl
       email-ingestion drain --output part.jsonl --max 10000
     """
-    settings, link = linked("drain")
+    settings, link = open_redis("drain")
     reservoir = Reservoir(link)
     depth = reservoir.depth()
     if not depth:
@@ -70,7 +69,7 @@ def refill(
       email-ingestion refill queue.jsonl
     """
     kept = read_letters(file, form=FORM)
-    settings, link = linked("refill")
+    settings, link = open_redis("refill")
     details = {"file": str(file), "sha256": kept.sha256, "held": len(kept.letters)}
     with audited(settings.log_dir, "refill", details) as outcome:
         outcome["added"] = 0

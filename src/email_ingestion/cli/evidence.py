@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from email_ingestion.cli.audit import audited
+from email_ingestion.cli.common import audited
 from email_ingestion.cli.exit_codes import OK
 from email_ingestion.cli.output import Json, say, show
 from email_ingestion.settings import load_settings

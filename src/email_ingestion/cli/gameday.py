@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from email_ingestion.cli.common import parse_duration
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.output import Json, report, show
-from email_ingestion.cli.typed import span
 from email_ingestion.daemon import PidFile
 from email_ingestion.fleet import gameday as stage
 from email_ingestion.settings import load_settings
@@ -47,7 +47,7 @@ def gameday(  # noqa: PLR0917 - options
 def _begin(name: str, ttl: str, *, as_json: bool) -> int:
     if name not in stage.FAULTS:
         raise typer.BadParameter(f"{name!r} is not one of: {', '.join(stage.FAULTS)}")
-    seconds = span(ttl, "--ttl").total_seconds()
+    seconds = parse_duration(ttl, "--ttl").total_seconds()
     settings = load_settings()
     made = stage.begin(settings, name, seconds)
     fault = stage.FAULTS[name]
@@ -67,7 +67,7 @@ def _undo(after: str, *, as_json: bool) -> int:
     settings = load_settings()
     if after:
         with PidFile(settings.pid_dir / "gameday.pid"):  # so that `stop` and `--undo` find and end it
-            time.sleep(span(after, "--after").total_seconds())
+            time.sleep(parse_duration(after, "--after").total_seconds())
             mended = stage.mend(settings)
     else:
         mended = stage.undo(settings)

@@ -13,8 +13,7 @@ from rich.progress import DownloadColumn
 
 from email_ingestion.app.account import LedgerOnDemand, Source
 from email_ingestion.blobs import open_blobs
-from email_ingestion.cli.accounts import pick
-from email_ingestion.cli.audit import audited
+from email_ingestion.cli.common import audited, pick_account
 from email_ingestion.cli.progress import watched
 from email_ingestion.producer.choice import Rules
 from email_ingestion.producer.takeout import Import, Report
@@ -43,7 +42,7 @@ def import_(
       email-ingestion import archive.mbox --account work --json
     """
     settings = load_settings()
-    chosen = pick(settings, account)
+    chosen = pick_account(settings, account)
     link = open_link(settings.redis_address, "email-ingestion-import")
     with closing(LedgerOnDemand(settings.database_url)) as ledger:
         made = _import(chosen, settings, link, ledger, file, left_out=frozenset() if spam_and_trash else SPAM_AND_TRASH)

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from email_ingestion.cli.common import parse_duration
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.output import Json, printable, say, show
-from email_ingestion.cli.typed import span
 from email_ingestion.errors import RedisConnectionError, fingerprint_of
 from email_ingestion.fleet.log_files import Record, Wanted, follow, records
 from email_ingestion.settings import load_settings
@@ -37,7 +37,7 @@ def logs(
       email-ingestion logs --json | jq 'select(.duration_ms > 1000)'
     """
     settings = load_settings()
-    wanted = Wanted(datetime.now(UTC) - span(since, "--since"), level, component)
+    wanted = Wanted(datetime.now(UTC) - parse_duration(since, "--since"), level, component)
     nothing = True
     for record in (follow if following else records)(settings.log_dir, wanted):
         nothing = False
@@ -58,7 +58,7 @@ def errors(
       email-ingestion errors --last 7d --json
     """
     settings = load_settings()
-    since = datetime.now(UTC) - span(last, "--last")
+    since = datetime.now(UTC) - parse_duration(last, "--last")
     rows = _kinds(records(settings.log_dir, Wanted(since, "ERROR")))
     try:
         rows += _dead_kinds(since)
@@ -99,12 +99,12 @@ def _kinds(found: Iterable[Record]) -> list[dict[str, Any]]:
 
 
 def _dead_kinds(since: datetime) -> list[dict[str, Any]]:
-    from email_ingestion.cli.linked import linked  # noqa: PLC0415 - `logs` needs no Redis
+    from email_ingestion.cli.common import open_redis  # noqa: PLC0415 - `logs` needs no Redis
     from email_ingestion.ops.wording import redact  # noqa: PLC0415
     from email_ingestion.stream import Graveyard  # noqa: PLC0415
     from email_ingestion.stream.dead_letters import kinds  # noqa: PLC0415
 
-    _, link = linked("errors")
+    _, link = open_redis("errors")
     letters = (each for each in Graveyard(link).letters() if datetime.fromisoformat(each.dead_at) >= since)
     return [
         {

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from cryptography.fernet import Fernet
 
-from email_ingestion.cli.accounts import pick
+from email_ingestion.cli.common import pick_account
 from email_ingestion.errors import AuthenticationFailed
 from email_ingestion.oauth2 import Token, TokenSource
 from email_ingestion.settings import Account, load_settings
@@ -39,7 +39,7 @@ def oauth2(
     if new_key:
         typer.echo(Fernet.generate_key().decode())
         return 0
-    chosen = pick(load_settings(), account)
+    chosen = pick_account(load_settings(), account)
     source = TokenSource(chosen)
     if refresh:
         return _refresh(source)

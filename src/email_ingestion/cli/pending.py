@@ -9,11 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from email_ingestion.cli.audit import audited, user
+from email_ingestion.cli.common import audited, current_user, open_redis, parse_duration, parse_entry_ids
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
-from email_ingestion.cli.linked import linked
 from email_ingestion.cli.output import Json, say, show
-from email_ingestion.cli.typed import entry_ids, span
 from email_ingestion.stream.stuck import PAGE, Stuck, Stucks
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Entries by id.", show_default=False)]
@@ -37,8 +35,8 @@ def list_pending(
       email-ingestion pending list
       email-ingestion pending list --idle 5m --json
     """
-    seconds = span(idle, "--idle").total_seconds()
-    _, link = linked("pending")
+    seconds = parse_duration(idle, "--idle").total_seconds()
+    _, link = open_redis("pending")
     found = list(islice(Stucks(link).entries(consumer=consumer, idle_seconds=seconds), limit + 1))
     show([_row(each) for each in found[:limit]], as_json=as_json)
     if len(found) > limit:
@@ -60,7 +58,7 @@ def release(
       email-ingestion pending release --consumer mail-1-worker-2
       email-ingestion pending release 1767225600000-0
     """
-    settings, link = linked("pending")
+    settings, link = open_redis("pending")
     stucks = Stucks(link)
     with audited(settings.log_dir, "pending release", _said(ids, consumer, idle)) as outcome:
         chosen = list(_chosen(stucks, ids, consumer, idle, everything=everything))
@@ -84,12 +82,12 @@ def to_dlq(
       email-ingestion pending to-dlq --idle 2h --consumer mail-1-worker-2
     """
     rows: list[dict[str, Any]] = []
-    settings, link = linked("pending")
+    settings, link = open_redis("pending")
     stucks = Stucks(link)
     with audited(settings.log_dir, "pending to-dlq", _said(ids, consumer, idle)) as outcome:
         outcome["buried"] = 0
         for each in _chosen(stucks, ids, consumer, idle, everything=everything):
-            letter = stucks.bury(each, f"{socket.gethostname()}-{user()}")
+            letter = stucks.bury(each, f"{socket.gethostname()}-{current_user()}")
             rows.append({"id": each.id, "email_id": each.email_id, "letter": letter})
             outcome["buried"] += letter is not None
     show(rows, as_json=as_json)
@@ -99,11 +97,11 @@ def to_dlq(
 def _chosen(
     stucks: Stucks, ids: Sequence[str] | None, consumer: str, idle: str, *, everything: bool
 ) -> Iterator[Stuck]:
-    seconds = span(idle, "--idle").total_seconds()
+    seconds = parse_duration(idle, "--idle").total_seconds()
     narrowed = bool(ids or consumer or seconds)
     if everything is narrowed:
         raise typer.BadParameter("name entries by id, --consumer or --idle, or else say --all")
-    wanted = entry_ids(ids or (), "an entry")
+    wanted = parse_entry_ids(ids or (), "an entry")
     found = stucks.entries(consumer=consumer, idle_seconds=seconds)
     return (each for each in found if not wanted or each.id in wanted)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from email_ingestion.cli.accounts import pick
+from email_ingestion.cli.common import pick_account
 from email_ingestion.settings import load_settings
 
 
@@ -34,7 +34,7 @@ def producer(
     if auth_setup:
         from email_ingestion.oauth2.consent import authorize  # noqa: PLC0415 - of no use to the daemon
 
-        authorize(pick(settings, account), typer.echo, _ask if no_browser else None)
+        authorize(pick_account(settings, account), typer.echo, _ask if no_browser else None)
         return 0
     from email_ingestion.app.producer import run_producer  # noqa: PLC0415 - a consent needs no Redis
 

@@ -14,8 +14,7 @@ from rich.table import Table
 from email_ingestion.app.account import LedgerOnDemand, Source
 from email_ingestion.app.accounts import check_accounts, log_in
 from email_ingestion.blobs import open_blobs
-from email_ingestion.cli.accounts import chosen
-from email_ingestion.cli.audit import audited
+from email_ingestion.cli.common import audited, pick_accounts
 from email_ingestion.cli.progress import watched
 from email_ingestion.reconcile import Report
 from email_ingestion.settings import Account, Settings, load_settings
@@ -44,7 +43,7 @@ def reconcile(
       email-ingestion reconcile --json --account work
     """
     settings = load_settings()
-    accounts = chosen(settings, account)
+    accounts = pick_accounts(settings, account)
     check_accounts(settings)
     link = open_link(settings.redis_address, "email-ingestion-reconcile")
     ledger = LedgerOnDemand(settings.database_url)

@@ -10,8 +10,8 @@ import typer
 from email_ingestion.backup.archive import Archive, archives, read_archive
 from email_ingestion.backup.create import back_up, rehearse, working_directory
 from email_ingestion.backup.restore import Target, obstacles, restore
-from email_ingestion.cli.audit import audited
 from email_ingestion.cli.backup import ListOption, ledger_url, show, summary
+from email_ingestion.cli.common import audited
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.output import Json, report
 from email_ingestion.cli.steps import steps

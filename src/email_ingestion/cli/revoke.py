@@ -7,11 +7,9 @@ from typing import Annotated
 
 import typer
 
-from email_ingestion.cli.audit import audited, user
+from email_ingestion.cli.common import audited, current_user, open_redis, wait_until
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
-from email_ingestion.cli.linked import linked
 from email_ingestion.cli.output import Json, say, show
-from email_ingestion.cli.patience import comes_true
 from email_ingestion.fleet.admin_client import Clerk, Live, live
 from email_ingestion.settings import Settings
 from email_ingestion.stream import RedisLink
@@ -34,7 +32,7 @@ def revoke(
       email-ingestion revoke default:gm:1850000000000000001
     """
     said = {"email_id": email_id}
-    settings, link = linked("revoke")
+    settings, link = open_redis("revoke")
     with audited(settings.log_dir, "revoke", said) as outcome:
         outcome["worker"] = _told(settings, email_id)
         buried = _letter(link, email_id) if outcome["worker"] else None
@@ -51,7 +49,7 @@ def _told(settings: Settings, email_id: str) -> str | None:
     clerk = None
     for process in live(settings):
         if process.component == "worker":
-            clerk = clerk or Clerk(settings, user())
+            clerk = clerk or Clerk(settings, current_user())
             if _has(clerk, process, email_id):
                 return process.stem
     return None
@@ -63,7 +61,7 @@ def _has(clerk: Clerk, process: Live, email_id: str) -> bool:
 
 def _letter(link: RedisLink, email_id: str) -> str | None:
     """The dead letter its worker makes of it; None when it does not in time."""
-    if not comes_true(lambda: _stuck(link, email_id) is None, LET_GO_SECONDS):
+    if not wait_until(lambda: _stuck(link, email_id) is None, LET_GO_SECONDS):
         return None
     keys = link.keys_for(email_id.partition(":")[0])  # it begins with the account
     dead = (each for page in Census(link, keys).dead() for each in page.entries)
@@ -72,7 +70,7 @@ def _letter(link: RedisLink, email_id: str) -> str | None:
 
 def _taken(link: RedisLink, email_id: str) -> str | None:
     stuck = _stuck(link, email_id)
-    return Stucks(link).bury(stuck, f"{socket.gethostname()}-{user()}") if stuck else None
+    return Stucks(link).bury(stuck, f"{socket.gethostname()}-{current_user()}") if stuck else None
 
 
 def _stuck(link: RedisLink, email_id: str) -> Stuck | None:

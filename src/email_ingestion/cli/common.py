@@ -1,0 +1,110 @@
+"""What commands share: the parsing of values, accounts, the connection to Redis, and the audit log."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from email_ingestion.errors import ConfigurationError
+from email_ingestion.ops.audit import write_audit
+from email_ingestion.settings import Account, Settings, load_settings
+
+if TYPE_CHECKING:
+    from email_ingestion.stream import RedisLink
+
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+POLL_SECONDS = 0.2
+
+
+def parse_duration(text: str, option: str) -> timedelta:
+    """Parse `text` like 90s, 30m, 12h, 7d, 2w; raise BadParameter naming the option."""
+    match = re.fullmatch(r"([0-9]{1,6})([smhdw])", text)
+    if match is None:
+        raise typer.BadParameter(f"{option} is a number and a unit: 90s, 30m, 12h, 7d, 2w")
+    return timedelta(**{UNITS[match[2]]: int(match[1])})
+
+
+def parse_entry_ids(texts: Sequence[str], kind: str) -> tuple[str, ...]:
+    """Sort ids of Redis Stream entries and drop repeated ones.
+
+    Raises BadParameter for a text that is no id; `kind` says in its message what the ids are of.
+    """
+    for text in texts:
+        if not re.fullmatch(r"(?:[0-9]{1,2}:)?[0-9]{1,19}-[0-9]{1,19}", text):
+            raise typer.BadParameter(f"{text!r} is no id of {kind}: they look like 1767225600000-0")
+    return tuple(sorted(set(texts), key=_entry_order))
+
+
+def _entry_order(entry_id: str) -> tuple[int, ...]:
+    return tuple(map(int, entry_id.rpartition(":")[2].split("-")))
+
+
+def pick_account(settings: Settings, name: str) -> Account:
+    """Return the account called `name`, or the only one. Raises ConfigurationError."""
+    accounts = settings.all_accounts
+    if not name and len(accounts) == 1:
+        return accounts[0]
+    for account in accounts:
+        if account.name == name:
+            return account
+    names = ", ".join(account.name for account in accounts)
+    raise ConfigurationError(f"name one of the accounts with --account: {names}")
+
+
+def pick_accounts(settings: Settings, name: str) -> tuple[Account, ...]:
+    """Return the account called `name`, or all accounts if `name` is empty. Raises ConfigurationError."""
+    return (pick_account(settings, name),) if name else settings.all_accounts
+
+
+def open_redis(name: str) -> tuple[Settings, RedisLink]:
+    """Return the settings and a link to their Redis, named `email-ingestion-NAME` in CLIENT LIST."""
+    from email_ingestion.stream import open_link  # noqa: PLC0415 - not every command needs Redis
+
+    settings = load_settings()
+    return settings, open_link(settings.redis_address, f"email-ingestion-{name}")
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Poll `condition` until it holds, for at most `seconds`; return whether it holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+@contextmanager
+def audited(log_dir: Path, action: str, details: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Write the start and the end of an action into the audit log.
+
+    Yields a record; its items are written with the end. There are two lines because a command that is killed in the
+    middle has done something too. Raises ConfigurationError before the block runs if the log cannot be written.
+    """
+    common = {"user": current_user(), "pid": os.getpid(), "action": action, **details}
+    write_audit(log_dir, common | {"result": "started"})
+    outcome: dict[str, Any] = {}
+    try:
+        yield outcome
+    except BaseException as error:
+        with suppress(ConfigurationError):  # the operator must read the first error
+            write_audit(log_dir, common | outcome | {"result": "failed", "error_type": type(error).__name__})
+        raise
+    write_audit(log_dir, common | outcome | {"result": "done"})
+
+
+def current_user() -> str:
+    """Return the name of the user who gives the command."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        return f"uid:{os.getuid()}"
