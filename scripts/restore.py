@@ -10,7 +10,7 @@ from src.door import enter_venv
 enter_venv()
 
 if __name__ == "__main__":
+    from email_ingestion.cli.backup import restore_backup
     from email_ingestion.cli.exit_codes import run
-    from email_ingestion.cli.restore import restore_backup
 
     run(restore_backup)

@@ -15,8 +15,8 @@ import pytest
 import redis
 
 from email_ingestion.cli.backup import backup as make
+from email_ingestion.cli.backup import restore_backup as put_back
 from email_ingestion.cli.reconcile import reconcile
-from email_ingestion.cli.restore import restore_backup as put_back
 from email_ingestion.ledger.store import open_ledger
 from email_ingestion.stream import GROUP, Keys, announce
 from gmail_sandbox import RunningSandbox

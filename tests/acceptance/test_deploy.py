@@ -12,9 +12,8 @@ import pytest
 import redis
 from redis.exceptions import NoPermissionError
 
-from email_ingestion.cli.backup import backup
-from email_ingestion.cli.doctor import doctor
-from email_ingestion.cli.restore import restore_backup
+from email_ingestion.cli.backup import backup, restore_backup
+from email_ingestion.cli.diagnostics import doctor
 from email_ingestion.doctor.redis_checks import CAUSES
 from email_ingestion.stream import Keys
 from gmail_sandbox import RunningSandbox

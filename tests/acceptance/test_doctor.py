@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import pytest
 
-from email_ingestion.cli.doctor import doctor
+from email_ingestion.cli.diagnostics import doctor
 from email_ingestion.doctor.checks import examine
 from email_ingestion.ledger.mark import ledger_mark
 from email_ingestion.ledger.store import open_ledger

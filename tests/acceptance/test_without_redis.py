@@ -22,10 +22,9 @@ import pytest
 import typer
 
 from email_ingestion.blobs import open_blobs
-from email_ingestion.cli.backup import backup
+from email_ingestion.cli.backup import backup, restore_backup
 from email_ingestion.cli.main import COMMANDS, app
 from email_ingestion.cli.oauth2 import oauth2
-from email_ingestion.cli.restore import restore_backup
 from email_ingestion.ledger.store import open_ledger
 from email_ingestion.stream import GROUP, Keys
 from gmail_sandbox import SandboxSettings, running_sandbox

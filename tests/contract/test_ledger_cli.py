@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from email_ingestion.cli.search import search
+from email_ingestion.cli.delivered_mail import search
 from email_ingestion.ledger.store import open_ledger
 from email_ingestion.records import Address
 from tests.contract.ledgers import letters, mail, stored

@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from email_ingestion.cli.database import database
+from email_ingestion.cli.storage import database
 from email_ingestion.errors import OperationFailed, SinkUnavailable
 from email_ingestion.ledger.store import Ledger, open_ledger
 from email_ingestion.ledger.upkeep import compact, faults

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.cli.redis_client import options
+from email_ingestion.cli.redis_cli import options
 from tests.servers.processes import place
 from tests.servers.redis import RedisServer
 

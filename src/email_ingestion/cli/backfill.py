@@ -13,7 +13,7 @@ from email_ingestion.app.account import LedgerOnDemand, Source
 from email_ingestion.app.accounts import check_accounts, log_in
 from email_ingestion.blobs import open_blobs
 from email_ingestion.cli.common import audited, pick_accounts
-from email_ingestion.cli.progress import watched
+from email_ingestion.cli.progress import run_with_progress
 from email_ingestion.errors import OperationFailed
 from email_ingestion.mailbox.imap_mailbox import Period
 from email_ingestion.producer.budget import HISTORY_SHARE, Budget
@@ -71,7 +71,7 @@ def _of_mailbox(
         opened = connection.open(connection.find(account.imap_mailbox))
         made = source.backfill(connection, opened, lambda size: _wait_for_room(source, budget, size))
         try:
-            watched(f"fetching {account.name}", made.steps(period), lambda: (made.looked_at, made.found))
+            run_with_progress(f"fetching {account.name}", made.steps(period), lambda: (made.looked_at, made.found))
         finally:
             budget.settle(connection.received, last=True)
     return {"account": account.name, "mailbox": opened.name, "found": made.found, "queued": made.queued}

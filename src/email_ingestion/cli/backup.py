@@ -11,14 +11,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from email_ingestion.backup.archive import Archive, archives
-from email_ingestion.backup.create import back_up, retire
+from email_ingestion.backup.archive import Archive, archives, read_archive
+from email_ingestion.backup.create import back_up, rehearse, retire, working_directory
+from email_ingestion.backup.restore import Target, obstacles, restore
+from email_ingestion.cli.common import audited
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
-from email_ingestion.cli.output import Json
-from email_ingestion.cli.steps import steps
+from email_ingestion.cli.output import Json, report
+from email_ingestion.cli.progress import step_progress
 from email_ingestion.fleet.redis_server import scratch_redis
 from email_ingestion.settings import Settings, load_settings
-from email_ingestion.stream import open_link
+from email_ingestion.stream import open_link, server_facts
 
 ListOption = Annotated[bool, typer.Option("--list", help="List the backups, newest first, and do nothing else.")]
 
@@ -46,10 +48,10 @@ def backup(
     settings = load_settings()
     directory = output_dir or settings.backup_dir
     if list_:
-        return show(list(archives(directory)), as_json=as_json)
+        return show_backups(list(archives(directory)), as_json=as_json)
     link = open_link(settings.redis_address, "email-ingestion-backup")
-    with steps() as told:
-        made = back_up(link, ledger_url(settings), directory, scratch_redis, told)
+    with step_progress() as steps:
+        made = back_up(link, ledger_url(settings), directory, scratch_redis, steps)
     deleted = retire(directory, retention_days, made)
     if as_json:
         gone = [str(archive.path) for archive in deleted]
@@ -66,7 +68,7 @@ def ledger_url(settings: Settings) -> str | None:
     return settings.database_url if "database" in settings.sinks else None
 
 
-def show(found: Sequence[Archive], *, as_json: bool) -> int:
+def show_backups(found: Sequence[Archive], *, as_json: bool) -> int:
     """The list, and its exit code."""
     if as_json:
         typer.echo(json.dumps([archive.as_dict() for archive in found], indent=2))
@@ -100,3 +102,94 @@ def summary(archive: Archive) -> str:
 
 def _messages(database: dict[str, Any] | None) -> str:
     return f"{database['rows'].get('emails', 0)} messages" if database else "nothing"
+
+
+VOLATILE = "Redis has no append-only file and may forget all this: set `appendonly yes` before you go on"
+
+
+def restore_backup(
+    *,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="The backup to restore.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen and change nothing.")] = False,
+    rehearse_: Annotated[
+        bool, typer.Option("--rehearse", help="Restore into a scratch server, compare, change nothing.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace what is in Redis, after saving it to a backup of its own.")
+    ] = False,
+    list_: ListOption = False,
+    as_json: Json = False,
+) -> int:
+    """Restore Redis from a backup, and bring back the messages that the database lacks; nothing in it is removed.
+
+    Refuses while a producer or worker runs, and a file that is truncated or not ours. Redis changes in one step, after
+    what was loaded is proven equal to the manifest. Run `email-ingestion reconcile --repair` afterwards.
+
+    Exit code 0 done, 1 a dry run that would be refused, 2 failed or refused: nothing was replaced then.
+
+    Examples:
+      python scripts/restore.py --list
+      python scripts/restore.py --file backups/email-ingestion-20260101T000000000000Z.tar --rehearse
+      python scripts/restore.py --file backups/email-ingestion-20260101T000000000000Z.tar
+    """
+    settings = load_settings()
+    if list_:
+        return show_backups(list(archives(settings.backup_dir)), as_json=as_json)
+    if file is None:
+        raise typer.BadParameter("name a backup: --file FILE, or look at them with --list")
+    if dry_run + rehearse_ + force > 1:
+        raise typer.BadParameter("--dry-run, --rehearse and --force exclude each other")
+    archive = read_archive(file)
+    if rehearse_:
+        return _rehearse(archive, settings, as_json=as_json)
+    target = Target(
+        open_link(settings.redis_address, "email-ingestion-restore"),
+        ledger_url(settings),
+        settings.pid_dir,
+        settings.backup_dir,
+    )
+    if dry_run:
+        return _describe(archive, target, as_json=as_json)
+    return _restore(archive, target, settings, force=force, as_json=as_json)
+
+
+def _rehearse(archive: Archive, settings: Settings, *, as_json: bool) -> int:
+    with step_progress() as steps, working_directory(settings.backup_dir) as folder:
+        rehearse(archive, scratch_redis, steps, folder)
+    report(
+        {"rehearsed": True, **archive.as_dict()},
+        f"{archive.path} restores: {summary(archive)}; equal to its manifest on a scratch server; nothing was changed",
+        as_json=as_json,
+    )
+    return OK
+
+
+def _describe(archive: Archive, target: Target, *, as_json: bool) -> int:
+    found = obstacles(archive, target.link, target.pid_dir)
+    what = f"would restore {summary(archive)}, of {archive.manifest.created_at:%Y-%m-%d %H:%M:%S} UTC"
+    lines = [f"would refuse: {each.reason}" for each in found] or [what]
+    record = {"dry_run": True, "refused": [each.reason for each in found], **archive.as_dict()}
+    report(record, "\n".join(lines), as_json=as_json)
+    return NEGATIVE if found else OK
+
+
+def _restore(archive: Archive, target: Target, settings: Settings, *, force: bool, as_json: bool) -> int:
+    with (
+        audited(settings.log_dir, "restore", {"file": str(archive.path), "force": force}) as outcome,
+        step_progress() as steps,
+    ):
+
+        def save() -> Path:
+            return back_up(target.link, None, settings.backup_dir, scratch_redis, steps).path
+
+        outcome.update(restore(archive, target, steps, save if force else None))
+    lines = [f"restored {archive.path}: {summary(archive)}; Redis equals the manifest"]
+    if outcome["messages_brought_back"] is not None:
+        lines.append(f"{outcome['messages_brought_back']} messages were missing in the database and are back")
+    if outcome["saved"]:
+        lines.append(f"what was in Redis before is in {outcome['saved']}")
+    if not all(each.append_only for each in server_facts(target.link)):
+        lines.append(VOLATILE)
+    lines.append("now: ./scripts/start.sh, then `email-ingestion reconcile --repair`")
+    report({**outcome, **archive.as_dict()}, "\n".join(lines), as_json=as_json)
+    return OK

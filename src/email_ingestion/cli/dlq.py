@@ -1,45 +1,50 @@
-"""`email-ingestion dlq`: the commands about dead letters; here are those that only look."""
+"""`email-ingestion dlq`: list, show, count, export, replay and purge dead letters.
+
+Export, replay and purge are written into the audit log. Replay and purge take the letters that match when they begin,
+not those that arrive meanwhile. A command that was interrupted is simply repeated.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from email_ingestion.blobs import open_blobs
-from email_ingestion.cli.common import parse_entry_ids
-from email_ingestion.cli.dlq_change import export, purge, replay
-from email_ingestion.cli.dlq_filter import (
-    AccountOption,
-    AgeOption,
-    ErrorTypeOption,
-    FingerprintOption,
-    ReasonOption,
-    choose,
-    open_graveyard,
-)
-from email_ingestion.cli.dlq_output import answer, show_kinds, show_letter, show_letters
+from email_ingestion.cli.common import audited, open_redis, parse_entry_ids
+from email_ingestion.cli.dlq_filter import DlqSelection, conditions, selection, with_options_of
+from email_ingestion.cli.dlq_output import answer, kinds_as_json, show_kinds, show_letter, show_letters
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
-from email_ingestion.cli.output import Json, say
-from email_ingestion.errors import OperationFailed, PermanentError
+from email_ingestion.cli.output import Json, report, say
+from email_ingestion.cli.progress import progress
+from email_ingestion.errors import OperationFailed, PermanentError, RedisConnectionError, SinkUnavailable
 from email_ingestion.settings import Settings
 from email_ingestion.stream import Graveyard
-from email_ingestion.stream.dead_letters import DeadLetter, kinds
+from email_ingestion.stream.dead_letters import DeadLetter, Kind, kinds
+from email_ingestion.stream.letter_file import Exported, read_letters, write_letters
+
+if TYPE_CHECKING:
+    from email_ingestion.ledger.store import Ledger
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and change nothing.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="A new file; default in BACKUP_DIR.")]
 
 dlq = typer.Typer(help="Look at dead letters, put them back into the stream, export and purge them.")
 
 
 @dlq.command("list")
+@with_options_of(conditions)
 def list_letters(
+    selected: DlqSelection,
     *,
-    reason: ReasonOption = None,
-    error_type: ErrorTypeOption = None,
-    fingerprint: FingerprintOption = None,
-    account: AccountOption = None,
-    older_than: AgeOption = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Most letters shown.")] = 50,
     as_json: Json = False,
 ) -> int:
@@ -50,11 +55,8 @@ def list_letters(
       email-ingestion dlq list --reason permanent --older-than 7d
       email-ingestion dlq list --json --limit 1000
     """
-    choice = choose(
-        reason=reason, error_type=error_type, fingerprint=fingerprint, account=account, older_than=older_than
-    )
-    _, graveyard = open_graveyard()
-    found = list(islice(choice.letters(graveyard), limit + 1))
+    _, graveyard = _open_dlq()
+    found = list(islice(selected.letters(graveyard), limit + 1))
     show_letters(found[:limit], as_json=as_json)
     if len(found) > limit:
         say(f"these are the first {limit}; --limit shows more, `dlq stats` counts all")
@@ -74,7 +76,7 @@ def show(
       email-ingestion dlq show 1767225600000-0 --raw letter.eml
     """
     (wanted,) = parse_entry_ids([letter_id], "a dead letter")
-    settings, graveyard = open_graveyard()
+    settings, graveyard = _open_dlq()
     letter = next(graveyard.find([wanted]), None)
     if letter is None:
         say(f"there is no dead letter {wanted}")
@@ -87,13 +89,10 @@ def show(
 
 
 @dlq.command()
+@with_options_of(conditions)
 def stats(
+    selected: DlqSelection,
     *,
-    reason: ReasonOption = None,
-    error_type: ErrorTypeOption = None,
-    fingerprint: FingerprintOption = None,
-    account: AccountOption = None,
-    older_than: AgeOption = None,
     as_json: Json = False,
 ) -> int:
     """Count dead letters by fingerprint: those that died the same death. Exit code 1 when there are none.
@@ -102,18 +101,117 @@ def stats(
       email-ingestion dlq stats
       email-ingestion dlq stats --json --account default
     """
-    choice = choose(
-        reason=reason, error_type=error_type, fingerprint=fingerprint, account=account, older_than=older_than
-    )
-    _, graveyard = open_graveyard()
-    found = kinds(choice.letters(graveyard))
+    _, graveyard = _open_dlq()
+    found = kinds(selected.letters(graveyard))
     show_kinds(found, as_json=as_json)
     return answer(found)
 
 
-dlq.command()(export)
-dlq.command()(replay)
-dlq.command()(purge)
+@dlq.command()
+@with_options_of(selection)
+def export(
+    selected: DlqSelection,
+    *,
+    output: Output = None,
+    as_json: Json = False,
+) -> int:
+    """Write dead letters with their messages to a file (JSON lines, mode 0600) and leave them where they are.
+
+    Examples:
+      email-ingestion dlq export --all
+      email-ingestion dlq export --fingerprint 1f0c9a6be2d4 --output letters.jsonl
+    """
+    settings, graveyard = _open_dlq()
+    ids, _ = _matching_ids(graveyard, selected)
+    if not ids:
+        return answer(ids)
+    path = output or _default_output(settings)
+    exported = _export(graveyard, ids, path, selected)
+    report(
+        {"exported": len(exported.letters), "file": str(path), "sha256": exported.sha256},
+        f"exported {_count(len(exported.letters))} to {path}",
+        as_json=as_json,
+    )
+    return OK
+
+
+@dlq.command()
+@with_options_of(selection)
+def replay(
+    selected: DlqSelection,
+    *,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> int:
+    """Put dead letters back into the stream, each once however often this is run. Exit code 1 when there was none.
+
+    Examples:
+      email-ingestion dlq replay --fingerprint 1f0c9a6be2d4 --dry-run
+      email-ingestion dlq replay --fingerprint 1f0c9a6be2d4 --first 1
+      email-ingestion dlq replay 1767225600000-0 1767225600001-0
+      email-ingestion dlq replay --all
+    """
+    settings, graveyard = _open_dlq()
+    ids, groups = _matching_ids(graveyard, selected)
+    if not ids:
+        return answer(ids)
+    if dry_run:
+        return _preview("put back", ids, groups, as_json=as_json)
+    with audited(settings.log_dir, "dlq replay", {"filter": selected.as_dict(), "matched": len(ids)}) as outcome:
+        moved = _replay(graveyard, ids, outcome)
+    gone = f"; {len(ids) - moved} were replayed or purged by somebody else meanwhile" if moved < len(ids) else ""
+    report(
+        {"dry_run": False, "matched": len(ids), "replayed": moved},
+        f"put {_count(moved)} back into the stream{gone}",
+        as_json=as_json,
+    )
+    return OK if moved else NEGATIVE
+
+
+@dlq.command()
+@with_options_of(selection)
+def purge(
+    selected: DlqSelection,
+    *,
+    output: Output = None,
+    dry_run: DryRun = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Export dead letters to a file, then delete exactly those from Redis. Asks first; exit code 1 when there is none.
+
+    The database remembers that their messages were given up, so that no audit brings them back.
+
+    Examples:
+      email-ingestion dlq purge --fingerprint 1f0c9a6be2d4 --dry-run
+      email-ingestion dlq purge --older-than 30d --yes
+    """
+    settings, graveyard = _open_dlq()
+    ids, groups = _matching_ids(graveyard, selected)
+    if not ids:
+        return answer(ids)
+    if dry_run:
+        return _preview("export and delete", ids, groups, as_json=as_json)
+    path = output or _default_output(settings)
+    if not yes and not _confirmed(f"Export {_count(len(ids))} to {path} and delete them from Redis?"):
+        say("nothing was deleted")
+        return NEGATIVE
+    details = {"filter": selected.as_dict(), "matched": len(ids), "file": str(path)}
+    with audited(settings.log_dir, "dlq purge", details) as outcome, _ledger(settings) as ledger:
+        exported = _export(graveyard, ids, path, selected)
+        outcome |= {"exported": len(exported.letters), "sha256": exported.sha256}
+        deleted = _remove(graveyard, ledger, exported, path, outcome)
+    report(
+        {"dry_run": False, "matched": len(ids), **outcome, "file": str(path)},
+        f"deleted {_count(deleted)}; they are in {path}",
+        as_json=as_json,
+    )
+    return OK if deleted else NEGATIVE
+
+
+def _open_dlq() -> tuple[Settings, Graveyard]:
+    settings, link = open_redis("dlq")
+    return settings, Graveyard(link)
 
 
 def _message(settings: Settings, graveyard: Graveyard, letter: DeadLetter) -> bytes:
@@ -135,3 +233,101 @@ def _write_new(path: Path, content: bytes) -> None:
         raise OperationFailed(f"{path} exists already: name another file") from error
     except OSError as error:
         raise OperationFailed(f"cannot write {path}: {error.strerror}") from error
+
+
+def _matching_ids(graveyard: Graveyard, selected: DlqSelection) -> tuple[list[str], list[Kind]]:
+    """Return the ids of the selected letters and their groups; not the letters, which may be many."""
+    ids: list[str] = []
+
+    def collect() -> Iterator[DeadLetter]:
+        for letter in selected.letters(graveyard):
+            ids.append(letter.id)
+            yield letter
+
+    groups = kinds(collect())
+    if selected.ids and len(ids) < len(selected.ids):
+        say(f"not among the dead letters, or not matching: {', '.join(sorted(set(selected.ids) - set(ids)))}")
+    return ids, groups
+
+
+def _replay(graveyard: Graveyard, ids: Sequence[str], outcome: dict[str, Any]) -> int:
+    outcome["replayed"] = 0
+    try:
+        with progress("putting back", len(ids)) as advance:
+            for moved in graveyard.replay(ids):
+                outcome["replayed"] += moved
+                advance(moved)
+    except RedisConnectionError as error:
+        raise OperationFailed(
+            f"{str(error).rstrip('.')}; {outcome['replayed']} of {_count(len(ids))} were put back, the others stay: "
+            "run the same command again when Redis takes mail"
+        ) from error
+    return int(outcome["replayed"])
+
+
+def _export(graveyard: Graveyard, ids: Sequence[str], path: Path, selected: DlqSelection) -> Exported:
+    origin = {"exported_at": datetime.now(UTC).isoformat(), "filter": selected.as_dict()}
+    with progress("exporting", len(ids)) as advance:
+        write_letters(path, graveyard.entries(ids), origin, lambda: advance(1))
+    return read_letters(path)
+
+
+@contextmanager
+def _ledger(settings: Settings) -> Iterator[Ledger | None]:
+    """Yield the ledger, which records the purged messages; None if no database has them."""
+    if "database" not in settings.sinks:
+        yield None
+        return
+    from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415 - slow to load, and only a purge needs it
+
+    try:
+        with closing(open_ledger(settings.database_url)) as ledger:
+            ledger.ping()
+            yield ledger
+    except SinkUnavailable as error:
+        raise OperationFailed(
+            f"{str(error).rstrip('.')}; it must note what is purged: try again when it is up"
+        ) from error
+
+
+def _remove(
+    graveyard: Graveyard, ledger: Ledger | None, exported: Exported, path: Path, outcome: dict[str, Any]
+) -> int:
+    """Delete first and record it then: after an interruption a message comes back instead of being lost."""
+    outcome["deleted"] = 0
+    try:
+        with progress("deleting", len(exported.letters)) as advance:
+            for deleted in graveyard.remove(exported.letters):
+                if ledger:
+                    ledger.note_purged(filter(None, map(exported.letters.get, deleted)))
+                outcome["deleted"] += len(deleted)
+                advance(len(deleted))
+    except RedisConnectionError as error:
+        raise OperationFailed(
+            f"{str(error).rstrip('.')}; {outcome['deleted']} of {_count(len(exported.letters))} were deleted, all "
+            f"are in {path}: run the same command again"
+        ) from error
+    return int(outcome["deleted"])
+
+
+def _default_output(settings: Settings) -> Path:
+    return settings.backup_dir / f"dlq-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.jsonl"
+
+
+def _confirmed(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise OperationFailed("nobody is there to confirm and nothing was deleted: say --yes, or look with --dry-run")
+    return typer.confirm(question, err=True)
+
+
+def _preview(action: str, ids: Sequence[str], groups: Sequence[Kind], *, as_json: bool) -> int:
+    if as_json:
+        typer.echo(json.dumps({"dry_run": True, "matched": len(ids), "kinds": kinds_as_json(groups)}, indent=2))
+    else:
+        show_kinds(groups, as_json=False)
+        say(f"would {action} {_count(len(ids))}; nothing was changed")
+    return OK
+
+
+def _count(count: int) -> str:
+    return f"{count} dead letter{'' if count == 1 else 's'}"

@@ -1,18 +1,19 @@
-"""Which dead letters a command is about: the options all `dlq` commands share, and what they mean together."""
+"""Which dead letters a command is about: the options all `dlq` commands share, and how they combine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from functools import wraps
 from itertools import islice
 from typing import Annotated, Any, get_args
 
 import typer
 
-from email_ingestion.cli.common import open_redis, parse_duration, parse_entry_ids
+from email_ingestion.cli.common import parse_duration, parse_entry_ids
 from email_ingestion.cli.progress import progress
-from email_ingestion.settings import Settings
 from email_ingestion.stream import Graveyard
 from email_ingestion.stream.dead_letters import UNKNOWN, DeadLetter, Reason, Wanted
 
@@ -29,68 +30,99 @@ AllOption = Annotated[bool, typer.Option("--all", help="Every letter that is the
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """The letters a command is about: by id, by condition, or all, and of these perhaps only the first."""
+class DlqSelection:
+    """The dead letters a command is about: by id, by condition, or all; of these only the `first`, if given."""
 
-    ids: tuple[str, ...]
-    wanted: Wanted
-    older_than: timedelta | None
-    everything: bool
-    first: int | None
+    conditions: Wanted
+    older_than: timedelta | None = None
+    ids: tuple[str, ...] = ()
+    everything: bool = False
+    first: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """What was asked for, as the audit log and an export's first line tell it."""
-        said = {name: value for name, value in asdict(self.wanted).items() if value is not None}
-        said |= {"older_than_seconds": self.older_than.total_seconds()} if self.older_than else {}
-        said |= {"ids": list(self.ids)} if self.ids else {}
-        return (said or {"all": True}) | ({"first": self.first} if self.first else {})
+        """Return the selection as the audit log and an export's first line have it."""
+        record = {name: value for name, value in asdict(self.conditions).items() if value is not None}
+        record |= {"older_than_seconds": self.older_than.total_seconds()} if self.older_than else {}
+        record |= {"ids": list(self.ids)} if self.ids else {}
+        return (record or {"all": True}) | ({"first": self.first} if self.first else {})
+
+    @property
+    def is_narrowed(self) -> bool:
+        """Whether ids or conditions leave something out."""
+        return bool(self.ids or self.older_than is not None or self.conditions != Wanted())
 
     def letters(self, graveyard: Graveyard) -> Iterator[DeadLetter]:
-        """The letters it means that are here now, in the order of their ids."""
-        return islice(self._all(graveyard), self.first)
+        """Yield the selected letters that exist now, in the order of their ids."""
+        return islice(self._matching(graveyard), self.first)
 
-    def _all(self, graveyard: Graveyard) -> Iterator[DeadLetter]:
+    def _matching(self, graveyard: Graveyard) -> Iterator[DeadLetter]:
         before = datetime.now(UTC) - self.older_than if self.older_than else None
         found = graveyard.find(self.ids) if self.ids else graveyard.letters(before)
         with progress("reading", len(self.ids) or graveyard.depth()) as advance:
             for letter in found:
                 advance(1)
-                if self.wanted.fits(letter):
+                if self.conditions.fits(letter):
                     yield letter
 
 
-def choose(
+def conditions(
     *,
-    ids: Sequence[str] | None = None,
-    reason: str | None,
-    error_type: str | None,
-    fingerprint: str | None,
-    account: str | None,
-    older_than: str | None,
-    everything: bool = False,
-    first: int | None = None,
-    must: bool = False,
-) -> Choice:
-    """What the options say; with `must` they must say something, for forgetting them is not asking for all."""
+    reason: ReasonOption = None,
+    error_type: ErrorTypeOption = None,
+    fingerprint: FingerprintOption = None,
+    account: AccountOption = None,
+    older_than: AgeOption = None,
+) -> DlqSelection:
+    """Make the selection of a command that only looks: without conditions it means all letters."""
     if reason is not None and reason not in REASONS:
         raise typer.BadParameter(f"--reason is one of {', '.join(REASONS)}")
-    wanted = Wanted(reason, error_type, fingerprint, account)
-    choice = Choice(parse_entry_ids(ids or [], "a dead letter"), wanted, _age(older_than), everything, first)
-    narrowed = bool(choice.ids or older_than or wanted != Wanted())
-    if everything and narrowed:
+    age = None if older_than is None else parse_duration(older_than, "--older-than")
+    return DlqSelection(Wanted(reason, error_type, fingerprint, account), age)
+
+
+def selection(
+    *,
+    ids: Ids = None,
+    reason: ReasonOption = None,
+    error_type: ErrorTypeOption = None,
+    fingerprint: FingerprintOption = None,
+    account: AccountOption = None,
+    older_than: AgeOption = None,
+    everything: AllOption = False,
+    first: FirstOption = None,
+) -> DlqSelection:
+    """Make the selection of a command that moves letters: `--all` must be given, for it cannot be meant by silence."""
+    narrowed_by = conditions(
+        reason=reason, error_type=error_type, fingerprint=fingerprint, account=account, older_than=older_than
+    )
+    chosen = DlqSelection(
+        narrowed_by.conditions,
+        narrowed_by.older_than,
+        parse_entry_ids(ids or [], "a dead letter"),
+        everything=everything,
+        first=first,
+    )
+    if everything and chosen.is_narrowed:
         raise typer.BadParameter("--all goes with no id and no condition")
     if ids and older_than:
         raise typer.BadParameter("--older-than goes with conditions, not with ids")
-    if must and not everything and not narrowed:
+    if not everything and not chosen.is_narrowed:
         raise typer.BadParameter("name letters by id or by a condition, or say --all")
-    return choice
+    return chosen
 
 
-def _age(text: str | None) -> timedelta | None:
-    return None if text is None else parse_duration(text, "--older-than")
+def with_options_of(parse: Callable[..., DlqSelection]) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Decorate a command: it takes the options of `parse`, and gets what that returns as its first argument."""
+    shared = inspect.signature(parse, eval_str=True).parameters
 
+    def decorate(command: Callable[..., int]) -> Callable[..., int]:
+        _, *own = inspect.signature(command, eval_str=True).parameters.values()
 
-def open_graveyard() -> tuple[Settings, Graveyard]:
-    """The settings and the dead letters of their Redis."""
-    settings, link = open_redis("dlq")
-    return settings, Graveyard(link)
+        @wraps(command)
+        def run(**given: Any) -> int:
+            return command(parse(**{name: given.pop(name) for name in shared}), **given)
+
+        run.__signature__ = inspect.Signature([*shared.values(), *own])  # type: ignore[attr-defined]
+        return run
+
+    return decorate

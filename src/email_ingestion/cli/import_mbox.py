@@ -14,7 +14,7 @@ from rich.progress import DownloadColumn
 from email_ingestion.app.account import LedgerOnDemand, Source
 from email_ingestion.blobs import open_blobs
 from email_ingestion.cli.common import audited, pick_account
-from email_ingestion.cli.progress import watched
+from email_ingestion.cli.progress import run_with_progress
 from email_ingestion.producer.choice import Rules
 from email_ingestion.producer.takeout import Import, Report
 from email_ingestion.reconcile import Underway
@@ -48,7 +48,7 @@ def import_(
         made = _import(chosen, settings, link, ledger, file, left_out=frozenset() if spam_and_trash else SPAM_AND_TRASH)
         report = made.report
         with audited(settings.log_dir, "import", {"account": chosen.name, "bytes": report.size}) as outcome:
-            watched("importing", made.steps(), lambda: (report.upto, report.size), DownloadColumn())
+            run_with_progress("importing", made.steps(), lambda: (report.upto, report.size), DownloadColumn())
             outcome.update(report.as_dict())
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=2))

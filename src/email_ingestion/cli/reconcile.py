@@ -15,7 +15,7 @@ from email_ingestion.app.account import LedgerOnDemand, Source
 from email_ingestion.app.accounts import check_accounts, log_in
 from email_ingestion.blobs import open_blobs
 from email_ingestion.cli.common import audited, pick_accounts
-from email_ingestion.cli.progress import watched
+from email_ingestion.cli.progress import run_with_progress
 from email_ingestion.reconcile import Report
 from email_ingestion.settings import Account, Settings, load_settings
 from email_ingestion.stream import Intake, RedisLink, open_link
@@ -76,7 +76,7 @@ def _of_mailbox(
     with closing(log_in(account, settings.imap_timeout_seconds)) as connection:
         opened = connection.open(connection.find(account.imap_mailbox))
         audit = source.audit(connection, opened, (lambda: source.full() is None) if repair else None)
-        watched(f"comparing {account.name}", audit.steps(), lambda: (audit.at, audit.report.upto))
+        run_with_progress(f"comparing {account.name}", audit.steps(), lambda: (audit.at, audit.report.upto))
     return audit.report
 
 

@@ -1,0 +1,145 @@
+"""`doctor`, `config`, `evidence` and `alert`: what is wrong here, which settings hold, and whether alerts arrive."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from email_ingestion.cli.common import audited
+from email_ingestion.cli.exit_codes import OK
+from email_ingestion.cli.output import Json, say, show
+from email_ingestion.doctor.findings import SEVERITY, Finding, worst
+from email_ingestion.errors import ConfigurationError, OperationFailed
+from email_ingestion.settings import load_settings
+from email_ingestion.settings.effective_settings import effective_settings
+
+COLOURS = {"ok": "green", "degraded": "yellow", "failed": "bold red"}
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False) -> int:
+    """Check settings, folders, ports, Redis, database, sinks, tokens, mail servers and the clock; change nothing.
+
+    Exit code 0 when all is well, 1 when something works badly, 2 when something does not work.
+
+    Examples:
+      email-ingestion doctor
+      email-ingestion doctor --json
+    """
+    from email_ingestion.doctor.checks import examine  # noqa: PLC0415 - help comes without all it looks at
+
+    found: list[Finding] = []
+    console = Console(highlight=False, soft_wrap=True)
+    for finding in examine():
+        found.append(finding)
+        if not as_json:
+            _print_finding(console, finding)  # at once: the next one may take a while
+    verdict = worst(found)
+    if as_json:
+        typer.echo(json.dumps({"status": verdict, "checks": [asdict(each) for each in found]}, indent=2))
+    else:
+        bad = sum(each.verdict != "ok" for each in found)
+        console.print(f"{verdict}: {bad} of {len(found)} checks need attention" if bad else "ok: nothing is wrong")
+    return SEVERITY[verdict]
+
+
+def _print_finding(console: Console, finding: Finding) -> None:
+    line = Text.assemble((f"{finding.verdict:<9}", COLOURS[finding.verdict]), f"{finding.check}: {finding.cause}")
+    console.print(line)
+    if finding.remedy:
+        console.print(Text(f"{'':<9}→ {finding.remedy}"))
+
+
+config = typer.Typer(help="See which setting holds and where it comes from.")
+
+
+@config.callback()
+def _config() -> None:
+    """See which setting holds and where it comes from."""
+
+
+@config.command("show")
+def show_config(
+    *,
+    only_set: Annotated[bool, typer.Option("--set", help="Only those that are set somewhere.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Print every setting with its effective value and its origin; secrets are masked.
+
+    Examples:
+      email-ingestion config show --set
+      email-ingestion config show --json
+    """
+    found = effective_settings(load_settings())
+    show([asdict(each) for each in found if each.origin != "default" or not only_set], as_json=as_json)
+    return OK
+
+
+evidence = typer.Typer(help="Put together what is known of an incident, without mail or secrets.")
+
+
+@evidence.callback()
+def _evidence() -> None:
+    """Put together what is known of an incident, without mail or secrets."""
+
+
+@evidence.command("collect")
+def collect_evidence(
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new or empty directory.", show_default=False)],
+    as_json: Json = False,
+) -> int:
+    """Collect logs, masked settings, status, metrics, the state of Redis and what the doctor finds; with their SHA-256.
+
+    What cannot be had is named in the manifest and does not stop the rest.
+
+    Examples:
+      email-ingestion evidence collect --out incident-42
+    """
+    from email_ingestion.doctor.checks import examine  # noqa: PLC0415 - help comes without all they look at
+    from email_ingestion.fleet.evidence_bundle import collect  # noqa: PLC0415
+
+    settings = load_settings()
+    with audited(settings.log_dir, "evidence collect", {"directory": str(out)}) as outcome:
+        manifest = collect(settings, out, lambda _: None, {"doctor.json": lambda: [asdict(each) for each in examine()]})
+        outcome |= {"files": len(manifest["files"]), "missing": manifest["missing"]}
+    for name, reason in manifest["missing"].items():
+        say(f"{name}: {reason}")
+    show(
+        [{"directory": str(out), "files": len(manifest["files"]), "missing": len(manifest["missing"])}], as_json=as_json
+    )
+    return OK
+
+
+alert = typer.Typer(help="Notices without a Prometheus.", no_args_is_help=True)
+
+
+@alert.callback()
+def _alert() -> None:
+    """Keep `test` a command of its own, as the only one in its group."""
+
+
+@alert.command("test")
+def try_channels() -> None:
+    """Send a test notice to every channel.
+
+    Exit code 0 when all of them took it, 2 when one did not, 78 when none is configured or one is misspelt.
+
+    Examples:
+      email-ingestion alert test
+      ALERT_CHANNELS=ntfys://ntfy.example.com/mail email-ingestion alert test
+    """
+    from email_ingestion.ops.channels import Channels, channels_of  # noqa: PLC0415 - the other commands need none
+
+    named = channels_of(load_settings())
+    if not named:
+        settings = "ALERT_CHANNELS, ALERT_EMAIL_RECIPIENTS or SLACK_ALERT_WEBHOOK"
+        raise ConfigurationError(f"nobody would be told: set {settings}; see docs/monitoring.md")
+    for setting, url in named:
+        if not Channels([(setting, url)]).send("email-ingestion: a test", "Notices of email-ingestion reach you here."):
+            raise OperationFailed(f"{setting} did not take the notice: check the address and the credentials in it")
+    typer.echo(f"{len(named)} channel(s) took the test notice")

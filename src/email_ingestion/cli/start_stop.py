@@ -1,0 +1,80 @@
+"""`start`, `stop` and `status` of all processes of this machine; the shell scripts call these commands."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from email_ingestion.app.accounts import check_accounts
+from email_ingestion.errors import ConfigurationError, OperationFailed, RedisConnectionError
+from email_ingestion.fleet import managed_processes, sandbox_stack, status_table
+from email_ingestion.settings import SANDBOX_PROFILE, Settings, load_settings
+from email_ingestion.stream import check_reachable
+
+DOCTOR = "`.venv/bin/email-ingestion doctor` checks everything"
+
+
+def start(
+    sandbox: Annotated[
+        bool, typer.Option("--sandbox", help="With a Gmail sandbox and a Redis of its own: no account needed.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=0, max=64, help="Number of workers.")] = 1,
+) -> int:
+    """Start producer and workers; what already runs is left alone.
+
+    Examples:
+      email-ingestion start --sandbox
+      email-ingestion start --workers 4
+    """
+    if sandbox:
+        sandbox_stack.start(typer.echo)
+    elif SANDBOX_PROFILE.exists():
+        raise OperationFailed("the sandbox is running: ./scripts/stop.sh first, then start against the real mailbox")
+    settings = load_settings()
+    _preflight(settings)
+    managed_processes.start(settings, workers, typer.echo)
+    if sandbox:
+        sandbox_stack.wait_until_processed(settings)
+        typer.echo(sandbox_stack.screen(settings))
+    else:
+        typer.echo(status_table.table(status_table.statuses(settings)))
+    return 0
+
+
+def _preflight(settings: Settings) -> None:
+    """Raise now for what a running process would wait for: no token, no Redis."""
+    try:
+        check_accounts(settings)
+        check_reachable(settings.redis_address)
+    except RedisConnectionError as error:
+        raise OperationFailed(f"{error}; start Redis, or set REDIS_HOST and REDIS_PORT in .env; {DOCTOR}") from error
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error}; {DOCTOR}") from error
+
+
+def stop() -> int:
+    """Drain and stop every process of this machine; exit code 0 when nothing is left running."""
+    return 0 if managed_processes.stop(load_settings(), typer.echo) else 2
+
+
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="The /status of every process as a JSON list.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Again every two seconds, until interrupted.")] = False,
+) -> int:
+    """Show every process of this machine. Exit code 0 when all are ready, 1 when one is not or none runs.
+
+    Examples:
+      email-ingestion status
+      email-ingestion status --json
+    """
+    settings = load_settings()
+    if watch:
+        return status_table.watch(settings)
+    found = status_table.statuses(settings)
+    if as_json:
+        typer.echo(json.dumps([each.body or {"stem": each.stem, "status": each.state} for each in found], indent=2))
+    else:
+        typer.echo(status_table.table(found))
+    return 0 if found and all(each.state in {"ready", "degraded"} for each in found) else 1

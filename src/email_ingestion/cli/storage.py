@@ -1,0 +1,178 @@
+"""`blobs` and `database`: what nothing refers to any more is removed, and the database is checked and compacted."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from email_ingestion.cli.common import audited, parse_duration
+from email_ingestion.cli.exit_codes import NEGATIVE, OK
+from email_ingestion.cli.output import Json, show
+from email_ingestion.cli.progress import progress
+from email_ingestion.errors import OperationFailed, SinkUnavailable
+from email_ingestion.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from email_ingestion.blobs import Aged, Blobs
+    from email_ingestion.ledger.store import Ledger
+
+CHUNK = 500
+MIN_AGE = timedelta(days=1)  # far longer than bytes wait for the row that refers to them
+
+blobs = typer.Typer(help="Look after large messages and attachments.", no_args_is_help=True)
+
+
+@blobs.callback()
+def _blobs() -> None:
+    """Keep it a group: one command alone would take its place."""
+
+
+@blobs.command()
+def collect(
+    older_than: Annotated[
+        str,
+        typer.Option(
+            help="Only what was stored longer ago: 30d, 2w. Not below a day, nor below the age of a backup or "
+            "a drained queue that you may want back."
+        ),
+    ] = "30d",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Remove what neither the database nor the stream nor a dead letter refers to. Safe while everything runs.
+
+    A BLOB_URL belongs to one database: what another refers to is not seen.
+
+    Such bytes stay behind where a message was stored and never recorded, or its dead letter was purged. In a bucket
+    they are put aside first, where they are still found, and removed by a run as much later as --older-than says.
+
+    Examples:
+      email-ingestion blobs collect --dry-run
+      email-ingestion blobs collect --older-than 90d --json
+    """
+    from email_ingestion.blobs import open_blobs  # noqa: PLC0415
+    from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
+
+    age = parse_duration(older_than, "--older-than")
+    if age < MIN_AGE:
+        raise typer.BadParameter(
+            "--older-than must be a day at least: what was stored lately may be about to be recorded"
+        )
+    settings = load_settings()
+    store = open_blobs(settings.blob_url)
+    before = time.time() - age.total_seconds()
+    with closing(open_ledger(settings.database_url)) as ledger:
+        orphans = list(_orphans(store.aged(before), _refs_in_redis(settings), ledger))
+    if not dry_run:
+        orphans = list(_removed(store, orphans))
+    _print_orphans(orphans, dry_run=dry_run, as_json=as_json)
+
+
+def _refs_in_redis(settings: Settings) -> set[str]:
+    """Return the blobs that entries of the stream and dead letters refer to.
+
+    Dead letters are read twice: one that is replayed, or dies, meanwhile is then seen on one side at least. All this
+    happens before the database is asked, where every message ends.
+    """
+    from email_ingestion.blobs import reference  # noqa: PLC0415
+    from email_ingestion.stream import Census, open_link  # noqa: PLC0415
+
+    link = open_link(settings.redis_address, "email-ingestion-blobs")
+    censuses = [Census(link, keys) for keys in link.partitions]
+    looks = (look for census in censuses for look in (census.dead(), census.queued(), census.dead()))
+    return {reference(entry.sha256) for pages in looks for page in pages for entry in page.entries}
+
+
+def _orphans(aged: Iterable[Aged], refs_in_redis: set[str], ledger: Ledger) -> Iterator[Aged]:
+    left = iter(aged)
+    while chunk := list(islice(left, CHUNK)):
+        used = ledger.referenced({each.ref for each in chunk}) | refs_in_redis
+        yield from (each for each in chunk if each.ref not in used)
+
+
+def _removed(store: Blobs, orphans: list[Aged]) -> Iterator[Aged]:
+    with progress("removing", len(orphans)) as advance:
+        for orphan in orphans:
+            if store.remove(orphan):
+                yield orphan
+            advance(1)
+
+
+def _print_orphans(orphans: list[Aged], *, dry_run: bool, as_json: bool) -> None:
+    gone, aside = (_totals([each for each in orphans if each.final is final]) for final in (True, False))
+    if as_json:
+        typer.echo(json.dumps(gone | {"removed": not dry_run, "aside": aside}, indent=2))
+        return
+    typer.echo(f"{_sentence(gone)} {'found, nothing removed' if dry_run else 'removed'}")
+    if aside["orphans"]:
+        typer.echo(
+            f"{_sentence(aside)} {'to be put aside first' if dry_run else 'put aside: a later run removes them'}"
+        )
+
+
+def _totals(orphans: list[Aged]) -> dict[str, Any]:
+    return {"orphans": [each.ref for each in orphans], "bytes": sum(each.size for each in orphans)}
+
+
+def _sentence(told: dict[str, Any]) -> str:
+    return f"{len(told['orphans'])} orphans of {told['bytes']} bytes"
+
+
+database = typer.Typer(help="Look after the database.", no_args_is_help=True)
+
+
+@database.command()
+def check(as_json: Json = False) -> int:
+    """Read every page and every reference of the database. Exit code 0 when it is sound, 1 when it is not.
+
+    Deliveries go on meanwhile. A database that is not sound: docs/runbooks/backup_restore.md.
+
+    Examples:
+      email-ingestion database check
+    """
+    from email_ingestion.ledger.upkeep import faults  # noqa: PLC0415 - help comes without SQLAlchemy
+
+    with _spinner("reading the database"):
+        found = faults(load_settings().database_url)
+    show([{"state": "damaged", "fault": each} for each in found] or [{"state": "ok", "fault": ""}], as_json=as_json)
+    return NEGATIVE if found else OK
+
+
+@database.command()
+def compact(as_json: Json = False) -> int:
+    """Give back the room that deleted rows left, and refresh the planner's numbers.
+
+    SQLite: deliveries wait meanwhile, and as much disk as the database has must be free. PostgreSQL: nothing waits.
+
+    Examples:
+      email-ingestion database compact
+    """
+    from email_ingestion.ledger.upkeep import compact as squeeze  # noqa: PLC0415
+
+    settings = load_settings()
+    with audited(settings.log_dir, "database compact", {}) as outcome, _spinner("compacting the database"):
+        before, after = squeeze(settings.database_url)
+        outcome |= {"bytes_before": before, "bytes_after": after}
+    if as_json:
+        show([{"bytes_before": before, "bytes_after": after}], as_json=True)
+    else:
+        typer.echo(f"from {before:,} to {after:,} bytes")
+    return OK
+
+
+@contextmanager
+def _spinner(title: str) -> Iterator[None]:
+    """Show on a terminal that work goes on. Raises OperationFailed for a database that is away."""
+    try:
+        with Console(stderr=True).status(title):
+            yield
+    except SinkUnavailable as error:
+        raise OperationFailed(str(error)) from error

@@ -1,0 +1,254 @@
+"""`pending`, `consumers` and `revoke`: messages that a worker has taken and not finished, and workers that are gone."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import islice
+from typing import Annotated, Any
+
+import typer
+
+from email_ingestion.cli.common import audited, current_user, open_redis, parse_duration, parse_entry_ids, wait_until
+from email_ingestion.cli.exit_codes import NEGATIVE, OK
+from email_ingestion.cli.output import Json, say, show
+from email_ingestion.fleet.admin_client import Clerk, Live, live
+from email_ingestion.settings import Settings
+from email_ingestion.stream import RedisLink
+from email_ingestion.stream.census import Census
+from email_ingestion.stream.stuck import PAGE, Consumer, Stuck, Stucks
+
+Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Entries by id.", show_default=False)]
+ConsumerOption = Annotated[str, typer.Option("--consumer", help="Only this worker's; `consumers list` names it.")]
+IdleOption = Annotated[str, typer.Option("--idle", metavar="SPAN", help="Only those untouched for 90s, 30m, 12h.")]
+AllOption = Annotated[bool, typer.Option("--all", help="Every pending entry.")]
+
+pending = typer.Typer(help="See messages a worker has taken and not finished, set them free or aside.")
+
+
+@pending.command("list")
+def list_pending(
+    consumer: ConsumerOption = "",
+    idle: IdleOption = "0s",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Most entries shown.")] = 50,
+    as_json: Json = False,
+) -> int:
+    """List pending entries, oldest first. Exit code 0 when there are some, 1 when there are none.
+
+    Examples:
+      email-ingestion pending list
+      email-ingestion pending list --idle 5m --json
+    """
+    seconds = parse_duration(idle, "--idle").total_seconds()
+    _, link = open_redis("pending")
+    found = list(islice(Stucks(link).entries(consumer=consumer, idle_seconds=seconds), limit + 1))
+    show([_row(each) for each in found[:limit]], as_json=as_json)
+    if len(found) > limit:
+        say(f"these are the first {limit}; --limit shows more")
+    return _answer(found)
+
+
+@pending.command()
+def release(
+    ids: Ids = None,
+    consumer: ConsumerOption = "",
+    idle: IdleOption = "0s",
+    everything: AllOption = False,
+    as_json: Json = False,
+) -> int:
+    """Let any worker take entries at once, without waiting for a back-off or a dead worker's lease.
+
+    Examples:
+      email-ingestion pending release --consumer mail-1-worker-2
+      email-ingestion pending release 1767225600000-0
+    """
+    settings, link = open_redis("pending")
+    stucks = Stucks(link)
+    with audited(settings.log_dir, "pending release", _said(ids, consumer, idle)) as outcome:
+        chosen = list(_chosen(stucks, ids, consumer, idle, everything=everything))
+        outcome["released"] = sum(stucks.let_go(chosen[start : start + PAGE]) for start in range(0, len(chosen), PAGE))
+    show([{"matched": len(chosen), **outcome}], as_json=as_json)
+    return _answer(chosen)
+
+
+@pending.command("to-dlq")
+def to_dlq(
+    ids: Ids = None,
+    consumer: ConsumerOption = "",
+    idle: IdleOption = "0s",
+    everything: AllOption = False,
+    as_json: Json = False,
+) -> int:
+    """Make entries dead letters with the reason `operator`; `dlq replay` puts them back.
+
+    Examples:
+      email-ingestion pending to-dlq 1767225600000-0
+      email-ingestion pending to-dlq --idle 2h --consumer mail-1-worker-2
+    """
+    rows: list[dict[str, Any]] = []
+    settings, link = open_redis("pending")
+    stucks = Stucks(link)
+    with audited(settings.log_dir, "pending to-dlq", _said(ids, consumer, idle)) as outcome:
+        outcome["buried"] = 0
+        for each in _chosen(stucks, ids, consumer, idle, everything=everything):
+            letter = stucks.bury(each, f"{socket.gethostname()}-{current_user()}")
+            rows.append({"id": each.id, "email_id": each.email_id, "letter": letter})
+            outcome["buried"] += letter is not None
+    show(rows, as_json=as_json)
+    return _answer([row for row in rows if row["letter"]])
+
+
+def _chosen(
+    stucks: Stucks, ids: Sequence[str] | None, consumer: str, idle: str, *, everything: bool
+) -> Iterator[Stuck]:
+    seconds = parse_duration(idle, "--idle").total_seconds()
+    narrowed = bool(ids or consumer or seconds)
+    if everything is narrowed:
+        raise typer.BadParameter("name entries by id, --consumer or --idle, or else say --all")
+    wanted = parse_entry_ids(ids or (), "an entry")
+    found = stucks.entries(consumer=consumer, idle_seconds=seconds)
+    return (each for each in found if not wanted or each.id in wanted)
+
+
+def _said(ids: Sequence[str] | None, consumer: str, idle: str) -> dict[str, Any]:
+    return {"filter": {"ids": list(ids or ()), "consumer": consumer, "idle": idle}}
+
+
+def _row(stuck: Stuck) -> dict[str, Any]:
+    return {
+        "id": stuck.id,
+        "email_id": stuck.email_id,
+        "consumer": stuck.consumer,
+        "age_seconds": round(stuck.age_seconds, 3),
+        "idle_seconds": round(stuck.idle_seconds, 3),
+        "deliveries": stuck.deliveries,
+        "bytes": None if stuck.wire_bytes < 0 else stuck.wire_bytes,
+    }
+
+
+def _answer(found: Sequence[object]) -> int:
+    if found:
+        return OK
+    say("nothing like that is pending")
+    return NEGATIVE
+
+
+TAKEN_OVER_SECONDS = 20.0  # how long the living workers get to take over what was let go
+
+consumers = typer.Typer(help="See the workers Redis knows by name, and remove those that are gone.")
+
+
+@consumers.command("list")
+def list_consumers(as_json: Json = False) -> int:
+    """List the consumers of the group. Exit code 0 when there are some, 1 when there are none.
+
+    Examples:
+      email-ingestion consumers list
+    """
+    _, link = open_redis("consumers")
+    found = Stucks(link).consumers()
+    show([asdict(each) for each in found], as_json=as_json)
+    return OK if found else NEGATIVE
+
+
+@consumers.command()
+def prune(
+    release: Annotated[
+        bool, typer.Option("--release", help="First let living workers take over what the gone ones left pending.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Remove consumers whose process is gone, but never one with something pending. Exit code 1 when one is left.
+
+    Examples:
+      email-ingestion consumers prune
+      email-ingestion consumers prune --release
+    """
+    settings, link = open_redis("consumers")
+    stucks = Stucks(link)
+    with audited(settings.log_dir, "consumers prune", {"release": release}) as outcome:
+        if release:
+            _hand_over(stucks)
+        pruned = [each.name for each in _gone(stucks) if each.pending == 0 and stucks.prune(each.name)]
+        left = [each.name for each in _gone(stucks)]
+        outcome |= {"pruned": pruned, "left": left}
+    show(
+        [{"consumer": name, "pruned": True} for name in pruned]
+        + [{"consumer": name, "pruned": False} for name in left],
+        as_json=as_json,
+    )
+    if left:
+        say("what is left has entries pending: a worker that lives takes them over; --release lets it at once")
+    return NEGATIVE if left else OK
+
+
+def _gone(stucks: Stucks) -> list[Consumer]:
+    return [each for each in stucks.consumers() if not each.alive]
+
+
+def _hand_over(stucks: Stucks) -> None:
+    for each in _gone(stucks):
+        stucks.let_go(list(stucks.entries(consumer=each.name)))
+    wait_until(lambda: not any(each.pending for each in _gone(stucks)), TAKEN_OVER_SECONDS)
+
+
+LET_GO_SECONDS = 10.0  # how long a worker may take to bury what it was told to
+
+
+def revoke(
+    email_id: Annotated[str, typer.Argument(metavar="EMAIL_ID", help="As the log names it.", show_default=False)],
+    as_json: Json = False,
+) -> int:
+    """End the handling of a message and make it a dead letter with the reason `operator`; `dlq replay` puts it back.
+
+    A worker of this machine that has it ends its parser; a message in the hands of a slow sink, of a worker elsewhere
+    or of a dead one is taken away in Redis. Exit code 1 when nobody has it.
+
+    Examples:
+      email-ingestion revoke default:gm:1850000000000000001
+    """
+    said = {"email_id": email_id}
+    settings, link = open_redis("revoke")
+    with audited(settings.log_dir, "revoke", said) as outcome:
+        outcome["worker"] = _told(settings, email_id)
+        buried = _letter(link, email_id) if outcome["worker"] else None
+        outcome["letter"] = buried or _taken(link, email_id)
+    show([{"email_id": email_id, **outcome}], as_json=as_json)
+    if outcome["letter"] is None:
+        say("no worker has this message: it waits, or is delivered already")
+        return NEGATIVE
+    return OK
+
+
+def _told(settings: Settings, email_id: str) -> str | None:
+    """The local worker that had the message and was told to let it go."""
+    clerk = None
+    for process in live(settings):
+        if process.component == "worker":
+            clerk = clerk or Clerk(settings, current_user())
+            if _has(clerk, process, email_id):
+                return process.stem
+    return None
+
+
+def _has(clerk: Clerk, process: Live, email_id: str) -> bool:
+    return bool(clerk.order(process, "revoke", {"email_id": email_id})["revoked"])
+
+
+def _letter(link: RedisLink, email_id: str) -> str | None:
+    """The dead letter its worker makes of it; None when it does not in time."""
+    if not wait_until(lambda: _stuck(link, email_id) is None, LET_GO_SECONDS):
+        return None
+    keys = link.keys_for(email_id.partition(":")[0])  # it begins with the account
+    dead = (each for page in Census(link, keys).dead() for each in page.entries)
+    return next((keys.format_entry_id(each.id) for each in dead if each.email_id == email_id), None)
+
+
+def _taken(link: RedisLink, email_id: str) -> str | None:
+    stuck = _stuck(link, email_id)
+    return Stucks(link).bury(stuck, f"{socket.gethostname()}-{current_user()}") if stuck else None
+
+
+def _stuck(link: RedisLink, email_id: str) -> Stuck | None:
+    return next((each for each in Stucks(link).entries() if each.email_id == email_id), None)
