@@ -91,7 +91,7 @@ def mailbox(server: Server) -> Iterator[ImapMailbox]:
 
 
 def _open(mailbox: ImapMailbox):
-    return mailbox.open(mailbox.find("auto"))
+    return mailbox.examine(mailbox.find_mailbox("auto"))
 
 
 def _letter(number: int, body: bytes = b"hello") -> bytes:
@@ -101,9 +101,9 @@ def _letter(number: int, body: bytes = b"hello") -> bytes:
 def test_a_message_arrives_with_size_date_and_all_its_bytes(server: Server, mailbox: ImapMailbox):
     server.deliver([_letter(1, bytes(range(1, 256)).replace(b"\r", b"").replace(b"\n", b""))])
     _open(mailbox)
-    (uid,) = mailbox.uids_from(1)
-    (outline,) = mailbox.outlines([uid])
-    raw = mailbox.bodies([uid])[uid]
+    (uid,) = mailbox.list_uids_from(1)
+    (outline,) = mailbox.fetch_summaries([uid])
+    raw = mailbox.fetch_bodies([uid])[uid]
     assert raw.endswith(bytes(range(128, 256)) + b"\r\n")
     assert outline.size == len(raw)
     assert abs((datetime.now(UTC) - outline.internaldate).total_seconds()) < 300
@@ -113,87 +113,87 @@ def test_a_message_arrives_with_size_date_and_all_its_bytes(server: Server, mail
 def test_reading_changes_no_flag(server: Server, mailbox: ImapMailbox):
     server.deliver([_letter(1)])
     _open(mailbox)
-    (uid,) = mailbox.uids_from(1)
-    mailbox.bodies([uid])
+    (uid,) = mailbox.list_uids_from(1)
+    mailbox.fetch_bodies([uid])
     with closing(server.connect()) as other:
         _open(other)
-        assert "\\Seen" not in other.outlines([uid])[0].flags
+        assert "\\Seen" not in other.fetch_summaries([uid])[0].flags
 
 
 def test_uids_are_listed_in_windows_and_from_a_point_on(server: Server, mailbox: ImapMailbox):
     server.deliver([_letter(number) for number in range(5)])
     _open(mailbox)
-    uids = mailbox.uids_from(1)
+    uids = mailbox.list_uids_from(1)
     assert len(uids) == 5
     assert uids == sorted(uids)
-    assert mailbox.uids(uids[1], uids[3]) == uids[1:4]
-    assert mailbox.uids_from(uids[-1] + 1) == []  # `n:*` names the last message even so
+    assert mailbox.list_uids(uids[1], uids[3]) == uids[1:4]
+    assert mailbox.list_uids_from(uids[-1] + 1) == []  # `n:*` names the last message even so
 
 
 def test_a_vanished_uid_is_left_out_not_an_error(server: Server, mailbox: ImapMailbox):
     server.deliver([_letter(1)])
     _open(mailbox)
-    (uid,) = mailbox.uids_from(1)
-    assert [outline.uid for outline in mailbox.outlines([uid, uid + 1000])] == [uid]
-    assert list(mailbox.bodies([uid, uid + 1000])) == [uid]
+    (uid,) = mailbox.list_uids_from(1)
+    assert [outline.uid for outline in mailbox.fetch_summaries([uid, uid + 1000])] == [uid]
+    assert list(mailbox.fetch_bodies([uid, uid + 1000])) == [uid]
 
 
 def test_what_is_expected_comes_whatever_is_said_between(server: Server, mailbox: ImapMailbox):
     server.deliver([_letter(number, b"%d " % number * 9000) for number in range(9)])
     _open(mailbox)
-    uids = mailbox.uids_from(1)
-    whole = mailbox.bodies(uids)
+    uids = mailbox.list_uids_from(1)
+    whole = mailbox.fetch_bodies(uids)
     first, second, third = uids[:3], uids[3:6], uids[6:]
-    mailbox.expect(first)
-    mailbox.expect(second)
-    assert mailbox.bodies(first) == {uid: whole[uid] for uid in first}  # perhaps before the server has ended it
-    mailbox.expect(third)
-    assert [outline.uid for outline in mailbox.outlines(uids)] == uids
-    assert mailbox.bodies([uids[4]]) == {uids[4]: whole[uids[4]]}
-    assert mailbox.bodies(third) == {uid: whole[uid] for uid in third}
+    mailbox.prefetch(first)
+    mailbox.prefetch(second)
+    assert mailbox.fetch_bodies(first) == {uid: whole[uid] for uid in first}  # perhaps before the server has ended it
+    mailbox.prefetch(third)
+    assert [outline.uid for outline in mailbox.fetch_summaries(uids)] == uids
+    assert mailbox.fetch_bodies([uids[4]]) == {uids[4]: whole[uids[4]]}
+    assert mailbox.fetch_bodies(third) == {uid: whole[uid] for uid in third}
     mailbox.noop()
-    assert mailbox.bodies(second) == {uid: whole[uid] for uid in second}
+    assert mailbox.fetch_bodies(second) == {uid: whole[uid] for uid in second}
 
 
 def test_what_was_expected_long_ago_is_asked_for_anew(server: Server, mailbox: ImapMailbox):
     server.deliver([_letter(number) for number in range(4)])
     _open(mailbox)
-    uids = mailbox.uids_from(1)
-    whole = mailbox.bodies(uids)
+    uids = mailbox.list_uids_from(1)
+    whole = mailbox.fetch_bodies(uids)
     for uid in uids:
-        mailbox.expect([uid])
-    assert [mailbox.bodies([uid]) for uid in uids] == [{uid: whole[uid]} for uid in uids]
+        mailbox.prefetch([uid])
+    assert [mailbox.fetch_bodies([uid]) for uid in uids] == [{uid: whole[uid]} for uid in uids]
 
 
 def test_a_vanished_uid_among_the_expected_is_left_out(server: Server, mailbox: ImapMailbox):
     server.deliver([_letter(1), _letter(2)])
     _open(mailbox)
-    one, two = mailbox.uids_from(1)
-    mailbox.expect([one, two + 1000])
-    mailbox.expect([two])
-    assert list(mailbox.bodies([one, two + 1000])) == [one]
-    assert list(mailbox.bodies([two])) == [two]
+    one, two = mailbox.list_uids_from(1)
+    mailbox.prefetch([one, two + 1000])
+    mailbox.prefetch([two])
+    assert list(mailbox.fetch_bodies([one, two + 1000])) == [one]
+    assert list(mailbox.fetch_bodies([two])) == [two]
 
 
 def test_a_body_may_be_expected_in_pieces(server: Server, mailbox: ImapMailbox):
     server.deliver([_letter(1, b"0123456789" * 500)])
     _open(mailbox)
-    (uid,) = mailbox.uids_from(1)
-    whole = mailbox.bodies([uid])[uid]
+    (uid,) = mailbox.list_uids_from(1)
+    whole = mailbox.fetch_bodies([uid])[uid]
     pieces = []
     for offset in range(0, len(whole), 1000):
-        mailbox.expect([uid], (offset, 1000))
-        mailbox.expect([uid], (offset + 1000, 1000))
-        pieces.append(mailbox.piece(uid, offset, 1000))
+        mailbox.prefetch([uid], (offset, 1000))
+        mailbox.prefetch([uid], (offset + 1000, 1000))
+        pieces.append(mailbox.fetch_part(uid, offset, 1000))
     assert b"".join(pieces) == whole
-    assert mailbox.piece(uid, len(whole) + 1000, 1000) == b""
-    mailbox.expect([uid + 1000], (0, 1000))
-    assert mailbox.piece(uid + 1000, 0, 1000) is None
+    assert mailbox.fetch_part(uid, len(whole) + 1000, 1000) == b""
+    mailbox.prefetch([uid + 1000], (0, 1000))
+    assert mailbox.fetch_part(uid + 1000, 0, 1000) is None
 
 
 def test_new_mail_ends_the_wait(server: Server, mailbox: ImapMailbox):
     _open(mailbox)
-    last = max(mailbox.uids_from(1), default=0)
+    last = max(mailbox.list_uids_from(1), default=0)
     heard = threading.Event()
 
     def wait() -> None:
@@ -205,14 +205,14 @@ def test_new_mail_ends_the_wait(server: Server, mailbox: ImapMailbox):
     server.deliver([_letter(1)])
     assert heard.wait(20)
     waiting.join()
-    assert len(mailbox.uids_from(last + 1)) == 1
+    assert len(mailbox.list_uids_from(last + 1)) == 1
 
 
 def test_mail_that_came_before_the_wait_is_found_after_it(server: Server, mailbox: ImapMailbox):
     _open(mailbox)
     server.deliver([_letter(1)])
     mailbox.wait(0.1)
-    assert len(mailbox.uids_from(1)) == 1
+    assert len(mailbox.list_uids_from(1)) == 1
 
 
 def test_an_interrupt_ends_the_wait(server: Server, mailbox: ImapMailbox):
@@ -222,7 +222,7 @@ def test_an_interrupt_ends_the_wait(server: Server, mailbox: ImapMailbox):
     mailbox.interrupt()
     waiting.join(10)
     assert not waiting.is_alive()
-    assert mailbox.uids_from(1) == []
+    assert mailbox.list_uids_from(1) == []
 
 
 def test_a_rejected_token_is_told_from_a_lost_connection(server: Server):
@@ -243,7 +243,7 @@ def test_a_password_is_accepted_and_a_wrong_one_refused(server: Server):
 
 def test_a_mailbox_that_does_not_exist_is_named_with_those_that_do(mailbox: ImapMailbox):
     with pytest.raises(ConfigurationError, match=r"'Nowhere' does not exist; there are: .*INBOX"):
-        mailbox.find("Nowhere")
+        mailbox.find_mailbox("Nowhere")
 
 
 def test_nobody_at_the_port_is_a_connection_error(server: Server):
@@ -271,7 +271,7 @@ def test_gmail_tells_identity_thread_and_labels(gmail: RunningSandbox, google: I
     labels = ["\\Inbox", "2024", "NIL", "Übung", "R&D", 'a"b', "[Imap]/x", "two words"]
     delivery = gmail.deliver(_letter(1), labels)
     _open(google)
-    (outline,) = google.outlines(google.uids_from(1))
+    (outline,) = google.fetch_summaries(google.list_uids_from(1))
     assert outline.gm_msgid == delivery.message.msgid
     assert outline.gm_thrid == delivery.message.thrid
     assert sorted(outline.labels) == sorted(labels)
@@ -279,13 +279,13 @@ def test_gmail_tells_identity_thread_and_labels(gmail: RunningSandbox, google: I
 
 def test_all_mail_is_found_by_its_attribute_whatever_its_name(gmail: RunningSandbox, google: ImapMailbox):
     gmail.with_account(lambda account: account.present(language="it"))
-    assert google.find("auto") == "[Gmail]/Tutti i messaggi"
+    assert google.find_mailbox("auto") == "[Gmail]/Tutti i messaggi"
 
 
 def test_a_hidden_all_mail_is_told_with_the_cure(gmail: RunningSandbox, google: ImapMailbox):
     gmail.arm("hidden_all")
     with pytest.raises(ConfigurationError, match="Show in IMAP"):
-        google.find("auto")
+        google.find_mailbox("auto")
 
 
 def test_an_expired_session_is_no_failure(gmail: RunningSandbox, google: ImapMailbox):
@@ -303,7 +303,7 @@ def test_an_announcement_glued_to_the_start_of_idle_is_heard(gmail: RunningSandb
     waiting.start()
     waiting.join(20)
     assert not waiting.is_alive()
-    assert len(google.uids_from(1)) == 1
+    assert len(google.list_uids_from(1)) == 1
 
 
 def test_a_missing_scope_is_told_as_such(gmail: RunningSandbox):
@@ -324,44 +324,44 @@ def test_nothing_is_expected_of_another_mailbox(gmail: RunningSandbox, google: I
     gmail.deliver(_letter(1), ["Archive"])
     gmail.deliver(_letter(2), ["\\Inbox"])
     _open(google)
-    google.expect([1])
-    google.open("INBOX")
-    assert google.bodies([1])[1] == _letter(2)
+    google.prefetch([1])
+    google.examine("INBOX")
+    assert google.fetch_bodies([1])[1] == _letter(2)
 
 
 def test_expected_messages_that_are_refused_are_told_with_those_that_came(gmail: RunningSandbox, google: ImapMailbox):
     for number in range(6):
         gmail.deliver(_letter(number))
     _open(google)
-    uids = google.uids_from(1)
+    uids = google.list_uids_from(1)
     gmail.arm("partial_fetch", missing=1)
-    google.expect(uids[:3])
-    google.expect(uids[3:])
+    google.prefetch(uids[:3])
+    google.prefetch(uids[3:])
     with pytest.raises(MessagesRefused) as refused:
-        google.bodies(uids[:3])
+        google.fetch_bodies(uids[:3])
     assert len(refused.value.found) == 2
-    assert list(google.bodies(uids[3:])) == uids[3:]
-    assert list(google.bodies(uids[:3])) == uids[:3]
+    assert list(google.fetch_bodies(uids[3:])) == uids[3:]
+    assert list(google.fetch_bodies(uids[:3])) == uids[:3]
 
 
 def test_a_session_that_ends_takes_what_was_expected_with_it(gmail: RunningSandbox, google: ImapMailbox):
     gmail.deliver(_letter(1))
     gmail.deliver(_letter(2))
     _open(google)
-    uids = google.uids_from(1)
+    uids = google.list_uids_from(1)
     gmail.arm("session_expiry", when="fetch", after_messages=1)
-    google.expect(uids)
+    google.prefetch(uids)
     with pytest.raises(SessionExpired):
-        google.bodies(uids)
+        google.fetch_bodies(uids)
 
 
 def test_nothing_is_expected_of_a_server_that_asks_to_be_left_in_peace(gmail: RunningSandbox, google: ImapMailbox):
     gmail.deliver(_letter(1))
     _open(google)
-    uids = google.uids_from(1)
+    uids = google.list_uids_from(1)
     gmail.arm("throttled", delay_ms=0)
     google.noop()
-    assert google.slowed > 0
-    google.expect(uids)
+    assert google.throttle_delay > 0
+    google.prefetch(uids)
     assert gmail.with_stats(lambda stats: stats.commands["UID FETCH"]) == 0
-    assert list(google.bodies(uids)) == uids
+    assert list(google.fetch_bodies(uids)) == uids

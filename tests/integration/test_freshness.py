@@ -44,7 +44,7 @@ class Pass:
 
     def run(self, *, room: bool = True) -> bool:
         with closing(log_in(self.source.account, 10.0)) as connection:
-            opened = connection.open(connection.find(self.source.account.imap_mailbox))
+            opened = connection.examine(connection.find_mailbox(self.source.account.imap_mailbox))
             return self.source.sync(connection, opened, lambda *_: 0.0 if room else 1.0, lambda _: room).run()
 
     def waiting(self) -> list[float]:

@@ -40,7 +40,7 @@ def watched(
 ) -> Watched:
     """Portions of four messages, in stretches of ten."""
     monkeypatch.setattr(history, "PORTION_BYTES", 4500)
-    monkeypatch.setattr(history, "FETCH_MOST", 10)
+    monkeypatch.setattr(history, "MAX_FETCH_UIDS", 10)
     return Watched(sandbox, redis_server, tmp_path)
 
 
@@ -61,12 +61,12 @@ def cursor(watched: Watched) -> Cursor:
 
 def audit(watched: Watched) -> Report:
     with closing(log_in(watched.account, 5.0)) as connection:
-        return watched.source().audit(connection, connection.open(connection.find("auto")), None).run()
+        return watched.source().audit(connection, connection.examine(connection.find_mailbox("auto")), None).run()
 
 
 def test_new_mail_comes_before_old_and_old_mail_newest_first(watched: Watched):
     with closing(log_in(watched.account, 5.0)) as connection:
-        source, opened = watched.source(), connection.open(connection.find("auto"))
+        source, opened = watched.source(), connection.examine(connection.find_mailbox("auto"))
         sync = source.sync(connection, opened, lambda _size, _in_hand: 0.0, _goes_on)
         steps = source.history(connection, opened, lambda _size, _in_hand: 0.0).steps()
         assert sync.run()
@@ -98,7 +98,7 @@ def test_the_next_portion_is_fetched_ahead_when_there_is_room_and_comes_once(wat
         return pauses.pop(0) if pauses else 0.0
 
     with closing(log_in(watched.account, 5.0)) as connection:
-        source, opened = watched.source(), connection.open(connection.find("auto"))
+        source, opened = watched.source(), connection.examine(connection.find_mailbox("auto"))
         sync = source.sync(connection, opened, lambda _size, _in_hand: 0.0, _goes_on)
         assert sync.run()
         steps = source.history(connection, opened, room).steps()
@@ -125,7 +125,7 @@ def test_much_new_mail_is_fetched_ahead_as_well(watched: Watched, monkeypatch: p
 
     waited: list[float] = []
     with closing(log_in(watched.account, 5.0)) as connection:
-        source, opened = watched.source(), connection.open(connection.find("auto"))
+        source, opened = watched.source(), connection.examine(connection.find_mailbox("auto"))
         new = source.sync(connection, opened, room, lambda seconds: not waited.append(seconds))
         assert new.run()
         for number in range(100, 120):
@@ -142,7 +142,7 @@ def test_the_walk_goes_on_where_it_was_killed(watched: Watched):
     lives = 0
     while not lives or cursor(watched).history > 1:
         with closing(log_in(watched.account, 5.0)) as connection:
-            source, opened = watched.source(), connection.open(connection.find("auto"))
+            source, opened = watched.source(), connection.examine(connection.find_mailbox("auto"))
             assert source.sync(connection, opened, lambda _size, _in_hand: 0.0, _goes_on).run()
             next(source.history(connection, opened, lambda _size, _in_hand: 0.0).steps())
         report = audit(watched)
@@ -335,8 +335,8 @@ def test_a_cursor_of_an_earlier_release_has_no_history_to_come(redis_server: Red
 
 def test_portions_from_above_are_those_from_below_mirrored(watched: Watched):
     with closing(log_in(watched.account, 5.0)) as connection:
-        connection.open(connection.find("auto"))
-        outlines = connection.outlines(range(1, 11))
+        connection.examine(connection.find_mailbox("auto"))
+        outlines = connection.fetch_summaries(range(1, 11))
     wanted = {1, 2, 3, 5, 8, 9, 10}
     cut = [([each.uid for each in p.wanted], p.upto) for p in portions_down(outlines, wanted, 1, 2300)]
     assert cut == [([10, 9], 9), ([8, 5], 4), ([3, 2], 2), ([1], 1)]

@@ -14,7 +14,7 @@ from email_ingestion.app.accounts import log_in
 from email_ingestion.errors import LeaseLost, StaleCursor
 from email_ingestion.events import ConnectionFailed, LabelsChanged
 from email_ingestion.mailbox import ImapMailbox
-from email_ingestion.mailbox.imap_mailbox import Opened
+from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.parsing import parse
 from email_ingestion.producer import labels
 from email_ingestion.records import Cursor
@@ -46,7 +46,7 @@ def watched(sandbox: RunningSandbox, redis_server: RedisServer, tmp_path: Path) 
 class Tracking:
     """What a watcher does on one connection, a step at a time."""
 
-    def __init__(self, watched: Watched, connection: ImapMailbox, opened: Opened) -> None:
+    def __init__(self, watched: Watched, connection: ImapMailbox, opened: SelectedMailbox) -> None:
         source = watched.source()
         self.connection = connection
         self._sync = source.sync(connection, opened, lambda _size, _in_hand: 0.0, lambda _seconds: True)
@@ -69,7 +69,7 @@ class Tracking:
 @contextmanager
 def tracking(watched: Watched) -> Iterator[Tracking]:
     with closing(log_in(watched.account, 5.0)) as connection:
-        yield Tracking(watched, connection, connection.open(connection.find("auto")))
+        yield Tracking(watched, connection, connection.examine(connection.find_mailbox("auto")))
 
 
 def record(watched: Watched) -> None:
@@ -106,9 +106,9 @@ def test_a_label_put_on_later_is_in_the_record_and_no_body_is_fetched_for_it(wat
         record(watched)
         mail.look()
         msgid = label(watched, 3, "Übung/später")
-        before = mail.connection.received
+        before = mail.connection.received_bytes
         mail.look()
-        assert mail.connection.received - before < 1000
+        assert mail.connection.received_bytes - before < 1000
     assert labelled(watched, "Übung/später") == {msgid}
     assert [event.count for event in watched.heard.of(LabelsChanged)] == [1]
     assert set(watched.sandbox.with_stats(lambda stats: dict(stats.fetched_messages)).values()) == {1}
@@ -124,10 +124,10 @@ def test_what_changed_while_nobody_looked_is_found_and_what_was_done_is_not_aske
     with tracking(watched) as mail:
         mail.look()
         assert labelled(watched, "away") == {msgid}
-        before = mail.connection.received
+        before = mail.connection.received_bytes
         mail.look()
         mail.look()
-        assert mail.connection.received - before < 2000
+        assert mail.connection.received_bytes - before < 2000
     assert done
     assert (modseq(watched) or 0) > done
 
@@ -171,7 +171,7 @@ def test_a_change_behind_the_window_that_is_being_read_is_not_lost(watched: Watc
         mail.fetch()
         record(watched)
         mail.look()
-        read = mail.connection.relabelled
+        read = mail.connection.fetch_label_changes
         changed: dict[str, int] = {}
 
         def change_both_sides(low: int, high: int | None, since: int):
@@ -181,7 +181,7 @@ def test_a_change_behind_the_window_that_is_being_read_is_not_lost(watched: Watc
                 changed["last"] = label(watched, MESSAGES - 1, "behind")
             return found
 
-        monkeypatch.setattr(mail.connection, "relabelled", change_both_sides)
+        monkeypatch.setattr(mail.connection, "fetch_label_changes", change_both_sides)
         mail.look()
         assert labelled(watched, "behind") == {changed["last"]}
         mail.look()

@@ -66,7 +66,7 @@ def _asked(sandbox: RunningSandbox) -> int:
 def _opens_mail(account: Account, token: str) -> bool:
     with closing(ImapMailbox(account, 10)) as mailbox:
         mailbox.login(token)
-        return mailbox.gmail
+        return mailbox.is_gmail
 
 
 def test_a_token_is_fetched_once_by_however_many_ask(sandbox: RunningSandbox, account: Account):
@@ -84,7 +84,7 @@ def test_a_token_near_its_end_is_replaced_and_used_on_while_that_fails(sandbox: 
     file.write(replace(file.read(), expires_at=time.time() + 300), sandbox.token_uri)
     sandbox.arm("token_503")
     kept = source.access()
-    assert (kept.token, type(kept.failure)) == (first.token, TokenRefreshError)
+    assert (kept.token, type(kept.refresh_error)) == (first.token, TokenRefreshError)
     assert source.access().token != first.token
 
 

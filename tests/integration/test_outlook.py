@@ -41,9 +41,9 @@ def _account(outlook: tuple[RunningSandbox, DovecotServer], **changes) -> Accoun
 def _read(account: Account, token: str | None) -> list[bytes]:
     with closing(ImapMailbox(account, 10)) as mailbox:
         mailbox.login(token)
-        assert not mailbox.gmail
-        mailbox.open(mailbox.find("auto"))
-        return list(mailbox.bodies(mailbox.uids_from(1)).values())
+        assert not mailbox.is_gmail
+        mailbox.examine(mailbox.find_mailbox("auto"))
+        return list(mailbox.fetch_bodies(mailbox.list_uids_from(1)).values())
 
 
 def test_a_public_clients_consent_opens_the_mailbox_and_is_refreshed(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from email_ingestion.events import MailboxChanged, Published, Reconciled
-from email_ingestion.mailbox.imap_mailbox import LIST_WINDOW
+from email_ingestion.mailbox.imap_mailbox import UID_WINDOW
 from email_ingestion.reconcile.report import NAMED_MOST
 from email_ingestion.records import Cursor
 from email_ingestion.stream import Census, Gaps, Intake
@@ -293,13 +293,13 @@ def test_twenty_thousand_messages_are_compared_in_windows(
     tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ):
     window, stretch = 3000, 200
-    monkeypatch.setattr("email_ingestion.reconcile.audit.LIST_WINDOW", window)
-    monkeypatch.setattr("email_ingestion.reconcile.audit.FETCH_MOST", stretch)
-    assert window < LIST_WINDOW
+    monkeypatch.setattr("email_ingestion.reconcile.audit.UID_WINDOW", window)
+    monkeypatch.setattr("email_ingestion.reconcile.audit.MAX_FETCH_UIDS", stretch)
+    assert window < UID_WINDOW
     with gmail(mail="bulk:20000") as sandbox:
         world = World(tmp_path, redis_server, sandbox.imap_port)
         with world.audit() as audit:
-            largest = {"uids": 0, "uids_from": 0, "outlines": 0}
+            largest = {"list_uids": 0, "list_uids_from": 0, "fetch_summaries": 0}
 
             def measured(name: str, call):
                 def measure(*arguments):
@@ -313,11 +313,11 @@ def test_twenty_thousand_messages_are_compared_in_windows(
                 setattr(audit._connection, name, measured(name, getattr(audit._connection, name)))
             report = audit.run()
         assert (report.checked, report.missing, len(report.missing_uids)) == (20_000, 20_000, NAMED_MOST)
-        assert (largest["uids"], largest["outlines"]) == (window, stretch)
+        assert (largest["list_uids"], largest["fetch_summaries"]) == (window, stretch)
         with world.audit() as audit:
             opened = audit._opened
             Intake(link(redis_server.url)).restart_cursor("default", opened.name, Cursor(opened.uidvalidity, 0))
-            for name in ("uids", "uids_from"):
+            for name in ("list_uids", "list_uids_from"):
                 setattr(audit._connection, name, measured(name, getattr(audit._connection, name)))
             assert audit.run().ahead == 20_000
         assert max(largest.values()) == window

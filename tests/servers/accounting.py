@@ -15,7 +15,7 @@ from email_ingestion.app.account import LedgerOnDemand, Source
 from email_ingestion.app.accounts import log_in
 from email_ingestion.blobs import open_blobs
 from email_ingestion.mailbox import ImapMailbox
-from email_ingestion.mailbox.imap_mailbox import Opened
+from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.parsing import parse
 from email_ingestion.reconcile import Audit, Report
 from email_ingestion.settings import Settings
@@ -30,7 +30,7 @@ from tests.servers.redis import RedisServer
 KEYS = Keys()
 
 
-def _pass(source: Source, connection: ImapMailbox, opened: Opened) -> None:
+def _pass(source: Source, connection: ImapMailbox, opened: SelectedMailbox) -> None:
     """New mail, then what was there before."""
     assert source.sync(connection, opened, lambda _size, _in_hand: 0.0, lambda _seconds: True).run()
     history = source.history(connection, opened, lambda _size, _in_hand: 0.0).steps()
@@ -115,7 +115,7 @@ class World:
     @contextmanager
     def _opened(self) -> Iterator[tuple]:
         with closing(log_in(self.account, 10.0)) as connection:
-            yield self.source(), connection, connection.open(connection.find(self.account.imap_mailbox))
+            yield self.source(), connection, connection.examine(connection.find_mailbox(self.account.imap_mailbox))
 
     def sql(self, statement: str) -> list[tuple]:
         with closing(sqlite3.connect(self.database)) as database, database:

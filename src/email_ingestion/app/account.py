@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from email_ingestion.blobs import Blobs
 from email_ingestion.events import Observe
 from email_ingestion.mailbox import ImapMailbox
-from email_ingestion.mailbox.imap_mailbox import Opened
+from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.overrides import OperatorOverrides
 from email_ingestion.producer import Budget, Fetch, History, Picker, Sync
 from email_ingestion.producer.again import Again
@@ -74,15 +74,17 @@ class Source:
     control: OperatorOverrides = field(default_factory=partial(OperatorOverrides, "producer"))
     several: bool = False  # whether more than one mailbox of the account is read
 
-    def sync(self, connection: ImapMailbox, opened: Opened, ask_room: AskRoom, rest: Callable[[float], bool]) -> Sync:
+    def sync(
+        self, connection: ImapMailbox, opened: SelectedMailbox, ask_room: AskRoom, rest: Callable[[float], bool]
+    ) -> Sync:
         """What brings new mail into the stream."""
         return Sync(self._feed(connection, opened), ask_room, rest)
 
-    def history(self, connection: ImapMailbox, opened: Opened, room: AskRoom) -> History:
+    def history(self, connection: ImapMailbox, opened: SelectedMailbox, room: AskRoom) -> History:
         """What brings the mail that was there before into the stream."""
         return History(self._feed(connection, opened), room)
 
-    def labels(self, connection: ImapMailbox, opened: Opened, room: Callable[[int], float]) -> Labels:
+    def labels(self, connection: ImapMailbox, opened: SelectedMailbox, room: Callable[[int], float]) -> Labels:
         """What brings changed labels into the database."""
         name = self.account.name
         return Labels(
@@ -98,7 +100,7 @@ class Source:
             observe=self.observe,
         )
 
-    def _feed(self, connection: ImapMailbox, opened: Opened) -> Feed:
+    def _feed(self, connection: ImapMailbox, opened: SelectedMailbox) -> Feed:
         return Feed(
             self.account.name,
             connection,
@@ -109,7 +111,7 @@ class Source:
             observe=self.observe,
         )
 
-    def backfill(self, connection: ImapMailbox, opened: Opened, room: Callable[[int], None]) -> Backfill:
+    def backfill(self, connection: ImapMailbox, opened: SelectedMailbox, room: Callable[[int], None]) -> Backfill:
         """What brings the mail of a period into the stream, whatever the start is."""
         rules = Rules(frozenset(self.account.imap_exclude_labels), None, self.settings.imap_message_max_bytes)
         return Backfill(
@@ -121,7 +123,7 @@ class Source:
             room=room,
         )
 
-    def _picker(self, connection: ImapMailbox, opened: Opened, rules: Rules | None = None) -> Picker:
+    def _picker(self, connection: ImapMailbox, opened: SelectedMailbox, rules: Rules | None = None) -> Picker:
         return Picker(
             self.account.name,
             opened,
@@ -138,7 +140,7 @@ class Source:
             self.account.name, Allowance(self.link, self.account.name), self.settings.imap_bytes_per_day, self.observe
         )
 
-    def again(self, connection: ImapMailbox, opened: Opened) -> Again:
+    def again(self, connection: ImapMailbox, opened: SelectedMailbox) -> Again:
         """What asks again for messages the server refused to send."""
         return Again(
             self.account.name,
@@ -151,7 +153,7 @@ class Source:
             observe=self.observe,
         )
 
-    def audit(self, connection: ImapMailbox, opened: Opened, has_room: Callable[[], bool] | None) -> Audit:
+    def audit(self, connection: ImapMailbox, opened: SelectedMailbox, has_room: Callable[[], bool] | None) -> Audit:
         """What compares the mailbox with what became of its mail, and fills gaps while `has_room`."""
         return Audit(
             self.account.name,
@@ -197,10 +199,10 @@ class Source:
         except OSError:
             return None
 
-    def _quarantine(self, opened: Opened) -> Quarantine:
+    def _quarantine(self, opened: SelectedMailbox) -> Quarantine:
         return Quarantine(self.link, self.account.name, opened.name, opened.uidvalidity)
 
-    def _fetch(self, connection: ImapMailbox, opened: Opened) -> Fetch:
+    def _fetch(self, connection: ImapMailbox, opened: SelectedMailbox) -> Fetch:
         return Fetch(
             self.account.name,
             connection,
@@ -216,6 +218,6 @@ class Source:
         most = self.settings.imap_message_max_bytes
         return Rules(frozenset(account.imap_exclude_labels), start_of(account), most, account.imap_start == "now")
 
-    def _accounted(self, opened: Opened) -> Accounted:
+    def _accounted(self, opened: SelectedMailbox) -> Accounted:
         name = self.account.name
         return Accounted(name, opened, self.ledger, Underway(Census(self.link, self.link.keys_for(name)), name))

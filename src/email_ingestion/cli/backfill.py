@@ -15,7 +15,7 @@ from email_ingestion.blobs import open_blobs
 from email_ingestion.cli.common import audited, pick_accounts
 from email_ingestion.cli.progress import run_with_progress
 from email_ingestion.errors import OperationFailed
-from email_ingestion.mailbox.imap_mailbox import Period
+from email_ingestion.mailbox.imap_mailbox import DateRange
 from email_ingestion.producer.budget import HISTORY_SHARE, Budget
 from email_ingestion.settings import Account, Settings, load_settings
 from email_ingestion.stream import Intake, RedisLink, open_link
@@ -44,7 +44,7 @@ def backfill(
     settings = load_settings()
     accounts = pick_accounts(settings, account)
     check_accounts(settings)
-    period = Period(since.date(), until.date() if until else None, label or None)
+    period = DateRange(since.date(), until.date() if until else None, label or None)
     details = {"accounts": [each.name for each in accounts], "since": str(period.since)}
     link = open_link(settings.redis_address, "email-ingestion-backfill")
     ledger = LedgerOnDemand(settings.database_url)
@@ -61,19 +61,19 @@ def backfill(
 
 
 def _of_mailbox(
-    account: Account, settings: Settings, link: RedisLink, ledger: LedgerOnDemand, period: Period
+    account: Account, settings: Settings, link: RedisLink, ledger: LedgerOnDemand, period: DateRange
 ) -> dict[str, Any]:
     source = Source(account, settings, link, Intake(link), ledger, open_blobs(settings.blob_url))
     budget = source.budget()
     with closing(log_in(account, settings.imap_timeout_seconds)) as connection:
-        if period.label and not connection.gmail:
+        if period.label and not connection.is_gmail:
             raise OperationFailed(f"--label is for Gmail, which the server of the account {account.name} is not")
-        opened = connection.open(connection.find(account.imap_mailbox))
+        opened = connection.examine(connection.find_mailbox(account.imap_mailbox))
         made = source.backfill(connection, opened, lambda size: _wait_for_room(source, budget, size))
         try:
             run_with_progress(f"fetching {account.name}", made.steps(period), lambda: (made.looked_at, made.found))
         finally:
-            budget.settle(connection.received, last=True)
+            budget.settle(connection.received_bytes, last=True)
     return {"account": account.name, "mailbox": opened.name, "found": made.found, "queued": made.queued}
 
 

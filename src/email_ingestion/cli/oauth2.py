@@ -11,7 +11,7 @@ from cryptography.fernet import Fernet
 
 from email_ingestion.cli.common import pick_account
 from email_ingestion.errors import AuthenticationFailed
-from email_ingestion.oauth2 import Token, TokenSource
+from email_ingestion.oauth2 import TokenSource, TokenStatus
 from email_ingestion.settings import Account, load_settings
 
 CODES = {"valid": 0, "expired": 2, "reauthorize": 3, "missing": 4}
@@ -51,7 +51,7 @@ def oauth2(
     return CODES[token.state]
 
 
-def _show(account: Account, token: Token) -> None:
+def _show(account: Account, token: TokenStatus) -> None:
     typer.echo(f"account:  {account.name}")
     typer.echo(f"source:   {_origin(account)}")
     typer.echo(f"state:    {token.state}")
@@ -68,7 +68,7 @@ def _show(account: Account, token: Token) -> None:
         typer.echo("next:     nothing to do: the producer refreshes it, or --refresh does now")
 
 
-def _as_dict(account: Account, token: Token) -> dict[str, Any]:
+def _as_dict(account: Account, token: TokenStatus) -> dict[str, Any]:
     return {
         "account": account.name,
         "source": _origin(account),
@@ -87,7 +87,7 @@ def _origin(account: Account) -> str:
 
 
 def _refresh(source: TokenSource) -> int:
-    before: Token = source.describe()
+    before: TokenStatus = source.describe()
     if before.state == "missing":
         typer.echo(before.problem, err=True)
         return CODES["missing"]

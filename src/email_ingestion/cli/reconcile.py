@@ -74,7 +74,7 @@ def _of_mailbox(
 ) -> Report:
     source = Source(account, settings, link, Intake(link), ledger, open_blobs(settings.blob_url))
     with closing(log_in(account, settings.imap_timeout_seconds)) as connection:
-        opened = connection.open(connection.find(account.imap_mailbox))
+        opened = connection.examine(connection.find_mailbox(account.imap_mailbox))
         audit = source.audit(connection, opened, (lambda: source.full() is None) if repair else None)
         run_with_progress(f"comparing {account.name}", audit.steps(), lambda: (audit.at, audit.report.upto))
     return audit.report

@@ -192,8 +192,8 @@ def check_login(account: Account, timeout: float, named: str) -> Finding:
     check = f"{named} login"
     try:
         with closing(log_in(account, timeout)) as connection:
-            opened = [connection.open(connection.find(each.imap_mailbox)) for each in account.by_mailbox]
-            kind = "Gmail" if connection.gmail else "not Gmail: messages are told apart by their SHA-256"
+            opened = [connection.examine(connection.find_mailbox(each.imap_mailbox)) for each in account.by_mailbox]
+            kind = "Gmail" if connection.is_gmail else "not Gmail: messages are told apart by their SHA-256"
     except IMAPThrottledError as error:
         found = _explained(check, str(error), LOGIN_CAUSES, "wait and run this again")
         return Finding(check, "degraded", found.cause, found.remedy)

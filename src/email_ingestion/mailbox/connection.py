@@ -18,7 +18,7 @@ import imapclient
 from imapclient.exceptions import IMAPClientError, LoginError
 
 from email_ingestion.errors import IMAPConnectionError
-from email_ingestion.mailbox.imap_errors import login_refused, refused
+from email_ingestion.mailbox.imap_errors import translate, translate_login
 from email_ingestion.mailbox.meter import Meter
 from email_ingestion.mailbox.pipelining import Ahead
 from email_ingestion.mailbox.responses import Responses
@@ -29,7 +29,7 @@ ACTIVITY_BYTES = 64 * 1024
 _FAREWELL = re.compile(rb"^\* BYE ([^\r\n]*)\r\n", re.MULTILINE)
 
 
-class Conversation:
+class ImapConnection:
     """Belongs to one thread, but for what is said to be for any."""
 
     def __init__(self, account: Account, timeout: float) -> None:
@@ -56,7 +56,7 @@ class Conversation:
         self._ahead = Ahead(self._client._imap)  # noqa: SLF001 - likewise
 
     @property
-    def received(self) -> int:
+    def received_bytes(self) -> int:
         """Bytes that came from the server so far."""
         return self._meter.received
 
@@ -66,7 +66,7 @@ class Conversation:
         return self._meter.commands + self._meter.received // ACTIVITY_BYTES
 
     @property
-    def slowed(self) -> float:
+    def throttle_delay(self) -> float:
         """Seconds that are waited before each command, because the server asks for it."""
         return self._meter.pace
 
@@ -80,7 +80,7 @@ class Conversation:
 
         Raises AuthenticationFailed or one of its kind when the credentials are refused, else IMAPConnectionError.
         """
-        with self._speaking("log in to"):
+        with self._command("log in to"):
             challenges: list[bytes] = []
             try:
                 if token is None:
@@ -90,19 +90,19 @@ class Conversation:
             except LoginError as error:
                 if isinstance(error.__context__, self._client.AbortError):
                     raise IMAPConnectionError(f"the IMAP server broke off the login: {error}") from error
-                raise login_refused(error, challenges, oauth2=token is not None) from error
+                raise translate_login(error, challenges, oauth2=token is not None) from error
             self._client.capabilities()  # the list after login replaces the one before
             if self._client.has_capability("ID"):
                 self._client.id_({"name": "email-ingestion"})
 
     @property
-    def gmail(self) -> bool:
+    def is_gmail(self) -> bool:
         """Whether the server has X-GM-EXT-1."""
         return bool(self._client.has_capability("X-GM-EXT-1"))
 
     def noop(self) -> None:
         """Show the server that we are there."""
-        with self._speaking("keep alive"):
+        with self._command("keep alive"):
             self._client.noop()
 
     def close(self) -> None:
@@ -120,19 +120,19 @@ class Conversation:
         with suppress(OSError):
             self._alarm.send(b"!")
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """End whatever goes on, with an error in the thread it goes on in; from any thread."""
         self.interrupt()
         with suppress(Exception):
             self._client.socket().shutdown(socket.SHUT_RDWR)
 
     @contextmanager
-    def _speaking(self, doing: str, *, alone: bool = True) -> Iterator[None]:
+    def _command(self, doing: str, *, alone: bool = True) -> Iterator[None]:
         """Keep to the pace the server asks for, and translate what goes wrong inside.
 
         What runs `alone` waits for the end of everything before it.
         """
-        with self._hearing(doing):
+        with self._reading(doing):
             if self._meter.pace:
                 self._until_audible([], self._meter.pace)
             if alone:
@@ -143,15 +143,15 @@ class Conversation:
                 self._meter.settle()
 
     @contextmanager
-    def _hearing(self, doing: str) -> Iterator[None]:
+    def _reading(self, doing: str) -> Iterator[None]:
         with _translated(doing):
             try:
                 yield
             except OSError:
-                self._hear_farewell()
+                self._raise_bye()
                 raise
 
-    def _hear_farewell(self) -> None:
+    def _raise_bye(self) -> None:
         """A server that says BYE and closes may be cut short by the reset that our next word provokes."""
         with suppress(OSError, ValueError, AttributeError):
             farewell = _FAREWELL.search(self._peek())
@@ -213,7 +213,7 @@ def _translated(doing: str) -> Iterator[None]:
     try:
         yield
     except IMAPClientError as error:
-        raise refused(error, doing) from error
+        raise translate(error, doing) from error
     except (ssl.SSLError, OSError, EOFError) as error:
         reason = str(error) or type(error).__name__
         raise IMAPConnectionError(f"cannot {doing} the IMAP server: {reason}") from error

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from email_ingestion.errors import ConfigurationError
-from email_ingestion.mailbox.message_summary import text_of
+from email_ingestion.mailbox.message_summary import to_text
 
 ALL = b"\\All"
 
@@ -33,6 +33,6 @@ def mailbox_for(wanted: str, folders: Sequence[tuple[Any, Any, Any]], *, gmail: 
 
 def _with_attribute(folders: Sequence[tuple[Any, Any, Any]], wanted: str) -> str:
     for flags, _, name in folders:
-        if wanted.casefold() in {text_of(flag).casefold() for flag in flags}:
+        if wanted.casefold() in {to_text(flag).casefold() for flag in flags}:
             return str(name)
     raise ConfigurationError(f"IMAP_MAILBOX {wanted}: no mailbox has this attribute, or it is hidden from IMAP")

@@ -72,7 +72,7 @@ class MessagesRefused(IMAPConnectionError):
         self.found = found
 
 
-def refused(error: Exception, doing: str) -> EmailIngestionError:
+def translate(error: Exception, doing: str) -> EmailIngestionError:
     """Our error for a NO, BAD or BYE that came while `doing` something."""
     text = _readable(error)
     if _EXPIRED.search(text):
@@ -87,7 +87,7 @@ def refused(error: Exception, doing: str) -> EmailIngestionError:
     return IMAPConnectionError(f"cannot {doing} the IMAP server: {text}")
 
 
-def speaks_of_messages(error: Exception) -> bool:
+def concerns_messages(error: Exception) -> bool:
     """Whether a FETCH failed for the sake of one or some of its messages, so that the others may be had singly."""
     text = _readable(error)
     if _limited(text) or _NOT_OF_A_MESSAGE.search(text):
@@ -95,7 +95,7 @@ def speaks_of_messages(error: Exception) -> bool:
     return bool(_OF_A_MESSAGE.search(text) or _BAD.search(text))
 
 
-def login_refused(error: Exception, challenges: list[bytes], *, oauth2: bool) -> EmailIngestionError:
+def translate_login(error: Exception, challenges: list[bytes], *, oauth2: bool) -> EmailIngestionError:
     """Our error for a login that was refused; `challenges` are the JSON ones of XOAUTH2."""
     text = _readable(error)
     limited = _limited(text)

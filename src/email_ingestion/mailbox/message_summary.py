@@ -13,7 +13,7 @@ _LABEL = re.compile(rb'"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<end>\))|(?P<atom>[^\s()
 
 
 @dataclass(frozen=True, slots=True)
-class Outline:
+class MessageSummary:
     """What is known of a message before its body is fetched."""
 
     uid: int
@@ -26,7 +26,7 @@ class Outline:
 
 
 @dataclass(frozen=True, slots=True)
-class Relabelled:
+class LabelChange:
     """A message that changed, and the labels it has now."""
 
     uid: int
@@ -35,33 +35,33 @@ class Relabelled:
     modseq: int
 
 
-def outline_of(uid: int, data: dict[bytes, Any]) -> Outline:
+def parse_summary(uid: int, data: dict[bytes, Any]) -> MessageSummary:
     """The outline in a FETCH answer."""
-    return Outline(
+    return MessageSummary(
         uid=uid,
         size=int(data[b"RFC822.SIZE"]),
         internaldate=data[b"INTERNALDATE"].astimezone(UTC),
-        flags=tuple(text_of(flag) for flag in data.get(b"FLAGS", ())),
+        flags=tuple(to_text(flag) for flag in data.get(b"FLAGS", ())),
         labels=_labels(data),
         gm_msgid=_number(data.get(b"X-GM-MSGID")),
         gm_thrid=_number(data.get(b"X-GM-THRID")),
     )
 
 
-def relabelled_of(found: dict[int, dict[bytes, Any]], low: int) -> list[Relabelled]:
+def parse_label_changes(found: dict[int, dict[bytes, Any]], first_uid: int) -> list[LabelChange]:
     """What answers to FETCH with CHANGEDSINCE (RFC 7162, section 3.1.4.1) say of UIDs from `low`, ascending.
 
     Answers about flags alone come unasked, and `n:*` always holds the last message.
     """
     whole = {b"X-GM-MSGID", b"X-GM-LABELS", b"MODSEQ"}
     return [
-        Relabelled(uid, int(data[b"X-GM-MSGID"]), _labels(data), int(data[b"MODSEQ"][0]))
+        LabelChange(uid, int(data[b"X-GM-MSGID"]), _labels(data), int(data[b"MODSEQ"][0]))
         for uid, data in sorted(found.items())
-        if uid >= low and whole <= data.keys()
+        if uid >= first_uid and whole <= data.keys()
     ]
 
 
-def bodies_of(found: dict[int, dict[bytes, Any]]) -> dict[int, bytes]:
+def extract_bodies(found: dict[int, dict[bytes, Any]]) -> dict[int, bytes]:
     """The raw messages in FETCH answers."""
     return {uid: data[b"BODY[]"] or b"" for uid, data in found.items() if b"BODY[]" in data}
 
@@ -90,7 +90,7 @@ def _label(value: Any) -> str:
     return str(imapclient.imap_utf7.decode(value)) if isinstance(value, bytes) else str(value)
 
 
-def text_of(value: Any) -> str:
+def to_text(value: Any) -> str:
     """A flag or an attribute as text."""
     return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
 

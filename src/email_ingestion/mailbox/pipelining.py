@@ -14,7 +14,7 @@ from typing import Any
 from imapclient.exceptions import ProtocolError
 
 from email_ingestion.mailbox.fetch_parser import read
-from email_ingestion.mailbox.message_summary import text_of
+from email_ingestion.mailbox.message_summary import to_text
 
 MOST = 3  # FETCHes that are kept: whoever asked for one before these has something else to do meanwhile
 
@@ -95,5 +95,5 @@ class Ahead:
         for asked in self._running:
             if imap.tagged_commands[asked.tag]:
                 asked.status, said = imap.tagged_commands.pop(asked.tag)
-                asked.said = text_of(said[-1])
+                asked.said = to_text(said[-1])
         self._running = [asked for asked in self._running if not asked.status]

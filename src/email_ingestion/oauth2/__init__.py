@@ -3,6 +3,6 @@
 It knows no IMAP: `mailbox` takes a token as text.
 """
 
-from email_ingestion.oauth2.token_source import Access, Token, TokenSource
+from email_ingestion.oauth2.token_source import AccessToken, TokenSource, TokenStatus
 
-__all__ = ["Access", "Token", "TokenSource"]
+__all__ = ["AccessToken", "TokenSource", "TokenStatus"]

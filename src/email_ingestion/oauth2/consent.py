@@ -20,7 +20,7 @@ from email_ingestion.errors import ConfigurationError, OAuth2AuthenticationError
 from email_ingestion.oauth2 import token_endpoint
 from email_ingestion.oauth2.token_endpoint import Answer, TokenRefused
 from email_ingestion.oauth2.token_file import DAY, Consent
-from email_ingestion.oauth2.token_source import client, lacking, token_file
+from email_ingestion.oauth2.token_source import client, missing_scope, token_file
 from email_ingestion.settings import Account
 
 CONSENT_SECONDS = 600
@@ -46,7 +46,7 @@ def authorize(account: Account, say: Callable[[str], None], ask: Callable[[str],
     file = token_file(account)
     request, code = _pasted(account, say, ask) if ask else _listened(account, say)
     answer = _exchange(account, request, code)
-    missing = lacking(account.oauth2_scope, answer.scopes)
+    missing = missing_scope(account.oauth2_scope, answer.scopes)
     if missing:
         raise OAuth2AuthenticationError(f"the consent lacks {missing}: tick its box and try again")
     if not answer.refresh_token:

@@ -35,7 +35,7 @@ from email_ingestion.settings import Account
 
 RENEW = "run `python producer.py --auth-setup`"
 RENEW_AHEAD = 600.0  # seconds before its end, or half its life if that is less: a session ends with its token
-WARN_AHEAD = 3 * DAY  # seconds before a consent ends
+CONSENT_WARNING_SECONDS = 3 * DAY  # seconds before a consent ends
 AGAIN_SECONDS = 600.0  # until a refusal that somebody may have mended elsewhere is tried again
 ASSERTION_SECONDS = 3600
 TESTING_DAYS = 7  # a consent to an app in Testing status
@@ -46,7 +46,7 @@ State = Literal["valid", "expired", "reauthorize", "missing"]
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class TokenStatus:
     """What may be said about a token without showing it."""
 
     state: State
@@ -57,16 +57,16 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
-    """A usable access token; times in Unix seconds. `failure` says that getting a newer one failed for now."""
+class AccessToken:
+    """A usable access token; times in Unix seconds. `refresh_error` says that getting a newer one failed for now."""
 
     token: str
     expires_at: float
     life: float
     consent_ends_at: float | None = None
-    failure: TokenRefreshError | None = None
+    refresh_error: TokenRefreshError | None = None
 
-    def due(self, now: float) -> bool:
+    def is_due(self, now: float) -> bool:
         """Whether it is time for a new one."""
         return now >= self.expires_at - min(RENEW_AHEAD, self.life / 2)
 
@@ -75,10 +75,10 @@ class _Kept(Protocol):
     """Where the tokens of a kind of grant come from."""
 
     def exclusive(self) -> AbstractContextManager[None]: ...
-    def held(self) -> Access | None: ...
+    def held(self) -> AccessToken | None: ...
     def refused(self) -> str | None: ...
-    def renew(self) -> Access: ...
-    def describe(self) -> Token: ...
+    def renew(self) -> AccessToken: ...
+    def describe(self) -> TokenStatus: ...
 
 
 class TokenSource:
@@ -89,7 +89,7 @@ class TokenSource:
         self._lock = threading.Lock()
         self._kept = _kept(account)
 
-    def access(self, *, rejected: str | None = None) -> Access:
+    def access(self, *, rejected: str | None = None) -> AccessToken:
         """A token; a new one when it is due, or when it is the `rejected` one.
 
         Raises OAuth2AuthenticationError when a person must act, TokenRefreshError when it may work later.
@@ -97,7 +97,7 @@ class TokenSource:
         with self._lock, self._kept.exclusive():
             held, now = self._kept.held(), time.time()
             usable = held is not None and held.token != rejected and now < held.expires_at
-            if held and usable and not held.due(now):
+            if held and usable and not held.is_due(now):
                 return held
             refusal = self._kept.refused()
             if refusal:
@@ -106,7 +106,7 @@ class TokenSource:
                 return self._kept.renew()
             except TokenRefreshError as error:
                 if held and usable:
-                    return replace(held, failure=error)
+                    return replace(held, refresh_error=error)
                 raise
 
     def refresh(self) -> datetime:
@@ -114,7 +114,7 @@ class TokenSource:
         with self._lock, self._kept.exclusive():
             return _when(self._kept.renew().expires_at)
 
-    def describe(self) -> Token:
+    def describe(self) -> TokenStatus:
         """The state of the token, without contacting anyone."""
         return self._kept.describe()
 
@@ -131,12 +131,12 @@ def client(account: Account, consent: Consent | None = None) -> dict[str, str]:
     return fields | {"client_secret": secret} if secret else fields
 
 
-def lacking(asked: str, granted: tuple[str, ...] | None) -> str | None:
+def missing_scope(requested: str, granted: tuple[str, ...] | None) -> str | None:
     """The first scope that was asked for and not granted; `granted` None means all of them."""
     if granted is None:
         return None
     have = {scope.casefold() for scope in granted}
-    missing = (each for each in asked.split() if each.casefold() not in have and each not in SILENT_SCOPES)
+    missing = (each for each in requested.split() if each.casefold() not in have and each not in SILENT_SCOPES)
     return next(missing, None)
 
 
@@ -156,13 +156,13 @@ class _Consented:
     def exclusive(self) -> AbstractContextManager[None]:
         return self._file.locked()
 
-    def held(self) -> Access | None:
+    def held(self) -> AccessToken | None:
         return self._access(self._file.read())
 
     def refused(self) -> str | None:
         return self._mark.reason(self._fingerprint(self._file.read()))
 
-    def renew(self) -> Access:
+    def renew(self) -> AccessToken:
         consent = self._file.read()
         form = {"grant_type": "refresh_token", "refresh_token": consent.refresh_token}
         try:
@@ -174,7 +174,7 @@ class _Consented:
             message = f"the token endpoint refuses the token ({error}){_likely_cause(consent)}: {RENEW}"
             self._mark.put(self._fingerprint(consent), message, final=error.consent_gone)
             raise OAuth2AuthenticationError(message) from error
-        missing = lacking(self._account.oauth2_scope, answer.scopes)
+        missing = missing_scope(self._account.oauth2_scope, answer.scopes)
         if missing:
             message = f"the granted scopes lack {missing}: {RENEW}"
             self._mark.put(self._fingerprint(consent), message, final=True)
@@ -186,19 +186,19 @@ class _Consented:
         assert access is not None  # noqa: S101 - it has just been given
         return access
 
-    def describe(self) -> Token:
+    def describe(self) -> TokenStatus:
         try:
             consent = self._file.read()
         except AuthenticationFailed as error:
-            return Token("missing", None, (), str(error))
+            return TokenStatus("missing", None, (), str(error))
         problem = self._mark.reason(self._fingerprint(consent), ever=True)
-        missing = lacking(self._account.oauth2_scope, consent.scopes)
+        missing = missing_scope(self._account.oauth2_scope, consent.scopes)
         if missing:
             problem = f"the token lacks the scope {missing}: {RENEW}"
         valid = bool(consent.token) and time.time() < consent.expires_at
         state: State = "reauthorize" if problem else ("valid" if valid else "expired")
         end = self._end(consent)
-        return Token(
+        return TokenStatus(
             state,
             _when(consent.expires_at) if consent.expires_at else None,
             consent.scopes,
@@ -206,10 +206,10 @@ class _Consented:
             None if end is None else _when(end),
         )
 
-    def _access(self, consent: Consent) -> Access | None:
+    def _access(self, consent: Consent) -> AccessToken | None:
         if not consent.token:
             return None
-        return Access(consent.token, consent.expires_at, consent.life, self._end(consent))
+        return AccessToken(consent.token, consent.expires_at, consent.life, self._end(consent))
 
     def _end(self, consent: Consent) -> float | None:
         return consent.end(self._account.oauth2_consent_days)
@@ -249,37 +249,37 @@ class _OnDemand:
         self._account = account
         self._form = form
         self._cure = cure
-        self._access: Access | None = None
+        self._access: AccessToken | None = None
         self._refusal: tuple[str, float] | None = None
 
     def exclusive(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def held(self) -> Access | None:
+    def held(self) -> AccessToken | None:
         return self._access
 
     def refused(self) -> str | None:
         message, again = self._refusal or ("", 0.0)
         return message if time.monotonic() < again else None
 
-    def renew(self) -> Access:
+    def renew(self) -> AccessToken:
         try:
             answer: Answer = token_endpoint.ask(self._account.google_token_uri, self._form())
         except TokenRefused as error:
             message = f"the token endpoint refuses the application ({error}): {self._cure}"
             self._refusal = (message, time.monotonic() + AGAIN_SECONDS)
             raise OAuth2AuthenticationError(message) from error
-        self._access = Access(answer.access_token, time.time() + answer.life, answer.life)
+        self._access = AccessToken(answer.access_token, time.time() + answer.life, answer.life)
         return self._access
 
-    def describe(self) -> Token:
+    def describe(self) -> TokenStatus:
         """Nothing is kept: what can be told is whether a request could be made."""
         try:
             self._form()
         except AuthenticationFailed as error:
-            return Token("missing", None, (), str(error))
+            return TokenStatus("missing", None, (), str(error))
         held = self._access
-        return Token("valid", _when(held.expires_at) if held else None, (self._account.oauth2_scope,))
+        return TokenStatus("valid", _when(held.expires_at) if held else None, (self._account.oauth2_scope,))
 
 
 def _kept(account: Account) -> _Kept:

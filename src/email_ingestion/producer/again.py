@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from email_ingestion.events import Observe, Published, QuarantineCounted, Quarantined, Skipped
-from email_ingestion.mailbox.imap_mailbox import Opened
+from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.producer.choice import Rules
 from email_ingestion.producer.fetch import Fetch
 from email_ingestion.producer.picker import Accounted
@@ -21,7 +21,7 @@ class Again:
     def __init__(
         self,
         account: str,
-        opened: Opened,
+        opened: SelectedMailbox,
         *,
         quarantine: Quarantine,
         gaps: Gaps,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from email_ingestion.breaker import Breaker
 from email_ingestion.mailbox import ImapMailbox
-from email_ingestion.mailbox.imap_mailbox import Opened
+from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.producer.work import Work
 
 AGAIN_SECONDS = 60.0  # an audit that failed is begun again after this long, or at its usual time if sooner
@@ -38,7 +38,7 @@ class Audits:
         """Whatever ran has lost its connection, or failed."""
         self._running = None
 
-    def step(self, connection: ImapMailbox, opened: Opened, room: Callable[[], bool]) -> bool:
+    def step(self, connection: ImapMailbox, opened: SelectedMailbox, room: Callable[[], bool]) -> bool:
         """Take the next step of one that runs or is due; whether there is more of it to do."""
         if not self._running:
             if self.wait > 0:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol
 
-from email_ingestion.mailbox import ImapMailbox, Outline
-from email_ingestion.mailbox.imap_mailbox import FETCH_MOST, LIST_WINDOW, Opened, Period
+from email_ingestion.mailbox import ImapMailbox, MessageSummary
+from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS, UID_WINDOW, DateRange, SelectedMailbox
 from email_ingestion.producer.choice import Portion, portions_down
 from email_ingestion.producer.fetch import PORTION_BYTES
 from email_ingestion.producer.picker import Accounted, Picker
@@ -26,7 +26,7 @@ class Evidence(Accounted, Protocol):
         """See what came into the stream; returns the id of its last entry that was looked at."""
         ...
 
-    def uids(self, outlines: Sequence[Outline]) -> Collection[int]:
+    def uids(self, outlines: Sequence[MessageSummary]) -> Collection[int]:
         """See `Accounted`."""
         ...
 
@@ -37,7 +37,7 @@ class Backfill:
     def __init__(
         self,
         connection: ImapMailbox,
-        opened: Opened,
+        opened: SelectedMailbox,
         *,
         gaps: Gaps,
         picker: Picker,
@@ -54,14 +54,14 @@ class Backfill:
         self._everything = Cursor(opened.uidvalidity, LAST_UID, rescan=LAST_UID)
         self.found = self.queued = self.looked_at = 0
 
-    def steps(self, period: Period) -> Iterator[None]:
+    def steps(self, period: DateRange) -> Iterator[None]:
         """Go through the period, pausing often; the counts grow meanwhile. Raises as `Sync.run` does."""
-        windows = [(max(1, high - LIST_WINDOW + 1), high) for high in range(self._top, 0, -LIST_WINDOW)]
-        uids = [uid for low, high in windows for uid in reversed(self._connection.matching(low, high, period))]
+        windows = [(max(1, high - UID_WINDOW + 1), high) for high in range(self._top, 0, -UID_WINDOW)]
+        uids = [uid for low, high in windows for uid in reversed(self._connection.list_uids_between(low, high, period))]
         self.found = len(uids)
         yield
-        for start in range(0, len(uids), FETCH_MOST):
-            chunk = uids[start : start + FETCH_MOST][::-1]
+        for start in range(0, len(uids), MAX_FETCH_UIDS):
+            chunk = uids[start : start + MAX_FETCH_UIDS][::-1]
             outlines = self._picker.outlines(chunk)
             wanted = self._picker.wanted(outlines, self._everything, self._accounted)
             for portion in portions_down(outlines, wanted, chunk[0], PORTION_BYTES):

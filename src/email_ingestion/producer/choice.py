@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from itertools import chain, pairwise
 from typing import Literal
 
-from email_ingestion.mailbox import Outline
+from email_ingestion.mailbox import MessageSummary
 
 Reason = Literal["excluded_label", "before_start", "known", "too_large"]
 
@@ -29,7 +29,7 @@ class Rules:
         """The rules for mail that was there when its cursor was made; `begun` tells the date of the first delivery."""
         return replace(self, start=begun() or END_OF_TIME) if self.begin_now else self
 
-    def reason_against(self, outline: Outline, known: Collection[int]) -> Reason | None:
+    def reason_against(self, outline: MessageSummary, known: Collection[int]) -> Reason | None:
         """Why a message is left out, or None; `known` are the UIDs that are accounted for."""
         if outline.uid in known:
             return "known"
@@ -44,7 +44,7 @@ class Rules:
 class Portion:
     """Messages to fetch at once, and the last UID that is accounted for once they are in the stream."""
 
-    wanted: tuple[Outline, ...]
+    wanted: tuple[MessageSummary, ...]
     upto: int
 
     @property
@@ -54,14 +54,14 @@ class Portion:
 
 
 def portions(
-    outlines: Iterable[Outline], wanted: Collection[int], upto: int, most_bytes: int, *, step: int = 1
+    outlines: Iterable[MessageSummary], wanted: Collection[int], upto: int, most_bytes: int, *, step: int = 1
 ) -> Iterator[Portion]:
     """Cut ascending `outlines` into portions of at most `most_bytes`; a bigger message is one by itself.
 
     `upto` is the last UID of the whole stretch; UIDs that are not wanted are accounted for on the way. With the `step`
     -1 everything descends.
     """
-    portion: list[Outline] = []
+    portion: list[MessageSummary] = []
     size = 0
     for outline in outlines:
         if outline.uid not in wanted:
@@ -80,7 +80,7 @@ def with_next(portions: Iterable[Portion]) -> Iterator[tuple[Portion, Portion]]:
 
 
 def portions_down(
-    outlines: Sequence[Outline], wanted: Collection[int], downto: int, most_bytes: int
+    outlines: Sequence[MessageSummary], wanted: Collection[int], downto: int, most_bytes: int
 ) -> Iterator[Portion]:
     """The same from the other end: the newest of ascending `outlines` first, down to the UID `downto`."""
     return portions(reversed(outlines), wanted, downto, most_bytes, step=-1)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from email_ingestion.events import Observe
 from email_ingestion.mailbox import ImapMailbox
-from email_ingestion.mailbox.imap_mailbox import Opened
+from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.producer.choice import Portion, with_next
 from email_ingestion.producer.fetch import Storing
 from email_ingestion.producer.picker import Accounted, Picker
@@ -35,7 +35,7 @@ class Feed:
 
     account: str
     connection: ImapMailbox
-    opened: Opened
+    opened: SelectedMailbox
     intake: Intake
     picker: Picker
     look: Callable[[], Accounted]

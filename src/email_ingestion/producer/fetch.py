@@ -13,10 +13,10 @@ from email_ingestion.background import BackgroundThread
 from email_ingestion.blobs import reference
 from email_ingestion.errors import IMAPConnectionError
 from email_ingestion.events import Downloaded, Observe, Skipped
-from email_ingestion.mailbox import ImapMailbox, Outline
+from email_ingestion.mailbox import ImapMailbox, MessageSummary
 from email_ingestion.mailbox.imap_errors import MessagesRefused
-from email_ingestion.mailbox.imap_mailbox import Opened
-from email_ingestion.mailbox.message_summary import bodies_of, outline_of
+from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
+from email_ingestion.mailbox.message_summary import extract_bodies, parse_summary
 from email_ingestion.producer.urgency import Urgency
 from email_ingestion.records import Envelope, RawMessage
 
@@ -51,7 +51,7 @@ class Fetch:
         self,
         account: str,
         connection: ImapMailbox,
-        opened: Opened,
+        opened: SelectedMailbox,
         *,
         blobs: Blobs,
         blob_threshold: int,
@@ -68,23 +68,23 @@ class Fetch:
         self._refused: dict[int, Exception] = {}
         self._beside = BackgroundThread("store")
 
-    def outlines(self, uids: Sequence[int]) -> list[Outline]:
+    def outlines(self, uids: Sequence[int]) -> list[MessageSummary]:
         """What the server tells of `uids`; `take_refused` tells which it refused. Raises IMAPConnectionError."""
         try:
-            return self._connection.outlines(uids)
+            return self._connection.fetch_summaries(uids)
         except MessagesRefused as error:
-            found = {uid: outline_of(uid, data) for uid, data in error.found.items() if b"RFC822.SIZE" in data}
+            found = {uid: parse_summary(uid, data) for uid, data in error.found.items() if b"RFC822.SIZE" in data}
             rest = [uid for uid in uids if uid not in found]
-            for outlines in self._singly(rest, error, self._connection.outlines, alone=not found):
+            for outlines in self._singly(rest, error, self._connection.fetch_summaries, alone=not found):
                 found |= {outline.uid: outline for outline in outlines}
             return [found[uid] for uid in sorted(found)]
 
-    def expect(self, outlines: Sequence[Outline]) -> None:
+    def expect(self, outlines: Sequence[MessageSummary]) -> None:
         """Have the server get ready what `messages` is asked for soon, with the same ones. Raises as it does."""
         if small := _small(outlines):
-            self._connection.expect(small)
+            self._connection.prefetch(small)
 
-    def messages(self, outlines: Sequence[Outline], storing: Storing | None = None) -> Iterator[RawMessage]:
+    def messages(self, outlines: Sequence[MessageSummary], storing: Storing | None = None) -> Iterator[RawMessage]:
         """The messages behind `outlines`, without those that vanished or were refused; raises IMAPConnectionError.
 
         What they refer to is in the blob store. With `storing` it may still be on its way: whoever names it to others
@@ -102,16 +102,16 @@ class Fetch:
             if raw is not None:
                 yield self._message(outline, raw, storing)
 
-    def _in_pieces(self, outline: Outline, storing: Storing | None) -> Iterator[RawMessage]:
+    def _in_pieces(self, outline: MessageSummary, storing: Storing | None) -> Iterator[RawMessage]:
         """One message that is never in memory as a whole: it goes through a file into the blob store."""
         digest, size, head = hashlib.sha256(), 0, b""
         with ExitStack() as open_files:
             spooled = open_files.enter_context(self._blobs.spool())
             while True:
                 for begin in range(size, min(outline.size, size + 2 * PIECE_BYTES), PIECE_BYTES):
-                    self._connection.expect([outline.uid], (begin, PIECE_BYTES))
+                    self._connection.prefetch([outline.uid], (begin, PIECE_BYTES))
                 try:
-                    piece = self._connection.piece(outline.uid, size, PIECE_BYTES)
+                    piece = self._connection.fetch_part(outline.uid, size, PIECE_BYTES)
                 except MessagesRefused as error:
                     self._refused[outline.uid] = error
                     return
@@ -149,9 +149,9 @@ class Fetch:
         """What came at once is kept; what did not is fetched singly, for nothing may pass over mail."""
         trouble = IMAPConnectionError("the IMAP server lists a message but does not send it")
         try:
-            found = self._connection.bodies(uids)
+            found = self._connection.fetch_bodies(uids)
         except MessagesRefused as error:
-            found, trouble = bodies_of(error.found), error
+            found, trouble = extract_bodies(error.found), error
         missing = [uid for uid in uids if uid not in found]
         for bodies in self._singly(missing, trouble, self._body, alone=not found):
             if bodies:
@@ -162,9 +162,9 @@ class Fetch:
 
     def _body(self, uids: Sequence[int]) -> dict[int, bytes]:
         (uid,) = uids
-        if not self._connection.uids(uid, uid):
+        if not self._connection.list_uids(uid, uid):
             return {}
-        bodies = self._connection.bodies(uids)
+        bodies = self._connection.fetch_bodies(uids)
         if uid not in bodies:
             raise MessagesRefused(f"the IMAP server lists UID {uid} but does not send it", {})
         return bodies
@@ -186,7 +186,7 @@ class Fetch:
             raise trouble
         self._refused |= refused
 
-    def _message(self, outline: Outline, raw: bytes, storing: Storing | None) -> RawMessage:
+    def _message(self, outline: MessageSummary, raw: bytes, storing: Storing | None) -> RawMessage:
         envelope = self._envelope(outline, len(raw), hashlib.sha256(raw).hexdigest())
         priority = self._urgency(envelope, raw)
         if len(raw) > self._blob_threshold:
@@ -194,7 +194,7 @@ class Fetch:
             return RawMessage(envelope, None, reference(envelope.sha256), priority=priority)
         return RawMessage(envelope, raw, priority=priority)
 
-    def _envelope(self, outline: Outline, size: int, sha256: str) -> Envelope:
+    def _envelope(self, outline: MessageSummary, size: int, sha256: str) -> Envelope:
         return Envelope(
             account=self._account,
             mailbox=self._opened.name,
@@ -210,6 +210,6 @@ class Fetch:
         )
 
 
-def _small(outlines: Sequence[Outline]) -> list[int]:
+def _small(outlines: Sequence[MessageSummary]) -> list[int]:
     """The UIDs of those that are fetched whole."""
     return [outline.uid for outline in outlines if outline.size <= LARGE_BYTES]

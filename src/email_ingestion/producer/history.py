@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from email_ingestion.events import HistoryWalked
-from email_ingestion.mailbox.imap_mailbox import FETCH_MOST, LIST_WINDOW
+from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS, UID_WINDOW
 from email_ingestion.producer.choice import Portion, portions_down
 from email_ingestion.producer.feed import AskRoom, Feed
 from email_ingestion.producer.fetch import PORTION_BYTES
@@ -59,12 +59,12 @@ class History:
     def _window(self, cursor: Cursor, accounted: Accounted) -> Iterator[Cursor | float]:
         """The UIDs just below the mark; yields the cursor whenever it has moved, else the seconds to wait."""
         feed = self._feed
-        low = max(1, cursor.history - LIST_WINDOW)
-        uids = feed.connection.uids(low, cursor.history - 1)
+        low = max(1, cursor.history - UID_WINDOW)
+        uids = feed.connection.list_uids(low, cursor.history - 1)
         if not uids:
             yield from self._carry([Portion((), low)], cursor, accounted)
         while uids:
-            chunk, uids = uids[-FETCH_MOST:], uids[:-FETCH_MOST]
+            chunk, uids = uids[-MAX_FETCH_UIDS:], uids[:-MAX_FETCH_UIDS]
             downto = chunk[0] if uids else low
             outlines = feed.picker.outlines(chunk)
             wanted = feed.picker.wanted(outlines, cursor, accounted)

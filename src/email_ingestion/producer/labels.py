@@ -15,8 +15,8 @@ from typing import Protocol
 
 from email_ingestion.events import LabelsChanged, Observe
 from email_ingestion.mailbox import ImapMailbox
-from email_ingestion.mailbox.imap_mailbox import Opened
-from email_ingestion.mailbox.message_summary import Relabelled
+from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
+from email_ingestion.mailbox.message_summary import LabelChange
 from email_ingestion.records import email_id
 from email_ingestion.stream import Intake
 
@@ -55,7 +55,7 @@ class Labels:
         self,
         account: str,
         connection: ImapMailbox,
-        opened: Opened,
+        opened: SelectedMailbox,
         *,
         intake: Intake,
         records: Callable[[], Records],
@@ -77,7 +77,7 @@ class Labels:
 
     def steps(self) -> Iterator[float]:
         """Go on for ever; each step says for how many seconds to do something else. Raises as `Sync.run` does."""
-        if self._every == math.inf or not self._opened.modseq or not self._connection.gmail:
+        if self._every == math.inf or not self._opened.modseq or not self._connection.is_gmail:
             while True:
                 yield math.inf
         while True:
@@ -90,7 +90,7 @@ class Labels:
         for low, high in self._windows():
             while pause := self._room(WINDOW_BYTES):
                 yield pause
-            changed, all_sent = self._connection.relabelled(low, high, since)
+            changed, all_sent = self._connection.fetch_label_changes(low, high, since)
             whole = whole and all_sent
             held = min([held, *(each.modseq - 1 for each in self._apply(changed, records))])
             seen = max([seen, *(each.modseq for each in changed)])
@@ -114,7 +114,7 @@ class Labels:
             low += WINDOW
         yield low, None
 
-    def _apply(self, changed: Sequence[Relabelled], records: Records) -> list[Relabelled]:
+    def _apply(self, changed: Sequence[LabelChange], records: Records) -> list[LabelChange]:
         """Change the records; returns what has no record yet because it is in the stream, with the labels it had."""
         left = self._set(changed, records)
         if not left:
@@ -125,7 +125,7 @@ class Labels:
         self._set([each for each in left if not records.queued(each.gm_msgid)], records)
         return queued
 
-    def _set(self, changed: Sequence[Relabelled], records: Records) -> list[Relabelled]:
+    def _set(self, changed: Sequence[LabelChange], records: Records) -> list[LabelChange]:
         """Change the records; returns what has none."""
         identities = {email_id(self._account, each.gm_msgid, ""): each for each in changed}
         if not identities:

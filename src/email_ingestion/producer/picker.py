@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Protocol
 
 from email_ingestion.events import Observe, Published, Quarantined, Skipped, TooLarge
-from email_ingestion.mailbox import Outline
-from email_ingestion.mailbox.imap_mailbox import Opened
+from email_ingestion.mailbox import MessageSummary
+from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.producer.choice import Portion, Rules
 from email_ingestion.producer.fetch import Fetch, Storing
 from email_ingestion.records import Cursor, RawMessage
@@ -19,7 +19,7 @@ from email_ingestion.stream import Quarantine
 class Accounted(Protocol):
     """What became of the mail of one opened mailbox so far. Every method may raise SinkUnavailable."""
 
-    def uids(self, outlines: Sequence[Outline]) -> Collection[int]:
+    def uids(self, outlines: Sequence[MessageSummary]) -> Collection[int]:
         """The UIDs of those that are delivered, queued or dead letters already."""
         ...
 
@@ -38,7 +38,7 @@ class Picker:
     def __init__(
         self,
         account: str,
-        opened: Opened,
+        opened: SelectedMailbox,
         *,
         fetch: Fetch,
         quarantine: Quarantine,
@@ -55,13 +55,13 @@ class Picker:
         self._observe = observe
         self.rules = rules
 
-    def outlines(self, uids: Sequence[int]) -> list[Outline]:
+    def outlines(self, uids: Sequence[int]) -> list[MessageSummary]:
         """What the server tells of `uids`, ascending."""
         outlines = self._fetch.outlines(uids)
         self._set_aside()
         return outlines
 
-    def wanted(self, outlines: Sequence[Outline], cursor: Cursor, accounted: Accounted) -> set[int]:
+    def wanted(self, outlines: Sequence[MessageSummary], cursor: Cursor, accounted: Accounted) -> set[int]:
         """The UIDs of those (ascending) that no rule leaves out and that are not accounted for."""
         old = {outline.uid for outline in outlines if outline.uid <= cursor.rescan}
         doubtful = [outline for outline in outlines if self._several or outline.uid in old]

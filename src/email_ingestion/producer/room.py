@@ -91,4 +91,4 @@ class Room:
     def settle(self, connection: ImapMailbox, *, last: bool = False) -> None:
         """Correct the budget by what came; where Redis is away, what was asked for has to do."""
         with suppress(TransientError):
-            self._budget.settle(connection.received, last=last)
+            self._budget.settle(connection.received_bytes, last=last)

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from email_ingestion.events import MailboxChanged, NewMailWaiting, Synced
-from email_ingestion.mailbox import Outline
-from email_ingestion.mailbox.imap_mailbox import FETCH_MOST, LIST_WINDOW
+from email_ingestion.mailbox import MessageSummary
+from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS, UID_WINDOW
 from email_ingestion.producer.choice import portions
 from email_ingestion.producer.feed import AskRoom, Feed
 from email_ingestion.producer.fetch import PORTION_BYTES
@@ -42,8 +42,8 @@ class Sync:
         self._accounted = self._feed.look()  # anew: Redis may have been flushed or restored since the last pass
         cursor = self._cursor()
         for uids in self._listed(cursor):
-            for start in range(0, len(uids), FETCH_MOST):
-                chunk = uids[start : start + FETCH_MOST]
+            for start in range(0, len(uids), MAX_FETCH_UIDS):
+                chunk = uids[start : start + MAX_FETCH_UIDS]
                 cursor, going = self._take(cursor, chunk)
                 if not going:
                     return False
@@ -68,11 +68,11 @@ class Sync:
     def _listed(self, cursor: Cursor) -> Iterator[list[int]]:
         """UIDs above the cursor; in windows up to what the mailbox held when it was opened, then all the rest."""
         connection, low = self._feed.connection, cursor.uid + 1
-        while self._first and low + LIST_WINDOW < self._feed.opened.uidnext:
-            yield connection.uids(low, low + LIST_WINDOW - 1)
-            low += LIST_WINDOW
+        while self._first and low + UID_WINDOW < self._feed.opened.uidnext:
+            yield connection.list_uids(low, low + UID_WINDOW - 1)
+            low += UID_WINDOW
         self._first = False
-        yield connection.uids_from(low)
+        yield connection.list_uids_from(low)
 
     def _take(self, cursor: Cursor, uids: list[int]) -> tuple[Cursor, bool]:
         """Fetch and append one stretch of UIDs; also says whether to go on."""
@@ -87,7 +87,7 @@ class Sync:
                 return cursor, False
         return cursor, True
 
-    def _tell_waiting(self, outlines: Sequence[Outline], wanted: set[int], cursor: Cursor) -> None:
+    def _tell_waiting(self, outlines: Sequence[MessageSummary], wanted: set[int], cursor: Cursor) -> None:
         """Since when new mail waits; what the first run finds has waited for nobody."""
         arrived = [each.internaldate for each in outlines if each.uid in wanted and each.uid > cursor.rescan]
         if arrived:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from email_ingestion.errors import OperationFailed
-from email_ingestion.mailbox import Outline
+from email_ingestion.mailbox import MessageSummary
 from email_ingestion.producer.choice import Rules
 from email_ingestion.producer.fetch import PORTION_BYTES, Blobs
 from email_ingestion.producer.mbox import Letter, letters
@@ -180,8 +180,8 @@ def _batches(found: Iterator[Letter]) -> Iterator[list[Letter]]:
         yield batch
 
 
-def _outline(envelope: Envelope) -> Outline:
-    return Outline(
+def _outline(envelope: Envelope) -> MessageSummary:
+    return MessageSummary(
         uid=envelope.uid,
         size=envelope.size,
         internaldate=envelope.internaldate,

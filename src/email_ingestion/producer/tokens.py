@@ -8,7 +8,7 @@ from email_ingestion.breaker import Breaker
 from email_ingestion.errors import AuthenticationFailed, TokenRefreshError
 from email_ingestion.events import ConsentEnding, Observe, TokenRefreshed, TokenRefreshFailed
 from email_ingestion.oauth2 import TokenSource
-from email_ingestion.oauth2.token_source import WARN_AHEAD, Access
+from email_ingestion.oauth2.token_source import CONSENT_WARNING_SECONDS, AccessToken
 
 
 class Tokens:
@@ -39,12 +39,12 @@ class Tokens:
         self._tell(access)
         return access.token
 
-    def _tell(self, access: Access) -> None:
-        if access.failure:
-            self._observe(TokenRefreshFailed(self._account, access.failure, permanent=False))
+    def _tell(self, access: AccessToken) -> None:
+        if access.refresh_error:
+            self._observe(TokenRefreshFailed(self._account, access.refresh_error, permanent=False))
         elif access.expires_at != self._expires_at:
             self._expires_at = access.expires_at
             self._observe(TokenRefreshed(self._account, access.expires_at, access.consent_ends_at))
         end = access.consent_ends_at
-        if end is not None and end - time.time() < WARN_AHEAD:
+        if end is not None and end - time.time() < CONSENT_WARNING_SECONDS:
             self._observe(ConsentEnding(self._account, end))

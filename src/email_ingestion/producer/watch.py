@@ -52,7 +52,7 @@ from email_ingestion.events import (
 )
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap_errors import MailboxGone
-from email_ingestion.mailbox.imap_mailbox import Opened
+from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.producer.audits import Audits
 from email_ingestion.producer.budget import Budget
 from email_ingestion.producer.connect import Connector
@@ -142,7 +142,7 @@ class Watcher:
                 self._observe(SessionEnded(self._account.name, str(error)))
                 self._pause(self._patience.react(error).seconds)
 
-    def _pass(self, connection: ImapMailbox, opened: Opened) -> bool:
+    def _pass(self, connection: ImapMailbox, opened: SelectedMailbox) -> bool:
         """Everything that is there, new mail first; the stream may fill up, for perhaps no worker runs."""
         rest = partial(self._room.rest, connection)
         if not self._imap.run(self._work.sync(connection, opened, self._room.at_once, rest).run):
@@ -170,7 +170,7 @@ class Watcher:
         self.stop()
         connection = self._connection
         if connection:
-            connection.cut()
+            connection.abort()
 
     def _shut_out(self) -> bool:
         """Wait until the mail server lets the account in again; False when it does now."""
@@ -197,7 +197,7 @@ class Watcher:
             finally:
                 self._room.settle(connection, last=True)
 
-    def _stay(self, connection: ImapMailbox, opened: Opened) -> None:
+    def _stay(self, connection: ImapMailbox, opened: SelectedMailbox) -> None:
         """Sync, listen and sync again until the session is to end."""
         sync = self._work.sync(connection, opened, self._room.at_once, partial(self._room.rest, connection))
         beside = self._beside(connection, opened)
@@ -226,7 +226,7 @@ class Watcher:
             if pause and not auditing:
                 self._listen(connection, min(pause, life - connection.age))
 
-    def _beside(self, connection: ImapMailbox, opened: Opened) -> Iterator[float]:
+    def _beside(self, connection: ImapMailbox, opened: SelectedMailbox) -> Iterator[float]:
         """What goes on beside new mail; each step says for how many seconds nothing of it is to be done."""
         history = self._work.history(connection, opened, self._room.for_history).steps()
         labels = self._work.labels(connection, opened, self._room.for_labels).steps()
@@ -241,8 +241,8 @@ class Watcher:
     def _succeeded(self, started: float, connection: ImapMailbox) -> None:
         self._patience.succeeded()
         self._observe(Probed("imap", ok=True, seconds=time.monotonic() - started, error=None))
-        if connection.slowed != self._slowed:
-            self._slowed = connection.slowed
+        if connection.throttle_delay != self._slowed:
+            self._slowed = connection.throttle_delay
             self._observe(Slowed(self._account.name, self._slowed))
         self._turned()
 
@@ -250,9 +250,9 @@ class Watcher:
         self._connection = self._connector.connect()
         return self._connection
 
-    def _open(self, connection: ImapMailbox) -> Opened:
-        def find_and_open() -> Opened:
-            return connection.open(connection.find(self._account.imap_mailbox))
+    def _open(self, connection: ImapMailbox) -> SelectedMailbox:
+        def find_and_open() -> SelectedMailbox:
+            return connection.examine(connection.find_mailbox(self._account.imap_mailbox))
 
         try:
             return self._imap.run(find_and_open)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from email_ingestion.mailbox import ImapMailbox
-from email_ingestion.mailbox.imap_mailbox import Opened
+from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.producer.again import Again
 from email_ingestion.producer.feed import AskRoom
 from email_ingestion.producer.history import History
@@ -37,19 +37,21 @@ class Audit(Protocol):
 class Work(Protocol):
     """Makes what is done on a connection; `rest` waits so many seconds, and says whether to go on."""
 
-    def sync(self, connection: ImapMailbox, opened: Opened, ask_room: AskRoom, rest: Callable[[float], bool]) -> Sync:
+    def sync(
+        self, connection: ImapMailbox, opened: SelectedMailbox, ask_room: AskRoom, rest: Callable[[float], bool]
+    ) -> Sync:
         """What brings new mail into the stream."""
 
-    def history(self, connection: ImapMailbox, opened: Opened, room: AskRoom) -> History:
+    def history(self, connection: ImapMailbox, opened: SelectedMailbox, room: AskRoom) -> History:
         """What brings older mail into the stream."""
 
-    def labels(self, connection: ImapMailbox, opened: Opened, room: Callable[[int], float]) -> Labels:
+    def labels(self, connection: ImapMailbox, opened: SelectedMailbox, room: Callable[[int], float]) -> Labels:
         """What brings changed labels into the database."""
 
-    def again(self, connection: ImapMailbox, opened: Opened) -> Again:
+    def again(self, connection: ImapMailbox, opened: SelectedMailbox) -> Again:
         """What asks again for messages that were refused."""
 
-    def audit(self, connection: ImapMailbox, opened: Opened, room: Callable[[], bool]) -> Audit:
+    def audit(self, connection: ImapMailbox, opened: SelectedMailbox, room: Callable[[], bool]) -> Audit:
         """What compares the mailbox with what became of its mail."""
 
     def full(self, in_hand: Load = NO_LOAD, most: int = sys.maxsize) -> str | None:

@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from email_ingestion.ledger.records import Place
-from email_ingestion.mailbox import Outline
-from email_ingestion.mailbox.imap_mailbox import Opened
+from email_ingestion.mailbox import MessageSummary
+from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.reconcile.underway import Underway, Where
 from email_ingestion.records import RawMessage, email_id
 
@@ -45,7 +45,7 @@ class Accounted:
     What the ledger recognizes by its identity at a new place it is told, so that the next time the place is enough.
     """
 
-    def __init__(self, account: str, opened: Opened, ledger: Callable[[], Ledger], underway: Underway) -> None:
+    def __init__(self, account: str, opened: SelectedMailbox, ledger: Callable[[], Ledger], underway: Underway) -> None:
         self._account = account
         self._opened = opened
         self._ledger = ledger
@@ -69,13 +69,13 @@ class Accounted:
         ledger = self._ledger()
         return Recorded(ledger.known_uids(*here), ledger.found_again(*here))
 
-    def uids(self, outlines: Sequence[Outline]) -> set[int]:
+    def uids(self, outlines: Sequence[MessageSummary]) -> set[int]:
         """The UIDs of those outlines (ascending) that are delivered, queued, dead or purged."""
         recorded = self.recorded(outlines[0].uid, outlines[-1].uid)
         known = {outline.uid for outline in outlines if outline.uid in recorded.first or outline.uid in recorded.again}
         return known | self.evidence([outline for outline in outlines if outline.uid not in known]).uids
 
-    def evidence(self, outlines: Sequence[Outline]) -> Evidence:
+    def evidence(self, outlines: Sequence[MessageSummary]) -> Evidence:
         """Where the messages of `outlines` are, of which the ledger does not know the place."""
         self._underway.look_once()
         evidence = Evidence()

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from email_ingestion.events import Observe, Published, Reconciled
 from email_ingestion.ledger.records import Place
-from email_ingestion.mailbox import ImapMailbox, Outline
-from email_ingestion.mailbox.imap_mailbox import FETCH_MOST, LIST_WINDOW, Opened
+from email_ingestion.mailbox import ImapMailbox, MessageSummary
+from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS, UID_WINDOW, SelectedMailbox
 from email_ingestion.producer.choice import Rules, portions
 from email_ingestion.producer.fetch import PORTION_BYTES, Fetch
 from email_ingestion.reconcile.accounted import Accounted, Evidence
@@ -31,7 +31,7 @@ class Audit:
         self,
         account: str,
         connection: ImapMailbox,
-        opened: Opened,
+        opened: SelectedMailbox,
         *,
         intake: Intake,
         gaps: Gaps,
@@ -70,8 +70,8 @@ class Audit:
         """
         self._set_out()
         upto = self.report.upto
-        for low in range(self._from, upto + 1, LIST_WINDOW):
-            yield from self._window(low, min(low + LIST_WINDOW - 1, upto))
+        for low in range(self._from, upto + 1, UID_WINDOW):
+            yield from self._window(low, min(low + UID_WINDOW - 1, upto))
         report = self.report
         report.ahead = self._ahead(upto + 1) + self._still_to_come()
         report.unexpected = max(0, report.unexpected)  # moved twice
@@ -79,15 +79,15 @@ class Audit:
 
     def _ahead(self, low: int) -> int:
         count = 0
-        while low + LIST_WINDOW < self._opened.uidnext:
-            count += len(self._connection.uids(low, low + LIST_WINDOW - 1))
-            low += LIST_WINDOW
-        return count + len(self._connection.uids(low, LAST_UID))
+        while low + UID_WINDOW < self._opened.uidnext:
+            count += len(self._connection.list_uids(low, low + UID_WINDOW - 1))
+            low += UID_WINDOW
+        return count + len(self._connection.list_uids(low, LAST_UID))
 
     def _still_to_come(self) -> int:
         """Older mail that the producer has not walked back to yet."""
-        windows = range(1, self._from, LIST_WINDOW)
-        return sum(len(self._connection.uids(low, min(low + LIST_WINDOW, self._from) - 1)) for low in windows)
+        windows = range(1, self._from, UID_WINDOW)
+        return sum(len(self._connection.list_uids(low, min(low + UID_WINDOW, self._from) - 1)) for low in windows)
 
     def _set_out(self) -> None:
         """The cursor is read before anything else: what it accounts for is in the stream before we look there."""
@@ -100,16 +100,16 @@ class Audit:
         self._accounted.look()
 
     def _window(self, low: int, high: int) -> Iterator[None]:
-        listed = self._connection.uids(low, high)
+        listed = self._connection.list_uids(low, high)
         recorded = self._accounted.recorded(low, high)
         known = [uid for uid in listed if uid in recorded.first or uid in recorded.again]
         self.report.count(dict.fromkeys(known, "delivered"))
         self.report.unexpected += len(recorded.first.difference(listed))
         self._count_copies({uid: recorded.again[uid] for uid in known if uid in recorded.again})
         rest = sorted(set(listed).difference(known))
-        for start in range(0, len(rest), FETCH_MOST):
-            self._stretch(rest[start : start + FETCH_MOST])
-            self.at = rest[min(start + FETCH_MOST, len(rest)) - 1]
+        for start in range(0, len(rest), MAX_FETCH_UIDS):
+            self._stretch(rest[start : start + MAX_FETCH_UIDS])
+            self.at = rest[min(start + MAX_FETCH_UIDS, len(rest)) - 1]
             yield
         self.at = high
         yield
@@ -128,12 +128,12 @@ class Audit:
         else:
             self.report.count(verdicts)
 
-    def _compare(self, outlines: Sequence[Outline], evidence: Evidence) -> dict[int, Verdict]:
+    def _compare(self, outlines: Sequence[MessageSummary], evidence: Evidence) -> dict[int, Verdict]:
         old = [outline for outline in outlines if outline.uid <= self._rescan]
         verdicts = compare(outlines[len(old) :], evidence, self._rules)
         return verdicts | compare(old, evidence, self._rules.for_old_mail(self._accounted.begun)) if old else verdicts
 
-    def _settle(self, doubtful: Sequence[Outline]) -> None:
+    def _settle(self, doubtful: Sequence[MessageSummary]) -> None:
         """Fetch what seems to be missing; what still is after a second look is filled in."""
         uids = {outline.uid for outline in doubtful}
         for portion in portions(doubtful, uids, max(uids, default=0), PORTION_BYTES):
@@ -181,5 +181,5 @@ class Audit:
                     self.report.unexpected -= 1  # counted where it was: it is still here
 
     def _listed(self, uids: Sequence[int]) -> set[int]:
-        chunks = [uids[start : start + FETCH_MOST] for start in range(0, len(uids), FETCH_MOST)]
-        return {outline.uid for chunk in chunks for outline in self._connection.outlines(chunk)}
+        chunks = [uids[start : start + MAX_FETCH_UIDS] for start in range(0, len(uids), MAX_FETCH_UIDS)]
+        return {outline.uid for chunk in chunks for outline in self._connection.fetch_summaries(chunk)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from email_ingestion.mailbox.imap_mailbox import Opened
+from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.reconcile.underway import Underway
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Labelled:
     """Made anew for each round. Methods raise SinkUnavailable and what `RedisLink.call` raises."""
 
-    def __init__(self, account: str, opened: Opened, ledger: Callable[[], Ledger], underway: Underway) -> None:
+    def __init__(self, account: str, opened: SelectedMailbox, ledger: Callable[[], Ledger], underway: Underway) -> None:
         self._account = account
         self._opened = opened
         self._ledger = ledger

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from email_ingestion.mailbox import Outline
+from email_ingestion.mailbox import MessageSummary
 from email_ingestion.producer.choice import Rules
 from email_ingestion.reconcile.accounted import Evidence
 
@@ -15,12 +15,12 @@ Verdict = Literal["delivered", "queued", "dead", "purged", "excluded", "missing"
 NAMED_MOST = 1000  # missing UIDs that a report names; it counts all of them
 
 
-def compare(outlines: Iterable[Outline], evidence: Evidence, rules: Rules) -> dict[int, Verdict]:
+def compare(outlines: Iterable[MessageSummary], evidence: Evidence, rules: Rules) -> dict[int, Verdict]:
     """The verdict on each message: the ledger is believed first, and a rule only excuses what is nowhere."""
     return {outline.uid: _verdict(outline, evidence, rules) for outline in outlines}
 
 
-def _verdict(outline: Outline, evidence: Evidence, rules: Rules) -> Verdict:
+def _verdict(outline: MessageSummary, evidence: Evidence, rules: Rules) -> Verdict:
     if outline.uid in evidence.delivered:
         return "delivered"
     if outline.uid in evidence.underway:
