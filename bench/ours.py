@@ -30,10 +30,10 @@ from email_ingestion.records import Cursor, Envelope, RawMessage, SinkMessage
 from email_ingestion.routing import Router
 from email_ingestion.sinks import Sink
 from email_ingestion.sinks.database import DatabaseSink
-from email_ingestion.stream import Intake, Keys, Queue, RedisLink, Rehearsals, connect
+from email_ingestion.stream import Appender, Consumer, Keys, RedisLink, SyntheticMessages, connect
 from email_ingestion.worker import Worker
 from email_ingestion.worker.loop import LOOP
-from email_ingestion.worker.settle import Settlement
+from email_ingestion.worker.processor import BatchProcessor
 
 BATCH = 100
 THRESHOLD = 262_144  # BLOB_THRESHOLD_BYTES
@@ -73,7 +73,7 @@ def link_to(url: str) -> RedisLink:
 
 def fill(url: str, raws: Iterator[bytes], folder: Path) -> None:
     """Append everything."""
-    intake = Intake(link_to(url))
+    intake = Appender(link_to(url))
     cursor = intake.restart_cursor(ACCOUNT, MAILBOX, Cursor(1, 0))
     batch: list[RawMessage] = []
     for message in messages(raws, folder):
@@ -91,17 +91,17 @@ def work(url: str, sink: Sink, folder: Path) -> dict[str, float]:
     ops = open_ops(identity, Names(sinks=(sink.name,), loops={LOOP: 60.0}), list)
     configure_logs(identity, folder / "logs", "INFO", "json", ops.metrics.count_log)
     link = link_to(url)
-    queue = Queue(link, identity.instance, 60.0)
+    queue = Consumer(link, identity.instance, 60.0)
     queue.ensure_group()
     parser = IsolatedParser(60.0)
     parser.parse([])
-    settlement = Settlement(
+    settlement = BatchProcessor(
         queue,
         sink,
         Breaker(sink.name, BreakerPolicy(), (SinkUnavailable,), ops.observe),
         open_blobs(f"file:{folder / 'blobs'}"),
         parser,
-        rehearsals=Rehearsals(link),
+        rehearsals=SyntheticMessages(link),
         further=(),
         router=Router((), ()),
         recorded=lambda: None,

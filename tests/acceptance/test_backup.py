@@ -18,7 +18,7 @@ from email_ingestion.cli.backup import backup as make
 from email_ingestion.cli.backup import restore_backup as put_back
 from email_ingestion.cli.reconcile import reconcile
 from email_ingestion.ledger.store import open_ledger
-from email_ingestion.stream import GROUP, Keys, announce
+from email_ingestion.stream import GROUP, Keys, announce_presence
 from gmail_sandbox import RunningSandbox
 from tests.contract.ledgers import letters
 from tests.integration.test_snapshot import fill
@@ -201,7 +201,9 @@ def test_an_older_backup_loses_nothing_and_doubles_nothing(
     assert (producer.terminate(), worker.terminate()) == (0, 0)
     with own_redis.client() as client:
         client.flushall()
-        announce(link(own_redis.url), {"component": "worker", "instance": "elsewhere", "pid": 1, "seen": time.time()})
+        announce_presence(
+            link(own_redis.url), {"component": "worker", "instance": "elsewhere", "pid": 1, "seen": time.time()}
+        )
         assert "elsewhere was alive" in restore(here, made["file"], code=2)
         client.flushall()
     restore(here, made["file"])

@@ -18,7 +18,7 @@ import zstandard
 from email_ingestion.errors import PermanentError
 from email_ingestion.stream import Keys
 from email_ingestion.stream.codec import encode
-from email_ingestion.stream.dead_letters import obituary
+from email_ingestion.stream.dead_letters import dead_letter_fields
 from tests.servers.commands import at_terminal, typed
 from tests.servers.links import message
 from tests.servers.processes import Place, until
@@ -48,7 +48,9 @@ def bury(server: RedisServer, uids: Sequence[int], error: Exception | None = Non
     compressor = zstandard.ZstdCompressor()
     trace = 'Traceback (most recent call last):\n  File "a.py", line 1, in f\n    g()\n'
     trace += "KeyError: 'hello ada@example.org'\n"
-    death = obituary(reason, 1, error or PermanentError("too long for ada@example.org"), trace, "here-worker-1")
+    death = dead_letter_fields(
+        reason, 1, error or PermanentError("too long for ada@example.org"), trace, "here-worker-1"
+    )
     with server.client() as client:
         pipe = client.pipeline(transaction=False)
         for uid in uids:

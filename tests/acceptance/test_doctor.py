@@ -20,7 +20,7 @@ from email_ingestion.cli.diagnostics import doctor
 from email_ingestion.doctor.checks import examine
 from email_ingestion.ledger.mark import ledger_mark
 from email_ingestion.ledger.store import open_ledger
-from email_ingestion.stream import announce
+from email_ingestion.stream import announce_presence
 from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from tests.sandbox.test_sandbox_login import certificate
 from tests.servers.commands import command
@@ -244,7 +244,7 @@ def another_database(world: World) -> None:
     open_ledger(f"sqlite:///{world.here.folder}/elsewhere.db").close()
     mark = ledger_mark(f"sqlite:///{world.here.folder}/elsewhere.db")
     record = {"component": "worker", "instance": "there-worker-1", "pid": 1, "seen": time.time(), "ledger": mark}
-    announce(link(world.redis.url), record)
+    announce_presence(link(world.redis.url), record)
 
 
 @pytest.mark.parametrize(

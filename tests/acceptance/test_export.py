@@ -10,7 +10,7 @@ from dataclasses import replace
 from email_ingestion.blobs import open_blobs, reference
 from email_ingestion.email_json import from_json
 from email_ingestion.records import Cursor
-from email_ingestion.stream import Intake
+from email_ingestion.stream import Appender
 from tests.servers.commands import told, typed
 from tests.servers.links import link, message
 from tests.servers.processes import Place
@@ -22,7 +22,7 @@ def test_a_message_comes_out_as_it_came_and_orphans_are_removed(here: Place, own
     large = [message(uid, raw=b"Subject: large %d\r\n\r\n" % uid + b"x" * 300_000) for uid in (1, 2)]
     refs = [blobs.put(each.raw or b"") for each in large]
     stored = [replace(each, raw=None, raw_ref=ref) for each, ref in zip(large, refs, strict=True)]
-    intake = Intake(link(own_redis.url))
+    intake = Appender(link(own_redis.url))
     intake.restart_cursor("default", "INBOX", Cursor(1, 0))
     intake.append("default", "INBOX", Cursor(1, 0), 1, stored[:1])
     assert here.run("worker.py", "--drain").returncode == 0

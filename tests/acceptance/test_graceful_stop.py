@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 
 from email_ingestion.records import Cursor
-from email_ingestion.stream import GROUP, Intake, Keys
+from email_ingestion.stream import GROUP, Appender, Keys
 from gmail_sandbox import SandboxSettings, running_sandbox
 from tests.servers.links import link, message
 from tests.servers.processes import Place, Running, gmail_settings, until
@@ -19,7 +19,7 @@ COUNT = 3000
 
 
 def _queue(server: RedisServer, count: int) -> None:
-    intake = Intake(link(server.url))
+    intake = Appender(link(server.url))
     cursor = intake.restart_cursor("default", "INBOX", Cursor(1, 0))
     for start in range(1, count + 1, 500):
         portion = range(start, min(start + 500, count + 1))

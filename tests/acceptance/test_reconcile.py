@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.stream import Keys, Queue
+from email_ingestion.stream import Consumer, Keys
 from gmail_sandbox import RunningSandbox
 from tests.servers.commands import told, typed
 from tests.servers.links import link
@@ -164,10 +164,10 @@ def test_what_was_delivered_is_not_fetched_again_after_a_flush(
 
 def test_dead_letters_are_not_queued_again(here: Place, mail: list[bytes], own_redis: RedisServer):
     once(here, work=False)
-    queue = Queue(link(own_redis.url), "here-worker-9", 60.0)
+    queue = Consumer(link(own_redis.url), "here-worker-9", 60.0)
     queue.ensure_group()
-    for each in queue.fresh(10, block=False):
-        queue.bury(each, {"dead_reason": "permanent"})
+    for each in queue.read_new(10, block=False):
+        queue.dead_letter(each, {"dead_reason": "permanent"})
     with own_redis.client() as client:
         client.delete(KEYS.cursor("default", "[Gmail]/All Mail"))
     once(here)

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 
 from email_ingestion.records import Cursor
-from email_ingestion.stream import Intake, Keys
+from email_ingestion.stream import Appender, Keys
 from tests.servers.commands import told, typed
 from tests.servers.links import link, message
 from tests.servers.processes import Place, until
@@ -17,7 +17,7 @@ COUNT = 60
 
 
 def test_workers_killed_between_the_sinks_leave_no_sink_without_a_message(here: Place, own_redis: RedisServer):
-    intake = Intake(link(own_redis.url))
+    intake = Appender(link(own_redis.url))
     intake.restart_cursor("default", "INBOX", Cursor(1, 0))
     intake.append("default", "INBOX", Cursor(1, 0), COUNT, [message(uid) for uid in range(1, COUNT + 1)])
     ids = [message(uid).envelope.email_id for uid in range(1, COUNT + 1)]
@@ -42,7 +42,7 @@ def test_workers_killed_between_the_sinks_leave_no_sink_without_a_message(here: 
     assert len(list(files.rglob("*.eml"))) == COUNT
     marks = here.rows("SELECT sink, state, count(*) FROM deliveries GROUP BY sink, state ORDER BY sink")
     assert marks == [(f"files:{files}", "delivered", COUNT), ("webhook", "delivered", COUNT)]
-    assert intake.load().depth == 0
+    assert intake.backlog().depth == 0
 
 
 ROUTES = """
@@ -62,7 +62,7 @@ skip = true
 def test_routes_decide_where_mail_goes_and_can_be_tried_out(here: Place, own_redis: RedisServer):
     (here.folder / "config").mkdir()
     (here.folder / "config" / "settings.toml").write_text(ROUTES)
-    intake = Intake(link(own_redis.url))
+    intake = Appender(link(own_redis.url))
     intake.restart_cursor("default", "INBOX", Cursor(1, 0))
     intake.append("default", "INBOX", Cursor(1, 0), 9, [message(uid) for uid in (6, 7, 8)])
     here.set(SINKS="files:out,ndjson:all.ndjson")
@@ -91,7 +91,7 @@ def test_routes_decide_where_mail_goes_and_can_be_tried_out(here: Place, own_red
 
 
 def test_an_entry_of_a_newer_release_is_kept_until_that_one_reads_it(here: Place, own_redis: RedisServer):
-    intake = Intake(link(own_redis.url))
+    intake = Appender(link(own_redis.url))
     intake.restart_cursor("default", "INBOX", Cursor(1, 0))
     intake.append("default", "INBOX", Cursor(1, 0), 1, [message(1)])
     with own_redis.client() as client:

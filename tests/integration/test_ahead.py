@@ -15,9 +15,9 @@ from email_ingestion.errors import SinkUnavailable
 from email_ingestion.parsing.isolated import IsolatedParser
 from email_ingestion.records import Cursor, SinkMessage
 from email_ingestion.routing import Router
-from email_ingestion.stream import GROUP, Intake, Keys, Queue, Rehearsals
+from email_ingestion.stream import GROUP, Appender, Consumer, Keys, SyntheticMessages
 from email_ingestion.worker import Worker
-from email_ingestion.worker.settle import Settlement
+from email_ingestion.worker.processor import BatchProcessor
 from tests.servers.links import link, message
 from tests.servers.redis import RedisServer
 
@@ -71,17 +71,17 @@ def parser() -> Iterator[Watched]:
 
 
 def _worker(redis: RedisServer, folder: Path, parser: Watched, shelf: Shelf, observe=lambda event: None) -> Worker:
-    intake = Intake(link(redis.url))
+    intake = Appender(link(redis.url))
     intake.restart_cursor("default", "INBOX", Cursor(1, 0))
     intake.append("default", "INBOX", Cursor(1, 0), MESSAGES, [message(uid) for uid in range(1, MESSAGES + 1)])
-    queue = Queue(link(redis.url), "here-worker-1", 60)
-    settlement = Settlement(
+    queue = Consumer(link(redis.url), "here-worker-1", 60)
+    settlement = BatchProcessor(
         queue,
         shelf,
         Breaker("shelf", BreakerPolicy(fail_max=1000), (SinkUnavailable,), observe),
         DiskBlobs(folder / "blobs"),
         parser,
-        rehearsals=Rehearsals(link(redis.url)),
+        rehearsals=SyntheticMessages(link(redis.url)),
         further=(),
         router=Router((), ()),
         recorded=lambda: None,
@@ -119,14 +119,14 @@ def test_a_drain_waits_for_no_mail_behind_the_last(
     redis_server: RedisServer, tmp_path: Path, parser: Watched, monkeypatch: pytest.MonkeyPatch
 ):
     waited_at = []
-    fresh = Queue.fresh
+    fresh = Consumer.fresh
 
-    def watched_fresh(self: Queue, most: int, *, block: bool = True):
+    def watched_fresh(self: Consumer, most: int, *, block: bool = True):
         if block:
             waited_at.append(self.depth())
         return fresh(self, most, block=block)
 
-    monkeypatch.setattr(Queue, "fresh", watched_fresh)
+    monkeypatch.setattr(Consumer, "fresh", watched_fresh)
     monkeypatch.setattr("email_ingestion.worker.loop.OVERDUE_SECONDS", 0.0)  # what is in hand is finished each turn
     parser.second.set()
     _worker(redis_server, tmp_path, parser, Shelf(parser)).drain()

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from email_ingestion.cli.main import app
-from email_ingestion.stream import Census, Keys
+from email_ingestion.stream import EntryScanner, Keys
 from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.links import link
 from tests.servers.redis import RedisServer
@@ -61,7 +61,7 @@ def run(sandbox: RunningSandbox, redis_server: RedisServer, tmp_path: Path, monk
 
 
 def uids(redis: RedisServer) -> list[int]:
-    return [entry.uid for page in Census(link(redis.url), Keys()).queued() for entry in page.entries]
+    return [entry.uid for page in EntryScanner(link(redis.url), Keys()).stream_pages() for entry in page.entries]
 
 
 def test_a_period_comes_newest_first_and_only_once(run, redis_server: RedisServer):

@@ -17,7 +17,7 @@ from email_ingestion.blobs.reference import reference_to
 from email_ingestion.blobs.s3 import S3Blobs
 from email_ingestion.errors import SinkUnavailable
 from email_ingestion.records import Cursor, RawMessage
-from email_ingestion.stream import Intake
+from email_ingestion.stream import Appender
 from tests.servers.bucket import Bucket, make_bucket, running_s3
 from tests.servers.commands import told, typed
 from tests.servers.links import link, message
@@ -75,7 +75,7 @@ def _aged(blobs: S3Blobs, days: float = 1) -> list[Aged]:
 def test_a_worker_writes_and_reads_them_and_collecting_leaves_what_is_named(
     here: Place, bucket: Bucket, blobs: S3Blobs, redis_server: RedisServer
 ):
-    intake = Intake(link(redis_server.url))
+    intake = Appender(link(redis_server.url))
     intake.restart_cursor("default", "INBOX", Cursor(1, 0))
     attached = bytes(range(256)) * 10
     first, second = _letter(1, attached), _letter(2, bytes(5000))
@@ -112,7 +112,7 @@ def test_mail_that_comes_to_need_what_was_just_put_aside_keeps_it(
     queued = _queued(late, blobs)
     bucket.age(40)
     assert told(here, "blobs", "collect")["aside"]["orphans"] == [queued.raw_ref]
-    intake = Intake(link(redis_server.url))  # the producer found the bytes in their place a moment before
+    intake = Appender(link(redis_server.url))  # the producer found the bytes in their place a moment before
     intake.restart_cursor("default", "INBOX", Cursor(1, 0))
     intake.append("default", "INBOX", Cursor(1, 0), 1, [queued])
     bucket.age(40)

@@ -15,7 +15,7 @@ from email_ingestion.errors import RedisConnectionError
 from email_ingestion.ops.compose import Ops, open_ops
 from email_ingestion.ops.records import Identity, Names
 from email_ingestion.overrides import OperatorOverrides
-from email_ingestion.stream import Keys, RedisLink, connect, presences
+from email_ingestion.stream import Keys, RedisLink, connect, read_presences
 from tests.servers.processes import until
 from tests.servers.redis import RedisServer
 
@@ -63,6 +63,6 @@ def test_peers_of_other_releases_may_tell_less(redis_server: RedisServer, tmp_pa
         client.set(Keys().alive("odd-2"), "[1]")
         client.set(Keys().alive("odd-3"), json.dumps({"pid": os.getpid()}))
     breaker = Breaker("redis", BreakerPolicy(), (RedisConnectionError,), lambda _: None)
-    found = presences(RedisLink(connect(redis_server.url, "test"), Keys(), breaker))
+    found = read_presences(RedisLink(connect(redis_server.url, "test"), Keys(), breaker))
     (peer,) = peers("me", found, tmp_path)
     assert (peer.instance, peer.alive, peer.ready, peer.ops_url) == ("there-worker-1", True, None, None)

@@ -25,9 +25,9 @@ from email_ingestion.records import RawMessage, SinkMessage
 from email_ingestion.sinks import Sink
 from email_ingestion.sinks.database import DatabaseSink
 from email_ingestion.sinks.webhook import WebhookSink
-from email_ingestion.stream import Burial, Graveyard, Keys
+from email_ingestion.stream import Burial, DeadLetterQueue, Keys
 from email_ingestion.stream.codec import decode
-from email_ingestion.worker import Courier
+from email_ingestion.worker import SinkDispatcher
 from tests.servers.links import Heard, link, message
 from tests.servers.processes import until
 from tests.servers.redis import RedisServer
@@ -71,14 +71,16 @@ class Sinks:
         self.blobs: Blobs = open_blobs(f"file:{folder}/blobs")
         self._database = DatabaseSink(self.ledger, self.blobs, 1000)
         self._cleanup = cleanup
-        self.couriers: list[Courier] = []
+        self.couriers: list[SinkDispatcher] = []
         self.names: tuple[str, ...] = ()
         self.breakers: dict[str, Breaker] = {}
 
-    def courier(self, name: str, sink: Sink, *, max_retries: int = 3, start: bool = True, **policy: Any) -> Courier:
+    def courier(
+        self, name: str, sink: Sink, *, max_retries: int = 3, start: bool = True, **policy: Any
+    ) -> SinkDispatcher:
         chosen = BreakerPolicy(**{"fail_max": 3, "recovery_timeout": 0.2, "success_threshold": 1} | policy)
         self.breakers[name] = Breaker(name, chosen, (SinkUnavailable, SinkFailed), self.heard)
-        made = Courier(
+        made = SinkDispatcher(
             name,
             sink,
             self.breakers[name],
@@ -97,7 +99,7 @@ class Sinks:
             self.run(made)
         return made
 
-    def run(self, courier: Courier) -> None:
+    def run(self, courier: SinkDispatcher) -> None:
         self.couriers.append(courier)
         courier.start()
         self._cleanup.callback(courier.join)
@@ -117,7 +119,7 @@ class Sinks:
         return [each.envelope.email_id for each in sent]
 
     def letters(self) -> list[tuple[str, str, str, str]]:
-        found = Graveyard(self.link).letters()
+        found = DeadLetterQueue(self.link).letters()
         return [(letter.email_id, letter.reason, letter.sink, letter.error) for letter in found]
 
     def hurry(self) -> None:
@@ -221,7 +223,7 @@ def test_a_replayed_letter_goes_to_its_sink_alone(sinks: Sinks):
 
 def _replayed(sinks: Sinks) -> RawMessage:
     """The entry of the stream that a replay of all letters makes."""
-    graveyard = Graveyard(sinks.link)
+    graveyard = DeadLetterQueue(sinks.link)
     assert list(graveyard.replay([letter.id for letter in graveyard.letters()])) == [1]
     ((_, fields),) = sinks.link.client.xrange(Keys().stream)
     return decode(fields)

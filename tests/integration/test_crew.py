@@ -14,7 +14,7 @@ from email_ingestion.daemon import StopSignal
 from email_ingestion.fleet.crew import Crew
 from email_ingestion.records import Cursor
 from email_ingestion.settings import load_settings
-from email_ingestion.stream import Intake, Keys
+from email_ingestion.stream import Appender, Keys
 from tests.servers.links import link, message
 from tests.servers.processes import place, until
 from tests.servers.redis import RedisServer
@@ -73,7 +73,7 @@ def test_one_that_refuses_to_start_ends_all(folder: Path):
 
 
 def test_two_workers_of_one_command_drain_the_stream(own_redis: RedisServer, tmp_path: Path):
-    intake = Intake(link(own_redis.url))
+    intake = Appender(link(own_redis.url))
     intake.restart_cursor("default", "INBOX", Cursor(1, 0))
     intake.append("default", "INBOX", Cursor(1, 0), 20, [message(uid) for uid in range(1, 21)])
     with place(tmp_path / "here", own_redis.url) as here:

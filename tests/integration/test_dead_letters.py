@@ -13,11 +13,11 @@ import zstandard
 
 from email_ingestion.errors import OperationFailed, PermanentError, RedisConnectionError
 from email_ingestion.records import Cursor
-from email_ingestion.stream import Graveyard, Intake, Keys, Queue, open_link, read_gauges
+from email_ingestion.stream import Appender, Consumer, DeadLetterQueue, Keys, open_link, read_gauges
 from email_ingestion.stream.codec import encode
-from email_ingestion.stream.dead_letters import UNKNOWN, Wanted, kinds, obituary
-from email_ingestion.stream.graveyard import PAGE, REPLAY_CHUNK
-from email_ingestion.stream.letter_file import read_letters, write_letters
+from email_ingestion.stream.dead_letter_file import verify_file, write_entries
+from email_ingestion.stream.dead_letter_queue import PAGE, REPLAY_CHUNK
+from email_ingestion.stream.dead_letters import UNKNOWN, DeadLetterFilter, dead_letter_fields, group_failures
 from tests.servers.links import link, message
 from tests.servers.redis import RedisServer
 
@@ -25,35 +25,37 @@ KEYS = Keys()
 
 
 @pytest.fixture
-def graveyard(redis_server: RedisServer) -> Graveyard:
-    return Graveyard(open_link(redis_server.url, "test"))
+def graveyard(redis_server: RedisServer) -> DeadLetterQueue:
+    return DeadLetterQueue(open_link(redis_server.url, "test"))
 
 
 @pytest.fixture
-def queue(redis_server: RedisServer) -> Queue:
-    made = Queue(link(redis_server.url), "here-worker-1", 60.0)
+def queue(redis_server: RedisServer) -> Consumer:
+    made = Consumer(link(redis_server.url), "here-worker-1", 60.0)
     made.ensure_group()
     return made
 
 
-def _bury(server: RedisServer, queue: Queue, *uids: int, error: Exception | None = None, reason="permanent") -> None:
+def _bury(server: RedisServer, queue: Consumer, *uids: int, error: Exception | None = None, reason="permanent") -> None:
     """Let messages go through the stream and die there."""
-    intake = Intake(link(server.url))
+    intake = Appender(link(server.url))
     since = intake.restart_cursor("default", "INBOX", Cursor(1, 0))
     intake.append("default", "INBOX", since, uids[-1], [message(uid) for uid in uids])
     _die(queue, error or PermanentError("it does not fit"), reason)
 
 
-def _die(queue: Queue, error: Exception, reason="permanent") -> None:
-    while dead := queue.fresh(100, block=False):
+def _die(queue: Consumer, error: Exception, reason="permanent") -> None:
+    while dead := queue.read_new(100, block=False):
         for each in dead:
-            assert queue.bury(each, obituary(reason, each.attempt, error, "Traceback …", "here-worker-1"))
+            assert queue.dead_letter(
+                each, dead_letter_fields(reason, each.attempt, error, "Traceback …", "here-worker-1")
+            )
 
 
 def _add(server: RedisServer, *uids: int) -> None:
     """Put letters where `bury` puts them, many at a time."""
     compressor = zstandard.ZstdCompressor()
-    death = obituary("permanent", 1, PermanentError("it does not fit"), "", "here-worker-1")
+    death = dead_letter_fields("permanent", 1, PermanentError("it does not fit"), "", "here-worker-1")
     with server.client() as client:
         pipe = client.pipeline(transaction=False)
         for uid in uids:
@@ -61,11 +63,11 @@ def _add(server: RedisServer, *uids: int) -> None:
         pipe.execute()
 
 
-def _ids(graveyard: Graveyard) -> list[str]:
+def _ids(graveyard: DeadLetterQueue) -> list[str]:
     return [letter.id for letter in graveyard.letters()]
 
 
-def _replay_all(graveyard: Graveyard) -> int:
+def _replay_all(graveyard: DeadLetterQueue) -> int:
     return sum(graveyard.replay(_ids(graveyard)))
 
 
@@ -74,7 +76,7 @@ def _waiting(server: RedisServer) -> list[int]:
         return [int(fields[b"uid"]) for _, fields in client.xrange(KEYS.stream)]
 
 
-def test_a_letter_tells_what_it_died_of(redis_server: RedisServer, queue: Queue, graveyard: Graveyard):
+def test_a_letter_tells_what_it_died_of(redis_server: RedisServer, queue: Consumer, graveyard: DeadLetterQueue):
     before = datetime.now(UTC) - timedelta(seconds=1)
     _bury(redis_server, queue, 7)
     (letter,) = graveyard.letters()
@@ -87,12 +89,12 @@ def test_a_letter_tells_what_it_died_of(redis_server: RedisServer, queue: Queue,
     assert list(graveyard.find([letter.id, "1-1"])) == [letter]
 
 
-def test_all_pages_are_read(redis_server: RedisServer, graveyard: Graveyard):
+def test_all_pages_are_read(redis_server: RedisServer, graveyard: DeadLetterQueue):
     _add(redis_server, *range(1, 2 * PAGE + 2))
     assert [letter.uid for letter in graveyard.letters()] == list(range(1, 2 * PAGE + 2))
 
 
-def test_strangers_entries_are_shown_and_never_fail(redis_server: RedisServer, graveyard: Graveyard):
+def test_strangers_entries_are_shown_and_never_fail(redis_server: RedisServer, graveyard: DeadLetterQueue):
     with redis_server.client() as client:
         client.xadd(KEYS.dlq, {"hello": "world"})
         client.xadd(KEYS.dlq, {b"\xff\xfe": b"\x00\xff", "uid": "none", "raw": b"no zstd", "replays": "many"})
@@ -104,27 +106,29 @@ def test_strangers_entries_are_shown_and_never_fail(redis_server: RedisServer, g
     assert graveyard.raw(letters[0].id) is None
     with pytest.raises(PermanentError):
         graveyard.raw(letters[1].id)
-    assert [kind.count for kind in kinds(letters)] == [3]
+    assert [kind.count for kind in group_failures(letters)] == [3]
     assert _replay_all(graveyard) == 3
 
 
-def test_fingerprints_bring_together_what_died_alike(redis_server: RedisServer, queue: Queue, graveyard: Graveyard):
+def test_fingerprints_bring_together_what_died_alike(
+    redis_server: RedisServer, queue: Consumer, graveyard: DeadLetterQueue
+):
     _bury(redis_server, queue, 1, error=PermanentError("row 17 of 'a' is too long"))
     _bury(redis_server, queue, 2, 3, error=PermanentError("row 99 of 'b' is too long"))
     _bury(redis_server, queue, 4, error=PermanentError("there is no such thing"))
     _bury(redis_server, queue, 5, error=PermanentError("row 3 of 'c' is too long"), reason="max_retries")
     letters = list(graveyard.letters())
-    found = kinds(letters)
+    found = group_failures(letters)
     assert [kind.count for kind in found] == [3, 1, 1]
     assert (found[0].first, found[0].last) == (letters[0].dead_at, letters[2].dead_at)
     assert found[0].example == letters[2].id
-    chosen = [letter.uid for letter in letters if Wanted(fingerprint=found[0].fingerprint).fits(letter)]
+    chosen = [letter.uid for letter in letters if DeadLetterFilter(fingerprint=found[0].fingerprint).fits(letter)]
     assert chosen == [1, 2, 3]
-    assert [letter.uid for letter in letters if Wanted(reason="max_retries").fits(letter)] == [5]
-    assert not any(Wanted(account="other").fits(letter) for letter in letters)
+    assert [letter.uid for letter in letters if DeadLetterFilter(reason="max_retries").fits(letter)] == [5]
+    assert not any(DeadLetterFilter(account="other").fits(letter) for letter in letters)
 
 
-def test_only_those_dead_for_long_are_found(redis_server: RedisServer, graveyard: Graveyard):
+def test_only_those_dead_for_long_are_found(redis_server: RedisServer, graveyard: DeadLetterQueue):
     now = datetime.now(UTC)
     for hours in (30, 20, 10):
         with redis_server.client() as client:
@@ -134,20 +138,22 @@ def test_only_those_dead_for_long_are_found(redis_server: RedisServer, graveyard
     assert list(graveyard.letters(now - timedelta(days=40_000))) == []
 
 
-def test_a_replayed_message_is_delivered_as_it_was(redis_server: RedisServer, queue: Queue, graveyard: Graveyard):
+def test_a_replayed_message_is_delivered_as_it_was(
+    redis_server: RedisServer, queue: Consumer, graveyard: DeadLetterQueue
+):
     _bury(redis_server, queue, 7)
     assert _replay_all(graveyard) == 1
     assert graveyard.depth() == 0
-    (again,) = queue.fresh(10)
+    (again,) = queue.read_new(10)
     assert (again.message, again.attempt) == (message(7), 1)
     assert read_gauges(link(redis_server.url)).volume == again.wire_bytes
-    queue.complete([again])
+    queue.ack([again])
     gauges = read_gauges(link(redis_server.url))
     assert (gauges.depth, gauges.volume, gauges.dlq_replayed) == (0, 0, 1)
 
 
 def test_a_message_that_dies_again_says_how_often_and_is_told_of_once(
-    redis_server: RedisServer, queue: Queue, graveyard: Graveyard
+    redis_server: RedisServer, queue: Consumer, graveyard: DeadLetterQueue
 ):
     _bury(redis_server, queue, 7)
     for replays in (1, 2, 3):
@@ -163,7 +169,7 @@ def test_a_message_that_dies_again_says_how_often_and_is_told_of_once(
         assert max(Counter(flat[::2]).values()) == 1
 
 
-def test_replaying_twice_puts_back_once(redis_server: RedisServer, graveyard: Graveyard):
+def test_replaying_twice_puts_back_once(redis_server: RedisServer, graveyard: DeadLetterQueue):
     _add(redis_server, 1, 2, 3)
     ids = _ids(graveyard)
     assert (sum(graveyard.replay(ids)), sum(graveyard.replay(ids)), sum(graveyard.replay(ids * 3))) == (3, 0, 0)
@@ -177,7 +183,7 @@ def test_replaying_from_many_sides_at_once_puts_back_once(redis_server: RedisSer
     barrier = threading.Barrier(6)
 
     def replay() -> None:
-        mine = Graveyard(open_link(redis_server.url, "test"))
+        mine = DeadLetterQueue(open_link(redis_server.url, "test"))
         ids = _ids(mine)
         barrier.wait()
         moved.append(sum(mine.replay(ids)))
@@ -191,7 +197,9 @@ def test_replaying_from_many_sides_at_once_puts_back_once(redis_server: RedisSer
     assert sorted(_waiting(redis_server)) == uids
 
 
-def test_a_replay_that_ends_in_the_middle_is_finished_by_the_next(redis_server: RedisServer, graveyard: Graveyard):
+def test_a_replay_that_ends_in_the_middle_is_finished_by_the_next(
+    redis_server: RedisServer, graveyard: DeadLetterQueue
+):
     uids = list(range(1, 3 * REPLAY_CHUNK + 1))
     _add(redis_server, *uids)
     assert next(graveyard.replay(_ids(graveyard))) == REPLAY_CHUNK
@@ -200,7 +208,9 @@ def test_a_replay_that_ends_in_the_middle_is_finished_by_the_next(redis_server: 
     assert _waiting(redis_server) == uids
 
 
-def test_what_dies_during_a_replay_is_not_replayed_again(redis_server: RedisServer, queue: Queue, graveyard: Graveyard):
+def test_what_dies_during_a_replay_is_not_replayed_again(
+    redis_server: RedisServer, queue: Consumer, graveyard: DeadLetterQueue
+):
     _add(redis_server, *range(1, 2 * PAGE))
     replayed = 0
     for letter in graveyard.letters():
@@ -210,7 +220,7 @@ def test_what_dies_during_a_replay_is_not_replayed_again(redis_server: RedisServ
     assert {letter.replays for letter in graveyard.letters()} == {1}
 
 
-def test_a_full_redis_refuses_a_replay_and_keeps_every_letter(redis_server: RedisServer, graveyard: Graveyard):
+def test_a_full_redis_refuses_a_replay_and_keeps_every_letter(redis_server: RedisServer, graveyard: DeadLetterQueue):
     _add(redis_server, 1, 2, 3)
     ids = _ids(graveyard)
     with redis_server.client() as client:
@@ -227,20 +237,20 @@ def test_a_full_redis_refuses_a_replay_and_keeps_every_letter(redis_server: Redi
 
 
 def test_letters_can_be_exported_and_removed_from_a_full_redis(
-    redis_server: RedisServer, graveyard: Graveyard, tmp_path: Path
+    redis_server: RedisServer, graveyard: DeadLetterQueue, tmp_path: Path
 ):
     _add(redis_server, 1, 2, 3)
     with redis_server.client() as client:
         client.config_set("maxmemory", 1)
         try:
-            write_letters(tmp_path / "letters", graveyard.entries(_ids(graveyard)), {}, lambda: None)
-            assert sum(map(len, graveyard.remove(read_letters(tmp_path / "letters").letters))) == 3
+            write_entries(tmp_path / "letters", graveyard.entries(_ids(graveyard)), {}, lambda: None)
+            assert sum(map(len, graveyard.remove(verify_file(tmp_path / "letters").letters))) == 3
         finally:
             client.config_set("maxmemory", 0)
 
 
 def test_a_file_holds_every_byte_and_exactly_its_letters_are_removed(
-    redis_server: RedisServer, graveyard: Graveyard, tmp_path: Path
+    redis_server: RedisServer, graveyard: DeadLetterQueue, tmp_path: Path
 ):
     _add(redis_server, *range(1, PAGE + 10))
     with redis_server.client() as client:
@@ -248,8 +258,8 @@ def test_a_file_holds_every_byte_and_exactly_its_letters_are_removed(
     path, ids = tmp_path / "new" / "letters.jsonl", _ids(graveyard)
     more = iter(range(1000, 2000))
     # Somebody is buried after each letter that is written.
-    write_letters(path, graveyard.entries(ids), {"filter": {"all": True}}, lambda: _add(redis_server, next(more)))
-    exported = read_letters(path)
+    write_entries(path, graveyard.entries(ids), {"filter": {"all": True}}, lambda: _add(redis_server, next(more)))
+    exported = verify_file(path)
     assert list(exported.letters) == ids
     assert path.stat().st_mode & 0o777 == 0o600
     assert [each.name for each in path.parent.iterdir()] == [path.name]
@@ -263,11 +273,11 @@ def test_a_file_holds_every_byte_and_exactly_its_letters_are_removed(
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "a line less", "empty"])
 def test_a_file_that_is_not_what_was_written_is_refused(
-    redis_server: RedisServer, graveyard: Graveyard, tmp_path: Path, damage: str
+    redis_server: RedisServer, graveyard: DeadLetterQueue, tmp_path: Path, damage: str
 ):
     _add(redis_server, 1, 2, 3)
     path = tmp_path / "letters"
-    write_letters(path, graveyard.entries(_ids(graveyard)), {}, lambda: None)
+    write_entries(path, graveyard.entries(_ids(graveyard)), {}, lambda: None)
     whole = path.read_bytes()
     lines = whole.splitlines(keepends=True)
     broken = {
@@ -278,17 +288,17 @@ def test_a_file_that_is_not_what_was_written_is_refused(
     }
     path.write_bytes(broken[damage])
     with pytest.raises(OperationFailed):
-        read_letters(path)
+        verify_file(path)
 
 
 def test_a_file_is_never_overwritten_and_a_failure_leaves_none(
-    redis_server: RedisServer, graveyard: Graveyard, tmp_path: Path
+    redis_server: RedisServer, graveyard: DeadLetterQueue, tmp_path: Path
 ):
     _add(redis_server, 1)
     path = tmp_path / "letters"
     path.write_text("mine")
     with pytest.raises(OperationFailed, match="exists"):
-        write_letters(path, graveyard.entries(_ids(graveyard)), {}, lambda: None)
+        write_entries(path, graveyard.entries(_ids(graveyard)), {}, lambda: None)
     assert path.read_text() == "mine"
 
     def broken():
@@ -296,12 +306,12 @@ def test_a_file_is_never_overwritten_and_a_failure_leaves_none(
         raise RedisConnectionError("gone")
 
     with pytest.raises(RedisConnectionError):
-        write_letters(tmp_path / "other", broken(), {}, lambda: None)
+        write_entries(tmp_path / "other", broken(), {}, lambda: None)
     assert [each.name for each in tmp_path.iterdir()] == ["letters"]
 
 
 def test_every_call_of_a_one_shot_link_is_tried(own_redis: RedisServer):
-    graveyard = Graveyard(open_link(own_redis.url, "test"))
+    graveyard = DeadLetterQueue(open_link(own_redis.url, "test"))
     own_redis.kill()
     for _ in range(10):
         with pytest.raises(RedisConnectionError):

@@ -16,14 +16,14 @@ from email_ingestion.errors import CircuitBreakerError, ConfigurationError, Redi
 from email_ingestion.records import Cursor
 from email_ingestion.settings import RedisAddress
 from email_ingestion.stream import (
-    Intake,
+    Appender,
+    Consumer,
     Keys,
-    Queue,
     RedisLink,
     connect,
     open_link,
     read_gauges,
-    server_facts,
+    read_server_info,
     server_url,
 )
 from tests.servers.links import link, message
@@ -44,28 +44,28 @@ def at_last(call: Callable[[], T]) -> T:
             time.sleep(0.02)
 
 
-def go_on(intake: Intake, queue: Queue, account: str) -> None:
+def go_on(intake: Appender, queue: Consumer, account: str) -> None:
     """Append a message and take it through to its end."""
     since = at_last(lambda: intake.restart_cursor(account, "INBOX", Cursor(1, 0)))
     uid = since.uid + 1
     at_last(lambda: intake.append(account, "INBOX", since, uid, [message(uid, account=account)]))
     found = []
     while not found:
-        found = at_last(lambda: queue.fresh(10))
+        found = at_last(lambda: queue.read_new(10))
     assert [(each.message.envelope.account, each.message.envelope.uid) for each in found] == [(account, uid)]
-    assert at_last(lambda: queue.complete(found)) == []
+    assert at_last(lambda: queue.ack(found)) == []
 
 
 def test_behind_sentinel_what_is_promoted_is_written_to(tmp_path: Path):
     with running(SentinelFleet(tmp_path, 2.0)) as fleet:
         mine = link(fleet.address(3))
-        intake, queue = Intake(mine), Queue(mine, "here-worker-1", 60.0)
+        intake, queue = Appender(mine), Consumer(mine, "here-worker-1", 60.0)
         go_on(intake, queue, "sales")
         gone = fleet.master()
         gone.kill()
         go_on(intake, queue, "sales")
         assert fleet.master() is not gone
-        assert len(server_facts(mine)) == 1
+        assert len(read_server_info(mine)) == 1
         address = replace(fleet.address(), url="redis://me:p%2Fw@127.0.0.1:1/2")
         assert server_url(address) == f"redis://me:p%2Fw@127.0.0.1:{fleet.master().port}/2"
         mine.client.close()
@@ -80,7 +80,7 @@ def test_without_a_sentinel_that_answers_redis_is_away():
 def test_in_a_cluster_a_slot_moves_and_a_master_dies(tmp_path: Path):
     with running(ClusterFleet(tmp_path, 3.0)) as fleet:
         mine = link(fleet.address(3))
-        intake, queue = Intake(mine), Queue(mine, "here-worker-1", 60.0)
+        intake, queue = Appender(mine), Consumer(mine, "here-worker-1", 60.0)
         for account in ("a0", "a1", "a2", "a3"):
             go_on(intake, queue, account)
         keys = mine.keys_for("a0")
@@ -99,7 +99,7 @@ def test_in_a_cluster_a_slot_moves_and_a_master_dies(tmp_path: Path):
 def test_a_cluster_that_is_away_at_the_start_is_waited_for():
     absent = RedisAddress("redis://127.0.0.1:1", 2, "cluster", (("127.0.0.1", 1),))
     with pytest.raises(RedisConnectionError):
-        Intake(link(absent)).load()
+        Appender(link(absent)).backlog()
 
 
 def test_a_trial_is_made_at_once_when_another_server_has_taken_over():

@@ -12,7 +12,7 @@ from email_ingestion.app.accounts import log_in
 from email_ingestion.blobs import open_blobs
 from email_ingestion.events import NewMailWaiting, Synced
 from email_ingestion.settings import Settings
-from email_ingestion.stream import Intake
+from email_ingestion.stream import Appender
 from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.links import Heard, link
 from tests.servers.processes import gmail_settings
@@ -40,7 +40,7 @@ class Pass:
         made = link(redis.url)
         account = self.settings.all_accounts[0]
         ledger, blobs = LedgerOnDemand(self.settings.database_url), open_blobs(self.settings.blob_url)
-        self.source = Source(account, self.settings, made, Intake(made), ledger, blobs, self.heard)
+        self.source = Source(account, self.settings, made, Appender(made), ledger, blobs, self.heard)
 
     def run(self, *, room: bool = True) -> bool:
         with closing(log_in(self.source.account, 10.0)) as connection:

@@ -16,8 +16,8 @@ from email_ingestion.producer import Budget, fetch, history, sync
 from email_ingestion.producer.choice import portions, portions_down
 from email_ingestion.reconcile import Report
 from email_ingestion.records import Cursor
-from email_ingestion.stream import Allowance, Census, Intake, Keys, Load
-from email_ingestion.stream.allowance import Spending
+from email_ingestion.stream import Appender, DownloadQuota, EntryScanner, Keys, StreamBacklog
+from email_ingestion.stream.account_limits import QuotaUse
 from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.links import Heard, link, message
 from tests.servers.redis import RedisServer
@@ -50,11 +50,13 @@ def _goes_on(_seconds: float) -> bool:
 
 def uids_in_order(watched: Watched) -> list[int]:
     """Of what is in the stream, in the order it came."""
-    return [entry.uid for page in Census(link(watched.redis.url), Keys()).queued() for entry in page.entries]
+    return [
+        entry.uid for page in EntryScanner(link(watched.redis.url), Keys()).stream_pages() for entry in page.entries
+    ]
 
 
 def cursor(watched: Watched) -> Cursor:
-    found = Intake(link(watched.redis.url)).cursor("default", ALL_MAIL)
+    found = Appender(link(watched.redis.url)).cursor("default", ALL_MAIL)
     assert found
     return found
 
@@ -90,7 +92,7 @@ def test_the_next_portion_is_fetched_ahead_when_there_is_room_and_comes_once(wat
     def fetched() -> int:
         return len(watched.sandbox.with_stats(lambda stats: dict(stats.fetched_messages)))
 
-    def room(size: int, load: Load) -> float:
+    def room(size: int, load: StreamBacklog) -> float:
         asked.append(size)
         in_hand.append(load.depth)
         if len(asked) == 3:
@@ -119,7 +121,7 @@ def test_much_new_mail_is_fetched_ahead_as_well(watched: Watched, monkeypatch: p
     monkeypatch.setattr(sync, "PORTION_BYTES", 4500)
     in_hand: list[int] = []
 
-    def room(_size: int, load: Load) -> float:
+    def room(_size: int, load: StreamBacklog) -> float:
         in_hand.append(load.depth)
         return 1.0 if len(in_hand) in {2, 3} else 0.0  # the second portion has to wait until the first is appended
 
@@ -236,29 +238,29 @@ def test_old_mail_may_use_a_part_of_the_budget_and_new_mail_all_of_it(watched: W
 
 def test_bytes_are_forgotten_after_a_day_and_not_before(redis_server: RedisServer):
     now = 1_000_000_000.0
-    allowance = Allowance(link(redis_server.url), "default", clock=lambda: now)
-    assert allowance.ask(600, 1000).granted
+    allowance = DownloadQuota(link(redis_server.url), "default", clock=lambda: now)
+    assert allowance.reserve(600, 1000).granted
     now += 23 * 3600
-    assert allowance.ask(600, 1000) == allowance.ask(0, 0)  # one may go beyond
-    assert not allowance.ask(1, 1000).granted
+    assert allowance.reserve(600, 1000) == allowance.reserve(0, 0)  # one may go beyond
+    assert not allowance.reserve(1, 1000).granted
     now += 2 * 3600
-    assert allowance.ask(1, 1000).today == 601
+    assert allowance.reserve(1, 1000).today == 601
     now += 25 * 3600
-    assert allowance.correct(-5).today == 0
+    assert allowance.adjust(-5).today == 0
 
 
 def test_two_processes_share_a_budget(redis_server: RedisServer):
-    ours, theirs = (Allowance(link(redis_server.url), "default") for _ in range(2))
+    ours, theirs = (DownloadQuota(link(redis_server.url), "default") for _ in range(2))
     assert [each.ask(500, 1000).granted for each in (ours, theirs, ours)] == [True, True, False]
-    assert Allowance(link(redis_server.url), "other").ask(1, 1000).today == 1
+    assert DownloadQuota(link(redis_server.url), "other").ask(1, 1000).today == 1
 
 
-class Counted(Allowance):
+class Counted(DownloadQuota):
     """Counts how often Redis is asked."""
 
     questions = 0
 
-    def ask(self, size: int, limit: int) -> Spending:
+    def ask(self, size: int, limit: int) -> QuotaUse:
         self.questions += 1
         return super().ask(size, limit)
 
@@ -269,26 +271,26 @@ def test_a_budget_is_drawn_in_strides_and_what_is_left_is_given_back(redis_serve
     assert all(budget.ask(1000, 0.8) for _ in range(30))
     assert allowance.questions <= 8
     assert heard.of(BytesSpent)[-1].today == 30_000
-    assert 30_000 < allowance.ask(0, 0).today < 40_000  # a crash would have used up so much
+    assert 30_000 < allowance.reserve(0, 0).today < 40_000  # a crash would have used up so much
     budget.settle(25_000)
     budget.settle(31_000, last=True)
-    assert heard.of(BytesSpent)[-1].today == allowance.ask(0, 0).today == 31_000
+    assert heard.of(BytesSpent)[-1].today == allowance.reserve(0, 0).today == 31_000
     assert budget.ask(1000)
     budget.settle(20_000)  # of another connection; more came than was in hand
-    assert allowance.ask(0, 0).today == 51_000
+    assert allowance.reserve(0, 0).today == 51_000
 
 
 def test_crash_upon_crash_does_not_use_up_a_day(redis_server: RedisServer):
-    allowance = Allowance(link(redis_server.url), "default")
+    allowance = DownloadQuota(link(redis_server.url), "default")
     for _ in range(100):  # producers that die after three messages each
         budget = Budget("default", allowance, 2_500_000_000, lambda _: None)
         assert all(budget.ask(1000) for _ in range(3))
-    assert allowance.ask(0, 0).today <= 2 * 300_000
+    assert allowance.reserve(0, 0).today <= 2 * 300_000
 
 
 def test_old_mail_has_nothing_of_what_was_drawn_for_new_mail(redis_server: RedisServer):
     allowance = Counted(link(redis_server.url), "default")
-    allowance.ask(8_100_000, 10_000_000)
+    allowance.reserve(8_100_000, 10_000_000)
     budget = Budget("default", allowance, 10_000_000, lambda _: None)
     assert [budget.ask(1000), budget.ask(1000), budget.ask(1000)] == [True] * 3
     asked = allowance.questions
@@ -301,24 +303,24 @@ def test_old_mail_has_nothing_of_what_was_drawn_for_new_mail(redis_server: Redis
 
 
 @pytest.fixture
-def intake(redis_server: RedisServer) -> Intake:
-    made = Intake(link(redis_server.url))
+def intake(redis_server: RedisServer) -> Appender:
+    made = Appender(link(redis_server.url))
     made.restart_cursor("default", "INBOX", Cursor(1, 100, 100, 101))
     return made
 
 
-def down(intake: Intake, since: int, *uids: int, downto: int) -> tuple[int, Cursor]:
+def down(intake: Appender, since: int, *uids: int, downto: int) -> tuple[int, Cursor]:
     at = Cursor(1, 100, 100, since)
     return intake.append("default", "INBOX", at, downto, [message(uid) for uid in uids], end="history")
 
 
-def test_history_moves_down_and_new_mail_up(intake: Intake):
+def test_history_moves_down_and_new_mail_up(intake: Appender):
     assert down(intake, 101, 100, 99, downto=98) == (2, Cursor(1, 100, 100, 98))
     assert intake.append("default", "INBOX", Cursor(1, 100, 100, 98), 101, [message(101)])[0] == 1
     assert intake.cursor("default", "INBOX") == Cursor(1, 101, 100, 98)
 
 
-def test_a_resent_portion_adds_nothing_and_a_mark_that_went_back_is_refused(intake: Intake):
+def test_a_resent_portion_adds_nothing_and_a_mark_that_went_back_is_refused(intake: Appender):
     assert down(intake, 101, 100, 99, downto=99)[0] == 2
     assert down(intake, 101, 100, 99, 98, downto=98)[0] == 1  # two producers, or a lost answer
     with pytest.raises(StaleCursor):
@@ -327,7 +329,7 @@ def test_a_resent_portion_adds_nothing_and_a_mark_that_went_back_is_refused(inta
 
 
 def test_a_cursor_of_an_earlier_release_has_no_history_to_come(redis_server: RedisServer):
-    made = Intake(link(redis_server.url))
+    made = Appender(link(redis_server.url))
     with redis_server.client() as client:
         client.hset(Keys().cursor("default", "INBOX"), mapping={"uidvalidity": 1, "uid": 7, "rescan": 9})
     assert made.cursor("default", "INBOX") == Cursor(1, 7, 9, 1)

@@ -12,7 +12,7 @@ from email_ingestion.blobs import open_blobs
 from email_ingestion.errors import OperationFailed, RedisConnectionError
 from email_ingestion.producer.choice import Rules
 from email_ingestion.producer.takeout import Import
-from email_ingestion.stream import Census, Intake, Keys
+from email_ingestion.stream import Appender, EntryScanner, Keys
 from tests.servers.links import link
 from tests.servers.redis import RedisServer
 
@@ -34,7 +34,7 @@ def _import(server: RedisServer, path: Path, known=lambda messages: set(), room=
     return Import(
         "default",
         path,
-        intake=Intake(link(server.url)),
+        intake=Appender(link(server.url)),
         blobs=open_blobs(f"file:{path.parent}/blobs"),
         blob_threshold=262_144,
         rules=Rules(frozenset(["Spam"])),
@@ -44,7 +44,7 @@ def _import(server: RedisServer, path: Path, known=lambda messages: set(), room=
 
 
 def _queued(server: RedisServer) -> list[int]:
-    return [entry.gm_msgid for page in Census(link(server.url), Keys()).queued() for entry in page.entries]
+    return [entry.gm_msgid for page in EntryScanner(link(server.url), Keys()).stream_pages() for entry in page.entries]
 
 
 WANTED = [number + 1 for number in range(COUNT) if number % 100 != 99]

@@ -20,7 +20,7 @@ from email_ingestion.producer import labels
 from email_ingestion.records import Cursor
 from email_ingestion.sinks import SinkMessage
 from email_ingestion.sinks.database import DatabaseSink
-from email_ingestion.stream import Intake, Queue
+from email_ingestion.stream import Appender, Consumer
 from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.links import link
 from tests.servers.redis import RedisServer
@@ -75,11 +75,11 @@ def tracking(watched: Watched) -> Iterator[Tracking]:
 def record(watched: Watched) -> None:
     """What a worker does with all that is queued."""
     sink = DatabaseSink(watched.ledger(), watched.source().blobs, watched.settings.blob_threshold_bytes)
-    queue = Queue(link(watched.redis.url), "here-worker-1", 60.0)
-    while batch := queue.fresh(100, block=False):
+    queue = Consumer(link(watched.redis.url), "here-worker-1", 60.0)
+    while batch := queue.read_new(100, block=False):
         messages = [each.message for each in batch if each.message]
         sink.deliver([SinkMessage(parse(each.envelope, each.raw or b""), each.raw or b"") for each in messages])
-        queue.complete(batch)
+        queue.ack(batch)
 
 
 def label(watched: Watched, number: int, name: str) -> int:
@@ -97,7 +97,7 @@ def labelled(watched: Watched, name: str) -> set[int]:
 
 
 def modseq(watched: Watched) -> int | None:
-    return Intake(link(watched.redis.url)).modseq("default", "[Gmail]/All Mail")
+    return Appender(link(watched.redis.url)).modseq("default", "[Gmail]/All Mail")
 
 
 def test_a_label_put_on_later_is_in_the_record_and_no_body_is_fetched_for_it(watched: Watched):
@@ -266,10 +266,10 @@ def test_nothing_is_looked_at_unless_it_is_asked_for(
 
 
 def test_whoever_lost_the_account_or_its_cursor_notes_nothing(redis_server: RedisServer):
-    mine = Intake(link(redis_server.url), "here 1")
+    mine = Appender(link(redis_server.url), "here 1")
     with pytest.raises(LeaseLost):
         mine.note_modseq("default", "INBOX", 1, 5)
-    anybody = Intake(link(redis_server.url))
+    anybody = Appender(link(redis_server.url))
     anybody.restart_cursor("default", "INBOX", Cursor(1, 0))
     with pytest.raises(StaleCursor):
         anybody.note_modseq("default", "INBOX", 2, 5)

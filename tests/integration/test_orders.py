@@ -8,7 +8,7 @@ import pytest
 
 from email_ingestion.errors import RedisConnectionError
 from email_ingestion.overrides import Override
-from email_ingestion.stream import FleetOrders, Keys, RedisLink, prove_writable
+from email_ingestion.stream import Keys, RedisLink, SharedOverrides, check_writable
 from tests.servers.links import link
 from tests.servers.redis import RedisServer
 
@@ -21,37 +21,37 @@ def redis_link(redis_server: RedisServer) -> RedisLink:
 
 
 def test_an_order_holds_until_it_is_taken_back(redis_link: RedisLink):
-    orders = FleetOrders(redis_link)
-    orders.give("level", Override("MINIMAL", 600, "ada"))
-    orders.give("pause:worker", Override("", 60, "bob"))
+    orders = SharedOverrides(redis_link)
+    orders.set("level", Override("MINIMAL", 600, "ada"))
+    orders.set("pause:worker", Override("", 60, "bob"))
     read = orders.read()
     assert (read["level"].value, read["level"].by, read["pause:worker"].by) == ("MINIMAL", "ada", "bob")
     assert 595 < read["level"].seconds <= 600
-    orders.take_back("level")
+    orders.clear("level")
     assert orders.read().keys() == {"pause:worker"}
     assert 55_000 < redis_link.client.pttl(KEY) <= 60_000
 
 
 def test_an_order_ends_and_its_key_goes_with_the_last_one(redis_link: RedisLink):
-    FleetOrders(redis_link).give("level", Override("DEGRADED", 0.05, "ada"))
+    SharedOverrides(redis_link).set("level", Override("DEGRADED", 0.05, "ada"))
     deadline = time.monotonic() + 10
     while redis_link.client.exists(KEY):
         assert time.monotonic() < deadline
-    assert FleetOrders(redis_link).read() == {}
+    assert SharedOverrides(redis_link).read() == {}
 
 
 def test_what_is_not_ours_orders_nothing_and_is_removed(redis_link: RedisLink):
     redis_link.client.hset(
         KEY, mapping={"level": "MINIMAL", "pause:worker": "[]", "pause:producer": '{"ends_ms": "x"}'}
     )
-    orders = FleetOrders(redis_link)
+    orders = SharedOverrides(redis_link)
     assert orders.read() == {}
-    orders.give("level", Override("DEGRADED", 60, "ada"))
+    orders.set("level", Override("DEGRADED", 60, "ada"))
     assert redis_link.client.hkeys(KEY) == [b"level"]
 
 
 def test_a_redis_that_takes_no_writes_is_found_out(own_redis: RedisServer):
-    prove_writable(link(own_redis.url))
+    check_writable(link(own_redis.url))
     own_redis.client().config_set("min-replicas-to-write", 1)
     with pytest.raises(RedisConnectionError):
-        prove_writable(link(own_redis.url))
+        check_writable(link(own_redis.url))

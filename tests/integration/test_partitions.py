@@ -14,25 +14,25 @@ from email_ingestion.errors import ConfigurationError, PermanentError, StaleCurs
 from email_ingestion.records import Cursor
 from email_ingestion.settings import RedisAddress
 from email_ingestion.stream import (
+    Appender,
     Burial,
+    Consumer,
+    DeadLetterQueue,
     Gaps,
-    Graveyard,
-    Intake,
     Leases,
-    Queue,
     RedisLink,
-    Reload,
+    SnapshotRestore,
     Tally,
     open_link,
     read_gauges,
     read_snapshot,
 )
-from email_ingestion.stream.census import BEGINNING
-from email_ingestion.stream.dead_letters import kinds, obituary
+from email_ingestion.stream.dead_letter_file import read_entries, verify_file, write_entries
+from email_ingestion.stream.dead_letters import dead_letter_fields, group_failures
+from email_ingestion.stream.entry_scan import BEGINNING
 from email_ingestion.stream.keys import TAG, partition_keys, partition_of
-from email_ingestion.stream.letter_file import read_entries, read_letters, write_letters
-from email_ingestion.stream.reservoir import Reservoir, weight
-from email_ingestion.stream.stuck import Stucks
+from email_ingestion.stream.pending import PendingEntries
+from email_ingestion.stream.queue_dump import QueueDump, entry_bytes
 from tests.servers.links import link, message
 from tests.servers.redis import RedisServer
 from tests.servers.redis_fleet import ClusterFleet, running
@@ -82,22 +82,22 @@ def spread(address: RedisAddress) -> Iterator[RedisLink]:
 
 def put(link: RedisLink, *uids: int, of: tuple[str, ...] = tuple(ACCOUNTS), holder: str = "") -> None:
     """Append these messages to the mail of each account."""
-    intake = Intake(link, holder)
+    intake = Appender(link, holder)
     for account in of:
         since = intake.restart_cursor(account, "INBOX", Cursor(1, 0))
         intake.append(account, "INBOX", since, uids[-1], [message(uid, account=account) for uid in uids])
 
 
-def taken(queue: Queue, most: int = 100) -> list:
+def taken(queue: Consumer, most: int = 100) -> list:
     found = []
-    while batch := queue.fresh(most, block=False):
+    while batch := queue.read_new(most, block=False):
         found += batch
     return found
 
 
-def bury_all(queue: Queue) -> None:
+def bury_all(queue: Consumer) -> None:
     for each in taken(queue):
-        assert queue.bury(each, obituary("permanent", each.attempt, PermanentError("no"), "", "here"))
+        assert queue.dead_letter(each, dead_letter_fields("permanent", each.attempt, PermanentError("no"), "", "here"))
 
 
 @pytest.mark.parametrize("partitions", [2, 3, 4, 6, 12, 16, 64])
@@ -132,50 +132,50 @@ def test_the_mail_of_an_account_lies_beside_its_cursor(spread: RedisLink):
     for account, keys in zip(ACCOUNTS, spread.partitions, strict=True):
         assert spread.client.xlen(keys.stream) == 2
         assert spread.client.exists(keys.cursor(account, "INBOX"))
-    assert Intake(spread).load().depth == 2 * PARTITIONS
+    assert Appender(spread).backlog().depth == 2 * PARTITIONS
 
 
 def test_another_number_of_partitions_is_refused_with_what_to_set(address: RedisAddress, spread: RedisLink):
     put(spread, 1)
     for other in (1, 2):
         with pytest.raises(ConfigurationError, match="set REDIS_PARTITIONS=4"):
-            Intake(link(replace(address, partitions=other))).load()
+            Appender(link(replace(address, partitions=other))).backlog()
 
 
 def test_mail_of_one_partition_is_not_spread_later(redis_server: RedisServer):
     put(link(redis_server.url), 1)
     with pytest.raises(ConfigurationError, match="set REDIS_PARTITIONS=1"):
-        Intake(link(RedisAddress(redis_server.url, partitions=PARTITIONS))).load()
+        Appender(link(RedisAddress(redis_server.url, partitions=PARTITIONS))).backlog()
 
 
 def test_a_resent_append_adds_nothing_in_any_partition(spread: RedisLink):
     put(spread, 1, 2)
-    intake = Intake(spread)
+    intake = Appender(spread)
     for account in ACCOUNTS:
         assert intake.append(account, "INBOX", Cursor(1, 0), 2, [message(1), message(2)]) == (0, Cursor(1, 2))
 
 
 def test_a_worker_takes_from_every_partition_in_turn(spread: RedisLink):
     put(spread, *range(1, 7))
-    queue = Queue(spread, "here-worker-1", LEASE)
-    batches = [queue.fresh(2, block=False) for _ in range(PARTITIONS)]
+    queue = Consumer(spread, "here-worker-1", LEASE)
+    batches = [queue.read_new(2, block=False) for _ in range(PARTITIONS)]
     assert {batch[0].message.envelope.account for batch in batches} == set(ACCOUNTS)
     assert all(len({each.message.envelope.account for each in batch}) == 1 for batch in batches)
 
 
 def test_everything_is_taken_once_and_completed_where_it_lies(spread: RedisLink):
     put(spread, 1, 2, 3)
-    queue = Queue(spread, "here-worker-1", LEASE)
+    queue = Consumer(spread, "here-worker-1", LEASE)
     found = taken(queue)
     assert len({each.email_id for each in found}) == len(found) == 3 * PARTITIONS
-    assert queue.complete(found) == []
-    assert queue.depth() == Intake(spread).load().volume == 0
+    assert queue.ack(found) == []
+    assert queue.depth() == Appender(spread).backlog().volume == 0
 
 
 def test_entries_with_one_id_in_two_partitions_are_two(spread: RedisLink):
     """Each stream numbers its entries by itself."""
     put(spread, 1)
-    queue = Queue(spread, "here-worker-1", LEASE)
+    queue = Consumer(spread, "here-worker-1", LEASE)
     for keys in spread.partitions:
         spread.client.delete(keys.stream)
         entry = {"account": ACCOUNTS[keys.partition], "sha256": "0", "v": "1"}
@@ -183,34 +183,34 @@ def test_entries_with_one_id_in_two_partitions_are_two(spread: RedisLink):
     queue.ensure_group()
     found = taken(queue)
     assert len({each.id for each in found}) == PARTITIONS
-    assert queue.complete(found[:1]) == []
-    assert queue.hold([each.id for each in found]) == {each.id for each in found[1:]}
+    assert queue.ack(found[:1]) == []
+    assert queue.extend([each.id for each in found]) == {each.id for each in found[1:]}
     assert queue.release([each.id for each in found]) == PARTITIONS - 1
 
 
 def test_what_another_worker_abandoned_is_found_in_every_partition(spread: RedisLink):
     put(spread, 1)
-    lost = taken(Queue(spread, "gone", LEASE))
-    heir = Queue(spread, "here-worker-1", 0.0)
+    lost = taken(Consumer(spread, "gone", LEASE))
+    heir = Consumer(spread, "here-worker-1", 0.0)
     for keys in spread.partitions:  # as if they had been idle for long
         for entry in spread.client.xpending_range(keys.stream, "email_processor_group", "-", "+", 10):
             spread.client.xclaim(
                 keys.stream, "email_processor_group", "gone", 0, [entry["message_id"]], idle=10**8, retrycount=1
             )
-    rescued = [each for _ in range(PARTITIONS) for each in heir.overdue(10)]
+    rescued = [each for _ in range(PARTITIONS) for each in heir.claim_due(10)]
     assert {each.email_id for each in rescued} == {each.email_id for each in lost}
     assert all(each.foreign for each in rescued)
 
 
 def test_an_idle_worker_wakes_for_mail_in_any_partition(spread: RedisLink):
     for account in ACCOUNTS:
-        queue = Queue(spread, "here-worker-1", LEASE)
+        queue = Consumer(spread, "here-worker-1", LEASE)
         assert taken(queue) == []
         appended = threading.Timer(0.1, put, (link_like(spread), 1), {"of": (account,)})
         appended.start()
         found = []
         while not found:  # a wait ends after a second at the latest; a late timer only means another one
-            found = queue.fresh(10)
+            found = queue.read_new(10)
         appended.join()
         assert [each.message.envelope.account for each in found] == [account]
 
@@ -224,20 +224,20 @@ def link_like(spread: RedisLink) -> RedisLink:
 
 def test_a_gap_is_filled_once_and_by_the_holder_of_the_lease_alone(spread: RedisLink):
     leases = Leases(spread, "seat", "term")
-    assert leases.hold(ACCOUNTS) == {}
-    assert Leases(spread, "other", "term").hold(ACCOUNTS) == dict.fromkeys(ACCOUNTS, leases.holder)
+    assert leases.renew(ACCOUNTS) == {}
+    assert Leases(spread, "other", "term").renew(ACCOUNTS) == dict.fromkeys(ACCOUNTS, leases.owner)
     for account in ACCOUNTS:
-        gaps = Gaps(spread, account, leases.holder)
+        gaps = Gaps(spread, account, leases.owner)
         assert [gaps.fill([message(7, account=account)], BEGINNING) for _ in range(2)] == [1, 0]
-    leases.leave(ACCOUNTS)
-    assert Leases(spread, "other", "term").hold(ACCOUNTS) == {}
+    leases.release(ACCOUNTS)
+    assert Leases(spread, "other", "term").renew(ACCOUNTS) == {}
 
 
 def test_a_lost_partition_asks_for_its_own_accounts_alone(spread: RedisLink):
     put(spread, 1)
     lost_keys = spread.partitions[2]
     spread.client.delete(lost_keys.stream, lost_keys.cursor(ACCOUNTS[2], "INBOX"))
-    intake = Intake(spread)
+    intake = Appender(spread)
     for account in ACCOUNTS:
         lost = account == ACCOUNTS[2]
         assert (intake.cursor(account, "INBOX") is None) == lost
@@ -248,25 +248,25 @@ def test_a_lost_partition_asks_for_its_own_accounts_alone(spread: RedisLink):
 
 def test_the_gauges_are_of_all_partitions(spread: RedisLink):
     put(spread, 1, 2)
-    queue = Queue(spread, "here-worker-1", LEASE)
-    (first, *_) = queue.fresh(1, block=False)
-    queue.bury(first, obituary("permanent", 1, None, "", "here"))
-    held = queue.fresh(1, block=False)
+    queue = Consumer(spread, "here-worker-1", LEASE)
+    (first, *_) = queue.read_new(1, block=False)
+    queue.dead_letter(first, dead_letter_fields("permanent", 1, None, "", "here"))
+    held = queue.read_new(1, block=False)
     gauges = read_gauges(spread)
     assert (gauges.depth, gauges.pending, gauges.dlq_depth) == (2 * PARTITIONS - 1, len(held), 1)
     assert gauges.oldest is not None
     assert gauges.oldest_pending is not None
-    assert gauges.volume == Intake(spread).load().volume > 0
+    assert gauges.volume == Appender(spread).backlog().volume > 0
 
 
 def test_dead_letters_are_found_replayed_and_removed_wherever_they_lie(spread: RedisLink):
     put(spread, 1, 2)
-    queue = Queue(spread, "here-worker-1", LEASE)
+    queue = Consumer(spread, "here-worker-1", LEASE)
     bury_all(queue)
-    graveyard = Graveyard(spread)
+    graveyard = DeadLetterQueue(spread)
     letters = list(graveyard.letters())
     assert graveyard.depth() == len(letters) == 2 * PARTITIONS
-    assert kinds(letters)[0].count == 2 * PARTITIONS
+    assert group_failures(letters)[0].count == 2 * PARTITIONS
     assert [each.id for each in graveyard.find([each.id for each in letters])] == [each.id for each in letters]
     half = [each.id for each in letters if each.uid == 1]
     assert [sum(graveyard.replay(half)) for _ in range(2)] == [PARTITIONS, 0]
@@ -278,26 +278,26 @@ def test_dead_letters_are_found_replayed_and_removed_wherever_they_lie(spread: R
 
 def test_a_letter_of_one_sink_lies_beside_the_account(spread: RedisLink):
     for account in ACCOUNTS:
-        Burial(spread).bury(message(1, account=account), obituary("permanent", 1, None, "", "here"))
+        Burial(spread).dead_letter(message(1, account=account), dead_letter_fields("permanent", 1, None, "", "here"))
     assert [spread.client.xlen(keys.dlq) for keys in spread.partitions] == [1] * PARTITIONS
 
 
 def test_what_is_stuck_is_set_free_or_buried_by_its_id(spread: RedisLink):
     put(spread, 1, 2)
-    gone = Queue(spread, "gone", LEASE)
+    gone = Consumer(spread, "gone", LEASE)
     taken(gone)
-    stucks = Stucks(spread)
+    stucks = PendingEntries(spread)
     assert [(each.name, each.pending) for each in stucks.consumers()] == [("gone", 2 * PARTITIONS)]
     entries = list(stucks.entries(consumer="gone"))
     assert len({each.id for each in entries}) == 2 * PARTITIONS
     assert not stucks.prune("gone")
     freed, doomed = entries[::2], entries[1::2]
-    assert stucks.let_go(freed) == len(freed)
-    letters = [stucks.bury(each, "here") for each in doomed]
-    assert {each.id for each in Graveyard(spread).find(filter(None, letters))} == set(letters)
-    heir = Queue(spread, "here-worker-1", LEASE)
+    assert stucks.release(freed) == len(freed)
+    letters = [stucks.dead_letter(each, "here") for each in doomed]
+    assert {each.id for each in DeadLetterQueue(spread).find(filter(None, letters))} == set(letters)
+    heir = Consumer(spread, "here-worker-1", LEASE)
     rescued = []
-    while found := heir.overdue(10):
+    while found := heir.claim_due(10):
         rescued += found
     assert {each.email_id for each in rescued} == {each.email_id for each in freed}
     assert stucks.prune("gone")
@@ -306,12 +306,12 @@ def test_what_is_stuck_is_set_free_or_buried_by_its_id(spread: RedisLink):
 
 def test_the_queue_goes_into_a_file_and_back_to_where_it_was(spread: RedisLink, tmp_path: Path):
     put(spread, 1, 2, 3)
-    reservoir, file = Reservoir(spread), tmp_path / "queue.jsonl"
-    write_letters(file, reservoir.entries(), {}, lambda: None, form="queue")
-    assert len(read_letters(file, form="queue").letters) == 3 * PARTITIONS
-    sizes = ((entry_id, weight(fields)) for entry_id, fields in read_entries(file))
-    assert sum(reservoir.take_out(sizes)) == 3 * PARTITIONS
-    assert Intake(spread).load().depth == Intake(spread).load().volume == 0
+    reservoir, file = QueueDump(spread), tmp_path / "queue.jsonl"
+    write_entries(file, reservoir.entries(), {}, lambda: None, form="queue")
+    assert len(verify_file(file, form="queue").letters) == 3 * PARTITIONS
+    sizes = ((entry_id, entry_bytes(fields)) for entry_id, fields in read_entries(file))
+    assert sum(reservoir.remove(sizes)) == 3 * PARTITIONS
+    assert Appender(spread).backlog().depth == Appender(spread).backlog().volume == 0
     for added in (3 * PARTITIONS, 0):
         assert sum(new for _, new in reservoir.refill(read_entries(file))) == added
     assert [spread.client.xlen(keys.stream) for keys in spread.partitions] == [3] * PARTITIONS
@@ -319,21 +319,21 @@ def test_the_queue_goes_into_a_file_and_back_to_where_it_was(spread: RedisLink, 
 
 def test_a_backup_holds_every_partition_and_comes_back_as_it_was(spread: RedisLink, own_redis: RedisServer):
     put(spread, 1, 2)
-    queue = Queue(spread, "here-worker-1", LEASE)
-    held = queue.fresh(1, block=False)
-    queue.bury(queue.fresh(1, block=False)[0], obituary("permanent", 1, None, "", "here"))
+    queue = Consumer(spread, "here-worker-1", LEASE)
+    held = queue.read_new(1, block=False)
+    queue.dead_letter(queue.read_new(1, block=False)[0], dead_letter_fields("permanent", 1, None, "", "here"))
     before = Tally()
     lines = [before.count(line) for line in read_snapshot(spread)]
     assert before.summary()["stream_length"] == 2 * PARTITIONS - 1
     assert before.summary()["pending"] == len(held)
     there = open_link(RedisAddress(own_redis.url, partitions=PARTITIONS), "test")
-    reload = Reload(there)
-    assert reload.present() == []
+    reload = SnapshotRestore(there)
+    assert reload.existing_keys() == []
     reload.load(lines)
-    reload.prove(before.summary())
+    reload.verify(before.summary())
     reload.switch()
     after = Tally()
     for line in read_snapshot(there):
         after.count(line)
     assert after.summary() == before.summary()
-    assert Queue(there, "here-worker-1", LEASE).complete(held) == []
+    assert Consumer(there, "here-worker-1", LEASE).ack(held) == []

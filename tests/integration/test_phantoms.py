@@ -8,10 +8,10 @@ from concurrent.futures import Future
 import pytest
 
 from email_ingestion.records import Cursor
-from email_ingestion.stream import GROUP, Delivery, Intake, Keys, Queue
+from email_ingestion.stream import GROUP, Appender, Consumer, Delivery, Keys
 from email_ingestion.worker import loop
 from email_ingestion.worker.loop import Worker
-from email_ingestion.worker.settle import Begun
+from email_ingestion.worker.processor import InProgress
 from tests.servers.links import link, message
 from tests.servers.redis import RedisServer
 
@@ -22,7 +22,7 @@ UNREST = 2000  # messages after which the phantom is given up
 class Unrest:
     """Completes what it gets, and appends a message for every one it was given until the phantom came."""
 
-    def __init__(self, queue: Queue, intake: Intake, upto: int) -> None:
+    def __init__(self, queue: Consumer, intake: Appender, upto: int) -> None:
         self._queue = queue
         self._intake = intake
         self._upto = upto
@@ -34,11 +34,11 @@ class Unrest:
     def retry_after(self) -> float:
         return 0.0
 
-    def begin(self, batch: Sequence[Delivery]) -> Begun:
-        return Begun(batch, [], Future(), 0.0)
+    def begin(self, batch: Sequence[Delivery]) -> InProgress:
+        return InProgress(batch, [], Future(), 0.0)
 
-    def finish(self, begun: Begun) -> None:
-        assert self._queue.complete(begun.batch) == []
+    def finish(self, begun: InProgress) -> None:
+        assert self._queue.ack(begun.batch) == []
         self.settled += [each.message.envelope.uid for each in begun.batch if each.message]
         if PHANTOM not in self.settled and self._upto < UNREST:
             self._upto += 1
@@ -49,10 +49,10 @@ def test_a_worker_that_is_never_idle_delivers_what_nobody_was_given(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(loop, "ADOPT_SECONDS", 0.05)
-    intake = Intake(link(redis_server.url))
+    intake = Appender(link(redis_server.url))
     intake.restart_cursor("default", "INBOX", Cursor(1, 0))
     intake.append("default", "INBOX", Cursor(1, 0), 2, [message(1), message(2)])
-    queue = Queue(link(redis_server.url), "here-worker-1", 60)
+    queue = Consumer(link(redis_server.url), "here-worker-1", 60)
     settlement = Unrest(queue, intake, 2)
     worker = Worker(
         queue,
@@ -63,8 +63,8 @@ def test_a_worker_that_is_never_idle_delivers_what_nobody_was_given(
         least=lambda: 0,
         observe=lambda event: None,
     )
-    queue.adopt()
-    (phantom,) = queue.fresh(1)
+    queue.recover_orphans()
+    (phantom,) = queue.read_new(1)
     with redis_server.client() as client:
         client.xack(Keys().stream, GROUP, phantom.id)
     worker.drain()

@@ -15,8 +15,8 @@ from email_ingestion.events import MailboxChanged, Published, Reconciled
 from email_ingestion.mailbox.imap_mailbox import UID_WINDOW
 from email_ingestion.reconcile.report import NAMED_MOST
 from email_ingestion.records import Cursor
-from email_ingestion.stream import Census, Gaps, Intake
-from email_ingestion.stream.census import BEGINNING
+from email_ingestion.stream import Appender, EntryScanner, Gaps
+from email_ingestion.stream.entry_scan import BEGINNING
 from gmail_sandbox import RunningSandbox
 from tests.servers.accounting import KEYS, World, digests, gmail, letter, sums
 from tests.servers.links import link, message
@@ -42,7 +42,7 @@ def filled(world: World, sandbox: RunningSandbox) -> World:
         sandbox.deliver(letter(number))
     world.sync()
     world.work(10)
-    world.bury(10)
+    world.dead_letter(10)
     return world
 
 
@@ -98,10 +98,10 @@ def test_rows_deleted_from_the_ledger_come_back(filled: World):
 
 
 def test_a_repair_leaves_cursor_and_volume_right(filled: World):
-    cursor = Intake(link(filled.redis.url)).cursor("default", "[Gmail]/All Mail")
+    cursor = Appender(link(filled.redis.url)).cursor("default", "[Gmail]/All Mail")
     filled.sql("DELETE FROM emails WHERE uid <= 10")
     filled.reconcile(repair=True)
-    assert Intake(link(filled.redis.url)).cursor("default", "[Gmail]/All Mail") == cursor
+    assert Appender(link(filled.redis.url)).cursor("default", "[Gmail]/All Mail") == cursor
     with filled.redis.client() as client:
         entries = client.xrange(KEYS.stream)
     assert filled.volume() == sum(len(part) for _, fields in entries for item in fields.items() for part in item)
@@ -245,11 +245,11 @@ def test_two_repairs_at_once_queue_nothing_twice(filled: World):
 
 
 def test_what_another_appended_since_we_looked_is_not_appended_again(redis_server: RedisServer):
-    gaps, census = Gaps(link(redis_server.url), "default"), Census(link(redis_server.url), KEYS)
+    gaps, census = Gaps(link(redis_server.url), "default"), EntryScanner(link(redis_server.url), KEYS)
     messages = [message(uid) for uid in range(1, 31)]
     assert gaps.fill(messages[:20], BEGINNING) == 20
     assert gaps.fill(messages, BEGINNING) == 10
-    last = [page.last for page in census.queued()][-1]
+    last = [page.last for page in census.stream_pages()][-1]
     assert gaps.fill([message(31)], last) == 1
     assert gaps.fill([message(31)], last) == 0
     plain = replace(message(40), envelope=replace(message(40).envelope, gm_msgid=None))
@@ -264,14 +264,14 @@ def test_a_full_stream_puts_the_repair_off(filled: World):
 
 
 def test_a_census_carries_identities_and_no_payload(redis_server: RedisServer):
-    intake = Intake(link(redis_server.url))
+    intake = Appender(link(redis_server.url))
     intake.restart_cursor("default", "INBOX", Cursor(1, 0))
     sent = [message(uid, raw=bytes([uid]) * 100_000) for uid in range(1, 51)]
     intake.append("default", "INBOX", Cursor(1, 0), 50, sent)
     with redis_server.client() as client:
         client.xadd(KEYS.stream, {"hello": "world"})
         before = client.info("stats")["total_net_output_bytes"]
-        pages = list(Census(link(redis_server.url), KEYS).queued())
+        pages = list(EntryScanner(link(redis_server.url), KEYS).stream_pages())
         assert client.info("stats")["total_net_output_bytes"] - before < 20_000
     found = [entry for page in pages for entry in page.entries]
     assert [entry.email_id for entry in found] == [each.envelope.email_id for each in sent]
@@ -279,13 +279,13 @@ def test_a_census_carries_identities_and_no_payload(redis_server: RedisServer):
 
 
 def test_a_page_of_large_entries_is_short(redis_server: RedisServer):
-    intake = Intake(link(redis_server.url))
+    intake = Appender(link(redis_server.url))
     intake.restart_cursor("default", "INBOX", Cursor(1, 0))
     noise = [hashlib.shake_256(bytes([uid])).digest(500_000) for uid in range(1, 26)]
     sent = [message(uid, raw=raw) for uid, raw in enumerate(noise, start=1)]
     for each in sent:
         intake.append("default", "INBOX", Cursor(1, each.envelope.uid - 1), each.envelope.uid, [each])
-    pages = [len(page.entries) for page in Census(link(redis_server.url), KEYS).queued()]
+    pages = [len(page.entries) for page in EntryScanner(link(redis_server.url), KEYS).stream_pages()]
     assert pages == [10, 10, 5]
 
 
@@ -316,7 +316,7 @@ def test_twenty_thousand_messages_are_compared_in_windows(
         assert (largest["list_uids"], largest["fetch_summaries"]) == (window, stretch)
         with world.audit() as audit:
             opened = audit._opened
-            Intake(link(redis_server.url)).restart_cursor("default", opened.name, Cursor(opened.uidvalidity, 0))
+            Appender(link(redis_server.url)).restart_cursor("default", opened.name, Cursor(opened.uidvalidity, 0))
             for name in ("list_uids", "list_uids_from"):
                 setattr(audit._connection, name, measured(name, getattr(audit._connection, name)))
             assert audit.run().ahead == 20_000

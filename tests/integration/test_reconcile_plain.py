@@ -34,7 +34,7 @@ def plain(tmp_path: Path, redis_server: RedisServer, dovecot: DovecotServer) -> 
         client.multiappend(MAILBOX, [letter(number) for number in range(12)])
     made.sync()
     made.work(4)
-    made.bury(4)
+    made.dead_letter(4)
     return made
 
 

@@ -9,26 +9,26 @@ import pytest
 from email_ingestion.breaker import CircuitBreakerError
 from email_ingestion.errors import RedisConnectionError, StaleCursor
 from email_ingestion.records import Cursor
-from email_ingestion.stream import Census, Intake, Keys, RedisLink
+from email_ingestion.stream import Appender, EntryScanner, Keys, RedisLink
 from email_ingestion.stream.clients import CONNECTIONS
 from tests.servers.links import link, message
 from tests.servers.processes import until
 from tests.servers.redis import RedisServer
 
 
-def intake_of(link: RedisLink) -> Intake:
-    made = Intake(link)
+def intake_of(link: RedisLink) -> Appender:
+    made = Appender(link)
     made.restart_cursor("default", "INBOX", Cursor(1, 0))
     return made
 
 
-def begin(intake: Intake, *uids: int, since: int = 0):
-    entries = intake.entries([message(uid) for uid in uids])
-    return intake.begin("default", "INBOX", Cursor(1, since), uids[-1], entries)
+def begin(intake: Appender, *uids: int, since: int = 0):
+    entries = intake.pack([message(uid) for uid in uids])
+    return intake.append_later("default", "INBOX", Cursor(1, since), uids[-1], entries)
 
 
 def uids_of(redis: RedisServer) -> list[int]:
-    return [entry.uid for page in Census(link(redis.url), Keys()).queued() for entry in page.entries]
+    return [entry.uid for page in EntryScanner(link(redis.url), Keys()).stream_pages() for entry in page.entries]
 
 
 def test_it_is_appended_before_anybody_asks(redis_server: RedisServer):

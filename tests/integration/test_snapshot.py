@@ -15,17 +15,17 @@ from email_ingestion.fleet.redis_server import scratch_redis
 from email_ingestion.records import Cursor
 from email_ingestion.stream import (
     GROUP,
-    Graveyard,
-    Intake,
+    Appender,
+    Consumer,
+    DeadLetterQueue,
     Keys,
-    Queue,
-    Reload,
+    SnapshotRestore,
     open_link,
     read_gauges,
+    read_server_info,
     read_snapshot,
-    server_facts,
 )
-from email_ingestion.stream.dead_letters import obituary
+from email_ingestion.stream.dead_letters import dead_letter_fields
 from email_ingestion.stream.snapshot import SnapshotTorn, Tally
 from tests.servers.links import link, message
 from tests.servers.redis import RedisServer, running_redis
@@ -35,7 +35,7 @@ KEYS = Keys()
 
 def fill(server: RedisServer, waiting: int, pending: int, dead: int) -> None:
     """A stream in use: entries nobody had, entries two workers have, dead letters, cursors."""
-    intake = Intake(link(server.url))
+    intake = Appender(link(server.url))
     since = intake.restart_cursor("default", "INBOX", Cursor(1, 0))
     uid = 0
     while uid < waiting + pending + dead:
@@ -43,12 +43,12 @@ def fill(server: RedisServer, waiting: int, pending: int, dead: int) -> None:
         batch = [message(number) for number in range(uid + 1, upto + 1)]
         _, since = intake.append("default", "INBOX", since, upto, batch)
         uid = upto
-    queue = Queue(link(server.url), "here-worker-1", 60.0)
-    for each in queue.fresh(dead, block=False) if dead else []:
-        assert queue.bury(each, obituary("permanent", 1, PermanentError("no"), "", "here-worker-1"))
-    taken = queue.fresh(pending // 2, block=False) if pending else []
-    other = Queue(link(server.url), "there-worker-1", 60.0)
-    rest = other.fresh(pending - len(taken), block=False) if pending else []
+    queue = Consumer(link(server.url), "here-worker-1", 60.0)
+    for each in queue.read_new(dead, block=False) if dead else []:
+        assert queue.dead_letter(each, dead_letter_fields("permanent", 1, PermanentError("no"), "", "here-worker-1"))
+    taken = queue.read_new(pending // 2, block=False) if pending else []
+    other = Consumer(link(server.url), "there-worker-1", 60.0)
+    rest = other.read_new(pending - len(taken), block=False) if pending else []
     assert len(taken) + len(rest) == pending
 
 
@@ -59,9 +59,9 @@ def snapshot(server: RedisServer, prefix: str = "") -> tuple[list[dict], dict]:
 
 
 def restore(server: RedisServer, lines: list[dict], summary: dict) -> None:
-    reload = Reload(open_link(server.url, "test"))
+    reload = SnapshotRestore(open_link(server.url, "test"))
     reload.load(lines)
-    reload.prove(summary)
+    reload.verify(summary)
     reload.switch()
 
 
@@ -118,25 +118,25 @@ def test_work_goes_on_where_it_was(redis_server: RedisServer):
     with redis_server.client() as client:
         client.flushall()
     restore(redis_server, lines, summary)
-    intake = Intake(link(redis_server.url))
+    intake = Appender(link(redis_server.url))
     at = intake.cursor("default", "INBOX")
     assert at
     assert at.uid == 5
     assert intake.append("default", "INBOX", at, 6, [message(6)])[0] == 1
-    mine = Queue(link(redis_server.url), "here-worker-1", 0.0)
-    assert [each.message.envelope.uid for each in mine.fresh(100, block=False)] == [3, 4, 5, 6]
+    mine = Consumer(link(redis_server.url), "here-worker-1", 0.0)
+    assert [each.message.envelope.uid for each in mine.read_new(100, block=False)] == [3, 4, 5, 6]
     with redis_server.client() as client:
         assert client.xpending(KEYS.stream, GROUP)["pending"] == 6
 
 
 def test_what_is_completed_during_the_reading_is_left_out(redis_server: RedisServer, other: RedisServer):
     fill(redis_server, 100, 60, 0)
-    queue = Queue(link(redis_server.url), "late-worker", 60.0)
+    queue = Consumer(link(redis_server.url), "late-worker", 60.0)
     lines = []
     tally = Tally()
     for line in read_snapshot(open_link(redis_server.url, "test")):
         if line.get("type") == "stream":
-            assert not queue.complete(queue.fresh(10, block=False))
+            assert not queue.ack(queue.read_new(10, block=False))
             with redis_server.client() as client:
                 first = client.xpending_range(KEYS.stream, GROUP, "-", "+", 10)
                 client.xack(KEYS.stream, GROUP, *(each["message_id"] for each in first))
@@ -145,15 +145,15 @@ def test_what_is_completed_during_the_reading_is_left_out(redis_server: RedisSer
     assert (tally.summary()["stream_length"], tally.summary()["pending"]) == (140, 50)
     restore(other, lines, tally.summary())
     # Every entry is delivered again: none is stranded between pending and new.
-    late = Queue(link(other.url), "there-worker-1", 0.0)
-    assert len(late.fresh(1000, block=False)) == 90
+    late = Consumer(link(other.url), "there-worker-1", 0.0)
+    assert len(late.read_new(1000, block=False)) == 90
     with other.client() as client:
         assert client.xpending(KEYS.stream, GROUP)["pending"] == 140
 
 
 def test_a_replay_during_the_reading_is_noticed(redis_server: RedisServer):
     fill(redis_server, 1, 0, 3)
-    graveyard = Graveyard(open_link(redis_server.url, "test"))
+    graveyard = DeadLetterQueue(open_link(redis_server.url, "test"))
     reading = read_snapshot(open_link(redis_server.url, "test"))
     assert next(reading)
     assert sum(graveyard.replay([letter.id for letter in graveyard.letters()])) == 3
@@ -177,11 +177,11 @@ def test_a_damaged_snapshot_replaces_nothing(redis_server: RedisServer):
     fill(redis_server, 5, 0, 1)
     lines, summary = snapshot(redis_server)
     lost = [line for line in lines if not line.get("id")] + [line for line in lines if line.get("id")][1:]
-    reload = Reload(open_link(redis_server.url, "test"))
+    reload = SnapshotRestore(open_link(redis_server.url, "test"))
     lost.sort(key=lambda line: (line["key"], lines.index(line)))
     reload.load(lost)
     with pytest.raises(OperationFailed, match="not what the manifest says"):
-        reload.prove(summary)
+        reload.verify(summary)
     reload.abandon()
     assert snapshot(redis_server)[1] == summary
 
@@ -189,7 +189,7 @@ def test_a_damaged_snapshot_replaces_nothing(redis_server: RedisServer):
 def test_a_restore_replaces_what_was_there_in_one_step(redis_server: RedisServer):
     fill(redis_server, 2, 0, 0)
     lines, summary = snapshot(redis_server)
-    fill_more = Intake(link(redis_server.url))
+    fill_more = Appender(link(redis_server.url))
     fill_more.append("default", "INBOX", Cursor(1, 2), 9, [message(9)])
     with redis_server.client() as client:
         client.set(KEYS.name("newer"), "x")
@@ -201,7 +201,7 @@ def test_a_restore_replaces_what_was_there_in_one_step(redis_server: RedisServer
 
 def test_a_snapshot_of_a_busy_redis_misses_nothing(redis_server: RedisServer):
     """Whatever the cursor has passed is in the stream, a dead letter, or was completed before the reading ended."""
-    intake, queue = Intake(link(redis_server.url)), Queue(link(redis_server.url), "here-worker-1", 60.0)
+    intake, queue = Appender(link(redis_server.url)), Consumer(link(redis_server.url), "here-worker-1", 60.0)
     since = intake.restart_cursor("default", "INBOX", Cursor(1, 0))
     completed: set[int] = set()
     over = threading.Event()
@@ -214,11 +214,11 @@ def test_a_snapshot_of_a_busy_redis_misses_nothing(redis_server: RedisServer):
 
     def work() -> None:
         while not over.is_set():
-            taken = queue.fresh(15, block=False)
+            taken = queue.read_new(15, block=False)
             for each in taken[:2]:
-                queue.bury(each, obituary("permanent", 1, PermanentError("no"), "", "here-worker-1"))
+                queue.dead_letter(each, dead_letter_fields("permanent", 1, PermanentError("no"), "", "here-worker-1"))
             completed.update(each.message.envelope.uid for each in taken[2:])
-            queue.complete(taken[2:])
+            queue.ack(taken[2:])
 
     threads = [threading.Thread(target=produce), threading.Thread(target=work)]
     for thread in threads:
@@ -264,7 +264,7 @@ def test_a_replica_can_be_read(own_redis: RedisServer, other: RedisServer):
 def test_what_a_broken_restore_left_is_not_taken_for_data(redis_server: RedisServer):
     fill(redis_server, 5, 2, 1)
     lines, summary = snapshot(redis_server)
-    Reload(open_link(redis_server.url, "killed")).load(lines[: len(lines) // 2])
+    SnapshotRestore(open_link(redis_server.url, "killed")).load(lines[: len(lines) // 2])
     assert snapshot(redis_server)[1] == summary
     restore(redis_server, lines, summary)
     assert snapshot(redis_server)[1] == summary
@@ -281,10 +281,10 @@ def test_valkey_and_redis_take_each_others_snapshots(redis_server: RedisServer, 
         valkey = scratch_redis()
         address = valkey.__enter__()
     try:
-        assert server_facts(open_link(address, "test"))[0].version.startswith("valkey")
-        reload = Reload(open_link(address, "test"))
+        assert read_server_info(open_link(address, "test"))[0].version.startswith("valkey")
+        reload = SnapshotRestore(open_link(address, "test"))
         reload.load(lines)
-        reload.prove(summary)
+        reload.verify(summary)
         reload.switch()
         back = list(read_snapshot(open_link(address, "test")))
     finally:
@@ -302,7 +302,7 @@ def test_a_full_redis_can_be_read_and_refuses_to_be_loaded(own_redis: RedisServe
         client.config_set("maxmemory", 1)
         client.config_set("maxmemory-policy", "noeviction")
     assert snapshot(own_redis)[1] == summary
-    reload = Reload(open_link(own_redis.url, "test"))
+    reload = SnapshotRestore(open_link(own_redis.url, "test"))
     with pytest.raises(RedisConnectionError):
         reload.load(lines)
     reload.abandon()

@@ -22,8 +22,8 @@ from hypothesis.stateful import (
 from email_ingestion.backoff import backoff
 from email_ingestion.errors import StaleCursor
 from email_ingestion.records import Cursor
-from email_ingestion.stream import GROUP, Delivery, Intake, Keys, Queue, RedisLink
-from email_ingestion.stream.graveyard import Graveyard
+from email_ingestion.stream import GROUP, Appender, Consumer, Delivery, Keys, RedisLink
+from email_ingestion.stream.dead_letter_queue import DeadLetterQueue
 from tests.servers.links import link, message
 from tests.servers.redis import RedisServer, running_redis
 
@@ -61,9 +61,9 @@ class StreamMachine(RuleBasedStateMachine):
         plain = link(self.server.url)
         self.link = RedisLink(plain.client, Keys(f"machine:{uuid.uuid4().hex}"), plain.breaker)
         self.redis, self.keys = self.link.client, self.link.keys
-        self.intakes = [Intake(self.link), Intake(self.link)]
-        self.queues = {name: Queue(self.link, name, LEASE) for name in WORKERS}
-        self.graveyard = Graveyard(self.link)
+        self.intakes = [Appender(self.link), Appender(self.link)]
+        self.queues = {name: Consumer(self.link, name, LEASE) for name in WORKERS}
+        self.graveyard = DeadLetterQueue(self.link)
         self.letters: list[str] = []  # dead letters, also those that are none any more
         self.held: dict[str, dict[str, Delivery]] = {name: {} for name in WORKERS}  # what each believes it has
         self.owner: dict[str, str] = {}  # who was given an entry last, by its id
@@ -137,12 +137,12 @@ class StreamMachine(RuleBasedStateMachine):
 
     @rule(name=CONSUMERS, most=st.integers(1, 4))
     def take_fresh(self, name: str, most: int) -> None:
-        self._taken(name, self.queues[name].fresh(most, block=False))
+        self._taken(name, self.queues[name].read_new(most, block=False))
 
     @rule(name=CONSUMERS, most=st.integers(1, 4))
     def take_overdue(self, name: str, most: int) -> None:
         pending = self._pending()
-        taken = self.queues[name].overdue(most)
+        taken = self.queues[name].claim_due(most)
         for each in taken:
             consumer, idle, count = pending[each.id]
             assert idle >= LEASE * 1000 or consumer == name, "taken from its owner within the lease"
@@ -176,7 +176,7 @@ class StreamMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def complete(self, data: st.DataObject) -> None:
         name, chosen = self._chosen(data)
-        rejected = {each.id for each in self.queues[name].complete(chosen)}
+        rejected = {each.id for each in self.queues[name].ack(chosen)}
         for each in chosen:
             assert (each.id in rejected) == (self.owner.get(each.id) != name)
             if each.id not in rejected:
@@ -185,11 +185,11 @@ class StreamMachine(RuleBasedStateMachine):
 
     @precondition(holding)
     @rule(data=st.data())
-    def bury(self, data: st.DataObject) -> None:
+    def dead_letter(self, data: st.DataObject) -> None:
         name, chosen = self._chosen(data)
         for each in chosen[:1]:
             mine = self.owner.get(each.id) == name
-            assert self.queues[name].bury(each, {"dead_reason": "operator"}) == mine
+            assert self.queues[name].dead_letter(each, {"dead_reason": "operator"}) == mine
             if mine:
                 self._gone(each)
 
@@ -207,7 +207,7 @@ class StreamMachine(RuleBasedStateMachine):
     def heartbeat(self, data: st.DataObject) -> None:
         name, chosen = self._chosen(data)
         ids = [each.id for each in chosen]
-        kept = self.queues[name].hold(ids)
+        kept = self.queues[name].extend(ids)
         assert kept == {each for each in ids if self.owner.get(each) == name}
         assert all(self._pending()[each][1] < LEASE * 1000 for each in kept)
 
@@ -215,7 +215,7 @@ class StreamMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:
         name, chosen = self._chosen(data)
-        for each in self.queues[name].hold([each.id for each in chosen], give_back=True):
+        for each in self.queues[name].extend([each.id for each in chosen], give_back=True):
             self.counts[each] -= 1
         self._drop(name, chosen)
 
@@ -240,7 +240,7 @@ class StreamMachine(RuleBasedStateMachine):
     @rule(name=CONSUMERS)
     def leave(self, name: str) -> None:
         """A worker that stops never takes pending entries along."""
-        self.queues[name].leave()
+        self.queues[name].unregister()
 
     def _chosen(self, data: st.DataObject) -> tuple[str, list[Delivery]]:
         """A worker that believes it holds something, and some of that."""
@@ -311,16 +311,16 @@ def _number(each: Delivery) -> int:
 
 def test_a_long_backlog_is_kept_whole(server: RedisServer):
     plain = link(server.url)
-    intake = Intake(RedisLink(plain.client, Keys("backlog"), plain.breaker))
+    intake = Appender(RedisLink(plain.client, Keys("backlog"), plain.breaker))
     cursor = intake.restart_cursor(ACCOUNT, MAILBOX, Cursor(1, 0))
     for first in range(1, 10_001, 500):
         batch = [message(uid) for uid in range(first, first + 500)]
         _, cursor = intake.append(ACCOUNT, MAILBOX, cursor, first + 499, batch)
-    assert intake.load().depth == 10_000
+    assert intake.backlog().depth == 10_000
 
 
 def test_the_stream_keeps_every_message_in_one_place(server: RedisServer, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("email_ingestion.stream.lane.backoff", lambda attempt: SLOWER * backoff(attempt))
+    monkeypatch.setattr("email_ingestion.stream.partition_consumer.backoff", lambda attempt: SLOWER * backoff(attempt))
 
     class OnThisServer(StreamMachine):
         pass

@@ -11,10 +11,10 @@ import pytest
 
 from email_ingestion.errors import OperationFailed, RedisConnectionError
 from email_ingestion.records import Cursor
-from email_ingestion.stream import GROUP, Intake, Keys, Queue, RedisLink, announce
-from email_ingestion.stream.letter_file import read_entries, read_letters, write_letters
-from email_ingestion.stream.reservoir import Reservoir, weight
-from email_ingestion.stream.stuck import Stucks
+from email_ingestion.stream import GROUP, Appender, Consumer, Keys, RedisLink, announce_presence
+from email_ingestion.stream.dead_letter_file import read_entries, verify_file, write_entries
+from email_ingestion.stream.pending import PendingEntries
+from email_ingestion.stream.queue_dump import QueueDump, entry_bytes
 from tests.servers.links import link, message
 from tests.servers.redis import RedisServer
 
@@ -28,20 +28,20 @@ def redis_link(redis_server: RedisServer) -> RedisLink:
 
 
 def fill(redis_link: RedisLink, uids: range) -> None:
-    intake = Intake(redis_link)
+    intake = Appender(redis_link)
     since = intake.restart_cursor("default", "INBOX", Cursor(1, uids.start - 1))
     intake.append("default", "INBOX", since, uids.stop - 1, [message(uid) for uid in uids])
 
 
 def drained(redis_link: RedisLink, path: Path) -> int:
-    reservoir = Reservoir(redis_link)
-    write_letters(path, reservoir.entries(), {}, lambda: None, form=FORM)
-    read_letters(path, form=FORM)
-    return sum(reservoir.take_out((entry_id, weight(fields)) for entry_id, fields in read_entries(path)))
+    reservoir = QueueDump(redis_link)
+    write_entries(path, reservoir.entries(), {}, lambda: None, form=FORM)
+    verify_file(path, form=FORM)
+    return sum(reservoir.remove((entry_id, entry_bytes(fields)) for entry_id, fields in read_entries(path)))
 
 
 def refilled(redis_link: RedisLink, path: Path) -> int:
-    return sum(added for _, added in Reservoir(redis_link).refill(read_entries(path)))
+    return sum(added for _, added in QueueDump(redis_link).refill(read_entries(path)))
 
 
 def volume(redis_link: RedisLink) -> int:
@@ -50,51 +50,51 @@ def volume(redis_link: RedisLink) -> int:
 
 def test_pending_entries_are_listed_with_who_has_them(redis_link: RedisLink):
     fill(redis_link, range(1, 4))
-    Queue(redis_link, "one", 60).fresh(2, block=False)
-    found = list(Stucks(redis_link).entries())
+    Consumer(redis_link, "one", 60).read_new(2, block=False)
+    found = list(PendingEntries(redis_link).entries())
     assert [(each.email_id, each.consumer, each.deliveries) for each in found] == [
         ("default:gm:1001", "one", 1),
         ("default:gm:1002", "one", 1),
     ]
     assert all(each.wire_bytes > 100 for each in found)
     assert all(0 <= each.age_seconds < 60 for each in found)
-    assert list(Stucks(redis_link).entries(consumer="two")) == []
-    assert list(Stucks(redis_link).entries(idle_seconds=60)) == []
+    assert list(PendingEntries(redis_link).entries(consumer="two")) == []
+    assert list(PendingEntries(redis_link).entries(idle_seconds=60)) == []
 
 
 def test_an_entry_that_was_let_go_is_due_for_anybody_and_keeps_its_count(redis_link: RedisLink):
     fill(redis_link, range(1, 2))
-    Queue(redis_link, "one", 60).fresh(1, block=False)
-    two = Queue(redis_link, "two", 60)
-    assert two.overdue(10) == []
-    stucks = Stucks(redis_link)
+    Consumer(redis_link, "one", 60).read_new(1, block=False)
+    two = Consumer(redis_link, "two", 60)
+    assert two.claim_due(10) == []
+    stucks = PendingEntries(redis_link)
     (stuck,) = stucks.entries()
-    assert stucks.let_go([stuck]) == 1
-    (taken,) = two.overdue(10)
+    assert stucks.release([stuck]) == 1
+    (taken,) = two.claim_due(10)
     assert (taken.attempt, taken.foreign) == (2, True)
-    assert stucks.let_go([stuck]) == 0
+    assert stucks.release([stuck]) == 0
 
 
 def test_a_buried_entry_is_a_dead_letter_of_the_operator(redis_link: RedisLink):
     fill(redis_link, range(1, 2))
-    Queue(redis_link, "one", 60).fresh(1, block=False)
-    stucks = Stucks(redis_link)
+    Consumer(redis_link, "one", 60).read_new(1, block=False)
+    stucks = PendingEntries(redis_link)
     (stuck,) = stucks.entries()
-    letter = stucks.bury(stuck, "here-ada")
+    letter = stucks.dead_letter(stuck, "here-ada")
     ((found, fields),) = redis_link.client.xrange(KEYS.dlq)
     assert (found.decode(), fields[b"dead_reason"], fields[b"dead_instance"]) == (letter, b"operator", b"here-ada")
     assert (redis_link.client.xlen(KEYS.stream), volume(redis_link)) == (0, 0)
-    assert stucks.bury(stuck, "here-ada") is None
+    assert stucks.dead_letter(stuck, "here-ada") is None
 
 
 def test_only_a_consumer_that_is_gone_and_holds_nothing_is_pruned(redis_link: RedisLink):
     fill(redis_link, range(1, 3))
-    holding, done = (Queue(redis_link, name, 60) for name in ("holding", "done"))
-    holding.fresh(1, block=False)
-    done.complete(done.fresh(1, block=False))
+    holding, done = (Consumer(redis_link, name, 60) for name in ("holding", "done"))
+    holding.read_new(1, block=False)
+    done.ack(done.read_new(1, block=False))
     redis_link.client.xgroup_createconsumer(KEYS.stream, GROUP, "living")
-    announce(redis_link, {"component": "worker", "instance": "living"})
-    stucks = Stucks(redis_link)
+    announce_presence(redis_link, {"component": "worker", "instance": "living"})
+    stucks = PendingEntries(redis_link)
     assert [(each.name, each.pending, each.alive) for each in stucks.consumers()] == [
         ("done", 0, False),
         ("holding", 1, False),
@@ -105,18 +105,18 @@ def test_only_a_consumer_that_is_gone_and_holds_nothing_is_pruned(redis_link: Re
 
 
 def test_nothing_is_stuck_where_there_is_no_stream(redis_link: RedisLink):
-    stucks = Stucks(redis_link)
+    stucks = PendingEntries(redis_link)
     assert (list(stucks.entries()), stucks.consumers(), stucks.prune("one")) == ([], [], False)
 
 
 def test_the_queue_comes_back_from_its_file_as_it_was(redis_link: RedisLink, tmp_path: Path):
     fill(redis_link, range(1, 301))
-    Queue(redis_link, "one", 60).fresh(5, block=False)
+    Consumer(redis_link, "one", 60).read_new(5, block=False)
     before, bytes_before = [fields for _, fields in redis_link.client.xrange(KEYS.stream)], volume(redis_link)
     path = tmp_path / "queue.jsonl"
     assert drained(redis_link, path) == 300
     assert (redis_link.client.xlen(KEYS.stream), volume(redis_link)) == (0, 0)
-    assert list(Stucks(redis_link).entries()) == []
+    assert list(PendingEntries(redis_link).entries()) == []
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     lines = path.read_bytes().splitlines(keepends=True)
     assert json.loads(lines[-1]) == {"count": 300, "sha256": hashlib.sha256(b"".join(lines[:-1])).hexdigest()}
@@ -130,37 +130,37 @@ def test_a_refill_adds_nothing_that_is_queued_or_dead(redis_link: RedisLink, tmp
     path = tmp_path / "queue.jsonl"
     drained(redis_link, path)
     assert refilled(redis_link, path) == 10
-    one = Queue(redis_link, "one", 60)
-    one.bury(one.fresh(1, block=False)[0], {"dead_reason": "permanent"})
+    one = Consumer(redis_link, "one", 60)
+    one.dead_letter(one.read_new(1, block=False)[0], {"dead_reason": "permanent"})
     assert refilled(redis_link, path) == 0
     assert redis_link.client.xlen(KEYS.stream) == 9
 
 
 def test_a_worker_whose_entry_was_drained_is_told_and_loses_nothing(redis_link: RedisLink, tmp_path: Path):
     fill(redis_link, range(1, 2))
-    one = Queue(redis_link, "one", 60)
-    taken = one.fresh(1, block=False)
+    one = Consumer(redis_link, "one", 60)
+    taken = one.read_new(1, block=False)
     path = tmp_path / "queue.jsonl"
     drained(redis_link, path)
-    assert one.complete(taken) == taken
+    assert one.ack(taken) == taken
     assert refilled(redis_link, path) == 1
 
 
 def test_what_arrives_while_the_file_is_written_stays(redis_link: RedisLink, tmp_path: Path):
     fill(redis_link, range(1, 4))
     path = tmp_path / "queue.jsonl"
-    entries = Reservoir(redis_link).entries()
+    entries = QueueDump(redis_link).entries()
     first = next(entries)
-    Intake(redis_link).append("default", "INBOX", Cursor(1, 3), 4, [message(4)])
-    write_letters(path, [first, *entries], {}, lambda: None, form=FORM)
-    assert len(read_letters(path, form=FORM).letters) == 3
+    Appender(redis_link).append("default", "INBOX", Cursor(1, 3), 4, [message(4)])
+    write_entries(path, [first, *entries], {}, lambda: None, form=FORM)
+    assert len(verify_file(path, form=FORM).letters) == 3
 
 
 @pytest.mark.parametrize("damage", ["truncated", "cut at a line", "changed", "dead letters", "empty", "gone"])
 def test_a_file_that_is_not_whole_is_refused(redis_link: RedisLink, tmp_path: Path, damage: str):
     fill(redis_link, range(1, 4))
     path = tmp_path / "queue.jsonl"
-    write_letters(path, Reservoir(redis_link).entries(), {}, lambda: None, form=FORM)
+    write_entries(path, QueueDump(redis_link).entries(), {}, lambda: None, form=FORM)
     content = path.read_bytes()
     lines = content.splitlines(keepends=True)
     path.write_bytes(
@@ -176,7 +176,7 @@ def test_a_file_that_is_not_whole_is_refused(redis_link: RedisLink, tmp_path: Pa
     if damage == "gone":
         path.unlink()
     with pytest.raises(OperationFailed, match=str(path)):
-        read_letters(path, form=FORM)
+        verify_file(path, form=FORM)
 
 
 def test_a_full_redis_can_be_drained_and_refuses_a_refill_without_losing_anything(
@@ -201,10 +201,10 @@ def test_a_drain_killed_anywhere_leaves_each_message_once_after_a_refill(
 ):
     fill(redis_link, range(1, 301))
     path = tmp_path / "queue.jsonl"
-    reservoir = Reservoir(redis_link)
-    write_letters(path, reservoir.entries(), {}, lambda: None, form=FORM)
-    sizes = [(entry_id, weight(fields)) for entry_id, fields in read_entries(path)]
-    assert sum(reservoir.take_out(sizes[:taken_out])) == taken_out
+    reservoir = QueueDump(redis_link)
+    write_entries(path, reservoir.entries(), {}, lambda: None, form=FORM)
+    sizes = [(entry_id, entry_bytes(fields)) for entry_id, fields in read_entries(path)]
+    assert sum(reservoir.remove(sizes[:taken_out])) == taken_out
     assert refilled(redis_link, path) == taken_out
     uids = sorted(int(fields[b"uid"]) for _, fields in redis_link.client.xrange(KEYS.stream))
     assert uids == list(range(1, 301))

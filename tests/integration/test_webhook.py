@@ -25,7 +25,7 @@ from email_ingestion.events import BreakerChanged
 from email_ingestion.records import SinkMessage
 from email_ingestion.sinks import load_sink
 from email_ingestion.sinks.webhook import WebhookSink, open_sink, retry_after
-from email_ingestion.worker.settle import usable
+from email_ingestion.worker.processor import is_available
 from tests.contract.ledgers import mail, raw_of
 from tests.servers.links import Heard
 from tests.servers.webhook import SECRET, Receiver, receiving
@@ -195,10 +195,10 @@ def test_a_breaker_stays_open_while_the_receiver_fails_and_closes_when_it_works(
     with pytest.raises(SinkFailed):
         breaker.run(lambda: sink.deliver([parcel()]))
     for _ in range(3):
-        assert not usable(sink, breaker)
+        assert not is_available(sink, breaker)
     assert "CLOSED" not in {change.new for change in heard.of(BreakerChanged)}
     receiver.work()
-    assert usable(sink, breaker)
+    assert is_available(sink, breaker)
     assert breaker.state == "CLOSED"
 
 

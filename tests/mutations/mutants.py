@@ -12,7 +12,7 @@ MACHINE = "tests/integration/test_stream_machine.py"
 OUTAGE = "tests/mutations/test_outage.py"
 MATRIX = "tests/acceptance/test_crash_matrix.py::test_a_fault_loses_nothing_and_doubles_nothing"
 LUA = "src/email_ingestion/stream/lua"
-SETTLE = "src/email_ingestion/worker/settle.py"
+SETTLE = "src/email_ingestion/worker/processor.py"
 DRILL = "tests/drills/test_runbooks.py::test_the_procedure_does_what_it_says"
 
 
@@ -37,14 +37,14 @@ class Mutant:
 RECORD = "            duplicates = self._record([parcel for _, parcel in parcels])\n"
 GIVE_BACK = """\
         except (SinkUnavailable, CircuitBreakerError):
-            self._queue.hold([each.id for each, _ in parcels], give_back=True)
+            self._queue.extend([each.id for each, _ in parcels], give_back=True)
             raise
 """
 
 MUTANTS = (
     Mutant(
         "acknowledged before the database committed",
-        (Edit(SETTLE, RECORD, f"            self._queue.complete([each for each, _ in parcels])\n{RECORD}"),),
+        (Edit(SETTLE, RECORD, f"            self._queue.ack([each for each, _ in parcels])\n{RECORD}"),),
         (OUTAGE,),
     ),
     Mutant(
@@ -62,10 +62,10 @@ MUTANTS = (
         "cursor moved before the append",
         (
             Edit(
-                "src/email_ingestion/stream/intake.py",
-                "        sent = Sent(self._link, self._append, partition, keys, args)\n",
+                "src/email_ingestion/stream/appender.py",
+                "        sent = PendingScript(self._link, self._append, partition, keys, args)\n",
                 '        self._link.call(lambda: self._link.client.hset(keys[1], "uid", upto))\n'
-                "        sent = Sent(self._link, self._append, partition, keys, args)\n",
+                "        sent = PendingScript(self._link, self._append, partition, keys, args)\n",
             ),
             Edit(
                 f"{LUA}/append.lua",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from email_ingestion.records import Cursor
-from email_ingestion.stream import GROUP, Intake, Keys
+from email_ingestion.stream import GROUP, Appender, Keys
 from gmail_sandbox import SandboxSettings, running_sandbox
 from tests.servers.links import link, message
 from tests.servers.processes import Place, gmail_settings, place, until
@@ -39,7 +39,7 @@ def _locked(here: Place) -> Iterator[None]:
 
 
 def test_what_the_database_does_not_take_stays_in_the_stream(impatient: Place, own_redis: RedisServer):
-    intake = Intake(link(own_redis.url))
+    intake = Appender(link(own_redis.url))
     cursor = intake.restart_cursor("default", "INBOX", Cursor(1, 0))
     worker = impatient.worker()
     until(lambda: worker.get("/ready")[0] == 200, "the worker is ready")
@@ -47,13 +47,13 @@ def test_what_the_database_does_not_take_stays_in_the_stream(impatient: Place, o
         intake.append("default", "INBOX", cursor, COUNT, [message(uid) for uid in range(1, COUNT + 1)])
         until(lambda: worker.status()["circuit_breakers"][1]["failure_count"], "the database refused")
         time.sleep(2)
-        assert intake.load().depth == COUNT
+        assert intake.backlog().depth == COUNT
         assert impatient.rows() == []
         with own_redis.client() as client:
             pending = client.xpending_range(Keys().stream, GROUP, "-", "+", COUNT)
         assert max((entry["times_delivered"] for entry in pending), default=0) <= 1
     until(lambda: len(impatient.rows()) == COUNT, "everything is in the database")
-    until(lambda: intake.load().depth == 0, "the stream is empty")
+    until(lambda: intake.backlog().depth == 0, "the stream is empty")
 
 
 def test_what_was_in_a_flushed_stream_is_fetched_again(tmp_path: Path, own_redis: RedisServer):

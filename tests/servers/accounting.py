@@ -21,7 +21,7 @@ from email_ingestion.reconcile import Audit, Report
 from email_ingestion.settings import Settings
 from email_ingestion.sinks import SinkMessage
 from email_ingestion.sinks.database import DatabaseSink
-from email_ingestion.stream import Intake, Keys, Queue
+from email_ingestion.stream import Appender, Consumer, Keys
 from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.dovecot import PASSWORD, USER
 from tests.servers.links import Heard, link
@@ -71,7 +71,7 @@ class World:
 
     def source(self) -> Source:
         made = link(self.redis.url)
-        return Source(self.account, self.settings, made, Intake(made), self.ledger, self.blobs, self.heard)
+        return Source(self.account, self.settings, made, Appender(made), self.ledger, self.blobs, self.heard)
 
     def sync(self) -> None:
         """What the producer does on a connection."""
@@ -83,14 +83,14 @@ class World:
         sink = DatabaseSink(self.ledger(), self.blobs, self.settings.blob_threshold_bytes)
         queue = self._queue()
         had = 0
-        while most > 0 and (batch := queue.fresh(min(most, 100), block=False)):
+        while most > 0 and (batch := queue.read_new(min(most, 100), block=False)):
             most -= len(batch)
             had += len(sink.deliver([self._parcel(each.message) for each in batch]))
-            queue.complete(batch)
+            queue.ack(batch)
         return had
 
-    def _queue(self) -> Queue:
-        queue = Queue(link(self.redis.url), "here-worker-1", 60.0)
+    def _queue(self) -> Consumer:
+        queue = Consumer(link(self.redis.url), "here-worker-1", 60.0)
         queue.ensure_group()
         return queue
 
@@ -98,10 +98,10 @@ class World:
         raw = sent.raw if sent.raw is not None else self.blobs.get(sent.raw_ref)
         return SinkMessage(parse(sent.envelope, raw), raw, sent.raw_ref)
 
-    def bury(self, most: int) -> None:
+    def dead_letter(self, most: int) -> None:
         queue = self._queue()
-        for each in queue.fresh(most, block=False):
-            assert queue.bury(each, {"dead_reason": "permanent"})
+        for each in queue.read_new(most, block=False):
+            assert queue.dead_letter(each, {"dead_reason": "permanent"})
 
     def reconcile(self, *, repair: bool = False, room: Callable[[], bool] = lambda: True) -> Report:
         with self.audit(room if repair else None) as audit:

@@ -29,7 +29,7 @@ from email_ingestion.ops.wording import sentence
 from email_ingestion.overrides import OperatorOverrides
 from email_ingestion.producer import Keeper, Patience
 from email_ingestion.settings import Settings
-from email_ingestion.stream import Census, Intake, Keys
+from email_ingestion.stream import Appender, EntryScanner, Keys
 from gmail_sandbox import RunningSandbox
 from gmail_sandbox.cli import token_file, write_atomically
 from tests.servers.links import Heard, link
@@ -107,7 +107,7 @@ class Watched:
         made = link(self.redis.url)
         blobs = open_blobs(self.settings.blob_url)
         return Source(
-            self.account, self.settings, made, Intake(made), self.ledger, blobs, self.observe, control=self.control
+            self.account, self.settings, made, Appender(made), self.ledger, blobs, self.observe, control=self.control
         )
 
     def _watcher(self):
@@ -150,7 +150,7 @@ class Watched:
 
     def queued(self) -> Counter[int]:
         """How often each message is in the stream, by X-GM-MSGID."""
-        pages = Census(link(self.redis.url), Keys()).queued()
+        pages = EntryScanner(link(self.redis.url), Keys()).stream_pages()
         return Counter(entry.gm_msgid for page in pages for entry in page.entries)
 
     def everything(self) -> Counter[int]:

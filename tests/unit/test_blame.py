@@ -13,7 +13,7 @@ from email_ingestion.errors import (
     SinkThrottled,
     SinkUnavailable,
 )
-from email_ingestion.worker.blame import LONGEST_PAUSE, blame
+from email_ingestion.worker.failure_attribution import LONGEST_PAUSE, attribute_failures
 
 TAKEN = None
 FAILED = SinkFailed("500")
@@ -21,28 +21,28 @@ FAILED = SinkFailed("500")
 
 @pytest.mark.parametrize("error", [SinkUnavailable(""), CircuitBreakerError("sink", 1), SinkThrottled("", 1)])
 def test_a_sink_that_is_away_spends_no_attempt_even_when_others_got_through(error):
-    found = blame([error, TAKEN, error], proven=True)
+    found = attribute_failures([error, TAKEN, error], proven=True)
     assert (found.permanent, found.failed) == ((), ())
 
 
 def test_in_an_outage_no_message_is_to_blame():
-    assert blame([FAILED, FAILED, FAILED], proven=False).failed == ()
+    assert attribute_failures([FAILED, FAILED, FAILED], proven=False).failed == ()
 
 
 def test_a_message_that_fails_where_a_later_one_succeeds_is_to_blame():
-    assert blame([TAKEN, FAILED, TAKEN, FAILED], proven=False).failed == (1,)
+    assert attribute_failures([TAKEN, FAILED, TAKEN, FAILED], proven=False).failed == (1,)
 
 
 def test_a_sink_that_worked_until_now_has_the_benefit_of_the_doubt():
-    assert blame([FAILED], proven=True).failed == (0,)
+    assert attribute_failures([FAILED], proven=True).failed == (0,)
 
 
 def test_what_a_sink_says_of_a_message_holds_always():
-    found = blame([Reject("no"), PermanentError("400"), Retry("later")], proven=False)
+    found = attribute_failures([Reject("no"), PermanentError("400"), Retry("later")], proven=False)
     assert (found.permanent, found.failed, found.taken) == ((0, 1), (2,), False)
 
 
 def test_the_longest_pause_asked_for_holds_up_to_an_hour():
-    assert blame([SinkThrottled("", 5), SinkThrottled("", 9), TAKEN], proven=True).pause == 9
-    assert blame([SinkThrottled("", 1e9)], proven=True).pause == LONGEST_PAUSE
-    assert blame([TAKEN], proven=True).pause == 0
+    assert attribute_failures([SinkThrottled("", 5), SinkThrottled("", 9), TAKEN], proven=True).pause == 9
+    assert attribute_failures([SinkThrottled("", 1e9)], proven=True).pause == LONGEST_PAUSE
+    assert attribute_failures([TAKEN], proven=True).pause == 0

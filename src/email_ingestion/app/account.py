@@ -27,7 +27,16 @@ from email_ingestion.reconcile import Accounted, Audit, Underway
 from email_ingestion.reconcile.labelled import Labelled
 from email_ingestion.routing import Router
 from email_ingestion.settings import Account, Settings, start_of
-from email_ingestion.stream import NO_LOAD, Allowance, Census, Gaps, Intake, Load, Quarantine, RedisLink
+from email_ingestion.stream import (
+    EMPTY_BACKLOG,
+    Appender,
+    DownloadQuota,
+    EntryScanner,
+    Gaps,
+    Quarantine,
+    RedisLink,
+    StreamBacklog,
+)
 
 if TYPE_CHECKING:
     from email_ingestion.ledger.store import Ledger
@@ -66,7 +75,7 @@ class Source:
     account: Account
     settings: Settings
     link: RedisLink
-    intake: Intake  # one for each thread
+    intake: Appender  # one for each thread
     ledger: Callable[[], Ledger]
     blobs: Blobs
     observe: Observe = lambda _: None  # what a command counts says it all
@@ -93,7 +102,7 @@ class Source:
             opened,
             intake=self.intake,
             records=lambda: Labelled(
-                name, opened, self.ledger, Underway(Census(self.link, self.link.keys_for(name)), name)
+                name, opened, self.ledger, Underway(EntryScanner(self.link, self.link.keys_for(name)), name)
             ),
             room=room,
             every=self.settings.imap_poll_seconds if self.settings.imap_track_labels else math.inf,
@@ -137,7 +146,10 @@ class Source:
     def budget(self) -> Budget:
         """The account's download budget, for one thread."""
         return Budget(
-            self.account.name, Allowance(self.link, self.account.name), self.settings.imap_bytes_per_day, self.observe
+            self.account.name,
+            DownloadQuota(self.link, self.account.name),
+            self.settings.imap_bytes_per_day,
+            self.observe,
         )
 
     def again(self, connection: ImapMailbox, opened: SelectedMailbox) -> Again:
@@ -168,14 +180,14 @@ class Source:
             observe=self.observe,
         )
 
-    def full(self, in_hand: Load = NO_LOAD, most: int = sys.maxsize) -> str | None:
+    def full(self, in_hand: StreamBacklog = EMPTY_BACKLOG, most: int = sys.maxsize) -> str | None:
         """Why nothing more should be fetched now, or None: Gmail is the buffer, Redis is not.
 
         `in_hand` is on its way into the stream; with `most` messages there it is full for whoever asks.
         """
         if self.control.paused():
             return "paused by an operator"
-        load, settings = self.intake.load(LOAD_SECONDS), self.settings
+        load, settings = self.intake.backlog(LOAD_SECONDS), self.settings
         soon = load + in_hand
         if soon.depth >= settings.stream_max_depth:
             return f"{load.depth} messages in the stream, STREAM_MAX_DEPTH is {settings.stream_max_depth}"
@@ -220,4 +232,4 @@ class Source:
 
     def _accounted(self, opened: SelectedMailbox) -> Accounted:
         name = self.account.name
-        return Accounted(name, opened, self.ledger, Underway(Census(self.link, self.link.keys_for(name)), name))
+        return Accounted(name, opened, self.ledger, Underway(EntryScanner(self.link, self.link.keys_for(name)), name))

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from email_ingestion.errors import TransientError
 from email_ingestion.events import CanarySeen, LoopFailed, Observe
-from email_ingestion.stream import Receipt, RedisLink, Rehearsals
-from email_ingestion.stream.rehearsals import trial
+from email_ingestion.stream import Receipt, RedisLink, SyntheticMessages
+from email_ingestion.stream.synthetic import synthetic_message
 
 LOOP = "canary"
 WAIT_SECONDS = 60.0
@@ -23,7 +23,7 @@ class Canary:
 
     def __init__(self, seconds: float | None, link: RedisLink, paused: Callable[[], object], observe: Observe) -> None:
         self._seconds = seconds
-        self._rehearsals = Rehearsals(link)
+        self._rehearsals = SyntheticMessages(link)
         self._paused = paused
         self._observe = observe
         self._closed = threading.Event()
@@ -53,7 +53,7 @@ class Canary:
 
     def _fly(self) -> Receipt | None:
         run = f"canary-{secrets.token_hex(6)}"
-        self._rehearsals.append([trial(run, 1, LETTER)])
+        self._rehearsals.append([synthetic_message(run, 1, LETTER)])
         deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline and not self._closed.wait(LOOK_SECONDS):
             for receipt in self._rehearsals.collect(run):

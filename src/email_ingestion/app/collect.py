@@ -16,7 +16,15 @@ from email_ingestion.events import LoopFailed, LoopTick, Probed
 from email_ingestion.ops.compose import Ops
 from email_ingestion.ops.records import DlqState, Identity, Peer, RedisState, StreamState
 from email_ingestion.overrides import OperatorOverrides
-from email_ingestion.stream import FleetOrders, Gauges, RedisLink, announce, prove_writable, read_gauges, withdraw
+from email_ingestion.stream import (
+    Gauges,
+    RedisLink,
+    SharedOverrides,
+    announce_presence,
+    check_writable,
+    read_gauges,
+    withdraw_presence,
+)
 
 LOOP = "collect"
 EVERY_SECONDS = 1.0
@@ -41,7 +49,7 @@ class Collector:
         """`refuse` is told when this Redis holds mail that these settings do not fit."""
         self._link = link
         self._control = control
-        self._orders = FleetOrders(link)
+        self._orders = SharedOverrides(link)
         self._ops = ops
         self._identity = identity
         self._ops_url = ops_url
@@ -60,7 +68,7 @@ class Collector:
         self._closed.set()
         self._thread.join(EVERY_SECONDS)
         with suppress(TransientError):
-            withdraw(self._link, self._presence())
+            withdraw_presence(self._link, self._presence())
 
     def _collect(self) -> None:
         while True:
@@ -82,7 +90,7 @@ class Collector:
         if not self._link.fails_over or self._link.breaker.closed:
             return False
         with suppress(RedisConnectionError):
-            prove_writable(self._link)
+            check_writable(self._link)
             self._link.breaker.allow_probe()
         return True
 
@@ -105,7 +113,7 @@ class Collector:
         """Read through the breaker, write beside it: a full Redis refuses writes and must still be drained."""
         gauges.append(read_gauges(self._link))
         self._control.apply_shared(self._orders.read())
-        announce(self._link, self._presence())
+        announce_presence(self._link, self._presence())
 
     def _presence(self) -> dict[str, Any]:
         return {

@@ -35,7 +35,7 @@ from email_ingestion.producer.tokens import Tokens
 from email_ingestion.producer.work import Pace
 from email_ingestion.routing import Router
 from email_ingestion.settings import Account, Settings
-from email_ingestion.stream import Intake, Leases, Lockout, RedisLink, check_reachable, connect
+from email_ingestion.stream import Appender, Leases, Lockout, RedisLink, check_reachable, connect
 from email_ingestion.stream.leases import LEASE_SECONDS
 
 # Beyond the poll interval a watcher may sit in one command, in a token refresh and in an append.
@@ -107,11 +107,11 @@ class ProducerBody:
                     account,
                     settings,
                     parts.link,
-                    Intake(parts.link, leases.holder),
+                    Appender(parts.link, leases.owner),
                     ledger,
                     blobs,
                     observe,
-                    leases.holder,
+                    leases.owner,
                     parts.control,
                     several=several,
                 )

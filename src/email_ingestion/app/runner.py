@@ -42,7 +42,7 @@ from email_ingestion.ops.logs import LogLevel, configure_logs
 from email_ingestion.ops.records import Component, Identity, Names
 from email_ingestion.overrides import OperatorOverrides
 from email_ingestion.settings import Settings, notify_socket
-from email_ingestion.stream import Keys, RedisLink, connect, prove_writable
+from email_ingestion.stream import Keys, RedisLink, check_writable, connect
 from email_ingestion.targets import remove_target, write_target
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def run_process(
         breakers.tell(ops.observe)
         configure_logs(identity, settings.log_dir, settings.log_level, settings.log_format, ops.metrics.count_log)
         front = Front(breakers, control, LogLevel(settings.log_level))
-        front.pings["redis"] = partial(prove_writable, link)
+        front.pings["redis"] = partial(check_writable, link)
         token = ops_token(settings.ops_token_file)
         endpoints = serve(
             ops.status,

@@ -17,11 +17,11 @@ from email_ingestion.routing import Router
 from email_ingestion.settings import Settings
 from email_ingestion.sinks import Sink, close_sink, load_sink
 from email_ingestion.sinks.database import DatabaseSink
-from email_ingestion.stream import Burial, Queue, Rehearsals
-from email_ingestion.worker import Courier, Worker
-from email_ingestion.worker.courier import loop_of
+from email_ingestion.stream import Burial, Consumer, SyntheticMessages
+from email_ingestion.worker import SinkDispatcher, Worker
 from email_ingestion.worker.loop import LOOP
-from email_ingestion.worker.settle import Settlement
+from email_ingestion.worker.processor import BatchProcessor
+from email_ingestion.worker.sink_dispatcher import loop_name
 
 DATABASE = "database"
 PROBE = "probe"
@@ -35,7 +35,7 @@ def run_worker(settings: Settings, number: int, *, drain: bool, least: int = 0) 
     """Run the `number`-th worker of this host until it is stopped or has drained the stream; returns the exit code."""
     breakers = Breakers(settings)
     further = settings.sinks[1:]
-    loops = (LOOP, PROBE, *map(loop_of, further))
+    loops = (LOOP, PROBE, *map(loop_name, further))
     names = Names(
         # With further sinks "no sink is usable" would wait for all: without the database nothing moves.
         dependencies={"redis": True} | dict.fromkeys(settings.sinks, False) | {DATABASE: bool(further)},
@@ -59,7 +59,7 @@ class WorkerBody:
         self._closing = threading.Event()
         self._worker: Worker | None = None
         self._router = Router(parts.settings.routes, parts.settings.sinks[1:])
-        self._couriers: list[Courier] = []
+        self._couriers: list[SinkDispatcher] = []
         self._sinks: dict[str, Sink] = {}
         self._breakers = {name: parts.breakers.make(name, SinkUnavailable, SinkFailed) for name in parts.settings.sinks}
         self._blobs = open_blobs(parts.settings.blob_url)
@@ -85,7 +85,7 @@ class WorkerBody:
             self._await_couriers()
         else:
             self._worker.run()
-        self._worker.leave()
+        self._worker.unregister()
         self._parser.close()
         for courier in self._couriers:
             courier.stop()
@@ -116,7 +116,7 @@ class WorkerBody:
     def abandon(self) -> None:
         """See `Body`."""
         if self._worker:
-            self._worker.leave()
+            self._worker.unregister()
 
     def _open_sinks(self) -> bool:
         """Open those that are not open yet; False while one is away. Raises ConfigurationError."""
@@ -138,15 +138,15 @@ class WorkerBody:
     def _build(self) -> Worker:
         parts = self._parts
         settings = parts.settings
-        queue = Queue(parts.link, parts.identity.instance, settings.worker_lease_seconds)
+        queue = Consumer(parts.link, parts.identity.instance, settings.worker_lease_seconds)
         self._couriers = [self._courier(name) for name in settings.sinks[1:]]
-        settlement = Settlement(
+        settlement = BatchProcessor(
             queue,
             self._sinks[DATABASE],
             self._breakers[DATABASE],
             self._blobs,
             self._parser,
-            rehearsals=Rehearsals(parts.link),
+            rehearsals=SyntheticMessages(parts.link),
             further=settings.sinks[1:],
             router=self._router,
             recorded=self._wake_couriers,
@@ -165,11 +165,11 @@ class WorkerBody:
             observe=parts.ops.observe,
         )
 
-    def _courier(self, name: str) -> Courier:
+    def _courier(self, name: str) -> SinkDispatcher:
         parts = self._parts
         database = self._sinks[DATABASE]
         assert isinstance(database, DatabaseSink)  # noqa: S101 - the name is ours
-        return Courier(
+        return SinkDispatcher(
             name,
             self._sinks[name],
             self._breakers[name],

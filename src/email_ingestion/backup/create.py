@@ -31,7 +31,7 @@ from email_ingestion.backup.archive import (
 from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.ledger.copy import Copied, check_copy, copy_ledger
 from email_ingestion.settings import RedisAddress
-from email_ingestion.stream import RedisLink, Reload, Tally, open_link, read_snapshot, server_facts
+from email_ingestion.stream import RedisLink, SnapshotRestore, Tally, open_link, read_server_info, read_snapshot
 from email_ingestion.stream.snapshot import SnapshotTorn
 
 REDIS = "redis.jsonl.zst"
@@ -83,7 +83,7 @@ def rehearse(archive: Archive, scratch: Scratch, steps: Steps, folder: Path) -> 
     unpack_archive(archive, folder)
     with scratch() as address:
         there = RedisAddress(address, partitions=partitions_in(archive))
-        load(Reload(open_link(there, "email-ingestion-rehearsal")), archive, folder, steps)
+        load(SnapshotRestore(open_link(there, "email-ingestion-rehearsal")), archive, folder, steps)
     if copied := copied_of(archive):
         steps.begin("checking the copy of the database", None)
         check_copy(ledger_in(archive, folder), copied)
@@ -94,14 +94,14 @@ def partitions_in(archive: Archive) -> int:
     return int(archive.manifest.redis.get("partitions", 1))
 
 
-def load(reload: Reload, archive: Archive, folder: Path, steps: Steps) -> None:
+def load(reload: SnapshotRestore, archive: Archive, folder: Path, steps: Steps) -> None:
     """Load the unpacked snapshot beside the keyspace, and prove it."""
     expected = archive.manifest.redis
     steps.begin("loading into Redis", expected["stream_length"] + expected["dlq_depth"])
     try:
         reload.load(_counted(read_lines(folder / REDIS), steps))
         steps.begin("comparing with the manifest", None)
-        reload.prove({name: expected[name] for name in Tally().summary()})
+        reload.verify({name: expected[name] for name in Tally().summary()})
     except BaseException:
         reload.abandon()
         raise
@@ -151,7 +151,7 @@ def working_directory(directory: Path) -> Iterator[Path]:
 
 def _snapshot(link: RedisLink, path: Path, steps: Steps) -> dict[str, Any]:
     for attempt in range(ATTEMPTS):
-        facts = server_facts(link)
+        facts = read_server_info(link)
         steps.begin("reading Redis", None)
         tally = Tally()
         try:

@@ -14,7 +14,7 @@ from email_ingestion.backup.create import Steps, copied_of, ledger_in, load, par
 from email_ingestion.daemon import pid_alive
 from email_ingestion.errors import OperationFailed
 from email_ingestion.ledger.copy import bring_back
-from email_ingestion.stream import RedisLink, Reload, read_gauges
+from email_ingestion.stream import RedisLink, SnapshotRestore, read_gauges
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ def obstacles(archive: Archive, link: RedisLink, pid_dir: Path) -> list[Obstacle
     if (there := partitions_in(archive)) != len(link.partitions):
         reason = f"the backup is of {there} partitions: set REDIS_PARTITIONS={there}, and REDIS_… to an empty Redis"
         found.append(Obstacle(reason, forcible=False))
-    keys = Reload(link).present()
+    keys = SnapshotRestore(link).existing_keys()
     if keys:
         gauges = read_gauges(link)
         found.append(
@@ -75,14 +75,14 @@ def restore(archive: Archive, target: Target, steps: Steps, save: Callable[[], P
     A Redis that is not empty is kept by `save` before it is replaced; without it that is refused. Raises
     OperationFailed with the first obstacle, RedisConnectionError, SinkUnavailable; Redis is then as it was.
     """
-    reload = Reload(target.link)
+    reload = SnapshotRestore(target.link)
     with locked(target.backup_dir / "restore"), working_directory(target.backup_dir) as folder:
         refused = [each for each in obstacles(archive, target.link, target.pid_dir) if not (each.forcible and save)]
         if refused:
             raise OperationFailed(f"nothing was restored: {refused[0].reason}")
         steps.begin("unpacking", None)
         unpack_archive(archive, folder)
-        saved = str(save()) if reload.present() and save else None
+        saved = str(save()) if reload.existing_keys() and save else None
         load(reload, archive, folder, steps)
         try:
             brought_back = _bring_back(archive, target, folder, steps)

@@ -18,7 +18,7 @@ from email_ingestion.errors import OperationFailed
 from email_ingestion.mailbox.imap_mailbox import DateRange
 from email_ingestion.producer.budget import HISTORY_SHARE, Budget
 from email_ingestion.settings import Account, Settings, load_settings
-from email_ingestion.stream import Intake, RedisLink, open_link
+from email_ingestion.stream import Appender, RedisLink, open_link
 
 
 def backfill(
@@ -63,7 +63,7 @@ def backfill(
 def _of_mailbox(
     account: Account, settings: Settings, link: RedisLink, ledger: LedgerOnDemand, period: DateRange
 ) -> dict[str, Any]:
-    source = Source(account, settings, link, Intake(link), ledger, open_blobs(settings.blob_url))
+    source = Source(account, settings, link, Appender(link), ledger, open_blobs(settings.blob_url))
     budget = source.budget()
     with closing(log_in(account, settings.imap_timeout_seconds)) as connection:
         if period.label and not connection.is_gmail:

@@ -20,7 +20,7 @@ from email_ingestion.cli.output import Json, report
 from email_ingestion.cli.progress import step_progress
 from email_ingestion.fleet.redis_server import scratch_redis
 from email_ingestion.settings import Settings, load_settings
-from email_ingestion.stream import open_link, server_facts
+from email_ingestion.stream import open_link, read_server_info
 
 ListOption = Annotated[bool, typer.Option("--list", help="List the backups, newest first, and do nothing else.")]
 
@@ -188,7 +188,7 @@ def _restore(archive: Archive, target: Target, settings: Settings, *, force: boo
         lines.append(f"{outcome['messages_brought_back']} messages were missing in the database and are back")
     if outcome["saved"]:
         lines.append(f"what was in Redis before is in {outcome['saved']}")
-    if not all(each.append_only for each in server_facts(target.link)):
+    if not all(each.append_only for each in read_server_info(target.link)):
         lines.append(VOLATILE)
     lines.append("now: ./scripts/start.sh, then `email-ingestion reconcile --repair`")
     report({**outcome, **archive.as_dict()}, "\n".join(lines), as_json=as_json)

@@ -183,20 +183,20 @@ def _fleet(
     *,
     as_json: bool,
 ) -> int:
-    from email_ingestion.stream import FleetOrders, open_link, presences  # noqa: PLC0415 - Redis is not always needed
+    from email_ingestion.stream import SharedOverrides, open_link, read_presences  # noqa: PLC0415 - Redis is not always needed
 
     link = open_link(settings.redis_address, "email-ingestion-control")
     details = {"order": name, "value": order.value if order else None, "seconds": order.seconds if order else 0}
 
     def rows() -> list[Row]:
-        those = [each for each in presences(link) if component in {None, each["component"]}]
+        those = [each for each in read_presences(link) if component in {None, each["component"]}]
         shown = ("paused", "level", "min_priority")
         return [{"process": each["instance"], **{key: each.get(key) for key in shown}} for each in those]
 
     try:
         with audited(settings.log_dir, "fleet order", details):
-            orders = FleetOrders(link)
-            orders.give(name, order) if order else orders.take_back(name)
+            orders = SharedOverrides(link)
+            orders.set(name, order) if order else orders.clear(name)
         wait_until(lambda: all(map(as_asked, rows())), FLEET_SECONDS)
         found = rows()
     except RedisConnectionError as error:

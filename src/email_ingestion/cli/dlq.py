@@ -27,9 +27,9 @@ from email_ingestion.cli.output import Json, report, say
 from email_ingestion.cli.progress import progress
 from email_ingestion.errors import OperationFailed, PermanentError, RedisConnectionError, SinkUnavailable
 from email_ingestion.settings import Settings
-from email_ingestion.stream import Graveyard
-from email_ingestion.stream.dead_letters import DeadLetter, Kind, kinds
-from email_ingestion.stream.letter_file import Exported, read_letters, write_letters
+from email_ingestion.stream import DeadLetterQueue
+from email_ingestion.stream.dead_letter_file import ExportFile, verify_file, write_entries
+from email_ingestion.stream.dead_letters import DeadLetter, FailureGroup, group_failures
 
 if TYPE_CHECKING:
     from email_ingestion.ledger.store import Ledger
@@ -102,7 +102,7 @@ def stats(
       email-ingestion dlq stats --json --account default
     """
     _, graveyard = _open_dlq()
-    found = kinds(selected.letters(graveyard))
+    found = group_failures(selected.letters(graveyard))
     show_kinds(found, as_json=as_json)
     return answer(found)
 
@@ -209,12 +209,12 @@ def purge(
     return OK if deleted else NEGATIVE
 
 
-def _open_dlq() -> tuple[Settings, Graveyard]:
+def _open_dlq() -> tuple[Settings, DeadLetterQueue]:
     settings, link = open_redis("dlq")
-    return settings, Graveyard(link)
+    return settings, DeadLetterQueue(link)
 
 
-def _message(settings: Settings, graveyard: Graveyard, letter: DeadLetter) -> bytes:
+def _message(settings: Settings, graveyard: DeadLetterQueue, letter: DeadLetter) -> bytes:
     try:
         raw = open_blobs(settings.blob_url).get(letter.raw_ref) if letter.raw_ref else graveyard.raw(letter.id)
     except PermanentError as error:
@@ -235,7 +235,7 @@ def _write_new(path: Path, content: bytes) -> None:
         raise OperationFailed(f"cannot write {path}: {error.strerror}") from error
 
 
-def _matching_ids(graveyard: Graveyard, selected: DlqSelection) -> tuple[list[str], list[Kind]]:
+def _matching_ids(graveyard: DeadLetterQueue, selected: DlqSelection) -> tuple[list[str], list[FailureGroup]]:
     """Return the ids of the selected letters and their groups; not the letters, which may be many."""
     ids: list[str] = []
 
@@ -244,13 +244,13 @@ def _matching_ids(graveyard: Graveyard, selected: DlqSelection) -> tuple[list[st
             ids.append(letter.id)
             yield letter
 
-    groups = kinds(collect())
+    groups = group_failures(collect())
     if selected.ids and len(ids) < len(selected.ids):
         say(f"not among the dead letters, or not matching: {', '.join(sorted(set(selected.ids) - set(ids)))}")
     return ids, groups
 
 
-def _replay(graveyard: Graveyard, ids: Sequence[str], outcome: dict[str, Any]) -> int:
+def _replay(graveyard: DeadLetterQueue, ids: Sequence[str], outcome: dict[str, Any]) -> int:
     outcome["replayed"] = 0
     try:
         with progress("putting back", len(ids)) as advance:
@@ -265,11 +265,11 @@ def _replay(graveyard: Graveyard, ids: Sequence[str], outcome: dict[str, Any]) -
     return int(outcome["replayed"])
 
 
-def _export(graveyard: Graveyard, ids: Sequence[str], path: Path, selected: DlqSelection) -> Exported:
+def _export(graveyard: DeadLetterQueue, ids: Sequence[str], path: Path, selected: DlqSelection) -> ExportFile:
     origin = {"exported_at": datetime.now(UTC).isoformat(), "filter": selected.as_dict()}
     with progress("exporting", len(ids)) as advance:
-        write_letters(path, graveyard.entries(ids), origin, lambda: advance(1))
-    return read_letters(path)
+        write_entries(path, graveyard.entries(ids), origin, lambda: advance(1))
+    return verify_file(path)
 
 
 @contextmanager
@@ -291,7 +291,7 @@ def _ledger(settings: Settings) -> Iterator[Ledger | None]:
 
 
 def _remove(
-    graveyard: Graveyard, ledger: Ledger | None, exported: Exported, path: Path, outcome: dict[str, Any]
+    graveyard: DeadLetterQueue, ledger: Ledger | None, exported: ExportFile, path: Path, outcome: dict[str, Any]
 ) -> int:
     """Delete first and record it then: after an interruption a message comes back instead of being lost."""
     outcome["deleted"] = 0
@@ -320,7 +320,7 @@ def _confirmed(question: str) -> bool:
     return typer.confirm(question, err=True)
 
 
-def _preview(action: str, ids: Sequence[str], groups: Sequence[Kind], *, as_json: bool) -> int:
+def _preview(action: str, ids: Sequence[str], groups: Sequence[FailureGroup], *, as_json: bool) -> int:
     if as_json:
         typer.echo(json.dumps({"dry_run": True, "matched": len(ids), "kinds": kinds_as_json(groups)}, indent=2))
     else:

@@ -14,8 +14,8 @@ import typer
 
 from email_ingestion.cli.common import parse_duration, parse_entry_ids
 from email_ingestion.cli.progress import progress
-from email_ingestion.stream import Graveyard
-from email_ingestion.stream.dead_letters import UNKNOWN, DeadLetter, Reason, Wanted
+from email_ingestion.stream import DeadLetterQueue
+from email_ingestion.stream.dead_letters import UNKNOWN, DeadLetter, DeadLetterFilter, Reason
 
 REASONS = (*get_args(Reason), UNKNOWN)
 
@@ -33,7 +33,7 @@ AllOption = Annotated[bool, typer.Option("--all", help="Every letter that is the
 class DlqSelection:
     """The dead letters a command is about: by id, by condition, or all; of these only the `first`, if given."""
 
-    conditions: Wanted
+    conditions: DeadLetterFilter
     older_than: timedelta | None = None
     ids: tuple[str, ...] = ()
     everything: bool = False
@@ -49,13 +49,13 @@ class DlqSelection:
     @property
     def is_narrowed(self) -> bool:
         """Whether ids or conditions leave something out."""
-        return bool(self.ids or self.older_than is not None or self.conditions != Wanted())
+        return bool(self.ids or self.older_than is not None or self.conditions != DeadLetterFilter())
 
-    def letters(self, graveyard: Graveyard) -> Iterator[DeadLetter]:
+    def letters(self, graveyard: DeadLetterQueue) -> Iterator[DeadLetter]:
         """Yield the selected letters that exist now, in the order of their ids."""
         return islice(self._matching(graveyard), self.first)
 
-    def _matching(self, graveyard: Graveyard) -> Iterator[DeadLetter]:
+    def _matching(self, graveyard: DeadLetterQueue) -> Iterator[DeadLetter]:
         before = datetime.now(UTC) - self.older_than if self.older_than else None
         found = graveyard.find(self.ids) if self.ids else graveyard.letters(before)
         with progress("reading", len(self.ids) or graveyard.depth()) as advance:
@@ -77,7 +77,7 @@ def conditions(
     if reason is not None and reason not in REASONS:
         raise typer.BadParameter(f"--reason is one of {', '.join(REASONS)}")
     age = None if older_than is None else parse_duration(older_than, "--older-than")
-    return DlqSelection(Wanted(reason, error_type, fingerprint, account), age)
+    return DlqSelection(DeadLetterFilter(reason, error_type, fingerprint, account), age)
 
 
 def selection(

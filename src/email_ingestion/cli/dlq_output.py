@@ -21,7 +21,7 @@ from rich.text import Text
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.output import Records, printable, say, show
 from email_ingestion.ops.wording import WITHHELD, redact
-from email_ingestion.stream.dead_letters import DeadLetter, Kind
+from email_ingestion.stream.dead_letters import DeadLetter, FailureGroup
 
 LETTER_COLUMNS = (
     *("id", "dead_at", "reason", "error_type", "attempts", "replays", "account", "fingerprint", "email_id"),
@@ -41,12 +41,12 @@ def show_letters(letters: Sequence[DeadLetter], *, as_json: bool) -> None:
     show([_record(letter, LETTER_COLUMNS) for letter in letters], as_json=as_json, drawn=partial(_table, LETTER_TABLE))
 
 
-def show_kinds(found: Sequence[Kind], *, as_json: bool) -> None:
+def show_kinds(found: Sequence[FailureGroup], *, as_json: bool) -> None:
     """Letters by fingerprint."""
     show(kinds_as_json(found), as_json=as_json, drawn=partial(_table, KIND_TABLE))
 
 
-def kinds_as_json(found: Sequence[Kind]) -> list[dict[str, Any]]:
+def kinds_as_json(found: Sequence[FailureGroup]) -> list[dict[str, Any]]:
     """Letters by fingerprint as part of a larger JSON answer."""
     return [_record(kind, KIND_COLUMNS) for kind in found]
 
@@ -89,7 +89,7 @@ def _told_error(line: str) -> str:
     return f"{match['kind']}{match['parents'] or ''}{said}"
 
 
-def _record(record: DeadLetter | Kind, names: Sequence[str]) -> dict[str, Any]:
+def _record(record: DeadLetter | FailureGroup, names: Sequence[str]) -> dict[str, Any]:
     return {name: _told(getattr(record, name)) for name in names}
 
 

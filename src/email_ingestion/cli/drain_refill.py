@@ -14,8 +14,8 @@ from email_ingestion.cli.exit_codes import NEGATIVE, OK, REDIS_CURE
 from email_ingestion.cli.output import Json, say, show
 from email_ingestion.cli.progress import progress
 from email_ingestion.errors import OperationFailed, RedisConnectionError
-from email_ingestion.stream.letter_file import read_entries, read_letters, write_letters
-from email_ingestion.stream.reservoir import Reservoir, weight
+from email_ingestion.stream.dead_letter_file import read_entries, verify_file, write_entries
+from email_ingestion.stream.queue_dump import QueueDump, entry_bytes
 
 FORM = "email-ingestion queue"
 
@@ -36,7 +36,7 @@ def drain(
       email-ingestion drain --output part.jsonl --max 10000
     """
     settings, link = open_redis("drain")
-    reservoir = Reservoir(link)
+    reservoir = QueueDump(link)
     depth = reservoir.depth()
     if not depth:
         say("the queue is empty")
@@ -45,12 +45,12 @@ def drain(
         origin = {"drained_at": datetime.now(UTC).isoformat(), "stream": link.keys.stream}
         with progress("writing", min(depth, most or depth)) as advance:
             entries = islice(reservoir.entries(), most)
-            write_letters(output, entries, origin, lambda: advance(1), form=FORM)
-        kept = read_letters(output, form=FORM)
+            write_entries(output, entries, origin, lambda: advance(1), form=FORM)
+        kept = verify_file(output, form=FORM)
         outcome |= {"written": len(kept.letters), "sha256": kept.sha256, "taken_out": 0}
         with progress("taking out", len(kept.letters)) as advance:
-            sizes = ((entry_id, weight(fields)) for entry_id, fields in read_entries(output))
-            for gone in reservoir.take_out(sizes):
+            sizes = ((entry_id, entry_bytes(fields)) for entry_id, fields in read_entries(output))
+            for gone in reservoir.remove(sizes):
                 outcome["taken_out"] += gone
                 advance(gone)
         outcome["left"] = reservoir.depth()
@@ -68,14 +68,14 @@ def refill(
     Examples:
       email-ingestion refill queue.jsonl
     """
-    kept = read_letters(file, form=FORM)
+    kept = verify_file(file, form=FORM)
     settings, link = open_redis("refill")
     details = {"file": str(file), "sha256": kept.sha256, "held": len(kept.letters)}
     with audited(settings.log_dir, "refill", details) as outcome:
         outcome["added"] = 0
         try:
             with progress("putting back", len(kept.letters)) as advance:
-                for looked_at, added in Reservoir(link).refill(read_entries(file)):
+                for looked_at, added in QueueDump(link).refill(read_entries(file)):
                     outcome["added"] += added
                     advance(looked_at)
         except RedisConnectionError as error:

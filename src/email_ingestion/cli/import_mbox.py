@@ -20,7 +20,7 @@ from email_ingestion.producer.takeout import Import, Report
 from email_ingestion.reconcile import Underway
 from email_ingestion.records import Envelope, RawMessage
 from email_ingestion.settings import Account, Settings, load_settings, start_of
-from email_ingestion.stream import Census, Intake, RedisLink, open_link
+from email_ingestion.stream import Appender, EntryScanner, RedisLink, open_link
 
 SPAM_AND_TRASH = frozenset(["Spam", "Trash"])
 
@@ -67,9 +67,9 @@ def _import(
     left_out: frozenset[str],
 ) -> Import:
     blobs = open_blobs(settings.blob_url)
-    intake = Intake(link)
+    intake = Appender(link)
     source = Source(account, settings, link, intake, ledger, blobs)
-    underway = Underway(Census(link, link.keys_for(account.name)), account.name)
+    underway = Underway(EntryScanner(link, link.keys_for(account.name)), account.name)
 
     def known(messages: Sequence[RawMessage]) -> set[str]:
         """Those that were queued or dead letters when this began, or are delivered."""

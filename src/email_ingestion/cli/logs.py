@@ -101,11 +101,11 @@ def _kinds(found: Iterable[Record]) -> list[dict[str, Any]]:
 def _dead_kinds(since: datetime) -> list[dict[str, Any]]:
     from email_ingestion.cli.common import open_redis  # noqa: PLC0415 - `logs` needs no Redis
     from email_ingestion.ops.wording import redact  # noqa: PLC0415
-    from email_ingestion.stream import Graveyard  # noqa: PLC0415
-    from email_ingestion.stream.dead_letters import kinds  # noqa: PLC0415
+    from email_ingestion.stream import DeadLetterQueue  # noqa: PLC0415
+    from email_ingestion.stream.dead_letters import group_failures  # noqa: PLC0415
 
     _, link = open_redis("errors")
-    letters = (each for each in Graveyard(link).letters() if datetime.fromisoformat(each.dead_at) >= since)
+    letters = (each for each in DeadLetterQueue(link).letters() if datetime.fromisoformat(each.dead_at) >= since)
     return [
         {
             "fingerprint": kind.fingerprint,
@@ -117,5 +117,5 @@ def _dead_kinds(since: datetime) -> list[dict[str, Any]]:
             "error_type": kind.error_type,
             "message": redact(kind.error)[:MESSAGE_CHARACTERS],
         }
-        for kind in kinds(letters)
+        for kind in group_failures(letters)
     ]

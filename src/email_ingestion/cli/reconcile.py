@@ -18,7 +18,7 @@ from email_ingestion.cli.common import audited, pick_accounts
 from email_ingestion.cli.progress import run_with_progress
 from email_ingestion.reconcile import Report
 from email_ingestion.settings import Account, Settings, load_settings
-from email_ingestion.stream import Intake, RedisLink, open_link
+from email_ingestion.stream import Appender, RedisLink, open_link
 
 COLUMNS = (
     *("checked", "delivered", "queued", "dead", "purged", "excluded"),
@@ -72,7 +72,7 @@ def _noted(settings: Settings, accounts: Sequence[Account], *, repair: bool) -> 
 def _of_mailbox(
     account: Account, settings: Settings, link: RedisLink, ledger: LedgerOnDemand, *, repair: bool
 ) -> Report:
-    source = Source(account, settings, link, Intake(link), ledger, open_blobs(settings.blob_url))
+    source = Source(account, settings, link, Appender(link), ledger, open_blobs(settings.blob_url))
     with closing(log_in(account, settings.imap_timeout_seconds)) as connection:
         opened = connection.examine(connection.find_mailbox(account.imap_mailbox))
         audit = source.audit(connection, opened, (lambda: source.full() is None) if repair else None)

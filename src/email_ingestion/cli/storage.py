@@ -83,11 +83,15 @@ def _refs_in_redis(settings: Settings) -> set[str]:
     happens before the database is asked, where every message ends.
     """
     from email_ingestion.blobs import reference  # noqa: PLC0415
-    from email_ingestion.stream import Census, open_link  # noqa: PLC0415
+    from email_ingestion.stream import EntryScanner, open_link  # noqa: PLC0415
 
     link = open_link(settings.redis_address, "email-ingestion-blobs")
-    censuses = [Census(link, keys) for keys in link.partitions]
-    looks = (look for census in censuses for look in (census.dead(), census.queued(), census.dead()))
+    censuses = [EntryScanner(link, keys) for keys in link.partitions]
+    looks = (
+        look
+        for census in censuses
+        for look in (census.dead_letter_pages(), census.stream_pages(), census.dead_letter_pages())
+    )
     return {reference(entry.sha256) for pages in looks for page in pages for entry in page.entries}
 
 

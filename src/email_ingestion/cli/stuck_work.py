@@ -16,8 +16,8 @@ from email_ingestion.cli.output import Json, say, show
 from email_ingestion.fleet.admin_client import Clerk, Live, live
 from email_ingestion.settings import Settings
 from email_ingestion.stream import RedisLink
-from email_ingestion.stream.census import Census
-from email_ingestion.stream.stuck import PAGE, Consumer, Stuck, Stucks
+from email_ingestion.stream.entry_scan import EntryScanner
+from email_ingestion.stream.pending import PAGE, ConsumerInfo, PendingEntries, PendingEntry
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Entries by id.", show_default=False)]
 ConsumerOption = Annotated[str, typer.Option("--consumer", help="Only this worker's; `consumers list` names it.")]
@@ -42,7 +42,7 @@ def list_pending(
     """
     seconds = parse_duration(idle, "--idle").total_seconds()
     _, link = open_redis("pending")
-    found = list(islice(Stucks(link).entries(consumer=consumer, idle_seconds=seconds), limit + 1))
+    found = list(islice(PendingEntries(link).entries(consumer=consumer, idle_seconds=seconds), limit + 1))
     show([_row(each) for each in found[:limit]], as_json=as_json)
     if len(found) > limit:
         say(f"these are the first {limit}; --limit shows more")
@@ -64,10 +64,10 @@ def release(
       email-ingestion pending release 1767225600000-0
     """
     settings, link = open_redis("pending")
-    stucks = Stucks(link)
+    stucks = PendingEntries(link)
     with audited(settings.log_dir, "pending release", _said(ids, consumer, idle)) as outcome:
         chosen = list(_chosen(stucks, ids, consumer, idle, everything=everything))
-        outcome["released"] = sum(stucks.let_go(chosen[start : start + PAGE]) for start in range(0, len(chosen), PAGE))
+        outcome["released"] = sum(stucks.release(chosen[start : start + PAGE]) for start in range(0, len(chosen), PAGE))
     show([{"matched": len(chosen), **outcome}], as_json=as_json)
     return _answer(chosen)
 
@@ -88,11 +88,11 @@ def to_dlq(
     """
     rows: list[dict[str, Any]] = []
     settings, link = open_redis("pending")
-    stucks = Stucks(link)
+    stucks = PendingEntries(link)
     with audited(settings.log_dir, "pending to-dlq", _said(ids, consumer, idle)) as outcome:
         outcome["buried"] = 0
         for each in _chosen(stucks, ids, consumer, idle, everything=everything):
-            letter = stucks.bury(each, f"{socket.gethostname()}-{current_user()}")
+            letter = stucks.dead_letter(each, f"{socket.gethostname()}-{current_user()}")
             rows.append({"id": each.id, "email_id": each.email_id, "letter": letter})
             outcome["buried"] += letter is not None
     show(rows, as_json=as_json)
@@ -100,8 +100,8 @@ def to_dlq(
 
 
 def _chosen(
-    stucks: Stucks, ids: Sequence[str] | None, consumer: str, idle: str, *, everything: bool
-) -> Iterator[Stuck]:
+    stucks: PendingEntries, ids: Sequence[str] | None, consumer: str, idle: str, *, everything: bool
+) -> Iterator[PendingEntry]:
     seconds = parse_duration(idle, "--idle").total_seconds()
     narrowed = bool(ids or consumer or seconds)
     if everything is narrowed:
@@ -115,7 +115,7 @@ def _said(ids: Sequence[str] | None, consumer: str, idle: str) -> dict[str, Any]
     return {"filter": {"ids": list(ids or ()), "consumer": consumer, "idle": idle}}
 
 
-def _row(stuck: Stuck) -> dict[str, Any]:
+def _row(stuck: PendingEntry) -> dict[str, Any]:
     return {
         "id": stuck.id,
         "email_id": stuck.email_id,
@@ -147,7 +147,7 @@ def list_consumers(as_json: Json = False) -> int:
       email-ingestion consumers list
     """
     _, link = open_redis("consumers")
-    found = Stucks(link).consumers()
+    found = PendingEntries(link).consumers()
     show([asdict(each) for each in found], as_json=as_json)
     return OK if found else NEGATIVE
 
@@ -166,7 +166,7 @@ def prune(
       email-ingestion consumers prune --release
     """
     settings, link = open_redis("consumers")
-    stucks = Stucks(link)
+    stucks = PendingEntries(link)
     with audited(settings.log_dir, "consumers prune", {"release": release}) as outcome:
         if release:
             _hand_over(stucks)
@@ -183,13 +183,13 @@ def prune(
     return NEGATIVE if left else OK
 
 
-def _gone(stucks: Stucks) -> list[Consumer]:
+def _gone(stucks: PendingEntries) -> list[ConsumerInfo]:
     return [each for each in stucks.consumers() if not each.alive]
 
 
-def _hand_over(stucks: Stucks) -> None:
+def _hand_over(stucks: PendingEntries) -> None:
     for each in _gone(stucks):
-        stucks.let_go(list(stucks.entries(consumer=each.name)))
+        stucks.release(list(stucks.entries(consumer=each.name)))
     wait_until(lambda: not any(each.pending for each in _gone(stucks)), TAKEN_OVER_SECONDS)
 
 
@@ -241,14 +241,14 @@ def _letter(link: RedisLink, email_id: str) -> str | None:
     if not wait_until(lambda: _stuck(link, email_id) is None, LET_GO_SECONDS):
         return None
     keys = link.keys_for(email_id.partition(":")[0])  # it begins with the account
-    dead = (each for page in Census(link, keys).dead() for each in page.entries)
+    dead = (each for page in EntryScanner(link, keys).dead_letter_pages() for each in page.entries)
     return next((keys.format_entry_id(each.id) for each in dead if each.email_id == email_id), None)
 
 
 def _taken(link: RedisLink, email_id: str) -> str | None:
     stuck = _stuck(link, email_id)
-    return Stucks(link).bury(stuck, f"{socket.gethostname()}-{current_user()}") if stuck else None
+    return PendingEntries(link).dead_letter(stuck, f"{socket.gethostname()}-{current_user()}") if stuck else None
 
 
-def _stuck(link: RedisLink, email_id: str) -> Stuck | None:
-    return next((each for each in Stucks(link).entries() if each.email_id == email_id), None)
+def _stuck(link: RedisLink, email_id: str) -> PendingEntry | None:
+    return next((each for each in PendingEntries(link).entries() if each.email_id == email_id), None)

@@ -9,7 +9,7 @@ from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.ledger.mark import ledger_mark
 from email_ingestion.settings import Settings
-from email_ingestion.stream import RedisLink, ServerFacts, open_link, read_gauges, server_facts, write_once
+from email_ingestion.stream import RedisLink, ServerInfo, open_link, read_gauges, read_server_info, write_new_key
 
 OLDEST = 7
 MEMORY_SHARE = 0.8
@@ -76,7 +76,7 @@ def check_redis(settings: Settings, clock: Callable[[], float]) -> Findings:
     """All about Redis; ends at the first thing that makes the rest pointless."""
     link = open_link(settings.redis_address, "email-ingestion-doctor")
     try:
-        facts = server_facts(link)
+        facts = read_server_info(link)
     except EmailIngestionError as error:
         yield _refusal("redis", error)
         return
@@ -88,7 +88,7 @@ def check_redis(settings: Settings, clock: Callable[[], float]) -> Findings:
     yield from _agreement(link, settings)
 
 
-def _of_server(facts: ServerFacts, ahead: float) -> Findings:
+def _of_server(facts: ServerInfo, ahead: float) -> Findings:
     yield _version(facts)
     yield from _keeping(facts)
     yield check_clock("Redis", ahead)
@@ -102,7 +102,7 @@ def _refusal(check: str, error: EmailIngestionError) -> Finding:
     return Finding(check, "failed", said, "redis-cli -h $REDIS_HOST -p $REDIS_PORT ping")
 
 
-def _version(facts: ServerFacts) -> Finding:
+def _version(facts: ServerInfo) -> Finding:
     said = f"{facts.version}, {facts.dbsize} keys"
     if int(facts.version.removeprefix("valkey ").partition(".")[0]) < OLDEST:
         return Finding("redis", "failed", f"Redis {said} is too old", f"install Redis {OLDEST} or newer")
@@ -111,13 +111,13 @@ def _version(facts: ServerFacts) -> Finding:
 
 def _writes(link: RedisLink) -> Finding:
     try:
-        write_once(link)
+        write_new_key(link)
     except EmailIngestionError as error:
         return _refusal("redis writes", error)
     return Finding("redis writes", "ok", "a key was written and removed")
 
 
-def _keeping(facts: ServerFacts) -> Findings:
+def _keeping(facts: ServerInfo) -> Findings:
     """Whether what Redis has, it keeps: in memory, and over a restart."""
     remedy = _change("maxmemory-policy noeviction")
     if facts.policy == "noeviction":

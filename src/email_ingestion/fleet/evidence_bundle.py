@@ -32,8 +32,8 @@ from email_ingestion.fleet.managed_processes import Member, members
 from email_ingestion.ops.wording import redact, redact_field
 from email_ingestion.settings import Settings
 from email_ingestion.settings.effective_settings import effective_settings
-from email_ingestion.stream import open_link, read_gauges, server_facts
-from email_ingestion.stream.stuck import Stucks
+from email_ingestion.stream import open_link, read_gauges, read_server_info
+from email_ingestion.stream.pending import PendingEntries
 
 LOG_BYTES = 50_000_000  # of the end of each file
 ASK_SECONDS = 5.0
@@ -105,10 +105,10 @@ def _answer(member: Member, path: str) -> bytes:
 def _redis(settings: Settings) -> dict[str, Any]:
     link = open_link(settings.redis_address, "email-ingestion-evidence")
     return {
-        "servers": [asdict(each) for each in server_facts(link)],
+        "servers": [asdict(each) for each in read_server_info(link)],
         "gauges": asdict(read_gauges(link)),
-        "consumers": [asdict(each) for each in Stucks(link).consumers()],
-        "pending": [asdict(each) for each in Stucks(link).entries()],
+        "consumers": [asdict(each) for each in PendingEntries(link).consumers()],
+        "pending": [asdict(each) for each in PendingEntries(link).entries()],
     }
 
 

@@ -27,8 +27,8 @@ from email_ingestion.fleet.sandbox_stack import control_url
 from email_ingestion.ledger.store import open_ledger
 from email_ingestion.records import email_id
 from email_ingestion.settings import Settings
-from email_ingestion.stream import Intake, Receipt, Rehearsals, open_link, presences
-from email_ingestion.stream.rehearsals import trial
+from email_ingestion.stream import Appender, Receipt, SyntheticMessages, open_link, read_presences
+from email_ingestion.stream.synthetic import synthetic_message
 
 WINDOW = 500
 PORTION = 100
@@ -109,18 +109,18 @@ def _due(result: Result, rate: float | None, since: float) -> int:
 
 def _rehearse(settings: Settings, result: Result, rate: float | None) -> Iterator[None]:
     link = open_link(settings.redis_address, "email-ingestion-loadtest")
-    workers = [each for each in presences(link) if each.get("component") == "worker"]
+    workers = [each for each in read_presences(link) if each.get("component") == "worker"]
     if all(each.get("paused") for each in workers):
         state = "every worker is paused" if workers else "no worker runs"
         raise OperationFailed(f"{state}: `email-ingestion status` shows them, ./scripts/start.sh starts one")
-    rehearsals, intake, name = Rehearsals(link), Intake(link), f"loadtest-{secrets.token_hex(6)}"
+    rehearsals, intake, name = SyntheticMessages(link), Appender(link), f"loadtest-{secrets.token_hex(6)}"
     since = time.monotonic()
     while True:
         room = WINDOW - (result.sent - len(result.took) - result.failed)
         portion = min(_due(result, rate, since), PORTION, room)
-        if portion > 0 and intake.load().depth < settings.stream_max_depth:
+        if portion > 0 and intake.backlog().depth < settings.stream_max_depth:
             numbers = range(result.sent, result.sent + portion)
-            rehearsals.append([trial(name, number, letter(name, number)) for number in numbers])
+            rehearsals.append([synthetic_message(name, number, letter(name, number)) for number in numbers])
             result.sent += portion
         receipts = rehearsals.collect(name)
         _count(result, receipts)

@@ -10,7 +10,7 @@ from email_ingestion.producer.choice import Rules
 from email_ingestion.producer.fetch import Fetch
 from email_ingestion.producer.picker import Accounted
 from email_ingestion.stream import Gaps, Quarantine
-from email_ingestion.stream.census import BEGINNING
+from email_ingestion.stream.entry_scan import BEGINNING
 
 AT_ONCE = 20  # so that new mail does not wait for them
 
@@ -41,10 +41,10 @@ class Again:
 
     def run(self) -> None:
         """Ask for those that are due; raises what `Sync.run` raises."""
-        held = self._quarantine.held()
+        held = self._quarantine.messages()
         for each in self._quarantine.due()[:AT_ONCE] if held else ():
             self._ask(each.uid)
-        self._observe(QuarantineCounted(self._account, len(self._quarantine.held()) if held else 0))
+        self._observe(QuarantineCounted(self._account, len(self._quarantine.messages()) if held else 0))
 
     def _ask(self, uid: int) -> None:
         outlines = self._fetch.outlines([uid])
@@ -53,7 +53,7 @@ class Again:
         messages = list(self._fetch.messages([outline for outline in outlines if not reasons[outline.uid]]))
         refused = self._fetch.take_refused()
         if refused:
-            for tries in self._quarantine.hold(refused).values():
+            for tries in self._quarantine.add(refused).values():
                 self._observe(Quarantined(self._account, self._opened.name, uid, refused[uid], tries))
             return
         for reason in reasons.values():
@@ -63,4 +63,4 @@ class Again:
         for message in messages:
             ids, size = (message.envelope.email_id,), message.envelope.size
             self._observe(Published(self._account, self._opened.name, ids, added, size))
-        self._quarantine.release(uid)
+        self._quarantine.remove(uid)

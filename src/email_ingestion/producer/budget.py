@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from email_ingestion.events import BytesSpent, Observe
-from email_ingestion.stream import Allowance
+from email_ingestion.stream import DownloadQuota
 
 HISTORY_SHARE = 0.8  # the rest is kept for new mail
 # So much is asked for at once, where less is wanted, for each time is a round trip to a Redis that may be busy: but not
@@ -15,7 +15,7 @@ STRIDE_PART = 1 / 64
 class Budget:
     """For the watcher's thread alone. Its methods raise like `RedisLink.call`."""
 
-    def __init__(self, account: str, allowance: Allowance, limit: int, observe: Observe) -> None:
+    def __init__(self, account: str, allowance: DownloadQuota, limit: int, observe: Observe) -> None:
         self._account = account
         self._allowance = allowance
         self._limit = limit
@@ -39,7 +39,7 @@ class Budget:
     def _draw(self, size: int, limit: int) -> bool:
         stride = min(STRIDE_BYTES, int((limit - self._today) * STRIDE_PART), self._received + self._spent)
         drawn = max(size, stride)
-        spending = self._allowance.ask(drawn, limit)
+        spending = self._allowance.reserve(drawn, limit)
         self._today = spending.today
         if spending.granted:
             self._in_hand += drawn
@@ -54,7 +54,7 @@ class Budget:
         self._in_hand += self._spent - (received - self._received)
         self._spent, self._received = 0, 0 if last else received
         if last or self._in_hand < 0:
-            self._today = self._allowance.correct(-self._in_hand).today
+            self._today = self._allowance.adjust(-self._in_hand).today
             self._in_hand = 0
             self._tell(self._today)
 

@@ -13,10 +13,10 @@ from email_ingestion.producer.choice import Portion, with_next
 from email_ingestion.producer.fetch import Storing
 from email_ingestion.producer.picker import Accounted, Picker
 from email_ingestion.records import Cursor, RawMessage
-from email_ingestion.stream import NO_LOAD, End, Entries, Intake, Load
+from email_ingestion.stream import EMPTY_BACKLOG, Appender, CursorEnd, PackedEntries, StreamBacklog
 
 # Told how many bytes are to come, and what is in hand and not in the stream yet: 0, or the seconds to wait.
-AskRoom = Callable[[int, Load], float]
+AskRoom = Callable[[int, StreamBacklog], float]
 # Sends an append, once what it names is stored; what that returns waits for the answer: the cursor as it then stands.
 Begin = Callable[[], Callable[[], Cursor]]
 
@@ -36,7 +36,7 @@ class Feed:
     account: str
     connection: ImapMailbox
     opened: SelectedMailbox
-    intake: Intake
+    intake: Appender
     picker: Picker
     look: Callable[[], Accounted]
     observe: Observe
@@ -46,7 +46,7 @@ class Feed:
         return self.intake.cursor(self.account, self.opened.name)
 
     def carry(
-        self, portions: Iterable[Portion], cursor: Cursor, accounted: Accounted, ask_room: AskRoom, end: End
+        self, portions: Iterable[Portion], cursor: Cursor, accounted: Accounted, ask_room: AskRoom, end: CursorEnd
     ) -> Iterator[Cursor | float]:
         """Fetch and append portion by portion: yields the cursor whenever it has moved, else the seconds to wait.
 
@@ -60,7 +60,7 @@ class Feed:
                 if begin:
                     stored, begin = begin, None
                     answer = stored()
-                entries = self.intake.entries(fetched.messages) if isinstance(fetched, Fetched) else []
+                entries = self.intake.pack(fetched.messages) if isinstance(fetched, Fetched) else []
                 if answer:
                     ended, answer = answer, None
                     yield (cursor := ended())
@@ -82,12 +82,12 @@ class Feed:
         self, portions: Iterable[Portion], cursor: Cursor, accounted: Accounted, ask_room: AskRoom
     ) -> Iterator[Fetched | float]:
         """While one portion is taken in, the server gets the next one ready, if there is room for both."""
-        expected, before = False, NO_LOAD
+        expected, before = False, EMPTY_BACKLOG
         for portion, following in with_next(portions):
             while portion.wanted and not expected and (pause := ask_room(portion.size, before)):
                 yield pause
-                before = NO_LOAD
-            load = Load(len(portion.wanted), portion.size)
+                before = EMPTY_BACKLOG
+            load = StreamBacklog(len(portion.wanted), portion.size)
             expected = bool(following.wanted) and not ask_room(following.size, before + load)
             if expected:
                 self.picker.expect(portion)
@@ -96,11 +96,11 @@ class Feed:
             yield Fetched(portion.upto, self.picker.messages(portion, cursor, accounted, storing), storing)
             before = load
 
-    def _append(self, cursor: Cursor, end: End, fetched: Fetched, entries: Entries) -> Begin:
+    def _append(self, cursor: Cursor, end: CursorEnd, fetched: Fetched, entries: PackedEntries) -> Begin:
         def begin() -> Callable[[], Cursor]:
             for each in fetched.storing:
                 each.result()
-            answer = self.intake.begin(self.account, self.opened.name, cursor, fetched.upto, entries, end=end)
+            answer = self.intake.append_later(self.account, self.opened.name, cursor, fetched.upto, entries, end=end)
 
             def ended() -> Cursor:
                 added, moved = answer()

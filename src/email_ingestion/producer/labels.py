@@ -18,7 +18,7 @@ from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.mailbox.message_summary import LabelChange
 from email_ingestion.records import email_id
-from email_ingestion.stream import Intake
+from email_ingestion.stream import Appender
 
 WINDOW = 10_000  # UIDs asked for at once: what all of them answer is to fit into some megabytes
 TRIES = 3  # what the server still does not send then is passed over
@@ -57,7 +57,7 @@ class Labels:
         connection: ImapMailbox,
         opened: SelectedMailbox,
         *,
-        intake: Intake,
+        intake: Appender,
         records: Callable[[], Records],
         room: Callable[[int], float],
         every: float,

@@ -102,7 +102,7 @@ class Picker:
 
     def _set_aside(self) -> None:
         refused = self._fetch.take_refused()
-        for uid, tries in self._quarantine.hold(refused).items():
+        for uid, tries in self._quarantine.add(refused).items():
             self._observe(Quarantined(self._account, self._opened.name, uid, refused[uid], tries))
 
     def _unknown(self, messages: list[RawMessage], cursor: Cursor, accounted: Accounted) -> list[RawMessage]:

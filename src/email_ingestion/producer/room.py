@@ -12,7 +12,7 @@ from email_ingestion.events import FetchPaused, Observe
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.producer.budget import HISTORY_SHARE, Budget
 from email_ingestion.producer.work import Work
-from email_ingestion.stream import NO_LOAD, Load
+from email_ingestion.stream import EMPTY_BACKLOG, StreamBacklog
 
 LOOK_SECONDS = 0.5
 HISTORY_DEPTH = 1000  # messages in the stream above which older mail waits: new mail is to wait behind few of it
@@ -55,7 +55,7 @@ class Room:
         self.keep_alive(connection)
         return not self._stopped.wait(seconds)
 
-    def at_once(self, size: int, in_hand: Load = NO_LOAD) -> float:
+    def at_once(self, size: int, in_hand: StreamBacklog = EMPTY_BACKLOG) -> float:
         """Whether mail may be fetched now, whatever its age: 0, or the seconds after which to ask again."""
         self._turned()
         reason = self._work.full(in_hand) or ""
@@ -64,7 +64,7 @@ class Room:
         self.hold(reason)
         return LOOK_SECONDS if reason else 0.0
 
-    def for_history(self, size: int, in_hand: Load) -> float:
+    def for_history(self, size: int, in_hand: StreamBacklog) -> float:
         """Whether older mail may be fetched now: 0, or the seconds after which to ask again."""
         self._turned()
         if self._work.relieved() or self._work.full(in_hand, HISTORY_DEPTH):

@@ -20,7 +20,7 @@ from email_ingestion.producer.choice import Rules
 from email_ingestion.producer.fetch import PORTION_BYTES, Blobs
 from email_ingestion.producer.mbox import Letter, letters
 from email_ingestion.records import Cursor, Envelope, RawMessage
-from email_ingestion.stream import Intake
+from email_ingestion.stream import Appender
 
 PORTION_MOST = 500  # messages
 HEAD = 65536  # bytes that tell one file from another, with its size
@@ -64,7 +64,7 @@ class Import:
         account: str,
         path: Path,
         *,
-        intake: Intake,
+        intake: Appender,
         blobs: Blobs,
         blob_threshold: int,
         rules: Rules,

@@ -41,7 +41,7 @@ class Tenure:
         self._again.set()
         self._thread.join()
         try:
-            self._leases.leave(self._accounts)
+            self._leases.release(self._accounts)
         except TransientError:
             return  # they lapse
 
@@ -77,7 +77,7 @@ class Tenure:
             self._again.wait(BEAT_SECONDS)
 
     def _beat(self) -> None:
-        others = self._leases.hold(self._accounts)
+        others = self._leases.renew(self._accounts)
         with self._changed:
             self._holders = {account: others.get(account) for account in self._accounts}
             self._changed.notify_all()

@@ -293,7 +293,7 @@ class Watcher:
     def _lock_out(self, error: IMAPLockedOut) -> float:
         """Note it where a restart finds it; returns the seconds it lasts."""
         try:
-            seconds = self._lockout.begin(error.retry_after)
+            seconds = self._lockout.start(error.retry_after)
         except TransientError as away:
             self._away(away)
             seconds = error.retry_after

@@ -14,7 +14,7 @@ from email_ingestion.producer.feed import AskRoom
 from email_ingestion.producer.history import History
 from email_ingestion.producer.labels import Labels
 from email_ingestion.producer.sync import Sync
-from email_ingestion.stream import NO_LOAD, Load
+from email_ingestion.stream import EMPTY_BACKLOG, StreamBacklog
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Work(Protocol):
     def audit(self, connection: ImapMailbox, opened: SelectedMailbox, room: Callable[[], bool]) -> Audit:
         """What compares the mailbox with what became of its mail."""
 
-    def full(self, in_hand: Load = NO_LOAD, most: int = sys.maxsize) -> str | None:
+    def full(self, in_hand: StreamBacklog = EMPTY_BACKLOG, most: int = sys.maxsize) -> str | None:
         """Why nothing more should be fetched now, or None; `in_hand` is to go into the stream, of `most` messages."""
 
     def relieved(self) -> bool:

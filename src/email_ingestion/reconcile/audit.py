@@ -19,7 +19,7 @@ from email_ingestion.producer.fetch import PORTION_BYTES, Fetch
 from email_ingestion.reconcile.accounted import Accounted, Evidence
 from email_ingestion.reconcile.report import Report, Verdict, compare
 from email_ingestion.records import RawMessage
-from email_ingestion.stream import Gaps, Intake
+from email_ingestion.stream import Appender, Gaps
 
 LAST_UID = 2**32 - 1  # RFC 3501, section 2.3.1.1
 
@@ -33,7 +33,7 @@ class Audit:
         connection: ImapMailbox,
         opened: SelectedMailbox,
         *,
-        intake: Intake,
+        intake: Appender,
         gaps: Gaps,
         fetch: Fetch,
         rules: Rules,

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from email_ingestion.ledger.records import Place
-from email_ingestion.stream import Census
-from email_ingestion.stream.census import BEGINNING, Entry, Page
+from email_ingestion.stream import EntryScanner
+from email_ingestion.stream.entry_scan import BEGINNING, EntryPage, ScannedEntry
 
 Where = Literal["queued", "dead"]
 
@@ -24,7 +24,7 @@ class _Messages:
     digests: set[bytes] = field(default_factory=set)
     uids: dict[tuple[str, int], set[int]] = field(default_factory=dict)  # by mailbox and UIDVALIDITY
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: ScannedEntry) -> None:
         if entry.gm_msgid is not None:
             self.gm_msgids.add(entry.gm_msgid)
             return
@@ -35,7 +35,7 @@ class _Messages:
 class Underway:
     """What of `account` was queued or dead when `look` was last called."""
 
-    def __init__(self, census: Census, account: str) -> None:
+    def __init__(self, census: EntryScanner, account: str) -> None:
         self._census = census
         self._account = account
         self._seen: dict[Where, _Messages] = {"queued": _Messages(), "dead": _Messages()}
@@ -52,7 +52,7 @@ class Underway:
         self._look_at_stream()
         if self._looked:
             return
-        self._add("dead", self._census.dead())
+        self._add("dead", self._census.dead_letter_pages())
         self._look_at_stream()  # a dead letter replayed meanwhile
         self._looked = True
 
@@ -62,9 +62,9 @@ class Underway:
             self.look()
 
     def _look_at_stream(self) -> None:
-        self._last = self._add("queued", self._census.queued(self._last)) or self._last
+        self._last = self._add("queued", self._census.stream_pages(self._last)) or self._last
 
-    def _add(self, where: Where, pages: Iterable[Page]) -> str | None:
+    def _add(self, where: Where, pages: Iterable[EntryPage]) -> str | None:
         last = None
         for page in pages:
             last = page.last

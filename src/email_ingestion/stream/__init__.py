@@ -3,63 +3,62 @@
 It moves messages and knows nothing of IMAP, parsing or sinks.
 """
 
-from email_ingestion.stream.allowance import Allowance
+from email_ingestion.stream.account_limits import DownloadQuota, Lockout
+from email_ingestion.stream.appender import EMPTY_BACKLOG, Appender, CursorEnd, PackedEntries, StreamBacklog
 from email_ingestion.stream.burial import Burial
-from email_ingestion.stream.census import Census
 from email_ingestion.stream.clients import connect
 from email_ingestion.stream.connection import RedisLink, check_reachable, open_link, server_url
+from email_ingestion.stream.consumer import Consumer
+from email_ingestion.stream.dead_letter_queue import DeadLetterQueue
 from email_ingestion.stream.delivery import Delivery
+from email_ingestion.stream.entry_scan import EntryScanner
 from email_ingestion.stream.gaps import Gaps
-from email_ingestion.stream.gauges import Gauges, announce, presences, read_gauges, withdraw
-from email_ingestion.stream.graveyard import Graveyard
-from email_ingestion.stream.intake import NO_LOAD, End, Entries, Intake, Load
+from email_ingestion.stream.gauges import Gauges, announce_presence, read_gauges, read_presences, withdraw_presence
 from email_ingestion.stream.keys import GROUP, Keys
 from email_ingestion.stream.leases import Leases
-from email_ingestion.stream.lockout import Lockout
-from email_ingestion.stream.orders import FleetOrders, prove_writable
 from email_ingestion.stream.quarantine import Quarantine
-from email_ingestion.stream.queue import Queue
-from email_ingestion.stream.rehearsals import Receipt, Rehearsals
-from email_ingestion.stream.reload import Reload
-from email_ingestion.stream.server import ServerFacts, server_facts, write_once
+from email_ingestion.stream.server import ServerInfo, check_writable, read_server_info, write_new_key
+from email_ingestion.stream.shared_overrides import SharedOverrides
 from email_ingestion.stream.snapshot import Tally, read_snapshot
+from email_ingestion.stream.snapshot_restore import SnapshotRestore
+from email_ingestion.stream.synthetic import Receipt, SyntheticMessages
 
 __all__ = [
+    "EMPTY_BACKLOG",
     "GROUP",
-    "NO_LOAD",
-    "Allowance",
+    "Appender",
     "Burial",
-    "Census",
+    "Consumer",
+    "CursorEnd",
+    "DeadLetterQueue",
     "Delivery",
-    "End",
-    "Entries",
-    "FleetOrders",
+    "DownloadQuota",
+    "EntryScanner",
     "Gaps",
     "Gauges",
-    "Graveyard",
-    "Intake",
     "Keys",
     "Leases",
-    "Load",
     "Lockout",
+    "PackedEntries",
     "Quarantine",
-    "Queue",
     "Receipt",
     "RedisLink",
-    "Rehearsals",
-    "Reload",
-    "ServerFacts",
+    "ServerInfo",
+    "SharedOverrides",
+    "SnapshotRestore",
+    "StreamBacklog",
+    "SyntheticMessages",
     "Tally",
-    "announce",
+    "announce_presence",
     "check_reachable",
+    "check_writable",
     "connect",
     "open_link",
-    "presences",
-    "prove_writable",
     "read_gauges",
+    "read_presences",
+    "read_server_info",
     "read_snapshot",
-    "server_facts",
     "server_url",
-    "withdraw",
-    "write_once",
+    "withdraw_presence",
+    "write_new_key",
 ]

@@ -19,12 +19,12 @@ class Burial:
         self._link = link
         self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
 
-    def bury(self, message: RawMessage, obituary: dict[str, str]) -> None:
+    def dead_letter(self, message: RawMessage, dead_letter_fields: dict[str, str]) -> None:
         """Add a dead letter; raises RedisConnectionError and CircuitBreakerError.
 
         Not idempotent: a repetition makes a second letter, whose replay is harmless.
         """
         fields = encode(message, datetime.now(UTC), self._compressor)
-        letter: dict[Any, Any] = {**fields, **obituary}
+        letter: dict[Any, Any] = {**fields, **dead_letter_fields}
         keys = self._link.keys_for(message.envelope.account)
         self._link.call(lambda: self._link.client.xadd(keys.dlq, letter))

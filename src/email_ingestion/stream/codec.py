@@ -57,7 +57,7 @@ def encode(message: RawMessage, enqueued_at: datetime, compressor: zstandard.Zst
     return fields | _payload(message, compressor)
 
 
-def packed(entries: Sequence[tuple[str | int, Mapping[Any, bytes]]]) -> list[str | int | bytes]:
+def pack_entries(entries: Sequence[tuple[str | int, Mapping[Any, bytes]]]) -> list[str | int | bytes]:
     """New entries, each with a name for it, as the last arguments of a script that reads them with `entry.lua`."""
     args: list[str | int | bytes] = [len(entries)]
     before: tuple[str | bytes, ...] = ()

@@ -26,7 +26,9 @@ TRACE_CHARACTERS = 8_000
 UNKNOWN = "unknown"
 
 
-def obituary(reason: Reason, attempts: int, error: Exception | None, trace: str, instance: str) -> dict[str, str]:
+def dead_letter_fields(
+    reason: Reason, attempts: int, error: Exception | None, trace: str, instance: str
+) -> dict[str, str]:
     """The `dead_…` fields that go beside the entry's own."""
     # An error of ours that has a name of its own says more than what caused it; a bare one only wraps another.
     bare = type(error) in {TransientError, PermanentError}
@@ -74,12 +76,12 @@ class DeadLetter:
     sink: str  # the only one that has not got it; empty when none has
 
 
-def dead_letter(letter_id: str, fields: Mapping[bytes, bytes]) -> DeadLetter:
+def parse_dead_letter(letter_id: str, fields: Mapping[bytes, bytes]) -> DeadLetter:
     """The record of an entry of the dead letters, whoever wrote it; never fails and decodes no payload."""
     said = {text(name): text(value) for name, value in fields.items() if name != b"raw"}
     return DeadLetter(
         id=letter_id,
-        email_id=identity(said) or f"entry:{letter_id}",
+        email_id=message_identity(said) or f"entry:{letter_id}",
         account=said.get("account", UNKNOWN),
         mailbox=said.get("mailbox", UNKNOWN),
         uid=_number(said.get("uid")),
@@ -102,7 +104,7 @@ def dead_letter(letter_id: str, fields: Mapping[bytes, bytes]) -> DeadLetter:
     )
 
 
-def identity(said: Mapping[str, str]) -> str | None:
+def message_identity(said: Mapping[str, str]) -> str | None:
     """The identity of the message whose fields these are; None when they do not tell."""
     account, sha256, msgid = said.get("account"), said.get("sha256"), _number(said.get("gm_msgid"))
     return email_id(account, msgid, sha256) if account and sha256 else None
@@ -113,7 +115,7 @@ def _number(value: str | None) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DeadLetterFilter:
     """Which letters are meant: those that fulfil every condition that is set."""
 
     reason: str | None = None
@@ -132,7 +134,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class FailureGroup:
     """Letters with one fingerprint."""
 
     fingerprint: str
@@ -145,9 +147,9 @@ class Kind:
     error: str
 
 
-def kinds(letters: Iterable[DeadLetter]) -> list[Kind]:
+def group_failures(letters: Iterable[DeadLetter]) -> list[FailureGroup]:
     """The letters by fingerprint, the most frequent first; they must come in the order of their ids."""
-    found: dict[str, Kind] = {}
+    found: dict[str, FailureGroup] = {}
     for letter in letters:
         before = found.get(letter.fingerprint)
         found[letter.fingerprint] = replace(
@@ -158,8 +160,8 @@ def kinds(letters: Iterable[DeadLetter]) -> list[Kind]:
     return sorted(found.values(), key=lambda kind: -kind.count)
 
 
-def _kind(letter: DeadLetter) -> Kind:
-    return Kind(
+def _kind(letter: DeadLetter) -> FailureGroup:
+    return FailureGroup(
         fingerprint=letter.fingerprint,
         count=1,
         first=letter.dead_at,

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import zstandard
 
 from email_ingestion.records import RawMessage
-from email_ingestion.stream.codec import ZSTD_LEVEL, encode, packed
+from email_ingestion.stream.codec import ZSTD_LEVEL, encode, pack_entries
 from email_ingestion.stream.connection import RedisLink
 
 
@@ -33,7 +33,7 @@ class Gaps:
         """
         now = datetime.now(UTC)
         entries = [(each.envelope.email_id, encode(each, now, self._compressor)) for each in messages]
-        args = [seen, self._holder, *packed(entries)]
+        args = [seen, self._holder, *pack_entries(entries)]
         partition = self._link.keys_for(self._account)
         keys = [partition.stream, partition.volume, partition.priority, partition.lease(self._account)]
         return int(self._link.call(lambda: self._script(keys=keys, args=args))) if messages else 0

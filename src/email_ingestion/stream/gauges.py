@@ -153,12 +153,12 @@ def _presence(value: bytes) -> dict[str, Any] | None:
     return None
 
 
-def presences(link: RedisLink) -> tuple[dict[str, Any], ...]:
+def read_presences(link: RedisLink) -> tuple[dict[str, Any], ...]:
     """The processes that live, as they say themselves; raises like `RedisLink.call`."""
     return link.call(lambda: _processes(link))
 
 
-def announce(link: RedisLink, presence: dict[str, Any]) -> None:
+def announce_presence(link: RedisLink, presence: dict[str, Any]) -> None:
     """Say that this process lives; `presence` names component and instance. Expires when it is not repeated.
 
     It is also the proof that Redis takes writes, and passes by the breaker: raises RedisConnectionError if it does not.
@@ -166,7 +166,7 @@ def announce(link: RedisLink, presence: dict[str, Any]) -> None:
     link.call_unguarded(lambda: link.client.set(_name(link.keys, presence), json.dumps(presence), ex=PRESENCE_SECONDS))
 
 
-def withdraw(link: RedisLink, presence: dict[str, Any]) -> None:
+def withdraw_presence(link: RedisLink, presence: dict[str, Any]) -> None:
     """Say that this process ends."""
     link.call(lambda: link.client.delete(_name(link.keys, presence)))
 

@@ -27,11 +27,11 @@ class Leases:
         self._leave = link.script("leave_accounts")
 
     @property
-    def holder(self) -> str:
+    def owner(self) -> str:
         """Who we are, as a lease says it."""
         return f"{self._seat} {self._term}"
 
-    def hold(self, accounts: Sequence[str]) -> dict[str, str]:
+    def renew(self, accounts: Sequence[str]) -> dict[str, str]:
         """Take and prolong; returns the accounts that are not ours, and who has each.
 
         Past the breaker, so that leases heal as soon as Redis does. Raises RedisConnectionError.
@@ -43,10 +43,10 @@ class Leases:
             others |= {account: text(who) for account, who in zip(here, found, strict=True) if who}
         return others
 
-    def leave(self, accounts: Sequence[str]) -> None:
+    def release(self, accounts: Sequence[str]) -> None:
         """Give up what is ours; raises RedisConnectionError."""
         for here in self._by_partition(accounts):
-            self._link.call_unguarded(partial(self._leave, keys=self._keys(here), args=[self.holder]))
+            self._link.call_unguarded(partial(self._leave, keys=self._keys(here), args=[self.owner]))
 
     def _keys(self, accounts: Sequence[str]) -> list[str]:
         return [self._link.keys_for(account).lease(account) for account in accounts]

@@ -19,7 +19,7 @@ LONGEST_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class QuarantinedMessage:
     """One of them; `due` in Unix seconds, `tries` how often it was refused."""
 
     uid: int
@@ -38,22 +38,22 @@ class Quarantine:
         self._uidvalidity = uidvalidity
         self._clock = clock
 
-    def held(self) -> list[Held]:
+    def messages(self) -> list[QuarantinedMessage]:
         """All of them, ascending; what was held under another UIDVALIDITY is found again by other means."""
         found = self._link.call(lambda: self._link.client.hgetall(self._key))
         known = [self._read(text(field), text(value)) for field, value in found.items()]
         return sorted((held for held in known if held), key=lambda held: held.uid)
 
-    def due(self) -> list[Held]:
+    def due(self) -> list[QuarantinedMessage]:
         """Those to be asked for again now."""
         now = self._clock()
-        return [held for held in self.held() if held.due <= now]
+        return [held for held in self.messages() if held.due <= now]
 
-    def hold(self, refused: Mapping[int, Exception]) -> dict[int, int]:
+    def add(self, refused: Mapping[int, Exception]) -> dict[int, int]:
         """Hold `refused`, or hold them longer; returns how often each was refused by now."""
         if not refused:
             return {}
-        before = {held.uid: held.tries for held in self.held()}
+        before = {held.uid: held.tries for held in self.messages()}
         tries = {uid: before.get(uid, 0) + 1 for uid in refused}
         now = self._clock()
         fields: list[str] = []
@@ -62,19 +62,19 @@ class Quarantine:
         self._link.call(lambda: self._link.client.hset(self._key, items=fields))
         return tries
 
-    def release(self, uid: int) -> None:
+    def remove(self, uid: int) -> None:
         """It came, or it is gone."""
         self._link.call(lambda: self._link.client.hdel(self._key, self._field(uid)))
 
     def _field(self, uid: int) -> str:
         return f"{self._uidvalidity}/{uid}"
 
-    def _read(self, field: str, value: str) -> Held | None:
+    def _read(self, field: str, value: str) -> QuarantinedMessage | None:
         uidvalidity, _, uid = field.partition("/")
         if uidvalidity != str(self._uidvalidity):
             return None
         kept = json.loads(value)
-        return Held(int(uid), int(kept["tries"]), float(kept["due"]))
+        return QuarantinedMessage(int(uid), int(kept["tries"]), float(kept["due"]))
 
 
 def _pause(tries: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import redis
@@ -13,7 +14,7 @@ WRITTEN_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class ServerFacts:
+class ServerInfo:
     """What an operator must know of a Redis before trusting mail to it."""
 
     address: str  # host and port; empty ones behind Sentinel, which names them anew each time
@@ -27,7 +28,7 @@ class ServerFacts:
     time: float  # Unix seconds, by its clock
 
 
-def write_once(link: RedisLink) -> None:
+def write_new_key(link: RedisLink) -> None:
     """Return when each partition took a new key, gone again; raises RedisConnectionError, also when one is full."""
 
     def write() -> None:
@@ -39,12 +40,21 @@ def write_once(link: RedisLink) -> None:
     link.call_unguarded(write)
 
 
-def server_facts(link: RedisLink) -> list[ServerFacts]:
+def check_writable(link: RedisLink) -> None:
+    """Return when Redis takes a write in every partition, past the breaker; raises RedisConnectionError otherwise.
+
+    The write removes nothing, so that a Redis over its memory limit, which must be drained, counts as working.
+    """
+    for keys in link.partitions:
+        link.call_unguarded(partial(link.client.hdel, keys.control, ""))
+
+
+def read_server_info(link: RedisLink) -> list[ServerInfo]:
     """What each server that takes writes says; raises like `RedisLink.call`."""
     return link.call(lambda: [_ask(each) for each in link.masters()])
 
 
-def _ask(server: redis.Redis) -> ServerFacts:
+def _ask(server: redis.Redis) -> ServerInfo:
     pipe = server.pipeline(transaction=False)
     for section in ("server", "persistence", "memory"):
         pipe.info(section)
@@ -53,7 +63,7 @@ def _ask(server: redis.Redis) -> ServerFacts:
     about, persistence, memory, dbsize, (seconds, microseconds) = pipe.execute()
     valkey: Any = about.get("valkey_version")
     at = server.get_connection_kwargs()
-    return ServerFacts(
+    return ServerInfo(
         address=f"{at.get('host', '')}:{at.get('port', '')}",
         version=f"valkey {valkey}" if valkey else str(about["redis_version"]),
         dbsize=int(dbsize),

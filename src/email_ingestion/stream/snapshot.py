@@ -43,7 +43,7 @@ class SnapshotTorn(TransientError):
     """Dead letters went back into the stream while both were read: read again."""
 
 
-def names(link: RedisLink, keys: Keys, prefix: str = "") -> list[str]:
+def key_names(link: RedisLink, keys: Keys, prefix: str = "") -> list[str]:
     """The keys below `prefix`, sorted and without it; presence and what a restore has half loaded are left out."""
     start = keys.name(prefix)
     found = link.call(lambda: [text(key) for key in link.node_for(keys).scan_iter(match=f"{start}*", count=1000)])
@@ -73,7 +73,7 @@ class _Partition:
 
     def lines(self) -> Iterator[Line]:
         """See `read_snapshot`."""
-        found = names(self._link, self._keys, self._prefix)
+        found = key_names(self._link, self._keys, self._prefix)
         now, states = self._states(found)
         told: set[str] = set()
         ends: dict[str, str] = {}
@@ -91,7 +91,7 @@ class _Partition:
                 yield _plain(name, kind, value, now + ttl if ttl > 0 else None)
         # Streams that nobody takes from, last: what was moved there from the others, perhaps as its first entry, is
         # there.
-        left = [name for name in names(self._link, self._keys, self._prefix) if name not in told]
+        left = [name for name in key_names(self._link, self._keys, self._prefix) if name not in told]
         for name, (kind, _, _) in zip(left, self._states(left)[1], strict=True):
             if kind == b"stream":
                 for line in self._end(name):

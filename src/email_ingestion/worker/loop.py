@@ -22,8 +22,8 @@ from email_ingestion.backoff import backoff
 from email_ingestion.errors import CircuitBreakerError, RedisConnectionError, TransientError
 from email_ingestion.events import LoopFailed, LoopTick, Observe, Reclaimed, RedisFailed
 from email_ingestion.records import NORMAL_PRIORITY
-from email_ingestion.stream import Delivery, Queue
-from email_ingestion.worker.settle import Begun, Settlement
+from email_ingestion.stream import Consumer, Delivery
+from email_ingestion.worker.processor import BatchProcessor, InProgress
 
 LOOP = "consume"
 OVERDUE_SECONDS = 0.5  # how often the pending list is looked through while fresh mail flows
@@ -42,8 +42,8 @@ class Worker:
 
     def __init__(
         self,
-        queue: Queue,
-        settlement: Settlement,
+        queue: Consumer,
+        settlement: BatchProcessor,
         *,
         batch: int,
         lease: float,
@@ -65,7 +65,7 @@ class Worker:
         self._failures = 0
         self._most = batch
         self._parts: deque[list[Delivery]] = deque()  # taken, not begun
-        self._ahead: Begun | None = None  # being parsed
+        self._ahead: InProgress | None = None  # being parsed
         self._in_flight: tuple[str, ...] = ()
         self._seen: deque[str] = deque(maxlen=REMEMBERED)
 
@@ -81,11 +81,11 @@ class Worker:
         """Work until the stream is empty, what waits for another attempt included."""
         self._work(lambda: self._queue.depth(self._least()) == 0)
 
-    def leave(self) -> None:
+    def unregister(self) -> None:
         """Give back what is still held and take the consumer out of the group."""
         with suppress(TransientError):
             self._queue.release(list(self._in_flight))
-            self._queue.leave()
+            self._queue.unregister()
 
     def _work(self, finished: Callable[[], bool]) -> None:
         beat = threading.Thread(target=self._beat, name="beat", daemon=True)
@@ -119,7 +119,7 @@ class Worker:
             return
         part = self._next()
         try:
-            begun = self._settlement.begin(part) if part else None
+            begun = self._settlement.submit(part) if part else None
             ahead, self._ahead = self._ahead, begun
             if ahead:
                 self._finish(ahead)
@@ -134,13 +134,13 @@ class Worker:
         """
         now = time.monotonic()
         if now - self._adopted >= ADOPT_SECONDS:
-            self._queue.adopt()
+            self._queue.recover_orphans()
             self._adopted = now
         if now - self._looked < OVERDUE_SECONDS:
             return False
         in_hand = self._ahead is not None
         self._clear()
-        overdue = self._queue.overdue(self._batch, self._least())
+        overdue = self._queue.claim_due(self._batch, self._least())
         if not overdue:
             self._looked = now
             return in_hand
@@ -149,7 +149,7 @@ class Worker:
         self._in_flight = tuple(each.id for each in overdue)
         try:
             while self._parts:
-                self._finish(self._settlement.begin(self._parts.popleft()))
+                self._finish(self._settlement.submit(self._parts.popleft()))
         except Exception:
             self._give_back()
             raise
@@ -159,7 +159,7 @@ class Worker:
         """A part of what is fresh; waits for mail only when nothing is being parsed."""
         if not self._parts:
             least = self._least()
-            fresh = self._queue.ahead(self._most, max(least, NORMAL_PRIORITY + 1)) or self._in_turn(least)
+            fresh = self._queue.read_urgent(self._most, max(least, NORMAL_PRIORITY + 1)) or self._in_turn(least)
             if fresh:
                 mean = sum(each.wire_bytes for each in fresh) / len(fresh)
                 self._most = max(1, min(self._batch, int(READ_BYTES / max(1.0, mean))))
@@ -168,7 +168,7 @@ class Worker:
                 self._parts.extend(_parts(fresh))
         return self._parts.popleft() if self._parts else None
 
-    def _finish(self, begun: Begun) -> None:
+    def _finish(self, begun: InProgress) -> None:
         try:
             self._settlement.finish(begun)
         finally:
@@ -197,7 +197,7 @@ class Worker:
             self._settlement.give_back(ahead)
         if left:
             with suppress(TransientError):
-                self._queue.hold(left, give_back=True)
+                self._queue.extend(left, give_back=True)
         self._in_flight = ()
 
     def _in_turn(self, least: int) -> Sequence[Delivery]:
@@ -206,7 +206,7 @@ class Worker:
         if least > NORMAL_PRIORITY:
             self._stop.wait(REST_SECONDS if idle else 0)
             return []
-        fresh = self._queue.fresh(self._most, block=idle)
+        fresh = self._queue.read_new(self._most, block=idle)
         least = self._least()  # an order may have come while the read waited
         waits = [each for each in fresh if each.message and each.message.priority < least]
         self._queue.release([each.id for each in waits])
@@ -225,7 +225,7 @@ class Worker:
             ids = self._in_flight
             if ids:
                 try:
-                    self._queue.hold(ids)
+                    self._queue.extend(ids)
                 except Exception as error:  # noqa: BLE001 - without its heartbeat a worker loses what it holds
                     self._observe(LoopFailed("beat", error))
 

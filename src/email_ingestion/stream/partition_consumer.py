@@ -29,7 +29,7 @@ from email_ingestion.stream.keys import GROUP, Keys, parse_entry_id
 BACKOFF_STEPS = 12
 
 
-class Lane:
+class PartitionConsumer:
     """One consumer of the group. Not for several threads, but `hold` may be called from a second one."""
 
     def __init__(self, link: RedisLink, keys: Keys, consumer: str, lease: float) -> None:
@@ -55,7 +55,7 @@ class Lane:
         """Create stream and group where they are missing; from 0, for `$` would pass over what is already there."""
         self._link.call(self._create_group)
 
-    def overdue(self, most: int, least: int = 0) -> list[Delivery]:
+    def claim_due(self, most: int, least: int = 0) -> list[Delivery]:
         """Take over what is due: one suspect alone, or up to `most` entries that were given back untouched.
 
         What has a priority below `least` is left as it is.
@@ -68,7 +68,7 @@ class Lane:
             for i, count, fields, foreign in found
         ]
 
-    def ahead(self, most: int, least: int) -> list[Delivery]:
+    def read_urgent(self, most: int, least: int) -> list[Delivery]:
         """Up to `most` entries nobody had yet with a priority of `least` or more, which is above the normal one."""
         keys = [self._keys.stream, self._keys.priority]
         args: list[str | int] = [GROUP, self._consumer, most, least]
@@ -76,7 +76,7 @@ class Lane:
         self._around = bool(held)
         return [decode_delivery(self._keys, i, 1, fields, foreign=False) for i, fields in found]
 
-    def fresh(self, most: int, *, block: bool = True) -> list[Delivery]:
+    def read_new(self, most: int, *, block: bool = True) -> list[Delivery]:
         """Up to `most` entries nobody had yet; waits a second for the first one.
 
         Call `ahead` before: it finds out whether there is something to be read around.
@@ -96,7 +96,7 @@ class Lane:
             for i, fields in (found[0][1] if found else [])
         ]
 
-    def complete(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+    def ack(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Take entries out of the stream; returns those that were no longer ours: somebody took them over."""
         args: list[str | int] = [GROUP, self._consumer]
         for each in deliveries:
@@ -105,7 +105,7 @@ class Lane:
         done = self._of_group(lambda: self._complete(keys=keys, args=args), [0] * len(deliveries)) if deliveries else []
         return [each for each, ours in zip(deliveries, done, strict=True) if not ours]
 
-    def hold(self, ids: Iterable[str], *, give_back: bool = False) -> set[str]:
+    def extend(self, ids: Iterable[str], *, give_back: bool = False) -> set[str]:
         """Start the idle time of entries anew: a heartbeat, or a back-off; returns those that are still ours.
 
         `give_back` takes the delivery back: the entry was not touched, this was no attempt.
@@ -119,7 +119,7 @@ class Lane:
         args: list[str | int] = [GROUP, self._consumer, self._lease_ms, *_entries(ids)]
         return int(self._of_group(lambda: self._release(keys=[self._keys.stream], args=args), 0)) if ids else 0
 
-    def bury(self, dead: Delivery, obituary: dict[str, str]) -> bool:
+    def dead_letter(self, dead: Delivery, obituary: dict[str, str]) -> bool:
         """Move an entry to the dead letters with what is known of its death; False when it was no longer ours."""
         args: list[str | int] = [GROUP, self._consumer, parse_entry_id(dead.id)[1], dead.wire_bytes]
         for name, value in obituary.items():
@@ -127,7 +127,7 @@ class Lane:
         keys = [self._keys.stream, self._keys.volume, self._keys.dlq, self._keys.priority]
         return bool(self._of_group(lambda: self._bury(keys=keys, args=args), None))
 
-    def adopt(self) -> int:
+    def recover_orphans(self) -> int:
         """Make pending what Redis took for handed out and forgot to whom; returns how many entries there were.
 
         Two power cuts in mid-transaction do that to Redis 7.0. Cheap where there are none; `overdue` hands them out.
@@ -152,11 +152,11 @@ class Lane:
 
         return self._link.call(count)
 
-    def leave(self) -> None:
+    def unregister(self) -> None:
         """Take the consumer out of the group, only while nothing is pending under its name."""
-        self._of_group(self._leave, None)
+        self._of_group(self._unregister, None)
 
-    def _leave(self) -> None:
+    def _unregister(self) -> None:
         # DELCONSUMER drops what is pending, silently: two steps are safe because only this process reads by the name.
         if not self._client.xpending_range(self._keys.stream, GROUP, "-", "+", 1, consumername=self._consumer):
             self._client.xgroup_delconsumer(self._keys.stream, GROUP, self._consumer)

@@ -15,7 +15,7 @@ from typing import Any
 from email_ingestion.errors import OperationFailed
 from email_ingestion.stream.connection import RedisLink
 from email_ingestion.stream.keys import Keys
-from email_ingestion.stream.snapshot import Line, Tally, names, read_snapshot, unpack
+from email_ingestion.stream.snapshot import Line, Tally, key_names, read_snapshot, unpack
 
 BESIDE = "restoring:"
 FOR_EVER = -1  # what PTTL says of a key without an end
@@ -25,15 +25,15 @@ COMMANDS = {"string": "SET", "hash": "HSET", "list": "RPUSH", "set": "SADD", "zs
 NOBODY = "nobody"  # a group that only makes an empty stream
 
 
-class Reload:
+class SnapshotRestore:
     """One restore into the Redis behind a link. Every method raises like `RedisLink.call`."""
 
     def __init__(self, link: RedisLink) -> None:
         self._link = link
 
-    def present(self) -> list[str]:
+    def existing_keys(self) -> list[str]:
         """The keys a restore would replace; what expires by itself (a lease, an order) is nothing to keep."""
-        found = [keys.name(name) for keys in self._link.partitions for name in names(self._link, keys)]
+        found = [keys.name(name) for keys in self._link.partitions for name in key_names(self._link, keys)]
         found = [key for key in found if key != self._link.keys.partitions]
 
         def ask() -> list[int]:
@@ -59,7 +59,7 @@ class Reload:
                     size = count = 0
             self._link.call(pipe.execute)
 
-    def prove(self, expected: dict[str, Any]) -> None:
+    def verify(self, expected: dict[str, Any]) -> None:
         """Read back what was loaded; raises OperationFailed unless it is what the manifest says."""
         tally = Tally()
         for line in read_snapshot(self._link, BESIDE):
@@ -77,15 +77,17 @@ class Reload:
         return sum(self._switch(keys) for keys in self._link.partitions)
 
     def _switch(self, keys: Keys) -> int:
-        old = [keys.name(name) for name in names(self._link, keys)]
-        pairs = [name for each in names(self._link, keys, BESIDE) for name in (_beside(keys, each), keys.name(each))]
+        old = [keys.name(name) for name in key_names(self._link, keys)]
+        pairs = [
+            name for each in key_names(self._link, keys, BESIDE) for name in (_beside(keys, each), keys.name(each))
+        ]
         script = self._link.script("switch")
         return int(self._link.call(lambda: script(keys=[*old, *pairs], args=[len(old)]))) if old or pairs else 0
 
     def abandon(self) -> None:
         """Remove what was loaded and not put in its place."""
         for keys in self._link.partitions:
-            left = [_beside(keys, name) for name in names(self._link, keys, BESIDE)]
+            left = [_beside(keys, name) for name in key_names(self._link, keys, BESIDE)]
             if left:
                 self._link.call(partial(self._link.client.unlink, *left))
 

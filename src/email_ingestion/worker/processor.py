@@ -36,9 +36,9 @@ from email_ingestion.parsing.isolated import IsolatedParser
 from email_ingestion.records import Email, RawMessage
 from email_ingestion.routing import Decision, Router
 from email_ingestion.sinks import Sink, SinkMessage
-from email_ingestion.stream import Delivery, Queue, Receipt, Rehearsals
+from email_ingestion.stream import Consumer, Delivery, Receipt, SyntheticMessages
 from email_ingestion.stream.codec import UnknownVersion
-from email_ingestion.stream.dead_letters import Reason, obituary
+from email_ingestion.stream.dead_letters import Reason, dead_letter_fields
 
 
 class Blobs(Protocol):
@@ -50,7 +50,7 @@ class Blobs(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class InProgress:
     """A batch that is being parsed; `opened` is what of it is to be delivered."""
 
     batch: Sequence[Delivery]
@@ -59,7 +59,7 @@ class Begun:
     started: float
 
 
-class Settlement:
+class BatchProcessor:
     """Parses, delivers to the database and settles each entry with Redis.
 
     `further` are the sinks that the database may note as owed, `router` chooses among them for each message, and
@@ -68,13 +68,13 @@ class Settlement:
 
     def __init__(
         self,
-        queue: Queue,
+        queue: Consumer,
         database: Sink,
         breaker: Breaker,
         blobs: Blobs,
         parser: IsolatedParser,
         *,
-        rehearsals: Rehearsals,
+        rehearsals: SyntheticMessages,
         further: tuple[str, ...],
         router: Router,
         recorded: Callable[[], None],
@@ -112,21 +112,21 @@ class Settlement:
 
     def ready(self) -> bool:
         """Whether the database takes mail."""
-        return usable(self._database, self._breaker)
+        return is_available(self._database, self._breaker)
 
     def retry_after(self) -> float:
         """Seconds until it may be tried again."""
         return self._breaker.retry_after() or 0.1
 
-    def settle(self, batch: Sequence[Delivery]) -> None:
+    def process(self, batch: Sequence[Delivery]) -> None:
         """Bring every entry of the batch to an end, or leave it pending for a later attempt.
 
         Raises SinkUnavailable, RedisConnectionError or CircuitBreakerError when a sink or Redis is away: no message
         is to blame then, what was not delivered stays pending and has spent no attempt.
         """
-        self.finish(self.begin(batch))
+        self.finish(self.submit(batch))
 
-    def begin(self, batch: Sequence[Delivery]) -> Begun:
+    def submit(self, batch: Sequence[Delivery]) -> InProgress:
         """Have the batch parsed, while something else is done; `finish` or `give_back` must follow."""
         self._batch = (*self._batch, *batch)
         started = time.monotonic()
@@ -137,17 +137,17 @@ class Settlement:
             raise
         return self._begun(batch, opened, started)
 
-    def finish(self, begun: Begun) -> None:
+    def finish(self, begun: InProgress) -> None:
         """Bring to an end what was begun; raises what `settle` does."""
         try:
             self._settle(begun)
         finally:
             self._forget(begun.batch)
 
-    def give_back(self, begun: Begun) -> None:
+    def give_back(self, begun: InProgress) -> None:
         """Leave what was begun to a later attempt: a sink or Redis went away, and nothing of it was tried."""
         with suppress(TransientError):
-            self._queue.hold([each.id for each, _ in begun.opened], give_back=True)
+            self._queue.extend([each.id for each, _ in begun.opened], give_back=True)
         self._forget(begun.batch)
 
     def _forget(self, batch: Sequence[Delivery]) -> None:
@@ -155,9 +155,11 @@ class Settlement:
         self._revoked -= {each.email_id for each in batch}
         self._batch = tuple(each for each in self._batch if each.id not in gone)
 
-    def _begun(self, batch: Sequence[Delivery], opened: Sequence[tuple[Delivery, RawMessage]], started: float) -> Begun:
+    def _begun(
+        self, batch: Sequence[Delivery], opened: Sequence[tuple[Delivery, RawMessage]], started: float
+    ) -> InProgress:
         messages = [message for _, message in opened]
-        return Begun(batch, opened, self._beside.submit(lambda: self._read(messages)), started)
+        return InProgress(batch, opened, self._beside.submit(lambda: self._read(messages)), started)
 
     def _read(self, messages: Sequence[RawMessage]) -> list[Email | EmailIngestionError]:
         """The records, and why there is none of a message whose bytes are not to be had; in the thread beside."""
@@ -180,14 +182,14 @@ class Settlement:
         except EmailIngestionError as error:
             return error
 
-    def _settle(self, begun: Begun) -> None:
+    def _settle(self, begun: InProgress) -> None:
         parcels = self._parsed(begun)
         if not parcels:
             return
         try:
             duplicates = self._record([parcel for _, parcel in parcels])
         except (SinkUnavailable, CircuitBreakerError):
-            self._queue.hold([each.id for each, _ in parcels], give_back=True)
+            self._queue.extend([each.id for each, _ in parcels], give_back=True)
             raise
         except (PermanentError, TransientError) as error:
             if len(parcels) == 1:
@@ -204,19 +206,19 @@ class Settlement:
             try:
                 duplicates = self._record([parcel])
             except (SinkUnavailable, CircuitBreakerError):
-                self._queue.hold([left.id for left, _ in parcels[position:]], give_back=True)
+                self._queue.extend([left.id for left, _ in parcels[position:]], give_back=True)
                 raise
             except (PermanentError, TransientError) as error:
                 self._fail(each, error)
                 continue
             self._complete([each], duplicates, time.monotonic() - started)
 
-    def _parsed(self, begun: Begun) -> list[tuple[Delivery, SinkMessage]]:
+    def _parsed(self, begun: InProgress) -> list[tuple[Delivery, SinkMessage]]:
         """What came of a batch; when a message ended the parser, each alone, so that only that one fails."""
         try:
             outcomes = begun.outcomes.result()
         except SinkUnavailable:  # the blob store is away, and no message is to blame
-            self._queue.hold([each.id for each, _ in begun.opened], give_back=True)
+            self._queue.extend([each.id for each, _ in begun.opened], give_back=True)
             raise
         except ParserDied as error:
             return self._parsed_singly(begun, error)
@@ -230,7 +232,7 @@ class Settlement:
                 parcels.append((each, self._parcel(message, self._router.decide(outcome))))
         return parcels
 
-    def _parsed_singly(self, begun: Begun, error: ParserDied) -> list[tuple[Delivery, SinkMessage]]:
+    def _parsed_singly(self, begun: InProgress, error: ParserDied) -> list[tuple[Delivery, SinkMessage]]:
         if len(begun.opened) == 1:
             self._fail(begun.opened[0][0], error)
             return []
@@ -246,7 +248,7 @@ class Settlement:
         """Whether an operator revoked it; then it is a dead letter now."""
         if each.email_id not in self._revoked:
             return False
-        self._bury(each, "operator", None)
+        self._dead_letter(each, "operator", None)
         return True
 
     def _opened(self, each: Delivery) -> RawMessage | None:
@@ -256,7 +258,7 @@ class Settlement:
             return None
         death = self._death(each)
         if death or not each.message:
-            self._bury(each, *(death or ("permanent", None)))
+            self._dead_letter(each, *(death or ("permanent", None)))
             return None
         return each.message
 
@@ -292,7 +294,7 @@ class Settlement:
         return duplicates
 
     def _complete(self, done: Sequence[Delivery], duplicates: set[str], seconds: float) -> None:
-        lost = self._queue.complete(done)
+        lost = self._queue.ack(done)
         if lost:
             self._observe(OwnershipLost(len(lost)))
         now = datetime.now(UTC)
@@ -328,25 +330,27 @@ class Settlement:
         if self._buried(each):
             return
         if isinstance(error, PermanentError):
-            self._bury(each, "permanent", error)
+            self._dead_letter(each, "permanent", error)
         elif each.attempt > self._max_retries:
-            self._bury(each, "poison" if isinstance(error, ParserDied) else "max_retries", error)
+            self._dead_letter(each, "poison" if isinstance(error, ParserDied) else "max_retries", error)
         else:
             self._defer(each, error)
 
     def _defer(self, each: Delivery, error: EmailIngestionError) -> None:
-        self._queue.hold([each.id])
+        self._queue.extend([each.id])
         self._observe(Deferred(each.email_id, each.attempt, error, backoff(each.attempt)))
 
-    def _bury(self, each: Delivery, reason: Reason, error: EmailIngestionError | None) -> None:
+    def _dead_letter(self, each: Delivery, reason: Reason, error: EmailIngestionError | None) -> None:
         if each.rehearsal:  # nobody would miss it: its end is told, and nothing of it is kept
-            self._queue.complete([each])
+            self._queue.ack([each])
             self._acknowledge([each], delivered=False)
-        elif self._queue.bury(each, obituary(reason, each.attempt, error, frames(error), self._instance)):
+        elif self._queue.dead_letter(
+            each, dead_letter_fields(reason, each.attempt, error, stack_frames(error), self._instance)
+        ):
             self._observe(DeadLettered(each.email_id, reason, each.attempt, error))
 
 
-def usable(sink: Sink, breaker: Breaker) -> bool:
+def is_available(sink: Sink, breaker: Breaker) -> bool:
     """Whether a sink takes mail; one whose breaker is open is pinged when a trial is due, not tried with mail."""
     while not breaker.closed:
         if breaker.retry_after() > 0:
@@ -358,9 +362,9 @@ def usable(sink: Sink, breaker: Breaker) -> bool:
     return True
 
 
-def frames(error: BaseException | None) -> str:
+def stack_frames(error: BaseException | None) -> str:
     """The stack of an error and of what caused it, without their texts: a foreign one may quote the message."""
     if error is None:
         return ""
     stack = "".join(traceback.format_tb(error.__traceback__))
-    return f"{frames(error.__cause__)}{stack}{type(error).__name__}\n"
+    return f"{stack_frames(error.__cause__)}{stack}{type(error).__name__}\n"

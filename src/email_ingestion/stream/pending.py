@@ -18,7 +18,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from email_ingestion.stream.connection import RedisLink, is_group_missing, text
-from email_ingestion.stream.dead_letters import identity, obituary
+from email_ingestion.stream.dead_letters import dead_letter_fields, message_identity
 from email_ingestion.stream.keys import GROUP, Keys, entry_order, parse_entry_id
 
 PAGE = 100
@@ -27,7 +27,7 @@ LONG_AGO = 7 * 86_400_000  # milliseconds; longer than any lease and any back-of
 
 
 @dataclass(frozen=True, slots=True)
-class Stuck:
+class PendingEntry:
     """A pending entry."""
 
     id: str  # as `Keys.format_entry_id` makes it
@@ -40,7 +40,7 @@ class Stuck:
 
 
 @dataclass(frozen=True, slots=True)
-class Consumer:
+class ConsumerInfo:
     """A name in the group."""
 
     name: str
@@ -49,7 +49,7 @@ class Consumer:
     alive: bool  # whether a process of that name says so
 
 
-class Stucks:
+class PendingEntries:
     """The pending entries and the consumers of all partitions. Methods and iterators raise like `RedisLink.call`."""
 
     def __init__(self, link: RedisLink) -> None:
@@ -60,19 +60,19 @@ class Stucks:
         self._prune = link.script("prune")
         self._bury = link.script("bury")
 
-    def entries(self, *, consumer: str = "", idle_seconds: float = 0) -> Iterator[Stuck]:
+    def entries(self, *, consumer: str = "", idle_seconds: float = 0) -> Iterator[PendingEntry]:
         """Those of a consumer, or of all, that have been idle for so long; oldest first."""
         milliseconds = int(idle_seconds * 1000)
         found = (self._of_partition(keys, consumer, milliseconds) for keys in self._partitions)
         return merge(*found, key=lambda each: entry_order(each.id))
 
-    def _of_partition(self, keys: Keys, consumer: str, idle: int) -> Iterator[Stuck]:
+    def _of_partition(self, keys: Keys, consumer: str, idle: int) -> Iterator[PendingEntry]:
         start = "-"
         while page := self._page(keys, start, consumer, idle):
             yield from page
             start = f"({parse_entry_id(page[-1].id)[1]}"
 
-    def let_go(self, stuck: Sequence[Stuck]) -> int:
+    def release(self, stuck: Sequence[PendingEntry]) -> int:
         """Make entries due at once for any worker; returns how many were still their consumer's."""
         freed = 0
         for keys in self._partitions:
@@ -84,18 +84,18 @@ class Stucks:
                 freed += int(self._asked(partial(self._let_go, keys=[keys.stream], args=args), 0))
         return freed
 
-    def bury(self, stuck: Stuck, instance: str) -> str | None:
+    def dead_letter(self, stuck: PendingEntry, instance: str) -> str | None:
         """Make an entry a dead letter with the reason `operator`; its id there, None when it was no longer there."""
         partition, entry_id = parse_entry_id(stuck.id)
         args: list[str | int] = [GROUP, stuck.consumer, entry_id, max(0, stuck.wire_bytes)]
-        for name, value in obituary("operator", stuck.deliveries, None, "", instance).items():
+        for name, value in dead_letter_fields("operator", stuck.deliveries, None, "", instance).items():
             args += [name, value]
         there = self._partitions[partition]
         keys = [there.stream, there.volume, there.dlq, there.priority]
         letter = self._asked(lambda: self._bury(keys=keys, args=args), None)
         return there.format_entry_id(text(letter)) if letter else None
 
-    def consumers(self) -> list[Consumer]:
+    def consumers(self) -> list[ConsumerInfo]:
         """Everybody in a group, by name."""
         pending: Counter[str] = Counter()
         idle: dict[str, int] = {}
@@ -108,7 +108,7 @@ class Stucks:
         presences = [self._link.keys.alive(name) for name in names]
         alive = self._link.call(lambda: self._link.client.mget(presences)) if names else []
         return [
-            Consumer(name, pending[name], idle[name] / 1000, present is not None)
+            ConsumerInfo(name, pending[name], idle[name] / 1000, present is not None)
             for name, present in zip(names, alive, strict=True)
         ]
 
@@ -122,7 +122,7 @@ class Stucks:
         ]
         return KEPT not in gone and any(each != GONE for each in gone)
 
-    def _page(self, keys: Keys, start: str, consumer: str, idle: int) -> list[Stuck]:
+    def _page(self, keys: Keys, start: str, consumer: str, idle: int) -> list[PendingEntry]:
         args: list[str | int] = [GROUP, idle, start, PAGE, consumer]
         rows = self._asked(lambda: self._stuck(keys=[keys.stream], args=args), [])
         return [_entry(keys, row) for row in rows]
@@ -141,9 +141,9 @@ class Stucks:
         return self._link.call(attempt)
 
 
-def _entry(keys: Keys, row: list[Any]) -> Stuck:
+def _entry(keys: Keys, row: list[Any]) -> PendingEntry:
     entry_id, consumer = text(row[0]), text(row[1])
     said = {"account": text(row[4]), "gm_msgid": text(row[5]), "sha256": text(row[6])}
     spoken = keys.format_entry_id(entry_id)
-    email_id = identity(said) or f"entry:{spoken}"
-    return Stuck(spoken, email_id, consumer, row[8] / 1000, row[2] / 1000, row[3], row[7])
+    email_id = message_identity(said) or f"entry:{spoken}"
+    return PendingEntry(spoken, email_id, consumer, row[8] / 1000, row[2] / 1000, row[3], row[7])

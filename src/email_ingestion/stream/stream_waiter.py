@@ -20,7 +20,7 @@ from email_ingestion.stream.keys import GROUP, Keys
 RUNG = True
 
 
-class Bell:
+class StreamWaiter:
     """Of all partitions of a link; for one thread."""
 
     def __init__(self, link: RedisLink) -> None:

@@ -18,7 +18,7 @@ import zstandard
 
 from email_ingestion.errors import PermanentError
 from email_ingestion.stream.connection import RedisLink
-from email_ingestion.stream.dead_letters import DeadLetter, dead_letter
+from email_ingestion.stream.dead_letters import DeadLetter, parse_dead_letter
 from email_ingestion.stream.keys import Keys, entry_order, parse_entry_id
 
 # An entry holds up to BLOB_THRESHOLD_BYTES, and Redis does nothing else during a call: a page stays below some
@@ -27,10 +27,10 @@ PAGE = 50
 REPLAY_CHUNK = 20
 REMOVE_CHUNK = 500
 
-Entry = tuple[str, dict[bytes, bytes]]
+StreamEntry = tuple[str, dict[bytes, bytes]]
 
 
-class Graveyard:
+class DeadLetterQueue:
     """The dead letters of all partitions. Every method raises like `RedisLink.call`, and so do its iterators."""
 
     def __init__(self, link: RedisLink) -> None:
@@ -58,14 +58,14 @@ class Graveyard:
         start = "-"
         while page := self._page(keys, start, end):
             for letter_id, fields in page:
-                yield dead_letter(keys.format_entry_id(letter_id), fields)
+                yield parse_dead_letter(keys.format_entry_id(letter_id), fields)
             start = f"({page[-1][0]}"
 
     def find(self, ids: Iterable[str]) -> Iterator[DeadLetter]:
         """Those of these ids that are here."""
-        return (dead_letter(letter_id, fields) for letter_id, fields in self.entries(ids))
+        return (parse_dead_letter(letter_id, fields) for letter_id, fields in self.entries(ids))
 
-    def entries(self, ids: Iterable[str]) -> Iterator[Entry]:
+    def entries(self, ids: Iterable[str]) -> Iterator[StreamEntry]:
         """Id and all fields of those of these ids that are here, payload included, a page of them in memory."""
         for chunk in _chunks(ids, PAGE):
             found = (entry for keys, here in self._parts(chunk) for entry in self._exactly(keys, here))
@@ -113,10 +113,10 @@ class Graveyard:
         last = self._link.call(lambda: self._client.xrevrange(keys.dlq, count=1))
         return _entries(last)[0][0] if last else "0-0"
 
-    def _page(self, keys: Keys, start: str, end: str) -> list[Entry]:
+    def _page(self, keys: Keys, start: str, end: str) -> list[StreamEntry]:
         return _entries(self._link.call(lambda: self._client.xrange(keys.dlq, start, end, count=PAGE)))
 
-    def _exactly(self, keys: Keys, ids: Sequence[str]) -> list[Entry]:
+    def _exactly(self, keys: Keys, ids: Sequence[str]) -> list[StreamEntry]:
         pipe = self._client.pipeline(transaction=False)
         for letter_id in ids:
             pipe.xrange(keys.dlq, letter_id, letter_id)
@@ -134,7 +134,7 @@ class Graveyard:
                 yield keys, here
 
 
-def _entries(found: Any) -> list[Entry]:
+def _entries(found: Any) -> list[StreamEntry]:
     return [(letter_id.decode(), fields) for letter_id, fields in found]
 
 

@@ -12,31 +12,31 @@ from typing import Any, Literal
 import zstandard
 
 from email_ingestion.records import Cursor, RawMessage
-from email_ingestion.stream.codec import ZSTD_LEVEL, encode, packed
+from email_ingestion.stream.codec import ZSTD_LEVEL, encode, pack_entries
 from email_ingestion.stream.connection import RedisLink
 from email_ingestion.stream.keys import GROUP
-from email_ingestion.stream.sent import Sent
+from email_ingestion.stream.pending_script import PendingScript
 
 FIELDS = ["uidvalidity", "uid", "rescan", "history"]
-End = Literal["uid", "history"]
-Entries = list[str | int | bytes]  # of messages, as a script takes them
+CursorEnd = Literal["uid", "history"]
+PackedEntries = list[str | int | bytes]  # of messages, as a script takes them
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class StreamBacklog:
     """What lies in the stream, waiting or in flight."""
 
     depth: int  # messages
     volume: int  # bytes
 
-    def __add__(self, other: Load) -> Load:
-        return Load(self.depth + other.depth, self.volume + other.volume)
+    def __add__(self, other: StreamBacklog) -> StreamBacklog:
+        return StreamBacklog(self.depth + other.depth, self.volume + other.volume)
 
 
-NO_LOAD = Load(0, 0)
+EMPTY_BACKLOG = StreamBacklog(0, 0)
 
 
-class Intake:
+class Appender:
     """Appends the messages of one account's mailboxes. Each thread needs its own.
 
     With a `holder` it does so only while the account's lease says that name, see `leases`.
@@ -49,7 +49,7 @@ class Intake:
         self._restart = link.script("restart_cursor")
         self._note_modseq = link.script("note_modseq")
         self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
-        self._seen = NO_LOAD  # at the last look, and what was appended here since
+        self._seen = EMPTY_BACKLOG  # at the last look, and what was appended here since
         self._seen_at = -math.inf
 
     def cursor(self, account: str, mailbox: str) -> Cursor | None:
@@ -68,7 +68,14 @@ class Intake:
         return _cursor(self._link.call(lambda: self._restart(keys=keys, args=args))) or at
 
     def append(
-        self, account: str, mailbox: str, since: Cursor, upto: int, messages: Sequence[RawMessage], *, end: End = "uid"
+        self,
+        account: str,
+        mailbox: str,
+        since: Cursor,
+        upto: int,
+        messages: Sequence[RawMessage],
+        *,
+        end: CursorEnd = "uid",
     ) -> tuple[int, Cursor]:
         """Append `messages` and move an end of the cursor to `upto`, in one step.
 
@@ -76,15 +83,15 @@ class Intake:
         many were new and the cursor as it now stands; safe to repeat when the answer was lost. Raises StaleCursor when
         the cursor went back or away meanwhile, LeaseLost, RedisConnectionError.
         """
-        return self.begin(account, mailbox, since, upto, self.entries(messages), end=end)()
+        return self.append_later(account, mailbox, since, upto, self.pack(messages), end=end)()
 
-    def entries(self, messages: Sequence[RawMessage]) -> Entries:
+    def pack(self, messages: Sequence[RawMessage]) -> PackedEntries:
         """What of `messages` will be in the stream."""
         now = datetime.now(UTC)
-        return packed([(each.envelope.uid, encode(each, now, self._compressor)) for each in messages])
+        return pack_entries([(each.envelope.uid, encode(each, now, self._compressor)) for each in messages])
 
-    def begin(
-        self, account: str, mailbox: str, since: Cursor, upto: int, entries: Entries, *, end: End = "uid"
+    def append_later(
+        self, account: str, mailbox: str, since: Cursor, upto: int, entries: PackedEntries, *, end: CursorEnd = "uid"
     ) -> Callable[[], tuple[int, Cursor]]:
         """Begin to append; whoever calls what is returned, once, has what `append` would return or raise."""
         at = since.uid if end == "uid" else since.history
@@ -92,11 +99,11 @@ class Intake:
         partition = self._link.keys_for(account)
         keys = [partition.stream, partition.cursor(account, mailbox), partition.volume, partition.lease(account)]
         keys.append(partition.priority)
-        sent = Sent(self._link, self._append, partition, keys, args)
+        sent = PendingScript(self._link, self._append, partition, keys, args)
 
         def result() -> tuple[int, Cursor]:
             added, now_at, volume = map(int, sent.answer())
-            self._seen += Load(added, volume)
+            self._seen += StreamBacklog(added, volume)
             return added, replace(since, uid=now_at) if end == "uid" else replace(since, history=now_at)
 
         return result
@@ -114,20 +121,20 @@ class Intake:
         args: list[str | int] = [uidvalidity, str(modseq), self._holder]
         self._link.call(lambda: self._note_modseq(keys=keys, args=args))
 
-    def load(self, age: float = 0.0) -> Load:
+    def backlog(self, age: float = 0.0) -> StreamBacklog:
         """What lies in all streams; a look `age` seconds ago will do, with what was appended here since."""
         if time.monotonic() - self._seen_at >= age:
             self._seen_at, self._seen = time.monotonic(), self._look()
         return self._seen
 
-    def _look(self) -> Load:
-        def read() -> Load:
+    def _look(self) -> StreamBacklog:
+        def read() -> StreamBacklog:
             pipe = self._link.client.pipeline(transaction=False)
             for keys in self._link.partitions:
                 pipe.xlen(keys.stream)
                 pipe.get(keys.volume)
             found = pipe.execute()
-            return Load(sum(found[::2]), sum(max(0, int(volume or 0)) for volume in found[1::2]))
+            return StreamBacklog(sum(found[::2]), sum(max(0, int(volume or 0)) for volume in found[1::2]))
 
         return self._link.call(read)
 

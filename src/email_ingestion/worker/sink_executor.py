@@ -14,7 +14,7 @@ from email_ingestion.sinks import Sink
 Answer = tuple[Sequence[SinkMessage], EmailIngestionError | None]
 
 
-class Hands:
+class SinkExecutor:
     """For one thread that gives and listens. The threads are daemons: a sink that hangs must not keep a process."""
 
     def __init__(self, name: str, sink: Sink, breaker: Breaker) -> None:
@@ -33,14 +33,14 @@ class Hands:
         for thread in self._threads:
             thread.start()
 
-    def give(self, parcels: Sequence[SinkMessage], *, singly: bool = False) -> int:
+    def submit(self, parcels: Sequence[SinkMessage], *, singly: bool = False) -> int:
         """Have parcels delivered; returns how many answers there will be."""
         chunks = [[parcel] for parcel in parcels] if singly or self._singly else [parcels] if parcels else []
         for chunk in chunks:
             self._tasks.put(chunk)
         return len(chunks)
 
-    def answer(self, seconds: float) -> Answer | None:
+    def next_result(self, seconds: float) -> Answer | None:
         """The next answer, None when there is none within that time."""
         try:
             return self._answers.get(timeout=seconds)

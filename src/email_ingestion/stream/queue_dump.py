@@ -14,11 +14,11 @@ from heapq import merge
 from itertools import islice
 from typing import Any
 
-from email_ingestion.stream.census import BEGINNING, Census
-from email_ingestion.stream.codec import packed
+from email_ingestion.stream.codec import pack_entries
 from email_ingestion.stream.connection import RedisLink, text
-from email_ingestion.stream.dead_letters import identity
-from email_ingestion.stream.graveyard import Entry
+from email_ingestion.stream.dead_letter_queue import StreamEntry
+from email_ingestion.stream.dead_letters import message_identity
+from email_ingestion.stream.entry_scan import BEGINNING, EntryScanner
 from email_ingestion.stream.keys import GROUP, Keys, entry_order, parse_entry_id
 
 PAGE = 50
@@ -26,7 +26,7 @@ TAKE_OUT_CHUNK = 200
 REFILL_BYTES = 2 * 1024 * 1024
 
 
-class Reservoir:
+class QueueDump:
     """The streams of all partitions. Every method and iterator raises like `RedisLink.call`."""
 
     def __init__(self, link: RedisLink) -> None:
@@ -38,7 +38,7 @@ class Reservoir:
         """How many entries there are."""
         return self._link.call(lambda: sum(int(self._link.client.xlen(keys.stream)) for keys in self._link.partitions))
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[StreamEntry]:
         """Those that are here now, waiting or in flight, oldest first; what is appended meanwhile is not among them."""
         ends = [self._newest(keys) for keys in self._link.partitions]
         found = (self._until(keys, end) for keys, end in zip(self._link.partitions, ends, strict=True))
@@ -48,14 +48,14 @@ class Reservoir:
         newest: Any = self._link.call(lambda: self._link.client.xrevrange(keys.stream, count=1))
         return text(newest[0][0]) if newest else "0-0"
 
-    def _until(self, keys: Keys, end: str) -> Iterator[Entry]:
+    def _until(self, keys: Keys, end: str) -> Iterator[StreamEntry]:
         start = "-"
         while page := self._page(keys, start, end):
             yield from ((keys.format_entry_id(entry_id), fields) for entry_id, fields in page)
             start = f"({page[-1][0]}"
 
-    def take_out(self, entries: Iterable[tuple[str, int]]) -> Iterator[int]:
-        """Remove entries by id and size (`weight`), some at a time; yields how many of them were still here."""
+    def remove(self, entries: Iterable[tuple[str, int]]) -> Iterator[int]:
+        """Remove entries by id and size (`entry_bytes`), some at a time; yields how many of them were still here."""
         left = iter(entries)
         while chunk := list(islice(left, TAKE_OUT_CHUNK)):
             for keys in self._link.partitions:
@@ -65,11 +65,11 @@ class Reservoir:
                     there = [keys.stream, keys.volume, keys.priority]
                     yield int(self._link.call(partial(self._take_out, keys=there, args=[GROUP, *args])))
 
-    def refill(self, entries: Iterable[Entry]) -> Iterator[tuple[int, int]]:
+    def refill(self, entries: Iterable[StreamEntry]) -> Iterator[tuple[int, int]]:
         """Append entries whose message is not here yet, some at a time; yields how many were looked at and added."""
         shelves = [_Shelf(self._link, keys) for keys in self._link.partitions]
         for chunk in _chunks(entries):
-            parts: dict[int, list[Entry]] = {}
+            parts: dict[int, list[StreamEntry]] = {}
             for entry in chunk:
                 parts.setdefault(self._link.keys_for(text(entry[1].get(b"account", b""))).partition, []).append(entry)
             added = 0
@@ -81,10 +81,10 @@ class Reservoir:
             yield len(chunk), added
 
     def _append(self, keys: Keys, new: Sequence[tuple[str, Mapping[bytes, bytes]]], seen: str) -> int:
-        args = [seen, "", *packed(new)]  # for nobody: an operator holds no lease
+        args = [seen, "", *pack_entries(new)]  # for nobody: an operator holds no lease
         return int(self._link.call(lambda: self._fill_gap(keys=[keys.stream, keys.volume, keys.priority], args=args)))
 
-    def _page(self, keys: Keys, start: str, end: str) -> list[Entry]:
+    def _page(self, keys: Keys, start: str, end: str) -> list[StreamEntry]:
         found: Any = self._link.call(lambda: self._link.client.xrange(keys.stream, start, end, count=PAGE))
         return [(text(entry_id), fields) for entry_id, fields in found]
 
@@ -96,37 +96,37 @@ class _Shelf:
         self.keys = keys
         self.known: set[str] = set()
         self.seen = BEGINNING
-        self._census = Census(link, keys)
+        self._census = EntryScanner(link, keys)
         self._looked = False
 
     def look(self) -> None:
         """At what came since the last look."""
         if not self._looked:
-            self.known.update(entry.email_id for page in self._census.dead() for entry in page.entries)
+            self.known.update(entry.email_id for page in self._census.dead_letter_pages() for entry in page.entries)
             self._looked = True
-        for page in self._census.queued(self.seen):
+        for page in self._census.stream_pages(self.seen):
             self.known.update(entry.email_id for entry in page.entries)
             self.seen = page.last
 
 
-def weight(fields: Mapping[bytes, bytes]) -> int:
+def entry_bytes(fields: Mapping[bytes, bytes]) -> int:
     """The bytes of an entry's fields, as the scripts count the stream's volume."""
     return sum(len(name) + len(value) for name, value in fields.items())
 
 
-def _identity(entry: Entry) -> str:
+def _identity(entry: StreamEntry) -> str:
     entry_id, fields = entry
     said = {text(name): text(value) for name, value in fields.items() if name in {b"account", b"gm_msgid", b"sha256"}}
-    return identity(said) or f"entry:{entry_id}"
+    return message_identity(said) or f"entry:{entry_id}"
 
 
-def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+def _chunks(entries: Iterable[StreamEntry]) -> Iterator[list[StreamEntry]]:
     """Portions of some megabytes: Redis does nothing else while it takes one."""
-    chunk: list[Entry] = []
+    chunk: list[StreamEntry] = []
     size = 0
     for entry in entries:
         chunk.append(entry)
-        size += weight(entry[1])
+        size += entry_bytes(entry[1])
         if size >= REFILL_BYTES or len(chunk) >= TAKE_OUT_CHUNK:
             yield chunk
             chunk, size = [], 0

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 FULL_SECONDS = 5.0
 
 
-def open_sink(settings: Settings, key: str = "") -> OutletSink:
+def open_sink(settings: Settings, key: str = "") -> StreamSink:
     """Open `stream` or `stream:KEY`; contacts nobody. Raises ConfigurationError."""
     link = open_link(settings.redis_address, "email-ingestion-outlet")
     if any(key in {keys.stream, keys.dlq} for keys in link.partitions):
         raise ConfigurationError(f"SINKS: stream:{key} is where mail arrives: name another key")
-    return OutletSink(link, key or link.keys.sink_stream, settings.stream_max_depth, settings.blob_threshold_bytes)
+    return StreamSink(link, key or link.keys.sink_stream, settings.stream_max_depth, settings.blob_threshold_bytes)
 
 
-class OutletSink:
+class StreamSink:
     """See `Sink`: entries with the fields `email_id`, `schema` and `json`. A consumer deletes what it has used."""
 
     name = "stream"

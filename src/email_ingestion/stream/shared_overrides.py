@@ -5,25 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from email_ingestion.overrides import Override
 from email_ingestion.stream.connection import RedisLink, text
 
 
-class FleetOrders:
+class SharedOverrides:
     """The control record. Every method raises like `RedisLink.call`."""
 
     def __init__(self, link: RedisLink) -> None:
         self._link = link
         self._script = link.script("order")
 
-    def give(self, name: str, order: Override) -> None:
+    def set(self, name: str, order: Override) -> None:
         """Let an order hold for all, in the place of one of the same name."""
         self._put(name, order.seconds, order.value, order.by)
 
-    def take_back(self, name: str) -> None:
+    def clear(self, name: str) -> None:
         """Let it hold no more."""
         self._put(name, 0, "", "")
 
@@ -51,12 +50,3 @@ def _orders(fields: dict[bytes, bytes], now: float) -> Iterator[tuple[str, Overr
             left = int(found["ends_ms"]) / 1000 - now
             if left > 0:
                 yield text(name), Override(str(found["value"]), left, str(found["by"]))
-
-
-def prove_writable(link: RedisLink) -> None:
-    """Return when Redis takes a write in every partition, past the breaker; raises RedisConnectionError otherwise.
-
-    The write removes nothing, so that a Redis over its memory limit, which must be drained, counts as working.
-    """
-    for keys in link.partitions:
-        link.call_unguarded(partial(link.client.hdel, keys.control, ""))

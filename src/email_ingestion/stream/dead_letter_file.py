@@ -20,23 +20,28 @@ from typing import Any, BinaryIO
 
 from email_ingestion.atomic_files import replacing, sync_directory
 from email_ingestion.errors import OperationFailed
-from email_ingestion.stream.dead_letters import identity
-from email_ingestion.stream.graveyard import Entry
+from email_ingestion.stream.dead_letter_queue import StreamEntry
+from email_ingestion.stream.dead_letters import message_identity
 
 FORMAT = "email-ingestion dead letters"
 VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportFile:
     """What a file holds, as read back from the disk."""
 
     letters: dict[str, str | None]  # the id of each, and the identity of its message where it has one
     sha256: str  # hex digest of everything above the last line
 
 
-def write_letters(
-    path: Path, entries: Iterable[Entry], origin: Mapping[str, Any], wrote: Callable[[], None], *, form: str = FORMAT
+def write_entries(
+    path: Path,
+    entries: Iterable[StreamEntry],
+    origin: Mapping[str, Any],
+    wrote: Callable[[], None],
+    *,
+    form: str = FORMAT,
 ) -> None:
     """Write a new file, mode 0600, that is on the disk when this returns; calls `wrote` for each letter.
 
@@ -52,7 +57,7 @@ def write_letters(
         raise OperationFailed(f"cannot write {path}: {error.strerror}") from error
 
 
-def _write(file: BinaryIO, entries: Iterable[Entry], head: Mapping[str, Any], wrote: Callable[[], None]) -> None:
+def _write(file: BinaryIO, entries: Iterable[StreamEntry], head: Mapping[str, Any], wrote: Callable[[], None]) -> None:
     digest, count = hashlib.sha256(), 0
 
     def put(record: Mapping[str, Any]) -> None:
@@ -81,7 +86,7 @@ def _as_json(fields: Mapping[bytes, bytes]) -> dict[str, dict[str, str]]:
     return {"fields": texts, "base64": others}
 
 
-def read_letters(path: Path, *, form: str = FORMAT) -> Exported:
+def verify_file(path: Path, *, form: str = FORMAT) -> ExportFile:
     """What a file holds; raises OperationFailed unless it is complete and unchanged."""
     try:
         head, letters, sha256, end = _read(path)
@@ -93,11 +98,11 @@ def read_letters(path: Path, *, form: str = FORMAT) -> Exported:
         raise OperationFailed(f"{path} is no file of {form!r}, version {VERSION}")
     if end != {"count": len(letters), "sha256": sha256}:
         raise OperationFailed(f"{path} is damaged: what is on the disk is not what was written")
-    return Exported(letters, sha256)
+    return ExportFile(letters, sha256)
 
 
-def read_entries(path: Path) -> Iterator[Entry]:
-    """The entries of a file that `read_letters` found good, one at a time."""
+def read_entries(path: Path) -> Iterator[StreamEntry]:
+    """The entries of a file that `verify_file` found good, one at a time."""
     with path.open("rb") as file:
         next(file)
         for line in file:
@@ -125,7 +130,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, str | None], str, Any]:
                 digest.update(line)
                 record = json.loads(line)
                 if "id" in record:
-                    letters[record["id"]] = identity(record["fields"])
+                    letters[record["id"]] = message_identity(record["fields"])
                 head = head or record
             line = following
     return head, letters, digest.hexdigest(), json.loads(line)

@@ -18,7 +18,7 @@ PAGE_BYTES = 2 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ScannedEntry:
     """Which message an entry holds and where it was found."""
 
     id: str
@@ -36,14 +36,14 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class EntryPage:
     """Some entries; `last` is the id of the last one looked at, whether it was ours or not."""
 
     last: str
-    entries: tuple[Entry, ...]
+    entries: tuple[ScannedEntry, ...]
 
 
-class Census:
+class EntryScanner:
     """Goes through all entries of one partition, a page at a time. Its iterators raise like `RedisLink.call`."""
 
     def __init__(self, link: RedisLink, keys: Keys) -> None:
@@ -51,31 +51,31 @@ class Census:
         self._keys = keys
         self._script = link.script("census")
 
-    def queued(self, after: str = BEGINNING) -> Iterator[Page]:
+    def stream_pages(self, after: str = BEGINNING) -> Iterator[EntryPage]:
         """What is in the stream behind the id `after`, waiting or in flight, to its end at that moment."""
         return self._pages(self._keys.stream, after)
 
-    def dead(self) -> Iterator[Page]:
+    def dead_letter_pages(self) -> Iterator[EntryPage]:
         """The dead letters."""
         return self._pages(self._keys.dlq, BEGINNING)
 
-    def _pages(self, key: str, after: str) -> Iterator[Page]:
+    def _pages(self, key: str, after: str) -> Iterator[EntryPage]:
         while page := self._page(key, after):
             yield page
             after = page.last
 
-    def _page(self, key: str, after: str) -> Page | None:
+    def _page(self, key: str, after: str) -> EntryPage | None:
         start = after if after == BEGINNING else f"({after}"
         args: list[str | int] = [start, PAGE_ENTRIES, PAGE_BYTES]
         last, rows = self._link.call(lambda: self._script(keys=[key], args=args))
-        return Page(text(last), tuple(entry for row in rows if (entry := _entry(row)))) if last else None
+        return EntryPage(text(last), tuple(entry for row in rows if (entry := _entry(row)))) if last else None
 
 
-def _entry(row: list[Any]) -> Entry | None:
+def _entry(row: list[Any]) -> ScannedEntry | None:
     """None for what is no message of ours."""
     entry_id, account, mailbox, uidvalidity, uid, gm_msgid, sha256 = map(text, row)
     try:
         found = int(gm_msgid) if gm_msgid else None
-        return Entry(entry_id, account, mailbox, int(uidvalidity), int(uid), found, sha256)
+        return ScannedEntry(entry_id, account, mailbox, int(uidvalidity), int(uid), found, sha256)
     except ValueError:
         return None

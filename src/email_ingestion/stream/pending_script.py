@@ -20,7 +20,7 @@ _ELSEWHERE = (
 )
 
 
-class Sent:
+class PendingScript:
     """Sent when it is made, unless many are. Only for a script that may be repeated, as after any lost answer."""
 
     def __init__(

@@ -15,12 +15,12 @@ from email_ingestion.errors import (
 )
 
 # Nothing was tried, or the sink says itself that no message is to blame.
-NOBODY = (SinkUnavailable, SinkThrottled, CircuitBreakerError)
+NO_MESSAGE_AT_FAULT = (SinkUnavailable, SinkThrottled, CircuitBreakerError)
 LONGEST_PAUSE = 3600.0  # seconds a sink may ask for
 
 
 @dataclass(frozen=True, slots=True)
-class Blame:
+class Attribution:
     """Messages by their place in the sequence of answers; who is in neither was taken, or is to be spared."""
 
     permanent: tuple[int, ...]  # never to be tried again
@@ -29,7 +29,7 @@ class Blame:
     pause: float  # seconds the sink wants to be left alone for
 
 
-def blame(answers: Sequence[EmailIngestionError | None], *, proven: bool) -> Blame:
+def attribute_failures(answers: Sequence[EmailIngestionError | None], *, proven: bool) -> Attribution:
     """Decide on the answers of a sink, in the order in which it gave them.
 
     Where either may be to blame, it is the message if the sink took another one afterwards, or if the sink is
@@ -40,11 +40,11 @@ def blame(answers: Sequence[EmailIngestionError | None], *, proven: bool) -> Bla
     permanent: list[int] = []
     failed: list[int] = []
     for place, error in enumerate(answers):
-        if error is None or isinstance(error, NOBODY):
+        if error is None or isinstance(error, NO_MESSAGE_AT_FAULT):
             continue
         if isinstance(error, PermanentError):
             permanent.append(place)
         elif proven or place < last_taken or not isinstance(error, SinkFailed):
             failed.append(place)
     asked = [error.retry_after for error in answers if isinstance(error, SinkThrottled)]
-    return Blame(tuple(permanent), tuple(failed), last_taken >= 0, min(max(asked, default=0.0), LONGEST_PAUSE))
+    return Attribution(tuple(permanent), tuple(failed), last_taken >= 0, min(max(asked, default=0.0), LONGEST_PAUSE))

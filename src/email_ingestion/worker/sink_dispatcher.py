@@ -36,10 +36,10 @@ from email_ingestion.parsing import parse
 from email_ingestion.records import RawMessage, SinkMessage
 from email_ingestion.sinks import Sink
 from email_ingestion.stream import Burial
-from email_ingestion.stream.dead_letters import Reason, obituary
-from email_ingestion.worker.blame import NOBODY, blame
-from email_ingestion.worker.hands import Hands
-from email_ingestion.worker.settle import frames, usable
+from email_ingestion.stream.dead_letters import Reason, dead_letter_fields
+from email_ingestion.worker.failure_attribution import NO_MESSAGE_AT_FAULT, attribute_failures
+from email_ingestion.worker.processor import is_available, stack_frames
+from email_ingestion.worker.sink_executor import SinkExecutor
 
 LOOK_SECONDS = 0.5  # for what others recorded and what becomes due; what this process records wakes the courier
 MARK_SECONDS = 0.5  # of deliveries that a kill makes the sink see again
@@ -49,7 +49,7 @@ LONGEST_PAUSE = 2.0  # seconds, between tries at a sink that is away: then its b
 UNBURIED_SECONDS = 30.0  # until Redis is asked again to take a dead letter
 
 
-def loop_of(sink: str) -> str:
+def loop_name(sink: str) -> str:
     """The name of a courier's loop."""
     return f"sink {sink}"
 
@@ -66,7 +66,7 @@ class _Round:
     held_at: float = field(default_factory=time.monotonic)
 
 
-class Courier:
+class SinkDispatcher:
     """Serves one sink on threads of its own: `start`, `wake` when there may be something new, `stop`, `join`.
 
     `batch` messages are claimed at once, for `lease` seconds that are prolonged as long as it takes.
@@ -101,7 +101,7 @@ class Courier:
         self._max_retries = max_retries
         self._instance = instance
         self._observe = observe
-        self._hands = Hands(name, sink, breaker)
+        self._hands = SinkExecutor(name, sink, breaker)
         self._stopped = threading.Event()
         self._awake = threading.Event()
         self._recovered = False
@@ -109,7 +109,7 @@ class Courier:
         self._told_at = -TELL_SECONDS
         self._failures = 0
         self._proven = True  # it has taken something since its breaker was last open, or is new to us
-        self._thread = threading.Thread(target=self._run, name=loop_of(name), daemon=True)
+        self._thread = threading.Thread(target=self._run, name=loop_name(name), daemon=True)
 
     def start(self) -> None:
         """Begin, with what an earlier life was killed over."""
@@ -135,12 +135,12 @@ class Courier:
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            self._observe(LoopTick(loop_of(self._name)))
+            self._observe(LoopTick(loop_name(self._name)))
             self._awake.clear()
             try:
                 pause = self._turn()
             except Exception as error:  # noqa: BLE001 - the boundary: whatever it is, the loop goes on and says so
-                self._observe(LoopFailed(loop_of(self._name), error))
+                self._observe(LoopFailed(loop_name(self._name), error))
                 self._pause()
                 pause = LOOK_SECONDS
             if pause:
@@ -154,7 +154,7 @@ class Courier:
             self._outbox.recover(self._name, self._instance)
             self._recovered = True
         wait = self._not_before - time.monotonic()
-        if wait > 0 or self._paused() or not usable(self._sink, self._breaker):
+        if wait > 0 or self._paused() or not is_available(self._sink, self._breaker):
             return min(LOOK_SECONDS, max(0.05, wait))
         claim = self._outbox.claim(self._name, self._instance, self._batch if self._proven else 1, self._lease)
         if not claim.owed:
@@ -190,7 +190,7 @@ class Courier:
         for owed in list(work.left.values()):
             if work.claim.abandoned and owed.attempt > self._max_retries + 1:
                 # Nobody counted these attempts as failures, so each of them ended its worker.
-                self._bury(work, owed, "poison", None)
+                self._dead_letter(work, owed, "poison", None)
                 continue
             try:
                 yield self._parcel(owed)
@@ -211,17 +211,19 @@ class Courier:
         self, work: _Round, parcels: Sequence[SinkMessage]
     ) -> Iterator[tuple[Sequence[SinkMessage], EmailIngestionError | None]]:
         """What the sink says, in the order in which it says so."""
-        open_ends = self._hands.give(parcels)
+        open_ends = self._hands.submit(parcels)
         while open_ends:
-            answer = self._hands.answer(min(TICK_SECONDS, self._lease / 3))
-            self._observe(LoopTick(loop_of(self._name)))
+            answer = self._hands.next_result(min(TICK_SECONDS, self._lease / 3))
+            self._observe(LoopTick(loop_name(self._name)))
             self._hold(work)
             if answer is None:
                 continue
             open_ends -= 1
             chunk, error = answer
-            if error and len(chunk) > 1 and not isinstance(error, NOBODY):  # find out which message is to blame
-                open_ends += self._hands.give(chunk, singly=True)
+            if (
+                error and len(chunk) > 1 and not isinstance(error, NO_MESSAGE_AT_FAULT)
+            ):  # find out which message is to blame
+                open_ends += self._hands.submit(chunk, singly=True)
             else:
                 yield answer
 
@@ -243,7 +245,7 @@ class Courier:
             try:
                 self._outbox.delivered(work.claim, work.unmarked)
             except SinkUnavailable as error:
-                self._observe(LoopFailed(loop_of(self._name), error))
+                self._observe(LoopFailed(loop_name(self._name), error))
                 if self._stopped.wait(1.0):
                     raise
                 continue
@@ -260,7 +262,7 @@ class Courier:
     def _settle(self, work: _Round) -> None:
         """Decide on what the sink did not take; whoever is not to blame stays among those left, to be given back."""
         closed = self._breaker.closed
-        verdict = blame([error for _, error in work.answers], proven=self._proven and closed)
+        verdict = attribute_failures([error for _, error in work.answers], proven=self._proven and closed)
         for place in (*verdict.permanent, *verdict.failed):
             email_id, error = work.answers[place]
             if error:
@@ -280,9 +282,9 @@ class Courier:
     def _fail(self, work: _Round, owed: Owed, error: EmailIngestionError) -> None:
         """An attempt failed: another one later, or the dead letters."""
         if isinstance(error, PermanentError):
-            self._bury(work, owed, "permanent", error)
+            self._dead_letter(work, owed, "permanent", error)
         elif owed.attempt > self._max_retries:
-            self._bury(work, owed, "max_retries", error)
+            self._dead_letter(work, owed, "max_retries", error)
         else:
             self._defer(work, owed, error, _delay(owed, error))
 
@@ -292,12 +294,14 @@ class Courier:
         del work.left[email_id]
         self._observe(Deferred(email_id, owed.attempt, error, seconds, self._name))
 
-    def _bury(self, work: _Round, owed: Owed, reason: Reason, error: EmailIngestionError | None) -> None:
+    def _dead_letter(self, work: _Round, owed: Owed, reason: Reason, error: EmailIngestionError | None) -> None:
         email_id = owed.envelope.email_id
         inside = self._content(owed)
         letter = RawMessage(owed.envelope, inside, None if inside is not None else owed.raw_ref, self._name)
         try:
-            self._burial.bury(letter, obituary(reason, owed.attempt, error, frames(error), self._instance))
+            self._burial.dead_letter(
+                letter, dead_letter_fields(reason, owed.attempt, error, stack_frames(error), self._instance)
+            )
         except TransientError as away:  # Redis: the sink is asked once more before it is
             self._defer(work, owed, away, UNBURIED_SECONDS)
             return

@@ -18,7 +18,7 @@ from email_ingestion.stream.gaps import Gaps
 
 ACCOUNT = "rehearsal"
 KEPT_SECONDS = 600
-AFTER_ALL = "18446744073709551615-0"  # no entry has a greater id: nothing is compared with what is there
+MAX_ENTRY_ID = "18446744073709551615-0"  # no entry has a greater id: nothing is compared with what is there
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +31,14 @@ class Receipt:
     took: float  # until it was at its end
 
 
-def trial(run: str, number: int, raw: bytes) -> RawMessage:
+def synthetic_message(run: str, number: int, raw: bytes) -> RawMessage:
     """A message of a rehearsal."""
     sha256, now = hashlib.sha256(raw).hexdigest(), datetime.now(UTC)
     envelope = Envelope(ACCOUNT, run, 1, number, None, None, (), (), now, len(raw), sha256)
     return RawMessage(envelope, raw, synthetic=run)
 
 
-class Rehearsals:
+class SyntheticMessages:
     """Every method raises like `RedisLink.call`. Each thread needs its own."""
 
     def __init__(self, link: RedisLink) -> None:
@@ -47,7 +47,7 @@ class Rehearsals:
 
     def append(self, messages: Sequence[RawMessage]) -> None:
         """Put messages of a rehearsal behind the mail that is in the stream."""
-        self._gaps.fill(messages, AFTER_ALL)
+        self._gaps.fill(messages, MAX_ENTRY_ID)
 
     def acknowledge(self, run: str, receipts: Sequence[Receipt]) -> None:
         """Tell whoever runs the rehearsal; what nobody collects expires."""
