@@ -1,8 +1,8 @@
 """The producer: Gmail into the Redis Stream. `python producer.py --help` lists its options."""
 
-from src.door import enter_venv
+from src._venv import reexec_in_venv
 
-enter_venv()
+reexec_in_venv()
 
 if __name__ == "__main__":
     from email_ingestion.cli.exit_codes import run

@@ -1,8 +1,8 @@
 """The worker: from the Redis Stream into the sinks. `python worker.py --help` lists its options."""
 
-from src.door import enter_venv
+from src._venv import reexec_in_venv
 
-enter_venv()
+reexec_in_venv()
 
 if __name__ == "__main__":
     from email_ingestion.cli.exit_codes import run

@@ -109,7 +109,7 @@ def work(url: str, sink: Sink, folder: Path) -> dict[str, float]:
         instance=identity.instance,
         observe=ops.observe,
     )
-    paused = OperatorOverrides("worker").paused
+    paused = OperatorOverrides("worker").active_pause
     worker = Worker(queue, settlement, batch=BATCH, lease=60.0, paused=paused, least=lambda: 0, observe=ops.observe)
     started, cpu = time.monotonic(), _cpu()
     worker.drain()

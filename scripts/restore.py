@@ -1,13 +1,13 @@
-"""Door for `python scripts/restore.py`; the code is in `email_ingestion.cli.restore`."""
+"""Entry point for `python scripts/restore.py`; the code is in `email_ingestion.cli.restore`."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.door import enter_venv
+from src._venv import reexec_in_venv
 
-enter_venv()
+reexec_in_venv()
 
 if __name__ == "__main__":
     from email_ingestion.cli.backup import restore_backup

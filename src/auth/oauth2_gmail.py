@@ -1,8 +1,8 @@
-"""Door for `python -m src.auth.oauth2_gmail`; the code is in `email_ingestion.cli.oauth2`."""
+"""Entry point for `python -m src.auth.oauth2_gmail`; the code is in `email_ingestion.cli.oauth2`."""
 
-from src.door import enter_venv
+from src._venv import reexec_in_venv
 
-enter_venv()
+reexec_in_venv()
 
 if __name__ == "__main__":
     from email_ingestion.cli.exit_codes import run

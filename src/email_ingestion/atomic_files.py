@@ -9,22 +9,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from email_ingestion.errors import ConfigurationError
+from filelock import FileLock
 
-try:
-    import fcntl
-except ImportError:  # Windows: one process for each account is the operator's care there
-    fcntl = None  # type: ignore[assignment]
+from email_ingestion.errors import ConfigurationError
 
 
 @contextmanager
-def replacing(path: Path, drafts: Path | None = None) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path`, mode 0600 and on the disk, when the block ends well; nothing otherwise.
+def atomic_write(path: Path, drafts: Path | None = None) -> Iterator[BinaryIO]:
+    """Yield a file that replaces `path`, mode 0600 and synced to the disk, when the block ends without an error.
 
-    It is written in `drafts`, a directory on the same file system, or beside `path`. Raises OSError.
+    The draft lies in the directory `drafts` on the same file system, or beside `path`. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # 0600 from the start; its name says little, for that of `path` may have all the length a file system allows.
+    # mkstemp makes it 0600. Its name is short because that of `path` may be as long as a file system allows.
     descriptor, unfinished = tempfile.mkstemp(dir=drafts or path.parent, prefix=f".{path.name[:40]}-")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -39,7 +36,7 @@ def replacing(path: Path, drafts: Path | None = None) -> Iterator[BinaryIO]:
 
 
 def sync_directory(directory: Path) -> None:
-    """Have the names in it on the disk. Raises OSError."""
+    """Sync the names in a directory to the disk. Raises OSError."""
     if hasattr(os, "O_DIRECTORY"):  # Windows has no handle for a directory
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -49,31 +46,32 @@ def sync_directory(directory: Path) -> None:
 
 
 def write_private(path: Path, content: str) -> None:
-    """Replace `path` by `content`, mode 0600, in one step that survives a power cut.
+    """Replace the content of `path`, mode 0600, in one step that survives a power cut.
 
     Raises ConfigurationError when the directory cannot be written.
     """
     try:
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             file.write(content.encode())
     except OSError as error:
         raise ConfigurationError(f"cannot write {path}: {error.strerror}; make {path.parent} writable") from error
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file beside `path`, so that two processes do not both refresh one token."""
-    if fcntl is None:
-        yield
-        return
-    lock = path.with_name(f".{path.name}.lock")
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold the lock file beside `path`; wait while another process or thread holds it.
+
+    Raises ConfigurationError when the directory cannot be written.
+    """
+    lock = FileLock(path.with_name(f".{path.name}.lock"), mode=0o600)
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except OSError as error:
-        raise ConfigurationError(f"cannot write {lock}: {error.strerror}; make {lock.parent} writable") from error
+        raise ConfigurationError(
+            f"cannot write {lock.lock_file}: {error.strerror}; make {path.parent} writable"
+        ) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(descriptor)
+        lock.release()

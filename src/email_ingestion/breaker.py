@@ -25,7 +25,7 @@ STATES: dict[str, BreakerState] = {
     pybreaker.STATE_OPEN: "OPEN",
     pybreaker.STATE_HALF_OPEN: "HALF_OPEN",
 }
-Held = Literal["OPEN", "CLOSED"]
+ForcedState = Literal["OPEN", "CLOSED"]
 T = TypeVar("T")
 NEVER = timedelta(days=36500).total_seconds()
 
@@ -72,9 +72,9 @@ class Breaker(pybreaker.CircuitBreakerListener):
         self._policy = policy
         self._observe = observe
         self._clock = clock
-        self._trial = threading.Lock()
-        self._hold = threading.Lock()
-        self._held: tuple[Held, float] | None = None  # by an operator, and until when by the clock
+        self._probe_lock = threading.Lock()
+        self._override_lock = threading.Lock()
+        self._override: tuple[ForcedState, float] | None = None  # by an operator, and until when by the clock
         self._opened_at = 0.0
         self._last_error: BaseException | None = None
         self._last_change: datetime | None = None
@@ -103,7 +103,7 @@ class Breaker(pybreaker.CircuitBreakerListener):
 
     def retry_after(self) -> float:
         """Seconds until a trial is allowed; 0 when a call would be made now."""
-        held = self._held
+        held = self._override
         if held and self._forced() == "OPEN":
             return max(0.0, held[1] - self._clock())
         if self.state != "OPEN":
@@ -114,14 +114,14 @@ class Breaker(pybreaker.CircuitBreakerListener):
         """Make a trial due now: something else has shown that the dependency is back."""
         self._opened_at = -math.inf
 
-    def force(self, state: Held, seconds: float) -> None:
+    def force(self, state: ForcedState, seconds: float) -> None:
         """Hold it open or closed for `seconds`: open nothing is called, closed everything, and nothing is counted.
 
         Afterwards it goes on by itself: as it was before it was held open, closed after it was held closed.
         """
         before = self.state
-        with self._hold:
-            self._held = (state, self._clock() + seconds)
+        with self._override_lock:
+            self._override = (state, self._clock() + seconds)
         if state == "CLOSED":
             self._breaker.close()
         self._changed(before)
@@ -129,19 +129,19 @@ class Breaker(pybreaker.CircuitBreakerListener):
     def release(self) -> None:
         """Leave it to itself again."""
         before = self.state
-        with self._hold:
-            self._held = None
+        with self._override_lock:
+            self._override = None
         self._changed(before)
 
-    def _forced(self) -> Held | None:
+    def _forced(self) -> ForcedState | None:
         """What it is held at; the first to look after the end announces it."""
-        held = self._held
+        held = self._override
         if held is None or self._clock() < held[1]:
             return held[0] if held else None
-        with self._hold:
-            if self._held is not held:  # another thread saw its end, or a new hold began
-                return self._held[0] if self._held else None
-            self._held = None
+        with self._override_lock:
+            if self._override is not held:  # another thread saw its end, or a new hold began
+                return self._override[0] if self._override else None
+            self._override = None
         if held[0] != self._automatic:
             self._announce(held[0], self._automatic)
         return None
@@ -171,7 +171,7 @@ class Breaker(pybreaker.CircuitBreakerListener):
             raise self._rejection() from error
 
     def _probe(self, call: Callable[[], T]) -> T:
-        if self.retry_after() > 0 or not self._trial.acquire(blocking=False):
+        if self.retry_after() > 0 or not self._probe_lock.acquire(blocking=False):
             raise self._rejection()
         try:
             if self.state == "OPEN":
@@ -179,7 +179,7 @@ class Breaker(pybreaker.CircuitBreakerListener):
             with self._breaker.calling():
                 return call()
         finally:
-            self._trial.release()
+            self._probe_lock.release()
 
     def _rejection(self) -> CircuitBreakerError:
         error = CircuitBreakerError(self.name, self.retry_after())

@@ -54,66 +54,66 @@ class OperatorOverrides:
         self.component = component
         self._clock = clock
         self._lock = threading.Lock()
-        self._orders: dict[tuple[str, Scope], ActiveOverride] = {}
+        self._overrides: dict[tuple[str, Scope], ActiveOverride] = {}
 
     def pause(self, seconds: float, by: str) -> None:
         """Take no new work for so long."""
-        self._stand(PAUSE, Override("", seconds, by), "process")
+        self._set(PAUSE, Override("", seconds, by), "process")
 
     def resume(self) -> None:
         """Take work again, as far as this process was asked alone."""
         with self._lock:
-            self._orders.pop((PAUSE, "process"), None)
+            self._overrides.pop((PAUSE, "process"), None)
 
     def set_level(self, level: Level, seconds: float, by: str) -> None:
         """Serve at this level for so long; NORMAL takes such an order back."""
         if level == "NORMAL":
             with self._lock:
-                self._orders.pop((LEVEL, "process"), None)
+                self._overrides.pop((LEVEL, "process"), None)
         else:
-            self._stand(LEVEL, Override(level, seconds, by), "process")
+            self._set(LEVEL, Override(level, seconds, by), "process")
 
     def prioritize(self, min_priority: int, seconds: float, by: str) -> None:
         """Leave mail of a lower priority where it is for so long; 0 takes such an order back."""
         if min_priority == 0:
             with self._lock:
-                self._orders.pop((PRIORITY, "process"), None)
+                self._overrides.pop((PRIORITY, "process"), None)
         else:
-            self._stand(PRIORITY, Override(str(min_priority), seconds, by), "process")
+            self._set(PRIORITY, Override(str(min_priority), seconds, by), "process")
 
     def apply_shared(self, shared: Mapping[str, Override]) -> None:
         """These are the orders for all processes, as Redis has them now; others of this kind are taken back."""
         for subject, name in ((PAUSE, f"{PAUSE}:{self.component}"), (LEVEL, LEVEL), (PRIORITY, PRIORITY)):
             if name in shared:
-                self._stand(subject, shared[name], "fleet")
+                self._set(subject, shared[name], "fleet")
             else:
                 with self._lock:
-                    self._orders.pop((subject, "fleet"), None)
+                    self._overrides.pop((subject, "fleet"), None)
 
-    def paused(self) -> ActiveOverride | None:
+    def active_pause(self) -> ActiveOverride | None:
         """The order that keeps this process from taking work, or None."""
-        level = self.degraded()
-        pauses = self._standing(PAUSE) + ([level] if level and level.value == "MAINTENANCE" else [])
+        level = self.active_level()
+        pauses = self._active(PAUSE) + ([level] if level and level.value == "MAINTENANCE" else [])
         return max(pauses, key=lambda each: each.until, default=None)
 
-    def degraded(self) -> ActiveOverride | None:
+    def active_level(self) -> ActiveOverride | None:
         """The order for the lowest level of service that holds, or None when it is NORMAL."""
-        return max(self._standing(LEVEL), key=lambda each: LEVELS.index(_level(each.value)), default=None)
+        return max(self._active(LEVEL), key=lambda each: LEVELS.index(_level(each.value)), default=None)
 
-    def prioritized(self) -> ActiveOverride | None:
+    def active_priority(self) -> ActiveOverride | None:
         """The order for the highest least priority that holds."""
-        return max(self._standing(PRIORITY), key=lambda each: _priority(each.value), default=None)
+        return max(self._active(PRIORITY), key=lambda each: _priority(each.value), default=None)
 
     @property
     def min_priority(self) -> int:
         """The priority below which mail waits; 0: none does."""
-        order = self.prioritized()
+        order = self.active_priority()
         return max(self._floor, _priority(order.value) if order else 0)
 
     @property
     def level(self) -> Level:
         """The level of service that holds now."""
-        order = self.degraded()
+        order = self.active_level()
         return _level(order.value) if order else "NORMAL"
 
     def is_at_or_below(self, level: Level) -> bool:
@@ -124,14 +124,16 @@ class OperatorOverrides:
         """Seconds until it ends."""
         return max(0.0, order.until - self._clock())
 
-    def _stand(self, subject: str, order: Override, scope: Scope) -> None:
+    def _set(self, subject: str, order: Override, scope: Scope) -> None:
         with self._lock:
-            self._orders[subject, scope] = ActiveOverride(order.value, self._clock() + order.seconds, order.by, scope)
+            self._overrides[subject, scope] = ActiveOverride(
+                order.value, self._clock() + order.seconds, order.by, scope
+            )
 
-    def _standing(self, subject: str) -> list[ActiveOverride]:
+    def _active(self, subject: str) -> list[ActiveOverride]:
         with self._lock:
             now = self._clock()
-            return [each for (about, _), each in self._orders.items() if about == subject and each.until > now]
+            return [each for (about, _), each in self._overrides.items() if about == subject and each.until > now]
 
 
 def _priority(value: str) -> int:

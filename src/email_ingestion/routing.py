@@ -22,12 +22,12 @@ from email_ingestion.records import Email
 DATABASE: Final = "database"
 
 
-def _several(value: object) -> object:
+def _as_tuple(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
 # One pattern or several, of which one must fit; * and ? as in file names, upper and lower case alike.
-Patterns = Annotated[tuple[str, ...], BeforeValidator(_several), Field(min_length=1)]
+Patterns = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 
 
 class Route(BaseModel):
@@ -55,16 +55,16 @@ class Route(BaseModel):
     priority_below: int | None = None
 
     sinks: tuple[str, ...] | None = None
-    tags: Annotated[tuple[str, ...], BeforeValidator(_several)] = ()
+    tags: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
     priority: Annotated[int, Field(ge=0, le=10)] | None = None
     skip: bool = False
 
-    def fits(self, email: Email) -> bool:
+    def matches(self, email: Email) -> bool:
         """Whether all conditions hold."""
         return all(holds(email) for holds in self._conditions)
 
     @property
-    def needs_the_body(self) -> bool:
+    def needs_body(self) -> bool:
         """Whether a condition is about more than the header."""
         return self.has_attachment is not None or self.bounce is not None
 
@@ -106,35 +106,35 @@ class Router:
     def __init__(self, tables: Sequence[Mapping[str, Any]], sinks: Sequence[str]) -> None:
         """Raises ConfigurationError with one sentence for a table that is none of ours."""
         self._sinks = tuple(sinks)
-        self._routes = [self._checked(number, table) for number, table in enumerate(tables, 1)]
-        self._by_header = [(name, route) for name, route in self._routes if not route.needs_the_body]
+        self._routes = [self._parse(number, table) for number, table in enumerate(tables, 1)]
+        self._by_header = [(name, route) for name, route in self._routes if not route.needs_body]
 
     def decide(self, email: Email) -> Decision:
         """Apply the routes that fit."""
-        return self._decided(email, self._routes)
+        return self._apply(email, self._routes)
 
     @property
-    def ranks(self) -> bool:
+    def sets_priority(self) -> bool:
         """Whether a route sets a priority."""
         return any(route.priority is not None for _, route in self._routes)
 
-    def priority_of(self, headline: Email) -> int:
+    def priority_of(self, email: Email) -> int:
         """As far as can be told without the body: routes that look at that are left out."""
-        return self._decided(headline, self._by_header).email.priority
+        return self._apply(email, self._by_header).email.priority
 
-    def _decided(self, email: Email, routes: Sequence[tuple[str, Route]]) -> Decision:
+    def _apply(self, email: Email, routes: Sequence[tuple[str, Route]]) -> Decision:
         decision = Decision(email, self._sinks)
         for name, route in routes:
-            if route.fits(decision.email):
-                decision = _applied(decision, name, route)
+            if route.matches(decision.email):
+                decision = _apply_route(decision, name, route)
                 if route.skip:
                     break
         return decision
 
-    def _checked(self, number: int, table: Mapping[str, Any]) -> tuple[str, Route]:
+    def _parse(self, number: int, table: Mapping[str, Any]) -> tuple[str, Route]:
         name = str(table.get("name") or number)
         try:
-            route = Route.model_validate({key: _frozen(value) for key, value in table.items()})
+            route = Route.model_validate({key: _list_as_tuple(value) for key, value in table.items()})
         except ValidationError as error:
             raise ConfigurationError(f"route {name} in [[routes]]: {_explain(error)}") from error
         for sink in route.sinks or ():
@@ -143,7 +143,7 @@ class Router:
         return name, route
 
 
-def _applied(decision: Decision, name: str, route: Route) -> Decision:
+def _apply_route(decision: Decision, name: str, route: Route) -> Decision:
     email = decision.email
     tags = tuple(dict.fromkeys((*email.tags, *route.tags)))
     sinks = decision.sinks if route.sinks is None else tuple(sink for sink in route.sinks if sink != DATABASE)
@@ -197,7 +197,7 @@ _NUMBERS: Final[Mapping[str, Callable[[Email], int]]] = {
 }
 
 
-def _frozen(value: Any) -> Any:
+def _list_as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 

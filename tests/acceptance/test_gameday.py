@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.daemon import pid_alive
+from email_ingestion.daemon import running_pid
 from email_ingestion.fleet.gameday import FAULTS, RUNBOOK
 from tests.drills.runbook import read
 from tests.servers.commands import told, typed
@@ -22,7 +22,7 @@ from tests.servers.processes import ROOT, Place, place, until
 @pytest.fixture
 def bare(tmp_path: Path) -> Iterator[Place]:
     with place(tmp_path / "demo", "unused", CB_RECOVERY_TIMEOUT=1, IMAP_POLL_SECONDS=1, IMAP_TIMEOUT_SECONDS=2) as made:
-        for name in ("producer.py", "worker.py", "src/door.py"):
+        for name in ("producer.py", "worker.py", "src/_venv.py"):
             target = made.folder / name
             target.parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / name, target)
@@ -90,7 +90,9 @@ def test_a_killed_redis_comes_back_by_order_and_a_silent_mail_server_by_itself(s
     assert (second.returncode, "--undo" in second.stderr) == (2, True)
     assert practise(stack, "--undo").stdout == "mended: redis-down\n"
     until(lambda: ready(stack) == "ready", "it is over")
-    assert not (stack.folder / "pids" / "gameday.pid").exists() or not pid_alive(stack.folder / "pids" / "gameday.pid")
+    assert not (stack.folder / "pids" / "gameday.pid").exists() or not running_pid(
+        stack.folder / "pids" / "gameday.pid"
+    )
 
     assert practise(stack, "imap-unreachable", "--ttl", "6s").returncode == 0
     until(lambda: ready(stack) == "degraded", "the fault shows")
@@ -101,7 +103,7 @@ def test_a_killed_redis_comes_back_by_order_and_a_silent_mail_server_by_itself(s
 @pytest.mark.soak
 def test_workers_consents_and_letters_can_be_broken_too(stack: Place):
     for name, shows in {
-        "worker-crash": lambda: not pid_alive(stack.folder / "pids" / "worker.pid"),
+        "worker-crash": lambda: not running_pid(stack.folder / "pids" / "worker.pid"),
         "token-expired": lambda: ready(stack) == "degraded",
         "breaker-open": lambda: ready(stack) == "degraded",
     }.items():

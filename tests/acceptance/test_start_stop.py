@@ -25,7 +25,7 @@ COMMAND = ("-m", "email_ingestion")
 def demo(tmp_path: Path) -> Iterator[Place]:
     """A folder with nothing but the entry points; everything else comes from the installed package."""
     with place(tmp_path / "demo", "unused") as made:
-        for name in ("producer.py", "worker.py", "src/door.py"):
+        for name in ("producer.py", "worker.py", "src/_venv.py"):
             target = made.folder / name
             target.parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / name, target)

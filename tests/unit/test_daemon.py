@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.daemon import PidFile, StopSignal, Watchdog, allow_descriptors, notify, pid_alive
+from email_ingestion.daemon import PidFile, StopSignal, Watchdog, notify_systemd, raise_descriptor_limit, running_pid
 from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.events import Event, StacksDumped, Stalled
 
@@ -34,14 +34,14 @@ from pathlib import Path
 from email_ingestion.ops.logs import configure_logs
 from email_ingestion.ops.narrate import Narrator
 from email_ingestion.ops.records import Identity
-from email_ingestion.daemon import StopSignal, listen_for_signals
+from email_ingestion.daemon import StopSignal, handle_signals
 configure_logs(Identity("worker", "worker-1", "1"), Path(sys.argv[1]), "INFO", "json")
 stop = StopSignal()
 told = Narrator()
 def observe(event):
     told(event)
     print(type(event).__name__, flush=True)
-listen_for_signals(stop, observe)
+handle_signals(stop, observe)
 def waiting_for_mail():
     print("ready", flush=True)
     stop.wait()
@@ -53,9 +53,9 @@ print("drained", flush=True)
 
 BUSY_IN_C = """
 import hashlib, os, threading
-from email_ingestion.daemon import StopSignal, listen_for_signals
+from email_ingestion.daemon import StopSignal, handle_signals
 stop = StopSignal()
-listen_for_signals(stop, lambda event: None)
+handle_signals(stop, lambda event: None)
 def tell():
     print("ready", flush=True)
     stop.wait()
@@ -99,25 +99,25 @@ def holder(path: Path) -> Iterator[Child]:
 def test_the_file_holds_one_decimal_pid_for_as_long_as_the_process_lives(path: Path) -> None:
     with PidFile(path):
         assert path.read_text() == f"{os.getpid()}\n"
-        assert pid_alive(path) == os.getpid()
+        assert running_pid(path) == os.getpid()
     assert not path.exists()
-    assert pid_alive(path) is None
+    assert running_pid(path) is None
 
 
 def test_a_second_copy_is_refused_and_leaves_the_first_alone(path: Path, holder: Child) -> None:
     with pytest.raises(OperationFailed, match=rf"^worker is already running, PID {holder.pid}$"), PidFile(path):
         pass
     assert path.read_text() == f"{holder.pid}\n"
-    assert pid_alive(path) == holder.pid
+    assert running_pid(path) == holder.pid
 
 
 def test_after_kill_9_the_file_stays_readable_and_blocks_nobody(path: Path, holder: Child) -> None:
     holder.kill()
     holder.wait()
     assert path.read_text() == f"{holder.pid}\n"
-    assert pid_alive(path) is None
+    assert running_pid(path) is None
     with PidFile(path):
-        assert pid_alive(path) == os.getpid()
+        assert running_pid(path) == os.getpid()
 
 
 def test_a_clean_end_removes_the_file(path: Path, holder: Child) -> None:
@@ -135,7 +135,7 @@ def test_a_file_that_is_not_ours_any_more_is_left_alone(path: Path) -> None:
 def test_a_recycled_pid_in_a_stale_file_misleads_nobody(path: Path) -> None:
     path.parent.mkdir()
     path.write_text(f"{os.getpid()}\n")
-    assert pid_alive(path) is None
+    assert running_pid(path) is None
 
 
 def test_two_that_ask_at_once_do_not_take_each_other_for_the_process(path: Path, holder: Child) -> None:
@@ -143,7 +143,7 @@ def test_two_that_ask_at_once_do_not_take_each_other_for_the_process(path: Path,
     holder.wait()
     with path.with_suffix(".lock").open() as asking:
         fcntl.flock(asking, fcntl.LOCK_SH)
-        assert pid_alive(path) is None
+        assert running_pid(path) is None
 
 
 def test_a_directory_that_cannot_be_written_is_a_configuration_error(tmp_path: Path) -> None:
@@ -200,17 +200,17 @@ def test_the_watchdog_announces_a_stall_once_and_beats_only_while_all_loops_turn
     beats: list[int] = []
     stalled: dict[str, float] = {}
     dog = Watchdog(lambda: dict(stalled), seen.append, lambda: beats.append(1))
-    dog.look()
+    dog.check()
     stalled["consume"] = 31.0
-    dog.look()
-    dog.look()
+    dog.check()
+    dog.check()
     assert [type(event) for event in seen] == [Stalled, StacksDumped]
     assert seen[0] == Stalled("consume", 31.0)
     assert len(beats) == 1
     stalled.clear()
-    dog.look()
+    dog.check()
     stalled["consume"] = 40.0
-    dog.look()
+    dog.check()
     assert seen[2] == Stalled("consume", 40.0)
     assert len(beats) == 2
 
@@ -220,19 +220,19 @@ def test_the_watchdog_looks_by_itself() -> None:
         name = f"email-ingestion-test-{os.getpid()}"
         systemd.bind("\0" + name)
         systemd.settimeout(5)
-        dog = Watchdog(dict, lambda _event: None, lambda: notify("@" + name, "WATCHDOG=1"), every=0.01)
+        dog = Watchdog(dict, lambda _event: None, lambda: notify_systemd("@" + name, "WATCHDOG=1"), seconds=0.01)
         dog.start()
         assert systemd.recv(100) == b"WATCHDOG=1"
         dog.close()
 
 
 def test_systemd_is_told_through_its_socket_and_nobody_minds_its_absence(tmp_path: Path) -> None:
-    notify(None, "READY=1")
-    notify(str(tmp_path / "nobody"), "READY=1")
+    notify_systemd(None, "READY=1")
+    notify_systemd(str(tmp_path / "nobody"), "READY=1")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
         systemd.settimeout(5)
-        notify(str(tmp_path / "notify"), "READY=1")
+        notify_systemd(str(tmp_path / "notify"), "READY=1")
         assert systemd.recv(100) == b"READY=1"
 
 
@@ -240,9 +240,9 @@ def test_the_limit_of_open_files_is_raised_as_far_as_allowed_and_never_lowered()
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))
-        allow_descriptors()
+        raise_descriptor_limit()
         raised = resource.getrlimit(resource.RLIMIT_NOFILE)
-        allow_descriptors()
+        raise_descriptor_limit()
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == raised
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)

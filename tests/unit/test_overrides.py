@@ -19,25 +19,25 @@ def control(clock: Clock) -> OperatorOverrides:
 
 
 def test_a_pause_ends_by_itself(control: OperatorOverrides, clock: Clock) -> None:
-    assert control.paused() is None
+    assert control.active_pause() is None
     control.pause(60, "ada")
     clock.now += 59
-    order = control.paused()
+    order = control.active_pause()
     assert order is not None
     assert (order.by, order.scope, control.remaining(order)) == ("ada", "process", 1)
     clock.now += 1
-    assert control.paused() is None
+    assert control.active_pause() is None
 
 
 def test_resume_lifts_what_this_process_was_asked_and_not_what_all_were(control: OperatorOverrides) -> None:
     control.pause(60, "ada")
     control.apply_shared({"pause:worker": Override("", 30, "bob"), "pause:producer": Override("", 30, "bob")})
     control.resume()
-    order = control.paused()
+    order = control.active_pause()
     assert order is not None
     assert (order.by, order.scope) == ("bob", "fleet")
     control.apply_shared({"pause:producer": Override("", 30, "bob")})
-    assert control.paused() is None
+    assert control.active_pause() is None
 
 
 def test_orders_for_all_hold_on_while_nobody_can_read_them(control: OperatorOverrides, clock: Clock) -> None:
@@ -58,7 +58,7 @@ def test_the_lowest_level_asked_for_holds(control: OperatorOverrides) -> None:
 
 def test_maintenance_and_levels_of_a_newer_release_pause(control: OperatorOverrides) -> None:
     control.set_level("MAINTENANCE", 30, "ada")
-    assert control.paused() is not None
+    assert control.active_pause() is not None
     control.set_level("NORMAL", 30, "ada")
     control.apply_shared({"level": Override("HIBERNATION", 30, "bob")})
     assert control.level == "MAINTENANCE"

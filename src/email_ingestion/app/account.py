@@ -185,7 +185,7 @@ class Source:
 
         `in_hand` is on its way into the stream; with `most` messages there it is full for whoever asks.
         """
-        if self.control.paused():
+        if self.control.active_pause():
             return "paused by an operator"
         load, settings = self.intake.backlog(LOAD_SECONDS), self.settings
         soon = load + in_hand

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from email_ingestion.daemon import pid_alive
+from email_ingestion.daemon import running_pid
 from email_ingestion.errors import CircuitBreakerError, ConfigurationError, RedisConnectionError, TransientError
 from email_ingestion.events import LoopFailed, LoopTick, Probed
 from email_ingestion.ops.compose import Ops
@@ -122,7 +122,7 @@ class Collector:
             "stem": self._identity.stem,
             "pid": os.getpid(),
             "ready": self._ops.status.verdict().ok,
-            "paused": self._control.paused() is not None,
+            "paused": self._control.active_pause() is not None,
             "level": self._control.level,
             "min_priority": self._control.min_priority,
             "ops_url": self._ops_url,
@@ -173,7 +173,7 @@ def peers(own: str, processes: tuple[dict[str, Any], ...], pid_dir: Path) -> Ite
         if local:
             del files[process["stem"]]
         if process["instance"] != own:
-            alive = pid_alive(path) is not None if local and path else True
+            alive = running_pid(path) is not None if local and path else True
             yield Peer(
                 process["component"],
                 process["instance"],
@@ -186,7 +186,7 @@ def peers(own: str, processes: tuple[dict[str, Any], ...], pid_dir: Path) -> Ite
     for stem, path in files.items():
         pid = _pid_in(path)
         if pid != os.getpid():
-            alive = pid_alive(path) is not None
+            alive = running_pid(path) is not None
             yield Peer(stem.partition("-")[0], stem, pid, alive, None if alive else False, None, None)
 
 

@@ -122,7 +122,7 @@ class ProducerBody:
 
         self._keepers = [keeper(each) for account in settings.all_accounts for each in account.by_mailbox]
         self._alerts = AlertWatch(settings, parts.ops.metrics, parts.ops.observe)
-        self._canary = Canary(settings.canary_seconds, own, parts.control.paused, parts.ops.observe)
+        self._canary = Canary(settings.canary_seconds, own, parts.control.active_pause, parts.ops.observe)
         parts.front.pings["imap"] = self._reach_imap
         parts.front.pings["oauth2"] = self._get_tokens
 

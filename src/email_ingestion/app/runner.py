@@ -26,10 +26,10 @@ from email_ingestion.daemon import (
     PidFile,
     StopSignal,
     Watchdog,
-    allow_descriptors,
-    listen_for_signals,
-    notify,
-    share_one_heap,
+    handle_signals,
+    notify_systemd,
+    raise_descriptor_limit,
+    use_one_malloc_arena,
 )
 from email_ingestion.errors import ConfigurationError, EmailIngestionError, OperationFailed, RedisConnectionError
 from email_ingestion.events import Event, Started, Stopped, Stopping
@@ -134,8 +134,8 @@ def run_process(
 
     Raises ConfigurationError and OperationFailed for what an operator must mend before it can start.
     """
-    share_one_heap()
-    allow_descriptors()
+    use_one_malloc_arena()
+    raise_descriptor_limit()
     offset = identity.number if identity.component == "worker" else 0
     hung: list[Body] = []
     with ExitStack() as cleanup:
@@ -172,7 +172,7 @@ def run_process(
         write_target(identity.stem, identity.component, endpoints.metrics_url)
         cleanup.callback(remove_target, identity.stem)
         stop = StopSignal()
-        listen_for_signals(stop, ops.observe)
+        handle_signals(stop, ops.observe)
         body = build(Parts(settings, identity, ops, link, breakers, stop, control, front))
         gc.freeze()  # what is there now stays: no collection need look at it
         mark = partial(ledger_mark, settings.database_url)
@@ -190,11 +190,13 @@ def run_process(
         backups = BackupWatch(settings.backup_dir, ops.observe)
         cleanup.enter_context(closing(backups))
         backups.start()
-        watchdog = Watchdog(ops.status.loops.stalled, ops.observe, lambda: notify(notify_socket(), "WATCHDOG=1"))
+        watchdog = Watchdog(
+            ops.status.loops.stalled, ops.observe, lambda: notify_systemd(notify_socket(), "WATCHDOG=1")
+        )
         cleanup.enter_context(closing(watchdog))
         watchdog.start()
         ops.observe(Started(settings.origin))
-        notify(notify_socket(), "READY=1")
+        notify_systemd(notify_socket(), "READY=1")
         return _until_done(body, stop, ops, settings.stop_seconds, refusals, hung=hung)
 
 
@@ -251,7 +253,7 @@ def _until_done(
     thread.start()
     while not stop.wait(3600):
         pass
-    notify(notify_socket(), "STOPPING=1")
+    notify_systemd(notify_socket(), "STOPPING=1")
     ops.observe(Stopping(stop.reason or ""))
     deadline = time.monotonic() + stop_seconds
     body.stop()

@@ -160,7 +160,7 @@ class WorkerBody:
             settlement,
             batch=settings.worker_batch_size,
             lease=settings.worker_lease_seconds,
-            paused=parts.control.paused,
+            paused=parts.control.active_pause,
             least=lambda: parts.control.min_priority,
             observe=parts.ops.observe,
         )
@@ -176,7 +176,7 @@ class WorkerBody:
             ledger=database.ledger,
             blobs=self._blobs,
             burial=Burial(parts.link),
-            paused=lambda: parts.control.paused() or parts.control.is_at_or_below("MINIMAL"),
+            paused=lambda: parts.control.active_pause() or parts.control.is_at_or_below("MINIMAL"),
             batch=parts.settings.worker_batch_size,
             lease=parts.settings.worker_lease_seconds,
             max_retries=parts.settings.worker_max_retries,

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from email_ingestion.atomic_files import locked
+from email_ingestion.atomic_files import file_lock
 from email_ingestion.backup.archive import Archive, unpack_archive
 from email_ingestion.backup.create import Steps, copied_of, ledger_in, load, partitions_in, working_directory
-from email_ingestion.daemon import pid_alive
+from email_ingestion.daemon import running_pid
 from email_ingestion.errors import OperationFailed
 from email_ingestion.ledger.copy import bring_back
 from email_ingestion.stream import RedisLink, SnapshotRestore, read_gauges
@@ -49,7 +49,7 @@ def writers(link: RedisLink, pid_dir: Path) -> list[str]:
     local = {
         path.stem: pid
         for path in sorted(pid_dir.glob("*.pid"))
-        if path.stem.startswith(("producer", "worker")) and (pid := pid_alive(path))
+        if path.stem.startswith(("producer", "worker")) and (pid := running_pid(path))
     }
     found = [f"{stem} is running here, PID {pid}: ./scripts/stop.sh first" for stem, pid in local.items()]
     for process in read_gauges(link).processes:
@@ -76,7 +76,7 @@ def restore(archive: Archive, target: Target, steps: Steps, save: Callable[[], P
     OperationFailed with the first obstacle, RedisConnectionError, SinkUnavailable; Redis is then as it was.
     """
     reload = SnapshotRestore(target.link)
-    with locked(target.backup_dir / "restore"), working_directory(target.backup_dir) as folder:
+    with file_lock(target.backup_dir / "restore"), working_directory(target.backup_dir) as folder:
         refused = [each for each in obstacles(archive, target.link, target.pid_dir) if not (each.forcible and save)]
         if refused:
             raise OperationFailed(f"nothing was restored: {refused[0].reason}")

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from email_ingestion.atomic_files import replacing, sync_directory
+from email_ingestion.atomic_files import atomic_write, sync_directory
 from email_ingestion.blobs.reference import Aged, missing, path_of, reference, reference_to, verified
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
 
@@ -34,7 +34,7 @@ class DiskBlobs:
         path = self._root / path_of(ref)
         try:
             if not _touched(path):
-                with replacing(path) as file:
+                with atomic_write(path) as file:
                     file.write(data)
             self._sync(path)
         except OSError as error:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from email_ingestion.atomic_files import replacing
+from email_ingestion.atomic_files import atomic_write
 from email_ingestion.cli.output import printable
 from email_ingestion.errors import OperationFailed
 from email_ingestion.settings import load_settings
@@ -125,7 +125,7 @@ def _write(data: bytes, output: Path | None) -> None:
     if output.exists():
         raise OperationFailed(f"{output} exists already: name another file")
     try:
-        with replacing(output) as file:
+        with atomic_write(output) as file:
             file.write(data)
     except OSError as error:
         raise OperationFailed(f"cannot write {output}: {error.strerror}") from error

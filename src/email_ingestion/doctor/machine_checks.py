@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from email_ingestion.daemon import pid_alive
+from email_ingestion.daemon import running_pid
 from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.ledger.mark import file_of
@@ -55,7 +55,7 @@ def check_folder(name: str, folder: Path) -> Finding:
 def check_ports(settings: Settings) -> Findings:
     """Whether producer and first worker can listen where they do not yet."""
     for offset, stem in enumerate(("producer", "worker")):
-        if pid := pid_alive(settings.pid_dir / f"{stem}.pid"):
+        if pid := running_pid(settings.pid_dir / f"{stem}.pid"):
             yield Finding(f"ports of {stem}", "ok", f"it is running, PID {pid}")
             continue
         ops = settings.ops_port if settings.ops_port is not None else OPS_PORT + offset

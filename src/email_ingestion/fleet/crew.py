@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from email_ingestion.daemon import StopSignal, listen_for_signals
+from email_ingestion.daemon import StopSignal, handle_signals
 from email_ingestion.settings import Settings, environment
 
 AGAIN_SECONDS = 1.0  # before a crashed one is started again
@@ -83,5 +83,5 @@ def _end_with_parent() -> Callable[[], None] | None:
 def run_crew(settings: Settings, first: int, count: int, options: Sequence[str]) -> int:
     """Run workers until SIGTERM or SIGINT, or until all have ended; returns the worst exit code."""
     stop = StopSignal()
-    listen_for_signals(stop, lambda _: None)
+    handle_signals(stop, lambda _: None)
     return Crew(settings, first, count, options, stop).run()

@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 
 from email_ingestion import __version__
-from email_ingestion.atomic_files import replacing
+from email_ingestion.atomic_files import atomic_write
 from email_ingestion.errors import EmailIngestionError, OperationFailed
 from email_ingestion.fleet.log_files import log_files
 from email_ingestion.fleet.managed_processes import Member, members
@@ -136,7 +136,7 @@ def _json(value: Any) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(content)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from email_ingestion.daemon import pid_alive
+from email_ingestion.daemon import running_pid
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.fleet.subprocesses import end, lives, spawn
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, environment
@@ -40,7 +40,7 @@ class Member:
 def members(settings: Settings) -> list[Member]:
     """Producer and workers that run here, or died here without taking their PID file away."""
     return [
-        Member(path.stem, pid_alive(path), _ops_url(path))
+        Member(path.stem, running_pid(path), _ops_url(path))
         for path in sorted(settings.pid_dir.glob("*.pid"))
         if path.stem.startswith(("producer", "worker"))
     ]
@@ -91,7 +91,7 @@ def _end(processes: dict[str, psutil.Process], seconds: float, say: Callable[[st
 
 def running(path: Path) -> psutil.Process | None:
     """The process behind a PID file, if it is that process and lives."""
-    pid = _redis_pid(path) if path.stem == "redis" else pid_alive(path)
+    pid = _redis_pid(path) if path.stem == "redis" else running_pid(path)
     if pid is None:
         return None
     with suppress(psutil.NoSuchProcess):
@@ -120,7 +120,7 @@ def _json(body: bytes) -> dict[str, Any] | None:
 
 def _up(pid_file: Path) -> bool:
     url = _ops_url(pid_file)
-    return bool(pid_alive(pid_file) and url and ask(f"{url}/livez"))
+    return bool(running_pid(pid_file) and url and ask(f"{url}/livez"))
 
 
 def _ops_url(pid_file: Path) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any
 from rich.progress import Progress
 
 from email_ingestion.atomic_files import write_private
-from email_ingestion.daemon import pid_alive
+from email_ingestion.daemon import running_pid
 from email_ingestion.errors import OperationFailed
 from email_ingestion.fleet.managed_processes import ask, members, running
 from email_ingestion.fleet.ports import on_free_ports
@@ -44,7 +44,7 @@ def start(say: Callable[[str], None]) -> None:
         redis_pid.unlink(missing_ok=True)
         redis_port = start_redis(Path("data"), redis_pid, settings.log_dir / "redis.log")
         say(f"Redis listens on port {redis_port}")
-    if not pid_alive(sandbox_pid):
+    if not running_pid(sandbox_pid):
         ports = _start_sandbox(sandbox_pid, settings)
         say(f"the Gmail sandbox listens on port {ports['imap_port']} (IMAP)")
     write_private(SANDBOX_PROFILE, _profile(redis_port, json.loads(READY.read_text())))

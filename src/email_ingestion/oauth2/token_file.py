@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from email_ingestion.atomic_files import locked, write_private
+from email_ingestion.atomic_files import file_lock, write_private
 from email_ingestion.errors import ConfigurationError, OAuth2AuthenticationError
 from email_ingestion.oauth2.token_endpoint import USUAL_LIFE, Answer
 
@@ -68,7 +68,7 @@ class TokenFile:
 
     def locked(self) -> AbstractContextManager[None]:
         """Hold this while reading and writing: two processes must not both refresh."""
-        return locked(self.path)
+        return file_lock(self.path)
 
     def read(self) -> Consent:
         """What the file holds; raises OAuth2AuthenticationError when there is none or it cannot be read."""

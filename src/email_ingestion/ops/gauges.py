@@ -156,7 +156,7 @@ class ControlGauges(Collector):
     def collect(self) -> Iterator[Metric]:
         """Called by the registry."""
         what = "Whether operators have paused the process (1) or it takes work (0)."
-        yield GaugeMetricFamily(f"{PREFIX}_paused", what, int(self._control.paused() is not None))
+        yield GaugeMetricFamily(f"{PREFIX}_paused", what, int(self._control.active_pause() is not None))
         what = "Level of service operators asked for: 0 NORMAL, 1 DEGRADED, 2 MINIMAL, 3 MAINTENANCE."
         yield GaugeMetricFamily(f"{PREFIX}_degradation_level", what, LEVELS.index(self._control.level))
         what = "Priority below which mail waits, 0 to 10; only workers heed it."

@@ -141,14 +141,14 @@ def peer(state: Peer, now: float) -> dict[str, Any]:
 
 def control(state: OperatorOverrides) -> dict[str, Any]:
     """`control`: what operators have asked of the process."""
-    pause, level = state.paused(), state.degraded()
+    pause, level = state.active_pause(), state.active_level()
     return {
         "paused": pause is not None,
         "pause": _order(state, pause),
         "level": state.level,
         "degradation": _order(state, level),
         "min_priority": state.min_priority,
-        "priority": _order(state, state.prioritized()),
+        "priority": _order(state, state.active_priority()),
     }
 
 

@@ -176,7 +176,7 @@ class Status:
 
 def orders(control: OperatorOverrides) -> dict[str, Condition]:
     """What operators asked for, as conditions: the process works, only less."""
-    pause, level = control.paused(), control.degraded()
+    pause, level = control.active_pause(), control.active_level()
     found = {}
     if pause:
         found["paused"] = Condition(f"by {pause.by}, for another {control.remaining(pause):.0f} s", critical=False)

@@ -25,7 +25,7 @@ def urgency(router: Router) -> Urgency:
     """What tells the priority, 0 to 10, of a message by its envelope and its bytes, or the first of them."""
 
     def of(envelope: Envelope, raw: bytes) -> int:
-        if not router.ranks and not _speaks(raw):
+        if not router.sets_priority and not _speaks(raw):
             return NORMAL_PRIORITY
         return router.priority_of(parse_headers(envelope, raw))
 

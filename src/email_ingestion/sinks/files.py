@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from email_ingestion.atomic_files import replacing, sync_directory
+from email_ingestion.atomic_files import atomic_write, sync_directory
 from email_ingestion.email_json import as_json
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
 from email_ingestion.records import Email, SinkMessage
@@ -67,9 +67,9 @@ class FilesSink:
     def _write(self, parcel: SinkMessage) -> Path:
         folder = self._root / f"{parcel.email.envelope.internaldate:%Y/%m/%d}"
         name = _file_name(parcel.email)
-        with replacing(folder / f"{name}.eml") as file:
+        with atomic_write(folder / f"{name}.eml") as file:
             file.write(parcel.raw)
-        with replacing(folder / f"{name}.json") as file:
+        with atomic_write(folder / f"{name}.json") as file:
             file.write(json.dumps(as_json(parcel.email, most=-1), ensure_ascii=False).encode())
         return folder
 
@@ -99,7 +99,7 @@ class MaildirSink:
 
     def _write(self, parcel: SinkMessage) -> None:
         path = self._root / "new" / _maildir_name(parcel.email)
-        with replacing(path, drafts=self._root / "tmp") as file:
+        with atomic_write(path, drafts=self._root / "tmp") as file:
             file.write(parcel.raw)
 
 

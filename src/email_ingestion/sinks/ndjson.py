@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from email_ingestion.atomic_files import locked, sync_directory
+from email_ingestion.atomic_files import file_lock, sync_directory
 from email_ingestion.email_json import as_json
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
 from email_ingestion.records import SinkMessage
@@ -66,7 +66,7 @@ class FileSink:
         """See `Sink`; all lines of the batch are on the disk, or none."""
         lines = _lines(batch, self._largest)
         try:
-            with locked(self._path):
+            with file_lock(self._path):
                 self._append(lines)
         except (OSError, ConfigurationError) as error:
             raise self._unavailable(error) from error

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from email_ingestion.atomic_files import replacing, sync_directory
+from email_ingestion.atomic_files import atomic_write, sync_directory
 from email_ingestion.errors import OperationFailed
 from email_ingestion.stream.dead_letter_queue import StreamEntry
 from email_ingestion.stream.dead_letters import message_identity
@@ -50,7 +50,7 @@ def write_entries(
     if path.exists():
         raise OperationFailed(f"{path} exists already: name another file")
     try:
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             _write(file, entries, {"format": form, "version": VERSION, **origin}, wrote)
         sync_directory(path.parent)
     except OSError as error:

@@ -96,7 +96,7 @@ def test_closing_a_breaker_asks_the_dependency_first(office: Office, served: End
 
 def test_pause_resume_and_levels_reach_the_process(office: Office, served: Endpoints) -> None:
     assert order(served, "pause", {"ttl_seconds": 60}).json()["state"]["paused"] is True
-    assert office.control.paused() is not None
+    assert office.control.active_pause() is not None
     assert order(served, "resume").json()["state"]["paused"] is False
     assert order(served, "degrade", {"level": "MINIMAL"}).json()["state"]["level"] == "MINIMAL"
     assert office.control.level == "MINIMAL"
@@ -148,7 +148,7 @@ def test_who_may_not_give_orders_is_refused_counted_and_written_down(
 ) -> None:
     answer = order(served, "pause", {"ttl_seconds": 60}, **headers)
     assert (answer.status_code, answer.json()["status"]) == (code, "refused")
-    assert office.control.paused() is None
+    assert office.control.active_pause() is None
     (event,) = office.heard.of(Administered)
     assert (event.action, event.outcome) == ("pause", "refused")
     (line,) = office.audited()
@@ -174,7 +174,7 @@ def test_what_was_done_is_written_down_with_who_and_what(office: Office, served:
 def test_an_operator_can_act_when_the_audit_log_cannot_be_written(office: Office, served: Endpoints) -> None:
     (office.folder / "logs").write_text("in the way")
     assert order(served, "pause", {"ttl_seconds": 60}).status_code == 200
-    assert office.control.paused() is not None
+    assert office.control.active_pause() is not None
 
 
 class Slow:

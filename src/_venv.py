@@ -1,4 +1,4 @@
-"""Lets `python producer.py` work with whatever Python an operator types: goes on in the project's `.venv`."""
+"""Runs `python producer.py` in the project's `.venv`, whichever Python the operator calls."""
 
 import os
 import subprocess
@@ -10,8 +10,8 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def enter_venv() -> None:
-    """Return when the package can be imported; otherwise start again in `.venv`, or say how to make it."""
+def reexec_in_venv() -> None:
+    """Return if the package can be imported; otherwise re-execute in `.venv`, or exit with a hint how to make it."""
     if find_spec("email_ingestion"):
         return
     if not VENV.exists() or Path(sys.prefix) == VENV.parent.parent:
