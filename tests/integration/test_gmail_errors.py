@@ -22,7 +22,7 @@ from email_ingestion.events import (
     Slowed,
     Watching,
 )
-from email_ingestion.mailbox import imap_errors, meter
+from email_ingestion.mailbox import imap4, imap_errors
 from email_ingestion.producer import reaction
 from email_ingestion.stream import quarantine
 from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
@@ -302,7 +302,7 @@ def test_a_renamed_mailbox_is_found_again_without_a_failure(watched: Watched):
 
 
 def test_throttling_slows_the_commands_and_passes(watched: Watched, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(meter, "FIRST_PACE", 0.01)
+    monkeypatch.setattr(imap4, "FIRST_DELAY_SECONDS", 0.01)
     watched.arm("throttled", count=8, delay_ms=1)
     with watched.running():
         watched.arrives()

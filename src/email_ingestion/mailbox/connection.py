@@ -1,6 +1,6 @@
-"""The conversation with one IMAP server: connect, log in, speak, hear, hang up. What is said is `imap`'s business.
+"""The connection to one IMAP server: connect, log in, keep alive, interrupt, hang up. `imap_mailbox` reads mail on it.
 
-Errors come out as ours (`imap_errors` says which): after an IMAPConnectionError the object is only good for `close`.
+Every error comes out as one of ours (`imap_errors`): after an IMAPConnectionError the object is only good for `close`.
 """
 
 from __future__ import annotations
@@ -14,71 +14,63 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import imapclient
 from imapclient.exceptions import IMAPClientError, LoginError
 
 from email_ingestion.errors import IMAPConnectionError
+from email_ingestion.mailbox.imap4 import Client
 from email_ingestion.mailbox.imap_errors import translate, translate_login
-from email_ingestion.mailbox.meter import Meter
-from email_ingestion.mailbox.pipelining import Ahead
-from email_ingestion.mailbox.responses import Responses
+from email_ingestion.mailbox.pipelining import FetchPipeline
 from email_ingestion.settings import Account
 
-CONNECT_SECONDS = 10.0
 ACTIVITY_BYTES = 64 * 1024
-_FAREWELL = re.compile(rb"^\* BYE ([^\r\n]*)\r\n", re.MULTILINE)
+_BYE = re.compile(rb"^\* BYE ([^\r\n]*)\r\n", re.MULTILINE)
 
 
 class ImapConnection:
-    """Belongs to one thread, but for what is said to be for any."""
+    """A connection for one thread; other threads may call only `interrupt` and `abort`, and read its properties."""
 
     def __init__(self, account: Account, timeout: float) -> None:
         """Connect; `timeout` is the longest silence in seconds. Raises IMAPConnectionError."""
         self._account = account
-        self._since = time.monotonic()
-        with _translated("connect to"):
-            self._client = imapclient.IMAPClient(
-                account.imap_host,
-                account.imap_port,
-                ssl=account.imap_tls,
-                ssl_context=ssl.create_default_context() if account.imap_tls else None,
-                timeout=imapclient.SocketTimeout(connect=CONNECT_SECONDS, read=timeout),
-            )
-        self._alarm, self._snooze = socket.socketpair()
+        self._connected_at = time.monotonic()
+        with _translated_errors("connect to"):
+            self._client = Client(account.imap_host, account.imap_port, tls=account.imap_tls, read_timeout=timeout)
+        self._imap4 = self._client.imap4
+        self._pipeline = FetchPipeline(self._imap4)
+        self._wakeup, self._wakeup_sender = socket.socketpair()
         # imaplib sends a command in pieces: Nagle's algorithm would hold each back for the server's delayed ACK.
         self._client.socket().setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        _keep_alive(self._client.socket())
-        self._client.normalise_times = False
-        # imapclient runs imaplib at debug level 5, which repr()s every message: three times the cost of a fetch.
-        self._client._imap.debug = 0  # noqa: SLF001 - there is no public way
-        self._meter = Meter(self._client._imap)  # noqa: SLF001 - likewise
-        Responses(self._client._imap)  # noqa: SLF001 - likewise
-        self._ahead = Ahead(self._client._imap)  # noqa: SLF001 - likewise
+        _enable_keepalive(self._client.socket())
 
     @property
     def received_bytes(self) -> int:
         """Bytes that came from the server so far."""
-        return self._meter.received
+        return self._imap4.received_bytes
 
     @property
     def activity(self) -> int:
-        """Rises with every command that ends, and with what comes; not with a byte now and then."""
-        return self._meter.commands + self._meter.received // ACTIVITY_BYTES
+        """A number that rises with every finished command and every 64 KiB received, but not with single bytes."""
+        return self._imap4.finished_commands + self._imap4.received_bytes // ACTIVITY_BYTES
 
     @property
     def throttle_delay(self) -> float:
-        """Seconds that are waited before each command, because the server asks for it."""
-        return self._meter.pace
+        """Seconds to wait before each command, because the server asks for it."""
+        return self._imap4.throttle_delay
 
     @property
     def age(self) -> float:
-        """Seconds since it was connected."""
-        return time.monotonic() - self._since
+        """Seconds since the connection was made."""
+        return time.monotonic() - self._connected_at
+
+    @property
+    def is_gmail(self) -> bool:
+        """Whether the server has Gmail's extension X-GM-EXT-1."""
+        return bool(self._client.has_capability("X-GM-EXT-1"))
 
     def login(self, token: str | None) -> None:
         """Log in by XOAUTH2 with `token`, or by password without one.
 
-        Raises AuthenticationFailed or one of its kind when the credentials are refused, else IMAPConnectionError.
+        Raises AuthenticationFailed or a subclass when the credentials are refused, else IMAPConnectionError.
         """
         with self._command("log in to"):
             challenges: list[bytes] = []
@@ -86,7 +78,7 @@ class ImapConnection:
                 if token is None:
                     self._client.login(self._account.imap_user, self._account.imap_password or "")
                 else:
-                    self._client.sasl_login("XOAUTH2", _xoauth2(self._account.imap_user, token, challenges))
+                    self._client.sasl_login("XOAUTH2", _xoauth2_responder(self._account.imap_user, token, challenges))
             except LoginError as error:
                 if isinstance(error.__context__, self._client.AbortError):
                     raise IMAPConnectionError(f"the IMAP server broke off the login: {error}") from error
@@ -95,13 +87,8 @@ class ImapConnection:
             if self._client.has_capability("ID"):
                 self._client.id_({"name": "email-ingestion"})
 
-    @property
-    def is_gmail(self) -> bool:
-        """Whether the server has X-GM-EXT-1."""
-        return bool(self._client.has_capability("X-GM-EXT-1"))
-
     def noop(self) -> None:
-        """Show the server that we are there."""
+        """Keep the session alive."""
         with self._command("keep alive"):
             self._client.noop()
 
@@ -112,39 +99,41 @@ class ImapConnection:
             self._client.logout()
         with suppress(Exception):
             self._client.shutdown()
-        self._alarm.close()
-        self._snooze.close()
+        self._wakeup.close()
+        self._wakeup_sender.close()
 
     def interrupt(self) -> None:
-        """End whatever is waited for now; from any thread."""
+        """End a `wait` that goes on in another thread."""
         with suppress(OSError):
-            self._alarm.send(b"!")
+            self._wakeup_sender.send(b"!")
 
     def abort(self) -> None:
-        """End whatever goes on, with an error in the thread it goes on in; from any thread."""
+        """Break the connection, so that the thread which uses it gets an error."""
         self.interrupt()
         with suppress(Exception):
             self._client.socket().shutdown(socket.SHUT_RDWR)
 
     @contextmanager
-    def _command(self, doing: str, *, alone: bool = True) -> Iterator[None]:
-        """Keep to the pace the server asks for, and translate what goes wrong inside.
+    def _command(self, action: str, *, drain: bool = True) -> Iterator[None]:
+        """Run a command inside: wait as long as the server asks for, and translate errors.
 
-        What runs `alone` waits for the end of everything before it.
+        Pipelined FETCH commands are finished first, unless `drain` is false. `action` completes the error message
+        "cannot … the IMAP server".
         """
-        with self._reading(doing):
-            if self._meter.pace:
-                self._until_audible([], self._meter.pace)
-            if alone:
-                self._ahead.end()
+        with self._reading(action):
+            if self._imap4.throttle_delay:
+                self._wait_readable([], self._imap4.throttle_delay)
+            if drain:
+                self._pipeline.drain()
             try:
                 yield
             finally:
-                self._meter.settle()
+                self._imap4.finish_command()
 
     @contextmanager
-    def _reading(self, doing: str) -> Iterator[None]:
-        with _translated(doing):
+    def _reading(self, action: str) -> Iterator[None]:
+        """Translate errors; a BYE that was received but not read explains a broken connection."""
+        with _translated_errors(action):
             try:
                 yield
             except OSError:
@@ -152,51 +141,42 @@ class ImapConnection:
                 raise
 
     def _raise_bye(self) -> None:
-        """A server that says BYE and closes may be cut short by the reset that our next word provokes."""
+        """Raise `AbortError` when the unread bytes hold a BYE.
+
+        A server that says BYE and closes answers our next bytes with a reset, which comes before the BYE is read.
+        """
         with suppress(OSError, ValueError, AttributeError):
-            farewell = _FAREWELL.search(self._peek())
-            if farewell:
-                raise self._client.AbortError(farewell[1].decode("ascii", "replace"))
+            bye = _BYE.search(self._imap4.peek())
+            if bye:
+                raise self._client.AbortError(bye[1].decode("ascii", "replace"))
 
-    def _until_audible(self, sources: list[Any], seconds: float) -> None:
-        with selectors.DefaultSelector() as waiting:  # select() itself ends at 1,024 descriptors
-            for source in (*sources, self._snooze):
-                waiting.register(source, selectors.EVENT_READ)
-            waiting.select(seconds)
-
-    def _peek(self) -> bytes:
-        """What came from the server but was not read by imaplib yet."""
-        imap, sock = self._client._imap, self._client.socket()  # noqa: SLF001 - imaplib's buffer is the point here
-        reader = getattr(imap, "_file", None) or imap.file
-        timeout = sock.gettimeout()
-        sock.settimeout(0)
-        try:
-            return bytes(reader.peek(1))
-        except OSError:  # TLS has nothing complete to give
-            return b""
-        finally:
-            sock.settimeout(timeout)
+    def _wait_readable(self, sources: list[Any], timeout: float) -> None:
+        """Wait until one of `sources` can be read, `interrupt` is called, or `timeout` seconds are over."""
+        with selectors.DefaultSelector() as selector:  # select() itself ends at 1,024 descriptors
+            for source in (*sources, self._wakeup):
+                selector.register(source, selectors.EVENT_READ)
+            selector.select(timeout)
 
     @contextmanager
-    def _answering(self, seconds: float) -> Iterator[None]:
-        """Take a server for dead that says nothing for `seconds`, sooner than usual."""
+    def _read_timeout(self, seconds: float) -> Iterator[None]:
+        """Allow the server at most `seconds` of silence inside."""
         sock = self._client.socket()
-        usual = sock.gettimeout()
-        sock.settimeout(min(seconds, usual or seconds))
+        default = sock.gettimeout()
+        sock.settimeout(min(seconds, default or seconds))
         yield
-        sock.settimeout(usual)
+        sock.settimeout(default)
 
 
-def _keep_alive(sock: socket.socket) -> None:
-    """Have the system find a vanished peer within 50 s: a NAT in between forgets us without a word."""
+def _enable_keepalive(sock: socket.socket) -> None:
+    """Have the system find a vanished peer within 50 s: a NAT in between forgets a connection without a word."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 20), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 50_000)):
         if hasattr(socket, name):  # each system has some of them
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def _xoauth2(user: str, token: str, challenges: list[bytes]) -> Any:
-    """The SASL conversation; an error challenge is kept for its JSON and answered by an empty line."""
+def _xoauth2_responder(user: str, token: str, challenges: list[bytes]) -> Any:
+    """Return the SASL callback; it adds an error challenge (JSON) to `challenges` and answers it with an empty line."""
 
     def respond(challenge: bytes) -> str | bytes:
         if not challenge:
@@ -208,12 +188,12 @@ def _xoauth2(user: str, token: str, challenges: list[bytes]) -> Any:
 
 
 @contextmanager
-def _translated(doing: str) -> Iterator[None]:
-    """Make what goes wrong inside one of ours."""
+def _translated_errors(action: str) -> Iterator[None]:
+    """Raise errors of imaplib and the socket as ours."""
     try:
         yield
     except IMAPClientError as error:
-        raise translate(error, doing) from error
+        raise translate(error, action) from error
     except (ssl.SSLError, OSError, EOFError) as error:
         reason = str(error) or type(error).__name__
-        raise IMAPConnectionError(f"cannot {doing} the IMAP server: {reason}") from error
+        raise IMAPConnectionError(f"cannot {action} the IMAP server: {reason}") from error

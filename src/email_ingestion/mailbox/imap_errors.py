@@ -1,4 +1,4 @@
-"""What a server's refusal means: which of our errors it is. Pure text, no connection.
+"""Translates an IMAP server's refusal (NO, BAD, BYE) into one of our errors, by its text alone.
 
 The texts are Gmail's; other servers use the response codes of RFC 5530.
 
@@ -8,7 +8,7 @@ The texts are Gmail's; other servers use the response codes of RFC 5530.
     OVERQUOTA, exceeded command or bandwidth limits   IMAPLockedOut        an hour, doubling to a day, over restarts too
     NONEXISTENT                                       MailboxGone          list the mailboxes again
     BAD                                               IMAPCommandRefused   our fault; now and then
-    some messages could not be fetched                MessagesRefused      the others are kept, those are fetched singly
+    some messages could not be fetched                MessagesRefused      keep the others, fetch these one by one
     invalid credentials                               TokenRejected        one forced refresh, then a person
     Lookup failed                                     LookupFailed         three times, then a person
     WEBALERT, log in via your web browser             WebLoginRequired     a person; looked at hourly
@@ -65,15 +65,15 @@ class MailboxGone(IMAPConnectionError):
 
 
 class MessagesRefused(IMAPConnectionError):
-    """A FETCH ended without some of its messages; `found` is what came, by UID."""
+    """A FETCH ended without some of its messages; `found` is the data that came, by UID."""
 
     def __init__(self, message: str, found: dict[int, dict[bytes, Any]]) -> None:
         super().__init__(message)
         self.found = found
 
 
-def translate(error: Exception, doing: str) -> EmailIngestionError:
-    """Our error for a NO, BAD or BYE that came while `doing` something."""
+def translate(error: Exception, action: str) -> EmailIngestionError:
+    """Return our error for a NO, BAD or BYE; `action` completes "cannot … the IMAP server"."""
     text = _readable(error)
     if _EXPIRED.search(text):
         return SessionExpired("the IMAP session expired")
@@ -81,14 +81,14 @@ def translate(error: Exception, doing: str) -> EmailIngestionError:
     if limited:
         return limited
     if _BAD.search(text):
-        return IMAPCommandRefused(f"the IMAP server does not understand us, please report it: cannot {doing}: {text}")
+        return IMAPCommandRefused(f"the IMAP server does not understand us, please report it: cannot {action}: {text}")
     if _GONE.search(text):
         return MailboxGone(f"the mailbox is gone: {text}")
-    return IMAPConnectionError(f"cannot {doing} the IMAP server: {text}")
+    return IMAPConnectionError(f"cannot {action} the IMAP server: {text}")
 
 
 def concerns_messages(error: Exception) -> bool:
-    """Whether a FETCH failed for the sake of one or some of its messages, so that the others may be had singly."""
+    """Whether a FETCH failed because of some of its messages, so that the others can be fetched one by one."""
     text = _readable(error)
     if _limited(text) or _NOT_OF_A_MESSAGE.search(text):
         return False
@@ -96,13 +96,13 @@ def concerns_messages(error: Exception) -> bool:
 
 
 def translate_login(error: Exception, challenges: list[bytes], *, oauth2: bool) -> EmailIngestionError:
-    """Our error for a login that was refused; `challenges` are the JSON ones of XOAUTH2."""
+    """Return our error for a refused login; `challenges` are the JSON error challenges of XOAUTH2."""
     text = _readable(error)
     limited = _limited(text)
-    return limited or _person_wanted(text) or _unchecked(text) or _credentials_refused(text, challenges, oauth2=oauth2)
+    return limited or _needs_person(text) or _not_checked(text) or _credentials_refused(text, challenges, oauth2=oauth2)
 
 
-def _person_wanted(text: str) -> AuthenticationFailed | None:
+def _needs_person(text: str) -> AuthenticationFailed | None:
     if _BROWSER.search(text):
         return WebLoginRequired("the mail server wants the owner to log in with a web browser: do so, then wait")
     if _APP_PASSWORD.search(text):
@@ -112,7 +112,7 @@ def _person_wanted(text: str) -> AuthenticationFailed | None:
     return None
 
 
-def _unchecked(text: str) -> IMAPConnectionError | None:
+def _not_checked(text: str) -> IMAPConnectionError | None:
     if _BAD.search(text):
         return IMAPCommandRefused(f"the IMAP server does not understand us, please report it: {text}")
     if _PASSING.search(text):
@@ -139,7 +139,7 @@ def _limited(text: str) -> IMAPThrottledError | None:
 
 
 def _status(challenges: list[bytes]) -> str | None:
-    """The status of the error challenge: a string, whose other keys vary."""
+    """Return the status in the error challenge; it is a string, and the other keys vary."""
     try:
         return str(json.loads(challenges[-1]).get("status")) if challenges else None
     except (ValueError, AttributeError):
@@ -147,5 +147,5 @@ def _status(challenges: list[bytes]) -> str | None:
 
 
 def _readable(error: Exception) -> str:
-    """The server's words: imapclient wraps them in a repr of bytes at times."""
+    """Return the server's text, which imapclient sometimes wraps in a repr of bytes."""
     return re.sub(r"^b['\"](.*)['\"]$", r"\1", " ".join(str(error).split()))[:300]

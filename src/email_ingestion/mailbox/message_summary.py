@@ -1,4 +1,4 @@
-"""What FETCH answers say of messages, as records."""
+"""Records made from parsed FETCH responses: a message without its body, and a change of labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LABEL = re.compile(rb'"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<end>\))|(?P<atom>[^\s()
 
 @dataclass(frozen=True, slots=True)
 class MessageSummary:
-    """What is known of a message before its body is fetched."""
+    """A message before its body is fetched; `labels`, `gm_msgid` and `gm_thrid` come from Gmail only."""
 
     uid: int
     size: int  # bytes, as the server states them
@@ -36,7 +36,7 @@ class LabelChange:
 
 
 def parse_summary(uid: int, data: dict[bytes, Any]) -> MessageSummary:
-    """The outline in a FETCH answer."""
+    """Make the summary of one message from its FETCH data."""
     return MessageSummary(
         uid=uid,
         size=int(data[b"RFC822.SIZE"]),
@@ -49,28 +49,29 @@ def parse_summary(uid: int, data: dict[bytes, Any]) -> MessageSummary:
 
 
 def parse_label_changes(found: dict[int, dict[bytes, Any]], first_uid: int) -> list[LabelChange]:
-    """What answers to FETCH with CHANGEDSINCE (RFC 7162, section 3.1.4.1) say of UIDs from `low`, ascending.
+    """Return the label changes in the data of a FETCH with CHANGEDSINCE (RFC 7162, section 3.1.4.1), ascending by UID.
 
-    Answers about flags alone come unasked, and `n:*` always holds the last message.
+    Data without labels is left out, for servers send changed flags unasked; so are UIDs below `first_uid`, for `n:*`
+    always holds the last message.
     """
-    whole = {b"X-GM-MSGID", b"X-GM-LABELS", b"MODSEQ"}
+    required = {b"X-GM-MSGID", b"X-GM-LABELS", b"MODSEQ"}
     return [
         LabelChange(uid, int(data[b"X-GM-MSGID"]), _labels(data), int(data[b"MODSEQ"][0]))
         for uid, data in sorted(found.items())
-        if uid >= first_uid and whole <= data.keys()
+        if uid >= first_uid and required <= data.keys()
     ]
 
 
 def extract_bodies(found: dict[int, dict[bytes, Any]]) -> dict[int, bytes]:
-    """The raw messages in FETCH answers."""
+    """Return the raw messages in FETCH data, by UID."""
     return {uid: data[b"BODY[]"] or b"" for uid, data in found.items() if b"BODY[]" in data}
 
 
-def split_labels(answer: bytes) -> tuple[bytes, ...]:
-    """The labels in an unparsed FETCH answer."""
-    listed = answer.partition(b"X-GM-LABELS (")[2]
+def split_labels(response: bytes) -> tuple[bytes, ...]:
+    """Return the labels in an unparsed FETCH response, for those that imapclient cannot parse."""
+    items = response.partition(b"X-GM-LABELS (")[2]
     found = []
-    for match in _LABEL.finditer(listed):
+    for match in _LABEL.finditer(items):
         if match["end"]:
             break
         found.append(re.sub(rb"\\(.)", rb"\1", match["quoted"]) if match["quoted"] is not None else match["atom"])
@@ -82,7 +83,7 @@ def _labels(data: dict[bytes, Any]) -> tuple[str, ...]:
 
 
 def _label(value: Any) -> str:
-    """A label as a person reads it: numeric atoms come as int and NIL as None from the parser."""
+    """Return a label as Gmail shows it: the parser makes an int of a numeric atom, and None of NIL."""
     if value is None:
         return "NIL"
     if isinstance(value, int):
@@ -91,7 +92,7 @@ def _label(value: Any) -> str:
 
 
 def to_text(value: Any) -> str:
-    """A flag or an attribute as text."""
+    """Return a flag, an attribute or a status text as str."""
     return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
 
 

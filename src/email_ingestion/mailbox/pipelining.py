@@ -1,7 +1,8 @@
-"""Bodies asked for before they are wanted: the server gets the next ones ready while those before are taken in.
+"""Pipelined FETCH commands: the server prepares the next bodies while the ones before are processed.
 
-A server may answer the second FETCH before it ends the first (Dovecot does), so what comes is told apart by its UIDs,
-and bodies are had as soon as they are there.
+RFC 3501 section 5.5 lets a client send a command before the last one has ended. A server may answer the second FETCH
+before it ends the first (Dovecot does), so responses are told apart by their UIDs, and a body can be taken as soon as
+it has come.
 """
 
 from __future__ import annotations
@@ -13,87 +14,89 @@ from typing import Any
 
 from imapclient.exceptions import ProtocolError
 
-from email_ingestion.mailbox.fetch_parser import read
+from email_ingestion.mailbox.fetch_parser import parse
+from email_ingestion.mailbox.imap4 import Imap4
 from email_ingestion.mailbox.message_summary import to_text
 
-MOST = 3  # FETCHes that are kept: whoever asked for one before these has something else to do meanwhile
+MAX_FETCHES = 3  # that are kept: an older one was asked for by code that now does something else
 
-Span = tuple[int, int]  # a part of a body: from which byte, and how many at most
-
-
-def item_of(span: Span | None) -> str:
-    """What to ask for."""
-    return f"BODY.PEEK[]<{span[0]}.{span[1]}>" if span else "BODY.PEEK[]"
+ByteRange = tuple[int, int]  # a part of a body: offset and size in bytes
 
 
-def name_of(span: Span | None) -> bytes:
-    """What the server calls it."""
-    return b"BODY[]<%d>" % span[0] if span else b"BODY[]"
+def body_item(byte_range: ByteRange | None) -> str:
+    """Return the FETCH data item for a body, or for a part of it (RFC 3501 section 6.4.5)."""
+    return f"BODY.PEEK[]<{byte_range[0]}.{byte_range[1]}>" if byte_range else "BODY.PEEK[]"
+
+
+def body_key(byte_range: ByteRange | None) -> bytes:
+    """Return the name under which the server sends that item."""
+    return b"BODY[]<%d>" % byte_range[0] if byte_range else b"BODY[]"
 
 
 @dataclass(slots=True)
-class Asked:
-    """One FETCH: what came of it, and in what it ended."""
+class PipelinedFetch:
+    """One FETCH command, the bodies that came of it so far, and how it ended."""
 
     uids: frozenset[int]
-    span: Span | None
+    byte_range: ByteRange | None
     tag: Any
-    bodies: dict[int, bytes] = field(default_factory=dict)  # without those of vanished messages
+    bodies: dict[int, bytes] = field(default_factory=dict)  # without vanished messages
     status: str = ""  # OK, NO or BAD, once it has ended
-    said: str = ""  # the server's words for it
+    text: str = ""  # the server's text behind the status
 
     @property
-    def whole(self) -> bool:
-        """Whether everything came."""
+    def is_complete(self) -> bool:
+        """Whether every body came."""
         return len(self.bodies) == len(self.uids)
 
 
-class Ahead:
-    """Of one conversation; whoever continues it otherwise calls `end` first. Its methods raise what imaplib does."""
+class FetchPipeline:
+    """The FETCH commands under way on one connection; `drain` it before any other command.
 
-    def __init__(self, imap: Any) -> None:
-        self._imap = imap
-        self._kept: list[Asked] = []
-        self._running: list[Asked] = []
+    Methods raise imaplib's errors and OSError.
+    """
 
-    def ask(self, uids: Sequence[int], span: Span | None = None) -> None:
-        """Have the server send the bodies, or a part of each; what is kept is not asked for again."""
-        if not self._find(uids, span):
-            command = ("UID", "FETCH", ",".join(map(str, uids)), f"({item_of(span)})")
-            asked = Asked(frozenset(uids), span, self._imap._command(*command))  # noqa: SLF001 - there is no public way
-            self._kept = [*self._kept, asked][-MOST:]
-            self._running.append(asked)
+    def __init__(self, imap4: Imap4) -> None:
+        self._imap4 = imap4
+        self._kept: list[PipelinedFetch] = []
+        self._running: list[PipelinedFetch] = []
 
-    def take(self, uids: Sequence[int], span: Span | None = None) -> Asked | None:
-        """What came, once that is everything or the FETCH has ended; None where it was not asked for."""
-        asked = self._find(uids, span)
-        while asked and not (asked.whole or asked.status):
+    def request(self, uids: Sequence[int], byte_range: ByteRange | None = None) -> None:
+        """Have the server send the bodies, or a part of each, unless that is under way or kept."""
+        if not self._find(uids, byte_range):
+            tag = self._imap4.send_command("UID", "FETCH", ",".join(map(str, uids)), f"({body_item(byte_range)})")
+            fetch = PipelinedFetch(frozenset(uids), byte_range, tag)
+            self._kept = [*self._kept, fetch][-MAX_FETCHES:]
+            self._running.append(fetch)
+
+    def take(self, uids: Sequence[int], byte_range: ByteRange | None = None) -> PipelinedFetch | None:
+        """Wait until every body came or the FETCH ended, and return it; None when it was not requested."""
+        fetch = self._find(uids, byte_range)
+        while fetch and not (fetch.is_complete or fetch.status):
             self._receive()
-        self._kept = [each for each in self._kept if each is not asked]
-        return asked
+        self._kept = [kept for kept in self._kept if kept is not fetch]
+        return fetch
 
-    def _find(self, uids: Sequence[int], span: Span | None) -> Asked | None:
-        wanted = frozenset(uids)
-        return next((each for each in self._kept if each.uids == wanted and each.span == span), None)
-
-    def end(self) -> None:
-        """Let everything that was asked for come; what is kept is there to be taken."""
+    def drain(self) -> None:
+        """Receive everything that was requested; kept bodies can still be taken."""
         while self._running:
             self._receive()
 
+    def _find(self, uids: Sequence[int], byte_range: ByteRange | None) -> PipelinedFetch | None:
+        wanted = frozenset(uids)
+        return next((fetch for fetch in self._kept if fetch.uids == wanted and fetch.byte_range == byte_range), None)
+
     def _receive(self) -> None:
-        """One answer."""
-        imap = self._imap
-        imap._check_bye()  # noqa: SLF001 - as imaplib does before each
-        imap._get_response()  # noqa: SLF001
-        answers = imap.untagged_responses.pop("FETCH", [])
-        with suppress(ProtocolError):  # what cannot be read has not come
-            for uid, data in read(answers).items():
-                for asked in self._kept:
-                    if uid in asked.uids and name_of(asked.span) in data:
-                        asked.bodies[uid] = data[name_of(asked.span)] or b""
-        for asked in self._running:
-            if imap.tagged_commands[asked.tag]:
-                asked.status, said = imap.tagged_commands.pop(asked.tag)
-                asked.said = to_text(said[-1])
-        self._running = [asked for asked in self._running if not asked.status]
+        """Receive one response and give it to the FETCH commands it belongs to."""
+        self._imap4.receive_response()
+        with suppress(ProtocolError):  # an unreadable response counts as none
+            for uid, data in parse(self._imap4.pop_fetch_responses()).items():
+                for fetch in self._kept:
+                    if uid in fetch.uids and body_key(fetch.byte_range) in data:
+                        fetch.bodies[uid] = data[body_key(fetch.byte_range)] or b""
+        ended: dict[Any, Any] = self._imap4.tagged_commands
+        for fetch in self._running:
+            if ended[fetch.tag]:
+                fetch.status, texts = ended.pop(fetch.tag)
+                fetch.text = to_text(texts[-1])
+        self._running = [fetch for fetch in self._running if not fetch.status]

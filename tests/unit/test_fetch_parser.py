@@ -1,11 +1,11 @@
-"""Reading FETCH answers quickly gives what imapclient gives, or leaves it to imapclient."""
+"""The fast parser of FETCH responses gives what imapclient gives, or leaves it to imapclient."""
 
 from __future__ import annotations
 
 import pytest
 from imapclient.response_parser import parse_fetch_response
 
-from email_ingestion.mailbox.fetch_parser import usual
+from email_ingestion.mailbox.fetch_parser import parse_fast
 
 GMAIL = (
     rb'3 (X-GM-THRID 1278455344230334866 X-GM-MSGID 1278455344230334865 X-GM-LABELS ("\\Inbox" "\\Sent" M&APY-ller '
@@ -33,25 +33,25 @@ UNUSUAL = [
 ]
 
 
-@pytest.mark.parametrize("answers", USUAL)
-def test_usual_answers_are_read_as_imapclient_reads_them(answers):
-    theirs = parse_fetch_response(answers, normalise_times=False, uid_is_key=True)
-    assert usual(answers) == {
+@pytest.mark.parametrize("responses", USUAL)
+def test_usual_responses_are_read_as_imapclient_reads_them(responses):
+    theirs = parse_fetch_response(responses, normalise_times=False, uid_is_key=True)
+    assert parse_fast(responses) == {
         uid: {name: value for name, value in data.items() if name != b"SEQ"} for uid, data in theirs.items()
     }
 
 
-@pytest.mark.parametrize("answers", UNUSUAL)
-def test_unusual_answers_are_left_to_imapclient_or_read_alike(answers):
-    found = usual(answers)
+@pytest.mark.parametrize("responses", UNUSUAL)
+def test_unusual_responses_are_left_to_imapclient_or_read_alike(responses):
+    found = parse_fast(responses)
     if found is not None:
-        theirs = parse_fetch_response(answers, normalise_times=False, uid_is_key=True)
+        theirs = parse_fetch_response(responses, normalise_times=False, uid_is_key=True)
         assert found == {uid: {k: v for k, v in data.items() if k != b"SEQ"} for uid, data in theirs.items()}
 
 
-def test_no_answer_is_no_message():
-    assert usual([None]) == {}
+def test_no_response_is_no_message():
+    assert parse_fast([None]) == {}
 
 
 def test_a_label_with_half_a_pair_of_brackets_is_a_label():
-    assert usual([b"3 (UID 41 X-GM-LABELS ([abc \\Inbox))"]) == {41: {b"X-GM-LABELS": (b"[abc", b"\\Inbox")}}
+    assert parse_fast([b"3 (UID 41 X-GM-LABELS ([abc \\Inbox))"]) == {41: {b"X-GM-LABELS": (b"[abc", b"\\Inbox")}}

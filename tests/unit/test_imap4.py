@@ -1,0 +1,84 @@
+"""FETCH responses that `Imap4` reads are stored as imaplib stores them, and other responses are read by imaplib."""
+
+from __future__ import annotations
+
+import imaplib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from email_ingestion.mailbox.imap4 import Imap4
+
+RESPONSES = {
+    "a line": [b"* 3 FETCH (UID 41 FLAGS (\\Seen))"],
+    "a literal": [b"* 3 FETCH (UID 41 BODY[] {5}\r\nhello)", b"* 4 FETCH (UID 42 BODY[] {0}\r\n)"],
+    "two literals": [b"* 3 FETCH (X-GM-LABELS ({3}\r\nabc) BODY[] {7}\r\n\r\n* 1 O UID 41)"],
+    "no literal but its brace": [b'* 3 FETCH (UID 41 X-GM-LABELS ("{5}"))', b"* 3 FETCH (X-GM-LABELS (a}))"],
+    "others between": [b"* 3 FETCH (UID 41)", b"* 12 EXISTS", b"* OK [UIDNEXT 13] next", b"* 4 FETCH (UID 42)"],
+    "small letters": [b"* 3 FETCH (uid 41)", b"* 4 FETCH NIL"],
+}
+BROKEN = {
+    "no line end": b"* 3 FETCH (UID 41",
+    "an end inside a literal": b"* 3 FETCH (UID 41 BODY[] {5}\r\nhe",
+    "no line behind a literal": b"* 3 FETCH (UID 41 BODY[] {5}\r\nhello",
+    "no response at all": b"3 FETCH (UID 41)\r\n",
+}
+
+Connect = Callable[[str, int], imaplib.IMAP4]
+
+
+def ours(host: str, port: int) -> imaplib.IMAP4:
+    return Imap4(host, port, None)
+
+
+@contextmanager
+def connected(data: bytes, connect: Connect, *, ends: bool) -> Iterator[imaplib.IMAP4]:
+    """To a server that answers NOOP with `data`, and then either ends the response or breaks off."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serving = threading.Thread(target=_serve, args=(listening, data, ends), daemon=True)
+        serving.start()
+        client = connect(*listening.getsockname())
+        try:
+            yield client
+        finally:
+            client.shutdown()
+            serving.join()
+
+
+def _serve(listening: socket.socket, data: bytes, ends: bool) -> None:
+    peer, _ = listening.accept()
+    with peer, peer.makefile("rwb") as lines:
+        lines.write(b"* OK hello\r\n")
+        lines.flush()
+        for response, ending in ((b"* CAPABILITY IMAP4rev1\r\n", True), (data, ends)):
+            tag = lines.readline().split()[0]
+            lines.write(response + (tag + b" OK done\r\n" if ending else b""))
+            lines.flush()
+
+
+def received(data: bytes, connect: Connect, *, ends: bool = True) -> Any:
+    with connected(data, connect, ends=ends) as client:
+        client.noop()
+        return client.untagged_responses
+
+
+@pytest.mark.parametrize("name", RESPONSES)
+def test_responses_are_stored_where_imaplib_stores_them(name: str):
+    data = b"".join(response + b"\r\n" for response in RESPONSES[name])
+    theirs = received(data, imaplib.IMAP4)
+    assert "FETCH" in theirs
+    assert received(data, ours) == theirs
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_response_ends_as_it_does_with_imaplib(name: str):
+    errors = []
+    for connect in (imaplib.IMAP4, ours):
+        with pytest.raises(imaplib.IMAP4.abort) as caught:
+            received(BROKEN[name], connect, ends=False)
+        errors.append(str(caught.value))
+    assert errors[0] == errors[1]
