@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from gmail_sandbox.account import Account
 from gmail_sandbox.faults import Faults, Quota
-from gmail_sandbox.oauth import ServiceAccount
-from gmail_sandbox.tokens import TokenBook
+from gmail_sandbox.tokens import ServiceAccount, TokenBook
 
 if TYPE_CHECKING:
     from collections.abc import Callable

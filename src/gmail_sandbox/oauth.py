@@ -8,15 +8,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import hashlib
-import json
 import secrets
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus, urlencode, urlsplit
 
 from gmail_sandbox.http_server import Request, Response, answer
-from gmail_sandbox.tokens import Code
+from gmail_sandbox.tokens import JWT_BEARER, BadAssertion, Code, read_assertion
 
 if TYPE_CHECKING:
     from gmail_sandbox.backend import Backend
@@ -173,7 +170,7 @@ class OAuthEndpoints:
         try:
             claims = read_assertion(form.get("assertion", ""), self._credentials.service_account, self._backend.clock())
         except BadAssertion as bad:
-            raise OAuthError(400, bad.name, str(bad)) from bad
+            raise OAuthError(400, "invalid_grant", str(bad)) from bad
         if claims.get("sub") != self._credentials.user:
             raise OAuthError(401, "unauthorized_client", "Client is unauthorized to retrieve access tokens.")
         return self._access(self._granted(str(claims.get("scope", ""))))
@@ -226,63 +223,3 @@ def _basic(encoded: str) -> tuple[str, str]:
     except (binascii.Error, UnicodeDecodeError) as error:
         raise OAuthError(401, "invalid_client", "Malformed Authorization header.") from error
     return unquote_plus(user), unquote_plus(password)
-
-
-JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
-_SHA256_INFO = bytes.fromhex("3031300d060960864801650304020105000420")  # the DER of DigestInfo for SHA-256
-_LONGEST = 3600.0
-_SKEW = 300.0
-
-
-@dataclass(frozen=True)
-class ServiceAccount:
-    """A service account with domain-wide delegation, and the public half of its key."""
-
-    email: str
-    modulus: int
-    exponent: int
-
-
-class BadAssertion(Exception):
-    """The assertion is refused; `name` is the error of the token endpoint."""
-
-    def __init__(self, name: str, description: str) -> None:
-        """Keep the parts of the answer."""
-        super().__init__(description)
-        self.name = name
-
-
-def read_assertion(assertion: str, account: ServiceAccount | None, now: float) -> dict[str, object]:
-    """Return the claims of an assertion that `account` signed; raise BadAssertion."""
-    if account is None:
-        raise BadAssertion("invalid_grant", "Invalid grant: account not found")
-    try:
-        head, body, signature = assertion.split(".")
-        claims = cast("dict[str, object]", json.loads(_decoded(body)))
-        signed = _holds(f"{head}.{body}".encode(), _decoded(signature), account)
-    except (ValueError, binascii.Error) as error:
-        raise BadAssertion("invalid_grant", "Invalid JWT") from error
-    if claims.get("iss") != account.email:
-        raise BadAssertion("invalid_grant", "Invalid grant: account not found")
-    if not signed:
-        raise BadAssertion("invalid_grant", "Invalid JWT Signature.")
-    issued, ends = (float(cast("float", claims.get(name, 0))) for name in ("iat", "exp"))
-    if not (issued - _SKEW <= now <= ends and ends - issued <= _LONGEST):
-        raise BadAssertion(
-            "invalid_grant",
-            "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. "
-            "Check your iat and exp values in the JWT claim.",
-        )
-    return claims
-
-
-def _decoded(part: str) -> bytes:
-    return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
-
-
-def _holds(message: bytes, signature: bytes, account: ServiceAccount) -> bool:
-    size = (account.modulus.bit_length() + 7) // 8
-    digest = _SHA256_INFO + hashlib.sha256(message).digest()
-    expected = b"\x00\x01" + b"\xff" * (size - len(digest) - 3) + b"\x00" + digest
-    found = pow(int.from_bytes(signature, "big"), account.exponent, account.modulus)
-    return found.to_bytes(size, "big") == expected

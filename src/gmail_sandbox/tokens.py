@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import secrets
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+
+from google.auth import exceptions, jwt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
     from gmail_sandbox.state import State
 
 MAIL_SCOPE = "https://mail.google.com/"
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+_MAX_ASSERTION_SECONDS = 3600.0
+_CLOCK_SKEW_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -142,3 +148,47 @@ class TokenBook:
     def _forget_access(self, token: str) -> None:
         self._access.pop(token, None)
         self._state.drop_token(token)
+
+
+@dataclass(frozen=True)
+class ServiceAccount:
+    """A service account with domain-wide delegation; `public_key` is the public half of its key in PEM format."""
+
+    email: str
+    public_key: str
+
+
+class BadAssertion(Exception):
+    """The assertion is refused. `args[0]` is the description in the token endpoint's `invalid_grant`."""
+
+
+def read_assertion(assertion: str, account: ServiceAccount | None, now: float) -> dict[str, object]:
+    """Return the claims of a signed assertion (RFC 7523) after checking signature and times.
+
+    Args:
+        assertion: A JSON Web Token, signed with RS256.
+        account: The only service account whose signature is accepted.
+        now: The sandbox's time in epoch seconds.
+
+    Raises:
+        BadAssertion: The token is malformed, not signed by `account`, or not valid now.
+    """
+    try:
+        issuer = jwt.decode(assertion, verify=False).get("iss")  # type: ignore[no-untyped-call]
+    except (exceptions.MalformedError, ValueError) as error:
+        raise BadAssertion("Invalid JWT") from error
+    if account is None or issuer != account.email:
+        raise BadAssertion("Invalid grant: account not found")
+    try:
+        # Times are checked below, by the sandbox's own clock.
+        claims = jwt.decode(assertion, certs=account.public_key, clock_skew_in_seconds=math.inf)  # type: ignore[no-untyped-call]
+    except (exceptions.InvalidValue, exceptions.MalformedError) as error:
+        raise BadAssertion("Invalid JWT Signature.") from error
+    issued_at, expires_at = float(claims["iat"]), float(claims["exp"])
+    in_time = issued_at - _CLOCK_SKEW_SECONDS <= now <= expires_at
+    if not in_time or expires_at - issued_at > _MAX_ASSERTION_SECONDS:
+        raise BadAssertion(
+            "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. "
+            "Check your iat and exp values in the JWT claim."
+        )
+    return cast("dict[str, object]", claims)

@@ -34,7 +34,7 @@ from email_ingestion.oauth2.token_source import token_file
 from email_ingestion.producer.tokens import Tokens
 from email_ingestion.settings import Account
 from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
-from gmail_sandbox.oauth import ServiceAccount
+from gmail_sandbox.tokens import ServiceAccount
 from tests.sandbox.test_sandbox_oauth import location_of
 from tests.servers.accounts import consented, of_sandbox
 from tests.servers.links import Heard
@@ -216,8 +216,9 @@ def test_a_rotated_refresh_token_is_kept(sandbox: RunningSandbox, account: Accou
 
 @pytest.fixture
 def robot(key: rsa.RSAPrivateKey, tmp_path: Path) -> Iterator[tuple[RunningSandbox, Account]]:
-    numbers = key.public_key().public_numbers()
-    known = ServiceAccount(ROBOT, numbers.n, numbers.e)
+    public_format = serialization.PublicFormat.SubjectPublicKeyInfo
+    public_key = key.public_key().public_bytes(serialization.Encoding.PEM, public_format).decode()
+    known = ServiceAccount(ROBOT, public_key)
     path = tmp_path / "robot.json"
     path.write_text(json.dumps(_key_file(key)))
     with running_sandbox(SandboxSettings(credentials=Credentials(service_account=known))) as running:
