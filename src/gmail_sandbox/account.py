@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from gmail_sandbox import folders
-from gmail_sandbox.folders import FIRST_LABEL_UIDVALIDITY, Presentation, canonical_label
+from gmail_sandbox.folders import FIRST_LABEL_UIDVALIDITY, AccountSettings, canonical_label
 from gmail_sandbox.mailbox import Mailbox
-from gmail_sandbox.message import Location, Message, ThreadKeys, check_flags, shared, thread_keys
+from gmail_sandbox.message import Message, MessageLocation, ThreadHeaders, check_flags, interned, read_thread_headers
 from gmail_sandbox.sample_mail import bulk_date, bulk_message, bulk_message_id
 
 if TYPE_CHECKING:
@@ -28,18 +28,18 @@ _BULK_BATCH = 5000
 
 
 @dataclass(frozen=True)
-class Delivery:
+class DeliveryResult:
     """The outcome of a delivery: `merged` when a message with that Message-ID was already there."""
 
     message: Message
     merged: bool
 
 
-class UnknownMailbox(LookupError):
+class UnknownMessage(LookupError):
     """No such mailbox or message."""
 
 
-class Account:
+class GmailAccount:
     """One Gmail account. Not thread-safe: it belongs to the event loop's thread."""
 
     def __init__(
@@ -56,7 +56,7 @@ class Account:
         self.mailboxes: dict[str, Mailbox] = {}
         self.writing = state.writing
         self._state = state
-        self._counters = Counters(state)
+        self._counters = AccountCounters(state)
         self._recipe = recipe
         self._clock = clock
         self._by_message_id: dict[str, int] = {}
@@ -64,7 +64,7 @@ class Account:
 
     def _load(self) -> None:
         stored = json.loads(str(self._state.meta("presentation", "{}")))
-        self.presentation = Presentation(**stored)
+        self.presentation = AccountSettings(**stored)
         for mailbox in self._state.mailboxes():
             self.mailboxes[mailbox.key] = mailbox
         for message in self._state.messages():
@@ -94,7 +94,7 @@ class Account:
         names = self.presentation.special_names()
         return names | {key: key for key in sorted(self.mailboxes) if key not in names}
 
-    def mailbox_named(self, name: str) -> Mailbox | None:
+    def find_mailbox(self, name: str) -> Mailbox | None:
         """Return the mailbox of that name; INBOX in any case (RFC 3501 section 5.1)."""
         if name.upper() == "INBOX":
             return self.mailboxes[folders.INBOX]
@@ -107,7 +107,7 @@ class Account:
         """Return the UID of a message in All Mail; None in Spam or Trash."""
         return self.mailboxes[folders.ALL].uid_of(message.msgid)
 
-    def message_by_id(self, message_id: str) -> Message | None:
+    def find_by_message_id(self, message_id: str) -> Message | None:
         """Return the message with that Message-ID header."""
         msgid = self._by_message_id.get(message_id)
         return None if msgid is None else self.messages[msgid]
@@ -118,23 +118,23 @@ class Account:
         labels: Iterable[str] = (folders.INBOX,),
         flags: Iterable[str] = (),
         internaldate: int | None = None,
-    ) -> Delivery:
+    ) -> DeliveryResult:
         r"""Take in a message, or add the labels when its Message-ID is known, as Gmail does.
 
         A `\Junk` or `\Trash` among the labels puts it there. `internaldate` is in epoch milliseconds.
         """
-        keys = thread_keys(raw)
+        keys = read_thread_headers(raw)
         wanted = [canonical_label(label) for label in labels]
         check_flags(flags := tuple(flags))
-        known = self.message_by_id(keys.message_id) if keys.message_id else None
+        known = self.find_by_message_id(keys.message_id) if keys.message_id else None
         if known is not None:
             self.change_labels(known.msgid, add=[label for label in wanted if label not in folders.KEY_LOCATIONS])
-            return Delivery(known, merged=True)
+            return DeliveryResult(known, merged=True)
         with self.writing():
             message = self._new_message(keys, len(raw), wanted, flags, internaldate)
             self._state.put_message(message, raw)
             self._enter(message)
-        return Delivery(message, merged=False)
+        return DeliveryResult(message, merged=False)
 
     def deliver_generated(self, count: int) -> None:
         """Take in `count` messages of the recipe; only their index is kept."""
@@ -144,7 +144,7 @@ class Account:
                     self._deliver_generated(index)
 
     def _deliver_generated(self, index: int) -> None:
-        keys = ThreadKeys(bulk_message_id(index), ())
+        keys = ThreadHeaders(bulk_message_id(index), ())
         if keys.message_id in self._by_message_id:  # an earlier load was interrupted
             return
         labels = [] if index % 10 else [folders.INBOX]
@@ -154,7 +154,7 @@ class Account:
         self._enter(message)
 
     def _new_message(
-        self, keys: ThreadKeys, size: int, labels: list[str], flags: Iterable[str], internaldate: int | None
+        self, keys: ThreadHeaders, size: int, labels: list[str], flags: Iterable[str], internaldate: int | None
     ) -> Message:
         when = int(self._clock() * 1000) if internaldate is None else internaldate
         msgid = self._counters.next_msgid(when, self.messages)
@@ -166,30 +166,30 @@ class Account:
             thrid=self._thread_of(keys, msgid),
             internaldate=when,
             size=size,
-            flags=shared(flag_set),
-            labels=shared(label_set),
-            location=places[-1] if places else Location.ALL,
+            flags=interned(flag_set),
+            labels=interned(label_set),
+            location=places[-1] if places else MessageLocation.ALL,
             message_id=keys.message_id,
             modseq=self._counters.next_modseq(),
         )
 
-    def _thread_of(self, keys: ThreadKeys, msgid: int) -> int:
+    def _thread_of(self, keys: ThreadHeaders, msgid: int) -> int:
         for reference in keys.references:
-            earlier = self.message_by_id(reference)
+            earlier = self.find_by_message_id(reference)
             if earlier is not None:
                 return earlier.thrid
         return msgid
 
     def _enter(self, message: Message) -> None:
         self._index(message)
-        for key in self._mailboxes_of(message):
+        for key in self._mailbox_keys(message):
             self._add_to(key, message.msgid)
 
     def delete(self, msgid: int) -> None:
         """Remove a message for good, from wherever it is."""
         message = self.message(msgid)
         with self.writing():
-            for key in self._mailboxes_of(message):
+            for key in self._mailbox_keys(message):
                 self._remove_from(key, msgid)
             del self.messages[msgid]
             if self._by_message_id.get(message.message_id) == msgid:
@@ -202,7 +202,7 @@ class Account:
         try:
             return self.messages[msgid]
         except KeyError:
-            raise UnknownMailbox(f"there is no message {msgid}") from None
+            raise UnknownMessage(f"there is no message {msgid}") from None
 
     def change_labels(self, msgid: int, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
         """Add and remove labels; unknown ones are created (Gmail does so on STORE too)."""
@@ -222,7 +222,7 @@ class Account:
         flag_set, label_set = _mirror_flags(wanted, labels)
         self._change(message, flags=flag_set, labels=label_set)
 
-    def move(self, msgid: int, location: Location) -> None:
+    def move(self, msgid: int, location: MessageLocation) -> None:
         """Move between All Mail, Spam and Trash; it gets a new UID on each arrival."""
         self._change(self.message(msgid), location=location)
 
@@ -232,21 +232,21 @@ class Account:
         *,
         flags: frozenset[str] | None = None,
         labels: frozenset[str] | None = None,
-        location: Location | None = None,
+        location: MessageLocation | None = None,
     ) -> None:
-        before = set(self._mailboxes_of(message))
+        before = set(self._mailbox_keys(message))
         old = (message.flags, message.labels, message.location)
         new = (old[0] if flags is None else flags, old[1] if labels is None else labels, location or old[2])
         if new == old:
             return
         with self.writing():
-            message.flags, message.labels, message.location = shared(new[0]), shared(new[1]), new[2]
+            message.flags, message.labels, message.location = interned(new[0]), interned(new[1]), new[2]
             message.modseq = self._counters.next_modseq()
             self._state.put_message(message)
             self._refile(message, before)
 
     def _refile(self, message: Message, before: set[str]) -> None:
-        after = self._mailboxes_of(message)
+        after = self._mailbox_keys(message)
         for key in before.difference(after):
             self._remove_from(key, message.msgid)
         for key in after:
@@ -256,8 +256,8 @@ class Account:
                 self._add_to(key, message.msgid)
 
     @staticmethod
-    def _mailboxes_of(message: Message) -> list[str]:
-        if message.location is not Location.ALL:
+    def _mailbox_keys(message: Message) -> list[str]:
+        if message.location is not MessageLocation.ALL:
             return [folders.LOCATION_KEYS[message.location]]
         return [folders.ALL, *sorted(message.labels)]
 
@@ -303,14 +303,14 @@ class Account:
             self._state.put_mailbox(mailbox)
         return mailbox.uidvalidity
 
-    def present(self, **changes: str | bool | int) -> Presentation:
+    def configure(self, **changes: str | bool | int) -> AccountSettings:
         """Change how the account shows itself; raise ValueError for an unknown language."""
         changed = replace(self.presentation, **changes)  # type: ignore[arg-type]
         if changed.language not in folders.LANGUAGES:
             raise ValueError(f"language must be one of {', '.join(folders.LANGUAGES)}")
         self.presentation = changed
         with self.writing():
-            self._state.put_meta("presentation", json.dumps(asdict(changed)))
+            self._state.set_meta("presentation", json.dumps(asdict(changed)))
         return changed
 
 
@@ -326,10 +326,10 @@ if TYPE_CHECKING:
     from gmail_sandbox.state import State
 
 _SEQUENCE_BITS = 20
-_LATEST = (1 << 63 - _SEQUENCE_BITS) - 1  # the largest date that fits into a signed 64-bit identity
+_MAX_MILLISECONDS = (1 << 63 - _SEQUENCE_BITS) - 1  # the largest date that fits into a signed 64-bit identity
 
 
-class Counters:
+class AccountCounters:
     """MODSEQ, the low bits of X-GM-MSGID, UIDVALIDITY of labels."""
 
     def __init__(self, state: State) -> None:
@@ -341,9 +341,9 @@ class Counters:
         state.before_commit = self._save
 
     def _save(self) -> None:
-        self._state.put_meta("modseq", self.modseq)
-        self._state.put_meta("sequence", self._sequence)
-        self._state.put_meta("uidvalidity", self._uidvalidity)
+        self._state.set_meta("modseq", self.modseq)
+        self._state.set_meta("sequence", self._sequence)
+        self._state.set_meta("uidvalidity", self._uidvalidity)
 
     def next_modseq(self) -> int:
         """Return the MODSEQ of one more change; there is one for the whole account."""
@@ -355,7 +355,7 @@ class Counters:
         msgid = -1
         while msgid < 0 or msgid in taken:
             self._sequence = (self._sequence + 1) % (1 << _SEQUENCE_BITS)
-            msgid = min(max(milliseconds, 0), _LATEST) << _SEQUENCE_BITS | self._sequence
+            msgid = min(max(milliseconds, 0), _MAX_MILLISECONDS) << _SEQUENCE_BITS | self._sequence
         return msgid
 
     def next_uidvalidity(self) -> int:

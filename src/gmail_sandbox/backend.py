@@ -8,9 +8,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from gmail_sandbox.account import Account
-from gmail_sandbox.faults import Faults, Quota
-from gmail_sandbox.tokens import ServiceAccount, TokenBook
+from gmail_sandbox.account import GmailAccount
+from gmail_sandbox.faults import BandwidthQuota, Faults
+from gmail_sandbox.tokens import ServiceAccount, TokenStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,13 +44,13 @@ class Backend:
 
     def __post_init__(self) -> None:
         """Put the parts together."""
-        self.account = Account(self.credentials.user, self.state, clock=self.clock)
-        self.tokens = TokenBook(
+        self.account = GmailAccount(self.credentials.user, self.state, clock=self.clock)
+        self.tokens = TokenStore(
             self.state, self.credentials.user, self.credentials.token_life, self.clock, self.credentials.consent_life
         )
         self.faults = Faults(self.clock)
-        self.stats = Stats()
-        self.quota = Quota(self.faults, self.clock)
+        self.stats = SandboxStats()
+        self.quota = BandwidthQuota(self.faults, self.clock)
 
     @staticmethod
     def new_id() -> str:
@@ -60,17 +60,17 @@ class Backend:
     @property
     def all_hidden(self) -> bool:
         """Tell whether the owner, or a fault, hides All Mail from IMAP."""
-        return self.account.presentation.hide_all or self.faults.look("hidden_all") is not None
+        return self.account.presentation.hide_all or self.faults.get("hidden_all") is not None
 
     @property
     def folder_cap(self) -> int:
         """Return how many messages a mailbox shows; 0 is no limit."""
-        fault = self.faults.look("folder_cap")
-        return int(fault.number("size")) if fault else self.account.presentation.max_folder_size
+        fault = self.faults.get("folder_cap")
+        return int(fault.get_number("size")) if fault else self.account.presentation.max_folder_size
 
 
 @dataclass
-class Stats:
+class SandboxStats:
     """Counters since the start. `fetched` counts body downloads by mailbox and UID, and by X-GM-MSGID."""
 
     connections_now: int = 0
@@ -87,13 +87,13 @@ class Stats:
     fetched: dict[str, Counter[int]] = field(default_factory=dict)
     fetched_messages: Counter[int] = field(default_factory=Counter)
 
-    def connected(self) -> None:
+    def count_connection(self) -> None:
         """Count a connection that opened."""
         self.connections_total += 1
         self.connections_now += 1
         self.connections_max = max(self.connections_max, self.connections_now)
 
-    def body_fetched(self, mailbox: str, uid: int, msgid: int) -> None:
+    def count_body(self, mailbox: str, uid: int, msgid: int) -> None:
         """Count the download of a body."""
         self.fetched.setdefault(mailbox, Counter())[uid] += 1
         self.fetched_messages[msgid] += 1

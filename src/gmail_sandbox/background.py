@@ -14,8 +14,8 @@ from gmail_sandbox.tokens import MAIL_SCOPE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from gmail_sandbox.account import Account, Delivery
-    from gmail_sandbox.backend import Stats
+    from gmail_sandbox.account import DeliveryResult, GmailAccount
+    from gmail_sandbox.backend import SandboxStats
     from gmail_sandbox.faults import Option
     from gmail_sandbox.message import Message
 
@@ -64,7 +64,7 @@ class RunningSandbox:
         labels: Iterable[str] = ("\\Inbox",),
         flags: Iterable[str] = (),
         internaldate: int | None = None,
-    ) -> Delivery:
+    ) -> DeliveryResult:
         """Deliver a message; see Account.deliver."""
         return self.call(lambda s: s.backend.account.deliver(raw, labels, flags, internaldate))
 
@@ -88,16 +88,16 @@ class RunningSandbox:
         """Return copies of all messages, oldest identity first."""
         return self.call(lambda s: [replace(m) for _, m in sorted(s.backend.account.messages.items())])
 
-    def with_account(self, action: Callable[[Account], _Value]) -> _Value:
+    def with_account(self, action: Callable[[GmailAccount], _Value]) -> _Value:
         """Run something on the account in the sandbox's own thread."""
         return self.call(lambda s: action(s.backend.account))
 
-    def with_stats(self, action: Callable[[Stats], _Value]) -> _Value:
+    def with_stats(self, action: Callable[[SandboxStats], _Value]) -> _Value:
         """Read the counters in the sandbox's own thread."""
         return self.call(lambda s: action(s.backend.stats))
 
 
-async def _wind_down(sandbox: Sandbox) -> None:
+async def _shut_down(sandbox: Sandbox) -> None:
     """Stop the sandbox and what still hangs in its event loop, such as a token request that never answers."""
     await sandbox.stop()
     rest = asyncio.all_tasks() - {asyncio.current_task()}
@@ -118,7 +118,7 @@ def running_sandbox(settings: SandboxSettings | None = None) -> Iterator[Running
         try:
             yield RunningSandbox(sandbox, loop)
         finally:
-            asyncio.run_coroutine_threadsafe(_wind_down(sandbox), loop).result(timeout=30)
+            asyncio.run_coroutine_threadsafe(_shut_down(sandbox), loop).result(timeout=30)
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(timeout=10)

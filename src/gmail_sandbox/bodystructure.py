@@ -5,19 +5,19 @@ from __future__ import annotations
 from email.utils import getaddresses
 from typing import TYPE_CHECKING
 
-from gmail_sandbox.wire import nstring, quoted
+from gmail_sandbox.wire import format_nstring, format_quoted
 
 if TYPE_CHECKING:
     from email.message import Message
 
-    from gmail_sandbox.mime import Part
+    from gmail_sandbox.mime import MimePart
 
 _ADDRESSES = ("from", "sender", "reply-to", "to", "cc", "bcc")
 # A missing Sender or Reply-To is the From (RFC 3501 section 7.4.2).
 _DEFAULTS = {"sender": "from", "reply-to": "from"}
 
 
-def envelope(part: Part) -> bytes:
+def envelope(part: MimePart) -> bytes:
     """Return the ENVELOPE of a message."""
     fields = part.fields
     addresses = [_addresses(fields, name) for name in _ADDRESSES]
@@ -38,7 +38,7 @@ def _raw_header(fields: Message, name: str) -> str | None:
 
 def _header(fields: Message, name: str) -> bytes:
     value = _raw_header(fields, name)
-    return nstring(None if value is None else _bytes(value))
+    return format_nstring(None if value is None else _bytes(value))
 
 
 def _addresses(fields: Message, name: str) -> bytes:
@@ -53,30 +53,35 @@ def _addresses(fields: Message, name: str) -> bytes:
 
 def _address(shown: str, address: str) -> bytes:
     local, _, host = address.rpartition("@")
-    parts = (nstring(_bytes(shown) if shown else None), b"NIL", nstring(_bytes(local)), nstring(_bytes(host)))
+    parts = (
+        format_nstring(_bytes(shown) if shown else None),
+        b"NIL",
+        format_nstring(_bytes(local)),
+        format_nstring(_bytes(host)),
+    )
     return b"(" + b" ".join(parts) + b")"
 
 
-def body_structure(part: Part, *, extended: bool) -> bytes:
+def body_structure(part: MimePart, *, extended: bool) -> bytes:
     """Return the BODYSTRUCTURE, or BODY when not `extended`."""
     if part.is_multipart:
         inner = b"".join(body_structure(child, extended=extended) for child in part.children)
-        subtype = quoted(part.fields.get_content_subtype().upper().encode("ascii", "replace"))
+        subtype = format_quoted(part.fields.get_content_subtype().upper().encode("ascii", "replace"))
         tail = b" %s %s NIL" % (_parameters(part), _disposition(part)) if extended else b""
         return b"(%s %s%s)" % (inner, subtype, tail)
     return b"(" + b" ".join(_single(part, extended=extended)) + b")"
 
 
-def _single(part: Part, *, extended: bool) -> list[bytes]:
+def _single(part: MimePart, *, extended: bool) -> list[bytes]:
     main, _, subtype = part.content_type.partition("/")
     encoding = str(part.fields.get("content-transfer-encoding", "7BIT")).strip().upper()
     items = [
-        quoted(main.upper().encode("ascii", "replace")),
-        quoted(subtype.upper().encode("ascii", "replace")),
+        format_quoted(main.upper().encode("ascii", "replace")),
+        format_quoted(subtype.upper().encode("ascii", "replace")),
         _parameters(part),
         _header(part.fields, "content-id"),
         _header(part.fields, "content-description"),
-        nstring(_bytes(encoding)),
+        format_nstring(_bytes(encoding)),
         b"%d" % len(part.body),
     ]
     if part.is_message:
@@ -87,21 +92,21 @@ def _single(part: Part, *, extended: bool) -> list[bytes]:
     return [*items, b"NIL", _disposition(part), b"NIL"] if extended else items
 
 
-def _parameters(part: Part) -> bytes:
+def _parameters(part: MimePart) -> bytes:
     found = part.fields.get_params(unquote=True, header="content-type") or []
     return _pairs([(name, value) for name, value in found[1:]])
 
 
-def _disposition(part: Part) -> bytes:
+def _disposition(part: MimePart) -> bytes:
     kind = part.fields.get_content_disposition()
     if kind is None:
         return b"NIL"
     found = part.fields.get_params(unquote=True, header="content-disposition") or []
-    return b"(%s %s)" % (nstring(_bytes(kind.upper())), _pairs([(name, value) for name, value in found[1:]]))
+    return b"(%s %s)" % (format_nstring(_bytes(kind.upper())), _pairs([(name, value) for name, value in found[1:]]))
 
 
 def _pairs(pairs: list[tuple[str, str]]) -> bytes:
-    spelled = [nstring(_bytes(word)) for name, value in pairs for word in (name.upper(), _plain(value))]
+    spelled = [format_nstring(_bytes(word)) for name, value in pairs for word in (name.upper(), _plain(value))]
     return b"(" + b" ".join(spelled) + b")" if spelled else b"NIL"
 
 

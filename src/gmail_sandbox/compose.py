@@ -16,14 +16,14 @@ Headers: TypeAlias = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Body:
+class MimeBody:
     """A MIME entity without the headers of the message."""
 
     headers: tuple[tuple[str, str], ...]
     content: bytes = field(repr=False)
 
 
-def text(value: str, subtype: str = "plain", charset: str = "utf-8", encoding: str = "quoted-printable") -> Body:
+def text(value: str, subtype: str = "plain", charset: str = "utf-8", encoding: str = "quoted-printable") -> MimeBody:
     """Return a text part."""
     data = value.replace("\n", "\r\n").encode(charset, "replace")
     if encoding == "base64":
@@ -31,10 +31,10 @@ def text(value: str, subtype: str = "plain", charset: str = "utf-8", encoding: s
     elif encoding == "quoted-printable":
         data = quopri.encodestring(data.replace(b"\r\n", b"\n")).replace(b"\n", b"\r\n")
     headers = (("Content-Type", f'text/{subtype}; charset="{charset}"'), ("Content-Transfer-Encoding", encoding))
-    return Body(headers, data)
+    return MimeBody(headers, data)
 
 
-def attachment(data: bytes, content_type: str, name: str, *, cid: str = "") -> Body:
+def attachment(data: bytes, content_type: str, name: str, *, cid: str = "") -> MimeBody:
     """Return a base64 part; a name that is not ASCII is encoded as RFC 2231 wants."""
     disposition = "inline" if cid else "attachment"
     ascii_only = name.isascii()
@@ -46,22 +46,22 @@ def attachment(data: bytes, content_type: str, name: str, *, cid: str = "") -> B
     ]
     if cid:
         headers.append(("Content-ID", f"<{cid}>"))
-    return Body(tuple(headers), _lines(data))
+    return MimeBody(tuple(headers), _lines(data))
 
 
-def entity(content_type: str, data: bytes) -> Body:
+def entity(content_type: str, data: bytes) -> MimeBody:
     """Return a part that is sent as it is."""
-    return Body((("Content-Type", content_type),), data)
+    return MimeBody((("Content-Type", content_type),), data)
 
 
-def multipart(kind: str, boundary: str, parts: Iterable[Body]) -> Body:
+def multipart(kind: str, boundary: str, parts: Iterable[MimeBody]) -> MimeBody:
     """Return the parts joined under a boundary."""
     content = b"".join(f"--{boundary}\r\n".encode() + _join(part.headers, part.content) + b"\r\n" for part in parts)
     header = ("Content-Type", f'multipart/{kind}; boundary="{boundary}"')
-    return Body((header,), content + f"--{boundary}--\r\n".encode())
+    return MimeBody((header,), content + f"--{boundary}--\r\n".encode())
 
 
-def message(headers: Headers, body: Body) -> bytes:
+def message(headers: Headers, body: MimeBody) -> bytes:
     """Return a whole message."""
     return _join((*headers, ("MIME-Version", "1.0"), *body.headers), body.content)
 

@@ -34,14 +34,14 @@ class LiteralRefused(Exception):
     """A literal the server will not take. `args[0]` is the answer."""
 
 
-class Channel:
+class ClientConnection:
     """Bytes in and out of one connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, backend: Backend) -> None:
         """Take over an open connection."""
         self.silent = False
-        self.sent = 0
-        self._left: int | None = None  # bytes to send before the connection ends
+        self.bytes_sent = 0
+        self._bytes_left: int | None = None  # bytes to send before the connection ends
         self._reader, self._writer = reader, writer
         self._faults, self._quota, self._stats = backend.faults, backend.quota, backend.stats
 
@@ -59,12 +59,12 @@ class Channel:
             raise LineTooLong from error
         except OSError as error:
             raise ConnectionEnded from error
-        await self._obey_silence()
+        await self._apply_silence()
         if not line.endswith(b"\n"):
             raise ConnectionEnded
         return line.rstrip(b"\r\n")
 
-    async def read_rest(self, line: bytes) -> list[bytes]:
+    async def read_literals(self, line: bytes) -> list[bytes]:
         """Return the command that starts with `line` as text, literal, text, literal, … text."""
         pieces = [line]
         while match := _LITERAL.search(pieces[-1]):
@@ -84,10 +84,10 @@ class Channel:
             literal = await self._reader.readexactly(size)
         except (asyncio.IncompleteReadError, OSError) as error:
             raise ConnectionEnded from error
-        await self._obey_silence()
+        await self._apply_silence()
         return literal
 
-    async def _obey_silence(self) -> None:
+    async def _apply_silence(self) -> None:
         if not self.silent:
             return
         with suppress(OSError):
@@ -97,22 +97,22 @@ class Channel:
 
     async def send(self, data: bytes) -> None:
         """Write an answer and wait until the peer keeps up."""
-        fault = self._faults.take("split_lines")
+        fault = self._faults.consume("split_lines")
         if fault is None:
             await self._write(data)
         else:
-            await self._write_slowly(data, int(fault.number("bytes")), fault.number("gap_ms"))
+            await self._write_slowly(data, int(fault.get_number("bytes")), fault.get_number("gap_ms"))
 
     async def send_body(self, body: memoryview) -> None:
         """Write the bytes of a literal in slices, so that a slow peer holds little memory."""
-        dropped = self._faults.take("drop_mid_literal") if len(body) else None
+        dropped = self._faults.consume("drop_mid_literal") if len(body) else None
         if dropped is not None:
-            await self._write(bytes(body[: min(int(dropped.number("after_bytes")), len(body) - 1)]))
+            await self._write(bytes(body[: min(int(dropped.get_number("after_bytes")), len(body) - 1)]))
             self.close()
             raise ConnectionEnded
-        trickle = self._faults.take("trickle")
+        trickle = self._faults.consume("trickle")
         if trickle is not None:
-            await self._write_slowly(bytes(body), int(trickle.number("bytes")), trickle.number("interval_ms"))
+            await self._write_slowly(bytes(body), int(trickle.get_number("bytes")), trickle.get_number("interval_ms"))
             return
         for start in range(0, len(body), _SLICE):
             await self._write(bytes(body[start : start + _SLICE]))
@@ -127,25 +127,25 @@ class Channel:
             return
         if self._writer.is_closing():
             raise ConnectionEnded
-        if self._left is not None:
-            data, self._left = data[: self._left], self._left - len(data)
+        if self._bytes_left is not None:
+            data, self._bytes_left = data[: self._bytes_left], self._bytes_left - len(data)
         self._writer.write(data)
-        self.sent += len(data)
+        self.bytes_sent += len(data)
         self._stats.bytes_sent += len(data)
         try:
             await self._writer.drain()
         except OSError as error:
             raise ConnectionEnded from error
-        self._quota.spend(len(data))
-        if self._left is not None and self._left <= 0:
+        self._quota.count(len(data))
+        if self._bytes_left is not None and self._bytes_left <= 0:
             self.close()
             raise ConnectionEnded
 
-    def end_after(self, size: int) -> None:
+    def limit_output(self, size: int) -> None:
         """End the connection when so many more bytes were sent."""
-        self._left = size
+        self._bytes_left = size
 
-    def close_saying(self, text: str) -> None:
+    def close_with_bye(self, text: str) -> None:
         """Say BYE without waiting and close once it is out."""
         if self._writer.is_closing():
             return
@@ -157,7 +157,7 @@ class Channel:
         """Close after what was written."""
         self._writer.close()
 
-    async def closed(self) -> None:
+    async def wait_closed(self) -> None:
         """Wait until the connection is gone."""
         with suppress(OSError):
             await self._writer.wait_closed()

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
 
-from gmail_sandbox.account import UnknownMailbox
-from gmail_sandbox.faults import CATALOGUE, BadFault, Fault, Option
+from gmail_sandbox.account import UnknownMessage
+from gmail_sandbox.faults import CATALOGUE, ArmedFault, BadFault, Option
 from gmail_sandbox.http_server import BadRequest, Request, Response, answer, error
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class ControlApi:
             ("GET", "/sessions"): lambda _request: answer([s.describe() for s in sessions]),
             ("GET", "/stats"): lambda _request: answer(backend.stats.as_json()),
             ("GET", "/account"): lambda _request: answer(self._account_facts()),
-            ("POST", "/account"): self._present,
+            ("POST", "/account"): self._configure,
         }
 
     async def handle(self, request: Request) -> Response:
@@ -50,7 +50,7 @@ class ControlApi:
             return route(request) if route else self._by_path(request)
         except (BadFault, ValueError) as bad:
             return error(400, str(bad))
-        except UnknownMailbox as unknown:
+        except UnknownMessage as unknown:
             return error(404, str(unknown))
 
     def _by_path(self, request: Request) -> Response:
@@ -133,7 +133,7 @@ class ControlApi:
 
     def _fault_table(self) -> dict[str, object]:
         catalogue = [
-            {"name": name, "text": kind.text, "count": kind.count, "options": dict(kind.options)}
+            {"name": name, "text": kind.description, "count": kind.count, "options": dict(kind.options)}
             for name, kind in CATALOGUE.items()
         ]
         return {"armed": [_fault_facts(fault) for fault in self._faults.armed()], "catalogue": catalogue}
@@ -153,19 +153,19 @@ class ControlApi:
             },
         }
 
-    def _present(self, request: Request) -> Response:
+    def _configure(self, request: Request) -> Response:
         known = asdict(self._account.presentation)
         changes = request.json()
         for name, value in changes.items():
             if name not in known or type(value) is not type(known[name]):
                 expected = ", ".join(f"{key} ({type(known[key]).__name__})" for key in known)
                 raise BadRequest(f"{name!r} cannot be set to {value!r}; known: {expected}")
-        self._account.present(**cast("dict[str, str | bool | int]", changes))
+        self._account.configure(**cast("dict[str, str | bool | int]", changes))
         return answer(self._account_facts())
 
 
-def _fault_facts(fault: Fault) -> dict[str, object]:
-    return {"name": fault.name, "count": fault.left, "options": fault.options}
+def _fault_facts(fault: ArmedFault) -> dict[str, object]:
+    return {"name": fault.name, "count": fault.remaining, "options": fault.options}
 
 
 def _number(text: str) -> int:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from gmail_sandbox import folders
 from gmail_sandbox.backend import EXPIRED, Backend
-from gmail_sandbox.faults import OVER_QUOTA, BadFault, Fault
-from gmail_sandbox.message import Location
+from gmail_sandbox.faults import OVER_QUOTA, ArmedFault, BadFault
+from gmail_sandbox.message import MessageLocation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,16 +32,16 @@ STRANGE_LABELS = (
 UNBALANCED = "[abc"
 
 
-class Drills:
+class FaultActions:
     """Acts on the running sandbox. `open_door` and `close_door` open and close the IMAP port."""
 
     def __init__(
-        self, backend: Backend, sessions: SessionRegistry, open_door: Callable[[], None], close_door: Callable[[], None]
+        self, backend: Backend, sessions: SessionRegistry, open_port: Callable[[], None], close_port: Callable[[], None]
     ) -> None:
         """Connect the faults to what they act on."""
         self._backend, self._sessions = backend, sessions
-        self._open_door, self._close_door = open_door, close_door
-        self._acts: dict[str, Callable[[Fault], bool]] = {
+        self._open_port, self._close_port = open_port, close_port
+        self._actions: dict[str, Callable[[ArmedFault], bool]] = {
             "session_expiry": self._session_expiry,
             "half_open": self._half_open,
             "refuse_connections": self._refuse_connections,
@@ -50,76 +50,76 @@ class Drills:
             "trash_and_back": self._trash_and_back,
             "strange_labels": self._strange_labels,
         }
-        backend.faults.on_arm = self._armed
-        backend.faults.on_clear = self._cleared
+        backend.faults.on_arm = self._on_arm
+        backend.faults.on_clear = self._on_clear
         backend.quota.on_exceeded = self._quota_exceeded
 
-    def _armed(self, fault: Fault) -> bool:
+    def _on_arm(self, fault: ArmedFault) -> bool:
         """Act; return True when nothing of the fault is left to keep."""
-        act = self._acts.get(fault.name)
+        act = self._actions.get(fault.name)
         return act(fault) if act else False
 
-    def _cleared(self, name: str) -> None:
+    def _on_clear(self, name: str) -> None:
         if name == "refuse_connections":
-            self._open_door()
+            self._open_port()
         elif name == "over_quota":
-            self._backend.quota.end()
+            self._backend.quota.stop()
 
-    def _session_expiry(self, fault: Fault) -> bool:
-        if fault.text("when") != "now":
+    def _session_expiry(self, fault: ArmedFault) -> bool:
+        if fault.get_text("when") != "now":
             return False
-        delay = fault.number("after_seconds")
+        delay = fault.get_number("after_seconds")
         if delay:
             asyncio.get_running_loop().call_later(delay, self._sessions.end_all, EXPIRED)
         else:
             self._sessions.end_all(EXPIRED)
         return True
 
-    def _half_open(self, fault: Fault) -> bool:
-        if fault.text("when") != "now":
+    def _half_open(self, fault: ArmedFault) -> bool:
+        if fault.get_text("when") != "now":
             return False
         for session in self._sessions:
             session.silence()
         return True
 
-    def _refuse_connections(self, fault: Fault) -> bool:
-        self._close_door()
-        if fault.is_on("drop_sessions"):
+    def _refuse_connections(self, fault: ArmedFault) -> bool:
+        self._close_port()
+        if fault.is_enabled("drop_sessions"):
             self._sessions.end_all(EXPIRED)
         if fault.options["seconds"] is not None:
             loop = asyncio.get_running_loop()
-            loop.call_later(fault.number("seconds"), self._backend.faults.clear, "refuse_connections")
+            loop.call_later(fault.get_number("seconds"), self._backend.faults.clear, "refuse_connections")
         return False
 
-    def _over_quota(self, fault: Fault) -> bool:
-        self._backend.quota.begin(fault)
+    def _over_quota(self, fault: ArmedFault) -> bool:
+        self._backend.quota.start(fault)
         return False
 
-    def _quota_exceeded(self, fault: Fault) -> None:
-        if fault.text("how") == "bye":
+    def _quota_exceeded(self, fault: ArmedFault) -> None:
+        if fault.get_text("how") == "bye":
             self._sessions.end_all(OVER_QUOTA)
 
-    def _uidvalidity_reset(self, fault: Fault) -> bool:
-        key = folders.canonical_label(fault.text("mailbox"))
+    def _uidvalidity_reset(self, fault: ArmedFault) -> bool:
+        key = folders.canonical_label(fault.get_text("mailbox"))
         if key not in self._backend.account.mailboxes:
             raise BadFault(f"there is no mailbox {key!r}; name a label or a special-use attribute such as \\All")
         self._backend.account.reset_uidvalidity(key)
         return True
 
-    def _trash_and_back(self, fault: Fault) -> bool:
+    def _trash_and_back(self, fault: ArmedFault) -> bool:
         account = self._backend.account
         chosen = fault.options["msgid"]
         newest = account.mailboxes[folders.ALL].msgids[-1:]
         msgids = newest if chosen is None else [int(chosen)]
         if not msgids:
             raise BadFault("All Mail is empty")
-        account.move(msgids[0], Location.TRASH)
-        account.move(msgids[0], Location.ALL)
+        account.move(msgids[0], MessageLocation.TRASH)
+        account.move(msgids[0], MessageLocation.ALL)
         return True
 
-    def _strange_labels(self, fault: Fault) -> bool:
+    def _strange_labels(self, fault: ArmedFault) -> bool:
         account = self._backend.account
-        labels = [*STRANGE_LABELS, UNBALANCED] if fault.is_on("unbalanced") else list(STRANGE_LABELS)
-        for msgid in account.mailboxes[folders.ALL].msgids[-int(fault.number("messages")) :]:
+        labels = [*STRANGE_LABELS, UNBALANCED] if fault.is_enabled("unbalanced") else list(STRANGE_LABELS)
+        for msgid in account.mailboxes[folders.ALL].msgids[-int(fault.get_number("messages")) :]:
             account.change_labels(msgid, add=labels)
         return True

@@ -20,18 +20,18 @@ Option: TypeAlias = str | int | float | bool | None
 class FaultKind:
     """A line of the catalogue. `count` is how often it acts unless told otherwise."""
 
-    text: str
+    description: str
     count: int | None = 1
     options: Mapping[str, Option] = field(default_factory=dict)
     choices: tuple[str, ...] = ()  # of the one option that is a word from a list
     required: tuple[str, ...] = ()
 
-    def complaint(self, given: Mapping[str, Option]) -> str:
+    def validation_error(self, given: Mapping[str, Option]) -> str:
         """Return what is wrong with the options given, or nothing."""
         for name, value in given.items():
             if name not in self.options:
                 return f"has no option {name!r}; it knows: {', '.join(self.options) or 'none'}"
-            if not _fits(self.options[name], value):
+            if not _has_type_of(self.options[name], value):
                 return f"cannot take {value!r} as {name}"
             if name in ("when", "how") and value not in self.choices:
                 return f"needs one of {', '.join(self.choices)} as {name}"
@@ -39,7 +39,7 @@ class FaultKind:
         return f"needs the option {missing[0]}" if missing else ""
 
 
-def _fits(default: Option, value: Option) -> bool:
+def _has_type_of(default: Option, value: Option) -> bool:
     """Tell whether a value is of the kind of its default; None stands for an optional number."""
     if isinstance(default, (bool, str)):
         return type(value) is type(default)
@@ -48,24 +48,24 @@ def _fits(default: Option, value: Option) -> bool:
 
 
 @dataclass
-class Fault:
+class ArmedFault:
     """An armed fault."""
 
     name: str
-    left: int | None
+    remaining: int | None
     options: dict[str, Option]
     armed_at: float
 
-    def number(self, name: str) -> float:
+    def get_number(self, name: str) -> float:
         """Return a numeric option; None counts as 0."""
         value = self.options[name]
         return float(value) if isinstance(value, (int, float)) else 0.0
 
-    def text(self, name: str) -> str:
+    def get_text(self, name: str) -> str:
         """Return a textual option."""
         return str(self.options[name] or "")
 
-    def is_on(self, name: str) -> bool:
+    def is_enabled(self, name: str) -> bool:
         """Return a yes-or-no option."""
         return bool(self.options[name])
 
@@ -185,19 +185,21 @@ class Faults:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         """Start with nothing armed."""
         self._clock = clock
-        self._armed: dict[str, Fault] = {}
-        self.on_arm: Callable[[Fault], bool] = lambda _fault: False
+        self._armed: dict[str, ArmedFault] = {}
+        self.on_arm: Callable[[ArmedFault], bool] = lambda _fault: False
         self.on_clear: Callable[[str], None] = lambda _name: None
 
-    def arm(self, name: str, count: int | str | None = "default", options: Mapping[str, Option] | None = None) -> Fault:
+    def arm(
+        self, name: str, count: int | str | None = "default", options: Mapping[str, Option] | None = None
+    ) -> ArmedFault:
         """Arm a fault; BadFault says what is wrong with the request."""
         kind = CATALOGUE.get(name)
         if kind is None:
             raise BadFault(f"no fault is named {name!r}; GET /faults lists them")
-        complaint = kind.complaint(options or {})
+        complaint = kind.validation_error(options or {})
         if complaint:
             raise BadFault(f"{name} {complaint}")
-        fault = Fault(
+        fault = ArmedFault(
             name, kind.count if isinstance(count, str) else count, {**kind.options, **(options or {})}, self._clock()
         )
         if not self.on_arm(fault):
@@ -210,22 +212,22 @@ class Faults:
             self._armed.pop(known, None)
             self.on_clear(known)
 
-    def armed(self) -> list[Fault]:
+    def armed(self) -> list[ArmedFault]:
         """Return what is armed."""
         return list(self._armed.values())
 
-    def look(self, name: str) -> Fault | None:
+    def get(self, name: str) -> ArmedFault | None:
         """Return an armed fault without consuming it."""
         return self._armed.get(name)
 
-    def take(self, name: str, **where: Option) -> Fault | None:
+    def consume(self, name: str, **where: Option) -> ArmedFault | None:
         """Consume one use of an armed fault whose options equal `where`."""
         fault = self._armed.get(name)
         if fault is None or any(fault.options[key] != value for key, value in where.items()):
             return None
-        if fault.left is not None:
-            fault.left -= 1
-            if fault.left <= 0:
+        if fault.remaining is not None:
+            fault.remaining -= 1
+            if fault.remaining <= 0:
                 del self._armed[name]
         return fault
 
@@ -236,36 +238,36 @@ if TYPE_CHECKING:
 OVER_QUOTA = "[OVERQUOTA] Account exceeded command or bandwidth limits."
 
 
-class Quota:
+class BandwidthQuota:
     """Counts from the moment the fault `over_quota` is armed."""
 
     def __init__(self, faults: Faults, clock: Callable[[], float]) -> None:
         """Start with no limit."""
-        self.on_exceeded: Callable[[Fault], None] = lambda _fault: None
+        self.on_exceeded: Callable[[ArmedFault], None] = lambda _fault: None
         self._faults, self._clock = faults, clock
         self._sent = 0
         self._refused_until: float | None = None
 
-    def begin(self, fault: Fault) -> None:
+    def start(self, fault: ArmedFault) -> None:
         """Start counting; a budget of 0 is exceeded at once."""
         self._sent, self._refused_until = 0, None
-        if not fault.number("after_bytes"):
+        if not fault.get_number("after_bytes"):
             self._exceed(fault)
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Stop limiting."""
         self._refused_until = None
 
-    def spend(self, sent: int) -> None:
+    def count(self, sent: int) -> None:
         """Count bytes sent to a client."""
-        fault = self._faults.look("over_quota")
+        fault = self._faults.get("over_quota")
         if fault is None or self._refused_until is not None:
             return
         self._sent += sent
-        if self._sent >= fault.number("after_bytes"):
+        if self._sent >= fault.get_number("after_bytes"):
             self._exceed(fault)
 
-    def refusing(self) -> bool:
+    def is_exhausted(self) -> bool:
         """Tell whether the account is shut now; the fault is over when its time is."""
         if self._refused_until is None:
             return False
@@ -274,6 +276,6 @@ class Quota:
         self._faults.clear("over_quota")
         return False
 
-    def _exceed(self, fault: Fault) -> None:
-        self._refused_until = self._clock() + fault.number("login_refused_seconds")
+    def _exceed(self, fault: ArmedFault) -> None:
+        self._refused_until = self._clock() + fault.get_number("login_refused_seconds")
         self.on_exceeded(fault)

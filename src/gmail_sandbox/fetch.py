@@ -11,13 +11,13 @@ from gmail_sandbox import bodystructure as structure
 from gmail_sandbox import folders, mime, wire
 from gmail_sandbox.backend import EXPIRED
 from gmail_sandbox.sequence_sets import parse_set
-from gmail_sandbox.session import Refused, Session, format_flags
-from gmail_sandbox.wire import Node, ParseError, Token, list_of, text_of
+from gmail_sandbox.session import CommandRefused, Session, format_flags
+from gmail_sandbox.wire import ImapToken, Node, ParseError, list_of, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from gmail_sandbox.mailbox import Entry
+    from gmail_sandbox.mailbox import MailboxEntry
     from gmail_sandbox.message import Message
 
 # The order of an answer, whatever the order of the question.
@@ -50,7 +50,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 
 @dataclass(frozen=True)
-class Section:
+class BodySection:
     """A part of the body that was asked for; `name` is how the answer calls it."""
 
     name: bytes
@@ -67,11 +67,11 @@ class Section:
 
 
 @dataclass
-class Plan:
+class FetchRequest:
     """All that one FETCH asks for."""
 
     attributes: set[bytes] = field(default_factory=set)
-    sections: list[Section] = field(default_factory=list)
+    sections: list[BodySection] = field(default_factory=list)
     changed_since: int | None = None
 
     @property
@@ -85,9 +85,9 @@ class Plan:
         return any(not section.peek for section in self.sections)
 
 
-def parse_plan(items: Node, modifiers: list[Node]) -> Plan:
+def parse_request(items: Node, modifiers: list[Node]) -> FetchRequest:
     """Return what the items of a FETCH ask for."""
-    plan = Plan()
+    plan = FetchRequest()
     for node in list_of(items):
         _add_item(plan, text_of(node))
     if modifiers:
@@ -95,7 +95,7 @@ def parse_plan(items: Node, modifiers: list[Node]) -> Plan:
     return plan
 
 
-def _add_item(plan: Plan, item: bytes) -> None:
+def _add_item(plan: FetchRequest, item: bytes) -> None:
     name = item.upper()
     if name in _MACROS:
         plan.attributes.update(_MACROS[name])
@@ -107,7 +107,7 @@ def _add_item(plan: Plan, item: bytes) -> None:
         plan.sections.append(_section(item))
 
 
-def _section(item: bytes, called: bytes | None = None) -> Section:
+def _section(item: bytes, called: bytes | None = None) -> BodySection:
     match = _SECTION.fullmatch(item)
     if match is None:
         raise ParseError(f"unknown FETCH item {item!r}")
@@ -116,17 +116,17 @@ def _section(item: bytes, called: bytes | None = None) -> Section:
     partial = (int(match["from"]), int(match["count"])) if match["from"] else None
     inside = item[item.index(b"[") : item.rindex(b"]") + 1]
     name = called or b"BODY" + inside + (b"<%d>" % partial[0] if partial else b"")
-    return Section(name, path, (match["what"] or b"").upper(), fields, partial, peek=match["peek"] is not None)
+    return BodySection(name, path, (match["what"] or b"").upper(), fields, partial, peek=match["peek"] is not None)
 
 
-def _add_modifiers(plan: Plan, modifiers: list[Node]) -> None:
+def _add_modifiers(plan: FetchRequest, modifiers: list[Node]) -> None:
     for at, node in enumerate(modifiers):
-        if isinstance(node, Token) and node.upper() == b"CHANGEDSINCE" and at + 1 < len(modifiers):
+        if isinstance(node, ImapToken) and node.upper() == b"CHANGEDSINCE" and at + 1 < len(modifiers):
             plan.changed_since = wire.number_of(modifiers[at + 1])
             plan.attributes.add(b"MODSEQ")  # RFC 7162 section 3.1.4.1
 
 
-def render(entry: Entry, plan: Plan, session: Session) -> Iterator[bytes | memoryview]:
+def render(entry: MailboxEntry, plan: FetchRequest, session: Session) -> Iterator[bytes | memoryview]:
     """Return one FETCH answer as pieces; a memoryview is the content of a literal."""
     raw = session.backend.account.raw(entry.message) if _needs_raw(plan) else b""
     root = mime.parse(raw) if _needs_structure(plan) else None
@@ -144,15 +144,15 @@ def render(entry: Entry, plan: Plan, session: Session) -> Iterator[bytes | memor
     yield b")\r\n"
 
 
-def _needs_raw(plan: Plan) -> bool:
+def _needs_raw(plan: FetchRequest) -> bool:
     return bool(plan.sections) or not plan.attributes.isdisjoint(_PARSED)
 
 
-def _needs_structure(plan: Plan) -> bool:
+def _needs_structure(plan: FetchRequest) -> bool:
     return any(s.path or s.what for s in plan.sections) or not plan.attributes.isdisjoint(_PARSED)
 
 
-def _value(name: bytes, entry: Entry, session: Session, root: mime.Part | None) -> bytes:
+def _value(name: bytes, entry: MailboxEntry, session: Session, root: mime.MimePart | None) -> bytes:
     if root is None or name not in _PARSED:
         return _PLAIN[name](entry, session)
     if name == b"ENVELOPE":
@@ -160,35 +160,35 @@ def _value(name: bytes, entry: Entry, session: Session, root: mime.Part | None) 
     return structure.body_structure(root, extended=name == b"BODYSTRUCTURE")
 
 
-def labels(message: Message, session: Session) -> bytes:
+def format_labels(message: Message, session: Session) -> bytes:
     """Return X-GM-LABELS: without the label of the selected mailbox, system labels quoted and first."""
     omitted = session.selected.mailbox.key
     shown = [label for label in folders.SYSTEM_LABELS if label in message.labels]
     shown += sorted(message.labels.difference(folders.SYSTEM_LABELS))
-    spelled = [wire.label(label, utf8=session.utf8) for label in shown if label != omitted]
+    spelled = [wire.format_label(label, utf8=session.utf8) for label in shown if label != omitted]
     return b"(" + b" ".join(spelled) + b")"
 
 
-def internal_date(milliseconds: int) -> bytes:
+def format_internal_date(milliseconds: int) -> bytes:
     """Return an INTERNALDATE in UTC."""
     when = datetime.fromtimestamp(milliseconds / 1000, UTC)
     text = f'"{when.day:02}-{_MONTHS[when.month - 1]}-{when:%Y %H:%M:%S} +0000"'
     return text.encode()
 
 
-_PLAIN: dict[bytes, Callable[[Entry, Session], bytes]] = {
+_PLAIN: dict[bytes, Callable[[MailboxEntry, Session], bytes]] = {
     b"X-GM-THRID": lambda entry, _session: b"%d" % entry.message.thrid,
     b"X-GM-MSGID": lambda entry, _session: b"%d" % entry.message.msgid,
-    b"X-GM-LABELS": lambda entry, session: labels(entry.message, session),
+    b"X-GM-LABELS": lambda entry, session: format_labels(entry.message, session),
     b"UID": lambda entry, _session: b"%d" % entry.uid,
     b"RFC822.SIZE": lambda entry, _session: b"%d" % entry.message.size,
     b"MODSEQ": lambda entry, _session: b"(%d)" % entry.message.modseq,
-    b"INTERNALDATE": lambda entry, _session: internal_date(entry.message.internaldate),
+    b"INTERNALDATE": lambda entry, _session: format_internal_date(entry.message.internaldate),
     b"FLAGS": lambda entry, _session: format_flags(entry.message),
 }
 
 
-def _content(section: Section, raw: bytes, root: mime.Part | None) -> memoryview | None:
+def _content(section: BodySection, raw: bytes, root: mime.MimePart | None) -> memoryview | None:
     content: bytes | None = raw
     if root is not None and (section.path or section.what):
         content = mime.section(root, section.path, section.what, section.fields)
@@ -205,7 +205,7 @@ async def fetch(session: Session, args: list[Node], *, by_uid: bool = False) -> 
     """Run FETCH or UID FETCH."""
     if len(args) < 2:  # noqa: PLR2004
         raise ParseError("FETCH needs a set and items")
-    plan = parse_plan(args[1], args[2:])
+    plan = parse_request(args[1], args[2:])
     if by_uid:
         plan.attributes.add(b"UID")
     if b"MODSEQ" in plan.attributes:
@@ -213,75 +213,75 @@ async def fetch(session: Session, args: list[Node], *, by_uid: bool = False) -> 
     selection = session.selected
     ranges = selection.indexes(parse_set(text_of(args[0])), by_uid=by_uid)
     uids = [selection.uids[index] for part in ranges for index in part]
-    if plan.reads_bodies and (dropped := session.backend.faults.take("drop_fetch")):
-        session.channel.end_after(int(dropped.number("after_bytes")))
-    partial = _partial(session, uids, plan)
+    if plan.reads_bodies and (dropped := session.backend.faults.consume("drop_fetch")):
+        session.connection.limit_output(int(dropped.get_number("after_bytes")))
+    partial = _apply_partial_fetch(session, uids, plan)
     await _send_all(session, ranges, plan, partial.left_out)
     return partial.answer
 
 
-class _Partial(NamedTuple):
+class _PartialAnswer(NamedTuple):
     left_out: frozenset[int] = frozenset()
     answer: str = "OK Success"
 
 
-def _partial(session: Session, uids: Sequence[int], plan: Plan) -> _Partial:
+def _apply_partial_fetch(session: Session, uids: Sequence[int], plan: FetchRequest) -> _PartialAnswer:
     """Return what a partial FETCH leaves out and says; a FETCH of one message is always complete."""
-    fault = session.backend.faults.look("partial_fetch")
-    if fault is None or len(uids) < 2 or (fault.is_on("bodies_only") and not plan.reads_bodies):  # noqa: PLR2004
-        return _Partial()
-    session.backend.faults.take("partial_fetch")
-    left_out = frozenset(uids[-min(int(fault.number("missing")), len(uids)) :])
-    suffix = " [THROTTLED]" if fault.is_on("throttled") else ""
-    return _Partial(left_out, f"NO Some messages could not be FETCHed (Failure){suffix}")
+    fault = session.backend.faults.get("partial_fetch")
+    if fault is None or len(uids) < 2 or (fault.is_enabled("bodies_only") and not plan.reads_bodies):  # noqa: PLR2004
+        return _PartialAnswer()
+    session.backend.faults.consume("partial_fetch")
+    left_out = frozenset(uids[-min(int(fault.get_number("missing")), len(uids)) :])
+    suffix = " [THROTTLED]" if fault.is_enabled("throttled") else ""
+    return _PartialAnswer(left_out, f"NO Some messages could not be FETCHed (Failure){suffix}")
 
 
-async def _send_all(session: Session, ranges: list[range], plan: Plan, left_out: frozenset[int]) -> None:
+async def _send_all(session: Session, ranges: list[range], plan: FetchRequest, left_out: frozenset[int]) -> None:
     sent = 0
     for entry in session.selected.entries(ranges):
         if entry.uid in left_out or (plan.changed_since or -1) >= entry.message.modseq:
             continue
-        _maybe_system_error(session, entry, plan)
+        _apply_system_error(session, entry, plan)
         await _send_one(session, entry, plan)
         sent += 1
-        _maybe_expire(session, sent)
-        session.check()
+        _apply_session_expiry(session, sent)
+        session.raise_if_ended()
 
 
-def _maybe_system_error(session: Session, entry: Entry, plan: Plan) -> None:
-    fault = session.backend.faults.look("uid_system_error")
-    if fault is None or fault.number("uid") != entry.uid:
+def _apply_system_error(session: Session, entry: MailboxEntry, plan: FetchRequest) -> None:
+    fault = session.backend.faults.get("uid_system_error")
+    if fault is None or fault.get_number("uid") != entry.uid:
         return
-    if fault.is_on("bodies_only") and not plan.reads_bodies:
+    if fault.is_enabled("bodies_only") and not plan.reads_bodies:
         return
-    session.backend.faults.take("uid_system_error")
-    raise Refused("NO System Error (Failure)")
+    session.backend.faults.consume("uid_system_error")
+    raise CommandRefused("NO System Error (Failure)")
 
 
-def _maybe_expire(session: Session, sent: int) -> None:
-    fault = session.backend.faults.look("session_expiry")
-    if fault is not None and fault.text("when") == "fetch" and sent >= fault.number("after_messages"):
-        session.backend.faults.take("session_expiry")
+def _apply_session_expiry(session: Session, sent: int) -> None:
+    fault = session.backend.faults.get("session_expiry")
+    if fault is not None and fault.get_text("when") == "fetch" and sent >= fault.get_number("after_messages"):
+        session.backend.faults.consume("session_expiry")
         session.end(EXPIRED)
 
 
-async def _send_one(session: Session, entry: Entry, plan: Plan) -> None:
+async def _send_one(session: Session, entry: MailboxEntry, plan: FetchRequest) -> None:
     marked = _mark_seen(session, entry, plan)
     if plan.reads_bodies and all(s.partial is None or s.partial[0] == 0 for s in plan.sections if s.is_body):
-        session.backend.stats.body_fetched(session.selected.mailbox.key, entry.uid, entry.message.msgid)
-    shown = Plan(plan.attributes | {b"FLAGS"}, plan.sections) if marked else plan
+        session.backend.stats.count_body(session.selected.mailbox.key, entry.uid, entry.message.msgid)
+    shown = FetchRequest(plan.attributes | {b"FLAGS"}, plan.sections) if marked else plan
     text = b""
     for piece in render(entry, shown, session):
         if isinstance(piece, memoryview):
-            await session.channel.send(text)
-            await session.channel.send_body(piece)
+            await session.connection.send(text)
+            await session.connection.send_body(piece)
             text = b""
         else:
             text += piece
-    await session.channel.send(text)
+    await session.connection.send(text)
 
 
-def _mark_seen(session: Session, entry: Entry, plan: Plan) -> bool:
+def _mark_seen(session: Session, entry: MailboxEntry, plan: FetchRequest) -> bool:
     if not plan.marks_seen or session.selected.readonly or "\\Seen" in entry.message.flags:
         return False
     session.backend.account.set_flags(entry.message.msgid, entry.message.flags | {"\\Seen"})

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gmail_sandbox.message import Location
+from gmail_sandbox.message import MessageLocation
 
 INBOX, IMPORTANT, STARRED, SENT, DRAFT = "\\Inbox", "\\Important", "\\Starred", "\\Sent", "\\Draft"
 ALL, JUNK, TRASH = "\\All", "\\Junk", "\\Trash"
 
 SYSTEM_LABELS = (INBOX, IMPORTANT, STARRED, SENT, DRAFT)
-LOCATION_KEYS = {Location.ALL: ALL, Location.SPAM: JUNK, Location.TRASH: TRASH}
+LOCATION_KEYS = {MessageLocation.ALL: ALL, MessageLocation.SPAM: JUNK, MessageLocation.TRASH: TRASH}
 KEY_LOCATIONS = {key: location for location, key in LOCATION_KEYS.items()}
 
 # RFC 6154 attribute of each special mailbox; \Important is Gmail's own addition.
@@ -41,7 +41,7 @@ LANGUAGES = tuple(_NAMES)
 
 
 @dataclass(frozen=True)
-class Presentation:
+class AccountSettings:
     """How the owner of the account chose to see it; part of what a restart keeps."""
 
     language: str = "en"
@@ -60,7 +60,7 @@ class Presentation:
         return names
 
 
-class BadName(ValueError):
+class BadLabel(ValueError):
     """A label that IMAP could not carry."""
 
 
@@ -69,7 +69,7 @@ def canonical_label(label: str) -> str:
     if label.upper() == "INBOX":
         return INBOX
     if not label.strip() or any(char < " " or char == "\x7f" for char in label):
-        raise BadName(f"{label!r} cannot be a label: it is empty or has control characters")
+        raise BadLabel(f"{label!r} cannot be a label: it is empty or has control characters")
     folded = label.lower()
     for known in (*SYSTEM_LABELS, ALL, JUNK, TRASH):
         if folded == known.lower():

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from typing import TypeAlias
 
 from gmail_sandbox import folders
-from gmail_sandbox.message import Location, Message
-from gmail_sandbox.searchable_text import Content
+from gmail_sandbox.message import Message, MessageLocation
+from gmail_sandbox.searchable_text import SearchableText
 
-Query: TypeAlias = Callable[[Message, Content], bool]
+Query: TypeAlias = Callable[[Message, SearchableText], bool]
 
 _TERM = re.compile(r'(-?)(?:([a-z0-9]+):)?(?:"([^"]*)"|(\S+))', re.IGNORECASE)
 _UNITS = {"k": 1024, "m": 1024**2}
@@ -65,7 +65,7 @@ def _operator(name: str, value: str) -> Query:  # noqa: PLR0911 (one line per op
             return lambda _message, content: literal in content.text()
 
 
-def _never(_message: Message, _content: Content) -> bool:
+def _never(_message: Message, _content: SearchableText) -> bool:
     return False
 
 
@@ -88,7 +88,7 @@ def _place(value: str) -> Query:
         case "anywhere":
             return lambda _message, _content: True
         case "spam" | "trash":
-            return lambda message, _content: message.location is Location(value)
+            return lambda message, _content: message.location is MessageLocation(value)
         case _:
             label = _PLACES.get(value)
             return (lambda message, _content: label in message.labels) if label else _label(value)

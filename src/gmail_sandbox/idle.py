@@ -19,24 +19,24 @@ _GLUED_MAIL = (
 
 async def idle(session: Session, _args: list[Node]) -> str:
     """Run IDLE."""
-    await session.channel.send(b"+ idling\r\n" + _glued(session))
+    await session.connection.send(b"+ idling\r\n" + _first_update(session))
     faults = session.backend.faults
-    if faults.take("half_open", when="idle"):
+    if faults.consume("half_open", when="idle"):
         session.silence()
-    if faults.take("session_expiry", when="idle"):
+    if faults.consume("session_expiry", when="idle"):
         session.end(EXPIRED)
     line = await _until_done(session)
     return "OK IDLE terminated (Success)" if line.strip().upper() == b"DONE" else "BAD Expected DONE"
 
 
-def _glued(session: Session) -> bytes:
+def _first_update(session: Session) -> bytes:
     """Return the first announcement, to go out in one segment with the continuation."""
-    fault = session.backend.faults.take("glued_exists")
+    fault = session.backend.faults.consume("glued_exists")
     if fault is None:
         return b""
-    if fault.is_on("deliver") and not (session.selection and session.selection.pending):
+    if fault.is_enabled("deliver") and not (session.selection and session.selection.has_pending):
         session.backend.account.deliver(_GLUED_MAIL % session.backend.new_id().encode())
-    return session.updates()
+    return session.pending_updates()
 
 
 async def _until_done(session: Session) -> bytes:
@@ -44,8 +44,8 @@ async def _until_done(session: Session) -> bytes:
     try:
         while not done.done():
             await _push(session)
-            await _either(done, session.wake)
-            session.check()
+            await _wait_for_either(done, session.wake)
+            session.raise_if_ended()
         return done.result()
     finally:
         done.cancel()
@@ -56,7 +56,7 @@ async def _push(session: Session) -> None:
     await session.send_updates()
 
 
-async def _either(done: asyncio.Future[bytes], wake: asyncio.Event) -> None:
+async def _wait_for_either(done: asyncio.Future[bytes], wake: asyncio.Event) -> None:
     woken = asyncio.ensure_future(wake.wait())
     waiting: set[asyncio.Future[Any]] = {done, woken}
     try:

@@ -8,22 +8,22 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from gmail_sandbox import fetch, idle, login, mailbox_commands, message_commands, search, wire
-from gmail_sandbox.connection import Channel, ConnectionEnded, LineTooLong, LiteralRefused
+from gmail_sandbox.connection import ClientConnection, ConnectionEnded, LineTooLong, LiteralRefused
 from gmail_sandbox.faults import OVER_QUOTA
-from gmail_sandbox.folders import BadName
+from gmail_sandbox.folders import BadLabel
 from gmail_sandbox.message import BadFlag
-from gmail_sandbox.session import AFTER_LOGIN, BEFORE_LOGIN, Refused, Session, SessionOver, SessionRegistry
-from gmail_sandbox.wire import Node, ParseError, Token, text_of
+from gmail_sandbox.session import AFTER_LOGIN, BEFORE_LOGIN, CommandRefused, Session, SessionEnded, SessionRegistry
+from gmail_sandbox.wire import ImapToken, Node, ParseError, text_of
 
 if TYPE_CHECKING:
     from gmail_sandbox.backend import Backend
-    from gmail_sandbox.faults import Fault
+    from gmail_sandbox.faults import ArmedFault
 
 Run: TypeAlias = Callable[[Session, list[Node]], Awaitable[str]]
 
 _TAG = re.compile(rb"[^\x00-\x20(){%*\"\\+\x7f-\xff]+")
 _COULD_NOT_PARSE = "BAD Could not parse command"
-_ANY, _NEW, _KNOWN, _SELECTED = "any", "before login", "after login", "selected"
+_ANY, _NOT_AUTHENTICATED, _AUTHENTICATED, _SELECTED = "any", "before login", "after login", "selected"
 
 
 async def _capability(session: Session, _args: list[Node]) -> str:
@@ -37,7 +37,7 @@ async def _id(session: Session, _args: list[Node]) -> str:
         "vendor": "Google, Inc.",
         "support-url": "https://support.google.com/mail",
         "version": "gmail.imap-server_sandbox",
-        "remote-host": session.channel.peer,
+        "remote-host": session.connection.peer,
         "connection-token": session.id,
     }
     pairs = " ".join(f'"{name}" "{value}"' for name, value in facts.items())
@@ -95,24 +95,24 @@ _COMMANDS: dict[str, _Command] = {
     "ID": _Command(_id, _ANY),
     "NOOP": _Command(_noop, _ANY),
     "LOGOUT": _Command(_logout, _ANY),
-    "AUTHENTICATE": _Command(login.authenticate, _NEW),
-    "LOGIN": _Command(login.login, _NEW),
-    "ENABLE": _Command(_enable, _KNOWN),
-    "COMPRESS": _Command(_compress, _KNOWN),
-    "NAMESPACE": _Command(mailbox_commands.namespace, _KNOWN),
-    "LIST": _Command(mailbox_commands.list_, _KNOWN),
-    "LSUB": _Command(mailbox_commands.lsub, _KNOWN),
-    "XLIST": _Command(mailbox_commands.xlist, _KNOWN),
-    "SUBSCRIBE": _Command(_noop, _KNOWN),
-    "UNSUBSCRIBE": _Command(_noop, _KNOWN),
-    "STATUS": _Command(mailbox_commands.status, _KNOWN),
-    "SELECT": _Command(mailbox_commands.select, _KNOWN),
-    "EXAMINE": _Command(mailbox_commands.examine, _KNOWN),
-    "CREATE": _Command(mailbox_commands.create, _KNOWN),
-    "DELETE": _Command(mailbox_commands.delete, _KNOWN),
-    "RENAME": _Command(mailbox_commands.rename, _KNOWN),
-    "APPEND": _Command(message_commands.append, _KNOWN),
-    "IDLE": _Command(idle.idle, _KNOWN),
+    "AUTHENTICATE": _Command(login.authenticate, _NOT_AUTHENTICATED),
+    "LOGIN": _Command(login.login, _NOT_AUTHENTICATED),
+    "ENABLE": _Command(_enable, _AUTHENTICATED),
+    "COMPRESS": _Command(_compress, _AUTHENTICATED),
+    "NAMESPACE": _Command(mailbox_commands.namespace, _AUTHENTICATED),
+    "LIST": _Command(mailbox_commands.list_, _AUTHENTICATED),
+    "LSUB": _Command(mailbox_commands.lsub, _AUTHENTICATED),
+    "XLIST": _Command(mailbox_commands.xlist, _AUTHENTICATED),
+    "SUBSCRIBE": _Command(_noop, _AUTHENTICATED),
+    "UNSUBSCRIBE": _Command(_noop, _AUTHENTICATED),
+    "STATUS": _Command(mailbox_commands.status, _AUTHENTICATED),
+    "SELECT": _Command(mailbox_commands.select, _AUTHENTICATED),
+    "EXAMINE": _Command(mailbox_commands.examine, _AUTHENTICATED),
+    "CREATE": _Command(mailbox_commands.create, _AUTHENTICATED),
+    "DELETE": _Command(mailbox_commands.delete, _AUTHENTICATED),
+    "RENAME": _Command(mailbox_commands.rename, _AUTHENTICATED),
+    "APPEND": _Command(message_commands.append, _AUTHENTICATED),
+    "IDLE": _Command(idle.idle, _AUTHENTICATED),
     "CHECK": _Command(_noop, _SELECTED),
     "CLOSE": _Command(message_commands.close, _SELECTED),
     "UNSELECT": _Command(mailbox_commands.unselect, _SELECTED),
@@ -125,45 +125,45 @@ _COMMANDS: dict[str, _Command] = {
     "UID": _Command(_uid, _SELECTED),
 }
 # During these no EXPUNGE may be announced. RFC 3501 would allow it for the UID forms; clients are kinder without.
-_KEEPING_NUMBERS = ("FETCH", "SEARCH", "STORE", "UID FETCH", "UID SEARCH", "UID STORE")
+_WITHOUT_EXPUNGE = ("FETCH", "SEARCH", "STORE", "UID FETCH", "UID SEARCH", "UID STORE")
 
 
 async def serve(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, backend: Backend, registry: SessionRegistry
 ) -> None:
     """Serve one connection until it ends."""
-    session = Session(Channel(reader, writer, backend), backend, registry)
+    session = Session(ClientConnection(reader, writer, backend), backend, registry)
     registry.add(session)
-    backend.stats.connected()
+    backend.stats.count_connection()
     try:
-        await _converse(session)
+        await _serve_session(session)
     except (ConnectionEnded, ConnectionError):
         pass
-    except SessionOver as over:
-        session.channel.close_saying(str(over))
+    except SessionEnded as over:
+        session.connection.close_with_bye(str(over))
     except LineTooLong:
-        session.channel.close_saying("Line too long")
+        session.connection.close_with_bye("Line too long")
     finally:
         session.close()
         registry.remove(session)
         backend.stats.connections_now -= 1
-        session.channel.close()
-        await session.channel.closed()
+        session.connection.close()
+        await session.connection.wait_closed()
 
 
-async def _converse(session: Session) -> None:
-    if session.backend.faults.take("greeting_bye"):
-        raise SessionOver("Too many connections, try again later.")
-    await session.send(f"* OK Gimap ready for requests from {session.channel.peer} {session.id}".encode())
+async def _serve_session(session: Session) -> None:
+    if session.backend.faults.consume("greeting_bye"):
+        raise SessionEnded("Too many connections, try again later.")
+    await session.send(f"* OK Gimap ready for requests from {session.connection.peer} {session.id}".encode())
     while session.command != "LOGOUT":
         line = await session.next_line()
         if line:
-            await _obey(session, line)
+            await _execute_line(session, line)
 
 
-async def _obey(session: Session, line: bytes) -> None:
+async def _execute_line(session: Session, line: bytes) -> None:
     try:
-        pieces = await session.channel.read_rest(line)
+        pieces = await session.connection.read_literals(line)
     except LiteralRefused as refused:
         await session.send(line.split(b" ")[0] + b" " + str(refused).encode())
         return
@@ -172,20 +172,20 @@ async def _obey(session: Session, line: bytes) -> None:
         await session.send(f"* BAD invalid tag {session.id}".encode())
         return
     session.tag = tag
-    answer = await _answer(session, [rest, *pieces[1:]])
-    await _finish(session, answer)
+    answer = await _execute(session, [rest, *pieces[1:]])
+    await _complete(session, answer)
 
 
-async def _answer(session: Session, pieces: list[bytes]) -> str:
+async def _execute(session: Session, pieces: list[bytes]) -> str:
     try:
         nodes = wire.tokenise(pieces)
-        if not nodes or not isinstance(nodes[0], Token):
+        if not nodes or not isinstance(nodes[0], ImapToken):
             return _COULD_NOT_PARSE
         session.command = nodes[0].upper().decode("latin-1")
         return await _run(session, nodes[1:])
-    except Refused as refused:
+    except CommandRefused as refused:
         return str(refused)
-    except BadName:
+    except BadLabel:
         return "NO [CANNOT] Invalid folder name. (Failure)"
     except (ParseError, BadFlag):
         return _COULD_NOT_PARSE
@@ -199,7 +199,7 @@ async def _run(session: Session, args: list[Node]) -> str:
     session.backend.stats.commands[session.command] += 1
     if not _allowed(session, command.state):
         return "BAD Command not allowed in this state."
-    await _befall(session)
+    await _apply_faults(session)
     return await command.run(session, args)
 
 
@@ -208,47 +208,47 @@ def _full_name(name: str, args: list[Node]) -> str:
 
 
 def _allowed(session: Session, state: str) -> bool:
-    if state == _NEW:
+    if state == _NOT_AUTHENTICATED:
         return not session.user
-    if state == _KNOWN:
+    if state == _AUTHENTICATED:
         return bool(session.user)
     return state == _ANY or session.selection is not None
 
 
-async def _befall(session: Session) -> None:
+async def _apply_faults(session: Session) -> None:
     """Let the faults happen that can meet any command of a logged-in session."""
     faults = session.backend.faults
-    scripted = faults.look("answer")
-    if scripted is not None and _meant(scripted, session):
-        faults.take("answer")
-        raise Refused(scripted.text("text"))
+    scripted = faults.get("answer")
+    if scripted is not None and _targets(scripted, session):
+        faults.consume("answer")
+        raise CommandRefused(scripted.get_text("text"))
     if not session.user or session.command == "LOGOUT":
         return
-    if faults.take("half_open", when="command"):
+    if faults.consume("half_open", when="command"):
         session.silence()
         await session.next_line()
-    if faults.take("bad_system_error_bye"):
-        raise SessionOver("System Error")
-    if session.backend.quota.refusing():
-        raise Refused(f"NO {OVER_QUOTA} (Failure)")
-    unavailable = faults.look("unavailable")
-    if unavailable is not None and _meant(unavailable, session):
-        faults.take("unavailable")
-        raise Refused("NO [UNAVAILABLE] Temporary System Error (Failure)")
+    if faults.consume("bad_system_error_bye"):
+        raise SessionEnded("System Error")
+    if session.backend.quota.is_exhausted():
+        raise CommandRefused(f"NO {OVER_QUOTA} (Failure)")
+    unavailable = faults.get("unavailable")
+    if unavailable is not None and _targets(unavailable, session):
+        faults.consume("unavailable")
+        raise CommandRefused("NO [UNAVAILABLE] Temporary System Error (Failure)")
 
 
-def _meant(fault: Fault, session: Session) -> bool:
+def _targets(fault: ArmedFault, session: Session) -> bool:
     """Tell whether a fault that may name a command is for this one; without a name it is for any after login."""
-    named = fault.text("command").upper()
+    named = fault.get_text("command").upper()
     return named == session.command.split()[-1] if named else bool(session.user)
 
 
-async def _finish(session: Session, answer: str) -> None:
-    await session.send_updates(expunges=session.command not in _KEEPING_NUMBERS)
-    throttled = session.backend.faults.take("throttled") if answer.startswith("OK") else None
+async def _complete(session: Session, answer: str) -> None:
+    await session.send_updates(expunges=session.command not in _WITHOUT_EXPUNGE)
+    throttled = session.backend.faults.consume("throttled") if answer.startswith("OK") else None
     if throttled is not None:
-        await asyncio.sleep(throttled.number("delay_ms") / 1000)
+        await asyncio.sleep(throttled.get_number("delay_ms") / 1000)
         answer += " [THROTTLED]"
     await session.send(session.tag + b" " + answer.encode())
     if session.command != "LOGOUT":
-        session.check()
+        session.raise_if_ended()

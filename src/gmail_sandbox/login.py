@@ -9,7 +9,7 @@ import re
 from typing import NamedTuple
 
 from gmail_sandbox.faults import OVER_QUOTA
-from gmail_sandbox.session import AFTER_LOGIN, Refused, Session
+from gmail_sandbox.session import AFTER_LOGIN, CommandRefused, Session
 from gmail_sandbox.tokens import MAIL_SCOPE
 from gmail_sandbox.wire import Node, ParseError, text_of
 
@@ -34,7 +34,7 @@ _GS2_USER = re.compile(r"^n,a=([^,]*),")
 _BEARER = re.compile(r"\x01auth=Bearer ([^\x01]+)(?:\x01|$)", re.IGNORECASE)
 
 
-class Claim(NamedTuple):
+class Login(NamedTuple):
     """Who the client says it is and what it shows for it."""
 
     user: str
@@ -59,56 +59,56 @@ async def login(session: Session, args: list[Node]) -> str:
     if len(args) != 2:  # noqa: PLR2004
         raise ParseError("LOGIN needs a user and a password")
     user, password = (text_of(arg).decode("utf-8", "replace") for arg in args)
-    return await _password(session, Claim(user, password))
+    return await _password(session, Login(user, password))
 
 
 async def _payload(session: Session, args: list[Node]) -> str:
     """Return the client's first message, asked for with an empty challenge when it did not come along."""
     encoded = text_of(args[1]) if len(args) > 1 else await _challenge(session, b"")
     if encoded == b"*":
-        raise Refused("BAD Authentication cancelled")
+        raise CommandRefused("BAD Authentication cancelled")
     try:
         return base64.b64decode(encoded, validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
-        raise Refused(f"BAD Invalid SASL argument. {session.id}") from None
+        raise CommandRefused(f"BAD Invalid SASL argument. {session.id}") from None
 
 
 async def _challenge(session: Session, data: bytes) -> bytes:
-    await session.channel.send(b"+ " + base64.b64encode(data) + b"\r\n")
+    await session.connection.send(b"+ " + base64.b64encode(data) + b"\r\n")
     return await session.next_line()
 
 
-def _bearer_claim(payload: str, *, xoauth2: bool) -> Claim:
+def _bearer_claim(payload: str, *, xoauth2: bool) -> Login:
     user = (_USER if xoauth2 else _GS2_USER).search(payload)
     token = _BEARER.search(payload)
-    return Claim(user[1] if user else "", token[1] if token else "")
+    return Login(user[1] if user else "", token[1] if token else "")
 
 
-def _plain_claim(payload: str) -> Claim:
+def _plain_claim(payload: str) -> Login:
     parts = payload.split("\0")
-    return Claim(parts[1], parts[2]) if len(parts) == 3 else Claim("", "")  # noqa: PLR2004
+    return Login(parts[1], parts[2]) if len(parts) == 3 else Login("", "")  # noqa: PLR2004
 
 
-async def _bearer(session: Session, claim: Claim) -> str:
+async def _bearer(session: Session, claim: Login) -> str:
     backend = session.backend
-    token = backend.tokens.access(claim.secret)
-    if _told_stale(session, token.issued_at if token else 0.0):
+    token = backend.tokens.find_access(claim.secret)
+    if _is_declared_stale(session, token.issued_at if token else 0.0):
         token = None
-    lookup = backend.faults.take("lookup_failed")
-    if lookup is not None or backend.faults.take("wrong_scope") or (token is not None and not token.opens_mail):
-        return await _lookup_failed(session, challenge=lookup is None or lookup.is_on("challenge"))
+    lookup = backend.faults.consume("lookup_failed")
+    if lookup is not None or backend.faults.consume("wrong_scope") or (token is not None and not token.opens_mail):
+        return await _lookup_failed(session, challenge=lookup is None or lookup.is_enabled("challenge"))
     if token is None or claim.user.lower() != token.user.lower():
         await _challenge(session, json.dumps(_STALE, separators=(",", ":")).encode())
         return _refuse(session, _INVALID)
     return await _admit(session, token.expires_at)
 
 
-def _told_stale(session: Session, issued_at: float) -> bool:
-    fault = session.backend.faults.look("stale_token")
-    if fault is None or (fault.is_on("until_refresh") and issued_at > fault.armed_at):
+def _is_declared_stale(session: Session, issued_at: float) -> bool:
+    fault = session.backend.faults.get("stale_token")
+    if fault is None or (fault.is_enabled("until_refresh") and issued_at > fault.armed_at):
         return False
-    if not fault.is_on("until_refresh"):
-        session.backend.faults.take("stale_token")
+    if not fault.is_enabled("until_refresh"):
+        session.backend.faults.consume("stale_token")
     return True
 
 
@@ -118,10 +118,10 @@ async def _lookup_failed(session: Session, *, challenge: bool) -> str:
     return _refuse(session, f"NO Lookup failed {session.id}")
 
 
-async def _password(session: Session, claim: Claim) -> str:
+async def _password(session: Session, claim: Login) -> str:
     backend = session.backend
     accepted = backend.credentials.app_password
-    if not accepted or backend.faults.take("app_password_required"):
+    if not accepted or backend.faults.consume("app_password_required"):
         return _refuse(session, _APP_PASSWORD)
     # Google prints app passwords in groups of four; the spaces do not count.
     given = claim.secret.replace(" ", "")
@@ -133,28 +133,28 @@ async def _password(session: Session, claim: Claim) -> str:
 async def _admit(session: Session, expires_at: float | None) -> str:
     """Let a proven user in, unless the account is shut for another reason."""
     backend = session.backend
-    if backend.quota.refusing():
+    if backend.quota.is_exhausted():
         return _refuse(session, f"NO {OVER_QUOTA} (Failure)")
-    disabled = backend.faults.take("imap_disabled")
+    disabled = backend.faults.consume("imap_disabled")
     if disabled is not None:
-        return _refuse(session, _DISABLED_FOR_DOMAIN if disabled.is_on("domain") else _DISABLED)
-    if backend.faults.take("web_login_required"):
+        return _refuse(session, _DISABLED_FOR_DOMAIN if disabled.is_enabled("domain") else _DISABLED)
+    if backend.faults.consume("web_login_required"):
         await session.send(_WEBALERT)
         return _refuse(session, _WEB_LOGIN)
-    if _too_many(session):
+    if _exceeds_connection_limit(session):
         return _refuse(session, _TOO_MANY)
-    session.logged_in(expires_at)
+    session.mark_authenticated(expires_at)
     await session.send(b"* CAPABILITY " + AFTER_LOGIN)
     return f"OK {session.user} authenticated (Success)"
 
 
-def _too_many(session: Session) -> bool:
+def _exceeds_connection_limit(session: Session) -> bool:
     backend = session.backend
-    fault = backend.faults.look("too_many_connections")
+    fault = backend.faults.get("too_many_connections")
     if fault is not None and fault.options["limit"] is not None:
-        return session.registry.count_authenticated() >= fault.number("limit")
+        return session.registry.count_authenticated() >= fault.get_number("limit")
     if fault is not None:
-        return backend.faults.take("too_many_connections") is not None
+        return backend.faults.consume("too_many_connections") is not None
     return session.registry.count_authenticated() >= backend.credentials.connection_limit
 
 

@@ -13,7 +13,7 @@ from gmail_sandbox.sample_mail import SampleMessage, sample_messages
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gmail_sandbox.account import Account
+    from gmail_sandbox.account import GmailAccount
     from gmail_sandbox.state import State
 
 
@@ -21,7 +21,7 @@ class BadMailSource(ValueError):
     """`--mail` names nothing that can be read."""
 
 
-def load_once(account: Account, state: State, source: str, seed: int) -> None:
+def load_once(account: GmailAccount, state: State, source: str, seed: int) -> None:
     """Put the first mail into an account, unless its state says that this was done before."""
     if not source or state.meta("mail") is not None:
         return
@@ -31,7 +31,7 @@ def load_once(account: Account, state: State, source: str, seed: int) -> None:
         if not source.startswith("bulk:"):
             for message in messages(source, seed):
                 account.deliver(message.raw, message.labels, message.flags, message.internaldate)
-        state.put_meta("mail", source)
+        state.set_meta("mail", source)
 
 
 def messages(source: str, seed: int) -> Iterator[SampleMessage]:

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gmail_sandbox.sequence_sets import Span, indexes_of_numbers, indexes_of_uids
+from gmail_sandbox.sequence_sets import UidRange, indexes_of_numbers, indexes_of_uids
 
 
 class Mailbox:
@@ -45,7 +45,7 @@ class Mailbox:
         self.uidnext += 1
         self.restore(uid, msgid)
         for selection in tuple(self.selections):
-            selection.uid_added(uid)
+            selection.on_uid_added(uid)
         return uid
 
     def remove(self, msgid: int) -> int:
@@ -55,14 +55,14 @@ class Mailbox:
         del self.uids[index]
         del self.msgids[index]
         for selection in tuple(self.selections):
-            selection.uid_removed(uid)
+            selection.on_uid_removed(uid)
         return uid
 
     def announce_change(self, msgid: int) -> None:
         """Tell the watchers that a message of this mailbox changed."""
         uid = self._uid_by_msgid[msgid]
         for selection in tuple(self.selections):
-            selection.uid_changed(uid)
+            selection.on_uid_changed(uid)
 
     def renumber(self, uidvalidity: int) -> None:
         """Give every message a new UID under a new UIDVALIDITY."""
@@ -73,7 +73,7 @@ class Mailbox:
             self.restore(self.uidnext, msgid)
             self.uidnext += 1
         for selection in tuple(self.selections):
-            selection.renumbered()
+            selection.on_renumbered()
 
     def uid_of(self, msgid: int) -> int | None:
         """Return the UID of a message here, or None."""
@@ -94,7 +94,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Entry:
+class MailboxEntry:
     """A message at its place: sequence number, UID."""
 
     number: int
@@ -139,12 +139,12 @@ class Selection:
         """Stop watching the mailbox."""
         self.mailbox.selections.discard(self)
 
-    def uid_added(self, uid: int) -> None:
+    def on_uid_added(self, uid: int) -> None:
         """Take note of a new message."""
         self._arrived.append(uid)
         self._on_change()
 
-    def uid_removed(self, uid: int) -> None:
+    def on_uid_removed(self, uid: int) -> None:
         """Take note that a message left; one that was never announced leaves no trace."""
         if uid in self._arrived:
             self._arrived.remove(uid)
@@ -152,12 +152,12 @@ class Selection:
             self._removed.append(uid)
         self._on_change()
 
-    def uid_changed(self, uid: int) -> None:
+    def on_uid_changed(self, uid: int) -> None:
         """Take note that flags or labels changed."""
         self._changed[uid] = None
         self._on_change()
 
-    def renumbered(self) -> None:
+    def on_renumbered(self) -> None:
         """Take note that every UID became invalid: the session cannot go on."""
         self._on_renumbered()
 
@@ -166,7 +166,7 @@ class Selection:
         self._changed.pop(uid, None)
 
     @property
-    def pending(self) -> bool:
+    def has_pending(self) -> bool:
         """Tell whether there is anything to announce."""
         return bool(self._arrived or self._removed or self._changed)
 
@@ -187,33 +187,33 @@ class Selection:
         self.uids += arrived
         return bool(arrived)
 
-    def take_changed(self) -> list[Entry]:
+    def take_changed(self) -> list[MailboxEntry]:
         """Return the entries whose flags or labels changed."""
         changed, self._changed = self._changed, {}
-        return [entry for uid in changed if (entry := self._entry_of(uid)) is not None]
+        return [entry for uid in changed if (entry := self._find_entry(uid)) is not None]
 
-    def _entry_of(self, uid: int) -> Entry | None:
+    def _find_entry(self, uid: int) -> MailboxEntry | None:
         index = bisect_left(self.uids, uid)
         if index == len(self.uids) or self.uids[index] != uid:
             return None
         return self.entry(index)
 
-    def entry(self, index: int) -> Entry | None:
+    def entry(self, index: int) -> MailboxEntry | None:
         """Return the message at a position, or None when it has left meanwhile."""
         uid = self.uids[index]
         msgid = self.mailbox.msgid_of(uid)
-        return None if msgid is None else Entry(index + 1, uid, self._messages[msgid])
+        return None if msgid is None else MailboxEntry(index + 1, uid, self._messages[msgid])
 
-    def entry_of_msgid(self, msgid: int) -> Entry | None:
+    def find_by_msgid(self, msgid: int) -> MailboxEntry | None:
         """Return the entry of a message by its X-GM-MSGID."""
         uid = self.mailbox.uid_of(msgid)
-        return None if uid is None else self._entry_of(uid)
+        return None if uid is None else self._find_entry(uid)
 
-    def indexes(self, spans: Sequence[Span], *, by_uid: bool) -> list[range]:
+    def indexes(self, spans: Sequence[UidRange], *, by_uid: bool) -> list[range]:
         """Return the positions a sequence set names."""
         return indexes_of_uids(spans, self.uids) if by_uid else indexes_of_numbers(spans, len(self.uids))
 
-    def entries(self, ranges: Sequence[range]) -> Iterator[Entry]:
+    def entries(self, ranges: Sequence[range]) -> Iterator[MailboxEntry]:
         """Return the messages still there among positions."""
         for part in ranges:
             for index in part:
@@ -221,6 +221,6 @@ class Selection:
                 if entry is not None:
                     yield entry
 
-    def everything(self) -> list[range]:
+    def all_indexes(self) -> list[range]:
         """Return all positions."""
         return [range(len(self.uids))]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from gmail_sandbox import folders, wire
 from gmail_sandbox.folders import INBOX
 from gmail_sandbox.mailbox import Selection
-from gmail_sandbox.session import Refused, Session
-from gmail_sandbox.wire import Node, ParseError, Token, list_of, name_of, text_of
+from gmail_sandbox.session import CommandRefused, Session
+from gmail_sandbox.wire import ImapToken, Node, ParseError, list_of, name_of, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ async def namespace(session: Session, _args: list[Node]) -> str:
 
 
 @dataclass(frozen=True)
-class _Listing:
+class _ListRequest:
     """What a LIST asks for."""
 
     verb: bytes
@@ -46,18 +46,18 @@ async def list_(session: Session, args: list[Node]) -> str:
         args = args[1:]
     patterns = _patterns(args, session)
     return await _answer_list(
-        session, _Listing(b"LIST", patterns, b"SPECIAL-USE" in selectors, _status_return(args[2:]))
+        session, _ListRequest(b"LIST", patterns, b"SPECIAL-USE" in selectors, _status_return(args[2:]))
     )
 
 
 async def lsub(session: Session, args: list[Node]) -> str:
     """Run LSUB: every mailbox shown in IMAP counts as subscribed."""
-    return await _answer_list(session, _Listing(b"LSUB", _patterns(args, session)))
+    return await _answer_list(session, _ListRequest(b"LSUB", _patterns(args, session)))
 
 
 async def xlist(session: Session, args: list[Node]) -> str:
     """Run XLIST, Gmail's older LIST with its own attribute names."""
-    return await _answer_list(session, _Listing(b"XLIST", _patterns(args, session)))
+    return await _answer_list(session, _ListRequest(b"XLIST", _patterns(args, session)))
 
 
 def _patterns(args: list[Node], session: Session) -> list[str]:
@@ -75,12 +75,12 @@ def _status_return(args: list[Node]) -> tuple[bytes, ...]:
         return ()
     returned = list_of(args[1])
     for at, node in enumerate(returned):
-        if isinstance(node, Token) and node.upper() == b"STATUS" and at + 1 < len(returned):
+        if isinstance(node, ImapToken) and node.upper() == b"STATUS" and at + 1 < len(returned):
             return tuple(text_of(item).upper() for item in list_of(returned[at + 1]))
     return ()
 
 
-async def _answer_list(session: Session, listing: _Listing) -> str:
+async def _answer_list(session: Session, listing: _ListRequest) -> str:
     if listing.patterns == [""]:  # RFC 3501 section 6.3.8: asks for the delimiter only
         await session.send(b'* %s (\\Noselect) "/" "/"' % listing.verb)
         return "OK Success"
@@ -126,7 +126,7 @@ def _list_line(verb: bytes, name: str, key: str | None, tree: dict[str, str | No
     if use:
         attributes.append(use)
     joined = " ".join(sorted(attributes)).encode()
-    return b'* %s (%s) "/" %s' % (verb, joined, wire.mailbox(name, utf8=utf8))
+    return b'* %s (%s) "/" %s' % (verb, joined, wire.format_mailbox(name, utf8=utf8))
 
 
 async def status(session: Session, args: list[Node]) -> str:
@@ -135,7 +135,7 @@ async def status(session: Session, args: list[Node]) -> str:
         raise ParseError("STATUS needs a mailbox and a list of items")
     name = name_of(args[0], utf8=session.utf8)
     items = [text_of(item).upper() for item in list_of(args[1])]
-    await session.send(_status_line(session, name, find(session, name), items))
+    await session.send(_status_line(session, name, find_mailbox(session, name), items))
     return "OK Success"
 
 
@@ -151,21 +151,21 @@ def _status_line(session: Session, name: str, mailbox: Mailbox, items: Sequence[
     if b"SIZE" in items:
         values[b"SIZE"] = sum(account.messages[msgid].size for msgid in msgids)
     pairs = b" ".join(b"%s %d" % (item, values[item]) for item in items)
-    return b"* STATUS %s (%s)" % (wire.mailbox(name, utf8=session.utf8), pairs)
+    return b"* STATUS %s (%s)" % (wire.format_mailbox(name, utf8=session.utf8), pairs)
 
 
-def find(session: Session, name: str) -> Mailbox:
+def find_mailbox(session: Session, name: str) -> Mailbox:
     """Return the mailbox of that name or end the command as Gmail does."""
     account = session.backend.account
-    mailbox = account.mailbox_named(name)
+    mailbox = account.find_mailbox(name)
     if mailbox is None or (mailbox.key == folders.ALL and session.backend.all_hidden):
-        raise Refused(f"NO [NONEXISTENT] Unknown Mailbox: {printable(name)} (Failure)")
+        raise CommandRefused(f"NO [NONEXISTENT] Unknown Mailbox: {printable_name(name)} (Failure)")
     return mailbox
 
 
-def printable(name: str) -> str:
+def printable_name(name: str) -> str:
     """Return a mailbox name in a form that fits into an answer's text."""
-    return wire.mailbox(name)[1:-1].decode()
+    return wire.format_mailbox(name)[1:-1].decode()
 
 
 async def select(session: Session, args: list[Node]) -> str:
@@ -182,16 +182,16 @@ async def _open(session: Session, args: list[Node], *, readonly: bool) -> str:
     if not args:
         raise ParseError("a mailbox is needed")
     name = name_of(args[0], utf8=session.utf8)
-    await _maybe_stuck(session)
+    await _apply_stuck_select(session)
     session.select(None)
-    if session.backend.faults.take("nonexistent_mailbox"):
+    if session.backend.faults.consume("nonexistent_mailbox"):
         return _unknown_mailbox(name)
     try:
-        mailbox = find(session, name)
-    except Refused:
+        mailbox = find_mailbox(session, name)
+    except CommandRefused:
         # A failed SELECT leaves no mailbox selected (RFC 3501 section 6.3.1).
         return _unknown_mailbox(name)
-    if _wants_condstore(args[1:]):
+    if _enables_condstore(args[1:]):
         session.condstore = True
     shown = session.backend.account.names()[mailbox.key]
     selection = Selection(
@@ -199,33 +199,33 @@ async def _open(session: Session, args: list[Node], *, readonly: bool) -> str:
         shown,
         session.backend.account.messages,
         limit=session.backend.folder_cap,
-        on_change=session.changed,
-        on_renumbered=session.lost,
+        on_change=session.notify_change,
+        on_renumbered=session.invalidate_selection,
     )
     selection.readonly = readonly
     session.select(selection)
     await _send_facts(session, selection)
     access = "READ-ONLY" if readonly else "READ-WRITE"
-    return f"OK [{access}] {printable(shown)} selected. (Success)"
+    return f"OK [{access}] {printable_name(shown)} selected. (Success)"
 
 
-async def _maybe_stuck(session: Session) -> None:
-    fault = session.backend.faults.take("stuck_select")
+async def _apply_stuck_select(session: Session) -> None:
+    fault = session.backend.faults.consume("stuck_select")
     if fault is None:
         return
     if fault.options["seconds"] is None:
         session.silence()
         await session.next_line()
-    await asyncio.sleep(fault.number("seconds"))
-    raise Refused("NO System Error (Failure)")
+    await asyncio.sleep(fault.get_number("seconds"))
+    raise CommandRefused("NO System Error (Failure)")
 
 
 def _unknown_mailbox(name: str) -> str:
-    return f"NO [NONEXISTENT] Unknown Mailbox: {printable(name)} (now in authenticated state) (Failure)"
+    return f"NO [NONEXISTENT] Unknown Mailbox: {printable_name(name)} (now in authenticated state) (Failure)"
 
 
-def _wants_condstore(args: list[Node]) -> bool:
-    return any(isinstance(node, Token) and node.upper() == b"CONDSTORE" for arg in args for node in list_of(arg))
+def _enables_condstore(args: list[Node]) -> bool:
+    return any(isinstance(node, ImapToken) and node.upper() == b"CONDSTORE" for arg in args for node in list_of(arg))
 
 
 async def _send_facts(session: Session, selection: Selection) -> None:
@@ -264,7 +264,7 @@ _UNKNOWN_FOLDER = "NO [NONEXISTENT] Unknown folder. (Failure)"
 async def create(session: Session, args: list[Node]) -> str:
     """Run CREATE."""
     name = _only_name(session, args)
-    if session.backend.account.mailbox_named(name) is not None:
+    if session.backend.account.find_mailbox(name) is not None:
         return "NO [ALREADYEXISTS] Duplicate folder name. (Failure)"
     session.backend.account.create_label(name.rstrip("/"))
     return "OK Success"
@@ -272,7 +272,7 @@ async def create(session: Session, args: list[Node]) -> str:
 
 async def delete(session: Session, args: list[Node]) -> str:
     """Run DELETE: the label goes, the messages stay."""
-    mailbox = session.backend.account.mailbox_named(_only_name(session, args))
+    mailbox = session.backend.account.find_mailbox(_only_name(session, args))
     if mailbox is None:
         return _UNKNOWN_FOLDER
     if is_system(mailbox.key):
@@ -285,7 +285,7 @@ async def rename(session: Session, args: list[Node]) -> str:
     """Run RENAME."""
     if len(args) != 2:  # noqa: PLR2004
         raise ParseError("RENAME needs two names")
-    mailbox = find(session, name_of(args[0], utf8=session.utf8))
+    mailbox = find_mailbox(session, name_of(args[0], utf8=session.utf8))
     if is_system(mailbox.key):
         return "NO [CANNOT] Invalid folder. (Failure)"
     session.backend.account.rename_label(mailbox.key, name_of(args[1], utf8=session.utf8))

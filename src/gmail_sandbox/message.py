@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 # Label and flag sets repeat endlessly in a large mailbox; sharing them keeps a message at a few hundred bytes.
-_shared: dict[frozenset[str], frozenset[str]] = {}
+_interned: dict[frozenset[str], frozenset[str]] = {}
 
 
-def shared(values: frozenset[str]) -> frozenset[str]:
+def interned(values: frozenset[str]) -> frozenset[str]:
     """Return the one copy kept of an equal set."""
-    return _shared.setdefault(values, values)
+    return _interned.setdefault(values, values)
 
 
-class Location(enum.StrEnum):
+class MessageLocation(enum.StrEnum):
     """Gmail's three physical stores; every other mailbox is a view on the first."""
 
     ALL = "all"
@@ -37,7 +37,7 @@ class Message:
     size: int
     flags: frozenset[str]
     labels: frozenset[str]
-    location: Location
+    location: MessageLocation
     message_id: str
     modseq: int
     recipe: int | None = None  # index for generated mail; None when the bytes are in the state
@@ -57,7 +57,7 @@ def check_flags(flags: Iterable[str]) -> None:
             raise BadFlag(f"{flag!r} cannot be a flag")
 
 
-class ThreadKeys(NamedTuple):
+class ThreadHeaders(NamedTuple):
     """The header fields that decide merging and threading."""
 
     message_id: str
@@ -80,7 +80,7 @@ def header_block(raw: bytes) -> bytes:
     return raw[: end.end()] if end else raw
 
 
-def thread_keys(raw: bytes) -> ThreadKeys:
+def read_thread_headers(raw: bytes) -> ThreadHeaders:
     """Read Message-ID, In-Reply-To and References from a raw message."""
     own = ""
     references: list[str] = []
@@ -90,4 +90,4 @@ def thread_keys(raw: bytes) -> ThreadKeys:
             own = own or (ids[0] if ids else "")
         else:
             references += ids
-    return ThreadKeys(own, tuple(references))
+    return ThreadHeaders(own, tuple(references))

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from gmail_sandbox import fetch, folders
 from gmail_sandbox import sequence_sets as sets
-from gmail_sandbox.mailbox_commands import own_label, printable
-from gmail_sandbox.message import Location, Message
-from gmail_sandbox.session import Refused, Session, flags_line
-from gmail_sandbox.wire import Node, ParseError, Token, list_of, name_of, number_of, text_of
+from gmail_sandbox.mailbox_commands import own_label, printable_name
+from gmail_sandbox.message import Message, MessageLocation
+from gmail_sandbox.session import CommandRefused, Session, flags_update
+from gmail_sandbox.wire import ImapToken, Node, ParseError, list_of, name_of, number_of, text_of
 
 if TYPE_CHECKING:
-    from gmail_sandbox.mailbox import Entry, Mailbox
+    from gmail_sandbox.mailbox import Mailbox, MailboxEntry
 
 
 async def store(session: Session, args: list[Node], *, by_uid: bool = False) -> str:
@@ -26,8 +26,8 @@ async def store(session: Session, args: list[Node], *, by_uid: bool = False) -> 
     unchanged_since, rest = _unchanged_since(args[1:])
     if len(rest) < 2:  # noqa: PLR2004
         raise ParseError("STORE needs an item and values")
-    _need_write(session)
-    asked = _asked(rest, session)
+    _require_writable(session)
+    asked = _parse_store(rest, session)
     failed = []
     for entry in entries:
         if unchanged_since is not None and entry.message.modseq > unchanged_since:
@@ -39,7 +39,7 @@ async def store(session: Session, args: list[Node], *, by_uid: bool = False) -> 
     return "OK Success"
 
 
-def _entries(session: Session, args: list[Node], *, by_uid: bool) -> list[Entry]:
+def _entries(session: Session, args: list[Node], *, by_uid: bool) -> list[MailboxEntry]:
     if not args:
         raise ParseError("a sequence set is needed")
     selection = session.selected
@@ -55,7 +55,7 @@ def _unchanged_since(args: list[Node]) -> tuple[int | None, list[Node]]:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _StoreRequest:
     """What a STORE does: `sign` is plus, minus or nothing for replace."""
 
     sign: bytes
@@ -64,22 +64,22 @@ class _Asked:
     silent: bool
 
 
-def _asked(nodes: list[Node], session: Session) -> _Asked:
+def _parse_store(nodes: list[Node], session: Session) -> _StoreRequest:
     item = text_of(nodes[0]).upper()
     name = item.removesuffix(b".SILENT")
     sign = name[:1] if name[:1] in (b"+", b"-") else b""
     if name[len(sign) :] not in (b"FLAGS", b"X-GM-LABELS"):
         raise ParseError(f"unknown STORE item {name!r}")
     values = list_of(nodes[1]) if len(nodes) == 2 else nodes[1:]  # noqa: PLR2004
-    return _Asked(sign, name[len(sign) :], [name_of(v, utf8=session.utf8) for v in values], silent=name != item)
+    return _StoreRequest(sign, name[len(sign) :], [name_of(v, utf8=session.utf8) for v in values], silent=name != item)
 
 
-def _need_write(session: Session) -> None:
+def _require_writable(session: Session) -> None:
     if session.selected.readonly:
-        raise Refused("NO [READ-ONLY] Folder is read-only. (Failure)")
+        raise CommandRefused("NO [READ-ONLY] Folder is read-only. (Failure)")
 
 
-async def _store_one(session: Session, entry: Entry, asked: _Asked, *, by_uid: bool) -> None:
+async def _store_one(session: Session, entry: MailboxEntry, asked: _StoreRequest, *, by_uid: bool) -> None:
     if asked.name == b"FLAGS":
         _store_flags(session, entry.message, asked.sign, frozenset(asked.values))
     else:
@@ -88,10 +88,10 @@ async def _store_one(session: Session, entry: Entry, asked: _Asked, *, by_uid: b
     if asked.silent:
         return
     if asked.name == b"FLAGS":
-        await session.channel.send(flags_line(entry, condstore=session.condstore, uid=by_uid))
+        await session.connection.send(flags_update(entry, condstore=session.condstore, uid=by_uid))
     else:
         uid = b" UID %d" % entry.uid if by_uid else b""
-        labels = fetch.labels(entry.message, session)
+        labels = fetch.format_labels(entry.message, session)
         await session.send(b"* %d FETCH (X-GM-LABELS %s%s)" % (entry.number, labels, uid))
 
 
@@ -122,18 +122,18 @@ def expunge_message(session: Session, message: Message) -> None:
     if label is not None:
         account.change_labels(message.msgid, remove=[label])
         account.set_flags(message.msgid, message.flags - {"\\Deleted"})
-    elif message.location is Location.ALL:
+    elif message.location is MessageLocation.ALL:
         account.set_flags(message.msgid, message.flags - {"\\Deleted"})
-        account.move(message.msgid, Location.TRASH)
+        account.move(message.msgid, MessageLocation.TRASH)
     else:
         account.delete(message.msgid)
 
 
 async def expunge(session: Session, args: list[Node], *, by_uid: bool = False) -> str:
     r"""Run EXPUNGE or UID EXPUNGE on what is still marked \Deleted."""
-    _need_write(session)
+    _require_writable(session)
     selection = session.selected
-    entries = _entries(session, args, by_uid=True) if by_uid else list(selection.entries(selection.everything()))
+    entries = _entries(session, args, by_uid=True) if by_uid else list(selection.entries(selection.all_indexes()))
     for entry in entries:
         if "\\Deleted" in entry.message.flags:
             expunge_message(session, entry.message)
@@ -154,10 +154,10 @@ async def copy(session: Session, args: list[Node], *, by_uid: bool = False, move
     if len(args) != 2:  # noqa: PLR2004
         raise ParseError("a set and a mailbox are needed")
     if move:
-        _need_write(session)
+        _require_writable(session)
     target = _target(session, name_of(args[1], utf8=session.utf8))
     source = session.selected.mailbox
-    pairs = [(entry.uid, _put_into(session, entry.message, target)) for entry in entries]
+    pairs = [(entry.uid, _add_to_mailbox(session, entry.message, target)) for entry in entries]
     if not pairs:
         return "OK Success"
     sources, targets = (",".join(map(str, column)) for column in zip(*pairs, strict=True))
@@ -165,7 +165,7 @@ async def copy(session: Session, args: list[Node], *, by_uid: bool = False, move
     if not move:
         return f"OK [{code}] (Success)"
     for entry in entries:
-        _take_from(session, entry.message, source, target)
+        _remove_from_mailbox(session, entry.message, source, target)
     await session.send(f"* OK [{code}]".encode())  # RFC 6851 section 4.3: before the EXPUNGEs
     return "OK (Success)"
 
@@ -176,23 +176,23 @@ async def move(session: Session, args: list[Node], *, by_uid: bool = False) -> s
 
 
 def _target(session: Session, name: str) -> Mailbox:
-    mailbox = session.backend.account.mailbox_named(name)
+    mailbox = session.backend.account.find_mailbox(name)
     if mailbox is None:
-        raise Refused(f"NO [TRYCREATE] No folder {printable(name)} (Failure)")
+        raise CommandRefused(f"NO [TRYCREATE] No folder {printable_name(name)} (Failure)")
     return mailbox
 
 
-def _put_into(session: Session, message: Message, target: Mailbox) -> int:
+def _add_to_mailbox(session: Session, message: Message, target: Mailbox) -> int:
     account = session.backend.account
     if target.key in folders.KEY_LOCATIONS:
         account.move(message.msgid, folders.KEY_LOCATIONS[target.key])
     else:
         account.change_labels(message.msgid, add=[target.key])
-        account.move(message.msgid, Location.ALL)
+        account.move(message.msgid, MessageLocation.ALL)
     return target.uid_of(message.msgid) or 0
 
 
-def _take_from(session: Session, message: Message, source: Mailbox, target: Mailbox) -> None:
+def _remove_from_mailbox(session: Session, message: Message, source: Mailbox, target: Mailbox) -> None:
     label = own_label(source)
     if label is not None and source is not target:
         session.backend.account.change_labels(message.msgid, remove=[label])
@@ -216,7 +216,7 @@ async def append(session: Session, args: list[Node]) -> str:
     return f"OK [APPENDUID {mailbox.uidvalidity} {uid}] (Success)"
 
 
-def _date_time(token: Token) -> int:
+def _date_time(token: ImapToken) -> int:
     try:
         parsed = datetime.strptime(token.value.decode("ascii").strip(), "%d-%b-%Y %H:%M:%S %z")
     except ValueError as error:

@@ -20,13 +20,13 @@ _FIELD = re.compile(rb"[^\r\n:]+:[^\n]*\n?(?:[ \t][^\n]*\n?)*")
 
 
 @dataclass
-class Part:
+class MimePart:
     """A part: its header with the blank line, its body, and the parts within."""
 
     head: bytes
     body: bytes
     fields: Message
-    children: list[Part] = field(default_factory=list)
+    children: list[MimePart] = field(default_factory=list)
 
     @property
     def content_type(self) -> str:
@@ -44,17 +44,17 @@ class Part:
         return self.content_type == "message/rfc822" and bool(self.children)
 
 
-def parse(raw: bytes, depth: int = 0) -> Part:
+def parse(raw: bytes, depth: int = 0) -> MimePart:
     """Cut a message or part into header, body and children."""
     head = header_block(raw)
     body = raw[len(head) :]
-    part = Part(head, body, BytesHeaderParser().parsebytes(head))
+    part = MimePart(head, body, BytesHeaderParser().parsebytes(head))
     if depth < _MAX_DEPTH:
         part.children = _children(part, depth)
     return part
 
 
-def _children(part: Part, depth: int) -> list[Part]:
+def _children(part: MimePart, depth: int) -> list[MimePart]:
     if part.content_type == "message/rfc822":
         return [parse(part.body, depth + 1)] if part.body else []
     if not part.content_type.startswith("multipart/"):
@@ -85,7 +85,7 @@ def _without_break(piece: bytes) -> bytes:
     return piece[2:] if piece.startswith(b"\r\n") else piece.removeprefix(b"\n")
 
 
-def section(root: Part, path: tuple[int, ...], what: bytes, names: tuple[bytes, ...]) -> bytes | None:
+def section(root: MimePart, path: tuple[int, ...], what: bytes, names: tuple[bytes, ...]) -> bytes | None:
     """Return the bytes of a section (RFC 3501 section 6.4.5), or None when there is no such part."""
     part = _descend(root, path)
     if part is None:
@@ -104,7 +104,7 @@ def section(root: Part, path: tuple[int, ...], what: bytes, names: tuple[bytes, 
     return part.head if what == b"HEADER" else _pick(part.head, names, keep=what == b"HEADER.FIELDS")
 
 
-def _descend(root: Part, path: tuple[int, ...]) -> Part | None:
+def _descend(root: MimePart, path: tuple[int, ...]) -> MimePart | None:
     part = root
     for at, number in enumerate(path):
         holder = part.children[0] if at and part.is_message else part

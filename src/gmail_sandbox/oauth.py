@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus, urlencode, urlsplit
 
 from gmail_sandbox.http_server import Request, Response, answer
-from gmail_sandbox.tokens import JWT_BEARER, BadAssertion, Code, read_assertion
+from gmail_sandbox.tokens import JWT_BEARER, AuthorizationGrant, BadAssertion, read_assertion
 
 if TYPE_CHECKING:
     from gmail_sandbox.backend import Backend
@@ -51,20 +51,20 @@ class OAuthEndpoints:
             case ("POST", "/revoke"):
                 return self._revoke(request)
             case ("POST", "/introspect"):
-                return self._look_up(request.form().get("token", ""))
+                return self._introspect(request.form().get("token", ""))
             case ("GET", "/userinfo"):
-                return self._look_up(request.headers.get("authorization", "").removeprefix("Bearer ").strip())
+                return self._introspect(request.headers.get("authorization", "").removeprefix("Bearer ").strip())
             case _:
                 return answer({"error": "not_found"}, 404)
 
     def _authorize(self, request: Request) -> Response:
         asked = {name: values[0] for name, values in request.query.items()}
-        wrong = self._wrong_with(asked)
+        wrong = self._authorization_error(asked)
         if wrong:
             return Response(400, f"<h1>Error 400: {wrong}</h1>".encode(), _HTML)
         redirect = asked["redirect_uri"]
         code = self._tokens.issue_code(
-            Code(
+            AuthorizationGrant(
                 redirect_uri=redirect,
                 scope=asked["scope"],
                 challenge=asked.get("code_challenge", ""),
@@ -77,14 +77,14 @@ class OAuthEndpoints:
         joiner = "&" if urlsplit(redirect).query else "?"
         return Response(302, headers={"Location": redirect + joiner + urlencode(query)})
 
-    def _wrong_with(self, asked: dict[str, str]) -> str:
+    def _authorization_error(self, asked: dict[str, str]) -> str:
         """Return Google's name for what is wrong with an authorization request, or nothing."""
         redirect = urlsplit(asked.get("redirect_uri", ""))
         checks = (
             (asked.get("client_id") == self._credentials.client_id, "invalid_client: The OAuth client was not found."),
             # Desktop clients may use any loopback port; out-of-band is blocked since 2023.
             (redirect.scheme == "http" and redirect.hostname in _LOOPBACK, "redirect_uri_mismatch"),
-            (self._faults.take("redirect_refused") is None, "redirect_uri_mismatch"),
+            (self._faults.consume("redirect_refused") is None, "redirect_uri_mismatch"),
             (asked.get("response_type") == "code", "invalid_request: response_type must be code"),
             (bool(asked.get("scope")), "invalid_request: Missing required parameter: scope"),
             (
@@ -97,7 +97,7 @@ class OAuthEndpoints:
 
     async def _token(self, request: Request) -> Response:
         self._backend.stats.token_requests += 1
-        broken = await self._befall()
+        broken = await self._apply_faults()
         if broken is not None:
             self._backend.stats.token_errors += 1
             return broken
@@ -107,21 +107,21 @@ class OAuthEndpoints:
             self._backend.stats.token_errors += 1
             return answer(error.body, error.status)
 
-    async def _befall(self) -> Response | None:
+    async def _apply_faults(self) -> Response | None:
         """Let an armed fault answer instead."""
-        hang = self._faults.take("token_hang")
+        hang = self._faults.consume("token_hang")
         if hang is not None:
-            await asyncio.sleep(hang.number("seconds") if hang.options["seconds"] is not None else 86400)
-        if self._faults.take("token_503"):
+            await asyncio.sleep(hang.get_number("seconds") if hang.options["seconds"] is not None else 86400)
+        if self._faults.consume("token_503"):
             return answer({"error": "backend_error", "error_description": "The service is currently unavailable."}, 503)
-        if self._faults.take("token_502_html"):
+        if self._faults.consume("token_502_html"):
             return Response(502, b"<!DOCTYPE html><title>Error 502 (Server Error)!!1</title>", _HTML)
-        invalid = self._faults.take("token_invalid_grant")
+        invalid = self._faults.consume("token_invalid_grant")
         if invalid is not None:
             body = {"error": "invalid_grant", "error_description": "Token has been expired or revoked."}
-            subtype = {"error_subtype": invalid.text("subtype")} if invalid.text("subtype") else {}
+            subtype = {"error_subtype": invalid.get_text("subtype")} if invalid.get_text("subtype") else {}
             return answer(body | subtype, 400)
-        if self._faults.take("token_invalid_client"):
+        if self._faults.consume("token_invalid_client"):
             return answer({"error": "invalid_client", "error_description": "The OAuth client was not found."}, 401)
         return None
 
@@ -157,13 +157,13 @@ class OAuthEndpoints:
             raise OAuthError(400, "invalid_grant", "Malformed auth code.")
         if form.get("redirect_uri") != code.redirect_uri:
             raise OAuthError(400, "redirect_uri_mismatch", "Bad Request")
-        if not code.proves(form.get("code_verifier", "")):
+        if not code.accepts_verifier(form.get("code_verifier", "")):
             raise OAuthError(400, "invalid_grant", "Invalid code verifier.")
         scope = self._granted(code.scope)
         if not code.offline:
             return self._access(scope)
         refresh = self._tokens.issue_refresh(scope, self._credentials.client_id)
-        return self._access(scope, refresh) | {"refresh_token": refresh} | self._consent_left(refresh)
+        return self._access(scope, refresh) | {"refresh_token": refresh} | self._remaining_consent(refresh)
 
     def _by_assertion(self, form: dict[str, str]) -> dict[str, object]:
         """Grant a service account a token for the user it names (RFC 7523)."""
@@ -175,26 +175,28 @@ class OAuthEndpoints:
             raise OAuthError(401, "unauthorized_client", "Client is unauthorized to retrieve access tokens.")
         return self._access(self._granted(str(claims.get("scope", ""))))
 
-    def _consent_left(self, refresh_token: str) -> dict[str, object]:
-        left = self._tokens.consent_left(refresh_token)
+    def _remaining_consent(self, refresh_token: str) -> dict[str, object]:
+        left = self._tokens.remaining_consent(refresh_token)
         return {} if left is None else {"refresh_token_expires_in": int(left)}
 
     def _by_refresh(self, form: dict[str, str]) -> dict[str, object]:
         token = form.get("refresh_token", "")
-        grant = self._tokens.refresh(token)
+        grant = self._tokens.find_refresh(token)
         if grant is None or grant.client_id != self._credentials.client_id:
             raise OAuthError(400, "invalid_grant", "Token has been expired or revoked.")
-        rotated = self._faults.take("token_rotate")
+        rotated = self._faults.consume("token_rotate")
         if rotated is None:
-            return self._access(self._granted(grant.scope), token) | self._consent_left(token)
+            return self._access(self._granted(grant.scope), token) | self._remaining_consent(token)
         fresh = self._tokens.issue_refresh(grant.scope, grant.client_id)
-        if not rotated.is_on("keep_old"):
+        if not rotated.is_enabled("keep_old"):
             self._tokens.drop_refresh(token)
-        return self._access(self._granted(grant.scope), fresh) | {"refresh_token": fresh} | self._consent_left(fresh)
+        return (
+            self._access(self._granted(grant.scope), fresh) | {"refresh_token": fresh} | self._remaining_consent(fresh)
+        )
 
     def _granted(self, scope: str) -> str:
-        fault = self._faults.take("token_wrong_scope")
-        return scope if fault is None else fault.text("scope")
+        fault = self._faults.consume("token_wrong_scope")
+        return scope if fault is None else fault.get_text("scope")
 
     def _access(self, scope: str, refresh_token: str = "") -> dict[str, object]:
         token, facts = self._tokens.issue_access(scope, refresh_token)
@@ -209,9 +211,9 @@ class OAuthEndpoints:
         self._backend.stats.tokens_revoked += 1
         return answer({})
 
-    def _look_up(self, token: str) -> Response:
+    def _introspect(self, token: str) -> Response:
         """Answer 200 in any case: a Dovecot takes another status for an outage, not for a bad token."""
-        facts = self._tokens.access(token)
+        facts = self._tokens.find_access(token)
         if facts is None:
             return answer({"email": "", "active": False})
         return answer({"email": facts.user, "active": True, "scope": facts.scope})

@@ -11,7 +11,7 @@ from gmail_sandbox import compose
 if TYPE_CHECKING:
     import random
 
-    from gmail_sandbox.compose import Body
+    from gmail_sandbox.compose import MimeBody
 
 OWNER = "Demo <demo@example.com>"
 _PEOPLE = ("Ansel", "Brisa", "Corin", "Delia", "Edda", "Falk", "Gitte", "Hanno", "Ilka", "Jorin", "Kaija", "Levin")
@@ -49,12 +49,12 @@ _PIXEL = bytes.fromhex(
 
 
 @dataclass(frozen=True)
-class Draft:
+class MessageDraft:
     """A message but for its standard headers, or a whole one in `raw`."""
 
     sender: str
     subject: str
-    body: Body
+    body: MimeBody
     labels: tuple[str, ...] = ()
     extra: tuple[tuple[str, str], ...] = ()
     to: str = OWNER
@@ -62,17 +62,17 @@ class Draft:
 
 
 @dataclass
-class Scene:
+class SampleContext:
     """Where the drafting is: the date, the source of chance, the conversations so far."""
 
-    chance: random.Random
+    rng: random.Random
     index: int = 0
     when: datetime = datetime(1970, 1, 1, tzinfo=UTC)
     threads: list[tuple[str, list[str], str]] = field(default_factory=list)
 
-    def begin(self, index: int, when: datetime) -> None:
+    def advance(self, index: int, when: datetime) -> None:
         """Go to the next message."""
-        self.index, self.when = index, (when + timedelta(minutes=self.chance.randrange(30))).replace(microsecond=0)
+        self.index, self.when = index, (when + timedelta(minutes=self.rng.randrange(30))).replace(microsecond=0)
 
     @property
     def message_id(self) -> str:
@@ -85,18 +85,18 @@ class Scene:
 
     def person(self) -> str:
         """Return somebody's address."""
-        name = self.chance.choice(_PEOPLE)
-        return f"{name} <{name.lower()}@{self.chance.choice(_PLACES)}>"
+        name = self.rng.choice(_PEOPLE)
+        return f"{name} <{name.lower()}@{self.rng.choice(_PLACES)}>"
 
     def sentences(self, count: int) -> str:
         """Return some text."""
         made = []
         for _ in range(count):
-            words = self.chance.sample(_WORDS, self.chance.randrange(6, 14))
+            words = self.rng.sample(_WORDS, self.rng.randrange(6, 14))
             made.append(" ".join(words).capitalize() + ".")
         return "\n".join(made) + "\n"
 
-    def headers(self, draft: Draft) -> list[tuple[str, str]]:
+    def headers(self, draft: MessageDraft) -> list[tuple[str, str]]:
         """Return the standard headers of a message as Gmail would have received it."""
         domain = draft.sender.rpartition("@")[2].rstrip(">")
         stamp = compose.date(self.when)
@@ -114,22 +114,22 @@ class Scene:
         ]
 
 
-def conversation(scene: Scene) -> Draft:
+def conversation(scene: SampleContext) -> MessageDraft:
     """Draft a new conversation or an answer in one."""
-    chance = scene.chance
+    chance = scene.rng
     if scene.threads and chance.random() < 0.65:  # noqa: PLR2004
         topic, ids, partner = chance.choice(scene.threads[-12:])
         extra = (("In-Reply-To", ids[-1]), ("References", "\r\n ".join(ids)))
         body = compose.text(scene.sentences(3) + "\nOn an earlier day you wrote:\n> " + scene.sentences(1))
         ids.append(scene.message_id)
-        return Draft(partner, f"Re: {topic}", body, ("Work",) if chance.random() < 0.4 else (), extra)  # noqa: PLR2004
+        return MessageDraft(partner, f"Re: {topic}", body, ("Work",) if chance.random() < 0.4 else (), extra)  # noqa: PLR2004
     topic, partner = chance.choice(_TOPICS).capitalize(), scene.person()
     scene.threads.append((topic, [scene.message_id], partner))
     label = ("Work/Projects",) if chance.random() < 0.25 else ()  # noqa: PLR2004
-    return Draft(partner, topic, compose.text(scene.sentences(5), encoding="7bit"), label)
+    return MessageDraft(partner, topic, compose.text(scene.sentences(5), encoding="7bit"), label)
 
 
-def newsletter(scene: Scene) -> Draft:
+def newsletter(scene: SampleContext) -> MessageDraft:
     """Draft a newsletter in plain text and HTML."""
     text = scene.sentences(12)
     paragraphs = "".join(f"<p>{line}</p>\n" for line in text.splitlines())
@@ -140,22 +140,22 @@ def newsletter(scene: Scene) -> Draft:
         ("List-Unsubscribe-Post", "List-Unsubscribe=One-Click"),
         ("Precedence", "bulk"),
     )
-    return Draft("Weekly Reading <news@example.org>", f"Weekly reading no. {scene.index}", body, (), extra)
+    return MessageDraft("Weekly Reading <news@example.org>", f"Weekly reading no. {scene.index}", body, (), extra)
 
 
-def receipt(scene: Scene) -> Draft:
+def receipt(scene: SampleContext) -> MessageDraft:
     """Draft a receipt with a PDF attached."""
-    number, total = 10_000 + scene.index, scene.chance.randrange(500, 20_000) / 100
-    pdf = b"%PDF-1.4\n% receipt " + str(number).encode() + b"\n" + scene.chance.randbytes(3000) + b"\n%%EOF\n"
+    number, total = 10_000 + scene.index, scene.rng.randrange(500, 20_000) / 100
+    pdf = b"%PDF-1.4\n% receipt " + str(number).encode() + b"\n" + scene.rng.randbytes(3000) + b"\n%%EOF\n"
     parts = [
         compose.text(f"Thank you for your order {number}.\nTotal: {total:.2f} EUR\n"),
         compose.attachment(pdf, "application/pdf", f"receipt-{number}.pdf"),
     ]
     body = compose.multipart("mixed", scene.boundary(), parts)
-    return Draft("Shop <orders@example.net>", f"Your receipt {number}", body, ("Receipts",))
+    return MessageDraft("Shop <orders@example.net>", f"Your receipt {number}", body, ("Receipts",))
 
 
-def mailing_list(scene: Scene) -> Draft:
+def mailing_list(scene: SampleContext) -> MessageDraft:
     """Draft a post to a mailing list."""
     extra = (
         ("List-Id", "Gardeners <gardeners.lists.example.org>"),
@@ -163,25 +163,25 @@ def mailing_list(scene: Scene) -> Draft:
         ("Sender", "gardeners-bounces@lists.example.org"),
         ("Reply-To", "gardeners@lists.example.org"),
     )
-    subject = f"[gardeners] {scene.chance.choice(_TOPICS)}"
+    subject = f"[gardeners] {scene.rng.choice(_TOPICS)}"
     body = compose.text(scene.sentences(6) + "\n-- \nGardeners mailing list\n", encoding="8bit")
-    return Draft(scene.person(), subject, body, (), extra, to="gardeners@lists.example.org")
+    return MessageDraft(scene.person(), subject, body, (), extra, to="gardeners@lists.example.org")
 
 
-def international(scene: Scene) -> Draft:
+def international(scene: SampleContext) -> MessageDraft:
     """Draft a message whose subject and text are not ASCII."""
     subject, charset, text = _FOREIGN[scene.index % len(_FOREIGN)]
     body = compose.text(text + "\n", charset=charset, encoding="base64")
-    return Draft(scene.person(), compose.encoded_word(subject, charset), body)
+    return MessageDraft(scene.person(), compose.encoded_word(subject, charset), body)
 
 
-def html_only(scene: Scene) -> Draft:
+def html_only(scene: SampleContext) -> MessageDraft:
     """Draft a notice that has no plain text at all."""
     page = f"<!DOCTYPE html><html><body><table><tr><td>{scene.sentences(4)}</td></tr></table></body></html>\n"
-    return Draft("Notices <no-reply@example.com>", "A notice about your account", compose.text(page, "html"))
+    return MessageDraft("Notices <no-reply@example.com>", "A notice about your account", compose.text(page, "html"))
 
 
-def invitation(scene: Scene) -> Draft:
+def invitation(scene: SampleContext) -> MessageDraft:
     """Draft a calendar invitation."""
     start = scene.when + timedelta(days=7)
     calendar = (
@@ -192,20 +192,20 @@ def invitation(scene: Scene) -> Draft:
     event = compose.text(calendar, "calendar; method=REQUEST", encoding="7bit")
     parts = [compose.text("You are invited to: Planning\n"), event]
     body = compose.multipart("alternative", scene.boundary(), parts)
-    return Draft(scene.person(), "Invitation: Planning", body, ("Work",))
+    return MessageDraft(scene.person(), "Invitation: Planning", body, ("Work",))
 
 
-def photo(scene: Scene) -> Draft:
+def photo(scene: SampleContext) -> MessageDraft:
     """Draft an HTML message with an image inside, referred to by Content-ID."""
     cid = f"image-{scene.index}@example.net"
     page = compose.text(f'<html><body><p>Look:</p><img src="cid:{cid}"></body></html>\n', "html")
     image = compose.attachment(_PIXEL, "image/png", "view.png", cid=cid)
     related = compose.multipart("related", scene.boundary(1), [page, image])
     body = compose.multipart("alternative", scene.boundary(), [compose.text("Look:\n[image]\n"), related])
-    return Draft(scene.person(), "The view from here", body)
+    return MessageDraft(scene.person(), "The view from here", body)
 
 
-def forwarded(scene: Scene) -> Draft:
+def forwarded(scene: SampleContext) -> MessageDraft:
     """Draft a message that carries another one."""
     inner = compose.message(
         [
@@ -218,17 +218,17 @@ def forwarded(scene: Scene) -> Draft:
         compose.text(scene.sentences(2)),
     )
     parts = [compose.text("See below.\n"), compose.entity("message/rfc822", inner)]
-    return Draft(scene.person(), "Fwd: for your files", compose.multipart("mixed", scene.boundary(), parts))
+    return MessageDraft(scene.person(), "Fwd: for your files", compose.multipart("mixed", scene.boundary(), parts))
 
 
-def named_attachment(scene: Scene) -> Draft:
+def named_attachment(scene: SampleContext) -> MessageDraft:
     """Draft a message with an attachment whose name is not ASCII (RFC 2231)."""
     sheet = compose.attachment(b"Name;Betrag\r\nM\xc3\xbcller;12\r\n", "text/csv", "Übersicht für März.csv")
     body = compose.multipart("mixed", scene.boundary(), [compose.text("Anbei die Übersicht.\n"), sheet])
-    return Draft(scene.person(), compose.encoded_word("Übersicht", "iso-8859-1"), body, ("Work",))
+    return MessageDraft(scene.person(), compose.encoded_word("Übersicht", "iso-8859-1"), body, ("Work",))
 
 
-def bounce(scene: Scene) -> Draft:
+def bounce(scene: SampleContext) -> MessageDraft:
     """Draft a delivery status notification (RFC 3464)."""
     status = (
         b"Reporting-MTA: dns; mx.example.net\r\n\r\nFinal-Recipient: rfc822; nobody@example.net\r\n"
@@ -242,17 +242,19 @@ def bounce(scene: Scene) -> Draft:
     ]
     body = compose.multipart("report; report-type=delivery-status", scene.boundary(), parts)
     extra = (("Auto-Submitted", "auto-replied"), ("Return-Path", "<>"))
-    return Draft("Mail Delivery <mailer-daemon@example.net>", "Delivery Status Notification (Failure)", body, (), extra)
+    return MessageDraft(
+        "Mail Delivery <mailer-daemon@example.net>", "Delivery Status Notification (Failure)", body, (), extra
+    )
 
 
-def large(scene: Scene, size: int) -> Draft:
+def large(scene: SampleContext, size: int) -> MessageDraft:
     """Draft a message of about 4/3 of `size` bytes."""
-    data = scene.chance.randbytes(size)
+    data = scene.rng.randbytes(size)
     parts = [compose.text("The scans.\n"), compose.attachment(data, "application/zip", "scans.zip")]
-    return Draft(scene.person(), "Scans", compose.multipart("mixed", scene.boundary(), parts), ("Work",))
+    return MessageDraft(scene.person(), "Scans", compose.multipart("mixed", scene.boundary(), parts), ("Work",))
 
 
-def odd(scene: Scene) -> Draft:
+def odd(scene: SampleContext) -> MessageDraft:
     """Draft something malformed in one of the ways that real mail is."""
     name = scene.person()
     plain = compose.text("unused\n")
@@ -267,4 +269,4 @@ def odd(scene: Scene) -> Draft:
         dated.encode() + b"Subject: a NUL\r\n\r\nbefore\0after\r\n",
         (dated + 'Subject: unclosed\r\nContent-Type: multipart/mixed; boundary="b"\r\n\r\n--b\r\n\r\nno end').encode(),
     )
-    return Draft(name, "", plain, raw=raws[scene.index % len(raws)])
+    return MessageDraft(name, "", plain, raw=raws[scene.index % len(raws)])

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from gmail_sandbox import compose, sample_kinds
-from gmail_sandbox.sample_kinds import Draft, Scene
+from gmail_sandbox.sample_kinds import MessageDraft, SampleContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ class SampleMessage(NamedTuple):
 
 
 # Each kind with its weight, roughly what a busy private and working mailbox receives.
-_KINDS: tuple[tuple[Callable[[Scene], Draft], int], ...] = (
+_KINDS: tuple[tuple[Callable[[SampleContext], MessageDraft], int], ...] = (
     (sample_kinds.conversation, 38),
     (sample_kinds.newsletter, 14),
     (sample_kinds.receipt, 10),
@@ -51,9 +51,9 @@ def sample_messages(count: int = 300, seed: int = 1) -> Iterator[SampleMessage]:
     """Return `count` messages, oldest first."""
     chance = random.Random(seed)  # noqa: S311 (reproducible, not secret)
     kinds, weights = zip(*_KINDS, strict=True)
-    scene = Scene(chance)
+    scene = SampleContext(chance)
     for index in range(count):
-        scene.begin(index, EPOCH - _SPAN + _SPAN * (index + 1) / (count + 1))
+        scene.advance(index, EPOCH - _SPAN + _SPAN * (index + 1) / (count + 1))
         if index < len(kinds):
             kind = kinds[index]  # every kind at least once
         elif index % 97 == 60 and index // 97 < len(_BIG):  # noqa: PLR2004
@@ -63,17 +63,17 @@ def sample_messages(count: int = 300, seed: int = 1) -> Iterator[SampleMessage]:
         yield _finish(scene, kind(scene))
 
 
-def _big(size: int) -> Callable[[Scene], Draft]:
+def _big(size: int) -> Callable[[SampleContext], MessageDraft]:
     return lambda scene: sample_kinds.large(scene, size)
 
 
-def _finish(scene: Scene, draft: Draft) -> SampleMessage:
+def _finish(scene: SampleContext, draft: MessageDraft) -> SampleMessage:
     raw = draft.raw if draft.raw is not None else compose.message(scene.headers(draft), draft.body)
     age = EPOCH - scene.when
-    read = scene.chance.random() < (0.95 if age > timedelta(days=14) else 0.4)
-    flags = [flag for flag, share in (("\\Seen", read), ("\\Flagged", scene.chance.random() < 0.05)) if share]  # noqa: PLR2004
-    labels = [*draft.labels, *(label for label, share in _EXTRA_LABELS if scene.chance.random() < share)]
-    if age < timedelta(days=200) or scene.chance.random() < 0.3:  # noqa: PLR2004
+    read = scene.rng.random() < (0.95 if age > timedelta(days=14) else 0.4)
+    flags = [flag for flag, share in (("\\Seen", read), ("\\Flagged", scene.rng.random() < 0.05)) if share]  # noqa: PLR2004
+    labels = [*draft.labels, *(label for label, share in _EXTRA_LABELS if scene.rng.random() < share)]
+    if age < timedelta(days=200) or scene.rng.random() < 0.3:  # noqa: PLR2004
         labels.append("\\Inbox")
     return SampleMessage(raw, tuple(labels), tuple(flags), int(scene.when.timestamp() * 1000))
 

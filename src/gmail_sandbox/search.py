@@ -14,13 +14,13 @@ from typing import TypeAlias
 
 from gmail_sandbox import gmail_query, wire
 from gmail_sandbox import sequence_sets as sets
-from gmail_sandbox.account import Account
-from gmail_sandbox.mailbox import Entry, Selection
-from gmail_sandbox.searchable_text import Content
-from gmail_sandbox.session import Refused, Session
-from gmail_sandbox.wire import Node, ParseError, Token, list_of, text_of
+from gmail_sandbox.account import GmailAccount
+from gmail_sandbox.mailbox import MailboxEntry, Selection
+from gmail_sandbox.searchable_text import SearchableText
+from gmail_sandbox.session import CommandRefused, Session
+from gmail_sandbox.wire import ImapToken, Node, ParseError, list_of, text_of
 
-Test: TypeAlias = Callable[[Entry, Content], bool]
+Test: TypeAlias = Callable[[MailboxEntry, SearchableText], bool]
 
 _YIELD_EVERY = 500
 _MONTHS = {
@@ -43,7 +43,7 @@ _DATE_KEYS: dict[bytes, Callable[[date, date], bool]] = {
 
 
 @dataclass
-class Program:
+class SearchProgram:
     """A parsed search: all tests must hold for a candidate."""
 
     tests: list[Test] = field(default_factory=list)
@@ -52,15 +52,15 @@ class Program:
     uses_modseq: bool = False
 
 
-class Parser:
+class SearchParser:
     """Reads search keys one after the other."""
 
     def __init__(self, nodes: list[Node], selection: Selection, charset: str) -> None:
         """Take the keys after CHARSET and RETURN were removed."""
         self._nodes, self._selection, self._charset = list(nodes), selection, charset
-        self.program = Program()
+        self.program = SearchProgram()
 
-    def parse(self) -> Program:
+    def parse(self) -> SearchProgram:
         """Return the program for all keys."""
         if not self._nodes:
             raise ParseError("SEARCH needs a key")
@@ -72,7 +72,7 @@ class Parser:
     def _narrow(self) -> bool:
         """Take a top-level key that limits the candidates without looking at them."""
         token = self._nodes[0]
-        if not isinstance(token, Token):
+        if not isinstance(token, ImapToken):
             return False
         name = token.upper()
         if name == b"ALL":
@@ -80,7 +80,7 @@ class Parser:
         elif name == b"UID":
             self._nodes.pop(0)
             self.program.ranges.append(self._set(self._text(), by_uid=True))
-        elif sets.is_set(name) and not token.quoted:
+        elif sets.is_set(name) and not token.is_quoted:
             self._nodes.pop(0)
             self.program.ranges.append(self._set(name, by_uid=False))
         elif name == b"X-GM-MSGID":
@@ -116,8 +116,8 @@ class Parser:
         if isinstance(node, list):
             return self._group(node)
         name = node.upper()
-        if sets.is_set(name) and not node.quoted:
-            return _within(self._set(name, by_uid=False))
+        if sets.is_set(name) and not node.is_quoted:
+            return _in_ranges(self._set(name, by_uid=False))
         for family in (self._simple, self._flags, self._texts, self._dates, self._numbers, self._gmail):
             test = family(name)
             if test is not None:
@@ -125,7 +125,7 @@ class Parser:
         raise ParseError(f"unknown search key {name!r}")
 
     def _group(self, nodes: list[Node]) -> Test:
-        inner = Parser(nodes, self._selection, self._charset)
+        inner = SearchParser(nodes, self._selection, self._charset)
         tests = []
         while inner._nodes:
             tests.append(inner._key())
@@ -144,7 +144,7 @@ class Parser:
                 first, second = self._key(), self._key()
                 return lambda entry, content: first(entry, content) or second(entry, content)
             case b"UID":
-                return _within(self._set(self._text(), by_uid=True))
+                return _in_ranges(self._set(self._text(), by_uid=True))
             case _:
                 return None
 
@@ -178,8 +178,8 @@ class Parser:
             return None
         wanted = _date(self._text())
         if sent:
-            return lambda _entry, content: (when := _sent(content)) is not None and compare(when, wanted)
-        return lambda entry, _content: compare(_arrived(entry), wanted)
+            return lambda _entry, content: (when := _sent_date(content)) is not None and compare(when, wanted)
+        return lambda entry, _content: compare(_arrival_date(entry), wanted)
 
     def _numbers(self, name: bytes) -> Test | None:
         if name not in (b"LARGER", b"SMALLER", b"MODSEQ"):
@@ -194,7 +194,7 @@ class Parser:
     def _modseq(self) -> Test:
         self.program.uses_modseq = True
         node = self._next()
-        if isinstance(node, Token) and node.quoted:  # entry name and type (RFC 7162 section 3.1.5)
+        if isinstance(node, ImapToken) and node.is_quoted:  # entry name and type (RFC 7162 section 3.1.5)
             self._next()
             node = self._next()
         limit = wire.number_of(node)
@@ -219,13 +219,13 @@ class Parser:
     def _label(self) -> Test:
         token = self._next()
         label = wire.text_of(token).decode(self._charset, "replace")
-        if isinstance(token, Token) and not token.quoted and label.startswith("\\"):
+        if isinstance(token, ImapToken) and not token.is_quoted and label.startswith("\\"):
             raise ParseError("system labels must be quoted in SEARCH")
         wanted = label.casefold()
         return lambda entry, _content: any(own.casefold() == wanted for own in entry.message.labels)
 
 
-def _within(ranges: list[range]) -> Test:
+def _in_ranges(ranges: list[range]) -> Test:
     return lambda entry, _content: any(entry.number - 1 in part for part in ranges)
 
 
@@ -237,34 +237,34 @@ def _date(text: bytes) -> date:
         raise ParseError(f"{text!r} is not a date") from error
 
 
-def _arrived(entry: Entry) -> date:
+def _arrival_date(entry: MailboxEntry) -> date:
     return datetime.fromtimestamp(entry.message.internaldate / 1000, UTC).date()
 
 
-def _sent(content: Content) -> date | None:
+def _sent_date(content: SearchableText) -> date | None:
     try:
         return parsedate_to_datetime(content.header("date")).date()
     except (ValueError, TypeError):
         return None
 
 
-async def run(program: Program, selection: Selection, account: Account) -> list[Entry]:
+async def run(program: SearchProgram, selection: Selection, account: GmailAccount) -> list[MailboxEntry]:
     """Return the matching entries in order; let other sessions run in between."""
-    found: list[Entry] = []
+    found: list[MailboxEntry] = []
     for count, entry in enumerate(_candidates(program, selection), start=1):
         if count % _YIELD_EVERY == 0:
             await asyncio.sleep(0)
-        content = Content(account, entry.message)
+        content = SearchableText(account, entry.message)
         if all(test(entry, content) for test in program.tests):
             found.append(entry)
     return found
 
 
-def _candidates(program: Program, selection: Selection) -> Iterator[Entry]:
-    ranges = min(program.ranges or [selection.everything()], key=lambda parts: sum(map(len, parts)))
+def _candidates(program: SearchProgram, selection: Selection) -> Iterator[MailboxEntry]:
+    ranges = min(program.ranges or [selection.all_indexes()], key=lambda parts: sum(map(len, parts)))
     others = [parts for parts in program.ranges if parts is not ranges]
     if program.msgid is not None:
-        entry = selection.entry_of_msgid(program.msgid)
+        entry = selection.find_by_msgid(program.msgid)
         candidates = [] if entry is None else [entry]
         others = program.ranges
     else:
@@ -283,9 +283,9 @@ async def search(session: Session, args: list[Node], *, by_uid: bool = False) ->
     nodes, returned = _without_return(args)
     nodes, charset = _without_charset(nodes)
     selection = session.selected
-    program = Parser(nodes, selection, charset).parse()
+    program = SearchParser(nodes, selection, charset).parse()
     found = await run(program, selection, session.backend.account)
-    session.check()
+    session.raise_if_ended()
     numbers = [entry.uid if by_uid else entry.number for entry in found]
     modseq = max((entry.message.modseq for entry in found), default=0) if program.uses_modseq else 0
     if returned is None:
@@ -298,16 +298,16 @@ async def search(session: Session, args: list[Node], *, by_uid: bool = False) ->
 
 
 def _without_return(args: list[Node]) -> tuple[list[Node], list[bytes] | None]:
-    if len(args) > 1 and isinstance(args[0], Token) and args[0].upper() == b"RETURN":
+    if len(args) > 1 and isinstance(args[0], ImapToken) and args[0].upper() == b"RETURN":
         return args[2:], [text_of(item).upper() for item in list_of(args[1])] or [b"ALL"]
     return args, None
 
 
 def _without_charset(args: list[Node]) -> tuple[list[Node], str]:
-    if len(args) > 1 and isinstance(args[0], Token) and args[0].upper() == b"CHARSET":
+    if len(args) > 1 and isinstance(args[0], ImapToken) and args[0].upper() == b"CHARSET":
         charset = text_of(args[1]).decode("ascii", "replace").lower()
         if charset not in _ALLOWED_CHARSETS:
-            raise Refused("NO [BADCHARSET (UTF-8 US-ASCII)] Unknown charset (Failure)")
+            raise CommandRefused("NO [BADCHARSET (UTF-8 US-ASCII)] Unknown charset (Failure)")
         return args[2:], charset
     return args, "us-ascii"
 

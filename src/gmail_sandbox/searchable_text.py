@@ -13,13 +13,13 @@ from gmail_sandbox.message import Message, header_block
 if TYPE_CHECKING:
     from email.message import Message as Parsed
 
-    from gmail_sandbox.account import Account
+    from gmail_sandbox.account import GmailAccount
 
 
-class Content:
+class SearchableText:
     """One message, read lazily. All texts are case-folded."""
 
-    def __init__(self, account: Account, message: Message) -> None:
+    def __init__(self, account: GmailAccount, message: Message) -> None:
         """Remember where the bytes are."""
         self._account, self._message = account, message
 

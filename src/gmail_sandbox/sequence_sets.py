@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _SET = re.compile(rb"(\d+|\*)(:(\d+|\*))?(,(\d+|\*)(:(\d+|\*))?)*")
 
 
-class Span(NamedTuple):
+class UidRange(NamedTuple):
     """One range; None is the asterisk."""
 
     first: int | None
@@ -29,23 +29,23 @@ def is_set(value: bytes) -> bool:
     return _SET.fullmatch(value) is not None
 
 
-def parse_set(value: bytes) -> tuple[Span, ...]:
+def parse_set(value: bytes) -> tuple[UidRange, ...]:
     """Return the ranges of a sequence set."""
     if not is_set(value):
         raise ParseError("a sequence set was expected")
     return tuple(_span(part) for part in value.split(b","))
 
 
-def _span(part: bytes) -> Span:
+def _span(part: bytes) -> UidRange:
     first, colon, last = part.partition(b":")
-    return Span(_number(first), _number(last if colon else first))
+    return UidRange(_number(first), _number(last if colon else first))
 
 
 def _number(text: bytes) -> int | None:
     return None if text == b"*" else int(text)
 
 
-def indexes_of_uids(spans: Sequence[Span], uids: Sequence[int]) -> list[range]:
+def indexes_of_uids(spans: Sequence[UidRange], uids: Sequence[int]) -> list[range]:
     """Return the positions in `uids` that the set names, ascending and without overlap.
 
     `n:*` always contains the last message, even when its UID is below n.
@@ -58,7 +58,7 @@ def indexes_of_uids(spans: Sequence[Span], uids: Sequence[int]) -> list[range]:
     return _merged(found)
 
 
-def indexes_of_numbers(spans: Sequence[Span], count: int) -> list[range]:
+def indexes_of_numbers(spans: Sequence[UidRange], count: int) -> list[range]:
     """Return the positions that a set of message sequence numbers names; BAD beyond the last one."""
     found = []
     for low, high in _ordered(spans, count):
@@ -68,7 +68,7 @@ def indexes_of_numbers(spans: Sequence[Span], count: int) -> list[range]:
     return _merged(found)
 
 
-def _ordered(spans: Sequence[Span], last: int) -> list[tuple[int, int]]:
+def _ordered(spans: Sequence[UidRange], last: int) -> list[tuple[int, int]]:
     pairs = []
     for span in spans:
         ends = [last if end is None else end for end in span]

@@ -13,7 +13,7 @@ from gmail_sandbox import imap, mail_source
 from gmail_sandbox.backend import Backend, Credentials
 from gmail_sandbox.connection import LINE_LIMIT
 from gmail_sandbox.control_api import ControlApi
-from gmail_sandbox.fault_actions import Drills
+from gmail_sandbox.fault_actions import FaultActions
 from gmail_sandbox.oauth import OAuthEndpoints
 from gmail_sandbox.session import SessionRegistry
 from gmail_sandbox.state import State
@@ -59,7 +59,7 @@ class Sandbox:
             self._state.close()
             raise
         self.sessions = SessionRegistry()
-        self.drills = Drills(self.backend, self.sessions, self._open_imap, self._close_imap)
+        self.fault_actions = FaultActions(self.backend, self.sessions, self._open_imap, self._close_imap)
         self.imap_port = self.oauth_port = self.control_port = 0
         self._imap: asyncio.Server | None = None
         self._http: list[asyncio.Server] = []
@@ -98,13 +98,13 @@ class Sandbox:
     async def _listen_imap(self, port: int) -> int:
         try:
             self._imap = await asyncio.start_server(
-                self._connected, _HOST, port, limit=LINE_LIMIT, ssl=self._tls_context()
+                self._on_connection, _HOST, port, limit=LINE_LIMIT, ssl=self._tls_context()
             )
         except OSError as error:
-            raise PortTaken(_taken(port)) from error
+            raise PortTaken(_port_taken_message(port)) from error
         return _port_of(self._imap)
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         if task is not None:
             self._connections.add(task)
@@ -116,7 +116,7 @@ class Sandbox:
         try:
             server = await httpd.start(handler, port)
         except OSError as error:
-            raise PortTaken(_taken(port)) from error
+            raise PortTaken(_port_taken_message(port)) from error
         self._http.append(server)
         return _port_of(server)
 
@@ -147,5 +147,5 @@ def _port_of(server: asyncio.Server) -> int:
     return int(server.sockets[0].getsockname()[1])
 
 
-def _taken(port: int) -> str:
+def _port_taken_message(port: int) -> str:
     return f"port {port} on {_HOST} is in use; stop its owner or choose another port"

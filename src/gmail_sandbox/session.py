@@ -10,8 +10,8 @@ from gmail_sandbox.backend import EXPIRED, Backend
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gmail_sandbox.connection import Channel
-    from gmail_sandbox.mailbox import Entry, Selection
+    from gmail_sandbox.connection import ClientConnection
+    from gmail_sandbox.mailbox import MailboxEntry, Selection
     from gmail_sandbox.message import Message
 
 BEFORE_LOGIN = (
@@ -26,21 +26,21 @@ AFTER_LOGIN = (
 )
 
 
-class Refused(Exception):
+class CommandRefused(Exception):
     """The command ends with this NO or BAD. `args[0]` is the whole text."""
 
 
-class SessionOver(Exception):
+class SessionEnded(Exception):
     """The session ends with this BYE."""
 
 
 class Session:
     """One client. `user` is empty before login, `selection` is None when no mailbox is selected."""
 
-    def __init__(self, channel: Channel, backend: Backend, registry: SessionRegistry) -> None:
+    def __init__(self, channel: ClientConnection, backend: Backend, registry: SessionRegistry) -> None:
         """Start unauthenticated."""
         self.id = backend.new_id()
-        self.channel, self.backend, self.registry = channel, backend, registry
+        self.connection, self.backend, self.registry = channel, backend, registry
         self.user = ""
         self.selection: Selection | None = None
         self.utf8 = False
@@ -48,9 +48,9 @@ class Session:
         self.command = ""
         self.tag = b""
         self.wake = asyncio.Event()
-        self._resting = False
-        self._ending: str | None = None
-        self._expiry: asyncio.TimerHandle | None = None
+        self._awaiting_client = False
+        self._pending_bye: str | None = None
+        self._expiry_timer: asyncio.TimerHandle | None = None
 
     def describe(self) -> dict[str, object]:
         """Return the session as plain data."""
@@ -59,54 +59,54 @@ class Session:
             "user": self.user,
             "mailbox": self.selection.name if self.selection else None,
             "command": self.command,
-            "silent": self.channel.silent,
-            "bytes_sent": self.channel.sent,
+            "silent": self.connection.silent,
+            "bytes_sent": self.connection.bytes_sent,
         }
 
     def end(self, bye: str) -> None:
         """Say BYE at once when the session waits for its client, otherwise at the next safe point."""
-        if self._ending is None:
-            self._ending = bye
-            if self._resting:
-                self.channel.close_saying(bye)
+        if self._pending_bye is None:
+            self._pending_bye = bye
+            if self._awaiting_client:
+                self.connection.close_with_bye(bye)
 
-    def changed(self) -> None:
+    def notify_change(self) -> None:
         """Wake an IDLE: there is something to announce."""
         self.wake.set()
 
-    def lost(self) -> None:
+    def invalidate_selection(self) -> None:
         """End the session: UIDVALIDITY must not change while a mailbox is selected (RFC 3501 section 2.3.1.1)."""
         self.end(EXPIRED)
 
     def silence(self) -> None:
         """Stop answering without closing."""
-        self.channel.silent = True
+        self.connection.silent = True
 
-    def check(self) -> None:
+    def raise_if_ended(self) -> None:
         """Raise SessionOver when the session was told to end; called between answers."""
-        if self._ending is not None:
-            raise SessionOver(self._ending)
+        if self._pending_bye is not None:
+            raise SessionEnded(self._pending_bye)
 
     async def next_line(self) -> bytes:
         """Wait for the client."""
-        self.check()
-        self._resting = True
+        self.raise_if_ended()
+        self._awaiting_client = True
         try:
-            return await self.channel.read_line()
+            return await self.connection.read_line()
         finally:
-            self._resting = False
+            self._awaiting_client = False
 
     async def send(self, line: bytes) -> None:
         """Send one untagged line."""
-        await self.channel.send(line + b"\r\n")
+        await self.connection.send(line + b"\r\n")
 
-    def logged_in(self, expires_at: float | None) -> None:
+    def mark_authenticated(self, expires_at: float | None) -> None:
         """Note the login; the session ends with its access token."""
         self.user = self.backend.account.user
         self.backend.stats.logins += 1
         if expires_at is not None:
             left = expires_at - self.backend.clock()
-            self._expiry = asyncio.get_running_loop().call_later(left, self.end, EXPIRED)
+            self._expiry_timer = asyncio.get_running_loop().call_later(left, self.end, EXPIRED)
 
     def select(self, selection: Selection | None) -> None:
         """Replace the selected mailbox."""
@@ -118,34 +118,34 @@ class Session:
     def selected(self) -> Selection:
         """Return the selected mailbox; the dispatcher has made sure there is one."""
         if self.selection is None:
-            raise Refused("BAD Command not allowed in this state.")
+            raise CommandRefused("BAD Command not allowed in this state.")
         return self.selection
 
     def close(self) -> None:
         """Let go of everything."""
         self.select(None)
-        if self._expiry is not None:
-            self._expiry.cancel()
+        if self._expiry_timer is not None:
+            self._expiry_timer.cancel()
 
-    def updates(self, *, expunges: bool = True) -> bytes:
+    def pending_updates(self, *, expunges: bool = True) -> bytes:
         """Return the untagged lines about what happened meanwhile.
 
         EXPUNGE shifts the numbers, so it must not come during FETCH, STORE and SEARCH (RFC 3501 section 7.4.1).
         """
         selection = self.selection
-        if selection is None or self._ending is not None:
+        if selection is None or self._pending_bye is not None:
             return b""
         lines = [b"* %d EXPUNGE\r\n" % number for number in selection.take_expunged()] if expunges else []
         if selection.take_arrived():
             lines.append(b"* %d EXISTS\r\n" % len(selection.uids))
-        lines += (flags_line(entry, condstore=self.condstore) for entry in selection.take_changed())
+        lines += (flags_update(entry, condstore=self.condstore) for entry in selection.take_changed())
         return b"".join(lines)
 
     async def send_updates(self, *, expunges: bool = True) -> None:
         """Send what happened meanwhile."""
-        lines = self.updates(expunges=expunges)
+        lines = self.pending_updates(expunges=expunges)
         if lines:
-            await self.channel.send(lines)
+            await self.connection.send(lines)
 
 
 def format_flags(message: Message) -> bytes:
@@ -153,7 +153,7 @@ def format_flags(message: Message) -> bytes:
     return b"(" + " ".join(sorted(message.flags)).encode() + b")"
 
 
-def flags_line(entry: Entry, *, condstore: bool, uid: bool = True) -> bytes:
+def flags_update(entry: MailboxEntry, *, condstore: bool, uid: bool = True) -> bytes:
     """Return the untagged answer about changed flags, with MODSEQ for a session that enabled CONDSTORE (RFC 7162)."""
     parts = [b"UID %d" % entry.uid] if uid else []
     if condstore:

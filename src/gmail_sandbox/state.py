@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gmail_sandbox.mailbox import Mailbox
-from gmail_sandbox.message import Location, Message, shared
+from gmail_sandbox.message import Message, MessageLocation, interned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -90,7 +90,7 @@ class State:
         self._db.executemany(_PUT_UID, self._new_uids)
         self._new_uids.clear()
 
-    def put_meta(self, name: str, value: object) -> None:
+    def set_meta(self, name: str, value: object) -> None:
         """Remember a JSON value under a name."""
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (name, json.dumps(value)))
 
@@ -185,5 +185,5 @@ def _row(message: Message) -> tuple[object, ...]:
 
 
 def _message(row: tuple[int, int, int, int, str, str, str, str, int, int | None]) -> Message:
-    flags, labels = (shared(frozenset(json.loads(text))) for text in row[4:6])
-    return Message(*row[:4], flags, labels, Location(row[6]), *row[7:])
+    flags, labels = (interned(frozenset(json.loads(text))) for text in row[4:6])
+    return Message(*row[:4], flags, labels, MessageLocation(row[6]), *row[7:])

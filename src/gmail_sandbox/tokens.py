@@ -26,7 +26,7 @@ _CLOCK_SKEW_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
-class AccessToken:
+class AccessGrant:
     """What an access token stands for. Times in epoch seconds."""
 
     user: str
@@ -42,7 +42,7 @@ class AccessToken:
 
 
 @dataclass(frozen=True)
-class RefreshToken:
+class RefreshGrant:
     """A lasting grant; `ends_at` in epoch seconds, 0 for never, as Google limits it for apps in Testing status."""
 
     user: str
@@ -52,7 +52,7 @@ class RefreshToken:
 
 
 @dataclass(frozen=True)
-class Code:
+class AuthorizationGrant:
     """An authorization code waiting for its exchange."""
 
     redirect_uri: str
@@ -61,7 +61,7 @@ class Code:
     method: str
     offline: bool
 
-    def proves(self, verifier: str) -> bool:
+    def accepts_verifier(self, verifier: str) -> bool:
         """Check the PKCE verifier (RFC 7636 section 4.6); a grant without challenge needs none."""
         if not self.challenge:
             return not verifier
@@ -71,7 +71,7 @@ class Code:
         return secrets.compare_digest(base64.urlsafe_b64encode(digest).rstrip(b"=").decode(), self.challenge)
 
 
-class TokenBook:
+class TokenStore:
     """Issues, checks and revokes."""
 
     def __init__(
@@ -80,17 +80,17 @@ class TokenBook:
         """Read back what was issued before; lives are in seconds, and a consent without one lasts."""
         self.life, self.consent_life = life, consent_life
         self._state, self._user, self._clock = state, user, clock
-        self._codes: dict[str, Code] = {}
-        self._access = {token: AccessToken(**facts) for token, facts in state.tokens("access")}  # type: ignore[arg-type]
-        self._refresh = {token: RefreshToken(**facts) for token, facts in state.tokens("refresh")}  # type: ignore[arg-type]
+        self._codes: dict[str, AuthorizationGrant] = {}
+        self._access = {token: AccessGrant(**facts) for token, facts in state.tokens("access")}  # type: ignore[arg-type]
+        self._refresh = {token: RefreshGrant(**facts) for token, facts in state.tokens("refresh")}  # type: ignore[arg-type]
 
-    def issue_code(self, code: Code) -> str:
+    def issue_code(self, code: AuthorizationGrant) -> str:
         """Return a new authorization code."""
         value = "4/sandbox-" + secrets.token_urlsafe(32)
         self._codes[value] = code
         return value
 
-    def redeem(self, value: str) -> Code | None:
+    def redeem(self, value: str) -> AuthorizationGrant | None:
         """Return what a code stands for, once."""
         return self._codes.pop(value, None)
 
@@ -98,31 +98,31 @@ class TokenBook:
         """Return a new refresh token."""
         token = "1//sandbox-" + secrets.token_urlsafe(40)
         ends_at = self._clock() + self.consent_life if self.consent_life else 0.0
-        self._refresh[token] = RefreshToken(self._user, scope, client_id, ends_at)
+        self._refresh[token] = RefreshGrant(self._user, scope, client_id, ends_at)
         self._state.put_token(token, "refresh", asdict(self._refresh[token]))
         return token
 
-    def issue_access(self, scope: str, refresh_token: str = "") -> tuple[str, AccessToken]:
+    def issue_access(self, scope: str, refresh_token: str = "") -> tuple[str, AccessGrant]:
         """Return a new access token and what it stands for; forgets the expired ones."""
         now = self._clock()
         for old in [token for token, facts in self._access.items() if facts.expires_at < now]:
             self._forget_access(old)
         token = "ya29.sandbox-" + secrets.token_urlsafe(48)
-        self._access[token] = AccessToken(self._user, scope, now, now + self.life, refresh_token)
+        self._access[token] = AccessGrant(self._user, scope, now, now + self.life, refresh_token)
         self._state.put_token(token, "access", asdict(self._access[token]))
         return token, self._access[token]
 
-    def access(self, token: str) -> AccessToken | None:
+    def find_access(self, token: str) -> AccessGrant | None:
         """Return what a live access token stands for."""
         facts = self._access.get(token)
         return facts if facts is not None and facts.expires_at > self._clock() else None
 
-    def refresh(self, token: str) -> RefreshToken | None:
+    def find_refresh(self, token: str) -> RefreshGrant | None:
         """Return what a live refresh token stands for."""
         grant = self._refresh.get(token)
         return grant if grant is not None and not 0 < grant.ends_at < self._clock() else None
 
-    def consent_left(self, token: str) -> float | None:
+    def remaining_consent(self, token: str) -> float | None:
         """Return the seconds a refresh token still has, or None where it has no end."""
         grant = self._refresh.get(token)
         return grant.ends_at - self._clock() if grant is not None and grant.ends_at else None

@@ -17,18 +17,18 @@ class ParseError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class ImapToken:
     """An atom, a quoted string or a literal."""
 
     value: bytes
-    quoted: bool = False
+    is_quoted: bool = False
 
     def upper(self) -> bytes:
         """Return the value for comparing with a keyword."""
         return self.value.upper()
 
 
-Node: TypeAlias = "Token | list[Node]"
+Node: TypeAlias = "ImapToken | list[Node]"
 
 _ATOM_END = re.compile(rb'[\x00-\x20"(){]')
 _ILLEGAL_IN_ATOM = re.compile(rb'[\x00-\x20(){%*"\\\]\x7f-\xff]')
@@ -50,7 +50,7 @@ class _Scanner:
     def scan(self) -> list[Node]:
         for index, piece in enumerate(self._pieces):
             if index % 2:
-                self._stack[-1].append(Token(piece, quoted=True))
+                self._stack[-1].append(ImapToken(piece, is_quoted=True))
             else:
                 self._scan_text(piece)
         if len(self._stack) != 1:
@@ -88,7 +88,7 @@ class _Scanner:
         match = _QUOTED.match(text, at)
         if match is None:
             raise ParseError("a quoted string is not closed")
-        self._stack[-1].append(Token(_ESCAPE.sub(rb"\1", match[1]), quoted=True))
+        self._stack[-1].append(ImapToken(_ESCAPE.sub(rb"\1", match[1]), is_quoted=True))
         return match.end()
 
     def _atom(self, text: bytes, at: int) -> int:
@@ -102,7 +102,7 @@ class _Scanner:
             end = _atom_end(text, closing)
         if end == at:
             raise ParseError("a character that starts nothing")
-        self._stack[-1].append(Token(text[at:end]))
+        self._stack[-1].append(ImapToken(text[at:end]))
         return end
 
 
@@ -111,32 +111,32 @@ def _atom_end(text: bytes, at: int) -> int:
     return match.start() if match else len(text)
 
 
-def quote(value: bytes) -> bytes:
+def format_string(value: bytes) -> bytes:
     """Return `value` as a quoted string, or as a literal when quoting cannot carry it."""
     if b"\r" in value or b"\n" in value or b"\0" in value or max(value, default=0) > 0x7F:  # noqa: PLR2004
         return b"{%d}\r\n%s" % (len(value), value)
-    return quoted(value)
+    return format_quoted(value)
 
 
-def quoted(value: bytes) -> bytes:
+def format_quoted(value: bytes) -> bytes:
     """Return `value` between double quotes."""
     return b'"' + value.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
 
 
-def nstring(value: bytes | None) -> bytes:
+def format_nstring(value: bytes | None) -> bytes:
     """Return a string or NIL."""
-    return b"NIL" if value is None else quote(value)
+    return b"NIL" if value is None else format_string(value)
 
 
-def label(name: str, *, utf8: bool = False) -> bytes:
+def format_label(name: str, *, utf8: bool = False) -> bytes:
     """Spell a label as Gmail's FETCH does: an atom when that is legal, otherwise quoted."""
     wire = name.encode() if utf8 else imap_utf7.encode(name)
-    return quoted(wire) if not wire or _ILLEGAL_IN_ATOM.search(wire) else wire
+    return format_quoted(wire) if not wire or _ILLEGAL_IN_ATOM.search(wire) else wire
 
 
-def mailbox(name: str, *, utf8: bool = False) -> bytes:
+def format_mailbox(name: str, *, utf8: bool = False) -> bytes:
     """Spell a mailbox name as Gmail's LIST does: always quoted."""
-    return quoted(name.encode() if utf8 else imap_utf7.encode(name))
+    return format_quoted(name.encode() if utf8 else imap_utf7.encode(name))
 
 
 def name_of(token: Node, *, utf8: bool = False) -> str:

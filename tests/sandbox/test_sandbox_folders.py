@@ -11,14 +11,14 @@ ALL = "[Gmail]/All Mail"
 
 def test_all_mail_is_found_by_its_attribute_in_any_language(sandbox, connect):
     for language, name in (("it", "[Gmail]/Tutti i messaggi"), ("ru", "[Gmail]/Вся почта")):
-        sandbox.with_account(lambda account, language=language: account.present(language=language))
+        sandbox.with_account(lambda account, language=language: account.configure(language=language))
         client = connect()
         assert client.find_special_folder(b"\\All") == name
         assert client.select_folder(name, readonly=True)[b"UIDVALIDITY"] == 12
 
 
 def test_names_are_modified_utf7_on_the_wire(sandbox, known_wire):
-    sandbox.with_account(lambda account: account.present(language="ru"))
+    sandbox.with_account(lambda account: account.configure(language="ru"))
     lines = known_wire.run(b'LIST "" "*"')
     assert b'* LIST (\\All \\HasNoChildren) "/" "[Gmail]/&BBIEQQRP- &BD8EPgRHBEIEMA-"' in lines
 
@@ -46,7 +46,7 @@ def test_list_returns_status_and_special_use(sandbox, known_wire, mail):
 
 
 def test_hidden_all_mail_cannot_be_listed_or_opened(sandbox, client):
-    sandbox.with_account(lambda account: account.present(hide_all=True))
+    sandbox.with_account(lambda account: account.configure(hide_all=True))
     assert client.find_special_folder(b"\\All") is None
     with pytest.raises(Exception, match="NONEXISTENT"):
         client.select_folder(ALL)
@@ -55,7 +55,7 @@ def test_hidden_all_mail_cannot_be_listed_or_opened(sandbox, client):
 def test_folder_cap_shows_the_newest(sandbox, client, mail):
     for number in range(5):
         sandbox.deliver(mail(number))
-    sandbox.with_account(lambda account: account.present(max_folder_size=2))
+    sandbox.with_account(lambda account: account.configure(max_folder_size=2))
     assert client.select_folder(ALL, readonly=True)[b"EXISTS"] == 2
     assert client.search("ALL") == [4, 5]
 

@@ -34,13 +34,13 @@ def test_restart_changes_nothing(tmp_path, mail):
     with running_sandbox(settings) as sandbox:
         msgid = sandbox.deliver(mail(1), ["Work"]).message.msgid
         sandbox.arm("trash_and_back", msgid=msgid)
-        sandbox.with_account(lambda account: account.present(language="it"))
+        sandbox.with_account(lambda account: account.configure(language="it"))
         sandbox.with_account(lambda account: account.reset_uidvalidity("Work"))
         sandbox.with_account(lambda account: account.delete(min(account.messages)))
         token, before = sandbox.access_token(), picture(sandbox)
     with running_sandbox(settings) as sandbox:
         assert picture(sandbox) == before
-        assert sandbox.call(lambda s: s.backend.tokens.access(token)) is not None
+        assert sandbox.call(lambda s: s.backend.tokens.find_access(token)) is not None
         new = sandbox.deliver(mail(2)).message
         assert new.modseq > before[2]
         assert sandbox.with_account(lambda account: account.uid_in_all_mail(new)) == before[0][ALL][1]
@@ -129,5 +129,5 @@ def test_token_life_is_the_sandboxs(tmp_path):
     settings = SandboxSettings(credentials=Credentials(token_life=5), state=tmp_path / "s.db")
     with running_sandbox(settings) as sandbox:
         token = sandbox.access_token()
-        facts = sandbox.call(lambda s: s.backend.tokens.access(token))
+        facts = sandbox.call(lambda s: s.backend.tokens.find_access(token))
     assert facts.expires_at - facts.issued_at == 5
