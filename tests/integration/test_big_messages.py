@@ -10,7 +10,7 @@ import pytest
 
 from email_ingestion.blobs import open_blobs
 from email_ingestion.events import ConnectionFailed, Quarantined, Skipped, TooLarge
-from email_ingestion.producer import fetch
+from email_ingestion.producer import fetcher
 from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.redis import RedisServer
 from tests.servers.watching import Watched, letter
@@ -26,8 +26,8 @@ def sandbox() -> Iterator[RunningSandbox]:
 def watched(
     sandbox: RunningSandbox, redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Watched:
-    monkeypatch.setattr(fetch, "LARGE_BYTES", 40_000)
-    monkeypatch.setattr(fetch, "PIECE_BYTES", 10_000)
+    monkeypatch.setattr(fetcher, "LARGE_BYTES", 40_000)
+    monkeypatch.setattr(fetcher, "CHUNK_BYTES", 10_000)
     return Watched(sandbox, redis_server, tmp_path)
 
 

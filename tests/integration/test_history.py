@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,9 @@ import pytest
 from email_ingestion.app.accounts import log_in
 from email_ingestion.errors import StaleCursor
 from email_ingestion.events import BytesSpent, FetchPaused, HistoryWalked, Reconciled, Synced
-from email_ingestion.producer import Budget, fetch, history, sync
-from email_ingestion.producer.choice import portions, portions_down
-from email_ingestion.reconcile import Report
+from email_ingestion.producer import DownloadBudget, fetcher, sync
+from email_ingestion.producer.selection import batches, batches_descending
+from email_ingestion.reconcile import ReconcileReport
 from email_ingestion.records import Cursor
 from email_ingestion.stream import Appender, DownloadQuota, EntryScanner, Keys, StreamBacklog
 from email_ingestion.stream.account_limits import QuotaUse
@@ -39,8 +40,8 @@ def watched(
     sandbox: RunningSandbox, redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Watched:
     """Portions of four messages, in stretches of ten."""
-    monkeypatch.setattr(history, "PORTION_BYTES", 4500)
-    monkeypatch.setattr(history, "MAX_FETCH_UIDS", 10)
+    monkeypatch.setattr(sync, "BATCH_BYTES", 4500)
+    monkeypatch.setattr(sync, "MAX_FETCH_UIDS", 10)
     return Watched(sandbox, redis_server, tmp_path)
 
 
@@ -61,23 +62,23 @@ def cursor(watched: Watched) -> Cursor:
     return found
 
 
-def audit(watched: Watched) -> Report:
+def reconcile(watched: Watched) -> ReconcileReport:
     with closing(log_in(watched.account, 5.0)) as connection:
-        return watched.source().audit(connection, connection.examine(connection.find_mailbox("auto")), None).run()
+        return watched.source().reconciler(connection, connection.examine(connection.find_mailbox("auto")), None).run()
 
 
 def test_new_mail_comes_before_old_and_old_mail_newest_first(watched: Watched):
     with closing(log_in(watched.account, 5.0)) as connection:
         source, opened = watched.source(), connection.examine(connection.find_mailbox("auto"))
-        sync = source.sync(connection, opened, lambda _size, _in_hand: 0.0, _goes_on)
-        steps = source.history(connection, opened, lambda _size, _in_hand: 0.0).steps()
-        assert sync.run()
+        new_mail = partial(source.new_mail(connection, opened).run, lambda _size, _in_flight: 0.0, _goes_on)
+        steps = source.history(connection, opened).steps(lambda _size, _in_flight: 0.0)
+        assert new_mail()
         assert uids_in_order(watched) == []
         assert next(steps) == 0.0
         first = uids_in_order(watched)
         assert first == [40, 39, 38, 37]
         watched.sandbox.deliver(letter(100))
-        assert sync.run()
+        assert new_mail()
         assert uids_in_order(watched) == [*first, 41]
         assert any(pause == math.inf for pause in steps)
         assert uids_in_order(watched) == [*first, 41, *range(36, 0, -1)]
@@ -87,30 +88,30 @@ def test_new_mail_comes_before_old_and_old_mail_newest_first(watched: Watched):
 def test_the_next_portion_is_fetched_ahead_when_there_is_room_and_comes_once(watched: Watched):
     pauses = [0.0, 5.0, 0.0, 0.0]  # there is no room for the second portion until the first one has been taken in
     asked: list[int] = []
-    in_hand: list[int] = []
+    in_flight: list[int] = []
 
     def fetched() -> int:
         return len(watched.sandbox.with_stats(lambda stats: dict(stats.fetched_messages)))
 
     def room(size: int, load: StreamBacklog) -> float:
         asked.append(size)
-        in_hand.append(load.depth)
+        in_flight.append(load.depth)
         if len(asked) == 3:
             assert fetched() == 4
         return pauses.pop(0) if pauses else 0.0
 
     with closing(log_in(watched.account, 5.0)) as connection:
         source, opened = watched.source(), connection.examine(connection.find_mailbox("auto"))
-        sync = source.sync(connection, opened, lambda _size, _in_hand: 0.0, _goes_on)
-        assert sync.run()
-        steps = source.history(connection, opened, room).steps()
+        new_mail = partial(source.new_mail(connection, opened).run, lambda _size, _in_flight: 0.0, _goes_on)
+        assert new_mail()
+        steps = source.history(connection, opened).steps(room)
         assert next(steps) == 0.0
-        assert in_hand == [0, 4, 4, 8]
+        assert in_flight == [0, 4, 4, 8]
         assert (len(uids_in_order(watched)), fetched() >= 8) == (4, True)
         assert next(steps) == 0.0
         assert (len(uids_in_order(watched)), fetched() >= 10) == (8, True)
         watched.sandbox.deliver(letter(100))
-        assert sync.run()
+        assert new_mail()
         assert any(pause == math.inf for pause in steps)
     assert uids_in_order(watched) == [*range(40, 32, -1), 41, *range(32, 0, -1)]
     assert sum(asked) - asked[1] == sum(each.size for each in watched.sandbox.messages() if each.size > 1000)
@@ -118,36 +119,36 @@ def test_the_next_portion_is_fetched_ahead_when_there_is_room_and_comes_once(wat
 
 
 def test_much_new_mail_is_fetched_ahead_as_well(watched: Watched, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sync, "PORTION_BYTES", 4500)
-    in_hand: list[int] = []
+    monkeypatch.setattr(sync, "MAX_FETCH_UIDS", 500)
+    in_flight: list[int] = []
 
     def room(_size: int, load: StreamBacklog) -> float:
-        in_hand.append(load.depth)
-        return 1.0 if len(in_hand) in {2, 3} else 0.0  # the second portion has to wait until the first is appended
+        in_flight.append(load.depth)
+        return 1.0 if len(in_flight) in {2, 3} else 0.0  # the second portion has to wait until the first is appended
 
     waited: list[float] = []
     with closing(log_in(watched.account, 5.0)) as connection:
         source, opened = watched.source(), connection.examine(connection.find_mailbox("auto"))
-        new = source.sync(connection, opened, room, lambda seconds: not waited.append(seconds))
-        assert new.run()
+        new_mail = partial(source.new_mail(connection, opened).run, room, lambda seconds: not waited.append(seconds))
+        assert new_mail()
         for number in range(100, 120):
             watched.sandbox.deliver(letter(number, 1000))
-        assert new.run()
+        assert new_mail()
     assert uids_in_order(watched) == list(range(41, 61))
-    assert in_hand == [0, 4, 4, 0, 4, 8, 8]
+    assert in_flight == [0, 4, 4, 0, 4, 8, 8]
     assert [seconds for seconds in waited if seconds] == [1.0]
     assert set(watched.sandbox.with_stats(lambda stats: dict(stats.fetched_messages)).values()) == {1}
 
 
 def test_the_walk_goes_on_where_it_was_killed(watched: Watched):
-    """Each life ends after one portion; the audit takes what is still to come for what it is."""
+    """Each life ends after one portion; reconcile takes what is still to come for what it is."""
     lives = 0
     while not lives or cursor(watched).history > 1:
         with closing(log_in(watched.account, 5.0)) as connection:
             source, opened = watched.source(), connection.examine(connection.find_mailbox("auto"))
-            assert source.sync(connection, opened, lambda _size, _in_hand: 0.0, _goes_on).run()
-            next(source.history(connection, opened, lambda _size, _in_hand: 0.0).steps())
-        report = audit(watched)
+            assert source.new_mail(connection, opened).run(lambda _size, _in_flight: 0.0, _goes_on)
+            next(source.history(connection, opened).steps(lambda _size, _in_flight: 0.0))
+        report = reconcile(watched)
         assert (report.missing, report.queued + report.ahead) == (0, 40)
         lives += 1
     assert lives > 8
@@ -169,7 +170,7 @@ def test_a_watcher_walks_beside_new_mail_and_shows_how_far_it_is(watched: Watche
 
 
 def test_a_single_pass_brings_everything(watched: Watched):
-    assert watched.keeper.watcher.once()
+    assert watched.supervisor.watcher.once()
     assert uids_in_order(watched) == list(range(40, 0, -1))
     watched.ledger.close()
 
@@ -184,7 +185,7 @@ def test_a_flush_begins_the_walk_anew_on_a_living_connection(watched: Watched):
 
 
 def test_what_is_old_waits_while_the_stream_is_busy(watched: Watched, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("email_ingestion.producer.room.HISTORY_DEPTH", 8)
+    monkeypatch.setattr("email_ingestion.producer.backpressure.HISTORY_DEPTH", 8)
     with watched.running():
         watched.until(lambda: len(uids_in_order(watched)) == 8, "two portions")
         watched.sandbox.deliver(letter(100))
@@ -238,21 +239,21 @@ def test_old_mail_may_use_a_part_of_the_budget_and_new_mail_all_of_it(watched: W
 
 def test_bytes_are_forgotten_after_a_day_and_not_before(redis_server: RedisServer):
     now = 1_000_000_000.0
-    allowance = DownloadQuota(link(redis_server.url), "default", clock=lambda: now)
-    assert allowance.reserve(600, 1000).granted
+    quota = DownloadQuota(link(redis_server.url), "default", clock=lambda: now)
+    assert quota.reserve(600, 1000).granted
     now += 23 * 3600
-    assert allowance.reserve(600, 1000) == allowance.reserve(0, 0)  # one may go beyond
-    assert not allowance.reserve(1, 1000).granted
+    assert quota.reserve(600, 1000) == quota.reserve(0, 0)  # one may go beyond
+    assert not quota.reserve(1, 1000).granted
     now += 2 * 3600
-    assert allowance.reserve(1, 1000).today == 601
+    assert quota.reserve(1, 1000).today == 601
     now += 25 * 3600
-    assert allowance.adjust(-5).today == 0
+    assert quota.adjust(-5).today == 0
 
 
 def test_two_processes_share_a_budget(redis_server: RedisServer):
     ours, theirs = (DownloadQuota(link(redis_server.url), "default") for _ in range(2))
-    assert [each.ask(500, 1000).granted for each in (ours, theirs, ours)] == [True, True, False]
-    assert DownloadQuota(link(redis_server.url), "other").ask(1, 1000).today == 1
+    assert [each.reserve(500, 1000).granted for each in (ours, theirs, ours)] == [True, True, False]
+    assert DownloadQuota(link(redis_server.url), "other").reserve(1, 1000).today == 1
 
 
 class Counted(DownloadQuota):
@@ -260,43 +261,43 @@ class Counted(DownloadQuota):
 
     questions = 0
 
-    def ask(self, size: int, limit: int) -> QuotaUse:
+    def reserve(self, size: int, limit: int) -> QuotaUse:
         self.questions += 1
-        return super().ask(size, limit)
+        return super().reserve(size, limit)
 
 
 def test_a_budget_is_drawn_in_strides_and_what_is_left_is_given_back(redis_server: RedisServer):
-    allowance, heard = Counted(link(redis_server.url), "default"), Heard()
-    budget = Budget("default", allowance, 640_000, heard)
-    assert all(budget.ask(1000, 0.8) for _ in range(30))
-    assert allowance.questions <= 8
+    quota, heard = Counted(link(redis_server.url), "default"), Heard()
+    budget = DownloadBudget("default", quota, 640_000, heard)
+    assert all(budget.reserve(1000, 0.8) for _ in range(30))
+    assert quota.questions <= 8
     assert heard.of(BytesSpent)[-1].today == 30_000
-    assert 30_000 < allowance.reserve(0, 0).today < 40_000  # a crash would have used up so much
-    budget.settle(25_000)
-    budget.settle(31_000, last=True)
-    assert heard.of(BytesSpent)[-1].today == allowance.reserve(0, 0).today == 31_000
-    assert budget.ask(1000)
-    budget.settle(20_000)  # of another connection; more came than was in hand
-    assert allowance.reserve(0, 0).today == 51_000
+    assert 30_000 < quota.reserve(0, 0).today < 40_000  # a crash would have used up so much
+    budget.correct(25_000)
+    budget.correct(31_000, last=True)
+    assert heard.of(BytesSpent)[-1].today == quota.reserve(0, 0).today == 31_000
+    assert budget.reserve(1000)
+    budget.correct(20_000)  # of another connection; more came than was in hand
+    assert quota.reserve(0, 0).today == 51_000
 
 
 def test_crash_upon_crash_does_not_use_up_a_day(redis_server: RedisServer):
-    allowance = DownloadQuota(link(redis_server.url), "default")
+    quota = DownloadQuota(link(redis_server.url), "default")
     for _ in range(100):  # producers that die after three messages each
-        budget = Budget("default", allowance, 2_500_000_000, lambda _: None)
-        assert all(budget.ask(1000) for _ in range(3))
-    assert allowance.reserve(0, 0).today <= 2 * 300_000
+        budget = DownloadBudget("default", quota, 2_500_000_000, lambda _: None)
+        assert all(budget.reserve(1000) for _ in range(3))
+    assert quota.reserve(0, 0).today <= 2 * 300_000
 
 
 def test_old_mail_has_nothing_of_what_was_drawn_for_new_mail(redis_server: RedisServer):
-    allowance = Counted(link(redis_server.url), "default")
-    allowance.reserve(8_100_000, 10_000_000)
-    budget = Budget("default", allowance, 10_000_000, lambda _: None)
-    assert [budget.ask(1000), budget.ask(1000), budget.ask(1000)] == [True] * 3
-    asked = allowance.questions
-    assert not budget.ask(1000, 0.8)
-    assert budget.ask(1000)  # that was drawn for it
-    assert allowance.questions == asked + 1
+    quota = Counted(link(redis_server.url), "default")
+    quota.reserve(8_100_000, 10_000_000)
+    budget = DownloadBudget("default", quota, 10_000_000, lambda _: None)
+    assert [budget.reserve(1000), budget.reserve(1000), budget.reserve(1000)] == [True] * 3
+    asked = quota.questions
+    assert not budget.reserve(1000, 0.8)
+    assert budget.reserve(1000)  # that was drawn for it
+    assert quota.questions == asked + 1
 
 
 # The other end of the cursor
@@ -340,6 +341,6 @@ def test_portions_from_above_are_those_from_below_mirrored(watched: Watched):
         connection.examine(connection.find_mailbox("auto"))
         outlines = connection.fetch_summaries(range(1, 11))
     wanted = {1, 2, 3, 5, 8, 9, 10}
-    cut = [([each.uid for each in p.wanted], p.upto) for p in portions_down(outlines, wanted, 1, 2300)]
+    cut = [([each.uid for each in p.summaries], p.last_uid) for p in batches_descending(outlines, wanted, 1, 2300)]
     assert cut == [([10, 9], 9), ([8, 5], 4), ([3, 2], 2), ([1], 1)]
-    assert sum(len(p.wanted) for p in portions(outlines, wanted, 10, fetch.PORTION_BYTES)) == 7
+    assert sum(len(p.summaries) for p in batches(outlines, wanted, 10, fetcher.BATCH_BYTES)) == 7

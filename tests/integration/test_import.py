@@ -10,8 +10,8 @@ import pytest
 
 from email_ingestion.blobs import open_blobs
 from email_ingestion.errors import OperationFailed, RedisConnectionError
-from email_ingestion.producer.choice import Rules
-from email_ingestion.producer.takeout import Import
+from email_ingestion.producer.mbox_import import MboxImport
+from email_ingestion.producer.selection import FetchFilter
 from email_ingestion.stream import Appender, EntryScanner, Keys
 from tests.servers.links import link
 from tests.servers.redis import RedisServer
@@ -30,16 +30,16 @@ def path(tmp_path: Path) -> Path:
     return made
 
 
-def _import(server: RedisServer, path: Path, known=lambda messages: set(), room=lambda: None) -> Import:
-    return Import(
+def _import(server: RedisServer, path: Path, known=lambda messages: set(), room=lambda: None) -> MboxImport:
+    return MboxImport(
         "default",
         path,
-        intake=Appender(link(server.url)),
+        appender=Appender(link(server.url)),
         blobs=open_blobs(f"file:{path.parent}/blobs"),
         blob_threshold=262_144,
-        rules=Rules(frozenset(["Spam"])),
-        known=known,
-        room=room,
+        fetch_filter=FetchFilter(frozenset(["Spam"])),
+        known_ids=known,
+        wait_for_capacity=room,
     )
 
 
@@ -57,12 +57,12 @@ def test_an_import_that_is_broken_off_goes_on_where_it_was(redis_server: RedisSe
     rest = _import(redis_server, path)
     list(rest.steps())
     assert _queued(redis_server) == WANTED
-    assert 0 < rest.report.begun_at < rest.report.upto == rest.report.size
+    assert 0 < rest.report.start_offset < rest.report.end_offset == rest.report.size
     assert rest.report.messages < COUNT
 
 
 def test_one_that_lost_redis_goes_on_too(own_redis: RedisServer, path: Path):
-    def step(made: Import) -> Iterator[None]:
+    def step(made: MboxImport) -> Iterator[None]:
         yield from made.steps()
 
     steps = step(_import(own_redis, path))
@@ -101,7 +101,7 @@ def test_room_is_asked_for_before_every_batch_and_what_is_known_stays_out(redis_
     assert len(asked) >= 3
     assert asked[0] == 0
     assert _queued(redis_server) == [number for number in WANTED if number % 2 == 0]
-    assert made.report.left_out == {"excluded_label": 13, "known": sum(number % 2 for number in WANTED)}
+    assert made.report.excluded == {"excluded_label": 13, "known": sum(number % 2 for number in WANTED)}
     assert made.report.as_dict()["complete"] is True
 
 

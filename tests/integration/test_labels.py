@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from email_ingestion.events import ConnectionFailed, LabelsChanged
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.parsing import parse
-from email_ingestion.producer import labels
+from email_ingestion.producer import label_sync
 from email_ingestion.records import Cursor
 from email_ingestion.sinks import SinkMessage
 from email_ingestion.sinks.database import DatabaseSink
@@ -49,12 +50,14 @@ class Tracking:
     def __init__(self, watched: Watched, connection: ImapMailbox, opened: SelectedMailbox) -> None:
         source = watched.source()
         self.connection = connection
-        self._sync = source.sync(connection, opened, lambda _size, _in_hand: 0.0, lambda _seconds: True)
-        self._history = source.history(connection, opened, lambda _size, _in_hand: 0.0).steps()
-        self._labels = source.labels(connection, opened, lambda _size: 0.0).steps()
+        self._new_mail = partial(
+            source.new_mail(connection, opened).run, lambda _size, _in_flight: 0.0, lambda _seconds: True
+        )
+        self._history = source.history(connection, opened).steps(lambda _size, _in_flight: 0.0)
+        self._labels = source.labels(connection, opened).steps(lambda _size: 0.0)
 
     def fetch(self) -> None:
-        assert self._sync.run()
+        assert self._new_mail()
         while not next(self._history):
             pass
 
@@ -148,25 +151,25 @@ def test_a_message_recorded_between_two_questions_gets_its_labels(watched: Watch
     with tracking(watched) as mail:
         mail.fetch()
         msgid = label(watched, 5, "between")
-        look = labels.Labels._apply
+        apply = label_sync.LabelSync._apply
 
-        def record_first(tracker, changed, records):
-            ask = records.look
+        def record_first(label_sync, changes, in_flight):
+            refresh = in_flight.refresh
 
             def recorded_meanwhile() -> None:
                 record(watched)
-                ask()
+                refresh()
 
-            monkeypatch.setattr(records, "look", recorded_meanwhile)
-            return look(tracker, changed, records)
+            monkeypatch.setattr(in_flight, "refresh", recorded_meanwhile)
+            return apply(label_sync, changes, in_flight)
 
-        monkeypatch.setattr(labels.Labels, "_apply", record_first)
+        monkeypatch.setattr(label_sync.LabelSync, "_apply", record_first)
         mail.look()
     assert labelled(watched, "between") == {msgid}
 
 
 def test_a_change_behind_the_window_that_is_being_read_is_not_lost(watched: Watched, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(labels, "WINDOW", 3)
+    monkeypatch.setattr(label_sync, "WINDOW", 3)
     with tracking(watched) as mail:
         mail.fetch()
         record(watched)

@@ -30,8 +30,8 @@ from email_ingestion.events import ConsentEnding, TokenRefreshed, TokenRefreshFa
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.oauth2 import TokenSource
 from email_ingestion.oauth2.consent import authorize
+from email_ingestion.oauth2.token_refresher import TokenRefresher
 from email_ingestion.oauth2.token_source import token_file
-from email_ingestion.producer.tokens import Tokens
 from email_ingestion.settings import Account
 from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from gmail_sandbox.tokens import ServiceAccount
@@ -148,7 +148,7 @@ def test_what_may_pass_is_told_as_such(sandbox: RunningSandbox, account: Account
 def test_failures_open_the_breaker_and_then_nothing_is_asked(sandbox: RunningSandbox, account: Account):
     heard = Heard()
     breaker = Breaker("oauth2", BreakerPolicy(fail_max=2), (TokenRefreshError,), heard)
-    tokens = Tokens("default", TokenSource(account), breaker, heard)
+    tokens = TokenRefresher("default", TokenSource(account), breaker, heard)
     sandbox.arm("token_503", count=None)
     for _ in range(2):
         with pytest.raises(TokenRefreshError):
@@ -163,7 +163,7 @@ def test_the_end_of_a_consent_is_told_days_before(tmp_path: Path):
     with running_sandbox(SandboxSettings(credentials=Credentials(consent_life=2 * 86400))) as testing:
         account, heard = consented(testing, tmp_path), Heard()
         breaker = Breaker("oauth2", BreakerPolicy(), (TokenRefreshError,), heard)
-        Tokens("default", TokenSource(account), breaker, heard).get()
+        TokenRefresher("default", TokenSource(account), breaker, heard).get()
         (refreshed,) = heard.of(TokenRefreshed)
         assert 0 < refreshed.consent_ends_at - time.time() <= 2 * 86400
         assert heard.of(ConsentEnding) == [ConsentEnding("default", refreshed.consent_ends_at)]

@@ -7,13 +7,14 @@ import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from email_ingestion.events import MailboxChanged, Published, Reconciled
 from email_ingestion.mailbox.imap_mailbox import UID_WINDOW
-from email_ingestion.reconcile.report import NAMED_MOST
+from email_ingestion.reconcile.comparison import MAX_MISSING_UIDS
 from email_ingestion.records import Cursor
 from email_ingestion.stream import Appender, EntryScanner, Gaps
 from email_ingestion.stream.entry_scan import BEGINNING
@@ -132,10 +133,12 @@ def test_a_flush_on_a_living_connection_is_noticed(filled: World):
     with filled.redis.client() as client:
         client.delete(KEYS.cursor("default", "[Gmail]/All Mail"))
     with filled._opened() as (source, connection, opened):
-        sync = source.sync(connection, opened, lambda _size, _in_hand: 0.0, lambda _seconds: True)
-        history = source.history(connection, opened, lambda _size, _in_hand: 0.0).steps()
+        new_mail = partial(
+            source.new_mail(connection, opened).run, lambda _size, _in_flight: 0.0, lambda _seconds: True
+        )
+        history = source.history(connection, opened).steps(lambda _size, _in_flight: 0.0)
         for queued in (10, 20):
-            assert sync.run()
+            assert new_mail()
             assert any(pause == math.inf for pause in history)
             assert filled.queued() == queued
             filled.flush()
@@ -162,9 +165,9 @@ def test_after_a_new_uidvalidity_places_are_learned_once(filled: World, sandbox:
 
 
 def test_dead_letters_replayed_meanwhile_are_queued_not_missing(filled: World):
-    with filled.redis.client() as client, filled.audit() as audit:
-        accounted = audit._accounted._underway
-        look = accounted._census.dead
+    with filled.redis.client() as client, filled.reconciler() as reconciler:
+        in_flight = reconciler._known_mail._in_flight
+        look = in_flight._scanner.dead_letter_pages
 
         def replayed_first():
             for entry, fields in client.xrange(KEYS.dlq):
@@ -172,8 +175,8 @@ def test_dead_letters_replayed_meanwhile_are_queued_not_missing(filled: World):
                 client.xdel(KEYS.dlq, entry)
             return look()
 
-        accounted._census.dead = replayed_first
-        assert sums(audit.run()) == (10, 0, 20, 0)
+        in_flight._scanner.dead_letter_pages = replayed_first
+        assert sums(reconciler.run()) == (10, 0, 20, 0)
 
 
 def test_mail_left_out_by_label_is_no_gap(world: World, sandbox: RunningSandbox):
@@ -233,10 +236,10 @@ def test_mail_moved_to_the_trash_is_unexpected_and_back_it_is_not(filled: World,
 
 def test_two_repairs_at_once_queue_nothing_twice(filled: World):
     filled.remove_queued(8)
-    with filled.audit(lambda: True) as first, filled.audit(lambda: True) as second:
+    with filled.reconciler(lambda: True) as first, filled.reconciler(lambda: True) as second:
         steps = [first.steps(), second.steps()]
-        first._set_out()
-        second._set_out()
+        first._begin()
+        second._begin()
         for step in steps:
             for _ in step:
                 pass
@@ -293,12 +296,12 @@ def test_twenty_thousand_messages_are_compared_in_windows(
     tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ):
     window, stretch = 3000, 200
-    monkeypatch.setattr("email_ingestion.reconcile.audit.UID_WINDOW", window)
-    monkeypatch.setattr("email_ingestion.reconcile.audit.MAX_FETCH_UIDS", stretch)
+    monkeypatch.setattr("email_ingestion.reconcile.reconciler.UID_WINDOW", window)
+    monkeypatch.setattr("email_ingestion.reconcile.reconciler.MAX_FETCH_UIDS", stretch)
     assert window < UID_WINDOW
     with gmail(mail="bulk:20000") as sandbox:
         world = World(tmp_path, redis_server, sandbox.imap_port)
-        with world.audit() as audit:
+        with world.reconciler() as reconciler:
             largest = {"list_uids": 0, "list_uids_from": 0, "fetch_summaries": 0}
 
             def measured(name: str, call):
@@ -310,16 +313,16 @@ def test_twenty_thousand_messages_are_compared_in_windows(
                 return measure
 
             for name in largest:
-                setattr(audit._connection, name, measured(name, getattr(audit._connection, name)))
-            report = audit.run()
-        assert (report.checked, report.missing, len(report.missing_uids)) == (20_000, 20_000, NAMED_MOST)
+                setattr(reconciler._connection, name, measured(name, getattr(reconciler._connection, name)))
+            report = reconciler.run()
+        assert (report.checked, report.missing, len(report.missing_uids)) == (20_000, 20_000, MAX_MISSING_UIDS)
         assert (largest["list_uids"], largest["fetch_summaries"]) == (window, stretch)
-        with world.audit() as audit:
-            opened = audit._opened
+        with world.reconciler() as reconciler:
+            opened = reconciler._mailbox
             Appender(link(redis_server.url)).restart_cursor("default", opened.name, Cursor(opened.uidvalidity, 0))
             for name in ("list_uids", "list_uids_from"):
-                setattr(audit._connection, name, measured(name, getattr(audit._connection, name)))
-            assert audit.run().ahead == 20_000
+                setattr(reconciler._connection, name, measured(name, getattr(reconciler._connection, name)))
+            assert reconciler.run().ahead == 20_000
         assert max(largest.values()) == window
         assert sum(sandbox.with_stats(lambda stats: dict(stats.fetched_messages)).values()) == 0
 
@@ -353,7 +356,7 @@ def test_the_old_state_of_redis_comes_back_and_nothing_is_lost_or_doubled(
     assert (sums(report), report.complete) == ((20, 0, 0, 0), True)
 
 
-def test_an_audit_announces_what_it_found(filled: World):
+def test_a_comparison_announces_what_it_found(filled: World):
     filled.remove_queued(2)
     filled.reconcile(repair=True)
     assert filled.heard.of(Reconciled) == [Reconciled("default", 2, 0, 0, "[Gmail]/All Mail")]

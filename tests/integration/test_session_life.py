@@ -54,7 +54,7 @@ def test_an_expired_session_is_no_failure_wherever_it_expires(watched: Watched, 
 
 
 def test_a_peer_that_fell_silent_is_found_within_a_minute(watched: Watched, monkeypatch: pytest.MonkeyPatch):
-    assert watch.SILENCE_SECONDS + imap_mailbox.IDLE_DONE_SECONDS <= 60
+    assert watch.MAX_IDLE_SECONDS + imap_mailbox.IDLE_DONE_SECONDS <= 60
     monkeypatch.setattr(imap_mailbox, "IDLE_DONE_SECONDS", 0.3)
     watched.arm("half_open", when="idle")
     with watched.running():

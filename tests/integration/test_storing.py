@@ -11,7 +11,7 @@ import pytest
 from email_ingestion.blobs import DiskBlobs
 from email_ingestion.errors import SinkUnavailable
 from email_ingestion.events import Downloaded, LoopFailed, Published
-from email_ingestion.producer import fetch, history
+from email_ingestion.producer import fetcher, sync
 from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.redis import RedisServer
 from tests.servers.watching import PATIENCE, Watched, letter
@@ -29,8 +29,8 @@ def sandbox() -> Iterator[RunningSandbox]:
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Which method stores the large message: it comes whole, or in pieces."""
     if request.param == "keep":
-        monkeypatch.setattr(fetch, "LARGE_BYTES", LARGE // 2)
-        monkeypatch.setattr(fetch, "PIECE_BYTES", LARGE // 10)
+        monkeypatch.setattr(fetcher, "LARGE_BYTES", LARGE // 2)
+        monkeypatch.setattr(fetcher, "CHUNK_BYTES", LARGE // 10)
     return str(request.param)
 
 
@@ -39,7 +39,7 @@ def watched(
     sandbox: RunningSandbox, redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Watched:
     """What is fetched first, as the newest, is the large message; the small one is a portion of its own."""
-    monkeypatch.setattr(history, "PORTION_BYTES", 2 * SMALL)
+    monkeypatch.setattr(sync, "BATCH_BYTES", 2 * SMALL)
     sandbox.deliver(letter(1, SMALL))
     sandbox.deliver(letter(2, LARGE))
     return Watched(sandbox, redis_server, tmp_path, {"blob_threshold_bytes": LARGE // 4})

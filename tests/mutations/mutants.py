@@ -180,7 +180,7 @@ MUTANTS = (
     ),
     Mutant(
         "a content named before it is stored",
-        (Edit("src/email_ingestion/producer/feed.py", "each.result()\n", "del each\n"),),
+        (Edit("src/email_ingestion/producer/pipeline.py", "upload.result()\n", "del upload\n"),),
         ("tests/integration/test_storing.py",),
     ),
     Mutant(

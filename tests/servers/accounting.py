@@ -17,7 +17,7 @@ from email_ingestion.blobs import open_blobs
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.parsing import parse
-from email_ingestion.reconcile import Audit, Report
+from email_ingestion.reconcile import Reconciler, ReconcileReport
 from email_ingestion.settings import Settings
 from email_ingestion.sinks import SinkMessage
 from email_ingestion.sinks.database import DatabaseSink
@@ -32,8 +32,8 @@ KEYS = Keys()
 
 def _pass(source: Source, connection: ImapMailbox, opened: SelectedMailbox) -> None:
     """New mail, then what was there before."""
-    assert source.sync(connection, opened, lambda _size, _in_hand: 0.0, lambda _seconds: True).run()
-    history = source.history(connection, opened, lambda _size, _in_hand: 0.0).steps()
+    assert source.new_mail(connection, opened).run(lambda _size, _in_flight: 0.0, lambda _seconds: True)
+    history = source.history(connection, opened).steps(lambda _size, _in_flight: 0.0)
     while next(history) < math.inf:
         pass
 
@@ -103,14 +103,14 @@ class World:
         for each in queue.read_new(most, block=False):
             assert queue.dead_letter(each, {"dead_reason": "permanent"})
 
-    def reconcile(self, *, repair: bool = False, room: Callable[[], bool] = lambda: True) -> Report:
-        with self.audit(room if repair else None) as audit:
-            return audit.run()
+    def reconcile(self, *, repair: bool = False, room: Callable[[], bool] = lambda: True) -> ReconcileReport:
+        with self.reconciler(room if repair else None) as reconciler:
+            return reconciler.run()
 
     @contextmanager
-    def audit(self, room: Callable[[], bool] | None = None) -> Iterator[Audit]:
+    def reconciler(self, room: Callable[[], bool] | None = None) -> Iterator[Reconciler]:
         with self._opened() as (source, connection, opened):
-            yield source.audit(connection, opened, room)
+            yield source.reconciler(connection, opened, room)
 
     @contextmanager
     def _opened(self) -> Iterator[tuple]:
@@ -157,5 +157,5 @@ def gmail(**settings) -> Iterator[RunningSandbox]:
         yield running
 
 
-def sums(report: Report) -> tuple[int, int, int, int]:
+def sums(report: ReconcileReport) -> tuple[int, int, int, int]:
     return report.delivered, report.dead, report.queued, report.missing

@@ -27,7 +27,7 @@ from email_ingestion.ops.compose import compose, open_ops
 from email_ingestion.ops.records import Identity, Names
 from email_ingestion.ops.wording import sentence
 from email_ingestion.overrides import OperatorOverrides
-from email_ingestion.producer import Keeper, Patience
+from email_ingestion.producer import AccountBackoff, WatcherSupervisor
 from email_ingestion.settings import Settings
 from email_ingestion.stream import Appender, EntryScanner, Keys
 from gmail_sandbox import RunningSandbox
@@ -43,22 +43,22 @@ def letter(number: int, size: int = 100) -> bytes:
     return head + b"0123456789abcde\r\n" * (size // 17)
 
 
-class Ours:
+class OurLeases:
     """The lease of an account that nobody else wants."""
 
-    def holds(self, account: str, within: float = 0.0) -> bool:
+    def owns(self, account: str, timeout: float = 0.0) -> bool:
         return True
 
-    def holder(self, account: str) -> None:
+    def owner(self, account: str) -> None:
         raise AssertionError(account)
 
-    def doubt(self, account: str) -> None:
+    def invalidate(self, account: str) -> None:
         raise AssertionError(account)
 
 
 @dataclass
 class Watched:
-    """One account's watcher with its keeper, not yet started."""
+    """One account's watcher with its supervisor, not yet started."""
 
     sandbox: RunningSandbox
     redis: RedisServer
@@ -92,12 +92,14 @@ class Watched:
         self.ops = open_ops(Identity("producer", "test-producer", "0"), names, list)
         self.observe = compose(self.ops.observe, self.heard)
         self.fatal: list[EmailIngestionError] = []
-        self.patience = Patience(random.Random(1))
+        self.backoff = AccountBackoff(random.Random(1))
         policy = BreakerPolicy(fail_max=1000)
         self._imap = Breaker("imap", policy, (IMAPConnectionError,), self.observe)
         self._oauth = Breaker("oauth2", policy, (TokenRefreshError,), self.observe)
         self.control = OperatorOverrides("producer")
-        self.keeper = Keeper(self.account.name, self._watcher, self.rebuilt_after, Ours(), self.observe)
+        self.supervisor = WatcherSupervisor(
+            self.account.name, self._watcher, self.rebuilt_after, OurLeases(), self.observe
+        )
 
     def authorize(self) -> None:
         """Consent, as a person would."""
@@ -111,16 +113,16 @@ class Watched:
         )
 
     def _watcher(self):
-        return watcher_of(self.source(), self.patience, imap=self._imap, oauth=self._oauth, give_up=self.fatal.append)
+        return watcher_of(self.source(), self.backoff, imap=self._imap, oauth=self._oauth, give_up=self.fatal.append)
 
     @contextmanager
     def running(self) -> Iterator[Watched]:
-        thread = threading.Thread(target=self.keeper.run)
+        thread = threading.Thread(target=self.supervisor.run)
         thread.start()
         try:
             yield self
         finally:
-            self.keeper.stop()
+            self.supervisor.stop()
             thread.join(PATIENCE)
             assert not thread.is_alive()
             with closing(self.ledger):

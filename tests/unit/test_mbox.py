@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from email_ingestion.producer import mbox
-from email_ingestion.producer.mbox import Letter, letters
+from email_ingestion.producer.mbox import MboxMessage, read_mbox
 
 MSGID = 1779873633236952867  # its upper bits say 2023-10-16 01:29:30 UTC
 FIRST = b"From %d@xxx Mon Oct 16 01:29:30 +0000 2023\n" % MSGID
 
 
-def read(content: bytes, start: int = 0) -> list[Letter]:
-    return list(letters(io.BytesIO(content), start))
+def read(content: bytes, start: int = 0) -> list[MboxMessage]:
+    return list(read_mbox(io.BytesIO(content), start))
 
 
 def test_a_takeout_message_has_its_identity_date_labels_and_bytes():
@@ -82,7 +82,7 @@ def test_what_is_no_mbox_holds_nothing():
 
 
 def test_a_message_too_large_is_passed_over_and_the_next_one_read(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(mbox, "MESSAGE_MOST", 1000)
+    monkeypatch.setattr(mbox, "MAX_MESSAGE_BYTES", 1000)
     found = read(FIRST + b"Subject: a\n\n" + b"x" * 200_000 + b"\n\n" + FIRST + b"Subject: b\n\n")
     assert [each.raw for each in found] == [None, b"Subject: b\r\n"]
 
@@ -101,7 +101,7 @@ def test_what_another_writer_wrote_is_read_back(tmp_path_factory: pytest.TempPat
         box.add(f"Subject: a\n\n{body.rstrip()}\n")
     box.close()
     with path.open("rb") as file:
-        found = [each.raw for each in letters(file, 0)]
+        found = [each.raw for each in read_mbox(file, 0)]
     wanted = [f"Subject: a\n\n{body.rstrip()}\n".replace("\n", "\r\n").encode() for body in bodies]
     # That writer quotes `From ` alone (mboxo), so `>From ` and its like are one to a reader.
     assert [_plain(raw or b"") for raw in found] == [_plain(raw) for raw in wanted]

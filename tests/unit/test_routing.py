@@ -9,7 +9,7 @@ import pytest
 
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.parsing import parse
-from email_ingestion.producer.urgency import urgency
+from email_ingestion.producer.priority import priority_by_header
 from email_ingestion.records import Address, AuthenticationResults, Email, MailingList
 from email_ingestion.routing import Decision, Router
 from tests.unit.parsing.messages import envelope
@@ -153,5 +153,5 @@ def test_a_message_says_itself_how_urgent_it_is(fields: bytes, priority: int):
     ],
 )
 def test_the_header_tells_how_urgent_a_message_is_before_it_is_read(message: str, priority: int, line: str):
-    tell = urgency(Router("", ()))
-    assert tell(envelope(), message.replace("|", line).encode()) == priority
+    priority_of = priority_by_header(Router("", ()))
+    assert priority_of(envelope(), message.replace("|", line).encode()) == priority

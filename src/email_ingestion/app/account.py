@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import sys
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,33 +14,30 @@ from email_ingestion.events import Observe
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.overrides import OperatorOverrides
-from email_ingestion.producer import Budget, Fetch, History, Picker, Sync
-from email_ingestion.producer.again import Again
+from email_ingestion.producer import (
+    DownloadBudget,
+    FetchFilter,
+    HistorySync,
+    InFlight,
+    KnownMail,
+    MailboxTasks,
+    MessageFetcher,
+    MessageSelector,
+    NewMailSync,
+    StreamCapacity,
+)
 from email_ingestion.producer.backfill import Backfill
-from email_ingestion.producer.choice import Rules
-from email_ingestion.producer.feed import AskRoom, Feed
-from email_ingestion.producer.labels import Labels
-from email_ingestion.producer.urgency import urgency
-from email_ingestion.reconcile import Accounted, Audit, Underway
-from email_ingestion.reconcile.labelled import Labelled
+from email_ingestion.producer.label_sync import LabelSync
+from email_ingestion.producer.pipeline import AppendPipeline
+from email_ingestion.producer.priority import priority_by_header
+from email_ingestion.producer.quarantine_retry import QuarantineRetry
+from email_ingestion.reconcile import Reconciler
 from email_ingestion.routing import Router
 from email_ingestion.settings import Account, Settings, start_of
-from email_ingestion.stream import (
-    EMPTY_BACKLOG,
-    Appender,
-    DownloadQuota,
-    EntryScanner,
-    Gaps,
-    Quarantine,
-    RedisLink,
-    StreamBacklog,
-)
+from email_ingestion.stream import Appender, DownloadQuota, EntryScanner, Gaps, Quarantine, RedisLink
 
 if TYPE_CHECKING:
     from email_ingestion.ledger.store import Ledger
-
-ROOM_SECONDS = 0.5  # between looks whether the stream is still full
-LOAD_SECONDS = 0.1  # for which a look at the stream holds: each is a round trip, and there is one before each portion
 
 
 class LedgerOnDemand:
@@ -70,7 +65,7 @@ class LedgerOnDemand:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One account, and what a sync or an audit of it needs beside a connection."""
+    """One account, and what its mail needs apart from a connection: makes the parts of the producer for it."""
 
     account: Account
     settings: Settings
@@ -83,153 +78,140 @@ class Source:
     control: OperatorOverrides = field(default_factory=partial(OperatorOverrides, "producer"))
     several: bool = False  # whether more than one mailbox of the account is read
 
-    def sync(
-        self, connection: ImapMailbox, opened: SelectedMailbox, ask_room: AskRoom, rest: Callable[[float], bool]
-    ) -> Sync:
-        """What brings new mail into the stream."""
-        return Sync(self._feed(connection, opened), ask_room, rest)
-
-    def history(self, connection: ImapMailbox, opened: SelectedMailbox, room: AskRoom) -> History:
-        """What brings the mail that was there before into the stream."""
-        return History(self._feed(connection, opened), room)
-
-    def labels(self, connection: ImapMailbox, opened: SelectedMailbox, room: Callable[[int], float]) -> Labels:
-        """What brings changed labels into the database."""
-        name = self.account.name
-        return Labels(
-            name,
-            connection,
-            opened,
-            intake=self.intake,
-            records=lambda: Labelled(
-                name, opened, self.ledger, Underway(EntryScanner(self.link, self.link.keys_for(name)), name)
-            ),
-            room=room,
-            every=self.settings.imap_poll_seconds if self.settings.imap_track_labels else math.inf,
-            observe=self.observe,
+    def tasks(self, connection: ImapMailbox, mailbox: SelectedMailbox) -> MailboxTasks:
+        """Return what a watcher does on a connection."""
+        return MailboxTasks(
+            new_mail=self.new_mail(connection, mailbox),
+            history=self.history(connection, mailbox),
+            labels=self.labels(connection, mailbox),
+            quarantine=self.quarantine_retry(connection, mailbox),
+            reconcile=lambda wait_for_capacity: self.reconciler(connection, mailbox, wait_for_capacity).steps(),
         )
 
-    def _feed(self, connection: ImapMailbox, opened: SelectedMailbox) -> Feed:
-        return Feed(
+    def new_mail(self, connection: ImapMailbox, mailbox: SelectedMailbox) -> NewMailSync:
+        """Return what brings new mail into the stream."""
+        return NewMailSync(self._pipeline(connection, mailbox))
+
+    def history(self, connection: ImapMailbox, mailbox: SelectedMailbox) -> HistorySync:
+        """Return what brings the mail that was there before into the stream."""
+        return HistorySync(self._pipeline(connection, mailbox))
+
+    def labels(self, connection: ImapMailbox, mailbox: SelectedMailbox) -> LabelSync:
+        """Return what brings changed labels into the database."""
+        return LabelSync(
             self.account.name,
             connection,
-            opened,
-            self.intake,
-            picker=self._picker(connection, opened),
-            look=partial(self._accounted, opened),
+            mailbox,
+            appender=self.intake,
+            ledger=self.ledger,
+            in_flight=self._in_flight,
+            interval=self.settings.imap_poll_seconds if self.settings.imap_track_labels else math.inf,
             observe=self.observe,
         )
 
-    def backfill(self, connection: ImapMailbox, opened: SelectedMailbox, room: Callable[[int], None]) -> Backfill:
-        """What brings the mail of a period into the stream, whatever the start is."""
-        rules = Rules(frozenset(self.account.imap_exclude_labels), None, self.settings.imap_message_max_bytes)
+    def quarantine_retry(self, connection: ImapMailbox, mailbox: SelectedMailbox) -> QuarantineRetry:
+        """Return what retries messages that the server refused to send."""
+        return QuarantineRetry(
+            self.account.name,
+            mailbox,
+            quarantine=self._quarantine(mailbox),
+            gaps=Gaps(self.link, self.account.name, self.holder),
+            fetcher=self._fetcher(connection, mailbox),
+            fetch_filter=self._fetch_filter(),
+            known_mail=partial(self._known_mail, mailbox),
+            observe=self.observe,
+        )
+
+    def reconciler(
+        self, connection: ImapMailbox, mailbox: SelectedMailbox, wait_for_capacity: Callable[[], bool] | None
+    ) -> Reconciler:
+        """Return what compares the mailbox with what became of its mail, and with `wait_for_capacity` fills gaps."""
+        return Reconciler(
+            self.account.name,
+            connection,
+            mailbox,
+            appender=self.intake,
+            gaps=Gaps(self.link, self.account.name, self.holder),
+            fetcher=self._fetcher(connection, mailbox),
+            fetch_filter=self._fetch_filter(),
+            known_mail=self._known_mail(mailbox),
+            wait_for_capacity=wait_for_capacity,
+            observe=self.observe,
+        )
+
+    def backfill(
+        self, connection: ImapMailbox, mailbox: SelectedMailbox, wait_for_capacity: Callable[[int], None]
+    ) -> Backfill:
+        """Return what brings the mail of a period into the stream, whatever IMAP_START is."""
+        excluded = frozenset(self.account.imap_exclude_labels)
+        fetch_filter = FetchFilter(excluded, None, self.settings.imap_message_max_bytes)
         return Backfill(
             connection,
-            opened,
+            mailbox,
             gaps=Gaps(self.link, self.account.name, self.holder),
-            picker=self._picker(connection, opened, rules),
-            accounted=self._accounted(opened),
-            room=room,
+            selector=self._selector(connection, mailbox, fetch_filter),
+            known_mail=self._known_mail(mailbox),
+            wait_for_capacity=wait_for_capacity,
         )
 
-    def _picker(self, connection: ImapMailbox, opened: SelectedMailbox, rules: Rules | None = None) -> Picker:
-        return Picker(
-            self.account.name,
-            opened,
-            fetch=self._fetch(connection, opened),
-            quarantine=self._quarantine(opened),
-            rules=rules or self._rules(),
-            several=self.several,
-            observe=self.observe,
-        )
+    def capacity(self) -> StreamCapacity:
+        """Return whether the stream takes more mail, for one thread."""
+        settings = self.settings
+        return StreamCapacity(self.intake, self.control, settings.stream_max_depth, settings.stream_max_bytes)
 
-    def budget(self) -> Budget:
-        """The account's download budget, for one thread."""
-        return Budget(
-            self.account.name,
-            DownloadQuota(self.link, self.account.name),
-            self.settings.imap_bytes_per_day,
-            self.observe,
-        )
+    def budget(self) -> DownloadBudget:
+        """Return the account's download budget, for one thread."""
+        quota = DownloadQuota(self.link, self.account.name)
+        return DownloadBudget(self.account.name, quota, self.settings.imap_bytes_per_day, self.observe)
 
-    def again(self, connection: ImapMailbox, opened: SelectedMailbox) -> Again:
-        """What asks again for messages the server refused to send."""
-        return Again(
-            self.account.name,
-            opened,
-            quarantine=self._quarantine(opened),
-            gaps=Gaps(self.link, self.account.name, self.holder),
-            fetch=self._fetch(connection, opened),
-            rules=self._rules(),
-            look=partial(self._accounted, opened),
-            observe=self.observe,
-        )
-
-    def audit(self, connection: ImapMailbox, opened: SelectedMailbox, has_room: Callable[[], bool] | None) -> Audit:
-        """What compares the mailbox with what became of its mail, and fills gaps while `has_room`."""
-        return Audit(
+    def _pipeline(self, connection: ImapMailbox, mailbox: SelectedMailbox) -> AppendPipeline:
+        return AppendPipeline(
             self.account.name,
             connection,
-            opened,
-            intake=self.intake,
-            gaps=Gaps(self.link, self.account.name, self.holder),
-            fetch=self._fetch(connection, opened),
-            rules=self._rules(),
-            accounted=self._accounted(opened),
-            has_room=has_room,
+            mailbox,
+            self.intake,
+            selector=self._selector(connection, mailbox, self._fetch_filter()),
+            known_mail=partial(self._known_mail, mailbox),
             observe=self.observe,
         )
 
-    def full(self, in_hand: StreamBacklog = EMPTY_BACKLOG, most: int = sys.maxsize) -> str | None:
-        """Why nothing more should be fetched now, or None: Gmail is the buffer, Redis is not.
+    def _selector(
+        self, connection: ImapMailbox, mailbox: SelectedMailbox, fetch_filter: FetchFilter
+    ) -> MessageSelector:
+        return MessageSelector(
+            self.account.name,
+            mailbox,
+            fetcher=self._fetcher(connection, mailbox),
+            quarantine=self._quarantine(mailbox),
+            fetch_filter=fetch_filter,
+            multiple_mailboxes=self.several,
+            observe=self.observe,
+        )
 
-        `in_hand` is on its way into the stream; with `most` messages there it is full for whoever asks.
-        """
-        if self.control.active_pause():
-            return "paused by an operator"
-        load, settings = self.intake.backlog(LOAD_SECONDS), self.settings
-        soon = load + in_hand
-        if soon.depth >= settings.stream_max_depth:
-            return f"{load.depth} messages in the stream, STREAM_MAX_DEPTH is {settings.stream_max_depth}"
-        if soon.volume >= settings.stream_max_bytes:
-            return f"{load.volume} bytes in the stream, STREAM_MAX_BYTES is {settings.stream_max_bytes}"
-        return f"{load.depth} messages in the stream come first" if soon.depth >= most else None
-
-    def wait_for_room(self) -> None:
-        """Return when more may be fetched: the workers are behind."""
-        while self.full():
-            time.sleep(ROOM_SECONDS)
-
-    def relieved(self) -> bool:
-        """Whether operators want new mail to be fetched and nothing else."""
-        return self.control.is_at_or_below("DEGRADED")
-
-    def renewed(self) -> object:
-        """The time the token file was written."""
-        try:
-            return self.account.google_token_file.stat().st_mtime_ns
-        except OSError:
-            return None
-
-    def _quarantine(self, opened: SelectedMailbox) -> Quarantine:
-        return Quarantine(self.link, self.account.name, opened.name, opened.uidvalidity)
-
-    def _fetch(self, connection: ImapMailbox, opened: SelectedMailbox) -> Fetch:
-        return Fetch(
+    def _fetcher(self, connection: ImapMailbox, mailbox: SelectedMailbox) -> MessageFetcher:
+        return MessageFetcher(
             self.account.name,
             connection,
-            opened,
+            mailbox,
             blobs=self.blobs,
             blob_threshold=self.settings.blob_threshold_bytes,
-            urgency=urgency(Router(self.settings.routes, self.settings.sinks[1:])),
+            priority_of=priority_by_header(Router(self.settings.routes, self.settings.sinks[1:])),
             observe=self.observe,
         )
 
-    def _rules(self) -> Rules:
+    def _fetch_filter(self) -> FetchFilter:
         account = self.account
-        most = self.settings.imap_message_max_bytes
-        return Rules(frozenset(account.imap_exclude_labels), start_of(account), most, account.imap_start == "now")
+        excluded = frozenset(account.imap_exclude_labels)
+        return FetchFilter(
+            excluded, start_of(account), self.settings.imap_message_max_bytes, account.imap_start == "now"
+        )
 
-    def _accounted(self, opened: SelectedMailbox) -> Accounted:
+    def _known_mail(self, mailbox: SelectedMailbox) -> KnownMail:
+        return KnownMail(self.account.name, mailbox, self.ledger, self._in_flight())
+
+    def _in_flight(self) -> InFlight:
         name = self.account.name
-        return Accounted(name, opened, self.ledger, Underway(EntryScanner(self.link, self.link.keys_for(name)), name))
+        return InFlight(EntryScanner(self.link, self.link.keys_for(name)), name)
+
+    def _quarantine(self, mailbox: SelectedMailbox) -> Quarantine:
+        return Quarantine(self.link, self.account.name, mailbox.name, mailbox.uidvalidity)

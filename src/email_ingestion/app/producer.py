@@ -26,13 +26,12 @@ from email_ingestion.errors import (
 )
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.oauth2 import TokenSource
+from email_ingestion.oauth2.token_refresher import TokenRefresher
 from email_ingestion.ops.compose import compose
 from email_ingestion.ops.records import Names
-from email_ingestion.producer import Connector, Keeper, Patience, Watcher
-from email_ingestion.producer.tenure import BEAT_SECONDS, Tenure
-from email_ingestion.producer.tenure import LOOP as LEASES
-from email_ingestion.producer.tokens import Tokens
-from email_ingestion.producer.work import Pace
+from email_ingestion.producer import AccountBackoff, Connector, Intervals, Watcher, WatcherSupervisor
+from email_ingestion.producer.lease_renewer import LOOP as LEASES
+from email_ingestion.producer.lease_renewer import RENEW_SECONDS, LeaseRenewer
 from email_ingestion.routing import Router
 from email_ingestion.settings import Account, Settings
 from email_ingestion.stream import Appender, Leases, Lockout, RedisLink, check_reachable, connect
@@ -94,12 +93,12 @@ class ProducerBody:
 
             self._bars = bars = Bars()
             observe = compose(observe, bars)
-        self._tenure = Tenure(leases, names, parts.ops.observe)
+        self._lease_renewer = LeaseRenewer(leases, names, parts.ops.observe)
 
         by_name = {account.name: account for account in settings.all_accounts}
 
-        def keeper(account: Account) -> Keeper:
-            patience = Patience(random.Random())  # noqa: S311 - jitter
+        def supervisor(account: Account) -> WatcherSupervisor:
+            backoff = AccountBackoff(random.Random())  # noqa: S311 - jitter
             several = len(by_name[account.name].by_mailbox) > 1
 
             def watcher() -> Watcher:
@@ -115,12 +114,12 @@ class ProducerBody:
                     parts.control,
                     several=several,
                 )
-                return watcher_of(source, patience, imap=imap, oauth=oauth, give_up=self._give_up)
+                return watcher_of(source, backoff, imap=imap, oauth=oauth, give_up=self._give_up)
 
             missed = ROUNDS_MISSED * settings.imap_poll_seconds
-            return Keeper(account.name, watcher, missed, self._tenure, parts.ops.observe)
+            return WatcherSupervisor(account.name, watcher, missed, self._lease_renewer, parts.ops.observe)
 
-        self._keepers = [keeper(each) for account in settings.all_accounts for each in account.by_mailbox]
+        self._supervisors = [supervisor(each) for account in settings.all_accounts for each in account.by_mailbox]
         self._alerts = AlertWatch(settings, parts.ops.metrics, parts.ops.observe)
         self._canary = Canary(settings.canary_seconds, own, parts.control.active_pause, parts.ops.observe)
         parts.front.pings["imap"] = self._reach_imap
@@ -128,13 +127,13 @@ class ProducerBody:
 
     def run(self) -> int:
         """See `Body`."""
-        self._tenure.start()
+        self._lease_renewer.start()
         try:
             return self._pass() if self._once else self._watch()
         finally:
             self._alerts.close()
             self._canary.close()
-            self._tenure.close()
+            self._lease_renewer.close()
 
     def _pass(self) -> int:
         """One pass over every mailbox."""
@@ -142,12 +141,12 @@ class ProducerBody:
             self._parts.settings.redis_address
         )  # a single pass does not wait for Redis: it fails with the reason
         for account in self._parts.settings.all_accounts:
-            if not self._tenure.holds(account.name, LEASE_SECONDS + 2 * BEAT_SECONDS):
-                holder = self._tenure.holder(account.name)
-                if holder:  # without one Redis is away, which the pass itself tells
-                    raise OperationFailed(f"the account {account.name} is read by the producer {holder}: stop it first")
+            if not self._lease_renewer.owns(account.name, LEASE_SECONDS + 2 * RENEW_SECONDS):
+                owner = self._lease_renewer.owner(account.name)
+                if owner:  # without one Redis is away, which the pass itself tells
+                    raise OperationFailed(f"the account {account.name} is read by the producer {owner}: stop it first")
         with self._bars:
-            results = [keeper.watcher.once() for keeper in self._keepers]
+            results = [supervisor.watcher.once() for supervisor in self._supervisors]
         return 0 if all(results) else 1
 
     def _watch(self) -> int:
@@ -155,8 +154,8 @@ class ProducerBody:
         self._alerts.start()
         self._canary.start()
         threads = [
-            threading.Thread(target=keeper.run, name=f"keep-{number}", daemon=True)
-            for number, keeper in enumerate(self._keepers)
+            threading.Thread(target=supervisor.run, name=f"keep-{number}", daemon=True)
+            for number, supervisor in enumerate(self._supervisors)
         ]
         for thread in threads:
             thread.start()
@@ -168,8 +167,8 @@ class ProducerBody:
 
     def stop(self) -> None:
         """See `Body`."""
-        for keeper in self._keepers:
-            keeper.stop()
+        for supervisor in self._supervisors:
+            supervisor.stop()
 
     def abandon(self) -> None:
         """See `Body`; a batch is in the stream or it is fetched again."""
@@ -185,14 +184,14 @@ class ProducerBody:
 
     def _give_up(self, error: EmailIngestionError) -> None:
         """A watcher cannot even begin: with a single account there is nothing left to run for."""
-        if len(self._keepers) == 1:
+        if len(self._supervisors) == 1:
             self._fatal = error
             self.stop()
 
 
 def watcher_of(
     source: Source,
-    patience: Patience,
+    backoff: AccountBackoff,
     *,
     imap: Breaker,
     oauth: Breaker,
@@ -202,10 +201,10 @@ def watcher_of(
     account, settings = source.account, source.settings
     tokens = None
     if account.imap_auth == "oauth2":
-        tokens = Tokens(account.name, TokenSource(account), oauth, source.observe)
+        tokens = TokenRefresher(account.name, TokenSource(account), oauth, source.observe)
     return Watcher(
         account,
-        Pace(
+        Intervals(
             settings.imap_poll_seconds,
             settings.imap_idle_seconds,
             settings.imap_session_seconds,
@@ -219,10 +218,11 @@ def watcher_of(
             observe=source.observe,
         ),
         imap_breaker=imap,
-        work=source,
+        make_tasks=source.tasks,
+        capacity=source.capacity(),
         budget=source.budget(),
         lockout=Lockout(source.link, account.name),
-        patience=patience,
+        backoff=backoff,
         give_up=give_up,
         observe=source.observe,
     )

@@ -16,7 +16,7 @@ from email_ingestion.cli.common import audited, pick_accounts
 from email_ingestion.cli.progress import run_with_progress
 from email_ingestion.errors import OperationFailed
 from email_ingestion.mailbox.imap_mailbox import DateRange
-from email_ingestion.producer.budget import HISTORY_SHARE, Budget
+from email_ingestion.producer.backpressure import HISTORY_SHARE, DownloadBudget
 from email_ingestion.settings import Account, Settings, load_settings
 from email_ingestion.stream import Appender, RedisLink, open_link
 
@@ -71,13 +71,13 @@ def _of_mailbox(
         opened = connection.examine(connection.find_mailbox(account.imap_mailbox))
         made = source.backfill(connection, opened, lambda size: _wait_for_room(source, budget, size))
         try:
-            run_with_progress(f"fetching {account.name}", made.steps(period), lambda: (made.looked_at, made.found))
+            run_with_progress(f"fetching {account.name}", made.steps(period), lambda: (made.checked, made.found))
         finally:
-            budget.settle(connection.received_bytes, last=True)
+            budget.correct(connection.received_bytes, last=True)
     return {"account": account.name, "mailbox": opened.name, "found": made.found, "queued": made.queued}
 
 
-def _wait_for_room(source: Source, budget: Budget, size: int) -> None:
-    source.wait_for_room()
-    if not budget.ask(size, HISTORY_SHARE):
+def _wait_for_room(source: Source, budget: DownloadBudget, size: int) -> None:
+    source.capacity().wait()
+    if not budget.reserve(size, HISTORY_SHARE):
         raise OperationFailed("the part of IMAP_BYTES_PER_DAY that old mail may use is used up: run it again tomorrow")

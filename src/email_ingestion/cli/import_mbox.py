@@ -15,9 +15,9 @@ from email_ingestion.app.account import LedgerOnDemand, Source
 from email_ingestion.blobs import open_blobs
 from email_ingestion.cli.common import audited, pick_account
 from email_ingestion.cli.progress import run_with_progress
-from email_ingestion.producer.choice import Rules
-from email_ingestion.producer.takeout import Import, Report
-from email_ingestion.reconcile import Underway
+from email_ingestion.producer import InFlight
+from email_ingestion.producer.mbox_import import ImportReport, MboxImport
+from email_ingestion.producer.selection import FetchFilter
 from email_ingestion.records import Envelope, RawMessage
 from email_ingestion.settings import Account, Settings, load_settings, start_of
 from email_ingestion.stream import Appender, EntryScanner, RedisLink, open_link
@@ -48,7 +48,7 @@ def import_(
         made = _import(chosen, settings, link, ledger, file, left_out=frozenset() if spam_and_trash else SPAM_AND_TRASH)
         report = made.report
         with audited(settings.log_dir, "import", {"account": chosen.name, "bytes": report.size}) as outcome:
-            run_with_progress("importing", made.steps(), lambda: (report.upto, report.size), DownloadColumn())
+            run_with_progress("importing", made.steps(), lambda: (report.end_offset, report.size), DownloadColumn())
             outcome.update(report.as_dict())
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=2))
@@ -65,42 +65,42 @@ def _import(
     path: Path,
     *,
     left_out: frozenset[str],
-) -> Import:
+) -> MboxImport:
     blobs = open_blobs(settings.blob_url)
     intake = Appender(link)
     source = Source(account, settings, link, intake, ledger, blobs)
-    underway = Underway(EntryScanner(link, link.keys_for(account.name)), account.name)
+    in_flight = InFlight(EntryScanner(link, link.keys_for(account.name)), account.name)
 
-    def known(messages: Sequence[RawMessage]) -> set[str]:
+    def known_ids(messages: Sequence[RawMessage]) -> set[str]:
         """Those that were queued or dead letters when this began, or are delivered."""
-        underway.look_once()
+        in_flight.ensure_read()
         identities = {message.envelope.email_id for message in messages}
-        queued = {each.envelope.email_id for each in messages if _where(underway, each.envelope)}
+        queued = {each.envelope.email_id for each in messages if _where(in_flight, each.envelope)}
         return queued | ledger().known_ids(identities - queued)
 
-    return Import(
+    return MboxImport(
         account.name,
         path,
-        intake=intake,
+        appender=intake,
         blobs=blobs,
         blob_threshold=settings.blob_threshold_bytes,
-        rules=Rules(frozenset(account.imap_exclude_labels) | left_out, start_of(account)),
-        known=known,
-        room=source.wait_for_room,
+        fetch_filter=FetchFilter(frozenset(account.imap_exclude_labels) | left_out, start_of(account)),
+        known_ids=known_ids,
+        wait_for_capacity=source.capacity().wait,
     )
 
 
-def _where(underway: Underway, envelope: Envelope) -> object:
+def _where(in_flight: InFlight, envelope: Envelope) -> object:
     if envelope.gm_msgid is not None:
-        return underway.by_gm_msgid(envelope.gm_msgid)
-    return underway.by_digest(envelope.sha256)
+        return in_flight.by_gm_msgid(envelope.gm_msgid)
+    return in_flight.by_sha256(envelope.sha256)
 
 
-def _show(report: Report) -> None:
-    if report.begun_at:
-        typer.echo(f"went on at byte {report.begun_at} of {report.size}, where the last import of this file ended")
+def _show(report: ImportReport) -> None:
+    if report.start_offset:
+        typer.echo(f"went on at byte {report.start_offset} of {report.size}, where the last import of this file ended")
     typer.echo(f"{report.messages} messages read, {report.queued} queued")
-    for reason, count in report.left_out.items():
+    for reason, count in report.excluded.items():
         if count:
             typer.echo(f"{count} left out: {WORDS.get(reason, reason)}")
 

@@ -16,7 +16,7 @@ from email_ingestion.app.accounts import check_accounts, log_in
 from email_ingestion.blobs import open_blobs
 from email_ingestion.cli.common import audited, pick_accounts
 from email_ingestion.cli.progress import run_with_progress
-from email_ingestion.reconcile import Report
+from email_ingestion.reconcile import ReconcileReport
 from email_ingestion.settings import Account, Settings, load_settings
 from email_ingestion.stream import Appender, RedisLink, open_link
 
@@ -71,27 +71,30 @@ def _noted(settings: Settings, accounts: Sequence[Account], *, repair: bool) -> 
 
 def _of_mailbox(
     account: Account, settings: Settings, link: RedisLink, ledger: LedgerOnDemand, *, repair: bool
-) -> Report:
+) -> ReconcileReport:
     source = Source(account, settings, link, Appender(link), ledger, open_blobs(settings.blob_url))
     with closing(log_in(account, settings.imap_timeout_seconds)) as connection:
         opened = connection.examine(connection.find_mailbox(account.imap_mailbox))
-        audit = source.audit(connection, opened, (lambda: source.full() is None) if repair else None)
-        run_with_progress(f"comparing {account.name}", audit.steps(), lambda: (audit.at, audit.report.upto))
-    return audit.report
+        capacity = source.capacity()
+        reconciler = source.reconciler(connection, opened, (lambda: not capacity.reason_to_wait()) if repair else None)
+        run_with_progress(
+            f"comparing {account.name}", reconciler.steps(), lambda: (reconciler.position, reconciler.report.last_uid)
+        )
+    return reconciler.report
 
 
-def _as_dict(reports: Sequence[Report]) -> dict[str, Any]:
+def _as_dict(reports: Sequence[ReconcileReport]) -> dict[str, Any]:
     """The sums over all accounts, and each report."""
     sums = {name: _sum(reports, name) for name in (*COLUMNS, "ahead")}
     complete = all(report.complete for report in reports)
     return {"complete": complete, **sums, "accounts": [report.as_dict() for report in reports]}
 
 
-def _sum(reports: Sequence[Report], name: str) -> int:
+def _sum(reports: Sequence[ReconcileReport], name: str) -> int:
     return sum(getattr(report, name) for report in reports)
 
 
-def _show(reports: Sequence[Report], *, repair: bool) -> None:
+def _show(reports: Sequence[ReconcileReport], *, repair: bool) -> None:
     table = Table("account", "mailbox", *COLUMNS, "ahead", box=None, pad_edge=False)
     for report in reports:
         table.add_row(report.account, report.mailbox, *(str(getattr(report, name)) for name in (*COLUMNS, "ahead")))
@@ -102,7 +105,7 @@ def _show(reports: Sequence[Report], *, repair: bool) -> None:
             typer.echo(line)
 
 
-def _advice(report: Report, *, repair: bool) -> list[str]:
+def _advice(report: ReconcileReport, *, repair: bool) -> list[str]:
     lines = []
     if report.missing:
         named = ", ".join(map(str, report.missing_uids[:NAMED])) + (", …" if report.missing > NAMED else "")

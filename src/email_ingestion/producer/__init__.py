@@ -1,13 +1,29 @@
-"""The producer's loop: from a mailbox into the stream, one watcher for each account."""
+"""The producer: takes mail from a mailbox into the stream, one watcher for each account. `watch` is where to begin."""
 
-from email_ingestion.producer.budget import Budget
-from email_ingestion.producer.connect import Connector
-from email_ingestion.producer.fetch import Fetch
-from email_ingestion.producer.history import History
-from email_ingestion.producer.keeper import Keeper
-from email_ingestion.producer.picker import Picker
-from email_ingestion.producer.reaction import Patience
-from email_ingestion.producer.sync import Sync
-from email_ingestion.producer.watch import Watcher
+from email_ingestion.producer.account_backoff import AccountBackoff
+from email_ingestion.producer.backpressure import DownloadBudget, StreamCapacity
+from email_ingestion.producer.connector import Connector
+from email_ingestion.producer.fetcher import MessageFetcher
+from email_ingestion.producer.known_mail import InFlight, KnownMail
+from email_ingestion.producer.selection import FetchFilter, MessageSelector
+from email_ingestion.producer.supervisor import WatcherSupervisor
+from email_ingestion.producer.sync import HistorySync, NewMailSync
+from email_ingestion.producer.watch import Intervals, MailboxTasks, Watcher
 
-__all__ = ["Budget", "Connector", "Fetch", "History", "Keeper", "Patience", "Picker", "Sync", "Watcher"]
+__all__ = [
+    "AccountBackoff",
+    "Connector",
+    "DownloadBudget",
+    "FetchFilter",
+    "HistorySync",
+    "InFlight",
+    "Intervals",
+    "KnownMail",
+    "MailboxTasks",
+    "MessageFetcher",
+    "MessageSelector",
+    "NewMailSync",
+    "StreamCapacity",
+    "Watcher",
+    "WatcherSupervisor",
+]

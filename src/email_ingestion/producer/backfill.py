@@ -1,81 +1,68 @@
 """Brings the mail of a period into the stream, whatever IMAP_START leaves out: newest first, known mail skipped.
 
-It fills gaps beside the cursor, as a repair does, so it may run at any time, beside the producer and again.
+It fills gaps next to the cursor, as a repair does, so it may run at any time, also while the producer runs, and again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator
 
-from email_ingestion.mailbox import ImapMailbox, MessageSummary
+from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS, UID_WINDOW, DateRange, SelectedMailbox
-from email_ingestion.producer.choice import Portion, portions_down
-from email_ingestion.producer.fetch import PORTION_BYTES
-from email_ingestion.producer.picker import Accounted, Picker
-from email_ingestion.records import Cursor, RawMessage
+from email_ingestion.producer.fetcher import BATCH_BYTES
+from email_ingestion.producer.known_mail import KnownMail
+from email_ingestion.producer.selection import FetchBatch, MessageSelector, batches_descending
+from email_ingestion.records import Cursor
 from email_ingestion.stream import Gaps
 
 LAST_UID = 2**32 - 1
 
 
-class Evidence(Accounted, Protocol):
-    """What became of the mail, looked at when told to."""
-
-    def look(self) -> str:
-        """See what came into the stream; returns the id of its last entry that was looked at."""
-        ...
-
-    def uids(self, outlines: Sequence[MessageSummary]) -> Collection[int]:
-        """See `Accounted`."""
-        ...
-
-
 class Backfill:
-    """Of one opened mailbox. `room` is told how many bytes are to come and returns when there is room for them."""
+    """The backfill of one mailbox. `wait_for_capacity` gets the bytes of a batch and returns when they may come."""
 
     def __init__(
         self,
         connection: ImapMailbox,
-        opened: SelectedMailbox,
+        mailbox: SelectedMailbox,
         *,
         gaps: Gaps,
-        picker: Picker,
-        accounted: Evidence,
-        room: Callable[[int], None],
+        selector: MessageSelector,
+        known_mail: KnownMail,
+        wait_for_capacity: Callable[[int], None],
     ) -> None:
         self._connection = connection
         self._gaps = gaps
-        self._picker = picker
-        self._accounted = accounted
-        self._room = room
-        self._top = opened.uidnext - 1
-        # Everything may have been read before, so everything is asked for.
-        self._everything = Cursor(opened.uidvalidity, LAST_UID, rescan=LAST_UID)
-        self.found = self.queued = self.looked_at = 0
+        self._selector = selector
+        self._known_mail = known_mail
+        self._wait_for_capacity = wait_for_capacity
+        self._last_uid = mailbox.uidnext - 1
+        # Everything may have been read before, so every message is checked against the known mail.
+        self._everything = Cursor(mailbox.uidvalidity, LAST_UID, rescan=LAST_UID)
+        self.found = self.queued = self.checked = 0
 
     def steps(self, period: DateRange) -> Iterator[None]:
-        """Go through the period, pausing often; the counts grow meanwhile. Raises as `Sync.run` does."""
-        windows = [(max(1, high - UID_WINDOW + 1), high) for high in range(self._top, 0, -UID_WINDOW)]
+        """Go through the period, pausing often; the counts grow meanwhile. Raises as `NewMailSync.run` does."""
+        windows = [(max(1, high - UID_WINDOW + 1), high) for high in range(self._last_uid, 0, -UID_WINDOW)]
         uids = [uid for low, high in windows for uid in reversed(self._connection.list_uids_between(low, high, period))]
         self.found = len(uids)
         yield
         for start in range(0, len(uids), MAX_FETCH_UIDS):
             chunk = uids[start : start + MAX_FETCH_UIDS][::-1]
-            outlines = self._picker.outlines(chunk)
-            wanted = self._picker.wanted(outlines, self._everything, self._accounted)
-            for portion in portions_down(outlines, wanted, chunk[0], PORTION_BYTES):
-                if portion.wanted:
-                    self._fill(portion)
-                self.looked_at = start + sum(uid >= portion.upto for uid in chunk)
+            summaries = self._selector.summaries(chunk)
+            selected = self._selector.select(summaries, self._everything, self._known_mail)
+            for batch in batches_descending(summaries, selected, chunk[0], BATCH_BYTES):
+                if batch.summaries:
+                    self._fill(batch)
+                self.checked = start + sum(uid >= batch.last_uid for uid in chunk)
                 yield
 
-    def _fill(self, portion: Portion) -> None:
-        self._room(portion.size)
-        messages = self._picker.messages(portion, self._everything, self._accounted)
-        seen = self._accounted.look()
-        known = self._accounted.identities(messages)
-        missing: list[RawMessage] = [each for each in messages if each.envelope.email_id not in known]
-        added = self._gaps.fill(missing, seen)
-        self._picker.published(missing, added)
+    def _fill(self, batch: FetchBatch) -> None:
+        self._wait_for_capacity(batch.size)
+        messages = self._selector.fetch(batch, self._everything, self._known_mail)
+        last_entry_id = self._known_mail.refresh()
+        known = self._known_mail.known_ids(messages)
+        missing = [message for message in messages if message.envelope.email_id not in known]
+        added = self._gaps.fill(missing, last_entry_id)
+        self._selector.report_published(missing, added)
         self.queued += added

@@ -1,8 +1,8 @@
-r"""An mbox file as Google Takeout writes it, message by message: where it is, which one, its labels and its bytes.
+r"""Reads an mbox file as Google Takeout writes it, message by message, with the labels and ids that Takeout adds.
 
     From <X-GM-MSGID>@xxx Mon Jan 01 00:00:00 +0000 2024     the date is the INTERNALDATE
     X-GM-THRID: <X-GM-THRID>
-    X-Gmail-Labels: Inbox,Important,"a, b"                   RFC 2047; Unread and Opened among them
+    X-Gmail-Labels: Inbox,Important,"a, b"                   RFC 2047; Unread and SelectedMailbox among them
 
 These fields are Takeout's, so they are taken off again. A line `>From ` of a body is `From ` (mboxrd). One message is
 in memory at a time.
@@ -21,14 +21,14 @@ from typing import BinaryIO
 from email_ingestion.parsing.defects import Defects
 from email_ingestion.parsing.encoded_words import decode_words
 
-MESSAGE_MOST = 100 * 1024 * 1024  # bytes; Gmail takes and sends half of it
-LINE_MOST = 64 * 1024  # bytes read at once, for a file of one line must not be read whole
+MAX_MESSAGE_BYTES = 100 * 1024 * 1024  # bytes; Gmail takes and sends half of it
+MAX_LINE_BYTES = 64 * 1024  # bytes read at once, for a file of one line must not be read whole
 
 SEPARATOR = re.compile(
-    rb"From (?P<who>\S+) +(?P<date>\w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d(?: (?P<zone>[+-]\d{4}))? \d{4})\r?\n"
+    rb"From (?P<sender>\S+) +(?P<date>\w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d(?: (?P<zone>[+-]\d{4}))? \d{4})\r?\n"
 )
 QUOTED = re.compile(rb">+From ")
-OURS = re.compile(rb"(X-GM-MSGID|X-GM-THRID|X-Gmail-Labels):[ \t]*(.*)", re.IGNORECASE | re.DOTALL)
+TAKEOUT_FIELD = re.compile(rb"(X-GM-MSGID|X-GM-THRID|X-Gmail-Labels):[ \t]*(.*)", re.IGNORECASE | re.DOTALL)
 TAKEOUT_ID = re.compile(rb"(\d{10,20})@xxx")
 
 SYSTEM = {
@@ -43,8 +43,8 @@ STATES = {"archived", "opened", "unread"}  # no labels: where it is not, and whe
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
-    """One message of the file; `raw` is None where it is larger than `MESSAGE_MOST`."""
+class MboxMessage:
+    """One message of the file; `raw` is None where it is larger than `MAX_MESSAGE_BYTES`."""
 
     start: int  # byte offset of its first line in the file
     end: int  # and of the next message's
@@ -56,20 +56,23 @@ class Letter:
     internaldate: datetime | None  # aware, UTC
 
 
-def letters(file: BinaryIO, start: int) -> Iterator[Letter]:
-    """The messages from the byte offset `start` on, which is that of a message; nothing where the file is no mbox."""
+def read_mbox(file: BinaryIO, start: int) -> Iterator[MboxMessage]:
+    """Yield the messages from the byte offset `start` on, which must be the offset of a message.
+
+    A file that is no mbox yields nothing.
+    """
     file.seek(start)
-    separator = SEPARATOR.fullmatch(file.readline(LINE_MOST))
+    separator = SEPARATOR.fullmatch(file.readline(MAX_LINE_BYTES))
     while separator:
         body = _Body()
         following = None
-        while line := file.readline(LINE_MOST):
+        while line := file.readline(MAX_LINE_BYTES):
             following = SEPARATOR.fullmatch(line) if body.blank and line.startswith(b"From ") else None
             if following:
                 break
             body.add(line)
         end = file.tell() - (len(following[0]) if following else 0)
-        yield _letter(start, end, separator, body)
+        yield _mbox_message(start, end, separator, body)
         start, separator = end, following
 
 
@@ -77,60 +80,60 @@ class _Body:
     """Gathers the lines of one message, with the line ends of the wire."""
 
     def __init__(self) -> None:
-        self.blank = True  # whether the last line was: only there a message ends
+        self.blank = True  # the last line was empty: only after an empty line the next message begins
         self._content = bytearray()
         self._whole_line = True
         self._size = 0
 
     def add(self, line: bytes) -> None:
-        begins, self._whole_line = self._whole_line, line.endswith(b"\n")
-        if begins and QUOTED.match(line):
+        starts_line, self._whole_line = self._whole_line, line.endswith(b"\n")
+        if starts_line and QUOTED.match(line):
             line = line[1:]
         if self._whole_line:
             line = line[: -2 if line.endswith(b"\r\n") else -1] + b"\r\n"
-        self.blank = begins and line == b"\r\n"
+        self.blank = starts_line and line == b"\r\n"
         self._size += len(line)
-        if self._size <= MESSAGE_MOST:
+        if self._size <= MAX_MESSAGE_BYTES:
             self._content += line
 
     def bytes(self) -> bytearray | None:
-        """All of it, without the empty line that an mbox adds."""
-        if self._size > MESSAGE_MOST:
+        """Return the message without the empty line that an mbox adds; None where it is too large."""
+        if self._size > MAX_MESSAGE_BYTES:
             return None
         if self._content.endswith(b"\r\n\r\n") or self._content == b"\r\n":
             del self._content[-2:]
         return self._content
 
 
-def _letter(start: int, end: int, separator: re.Match[bytes], body: _Body) -> Letter:
+def _mbox_message(start: int, end: int, separator: re.Match[bytes], body: _Body) -> MboxMessage:
     content = body.bytes()
     fields, size = _own_fields(content or bytearray())
-    when = _date(separator) or _date_field(content or bytearray())
+    date = _date(separator) or _date_field(content or bytearray())
     labels, flags = _labels(fields.get("x-gmail-labels", b""))
-    return Letter(
+    return MboxMessage(
         start=start,
         end=end,
         raw=None if content is None else bytes(memoryview(content)[size:]),
-        gm_msgid=_number(fields.get("x-gm-msgid")) or _id_of(separator, when),
+        gm_msgid=_number(fields.get("x-gm-msgid")) or _id_of(separator, date),
         gm_thrid=_number(fields.get("x-gm-thrid")),
         labels=labels,
         flags=flags,
-        internaldate=when,
+        internaldate=date,
     )
 
 
 def _own_fields(content: bytearray) -> tuple[dict[str, bytes], int]:
-    """Takeout's own fields, which stand before all others, and their length."""
+    """Return Takeout's own fields, which stand before all others, and their length."""
     fields: dict[str, bytes] = {}
     position = 0
-    while match := OURS.fullmatch(field := _field(content, position)):
+    while match := TAKEOUT_FIELD.fullmatch(field := _field(content, position)):
         fields[match[1].decode().lower()] = match[2]
         position += len(field)
     return fields, position
 
 
 def _field(content: bytearray, start: int) -> bytes:
-    """The header field at `start` with its folded lines."""
+    """Return the header field at `start` with its folded lines."""
     end = start
     while True:
         end = content.find(b"\n", end) + 1 or len(content)
@@ -139,7 +142,7 @@ def _field(content: bytearray, start: int) -> bytes:
 
 
 def _labels(value: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Labels as IMAP names them, and flags. Takeout names system labels in the owner's language: English is known."""
+    """Return labels as IMAP names them, and flags. Takeout translates system labels: only English is known."""
     text = decode_words(re.sub(r"\r?\n[ \t]", " ", value.decode("utf-8", "replace")).strip(), Defects())
     named = [name.strip() for name in next(csv.reader([text], skipinitialspace=True), []) if name.strip()]
     states = {name.casefold() for name in named}
@@ -148,13 +151,13 @@ def _labels(value: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return labels, tuple(flags + ["\\Flagged"] * ("starred" in states))
 
 
-def _id_of(separator: re.Match[bytes], when: datetime | None) -> int | None:
-    """The X-GM-MSGID of the first line, if it is one: its upper bits are the INTERNALDATE in milliseconds."""
-    match = TAKEOUT_ID.fullmatch(separator["who"])
-    if not match or not when:
+def _id_of(separator: re.Match[bytes], date: datetime | None) -> int | None:
+    """Return the X-GM-MSGID of the first line, if it is one: its upper bits are the INTERNALDATE in milliseconds."""
+    match = TAKEOUT_ID.fullmatch(separator["sender"])
+    if not match or not date:
         return None
     found = int(match[1])
-    return found if (found >> 20) // 1000 == int(when.timestamp()) else None
+    return found if (found >> 20) // 1000 == int(date.timestamp()) else None
 
 
 def _date(separator: re.Match[bytes]) -> datetime | None:
@@ -168,13 +171,13 @@ def _date(separator: re.Match[bytes]) -> datetime | None:
 
 
 def _date_field(content: bytearray) -> datetime | None:
-    head = bytes(content[:LINE_MOST]).partition(b"\r\n\r\n")[0]
+    head = bytes(content[:MAX_LINE_BYTES]).partition(b"\r\n\r\n")[0]
     match = re.search(rb"^Date:(.*)$", head, re.IGNORECASE | re.MULTILINE)
     try:
-        then = parsedate_to_datetime(match[1].decode("ascii", "replace").strip()) if match else None
+        date = parsedate_to_datetime(match[1].decode("ascii", "replace").strip()) if match else None
     except ValueError:
         return None
-    return (then if then.tzinfo else then.replace(tzinfo=UTC)).astimezone(UTC) if then else None
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).astimezone(UTC) if date else None
 
 
 def _number(text: bytes | None) -> int | None:

@@ -1,98 +1,166 @@
-r"""One pass over the new mail of one mailbox: everything above the cursor goes into the stream, oldest first.
+r"""Which mail of a mailbox goes through the pipeline next: new mail oldest first, older mail newest first.
 
-UIDs above the cursor ─▶ outlines (≤ 500) ─▶ pick ─▶ portions (≤ 1 MB) ─▶ bodies ─▶ append + cursor
+    NewMailSync    UIDs above the cursor        ─▶ summaries (≤ 500) ─▶ select ─▶ batches (≤ 1 MB) ─▶ pipeline
+    HistorySync    UIDs below `cursor.history`  ─┘
 
-What was there when the cursor was made is left to `history`.
+A cursor has two ends. New mail moves `uid` up. The mail that was there when the cursor was made is walked backwards,
+between the syncs, and moves `history` down, so after a crash both go on where they were.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from email_ingestion.events import MailboxChanged, NewMailWaiting, Synced
+from email_ingestion.events import HistoryWalked, MailboxChanged, NewMailWaiting, Synced
 from email_ingestion.mailbox import MessageSummary
 from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS, UID_WINDOW
-from email_ingestion.producer.choice import portions
-from email_ingestion.producer.feed import AskRoom, Feed
-from email_ingestion.producer.fetch import PORTION_BYTES
+from email_ingestion.producer.fetcher import BATCH_BYTES
+from email_ingestion.producer.known_mail import KnownMail
+from email_ingestion.producer.pipeline import AppendPipeline, FetchDelay
+from email_ingestion.producer.selection import FetchBatch, batches, batches_descending
 from email_ingestion.records import Cursor
 
+# Waits so many seconds, perhaps 0; returns False when the watcher was stopped.
+Pause = Callable[[float], bool]
 
-class Sync:
-    """Keeps one opened mailbox and the stream equal. Made anew for each connection.
 
-    `rest` waits so many seconds, perhaps none; it returns False when told to stop.
-    """
+class NewMailSync:
+    """Brings the new mail of one mailbox into the stream; made anew for each connection."""
 
-    def __init__(self, feed: Feed, ask_room: AskRoom, rest: Callable[[float], bool]) -> None:
-        self._feed = feed
-        self._ask_room = ask_room
-        self._rest = rest
-        self._accounted = feed.look()
+    def __init__(self, pipeline: AppendPipeline) -> None:
+        self._pipeline = pipeline
+        self._known_mail = pipeline.known_mail()
         self._first = True
 
-    def run(self) -> bool:
-        """Bring everything above the cursor into the stream; False when it was told to stop before the end.
+    def run(self, fetch_delay: FetchDelay, pause: Pause) -> bool:
+        """Append everything above the cursor; False when it was stopped before the end.
 
-        Raises IMAPConnectionError, RedisConnectionError, CircuitBreakerError, StaleCursor, SinkUnavailable; whatever
-        was appended before stays, and the next pass goes on behind it.
+        Raises IMAPConnectionError, RedisConnectionError, CircuitBreakerError, StaleCursor, SinkUnavailable. What was
+        appended before stays, and the next pass goes on behind it.
         """
         listed_at = time.monotonic()
-        self._accounted = self._feed.look()  # anew: Redis may have been flushed or restored since the last pass
+        self._known_mail = self._pipeline.known_mail()  # Redis may have been flushed or restored since the last pass
         cursor = self._cursor()
-        for uids in self._listed(cursor):
+        for uids in self._list_uids(cursor):
             for start in range(0, len(uids), MAX_FETCH_UIDS):
                 chunk = uids[start : start + MAX_FETCH_UIDS]
-                cursor, going = self._take(cursor, chunk)
-                if not going:
-                    return False
+                for step in self._append(cursor, chunk, fetch_delay):
+                    cursor, seconds = (step, 0.0) if isinstance(step, Cursor) else (cursor, step)
+                    if not pause(seconds):
+                        return False
                 self._report(cursor, len(uids) - start - len(chunk))
         self._report(cursor, 0, time.monotonic() - listed_at)
         return True
 
     def _cursor(self) -> Cursor:
-        feed, opened = self._feed, self._feed.opened
-        found = feed.cursor()
-        if found and found.uidvalidity == opened.uidvalidity:
+        """Return the cursor of the mailbox; make one where there is none, or one of another UIDVALIDITY."""
+        pipeline, mailbox = self._pipeline, self._pipeline.mailbox
+        found = pipeline.cursor()
+        if found and found.uidvalidity == mailbox.uidvalidity:
             return found
-        newest = max(0, opened.uidnext - 1)
+        newest = max(0, mailbox.uidnext - 1)
         if found:
-            feed.observe(MailboxChanged(feed.account, opened.name, found.uidvalidity, opened.uidvalidity))
+            pipeline.observe(MailboxChanged(pipeline.account, mailbox.name, found.uidvalidity, mailbox.uidvalidity))
         # With IMAP_START=now, no cursor is the first run or the loss of Redis; the ledger knows which.
-        first_run = not found and feed.picker.rules.begin_now and self._accounted.begun() is None
+        start_now = pipeline.selector.fetch_filter.start_now
+        first_run = not found and start_now and self._known_mail.first_delivery_date() is None
         history = 1 if first_run else newest + 1
-        begin = Cursor(opened.uidvalidity, newest, newest, history)
-        return feed.intake.restart_cursor(feed.account, opened.name, begin)
+        start = Cursor(mailbox.uidvalidity, newest, newest, history)
+        return pipeline.appender.restart_cursor(pipeline.account, mailbox.name, start)
 
-    def _listed(self, cursor: Cursor) -> Iterator[list[int]]:
-        """UIDs above the cursor; in windows up to what the mailbox held when it was opened, then all the rest."""
-        connection, low = self._feed.connection, cursor.uid + 1
-        while self._first and low + UID_WINDOW < self._feed.opened.uidnext:
+    def _list_uids(self, cursor: Cursor) -> Iterator[list[int]]:
+        """List the UIDs above the cursor: in windows up to the mailbox's end when it was selected, then the rest."""
+        connection, low = self._pipeline.connection, cursor.uid + 1
+        while self._first and low + UID_WINDOW < self._pipeline.mailbox.uidnext:
             yield connection.list_uids(low, low + UID_WINDOW - 1)
             low += UID_WINDOW
         self._first = False
         yield connection.list_uids_from(low)
 
-    def _take(self, cursor: Cursor, uids: list[int]) -> tuple[Cursor, bool]:
-        """Fetch and append one stretch of UIDs; also says whether to go on."""
-        picker = self._feed.picker
-        outlines = picker.outlines(uids)
-        wanted = picker.wanted(outlines, cursor, self._accounted)
-        self._tell_waiting(outlines, wanted, cursor)
-        cut = portions(outlines, wanted, uids[-1], PORTION_BYTES)
-        for step in self._feed.carry(cut, cursor, self._accounted, self._ask_room, "uid"):
-            cursor, pause = (step, 0.0) if isinstance(step, Cursor) else (cursor, step)
-            if not self._rest(pause):
-                return cursor, False
-        return cursor, True
+    def _append(self, cursor: Cursor, uids: list[int], fetch_delay: FetchDelay) -> Iterator[Cursor | float]:
+        """Fetch and append some UIDs; yield as `AppendPipeline.run` does."""
+        selector = self._pipeline.selector
+        summaries = selector.summaries(uids)
+        selected = selector.select(summaries, cursor, self._known_mail)
+        self._report_waiting(summaries, selected, cursor)
+        cut = batches(summaries, selected, uids[-1], BATCH_BYTES)
+        return self._pipeline.run(cut, cursor, self._known_mail, fetch_delay, "uid")
 
-    def _tell_waiting(self, outlines: Sequence[MessageSummary], wanted: set[int], cursor: Cursor) -> None:
-        """Since when new mail waits; what the first run finds has waited for nobody."""
-        arrived = [each.internaldate for each in outlines if each.uid in wanted and each.uid > cursor.rescan]
+    def _report_waiting(self, summaries: Sequence[MessageSummary], selected: set[int], cursor: Cursor) -> None:
+        """Announce since when new mail waits; the mail that the first run finds has waited for nobody."""
+        arrived = [each.internaldate for each in summaries if each.uid in selected and each.uid > cursor.rescan]
         if arrived:
-            self._feed.observe(NewMailWaiting(self._feed.account, min(arrived).timestamp()))
+            self._pipeline.observe(NewMailWaiting(self._pipeline.account, min(arrived).timestamp()))
 
     def _report(self, cursor: Cursor, backlog: int, listed_ago: float | None = None) -> None:
-        feed = self._feed
-        feed.observe(Synced(feed.account, feed.opened.name, cursor.uidvalidity, cursor.uid, backlog, listed_ago))
+        pipeline, mailbox = self._pipeline, self._pipeline.mailbox
+        pipeline.observe(Synced(pipeline.account, mailbox.name, cursor.uidvalidity, cursor.uid, backlog, listed_ago))
+
+
+class HistorySync:
+    """Brings the older mail of one mailbox into the stream; made anew for each connection."""
+
+    def __init__(self, pipeline: AppendPipeline) -> None:
+        self._pipeline = pipeline
+        self._started_at = time.monotonic()
+        self._started_from: int | None = None
+
+    def steps(self, fetch_delay: FetchDelay) -> Iterator[float]:
+        """Walk back to the first message; yield the seconds for which to do something else.
+
+        It never ends: infinity means that there is nothing to do until the cursor is another one. Raises as
+        `NewMailSync.run` does.
+        """
+        self._started_at, self._started_from = time.monotonic(), None
+        while True:
+            cursor = self._pipeline.cursor()
+            if cursor and cursor.uidvalidity == self._pipeline.mailbox.uidvalidity:
+                if cursor.history > 1:
+                    yield from self._walk(cursor, fetch_delay)
+                    continue
+                self._report(cursor)
+            yield math.inf
+
+    def _walk(self, cursor: Cursor, fetch_delay: FetchDelay) -> Iterator[float]:
+        known_mail = self._pipeline.known_mail()
+        while cursor.history > 1:
+            for step in self._window(cursor, known_mail, fetch_delay):
+                if isinstance(step, Cursor):
+                    cursor = step
+                    self._report(cursor)
+                    yield 0.0
+                else:
+                    yield step
+
+    def _window(self, cursor: Cursor, known_mail: KnownMail, fetch_delay: FetchDelay) -> Iterator[Cursor | float]:
+        """Fetch and append the UIDs just below `cursor.history`; yield as `AppendPipeline.run` does."""
+
+        def append(cut: Iterable[FetchBatch]) -> Iterator[Cursor | float]:
+            return self._pipeline.run(cut, cursor, known_mail, fetch_delay, "history")
+
+        selector = self._pipeline.selector
+        low = max(1, cursor.history - UID_WINDOW)
+        uids = self._pipeline.connection.list_uids(low, cursor.history - 1)
+        if not uids:
+            yield from append([FetchBatch((), low)])
+        while uids:
+            chunk, uids = uids[-MAX_FETCH_UIDS:], uids[:-MAX_FETCH_UIDS]
+            last_uid = chunk[0] if uids else low
+            summaries = selector.summaries(chunk)
+            selected = selector.select(summaries, cursor, known_mail)
+            for step in append(batches_descending(summaries, selected, last_uid, BATCH_BYTES)):
+                cursor = step if isinstance(step, Cursor) else cursor
+                yield step
+
+    def _report(self, cursor: Cursor) -> None:
+        """Announce the progress. UIDs stand for messages here: nobody has counted the messages that are left."""
+        if self._started_from is None:
+            self._started_from = cursor.history
+        mailbox = self._pipeline.mailbox
+        left, top = cursor.history - 1, max(1, mailbox.uidnext - 1)
+        share = min(1.0, left / top)
+        walked = self._started_from - cursor.history
+        seconds = (time.monotonic() - self._started_at) / walked * left if walked else None
+        self._pipeline.observe(HistoryWalked(self._pipeline.account, round(share * mailbox.exists), 1 - share, seconds))

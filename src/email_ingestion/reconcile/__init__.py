@@ -2,14 +2,11 @@
 
     what the server lists, up to the cursor = ledger + stream + dead letters + what the rules leave out
 
-What is true is asked for in an order in which nothing can slip through: first the cursor, then the stream, then the
-dead letters, then what came into the stream meanwhile, and the ledger last. Mail only moves along that line, or from
-the dead letters to the end of the stream.
+The cursor is read first; then `producer.known_mail` asks the stream, the dead letters and the ledger in an order in
+which nothing can slip through.
 """
 
-from email_ingestion.reconcile.accounted import Accounted
-from email_ingestion.reconcile.audit import Audit
-from email_ingestion.reconcile.report import Report
-from email_ingestion.reconcile.underway import Underway
+from email_ingestion.reconcile.comparison import ReconcileReport
+from email_ingestion.reconcile.reconciler import Reconciler
 
-__all__ = ["Accounted", "Audit", "Report", "Underway"]
+__all__ = ["ReconcileReport", "Reconciler"]

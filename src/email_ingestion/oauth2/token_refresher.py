@@ -11,7 +11,7 @@ from email_ingestion.oauth2 import TokenSource
 from email_ingestion.oauth2.token_source import CONSENT_WARNING_SECONDS, AccessToken
 
 
-class Tokens:
+class TokenRefresher:
     """For the watcher's thread alone."""
 
     def __init__(self, account: str, source: TokenSource, breaker: Breaker, observe: Observe) -> None:
@@ -36,10 +36,10 @@ class Tokens:
         except (AuthenticationFailed, TokenRefreshError) as error:
             self._observe(TokenRefreshFailed(self._account, error, isinstance(error, AuthenticationFailed)))
             raise
-        self._tell(access)
+        self._report(access)
         return access.token
 
-    def _tell(self, access: AccessToken) -> None:
+    def _report(self, access: AccessToken) -> None:
         if access.refresh_error:
             self._observe(TokenRefreshFailed(self._account, access.refresh_error, permanent=False))
         elif access.expires_at != self._expires_at:

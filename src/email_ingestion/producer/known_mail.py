@@ -1,0 +1,242 @@
+"""What is known of a mailbox's mail: delivered, queued, a dead letter, or purged.
+
+The stream is asked first, then the dead letters, then the stream again, and the ledger last, because mail only moves
+along that line, or from the dead letters to the end of the stream: so nothing slips through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
+
+from email_ingestion.ledger.records import Place
+from email_ingestion.mailbox import MessageSummary
+from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
+from email_ingestion.records import RawMessage, email_id
+from email_ingestion.stream import EntryScanner
+from email_ingestion.stream.entry_scan import BEGINNING, EntryPage, ScannedEntry
+
+if TYPE_CHECKING:
+    from email_ingestion.ledger.store import Ledger
+
+QueueState = Literal["queued", "dead"]
+
+
+@dataclass(slots=True)
+class _EntrySet:
+    gm_msgids: set[int] = field(default_factory=set)
+    digests: set[bytes] = field(default_factory=set)
+    uids: dict[tuple[str, int], set[int]] = field(default_factory=dict)  # by mailbox and UIDVALIDITY
+
+    def add(self, entry: ScannedEntry) -> None:
+        if entry.gm_msgid is not None:
+            self.gm_msgids.add(entry.gm_msgid)
+            return
+        self.digests.add(_digest(entry.sha256))
+        self.uids.setdefault((entry.mailbox, entry.uidvalidity), set()).add(entry.uid)
+
+
+class InFlight:
+    """One account's messages that were queued or dead letters at the last `refresh`.
+
+    A number for each message where the server has X-GM-EXT-1 (some 60 bytes), else a digest and a UID: bounded by what
+    Redis holds, whatever the size of the mailbox. It may be kept for a while: a message found here stays known, because
+    from here it goes nowhere but into the ledger or among the dead letters.
+    """
+
+    def __init__(self, scanner: EntryScanner, account: str) -> None:
+        self._scanner = scanner
+        self._account = account
+        self._entries: dict[QueueState, _EntrySet] = {"queued": _EntrySet(), "dead": _EntrySet()}
+        self._last_entry_id = BEGINNING
+        self._complete = False
+
+    @property
+    def last_entry_id(self) -> str:
+        """The id of the last entry of the stream that was read."""
+        return self._last_entry_id
+
+    def refresh(self) -> None:
+        """Read everything, or, from the second time on, what was appended since; raises as `RedisLink.call` does."""
+        self._read_stream()
+        if self._complete:
+            return
+        self._add("dead", self._scanner.dead_letter_pages())
+        self._read_stream()  # a dead letter replayed meanwhile
+        self._complete = True
+
+    def ensure_read(self) -> None:
+        """Refresh unless that was done before."""
+        if not self._complete:
+            self.refresh()
+
+    def by_gm_msgid(self, gm_msgid: int) -> QueueState | None:
+        """Return where the message with this X-GM-MSGID is."""
+        return self._find(lambda entries: gm_msgid in entries.gm_msgids)
+
+    def by_location(self, place: Place) -> QueueState | None:
+        """Return where the message from this mailbox and UID is, on a server without X-GM-EXT-1."""
+        return self._find(lambda entries: place.uid in entries.uids.get((place.mailbox, place.uidvalidity), ()))
+
+    def by_sha256(self, sha256: str) -> QueueState | None:
+        """Return where the message with these bytes is, on a server without X-GM-EXT-1."""
+        return self._find(lambda entries: _digest(sha256) in entries.digests)
+
+    def _read_stream(self) -> None:
+        self._last_entry_id = (
+            self._add("queued", self._scanner.stream_pages(self._last_entry_id)) or self._last_entry_id
+        )
+
+    def _add(self, state: QueueState, pages: Iterable[EntryPage]) -> str | None:
+        last = None
+        for page in pages:
+            last = page.last
+            for entry in page.entries:
+                if entry.account == self._account:
+                    self._entries[state].add(entry)
+        return last
+
+    def _find(self, contains: Callable[[_EntrySet], bool]) -> QueueState | None:
+        return next((state for state, entries in self._entries.items() if contains(entries)), None)
+
+
+def _digest(sha256: str) -> bytes:
+    """Return half the size of the hexadecimal text; a damaged entry may have any text."""
+    try:
+        return bytes.fromhex(sha256)
+    except ValueError:
+        return sha256.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerUids:
+    """What the ledger has of a range of UIDs of one mailbox."""
+
+    first_seen: set[int]  # delivered from here
+    seen_again: dict[int, Place]  # delivered from elsewhere, and found here too
+
+
+@dataclass(slots=True)
+class Locations:
+    """Where messages are, by UID; the delivered ones with the place they were first delivered from."""
+
+    delivered: dict[int, Place] = field(default_factory=dict)
+    in_flight: dict[int, QueueState] = field(default_factory=dict)
+    purged: set[int] = field(default_factory=set)  # an operator gave them up
+
+    @property
+    def uids(self) -> set[int]:
+        """All UIDs that are known."""
+        return self.delivered.keys() | self.in_flight.keys() | self.purged
+
+
+class KnownMail:
+    """What is known of one mailbox of an account. Methods raise SinkUnavailable and what `RedisLink.call` raises.
+
+    Where the ledger recognizes a message by its identity at a new place, the place is recorded, so that the next time
+    the place is enough.
+    """
+
+    def __init__(
+        self, account: str, mailbox: SelectedMailbox, ledger: Callable[[], Ledger], in_flight: InFlight
+    ) -> None:
+        self._account = account
+        self._mailbox = mailbox
+        self._ledger = ledger
+        self._in_flight = in_flight
+        self._had_mail: bool | None = None  # whether the ledger had any mail of the account; None: not asked yet
+
+    def refresh(self) -> str:
+        """Read what was appended to the stream; return the id of the last entry that was read."""
+        self._in_flight.refresh()
+        self._had_mail = self._had_mail or None
+        return self._in_flight.last_entry_id
+
+    def first_delivery_date(self) -> datetime | None:
+        """Return the date of the first message delivered from the mailbox."""
+        return self._ledger().begun(self._account, self._mailbox.name)
+
+    def recorded(self, low: int, high: int) -> LedgerUids:
+        """Return what the ledger has of the UIDs from `low` to `high`."""
+        self._in_flight.ensure_read()
+        uid_range = (self._account, self._mailbox.name, self._mailbox.uidvalidity, low, high)
+        ledger = self._ledger()
+        return LedgerUids(ledger.known_uids(*uid_range), ledger.found_again(*uid_range))
+
+    def uids(self, summaries: Sequence[MessageSummary]) -> set[int]:
+        """Return the UIDs of the messages (ascending) that are delivered, queued, dead or purged."""
+        recorded = self.recorded(summaries[0].uid, summaries[-1].uid)
+        known = {each.uid for each in summaries if each.uid in recorded.first_seen or each.uid in recorded.seen_again}
+        return known | self.locate([summary for summary in summaries if summary.uid not in known]).uids
+
+    def locate(self, summaries: Sequence[MessageSummary]) -> Locations:
+        """Return where messages are, of which the ledger does not know the place."""
+        self._in_flight.ensure_read()
+        locations = Locations()
+        for summary in summaries:
+            state = (
+                self._in_flight.by_location(self._place(summary.uid))
+                if summary.gm_msgid is None
+                else self._in_flight.by_gm_msgid(summary.gm_msgid)
+            )
+            if state:
+                locations.in_flight[summary.uid] = state
+        ids = {each.uid: email_id(self._account, each.gm_msgid, "") for each in summaries if each.gm_msgid is not None}
+        return self._add_ledger(ids, locations)
+
+    def locate_by_content(self, messages: Sequence[RawMessage]) -> Locations:
+        """Return where messages are, by the identity that their bytes give."""
+        return self._add_ledger(_ids_by_uid(messages), self._locate_in_flight(messages))
+
+    def known_ids(self, messages: Sequence[RawMessage]) -> set[str]:
+        """Return the identities of the messages that are delivered, queued, dead or purged.
+
+        On a first run the ledger is not asked for every message: it had none at the last check. The mail it got since
+        came through the stream, as these will; should one be the same message once more, the worker sees that.
+        """
+        locations = self._locate_in_flight(messages)
+        if self._had_mail is None:
+            self._had_mail = self._ledger().has_mail(self._account)
+        known = (self._add_ledger(_ids_by_uid(messages), locations) if self._had_mail else locations).uids
+        return {message.envelope.email_id for message in messages if message.envelope.uid in known}
+
+    def _locate_in_flight(self, messages: Sequence[RawMessage]) -> Locations:
+        """Return what Redis knows, which is asked before the ledger."""
+        self._in_flight.ensure_read()
+        locations = Locations()
+        for message in messages:
+            envelope = message.envelope
+            state = (
+                self._in_flight.by_sha256(envelope.sha256)
+                if envelope.gm_msgid is None
+                else self._in_flight.by_gm_msgid(envelope.gm_msgid)
+            )
+            if state:
+                locations.in_flight[envelope.uid] = state
+        return locations
+
+    def _add_ledger(self, ids: dict[int, str], locations: Locations) -> Locations:
+        """Complete `locations` with what the ledger knows, which is asked last."""
+        locations.delivered = self._delivered(ids)
+        purged = self._ledger().purged(ids.values())
+        locations.purged = {uid for uid, identity in ids.items() if identity in purged}
+        return locations
+
+    def _delivered(self, ids: dict[int, str]) -> dict[int, Place]:
+        ledger = self._ledger()
+        places = ledger.places(ids.values())
+        found = {uid: identity for uid, identity in ids.items() if identity in places}
+        here = {self._place(uid): identity for uid, identity in found.items()}
+        ledger.note_places(
+            self._account, {place: identity for place, identity in here.items() if places[identity] != place}
+        )
+        return {uid: places[identity] for uid, identity in found.items()}
+
+    def _place(self, uid: int) -> Place:
+        return Place(self._mailbox.name, self._mailbox.uidvalidity, uid)
+
+
+def _ids_by_uid(messages: Sequence[RawMessage]) -> dict[int, str]:
+    return {message.envelope.uid: message.envelope.email_id for message in messages}

@@ -1,0 +1,129 @@
+"""Keeps the labels in the database equal to the labels on the server: asks now and then what changed (CONDSTORE).
+
+    UIDs in windows ─▶ FETCH X-GM-LABELS (CHANGEDSINCE) ─▶ ledger ─▶ the MODSEQ up to which that is done, in the cursor
+
+A MODSEQ that is seen in one window may be above a change in an earlier one, made after that was read. So a round only
+covers the MODSEQ that was there before it began; what changed during a round is left to the next one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from email_ingestion.events import LabelsChanged, Observe
+from email_ingestion.mailbox import ImapMailbox
+from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
+from email_ingestion.mailbox.message_summary import LabelChange
+from email_ingestion.producer.known_mail import InFlight
+from email_ingestion.records import email_id
+from email_ingestion.stream import Appender
+
+if TYPE_CHECKING:
+    from email_ingestion.ledger.store import Ledger
+
+WINDOW = 10_000  # UIDs asked for at once: the answer for all of them is to fit into some megabytes
+MAX_TRIES = 3  # rounds after which what the server does not send is passed over
+WINDOW_BYTES = 4096  # reserved in the budget before a window, which is corrected afterwards
+
+
+class LabelSync:
+    """The labels of one mailbox; made anew for each connection."""
+
+    def __init__(
+        self,
+        account: str,
+        connection: ImapMailbox,
+        mailbox: SelectedMailbox,
+        *,
+        appender: Appender,
+        ledger: Callable[[], Ledger],
+        in_flight: Callable[[], InFlight],
+        interval: float,
+        observe: Observe,
+    ) -> None:
+        """`interval`: seconds between two rounds, infinite for none; `in_flight` makes a new one for each round."""
+        self._account = account
+        self._connection = connection
+        self._mailbox = mailbox
+        self._appender = appender
+        self._ledger = ledger
+        self._in_flight = in_flight
+        self._interval = interval
+        self._observe = observe
+        self._modseq = mailbox.modseq  # the highest one seen
+        self._incomplete = 0  # rounds in a row in which the server did not send everything
+
+    def steps(self, fetch_delay: Callable[[int], float]) -> Iterator[float]:
+        """Go on for ever; yield the seconds for which to do something else. Raises as `NewMailSync.run` does.
+
+        `fetch_delay` gets the bytes of a window and returns 0, or the seconds to wait.
+        """
+        self._modseq, self._incomplete = self._mailbox.modseq, 0
+        if self._interval == math.inf or not self._mailbox.modseq or not self._connection.is_gmail:
+            while True:
+                yield math.inf
+        while True:
+            yield from self._round(self._in_flight(), fetch_delay)
+            yield from _until_over(self._interval)
+
+    def _round(self, in_flight: InFlight, fetch_delay: Callable[[int], float]) -> Iterator[float]:
+        since = self._since()
+        done, highest, whole = self._modseq, self._modseq, True
+        for low, high in self._windows():
+            while seconds := fetch_delay(WINDOW_BYTES):
+                yield seconds
+            changes, all_sent = self._connection.fetch_label_changes(low, high, since)
+            whole = whole and all_sent
+            done = min([done, *(change.modseq - 1 for change in self._apply(changes, in_flight))])
+            highest = max([highest, *(change.modseq for change in changes)])
+            yield 0.0
+        self._incomplete = 0 if whole else self._incomplete + 1
+        if self._incomplete % MAX_TRIES == 0 and done > since:
+            self._appender.note_modseq(self._account, self._mailbox.name, self._mailbox.uidvalidity, done)
+        self._modseq = highest
+
+    def _since(self) -> int:
+        """Return the MODSEQ where the last round ended; 1, for everything, if none is known but mail was delivered."""
+        known = self._appender.modseq(self._account, self._mailbox.name)
+        if known and known <= self._modseq:
+            return known
+        return 1 if self._ledger().begun(self._account, self._mailbox.name) else self._modseq
+
+    def _windows(self) -> Iterator[tuple[int, int | None]]:
+        low = 1
+        while low + WINDOW < self._mailbox.uidnext:
+            yield low, low + WINDOW - 1
+            low += WINDOW
+        yield low, None
+
+    def _apply(self, changes: Sequence[LabelChange], in_flight: InFlight) -> list[LabelChange]:
+        """Change the ledger; return the messages it has not got yet: still in the stream, with the labels they had."""
+        unrecorded = self._relabel(changes)
+        if not unrecorded:
+            return []
+        in_flight.refresh()
+        queued = [each for each in unrecorded if in_flight.by_gm_msgid(each.gm_msgid) == "queued"]
+        # What left the stream before that was read was perhaps recorded after the ledger was asked.
+        self._relabel([each for each in unrecorded if in_flight.by_gm_msgid(each.gm_msgid) != "queued"])
+        return queued
+
+    def _relabel(self, changes: Sequence[LabelChange]) -> list[LabelChange]:
+        """Change the ledger; return the messages it has not got."""
+        by_id = {email_id(self._account, change.gm_msgid, ""): change for change in changes}
+        if not by_id:
+            return []
+        labels = {identity: change.labels for identity, change in by_id.items()}
+        recorded, different = self._ledger().relabel(self._mailbox.name, labels)
+        if different:
+            self._observe(LabelsChanged(self._account, self._mailbox.name, different))
+        return [change for identity, change in by_id.items() if identity not in recorded]
+
+
+def _until_over(seconds: float) -> Iterator[float]:
+    """Yield the rest of `seconds`, until they are over."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        yield left

@@ -1,0 +1,102 @@
+"""Supervises one account's watcher: runs it in a thread while this process has the lease, and replaces one that hangs.
+
+A server that sends one byte now and then satisfies every time-out; the supervisor sees that nothing is achieved.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from email_ingestion.events import LeaseChanged, LoopTick, Observe, WatcherRebuilt, Watching
+from email_ingestion.producer.lease_renewer import LeaseRenewer
+from email_ingestion.producer.watch import Watcher
+
+CHECK_SECONDS = 1.0
+
+
+class WatcherSupervisor:
+    """Runs the watchers that `make_watcher` builds; one without progress for `stall_seconds` is abandoned."""
+
+    def __init__(
+        self,
+        account: str,
+        make_watcher: Callable[[], Watcher],
+        stall_seconds: float,
+        leases: LeaseRenewer,
+        observe: Observe,
+    ) -> None:
+        self._account = account
+        self._make_watcher = make_watcher
+        self._stall_seconds = stall_seconds
+        self._leases = leases
+        self._observe = observe
+        self._reported_owner: str | None = ""  # None: this process
+        self._lock = threading.Lock()
+        self._stopped = False
+        self.watcher = make_watcher()
+
+    def run(self) -> None:
+        """Watch the account whenever this process has its lease, until `stop`."""
+        while not self._stopped:
+            if self._leases.owns(self._account, CHECK_SECONDS):
+                self._report_owner(None)
+                self._watch()
+                continue
+            self._observe(LoopTick(f"watch:{self._account}"))
+            owner = self._leases.owner(self._account)
+            if owner:
+                self._report_owner(owner)
+
+    def stop(self) -> None:
+        """CursorEnd soon; from any thread."""
+        with self._lock:
+            self._stopped = True
+            self.watcher.stop()
+
+    def _watch(self) -> None:
+        """Watch until `stop`, or until another process has the lease."""
+        thread = self._start_watcher()
+        while thread and thread.is_alive():
+            thread.join(min(CHECK_SECONDS, self._stall_seconds / 4))
+            if not self._leases.owns(self._account):
+                self._stop_watcher(thread)
+                return
+            idle = self.watcher.idle_for()
+            if thread.is_alive() and idle > self._stall_seconds:
+                thread = self._replace_watcher(idle) or thread
+        if not self._stopped:  # Redis refused its write: what is believed of the lease is out of date
+            self._leases.invalidate(self._account)
+
+    def _start_watcher(self) -> threading.Thread | None:
+        with self._lock:
+            return None if self._stopped else self._start_thread()
+
+    def _replace_watcher(self, idle: float) -> threading.Thread | None:
+        with self._lock:
+            if self._stopped:
+                return None
+            self.watcher.abandon()
+            self._observe(WatcherRebuilt(self._account, idle))
+            return self._start_thread()
+
+    def _start_thread(self) -> threading.Thread:
+        self.watcher = self._make_watcher()
+        thread = threading.Thread(target=self.watcher.run, name=f"watch-{self._account}", daemon=True)
+        thread.start()
+        return thread
+
+    def _stop_watcher(self, thread: threading.Thread) -> None:
+        """Wait only shortly: whatever the watcher still tries to write is refused for want of the lease."""
+        self.watcher.stop()
+        thread.join(CHECK_SECONDS)
+        self.watcher.abandon()
+
+    def _report_owner(self, owner: str | None) -> None:
+        """Announce the process that reads the account now, None for this one, if that changed."""
+        if owner == self._reported_owner:
+            return
+        if owner:
+            self._observe(Watching(self._account, "standby"))
+        self._observe(LeaseChanged(self._account, owner, lost=bool(owner) and self._reported_owner is None))
+        self._reported_owner = owner

@@ -1,0 +1,194 @@
+r"""Compares one mailbox with what became of its mail, window by window, and fills the gaps it finds.
+
+UIDs (≤ 5,000) ─▶ place in the ledger? ─no─▶ summaries (≤ 500) ─▶ compare ─missing─▶ bodies (≤ 1 MB) ─▶ append
+                        └─ yes: delivered                             └─ delivered, queued, dead, excluded
+
+Nothing larger than a window is ever held. Bodies are fetched to fill a gap, and where only they tell the identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from email_ingestion.events import Observe, Published, Reconciled
+from email_ingestion.ledger.records import Place
+from email_ingestion.mailbox import ImapMailbox, MessageSummary
+from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS, UID_WINDOW, SelectedMailbox
+from email_ingestion.producer.fetcher import BATCH_BYTES, MessageFetcher
+from email_ingestion.producer.known_mail import KnownMail, Locations
+from email_ingestion.producer.selection import FetchFilter, batches
+from email_ingestion.reconcile.comparison import MessageState, ReconcileReport, compare
+from email_ingestion.records import RawMessage
+from email_ingestion.stream import Appender, Gaps
+
+LAST_UID = 2**32 - 1  # RFC 3501, section 2.3.1.1
+
+
+class Reconciler:
+    """One comparison on one connection.
+
+    With `wait_for_capacity` it also repairs; where that returns False, a batch is left to the next comparison.
+    """
+
+    def __init__(
+        self,
+        account: str,
+        connection: ImapMailbox,
+        mailbox: SelectedMailbox,
+        *,
+        appender: Appender,
+        gaps: Gaps,
+        fetcher: MessageFetcher,
+        fetch_filter: FetchFilter,
+        known_mail: KnownMail,
+        wait_for_capacity: Callable[[], bool] | None,
+        observe: Observe,
+    ) -> None:
+        self._account = account
+        self._connection = connection
+        self._mailbox = mailbox
+        self._appender = appender
+        self._gaps = gaps
+        self._fetcher = fetcher
+        self._fetch_filter = fetch_filter
+        self._known_mail = known_mail
+        self._wait_for_capacity = wait_for_capacity
+        self._observe = observe
+        self._rescan = 0
+        self._first_uid = 1
+        self.report = ReconcileReport(account, mailbox.name, mailbox.uidvalidity, 0)
+        self.position = 0  # the last UID that was compared
+
+    def run(self) -> ReconcileReport:
+        """Compare everything at once; raises as `steps` does."""
+        for _ in self.steps():
+            pass
+        return self.report
+
+    def steps(self) -> Iterator[None]:
+        """Compare everything, pausing often; `report` is complete at the end.
+
+        Raises IMAPConnectionError, RedisConnectionError, CircuitBreakerError, SinkUnavailable; what was filled before
+        stays, and the next comparison finds it queued.
+        """
+        self._begin()
+        last_uid = self.report.last_uid
+        for low in range(self._first_uid, last_uid + 1, UID_WINDOW):
+            yield from self._window(low, min(low + UID_WINDOW - 1, last_uid))
+        report = self.report
+        report.ahead = self._count_above(last_uid + 1) + self._count_below(self._first_uid)
+        report.unexpected = max(0, report.unexpected)  # moved twice
+        self._observe(Reconciled(self._account, report.missing, report.duplicate, report.unexpected, report.mailbox))
+
+    def _begin(self) -> None:
+        """Read the cursor before anything else: what it covers is in the stream before the stream is read."""
+        cursor = self._appender.cursor(self._account, self._mailbox.name)
+        current = cursor if cursor and cursor.uidvalidity == self._mailbox.uidvalidity else None
+        newest = max(0, self._mailbox.uidnext - 1)
+        self.report.last_uid = current.uid if current else newest
+        self._first_uid = current.history if current else 1
+        self._rescan = current.rescan if current else newest
+        self._known_mail.refresh()
+
+    def _count_above(self, low: int) -> int:
+        """Count the new mail above the cursor."""
+        count = 0
+        while low + UID_WINDOW < self._mailbox.uidnext:
+            count += len(self._connection.list_uids(low, low + UID_WINDOW - 1))
+            low += UID_WINDOW
+        return count + len(self._connection.list_uids(low, LAST_UID))
+
+    def _count_below(self, high: int) -> int:
+        """Count the older mail that the producer has not walked back to yet."""
+        windows = range(1, high, UID_WINDOW)
+        return sum(len(self._connection.list_uids(low, min(low + UID_WINDOW, high) - 1)) for low in windows)
+
+    def _window(self, low: int, high: int) -> Iterator[None]:
+        listed = self._connection.list_uids(low, high)
+        recorded = self._known_mail.recorded(low, high)
+        known = [uid for uid in listed if uid in recorded.first_seen or uid in recorded.seen_again]
+        self.report.count(dict.fromkeys(known, "delivered"))
+        self.report.unexpected += len(recorded.first_seen.difference(listed))
+        self._count_copies({uid: recorded.seen_again[uid] for uid in known if uid in recorded.seen_again})
+        rest = sorted(set(listed).difference(known))
+        for start in range(0, len(rest), MAX_FETCH_UIDS):
+            self._compare_chunk(rest[start : start + MAX_FETCH_UIDS])
+            self.position = rest[min(start + MAX_FETCH_UIDS, len(rest)) - 1]
+            yield
+        self.position = high
+        yield
+
+    def _compare_chunk(self, uids: Sequence[int]) -> None:
+        """Compare messages whose place the ledger does not know."""
+        summaries = self._fetcher.summaries(uids)
+        self._count_failures()
+        locations = self._known_mail.locate(summaries)
+        states = self._compare(summaries, locations)
+        self._count_copies(locations.delivered)
+        doubtful = [summary for summary in summaries if states[summary.uid] == "missing"]
+        if self._wait_for_capacity or any(summary.gm_msgid is None for summary in doubtful):
+            self.report.count({uid: state for uid, state in states.items() if state != "missing"})
+            self._check_by_content(doubtful)
+        else:
+            self.report.count(states)
+
+    def _compare(self, summaries: Sequence[MessageSummary], locations: Locations) -> dict[int, MessageState]:
+        old = [summary for summary in summaries if summary.uid <= self._rescan]
+        states = compare(summaries[len(old) :], locations, self._fetch_filter)
+        if not old:
+            return states
+        return states | compare(old, locations, self._fetch_filter.for_old_mail(self._known_mail.first_delivery_date))
+
+    def _check_by_content(self, doubtful: Sequence[MessageSummary]) -> None:
+        """Fetch what seems to be missing; what is still missing after a second comparison is filled in."""
+        uids = {summary.uid for summary in doubtful}
+        for batch in batches(doubtful, uids, max(uids, default=0), BATCH_BYTES):
+            if not batch.summaries:
+                continue
+            has_capacity = self._wait_for_capacity is not None and self._wait_for_capacity()
+            if not has_capacity and batch.summaries[0].gm_msgid is not None:
+                self.report.count(dict.fromkeys([summary.uid for summary in batch.summaries], "missing"))
+                continue
+            messages = list(self._fetcher.messages(batch.summaries))
+            self._count_failures()
+            last_entry_id = self._known_mail.refresh()
+            locations = self._known_mail.locate_by_content(messages)
+            missing = [message for message in messages if message.envelope.uid not in locations.uids]
+            states: dict[int, MessageState] = {message.envelope.uid: "missing" for message in missing}
+            states |= dict.fromkeys(locations.purged, "purged")
+            states |= locations.in_flight | dict.fromkeys(locations.delivered, "delivered")
+            self.report.count(states)
+            self._count_copies(locations.delivered)
+            if has_capacity and missing:
+                self._fill(missing, last_entry_id)
+
+    def _count_failures(self) -> None:
+        """Count what the server lists but does not send as missing, until it does."""
+        self.report.count(dict.fromkeys(self._fetcher.pop_failures(), "missing"))
+
+    def _fill(self, missing: Sequence[RawMessage], last_entry_id: str) -> None:
+        added = self._gaps.fill(missing, last_entry_id)
+        self.report.repaired += len(missing)  # what was not added, somebody else has added meanwhile
+        ids = tuple(message.envelope.email_id for message in missing)
+        size = sum(message.envelope.size for message in missing)
+        self._observe(Published(self._account, self._mailbox.name, ids, added, size))
+
+    def _count_copies(self, delivered: Mapping[int, Place]) -> None:
+        """Count messages that the ledger has from another UID.
+
+        Such a message is a copy if the other UID is still there, else it was moved.
+        """
+        here = (self._mailbox.name, self._mailbox.uidvalidity)
+        others = {place.uid for uid, place in delivered.items() if (place.mailbox, place.uidvalidity) == here}
+        others = {uid for uid in others if uid <= self.report.last_uid}
+        listed = self._listed(sorted(others))
+        for uid, place in delivered.items():
+            if place.uid in others and (place.mailbox, place.uidvalidity) == here and place.uid != uid:
+                if place.uid in listed:
+                    self.report.duplicate += 1
+                else:
+                    self.report.unexpected -= 1  # counted at the other UID: it is still here
+
+    def _listed(self, uids: Sequence[int]) -> set[int]:
+        chunks = [uids[start : start + MAX_FETCH_UIDS] for start in range(0, len(uids), MAX_FETCH_UIDS)]
+        return {summary.uid for chunk in chunks for summary in self._connection.fetch_summaries(chunk)}

@@ -1,0 +1,91 @@
+"""How long a watcher stays away, and what makes it forget that it had to."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from email_ingestion.errors import (
+    AuthenticationFailed,
+    CircuitBreakerError,
+    ConfigurationError,
+    EmailIngestionError,
+    IMAPCommandRefused,
+    IMAPConnectionError,
+    IMAPLockedOut,
+    IMAPThrottledError,
+    OAuth2AuthenticationError,
+    SessionExpired,
+    StaleCursor,
+    TokenRefreshError,
+)
+from email_ingestion.mailbox.imap_errors import LookupFailed, WebLoginRequired
+from email_ingestion.producer.account_backoff import AccountBackoff
+
+
+@pytest.fixture
+def backoff() -> AccountBackoff:
+    return AccountBackoff(random.Random(1))
+
+
+def seconds(backoff: AccountBackoff, error: EmailIngestionError, times: int) -> list[float]:
+    return [backoff.after(error).seconds for _ in range(times)]
+
+
+@pytest.mark.parametrize("error", [IMAPConnectionError("x"), TokenRefreshError("x")])
+def test_what_may_pass_is_waited_for_longer_each_time_up_to_five_minutes(backoff: AccountBackoff, error):
+    waits = seconds(backoff, error, 12)
+    assert all(0.5 * 2**n <= wait <= 2**n for n, wait in enumerate(waits[:8]))
+    assert all(150 <= wait <= 300 for wait in waits[9:])
+
+
+def test_too_many_connections_waits_half_a_minute_to_a_quarter_of_an_hour(backoff: AccountBackoff):
+    waits = seconds(backoff, IMAPThrottledError("crowded", 30.0), 10)
+    assert waits[0] >= 30
+    assert waits[1] >= 60
+    assert all(900 <= wait <= 900 * 1.25 for wait in waits[6:])
+
+
+def test_a_person_is_waited_for_longer_each_time_up_to_an_hour(backoff: AccountBackoff):
+    assert seconds(backoff, OAuth2AuthenticationError("consent"), 10)[-1] == 3600
+    assert {backoff.after(error).kind for error in (AuthenticationFailed("x"), ConfigurationError("x"))} == {"operator"}
+    assert backoff.after(IMAPCommandRefused("BAD")).kind == "operator"
+
+
+def test_a_login_in_a_browser_is_looked_at_hourly(backoff: AccountBackoff):
+    assert backoff.after(WebLoginRequired("x")) == backoff.after(WebLoginRequired("x"))
+    assert backoff.after(WebLoginRequired("x")).seconds == 3600
+
+
+def test_a_failed_lookup_is_a_matter_for_a_person_at_the_third_time(backoff: AccountBackoff):
+    assert [backoff.after(LookupFailed("x")).kind for _ in range(3)] == ["transient", "transient", "operator"]
+
+
+def test_only_a_successful_sync_ends_a_back_off(backoff: AccountBackoff):
+    seconds(backoff, IMAPConnectionError("x"), 6)
+    seconds(backoff, OAuth2AuthenticationError("x"), 6)
+    assert backoff.after(IMAPConnectionError("x")).seconds > 30
+    backoff.reset()
+    assert backoff.after(IMAPConnectionError("x")).seconds <= 1
+    assert backoff.after(OAuth2AuthenticationError("x")).seconds == 15
+
+
+@pytest.mark.parametrize("error", [SessionExpired("x"), StaleCursor("x")])
+def test_a_session_that_ends_is_no_failure_unless_it_was_of_no_use(backoff: AccountBackoff, error):
+    first, second, third = (backoff.after(error) for _ in range(3))
+    assert (first.kind, first.seconds) == ("normal", 0.0)
+    assert third.seconds > second.seconds / 2 > 0
+    backoff.reset()
+    assert backoff.after(error).seconds == 0.0
+
+
+def test_a_lockout_and_an_open_breaker_say_themselves_how_long(backoff: AccountBackoff):
+    assert seconds(backoff, IMAPLockedOut("x", 3600.0), 2) == [3600, 3600]  # doubled where it is written down
+    assert seconds(backoff, CircuitBreakerError("imap", 3.0), 2) == [3, 3]
+    assert seconds(backoff, CircuitBreakerError("imap", 3600.0), 1) == [5]  # an operator may let it go at any time
+
+
+def test_accounts_that_fail_together_do_not_come_back_together():
+    waits = {AccountBackoff(random.Random(seed)).after(IMAPConnectionError("x")).seconds for seed in range(20)}
+    assert len(waits) == 20
