@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from email_ingestion.fleet.managed_processes import ask
-from email_ingestion.fleet.subprocesses import lives
+from email_ingestion.fleet.managed_processes import get_json
+from email_ingestion.fleet.subprocesses import is_alive
 from tests.servers.processes import ROOT, Place, place, until
 
 COMMAND = ("-m", "email_ingestion")
@@ -73,7 +73,7 @@ def test_one_command_carries_the_sample_mail_and_one_ends_it_all(demo: Place):
     stopped = demo.run(*COMMAND, "stop", seconds=120)
     assert stopped.returncode == 0, stopped.stderr
     assert "killed" not in stopped.stdout
-    assert not any(lives(process) for process in processes)
+    assert not any(is_alive(process) for process in processes)
     for port in ports:
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), timeout=2)
@@ -97,7 +97,7 @@ def test_the_start_waits_for_a_worker_that_is_late(demo: Place):
 
 def _produced(demo: Place) -> int:
     """How many messages the only process, a producer, has put into the stream."""
-    bodies = [ask(f"{address['ops_url']}/status") for address in _addresses(demo)]
+    bodies = [get_json(f"{address['ops_url']}/status") for address in _addresses(demo)]
     return sum(body["statistics"]["produced"] for body in bodies if body)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from email_ingestion.errors import ConfigurationError
-from email_ingestion.fleet.managed_processes import stop
+from email_ingestion.fleet.managed_processes import stop_all
 from email_ingestion.settings import Settings
 from email_ingestion.targets import TARGETS, remove_target, write_target
 
@@ -34,7 +34,7 @@ def test_stopping_everything_forgets_a_process_that_died() -> None:
     Path("pids").mkdir()
     Path("pids/worker.pid").write_text("999999999")
     write_target("worker", "worker", "http://127.0.0.1:9091")
-    assert stop(Settings(), lambda line: None)
+    assert stop_all(Settings(), lambda line: None)
     assert list(TARGETS.iterdir()) == []
 
 

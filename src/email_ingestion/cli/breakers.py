@@ -12,7 +12,7 @@ from email_ingestion.cli.common import current_user, parse_duration
 from email_ingestion.cli.exit_codes import FAILED, OK
 from email_ingestion.cli.output import Json, say, show
 from email_ingestion.errors import OperationFailed
-from email_ingestion.fleet.admin_client import Clerk, Live, live, some
+from email_ingestion.fleet.admin_client import AdminClient, RunningProcess, matching, running_processes
 from email_ingestion.settings import Settings, load_settings
 
 COLUMNS = ("name", "state", "forced", "failure_count", "retry_after_seconds", "last_error_type")
@@ -32,7 +32,7 @@ def list_breakers(as_json: Json = False) -> int:
       email-ingestion breaker list
       email-ingestion breaker list --json
     """
-    rows = _rows(some(live(load_settings()), lambda _: True, "answers"))
+    rows = _rows(matching(running_processes(load_settings()), lambda _: True, "answers"))
     show(rows, as_json=as_json)
     return OK if all(row["state"] == "CLOSED" for row in rows) else 1
 
@@ -67,28 +67,34 @@ def auto(name: Name, as_json: Json = False) -> int:
     return _order(name, "AUTO", "1s", lambda row: not row["forced"], as_json=as_json)
 
 
-def _order(name: str, state: str, ttl: str, as_asked: Callable[[dict[str, Any]], bool], *, as_json: bool) -> int:
+def _order(name: str, state: str, ttl: str, is_done: Callable[[dict[str, Any]], bool], *, as_json: bool) -> int:
     seconds = parse_duration(ttl, "--ttl").total_seconds()
     settings = load_settings()
-    those = some(live(settings), lambda process: name in _names(process), f"has a circuit breaker {name!r}")
-    clerk, refused = Clerk(settings, current_user()), False
-    for process in those:
+    processes = matching(
+        running_processes(settings), lambda process: name in _names(process), f"has a circuit breaker {name!r}"
+    )
+    client, refused = AdminClient(settings, current_user()), False
+    for process in processes:
         try:
-            clerk.order(process, f"breakers/{quote(name, safe='')}", {"state": state, "ttl_seconds": seconds})
+            client.post(process, f"breakers/{quote(name, safe='')}", {"state": state, "ttl_seconds": seconds})
         except OperationFailed as error:
             say(str(error))
             refused = True
-    rows = _read_back(settings, those, name)
+    rows = _read_back(settings, processes, name)
     show(rows, as_json=as_json)
-    return OK if not refused and len(rows) == len(those) and all(map(as_asked, rows)) else FAILED
+    return OK if not refused and len(rows) == len(processes) and all(map(is_done, rows)) else FAILED
 
 
-def _read_back(settings: Settings, those: Sequence[Live], name: str) -> list[dict[str, Any]]:
-    stems = {process.stem for process in those}
-    return [row for row in _rows([each for each in live(settings) if each.stem in stems]) if row["name"] == name]
+def _read_back(settings: Settings, processes: Sequence[RunningProcess], name: str) -> list[dict[str, Any]]:
+    stems = {process.stem for process in processes}
+    return [
+        row
+        for row in _rows([each for each in running_processes(settings) if each.stem in stems])
+        if row["name"] == name
+    ]
 
 
-def _rows(processes: Sequence[Live]) -> list[dict[str, Any]]:
+def _rows(processes: Sequence[RunningProcess]) -> list[dict[str, Any]]:
     return [
         {"process": process.stem, **{column: found[column] for column in COLUMNS}}
         for process in processes
@@ -96,5 +102,5 @@ def _rows(processes: Sequence[Live]) -> list[dict[str, Any]]:
     ]
 
 
-def _names(process: Live) -> set[str]:
+def _names(process: RunningProcess) -> set[str]:
     return {found["name"] for found in process.body["circuit_breakers"]}

@@ -15,7 +15,7 @@ from email_ingestion.cli.common import audited, current_user, parse_duration, wa
 from email_ingestion.cli.exit_codes import FAILED, OK
 from email_ingestion.cli.output import Json, say, show
 from email_ingestion.errors import OperationFailed, RedisConnectionError
-from email_ingestion.fleet.admin_client import Clerk, Live, live, some
+from email_ingestion.fleet.admin_client import AdminClient, RunningProcess, matching, running_processes
 from email_ingestion.overrides import LEVEL, PAUSE, PRIORITY, Level, Override
 from email_ingestion.settings import Settings, load_settings
 
@@ -127,9 +127,9 @@ def log_level(
     """
     settings = load_settings()
     body = {"level": level, "ttl_seconds": _seconds(ttl)}
-    those = some(live(settings), lambda _: True, "answers")
-    clerk = Clerk(settings, current_user())
-    rows = [{"process": each.stem, **clerk.order(each, "log-level", body)} for each in those]
+    those = matching(running_processes(settings), lambda _: True, "answers")
+    client = AdminClient(settings, current_user())
+    rows = [{"process": each.stem, **client.post(each, "log-level", body)} for each in those]
     show(rows, as_json=as_json)
     return OK if all(row["level"] == level for row in rows) else FAILED
 
@@ -148,15 +148,15 @@ def _local(
     as_json: bool,
 ) -> int:
     wanted = _wanted(component)
-    those = some(live(settings), wanted, f"is a {component}" if component else "answers")
-    clerk = Clerk(settings, current_user())
+    those = matching(running_processes(settings), wanted, f"is a {component}" if component else "answers")
+    client = AdminClient(settings, current_user())
     for process in those:
-        clerk.order(process, path, body)
-    rows = [_row(process.stem, process.body["control"]) for process in live(settings) if wanted(process)]
+        client.post(process, path, body)
+    rows = [_row(process.stem, process.body["control"]) for process in running_processes(settings) if wanted(process)]
     return _answer(rows, len(those), as_asked, as_json=as_json)
 
 
-def _wanted(component: Component | None) -> Callable[[Live], bool]:
+def _wanted(component: Component | None) -> Callable[[RunningProcess], bool]:
     return lambda process: component is None or process.component == component
 
 

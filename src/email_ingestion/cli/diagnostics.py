@@ -101,11 +101,13 @@ def collect_evidence(
       email-ingestion evidence collect --out incident-42
     """
     from email_ingestion.doctor.checks import examine  # noqa: PLC0415 - help comes without all they look at
-    from email_ingestion.fleet.evidence_bundle import collect  # noqa: PLC0415
+    from email_ingestion.fleet.evidence_bundle import collect_bundle  # noqa: PLC0415
 
     settings = load_settings()
     with audited(settings.log_dir, "evidence collect", {"directory": str(out)}) as outcome:
-        manifest = collect(settings, out, lambda _: None, {"doctor.json": lambda: [asdict(each) for each in examine()]})
+        manifest = collect_bundle(
+            settings, out, lambda _: None, {"doctor.json": lambda: [asdict(each) for each in examine()]}
+        )
         outcome |= {"files": len(manifest["files"]), "missing": manifest["missing"]}
     for name, reason in manifest["missing"].items():
         say(f"{name}: {reason}")

@@ -13,7 +13,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from email_ingestion.cli.common import audited
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.output import Json
-from email_ingestion.fleet import load_generator as load
 from email_ingestion.settings import load_settings
 
 
@@ -34,6 +33,8 @@ def loadtest(
       email-ingestion loadtest --emails 1000
       email-ingestion loadtest --emails 600 --rate 10 --json
     """
+    from email_ingestion.fleet.load_generator import generate_load  # noqa: PLC0415 - help comes without httpx
+
     settings = load_settings()
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -42,7 +43,7 @@ def loadtest(
         Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
         bar = progress.add_task("messages at their end", total=emails)
-        result = load.run(settings, emails, rate, lambda done: progress.update(bar, completed=done))
+        result = generate_load(settings, emails, rate, lambda done: progress.update(bar, completed=done))
         outcome |= {"delivered": len(result.took), "failed": result.failed, "missing": result.missing}
     summary = result.summary()
     typer.echo(json.dumps(summary, indent=2) if as_json else _told(summary))

@@ -13,7 +13,7 @@ from email_ingestion.cli.common import parse_duration
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.output import Json, printable, say, show
 from email_ingestion.errors import RedisConnectionError, fingerprint_of
-from email_ingestion.fleet.log_files import Record, Wanted, follow, records
+from email_ingestion.fleet.log_files import LogFilter, Record, follow_records, read_records
 from email_ingestion.settings import load_settings
 
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
@@ -37,9 +37,9 @@ def logs(
       email-ingestion logs --json | jq 'select(.duration_ms > 1000)'
     """
     settings = load_settings()
-    wanted = Wanted(datetime.now(UTC) - parse_duration(since, "--since"), level, component)
+    wanted = LogFilter(datetime.now(UTC) - parse_duration(since, "--since"), level, component)
     nothing = True
-    for record in (follow if following else records)(settings.log_dir, wanted):
+    for record in (follow_records if following else read_records)(settings.log_dir, wanted):
         nothing = False
         typer.echo(json.dumps(record) if as_json else _line(record))
     if nothing:
@@ -59,7 +59,7 @@ def errors(
     """
     settings = load_settings()
     since = datetime.now(UTC) - parse_duration(last, "--last")
-    rows = _kinds(records(settings.log_dir, Wanted(since, "ERROR")))
+    rows = _kinds(read_records(settings.log_dir, LogFilter(since, "ERROR")))
     try:
         rows += _dead_kinds(since)
     except RedisConnectionError as error:

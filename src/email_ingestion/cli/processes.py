@@ -63,9 +63,9 @@ def worker(
       python worker.py --instance 2 --min-priority 8
     """
     if processes > 1:
-        from email_ingestion.fleet.crew import run_crew  # noqa: PLC0415 - one worker needs none
+        from email_ingestion.fleet.managed_processes import run_workers  # noqa: PLC0415 - one worker needs none
 
-        return run_crew(load_settings(), instance, processes, ["--drain"] if drain else [])
+        return run_workers(load_settings(), instance, processes, ["--drain"] if drain else [])
     from email_ingestion.app.worker import run_worker  # noqa: PLC0415 - keeps --help quick
 
     return run_worker(load_settings(), instance, drain=drain, least=min_priority)

@@ -29,17 +29,17 @@ def start(
       email-ingestion start --workers 4
     """
     if sandbox:
-        sandbox_stack.start(typer.echo)
+        sandbox_stack.start_sandbox(typer.echo)
     elif SANDBOX_PROFILE.exists():
         raise OperationFailed("the sandbox is running: ./scripts/stop.sh first, then start against the real mailbox")
     settings = load_settings()
     _preflight(settings)
-    managed_processes.start(settings, workers, typer.echo)
+    managed_processes.start_all(settings, workers, typer.echo)
     if sandbox:
         sandbox_stack.wait_until_processed(settings)
-        typer.echo(sandbox_stack.screen(settings))
+        typer.echo(sandbox_stack.summary_screen(settings))
     else:
-        typer.echo(status_table.table(status_table.statuses(settings)))
+        typer.echo(status_table.render_table(status_table.process_statuses(settings)))
     return 0
 
 
@@ -56,7 +56,7 @@ def _preflight(settings: Settings) -> None:
 
 def stop() -> int:
     """Drain and stop every process of this machine; exit code 0 when nothing is left running."""
-    return 0 if managed_processes.stop(load_settings(), typer.echo) else 2
+    return 0 if managed_processes.stop_all(load_settings(), typer.echo) else 2
 
 
 def status(
@@ -72,9 +72,9 @@ def status(
     settings = load_settings()
     if watch:
         return status_table.watch(settings)
-    found = status_table.statuses(settings)
+    found = status_table.process_statuses(settings)
     if as_json:
         typer.echo(json.dumps([each.body or {"stem": each.stem, "status": each.state} for each in found], indent=2))
     else:
-        typer.echo(status_table.table(found))
+        typer.echo(status_table.render_table(found))
     return 0 if found and all(each.state in {"ready", "degraded"} for each in found) else 1

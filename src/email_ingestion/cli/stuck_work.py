@@ -13,7 +13,7 @@ import typer
 from email_ingestion.cli.common import audited, current_user, open_redis, parse_duration, parse_entry_ids, wait_until
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.output import Json, say, show
-from email_ingestion.fleet.admin_client import Clerk, Live, live
+from email_ingestion.fleet.admin_client import AdminClient, RunningProcess, running_processes
 from email_ingestion.settings import Settings
 from email_ingestion.stream import RedisLink
 from email_ingestion.stream.entry_scan import EntryScanner
@@ -223,17 +223,17 @@ def revoke(
 
 def _told(settings: Settings, email_id: str) -> str | None:
     """The local worker that had the message and was told to let it go."""
-    clerk = None
-    for process in live(settings):
+    client = None
+    for process in running_processes(settings):
         if process.component == "worker":
-            clerk = clerk or Clerk(settings, current_user())
-            if _has(clerk, process, email_id):
+            client = client or AdminClient(settings, current_user())
+            if _has(client, process, email_id):
                 return process.stem
     return None
 
 
-def _has(clerk: Clerk, process: Live, email_id: str) -> bool:
-    return bool(clerk.order(process, "revoke", {"email_id": email_id})["revoked"])
+def _has(client: AdminClient, process: RunningProcess, email_id: str) -> bool:
+    return bool(client.post(process, "revoke", {"email_id": email_id})["revoked"])
 
 
 def _letter(link: RedisLink, email_id: str) -> str | None:

@@ -1,25 +1,25 @@
-"""Gives orders to the running processes of this machine, over `POST /admin/…`, and reads back what they are at."""
+"""The client of `POST /admin/…`: what operators ask of the running processes of this machine, and their state then."""
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from email_ingestion.errors import ConfigurationError, OperationFailed
-from email_ingestion.fleet.managed_processes import ask, members
+from email_ingestion.fleet.managed_processes import get_json, http_client, list_processes
 from email_ingestion.settings import Settings
 
-# A process may ask its dependency before it obeys, and wait for it as long as IMAP_TIMEOUT_SECONDS.
-ORDER_SECONDS = 60.0
+if TYPE_CHECKING:
+    import httpx
+
+# A process may call its dependency first, and wait for it as long as IMAP_TIMEOUT_SECONDS.
+ANSWER_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Live:
+class RunningProcess:
     """A process of this machine that answers; `body` is its `/status`."""
 
     stem: str
@@ -32,54 +32,57 @@ class Live:
         return str(self.body["component"])
 
 
-def live(settings: Settings) -> list[Live]:
-    """All that answer."""
+def running_processes(settings: Settings) -> list[RunningProcess]:
+    """Return the processes of this machine that answer."""
     found = []
-    for member in members(settings):
-        body = ask(f"{member.ops_url}/status") if member.pid and member.ops_url else None
-        if body and member.ops_url:
-            found.append(Live(member.stem, member.ops_url, body))
+    for process in list_processes(settings):
+        body = get_json(f"{process.ops_url}/status") if process.pid and process.ops_url else None
+        if body and process.ops_url:
+            found.append(RunningProcess(process.stem, process.ops_url, body))
     return found
 
 
-def some(processes: Sequence[Live], wanted: Callable[[Live], bool], what: str) -> list[Live]:
-    """Those that are `wanted`; raises OperationFailed when there are none."""
-    found = [each for each in processes if wanted(each)]
+def matching(
+    processes: Sequence[RunningProcess], condition: Callable[[RunningProcess], bool], description: str
+) -> list[RunningProcess]:
+    """Return the processes that fit `condition`; raise OperationFailed when there are none."""
+    found = [process for process in processes if condition(process)]
     if not found:
-        running = ", ".join(each.stem for each in processes) or "nothing"
-        raise OperationFailed(f"no process of this machine {what}; {running} runs here (`email-ingestion status`)")
+        running = ", ".join(process.stem for process in processes) or "nothing"
+        raise OperationFailed(
+            f"no process of this machine {description}; {running} runs here (`email-ingestion status`)"
+        )
     return found
 
 
-class Clerk:
-    """Hands orders over, with the token and the name of who gives them."""
+class AdminClient:
+    """Sends requests with the token of OPS_TOKEN_FILE and the name of the `operator`."""
 
-    def __init__(self, settings: Settings, user: str) -> None:
-        """Raises ConfigurationError when there is no token to be read."""
-        self._token = _token(settings.ops_token_file)
-        self._user = user
+    def __init__(self, settings: Settings, operator: str) -> None:
+        """Raises ConfigurationError when the token cannot be read."""
+        self._token = _read_token(settings.ops_token_file)
+        self._operator = operator
 
-    def order(self, process: Live, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """What the process is at then; raises OperationFailed with its reason when it refuses or does not answer."""
-        headers = {
-            "Content-Type": "application/json",
-            "X-Admin-Token": self._token,
-            "X-Operator": self._user,
-            "Host": "localhost",
-        }
-        request = urllib.request.Request(  # noqa: S310 - our own loopback URL
-            f"{process.ops_url}/admin/{path}", json.dumps(body).encode(), headers, method="POST"
-        )
+    def post(self, process: RunningProcess, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the state of the process after the request.
+
+        Raises OperationFailed with the reason when the process refuses or does not answer.
+        """
+        import httpx  # noqa: PLC0415 - slow to load
+
+        headers = {"X-Admin-Token": self._token, "X-Operator": self._operator, "Host": "localhost"}
         try:
-            with urllib.request.urlopen(request, timeout=ORDER_SECONDS) as answer:  # noqa: S310
-                return dict(json.load(answer)["state"])
-        except urllib.error.HTTPError as error:
-            raise OperationFailed(f"{process.stem} refuses: {_reason(error)}") from error
-        except (OSError, ValueError, KeyError) as error:
+            answer = http_client().post(
+                f"{process.ops_url}/admin/{path}", json=body, headers=headers, timeout=ANSWER_SECONDS
+            )
+            if answer.is_error:
+                raise OperationFailed(f"{process.stem} refuses: {_reason(answer)}")
+            return dict(answer.json()["state"])
+        except (httpx.HTTPError, ValueError, KeyError) as error:
             raise OperationFailed(f"{process.stem} does not answer: see logs/{process.stem}.log") from error
 
 
-def _token(path: Path) -> str:
+def _read_token(path: Path) -> str:
     try:
         return path.read_text().strip()
     except OSError as error:
@@ -89,8 +92,8 @@ def _token(path: Path) -> str:
         ) from error
 
 
-def _reason(error: urllib.error.HTTPError) -> str:
+def _reason(answer: httpx.Response) -> str:
     try:
-        return "; ".join(json.load(error)["reasons"])
+        return "; ".join(answer.json()["reasons"])
     except (ValueError, KeyError, TypeError):
-        return f"HTTP {error.code}"
+        return f"HTTP {answer.status_code}"

@@ -1,4 +1,4 @@
-"""Puts together what somebody who was not there needs to understand an incident; nothing of it is mail or secret.
+"""The evidence of an incident in one directory, for people who were not there; nothing of it is mail or a secret.
 
 DIR/logs/…  DIR/status/<process>.json  DIR/ready/…  DIR/metrics/<process>.txt  DIR/config.json  DIR/redis.json
 DIR/machine.json  DIR/doctor.json  DIR/manifest.json (size and SHA-256 of each, and what could not be had)
@@ -12,8 +12,6 @@ import json
 import os
 import platform
 import shutil
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -22,13 +20,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 
 from email_ingestion import __version__
 from email_ingestion.atomic_files import atomic_write
 from email_ingestion.errors import EmailIngestionError, OperationFailed
 from email_ingestion.fleet.log_files import log_files
-from email_ingestion.fleet.managed_processes import Member, members
+from email_ingestion.fleet.managed_processes import ManagedProcess, http_client, list_processes
 from email_ingestion.ops.wording import redact, redact_field
 from email_ingestion.settings import Settings
 from email_ingestion.settings.effective_settings import effective_settings
@@ -36,23 +35,23 @@ from email_ingestion.stream import open_link, read_gauges, read_server_info
 from email_ingestion.stream.pending import PendingEntries
 
 LOG_BYTES = 50_000_000  # of the end of each file
-ASK_SECONDS = 5.0
+ANSWER_SECONDS = 5.0
 PATHS = {"status": "/status", "ready": "/ready", "health": "/health", "metrics": "/metrics"}
 
 
-def collect(
-    settings: Settings, folder: Path, say: Callable[[str], None], more: Mapping[str, Callable[[], Any]]
+def collect_bundle(
+    settings: Settings, folder: Path, say: Callable[[str], None], extra: Mapping[str, Callable[[], Any]]
 ) -> dict[str, Any]:
-    """Write everything below `folder`, and what `more` makes, readable by this user alone; returns the manifest.
+    """Write everything below `folder`, and the files that `extra` makes, for this user alone; return the manifest.
 
-    What cannot be had is named in it. Raises OperationFailed when `folder` cannot be written or holds something.
+    The manifest names what is missing. Raises OperationFailed when `folder` cannot be written or holds something.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise OperationFailed(f"{folder} is not empty: name another directory")
         missing: dict[str, str] = {}
-        for name, make in chain(_pieces(settings), _made(more)):
+        for name, make in chain(_standard_files(settings), _extra_files(extra)):
             say(name)
             try:
                 _write(folder / name, make())
@@ -61,45 +60,42 @@ def collect(
         manifest = {
             "collected_at": datetime.now(UTC).isoformat(),
             "version": __version__,
-            "files": {str(path.relative_to(folder)): _described(path) for path in _files(folder)},
+            "files": {str(path.relative_to(folder)): _describe(path) for path in _files(folder)},
             "missing": missing,
         }
         _write(folder / "manifest.json", _json(manifest))
-        sums = [f"{_described(path)['sha256']}  {path.relative_to(folder)}\n" for path in _files(folder)]
+        sums = [f"{_describe(path)['sha256']}  {path.relative_to(folder)}\n" for path in _files(folder)]
         _write(folder / "SHA256SUMS", "".join(sums).encode())
     except OSError as error:
         raise OperationFailed(f"cannot write {error.filename or folder}: {error.strerror}") from error
     return manifest
 
 
-def _pieces(settings: Settings) -> Iterator[tuple[str, Callable[[], bytes]]]:
+def _standard_files(settings: Settings) -> Iterator[tuple[str, Callable[[], bytes]]]:
     yield "config.json", lambda: _json([asdict(each) for each in effective_settings(settings)])
     yield "machine.json", lambda: _json(_machine(settings))
     for path in (*log_files(settings.log_dir), settings.log_dir / "audit.log"):
         if path.exists():
             yield f"logs/{path.name}", partial(_tail, path)
-    for member in members(settings):
-        for name, asked in PATHS.items():
+    for process in list_processes(settings):
+        for name, url_path in PATHS.items():
             kind = "txt" if name == "metrics" else "json"
-            yield f"{name}/{member.stem}.{kind}", partial(_answer, member, asked)
+            yield f"{name}/{process.stem}.{kind}", partial(_fetch, process, url_path)
     yield "redis.json", lambda: _json(_redis(settings))
 
 
-def _made(more: Mapping[str, Callable[[], Any]]) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    for name, make in more.items():
+def _extra_files(extra: Mapping[str, Callable[[], Any]]) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    for name, make in extra.items():
         yield name, lambda make=make: _json(make())  # type: ignore[misc]
 
 
-def _answer(member: Member, path: str) -> bytes:
-    if member.pid is None or member.ops_url is None:
-        raise OperationFailed(f"{member.stem} is dead")
+def _fetch(process: ManagedProcess, path: str) -> bytes:
+    if process.pid is None or process.ops_url is None:
+        raise OperationFailed(f"{process.stem} is dead")
     try:
-        with urllib.request.urlopen(member.ops_url + path, timeout=ASK_SECONDS) as answer:  # noqa: S310 - our own URL
-            return bytes(answer.read())
-    except urllib.error.HTTPError as error:
-        return bytes(error.read())
-    except OSError as error:
-        raise OperationFailed(f"{member.stem} does not answer") from error
+        return http_client().get(process.ops_url + path, timeout=ANSWER_SECONDS).content
+    except httpx.HTTPError as error:
+        raise OperationFailed(f"{process.stem} does not answer") from error
 
 
 def _redis(settings: Settings) -> dict[str, Any]:
@@ -121,7 +117,7 @@ def _machine(settings: Settings) -> dict[str, Any]:
         "load": psutil.getloadavg(),
         "memory": psutil.virtual_memory()._asdict(),
         "disk_of_logs": usage._asdict(),
-        "processes": [asdict(member) for member in members(settings)],
+        "processes": [asdict(process) for process in list_processes(settings)],
     }
 
 
@@ -144,5 +140,5 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _described(path: Path) -> dict[str, Any]:
+def _describe(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}

@@ -22,11 +22,10 @@ import psutil
 
 from email_ingestion.atomic_files import write_private
 from email_ingestion.errors import OperationFailed
-from email_ingestion.fleet.managed_processes import members, running
-from email_ingestion.fleet.managed_processes import start as start_fleet
-from email_ingestion.fleet.redis_server import command_of, start_again
+from email_ingestion.fleet.managed_processes import find_process, list_processes, start_all
+from email_ingestion.fleet.redis_server import restart_redis, start_command
 from email_ingestion.fleet.sandbox_stack import DATA, READY
-from email_ingestion.fleet.subprocesses import end, spawn
+from email_ingestion.fleet.subprocesses import spawn, terminate
 from email_ingestion.oauth2.consent import authorize
 from email_ingestion.settings import SANDBOX_PROFILE, Settings
 from email_ingestion.stream import open_link
@@ -86,8 +85,8 @@ def begin(settings: Settings, name: str, seconds: float) -> Broken:
 
 def undo(settings: Settings) -> str | None:
     """Mend what is broken; returns its name, or None when nothing is. Raises OperationFailed."""
-    if waiter := running(_waiter(settings)):
-        end([waiter], KILL_SECONDS)
+    if waiter := find_process(_waiter(settings)):
+        terminate([waiter], KILL_SECONDS)
     return mend(settings)
 
 
@@ -107,7 +106,7 @@ def _waiter(settings: Settings) -> Path:
 
 
 def _only_the_sandbox(settings: Settings) -> None:
-    if not SANDBOX_PROFILE.exists() or not running(settings.pid_dir / "sandbox.pid"):
+    if not SANDBOX_PROFILE.exists() or not find_process(settings.pid_dir / "sandbox.pid"):
         raise OperationFailed("a game day breaks the sandbox's stack only: `./scripts/start.sh --sandbox` first")
     profile = SANDBOX_PROFILE.read_text().splitlines()
     if f"REDIS_URL={settings.redis_address.url}" not in profile or f"IMAP_PORT={settings.imap_port}" not in profile:
@@ -127,18 +126,18 @@ def _kill(processes: list[psutil.Process]) -> None:
 
 
 def _break_redis(settings: Settings) -> dict[str, Any]:
-    server = running(settings.pid_dir / "redis.pid")
+    server = find_process(settings.pid_dir / "redis.pid")
     _kill([server] if server else [])
     return {}
 
 
 def _mend_redis(settings: Settings, _known: dict[str, Any]) -> None:
-    if not running(settings.pid_dir / "redis.pid"):
-        start_again(Path("data"), settings.pid_dir / "redis.pid", settings.log_dir / "redis.log", settings.redis_port)
+    if not find_process(settings.pid_dir / "redis.pid"):
+        restart_redis(Path("data"), settings.pid_dir / "redis.pid", settings.log_dir / "redis.log", settings.redis_port)
 
 
 def _redis_hint(_settings: Settings) -> str:
-    return f"systemd does not know this Redis; here it starts with: {' '.join(command_of(Path('data')))} &"
+    return f"systemd does not know this Redis; here it starts with: {' '.join(start_command(Path('data')))} &"
 
 
 # -- the mailbox
@@ -202,13 +201,13 @@ def _redirect(url: str) -> str:
 
 
 def _break_workers(settings: Settings) -> dict[str, Any]:
-    workers = [member.pid for member in members(settings) if member.stem.startswith("worker") and member.pid]
+    workers = [member.pid for member in list_processes(settings) if member.stem.startswith("worker") and member.pid]
     _kill([psutil.Process(pid) for pid in workers])
     return {"workers": len(workers)}
 
 
 def _mend_workers(settings: Settings, known: dict[str, Any]) -> None:
-    start_fleet(settings, int(known["workers"]), lambda _: None)
+    start_all(settings, int(known["workers"]), lambda _: None)
 
 
 def _add_strangers(settings: Settings) -> dict[str, Any]:

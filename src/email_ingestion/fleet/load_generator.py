@@ -10,8 +10,6 @@ stream, so that mail waits for that many messages and no longer.
 
 from __future__ import annotations
 
-import http.client
-import json
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +18,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import ceil
 from typing import Any, Literal
-from urllib.parse import urlsplit
+
+import httpx
 
 from email_ingestion.errors import OperationFailed
 from email_ingestion.fleet.sandbox_stack import control_url
@@ -31,15 +30,15 @@ from email_ingestion.stream import Appender, Receipt, SyntheticMessages, open_li
 from email_ingestion.stream.synthetic import synthetic_message
 
 WINDOW = 500
-PORTION = 100
-STEP_SECONDS = 0.02
-PATIENCE_SECONDS = 60.0  # without a single message coming to its end
+BATCH = 100
+POLL_SECONDS = 0.02
+GIVE_UP_SECONDS = 60.0  # without a single message coming to its end
 
 _LINES = "The quick brown fox jumps over the lazy dog while the queue fills up.\r\n"
 
 
 @dataclass
-class Result:
+class LoadResult:
     """What was measured; times in seconds."""
 
     way: Literal["sandbox", "rehearsal"]
@@ -79,35 +78,37 @@ def percentiles(values: list[float]) -> dict[str, float] | None:
     return {name: round(value, 4) for name, value in (found | {"max": ordered[-1]}).items()}
 
 
-def run(settings: Settings, emails: int, rate: float | None, at: Callable[[int], None]) -> Result:
-    """Send `emails` messages, `rate` a second where given, and wait for their end; `at` is told how many came to it.
+def generate_load(
+    settings: Settings, emails: int, rate: float | None, on_progress: Callable[[int], None]
+) -> LoadResult:
+    """Send `emails` messages, `rate` a second if given, and wait for their end; `on_progress` gets how many have ended.
 
     Raises OperationFailed when nobody could take them, RedisConnectionError and SinkUnavailable.
     """
     sandbox = control_url()
-    result = Result("sandbox" if sandbox else "rehearsal", emails)
+    result = LoadResult("sandbox" if sandbox else "rehearsal", emails)
     way = _through_sandbox(settings, sandbox, result, rate) if sandbox else _rehearse(settings, result, rate)
-    started = heard = time.monotonic()
+    started = last_arrival = time.monotonic()
     done = 0
     for _ in way:
         now = time.monotonic()
-        came = len(result.took) + result.failed
-        if came > done:
-            done, heard = came, now
+        arrived = len(result.took) + result.failed
+        if arrived > done:
+            done, last_arrival = arrived, now
             result.seconds = now - started
-            at(done)
-        if not result.missing or now - heard > PATIENCE_SECONDS + (1 / rate if rate else 0):
+            on_progress(done)
+        if not result.missing or now - last_arrival > GIVE_UP_SECONDS + (1 / rate if rate else 0):
             break
     return result
 
 
-def _due(result: Result, rate: float | None, since: float) -> int:
+def _due(result: LoadResult, rate: float | None, since: float) -> int:
     """How many are to be sent by now and were not."""
     allowed = result.emails if rate is None else min(result.emails, 1 + int((time.monotonic() - since) * rate))
     return allowed - result.sent
 
 
-def _rehearse(settings: Settings, result: Result, rate: float | None) -> Iterator[None]:
+def _rehearse(settings: Settings, result: LoadResult, rate: float | None) -> Iterator[None]:
     link = open_link(settings.redis_address, "email-ingestion-loadtest")
     workers = [each for each in read_presences(link) if each.get("component") == "worker"]
     if all(each.get("paused") for each in workers):
@@ -117,19 +118,19 @@ def _rehearse(settings: Settings, result: Result, rate: float | None) -> Iterato
     since = time.monotonic()
     while True:
         room = WINDOW - (result.sent - len(result.took) - result.failed)
-        portion = min(_due(result, rate, since), PORTION, room)
-        if portion > 0 and intake.backlog().depth < settings.stream_max_depth:
-            numbers = range(result.sent, result.sent + portion)
-            rehearsals.append([synthetic_message(name, number, letter(name, number)) for number in numbers])
-            result.sent += portion
+        batch = min(_due(result, rate, since), BATCH, room)
+        if batch > 0 and intake.backlog().depth < settings.stream_max_depth:
+            numbers = range(result.sent, result.sent + batch)
+            rehearsals.append([synthetic_message(name, number, sample_message(name, number)) for number in numbers])
+            result.sent += batch
         receipts = rehearsals.collect(name)
         _count(result, receipts)
         yield
         if not receipts:
-            time.sleep(STEP_SECONDS)
+            time.sleep(POLL_SECONDS)
 
 
-def _count(result: Result, receipts: list[Receipt]) -> None:
+def _count(result: LoadResult, receipts: list[Receipt]) -> None:
     for each in receipts:
         result.waited.append(each.waited)
         if each.delivered:
@@ -138,37 +139,36 @@ def _count(result: Result, receipts: list[Receipt]) -> None:
             result.failed += 1
 
 
-def _through_sandbox(settings: Settings, url: str, result: Result, rate: float | None) -> Iterator[None]:
+def _through_sandbox(settings: Settings, url: str, result: LoadResult, rate: float | None) -> Iterator[None]:
     account, name = settings.all_accounts[0].name, secrets.token_hex(6)
     sent: dict[str, float] = {}
-    with closing(open_ledger(settings.database_url)) as ledger, closing(_connected(url)) as connection:
+    with (
+        closing(open_ledger(settings.database_url)) as ledger,
+        httpx.Client(base_url=url, timeout=10, trust_env=False) as client,
+    ):
         since = time.monotonic()
         while True:
-            for _ in range(min(_due(result, rate, since), PORTION)):
+            for _ in range(min(_due(result, rate, since), BATCH)):
                 now = time.time()
-                sent[email_id(account, _deliver(connection, letter(name, result.sent)), "")] = now
+                sent[email_id(account, _deliver(client, sample_message(name, result.sent)), "")] = now
                 result.sent += 1
             arrived = ledger.processed(sent)
             result.took += [max(0.0, at.timestamp() - sent.pop(each)) for each, at in arrived.items()]
             yield
             if result.sent == result.emails or rate:
-                time.sleep(STEP_SECONDS)
+                time.sleep(POLL_SECONDS)
 
 
-def _connected(url: str) -> http.client.HTTPConnection:
-    return http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
-
-
-def _deliver(connection: http.client.HTTPConnection, raw: bytes) -> int:
-    """Into the sandbox; returns X-GM-MSGID."""
+def _deliver(client: httpx.Client, raw: bytes) -> int:
+    """Deliver a message into the sandbox's mailbox; return its X-GM-MSGID."""
     try:
-        connection.request("POST", "/deliver", raw, {"Content-Type": "message/rfc822"})
-        return int(json.load(connection.getresponse())["msgid"])
-    except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+        answer = client.post("/deliver", content=raw, headers={"Content-Type": "message/rfc822"})
+        return int(answer.json()["msgid"])
+    except (httpx.HTTPError, ValueError, KeyError) as error:
         raise OperationFailed("the sandbox does not take mail: see logs/sandbox.log") from error
 
 
-def letter(run: str, number: int) -> bytes:
+def sample_message(run: str, number: int) -> bytes:
     """A message of one to six kilobytes; every fourth is HTML, every tenth has an attachment."""
     text = _LINES * (10 + number * 7919 % 60)
     kind = "html" if number % 4 == 0 else "plain"

@@ -22,7 +22,7 @@ FOLLOW_SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class LogFilter:
     """Which records are meant."""
 
     since: datetime | None = None
@@ -38,12 +38,12 @@ class Wanted:
         )
 
 
-def records(log_dir: Path, wanted: Wanted) -> Iterator[Record]:
+def read_records(log_dir: Path, wanted: LogFilter) -> Iterator[Record]:
     """Those that were written so far, by time; lines that are no records, as a native crash leaves them, are not."""
     return _merged({path: _size(path) for path in log_files(log_dir)}, wanted)
 
 
-def follow(log_dir: Path, wanted: Wanted) -> Iterator[Record]:
+def follow_records(log_dir: Path, wanted: LogFilter) -> Iterator[Record]:
     """The same, and then those that are written, for ever; a file that is rotated, or new, is followed as well."""
     sizes = {path: _size(path) for path in log_files(log_dir)}
     tails = {path: _Tail(path, size) for path, size in sizes.items() if path.suffix == ".log"}
@@ -80,7 +80,7 @@ class _Tail:
                     yield record
 
 
-def _merged(sizes: Mapping[Path, int], wanted: Wanted) -> Iterator[Record]:
+def _merged(sizes: Mapping[Path, int], wanted: LogFilter) -> Iterator[Record]:
     since = wanted.since.timestamp() if wanted.since else 0.0
     files = [_read(path, size) for path, size in sizes.items() if _changed(path) >= since]
     merged = heapq.merge(*files, key=lambda record: str(record["timestamp"]))

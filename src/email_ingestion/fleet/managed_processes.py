@@ -1,35 +1,45 @@
-"""Producer and workers of this machine: start what is missing, stop all."""
+"""Producer and workers of this machine: find them, start what is missing, stop all, keep several workers running."""
 
 from __future__ import annotations
 
+import ctypes
 import json
+import signal
+import ssl
+import subprocess
 import sys
-import urllib.error
-import urllib.request
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from email_ingestion.daemon import running_pid
+from email_ingestion.daemon import StopSignal, handle_signals, running_pid
 from email_ingestion.errors import ConfigurationError
-from email_ingestion.fleet.subprocesses import end, lives, spawn
+from email_ingestion.fleet.subprocesses import is_alive, spawn, terminate
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, environment
 from email_ingestion.targets import remove_target
+
+if TYPE_CHECKING:
+    import httpx
 
 START_SECONDS = 30.0
 ANSWER_SECONDS = 2.0
 FOUNDATION_SECONDS = 10.0
 # Stopped last, in this order: the others need them to finish their work.
 FOUNDATIONS = ("sandbox", "redis")
+RESTART_SECONDS = 1.0  # before a crashed worker is started again
+POLL_SECONDS = 0.1
+FINAL_CODES = frozenset([2, 64, 78])  # of a process that only an operator can help
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ManagedProcess:
     """A process of this machine that left a PID file."""
 
     stem: str
@@ -37,20 +47,20 @@ class Member:
     ops_url: str | None
 
 
-def members(settings: Settings) -> list[Member]:
-    """Producer and workers that run here, or died here without taking their PID file away."""
+def list_processes(settings: Settings) -> list[ManagedProcess]:
+    """Return the producer and the workers that run here, or died here and left their PID file."""
     return [
-        Member(path.stem, running_pid(path), _ops_url(path))
+        ManagedProcess(path.stem, running_pid(path), _ops_url(path))
         for path in sorted(settings.pid_dir.glob("*.pid"))
         if path.stem.startswith(("producer", "worker"))
     ]
 
 
-def start(settings: Settings, workers: int, say: Callable[[str], None]) -> None:
-    """Start the producer and `workers` workers, each once. Raises OperationFailed or ConfigurationError."""
+def start_all(settings: Settings, workers: int, say: Callable[[str], None]) -> None:
+    """Start the producer and `workers` workers unless they run. Raises OperationFailed or ConfigurationError."""
     if not Path("producer.py").exists():
         raise ConfigurationError("there is no producer.py here: run this in the project's folder")
-    running = {member.stem: member.pid for member in members(settings) if member.pid}
+    running = {process.stem: process.pid for process in list_processes(settings) if process.pid}
     for number in range(workers + 1):
         stem = "producer" if number == 0 else "worker" if number == 1 else f"worker-{number}"
         if stem in running:
@@ -60,37 +70,37 @@ def start(settings: Settings, workers: int, say: Callable[[str], None]) -> None:
         spawn(
             [sys.executable, *script],
             settings.log_dir / f"{stem}.log",
-            partial(_up, settings.pid_dir / f"{stem}.pid"),
+            partial(_is_up, settings.pid_dir / f"{stem}.pid"),
             seconds=START_SECONDS,
             environment=environment() | _ports(settings, number),
         )
 
 
-def stop(settings: Settings, say: Callable[[str], None]) -> bool:
-    """Stop everything; returns whether nothing is left running."""
-    named = {path.stem: process for path in settings.pid_dir.glob("*.pid") if (process := running(path))}
+def stop_all(settings: Settings, say: Callable[[str], None]) -> bool:
+    """Stop everything; return whether nothing is left running."""
+    named = {path.stem: process for path in settings.pid_dir.glob("*.pid") if (process := find_process(path))}
     loops = {stem: process for stem, process in named.items() if stem not in FOUNDATIONS}
-    _end(loops, settings.stop_seconds + 5.0, say)
+    _terminate(loops, settings.stop_seconds + 5.0, say)
     for stem in FOUNDATIONS:
-        _end({stem: named[stem]} if stem in named else {}, FOUNDATION_SECONDS, say)
+        _terminate({stem: named[stem]} if stem in named else {}, FOUNDATION_SECONDS, say)
     for path in settings.pid_dir.glob("*.pid"):
-        if not running(path):
+        if not find_process(path):
             path.unlink(missing_ok=True)
             remove_target(path.stem)
     SANDBOX_PROFILE.unlink(missing_ok=True)
     if not named:
         say("nothing was running")
-    return not any(lives(process) for process in named.values())
+    return not any(is_alive(process) for process in named.values())
 
 
-def _end(processes: dict[str, psutil.Process], seconds: float, say: Callable[[str], None]) -> None:
-    killed = end(processes.values(), seconds)
+def _terminate(processes: dict[str, psutil.Process], seconds: float, say: Callable[[str], None]) -> None:
+    killed = terminate(processes.values(), seconds)
     for stem, process in sorted(processes.items()):
         say(f"{stem} {'had to be killed' if process in killed else 'stopped'}")
 
 
-def running(path: Path) -> psutil.Process | None:
-    """The process behind a PID file, if it is that process and lives."""
+def find_process(path: Path) -> psutil.Process | None:
+    """Return the process behind a PID file, if it is that process and lives."""
     pid = _redis_pid(path) if path.stem == "redis" else running_pid(path)
     if pid is None:
         return None
@@ -99,28 +109,30 @@ def running(path: Path) -> psutil.Process | None:
     return None
 
 
-def ask(url: str, seconds: float = ANSWER_SECONDS) -> dict[str, Any] | None:
-    """The JSON under a URL of one of our processes, whatever its HTTP status; None when it does not answer."""
-    try:
-        with urllib.request.urlopen(url, timeout=seconds) as answer:  # noqa: S310 - our own loopback URL
-            return _json(answer.read())
-    except urllib.error.HTTPError as error:
-        return _json(error.read())
-    except OSError:
-        return None
+def get_json(url: str, seconds: float = ANSWER_SECONDS) -> dict[str, Any] | None:
+    """Return the JSON object at a URL of one of our processes, whatever its HTTP status; None without an answer."""
+    import httpx  # noqa: PLC0415 - it takes 0.1 s, and nothing may run here
 
-
-def _json(body: bytes) -> dict[str, Any] | None:
     try:
-        value = json.loads(body)
-    except ValueError:
+        value = http_client().get(url, timeout=seconds).json()
+    except (httpx.HTTPError, ValueError):
         return None
     return value if isinstance(value, dict) else None
 
 
-def _up(pid_file: Path) -> bool:
+@cache
+def http_client() -> httpx.Client:
+    """Return the client for our own processes: no proxy, no kept connection, and no time spent on certificates."""
+    import httpx  # noqa: PLC0415
+
+    without_certificates = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    limits = httpx.Limits(max_keepalive_connections=0)
+    return httpx.Client(trust_env=False, verify=without_certificates, limits=limits)
+
+
+def _is_up(pid_file: Path) -> bool:
     url = _ops_url(pid_file)
-    return bool(running_pid(pid_file) and url and ask(f"{url}/livez"))
+    return bool(running_pid(pid_file) and url and get_json(f"{url}/livez"))
 
 
 def _ops_url(pid_file: Path) -> str | None:
@@ -132,17 +144,80 @@ def _ops_url(pid_file: Path) -> str | None:
         return None
 
 
-def _ports(settings: Settings, number: int) -> dict[str, str]:
-    """Where OPS_PORT and METRICS_PORT are set, the workers' are the numbers after them."""
-    chosen = {"OPS_PORT": settings.ops_port, "METRICS_PORT": settings.metrics_port}
-    return {name: str(port + number if port else port) for name, port in chosen.items() if port is not None}
+def _ports(settings: Settings, offset: int) -> dict[str, str]:
+    """Return OPS_PORT and METRICS_PORT of the process `offset` places after the first one, where they are set."""
+    ports = {"OPS_PORT": settings.ops_port, "METRICS_PORT": settings.metrics_port}
+    return {name: str(port + offset if port else port) for name, port in ports.items() if port is not None}
 
 
 def _redis_pid(path: Path) -> int | None:
-    """redis-server takes no lock of ours: its name must do."""
+    """Identify redis-server by its name, for it holds no lock of ours."""
     try:
         pid = int(path.read_text())
         name = psutil.Process(pid).name()
     except (OSError, ValueError, psutil.Error):
         return None
     return pid if name.startswith(("redis", "valkey")) else None
+
+
+class WorkerProcesses:
+    """`count` workers from number `first` on, every one a process with the ports, files and name of its `--instance`.
+
+    A worker that crashes is started again. One that refuses to start ends them all: only an operator can help it.
+    Once `stop` is requested all get SIGTERM, and none is started again.
+    """
+
+    def __init__(self, settings: Settings, first: int, count: int, options: Sequence[str], stop: StopSignal) -> None:
+        self._settings = settings
+        self._first = first
+        self._numbers = range(first, first + count)
+        self._options = options
+        self._stop = stop
+
+    def run(self) -> int:
+        """Return the worst exit code when all have ended."""
+        running = {number: self._start(number) for number in self._numbers}
+        restart_at: dict[int, float] = {}
+        codes: list[int] = []
+        stopping = False
+        while running or restart_at:
+            if self._stop.is_set() and not stopping:
+                stopping = True
+                restart_at.clear()
+                for child in running.values():
+                    child.terminate()
+            for number, code in [(number, child.poll()) for number, child in running.items()]:
+                if code is None:
+                    continue
+                del running[number]
+                if code in FINAL_CODES:
+                    self._stop.request(f"worker {number} refused to start")
+                if code == 0 or code in FINAL_CODES or stopping:
+                    codes.append(abs(code))
+                else:
+                    restart_at[number] = time.monotonic() + RESTART_SECONDS
+            for number in [number for number, at in restart_at.items() if at <= time.monotonic()]:
+                del restart_at[number]
+                running[number] = self._start(number)
+            self._stop.wait(POLL_SECONDS) if not stopping else time.sleep(POLL_SECONDS)
+        return max(codes, default=0)
+
+    def _start(self, number: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, sys.argv[0], "--instance", str(number), *self._options]
+        variables = environment() | _ports(self._settings, number - self._first)
+        return subprocess.Popen(command, env=variables, preexec_fn=_end_with_parent())  # noqa: PLW1509 - see there
+
+
+def _end_with_parent() -> Callable[[], None] | None:
+    """Let the kernel end the workers of a killed parent (Linux): orphans would keep their names from the next ones."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl  # looked up here: after the fork a thread's lock may be held for ever
+    return partial(prctl, _PR_SET_PDEATHSIG, int(signal.SIGTERM))
+
+
+def run_workers(settings: Settings, first: int, count: int, options: Sequence[str]) -> int:
+    """Run workers until SIGTERM or SIGINT, or until all have ended; return the worst exit code."""
+    stop = StopSignal()
+    handle_signals(stop, lambda _: None)
+    return WorkerProcesses(settings, first, count, options, stop).run()

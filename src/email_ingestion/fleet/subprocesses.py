@@ -1,7 +1,8 @@
-"""Starts a process that outlives us, waits until it is up, and ends it; knows processes, not what they do."""
+"""Detached processes: start one and wait until it is up, terminate it, and find free ports for it."""
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import psutil
 
 from email_ingestion.errors import ConfigurationError, EmailIngestionError, OperationFailed
 
-STEP_SECONDS = 0.05
+POLL_SECONDS = 0.05
 KILL_SECONDS = 5.0
 BAD_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
 
@@ -21,14 +22,14 @@ BAD_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
 def spawn(
     command: Sequence[str],
     log: Path,
-    up: Callable[[], bool],
+    is_up: Callable[[], bool],
     *,
     seconds: float,
     environment: dict[str, str] | None = None,
 ) -> None:
-    """Start `command` detached, its output appended to `log`, and return once `up` says so.
+    """Start `command` detached, its output appended to `log`, and return once `is_up` returns True.
 
-    Raises ConfigurationError or OperationFailed with the last thing it said when it ends or is not up in time.
+    Raises ConfigurationError or OperationFailed with the last line of its output when it ends or is not up in time.
     """
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -47,48 +48,50 @@ def spawn(
             creationflags=_DETACHED,
         )
     deadline = time.monotonic() + seconds
-    while not up():
+    while not is_up():
         code = child.poll()
         if code is not None:
-            raise _failure(code)(f"{Path(command[1]).name} did not start: {_said(log, before)}")
+            raise _failure(code)(f"{Path(command[1]).name} did not start: {_last_line(log, before)}")
         if time.monotonic() > deadline:
-            end([psutil.Process(child.pid)], 1.0)
-            raise OperationFailed(f"{Path(command[1]).name} was not up within {seconds:.0f} s: {_said(log, before)}")
-        time.sleep(STEP_SECONDS)
+            terminate([psutil.Process(child.pid)], 1.0)
+            raise OperationFailed(
+                f"{Path(command[1]).name} was not up within {seconds:.0f} s: {_last_line(log, before)}"
+            )
+        time.sleep(POLL_SECONDS)
 
 
 _DETACHED: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) if sys.platform == "win32" else 0
 
 
-def end(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
-    """Ask processes to end and wait; returns those that had to be killed."""
-    asked = list(processes)
-    for process in asked:
+def terminate(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Terminate processes and wait; return the ones that had to be killed."""
+    terminated = list(processes)
+    for process in terminated:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
-    left = _outlasting(asked, seconds)
+    left = _wait(terminated, seconds)
     for process in left:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    _outlasting(left, KILL_SECONDS)
+    _wait(left, KILL_SECONDS)
     return left
 
 
-def lives(process: psutil.Process) -> bool:
-    """Whether it still runs; one that only waits for its parent to notice its end does not."""
+def is_alive(process: psutil.Process) -> bool:
+    """Return whether a process still runs; a zombie does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
-def _outlasting(processes: Sequence[psutil.Process], seconds: float) -> list[psutil.Process]:
-    """Wait for their end; returns those that live on."""
+def _wait(processes: Sequence[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Wait for their end; return the ones that still live."""
     deadline = time.monotonic() + seconds
-    while left := [process for process in processes if lives(process)]:
+    while left := [process for process in processes if is_alive(process)]:
         if time.monotonic() > deadline:
             break
-        time.sleep(STEP_SECONDS)
+        time.sleep(POLL_SECONDS)
     return left
 
 
@@ -96,8 +99,37 @@ def _failure(code: int) -> type[EmailIngestionError]:
     return ConfigurationError if code == BAD_CONFIGURATION else OperationFailed
 
 
-def _said(log: Path, start: int) -> str:
+def _last_line(log: Path, start: int) -> str:
     with log.open("rb") as file:
         file.seek(start)
         lines = file.read()[-4000:].decode("utf-8", "replace").strip().splitlines()
     return lines[-1] if lines else f"see {log}"
+
+
+def start_on_free_ports(wanted: Sequence[int], start: Callable[[Sequence[int]], None]) -> Sequence[int]:
+    """Call `start` with free ports, again if another process took one meanwhile; return the ports.
+
+    `wanted` are the preferred ports; 0 means any. Raises the error of `start` when the ports are not the reason.
+    """
+    while True:
+        ports = [_free_port(port) for port in wanted]
+        try:
+            start(ports)
+        except (ConfigurationError, OperationFailed):
+            if ports == [_free_port(port) for port in ports]:
+                raise
+        else:
+            return ports
+
+
+def _free_port(wanted: int) -> int:
+    """Return `wanted` if nobody listens there, else a port the system chooses."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise OperationFailed("this machine has no free port")

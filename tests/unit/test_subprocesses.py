@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from email_ingestion.errors import OperationFailed
-from email_ingestion.fleet.ports import on_free_ports
+from email_ingestion.fleet.subprocesses import start_on_free_ports
 from tests.servers.ports import free_port
 
 
@@ -23,7 +23,7 @@ def test_a_port_that_somebody_takes_meanwhile_is_not_insisted_on():
                 cleanup.enter_context(socket.create_server(("127.0.0.1", ports[1])))
                 raise OperationFailed("the port is in use")
 
-        ports = on_free_ports(wanted, start)
+        ports = start_on_free_ports(wanted, start)
     assert tried == [wanted, ports]
     assert ports[0] == wanted[0]
     assert ports[1] != wanted[1]
@@ -37,5 +37,5 @@ def test_what_is_wrong_for_another_reason_is_not_tried_twice():
         raise OperationFailed("no memory")
 
     with pytest.raises(OperationFailed, match="no memory"):
-        on_free_ports([free_port()], start)
+        start_on_free_ports([free_port()], start)
     assert len(tried) == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from email_ingestion.daemon import StopSignal
-from email_ingestion.fleet.crew import Crew
+from email_ingestion.fleet.managed_processes import WorkerProcesses
 from email_ingestion.records import Cursor
 from email_ingestion.settings import load_settings
 from email_ingestion.stream import Appender, Keys
@@ -42,7 +42,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def _crew(folder: Path, refusing: str = "") -> tuple[StopSignal, threading.Thread, list[int]]:
     (folder / "script.py").write_text(SCRIPT.format(refusing=refusing))
     stop, codes = StopSignal(), []
-    crew = Crew(load_settings(), 3, 2, (), stop)
+    crew = WorkerProcesses(load_settings(), 3, 2, (), stop)
     thread = threading.Thread(target=lambda: codes.append(crew.run()))
     return stop, thread, codes
 
