@@ -18,7 +18,7 @@ import pytest
 
 from email_ingestion.cli.diagnostics import doctor
 from email_ingestion.doctor.checks import examine
-from email_ingestion.ledger.mark import ledger_mark
+from email_ingestion.ledger.fingerprint import ledger_fingerprint
 from email_ingestion.ledger.store import open_ledger
 from email_ingestion.stream import announce_presence
 from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
@@ -242,7 +242,7 @@ def wrong_route(world: World) -> None:
 def another_database(world: World) -> None:
     open_ledger(f"sqlite:///{world.here.folder}/data/email_ingestion.db").close()
     open_ledger(f"sqlite:///{world.here.folder}/elsewhere.db").close()
-    mark = ledger_mark(f"sqlite:///{world.here.folder}/elsewhere.db")
+    mark = ledger_fingerprint(f"sqlite:///{world.here.folder}/elsewhere.db")
     record = {"component": "worker", "instance": "there-worker-1", "pid": 1, "seen": time.time(), "ledger": mark}
     announce_presence(link(world.redis.url), record)
 

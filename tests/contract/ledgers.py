@@ -6,7 +6,7 @@ import hashlib
 from datetime import UTC, datetime, timedelta
 
 from email_ingestion.blobs import reference
-from email_ingestion.ledger.records import Content, StoredEmail
+from email_ingestion.ledger.model import Content, StoredEmail
 from email_ingestion.records import Address, Attachment, Email, Envelope
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)

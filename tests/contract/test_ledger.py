@@ -18,7 +18,7 @@ from sqlalchemy import create_engine, text
 
 from email_ingestion.blobs import open_blobs, reference
 from email_ingestion.errors import PermanentError, TransientError
-from email_ingestion.ledger.records import Content, StoredEmail
+from email_ingestion.ledger.model import Content, StoredEmail
 from email_ingestion.ledger.store import Ledger, content_of, open_ledger
 from email_ingestion.records import Address, AuthenticationResults, Bounce, MailingList
 from tests.contract.ledgers import EPOCH, letters, mail, raw_of, sha256, stored
@@ -48,9 +48,9 @@ def test_a_message_is_recorded_once_however_often_it_comes(ledger: Ledger) -> No
 
 
 def test_what_was_given_up_is_remembered_and_is_no_delivery(ledger: Ledger) -> None:
-    ledger.note_purged(ids(1, 2))
-    ledger.note_purged(ids(2, 3))
-    ledger.note_purged([])
+    ledger.record_purged(ids(1, 2))
+    ledger.record_purged(ids(2, 3))
+    ledger.record_purged([])
     assert ledger.purged(ids(1, 2, 3, 4)) == ids(1, 2, 3)
     assert ledger.known_ids(ids(1, 2, 3)) == set()
     assert ledger.record(letters(1)) == ids(1)
@@ -128,7 +128,7 @@ def test_every_gmail_identity_fits_and_shows_as_a_plain_number(
 ) -> None:
     email = mail(1, gm_msgid=gm_msgid)
     assert ledger.record([stored(email)]) == {f"default:gm:{gm_msgid}"}
-    assert ledger.known("default", [gm_msgid, 17]) == {gm_msgid}
+    assert ledger.known_gm_msgids("default", [gm_msgid, 17]) == {gm_msgid}
     [(shown,)] = rows(database_url, "SELECT gm_msgid FROM emails")
     assert isinstance(shown, int | str | Decimal)
     assert str(shown) == str(gm_msgid)
@@ -143,10 +143,10 @@ def test_a_message_without_gmail_identity_is_known_by_its_bytes(ledger: Ledger) 
 
 def test_known_answers_for_more_values_than_one_statement_takes(ledger: Ledger) -> None:
     ledger.record(letters(*range(0, 40, 2)))
-    assert ledger.known("default", range(40_000)) == set(range(0, 40, 2))
+    assert ledger.known_gm_msgids("default", range(40_000)) == set(range(0, 40, 2))
     assert ledger.known_ids(f"default:gm:{number}" for number in range(2_000)) == ids(*range(0, 40, 2))
-    assert ledger.known("other", range(40)) == set()
-    assert ledger.known("default", []) == set()
+    assert ledger.known_gm_msgids("other", range(40)) == set()
+    assert ledger.known_gm_msgids("default", []) == set()
 
 
 def test_known_uids_are_those_of_one_mailbox_under_one_uidvalidity(ledger: Ledger) -> None:
@@ -198,17 +198,17 @@ def test_a_row_shows_what_parsing_found(ledger: Ledger, database_url: str) -> No
 def test_a_rehearsal_does_what_recording_does_and_nobody_sees_it(ledger: Ledger, database_url: str) -> None:
     ledger.record([stored(mail(1, attachments=(b"shared",)))])
     tables = {name: rows(database_url, f"SELECT * FROM {name}") for name in ("emails", "attachments", "contents")}
-    ledger.rehearse([stored(mail(number, attachments=(b"shared", b"own"))) for number in (1, 2, 3)])
+    ledger.record_and_roll_back([stored(mail(number, attachments=(b"shared", b"own"))) for number in (1, 2, 3)])
     assert {name: rows(database_url, f"SELECT * FROM {name}") for name in tables} == tables
     assert ledger.record(letters(2)) == ids(2)
     with pytest.raises(PermanentError):
-        ledger.rehearse([stored(mail(4, subject="\ud800"))])
+        ledger.record_and_roll_back([stored(mail(4, subject="\ud800"))])
 
 
 def test_the_time_of_recording_is_told(ledger: Ledger) -> None:
     before = datetime.now(UTC)
     ledger.record(letters(1, 2))
-    found = ledger.processed(ids(1, 2, 3))
+    found = ledger.processed_times(ids(1, 2, 3))
     assert found.keys() == ids(1, 2)
     assert all(before <= at <= datetime.now(UTC) for at in found.values())
 
@@ -299,12 +299,12 @@ def test_kill_9_loses_nothing_acknowledged_and_leaves_nothing_half(database_url:
 
 def test_labels_change_where_they_differ_and_only_in_the_mailbox_they_came_from(ledger: Ledger):
     ledger.record([stored(mail(1)), stored(mail(2)), stored(mail(3, mailbox="Work"))])
-    same = ledger.found(mail(1).email_id)
+    same = ledger.stored_facts(mail(1).email_id)
     assert same
     wanted = {mail(1).email_id: same.envelope.labels, mail(2).email_id: ("neu",), mail(3).email_id: (), "default-x": ()}
     known = {mail(number).email_id for number in (1, 2, 3)}
-    assert ledger.relabel("INBOX", wanted) == (known, 1)
-    assert ledger.relabel("INBOX", wanted) == (known, 0)
-    found = [ledger.found(mail(number).email_id) for number in (1, 2, 3)]
+    assert ledger.update_labels("INBOX", wanted) == (known, 1)
+    assert ledger.update_labels("INBOX", wanted) == (known, 0)
+    found = [ledger.stored_facts(mail(number).email_id) for number in (1, 2, 3)]
     assert [each.envelope.labels for each in found if each] == [same.envelope.labels, ("neu",), same.envelope.labels]
-    assert ledger.relabel("INBOX", {}) == (set(), 0)
+    assert ledger.update_labels("INBOX", {}) == (set(), 0)

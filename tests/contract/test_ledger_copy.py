@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from email_ingestion.errors import OperationFailed
-from email_ingestion.ledger.copy import Copied, bring_back, check_copy, copy_ledger
-from email_ingestion.ledger.records import Place
+from email_ingestion.ledger.copy import LedgerCopy, check_copy, copy_ledger, merge_copy
+from email_ingestion.ledger.model import Location
 from email_ingestion.ledger.store import Ledger, open_ledger
 from tests.contract.ledgers import mail, stored
 
 
-def _copy(url: str, path: Path) -> Copied:
+def _copy(url: str, path: Path) -> LedgerCopy:
     copied = copy_ledger(url, path, lambda done, of: None)
     assert copied
     check_copy(path, copied)
@@ -40,41 +40,41 @@ def _emptied(url: str) -> None:
 def test_what_was_lost_comes_back_and_can_be_found(ledger: Ledger, database_url: str, tmp_path: Path):
     letters = [mail(n, subject=f"word{n}", attachments=(b"x" * n,)) for n in range(1, 31)]
     ledger.record([stored(each) for each in letters])
-    ledger.note_places("default", {Place("Work", 7, 99): letters[0].email_id})
+    ledger.record_locations("default", {Location("Work", 7, 99): letters[0].email_id})
     copied = _copy(database_url, tmp_path / "copy")
     assert copied.rows["emails"] == 30
     assert copied.rows["attachments"] == 30
     assert copied.rows["places"] == 1
     _emptied(database_url)
     assert ledger.count() == 0
-    assert bring_back(database_url, tmp_path / "copy", copied) == 30
+    assert merge_copy(database_url, tmp_path / "copy", copied) == 30
     assert ledger.known_ids(each.email_id for each in letters) == {each.email_id for each in letters}
     assert [hit.subject for hit in ledger.search("word17")] == ["word17"]
-    assert ledger.found_again("default", "Work", 7, 1, 100)
+    assert ledger.other_locations("default", "Work", 7, 1, 100)
     assert _copy(database_url, tmp_path / "again").rows == copied.rows
 
 
 def test_what_an_operator_gave_up_stays_given_up(ledger: Ledger, database_url: str, tmp_path: Path):
-    ledger.note_purged(["default:1", "default:2"])
+    ledger.record_purged(["default:1", "default:2"])
     copied = _copy(database_url, tmp_path / "copy")
     _emptied(database_url)
-    ledger.note_purged(["default:2", "default:3"])
-    bring_back(database_url, tmp_path / "copy", copied)
+    ledger.record_purged(["default:2", "default:3"])
+    merge_copy(database_url, tmp_path / "copy", copied)
     everything = {"default:1", "default:2", "default:3"}
     assert ledger.purged(everything) == everything
 
 
 def test_a_copy_of_a_release_that_counted_fewer_tables_is_good(ledger: Ledger, database_url: str, tmp_path: Path):
-    ledger.note_purged(["default:1"])
+    ledger.record_purged(["default:1"])
     copied = _copy(database_url, tmp_path / "copy")
-    check_copy(tmp_path / "copy", Copied(copied.kind, copied.schema, {"emails": 0}))
+    check_copy(tmp_path / "copy", LedgerCopy(copied.kind, copied.schema, {"emails": 0}))
 
 
 def test_a_ledger_that_is_ahead_stays_ahead(ledger: Ledger, database_url: str, tmp_path: Path):
     ledger.record([stored(mail(n)) for n in range(1, 11)])
     copied = _copy(database_url, tmp_path / "copy")
     ledger.record([stored(mail(n)) for n in range(11, 16)])
-    assert bring_back(database_url, tmp_path / "copy", copied) == 0
+    assert merge_copy(database_url, tmp_path / "copy", copied) == 0
     assert ledger.count() == 15
 
 
@@ -115,6 +115,6 @@ def test_there_is_nothing_to_copy_before_there_is_a_ledger(database_url: str, tm
 
 def test_a_copy_goes_back_into_its_own_kind_of_database(ledger: Ledger, database_url: str, tmp_path: Path):
     copied = _copy(database_url, tmp_path / "copy")
-    foreign = Copied("postgresql" if copied.kind == "sqlite" else "sqlite", copied.schema, copied.rows)
+    foreign = LedgerCopy("postgresql" if copied.kind == "sqlite" else "sqlite", copied.schema, copied.rows)
     with pytest.raises(OperationFailed, match="restore it there"):
-        bring_back(database_url, tmp_path / "copy", foreign)
+        merge_copy(database_url, tmp_path / "copy", foreign)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from email_ingestion.ledger.outbox import Claim
+from email_ingestion.ledger.outbox import DeliveryClaim
 from email_ingestion.ledger.store import Ledger
 from tests.contract.ledgers import letters, mail, stored
 
@@ -14,16 +14,20 @@ LEASE = 60.0
 NOW = 0.0
 
 
-def record(ledger: Ledger, *numbers: int, owed_to: tuple[str, ...] = ("a", "b"), again: str | None = None) -> set[str]:
-    return ledger.record([replace(letter, owed_to=owed_to, again=again) for letter in letters(*numbers)])
+def record(
+    ledger: Ledger, *numbers: int, owed_to: tuple[str, ...] = ("a", "b"), only_sink: str | None = None
+) -> set[str]:
+    return ledger.record([replace(letter, owed_to=owed_to, only_sink=only_sink) for letter in letters(*numbers)])
 
 
-def claim(ledger: Ledger, sink: str = "a", *, holder: str = "one", most: int = 10, lease: float = LEASE) -> Claim:
-    return ledger.outbox.claim(sink, holder, most, lease)
+def claim(
+    ledger: Ledger, sink: str = "a", *, holder: str = "one", limit: int = 10, lease: float = LEASE
+) -> DeliveryClaim:
+    return ledger.outbox.claim(sink, holder, limit, lease)
 
 
-def ids(claimed: Claim) -> list[str]:
-    return [owed.envelope.email_id for owed in claimed.owed]
+def ids(claimed: DeliveryClaim) -> list[str]:
+    return [owed.envelope.email_id for owed in claimed.deliveries]
 
 
 def test_a_new_message_is_owed_to_each_of_its_sinks(ledger: Ledger) -> None:
@@ -37,14 +41,14 @@ def test_a_claim_has_the_whole_envelope(ledger: Ledger) -> None:
     email = mail(1, gm_msgid=2**63 + 5)
     email = replace(email, envelope=replace(email.envelope, flags=("\\Seen",)))
     ledger.record([replace(stored(email), owed_to=("a",))])
-    (owed,) = claim(ledger).owed
+    (owed,) = claim(ledger).deliveries
     assert (owed.envelope, owed.raw_ref, owed.attempt) == (email.envelope, stored(email).raw_ref, 1)
 
 
 def test_a_redelivered_message_is_owed_to_nobody_again(ledger: Ledger) -> None:
     record(ledger, 1)
     first = claim(ledger)
-    ledger.outbox.delivered(first, ids(first))
+    ledger.outbox.mark_delivered(first, ids(first))
     record(ledger, 1)
     assert ids(claim(ledger)) == []
     assert ledger.outbox.backlog("b").waiting == 1
@@ -52,17 +56,17 @@ def test_a_redelivered_message_is_owed_to_nobody_again(ledger: Ledger) -> None:
 
 def test_what_one_worker_holds_no_other_one_gets(ledger: Ledger) -> None:
     record(ledger, 1, 2, 3)
-    assert len(claim(ledger, most=2).owed) == 2
-    assert len(claim(ledger, holder="two").owed) == 1
-    assert claim(ledger, holder="three").owed == ()
+    assert len(claim(ledger, limit=2).deliveries) == 2
+    assert len(claim(ledger, holder="two").deliveries) == 1
+    assert claim(ledger, holder="three").deliveries == ()
 
 
 def test_what_a_dead_worker_held_comes_back_alone_and_has_spent_an_attempt(ledger: Ledger) -> None:
     record(ledger, 1, 2, 3)
-    claim(ledger, most=2, lease=NOW)
+    claim(ledger, limit=2, lease=NOW)
     seen = [claim(ledger, holder="two") for _ in range(3)]
-    assert sorted(len(each.owed) for each in seen) == [1, 1, 1]
-    assert sorted((each.abandoned, each.owed[0].attempt) for each in seen) == [(False, 1), (True, 2), (True, 2)]
+    assert sorted(len(each.deliveries) for each in seen) == [1, 1, 1]
+    assert sorted((each.abandoned, each.deliveries[0].attempt) for each in seen) == [(False, 1), (True, 2), (True, 2)]
 
 
 def test_a_restarted_worker_need_not_wait_for_its_own_lease(ledger: Ledger) -> None:
@@ -77,24 +81,24 @@ def test_what_is_given_back_has_spent_no_attempt(ledger: Ledger) -> None:
     record(ledger, 1, 2)
     for _ in range(10):
         claimed = claim(ledger)
-        assert [owed.attempt for owed in claimed.owed] == [1, 1]
-        ledger.outbox.give_back(claimed, ids(claimed))
+        assert [owed.attempt for owed in claimed.deliveries] == [1, 1]
+        ledger.outbox.release(claimed, ids(claimed))
 
 
 def test_what_is_deferred_waits(ledger: Ledger) -> None:
     record(ledger, 1, 2)
     first = claim(ledger)
-    ledger.outbox.deferred(first, {"default:gm:1": 3600.0, "default:gm:2": NOW})
+    ledger.outbox.defer(first, {"default:gm:1": 3600.0, "default:gm:2": NOW})
     again = claim(ledger)
-    assert (ids(again), again.owed[0].attempt, again.abandoned) == (["default:gm:2"], 2, False)
+    assert (ids(again), again.deliveries[0].attempt, again.abandoned) == (["default:gm:2"], 2, False)
 
 
 def test_a_late_worker_cannot_change_what_another_one_has_taken_over(ledger: Ledger) -> None:
     record(ledger, 1)
     late = claim(ledger, lease=NOW)
     claim(ledger, holder="two")
-    ledger.outbox.give_back(late, ids(late))
-    ledger.outbox.deferred(late, {"default:gm:1": NOW})
+    ledger.outbox.release(late, ids(late))
+    ledger.outbox.defer(late, {"default:gm:1": NOW})
     assert ids(claim(ledger)) == []
 
 
@@ -102,8 +106,8 @@ def test_what_a_late_worker_did_deliver_is_not_delivered_again(ledger: Ledger) -
     record(ledger, 1)
     late = claim(ledger, lease=NOW)
     other = claim(ledger, holder="two")
-    ledger.outbox.delivered(late, ids(late))
-    ledger.outbox.give_back(other, ids(other))
+    ledger.outbox.mark_delivered(late, ids(late))
+    ledger.outbox.release(other, ids(other))
     assert ids(claim(ledger)) == []
     assert ledger.outbox.backlog("a").waiting == 0
 
@@ -111,10 +115,10 @@ def test_what_a_late_worker_did_deliver_is_not_delivered_again(ledger: Ledger) -
 def test_a_prolonged_claim_holds_with_its_new_end(ledger: Ledger) -> None:
     record(ledger, 1)
     claimed = claim(ledger, lease=NOW)
-    longer = ledger.outbox.hold(claimed, ids(claimed), LEASE)
-    assert claim(ledger, holder="two").owed == ()
-    ledger.outbox.give_back(longer, ids(longer))
-    assert claim(ledger, holder="two").owed[0].attempt == 1
+    longer = ledger.outbox.extend(claimed, ids(claimed), LEASE)
+    assert claim(ledger, holder="two").deliveries == ()
+    ledger.outbox.release(longer, ids(longer))
+    assert claim(ledger, holder="two").deliveries[0].attempt == 1
 
 
 @pytest.mark.parametrize("state", ["waiting", "delivered"])
@@ -122,8 +126,8 @@ def test_a_replay_repeats_nothing_that_is_delivered_or_on_its_way(ledger: Ledger
     record(ledger, 1)
     if state == "delivered":
         first = claim(ledger)
-        ledger.outbox.delivered(first, ids(first))
-    record(ledger, 1, again="a")
+        ledger.outbox.mark_delivered(first, ids(first))
+    record(ledger, 1, only_sink="a")
     assert ledger.outbox.backlog("a").waiting == (state == "waiting")
     assert ledger.outbox.backlog("b").waiting == 1
 
@@ -131,10 +135,10 @@ def test_a_replay_repeats_nothing_that_is_delivered_or_on_its_way(ledger: Ledger
 def test_a_replayed_dead_letter_is_owed_to_its_sink_once_more(ledger: Ledger) -> None:
     record(ledger, 1)
     first = claim(ledger)
-    ledger.outbox.buried(first, ids(first))
+    ledger.outbox.mark_dead(first, ids(first))
     assert ids(claim(ledger)) == []
-    record(ledger, 1, again="a")
-    (owed,) = claim(ledger).owed
+    record(ledger, 1, only_sink="a")
+    (owed,) = claim(ledger).deliveries
     assert owed.attempt == 1
 
 

@@ -368,7 +368,7 @@ def test_a_stopped_courier_gives_back_what_it_has_not_begun(sinks: Sinks):
     courier.join()
     assert sum(box.taken.values()) == 1
     left = sinks.ledger.outbox.claim("box", "another", 10, 30.0)
-    assert [owed.attempt for owed in left.owed] == [1, 1]
+    assert [owed.attempt for owed in left.deliveries] == [1, 1]
 
 
 def test_a_letter_that_redis_does_not_take_is_kept_in_the_database(sinks: Sinks, redis_server: RedisServer):

@@ -78,7 +78,7 @@ def test_what_an_operator_gave_up_does_not_come_back(filled: World):
         entries = client.xrange(KEYS.dlq)
         client.delete(KEYS.dlq)
     assert sums(filled.reconcile()) == (10, 0, 10, 10)
-    filled.ledger().note_purged(f"default:gm:{int(fields[b'gm_msgid'])}" for _, fields in entries[:9])
+    filled.ledger().record_purged(f"default:gm:{int(fields[b'gm_msgid'])}" for _, fields in entries[:9])
     report = filled.reconcile(repair=True)
     assert (report.purged, report.missing, report.repaired) == (9, 1, 1)
     filled.flush()

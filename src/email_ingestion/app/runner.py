@@ -33,7 +33,7 @@ from email_ingestion.daemon import (
 )
 from email_ingestion.errors import ConfigurationError, EmailIngestionError, OperationFailed, RedisConnectionError
 from email_ingestion.events import Event, Started, Stopped, Stopping
-from email_ingestion.ledger.mark import ledger_mark
+from email_ingestion.ledger.fingerprint import ledger_fingerprint
 from email_ingestion.ops.admin import Admin, ops_token
 from email_ingestion.ops.compose import Ops, open_ops
 from email_ingestion.ops.http import serve
@@ -175,7 +175,7 @@ def run_process(
         handle_signals(stop, ops.observe)
         body = build(Parts(settings, identity, ops, link, breakers, stop, control, front))
         gc.freeze()  # what is there now stays: no collection need look at it
-        mark = partial(ledger_mark, settings.database_url)
+        mark = partial(ledger_fingerprint, settings.database_url)
         refusals: list[EmailIngestionError] = []
 
         def refuse(error: ConfigurationError) -> None:

@@ -29,7 +29,7 @@ from email_ingestion.backup.archive import (
     write_beside,
 )
 from email_ingestion.errors import ConfigurationError, OperationFailed
-from email_ingestion.ledger.copy import Copied, check_copy, copy_ledger
+from email_ingestion.ledger.copy import LedgerCopy, check_copy, copy_ledger
 from email_ingestion.settings import RedisAddress
 from email_ingestion.stream import RedisLink, SnapshotRestore, Tally, open_link, read_server_info, read_snapshot
 from email_ingestion.stream.snapshot import SnapshotTorn
@@ -126,9 +126,9 @@ def ledger_in(archive: Archive, folder: Path) -> Path:
     return path
 
 
-def copied_of(archive: Archive) -> Copied | None:
+def copied_of(archive: Archive) -> LedgerCopy | None:
     """What the manifest says of the ledger; None when there was none."""
-    return Copied(**archive.manifest.database) if archive.manifest.database else None
+    return LedgerCopy(**archive.manifest.database) if archive.manifest.database else None
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from email_ingestion.backup.archive import Archive, unpack_archive
 from email_ingestion.backup.create import Steps, copied_of, ledger_in, load, partitions_in, working_directory
 from email_ingestion.daemon import running_pid
 from email_ingestion.errors import OperationFailed
-from email_ingestion.ledger.copy import bring_back
+from email_ingestion.ledger.copy import merge_copy
 from email_ingestion.stream import RedisLink, SnapshotRestore, read_gauges
 
 
@@ -100,7 +100,7 @@ def _bring_back(archive: Archive, target: Target, folder: Path, steps: Steps) ->
     if not copied or not target.database_url:
         return None
     steps.begin("bringing back what the database lacks", None)
-    return bring_back(target.database_url, ledger_in(archive, folder), copied)
+    return merge_copy(target.database_url, ledger_in(archive, folder), copied)
 
 
 def _refuse_latecomers(target: Target) -> None:

@@ -21,7 +21,7 @@ from email_ingestion.errors import OperationFailed
 from email_ingestion.settings import load_settings
 
 if TYPE_CHECKING:
-    from email_ingestion.ledger.records import Found
+    from email_ingestion.ledger.model import StoredFacts
     from email_ingestion.ledger.search import Hit
 
 
@@ -99,7 +99,7 @@ def export(
         raise typer.BadParameter("--eml and --json exclude each other")
     settings = load_settings()
     with closing(open_ledger(settings.database_url)) as ledger:
-        found = ledger.found(email_id)
+        found = ledger.stored_facts(email_id)
         if found is None:
             typer.echo(f"{email_id} is not in the database: email-ingestion search finds identities.", err=True)
             raise typer.Exit(1)
@@ -107,7 +107,7 @@ def export(
     _write(_record(found, raw) if record else raw, output)
 
 
-def _record(found: Found, raw: bytes) -> bytes:
+def _record(found: StoredFacts, raw: bytes) -> bytes:
     from email_ingestion.email_json import as_json  # noqa: PLC0415 - a search parses nothing
     from email_ingestion.parsing import parse  # noqa: PLC0415
 

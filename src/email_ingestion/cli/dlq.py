@@ -299,7 +299,7 @@ def _remove(
         with progress("deleting", len(exported.letters)) as advance:
             for deleted in graveyard.remove(exported.letters):
                 if ledger:
-                    ledger.note_purged(filter(None, map(exported.letters.get, deleted)))
+                    ledger.record_purged(filter(None, map(exported.letters.get, deleted)))
                 outcome["deleted"] += len(deleted)
                 advance(len(deleted))
     except RedisConnectionError as error:

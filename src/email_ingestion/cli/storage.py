@@ -142,10 +142,10 @@ def check(as_json: Json = False) -> int:
     Examples:
       email-ingestion database check
     """
-    from email_ingestion.ledger.upkeep import faults  # noqa: PLC0415 - help comes without SQLAlchemy
+    from email_ingestion.ledger.maintenance import find_damage  # noqa: PLC0415 - help comes without SQLAlchemy
 
     with _spinner("reading the database"):
-        found = faults(load_settings().database_url)
+        found = find_damage(load_settings().database_url)
     show([{"state": "damaged", "fault": each} for each in found] or [{"state": "ok", "fault": ""}], as_json=as_json)
     return NEGATIVE if found else OK
 
@@ -159,7 +159,7 @@ def compact(as_json: Json = False) -> int:
     Examples:
       email-ingestion database compact
     """
-    from email_ingestion.ledger.upkeep import compact as squeeze  # noqa: PLC0415
+    from email_ingestion.ledger.maintenance import compact as squeeze  # noqa: PLC0415
 
     settings = load_settings()
     with audited(settings.log_dir, "database compact", {}) as outcome, _spinner("compacting the database"):

@@ -9,7 +9,7 @@ from pathlib import Path
 from email_ingestion.daemon import running_pid
 from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.errors import EmailIngestionError
-from email_ingestion.ledger.mark import file_of
+from email_ingestion.ledger.fingerprint import sqlite_path
 from email_ingestion.ops.listen import METRICS_PORT, OPS_PORT, bind
 from email_ingestion.settings import Settings
 
@@ -24,7 +24,7 @@ def check_folders(settings: Settings) -> Findings:
     folders = {"LOG_DIR": settings.log_dir, "PID_DIR": settings.pid_dir, "BACKUP_DIR": settings.backup_dir}
     if settings.blob_url.startswith("file:"):
         folders["BLOB_URL"] = Path(settings.blob_url.removeprefix("file:").removeprefix("//"))
-    if file := file_of(settings.database_url):
+    if file := sqlite_path(settings.database_url):
         folders["DATABASE_URL"] = file.parent
     for name, folder in folders.items():
         yield check_folder(name, folder)

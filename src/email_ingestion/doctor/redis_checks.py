@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.errors import EmailIngestionError
-from email_ingestion.ledger.mark import ledger_mark
+from email_ingestion.ledger.fingerprint import ledger_fingerprint
 from email_ingestion.settings import Settings
 from email_ingestion.stream import RedisLink, ServerInfo, open_link, read_gauges, read_server_info, write_new_key
 
@@ -158,7 +158,7 @@ def check_clock(other: str, ahead: float) -> Finding:
 
 def _agreement(link: RedisLink, settings: Settings) -> Findings:
     """Whether all processes and this configuration speak of one database: reconcile asks it what workers wrote."""
-    mine = ledger_mark(settings.database_url)
+    mine = ledger_fingerprint(settings.database_url)
     if mine is None:
         return
     try:

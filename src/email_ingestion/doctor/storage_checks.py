@@ -5,7 +5,7 @@ from __future__ import annotations
 from email_ingestion.blobs import open_blobs
 from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.errors import EmailIngestionError
-from email_ingestion.ledger.checkup import look_at
+from email_ingestion.ledger.maintenance import describe_ledger
 from email_ingestion.routing import Router
 from email_ingestion.settings import Settings
 from email_ingestion.sinks import close_sink, load_sink
@@ -23,7 +23,7 @@ def check_stores(settings: Settings) -> Findings:
 
 def _database(url: str) -> Finding:
     try:
-        return Finding("database", "ok", look_at(url))
+        return Finding("database", "ok", describe_ledger(url))
     except EmailIngestionError as error:
         return Finding("database", "failed", str(error), "mend that, or set DATABASE_URL; then run this again")
 

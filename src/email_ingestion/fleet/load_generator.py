@@ -152,7 +152,7 @@ def _through_sandbox(settings: Settings, url: str, result: LoadResult, rate: flo
                 now = time.time()
                 sent[email_id(account, _deliver(client, sample_message(name, result.sent)), "")] = now
                 result.sent += 1
-            arrived = ledger.processed(sent)
+            arrived = ledger.processed_times(sent)
             result.took += [max(0.0, at.timestamp() - sent.pop(each)) for each, at in arrived.items()]
             yield
             if result.sent == result.emails or rate:

@@ -1,12 +1,12 @@
-"""The database of delivered messages: what is in it was delivered, what is not was not; it knows no Redis and no IMAP.
+"""The ledger: the database of delivered messages, and the only proof that a message was delivered.
 
     emails        one row for each identity; its primary key is what makes an effect happen once
     attachments   the parts of each message, by reference
-    places        where else, on its server, a message was found again
-    purged        identities an operator gave up, by purging their dead letters
+    places        further locations of a message on its server
+    purged        identities that an operator gave up by purging their dead letters
     contents      raw messages and attachments up to the threshold, by their SHA-256, zstd-compressed
-    deliveries    what each further sink is owed, and what it has
+    deliveries    the deliveries to each further sink: waiting, delivered or dead
 
-A message is written in one transaction, and only its `deliveries` change afterwards. Nothing is imported here: what
-needs no database, such as a producer until it looks for gaps, does without SQLAlchemy.
+A message is written in one transaction; only its `deliveries` and labels change afterwards. This module imports
+nothing, so that a process which needs no database does not load SQLAlchemy.
 """

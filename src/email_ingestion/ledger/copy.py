@@ -1,7 +1,7 @@
-"""A copy of the ledger while it is in use, and what a copy has that the ledger has not: brought back, nothing removed.
+"""Copy the ledger while it is in use, and merge a copy back into a ledger.
 
-No row but a delivery mark, or a label, is changed after it was written, so bringing rows back is a union: a ledger that
-is ahead of the copy stays ahead, and no message it has is delivered a second time because of a restore.
+Only deliveries and labels change after a row was written, so a merge is a union: a ledger that is ahead of the copy
+stays ahead, and a restore delivers no message a second time.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, Literal, cast
 from sqlalchemy import Engine
 
 from email_ingestion.errors import OperationFailed
-from email_ingestion.ledger import dump
-from email_ingestion.ledger.engine import open_engine, place, writing
-from email_ingestion.ledger.failures import in_our_terms
+from email_ingestion.ledger import pg_dump
+from email_ingestion.ledger.database_errors import translate_errors
+from email_ingestion.ledger.engine import describe_database, open_engine, write_engine
 from email_ingestion.ledger.migrate import migrate
 from email_ingestion.ledger.schema import metadata
 from email_ingestion.ledger.store import open_ledger
@@ -31,43 +31,43 @@ Progress = Callable[[int, int], None]  # done, of how many
 
 
 @dataclass(frozen=True, slots=True)
-class Copied:
-    """What a copy holds."""
+class LedgerCopy:
+    """The kind, revision and row counts of a copy."""
 
     kind: Literal["sqlite", "postgresql"]
     schema: str  # revision
     rows: dict[str, int]  # by table
 
 
-def copy_ledger(url: str, path: Path, progress: Progress) -> Copied | None:
-    """Write a copy of one instant to the new file `path`; None when there is no ledger yet.
+def copy_ledger(url: str, path: Path, progress: Progress) -> LedgerCopy | None:
+    """Write a consistent copy to the new file `path`; return None when there is no ledger yet.
 
     Raises ConfigurationError, SinkUnavailable and OperationFailed.
     """
     engine = open_engine(url)
     try:
         if engine.dialect.name == "postgresql":
-            with in_our_terms(place(engine)):
-                found = dump.write(engine, path, TABLES)
-            return Copied("postgresql", *found) if found else None
+            with translate_errors(describe_database(engine)):
+                found = pg_dump.dump_tables(engine, path, TABLES)
+            return LedgerCopy("postgresql", *found) if found else None
         source = Path(engine.url.database or "")
         return _copy_file(source, path, progress) if source.exists() else None
     finally:
         engine.dispose()
 
 
-def check_copy(path: Path, expected: Copied) -> None:
-    """Return when the copy can be read to its end and holds what it should; raises OperationFailed."""
-    found = dump.count(path, TABLES) if expected.kind == "postgresql" else _checked_file(path)
+def check_copy(path: Path, expected: LedgerCopy) -> None:
+    """Read the copy to its end and compare its row counts. Raises OperationFailed when it is damaged or incomplete."""
+    found = pg_dump.count_rows(path, TABLES) if expected.kind == "postgresql" else _checked_file(path)
     rows = {table: found.get(table) for table in expected.rows}  # an earlier release counted fewer tables
     if rows != expected.rows:
         raise OperationFailed(f"the copy of the database holds {rows} where {expected.rows} were copied")
 
 
-def bring_back(url: str, path: Path, copied: Copied) -> int:
-    """Add to the ledger at `url` what only the copy has; returns how many messages that were. The copy may be migrated.
+def merge_copy(url: str, path: Path, copied: LedgerCopy) -> int:
+    """Insert the rows that only the copy has into the ledger at `url`; return how many messages were added.
 
-    Raises ConfigurationError, SinkUnavailable and OperationFailed; nothing was added then.
+    The copy may be migrated. Raises ConfigurationError, SinkUnavailable and OperationFailed; nothing is added then.
     """
     open_ledger(url).close()  # makes or migrates it
     engine = open_engine(url)
@@ -76,16 +76,16 @@ def bring_back(url: str, path: Path, copied: Copied) -> int:
             raise OperationFailed(
                 f"the backup holds a {copied.kind} database, DATABASE_URL names {engine.dialect.name}: restore it there"
             )
-        with in_our_terms(place(engine)):
+        with translate_errors(describe_database(engine)):
             if copied.kind == "postgresql":
-                return dump.load(engine, path, TABLES)
+                return pg_dump.merge_rows(engine, path, TABLES)
             _migrate_file(path)
             return _union(engine, path)
     finally:
         engine.dispose()
 
 
-def _copy_file(source: Path, path: Path, progress: Progress) -> Copied | None:
+def _copy_file(source: Path, path: Path, progress: Progress) -> LedgerCopy | None:
     try:
         with closing(_connect(source)) as original, closing(_connect(path)) as copy:
             # The open transaction keeps the instant while others write: without it each write starts the copy anew.
@@ -95,7 +95,7 @@ def _copy_file(source: Path, path: Path, progress: Progress) -> Copied | None:
             original.backup(copy, pages=PAGES, progress=lambda _, left, total: progress(total - left, total))
             copy.execute("PRAGMA journal_mode=DELETE")  # one file, whatever opens it
             (schema,) = copy.execute("SELECT version_num FROM alembic_version").fetchone()
-            return Copied("sqlite", schema, _counts(copy))
+            return LedgerCopy("sqlite", schema, _counts(copy))
     except sqlite3.Error as error:
         raise OperationFailed(f"the database {source} cannot be copied: {error}") from error
 
@@ -107,9 +107,9 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _checked_file(path: Path) -> dict[str, int]:
     try:
         with closing(_connect(path)) as copy:
-            (said,) = copy.execute("PRAGMA quick_check(1)").fetchone()
-            if said != "ok":
-                raise OperationFailed(f"the copy of the database is damaged: {said}")
+            (outcome,) = copy.execute("PRAGMA quick_check(1)").fetchone()
+            if outcome != "ok":
+                raise OperationFailed(f"the copy of the database is damaged: {outcome}")
             return _counts(copy)
     except sqlite3.Error as error:
         raise OperationFailed(f"the copy of the database cannot be read: {error}") from error
@@ -134,7 +134,7 @@ def _migrate_file(path: Path) -> None:
 
 def _union(engine: Engine, path: Path) -> int:
     added = 0
-    with writing(engine).connect() as connection:
+    with write_engine(engine).connect() as connection:
         raw = cast("Any", connection.connection.driver_connection)
         raw.execute("ATTACH ? AS copy", (str(path),))
         try:

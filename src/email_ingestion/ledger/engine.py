@@ -1,4 +1,4 @@
-"""Opens connections to SQLite or PostgreSQL the way the ledger needs them; knows nothing of tables."""
+"""Open connections to SQLite or PostgreSQL with the options that the ledger needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 
 from email_ingestion.errors import ConfigurationError
-from email_ingestion.ledger.failures import while_opening
+from email_ingestion.ledger.database_errors import translate_open_errors
 
 EXAMPLES = "sqlite:///data/email_ingestion.db or postgresql+psycopg://user:password@host/database"
 
@@ -23,9 +23,9 @@ _LOCK_SECONDS = 10.0  # how long SQLite waits for another process's transaction
 
 
 def open_engine(url: str) -> Engine:
-    """Make an engine for `url`; nothing is contacted yet, but SQLite's directory is created.
+    """Make an engine for `url` without connecting; SQLite's directory is created.
 
-    Raises ConfigurationError for a URL that names no database we speak.
+    Raises ConfigurationError for the URL of an unsupported database.
     """
     try:
         parsed = make_url(url)
@@ -38,16 +38,16 @@ def open_engine(url: str) -> Engine:
     raise ConfigurationError(f"DATABASE_URL names {parsed.drivername!r}, which is not supported; examples: {EXAMPLES}")
 
 
-def place(engine: Engine) -> str:
-    """Name the database, for messages: no user, no password."""
+def describe_database(engine: Engine) -> str:
+    """Name the database for error messages, without user and password."""
     url = engine.url
     return url.database or "" if engine.dialect.name == "sqlite" else f"{url.host or 'localhost'}/{url.database}"
 
 
-def writing(engine: Engine) -> Engine:
-    """Make `engine` one for transactions that write: on SQLite they take the write lock at once, and wait for it.
+def write_engine(engine: Engine) -> Engine:
+    """Return an engine for transactions that write: on SQLite each takes the write lock first, and waits for it.
 
-    A transaction that starts by reading and then writes fails at once when another one wrote in between.
+    A transaction that reads first and writes later fails at once when another process wrote in between.
     """
     return engine.execution_options(writes=True)
 
@@ -89,7 +89,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, record: Any) -> None:
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """Wait for processes that do the same: here SQLite fails at once, whatever its timeout (3 of 150 starts)."""
+    """Retry while another process does the same: SQLite ignores its timeout here (3 of 150 starts failed)."""
     give_up = time.monotonic() + _LOCK_SECONDS
     while True:
         try:
@@ -103,7 +103,7 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
 
 
 def _refuse_replaced_file(path: Path, connection: sqlite3.Connection, record: Any, proxy: object) -> None:
-    """Reconnect when the file was deleted or replaced: SQLite would go on writing where nobody will ever read."""
+    """Reconnect when the file was deleted or replaced: SQLite would go on writing to the deleted file."""
     del connection, proxy
     if record.info.get("file") != _identity(path):
         raise DisconnectionError("the database file was replaced")
@@ -139,19 +139,20 @@ def _open_postgresql(url: URL) -> Engine:
 
 
 def _prepare_postgresql(connection: Any, record: object) -> None:
-    """Have results in UTC whatever the server's zone: the year 1 would not fit into a datetime west of Greenwich."""
+    """Use UTC whatever the server's time zone: the year 1 does not fit into a datetime west of Greenwich."""
     del record
     connection.execute("SET TIME ZONE 'UTC'")
     connection.commit()
 
 
 def check_server(engine: Engine) -> None:
-    """Refuse a PostgreSQL database that cannot hold every character, before it refuses messages one by one."""
+    """Raise ConfigurationError for a PostgreSQL database that is not UTF-8, before it refuses messages one by one."""
     if engine.dialect.name != "postgresql":
         return
-    with while_opening(place(engine)), engine.connect() as connection:
+    with translate_open_errors(describe_database(engine)), engine.connect() as connection:
         encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
     if encoding != "UTF8":
         raise ConfigurationError(
-            f"the database {place(engine)} is encoded in {encoding}; create it with CREATE DATABASE … ENCODING 'UTF8'"
+            f"the database {describe_database(engine)} is encoded in {encoding}; "
+            "create it with CREATE DATABASE … ENCODING 'UTF8'"
         )

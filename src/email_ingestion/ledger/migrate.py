@@ -1,4 +1,4 @@
-"""Brings a database to the schema of this code, also when several processes start at once; never goes back."""
+"""Create or upgrade the schema of a database, also when several processes start at once; there is no downgrade."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Column, Connection, Engine, MetaData, PrimaryKeyConstraint, String, Table, inspect, select
 
 from email_ingestion.errors import ConfigurationError
-from email_ingestion.ledger.engine import place, writing
-from email_ingestion.ledger.failures import while_opening
+from email_ingestion.ledger.database_errors import translate_open_errors
+from email_ingestion.ledger.engine import describe_database, write_engine
+from email_ingestion.ledger.fts_schema import FTS_STATEMENTS
 from email_ingestion.ledger.schema import emails, metadata
-from email_ingestion.ledger.words import WORDS
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -33,12 +33,12 @@ _alembic = threading.Lock()  # Alembic's `context` is one per process
 
 
 def migrate(engine: Engine) -> None:
-    """Make the tables, or run the missing revisions, in one transaction; return at once when there are none.
+    """Create the tables or run the missing revisions in one transaction.
 
-    Raises ConfigurationError when the database is ahead of this code or cannot be written, SinkUnavailable when it
-    cannot be reached.
+    Raises ConfigurationError when the schema is newer than this code or cannot be written, SinkUnavailable when the
+    database cannot be reached.
     """
-    with _alembic, while_opening(place(engine)), writing(engine).begin() as connection:
+    with _alembic, translate_open_errors(describe_database(engine)), write_engine(engine).begin() as connection:
         _wait_for_our_turn(connection)
         current = _revision(connection)
         if current is None and not inspect(connection).has_table(emails.name):
@@ -48,36 +48,39 @@ def migrate(engine: Engine) -> None:
 
 
 def create(connection: Connection) -> None:
-    """Give an empty database everything at once; the revisions lead to the same, and a test compares the two."""
+    """Create the newest schema in an empty database; a test compares it with the result of all revisions."""
     metadata.create_all(connection, checkfirst=False)
-    for statement in WORDS[connection.dialect.name]:
+    for statement in FTS_STATEMENTS[connection.dialect.name]:
         connection.exec_driver_sql(statement)
     _noted.create(connection)
     connection.execute(_noted.insert().values(version_num=HEAD))
 
 
 def upgrade(connection: Connection, current: str | None = None) -> None:
-    """Run the revisions that are missing after `current`; raises ConfigurationError for one we do not know."""
+    """Run the revisions after `current`. Raises ConfigurationError for an unknown revision."""
     from alembic import command  # noqa: PLC0415 - see HEAD
 
     config, scripts = _scripts()
-    _refuse_newer(current, scripts, place(connection.engine))
+    _refuse_newer(current, scripts, describe_database(connection.engine))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
 
 
 def pending_revision(engine: Engine) -> str | None:
-    """The revision `migrate` would bring the database to, None when it is there; ConfigurationError when beyond."""
+    """Return the revision that `migrate` would upgrade to; None when the database has it.
+
+    Raises ConfigurationError when the schema is newer than this code.
+    """
     with engine.connect() as connection:
         current = _revision(connection)
     if current == HEAD:
         return None
-    _refuse_newer(current, _scripts()[1], place(engine))
+    _refuse_newer(current, _scripts()[1], describe_database(engine))
     return HEAD
 
 
 def _revision(connection: Connection) -> str | None:
-    """What Alembic noted in the database; None before it was there."""
+    """Return the revision that Alembic noted in the database; None before the first."""
     if not inspect(connection).has_table(_noted.name):
         return None
     noted: str | None = connection.execute(select(_noted.c.version_num)).scalar_one_or_none()
@@ -95,7 +98,7 @@ def _scripts() -> tuple[Config, ScriptDirectory]:
 
 
 def _wait_for_our_turn(connection: Connection) -> None:
-    """On SQLite, BEGIN IMMEDIATE has done that."""
+    """Take PostgreSQL's advisory lock; on SQLite, BEGIN IMMEDIATE already holds the write lock."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
 

@@ -1,11 +1,11 @@
-"""What the sinks beside the database are owed: claimed by one worker at a time, and marked when they have it.
+"""The outbox: pending deliveries to the further sinks. One worker claims a delivery at a time, and marks its end.
 
-    waiting ──claim──▶ held ──delivered──▶ delivered
-       ▲                │ └────buried────▶ dead ──record(again)──▶ waiting
-       └──deferred, given back, or its lease ended
+    waiting ──claim──▶ claimed ──mark_delivered──▶ delivered
+       ▲                  │ └───────mark_dead────▶ dead ──record(only_sink)──▶ waiting
+       └─defer, release, or the lease ended
 
-A row is born in the transaction that records its message. An attempt counts from the moment it is claimed, so that a
-message which kills its worker is found; who was not tried at all gets the attempt back.
+A row is inserted in the transaction that records its message. The claim counts as an attempt, so that a message which
+kills its worker is found; a release without a try takes the attempt back.
 """
 
 from __future__ import annotations
@@ -17,115 +17,118 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, case, func, select, update
 
-from email_ingestion.ledger.engine import place, writing
-from email_ingestion.ledger.failures import in_our_terms
+from email_ingestion.ledger.database_errors import translate_errors
+from email_ingestion.ledger.engine import describe_database, write_engine
 from email_ingestion.ledger.schema import deliveries, emails
 from email_ingestion.records import Envelope
 
 _WAITING = deliveries.c.state == "waiting"
-ENVELOPE = (
+ENVELOPE_COLUMNS = (
     *(emails.c.account, emails.c.mailbox, emails.c.uidvalidity, emails.c.uid, emails.c.gm_msgid, emails.c.gm_thrid),
     *(emails.c.labels, emails.c.flags, emails.c.internaldate, emails.c.size, emails.c.sha256),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Owed:
-    """A message that a sink has to get."""
+class PendingDelivery:
+    """One message that a sink must get."""
 
     envelope: Envelope
     raw_ref: str  # for `content_of`
-    attempt: int  # this one included
+    attempt: int  # the number of this attempt, from 1
     tags: tuple[str, ...]
     priority: int | None  # None: it was recorded before there were routes
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """Messages held for one sink until `until`; whoever finds them later may take them over."""
+class DeliveryClaim:
+    """Deliveries to one sink, claimed until `until`; after that another worker may claim them."""
 
     sink: str
     until: datetime
-    owed: tuple[Owed, ...] = ()
-    abandoned: bool = False  # somebody who held it did not come back
+    deliveries: tuple[PendingDelivery, ...] = ()
+    abandoned: bool = False  # an earlier holder's lease ended: it may have been killed by this message
 
 
 @dataclass(frozen=True, slots=True)
-class Backlog:
-    """What one sink still has to get."""
+class WaitingDeliveries:
+    """The number of deliveries that wait for one sink, and the oldest."""
 
     waiting: int
-    oldest: datetime | None  # when the one that has waited longest was recorded or put back
+    oldest: datetime | None  # when the delivery that has waited longest was recorded or replayed
 
 
 class Outbox:
-    """Threads may share it; every method raises SinkUnavailable when the database is away."""
+    """The deliveries to all further sinks. Threads may share it.
+
+    Every method raises SinkUnavailable when the database is down.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._writer = writing(engine)
-        self._place = place(engine)
+        self._writer = write_engine(engine)
+        self._database = describe_database(engine)
 
-    def claim(self, sink: str, holder: str, most: int, lease: float) -> Claim:
-        """Take up to `most` messages that are due, for `lease` seconds; one alone that somebody died over."""
+    def claim(self, sink: str, holder: str, limit: int, lease: float) -> DeliveryClaim:
+        """Claim up to `limit` due messages for `lease` seconds; a message that may have killed a worker comes alone."""
         now = datetime.now(UTC)
-        claim = Claim(sink, now + timedelta(seconds=lease))
+        claim = DeliveryClaim(sink, now + timedelta(seconds=lease))
         due = (deliveries.c.sink == sink, _WAITING, deliveries.c.due <= now)
-        with in_our_terms(self._place):
-            with self._engine.connect() as connection:  # most looks find nothing, and need no write lock
+        with translate_errors(self._database):
+            with self._engine.connect() as connection:  # mostly nothing is due, and this needs no write lock
                 if connection.execute(select(1).where(*due).limit(1)).first() is None:
                     return claim
             with self._writer.begin() as connection:
-                ids, abandoned = _chosen(connection, due, most)
+                ids, abandoned = _select_due(connection, due, limit)
                 self._change(connection, sink, ids, due=claim.until, holder=holder, attempts=deliveries.c.attempts + 1)
-                return Claim(sink, claim.until, _owed(connection, sink, ids), abandoned)
+                return DeliveryClaim(sink, claim.until, _load_deliveries(connection, sink, ids), abandoned)
 
-    def hold(self, claim: Claim, email_ids: Collection[str], lease: float) -> Claim:
-        """Prolong the claim on those of its messages that are not done yet."""
+    def extend(self, claim: DeliveryClaim, email_ids: Collection[str], lease: float) -> DeliveryClaim:
+        """Extend the lease of the given messages of a claim to `lease` seconds from now."""
         until = datetime.now(UTC) + timedelta(seconds=lease)
-        with in_our_terms(self._place), self._writer.begin() as connection:
-            self._change(connection, claim.sink, email_ids, _held(claim), due=until)
+        with translate_errors(self._database), self._writer.begin() as connection:
+            self._change(connection, claim.sink, email_ids, _is_held(claim), due=until)
         return replace(claim, until=until)
 
-    def delivered(self, claim: Claim, email_ids: Collection[str]) -> None:
-        """Mark what the sink has, whoever holds it now."""
+    def mark_delivered(self, claim: DeliveryClaim, email_ids: Collection[str]) -> None:
+        """Mark messages that the sink has, whichever worker holds them now."""
         self._settle(claim, email_ids, "delivered")
 
-    def buried(self, claim: Claim, email_ids: Collection[str]) -> None:
-        """Mark what lies with the dead letters."""
+    def mark_dead(self, claim: DeliveryClaim, email_ids: Collection[str]) -> None:
+        """Mark messages that are in the dead-letter queue."""
         self._settle(claim, email_ids, "dead")
 
-    def deferred(self, claim: Claim, seconds: Mapping[str, float]) -> None:
-        """Let each of these messages wait for its seconds until the next attempt."""
+    def defer(self, claim: DeliveryClaim, seconds: Mapping[str, float]) -> None:
+        """Schedule the next attempt of each message, in so many seconds."""
         now = datetime.now(UTC)
-        with in_our_terms(self._place), self._writer.begin() as connection:
+        with translate_errors(self._database), self._writer.begin() as connection:
             for email_id, wait in seconds.items():
                 due = now + timedelta(seconds=wait)
-                self._change(connection, claim.sink, [email_id], _held(claim), due=due, holder=None)
+                self._change(connection, claim.sink, [email_id], _is_held(claim), due=due, holder=None)
 
-    def give_back(self, claim: Claim, email_ids: Collection[str], seconds: float = 0.0) -> None:
-        """Let go of messages that were not to blame: this was no attempt."""
+    def release(self, claim: DeliveryClaim, email_ids: Collection[str], seconds: float = 0.0) -> None:
+        """Release messages that were not tried: the claim does not count as an attempt."""
         attempts = case((deliveries.c.attempts > 0, deliveries.c.attempts - 1), else_=0)
         due = datetime.now(UTC) + timedelta(seconds=seconds)
-        with in_our_terms(self._place), self._writer.begin() as connection:
-            self._change(connection, claim.sink, email_ids, _held(claim), due=due, holder=None, attempts=attempts)
+        with translate_errors(self._database), self._writer.begin() as connection:
+            self._change(connection, claim.sink, email_ids, _is_held(claim), due=due, holder=None, attempts=attempts)
 
     def recover(self, sink: str, holder: str) -> int:
-        """Make due what an earlier life of `holder` was killed over; returns how many. It keeps their attempts."""
+        """Make the claims of a killed `holder` due now; return how many. Their attempts stay counted."""
         mine = (deliveries.c.sink == sink, _WAITING, deliveries.c.holder == holder)
-        with in_our_terms(self._place), self._writer.begin() as connection:
+        with translate_errors(self._database), self._writer.begin() as connection:
             return connection.execute(update(deliveries).where(*mine).values(due=datetime.now(UTC))).rowcount
 
-    def backlog(self, sink: str) -> Backlog:
-        """What `sink` still has to get."""
+    def backlog(self, sink: str) -> WaitingDeliveries:
+        """Count the deliveries that wait for `sink`."""
         query = select(func.count(), func.min(deliveries.c.changed_at)).where(deliveries.c.sink == sink, _WAITING)
-        with in_our_terms(self._place), self._engine.connect() as connection:
+        with translate_errors(self._database), self._engine.connect() as connection:
             waiting, oldest = connection.execute(query).one()
-        return Backlog(waiting, oldest)
+        return WaitingDeliveries(waiting, oldest)
 
-    def _settle(self, claim: Claim, email_ids: Collection[str], state: str) -> None:
+    def _settle(self, claim: DeliveryClaim, email_ids: Collection[str], state: str) -> None:
         now = datetime.now(UTC)
-        with in_our_terms(self._place), self._writer.begin() as connection:
+        with translate_errors(self._database), self._writer.begin() as connection:
             self._change(connection, claim.sink, email_ids, state=state, due=None, holder=None, changed_at=now)
 
     def _change(
@@ -136,34 +139,34 @@ class Outbox:
             connection.execute(update(deliveries).where(*mine).values(**values))
 
 
-def _held(claim: Claim) -> ColumnElement[bool]:
-    """The end of the lease is its token: who took a message over meanwhile has set another one."""
+def _is_held(claim: DeliveryClaim) -> ColumnElement[bool]:
+    """Match rows that this claim still holds: the end of the lease is its token, and another worker sets another."""
     return deliveries.c.due == claim.until
 
 
-def _chosen(connection: Connection, due: tuple[ColumnElement[bool], ...], most: int) -> tuple[list[str], bool]:
+def _select_due(connection: Connection, due: tuple[ColumnElement[bool], ...], limit: int) -> tuple[list[str], bool]:
     query = select(deliveries.c.email_id, deliveries.c.holder).where(*due).order_by(deliveries.c.due)
-    rows = connection.execute(query.limit(most).with_for_update(skip_locked=True)).all()
-    if rows and rows[0].holder is not None:  # perhaps it killed its holder: not to take others along
+    rows = connection.execute(query.limit(limit).with_for_update(skip_locked=True)).all()
+    if rows and rows[0].holder is not None:  # it may have killed its holder: claim it alone
         return [rows[0].email_id], True
     return [row.email_id for row in rows if row.holder is None], False
 
 
-def _owed(connection: Connection, sink: str, ids: list[str]) -> tuple[Owed, ...]:
+def _load_deliveries(connection: Connection, sink: str, ids: list[str]) -> tuple[PendingDelivery, ...]:
     query = (
-        select(*ENVELOPE, emails.c.raw_ref, emails.c.tags, emails.c.priority, deliveries.c.attempts)
+        select(*ENVELOPE_COLUMNS, emails.c.raw_ref, emails.c.tags, emails.c.priority, deliveries.c.attempts)
         .join(deliveries, deliveries.c.email_id == emails.c.email_id)
         .where(deliveries.c.sink == sink, emails.c.email_id.in_(ids))
         .order_by(emails.c.internaldate, emails.c.email_id)
     )
     return tuple(
-        Owed(envelope_of(row), row.raw_ref, row.attempts, tuple(row.tags or ()), row.priority)
+        PendingDelivery(envelope_of(row), row.raw_ref, row.attempts, tuple(row.tags or ()), row.priority)
         for row in connection.execute(query)
     )
 
 
 def envelope_of(row: Any) -> Envelope:
-    """The envelope in a row that has the columns `ENVELOPE`."""
+    """Return the envelope of a row that has the columns `ENVELOPE_COLUMNS`."""
     return Envelope(
         account=row.account,
         mailbox=row.mailbox,

@@ -1,4 +1,4 @@
-"""Records as rows of the tables; what takes time is done here, before the database is locked."""
+"""Convert records to rows of the tables. Compression happens here, before the database is locked."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 import zstandard
 
 from email_ingestion.blobs import reference
-from email_ingestion.ledger.records import Content, StoredEmail
+from email_ingestion.ledger.model import Content, StoredEmail
 from email_ingestion.records import Email
 
 _ZSTD_LEVEL = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A batch as it will be written."""
+class PreparedBatch:
+    """A batch in the form in which it is written."""
 
     ordered: list[StoredEmail]
     rows: list[dict[str, Any]]
@@ -26,15 +26,15 @@ class Prepared:
     now: datetime
 
     @staticmethod
-    def of(batch: Sequence[StoredEmail]) -> Prepared:
-        """Of messages in any order; the first counts of those with one identity."""
+    def from_emails(batch: Sequence[StoredEmail]) -> PreparedBatch:
+        """Prepare messages in any order; of several with one identity only the first."""
         # In order of identity, so that two workers with overlapping batches wait for each other in one direction.
         first = {stored.email.email_id: stored for stored in reversed(batch)}
         ordered = [first[email_id] for email_id in sorted(first)]
         now = datetime.now(UTC)
         rows = [_email_row(stored, now) for stored in ordered]
         packed = {stored.email.email_id: _content_rows(stored.contents) for stored in ordered}
-        return Prepared(ordered, rows, packed, now)
+        return PreparedBatch(ordered, rows, packed, now)
 
 
 def _email_row(stored: StoredEmail, now: datetime) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def _email_row(stored: StoredEmail, now: datetime) -> dict[str, Any]:
 
 
 def attachment_rows(email: Email) -> list[dict[str, Any]]:
-    """One for each attachment."""
+    """Return one row for each attachment."""
     return [
         {
             "email_id": email.email_id,

@@ -1,4 +1,4 @@
-"""The tables as the code of today sees them; `migrations` leads older ones there, and a test compares the two."""
+"""The tables of the newest schema; a test compares them with the result of all migrations."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ contents = Table(
     Column("data", LargeBinary, nullable=False),
 )
 
-# Where else a delivered message was found; a row of `emails` keeps the place it was first delivered from.
+# Further locations of a delivered message; its row in `emails` keeps the location it was first delivered from.
 places = Table(
     "places",
     metadata,
@@ -98,7 +98,7 @@ places = Table(
 )
 Index("places_email_id", places.c.email_id)
 
-# Messages an operator purged from the dead letters: given up on purpose, so no audit takes them for missing.
+# Messages an operator purged from the dead letters: given up on purpose, so `reconcile` does not report them missing.
 purged = Table(
     "purged",
     metadata,
@@ -106,17 +106,17 @@ purged = Table(
     Column("purged_at", Moment, nullable=False),
 )
 
-# What each sink beside the database is owed, and what became of it: a row is written with the message, in one
-# transaction, and its end is the mark that keeps a sink from getting a message again.
+# The deliveries to each further sink: a row is written in the transaction of its message, and its final state keeps
+# the sink from getting the message again.
 deliveries = Table(
     "deliveries",
     metadata,
     Column("email_id", Text, ForeignKey("emails.email_id", ondelete="CASCADE"), primary_key=True),
     Column("sink", Text, primary_key=True),
     Column("state", Text, nullable=False),  # waiting, delivered, dead
-    Column("due", Moment),  # when it may be tried; while somebody holds it, when that lease ends; NULL after its end
-    Column("attempts", Integer, nullable=False),  # begun, the present one included
-    Column("holder", Text),  # the instance that tries it now, or died over it
+    Column("due", Moment),  # when it may be tried, or when the holder's lease ends; NULL in a final state
+    Column("attempts", Integer, nullable=False),  # started, the present one included
+    Column("holder", Text),  # the instance that tries it now, or died while trying
     Column("changed_at", Moment, nullable=False),
 )
 _WAITING = text("state = 'waiting'")
@@ -125,7 +125,7 @@ _due = Index("deliveries_due", deliveries.c.sink, deliveries.c.due, sqlite_where
 
 @event.listens_for(metadata, "before_create")
 def _for_postgresql(_metadata: MetaData, connection: Connection, **_: object) -> None:
-    """Said above, it would load PostgreSQL's dialect (2 MB) for SQLite as well."""
+    """Set PostgreSQL's options late: with the tables above they would load its dialect (2 MB) for SQLite too."""
     if connection.dialect.name == "postgresql":
         _message_ids.dialect_kwargs["postgresql_using"] = "hash"
         _due.dialect_kwargs["postgresql_where"] = _WAITING

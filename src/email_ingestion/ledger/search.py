@@ -1,4 +1,4 @@
-"""What an operator's search words mean, and how each database is asked for them; no words can make an invalid query."""
+"""Parse an operator's search words into conditions for each database; no input makes an invalid query."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import datetime
 
 from sqlalchemy import TextClause, text
 
-_MOST_TERMS = 64  # far above what a person types, far below what a query parser refuses
+_MAX_TERMS = 64  # far above what a person types, far below what a query parser refuses
 _SNIPPET = 160  # characters
 
 _TERM = re.compile(r'(?P<minus>-?)(?:"(?P<phrase>[^"]*)"?|(?P<word>[^\s"*]+))(?P<star>\*?)')
@@ -32,7 +32,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A word, or words in a row."""
+    """A word or a phrase."""
 
     words: str
     prefix: bool  # the last word may go on
@@ -40,13 +40,13 @@ class Term:
 
 
 def parse(query: str) -> list[Term]:
-    """Return the terms of `query`: `word`, `"words in a row"`, `beginning*`, and `-word` for what must not be there."""
+    """Return the terms of `query`: `word`, `"a phrase"`, `prefix*`, and `-word` to exclude a word."""
     printable = query.encode("utf-8", "replace").decode().replace("\0", " ")
     found = (
         Term(match["phrase"] or match["word"] or "", bool(match["star"]), bool(match["minus"]))
         for match in _TERM.finditer(printable)
     )
-    return [term for term in found if any(map(str.isalnum, term.words))][:_MOST_TERMS]
+    return [term for term in found if any(map(str.isalnum, term.words))][:_MAX_TERMS]
 
 
 def sqlite_condition(terms: Sequence[Term]) -> TextClause:
@@ -65,27 +65,27 @@ def _fts5(term: Term) -> str:
 
 def postgresql_condition(terms: Sequence[Term]) -> TextClause:
     """Make a condition on `emails` that its full-text index answers."""
-    asked = " && ".join(_tsquery(number, term) for number, term in enumerate(terms))
+    tsquery = " && ".join(_tsquery(number, term) for number, term in enumerate(terms))
     return text(
-        f"email_words(emails.subject, emails.from_name, emails.from_addr, emails.text) @@ ({asked})"
+        f"email_words(emails.subject, emails.from_name, emails.from_addr, emails.text) @@ ({tsquery})"
     ).bindparams(**{f"term{number}": _fold(term.words) for number, term in enumerate(terms)})
 
 
 def _tsquery(number: int, term: Term) -> str:
-    asked = f"phraseto_tsquery('pg_catalog.simple', :term{number})"
+    tsquery = f"phraseto_tsquery('pg_catalog.simple', :term{number})"
     if term.prefix:  # a tsquery shows itself as text with every word quoted, the last one at the end
-        asked = f"(nullif(CAST({asked} AS text), '') || ':*')\\:\\:tsquery"
-    return f"(!! {asked})" if term.excluded else asked
+        tsquery = f"(nullif(CAST({tsquery} AS text), '') || ':*')\\:\\:tsquery"
+    return f"(!! {tsquery})" if term.excluded else tsquery
 
 
 def _fold(words: str) -> str:
-    """Do as the SQL function email_words does with the messages (migrations/versions/m0001_emails.py)."""
+    """Fold words like the SQL function email_words (fts_schema.py) folds the messages."""
     bare = _COMBINING.sub("", unicodedata.normalize("NFD", words))
     return bare.translate(_TO_SPACES)
 
 
 def snippet(body: str, terms: Sequence[Term]) -> str:
-    """Return the line of `body` around the first wanted term that it has literally, else its beginning."""
+    """Return the text around the first wanted term that occurs literally in `body`, else the beginning of `body`."""
     lower = body.lower()
     found = [lower.find(term.words.lower()) for term in terms if not term.excluded]
     start = max(0, min((at for at in found if at >= 0), default=0) - _SNIPPET // 3)

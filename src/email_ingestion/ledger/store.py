@@ -1,4 +1,4 @@
-"""The ledger itself: records messages once, and answers what it has. Sinks and reconciliation see only this."""
+"""The ledger: records each message once, and answers queries about recorded messages."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, bindparam, exists
 
 from email_ingestion.blobs import Blobs, sha256_of
 from email_ingestion.errors import SinkUnavailable, TransientError
-from email_ingestion.ledger.engine import check_server, open_engine, place, writing
-from email_ingestion.ledger.failures import in_our_terms
+from email_ingestion.ledger.database_errors import translate_errors
+from email_ingestion.ledger.engine import check_server, describe_database, open_engine, write_engine
 from email_ingestion.ledger.migrate import migrate
-from email_ingestion.ledger.outbox import ENVELOPE, Outbox, envelope_of
-from email_ingestion.ledger.records import Found, Place, StoredEmail
-from email_ingestion.ledger.rows import Prepared, attachment_rows
+from email_ingestion.ledger.model import Location, StoredEmail, StoredFacts
+from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, Outbox, envelope_of
+from email_ingestion.ledger.rows import PreparedBatch, attachment_rows
 from email_ingestion.ledger.schema import attachments, contents, deliveries, emails, places, purged
 from email_ingestion.ledger.search import Hit, parse, postgresql_condition, snippet, sqlite_condition
 
@@ -27,7 +27,7 @@ _SEARCHED = 200_000  # characters of a text that the full-text index covers
 
 
 def open_ledger(url: str) -> Ledger:
-    """Open the ledger at `url`, created or migrated if need be.
+    """Open the ledger at `url`; create or migrate it if necessary.
 
     Raises ConfigurationError when a setting or a permission is wrong or the schema is newer than this code,
     SinkUnavailable when the database cannot be reached now.
@@ -43,7 +43,7 @@ def open_ledger(url: str) -> Ledger:
 
 
 def _insert_of(engine: Engine) -> Any:
-    """The INSERT that knows ON CONFLICT; only the dialect that is spoken is loaded."""
+    """Return the dialect's `insert`, which supports ON CONFLICT; only the needed dialect is loaded."""
     if engine.dialect.name == "sqlite":
         from sqlalchemy.dialects.sqlite import insert  # noqa: PLC0415
     else:
@@ -52,40 +52,40 @@ def _insert_of(engine: Engine) -> Any:
 
 
 def content_of(ref: str, ledger: Ledger, blobs: Blobs) -> bytes:
-    """Return the bytes under `ref`, wherever they lie; raises as `blobs.get` does when they are nowhere."""
+    """Return the bytes under `ref` from the database or the blob store. Raises the errors of `Blobs.get`."""
     content = ledger.content(ref)
     return blobs.get(ref) if content is None else content
 
 
 class Ledger:
-    """The delivered messages. Threads may share it; every method raises SinkUnavailable when the database is away."""
+    """The delivered messages. Threads may share it; every method raises SinkUnavailable when the database is down."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._writer = writing(engine)
-        self._place = place(engine)
+        self._writer = write_engine(engine)
+        self._database = describe_database(engine)
         self._insert = _insert_of(engine)
         self.outbox = Outbox(engine)
 
     def record(self, batch: Sequence[StoredEmail]) -> set[str]:
-        """Write all of `batch` that is not there yet, in one transaction; return the identities that are new.
+        """Write the new messages of `batch` in one transaction; return their identities.
 
-        Raises PermanentError when the database refuses a value; nothing of the batch is then written.
+        Raises PermanentError when the database refuses a value; nothing of the batch is written then.
         """
-        with in_our_terms(self._place):
-            prepared = Prepared.of(batch)
+        with translate_errors(self._database):
+            prepared = PreparedBatch.from_emails(batch)
             with self._writer.begin() as connection:
                 return self._write(connection, prepared)
 
-    def rehearse(self, batch: Sequence[StoredEmail]) -> None:
-        """Do what `record` does but for the end, so that nobody ever sees a row of it. Raises as that does."""
-        with in_our_terms(self._place):
-            prepared = Prepared.of(batch)
+    def record_and_roll_back(self, batch: Sequence[StoredEmail]) -> None:
+        """Do the work of `record`, for synthetic messages, and roll it back. Raises the same errors."""
+        with translate_errors(self._database):
+            prepared = PreparedBatch.from_emails(batch)
             with self._writer.connect() as connection, connection.begin() as transaction:
                 self._write(connection, prepared)
                 transaction.rollback()
 
-    def _write(self, connection: Connection, batch: Prepared) -> set[str]:
+    def _write(self, connection: Connection, batch: PreparedBatch) -> set[str]:
         new = self._insert_emails(connection, batch.rows)
         fresh = [stored for stored in batch.ordered if stored.email.email_id in new]
         self._insert_parts(connection, fresh, batch.packed)
@@ -112,24 +112,24 @@ class Ledger:
     def _insert_deliveries(
         self, connection: Connection, batch: Sequence[StoredEmail], new: set[str], now: datetime
     ) -> None:
-        """What is new is owed to its sinks; what is known, only to one whose dead letter was replayed."""
+        """Insert deliveries for new messages, and for a known one only to the sink whose dead letter was replayed."""
         owed = [
             {"email_id": email_id, "sink": sink, "state": "waiting", "due": now, "attempts": 0, "changed_at": now}
             for stored in batch
             for email_id in (stored.email.email_id,)
-            for sink in (stored.owed_to if email_id in new else filter(None, (stored.again,)))
+            for sink in (stored.owed_to if email_id in new else filter(None, (stored.only_sink,)))
         ]
         if not owed:
             return
         insert = self._insert(deliveries)
         values = {name: insert.excluded[name] for name in ("state", "due", "attempts", "changed_at")}
-        # Only over a dead letter: what was delivered, or is on its way, must not be delivered once more.
+        # Update dead deliveries only: a delivered or waiting message must not be delivered once more.
         upsert = insert.on_conflict_do_update(
             index_elements=["email_id", "sink"], set_=values, where=deliveries.c.state == "dead"
         )
         connection.execute(upsert, owed)
 
-    def known(self, account: str, gm_msgids: Iterable[int]) -> set[int]:
+    def known_gm_msgids(self, account: str, gm_msgids: Iterable[int]) -> set[int]:
         """Return those of `gm_msgids` that were delivered for `account`, from whatever mailbox."""
         column = emails.c.gm_msgid
         return set(self._among(column, gm_msgids, emails.c.account == account))
@@ -146,32 +146,32 @@ class Ledger:
             emails.c.uidvalidity == uidvalidity,
             emails.c.uid.between(low, high),
         )
-        with in_our_terms(self._place), self._engine.connect() as connection:
+        with translate_errors(self._database), self._engine.connect() as connection:
             return set(connection.execute(select(emails.c.uid).where(*where)).scalars())
 
-    def places(self, email_ids: Iterable[str]) -> dict[str, Place]:
-        """Return those of `email_ids` that were delivered, each with the place it was first delivered from."""
+    def first_locations(self, email_ids: Iterable[str]) -> dict[str, Location]:
+        """Return for each delivered identity of `email_ids` the location it was first delivered from."""
         columns = (emails.c.email_id, emails.c.mailbox, emails.c.uidvalidity, emails.c.uid)
-        found: dict[str, Place] = {}
-        with in_our_terms(self._place), self._engine.connect() as connection:
+        found: dict[str, Location] = {}
+        with translate_errors(self._database), self._engine.connect() as connection:
             for chunk in _chunks(list(email_ids)):
                 rows = connection.execute(select(*columns).where(emails.c.email_id.in_(chunk)))
-                found |= {row.email_id: Place(row.mailbox, row.uidvalidity, row.uid) for row in rows}
+                found |= {row.email_id: Location(row.mailbox, row.uidvalidity, row.uid) for row in rows}
         return found
 
-    def found_again(self, account: str, mailbox: str, uidvalidity: int, low: int, high: int) -> dict[int, Place]:
-        """Return the UIDs from `low` to `high` that `note_places` noted, with where their messages came from first."""
+    def other_locations(self, account: str, mailbox: str, uidvalidity: int, low: int, high: int) -> dict[int, Location]:
+        """Return UIDs from `low` to `high` of `record_locations`, each with its message's first location."""
         query = (
             select(places.c.uid.label("here"), emails.c.mailbox, emails.c.uidvalidity, emails.c.uid)
             .join(emails, emails.c.email_id == places.c.email_id)
             .where(places.c.account == account, places.c.mailbox == mailbox, places.c.uidvalidity == uidvalidity)
             .where(places.c.uid.between(low, high))
         )
-        with in_our_terms(self._place), self._engine.connect() as connection:
-            return {row.here: Place(row.mailbox, row.uidvalidity, row.uid) for row in connection.execute(query)}
+        with translate_errors(self._database), self._engine.connect() as connection:
+            return {row.here: Location(row.mailbox, row.uidvalidity, row.uid) for row in connection.execute(query)}
 
-    def note_places(self, account: str, found: Mapping[Place, str]) -> None:
-        """Remember that the messages with these identities, all delivered, lie at these places as well."""
+    def record_locations(self, account: str, found: Mapping[Location, str]) -> None:
+        """Record further locations of delivered messages, by identity."""
         if not found:
             return
         rows = [
@@ -186,20 +186,20 @@ class Ledger:
         ]
         key = [places.c.account, places.c.mailbox, places.c.uidvalidity, places.c.uid]
         insert = self._insert(places)
-        # Replaced, not left: the message that was noted may have been deleted from the ledger since.
+        # Replace an old row: its message may have been deleted from the ledger since.
         upsert = insert.on_conflict_do_update(index_elements=key, set_={"email_id": insert.excluded.email_id})
-        with in_our_terms(self._place), self._writer.begin() as connection:
+        with translate_errors(self._database), self._writer.begin() as connection:
             connection.execute(upsert, rows)
 
-    def relabel(self, mailbox: str, labels: Mapping[str, Sequence[str]]) -> tuple[set[str], int]:
-        """Set the labels of those identities that were delivered; return those, and how many had other labels.
+    def update_labels(self, mailbox: str, labels: Mapping[str, Sequence[str]]) -> tuple[set[str], int]:
+        """Set the labels of delivered messages; return the delivered identities, and how many labels changed.
 
-        Only of those first delivered from `mailbox`: elsewhere a server may leave a label out that is shown there.
+        Only messages first delivered from `mailbox` change: in another mailbox the server may leave labels out.
         """
         recorded: set[str] = set()
         changed: list[dict[str, Any]] = []
         columns = (emails.c.email_id, emails.c.mailbox, emails.c.labels)
-        with in_our_terms(self._place), self._engine.connect() as connection:
+        with translate_errors(self._database), self._engine.connect() as connection:
             for chunk in _chunks(list(labels)):
                 for row in connection.execute(select(*columns).where(emails.c.email_id.in_(chunk))):
                     recorded.add(row.email_id)
@@ -208,17 +208,17 @@ class Ledger:
                         changed.append({"id": row.email_id, "labels": now})
         if changed:
             statement = update(emails).where(emails.c.email_id == bindparam("id"))
-            with in_our_terms(self._place), self._writer.begin() as connection:
+            with translate_errors(self._database), self._writer.begin() as connection:
                 connection.execute(statement, sorted(changed, key=itemgetter("id")))
         return recorded, len(changed)
 
-    def note_purged(self, email_ids: Iterable[str]) -> None:
-        """Remember that an operator gave these messages up."""
+    def record_purged(self, email_ids: Iterable[str]) -> None:
+        """Record that an operator gave these messages up."""
         now = datetime.now(UTC)
         rows = [{"email_id": email_id, "purged_at": now} for email_id in sorted(set(email_ids))]
         if rows:
             insert = self._insert(purged).on_conflict_do_nothing(index_elements=["email_id"])
-            with in_our_terms(self._place), self._writer.begin() as connection:
+            with translate_errors(self._database), self._writer.begin() as connection:
                 connection.execute(insert, rows)
 
     def purged(self, email_ids: Iterable[str]) -> set[str]:
@@ -226,12 +226,12 @@ class Ledger:
         return set(self._among(purged.c.email_id, email_ids))
 
     def has_mail(self, account: str) -> bool:
-        """Return whether any message of `account` was delivered, or any at all was given up."""
+        """Tell whether any message of `account` was delivered, or any message of any account was given up."""
         query = select(exists().where(emails.c.account == account) | exists().select_from(purged))
-        with in_our_terms(self._place), self._engine.connect() as connection:
+        with translate_errors(self._database), self._engine.connect() as connection:
             return bool(connection.execute(query).scalar_one())
 
-    def begun(self, account: str, mailbox: str) -> datetime | None:
+    def first_delivery_date(self, account: str, mailbox: str) -> datetime | None:
         """Return the INTERNALDATE of the first message delivered from a mailbox; None before there is one."""
         first = (
             select(emails.c.uidvalidity, func.min(emails.c.uid).label("uid"))
@@ -245,25 +245,25 @@ class Ledger:
             emails.c.uidvalidity == first.c.uidvalidity,
             emails.c.uid == first.c.uid,
         )
-        with in_our_terms(self._place), self._engine.connect() as connection:
+        with translate_errors(self._database), self._engine.connect() as connection:
             date: datetime | None = connection.execute(query).scalar_one()
         return date
 
     def _among(self, column: ColumnElement[Any], values: Iterable[Any], *where: ColumnElement[bool]) -> Iterator[Any]:
-        with in_our_terms(self._place), self._engine.connect() as connection:
+        with translate_errors(self._database), self._engine.connect() as connection:
             for chunk in _chunks(list(values)):
                 yield from connection.execute(select(column).where(column.in_(chunk), *where)).scalars()
 
     def count(self, account: str | None = None) -> int:
-        """Count the messages that were delivered, in all or for one account."""
+        """Count the delivered messages, of all accounts or of one."""
         query = select(func.count()).select_from(emails)
         if account is not None:
             query = query.where(emails.c.account == account)
-        with in_our_terms(self._place), self._engine.connect() as connection:
+        with translate_errors(self._database), self._engine.connect() as connection:
             return connection.execute(query).scalar_one()
 
     def search(self, words: str, limit: int = 20, account: str | None = None) -> list[Hit]:
-        """Return the newest messages that have all of `words` in subject, sender or text (syntax: `search.parse`)."""
+        """Return the newest messages with all `words` in subject, sender or text (syntax: `search.parse`)."""
         terms = parse(words)
         if all(term.excluded for term in terms):
             return []
@@ -277,62 +277,62 @@ class Ledger:
         )
         if account is not None:
             query = query.where(emails.c.account == account)
-        with in_our_terms(self._place), self._engine.connect() as connection:
+        with translate_errors(self._database), self._engine.connect() as connection:
             rows = connection.execute(query).all()
         return [
             Hit(row.email_id, row.internaldate, _sender(row), row.subject, snippet(row.body, terms)) for row in rows
         ]
 
     def referenced(self, refs: Iterable[str]) -> set[str]:
-        """Return those of `refs` that a message or an attachment of one refers to."""
+        """Return the references of `refs` that a message or an attachment uses."""
         wanted = list(refs)
         return {*self._among(emails.c.raw_ref, wanted), *self._among(attachments.c.content_ref, wanted)}
 
-    def found(self, email_id: str) -> Found | None:
-        """Return what of a message is not in its raw bytes; None when it is not here."""
-        query = select(*ENVELOPE, emails.c.raw_ref, emails.c.tags, emails.c.priority)
-        with in_our_terms(self._place), self._engine.connect() as connection:
+    def stored_facts(self, email_id: str) -> StoredFacts | None:
+        """Return the facts about a message that are not in its raw bytes; None when it was not delivered."""
+        query = select(*ENVELOPE_COLUMNS, emails.c.raw_ref, emails.c.tags, emails.c.priority)
+        with translate_errors(self._database), self._engine.connect() as connection:
             row = connection.execute(query.where(emails.c.email_id == email_id)).one_or_none()
-        return Found(envelope_of(row), row.raw_ref, tuple(row.tags or ()), row.priority) if row else None
+        return StoredFacts(envelope_of(row), row.raw_ref, tuple(row.tags or ()), row.priority) if row else None
 
-    def processed(self, email_ids: Iterable[str]) -> dict[str, datetime]:
-        """Return those of `email_ids` that were delivered, each with the time."""
+    def processed_times(self, email_ids: Iterable[str]) -> dict[str, datetime]:
+        """Return the time of delivery of each delivered identity of `email_ids`."""
         found: dict[str, datetime] = {}
-        with in_our_terms(self._place), self._engine.connect() as connection:
+        with translate_errors(self._database), self._engine.connect() as connection:
             for chunk in _chunks(list(email_ids)):
                 query = select(emails.c.email_id, emails.c.processed_at).where(emails.c.email_id.in_(chunk))
                 found |= {row.email_id: row.processed_at for row in connection.execute(query)}
         return found
 
     def raw_ref(self, email_id: str) -> str | None:
-        """Return the reference of a message's raw bytes for `content_of`; None when the message is not here."""
+        """Return the reference of a message's raw bytes for `content_of`; None when it was not delivered."""
         query = select(emails.c.raw_ref).where(emails.c.email_id == email_id)
-        with in_our_terms(self._place), self._engine.connect() as connection:
+        with translate_errors(self._database), self._engine.connect() as connection:
             return connection.execute(query).scalar_one_or_none()
 
     def content(self, ref: str) -> bytes | None:
-        """Return the bytes under `ref` if the database itself has them; raises TransientError when they are damaged."""
+        """Return the bytes under `ref` if they are in the database. Raises TransientError when they are damaged."""
         sha256 = sha256_of(ref)
         query = select(contents.c.data, contents.c.size).where(contents.c.sha256 == sha256)
-        with in_our_terms(self._place), self._engine.connect() as connection:
+        with translate_errors(self._database), self._engine.connect() as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
             return None
         data = zstandard.ZstdDecompressor().decompress(row.data, max_output_size=row.size)
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise TransientError(f"the content {ref} in the database {self._place} is damaged; restore a backup")
+            raise TransientError(f"the content {ref} in the database {self._database} is damaged; restore a backup")
         return data
 
     def ping(self) -> None:
-        """Return when the database would take a transaction now; raises SinkUnavailable otherwise."""
-        with in_our_terms(self._place), self._writer.begin() as connection:
+        """Check that the database accepts a transaction now. Raises SinkUnavailable."""
+        with translate_errors(self._database), self._writer.begin() as connection:
             if connection.dialect.name == "sqlite":
                 return  # BEGIN IMMEDIATE got the write lock
             if connection.exec_driver_sql("SHOW transaction_read_only").scalar_one() == "on":
-                raise SinkUnavailable(f"the database {self._place} is read-only; point DATABASE_URL at the primary")
+                raise SinkUnavailable(f"the database {self._database} is read-only; point DATABASE_URL at the primary")
 
     def close(self) -> None:
-        """Give the connections back; the ledger is not usable afterwards."""
+        """Close the connections; the ledger cannot be used afterwards."""
         self._engine.dispose()
 
 

@@ -1,4 +1,4 @@
-"""Column types that both databases keep without loss and show as a person expects; migrations use them too."""
+"""Column types that both databases store without loss; migrations use them too."""
 
 from __future__ import annotations
 

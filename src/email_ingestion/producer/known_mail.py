@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
-from email_ingestion.ledger.records import Place
+from email_ingestion.ledger.model import Location
 from email_ingestion.mailbox import MessageSummary
 from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.records import RawMessage, email_id
@@ -76,7 +76,7 @@ class InFlight:
         """Return where the message with this X-GM-MSGID is."""
         return self._find(lambda entries: gm_msgid in entries.gm_msgids)
 
-    def by_location(self, place: Place) -> QueueState | None:
+    def by_location(self, place: Location) -> QueueState | None:
         """Return where the message from this mailbox and UID is, on a server without X-GM-EXT-1."""
         return self._find(lambda entries: place.uid in entries.uids.get((place.mailbox, place.uidvalidity), ()))
 
@@ -115,14 +115,14 @@ class LedgerUids:
     """What the ledger has of a range of UIDs of one mailbox."""
 
     first_seen: set[int]  # delivered from here
-    seen_again: dict[int, Place]  # delivered from elsewhere, and found here too
+    seen_again: dict[int, Location]  # delivered from elsewhere, and found here too
 
 
 @dataclass(slots=True)
 class Locations:
     """Where messages are, by UID; the delivered ones with the place they were first delivered from."""
 
-    delivered: dict[int, Place] = field(default_factory=dict)
+    delivered: dict[int, Location] = field(default_factory=dict)
     in_flight: dict[int, QueueState] = field(default_factory=dict)
     purged: set[int] = field(default_factory=set)  # an operator gave them up
 
@@ -156,14 +156,14 @@ class KnownMail:
 
     def first_delivery_date(self) -> datetime | None:
         """Return the date of the first message delivered from the mailbox."""
-        return self._ledger().begun(self._account, self._mailbox.name)
+        return self._ledger().first_delivery_date(self._account, self._mailbox.name)
 
     def recorded(self, low: int, high: int) -> LedgerUids:
         """Return what the ledger has of the UIDs from `low` to `high`."""
         self._in_flight.ensure_read()
         uid_range = (self._account, self._mailbox.name, self._mailbox.uidvalidity, low, high)
         ledger = self._ledger()
-        return LedgerUids(ledger.known_uids(*uid_range), ledger.found_again(*uid_range))
+        return LedgerUids(ledger.known_uids(*uid_range), ledger.other_locations(*uid_range))
 
     def uids(self, summaries: Sequence[MessageSummary]) -> set[int]:
         """Return the UIDs of the messages (ascending) that are delivered, queued, dead or purged."""
@@ -224,18 +224,18 @@ class KnownMail:
         locations.purged = {uid for uid, identity in ids.items() if identity in purged}
         return locations
 
-    def _delivered(self, ids: dict[int, str]) -> dict[int, Place]:
+    def _delivered(self, ids: dict[int, str]) -> dict[int, Location]:
         ledger = self._ledger()
-        places = ledger.places(ids.values())
+        places = ledger.first_locations(ids.values())
         found = {uid: identity for uid, identity in ids.items() if identity in places}
         here = {self._place(uid): identity for uid, identity in found.items()}
-        ledger.note_places(
+        ledger.record_locations(
             self._account, {place: identity for place, identity in here.items() if places[identity] != place}
         )
         return {uid: places[identity] for uid, identity in found.items()}
 
-    def _place(self, uid: int) -> Place:
-        return Place(self._mailbox.name, self._mailbox.uidvalidity, uid)
+    def _place(self, uid: int) -> Location:
+        return Location(self._mailbox.name, self._mailbox.uidvalidity, uid)
 
 
 def _ids_by_uid(messages: Sequence[RawMessage]) -> dict[int, str]:

@@ -90,7 +90,7 @@ class LabelSync:
         known = self._appender.modseq(self._account, self._mailbox.name)
         if known and known <= self._modseq:
             return known
-        return 1 if self._ledger().begun(self._account, self._mailbox.name) else self._modseq
+        return 1 if self._ledger().first_delivery_date(self._account, self._mailbox.name) else self._modseq
 
     def _windows(self) -> Iterator[tuple[int, int | None]]:
         low = 1
@@ -116,7 +116,7 @@ class LabelSync:
         if not by_id:
             return []
         labels = {identity: change.labels for identity, change in by_id.items()}
-        recorded, different = self._ledger().relabel(self._mailbox.name, labels)
+        recorded, different = self._ledger().update_labels(self._mailbox.name, labels)
         if different:
             self._observe(LabelsChanged(self._account, self._mailbox.name, different))
         return [change for identity, change in by_id.items() if identity not in recorded]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from email_ingestion.events import Observe, Published, Reconciled
-from email_ingestion.ledger.records import Place
+from email_ingestion.ledger.model import Location
 from email_ingestion.mailbox import ImapMailbox, MessageSummary
 from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS, UID_WINDOW, SelectedMailbox
 from email_ingestion.producer.fetcher import BATCH_BYTES, MessageFetcher
@@ -173,7 +173,7 @@ class Reconciler:
         size = sum(message.envelope.size for message in missing)
         self._observe(Published(self._account, self._mailbox.name, ids, added, size))
 
-    def _count_copies(self, delivered: Mapping[int, Place]) -> None:
+    def _count_copies(self, delivered: Mapping[int, Location]) -> None:
         """Count messages that the ledger has from another UID.
 
         Such a message is a copy if the other UID is still there, else it was moved.

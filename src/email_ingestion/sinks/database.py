@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from email_ingestion.blobs import Blobs, open_blobs, reference
-from email_ingestion.ledger.records import Content, StoredEmail
+from email_ingestion.ledger.model import Content, StoredEmail
 from email_ingestion.ledger.store import Ledger, open_ledger
 from email_ingestion.sinks import SinkMessage
 
@@ -34,7 +34,7 @@ class DatabaseSink:
         """See `Sink`. A blob is stored before the row that refers to it: the other way round could lose it."""
         trials = [StoredEmail(parcel.email, "", tuple(_contents(parcel))) for parcel in batch if parcel.synthetic]
         if trials:
-            self.ledger.rehearse(trials)
+            self.ledger.record_and_roll_back(trials)
         mail = [parcel for parcel in batch if not parcel.synthetic]
         new = self.ledger.record([self._stored(parcel) for parcel in mail]) if mail else set()
         return {parcel.email.email_id for parcel in mail} - new

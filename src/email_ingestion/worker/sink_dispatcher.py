@@ -30,7 +30,7 @@ from email_ingestion.errors import (
 )
 from email_ingestion.events import DeadLettered, Deferred, LoopFailed, LoopTick, Observe, SinkDelivered
 from email_ingestion.events import SinkBacklog as Owing
-from email_ingestion.ledger.outbox import Claim, Owed
+from email_ingestion.ledger.outbox import DeliveryClaim, PendingDelivery
 from email_ingestion.ledger.store import Ledger
 from email_ingestion.parsing import parse
 from email_ingestion.records import RawMessage, SinkMessage
@@ -58,8 +58,8 @@ def loop_name(sink: str) -> str:
 class _Round:
     """One claim, and what has become of its messages so far."""
 
-    claim: Claim
-    left: dict[str, Owed]  # neither taken nor decided on
+    claim: DeliveryClaim
+    left: dict[str, PendingDelivery]  # neither taken nor decided on
     answers: list[tuple[str, EmailIngestionError | None]] = field(default_factory=list)
     unmarked: list[str] = field(default_factory=list)
     marked_at: float = field(default_factory=time.monotonic)
@@ -157,7 +157,7 @@ class SinkDispatcher:
         if wait > 0 or self._paused() or not is_available(self._sink, self._breaker):
             return min(LOOK_SECONDS, max(0.05, wait))
         claim = self._outbox.claim(self._name, self._instance, self._batch if self._proven else 1, self._lease)
-        if not claim.owed:
+        if not claim.deliveries:
             return LOOK_SECONDS
         self._serve(claim)
         return 0.0
@@ -174,8 +174,8 @@ class SinkDispatcher:
             raise
         self._observe(Owing(self._name, backlog.waiting, backlog.oldest.timestamp() if backlog.oldest else None))
 
-    def _serve(self, claim: Claim) -> None:
-        work = _Round(claim, {owed.envelope.email_id: owed for owed in claim.owed})
+    def _serve(self, claim: DeliveryClaim) -> None:
+        work = _Round(claim, {owed.envelope.email_id: owed for owed in claim.deliveries})
         try:
             for chunk, error in self._answers(work, list(self._parcels(work))):
                 self._note(work, chunk, error)
@@ -183,7 +183,7 @@ class SinkDispatcher:
         finally:
             self._mark(work)
             if work.left:
-                self._outbox.give_back(work.claim, work.left)
+                self._outbox.release(work.claim, work.left)
 
     def _parcels(self, work: _Round) -> Iterator[SinkMessage]:
         """The messages to hand over; those that cannot be read are decided on here."""
@@ -199,7 +199,7 @@ class SinkDispatcher:
             except EmailIngestionError as error:
                 self._fail(work, owed, error)
 
-    def _parcel(self, owed: Owed) -> SinkMessage:
+    def _parcel(self, owed: PendingDelivery) -> SinkMessage:
         inside = self._ledger.content(owed.raw_ref)
         raw = self._blobs.get(owed.raw_ref) if inside is None else inside
         email = parse(owed.envelope, raw)
@@ -243,7 +243,7 @@ class SinkDispatcher:
         """Write down what the sink has, however long the database is away: else the sink would get it again."""
         while work.unmarked:
             try:
-                self._outbox.delivered(work.claim, work.unmarked)
+                self._outbox.mark_delivered(work.claim, work.unmarked)
             except SinkUnavailable as error:
                 self._observe(LoopFailed(loop_name(self._name), error))
                 if self._stopped.wait(1.0):
@@ -256,7 +256,7 @@ class SinkDispatcher:
     def _hold(self, work: _Round) -> None:
         if work.left and time.monotonic() - work.held_at >= self._lease / 3:
             with suppress(SinkUnavailable):  # then nobody else can take them over either
-                work.claim = self._outbox.hold(work.claim, work.left, self._lease)
+                work.claim = self._outbox.extend(work.claim, work.left, self._lease)
             work.held_at = time.monotonic()
 
     def _settle(self, work: _Round) -> None:
@@ -279,7 +279,7 @@ class SinkDispatcher:
         self._failures += 1
         self._not_before = time.monotonic() + backoff(self._failures, cap=LONGEST_PAUSE)
 
-    def _fail(self, work: _Round, owed: Owed, error: EmailIngestionError) -> None:
+    def _fail(self, work: _Round, owed: PendingDelivery, error: EmailIngestionError) -> None:
         """An attempt failed: another one later, or the dead letters."""
         if isinstance(error, PermanentError):
             self._dead_letter(work, owed, "permanent", error)
@@ -288,13 +288,15 @@ class SinkDispatcher:
         else:
             self._defer(work, owed, error, _delay(owed, error))
 
-    def _defer(self, work: _Round, owed: Owed, error: EmailIngestionError, seconds: float) -> None:
+    def _defer(self, work: _Round, owed: PendingDelivery, error: EmailIngestionError, seconds: float) -> None:
         email_id = owed.envelope.email_id
-        self._outbox.deferred(work.claim, {email_id: seconds})
+        self._outbox.defer(work.claim, {email_id: seconds})
         del work.left[email_id]
         self._observe(Deferred(email_id, owed.attempt, error, seconds, self._name))
 
-    def _dead_letter(self, work: _Round, owed: Owed, reason: Reason, error: EmailIngestionError | None) -> None:
+    def _dead_letter(
+        self, work: _Round, owed: PendingDelivery, reason: Reason, error: EmailIngestionError | None
+    ) -> None:
         email_id = owed.envelope.email_id
         inside = self._content(owed)
         letter = RawMessage(owed.envelope, inside, None if inside is not None else owed.raw_ref, self._name)
@@ -305,11 +307,11 @@ class SinkDispatcher:
         except TransientError as away:  # Redis: the sink is asked once more before it is
             self._defer(work, owed, away, UNBURIED_SECONDS)
             return
-        self._outbox.buried(work.claim, [email_id])
+        self._outbox.mark_dead(work.claim, [email_id])
         del work.left[email_id]
         self._observe(DeadLettered(email_id, reason, owed.attempt, error, self._name))
 
-    def _content(self, owed: Owed) -> bytes | None:
+    def _content(self, owed: PendingDelivery) -> bytes | None:
         """The raw bytes when they lie in the database; the blob store's are referred to, and so are damaged ones."""
         try:
             return self._ledger.content(owed.raw_ref)
@@ -319,6 +321,6 @@ class SinkDispatcher:
             return None
 
 
-def _delay(owed: Owed, error: EmailIngestionError) -> float:
+def _delay(owed: PendingDelivery, error: EmailIngestionError) -> float:
     asked = error.after if isinstance(error, Retry) else None
     return backoff(owed.attempt) if asked is None else asked

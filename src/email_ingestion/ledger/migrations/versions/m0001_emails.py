@@ -5,8 +5,8 @@ from __future__ import annotations
 from alembic import op
 from sqlalchemy import BigInteger, Column, ForeignKey, Integer, LargeBinary, Text
 
+from email_ingestion.ledger.fts_schema import FTS_STATEMENTS
 from email_ingestion.ledger.types import Json, Moment, Unsigned64
-from email_ingestion.ledger.words import WORDS
 
 revision = "0001"
 down_revision = None
@@ -22,7 +22,7 @@ def upgrade() -> None:
         Column("size", BigInteger, nullable=False),
         Column("data", LargeBinary, nullable=False),
     )
-    for statement in WORDS[op.get_context().dialect.name]:
+    for statement in FTS_STATEMENTS[op.get_context().dialect.name]:
         op.execute(statement)
 
 

@@ -1,6 +1,7 @@
-"""Tells a database that cannot take anything from a message it will never take; raises our errors for its own.
+"""Translate SQLAlchemy's errors: SinkUnavailable when the database is down, PermanentError when it refuses a value.
 
-The texts name neither statement nor values: a driver may quote the row it refuses, and mail does not belong in a log.
+The texts contain neither statements nor values: a driver may quote the row it refuses, and mail does not belong in a
+log.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ _SQLITE_SETTING_AT_FAULT = ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM",
 
 
 @contextmanager
-def in_our_terms(database: str) -> Iterator[None]:
-    """Raise SinkUnavailable when nobody is to blame, PermanentError when a value is."""
+def translate_errors(database: str) -> Iterator[None]:
+    """Raise PermanentError when the database refuses a value, SinkUnavailable for its other errors."""
     try:
         yield
     except SQLAlchemyError as error:
@@ -43,8 +44,8 @@ def in_our_terms(database: str) -> Iterator[None]:
 
 
 @contextmanager
-def while_opening(database: str) -> Iterator[None]:
-    """Raise ConfigurationError when an operator must mend something, SinkUnavailable when it may pass."""
+def translate_open_errors(database: str) -> Iterator[None]:
+    """Raise ConfigurationError when an operator must fix a setting, SinkUnavailable for other errors."""
     try:
         yield
     except SQLAlchemyError as error:

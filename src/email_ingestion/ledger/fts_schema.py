@@ -1,6 +1,6 @@
-"""The index over the words of subject, sender and text, as SQL. The first migration makes it too.
+"""The SQL of the full-text index over subject, sender and text. The first migration uses it too.
 
-Whoever changes it here gives that one the text of before, and writes a migration.
+To change it, copy the present text into the first migration and write a new one.
 
 Only the first 200,000 characters of a message are searchable. With 4 bytes for a character, and 4 for each word in
 place of the space after it, a tsvector stays at 800 kB where 1 MiB is allowed: no message can be refused for it.
@@ -52,4 +52,4 @@ _POSTGRESQL = (
     "CREATE INDEX emails_words ON emails USING gin (email_words(subject, from_name, from_addr, text))",
 )
 
-WORDS = {"sqlite": _SQLITE, "postgresql": _POSTGRESQL}
+FTS_STATEMENTS = {"sqlite": _SQLITE, "postgresql": _POSTGRESQL}

@@ -1,4 +1,4 @@
-"""pg_dump and pg_restore around the ledger in PostgreSQL; the password travels in the environment only."""
+"""Run pg_dump and pg_restore for a ledger in PostgreSQL; the password is passed in the environment only."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from sqlalchemy import Engine, text
 from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.settings import environment
 
-# How pg_restore writes the rows of a table: this line, a row a line, and `\.`.
+# pg_restore writes a table as this line, one line for each row, and `\.`.
 COPY = re.compile(rb"COPY (?:\S+\.)?(\S+) (\(.*\)) FROM stdin;\n")
 END = b"\\.\n"
 
 
-def write(engine: Engine, path: Path, tables: Sequence[str]) -> tuple[str, dict[str, int]] | None:
-    """Dump the ledger's schema to `path`; returns the revision and the rows of one and the same snapshot."""
+def dump_tables(engine: Engine, path: Path, tables: Sequence[str]) -> tuple[str, dict[str, int]] | None:
+    """Dump the ledger's schema to `path`; return the revision and the row counts of the same snapshot.
+
+    None when there is no ledger yet. Raises OperationFailed and ConfigurationError.
+    """
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection, connection.begin():
         if connection.execute(text("SELECT to_regclass('alembic_version')")).scalar_one() is None:
             return None
@@ -41,8 +44,8 @@ def write(engine: Engine, path: Path, tables: Sequence[str]) -> tuple[str, dict[
     return revision, rows
 
 
-def count(path: Path, tables: Sequence[str]) -> dict[str, int]:
-    """The rows a dump holds, by table, read to its end."""
+def count_rows(path: Path, tables: Sequence[str]) -> dict[str, int]:
+    """Read a dump to its end and return the number of rows by table. Raises OperationFailed."""
     found: dict[str, int] = {}
     with _rows(path, tables) as lines:
         for table, _, rows in _parts(lines):
@@ -50,8 +53,8 @@ def count(path: Path, tables: Sequence[str]) -> dict[str, int]:
     return {table: found[table] for table in tables if table in found}
 
 
-def load(engine: Engine, path: Path, tables: Sequence[str]) -> int:
-    """Add what only the dump has, in one transaction; returns how many messages that were."""
+def merge_rows(engine: Engine, path: Path, tables: Sequence[str]) -> int:
+    """Insert the rows that only the dump has, in one transaction; return how many messages were added."""
     with engine.connect() as connection, connection.begin():
         cursor = cast("Any", connection.connection.driver_connection).cursor()
         with _rows(path, tables) as lines:
@@ -72,17 +75,17 @@ def load(engine: Engine, path: Path, tables: Sequence[str]) -> int:
 
 @contextmanager
 def _rows(path: Path, tables: Sequence[str]) -> Iterator[IO[bytes]]:
-    """What pg_restore writes for these tables; raises OperationFailed when it does not come to its end."""
+    """Open pg_restore's output for these tables. Raises OperationFailed when it ends with an error."""
     command = [_program("pg_restore"), "--data-only", "--file=-", *(f"--table={table}" for table in tables), str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         yield cast("IO[bytes]", process.stdout)
-        _, said = process.communicate()
+        _, stderr = process.communicate()
     if process.returncode:
-        raise OperationFailed(f"pg_restore failed: {_last_line(said.decode(errors='replace'))}")
+        raise OperationFailed(f"pg_restore failed: {_last_line(stderr.decode(errors='replace'))}")
 
 
 def _parts(lines: IO[bytes]) -> Iterator[tuple[str, str, Iterator[bytes]]]:
-    """Table, columns and rows of each COPY; the rows must be taken before the next."""
+    """Yield table, columns and rows of each COPY; read the rows before the next item."""
     for line in lines:
         if found := COPY.fullmatch(line):
             yield found[1].decode(), found[2].decode(), takewhile(END.__ne__, lines)
@@ -104,5 +107,5 @@ def _environment(engine: Engine) -> dict[str, str]:
     return environment() | ({"PGPASSWORD": str(secret)} if secret else {})
 
 
-def _last_line(said: str) -> str:
-    return said.strip().rpartition("\n")[2] or "it said nothing"
+def _last_line(stderr: str) -> str:
+    return stderr.strip().rpartition("\n")[2] or "it said nothing"

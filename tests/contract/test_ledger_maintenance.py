@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from email_ingestion.cli.storage import database
 from email_ingestion.errors import OperationFailed, SinkUnavailable
+from email_ingestion.ledger.maintenance import compact, find_damage
 from email_ingestion.ledger.store import Ledger, open_ledger
-from email_ingestion.ledger.upkeep import compact, faults
 from tests.contract.ledgers import letters, mail, stored
 from tests.servers.postgres import fresh_database
 
@@ -25,7 +25,7 @@ app.add_typer(database, name="database")
 
 def test_a_sound_database_has_no_faults(ledger: Ledger, database_url: str) -> None:
     ledger.record(letters(1, 2, 3))
-    assert faults(database_url) == []
+    assert find_damage(database_url) == []
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -66,7 +66,7 @@ def test_a_reference_to_nothing_is_found(sqlite_url: str, tmp_path: Path, monkey
         ledger.record([stored(mail(1, attachments=(b"attached",)))])
     with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))) as other, other:
         other.execute("DELETE FROM emails")  # without foreign_keys=ON
-    assert faults(sqlite_url) == ["attachments refers to no emails"]
+    assert find_damage(sqlite_url) == ["attachments refers to no emails"]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATABASE_URL", sqlite_url)
     shown = CliRunner().invoke(app, ["database", "check", "--json"], standalone_mode=False)
@@ -85,7 +85,7 @@ def test_a_damaged_page_is_found(sqlite_url: str) -> None:
         file.seek((page - 1) * size + 8)
         file.write(b"\xff" * 500)
     try:
-        found = faults(sqlite_url)
+        found = find_damage(sqlite_url)
     except SinkUnavailable as error:  # so bad that the reading comes to no end
         found = [str(error)]
     assert found
@@ -94,7 +94,7 @@ def test_a_damaged_page_is_found(sqlite_url: str) -> None:
 def test_a_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     path = tmp_path / "none.db"
     with pytest.raises(OperationFailed, match="not there yet"):
-        faults(f"sqlite:///{path}")
+        find_damage(f"sqlite:///{path}")
     assert not path.exists()
 
 

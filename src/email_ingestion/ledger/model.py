@@ -1,4 +1,4 @@
-"""What the ledger takes and gives: a parsed message, the contents to keep beside it, and where it was found."""
+"""The records that the ledger stores and returns; importing them does not load SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class StoredEmail:
-    """A message for the ledger; what of it is not in `contents` already lies in the blob store."""
+    """A message to be recorded; its bytes that are not in `contents` are already in the blob store."""
 
     email: Email
     raw_ref: str
     contents: tuple[Content, ...] = ()
-    owed_to: tuple[str, ...] = ()  # the sinks beside the database that have to get it
-    again: str | None = None  # the sink that is to get it once more: its dead letter was replayed
+    owed_to: tuple[str, ...] = ()  # the further sinks that must get it
+    only_sink: str | None = None  # the further sink that must get it again: its dead letter was replayed
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where on a server a message lies; an account's server has one message there, ever (RFC 3501, 2.3.1.1)."""
+class Location:
+    """A message's location on its server; it never names another message (RFC 3501, section 2.3.1.1)."""
 
     mailbox: str
     uidvalidity: int
@@ -36,8 +36,8 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What the ledger knows of a message beyond its bytes, which lie under `raw_ref`."""
+class StoredFacts:
+    """The facts about a message that parsing its raw bytes (`raw_ref`) does not give."""
 
     envelope: Envelope
     raw_ref: str

@@ -1,0 +1,36 @@
+"""Identify a database by its URL without opening it: its file, and a fingerprint that all its users share."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from pathlib import Path
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def sqlite_path(url: str) -> Path | None:
+    """Return the file of an SQLite database; None for another database and for a URL without a file."""
+    kind, _, rest = url.partition(":///")
+    path = rest.partition("?")[0]
+    return Path(path) if kind == "sqlite" and path else None
+
+
+def ledger_fingerprint(url: str) -> str | None:
+    """Return 12 hex digits that are equal for processes that use the same database; None while it has no file.
+
+    A file is identified by boot id, device and inode: containers see it under different paths.
+    """
+    file = sqlite_path(url)
+    if file is None:
+        return _digest(url.partition("://")[2].rpartition("@")[2])  # users of one server may log in as different roles
+    try:
+        status = file.stat()
+        machine = BOOT_ID.read_text() if BOOT_ID.exists() else socket.gethostname()
+    except OSError:
+        return None
+    return _digest(machine, status.st_dev, status.st_ino)
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]

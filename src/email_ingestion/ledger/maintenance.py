@@ -1,0 +1,97 @@
+"""Maintain the database: describe its state, search it for damage, and give back the space of deleted rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, text
+
+from email_ingestion.errors import OperationFailed
+from email_ingestion.ledger.database_errors import translate_open_errors
+from email_ingestion.ledger.engine import check_server, describe_database, open_engine
+from email_ingestion.ledger.migrate import pending_revision
+from email_ingestion.ledger.schema import metadata
+from email_ingestion.ledger.store import Ledger
+
+MAX_FAULTS = 20  # that SQLite looks for; one is enough to restore a backup
+
+
+def describe_ledger(url: str) -> str:
+    """Describe the state of the database in one sentence; nothing is created, migrated or changed.
+
+    Raises ConfigurationError when a setting or a permission is wrong or the schema is newer than this code,
+    SinkUnavailable when the database accepts no write now.
+    """
+    engine = open_engine(url)
+    try:
+        if (file := _file(engine)) and not file.exists():
+            return f"{file} is not there yet: the worker makes it"
+        check_server(engine)
+        with translate_open_errors(describe_database(engine)):
+            behind = pending_revision(engine)
+        ledger = Ledger(engine)
+        ledger.ping()
+        if behind:
+            return f"{describe_database(engine)} takes writes; the next start brings its schema to {behind}"
+        return f"{describe_database(engine)} takes writes and holds {ledger.count():,} messages"
+    finally:
+        engine.dispose()
+
+
+def find_damage(url: str) -> list[str]:
+    """Read every page and every reference; return one sentence for each fault found.
+
+    Raises ConfigurationError or SinkUnavailable when the database cannot be read, OperationFailed when there is none.
+    """
+    with _open(url) as connection:
+        if connection.dialect.name == "sqlite":
+            reports = [str(row[0]) for row in connection.exec_driver_sql(f"PRAGMA integrity_check({MAX_FAULTS})")]
+            orphans = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchmany(MAX_FAULTS)
+            return [each for each in reports if each != "ok"] + [f"{row[0]} refers to no {row[2]}" for row in orphans]
+        # A server keeps its references itself; turning each row into text reads all of it, wherever it is stored.
+        for table in metadata.tables:
+            connection.execute(text(f"SELECT count(row::text) FROM {table} AS row"))  # noqa: S608 - our own names
+        return []
+
+
+def compact(url: str) -> tuple[int, int]:
+    """Give unused space back and refresh the query planner's statistics; return the bytes before and after.
+
+    Writers wait meanwhile on SQLite, and not on PostgreSQL. Raises the errors of `find_damage`.
+    """
+    with _open(url) as connection:
+        before = _size(connection)
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql("COMMIT")  # our engine has begun a transaction, and VACUUM takes none
+            for statement in ("VACUUM", "PRAGMA optimize", "PRAGMA wal_checkpoint(TRUNCATE)"):
+                connection.exec_driver_sql(statement).close()
+        else:
+            connection.exec_driver_sql("VACUUM (ANALYZE)")
+        return before, _size(connection)
+
+
+def _file(engine: Engine) -> Path | None:
+    return Path(engine.url.database or "") if engine.dialect.name == "sqlite" else None
+
+
+@contextmanager
+def _open(url: str) -> Iterator[Connection]:
+    engine = open_engine(url)
+    try:
+        if engine.dialect.name == "sqlite" and not Path(describe_database(engine)).exists():
+            raise OperationFailed(f"{describe_database(engine)} is not there yet: the worker makes it")
+        with translate_open_errors(describe_database(engine)), engine.connect() as connection:
+            if engine.dialect.name != "sqlite":
+                connection = connection.execution_options(isolation_level="AUTOCOMMIT")  # noqa: PLW2901
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def _size(connection: Connection) -> int:
+    if connection.dialect.name == "sqlite":
+        path = str(connection.engine.url.database)
+        return sum(each.stat().st_size for each in map(Path, (path, f"{path}-wal")) if each.exists())
+    return int(connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one())
