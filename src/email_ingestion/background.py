@@ -1,4 +1,7 @@
-"""A thread beside the loop for one thing after the other; it does not hold up the end of the process."""
+"""Threads for work outside the main loop: one job after another, or one job periodically.
+
+They are daemon threads: none of them holds up the end of the process.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ IDLE_SECONDS = 10.0
 
 
 class BackgroundThread:
-    """Its thread starts with a job and ends when there is none for a while.
+    """Runs the submitted jobs one after another; its thread starts with a job and ends when there is none for a while.
 
     `concurrent.futures` would keep the thread, and wait at exit for a job that hangs.
     """
@@ -27,7 +30,7 @@ class BackgroundThread:
         self._thread: threading.Thread | None = None
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
-        """Do it after those begun before; the future has what it returns or raises."""
+        """Run `job` after the jobs submitted before; the future has its result or its error."""
         future: Future[T] = Future()
         with self._lock:
             if self._thread is None:
@@ -49,6 +52,70 @@ class BackgroundThread:
                 continue
             try:
                 future.set_result(job())
-            except BaseException as error:  # noqa: BLE001 - whoever waits for it gets it
+            except BaseException as error:  # noqa: BLE001 - the caller gets it from the future
                 future.set_exception(error)
-            del future, job  # what it holds may be large
+            del future, job  # the result may be large
+
+
+class PeriodicThread:
+    """Runs `job` every `seconds` in a thread, from `start` to `close`.
+
+    `job` may return another number of seconds until its next run. An exception goes to `on_error` and the job runs
+    again; without `on_error` it ends the thread.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        seconds: float,
+        job: Callable[[], float | None],
+        *,
+        immediate: bool,
+        on_error: Callable[[Exception], None] | None = None,
+    ) -> None:
+        """`immediate`: the first run is at the start, not `seconds` later."""
+        self._seconds = seconds
+        self._job = job
+        self._immediate = immediate
+        self._on_error = on_error
+        self._closed = threading.Event()
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def close(self, timeout: float | None = 0.0) -> None:
+        """Run the job no more; wait up to `timeout` seconds for a run that goes on, None for as long as it takes."""
+        self._closed.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def run_now(self) -> None:
+        """Run the job now, or again as soon as the present run ends."""
+        self._wake.set()
+
+    def is_closed(self, timeout: float = 0.0) -> bool:
+        """Tell whether `close` was called, or is within `timeout` seconds: for a job that waits."""
+        return self._closed.wait(timeout)
+
+    def _run(self) -> None:
+        seconds = 0.0 if self._immediate else self._seconds
+        while True:
+            self._wake.wait(seconds)
+            self._wake.clear()
+            if self._closed.is_set():  # after `clear`, which may have taken back the wake-up of `close`
+                return
+            seconds = self._run_job()
+
+    def _run_job(self) -> float:
+        try:
+            other_seconds = self._job()
+        except Exception as error:
+            if self._on_error is None:
+                raise
+            self._on_error(error)
+            other_seconds = None
+        return self._seconds if other_seconds is None else other_seconds

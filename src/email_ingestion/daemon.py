@@ -18,6 +18,7 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
+from email_ingestion.background import PeriodicThread
 from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.events import Observe, StacksDumped, Stalled
 
@@ -215,8 +216,7 @@ class Watchdog:
         self._heartbeat = heartbeat
         self._seconds = seconds
         self._announced: frozenset[str] = frozenset()
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread = PeriodicThread("watchdog", seconds, self.check, immediate=False)
 
     def start(self) -> None:
         """Start the thread."""
@@ -224,9 +224,7 @@ class Watchdog:
 
     def close(self) -> None:
         """End the thread."""
-        self._closed.set()
-        if self._thread.is_alive():
-            self._thread.join(self._seconds)
+        self._thread.close(self._seconds)
 
     def check(self) -> None:
         """Check the loops once."""
@@ -238,10 +236,6 @@ class Watchdog:
         self._announced = frozenset(stalled)
         if not stalled:
             self._heartbeat()
-
-    def _watch(self) -> None:
-        while not self._closed.wait(self._seconds):
-            self.check()
 
 
 def notify_systemd(socket_path: str | None, state: str) -> None:

@@ -1,20 +1,70 @@
-"""The thread beside the loop: there when there is a job, and gone when there is none."""
+"""Threads for work outside the main loop: jobs one after another, and periodic ones."""
 
 from __future__ import annotations
 
+import queue
 import threading
 
-from email_ingestion.background import BackgroundThread
+from email_ingestion.background import BackgroundThread, PeriodicThread
 
 PATIENCE = 30.0
 
 
-def test_a_thread_beside_ends_when_there_is_nothing_to_do_and_comes_back():
-    beside = BackgroundThread("aside-of-the-test", idle=0.0)
+def test_a_background_thread_ends_when_there_is_nothing_to_do_and_comes_back():
+    background = BackgroundThread("background-of-the-test", idle=0.0)
     for number in range(200):
-        assert beside.submit(lambda number=number: number).result(PATIENCE) == number
-    jobs = [beside.submit(lambda number=number: number) for number in range(200)]
+        assert background.submit(lambda number=number: number).result(PATIENCE) == number
+    jobs = [background.submit(lambda number=number: number) for number in range(200)]
     assert [job.result(PATIENCE) for job in jobs] == list(range(200))
-    for thread in [thread for thread in threading.enumerate() if thread.name == "aside-of-the-test"]:
+    for thread in [thread for thread in threading.enumerate() if thread.name == "background-of-the-test"]:
         thread.join(PATIENCE)
         assert not thread.is_alive()
+
+
+def test_a_periodic_thread_runs_at_its_start_or_after_its_period():
+    ran = threading.Event()
+    for immediate, seconds in ((True, 3600.0), (False, 0.01)):
+        ran.clear()
+        thread = PeriodicThread("periodic-of-the-test", seconds, ran.set, immediate=immediate)
+        thread.start()
+        assert ran.wait(PATIENCE)
+        thread.close(PATIENCE)
+    thread = PeriodicThread("periodic-of-the-test", 3600.0, ran.clear, immediate=False)
+    thread.start()
+    thread.close(None)
+    assert ran.is_set()
+
+
+def test_a_periodic_thread_runs_when_it_is_woken_and_when_its_job_says_so():
+    runs: queue.SimpleQueue[int] = queue.SimpleQueue()
+    seconds = iter((0.0, None))
+
+    def job() -> float | None:
+        runs.put(1)
+        return next(seconds, None)
+
+    thread = PeriodicThread("periodic-of-the-test", 3600.0, job, immediate=False)
+    thread.start()
+    for _ in range(2):
+        thread.run_now()
+        runs.get(timeout=PATIENCE)
+    thread.run_now()
+    runs.get(timeout=PATIENCE)
+    thread.close(None)
+    assert thread.is_closed()
+
+
+def test_a_periodic_thread_outlives_the_errors_of_its_job():
+    errors: queue.SimpleQueue[Exception] = queue.SimpleQueue()
+
+    def job() -> None:
+        raise OSError("away")
+
+    thread = PeriodicThread("periodic-of-the-test", 0.01, job, immediate=True, on_error=errors.put)
+    thread.start()
+    assert [str(errors.get(timeout=PATIENCE)) for _ in range(3)] == ["away"] * 3
+    thread.close(None)
+
+
+def test_a_periodic_thread_that_was_not_started_can_be_closed():
+    PeriodicThread("periodic-of-the-test", 0.01, lambda: None, immediate=True).close(None)

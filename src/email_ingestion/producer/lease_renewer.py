@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from email_ingestion.background import PeriodicThread
 from email_ingestion.errors import TransientError
 from email_ingestion.events import LoopFailed, LoopTick, Observe
 from email_ingestion.stream import Leases
@@ -27,9 +28,7 @@ class LeaseRenewer:
         self._observe = observe
         self._changed = threading.Condition()
         self._owners: dict[str, str | None] = {}  # by account; None: this process
-        self._closed = threading.Event()
-        self._renew_now = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=LOOP, daemon=True)
+        self._thread = PeriodicThread(LOOP, RENEW_SECONDS, self._run, immediate=True)
 
     def start(self) -> None:
         """Begin to take and renew leases."""
@@ -37,9 +36,7 @@ class LeaseRenewer:
 
     def close(self) -> None:
         """Renew no more, and release the leases if Redis answers, so that other processes need not wait."""
-        self._closed.set()
-        self._renew_now.set()
-        self._thread.join()
+        self._thread.close(timeout=None)
         try:
             self._leases.release(self._accounts)
         except TransientError:
@@ -59,22 +56,19 @@ class LeaseRenewer:
         """Believe nothing of the lease until it was asked for again: Redis refused a write for want of it."""
         with self._changed:
             self._owners.pop(account, None)
-        self._renew_now.set()
+        self._thread.run_now()
 
     def _is_ours(self, account: str) -> bool:
         return account in self._owners and self._owners[account] is None
 
     def _run(self) -> None:
-        while not self._closed.is_set():
-            self._renew_now.clear()
-            try:
-                self._renew()
-            except TransientError:
-                pass  # Redis is away, which other loops report: nothing can be written, so nothing need be given up
-            except Exception as error:  # noqa: BLE001 - leases must go on being renewed, whatever happened
-                self._observe(LoopFailed(LOOP, error))
-            self._observe(LoopTick(LOOP))
-            self._renew_now.wait(RENEW_SECONDS)
+        try:
+            self._renew()
+        except TransientError:
+            pass  # Redis is away, which other loops report: nothing can be written, so nothing need be given up
+        except Exception as error:  # noqa: BLE001 - leases must go on being renewed, whatever happened
+            self._observe(LoopFailed(LOOP, error))
+        self._observe(LoopTick(LOOP))
 
     def _renew(self) -> None:
         others = self._leases.renew(self._accounts)
