@@ -21,9 +21,9 @@ from email_ingestion.blobs import open_blobs
 from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.errors import RedisConnectionError, SinkUnavailable
 from email_ingestion.ledger.store import open_ledger
-from email_ingestion.ops.compose import open_ops
 from email_ingestion.ops.logs import configure_logs
-from email_ingestion.ops.records import Names
+from email_ingestion.ops.observers import open_ops
+from email_ingestion.ops.status_records import Names
 from email_ingestion.overrides import OperatorOverrides
 from email_ingestion.parsing.isolated import IsolatedParser
 from email_ingestion.records import Cursor, Envelope, RawMessage, SinkMessage

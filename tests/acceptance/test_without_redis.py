@@ -103,7 +103,7 @@ FOR_PROCESSES = (
 # Where the others are tried without a Redis.
 ELSEWHERE = {
     "redis-cli": "below: its words go past ours",
-    "alert test": "tests/unit/ops/test_ops_monitor.py",
+    "alert test": "tests/unit/ops/test_builtin_alerts.py",
     "sandbox": "tests/sandbox/test_sandbox_state.py",
 }
 

@@ -12,8 +12,8 @@ import pytest
 from email_ingestion.app.collect import Collector, peers
 from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.errors import RedisConnectionError
-from email_ingestion.ops.compose import Ops, open_ops
-from email_ingestion.ops.records import Identity, Names
+from email_ingestion.ops.observers import Ops, open_ops
+from email_ingestion.ops.status_records import Identity, Names
 from email_ingestion.overrides import OperatorOverrides
 from email_ingestion.stream import Keys, RedisLink, connect, read_presences
 from tests.servers.processes import until

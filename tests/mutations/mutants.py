@@ -211,14 +211,20 @@ MUTANTS = (
         "a metric of another name",
         (
             Edit(
-                "src/email_ingestion/ops/gauges.py", '    ("dlq_depth", "Entries in', '    ("dlq_letters", "Entries in'
+                "src/email_ingestion/ops/collectors.py",
+                '    ("dlq_depth", "Entries in',
+                '    ("dlq_letters", "Entries in',
             ),
         ),
         (f"{DRILL}[incident_response#25-dlq-growing]",),
     ),
     Mutant(
         "an error's class left out of the log",
-        (Edit("src/email_ingestion/ops/wording.py", "    return type(error).__name__\n", '    return "Exception"\n'),),
+        (
+            Edit(
+                "src/email_ingestion/ops/redaction.py", "    return type(error).__name__\n", '    return "Exception"\n'
+            ),
+        ),
         (f"{DRILL}[incident_response#21-redis-down]",),
     ),
     Mutant(
@@ -236,9 +242,9 @@ MUTANTS = (
         "ready without Redis",
         (
             Edit(
-                "src/email_ingestion/ops/verdict.py",
-                "    yield from (reason for name, reason in faults if name in critical)\n",
-                '    yield from (reason for name, reason in faults if name in critical and name != "redis")\n',
+                "src/email_ingestion/ops/readiness.py",
+                "    yield from (reason for name, reason in unavailable if name in critical)\n",
+                '    yield from (reason for name, reason in unavailable if name in critical and name != "redis")\n',
             ),
         ),
         (f"{DRILL}[incident_response#21-redis-down]",),

@@ -23,9 +23,9 @@ from email_ingestion.blobs import open_blobs
 from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.errors import EmailIngestionError, IMAPConnectionError, TokenRefreshError
 from email_ingestion.events import Event
-from email_ingestion.ops.compose import compose, open_ops
-from email_ingestion.ops.records import Identity, Names
-from email_ingestion.ops.wording import sentence
+from email_ingestion.ops.observers import combine, open_ops
+from email_ingestion.ops.redaction import describe_error
+from email_ingestion.ops.status_records import Identity, Names
 from email_ingestion.overrides import OperatorOverrides
 from email_ingestion.producer import AccountBackoff, WatcherSupervisor
 from email_ingestion.settings import Settings
@@ -90,7 +90,7 @@ class Watched:
         self.heard = Heard()
         names = Names(accounts=(self.account.name,), breakers=("redis", "imap", "oauth2"), dependencies={"imap": False})
         self.ops = open_ops(Identity("producer", "test-producer", "0"), names, list)
-        self.observe = compose(self.ops.observe, self.heard)
+        self.observe = combine(self.ops.observe, self.heard)
         self.fatal: list[EmailIngestionError] = []
         self.backoff = AccountBackoff(random.Random(1))
         policy = BreakerPolicy(fail_max=1000)
@@ -173,7 +173,7 @@ class Watched:
 
     def told(self, kind: type[Event]) -> list[str]:
         """What the log says of the errors in events of a kind."""
-        return [sentence(event.error) for event in self.heard.of(kind) if event.error]
+        return [describe_error(event.error) for event in self.heard.of(kind) if event.error]
 
     def redis_hash(self, key: str) -> dict[bytes, bytes]:
         with self.redis.client() as client:

@@ -32,14 +32,14 @@ SERVE = """
 import sys
 from pathlib import Path
 from email_ingestion.ops.logs import configure_logs
-from email_ingestion.ops.narrate import Narrator
-from email_ingestion.ops.records import Identity
+from email_ingestion.ops.event_log import EventLogger
+from email_ingestion.ops.status_records import Identity
 from email_ingestion.daemon import StopSignal, handle_signals
 configure_logs(Identity("worker", "worker-1", "1"), Path(sys.argv[1]), "INFO", "json")
 stop = StopSignal()
-told = Narrator()
+log_event = EventLogger()
 def observe(event):
-    told(event)
+    log_event(event)
     print(type(event).__name__, flush=True)
 handle_signals(stop, observe)
 def waiting_for_mail():

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from email_ingestion.ops import report
-from email_ingestion.ops.listen import METRICS_PORT, OPS_PORT
+from email_ingestion.ops import status_json
+from email_ingestion.ops.sockets import METRICS_PORT, OPS_PORT
 from email_ingestion.settings import Settings
 from email_ingestion.settings.names import refuse_unknown
 from tests.servers.missing import program
@@ -189,7 +189,7 @@ def test_kubernetes_scales_workers_by_what_they_say_of_the_whole_backlog():
     assert {"name": port["targetPort"], "containerPort": asked.port} in container["ports"]
     assert (asked.path, port["port"]) == ("/status", asked.port)
     part, name = trigger["metadata"]["valueLocation"].split(".")
-    assert (part, name in report.stream(None, None, None, 0.0)) == ("stream", True)
+    assert (part, name in status_json.stream(None, None, None, 0.0)) == ("stream", True)
 
 
 def test_nobody_else_is_given_a_port_of_ours():

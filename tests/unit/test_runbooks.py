@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from email_ingestion.ops import monitor
+from email_ingestion.ops import builtin_alerts
 from tests.drills.play import RUNBOOKS
 from tests.drills.runbook import Fence, Procedure, pages
 from tests.drills.scenarios import scenarios
@@ -110,7 +110,7 @@ def test_a_procedure_is_looked_into_and_verified_by_commands(procedure: Procedur
 
 
 def test_the_built_in_monitor_leads_to_sections_too() -> None:
-    anchors = {rule.anchor for rule in monitor.RULES}
+    anchors = {rule.anchor for rule in builtin_alerts.ALERT_RULES}
     assert anchors
     assert anchors <= {each.anchor for each in OF_INCIDENTS}
 

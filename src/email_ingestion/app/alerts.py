@@ -6,9 +6,9 @@ import threading
 from pathlib import Path
 
 from email_ingestion.events import LoopFailed, Notified, Observe
-from email_ingestion.ops.channels import Channels, channels_of
+from email_ingestion.ops.alert_channels import AlertChannels, configured_channels
+from email_ingestion.ops.builtin_alerts import AlertMonitor, Notification
 from email_ingestion.ops.metrics import Metrics
-from email_ingestion.ops.monitor import Monitor, Notice
 from email_ingestion.settings import Settings
 
 MEMORY = Path("data/alerts.json")
@@ -18,11 +18,11 @@ class AlertWatch:
     """`start` it, `close` it; without a channel it does nothing. Raises ConfigurationError for one that is wrong."""
 
     def __init__(self, settings: Settings, metrics: Metrics, observe: Observe) -> None:
-        named = channels_of(settings)
-        self._channels = Channels(named) if named else None
+        named = configured_channels(settings)
+        self._channels = AlertChannels(named) if named else None
         self._seconds = settings.alert_seconds
         self._observe = observe
-        self._monitor = Monitor(metrics.registry.collect, self._tell, MEMORY)
+        self._monitor = AlertMonitor(metrics.registry.collect, self._send, MEMORY)
         self._closed = threading.Event()
 
     def start(self) -> None:
@@ -37,11 +37,11 @@ class AlertWatch:
     def _watch(self) -> None:
         while not self._closed.wait(self._seconds):
             try:
-                self._monitor.look()
+                self._monitor.evaluate()
             except Exception as error:  # noqa: BLE001 - who watches must not die of what it sees
                 self._observe(LoopFailed("alerts", error))
 
-    def _tell(self, notice: Notice) -> bool:
-        sent = self._channels is not None and self._channels.send(notice.title, notice.body)
-        self._observe(Notified(notice.wrong, notice.over, sent))
+    def _send(self, notification: Notification) -> bool:
+        sent = self._channels is not None and self._channels.send(notification.title, notification.body)
+        self._observe(Notified(notification.firing, notification.resolved, sent))
         return sent

@@ -13,8 +13,8 @@ from typing import Any
 from email_ingestion.daemon import running_pid
 from email_ingestion.errors import CircuitBreakerError, ConfigurationError, RedisConnectionError, TransientError
 from email_ingestion.events import LoopFailed, LoopTick, Probed
-from email_ingestion.ops.compose import Ops
-from email_ingestion.ops.records import DlqState, Identity, Peer, RedisState, StreamState
+from email_ingestion.ops.observers import Ops
+from email_ingestion.ops.status_records import DlqState, Identity, Peer, RedisState, StreamState
 from email_ingestion.overrides import OperatorOverrides
 from email_ingestion.stream import (
     Gauges,
@@ -121,7 +121,7 @@ class Collector:
             "instance": self._identity.instance,
             "stem": self._identity.stem,
             "pid": os.getpid(),
-            "ready": self._ops.status.verdict().ok,
+            "ready": self._ops.status.readiness().ok,
             "paused": self._control.active_pause() is not None,
             "level": self._control.level,
             "min_priority": self._control.min_priority,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from email_ingestion.breaker import Breaker
 from email_ingestion.errors import EmailIngestionError, OperationFailed
-from email_ingestion.ops import report
+from email_ingestion.ops import status_json
 from email_ingestion.ops.admin import Answer, Desk
 from email_ingestion.ops.logs import LogLevel
 from email_ingestion.overrides import Level, OperatorOverrides
@@ -63,23 +63,23 @@ class Front:
         deadline = time.monotonic() + REST_SECONDS
         while not self.at_rest() and time.monotonic() < deadline:  # what is in hand is finished first
             time.sleep(STEP_SECONDS)
-        return report.control(self._control)
+        return status_json.control(self._control)
 
     def _resume(self) -> Answer:
         self._control.resume()
-        return report.control(self._control)
+        return status_json.control(self._control)
 
     def _degrade(self, level: Level, seconds: float, by: str) -> Answer:
         self._control.set_level(level, seconds, by)
-        return report.control(self._control)
+        return status_json.control(self._control)
 
     def _priority(self, least: int, seconds: float, by: str) -> Answer:
         self._control.prioritize(least, seconds, by)
-        return report.control(self._control)
+        return status_json.control(self._control)
 
     def _log_level(self, order: LogOrder) -> Answer:
-        self._level.hold(order.level, order.ttl_seconds)
-        return {"level": self._level.now}
+        self._level.set_for(order.level, order.ttl_seconds)
+        return {"level": self._level.current}
 
     def _revoke(self, email_id: str) -> Answer:
         if self.revoke is None:

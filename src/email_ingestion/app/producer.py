@@ -27,8 +27,8 @@ from email_ingestion.errors import (
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.oauth2 import TokenSource
 from email_ingestion.oauth2.token_refresher import TokenRefresher
-from email_ingestion.ops.compose import compose
-from email_ingestion.ops.records import Names
+from email_ingestion.ops.observers import combine
+from email_ingestion.ops.status_records import Names
 from email_ingestion.producer import AccountBackoff, Connector, Intervals, Watcher, WatcherSupervisor
 from email_ingestion.producer.lease_renewer import LOOP as LEASES
 from email_ingestion.producer.lease_renewer import RENEW_SECONDS, LeaseRenewer
@@ -86,13 +86,13 @@ class ProducerBody:
         )
         leases = Leases(own, seat_of(settings, parts.identity), secrets.token_hex(4))
         names = [account.name for account in settings.all_accounts]
-        self._bars: AbstractContextManager[None] = nullcontext()
+        self._progress: AbstractContextManager[None] = nullcontext()
         observe = parts.ops.observe
         if once and sys.stderr.isatty():
-            from email_ingestion.app.bars import Bars  # noqa: PLC0415 - rich: 4 MB that nobody would see
+            from email_ingestion.ops.progress import HistoryProgress  # noqa: PLC0415 - rich: 4 MB that nobody would see
 
-            self._bars = bars = Bars()
-            observe = compose(observe, bars)
+            self._progress = progress = HistoryProgress()
+            observe = combine(observe, progress)
         self._lease_renewer = LeaseRenewer(leases, names, parts.ops.observe)
 
         by_name = {account.name: account for account in settings.all_accounts}
@@ -145,7 +145,7 @@ class ProducerBody:
                 owner = self._lease_renewer.owner(account.name)
                 if owner:  # without one Redis is away, which the pass itself tells
                     raise OperationFailed(f"the account {account.name} is read by the producer {owner}: stop it first")
-        with self._bars:
+        with self._progress:
             results = [supervisor.watcher.once() for supervisor in self._supervisors]
         return 0 if all(results) else 1
 

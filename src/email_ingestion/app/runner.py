@@ -35,15 +35,15 @@ from email_ingestion.errors import ConfigurationError, EmailIngestionError, Oper
 from email_ingestion.events import Event, Started, Stopped, Stopping
 from email_ingestion.ledger.fingerprint import ledger_fingerprint
 from email_ingestion.ops.admin import Admin, ops_token
-from email_ingestion.ops.compose import Ops, open_ops
 from email_ingestion.ops.http import serve
-from email_ingestion.ops.listen import METRICS_PORT, OPS_PORT
 from email_ingestion.ops.logs import LogLevel, configure_logs
-from email_ingestion.ops.records import Component, Identity, Names
+from email_ingestion.ops.observers import Ops, open_ops
+from email_ingestion.ops.prometheus_targets import remove_target, write_target
+from email_ingestion.ops.sockets import METRICS_PORT, OPS_PORT
+from email_ingestion.ops.status_records import Component, Identity, Names
 from email_ingestion.overrides import OperatorOverrides
 from email_ingestion.settings import Settings, notify_socket
 from email_ingestion.stream import Keys, RedisLink, check_writable, connect
-from email_ingestion.targets import remove_target, write_target
 
 if TYPE_CHECKING:
     from email_ingestion.ops.traces import Traces

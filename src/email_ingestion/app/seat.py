@@ -6,7 +6,7 @@ import re
 import secrets
 
 from email_ingestion.atomic_files import write_private
-from email_ingestion.ops.records import Identity
+from email_ingestion.ops.status_records import Identity
 from email_ingestion.settings import Settings
 
 

@@ -11,7 +11,7 @@ from email_ingestion.app.runner import Breakers, Parts, common_folders, common_l
 from email_ingestion.blobs import open_blobs
 from email_ingestion.errors import SinkFailed, SinkUnavailable, TransientError
 from email_ingestion.events import LoopTick
-from email_ingestion.ops.records import Names
+from email_ingestion.ops.status_records import Names
 from email_ingestion.parsing.isolated import IsolatedParser
 from email_ingestion.routing import Router
 from email_ingestion.settings import Settings

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from email_ingestion.errors import ConfigurationError
-from email_ingestion.ops.audit import write_audit
+from email_ingestion.ops.audit_log import write_audit
 from email_ingestion.settings import Account, Settings, load_settings
 
 if TYPE_CHECKING:

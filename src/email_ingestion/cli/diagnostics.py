@@ -135,13 +135,15 @@ def try_channels() -> None:
       email-ingestion alert test
       ALERT_CHANNELS=ntfys://ntfy.example.com/mail email-ingestion alert test
     """
-    from email_ingestion.ops.channels import Channels, channels_of  # noqa: PLC0415 - the other commands need none
+    from email_ingestion.ops.alert_channels import AlertChannels, configured_channels  # noqa: PLC0415
 
-    named = channels_of(load_settings())
+    named = configured_channels(load_settings())
     if not named:
         settings = "ALERT_CHANNELS, ALERT_EMAIL_RECIPIENTS or SLACK_ALERT_WEBHOOK"
         raise ConfigurationError(f"nobody would be told: set {settings}; see docs/monitoring.md")
     for setting, url in named:
-        if not Channels([(setting, url)]).send("email-ingestion: a test", "Notices of email-ingestion reach you here."):
+        if not AlertChannels([(setting, url)]).send(
+            "email-ingestion: a test", "Notices of email-ingestion reach you here."
+        ):
             raise OperationFailed(f"{setting} did not take the notice: check the address and the credentials in it")
     typer.echo(f"{len(named)} channel(s) took the test notice")

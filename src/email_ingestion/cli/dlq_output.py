@@ -20,7 +20,7 @@ from rich.text import Text
 
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.output import Records, printable, say, show
-from email_ingestion.ops.wording import WITHHELD, redact
+from email_ingestion.ops.redaction import WITHHELD, redact
 from email_ingestion.stream.dead_letters import DeadLetter, FailureGroup
 
 LETTER_COLUMNS = (

@@ -100,7 +100,7 @@ def _kinds(found: Iterable[Record]) -> list[dict[str, Any]]:
 
 def _dead_kinds(since: datetime) -> list[dict[str, Any]]:
     from email_ingestion.cli.common import open_redis  # noqa: PLC0415 - `logs` needs no Redis
-    from email_ingestion.ops.wording import redact  # noqa: PLC0415
+    from email_ingestion.ops.redaction import redact  # noqa: PLC0415
     from email_ingestion.stream import DeadLetterQueue  # noqa: PLC0415
     from email_ingestion.stream.dead_letters import group_failures  # noqa: PLC0415
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 
-from email_ingestion.app.bars import bar
+from email_ingestion.ops.progress import progress_bar
 
 if TYPE_CHECKING:
     from email_ingestion.backup.create import Steps
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a bar; yield a function to be called with the number of things done since its last call."""
-    with bar() as shown:
+    with progress_bar() as shown:
         task = shown.add_task(title, total=total)
         yield lambda done: shown.advance(task, done)
 
@@ -30,7 +30,7 @@ def run_with_progress(
 ) -> None:
     """Run all `steps`; after every step `position` returns how far it is and the total, if that is known."""
     columns = (TextColumn("{task.description}"), BarColumn(), unit or MofNCompleteColumn(), TimeRemainingColumn())
-    with bar(*columns) as shown:
+    with progress_bar(*columns) as shown:
         task = shown.add_task(title, total=None)
         for _ in steps:
             completed, total = position()
@@ -42,7 +42,7 @@ def step_progress() -> Iterator[Steps]:
     """Show one bar for the steps of a backup or a restore, one after the other; yield its callbacks."""
     from email_ingestion.backup.create import Steps  # noqa: PLC0415 - other commands need no SQLAlchemy
 
-    with bar() as shown:
+    with progress_bar() as shown:
         task = shown.add_task("", total=None)
 
         def at(done: int, total: int | None) -> None:

@@ -10,7 +10,7 @@ from email_ingestion.daemon import running_pid
 from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.ledger.fingerprint import sqlite_path
-from email_ingestion.ops.listen import METRICS_PORT, OPS_PORT, bind
+from email_ingestion.ops.sockets import METRICS_PORT, OPS_PORT, bind
 from email_ingestion.settings import Settings
 
 MIB = 1024 * 1024

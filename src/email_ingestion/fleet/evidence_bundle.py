@@ -28,7 +28,7 @@ from email_ingestion.atomic_files import atomic_write
 from email_ingestion.errors import EmailIngestionError, OperationFailed
 from email_ingestion.fleet.log_files import log_files
 from email_ingestion.fleet.managed_processes import ManagedProcess, http_client, list_processes
-from email_ingestion.ops.wording import redact, redact_field
+from email_ingestion.ops.redaction import redact, redact_field
 from email_ingestion.settings import Settings
 from email_ingestion.settings.effective_settings import effective_settings
 from email_ingestion.stream import open_link, read_gauges, read_server_info

@@ -21,8 +21,8 @@ import psutil
 from email_ingestion.daemon import StopSignal, handle_signals, running_pid
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.fleet.subprocesses import is_alive, spawn, terminate
+from email_ingestion.ops.prometheus_targets import remove_target
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, environment
-from email_ingestion.targets import remove_target
 
 if TYPE_CHECKING:
     import httpx

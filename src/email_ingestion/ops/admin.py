@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.events import Action, Administered, Observe, Outcome
-from email_ingestion.ops.audit import write_audit
+from email_ingestion.ops.audit_log import write_audit
 from email_ingestion.ops.logs import logger
 from email_ingestion.overrides import Level
 

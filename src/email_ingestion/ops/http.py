@@ -24,8 +24,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from email_ingestion.errors import OperationFailed
 from email_ingestion.ops.admin import ORDERS, READING, Admin, Guard
-from email_ingestion.ops.listen import bind, is_loopback, port_of, url_of
 from email_ingestion.ops.metrics import Metrics
+from email_ingestion.ops.sockets import bind, is_loopback, port_of, url_of
 from email_ingestion.ops.status import Status
 
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"

@@ -1,4 +1,4 @@
-"""Sets up logging: one JSON object per line in the process's file, an echo on stderr; says nothing itself but crashes.
+"""Sets up logging: one JSON object per line in the process's file, a copy on stderr; it logs nothing but crashes.
 
 Our own records (structlog) and those of libraries (stdlib logging, from WARNING up) leave through the same formatter.
 """
@@ -17,9 +17,17 @@ from types import TracebackType
 from typing import Any, Literal
 
 from email_ingestion.errors import ConfigurationError
-from email_ingestion.ops.lean import structlog
-from email_ingestion.ops.records import Identity
-from email_ingestion.ops.wording import error_type, redact_field, stack
+from email_ingestion.ops.redaction import error_type, redact_field, safe_traceback
+from email_ingestion.ops.status_records import Identity
+
+if "rich" in sys.modules:  # a command that draws tables
+    import structlog
+else:  # structlog would take rich for its tracebacks, which are not ours: 4 MB and 0.1 s
+    sys.modules["rich"] = None  # type: ignore[assignment]  # the import system's mark for a missing module
+    try:
+        import structlog
+    finally:
+        del sys.modules["rich"]
 
 ROOT = "email_ingestion"
 _OURS = "email_ingestion:"  # marks the handlers installed here, so that a second call replaces them only
@@ -35,25 +43,27 @@ def configure_logs(
     log_format: Literal["json", "console"] | None = None,
     count: Count | None = None,
 ) -> None:
-    """Log to `log_dir` and stderr from now on; uncaught exceptions too. `count` is told the level of every record.
+    """Log to `log_dir` and stderr from now on, uncaught exceptions included.
 
-    `log_format` says what stderr shows: by default console on a terminal, JSON otherwise. Raises ConfigurationError
-    when the directory cannot be written.
+    `count` is called with the level of every record. `log_format` is the format on stderr: by default console on a
+    terminal and JSON otherwise. Raises ConfigurationError when the directory cannot be written.
     """
-    shape = _Shape(identity)
-    file = _open(log_dir, f"{identity.stem}.log")
-    handlers = [_named("file", file, _formatter(shape, console=False))]
+    record_format = _RecordFormat(identity)
+    file = _open_log_file(log_dir, f"{identity.stem}.log")
+    handlers = [_named("file", file, _formatter(record_format, console=False))]
     if not _is_stderr(file):
-        handlers.append(_named("echo", logging.StreamHandler(), _formatter(shape, console=_on_console(log_format))))
+        handlers.append(
+            _named("echo", logging.StreamHandler(), _formatter(record_format, console=_on_console(log_format)))
+        )
     if count:
-        handlers.append(_named("count", _Tally(count)))
+        handlers.append(_named("count", _CountingHandler(count)))
     _install(handlers, level)
     _configure_structlog()
     _report_crashes()
 
 
 class LogLevel:
-    """The least level that is written: the configured one, or for a while another."""
+    """The minimum level that is logged: the configured one, or another one for a limited time."""
 
     def __init__(self, configured: str) -> None:
         self._configured = configured
@@ -61,12 +71,12 @@ class LogLevel:
         self._end: threading.Timer | None = None
 
     @property
-    def now(self) -> str:
-        """The level that holds."""
+    def current(self) -> str:
+        """The level in force."""
         return logging.getLevelName(logging.getLogger(ROOT).getEffectiveLevel())
 
-    def hold(self, level: str, seconds: float) -> None:
-        """Write from `level` up for so long."""
+    def set_for(self, level: str, seconds: float) -> None:
+        """Log from `level` up for `seconds`, then return to the configured level."""
         with self._lock:
             if self._end:
                 self._end.cancel()
@@ -77,7 +87,7 @@ class LogLevel:
 
 
 def logger(name: str) -> structlog.stdlib.BoundLogger:
-    """A logger under ours; `name` ends its dotted name."""
+    """Return the logger `email_ingestion.<name>`."""
     bound: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(f"{ROOT}.{name}")
     return bound
 
@@ -94,7 +104,7 @@ def _is_stderr(file: _LogFile) -> bool:
         return False
 
 
-def _open(log_dir: Path, name: str) -> _LogFile:
+def _open_log_file(log_dir: Path, name: str) -> _LogFile:
     try:
         return _LogFile(log_dir / name)
     except OSError as error:
@@ -121,7 +131,7 @@ class _LogFile(WatchedFileHandler):
             self.handleError(record)
 
 
-class _Tally(logging.Handler):
+class _CountingHandler(logging.Handler):
     def __init__(self, count: Count) -> None:
         super().__init__()
         self._count = count
@@ -162,13 +172,13 @@ def _configure_structlog() -> None:
     )
 
 
-def _formatter(shape: _Shape, *, console: bool) -> logging.Formatter:
+def _formatter(record_format: _RecordFormat, *, console: bool) -> logging.Formatter:
     render = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
-    return structlog.stdlib.ProcessorFormatter(processors=[shape, render])
+    return structlog.stdlib.ProcessorFormatter(processors=[record_format, render])
 
 
-class _Shape:
-    """Makes every record, ours or a library's, the same object: who, when, what, and nothing confidential."""
+class _RecordFormat:
+    """Gives every record, ours or a library's, the same fields, and redacts what is confidential."""
 
     def __init__(self, identity: Identity) -> None:
         self._who = {"component": identity.component, "instance": identity.instance}
@@ -178,13 +188,13 @@ class _Shape:
         own = event.pop("_from_structlog")
         error = _error(event.pop("exc_info", None))
         if error:
-            event = {"error_type": error_type(error), **event, "exception": stack(error)}
-        said = event.pop("event")
+            event = {"error_type": error_type(error), **event, "exception": safe_traceback(error)}
+        message = event.pop("event")
         fields = {key: redact_field(key, value) for key, value in event.items() if key not in _OWN_FIELDS}
         return {
             "timestamp": _iso(record.created),
             "level": record.levelname,
-            "event": redact_field("event", said),
+            "event": redact_field("event", message),
             **self._who,
             "pid": record.process,
             **({} if own else {"logger": record.name}),

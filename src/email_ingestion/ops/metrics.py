@@ -1,4 +1,4 @@
-"""The metrics of one process: declares those every process has, adds its side's, renders them; measures nothing itself.
+"""The metrics of one process: those of every process and those of its component; it measures nothing itself.
 
 Counters and histograms are fed by events; gauges of Redis and of the breakers are read from the cache at a scrape.
 """
@@ -22,11 +22,11 @@ from prometheus_client.gc_collector import GCCollector
 
 from email_ingestion import events
 from email_ingestion.events import Event
-from email_ingestion.ops.declare import Declare, member
-from email_ingestion.ops.facts import speaks_of_redis
-from email_ingestion.ops.gauges import BreakerGauges, FolderGauges, RedisGauges
+from email_ingestion.ops.collectors import BreakerGauges, FolderGauges, RedisGauges
+from email_ingestion.ops.metric_factory import MetricFactory, label_value
+from email_ingestion.ops.process_state import is_redis_failure
 from email_ingestion.ops.producer_metrics import ProducerMetrics
-from email_ingestion.ops.records import Breakers, Identity, Names, RedisView
+from email_ingestion.ops.status_records import Breakers, Identity, Names, RedisView
 from email_ingestion.ops.worker_metrics import WorkerMetrics
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -48,14 +48,14 @@ class Metrics:
     ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside each counter, which nothing reads
         self.registry = CollectorRegistry()
-        declare = Declare(self.registry)
+        factory = MetricFactory(self.registry)
         self._names = names
         self._tripped: set[str] = set()  # dependencies whose breaker has opened by itself
         self._clock = clock
         self._reactions: dict[type[Event], list[Callable[[Any], None]]] = defaultdict(list)
-        self._describe_process(declare, identity)
-        self._react(self._declare_common(declare))
-        self._react(_side(declare, identity, names, redis, clock))
+        self._describe_process(factory, identity)
+        self._register(self._declare_common(factory))
+        self._register(_component_metrics(factory, identity, names, redis, clock))
         self.registry.register(BreakerGauges(breakers))
         self.registry.register(RedisGauges(redis))
         self.registry.register(FolderGauges(names.folders))
@@ -66,77 +66,79 @@ class Metrics:
             react(event)
 
     def count_log(self, level: str) -> None:
-        """A log record of `level` was written."""
+        """Count a log record of `level`."""
         if level in LEVELS:
             self._logs.labels(level).inc()
 
     def render(self) -> bytes:
-        """The text exposition format, version 0.0.4."""
+        """Render all metrics in the text exposition format, version 0.0.4."""
         return generate_latest(self.registry)
 
-    def _react(self, reactions: Reactions) -> None:
+    def _register(self, reactions: Reactions) -> None:
         for kind, reaction in reactions.items():
             self._reactions[kind].append(reaction)
 
-    def _describe_process(self, declare: Declare, identity: Identity) -> None:
+    def _describe_process(self, factory: MetricFactory, identity: Identity) -> None:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
-        build = declare.gauge("build_info", "Constant 1, labelled by version and component.", "version", "component")
+        build = factory.gauge("build_info", "Constant 1, labelled by version and component.", "version", "component")
         build.labels(identity.version, identity.component).set(1)
-        self._logs = declare.counter("log_messages_total", "Log records written, by level.", level=LEVELS)
+        self._logs = factory.counter("log_messages_total", "Log records written, by level.", level=LEVELS)
 
-    def _declare_common(self, declare: Declare) -> Reactions:
-        self._turns = declare.gauge(
+    def _declare_common(self, factory: MetricFactory) -> Reactions:
+        self._last_ticks = factory.gauge(
             "loop_last_iteration_timestamp_seconds", "Unix time at which a loop last completed an iteration.", "loop"
         )
-        self._up = declare.gauge(
+        self._up = factory.gauge(
             "dependency_up", "Whether the last probe of the dependency succeeded (1) or failed (0).", "dependency"
         )
-        self._transitions = declare.counter(
+        self._transitions = factory.counter(
             "circuit_breaker_transitions_total",
             "State changes of a circuit breaker, by the state entered.",
             name=self._names.breakers,
             to=BREAKER_STATES,
         )
-        dead = declare.counter(
+        dead = factory.counter(
             "dlq_messages_total", "Messages moved to the dead letter queue, by reason.", reason=DEAD_REASONS
         )
-        orders = declare.counter(
+        orders = factory.counter(
             "admin_actions_total",
             "Orders over POST /admin, by what became of them.",
             action=get_args(events.Action),
             result=get_args(events.Outcome),
         )
-        set_backup = declare.known("backup_last_success_timestamp_seconds", "Unix time of the newest verified backup.")
+        set_backup = factory.optional_gauge(
+            "backup_last_success_timestamp_seconds", "Unix time of the newest verified backup."
+        )
         return {
-            events.LoopTick: self._turned,
+            events.LoopTick: self._ticked,
             events.Probed: self._probed,
             events.RedisFailed: self._redis_failed,
-            events.NeedsOperator: self._unasked,
+            events.NeedsOperator: self._needs_operator,
             events.BreakerChanged: self._breaker_changed,
             events.DeadLettered: lambda event: dead.labels(event.reason).inc(),
             events.Administered: lambda event: orders.labels(event.action, event.outcome).inc(),
             events.BackupFound: lambda event: set_backup(event.at),
         }
 
-    def _turned(self, event: events.LoopTick) -> None:
-        self._turns.labels(member(event.loop, self._names.loops)).set(self._clock())
+    def _ticked(self, event: events.LoopTick) -> None:
+        self._last_ticks.labels(label_value(event.loop, self._names.loops)).set(self._clock())
 
     def _probed(self, event: events.Probed) -> None:
-        self._up.labels(member(event.dependency, self._names.dependencies)).set(event.ok)
+        self._up.labels(label_value(event.dependency, self._names.dependencies)).set(event.ok)
 
     def _redis_failed(self, event: events.RedisFailed) -> None:
-        if speaks_of_redis(event.error):
+        if is_redis_failure(event.error):
             self._up.labels("redis").set(0)
 
-    def _unasked(self, _event: events.NeedsOperator) -> None:
-        """An account waits for a person: whether the mail server answers is not known meanwhile."""
+    def _needs_operator(self, _event: events.NeedsOperator) -> None:
+        """Forget whether the mail server answers: nobody connects while an account waits for an operator."""
         with suppress(KeyError):
             self._up.remove("imap")
 
     def _breaker_changed(self, event: events.BreakerChanged) -> None:
-        self._transitions.labels(member(event.name, self._names.breakers), event.new.lower()).inc()
+        self._transitions.labels(label_value(event.name, self._names.breakers), event.new.lower()).inc()
         if event.name in self._names.dependencies and event.error:  # nobody probes while it is open
             self._tripped.add(event.name)
             self._up.labels(event.name).set(0)
@@ -145,9 +147,9 @@ class Metrics:
             self._up.labels(event.name).set(1)
 
 
-def _side(
-    declare: Declare, identity: Identity, names: Names, redis: RedisView, clock: Callable[[], float]
+def _component_metrics(
+    factory: MetricFactory, identity: Identity, names: Names, redis: RedisView, clock: Callable[[], float]
 ) -> Reactions:
     if identity.component == "producer":
-        return ProducerMetrics(declare, names, redis, clock).reactions()
-    return WorkerMetrics(declare, names).reactions()
+        return ProducerMetrics(factory, names, redis, clock).reactions()
+    return WorkerMetrics(factory, names).reactions()

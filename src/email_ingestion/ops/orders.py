@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.events import Action
 from email_ingestion.ops.admin import ORDERS, Admin, Answer, refused, who
-from email_ingestion.ops.wording import redact
+from email_ingestion.ops.redaction import redact
 from email_ingestion.overrides import Level
 
 BAD_REQUEST, CONFLICT = 400, 409

@@ -1,4 +1,4 @@
-"""The metrics only a producer has, and the events that move them: IMAP, OAuth2, what was produced, reconciliation."""
+"""The metrics only a producer has, and the events that move them: IMAP, OAuth2, production, reconciliation."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any, get_args
 from email_ingestion import events
 from email_ingestion.errors import AuthenticationFailed, IMAPLockedOut, IMAPThrottledError, OAuth2AuthenticationError
 from email_ingestion.events import Event
-from email_ingestion.ops.declare import Declare, member
-from email_ingestion.ops.gauges import Freshness
-from email_ingestion.ops.records import CONSENT_WARNING, Names, RedisView, TokenState
+from email_ingestion.ops.collectors import FreshnessGauge
+from email_ingestion.ops.metric_factory import MetricFactory, label_value
+from email_ingestion.ops.status_records import CONSENT_WARNING, Names, RedisView, TokenState
 
 SKIP_REASONS = ("excluded_label", "before_start", "known", "vanished", "too_large")
 CONNECTION_RESULTS = ("connected", "refused", "throttled", "failed")
@@ -22,141 +22,141 @@ TOKEN_STATES: tuple[TokenState, ...] = get_args(TokenState)
 
 
 class ProducerMetrics:
-    """Declared once per process; `reactions` is what to do about each event."""
+    """Declared once per process; `reactions` maps a kind of event to its effect."""
 
-    def __init__(self, declare: Declare, names: Names, redis: RedisView, clock: Callable[[], float]) -> None:
+    def __init__(self, factory: MetricFactory, names: Names, redis: RedisView, clock: Callable[[], float]) -> None:
         self._accounts = names.accounts
-        self._freshness = Freshness(redis)
-        declare.registry.register(self._freshness)
+        self._freshness = FreshnessGauge(redis)
+        factory.registry.register(self._freshness)
         self._clock = clock
         self._missing: dict[tuple[str, str], int] = {}
-        self._declare_mail(declare)
-        self._declare_imap(declare)
-        self._declare_oauth2(declare)
-        self._declare_reconcile(declare)
-        self._declare_canary(declare)
+        self._declare_mail(factory)
+        self._declare_imap(factory)
+        self._declare_oauth2(factory)
+        self._declare_reconcile(factory)
+        self._declare_canary(factory)
 
     def reactions(self) -> dict[type[Event], Callable[[Any], None]]:
-        """By kind of event."""
+        """Return the effect of every kind of event."""
         return {
             events.Published: lambda event: self._produced.inc(event.count),
             events.Skipped: lambda event: self._skipped.labels(event.reason).inc(event.count),
             events.Connected: self._connected,
             events.ConnectionFailed: self._failed,
             events.SessionEnded: lambda _event: self._incidents.labels("session_ended").inc(),
-            events.LockedOut: lambda event: self._locked_out.labels(self._of(event)).set(event.until),
-            events.Slowed: lambda event: self._slowed.labels(self._of(event)).set(event.seconds),
+            events.LockedOut: lambda event: self._locked_out.labels(self._account(event)).set(event.until),
+            events.Slowed: lambda event: self._slowed.labels(self._account(event)).set(event.seconds),
             events.Quarantined: lambda _event: self._incidents.labels("quarantined").inc(),
-            events.QuarantineCounted: lambda event: self._quarantine.labels(self._of(event)).set(event.count),
-            events.WatcherRebuilt: lambda event: self._rebuilt.labels(self._of(event)).inc(),
+            events.QuarantineCounted: lambda event: self._quarantine.labels(self._account(event)).set(event.count),
+            events.WatcherRebuilt: lambda event: self._rebuilt.labels(self._account(event)).inc(),
             events.Downloaded: lambda event: self._fetched.inc(event.size),
-            events.HistoryWalked: lambda event: self._history.labels(self._of(event)).set(event.remaining),
+            events.HistoryWalked: lambda event: self._history.labels(self._account(event)).set(event.remaining),
             events.LabelsChanged: lambda event: self._labels.labels(event.account).inc(event.count),
-            events.BytesSpent: lambda event: self._budget.labels(self._of(event)).set(
+            events.BytesSpent: lambda event: self._budget.labels(self._account(event)).set(
                 max(0, event.budget - event.today)
             ),
             events.Synced: self._synced,
             events.LeaseChanged: self._lease_changed,
-            events.NewMailWaiting: lambda event: self._freshness.waiting(self._of(event), event.since),
+            events.NewMailWaiting: lambda event: self._freshness.waiting(self._account(event), event.since),
             events.MailboxChanged: lambda _event: self._changes.inc(),
             events.TokenRefreshed: self._refreshed,
             events.TokenRefreshFailed: self._refresh_failed,
-            events.ConsentEnding: lambda event: self._token_is(event, "expiring"),
+            events.ConsentEnding: lambda event: self._set_token_state(event, "expiring"),
             events.NeedsOperator: self._needs_operator,
             events.Reconciled: self._reconciled,
             events.CanarySeen: self._canary_seen,
             events.Notified: lambda event: self._notices.labels("sent" if event.sent else "failed").inc(),
         }
 
-    def _declare_mail(self, declare: Declare) -> None:
-        self._produced = declare.counter("emails_produced_total", "Messages appended to the stream.")
-        self._skipped = declare.counter(
+    def _declare_mail(self, factory: MetricFactory) -> None:
+        self._produced = factory.counter("emails_produced_total", "Messages appended to the stream.")
+        self._skipped = factory.counter(
             "emails_skipped_total", "Messages left out on purpose, by reason.", reason=SKIP_REASONS
         )
 
-    def _declare_imap(self, declare: Declare) -> None:
-        self._success = declare.gauge(
+    def _declare_imap(self, factory: MetricFactory) -> None:
+        self._success = factory.gauge(
             "imap_last_success_timestamp_seconds", "Unix time of the last successful synchronization.", "account"
         )
-        self._backlog = declare.gauge(
+        self._backlog = factory.gauge(
             "imap_backlog_messages", "Messages on the server above the cursor at the last synchronization.", "account"
         )
-        self._lease = declare.gauge(
+        self._lease = factory.gauge(
             "account_lease_held", "Whether this process reads the account (1) or stands by (0).", "account"
         )
-        self._connections = declare.counter(
+        self._connections = factory.counter(
             "imap_connections_total", "Attempts to connect and log in, by result.", result=CONNECTION_RESULTS
         )
-        self._history = declare.gauge(
+        self._history = factory.gauge(
             "imap_history_remaining_messages", "Older messages still to be read, by estimate.", "account"
         )
-        self._labels = declare.counter(
+        self._labels = factory.counter(
             "imap_label_changes_total", "Delivered messages whose labels changed later.", account=self._accounts
         )
-        self._fetched = declare.counter("imap_fetched_bytes_total", "Bytes of messages downloaded over IMAP.")
-        self._budget = declare.gauge(
+        self._fetched = factory.counter("imap_fetched_bytes_total", "Bytes of messages downloaded over IMAP.")
+        self._budget = factory.gauge(
             "imap_bytes_budget_remaining", "Bytes the account may still download within its daily budget.", "account"
         )
-        self._incidents = declare.counter(
+        self._incidents = factory.counter(
             "imap_incidents_total", "What mail servers did to us, by how grave it is.", kind=INCIDENTS
         )
-        self._locked_out = declare.gauge(
+        self._locked_out = factory.gauge(
             "imap_locked_out_until_timestamp_seconds",
             "Unix time until which the server refuses; 0 if not.",
             "account",
         )
-        self._slowed = declare.gauge(
+        self._slowed = factory.gauge(
             "imap_command_delay_seconds", "Seconds each command waits because the server throttles.", "account"
         )
-        self._quarantine = declare.gauge(
+        self._quarantine = factory.gauge(
             "imap_quarantined_messages", "Messages the server lists but does not send.", "account"
         )
-        self._rebuilt = declare.counter(
+        self._rebuilt = factory.counter(
             "imap_watcher_rebuilds_total", "Watchers that got nothing done and were replaced.", account=self._accounts
         )
-        self._changes = declare.counter("imap_uidvalidity_changes_total", "Times a mailbox got a new UIDVALIDITY.")
+        self._changes = factory.counter("imap_uidvalidity_changes_total", "Times a mailbox got a new UIDVALIDITY.")
 
-    def _declare_oauth2(self, declare: Declare) -> None:
-        self._expiry = declare.gauge(
+    def _declare_oauth2(self, factory: MetricFactory) -> None:
+        self._expiry = factory.gauge(
             "oauth2_token_expiry_timestamp_seconds", "Unix time at which the access token expires.", "account"
         )
-        self._refreshes = declare.counter(
+        self._refreshes = factory.counter(
             "oauth2_refreshes_total", "Attempts to refresh the access token, by result.", result=REFRESH_RESULTS
         )
-        self._reauth = declare.gauge(
+        self._reauth = factory.gauge(
             "oauth2_reauth_required", "Whether an operator must authorize the account again (1) or not (0).", "account"
         )
-        self._consent = declare.gauge(
+        self._consent = factory.gauge(
             "oauth2_consent_expiry_timestamp_seconds",
             "Unix time at which the consent ends, where an end is known.",
             "account",
         )
-        self._token_state = declare.gauge(
+        self._token_state = factory.gauge(
             "oauth2_token_state", "Which of the states the account's token is in (1).", "account", "state"
         )
         for account in self._accounts:
             self._reauth.labels(account).set(0)
 
-    def _declare_reconcile(self, declare: Declare) -> None:
-        self._notices = declare.counter(
+    def _declare_reconcile(self, factory: MetricFactory) -> None:
+        self._notices = factory.counter(
             "notices_total", "Notices of the built-in monitor, by result.", result=("sent", "failed")
         )
-        self._set_missing = declare.known(
+        self._set_missing = factory.optional_gauge(
             "reconcile_missing", "Messages on the server that the ledger lacks, at the last comparison."
         )
-        self._set_compared = declare.known(
+        self._set_compared = factory.optional_gauge(
             "reconcile_last_success_timestamp_seconds", "Unix time of the last completed comparison with the server."
         )
 
-    def _declare_canary(self, declare: Declare) -> None:
-        self._canaries = declare.counter(
+    def _declare_canary(self, factory: MetricFactory) -> None:
+        self._canaries = factory.counter(
             "canary_messages_total", "Trial messages, by result.", result=CANARIES.values()
         )
-        self._set_canary = declare.known(
+        self._set_canary = factory.optional_gauge(
             "canary_last_success_timestamp_seconds",
             "Unix time of the last trial message that went the way of mail; the first one's attempt before.",
         )
-        self._set_canary_took = declare.known(
+        self._set_canary_took = factory.optional_gauge(
             "canary_latency_seconds", "Time the last of them took from the stream to its end."
         )
         self._canary_flew = False
@@ -169,29 +169,29 @@ class ProducerMetrics:
         if event.took is not None:
             self._set_canary_took(event.took)
 
-    def _of(self, event: Any) -> str:
-        return member(event.account, self._accounts)
+    def _account(self, event: Any) -> str:
+        return label_value(event.account, self._accounts)
 
     def _connected(self, event: events.Connected) -> None:
         self._connections.labels("connected").inc()
-        self._reauth.labels(self._of(event)).set(0)
+        self._reauth.labels(self._account(event)).set(0)
 
     def _failed(self, event: events.ConnectionFailed) -> None:
         result = _result(event.error)
         self._connections.labels(result).inc()
-        if result != "refused":  # a person is asked for then, which is counted there
+        if result != "refused":  # then an operator is needed, which is counted there
             kind = "locked_out" if isinstance(event.error, IMAPLockedOut) else result
             self._incidents.labels("transient" if kind == "failed" else kind).inc()
 
     def _synced(self, event: events.Synced) -> None:
-        self._success.labels(self._of(event)).set(self._clock())
-        self._backlog.labels(self._of(event)).set(event.backlog)
+        self._success.labels(self._account(event)).set(self._clock())
+        self._backlog.labels(self._account(event)).set(event.backlog)
         if event.listed_ago is not None:
-            self._freshness.listed(self._of(event), self._clock() - event.listed_ago)
+            self._freshness.listed(self._account(event), self._clock() - event.listed_ago)
 
     def _lease_changed(self, event: events.LeaseChanged) -> None:
-        """What another process reads is not seen here any more: an old value would look like a silent watcher."""
-        account = self._of(event)
+        """Forget the values of an account that another process reads now: they would look like a silent watcher."""
+        account = self._account(event)
         self._lease.labels(account).set(event.holder is None)
         if event.holder:
             self._freshness.forget(account)
@@ -201,27 +201,27 @@ class ProducerMetrics:
 
     def _refreshed(self, event: events.TokenRefreshed) -> None:
         self._refreshes.labels("success").inc()
-        self._expiry.labels(self._of(event)).set(event.expires_at)
+        self._expiry.labels(self._account(event)).set(event.expires_at)
         if event.consent_ends_at is not None:
-            self._consent.labels(self._of(event)).set(event.consent_ends_at)
+            self._consent.labels(self._account(event)).set(event.consent_ends_at)
         ending = event.consent_ends_at is not None and event.consent_ends_at - self._clock() < CONSENT_WARNING
-        self._token_is(event, "expiring" if ending else "valid")
+        self._set_token_state(event, "expiring" if ending else "valid")
 
     def _refresh_failed(self, event: events.TokenRefreshFailed) -> None:
         self._refreshes.labels("refused" if event.permanent else "error").inc()
         if event.permanent:
-            self._reauth.labels(self._of(event)).set(1)
-        self._token_is(event, "re-authorize" if event.permanent else "refresh failing")
+            self._reauth.labels(self._account(event)).set(1)
+        self._set_token_state(event, "re-authorize" if event.permanent else "refresh failing")
 
-    def _token_is(self, event: Any, state: TokenState) -> None:
+    def _set_token_state(self, event: Any, state: TokenState) -> None:
         for each in TOKEN_STATES:
-            self._token_state.labels(self._of(event), each).set(each == state)
+            self._token_state.labels(self._account(event), each).set(each == state)
 
     def _needs_operator(self, event: events.NeedsOperator) -> None:
         self._incidents.labels("operator").inc()
         if isinstance(event.error, OAuth2AuthenticationError):
-            self._reauth.labels(self._of(event)).set(1)
-            self._token_is(event, "re-authorize")
+            self._reauth.labels(self._account(event)).set(1)
+            self._set_token_state(event, "re-authorize")
 
     def _reconciled(self, event: events.Reconciled) -> None:
         self._missing[event.account, event.mailbox] = event.missing

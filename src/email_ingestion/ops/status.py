@@ -1,4 +1,4 @@
-"""The status board of one process: keeps what was observed and handed in, answers `/health`, `/ready` and `/status`.
+"""The status board of one process: keeps what was observed and makes the answers of `/health`, `/ready`, `/status`.
 
 Every answer comes from memory; the board contacts nothing and never waits.
 """
@@ -13,15 +13,14 @@ from typing import Any
 
 from email_ingestion.errors import TransientError
 from email_ingestion.events import Event, LoopTick
-from email_ingestion.ops import report
-from email_ingestion.ops.facts import Facts
-from email_ingestion.ops.loops import Loops
-from email_ingestion.ops.records import Breakers, Identity, Names, Peer, RedisState
-from email_ingestion.ops.verdict import Condition, Picture, Verdict, judge
+from email_ingestion.ops import status_json
+from email_ingestion.ops.process_state import LoopMonitor, ProcessState
+from email_ingestion.ops.readiness import Condition, Readiness, ReadinessInputs, evaluate
+from email_ingestion.ops.status_records import Breakers, Identity, Names, Peer, RedisState
 from email_ingestion.overrides import OperatorOverrides
 
 REDIS_EXPIRES = 30.0  # seconds after which a reading of Redis is no longer shown: its reader hangs
-CHECKS_EXPIRE = 60.0  # seconds after which a critical dependency that nobody asks counts as failing
+CHECKS_EXPIRE = 60.0  # seconds after which a critical dependency that is not checked counts as failing
 
 
 class Status:
@@ -38,14 +37,14 @@ class Status:
         control: OperatorOverrides | None = None,
     ) -> None:
         self.identity = identity
-        self.loops = Loops(names.loops, ticks)
+        self.loops = LoopMonitor(names.loops, ticks)
         self._names = names
         self._breakers = breakers
         self._control = control or OperatorOverrides(identity.component, ticks)
         self._clock = clock
         self._ticks = ticks
         self._lock = threading.Lock()
-        self._facts = Facts(identity, names, clock)
+        self._state = ProcessState(identity, names, clock)
         self._conditions: dict[str, Condition] = {}
         self._peers: tuple[Peer, ...] = ()
         self._redis: RedisState | None = None
@@ -56,13 +55,13 @@ class Status:
     def __call__(self, event: Event) -> None:
         """Observe an event."""
         if isinstance(event, LoopTick):
-            self.loops.turned(event.loop)
+            self.loops.ticked(event.loop)
             return
         with self._lock:
-            self._facts.note(event)
+            self._state.apply(event)
 
     def set_condition(self, name: str, reason: str | None, *, critical: bool = False) -> None:
-        """Say what is wrong with `name`, or with None that nothing is any more."""
+        """Set the problem of `name`, or clear it with None."""
         with self._lock:
             if reason is None:
                 self._conditions.pop(name, None)
@@ -70,14 +69,14 @@ class Status:
                 self._conditions[name] = Condition(reason, critical)
 
     def set_peers(self, peers: Sequence[Peer]) -> None:
-        """The other processes, as they were seen last."""
+        """Set the other processes as they were seen last."""
         with self._lock:
             self._peers = tuple(peers)
 
     def collect(self, read: Callable[[], RedisState]) -> None:
-        """Keep what `read` returns; when it raises a TransientError, Redis counts as unreadable until the next time.
+        """Keep the result of `read`; when it raises a TransientError, Redis counts as unreadable until the next call.
 
-        `read` may wait: it is called outside the lock, and on a thread of the caller's.
+        `read` may wait: it is called outside the lock, in the thread of the caller.
         """
         at, tick = self._clock(), self._ticks()  # a reading is as old as its beginning
         try:
@@ -90,74 +89,74 @@ class Status:
                 self._redis_at, self._redis_tick = at, tick
 
     def redis(self) -> RedisState | None:
-        """The latest reading of Redis; None when it failed or is too old to be shown."""
+        """Return the latest reading of Redis; None when it failed or is too old to be shown."""
         with self._lock:
             fresh = self._ticks() - self._redis_tick <= REDIS_EXPIRES
             return self._redis if fresh else None
 
-    def verdict(self) -> Verdict:
-        """Whether the process is ready."""
+    def readiness(self) -> Readiness:
+        """Decide whether the process is ready."""
         breakers = self._breakers()
         stalled = self.loops.stalled()
-        asked = orders(self._control)
+        overrides = override_conditions(self._control)
         with self._lock:
-            facts = self._facts
-            picture = Picture(
+            state = self._state
+            inputs = ReadinessInputs(
                 now=self._clock(),
-                started=facts.started,
-                draining=facts.draining,
-                held=dict(facts.held),
-                checks=tuple(facts.checks.values()),
+                started=state.started,
+                draining=state.draining,
+                paused_accounts=dict(state.paused_accounts),
+                checks=tuple(state.checks.values()),
                 breakers=breakers,
                 sinks=self._names.sinks,
-                accounts=tuple(facts.accounts.values()),
-                troubles=dict(facts.troubles),
-                conditions={**self._conditions, **asked},
+                accounts=tuple(state.accounts.values()),
+                account_problems=dict(state.account_problems),
+                conditions={**self._conditions, **overrides},
                 stalled=stalled,
                 checks_expire=CHECKS_EXPIRE,
             )
-        return judge(picture)
+        return evaluate(inputs)
 
     def health(self) -> tuple[bool, dict[str, Any]]:
-        """Liveness, which looks at our own loops and nothing else, and the body of `/health`."""
+        """Return whether our own loops turn, on which alone liveness depends, and the body of `/health`."""
         stalled = self.loops.stalled()
         body = {
             **self._heading("stalled" if stalled else "alive"),
             "reasons": [f"loop {name} has not turned for {seconds:.0f} s" for name, seconds in stalled.items()],
-            "loops": [report.loop(state) for state in self.loops.states()],
+            "loops": [status_json.loop(state) for state in self.loops.states()],
         }
         return not stalled, body
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
-        """Readiness and the body of `/ready`."""
-        verdict = self.verdict()
+        """Return whether the process is ready and the body of `/ready`."""
+        readiness = self.readiness()
         with self._lock:
-            checks = tuple(self._facts.checks.values())
+            checks = tuple(self._state.checks.values())
         body = {
-            **self._heading(verdict.status),
-            "reasons": [report.fit(reason) for reason in verdict.reasons],
-            "checks": [report.check(it, self._clock()) for it in checks],
+            **self._heading(readiness.status),
+            "reasons": [status_json.redacted(reason) for reason in readiness.reasons],
+            "checks": [status_json.check(it, self._clock()) for it in checks],
         }
-        return verdict.ok, body
+        return readiness.ok, body
 
     def report(self) -> dict[str, Any]:
-        """The body of `/status`: every key is always there, what is unknown is null."""
-        verdict = self.verdict()
+        """Return the body of `/status`: every key is always there, an unknown value is None."""
+        readiness = self.readiness()
         redis = self.redis()
         now = self._clock()
-        breakers = [report.breaker(it) for it in self._breakers()]
+        breakers = [status_json.breaker(it) for it in self._breakers()]
         with self._lock:
             return {
-                **self._heading(verdict.status),
-                "reasons": [report.fit(reason) for reason in verdict.reasons],
+                **self._heading(readiness.status),
+                "reasons": [status_json.redacted(reason) for reason in readiness.reasons],
                 "circuit_breakers": breakers,
-                "checks": [report.check(it, now) for it in self._facts.checks.values()],
-                "stream": report.stream(self._names.stream, redis, self._redis_at or None, now),
-                "dlq": report.dlq(self._names.dlq, redis, now),
-                "accounts": [report.account(it, now) for it in self._facts.accounts.values()],
-                "statistics": dict(self._facts.statistics),
-                "peers": [report.peer(it, now) for it in self._peers],
-                "control": report.control(self._control),
+                "checks": [status_json.check(it, now) for it in self._state.checks.values()],
+                "stream": status_json.stream(self._names.stream, redis, self._redis_at or None, now),
+                "dlq": status_json.dlq(self._names.dlq, redis, now),
+                "accounts": [status_json.account(it, now) for it in self._state.accounts.values()],
+                "statistics": dict(self._state.statistics),
+                "peers": [status_json.peer(it, now) for it in self._peers],
+                "control": status_json.control(self._control),
             }
 
     def _heading(self, status: str) -> dict[str, Any]:
@@ -168,14 +167,14 @@ class Status:
             "status": status,
             "version": self.identity.version,
             "pid": os.getpid(),
-            "started_at": report.iso(born_at),
+            "started_at": status_json.iso_timestamp(born_at),
             "uptime_seconds": round(self._ticks() - born_tick, 3),
-            "timestamp": report.iso(self._clock()),
+            "timestamp": status_json.iso_timestamp(self._clock()),
         }
 
 
-def orders(control: OperatorOverrides) -> dict[str, Condition]:
-    """What operators asked for, as conditions: the process works, only less."""
+def override_conditions(control: OperatorOverrides) -> dict[str, Condition]:
+    """Return the overrides in force as conditions: the process works, but it does less."""
     pause, level = control.active_pause(), control.active_level()
     found = {}
     if pause:

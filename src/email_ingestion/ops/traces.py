@@ -1,7 +1,7 @@
-"""Tells the way of a message as OpenTelemetry spans: send (producer), process (worker, linked to it), deliver (a sink).
+"""Exports OpenTelemetry spans: send (producer), process (worker, linked to send) and deliver (a sink).
 
-Nothing travels with the message: the ids of its send span follow from its identity, so that a worker can link to it. A
-sink takes batches, so its spans are of batches.
+No trace context travels with the message: the ids of its send span follow from its identity, so that a worker can
+link to it. A sink takes batches, so its spans stand for batches.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 from opentelemetry.util.types import AttributeValue
 
 from email_ingestion.events import DeadLettered, Deferred, Delivered, Event, Published, SinkDelivered
-from email_ingestion.ops.declare import ERROR_TYPES, member
-from email_ingestion.ops.records import Identity
+from email_ingestion.ops.metric_factory import ERROR_TYPES, label_value
+from email_ingestion.ops.status_records import Identity
 
 STREAM = "email_ingestion"
 EXPORT_SECONDS = 5
 
 
 class Traces:
-    """An observer; spans leave in the background, and are lost rather than waited for. `close` it."""
+    """An observer that exports spans in the background and rather loses a span than waits. `close` it at the end."""
 
     def __init__(self, endpoint: str, identity: Identity) -> None:
         self._ids = _Ids()
@@ -50,19 +50,19 @@ class Traces:
                 for email_id in ids:
                     self._send(email_id)
             case Delivered():
-                done = {"email_ingestion.duplicate": event.duplicate}
-                self._process(event.email_id, event.attempt, done, seconds=event.duration)
+                attributes = {"email_ingestion.duplicate": event.duplicate}
+                self._process(event.email_id, event.attempt, attributes, seconds=event.duration)
             case Deferred():
                 self._process(event.email_id, event.attempt, {}, event.error)
             case DeadLettered():
                 self._process(event.email_id, event.attempts, {"email_ingestion.dead": event.reason}, event.error)
             case SinkDelivered():
-                what: dict[str, AttributeValue] = {"messaging.batch.message_count": event.count}
-                what["email_ingestion.result"] = event.result
-                self._span(f"deliver {event.sink}", SpanKind.CLIENT, what, failed=event.result == "failed")
+                batch: dict[str, AttributeValue] = {"messaging.batch.message_count": event.count}
+                batch["email_ingestion.result"] = event.result
+                self._span(f"deliver {event.sink}", SpanKind.CLIENT, batch, failed=event.result == "failed")
 
     def close(self) -> None:
-        """Send what is left, if somebody takes it."""
+        """Export the remaining spans if the collector takes them."""
         self._provider.shutdown()
 
     def _send(self, email_id: str) -> None:
@@ -76,51 +76,51 @@ class Traces:
         self,
         email_id: str,
         attempt: int,
-        more: Mapping[str, AttributeValue],
+        extra: Mapping[str, AttributeValue],
         error: Exception | None = None,
         seconds: float = 0.0,
     ) -> None:
-        what = {**_message(email_id, "process"), "email_ingestion.attempt": attempt, **more}
+        attributes = {**_message(email_id, "process"), "email_ingestion.attempt": attempt, **extra}
         if error:
-            what["error.type"] = member(type(error).__name__, ERROR_TYPES)
+            attributes["error.type"] = label_value(type(error).__name__, ERROR_TYPES)
         trace, span = _send_span(email_id)
         sent = Link(SpanContext(trace, span, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED)))
-        failed = error is not None or "email_ingestion.dead" in more
-        self._span(f"process {STREAM}", SpanKind.CONSUMER, what, failed=failed, links=[sent], seconds=seconds)
+        failed = error is not None or "email_ingestion.dead" in extra
+        self._span(f"process {STREAM}", SpanKind.CONSUMER, attributes, failed=failed, links=[sent], seconds=seconds)
 
     def _span(
         self,
         name: str,
         kind: SpanKind,
-        what: Mapping[str, AttributeValue],
+        attributes: Mapping[str, AttributeValue],
         *,
         failed: bool = False,
         links: Sequence[Link] = (),
         seconds: float = 0.0,
     ) -> None:
-        """A span that ends now; a root of its own."""
+        """Export a span that ends now; it is the root of a trace of its own."""
         end = time.time_ns()
         begin = end - int(seconds * 1e9)
-        span = self._tracer.start_span(name, Context(), kind, what, links, begin)
+        span = self._tracer.start_span(name, Context(), kind, attributes, links, begin)
         if failed:
             span.set_status(Status(StatusCode.ERROR))
         span.end(end)
 
 
 class _Ids(RandomIdGenerator):
-    """Random, but for the trace and the span that a thread begins while `chosen` has their ids."""
+    """Makes random ids, except for a span that a thread starts while `chosen` holds its ids."""
 
     def __init__(self) -> None:
-        self._here = threading.local()
+        self._local = threading.local()
 
     @property
     def chosen(self) -> tuple[int, int] | None:
-        found: tuple[int, int] | None = getattr(self._here, "ids", None)
+        found: tuple[int, int] | None = getattr(self._local, "ids", None)
         return found
 
     @chosen.setter
     def chosen(self, ids: tuple[int, int] | None) -> None:
-        self._here.ids = ids
+        self._local.ids = ids
 
     def generate_trace_id(self) -> int:
         return self.chosen[0] if self.chosen else super().generate_trace_id()

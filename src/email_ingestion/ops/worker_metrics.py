@@ -7,8 +7,8 @@ from typing import Any
 
 from email_ingestion import events
 from email_ingestion.events import Event
-from email_ingestion.ops.declare import ERROR_TYPES, Declare, member
-from email_ingestion.ops.records import Names
+from email_ingestion.ops.metric_factory import ERROR_TYPES, MetricFactory, label_value
+from email_ingestion.ops.status_records import Names
 
 SINK_RESULTS = ("delivered", "duplicate", "failed")
 PROCESSING = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 300)
@@ -17,54 +17,54 @@ END_TO_END = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 21600)
 
 
 class WorkerMetrics:
-    """Declared once per process; `reactions` is what to do about each event."""
+    """Declared once per process; `reactions` maps a kind of event to its effect."""
 
-    def __init__(self, declare: Declare, names: Names) -> None:
+    def __init__(self, factory: MetricFactory, names: Names) -> None:
         self._sinks = names.sinks
-        self._processed = declare.counter("emails_processed_total", "Messages delivered that no sink had before.")
-        self._duplicates = declare.counter("duplicates_total", "Messages completed that the sinks had already.")
-        self._failed = declare.counter(
+        self._processed = factory.counter("emails_processed_total", "Messages delivered that no sink had before.")
+        self._duplicates = factory.counter("duplicates_total", "Messages completed that the sinks had already.")
+        self._failed = factory.counter(
             "emails_failed_total", "Failed attempts at a message, by class of the error.", error_type=ERROR_TYPES
         )
-        self._retries = declare.counter("retries_total", "Further attempts scheduled after a failed one.")
-        self._orphans = declare.counter(
+        self._retries = factory.counter("retries_total", "Further attempts scheduled after a failed one.")
+        self._orphans = factory.counter(
             "orphan_messages_claimed_total",
             "Entries taken over from a worker that is gone, or an earlier life of this one.",
         )
-        self._sink_deliveries = declare.counter(
+        self._sink_deliveries = factory.counter(
             "sink_deliveries_total", "Messages handed to a sink, by result.", sink=names.sinks, result=SINK_RESULTS
         )
-        self._owed = declare.gauge("sink_waiting_messages", "Messages that a further sink still has to get.", "sink")
-        self._oldest = declare.gauge(
+        self._backlog = factory.gauge("sink_waiting_messages", "Messages that a further sink still has to get.", "sink")
+        self._oldest = factory.gauge(
             "sink_oldest_timestamp_seconds", "Unix time since which the oldest of them waits; absent for none.", "sink"
         )
-        self._rehearsed = declare.counter(
+        self._synthetic = factory.counter(
             "rehearsed_messages_total",
             "Messages of load tests and canaries that came to their end; nothing of them is kept.",
             result=("delivered", "failed"),
         )
-        self._declare_latencies(declare)
+        self._declare_latencies(factory)
 
     def reactions(self) -> dict[type[Event], Callable[[Any], None]]:
-        """By kind of event."""
+        """Return the effect of every kind of event."""
         return {
             events.Delivered: self._delivered,
             events.Deferred: self._deferred,
             events.DeadLettered: self._dead_lettered,
             events.Reclaimed: lambda event: self._orphans.inc(event.count),
             events.SinkDelivered: self._sink_delivered,
-            events.SinkBacklog: self._tell_owed,
-            events.SyntheticHandled: self._count_rehearsed,
+            events.SinkBacklog: self._set_backlog,
+            events.SyntheticHandled: self._count_synthetic,
         }
 
-    def _declare_latencies(self, declare: Declare) -> None:
-        self._processing = declare.histogram(
+    def _declare_latencies(self, factory: MetricFactory) -> None:
+        self._processing = factory.histogram(
             "processing_latency_seconds", "Time a worker spent on a message, its share of the batch.", *PROCESSING
         )
-        self._queue_wait = declare.histogram(
+        self._queue_wait = factory.histogram(
             "queue_wait_seconds", "Time from append to the stream to delivery to this worker.", *WAITING
         )
-        self._end_to_end = declare.histogram(
+        self._end_to_end = factory.histogram(
             "end_to_end_latency_seconds", "Time from arrival at the server (INTERNALDATE) to completion.", *END_TO_END
         )
 
@@ -84,17 +84,17 @@ class WorkerMetrics:
             self._count_failure(event.error)
 
     def _count_failure(self, error: Exception) -> None:
-        self._failed.labels(member(type(error).__name__, ERROR_TYPES)).inc()
+        self._failed.labels(label_value(type(error).__name__, ERROR_TYPES)).inc()
 
     def _sink_delivered(self, event: events.SinkDelivered) -> None:
-        self._sink_deliveries.labels(member(event.sink, self._sinks), event.result).inc(event.count)
+        self._sink_deliveries.labels(label_value(event.sink, self._sinks), event.result).inc(event.count)
 
-    def _count_rehearsed(self, event: events.SyntheticHandled) -> None:
-        self._rehearsed.labels("delivered" if event.delivered else "failed").inc(event.count)
+    def _count_synthetic(self, event: events.SyntheticHandled) -> None:
+        self._synthetic.labels("delivered" if event.delivered else "failed").inc(event.count)
 
-    def _tell_owed(self, event: events.SinkBacklog) -> None:
-        sink = member(event.sink, self._sinks)
-        for gauge, value in ((self._owed, event.waiting), (self._oldest, event.oldest)):
+    def _set_backlog(self, event: events.SinkBacklog) -> None:
+        sink = label_value(event.sink, self._sinks)
+        for gauge, value in ((self._backlog, event.waiting), (self._oldest, event.oldest)):
             if value is None:
                 gauge.remove(sink)  # unknown is not 0
             else:

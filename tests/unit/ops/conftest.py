@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from email_ingestion.ops.compose import Ops, open_ops
 from email_ingestion.ops.logs import configure_logs
+from email_ingestion.ops.observers import Ops, open_ops
 from tests.unit.ops.shown import PRODUCER, PRODUCER_NAMES, WORKER, WORKER_NAMES, FakeBreaker
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from email_ingestion.events import BreakerState
-from email_ingestion.ops.records import DlqState, Identity, Names, RedisState, StreamState
+from email_ingestion.ops.status_records import DlqState, Identity, Names, RedisState, StreamState
 
 WORKER = Identity("worker", "worker-1", "1.2.3")
 PRODUCER = Identity("producer", "producer", "1.2.3")

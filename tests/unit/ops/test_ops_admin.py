@@ -18,9 +18,9 @@ from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.errors import ConfigurationError, OperationFailed, RedisConnectionError
 from email_ingestion.events import Administered
 from email_ingestion.ops.admin import Admin, ops_token
-from email_ingestion.ops.compose import Ops
 from email_ingestion.ops.http import Endpoints, serve
 from email_ingestion.ops.logs import LogLevel
+from email_ingestion.ops.observers import Ops
 from email_ingestion.overrides import OperatorOverrides
 from tests.servers.links import Heard
 

@@ -14,9 +14,9 @@ import pytest
 import requests
 
 from email_ingestion import errors, events
-from email_ingestion.ops.compose import Ops
 from email_ingestion.ops.http import Endpoints, serve
-from email_ingestion.ops.records import RedisState
+from email_ingestion.ops.observers import Ops
+from email_ingestion.ops.status_records import RedisState
 from tests.unit.ops.shown import READING, FakeBreaker
 
 REDIS_UP = events.Probed("redis", ok=True, seconds=0.001, error=None)

@@ -14,7 +14,7 @@ import pytest
 
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.ops.logs import configure_logs, logger
-from email_ingestion.ops.records import Identity
+from email_ingestion.ops.status_records import Identity
 from tests.unit.ops.shown import WORKER
 
 
@@ -117,7 +117,7 @@ CRASH = """
 import sys, threading
 from pathlib import Path
 from email_ingestion.ops.logs import configure_logs
-from email_ingestion.ops.records import Identity
+from email_ingestion.ops.status_records import Identity
 configure_logs(Identity("worker", "worker-1", "1"), Path(sys.argv[1]))
 def die():
     try:

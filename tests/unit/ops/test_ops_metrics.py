@@ -14,10 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from email_ingestion import errors, events
 from email_ingestion.events import BreakerState
-from email_ingestion.ops.compose import Ops
-from email_ingestion.ops.declare import ERROR_TYPES
+from email_ingestion.ops.metric_factory import ERROR_TYPES
 from email_ingestion.ops.metrics import Metrics
-from email_ingestion.ops.records import RedisState
+from email_ingestion.ops.observers import Ops
+from email_ingestion.ops.status_records import RedisState
 from tests.unit.ops.shown import PRODUCER, PRODUCER_NAMES, READING, WORKER, WORKER_NAMES, Clock, FakeBreaker
 
 COMMON = """circuit_breaker_state circuit_breaker_transitions_total dlq_depth dlq_messages_total dlq_replayed_total

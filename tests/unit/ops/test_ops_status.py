@@ -8,8 +8,8 @@ import pytest
 
 from email_ingestion import errors, events
 from email_ingestion.events import Event
-from email_ingestion.ops.records import Identity, Names, Peer, RedisState
 from email_ingestion.ops.status import Status
+from email_ingestion.ops.status_records import Identity, Names, Peer, RedisState
 from tests.unit.ops.shown import PRODUCER, PRODUCER_NAMES, READING, WORKER, WORKER_NAMES, Clock, FakeBreaker
 
 REDIS_UP = events.Probed("redis", ok=True, seconds=0.0007, error=None)
@@ -33,11 +33,11 @@ class Board:
     def after(self, *happened: Event) -> str:
         for event in happened:
             self.status(event)
-        return self.status.verdict().status
+        return self.status.readiness().status
 
     @property
     def reasons(self) -> str:
-        return " | ".join(self.status.verdict().reasons)
+        return " | ".join(self.status.readiness().reasons)
 
 
 @pytest.fixture

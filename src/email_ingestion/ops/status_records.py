@@ -1,6 +1,6 @@
-"""What is handed to `ops` to be shown: plain records of a process, of Redis and of its peers; nothing is computed here.
+"""Plain records of a process, of Redis and of other processes, as status and metrics show them.
 
-Times are Unix seconds; None means unknown, or that there is nothing to tell the time of.
+Times are Unix seconds; None means unknown, or that nothing is there that has a time.
 """
 
 # ruff: noqa: D102 - what a breaker shows is named and explained by the contract
@@ -70,7 +70,7 @@ class DlqState:
 
     depth: int | None
     oldest_timestamp: float | None
-    replayed: int | None = None  # since the queue exists, whoever replayed them
+    replayed: int | None = None  # since the queue exists, by any process
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class HistoryState:
 
 @dataclass(frozen=True, slots=True)
 class AccountState:
-    """One mailbox owner, as far as events have told of it."""
+    """One account, as far as events have told of it."""
 
     name: str
     mailbox: str | None = None
@@ -109,14 +109,14 @@ class AccountState:
     bytes_today: int | None = None
     byte_budget: int | None = None
     token_expires_at: float | None = None
-    authorization: TokenState | None = None  # as events told it; `expiring` is for the reader's clock to say
+    authorization: TokenState | None = None  # as events told it; `expiring` depends on the time of reading
     consent_ends_at: float | None = None
     reauth_required: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The last answer of a dependency to its ping."""
+    """The last result of a dependency's probe."""
 
     name: str
     critical: bool
@@ -141,7 +141,7 @@ class Peer:
 
 
 class BreakerView(Protocol):
-    """What is shown of a circuit breaker; the order is that of `/status`."""
+    """The fields of a circuit breaker that are shown, in the order of `/status`."""
 
     @property
     def name(self) -> str: ...

@@ -1,4 +1,4 @@
-"""Bars on stderr when that is a terminal, nothing otherwise; for a single pass, one for each account."""
+"""Progress bars on standard error when that is a terminal; nothing is shown otherwise."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ from rich.progress import (
 from email_ingestion.events import Event, HistoryWalked
 
 
-def bar(*columns: ProgressColumn) -> Progress:
-    """What to show, as a context; gone when that ends."""
+def progress_bar(*columns: ProgressColumn) -> Progress:
+    """Make a progress display to be used as a context manager; it disappears at the end."""
     console = Console(stderr=True)
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-class Bars:
-    """An observer; shown while it is entered."""
+class HistoryProgress:
+    """An observer that shows how far the older mail of every account has been read in a single pass."""
 
     def __init__(self) -> None:
-        self._progress = bar(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        self._progress = progress_bar(
+            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+        )
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> None:

@@ -1,6 +1,6 @@
-"""Tells Prometheus where the processes of this machine are: a file each, which it watches (`file_sd_configs`).
+"""Writes a target file for every process of this machine, which Prometheus watches (`file_sd_configs`).
 
-A process that ends takes its file away; one that dies leaves it, so that its target is shown as down.
+A process that ends removes its file; the file of a process that dies stays, so that its target is shown as down.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ TARGETS = Path("data/targets")
 
 
 def write_target(stem: str, component: str, metrics_url: str) -> None:
-    """Announce a process. Raises ConfigurationError when the directory cannot be written."""
-    found = [{"targets": [urlsplit(metrics_url).netloc], "labels": {"component": component, "process": stem}}]
+    """Write the target file of a process; `stem` is its name. Raises ConfigurationError when that is impossible."""
+    targets = [{"targets": [urlsplit(metrics_url).netloc], "labels": {"component": component, "process": stem}}]
     unfinished = TARGETS / f".{stem}"
     try:
         TARGETS.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps(found))  # for Prometheus to read, whoever runs it
+        unfinished.write_text(json.dumps(targets))  # for Prometheus to read, whoever runs it
         unfinished.replace(TARGETS / f"{stem}.json")
     except OSError as error:
         raise ConfigurationError(f"cannot write {TARGETS}: {error.strerror}; make data writable") from error
 
 
 def remove_target(stem: str) -> None:
-    """The process has ended as it should."""
+    """Remove the target file of a process that has ended as it should."""
     (TARGETS / f"{stem}.json").unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""What may be said of an error or a text: no address, token or mail content; it writes nothing itself.
+"""Makes errors and texts safe to log and to show: without addresses, tokens and mail content.
 
 A foreign exception may quote the data it choked on (SQLAlchemy its parameters, PostgreSQL the failing row, KeyError
-the key), so its text is withheld unless its class only ever speaks of the machine. Redaction is the net under that.
+the key), so its text is withheld unless its class never quotes data. Redaction is the net under that.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from email_ingestion import errors
 
 WITHHELD = "text withheld, it may quote a message"
-_OF_THE_MACHINE = (
+_QUOTABLE = (
     errors.EmailIngestionError,
     OSError,
     ImportError,
@@ -24,8 +24,8 @@ _OF_THE_MACHINE = (
     MemoryError,
     RecursionError,
 )
-# The names a runbook greps for: a subclass is announced together with the one it stands for.
-_GREPPED = (
+# The names that the runbooks grep for: a subclass is described together with its parent of this list.
+_RUNBOOK_NAMES = (
     errors.RedisConnectionError,
     errors.IMAPConnectionError,
     errors.OAuth2AuthenticationError,
@@ -53,14 +53,14 @@ _ADDRESS = re.compile(rf"(?:\"[^\"\n]{{1,64}}\"|(?<![^{_DELIMITERS}])[^{_DELIMIT
 
 
 def redact(text: str) -> str:
-    """`text` without anything that looks like an address, a token or a password."""
+    """Return `text` without anything that looks like an address, a token or a password."""
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
     return _ADDRESS.sub("<address>", text) if "@" in text else text
 
 
 def redact_field(key: str, value: Any) -> Any:
-    """A value fit for JSON, redacted all the way down; a field named after a secret or mail content is masked."""
+    """Return a value for JSON, redacted at every depth; a field named after a secret or mail content is masked."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if _SECRET_KEYS.match(key):
@@ -73,32 +73,32 @@ def redact_field(key: str, value: Any) -> Any:
 
 
 def error_type(error: BaseException) -> str:
-    """The class name."""
+    """Return the class name of an error."""
     return type(error).__name__
 
 
-def sentence(error: BaseException) -> str:
-    """Class name and what may be told of its text, on one line."""
-    parents = [parent.__name__ for parent in _GREPPED if isinstance(error, parent) and type(error) is not parent]
+def describe_error(error: BaseException) -> str:
+    """Return the class name of an error and its safe text, on one line."""
+    parents = [parent.__name__ for parent in _RUNBOOK_NAMES if isinstance(error, parent) and type(error) is not parent]
     if isinstance(error, errors.AuthenticationFailed) and not isinstance(error, errors.OAuth2AuthenticationError):
         parents.append(errors.IMAPConnectionError.__name__)  # a refused password is one, to whoever searches the log
     kind = f"{error_type(error)} ({', '.join(parents)})" if parents else error_type(error)
-    return f"{kind}: {told(error)}"
+    return f"{kind}: {safe_text(error)}"
 
 
-def told(error: BaseException) -> str:
-    """What the error says, where its class is known to speak of the machine only."""
-    return redact(" ".join(str(error).split())) if isinstance(error, _OF_THE_MACHINE) else WITHHELD
+def safe_text(error: BaseException) -> str:
+    """Return the text of an error if its class never quotes mail, else a placeholder."""
+    return redact(" ".join(str(error).split())) if isinstance(error, _QUOTABLE) else WITHHELD
 
 
-def stack(error: BaseException) -> str:
-    """The traceback of the error and of those before it, in the order they happened, without withheld texts."""
-    return "\n".join(_stack_of(link) for link in reversed(list(_chain(error))))
+def safe_traceback(error: BaseException) -> str:
+    """Return the tracebacks of an error and of its causes, the oldest first, without unsafe texts."""
+    return "\n".join(_traceback_of(link) for link in reversed(list(_chain(error))))
 
 
-def _stack_of(error: BaseException) -> str:
+def _traceback_of(error: BaseException) -> str:
     frames = "".join(traceback.format_tb(error.__traceback__))
-    return f"Traceback (most recent call last):\n{frames}{sentence(error)}"
+    return f"Traceback (most recent call last):\n{frames}{describe_error(error)}"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

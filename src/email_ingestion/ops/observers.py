@@ -1,4 +1,4 @@
-"""Puts the observers of a process together: one `Observe` for the loops, which never raises into them."""
+"""Combines the observers of a process into one `Observe` for the loops, which never raises into them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import threading
 from dataclasses import dataclass
 
 from email_ingestion.events import Event, Observe
-from email_ingestion.ops.gauges import ControlGauges
+from email_ingestion.ops.collectors import OverrideGauges
+from email_ingestion.ops.event_log import EventLogger
 from email_ingestion.ops.logs import logger
 from email_ingestion.ops.metrics import Metrics
-from email_ingestion.ops.narrate import Narrator
-from email_ingestion.ops.records import Breakers, Identity, Names
 from email_ingestion.ops.status import Status
+from email_ingestion.ops.status_records import Breakers, Identity, Names
 from email_ingestion.overrides import OperatorOverrides
 
 
 @dataclass(frozen=True, slots=True)
 class Ops:
-    """What a process shows of itself."""
+    """The status board, the metrics and the observer that feeds them."""
 
     status: Status
     metrics: Metrics
@@ -27,27 +27,27 @@ class Ops:
 def open_ops(
     identity: Identity, names: Names, breakers: Breakers, control: OperatorOverrides | None = None, *further: Observe
 ) -> Ops:
-    """The board, the registry and the observer that feeds both and the log, and `further` ones."""
+    """Make the status board, the metrics and the observer that feeds both, the log and the `further` observers."""
     control = control or OperatorOverrides(identity.component)
     status = Status(identity, names, breakers, control=control)
     metrics = Metrics(identity, names, breakers, status.redis)
-    metrics.registry.register(ControlGauges(control))
-    return Ops(status, metrics, compose(metrics, status, Narrator(), *further))
+    metrics.registry.register(OverrideGauges(control))
+    return Ops(status, metrics, combine(metrics, status, EventLogger(), *further))
 
 
-def compose(*observers: Observe) -> Observe:
-    """An observer that tells all of them, whatever one of them does."""
+def combine(*observers: Observe) -> Observe:
+    """Return an observer that calls all of `observers`; one that raises is logged once for each kind of error."""
     broken: set[tuple[int, type[Exception]]] = set()
     lock = threading.Lock()
 
     def observe(event: Event) -> None:
-        for place, observer in enumerate(observers):
+        for index, observer in enumerate(observers):
             try:
                 observer(event)
             except Exception as error:  # noqa: BLE001 - a fault in showing the work must not stop the work
                 with lock:
-                    new = (place, type(error)) not in broken
-                    broken.add((place, type(error)))
+                    new = (index, type(error)) not in broken
+                    broken.add((index, type(error)))
                 if new:
                     logger("ops").error("observer_failed", observed=type(event).__name__, exc_info=error)
 

@@ -9,8 +9,8 @@ import pytest
 
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.fleet.managed_processes import stop_all
+from email_ingestion.ops.prometheus_targets import TARGETS, remove_target, write_target
 from email_ingestion.settings import Settings
-from email_ingestion.targets import TARGETS, remove_target, write_target
 
 
 @pytest.fixture(autouse=True)

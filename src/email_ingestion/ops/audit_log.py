@@ -1,4 +1,4 @@
-"""`audit.log`: who did what, one JSON object a line; what operators change goes in, nothing else."""
+"""Writes `audit.log`: one JSON object a line for every change an operator makes, and nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from email_ingestion.errors import ConfigurationError
 
 
 def write_audit(log_dir: Path, record: Mapping[str, Any]) -> None:
-    """Append a line that is on the disk when this returns; raises ConfigurationError when it cannot be."""
+    """Append a record and fsync it. Raises ConfigurationError when the file cannot be written."""
     path = log_dir / "audit.log"
     line = json.dumps({"timestamp": datetime.now(UTC).isoformat(), **record}) + "\n"
     try:

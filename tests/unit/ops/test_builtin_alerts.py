@@ -12,11 +12,19 @@ import pytest
 
 from email_ingestion import errors, events
 from email_ingestion.errors import ConfigurationError
-from email_ingestion.ops.channels import Channels, channels_of
-from email_ingestion.ops.gauges import ControlGauges
+from email_ingestion.ops.alert_channels import AlertChannels, configured_channels
+from email_ingestion.ops.builtin_alerts import (
+    ALERT_RULES,
+    CONSEQUENCES,
+    REPEAT_SECONDS,
+    RUNBOOK,
+    THRESHOLDS,
+    AlertMonitor,
+    Notification,
+)
+from email_ingestion.ops.collectors import OverrideGauges
 from email_ingestion.ops.metrics import Metrics
-from email_ingestion.ops.monitor import CONSEQUENCES, REMIND_SECONDS, RULES, RUNBOOK, THRESHOLDS, Monitor, Notice
-from email_ingestion.ops.records import RedisState
+from email_ingestion.ops.status_records import RedisState
 from email_ingestion.overrides import OperatorOverrides
 from email_ingestion.settings import Settings
 from tests.alerts.rules import alerts, recorded
@@ -35,19 +43,19 @@ class Watched:
         self.breaker = FakeBreaker("imap")
         names = replace(PRODUCER_NAMES, folders={})
         self.metrics = Metrics(PRODUCER, names, lambda: [self.breaker], lambda: self.redis, self.clock)
-        self.heard: list[Notice] = []
+        self.sent: list[Notification] = []
         self.reachable = True
-        self.memory = folder / "alerts.json"
+        self.state_file = folder / "alerts.json"
         self.restart()
         self.probe("redis", ok=True)
         self.listed()
 
     def restart(self) -> None:
-        self.monitor = Monitor(self.metrics.registry.collect, self.tell, self.memory, self.clock)
+        self.monitor = AlertMonitor(self.metrics.registry.collect, self.send, self.state_file, self.clock)
 
-    def tell(self, notice: Notice) -> bool:
+    def send(self, notification: Notification) -> bool:
         if self.reachable:
-            self.heard.append(notice)
+            self.sent.append(notification)
         return self.reachable
 
     def probe(self, dependency: str, *, ok: bool) -> None:
@@ -56,14 +64,14 @@ class Watched:
     def listed(self) -> None:
         self.metrics(events.Synced("default", "INBOX", 1, 1, 0, 0.0))
 
-    def look(self, *, after: float = 300.0, times: int = 1) -> list[str]:
-        """The titles of what is told by these looks."""
-        before = len(self.heard)
+    def evaluate(self, *, after: float = 300.0, times: int = 1) -> list[str]:
+        """The titles of what is told by these evaluations."""
+        before = len(self.sent)
         for _ in range(times):
             self.clock.now += after
             self.listed()
-            self.monitor.look()
-        return [notice.title for notice in self.heard[before:]]
+            self.monitor.evaluate()
+        return [notification.title for notification in self.sent[before:]]
 
 
 @pytest.fixture
@@ -72,111 +80,111 @@ def watched(tmp_path: Path) -> Watched:
 
 
 def test_nobody_is_told_of_a_healthy_system(watched: Watched) -> None:
-    assert watched.look(times=5) == []
+    assert watched.evaluate(times=5) == []
 
 
 def test_a_fault_is_told_once_then_that_it_is_over(watched: Watched) -> None:
     watched.probe("redis", ok=False)
-    assert watched.look(times=5) == ["email-ingestion: [P1] Redis is down"]
-    assert f"{RUNBOOK}#21-redis-down" in watched.heard[-1].body
+    assert watched.evaluate(times=5) == ["email-ingestion: [P1] Redis is down"]
+    assert f"{RUNBOOK}#21-redis-down" in watched.sent[-1].body
     watched.probe("redis", ok=True)
-    assert watched.look(times=3) == ["email-ingestion: over: RedisDown"]
+    assert watched.evaluate(times=3) == ["email-ingestion: over: RedisDown"]
 
 
 def test_a_fault_that_stays_is_told_again_once_a_day(watched: Watched) -> None:
     watched.probe("redis", ok=False)
-    looks = int(2.5 * REMIND_SECONDS / 300)
-    assert watched.look(times=looks) == ["email-ingestion: [P1] Redis is down"] * 3
+    evaluations = int(2.5 * REPEAT_SECONDS / 300)
+    assert watched.evaluate(times=evaluations) == ["email-ingestion: [P1] Redis is down"] * 3
 
 
 def test_what_may_pass_is_told_at_the_second_look(watched: Watched) -> None:
     watched.redis = replace(CALM, stream=replace(CALM.stream, depth=500))
-    assert watched.look() == []
-    assert watched.look() == ["email-ingestion: [P2] 500 messages wait in the stream"]
+    assert watched.evaluate() == []
+    assert watched.evaluate() == ["email-ingestion: [P2] 500 messages wait in the stream"]
 
 
 def test_faults_of_one_look_are_one_notice_without_their_consequences(watched: Watched) -> None:
     watched.probe("redis", ok=False)
     watched.breaker.state = "OPEN"
     watched.metrics(events.NeedsOperator("second", errors.OAuth2AuthenticationError("revoked")))
-    assert watched.look(times=3) == ["email-ingestion: [P1] Redis is down (and 1 more)"]
-    assert "circuit breaker" not in watched.heard[0].body
-    assert "account second must be authorized again" in watched.heard[0].body
+    assert watched.evaluate(times=3) == ["email-ingestion: [P1] Redis is down (and 1 more)"]
+    assert "circuit breaker" not in watched.sent[0].body
+    assert "account second must be authorized again" in watched.sent[0].body
 
 
 def test_what_was_told_is_not_over_because_its_cause_shows(watched: Watched) -> None:
     watched.breaker.state = "OPEN"
-    assert watched.look(times=2) == ["email-ingestion: [P2] circuit breaker imap is open"]
+    assert watched.evaluate(times=2) == ["email-ingestion: [P2] circuit breaker imap is open"]
     watched.probe("redis", ok=False)
-    assert watched.look() == ["email-ingestion: [P1] Redis is down"]
+    assert watched.evaluate() == ["email-ingestion: [P1] Redis is down"]
 
 
 def test_a_second_account_with_the_same_trouble_is_news(watched: Watched) -> None:
     for account in ("default", "second"):
         watched.metrics(events.NeedsOperator(account, errors.OAuth2AuthenticationError("revoked")))
-        (title,) = watched.look(times=3)
+        (title,) = watched.evaluate(times=3)
         assert f"account {account} must be authorized" in title
 
 
 def test_a_restart_does_not_tell_again(watched: Watched) -> None:
     watched.probe("redis", ok=False)
-    watched.look()
+    watched.evaluate()
     watched.restart()
-    assert watched.look(times=2) == []
+    assert watched.evaluate(times=2) == []
 
 
 def test_a_memory_that_cannot_be_read_tells_again(watched: Watched) -> None:
     watched.probe("redis", ok=False)
-    watched.look()
-    watched.memory.write_text("[1")
+    watched.evaluate()
+    watched.state_file.write_text("[1")
     watched.restart()
-    assert watched.look() == ["email-ingestion: [P1] Redis is down"]
+    assert watched.evaluate() == ["email-ingestion: [P1] Redis is down"]
 
 
 def test_what_did_not_get_through_is_told_at_the_next_look(watched: Watched) -> None:
     watched.probe("redis", ok=False)
     watched.reachable = False
-    assert watched.look(times=2) == []
+    assert watched.evaluate(times=2) == []
     watched.reachable = True
-    assert watched.look() == ["email-ingestion: [P1] Redis is down"]
+    assert watched.evaluate() == ["email-ingestion: [P1] Redis is down"]
 
 
 def test_new_dead_letters_between_two_looks_are_told(watched: Watched) -> None:
-    watched.look()
+    watched.evaluate()
     watched.redis = replace(CALM, dlq=replace(CALM.dlq, depth=30))
-    assert watched.look() == ["email-ingestion: [P2] 29 new dead letters: email-ingestion dlq stats"]
+    assert watched.evaluate() == ["email-ingestion: [P2] 29 new dead letters: email-ingestion dlq stats"]
 
 
 def test_mail_that_waits_and_a_silent_mailbox_are_told(watched: Watched) -> None:
     watched.clock.now += 10_000
     for _ in range(2):
-        watched.monitor.look()
-    assert [notice.title for notice in watched.heard] == [
+        watched.monitor.evaluate()
+    assert [notification.title for notification in watched.sent] == [
         "email-ingestion: [P2] account default has not been looked at for 167 min"
     ]
 
 
 def test_a_pause_that_an_operator_wanted_is_no_silence(watched: Watched) -> None:
     control = OperatorOverrides("producer", lambda: watched.clock.now)
-    watched.metrics.registry.register(ControlGauges(control))
+    watched.metrics.registry.register(OverrideGauges(control))
     control.pause(20_000, "somebody")
     watched.clock.now += 10_000
-    watched.monitor.look()
+    watched.monitor.evaluate()
     control.resume()
-    watched.monitor.look()
-    assert watched.heard == []
-    watched.monitor.look()
-    assert len(watched.heard) == 1
+    watched.monitor.evaluate()
+    assert watched.sent == []
+    watched.monitor.evaluate()
+    assert len(watched.sent) == 1
 
 
 def test_rules_thresholds_and_priorities_are_those_of_the_alerts() -> None:
     known = {alert["alert"].removeprefix("EmailIngestion"): alert for alert in alerts()}
-    for rule in RULES:
+    for rule in ALERT_RULES:
         assert known[rule.name]["labels"]["priority"] == rule.priority
         assert known[rule.name]["annotations"]["runbook_url"] == f"{RUNBOOK}#{rule.anchor}"
     for name, value in THRESHOLDS.items():
         assert float(recorded()[f"email_ingestion:threshold:{name}"]) == value
-    names = {rule.name for rule in RULES}
+    names = {rule.name for rule in ALERT_RULES}
     assert set(CONSEQUENCES) | set().union(*CONSEQUENCES.values()) <= names
 
 
@@ -191,7 +199,7 @@ def settings(**values: object) -> Settings:
 
 
 def test_a_notice_reaches_a_webhook_and_a_failure_is_known(somebody: Receiver) -> None:
-    channels = Channels(channels_of(settings(alert_channels=f"json://127.0.0.1:{somebody.port}/here")))
+    channels = AlertChannels(configured_channels(settings(alert_channels=f"json://127.0.0.1:{somebody.port}/here")))
     assert channels.send("a title", "a body") is True
     assert [(it["title"], it["message"]) for it in somebody.posted] == [("a title", "a body")]
     somebody.status = 500
@@ -200,13 +208,13 @@ def test_a_notice_reaches_a_webhook_and_a_failure_is_known(somebody: Receiver) -
 
 def test_a_notice_reaches_every_recipient_by_mail() -> None:
     with smtp_receiver() as server:
-        found = channels_of(
+        found = configured_channels(
             settings(
                 alert_email_recipients="ada@example.com, bob@example.com",
                 alert_smtp_url=f"smtp://127.0.0.1:{server.port}",
             )
         )
-        assert Channels(found).send("Redis is down", "see the runbook") is True
+        assert AlertChannels(found).send("Redis is down", "see the runbook") is True
     assert len(server.mail) == 2
     for name, text in zip(("ada", "bob"), server.mail, strict=True):
         assert f"To: {name}@example.com" in text
@@ -223,7 +231,7 @@ def test_a_notice_reaches_every_recipient_by_mail() -> None:
 )
 def test_a_channel_that_cannot_be_is_named_without_its_secret(given: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        Channels(channels_of(settings(**given)))
+        AlertChannels(configured_channels(settings(**given)))
     assert str(caught.value).startswith(named)
     assert "hush-hush" not in str(caught.value)
 

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from email_ingestion.errors import ConfigurationError, OperationFailed
-from email_ingestion.ops.wording import redact
+from email_ingestion.ops.redaction import redact
 
 OPS_PORT, METRICS_PORT = 8080, 9090  # the producer's; the K-th worker's are K higher
 BACKLOG = 128
-SHOWN = 80  # characters of a command line, enough to recognize it
+COMMAND_LENGTH = 80  # characters of a command line, enough to recognize it
 
 
 def bind(host: str, port: int, setting: str) -> socket.socket:
-    """A listening socket; connections queue from now on. `setting` is what an operator changes to move it.
+    """Return a listening socket, where connections queue from now on; `setting` is the name of the port's setting.
 
     Raises OperationFailed when the port is taken, ConfigurationError when `host` is no address of this machine.
     """
@@ -31,22 +31,22 @@ def bind(host: str, port: int, setting: str) -> socket.socket:
         bound.listen(BACKLOG)
     except OSError as error:
         bound.close()
-        raise _explained(error, host, port, setting) from error
+        raise _explain(error, host, port, setting) from error
     return bound
 
 
 def port_of(bound: socket.socket) -> int:
-    """The port it listens on, also where the system chose it."""
+    """Return the port a socket listens on, also where the system chose it."""
     return int(bound.getsockname()[1])
 
 
 def is_loopback(bound: socket.socket) -> bool:
-    """Whether only this machine reaches it."""
+    """Return whether a socket can only be reached from this machine."""
     return ipaddress.ip_address(bound.getsockname()[0]).is_loopback
 
 
 def url_of(host: str, port: int) -> str:
-    """Where this machine reaches it; an unspecified address is reached through loopback."""
+    """Return the URL by which this machine reaches a port; an unspecified address is reached through loopback."""
     name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - compared, not bound
     return f"http://{name}:{port}"
 
@@ -68,7 +68,7 @@ def _prepare(bound: socket.socket, family: socket.AddressFamily) -> None:
         bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
 
 
-def _explained(error: OSError, host: str, port: int, setting: str) -> Exception:
+def _explain(error: OSError, host: str, port: int, setting: str) -> Exception:
     if error.errno == errno.EADDRINUSE:
         return OperationFailed(f"port {port} is taken by {_owner(port)}; stop it or set {setting}")
     if error.errno == errno.EACCES:
@@ -77,8 +77,8 @@ def _explained(error: OSError, host: str, port: int, setting: str) -> Exception:
 
 
 def _owner(port: int) -> str:
-    """As much as this user may know about the process that listens on `port`."""
-    import psutil  # noqa: PLC0415 - 1 MB that only those do with whose port is taken
+    """Describe the process that listens on `port`, as far as this user may know it."""
+    import psutil  # noqa: PLC0415 - 1 MB that is only needed when a port is taken
 
     try:
         pids = {
@@ -94,4 +94,4 @@ def _owner(port: int) -> str:
 
 
 def _command(words: list[str]) -> str:
-    return redact(" ".join([Path(words[0]).name, *words[1:3]])[:SHOWN])
+    return redact(" ".join([Path(words[0]).name, *words[1:3]])[:COMMAND_LENGTH])

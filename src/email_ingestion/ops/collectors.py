@@ -1,6 +1,6 @@
-"""Gauges read at the moment of a scrape: Redis and the breakers as cached, freshness, disks; contacts no server.
+"""Collectors read at the moment of a scrape: Redis and breakers as cached, freshness, disks; they contact no server.
 
-What could not be read is absent, never 0: an alert must not take an outage for an empty queue.
+A value that could not be read is absent, never 0: an alert must not take an outage for an empty queue.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from email_ingestion.ops.declare import PREFIX
-from email_ingestion.ops.records import Breakers, RedisState, RedisView
+from email_ingestion.ops.metric_factory import PREFIX
+from email_ingestion.ops.status_records import Breakers, RedisState, RedisView
 from email_ingestion.overrides import LEVELS, OperatorOverrides
 
 STATE_VALUES = {"CLOSED": 0, "OPEN": 1, "HALF_OPEN": 2}
@@ -52,26 +52,26 @@ _COUNTED_BY_REDIS: tuple[tuple[str, str, Callable[[RedisState], float | None]], 
 
 
 class RedisGauges(Collector):
-    """What the latest reading of Redis says."""
+    """The latest reading of Redis."""
 
     def __init__(self, read: RedisView) -> None:
         self._read = read
 
     def collect(self) -> Iterator[Metric]:
-        """Called by the registry."""
+        """Yield the metrics; the registry calls it at a scrape."""
         redis = self._read()
-        what = "Whether the stream and Redis gauges are read (1) or Redis does not answer (0)."
-        yield GaugeMetricFamily(f"{PREFIX}_collect_success", what, int(redis is not None))
+        documentation = "Whether the stream and Redis gauges are read (1) or Redis does not answer (0)."
+        yield GaugeMetricFamily(f"{PREFIX}_collect_success", documentation, int(redis is not None))
         if redis is None:
             return
-        for name, explained, value_of in _REDIS:
+        for name, documentation, value_of in _REDIS:
             value = value_of(redis)
             if value is not None:
-                yield GaugeMetricFamily(f"{PREFIX}_{name}", explained, value)
-        for name, explained, value_of in _COUNTED_BY_REDIS:
+                yield GaugeMetricFamily(f"{PREFIX}_{name}", documentation, value)
+        for name, documentation, value_of in _COUNTED_BY_REDIS:
             value = value_of(redis)
             if value is not None:
-                yield CounterMetricFamily(f"{PREFIX}_{name}", explained, value)
+                yield CounterMetricFamily(f"{PREFIX}_{name}", documentation, value)
 
 
 class BreakerGauges(Collector):
@@ -81,9 +81,9 @@ class BreakerGauges(Collector):
         self._breakers = breakers
 
     def collect(self) -> Iterator[Metric]:
-        """Called by the registry."""
-        what = "State of the circuit breaker: 0 closed, 1 open, 2 half-open."
-        family = GaugeMetricFamily(f"{PREFIX}_circuit_breaker_state", what, labels=["name"])
+        """Yield the metrics; the registry calls it at a scrape."""
+        documentation = "State of the circuit breaker: 0 closed, 1 open, 2 half-open."
+        family = GaugeMetricFamily(f"{PREFIX}_circuit_breaker_state", documentation, labels=["name"])
         for breaker in self._breakers():
             family.add_metric([breaker.name], STATE_VALUES[breaker.state])
         yield family
@@ -96,7 +96,7 @@ class FolderGauges(Collector):
         self._folders = folders
 
     def collect(self) -> Iterator[Metric]:
-        """Called by the registry."""
+        """Yield the metrics; the registry calls it at a scrape."""
         free = GaugeMetricFamily(f"{PREFIX}_disk_free_bytes", "Bytes free for us under a folder.", labels=["folder"])
         size = GaugeMetricFamily(f"{PREFIX}_disk_size_bytes", "Size of the disk under a folder.", labels=["folder"])
         for name, folder in self._folders.items():
@@ -108,7 +108,7 @@ class FolderGauges(Collector):
         yield size
 
 
-class Freshness(Collector):
+class FreshnessGauge(Collector):
     """Up to when the mail of each account is delivered; `redis` is the latest reading.
 
     The oldest of three: when the server last listed the mailbox, what it listed that is not in the stream, and the
@@ -121,43 +121,43 @@ class Freshness(Collector):
         self._waiting: dict[str, float] = {}
 
     def listed(self, account: str, at: float) -> None:
-        """Everything that was on the server `at` that time is in the stream."""
+        """Record that everything on the server at the time `at` is in the stream."""
         self._waiting.pop(account, None)
         self._listed[account] = at
 
     def forget(self, account: str) -> None:
-        """Another process reads it now."""
+        """Drop an account that another process reads now."""
         self._waiting.pop(account, None)
         self._listed.pop(account, None)
 
     def waiting(self, account: str, since: float) -> None:
-        """The server has mail of `since` that is not in the stream."""
+        """Record that mail that arrived at `since` is on the server and not in the stream."""
         self._waiting[account] = since
 
     def collect(self) -> Iterator[Metric]:
-        """Called by the registry."""
+        """Yield the metrics; the registry calls it at a scrape."""
         redis = self._read()
         if redis is None:
             return
-        what = "Everything that reached the mailbox before this Unix time is delivered."
-        family = GaugeMetricFamily(f"{PREFIX}_delivered_until_timestamp_seconds", what, labels=["account"])
+        documentation = "Everything that reached the mailbox before this Unix time is delivered."
+        family = GaugeMetricFamily(f"{PREFIX}_delivered_until_timestamp_seconds", documentation, labels=["account"])
         for account, listed in dict(self._listed).items():
             since = (listed, self._waiting.get(account), redis.stream.oldest_timestamp)
             family.add_metric([account], min(moment for moment in since if moment is not None))
         yield family
 
 
-class ControlGauges(Collector):
-    """What operators have asked of the process, as long as it holds."""
+class OverrideGauges(Collector):
+    """The overrides of operators that are in force."""
 
     def __init__(self, control: OperatorOverrides) -> None:
         self._control = control
 
     def collect(self) -> Iterator[Metric]:
-        """Called by the registry."""
-        what = "Whether operators have paused the process (1) or it takes work (0)."
-        yield GaugeMetricFamily(f"{PREFIX}_paused", what, int(self._control.active_pause() is not None))
-        what = "Level of service operators asked for: 0 NORMAL, 1 DEGRADED, 2 MINIMAL, 3 MAINTENANCE."
-        yield GaugeMetricFamily(f"{PREFIX}_degradation_level", what, LEVELS.index(self._control.level))
-        what = "Priority below which mail waits, 0 to 10; only workers heed it."
-        yield GaugeMetricFamily(f"{PREFIX}_min_priority", what, self._control.min_priority)
+        """Yield the metrics; the registry calls it at a scrape."""
+        documentation = "Whether operators have paused the process (1) or it takes work (0)."
+        yield GaugeMetricFamily(f"{PREFIX}_paused", documentation, int(self._control.active_pause() is not None))
+        documentation = "Level of service operators asked for: 0 NORMAL, 1 DEGRADED, 2 MINIMAL, 3 MAINTENANCE."
+        yield GaugeMetricFamily(f"{PREFIX}_degradation_level", documentation, LEVELS.index(self._control.level))
+        documentation = "Priority below which mail waits, 0 to 10; only workers heed it."
+        yield GaugeMetricFamily(f"{PREFIX}_min_priority", documentation, self._control.min_priority)

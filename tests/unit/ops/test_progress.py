@@ -1,4 +1,4 @@
-"""How far a single pass is: a bar for each account on a terminal, and not a byte anywhere else."""
+"""How far a single pass is: a progress_bar for each account on a terminal, and not a byte anywhere else."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from email_ingestion.app.bars import Bars
 from email_ingestion.events import HistoryWalked
+from email_ingestion.ops.progress import HistoryProgress
 
 
 class Terminal(io.StringIO):
@@ -25,8 +25,8 @@ def test_a_pass_over_old_mail_is_shown_on_a_terminal_alone(
     monkeypatch.setenv("TERM", "xterm")
     screen = where()
     monkeypatch.setattr(sys, "stderr", screen)
-    bars = Bars()
-    with bars:
-        bars(HistoryWalked("sales", 1000, 0.5, 10.0))
-        bars(HistoryWalked("support", 10, 0.99, 1.0))
+    progress = HistoryProgress()
+    with progress:
+        progress(HistoryWalked("sales", 1000, 0.5, 10.0))
+        progress(HistoryWalked("support", 10, 0.99, 1.0))
     assert [word in screen.getvalue() for word in ("sales", "50%", "support", "99%")] == [shown] * 4

@@ -8,8 +8,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from email_ingestion.ops.loops import LoopState
-from email_ingestion.ops.records import (
+from email_ingestion.ops.process_state import LoopState
+from email_ingestion.ops.redaction import redact
+from email_ingestion.ops.status_records import (
     BREAKER_KEYS,
     CONSENT_WARNING,
     AccountState,
@@ -20,24 +21,23 @@ from email_ingestion.ops.records import (
     RedisState,
     TokenState,
 )
-from email_ingestion.ops.wording import redact
 from email_ingestion.overrides import ActiveOverride, OperatorOverrides
 
 
-def iso(seconds: float | None) -> str | None:
-    """ISO-8601 in UTC with milliseconds."""
+def iso_timestamp(seconds: float | None) -> str | None:
+    """Format Unix seconds as ISO 8601 in UTC with milliseconds."""
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def fit(text: str | None) -> str | None:
-    """A text fit to be shown to whoever asks."""
+def redacted(text: str | None) -> str | None:
+    """Redact a text for the answers, which need no authorization."""
     return None if text is None else redact(text)
 
 
 def loop(state: LoopState) -> dict[str, Any]:
-    """One entry of `loops` in `/health`."""
+    """Return one entry of `loops` in `/health`."""
     return {
         "name": state.name,
         "last_iteration_age_seconds": state.last_iteration_age_seconds,
@@ -47,27 +47,27 @@ def loop(state: LoopState) -> dict[str, Any]:
 
 
 def breaker(view: BreakerView) -> dict[str, Any]:
-    """One entry of `circuit_breakers`."""
+    """Return one entry of `circuit_breakers`."""
     shown = {key: getattr(view, key) for key in BREAKER_KEYS}
-    return shown | {"last_error": fit(view.last_error)}
+    return shown | {"last_error": redacted(view.last_error)}
 
 
 def check(state: Check, now: float) -> dict[str, Any]:
-    """One entry of `checks`."""
+    """Return one entry of `checks`."""
     return {
         "name": state.name,
         "status": state.status,
         "critical": state.critical,
         "response_time_ms": state.response_time_ms,
-        "error": fit(state.error),
+        "error": redacted(state.error),
         "error_type": state.error_type,
-        "checked_at": iso(state.checked_at),
+        "checked_at": iso_timestamp(state.checked_at),
         "age_seconds": _age(state.checked_at, now),
     }
 
 
 def stream(name: str | None, redis: RedisState | None, collected_at: float | None, now: float) -> dict[str, Any]:
-    """`stream`; `collected_at` is when Redis was last read, even if it cannot be read any more."""
+    """Return `stream`; `collected_at` is when Redis was last read, even if it cannot be read any more."""
     state = redis.stream if redis else None
     return {
         "name": name,
@@ -77,12 +77,12 @@ def stream(name: str | None, redis: RedisState | None, collected_at: float | Non
         "oldest_age_seconds": _age(state.oldest_timestamp, now) if state else None,
         "max_deliveries": state.max_deliveries if state else None,
         "ok": state is not None,
-        "collected_at": iso(collected_at),
+        "collected_at": iso_timestamp(collected_at),
     }
 
 
 def dlq(name: str | None, redis: RedisState | None, now: float) -> dict[str, Any]:
-    """`dlq`."""
+    """Return `dlq`."""
     state = redis.dlq if redis else None
     return {
         "name": name,
@@ -92,7 +92,7 @@ def dlq(name: str | None, redis: RedisState | None, now: float) -> dict[str, Any
 
 
 def account(state: AccountState, now: float) -> dict[str, Any]:
-    """One entry of `accounts`."""
+    """Return one entry of `accounts`."""
     return {
         "name": state.name,
         "mailbox": state.mailbox,
@@ -112,7 +112,7 @@ def account(state: AccountState, now: float) -> dict[str, Any]:
 
 
 def _history(state: HistoryState | None) -> dict[str, Any] | None:
-    """How far older mail was read; null before the first connection."""
+    """Return how far older mail has been read; None before the first connection."""
     if state is None:
         return None
     eta = None if state.seconds is None else round(state.seconds, 1)
@@ -120,14 +120,14 @@ def _history(state: HistoryState | None) -> dict[str, Any] | None:
 
 
 def token_state(state: AccountState, now: float) -> TokenState | None:
-    """What became of the account's token: `expiring` while it works and its consent is about to end."""
+    """Return the state of the account's token: `expiring` while it works and its consent is about to end."""
     ends = state.consent_ends_at
     ending = ends is not None and ends - now < CONSENT_WARNING
     return "expiring" if state.authorization == "valid" and ending else state.authorization
 
 
 def peer(state: Peer, now: float) -> dict[str, Any]:
-    """One entry of `peers`."""
+    """Return one entry of `peers`."""
     return {
         "component": state.component,
         "instance": state.instance,
@@ -140,22 +140,26 @@ def peer(state: Peer, now: float) -> dict[str, Any]:
 
 
 def control(state: OperatorOverrides) -> dict[str, Any]:
-    """`control`: what operators have asked of the process."""
+    """Return `control`: the overrides of operators that are in force."""
     pause, level = state.active_pause(), state.active_level()
     return {
         "paused": pause is not None,
-        "pause": _order(state, pause),
+        "pause": _override(state, pause),
         "level": state.level,
-        "degradation": _order(state, level),
+        "degradation": _override(state, level),
         "min_priority": state.min_priority,
-        "priority": _order(state, state.active_priority()),
+        "priority": _override(state, state.active_priority()),
     }
 
 
-def _order(state: OperatorOverrides, order: ActiveOverride | None) -> dict[str, Any] | None:
-    if order is None:
+def _override(state: OperatorOverrides, override: ActiveOverride | None) -> dict[str, Any] | None:
+    if override is None:
         return None
-    return {"by": fit(order.by), "scope": order.scope, "ends_in_seconds": round(state.remaining(order), 3)}
+    return {
+        "by": redacted(override.by),
+        "scope": override.scope,
+        "ends_in_seconds": round(state.remaining(override), 3),
+    }
 
 
 def _age(then: float | None, now: float) -> float | None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from email_ingestion import errors
-from email_ingestion.ops.wording import redact, redact_field, sentence, stack
+from email_ingestion.ops.redaction import describe_error, redact, redact_field, safe_traceback
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_long_word_costs_one_pass() -> None:
 
 
 def test_a_subclass_is_found_under_the_name_the_runbook_greps() -> None:
-    said = sentence(errors.IMAPThrottledError("too many simultaneous connections"))
+    said = describe_error(errors.IMAPThrottledError("too many simultaneous connections"))
     assert said == "IMAPThrottledError (IMAPConnectionError): too many simultaneous connections"
 
 
@@ -73,7 +73,7 @@ def test_a_foreign_error_keeps_its_class_and_place_but_not_its_words() -> None:
     try:
         {"Re: your merger": 1}["Re: our merger"]
     except KeyError as error:
-        shown = stack(error)
+        shown = safe_traceback(error)
     assert "KeyError: text withheld" in shown
     assert "test_a_foreign_error" in shown
     assert "\nKeyError: 'Re: our merger'" not in shown

@@ -12,9 +12,9 @@ import pytest
 import email_ingestion
 from email_ingestion import errors, events
 from email_ingestion.events import Event
-from email_ingestion.ops import summary
-from email_ingestion.ops.compose import compose
-from email_ingestion.ops.narrate import RULES, UNTOLD, Narrator
+from email_ingestion.ops import log_aggregation
+from email_ingestion.ops.event_log import LOG_RULES, NOT_LOGGED, EventLogger
+from email_ingestion.ops.observers import combine
 from tests.unit.ops.shown import Clock
 
 SOURCE = Path(email_ingestion.__file__).parent
@@ -33,14 +33,14 @@ def delivered(number: int, *, duplicate: bool = False) -> events.Delivered:
 
 def test_every_event_is_told_or_left_out_on_purpose() -> None:
     kinds = {kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, Event)}
-    assert kinds - {Event} == RULES.keys() | UNTOLD
+    assert kinds - {Event} == LOG_RULES.keys() | NOT_LOGGED
 
 
 def test_catalogue_and_code_name_the_same_events() -> None:
     documented = re.findall(r"^\| `(\w+)` \|", CATALOGUE.read_text(), re.MULTILINE)
     direct = re.compile(r"\b_?log(?:ger\(.*\))?\.(?:debug|info|warning|error|critical|exception)\(\s*\"(\w+)\"")
     written = {name for file in SOURCE.rglob("*.py") for name in direct.findall(file.read_text())}
-    named = {rule.name for rule in RULES.values()} | {summary.PUBLISHED, summary.DELIVERED}
+    named = {rule.name for rule in LOG_RULES.values()} | {log_aggregation.PUBLISHED, log_aggregation.DELIVERED}
     assert len(documented) == len(set(documented))
     assert set(documented) == written | named
 
@@ -59,7 +59,7 @@ def test_catalogue_and_code_name_the_same_events() -> None:
     ],
 )
 def test_the_runbooks_words_are_found_in_the_log(logs: Path, event: Event, name: str) -> None:
-    Narrator()(event)
+    EventLogger()(event)
     (line,) = told(logs, "WARNING")
     assert name in line["message"]
 
@@ -67,7 +67,7 @@ def test_the_runbooks_words_are_found_in_the_log(logs: Path, event: Event, name:
 def test_an_error_shows_its_class_its_text_and_the_class_beneath(logs: Path) -> None:
     error = errors.RedisConnectionError("localhost:6379 refuses connections")
     error.__cause__ = ConnectionRefusedError()
-    Narrator()(events.RedisFailed(error, 5.0))
+    EventLogger()(events.RedisFailed(error, 5.0))
     (line,) = told(logs)
     assert line["error_type"] == "RedisConnectionError"
     assert line["message"] == "RedisConnectionError: localhost:6379 refuses connections"
@@ -76,40 +76,40 @@ def test_an_error_shows_its_class_its_text_and_the_class_beneath(logs: Path) -> 
 
 def test_a_repeated_failure_is_told_at_once_then_every_30_seconds_with_a_count(logs: Path) -> None:
     clock = Clock()
-    narrator = Narrator(clock)
+    event_logger = EventLogger(clock)
     for second in range(31):
         clock.now = float(second)
-        narrator(events.RedisFailed(errors.RedisConnectionError("gone"), 1.0))
+        event_logger(events.RedisFailed(errors.RedisConnectionError("gone"), 1.0))
     lines = told(logs)
     assert [line.get("suppressed") for line in lines] == [None, 29]
     assert len(told(logs, "DEBUG")) == 31
 
 
 def test_another_cause_is_told_at_once(logs: Path) -> None:
-    narrator = Narrator(Clock())
-    narrator(events.ConnectionFailed("a", errors.IMAPConnectionError("x"), 1.0))
-    narrator(events.ConnectionFailed("b", errors.IMAPConnectionError("x"), 1.0))
-    narrator(events.ConnectionFailed("a", errors.IMAPThrottledError("x"), 1.0))
+    event_logger = EventLogger(Clock())
+    event_logger(events.ConnectionFailed("a", errors.IMAPConnectionError("x"), 1.0))
+    event_logger(events.ConnectionFailed("b", errors.IMAPConnectionError("x"), 1.0))
+    event_logger(events.ConnectionFailed("a", errors.IMAPThrottledError("x"), 1.0))
     assert len(told(logs)) == 3
 
 
 def test_every_dead_letter_is_told(logs: Path) -> None:
-    narrator = Narrator(Clock())
+    event_logger = EventLogger(Clock())
     for number in range(5):
-        narrator(events.DeadLettered(f"default:gm:{number}", "permanent", 1, errors.PermanentError("no body")))
+        event_logger(events.DeadLettered(f"default:gm:{number}", "permanent", 1, errors.PermanentError("no body")))
     assert [line["email_id"] for line in told(logs)] == [f"default:gm:{number}" for number in range(5)]
 
 
 def test_a_flood_of_deliveries_is_one_line_per_second(logs: Path) -> None:
     clock = Clock(100.0)
-    narrator = Narrator(clock)
+    event_logger = EventLogger(clock)
     for _ in range(20):
         for number in range(100):
-            narrator(delivered(number, duplicate=number == 0))
-        narrator(events.LoopTick("consume"))
+            event_logger(delivered(number, duplicate=number == 0))
+        event_logger(events.LoopTick("consume"))
         clock.now += 0.125
     clock.now += 1
-    narrator(events.LoopTick("consume"))
+    event_logger(events.LoopTick("consume"))
     lines = told(logs)
     assert [line["event"] for line in lines] == ["emails_delivered"] * 4
     assert sum(line["count"] for line in lines) == 2000
@@ -117,27 +117,27 @@ def test_a_flood_of_deliveries_is_one_line_per_second(logs: Path) -> None:
 
 
 def test_a_single_message_is_told_with_its_identity_as_soon_as_the_loop_turns(logs: Path) -> None:
-    narrator = Narrator(Clock())
-    narrator(delivered(7))
+    event_logger = EventLogger(Clock())
+    event_logger(delivered(7))
     assert told(logs) == []
-    narrator(events.LoopTick("consume"))
+    event_logger(events.LoopTick("consume"))
     (line,) = told(logs)
     assert line["email_ids"] == ["default:gm:7"]
 
 
 def test_what_was_delivered_last_is_told_before_the_end(logs: Path) -> None:
-    narrator = Narrator(Clock())
-    narrator(delivered(1))
-    narrator(events.LoopTick("consume"))
-    narrator(delivered(2))
-    narrator(events.Stopped())
+    event_logger = EventLogger(Clock())
+    event_logger(delivered(1))
+    event_logger(events.LoopTick("consume"))
+    event_logger(delivered(2))
+    event_logger(events.Stopped())
     assert sum(line["count"] for line in told(logs) if line["event"] == "emails_delivered") == 2
 
 
 def test_a_dependency_that_is_back_is_worth_a_line(logs: Path) -> None:
-    narrator = Narrator()
+    event_logger = EventLogger()
     for ok in (True, False, True, True):
-        narrator(events.Probed("redis", ok, 0.001, None if ok else errors.RedisConnectionError("gone")))
+        event_logger(events.Probed("redis", ok, 0.001, None if ok else errors.RedisConnectionError("gone")))
     assert [(line["level"], line["ok"]) for line in told(logs)] == [("WARNING", False), ("INFO", True)]
 
 
@@ -145,9 +145,9 @@ def test_an_error_nobody_foresaw_shows_its_stack(logs: Path) -> None:
     try:
         int("Dear customer")
     except ValueError as error:
-        Narrator()(events.LoopFailed("consume", error))
+        EventLogger()(events.LoopFailed("consume", error))
     (line,) = told(logs)
-    assert "test_ops_narrate.py" in line["exception"]
+    assert "test_event_log.py" in line["exception"]
     assert "ValueError: text withheld" in line["exception"]
 
 
@@ -157,7 +157,7 @@ def test_a_broken_observer_stops_neither_the_loop_nor_the_others(logs: Path) -> 
     def broken(event: Event) -> None:
         raise RuntimeError(str(event))
 
-    observe = compose(broken, seen.append)
+    observe = combine(broken, seen.append)
     observe(events.Stopped())
     observe(events.Stopped())
     assert len(seen) == 2

@@ -1,0 +1,316 @@
+"""The built-in alerts: some of the rules of config/alerts.yml, evaluated on our own metrics where no Prometheus runs.
+
+It decides which alerts are active and writes the notification; sending it is the caller's business. An alert is
+notified once, repeated once a day while it lasts, and its end is notified. What was sent is kept across restarts.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client.core import Metric
+
+from email_ingestion.atomic_files import write_private
+from email_ingestion.ops.metric_factory import PREFIX
+
+RUNBOOK = "https://github.com/example/email-ingestion/blob/main/docs/runbooks/incident_response.md"
+REPEAT_SECONDS = 86_400.0
+# The thresholds of config/alerts.yml; a test keeps them equal.
+THRESHOLDS = {
+    "freshness_seconds": 300,
+    "sync_silence_seconds": 600,
+    "consent_seconds": 259_200,
+    "backlog_critical": 100,
+    "pending_seconds": 900,
+    "dead_letters": 10,
+    "redis_memory_ratio": 0.85,
+    "disk_ratio_critical": 0.95,
+    "backup_age_seconds": 93_600,
+}
+
+
+class MetricsSnapshot:
+    """Our metrics at one moment, by name without the prefix; `now` in Unix seconds."""
+
+    def __init__(self, families: Iterable[Metric], now: float) -> None:
+        self.now = now
+        self._samples = [sample for family in families for sample in family.samples]
+
+    def by_label(self, name: str, label: str = "", **labels: str) -> dict[str, float]:
+        """Return the values of a metric by one of its labels; a series without that label has the key "".
+
+        `labels` limits the series to those that carry these labels.
+        """
+        return {
+            sample.labels.get(label, ""): sample.value
+            for sample in self._samples
+            if sample.name == f"{PREFIX}_{name}" and labels.items() <= sample.labels.items()
+        }
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """Return the value of the only series of a metric; None when there is none."""
+        return next(iter(self.by_label(name, **labels).values()), None)
+
+    def ages(self, name: str, label: str = "") -> dict[str, float]:
+        """Return the seconds that have passed since the times a metric holds, by one of its labels."""
+        return {key: self.now - at for key, at in self.by_label(name, label).items()}
+
+
+AlertCondition = Callable[[MetricsSnapshot, MetricsSnapshot], Mapping[str, str]]
+"""Compares the previous snapshot with the current one; a sentence for every account, breaker or folder affected."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlertRule:
+    """The alert of the same name in config/alerts.yml; `anchor` is its section of the runbook.
+
+    It becomes active when the condition holds in `evaluations` evaluations in a row.
+    """
+
+    name: str
+    priority: str
+    anchor: str
+    condition: AlertCondition
+    evaluations: int = 1
+
+
+def _below(name: str, sentence: str, **labels: str) -> AlertCondition:
+    return lambda _previous, current: {"": sentence} if current.value(name, **labels) == 0 else {}
+
+
+def _above(name: str, limit: float, sentence: str) -> AlertCondition:
+    def condition(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
+        value = current.value(name) or 0
+        return {"": sentence.format(value)} if value > limit else {}
+
+    return condition
+
+
+def _older(name: str, label: str, limit: float, sentence: str) -> AlertCondition:
+    def condition(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
+        ages = current.ages(name, label).items()
+        return {key: sentence.format(key, age / 60) for key, age in ages if age > limit}
+
+    return condition
+
+
+def _reauthorize(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
+    waiting = [account for account, value in current.by_label("oauth2_reauth_required", "account").items() if value]
+    sentence = "account {} must be authorized again: python producer.py --auth-setup"
+    return {account: sentence.format(account) for account in waiting}
+
+
+def _breakers(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
+    states = current.by_label("circuit_breaker_state", "name")
+    return {name: f"circuit breaker {name} is open" for name, state in states.items() if state}
+
+
+def _dead_letters(previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
+    new = (current.value("dlq_depth") or 0) - (previous.value("dlq_depth") or 0)
+    return {"": f"{new:.0f} new dead letters: email-ingestion dlq stats"} if new > THRESHOLDS["dead_letters"] else {}
+
+
+def _redis_memory(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
+    used, limit = current.value("redis_memory_used_bytes"), current.value("redis_memory_max_bytes")
+    full = used and limit and used / limit > THRESHOLDS["redis_memory_ratio"]
+    return {"": "Redis has used most of its memory"} if full else {}
+
+
+def _disks(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
+    free = current.by_label("disk_free_bytes", "folder")
+    sizes = current.by_label("disk_size_bytes", "folder")
+    full = [folder for folder, size in sizes.items() if size and 1 - free[folder] / size > _DISK]
+    return {folder: f"the disk under {folder} is full" for folder in full}
+
+
+_DISK = THRESHOLDS["disk_ratio_critical"]
+ALERT_RULES = (
+    AlertRule("RedisDown", "P1", "21-redis-down", _below("dependency_up", "Redis is down", dependency="redis")),
+    AlertRule(
+        "NoWorkers", "P1", "26-worker-crash-or-oom", _below("active_workers", "no worker runs: ./scripts/start.sh")
+    ),
+    AlertRule("DiskFull", "P1", "210-disk", _disks),
+    AlertRule(
+        "ImapUnreachable",
+        "P2",
+        "22-imap-unreachable",
+        _below("dependency_up", "the mail server cannot be reached", dependency="imap"),
+    ),
+    AlertRule(
+        "MailboxSilent",
+        "P2",
+        "212-mailbox-silent",
+        _older(
+            "imap_last_success_timestamp_seconds",
+            "account",
+            THRESHOLDS["sync_silence_seconds"],
+            "account {} has not been looked at for {:.0f} min",
+        ),
+    ),
+    AlertRule("CircuitBreakerOpen", "P2", "24-circuit-breaker-open", _breakers, evaluations=2),
+    AlertRule(
+        "QueueBacklogCritical",
+        "P2",
+        "27-backlog",
+        _above("stream_depth", THRESHOLDS["backlog_critical"], "{:.0f} messages wait in the stream"),
+        evaluations=2,
+    ),
+    AlertRule(
+        "PendingStuck",
+        "P2",
+        "211-stuck-message",
+        _older(
+            "stream_oldest_pending_timestamp_seconds",
+            "",
+            THRESHOLDS["pending_seconds"],
+            "a message is stuck{} for {:.0f} min: email-ingestion pending list",
+        ),
+    ),
+    AlertRule("DlqGrowing", "P2", "25-dlq-growing", _dead_letters),
+    AlertRule("RedisMemoryHigh", "P2", "29-memory", _redis_memory),
+    AlertRule("ReauthRequired", "P3", "23-oauth2-token-expired", _reauthorize),
+    AlertRule(
+        "ConsentEnding",
+        "P3",
+        "23-oauth2-token-expired",
+        _older(
+            "oauth2_consent_expiry_timestamp_seconds",
+            "account",
+            -THRESHOLDS["consent_seconds"],
+            "the consent of account {} ends within days: python producer.py --auth-setup",
+        ),
+    ),
+    AlertRule(
+        "BackupMissed",
+        "P4",
+        "221-backup-missed",
+        _older(
+            "backup_last_success_timestamp_seconds",
+            "",
+            THRESHOLDS["backup_age_seconds"],
+            "the last verified backup{} is {:.0f} min old: python scripts/backup.py",
+        ),
+    ),
+    AlertRule(
+        "FreshnessBudgetBurn",
+        "P1",
+        "27-backlog",
+        _older(
+            "delivered_until_timestamp_seconds",
+            "account",
+            THRESHOLDS["freshness_seconds"],
+            "mail of account {} waits for {:.0f} min",
+        ),
+        evaluations=2,
+    ),
+)
+# An active cause inhibits its consequences, as in config/alertmanager.yml.
+CONSEQUENCES = {
+    "RedisDown": {"CircuitBreakerOpen", "MailboxSilent", "FreshnessBudgetBurn"},
+    "NoWorkers": {"QueueBacklogCritical", "PendingStuck", "FreshnessBudgetBurn"},
+    "ImapUnreachable": {"CircuitBreakerOpen", "MailboxSilent", "FreshnessBudgetBurn"},
+    "ReauthRequired": {"CircuitBreakerOpen", "MailboxSilent", "FreshnessBudgetBurn"},
+    "MailboxSilent": {"FreshnessBudgetBurn"},
+    "QueueBacklogCritical": {"FreshnessBudgetBurn"},
+}
+PAUSE_CONSEQUENCES = {"MailboxSilent", "FreshnessBudgetBurn"}  # the alerts that a paused producer brings about
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveAlert:
+    """A rule whose condition holds for one account, breaker or folder; an inhibited alert is not notified."""
+
+    rule: AlertRule
+    subject: str
+    sentence: str
+    inhibited: bool
+
+    @property
+    def key(self) -> str:
+        """The alert's name in the state file."""
+        return f"{self.rule.name}/{self.subject}" if self.subject else self.rule.name
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """One message about all alerts that are new, due for repetition or resolved, with the numbers of both kinds."""
+
+    title: str
+    body: str
+    firing: int
+    resolved: int
+
+
+class AlertMonitor:
+    """Evaluates the rules each time `evaluate` is called.
+
+    `read` returns the metric families. `send` returns whether the notification got through: if not, it is sent again
+    at the next evaluation. `state_file` keeps what was sent.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Iterable[Metric]],
+        send: Callable[[Notification], bool],
+        state_file: Path,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._read = read
+        self._send = send
+        self._state_file = state_file
+        self._clock = clock
+        self._previous = MetricsSnapshot((), clock())
+        self._evaluations: dict[str, int] = {}  # by key: for how many evaluations in a row an alert has been active
+        self._sent_at = _read_sent_times(state_file)  # by key: Unix seconds
+
+    def evaluate(self) -> None:
+        """Read the metrics and send what is due. Raises ConfigurationError when the state file cannot be written."""
+        current = MetricsSnapshot(self._read(), self._clock())
+        active = {alert.key: alert for alert in _active_alerts(self._previous, current)}
+        self._previous = current
+        self._evaluations = {key: self._evaluations.get(key, 0) + 1 for key in active}
+        due = {key: alert for key, alert in active.items() if self._is_due(alert, current.now)}
+        resolved = [key for key in self._sent_at if key not in active]
+        if (due or resolved) and self._send(_notification(due, resolved)):
+            kept = {key: at for key, at in self._sent_at.items() if key in active}
+            self._sent_at = kept | dict.fromkeys(due, current.now)
+            write_private(self._state_file, json.dumps(self._sent_at))
+
+    def _is_due(self, alert: ActiveAlert, now: float) -> bool:
+        if alert.inhibited:
+            return False
+        sent_at = self._sent_at.get(alert.key)
+        if sent_at is None:
+            return self._evaluations[alert.key] >= alert.rule.evaluations
+        return now - sent_at >= REPEAT_SECONDS
+
+
+def _active_alerts(previous: MetricsSnapshot, current: MetricsSnapshot) -> Iterator[ActiveAlert]:
+    found = {rule: rule.condition(previous, current) for rule in ALERT_RULES}
+    inhibited = {name for rule, sentences in found.items() if sentences for name in CONSEQUENCES.get(rule.name, ())}
+    if previous.value("paused") or current.value("paused"):  # after a pause the first synchronization is awaited
+        inhibited |= PAUSE_CONSEQUENCES
+    for rule, sentences in found.items():
+        for subject, sentence in sentences.items():
+            yield ActiveAlert(rule, subject, sentence, rule.name in inhibited)
+
+
+def _notification(due: Mapping[str, ActiveAlert], resolved: Sequence[str]) -> Notification:
+    lines = [f"[{alert.rule.priority}] {alert.sentence}" for alert in due.values()]
+    title = lines[0] if lines else f"over: {', '.join(resolved)}"
+    more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+    links = [f"{RUNBOOK}#{alert.rule.anchor}" for alert in due.values()]
+    paragraphs = [f"{line}\n{link}" for line, link in zip(lines, links, strict=True)]
+    body = "\n\n".join([*paragraphs, *(f"over: {key}" for key in resolved)])
+    return Notification(f"email-ingestion: {title}{more}", body, len(due), len(resolved))
+
+
+def _read_sent_times(state_file: Path) -> dict[str, float]:
+    try:
+        return {str(key): float(at) for key, at in json.loads(state_file.read_text()).items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}  # nothing was sent yet, or it cannot be read: to notify twice is the lesser evil

@@ -1,0 +1,241 @@
+"""The state of this process as its events tell it: accounts, checks, counts; and whether its loops turn."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from email_ingestion import events
+from email_ingestion.errors import CircuitBreakerError, OAuth2AuthenticationError, RedisConnectionError
+from email_ingestion.events import Event
+from email_ingestion.ops.redaction import describe_error, error_type
+from email_ingestion.ops.status_records import AccountState, Check, HistoryState, Identity, Names
+
+PRODUCER_COUNTS = ("produced",)
+WORKER_COUNTS = ("processed", "failed", "dead_lettered", "duplicates", "orphans_claimed")
+
+
+class ProcessState:
+    """Built up from events; not thread-safe, `Status` guards it. `clock` gives Unix seconds."""
+
+    def __init__(self, identity: Identity, names: Names, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self.started = False
+        self.draining: str | None = None
+        self.paused_accounts: dict[str, str] = {}  # account -> why nothing is fetched for it now
+        self.account_problems: dict[str, str] = {}  # account -> what is wrong with it now
+        self.accounts = {name: AccountState(name) for name in names.accounts}
+        self.checks = {name: Check(name, critical) for name, critical in names.dependencies.items()}
+        # What the other component counts is unknown here, not zero.
+        self.statistics: dict[str, int | None] = dict.fromkeys((*PRODUCER_COUNTS, *WORKER_COUNTS))
+        self.statistics |= dict.fromkeys(PRODUCER_COUNTS if identity.component == "producer" else WORKER_COUNTS, 0)
+
+    def apply(self, event: Event) -> None:
+        """Update the state by one event."""
+        handler = _HANDLERS.get(type(event))
+        if handler:
+            handler(self, event)
+
+    def probed(self, event: events.Probed) -> None:
+        """Keep the result of a probe."""
+        known = self.checks.get(event.dependency)
+        if known:
+            took = round(event.seconds * 1000, 3)
+            self._check(known, took, event.error, ok=event.ok)
+
+    def breaker_changed(self, event: events.BreakerChanged) -> None:
+        """Mark a dependency whose breaker opened as unhealthy, since it is not probed while the breaker is open."""
+        known = self.checks.get(event.name)
+        if known and event.error:
+            self._check(known, None, event.error, ok=False)
+        elif known and event.new == "CLOSED" and known.status == "unhealthy":  # its trials have succeeded
+            self._check(known, None, None, ok=True)
+
+    def redis_failed(self, event: events.RedisFailed) -> None:
+        """Mark Redis as unhealthy before the next probe finds out."""
+        if "redis" in self.checks and is_redis_failure(event.error):
+            self._check(self.checks["redis"], None, event.error, ok=False)
+
+    def connected(self, event: events.Connected) -> None:
+        """Clear the account's problems after a login."""
+        self.account_problems.pop(event.account, None)
+        account = self.accounts.get(event.account)
+        state = "valid" if account and account.authorization == "re-authorize" else account and account.authorization
+        self.account(event.account, reauth_required=False, authorization=state)
+
+    def account_failed(self, event: events.ConnectionFailed | events.NeedsOperator | events.TokenRefreshFailed) -> None:
+        """Keep the problem of an account."""
+        self.account_problems[event.account] = describe_error(event.error)
+        refused = isinstance(event, events.TokenRefreshFailed) and event.permanent
+        if refused or isinstance(event.error, OAuth2AuthenticationError):
+            self.account(event.account, reauth_required=True, authorization="re-authorize")
+        elif isinstance(event, events.TokenRefreshFailed):
+            self.account(event.account, authorization="refresh failing")
+
+    def token_refreshed(self, event: events.TokenRefreshed) -> None:
+        """Keep a new token; where consent was missing, only the next login shows whether the token suffices."""
+        account = self.accounts.get(event.account)
+        if account and not account.reauth_required:
+            self.account_problems.pop(event.account, None)
+        self.account(
+            event.account,
+            token_expires_at=event.expires_at,
+            authorization="re-authorize" if account and account.reauth_required else "valid",
+            consent_ends_at=event.consent_ends_at,
+        )
+
+    def synced(self, event: events.Synced) -> None:
+        """Keep the result of a synchronization."""
+        self.account_problems.pop(event.account, None)
+        self.account(
+            event.account,
+            mailbox=event.mailbox,
+            uidvalidity=event.uidvalidity,
+            last_uid=event.last_uid,
+            backlog=event.backlog,
+            last_success=self._clock(),
+        )
+
+    def lease_changed(self, event: events.LeaseChanged) -> None:
+        """Forget an account's problems and numbers when another process reads it from now on."""
+        if event.holder:
+            self.account_problems.pop(event.account, None)
+            self.paused_accounts.pop(event.account, None)
+            self.account(event.account, backlog=None, last_success=None)
+
+    def fetch_paused(self, event: events.FetchPaused) -> None:
+        """Keep the reason of a pause, or drop it when fetching goes on."""
+        if event.reason:
+            self.paused_accounts[event.account] = event.reason
+        else:
+            self.paused_accounts.pop(event.account, None)
+
+    def delivered(self, event: events.Delivered) -> None:
+        """Count a message either as processed or as a duplicate."""
+        self.count("duplicates" if event.duplicate else "processed", 1)
+
+    def dead_lettered(self, event: events.DeadLettered) -> None:
+        """Count a dead letter, and its last attempt as failed unless it is poison or an operator moved it."""
+        self.count("dead_lettered", 1)
+        if event.error and event.reason != "operator":
+            self.count("failed", 1)
+
+    def account(self, name: str, **changes: Any) -> None:
+        """Update the record of an account; an unknown account is ignored."""
+        if name in self.accounts:
+            self.accounts[name] = replace(self.accounts[name], **changes)
+
+    def count(self, statistic: str, by: int) -> None:
+        """Add to a statistic; an unknown one counts from 0."""
+        self.statistics[statistic] = (self.statistics[statistic] or 0) + by
+
+    def _check(self, known: Check, took: float | None, error: Exception | None, *, ok: bool) -> None:
+        self.checks[known.name] = Check(
+            known.name,
+            known.critical,
+            "healthy" if ok else "unhealthy",
+            took,
+            describe_error(error) if error else None,
+            error_type(error) if error else None,
+            self._clock(),
+        )
+
+
+def is_redis_failure(error: Exception) -> bool:
+    """Return whether an error is about Redis, and not about another dependency a loop waits for in the same way."""
+    if isinstance(error, CircuitBreakerError):
+        return error.name == "redis"
+    return isinstance(error, RedisConnectionError)
+
+
+def _set(name: str, value_of: Callable[[Any], Any]) -> Callable[[ProcessState, Any], None]:
+    return lambda facts, event: setattr(facts, name, value_of(event))
+
+
+_HANDLERS: dict[type[Event], Callable[[ProcessState, Any], None]] = {
+    events.Started: _set("started", lambda _event: True),
+    events.Stopping: _set("draining", lambda event: event.reason),
+    events.FetchPaused: ProcessState.fetch_paused,
+    events.LeaseChanged: ProcessState.lease_changed,
+    events.Probed: ProcessState.probed,
+    events.BreakerChanged: ProcessState.breaker_changed,
+    events.RedisFailed: ProcessState.redis_failed,
+    events.Connected: ProcessState.connected,
+    events.ConnectionFailed: ProcessState.account_failed,
+    events.NeedsOperator: ProcessState.account_failed,
+    events.TokenRefreshFailed: ProcessState.account_failed,
+    events.TokenRefreshed: ProcessState.token_refreshed,
+    events.Synced: ProcessState.synced,
+    events.Watching: lambda facts, event: facts.account(event.account, watch=event.state),
+    events.HistoryWalked: lambda facts, event: facts.account(
+        event.account, history=HistoryState(event.remaining, event.done, event.seconds)
+    ),
+    events.BytesSpent: lambda facts, event: facts.account(
+        event.account, bytes_today=event.today, byte_budget=event.budget
+    ),
+    events.Published: lambda facts, event: facts.count("produced", event.count),
+    events.Delivered: ProcessState.delivered,
+    events.Deferred: lambda facts, _event: facts.count("failed", 1),
+    events.DeadLettered: ProcessState.dead_lettered,
+    events.Reclaimed: lambda facts, event: facts.count("orphans_claimed", event.count),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LoopState:
+    """A loop at this moment; ages in seconds."""
+
+    name: str
+    last_iteration_age_seconds: float
+    allowed_silence_seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether it still counts as turning."""
+        return self.last_iteration_age_seconds <= self.allowed_silence_seconds
+
+
+class LoopMonitor:
+    """Knows when each loop turned last and which loops have stalled; thread-safe.
+
+    A loop's time starts when it is first watched, so that a loop that never turns is noticed too.
+    """
+
+    def __init__(self, allowed: Mapping[str, float], clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._ticked_at: dict[str, float] = {}
+        self._allowed: dict[str, float] = {}
+        for name, silence in allowed.items():
+            self.watch(name, silence)
+
+    def watch(self, name: str, allowed_silence: float) -> None:
+        """Expect `name` to turn at least every `allowed_silence` seconds from now on."""
+        with self._lock:
+            self._ticked_at[name] = self._clock()
+            self._allowed[name] = allowed_silence
+
+    def forget(self, name: str) -> None:
+        """Stop watching a loop that ended on purpose."""
+        with self._lock:
+            self._allowed.pop(name, None)
+
+    def ticked(self, name: str) -> None:
+        """Record that a loop has completed an iteration."""
+        with self._lock:
+            self._ticked_at[name] = self._clock()
+
+    def states(self) -> list[LoopState]:
+        """Return the state of every watched loop."""
+        with self._lock:
+            now = self._clock()
+            return [
+                LoopState(name, round(now - self._ticked_at[name], 3), self._allowed[name]) for name in self._allowed
+            ]
+
+    def stalled(self) -> dict[str, float]:
+        """Return the seconds of silence of every loop that has not turned for longer than allowed."""
+        return {loop.name: loop.last_iteration_age_seconds for loop in self.states() if not loop.ok}

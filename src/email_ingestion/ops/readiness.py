@@ -1,0 +1,131 @@
+"""Decides whether a process is ready and gives the reasons; pure: its inputs are handed in, nothing is contacted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from email_ingestion.ops.status_records import CONSENT_WARNING, AccountState, BreakerView, Check
+
+ReadinessStatus = Literal["ready", "degraded", "not_ready", "starting", "draining"]
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """The answer of `/ready`."""
+
+    status: ReadinessStatus
+    reasons: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether work gets done."""
+        return self.status in {"ready", "degraded"}
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A problem that another part of the process has reported; a critical one means that no work gets done."""
+
+    reason: str
+    critical: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReadinessInputs:
+    """All that counts for readiness at one moment; `now` in Unix seconds, `checks_expire` in seconds.
+
+    `account_problems` and `paused_accounts` give a reason by account, `stalled` the seconds of silence by loop.
+    """
+
+    now: float
+    started: bool
+    draining: str | None
+    paused_accounts: Mapping[str, str]
+    checks: Sequence[Check]
+    breakers: Sequence[BreakerView]
+    sinks: Collection[str]
+    accounts: Sequence[AccountState]
+    account_problems: Mapping[str, str]
+    conditions: Mapping[str, Condition]
+    stalled: Mapping[str, float]
+    checks_expire: float
+
+
+def evaluate(inputs: ReadinessInputs) -> Readiness:
+    """Rank the reasons: draining, then what makes work impossible, then what is not known yet, then what hampers."""
+    blocking = tuple(_blocking(inputs))
+    unknown = tuple(f"{check.name}: no answer yet" for check in inputs.checks if _is_unknown(check))
+    degrading = tuple(_degrading(inputs))
+    if inputs.draining is not None:
+        return Readiness("draining", (f"stopping: {inputs.draining}",))
+    if blocking:
+        return Readiness("not_ready", blocking + degrading)
+    if not inputs.started or unknown:
+        return Readiness("starting", unknown or ("not started yet",))
+    return Readiness("degraded", degrading) if degrading else Readiness("ready", ())
+
+
+def _is_unknown(check: Check) -> bool:
+    return check.critical and check.status == "unknown"
+
+
+def _blocking(inputs: ReadinessInputs) -> Iterator[str]:
+    yield from (f"loop {loop} has not turned for {seconds:.0f} s" for loop, seconds in inputs.stalled.items())
+    yield from _conditions(inputs, critical=True)
+    critical = {check.name for check in inputs.checks if check.critical}
+    unavailable = _unavailable(inputs)
+    yield from (reason for name, reason in unavailable if name in critical)
+    if inputs.sinks and set(inputs.sinks) <= {name for name, _ in unavailable}:
+        yield "no sink is usable"
+
+
+def _degrading(inputs: ReadinessInputs) -> Iterator[str]:
+    yield from _conditions(inputs, critical=False)
+    critical = {check.name for check in inputs.checks if check.critical}
+    yield from (reason for name, reason in _unavailable(inputs) if name not in critical)
+    yield from (
+        f"circuit breaker {breaker.name} is HALF_OPEN" for breaker in inputs.breakers if breaker.state == "HALF_OPEN"
+    )
+    yield from (f"account {name}: {problem}" for name, problem in inputs.account_problems.items())
+    yield from (
+        f"account {account.name}: access token expired" for account in inputs.accounts if _expired(account, inputs)
+    )
+    yield from (
+        f"account {account.name}: the consent ends in {(account.consent_ends_at - inputs.now) / 86400:.1f} days, "
+        "run `python producer.py --auth-setup`"
+        for account in inputs.accounts
+        if account.consent_ends_at is not None and 0 < account.consent_ends_at - inputs.now < CONSENT_WARNING
+    )
+    yield from (f"account {name}: fetching held, {reason}" for name, reason in inputs.paused_accounts.items())
+
+
+def _unavailable(inputs: ReadinessInputs) -> list[tuple[str, str]]:
+    """List the dependencies that cannot be used, with the reason."""
+    failing = [(check.name, reason) for check in inputs.checks if (reason := _failure(check, inputs))]
+    open_breakers = [(it.name, _describe_open(it)) for it in inputs.breakers if it.state == "OPEN"]
+    return failing + open_breakers
+
+
+def _describe_open(breaker: BreakerView) -> str:
+    return f"circuit breaker {breaker.name} is OPEN" + (", held by an operator" if breaker.forced else "")
+
+
+def _failure(check: Check, inputs: ReadinessInputs) -> str | None:
+    if check.status == "unhealthy":
+        return f"{check.name}: {check.error or 'does not answer'}"
+    if not check.critical or check.checked_at is None:  # the others are only checked when there is work for them
+        return None
+    age = inputs.now - check.checked_at
+    return f"{check.name}: not checked for {age:.0f} s" if age > inputs.checks_expire else None
+
+
+def _expired(account: AccountState, inputs: ReadinessInputs) -> bool:
+    return account.token_expires_at is not None and account.token_expires_at < inputs.now
+
+
+def _conditions(inputs: ReadinessInputs, *, critical: bool) -> Iterable[str]:
+    return (
+        f"{name}: {condition.reason}" for name, condition in inputs.conditions.items() if condition.critical is critical
+    )
