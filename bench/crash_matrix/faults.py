@@ -176,7 +176,7 @@ def backup_restored(world: World, rng: Random) -> None:
 def imap_drop(world: World, rng: Random) -> None:
     """The connection ends inside a body."""
     for _ in range(BLOWS):
-        world.sandbox.arm("drop_mid_literal", after_bytes=rng.randint(1, 3_000))
+        world.sandbox.arm_fault("drop_mid_literal", after_bytes=rng.randint(1, 3_000))
         world.more()
         world.instant(rng)
 
@@ -185,20 +185,20 @@ def session_expiry(world: World, rng: Random) -> None:
     """BYE Session expired: between commands, or after some messages of a FETCH."""
     for _ in blows(world, rng):
         when = rng.choice(["now", "fetch"])
-        world.sandbox.arm("session_expiry", when=when, after_messages=rng.randint(1, 50))
+        world.sandbox.arm_fault("session_expiry", when=when, after_messages=rng.randint(1, 50))
 
 
 def token_expiry(world: World, rng: Random) -> None:
     """Every token issued so far is stale, and the session that used it ends."""
     for _ in blows(world, rng):
-        world.sandbox.arm("stale_token", until_refresh=True)
-        world.sandbox.arm("session_expiry")
+        world.sandbox.arm_fault("stale_token", until_refresh=True)
+        world.sandbox.arm_fault("session_expiry")
 
 
 def uidvalidity_reset(world: World, rng: Random) -> None:
     """The mailbox gets a new UIDVALIDITY and new UIDs."""
     for _ in blows(world, rng, 2):
-        world.sandbox.arm("uidvalidity_reset")
+        world.sandbox.arm_fault("uidvalidity_reset")
 
 
 # -- database and disk

@@ -10,14 +10,12 @@ import signal
 import sqlite3
 import sys
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gmail_sandbox.backend import Credentials
 from gmail_sandbox.mail_source import BadMailSource
 from gmail_sandbox.server import PortTaken, Sandbox, SandboxSettings
-from gmail_sandbox.tokens import MAIL_SCOPE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(sentence: str) -> int:
-    sys.stderr.write(f"email-ingestion sandbox: {sentence}\n")
+    sys.stderr.write(f"gmail-sandbox: {sentence}\n")
     return 2
 
 
@@ -111,7 +109,7 @@ async def _run(options: argparse.Namespace) -> int:
             signal.signal(name, lambda *_: loop.call_soon_threadsafe(stop.set))
     try:
         if options.write_token is not None:
-            write_atomically(options.write_token, token_file(sandbox))
+            write_atomically(options.write_token, sandbox.authorized_user_info())
         if options.ready_file is not None:
             write_atomically(options.ready_file, ready_file(sandbox))
         sys.stdout.write(_greeting(sandbox))
@@ -138,24 +136,6 @@ def ready_file(sandbox: Sandbox) -> dict[str, object]:
         "control_port": sandbox.control_port,
         "user": sandbox.backend.account.user,
         "messages": len(sandbox.backend.account.messages),
-    }
-
-
-def token_file(sandbox: Sandbox) -> dict[str, object]:
-    """Return a token in google-auth's format, issued as if the owner had consented just now."""
-    tokens, credentials = sandbox.backend.tokens, sandbox.settings.credentials
-    refresh = tokens.issue_refresh(MAIL_SCOPE, credentials.client_id)
-    token, facts = tokens.issue_access(MAIL_SCOPE, refresh)
-    return {
-        "token": token,
-        "refresh_token": refresh,
-        "token_uri": f"http://127.0.0.1:{sandbox.oauth_port}/token",
-        "client_id": credentials.client_id,
-        "client_secret": credentials.client_secret,
-        "scopes": [MAIL_SCOPE],
-        "universe_domain": "googleapis.com",
-        "account": credentials.user,
-        "expiry": datetime.fromtimestamp(facts.expires_at, UTC).replace(tzinfo=None).isoformat() + "Z",
     }
 
 

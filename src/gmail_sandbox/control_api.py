@@ -9,12 +9,24 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
 
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
 from gmail_sandbox.account import UnknownMessage
-from gmail_sandbox.faults import CATALOGUE, ArmedFault, BadFault, Option
-from gmail_sandbox.http_server import BadRequest, Request, Response, answer, error
+from gmail_sandbox.faults import CATALOGUE, ArmedFault, Option
+from gmail_sandbox.http_server import (
+    BadRequest,
+    ErrorHandler,
+    JsonAnswer,
+    create_app,
+    error_answer,
+    read_body,
+    read_json,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from starlette.applications import Starlette
 
     from gmail_sandbox.backend import Backend
     from gmail_sandbox.message import Message
@@ -30,53 +42,68 @@ class ControlApi:
         """Control a backend."""
         self._backend = backend
         self._account, self._faults = backend.account, backend.faults
-        self._routes: dict[tuple[str, str], Callable[[Request], Response]] = {
-            ("GET", "/health"): lambda _request: answer({"status": "alive"}),
-            ("POST", "/deliver"): self._deliver,
-            ("GET", "/messages"): self._list,
-            ("GET", "/faults"): lambda _request: answer(self._fault_table()),
-            ("POST", "/faults"): self._arm,
-            ("DELETE", "/faults"): lambda _request: self._clear(None),
-            ("GET", "/sessions"): lambda _request: answer([s.describe() for s in sessions]),
-            ("GET", "/stats"): lambda _request: answer(backend.stats.as_json()),
-            ("GET", "/account"): lambda _request: answer(self._account_facts()),
-            ("POST", "/account"): self._configure,
+        self._sessions = sessions
+
+    def create_app(self) -> Starlette:
+        """Return the application that serves the control API; whatever is wrong with a request becomes one sentence."""
+        routes = [
+            Route("/health", self._health),
+            Route("/deliver", self._deliver, methods=["POST"]),
+            Route("/messages", self._list),
+            Route("/messages/{msgid}", self._raw, methods=["GET"]),
+            Route("/messages/{msgid}", self._delete, methods=["DELETE"]),
+            Route("/messages/{msgid}/labels", self._relabel, methods=["POST"]),
+            Route("/faults", self._list_faults, methods=["GET"]),
+            Route("/faults", self._arm, methods=["POST"]),
+            Route("/faults", self._clear, methods=["DELETE"]),
+            Route("/faults/{name}", self._clear, methods=["DELETE"]),
+            Route("/sessions", self._list_sessions),
+            Route("/stats", self._show_stats),
+            Route("/account", self._show_account, methods=["GET"]),
+            Route("/account", self._configure, methods=["POST"]),
+        ]
+        errors: dict[int | type[Exception], ErrorHandler] = {
+            ValueError: _answer_bad_value,
+            UnknownMessage: _answer_unknown,
+            404: _answer_no_route,
+            405: _answer_no_route,
         }
+        return create_app(routes, errors)
 
-    async def handle(self, request: Request) -> Response:
-        """Answer a request; whatever is wrong with it becomes one sentence."""
-        try:
-            route = self._routes.get((request.method, request.path.rstrip("/") or "/"))
-            return route(request) if route else self._by_path(request)
-        except (BadFault, ValueError) as bad:
-            return error(400, str(bad))
-        except UnknownMessage as unknown:
-            return error(404, str(unknown))
+    async def _health(self, _request: Request) -> Response:
+        return JsonAnswer({"status": "alive"})
 
-    def _by_path(self, request: Request) -> Response:
-        match (request.method, request.path.strip("/").split("/")):
-            case ("GET", ["messages", msgid]):
-                raw = self._account.raw(self._account.message(_number(msgid)))
-                return Response(body=raw, content_type="message/rfc822")
-            case ("POST", ["messages", msgid, "labels"]):
-                return self._relabel(_number(msgid), request.json())
-            case ("DELETE", ["messages", msgid]):
-                self._account.delete(_number(msgid))
-                return answer({"deleted": _number(msgid)})
-            case ("DELETE", ["faults", name]):
-                return self._clear(name)
-            case _:
-                return error(404, f"there is no {request.method} {request.path}")
+    async def _raw(self, request: Request) -> Response:
+        raw = self._account.raw(self._account.message(_msgid(request)))
+        return Response(raw, media_type="message/rfc822")
 
-    def _deliver(self, request: Request) -> Response:
+    async def _delete(self, request: Request) -> Response:
+        self._account.delete(_msgid(request))
+        return JsonAnswer({"deleted": _msgid(request)})
+
+    async def _list_faults(self, _request: Request) -> Response:
+        return JsonAnswer(self._fault_table())
+
+    async def _list_sessions(self, _request: Request) -> Response:
+        return JsonAnswer([session.describe() for session in self._sessions])
+
+    async def _show_stats(self, _request: Request) -> Response:
+        return JsonAnswer(self._backend.stats.as_json())
+
+    async def _show_account(self, _request: Request) -> Response:
+        return JsonAnswer(self._account_facts())
+
+    async def _deliver(self, request: Request) -> Response:
         if request.headers.get("content-type", "").lower().startswith("message/rfc822"):
-            fields: dict[str, object] = {name: values for name, values in request.query.items() if name == "flags"}
-            fields["labels"] = request.query.get("label", ["\\Inbox"])
-            if "internaldate" in request.query:
-                fields["internaldate"] = request.parameter("internaldate")
-            raw = request.body
+            query = request.query_params
+            fields: dict[str, object] = {
+                "labels": query.getlist("label") or ["\\Inbox"],
+                "flags": query.getlist("flags"),
+                "internaldate": query.get("internaldate"),
+            }
+            raw = await read_body(request)
         else:
-            fields = request.json()
+            fields = await read_json(request)
             raw = _raw_of(fields)
         outcome = self._account.deliver(
             raw,
@@ -86,7 +113,7 @@ class ControlApi:
         )
         self._backend.stats.deliveries += 1
         facts = self._facts(outcome.message)
-        return answer(facts | {"merged": outcome.merged}, 200 if outcome.merged else 201)
+        return JsonAnswer(facts | {"merged": outcome.merged}, 200 if outcome.merged else 201)
 
     def _facts(self, message: Message) -> dict[str, object]:
         names = self._account.names()
@@ -103,19 +130,21 @@ class ControlApi:
             "message_id": message.message_id,
         }
 
-    def _list(self, request: Request) -> Response:
-        offset, limit = _number(request.parameter("offset", "0")), _number(request.parameter("limit", str(_PAGE)))
+    async def _list(self, request: Request) -> Response:
+        query = request.query_params
+        offset, limit = _number(query.get("offset", "0")), _number(query.get("limit", str(_PAGE)))
         msgids = sorted(self._account.messages)
         page = [self._account.messages[msgid] for msgid in msgids[offset : offset + limit]]
         listed = [self._facts(m) | {"sha256": hashlib.sha256(self._account.raw(m)).hexdigest()} for m in page]
-        return answer({"total": len(msgids), "offset": offset, "limit": limit, "messages": listed})
+        return JsonAnswer({"total": len(msgids), "offset": offset, "limit": limit, "messages": listed})
 
-    def _relabel(self, msgid: int, fields: dict[str, object]) -> Response:
+    async def _relabel(self, request: Request) -> Response:
+        msgid, fields = _msgid(request), await read_json(request)
         self._account.change_labels(msgid, _strings(fields, "add", []), _strings(fields, "remove", []))
-        return answer(self._facts(self._account.message(msgid)))
+        return JsonAnswer(self._facts(self._account.message(msgid)))
 
-    def _arm(self, request: Request) -> Response:
-        fields = request.json()
+    async def _arm(self, request: Request) -> Response:
+        fields = await read_json(request)
         options = fields.get("options") or {}
         count = fields.get("count", "default")
         if not isinstance(options, dict):
@@ -123,13 +152,14 @@ class ControlApi:
         if count is not None and count != "default" and (not isinstance(count, int) or count < 1):
             raise BadRequest("count must be a positive number or null")
         fault = self._faults.arm(str(fields.get("name", "")), count, _options(options))
-        return answer(_fault_facts(fault), 201)
+        return JsonAnswer(_fault_facts(fault), 201)
 
-    def _clear(self, name: str | None) -> Response:
+    async def _clear(self, request: Request) -> Response:
+        name = request.path_params.get("name")
         if name is not None and name not in CATALOGUE:
-            return error(404, f"no fault is named {name!r}")
+            return error_answer(404, f"no fault is named {name!r}")
         self._faults.clear(name)
-        return answer({"cleared": name or "all"})
+        return JsonAnswer({"cleared": name or "all"})
 
     def _fault_table(self) -> dict[str, object]:
         catalogue = [
@@ -153,19 +183,35 @@ class ControlApi:
             },
         }
 
-    def _configure(self, request: Request) -> Response:
+    async def _configure(self, request: Request) -> Response:
         known = asdict(self._account.presentation)
-        changes = request.json()
+        changes = await read_json(request)
         for name, value in changes.items():
             if name not in known or type(value) is not type(known[name]):
                 expected = ", ".join(f"{key} ({type(known[key]).__name__})" for key in known)
                 raise BadRequest(f"{name!r} cannot be set to {value!r}; known: {expected}")
         self._account.configure(**cast("dict[str, str | bool | int]", changes))
-        return answer(self._account_facts())
+        return JsonAnswer(self._account_facts())
 
 
 def _fault_facts(fault: ArmedFault) -> dict[str, object]:
     return {"name": fault.name, "count": fault.remaining, "options": fault.options}
+
+
+async def _answer_bad_value(_request: Request, error: ValueError) -> Response:
+    return error_answer(400, str(error))
+
+
+async def _answer_unknown(_request: Request, error: UnknownMessage) -> Response:
+    return error_answer(404, str(error))
+
+
+async def _answer_no_route(request: Request, _error: Exception) -> Response:
+    return error_answer(404, f"there is no {request.method} {request.url.path}")
+
+
+def _msgid(request: Request) -> int:
+    return _number(request.path_params["msgid"])
 
 
 def _number(text: str) -> int:

@@ -9,17 +9,23 @@ import asyncio
 import base64
 import binascii
 import secrets
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus, urlencode, urlsplit
 
-from gmail_sandbox.http_server import Request, Response, answer
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from gmail_sandbox.http_server import JsonAnswer, create_app, read_form
 from gmail_sandbox.tokens import JWT_BEARER, AuthorizationGrant, BadAssertion, read_assertion
 
 if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
     from gmail_sandbox.backend import Backend
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_HTML = "text/html; charset=utf-8"
 
 
 class OAuthError(Exception):
@@ -41,27 +47,22 @@ class OAuthEndpoints:
         self._tokens, self._faults = backend.tokens, backend.faults
         self._credentials = backend.credentials
 
-    async def handle(self, request: Request) -> Response:
-        """Answer a request."""
-        match (request.method, request.path):
-            case ("GET", "/auth"):
-                return self._authorize(request)
-            case ("POST", "/token"):
-                return await self._token(request)
-            case ("POST", "/revoke"):
-                return self._revoke(request)
-            case ("POST", "/introspect"):
-                return self._introspect(request.form().get("token", ""))
-            case ("GET", "/userinfo"):
-                return self._introspect(request.headers.get("authorization", "").removeprefix("Bearer ").strip())
-            case _:
-                return answer({"error": "not_found"}, 404)
+    def create_app(self) -> Starlette:
+        """Return the application that serves the endpoints."""
+        routes = [
+            Route("/auth", self._authorize),
+            Route("/token", self._token, methods=["POST"]),
+            Route("/revoke", self._revoke, methods=["POST"]),
+            Route("/introspect", self._introspect_form, methods=["POST"]),
+            Route("/userinfo", self._introspect_bearer),
+        ]
+        return create_app(routes, {404: _answer_not_found, 405: _answer_not_found})
 
-    def _authorize(self, request: Request) -> Response:
-        asked = {name: values[0] for name, values in request.query.items()}
+    async def _authorize(self, request: Request) -> Response:
+        asked = dict(request.query_params)
         wrong = self._authorization_error(asked)
         if wrong:
-            return Response(400, f"<h1>Error 400: {wrong}</h1>".encode(), _HTML)
+            return HTMLResponse(f"<h1>Error 400: {wrong}</h1>", 400)
         redirect = asked["redirect_uri"]
         code = self._tokens.issue_code(
             AuthorizationGrant(
@@ -75,7 +76,7 @@ class OAuthEndpoints:
         )
         query = {"state": asked.get("state", ""), "code": code, "scope": asked["scope"]}
         joiner = "&" if urlsplit(redirect).query else "?"
-        return Response(302, headers={"Location": redirect + joiner + urlencode(query)})
+        return Response(status_code=302, headers={"Location": redirect + joiner + urlencode(query)})
 
     def _authorization_error(self, asked: dict[str, str]) -> str:
         """Return Google's name for what is wrong with an authorization request, or nothing."""
@@ -97,36 +98,38 @@ class OAuthEndpoints:
 
     async def _token(self, request: Request) -> Response:
         self._backend.stats.token_requests += 1
-        broken = await self._apply_faults()
+        form = await read_form(request)
+        broken = await self._apply_faults(request)
         if broken is not None:
             self._backend.stats.token_errors += 1
             return broken
         try:
-            return answer(self._grant(request))
+            return JsonAnswer(self._grant(request, form))
         except OAuthError as error:
             self._backend.stats.token_errors += 1
-            return answer(error.body, error.status)
+            return JsonAnswer(error.body, error.status)
 
-    async def _apply_faults(self) -> Response | None:
+    async def _apply_faults(self, request: Request) -> Response | None:
         """Let an armed fault answer instead."""
         hang = self._faults.consume("token_hang")
         if hang is not None:
-            await asyncio.sleep(hang.get_number("seconds") if hang.options["seconds"] is not None else 86400)
+            await _hang(request, None if hang.options["seconds"] is None else hang.get_number("seconds"))
         if self._faults.consume("token_503"):
-            return answer({"error": "backend_error", "error_description": "The service is currently unavailable."}, 503)
+            return JsonAnswer(
+                {"error": "backend_error", "error_description": "The service is currently unavailable."}, 503
+            )
         if self._faults.consume("token_502_html"):
-            return Response(502, b"<!DOCTYPE html><title>Error 502 (Server Error)!!1</title>", _HTML)
+            return HTMLResponse("<!DOCTYPE html><title>Error 502 (Server Error)!!1</title>", 502)
         invalid = self._faults.consume("token_invalid_grant")
         if invalid is not None:
             body = {"error": "invalid_grant", "error_description": "Token has been expired or revoked."}
             subtype = {"error_subtype": invalid.get_text("subtype")} if invalid.get_text("subtype") else {}
-            return answer(body | subtype, 400)
+            return JsonAnswer(body | subtype, 400)
         if self._faults.consume("token_invalid_client"):
-            return answer({"error": "invalid_client", "error_description": "The OAuth client was not found."}, 401)
+            return JsonAnswer({"error": "invalid_client", "error_description": "The OAuth client was not found."}, 401)
         return None
 
-    def _grant(self, request: Request) -> dict[str, object]:
-        form = request.form()
+    def _grant(self, request: Request, form: dict[str, str]) -> dict[str, object]:
         if form.get("grant_type") == JWT_BEARER:
             return self._by_assertion(form)
         self._check_client(request, form)
@@ -204,19 +207,25 @@ class OAuthEndpoints:
         expires_in = max(int(facts.expires_at - facts.issued_at) - 1, 1)
         return {"access_token": token, "expires_in": expires_in, "scope": scope, "token_type": "Bearer"}
 
-    def _revoke(self, request: Request) -> Response:
-        token = request.form().get("token") or request.parameter("token")
+    async def _revoke(self, request: Request) -> Response:
+        token = (await read_form(request)).get("token") or request.query_params.get("token", "")
         if not self._tokens.revoke(token):
-            return answer({"error": "invalid_token", "error_description": "Token expired or revoked"}, 400)
+            return JsonAnswer({"error": "invalid_token", "error_description": "Token expired or revoked"}, 400)
         self._backend.stats.tokens_revoked += 1
-        return answer({})
+        return JsonAnswer({})
+
+    async def _introspect_form(self, request: Request) -> Response:
+        return self._introspect((await read_form(request)).get("token", ""))
+
+    async def _introspect_bearer(self, request: Request) -> Response:
+        return self._introspect(request.headers.get("authorization", "").removeprefix("Bearer ").strip())
 
     def _introspect(self, token: str) -> Response:
         """Answer 200 in any case: a Dovecot takes another status for an outage, not for a bad token."""
         facts = self._tokens.find_access(token)
         if facts is None:
-            return answer({"email": "", "active": False})
-        return answer({"email": facts.user, "active": True, "scope": facts.scope})
+            return JsonAnswer({"email": "", "active": False})
+        return JsonAnswer({"email": facts.user, "active": True, "scope": facts.scope})
 
 
 def _basic(encoded: str) -> tuple[str, str]:
@@ -225,3 +234,16 @@ def _basic(encoded: str) -> tuple[str, str]:
     except (binascii.Error, UnicodeDecodeError) as error:
         raise OAuthError(401, "invalid_client", "Malformed Authorization header.") from error
     return unquote_plus(user), unquote_plus(password)
+
+
+async def _hang(request: Request, seconds: float | None) -> None:
+    """Wait so long, or for ever; raise ClientDisconnect as soon as the client gives up."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            raise ClientDisconnect
+
+
+async def _answer_not_found(_request: Request, _error: Exception) -> Response:
+    return JsonAnswer({"error": "not_found"}, 404)

@@ -6,22 +6,25 @@ import asyncio
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from gmail_sandbox import http_server as httpd
 from gmail_sandbox import imap, mail_source
 from gmail_sandbox.backend import Backend, Credentials
 from gmail_sandbox.connection import LINE_LIMIT
 from gmail_sandbox.control_api import ControlApi
 from gmail_sandbox.fault_actions import FaultActions
+from gmail_sandbox.http_server import HOST, HttpServer
 from gmail_sandbox.oauth import OAuthEndpoints
 from gmail_sandbox.session import SessionRegistry
 from gmail_sandbox.state import State
+from gmail_sandbox.tokens import MAIL_SCOPE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_HOST = "127.0.0.1"
+    from starlette.applications import Starlette
+
 _STOP_SECONDS = 2.0
 _SETTLE_SECONDS = 0.01
 
@@ -62,7 +65,7 @@ class Sandbox:
         self.fault_actions = FaultActions(self.backend, self.sessions, self._open_imap, self._close_imap)
         self.imap_port = self.oauth_port = self.control_port = 0
         self._imap: asyncio.Server | None = None
-        self._http: list[asyncio.Server] = []
+        self._http: list[HttpServer] = []
         self._opening: asyncio.Task[None] | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -70,9 +73,11 @@ class Sandbox:
         """Listen on the three ports; raise PortTaken when one is not free."""
         try:
             self.imap_port = await self._listen_imap(self.settings.imap_port)
-            self.oauth_port = await self._listen_http(OAuthEndpoints(self.backend).handle, self.settings.oauth_port)
+            self.oauth_port = await self._listen_http(
+                OAuthEndpoints(self.backend).create_app(), self.settings.oauth_port
+            )
             self.control_port = await self._listen_http(
-                ControlApi(self.backend, self.sessions).handle, self.settings.control_port
+                ControlApi(self.backend, self.sessions).create_app(), self.settings.control_port
             )
         except BaseException:
             await self.stop()
@@ -85,8 +90,10 @@ class Sandbox:
         # A connection accepted this very moment needs some turns of the loop to reach its handler, which closes it;
         # asyncio drops its socket unclosed when the server goes first.
         await asyncio.sleep(_SETTLE_SECONDS)
-        for server in [*self._http, *([self._imap] if self._imap else [])]:
-            server.close()
+        for server in self._http:
+            server.stop()
+        if self._imap is not None:
+            self._imap.close()
         self.sessions.end_all("Server shutting down")
         if self._connections:
             await asyncio.wait(self._connections, timeout=_STOP_SECONDS)
@@ -95,10 +102,27 @@ class Sandbox:
         await asyncio.gather(*self._connections, return_exceptions=True)
         self._state.close()
 
+    def authorized_user_info(self) -> dict[str, object]:
+        """Return a token in google-auth's "authorized user" format, as if the owner had consented just now."""
+        tokens, credentials = self.backend.tokens, self.settings.credentials
+        refresh = tokens.issue_refresh(MAIL_SCOPE, credentials.client_id)
+        token, grant = tokens.issue_access(MAIL_SCOPE, refresh)
+        return {
+            "token": token,
+            "refresh_token": refresh,
+            "token_uri": f"http://{HOST}:{self.oauth_port}/token",
+            "client_id": credentials.client_id,
+            "client_secret": credentials.client_secret,
+            "scopes": [MAIL_SCOPE],
+            "universe_domain": "googleapis.com",
+            "account": credentials.user,
+            "expiry": datetime.fromtimestamp(grant.expires_at, UTC).replace(tzinfo=None).isoformat() + "Z",
+        }
+
     async def _listen_imap(self, port: int) -> int:
         try:
             self._imap = await asyncio.start_server(
-                self._on_connection, _HOST, port, limit=LINE_LIMIT, ssl=self._tls_context()
+                self._on_connection, HOST, port, limit=LINE_LIMIT, ssl=self._tls_context()
             )
         except OSError as error:
             raise PortTaken(_port_taken_message(port)) from error
@@ -112,13 +136,14 @@ class Sandbox:
         with suppress(asyncio.CancelledError):
             await imap.serve(reader, writer, self.backend, self.sessions)
 
-    async def _listen_http(self, handler: httpd.Handler, port: int) -> int:
+    async def _listen_http(self, app: Starlette, port: int) -> int:
+        server = HttpServer(app)
         try:
-            server = await httpd.start(handler, port)
+            listens_on = await server.start(port)
         except OSError as error:
             raise PortTaken(_port_taken_message(port)) from error
         self._http.append(server)
-        return _port_of(server)
+        return listens_on
 
     def _tls_context(self) -> ssl.SSLContext | None:
         if self.settings.tls_certificate is None:
@@ -148,4 +173,4 @@ def _port_of(server: asyncio.Server) -> int:
 
 
 def _port_taken_message(port: int) -> str:
-    return f"port {port} on {_HOST} is in use; stop its owner or choose another port"
+    return f"port {port} on {HOST} is in use; stop its owner or choose another port"

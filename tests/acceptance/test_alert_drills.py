@@ -107,11 +107,11 @@ def test_a_mail_server_that_falls_silent_is_one_page_of_priority_2(here: Place, 
         here.producer()
         here.worker()
         flowing(here, sandbox, prometheus, notified)
-        sandbox.arm("half_open", count=None, when="command")
+        sandbox.arm_fault("half_open", count=None, when="command")
         sandbox.deliver(LETTER)
         told_once(notified, "page", "ImapUnreachable", prometheus, hold=40)
         assert prometheus.firing()["ImapUnreachable"] == "P2"
-        sandbox.clear()
+        sandbox.clear_faults()
         resolved(notified, "page", "ImapUnreachable", prometheus)
 
 
@@ -123,7 +123,7 @@ def test_a_revoked_token_is_one_notice_of_priority_3(here: Place, sandbox: Runni
         tokens: Callable[[], list[str]] = lambda: sandbox.call(lambda s: list(s.backend.tokens._refresh))  # noqa: E731
         for token in tokens():
             sandbox.call(lambda s, token=token: s.backend.tokens.revoke(token))
-        sandbox.arm("session_expiry")
+        sandbox.arm_fault("session_expiry")
         sandbox.deliver(LETTER)
         told_once(notified, "day", "ReauthRequired", prometheus, hold=40)
         assert prometheus.firing()["ReauthRequired"] == "P3"

@@ -16,7 +16,7 @@ def _revoke(sandbox: RunningSandbox) -> None:
             book.revoke(token)
 
     sandbox.call(forget)
-    sandbox.arm("session_expiry")
+    sandbox.arm_fault("session_expiry")
 
 
 def test_a_dead_consent_alerts_and_a_new_one_is_picked_up_without_a_restart(here: Place, sandbox: RunningSandbox):

@@ -96,7 +96,7 @@ def no_token(world: World) -> None:
 
 def redirect_refused(world: World) -> None:
     world.token.unlink()
-    world.sandbox.arm("redirect_refused")
+    world.sandbox.arm_fault("redirect_refused")
 
 
 def unknown_client(world: World) -> None:
@@ -110,11 +110,11 @@ def wrong_secret(world: World) -> None:
 
 def testing_status(world: World) -> None:
     world.rewrite_token(consented_at=datetime.fromtimestamp(time.time() - 7 * 86400, UTC).isoformat())
-    world.sandbox.arm("token_invalid_grant", count=None)
+    world.sandbox.arm_fault("token_invalid_grant", count=None)
 
 
 def consent_gone(world: World) -> None:
-    world.sandbox.arm("token_invalid_grant", count=None)
+    world.sandbox.arm_fault("token_invalid_grant", count=None)
 
 
 def wrong_scope(world: World) -> None:
@@ -122,7 +122,7 @@ def wrong_scope(world: World) -> None:
 
 
 def wrong_scope_for_imap(world: World) -> None:
-    world.sandbox.arm("wrong_scope", count=None)
+    world.sandbox.arm_fault("wrong_scope", count=None)
 
 
 def token_endpoint_away(world: World) -> None:
@@ -130,19 +130,19 @@ def token_endpoint_away(world: World) -> None:
 
 
 def imap_disabled(world: World) -> None:
-    world.sandbox.arm("imap_disabled")
+    world.sandbox.arm_fault("imap_disabled")
 
 
 def imap_switched_off(world: World) -> None:
-    world.sandbox.arm("imap_disabled", domain=False)
+    world.sandbox.arm_fault("imap_disabled", domain=False)
 
 
 def hidden_all(world: World) -> None:
-    world.sandbox.arm("hidden_all")
+    world.sandbox.arm_fault("hidden_all")
 
 
 def browser_wanted(world: World) -> None:
-    world.sandbox.arm("web_login_required")
+    world.sandbox.arm_fault("web_login_required")
 
 
 def ordinary_password(world: World) -> None:

@@ -182,7 +182,7 @@ def test_mail_moved_to_the_trash_and_back_is_not_delivered_again(here: Place, sa
     here.producer()
     worker = here.worker()
     settled(here, 1)
-    sandbox.arm("trash_and_back", msgid=delivery.message.msgid)
+    sandbox.arm_fault("trash_and_back", msgid=delivery.message.msgid)
     sandbox.deliver(letter(2))
     settled(here, 2)
     until(lambda: sandbox.with_stats(lambda stats: stats.fetched_messages[delivery.message.msgid]) == 2, "it came back")

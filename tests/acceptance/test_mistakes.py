@@ -146,10 +146,10 @@ def test_the_token_command_tells_every_state_by_its_exit_code(here: Place, sandb
     assert (code, "valid" in text) == (0, True)
     assert "ya29" not in text
     assert path.stat().st_mode & 0o777 == 0o600
-    sandbox.arm("token_503", count=None)
+    sandbox.arm_fault("token_503", count=None)
     assert _token(here, "--refresh")[0] == 2
-    sandbox.clear()
-    sandbox.arm("token_invalid_grant", count=None)
+    sandbox.clear_faults()
+    sandbox.arm_fault("token_invalid_grant", count=None)
     assert _token(here, "--refresh")[0] == 3
     assert _token(here, "--info")[0] == 3
     path.write_text("{")

@@ -124,8 +124,8 @@ def _run(here: Place, sandbox: RunningSandbox, prometheus: Prometheus, somebody:
     worker = here.worker()
     until(lambda: len(here.rows()) == 61, "the mail is in the database")
     until(lambda: worker.metric("email_ingestion_dlq_messages_total") == 1, "the poison is put aside")
-    sandbox.arm("stale_token")
-    sandbox.arm("session_expiry")
+    sandbox.arm_fault("stale_token")
+    sandbox.arm_fault("session_expiry")
     sandbox.deliver(letter(3))
     until(lambda: len(here.rows()) == 62, "mail flows again")
     for process in (producer, worker):  # a reading of Redis is up to a second old

@@ -77,13 +77,13 @@ class Weather:
                 self._due[act] = (every, now + every * self._rng.uniform(0.5, 1.5))
 
     def _expire(self) -> None:
-        self._sandbox.arm("session_expiry")
+        self._sandbox.arm_fault("session_expiry")
 
     def _drop(self) -> None:
-        self._sandbox.arm("drop_fetch", after_bytes=self._rng.randrange(0, 40_000))
+        self._sandbox.arm_fault("drop_fetch", after_bytes=self._rng.randrange(0, 40_000))
 
     def _throttle(self) -> None:
-        self._sandbox.arm("throttled", count=2, delay_ms=20)
+        self._sandbox.arm_fault("throttled", count=2, delay_ms=20)
 
     def _relabel(self) -> None:
         def move(account) -> None:
@@ -110,7 +110,7 @@ def test_a_day_in_three_minutes(tmp_path: Path, own_redis: RedisServer):
             sandbox.deliver(raw)
             weather.blow()
             time.sleep(max(0.0, begun + DAY_SECONDS * number / MESSAGES - time.monotonic()))
-        sandbox.clear()
+        sandbox.clear_faults()
         until(lambda: len(here.rows(ROWS)) >= MESSAGES, "all of it", 120)
         rows = here.rows(ROWS)
         arrived = {message.msgid: message.internaldate / 1000 for message in sandbox.messages()}

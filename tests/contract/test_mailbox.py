@@ -283,21 +283,21 @@ def test_all_mail_is_found_by_its_attribute_whatever_its_name(gmail: RunningSand
 
 
 def test_a_hidden_all_mail_is_told_with_the_cure(gmail: RunningSandbox, google: ImapMailbox):
-    gmail.arm("hidden_all")
+    gmail.arm_fault("hidden_all")
     with pytest.raises(ConfigurationError, match="Show in IMAP"):
         google.find_mailbox("auto")
 
 
 def test_an_expired_session_is_no_failure(gmail: RunningSandbox, google: ImapMailbox):
     _open(google)
-    gmail.arm("session_expiry")
+    gmail.arm_fault("session_expiry")
     with pytest.raises(SessionExpired):
         google.wait(20)
 
 
 def test_an_announcement_glued_to_the_start_of_idle_is_heard(gmail: RunningSandbox, google: ImapMailbox):
     _open(google)
-    gmail.arm("glued_exists")
+    gmail.arm_fault("glued_exists")
     gmail.deliver(_letter(1))
     waiting = threading.Thread(target=google.wait, args=(60,), daemon=True)
     waiting.start()
@@ -314,7 +314,7 @@ def test_a_missing_scope_is_told_as_such(gmail: RunningSandbox):
 
 @pytest.mark.parametrize(("fault", "least"), [("over_quota", 3600), ("too_many_connections", 30)])
 def test_a_limited_account_stays_away(gmail: RunningSandbox, fault: str, least: float):
-    gmail.arm(fault)
+    gmail.arm_fault(fault)
     with pytest.raises(IMAPThrottledError) as caught, closing(ImapMailbox(_gmail(gmail).account(), TIMEOUT)) as mailbox:
         mailbox.login(gmail.access_token())
     assert caught.value.retry_after >= least
@@ -334,7 +334,7 @@ def test_expected_messages_that_are_refused_are_told_with_those_that_came(gmail:
         gmail.deliver(_letter(number))
     _open(google)
     uids = google.list_uids_from(1)
-    gmail.arm("partial_fetch", missing=1)
+    gmail.arm_fault("partial_fetch", missing=1)
     google.prefetch(uids[:3])
     google.prefetch(uids[3:])
     with pytest.raises(MessagesRefused) as refused:
@@ -349,7 +349,7 @@ def test_a_session_that_ends_takes_what_was_expected_with_it(gmail: RunningSandb
     gmail.deliver(_letter(2))
     _open(google)
     uids = google.list_uids_from(1)
-    gmail.arm("session_expiry", when="fetch", after_messages=1)
+    gmail.arm_fault("session_expiry", when="fetch", after_messages=1)
     google.prefetch(uids)
     with pytest.raises(SessionExpired):
         google.fetch_bodies(uids)
@@ -359,7 +359,7 @@ def test_nothing_is_expected_of_a_server_that_asks_to_be_left_in_peace(gmail: Ru
     gmail.deliver(_letter(1))
     _open(google)
     uids = google.list_uids_from(1)
-    gmail.arm("throttled", delay_ms=0)
+    gmail.arm_fault("throttled", delay_ms=0)
     google.noop()
     assert google.throttle_delay > 0
     google.prefetch(uids)

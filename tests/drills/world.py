@@ -29,7 +29,7 @@ from email_ingestion.records import email_id
 from email_ingestion.stream import Keys
 from email_ingestion.stream.codec import decode
 from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
-from gmail_sandbox.cli import token_file, write_atomically
+from gmail_sandbox.cli import write_atomically
 from tests.drills.addresses import Addresses
 from tests.drills.certificate import make_certificate
 from tests.drills.load import Load
@@ -314,7 +314,7 @@ def running_world(
         environment = _environment(addresses, bin_folder, certificate, python_path)
         made = World(folder, addresses, sandbox, _settings(addresses, sandbox) | dict(settings), environment)
         made.write_settings()
-        write_atomically(project / "data" / "token.json", sandbox.call(token_file))
+        write_atomically(project / "data" / "token.json", sandbox.authorized_user_info())
         stack.callback(made.close)
         made.open()
         made.redis.start()

@@ -53,7 +53,7 @@ def test_a_big_message_arrives_in_pieces_and_whole(watched: Watched, size: int):
 
 def test_one_that_cannot_be_sent_is_asked_for_again(watched: Watched):
     watched.sandbox.deliver(letter(1, 100_000))
-    watched.arm("uid_system_error", uid=1, count=1)
+    watched.arm_fault("uid_system_error", uid=1, count=1)
     with watched.running():
         watched.hears(Quarantined, uid=1)
         watched.arrives()
@@ -61,7 +61,7 @@ def test_one_that_cannot_be_sent_is_asked_for_again(watched: Watched):
 
 def test_a_connection_lost_between_pieces_loses_and_doubles_nothing(watched: Watched):
     watched.sandbox.deliver(letter(1, 100_000))
-    watched.arm("drop_mid_literal", after_bytes=500)
+    watched.arm_fault("drop_mid_literal", after_bytes=500)
     with watched.running():
         watched.hears(ConnectionFailed)
         watched.arrives()

@@ -222,7 +222,7 @@ TABLE = [
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name.replace(" ", "-"))
 def test_what_gmail_answers_is_classed_counted_and_waited_out(row: Row, watched: Watched):
     subject = Watched(watched.sandbox, watched.redis, watched.folder, row.changes)
-    subject.arm(row.fault, **row.options)
+    subject.arm_fault(row.fault, **row.options)
     with subject.running():
         subject.hears(row.event)
         if row.says:
@@ -231,7 +231,7 @@ def test_what_gmail_answers_is_classed_counted_and_waited_out(row: Row, watched:
             subject.hears(Watching, state=row.state)
         assert subject.until(lambda: subject.metric("imap_incidents_total", kind=row.kind), "it is counted") >= 1
         if row.lasts:
-            subject.sandbox.clear()
+            subject.sandbox.clear_faults()
         subject.arrives()
 
 
@@ -245,7 +245,7 @@ def test_a_wrong_password_asks_a_person(watched: Watched):
 
 
 def test_answers_that_come_in_pieces_are_whole_in_the_end(watched: Watched):
-    watched.arm("split_lines", bytes=7, gap_ms=0)
+    watched.arm_fault("split_lines", bytes=7, gap_ms=0)
     with watched.running():
         watched.arrives()
         watched.sandbox.deliver(letter(9))
@@ -267,7 +267,7 @@ def test_a_message_of_any_bytes_arrives_as_it_is(watched: Watched, raw: bytes):
 
 
 def test_a_stale_token_is_refreshed_once_without_a_word(watched: Watched):
-    watched.arm("stale_token", until_refresh=True)
+    watched.arm_fault("stale_token", until_refresh=True)
     with watched.running():
         watched.arrives()
     assert watched.heard.of(ConnectionFailed) == []
@@ -276,7 +276,7 @@ def test_a_stale_token_is_refreshed_once_without_a_word(watched: Watched):
 
 
 def test_a_lookup_that_failed_is_tried_three_times_before_a_person_is_asked(watched: Watched):
-    watched.arm("lookup_failed", count=2, challenge=False)
+    watched.arm_fault("lookup_failed", count=2, challenge=False)
     with watched.running():
         watched.arrives()
     assert len(watched.heard.of(ConnectionFailed)) == 2
@@ -286,16 +286,16 @@ def test_a_lookup_that_failed_is_tried_three_times_before_a_person_is_asked(watc
 def test_a_renewed_consent_is_noticed_at_once(watched: Watched, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(account_backoff, "OPERATOR_SECONDS", 3600.0)
     monkeypatch.setattr(account_backoff, "OPERATOR_CAP_SECONDS", 3600.0)
-    watched.arm("stale_token", count=None)
+    watched.arm_fault("stale_token", count=None)
     with watched.running():
         watched.hears(Watching, state="needs_operator")
-        watched.sandbox.clear()
+        watched.sandbox.clear_faults()
         watched.authorize()
         watched.arrives()
 
 
 def test_a_renamed_mailbox_is_found_again_without_a_failure(watched: Watched):
-    watched.arm("nonexistent_mailbox")
+    watched.arm_fault("nonexistent_mailbox")
     with watched.running():
         watched.arrives()
     assert watched.heard.of(ConnectionFailed) == []
@@ -303,7 +303,7 @@ def test_a_renamed_mailbox_is_found_again_without_a_failure(watched: Watched):
 
 def test_throttling_slows_the_commands_and_passes(watched: Watched, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(imap4, "FIRST_DELAY_SECONDS", 0.01)
-    watched.arm("throttled", count=8, delay_ms=1)
+    watched.arm_fault("throttled", count=8, delay_ms=1)
     with watched.running():
         watched.arrives()
         watched.until(lambda: any(e.seconds >= 0.02 for e in watched.heard.of(Slowed)), "it is slower")
@@ -319,11 +319,11 @@ def test_throttling_slows_the_commands_and_passes(watched: Watched, monkeypatch:
 
 def test_a_lockout_outlives_a_restart_and_doubles(watched: Watched, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(imap_errors, "OVERQUOTA_SECONDS", 3600.0)
-    watched.arm("over_quota", login_refused_seconds=3600)
+    watched.arm_fault("over_quota", login_refused_seconds=3600)
     with watched.running():
         watched.hears(LockedOut)
         watched.hears(Watching, state="locked_out")
-    watched.sandbox.clear()
+    watched.sandbox.clear_faults()
     again = Watched(watched.sandbox, watched.redis, watched.folder)
     with again.running():
         held = again.hears(FetchPaused)
@@ -333,7 +333,7 @@ def test_a_lockout_outlives_a_restart_and_doubles(watched: Watched, monkeypatch:
         with again.redis.client() as client:  # the hour is over
             client.hset(again.keys.lockout("default"), "until", 0)
         again.arrives()
-        again.arm("over_quota", login_refused_seconds=3600)
+        again.arm_fault("over_quota", login_refused_seconds=3600)
         again.until(lambda: again.redis_hash(again.keys.lockout("default")).get(b"seconds") == b"7200", "twice as long")
     assert again.metric("imap_locked_out_until_timestamp_seconds", account="default") > 0
 
@@ -341,13 +341,13 @@ def test_a_lockout_outlives_a_restart_and_doubles(watched: Watched, monkeypatch:
 @pytest.mark.parametrize("bodies_only", [True, False])
 def test_a_message_the_server_cannot_send_holds_up_nobody(watched: Watched, bodies_only: bool):
     bad = watched.everything().keys() - {max(watched.everything()), min(watched.everything())}
-    watched.arm("uid_system_error", uid=2, bodies_only=bodies_only)
+    watched.arm_fault("uid_system_error", uid=2, bodies_only=bodies_only)
     with watched.running():
         watched.hears(Quarantined, uid=2)
         watched.until(lambda: watched.queued().keys() == watched.everything().keys() - bad, "the others come")
         watched.until(lambda: watched.metric("imap_quarantined_messages", account="default") == 1, "it is shown")
         assert watched.told(Quarantined)[0].startswith("MessagesRefused (IMAPConnectionError): ")
-        watched.sandbox.clear()
+        watched.sandbox.clear_faults()
         watched.sandbox.deliver(letter(9))
         watched.arrives()
         watched.until(lambda: watched.metric("imap_quarantined_messages", account="default") == 0, "and that it came")
@@ -357,7 +357,7 @@ def test_a_message_the_server_cannot_send_holds_up_nobody(watched: Watched, bodi
 @pytest.mark.parametrize("throttled", [True, False])
 @pytest.mark.parametrize("bodies_only", [True, False])
 def test_what_a_partial_fetch_left_out_is_fetched_singly(watched: Watched, throttled: bool, bodies_only: bool):
-    watched.arm("partial_fetch", missing=2, throttled=throttled, bodies_only=bodies_only)
+    watched.arm_fault("partial_fetch", missing=2, throttled=throttled, bodies_only=bodies_only)
     with watched.running():
         watched.arrives()
     assert watched.heard.of(ConnectionFailed) == []
@@ -366,7 +366,7 @@ def test_what_a_partial_fetch_left_out_is_fetched_singly(watched: Watched, throt
 
 
 def test_labels_nobody_can_parse_keep_nobody_from_his_mail(watched: Watched):
-    watched.arm("strange_labels", messages=2, unbalanced=True)
+    watched.arm_fault("strange_labels", messages=2, unbalanced=True)
     with watched.running():
         watched.arrives()
     assert watched.heard.of(ConnectionFailed) == []
@@ -391,7 +391,7 @@ def test_a_connection_lost_at_any_byte_of_a_fetch_loses_and_doubles_nothing(watc
         "between answers": answer,
         "in the tag": 3 * answer + 2,
     }
-    watched.arm("drop_fetch", after_bytes=offsets[where])
+    watched.arm_fault("drop_fetch", after_bytes=offsets[where])
     with watched.running():
         failed = watched.hears(ConnectionFailed)
         assert 0 < failed.retry_in <= 0.1

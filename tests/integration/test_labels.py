@@ -211,7 +211,7 @@ def test_a_new_uidvalidity_forgets_the_memory(watched: Watched):
         record(watched)
         mail.look()
     assert modseq(watched)
-    watched.arm("uidvalidity_reset")
+    watched.arm_fault("uidvalidity_reset")
     with tracking(watched) as mail:
         mail.fetch()
         assert modseq(watched) is None
@@ -226,7 +226,7 @@ def test_labels_the_server_does_not_send_at_once_are_asked_for_again(watched: Wa
         record(watched)
         mail.look()
         msgids = {label(watched, number, "half") for number in range(MESSAGES)}
-        watched.arm("partial_fetch", missing=8, bodies_only=False)
+        watched.arm_fault("partial_fetch", missing=8, bodies_only=False)
         mail.look()
         assert len(labelled(watched, "half")) < len(msgids)
         mail.look()
@@ -238,7 +238,7 @@ def test_labels_nobody_can_parse_are_taken_over_too(watched: Watched):
         mail.fetch()
         record(watched)
         mail.look()
-        watched.arm("strange_labels", messages=2, unbalanced=True)
+        watched.arm_fault("strange_labels", messages=2, unbalanced=True)
         for number in range(MESSAGES):
             label(watched, number, "plain")
         mail.look()

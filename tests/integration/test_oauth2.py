@@ -82,20 +82,20 @@ def test_a_token_near_its_end_is_replaced_and_used_on_while_that_fails(sandbox: 
     source, file = TokenSource(account), token_file(account)
     first = source.access()
     file.write(replace(file.read(), expires_at=time.time() + 300), sandbox.token_uri)
-    sandbox.arm("token_503")
+    sandbox.arm_fault("token_503")
     kept = source.access()
     assert (kept.token, type(kept.refresh_error)) == (first.token, TokenRefreshError)
     assert source.access().token != first.token
 
 
 def test_a_dead_consent_is_asked_about_once_until_its_file_changes(sandbox: RunningSandbox, account: Account):
-    sandbox.arm("token_invalid_grant", count=None)
+    sandbox.arm_fault("token_invalid_grant", count=None)
     for _ in range(5):
         with pytest.raises(OAuth2AuthenticationError, match=r"invalid_grant.*--auth-setup"):
             TokenSource(account).access()
     assert _asked(sandbox) == 1
     assert TokenSource(account).describe().state == "reauthorize"
-    sandbox.clear()
+    sandbox.clear_faults()
     account.google_token_file.write_text(json.dumps(token_of(sandbox)))
     assert TokenSource(account).describe().state == "expired"
     assert TokenSource(account).access().token
@@ -103,7 +103,7 @@ def test_a_dead_consent_is_asked_about_once_until_its_file_changes(sandbox: Runn
 
 
 def test_a_grant_that_lost_the_mail_scope_is_asked_about_once(sandbox: RunningSandbox, account: Account):
-    sandbox.arm("token_wrong_scope", count=None)
+    sandbox.arm_fault("token_wrong_scope", count=None)
     for _ in range(3):
         with pytest.raises(OAuth2AuthenticationError, match="scopes lack"):
             TokenSource(account).access()
@@ -112,7 +112,7 @@ def test_a_grant_that_lost_the_mail_scope_is_asked_about_once(sandbox: RunningSa
 
 
 def test_a_refused_client_is_tried_again_some_minutes_later(sandbox: RunningSandbox, account: Account):
-    sandbox.arm("token_invalid_client")
+    sandbox.arm_fault("token_invalid_client")
     source = TokenSource(account)
     for _ in range(2):
         with pytest.raises(OAuth2AuthenticationError, match="invalid_client"):
@@ -129,7 +129,7 @@ def test_a_consent_that_died_after_seven_days_is_told_to_be_of_testing_status(
 ):
     file = token_file(account)
     file.write(replace(file.read(), consented_at=time.time() - 7 * 86400), sandbox.token_uri)
-    sandbox.arm("token_invalid_grant")
+    sandbox.arm_fault("token_invalid_grant")
     with pytest.raises(OAuth2AuthenticationError, match="publish the app"):
         TokenSource(account).access()
 
@@ -139,7 +139,7 @@ def test_what_may_pass_is_told_as_such(sandbox: RunningSandbox, account: Account
     if fault == "nobody there":
         account = account.model_copy(update={"google_token_uri": "http://127.0.0.1:1/token"})
     else:
-        sandbox.arm(fault)
+        sandbox.arm_fault(fault)
     with pytest.raises(TokenRefreshError):
         TokenSource(account).access()
     assert TokenSource(account).describe().state == "expired"
@@ -149,7 +149,7 @@ def test_failures_open_the_breaker_and_then_nothing_is_asked(sandbox: RunningSan
     heard = Heard()
     breaker = Breaker("oauth2", BreakerPolicy(fail_max=2), (TokenRefreshError,), heard)
     tokens = TokenRefresher("default", TokenSource(account), breaker, heard)
-    sandbox.arm("token_503", count=None)
+    sandbox.arm_fault("token_503", count=None)
     for _ in range(2):
         with pytest.raises(TokenRefreshError):
             tokens.get()
@@ -208,7 +208,7 @@ def test_a_key_that_is_none_is_a_configuration_error_that_does_not_show_it(accou
 
 def test_a_rotated_refresh_token_is_kept(sandbox: RunningSandbox, account: Account):
     before = token_file(account).read().refresh_token
-    sandbox.arm("token_rotate")
+    sandbox.arm_fault("token_rotate")
     TokenSource(account).access()
     assert token_file(account).read().refresh_token != before
     assert TokenSource(account).refresh()
@@ -320,7 +320,7 @@ def test_a_browsers_consent_comes_back_by_loopback_and_a_stray_visitor_ends_noth
 
 def test_a_consent_without_the_mail_scope_is_not_kept(sandbox: RunningSandbox, tmp_path: Path):
     account, said = of_sandbox(sandbox, google_token_file=tmp_path / "token.json"), []
-    sandbox.arm("token_wrong_scope")
+    sandbox.arm_fault("token_wrong_scope")
     with pytest.raises(OAuth2AuthenticationError, match="the consent lacks https://mail"):
         authorize(account, said.append, lambda _: location_of(next(each for each in said if each.startswith("http"))))
     assert not (tmp_path / "token.json").exists()

@@ -145,7 +145,7 @@ def test_a_flush_on_a_living_connection_is_noticed(filled: World):
 
 
 def test_a_new_uidvalidity_queues_nothing_again(filled: World, sandbox: RunningSandbox):
-    sandbox.arm("uidvalidity_reset", mailbox="\\All")
+    sandbox.arm_fault("uidvalidity_reset", mailbox="\\All")
     filled.sync()
     assert filled.heard.of(MailboxChanged)
     assert filled.queued() == 10
@@ -157,7 +157,7 @@ def test_a_new_uidvalidity_queues_nothing_again(filled: World, sandbox: RunningS
 
 def test_after_a_new_uidvalidity_places_are_learned_once(filled: World, sandbox: RunningSandbox):
     filled.work()
-    sandbox.arm("uidvalidity_reset", mailbox="\\All")
+    sandbox.arm_fault("uidvalidity_reset", mailbox="\\All")
     filled.sync()
     assert filled.sql("SELECT count(*) FROM places") == [(20,)]
     filled.sql("DELETE FROM emails WHERE uid = 1")
@@ -213,7 +213,7 @@ def test_starting_now_takes_no_old_mail_whatever_gets_lost(
     world.flush()
     world.sync()
     assert world.queued() == 3
-    sandbox.arm("uidvalidity_reset", mailbox="\\All")
+    sandbox.arm_fault("uidvalidity_reset", mailbox="\\All")
     world.sync()
     report = world.reconcile(repair=True)
     assert (sums(report), report.excluded) == ((1, 0, 3, 0), 5)
@@ -223,7 +223,7 @@ def test_starting_now_takes_no_old_mail_whatever_gets_lost(
 
 def test_mail_moved_to_the_trash_is_unexpected_and_back_it_is_not(filled: World, sandbox: RunningSandbox):
     first = sandbox.messages()[0]
-    sandbox.arm("trash_and_back", msgid=first.msgid)
+    sandbox.arm_fault("trash_and_back", msgid=first.msgid)
     filled.sync()
     assert filled.work() == 1
     back = filled.reconcile()

@@ -45,7 +45,7 @@ def test_a_session_is_renewed_before_its_token_ends(redis_server: RedisServer, t
 def test_an_expired_session_is_no_failure_wherever_it_expires(watched: Watched, when: str):
     with watched.running():
         watched.hears(Watching, state="idle")
-        watched.arm("session_expiry", when=when)
+        watched.arm_fault("session_expiry", when=when)
         watched.sandbox.deliver(letter(1))
         watched.arrives()
         watched.hears(SessionEnded)
@@ -56,7 +56,7 @@ def test_an_expired_session_is_no_failure_wherever_it_expires(watched: Watched, 
 def test_a_peer_that_fell_silent_is_found_within_a_minute(watched: Watched, monkeypatch: pytest.MonkeyPatch):
     assert watch.MAX_IDLE_SECONDS + imap_mailbox.IDLE_DONE_SECONDS <= 60
     monkeypatch.setattr(imap_mailbox, "IDLE_DONE_SECONDS", 0.3)
-    watched.arm("half_open", when="idle")
+    watched.arm_fault("half_open", when="idle")
     with watched.running():
         watched.hears(ConnectionFailed)
         watched.sandbox.deliver(letter(1))
@@ -82,7 +82,7 @@ def test_every_idle_is_followed_by_a_search(watched: Watched):
 
 def test_mail_announced_in_the_same_breath_as_idling_is_found(watched: Watched):
     patient = Watched(watched.sandbox, watched.redis, watched.folder, {"imap_poll_seconds": 60})
-    patient.arm("glued_exists")
+    patient.arm_fault("glued_exists")
     with patient.running():
         patient.until(patient.everything, "it is delivered")
         patient.arrives()
@@ -93,7 +93,7 @@ def test_a_watcher_that_hangs_is_replaced_and_counted(watched: Watched):
     watched = replace(watched, rebuilt_after=1.5)
     with watched.running():
         watched.hears(Watching, state="idle")
-        watched.arm("trickle", count=1, bytes=1, interval_ms=50)
+        watched.arm_fault("trickle", count=1, bytes=1, interval_ms=50)
         watched.sandbox.deliver(letter(1, 20_000))
         watched.hears(WatcherRebuilt)
         watched.arrives()
@@ -104,7 +104,7 @@ def test_a_slow_line_is_no_hanging_watcher(watched: Watched):
     watched = replace(watched, rebuilt_after=1.5)
     with watched.running():
         watched.hears(Watching, state="idle")
-        watched.arm("trickle", count=1, bytes=20_000, interval_ms=100)
+        watched.arm_fault("trickle", count=1, bytes=20_000, interval_ms=100)
         watched.sandbox.deliver(letter(1, 600_000))
         watched.arrives()
     assert watched.heard.of(WatcherRebuilt) == []

@@ -44,7 +44,7 @@ def test_message_gone_before_it_was_announced_leaves_no_trace(sandbox, known_wir
 
 def test_glued_exists_comes_with_the_idling_line(sandbox, known_wire, mail):
     known_wire.run(b'EXAMINE "[Gmail]/All Mail"')
-    sandbox.arm("glued_exists")
+    sandbox.arm_fault("glued_exists")
     known_wire.send(b"t IDLE\r\n")
     assert known_wire.socket.recv(1000) == b"+ idling\r\n* 1 EXISTS\r\n"
     sandbox.deliver(mail(1))

@@ -176,7 +176,7 @@ def test_tokens_can_be_looked_up(sandbox):
     ],
 )
 def test_token_faults_reach_google_auth(sandbox, fault, options, error):
-    sandbox.arm(fault, **options)
+    sandbox.arm_fault(fault, **options)
     held = credentials(sandbox)
     with pytest.raises(google.auth.exceptions.RefreshError) as raised:
         refresh(held)
@@ -187,7 +187,7 @@ def test_token_faults_reach_google_auth(sandbox, fault, options, error):
 
 
 def test_token_503_is_json(sandbox):
-    sandbox.arm("token_503")
+    sandbox.arm_fault("token_503")
     fields = {"grant_type": "refresh_token", "client_id": "sandbox-client", "client_secret": "sandbox-secret"}
     status, answer = post(sandbox.token_uri, fields | {"refresh_token": sandbox.refresh_token()})
     assert status == 503
@@ -195,7 +195,7 @@ def test_token_503_is_json(sandbox):
 
 
 def test_token_hang_lasts_until_the_client_gives_up(sandbox):
-    sandbox.arm("token_hang")
+    sandbox.arm_fault("token_hang")
     held = credentials(sandbox)
     with pytest.raises(google.auth.exceptions.TransportError):
         held.refresh(functools.partial(Request(), timeout=0.2))
@@ -204,7 +204,7 @@ def test_token_hang_lasts_until_the_client_gives_up(sandbox):
 
 
 def test_rotation_replaces_the_refresh_token(sandbox):
-    sandbox.arm("token_rotate")
+    sandbox.arm_fault("token_rotate")
     old = sandbox.refresh_token()
     held = credentials(sandbox, old)
     refresh(held)
@@ -214,7 +214,7 @@ def test_rotation_replaces_the_refresh_token(sandbox):
 
 
 def test_wrong_scope_grant_does_not_open_imap(sandbox, connect):
-    sandbox.arm("token_wrong_scope")
+    sandbox.arm_fault("token_wrong_scope")
     fields = {"grant_type": "refresh_token", "client_id": "sandbox-client", "client_secret": "sandbox-secret"}
     _, answer = post(sandbox.token_uri, fields | {"refresh_token": sandbox.refresh_token()})
     assert answer["scope"] == "https://www.googleapis.com/auth/gmail.readonly"

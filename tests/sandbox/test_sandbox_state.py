@@ -33,7 +33,7 @@ def test_restart_changes_nothing(tmp_path, mail):
     settings = SandboxSettings(mail="40", state=tmp_path / "state.db")
     with running_sandbox(settings) as sandbox:
         msgid = sandbox.deliver(mail(1), ["Work"]).message.msgid
-        sandbox.arm("trash_and_back", msgid=msgid)
+        sandbox.arm_fault("trash_and_back", msgid=msgid)
         sandbox.with_account(lambda account: account.configure(language="it"))
         sandbox.with_account(lambda account: account.reset_uidvalidity("Work"))
         sandbox.with_account(lambda account: account.delete(min(account.messages)))

@@ -31,7 +31,7 @@ from email_ingestion.producer import AccountBackoff, WatcherSupervisor
 from email_ingestion.settings import Settings
 from email_ingestion.stream import Appender, EntryScanner, Keys
 from gmail_sandbox import RunningSandbox
-from gmail_sandbox.cli import token_file, write_atomically
+from gmail_sandbox.cli import write_atomically
 from tests.servers.links import Heard, link
 from tests.servers.redis import RedisServer
 
@@ -103,7 +103,7 @@ class Watched:
 
     def authorize(self) -> None:
         """Consent, as a person would."""
-        write_atomically(self.folder / "token.json", self.sandbox.call(token_file))
+        write_atomically(self.folder / "token.json", self.sandbox.authorized_user_info())
 
     def source(self) -> Source:
         made = link(self.redis.url)
@@ -143,7 +143,7 @@ class Watched:
 
         return self.until(found, f"{kind.__name__} {fields}")
 
-    def arm(self, name: str, **options: Any) -> None:
+    def arm_fault(self, name: str, **options: Any) -> None:
         """Arm a fault over the control API, as a drill would."""
         body = {"name": name, "options": {k: v for k, v in options.items() if k != "count"}}
         body |= {"count": options["count"]} if "count" in options else {}

@@ -18,8 +18,8 @@ class Uidvalidity(Scenario):
     name = "uidvalidity"
 
     def inject(self, world: World) -> None:
-        world.sandbox.arm("uidvalidity_reset")
-        world.sandbox.arm("session_expiry")
+        world.sandbox.arm_fault("uidvalidity_reset")
+        world.sandbox.arm_fault("session_expiry")
 
 
 class RedisDataLoss(Scenario):

@@ -10,7 +10,7 @@ from tests.drills.world import World
 def arm(world: World, name: str) -> None:
     """Break the sandbox as `email-ingestion gameday` does."""
     for fault, more in ARMED[name]:
-        world.sandbox.arm(fault, count=more.get("count", "default"), **more.get("options", {}))
+        world.sandbox.arm_fault(fault, count=more.get("count", "default"), **more.get("options", {}))
 
 
 class ImapUnreachable(Scenario):
@@ -23,7 +23,7 @@ class ImapUnreachable(Scenario):
         arm(world, self.name)
 
     def heal(self, world: World) -> None:
-        world.sandbox.clear()
+        world.sandbox.clear_faults()
 
 
 class TokenExpired(Scenario):
@@ -36,7 +36,7 @@ class TokenExpired(Scenario):
         tokens = world.sandbox.call(lambda s: list(s.backend.tokens._refresh))
         for token in tokens:
             world.sandbox.call(lambda s, token=token: s.backend.tokens.revoke(token))
-        world.sandbox.arm("session_expiry")
+        world.sandbox.arm_fault("session_expiry")
 
 
 class BreakerOpen(Scenario):
@@ -49,4 +49,4 @@ class BreakerOpen(Scenario):
         arm(world, self.name)
 
     def heal(self, world: World) -> None:
-        world.sandbox.clear()
+        world.sandbox.clear_faults()

@@ -26,8 +26,8 @@ class Throttled(Scenario):
     tolerates = frozenset({"ImapUnreachable", "CircuitBreakerOpen", "MailboxSilent"})  # until the cause silences them
 
     def inject(self, world: World) -> None:
-        world.sandbox.arm("too_many_connections", count=None)
-        world.sandbox.arm("session_expiry")
+        world.sandbox.arm_fault("too_many_connections", count=None)
+        world.sandbox.arm_fault("session_expiry")
 
     def heal(self, world: World) -> None:
-        world.sandbox.clear()
+        world.sandbox.clear_faults()
