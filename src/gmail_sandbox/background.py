@@ -125,7 +125,10 @@ class RunningSandbox:
         return f"user={self.user}\x01auth=Bearer {self.access_token()}\x01\x01".encode()
 
     def authorized_user_info(self) -> dict[str, object]:
-        """Return a consent in the format of `google.oauth2.credentials.Credentials.from_authorized_user_info`."""
+        """Return a new consent as google-auth writes it into a token file.
+
+        `Credentials.from_authorized_user_info` would refresh it at Google, whatever its `token_uri` says.
+        """
         return self.call(lambda s: s.authorized_user_info())
 
     def messages(self) -> list[Message]:
