@@ -17,7 +17,7 @@ from unittest.mock import patch
 import pytest
 
 from email_ingestion.cli.diagnostics import doctor
-from email_ingestion.doctor.checks import examine
+from email_ingestion.doctor.checks import run_checks
 from email_ingestion.ledger.fingerprint import ledger_fingerprint
 from email_ingestion.ledger.store import open_ledger
 from email_ingestion.stream import announce_presence
@@ -300,7 +300,7 @@ def test_a_broken_set_up_is_named(world: World, break_it: Callable[[World], None
 def test_a_clock_that_is_wrong_is_named(world: World):
     for ahead, verdict, words in ((3600.0, "failed", "3600 s ahead"), (-20.0, "degraded", "20 s behind")):
         with patch.dict("os.environ", world.here.environment, clear=True):
-            found = {each.check: each for each in examine(lambda ahead=ahead: time.time() + ahead)}
+            found = {each.check: each for each in run_checks(lambda ahead=ahead: time.time() + ahead)}
         assert found["clock against Redis"].verdict == verdict
         assert words in found["clock against Redis"].cause
 

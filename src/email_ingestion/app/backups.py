@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from email_ingestion.backup.archive import newest
+from email_ingestion.backup.archive import newest_backup_time
 from email_ingestion.events import BackupFound, LoopFailed, Observe
 
 EVERY_SECONDS = 60.0
@@ -30,7 +30,7 @@ class BackupWatch:
     def _watch(self) -> None:
         while True:
             try:
-                if made := newest(self._directory):
+                if made := newest_backup_time(self._directory):
                     self._observe(BackupFound(made.timestamp()))
             except OSError as error:
                 self._observe(LoopFailed("backups", error))

@@ -1,4 +1,4 @@
-"""One backup as one file: a tar that begins with its manifest, mode 0600, whole or not there."""
+"""One backup as one file: a tar that begins with its manifest, mode 0600, never half written."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHUNK = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ArchivedFile:
     """A file in the archive."""
 
     name: str
@@ -36,16 +36,16 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a backup holds."""
+    """The content of a backup."""
 
     created_at: datetime
     redis: dict[str, Any]  # see `Tally.summary`, and the server's version and DBSIZE
     database: dict[str, Any] | None  # kind, schema, rows by table
-    files: tuple[Member, ...]
+    files: tuple[ArchivedFile, ...]
     made_by: str = __version__
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return the manifest as JSON has it."""
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -65,23 +65,23 @@ class Archive:
     manifest: Manifest
 
     def as_dict(self) -> dict[str, Any]:
-        """For `--list --json`."""
+        """Return the backup as `--list --json` prints it."""
         return {"file": str(self.path), "bytes": self.path.stat().st_size, **self.manifest.as_dict()}
 
 
-def name_of(created_at: datetime) -> str:
-    """The file name of a backup; names sort by time."""
+def archive_name(created_at: datetime) -> str:
+    """Return the file name of a backup; the names sort by time."""
     return f"email-ingestion-{created_at:%Y%m%dT%H%M%S%fZ}.tar"
 
 
-def member_of(path: Path) -> Member:
-    """What the manifest says of a file."""
+def describe_file(path: Path) -> ArchivedFile:
+    """Return size and SHA-256 of a file."""
     with path.open("rb") as file:
-        return Member(path.name, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+        return ArchivedFile(path.name, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def write_archive(path: Path, manifest: Manifest, folder: Path) -> None:
-    """Pack the manifest and the files it names, which lie in `folder`; on the disk when this returns."""
+    """Pack the manifest and the files it names, which lie in `folder`, and sync the archive to the disk."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
@@ -100,25 +100,25 @@ def _add(tar: tarfile.TarFile, name: str, size: int, at: datetime, content: Any)
     tar.addfile(info, content)
 
 
-def write_beside(path: Path, manifest: Manifest) -> None:
-    """The manifest as a file of its own, with the archive's checksum, for people and `sha256sum`."""
-    whole = member_of(path)
+def write_manifest_file(path: Path, manifest: Manifest) -> None:
+    """Write the manifest, with the archive's checksum, into a file of its own, for people and `sha256sum`."""
+    whole = describe_file(path)
     record = {"file": whole.name, "bytes": whole.bytes, "sha256": whole.sha256, **manifest.as_dict()}
     write_private(path.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
 
 
 def read_archive(path: Path) -> Archive:
-    """Open a backup by its manifest alone; raises OperationFailed for a file that is none."""
+    """Open a backup by its manifest alone. Raises OperationFailed for a file that is no backup."""
     try:
         with tarfile.open(path, "r:") as tar:
-            return Archive(path, _parsed(json.loads(_head(tar))))
+            return Archive(path, _parse_manifest(json.loads(_read_manifest(tar))))
     except OSError as error:
         raise OperationFailed(f"cannot read {path}: {error.strerror or error}") from error
     except (tarfile.TarError, ValueError, KeyError, TypeError, EOFError) as error:
         raise OperationFailed(f"{path} is no backup, or a damaged one: {error or type(error).__name__}") from error
 
 
-def _head(tar: tarfile.TarFile) -> bytes:
+def _read_manifest(tar: tarfile.TarFile) -> bytes:
     first = tar.next()
     content = tar.extractfile(first) if first and first.name == MANIFEST else None
     if content is None:
@@ -126,7 +126,7 @@ def _head(tar: tarfile.TarFile) -> bytes:
     return content.read()
 
 
-def _parsed(record: Any) -> Manifest:
+def _parse_manifest(record: Any) -> Manifest:
     if record["format"] != FORMAT:
         raise ValueError(f"its format is {record['format']!r}")
     if record["version"] > VERSION:
@@ -135,13 +135,13 @@ def _parsed(record: Any) -> Manifest:
         datetime.fromisoformat(record["created_at"]).astimezone(UTC),
         record["redis"],
         record["database"],
-        tuple(Member(**member) for member in record["files"]),
+        tuple(ArchivedFile(**member) for member in record["files"]),
         record["made_by"],
     )
 
 
 def unpack_archive(archive: Archive, folder: Path) -> None:
-    """Write the files of a backup into `folder`; raises OperationFailed unless each is what the manifest says."""
+    """Write the files of a backup into `folder`. Raises OperationFailed for a file that differs from the manifest."""
     try:
         with tarfile.open(archive.path, "r:") as tar:
             for member in archive.manifest.files:
@@ -150,7 +150,7 @@ def unpack_archive(archive: Archive, folder: Path) -> None:
     except (tarfile.TarError, KeyError, AttributeError, EOFError, OSError) as error:
         raise OperationFailed(f"{archive.path} is truncated or damaged and was not used: {error}") from error
     for member in archive.manifest.files:
-        if member_of(folder / member.name) != member:
+        if describe_file(folder / member.name) != member:
             raise OperationFailed(f"{archive.path} is truncated or damaged and was not used: {member.name} has changed")
 
 
@@ -161,19 +161,19 @@ def _write(path: Path, content: Any) -> None:
             file.write(chunk)
 
 
-def archives(directory: Path) -> Iterator[Archive]:
-    """The backups in a directory, newest first, as their names say; what cannot be read is left out."""
+def list_archives(directory: Path) -> Iterator[Archive]:
+    """Yield the backups in a directory, newest first by their names; skip unreadable files."""
     for path in sorted(directory.glob(PATTERN), reverse=True):
         with suppress(OperationFailed):
             yield read_archive(path)
 
 
-def newest(directory: Path) -> datetime | None:
-    """When the newest backup was made. One is only ever put there after it was loaded and compared."""
-    return next((archive.manifest.created_at for archive in archives(directory)), None)
+def newest_backup_time(directory: Path) -> datetime | None:
+    """Return the time of the newest backup. A file gets its name only after it was loaded and compared."""
+    return next((archive.manifest.created_at for archive in list_archives(directory)), None)
 
 
-def discard(chosen: Sequence[Archive]) -> None:
+def delete_archives(chosen: Sequence[Archive]) -> None:
     """Delete backups and the manifests beside them."""
     for archive in chosen:
         archive.path.unlink(missing_ok=True)

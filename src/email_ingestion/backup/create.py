@@ -1,4 +1,4 @@
-"""Makes a backup: read, packed, loaded into a scratch server and compared; only then does it get its name."""
+"""Create a backup: read, pack, load into a scratch server and compare; only then does the file get its name."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ import zstandard
 from email_ingestion.backup.archive import (
     Archive,
     Manifest,
-    archives,
-    discard,
-    member_of,
-    name_of,
+    archive_name,
+    delete_archives,
+    describe_file,
+    list_archives,
     read_archive,
     unpack_archive,
     write_archive,
-    write_beside,
+    write_manifest_file,
 )
 from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.ledger.copy import LedgerCopy, check_copy, copy_ledger
@@ -39,84 +39,86 @@ UNFINISHED = ".unfinished-"
 ATTEMPTS = 3
 STALE_SECONDS = 86_400  # a backup that was killed leaves its working directory, with mail in it
 
-Scratch = Callable[[], AbstractContextManager[str]]
-"""Starts a Redis of its own and gives its address."""
+ScratchServer = Callable[[], AbstractContextManager[str]]
+"""Starts a Redis server for the block; yields its address."""
 
 
 @dataclass(frozen=True, slots=True)
-class Steps:
-    """Told what goes on: a step's name and how many units it has, if known; and how far it is."""
+class BackupProgress:
+    """Callbacks for the progress of a backup or a restore."""
 
-    begin: Callable[[str, int | None], None]
-    at: Callable[[int, int | None], None]
+    start_step: Callable[[str, int | None], None]  # its name, and how many units it has, if known
+    update: Callable[[int, int | None], None]  # units done, and their total if it has changed
 
 
-def back_up(link: RedisLink, database_url: str | None, directory: Path, scratch: Scratch, steps: Steps) -> Archive:
-    """A new, proven backup in `directory`; without `database_url` of Redis alone.
+def create_backup(
+    link: RedisLink, database_url: str | None, directory: Path, scratch: ScratchServer, progress: BackupProgress
+) -> Archive:
+    """Create and prove a backup in `directory`; without `database_url` it holds Redis alone.
 
-    Raises RedisConnectionError, SinkUnavailable, ConfigurationError and OperationFailed, and leaves nothing then.
+    Raises RedisConnectionError, SinkUnavailable, ConfigurationError and OperationFailed, and then leaves no file.
     """
     created_at = datetime.now(UTC)
     with working_directory(directory) as folder:
-        redis = _snapshot(link, folder / REDIS, steps)
-        database = _copy(database_url, folder, steps) if database_url else None
-        files = tuple(member_of(path) for path in sorted(folder.iterdir()))
+        redis = _snapshot(link, folder / REDIS, progress)
+        database = _copy_database(database_url, folder, progress) if database_url else None
+        files = tuple(describe_file(path) for path in sorted(folder.iterdir()))
         manifest = Manifest(created_at, redis, database, files)
-        draft = folder / name_of(created_at)
-        steps.begin("writing the archive", None)
+        draft = folder / archive_name(created_at)
+        progress.start_step("writing the archive", None)
         write_archive(draft, manifest, folder)
         for member in files:  # they are unpacked again, from what is on the disk
             (folder / member.name).unlink()
-        rehearse(read_archive(draft), scratch, steps, folder)
+        rehearse_restore(read_archive(draft), scratch, progress, folder)
         path = directory / draft.name
         os.replace(draft, path)
-        write_beside(path, manifest)
+        write_manifest_file(path, manifest)
     return Archive(path, manifest)
 
 
-def rehearse(archive: Archive, scratch: Scratch, steps: Steps, folder: Path) -> None:
+def rehearse_restore(archive: Archive, scratch: ScratchServer, progress: BackupProgress, folder: Path) -> None:
     """Load a backup into a scratch server, read the copy of the ledger to its end, and compare with the manifest.
 
-    `folder` has room for what is in it. Raises OperationFailed when the backup is not what its manifest says.
+    `folder` takes its unpacked files. Raises OperationFailed when the backup is not what its manifest says.
     """
-    steps.begin("unpacking", None)
+    progress.start_step("unpacking", None)
     unpack_archive(archive, folder)
     with scratch() as address:
-        there = RedisAddress(address, partitions=partitions_in(archive))
-        load(SnapshotRestore(open_link(there, "email-ingestion-rehearsal")), archive, folder, steps)
-    if copied := copied_of(archive):
-        steps.begin("checking the copy of the database", None)
-        check_copy(ledger_in(archive, folder), copied)
+        there = RedisAddress(address, partitions=partitions_of(archive))
+        load_snapshot(SnapshotRestore(open_link(there, "email-ingestion-rehearsal")), archive, folder, progress)
+    if copied := ledger_summary(archive):
+        progress.start_step("checking the copy of the database", None)
+        check_copy(unpacked_ledger(archive, folder), copied)
 
 
-def partitions_in(archive: Archive) -> int:
-    """Into how many partitions its mail is spread."""
+def partitions_of(archive: Archive) -> int:
+    """Return the number of partitions of the Redis that was backed up."""
     return int(archive.manifest.redis.get("partitions", 1))
 
 
-def load(reload: SnapshotRestore, archive: Archive, folder: Path, steps: Steps) -> None:
-    """Load the unpacked snapshot beside the keyspace, and prove it."""
+def load_snapshot(restore: SnapshotRestore, archive: Archive, folder: Path, progress: BackupProgress) -> None:
+    """Load the unpacked snapshot beside the keyspace, and compare it with the manifest."""
     expected = archive.manifest.redis
-    steps.begin("loading into Redis", expected["stream_length"] + expected["dlq_depth"])
+    progress.start_step("loading into Redis", expected["stream_length"] + expected["dlq_depth"])
     try:
-        reload.load(_counted(read_lines(folder / REDIS), steps))
-        steps.begin("comparing with the manifest", None)
-        reload.verify({name: expected[name] for name in Tally().summary()})
+        restore.load(_with_progress(read_snapshot_file(folder / REDIS), progress))
+        progress.start_step("comparing with the manifest", None)
+        restore.verify({name: expected[name] for name in Tally().summary()})
     except BaseException:
-        reload.abandon()
+        restore.abandon()
         raise
 
 
-def retire(directory: Path, days: float, keep: Archive) -> list[Archive]:
-    """Delete the backups older than `days`, never `keep`, which was just proven; returns those deleted."""
+def delete_expired(directory: Path, days: float, keep: Archive) -> list[Archive]:
+    """Delete the backups older than `days`, never `keep`, which was just proven; return the deleted ones."""
     limit = datetime.now(UTC) - timedelta(days=days)
-    old = [each for each in archives(directory) if each.manifest.created_at < limit and each.path != keep.path]
-    discard(old)
+    old = [each for each in list_archives(directory) if each.manifest.created_at < limit and each.path != keep.path]
+    delete_archives(old)
     return old
 
 
-def ledger_in(archive: Archive, folder: Path) -> Path:
-    """The unpacked copy of the ledger, ready to be opened."""
+def unpacked_ledger(archive: Archive, folder: Path) -> Path:
+    """Return the copy of the ledger in `folder`, decompressed."""
     packed = folder / _ledger_name(archive.manifest.database or {})
     if packed.suffix != ".zst":
         return packed
@@ -126,14 +128,14 @@ def ledger_in(archive: Archive, folder: Path) -> Path:
     return path
 
 
-def copied_of(archive: Archive) -> LedgerCopy | None:
-    """What the manifest says of the ledger; None when there was none."""
+def ledger_summary(archive: Archive) -> LedgerCopy | None:
+    """Return what the manifest says of the ledger; None when there was none."""
     return LedgerCopy(**archive.manifest.database) if archive.manifest.database else None
 
 
 @contextmanager
 def working_directory(directory: Path) -> Iterator[Path]:
-    """A private directory beside the backups, gone afterwards; those that a killed backup left go first."""
+    """Yield a private temporary directory beside the backups; remove first the directories of killed backups."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for left in directory.glob(f"{UNFINISHED}*"):
@@ -149,14 +151,14 @@ def working_directory(directory: Path) -> Iterator[Path]:
             raise OperationFailed(f"cannot write the backup below {directory}: {error.strerror or error}") from error
 
 
-def _snapshot(link: RedisLink, path: Path, steps: Steps) -> dict[str, Any]:
+def _snapshot(link: RedisLink, path: Path, progress: BackupProgress) -> dict[str, Any]:
     for attempt in range(ATTEMPTS):
         facts = read_server_info(link)
-        steps.begin("reading Redis", None)
+        progress.start_step("reading Redis", None)
         tally = Tally()
         try:
             with path.open("wb") as file, zstandard.ZstdCompressor().stream_writer(file) as packed:
-                for line in _counted(map(tally.count, read_snapshot(link)), steps):
+                for line in _with_progress(map(tally.count, read_snapshot(link)), progress):
                     packed.write(json.dumps(line).encode() + b"\n")
         except SnapshotTorn:
             if attempt + 1 == ATTEMPTS:
@@ -171,8 +173,8 @@ def _snapshot(link: RedisLink, path: Path, steps: Steps) -> dict[str, Any]:
     }
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a snapshot."""
+def read_snapshot_file(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a snapshot as dictionaries."""
     with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as content:
         left = b""
         while chunk := content.read(1024 * 1024):
@@ -180,17 +182,17 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             yield from map(json.loads, lines)
 
 
-def _copy(url: str, folder: Path, steps: Steps) -> dict[str, Any] | None:
-    steps.begin("copying the database", None)
+def _copy_database(url: str, folder: Path, progress: BackupProgress) -> dict[str, Any] | None:
+    progress.start_step("copying the database", None)
     path = folder / "database"
-    copied = copy_ledger(url, path, steps.at)
+    copied = copy_ledger(url, path, progress.update)
     if copied is None:
         path.unlink(missing_ok=True)
         return None
     record = asdict(copied)
     packed = folder / _ledger_name(record)
     if packed.suffix == ".zst":
-        steps.begin("compressing the copy", None)
+        progress.start_step("compressing the copy", None)
         with path.open("rb") as source, packed.open("wb") as target:
             zstandard.ZstdCompressor().copy_stream(source, target)
         path.unlink()
@@ -203,11 +205,11 @@ def _ledger_name(database: dict[str, Any]) -> str:
     return "database.sqlite.zst" if database["kind"] == "sqlite" else "database.pgdump"  # pg_dump compresses itself
 
 
-def _counted(lines: Iterator[dict[str, Any]], steps: Steps) -> Iterator[dict[str, Any]]:
+def _with_progress(lines: Iterator[dict[str, Any]], progress: BackupProgress) -> Iterator[dict[str, Any]]:
     entries = 0
     for line in lines:
         if "id" in line:
             entries += 1
             if entries % 100 == 0:
-                steps.at(entries, None)
+                progress.update(entries, None)
         yield line

@@ -1,4 +1,4 @@
-"""Puts a backup back: Redis in one step, and only when nobody writes; the ledger as a union, which loses nothing."""
+"""Restore a backup: Redis in one step, and only while no process writes; the ledger as a union, which loses nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from typing import Any
 
 from email_ingestion.atomic_files import file_lock
 from email_ingestion.backup.archive import Archive, unpack_archive
-from email_ingestion.backup.create import Steps, copied_of, ledger_in, load, partitions_in, working_directory
+from email_ingestion.backup.create import (
+    BackupProgress,
+    ledger_summary,
+    load_snapshot,
+    partitions_of,
+    unpacked_ledger,
+    working_directory,
+)
 from email_ingestion.daemon import running_pid
 from email_ingestion.errors import OperationFailed
 from email_ingestion.ledger.copy import merge_copy
@@ -22,13 +29,13 @@ class Obstacle:
     """Why a restore would be refused."""
 
     reason: str
-    forcible: bool  # whether --force goes over it
+    forcible: bool  # whether --force overrides it
 
 
-def obstacles(archive: Archive, link: RedisLink, pid_dir: Path) -> list[Obstacle]:
-    """All that stands against a restore now; raises RedisConnectionError."""
-    found = [Obstacle(writer, forcible=False) for writer in writers(link, pid_dir)]
-    if (there := partitions_in(archive)) != len(link.partitions):
+def find_obstacles(archive: Archive, link: RedisLink, pid_dir: Path) -> list[Obstacle]:
+    """Return everything that stands against a restore now. Raises RedisConnectionError."""
+    found = [Obstacle(writer, forcible=False) for writer in running_writers(link, pid_dir)]
+    if (there := partitions_of(archive)) != len(link.partitions):
         reason = f"the backup is of {there} partitions: set REDIS_PARTITIONS={there}, and REDIS_… to an empty Redis"
         found.append(Obstacle(reason, forcible=False))
     keys = SnapshotRestore(link).existing_keys()
@@ -44,8 +51,8 @@ def obstacles(archive: Archive, link: RedisLink, pid_dir: Path) -> list[Obstacle
     return found
 
 
-def writers(link: RedisLink, pid_dir: Path) -> list[str]:
-    """The processes that would write into what is being restored: of this machine, and those that say so in Redis."""
+def running_writers(link: RedisLink, pid_dir: Path) -> list[str]:
+    """Name the processes that would write during the restore: of this machine, and any with a heartbeat in Redis."""
     local = {
         path.stem: pid
         for path in sorted(pid_dir.glob("*.pid"))
@@ -60,8 +67,8 @@ def writers(link: RedisLink, pid_dir: Path) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """Where a backup goes back to, and a place for its files meanwhile."""
+class RestoreTarget:
+    """The systems that a backup is restored into, and the directory for its files meanwhile."""
 
     link: RedisLink
     database_url: str | None
@@ -69,24 +76,28 @@ class Target:
     backup_dir: Path
 
 
-def restore(archive: Archive, target: Target, steps: Steps, save: Callable[[], Path] | None) -> dict[str, Any]:
-    """Restore Redis and bring back what the ledger lacks; returns what was done.
+def restore(
+    archive: Archive, target: RestoreTarget, progress: BackupProgress, save: Callable[[], Path] | None
+) -> dict[str, Any]:
+    """Restore Redis, and add the messages that the ledger lacks; return what was done.
 
-    A Redis that is not empty is kept by `save` before it is replaced; without it that is refused. Raises
+    `save` backs up a Redis that is not empty before it is replaced; without it the restore is refused. Raises
     OperationFailed with the first obstacle, RedisConnectionError, SinkUnavailable; Redis is then as it was.
     """
     reload = SnapshotRestore(target.link)
     with file_lock(target.backup_dir / "restore"), working_directory(target.backup_dir) as folder:
-        refused = [each for each in obstacles(archive, target.link, target.pid_dir) if not (each.forcible and save)]
+        refused = [
+            each for each in find_obstacles(archive, target.link, target.pid_dir) if not (each.forcible and save)
+        ]
         if refused:
             raise OperationFailed(f"nothing was restored: {refused[0].reason}")
-        steps.begin("unpacking", None)
+        progress.start_step("unpacking", None)
         unpack_archive(archive, folder)
         saved = str(save()) if reload.existing_keys() and save else None
-        load(reload, archive, folder, steps)
+        load_snapshot(reload, archive, folder, progress)
         try:
-            brought_back = _bring_back(archive, target, folder, steps)
-            _refuse_latecomers(target)
+            brought_back = _bring_back(archive, target, folder, progress)
+            _refuse_late_writers(target)
             keys = reload.switch()
         except BaseException:
             reload.abandon()
@@ -94,15 +105,15 @@ def restore(archive: Archive, target: Target, steps: Steps, save: Callable[[], P
     return {"keys": keys, "messages_brought_back": brought_back, "saved": saved}
 
 
-def _bring_back(archive: Archive, target: Target, folder: Path, steps: Steps) -> int | None:
-    """How many messages the ledger lacked; None when there is no ledger on one of the two sides."""
-    copied = copied_of(archive)
+def _bring_back(archive: Archive, target: RestoreTarget, folder: Path, progress: BackupProgress) -> int | None:
+    """Add missing messages to the ledger; return their number, or None when one of the two sides has no ledger."""
+    copied = ledger_summary(archive)
     if not copied or not target.database_url:
         return None
-    steps.begin("bringing back what the database lacks", None)
-    return merge_copy(target.database_url, ledger_in(archive, folder), copied)
+    progress.start_step("bringing back what the database lacks", None)
+    return merge_copy(target.database_url, unpacked_ledger(archive, folder), copied)
 
 
-def _refuse_latecomers(target: Target) -> None:
-    if late := writers(target.link, target.pid_dir):
+def _refuse_late_writers(target: RestoreTarget) -> None:
+    if late := running_writers(target.link, target.pid_dir):
         raise OperationFailed(f"Redis was left as it is, for while the backup was loaded, {late[0]}")

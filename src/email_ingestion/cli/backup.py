@@ -1,4 +1,4 @@
-"""`python scripts/backup.py`: makes a proven backup of Redis and the database, lists them, deletes old ones."""
+"""`python scripts/backup.py` and `scripts/restore.py`: make proven backups, list them, delete old ones, restore one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from email_ingestion.backup.archive import Archive, archives, read_archive
-from email_ingestion.backup.create import back_up, rehearse, retire, working_directory
-from email_ingestion.backup.restore import Target, obstacles, restore
+from email_ingestion.backup.archive import Archive, list_archives, read_archive
+from email_ingestion.backup.create import create_backup, delete_expired, rehearse_restore, working_directory
+from email_ingestion.backup.restore import RestoreTarget, find_obstacles, restore
 from email_ingestion.cli.common import audited
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.output import Json, report
@@ -48,11 +48,11 @@ def backup(
     settings = load_settings()
     directory = output_dir or settings.backup_dir
     if list_:
-        return show_backups(list(archives(directory)), as_json=as_json)
+        return show_backups(list(list_archives(directory)), as_json=as_json)
     link = open_link(settings.redis_address, "email-ingestion-backup")
     with step_progress() as steps:
-        made = back_up(link, ledger_url(settings), directory, scratch_redis, steps)
-    deleted = retire(directory, retention_days, made)
+        made = create_backup(link, ledger_url(settings), directory, scratch_redis, steps)
+    deleted = delete_expired(directory, retention_days, made)
     if as_json:
         gone = [str(archive.path) for archive in deleted]
         typer.echo(json.dumps(made.as_dict() | {"verified": True, "deleted": gone}, indent=2))
@@ -64,12 +64,12 @@ def backup(
 
 
 def ledger_url(settings: Settings) -> str | None:
-    """The database to back up; None when mail does not go there."""
+    """Return the URL of the database to back up; None when mail does not go there."""
     return settings.database_url if "database" in settings.sinks else None
 
 
 def show_backups(found: Sequence[Archive], *, as_json: bool) -> int:
-    """The list, and its exit code."""
+    """Print the list; return the exit code."""
     if as_json:
         typer.echo(json.dumps([archive.as_dict() for archive in found], indent=2))
         return OK if found else NEGATIVE
@@ -92,7 +92,7 @@ def show_backups(found: Sequence[Archive], *, as_json: bool) -> int:
 
 
 def summary(archive: Archive) -> str:
-    """What a backup holds, in words."""
+    """Describe the content of a backup in words."""
     redis = archive.manifest.redis
     return (
         f"{redis['key_count']} keys, {redis['stream_length']} messages in the stream ({redis['pending']} pending), "
@@ -134,7 +134,7 @@ def restore_backup(
     """
     settings = load_settings()
     if list_:
-        return show_backups(list(archives(settings.backup_dir)), as_json=as_json)
+        return show_backups(list(list_archives(settings.backup_dir)), as_json=as_json)
     if file is None:
         raise typer.BadParameter("name a backup: --file FILE, or look at them with --list")
     if dry_run + rehearse_ + force > 1:
@@ -142,7 +142,7 @@ def restore_backup(
     archive = read_archive(file)
     if rehearse_:
         return _rehearse(archive, settings, as_json=as_json)
-    target = Target(
+    target = RestoreTarget(
         open_link(settings.redis_address, "email-ingestion-restore"),
         ledger_url(settings),
         settings.pid_dir,
@@ -155,7 +155,7 @@ def restore_backup(
 
 def _rehearse(archive: Archive, settings: Settings, *, as_json: bool) -> int:
     with step_progress() as steps, working_directory(settings.backup_dir) as folder:
-        rehearse(archive, scratch_redis, steps, folder)
+        rehearse_restore(archive, scratch_redis, steps, folder)
     report(
         {"rehearsed": True, **archive.as_dict()},
         f"{archive.path} restores: {summary(archive)}; equal to its manifest on a scratch server; nothing was changed",
@@ -164,8 +164,8 @@ def _rehearse(archive: Archive, settings: Settings, *, as_json: bool) -> int:
     return OK
 
 
-def _describe(archive: Archive, target: Target, *, as_json: bool) -> int:
-    found = obstacles(archive, target.link, target.pid_dir)
+def _describe(archive: Archive, target: RestoreTarget, *, as_json: bool) -> int:
+    found = find_obstacles(archive, target.link, target.pid_dir)
     what = f"would restore {summary(archive)}, of {archive.manifest.created_at:%Y-%m-%d %H:%M:%S} UTC"
     lines = [f"would refuse: {each.reason}" for each in found] or [what]
     record = {"dry_run": True, "refused": [each.reason for each in found], **archive.as_dict()}
@@ -173,14 +173,14 @@ def _describe(archive: Archive, target: Target, *, as_json: bool) -> int:
     return NEGATIVE if found else OK
 
 
-def _restore(archive: Archive, target: Target, settings: Settings, *, force: bool, as_json: bool) -> int:
+def _restore(archive: Archive, target: RestoreTarget, settings: Settings, *, force: bool, as_json: bool) -> int:
     with (
         audited(settings.log_dir, "restore", {"file": str(archive.path), "force": force}) as outcome,
         step_progress() as steps,
     ):
 
         def save() -> Path:
-            return back_up(target.link, None, settings.backup_dir, scratch_redis, steps).path
+            return create_backup(target.link, None, settings.backup_dir, scratch_redis, steps).path
 
         outcome.update(restore(archive, target, steps, save if force else None))
     lines = [f"restored {archive.path}: {summary(archive)}; Redis equals the manifest"]

@@ -14,7 +14,7 @@ from rich.text import Text
 from email_ingestion.cli.common import audited
 from email_ingestion.cli.exit_codes import OK
 from email_ingestion.cli.output import Json, say, show
-from email_ingestion.doctor.findings import SEVERITY, Finding, worst
+from email_ingestion.doctor.findings import SEVERITY, Finding, worst_verdict
 from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.settings import load_settings
 from email_ingestion.settings.effective_settings import effective_settings
@@ -31,15 +31,15 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="The findings as
       email-ingestion doctor
       email-ingestion doctor --json
     """
-    from email_ingestion.doctor.checks import examine  # noqa: PLC0415 - help comes without all it looks at
+    from email_ingestion.doctor.checks import run_checks  # noqa: PLC0415 - help comes without all it looks at
 
     found: list[Finding] = []
     console = Console(highlight=False, soft_wrap=True)
-    for finding in examine():
+    for finding in run_checks():
         found.append(finding)
         if not as_json:
             _print_finding(console, finding)  # at once: the next one may take a while
-    verdict = worst(found)
+    verdict = worst_verdict(found)
     if as_json:
         typer.echo(json.dumps({"status": verdict, "checks": [asdict(each) for each in found]}, indent=2))
     else:
@@ -100,13 +100,13 @@ def collect_evidence(
     Examples:
       email-ingestion evidence collect --out incident-42
     """
-    from email_ingestion.doctor.checks import examine  # noqa: PLC0415 - help comes without all they look at
+    from email_ingestion.doctor.checks import run_checks  # noqa: PLC0415 - help comes without all they look at
     from email_ingestion.fleet.evidence_bundle import collect_bundle  # noqa: PLC0415
 
     settings = load_settings()
     with audited(settings.log_dir, "evidence collect", {"directory": str(out)}) as outcome:
         manifest = collect_bundle(
-            settings, out, lambda _: None, {"doctor.json": lambda: [asdict(each) for each in examine()]}
+            settings, out, lambda _: None, {"doctor.json": lambda: [asdict(each) for each in run_checks()]}
         )
         outcome |= {"files": len(manifest["files"]), "missing": manifest["missing"]}
     for name, reason in manifest["missing"].items():

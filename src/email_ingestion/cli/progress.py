@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextCol
 from email_ingestion.ops.progress import progress_bar
 
 if TYPE_CHECKING:
-    from email_ingestion.backup.create import Steps
+    from email_ingestion.backup.create import BackupProgress
 
 
 @contextmanager
@@ -38,14 +38,16 @@ def run_with_progress(
 
 
 @contextmanager
-def step_progress() -> Iterator[Steps]:
+def step_progress() -> Iterator[BackupProgress]:
     """Show one bar for the steps of a backup or a restore, one after the other; yield its callbacks."""
-    from email_ingestion.backup.create import Steps  # noqa: PLC0415 - other commands need no SQLAlchemy
+    from email_ingestion.backup.create import BackupProgress  # noqa: PLC0415 - other commands need no SQLAlchemy
 
     with progress_bar() as shown:
         task = shown.add_task("", total=None)
 
-        def at(done: int, total: int | None) -> None:
+        def update(done: int, total: int | None) -> None:
             shown.update(task, completed=done, total=total)  # None leaves the total as it is
 
-        yield Steps(begin=lambda name, total: shown.reset(task, description=name, total=total), at=at)
+        yield BackupProgress(
+            start_step=lambda name, total: shown.reset(task, description=name, total=total), update=update
+        )

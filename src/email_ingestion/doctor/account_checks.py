@@ -1,4 +1,4 @@
-"""One account: the OAuth2 client, the token, the way to the server, the login, the mailbox."""
+"""Checks of one account: the OAuth2 client, the token, the way to the server, the login, the mailbox."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from collections.abc import Callable
 from contextlib import closing
 from urllib.parse import parse_qs, urlsplit
 
-import requests
+import httpx
 
 from email_ingestion.app.accounts import log_in
 from email_ingestion.doctor.findings import Finding, Findings
-from email_ingestion.doctor.network_checks import SECONDS, reach, time_of
+from email_ingestion.doctor.network_checks import SECONDS, check_connection, server_time
 from email_ingestion.doctor.redis_checks import check_clock
 from email_ingestion.errors import EmailIngestionError, IMAPThrottledError, OAuth2AuthenticationError
 from email_ingestion.oauth2 import TokenSource
@@ -26,7 +26,7 @@ DAY = 86_400.0
 WARN_DAYS = 3
 SETUP = "python producer.py --auth-setup"
 
-# By a part of what was said: the cause in the operator's words, and what to do.
+# By a part of the error's text: the cause in the operator's words, and what to do.
 LOGIN_CAUSES: tuple[tuple[str, str, str], ...] = (
     (
         r"disabled for your domain",
@@ -98,18 +98,18 @@ REFUSED = "redirect_uri_mismatch"
 
 
 def check_account(account: Account, settings: Settings, clock: Callable[[], float]) -> Findings:
-    """All about one account; ends at the first thing that makes the rest pointless."""
+    """Check one account; end at the first failure that makes the other checks pointless."""
     named = f"account {account.name}"
     if not account.imap_user:
         yield Finding(f"{named} settings", "failed", "IMAP_USER is not set", "set it in .env to the mailbox's address")
         return
-    way = reach(f"{named} server", account.imap_host, account.imap_port, tls=account.imap_tls)
+    way = check_connection(f"{named} server", account.imap_host, account.imap_port, tls=account.imap_tls)
     yield way
     if account.imap_auth == "oauth2":
         token = check_token(account, named)
         yield from _client(account, named, token)
         yield token
-        if (there := time_of(account.google_token_uri)) is not None:
+        if (there := server_time(account.google_token_uri)) is not None:
             yield check_clock(urlsplit(account.google_token_uri).hostname or "the token endpoint", clock() - there)
         if token.verdict == "failed":
             return
@@ -122,16 +122,16 @@ def check_account(account: Account, settings: Settings, clock: Callable[[], floa
 
 
 def check_token(account: Account, named: str) -> Finding:
-    """The token file, and whether the token endpoint still honours it."""
+    """Check the token file, and whether the token endpoint still accepts it."""
     check = f"{named} token"
     try:
         source = TokenSource(account)
         known = source.describe()
         if known.state in {"missing", "reauthorize"}:
-            return _explained(check, known.problem or "there is no token", TOKEN_CAUSES, SETUP)
+            return _explain(check, known.problem or "there is no token", TOKEN_CAUSES, SETUP)
         source.access()
     except OAuth2AuthenticationError as error:
-        return _explained(check, str(error), TOKEN_CAUSES, SETUP)
+        return _explain(check, str(error), TOKEN_CAUSES, SETUP)
     except EmailIngestionError as error:
         remedy = f"curl -sI {account.google_token_uri}; check the network, a proxy (HTTPS_PROXY) and the firewall"
         return Finding(check, "failed", str(error), remedy)
@@ -143,7 +143,7 @@ def check_token(account: Account, named: str) -> Finding:
 
 
 def _client(account: Account, named: str, token: Finding) -> Findings:
-    """The OAuth client, which only a new consent needs."""
+    """Check the OAuth client, which only a new consent needs."""
     check = f"{named} client"
     verdict = "failed" if token.verdict == "failed" else "degraded"
     if account.google_service_account_file:
@@ -159,27 +159,27 @@ def _client(account: Account, named: str, token: Finding) -> Findings:
 
 
 def check_consent(account: Account, check: str) -> Finding:
-    """What the authorization page would say to a browser: Google names a wrong client or redirect at once."""
+    """Ask the authorization page as a browser would: Google names a wrong client or redirect there."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = authorization_url(account, probe.getsockname()[1])
     try:
-        answer = requests.get(url, timeout=SECONDS, allow_redirects=False)
-    except requests.RequestException as error:
+        answer = httpx.get(url, timeout=SECONDS)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         cause = f"the authorization page cannot be reached: {type(error).__name__}"
         return Finding(check, "failed", cause, f"curl -sI {account.google_auth_uri}; check the network and any proxy")
-    said = f"{_error_in(answer.headers.get('Location', ''))} {answer.text if answer.status_code >= 400 else ''}"  # noqa: PLR2004
-    if REFUSED in said:
+    text = f"{_error_in(answer.headers.get('Location', ''))} {answer.text if answer.status_code >= 400 else ''}"  # noqa: PLR2004
+    if REFUSED in text:
         cause = "Google refuses our redirect: the OAuth client is not of type 'Desktop app'"
         remedy = "make a client of type 'Desktop app' (Cloud console > Clients) and set GOOGLE_CLIENT_ID and _SECRET"
         return Finding(check, "failed", cause, remedy)
-    if re.search(r"invalid_client|deleted_client", said):
-        return _explained(check, "invalid_client", TOKEN_CAUSES, SETUP)
+    if re.search(r"invalid_client|deleted_client", text):
+        return _explain(check, "invalid_client", TOKEN_CAUSES, SETUP)
     return Finding(check, "ok", "the authorization page takes it")
 
 
 def _error_in(location: str) -> str:
-    """The words of Google's error page, which it hands on in base64."""
+    """Decode the text of Google's error page, which the redirect carries in base64."""
     coded = parse_qs(urlsplit(location).query).get("authError", [""])[0]
     try:
         return base64.urlsafe_b64decode(coded + "=" * (-len(coded) % 4)).decode("utf-8", "replace")
@@ -195,15 +195,15 @@ def check_login(account: Account, timeout: float, named: str) -> Finding:
             opened = [connection.examine(connection.find_mailbox(each.imap_mailbox)) for each in account.by_mailbox]
             kind = "Gmail" if connection.is_gmail else "not Gmail: messages are told apart by their SHA-256"
     except IMAPThrottledError as error:
-        found = _explained(check, str(error), LOGIN_CAUSES, "wait and run this again")
+        found = _explain(check, str(error), LOGIN_CAUSES, "wait and run this again")
         return Finding(check, "degraded", found.cause, found.remedy)
     except EmailIngestionError as error:
-        return _explained(check, str(error), LOGIN_CAUSES, "run this again; if it stays, look into logs/producer.log")
+        return _explain(check, str(error), LOGIN_CAUSES, "run this again; if it stays, look into logs/producer.log")
     return Finding(check, "ok", f"{sum(each.exists for each in opened):,} messages in the mailbox; {kind}")
 
 
-def _explained(check: str, said: str, causes: tuple[tuple[str, str, str], ...], otherwise: str) -> Finding:
+def _explain(check: str, message: str, causes: tuple[tuple[str, str, str], ...], default_remedy: str) -> Finding:
     for part, cause, remedy in causes:
-        if re.search(part, said, re.IGNORECASE):
-            return Finding(check, "failed", cause or said, remedy)
-    return Finding(check, "failed", said, otherwise)
+        if re.search(part, message, re.IGNORECASE):
+            return Finding(check, "failed", cause or message, remedy)
+    return Finding(check, "failed", message, default_remedy)

@@ -1,4 +1,4 @@
-"""The order of the checks; what a check did not foresee is a finding too."""
+"""All checks in their order; an unforeseen error in a check is a finding too."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from email_ingestion.errors import ConfigurationError
 from email_ingestion.settings import load_settings
 
 
-def examine(clock: Callable[[], float] = time.time) -> Findings:
-    """Everything, a finding at a time."""
+def run_checks(clock: Callable[[], float] = time.time) -> Findings:
+    """Run all checks; yield every finding as soon as it is known."""
     try:
         settings = load_settings()
         accounts = settings.all_accounts
@@ -32,7 +32,7 @@ def examine(clock: Callable[[], float] = time.time) -> Findings:
 
 
 def _guarded(name: str, checks: Callable[[], Findings]) -> Findings:
-    """One part that breaks must not hide the others."""
+    """Turn an unforeseen error into a finding: it must not hide the other checks."""
     try:
         yield from checks()
     except Exception as error:  # noqa: BLE001 - any text may quote mail or a secret, so only the class is told

@@ -1,4 +1,4 @@
-"""What a check found."""
+"""What a check finds."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ class Finding:
 Findings = Iterator[Finding]
 
 
-def worst(findings: Sequence[Finding]) -> Verdict:
-    """The verdict on all of them."""
+def worst_verdict(findings: Sequence[Finding]) -> Verdict:
+    """Return the worst verdict of all findings."""
     return max((each.verdict for each in findings), key=SEVERITY.__getitem__, default="ok")

@@ -1,4 +1,4 @@
-"""This machine: folders, room on their disks, ports."""
+"""Checks of this machine: folders, room on their disks, ports."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from email_ingestion.ops.sockets import METRICS_PORT, OPS_PORT, bind
 from email_ingestion.settings import Settings
 
 MIB = 1024 * 1024
-LEAST_BYTES = 100 * MIB  # below, a database may meet the end of its disk in the middle of a batch
-FEW_BYTES = 1024 * MIB
-FEW_SHARE = 0.05
+MIN_FREE_BYTES = 100 * MIB  # below, a database may meet the end of its disk in the middle of a batch
+LOW_BYTES = 1024 * MIB
+LOW_SHARE = 0.05
 
 
 def check_folders(settings: Settings) -> Findings:
-    """Whether what we write can be written, and has room."""
+    """Check that our folders can be written and have room."""
     folders = {"LOG_DIR": settings.log_dir, "PID_DIR": settings.pid_dir, "BACKUP_DIR": settings.backup_dir}
     if settings.blob_url.startswith("file:"):
         folders["BLOB_URL"] = Path(settings.blob_url.removeprefix("file:").removeprefix("//"))
@@ -31,7 +31,7 @@ def check_folders(settings: Settings) -> Findings:
 
 
 def check_folder(name: str, folder: Path) -> Finding:
-    """A folder that exists, or the one it would be made in."""
+    """Check a folder that exists, or the one it would be made in."""
     check = f"folder {name}"
     there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     try:
@@ -45,15 +45,15 @@ def check_folder(name: str, folder: Path) -> Finding:
             f"chown -R $(id -u) {there}, or set {name} to a folder you own",
         )
     room = f"{usage.free // MIB:,} MiB free in {folder}"
-    if usage.free < LEAST_BYTES:
+    if usage.free < MIN_FREE_BYTES:
         return Finding(check, "failed", f"the disk is full: {room}", f"df -h {there}; make room, or move {name}")
-    if usage.free < min(FEW_BYTES, FEW_SHARE * usage.total):
+    if usage.free < min(LOW_BYTES, LOW_SHARE * usage.total):
         return Finding(check, "degraded", f"the disk is nearly full: {room}", f"df -h {there}; make room")
     return Finding(check, "ok", room)
 
 
 def check_ports(settings: Settings) -> Findings:
-    """Whether producer and first worker can listen where they do not yet."""
+    """Check that producer and first worker can listen on their ports, unless they run."""
     for offset, stem in enumerate(("producer", "worker")):
         if pid := running_pid(settings.pid_dir / f"{stem}.pid"):
             yield Finding(f"ports of {stem}", "ok", f"it is running, PID {pid}")

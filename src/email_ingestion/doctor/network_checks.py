@@ -1,4 +1,4 @@
-"""The way to a server: its name, its port, its certificate, and the time it has."""
+"""Checks of the way to a server: its name, its port, its certificate and its clock."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
-import requests
+import httpx
 
 from email_ingestion.doctor.findings import Finding
 
@@ -16,8 +16,8 @@ SECONDS = 10.0
 CERTIFICATE_DAYS = 7
 
 
-def reach(check: str, host: str, port: int, *, tls: bool) -> Finding:
-    """Name, connection, TLS, in that order; the first that fails is the cause."""
+def check_connection(check: str, host: str, port: int, *, tls: bool) -> Finding:
+    """Check name, connection and TLS, in that order; the first that fails is the cause."""
     try:
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
@@ -38,8 +38,10 @@ def reach(check: str, host: str, port: int, *, tls: bool) -> Finding:
         remedy = "port 993 speaks TLS at once; check IMAP_PORT and IMAP_TLS"
         return Finding(check, "failed", f"{host}:{port} does not speak TLS: {error.reason or error}", remedy)
     except OSError as error:
-        said = error.strerror or str(error)
-        return Finding(check, "failed", f"{host}:{port} cannot be reached: {said}", f"nc -vz {host} {port}; firewall?")
+        reason = error.strerror or str(error)
+        return Finding(
+            check, "failed", f"{host}:{port} cannot be reached: {reason}", f"nc -vz {host} {port}; firewall?"
+        )
     return Finding(check, "ok", f"{host}:{port} in {1000 * (time.monotonic() - started):.0f} ms, without TLS")
 
 
@@ -49,16 +51,16 @@ def _handshake(check: str, host: str, plain: socket.socket) -> Finding:
         version = secure.version()
     ends = ssl.cert_time_to_seconds(str(certificate["notAfter"]))
     days = (ends - time.time()) / 86_400
-    said = f"{host}, {version}, certificate good for {days:.0f} days"
+    description = f"{host}, {version}, certificate good for {days:.0f} days"
     if days < CERTIFICATE_DAYS:
-        return Finding(check, "degraded", said, f"whoever runs {host} must renew its certificate")
-    return Finding(check, "ok", said)
+        return Finding(check, "degraded", description, f"whoever runs {host} must renew its certificate")
+    return Finding(check, "ok", description)
 
 
-def time_of(url: str) -> float | None:
-    """What time the server at `url` has, Unix seconds; None when it does not say."""
+def server_time(url: str) -> float | None:
+    """Return the time of the server at `url` in Unix seconds; None when it does not answer with a date."""
     try:
-        said = requests.head(url, timeout=SECONDS, allow_redirects=False).headers.get("Date", "")
-        return parsedate_to_datetime(said).replace(tzinfo=UTC).timestamp() if said else None
-    except (requests.RequestException, ValueError):
+        date = httpx.head(url, timeout=SECONDS).headers.get("Date", "")
+        return parsedate_to_datetime(date).replace(tzinfo=UTC).timestamp() if date else None
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         return None

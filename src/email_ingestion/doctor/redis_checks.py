@@ -1,4 +1,4 @@
-"""Redis: reached, writable, durable, and never throwing mail away."""
+"""Checks of Redis: it can be reached, takes writes, is durable and evicts nothing."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ CAUSES: tuple[tuple[str, str, str], ...] = (
 
 
 def check_redis(settings: Settings, clock: Callable[[], float]) -> Findings:
-    """All about Redis; ends at the first thing that makes the rest pointless."""
+    """Check Redis; end at the first failure that makes the other checks pointless."""
     link = open_link(settings.redis_address, "email-ingestion-doctor")
     try:
         facts = read_server_info(link)
@@ -82,15 +82,15 @@ def check_redis(settings: Settings, clock: Callable[[], float]) -> Findings:
         return
     for each in facts:
         which = f" {each.address}" if len(facts) > 1 else ""
-        for finding in _of_server(each, clock() - each.time):
+        for finding in _check_server(each, clock() - each.time):
             yield replace(finding, check=f"{finding.check}{which}")
-    yield _writes(link)
-    yield from _agreement(link, settings)
+    yield _check_writes(link)
+    yield from _check_database_agreement(link, settings)
 
 
-def _of_server(facts: ServerInfo, ahead: float) -> Findings:
-    yield _version(facts)
-    yield from _keeping(facts)
+def _check_server(facts: ServerInfo, ahead: float) -> Findings:
+    yield _check_version(facts)
+    yield from _check_durability(facts)
     yield check_clock("Redis", ahead)
 
 
@@ -102,14 +102,14 @@ def _refusal(check: str, error: EmailIngestionError) -> Finding:
     return Finding(check, "failed", said, "redis-cli -h $REDIS_HOST -p $REDIS_PORT ping")
 
 
-def _version(facts: ServerInfo) -> Finding:
+def _check_version(facts: ServerInfo) -> Finding:
     said = f"{facts.version}, {facts.dbsize} keys"
     if int(facts.version.removeprefix("valkey ").partition(".")[0]) < OLDEST:
         return Finding("redis", "failed", f"Redis {said} is too old", f"install Redis {OLDEST} or newer")
     return Finding("redis", "ok", f"Redis {said}")
 
 
-def _writes(link: RedisLink) -> Finding:
+def _check_writes(link: RedisLink) -> Finding:
     try:
         write_new_key(link)
     except EmailIngestionError as error:
@@ -117,7 +117,7 @@ def _writes(link: RedisLink) -> Finding:
     return Finding("redis writes", "ok", "a key was written and removed")
 
 
-def _keeping(facts: ServerInfo) -> Findings:
+def _check_durability(facts: ServerInfo) -> Findings:
     """Whether what Redis has, it keeps: in memory, and over a restart."""
     remedy = _change("maxmemory-policy noeviction")
     if facts.policy == "noeviction":
@@ -156,7 +156,7 @@ def check_clock(other: str, ahead: float) -> Finding:
     return Finding(check, "failed" if abs(ahead) > JUMP_SECONDS else "degraded", cause, "sudo timedatectl set-ntp true")
 
 
-def _agreement(link: RedisLink, settings: Settings) -> Findings:
+def _check_database_agreement(link: RedisLink, settings: Settings) -> Findings:
     """Whether all processes and this configuration speak of one database: reconcile asks it what workers wrote."""
     mine = ledger_fingerprint(settings.database_url)
     if mine is None:

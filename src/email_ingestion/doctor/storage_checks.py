@@ -1,4 +1,4 @@
-"""Where mail goes: the database, the large contents, the other sinks, and the routes to them."""
+"""Checks of the places where mail goes: database, blobs, other sinks, and the routes to them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from email_ingestion.sinks import close_sink, load_sink
 
 
 def check_stores(settings: Settings) -> Findings:
-    """The database is looked at and not made; the other sinks are opened and asked for a sign of life."""
+    """Check the database without creating it; open and ping the other sinks; check the routes."""
     yield _database(settings.database_url)
     yield _blobs(settings.blob_url)
     for name in settings.sinks[1:]:  # the first is the database

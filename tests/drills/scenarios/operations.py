@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
 
-from email_ingestion.backup.archive import Archive, archives, name_of, write_archive, write_beside
+from email_ingestion.backup.archive import Archive, archive_name, list_archives, write_archive, write_manifest_file
 from email_ingestion.ledger.store import open_ledger
 from tests.drills.scenarios.base import Scenario
 from tests.drills.world import World
@@ -67,7 +67,7 @@ class BackupMissed(Scenario):
         assert done.rc == 0, done.output
 
     def inject(self, world: World) -> None:
-        (made,) = archives(world.folder / "backups")
+        (made,) = list_archives(world.folder / "backups")
         _predate(made)
 
 
@@ -105,9 +105,9 @@ def _predate(made: Archive) -> None:
     manifest = replace(made.manifest, created_at=LONG_AGO)
     with tarfile.open(made.path) as tar:
         tar.extractall(folder / "unpacked", filter="data")
-    path = folder / name_of(LONG_AGO)
+    path = folder / archive_name(LONG_AGO)
     write_archive(path, manifest, folder / "unpacked")
-    write_beside(path, manifest)
+    write_manifest_file(path, manifest)
     for each in (*(folder / "unpacked").iterdir(), made.path, made.path.with_suffix(".json")):
         each.unlink()
     (folder / "unpacked").rmdir()
