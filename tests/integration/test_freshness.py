@@ -44,8 +44,8 @@ class Pass:
 
     def run(self, *, room: bool = True) -> bool:
         with closing(log_in(self.source.account, 10.0)) as connection:
-            opened = connection.examine(connection.find_mailbox(self.source.account.imap_mailbox))
-            return self.source.new_mail(connection, opened).run(lambda *_: 0.0 if room else 1.0, lambda _: room)
+            mailbox = connection.examine(connection.find_mailbox(self.source.account.imap_mailbox))
+            return self.source.new_mail(connection, mailbox).run(lambda *_: 0.0 if room else 1.0, lambda _: room)
 
     def waiting(self) -> list[float]:
         return [event.since for event in self.heard.of(NewMailWaiting)]

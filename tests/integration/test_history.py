@@ -69,9 +69,9 @@ def reconcile(watched: Watched) -> ReconcileReport:
 
 def test_new_mail_comes_before_old_and_old_mail_newest_first(watched: Watched):
     with closing(log_in(watched.account, 5.0)) as connection:
-        source, opened = watched.source(), connection.examine(connection.find_mailbox("auto"))
-        new_mail = partial(source.new_mail(connection, opened).run, lambda _size, _in_flight: 0.0, _goes_on)
-        steps = source.history(connection, opened).steps(lambda _size, _in_flight: 0.0)
+        source, mailbox = watched.source(), connection.examine(connection.find_mailbox("auto"))
+        new_mail = partial(source.new_mail(connection, mailbox).run, lambda _size, _in_flight: 0.0, _goes_on)
+        steps = source.history(connection, mailbox).steps(lambda _size, _in_flight: 0.0)
         assert new_mail()
         assert uids_in_order(watched) == []
         assert next(steps) == 0.0
@@ -101,10 +101,10 @@ def test_the_next_portion_is_fetched_ahead_when_there_is_room_and_comes_once(wat
         return pauses.pop(0) if pauses else 0.0
 
     with closing(log_in(watched.account, 5.0)) as connection:
-        source, opened = watched.source(), connection.examine(connection.find_mailbox("auto"))
-        new_mail = partial(source.new_mail(connection, opened).run, lambda _size, _in_flight: 0.0, _goes_on)
+        source, mailbox = watched.source(), connection.examine(connection.find_mailbox("auto"))
+        new_mail = partial(source.new_mail(connection, mailbox).run, lambda _size, _in_flight: 0.0, _goes_on)
         assert new_mail()
-        steps = source.history(connection, opened).steps(room)
+        steps = source.history(connection, mailbox).steps(room)
         assert next(steps) == 0.0
         assert in_flight == [0, 4, 4, 8]
         assert (len(uids_in_order(watched)), fetched() >= 8) == (4, True)
@@ -128,8 +128,8 @@ def test_much_new_mail_is_fetched_ahead_as_well(watched: Watched, monkeypatch: p
 
     waited: list[float] = []
     with closing(log_in(watched.account, 5.0)) as connection:
-        source, opened = watched.source(), connection.examine(connection.find_mailbox("auto"))
-        new_mail = partial(source.new_mail(connection, opened).run, room, lambda seconds: not waited.append(seconds))
+        source, mailbox = watched.source(), connection.examine(connection.find_mailbox("auto"))
+        new_mail = partial(source.new_mail(connection, mailbox).run, room, lambda seconds: not waited.append(seconds))
         assert new_mail()
         for number in range(100, 120):
             watched.sandbox.deliver(letter(number, 1000))
@@ -145,9 +145,9 @@ def test_the_walk_goes_on_where_it_was_killed(watched: Watched):
     lives = 0
     while not lives or cursor(watched).history > 1:
         with closing(log_in(watched.account, 5.0)) as connection:
-            source, opened = watched.source(), connection.examine(connection.find_mailbox("auto"))
-            assert source.new_mail(connection, opened).run(lambda _size, _in_flight: 0.0, _goes_on)
-            next(source.history(connection, opened).steps(lambda _size, _in_flight: 0.0))
+            source, mailbox = watched.source(), connection.examine(connection.find_mailbox("auto"))
+            assert source.new_mail(connection, mailbox).run(lambda _size, _in_flight: 0.0, _goes_on)
+            next(source.history(connection, mailbox).steps(lambda _size, _in_flight: 0.0))
         report = reconcile(watched)
         assert (report.missing, report.queued + report.ahead) == (0, 40)
         lives += 1

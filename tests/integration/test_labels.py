@@ -47,14 +47,14 @@ def watched(sandbox: RunningSandbox, redis_server: RedisServer, tmp_path: Path) 
 class Tracking:
     """What a watcher does on one connection, a step at a time."""
 
-    def __init__(self, watched: Watched, connection: ImapMailbox, opened: SelectedMailbox) -> None:
+    def __init__(self, watched: Watched, connection: ImapMailbox, mailbox: SelectedMailbox) -> None:
         source = watched.source()
         self.connection = connection
         self._new_mail = partial(
-            source.new_mail(connection, opened).run, lambda _size, _in_flight: 0.0, lambda _seconds: True
+            source.new_mail(connection, mailbox).run, lambda _size, _in_flight: 0.0, lambda _seconds: True
         )
-        self._history = source.history(connection, opened).steps(lambda _size, _in_flight: 0.0)
-        self._labels = source.labels(connection, opened).steps(lambda _size: 0.0)
+        self._history = source.history(connection, mailbox).steps(lambda _size, _in_flight: 0.0)
+        self._labels = source.labels(connection, mailbox).steps(lambda _size: 0.0)
 
     def fetch(self) -> None:
         assert self._new_mail()

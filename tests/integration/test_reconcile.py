@@ -132,11 +132,11 @@ def test_a_repair_after_a_flush_and_then_the_producer_queue_nothing_twice(filled
 def test_a_flush_on_a_living_connection_is_noticed(filled: World):
     with filled.redis.client() as client:
         client.delete(KEYS.cursor("default", "[Gmail]/All Mail"))
-    with filled._opened() as (source, connection, opened):
+    with filled._opened() as (source, connection, mailbox):
         new_mail = partial(
-            source.new_mail(connection, opened).run, lambda _size, _in_flight: 0.0, lambda _seconds: True
+            source.new_mail(connection, mailbox).run, lambda _size, _in_flight: 0.0, lambda _seconds: True
         )
-        history = source.history(connection, opened).steps(lambda _size, _in_flight: 0.0)
+        history = source.history(connection, mailbox).steps(lambda _size, _in_flight: 0.0)
         for queued in (10, 20):
             assert new_mail()
             assert any(pause == math.inf for pause in history)
@@ -318,8 +318,8 @@ def test_twenty_thousand_messages_are_compared_in_windows(
         assert (report.checked, report.missing, len(report.missing_uids)) == (20_000, 20_000, MAX_MISSING_UIDS)
         assert (largest["list_uids"], largest["fetch_summaries"]) == (window, stretch)
         with world.reconciler() as reconciler:
-            opened = reconciler._mailbox
-            Appender(link(redis_server.url)).restart_cursor("default", opened.name, Cursor(opened.uidvalidity, 0))
+            mailbox = reconciler._mailbox
+            Appender(link(redis_server.url)).restart_cursor("default", mailbox.name, Cursor(mailbox.uidvalidity, 0))
             for name in ("list_uids", "list_uids_from"):
                 setattr(reconciler._connection, name, measured(name, getattr(reconciler._connection, name)))
             assert reconciler.run().ahead == 20_000

@@ -1,4 +1,4 @@
-"""A mailbox, its way into the ledger and the audit of both, without a process: for tests that compare them."""
+"""A mailbox, its way into the ledger and reconcile of both, without a process: for tests that compare them."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from tests.servers.redis import RedisServer
 KEYS = Keys()
 
 
-def _pass(source: Source, connection: ImapMailbox, opened: SelectedMailbox) -> None:
+def _pass(source: Source, connection: ImapMailbox, mailbox: SelectedMailbox) -> None:
     """New mail, then what was there before."""
-    assert source.new_mail(connection, opened).run(lambda _size, _in_flight: 0.0, lambda _seconds: True)
-    history = source.history(connection, opened).steps(lambda _size, _in_flight: 0.0)
+    assert source.new_mail(connection, mailbox).run(lambda _size, _in_flight: 0.0, lambda _seconds: True)
+    history = source.history(connection, mailbox).steps(lambda _size, _in_flight: 0.0)
     while next(history) < math.inf:
         pass
 
@@ -75,8 +75,8 @@ class World:
 
     def sync(self) -> None:
         """What the producer does on a connection."""
-        with self._opened() as (source, connection, opened):
-            _pass(source, connection, opened)
+        with self._opened() as (source, connection, mailbox):
+            _pass(source, connection, mailbox)
 
     def work(self, most: int = 1_000_000) -> int:
         """What a worker does with up to `most` messages; returns how many the ledger had already."""
@@ -109,8 +109,8 @@ class World:
 
     @contextmanager
     def reconciler(self, room: Callable[[], bool] | None = None) -> Iterator[Reconciler]:
-        with self._opened() as (source, connection, opened):
-            yield source.reconciler(connection, opened, room)
+        with self._opened() as (source, connection, mailbox):
+            yield source.reconciler(connection, mailbox, room)
 
     @contextmanager
     def _opened(self) -> Iterator[tuple]:

@@ -1,4 +1,4 @@
-"""One account's access tokens as its watcher asks for them: behind the breaker, and telling what happens to them."""
+"""Gets one account's access tokens through the circuit breaker; announces refreshes, failures and ending consent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from email_ingestion.oauth2.token_source import CONSENT_WARNING_SECONDS, AccessT
 
 
 class TokenRefresher:
-    """For the watcher's thread alone."""
+    """Refreshes tokens for one watcher, in its thread alone."""
 
     def __init__(self, account: str, source: TokenSource, breaker: Breaker, observe: Observe) -> None:
         self._account = account
@@ -23,11 +23,11 @@ class TokenRefresher:
 
     @property
     def expires_at(self) -> float:
-        """When the token that was got last expires, in Unix seconds."""
+        """When the last token expires, in Unix seconds."""
         return self._expires_at
 
     def get(self, rejected: str | None = None) -> str:
-        """An access token, and not the `rejected` one.
+        """Return an access token, and not the `rejected` one.
 
         Raises OAuth2AuthenticationError, TokenRefreshError, CircuitBreakerError.
         """

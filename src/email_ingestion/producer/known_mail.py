@@ -76,9 +76,11 @@ class InFlight:
         """Return where the message with this X-GM-MSGID is."""
         return self._find(lambda entries: gm_msgid in entries.gm_msgids)
 
-    def by_location(self, place: Location) -> QueueState | None:
+    def by_location(self, location: Location) -> QueueState | None:
         """Return where the message from this mailbox and UID is, on a server without X-GM-EXT-1."""
-        return self._find(lambda entries: place.uid in entries.uids.get((place.mailbox, place.uidvalidity), ()))
+        return self._find(
+            lambda entries: location.uid in entries.uids.get((location.mailbox, location.uidvalidity), ())
+        )
 
     def by_sha256(self, sha256: str) -> QueueState | None:
         """Return where the message with these bytes is, on a server without X-GM-EXT-1."""
@@ -120,7 +122,7 @@ class LedgerUids:
 
 @dataclass(slots=True)
 class Locations:
-    """Where messages are, by UID; the delivered ones with the place they were first delivered from."""
+    """Where messages are, by UID; the delivered ones with the location they were first delivered from."""
 
     delivered: dict[int, Location] = field(default_factory=dict)
     in_flight: dict[int, QueueState] = field(default_factory=dict)
@@ -135,8 +137,8 @@ class Locations:
 class KnownMail:
     """What is known of one mailbox of an account. Methods raise SinkUnavailable and what `RedisLink.call` raises.
 
-    Where the ledger recognizes a message by its identity at a new place, the place is recorded, so that the next time
-    the place is enough.
+    Where the ledger recognizes a message by its identity at a new location, the location is recorded, so that next time
+    the location is enough.
     """
 
     def __init__(
@@ -172,12 +174,12 @@ class KnownMail:
         return known | self.locate([summary for summary in summaries if summary.uid not in known]).uids
 
     def locate(self, summaries: Sequence[MessageSummary]) -> Locations:
-        """Return where messages are, of which the ledger does not know the place."""
+        """Return where messages are, of which the ledger does not know the location."""
         self._in_flight.ensure_read()
         locations = Locations()
         for summary in summaries:
             state = (
-                self._in_flight.by_location(self._place(summary.uid))
+                self._in_flight.by_location(self._location(summary.uid))
                 if summary.gm_msgid is None
                 else self._in_flight.by_gm_msgid(summary.gm_msgid)
             )
@@ -226,15 +228,14 @@ class KnownMail:
 
     def _delivered(self, ids: dict[int, str]) -> dict[int, Location]:
         ledger = self._ledger()
-        places = ledger.first_locations(ids.values())
-        found = {uid: identity for uid, identity in ids.items() if identity in places}
-        here = {self._place(uid): identity for uid, identity in found.items()}
-        ledger.record_locations(
-            self._account, {place: identity for place, identity in here.items() if places[identity] != place}
-        )
-        return {uid: places[identity] for uid, identity in found.items()}
+        first_locations = ledger.first_locations(ids.values())
+        found = {uid: identity for uid, identity in ids.items() if identity in first_locations}
+        here = {self._location(uid): identity for uid, identity in found.items()}
+        new = {location: identity for location, identity in here.items() if first_locations[identity] != location}
+        ledger.record_locations(self._account, new)
+        return {uid: first_locations[identity] for uid, identity in found.items()}
 
-    def _place(self, uid: int) -> Location:
+    def _location(self, uid: int) -> Location:
         return Location(self._mailbox.name, self._mailbox.uidvalidity, uid)
 
 

@@ -119,7 +119,7 @@ class Reconciler:
         yield
 
     def _compare_chunk(self, uids: Sequence[int]) -> None:
-        """Compare messages whose place the ledger does not know."""
+        """Compare messages whose location the ledger does not know."""
         summaries = self._fetcher.summaries(uids)
         self._count_failures()
         locations = self._known_mail.locate(summaries)
@@ -179,15 +179,14 @@ class Reconciler:
         Such a message is a copy if the other UID is still there, else it was moved.
         """
         here = (self._mailbox.name, self._mailbox.uidvalidity)
-        others = {place.uid for uid, place in delivered.items() if (place.mailbox, place.uidvalidity) == here}
-        others = {uid for uid in others if uid <= self.report.last_uid}
-        listed = self._listed(sorted(others))
-        for uid, place in delivered.items():
-            if place.uid in others and (place.mailbox, place.uidvalidity) == here and place.uid != uid:
-                if place.uid in listed:
-                    self.report.duplicate += 1
-                else:
-                    self.report.unexpected -= 1  # counted at the other UID: it is still here
+        others = {uid: at.uid for uid, at in delivered.items() if (at.mailbox, at.uidvalidity) == here}
+        others = {uid: other for uid, other in others.items() if other <= self.report.last_uid}
+        listed = self._listed(sorted(set(others.values())))
+        for uid, other in others.items():
+            if other in listed and other != uid:
+                self.report.duplicate += 1
+            elif other != uid:
+                self.report.unexpected -= 1  # counted at the other UID: it is still here
 
     def _listed(self, uids: Sequence[int]) -> set[int]:
         chunks = [uids[start : start + MAX_FETCH_UIDS] for start in range(0, len(uids), MAX_FETCH_UIDS)]
