@@ -4,56 +4,14 @@ from __future__ import annotations
 
 import codecs
 import re
-from functools import lru_cache
 from typing import Final
 
 from charset_normalizer import from_bytes
 
-from email_ingestion.parsing import limits
+from email_ingestion.parsing import iso_2022_jp, limits
+from email_ingestion.parsing.charset_labels import find_codec
 from email_ingestion.parsing.defects import Defect, Defects
 
-# Labels of mail programs that Python does not know, or reads too narrowly: as in the WHATWG encoding standard, each
-# stands for the superset its users really send.
-_ALIASES: Final = {
-    "ansi_x3.110-1983": "latin-1",
-    "big5": "cp950",
-    "cp-850": "cp850",
-    "cseuckr": "cp949",
-    "cseucpkdfmtjapanese": "euc_jp",
-    "csiso2022jp": "iso2022_jp_2",
-    "csshiftjis": "cp932",
-    "default": "ascii",
-    "euc-kr": "cp949",
-    "gb2312": "gb18030",
-    "gb_2312-80": "gb18030",
-    "gbk": "gb18030",
-    "iso-2022-jp": "iso2022_jp_2",
-    "iso-8859-1": "cp1252",
-    "iso-8859-8-e": "iso8859_8",
-    "iso-8859-8-i": "iso8859_8",
-    "iso-8859-9": "cp1254",
-    "iso8859-1": "cp1252",
-    "ks_c_5601-1987": "cp949",
-    "latin1": "cp1252",
-    "macintosh": "mac_roman",
-    "shift-jis": "cp932",
-    "shift_jis": "cp932",
-    "sjis": "cp932",
-    "tis-620": "cp874",
-    "unicode-1-1-utf-7": "utf_7",
-    "us-ascii": "ascii",
-    "utf8mb4": "utf_8",
-    "windows-31j": "cp932",
-    "windows-874": "cp874",
-    "x-gbk": "gb18030",
-    "x-sjis": "cp932",
-    "x-mac-roman": "mac_roman",
-}
-# Codecs of Python that read text but are no charset of mail; punycode is quadratic, too.
-_NOT_CHARSETS: Final = frozenset(
-    {"idna", "mbcs", "oem", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"}
-)
-_LABEL: Final = re.compile(r"[a-z0-9][a-z0-9._:+-]{0,39}")
 # What is really met undeclared; a short list keeps the detection short and its answers plausible. The order decides
 # where several fit equally well, as they often do on short texts.
 _DETECTED_CODECS: Final = [
@@ -67,22 +25,98 @@ _MIN_TELLING_BYTES: Final = (
     8  # fewer bytes above 127 than these tell nothing: the most frequent charset is the best guess
 )
 _NON_ASCII: Final = re.compile(rb"[\x80-\xff]+")
-_MULTIBYTE: Final = frozenset({"utf-8", "gb18030", "cp950", "cp932", "cp949", "euc_jp", "big5hkscs", "iso2022_jp_2"})
+_MULTIBYTE: Final = frozenset({"utf-8", "gb18030", "cp950", "cp932", "cp949", "euc_jp", "big5", "big5hkscs", "johab"})
+_STATEFUL: Final = frozenset({"iso2022_jp_2", "iso2022_kr", "hz", "utf-7"})
+_WIDE: Final = ("utf-16", "utf-32")
+_LIKELY_CHARS: Final = 1_000
+# Text of two-byte charsets, and hardly another, has bytes above 127 in runs of even length.
+_MIN_PAIRED_BYTES: Final = 12
+_MIN_PAIRED_SHARE: Final = 0.8
 
 
-def decode(data: bytes, declared: str | None, defects: Defects) -> str:
-    """Decode `data` as declared, else as detected, else as Latin-1; note a defect unless it was as declared."""
-    codec = _find_codec(declared) if declared else None
-    text = _try_decode(data, codec) if codec else None
-    if text is not None:
-        return text
-    if data.isascii():
+def decode(data: bytes, declared: str | None, defects: Defects, hint: str | None = None) -> str:
+    """Decode `data` as declared, else as detected, else as Latin-1; note a defect unless it was as declared.
+
+    `hint` is a second label, which the text itself gives. UTF-8 that is valid wins over a single-byte charset, in which
+    it would hardly make sense; over a multi-byte one only where that fails; and over a stateful one never.
+    """
+    codec = find_codec(declared) if declared else None
+    ascii_only = data.isascii()
+    if codec in _STATEFUL or (ascii_only and b"\x1b" in data):
+        text = _decode_stateful(data, declared, codec, defects)
+        if text is not None:
+            return text
+    if ascii_only and not (codec and codec.startswith(_WIDE)):
         if declared and codec is None:
             defects.note(Defect.CHARSET_UNKNOWN)
         return data.decode("ascii")
-    defects.note(_mismatch(declared, codec))
-    damaged = _decode_damaged(data, codec) if codec in _MULTIBYTE else None
-    return damaged if damaged is not None else detect_and_decode(data, defects)
+    text = _decode_as_declared(data, codec) if codec else None
+    if text is None:
+        defects.note(_mismatch(declared, codec))
+        text = _decode_otherwise(data, codec, find_codec(hint) if hint else None)
+    return text if text is not None else detect_and_decode(data, defects)
+
+
+def _decode_as_declared(data: bytes, codec: str) -> str | None:
+    if codec in _MULTIBYTE:
+        return _try_decode(data, codec)
+    if codec.startswith(_WIDE):
+        text = _try_decode(data, codec)
+        return text if text is None or _is_likely(text) else None
+    return None if _is_contradicted(data) else _try_decode(data, codec)
+
+
+def _decode_otherwise(data: bytes, codec: str | None, hinted: str | None) -> str | None:
+    """Decode by the hint, or as declared with a few damaged characters, unless the text is UTF-8."""
+    if _is_utf8(data):
+        return None
+    text = _try_decode(data, hinted) if hinted and hinted != codec else None
+    return _decode_damaged(data, codec) if text is None and codec in _MULTIBYTE else text
+
+
+def decode_iso_2022(data: bytes) -> str | None:
+    """Decode 7-bit text with escape sequences of ISO 2022, Japanese or Korean; None when it is none."""
+    if b"\x1b$)C" in data:
+        return _try_decode(data, "iso2022_kr")
+    return iso_2022_jp.decode(data)
+
+
+def _decode_stateful(data: bytes, declared: str | None, codec: str | None, defects: Defects) -> str | None:
+    """Decode a charset of 7 bits that switches by escape sequences, also where it is not declared."""
+    text = _try_decode(data, codec) if codec in _STATEFUL else None
+    if text is not None and not (codec == "iso2022_jp_2" and "\x1b" in text):
+        return text
+    if b"\x1b" in data or b"\x0e" in data or codec == "iso2022_jp_2":
+        text = decode_iso_2022(data)
+        if text is not None and codec != "iso2022_jp_2":
+            defects.note(_mismatch(declared, codec))
+        elif text is not None and "\ufffd" in text:
+            if not data.isascii() and _is_utf8(data):
+                return None
+            defects.note(Defect.CHARSET_WRONG)
+        return text
+    return None
+
+
+def _is_utf8(data: bytes) -> bool:
+    return _try_decode(data, "utf-8") is not None
+
+
+def _is_contradicted(data: bytes) -> bool:
+    """Tell whether bytes above 127 with a single-byte label are UTF-8, UTF-16 or of a charset of two bytes."""
+    if _is_utf8(data) or data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return True
+    runs = _NON_ASCII.findall(data[: limits.DETECT_BYTES])
+    total = sum(map(len, runs))
+    if total < _MIN_PAIRED_BYTES or sum(len(run) for run in runs if len(run) % 2 == 0) < total * _MIN_PAIRED_SHARE:
+        return False
+    return _detect_codec(data[: limits.DETECT_BYTES]) in _MULTIBYTE
+
+
+def _is_likely(text: str) -> bool:
+    """Tell whether UTF-16 gave text, and not what pairs of ASCII letters look like in it."""
+    sample = text[:_LIKELY_CHARS]
+    return sum(map(str.isascii, sample)) * 20 > len(sample) or any(one in sample for one in " \n\u3000\u3002")
 
 
 def detect_and_decode(data: bytes, defects: Defects) -> str:
@@ -112,7 +146,8 @@ def header_codec(values: bytes, message: bytes) -> str | None:
     All fields share it: a single subject is too short to detect anything, and a thousand detections are too slow.
     """
     declared = declared_codec(message)
-    if declared and _try_decode(values, declared) is not None:
+    fits = declared and _try_decode(values, declared) is not None
+    if fits and (declared in _MULTIBYTE or not _is_contradicted(values)):
         return declared
     return _detect_codec(values[: limits.DETECT_BYTES])
 
@@ -120,8 +155,8 @@ def header_codec(values: bytes, message: bytes) -> str | None:
 def declared_codec(message: bytes) -> str | None:
     """Return the codec of the first charset parameter in the message, if it is one for 8-bit bytes."""
     found = _PARAMETER.search(message, 0, limits.DECLARED_BYTES)
-    codec = _find_codec(found[1].decode("ascii")) if found else None
-    return None if codec in {"ascii", "utf-8"} else codec
+    codec = find_codec(found[1].decode("ascii")) if found else None
+    return None if codec in {"ascii", "utf-8"} or codec in _STATEFUL else codec
 
 
 def _decode_latin1(data: bytes, defects: Defects) -> str:
@@ -159,19 +194,3 @@ def _detect_codec(sample: bytes) -> str | None:
     equal = [one for one in matches if (one.chaos, one.coherence) == (best.chaos, best.coherence)]
     fitting = {encoding for one in equal for encoding in one.could_be_from_charset}
     return min(fitting & set(_DETECTED_CODECS), key=_DETECTED_CODECS.index, default=best.encoding)
-
-
-@lru_cache(maxsize=512)
-def _find_codec(label: str) -> str | None:
-    """Return the Python codec for a charset label; None when Python has none or it is not a charset."""
-    name = label.strip(" \t'\"<>;,").lower()
-    name = _ALIASES.get(name, name)
-    if not _LABEL.fullmatch(name):
-        return None
-    try:
-        codec = codecs.lookup(name).name
-        b"\0\0\0\0".decode(codec, "replace")  # refuses what is no text encoding, such as zlib; not so for b""
-    except (LookupError, ValueError, ImportError):
-        return None
-    codec = _ALIASES.get(codec, codec)
-    return None if codec.replace("_", "-") in _NOT_CHARSETS else codec

@@ -90,15 +90,15 @@ class _ContentReader:
 
     def _make_block(self, part: Part) -> _Block:
         if part.content_type == "text/html":
-            return _Block(None, self._decode(part, part.parameters.get("charset") or _find_meta_charset(part.content)))
+            return _Block(None, self._decode(part, *_html_charsets(part)))
         plain = self._decode(part, part.parameters.get("charset"))
         if part.parameters.get("format", "").lower() == "flowed" and len(plain) <= limits.FLOWED_CHARS:
             plain = text.unflow(plain, delsp=part.parameters.get("delsp", "").lower() == "yes")
         return _Block(plain, None)
 
-    def _decode(self, part: Part, charset: str | None) -> str:
+    def _decode(self, part: Part, charset: str | None, hint: str | None = None) -> str:
         max_bytes = 4 * limits.TEXT_CHARS
-        decoded = charsets.decode(part.content[:max_bytes], charset, self._defects)
+        decoded = charsets.decode(part.content[:max_bytes], charset, self._defects, hint)
         return headers.clean(text.normalize(decoded), self._defects)
 
     def _join_text(self, blocks: list[_Block]) -> str:
@@ -185,6 +185,15 @@ def _mark_inline(attachment: Attachment, html: str) -> Attachment:
     """Mark an image as inline when the HTML refers to its Content-ID (RFC 2392), whatever its disposition says."""
     shown = attachment.content_id and not attachment.inline and f"cid:{attachment.content_id}" in html
     return replace(attachment, inline=True) if shown else attachment
+
+
+def _html_charsets(part: Part) -> tuple[str | None, str | None]:
+    """Return the charset that is declared, if only by a meta element, and the meta element's where both are there."""
+    declared = part.parameters.get("charset")
+    if declared and part.content.isascii():
+        return declared, None
+    meta = _find_meta_charset(part.content)
+    return (declared, meta) if declared else (meta, None)
 
 
 def _find_meta_charset(content: bytes) -> str | None:

@@ -12,21 +12,36 @@ from typing import Final
 from email_ingestion.parsing import charsets, limits
 from email_ingestion.parsing.defects import Defect, Defects
 
-# Wider than the RFC: spaces inside the text (section 5 forbids them, many senders write them) and a language tag
-# (RFC 2231, section 5). Every repetition stops at the next "?", so it is linear.
-_WORD: Final = re.compile(r"=\?([^?*\s]{1,60})(?:\*[^?\s]{0,40})?\?([bBqQ])\?([^?]*)\?=")
+# Wider than the RFC: spaces and question marks inside the text (section 5 forbids them, many senders write them), a
+# language tag (RFC 2231, section 5), and no charset. The text stops before the next "=?" and is possessive: linear.
+_TEXT: Final = r"(?:[^?=]|=(?!\?[^=])|\?(?!=))*+"
+_WORD: Final = re.compile(rf"=\?([^?*\s]{{0,60}})(?:\*[^?\s]{{0,40}})?\?([bBqQ])\?({_TEXT})\?=")
+_RAW_WORD: Final = re.compile(rf"(=\?[^?\s]{{0,100}}\?[qQ]\?)({_TEXT})(?=\?=)".encode())
+_NON_ASCII: Final = re.compile(rb"[\x80-\xff]")
 _NOT_BASE64: Final = re.compile(r"[^A-Za-z0-9+/]+")
 
 
 @dataclass(slots=True)
 class _Run:
-    """Adjacent words of one charset and encoding: senders split characters between them, so bytes are joined first."""
+    """Adjacent words of one charset: senders split characters between them, so bytes are joined before decoding."""
 
     charset: str
-    encoding: str
-    texts: list[str]
+    texts: list[tuple[str, list[str]]]  # encoding, and the texts of adjacent words that have it
     start: int
     end: int
+
+    def add(self, encoding: str, text: str, end: int) -> None:
+        """Add a word that ends at the offset `end`."""
+        if self.texts[-1][0] == encoding:
+            self.texts[-1][1].append(text)
+        else:
+            self.texts.append((encoding, [text]))
+        self.end = end
+
+
+def quote_raw_bytes(value: bytes) -> bytes:
+    """Write raw bytes above 127 inside "Q" words as "=XX": they are in the charset of their word."""
+    return _RAW_WORD.sub(lambda word: word[1] + _NON_ASCII.sub(lambda byte: b"=%02X" % byte[0][0], word[2]), value)
 
 
 def decode_words(value: str, defects: Defects) -> str:
@@ -51,20 +66,18 @@ def _find_runs(value: str) -> Iterator[_Run]:
     run: _Run | None = None
     for match in islice(_WORD.finditer(value), limits.ENCODED_WORDS):
         charset, encoding, text = match[1].lower(), match[2].lower(), match[3]
-        adjacent = run and (run.charset, run.encoding) == (charset, encoding)
-        if run and adjacent and not value[run.end : match.start()].strip():
-            run.texts.append(text)
-            run.end = match.end()
+        if run and run.charset == charset and not value[run.end : match.start()].strip():
+            run.add(encoding, text, match.end())
             continue
         if run:
             yield run
-        run = _Run(charset, encoding, [text], match.start(), match.end())
+        run = _Run(charset, [(encoding, [text])], match.start(), match.end())
     if run:
         yield run
 
 
 def _decode_run(run: _Run, defects: Defects) -> str:
-    data = _decode_b(run.texts, defects) if run.encoding == "b" else _decode_q(run.texts)
+    data = b"".join(_decode_b(texts, defects) if encoding == "b" else _decode_q(texts) for encoding, texts in run.texts)
     return charsets.decode(data, run.charset, defects)
 
 
@@ -78,5 +91,8 @@ def _decode_b(texts: list[str], defects: Defects) -> bytes:
         return b"".join(binascii.a2b_base64(text.encode("ascii"), strict_mode=True) for text in texts)
     except ValueError:  # binascii.Error and UnicodeEncodeError both are
         defects.note(Defect.ENCODED_WORD_INVALID)
-    clean = _NOT_BASE64.sub("", "".join(texts))
+    whole = "".join(texts)
+    clean = _NOT_BASE64.sub("", whole)
+    if 2 * len(clean) < len(whole.rstrip("=")):
+        return whole.encode("utf-8", "replace")  # it is text with a wrong label
     return binascii.a2b_base64(clean[: len(clean) - (len(clean) % 4 == 1)] + "===")
