@@ -15,11 +15,14 @@ PARAMETER_CHARS: Final = 65_536  # and in so much of it
 RECIPIENTS: Final = 2_000  # kept in each of To, Cc, Bcc, Reply-To; Gmail sends to at most 2,000
 RECIPIENT_CHARS: Final = 250_000  # of such a field that are read, about 1 µs each at worst
 MESSAGE_IDS: Final = 1_000  # kept of References
+JUNK_LINES: Final = 20  # behind which a header is looked for again, each of JUNK_CHARS at most
+JUNK_CHARS: Final = 2_000
 LIST_URIS: Final = 20  # kept of each List-… field
 LIST_CHARS: Final = 10_000  # of such a field, and of Authentication-Results, that are read
 
 DEPTH: Final = 50  # multiparts within multiparts
 PARTS: Final = 1_000  # leaves of the whole message
+DELIMITERS: Final = 100_000  # lines of the whole message that begin as a delimiter does
 TEXT_CHARS: Final = 5_000_000  # kept in `text`, and as many in `html`
 FLOWED_CHARS: Final = 1_000_000  # a longer format=flowed text is left as it is: a log, not prose
 HTML_CHARS: Final = 1_000_000  # turned into text when there is no plain part
@@ -34,14 +37,3 @@ TNEF_ATTACHMENTS: Final = 100  # taken out of one winmail.dat
 TNEF_PROPERTIES: Final = 1_000  # looked at for one attachment in it
 DETECT_BYTES: Final = 8_192  # looked at by the charset detection
 DECLARED_BYTES: Final = 262_144  # in which a declared charset is looked for, to read 8-bit header fields by
-
-# fast-mail-parser is linear except in two things (measured with 0.10.0): RFC 2047 decoding of a part's header scans
-# to its end for every "=?" (2 MB of them: 170 s), and each message/rfc822 level copies what is inside (240 levels
-# around 5 MB: 6.8 s and 1.2 GB). Both products are bounded before it sees a message.
-RUST_WORD_WORK: Final = 1_000_000_000  # "=?" signs times bytes: 0.1 to 0.3 s at worst
-RUST_COPY_BYTES: Final = 64_000_000  # nested messages times bytes
-RUST_DELIMITERS: Final = 20_000  # lines that begin with "--", each perhaps a part of about 1 KB of objects
-
-# The standard library's parser tries the boundary of every open multipart on every line.
-STDLIB_LINE_WORK: Final = 3_000_000  # lines times multiparts: below 1 s, and enough for 50 MB of base64
-STDLIB_MULTIPARTS: Final = 100  # its recursion has a frame or two for each

@@ -13,7 +13,13 @@ from email_ingestion.parsing.encoded_words import decode_words
 from email_ingestion.parsing.headers import one_line
 
 # An unquoted value runs to the semicolon, because people write file names with spaces; possessive, hence linear.
-_PARAMETER: Final = re.compile(r";\s*+([^\s=;]++)\s*+=\s*+(\"(?:[^\"\\]|\\.)*+\"?|[^;]*+)", re.DOTALL)
+_PARAMETER: Final = re.compile(r"[;,\s]\s*+([^\s=;,\"]++)\s*+=\s*+(\"(?:[^\"\\]|\\.)*+\"?|[^;]*+)", re.DOTALL)
+_VALUE: Final = re.compile(r"[^\s;,]*")
+_COMMENT_OR_QUOTED: Final = re.compile(r'("(?:[^"\\]|\\.)*+"?)|\((?:[^()\\]|\\.)*+\)', re.DOTALL)
+_MAX_COMMENT_DEPTH: Final = 5
+# Behind the value of one of these that is not in quotes, a parameter may follow without its semicolon.
+_ONE_WORD: Final = frozenset({"charset", "format", "delsp", "boundary"})
+_NEXT: Final = re.compile(r"\s([a-z-]{4,20}=.*)", re.IGNORECASE | re.DOTALL)
 _SEGMENT: Final = re.compile(r"([^*]+)(?:\*([0-9]{1,4}))?(\*?)")
 _CHARSET: Final = re.compile("([^']*)'[^']*'")  # charset'language'
 _ESCAPED: Final = re.compile(r"\\([\"\\])")
@@ -26,18 +32,38 @@ class _Segment(NamedTuple):
 
 
 def parse(value: str, defects: Defects) -> tuple[str, dict[str, str]]:
-    """Return the lower-case token before the first semicolon, and the decoded parameters by lower-case name."""
-    head, semicolon, _ = value.partition(";")
-    tokens = head.split(None, 1)
-    token = tokens[0].lower() if tokens else ""
-    return token, _parse_pairs(value[len(head) :], defects) if semicolon else {}
+    """Return the lower-case token before the first semicolon, and the decoded parameters by lower-case name.
+
+    A comment is no part of the token, and a semicolon that is missing before a parameter is not missed.
+    """
+    plain = value.strip()
+    if "(" in plain and _VALUE.fullmatch(plain.partition(";")[0].partition("(")[0]) is not None:
+        head, semicolon, rest = plain.partition(";")
+        plain = without_comments(head).strip() + semicolon + rest
+    token = _VALUE.match(plain)
+    end = token.end() if token else 0
+    return plain[:end].lower(), _parse_pairs(plain[end:], defects) if "=" in plain[end:] else {}
+
+
+def without_comments(value: str) -> str:
+    """Remove comments (RFC 5322, section 3.2.2) outside quoted strings, a few levels deep."""
+    for _ in range(_MAX_COMMENT_DEPTH):
+        if "(" not in value:
+            break
+        value = _COMMENT_OR_QUOTED.sub(lambda match: match[1] or " ", value)
+    return value
 
 
 def _parse_pairs(value: str, defects: Defects) -> dict[str, str]:
     plain: dict[str, str] = {}
     extended: dict[str, list[_Segment]] = {}
     for match in islice(_PARAMETER.finditer(value[: limits.PARAMETER_CHARS]), limits.PARAMETERS):
-        name, written = match[1].lower(), _unquote(match[2].strip())
+        name, written = match[1].lower(), match[2].strip()
+        if name in _ONE_WORD and not written.startswith('"') and (following := _NEXT.search(written)):
+            for other, text in _parse_pairs(";" + following[1], defects).items():
+                plain.setdefault(other, text)
+            written = written[: following.start()].rstrip()
+        written = _unquote(written)
         numbered = _SEGMENT.fullmatch(name) if "*" in name else None
         if numbered:
             segment = _Segment(int(numbered[2] or 0), bool(numbered[3]), written)

@@ -1,4 +1,4 @@
-"""One MIME part, as both parsers return it: described by its own header fields, its content transfer-decoded."""
+"""One MIME part: described by its own header fields, its content transfer-decoded."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Final
 
-from email_ingestion.parsing import parameters
+from email_ingestion.parsing import parameters, transfer
 from email_ingestion.parsing.defects import Defect, Defects
 from email_ingestion.parsing.headers import one_line
 
-IDENTITY: Final = frozenset({"", "7bit", "8bit", "binary"})
-UUENCODE: Final = frozenset({"x-uuencode", "uuencode", "uue", "x-uue"})
 MESSAGES: Final = frozenset({"message/rfc822", "message/global"})
-_ENCODINGS: Final = IDENTITY | UUENCODE | {"base64", "quoted-printable"}
+_SPELLINGS: Final = {
+    "quotedprintable": "quoted-printable",
+    "qp": "quoted-printable",
+    "base-64": "base64",
+    "7-bit": "7bit",
+    "7bits": "7bit",
+    "8-bit": "8bit",
+    "8bits": "8bit",
+}
 
 _CACHED_CHARS: Final = 200  # characters; what longer fields say is not kept
 
@@ -109,8 +115,10 @@ def clean_filename(name: str) -> str | None:
 
 
 def _parse_encoding(value: str, defects: Defects) -> str:
-    match = _TOKEN.match(value.strip().lower())
+    plain = parameters.without_comments(value).strip(" \t\"'<>,").lower().replace("_", "-")
+    match = _TOKEN.match(plain)
     encoding = match[0] if match else ""
-    if encoding not in _ENCODINGS:
+    encoding = _SPELLINGS.get(encoding, encoding)
+    if encoding not in transfer.ENCODINGS:
         defects.note(Defect.TRANSFER_UNKNOWN)
     return encoding

@@ -99,10 +99,15 @@ def _parse(envelope: Envelope, raw: bytes, defects: Defects) -> Email:
 
 
 def _normalize_line_ends(raw: bytes, defects: Defects) -> bytes:
-    if b"\n" in raw or b"\r" not in raw:
-        return raw
-    defects.note(Defect.LINE_BARE_CR)
-    return raw.replace(b"\r", b"\n")
+    """Make lines end in LF or CR LF where all end in CR alone, or those of the header in CR CR LF."""
+    first = raw.find(b"\n")
+    if first < 0 and b"\r" in raw:
+        defects.note(Defect.LINE_BARE_CR)
+        return raw.replace(b"\r", b"\n")
+    if first > 1 and raw.startswith(b"\r\r", first - 2):
+        defects.note(Defect.LINE_BARE_CR)
+        return raw.replace(b"\r\r\n", b"\r\n")
+    return raw
 
 
 class _NestedMessages:

@@ -32,6 +32,7 @@ def as_json(email: Email) -> dict[str, Any]:
         {name: parsed[name] for name in PUBLISHED}
         | {name: getattr(email, name) for name in fields}
         | {
+            "from": addresses((email.from_,))[0] if email.from_ else None,
             "to": addresses(email.to),
             "cc": addresses(email.cc),
             "date": email.date.isoformat() if email.date else None,
@@ -48,6 +49,7 @@ def as_json(email: Email) -> dict[str, Any]:
                 }
                 for one in email.attachments
             ],
+            "contents": [one.content.decode("latin-1") for one in email.attachments],
         }
     )
 
