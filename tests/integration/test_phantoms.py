@@ -34,7 +34,7 @@ class Unrest:
     def retry_after(self) -> float:
         return 0.0
 
-    def begin(self, batch: Sequence[Delivery]) -> InProgress:
+    def submit(self, batch: Sequence[Delivery]) -> InProgress:
         return InProgress(batch, [], Future(), 0.0)
 
     def finish(self, begun: InProgress) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
+from email_ingestion.background import PeriodicThread
 from email_ingestion.events import LoopFailed, Notified, Observe
 from email_ingestion.ops.alert_channels import AlertChannels, configured_channels
 from email_ingestion.ops.builtin_alerts import AlertMonitor, Notification
@@ -20,26 +20,24 @@ class AlertWatch:
     def __init__(self, settings: Settings, metrics: Metrics, observe: Observe) -> None:
         named = configured_channels(settings)
         self._channels = AlertChannels(named) if named else None
-        self._seconds = settings.alert_seconds
         self._observe = observe
         self._monitor = AlertMonitor(metrics.registry.collect, self._send, MEMORY)
-        self._closed = threading.Event()
+        self._thread = PeriodicThread(
+            "alerts",
+            settings.alert_seconds,
+            self._monitor.evaluate,
+            immediate=False,
+            on_error=lambda error: observe(LoopFailed("alerts", error)),
+        )
 
     def start(self) -> None:
-        """Begin to look."""
+        """Begin to evaluate the alerts."""
         if self._channels:
-            threading.Thread(target=self._watch, name="alerts", daemon=True).start()
+            self._thread.start()
 
     def close(self) -> None:
-        """Look no more; a channel that hangs is not waited for."""
-        self._closed.set()
-
-    def _watch(self) -> None:
-        while not self._closed.wait(self._seconds):
-            try:
-                self._monitor.evaluate()
-            except Exception as error:  # noqa: BLE001 - who watches must not die of what it sees
-                self._observe(LoopFailed("alerts", error))
+        """Evaluate no more; a channel that hangs is not waited for."""
+        self._thread.close()
 
     def _send(self, notification: Notification) -> bool:
         sent = self._channels is not None and self._channels.send(notification.title, notification.body)

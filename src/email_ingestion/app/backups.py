@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
+from email_ingestion.background import PeriodicThread
 from email_ingestion.backup.archive import newest_backup_time
 from email_ingestion.events import BackupFound, LoopFailed, Observe
 
@@ -17,22 +17,22 @@ class BackupWatch:
     def __init__(self, directory: Path, observe: Observe) -> None:
         self._directory = directory
         self._observe = observe
-        self._closed = threading.Event()
+        self._thread = PeriodicThread(
+            "backups",
+            EVERY_SECONDS,
+            self._check,
+            immediate=True,
+            on_error=lambda error: observe(LoopFailed("backups", error)),
+        )
 
     def start(self) -> None:
-        """Begin to look."""
-        threading.Thread(target=self._watch, name="backups", daemon=True).start()
+        """Begin to check."""
+        self._thread.start()
 
     def close(self) -> None:
-        """Look no more; a look that hangs is not waited for."""
-        self._closed.set()
+        """Check no more; a check that hangs is not waited for."""
+        self._thread.close()
 
-    def _watch(self) -> None:
-        while True:
-            try:
-                if made := newest_backup_time(self._directory):
-                    self._observe(BackupFound(made.timestamp()))
-            except OSError as error:
-                self._observe(LoopFailed("backups", error))
-            if self._closed.wait(EVERY_SECONDS):
-                return
+    def _check(self) -> None:
+        if made := newest_backup_time(self._directory):
+            self._observe(BackupFound(made.timestamp()))

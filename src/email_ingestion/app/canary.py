@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import secrets
-import threading
 import time
 from collections.abc import Callable
 
+from email_ingestion.background import PeriodicThread
 from email_ingestion.errors import TransientError
 from email_ingestion.events import CanarySeen, LoopFailed, Observe
 from email_ingestion.stream import Receipt, RedisLink, SyntheticMessages
@@ -22,40 +22,42 @@ class Canary:
     """`start` it, `close` it; with `seconds` None it does nothing."""
 
     def __init__(self, seconds: float | None, link: RedisLink, paused: Callable[[], object], observe: Observe) -> None:
-        self._seconds = seconds
         self._rehearsals = SyntheticMessages(link)
         self._paused = paused
         self._observe = observe
-        self._closed = threading.Event()
+        self._thread = PeriodicThread(LOOP, seconds, self._send, immediate=False) if seconds else None
 
     def start(self) -> None:
         """Begin to send."""
-        if self._seconds:
-            threading.Thread(target=self._send, args=(self._seconds,), name=LOOP, daemon=True).start()
+        if self._thread:
+            self._thread.start()
 
     def close(self) -> None:
         """Send no more; one that is on its way leaves nothing behind."""
-        self._closed.set()
+        if self._thread:
+            self._thread.close()
 
-    def _send(self, seconds: float) -> None:
-        while not self._closed.wait(seconds):
-            if self._paused():
-                continue
-            try:
-                receipt = self._fly()
-            except TransientError:  # Redis is away, which is told elsewhere
-                receipt = None
-            except Exception as error:  # noqa: BLE001 - who watches must not die of what it sees
-                self._observe(LoopFailed(LOOP, error))
-                receipt = None
-            if not self._closed.is_set():
-                self._observe(CanarySeen(receipt.delivered, receipt.took) if receipt else CanarySeen(None, None))
+    def _send(self) -> None:
+        if self._paused():
+            return
+        try:
+            receipt = self._wait_for_receipt()
+        except TransientError:  # Redis is away, which other loops report
+            receipt = None
+        except Exception as error:  # noqa: BLE001 - the canary must not die of an error it meets
+            self._observe(LoopFailed(LOOP, error))
+            receipt = None
+        if not self._is_closed():
+            self._observe(CanarySeen(receipt.delivered, receipt.took) if receipt else CanarySeen(None, None))
 
-    def _fly(self) -> Receipt | None:
+    def _is_closed(self, timeout: float = 0.0) -> bool:
+        return self._thread is None or self._thread.is_closed(timeout)
+
+    def _wait_for_receipt(self) -> Receipt | None:
         run = f"canary-{secrets.token_hex(6)}"
         self._rehearsals.append([synthetic_message(run, 1, LETTER)])
         deadline = time.monotonic() + WAIT_SECONDS
-        while time.monotonic() < deadline and not self._closed.wait(LOOK_SECONDS):
+        while time.monotonic() < deadline and not self._is_closed(LOOK_SECONDS):
             for receipt in self._rehearsals.collect(run):
                 return receipt
         return None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from email_ingestion.background import PeriodicThread
 from email_ingestion.daemon import running_pid
 from email_ingestion.errors import CircuitBreakerError, ConfigurationError, RedisConnectionError, TransientError
 from email_ingestion.events import LoopFailed, LoopTick, Probed
@@ -56,8 +56,7 @@ class Collector:
         self._pid_dir = pid_dir
         self._ledger = ledger
         self._refuse = refuse
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._collect, name=LOOP, daemon=True)
+        self._thread = PeriodicThread(LOOP, EVERY_SECONDS, self._collect, immediate=True)
 
     def start(self) -> None:
         """Begin to collect."""
@@ -65,22 +64,20 @@ class Collector:
 
     def close(self) -> None:
         """End, and take our presence out of Redis if it answers."""
-        self._closed.set()
-        self._thread.join(EVERY_SECONDS)
+        self._thread.close(EVERY_SECONDS)
         with suppress(TransientError):
             withdraw_presence(self._link, self._presence())
 
-    def _collect(self) -> None:
-        while True:
-            try:
-                self._ops.status.collect(self._read)
-            except ConfigurationError as error:
-                self._refuse(error)
-            except Exception as error:  # noqa: BLE001 - a reading that fails in a new way must not end all readings
-                self._ops.observe(LoopFailed(LOOP, error))
-            self._ops.observe(LoopTick(LOOP))
-            if self._closed.wait(SOONER_SECONDS if self._await_heir() else EVERY_SECONDS):
-                return
+    def _collect(self) -> float:
+        """Collect once; return the seconds until the next time."""
+        try:
+            self._ops.status.collect(self._read)
+        except ConfigurationError as error:
+            self._refuse(error)
+        except Exception as error:  # noqa: BLE001 - a reading that fails in a new way must not end all readings
+            self._ops.observe(LoopFailed(LOOP, error))
+        self._ops.observe(LoopTick(LOOP))
+        return SOONER_SECONDS if self._await_heir() else EVERY_SECONDS
 
     def _await_heir(self) -> bool:
         """Whether Redis is away and another server may take over; if one has, nobody waits for the breaker's time.
