@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -30,8 +33,8 @@ from email_ingestion.events import ConsentEnding, TokenRefreshed, TokenRefreshFa
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.oauth2 import TokenSource
 from email_ingestion.oauth2.consent import authorize
+from email_ingestion.oauth2.token_file import TokenFile
 from email_ingestion.oauth2.token_refresher import TokenRefresher
-from email_ingestion.oauth2.token_source import token_file
 from email_ingestion.settings import Account
 from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from gmail_sandbox.tokens import ServiceAccount
@@ -79,9 +82,9 @@ def test_a_token_is_fetched_once_by_however_many_ask(sandbox: RunningSandbox, ac
 
 
 def test_a_token_near_its_end_is_replaced_and_used_on_while_that_fails(sandbox: RunningSandbox, account: Account):
-    source, file = TokenSource(account), token_file(account)
+    source, file = TokenSource(account), TokenFile(account)
     first = source.access()
-    file.write(replace(file.read(), expires_at=time.time() + 300), sandbox.token_uri)
+    file.write(replace(file.read(), expires_at=time.time() + 300))
     sandbox.arm_fault("token_503")
     kept = source.access()
     assert (kept.token, type(kept.refresh_error)) == (first.token, TokenRefreshError)
@@ -127,8 +130,8 @@ def test_a_refused_client_is_tried_again_some_minutes_later(sandbox: RunningSand
 def test_a_consent_that_died_after_seven_days_is_told_to_be_of_testing_status(
     sandbox: RunningSandbox, account: Account
 ):
-    file = token_file(account)
-    file.write(replace(file.read(), consented_at=time.time() - 7 * 86400), sandbox.token_uri)
+    file = TokenFile(account)
+    file.write(replace(file.read(), consented_at=time.time() - 7 * 86400))
     sandbox.arm_fault("token_invalid_grant")
     with pytest.raises(OAuth2AuthenticationError, match="publish the app"):
         TokenSource(account).access()
@@ -173,8 +176,8 @@ def test_the_end_of_a_consent_is_told_days_before(tmp_path: Path):
 def test_where_the_endpoint_does_not_say_the_setting_tells_how_long_a_consent_lasts(
     sandbox: RunningSandbox, account: Account
 ):
-    file, given = token_file(account), time.time() - 86400
-    file.write(replace(file.read(), consented_at=given), sandbox.token_uri)
+    file, given = TokenFile(account), time.time() - 86400
+    file.write(replace(file.read(), consented_at=given))
     assert TokenSource(account).access().consent_ends_at is None
     access = TokenSource(account.model_copy(update={"oauth2_consent_days": 7})).access()
     assert access.consent_ends_at == pytest.approx(given + 7 * 86400)
@@ -207,10 +210,10 @@ def test_a_key_that_is_none_is_a_configuration_error_that_does_not_show_it(accou
 
 
 def test_a_rotated_refresh_token_is_kept(sandbox: RunningSandbox, account: Account):
-    before = token_file(account).read().refresh_token
+    before = TokenFile(account).read().refresh_token
     sandbox.arm_fault("token_rotate")
     TokenSource(account).access()
-    assert token_file(account).read().refresh_token != before
+    assert TokenFile(account).read().refresh_token != before
     assert TokenSource(account).refresh()
 
 
@@ -286,8 +289,8 @@ def test_an_application_gets_tokens_by_its_own_credentials(sandbox: RunningSandb
 def test_a_public_client_sends_no_secret(tmp_path: Path):
     with running_sandbox(SandboxSettings(credentials=Credentials(client_secret=""))) as public:
         account = consented(public, tmp_path, google_client_secret=None)
-        file = token_file(account)
-        file.write(replace(file.read(), client_secret=None), public.token_uri)
+        file = TokenFile(account)
+        file.write(replace(file.read(), client_secret=None))
         assert _opens_mail(account, TokenSource(account).access().token)
 
 
@@ -315,7 +318,7 @@ def test_a_browsers_consent_comes_back_by_loopback_and_a_stray_visitor_ends_noth
     assert b"close this page" in visits[0].result(10)
     browsers.shutdown()
     assert _opens_mail(account, TokenSource(account).access().token)
-    assert token_file(account).read().consented_at == pytest.approx(time.time(), abs=60)
+    assert TokenFile(account).read().consented_at == pytest.approx(time.time(), abs=60)
 
 
 def test_a_consent_without_the_mail_scope_is_not_kept(sandbox: RunningSandbox, tmp_path: Path):
@@ -324,3 +327,47 @@ def test_a_consent_without_the_mail_scope_is_not_kept(sandbox: RunningSandbox, t
     with pytest.raises(OAuth2AuthenticationError, match="the consent lacks https://mail"):
         authorize(account, said.append, lambda _: location_of(next(each for each in said if each.startswith("http"))))
     assert not (tmp_path / "token.json").exists()
+
+
+@pytest.mark.parametrize("granted", ["openid https://mail.google.com/", "HTTPS://MAIL.GOOGLE.COM/"])
+def test_a_consent_whose_scopes_are_named_in_another_way_is_kept(
+    sandbox: RunningSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, granted: str
+):
+    """Both oauthlib's refusal of changed scopes and its refusal of http are lifted by environment variables only."""
+    for name in ("OAUTHLIB_RELAX_TOKEN_SCOPE", "OAUTHLIB_INSECURE_TRANSPORT"):
+        monkeypatch.delenv(name, raising=False)
+    account, said = of_sandbox(sandbox, google_token_file=tmp_path / "token.json"), []
+    sandbox.arm_fault("token_wrong_scope", scope=granted)
+    authorize(account, said.append, lambda _: location_of(next(each for each in said if each.startswith("http"))))
+    assert TokenFile(account).read().scopes == tuple(granted.split())
+    assert not {"OAUTHLIB_RELAX_TOKEN_SCOPE", "OAUTHLIB_INSECURE_TRANSPORT"} & os.environ.keys()
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("token_503", TokenRefreshError),
+        ("token_502_html", TokenRefreshError),
+        ("token_invalid_grant", OAuth2AuthenticationError),
+    ],
+)
+def test_a_code_that_is_not_exchanged_is_told_by_what_to_do(
+    sandbox: RunningSandbox, tmp_path: Path, fault: str, error: type[Exception]
+):
+    account, said = of_sandbox(sandbox, google_token_file=tmp_path / "token.json"), []
+    sandbox.arm_fault(fault)
+    with pytest.raises(error):
+        authorize(account, said.append, lambda _: location_of(next(each for each in said if each.startswith("http"))))
+    assert not (tmp_path / "token.json").exists()
+
+
+def test_what_refreshes_tokens_does_without_requests(account: Account):
+    """It is 5 MB that only a consent needs. Measured in a process of its own: this one has imported everything."""
+    program = (
+        "import sys; from email_ingestion.oauth2 import TokenSource; from email_ingestion.settings import Account; "
+        "TokenSource(Account.model_validate_json(sys.stdin.read())).access(); print('requests' in sys.modules)"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", program], input=account.model_dump_json(), capture_output=True, text=True, check=True
+    )
+    assert shown.stdout == "False\n"

@@ -1,170 +1,226 @@
 """The interactive OAuth2 authorization: loopback redirect with PKCE, or a pasted redirect URL on a headless box.
 
-RFC 8252 (native apps) and RFC 7636 (PKCE). Out-of-band codes are gone, and the device flow refuses Gmail's scope.
+RFC 8252 (native apps) and RFC 7636 (PKCE). google-auth-oauthlib makes the URL and exchanges the code; the loopback
+server and the meaning of errors are ours. Out-of-band codes are gone, and the device flow refuses Gmail's scope.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import secrets
+import json
 import time
 import webbrowser
 from collections.abc import Callable
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
 from email_ingestion.errors import ConfigurationError, OAuth2AuthenticationError
-from email_ingestion.oauth2 import token_endpoint
-from email_ingestion.oauth2.token_endpoint import Answer, TokenRefused
-from email_ingestion.oauth2.token_file import DAY, Consent
-from email_ingestion.oauth2.token_source import client, missing_scope, token_file
+from email_ingestion.oauth2.token_endpoint import (
+    TIMEOUT_SECONDS,
+    TokenRefused,
+    TokenResponse,
+    missing_scope,
+    parse_response,
+    unreachable,
+)
+from email_ingestion.oauth2.token_file import DAY, Consent, TokenFile
 from email_ingestion.settings import Account
+
+if TYPE_CHECKING:
+    import requests
+    from requests.adapters import HTTPAdapter
 
 CONSENT_SECONDS = 600
 
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One authorization request: where to send the browser, and what proves later that the code is ours."""
-
-    url: str
-    redirect: str
-    state: str
-    verifier: str
+Echo = Callable[[str], None]
+Prompt = Callable[[str], str]
 
 
-def authorize(account: Account, say: Callable[[str], None], ask: Callable[[str], str] | None) -> None:
+def authorize(account: Account, echo: Echo, prompt: Prompt | None) -> None:
     """Get the account's consent and write its token file.
 
-    With `ask` the URL is printed and the redirect URL is asked for; without it a browser and a loopback server do it.
-    Raises ConfigurationError without a client, OAuth2AuthenticationError when the consent is refused or too small.
+    With `prompt` the URL is printed and the redirect URL is asked for; without it a browser and a loopback server do
+    it. Raises ConfigurationError without a client, OAuth2AuthenticationError when the consent is refused or too small,
+    TokenRefreshError when the token endpoint fails.
     """
-    _check(account)
-    file = token_file(account)
-    request, code = _pasted(account, say, ask) if ask else _listened(account, say)
-    answer = _exchange(account, request, code)
-    missing = missing_scope(account.oauth2_scope, answer.scopes)
-    if missing:
-        raise OAuth2AuthenticationError(f"the consent lacks {missing}: tick its box and try again")
-    if not answer.refresh_token:
-        raise OAuth2AuthenticationError(
-            "the consent brought no refresh token: remove the app's access in your account first, "
-            "or add offline_access to OAUTH2_SCOPE for Microsoft"
-        )
-    consent = _consent(account, answer, answer.refresh_token)
+    _check_settings(account)
+    file = TokenFile(account)
+    request, code = _ask_for_redirect(account, echo, prompt) if prompt else _wait_for_redirect(account, echo)
+    consent = _checked_consent(account, request.exchange(code))
     with file.locked():
-        file.write(consent, account.google_token_uri)
-    say(f"Authorized; the token is in {account.google_token_file}.")
-    end = consent.end(account.oauth2_consent_days)
-    if end is not None:
-        days = (end - time.time()) / DAY
-        say(f"This consent ends in {days:.1f} days; in Testing status it is 7: publish the app to make it last.")
+        file.write(consent)
+    echo(f"Authorized; the token is in {account.google_token_file}.")
+    ends_at = consent.expiry(account.oauth2_consent_days)
+    if ends_at is not None:
+        days = (ends_at - time.time()) / DAY
+        echo(f"This consent ends in {days:.1f} days; in Testing status it is 7: publish the app to make it last.")
 
 
 def authorization_url(account: Account, port: int) -> str:
-    """The page that asks for consent, with a redirect to `port` of this machine: to see what it says of the client."""
-    return _request(account, port).url
+    """Return the page that asks for consent, with a redirect to `port` of this machine: it names a wrong client."""
+    return _AuthorizationRequest(account, port).url
 
 
-def _check(account: Account) -> None:
+class _AuthorizationRequest:
+    """One authorization request: the URL for the browser, and the exchange of the code that comes back."""
+
+    def __init__(self, account: Account, port: int) -> None:
+        """`port` of this machine is where the browser is redirected to."""
+        from google_auth_oauthlib.flow import Flow  # noqa: PLC0415 - brings requests, which only a consent needs
+
+        client = {
+            "client_id": account.google_client_id or "",
+            "client_secret": account.google_client_secret or None,  # a public client has none (RFC 8252, section 8.5)
+            "auth_uri": _as_https(account.google_auth_uri),
+            "token_uri": _as_https(account.google_token_uri),
+        }
+        google = _is_google(account)
+        # Google takes any loopback redirect; Microsoft takes any port of localhost alone.
+        redirect = f"http://{'127.0.0.1' if google else 'localhost'}:{port}"
+        self._token_uri = account.google_token_uri
+        self._flow = Flow.from_client_config({"installed": client}, account.oauth2_scope.split(), redirect_uri=redirect)
+        url, self._state = self._flow.authorization_url(
+            login_hint=account.imap_user,
+            access_type="offline" if google else None,
+            # Without prompt=consent a second authorization at Google brings no refresh token.
+            prompt="consent" if google else "select_account",
+        )
+        self.url: str = urlsplit(url)._replace(scheme=urlsplit(account.google_auth_uri).scheme).geturl()
+
+    def code_in(self, address: str) -> str:
+        """Return the code in a redirect URL.
+
+        Raises OAuth2AuthenticationError when the consent was refused, or the URL belongs to another request.
+        """
+        query = parse_qs(urlsplit(address).query)
+        if "error" in query:
+            raise OAuth2AuthenticationError(f"the consent was refused: {query['error'][0]}")
+        if "code" not in query:
+            raise OAuth2AuthenticationError("that address holds no code: copy the whole address after the consent")
+        if query.get("state") != [self._state]:
+            raise OAuth2AuthenticationError("that address belongs to another authorization: start again")
+        return query["code"][0]
+
+    def exchange(self, code: str) -> TokenResponse:
+        """Exchange the code for tokens. Raises OAuth2AuthenticationError or TokenRefreshError."""
+        import requests  # noqa: PLC0415 - see above
+
+        parsed: list[TokenResponse] = []
+
+        def parse(response: requests.Response) -> Any:
+            """Judge the response by our rules, and leave oauthlib the token alone.
+
+            It raises when the scopes differ from the requested ones, and providers rename, add and leave out scopes.
+            """
+            parsed.append(parse_response(response.status_code, response.content))
+            return SimpleNamespace(text=json.dumps({"access_token": parsed[0].access_token}))
+
+        session = self._flow.oauth2session
+        session.register_compliance_hook("access_token_request", _refuse_redirects)
+        session.register_compliance_hook("access_token_response", parse)
+        if urlsplit(self._token_uri).scheme == "http":
+            session.mount(_as_https(self._token_uri), _plain_http_adapter())
+        try:
+            self._flow.fetch_token(code=code, include_client_id=True, timeout=TIMEOUT_SECONDS)
+        except requests.RequestException as error:
+            raise unreachable(error) from error
+        except TokenRefused as error:
+            raise OAuth2AuthenticationError(f"the authorization code was refused ({error}): start again") from error
+        return parsed[0]
+
+
+def _refuse_redirects(uri: str, headers: Any, options: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
+    """Do not follow redirects: the form holds secrets."""
+    return uri, headers, options | {"allow_redirects": False}
+
+
+def _as_https(uri: str) -> str:
+    """Return the address as oauthlib wants it: it takes https alone, unless for a whole process.
+
+    A token endpoint on this machine (the sandbox) speaks http: `_plain_http_adapter` sends the request there.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in {"http", "https"}:
+        raise ConfigurationError(f"GOOGLE_AUTH_URI or GOOGLE_TOKEN_URI is no web address: {uri!r}")
+    return parts._replace(scheme="https").geturl()
+
+
+def _plain_http_adapter() -> HTTPAdapter:
+    from requests.adapters import HTTPAdapter  # noqa: PLC0415 - see above
+
+    class PlainHttpAdapter(HTTPAdapter):
+        def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
+            request.url = urlsplit(request.url or "")._replace(scheme="http").geturl()
+            return super().send(request, *args, **options)
+
+    return PlainHttpAdapter()
+
+
+def _check_settings(account: Account) -> None:
     if account.google_service_account_file or account.oauth2_grant != "refresh_token":
         raise ConfigurationError(
             "this account needs no consent: its tokens come from GOOGLE_SERVICE_ACCOUNT_FILE or OAUTH2_GRANT"
         )
-    if not account.google_client_id or (_google(account) and not account.google_client_secret):
+    if not account.google_client_id or (_is_google(account) and not account.google_client_secret):
         raise ConfigurationError(
             "set GOOGLE_CLIENT_ID and GOOGLE_CLIENT_SECRET in .env: "
             "make a client of type 'Desktop app' in your Google Cloud project"
         )
 
 
-def _google(account: Account) -> bool:
+def _is_google(account: Account) -> bool:
     return "mail.google.com" in account.oauth2_scope
 
 
-def _exchange(account: Account, request: Request, code: str) -> Answer:
-    form = {"grant_type": "authorization_code", "code": code, "redirect_uri": request.redirect}
-    try:
-        return token_endpoint.ask(
-            account.google_token_uri, form | client(account) | {"code_verifier": request.verifier}
+def _checked_consent(account: Account, response: TokenResponse) -> Consent:
+    missing = missing_scope(account.oauth2_scope, response.scopes)
+    if missing:
+        raise OAuth2AuthenticationError(f"the consent lacks {missing}: tick its box and try again")
+    if not response.refresh_token:
+        raise OAuth2AuthenticationError(
+            "the consent brought no refresh token: remove the app's access in your account first, "
+            "or add offline_access to OAUTH2_SCOPE for Microsoft"
         )
-    except TokenRefused as error:
-        raise OAuth2AuthenticationError(f"the authorization code was refused ({error}): start again") from error
-
-
-def _consent(account: Account, answer: Answer, refresh_token: str) -> Consent:
-    given = Consent(
+    consent = Consent(
         client_id=account.google_client_id or "",
         client_secret=account.google_client_secret,
-        refresh_token=refresh_token,
-        scopes=answer.scopes or tuple(account.oauth2_scope.split()),
+        refresh_token=response.refresh_token,
+        scopes=response.scopes or tuple(account.oauth2_scope.split()),
         consented_at=time.time(),
     )
-    return given.renewed(answer)
+    return consent.with_response(response)
 
 
-def _request(account: Account, port: int) -> Request:
-    google = _google(account)
-    # Google takes any loopback redirect; Microsoft takes any port of localhost alone.
-    redirect = f"http://{'127.0.0.1' if google else 'localhost'}:{port}"
-    state, verifier = secrets.token_urlsafe(24), secrets.token_urlsafe(64)
-    challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
-    query = {
-        "client_id": account.google_client_id or "",
-        "redirect_uri": redirect,
-        "response_type": "code",
-        "scope": account.oauth2_scope,
-        "state": state,
-        "code_challenge": challenge,
-        "code_challenge_method": "S256",
-        "login_hint": account.imap_user,
-    }
-    # Without prompt=consent a second authorization at Google brings no refresh token.
-    query |= {"access_type": "offline", "prompt": "consent"} if google else {"prompt": "select_account"}
-    joiner = "&" if urlsplit(account.google_auth_uri).query else "?"
-    return Request(f"{account.google_auth_uri}{joiner}{urlencode(query)}", redirect, state, verifier)
+def _ask_for_redirect(account: Account, echo: Echo, prompt: Prompt) -> tuple[_AuthorizationRequest, str]:
+    """Have a person paste the redirect URL; return the request and the code."""
+    request = _AuthorizationRequest(account, 1)  # nobody listens: the browser shows the redirect URL in its address bar
+    echo("Open this URL in a browser on any machine and give your consent:")
+    echo(request.url)
+    echo("The browser then fails to open a page at this machine: that is expected. Copy its whole address.")
+    return request, request.code_in(prompt("Address: ").strip())
 
 
-def _pasted(account: Account, say: Callable[[str], None], ask: Callable[[str], str]) -> tuple[Request, str]:
-    request = _request(account, 1)  # nobody listens: the browser shows the redirect URL in its address bar
-    say("Open this URL in a browser on any machine and give your consent:")
-    say(request.url)
-    say("The browser then fails to open a page at this machine: that is expected. Copy its whole address.")
-    return request, _code(ask("Address: ").strip(), request.state)
-
-
-def _listened(account: Account, say: Callable[[str], None]) -> tuple[Request, str]:
-    with _Redirect() as server:
-        request = _request(account, server.server_port)
-        say("Give your consent in the browser that opens now, or at:")
-        say(request.url)
+def _wait_for_redirect(account: Account, echo: Echo) -> tuple[_AuthorizationRequest, str]:
+    """Open a browser and wait for its redirect; return the request and the code."""
+    with _RedirectServer() as server:
+        request = _AuthorizationRequest(account, server.server_port)
+        echo("Give your consent in the browser that opens now, or at:")
+        echo(request.url)
         webbrowser.open(request.url, new=1)
-        return request, _code(server.wait(), request.state)
+        return request, request.code_in(server.wait())
 
 
-def _code(address: str, state: str) -> str:
-    query = parse_qs(urlsplit(address).query)
-    if "error" in query:
-        raise OAuth2AuthenticationError(f"the consent was refused: {query['error'][0]}")
-    if "code" not in query:
-        raise OAuth2AuthenticationError("that address holds no code: copy the whole address after the consent")
-    if query.get("state") != [state]:
-        raise OAuth2AuthenticationError("that address belongs to another authorization: start again")
-    return query["code"][0]
-
-
-class _Redirect(HTTPServer):
-    """Waits on a port the system chose for the redirect; anything else that knocks (a favicon) is sent away."""
+class _RedirectServer(HTTPServer):
+    """Waits for the redirect on a port the system chose; other requests (a favicon) get 404."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Page)
+        super().__init__(("127.0.0.1", 0), _RedirectHandler)
         self.timeout = CONSENT_SECONDS
         self.path: str | None = None
 
     def wait(self) -> str:
+        """Return the path of the redirect, with its query. Raises OAuth2AuthenticationError after CONSENT_SECONDS."""
         while self.path is None:
             self.handle_request()
         return self.path
@@ -173,10 +229,10 @@ class _Redirect(HTTPServer):
         raise OAuth2AuthenticationError(f"nobody gave consent within {CONSENT_SECONDS // 60} minutes: start again")
 
 
-class _Page(BaseHTTPRequestHandler):
+class _RedirectHandler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         redirect = {"code", "error"} & parse_qs(urlsplit(self.path).query).keys()
-        if redirect and isinstance(self.server, _Redirect):
+        if redirect and isinstance(self.server, _RedirectServer):
             self.server.path = self.path
         self.send_response(200 if redirect else 404)
         self.send_header("Content-Type", "text/plain; charset=utf-8")
@@ -184,4 +240,4 @@ class _Page(BaseHTTPRequestHandler):
         self.wfile.write(b"Thank you. You can close this page and go back to the terminal.\n" if redirect else b"")
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's signature
-        """Say nothing: the query holds the code."""
+        """Log nothing: the query holds the code."""

@@ -1,95 +1,111 @@
-"""One question to an OAuth2 token endpoint and what its answer means (RFC 6749, sections 5.1 and 5.2).
+"""A request to an OAuth2 token endpoint, and the meaning of its response (RFC 6749, sections 5.1 and 5.2).
 
-Nothing is asked twice here: who asks decides when to ask again. Answers are judged by their error code alone, for
-proxies answer with HTML and gateways with any status.
+Nothing is retried here: the caller decides when to ask again. Errors are judged by their error code alone, for proxies
+answer with HTML and gateways with any status.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from email_ingestion.errors import OAuth2AuthenticationError, TokenRefreshError
 
-if TYPE_CHECKING:
-    import requests
+TIMEOUT_SECONDS = 10.0
+DEFAULT_LIFETIME = 3600.0  # seconds, where a response does not say
+SILENT_SCOPES = frozenset(["offline_access", "openid", "profile", "email"])  # requested, but never named in a grant
 
-ANSWER_SECONDS = 10.0
-USUAL_LIFE = 3600.0  # seconds, where an answer does not say
-
-# What waiting alone does not change; everything else may pass.
-FINAL = frozenset(
+# Errors that waiting alone does not change; every other one may pass.
+PERMANENT_ERRORS = frozenset(
     [
         *("access_denied", "admin_policy_enforced", "consent_required", "interaction_required", "invalid_client"),
         *("invalid_grant", "invalid_rapt", "invalid_request", "invalid_scope", "login_required"),
         *("unauthorized_client", "unsupported_grant_type"),
     ]
 )
-GONE = frozenset(["consent_required", "interaction_required", "invalid_grant", "invalid_rapt", "login_required"])
+DEAD_GRANT_ERRORS = frozenset(
+    ["consent_required", "interaction_required", "invalid_grant", "invalid_rapt", "login_required"]
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a token endpoint gave; lives are in seconds from now."""
+class TokenResponse:
+    """A token endpoint's successful response; lifetimes are in seconds from now."""
 
     access_token: str
-    life: float
-    scopes: tuple[str, ...] | None  # None: those that were asked for
+    lifetime: float
+    scopes: tuple[str, ...] | None  # None: the requested ones
     refresh_token: str | None
-    consent_life: float | None  # `refresh_token_expires_in`: None where the endpoint sets no end
+    consent_lifetime: float | None  # `refresh_token_expires_in`: None where the endpoint sets no end
 
 
 class TokenRefused(OAuth2AuthenticationError):
-    """The endpoint refuses for good; `code` is its error, of `FINAL`."""
+    """The endpoint refuses for good; `code` is its error, one of PERMANENT_ERRORS."""
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
         self.code = code
 
     @property
-    def consent_gone(self) -> bool:
+    def is_grant_dead(self) -> bool:
         """Whether the grant itself is dead, and not the client or the request wrong."""
-        return self.code in GONE
+        return self.code in DEAD_GRANT_ERRORS
 
 
-def ask(uri: str, form: Mapping[str, str]) -> Answer:
-    """The endpoint's answer to one request.
+def request_token(uri: str, form: Mapping[str, str]) -> TokenResponse:
+    """Post `form` to the endpoint.
 
     Raises TokenRefused when a person must act, TokenRefreshError when it may work later.
     """
-    import requests  # noqa: PLC0415 - 5 MB that password logins do without
+    import httpx  # noqa: PLC0415 - 4 MB that password logins do without
 
     try:
         # Redirects are not followed: the form holds secrets.
-        reply = requests.post(uri, data=dict(form), timeout=ANSWER_SECONDS, allow_redirects=False)
-    except requests.RequestException as error:
-        raise TokenRefreshError(f"the token endpoint cannot be reached: {type(error).__name__}") from error
-    body = _json(reply)
-    if reply.status_code == HTTPStatus.OK and isinstance(body.get("access_token"), str):
-        return _answer(body)
-    raise _refusal(reply.status_code, body)
+        response = httpx.post(uri, data=dict(form), timeout=TIMEOUT_SECONDS, follow_redirects=False)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise unreachable(error) from error
+    return parse_response(response.status_code, response.content)
 
 
-def _json(reply: requests.Response) -> dict[str, Any]:
+def unreachable(error: Exception) -> TokenRefreshError:
+    """Return our error for a request that got no response; only its class is shown, for its text may hold the form."""
+    return TokenRefreshError(f"the token endpoint cannot be reached: {type(error).__name__}")
+
+
+def parse_response(status: int, content: bytes) -> TokenResponse:
+    """Parse the endpoint's response. Raises as `request_token`."""
+    body = _json_object(content)
+    if status != HTTPStatus.OK or not isinstance(body.get("access_token"), str):
+        raise _refusal(status, body)
+    scope, refresh_token = body.get("scope"), body.get("refresh_token")
+    return TokenResponse(
+        access_token=body["access_token"],
+        lifetime=_seconds(body.get("expires_in")) or DEFAULT_LIFETIME,
+        scopes=tuple(scope.split()) if isinstance(scope, str) and scope else None,
+        refresh_token=refresh_token if isinstance(refresh_token, str) and refresh_token else None,
+        consent_lifetime=_seconds(body.get("refresh_token_expires_in")),
+    )
+
+
+def missing_scope(requested: str, granted: tuple[str, ...] | None) -> str | None:
+    """Return the first requested scope that was not granted; `granted` None means that all were."""
+    if granted is None:
+        return None
+    have = {scope.casefold() for scope in granted}
+    missing = (scope for scope in requested.split() if scope.casefold() not in have and scope not in SILENT_SCOPES)
+    return next(missing, None)
+
+
+def _json_object(content: bytes) -> dict[str, Any]:
     try:
-        body = reply.json()
+        body = json.loads(content)
     except ValueError:
         return {}
     return body if isinstance(body, dict) else {}
-
-
-def _answer(body: dict[str, Any]) -> Answer:
-    scope, refresh_token = body.get("scope"), body.get("refresh_token")
-    return Answer(
-        access_token=body["access_token"],
-        life=_seconds(body.get("expires_in")) or USUAL_LIFE,
-        scopes=tuple(scope.split()) if isinstance(scope, str) and scope else None,
-        refresh_token=refresh_token if isinstance(refresh_token, str) and refresh_token else None,
-        consent_life=_seconds(body.get("refresh_token_expires_in")),
-    )
 
 
 def _seconds(value: object) -> float | None:
@@ -102,8 +118,9 @@ def _seconds(value: object) -> float | None:
 def _refusal(status: int, body: dict[str, Any]) -> Exception:
     code, subtype = body.get("error"), body.get("error_subtype")
     code = subtype if subtype == "invalid_rapt" else code
-    if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR or code not in FINAL:
-        return TokenRefreshError(f"the token endpoint failed: {_word(code) or f'HTTP {status}'}")
+    passing = status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    if passing or code not in PERMANENT_ERRORS:
+        return TokenRefreshError(f"the token endpoint failed: {_printable_code(code) or f'HTTP {status}'}")
     description = str(body.get("error_description") or "")
     if code == "invalid_grant" and re.search(r"\b(iat|exp|time ?frame)\b", description):
         return TokenRefreshError("the token endpoint finds the assertion's time wrong: set this machine's clock")
@@ -112,5 +129,5 @@ def _refusal(status: int, body: dict[str, Any]) -> Exception:
     return TokenRefused(f"{code}, {number[0]}" if number else str(code), str(code))
 
 
-def _word(code: object) -> str | None:
+def _printable_code(code: object) -> str | None:
     return code if isinstance(code, str) and re.fullmatch(r"[\w.-]{1,60}", code) else None

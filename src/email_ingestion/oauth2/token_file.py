@@ -1,4 +1,4 @@
-"""The file that keeps a consent: google-auth's JSON with our own times beside it, encrypted where there is a key.
+"""The token file, which keeps a consent: google-auth's JSON with our own times beside it, encrypted if there is a key.
 
     plain       {"token": …, "refresh_token": …}
     encrypted   the same in Fernet (AES-128-CBC with HMAC-SHA256), by the first key; read with any of them
@@ -14,14 +14,15 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from email_ingestion.atomic_files import file_lock, write_private
 from email_ingestion.errors import ConfigurationError, OAuth2AuthenticationError
-from email_ingestion.oauth2.token_endpoint import USUAL_LIFE, Answer
+from email_ingestion.oauth2.token_endpoint import DEFAULT_LIFETIME, TokenResponse
+from email_ingestion.settings import Account
 
 DAY = 86400.0
+CONSENT_HINT = "run `python producer.py --auth-setup`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,63 +35,64 @@ class Consent:
     scopes: tuple[str, ...]
     token: str | None = None
     expires_at: float = 0.0
-    life: float = USUAL_LIFE  # seconds the access token had when it was made
+    lifetime: float = DEFAULT_LIFETIME  # seconds the access token had when it was made
     consented_at: float | None = None
     ends_at: float | None = None  # when the refresh token dies, as the endpoint said
 
-    def renewed(self, answer: Answer) -> Consent:
-        """The same consent with the access token of an answer, and its refresh token where that was replaced."""
+    def with_response(self, response: TokenResponse) -> Consent:
+        """Return the consent with the access token of a response, and with its refresh token if it has one."""
         now = time.time()
         return replace(
             self,
-            token=answer.access_token,
-            expires_at=now + answer.life,
-            life=answer.life,
-            refresh_token=answer.refresh_token or self.refresh_token,
-            ends_at=self.ends_at if answer.consent_life is None else now + answer.consent_life,
+            token=response.access_token,
+            expires_at=now + response.lifetime,
+            lifetime=response.lifetime,
+            refresh_token=response.refresh_token or self.refresh_token,
+            ends_at=self.ends_at if response.consent_lifetime is None else now + response.consent_lifetime,
         )
 
-    def end(self, days: float | None) -> float | None:
-        """When the consent ends: as the endpoint said, else `days` after it was given."""
+    def expiry(self, days: float | None) -> float | None:
+        """Return when the consent ends: as the endpoint said, else `days` after it was given."""
         if self.ends_at is not None or days is None or self.consented_at is None:
             return self.ends_at
         return self.consented_at + days * DAY
 
 
 class TokenFile:
-    """Reads and writes one token file. `keys` are Fernet keys, comma-separated, the first encrypts."""
+    """The token file of one account."""
 
-    def __init__(self, path: Path, keys: str | None, renew: str) -> None:
-        """`renew` says what an operator does to get a new consent; raises ConfigurationError for a key that is none."""
-        self.path = path
-        self._renew = renew
+    def __init__(self, account: Account) -> None:
+        """Raises ConfigurationError when TOKEN_ENCRYPTION_KEY has no valid keys."""
+        self.path = account.google_token_file
+        self._token_uri = account.google_token_uri
+        keys = account.token_encryption_key
         self._cipher = _Cipher(keys) if keys else None
 
     def locked(self) -> AbstractContextManager[None]:
-        """Hold this while reading and writing: two processes must not both refresh."""
+        """Return the lock to hold while reading and writing: two processes must not both refresh."""
         return file_lock(self.path)
 
     def read(self) -> Consent:
-        """What the file holds; raises OAuth2AuthenticationError when there is none or it cannot be read."""
+        """Return the stored consent. Raises OAuth2AuthenticationError when there is none or it cannot be read."""
         try:
-            return _consent(json.loads(self._opened(self.path.read_bytes())))
+            return _load(json.loads(self._decrypted(self.path.read_bytes())))
         except FileNotFoundError:
-            raise OAuth2AuthenticationError(f"there is no token in {self.path}: {self._renew}") from None
+            raise OAuth2AuthenticationError(f"there is no token in {self.path}: {CONSENT_HINT}") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise OAuth2AuthenticationError(f"the token file {self.path} is unreadable: {self._renew}") from error
+            raise OAuth2AuthenticationError(f"the token file {self.path} is unreadable: {CONSENT_HINT}") from error
 
-    def write(self, consent: Consent, token_uri: str) -> None:
+    def write(self, consent: Consent) -> None:
         """Replace the file, mode 0600. Raises ConfigurationError when its directory cannot be written."""
-        text = json.dumps(_stored(consent, token_uri), indent=2) + "\n"
-        write_private(self.path, self._cipher.close(text) if self._cipher else text)
+        text = json.dumps(_dump(consent, self._token_uri), indent=2) + "\n"
+        write_private(self.path, self._cipher.encrypt(text) if self._cipher else text)
 
-    def _opened(self, content: bytes) -> bytes:
+    def _decrypted(self, content: bytes) -> bytes:
         if content.lstrip().startswith(b"{"):
             return content
         if not self._cipher:
             raise OAuth2AuthenticationError(f"the token file {self.path} is encrypted: set TOKEN_ENCRYPTION_KEY")
         try:
-            return self._cipher.open(content)
+            return self._cipher.decrypt(content)
         except ValueError as error:
             raise OAuth2AuthenticationError(
                 f"no key of TOKEN_ENCRYPTION_KEY opens the token file {self.path}: add the key it was written with"
@@ -101,9 +103,10 @@ class _Cipher:
     """Fernet, imported only where there are keys: it would be 6 MB of every producer."""
 
     def __init__(self, keys: str) -> None:
+        """Take comma-separated Fernet keys; the first one encrypts, and any of them decrypts."""
         from cryptography import fernet  # noqa: PLC0415 - see above
 
-        self._refused = fernet.InvalidToken
+        self._invalid_token = fernet.InvalidToken
         try:
             self._keys = fernet.MultiFernet([fernet.Fernet(key.strip()) for key in keys.split(",") if key.strip()])
         except ValueError as error:
@@ -112,18 +115,18 @@ class _Cipher:
                 "`python -m src.auth.oauth2_gmail --new-key`"
             ) from error
 
-    def close(self, text: str) -> str:
+    def encrypt(self, text: str) -> str:
         return self._keys.encrypt(text.encode()).decode()
 
-    def open(self, content: bytes) -> bytes:
+    def decrypt(self, content: bytes) -> bytes:
         """Raises ValueError when no key fits."""
         try:
             return self._keys.decrypt(content.strip())
-        except self._refused as error:
+        except self._invalid_token as error:
             raise ValueError("no key fits") from error
 
 
-def _consent(stored: Mapping[str, Any]) -> Consent:
+def _load(stored: Mapping[str, Any]) -> Consent:
     scopes = stored.get("scopes") or ()
     return Consent(
         client_id=str(stored["client_id"]),
@@ -132,14 +135,14 @@ def _consent(stored: Mapping[str, Any]) -> Consent:
         scopes=tuple(scopes.split() if isinstance(scopes, str) else scopes),
         token=stored.get("token"),
         expires_at=_seconds(stored.get("expiry")) or 0.0,
-        life=float(stored.get("life") or USUAL_LIFE),
+        lifetime=float(stored.get("life") or DEFAULT_LIFETIME),
         consented_at=_seconds(stored.get("consented_at")),
         ends_at=_seconds(stored.get("consent_ends_at")),
     )
 
 
-def _stored(consent: Consent, token_uri: str) -> dict[str, Any]:
-    """The names of google-auth's own files first: other tools read them."""
+def _dump(consent: Consent, token_uri: str) -> dict[str, Any]:
+    """Return google-auth's own names first: other tools read them."""
     return {
         "token": consent.token,
         "refresh_token": consent.refresh_token,
@@ -148,7 +151,7 @@ def _stored(consent: Consent, token_uri: str) -> dict[str, Any]:
         "client_secret": consent.client_secret,
         "scopes": list(consent.scopes),
         "expiry": _iso(consent.expires_at),
-        "life": consent.life,
+        "life": consent.lifetime,
         "consented_at": _iso(consent.consented_at),
         "consent_ends_at": _iso(consent.ends_at),
     }
