@@ -19,7 +19,7 @@ from typing import Any
 import redis
 
 from bench.crash_matrix.law import Copy, Found
-from email_ingestion.blobs import Blobs, open_blobs
+from email_ingestion.blobs import BlobStore, open_blobs
 from email_ingestion.errors import TransientError
 from email_ingestion.ledger.store import Ledger, content_of, open_ledger
 from email_ingestion.records import email_id
@@ -82,7 +82,7 @@ class World:
         self._known: dict[str, str] = {}
         self._logs = Logs((here.folder, there.folder))
         self._ledger: Ledger | None = None
-        self._blobs: Blobs = open_blobs(here.environment["BLOB_URL"])
+        self._blobs: BlobStore = open_blobs(here.environment["BLOB_URL"])
 
     @property
     def data(self) -> Path:

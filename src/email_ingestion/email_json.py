@@ -25,11 +25,11 @@ _LARGE: Final = ("gm_msgid", "gm_thrid")
 _DECIMAL: Final = {"anyOf": [{"type": "string", "pattern": "^[0-9]{1,20}$"}, {"type": "null"}]}
 
 
-def as_json(email: Email, most: int | None = None) -> dict[str, Any]:
+def as_json(email: Email, max_attachment_bytes: int | None = None) -> dict[str, Any]:
     """The record; attachments of more than `most` bytes are in it without their content, which is then null."""
     record = _adapter().dump_python(email, mode="json", exclude={"attachments": {"__all__": {"content"}}})
     for described, attachment in zip(record["attachments"], email.attachments, strict=True):
-        kept = most is None or attachment.size <= most
+        kept = max_attachment_bytes is None or attachment.size <= max_attachment_bytes
         described["content"] = base64.b64encode(attachment.content).decode() if kept else None
     envelope = record.pop("envelope")
     envelope |= {name: None if envelope[name] is None else str(envelope[name]) for name in _LARGE}

@@ -207,8 +207,4 @@ class SinkMessage:
     """A message for a sink. Its idempotency key is `email.email_id`."""
 
     email: Email
-    raw: bytes
-    raw_ref: str | None = None  # set when the raw bytes already lie in the blob store
-    owed_to: tuple[str, ...] = ()  # the sinks beside the database that have to get it
-    only_sink: str | None = None  # see `Message.sink`
-    synthetic: bool = False  # see `Message.rehearsal`
+    raw: bytes  # the message as the server has it (RFC 5322)

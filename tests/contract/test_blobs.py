@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.blobs import Blobs, open_blobs
+from email_ingestion.blobs import BlobStore, open_blobs
 from email_ingestion.errors import SinkUnavailable, TransientError
 from tests.servers.bucket import make_bucket, running_s3
 
@@ -22,7 +22,7 @@ DAY = 86400.0
 
 @dataclass(frozen=True)
 class Store:
-    blobs: Blobs
+    blobs: BlobStore
     age: Callable[[float], None]  # all that is in it now, by days
     names: Callable[[], list[str]]
 
@@ -56,12 +56,12 @@ def _directory(root: Path) -> Store:
 
 
 @pytest.fixture
-def blobs(store: Store) -> Blobs:
+def blobs(store: Store) -> BlobStore:
     return store.blobs
 
 
 @pytest.mark.parametrize("data", [DATA, b"", b"\0"])
-def test_what_was_put_is_got(blobs: Blobs, data: bytes) -> None:
+def test_what_was_put_is_got(blobs: BlobStore, data: bytes) -> None:
     ref = blobs.put(data)
     assert ref == f"sha256:{hashlib.sha256(data).hexdigest()}"
     assert blobs.get(ref) == data
@@ -74,17 +74,17 @@ def test_putting_twice_is_putting_once(store: Store) -> None:
     assert len(store.names()) == 1
 
 
-def test_what_is_spooled_is_kept_like_what_is_put(blobs: Blobs) -> None:
+def test_what_is_spooled_is_kept_like_what_is_put(blobs: BlobStore) -> None:
     for _ in range(2):
-        with blobs.spool() as spooled:
+        with blobs.open_spool() as spooled:
             spooled.write(DATA[:1000])
             spooled.write(DATA[1000:])
-            assert blobs.keep(spooled, REF.removeprefix("sha256:")) == REF
+            assert blobs.put_file(spooled, REF.removeprefix("sha256:")) == REF
     assert blobs.get(REF) == DATA
     assert blobs.put(DATA) == REF
 
 
-def test_what_was_never_put_is_missing_and_may_come_later(blobs: Blobs) -> None:
+def test_what_was_never_put_is_missing_and_may_come_later(blobs: BlobStore) -> None:
     assert not blobs.exists(REF)
     with pytest.raises(TransientError, match="BLOB_URL") as caught:
         blobs.get(REF)
@@ -92,14 +92,14 @@ def test_what_was_never_put_is_missing_and_may_come_later(blobs: Blobs) -> None:
 
 
 @pytest.mark.parametrize("ref", ["", "sha256:", "sha256:../../etc/passwd", REF.upper(), REF + "0", "md5:00"])
-def test_only_references_of_ours_are_looked_up(blobs: Blobs, ref: str) -> None:
+def test_only_references_of_ours_are_looked_up(blobs: BlobStore, ref: str) -> None:
     with pytest.raises(TransientError, match="not a reference"):
         blobs.get(ref)
     with pytest.raises(TransientError, match="not a reference"):
         blobs.exists(ref)
 
 
-def test_a_sound_store_answers_its_ping(blobs: Blobs) -> None:
+def test_a_sound_store_answers_its_ping(blobs: BlobStore) -> None:
     blobs.ping()
 
 
@@ -109,17 +109,17 @@ def test_what_was_stored_lately_is_not_aged(store: Store) -> None:
     store.blobs.put(DATA)
     store.blobs.ping()
     before = time.time() - DAY
-    (aged,) = store.blobs.aged(before)
+    (aged,) = store.blobs.stored_before(before)
     assert (aged.ref, aged.size, aged.before) == (f"sha256:{hashlib.sha256(b'old').hexdigest()}", 3, before)
     store.age(2)
-    assert sorted(each.size for each in store.blobs.aged(before)) == [3, len(DATA)]
+    assert sorted(each.size for each in store.blobs.stored_before(before)) == [3, len(DATA)]
 
 
 def test_an_orphan_is_gone_after_two_collections_at_most(store: Store) -> None:
     store.blobs.put(DATA)
     for _ in range(2):
         store.age(2)
-        for aged in list(store.blobs.aged(time.time() - DAY)):
+        for aged in list(store.blobs.stored_before(time.time() - DAY)):
             assert store.blobs.remove(aged)
     assert store.names() == []
     assert not store.blobs.exists(REF)
@@ -128,7 +128,7 @@ def test_an_orphan_is_gone_after_two_collections_at_most(store: Store) -> None:
 def test_what_is_stored_after_an_orphan_was_listed_is_there(store: Store) -> None:
     store.blobs.put(DATA)
     store.age(2)
-    (aged,) = store.blobs.aged(time.time() - DAY)
+    (aged,) = store.blobs.stored_before(time.time() - DAY)
     store.blobs.put(DATA)
     store.blobs.remove(aged)
     assert store.blobs.exists(REF)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.blobs import Blobs, open_blobs, reference
+from email_ingestion.blobs import BlobStore, open_blobs, reference
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
+from email_ingestion.ledger.model import LedgerWrite
 from email_ingestion.ledger.store import Ledger, content_of
 from email_ingestion.records import Email
 from email_ingestion.sinks import SinkMessage, load_sink
@@ -23,12 +24,12 @@ SMALL = bytes(THRESHOLD)
 
 
 @pytest.fixture
-def blobs(tmp_path: Path) -> Blobs:
+def blobs(tmp_path: Path) -> BlobStore:
     return open_blobs(f"file:{tmp_path}/blobs")
 
 
 @pytest.fixture
-def sink(ledger: Ledger, blobs: Blobs) -> Iterator[DatabaseSink]:
+def sink(ledger: Ledger, blobs: BlobStore) -> Iterator[DatabaseSink]:
     with closing(DatabaseSink(ledger, blobs, THRESHOLD)) as opened:
         yield opened
 
@@ -43,7 +44,7 @@ def test_a_redelivered_message_is_a_duplicate(sink: DatabaseSink, ledger: Ledger
     assert ledger.count() == 3
 
 
-def test_contents_go_where_they_fit_and_are_found_there(sink: DatabaseSink, ledger: Ledger, blobs: Blobs) -> None:
+def test_contents_go_where_they_fit_and_are_found_there(sink: DatabaseSink, ledger: Ledger, blobs: BlobStore) -> None:
     sink.deliver([parcel(mail(1, attachments=(SMALL, LARGE)))])
     places = {
         content: (ledger.content(reference(sha256(content))) is not None, blobs.exists(reference(sha256(content))))
@@ -55,16 +56,16 @@ def test_contents_go_where_they_fit_and_are_found_there(sink: DatabaseSink, ledg
 
 
 def test_raw_bytes_already_in_the_blob_store_are_only_referred_to(
-    sink: DatabaseSink, ledger: Ledger, blobs: Blobs
+    sink: DatabaseSink, ledger: Ledger, blobs: BlobStore
 ) -> None:
     ref = blobs.put(raw_of(1))
-    sink.deliver([SinkMessage(mail(1), raw_of(1), ref)])
+    sink.deliver([LedgerWrite(mail(1), raw_of(1), ref)])
     assert ledger.raw_ref("default:gm:1") == ref
     assert ledger.content(ref) is None
     assert content_of(ref, ledger, blobs) == raw_of(1)
 
 
-def test_a_large_raw_message_goes_into_the_blob_store(sink: DatabaseSink, ledger: Ledger, blobs: Blobs) -> None:
+def test_a_large_raw_message_goes_into_the_blob_store(sink: DatabaseSink, ledger: Ledger, blobs: BlobStore) -> None:
     email = mail(1)
     email = replace(email, envelope=replace(email.envelope, sha256=sha256(LARGE), size=len(LARGE)))
     sink.deliver([SinkMessage(email, LARGE)])

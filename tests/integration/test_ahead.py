@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.blobs import DiskBlobs
+from email_ingestion.blobs import DiskBlobStore
 from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.errors import SinkUnavailable
 from email_ingestion.parsing.isolated import IsolatedParser
@@ -79,7 +79,7 @@ def _worker(redis: RedisServer, folder: Path, parser: Watched, shelf: Shelf, obs
         queue,
         shelf,
         Breaker("shelf", BreakerPolicy(fail_max=1000), (SinkUnavailable,), observe),
-        DiskBlobs(folder / "blobs"),
+        DiskBlobStore(folder / "blobs"),
         parser,
         rehearsals=SyntheticMessages(link(redis.url)),
         further=(),

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from email_ingestion.blobs import Aged, open_blobs, reference
+from email_ingestion.blobs import OldBlob, open_blobs, reference
 from email_ingestion.blobs.reference import reference_to
-from email_ingestion.blobs.s3 import S3Blobs
+from email_ingestion.blobs.s3 import S3BlobStore
 from email_ingestion.errors import SinkUnavailable
 from email_ingestion.records import Cursor, RawMessage
 from email_ingestion.stream import Appender
@@ -44,8 +44,8 @@ def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
 
 
 @pytest.fixture
-def blobs(bucket: Bucket) -> S3Blobs:
-    return S3Blobs(bucket.url)
+def blobs(bucket: Bucket) -> S3BlobStore:
+    return S3BlobStore(bucket.url)
 
 
 @pytest.fixture
@@ -63,17 +63,17 @@ def _letter(uid: int, attachment: bytes) -> RawMessage:
     return message(uid, raw=made.as_bytes())
 
 
-def _queued(large: RawMessage, blobs: S3Blobs) -> RawMessage:
+def _queued(large: RawMessage, blobs: S3BlobStore) -> RawMessage:
     """As the producer queues it: its bytes are in the bucket."""
     return replace(large, raw=None, raw_ref=blobs.put(large.raw or b""))
 
 
-def _aged(blobs: S3Blobs, days: float = 1) -> list[Aged]:
-    return list(blobs.aged(time.time() - days * DAY))
+def _aged(blobs: S3BlobStore, days: float = 1) -> list[OldBlob]:
+    return list(blobs.stored_before(time.time() - days * DAY))
 
 
 def test_a_worker_writes_and_reads_them_and_collecting_leaves_what_is_named(
-    here: Place, bucket: Bucket, blobs: S3Blobs, redis_server: RedisServer
+    here: Place, bucket: Bucket, blobs: S3BlobStore, redis_server: RedisServer
 ):
     intake = Appender(link(redis_server.url))
     intake.restart_cursor("default", "INBOX", Cursor(1, 0))
@@ -106,7 +106,7 @@ def test_a_worker_writes_and_reads_them_and_collecting_leaves_what_is_named(
 
 
 def test_mail_that_comes_to_need_what_was_just_put_aside_keeps_it(
-    here: Place, bucket: Bucket, blobs: S3Blobs, redis_server: RedisServer
+    here: Place, bucket: Bucket, blobs: S3BlobStore, redis_server: RedisServer
 ):
     late = _letter(1, bytes(3000))
     queued = _queued(late, blobs)
@@ -135,18 +135,18 @@ class Meddled:
         self._act()
 
 
-def test_a_writer_between_the_steps_of_a_collector_loses_nothing(bucket: Bucket, blobs: S3Blobs):
+def test_a_writer_between_the_steps_of_a_collector_loses_nothing(bucket: Bucket, blobs: S3BlobStore):
     blobs.put(DATA)
     bucket.age(40)
     (orphan,) = _aged(blobs)
-    collector = S3Blobs(bucket.url)
+    collector = S3BlobStore(bucket.url)
     collector._store = Meddled(collector._store, lambda: blobs.put(DATA))
     assert collector.remove(orphan)
     assert blobs.get(REF) == DATA
     assert _aged(blobs) == []  # and what is left of it has all its time before it
 
 
-def test_two_collectors_leave_what_the_other_put_aside(bucket: Bucket, blobs: S3Blobs):
+def test_two_collectors_leave_what_the_other_put_aside(bucket: Bucket, blobs: S3BlobStore):
     blobs.put(DATA)
     bucket.age(40)
     (orphan,) = _aged(blobs)
@@ -162,7 +162,7 @@ def test_two_collectors_leave_what_the_other_put_aside(bucket: Bucket, blobs: S3
     assert blobs.get(REF) == DATA
 
 
-def test_writers_and_collectors_at_once_lose_nothing(blobs: S3Blobs):
+def test_writers_and_collectors_at_once_lose_nothing(blobs: S3BlobStore):
     blobs.put(DATA)
     soon = time.time() + 3600  # everything is aged, and what was put aside is not looked for
 
@@ -171,7 +171,7 @@ def test_writers_and_collectors_at_once_lose_nothing(blobs: S3Blobs):
 
     def collect() -> None:
         for _ in range(25):
-            for each in list(blobs.aged(soon)):
+            for each in list(blobs.stored_before(soon)):
                 if not each.final:
                     blobs.remove(each)
 
@@ -183,7 +183,7 @@ def test_writers_and_collectors_at_once_lose_nothing(blobs: S3Blobs):
             collector.result()
 
 
-def test_what_is_no_blob_is_not_ours_to_collect(bucket: Bucket, blobs: S3Blobs):
+def test_what_is_no_blob_is_not_ours_to_collect(bucket: Bucket, blobs: S3BlobStore):
     foreign = ["notes.txt", "ab/cd/notes.txt", f"orphans/ab/cd/{'0' * 64}", f"ab/cd/{'0' * 64}/{'0' * 32}"]
     for name in foreign:
         blobs._store.put(name, b"theirs")
@@ -193,6 +193,6 @@ def test_what_is_no_blob_is_not_ours_to_collect(bucket: Bucket, blobs: S3Blobs):
 
 def test_a_bucket_that_does_not_exist_is_unavailable(endpoint: str, bucket: Bucket):
     blobs = open_blobs("s3://no-such-bucket/prefix")
-    for use in (lambda: blobs.put(DATA), lambda: list(blobs.aged(0)), blobs.ping):
+    for use in (lambda: blobs.put(DATA), lambda: list(blobs.stored_before(0)), blobs.ping):
         with pytest.raises(SinkUnavailable, match="no-such-bucket"):
             use()

@@ -15,10 +15,11 @@ import httpx
 import pytest
 from standardwebhooks.webhooks import Webhook
 
-from email_ingestion.blobs import Blobs, open_blobs
+from email_ingestion.blobs import BlobStore, open_blobs
 from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.errors import Reject, Retry, SinkFailed, SinkThrottled, SinkUnavailable
 from email_ingestion.events import BreakerChanged, DeadLettered, Deferred, LoopTick, SinkBacklog, SinkDelivered
+from email_ingestion.ledger.model import LedgerWrite
 from email_ingestion.ledger.store import Ledger, open_ledger
 from email_ingestion.parsing import parse
 from email_ingestion.records import RawMessage, SinkMessage
@@ -68,7 +69,7 @@ class Sinks:
         self.paused = False
         self.link = link(server.url)
         self.ledger: Ledger = cleanup.enter_context(closing(open_ledger(f"sqlite:///{folder}/ledger.db")))
-        self.blobs: Blobs = open_blobs(f"file:{folder}/blobs")
+        self.blobs: BlobStore = open_blobs(f"file:{folder}/blobs")
         self._database = DatabaseSink(self.ledger, self.blobs, 1000)
         self._cleanup = cleanup
         self.couriers: list[SinkDispatcher] = []
@@ -110,7 +111,7 @@ class Sinks:
         sent = [message(uid, raw=raw) for uid in uids]
         self._database.deliver(
             [
-                SinkMessage(parse(each.envelope, each.raw), each.raw, owed_to=self.names, only_sink=again)
+                LedgerWrite(parse(each.envelope, each.raw), each.raw, owed_to=self.names, only_sink=again)
                 for each in sent
             ]
         )

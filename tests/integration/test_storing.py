@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.blobs import DiskBlobs
+from email_ingestion.blobs import DiskBlobStore
 from email_ingestion.errors import SinkUnavailable
 from email_ingestion.events import Downloaded, LoopFailed, Published
 from email_ingestion.producer import fetcher, sync
@@ -49,13 +49,13 @@ def test_it_is_named_when_it_is_there_and_the_next_mail_is_fetched_meanwhile(
     watched: Watched, way: str, monkeypatch: pytest.MonkeyPatch
 ):
     goes_on, whole = threading.Event(), sum(message.size for message in watched.sandbox.messages())
-    usual = getattr(DiskBlobs, way)
+    usual = getattr(DiskBlobStore, way)
 
     def waiting(*args) -> str:
         assert goes_on.wait(PATIENCE)
         return usual(*args)
 
-    monkeypatch.setattr(DiskBlobs, way, waiting)
+    monkeypatch.setattr(DiskBlobStore, way, waiting)
     with watched.running():
         watched.until(lambda: sum(each.size for each in watched.heard.of(Downloaded)) == whole, "both are here")
         assert not watched.queued()
@@ -68,7 +68,7 @@ def test_what_the_store_does_not_take_is_not_named_and_fetched_again(
     watched: Watched, way: str, monkeypatch: pytest.MonkeyPatch
 ):
     tries: list[int] = []
-    usual = getattr(DiskBlobs, way)
+    usual = getattr(DiskBlobStore, way)
 
     def full_once(*args) -> str:
         tries.append(len(watched.queued()))
@@ -76,7 +76,7 @@ def test_what_the_store_does_not_take_is_not_named_and_fetched_again(
             raise SinkUnavailable("the disk is full")
         return usual(*args)
 
-    monkeypatch.setattr(DiskBlobs, way, full_once)
+    monkeypatch.setattr(DiskBlobStore, way, full_once)
     with watched.running():
         watched.arrives()
     assert tries[:2] == [0, 0]

@@ -14,12 +14,12 @@ from typing import Any
 from email_ingestion.app.account import LedgerOnDemand, Source
 from email_ingestion.app.accounts import log_in
 from email_ingestion.blobs import open_blobs
+from email_ingestion.ledger.model import LedgerWrite
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.parsing import parse
 from email_ingestion.reconcile import Reconciler, ReconcileReport
 from email_ingestion.settings import Settings
-from email_ingestion.sinks import SinkMessage
 from email_ingestion.sinks.database import DatabaseSink
 from email_ingestion.stream import Appender, Consumer, Keys
 from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
@@ -94,9 +94,9 @@ class World:
         queue.ensure_group()
         return queue
 
-    def _parcel(self, sent) -> SinkMessage:
+    def _parcel(self, sent) -> LedgerWrite:
         raw = sent.raw if sent.raw is not None else self.blobs.get(sent.raw_ref)
-        return SinkMessage(parse(sent.envelope, raw), raw, sent.raw_ref)
+        return LedgerWrite(parse(sent.envelope, raw), raw, sent.raw_ref)
 
     def dead_letter(self, most: int) -> None:
         queue = self._queue()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.blobs import DiskBlobs, open_blobs
+from email_ingestion.blobs import DiskBlobStore, open_blobs
 from email_ingestion.errors import ConfigurationError, SinkUnavailable, TransientError
 
 DATA = bytes(range(256)) * 1000
@@ -81,48 +81,48 @@ def _age(store: Path, days: float, name: str = "*") -> None:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> DiskBlobs:
-    return DiskBlobs(tmp_path / "blobs")
+def disk(tmp_path: Path) -> DiskBlobStore:
+    return DiskBlobStore(tmp_path / "blobs")
 
 
 YESTERDAY = 86400.0
 
 
-def test_what_is_stored_again_is_young_again_and_stays(disk: DiskBlobs, tmp_path: Path) -> None:
+def test_what_is_stored_again_is_young_again_and_stays(disk: DiskBlobStore, tmp_path: Path) -> None:
     disk.put(DATA)
     _age(tmp_path / "blobs", 2)
     before = time.time() - YESTERDAY
-    (aged,) = disk.aged(before)
+    (aged,) = disk.stored_before(before)
     disk.put(DATA)
     assert not disk.remove(aged)
     assert disk.get(REF) == DATA
 
 
-def test_an_aged_one_is_removed_once(disk: DiskBlobs, tmp_path: Path) -> None:
+def test_an_aged_one_is_removed_once(disk: DiskBlobStore, tmp_path: Path) -> None:
     disk.put(DATA)
     _age(tmp_path / "blobs", 2)
-    (aged,) = disk.aged(time.time() - YESTERDAY)
+    (aged,) = disk.stored_before(time.time() - YESTERDAY)
     assert disk.remove(aged)
     assert not disk.remove(aged)
     assert [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()] == []
 
 
-def test_a_collector_that_was_killed_leaves_nothing_missing(disk: DiskBlobs, tmp_path: Path) -> None:
+def test_a_collector_that_was_killed_leaves_nothing_missing(disk: DiskBlobStore, tmp_path: Path) -> None:
     disk.put(DATA)
     (path,) = (tmp_path / "blobs").glob("??/??/*")
     path.rename(path.with_name(f".{path.name}-orphan"))
     unfinished = path.with_name(".tmpabc")
     unfinished.touch()
     _age(tmp_path / "blobs", 2, ".tmpabc")
-    assert list(disk.aged(time.time() - YESTERDAY)) == []
+    assert list(disk.stored_before(time.time() - YESTERDAY)) == []
     assert disk.get(REF) == DATA
     assert not unfinished.exists()
 
 
-def test_writers_and_a_collector_at_once_lose_nothing(disk: DiskBlobs, tmp_path: Path) -> None:
+def test_writers_and_a_collector_at_once_lose_nothing(disk: DiskBlobStore, tmp_path: Path) -> None:
     disk.put(DATA)
     before = time.time() + 3600  # everything is aged, at every moment but while it is put aside and touched
-    (aged,) = disk.aged(before)
+    (aged,) = disk.stored_before(before)
 
     def write() -> None:
         for _ in range(100):

@@ -89,7 +89,7 @@ def test_even_nasty_mail_fits_the_schema(path: Path) -> None:
 
 def test_a_content_that_is_left_out_is_null() -> None:
     raw = b"Content-Type: application/pdf\r\n\r\n12345"
-    sent = as_json(parse(envelope(), raw), most=4)
+    sent = as_json(parse(envelope(), raw), max_attachment_bytes=4)
     assert [part["content"] for part in sent["attachments"]] == [None]
     VALIDATOR.validate(sent)
     assert from_json(sent).attachments[0].content == b""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from email_ingestion.blobs import Blobs
+from email_ingestion.blobs import BlobStore
 from email_ingestion.events import Observe
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
@@ -72,7 +72,7 @@ class Source:
     link: RedisLink
     intake: Appender  # one for each thread
     ledger: Callable[[], Ledger]
-    blobs: Blobs
+    blobs: BlobStore
     observe: Observe = lambda _: None  # what a command counts says it all
     holder: str = ""  # as whom it writes, see `stream.leases`; a command writes as nobody in particular
     control: OperatorOverrides = field(default_factory=partial(OperatorOverrides, "producer"))

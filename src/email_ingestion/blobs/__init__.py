@@ -1,6 +1,7 @@
-"""Large bytes outside Redis and the database, addressed by their content: on a local disk or in an S3 bucket.
+"""Store large contents outside Redis and the database, addressed by their SHA-256: on a local disk or in an S3 bucket.
 
-A reference is `sha256:<hex>`, the same wherever the bytes lie. Nothing is ever overwritten, and only `collect` removes.
+A reference is `sha256:<hex>` in every store. Nothing is ever overwritten, and only `email-ingestion blobs collect`
+removes blobs.
 """
 
 from __future__ import annotations
@@ -9,61 +10,64 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Protocol
 
-from email_ingestion.blobs.disk import DiskBlobs
-from email_ingestion.blobs.reference import Aged, reference, sha256_of
+from email_ingestion.blobs.disk import DiskBlobStore
+from email_ingestion.blobs.reference import OldBlob, reference, sha256_of
 from email_ingestion.errors import ConfigurationError
 
-__all__ = ["Aged", "Blobs", "DiskBlobs", "open_blobs", "reference", "sha256_of"]
+__all__ = ["BlobStore", "DiskBlobStore", "OldBlob", "open_blobs", "reference", "sha256_of"]
 
 
-class Blobs(Protocol):
-    """Keeps bytes under their reference. Every method raises SinkUnavailable when the store itself does not work."""
+class BlobStore(Protocol):
+    """Keeps bytes under their reference. Every method raises SinkUnavailable when the store is down.
+
+    A Protocol, because obstore, which `S3BlobStore` needs, is an extra.
+    """
 
     def put(self, data: bytes) -> str:
-        """Store `data`, durably when it returns, and return its reference; twice is the same as once."""
+        """Store `data` durably and return its reference; a repetition changes nothing."""
 
-    def spool(self) -> IO[bytes]:
-        """Return a file to write a content into that is too large for memory; it is gone when it is closed."""
+    def open_spool(self) -> IO[bytes]:
+        """Open a temporary file for a content that is too large for memory; closing it deletes it."""
 
-    def keep(self, spooled: IO[bytes], sha256: str) -> str:
-        """Store what was spooled, which has this digest, durably; return its reference. Twice is the same as once."""
+    def put_file(self, spooled: IO[bytes], sha256: str) -> str:
+        """Store a spooled file with this hex digest durably; return its reference. A repetition changes nothing."""
 
     def get(self, ref: str) -> bytes:
-        """Return the bytes under `ref`; raises TransientError when they are missing or damaged."""
+        """Return the bytes under `ref`. Raises TransientError when they are missing or damaged."""
 
     def exists(self, ref: str) -> bool:
-        """Tell whether there are bytes under `ref`."""
+        """Tell whether bytes are stored under `ref`."""
 
-    def aged(self, before: float) -> Iterator[Aged]:
-        """What was stored, or stored again, last before this Unix time."""
+    def stored_before(self, before: float) -> Iterator[OldBlob]:
+        """Yield the blobs that were last stored before this Unix time."""
 
-    def remove(self, aged: Aged) -> bool:
-        """Remove what nothing refers to, or put it aside; False when it was stored again since, or is gone already.
+    def remove(self, blob: OldBlob) -> bool:
+        """Remove a blob that nothing refers to, or move it aside; False when it was stored again since or is gone.
 
-        However a writer comes in between, what it was told to be stored can be got.
+        A writer whose `put` returned meanwhile can always `get` its bytes.
         """
 
     def ping(self) -> None:
-        """Return when the store takes a write now."""
+        """Check that the store accepts a write now."""
 
 
-def open_blobs(url: str) -> Blobs:
+def open_blobs(url: str) -> BlobStore:
     """Open the store at `file:<path>` (absolute or relative, not percent-encoded) or `s3://<bucket>/<prefix>`.
 
-    S3 credentials, region and endpoint come from where every S3 client looks (AWS_ACCESS_KEY_ID, …).
-    Raises ConfigurationError when `url` or what stands behind it is unusable.
+    S3 credentials, region and endpoint come from the usual environment (AWS_ACCESS_KEY_ID, …).
+    Raises ConfigurationError when the URL is wrong or its store cannot be used.
     """
     scheme, _, rest = url.partition(":")
     if scheme == "file" and rest.removeprefix("//"):
-        return DiskBlobs(Path(rest.removeprefix("//")))
+        return DiskBlobStore(Path(rest.removeprefix("//")))
     if scheme == "s3" and rest.strip("/"):
         return _open_s3(url)
     raise ConfigurationError("BLOB_URL must be file:<directory> or s3://<bucket>/<prefix>")
 
 
-def _open_s3(url: str) -> Blobs:
+def _open_s3(url: str) -> BlobStore:
     try:
-        from email_ingestion.blobs.s3 import S3Blobs  # noqa: PLC0415 - its import needs an extra
+        from email_ingestion.blobs.s3 import S3BlobStore  # noqa: PLC0415 - its import needs an extra
     except ImportError as error:
         raise ConfigurationError("BLOB_URL s3://… needs obstore: pip install 'email-ingestion[s3]'") from error
-    return S3Blobs(url)
+    return S3BlobStore(url)

@@ -1,4 +1,4 @@
-"""Blobs as files in a directory, each under its name only when it is complete and on the disk."""
+"""Store blobs as files in a directory; a file gets its final name only when it is complete and synced."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import IO
 
 from email_ingestion.atomic_files import atomic_write, sync_directory
-from email_ingestion.blobs.reference import Aged, missing, path_of, reference, reference_to, verified
+from email_ingestion.blobs.reference import OldBlob, missing_error, path_of, reference, reference_to, verify
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
 
 _ORPHAN = "-orphan"
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
-class DiskBlobs:
-    """See `Blobs`."""
+class DiskBlobStore:
+    """A blob store in a local directory."""
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
@@ -29,11 +29,11 @@ class DiskBlobs:
             raise ConfigurationError(f"BLOB_URL: {self._root} cannot be created: {error.strerror}") from error
 
     def put(self, data: bytes) -> str:
-        """See `Blobs`."""
+        """Write the file, or touch the one that is there, and sync it."""
         ref = reference_to(data)
         path = self._root / path_of(ref)
         try:
-            if not _touched(path):
+            if not _touch(path):
                 with atomic_write(path) as file:
                     file.write(data)
             self._sync(path)
@@ -41,8 +41,8 @@ class DiskBlobs:
             raise self._unavailable(error) from error
         return ref
 
-    def spool(self) -> IO[bytes]:
-        """See `Blobs`; on the same disk, so that keeping it copies nothing, and where `aged` clears up."""
+    def open_spool(self) -> IO[bytes]:
+        """Open a temporary file on the same disk, so that `put_file` only links it."""
         directory = self._root / "00" / "00"
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -50,14 +50,14 @@ class DiskBlobs:
         except OSError as error:
             raise self._unavailable(error) from error
 
-    def keep(self, spooled: IO[bytes], sha256: str) -> str:
-        """See `Blobs`."""
+    def put_file(self, spooled: IO[bytes], sha256: str) -> str:
+        """Sync the spooled file and link it under its final name."""
         ref = reference(sha256)
         path = self._root / path_of(ref)
         try:
             spooled.flush()
             os.fsync(spooled.fileno())
-            if not _touched(path):
+            if not _touch(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with suppress(FileExistsError):
                     os.link(spooled.name, path)
@@ -67,24 +67,24 @@ class DiskBlobs:
         return ref
 
     def get(self, ref: str) -> bytes:
-        """See `Blobs`."""
+        """Read the file and verify its digest."""
         try:
             data = (self._root / path_of(ref)).read_bytes()
         except FileNotFoundError as error:
-            raise missing(ref, str(self._root)) from error
+            raise missing_error(ref, str(self._root)) from error
         except OSError as error:
             raise self._unavailable(error) from error
-        return verified(data, ref, str(self._root))
+        return verify(data, ref, str(self._root))
 
     def exists(self, ref: str) -> bool:
-        """See `Blobs`."""
+        """Tell whether the file exists."""
         try:
             return (self._root / path_of(ref)).exists()
         except OSError as error:
             raise self._unavailable(error) from error
 
-    def aged(self, before: float) -> Iterator[Aged]:
-        """See `Blobs`; clears up after itself and after writers that were killed."""
+    def stored_before(self, before: float) -> Iterator[OldBlob]:
+        """Yield old blobs; restore orphans of a killed `remove`, and delete old temporary files of killed writers."""
         try:
             for path in self._root.glob("??/??/*"):
                 if path.name.endswith(_ORPHAN):
@@ -92,28 +92,28 @@ class DiskBlobs:
                 elif path.stat().st_mtime < before:
                     if _DIGEST.fullmatch(path.name):
                         ref = reference(path.name)
-                        yield Aged(ref, path.stat().st_size, path_of(ref), before)
+                        yield OldBlob(ref, path.stat().st_size, path_of(ref), before)
                     elif path.name.startswith("."):
                         path.unlink(missing_ok=True)
-        except FileNotFoundError:  # somebody else clears up as well
+        except FileNotFoundError:  # another process cleans up as well
             return
         except OSError as error:
             raise self._unavailable(error) from error
 
-    def remove(self, aged: Aged) -> bool:
-        """See `Blobs`.
+    def remove(self, blob: OldBlob) -> bool:
+        """Move the file aside, then check its time, then delete it.
 
-        A writer that finds the bytes there touches them. So they are put aside first and looked at then: whoever came
-        before that has touched them, and whoever comes later writes them anew.
+        A writer touches a file that it finds. So a writer that came before the move has touched the file, which is
+        then restored, and a writer that comes after the move writes the bytes again.
         """
-        path = self._root / aged.path
-        aside = path.with_name(f".{path.name}{_ORPHAN}")
+        path = self._root / blob.path
+        orphan = path.with_name(f".{path.name}{_ORPHAN}")
         try:
-            os.replace(path, aside)
-            if aside.stat().st_mtime >= aged.before:
-                _restore(aside)
+            os.replace(path, orphan)
+            if orphan.stat().st_mtime >= blob.before:
+                _restore(orphan)
                 return False
-            aside.unlink()
+            orphan.unlink()
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -121,7 +121,7 @@ class DiskBlobs:
         return True
 
     def ping(self) -> None:
-        """See `Blobs`; writes a block and removes it."""
+        """Write a block and remove it."""
         try:
             with tempfile.NamedTemporaryFile(dir=self._root, prefix=".ping-") as file:
                 file.write(bytes(4096))
@@ -130,7 +130,7 @@ class DiskBlobs:
             raise self._unavailable(error) from error
 
     def _sync(self, path: Path) -> None:
-        """Also when it was there: whoever wrote it may not have come this far, and "stored" is what we answer."""
+        """Sync the directories, also of a file that was there: its writer may have been killed before this point."""
         for directory in (path.parent, path.parent.parent, self._root):
             sync_directory(directory)
 
@@ -138,8 +138,8 @@ class DiskBlobs:
         return SinkUnavailable(f"the blob directory {self._root} does not work: {error.strerror}")
 
 
-def _touched(path: Path) -> bool:
-    """Whether it is there; `remove` sees that somebody needs it."""
+def _touch(path: Path) -> bool:
+    """Set the file's time to now, so that `remove` keeps it; False when there is none."""
     try:
         os.utime(path)
     except FileNotFoundError:
@@ -147,9 +147,9 @@ def _touched(path: Path) -> bool:
     return True
 
 
-def _restore(aside: Path) -> None:
-    path = aside.with_name(aside.name[1:].removesuffix(_ORPHAN))
+def _restore(orphan: Path) -> None:
+    path = orphan.with_name(orphan.name[1:].removesuffix(_ORPHAN))
     if path.exists():
-        aside.unlink(missing_ok=True)
+        orphan.unlink(missing_ok=True)
     else:
-        os.replace(aside, path)
+        os.replace(orphan, path)

@@ -1,4 +1,4 @@
-"""What a reference is, where its bytes lie in a store, how long they have, and whether they are the right ones."""
+"""References to stored bytes (`sha256:<hex>`), their path in a store, and the check of the bytes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _REFERENCE = re.compile("sha256:([0-9a-f]{64})")
 
 
 @dataclass(frozen=True, slots=True)
-class Aged:
-    """Bytes that were stored, or stored again, last before a Unix time; not `final`: removing them puts them aside."""
+class OldBlob:
+    """A blob that was last stored before a Unix time."""
 
     ref: str
     size: int
     path: str  # in the store
     before: float
-    final: bool = True
+    final: bool = True  # False: `remove` moves it aside first
 
 
 def reference(sha256: str) -> str:
@@ -33,7 +33,7 @@ def reference_to(data: bytes) -> str:
 
 
 def sha256_of(ref: str) -> str:
-    """Return the hex digest in `ref`; raises TransientError for anything else, which no store of ours has written."""
+    """Return the hex digest in `ref`. Raises TransientError for any other text: no store of ours has written it."""
     match = _REFERENCE.fullmatch(ref)
     if match is None:
         raise TransientError(f"{ref!r} is not a reference to stored bytes")
@@ -41,18 +41,18 @@ def sha256_of(ref: str) -> str:
 
 
 def path_of(ref: str) -> str:
-    """Return the relative path; two levels, because a directory of millions is slow to list and to back up."""
+    """Return the relative path, with two levels of directories: one with millions of files is slow to list."""
     sha256 = sha256_of(ref)
     return f"{sha256[:2]}/{sha256[2:4]}/{sha256}"
 
 
-def verified(data: bytes, ref: str, where: str) -> bytes:
-    """Return `data` if it is what `ref` says; raises TransientError otherwise."""
+def verify(data: bytes, ref: str, where: str) -> bytes:
+    """Return `data` if its digest is that of `ref`. Raises TransientError otherwise."""
     if reference_to(data) != ref:
         raise TransientError(f"{ref} in {where} is damaged; restore it from a backup")
     return data
 
 
-def missing(ref: str, where: str) -> TransientError:
-    """Return the error for bytes that are not there: most often a store that the hosts do not share."""
+def missing_error(ref: str, where: str) -> TransientError:
+    """Make the error for missing bytes; its usual cause is a store that the hosts do not share."""
     return TransientError(f"{ref} is not in {where}; BLOB_URL must name one store that all hosts share")

@@ -1,14 +1,16 @@
-"""Blobs as objects in an S3 bucket, through obstore (the extra `s3`); the only speaker of obstore.
+"""Store blobs as objects in an S3 bucket through obstore (the extra `s3`).
 
-    ab/cd/<sha256>                  what was stored
-    orphans/ab/cd/<sha256>/<uuid>   what a collector put aside, under a name that is written once
+    ab/cd/<sha256>                  a stored blob
+    orphans/ab/cd/<sha256>/<uuid>   a blob that a collector moved aside, under a name that is written once
 
-No bucket can remove an object on the condition that nobody came to need it since, so what nothing refers to is removed
-in two steps, a grace apart: copied aside and taken away from its place; and, when the copy is as old as the grace and
-still nothing refers to it, removed for good. A writer who finds an object in its place relies on it without a word.
-Should a collector take it away just then, its copy is there, is found by `get`, and is young: a grace later the
-writer's record is seen, and the copy stays for as long as that does. A writer who comes after it was taken away finds
-nothing and writes it anew; copies it never relies on. Nor can collectors harm each other, as each names its own copies.
+S3 cannot delete an object on the condition that nobody needs it since, so a collector deletes in two steps, with a
+grace period between them. It moves an unreferenced blob to `orphans/`; when that copy is older than the grace period
+and still unreferenced, it deletes the copy.
+
+A writer that finds a blob in its place does not write it again. If a collector moves the blob just then, `get` finds
+the copy, which is young: at the end of the grace period the collector sees the writer's record and keeps the copy. A
+writer that comes after the move writes the blob again; writers never rely on copies. Collectors cannot harm each
+other, because each copy has its own name.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from uuid import uuid4
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from email_ingestion.blobs.reference import Aged, missing, path_of, reference, reference_to, verified
+from email_ingestion.blobs.reference import OldBlob, missing_error, path_of, reference, reference_to, verify
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
 
 if TYPE_CHECKING:
@@ -31,24 +33,24 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
 
 # obstore's own patience is three minutes; behind a circuit breaker an answer is worth more.
-_PATIENCE = timedelta(seconds=20)
+_TIMEOUT = timedelta(seconds=20)
 _CLIENT: ClientConfig = {
-    "timeout": _PATIENCE,
+    "timeout": _TIMEOUT,
     "connect_timeout": timedelta(seconds=5),
     "allow_http": True,  # plain only where the operator's endpoint says http://, such as a MinIO next door
 }
-_RETRIES: RetryConfig = {"max_retries": 3, "retry_timeout": _PATIENCE}
+_RETRIES: RetryConfig = {"max_retries": 3, "retry_timeout": _TIMEOUT}
 
-_ASIDE = "orphans"
+_ORPHANS = "orphans"
 _OBJECT = re.compile(
-    rf"(?P<aside>{_ASIDE}/)?[0-9a-f]{{2}}/[0-9a-f]{{2}}/(?P<sha256>[0-9a-f]{{64}})(?(aside)/[0-9a-f]{{32}})"
+    rf"(?P<aside>{_ORPHANS}/)?[0-9a-f]{{2}}/[0-9a-f]{{2}}/(?P<sha256>[0-9a-f]{{64}})(?(aside)/[0-9a-f]{{32}})"
 )
 
 _ERRORS = (BaseError, OSError)  # obstore raises FileNotFoundError where S3 says 404
 
 
-class S3Blobs:
-    """See `Blobs`."""
+class S3BlobStore:
+    """A blob store in an S3 bucket."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -58,20 +60,20 @@ class S3Blobs:
             raise ConfigurationError(f"BLOB_URL {url} cannot be used: {_first_line(error)}") from error
 
     def put(self, data: bytes) -> str:
-        """See `Blobs`."""
+        """Write the object unless it is there."""
         ref = reference_to(data)
-        if not self._in_place(ref):
+        if not self._is_stored(ref):
             self._write(path_of(ref), data)
         return ref
 
-    def spool(self) -> IO[bytes]:
-        """See `Blobs`."""
+    def open_spool(self) -> IO[bytes]:
+        """Open a temporary file on the local disk."""
         return tempfile.TemporaryFile()
 
-    def keep(self, spooled: IO[bytes], sha256: str) -> str:
-        """See `Blobs`; obstore sends it in parts."""
+    def put_file(self, spooled: IO[bytes], sha256: str) -> str:
+        """Upload the spooled file in parts unless the object is there."""
         ref = reference(sha256)
-        if not self._in_place(ref):
+        if not self._is_stored(ref):
             spooled.seek(0)
             try:
                 self._store.put(path_of(ref), spooled)
@@ -80,42 +82,44 @@ class S3Blobs:
         return ref
 
     def get(self, ref: str) -> bytes:
-        """See `Blobs`."""
-        for path in self._places(ref):
+        """Read the object, or a copy that was moved aside, and verify its digest."""
+        for path in self._candidate_paths(ref):
             try:
                 data = bytes(self._store.get(path).bytes())
             except FileNotFoundError:
                 continue
             except _ERRORS as error:
                 raise self._unavailable(error) from error
-            return verified(data, ref, self._url)
-        raise missing(ref, self._url)
+            return verify(data, ref, self._url)
+        raise missing_error(ref, self._url)
 
     def exists(self, ref: str) -> bool:
-        """See `Blobs`."""
-        return self._in_place(ref) or any(self._listed(f"{_ASIDE}/{path_of(ref)}"))
+        """Tell whether the object exists, or a copy that was moved aside."""
+        return self._is_stored(ref) or any(self._list(f"{_ORPHANS}/{path_of(ref)}"))
 
-    def aged(self, before: float) -> Iterator[Aged]:
-        """See `Blobs`; what is in its place, and the copies put aside."""
-        for found in self._listed():
+    def stored_before(self, before: float) -> Iterator[OldBlob]:
+        """Yield old blobs: those in their place, and the copies that were moved aside."""
+        for found in self._list():
             name = _OBJECT.fullmatch(found["path"])
             if name and found["last_modified"].timestamp() < before:
-                yield Aged(reference(name["sha256"]), found["size"], found["path"], before, final=bool(name["aside"]))
+                yield OldBlob(
+                    reference(name["sha256"]), found["size"], found["path"], before, final=bool(name["aside"])
+                )
 
-    def remove(self, aged: Aged) -> bool:
-        """See `Blobs`; the first step or the second of what this module's docstring describes."""
+    def remove(self, blob: OldBlob) -> bool:
+        """Move the blob aside, or delete a copy that was moved aside: the two steps in this module's docstring."""
         try:
-            if not aged.final:
-                self._store.copy(aged.path, f"{_ASIDE}/{aged.path}/{uuid4().hex}")
-            self._store.delete(aged.path)
+            if not blob.final:
+                self._store.copy(blob.path, f"{_ORPHANS}/{blob.path}/{uuid4().hex}")
+            self._store.delete(blob.path)
         except FileNotFoundError:
             return False
         except _ERRORS as error:
             raise self._unavailable(error) from error
         return True
 
-    def _in_place(self, ref: str) -> bool:
-        """Whether it is there to stay as long as something refers to it, which a copy that was put aside is not."""
+    def _is_stored(self, ref: str) -> bool:
+        """Tell whether the object is in its place; a copy that was moved aside does not count."""
         try:
             self._store.head(path_of(ref))
         except FileNotFoundError:
@@ -125,14 +129,14 @@ class S3Blobs:
         return True
 
     def ping(self) -> None:
-        """See `Blobs`; writes an object `.ping`, because that is the permission we need."""
+        """Write the object `.ping`, which needs the same permission as a blob."""
         self._write(".ping", b"")
 
-    def _places(self, ref: str) -> Iterator[str]:
+    def _candidate_paths(self, ref: str) -> Iterator[str]:
         yield path_of(ref)
-        yield from (found["path"] for found in self._listed(f"{_ASIDE}/{path_of(ref)}"))
+        yield from (found["path"] for found in self._list(f"{_ORPHANS}/{path_of(ref)}"))
 
-    def _listed(self, below: str | None = None) -> Iterator[ObjectMeta]:
+    def _list(self, below: str | None = None) -> Iterator[ObjectMeta]:
         try:
             for page in self._store.list(below):
                 yield from page

@@ -21,7 +21,7 @@ from email_ingestion.errors import OperationFailed, SinkUnavailable
 from email_ingestion.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from email_ingestion.blobs import Aged, Blobs
+    from email_ingestion.blobs import BlobStore, OldBlob
     from email_ingestion.ledger.store import Ledger
 
 CHUNK = 500
@@ -70,7 +70,7 @@ def collect(
     store = open_blobs(settings.blob_url)
     before = time.time() - age.total_seconds()
     with closing(open_ledger(settings.database_url)) as ledger:
-        orphans = list(_orphans(store.aged(before), _refs_in_redis(settings), ledger))
+        orphans = list(_orphans(store.stored_before(before), _refs_in_redis(settings), ledger))
     if not dry_run:
         orphans = list(_removed(store, orphans))
     _print_orphans(orphans, dry_run=dry_run, as_json=as_json)
@@ -95,14 +95,14 @@ def _refs_in_redis(settings: Settings) -> set[str]:
     return {reference(entry.sha256) for pages in looks for page in pages for entry in page.entries}
 
 
-def _orphans(aged: Iterable[Aged], refs_in_redis: set[str], ledger: Ledger) -> Iterator[Aged]:
+def _orphans(aged: Iterable[OldBlob], refs_in_redis: set[str], ledger: Ledger) -> Iterator[OldBlob]:
     left = iter(aged)
     while chunk := list(islice(left, CHUNK)):
         used = ledger.referenced({each.ref for each in chunk}) | refs_in_redis
         yield from (each for each in chunk if each.ref not in used)
 
 
-def _removed(store: Blobs, orphans: list[Aged]) -> Iterator[Aged]:
+def _removed(store: BlobStore, orphans: list[OldBlob]) -> Iterator[OldBlob]:
     with progress("removing", len(orphans)) as advance:
         for orphan in orphans:
             if store.remove(orphan):
@@ -110,7 +110,7 @@ def _removed(store: Blobs, orphans: list[Aged]) -> Iterator[Aged]:
             advance(1)
 
 
-def _print_orphans(orphans: list[Aged], *, dry_run: bool, as_json: bool) -> None:
+def _print_orphans(orphans: list[OldBlob], *, dry_run: bool, as_json: bool) -> None:
     gone, aside = (_totals([each for each in orphans if each.final is final]) for final in (True, False))
     if as_json:
         typer.echo(json.dumps(gone | {"removed": not dry_run, "aside": aside}, indent=2))
@@ -122,7 +122,7 @@ def _print_orphans(orphans: list[Aged], *, dry_run: bool, as_json: bool) -> None
         )
 
 
-def _totals(orphans: list[Aged]) -> dict[str, Any]:
+def _totals(orphans: list[OldBlob]) -> dict[str, Any]:
     return {"orphans": [each.ref for each in orphans], "bytes": sum(each.size for each in orphans)}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from email_ingestion.records import Email, Envelope
+from email_ingestion.records import Email, Envelope, SinkMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +13,16 @@ class Content:
 
     sha256: str  # hex digest of `data`
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerWrite(SinkMessage):
+    """A message for the database sink, with the facts that no other sink gets."""
+
+    raw_ref: str | None = None  # set when the raw bytes are already in the blob store
+    owed_to: tuple[str, ...] = ()  # the further sinks that must get it
+    only_sink: str | None = None  # the further sink that must get it again: its dead letter was replayed
+    synthetic: bool = False  # it tests the pipeline: nothing of it is kept
 
 
 @dataclass(frozen=True, slots=True)

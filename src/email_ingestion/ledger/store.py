@@ -11,7 +11,7 @@ from typing import Any
 import zstandard
 from sqlalchemy import ColumnElement, Connection, Engine, Row, bindparam, exists, func, select, update
 
-from email_ingestion.blobs import Blobs, sha256_of
+from email_ingestion.blobs import BlobStore, sha256_of
 from email_ingestion.errors import SinkUnavailable, TransientError
 from email_ingestion.ledger.database_errors import translate_errors
 from email_ingestion.ledger.engine import check_server, describe_database, open_engine, write_engine
@@ -51,8 +51,8 @@ def _insert_of(engine: Engine) -> Any:
     return insert
 
 
-def content_of(ref: str, ledger: Ledger, blobs: Blobs) -> bytes:
-    """Return the bytes under `ref` from the database or the blob store. Raises the errors of `Blobs.get`."""
+def content_of(ref: str, ledger: Ledger, blobs: BlobStore) -> bytes:
+    """Return the bytes under `ref` from the database or the blob store. Raises the errors of `BlobStore.get`."""
     content = ledger.content(ref)
     return blobs.get(ref) if content is None else content
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import IO, TypeVar
 
 from email_ingestion.background import BackgroundThread
-from email_ingestion.blobs import Blobs, reference
+from email_ingestion.blobs import BlobStore, reference
 from email_ingestion.errors import IMAPConnectionError
 from email_ingestion.events import Downloaded, Observe, Skipped
 from email_ingestion.mailbox import ImapMailbox, MessageSummary
@@ -37,7 +37,7 @@ class MessageFetcher:
         connection: ImapMailbox,
         mailbox: SelectedMailbox,
         *,
-        blobs: Blobs,
+        blobs: BlobStore,
         blob_threshold: int,
         priority_of: PriorityOf,
         observe: Observe,
@@ -150,7 +150,7 @@ class MessageFetcher:
         """Fetch one message that is never in memory as a whole: it goes through a file into the blob store."""
         digest, size, head = hashlib.sha256(), 0, b""
         with ExitStack() as open_files:
-            spooled = open_files.enter_context(self._blobs.spool())
+            spooled = open_files.enter_context(self._blobs.open_spool())
             while True:
                 for start in range(size, min(summary.size, size + 2 * CHUNK_BYTES), CHUNK_BYTES):
                     self._connection.prefetch([summary.uid], (start, CHUNK_BYTES))
@@ -176,7 +176,7 @@ class MessageFetcher:
 
     def _keep(self, spooled: IO[bytes], sha256: str, open_files: ExitStack) -> str:
         with open_files:
-            return self._blobs.keep(spooled, sha256)
+            return self._blobs.put_file(spooled, sha256)
 
     def _store(self, store: Callable[[], str], uploads: Uploads | None) -> None:
         if uploads is None:

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from email_ingestion.blobs import Blobs
+from email_ingestion.blobs import BlobStore
 from email_ingestion.errors import OperationFailed
 from email_ingestion.mailbox import MessageSummary
 from email_ingestion.producer.fetcher import BATCH_BYTES
@@ -66,7 +66,7 @@ class MboxImport:
         path: Path,
         *,
         appender: Appender,
-        blobs: Blobs,
+        blobs: BlobStore,
         blob_threshold: int,
         fetch_filter: FetchFilter,
         known_ids: Callable[[Sequence[RawMessage]], Collection[str]],

@@ -70,7 +70,7 @@ class FilesSink:
         with atomic_write(folder / f"{name}.eml") as file:
             file.write(parcel.raw)
         with atomic_write(folder / f"{name}.json") as file:
-            file.write(json.dumps(as_json(parcel.email, most=-1), ensure_ascii=False).encode())
+            file.write(json.dumps(as_json(parcel.email, max_attachment_bytes=-1), ensure_ascii=False).encode())
         return folder
 
 

@@ -10,10 +10,10 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
 
 from email_ingestion.background import BackgroundThread
 from email_ingestion.backoff import backoff
+from email_ingestion.blobs import BlobStore
 from email_ingestion.breaker import Breaker
 from email_ingestion.errors import (
     CircuitBreakerError,
@@ -32,21 +32,14 @@ from email_ingestion.events import (
     SinkDelivered,
     SyntheticHandled,
 )
+from email_ingestion.ledger.model import LedgerWrite
 from email_ingestion.parsing.isolated import IsolatedParser
 from email_ingestion.records import Email, RawMessage
 from email_ingestion.routing import Decision, Router
-from email_ingestion.sinks import Sink, SinkMessage
+from email_ingestion.sinks import Sink
 from email_ingestion.stream import Consumer, Delivery, Receipt, SyntheticMessages
 from email_ingestion.stream.codec import UnknownVersion
 from email_ingestion.stream.dead_letters import Reason, dead_letter_fields
-
-
-class Blobs(Protocol):
-    """Where the bytes of a large message lie."""
-
-    def get(self, ref: str) -> bytes:
-        """The bytes of a reference."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +64,7 @@ class BatchProcessor:
         queue: Consumer,
         database: Sink,
         breaker: Breaker,
-        blobs: Blobs,
+        blobs: BlobStore,
         parser: IsolatedParser,
         *,
         rehearsals: SyntheticMessages,
@@ -199,7 +192,7 @@ class BatchProcessor:
             return
         self._complete([each for each, _ in parcels], duplicates, time.monotonic() - begun.started)
 
-    def _settle_singly(self, parcels: Sequence[tuple[Delivery, SinkMessage]]) -> None:
+    def _settle_singly(self, parcels: Sequence[tuple[Delivery, LedgerWrite]]) -> None:
         """Find out which message of a failed batch is to blame; the others are delivered."""
         for position, (each, parcel) in enumerate(parcels):
             started = time.monotonic()
@@ -213,7 +206,7 @@ class BatchProcessor:
                 continue
             self._complete([each], duplicates, time.monotonic() - started)
 
-    def _parsed(self, begun: InProgress) -> list[tuple[Delivery, SinkMessage]]:
+    def _parsed(self, begun: InProgress) -> list[tuple[Delivery, LedgerWrite]]:
         """What came of a batch; when a message ended the parser, each alone, so that only that one fails."""
         try:
             outcomes = begun.outcomes.result()
@@ -232,17 +225,17 @@ class BatchProcessor:
                 parcels.append((each, self._parcel(message, self._router.decide(outcome))))
         return parcels
 
-    def _parsed_singly(self, begun: InProgress, error: ParserDied) -> list[tuple[Delivery, SinkMessage]]:
+    def _parsed_singly(self, begun: InProgress, error: ParserDied) -> list[tuple[Delivery, LedgerWrite]]:
         if len(begun.opened) == 1:
             self._fail(begun.opened[0][0], error)
             return []
         left = [(each, message) for each, message in begun.opened if not self._buried(each)]
         return [parcel for one in left for parcel in self._parsed(self._begun([one[0]], [one], begun.started))]
 
-    def _parcel(self, message: RawMessage, decision: Decision) -> SinkMessage:
+    def _parcel(self, message: RawMessage, decision: Decision) -> LedgerWrite:
         if message.synthetic:
-            return SinkMessage(decision.email, message.raw or b"", synthetic=True)
-        return SinkMessage(decision.email, message.raw or b"", message.raw_ref, decision.sinks, message.only_sink)
+            return LedgerWrite(decision.email, message.raw or b"", synthetic=True)
+        return LedgerWrite(decision.email, message.raw or b"", message.raw_ref, decision.sinks, message.only_sink)
 
     def _buried(self, each: Delivery) -> bool:
         """Whether an operator revoked it; then it is a dead letter now."""
@@ -275,7 +268,7 @@ class BatchProcessor:
             )
         return None
 
-    def _record(self, parcels: Sequence[SinkMessage]) -> set[str]:
+    def _record(self, parcels: Sequence[LedgerWrite]) -> set[str]:
         """Hand parcels to the database; returns the identities that it had already."""
         name = self._database.name
         try:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from email_ingestion.backoff import backoff
-from email_ingestion.blobs import Blobs
+from email_ingestion.blobs import BlobStore
 from email_ingestion.breaker import Breaker
 from email_ingestion.errors import (
     CircuitBreakerError,
@@ -79,7 +79,7 @@ class SinkDispatcher:
         breaker: Breaker,
         *,
         ledger: Ledger,
-        blobs: Blobs,
+        blobs: BlobStore,
         burial: Burial,
         paused: Callable[[], object],
         batch: int,
@@ -205,7 +205,7 @@ class SinkDispatcher:
         email = parse(owed.envelope, raw)
         if owed.priority is not None:
             email = replace(email, tags=owed.tags, priority=owed.priority)
-        return SinkMessage(email, raw, owed.raw_ref if inside is None else None)
+        return SinkMessage(email, raw)
 
     def _answers(
         self, work: _Round, parcels: Sequence[SinkMessage]

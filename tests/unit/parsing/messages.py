@@ -29,7 +29,7 @@ def envelope() -> Envelope:
 
 def strings(email: Email) -> list[str]:
     """Every text of a record, wherever it is."""
-    return list(_texts(as_json(email, most=-1)))
+    return list(_texts(as_json(email, max_attachment_bytes=-1)))
 
 
 def _texts(value: Any) -> Iterator[str]:
