@@ -26,7 +26,7 @@ from email_ingestion.records import RawMessage, SinkMessage
 from email_ingestion.sinks import Sink
 from email_ingestion.sinks.database import DatabaseSink
 from email_ingestion.sinks.webhook import WebhookSink
-from email_ingestion.stream import Burial, DeadLetterQueue, Keys
+from email_ingestion.stream import DeadLetterQueue, Keys
 from email_ingestion.stream.codec import decode
 from email_ingestion.worker import SinkDispatcher
 from tests.servers.links import Heard, link, message
@@ -87,7 +87,7 @@ class Sinks:
             self.breakers[name],
             ledger=self.ledger,
             blobs=self.blobs,
-            burial=Burial(self.link),
+            dead_letters=DeadLetterQueue(self.link),
             paused=lambda: self.paused,
             batch=10,
             lease=30.0,
@@ -224,8 +224,8 @@ def test_a_replayed_letter_goes_to_its_sink_alone(sinks: Sinks):
 
 def _replayed(sinks: Sinks) -> RawMessage:
     """The entry of the stream that a replay of all letters makes."""
-    graveyard = DeadLetterQueue(sinks.link)
-    assert list(graveyard.replay([letter.id for letter in graveyard.letters()])) == [1]
+    dead_letters = DeadLetterQueue(sinks.link)
+    assert list(dead_letters.replay([letter.id for letter in dead_letters.letters()])) == [1]
     ((_, fields),) = sinks.link.client.xrange(Keys().stream)
     return decode(fields)
 

@@ -271,10 +271,10 @@ def test_nothing_is_looked_at_unless_it_is_asked_for(
 def test_whoever_lost_the_account_or_its_cursor_notes_nothing(redis_server: RedisServer):
     mine = Appender(link(redis_server.url), "here 1")
     with pytest.raises(LeaseLost):
-        mine.note_modseq("default", "INBOX", 1, 5)
+        mine.set_modseq("default", "INBOX", 1, 5)
     anybody = Appender(link(redis_server.url))
     anybody.restart_cursor("default", "INBOX", Cursor(1, 0))
     with pytest.raises(StaleCursor):
-        anybody.note_modseq("default", "INBOX", 2, 5)
-    anybody.note_modseq("default", "INBOX", 1, 2**62 + 1)
+        anybody.set_modseq("default", "INBOX", 2, 5)
+    anybody.set_modseq("default", "INBOX", 1, 2**62 + 1)
     assert anybody.modseq("default", "INBOX") == 2**62 + 1

@@ -15,10 +15,8 @@ from email_ingestion.records import Cursor
 from email_ingestion.settings import RedisAddress
 from email_ingestion.stream import (
     Appender,
-    Burial,
     Consumer,
     DeadLetterQueue,
-    Gaps,
     Leases,
     RedisLink,
     SnapshotRestore,
@@ -227,8 +225,8 @@ def test_a_gap_is_filled_once_and_by_the_holder_of_the_lease_alone(spread: Redis
     assert leases.renew(ACCOUNTS) == {}
     assert Leases(spread, "other", "term").renew(ACCOUNTS) == dict.fromkeys(ACCOUNTS, leases.owner)
     for account in ACCOUNTS:
-        gaps = Gaps(spread, account, leases.owner)
-        assert [gaps.fill([message(7, account=account)], BEGINNING) for _ in range(2)] == [1, 0]
+        appender = Appender(spread, leases.owner)
+        assert [appender.append_missing([message(7, account=account)], BEGINNING) for _ in range(2)] == [1, 0]
     leases.release(ACCOUNTS)
     assert Leases(spread, "other", "term").renew(ACCOUNTS) == {}
 
@@ -263,22 +261,22 @@ def test_dead_letters_are_found_replayed_and_removed_wherever_they_lie(spread: R
     put(spread, 1, 2)
     queue = Consumer(spread, "here-worker-1", LEASE)
     bury_all(queue)
-    graveyard = DeadLetterQueue(spread)
-    letters = list(graveyard.letters())
-    assert graveyard.depth() == len(letters) == 2 * PARTITIONS
+    dead_letters = DeadLetterQueue(spread)
+    letters = list(dead_letters.letters())
+    assert dead_letters.depth() == len(letters) == 2 * PARTITIONS
     assert group_failures(letters)[0].count == 2 * PARTITIONS
-    assert [each.id for each in graveyard.find([each.id for each in letters])] == [each.id for each in letters]
+    assert [each.id for each in dead_letters.find([each.id for each in letters])] == [each.id for each in letters]
     half = [each.id for each in letters if each.uid == 1]
-    assert [sum(graveyard.replay(half)) for _ in range(2)] == [PARTITIONS, 0]
+    assert [sum(dead_letters.replay(half)) for _ in range(2)] == [PARTITIONS, 0]
     assert {each.message.envelope.account for each in taken(queue)} == set(ACCOUNTS)
     rest = [each.id for each in letters if each.uid == 2]
-    assert sorted(each for gone in graveyard.remove([*rest, "63:1-1"]) for each in gone) == sorted(rest)
-    assert graveyard.depth() == 0
+    assert sorted(each for gone in dead_letters.remove([*rest, "63:1-1"]) for each in gone) == sorted(rest)
+    assert dead_letters.depth() == 0
 
 
 def test_a_letter_of_one_sink_lies_beside_the_account(spread: RedisLink):
     for account in ACCOUNTS:
-        Burial(spread).dead_letter(message(1, account=account), dead_letter_fields("permanent", 1, None, "", "here"))
+        DeadLetterQueue(spread).add(message(1, account=account), dead_letter_fields("permanent", 1, None, "", "here"))
     assert [spread.client.xlen(keys.dlq) for keys in spread.partitions] == [1] * PARTITIONS
 
 

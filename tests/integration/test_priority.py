@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from email_ingestion.records import Cursor, RawMessage
-from email_ingestion.stream import GROUP, Appender, Consumer, DeadLetterQueue, Gaps, Keys, RedisLink
+from email_ingestion.stream import GROUP, Appender, Consumer, DeadLetterQueue, Keys, RedisLink
 from email_ingestion.stream.dead_letter_file import read_entries, write_entries
 from email_ingestion.stream.dead_letters import dead_letter_fields
 from email_ingestion.stream.pending import PendingEntries
@@ -89,7 +89,7 @@ def test_new_mail_behind_what_was_taken_ahead_is_not_passed_over(redis_link: Red
     assert uids(one.read_urgent(10, LEAST)) == [1]
     assert one.read_urgent(10, LEAST) == []
     assert one.read_new(10, block=False) == []
-    Gaps(redis_link, "default").fill([ranked(2, 5), ranked(3, 8)], MAX_ENTRY_ID)
+    Appender(redis_link).append_missing([ranked(2, 5), ranked(3, 8)], MAX_ENTRY_ID)
     two = queue(redis_link, "two")
     assert uids(two.read_urgent(10, LEAST)) == [3]
     assert uids(one.read_urgent(10, LEAST) or one.read_new(10, block=False)) == [2]
@@ -133,9 +133,9 @@ def test_nothing_is_remembered_of_what_has_left_the_stream(redis_link: RedisLink
     (stuck,) = PendingEntries(redis_link).entries()
     assert PendingEntries(redis_link).dead_letter(stuck, "one")
     assert sorted(index(redis_link).values()) == [1]
-    graveyard = DeadLetterQueue(redis_link)
+    dead_letters = DeadLetterQueue(redis_link)
     letters = [letter.decode() for letter, _ in redis_link.client.xrange(KEYS.dlq)]
-    assert sum(graveyard.replay(letters)) == 2
+    assert sum(dead_letters.replay(letters)) == 2
     assert sorted(index(redis_link).values()) == [1, 7, 8]
     reservoir, path = QueueDump(redis_link), tmp_path / "queue"
     write_entries(path, reservoir.entries(), {}, lambda: None, form="email-ingestion queue")

@@ -16,7 +16,7 @@ from email_ingestion.events import MailboxChanged, Published, Reconciled
 from email_ingestion.mailbox.imap_mailbox import UID_WINDOW
 from email_ingestion.reconcile.comparison import MAX_MISSING_UIDS
 from email_ingestion.records import Cursor
-from email_ingestion.stream import Appender, EntryScanner, Gaps
+from email_ingestion.stream import Appender, EntryScanner
 from email_ingestion.stream.entry_scan import BEGINNING
 from gmail_sandbox import RunningSandbox
 from tests.servers.accounting import KEYS, World, digests, gmail, letter, sums
@@ -248,15 +248,15 @@ def test_two_repairs_at_once_queue_nothing_twice(filled: World):
 
 
 def test_what_another_appended_since_we_looked_is_not_appended_again(redis_server: RedisServer):
-    gaps, census = Gaps(link(redis_server.url), "default"), EntryScanner(link(redis_server.url), KEYS)
+    appender, census = Appender(link(redis_server.url)), EntryScanner(link(redis_server.url), KEYS)
     messages = [message(uid) for uid in range(1, 31)]
-    assert gaps.fill(messages[:20], BEGINNING) == 20
-    assert gaps.fill(messages, BEGINNING) == 10
+    assert appender.append_missing(messages[:20], BEGINNING) == 20
+    assert appender.append_missing(messages, BEGINNING) == 10
     last = [page.last for page in census.stream_pages()][-1]
-    assert gaps.fill([message(31)], last) == 1
-    assert gaps.fill([message(31)], last) == 0
+    assert appender.append_missing([message(31)], last) == 1
+    assert appender.append_missing([message(31)], last) == 0
     plain = replace(message(40), envelope=replace(message(40).envelope, gm_msgid=None))
-    assert (gaps.fill([plain], last), gaps.fill([plain], last)) == (1, 0)
+    assert (appender.append_missing([plain], last), appender.append_missing([plain], last)) == (1, 0)
 
 
 def test_a_full_stream_puts_the_repair_off(filled: World):

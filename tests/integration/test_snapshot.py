@@ -153,10 +153,10 @@ def test_what_is_completed_during_the_reading_is_left_out(redis_server: RedisSer
 
 def test_a_replay_during_the_reading_is_noticed(redis_server: RedisServer):
     fill(redis_server, 1, 0, 3)
-    graveyard = DeadLetterQueue(open_link(redis_server.url, "test"))
+    dead_letters = DeadLetterQueue(open_link(redis_server.url, "test"))
     reading = read_snapshot(open_link(redis_server.url, "test"))
     assert next(reading)
-    assert sum(graveyard.replay([letter.id for letter in graveyard.letters()])) == 3
+    assert sum(dead_letters.replay([letter.id for letter in dead_letters.letters()])) == 3
     with pytest.raises(SnapshotTorn):
         list(reading)
 

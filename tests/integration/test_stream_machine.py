@@ -23,7 +23,7 @@ from email_ingestion.backoff import backoff
 from email_ingestion.errors import StaleCursor
 from email_ingestion.records import Cursor
 from email_ingestion.stream import GROUP, Appender, Consumer, Delivery, Keys, RedisLink
-from email_ingestion.stream.dead_letter_queue import DeadLetterQueue
+from email_ingestion.stream.dead_letters import DeadLetterQueue
 from tests.servers.links import link, message
 from tests.servers.redis import RedisServer, running_redis
 
@@ -63,7 +63,7 @@ class StreamMachine(RuleBasedStateMachine):
         self.redis, self.keys = self.link.client, self.link.keys
         self.intakes = [Appender(self.link), Appender(self.link)]
         self.queues = {name: Consumer(self.link, name, LEASE) for name in WORKERS}
-        self.graveyard = DeadLetterQueue(self.link)
+        self.dead_letters = DeadLetterQueue(self.link)
         self.letters: list[str] = []  # dead letters, also those that are none any more
         self.held: dict[str, dict[str, Delivery]] = {name: {} for name in WORKERS}  # what each believes it has
         self.owner: dict[str, str] = {}  # who was given an entry last, by its id
@@ -200,7 +200,7 @@ class StreamMachine(RuleBasedStateMachine):
         letters = [each.decode() for each, _ in self.redis.xrange(self.keys.dlq)]
         self.letters += [each for each in letters if each not in self.letters]
         chosen = data.draw(st.lists(st.sampled_from(self.letters), min_size=1, unique=True))
-        assert sum(self.graveyard.replay(chosen)) == len(set(chosen) & set(letters))
+        assert sum(self.dead_letters.replay(chosen)) == len(set(chosen) & set(letters))
 
     @precondition(holding)
     @rule(data=st.data())
@@ -320,7 +320,7 @@ def test_a_long_backlog_is_kept_whole(server: RedisServer):
 
 
 def test_the_stream_keeps_every_message_in_one_place(server: RedisServer, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("email_ingestion.stream.partition_consumer.backoff", lambda attempt: SLOWER * backoff(attempt))
+    monkeypatch.setattr("email_ingestion.stream.consumer.backoff", lambda attempt: SLOWER * backoff(attempt))
 
     class OnThisServer(StreamMachine):
         pass

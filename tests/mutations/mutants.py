@@ -63,9 +63,9 @@ MUTANTS = (
         (
             Edit(
                 "src/email_ingestion/stream/appender.py",
-                "        sent = PendingScript(self._link, self._append, partition, keys, args)\n",
-                '        self._link.call(lambda: self._link.client.hset(keys[1], "uid", upto))\n'
-                "        sent = PendingScript(self._link, self._append, partition, keys, args)\n",
+                "        pending = PendingScript(self._link, self._append, partition, keys, args)\n",
+                '        self._link.call(lambda: self._link.client.hset(keys[1], "uid", last_uid))\n'
+                "        pending = PendingScript(self._link, self._append, partition, keys, args)\n",
             ),
             Edit(
                 f"{LUA}/append.lua",
@@ -77,7 +77,7 @@ MUTANTS = (
     ),
     Mutant(
         "cursor not moved by the append",
-        (Edit(f"{LUA}/append.lua", "  redis.call('HSET', KEYS[2], ARGV[5], upto)\n", ""),),
+        (Edit(f"{LUA}/append.lua", "  redis.call('HSET', KEYS[2], ARGV[5], last_uid)\n", ""),),
         (MACHINE, STREAM),
     ),
     Mutant(
@@ -103,37 +103,35 @@ MUTANTS = (
     ),
     Mutant(
         "claim without lease",
-        (Edit(f"{LUA}/take_overdue.lua", "  if owner ~= ARGV[2] then wait = math.max(wait, lease) end\n", ""),),
+        (Edit(f"{LUA}/claim_due.lua", "  if owner ~= ARGV[2] then wait = math.max(wait, lease) end\n", ""),),
         (MACHINE, STREAM),
     ),
     Mutant(
         "suspects taken together",
         (
-            Edit(f"{LUA}/take_overdue.lua", " and (count == 0 or #out == 0) and urgent", " and urgent"),
-            Edit(
-                f"{LUA}/take_overdue.lua", "        if count > 0 or #out >= most then", "        if #out >= most then"
-            ),
+            Edit(f"{LUA}/claim_due.lua", " and (count == 0 or #out == 0) and urgent", " and urgent"),
+            Edit(f"{LUA}/claim_due.lua", "        if count > 0 or #out >= limit then", "        if #out >= limit then"),
         ),
         (MACHINE, STREAM),
     ),
     Mutant(
         "completion without a look at the owner",
-        (Edit(f"{LUA}/complete.lua", "ARGV[1], id, id, 1, ARGV[2])", "ARGV[1], id, id, 1)"),),
+        (Edit(f"{LUA}/ack.lua", "ARGV[1], id, id, 1, ARGV[2])", "ARGV[1], id, id, 1)"),),
         (MACHINE, STREAM),
     ),
     Mutant(
         "completion that leaves the entry in the stream",
-        (Edit(f"{LUA}/complete.lua", "    redis.call('XDEL', KEYS[1], id)\n", ""),),
+        (Edit(f"{LUA}/ack.lua", "    redis.call('XDEL', KEYS[1], id)\n", ""),),
         (MACHINE, STREAM),
     ),
     Mutant(
         "heartbeat that steals back",
-        (Edit(f"{LUA}/hold.lua", "ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2])", "ARGV[1], ARGV[i], ARGV[i], 1)"),),
+        (Edit(f"{LUA}/extend.lua", "ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2])", "ARGV[1], ARGV[i], ARGV[i], 1)"),),
         (MACHINE, STREAM),
     ),
     Mutant(
         "given back with the attempt spent: hold",
-        (Edit(f"{LUA}/hold.lua", "'RETRYCOUNT', count, ", ""),),
+        (Edit(f"{LUA}/extend.lua", "'RETRYCOUNT', count, ", ""),),
         (MACHINE, STREAM),
     ),
     Mutant(
@@ -143,12 +141,12 @@ MUTANTS = (
     ),
     Mutant(
         "buried by one who lost it",
-        (Edit(f"{LUA}/bury.lua", "ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])", "ARGV[1], ARGV[3], ARGV[3], 1)"),),
+        (Edit(f"{LUA}/dead_letter.lua", "ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])", "ARGV[1], ARGV[3], ARGV[3], 1)"),),
         (MACHINE,),
     ),
     Mutant(
         "buried without its bytes",
-        (Edit(f"{LUA}/bury.lua", "  for _, v in ipairs(entry[1][2]) do letter[#letter + 1] = v end\n", ""),),
+        (Edit(f"{LUA}/dead_letter.lua", "  for _, v in ipairs(entry[1][2]) do letter[#letter + 1] = v end\n", ""),),
         (MACHINE, STREAM),
     ),
     Mutant(

@@ -34,7 +34,7 @@ from email_ingestion.producer.quarantine_retry import QuarantineRetry
 from email_ingestion.reconcile import Reconciler
 from email_ingestion.routing import Router
 from email_ingestion.settings import Account, Settings, start_of
-from email_ingestion.stream import Appender, DownloadQuota, EntryScanner, Gaps, Quarantine, RedisLink
+from email_ingestion.stream import Appender, DownloadQuota, EntryScanner, Quarantine, RedisLink
 
 if TYPE_CHECKING:
     from email_ingestion.ledger.store import Ledger
@@ -115,7 +115,7 @@ class Source:
             self.account.name,
             mailbox,
             quarantine=self._quarantine(mailbox),
-            gaps=Gaps(self.link, self.account.name, self.holder),
+            appender=Appender(self.link, self.holder),
             fetcher=self._fetcher(connection, mailbox),
             fetch_filter=self._fetch_filter(),
             known_mail=partial(self._known_mail, mailbox),
@@ -130,8 +130,7 @@ class Source:
             self.account.name,
             connection,
             mailbox,
-            appender=self.intake,
-            gaps=Gaps(self.link, self.account.name, self.holder),
+            appender=Appender(self.link, self.holder),
             fetcher=self._fetcher(connection, mailbox),
             fetch_filter=self._fetch_filter(),
             known_mail=self._known_mail(mailbox),
@@ -148,7 +147,7 @@ class Source:
         return Backfill(
             connection,
             mailbox,
-            gaps=Gaps(self.link, self.account.name, self.holder),
+            appender=Appender(self.link, self.holder),
             selector=self._selector(connection, mailbox, fetch_filter),
             known_mail=self._known_mail(mailbox),
             wait_for_capacity=wait_for_capacity,

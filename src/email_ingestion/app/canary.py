@@ -58,6 +58,6 @@ class Canary:
         self._rehearsals.append([synthetic_message(run, 1, LETTER)])
         deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline and not self._is_closed(LOOK_SECONDS):
-            for receipt in self._rehearsals.collect(run):
+            for receipt in self._rehearsals.pop_receipts(run):
                 return receipt
         return None

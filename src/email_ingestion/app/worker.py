@@ -17,7 +17,7 @@ from email_ingestion.routing import Router
 from email_ingestion.settings import Settings
 from email_ingestion.sinks import Sink, close_sink, load_sink
 from email_ingestion.sinks.database import DatabaseSink
-from email_ingestion.stream import Burial, Consumer, SyntheticMessages
+from email_ingestion.stream import Consumer, DeadLetterQueue, SyntheticMessages
 from email_ingestion.worker import SinkDispatcher, Worker
 from email_ingestion.worker.loop import LOOP
 from email_ingestion.worker.processor import BatchProcessor
@@ -175,7 +175,7 @@ class WorkerBody:
             self._breakers[name],
             ledger=database.ledger,
             blobs=self._blobs,
-            burial=Burial(parts.link),
+            dead_letters=DeadLetterQueue(parts.link),
             paused=lambda: parts.control.active_pause() or parts.control.is_at_or_below("MINIMAL"),
             batch=parts.settings.worker_batch_size,
             lease=parts.settings.worker_lease_seconds,

@@ -55,8 +55,8 @@ def list_letters(
       email-ingestion dlq list --reason permanent --older-than 7d
       email-ingestion dlq list --json --limit 1000
     """
-    _, graveyard = _open_dlq()
-    found = list(islice(selected.letters(graveyard), limit + 1))
+    _, dead_letters = _open_dlq()
+    found = list(islice(selected.letters(dead_letters), limit + 1))
     show_letters(found[:limit], as_json=as_json)
     if len(found) > limit:
         say(f"these are the first {limit}; --limit shows more, `dlq stats` counts all")
@@ -76,13 +76,13 @@ def show(
       email-ingestion dlq show 1767225600000-0 --raw letter.eml
     """
     (wanted,) = parse_entry_ids([letter_id], "a dead letter")
-    settings, graveyard = _open_dlq()
-    letter = next(graveyard.find([wanted]), None)
+    settings, dead_letters = _open_dlq()
+    letter = next(dead_letters.find([wanted]), None)
     if letter is None:
         say(f"there is no dead letter {wanted}")
         return NEGATIVE
     if raw:
-        _write_new(raw, _message(settings, graveyard, letter))
+        _write_new(raw, _message(settings, dead_letters, letter))
         say(f"the message is in {raw}")
     show_letter(letter, as_json=as_json)
     return OK
@@ -101,8 +101,8 @@ def stats(
       email-ingestion dlq stats
       email-ingestion dlq stats --json --account default
     """
-    _, graveyard = _open_dlq()
-    found = group_failures(selected.letters(graveyard))
+    _, dead_letters = _open_dlq()
+    found = group_failures(selected.letters(dead_letters))
     show_kinds(found, as_json=as_json)
     return answer(found)
 
@@ -121,12 +121,12 @@ def export(
       email-ingestion dlq export --all
       email-ingestion dlq export --fingerprint 1f0c9a6be2d4 --output letters.jsonl
     """
-    settings, graveyard = _open_dlq()
-    ids, _ = _matching_ids(graveyard, selected)
+    settings, dead_letters = _open_dlq()
+    ids, _ = _matching_ids(dead_letters, selected)
     if not ids:
         return answer(ids)
     path = output or _default_output(settings)
-    exported = _export(graveyard, ids, path, selected)
+    exported = _export(dead_letters, ids, path, selected)
     report(
         {"exported": len(exported.letters), "file": str(path), "sha256": exported.sha256},
         f"exported {_count(len(exported.letters))} to {path}",
@@ -151,14 +151,14 @@ def replay(
       email-ingestion dlq replay 1767225600000-0 1767225600001-0
       email-ingestion dlq replay --all
     """
-    settings, graveyard = _open_dlq()
-    ids, groups = _matching_ids(graveyard, selected)
+    settings, dead_letters = _open_dlq()
+    ids, groups = _matching_ids(dead_letters, selected)
     if not ids:
         return answer(ids)
     if dry_run:
         return _preview("put back", ids, groups, as_json=as_json)
     with audited(settings.log_dir, "dlq replay", {"filter": selected.as_dict(), "matched": len(ids)}) as outcome:
-        moved = _replay(graveyard, ids, outcome)
+        moved = _replay(dead_letters, ids, outcome)
     gone = f"; {len(ids) - moved} were replayed or purged by somebody else meanwhile" if moved < len(ids) else ""
     report(
         {"dry_run": False, "matched": len(ids), "replayed": moved},
@@ -186,8 +186,8 @@ def purge(
       email-ingestion dlq purge --fingerprint 1f0c9a6be2d4 --dry-run
       email-ingestion dlq purge --older-than 30d --yes
     """
-    settings, graveyard = _open_dlq()
-    ids, groups = _matching_ids(graveyard, selected)
+    settings, dead_letters = _open_dlq()
+    ids, groups = _matching_ids(dead_letters, selected)
     if not ids:
         return answer(ids)
     if dry_run:
@@ -198,9 +198,9 @@ def purge(
         return NEGATIVE
     details = {"filter": selected.as_dict(), "matched": len(ids), "file": str(path)}
     with audited(settings.log_dir, "dlq purge", details) as outcome, _ledger(settings) as ledger:
-        exported = _export(graveyard, ids, path, selected)
+        exported = _export(dead_letters, ids, path, selected)
         outcome |= {"exported": len(exported.letters), "sha256": exported.sha256}
-        deleted = _remove(graveyard, ledger, exported, path, outcome)
+        deleted = _remove(dead_letters, ledger, exported, path, outcome)
     report(
         {"dry_run": False, "matched": len(ids), **outcome, "file": str(path)},
         f"deleted {_count(deleted)}; they are in {path}",
@@ -214,9 +214,9 @@ def _open_dlq() -> tuple[Settings, DeadLetterQueue]:
     return settings, DeadLetterQueue(link)
 
 
-def _message(settings: Settings, graveyard: DeadLetterQueue, letter: DeadLetter) -> bytes:
+def _message(settings: Settings, dead_letters: DeadLetterQueue, letter: DeadLetter) -> bytes:
     try:
-        raw = open_blobs(settings.blob_url).get(letter.raw_ref) if letter.raw_ref else graveyard.raw(letter.id)
+        raw = open_blobs(settings.blob_url).get(letter.raw_ref) if letter.raw_ref else dead_letters.raw(letter.id)
     except PermanentError as error:
         raise OperationFailed(str(error)) from error
     if raw is None:
@@ -235,12 +235,12 @@ def _write_new(path: Path, content: bytes) -> None:
         raise OperationFailed(f"cannot write {path}: {error.strerror}") from error
 
 
-def _matching_ids(graveyard: DeadLetterQueue, selected: DlqSelection) -> tuple[list[str], list[FailureGroup]]:
+def _matching_ids(dead_letters: DeadLetterQueue, selected: DlqSelection) -> tuple[list[str], list[FailureGroup]]:
     """Return the ids of the selected letters and their groups; not the letters, which may be many."""
     ids: list[str] = []
 
     def collect() -> Iterator[DeadLetter]:
-        for letter in selected.letters(graveyard):
+        for letter in selected.letters(dead_letters):
             ids.append(letter.id)
             yield letter
 
@@ -250,11 +250,11 @@ def _matching_ids(graveyard: DeadLetterQueue, selected: DlqSelection) -> tuple[l
     return ids, groups
 
 
-def _replay(graveyard: DeadLetterQueue, ids: Sequence[str], outcome: dict[str, Any]) -> int:
+def _replay(dead_letters: DeadLetterQueue, ids: Sequence[str], outcome: dict[str, Any]) -> int:
     outcome["replayed"] = 0
     try:
         with progress("putting back", len(ids)) as advance:
-            for moved in graveyard.replay(ids):
+            for moved in dead_letters.replay(ids):
                 outcome["replayed"] += moved
                 advance(moved)
     except RedisConnectionError as error:
@@ -265,10 +265,10 @@ def _replay(graveyard: DeadLetterQueue, ids: Sequence[str], outcome: dict[str, A
     return int(outcome["replayed"])
 
 
-def _export(graveyard: DeadLetterQueue, ids: Sequence[str], path: Path, selected: DlqSelection) -> ExportFile:
+def _export(dead_letters: DeadLetterQueue, ids: Sequence[str], path: Path, selected: DlqSelection) -> ExportFile:
     origin = {"exported_at": datetime.now(UTC).isoformat(), "filter": selected.as_dict()}
     with progress("exporting", len(ids)) as advance:
-        write_entries(path, graveyard.entries(ids), origin, lambda: advance(1))
+        write_entries(path, dead_letters.entries(ids), origin, lambda: advance(1))
     return verify_file(path)
 
 
@@ -291,13 +291,13 @@ def _ledger(settings: Settings) -> Iterator[Ledger | None]:
 
 
 def _remove(
-    graveyard: DeadLetterQueue, ledger: Ledger | None, exported: ExportFile, path: Path, outcome: dict[str, Any]
+    dead_letters: DeadLetterQueue, ledger: Ledger | None, exported: ExportFile, path: Path, outcome: dict[str, Any]
 ) -> int:
     """Delete first and record it then: after an interruption a message comes back instead of being lost."""
     outcome["deleted"] = 0
     try:
         with progress("deleting", len(exported.letters)) as advance:
-            for deleted in graveyard.remove(exported.letters):
+            for deleted in dead_letters.remove(exported.letters):
                 if ledger:
                     ledger.record_purged(filter(None, map(exported.letters.get, deleted)))
                 outcome["deleted"] += len(deleted)

@@ -51,17 +51,17 @@ class DlqSelection:
         """Whether ids or conditions leave something out."""
         return bool(self.ids or self.older_than is not None or self.conditions != DeadLetterFilter())
 
-    def letters(self, graveyard: DeadLetterQueue) -> Iterator[DeadLetter]:
+    def letters(self, dead_letters: DeadLetterQueue) -> Iterator[DeadLetter]:
         """Yield the selected letters that exist now, in the order of their ids."""
-        return islice(self._matching(graveyard), self.first)
+        return islice(self._matching(dead_letters), self.first)
 
-    def _matching(self, graveyard: DeadLetterQueue) -> Iterator[DeadLetter]:
+    def _matching(self, dead_letters: DeadLetterQueue) -> Iterator[DeadLetter]:
         before = datetime.now(UTC) - self.older_than if self.older_than else None
-        found = graveyard.find(self.ids) if self.ids else graveyard.letters(before)
-        with progress("reading", len(self.ids) or graveyard.depth()) as advance:
+        found = dead_letters.find(self.ids) if self.ids else dead_letters.letters(before)
+        with progress("reading", len(self.ids) or dead_letters.depth()) as advance:
             for letter in found:
                 advance(1)
-                if self.conditions.fits(letter):
+                if self.conditions.matches(letter):
                     yield letter
 
 

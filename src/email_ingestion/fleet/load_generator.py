@@ -123,7 +123,7 @@ def _rehearse(settings: Settings, result: LoadResult, rate: float | None) -> Ite
             numbers = range(result.sent, result.sent + batch)
             rehearsals.append([synthetic_message(name, number, sample_message(name, number)) for number in numbers])
             result.sent += batch
-        receipts = rehearsals.collect(name)
+        receipts = rehearsals.pop_receipts(name)
         _count(result, receipts)
         yield
         if not receipts:

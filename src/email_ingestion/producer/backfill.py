@@ -13,7 +13,7 @@ from email_ingestion.producer.fetcher import BATCH_BYTES
 from email_ingestion.producer.known_mail import KnownMail
 from email_ingestion.producer.selection import FetchBatch, MessageSelector, batches_descending
 from email_ingestion.records import Cursor
-from email_ingestion.stream import Gaps
+from email_ingestion.stream import Appender
 
 LAST_UID = 2**32 - 1
 
@@ -26,13 +26,13 @@ class Backfill:
         connection: ImapMailbox,
         mailbox: SelectedMailbox,
         *,
-        gaps: Gaps,
+        appender: Appender,
         selector: MessageSelector,
         known_mail: KnownMail,
         wait_for_capacity: Callable[[int], None],
     ) -> None:
         self._connection = connection
-        self._gaps = gaps
+        self._appender = appender
         self._selector = selector
         self._known_mail = known_mail
         self._wait_for_capacity = wait_for_capacity
@@ -63,6 +63,6 @@ class Backfill:
         last_entry_id = self._known_mail.refresh()
         known = self._known_mail.known_ids(messages)
         missing = [message for message in messages if message.envelope.email_id not in known]
-        added = self._gaps.fill(missing, last_entry_id)
+        added = self._appender.append_missing(missing, last_entry_id)
         self._selector.report_published(missing, added)
         self.queued += added

@@ -82,7 +82,7 @@ class LabelSync:
             yield 0.0
         self._incomplete = 0 if whole else self._incomplete + 1
         if self._incomplete % MAX_TRIES == 0 and done > since:
-            self._appender.note_modseq(self._account, self._mailbox.name, self._mailbox.uidvalidity, done)
+            self._appender.set_modseq(self._account, self._mailbox.name, self._mailbox.uidvalidity, done)
         self._modseq = highest
 
     def _since(self) -> int:

@@ -9,7 +9,7 @@ from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.producer.fetcher import MessageFetcher
 from email_ingestion.producer.known_mail import KnownMail
 from email_ingestion.producer.selection import FetchFilter
-from email_ingestion.stream import Gaps, Quarantine
+from email_ingestion.stream import Appender, Quarantine
 from email_ingestion.stream.entry_scan import BEGINNING
 
 MAX_PER_RUN = 20  # so that new mail does not wait for them
@@ -24,7 +24,7 @@ class QuarantineRetry:
         mailbox: SelectedMailbox,
         *,
         quarantine: Quarantine,
-        gaps: Gaps,
+        appender: Appender,
         fetcher: MessageFetcher,
         fetch_filter: FetchFilter,
         known_mail: Callable[[], KnownMail],
@@ -33,7 +33,7 @@ class QuarantineRetry:
         self._account = account
         self._mailbox = mailbox
         self._quarantine = quarantine
-        self._gaps = gaps
+        self._appender = appender
         self._fetcher = fetcher
         self._fetch_filter = fetch_filter
         self._known_mail = known_mail
@@ -59,7 +59,7 @@ class QuarantineRetry:
         for reason in reasons.values():
             if reason:
                 self._observe(Skipped(self._account, reason, 1))
-        added = self._gaps.fill(messages, BEGINNING)
+        added = self._appender.append_missing(messages, BEGINNING)
         for message in messages:
             ids, size = (message.envelope.email_id,), message.envelope.size
             self._observe(Published(self._account, self._mailbox.name, ids, added, size))

@@ -19,7 +19,7 @@ from email_ingestion.producer.known_mail import KnownMail, Locations
 from email_ingestion.producer.selection import FetchFilter, batches
 from email_ingestion.reconcile.comparison import MessageState, ReconcileReport, compare
 from email_ingestion.records import RawMessage
-from email_ingestion.stream import Appender, Gaps
+from email_ingestion.stream import Appender
 
 LAST_UID = 2**32 - 1  # RFC 3501, section 2.3.1.1
 
@@ -37,7 +37,6 @@ class Reconciler:
         mailbox: SelectedMailbox,
         *,
         appender: Appender,
-        gaps: Gaps,
         fetcher: MessageFetcher,
         fetch_filter: FetchFilter,
         known_mail: KnownMail,
@@ -48,7 +47,6 @@ class Reconciler:
         self._connection = connection
         self._mailbox = mailbox
         self._appender = appender
-        self._gaps = gaps
         self._fetcher = fetcher
         self._fetch_filter = fetch_filter
         self._known_mail = known_mail
@@ -167,7 +165,7 @@ class Reconciler:
         self.report.count(dict.fromkeys(self._fetcher.pop_failures(), "missing"))
 
     def _fill(self, missing: Sequence[RawMessage], last_entry_id: str) -> None:
-        added = self._gaps.fill(missing, last_entry_id)
+        added = self._appender.append_missing(missing, last_entry_id)
         self.report.repaired += len(missing)  # what was not added, somebody else has added meanwhile
         ids = tuple(message.envelope.email_id for message in missing)
         size = sum(message.envelope.size for message in missing)

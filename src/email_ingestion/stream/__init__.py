@@ -1,18 +1,16 @@
-"""The only speaker of Redis: append, take, complete, release, bury; cursors, dead letters and gauges.
+"""The Redis side of mail, and the only room that speaks to Redis: append, read, ack, dead-letter; cursors and gauges.
 
 It moves messages and knows nothing of IMAP, parsing or sinks.
 """
 
 from email_ingestion.stream.account_limits import DownloadQuota, Lockout
 from email_ingestion.stream.appender import EMPTY_BACKLOG, Appender, CursorEnd, PackedEntries, StreamBacklog
-from email_ingestion.stream.burial import Burial
 from email_ingestion.stream.clients import connect
 from email_ingestion.stream.connection import RedisLink, check_reachable, open_link, server_url
 from email_ingestion.stream.consumer import Consumer
-from email_ingestion.stream.dead_letter_queue import DeadLetterQueue
+from email_ingestion.stream.dead_letters import DeadLetterQueue
 from email_ingestion.stream.delivery import Delivery
 from email_ingestion.stream.entry_scan import EntryScanner
-from email_ingestion.stream.gaps import Gaps
 from email_ingestion.stream.gauges import Gauges, announce_presence, read_gauges, read_presences, withdraw_presence
 from email_ingestion.stream.keys import GROUP, Keys
 from email_ingestion.stream.leases import Leases
@@ -27,14 +25,12 @@ __all__ = [
     "EMPTY_BACKLOG",
     "GROUP",
     "Appender",
-    "Burial",
     "Consumer",
     "CursorEnd",
     "DeadLetterQueue",
     "Delivery",
     "DownloadQuota",
     "EntryScanner",
-    "Gaps",
     "Gauges",
     "Keys",
     "Leases",

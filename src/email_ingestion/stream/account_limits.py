@@ -1,4 +1,4 @@
-"""What an account has downloaded in the last day: counted in Redis before it comes, so that no crash forgets it."""
+"""Limits of an account at its mail server, which no restart may forget: daily download and lockout."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from email_ingestion.stream.connection import RedisLink
+
+LONGEST_SECONDS = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,50 +20,53 @@ class QuotaUse:
 
 
 class DownloadQuota:
-    """The bytes of one account; safe for several processes. Its methods raise like `RedisLink.call`."""
+    """The bytes an account has downloaded in the last day, counted before they come.
+
+    Safe for several processes. Its methods raise like `RedisLink.call`.
+    """
 
     def __init__(self, link: RedisLink, account: str, clock: Callable[[], float] = time.time) -> None:
         self._link = link
         self._key = link.keys_for(account).budget(account)
-        self._script = link.script("spend")
+        self._script = link.script("reserve_quota")
         self._clock = clock
 
     def reserve(self, size: int, limit: int) -> QuotaUse:
-        """Use `size` bytes unless `limit` is reached already; one request may go beyond it, or none would ever fit."""
-        return self._spend(size, limit)
+        """Use `size` bytes unless `limit` is reached; one request may exceed it, or none would ever fit."""
+        return self._use(size, limit)
 
     def adjust(self, size: int) -> QuotaUse:
-        """Use bytes that came unasked for, or give back (negative) what was asked for and did not come."""
-        return self._spend(size, 0)
+        """Count bytes that came without a reservation, or return (negative) reserved ones that did not come."""
+        return self._use(size, 0)
 
-    def _spend(self, size: int, limit: int) -> QuotaUse:
+    def _use(self, size: int, limit: int) -> QuotaUse:
         args = [int(self._clock() // 3600), size, limit]
         granted, today = self._link.call(lambda: self._script(keys=[self._key], args=args))
         return QuotaUse(bool(granted), int(today))
 
 
-LONGEST_SECONDS = 24 * 3600.0
-
-
 class Lockout:
-    """The lockout of one account. Its methods raise like `RedisLink.call`."""
+    """For how long the mail server has locked an account out, so that a restart does not knock again.
+
+    Its methods raise like `RedisLink.call`.
+    """
 
     def __init__(self, link: RedisLink, account: str, clock: Callable[[], float] = time.time) -> None:
         self._link = link
         self._key = link.keys_for(account).lockout(account)
-        self._script = link.script("lock_out")
+        self._script = link.script("start_lockout")
         self._clock = clock
 
     def remaining(self) -> float:
-        """Seconds until the account may be tried again; 0 when it may now."""
+        """Return the seconds until the account may be tried again; 0 when it may now."""
         until = self._link.call(lambda: self._link.client.hget(self._key, "until"))
         return max(0.0, float(until) - self._clock()) if until else 0.0
 
-    def start(self, least: float) -> float:
-        """The server shut the account out: stay away `least` seconds, or twice as long as the last time.
+    def start(self, minimum: float) -> float:
+        """Stay away for `minimum` seconds, or twice as long as the last time; return the seconds.
 
-        Returns the seconds to stay away; when it is known already, what is left of them.
+        When the account is locked out already, return what is left of it.
         """
-        args = [self._clock(), least, LONGEST_SECONDS]
+        args = [self._clock(), minimum, LONGEST_SECONDS]
         until = float(self._link.call(lambda: self._script(keys=[self._key], args=args)))
         return max(0.0, until - self._clock())

@@ -1,4 +1,10 @@
-"""The producer's side of the stream: cursors, and appending behind them."""
+"""Appends messages to the stream and keeps the cursor of each mailbox: the only way mail gets into Redis.
+
+    append          new mail, or history, together with the cursor, in one script
+    append_missing  mail that reconciliation, a backfill or the quarantine brings; no cursor moves
+
+Both may be repeated after a lost answer: a message that is in the stream already is not added again.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +23,14 @@ from email_ingestion.stream.connection import RedisLink
 from email_ingestion.stream.keys import GROUP
 from email_ingestion.stream.pending_script import PendingScript
 
-FIELDS = ["uidvalidity", "uid", "rescan", "history"]
+CURSOR_FIELDS = ["uidvalidity", "uid", "rescan", "history"]
 CursorEnd = Literal["uid", "history"]
-PackedEntries = list[str | int | bytes]  # of messages, as a script takes them
+PackedEntries = list[str | int | bytes]  # messages as arguments of a script
 
 
 @dataclass(frozen=True, slots=True)
 class StreamBacklog:
-    """What lies in the stream, waiting or in flight."""
+    """The messages in the stream, waiting or in flight."""
 
     depth: int  # messages
     volume: int  # bytes
@@ -37,97 +43,124 @@ EMPTY_BACKLOG = StreamBacklog(0, 0)
 
 
 class Appender:
-    """Appends the messages of one account's mailboxes. Each thread needs its own.
+    """Appends the messages of accounts. Not thread-safe: create one for each thread.
 
-    With a `holder` it does so only while the account's lease says that name, see `leases`.
+    With an `owner` every write needs the account's lease to name that owner (see `Leases`), else it raises LeaseLost.
     """
 
-    def __init__(self, link: RedisLink, holder: str = "") -> None:
+    def __init__(self, link: RedisLink, owner: str = "") -> None:
         self._link = link
-        self._holder = holder
+        self._owner = owner
         self._append = link.script("append")
+        self._append_missing = link.script("append_missing")
         self._restart = link.script("restart_cursor")
-        self._note_modseq = link.script("note_modseq")
+        self._set_modseq = link.script("set_modseq")
         self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
-        self._seen = EMPTY_BACKLOG  # at the last look, and what was appended here since
-        self._seen_at = -math.inf
+        self._backlog = EMPTY_BACKLOG  # as last read, plus the messages appended here since
+        self._backlog_read_at = -math.inf
 
     def cursor(self, account: str, mailbox: str) -> Cursor | None:
-        """How far the mailbox was read, or None when that is not known (any more)."""
+        """Return the cursor of a mailbox, or None when there is none (any more)."""
         key = self._link.keys_for(account).cursor(account, mailbox)
-        return _cursor(self._link.call(lambda: self._link.client.hmget(key, FIELDS)))
+        return _cursor(self._link.call(lambda: self._link.client.hmget(key, CURSOR_FIELDS)))
 
     def restart_cursor(self, account: str, mailbox: str, at: Cursor) -> Cursor:
-        """Begin at `at` where there is no cursor, or one of another UIDVALIDITY; returns the one that now holds.
+        """Set the cursor to `at` where there is none, or one of another UIDVALIDITY; return the one that now holds.
 
         Raises LeaseLost, RedisConnectionError.
         """
         partition = self._link.keys_for(account)
         keys = [partition.cursor(account, mailbox), partition.stream, partition.lease(account)]
-        args: list[str | int] = [at.uidvalidity, at.uid, at.rescan, GROUP, self._holder, at.history]
+        args: list[str | int] = [at.uidvalidity, at.uid, at.rescan, GROUP, self._owner, at.history]
         return _cursor(self._link.call(lambda: self._restart(keys=keys, args=args))) or at
 
     def append(
         self,
         account: str,
         mailbox: str,
-        since: Cursor,
-        upto: int,
+        cursor: Cursor,
+        last_uid: int,
         messages: Sequence[RawMessage],
         *,
         end: CursorEnd = "uid",
     ) -> tuple[int, Cursor]:
-        """Append `messages` and move an end of the cursor to `upto`, in one step.
+        """Append `messages` and move one end of the cursor to `last_uid`, in one step.
 
         The end `uid` moves up with ascending UIDs above it, `history` down with descending ones below it. Returns how
-        many were new and the cursor as it now stands; safe to repeat when the answer was lost. Raises StaleCursor when
-        the cursor went back or away meanwhile, LeaseLost, RedisConnectionError.
+        many messages were new and the cursor as it now stands. Raises StaleCursor when the cursor went back or was
+        deleted meanwhile, LeaseLost, RedisConnectionError.
         """
-        return self.append_later(account, mailbox, since, upto, self.pack(messages), end=end)()
+        return self.append_later(account, mailbox, cursor, last_uid, self.pack(messages), end=end)()
 
     def pack(self, messages: Sequence[RawMessage]) -> PackedEntries:
-        """What of `messages` will be in the stream."""
+        """Encode and compress messages for `append_later`."""
         now = datetime.now(UTC)
-        return pack_entries([(each.envelope.uid, encode(each, now, self._compressor)) for each in messages])
+        return pack_entries([(message.envelope.uid, encode(message, now, self._compressor)) for message in messages])
 
     def append_later(
-        self, account: str, mailbox: str, since: Cursor, upto: int, entries: PackedEntries, *, end: CursorEnd = "uid"
+        self,
+        account: str,
+        mailbox: str,
+        cursor: Cursor,
+        last_uid: int,
+        entries: PackedEntries,
+        *,
+        end: CursorEnd = "uid",
     ) -> Callable[[], tuple[int, Cursor]]:
-        """Begin to append; whoever calls what is returned, once, has what `append` would return or raise."""
-        at = since.uid if end == "uid" else since.history
-        args = [since.uidvalidity, at, upto, self._holder, end, *entries]
+        """Start an append while the caller does something else; call the returned function once for its result.
+
+        That function returns and raises as `append` does.
+        """
+        position = cursor.uid if end == "uid" else cursor.history
+        args = [cursor.uidvalidity, position, last_uid, self._owner, end, *entries]
         partition = self._link.keys_for(account)
         keys = [partition.stream, partition.cursor(account, mailbox), partition.volume, partition.lease(account)]
         keys.append(partition.priority)
-        sent = PendingScript(self._link, self._append, partition, keys, args)
+        pending = PendingScript(self._link, self._append, partition, keys, args)
 
         def result() -> tuple[int, Cursor]:
-            added, now_at, volume = map(int, sent.answer())
-            self._seen += StreamBacklog(added, volume)
-            return added, replace(since, uid=now_at) if end == "uid" else replace(since, history=now_at)
+            added, moved_to, volume = map(int, pending.answer())
+            self._backlog += StreamBacklog(added, volume)
+            return added, replace(cursor, uid=moved_to) if end == "uid" else replace(cursor, history=moved_to)
 
         return result
 
+    def append_missing(self, messages: Sequence[RawMessage], last_seen_id: str) -> int:
+        """Append those messages of one account that did not enter the stream after `last_seen_id`; return how many.
+
+        The caller has searched the stream up to that entry id itself (`BEGINNING` when it has not). A repetition
+        with the same id adds none. Raises LeaseLost and like `RedisLink.call`.
+        """
+        if not messages:
+            return 0
+        now = datetime.now(UTC)
+        entries = [(message.envelope.email_id, encode(message, now, self._compressor)) for message in messages]
+        account = messages[0].envelope.account
+        partition = self._link.keys_for(account)
+        keys = [partition.stream, partition.volume, partition.priority, partition.lease(account)]
+        args = [last_seen_id, self._owner, *pack_entries(entries)]
+        return int(self._link.call(lambda: self._append_missing(keys=keys, args=args)))
+
     def modseq(self, account: str, mailbox: str) -> int | None:
-        """Up to which MODSEQ changes of labels were taken over, or None when that is not known (any more)."""
+        """Return the MODSEQ up to which label changes were taken over, or None when it is not known (any more)."""
         key = self._link.keys_for(account).cursor(account, mailbox)
         found = self._link.call(lambda: self._link.client.hget(key, "modseq"))
         return int(found) if found else None
 
-    def note_modseq(self, account: str, mailbox: str, uidvalidity: int, modseq: int) -> None:
-        """Remember it; raises as `append` does."""
+    def set_modseq(self, account: str, mailbox: str, uidvalidity: int, modseq: int) -> None:
+        """Store that MODSEQ beside the cursor; raises as `append` does."""
         partition = self._link.keys_for(account)
         keys = [partition.cursor(account, mailbox), partition.lease(account)]
-        args: list[str | int] = [uidvalidity, str(modseq), self._holder]
-        self._link.call(lambda: self._note_modseq(keys=keys, args=args))
+        args: list[str | int] = [uidvalidity, str(modseq), self._owner]
+        self._link.call(lambda: self._set_modseq(keys=keys, args=args))
 
-    def backlog(self, age: float = 0.0) -> StreamBacklog:
-        """What lies in all streams; a look `age` seconds ago will do, with what was appended here since."""
-        if time.monotonic() - self._seen_at >= age:
-            self._seen_at, self._seen = time.monotonic(), self._look()
-        return self._seen
+    def backlog(self, max_age: float = 0.0) -> StreamBacklog:
+        """Return the backlog, read at most `max_age` seconds ago, plus the messages appended here since."""
+        if time.monotonic() - self._backlog_read_at >= max_age:
+            self._backlog_read_at, self._backlog = time.monotonic(), self._read_backlog()
+        return self._backlog
 
-    def _look(self) -> StreamBacklog:
+    def _read_backlog(self) -> StreamBacklog:
         def read() -> StreamBacklog:
             pipe = self._link.client.pipeline(transaction=False)
             for keys in self._link.partitions:

@@ -1,8 +1,8 @@
-"""Clients for one Redis, one behind Sentinel, and a Cluster, none of which resends anything on its own.
+"""Clients for one Redis, one behind Sentinel, and a Cluster, none of which resends a command on its own.
 
 redis-py repeats a command whose answer was lost up to ten times by default: one lost reply would be two entries.
 Here nothing is retried below the scripts, which are written to be repeated; a cluster's redirections are followed,
-for what was redirected was not done.
+for a redirected command was not executed.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from email_ingestion.settings import Node, RedisAddress
 BLOCK_SECONDS = 1.0
 ANSWER_SECONDS = 5.0
 CONNECT_SECONDS = 2.0  # behind Sentinel and in a Cluster: the server may be gone, and another one the master
-SENTINEL_SECONDS = 1.0  # one that does not answer is passed over; there are others
+SENTINEL_SECONDS = 1.0  # a sentinel that does not answer is skipped; there are others
 CONNECTIONS = 64  # of one process at a time
-# Pools that cannot wait: a limit would only make errors of what comes above it.
+# For pools that cannot wait: a limit would only turn further calls into errors.
 UNLIMITED = 10_000
 
 
 def connect(address: RedisAddress | str, name: str) -> redis.Redis:
-    """A client for `address` that shows up in CLIENT LIST as `name`; nothing is contacted yet.
+    """Return a client for `address` that CLIENT LIST shows as `name`; no server is contacted yet.
 
     It never sends a PING by itself: a Redis that refuses writes (MISCONF) refuses that too, and can still be read.
 
-    Raises ConfigurationError for an address that is none.
+    Raises ConfigurationError for an invalid address.
     """
     if isinstance(address, str):
         address = RedisAddress(address)
@@ -73,25 +73,25 @@ def _sentinel_client(address: RedisAddress, options: dict[str, Any]) -> redis.Re
 
 
 def current_master(address: RedisAddress) -> Node:
-    """Host and port of the server the sentinels name; raises redis-py's errors."""
+    """Return host and port of the master that the sentinels name; raises redis-py's errors."""
     return cast("Node", _sentinel(address).discover_master(address.master))
 
 
 def _sentinel(address: RedisAddress) -> Any:
     _, tls = _login(address)
-    asking = {"socket_timeout": SENTINEL_SECONDS, "socket_connect_timeout": SENTINEL_SECONDS, "retry": no_retry()}
+    timeouts = {"socket_timeout": SENTINEL_SECONDS, "socket_connect_timeout": SENTINEL_SECONDS, "retry": no_retry()}
     secret = {"password": address.sentinel_password} if address.sentinel_password else {}
-    return Sentinel(list(address.nodes), sentinel_kwargs={**asking, **secret, **tls})  # type: ignore[no-untyped-call]
+    return Sentinel(list(address.nodes), sentinel_kwargs={**timeouts, **secret, **tls})  # type: ignore[no-untyped-call]
 
 
 def _login(address: RedisAddress) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the URL says beside a host: user, password, database; and how TLS is spoken, if it is."""
-    known: dict[str, Any] = parse_url(address.url)  # type: ignore[no-untyped-call]
+    """Return user, password and database of the URL, and its TLS options."""
+    options: dict[str, Any] = parse_url(address.url)  # type: ignore[no-untyped-call]
     for place in ("host", "port"):
-        known.pop(place, None)
-    tls = {"ssl": True} if known.pop("connection_class", None) is SSLConnection else {}
-    tls |= {name: known.pop(name) for name in list(known) if name.startswith("ssl_")}
-    return known, tls
+        options.pop(place, None)
+    tls = {"ssl": True} if options.pop("connection_class", None) is SSLConnection else {}
+    tls |= {name: options.pop(name) for name in list(options) if name.startswith("ssl_")}
+    return options, tls
 
 
 def _cluster_client(address: RedisAddress, options: dict[str, Any]) -> redis.Redis:
@@ -101,7 +101,7 @@ def _cluster_client(address: RedisAddress, options: dict[str, Any]) -> redis.Red
         return RedisCluster(
             url=address.url,
             startup_nodes=[ClusterNode(*node) for node in address.nodes],  # type: ignore[no-untyped-call]
-            require_full_coverage=False,  # what is there can be worked with
+            require_full_coverage=False,  # the partitions that are reachable are served
             max_connections=UNLIMITED,
             retry=no_retry(),
             **options,
@@ -115,7 +115,7 @@ _CONNECTORS = {"standalone": _standalone_client, "sentinel": _sentinel_client, "
 
 
 def no_retry() -> Retry:
-    """No attempt after the first."""
+    """Return the policy of a single attempt."""
     return Retry(NoBackoff(), 0)
 
 
@@ -125,7 +125,7 @@ def fails_over(client: redis.Redis) -> bool:
 
 
 class LazyCluster:
-    """A RedisCluster made when it is first used, for making one asks for the slots: a process may start before it."""
+    """A RedisCluster created at its first use: creating one reads the slots, and a process may start before it."""
 
     def __init__(self, make: Any) -> None:
         self._make = make

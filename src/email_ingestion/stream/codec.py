@@ -1,8 +1,8 @@
 """A message as the fields of a stream entry, and back.
 
 Field names are public: other programs read them. `raw` is the RFC 822 message in zstd, or `raw_ref` names it in the
-blob store. `sink` is there when only that one is to get it again, `rehearsal` in what is nobody's mail,
-`priority` where it is not 5. `v` rises when a reader of the previous version would misunderstand an entry.
+blob store. `sink` is set when only that sink is to get the message, `rehearsal` in synthetic messages, `priority`
+when it is not 5. `v` rises when a reader of the previous version would misunderstand an entry.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from email_ingestion.errors import PermanentError
 from email_ingestion.records import NORMAL_PRIORITY, Envelope, RawMessage
 
 VERSION = 2
-MAIL = 1  # the version a message is written in unless it is a rehearsal, which older readers would take for mail
+MAIL = 1  # the version of mail; a synthetic message has the next one, for older readers would take it for mail
 ZSTD_LEVEL = 1  # 3 makes mail smaller by half a percent and takes a third longer
 _OPTIONAL = (b"raw_ref", b"sink", b"rehearsal")
 
@@ -27,11 +27,11 @@ Fields = dict[str, bytes]
 
 
 class UnknownVersion(PermanentError):
-    """The entry was written by a newer release; it stays pending until that one reads it."""
+    """The entry was written by a newer release; it stays pending until such a release reads it."""
 
 
 def encode(message: RawMessage, enqueued_at: datetime, compressor: zstandard.ZstdCompressor) -> Fields:
-    """The fields of a new entry. `compressor` is not thread-safe: one for each thread."""
+    """Return the fields of a new entry. `compressor` is not thread-safe: one for each thread."""
     envelope = message.envelope
     fields = {
         "v": b"%d" % (VERSION if message.synthetic else MAIL),
@@ -58,14 +58,14 @@ def encode(message: RawMessage, enqueued_at: datetime, compressor: zstandard.Zst
 
 
 def pack_entries(entries: Sequence[tuple[str | int, Mapping[Any, bytes]]]) -> list[str | int | bytes]:
-    """New entries, each with a name for it, as the last arguments of a script that reads them with `entry.lua`."""
+    """Return named new entries as the last arguments of a script that reads them with `entry.lua`."""
     args: list[str | int | bytes] = [len(entries)]
-    before: tuple[str | bytes, ...] = ()
-    for called, fields in entries:
+    previous: tuple[str | bytes, ...] = ()
+    for name, fields in entries:
         names = tuple(fields)
-        args += (called, 0) if names == before else (called, len(names), *names)
+        args += (name, 0) if names == previous else (name, len(names), *names)
         args += fields.values()
-        before = names
+        previous = names
     return args
 
 
@@ -81,14 +81,14 @@ def _optional(number: int | None) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _list(words: tuple[str, ...]) -> bytes:
-    """Most messages have the same few labels and flags."""
+    """Encode labels or flags; cached, for most messages have the same few."""
     return json.dumps(words).encode()
 
 
 def decode(fields: Mapping[bytes, bytes]) -> RawMessage:
-    """The message of an entry.
+    """Return the message of an entry.
 
-    Raises UnknownVersion for an entry of a newer release, PermanentError for one that is not ours or damaged.
+    Raises UnknownVersion for an entry of a newer release, PermanentError for a foreign or damaged one.
     """
     try:
         version = int(fields.get(b"v", b"0"))

@@ -1,4 +1,4 @@
-"""A process's conversation with Redis: the client, the keys, the breaker, the scripts, and Redis' errors as ours."""
+"""The link of a process to Redis: client, keys, breaker, Lua scripts, and Redis' errors translated into ours."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ T = TypeVar("T")
 
 INCLUDE = re.compile(rb"^-- include (\w+)$", re.MULTILINE)  # in a script: a function of lua/shared
 
-# What Redis says when it is there but cannot serve; by the first word, for most have no class in redis-py.
+# The first word of the errors of a Redis that answers but does not serve; most have no class in redis-py.
 NOT_SERVING_WORDS = frozenset(
     [
         *("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOAUTH", "NOPERM"),
         *("NOREPLICAS", "OOM", "READONLY", "TRYAGAIN", "UNBLOCKED", "WRONGPASS"),
     ]
 )
-# For these redis-py cuts the first word off.
+# Of these errors redis-py cuts the first word off.
 NOT_SERVING_ERRORS = (
     redis.OutOfMemoryError,
-    exceptions.AskError,  # a slot moved while it was spoken to, past the client that follows
+    exceptions.AskError,  # a slot moved during the call, past the client's redirection
     exceptions.ClusterDownError,
     exceptions.MasterDownError,
     exceptions.NoPermissionError,
@@ -52,9 +52,9 @@ def check_reachable(address: RedisAddress | str) -> None:
 
 
 def server_url(address: RedisAddress) -> str:
-    """The URL of the server that takes writes now; of a Cluster, of one that knows where to go on.
+    """Return the URL of the server that takes writes now; of a Cluster that of a node, which redirects.
 
-    Raises RedisConnectionError when no sentinel tells.
+    Raises RedisConnectionError when no sentinel names one.
     """
     if address.mode != "sentinel":
         return address.url
@@ -74,16 +74,16 @@ class Script:
         self.hash = sha1(self._source, usedforsecurity=False).hexdigest()
 
     def __call__(self, keys: Sequence[str], args: Iterable[Any] = ()) -> Any:
-        """What the script returns; all keys must be of one partition."""
-        words = (*keys, *args)
+        """Return the script's result; all keys must be of one partition."""
+        arguments = (*keys, *args)
         try:
-            return self._client.evalsha(self.hash, len(keys), *words)
+            return self._client.evalsha(self.hash, len(keys), *arguments)
         except NoScriptError:
-            return self._client.eval(self._source, len(keys), *words)  # type: ignore[arg-type]
+            return self._client.eval(self._source, len(keys), *arguments)  # type: ignore[arg-type]
 
 
 def _source(name: str) -> bytes:
-    """The text of a script, behind what it says it includes: a script on the server can call no other."""
+    """Return the text of a script after the functions that it includes: a script on the server can call no other."""
     folder = files(__package__) / "lua"
     own = (folder / f"{name}.lua").read_bytes()
     included = [folder / "shared" / f"{each.decode()}.lua" for each in INCLUDE.findall(own)]
@@ -93,7 +93,7 @@ def _source(name: str) -> bytes:
 class RedisLink:
     """A client, the keys, and the breaker through which every call goes.
 
-    `keys` are those of partition 0, where everything is that belongs to no account; `partitions` all of them.
+    `keys` are those of partition 0, which has everything that belongs to no account; `partitions` are the keys of all.
     """
 
     def __init__(self, client: redis.Redis, keys: Keys, breaker: Breaker, partitions: int = 1) -> None:
@@ -103,8 +103,8 @@ class RedisLink:
         self.breaker = breaker
         # Of PendingScript, which holds one connection while its thread may want another.
         self.pending_slots = threading.BoundedSemaphore(CONNECTIONS // 4)
-        self.partitions_verified = False  # with Redis, on the number of partitions
-        self._fix_partitions = self.script("agree")
+        self.partitions_verified = False  # the number of partitions, with Redis
+        self._fix_partitions = self.script("fix_partitions")
 
     @property
     def fails_over(self) -> bool:
@@ -112,11 +112,11 @@ class RedisLink:
         return fails_over(self.client)
 
     def script(self, name: str) -> Script:
-        """The script `lua/<name>.lua`."""
+        """Return the script `lua/<name>.lua`."""
         return Script(self.client, name)
 
     def keys_for(self, account: str) -> Keys:
-        """The keys of the partition that an account's mail is in."""
+        """Return the keys of the partition that has an account's mail."""
         return self.partitions[partition_of(account, len(self.partitions))]
 
     @property
@@ -125,34 +125,35 @@ class RedisLink:
         return isinstance(self.client, LazyCluster)
 
     def masters(self) -> list[redis.Redis]:
-        """A client for each server that takes writes; ask them inside `run`."""
+        """Return a client for each server that takes writes; use them inside `call`."""
         return self.client.masters() if isinstance(self.client, LazyCluster) else [self.client]
 
     def node_for(self, keys: Keys) -> redis.Redis:
-        """A client for the server that has a partition, for what has no key to find it by; ask it inside `run`."""
+        """Return a client for the server of a partition, for commands without a key; use it inside `call`."""
         return self.client.node_for(keys.stream) if isinstance(self.client, LazyCluster) else self.client
 
     def call(self, operation: Callable[[], T]) -> T:
-        """The result of `call`, a piece of conversation with Redis.
+        """Return the result of `operation`, which uses the client, through the breaker.
 
-        Raises RedisConnectionError when Redis is away or unserving, CircuitBreakerError when it was lately,
-        StaleCursor when a script says so, and ConfigurationError when Redis holds mail in another number of partitions.
+        Raises RedisConnectionError when Redis is away or does not serve, CircuitBreakerError while the breaker is open,
+        StaleCursor and LeaseLost when a script says so, and ConfigurationError when Redis has mail in another number of
+        partitions.
         """
 
-        def speak() -> T:
+        def guarded() -> T:
             with _translated():
                 self._verify_partitions()
                 return operation()
 
-        return self.breaker.run(speak)
+        return self.breaker.run(guarded)
 
     def call_unguarded(self, operation: Callable[[], T]) -> T:
-        """The result of `call`, past the breaker: it neither counts nor is held back. Raises RedisConnectionError."""
+        """Return the result of `operation`, past the breaker: not counted, not refused. Raises RedisConnectionError."""
         with _translated():
             return operation()
 
     def _verify_partitions(self) -> None:
-        """Once for each link: the number of partitions is fixed by whoever comes first."""
+        """Check once that Redis has this number of partitions; the first process fixes it."""
         if self.partitions_verified:
             return
         mine = len(self.partitions)
@@ -168,7 +169,7 @@ class RedisLink:
 
 
 def open_link(address: RedisAddress | str, name: str) -> RedisLink:
-    """A link for a command that ends at its first error: its breaker never opens, and nobody watches it."""
+    """Return a link for a command that ends at its first error: its breaker never opens and reports nothing."""
     breaker = Breaker("redis", BreakerPolicy(fail_max=sys.maxsize), (RedisConnectionError,), lambda _: None)
     partitions = 1 if isinstance(address, str) else address.partitions
     return RedisLink(connect(address, name), Keys(), breaker, partitions)
@@ -197,17 +198,17 @@ def _translated() -> Iterator[None]:
 
 
 def _message_of(error: Exception) -> str:
-    """Redis' words, except where they are about the protocol and not about the matter."""
+    """Return Redis' own text, or advice where that is only about the protocol."""
     if "HELLO must be called" in str(error):
         return "Authentication required: set REDIS_PASSWORD"
     return str(error) or type(error).__name__
 
 
 def is_group_missing(error: ResponseError) -> bool:
-    """Whether the consumer group, or the stream with it, was deleted by somebody."""
+    """Whether the consumer group, or the stream with it, was deleted."""
     return str(error).startswith(("NOGROUP", "UNBLOCKED the stream key"))
 
 
 def text(value: Any) -> str:
-    """Redis' bytes as text; whatever is not UTF-8 is shown, not refused."""
+    """Return Redis' bytes as text; bytes that are not UTF-8 become escapes."""
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)

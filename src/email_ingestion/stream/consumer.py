@@ -1,103 +1,347 @@
-"""The worker's side of all partitions: what is due is looked for everywhere, fresh mail is taken from each in turn.
+"""The worker's side of the stream: read, claim, extend, ack, release, dead-letter, over all partitions.
 
-A batch is of one partition, so that it is completed in one step. Only an idle worker waits, for whichever has mail
-first: `bell`.
+    new ──read──▶ pending, mine ──ack──▶ gone
+                      │  ▲   └────dead_letter───▶ dead letter
+     extend (back-off)▼  │ claim_due
+                    pending ◀── release, or a crash and the lease
+
+Retry and recovery are one mechanism: an entry without an ack stays pending, Redis keeps its idle time and its
+delivery count, and `claim_due` delivers it again when it is due.
+
+Due entries are searched for in every partition, new ones are read from each in turn. A batch is of one partition, so
+that a single script acks it.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
 from itertools import groupby
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
-from email_ingestion.stream.connection import RedisLink
-from email_ingestion.stream.delivery import Delivery
-from email_ingestion.stream.keys import parse_entry_id
-from email_ingestion.stream.partition_consumer import PartitionConsumer
-from email_ingestion.stream.stream_waiter import StreamWaiter
+from redis.exceptions import ResponseError
+
+from email_ingestion.backoff import backoff
+from email_ingestion.records import NORMAL_PRIORITY
+from email_ingestion.stream.clients import BLOCK_SECONDS, LazyCluster
+from email_ingestion.stream.connection import RedisLink, is_group_missing, text
+from email_ingestion.stream.delivery import Delivery, decode_delivery
+from email_ingestion.stream.keys import GROUP, Keys, parse_entry_id
 
 T = TypeVar("T")
 
+# Back-off by deliveries, for the script claim_due; its last value holds for all that follow.
+BACKOFF_STEPS = 12
+CLOCK_TOLERANCE = 1.0  # seconds that Redis' clock may go back; an entry merely waits so much longer
+
 
 class Consumer:
-    """One consumer of every partition's group. Not for several threads, but `hold` may be called from a second one."""
+    """One consumer of every partition's group.
 
-    def __init__(self, link: RedisLink, consumer: str, lease: float) -> None:
-        self._link = link
-        self._lanes = [PartitionConsumer(link, keys, consumer, lease) for keys in link.partitions]
-        self._bell = StreamWaiter(link) if len(self._lanes) > 1 else None
-        self._turn = 0  # the lane that is looked at first
+    Not thread-safe, but `extend` may be called from a second thread. Every method raises like `RedisLink.call`.
+    """
+
+    def __init__(self, link: RedisLink, name: str, lease: float) -> None:
+        """`name` is the consumer's in the group; `lease` the idle seconds after which others may claim its entries."""
+        self._partitions = [_PartitionConsumer(link, keys, name, lease) for keys in link.partitions]
+        self._waiter = _StreamWaiter(link) if len(self._partitions) > 1 else None
+        self._next_partition = 0
 
     def ensure_group(self) -> None:
-        """See `PartitionConsumer`."""
-        for lane in self._lanes:
-            lane.ensure_group()
+        """Create stream and group where they are missing; from 0, for `$` would skip the entries that are there."""
+        for consumer in self._partitions:
+            consumer.ensure_group()
 
-    def claim_due(self, most: int, least: int = 0) -> list[Delivery]:
-        """See `PartitionConsumer`; of the first partition, in turn, that has something."""
-        return self._first(lambda lane: lane.claim_due(most, least))
+    def claim_due(self, limit: int, min_priority: int = 0) -> list[Delivery]:
+        """Claim due entries of one partition: a single suspect, or up to `limit` that were given back untouched.
 
-    def read_urgent(self, most: int, least: int) -> list[Delivery]:
-        """See `PartitionConsumer`; of all partitions, so that each of them knows what is to be read around."""
+        Entries of a priority below `min_priority` are left as they are.
+        """
+        return self._from_one_partition(lambda consumer: consumer.claim_due(limit, min_priority))
+
+    def read_urgent(self, limit: int, min_priority: int) -> list[Delivery]:
+        """Read up to `limit` new entries of a priority of at least `min_priority`, which is above the normal one."""
         found: list[Delivery] = []
-        for lane in self._lanes:
-            if len(found) < most:
-                found += lane.read_urgent(most - len(found), least)
+        for consumer in self._partitions:  # each, so that it knows whether `read_new` must pass over such entries
+            if len(found) < limit:
+                found += consumer.read_urgent(limit - len(found), min_priority)
         return found
 
-    def read_new(self, most: int, *, block: bool = True) -> list[Delivery]:
-        """Up to `most` entries nobody had yet; waits a second for the first one."""
-        if self._bell is None:
-            return self._lanes[0].read_new(most, block=block)
-        found = self._first(lambda lane: lane.read_new(most, block=False))
+    def read_new(self, limit: int, *, block: bool = True) -> list[Delivery]:
+        """Read up to `limit` new entries of one partition; with `block` wait up to a second for the first one."""
+        if self._waiter is None:
+            return self._partitions[0].read_new(limit, block=block)
+        found = self._from_one_partition(lambda consumer: consumer.read_new(limit, block=False))
         if found or not block:
             return found
-        self._bell.wait()
-        return self._first(lambda lane: lane.read_new(most, block=False))
+        self._waiter.wait_any()
+        return self._from_one_partition(lambda consumer: consumer.read_new(limit, block=False))
 
     def ack(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """See `PartitionConsumer`."""
-        parts = _by_partition(deliveries, lambda each: each.id)
-        return [lost for partition, part in parts for lost in self._lanes[partition].ack(part)]
+        """Remove entries from the stream; return those that another consumer had claimed meanwhile."""
+        parts = _by_partition(deliveries, lambda delivery: delivery.id)
+        return [lost for partition, part in parts for lost in self._partitions[partition].ack(part)]
 
     def extend(self, ids: Iterable[str], *, give_back: bool = False) -> set[str]:
-        """See `PartitionConsumer`."""
+        """Restart the idle time of entries, as heartbeat or back-off; return the ids that are still this consumer's.
+
+        `give_back` takes the delivery back: the entry was not touched, this was no attempt.
+        """
         parts = _by_partition(ids, str)
-        return {mine for partition, part in parts for mine in self._lanes[partition].extend(part, give_back=give_back)}
+        return {
+            mine for partition, part in parts for mine in self._partitions[partition].extend(part, give_back=give_back)
+        }
 
     def release(self, ids: Sequence[str]) -> int:
-        """See `PartitionConsumer`."""
-        return sum(self._lanes[partition].release(part) for partition, part in _by_partition(ids, str))
+        """Give untouched entries back so that any consumer may claim them at once; return how many were still mine."""
+        return sum(self._partitions[partition].release(part) for partition, part in _by_partition(ids, str))
 
-    def dead_letter(self, dead: Delivery, obituary: dict[str, str]) -> bool:
-        """See `PartitionConsumer`."""
-        return self._lanes[parse_entry_id(dead.id)[0]].dead_letter(dead, obituary)
+    def dead_letter(self, delivery: Delivery, fields: dict[str, str]) -> bool:
+        """Move an entry to the dead letters with `dead_letter_fields`; False when another consumer has claimed it."""
+        return self._partitions[parse_entry_id(delivery.id)[0]].dead_letter(delivery, fields)
 
     def recover_orphans(self) -> int:
-        """See `PartitionConsumer`."""
-        return sum(lane.recover_orphans() for lane in self._lanes)
+        """Make entries pending that Redis delivered and forgot to whom; return how many there were.
 
-    def depth(self, least: int = 0) -> int:
-        """How many entries are in the streams, waiting or in flight, with a priority of `least` or more."""
-        return sum(lane.depth(least) for lane in self._lanes)
+        Two power cuts in the middle of a transaction do that to Redis 7.0. Cheap where there are none; `claim_due`
+        delivers them.
+        """
+        return sum(consumer.recover_orphans() for consumer in self._partitions)
+
+    def depth(self, min_priority: int = 0) -> int:
+        """Return the number of entries, waiting or in flight, with a priority of at least `min_priority`."""
+        return sum(consumer.depth(min_priority) for consumer in self._partitions)
 
     def unregister(self) -> None:
-        """See `PartitionConsumer`."""
-        for lane in self._lanes:
-            lane.unregister()
+        """Remove the consumer from the groups in which nothing is pending under its name."""
+        for consumer in self._partitions:
+            consumer.unregister()
 
-    def _first(self, take: Callable[[PartitionConsumer], list[Delivery]]) -> list[Delivery]:
-        """What the first lane that has something gives; the next time the one after it is asked first."""
-        for _ in self._lanes:
-            lane = self._lanes[self._turn]
-            self._turn = (self._turn + 1) % len(self._lanes)
-            if found := take(lane):
+    def _from_one_partition(self, take: Callable[[_PartitionConsumer], list[Delivery]]) -> list[Delivery]:
+        """Return the entries of the first partition that has some; the next call starts with the one after it."""
+        for _ in self._partitions:
+            consumer = self._partitions[self._next_partition]
+            self._next_partition = (self._next_partition + 1) % len(self._partitions)
+            if found := take(consumer):
                 return found
         return []
 
 
-def _by_partition(things: Iterable[T], spoken: Callable[[T], str]) -> list[tuple[int, list[T]]]:
-    def partition(thing: T) -> int:
-        return parse_entry_id(spoken(thing))[0]
+def _by_partition(items: Iterable[T], id_of: Callable[[T], str]) -> list[tuple[int, list[T]]]:
+    def partition(item: T) -> int:
+        return parse_entry_id(id_of(item))[0]
 
-    return [(number, list(part)) for number, part in groupby(sorted(things, key=partition), key=partition)]
+    return [(number, list(part)) for number, part in groupby(sorted(items, key=partition), key=partition)]
+
+
+class _PartitionConsumer:
+    """The consumer of one partition's group, with the methods of `Consumer`."""
+
+    def __init__(self, link: RedisLink, keys: Keys, name: str, lease: float) -> None:
+        self._link = link
+        self._client = link.client
+        self._keys = keys
+        self._name = name
+        self._lease_ms = int(lease * 1000)
+        self._backoff_ms = [int(backoff(n) * 1000) for n in range(1, BACKOFF_STEPS + 1)]
+        self._read_urgent = link.script("read_urgent")
+        self._read_around_urgent = link.script("read_around_urgent")
+        self._claim_due = link.script("claim_due")
+        self._ack = link.script("ack")
+        self._extend = link.script("extend")
+        self._release = link.script("release")
+        self._dead_letter = link.script("dead_letter")
+        self._recover_orphans = link.script("recover_orphans")
+        self._restart_idle = link.script("restart_idle")
+        self._clock = RedisClock()
+        self._has_urgent = False  # entries that were read before their turn, and that `read_new` must pass over
+
+    def ensure_group(self) -> None:
+        self._link.call(self._create_group)
+
+    def claim_due(self, limit: int, min_priority: int) -> list[Delivery]:
+        self._check_clock()
+        args: list[str | int] = [GROUP, self._name, self._lease_ms, limit, min_priority, *self._backoff_ms]
+        keys = [self._keys.stream, self._keys.priority]
+        claimed = self._with_group(lambda: self._claim_due(keys=keys, args=args))
+        return [
+            decode_delivery(self._keys, entry_id, int(count), fields, foreign=bool(foreign))
+            for entry_id, count, fields, foreign in claimed
+        ]
+
+    def read_urgent(self, limit: int, min_priority: int) -> list[Delivery]:
+        keys = [self._keys.stream, self._keys.priority]
+        args: list[str | int] = [GROUP, self._name, limit, min_priority]
+        in_flight, found = self._with_group(lambda: self._read_urgent(keys=keys, args=args)) or (0, [])
+        self._has_urgent = bool(in_flight)
+        return self._deliveries(found)
+
+    def read_new(self, limit: int, *, block: bool) -> list[Delivery]:
+        """Call `read_urgent` before: it finds out whether there are entries to pass over."""
+        if self._has_urgent:
+            args: list[str | int] = [GROUP, self._name, limit]
+            around = self._with_group(lambda: self._read_around_urgent(keys=[self._keys.stream], args=args))
+            if around or not block:
+                return self._deliveries(around)
+        milliseconds = int(BLOCK_SECONDS * 1000) if block else None
+        streams: dict[Any, Any] = {self._keys.stream: ">"}
+        found = self._with_group(
+            lambda: self._client.xreadgroup(GROUP, self._name, streams, count=limit, block=milliseconds)
+        )
+        entries = found[0][1] if found else []
+        return self._deliveries([(entry_id, _flat(fields)) for entry_id, fields in entries])
+
+    def _deliveries(self, entries: Iterable[tuple[bytes, list[bytes]]]) -> list[Delivery]:
+        return [decode_delivery(self._keys, entry_id, 1, fields, foreign=False) for entry_id, fields in entries]
+
+    def ack(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        args: list[str | int] = [GROUP, self._name]
+        for delivery in deliveries:
+            args += [parse_entry_id(delivery.id)[1], delivery.wire_bytes]
+        keys = [self._keys.stream, self._keys.volume, self._keys.priority]
+        acked = self._in_group(lambda: self._ack(keys=keys, args=args), [0] * len(deliveries))
+        return [delivery for delivery, mine in zip(deliveries, acked, strict=True) if not mine]
+
+    def extend(self, ids: Iterable[str], *, give_back: bool) -> set[str]:
+        args: list[str | int] = [GROUP, self._name, int(give_back), *_entry_ids(ids)]
+        mine = self._in_group(lambda: self._extend(keys=[self._keys.stream], args=args), [])
+        return {self._keys.format_entry_id(entry_id.decode()) for entry_id in mine}
+
+    def release(self, ids: Sequence[str]) -> int:
+        args: list[str | int] = [GROUP, self._name, self._lease_ms, *_entry_ids(ids)]
+        return int(self._in_group(lambda: self._release(keys=[self._keys.stream], args=args), 0))
+
+    def dead_letter(self, delivery: Delivery, fields: dict[str, str]) -> bool:
+        args: list[str | int] = [GROUP, self._name, parse_entry_id(delivery.id)[1], delivery.wire_bytes]
+        for name, value in fields.items():
+            args += [name, value]
+        keys = [self._keys.stream, self._keys.volume, self._keys.dlq, self._keys.priority]
+        return bool(self._in_group(lambda: self._dead_letter(keys=keys, args=args), None))
+
+    def recover_orphans(self) -> int:
+        found, start = 0, "-"
+        while start:
+            args: list[str | int] = [GROUP, self._name, self._lease_ms, start]
+            here, *following = self._in_group(partial(self._recover_orphans, keys=[self._keys.stream], args=args), [0])
+            found, start = found + int(here), following[0].decode() if following else ""
+        return found
+
+    def depth(self, min_priority: int) -> int:
+        def count() -> int:
+            pipe = self._client.pipeline(transaction=False)
+            pipe.xlen(self._keys.stream)
+            pipe.zcount(self._keys.priority, "-inf", -min_priority)
+            pipe.zcount(self._keys.priority, f"({-min_priority}", "+inf")
+            depth, above, below = pipe.execute()
+            return int(above if min_priority > NORMAL_PRIORITY else depth - below)
+
+        return self._link.call(count)
+
+    def unregister(self) -> None:
+        self._in_group(self._delete_consumer, None)
+
+    def _delete_consumer(self) -> None:
+        # DELCONSUMER drops what is pending, silently: two steps are safe because only this process reads by the name.
+        if not self._client.xpending_range(self._keys.stream, GROUP, "-", "+", 1, consumername=self._name):
+            self._client.xgroup_delconsumer(self._keys.stream, GROUP, self._name)
+
+    def _check_clock(self) -> None:
+        seconds, microseconds = self._link.call(lambda: self._link.node_for(self._keys).time())
+        if self._clock.went_back(seconds + microseconds / 1e6):
+            self._in_group(lambda: self._restart_idle(keys=[self._keys.stream], args=[GROUP]), None)
+
+    def _create_group(self) -> None:
+        try:
+            self._client.xgroup_create(self._keys.stream, GROUP, id="0", mkstream=True)
+        except ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
+
+    def _in_group(
+        self, operation: Callable[[], Any], default: Any, on_missing: Callable[[], None] = lambda: None
+    ) -> Any:
+        """Return the result of `operation`, or `default` when somebody deleted the group with all its deliveries."""
+
+        def attempt() -> Any:
+            try:
+                return operation()
+            except ResponseError as error:
+                if not is_group_missing(error):
+                    raise
+                on_missing()
+                return default
+
+        return self._link.call(attempt)
+
+    def _with_group(self, read: Callable[[], Any]) -> Any:
+        """Return the entries that `read` took; none when the group had to be created again first."""
+        return self._in_group(read, None, on_missing=self._create_group) or []
+
+
+def _entry_ids(ids: Iterable[str]) -> list[str]:
+    return [parse_entry_id(formatted_id)[1] for formatted_id in ids]
+
+
+def _flat(fields: dict[bytes, bytes]) -> list[bytes]:
+    """Return names and values in turn, as scripts do."""
+    return [part for item in fields.items() for part in item]
+
+
+class RedisClock:
+    """Notices that the wall clock of Redis went back, which makes the idle time of pending entries stand still."""
+
+    def __init__(self) -> None:
+        self._last: tuple[float, float] | None = None
+
+    def went_back(self, redis_now: float, now: float | None = None) -> bool:
+        """Whether it did since the last call, or may have before the first; `redis_now` is Redis' TIME in seconds."""
+        now = time.monotonic() if now is None else now
+        last, self._last = self._last, (redis_now, now)
+        return last is None or redis_now < last[0] + (now - last[1]) - CLOCK_TOLERANCE
+
+
+class _StreamWaiter:
+    """Waits until one of several partitions has a new entry; reads none itself. For one thread.
+
+    A read blocks in one server, and in a Cluster on one slot. So there is one read for each server, which ends at the
+    first entry after the group's last delivered one. Reads that still wait when another one ends go on in their
+    threads; they end by themselves, and their answer is old then.
+    """
+
+    def __init__(self, link: RedisLink) -> None:
+        self._link = link
+        clustered = isinstance(link.client, LazyCluster)
+        self._servers = [(keys,) for keys in link.partitions] if clustered else [link.partitions]
+        self._reads: dict[int, Future[bool]] = {}
+        self._threads = ThreadPoolExecutor(len(self._servers), thread_name_prefix="wait") if clustered else None
+
+    def wait_any(self) -> None:
+        """Return when there may be a new entry, or after a second; raises like `RedisLink.call`."""
+        if self._threads is None:
+            self._wait(self._servers[0])
+            return
+        for number, partitions in enumerate(self._servers):
+            if number not in self._reads:
+                self._reads[number] = self._threads.submit(self._wait, partitions)
+        done, _ = wait(self._reads.values(), return_when=FIRST_COMPLETED)
+        ended = [number for number, future in self._reads.items() if future in done]
+        for future in [self._reads.pop(number) for number in ended]:
+            future.result()
+
+    def _wait(self, partitions: Sequence[Keys]) -> bool:
+        return self._link.call(lambda: self._read(partitions))
+
+    def _read(self, partitions: Sequence[Keys]) -> bool:
+        try:
+            streams = {keys.stream: self._last_delivered_id(keys) for keys in partitions}
+        except ResponseError as error:
+            if is_group_missing(error) or "no such key" in str(error):
+                return False  # the next read creates it
+            raise
+        return bool(self._link.client.xread(cast("Any", streams), count=1, block=int(BLOCK_SECONDS * 1000)))
+
+    def _last_delivered_id(self, keys: Keys) -> str:
+        groups: list[dict[str, Any]] = self._link.client.xinfo_groups(keys.stream)
+        return next((text(group["last-delivered-id"]) for group in groups if text(group["name"]) == GROUP), "0")

@@ -1,11 +1,11 @@
-"""Dead letters, or the queue, as a file that outlives Redis: JSON lines, whole or not there, and provably as written.
+"""Dead letters, or the queue, as a file that outlives Redis: JSON lines, complete or missing, and verifiable.
 
     {"format": "email-ingestion dead letters", "version": 1, "exported_at": …, "filter": …}
     {"id": "1767225600000-0", "fields": {"account": "default", …}, "base64": {"raw": "KLUv/…"}}
     {"count": 1, "sha256": …}
 
-A file of the queue has another `format`. `fields` are those that are text, `base64` the others; `raw` is the RFC 822
-message in zstd. The SHA-256 in the last line is that of all bytes before it.
+A file of the queue has another `format`. `fields` has the fields that are text, `base64` the others; `raw` is the
+RFC 822 message in zstd. The SHA-256 in the last line is that of all bytes before it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any, BinaryIO
 
 from email_ingestion.atomic_files import atomic_write, sync_directory
 from email_ingestion.errors import OperationFailed
-from email_ingestion.stream.dead_letter_queue import StreamEntry
 from email_ingestion.stream.dead_letters import message_identity
+from email_ingestion.stream.entry_scan import StreamEntry
 
 FORMAT = "email-ingestion dead letters"
 VERSION = 1
@@ -29,9 +29,9 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class ExportFile:
-    """What a file holds, as read back from the disk."""
+    """The content of a file, as read back from the disk."""
 
-    letters: dict[str, str | None]  # the id of each, and the identity of its message where it has one
+    letters: dict[str, str | None]  # entry id → identity of its message, if it has one
     sha256: str  # hex digest of everything above the last line
 
 
@@ -39,25 +39,27 @@ def write_entries(
     path: Path,
     entries: Iterable[StreamEntry],
     origin: Mapping[str, Any],
-    wrote: Callable[[], None],
+    on_entry: Callable[[], None],
     *,
     form: str = FORMAT,
 ) -> None:
-    """Write a new file, mode 0600, that is on the disk when this returns; calls `wrote` for each letter.
+    """Write a new file, mode 0600, that is on the disk when this returns; calls `on_entry` after each entry.
 
-    Raises OperationFailed when there is such a file already or it cannot be written; nothing is left then.
+    Raises OperationFailed when the file exists already or cannot be written; nothing is left then.
     """
     if path.exists():
         raise OperationFailed(f"{path} exists already: name another file")
     try:
         with atomic_write(path) as file:
-            _write(file, entries, {"format": form, "version": VERSION, **origin}, wrote)
+            _write(file, entries, {"format": form, "version": VERSION, **origin}, on_entry)
         sync_directory(path.parent)
     except OSError as error:
         raise OperationFailed(f"cannot write {path}: {error.strerror}") from error
 
 
-def _write(file: BinaryIO, entries: Iterable[StreamEntry], head: Mapping[str, Any], wrote: Callable[[], None]) -> None:
+def _write(
+    file: BinaryIO, entries: Iterable[StreamEntry], head: Mapping[str, Any], on_entry: Callable[[], None]
+) -> None:
     digest, count = hashlib.sha256(), 0
 
     def put(record: Mapping[str, Any]) -> None:
@@ -69,7 +71,7 @@ def _write(file: BinaryIO, entries: Iterable[StreamEntry], head: Mapping[str, An
     for letter_id, fields in entries:
         put({"id": letter_id, **_as_json(fields)})
         count += 1
-        wrote()
+        on_entry()
     put({"count": count, "sha256": digest.hexdigest()})
 
 
@@ -77,7 +79,7 @@ def _as_json(fields: Mapping[bytes, bytes]) -> dict[str, dict[str, str]]:
     texts: dict[str, str] = {}
     others: dict[str, str] = {}
     for name, value in fields.items():
-        # A name that is no UTF-8 is a stranger's: its bytes come back from this by the same error handler.
+        # A name that is not UTF-8 is from another program: the same error handler restores its bytes.
         key = name.decode("utf-8", "surrogateescape")
         try:
             texts[key] = value.decode()
@@ -87,7 +89,7 @@ def _as_json(fields: Mapping[bytes, bytes]) -> dict[str, dict[str, str]]:
 
 
 def verify_file(path: Path, *, form: str = FORMAT) -> ExportFile:
-    """What a file holds; raises OperationFailed unless it is complete and unchanged."""
+    """Return the content of a file; raises OperationFailed unless it is complete and unchanged."""
     try:
         head, letters, sha256, end = _read(path)
     except OSError as error:
@@ -102,7 +104,7 @@ def verify_file(path: Path, *, form: str = FORMAT) -> ExportFile:
 
 
 def read_entries(path: Path) -> Iterator[StreamEntry]:
-    """The entries of a file that `verify_file` found good, one at a time."""
+    """Yield the entries of a file that `verify_file` has accepted."""
     with path.open("rb") as file:
         next(file)
         for line in file:

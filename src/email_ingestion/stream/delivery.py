@@ -1,27 +1,26 @@
-"""One entry as a worker holds it: decoded, with what Redis knows about earlier attempts."""
+"""An entry that was delivered to a worker: decoded, with its earlier attempts."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from email_ingestion.errors import PermanentError
 from email_ingestion.records import RawMessage
 from email_ingestion.stream.codec import decode
-from email_ingestion.stream.keys import Keys, parse_entry_id
+from email_ingestion.stream.keys import Keys, entry_time
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """An entry delivered to this worker; it stays pending until it is completed or buried."""
+    """An entry delivered to this worker; it stays pending until it is acked or dead-lettered."""
 
     id: str  # as `Keys.format_entry_id` makes it
-    attempt: int  # this delivery included; what an earlier life did not finish counts
+    attempt: int  # this delivery included, and those of an earlier life of the worker
     message: RawMessage | None  # None when the entry cannot be read: `unreadable` says why
     unreadable: PermanentError | None
     wire_bytes: int  # bytes of the entry's fields, as the scripts count the stream's volume
-    foreign: bool  # taken over from another consumer
+    foreign: bool  # claimed from another consumer
     queue_wait: float  # seconds from append to this delivery, by Redis' clock and ours
 
     @property
@@ -30,17 +29,17 @@ class Delivery:
         return self.message.envelope.email_id if self.message else f"entry:{self.id}"
 
     @property
-    def rehearsal(self) -> str | None:
-        """See `Message.rehearsal`."""
+    def synthetic(self) -> str | None:
+        """The run of a synthetic message (`RawMessage.synthetic`), None for mail."""
         return self.message.synthetic if self.message else None
 
     def age(self) -> float:
-        """Seconds since it was appended, by Redis' clock and ours."""
+        """Return the seconds since it was appended, by Redis' clock and ours."""
         return max(0.0, time.time() - entry_time(self.id))
 
 
 def decode_delivery(keys: Keys, entry_id: bytes, attempt: int, flat: list[bytes], *, foreign: bool) -> Delivery:
-    """Decode one entry; one that cannot be decoded is still a delivery, so that it can be buried."""
+    """Decode an entry; one that cannot be decoded is still a delivery, so that it can be dead-lettered."""
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
     message, unreadable = None, None
     try:
@@ -57,9 +56,3 @@ def decode_delivery(keys: Keys, entry_id: bytes, attempt: int, flat: list[bytes]
         foreign=foreign,
         queue_wait=max(0.0, time.time() - entry_time(name)),
     )
-
-
-def entry_time(entry_id: Any) -> float:
-    """When an entry was added, in Unix seconds: its id begins with Redis' milliseconds."""
-    name = entry_id.decode() if isinstance(entry_id, bytes) else str(entry_id)
-    return int(parse_entry_id(name)[1].split("-", 1)[0]) / 1000

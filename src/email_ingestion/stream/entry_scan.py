@@ -1,9 +1,13 @@
-"""Which messages are in the stream and among the dead letters: their identities, never their bytes."""
+"""Reads streams page by page: whole entries, or only which messages they hold.
+
+`read_entries` transfers every field; `EntryScanner` only the identities, which a script picks out on the server.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from email_ingestion.records import email_id
@@ -11,15 +15,39 @@ from email_ingestion.stream.connection import RedisLink, text
 from email_ingestion.stream.keys import Keys
 
 BEGINNING = "-"
+NO_ENTRY = "0-0"
 
-# A page of messages of 5 kB holds Redis up for 6 ms; the bytes are those it copies to look at the fields.
-PAGE_ENTRIES = 200
-PAGE_BYTES = 2 * 1024 * 1024
+# An entry holds up to BLOB_THRESHOLD_BYTES, and Redis does nothing else during a call: a page stays below some 10 MB.
+PAGE = 50
+
+# A scanned page of messages of 5 kB blocks Redis for 6 ms; the bytes are those it copies to look at the fields.
+SCAN_ENTRIES = 200
+SCAN_BYTES = 2 * 1024 * 1024
+
+StreamEntry = tuple[str, dict[bytes, bytes]]  # entry id and fields
+
+
+def read_entries(link: RedisLink, key: str, end: str = "+") -> Iterator[StreamEntry]:
+    """Yield the entries of a stream up to the id `end`, oldest first; raises like `RedisLink.call`."""
+    start = BEGINNING
+    while True:
+        page: Any = link.call(partial(link.client.xrange, key, start, end, count=PAGE))
+        for entry_id, fields in page:
+            yield text(entry_id), fields
+        if len(page) < PAGE:
+            return
+        start = f"({text(page[-1][0])}"
+
+
+def newest_entry_id(link: RedisLink, key: str) -> str:
+    """Return the id of the newest entry of a stream, `NO_ENTRY` when it has none; raises like `RedisLink.call`."""
+    newest: Any = link.call(lambda: link.client.xrevrange(key, count=1))
+    return text(newest[0][0]) if newest else NO_ENTRY
 
 
 @dataclass(frozen=True, slots=True)
 class ScannedEntry:
-    """Which message an entry holds and where it was found."""
+    """The message of an entry, without its bytes."""
 
     id: str
     account: str
@@ -37,26 +65,26 @@ class ScannedEntry:
 
 @dataclass(frozen=True, slots=True)
 class EntryPage:
-    """Some entries; `last` is the id of the last one looked at, whether it was ours or not."""
+    """Some entries; `last` is the id of the last one read, also when it was not readable and is not among them."""
 
     last: str
     entries: tuple[ScannedEntry, ...]
 
 
 class EntryScanner:
-    """Goes through all entries of one partition, a page at a time. Its iterators raise like `RedisLink.call`."""
+    """Scans all entries of one partition, a page at a time. Its iterators raise like `RedisLink.call`."""
 
     def __init__(self, link: RedisLink, keys: Keys) -> None:
         self._link = link
         self._keys = keys
-        self._script = link.script("census")
+        self._script = link.script("scan_entries")
 
     def stream_pages(self, after: str = BEGINNING) -> Iterator[EntryPage]:
-        """What is in the stream behind the id `after`, waiting or in flight, to its end at that moment."""
+        """Yield the entries of the stream after the id `after`, waiting or in flight, to its end at that moment."""
         return self._pages(self._keys.stream, after)
 
     def dead_letter_pages(self) -> Iterator[EntryPage]:
-        """The dead letters."""
+        """Yield the dead letters."""
         return self._pages(self._keys.dlq, BEGINNING)
 
     def _pages(self, key: str, after: str) -> Iterator[EntryPage]:
@@ -66,13 +94,13 @@ class EntryScanner:
 
     def _page(self, key: str, after: str) -> EntryPage | None:
         start = after if after == BEGINNING else f"({after}"
-        args: list[str | int] = [start, PAGE_ENTRIES, PAGE_BYTES]
+        args: list[str | int] = [start, SCAN_ENTRIES, SCAN_BYTES]
         last, rows = self._link.call(lambda: self._script(keys=[key], args=args))
         return EntryPage(text(last), tuple(entry for row in rows if (entry := _entry(row)))) if last else None
 
 
 def _entry(row: list[Any]) -> ScannedEntry | None:
-    """None for what is no message of ours."""
+    """Return the entry of a row, None when it holds no message of this program."""
     entry_id, account, mailbox, uidvalidity, uid, gm_msgid, sha256 = map(text, row)
     try:
         found = int(gm_msgid) if gm_msgid else None

@@ -1,4 +1,4 @@
-"""What an operator wants to know of Redis, of all partitions together, and the presence of our processes in it."""
+"""Depths, ages and memory of Redis, over all partitions, and the presence records of our processes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ import redis
 from redis.exceptions import ResponseError
 
 from email_ingestion.stream.connection import RedisLink, is_group_missing
-from email_ingestion.stream.delivery import entry_time
-from email_ingestion.stream.keys import GROUP, Keys
+from email_ingestion.stream.keys import GROUP, Keys, entry_time
 
 PRESENCE_SECONDS = 15
 
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """One reading; times are Unix seconds, None where there is nothing to tell the time of."""
+    """One reading; times are Unix seconds, None where there is no entry."""
 
     depth: int
     pending: int
@@ -31,7 +30,7 @@ class Gauges:
     max_deliveries: int
     dlq_depth: int
     dlq_oldest: float | None
-    dlq_replayed: int  # letters put back, ever
+    dlq_replayed: int  # dead letters ever replayed
     memory_used: int  # bytes, of the server nearest to its limit
     memory_max: int  # bytes, 0 = unlimited
     evicted: int  # keys of all servers, since each started
@@ -40,7 +39,7 @@ class Gauges:
 
 @dataclass(frozen=True, slots=True)
 class _Partition:
-    """What one partition contributes."""
+    """The values of one partition."""
 
     depth: int
     volume: int
@@ -54,25 +53,25 @@ class _Partition:
 
 
 def read_gauges(link: RedisLink) -> Gauges:
-    """Read them; raises like `RedisLink.call`."""
+    """Read the gauges; raises like `RedisLink.call`."""
     return link.call(lambda: _read(link))
 
 
 def _read(link: RedisLink) -> Gauges:
     parts = _partitions(link)
-    used, most, evicted = _memory(link)
+    used, maximum, evicted = _memory(link)
     return Gauges(
-        depth=sum(each.depth for each in parts),
-        pending=sum(each.pending for each in parts),
-        volume=sum(each.volume for each in parts),
-        oldest=_earliest(each.oldest for each in parts),
-        oldest_pending=_earliest(each.oldest_pending for each in parts),
-        max_deliveries=max(each.deliveries for each in parts),
-        dlq_depth=sum(each.dead for each in parts),
-        dlq_oldest=_earliest(each.dead_oldest for each in parts),
-        dlq_replayed=sum(each.replayed for each in parts),
+        depth=sum(part.depth for part in parts),
+        pending=sum(part.pending for part in parts),
+        volume=sum(part.volume for part in parts),
+        oldest=_earliest(part.oldest for part in parts),
+        oldest_pending=_earliest(part.oldest_pending for part in parts),
+        max_deliveries=max(part.deliveries for part in parts),
+        dlq_depth=sum(part.dead for part in parts),
+        dlq_oldest=_earliest(part.dead_oldest for part in parts),
+        dlq_replayed=sum(part.replayed for part in parts),
         memory_used=used,
-        memory_max=most,
+        memory_max=maximum,
         evicted=evicted,
         processes=_processes(link),
     )
@@ -113,7 +112,7 @@ def _earliest(times: Iterable[float | None]) -> float | None:
 
 
 def _memory(link: RedisLink) -> tuple[int, int, int]:
-    """Used and most bytes of the server that is nearest to its limit, and the evicted keys of all."""
+    """Return used and maximum bytes of the server nearest to its limit, and the evicted keys of all servers."""
     used, evicted = [], 0
     for server in link.masters():
         pipe = server.pipeline(transaction=False)
@@ -126,7 +125,7 @@ def _memory(link: RedisLink) -> tuple[int, int, int]:
 
 
 def _pending(client: redis.Redis, keys: Keys) -> tuple[int, int, float | None]:
-    """How many, the highest delivery count among the oldest thousand, and when the oldest was appended."""
+    """Return the number, the highest delivery count among the oldest thousand, and when the oldest was appended."""
     try:
         entries = cast("list[dict[str, Any]]", client.xpending_range(keys.stream, GROUP, "-", "+", 1000))
         summary = client.xpending(keys.stream, GROUP)
@@ -145,7 +144,7 @@ def _processes(link: RedisLink) -> tuple[dict[str, Any], ...]:
 
 
 def _presence(value: bytes) -> dict[str, Any] | None:
-    """What a process says of itself, None where it is none of ours; another release may tell less than this one."""
+    """Return a presence record, None where it is none; fields that another release does not write are None."""
     with suppress(ValueError):
         found = json.loads(value)
         if isinstance(found, dict) and {"component", "instance"} <= found.keys():
@@ -154,22 +153,24 @@ def _presence(value: bytes) -> dict[str, Any] | None:
 
 
 def read_presences(link: RedisLink) -> tuple[dict[str, Any], ...]:
-    """The processes that live, as they say themselves; raises like `RedisLink.call`."""
+    """Return the presence records of all live processes; raises like `RedisLink.call`."""
     return link.call(lambda: _processes(link))
 
 
 def announce_presence(link: RedisLink, presence: dict[str, Any]) -> None:
-    """Say that this process lives; `presence` names component and instance. Expires when it is not repeated.
+    """Write this process's presence, which names component and instance; it expires when it is not repeated.
 
-    It is also the proof that Redis takes writes, and passes by the breaker: raises RedisConnectionError if it does not.
+    Past the breaker: it also proves that Redis takes writes, else it raises RedisConnectionError.
     """
-    link.call_unguarded(lambda: link.client.set(_name(link.keys, presence), json.dumps(presence), ex=PRESENCE_SECONDS))
+    link.call_unguarded(
+        lambda: link.client.set(_presence_key(link.keys, presence), json.dumps(presence), ex=PRESENCE_SECONDS)
+    )
 
 
 def withdraw_presence(link: RedisLink, presence: dict[str, Any]) -> None:
-    """Say that this process ends."""
-    link.call(lambda: link.client.delete(_name(link.keys, presence)))
+    """Delete this process's presence at its end."""
+    link.call(lambda: link.client.delete(_presence_key(link.keys, presence)))
 
 
-def _name(keys: Keys, presence: dict[str, Any]) -> str:
+def _presence_key(keys: Keys, presence: dict[str, Any]) -> str:
     return keys.alive(presence["instance"])

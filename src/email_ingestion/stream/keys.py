@@ -4,20 +4,20 @@
     {email_ingestion}:priority                    zset    ids of entries whose priority is not 5: it, negated
     {email_ingestion}:volume                      string  bytes of payload in the stream, kept by the scripts
     {email_ingestion}:dlq                         stream  dead letters: the entry's fields and `dead_…` ones
-    {email_ingestion}:out                         stream  what the sink `stream` hands on, unless it names another key
-    {email_ingestion}:replayed                    string  dead letters put back into the stream, ever
+    {email_ingestion}:out                         stream  output of the sink `stream`, unless it names another key
+    {email_ingestion}:replayed                    string  dead letters ever replayed
     {email_ingestion}:cursor:<account>/<mailbox>  hash    uidvalidity, uid: read up to here; rescan, history: see
                                                           Cursor; modseq: labels are the server's up to it
     {email_ingestion}:lease:<account>             string  "<seat> <term>" of the process that reads it, expires
     {email_ingestion}:alive:<instance>            string  JSON presence of a process, expires
-    {email_ingestion}:control                     hash    orders to all processes by name, JSON with their ends; expires
+    {email_ingestion}:control                     hash    operators' overrides by name, JSON with their ends; expires
     {email_ingestion}:budget:<account>            hash    bytes downloaded, by hour since the epoch
-    {email_ingestion}:receipts:<run>              list    what became of a rehearsal's messages, JSON; expires
-    {email_ingestion}:doctor                      string  written and removed at once, as a trial; expires
+    {email_ingestion}:receipts:<run>              list    receipts of synthetic messages, JSON; expires
+    {email_ingestion}:doctor                      string  write probe of the doctor; expires
     {email_ingestion}:restoring:<name>                    what a restore has loaded so far, to become <name> in one step
-    {email_ingestion}:lockout:<account>           hash    until (Unix seconds), seconds: shut out by the mail server
-    {email_ingestion}:quarantine:<account>/<mailbox>  hash  <uidvalidity>/<uid>: JSON; the server does not send it
-    {email_ingestion}:partitions                  string  into how many partitions mail is spread; not there with one
+    {email_ingestion}:lockout:<account>           hash    until (Unix seconds), seconds: locked out by the mail server
+    {email_ingestion}:quarantine:<account>/<mailbox>  hash  <uidvalidity>/<uid>: JSON; messages the server refuses
+    {email_ingestion}:partitions                  string  number of partitions; missing when it is one
 
 The braces make one hash tag of all keys of a partition, so that every script touches a single slot. Partition 0 has
 the tag above, every other one {email_ingestion:n}; what belongs to an account is in the account's partition, what
@@ -44,16 +44,16 @@ class Keys:
     partition: int = 0
 
     def format_entry_id(self, entry_id: str) -> str:
-        """An entry's id as people and files are given it: with the partition before it, unless that is 0."""
+        """Return an entry id as commands and files show it: with the partition before it, unless that is 0."""
         return f"{self.partition}:{entry_id}" if self.partition else entry_id
 
     def name(self, name: str) -> str:
-        """Any key of the partition by its short name."""
+        """Return a key of the partition by its short name."""
         return f"{{{self.tag}}}:{name}"
 
     @property
     def stream(self) -> str:
-        """Mail on its way."""
+        """Stream: mail on its way."""
         return self.name("stream")
 
     @property
@@ -63,7 +63,7 @@ class Keys:
 
     @property
     def priority(self) -> str:
-        """Entries to be taken before or after the others."""
+        """Zset: entries to deliver before or after the others."""
         return self.name("priority")
 
     @property
@@ -73,12 +73,12 @@ class Keys:
 
     @property
     def sink_stream(self) -> str:
-        """What the sink `stream` hands on."""
+        """Stream: the output of the sink `stream`."""
         return self.name("out")
 
     @property
     def replayed(self) -> str:
-        """How many dead letters were put back into the stream."""
+        """How many dead letters were ever replayed."""
         return self.name("replayed")
 
     def cursor(self, account: str, mailbox: str) -> str:
@@ -95,16 +95,16 @@ class Keys:
 
     @property
     def partitions(self) -> str:
-        """Into how many partitions mail is spread."""
+        """Number of partitions that mail is spread over."""
         return self.name("partitions")
 
     @property
     def control(self) -> str:
-        """Orders of operators to all processes."""
+        """Operators' overrides for all processes."""
         return self.name("control")
 
     def receipts(self, run: str) -> str:
-        """What became of the messages of a rehearsal."""
+        """Receipts of a run of synthetic messages."""
         return self.name(f"receipts:{run}")
 
     def budget(self, account: str) -> str:
@@ -112,17 +112,17 @@ class Keys:
         return self.name(f"budget:{account}")
 
     def lockout(self, account: str) -> str:
-        """Until when the mail server has shut an account out."""
+        """Until when the mail server has locked an account out."""
         return self.name(f"lockout:{account}")
 
     def quarantine(self, account: str, mailbox: str) -> str:
-        """Messages the server lists but does not send."""
+        """Messages that the server lists but does not send."""
         return self.name(f"quarantine:{account}/{mailbox}")
 
 
 @lru_cache
 def partition_keys(partitions: int) -> tuple[Keys, ...]:
-    """The keys of every partition.
+    """Return the keys of every partition.
 
     The slots of the tags lie one in each of `partitions` equal parts of all slots, in their order: masters that share
     the slots evenly get as many partitions each, give or take one. The number in a tag is the partition's, or that
@@ -143,17 +143,23 @@ def _part(tag: str, parts: int) -> int:
 
 
 def partition_of(account: str, partitions: int) -> int:
-    """Where an account's mail goes: its cursors, its lease and the stream they are moved with are in one place."""
+    """Return the partition of an account: its cursors, its lease and its stream are in one place."""
     return crc32(account.encode()) % partitions
 
 
 def parse_entry_id(formatted_id: str) -> tuple[int, str]:
-    """Partition and entry id of what `Keys.format_entry_id` made."""
+    """Return partition and entry id of an id that `Keys.format_entry_id` made."""
     partition, _, entry_id = formatted_id.rpartition(":")
     return int(partition or 0), entry_id
 
 
 def entry_order(formatted_id: str) -> tuple[int, int]:
-    """By when entries were added, whatever their partition."""
+    """Return a sort key: the time at which an entry was added, whatever its partition."""
     milliseconds, _, number = parse_entry_id(formatted_id)[1].partition("-")
     return int(milliseconds), int(number)
+
+
+def entry_time(entry_id: str | bytes) -> float:
+    """Return when an entry was added, in Unix seconds: its id begins with Redis' milliseconds."""
+    formatted_id = entry_id.decode() if isinstance(entry_id, bytes) else entry_id
+    return int(parse_entry_id(formatted_id)[1].split("-", 1)[0]) / 1000

@@ -1,7 +1,7 @@
-"""Which process reads an account: a lease for each, which the append script asks for in the same step as it writes.
+"""Which process reads an account: a lease for each, which the append script checks in the same step as it writes.
 
-So it does not matter what a process believes, or how long it slept: without the lease nothing of it gets in. Here
-leases are taken, prolonged and given up; when to do so is the caller's business.
+So a process without the lease writes nothing, whatever it believes and however long it slept. Here leases are taken,
+renewed and released; when to do so is decided by the caller.
 """
 
 from __future__ import annotations
@@ -12,47 +12,47 @@ from functools import partial
 from email_ingestion.stream.connection import RedisLink, text
 from email_ingestion.stream.keys import Keys
 
-LEASE_SECONDS = 10.0  # from the last sign of a dead holder until somebody else may take over
+LEASE_SECONDS = 10.0  # from the last renewal of a dead owner until another process may take over
 
 
 class Leases:
-    """The leases of one process. Safe for several threads."""
+    """The leases of one process. Thread-safe."""
 
     def __init__(self, link: RedisLink, seat: str, term: str) -> None:
-        """`seat` names a place where one process runs at a time, `term` this very life of it; neither has blanks."""
+        """`seat` names a place where one process runs at a time, `term` the present life of it; neither has blanks."""
         self._link = link
         self._seat = seat
         self._term = term
-        self._hold = link.script("hold_accounts")
-        self._leave = link.script("leave_accounts")
+        self._renew = link.script("renew_leases")
+        self._release = link.script("release_leases")
 
     @property
     def owner(self) -> str:
-        """Who we are, as a lease says it."""
+        """This process, as it stands in a lease."""
         return f"{self._seat} {self._term}"
 
     def renew(self, accounts: Sequence[str]) -> dict[str, str]:
-        """Take and prolong; returns the accounts that are not ours, and who has each.
+        """Take or renew leases; return the accounts that another process has, with its name.
 
         Past the breaker, so that leases heal as soon as Redis does. Raises RedisConnectionError.
         """
         args: list[str | int] = [self._seat, self._term, int(LEASE_SECONDS * 1000)]
         others: dict[str, str] = {}
         for here in self._by_partition(accounts):
-            found = self._link.call_unguarded(partial(self._hold, keys=self._keys(here), args=args))
-            others |= {account: text(who) for account, who in zip(here, found, strict=True) if who}
+            found = self._link.call_unguarded(partial(self._renew, keys=self._keys(here), args=args))
+            others |= {account: text(owner) for account, owner in zip(here, found, strict=True) if owner}
         return others
 
     def release(self, accounts: Sequence[str]) -> None:
-        """Give up what is ours; raises RedisConnectionError."""
+        """Give up the leases of this process; raises RedisConnectionError."""
         for here in self._by_partition(accounts):
-            self._link.call_unguarded(partial(self._leave, keys=self._keys(here), args=[self.owner]))
+            self._link.call_unguarded(partial(self._release, keys=self._keys(here), args=[self.owner]))
 
     def _keys(self, accounts: Sequence[str]) -> list[str]:
         return [self._link.keys_for(account).lease(account) for account in accounts]
 
     def _by_partition(self, accounts: Sequence[str]) -> list[list[str]]:
-        """A script touches the keys of one partition."""
+        """Group accounts: a script touches the keys of one partition."""
         there: dict[Keys, list[str]] = {}
         for account in accounts:
             there.setdefault(self._link.keys_for(account), []).append(account)

@@ -1,4 +1,4 @@
-"""A script that Redis runs while we do something else: sent now, its answer had later."""
+"""A script that Redis runs while the caller does something else: sent now, its answer read later."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from redis import exceptions
 from email_ingestion.stream.connection import RedisLink, Script
 from email_ingestion.stream.keys import Keys
 
-# What is answered so was not done; the client knows where to do it.
+# After these errors nothing was done; the client knows where to do it.
 _ELSEWHERE = (
     exceptions.AskError,  # and MovedError
     exceptions.ClusterDownError,
@@ -21,18 +21,18 @@ _ELSEWHERE = (
 
 
 class PendingScript:
-    """Sent when it is made, unless many are. Only for a script that may be repeated, as after any lost answer."""
+    """A call that is sent when it is created, unless many are under way; only for a script that may be repeated."""
 
     def __init__(
         self, link: RedisLink, script: Script, partition: Keys, keys: Sequence[str], args: Sequence[Any]
     ) -> None:
         self._link = link
-        self._whole = partial(script, keys, args)
+        self._call_script = partial(script, keys, args)
         self._pool: Any = None
-        self._connection: Any = None  # in which the answer will be
+        self._connection: Any = None  # that will have the answer
         self._error: Exception | None = None
-        self._holding = link.partitions_verified and link.pending_slots.acquire(blocking=False)
-        if self._holding:
+        self._has_slot = link.partitions_verified and link.pending_slots.acquire(blocking=False)
+        if self._has_slot:
             try:
                 self._pool = link.node_for(partition).connection_pool
                 self._connection = self._pool.get_connection()
@@ -41,11 +41,11 @@ class PendingScript:
                 self._error = error
 
     def answer(self) -> Any:
-        """What the script returns, to be asked for once; raises like `RedisLink.call`."""
+        """Return the script's result; call it once. Raises like `RedisLink.call`."""
         try:
             return self._link.call(self._finish)
         finally:
-            self._give_back(unread=True)
+            self._return_connection(unread=True)
 
     def _finish(self) -> Any:
         try:
@@ -56,22 +56,22 @@ class PendingScript:
         except _ELSEWHERE:
             pass
         except (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.RedisClusterException):
-            if not self._link.clustered:  # whose client looks for another node
+            if not self._link.clustered:  # the client of a Cluster looks for another node
                 raise
-        return self._whole()
+        return self._call_script()
 
     def _read(self) -> Any:
         try:
             return self._connection.read_response()
         finally:  # a connection that broke is closed by now
-            self._give_back(unread=False)
+            self._return_connection(unread=False)
 
-    def _give_back(self, *, unread: bool) -> None:
+    def _return_connection(self, *, unread: bool) -> None:
         if self._connection:
-            if unread:  # the next who had it would take the answer for theirs
+            if unread:  # the next user of the connection would take the answer for its own
                 self._connection.disconnect()
             self._pool.release(self._connection)
             self._connection = None
-        if self._holding:
+        if self._has_slot:
             self._link.pending_slots.release()
-            self._holding = False
+            self._has_slot = False

@@ -1,4 +1,4 @@
-"""What the server says of itself: its version, what it keeps, and its clock."""
+"""The Redis servers themselves: version, persistence, memory and clock of each, and two write probes."""
 
 from __future__ import annotations
 
@@ -10,34 +10,22 @@ import redis
 
 from email_ingestion.stream.connection import RedisLink
 
-WRITTEN_SECONDS = 5
+PROBE_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What an operator must know of a Redis before trusting mail to it."""
+    """The facts that an operator must know of a Redis before trusting mail to it."""
 
     address: str  # host and port; empty ones behind Sentinel, which names them anew each time
     version: str
-    dbsize: int  # keys of the database, whoever's
+    dbsize: int  # keys of the database, of all programs
     append_only: bool
     append_failed: bool  # it could not write its append-only file lately
     policy: str  # maxmemory-policy
     memory_used: int  # bytes
     memory_max: int  # bytes, 0 = unlimited
     time: float  # Unix seconds, by its clock
-
-
-def write_new_key(link: RedisLink) -> None:
-    """Return when each partition took a new key, gone again; raises RedisConnectionError, also when one is full."""
-
-    def write() -> None:
-        for keys in link.partitions:
-            key = keys.name("doctor")
-            link.client.set(key, "", ex=WRITTEN_SECONDS)
-            link.client.delete(key)
-
-    link.call_unguarded(write)
 
 
 def check_writable(link: RedisLink) -> None:
@@ -49,23 +37,35 @@ def check_writable(link: RedisLink) -> None:
         link.call_unguarded(partial(link.client.hdel, keys.control, ""))
 
 
+def write_new_key(link: RedisLink) -> None:
+    """Return when each partition took a new key, deleted again; raises RedisConnectionError, also when one is full."""
+
+    def write() -> None:
+        for keys in link.partitions:
+            key = keys.name("doctor")
+            link.client.set(key, "", ex=PROBE_SECONDS)
+            link.client.delete(key)
+
+    link.call_unguarded(write)
+
+
 def read_server_info(link: RedisLink) -> list[ServerInfo]:
-    """What each server that takes writes says; raises like `RedisLink.call`."""
-    return link.call(lambda: [_ask(each) for each in link.masters()])
+    """Return the facts of each server that takes writes; raises like `RedisLink.call`."""
+    return link.call(lambda: [_server_info(server) for server in link.masters()])
 
 
-def _ask(server: redis.Redis) -> ServerInfo:
+def _server_info(server: redis.Redis) -> ServerInfo:
     pipe = server.pipeline(transaction=False)
     for section in ("server", "persistence", "memory"):
         pipe.info(section)
     pipe.dbsize()
     pipe.time()
-    about, persistence, memory, dbsize, (seconds, microseconds) = pipe.execute()
-    valkey: Any = about.get("valkey_version")
-    at = server.get_connection_kwargs()
+    info, persistence, memory, dbsize, (seconds, microseconds) = pipe.execute()
+    valkey: Any = info.get("valkey_version")
+    connection = server.get_connection_kwargs()
     return ServerInfo(
-        address=f"{at.get('host', '')}:{at.get('port', '')}",
-        version=f"valkey {valkey}" if valkey else str(about["redis_version"]),
+        address=f"{connection.get('host', '')}:{connection.get('port', '')}",
+        version=f"valkey {valkey}" if valkey else str(info["redis_version"]),
         dbsize=int(dbsize),
         append_only=bool(persistence["aof_enabled"]),
         append_failed=persistence.get("aof_last_write_status") == "err",

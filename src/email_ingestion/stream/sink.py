@@ -1,6 +1,6 @@
-"""The sink that adds each message to a Redis Stream for consumers of yours; it is not the stream mail arrives on.
+"""The sink that adds each message to a Redis Stream for other programs; it is not the stream that mail arrives on.
 
-Nothing is trimmed: where nobody reads, deliveries wait in the database, and Redis keeps its memory for mail on its way.
+Nothing is trimmed: when no program reads it, deliveries wait in the database, and Redis keeps its memory for new mail.
 """
 
 from __future__ import annotations
@@ -29,23 +29,25 @@ def open_sink(settings: Settings, key: str = "") -> StreamSink:
 
 
 class StreamSink:
-    """See `Sink`: entries with the fields `email_id`, `schema` and `json`. A consumer deletes what it has used."""
+    """Adds entries with the fields `email_id`, `schema` and `json`; their consumer deletes them after use."""
 
     name = "stream"
 
-    def __init__(self, link: RedisLink, key: str, most: int, largest: int) -> None:
+    def __init__(self, link: RedisLink, key: str, max_depth: int, max_inline_bytes: int) -> None:
         self._link = link
         self._key = key
-        self._most = most  # entries above which nothing is added
-        self._largest = largest  # bytes of an attachment that still travels along
+        self._max_depth = max_depth  # entries above which nothing is added
+        self._max_inline_bytes = max_inline_bytes  # of an attachment that is part of the record
 
     def deliver(self, batch: Sequence[SinkMessage]) -> None:
-        """See `Sink`; all of the batch in one transaction."""
-        entries = [self._entry(parcel) for parcel in batch]
+        """Add all of the batch in one transaction; raises SinkThrottled, SinkUnavailable."""
+        entries = [self._entry(message) for message in batch]
 
         def add() -> None:
-            if self._link.client.xlen(self._key) >= self._most:
-                raise SinkThrottled(f"the stream {self._key} has {self._most} entries that nobody reads", FULL_SECONDS)
+            if self._link.client.xlen(self._key) >= self._max_depth:
+                raise SinkThrottled(
+                    f"the stream {self._key} has {self._max_depth} entries that nobody reads", FULL_SECONDS
+                )
             pipe = self._link.client.pipeline(transaction=True)
             for entry in entries:
                 pipe.xadd(self._key, entry)
@@ -57,16 +59,16 @@ class StreamSink:
             raise SinkUnavailable(f"the stream {self._key} takes nothing: {error}") from error
 
     def ping(self) -> None:
-        """See `Sink`."""
+        """Return when Redis answers; raises SinkUnavailable."""
         try:
             self._link.call(lambda: self._link.client.xlen(self._key))
         except RedisConnectionError as error:
             raise SinkUnavailable(f"the stream {self._key} does not answer: {error}") from error
 
     def close(self) -> None:
-        """See `Sink`."""
+        """Close the connections."""
         self._link.client.close()
 
-    def _entry(self, parcel: SinkMessage) -> dict[Any, Any]:
-        record = json.dumps(as_json(parcel.email, self._largest), separators=(",", ":"))
-        return {"email_id": parcel.email.email_id, "schema": SCHEMA, "json": record}
+    def _entry(self, message: SinkMessage) -> dict[Any, Any]:
+        record = json.dumps(as_json(message.email, self._max_inline_bytes), separators=(",", ":"))
+        return {"email_id": message.email.email_id, "schema": SCHEMA, "json": record}

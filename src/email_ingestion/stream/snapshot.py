@@ -1,4 +1,4 @@
-"""The whole keyspace as lines of text that outlive Redis; read while everybody works.
+"""The whole keyspace as lines of text that outlive Redis, read while all processes work.
 
     {"key": "cursor:default/INBOX", "type": "hash", "value": ["uid", "17", "uidvalidity", "1"]}
     {"key": "stream", "type": "stream"}
@@ -6,11 +6,11 @@
     {"key": "stream", "last_id": …, "added": …, "deleted": …, "groups": [[name, last id, entries read], …]}
     {"key": "stream", "group": "email_processor_group", "pending": [[id, consumer, delivered at (ms), deliveries], …]}
 
-What is of another partition than 0 says so: "partition": 3.
+Lines of another partition than 0 name it: "partition": 3.
 
 Logical on purpose: Redis refuses an RDB or a DUMP that a newer Redis or a Valkey wrote, a managed Redis refuses
-replication, and what is restored by commands is in its append-only file. Cursors and pending lists are of one instant,
-entries are read after it: what was completed meanwhile is in the database, what was buried is read as a dead letter.
+replication, and keys restored by commands are in its append-only file. Cursors and pending lists are of one instant,
+entries are read after it: an entry acked meanwhile is in the database, a dead-lettered one is read as a dead letter.
 """
 
 from __future__ import annotations
@@ -20,39 +20,37 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from email_ingestion.errors import OperationFailed, TransientError
 from email_ingestion.stream.connection import RedisLink, text
+from email_ingestion.stream.entry_scan import read_entries
 from email_ingestion.stream.keys import Keys, entry_order
 
 Line = dict[str, Any]
 
-# An entry holds up to BLOB_THRESHOLD_BYTES: a page stays below some 10 MB.
-PAGE = 50
 PENDING_LINE = 1000
 STREAM = "stream"
 VOLUME = "volume"
 REPLAYED = "replayed"
 LOST = "Redis lost its data while it was read: find out why (redis-cli INFO server), restore the last backup"
-GROUPS = 3  # in what the script says of a stream
+GROUPS = 3  # index of the groups in the script's value of a stream
 
 
 class SnapshotTorn(TransientError):
-    """Dead letters went back into the stream while both were read: read again."""
+    """Dead letters were replayed while both streams were read: read again."""
 
 
 def key_names(link: RedisLink, keys: Keys, prefix: str = "") -> list[str]:
-    """The keys below `prefix`, sorted and without it; presence and what a restore has half loaded are left out."""
+    """Return the keys below `prefix`, sorted and without it; presences and keys a restore is loading are left out."""
     start = keys.name(prefix)
     found = link.call(lambda: [text(key) for key in link.node_for(keys).scan_iter(match=f"{start}*", count=1000)])
-    passing = () if prefix else (keys.name("restoring:"), keys.alive(""))
-    return sorted({name.removeprefix(start) for name in found if not passing or not name.startswith(passing)})
+    left_out = () if prefix else (keys.name("restoring:"), keys.alive(""))
+    return sorted({name.removeprefix(start) for name in found if not left_out or not name.startswith(left_out)})
 
 
 def read_snapshot(link: RedisLink, prefix: str = "") -> Iterator[Line]:
-    """The keys below `prefix`, line by line, one partition after the other: each of them is of one instant.
+    """Yield the keys below `prefix` line by line, partition by partition; each partition is of one instant.
 
     Raises like `RedisLink.call`, SnapshotTorn and OperationFailed.
     """
@@ -72,10 +70,10 @@ class _Partition:
         self._script = link.script("snapshot")
 
     def lines(self) -> Iterator[Line]:
-        """See `read_snapshot`."""
+        """Yield the lines of the partition."""
         found = key_names(self._link, self._keys, self._prefix)
         now, states = self._states(found)
-        told: set[str] = set()
+        written: set[str] = set()
         ends: dict[str, str] = {}
         replayed = None
         for name, (kind, ttl, value) in zip(found, states, strict=True):
@@ -83,16 +81,15 @@ class _Partition:
                 replayed = value
             if kind == b"stream" and not value[GROUPS]:
                 continue
-            told.add(name)
+            written.add(name)
             if kind == b"stream":
                 ends[name] = text(value[0])
                 yield from self._queue(name, now, value)
-            elif kind != b"none" and name != VOLUME:  # it expired meanwhile, or is told with its stream
+            elif kind != b"none" and name != VOLUME:  # else it expired meanwhile, or is written with its stream
                 yield _plain(name, kind, value, now + ttl if ttl > 0 else None)
-        # Streams that nobody takes from, last: what was moved there from the others, perhaps as its first entry, is
-        # there.
-        left = [name for name in key_names(self._link, self._keys, self._prefix) if name not in told]
-        for name, (kind, _, _) in zip(left, self._states(left)[1], strict=True):
+        # Streams without groups come last: entries moved there from the others, perhaps as the first, are among them.
+        remaining = [name for name in key_names(self._link, self._keys, self._prefix) if name not in written]
+        for name, (kind, _, _) in zip(remaining, self._states(remaining)[1], strict=True):
             if kind == b"stream":
                 for line in self._end(name):
                     ends[name] = line.get("last_id", ends.get(name, ""))
@@ -117,13 +114,13 @@ class _Partition:
                 raise OperationFailed(LOST)
 
     def _queue(self, name: str, now: int, state: Any) -> Iterator[Line]:
-        """A stream with groups, as it was at the instant of `state`, without what was completed since."""
+        """Yield a stream with groups, as it was at the instant of `state`, without entries acked since."""
         last, groups = text(state[0]), state[GROUPS]
         yield {"key": name, "type": "stream"}
-        there: set[str] = set()
+        present: set[str] = set()
         volume = 0
         for line in self._entries(name, last):
-            there.add(line["id"])
+            present.add(line["id"])
             volume += sum(len(unpack(part)) for part in line["fields"])
             yield line
         shown = [[pack(group[0]), text(group[1]), group[3]] for group in groups]
@@ -132,7 +129,7 @@ class _Partition:
             pending = [
                 [text(entry_id), pack(consumer), now - idle, deliveries]
                 for entry_id, consumer, idle, deliveries in group[2]
-                if text(entry_id) in there
+                if text(entry_id) in present
             ]
             for start in range(0, len(pending), PENDING_LINE):
                 part = pending[start : start + PENDING_LINE]
@@ -141,7 +138,7 @@ class _Partition:
             yield {"key": VOLUME, "type": "string", "value": [str(volume)]}
 
     def _end(self, name: str) -> Iterator[Line]:
-        """A stream without groups, to its end of now; read after those whose entries may be moved here."""
+        """Yield a stream without groups to its present end; read after those whose entries may be moved here."""
         yield {"key": name, "type": "stream"}
         yield from self._entries(name, "+")
         ((kind, _, state),) = self._states([name])[1]
@@ -150,15 +147,8 @@ class _Partition:
         yield {"key": name, "last_id": text(state[0]), "added": int(state[1]), "deleted": text(state[2]), "groups": []}
 
     def _entries(self, name: str, last: str) -> Iterator[Line]:
-        key, start = self._key(name), "-"
-        while True:
-            page: Any = self._link.call(partial(self._link.client.xrange, key, start, last, count=PAGE))
-            for entry_id, fields in page:
-                parts = [pack(part) for pair in fields.items() for part in pair]
-                yield {"key": name, "id": text(entry_id), "fields": parts}
-            if len(page) < PAGE:
-                return
-            start = f"({text(page[-1][0])}"
+        for entry_id, fields in read_entries(self._link, self._key(name), last):
+            yield {"key": name, "id": entry_id, "fields": [pack(part) for pair in fields.items() for part in pair]}
 
 
 def _plain(name: str, kind: bytes, value: Any, expires_at: int | None) -> Line:
@@ -172,7 +162,7 @@ def _plain(name: str, kind: bytes, value: Any, expires_at: int | None) -> Line:
 
 
 def pack(value: bytes) -> str | dict[str, str]:
-    """Redis' bytes in JSON: text where they are."""
+    """Return Redis' bytes as JSON: text where they are text."""
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -180,15 +170,15 @@ def pack(value: bytes) -> str | dict[str, str]:
 
 
 def unpack(value: str | dict[str, str]) -> bytes:
-    """The bytes again."""
+    """Return the bytes that `pack` was given."""
     return value.encode() if isinstance(value, str) else base64.b64decode(value["b64"])
 
 
 @dataclass
 class Tally:
-    """What went by: the numbers of a manifest, and a digest by which two snapshots are the same.
+    """Counts the lines of a snapshot: the numbers of a manifest, and a digest by which two snapshots are the same.
 
-    Keys that expire are left out, and so is when a pending entry was delivered: Redis tells it by its idle time.
+    Keys that expire are left out, and so are delivery times of pending entries, which Redis knows only as idle times.
     """
 
     keys: int = 0
@@ -199,10 +189,10 @@ class Tally:
     _digest: Any = field(default_factory=hashlib.sha256)
 
     def count(self, line: Line) -> Line:
-        """Take one line into account; returns it."""
+        """Count one line; return it."""
         if "expires_at" in line:
             return line
-        told = line
+        counted = line
         key = f"{line['partition']}:{line['key']}" if "partition" in line else line["key"]
         if "type" in line:
             self.keys += 1
@@ -215,12 +205,12 @@ class Tally:
             self.groups |= {f"{key}/{name}": last for name, last, _ in line["groups"]}
         elif "pending" in line:
             self.pending += len(line["pending"])
-            told = line | {"pending": [[each[0], each[1], each[3]] for each in line["pending"]]}
-        self._digest.update(json.dumps(told, sort_keys=True).encode())
+            counted = line | {"pending": [[each[0], each[1], each[3]] for each in line["pending"]]}
+        self._digest.update(json.dumps(counted, sort_keys=True).encode())
         return line
 
     def summary(self) -> dict[str, Any]:
-        """As it goes into a manifest."""
+        """Return the values of a manifest."""
         return {
             "key_count": self.keys,
             "stream_length": self._length("stream"),
@@ -232,5 +222,5 @@ class Tally:
         }
 
     def _length(self, name: str) -> int:
-        """Of the streams of this name in all partitions."""
+        """Return the entries of the streams of this name in all partitions."""
         return sum(length for key, length in self.lengths.items() if key.rpartition(":")[2] == name)

@@ -1,6 +1,6 @@
-"""Puts a snapshot back: loaded beside the keyspace, compared, then put in its place in one step.
+"""Restores a snapshot: loaded next to the keyspace, verified, then put in its place in one step.
 
-Whoever looks meanwhile sees what was there before, and a restore that breaks off has changed nothing.
+Readers see the former keys meanwhile, and a restore that breaks off has changed nothing.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from email_ingestion.stream.connection import RedisLink
 from email_ingestion.stream.keys import Keys
 from email_ingestion.stream.snapshot import Line, Tally, key_names, read_snapshot, unpack
 
-BESIDE = "restoring:"
-FOR_EVER = -1  # what PTTL says of a key without an end
+PREFIX = "restoring:"
+NO_EXPIRY = -1  # PTTL of a key that does not expire
 CHUNK_BYTES = 4 * 1024 * 1024
 CHUNK_LINES = 1000
 COMMANDS = {"string": "SET", "hash": "HSET", "list": "RPUSH", "set": "SADD", "zset": "ZADD"}
-NOBODY = "nobody"  # a group that only makes an empty stream
+TEMPORARY_GROUP = "nobody"  # only creates an empty stream
 
 
 class SnapshotRestore:
@@ -32,27 +32,27 @@ class SnapshotRestore:
         self._link = link
 
     def existing_keys(self) -> list[str]:
-        """The keys a restore would replace; what expires by itself (a lease, an order) is nothing to keep."""
+        """Return the keys that a restore would replace, without those that expire (a lease, an override)."""
         found = [keys.name(name) for keys in self._link.partitions for name in key_names(self._link, keys)]
         found = [key for key in found if key != self._link.keys.partitions]
 
-        def ask() -> list[int]:
+        def read() -> list[int]:
             pipe = self._link.client.pipeline(transaction=False)
             for key in found:
                 pipe.pttl(key)
             return pipe.execute()
 
-        return [key for key, left in zip(found, self._link.call(ask), strict=True) if left == FOR_EVER]
+        return [key for key, left in zip(found, self._link.call(read), strict=True) if left == NO_EXPIRY]
 
     def load(self, lines: Iterable[Line]) -> None:
-        """Write a snapshot beside the keyspace."""
+        """Write a snapshot next to the keyspace."""
         self.abandon()
         for partition, part in groupby(lines, key=lambda line: int(line.get("partition", 0))):
             keys = self._link.partitions[partition]
             pipe = self._link.call(lambda keys=keys: self._link.node_for(keys).pipeline(transaction=False))  # type: ignore[misc]
             size = count = 0
             for line in part:
-                size += _put(pipe, _beside(keys, line["key"]), line)
+                size += _put(pipe, _loading_key(keys, line["key"]), line)
                 count += 1
                 if size > CHUNK_BYTES or count >= CHUNK_LINES:
                     self._link.call(pipe.execute)
@@ -60,9 +60,9 @@ class SnapshotRestore:
             self._link.call(pipe.execute)
 
     def verify(self, expected: dict[str, Any]) -> None:
-        """Read back what was loaded; raises OperationFailed unless it is what the manifest says."""
+        """Read back the loaded keys; raises OperationFailed unless they are as the manifest says."""
         tally = Tally()
-        for line in read_snapshot(self._link, BESIDE):
+        for line in read_snapshot(self._link, PREFIX):
             tally.count(line)
         found = tally.summary()
         wrong = [f"{name} {found[name]} instead of {expected[name]}" for name in found if found[name] != expected[name]]
@@ -70,34 +70,34 @@ class SnapshotRestore:
             raise OperationFailed(f"what was loaded into Redis is not what the manifest says: {'; '.join(wrong)}")
 
     def switch(self) -> int:
-        """Put what was loaded in the place of what is there, one partition after the other; returns the keys' number.
+        """Put the loaded keys in the place of the present ones, partition by partition; return their number.
 
-        Broken off in between, it leaves the partitions that follow as they were: restore again.
+        Broken off in between, it leaves the following partitions as they were: restore again.
         """
         return sum(self._switch(keys) for keys in self._link.partitions)
 
     def _switch(self, keys: Keys) -> int:
         old = [keys.name(name) for name in key_names(self._link, keys)]
         pairs = [
-            name for each in key_names(self._link, keys, BESIDE) for name in (_beside(keys, each), keys.name(each))
+            name for each in key_names(self._link, keys, PREFIX) for name in (_loading_key(keys, each), keys.name(each))
         ]
-        script = self._link.script("switch")
+        script = self._link.script("switch_keys")
         return int(self._link.call(lambda: script(keys=[*old, *pairs], args=[len(old)]))) if old or pairs else 0
 
     def abandon(self) -> None:
-        """Remove what was loaded and not put in its place."""
+        """Delete keys that were loaded and not put in their place."""
         for keys in self._link.partitions:
-            left = [_beside(keys, name) for name in key_names(self._link, keys, BESIDE)]
+            left = [_loading_key(keys, name) for name in key_names(self._link, keys, PREFIX)]
             if left:
                 self._link.call(partial(self._link.client.unlink, *left))
 
 
-def _beside(keys: Keys, name: str) -> str:
-    return keys.name(BESIDE + name)
+def _loading_key(keys: Keys, name: str) -> str:
+    return keys.name(PREFIX + name)
 
 
 def _put(pipe: Any, key: str, line: Line) -> int:
-    """Queue the commands of one line; returns its bytes."""
+    """Queue the commands of one line; return its bytes."""
     if "id" in line:
         fields = [unpack(part) for part in line["fields"]]
         pipe.execute_command("XADD", key, line["id"], *fields)
@@ -105,17 +105,17 @@ def _put(pipe: Any, key: str, line: Line) -> int:
     if "pending" in line:
         _claim(pipe, key, line)
     elif "groups" in line:
-        _settle(pipe, key, line)
+        _finish_stream(pipe, key, line)
     elif line["type"] == "stream":
-        pipe.xgroup_create(key, NOBODY, id="0", mkstream=True)
-        pipe.xgroup_destroy(key, NOBODY)
+        pipe.xgroup_create(key, TEMPORARY_GROUP, id="0", mkstream=True)
+        pipe.xgroup_destroy(key, TEMPORARY_GROUP)
     elif line.get("expires_at", math.inf) > time.time() * 1000:
         _plain(pipe, key, line)
     return 0
 
 
-def _settle(pipe: Any, key: str, line: Line) -> None:
-    """Ids and groups, after the entries: what has an id below the last one cannot be added any more."""
+def _finish_stream(pipe: Any, key: str, line: Line) -> None:
+    """Set ids and groups, after the entries: an entry with an id below the last one cannot be added any more."""
     if line["last_id"] != "0-0":
         pipe.execute_command(
             "XSETID", key, line["last_id"], "ENTRIESADDED", line["added"], "MAXDELETEDID", line["deleted"]

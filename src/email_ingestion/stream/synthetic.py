@@ -1,6 +1,7 @@
-"""Messages that are nobody's mail, to try the way of mail: appended among it, and a receipt for each at its end.
+"""Synthetic messages, which are nobody's mail, to try the way of mail: appended among it, with a receipt at the end.
 
-No cursor moves for them and no account is theirs, so no audit misses them; they are completed, never buried.
+No cursor moves for them and they belong to no account, so reconciliation does not miss them; they are acked, never
+dead-lettered. In Redis and in stream entries they keep the older word `rehearsal`.
 """
 
 from __future__ import annotations
@@ -13,55 +14,55 @@ from datetime import UTC, datetime
 from typing import Any
 
 from email_ingestion.records import Envelope, RawMessage
+from email_ingestion.stream.appender import Appender
 from email_ingestion.stream.connection import RedisLink
-from email_ingestion.stream.gaps import Gaps
 
 ACCOUNT = "rehearsal"
-KEPT_SECONDS = 600
-MAX_ENTRY_ID = "18446744073709551615-0"  # no entry has a greater id: nothing is compared with what is there
+RECEIPT_SECONDS = 600
+MAX_ENTRY_ID = "18446744073709551615-0"  # no entry has a greater id: `append_missing` searches nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of one message; times in seconds since it was appended."""
+    """The outcome of one synthetic message; times in seconds since it was appended."""
 
     number: int  # its UID
     delivered: bool
     waited: float  # until a worker had it
-    took: float  # until it was at its end
+    took: float  # until it was acked
 
 
 def synthetic_message(run: str, number: int, raw: bytes) -> RawMessage:
-    """A message of a rehearsal."""
+    """Return the message with this number of a run."""
     sha256, now = hashlib.sha256(raw).hexdigest(), datetime.now(UTC)
     envelope = Envelope(ACCOUNT, run, 1, number, None, None, (), (), now, len(raw), sha256)
     return RawMessage(envelope, raw, synthetic=run)
 
 
 class SyntheticMessages:
-    """Every method raises like `RedisLink.call`. Each thread needs its own."""
+    """Synthetic messages and their receipts. Not thread-safe; every method raises like `RedisLink.call`."""
 
     def __init__(self, link: RedisLink) -> None:
         self._link = link
-        self._gaps = Gaps(link, ACCOUNT)
+        self._appender = Appender(link)
 
     def append(self, messages: Sequence[RawMessage]) -> None:
-        """Put messages of a rehearsal behind the mail that is in the stream."""
-        self._gaps.fill(messages, MAX_ENTRY_ID)
+        """Append synthetic messages to the stream."""
+        self._appender.append_missing(messages, MAX_ENTRY_ID)
 
-    def acknowledge(self, run: str, receipts: Sequence[Receipt]) -> None:
-        """Tell whoever runs the rehearsal; what nobody collects expires."""
+    def add_receipts(self, run: str, receipts: Sequence[Receipt]) -> None:
+        """Add receipts for the process that runs the trial; those that it does not take expire."""
         key = self._link.keys.receipts(run)
 
-        def tell() -> None:
+        def add() -> None:
             pipe = self._link.client.pipeline(transaction=False)
-            pipe.rpush(key, *(json.dumps(asdict(each)) for each in receipts))
-            pipe.expire(key, KEPT_SECONDS)
+            pipe.rpush(key, *(json.dumps(asdict(receipt)) for receipt in receipts))
+            pipe.expire(key, RECEIPT_SECONDS)
             pipe.execute()
 
-        self._link.call(tell)
+        self._link.call(add)
 
-    def collect(self, run: str, most: int = 1000) -> list[Receipt]:
-        """The receipts that came since this was last asked."""
-        found: Any = self._link.call(lambda: self._link.client.lpop(self._link.keys.receipts(run), most))
-        return [Receipt(**json.loads(each)) for each in found or ()]
+    def pop_receipts(self, run: str, limit: int = 1000) -> list[Receipt]:
+        """Take the receipts that came since the last call."""
+        found: Any = self._link.call(lambda: self._link.client.lpop(self._link.keys.receipts(run), limit))
+        return [Receipt(**json.loads(receipt)) for receipt in found or ()]

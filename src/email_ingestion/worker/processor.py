@@ -292,9 +292,9 @@ class BatchProcessor:
             self._observe(OwnershipLost(len(lost)))
         now = datetime.now(UTC)
         kept = [each for each in done if each not in lost]
-        self._acknowledge([each for each in kept if each.rehearsal], delivered=True)
+        self._acknowledge([each for each in kept if each.synthetic], delivered=True)
         for each in kept:
-            if each.message and not each.rehearsal:
+            if each.message and not each.synthetic:
                 self._observe(
                     Delivered(
                         each.email_id,
@@ -310,13 +310,13 @@ class BatchProcessor:
         """Tell whoever rehearses; a receipt that Redis does not take is one that he misses."""
         runs: defaultdict[str, list[Receipt]] = defaultdict(list)
         for each in done:
-            if each.message and each.rehearsal:
+            if each.message and each.synthetic:
                 receipt = Receipt(each.message.envelope.uid, delivered, each.queue_wait, each.age())
-                runs[each.rehearsal].append(receipt)
+                runs[each.synthetic].append(receipt)
         for run, receipts in runs.items():
             self._observe(SyntheticHandled(len(receipts), delivered))
             with suppress(TransientError):
-                self._rehearsals.acknowledge(run, receipts)
+                self._rehearsals.add_receipts(run, receipts)
 
     def _fail(self, each: Delivery, error: EmailIngestionError) -> None:
         """An attempt failed: another one later, or the dead letters."""
@@ -334,7 +334,7 @@ class BatchProcessor:
         self._observe(Deferred(each.email_id, each.attempt, error, backoff(each.attempt)))
 
     def _dead_letter(self, each: Delivery, reason: Reason, error: EmailIngestionError | None) -> None:
-        if each.rehearsal:  # nobody would miss it: its end is told, and nothing of it is kept
+        if each.synthetic:  # nobody would miss it: its end is told, and nothing of it is kept
             self._queue.ack([each])
             self._acknowledge([each], delivered=False)
         elif self._queue.dead_letter(

@@ -35,7 +35,7 @@ from email_ingestion.ledger.store import Ledger
 from email_ingestion.parsing import parse
 from email_ingestion.records import RawMessage, SinkMessage
 from email_ingestion.sinks import Sink
-from email_ingestion.stream import Burial
+from email_ingestion.stream import DeadLetterQueue
 from email_ingestion.stream.dead_letters import Reason, dead_letter_fields
 from email_ingestion.worker.failure_attribution import NO_MESSAGE_AT_FAULT, attribute_failures
 from email_ingestion.worker.processor import is_available, stack_frames
@@ -80,7 +80,7 @@ class SinkDispatcher:
         *,
         ledger: Ledger,
         blobs: BlobStore,
-        burial: Burial,
+        dead_letters: DeadLetterQueue,
         paused: Callable[[], object],
         batch: int,
         lease: float,
@@ -94,7 +94,7 @@ class SinkDispatcher:
         self._ledger = ledger
         self._outbox = ledger.outbox
         self._blobs = blobs
-        self._burial = burial
+        self._dead_letters = dead_letters
         self._paused = paused
         self._batch = batch
         self._lease = lease
@@ -301,7 +301,7 @@ class SinkDispatcher:
         inside = self._content(owed)
         letter = RawMessage(owed.envelope, inside, None if inside is not None else owed.raw_ref, self._name)
         try:
-            self._burial.dead_letter(
+            self._dead_letters.add(
                 letter, dead_letter_fields(reason, owed.attempt, error, stack_frames(error), self._instance)
             )
         except TransientError as away:  # Redis: the sink is asked once more before it is

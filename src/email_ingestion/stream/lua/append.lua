@@ -1,19 +1,28 @@
--- Append a batch of messages and move the cursor, both or neither; a resend adds nothing.
--- KEYS: stream, cursor, volume, lease, priority
--- ARGV: uidvalidity, from, upto, holder, end, n, then n entries under their UIDs
---   `end` is which end of the cursor moves: 'uid' upwards with new mail (UIDs ascending), or 'history' downwards with
---   what was there before (UIDs descending). `from` is where the batch found it, `upto` the last UID the batch accounts
---   for (the last ones may be skipped).
--- Returns {entries added, cursor, bytes added}. STALECURSOR when the cursor is gone, behind `from` (Redis was restored:
--- moving on would leave a hole), or of another UIDVALIDITY; FENCED when there is a `holder` and the lease is not his: he
--- was away for so long that somebody else reads the account, or may. Nothing is written then.
+-- Append a batch of messages and move the cursor, both or neither; a repetition adds nothing.
+--
+-- KEYS[1] stream    stream
+-- KEYS[2] cursor    hash    of the mailbox
+-- KEYS[3] volume    string
+-- KEYS[4] lease     string  of the account
+-- KEYS[5] priority  zset
+-- ARGV[1] uidvalidity
+-- ARGV[2] the position at which the batch found the cursor
+-- ARGV[3] last UID that the batch accounts for (the last ones may be skipped)
+-- ARGV[4] lease owner, '' for none
+-- ARGV[5] the end of the cursor to move: 'uid' upwards with new mail (UIDs ascending), or 'history' downwards with
+--         older mail (UIDs descending)
+-- ARGV[6] number of entries, then the entries under their UIDs (shared/entry.lua)
+--
+-- Returns {entries added, cursor, bytes added}. STALECURSOR when the cursor is missing, behind ARGV[2] (Redis was
+-- restored: moving on would leave a hole), or of another UIDVALIDITY; FENCED when the lease has another owner: this
+-- process was away for so long that another one reads the account, or may. Nothing is written then.
 -- include rank
 -- include entry
 -- include fence
 local fenced = fence(KEYS[4], ARGV[4])
 if fenced then return fenced end
 local cur = redis.call('HMGET', KEYS[2], 'uidvalidity', ARGV[5])
-local last, from, upto = tonumber(cur[2]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local last, from, last_uid = tonumber(cur[2]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local function beyond(a, b)
   if ARGV[5] == 'history' then return a < b end
   return a > b
@@ -31,8 +40,8 @@ for _ = 1, tonumber(ARGV[6]) do
   p = following
 end
 if bytes > 0 then redis.call('INCRBY', KEYS[3], bytes) end
-if beyond(upto, last) then
-  redis.call('HSET', KEYS[2], ARGV[5], upto)
-  last = upto
+if beyond(last_uid, last) then
+  redis.call('HSET', KEYS[2], ARGV[5], last_uid)
+  last = last_uid
 end
 return {added, last, bytes}

@@ -1,6 +1,10 @@
--- Give entries back so that any consumer may take them at once: this process stops.
--- KEYS: stream   ARGV: group, me, lease (ms), id, id, ...
--- The delivery is taken back and the idle time set to the lease.   Returns how many were still mine.
+-- Give entries back so that any consumer may claim them at once: this process stops.
+--
+-- KEYS[1] stream  stream
+-- ARGV    group, me, lease (ms), then ids
+--
+-- The delivery is taken back and the idle time set to the lease.
+-- Returns how many were still mine.
 local n = 0
 for i = 4, #ARGV do
   local e = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2])

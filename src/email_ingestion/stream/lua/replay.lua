@@ -1,9 +1,16 @@
--- Put dead letters back into the stream, each only while it is still there: a repetition adds nothing.
--- KEYS: stream, volume, dlq, replayed, priority   ARGV: id, id, ...
--- An entry gets its own fields again, how often it was replayed, and the letter it comes from; what was written about
--- its death is left behind, so that the next death is told once. Each letter is finished before the next is touched,
--- and XADD comes first: Redis over its memory limit refuses the whole call and every letter stays.
--- Returns how many were put back.
+-- Put dead letters back into the stream, each only while it still exists: a repetition adds nothing.
+--
+-- KEYS[1] stream    stream
+-- KEYS[2] volume    string
+-- KEYS[3] dlq       stream
+-- KEYS[4] replayed  string  how many dead letters were ever replayed
+-- KEYS[5] priority  zset
+-- ARGV    ids
+--
+-- An entry gets its own fields again, how often it was replayed, and the dead letter it comes from; the dead_ fields
+-- are left behind. Each dead letter is finished before the next is touched, and XADD comes first: Redis over its
+-- memory limit refuses the whole call and every dead letter stays.
+-- Returns how many were replayed.
 -- include rank
 local moved = 0
 for _, id in ipairs(ARGV) do

@@ -1,7 +1,12 @@
--- Put a cursor where none is, or replace one of another UIDVALIDITY; never move one that is already right.
--- KEYS: cursor, stream, lease   ARGV: uidvalidity, uid, rescan, group, holder, history
--- Makes the consumer group as well: a worker that comes later may find a full Redis, which refuses to make one.
--- Returns {uidvalidity, uid, rescan, history} as they now stand; FENCED as `append` does.
+-- Set a cursor where there is none, or replace one of another UIDVALIDITY; never move one that is right.
+--
+-- KEYS[1] cursor  hash    of the mailbox
+-- KEYS[2] stream  stream
+-- KEYS[3] lease   string  of the account
+-- ARGV    uidvalidity, uid, rescan, group, lease owner ('' for none), history
+--
+-- Creates the consumer group as well: a worker that comes later may find a full Redis, which refuses to create one.
+-- Returns {uidvalidity, uid, rescan, history} as they now stand; FENCED as in append.lua.
 -- include fence
 local fenced = fence(KEYS[3], ARGV[5])
 if fenced then return fenced end

@@ -1,4 +1,4 @@
--- Read the new entry that starts at ARGV[p]: its name, how many names of fields follow, those (none: as before), values.
+-- Read the new entry that starts at ARGV[p]: its name, the number of field names, these (0: as before), the values.
 -- Returns its name, the command that adds it to `stream`, the bytes of its fields, and where the next one starts.
 local shape = {}
 local function entry(p, stream)

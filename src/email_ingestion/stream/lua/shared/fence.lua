@@ -1,6 +1,6 @@
--- The error for a writer who does not hold the lease `key`, or nil; without a `holder` nobody asks.
-local function fence(key, holder)
-  if holder == '' then return nil end
-  local held = redis.call('GET', key)
-  if held ~= holder then return redis.error_reply('FENCED ' .. (held or '')) end
+-- Return the error for a writer that does not own the lease `key`, or nil; without an `owner` nothing is checked.
+local function fence(key, owner)
+  if owner == '' then return nil end
+  local current = redis.call('GET', key)
+  if current ~= owner then return redis.error_reply('FENCED ' .. (current or '')) end
 end

@@ -1,4 +1,4 @@
--- Note in the index `key` the entry `id` of the stream, made by the command `entry`, if it has a priority of its own.
+-- Add the entry `id`, made by the command `entry`, to the index `key` if its priority is not the normal one.
 local function rank(key, id, entry)
   for i = 4, #entry, 2 do
     local priority = entry[i] == 'priority' and tonumber(entry[i + 1])

@@ -1,9 +1,12 @@
--- Take the leases that are free, or were left by an earlier life of this seat, and prolong those that are ours.
--- KEYS: a lease for each account   ARGV: seat, term, life (ms)
--- A lease says "<seat> <term>". One process at a time sits in a seat, so another term of it belongs to a dead process.
+-- Take the leases that are free, or were left by an earlier life of this seat, and renew those that are ours.
+--
+-- KEYS    lease  string  "<seat> <term>" of each account's owner, expires
+-- ARGV    seat, term, life (ms)
+--
+-- One process at a time sits in a seat, so another term of it belongs to a dead process.
 -- DEL comes before SET, though it deletes nothing that matters: a script whose first write is allowed over the memory
 -- limit may do its other writes too.
--- Returns for each account: nothing when it is ours, else who holds it.
+-- Returns for each account: '' when it is ours, else its owner.
 local mine, out = ARGV[1] .. ' ' .. ARGV[2], {}
 for i, key in ipairs(KEYS) do
   local holder = redis.call('GET', key)

@@ -1,6 +1,10 @@
--- Give an order to all processes, or take it back; what has ended, or cannot be read, is removed on the way.
--- KEYS: control   ARGV: name, seconds (0: take it back), value, by
--- Ends are by Redis' clock, so that those who read them need not agree with whoever gave the order.
+-- Set an operators' override for all processes, or clear it; what has ended or cannot be read is removed on the way.
+--
+-- KEYS[1] control  hash  override by name: JSON {ends_ms, value, by}; expires
+-- ARGV    name, seconds (0: clear it), value, by
+--
+-- Ends are by Redis' clock, so that readers need not agree with the clock of the process that sets it.
+-- Returns the latest end (ms).
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 redis.call('HDEL', KEYS[1], ARGV[1])

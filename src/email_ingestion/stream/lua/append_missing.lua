@@ -1,9 +1,16 @@
--- Append messages that were found missing, beside the cursor, which is not moved.
--- KEYS: stream, volume, priority, lease
--- ARGV: last id the caller has seen ('-': none), holder, n, then n entries under their identities
--- What came into the stream after that id is looked at here: a message that somebody else appended meanwhile, or this
--- very call whose answer was lost, is not appended again.
--- Returns how many were added; FENCED as `append` does.
+-- Append messages that were found missing; no cursor is moved.
+--
+-- KEYS[1] stream    stream
+-- KEYS[2] volume    string
+-- KEYS[3] priority  zset
+-- KEYS[4] lease     string  of the account
+-- ARGV[1] last entry id that the caller has searched itself, '-' for none
+-- ARGV[2] lease owner, '' for none
+-- ARGV[3] number of entries, then the entries under their identities (shared/entry.lua)
+--
+-- Entries after that id are searched here: a message that another process appended meanwhile, or this very call whose
+-- answer was lost, is not appended again.
+-- Returns how many were added; FENCED as in append.lua.
 -- include rank
 -- include entry
 -- include fence

@@ -1,11 +1,15 @@
--- Take over pending entries that are due: my own after their back-off, others' after the lease as well.
--- KEYS: stream, priority   ARGV: group, me, lease (ms), most, least priority, back-off (ms) after 1, 2, 3, ... deliveries
--- An entry that was delivered and not given back is a suspect: it may have killed its worker, so it is taken alone.
--- Entries given back untouched (count 0) are taken together. The jitter comes from the entry's own id.
--- What is below the least priority is left as it is: it waits for better times, or for a worker that takes all.
--- Returns a list of {id, deliveries, fields, 1 if it was another consumer's}; deliveries include this one.
+-- Claim pending entries that are due: my own after their back-off, those of others after the lease as well.
+--
+-- KEYS[1] stream    stream
+-- KEYS[2] priority  zset
+-- ARGV    group, me, lease (ms), limit, least priority, back-off (ms) after 1, 2, 3, ... deliveries
+--
+-- An entry that was delivered and not given back is a suspect: it may have killed its worker, so it is claimed alone.
+-- Entries given back untouched (count 0) are claimed together. The jitter comes from the entry's own id.
+-- Entries below the least priority are left as they are: for later, or for a worker that takes all.
+-- Returns a list of {id, deliveries with this one, fields, 1 if it was another consumer's}.
 local out, start = {}, '-'
-local lease, most, least = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local lease, limit, min_priority = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local NORMAL = -5
 local function due(id, owner, idle, count)
   local wait = 0
@@ -17,7 +21,7 @@ local function due(id, owner, idle, count)
   return idle >= wait
 end
 local function urgent(id)
-  return least <= 0 or tonumber(redis.call('ZSCORE', KEYS[2], id) or NORMAL) <= -least
+  return min_priority <= 0 or tonumber(redis.call('ZSCORE', KEYS[2], id) or NORMAL) <= -min_priority
 end
 while true do
   local page = redis.call('XPENDING', KEYS[1], ARGV[1], start, '+', 500)
@@ -27,7 +31,7 @@ while true do
       local got = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id)
       if got[1] then
         out[#out + 1] = {id, count + 1, got[1][2], owner == ARGV[2] and 0 or 1}
-        if count > 0 or #out >= most then return out end
+        if count > 0 or #out >= limit then return out end
       else
         redis.call('XACK', KEYS[1], ARGV[1], id)   -- its payload is gone: nothing is left to deliver
       end

@@ -1,8 +1,14 @@
--- Move an entry to the dead letters, only while it is still mine.
--- KEYS: stream, volume, dlq, priority   ARGV: group, me, id, bytes, name, value, ...   (what is known of its death)
+-- Move an entry to the dead letters, only while it is still pending under my name.
+--
+-- KEYS[1] stream    stream
+-- KEYS[2] volume    string
+-- KEYS[3] dlq       stream  dead letters
+-- KEYS[4] priority  zset
+-- ARGV    group, me, id, bytes of its fields, then name, value, ... of the dead_ fields
+--
 -- The XACK of an id that does not exist comes first: a script whose first write is allowed over the memory limit may
 -- do its other writes too, and poison must be able to leave a full Redis.
--- Returns the id of the dead letter, or nothing when somebody took the entry over or its payload is gone.
+-- Returns the id of the dead letter, or nothing when another consumer claimed the entry or its payload is gone.
 local e = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])
 if #e == 0 then return false end
 redis.call('XACK', KEYS[1], ARGV[1], '0-1')

@@ -1,6 +1,9 @@
--- Take the next entries that nobody had yet, around those that were taken before their turn: XREADGROUP would take
--- them away from whoever has them, and forget how often they were tried.
--- KEYS: stream   ARGV: group, me, most
+-- Read the next new entries, passing over those that `read_urgent` delivered before their turn: XREADGROUP would take
+-- them away from their consumer and forget how often they were tried.
+--
+-- KEYS[1] stream  stream
+-- ARGV    group, me, limit
+--
 -- Returns a list of {id, fields}.
 -- include position
 local position = position_of(KEYS[1], ARGV[1])

@@ -1,8 +1,11 @@
--- Make entries pending that are behind the group's position and nobody's: a power cut can lose the record that they were
--- handed out and keep the position, and then no consumer would ever be given them.
--- KEYS: stream   ARGV: group, me, lease (ms), first id to look at
--- They are marked as given back untouched, so that anybody may take them.
--- Returns how many there were on this page, and the id to go on from unless it was the last.
+-- Make entries pending that are behind the group's position and pending under no name: a power cut can lose the record
+-- of their delivery and keep the position, and then no consumer would ever get them.
+--
+-- KEYS[1] stream  stream
+-- ARGV    group, me, lease (ms), first id
+--
+-- They are marked as given back untouched, so that any consumer may claim them.
+-- Returns how many there were on this page, and the id to continue from unless it was the last.
 -- include position
 if redis.call('XLEN', KEYS[1]) <= redis.call('XPENDING', KEYS[1], ARGV[1])[1] then return {0} end
 local position = position_of(KEYS[1], ARGV[1])

@@ -1,6 +1,9 @@
--- After Redis' clock went back, let time begin anew for entries that were handed out in what is now the future.
--- KEYS: stream   ARGV: group
--- Their idle time reads 0 and would do so until the clock is there again. Delivery counts and owners stay.
+-- After Redis' clock went back, restart the idle time of entries that were delivered in what is now the future.
+--
+-- KEYS[1] stream  stream
+-- ARGV[1] group
+--
+-- Their idle time reads 0 and would do so until the clock is there again. Delivery counts and consumers stay.
 local start = '-'
 while true do
   local page = redis.call('XPENDING', KEYS[1], ARGV[1], start, '+', 500)

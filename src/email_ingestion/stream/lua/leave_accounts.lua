@@ -1,8 +1,0 @@
--- Give up the leases that are ours, so that somebody else may take the accounts at once.
--- KEYS: a lease for each account   ARGV: who we are ("<seat> <term>")
--- Returns how many were ours.
-local n = 0
-for _, key in ipairs(KEYS) do
-  if redis.call('GET', key) == ARGV[1] then n = n + redis.call('DEL', key) end
-end
-return n
