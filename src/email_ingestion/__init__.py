@@ -1,10 +1,69 @@
 """Pull every message of a mailbox into your own systems, exactly once in effect.
 
-`Retry` and `Reject` are for sinks of your own: see docs/sinks.md.
+The names in `__all__` are the public API, for sinks of your own: docs/api.md. Everything else is private.
 """
 
-from email_ingestion.errors import Reject, Retry
+from __future__ import annotations
 
-__all__ = ["Reject", "Retry", "__version__"]
+TYPE_CHECKING = False  # as typing has it, whose import takes longer than everything here
+if TYPE_CHECKING:
+    from email_ingestion.errors import ConfigurationError, Reject, Retry, SinkThrottled, SinkUnavailable
+    from email_ingestion.parsing import parse
+    from email_ingestion.records import (
+        AbuseReport,
+        Address,
+        Attachment,
+        AuthenticationResults,
+        Bounce,
+        Calendar,
+        Email,
+        Envelope,
+        MailingList,
+        NestedMessage,
+        RecipientStatus,
+        SinkMessage,
+    )
+    from email_ingestion.sinks import Sink
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AbuseReport",
+    "Address",
+    "Attachment",
+    "AuthenticationResults",
+    "Bounce",
+    "Calendar",
+    "ConfigurationError",
+    "Email",
+    "Envelope",
+    "MailingList",
+    "NestedMessage",
+    "RecipientStatus",
+    "Reject",
+    "Retry",
+    "Sink",
+    "SinkMessage",
+    "SinkThrottled",
+    "SinkUnavailable",
+    "__version__",
+    "parse",
+]
+
+_HOMES = {
+    **dict.fromkeys(("ConfigurationError", "Reject", "Retry", "SinkThrottled", "SinkUnavailable"), "errors"),
+    "Sink": "sinks",
+    "parse": "parsing",
+}
+
+if not TYPE_CHECKING:  # a type checker would take every name for one of ours
+
+    def __getattr__(name: str) -> object:
+        """Import a public name when it is first used: a command that needs none of them starts without them."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module  # noqa: PLC0415 - as above
+
+        found = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'records')}"), name)
+        globals()[name] = found
+        return found

@@ -403,4 +403,4 @@ def test_a_message_whose_bytes_are_gone_ends_as_a_dead_letter(sinks: Sinks, tmp_
 
 
 def _webhook(receiver: Receiver) -> WebhookSink:
-    return WebhookSink(httpx.URL(receiver.url), [Webhook(SECRET)], timeout=5, parallel=4, largest=1000)
+    return WebhookSink(httpx.URL(receiver.url), [Webhook(SECRET)], timeout=5, parallel=4, max_attachment_bytes=1000)

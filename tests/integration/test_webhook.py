@@ -24,7 +24,7 @@ from email_ingestion.errors import (
 from email_ingestion.events import BreakerChanged
 from email_ingestion.records import SinkMessage
 from email_ingestion.sinks import load_sink
-from email_ingestion.sinks.webhook import WebhookSink, open_sink, retry_after
+from email_ingestion.sinks.webhook import WebhookSink, open_sink, parse_retry_after
 from email_ingestion.worker.processor import is_available
 from tests.contract.ledgers import mail, raw_of
 from tests.servers.links import Heard
@@ -124,7 +124,7 @@ def test_an_answer_may_ask_for_a_pause(sink: WebhookSink, receiver: Receiver, st
     ],
 )
 def test_retry_after_is_a_number_or_a_date(value: str | None, seconds: float):
-    assert retry_after(value, NOW) == seconds
+    assert parse_retry_after(value, NOW) == seconds
 
 
 def test_a_receiver_that_is_away_is_unavailable():

@@ -1,7 +1,6 @@
-"""Where mail goes: the protocol of a sink, what it gets, and how one is found by its name.
+"""The `Sink` protocol, and how a sink is loaded by its name in SINKS.
 
-A name in SINKS is that of a kind, perhaps with what it is to work on: `webhook`, `files:/srv/mail`,
-`python:my_module:handle`.
+A name is a kind, or a kind and a target: `webhook`, `files:/srv/mail`, `python:my_module:handle`.
 """
 
 from __future__ import annotations
@@ -20,41 +19,49 @@ if TYPE_CHECKING:
 
 __all__ = ["Sink", "SinkMessage", "load_sink"]
 
-# Entry points of this group are callables `open_sink(settings) -> Sink` that contact nobody; where the name in SINKS
-# has a colon, what follows it is their second argument.
+# Entry points of this group are callables `open_sink(settings) -> Sink`, or `open_sink(settings, target)`: the target
+# is the text after the colon of the name in SINKS.
 GROUP = "email_ingestion.sinks"
 
 
 class Sink(Protocol):
-    """Takes messages, each at least once; what they cause must happen once.
+    """A destination of mail. It gets each message at least once and must have its effect once.
 
-    Two attributes may be left out: `close`, and `parallel`, how many messages it takes at the same time, each alone
-    and on a thread of its own. Without it, it takes whole batches, one after the other.
+    Two more attributes are optional:
+
+    `close()` is called once, after the last delivery.
+
+    `parallel: int` is the number of threads that may call `deliver` at the same time, each with one message. Without
+    it, one thread calls `deliver` with whole batches.
     """
 
     name: str
 
     def deliver(self, batch: Sequence[SinkMessage]) -> Collection[str] | None:
-        """Take all of `batch` or nothing that a repetition would double; returns the identities it had already.
+        """Take the whole batch; when it raises, the messages of the batch come again, also those already taken.
 
-        Raises SinkUnavailable or SinkThrottled when no message is to blame, PermanentError (Reject) when one never
-        will go through, TransientError (Retry) when it may later; the caller then settles the batch one by one.
+        Return the `email_id`s that the sink had already, or None when it does not know.
+
+        Raises SinkUnavailable when the destination is down, SinkThrottled when it asks for a pause, Reject when it
+        will never take a message, Retry when it may take it later. A batch of several messages that fails with
+        another error than the first two is delivered again one by one.
         """
 
     def ping(self) -> None:
-        """Return when a delivery would work now; raises SinkUnavailable otherwise."""
+        """Check that a delivery would work now, without delivering anything. Raises SinkUnavailable."""
 
 
 def load_sink(name: str, settings: Settings) -> Sink:
     """Open the sink that an installed package offers under `name`.
 
-    Raises ConfigurationError for an unknown name or a package that cannot be imported, and whatever opening it raises.
+    Raises ConfigurationError for an unknown name and for a package that cannot be imported, and the errors of its
+    `open_sink`.
     """
     kind, colon, target = name.partition(":")
-    opener = _find(kind)
+    opener = _find_entry_point(kind)
     try:
         open_sink = opener.load()
-    except Exception as error:  # whatever a foreign module does when it is imported
+    except Exception as error:  # a foreign module may raise anything when it is imported
         raise ConfigurationError(f"SINKS: {name!r} ({opener.value}) cannot be loaded: {error!r}") from error
     arguments = (settings, target) if colon else (settings,)
     try:
@@ -62,20 +69,20 @@ def load_sink(name: str, settings: Settings) -> Sink:
     except TypeError as error:
         raise ConfigurationError(f"SINKS: {kind!r} takes nothing behind a colon, here {target!r}") from error
     sink = open_sink(*arguments)
-    for name_of_it in ("deliver", "ping"):
-        if not callable(getattr(sink, name_of_it, None)):
-            raise ConfigurationError(f"SINKS: {kind!r} ({opener.value}) is no sink: it has no {name_of_it}")
+    for method in ("deliver", "ping"):
+        if not callable(getattr(sink, method, None)):
+            raise ConfigurationError(f"SINKS: {kind!r} ({opener.value}) is no sink: it has no {method}")
     return cast("Sink", sink)
 
 
 def close_sink(sink: Sink) -> None:
-    """Have it give back what it holds."""
+    """Call the sink's `close`, if it has one."""
     close = getattr(sink, "close", None)
     if close:
         close()
 
 
-def _find(kind: str) -> EntryPoint:
+def _find_entry_point(kind: str) -> EntryPoint:
     offered = {entry_point.name: entry_point for entry_point in entry_points(group=GROUP)}
     if kind in offered:
         return offered[kind]

@@ -1,4 +1,4 @@
-"""The sinks that put each message into a directory: as .eml with its record beside it, or as a Maildir."""
+"""The sinks that write each message to a directory: as .eml with its record beside it, or as a Maildir."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 
 def open_files(settings: Settings, directory: str = "data/files") -> FilesSink:
-    """Open `files:DIR`; raises ConfigurationError when the directory cannot be made."""
+    """Open `files:DIR`. Raises ConfigurationError when the directory cannot be created."""
     del settings
-    return FilesSink(_made(directory, "files"))
+    return FilesSink(_make_directory(directory, "files"))
 
 
 def open_maildir(settings: Settings, directory: str = "data/maildir") -> MaildirSink:
-    """Open `maildir:DIR`; raises ConfigurationError when it cannot be made."""
+    """Open `maildir:DIR`. Raises ConfigurationError when it cannot be created."""
     del settings
-    root = _made(directory, "maildir")
+    root = _make_directory(directory, "maildir")
     for folder in ("tmp", "new", "cur"):
-        _made(str(root / folder), "maildir")
+        _make_directory(str(root / folder), "maildir")
     return MaildirSink(root)
 
 
-def _made(directory: str, kind: str) -> Path:
+def _make_directory(directory: str, kind: str) -> Path:
     path = Path(directory).absolute()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def _made(directory: str, kind: str) -> Path:
 
 
 class FilesSink:
-    """See `Sink`: `DIR/2026/01/31/<identity>.eml`, and `.json` once the first is whole; by the day of arrival, UTC."""
+    """Writes `DIR/2026/01/31/<identity>.eml`, then `.json`; the directory is the day of arrival in UTC."""
 
     name = "files"
 
@@ -51,9 +51,9 @@ class FilesSink:
         self._root = root
 
     def deliver(self, batch: Sequence[SinkMessage]) -> None:
-        """See `Sink`; a repetition writes the same files again."""
+        """Write and sync the files; a repetition writes the same files again."""
         try:
-            folders = {self._write(parcel) for parcel in batch}
+            folders = {self._write(message) for message in batch}
             for folder in folders:
                 for path in (folder, *folder.parents[:3]):
                     sync_directory(path)
@@ -61,21 +61,21 @@ class FilesSink:
             raise _unavailable(self._root, error) from error
 
     def ping(self) -> None:
-        """See `Sink`; writes a block and removes it."""
-        _try(self._root)
+        """Write a block and remove it."""
+        _probe(self._root)
 
-    def _write(self, parcel: SinkMessage) -> Path:
-        folder = self._root / f"{parcel.email.envelope.internaldate:%Y/%m/%d}"
-        name = _file_name(parcel.email)
+    def _write(self, message: SinkMessage) -> Path:
+        folder = self._root / f"{message.email.envelope.internaldate:%Y/%m/%d}"
+        name = _file_name(message.email)
         with atomic_write(folder / f"{name}.eml") as file:
-            file.write(parcel.raw)
+            file.write(message.raw)
         with atomic_write(folder / f"{name}.json") as file:
-            file.write(json.dumps(as_json(parcel.email, max_attachment_bytes=-1), ensure_ascii=False).encode())
+            file.write(json.dumps(as_json(message.email, max_attachment_bytes=-1), ensure_ascii=False).encode())
         return folder
 
 
 class MaildirSink:
-    """See `Sink`; a message that a mail program has moved to `cur` is not put into `new` again."""
+    """Writes a Maildir; a message that a mail program has moved to `cur` is not written to `new` again."""
 
     name = "maildir"
 
@@ -83,24 +83,24 @@ class MaildirSink:
         self._root = root
 
     def deliver(self, batch: Sequence[SinkMessage]) -> None:
-        """See `Sink`."""
+        """Write the messages that are not in `cur` to `new`."""
         try:
             read = {name.partition(":")[0] for name in os.listdir(self._root / "cur")}
-            for parcel in batch:
-                if _maildir_name(parcel.email) not in read:
-                    self._write(parcel)
+            for message in batch:
+                if _maildir_name(message.email) not in read:
+                    self._write(message)
             sync_directory(self._root / "new")
         except OSError as error:
             raise _unavailable(self._root, error) from error
 
     def ping(self) -> None:
-        """See `Sink`; writes a block and removes it."""
-        _try(self._root / "tmp")
+        """Write a block and remove it."""
+        _probe(self._root / "tmp")
 
-    def _write(self, parcel: SinkMessage) -> None:
-        path = self._root / "new" / _maildir_name(parcel.email)
+    def _write(self, message: SinkMessage) -> None:
+        path = self._root / "new" / _maildir_name(message.email)
         with atomic_write(path, drafts=self._root / "tmp") as file:
-            file.write(parcel.raw)
+            file.write(message.raw)
 
 
 def _file_name(email: Email) -> str:
@@ -111,7 +111,7 @@ def _maildir_name(email: Email) -> str:
     return f"{int(email.envelope.internaldate.timestamp())}.{_file_name(email)}.email-ingestion"
 
 
-def _try(directory: Path) -> None:
+def _probe(directory: Path) -> None:
     try:
         with tempfile.NamedTemporaryFile(dir=directory, prefix=".ping-") as file:
             file.write(bytes(4096))

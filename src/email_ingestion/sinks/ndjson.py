@@ -18,7 +18,7 @@ from email_ingestion.records import SinkMessage
 if TYPE_CHECKING:
     from email_ingestion.settings import Settings
 
-_TAIL = 65_536
+_BLOCK_BYTES = 65_536
 
 
 def open_sink(settings: Settings, path: str = "-") -> StdoutSink | FileSink:
@@ -34,37 +34,37 @@ def open_sink(settings: Settings, path: str = "-") -> StdoutSink | FileSink:
 
 
 class StdoutSink:
-    """See `Sink`; the log goes to standard error, so that nothing else is in between."""
+    """Writes to standard output; the log goes to standard error."""
 
     name = "ndjson"
 
-    def __init__(self, largest: int) -> None:
-        self._largest = largest  # bytes of an attachment that still travels along
+    def __init__(self, max_attachment_bytes: int) -> None:
+        self._max_attachment_bytes = max_attachment_bytes  # bytes of an attachment that still travels along
 
     def deliver(self, batch: Sequence[SinkMessage]) -> None:
-        """See `Sink`."""
+        """Write the lines and flush them."""
         try:
-            sys.stdout.buffer.write(_lines(batch, self._largest))
+            sys.stdout.buffer.write(_lines(batch, self._max_attachment_bytes))
             sys.stdout.buffer.flush()
         except (OSError, ValueError) as error:  # ValueError: it is closed
             raise SinkUnavailable(f"standard output does not work: {error}") from error
 
     def ping(self) -> None:
-        """See `Sink`; whether anybody reads shows with the next delivery only."""
+        """Do nothing: only a delivery shows whether standard output works."""
 
 
 class FileSink:
-    """See `Sink`; the file is opened for each batch, so that it may be rotated, and several workers may share it."""
+    """Appends to a file. It is opened for each batch, so that it may be rotated, and several workers may share it."""
 
     name = "ndjson"
 
-    def __init__(self, path: Path, largest: int) -> None:
+    def __init__(self, path: Path, max_attachment_bytes: int) -> None:
         self._path = path
-        self._largest = largest
+        self._max_attachment_bytes = max_attachment_bytes
 
     def deliver(self, batch: Sequence[SinkMessage]) -> None:
-        """See `Sink`; all lines of the batch are on the disk, or none."""
-        lines = _lines(batch, self._largest)
+        """Append all lines of the batch and sync them; on an error none is kept."""
+        lines = _lines(batch, self._max_attachment_bytes)
         try:
             with file_lock(self._path):
                 self._append(lines)
@@ -72,7 +72,7 @@ class FileSink:
             raise self._unavailable(error) from error
 
     def ping(self) -> None:
-        """See `Sink`."""
+        """Create the file if necessary and open it for writing."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
@@ -83,7 +83,7 @@ class FileSink:
         is_new = not self._path.exists()
         with open(os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "r+b") as file:
             end = _end_of_lines(file)
-            file.truncate(end)  # what a kill left of a line: its batch comes again
+            file.truncate(end)  # remove the incomplete line of a killed worker: its batch comes again
             try:
                 file.write(lines)
                 file.flush()
@@ -99,14 +99,14 @@ class FileSink:
         return SinkUnavailable(f"the file {self._path} cannot be written: {getattr(error, 'strerror', error)}")
 
 
-def _lines(batch: Sequence[SinkMessage], largest: int) -> bytes:
-    return b"".join(json.dumps(as_json(parcel.email, largest)).encode() + b"\n" for parcel in batch)
+def _lines(batch: Sequence[SinkMessage], max_attachment_bytes: int) -> bytes:
+    return b"".join(json.dumps(as_json(message.email, max_attachment_bytes)).encode() + b"\n" for message in batch)
 
 
 def _end_of_lines(file: BinaryIO) -> int:
     end = file.seek(0, os.SEEK_END)
     while end:
-        start = file.seek(max(0, end - _TAIL))
+        start = file.seek(max(0, end - _BLOCK_BYTES))
         found = file.read(end - start).rfind(b"\n")
         if found >= 0:
             return start + found + 1

@@ -1,4 +1,4 @@
-"""The sink that calls a function of yours with each record: `SINKS=python:my_module:handle`."""
+"""The sink that calls a Python function with each record: `SINKS=python:my_module:handle`."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ if TYPE_CHECKING:
 
 
 def open_sink(settings: Settings, target: str = "") -> PythonSink:
-    """Import the function; modules of the working directory are found too. Raises ConfigurationError."""
+    """Import the function, also from the working directory, which is searched last. Raises ConfigurationError."""
     del settings
     module, _, function = target.partition(":")
     if not module or not function:
         raise ConfigurationError("SINKS: python needs a module and a function, such as python:my_module:handle")
-    return PythonSink(_found(module, function))
+    return PythonSink(_import_function(module, function))
 
 
-def _found(module: str, function: str) -> Callable[[Email], object]:
+def _import_function(module: str, name: str) -> Callable[[Email], object]:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
     try:
-        found = getattr(import_module(module), function, None)
-    except Exception as error:  # whatever a foreign module does when it is imported
+        function = getattr(import_module(module), name, None)
+    except Exception as error:  # a foreign module may raise anything when it is imported
         raise ConfigurationError(f"SINKS: the module {module!r} cannot be imported: {error!r}") from error
-    if not callable(found):
-        raise ConfigurationError(f"SINKS: the module {module!r} has no function {function!r}")
-    return found  # type: ignore[no-any-return]
+    if not callable(function):
+        raise ConfigurationError(f"SINKS: the module {module!r} has no function {name!r}")
+    return function  # type: ignore[no-any-return]
 
 
 class PythonSink:
-    """See `Sink`. The function raises `email_ingestion.Retry` or `Reject`; another error counts as a failure."""
+    """Calls the function. It may raise `email_ingestion.Retry` or `Reject`; another error counts as a failure."""
 
     name = "python"
-    parallel = 1  # one message after the other: nobody said that the function may be called by several threads
+    parallel = 1  # one message at a time: the function may not be thread-safe
 
     def __init__(self, handle: Callable[[Email], object]) -> None:
         self._handle = handle
 
     def deliver(self, batch: Sequence[SinkMessage]) -> None:
-        """See `Sink`; called with one message at a time."""
-        for parcel in batch:
-            self._handle(parcel.email)
+        """Call the function with the record of each message."""
+        for message in batch:
+            self._handle(message.email)
 
     def ping(self) -> None:
-        """See `Sink`; a function has no other way to be asked than being called."""
+        """Do nothing: only a call shows whether the function works."""

@@ -1,7 +1,7 @@
-"""The sink that posts each message to an address of yours, signed as the Standard Webhooks specification has it.
+"""The sink that posts each message to a URL, signed according to the Standard Webhooks specification.
 
-2xx: taken. 408, 425, 429, and 503 with Retry-After: a pause for all. Other 4xx: never this message. Everything else,
-and no answer in time: another attempt, and a mark against the webhook.
+2xx means taken. 408, 425, 429, and 503 with Retry-After mean a pause for all messages, other 4xx a dead letter. Any
+other answer, and no answer in time, mean another attempt and a failure of the webhook.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
 EVENT: Final = "email.received"
 _CONNECT_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 30.0  # where the answer asks for one and does not say how long
-_LATER: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
-_DOUBT_SECONDS: Final = 300.0  # after a failure, for which the answer to an OPTIONS counts
-_MAKE_ONE: Final = "python -c 'import base64, os; print(\"whsec_\" + base64.b64encode(os.urandom(32)).decode())'"
+_PAUSE_STATUSES: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
+_PROBE_SECONDS: Final = 300.0  # after a failure, for which the answer to an OPTIONS counts
+_KEY_COMMAND: Final = "python -c 'import base64, os; print(\"whsec_\" + base64.b64encode(os.urandom(32)).decode())'"
 
 
 def open_sink(settings: Settings) -> WebhookSink:
-    """Open the sink for WEBHOOK_URL and WEBHOOK_SECRET; contacts nobody. Raises ConfigurationError."""
+    """Open the sink for WEBHOOK_URL and WEBHOOK_SECRET without connecting. Raises ConfigurationError."""
     return WebhookSink(
         _checked_url(settings.webhook_url or ""),
         _signers(settings.webhook_secret or ""),
         timeout=settings.webhook_timeout_seconds,
         parallel=settings.worker_threads,
-        largest=settings.blob_threshold_bytes,
+        max_attachment_bytes=settings.blob_threshold_bytes,
     )
 
 
@@ -65,55 +65,56 @@ def _signers(secrets: str) -> tuple[Webhook, ...]:
         signers = ()
     if not signers:
         raise ConfigurationError(
-            f"SINKS names webhook: set WEBHOOK_SECRET to whsec_ and a key in base64; make one with {_MAKE_ONE}"
+            f"SINKS names webhook: set WEBHOOK_SECRET to whsec_ and a key in base64; make one with {_KEY_COMMAND}"
         )
     return signers
 
 
 class WebhookSink:
-    """See `Sink`. Every receiver can tell a repetition by its `webhook-id`, which is the message's identity."""
+    """Posts messages; a receiver recognises a repetition by its `webhook-id`, which is the message's identity."""
 
     name = "webhook"
 
     def __init__(
-        self, url: httpx.URL, signers: Sequence[Webhook], *, timeout: float, parallel: int, largest: int
+        self, url: httpx.URL, signers: Sequence[Webhook], *, timeout: float, parallel: int, max_attachment_bytes: int
     ) -> None:
         self.parallel = parallel
         self._url = url
         self._signers = signers  # the newest first; all of them sign, so that a receiver may have any
-        self._largest = largest  # bytes of an attachment that still travels along
+        self._max_attachment_bytes = max_attachment_bytes  # bytes of an attachment that still travels along
         self._failed_at = -math.inf  # by the clock: it did not take the last message, which was not to blame
-        self._patience = min(timeout, _CONNECT_SECONDS)  # for a connection, and for the answer to a ping
+        self._connect_timeout = min(timeout, _CONNECT_SECONDS)  # for a connection, and for the answer to a ping
         self._client = httpx.Client(
-            timeout=httpx.Timeout(timeout, connect=self._patience),
+            timeout=httpx.Timeout(timeout, connect=self._connect_timeout),
             limits=httpx.Limits(max_connections=parallel, max_keepalive_connections=parallel),
             headers={"user-agent": f"email-ingestion/{__version__}", "content-type": "application/json"},
         )
 
     def deliver(self, batch: Sequence[SinkMessage]) -> None:
-        """See `Sink`; called with one message at a time."""
-        for parcel in batch:
+        """Post each message; because of `parallel` there is one."""
+        for message in batch:
             try:
-                self._post(parcel)
+                self._post(message)
             except SinkFailed:
                 self._failed_at = time.monotonic()
                 raise
             self._failed_at = -math.inf
 
     def ping(self) -> None:
-        """See `Sink`; asks nothing while all is well, because any request may start what the webhook is for.
+        """Open a connection, and send no request: any request may trigger the receiver's action.
 
-        Where the last message failed, it is asked whether it still does. Not for ever: some fail at any OPTIONS.
+        After a failed delivery send OPTIONS for some minutes; not for longer, because some receivers fail at any
+        OPTIONS.
         """
-        if time.monotonic() - self._failed_at < _DOUBT_SECONDS:
-            self._ask()
+        if time.monotonic() - self._failed_at < _PROBE_SECONDS:
+            self._probe()
         else:
             self._connect()
 
-    def _ask(self) -> None:
-        """With OPTIONS, which implies no action (RFC 9110, section 9.3.7); not to know it (501) is an answer too."""
+    def _probe(self) -> None:
+        """Send OPTIONS, which triggers no action (RFC 9110, section 9.3.7); 501 counts as a good answer."""
         try:
-            with self._client.stream("OPTIONS", self._url, timeout=self._patience) as response:
+            with self._client.stream("OPTIONS", self._url, timeout=self._connect_timeout) as response:
                 status = response.status_code
         except httpx.HTTPError as error:
             raise SinkUnavailable(f"the webhook does not answer: {type(error).__name__}") from error
@@ -123,19 +124,19 @@ class WebhookSink:
     def _connect(self) -> None:
         host, port = _next_hop(self._url)
         try:
-            socket.create_connection((host, port), self._patience).close()
+            socket.create_connection((host, port), self._connect_timeout).close()
         except OSError as error:
             raise SinkUnavailable(f"the webhook's host does not answer: {error.strerror or error}") from error
 
     def close(self) -> None:
-        """See `Sink`."""
+        """Close the connections."""
         self._client.close()
 
-    def _post(self, parcel: SinkMessage) -> None:
+    def _post(self, message: SinkMessage) -> None:
         now = datetime.now(UTC)
-        record = as_json(parcel.email, self._largest)
+        record = as_json(message.email, self._max_attachment_bytes)
         body = json.dumps({"type": EVENT, "timestamp": now.isoformat(), "data": record}, separators=(",", ":"))
-        email_id = parcel.email.email_id
+        email_id = message.email.email_id
         headers = {
             "webhook-id": email_id,
             "webhook-timestamp": str(int(now.timestamp())),
@@ -143,20 +144,20 @@ class WebhookSink:
         }
         try:
             with self._client.stream("POST", self._url, content=body.encode(), headers=headers) as response:
-                _judge(response)  # whatever it says beyond its status is not read
+                _check_answer(response)  # whatever it says beyond its status is not read
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.UnsupportedProtocol) as error:
             raise SinkUnavailable(f"the webhook cannot be reached: {type(error).__name__}") from error
         except httpx.HTTPError as error:
             raise SinkFailed(f"the webhook did not answer: {type(error).__name__}") from error
 
 
-def _judge(response: httpx.Response) -> None:
+def _check_answer(response: httpx.Response) -> None:
     status = response.status_code
     if response.is_success:
         return
     pause = response.headers.get("retry-after")
-    if status in _LATER or (status == HTTPStatus.SERVICE_UNAVAILABLE and pause):
-        raise SinkThrottled(f"the webhook answers {status}", retry_after(pause, datetime.now(UTC)))
+    if status in _PAUSE_STATUSES or (status == HTTPStatus.SERVICE_UNAVAILABLE and pause):
+        raise SinkThrottled(f"the webhook answers {status}", parse_retry_after(pause, datetime.now(UTC)))
     if response.is_client_error:
         raise PermanentError(f"the webhook answers {status}")
     if response.is_redirect:
@@ -164,8 +165,8 @@ def _judge(response: httpx.Response) -> None:
     raise SinkFailed(f"the webhook answers {status}")
 
 
-def retry_after(value: str | None, now: datetime) -> float:
-    """Seconds asked for by a Retry-After field (RFC 9110, section 10.2.3), a number or a date."""
+def parse_retry_after(value: str | None, now: datetime) -> float:
+    """Return the seconds of a Retry-After field (RFC 9110, section 10.2.3), which is a number or a date."""
     if value is None:
         return _PAUSE_SECONDS
     if value.strip().isdecimal():
@@ -178,7 +179,7 @@ def retry_after(value: str | None, now: datetime) -> float:
 
 
 def _next_hop(url: httpx.URL) -> tuple[str, int]:
-    """Whom a request would be sent to: the proxy of the environment, if there is one for it."""
+    """Return host and port that a request connects to: those of the environment's proxy, if there is one for it."""
     proxy = getproxies().get(url.scheme)
     hop = httpx.URL(proxy) if proxy and not proxy_bypass(url.host) else url
     return hop.host, hop.port or (443 if hop.scheme == "https" else 80)
