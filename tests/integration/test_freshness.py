@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.app.account import LedgerOnDemand, Source
-from email_ingestion.app.accounts import log_in
+from email_ingestion.app.account import AccountServices, LedgerOnDemand, log_in
 from email_ingestion.blobs import open_blobs
 from email_ingestion.events import NewMailWaiting, Synced
 from email_ingestion.settings import Settings
@@ -40,7 +39,7 @@ class Pass:
         made = link(redis.url)
         account = self.settings.all_accounts[0]
         ledger, blobs = LedgerOnDemand(self.settings.database_url), open_blobs(self.settings.blob_url)
-        self.source = Source(account, self.settings, made, Appender(made), ledger, blobs, self.heard)
+        self.source = AccountServices(account, self.settings, made, Appender(made), ledger, blobs, self.heard)
 
     def run(self, *, room: bool = True) -> bool:
         with closing(log_in(self.source.account, 10.0)) as connection:

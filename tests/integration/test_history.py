@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.app.accounts import log_in
+from email_ingestion.app.account import log_in
 from email_ingestion.errors import StaleCursor
 from email_ingestion.events import BytesSpent, FetchPaused, HistoryWalked, Reconciled, Synced
 from email_ingestion.producer import DownloadBudget, fetcher, sync

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.app.accounts import log_in
+from email_ingestion.app.account import log_in
 from email_ingestion.errors import LeaseLost, StaleCursor
 from email_ingestion.events import ConnectionFailed, LabelsChanged
 from email_ingestion.mailbox import ImapMailbox

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.app.accounts import log_in
+from email_ingestion.app.account import log_in
 from email_ingestion.events import ConnectionFailed, SessionEnded, WatcherRebuilt, Watching
 from email_ingestion.mailbox import imap_mailbox
 from email_ingestion.producer import watch

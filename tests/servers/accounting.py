@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from email_ingestion.app.account import LedgerOnDemand, Source
-from email_ingestion.app.accounts import log_in
+from email_ingestion.app.account import AccountServices, LedgerOnDemand, log_in
 from email_ingestion.blobs import open_blobs
 from email_ingestion.ledger.model import LedgerWrite
 from email_ingestion.mailbox import ImapMailbox
@@ -30,7 +29,7 @@ from tests.servers.redis import RedisServer
 KEYS = Keys()
 
 
-def _pass(source: Source, connection: ImapMailbox, mailbox: SelectedMailbox) -> None:
+def _pass(source: AccountServices, connection: ImapMailbox, mailbox: SelectedMailbox) -> None:
     """New mail, then what was there before."""
     assert source.new_mail(connection, mailbox).run(lambda _size, _in_flight: 0.0, lambda _seconds: True)
     history = source.history(connection, mailbox).steps(lambda _size, _in_flight: 0.0)
@@ -69,9 +68,9 @@ class World:
     def database(self) -> Path:
         return self.folder / "ledger.db"
 
-    def source(self) -> Source:
+    def source(self) -> AccountServices:
         made = link(self.redis.url)
-        return Source(self.account, self.settings, made, Appender(made), self.ledger, self.blobs, self.heard)
+        return AccountServices(self.account, self.settings, made, Appender(made), self.ledger, self.blobs, self.heard)
 
     def sync(self) -> None:
         """What the producer does on a connection."""

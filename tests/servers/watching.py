@@ -17,7 +17,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from email_ingestion.app.account import LedgerOnDemand, Source
+from email_ingestion.app.account import AccountServices, LedgerOnDemand
 from email_ingestion.app.producer import watcher_of
 from email_ingestion.blobs import open_blobs
 from email_ingestion.breaker import Breaker, BreakerPolicy
@@ -105,15 +105,15 @@ class Watched:
         """Consent, as a person would."""
         write_atomically(self.folder / "token.json", self.sandbox.authorized_user_info())
 
-    def source(self) -> Source:
+    def source(self) -> AccountServices:
         made = link(self.redis.url)
         blobs = open_blobs(self.settings.blob_url)
-        return Source(
-            self.account, self.settings, made, Appender(made), self.ledger, blobs, self.observe, control=self.control
+        return AccountServices(
+            self.account, self.settings, made, Appender(made), self.ledger, blobs, self.observe, overrides=self.control
         )
 
     def _watcher(self):
-        return watcher_of(self.source(), self.backoff, imap=self._imap, oauth=self._oauth, give_up=self.fatal.append)
+        return watcher_of(self.source(), self.backoff, imap=self._imap, oauth2=self._oauth, give_up=self.fatal.append)
 
     @contextmanager
     def running(self) -> Iterator[Watched]:

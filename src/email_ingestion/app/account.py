@@ -1,4 +1,7 @@
-"""One account and all that its mail needs on its way into the stream, for a watcher or for a command."""
+"""One account: its check, its login, and everything its mail needs on its way into the stream.
+
+For a watcher of the producer, and for commands.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from email_ingestion.blobs import BlobStore
+from email_ingestion.errors import ConfigurationError
 from email_ingestion.events import Observe
 from email_ingestion.mailbox import ImapMailbox
+from email_ingestion.mailbox.imap_errors import TokenRejected
 from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
+from email_ingestion.oauth2 import TokenSource
 from email_ingestion.overrides import OperatorOverrides
 from email_ingestion.producer import (
     DownloadBudget,
@@ -40,8 +46,11 @@ if TYPE_CHECKING:
     from email_ingestion.ledger.store import Ledger
 
 
+MAX_MAILBOXES = 3  # of an account: Gmail allows 15 connections, which the owner's own programs need too
+
+
 class LedgerOnDemand:
-    """The ledger, opened when it is first asked for: mail is fetched while the database is away."""
+    """The ledger, opened at its first use: mail is fetched while the database is away."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -49,7 +58,7 @@ class LedgerOnDemand:
         self._ledger: Ledger | None = None
 
     def __call__(self) -> Ledger:
-        """The ledger; raises SinkUnavailable or ConfigurationError."""
+        """Return the ledger. Raises SinkUnavailable or ConfigurationError."""
         from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415 - SQLAlchemy: 0.15 s, 13 MB
 
         with self._lock:
@@ -57,26 +66,26 @@ class LedgerOnDemand:
             return self._ledger
 
     def close(self) -> None:
-        """Give the connections back, if there are any."""
+        """Close the ledger if it was opened."""
         with self._lock:
             if self._ledger:
                 self._ledger.close()
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class AccountServices:
     """One account, and what its mail needs apart from a connection: makes the parts of the producer for it."""
 
     account: Account
     settings: Settings
     link: RedisLink
-    intake: Appender  # one for each thread
+    appender: Appender  # one per thread
     ledger: Callable[[], Ledger]
     blobs: BlobStore
-    observe: Observe = lambda _: None  # what a command counts says it all
-    holder: str = ""  # as whom it writes, see `stream.leases`; a command writes as nobody in particular
-    control: OperatorOverrides = field(default_factory=partial(OperatorOverrides, "producer"))
-    several: bool = False  # whether more than one mailbox of the account is read
+    observe: Observe = lambda _: None  # a command prints its own counts
+    lease_owner: str = ""  # the owner that the stream checks at every append; a command has none
+    overrides: OperatorOverrides = field(default_factory=partial(OperatorOverrides, "producer"))
+    multiple_mailboxes: bool = False  # whether more than one mailbox of the account is read
 
     def tasks(self, connection: ImapMailbox, mailbox: SelectedMailbox) -> MailboxTasks:
         """Return what a watcher does on a connection."""
@@ -102,7 +111,7 @@ class Source:
             self.account.name,
             connection,
             mailbox,
-            appender=self.intake,
+            appender=self.appender,
             ledger=self.ledger,
             in_flight=self._in_flight,
             interval=self.settings.imap_poll_seconds if self.settings.imap_track_labels else math.inf,
@@ -115,7 +124,7 @@ class Source:
             self.account.name,
             mailbox,
             quarantine=self._quarantine(mailbox),
-            appender=Appender(self.link, self.holder),
+            appender=Appender(self.link, self.lease_owner),
             fetcher=self._fetcher(connection, mailbox),
             fetch_filter=self._fetch_filter(),
             known_mail=partial(self._known_mail, mailbox),
@@ -130,7 +139,7 @@ class Source:
             self.account.name,
             connection,
             mailbox,
-            appender=Appender(self.link, self.holder),
+            appender=Appender(self.link, self.lease_owner),
             fetcher=self._fetcher(connection, mailbox),
             fetch_filter=self._fetch_filter(),
             known_mail=self._known_mail(mailbox),
@@ -147,7 +156,7 @@ class Source:
         return Backfill(
             connection,
             mailbox,
-            appender=Appender(self.link, self.holder),
+            appender=Appender(self.link, self.lease_owner),
             selector=self._selector(connection, mailbox, fetch_filter),
             known_mail=self._known_mail(mailbox),
             wait_for_capacity=wait_for_capacity,
@@ -156,7 +165,7 @@ class Source:
     def capacity(self) -> StreamCapacity:
         """Return whether the stream takes more mail, for one thread."""
         settings = self.settings
-        return StreamCapacity(self.intake, self.control, settings.stream_max_depth, settings.stream_max_bytes)
+        return StreamCapacity(self.appender, self.overrides, settings.stream_max_depth, settings.stream_max_bytes)
 
     def budget(self) -> DownloadBudget:
         """Return the account's download budget, for one thread."""
@@ -168,7 +177,7 @@ class Source:
             self.account.name,
             connection,
             mailbox,
-            self.intake,
+            self.appender,
             selector=self._selector(connection, mailbox, self._fetch_filter()),
             known_mail=partial(self._known_mail, mailbox),
             observe=self.observe,
@@ -183,7 +192,7 @@ class Source:
             fetcher=self._fetcher(connection, mailbox),
             quarantine=self._quarantine(mailbox),
             fetch_filter=fetch_filter,
-            multiple_mailboxes=self.several,
+            multiple_mailboxes=self.multiple_mailboxes,
             observe=self.observe,
         )
 
@@ -214,3 +223,43 @@ class Source:
 
     def _quarantine(self, mailbox: SelectedMailbox) -> Quarantine:
         return Quarantine(self.link, self.account.name, mailbox.name, mailbox.uidvalidity)
+
+
+def check_accounts(settings: Settings) -> None:
+    """Raise ConfigurationError for an account that only an operator can set right; call it before the start."""
+    for account in settings.all_accounts:
+        _check(account)
+
+
+def _check(account: Account) -> None:
+    if not 1 <= len(account.by_mailbox) <= MAX_MAILBOXES:
+        raise ConfigurationError(f"IMAP_MAILBOX names one to {MAX_MAILBOXES} mailboxes: each has its own connection")
+    if not account.imap_user:
+        raise ConfigurationError("set IMAP_USER in .env to the address of the mailbox; see config/.env.example")
+    if account.imap_auth == "password":
+        if not account.imap_password:
+            raise ConfigurationError("IMAP_AUTH=password needs IMAP_PASSWORD or IMAP_PASSWORD_FILE")
+    else:
+        token = TokenSource(account).describe()
+        if token.state == "missing":
+            raise ConfigurationError(token.problem or "there is no token")
+
+
+def log_in(account: Account, timeout: float) -> ImapMailbox:
+    """Connect and log in for a command. Raises AuthenticationFailed, IMAPConnectionError, TokenRefreshError."""
+    tokens = TokenSource(account) if account.imap_auth == "oauth2" else None
+    token = tokens.access().token if tokens else None
+    connection = ImapMailbox(account, timeout)
+    try:
+        try:
+            connection.login(token)
+        except TokenRejected:
+            if not tokens:
+                raise
+            connection.close()
+            connection = ImapMailbox(account, timeout)
+            connection.login(tokens.access(rejected=token).token)
+    except BaseException:
+        connection.close()
+        raise
+    return connection

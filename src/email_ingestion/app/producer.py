@@ -1,21 +1,21 @@
-"""Builds the producer: one watcher for each account, all of them on one Redis."""
+"""Builds and runs the producer: one watcher per mailbox, all of them on one Redis."""
 
 from __future__ import annotations
 
 import random
+import re
 import secrets
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
+from typing import TYPE_CHECKING
 
-from email_ingestion.app.account import LedgerOnDemand, Source
-from email_ingestion.app.accounts import check_accounts
-from email_ingestion.app.alerts import AlertWatch
-from email_ingestion.app.canary import Canary
-from email_ingestion.app.runner import Breakers, Parts, common_folders, common_loops, identify, run_process
-from email_ingestion.app.seat import seat_of
+from email_ingestion.app.account import AccountServices, LedgerOnDemand, check_accounts
+from email_ingestion.app.runner import ProcessContext, ProcessRunner, common_folders, common_loops, identify
+from email_ingestion.atomic_files import write_private
+from email_ingestion.background import PeriodicThread
 from email_ingestion.blobs import open_blobs
 from email_ingestion.breaker import Breaker
 from email_ingestion.errors import (
@@ -27,9 +27,11 @@ from email_ingestion.errors import (
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.oauth2 import TokenSource
 from email_ingestion.oauth2.token_refresher import TokenRefresher
+from email_ingestion.ops.builtin_alerts import alert_thread
 from email_ingestion.ops.observers import combine
-from email_ingestion.ops.status_records import Names
+from email_ingestion.ops.status_records import Identity, Names
 from email_ingestion.producer import AccountBackoff, Connector, Intervals, Watcher, WatcherSupervisor
+from email_ingestion.producer.canary import Canary
 from email_ingestion.producer.lease_renewer import LOOP as LEASES
 from email_ingestion.producer.lease_renewer import RENEW_SECONDS, LeaseRenewer
 from email_ingestion.routing import Router
@@ -37,17 +39,19 @@ from email_ingestion.settings import Account, Settings
 from email_ingestion.stream import Appender, Leases, Lockout, RedisLink, check_reachable, connect
 from email_ingestion.stream.leases import LEASE_SECONDS
 
+if TYPE_CHECKING:
+    from email_ingestion.ops.progress import HistoryProgress
+
 # Beyond the poll interval a watcher may sit in one command, in a token refresh and in an append.
 SLACK_SECONDS = 90.0
 LEASES_SILENCE = 30.0
-ROUNDS_MISSED = 3  # poll intervals without anything achieved, after which a watcher is given up
+ROUNDS_MISSED = 3  # poll intervals without progress, after which a watcher is replaced
 
 
 def run_producer(settings: Settings, *, once: bool) -> int:
-    """Run the producer until it is stopped, or for one pass; returns the exit code."""
+    """Run the producer until it is stopped, or for one pass; return the exit code."""
     check_accounts(settings)
-    Router(settings.routes, settings.sinks[1:])  # refuses routes that are none
-    breakers = Breakers(settings)
+    Router(settings.routes, settings.sinks[1:])  # raises ConfigurationError for a wrong route
     allowed = settings.imap_poll_seconds + settings.imap_timeout_seconds + SLACK_SECONDS
     watchers = {f"watch:{account.name}": allowed for account in settings.all_accounts}
     names = Names(
@@ -59,100 +63,100 @@ def run_producer(settings: Settings, *, once: bool) -> int:
         dlq="{email_ingestion}:dlq",
         folders=common_folders(settings),
     )
-    return run_process(
-        settings, identify("producer", folder=settings.pid_dir), names, breakers, partial(ProducerBody, once=once)
-    )
+    identity = identify("producer", folder=settings.pid_dir)
+    return ProcessRunner(settings, identity, names, partial(ProducerService, once=once)).run()
 
 
-class ProducerBody:
-    """All watchers, each in a thread."""
+class ProducerService:
+    """All watchers of the producer, every one in a thread of its own."""
 
-    def __init__(self, parts: Parts, *, once: bool) -> None:
-        self._parts = parts
+    def __init__(self, context: ProcessContext, *, once: bool) -> None:
+        self._context = context
         self._once = once
         self._fatal: EmailIngestionError | None = None
-        settings = parts.settings
-        imap = parts.breakers.make("imap", IMAPConnectionError)
-        oauth = parts.breakers.make("oauth2", TokenRefreshError)
-        ledger = LedgerOnDemand(settings.database_url)
-        blobs = open_blobs(settings.blob_url)
+        self._imap_breaker = context.breakers.add("imap", IMAPConnectionError)
+        self._oauth2_breaker = context.breakers.add("oauth2", TokenRefreshError)
+        self._ledger = LedgerOnDemand(context.settings.database_url)
+        self._blobs = open_blobs(context.settings.blob_url)
+        self._progress = _history_progress() if once else None
+        observe = context.ops.observe
+        self._observe = combine(observe, self._progress) if self._progress else observe
+        link = self._second_link()
+        self._leases = Leases(link, instance_id(context.settings, context.identity), secrets.token_hex(4))
+        names = [account.name for account in context.settings.all_accounts]
+        self._lease_renewer = LeaseRenewer(self._leases, names, context.ops.observe)
+        self._supervisors = [
+            self._supervisor(mailbox, multiple_mailboxes=len(account.by_mailbox) > 1)
+            for account in context.settings.all_accounts
+            for mailbox in account.by_mailbox
+        ]
+        self._monitors = [*self._optional_threads(link)]
+        context.commands.pings["imap"] = self._ping_imap
+        context.commands.pings["oauth2"] = self._ping_oauth2
 
-        # A connection of its own: the leases of hundreds of accounts must not wait for one of theirs.
-        own = RedisLink(
-            connect(settings.redis_address, f"{parts.identity.instance}-leases"),
-            parts.link.keys,
-            parts.link.breaker,
-            settings.redis_partitions,
-        )
-        leases = Leases(own, seat_of(settings, parts.identity), secrets.token_hex(4))
-        names = [account.name for account in settings.all_accounts]
-        self._progress: AbstractContextManager[None] = nullcontext()
-        observe = parts.ops.observe
-        if once and sys.stderr.isatty():
-            from email_ingestion.ops.progress import HistoryProgress  # noqa: PLC0415 - rich: 4 MB that nobody would see
+    def _second_link(self) -> RedisLink:
+        """Connect once more: the leases of hundreds of accounts must not wait for the traffic of one."""
+        settings, link = self._context.settings, self._context.link
+        client = connect(settings.redis_address, f"{self._context.identity.instance}-leases")
+        return RedisLink(client, link.keys, link.breaker, settings.redis_partitions)
 
-            self._progress = progress = HistoryProgress()
-            observe = combine(observe, progress)
-        self._lease_renewer = LeaseRenewer(leases, names, parts.ops.observe)
+    def _supervisor(self, account: Account, *, multiple_mailboxes: bool) -> WatcherSupervisor:
+        context = self._context
+        backoff = AccountBackoff(random.Random())  # noqa: S311 - jitter
 
-        by_name = {account.name: account for account in settings.all_accounts}
+        def watcher() -> Watcher:
+            services = AccountServices(
+                account,
+                context.settings,
+                context.link,
+                Appender(context.link, self._leases.owner),
+                self._ledger,
+                self._blobs,
+                self._observe,
+                self._leases.owner,
+                context.overrides,
+                multiple_mailboxes=multiple_mailboxes,
+            )
+            return watcher_of(
+                services, backoff, imap=self._imap_breaker, oauth2=self._oauth2_breaker, give_up=self._give_up
+            )
 
-        def supervisor(account: Account) -> WatcherSupervisor:
-            backoff = AccountBackoff(random.Random())  # noqa: S311 - jitter
-            several = len(by_name[account.name].by_mailbox) > 1
+        missed = ROUNDS_MISSED * context.settings.imap_poll_seconds
+        return WatcherSupervisor(account.name, watcher, missed, self._lease_renewer, context.ops.observe)
 
-            def watcher() -> Watcher:
-                source = Source(
-                    account,
-                    settings,
-                    parts.link,
-                    Appender(parts.link, leases.owner),
-                    ledger,
-                    blobs,
-                    observe,
-                    leases.owner,
-                    parts.control,
-                    several=several,
-                )
-                return watcher_of(source, backoff, imap=imap, oauth=oauth, give_up=self._give_up)
-
-            missed = ROUNDS_MISSED * settings.imap_poll_seconds
-            return WatcherSupervisor(account.name, watcher, missed, self._lease_renewer, parts.ops.observe)
-
-        self._supervisors = [supervisor(each) for account in settings.all_accounts for each in account.by_mailbox]
-        self._alerts = AlertWatch(settings, parts.ops.metrics, parts.ops.observe)
-        self._canary = Canary(settings.canary_seconds, own, parts.control.active_pause, parts.ops.observe)
-        parts.front.pings["imap"] = self._reach_imap
-        parts.front.pings["oauth2"] = self._get_tokens
+    def _optional_threads(self, link: RedisLink) -> Iterator[PeriodicThread]:
+        """Yield the built-in alerts and the canary, where they are configured."""
+        settings, ops = self._context.settings, self._context.ops
+        if thread := alert_thread(settings, ops.metrics, ops.observe):
+            yield thread
+        if settings.canary_seconds:
+            yield Canary(settings.canary_seconds, link, self._context.overrides.active_pause, ops.observe)
 
     def run(self) -> int:
-        """See `Body`."""
+        """Read every account until `stop` is called, or once; return the exit code."""
         self._lease_renewer.start()
         try:
-            return self._pass() if self._once else self._watch()
+            return self._run_once() if self._once else self._watch()
         finally:
-            self._alerts.close()
-            self._canary.close()
+            for monitor in self._monitors:
+                monitor.close()
             self._lease_renewer.close()
 
-    def _pass(self) -> int:
-        """One pass over every mailbox."""
-        check_reachable(
-            self._parts.settings.redis_address
-        )  # a single pass does not wait for Redis: it fails with the reason
-        for account in self._parts.settings.all_accounts:
+    def _run_once(self) -> int:
+        # One pass does not wait for Redis: it fails, and says why.
+        check_reachable(self._context.settings.redis_address)
+        for account in self._context.settings.all_accounts:
             if not self._lease_renewer.owns(account.name, LEASE_SECONDS + 2 * RENEW_SECONDS):
                 owner = self._lease_renewer.owner(account.name)
-                if owner:  # without one Redis is away, which the pass itself tells
+                if owner:  # without one Redis is away, and the pass itself says so
                     raise OperationFailed(f"the account {account.name} is read by the producer {owner}: stop it first")
-        with self._progress:
+        with self._progress or nullcontext():
             results = [supervisor.watcher.once() for supervisor in self._supervisors]
         return 0 if all(results) else 1
 
     def _watch(self) -> int:
-        """Every account that is ours, until `stop`."""
-        self._alerts.start()
-        self._canary.start()
+        for monitor in self._monitors:
+            monitor.start()
         threads = [
             threading.Thread(target=supervisor.run, name=f"keep-{number}", daemon=True)
             for number, supervisor in enumerate(self._supervisors)
@@ -166,42 +170,68 @@ class ProducerBody:
         return 0
 
     def stop(self) -> None:
-        """See `Body`."""
+        """End all watchers."""
         for supervisor in self._supervisors:
             supervisor.stop()
 
     def abandon(self) -> None:
-        """See `Body`; a batch is in the stream or it is fetched again."""
+        """Do nothing: a batch is in the stream, or it is fetched again."""
 
-    def _reach_imap(self) -> None:
-        for account in self._parts.settings.all_accounts:
-            ImapMailbox(account, self._parts.settings.imap_timeout_seconds).close()
+    def _ping_imap(self) -> None:
+        for account in self._context.settings.all_accounts:
+            ImapMailbox(account, self._context.settings.imap_timeout_seconds).close()
 
-    def _get_tokens(self) -> None:
-        for account in self._parts.settings.all_accounts:
+    def _ping_oauth2(self) -> None:
+        for account in self._context.settings.all_accounts:
             if account.imap_auth == "oauth2":
                 TokenSource(account).access()
 
     def _give_up(self, error: EmailIngestionError) -> None:
-        """A watcher cannot even begin: with a single account there is nothing left to run for."""
+        """End the process if the only watcher cannot even begin."""
         if len(self._supervisors) == 1:
             self._fatal = error
             self.stop()
 
 
+def _history_progress() -> HistoryProgress | None:
+    """Return progress bars for a pass on a terminal."""
+    if not sys.stderr.isatty():
+        return None
+    from email_ingestion.ops.progress import HistoryProgress  # noqa: PLC0415 - rich: 4 MB that a daemon never shows
+
+    return HistoryProgress()
+
+
+def instance_id(settings: Settings, identity: Identity) -> str:
+    """Return the id under which this process owns leases; it is the same after a restart, even of a killed process.
+
+    It is kept beside the PID file, and not made of host names alone: two containers may have the same host name. The
+    caller holds the lock of the PID file, so no other process uses the id.
+    """
+    path = settings.pid_dir / f"{identity.stem}.seat"
+    try:
+        name = path.read_text().strip()
+    except OSError:
+        name = ""
+    if not re.fullmatch(r"[0-9a-f]{16}", name):
+        name = secrets.token_hex(8)
+        write_private(path, f"{name}\n")
+    return f"{identity.instance}/{name}"
+
+
 def watcher_of(
-    source: Source,
+    services: AccountServices,
     backoff: AccountBackoff,
     *,
     imap: Breaker,
-    oauth: Breaker,
+    oauth2: Breaker,
     give_up: Callable[[EmailIngestionError], None],
 ) -> Watcher:
-    """The watcher of one account."""
-    account, settings = source.account, source.settings
+    """Make the watcher of one mailbox."""
+    account, settings = services.account, services.settings
     tokens = None
     if account.imap_auth == "oauth2":
-        tokens = TokenRefresher(account.name, TokenSource(account), oauth, source.observe)
+        tokens = TokenRefresher(account.name, TokenSource(account), oauth2, services.observe)
     return Watcher(
         account,
         Intervals(
@@ -215,14 +245,14 @@ def watcher_of(
             settings.imap_timeout_seconds,
             tokens=tokens,
             imap_breaker=imap,
-            observe=source.observe,
+            observe=services.observe,
         ),
         imap_breaker=imap,
-        make_tasks=source.tasks,
-        capacity=source.capacity(),
-        budget=source.budget(),
-        lockout=Lockout(source.link, account.name),
+        make_tasks=services.tasks,
+        capacity=services.capacity(),
+        budget=services.budget(),
+        lockout=Lockout(services.link, account.name),
         backoff=backoff,
         give_up=give_up,
-        observe=source.observe,
+        observe=services.observe,
     )

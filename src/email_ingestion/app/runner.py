@@ -1,4 +1,4 @@
-"""What producer and worker have in common: PID file, logs, endpoints, breakers, Redis, signals, start and stop."""
+"""Runs one process: startup, main loop, shutdown. Its service, the producer or the worker, does the work."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from email_ingestion import __version__
-from email_ingestion.app.backups import BackupWatch
-from email_ingestion.app.collect import LOOP as COLLECT
-from email_ingestion.app.collect import Collector
-from email_ingestion.app.desk import Front
+from email_ingestion.app.operator_commands import OperatorCommands
 from email_ingestion.atomic_files import write_private
+from email_ingestion.backup.archive import backup_monitor
 from email_ingestion.breaker import Breaker, BreakerPolicy, BreakerSnapshot
 from email_ingestion.daemon import (
     PidFile,
@@ -40,6 +38,8 @@ from email_ingestion.ops.logs import LogLevel, configure_logs
 from email_ingestion.ops.observers import Ops, open_ops
 from email_ingestion.ops.prometheus_targets import remove_target, write_target
 from email_ingestion.ops.sockets import METRICS_PORT, OPS_PORT
+from email_ingestion.ops.status_collector import LOOP as COLLECT
+from email_ingestion.ops.status_collector import StatusCollector
 from email_ingestion.ops.status_records import Component, Identity, Names
 from email_ingestion.overrides import OperatorOverrides
 from email_ingestion.settings import Settings, notify_socket
@@ -53,20 +53,20 @@ DATA_DIR = Path("data")
 PID_DIR = Path("pids")
 
 
-class Body(Protocol):
-    """The loops of a process. `run` returns when they are done or `stop` was called; it returns the exit code."""
+class Service(Protocol):
+    """The work of a process: `app.producer.ProducerService` or `app.worker.WorkerService`."""
 
     def run(self) -> int:
-        """Work."""
+        """Work until all is done or `stop` is called; return the exit code."""
 
     def stop(self) -> None:
-        """Finish what is in flight and return from `run`; from any thread."""
+        """Finish the work in progress and return from `run`. May be called from any thread."""
 
     def abandon(self) -> None:
-        """`run` did not return in time: give back what can be given back."""
+        """Give back what can be given back: `run` did not return in time."""
 
 
-class Breakers:
+class BreakerRegistry:
     """All circuit breakers of a process, by name."""
 
     def __init__(self, settings: Settings) -> None:
@@ -74,23 +74,23 @@ class Breakers:
         self._breakers: dict[str, Breaker] = {}
         self._observers: list[Callable[[Event], None]] = []
 
-    def make(self, name: str, *counted: type[Exception]) -> Breaker:
-        """A new breaker that counts these errors."""
+    def add(self, name: str, *counted: type[Exception]) -> Breaker:
+        """Make a breaker that counts the errors `counted`."""
         self._breakers[name] = Breaker(name, self._policy, counted, self._announce)
         return self._breakers[name]
 
-    def __call__(self, name: str) -> Breaker:
-        """The one of this name; raises OperationFailed."""
+    def get(self, name: str) -> Breaker:
+        """Return the breaker of this name. Raises OperationFailed."""
         if name not in self._breakers:
             raise OperationFailed(f"there is no circuit breaker {name!r} here; there are {', '.join(self._breakers)}")
         return self._breakers[name]
 
-    def tell(self, observe: Callable[[Event], None]) -> None:
+    def subscribe(self, observe: Callable[[Event], None]) -> None:
         """Announce changes to `observe` from now on."""
         self._observers.append(observe)
 
     def snapshots(self) -> list[BreakerSnapshot]:
-        """All of them as `/status` shows them."""
+        """Return all breakers as `/status` shows them."""
         return [breaker.snapshot() for breaker in list(self._breakers.values())]
 
     def _announce(self, event: Event) -> None:
@@ -99,21 +99,22 @@ class Breakers:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What a body is built from."""
+class ProcessContext:
+    """The parts of a process that its service is built from."""
 
     settings: Settings
     identity: Identity
     ops: Ops
+    ops_url: str
     link: RedisLink
-    breakers: Breakers
+    breakers: BreakerRegistry
     stop: StopSignal
-    control: OperatorOverrides
-    front: Front
+    overrides: OperatorOverrides
+    commands: OperatorCommands
 
 
 def identify(component: Component, number: int = 1, folder: Path = PID_DIR) -> Identity:
-    """The process's name among all of them: its consumer name too, so it must be the same after a restart.
+    """Name the process among all others; the name is its consumer name too, so it is the same after a restart.
 
     A second producer of a host has another `folder` for its PID file, and its name.
     """
@@ -121,87 +122,169 @@ def identify(component: Component, number: int = 1, folder: Path = PID_DIR) -> I
     return Identity(component, f"{socket.gethostname()}-{component}{suffix}", __version__, number)
 
 
-def run_process(
-    settings: Settings,
-    identity: Identity,
-    names: Names,
-    breakers: Breakers,
-    build: Callable[[Parts], Body],
-    *,
-    least: int = 0,
-) -> int:
-    """Run one process to its end; returns its exit code. `least` is the priority below which it leaves mail.
+def common_loops() -> dict[str, float]:
+    """Return the loops that every process has, with their allowed silence in seconds."""
+    return {COLLECT: COLLECT_SILENCE}
 
-    Raises ConfigurationError and OperationFailed for what an operator must mend before it can start.
-    """
-    use_one_malloc_arena()
-    raise_descriptor_limit()
-    offset = identity.number if identity.component == "worker" else 0
-    hung: list[Body] = []
-    with ExitStack() as cleanup:
-        # The end of the interpreter may wait for a call that hangs in a library: when all else is cleaned up, do not.
-        cleanup.callback(lambda: os._exit(0) if hung else None)
+
+def common_folders(settings: Settings) -> dict[str, Path]:
+    """Return the folders that every process writes to, or that an operator relies on."""
+    return {"data": DATA_DIR, "logs": settings.log_dir, "backups": settings.backup_dir}
+
+
+class ProcessRunner:
+    """Runs one process from its PID file to its exit code. `build` makes the service once all else is up."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        identity: Identity,
+        names: Names,
+        build: Callable[[ProcessContext], Service],
+        *,
+        min_priority: int = 0,
+    ) -> None:
+        """A worker leaves mail below `min_priority` in the stream."""
+        self._settings = settings
+        self._identity = identity
+        self._names = names
+        self._breakers = BreakerRegistry(settings)
+        self._build = build
+        self._min_priority = min_priority
+        self._stop = StopSignal()
+        self._exit_codes: list[int] = []
+        self._errors: list[EmailIngestionError] = []  # the process ends with the first of them
+        self._hung = False
+
+    def run(self) -> int:
+        """Run the process to its end; return its exit code.
+
+        Raises ConfigurationError and OperationFailed when only an operator can help.
+        """
+        use_one_malloc_arena()
+        raise_descriptor_limit()
+        with ExitStack() as cleanup:
+            # A call that hangs in a library would hold up the interpreter's end: leave when all else is cleaned up.
+            cleanup.callback(lambda: os._exit(0) if self._hung else None)
+            context = self._start_up(cleanup)
+            service = self._build(context)
+            gc.freeze()  # the objects that exist now stay: no collection need visit them
+            self._start_threads(context, cleanup)
+            context.ops.observe(Started(self._settings.origin))
+            notify_systemd(notify_socket(), "READY=1")
+            thread = self._start_service(service)
+            self._wait_for_stop()
+            return self._shut_down(service, thread, context.ops)
+
+    # -- startup
+
+    def _start_up(self, cleanup: ExitStack) -> ProcessContext:
+        """Take the PID file and serve the endpoints, before anything contacts a dependency."""
+        settings, identity = self._settings, self._identity
         cleanup.enter_context(PidFile(settings.pid_dir / f"{identity.stem}.pid"))
         link = RedisLink(
             connect(settings.redis_address, identity.instance),
             Keys(),
-            breakers.make("redis", RedisConnectionError),
+            self._breakers.add("redis", RedisConnectionError),
             settings.redis_partitions,
         )
-        control = OperatorOverrides(identity.component, min_priority=least)
-        traces = [cleanup.enter_context(closing(each)) for each in _traces(settings, identity)]
-        ops = open_ops(identity, names, breakers.snapshots, control, *traces)
-        breakers.tell(ops.observe)
+        overrides = OperatorOverrides(identity.component, min_priority=self._min_priority)
+        traces = [cleanup.enter_context(closing(observer)) for observer in _traces(settings, identity)]
+        ops = open_ops(identity, self._names, self._breakers.snapshots, overrides, *traces)
+        self._breakers.subscribe(ops.observe)
         configure_logs(identity, settings.log_dir, settings.log_level, settings.log_format, ops.metrics.count_log)
-        front = Front(breakers, control, LogLevel(settings.log_level))
-        front.pings["redis"] = partial(check_writable, link)
+        commands = OperatorCommands(self._breakers.get, overrides, LogLevel(settings.log_level))
+        commands.pings["redis"] = partial(check_writable, link)
+        ops_url = self._serve(ops, commands, cleanup)
+        handle_signals(self._stop, ops.observe)
+        return ProcessContext(settings, identity, ops, ops_url, link, self._breakers, self._stop, overrides, commands)
+
+    def _serve(self, ops: Ops, commands: OperatorCommands, cleanup: ExitStack) -> str:
+        """Serve the endpoints and write their addresses for other processes and Prometheus; return the ops URL."""
+        settings, identity = self._settings, self._identity
+        offset = identity.number if identity.component == "worker" else 0
         token = ops_token(settings.ops_token_file)
         endpoints = serve(
             ops.status,
             ops.metrics,
             settings.ops_host,
-            _port(settings.ops_port, OPS_PORT + offset),
-            _port(settings.metrics_port, METRICS_PORT + offset),
-            admin=Admin(token, front.desk(), settings.log_dir, identity.instance, ops.observe),
+            OPS_PORT + offset if settings.ops_port is None else settings.ops_port,
+            METRICS_PORT + offset if settings.metrics_port is None else settings.metrics_port,
+            admin=Admin(token, commands.desk(), settings.log_dir, identity.instance, ops.observe),
         )
         cleanup.callback(endpoints.close)
-        address = settings.pid_dir / f"{identity.stem}.json"
+        address_file = settings.pid_dir / f"{identity.stem}.json"
         urls = {"ops_url": endpoints.ops_url, "metrics_url": endpoints.metrics_url}
-        write_private(address, json.dumps({"pid": os.getpid(), **urls}))
-        cleanup.callback(address.unlink, missing_ok=True)
+        write_private(address_file, json.dumps({"pid": os.getpid(), **urls}))
+        cleanup.callback(address_file.unlink, missing_ok=True)
         write_target(identity.stem, identity.component, endpoints.metrics_url)
         cleanup.callback(remove_target, identity.stem)
-        stop = StopSignal()
-        handle_signals(stop, ops.observe)
-        body = build(Parts(settings, identity, ops, link, breakers, stop, control, front))
-        gc.freeze()  # what is there now stays: no collection need look at it
-        mark = partial(ledger_fingerprint, settings.database_url)
-        refusals: list[EmailIngestionError] = []
+        return endpoints.ops_url
 
-        def refuse(error: ConfigurationError) -> None:
-            refusals.append(error)
-            stop.request("this Redis is not for these settings")
+    def _start_threads(self, context: ProcessContext, cleanup: ExitStack) -> None:
+        settings, ops = self._settings, context.ops
+        collector = StatusCollector(
+            context.link,
+            ops,
+            self._identity,
+            context.ops_url,
+            settings.pid_dir,
+            overrides=context.overrides,
+            ledger_fingerprint=partial(ledger_fingerprint, settings.database_url),
+            refuse=self._refuse_redis,
+        )
+        heartbeat = partial(notify_systemd, notify_socket(), "WATCHDOG=1")
+        watchdog = Watchdog(ops.status.loops.stalled, ops.observe, heartbeat)
+        for thread in (collector, backup_monitor(settings.backup_dir, ops.observe), watchdog):
+            cleanup.enter_context(closing(thread))
+            thread.start()
 
-        collector = Collector(
-            link, ops, identity, endpoints.ops_url, settings.pid_dir, control=control, ledger=mark, refuse=refuse
-        )
-        cleanup.enter_context(closing(collector))
-        collector.start()
-        backups = BackupWatch(settings.backup_dir, ops.observe)
-        cleanup.enter_context(closing(backups))
-        backups.start()
-        watchdog = Watchdog(
-            ops.status.loops.stalled, ops.observe, lambda: notify_systemd(notify_socket(), "WATCHDOG=1")
-        )
-        cleanup.enter_context(closing(watchdog))
-        watchdog.start()
-        ops.observe(Started(settings.origin))
-        notify_systemd(notify_socket(), "READY=1")
-        return _until_done(body, stop, ops, settings.stop_seconds, refusals, hung=hung)
+    def _refuse_redis(self, error: ConfigurationError) -> None:
+        self._errors.append(error)
+        self._stop.request("this Redis is not for these settings")
+
+    # -- main loop
+
+    def _start_service(self, service: Service) -> threading.Thread:
+        """Run the service in a thread of its own: the main thread is for signals."""
+
+        def run() -> None:
+            try:
+                self._exit_codes.append(service.run())
+            except EmailIngestionError as error:
+                self._errors.append(error)
+            finally:
+                self._stop.request("finished")
+
+        thread = threading.Thread(target=run, name="service", daemon=True)
+        thread.start()
+        return thread
+
+    def _wait_for_stop(self) -> None:
+        while not self._stop.wait(3600):
+            pass
+
+    # -- shutdown
+
+    def _shut_down(self, service: Service, thread: threading.Thread, ops: Ops) -> int:
+        """Give the service STOP_SECONDS to end, then leave it as it is. Raises the first error of the process."""
+        notify_systemd(notify_socket(), "STOPPING=1")
+        ops.observe(Stopping(self._stop.reason or ""))
+        deadline = time.monotonic() + self._settings.stop_seconds
+        service.stop()
+        thread.join(max(0.0, deadline - time.monotonic()))
+        if thread.is_alive():
+            service.abandon()
+            self._exit_codes.append(0)
+            self._hung = not self._errors
+        ops.observe(Stopped())
+        if self._errors:
+            raise self._errors[0]
+        return self._exit_codes[0] if self._exit_codes else 1
 
 
 def _traces(settings: Settings, identity: Identity) -> Iterator[Traces]:
-    """The observer that tells spans, where somebody collects them."""
+    """Yield the observer that sends spans, if a collector for them is configured. Raises ConfigurationError."""
     if settings.otel_exporter_otlp_endpoint:
         try:
             from email_ingestion.ops.traces import Traces  # noqa: PLC0415 - an extra
@@ -209,61 +292,3 @@ def _traces(settings: Settings, identity: Identity) -> Iterator[Traces]:
             needed = "OTEL_EXPORTER_OTLP_ENDPOINT needs OpenTelemetry: pip install 'email-ingestion[otel]'"
             raise ConfigurationError(needed) from error
         yield Traces(settings.otel_exporter_otlp_endpoint, identity)
-
-
-def common_loops() -> dict[str, float]:
-    """The loops every process has, with their allowed silence in seconds."""
-    return {COLLECT: COLLECT_SILENCE}
-
-
-def common_folders(settings: Settings) -> dict[str, Path]:
-    """The folders every process writes to or an operator relies on."""
-    return {"data": DATA_DIR, "logs": settings.log_dir, "backups": settings.backup_dir}
-
-
-def _port(chosen: int | None, usual: int) -> int:
-    return usual if chosen is None else chosen
-
-
-def _until_done(
-    body: Body,
-    stop: StopSignal,
-    ops: Ops,
-    stop_seconds: float,
-    fatal: list[EmailIngestionError],
-    *,
-    hung: list[Body],
-) -> int:
-    """Run the body in a thread of its own, so that the main thread is free for signals.
-
-    Raises the first of `fatal`, to which others may add before they request the stop. A body that does not end in time
-    is left as it is, and added to `hung`.
-    """
-    codes: list[int] = []
-
-    def run() -> None:
-        try:
-            codes.append(body.run())
-        except EmailIngestionError as error:
-            fatal.append(error)
-        finally:
-            stop.request("finished")
-
-    thread = threading.Thread(target=run, name="body", daemon=True)
-    thread.start()
-    while not stop.wait(3600):
-        pass
-    notify_systemd(notify_socket(), "STOPPING=1")
-    ops.observe(Stopping(stop.reason or ""))
-    deadline = time.monotonic() + stop_seconds
-    body.stop()
-    thread.join(max(0.0, deadline - time.monotonic()))
-    if thread.is_alive():
-        body.abandon()
-        codes.append(0)
-        if not fatal:
-            hung.append(body)
-    ops.observe(Stopped())
-    if fatal:
-        raise fatal[0]
-    return codes[0] if codes else 1

@@ -1,4 +1,4 @@
-"""Builds the worker: the queue, the database, a courier for each further sink, and the thread that pings them all."""
+"""Builds and runs the worker: its loop, a dispatcher for every sink beyond the database, and the probe of all sinks."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import threading
 from contextlib import suppress
 from functools import partial
 
-from email_ingestion.app.collect import probe
-from email_ingestion.app.runner import Breakers, Parts, common_folders, common_loops, identify, run_process
+from email_ingestion.app.runner import ProcessContext, ProcessRunner, common_folders, common_loops, identify
+from email_ingestion.background import PeriodicThread
 from email_ingestion.blobs import open_blobs
 from email_ingestion.errors import SinkFailed, SinkUnavailable, TransientError
 from email_ingestion.events import LoopTick
+from email_ingestion.ops.status_collector import probe
 from email_ingestion.ops.status_records import Names
 from email_ingestion.parsing.isolated import IsolatedParser
 from email_ingestion.routing import Router
@@ -26,19 +27,18 @@ from email_ingestion.worker.sink_dispatcher import loop_name
 DATABASE = "database"
 PROBE = "probe"
 PROBE_SECONDS = 10.0
-OPEN_AGAIN_SECONDS = 2.0
-COURIER_SECONDS = 0.1  # between looks whether a draining worker's sinks have everything
+OPEN_SECONDS = 2.0  # between two attempts to open a sink that is away
+DRAIN_SECONDS = 0.1  # between two checks whether a draining worker's sinks have everything
 LOOP_SILENCE = 120.0
 
 
-def run_worker(settings: Settings, number: int, *, drain: bool, least: int = 0) -> int:
-    """Run the `number`-th worker of this host until it is stopped or has drained the stream; returns the exit code."""
-    breakers = Breakers(settings)
-    further = settings.sinks[1:]
-    loops = (LOOP, PROBE, *map(loop_name, further))
+def run_worker(settings: Settings, number: int, *, drain: bool, min_priority: int = 0) -> int:
+    """Run the `number`-th worker of this host until it is stopped or has drained the stream; return the exit code."""
+    other_sinks = settings.sinks[1:]
+    loops = (LOOP, PROBE, *map(loop_name, other_sinks))
     names = Names(
-        # With further sinks "no sink is usable" would wait for all: without the database nothing moves.
-        dependencies={"redis": True} | dict.fromkeys(settings.sinks, False) | {DATABASE: bool(further)},
+        # With other sinks "no sink is usable" would wait for all of them: without the database nothing moves.
+        dependencies={"redis": True} | dict.fromkeys(settings.sinks, False) | {DATABASE: bool(other_sinks)},
         loops=common_loops() | dict.fromkeys(loops, LOOP_SILENCE),
         sinks=settings.sinks,
         breakers=("redis", *settings.sinks),
@@ -46,89 +46,93 @@ def run_worker(settings: Settings, number: int, *, drain: bool, least: int = 0) 
         dlq="{email_ingestion}:dlq",
         folders=common_folders(settings),
     )
-    build = partial(WorkerBody, drain=drain)
-    return run_process(settings, identify("worker", number), names, breakers, build, least=least)
+    build = partial(WorkerService, drain=drain)
+    return ProcessRunner(settings, identify("worker", number), names, build, min_priority=min_priority).run()
 
 
-class WorkerBody:
-    """The worker's loop and its sinks. A sink that is away at the start is waited for."""
+class WorkerService:
+    """The worker's loop and its sinks. It waits for a sink that is away at the start."""
 
-    def __init__(self, parts: Parts, *, drain: bool) -> None:
-        self._parts = parts
+    def __init__(self, context: ProcessContext, *, drain: bool) -> None:
+        self._context = context
         self._drain = drain
         self._closing = threading.Event()
         self._worker: Worker | None = None
-        self._router = Router(parts.settings.routes, parts.settings.sinks[1:])
-        self._couriers: list[SinkDispatcher] = []
+        self._probe = PeriodicThread(PROBE, PROBE_SECONDS, self._ping_sinks, immediate=True)
+        self._router = Router(context.settings.routes, context.settings.sinks[1:])
+        self._dispatchers: list[SinkDispatcher] = []
         self._sinks: dict[str, Sink] = {}
-        self._breakers = {name: parts.breakers.make(name, SinkUnavailable, SinkFailed) for name in parts.settings.sinks}
-        self._blobs = open_blobs(parts.settings.blob_url)
-        self._parser = IsolatedParser(parts.settings.worker_handle_timeout_seconds)
-        parts.front.pings |= {name: partial(self._ping, name) for name in parts.settings.sinks}
+        self._breakers = {
+            name: context.breakers.add(name, SinkUnavailable, SinkFailed) for name in context.settings.sinks
+        }
+        self._blobs = open_blobs(context.settings.blob_url)
+        self._parser = IsolatedParser(context.settings.worker_handle_timeout_seconds)
+        context.commands.pings |= {name: partial(self._ping, name) for name in context.settings.sinks}
         self._open_sinks()
 
     def run(self) -> int:
-        """See `Body`."""
+        """Work until `stop` is called or the stream is drained; return the exit code."""
         while not self._open_sinks():
-            self._parts.ops.observe(LoopTick(LOOP))
-            if self._closing.wait(OPEN_AGAIN_SECONDS):
+            self._context.ops.observe(LoopTick(LOOP))
+            if self._closing.wait(OPEN_SECONDS):
                 return 0
         self._worker = worker = self._build()
-        self._parts.front.at_rest = lambda: worker.at_rest
+        self._context.commands.is_idle = lambda: worker.at_rest
         if self._closing.is_set():
             return 0
-        threading.Thread(target=self._probe, name=PROBE, daemon=True).start()
-        for courier in self._couriers:
-            courier.start()
+        self._probe.start()
+        for dispatcher in self._dispatchers:
+            dispatcher.start()
         if self._drain:
             self._worker.drain()
-            self._await_couriers()
+            self._await_deliveries()
         else:
             self._worker.run()
         self._worker.unregister()
         self._parser.close()
-        for courier in self._couriers:
-            courier.stop()
-        for courier in self._couriers:
-            courier.join()
+        for dispatcher in self._dispatchers:
+            dispatcher.stop()
+        for dispatcher in self._dispatchers:
+            dispatcher.join()
         for sink in self._sinks.values():
             close_sink(sink)
         return 0
 
-    def _await_couriers(self) -> None:
-        """Until every sink has what it is owed."""
-        waiting = list(self._couriers)
-        while waiting and not self._closing.wait(COURIER_SECONDS):
-            self._parts.ops.observe(LoopTick(LOOP))
+    def _await_deliveries(self) -> None:
+        """Wait until every sink has its pending deliveries."""
+        waiting = list(self._dispatchers)
+        while waiting and not self._closing.wait(DRAIN_SECONDS):
+            self._context.ops.observe(LoopTick(LOOP))
             with suppress(TransientError):
-                waiting = [courier for courier in waiting if not courier.done()]
+                waiting = [dispatcher for dispatcher in waiting if not dispatcher.done()]
 
-    def _wake_couriers(self) -> None:
-        for courier in self._couriers:
-            courier.wake()
+    def _wake_dispatchers(self) -> None:
+        for dispatcher in self._dispatchers:
+            dispatcher.wake()
 
     def stop(self) -> None:
-        """See `Body`."""
+        """End the loop after the batch in progress."""
         self._closing.set()
+        self._probe.close()
         if self._worker:
             self._worker.stop()
 
     def abandon(self) -> None:
-        """See `Body`."""
+        """Give up the place in the consumer group: other workers take over at once."""
         if self._worker:
             self._worker.unregister()
 
     def _open_sinks(self) -> bool:
-        """Open those that are not open yet; False while one is away. Raises ConfigurationError."""
-        for name in self._parts.settings.sinks:
+        """Open the sinks that are not open yet; return False while one is away. Raises ConfigurationError."""
+        for name in self._context.settings.sinks:
             if name in self._sinks:
                 continue
             with suppress(SinkUnavailable):
-                probe(self._parts.ops, name, partial(self._open, name))
-        return len(self._sinks) == len(self._parts.settings.sinks)
+                probe(self._context.ops, name, partial(self._open, name))
+        return len(self._sinks) == len(self._context.settings.sinks)
 
     def _open(self, name: str) -> None:
-        self._sinks[name] = self._breakers[name].run(partial(load_sink, name, self._parts.settings))
+        self._sinks[name] = self._breakers[name].run(partial(load_sink, name, self._context.settings))
 
     def _ping(self, name: str) -> None:
         if name not in self._sinks:
@@ -136,37 +140,37 @@ class WorkerBody:
         self._sinks[name].ping()
 
     def _build(self) -> Worker:
-        parts = self._parts
-        settings = parts.settings
-        queue = Consumer(parts.link, parts.identity.instance, settings.worker_lease_seconds)
-        self._couriers = [self._courier(name) for name in settings.sinks[1:]]
-        settlement = BatchProcessor(
-            queue,
+        context = self._context
+        settings = context.settings
+        consumer = Consumer(context.link, context.identity.instance, settings.worker_lease_seconds)
+        self._dispatchers = [self._dispatcher(name) for name in settings.sinks[1:]]
+        processor = BatchProcessor(
+            consumer,
             self._sinks[DATABASE],
             self._breakers[DATABASE],
             self._blobs,
             self._parser,
-            rehearsals=SyntheticMessages(parts.link),
+            rehearsals=SyntheticMessages(context.link),
             further=settings.sinks[1:],
             router=self._router,
-            recorded=self._wake_couriers,
+            recorded=self._wake_dispatchers,
             max_retries=settings.worker_max_retries,
-            instance=parts.identity.instance,
-            observe=parts.ops.observe,
+            instance=context.identity.instance,
+            observe=context.ops.observe,
         )
-        parts.front.revoke = settlement.revoke
+        context.commands.revoke = processor.revoke
         return Worker(
-            queue,
-            settlement,
+            consumer,
+            processor,
             batch=settings.worker_batch_size,
             lease=settings.worker_lease_seconds,
-            paused=parts.control.active_pause,
-            least=lambda: parts.control.min_priority,
-            observe=parts.ops.observe,
+            paused=context.overrides.active_pause,
+            least=lambda: context.overrides.min_priority,
+            observe=context.ops.observe,
         )
 
-    def _courier(self, name: str) -> SinkDispatcher:
-        parts = self._parts
+    def _dispatcher(self, name: str) -> SinkDispatcher:
+        context = self._context
         database = self._sinks[DATABASE]
         assert isinstance(database, DatabaseSink)  # noqa: S101 - the name is ours
         return SinkDispatcher(
@@ -175,20 +179,18 @@ class WorkerBody:
             self._breakers[name],
             ledger=database.ledger,
             blobs=self._blobs,
-            dead_letters=DeadLetterQueue(parts.link),
-            paused=lambda: parts.control.active_pause() or parts.control.is_at_or_below("MINIMAL"),
-            batch=parts.settings.worker_batch_size,
-            lease=parts.settings.worker_lease_seconds,
-            max_retries=parts.settings.worker_max_retries,
-            instance=parts.identity.instance,
-            observe=parts.ops.observe,
+            dead_letters=DeadLetterQueue(context.link),
+            paused=lambda: context.overrides.active_pause() or context.overrides.is_at_or_below("MINIMAL"),
+            batch=context.settings.worker_batch_size,
+            lease=context.settings.worker_lease_seconds,
+            max_retries=context.settings.worker_max_retries,
+            instance=context.identity.instance,
+            observe=context.ops.observe,
         )
 
-    def _probe(self) -> None:
-        """Ping the sinks now and then, so that an idle worker knows whether they are there."""
-        while not self._closing.is_set():
-            for name, sink in self._sinks.items():
-                with suppress(TransientError):
-                    probe(self._parts.ops, name, partial(self._breakers[name].run, sink.ping))
-            self._parts.ops.observe(LoopTick(PROBE))
-            self._closing.wait(PROBE_SECONDS)
+    def _ping_sinks(self) -> None:
+        """Ping the sinks, so that an idle worker knows whether they work."""
+        for name, sink in self._sinks.items():
+            with suppress(TransientError):
+                probe(self._context.ops, name, partial(self._breakers[name].run, sink.ping))
+        self._context.ops.observe(LoopTick(PROBE))

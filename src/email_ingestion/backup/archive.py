@@ -16,13 +16,16 @@ from typing import Any, BinaryIO
 
 from email_ingestion import __version__
 from email_ingestion.atomic_files import write_private
+from email_ingestion.background import PeriodicThread
 from email_ingestion.errors import OperationFailed
+from email_ingestion.events import BackupFound, LoopFailed, Observe
 
 FORMAT = "email-ingestion backup"
 VERSION = 1
 MANIFEST = "manifest.json"
 PATTERN = "email-ingestion-*.tar"
 CHUNK = 1024 * 1024
+MONITOR_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,3 +181,16 @@ def delete_archives(chosen: Sequence[Archive]) -> None:
     for archive in chosen:
         archive.path.unlink(missing_ok=True)
         archive.path.with_suffix(".json").unlink(missing_ok=True)
+
+
+def backup_monitor(directory: Path, observe: Observe) -> PeriodicThread:
+    """Return a thread that announces the newest backup: the directory may hang on a network, and no loop may wait."""
+
+    def check() -> None:
+        if created_at := newest_backup_time(directory):
+            observe(BackupFound(created_at.timestamp()))
+
+    def failed(error: Exception) -> None:
+        observe(LoopFailed("backups", error))
+
+    return PeriodicThread("backups", MONITOR_SECONDS, check, immediate=True, on_error=failed)

@@ -9,8 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from email_ingestion.app.account import LedgerOnDemand, Source
-from email_ingestion.app.accounts import check_accounts, log_in
+from email_ingestion.app.account import AccountServices, LedgerOnDemand, check_accounts, log_in
 from email_ingestion.blobs import open_blobs
 from email_ingestion.cli.common import audited, pick_accounts
 from email_ingestion.cli.progress import run_with_progress
@@ -63,13 +62,13 @@ def backfill(
 def _of_mailbox(
     account: Account, settings: Settings, link: RedisLink, ledger: LedgerOnDemand, period: DateRange
 ) -> dict[str, Any]:
-    source = Source(account, settings, link, Appender(link), ledger, open_blobs(settings.blob_url))
-    budget = source.budget()
+    services = AccountServices(account, settings, link, Appender(link), ledger, open_blobs(settings.blob_url))
+    budget = services.budget()
     with closing(log_in(account, settings.imap_timeout_seconds)) as connection:
         if period.label and not connection.is_gmail:
             raise OperationFailed(f"--label is for Gmail, which the server of the account {account.name} is not")
         opened = connection.examine(connection.find_mailbox(account.imap_mailbox))
-        made = source.backfill(connection, opened, lambda size: _wait_for_room(source, budget, size))
+        made = services.backfill(connection, opened, lambda size: _wait_for_room(services, budget, size))
         try:
             run_with_progress(f"fetching {account.name}", made.steps(period), lambda: (made.checked, made.found))
         finally:
@@ -77,7 +76,7 @@ def _of_mailbox(
     return {"account": account.name, "mailbox": opened.name, "found": made.found, "queued": made.queued}
 
 
-def _wait_for_room(source: Source, budget: DownloadBudget, size: int) -> None:
-    source.capacity().wait()
+def _wait_for_room(services: AccountServices, budget: DownloadBudget, size: int) -> None:
+    services.capacity().wait()
     if not budget.reserve(size, HISTORY_SHARE):
         raise OperationFailed("the part of IMAP_BYTES_PER_DAY that old mail may use is used up: run it again tomorrow")

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.progress import DownloadColumn
 
-from email_ingestion.app.account import LedgerOnDemand, Source
+from email_ingestion.app.account import AccountServices, LedgerOnDemand
 from email_ingestion.blobs import open_blobs
 from email_ingestion.cli.common import audited, pick_account
 from email_ingestion.cli.progress import run_with_progress
@@ -67,8 +67,8 @@ def _import(
     left_out: frozenset[str],
 ) -> MboxImport:
     blobs = open_blobs(settings.blob_url)
-    intake = Appender(link)
-    source = Source(account, settings, link, intake, ledger, blobs)
+    appender = Appender(link)
+    services = AccountServices(account, settings, link, appender, ledger, blobs)
     in_flight = InFlight(EntryScanner(link, link.keys_for(account.name)), account.name)
 
     def known_ids(messages: Sequence[RawMessage]) -> set[str]:
@@ -81,12 +81,12 @@ def _import(
     return MboxImport(
         account.name,
         path,
-        appender=intake,
+        appender=appender,
         blobs=blobs,
         blob_threshold=settings.blob_threshold_bytes,
         fetch_filter=FetchFilter(frozenset(account.imap_exclude_labels) | left_out, start_of(account)),
         known_ids=known_ids,
-        wait_for_capacity=source.capacity().wait,
+        wait_for_capacity=services.capacity().wait,
     )
 
 

@@ -68,7 +68,7 @@ def worker(
         return run_workers(load_settings(), instance, processes, ["--drain"] if drain else [])
     from email_ingestion.app.worker import run_worker  # noqa: PLC0415 - keeps --help quick
 
-    return run_worker(load_settings(), instance, drain=drain, least=min_priority)
+    return run_worker(load_settings(), instance, drain=drain, min_priority=min_priority)
 
 
 def _ask(prompt: str) -> str:

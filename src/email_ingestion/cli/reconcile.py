@@ -11,8 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from email_ingestion.app.account import LedgerOnDemand, Source
-from email_ingestion.app.accounts import check_accounts, log_in
+from email_ingestion.app.account import AccountServices, LedgerOnDemand, check_accounts, log_in
 from email_ingestion.blobs import open_blobs
 from email_ingestion.cli.common import audited, pick_accounts
 from email_ingestion.cli.progress import run_with_progress
@@ -72,11 +71,13 @@ def _noted(settings: Settings, accounts: Sequence[Account], *, repair: bool) -> 
 def _of_mailbox(
     account: Account, settings: Settings, link: RedisLink, ledger: LedgerOnDemand, *, repair: bool
 ) -> ReconcileReport:
-    source = Source(account, settings, link, Appender(link), ledger, open_blobs(settings.blob_url))
+    services = AccountServices(account, settings, link, Appender(link), ledger, open_blobs(settings.blob_url))
     with closing(log_in(account, settings.imap_timeout_seconds)) as connection:
         opened = connection.examine(connection.find_mailbox(account.imap_mailbox))
-        capacity = source.capacity()
-        reconciler = source.reconciler(connection, opened, (lambda: not capacity.reason_to_wait()) if repair else None)
+        capacity = services.capacity()
+        reconciler = services.reconciler(
+            connection, opened, (lambda: not capacity.reason_to_wait()) if repair else None
+        )
         run_with_progress(
             f"comparing {account.name}", reconciler.steps(), lambda: (reconciler.position, reconciler.report.last_uid)
         )

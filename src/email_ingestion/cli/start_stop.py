@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from email_ingestion.app.accounts import check_accounts
+from email_ingestion.app.account import check_accounts
 from email_ingestion.errors import ConfigurationError, OperationFailed, RedisConnectionError
 from email_ingestion.fleet import managed_processes, sandbox_stack, status_table
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, load_settings

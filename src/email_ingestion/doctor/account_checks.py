@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 
-from email_ingestion.app.accounts import log_in
+from email_ingestion.app.account import log_in
 from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.doctor.network_checks import SECONDS, check_connection, server_time
 from email_ingestion.doctor.redis_checks import check_clock

@@ -1,7 +1,7 @@
 """The built-in alerts: some of the rules of config/alerts.yml, evaluated on our own metrics where no Prometheus runs.
 
-It decides which alerts are active and writes the notification; sending it is the caller's business. An alert is
-notified once, repeated once a day while it lasts, and its end is notified. What was sent is kept across restarts.
+An alert is notified once, repeated once a day while it lasts, and its end is notified. What was sent is kept across
+restarts.
 """
 
 from __future__ import annotations
@@ -15,9 +15,15 @@ from pathlib import Path
 from prometheus_client.core import Metric
 
 from email_ingestion.atomic_files import write_private
+from email_ingestion.background import PeriodicThread
+from email_ingestion.events import LoopFailed, Notified, Observe
+from email_ingestion.ops.alert_channels import AlertChannels, configured_channels
 from email_ingestion.ops.metric_factory import PREFIX
+from email_ingestion.ops.metrics import Metrics
+from email_ingestion.settings import Settings
 
 RUNBOOK = "https://github.com/example/email-ingestion/blob/main/docs/runbooks/incident_response.md"
+STATE_FILE = Path("data/alerts.json")
 REPEAT_SECONDS = 86_400.0
 # The thresholds of config/alerts.yml; a test keeps them equal.
 THRESHOLDS = {
@@ -314,3 +320,25 @@ def _read_sent_times(state_file: Path) -> dict[str, float]:
         return {str(key): float(at) for key, at in json.loads(state_file.read_text()).items()}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}  # nothing was sent yet, or it cannot be read: to notify twice is the lesser evil
+
+
+def alert_thread(settings: Settings, metrics: Metrics, observe: Observe) -> PeriodicThread | None:
+    """Return the thread that evaluates the alerts and sends notifications; None when no channel is configured.
+
+    Raises ConfigurationError for a channel that is wrong.
+    """
+    configured = configured_channels(settings)
+    if not configured:
+        return None
+    channels = AlertChannels(configured)
+
+    def send(notification: Notification) -> bool:
+        sent = channels.send(notification.title, notification.body)
+        observe(Notified(notification.firing, notification.resolved, sent))
+        return sent
+
+    def failed(error: Exception) -> None:
+        observe(LoopFailed("alerts", error))
+
+    monitor = AlertMonitor(metrics.registry.collect, send, STATE_FILE)
+    return PeriodicThread("alerts", settings.alert_seconds, monitor.evaluate, immediate=False, on_error=failed)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from email_ingestion.app.desk import Front
+from email_ingestion.app.operator_commands import OperatorCommands
 from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.errors import ConfigurationError, OperationFailed, RedisConnectionError
 from email_ingestion.events import Administered
@@ -36,7 +36,7 @@ class Office:
         self.folder = folder
         self.control = OperatorOverrides("worker")
         self.breaker = Breaker("redis", BreakerPolicy(), (RedisConnectionError,), self.heard)
-        self.front = Front(self.find, self.control, LogLevel("INFO"))
+        self.front = OperatorCommands(self.find, self.control, LogLevel("INFO"))
         self.admin = Admin(TOKEN, self.front.desk(), folder / "logs", "here-worker-1", self.heard)
         self.worker = worker
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.app.collect import Collector, peers
 from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.errors import RedisConnectionError
 from email_ingestion.ops.observers import Ops, open_ops
+from email_ingestion.ops.status_collector import StatusCollector, peers
 from email_ingestion.ops.status_records import Identity, Names
 from email_ingestion.overrides import OperatorOverrides
 from email_ingestion.stream import Keys, RedisLink, connect, read_presences
@@ -27,17 +27,17 @@ def ops(tmp_path: Path) -> Ops:
     return open_ops(ME, Names({"redis": True}, {"collect": 30.0}, breakers=("redis",)), list)
 
 
-def collector(redis: RedisServer, ops: Ops, pid_dir: Path) -> Collector:
+def collector(redis: RedisServer, ops: Ops, pid_dir: Path) -> StatusCollector:
     breaker = Breaker("redis", BreakerPolicy(), (RedisConnectionError,), lambda _: None)
     link = RedisLink(connect(redis.url, "test"), Keys(), breaker)
-    return Collector(
+    return StatusCollector(
         link,
         ops,
         ME,
         "http://127.0.0.1:1",
         pid_dir,
-        control=OperatorOverrides("worker"),
-        ledger=lambda: None,
+        overrides=OperatorOverrides("worker"),
+        ledger_fingerprint=lambda: None,
         refuse=print,
     )
 

@@ -1,4 +1,4 @@
-"""Where an operator's orders reach the live objects of a process; who may give them is `ops.admin`'s business."""
+"""What operators may do to a running process; `ops.admin` decides who may."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from email_ingestion.ops.orders import BreakerOrder, LogOrder
 
 Ping = Callable[[], object]
-REST_SECONDS = 5.0  # how long a pause is given to take hold before it is answered
-STEP_SECONDS = 0.05
+IDLE_SECONDS = 5.0  # how long a pause waits for the work in progress before it is answered
+POLL_SECONDS = 0.05
 
 
-class Front:
-    """The orders of one process. Its body adds how each dependency is asked, and who can revoke a message."""
+class OperatorCommands:
+    """The commands of one process. Its service adds the pings of its dependencies, and the parts that only it has."""
 
-    def __init__(self, breakers: Callable[[str], Breaker], control: OperatorOverrides, level: LogLevel) -> None:
+    def __init__(self, breakers: Callable[[str], Breaker], overrides: OperatorOverrides, level: LogLevel) -> None:
         self._breakers = breakers
-        self._control = control
+        self._overrides = overrides
         self._level = level
         self.pings: dict[str, Ping] = {}
         self.revoke: Callable[[str], bool] | None = None
-        self.at_rest: Callable[[], bool] = lambda: True
+        self.is_idle: Callable[[], bool] = lambda: True
 
     def desk(self) -> Desk:
-        """What `ops.admin` calls."""
+        """Return the commands as `ops.admin` calls them."""
         return Desk(
             self._breaker, self._pause, self._resume, self._degrade, self._priority, self._log_level, self._revoke
         )
@@ -45,12 +45,12 @@ class Front:
             breaker.release()
         else:
             if order.state == "CLOSED":
-                self._ask(name)
+                self._ping(name)
             breaker.force(order.state, order.ttl_seconds)
         return asdict(breaker.snapshot())
 
-    def _ask(self, name: str) -> None:
-        """Closing a breaker while its dependency is away would only hide that."""
+    def _ping(self, name: str) -> None:
+        """Refuse to close a breaker while its dependency is away: that would only hide the failure."""
         try:
             self.pings[name]()
         except KeyError as error:
@@ -59,23 +59,23 @@ class Front:
             raise OperationFailed(f"{name} does not work, so its breaker stays as it is: {error}") from error
 
     def _pause(self, seconds: float, by: str) -> Answer:
-        self._control.pause(seconds, by)
-        deadline = time.monotonic() + REST_SECONDS
-        while not self.at_rest() and time.monotonic() < deadline:  # what is in hand is finished first
-            time.sleep(STEP_SECONDS)
-        return status_json.control(self._control)
+        self._overrides.pause(seconds, by)
+        deadline = time.monotonic() + IDLE_SECONDS
+        while not self.is_idle() and time.monotonic() < deadline:  # the work in progress ends first
+            time.sleep(POLL_SECONDS)
+        return status_json.control(self._overrides)
 
     def _resume(self) -> Answer:
-        self._control.resume()
-        return status_json.control(self._control)
+        self._overrides.resume()
+        return status_json.control(self._overrides)
 
     def _degrade(self, level: Level, seconds: float, by: str) -> Answer:
-        self._control.set_level(level, seconds, by)
-        return status_json.control(self._control)
+        self._overrides.set_level(level, seconds, by)
+        return status_json.control(self._overrides)
 
-    def _priority(self, least: int, seconds: float, by: str) -> Answer:
-        self._control.prioritize(least, seconds, by)
-        return status_json.control(self._control)
+    def _priority(self, min_priority: int, seconds: float, by: str) -> Answer:
+        self._overrides.prioritize(min_priority, seconds, by)
+        return status_json.control(self._overrides)
 
     def _log_level(self, order: LogOrder) -> Answer:
         self._level.set_for(order.level, order.ttl_seconds)

@@ -1,4 +1,4 @@
-"""A thread that reads Redis for the board every second, says that this process lives, and looks who else does."""
+"""Every second: read Redis for `/status` and the metrics, announce this process in Redis, and find its peers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from email_ingestion.background import PeriodicThread
-from email_ingestion.daemon import running_pid
+from email_ingestion.daemon import read_pid, running_pid
 from email_ingestion.errors import CircuitBreakerError, ConfigurationError, RedisConnectionError, TransientError
 from email_ingestion.events import LoopFailed, LoopTick, Probed
 from email_ingestion.ops.observers import Ops
@@ -27,11 +27,11 @@ from email_ingestion.stream import (
 )
 
 LOOP = "collect"
-EVERY_SECONDS = 1.0
-SOONER_SECONDS = 0.25  # while another server may be about to take over
+COLLECT_SECONDS = 1.0
+FAILOVER_SECONDS = 0.25  # while another server may be about to take over
 
 
-class Collector:
+class StatusCollector:
     """`start` it, `close` it."""
 
     def __init__(
@@ -42,45 +42,46 @@ class Collector:
         ops_url: str,
         pid_dir: Path,
         *,
-        control: OperatorOverrides,
-        ledger: Callable[[], str | None],
+        overrides: OperatorOverrides,
+        ledger_fingerprint: Callable[[], str | None],
         refuse: Callable[[ConfigurationError], None],
     ) -> None:
-        """`refuse` is told when this Redis holds mail that these settings do not fit."""
+        """`refuse` is called when this Redis holds mail that these settings do not fit."""
         self._link = link
-        self._control = control
-        self._orders = SharedOverrides(link)
+        self._overrides = overrides
+        self._shared_overrides = SharedOverrides(link)
         self._ops = ops
         self._identity = identity
         self._ops_url = ops_url
         self._pid_dir = pid_dir
-        self._ledger = ledger
+        self._ledger_fingerprint = ledger_fingerprint
         self._refuse = refuse
-        self._thread = PeriodicThread(LOOP, EVERY_SECONDS, self._collect, immediate=True)
+        self._thread = PeriodicThread(LOOP, COLLECT_SECONDS, self._collect, immediate=True, on_error=self._failed)
 
     def start(self) -> None:
-        """Begin to collect."""
+        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """End, and take our presence out of Redis if it answers."""
-        self._thread.close(EVERY_SECONDS)
+        """End the thread, and take our presence out of Redis if it answers."""
+        self._thread.close(COLLECT_SECONDS)
         with suppress(TransientError):
             withdraw_presence(self._link, self._presence())
 
-    def _collect(self) -> float:
-        """Collect once; return the seconds until the next time."""
+    def _collect(self) -> float | None:
         try:
             self._ops.status.collect(self._read)
         except ConfigurationError as error:
             self._refuse(error)
-        except Exception as error:  # noqa: BLE001 - a reading that fails in a new way must not end all readings
-            self._ops.observe(LoopFailed(LOOP, error))
-        self._ops.observe(LoopTick(LOOP))
-        return SOONER_SECONDS if self._await_heir() else EVERY_SECONDS
+        finally:
+            self._ops.observe(LoopTick(LOOP))
+        return FAILOVER_SECONDS if self._probe_failover() else None
 
-    def _await_heir(self) -> bool:
-        """Whether Redis is away and another server may take over; if one has, nobody waits for the breaker's time.
+    def _failed(self, error: Exception) -> None:
+        self._ops.observe(LoopFailed(LOOP, error))
+
+    def _probe_failover(self) -> bool:
+        """Return whether Redis is away and another server may take over; if one has, let the breaker probe it now.
 
         The breaker spares a Redis that is ill. After a failover another one answers, and is not ill.
         """
@@ -95,21 +96,21 @@ class Collector:
         gauges: list[Gauges] = []
         announced = False
         try:
-            probe(self._ops, "redis", lambda: self._talk(gauges))
+            probe(self._ops, "redis", lambda: self._exchange(gauges))
             announced = True
         except TransientError:
             if not gauges:
                 raise
-            # It can be read: what a full Redis holds is just what its operator has to see.
+            # It can be read, and its operator must see what a full Redis holds.
         finally:
             processes = gauges[0].processes if gauges else ()
             self._ops.status.set_peers(list(peers(self._identity.instance, processes, self._pid_dir)))
         return redis_state(gauges[0], announced=announced)
 
-    def _talk(self, gauges: list[Gauges]) -> None:
-        """Read through the breaker, write beside it: a full Redis refuses writes and must still be drained."""
+    def _exchange(self, gauges: list[Gauges]) -> None:
+        """Read through the breaker, write past it: a full Redis refuses writes and must still be drained."""
         gauges.append(read_gauges(self._link))
-        self._control.apply_shared(self._orders.read())
+        self._overrides.apply_shared(self._shared_overrides.read())
         announce_presence(self._link, self._presence())
 
     def _presence(self) -> dict[str, Any]:
@@ -119,22 +120,22 @@ class Collector:
             "stem": self._identity.stem,
             "pid": os.getpid(),
             "ready": self._ops.status.readiness().ok,
-            "paused": self._control.active_pause() is not None,
-            "level": self._control.level,
-            "min_priority": self._control.min_priority,
+            "paused": self._overrides.active_pause() is not None,
+            "level": self._overrides.level,
+            "min_priority": self._overrides.min_priority,
             "ops_url": self._ops_url,
-            "ledger": self._ledger(),
+            "ledger": self._ledger_fingerprint(),
             "seen": time.time(),
         }
 
 
-def probe(ops: Ops, dependency: str, ask: Callable[[], object]) -> None:
-    """Ask a dependency whether it works and announce the answer; raises what `ask` raises."""
+def probe(ops: Ops, dependency: str, call: Callable[[], object]) -> None:
+    """Call a dependency and announce whether it works. Raises the error of `call`."""
     started = time.monotonic()
     try:
-        ask()
+        call()
     except CircuitBreakerError:
-        raise  # it was not asked: the last answer stands
+        raise  # it was not called: the last result stands
     except TransientError as error:
         ops.observe(Probed(dependency, ok=False, seconds=time.monotonic() - started, error=error))
         raise
@@ -142,7 +143,7 @@ def probe(ops: Ops, dependency: str, ask: Callable[[], object]) -> None:
 
 
 def redis_state(gauges: Gauges, *, announced: bool) -> RedisState:
-    """A reading of Redis as the board keeps it. Where we cannot announce ourselves nobody can: who lives is unknown."""
+    """Convert gauges for the status. Where this process cannot announce itself none can: active workers are unknown."""
     workers = sum(process["component"] == "worker" for process in gauges.processes)
     return RedisState(
         stream=StreamState(
@@ -162,11 +163,11 @@ def redis_state(gauges: Gauges, *, announced: bool) -> RedisState:
 
 
 def peers(own: str, processes: tuple[dict[str, Any], ...], pid_dir: Path) -> Iterator[Peer]:
-    """The other processes: those that say so in Redis, and those of this machine that left a PID file."""
+    """Yield the other processes: those with a heartbeat in Redis, and those of this machine with a PID file."""
     files = {path.stem: path for path in sorted(pid_dir.glob("*.pid")) if path.stem.startswith(("producer", "worker"))}
     for process in sorted(processes, key=lambda process: str(process["instance"])):
         path = files.get(process["stem"])
-        local = path is not None and _pid_in(path) == process["pid"]
+        local = path is not None and read_pid(path) == process["pid"]
         if local:
             del files[process["stem"]]
         if process["instance"] != own:
@@ -181,14 +182,7 @@ def peers(own: str, processes: tuple[dict[str, Any], ...], pid_dir: Path) -> Ite
                 process["seen"],
             )
     for stem, path in files.items():
-        pid = _pid_in(path)
+        pid = read_pid(path)
         if pid != os.getpid():
             alive = running_pid(path) is not None
             yield Peer(stem.partition("-")[0], stem, pid, alive, None if alive else False, None, None)
-
-
-def _pid_in(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None
