@@ -20,19 +20,20 @@ from gmail_sandbox.server import PortTaken, Sandbox, SandboxSettings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+PROGRAM = "python -m gmail_sandbox"
 _EXAMPLES = """examples:
-  email-ingestion sandbox --mail 300 --state data/sandbox.db --write-token data/token.json
-  email-ingestion sandbox --mail bulk:200000 --imap-port 0 --ready-file data/sandbox.json
+  {prog} --mail 300 --state data/sandbox.db --write-token data/token.json
+  {prog} --mail bulk:200000 --imap-port 0 --ready-file data/sandbox.json
   curl -s http://127.0.0.1:1181/faults
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the sandbox's command line."""
+def parser(prog: str = PROGRAM) -> argparse.ArgumentParser:
+    """Return the parser of the sandbox's command line; `prog` is what its help calls the program."""
     made = argparse.ArgumentParser(
-        prog="email-ingestion sandbox",
+        prog=prog,
         description="A Gmail look-alike on loopback: IMAP, OAuth endpoints, control API.",
-        epilog=_EXAMPLES,
+        epilog=_EXAMPLES.format(prog=prog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
@@ -57,21 +58,26 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the sandbox until SIGTERM or SIGINT; return the exit code."""
-    options = parser().parse_args(argv)
+def main(argv: Sequence[str] | None = None, *, prog: str = PROGRAM) -> int:
+    """Run the sandbox until SIGTERM or SIGINT and return the exit code.
+
+    Args:
+        argv: The options; those of the process when it is None.
+        prog: What help and errors call the program.
+    """
+    options = parser(prog).parse_args(argv)
     try:
         return asyncio.run(_run(options))
     except (PortTaken, BadMailSource) as error:
-        return _fail(str(error))
+        return _fail(prog, str(error))
     except sqlite3.Error as error:
-        return _fail(f"the state file {options.state} cannot be used: {error}")
+        return _fail(prog, f"the state file {options.state} cannot be used: {error}")
     except OSError as error:
-        return _fail(str(error))
+        return _fail(prog, str(error))
 
 
-def _fail(sentence: str) -> int:
-    sys.stderr.write(f"gmail-sandbox: {sentence}\n")
+def _fail(prog: str, sentence: str) -> int:
+    sys.stderr.write(f"{prog}: {sentence}\n")
     return 2
 
 

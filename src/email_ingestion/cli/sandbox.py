@@ -21,4 +21,4 @@ def sandbox(
     from gmail_sandbox.cli import main  # noqa: PLC0415 - the other commands do without it
 
     with PidFile(pid_file) if pid_file else nullcontext():
-        return main(context.args)
+        return main(context.args, prog="email-ingestion sandbox")

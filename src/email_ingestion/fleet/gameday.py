@@ -8,15 +8,11 @@ from __future__ import annotations
 import json
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from http.client import HTTPMessage
 from pathlib import Path
-from typing import IO, Any
-from urllib.parse import urlencode, urlsplit
+from typing import Any
 
 import psutil
 
@@ -29,18 +25,13 @@ from email_ingestion.fleet.subprocesses import spawn, terminate
 from email_ingestion.oauth2.consent import authorize
 from email_ingestion.settings import SANDBOX_PROFILE, Settings
 from email_ingestion.stream import open_link
-from email_ingestion.stream.strangers import add_strangers
+from email_ingestion.stream.connection import RedisLink
+from gmail_sandbox.gameday import SandboxUnavailable, arm_scenario, disarm_scenario, give_consent, revoke_consent
 
 STATE = DATA / "gameday.json"
 RUNBOOK = "docs/runbooks/incident_response.md"
-STRANGERS = 20
+FOREIGN_ENTRIES = 20
 KILL_SECONDS = 5.0
-HTTP_SECONDS = 10.0
-# What the sandbox is told, by fault; the drills of the runbook tell their sandbox the same.
-ARMED: Mapping[str, tuple[tuple[str, dict[str, Any]], ...]] = {
-    "imap-unreachable": (("refuse_connections", {"options": {"drop_sessions": True}}),),
-    "breaker-open": (("greeting_bye", {"count": None}), ("session_expiry", {})),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +136,8 @@ def _redis_hint(_settings: Settings) -> str:
 
 def _arm(name: str) -> Callable[[Settings], dict[str, Any]]:
     def arm(_settings: Settings) -> dict[str, Any]:
-        for fault, more in ARMED[name]:
-            _control("POST", "/faults", {"name": fault, **more})
+        with _sandbox_errors():
+            arm_scenario(_control_url(), name)
         return {}
 
     return arm
@@ -154,8 +145,8 @@ def _arm(name: str) -> Callable[[Settings], dict[str, Any]]:
 
 def _disarm(name: str) -> Callable[[Settings, dict[str, Any]], None]:
     def disarm(_settings: Settings, _known: dict[str, Any]) -> None:
-        for fault, _ in ARMED[name]:
-            _control("DELETE", f"/faults/{fault}")
+        with _sandbox_errors():
+            disarm_scenario(_control_url(), name)
 
     return disarm
 
@@ -169,32 +160,33 @@ def _revoke(settings: Settings) -> dict[str, Any]:
         raise OperationFailed(
             f"there is no consent in {file} to be taken back: `python producer.py --auth-setup`"
         ) from error
-    uri = urlsplit(settings.google_token_uri)._replace(path="/revoke").geturl()
-    _ask(urllib.request.Request(uri, urlencode({"token": token}).encode(), method="POST"))  # noqa: S310 - the sandbox's
-    _control("POST", "/faults", {"name": "session_expiry"})
+    with _sandbox_errors():
+        revoke_consent(settings.google_token_uri, token)
+        arm_scenario(_control_url(), "sessions-ended")
     return {}
 
 
 def _consent(settings: Settings, _known: dict[str, Any]) -> None:
-    """Give it again; the sandbox's page asks nobody and redirects at once."""
-    said: list[str] = []
-    authorize(settings.all_accounts[0], said.append, lambda _: _redirect(next(x for x in said if x.startswith("http"))))
+    """Give the consent again; the sandbox's page asks nobody and redirects at once."""
+    lines: list[str] = []
+
+    def answer(_prompt: str) -> str:
+        with _sandbox_errors():
+            return give_consent(next(line for line in lines if line.startswith("http")))
+
+    authorize(settings.all_accounts[0], lines.append, answer)
 
 
-def _redirect(url: str) -> str:
-    class Stay(urllib.request.HTTPRedirectHandler):
-        def redirect_request(  # noqa: PLR0917 - urllib's signature
-            self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-        ) -> None:
-            del req, fp, code, msg, headers, newurl
+def _control_url() -> str:
+    return f"http://127.0.0.1:{json.loads(READY.read_text())['control_port']}"
 
+
+@contextmanager
+def _sandbox_errors() -> Iterator[None]:
     try:
-        urllib.request.build_opener(Stay).open(url, timeout=HTTP_SECONDS).close()
-    except urllib.error.HTTPError as error:
-        return str(error.headers.get("Location", ""))
-    except OSError as error:
-        raise OperationFailed(f"the sandbox does not answer ({error}): `./scripts/start.sh --sandbox`") from error
-    raise OperationFailed("the sandbox's consent page did not redirect: see logs/sandbox.log")
+        yield
+    except SandboxUnavailable as error:
+        raise OperationFailed(f"the sandbox does not do it ({error}): see logs/sandbox.log") from error
 
 
 # -- workers and their mail
@@ -210,25 +202,24 @@ def _mend_workers(settings: Settings, known: dict[str, Any]) -> None:
     start_all(settings, int(known["workers"]), lambda _: None)
 
 
-def _add_strangers(settings: Settings) -> dict[str, Any]:
-    add_strangers(open_link(settings.redis_address, "email-ingestion-gameday"), STRANGERS)
+def append_foreign_entries(link: RedisLink, count: int) -> None:
+    """Append entries that are no mail, as another program's mistake leaves them; a worker dead-letters each of them.
+
+    Raises what `RedisLink.call` raises.
+    """
+
+    def append() -> None:
+        pipe = link.client.pipeline(transaction=True)
+        for number in range(count):
+            pipe.xadd(link.keys.stream, {"written_by": "gameday", "number": number})
+        pipe.execute()
+
+    link.call(append)
+
+
+def _break_stream(settings: Settings) -> dict[str, Any]:
+    append_foreign_entries(open_link(settings.redis_address, "email-ingestion-gameday"), FOREIGN_ENTRIES)
     return {}
-
-
-# -- HTTP
-
-
-def _control(method: str, path: str, body: dict[str, Any] | None = None) -> None:
-    port = json.loads(READY.read_text())["control_port"]
-    data = json.dumps(body).encode() if body else None
-    _ask(urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, method=method))
-
-
-def _ask(request: urllib.request.Request) -> None:
-    try:
-        urllib.request.urlopen(request, timeout=HTTP_SECONDS).close()  # noqa: S310 - the sandbox's
-    except OSError as error:
-        raise OperationFailed(f"the sandbox does not do it ({error}): see logs/sandbox.log") from error
 
 
 def _nothing(_settings: Settings) -> str:
@@ -258,9 +249,9 @@ FAULTS: Mapping[str, Fault] = {
     ),
     "dlq-growing": Fault(
         "25-dlq-growing",
-        f"{STRANGERS} entries that are no mail get into the stream",
+        f"{FOREIGN_ENTRIES} entries that are no mail get into the stream",
         lambda _: "nothing can be mended about these: `email-ingestion dlq purge` ends it",
-        _add_strangers,
+        _break_stream,
         _leave,
     ),
     "worker-crash": Fault("26-worker-crash-or-oom", "the workers are killed", _nothing, _break_workers, _mend_workers),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from email_ingestion.fleet.gameday import ARMED
+from gmail_sandbox.gameday import SCENARIOS
 from tests.drills.scenarios.base import Scenario
 from tests.drills.world import World
 
 
 def arm(world: World, name: str) -> None:
     """Break the sandbox as `email-ingestion gameday` does."""
-    for fault, more in ARMED[name]:
-        world.sandbox.arm_fault(fault, count=more.get("count", "default"), **more.get("options", {}))
+    for fault in SCENARIOS[name]:
+        world.sandbox.arm_fault(fault.name, count=fault.count, **fault.options)
 
 
 class ImapUnreachable(Scenario):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from email_ingestion.fleet.gameday import STRANGERS
+from email_ingestion.fleet.gameday import FOREIGN_ENTRIES, append_foreign_entries
 from email_ingestion.stream import open_link
-from email_ingestion.stream.strangers import add_strangers
 from tests.drills.scenarios.base import Scenario
 from tests.drills.world import KEYS, World
 
@@ -25,7 +24,7 @@ class LettersLost(Scenario):
     name = "letters-lost"
 
     def prepare(self, world: World) -> None:
-        add_strangers(open_link(f"redis://127.0.0.1:{world.redis.port}/0", "drill"), STRANGERS)
+        append_foreign_entries(open_link(f"redis://127.0.0.1:{world.redis.port}/0", "drill"), FOREIGN_ENTRIES)
 
     def inject(self, world: World) -> None:
         done = world.shell("python scripts/backup.py", seconds=90)
@@ -35,4 +34,4 @@ class LettersLost(Scenario):
 
     def finish(self, world: World) -> None:
         with world.redis.client() as client:
-            assert client.xlen(KEYS.dlq) == STRANGERS
+            assert client.xlen(KEYS.dlq) == FOREIGN_ENTRIES
