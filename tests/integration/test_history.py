@@ -149,7 +149,7 @@ def test_the_walk_goes_on_where_it_was_killed(watched: Watched):
             assert source.new_mail(connection, mailbox).run(lambda _size, _in_flight: 0.0, _goes_on)
             next(source.history(connection, mailbox).steps(lambda _size, _in_flight: 0.0))
         report = reconcile(watched)
-        assert (report.missing, report.queued + report.ahead) == (0, 40)
+        assert (report.missing, report.queued + report.unfetched) == (0, 40)
         lives += 1
     assert lives > 8
     assert uids_in_order(watched) == list(range(40, 0, -1))

@@ -50,14 +50,14 @@ def filled(world: World, sandbox: RunningSandbox) -> World:
 def test_every_message_is_accounted_for(filled: World):
     report = filled.reconcile()
     assert sums(report) == (10, 10, 10, 0)
-    assert (report.checked, report.complete, report.ahead) == (30, True, 0)
+    assert (report.checked, report.complete, report.unfetched) == (30, True, 0)
     assert (report.duplicate, report.unexpected, report.excluded) == (0, 0, 0)
 
 
 def test_mail_above_the_cursor_is_no_gap(filled: World, sandbox: RunningSandbox):
     sandbox.deliver(letter(30))
     report = filled.reconcile(repair=True)
-    assert (report.checked, report.missing, report.ahead) == (30, 0, 1)
+    assert (report.checked, report.missing, report.unfetched) == (30, 0, 1)
 
 
 def test_lost_entries_are_named_and_filled_once(filled: World):
@@ -113,7 +113,7 @@ def test_a_repair_leaves_cursor_and_volume_right(filled: World):
 def test_after_a_flush_only_what_was_not_delivered_is_queued(filled: World, sandbox: RunningSandbox):
     filled.flush()
     lost = filled.reconcile()
-    assert (sums(lost), lost.ahead) == ((10, 0, 0, 20), 0)
+    assert (sums(lost), lost.unfetched) == ((10, 0, 0, 20), 0)
     filled.sync()
     assert filled.queued() == 20
     assert filled.work() == 0
@@ -322,7 +322,7 @@ def test_twenty_thousand_messages_are_compared_in_windows(
             Appender(link(redis_server.url)).restart_cursor("default", mailbox.name, Cursor(mailbox.uidvalidity, 0))
             for name in ("list_uids", "list_uids_from"):
                 setattr(reconciler._connection, name, measured(name, getattr(reconciler._connection, name)))
-            assert reconciler.run().ahead == 20_000
+            assert reconciler.run().unfetched == 20_000
         assert max(largest.values()) == window
         assert sum(sandbox.with_stats(lambda stats: dict(stats.fetched_messages)).values()) == 0
 
@@ -348,7 +348,7 @@ def test_the_old_state_of_redis_comes_back_and_nothing_is_lost_or_doubled(
     shutil.copytree(tmp_path / "backup", own_redis.directory, dirs_exist_ok=True)
     own_redis.start()
     restored = world.reconcile(repair=True)
-    assert (sums(restored), restored.ahead) == ((10, 0, 0, 0), 10)
+    assert (sums(restored), restored.unfetched) == ((10, 0, 0, 0), 10)
     world.sync()
     assert world.work() == 9
     assert world.stored() == digests(20)

@@ -54,8 +54,8 @@ def backfill(
         typer.echo(json.dumps(counts, indent=2))
     else:
         for each in counts:
-            told = "{account}, {mailbox}: {found} messages in the period, {queued} of them queued now"
-            typer.echo(told.format(**each))
+            line = "{account}, {mailbox}: {found} messages in the period, {queued} of them queued now"
+            typer.echo(line.format(**each))
     return 0
 
 
@@ -67,13 +67,13 @@ def _of_mailbox(
     with closing(log_in(account, settings.imap_timeout_seconds)) as connection:
         if period.label and not connection.is_gmail:
             raise OperationFailed(f"--label is for Gmail, which the server of the account {account.name} is not")
-        opened = connection.examine(connection.find_mailbox(account.imap_mailbox))
-        made = services.backfill(connection, opened, lambda size: _wait_for_room(services, budget, size))
+        mailbox = connection.examine(connection.find_mailbox(account.imap_mailbox))
+        made = services.backfill(connection, mailbox, lambda size: _wait_for_room(services, budget, size))
         try:
             run_with_progress(f"fetching {account.name}", made.steps(period), lambda: (made.checked, made.found))
         finally:
             budget.correct(connection.received_bytes, last=True)
-    return {"account": account.name, "mailbox": opened.name, "found": made.found, "queued": made.queued}
+    return {"account": account.name, "mailbox": mailbox.name, "found": made.found, "queued": made.queued}
 
 
 def _wait_for_room(services: AccountServices, budget: DownloadBudget, size: int) -> None:

@@ -72,7 +72,7 @@ def _import(
     in_flight = InFlight(EntryScanner(link, link.keys_for(account.name)), account.name)
 
     def known_ids(messages: Sequence[RawMessage]) -> set[str]:
-        """Those that were queued or dead letters when this began, or are delivered."""
+        """Return the ids of messages that were queued or dead letters when this began, or are delivered."""
         in_flight.ensure_read()
         identities = {message.envelope.email_id for message in messages}
         queued = {each.envelope.email_id for each in messages if _where(in_flight, each.envelope)}

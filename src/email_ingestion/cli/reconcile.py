@@ -60,7 +60,7 @@ def reconcile(
 
 @contextmanager
 def _noted(settings: Settings, accounts: Sequence[Account], *, repair: bool) -> Iterator[dict[str, Any]]:
-    """A repair goes into the audit log, a mere comparison does not."""
+    """Record a repair in the audit log; a mere comparison is not recorded."""
     if not repair:
         yield {}
         return
@@ -73,10 +73,10 @@ def _of_mailbox(
 ) -> ReconcileReport:
     services = AccountServices(account, settings, link, Appender(link), ledger, open_blobs(settings.blob_url))
     with closing(log_in(account, settings.imap_timeout_seconds)) as connection:
-        opened = connection.examine(connection.find_mailbox(account.imap_mailbox))
+        mailbox = connection.examine(connection.find_mailbox(account.imap_mailbox))
         capacity = services.capacity()
         reconciler = services.reconciler(
-            connection, opened, (lambda: not capacity.reason_to_wait()) if repair else None
+            connection, mailbox, (lambda: not capacity.reason_to_wait()) if repair else None
         )
         run_with_progress(
             f"comparing {account.name}", reconciler.steps(), lambda: (reconciler.position, reconciler.report.last_uid)
@@ -85,20 +85,21 @@ def _of_mailbox(
 
 
 def _as_dict(reports: Sequence[ReconcileReport]) -> dict[str, Any]:
-    """The sums over all accounts, and each report."""
+    """Return the sums over all accounts, and each account's report."""
     sums = {name: _sum(reports, name) for name in (*COLUMNS, "ahead")}
     complete = all(report.complete for report in reports)
     return {"complete": complete, **sums, "accounts": [report.as_dict() for report in reports]}
 
 
 def _sum(reports: Sequence[ReconcileReport], name: str) -> int:
-    return sum(getattr(report, name) for report in reports)
+    return sum(report.as_dict()[name] for report in reports)
 
 
 def _show(reports: Sequence[ReconcileReport], *, repair: bool) -> None:
     table = Table("account", "mailbox", *COLUMNS, "ahead", box=None, pad_edge=False)
     for report in reports:
-        table.add_row(report.account, report.mailbox, *(str(getattr(report, name)) for name in (*COLUMNS, "ahead")))
+        counts = report.as_dict()
+        table.add_row(report.account, report.mailbox, *(str(counts[name]) for name in (*COLUMNS, "ahead")))
     # As wide as it is: a report that goes into a file or a pipe is not cut.
     Console(width=None if Console().is_terminal else 200, highlight=False).print(table)
     for report in reports:

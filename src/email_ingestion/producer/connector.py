@@ -41,8 +41,8 @@ class Connector:
             if not self._tokens:
                 raise
             # Expired early or revoked: one forced refresh tells which.
-            fresh = self._tokens.get(rejected=token)
-            return self._imap.run(lambda: self._login(fresh))
+            refreshed = self._tokens.get(rejected=token)
+            return self._imap.run(lambda: self._login(refreshed))
 
     def session_seconds(self, maximum: float) -> float:
         """Return how long a session that begins now should last: at most `maximum` seconds, and less than the token."""

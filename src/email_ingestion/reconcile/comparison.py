@@ -12,6 +12,7 @@ from email_ingestion.producer.selection import FetchFilter
 
 MessageState = Literal["delivered", "queued", "dead", "purged", "excluded", "missing"]
 
+JSON_KEYS = {"last_uid": "upto", "unfetched": "ahead"}  # of the fields that are not their own keys
 MAX_MISSING_UIDS = 1000  # missing UIDs that a report names; it counts all of them
 
 
@@ -50,7 +51,7 @@ class ReconcileReport:
     repaired: int = 0
     duplicate: int = 0
     unexpected: int = 0
-    ahead: int = 0
+    unfetched: int = 0
     missing_uids: list[int] = field(default_factory=list)
 
     @property
@@ -67,6 +68,6 @@ class ReconcileReport:
                 self.missing_uids.append(uid)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the report as `--json` prints it; there `last_uid` is called `upto`."""
-        fields = {"upto" if name == "last_uid" else name: value for name, value in asdict(self).items()}
+        """Return the report as `--json` prints it, with its keys."""
+        fields = {JSON_KEYS.get(name, name): value for name, value in asdict(self).items()}
         return fields | {"complete": self.complete}

@@ -74,7 +74,7 @@ class Reconciler:
         for low in range(self._first_uid, last_uid + 1, UID_WINDOW):
             yield from self._window(low, min(low + UID_WINDOW - 1, last_uid))
         report = self.report
-        report.ahead = self._count_above(last_uid + 1) + self._count_below(self._first_uid)
+        report.unfetched = self._count_above(last_uid + 1) + self._count_below(self._first_uid)
         report.unexpected = max(0, report.unexpected)  # moved twice
         self._observe(Reconciled(self._account, report.missing, report.duplicate, report.unexpected, report.mailbox))
 
