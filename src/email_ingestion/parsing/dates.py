@@ -1,0 +1,105 @@
+"""Read the Date field (RFC 5322, section 3.3), also as programs write it that never read the RFC."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+from email_ingestion.parsing.defects import Defect, Defects
+
+_MAX_CHARS: Final = 200  # no date is longer, and int() of a long run of digits is quadratic
+_MAX_ISO_CHARS: Final = 40
+_USUAL: Final = re.compile(
+    r"(?:[A-Z][a-z]{2}, )?[0-9]{1,2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-5][0-9] [+-][0-9]{4}"
+)
+_TIME: Final = re.compile(r"\b([0-9]{1,2}):([0-9]{2})(?::([0-9]{2})(?:[.,][0-9]+)?)?\s*([AP]M\b)?", re.IGNORECASE)
+_DOTTED_TIME: Final = re.compile(r"(?<=\s)([0-9]{1,2})\.([0-9]{2})(?:\.([0-9]{2}))?(?=\s|\Z)()")
+_ZONE: Final = re.compile(r"(?:(?:GMT|UTC?)\s*)?(?<![0-9])([+-])[+-]?([0-9]{1,2})(?::?([0-9]{2}))?\b", re.IGNORECASE)
+_NAME: Final = re.compile(r"[A-Za-z]{1,5}")
+_COMMENT: Final = re.compile(r"\([^()]*\)?")
+# Names beside those of RFC 5322, section 4.3 that mean one zone only; in minutes.
+_ZONES: Final = {
+    "WET": 0,
+    "WEST": 60,
+    "CET": 60,
+    "MET": 60,
+    "MEZ": 60,
+    "BST": 60,
+    "CEST": 120,
+    "MEST": 120,
+    "MESZ": 120,
+    "EET": 120,
+    "SAST": 120,
+    "EEST": 180,
+    "MSK": 180,
+    "MSD": 240,
+    "PKT": 300,
+    "WIB": 420,
+    "HKT": 480,
+    "SGT": 480,
+    "AWST": 480,
+    "JST": 540,
+    "KST": 540,
+    "AEST": 600,
+    "AEDT": 660,
+    "NZST": 720,
+    "NZDT": 780,
+    "AKST": -540,
+    "AKDT": -480,
+    "HST": -600,
+    "NST": -210,
+    "NDT": -150,
+    "BRT": -180,
+    "ART": -180,
+}
+
+
+def parse(values: list[str], defects: Defects) -> datetime | None:
+    """Return the first readable date, aware, in UTC; without a zone it is UTC (RFC 5322, section 3.3: -0000)."""
+    for value in values:
+        written = value[:_MAX_CHARS].strip()
+        moment = _parse_rfc5322(written if _USUAL.fullmatch(written) else _repair(written)) or _parse_iso(written)
+        if moment:
+            return moment
+    defects.note(Defect.DATE_INVALID if values else Defect.DATE_MISSING)
+    return None
+
+
+def _repair(value: str) -> str:
+    """Write time and zone as the RFC does; what has neither stays as it is."""
+    value = _COMMENT.sub(" ", value).strip(" \"'")
+    time = _TIME.search(value) or _DOTTED_TIME.search(value)
+    if time is None:
+        return value
+    before, behind = value[: time.start()], value[time.end() :].strip()
+    hour, minute, second = int(time[1]), time[2], int(time[3] or 0)
+    if time[4]:
+        hour = hour % 12 + (12 if time[4].upper() == "PM" else 0)
+    second = 59 if second == 60 else second  # noqa: PLR2004 - a leap second, which no datetime has
+    zone = _ZONE.match(behind)
+    if zone:
+        behind = f"{zone[1]}{zone[2].zfill(2)}{zone[3] or '00'}{behind[zone.end() :]}"
+        behind = behind[:5]
+    elif (name := _NAME.match(behind)) and (minutes := _ZONES.get(name[0].upper())) is not None:
+        behind = f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}{abs(minutes) % 60:02}" + behind[name.end() :]
+    return f"{before}{hour:02}:{minute}:{second:02} {behind}"
+
+
+def _parse_rfc5322(value: str) -> datetime | None:
+    try:
+        return _to_utc(parsedate_to_datetime(value))
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def _parse_iso(value: str) -> datetime | None:
+    try:
+        return _to_utc(datetime.fromisoformat(value)) if len(value) <= _MAX_ISO_CHARS else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _to_utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
