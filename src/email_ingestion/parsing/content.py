@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from html import unescape
 from itertools import chain
 from typing import Final, NamedTuple
+from urllib.parse import unquote
 
 from email_ingestion.parsing import charsets, headers, limits, text, tnef
 from email_ingestion.parsing.defects import Defect, Defects
@@ -16,6 +18,7 @@ from email_ingestion.records import Attachment
 
 _BODY_TYPES: Final = frozenset({"text/plain", "text/html"})
 _TNEF: Final = frozenset({"application/ms-tnef", "application/vnd.ms-tnef"})
+_CID: Final = re.compile(r"""cid:([^"'\s<>)]{1,998})""", re.IGNORECASE)
 _META_CHARSET: Final = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?([\w.:-]{1,40})", re.IGNORECASE)
 _META_BYTES: Final = 4_096  # where browsers look for it, too
 
@@ -34,6 +37,7 @@ class MessageContent:
     text: str
     html: str | None
     attachments: tuple[Attachment, ...]
+    charsets: Mapping[int, str]  # that attachments declare, by position
 
 
 def read_content(root: Part, defects: Defects, html: text.HtmlReader | None = None) -> MessageContent:
@@ -51,6 +55,7 @@ class _ContentReader:
         self._defects = defects
         self._html = html
         self._attachments: list[Attachment] = []
+        self._charsets: dict[int, str] = {}
         self._has_body = False
 
     def content(self, root: Part) -> MessageContent:
@@ -60,7 +65,8 @@ class _ContentReader:
         return MessageContent(
             text=self._truncate(self._join_text(blocks), Defect.TEXT_TRUNCATED),
             html=self._truncate(html, Defect.HTML_TRUNCATED) if has_html else None,
-            attachments=tuple(_mark_inline(attachment, html) for attachment in self._attachments),
+            attachments=self._mark_inline(html),
+            charsets=self._charsets,
         )
 
     def _collect_blocks(self, part: Part, parent: str) -> list[_Block]:
@@ -111,6 +117,13 @@ class _ContentReader:
         ]
         return "\n".join(filter(None, texts))
 
+    def _mark_inline(self, html: str) -> tuple[Attachment, ...]:
+        """Mark those as inline whose Content-ID the HTML refers to (RFC 2392), whatever their disposition says."""
+        if not any(one.content_id and not one.inline for one in self._attachments):
+            return tuple(self._attachments)
+        shown = {unescape(unquote(match[1])) for match in _CID.finditer(html)}
+        return tuple(replace(one, inline=one.inline or one.content_id in shown) for one in self._attachments)
+
     def _truncate(self, whole: str, defect: Defect) -> str:
         if len(whole) > limits.TEXT_CHARS:
             self._defects.note(defect)
@@ -124,6 +137,8 @@ class _ContentReader:
             inline=part.disposition == "inline" or (part.disposition != "attachment" and _is_inline(part, parent)),
             content_id=part.content_id,
         )
+        if charset := part.parameters.get("charset"):
+            self._charsets[len(self._attachments)] = charset
         if part.content_type in _TNEF:
             self._add_tnef_attachments(part.content)
 
@@ -179,12 +194,6 @@ def _join(texts: Iterable[str | None]) -> str | None:
 def _is_inline(part: Part, parent: str) -> bool:
     """Decide without a Content-Disposition: a Content-ID or being an alternative (an invitation) means inline."""
     return part.content_id is not None or parent == "multipart/alternative" or part.content_type == "text/calendar"
-
-
-def _mark_inline(attachment: Attachment, html: str) -> Attachment:
-    """Mark an image as inline when the HTML refers to its Content-ID (RFC 2392), whatever its disposition says."""
-    shown = attachment.content_id and not attachment.inline and f"cid:{attachment.content_id}" in html
-    return replace(attachment, inline=True) if shown else attachment
 
 
 def _html_charsets(part: Part) -> tuple[str | None, str | None]:

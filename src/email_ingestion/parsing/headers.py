@@ -35,6 +35,8 @@ _KNOWN: Final = frozenset(
     b"final-log-id feedback-type source-ip version".split()
 )
 _T = TypeVar("_T")
+_COMMENT_OR_QUOTED: Final = re.compile(r'("(?:[^"\\]|\\.)*+"?)|\((?:[^()\\]|\\.)*+\)', re.DOTALL)
+_MAX_COMMENT_DEPTH: Final = 5
 _NOT_STORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -221,6 +223,15 @@ def one_line(value: str, defects: Defects) -> str:
     if value.isprintable():
         return value.strip()
     return clean(_LINE_BREAKS.sub(" ", value), defects).strip()
+
+
+def without_comments(value: str) -> str:
+    """Remove comments (RFC 5322, section 3.2.2) outside quoted strings, a few levels deep."""
+    for _ in range(_MAX_COMMENT_DEPTH):
+        if "(" not in value:
+            break
+        value = _COMMENT_OR_QUOTED.sub(lambda match: match[1] or " ", value)
+    return value
 
 
 def clean(value: str, defects: Defects) -> str:

@@ -10,13 +10,11 @@ from urllib.parse import unquote_to_bytes
 from email_ingestion.parsing import charsets, limits
 from email_ingestion.parsing.defects import Defects
 from email_ingestion.parsing.encoded_words import decode_words
-from email_ingestion.parsing.headers import one_line
+from email_ingestion.parsing.headers import one_line, without_comments
 
 # An unquoted value runs to the semicolon, because people write file names with spaces; possessive, hence linear.
 _PARAMETER: Final = re.compile(r"[;,\s]\s*+([^\s=;,\"]++)\s*+=\s*+(\"(?:[^\"\\]|\\.)*+\"?|[^;]*+)", re.DOTALL)
 _VALUE: Final = re.compile(r"[^\s;,]*")
-_COMMENT_OR_QUOTED: Final = re.compile(r'("(?:[^"\\]|\\.)*+"?)|\((?:[^()\\]|\\.)*+\)', re.DOTALL)
-_MAX_COMMENT_DEPTH: Final = 5
 # Behind the value of one of these that is not in quotes, a parameter may follow without its semicolon.
 _ONE_WORD: Final = frozenset({"charset", "format", "delsp", "boundary"})
 _NEXT: Final = re.compile(r"\s([a-z-]{4,20}=.*)", re.IGNORECASE | re.DOTALL)
@@ -43,15 +41,6 @@ def parse(value: str, defects: Defects) -> tuple[str, dict[str, str]]:
     token = _VALUE.match(plain)
     end = token.end() if token else 0
     return plain[:end].lower(), _parse_pairs(plain[end:], defects) if "=" in plain[end:] else {}
-
-
-def without_comments(value: str) -> str:
-    """Remove comments (RFC 5322, section 3.2.2) outside quoted strings, a few levels deep."""
-    for _ in range(_MAX_COMMENT_DEPTH):
-        if "(" not in value:
-            break
-        value = _COMMENT_OR_QUOTED.sub(lambda match: match[1] or " ", value)
-    return value
 
 
 def _parse_pairs(value: str, defects: Defects) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Final
 
 from email_ingestion.parsing import parameters, transfer
 from email_ingestion.parsing.defects import Defect, Defects
-from email_ingestion.parsing.headers import one_line
+from email_ingestion.parsing.headers import one_line, without_comments
 
 MESSAGES: Final = frozenset({"message/rfc822", "message/global"})
 _SPELLINGS: Final = {
@@ -115,7 +115,7 @@ def clean_filename(name: str) -> str | None:
 
 
 def _parse_encoding(value: str, defects: Defects) -> str:
-    plain = parameters.without_comments(value).strip(" \t\"'<>,").lower().replace("_", "-")
+    plain = without_comments(value).strip(" \t\"'<>,").lower().replace("_", "-")
     match = _TOKEN.match(plain)
     encoding = match[0] if match else ""
     encoding = _SPELLINGS.get(encoding, encoding)

@@ -9,12 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from itertools import islice
 from typing import Final
 
-from email_ingestion.parsing import addresses, headers, limits, reports, sender_headers, structure, text
+from email_ingestion.parsing import addresses, dates, headers, limits, reports, sender_headers, structure, text
 from email_ingestion.parsing.content import read_content
 from email_ingestion.parsing.defects import Defect, Defects
 from email_ingestion.parsing.headers import Header
@@ -22,8 +20,6 @@ from email_ingestion.parsing.part import MESSAGES
 from email_ingestion.records import Address, Attachment, Email, Envelope, NestedMessage
 
 _MESSAGE_ID: Final = re.compile(r"<[^<>]{1,998}>")
-_MAX_DATE_CHARS: Final = 200  # no date is longer, and int() of a long run of digits is quadratic
-_MAX_ISO_CHARS: Final = 40
 
 
 def parse(envelope: Envelope, raw: bytes) -> Email:
@@ -49,7 +45,7 @@ def _parse_headers(envelope: Envelope, raw: bytes) -> Email:
     return replace(
         _empty_record(envelope),
         subject=_first(values["subject"]) or "",
-        from_=next(iter(_addresses(header, "from", unused)), None),
+        from_=_choose_sender(_addresses(header, "from", unused)),
         mailing_list=sender_headers.parse_mailing_list(values),
         auto_submitted=sender_headers.parse_auto_submitted(values),
         auto_reply=sender_headers.is_auto_reply(values),
@@ -71,12 +67,12 @@ def _parse(envelope: Envelope, raw: bytes, defects: Defects) -> Email:
         envelope=envelope,
         message_id=_first(_message_ids(values["message-id"])),
         subject=_first(values["subject"]) or "",
-        from_=senders[0] if senders else None,
+        from_=_choose_sender(senders),
         to=_addresses(header, "to", defects),
         cc=_addresses(header, "cc", defects),
         bcc=_addresses(header, "bcc", defects),
         reply_to=_addresses(header, "reply-to", defects),
-        date=_parse_date(values["date"], defects),
+        date=dates.parse(values["date"], defects),
         in_reply_to=_first(_message_ids(values["in-reply-to"])),
         references=tuple(_message_ids(values["references"])),
         text=content.text,
@@ -88,9 +84,9 @@ def _parse(envelope: Envelope, raw: bytes, defects: Defects) -> Email:
         mailing_list=sender_headers.parse_mailing_list(values),
         auto_submitted=sender_headers.parse_auto_submitted(values),
         auto_reply=sender_headers.is_auto_reply(values),
-        bounce=reports.parse_bounce(content.attachments),
+        bounce=reports.parse_bounce(content.attachments, values, content.text),
         abuse_report=reports.parse_abuse_report(content.attachments),
-        calendar=reports.parse_calendars(content.attachments),
+        calendar=reports.parse_calendars(content.attachments, content.charsets),
         enclosed=tuple(_NestedMessages().parse_all(content.attachments)),
         # Only a server with X-GM-EXT-1 is Gmail; another one leaves in place what a sender wrote.
         verdicts=sender_headers.parse_authentication_results(values) if envelope.gm_msgid is not None else None,
@@ -142,52 +138,32 @@ class _NestedMessages:
             position=position,
             message_id=_first(_message_ids(values["message-id"])),
             subject=_first(values["subject"]) or "",
-            from_=next(iter(_addresses(header, "from", unused)), None),
+            from_=_choose_sender(_addresses(header, "from", unused)),
             to=_addresses(header, "to", unused),
             cc=_addresses(header, "cc", unused),
-            date=_parse_date(values["date"], unused),
+            date=dates.parse(values["date"], unused),
             text=content.text,
             filenames=tuple(one.filename or "" for one in content.attachments),
             enclosed=tuple(self.parse_all(content.attachments, depth + 1)) if depth < limits.ENCLOSED_DEPTH else (),
         )
 
 
+def _choose_sender(senders: tuple[Address, ...]) -> Address | None:
+    """Return the first that has an address, else the first."""
+    return next((one for one in senders if "@" in one.addr), senders[0] if senders else None)
+
+
 def _addresses(header: Header, name: str, defects: Defects) -> tuple[Address, ...]:
     return addresses.parse([headers.decode_raw(value, header.codec, defects) for value in header.values[name]], defects)
 
 
-def _parse_date(values: list[str], defects: Defects) -> datetime | None:
-    """Return the first readable date, aware, in UTC; without a zone it is UTC (RFC 5322, section 3.3: -0000)."""
-    for value in values:
-        moment = _parse_rfc5322_date(value[:_MAX_DATE_CHARS]) or _parse_iso_date(value.strip())
-        if moment:
-            return moment
-    defects.note(Defect.DATE_INVALID if values else Defect.DATE_MISSING)
-    return None
-
-
-def _parse_rfc5322_date(value: str) -> datetime | None:
-    try:
-        return _to_utc(parsedate_to_datetime(value))
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-
-
-def _parse_iso_date(value: str) -> datetime | None:
-    try:
-        return _to_utc(datetime.fromisoformat(value)) if len(value) <= _MAX_ISO_CHARS else None
-    except (ValueError, OverflowError):
-        return None
-
-
-def _to_utc(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
 def _message_ids(values: list[str]) -> list[str]:
-    """Return the ids in the values; a value without angle brackets is one id."""
+    """Return the ids in the values; a value without angle brackets is one id.
+
+    White space in an id comes from folding, unless it stands in quotes.
+    """
     found = (match[0] for value in values for match in _MESSAGE_ID.finditer(value))
-    ids = list(islice(found, limits.MESSAGE_IDS))
+    ids = [one if " " not in one or '"' in one else "".join(one.split()) for one in islice(found, limits.MESSAGE_IDS)]
     return ids or [value for value in values if value][:1]
 
 

@@ -1,4 +1,7 @@
-"""Attachments written for machines: delivery status (RFC 3464), abuse report (RFC 5965), calendar (RFC 5545)."""
+"""Parts written for machines: delivery status (RFC 3464), abuse report (RFC 5965), calendar (RFC 5545).
+
+`bounce_texts` reads reports of failed delivery that were written for people only.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +9,34 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from email_ingestion.parsing import charsets, headers, limits
+from email_ingestion.parsing import bounce_texts, charsets, headers, limits
 from email_ingestion.parsing.defects import Defects
 from email_ingestion.records import AbuseReport, Attachment, Bounce, Calendar, RecipientStatus
 
 _STATUS: Final = frozenset({"message/delivery-status", "message/global-delivery-status"})
 _FEEDBACK: Final = "message/feedback-report"
-_CALENDAR: Final = "text/calendar"
+_CALENDARS: Final = frozenset({"text/calendar", "text/x-vcalendar", "application/ics"})
 _GROUPS: Final = re.compile(rb"\n(?:[ \t]*\n)+")
+_STATUS_CODE: Final = re.compile(r"\b[245]\.[0-9]{1,3}\.[0-9]{1,3}\b")
+_WORD: Final = re.compile(r"[a-z-]*")
 _METHOD: Final = re.compile(r"^METHOD(?:;[^:\n]{0,200})?:[ \t]*([A-Za-z-]{1,40})", re.MULTILINE)
 
 Values = Mapping[str, list[str]]
 
 
-def parse_bounce(attachments: Sequence[Attachment]) -> Bounce | None:
-    """Read the first delivery status notification among the attachments (RFC 3464)."""
+def parse_bounce(attachments: Sequence[Attachment], values: Values, text: str) -> Bounce | None:
+    """Read the first delivery status notification among the attachments (RFC 3464), else the text of a report.
+
+    X-Failed-Recipients, which Exim and Gmail write, gives the recipients that the report does not.
+    """
     report = next((one for one in attachments if one.content_type in _STATUS), None)
     if report is None:
-        return None
-    message_fields, *recipient_fields = [*_field_groups(report.content)] or [{}]
-    recipients = [status for values in recipient_fields[: limits.REPORTED] if (status := _recipient_status(values))]
-    return Bounce(_without_type(message_fields, "reporting-mta"), tuple(recipients))
+        return bounce_texts.parse_bounce(values, text)
+    groups = [*_field_groups(report.content)] or [{}]
+    recipients = [status for group in groups[: limits.REPORTED + 1] if (status := _recipient_status(group))]
+    if not recipients:
+        recipients = bounce_texts.failed_recipients(values, text)
+    return Bounce(_without_type(groups[0], "reporting-mta"), tuple(recipients[: limits.REPORTED]))
 
 
 def parse_abuse_report(attachments: Sequence[Attachment]) -> AbuseReport | None:
@@ -45,21 +55,22 @@ def parse_abuse_report(attachments: Sequence[Attachment]) -> AbuseReport | None:
     )
 
 
-def parse_calendars(attachments: Sequence[Attachment]) -> tuple[Calendar, ...]:
-    """Return the calendar parts as text, each with its METHOD."""
-    return tuple(_calendar(one) for one in attachments if one.content_type == _CALENDAR)
+def parse_calendars(attachments: Sequence[Attachment], declared: Mapping[int, str]) -> tuple[Calendar, ...]:
+    """Return the calendar parts as text, each with its METHOD; `declared` has their charsets by position."""
+    return tuple(_calendar(one, declared.get(one.position)) for one in attachments if one.content_type in _CALENDARS)
 
 
-def _calendar(attachment: Attachment) -> Calendar:
+def _calendar(attachment: Attachment, charset: str | None) -> Calendar:
     unused = Defects()
-    decoded = charsets.decode(attachment.content[: limits.CALENDAR_BYTES], "utf-8", unused)
+    content = attachment.content[: limits.CALENDAR_BYTES]
+    decoded = charsets.decode(content, charset or "utf-8", unused)  # RFC 5545, section 3.1.4
     text = headers.clean(decoded.replace("\r\n", "\n").replace("\r", "\n"), unused)
     method = _METHOD.search(text)
     return Calendar(attachment.position, method[1].upper() if method else None, text)
 
 
 def _field_groups(content: bytes) -> Iterator[Values]:
-    """Yield the groups of fields, which empty lines separate; the first group is about the whole message."""
+    """Yield the groups of fields, which empty lines separate; the first one should be about the whole message."""
     unused = Defects()
     lines = content[: limits.REPORT_BYTES].replace(b"\r\n", b"\n").strip(b"\n")
     for group in _GROUPS.split(lines, limits.REPORTED):
@@ -68,15 +79,21 @@ def _field_groups(content: bytes) -> Iterator[Values]:
 
 
 def _recipient_status(values: Values) -> RecipientStatus | None:
-    recipient = _without_type(values, "original-recipient") or _without_type(values, "final-recipient")
+    recipient = _recipient(values, "original-recipient") or _recipient(values, "final-recipient")
     if not recipient:
         return None
+    status = _STATUS_CODE.search(_first(values, "status") or "")
     return RecipientStatus(
         recipient=recipient,
-        action=(_first(values, "action") or "").lower(),
-        status=(_first(values, "status") or "").partition(" ")[0],
+        action=_WORD.match((_first(values, "action") or "").lower())[0],  # type: ignore[index]
+        status=status[0] if status else (_first(values, "status") or "").partition(" ")[0],
         diagnostic=_without_type(values, "diagnostic-code"),
     )
+
+
+def _recipient(values: Values, name: str) -> str:
+    """Return an address without its type and without the brackets that some servers put around it."""
+    return (_without_type(values, name) or "").strip("<>;, \t")
 
 
 def _first(values: Values, name: str) -> str | None:
