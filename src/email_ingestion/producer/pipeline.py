@@ -22,8 +22,8 @@ from email_ingestion.stream import EMPTY_BACKLOG, Appender, CursorEnd, PackedEnt
 
 # Gets the bytes of a batch, and what was fetched and is not in the stream yet: returns 0, or the seconds to wait.
 FetchDelay = Callable[[int, StreamBacklog], float]
-# Sends an append, once the contents it names are stored; the returned function waits for the answer, the new cursor.
-StartAppend = Callable[[], Callable[[], Cursor]]
+# Waits for the answer of an append: how many messages were new, and the cursor as it then stands.
+Answer = Callable[[], tuple[int, Cursor]]
 
 
 class FetchedBatch(NamedTuple):
@@ -63,29 +63,29 @@ class AppendPipeline:
         While one batch is fetched, Redis appends the one before, or the blob store takes its contents. Nothing is on
         its way to Redis when it yields.
         """
-        start_append: StartAppend | None = None
-        answer: Callable[[], Cursor] | None = None
+        uploading: tuple[FetchedBatch, PackedEntries] | None = None
+        appending: tuple[FetchedBatch, Answer] | None = None
         try:
             for fetched in self._fetch(batches, cursor, known_mail, fetch_delay):
-                if start_append:
-                    stored, start_append = start_append, None
-                    answer = stored()
+                if uploading:
+                    uploaded, uploading = uploading, None
+                    appending = self._start_append(cursor, end, *uploaded)
                 entries = self.appender.pack(fetched.messages) if isinstance(fetched, FetchedBatch) else []
-                if answer:
-                    appended, answer = answer, None
-                    yield (cursor := appended())
+                if appending:
+                    appended, appending = appending, None
+                    yield (cursor := self._finish_append(*appended))
                 if not isinstance(fetched, FetchedBatch):
                     yield fetched
                 elif fetched.uploads:
-                    start_append = self._append(cursor, end, fetched, entries)
+                    uploading = fetched, entries
                 else:
-                    answer = self._append(cursor, end, fetched, entries)()
+                    appending = self._start_append(cursor, end, fetched, entries)
         finally:
-            if start_append:
-                answer = start_append()
-            if answer:
-                cursor = answer()
-        if answer:
+            if uploading:
+                appending = self._start_append(cursor, end, *uploading)
+            if appending:
+                cursor = self._finish_append(*appending)
+        if appending:
             yield cursor
 
     def _fetch(
@@ -106,19 +106,17 @@ class AppendPipeline:
             yield FetchedBatch(batch.last_uid, self.selector.fetch(batch, cursor, known_mail, uploads), uploads)
             before = backlog
 
-    def _append(self, cursor: Cursor, end: CursorEnd, fetched: FetchedBatch, entries: PackedEntries) -> StartAppend:
-        def start_append() -> Callable[[], Cursor]:
-            for upload in fetched.uploads:
-                upload.result()
-            answer = self.appender.append_later(
-                self.account, self.mailbox.name, cursor, fetched.last_uid, entries, end=end
-            )
+    def _start_append(
+        self, cursor: Cursor, end: CursorEnd, fetched: FetchedBatch, entries: PackedEntries
+    ) -> tuple[FetchedBatch, Answer]:
+        """Send the append script, once the contents that the messages name are stored."""
+        for upload in fetched.uploads:
+            upload.result()
+        name = self.mailbox.name
+        return fetched, self.appender.append_later(self.account, name, cursor, fetched.last_uid, entries, end=end)
 
-            def appended() -> Cursor:
-                added, moved = answer()
-                self.selector.report_published(fetched.messages, added)
-                return moved
-
-            return appended
-
-        return start_append
+    def _finish_append(self, fetched: FetchedBatch, answer: Answer) -> Cursor:
+        """Wait for the answer of the append script; return the new cursor."""
+        added, cursor = answer()
+        self.selector.report_published(fetched.messages, added)
+        return cursor

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from email_ingestion.events import HistoryWalked, MailboxChanged, NewMailWaiting, Synced
 from email_ingestion.mailbox import MessageSummary
@@ -19,7 +19,7 @@ from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS, UID_WINDOW
 from email_ingestion.producer.fetcher import BATCH_BYTES
 from email_ingestion.producer.known_mail import KnownMail
 from email_ingestion.producer.pipeline import AppendPipeline, FetchDelay
-from email_ingestion.producer.selection import FetchBatch, batches, batches_descending
+from email_ingestion.producer.selection import batches, batches_descending
 from email_ingestion.records import Cursor
 
 # Waits so many seconds, perhaps 0; returns False when the watcher was stopped.
@@ -136,23 +136,20 @@ class HistorySync:
 
     def _window(self, cursor: Cursor, known_mail: KnownMail, fetch_delay: FetchDelay) -> Iterator[Cursor | float]:
         """Fetch and append the UIDs just below `cursor.history`; yield as `AppendPipeline.run` does."""
-
-        def append(cut: Iterable[FetchBatch]) -> Iterator[Cursor | float]:
-            return self._pipeline.run(cut, cursor, known_mail, fetch_delay, "history")
-
         selector = self._pipeline.selector
         low = max(1, cursor.history - UID_WINDOW)
         uids = self._pipeline.connection.list_uids(low, cursor.history - 1)
-        if not uids:
-            yield from append([FetchBatch((), low)])
-        while uids:
+        while True:
             chunk, uids = uids[-MAX_FETCH_UIDS:], uids[:-MAX_FETCH_UIDS]
             last_uid = chunk[0] if uids else low
-            summaries = selector.summaries(chunk)
+            summaries = selector.summaries(chunk) if chunk else []
             selected = selector.select(summaries, cursor, known_mail)
-            for step in append(batches_descending(summaries, selected, last_uid, BATCH_BYTES)):
+            cut = batches_descending(summaries, selected, last_uid, BATCH_BYTES)
+            for step in self._pipeline.run(cut, cursor, known_mail, fetch_delay, "history"):
                 cursor = step if isinstance(step, Cursor) else cursor
                 yield step
+            if not uids:
+                return
 
     def _report(self, cursor: Cursor) -> None:
         """Announce the progress. UIDs stand for messages here: nobody has counted the messages that are left."""
