@@ -54,8 +54,9 @@ def backfill(
         typer.echo(json.dumps(counts, indent=2))
     else:
         for each in counts:
-            line = "{account}, {mailbox}: {found} messages in the period, {queued} of them queued now"
-            typer.echo(line.format(**each))
+            typer.echo(
+                "{account}, {mailbox}: {found} messages in the period, {queued} of them queued now".format(**each)
+            )
     return 0
 
 
@@ -68,15 +69,17 @@ def _of_mailbox(
         if period.label and not connection.is_gmail:
             raise OperationFailed(f"--label is for Gmail, which the server of the account {account.name} is not")
         mailbox = connection.examine(connection.find_mailbox(account.imap_mailbox))
-        made = services.backfill(connection, mailbox, lambda size: _wait_for_room(services, budget, size))
+        backfill = services.backfill(connection, mailbox, lambda size: _wait_for_capacity(services, budget, size))
         try:
-            run_with_progress(f"fetching {account.name}", made.steps(period), lambda: (made.checked, made.found))
+            run_with_progress(
+                f"fetching {account.name}", backfill.steps(period), lambda: (backfill.checked, backfill.found)
+            )
         finally:
             budget.correct(connection.received_bytes, last=True)
-    return {"account": account.name, "mailbox": mailbox.name, "found": made.found, "queued": made.queued}
+    return {"account": account.name, "mailbox": mailbox.name, "found": backfill.found, "queued": backfill.queued}
 
 
-def _wait_for_room(services: AccountServices, budget: DownloadBudget, size: int) -> None:
+def _wait_for_capacity(services: AccountServices, budget: DownloadBudget, size: int) -> None:
     services.capacity().wait()
     if not budget.reserve(size, HISTORY_SHARE):
         raise OperationFailed("the part of IMAP_BYTES_PER_DAY that old mail may use is used up: run it again tomorrow")

@@ -1,7 +1,7 @@
-"""`pause`, `resume`, `degrade` and `log-level`: what operators ask of the running processes for a while.
+"""`pause`, `resume`, `degrade`, `priority` and `log-level`: overrides of operators that end by themselves.
 
-Without `--all` the processes of this machine are told directly, which needs no Redis; with it an order is laid into
-Redis, which every process reads each second and keeps to while Redis is away.
+Without `--all` they go directly to the processes of this machine, which needs no Redis. With `--all` they go into
+Redis, where every process reads them each second; it keeps to them while Redis is away.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def pause(component: Which, ttl: Ttl = "15m", everywhere: All = False, as_json: 
       email-ingestion pause worker --all
     """
     seconds = _seconds(ttl)
-    order = Override("", seconds, current_user())
+    override = Override("", seconds, current_user())
     settings = load_settings()
     if everywhere:
-        return _fleet(settings, f"{PAUSE}:{component}", order, lambda row: row["paused"], component, as_json=as_json)
+        return _fleet(settings, f"{PAUSE}:{component}", override, lambda row: row["paused"], component, as_json=as_json)
     body = {"ttl_seconds": seconds}
     return _local(settings, component, "pause", body, lambda row: row["paused"], as_json=as_json)
 
@@ -77,18 +77,21 @@ def degrade(
     seconds = _seconds(ttl)
     settings = load_settings()
 
-    def as_asked(row: Row) -> bool:
+    def is_done(row: Row) -> bool:
         return bool(row["level"] == level)
 
     if everywhere:
-        order = None if level == "NORMAL" else Override(level, seconds, current_user())
-        return _fleet(settings, LEVEL, order, as_asked, None, as_json=as_json)
+        override = None if level == "NORMAL" else Override(level, seconds, current_user())
+        return _fleet(settings, LEVEL, override, is_done, None, as_json=as_json)
     body = {"level": level, "ttl_seconds": seconds}
-    return _local(settings, None, "degrade", body, as_asked, as_json=as_json)
+    return _local(settings, None, "degrade", body, is_done, as_json=as_json)
 
 
 def priority(
-    least: Annotated[int, typer.Argument(min=0, max=10, help="Mail below it waits; 0: none.", show_default=False)],
+    min_priority: Annotated[
+        int,
+        typer.Argument(min=0, max=10, metavar="least", help="Mail below it waits; 0: none.", show_default=False),
+    ],
     ttl: Ttl = "1h",
     everywhere: All = False,
     as_json: Json = False,
@@ -105,14 +108,14 @@ def priority(
     seconds = _seconds(ttl)
     settings = load_settings()
 
-    def as_asked(row: Row) -> bool:
-        return bool(row["min_priority"] == least)
+    def is_done(row: Row) -> bool:
+        return bool(row["min_priority"] == min_priority)
 
     if everywhere:
-        order = Override(str(least), seconds, current_user()) if least else None
-        return _fleet(settings, PRIORITY, order, as_asked, "worker", as_json=as_json)
-    body = {"min_priority": least, "ttl_seconds": seconds}
-    return _local(settings, "worker", "priority", body, as_asked, as_json=as_json)
+        override = Override(str(min_priority), seconds, current_user()) if min_priority else None
+        return _fleet(settings, PRIORITY, override, is_done, "worker", as_json=as_json)
+    body = {"min_priority": min_priority, "ttl_seconds": seconds}
+    return _local(settings, "worker", "priority", body, is_done, as_json=as_json)
 
 
 def log_level(
@@ -127,9 +130,9 @@ def log_level(
     """
     settings = load_settings()
     body = {"level": level, "ttl_seconds": _seconds(ttl)}
-    those = matching(running_processes(settings), lambda _: True, "answers")
+    processes = matching(running_processes(settings), lambda _: True, "answers")
     client = AdminClient(settings, current_user())
-    rows = [{"process": each.stem, **client.post(each, "log-level", body)} for each in those]
+    rows = [{"process": each.stem, **client.post(each, "log-level", body)} for each in processes]
     show(rows, as_json=as_json)
     return OK if all(row["level"] == level for row in rows) else FAILED
 
@@ -143,33 +146,35 @@ def _local(
     component: Component | None,
     path: str,
     body: Mapping[str, Any],
-    as_asked: Callable[[Row], bool],
+    is_done: Callable[[Row], bool],
     *,
     as_json: bool,
 ) -> int:
-    wanted = _wanted(component)
-    those = matching(running_processes(settings), wanted, f"is a {component}" if component else "answers")
+    of_component = _of_component(component)
+    processes = matching(running_processes(settings), of_component, f"is a {component}" if component else "answers")
     client = AdminClient(settings, current_user())
-    for process in those:
+    for process in processes:
         client.post(process, path, body)
-    rows = [_row(process.stem, process.body["control"]) for process in running_processes(settings) if wanted(process)]
-    return _answer(rows, len(those), as_asked, as_json=as_json)
+    rows = [
+        _row(process.stem, process.body["control"]) for process in running_processes(settings) if of_component(process)
+    ]
+    return _answer(rows, len(processes), is_done, as_json=as_json)
 
 
-def _wanted(component: Component | None) -> Callable[[RunningProcess], bool]:
+def _of_component(component: Component | None) -> Callable[[RunningProcess], bool]:
     return lambda process: component is None or process.component == component
 
 
 def _row(process: str, control: Mapping[str, Any]) -> Row:
-    held = control["pause"] or control["degradation"] or control["priority"] or {}
-    ends = held.get("ends_in_seconds")
+    override = control["pause"] or control["degradation"] or control["priority"] or {}
+    ends = override.get("ends_in_seconds")
     return {
         "process": process,
         "paused": control["paused"],
         "level": control["level"],
         "min_priority": control["min_priority"],
-        "scope": held.get("scope"),
-        "by": held.get("by"),
+        "scope": override.get("scope"),
+        "by": override.get("by"),
         "ends_in_seconds": ends,
     }
 
@@ -177,27 +182,31 @@ def _row(process: str, control: Mapping[str, Any]) -> Row:
 def _fleet(
     settings: Settings,
     name: str,
-    order: Override | None,
-    as_asked: Callable[[Row], bool],
+    override: Override | None,
+    is_done: Callable[[Row], bool],
     component: Component | None,
     *,
     as_json: bool,
 ) -> int:
-    from email_ingestion.stream import SharedOverrides, open_link, read_presences  # noqa: PLC0415 - Redis is not always needed
+    from email_ingestion.stream import SharedOverrides, open_link, read_presences  # noqa: PLC0415 - often not needed
 
     link = open_link(settings.redis_address, "email-ingestion-control")
-    details = {"order": name, "value": order.value if order else None, "seconds": order.seconds if order else 0}
+    details = {
+        "order": name,
+        "value": override.value if override else None,
+        "seconds": override.seconds if override else 0,
+    }
 
     def rows() -> list[Row]:
-        those = [each for each in read_presences(link) if component in {None, each["component"]}]
-        shown = ("paused", "level", "min_priority")
-        return [{"process": each["instance"], **{key: each.get(key) for key in shown}} for each in those]
+        found = [each for each in read_presences(link) if component in {None, each["component"]}]
+        keys = ("paused", "level", "min_priority")
+        return [{"process": each["instance"], **{key: each.get(key) for key in keys}} for each in found]
 
     try:
         with audited(settings.log_dir, "fleet order", details):
-            orders = SharedOverrides(link)
-            orders.set(name, order) if order else orders.clear(name)
-        wait_until(lambda: all(map(as_asked, rows())), FLEET_SECONDS)
+            shared = SharedOverrides(link)
+            shared.set(name, override) if override else shared.clear(name)
+        wait_until(lambda: all(map(is_done, rows())), FLEET_SECONDS)
         found = rows()
     except RedisConnectionError as error:
         raise OperationFailed(
@@ -205,12 +214,12 @@ def _fleet(
         ) from error
     if not found:
         say("no process runs now; those that start will obey")
-    return _answer(found, len(found), as_asked, as_json=as_json)
+    return _answer(found, len(found), is_done, as_json=as_json)
 
 
-def _answer(rows: list[Row], expected: int, as_asked: Callable[[Row], bool], *, as_json: bool) -> int:
+def _answer(rows: list[Row], expected: int, is_done: Callable[[Row], bool], *, as_json: bool) -> int:
     show(rows, as_json=as_json)
-    if len(rows) == expected and all(map(as_asked, rows)):
+    if len(rows) == expected and all(map(is_done, rows)):
         return OK
     say("not every process is as asked: another order holds, for all or for one of them; --all or its absence decides")
     return FAILED

@@ -21,7 +21,7 @@ import typer
 from email_ingestion.blobs import open_blobs
 from email_ingestion.cli.common import audited, open_redis, parse_entry_ids
 from email_ingestion.cli.dlq_filter import DlqSelection, conditions, selection, with_options_of
-from email_ingestion.cli.dlq_output import answer, kinds_as_json, show_kinds, show_letter, show_letters
+from email_ingestion.cli.dlq_output import exit_code, groups_as_json, show_groups, show_letter, show_letters
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.output import Json, report, say
 from email_ingestion.cli.progress import progress
@@ -60,12 +60,12 @@ def list_letters(
     show_letters(found[:limit], as_json=as_json)
     if len(found) > limit:
         say(f"these are the first {limit}; --limit shows more, `dlq stats` counts all")
-    return answer(found)
+    return exit_code(found)
 
 
 @dlq.command()
 def show(
-    letter_id: Annotated[str, typer.Argument(metavar="ID", help="The letter's id.", show_default=False)],
+    dead_letter_id: Annotated[str, typer.Argument(metavar="ID", help="The letter's id.", show_default=False)],
     raw: Annotated[Path | None, typer.Option("--raw", help="Write the message to this new file (RFC 822).")] = None,
     as_json: Json = False,
 ) -> int:
@@ -75,16 +75,16 @@ def show(
       email-ingestion dlq show 1767225600000-0
       email-ingestion dlq show 1767225600000-0 --raw letter.eml
     """
-    (wanted,) = parse_entry_ids([letter_id], "a dead letter")
+    (wanted,) = parse_entry_ids([dead_letter_id], "a dead letter")
     settings, dead_letters = _open_dlq()
-    letter = next(dead_letters.find([wanted]), None)
-    if letter is None:
+    dead_letter = next(dead_letters.find([wanted]), None)
+    if dead_letter is None:
         say(f"there is no dead letter {wanted}")
         return NEGATIVE
     if raw:
-        _write_new(raw, _message(settings, dead_letters, letter))
+        _write_new(raw, _message(settings, dead_letters, dead_letter))
         say(f"the message is in {raw}")
-    show_letter(letter, as_json=as_json)
+    show_letter(dead_letter, as_json=as_json)
     return OK
 
 
@@ -103,8 +103,8 @@ def stats(
     """
     _, dead_letters = _open_dlq()
     found = group_failures(selected.letters(dead_letters))
-    show_kinds(found, as_json=as_json)
-    return answer(found)
+    show_groups(found, as_json=as_json)
+    return exit_code(found)
 
 
 @dlq.command()
@@ -124,7 +124,7 @@ def export(
     settings, dead_letters = _open_dlq()
     ids, _ = _matching_ids(dead_letters, selected)
     if not ids:
-        return answer(ids)
+        return exit_code(ids)
     path = output or _default_output(settings)
     exported = _export(dead_letters, ids, path, selected)
     report(
@@ -154,7 +154,7 @@ def replay(
     settings, dead_letters = _open_dlq()
     ids, groups = _matching_ids(dead_letters, selected)
     if not ids:
-        return answer(ids)
+        return exit_code(ids)
     if dry_run:
         return _preview("put back", ids, groups, as_json=as_json)
     with audited(settings.log_dir, "dlq replay", {"filter": selected.as_dict(), "matched": len(ids)}) as outcome:
@@ -189,7 +189,7 @@ def purge(
     settings, dead_letters = _open_dlq()
     ids, groups = _matching_ids(dead_letters, selected)
     if not ids:
-        return answer(ids)
+        return exit_code(ids)
     if dry_run:
         return _preview("export and delete", ids, groups, as_json=as_json)
     path = output or _default_output(settings)
@@ -214,13 +214,19 @@ def _open_dlq() -> tuple[Settings, DeadLetterQueue]:
     return settings, DeadLetterQueue(link)
 
 
-def _message(settings: Settings, dead_letters: DeadLetterQueue, letter: DeadLetter) -> bytes:
+def _message(settings: Settings, dead_letters: DeadLetterQueue, dead_letter: DeadLetter) -> bytes:
     try:
-        raw = open_blobs(settings.blob_url).get(letter.raw_ref) if letter.raw_ref else dead_letters.raw(letter.id)
+        raw = (
+            open_blobs(settings.blob_url).get(dead_letter.raw_ref)
+            if dead_letter.raw_ref
+            else dead_letters.raw(dead_letter.id)
+        )
     except PermanentError as error:
         raise OperationFailed(str(error)) from error
     if raw is None:
-        raise OperationFailed(f"dead letter {letter.id} holds no message: it was not written by a producer of ours")
+        raise OperationFailed(
+            f"dead letter {dead_letter.id} holds no message: it was not written by a producer of ours"
+        )
     return raw
 
 
@@ -240,9 +246,9 @@ def _matching_ids(dead_letters: DeadLetterQueue, selected: DlqSelection) -> tupl
     ids: list[str] = []
 
     def collect() -> Iterator[DeadLetter]:
-        for letter in selected.letters(dead_letters):
-            ids.append(letter.id)
-            yield letter
+        for dead_letter in selected.letters(dead_letters):
+            ids.append(dead_letter.id)
+            yield dead_letter
 
     groups = group_failures(collect())
     if selected.ids and len(ids) < len(selected.ids):
@@ -322,9 +328,9 @@ def _confirmed(question: str) -> bool:
 
 def _preview(action: str, ids: Sequence[str], groups: Sequence[FailureGroup], *, as_json: bool) -> int:
     if as_json:
-        typer.echo(json.dumps({"dry_run": True, "matched": len(ids), "kinds": kinds_as_json(groups)}, indent=2))
+        typer.echo(json.dumps({"dry_run": True, "matched": len(ids), "kinds": groups_as_json(groups)}, indent=2))
     else:
-        show_kinds(groups, as_json=False)
+        show_groups(groups, as_json=False)
         say(f"would {action} {_count(len(ids))}; nothing was changed")
     return OK
 

@@ -59,10 +59,10 @@ class DlqSelection:
         before = datetime.now(UTC) - self.older_than if self.older_than else None
         found = dead_letters.find(self.ids) if self.ids else dead_letters.letters(before)
         with progress("reading", len(self.ids) or dead_letters.depth()) as advance:
-            for letter in found:
+            for dead_letter in found:
                 advance(1)
-                if self.conditions.matches(letter):
-                    yield letter
+                if self.conditions.matches(dead_letter):
+                    yield dead_letter
 
 
 def conditions(

@@ -29,32 +29,36 @@ LETTER_COLUMNS = (
 )
 # A terminal is 80 columns wide: `dlq show` and --json have the rest.
 LETTER_TABLE = ("id", "dead_at", "reason", "error_type", "attempts", "fingerprint")
-KIND_COLUMNS = ("fingerprint", "count", "first", "last", "example", "reason", "error_type", "error")
-KIND_TABLE = ("fingerprint", "count", "last", "reason", "error_type", "error")
+GROUP_COLUMNS = ("fingerprint", "count", "first", "last", "example", "reason", "error_type", "error")
+GROUP_TABLE = ("fingerprint", "count", "last", "reason", "error_type", "error")
 WHOLE = {"id", "fingerprint", "dead_at", "last", "reason", "count", "attempts"}
 TITLES = {"dead_at": "died (UTC)", "last": "last (UTC)", "error_type": "class", "attempts": "tries"}
 ERROR_LINE = re.compile(r"(?P<kind>[\w.]+)(?P<parents> \([\w, ]+\))?(?P<text>: .*)?")
 
 
 def show_letters(letters: Sequence[DeadLetter], *, as_json: bool) -> None:
-    """A list of letters; their errors' texts and tracebacks are for `show_letter`."""
-    show([_record(letter, LETTER_COLUMNS) for letter in letters], as_json=as_json, drawn=partial(_table, LETTER_TABLE))
+    """Print a list of dead letters, without the texts and tracebacks of their errors."""
+    show(
+        [_record(dead_letter, LETTER_COLUMNS) for dead_letter in letters],
+        as_json=as_json,
+        make_table=partial(_table, LETTER_TABLE),
+    )
 
 
-def show_kinds(found: Sequence[FailureGroup], *, as_json: bool) -> None:
-    """Letters by fingerprint."""
-    show(kinds_as_json(found), as_json=as_json, drawn=partial(_table, KIND_TABLE))
+def show_groups(groups: Sequence[FailureGroup], *, as_json: bool) -> None:
+    """Print dead letters grouped by fingerprint."""
+    show(groups_as_json(groups), as_json=as_json, make_table=partial(_table, GROUP_TABLE))
 
 
-def kinds_as_json(found: Sequence[FailureGroup]) -> list[dict[str, Any]]:
-    """Letters by fingerprint as part of a larger JSON answer."""
-    return [_record(kind, KIND_COLUMNS) for kind in found]
+def groups_as_json(groups: Sequence[FailureGroup]) -> list[dict[str, Any]]:
+    """Return dead letters grouped by fingerprint, as JSON has them."""
+    return [_record(group, GROUP_COLUMNS) for group in groups]
 
 
-def show_letter(letter: DeadLetter, *, as_json: bool) -> None:
-    """Everything that is known of one letter, except the message."""
-    record = {name: _told(value) for name, value in asdict(letter).items() if name != "traceback"}
-    trace = told_traceback(letter.traceback)
+def show_letter(dead_letter: DeadLetter, *, as_json: bool) -> None:
+    """Print everything that is known of one dead letter, except the message."""
+    record = {name: _redacted(value) for name, value in asdict(dead_letter).items() if name != "traceback"}
+    trace = safe_traceback(dead_letter.traceback)
     if as_json:
         typer.echo(json.dumps(record | {"traceback": trace}, indent=2))
         return
@@ -64,8 +68,8 @@ def show_letter(letter: DeadLetter, *, as_json: bool) -> None:
         typer.echo(f"\n{trace}")
 
 
-def told_traceback(trace: str) -> str:
-    """The frames, and of each error its class; its text too when the class is ours."""
+def safe_traceback(trace: str) -> str:
+    """Return the frames of a traceback, and the class of every error; its text too when the class is ours."""
     kept, in_frames = [], False
     for line in trace.splitlines():
         if line.startswith(("Traceback (", "  File ")):
@@ -75,25 +79,25 @@ def told_traceback(trace: str) -> str:
             kept.append(line)
         elif in_frames:
             # The first line after the frames names the error; whatever follows may be the rest of its text.
-            kept.append(_told_error(line))
+            kept.append(_safe_error_line(line))
             in_frames = False
     return "\n".join(printable(line) for line in kept)
 
 
-def _told_error(line: str) -> str:
+def _safe_error_line(line: str) -> str:
     match = ERROR_LINE.fullmatch(line)
     if match is None:
         return WITHHELD
     ours = match["kind"].startswith("email_ingestion.") or match["parents"]
-    said = f": {WITHHELD}" if match["text"] and not ours else redact(match["text"] or "")
-    return f"{match['kind']}{match['parents'] or ''}{said}"
+    text = f": {WITHHELD}" if match["text"] and not ours else redact(match["text"] or "")
+    return f"{match['kind']}{match['parents'] or ''}{text}"
 
 
 def _record(record: DeadLetter | FailureGroup, names: Sequence[str]) -> dict[str, Any]:
-    return {name: _told(getattr(record, name)) for name in names}
+    return {name: _redacted(getattr(record, name)) for name in names}
 
 
-def _told(value: Any) -> Any:
+def _redacted(value: Any) -> Any:
     return redact(value) if isinstance(value, str) else value
 
 
@@ -112,8 +116,8 @@ def _short(name: str, value: str) -> str:
     return value[5:19].replace("T", " ") if name in {"dead_at", "last"} else value
 
 
-def answer(found: Sequence[object]) -> int:
-    """The exit code for what was found; says so when it is nothing."""
+def exit_code(found: Sequence[object]) -> int:
+    """Return the exit code of a search; say so when nothing was found."""
     if found:
         return OK
     say("no dead letters")

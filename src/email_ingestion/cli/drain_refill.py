@@ -1,4 +1,4 @@
-"""`email-ingestion drain` and `refill`: the queue into a file and back, for a Redis that must be emptied or moved."""
+"""`drain` and `refill`: move the queue into a file and back, for a Redis that must be emptied or moved."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from email_ingestion.cli.common import audited, open_redis
-from email_ingestion.cli.exit_codes import NEGATIVE, OK, REDIS_CURE
+from email_ingestion.cli.exit_codes import NEGATIVE, OK, REDIS_REMEDY
 from email_ingestion.cli.output import Json, say, show
 from email_ingestion.cli.progress import progress
 from email_ingestion.errors import OperationFailed, RedisConnectionError
@@ -22,7 +22,7 @@ FORM = "email-ingestion queue"
 
 def drain(
     output: Annotated[Path, typer.Option("--output", "-o", help="A new file.", show_default=False)],
-    most: Annotated[int | None, typer.Option("--max", min=1, help="At most so many, the oldest.")] = None,
+    limit: Annotated[int | None, typer.Option("--max", min=1, help="At most so many, the oldest.")] = None,
     as_json: Json = False,
 ) -> int:
     """Write the queue to a file (mode 0600, on the disk and read back), then take exactly that out of Redis.
@@ -36,24 +36,24 @@ def drain(
       email-ingestion drain --output part.jsonl --max 10000
     """
     settings, link = open_redis("drain")
-    reservoir = QueueDump(link)
-    depth = reservoir.depth()
+    queue = QueueDump(link)
+    depth = queue.depth()
     if not depth:
         say("the queue is empty")
         return NEGATIVE
     with audited(settings.log_dir, "drain", {"file": str(output)}) as outcome:
         origin = {"drained_at": datetime.now(UTC).isoformat(), "stream": link.keys.stream}
-        with progress("writing", min(depth, most or depth)) as advance:
-            entries = islice(reservoir.entries(), most)
+        with progress("writing", min(depth, limit or depth)) as advance:
+            entries = islice(queue.entries(), limit)
             write_entries(output, entries, origin, lambda: advance(1), form=FORM)
         kept = verify_file(output, form=FORM)
         outcome |= {"written": len(kept.letters), "sha256": kept.sha256, "taken_out": 0}
         with progress("taking out", len(kept.letters)) as advance:
             sizes = ((entry_id, entry_bytes(fields)) for entry_id, fields in read_entries(output))
-            for gone in reservoir.remove(sizes):
+            for gone in queue.remove(sizes):
                 outcome["taken_out"] += gone
                 advance(gone)
-        outcome["left"] = reservoir.depth()
+        outcome["left"] = queue.depth()
     show([{"file": str(output), **outcome}], as_json=as_json)
     return OK
 
@@ -80,7 +80,7 @@ def refill(
                     advance(looked_at)
         except RedisConnectionError as error:
             raise OperationFailed(
-                f"{str(error).rstrip('.')}; {outcome['added']} were put back: {REDIS_CURE}, "
+                f"{str(error).rstrip('.')}; {outcome['added']} were put back: {REDIS_REMEDY}, "
                 "then give the same command again"
             ) from error
     show([{"file": str(file), "held": len(kept.letters), **outcome}], as_json=as_json)

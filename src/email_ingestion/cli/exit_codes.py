@@ -1,6 +1,6 @@
-"""How a command ends: its exit code, and an error as one sentence on stderr.
+"""Runs a command and exits: with its exit code, and with an error as one sentence on stderr.
 
-0 ok, 1 negative answer, 2 failed, 64 usage, 78 bad configuration. An operator's mistake never shows a traceback.
+0 ok, 1 negative answer, 2 failed, 64 usage, 78 bad configuration. A mistake of the operator never shows a traceback.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import typer
 
 from email_ingestion.errors import ConfigurationError, EmailIngestionError, RedisConnectionError
 
-REDIS_CURE = "see that Redis runs and that REDIS_URL or REDIS_HOST and REDIS_PORT name it"
+REDIS_REMEDY = "see that Redis runs and that REDIS_URL or REDIS_HOST and REDIS_PORT name it"
 OK, NEGATIVE, FAILED, USAGE, CONFIGURATION, INTERRUPTED = 0, 1, 2, 64, 78, 130
 
 # typer carries its own copy of click and does not publish this class, the parent of every wrong use.
@@ -44,7 +44,7 @@ def leave(command: Any) -> NoReturn:
         _say(str(error))
         sys.exit(CONFIGURATION)
     except RedisConnectionError as error:
-        _say(f"{str(error).rstrip('.')}; {REDIS_CURE}")
+        _say(f"{str(error).rstrip('.')}; {REDIS_REMEDY}")
         sys.exit(FAILED)
     except EmailIngestionError as error:
         _say(str(error))

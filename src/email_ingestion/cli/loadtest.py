@@ -46,14 +46,14 @@ def loadtest(
         result = generate_load(settings, emails, rate, lambda done: progress.update(bar, completed=done))
         outcome |= {"delivered": len(result.took), "failed": result.failed, "missing": result.missing}
     summary = result.summary()
-    typer.echo(json.dumps(summary, indent=2) if as_json else _told(summary))
+    typer.echo(json.dumps(summary, indent=2) if as_json else _as_text(summary))
     return NEGATIVE if result.failed or result.missing else OK
 
 
-def _told(summary: Mapping[str, Any]) -> str:
+def _as_text(summary: Mapping[str, Any]) -> str:
     lines = [f"{name:<19} {value}" for name, value in summary.items() if not isinstance(value, dict)]
     for name in ("latency_seconds", "queue_wait_seconds"):
         if summary[name]:
-            told = "  ".join(f"{part} {value}" for part, value in summary[name].items())
-            lines.append(f"{name:<19} {told}")
+            values = "  ".join(f"{part} {value}" for part, value in summary[name].items())
+            lines.append(f"{name:<19} {values}")
     return "\n".join(line for line in lines if not line.endswith(" None"))

@@ -71,9 +71,9 @@ def errors(
 
 
 def _line(record: Record) -> str:
-    told = " ".join(f"{name}={printable(value)}" for name, value in record.items() if name not in LEFT_OUT)
+    fields = " ".join(f"{name}={printable(value)}" for name, value in record.items() if name not in LEFT_OUT)
     head = " ".join(printable(record.get(name, "")) for name in LEADING)
-    return f"{head} {told}".rstrip()
+    return f"{head} {fields}".rstrip()
 
 
 def _kinds(found: Iterable[Record]) -> list[dict[str, Any]]:

@@ -19,37 +19,37 @@ Records = Sequence[Mapping[str, Any]]
 
 
 def table(records: Records) -> Table:
-    """All they hold; the keys of the first are the columns."""
-    drawn = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    """Make a table; the keys of the first record are its columns."""
+    made = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     for name in records[0]:
-        drawn.add_column(name, overflow="fold")
+        made.add_column(name, overflow="fold")
     for record in records:
-        drawn.add_row(*(Text(printable(value)) for value in record.values()))
-    return drawn
+        made.add_row(*(Text(printable(value)) for value in record.values()))
+    return made
 
 
-def show(records: Records, *, as_json: bool, drawn: Callable[[Records], Table] = table) -> None:
-    """All of them, on a terminal as they are `drawn`."""
+def show(records: Records, *, as_json: bool, make_table: Callable[[Records], Table] = table) -> None:
+    """Print records: JSON, the table of `make_table` on a terminal, or tab separated values."""
     if as_json:
         typer.echo(json.dumps(list(records), indent=2))
     elif records and (console := Console()).is_terminal:
-        console.print(drawn(records))
+        console.print(make_table(records))
     else:
         for record in records:
             typer.echo("\t".join(map(printable, record.values())))
 
 
 def report(record: Mapping[str, Any], sentence: str, *, as_json: bool) -> None:
-    """What came of a command: the record as JSON, or the sentence."""
+    """Print the result of a command: the record as JSON, or the sentence."""
     typer.echo(json.dumps(record, indent=2) if as_json else sentence)
 
 
 def printable(value: Any) -> str:
-    """Without control characters: whoever writes to us shall not write to the operator's terminal."""
+    """Replace control characters: the sender of a mail must not control the operator's terminal."""
     text = "" if value is None else str(value)
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def say(text: str) -> None:
-    """A remark, beside the answer on stdout."""
+    """Print a remark on stderr; the answer goes to stdout."""
     typer.echo(text, err=True)

@@ -56,7 +56,7 @@ def _envelope(raw: bytes, account: str, labels: list[str]) -> Envelope:
 
 
 def _show(decision: Decision, *, as_json: bool) -> None:
-    told = {
+    record = {
         "routes": list(decision.routes),
         "sinks": [DATABASE, *decision.sinks],
         "tags": list(decision.email.tags),
@@ -64,8 +64,8 @@ def _show(decision: Decision, *, as_json: bool) -> None:
         "skipped": decision.skipped,
     }
     if as_json:
-        typer.echo(json.dumps(told, indent=2))
+        typer.echo(json.dumps(record, indent=2))
         return
-    for name, value in told.items():
+    for name, value in record.items():
         shown = ", ".join(value) or "-" if isinstance(value, list) else str(value).lower()
         typer.echo(f"{name + ':':<10} {shown}")

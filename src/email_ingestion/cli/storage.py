@@ -111,14 +111,14 @@ def _removed(store: BlobStore, orphans: list[OldBlob]) -> Iterator[OldBlob]:
 
 
 def _print_orphans(orphans: list[OldBlob], *, dry_run: bool, as_json: bool) -> None:
-    gone, aside = (_totals([each for each in orphans if each.final is final]) for final in (True, False))
+    removed, set_aside = (_totals([each for each in orphans if each.final is final]) for final in (True, False))
     if as_json:
-        typer.echo(json.dumps(gone | {"removed": not dry_run, "aside": aside}, indent=2))
+        typer.echo(json.dumps(removed | {"removed": not dry_run, "aside": set_aside}, indent=2))
         return
-    typer.echo(f"{_sentence(gone)} {'found, nothing removed' if dry_run else 'removed'}")
-    if aside["orphans"]:
+    typer.echo(f"{_sentence(removed)} {'found, nothing removed' if dry_run else 'removed'}")
+    if set_aside["orphans"]:
         typer.echo(
-            f"{_sentence(aside)} {'to be put aside first' if dry_run else 'put aside: a later run removes them'}"
+            f"{_sentence(set_aside)} {'to be put aside first' if dry_run else 'put aside: a later run removes them'}"
         )
 
 
@@ -126,8 +126,8 @@ def _totals(orphans: list[OldBlob]) -> dict[str, Any]:
     return {"orphans": [each.ref for each in orphans], "bytes": sum(each.size for each in orphans)}
 
 
-def _sentence(told: dict[str, Any]) -> str:
-    return f"{len(told['orphans'])} orphans of {told['bytes']} bytes"
+def _sentence(totals: dict[str, Any]) -> str:
+    return f"{len(totals['orphans'])} orphans of {totals['bytes']} bytes"
 
 
 database = typer.Typer(help="Look after the database.", no_args_is_help=True)

@@ -65,7 +65,7 @@ def release(
     """
     settings, link = open_redis("pending")
     stucks = PendingEntries(link)
-    with audited(settings.log_dir, "pending release", _said(ids, consumer, idle)) as outcome:
+    with audited(settings.log_dir, "pending release", _filter_record(ids, consumer, idle)) as outcome:
         chosen = list(_chosen(stucks, ids, consumer, idle, everything=everything))
         outcome["released"] = sum(stucks.release(chosen[start : start + PAGE]) for start in range(0, len(chosen), PAGE))
     show([{"matched": len(chosen), **outcome}], as_json=as_json)
@@ -89,12 +89,12 @@ def to_dlq(
     rows: list[dict[str, Any]] = []
     settings, link = open_redis("pending")
     stucks = PendingEntries(link)
-    with audited(settings.log_dir, "pending to-dlq", _said(ids, consumer, idle)) as outcome:
+    with audited(settings.log_dir, "pending to-dlq", _filter_record(ids, consumer, idle)) as outcome:
         outcome["buried"] = 0
         for each in _chosen(stucks, ids, consumer, idle, everything=everything):
-            letter = stucks.dead_letter(each, f"{socket.gethostname()}-{current_user()}")
-            rows.append({"id": each.id, "email_id": each.email_id, "letter": letter})
-            outcome["buried"] += letter is not None
+            dead_letter_id = stucks.dead_letter(each, f"{socket.gethostname()}-{current_user()}")
+            rows.append({"id": each.id, "email_id": each.email_id, "letter": dead_letter_id})
+            outcome["buried"] += dead_letter_id is not None
     show(rows, as_json=as_json)
     return _answer([row for row in rows if row["letter"]])
 
@@ -111,7 +111,7 @@ def _chosen(
     return (each for each in found if not wanted or each.id in wanted)
 
 
-def _said(ids: Sequence[str] | None, consumer: str, idle: str) -> dict[str, Any]:
+def _filter_record(ids: Sequence[str] | None, consumer: str, idle: str) -> dict[str, Any]:
     return {"filter": {"ids": list(ids or ()), "consumer": consumer, "idle": idle}}
 
 
@@ -208,12 +208,12 @@ def revoke(
     Examples:
       email-ingestion revoke default:gm:1850000000000000001
     """
-    said = {"email_id": email_id}
+    details = {"email_id": email_id}
     settings, link = open_redis("revoke")
-    with audited(settings.log_dir, "revoke", said) as outcome:
-        outcome["worker"] = _told(settings, email_id)
-        buried = _letter(link, email_id) if outcome["worker"] else None
-        outcome["letter"] = buried or _taken(link, email_id)
+    with audited(settings.log_dir, "revoke", details) as outcome:
+        outcome["worker"] = _revoke_locally(settings, email_id)
+        buried = _wait_for_dead_letter(link, email_id) if outcome["worker"] else None
+        outcome["letter"] = buried or _take_away(link, email_id)
     show([{"email_id": email_id, **outcome}], as_json=as_json)
     if outcome["letter"] is None:
         say("no worker has this message: it waits, or is delivered already")
@@ -221,22 +221,22 @@ def revoke(
     return OK
 
 
-def _told(settings: Settings, email_id: str) -> str | None:
+def _revoke_locally(settings: Settings, email_id: str) -> str | None:
     """The local worker that had the message and was told to let it go."""
     client = None
     for process in running_processes(settings):
         if process.component == "worker":
             client = client or AdminClient(settings, current_user())
-            if _has(client, process, email_id):
+            if _revoke_in(client, process, email_id):
                 return process.stem
     return None
 
 
-def _has(client: AdminClient, process: RunningProcess, email_id: str) -> bool:
+def _revoke_in(client: AdminClient, process: RunningProcess, email_id: str) -> bool:
     return bool(client.post(process, "revoke", {"email_id": email_id})["revoked"])
 
 
-def _letter(link: RedisLink, email_id: str) -> str | None:
+def _wait_for_dead_letter(link: RedisLink, email_id: str) -> str | None:
     """The dead letter its worker makes of it; None when it does not in time."""
     if not wait_until(lambda: _stuck(link, email_id) is None, LET_GO_SECONDS):
         return None
@@ -245,7 +245,7 @@ def _letter(link: RedisLink, email_id: str) -> str | None:
     return next((keys.format_entry_id(each.id) for each in dead if each.email_id == email_id), None)
 
 
-def _taken(link: RedisLink, email_id: str) -> str | None:
+def _take_away(link: RedisLink, email_id: str) -> str | None:
     stuck = _stuck(link, email_id)
     return PendingEntries(link).dead_letter(stuck, f"{socket.gethostname()}-{current_user()}") if stuck else None
 

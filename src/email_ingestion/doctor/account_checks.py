@@ -192,14 +192,14 @@ def check_login(account: Account, timeout: float, named: str) -> Finding:
     check = f"{named} login"
     try:
         with closing(log_in(account, timeout)) as connection:
-            opened = [connection.examine(connection.find_mailbox(each.imap_mailbox)) for each in account.by_mailbox]
+            mailboxes = [connection.examine(connection.find_mailbox(each.imap_mailbox)) for each in account.by_mailbox]
             kind = "Gmail" if connection.is_gmail else "not Gmail: messages are told apart by their SHA-256"
     except IMAPThrottledError as error:
         found = _explain(check, str(error), LOGIN_CAUSES, "wait and run this again")
         return Finding(check, "degraded", found.cause, found.remedy)
     except EmailIngestionError as error:
         return _explain(check, str(error), LOGIN_CAUSES, "run this again; if it stays, look into logs/producer.log")
-    return Finding(check, "ok", f"{sum(each.exists for each in opened):,} messages in the mailbox; {kind}")
+    return Finding(check, "ok", f"{sum(each.exists for each in mailboxes):,} messages in the mailbox; {kind}")
 
 
 def _explain(check: str, message: str, causes: tuple[tuple[str, str, str], ...], default_remedy: str) -> Finding:

@@ -1,17 +1,20 @@
-"""All checks in their order; an unforeseen error in a check is a finding too."""
+"""All checks in their order, the checks of the stores among them; an unforeseen error in a check is a finding too."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
+from email_ingestion.blobs import open_blobs
 from email_ingestion.doctor.account_checks import check_account
 from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.doctor.machine_checks import check_folders, check_ports
 from email_ingestion.doctor.redis_checks import check_redis
-from email_ingestion.doctor.storage_checks import check_stores
-from email_ingestion.errors import ConfigurationError
-from email_ingestion.settings import load_settings
+from email_ingestion.errors import ConfigurationError, EmailIngestionError
+from email_ingestion.ledger.maintenance import describe_ledger
+from email_ingestion.routing import Router
+from email_ingestion.settings import Settings, load_settings
+from email_ingestion.sinks import close_sink, load_sink
 
 
 def run_checks(clock: Callable[[], float] = time.time) -> Findings:
@@ -37,3 +40,48 @@ def _guarded(name: str, checks: Callable[[], Findings]) -> Findings:
         yield from checks()
     except Exception as error:  # noqa: BLE001 - any text may quote mail or a secret, so only the class is told
         yield Finding(name, "failed", f"this check itself broke off: {type(error).__name__}", "please report it")
+
+
+def check_stores(settings: Settings) -> Findings:
+    """Check the database without creating it; open and ping the other sinks; check the routes."""
+    yield _database(settings.database_url)
+    yield _blobs(settings.blob_url)
+    for name in settings.sinks[1:]:  # the first is the database
+        yield _sink(name, settings)
+    if settings.routes:
+        yield _routes(settings)
+
+
+def _database(url: str) -> Finding:
+    try:
+        return Finding("database", "ok", describe_ledger(url))
+    except EmailIngestionError as error:
+        return Finding("database", "failed", str(error), "mend that, or set DATABASE_URL; then run this again")
+
+
+def _blobs(url: str) -> Finding:
+    try:
+        open_blobs(url).ping()
+    except EmailIngestionError as error:
+        return Finding("blobs", "failed", str(error), "mend that, or set BLOB_URL; then run this again")
+    return Finding("blobs", "ok", "it takes a write")
+
+
+def _sink(name: str, settings: Settings) -> Finding:
+    try:
+        sink = load_sink(name, settings)
+        try:
+            sink.ping()
+        finally:
+            close_sink(sink)
+    except EmailIngestionError as error:
+        return Finding(f"sink {name}", "failed", str(error), f"mend that, or take {name} out of SINKS")
+    return Finding(f"sink {name}", "ok", "it answers")
+
+
+def _routes(settings: Settings) -> Finding:
+    try:
+        Router(settings.routes, settings.sinks[1:])
+    except EmailIngestionError as error:
+        return Finding("routes", "failed", str(error), "mend [[routes]] in config/settings.toml")
+    return Finding("routes", "ok", f"{len(settings.routes)} routes")

@@ -88,25 +88,25 @@ def check_redis(settings: Settings, clock: Callable[[], float]) -> Findings:
     yield from _check_database_agreement(link, settings)
 
 
-def _check_server(facts: ServerInfo, ahead: float) -> Findings:
+def _check_server(facts: ServerInfo, seconds_ahead: float) -> Findings:
     yield _check_version(facts)
     yield from _check_durability(facts)
-    yield check_clock("Redis", ahead)
+    yield check_clock("Redis", seconds_ahead)
 
 
 def _refusal(check: str, error: EmailIngestionError) -> Finding:
-    said = str(error)
+    message = str(error)
     for part, cause, remedy in CAUSES:
-        if part.casefold() in said.casefold():
+        if part.casefold() in message.casefold():
             return Finding(check, "failed", cause, remedy)
-    return Finding(check, "failed", said, "redis-cli -h $REDIS_HOST -p $REDIS_PORT ping")
+    return Finding(check, "failed", message, "redis-cli -h $REDIS_HOST -p $REDIS_PORT ping")
 
 
 def _check_version(facts: ServerInfo) -> Finding:
-    said = f"{facts.version}, {facts.dbsize} keys"
+    message = f"{facts.version}, {facts.dbsize} keys"
     if int(facts.version.removeprefix("valkey ").partition(".")[0]) < OLDEST:
-        return Finding("redis", "failed", f"Redis {said} is too old", f"install Redis {OLDEST} or newer")
-    return Finding("redis", "ok", f"Redis {said}")
+        return Finding("redis", "failed", f"Redis {message} is too old", f"install Redis {OLDEST} or newer")
+    return Finding("redis", "ok", f"Redis {message}")
 
 
 def _check_writes(link: RedisLink) -> Finding:
@@ -146,14 +146,16 @@ def _check_durability(facts: ServerInfo) -> Findings:
         yield Finding("redis memory", "degraded", cause, "start another worker, or raise maxmemory")
 
 
-def check_clock(other: str, ahead: float) -> Finding:
-    """This machine's clock against another one; `ahead` in seconds."""
+def check_clock(other: str, seconds_ahead: float) -> Finding:
+    """This machine's clock against another one; `seconds_ahead` is negative when it is behind."""
     check = f"clock against {other}"
-    if abs(ahead) < STEP_SECONDS:
-        return Finding(check, "ok", f"{abs(ahead):.1f} s apart")
-    direction = "ahead of" if ahead > 0 else "behind"
-    cause = f"this machine's clock is {abs(ahead):.0f} s {direction} that of {other}"
-    return Finding(check, "failed" if abs(ahead) > JUMP_SECONDS else "degraded", cause, "sudo timedatectl set-ntp true")
+    if abs(seconds_ahead) < STEP_SECONDS:
+        return Finding(check, "ok", f"{abs(seconds_ahead):.1f} s apart")
+    direction = "ahead of" if seconds_ahead > 0 else "behind"
+    cause = f"this machine's clock is {abs(seconds_ahead):.0f} s {direction} that of {other}"
+    return Finding(
+        check, "failed" if abs(seconds_ahead) > JUMP_SECONDS else "degraded", cause, "sudo timedatectl set-ntp true"
+    )
 
 
 def _check_database_agreement(link: RedisLink, settings: Settings) -> Findings:

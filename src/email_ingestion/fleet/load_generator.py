@@ -114,16 +114,16 @@ def _rehearse(settings: Settings, result: LoadResult, rate: float | None) -> Ite
     if all(each.get("paused") for each in workers):
         state = "every worker is paused" if workers else "no worker runs"
         raise OperationFailed(f"{state}: `email-ingestion status` shows them, ./scripts/start.sh starts one")
-    rehearsals, intake, name = SyntheticMessages(link), Appender(link), f"loadtest-{secrets.token_hex(6)}"
+    synthetic, appender, name = SyntheticMessages(link), Appender(link), f"loadtest-{secrets.token_hex(6)}"
     since = time.monotonic()
     while True:
         room = WINDOW - (result.sent - len(result.took) - result.failed)
         batch = min(_due(result, rate, since), BATCH, room)
-        if batch > 0 and intake.backlog().depth < settings.stream_max_depth:
+        if batch > 0 and appender.backlog().depth < settings.stream_max_depth:
             numbers = range(result.sent, result.sent + batch)
-            rehearsals.append([synthetic_message(name, number, sample_message(name, number)) for number in numbers])
+            synthetic.append([synthetic_message(name, number, sample_message(name, number)) for number in numbers])
             result.sent += batch
-        receipts = rehearsals.pop_receipts(name)
+        receipts = synthetic.pop_receipts(name)
         _count(result, receipts)
         yield
         if not receipts:

@@ -95,7 +95,7 @@ def log_files(log_dir: Path) -> list[Path]:
 
 def _read(path: Path, size: int) -> Iterator[Record]:
     """What was in the file when it had this size."""
-    with suppress(OSError, EOFError), closing(_opened(path)) as file:
+    with suppress(OSError, EOFError), closing(_open(path)) as file:
         for line in file:
             if path.suffix != ".gz" and file.tell() > size:
                 return
@@ -103,7 +103,7 @@ def _read(path: Path, size: int) -> Iterator[Record]:
                 yield record
 
 
-def _opened(path: Path) -> gzip.GzipFile | BufferedReader:
+def _open(path: Path) -> gzip.GzipFile | BufferedReader:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 

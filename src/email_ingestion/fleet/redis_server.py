@@ -126,10 +126,10 @@ def find_redis_server() -> str:
 
 def _major(program: str) -> int:
     try:
-        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+        output = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         return 0
-    found = re.search(r"v=(\d+)", said)
+    found = re.search(r"v=(\d+)", output)
     return int(found[1]) if found else 0
 
 
