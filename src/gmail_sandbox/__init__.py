@@ -1,8 +1,8 @@
 """A Gmail look-alike for the demo, the tests and the drills: IMAP, OAuth endpoints and a control API on loopback.
 
-It is built from Google's public documentation and from what others observed and published, never from Gmail
-itself. What passes here may still meet a surprise there: a first run with a real account remains necessary.
-It uses the standard library only and imports nothing from the rest of the product.
+It is built from Google's public documentation and from observations that others published, never from Gmail itself. A
+program that passes here may still meet a surprise there: a first run with a real account remains necessary.
+It imports nothing of `email_ingestion`. docs/gmail-sandbox.md tells how to use it, also in the tests of other programs.
 """
 
 from gmail_sandbox.backend import Credentials

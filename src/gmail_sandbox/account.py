@@ -1,7 +1,7 @@
 """The account: every message once, every mailbox a view on the messages, one MODSEQ over all.
 
-It decides where a message belongs, gives out identities and UIDs and saves both before anybody hears of
-them. It speaks no protocol.
+It decides where a message belongs, and assigns and saves identities and UIDs before a client sees them. It speaks no
+protocol.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class DeliveryResult:
 
 
 class UnknownMessage(LookupError):
-    """No such mailbox or message."""
+    """There is no message with this X-GM-MSGID."""
 
 
 class GmailAccount:
@@ -98,8 +98,8 @@ class GmailAccount:
         """Return the mailbox of that name; INBOX in any case (RFC 3501 section 5.1)."""
         if name.upper() == "INBOX":
             return self.mailboxes[folders.INBOX]
-        for key, known in self.names().items():
-            if known == name and not (key == folders.ALL and self.presentation.hide_all):
+        for key, shown_name in self.names().items():
+            if shown_name == name and not (key == folders.ALL and self.presentation.hide_all):
                 return self.mailboxes[key]
         return None
 
@@ -119,25 +119,35 @@ class GmailAccount:
         flags: Iterable[str] = (),
         internaldate: int | None = None,
     ) -> DeliveryResult:
-        r"""Take in a message, or add the labels when its Message-ID is known, as Gmail does.
+        r"""Store a message, or add the labels to the message that has its Message-ID already, as Gmail does.
 
-        A `\Junk` or `\Trash` among the labels puts it there. `internaldate` is in epoch milliseconds.
+        Args:
+            raw: The message as it came.
+            labels: Labels of the user and system labels; `\Junk` or `\Trash` puts it there.
+            flags: IMAP flags.
+            internaldate: When it arrived, in epoch milliseconds; now when it is None.
+
+        Raises:
+            BadLabel: IMAP could not carry a label.
+            BadFlag: IMAP could not carry a flag.
         """
         keys = read_thread_headers(raw)
-        wanted = [canonical_label(label) for label in labels]
+        canonical = [canonical_label(label) for label in labels]
         check_flags(flags := tuple(flags))
-        known = self.find_by_message_id(keys.message_id) if keys.message_id else None
-        if known is not None:
-            self.change_labels(known.msgid, add=[label for label in wanted if label not in folders.KEY_LOCATIONS])
-            return DeliveryResult(known, merged=True)
+        duplicate = self.find_by_message_id(keys.message_id) if keys.message_id else None
+        if duplicate is not None:
+            self.change_labels(
+                duplicate.msgid, add=[label for label in canonical if label not in folders.KEY_LOCATIONS]
+            )
+            return DeliveryResult(duplicate, merged=True)
         with self.writing():
-            message = self._new_message(keys, len(raw), wanted, flags, internaldate)
+            message = self._new_message(keys, len(raw), canonical, flags, internaldate)
             self._state.put_message(message, raw)
             self._enter(message)
         return DeliveryResult(message, merged=False)
 
     def deliver_generated(self, count: int) -> None:
-        """Take in `count` messages of the recipe; only their index is kept."""
+        """Store `count` generated messages; only their index is kept."""
         for start in range(0, count, _BULK_BATCH):
             with self.writing():
                 for index in range(start, min(start + _BULK_BATCH, count)):
@@ -207,8 +217,8 @@ class GmailAccount:
     def change_labels(self, msgid: int, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
         """Add and remove labels; unknown ones are created (Gmail does so on STORE too)."""
         message = self.message(msgid)
-        gone = {canonical_label(label) for label in remove}
-        labels = message.labels - gone | {canonical_label(label) for label in add}
+        removed = {canonical_label(label) for label in remove}
+        labels = message.labels - removed | {canonical_label(label) for label in add}
         flags = message.flags
         for flag, label in _MIRRORED.items():
             flags = flags | {flag} if label in labels else flags - {flag}
@@ -217,9 +227,9 @@ class GmailAccount:
     def set_flags(self, msgid: int, flags: Iterable[str]) -> None:
         """Replace the flags of a message."""
         message = self.message(msgid)
-        check_flags(wanted := frozenset(flags))
-        labels = message.labels - {label for flag, label in _MIRRORED.items() if flag not in wanted}
-        flag_set, label_set = _mirror_flags(wanted, labels)
+        check_flags(new_flags := frozenset(flags))
+        labels = message.labels - {label for flag, label in _MIRRORED.items() if flag not in new_flags}
+        flag_set, label_set = _mirror_flags(new_flags, labels)
         self._change(message, flags=flag_set, labels=label_set)
 
     def move(self, msgid: int, location: MessageLocation) -> None:
@@ -296,7 +306,7 @@ class GmailAccount:
             self.delete_label(key)
 
     def reset_uidvalidity(self, key: str) -> int:
-        """Give a mailbox a new UIDVALIDITY and new UIDs; return the former."""
+        """Give a mailbox a new UIDVALIDITY and new UIDs, and return the new UIDVALIDITY."""
         mailbox = self.mailboxes[key]
         with self.writing():
             mailbox.renumber(self._counters.next_uidvalidity())
@@ -304,7 +314,7 @@ class GmailAccount:
         return mailbox.uidvalidity
 
     def configure(self, **changes: str | bool | int) -> AccountSettings:
-        """Change how the account shows itself; raise ValueError for an unknown language."""
+        """Change settings of the account; raise ValueError for an unknown language."""
         changed = replace(self.presentation, **changes)  # type: ignore[arg-type]
         if changed.language not in folders.LANGUAGES:
             raise ValueError(f"language must be one of {', '.join(folders.LANGUAGES)}")

@@ -1,4 +1,4 @@
-"""What every session and every HTTP request shares: the account, tokens, armed faults, counters, sessions."""
+"""The state that every IMAP session and HTTP request shares: the account, tokens, armed faults and counters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXPIRED = "Session expired, please login again."
 
 @dataclass(frozen=True)
 class Credentials:
-    """Who may log in, and as which OAuth client."""
+    """The account's address, the OAuth client, and how long tokens live, in seconds."""
 
     user: str = "demo@example.com"
     client_id: str = "sandbox-client"
@@ -36,14 +36,14 @@ class Credentials:
 
 @dataclass
 class Backend:
-    """The shared world behind the three ports."""
+    """The state behind the three ports."""
 
     state: State
     credentials: Credentials = field(default_factory=Credentials)
     clock: Callable[[], float] = time.time
 
     def __post_init__(self) -> None:
-        """Put the parts together."""
+        """Create the parts."""
         self.account = GmailAccount(self.credentials.user, self.state, clock=self.clock)
         self.tokens = TokenStore(
             self.state, self.credentials.user, self.credentials.token_life, self.clock, self.credentials.consent_life

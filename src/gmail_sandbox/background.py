@@ -145,7 +145,7 @@ class RunningSandbox:
 
 
 async def _shut_down(sandbox: Sandbox) -> None:
-    """Stop the sandbox and what still hangs in its event loop, such as a token request that never answers."""
+    """Stop the sandbox and cancel the tasks left in its event loop."""
     await sandbox.stop()
     rest = asyncio.all_tasks() - {asyncio.current_task()}
     for task in rest:

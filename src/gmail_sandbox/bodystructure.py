@@ -5,7 +5,7 @@ from __future__ import annotations
 from email.utils import getaddresses
 from typing import TYPE_CHECKING
 
-from gmail_sandbox.wire import format_nstring, format_quoted
+from gmail_sandbox.imap_syntax import format_nstring, format_quoted
 
 if TYPE_CHECKING:
     from email.message import Message
@@ -30,8 +30,8 @@ def _bytes(text: object) -> bytes:
 
 
 def _raw_header(fields: Message, name: str) -> str | None:
-    for known, value in fields.raw_items():
-        if known.lower() == name:
+    for field_name, value in fields.raw_items():
+        if field_name.lower() == name:
             return " ".join(str(value).splitlines()).strip()
     return None
 
@@ -45,16 +45,16 @@ def _addresses(fields: Message, name: str) -> bytes:
     value = _raw_header(fields, name)
     if value is None and name in _DEFAULTS:
         value = _raw_header(fields, _DEFAULTS[name])
-    parsed = [(shown, address) for shown, address in getaddresses([value or ""]) if address]
+    parsed = [(display_name, address) for display_name, address in getaddresses([value or ""]) if address]
     if not parsed:
         return b"NIL"
-    return b"(" + b"".join(_address(shown, address) for shown, address in parsed) + b")"
+    return b"(" + b"".join(_address(display_name, address) for display_name, address in parsed) + b")"
 
 
-def _address(shown: str, address: str) -> bytes:
+def _address(display_name: str, address: str) -> bytes:
     local, _, host = address.rpartition("@")
     parts = (
-        format_nstring(_bytes(shown) if shown else None),
+        format_nstring(_bytes(display_name) if display_name else None),
         b"NIL",
         format_nstring(_bytes(local)),
         format_nstring(_bytes(host)),

@@ -1,4 +1,4 @@
-"""The command line of the sandbox: options, the files it writes for others, and its life as a process."""
+"""The command line of the sandbox: its options, the files it writes, and running until a signal."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _EXAMPLES = """examples:
 
 def parser(prog: str = PROGRAM) -> argparse.ArgumentParser:
     """Return the parser of the sandbox's command line; `prog` is what its help calls the program."""
-    made = argparse.ArgumentParser(
+    new = argparse.ArgumentParser(
         prog=prog,
         description="A Gmail look-alike on loopback: IMAP, OAuth endpoints, control API.",
         epilog=_EXAMPLES.format(prog=prog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = made.add_argument
+    add = new.add_argument
     add("--imap-port", type=int, default=1143, metavar="PORT", help="0 lets the system choose (default %(default)s)")
     add("--oauth-port", type=int, default=1180, metavar="PORT", help="default %(default)s")
     add("--control-port", type=int, default=1181, metavar="PORT", help="default %(default)s")
@@ -55,7 +55,7 @@ def parser(prog: str = PROGRAM) -> argparse.ArgumentParser:
     add("--tls-key", type=Path, metavar="FILE", help="its key, when not in the same file")
     add("--write-token", type=Path, metavar="FILE", help="write an authorized-user token that is already consented")
     add("--ready-file", type=Path, metavar="FILE", help="write ports and PID as JSON once listening")
-    return made
+    return new
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = PROGRAM) -> int:
@@ -134,7 +134,7 @@ def _greeting(sandbox: Sandbox) -> str:
 
 
 def ready_file(sandbox: Sandbox) -> dict[str, object]:
-    """Return what others need to find the sandbox."""
+    """Return the content of `--ready-file`: process id, ports, account and number of messages."""
     return {
         "pid": os.getpid(),
         "imap_port": sandbox.imap_port,

@@ -1,7 +1,7 @@
 """One IMAP connection as bytes: reading commands with their literals, writing with back-pressure.
 
-The faults that are about bytes rather than meaning act here: silence, trickle, small segments, a
-connection lost inside a literal.
+Faults of the transport act here: silence, trickle, small segments, a connection lost inside a literal. They need the
+socket itself, which is why IMAP is served with asyncio's streams.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _NONSYNC_LIMIT = 4096
 
 
 class ConnectionEnded(Exception):
-    """The peer is gone, or is to be left alone."""
+    """The client is gone, or a fault ended the connection."""
 
 
 class LineTooLong(Exception):
-    """More than any command needs."""
+    """A line is longer than any command needs."""
 
 
 class LiteralRefused(Exception):
-    """A literal the server will not take. `args[0]` is the answer."""
+    """A literal is too large. `args[0]` is the tagged answer."""
 
 
 class ClientConnection:
@@ -65,7 +65,7 @@ class ClientConnection:
         return line.rstrip(b"\r\n")
 
     async def read_literals(self, line: bytes) -> list[bytes]:
-        """Return the command that starts with `line` as text, literal, text, literal, … text."""
+        """Return the command that starts with `line` as text and literals in turn, beginning and ending with text."""
         pieces = [line]
         while match := _LITERAL.search(pieces[-1]):
             pieces[-1] = pieces[-1][: match.start()]
@@ -142,11 +142,11 @@ class ClientConnection:
             raise ConnectionEnded
 
     def limit_output(self, size: int) -> None:
-        """End the connection when so many more bytes were sent."""
+        """End the connection after `size` more bytes."""
         self._bytes_left = size
 
     def close_with_bye(self, text: str) -> None:
-        """Say BYE without waiting and close once it is out."""
+        """Write `* BYE text` without waiting, and close once it is sent."""
         if self._writer.is_closing():
             return
         if not self.silent:
@@ -154,7 +154,7 @@ class ClientConnection:
         self.close()
 
     def close(self) -> None:
-        """Close after what was written."""
+        """Close once everything written is sent."""
         self._writer.close()
 
     async def wait_closed(self) -> None:

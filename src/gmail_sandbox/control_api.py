@@ -1,4 +1,4 @@
-"""The control API: what a test or a drill does to the sandbox while a client uses it. JSON over HTTP."""
+"""The control API, JSON over HTTP: a test delivers mail and arms faults while a client uses the sandbox."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ControlApi:
         self._sessions = sessions
 
     def create_app(self) -> Starlette:
-        """Return the application that serves the control API; whatever is wrong with a request becomes one sentence."""
+        """Return the application that serves the control API; an error is one sentence."""
         routes = [
             Route("/health", self._health),
             Route("/deliver", self._deliver, methods=["POST"]),
@@ -184,11 +184,11 @@ class ControlApi:
         }
 
     async def _configure(self, request: Request) -> Response:
-        known = asdict(self._account.presentation)
+        current = asdict(self._account.presentation)
         changes = await read_json(request)
         for name, value in changes.items():
-            if name not in known or type(value) is not type(known[name]):
-                expected = ", ".join(f"{key} ({type(known[key]).__name__})" for key in known)
+            if name not in current or type(value) is not type(current[name]):
+                expected = ", ".join(f"{key} ({type(current[key]).__name__})" for key in current)
                 raise BadRequest(f"{name!r} cannot be set to {value!r}; known: {expected}")
         self._account.configure(**cast("dict[str, str | bool | int]", changes))
         return JsonAnswer(self._account_facts())

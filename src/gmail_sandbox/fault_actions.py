@@ -1,4 +1,4 @@
-"""What a fault does at the moment it is armed or cleared; all the others wait for a client to meet them."""
+"""The faults that act at the moment they are armed or cleared; the others act when a client meets them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ UNBALANCED = "[abc"
 
 
 class FaultActions:
-    """Acts on the running sandbox. `open_door` and `close_door` open and close the IMAP port."""
+    """Acts on the running sandbox; `open_port` and `close_port` open and close the IMAP port."""
 
     def __init__(
         self, backend: Backend, sessions: SessionRegistry, open_port: Callable[[], None], close_port: Callable[[], None]
@@ -55,7 +55,7 @@ class FaultActions:
         backend.quota.on_exceeded = self._quota_exceeded
 
     def _on_arm(self, fault: ArmedFault) -> bool:
-        """Act; return True when nothing of the fault is left to keep."""
+        """Carry out a fault that was armed; return True when it is over and need not be kept."""
         act = self._actions.get(fault.name)
         return act(fault) if act else False
 

@@ -1,7 +1,7 @@
-"""The faults the sandbox can be told to show: a catalogue, and which of them are armed.
+"""The catalogue of faults, which of them are armed, and the bandwidth quota that one of them imposes.
 
-Each is consumed where it acts; this module only counts. An armed fault with `count` None stays until it is
-cleared.
+A fault is consumed in the module where it acts; this one only counts. An armed fault whose count is None stays until it
+is cleared.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class FaultKind:
     required: tuple[str, ...] = ()
 
     def validation_error(self, given: Mapping[str, Option]) -> str:
-        """Return what is wrong with the options given, or nothing."""
+        """Return why these options are not valid, or an empty string."""
         for name, value in given.items():
             if name not in self.options:
                 return f"has no option {name!r}; it knows: {', '.join(self.options) or 'none'}"
@@ -40,7 +40,7 @@ class FaultKind:
 
 
 def _has_type_of(default: Option, value: Option) -> bool:
-    """Tell whether a value is of the kind of its default; None stands for an optional number."""
+    """Tell whether a value has the type of its default; None stands for an optional number."""
     if isinstance(default, (bool, str)):
         return type(value) is type(default)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -180,7 +180,7 @@ class BadFault(ValueError):
 
 
 class Faults:
-    """What is armed. Those in `immediate` act when they are armed and are not kept."""
+    """The armed faults. `on_arm` returns True for a fault that is over once it was armed, so that it is not kept."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         """Start with nothing armed."""
@@ -192,7 +192,7 @@ class Faults:
     def arm(
         self, name: str, count: int | str | None = "default", options: Mapping[str, Option] | None = None
     ) -> ArmedFault:
-        """Arm a fault; BadFault says what is wrong with the request."""
+        """Arm a fault; raise BadFault for an unknown name or option."""
         kind = CATALOGUE.get(name)
         if kind is None:
             raise BadFault(f"no fault is named {name!r}; GET /faults lists them")
@@ -208,22 +208,22 @@ class Faults:
 
     def clear(self, name: str | None = None) -> None:
         """Disarm one fault or all."""
-        for known in [name] if name is not None else list(CATALOGUE):
-            self._armed.pop(known, None)
-            self.on_clear(known)
+        for cleared in [name] if name is not None else list(CATALOGUE):
+            self._armed.pop(cleared, None)
+            self.on_clear(cleared)
 
     def armed(self) -> list[ArmedFault]:
-        """Return what is armed."""
+        """Return the armed faults."""
         return list(self._armed.values())
 
     def get(self, name: str) -> ArmedFault | None:
         """Return an armed fault without consuming it."""
         return self._armed.get(name)
 
-    def consume(self, name: str, **where: Option) -> ArmedFault | None:
-        """Consume one use of an armed fault whose options equal `where`."""
+    def consume(self, name: str, **options: Option) -> ArmedFault | None:
+        """Consume one use of an armed fault if its options have these values."""
         fault = self._armed.get(name)
-        if fault is None or any(fault.options[key] != value for key, value in where.items()):
+        if fault is None or any(fault.options[key] != value for key, value in options.items()):
             return None
         if fault.remaining is not None:
             fault.remaining -= 1
@@ -239,7 +239,10 @@ OVER_QUOTA = "[OVERQUOTA] Account exceeded command or bandwidth limits."
 
 
 class BandwidthQuota:
-    """Counts from the moment the fault `over_quota` is armed."""
+    """The daily allowance: once it is used up, sessions end and logins are refused for a time.
+
+    It counts from the moment the fault `over_quota` is armed.
+    """
 
     def __init__(self, faults: Faults, clock: Callable[[], float]) -> None:
         """Start with no limit."""
@@ -268,7 +271,7 @@ class BandwidthQuota:
             self._exceed(fault)
 
     def is_exhausted(self) -> bool:
-        """Tell whether the account is shut now; the fault is over when its time is."""
+        """Tell whether logins are refused now; clear the fault once its time is over."""
         if self._refused_until is None:
             return False
         if self._clock() < self._refused_until:

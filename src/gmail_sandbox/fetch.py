@@ -1,4 +1,4 @@
-"""What FETCH can ask for, and how the answer is spelled: Gmail's own items first, UID after them."""
+"""FETCH: its items, the spelling of its answer (Gmail's own items first, then UID), and the faults that act on it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from gmail_sandbox import bodystructure as structure
-from gmail_sandbox import folders, mime, wire
+from gmail_sandbox import folders, imap_syntax, mime
 from gmail_sandbox.backend import EXPIRED
+from gmail_sandbox.imap_syntax import ImapToken, Node, ParseError, list_of, text_of
 from gmail_sandbox.sequence_sets import parse_set
 from gmail_sandbox.session import CommandRefused, Session, format_flags
-from gmail_sandbox.wire import ImapToken, Node, ParseError, list_of, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -41,7 +41,7 @@ _MACROS = {
 }
 _RFC822 = {b"RFC822": b"BODY[]", b"RFC822.HEADER": b"BODY.PEEK[HEADER]", b"RFC822.TEXT": b"BODY[TEXT]"}
 _SECTION = re.compile(
-    rb"BODY(?P<peek>\.PEEK)?\[(?P<path>\d+(?:\.\d+)*)?\.?(?P<what>HEADER\.FIELDS(?:\.NOT)?|HEADER|TEXT|MIME)?"
+    rb"BODY(?P<peek>\.PEEK)?\[(?P<path>\d+(?:\.\d+)*)?\.?(?P<specifier>HEADER\.FIELDS(?:\.NOT)?|HEADER|TEXT|MIME)?"
     rb"(?: \((?P<fields>[^)]*)\))?\](?:<(?P<from>\d+)\.(?P<count>\d+)>)?",
     re.IGNORECASE,
 )
@@ -51,11 +51,11 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 @dataclass(frozen=True)
 class BodySection:
-    """A part of the body that was asked for; `name` is how the answer calls it."""
+    """A requested part of the body; `name` is its name in the answer."""
 
     name: bytes
     path: tuple[int, ...]
-    what: bytes
+    specifier: bytes
     fields: tuple[bytes, ...] = ()
     partial: tuple[int, int] | None = None
     peek: bool = True
@@ -63,12 +63,12 @@ class BodySection:
     @property
     def is_body(self) -> bool:
         """Tell whether this downloads content, not only header fields."""
-        return self.what in (b"", b"TEXT")
+        return self.specifier in (b"", b"TEXT")
 
 
 @dataclass
 class FetchRequest:
-    """All that one FETCH asks for."""
+    """The parsed items and modifiers of one FETCH."""
 
     attributes: set[bytes] = field(default_factory=set)
     sections: list[BodySection] = field(default_factory=list)
@@ -86,25 +86,25 @@ class FetchRequest:
 
 
 def parse_request(items: Node, modifiers: list[Node]) -> FetchRequest:
-    """Return what the items of a FETCH ask for."""
-    plan = FetchRequest()
+    """Parse the items and modifiers of a FETCH; raise ParseError."""
+    request = FetchRequest()
     for node in list_of(items):
-        _add_item(plan, text_of(node))
+        _add_item(request, text_of(node))
     if modifiers:
-        _add_modifiers(plan, list_of(modifiers[0]))
-    return plan
+        _add_modifiers(request, list_of(modifiers[0]))
+    return request
 
 
-def _add_item(plan: FetchRequest, item: bytes) -> None:
+def _add_item(request: FetchRequest, item: bytes) -> None:
     name = item.upper()
     if name in _MACROS:
-        plan.attributes.update(_MACROS[name])
+        request.attributes.update(_MACROS[name])
     elif name in _RFC822:
-        plan.sections.append(_section(_RFC822[name], called=name))
+        request.sections.append(_section(_RFC822[name], called=name))
     elif name in _ORDER:
-        plan.attributes.add(name)
+        request.attributes.add(name)
     else:
-        plan.sections.append(_section(item))
+        request.sections.append(_section(item))
 
 
 def _section(item: bytes, called: bytes | None = None) -> BodySection:
@@ -116,24 +116,24 @@ def _section(item: bytes, called: bytes | None = None) -> BodySection:
     partial = (int(match["from"]), int(match["count"])) if match["from"] else None
     inside = item[item.index(b"[") : item.rindex(b"]") + 1]
     name = called or b"BODY" + inside + (b"<%d>" % partial[0] if partial else b"")
-    return BodySection(name, path, (match["what"] or b"").upper(), fields, partial, peek=match["peek"] is not None)
+    return BodySection(name, path, (match["specifier"] or b"").upper(), fields, partial, peek=match["peek"] is not None)
 
 
-def _add_modifiers(plan: FetchRequest, modifiers: list[Node]) -> None:
+def _add_modifiers(request: FetchRequest, modifiers: list[Node]) -> None:
     for at, node in enumerate(modifiers):
         if isinstance(node, ImapToken) and node.upper() == b"CHANGEDSINCE" and at + 1 < len(modifiers):
-            plan.changed_since = wire.number_of(modifiers[at + 1])
-            plan.attributes.add(b"MODSEQ")  # RFC 7162 section 3.1.4.1
+            request.changed_since = imap_syntax.number_of(modifiers[at + 1])
+            request.attributes.add(b"MODSEQ")  # RFC 7162 section 3.1.4.1
 
 
-def render(entry: MailboxEntry, plan: FetchRequest, session: Session) -> Iterator[bytes | memoryview]:
+def render(entry: MailboxEntry, request: FetchRequest, session: Session) -> Iterator[bytes | memoryview]:
     """Return one FETCH answer as pieces; a memoryview is the content of a literal."""
-    raw = session.backend.account.raw(entry.message) if _needs_raw(plan) else b""
-    root = mime.parse(raw) if _needs_structure(plan) else None
-    values = [name + b" " + _value(name, entry, session, root) for name in _ORDER if name in plan.attributes]
+    raw = session.backend.account.raw(entry.message) if _needs_raw(request) else b""
+    root = mime.parse(raw) if _needs_structure(request) else None
+    values = [name + b" " + _value(name, entry, session, root) for name in _ORDER if name in request.attributes]
     yield b"* %d FETCH (" % entry.number + b" ".join(values)
     gap = b" " if values else b""
-    for section in plan.sections:
+    for section in request.sections:
         content = _content(section, raw, root)
         if content is None:
             yield gap + section.name + b" NIL"
@@ -144,12 +144,12 @@ def render(entry: MailboxEntry, plan: FetchRequest, session: Session) -> Iterato
     yield b")\r\n"
 
 
-def _needs_raw(plan: FetchRequest) -> bool:
-    return bool(plan.sections) or not plan.attributes.isdisjoint(_PARSED)
+def _needs_raw(request: FetchRequest) -> bool:
+    return bool(request.sections) or not request.attributes.isdisjoint(_PARSED)
 
 
-def _needs_structure(plan: FetchRequest) -> bool:
-    return any(s.path or s.what for s in plan.sections) or not plan.attributes.isdisjoint(_PARSED)
+def _needs_structure(request: FetchRequest) -> bool:
+    return any(s.path or s.specifier for s in request.sections) or not request.attributes.isdisjoint(_PARSED)
 
 
 def _value(name: bytes, entry: MailboxEntry, session: Session, root: mime.MimePart | None) -> bytes:
@@ -163,9 +163,9 @@ def _value(name: bytes, entry: MailboxEntry, session: Session, root: mime.MimePa
 def format_labels(message: Message, session: Session) -> bytes:
     """Return X-GM-LABELS: without the label of the selected mailbox, system labels quoted and first."""
     omitted = session.selected.mailbox.key
-    shown = [label for label in folders.SYSTEM_LABELS if label in message.labels]
-    shown += sorted(message.labels.difference(folders.SYSTEM_LABELS))
-    spelled = [wire.format_label(label, utf8=session.utf8) for label in shown if label != omitted]
+    visible = [label for label in folders.SYSTEM_LABELS if label in message.labels]
+    visible += sorted(message.labels.difference(folders.SYSTEM_LABELS))
+    spelled = [imap_syntax.format_label(label, utf8=session.utf8) for label in visible if label != omitted]
     return b"(" + b" ".join(spelled) + b")"
 
 
@@ -190,8 +190,8 @@ _PLAIN: dict[bytes, Callable[[MailboxEntry, Session], bytes]] = {
 
 def _content(section: BodySection, raw: bytes, root: mime.MimePart | None) -> memoryview | None:
     content: bytes | None = raw
-    if root is not None and (section.path or section.what):
-        content = mime.section(root, section.path, section.what, section.fields)
+    if root is not None and (section.path or section.specifier):
+        content = mime.section(root, section.path, section.specifier, section.fields)
     if content is None:
         return None
     view = memoryview(content)
@@ -205,54 +205,54 @@ async def fetch(session: Session, args: list[Node], *, by_uid: bool = False) -> 
     """Run FETCH or UID FETCH."""
     if len(args) < 2:  # noqa: PLR2004
         raise ParseError("FETCH needs a set and items")
-    plan = parse_request(args[1], args[2:])
+    request = parse_request(args[1], args[2:])
     if by_uid:
-        plan.attributes.add(b"UID")
-    if b"MODSEQ" in plan.attributes:
+        request.attributes.add(b"UID")
+    if b"MODSEQ" in request.attributes:
         session.condstore = True
     selection = session.selected
     ranges = selection.indexes(parse_set(text_of(args[0])), by_uid=by_uid)
     uids = [selection.uids[index] for part in ranges for index in part]
-    if plan.reads_bodies and (dropped := session.backend.faults.consume("drop_fetch")):
+    if request.reads_bodies and (dropped := session.backend.faults.consume("drop_fetch")):
         session.connection.limit_output(int(dropped.get_number("after_bytes")))
-    partial = _apply_partial_fetch(session, uids, plan)
-    await _send_all(session, ranges, plan, partial.left_out)
+    partial = _apply_partial_fetch(session, uids, request)
+    await _send_all(session, ranges, request, partial.omitted)
     return partial.answer
 
 
 class _PartialAnswer(NamedTuple):
-    left_out: frozenset[int] = frozenset()
+    omitted: frozenset[int] = frozenset()
     answer: str = "OK Success"
 
 
-def _apply_partial_fetch(session: Session, uids: Sequence[int], plan: FetchRequest) -> _PartialAnswer:
-    """Return what a partial FETCH leaves out and says; a FETCH of one message is always complete."""
+def _apply_partial_fetch(session: Session, uids: Sequence[int], request: FetchRequest) -> _PartialAnswer:
+    """Return the UIDs that a partial FETCH omits, and its answer; a FETCH of one message is always complete."""
     fault = session.backend.faults.get("partial_fetch")
-    if fault is None or len(uids) < 2 or (fault.is_enabled("bodies_only") and not plan.reads_bodies):  # noqa: PLR2004
+    if fault is None or len(uids) < 2 or (fault.is_enabled("bodies_only") and not request.reads_bodies):  # noqa: PLR2004
         return _PartialAnswer()
     session.backend.faults.consume("partial_fetch")
-    left_out = frozenset(uids[-min(int(fault.get_number("missing")), len(uids)) :])
+    omitted = frozenset(uids[-min(int(fault.get_number("missing")), len(uids)) :])
     suffix = " [THROTTLED]" if fault.is_enabled("throttled") else ""
-    return _PartialAnswer(left_out, f"NO Some messages could not be FETCHed (Failure){suffix}")
+    return _PartialAnswer(omitted, f"NO Some messages could not be FETCHed (Failure){suffix}")
 
 
-async def _send_all(session: Session, ranges: list[range], plan: FetchRequest, left_out: frozenset[int]) -> None:
+async def _send_all(session: Session, ranges: list[range], request: FetchRequest, omitted: frozenset[int]) -> None:
     sent = 0
     for entry in session.selected.entries(ranges):
-        if entry.uid in left_out or (plan.changed_since or -1) >= entry.message.modseq:
+        if entry.uid in omitted or (request.changed_since or -1) >= entry.message.modseq:
             continue
-        _apply_system_error(session, entry, plan)
-        await _send_one(session, entry, plan)
+        _apply_system_error(session, entry, request)
+        await _send_one(session, entry, request)
         sent += 1
         _apply_session_expiry(session, sent)
         session.raise_if_ended()
 
 
-def _apply_system_error(session: Session, entry: MailboxEntry, plan: FetchRequest) -> None:
+def _apply_system_error(session: Session, entry: MailboxEntry, request: FetchRequest) -> None:
     fault = session.backend.faults.get("uid_system_error")
     if fault is None or fault.get_number("uid") != entry.uid:
         return
-    if fault.is_enabled("bodies_only") and not plan.reads_bodies:
+    if fault.is_enabled("bodies_only") and not request.reads_bodies:
         return
     session.backend.faults.consume("uid_system_error")
     raise CommandRefused("NO System Error (Failure)")
@@ -265,13 +265,13 @@ def _apply_session_expiry(session: Session, sent: int) -> None:
         session.end(EXPIRED)
 
 
-async def _send_one(session: Session, entry: MailboxEntry, plan: FetchRequest) -> None:
-    marked = _mark_seen(session, entry, plan)
-    if plan.reads_bodies and all(s.partial is None or s.partial[0] == 0 for s in plan.sections if s.is_body):
+async def _send_one(session: Session, entry: MailboxEntry, request: FetchRequest) -> None:
+    marked = _mark_seen(session, entry, request)
+    if request.reads_bodies and all(s.partial is None or s.partial[0] == 0 for s in request.sections if s.is_body):
         session.backend.stats.count_body(session.selected.mailbox.key, entry.uid, entry.message.msgid)
-    shown = FetchRequest(plan.attributes | {b"FLAGS"}, plan.sections) if marked else plan
+    request = FetchRequest(request.attributes | {b"FLAGS"}, request.sections) if marked else request
     text = b""
-    for piece in render(entry, shown, session):
+    for piece in render(entry, request, session):
         if isinstance(piece, memoryview):
             await session.connection.send(text)
             await session.connection.send_body(piece)
@@ -281,8 +281,8 @@ async def _send_one(session: Session, entry: MailboxEntry, plan: FetchRequest) -
     await session.connection.send(text)
 
 
-def _mark_seen(session: Session, entry: MailboxEntry, plan: FetchRequest) -> bool:
-    if not plan.marks_seen or session.selected.readonly or "\\Seen" in entry.message.flags:
+def _mark_seen(session: Session, entry: MailboxEntry, request: FetchRequest) -> bool:
+    if not request.marks_seen or session.selected.readonly or "\\Seen" in entry.message.flags:
         return False
     session.backend.account.set_flags(entry.message.msgid, entry.message.flags | {"\\Seen"})
     session.selected.forget_change(entry.uid)

@@ -42,7 +42,7 @@ LANGUAGES = tuple(_NAMES)
 
 @dataclass(frozen=True)
 class AccountSettings:
-    """How the owner of the account chose to see it; part of what a restart keeps."""
+    """How the owner chose to see the account; kept over a restart with the state."""
 
     language: str = "en"
     root: str = "[Gmail]"
@@ -65,13 +65,13 @@ class BadLabel(ValueError):
 
 
 def canonical_label(label: str) -> str:
-    """Spell system labels Gmail's way; a user's label is kept as it is. BadName when it cannot be one."""
+    """Spell system labels Gmail's way; a user's label is kept as it is. Raise BadLabel when it cannot be one."""
     if label.upper() == "INBOX":
         return INBOX
     if not label.strip() or any(char < " " or char == "\x7f" for char in label):
         raise BadLabel(f"{label!r} cannot be a label: it is empty or has control characters")
     folded = label.lower()
-    for known in (*SYSTEM_LABELS, ALL, JUNK, TRASH):
-        if folded == known.lower():
-            return known
+    for special in (*SYSTEM_LABELS, ALL, JUNK, TRASH):
+        if folded == special.lower():
+            return special
     return JUNK if folded == "\\spam" else label

@@ -1,4 +1,4 @@
-"""The part of Gmail's search language that X-GM-RAW is used for: operators, words, negation, OR is not known.
+"""The part of Gmail's search language that X-GM-RAW is used for: operators, words and negation, without OR.
 
 Known: `label:` `in:` `is:` `has:attachment` `from:` `to:` `subject:` `rfc822msgid:` `larger:` `smaller:`
 `after:` `before:`, plain words and quoted phrases, each with a leading minus.
@@ -30,7 +30,7 @@ _PLACES = {
 
 
 def parse(text: str) -> Query:
-    """Return the test that the query makes."""
+    """Return a test for messages that match the query."""
     terms = [_term(*match.groups()) for match in _TERM.finditer(text)]
     return lambda message, content: all(term(message, content) for term in terms)
 
@@ -75,8 +75,8 @@ def _hyphenated(label: str) -> str:
 
 
 def _label(value: str) -> Query:
-    wanted = _hyphenated(value)
-    return lambda message, _content: any(_hyphenated(label) == wanted for label in message.labels)
+    label_name = _hyphenated(value)
+    return lambda message, _content: any(_hyphenated(label) == label_name for label in message.labels)
 
 
 def _place(value: str) -> Query:

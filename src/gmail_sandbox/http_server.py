@@ -40,7 +40,7 @@ class JsonAnswer(JSONResponse):
 
 
 def error_answer(status: int, sentence: str) -> Response:
-    """Return a JSON answer that says what is wrong."""
+    """Return a JSON answer with one sentence about the error."""
     return JsonAnswer({"error": sentence}, status)
 
 
@@ -128,7 +128,7 @@ class HttpServer:
         return protocol
 
     def stop(self) -> None:
-        """Close the port and all connections, those with a request that still waits for its answer included."""
+        """Close the port and all connections, also one whose request waits for its answer."""
         if self._listener is not None:
             self._listener.close()
         for connection in tuple(self._state.connections):

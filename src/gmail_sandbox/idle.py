@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from gmail_sandbox.backend import EXPIRED
 
 if TYPE_CHECKING:
+    from gmail_sandbox.imap_syntax import Node
     from gmail_sandbox.session import Session
-    from gmail_sandbox.wire import Node
 
 _GLUED_MAIL = (
     b"From: Glue <glue@example.net>\r\nTo: demo@example.com\r\nSubject: glued to the idling line\r\n"
@@ -30,7 +30,7 @@ async def idle(session: Session, _args: list[Node]) -> str:
 
 
 def _first_update(session: Session) -> bytes:
-    """Return the first announcement, to go out in one segment with the continuation."""
+    """Return the first announcement, to go out in one segment with the continuation response."""
     fault = session.backend.faults.consume("glued_exists")
     if fault is None:
         return b""

@@ -7,13 +7,13 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from gmail_sandbox import fetch, idle, login, mailbox_commands, message_commands, search, wire
+from gmail_sandbox import fetch, idle, imap_syntax, login, mailbox_commands, message_commands, search
 from gmail_sandbox.connection import ClientConnection, ConnectionEnded, LineTooLong, LiteralRefused
 from gmail_sandbox.faults import OVER_QUOTA
 from gmail_sandbox.folders import BadLabel
+from gmail_sandbox.imap_syntax import ImapToken, Node, ParseError, text_of
 from gmail_sandbox.message import BadFlag
 from gmail_sandbox.session import AFTER_LOGIN, BEFORE_LOGIN, CommandRefused, Session, SessionEnded, SessionRegistry
-from gmail_sandbox.wire import ImapToken, Node, ParseError, text_of
 
 if TYPE_CHECKING:
     from gmail_sandbox.backend import Backend
@@ -58,8 +58,8 @@ async def _logout(session: Session, _args: list[Node]) -> str:
 async def _enable(session: Session, args: list[Node]) -> str:
     if session.selection is not None:
         return "BAD ENABLE not allowed now."
-    wanted = [text_of(arg).upper() for arg in args]
-    enabled = [name for name in (b"CONDSTORE", b"UTF8=ACCEPT") if name in wanted]
+    requested = [text_of(arg).upper() for arg in args]
+    enabled = [name for name in (b"CONDSTORE", b"UTF8=ACCEPT") if name in requested]
     session.condstore = session.condstore or b"CONDSTORE" in enabled
     session.utf8 = session.utf8 or b"UTF8=ACCEPT" in enabled
     await session.send(b"* ENABLED" + b"".join(b" " + name for name in enabled))
@@ -178,7 +178,7 @@ async def _execute_line(session: Session, line: bytes) -> None:
 
 async def _execute(session: Session, pieces: list[bytes]) -> str:
     try:
-        nodes = wire.tokenise(pieces)
+        nodes = imap_syntax.tokenise(pieces)
         if not nodes or not isinstance(nodes[0], ImapToken):
             return _COULD_NOT_PARSE
         session.command = nodes[0].upper().decode("latin-1")
@@ -216,7 +216,7 @@ def _allowed(session: Session, state: str) -> bool:
 
 
 async def _apply_faults(session: Session) -> None:
-    """Let the faults happen that can meet any command of a logged-in session."""
+    """Apply the faults that can meet any command of an authenticated session."""
     faults = session.backend.faults
     scripted = faults.get("answer")
     if scripted is not None and _targets(scripted, session):
@@ -238,7 +238,7 @@ async def _apply_faults(session: Session) -> None:
 
 
 def _targets(fault: ArmedFault, session: Session) -> bool:
-    """Tell whether a fault that may name a command is for this one; without a name it is for any after login."""
+    """Tell whether a fault applies to this command; without a command's name it applies to any after login."""
     named = fault.get_text("command").upper()
     return named == session.command.split()[-1] if named else bool(session.user)
 

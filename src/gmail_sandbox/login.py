@@ -9,9 +9,9 @@ import re
 from typing import NamedTuple
 
 from gmail_sandbox.faults import OVER_QUOTA
+from gmail_sandbox.imap_syntax import Node, ParseError, text_of
 from gmail_sandbox.session import AFTER_LOGIN, CommandRefused, Session
 from gmail_sandbox.tokens import MAIL_SCOPE
-from gmail_sandbox.wire import Node, ParseError, text_of
 
 _STALE = {"status": "400", "schemes": "Bearer", "scope": MAIL_SCOPE}
 _NO_SCOPE = {"status": "invalid_request", "scope": MAIL_SCOPE}
@@ -35,7 +35,7 @@ _BEARER = re.compile(r"\x01auth=Bearer ([^\x01]+)(?:\x01|$)", re.IGNORECASE)
 
 
 class Login(NamedTuple):
-    """Who the client says it is and what it shows for it."""
+    """The user name and the token or password that a client sent."""
 
     user: str
     secret: str
@@ -63,7 +63,7 @@ async def login(session: Session, args: list[Node]) -> str:
 
 
 async def _payload(session: Session, args: list[Node]) -> str:
-    """Return the client's first message, asked for with an empty challenge when it did not come along."""
+    """Return the client's first message, requested with an empty challenge when the command did not carry it."""
     encoded = text_of(args[1]) if len(args) > 1 else await _challenge(session, b"")
     if encoded == b"*":
         raise CommandRefused("BAD Authentication cancelled")
@@ -131,7 +131,7 @@ async def _password(session: Session, claim: Login) -> str:
 
 
 async def _admit(session: Session, expires_at: float | None) -> str:
-    """Let a proven user in, unless the account is shut for another reason."""
+    """Log an authenticated user in, unless a quota, a fault or the connection limit refuses it."""
     backend = session.backend
     if backend.quota.is_exhausted():
         return _refuse(session, f"NO {OVER_QUOTA} (Failure)")

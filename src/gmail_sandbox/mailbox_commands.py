@@ -7,11 +7,11 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gmail_sandbox import folders, wire
+from gmail_sandbox import folders, imap_syntax
 from gmail_sandbox.folders import INBOX
+from gmail_sandbox.imap_syntax import ImapToken, Node, ParseError, list_of, name_of, text_of
 from gmail_sandbox.mailbox import Selection
 from gmail_sandbox.session import CommandRefused, Session
-from gmail_sandbox.wire import ImapToken, Node, ParseError, list_of, name_of, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,7 +126,7 @@ def _list_line(verb: bytes, name: str, key: str | None, tree: dict[str, str | No
     if use:
         attributes.append(use)
     joined = " ".join(sorted(attributes)).encode()
-    return b'* %s (%s) "/" %s' % (verb, joined, wire.format_mailbox(name, utf8=utf8))
+    return b'* %s (%s) "/" %s' % (verb, joined, imap_syntax.format_mailbox(name, utf8=utf8))
 
 
 async def status(session: Session, args: list[Node]) -> str:
@@ -151,7 +151,7 @@ def _status_line(session: Session, name: str, mailbox: Mailbox, items: Sequence[
     if b"SIZE" in items:
         values[b"SIZE"] = sum(account.messages[msgid].size for msgid in msgids)
     pairs = b" ".join(b"%s %d" % (item, values[item]) for item in items)
-    return b"* STATUS %s (%s)" % (wire.format_mailbox(name, utf8=session.utf8), pairs)
+    return b"* STATUS %s (%s)" % (imap_syntax.format_mailbox(name, utf8=session.utf8), pairs)
 
 
 def find_mailbox(session: Session, name: str) -> Mailbox:
@@ -165,7 +165,7 @@ def find_mailbox(session: Session, name: str) -> Mailbox:
 
 def printable_name(name: str) -> str:
     """Return a mailbox name in a form that fits into an answer's text."""
-    return wire.format_mailbox(name)[1:-1].decode()
+    return imap_syntax.format_mailbox(name)[1:-1].decode()
 
 
 async def select(session: Session, args: list[Node]) -> str:
@@ -193,10 +193,10 @@ async def _open(session: Session, args: list[Node], *, readonly: bool) -> str:
         return _unknown_mailbox(name)
     if _enables_condstore(args[1:]):
         session.condstore = True
-    shown = session.backend.account.names()[mailbox.key]
+    shown_name = session.backend.account.names()[mailbox.key]
     selection = Selection(
         mailbox,
-        shown,
+        shown_name,
         session.backend.account.messages,
         limit=session.backend.folder_cap,
         on_change=session.notify_change,
@@ -206,7 +206,7 @@ async def _open(session: Session, args: list[Node], *, readonly: bool) -> str:
     session.select(selection)
     await _send_facts(session, selection)
     access = "READ-ONLY" if readonly else "READ-WRITE"
-    return f"OK [{access}] {printable_name(shown)} selected. (Success)"
+    return f"OK [{access}] {printable_name(shown_name)} selected. (Success)"
 
 
 async def _apply_stuck_select(session: Session) -> None:

@@ -1,4 +1,4 @@
-"""One stored message as the sandbox keeps it: identity, place, labels and flags, without its bytes."""
+"""One stored message as the sandbox keeps it: identity, location, labels and flags, without its bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# Label and flag sets repeat endlessly in a large mailbox; sharing them keeps a message at a few hundred bytes.
+# Label and flag sets repeat in a large mailbox; sharing them keeps a message at a few hundred bytes.
 _interned: dict[frozenset[str], frozenset[str]] = {}
 
 
@@ -29,7 +29,7 @@ class MessageLocation(enum.StrEnum):
 
 @dataclass(slots=True)
 class Message:
-    """What the account knows of a message. `internaldate` is in epoch milliseconds."""
+    """A message without its bytes. `internaldate` is in epoch milliseconds."""
 
     msgid: int
     thrid: int

@@ -1,6 +1,6 @@
-"""Commands that change the mailbox: STORE, COPY, MOVE, EXPUNGE, APPEND and the making and ending of labels.
+"""Commands that change the mailbox: STORE, COPY, MOVE, EXPUNGE, CLOSE and APPEND.
 
-The product never sends one of these; they are here so that tests can act as the user's other clients.
+A program that only reads mail never sends them; tests use them to act as the user's other clients.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from gmail_sandbox import fetch, folders
-from gmail_sandbox import sequence_sets as sets
+from gmail_sandbox import fetch, folders, sequence_sets
+from gmail_sandbox.imap_syntax import ImapToken, Node, ParseError, list_of, name_of, number_of, text_of
 from gmail_sandbox.mailbox_commands import own_label, printable_name
 from gmail_sandbox.message import Message, MessageLocation
 from gmail_sandbox.session import CommandRefused, Session, flags_update
-from gmail_sandbox.wire import ImapToken, Node, ParseError, list_of, name_of, number_of, text_of
 
 if TYPE_CHECKING:
     from gmail_sandbox.mailbox import Mailbox, MailboxEntry
@@ -27,15 +26,15 @@ async def store(session: Session, args: list[Node], *, by_uid: bool = False) -> 
     if len(rest) < 2:  # noqa: PLR2004
         raise ParseError("STORE needs an item and values")
     _require_writable(session)
-    asked = _parse_store(rest, session)
+    request = _parse_store(rest, session)
     failed = []
     for entry in entries:
         if unchanged_since is not None and entry.message.modseq > unchanged_since:
             failed.append(entry.uid if by_uid else entry.number)
             continue
-        await _store_one(session, entry, asked, by_uid=by_uid)
+        await _store_one(session, entry, request, by_uid=by_uid)
     if failed:
-        return f"OK [MODIFIED {sets.compact(failed).decode()}] Conditional Store Failed (Success)"
+        return f"OK [MODIFIED {sequence_sets.compact(failed).decode()}] Conditional Store Failed (Success)"
     return "OK Success"
 
 
@@ -43,7 +42,7 @@ def _entries(session: Session, args: list[Node], *, by_uid: bool) -> list[Mailbo
     if not args:
         raise ParseError("a sequence set is needed")
     selection = session.selected
-    return list(selection.entries(selection.indexes(sets.parse_set(text_of(args[0])), by_uid=by_uid)))
+    return list(selection.entries(selection.indexes(sequence_sets.parse_set(text_of(args[0])), by_uid=by_uid)))
 
 
 def _unchanged_since(args: list[Node]) -> tuple[int | None, list[Node]]:
@@ -56,7 +55,7 @@ def _unchanged_since(args: list[Node]) -> tuple[int | None, list[Node]]:
 
 @dataclass(frozen=True)
 class _StoreRequest:
-    """What a STORE does: `sign` is plus, minus or nothing for replace."""
+    """The parsed item of a STORE: `sign` is plus, minus, or empty for replace."""
 
     sign: bytes
     name: bytes
@@ -79,15 +78,15 @@ def _require_writable(session: Session) -> None:
         raise CommandRefused("NO [READ-ONLY] Folder is read-only. (Failure)")
 
 
-async def _store_one(session: Session, entry: MailboxEntry, asked: _StoreRequest, *, by_uid: bool) -> None:
-    if asked.name == b"FLAGS":
-        _store_flags(session, entry.message, asked.sign, frozenset(asked.values))
+async def _store_one(session: Session, entry: MailboxEntry, request: _StoreRequest, *, by_uid: bool) -> None:
+    if request.name == b"FLAGS":
+        _store_flags(session, entry.message, request.sign, frozenset(request.values))
     else:
-        _store_labels(session, entry.message, asked.sign, asked.values)
+        _store_labels(session, entry.message, request.sign, request.values)
     session.selected.forget_change(entry.uid)
-    if asked.silent:
+    if request.silent:
         return
-    if asked.name == b"FLAGS":
+    if request.name == b"FLAGS":
         await session.connection.send(flags_update(entry, condstore=session.condstore, uid=by_uid))
     else:
         uid = b" UID %d" % entry.uid if by_uid else b""
@@ -97,8 +96,8 @@ async def _store_one(session: Session, entry: MailboxEntry, asked: _StoreRequest
 
 def _store_flags(session: Session, message: Message, sign: bytes, flags: frozenset[str]) -> None:
     account = session.backend.account
-    wanted = message.flags | flags if sign == b"+" else message.flags - flags if sign == b"-" else flags
-    account.set_flags(message.msgid, wanted - {"\\Recent"})
+    new_flags = message.flags | flags if sign == b"+" else message.flags - flags if sign == b"-" else flags
+    account.set_flags(message.msgid, new_flags - {"\\Recent"})
     if "\\Deleted" in message.flags:  # Gmail expunges at once unless the user turned that off
         expunge_message(session, message)
 

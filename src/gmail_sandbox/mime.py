@@ -1,4 +1,4 @@
-"""MIME parts of a raw message as exact byte ranges, which is what FETCH must return.
+"""MIME parts of a raw message as exact byte ranges, as FETCH must return them.
 
 The standard library's parser decodes; IMAP wants the bytes as they came, so this one only cuts.
 """
@@ -85,23 +85,23 @@ def _without_break(piece: bytes) -> bytes:
     return piece[2:] if piece.startswith(b"\r\n") else piece.removeprefix(b"\n")
 
 
-def section(root: MimePart, path: tuple[int, ...], what: bytes, names: tuple[bytes, ...]) -> bytes | None:
+def section(root: MimePart, path: tuple[int, ...], specifier: bytes, names: tuple[bytes, ...]) -> bytes | None:
     """Return the bytes of a section (RFC 3501 section 6.4.5), or None when there is no such part."""
     part = _descend(root, path)
     if part is None:
         return None
-    if what == b"MIME":
+    if specifier == b"MIME":
         return part.head
-    if not what:
+    if not specifier:
         return part.body if path else part.head + part.body
     if path:
         # HEADER and TEXT of a numbered part speak of the message it contains.
         if not part.is_message:
             return None
         part = part.children[0]
-    if what == b"TEXT":
+    if specifier == b"TEXT":
         return part.body
-    return part.head if what == b"HEADER" else _pick(part.head, names, keep=what == b"HEADER.FIELDS")
+    return part.head if specifier == b"HEADER" else _pick(part.head, names, keep=specifier == b"HEADER.FIELDS")
 
 
 def _descend(root: MimePart, path: tuple[int, ...]) -> MimePart | None:
@@ -120,8 +120,10 @@ def _descend(root: MimePart, path: tuple[int, ...]) -> MimePart | None:
 
 
 def _pick(head: bytes, names: tuple[bytes, ...], *, keep: bool) -> bytes:
-    wanted = {name.lower() for name in names}
+    lower_names = {name.lower() for name in names}
     picked = [
-        match[0] for match in _FIELD.finditer(head) if (match[0].partition(b":")[0].strip().lower() in wanted) is keep
+        match[0]
+        for match in _FIELD.finditer(head)
+        if (match[0].partition(b":")[0].strip().lower() in lower_names) is keep
     ]
     return b"".join(picked) + b"\r\n"

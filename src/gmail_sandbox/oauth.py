@@ -1,4 +1,4 @@
-"""Google's OAuth endpoints as far as a mail client meets them: consent, token, revoke, and token look-up.
+"""Google's OAuth endpoints as far as a mail client meets them: consent, token, revocation and introspection.
 
 The authorization page asks nobody: it redirects at once, as if the owner had just agreed.
 """
@@ -59,42 +59,42 @@ class OAuthEndpoints:
         return create_app(routes, {404: _answer_not_found, 405: _answer_not_found})
 
     async def _authorize(self, request: Request) -> Response:
-        asked = dict(request.query_params)
-        wrong = self._authorization_error(asked)
-        if wrong:
-            return HTMLResponse(f"<h1>Error 400: {wrong}</h1>", 400)
-        redirect = asked["redirect_uri"]
+        fields = dict(request.query_params)
+        error = self._authorization_error(fields)
+        if error:
+            return HTMLResponse(f"<h1>Error 400: {error}</h1>", 400)
+        redirect = fields["redirect_uri"]
         code = self._tokens.issue_code(
             AuthorizationGrant(
                 redirect_uri=redirect,
-                scope=asked["scope"],
-                challenge=asked.get("code_challenge", ""),
-                method=asked.get("code_challenge_method", "plain"),
+                scope=fields["scope"],
+                challenge=fields.get("code_challenge", ""),
+                method=fields.get("code_challenge_method", "plain"),
                 # Google asks for access_type, OpenID Connect (and Microsoft) for a scope.
-                offline=asked.get("access_type") == "offline" or "offline_access" in asked["scope"].split(),
+                offline=fields.get("access_type") == "offline" or "offline_access" in fields["scope"].split(),
             )
         )
-        query = {"state": asked.get("state", ""), "code": code, "scope": asked["scope"]}
+        query = {"state": fields.get("state", ""), "code": code, "scope": fields["scope"]}
         joiner = "&" if urlsplit(redirect).query else "?"
         return Response(status_code=302, headers={"Location": redirect + joiner + urlencode(query)})
 
-    def _authorization_error(self, asked: dict[str, str]) -> str:
-        """Return Google's name for what is wrong with an authorization request, or nothing."""
-        redirect = urlsplit(asked.get("redirect_uri", ""))
+    def _authorization_error(self, fields: dict[str, str]) -> str:
+        """Return Google's name for the error in an authorization request, or an empty string."""
+        redirect = urlsplit(fields.get("redirect_uri", ""))
         checks = (
-            (asked.get("client_id") == self._credentials.client_id, "invalid_client: The OAuth client was not found."),
+            (fields.get("client_id") == self._credentials.client_id, "invalid_client: The OAuth client was not found."),
             # Desktop clients may use any loopback port; out-of-band is blocked since 2023.
             (redirect.scheme == "http" and redirect.hostname in _LOOPBACK, "redirect_uri_mismatch"),
             (self._faults.consume("redirect_refused") is None, "redirect_uri_mismatch"),
-            (asked.get("response_type") == "code", "invalid_request: response_type must be code"),
-            (bool(asked.get("scope")), "invalid_request: Missing required parameter: scope"),
+            (fields.get("response_type") == "code", "invalid_request: response_type must be code"),
+            (bool(fields.get("scope")), "invalid_request: Missing required parameter: scope"),
             (
-                asked.get("code_challenge_method", "plain") in ("plain", "S256"),
+                fields.get("code_challenge_method", "plain") in ("plain", "S256"),
                 "invalid_request: code_challenge_method",
             ),
-            (asked.get("access_type", "online") in ("online", "offline"), "invalid_request: access_type"),
+            (fields.get("access_type", "online") in ("online", "offline"), "invalid_request: access_type"),
         )
-        return next((wrong for passed, wrong in checks if not passed), "")
+        return next((error for passed, error in checks if not passed), "")
 
     async def _token(self, request: Request) -> Response:
         self._backend.stats.token_requests += 1
@@ -221,7 +221,7 @@ class OAuthEndpoints:
         return self._introspect(request.headers.get("authorization", "").removeprefix("Bearer ").strip())
 
     def _introspect(self, token: str) -> Response:
-        """Answer 200 in any case: a Dovecot takes another status for an outage, not for a bad token."""
+        """Answer 200 in any case: Dovecot takes another status for an outage, not for a bad token."""
         facts = self._tokens.find_access(token)
         if facts is None:
             return JsonAnswer({"email": "", "active": False})
@@ -237,7 +237,7 @@ def _basic(encoded: str) -> tuple[str, str]:
 
 
 async def _hang(request: Request, seconds: float | None) -> None:
-    """Wait so long, or for ever; raise ClientDisconnect as soon as the client gives up."""
+    """Wait for `seconds`, or for ever when it is None; raise ClientDisconnect once the client gives up."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             while (await request.receive())["type"] != "http.disconnect":

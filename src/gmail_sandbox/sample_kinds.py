@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from gmail_sandbox import compose
+from gmail_sandbox import mime_builder
 
 if TYPE_CHECKING:
     import random
 
-    from gmail_sandbox.compose import MimeBody
+    from gmail_sandbox.mime_builder import MimeBody
 
 OWNER = "Demo <demo@example.com>"
 _PEOPLE = ("Ansel", "Brisa", "Corin", "Delia", "Edda", "Falk", "Gitte", "Hanno", "Ilka", "Jorin", "Kaija", "Levin")
@@ -50,7 +50,7 @@ _PIXEL = bytes.fromhex(
 
 @dataclass(frozen=True)
 class MessageDraft:
-    """A message but for its standard headers, or a whole one in `raw`."""
+    """A message without its standard headers, or a whole one in `raw`."""
 
     sender: str
     subject: str
@@ -63,7 +63,7 @@ class MessageDraft:
 
 @dataclass
 class SampleContext:
-    """Where the drafting is: the date, the source of chance, the conversations so far."""
+    """The state of the generator: date, random numbers, and the conversations so far."""
 
     rng: random.Random
     index: int = 0
@@ -90,16 +90,16 @@ class SampleContext:
 
     def sentences(self, count: int) -> str:
         """Return some text."""
-        made = []
+        sentences = []
         for _ in range(count):
             words = self.rng.sample(_WORDS, self.rng.randrange(6, 14))
-            made.append(" ".join(words).capitalize() + ".")
-        return "\n".join(made) + "\n"
+            sentences.append(" ".join(words).capitalize() + ".")
+        return "\n".join(sentences) + "\n"
 
     def headers(self, draft: MessageDraft) -> list[tuple[str, str]]:
         """Return the standard headers of a message as Gmail would have received it."""
         domain = draft.sender.rpartition("@")[2].rstrip(">")
-        stamp = compose.date(self.when)
+        stamp = mime_builder.date(self.when)
         verdict = f"dkim=pass header.i=@{domain};\r\n       spf=pass smtp.mailfrom={domain}"
         return [
             ("Delivered-To", "demo@example.com"),
@@ -114,48 +114,50 @@ class SampleContext:
         ]
 
 
-def conversation(scene: SampleContext) -> MessageDraft:
+def conversation(context: SampleContext) -> MessageDraft:
     """Draft a new conversation or an answer in one."""
-    chance = scene.rng
-    if scene.threads and chance.random() < 0.65:  # noqa: PLR2004
-        topic, ids, partner = chance.choice(scene.threads[-12:])
+    chance = context.rng
+    if context.threads and chance.random() < 0.65:  # noqa: PLR2004
+        topic, ids, partner = chance.choice(context.threads[-12:])
         extra = (("In-Reply-To", ids[-1]), ("References", "\r\n ".join(ids)))
-        body = compose.text(scene.sentences(3) + "\nOn an earlier day you wrote:\n> " + scene.sentences(1))
-        ids.append(scene.message_id)
+        body = mime_builder.text(context.sentences(3) + "\nOn an earlier day you wrote:\n> " + context.sentences(1))
+        ids.append(context.message_id)
         return MessageDraft(partner, f"Re: {topic}", body, ("Work",) if chance.random() < 0.4 else (), extra)  # noqa: PLR2004
-    topic, partner = chance.choice(_TOPICS).capitalize(), scene.person()
-    scene.threads.append((topic, [scene.message_id], partner))
+    topic, partner = chance.choice(_TOPICS).capitalize(), context.person()
+    context.threads.append((topic, [context.message_id], partner))
     label = ("Work/Projects",) if chance.random() < 0.25 else ()  # noqa: PLR2004
-    return MessageDraft(partner, topic, compose.text(scene.sentences(5), encoding="7bit"), label)
+    return MessageDraft(partner, topic, mime_builder.text(context.sentences(5), encoding="7bit"), label)
 
 
-def newsletter(scene: SampleContext) -> MessageDraft:
+def newsletter(context: SampleContext) -> MessageDraft:
     """Draft a newsletter in plain text and HTML."""
-    text = scene.sentences(12)
+    text = context.sentences(12)
     paragraphs = "".join(f"<p>{line}</p>\n" for line in text.splitlines())
     page = f"<html><body><h1>Weekly reading</h1>\n{paragraphs}<a href='https://news.example.org/u'>Unsubscribe</a></body></html>\n"
-    body = compose.multipart("alternative", scene.boundary(), [compose.text(text), compose.text(page, "html")])
+    body = mime_builder.multipart(
+        "alternative", context.boundary(), [mime_builder.text(text), mime_builder.text(page, "html")]
+    )
     extra = (
         ("List-Unsubscribe", "<https://news.example.org/u?id=1>, <mailto:leave@news.example.org>"),
         ("List-Unsubscribe-Post", "List-Unsubscribe=One-Click"),
         ("Precedence", "bulk"),
     )
-    return MessageDraft("Weekly Reading <news@example.org>", f"Weekly reading no. {scene.index}", body, (), extra)
+    return MessageDraft("Weekly Reading <news@example.org>", f"Weekly reading no. {context.index}", body, (), extra)
 
 
-def receipt(scene: SampleContext) -> MessageDraft:
+def receipt(context: SampleContext) -> MessageDraft:
     """Draft a receipt with a PDF attached."""
-    number, total = 10_000 + scene.index, scene.rng.randrange(500, 20_000) / 100
-    pdf = b"%PDF-1.4\n% receipt " + str(number).encode() + b"\n" + scene.rng.randbytes(3000) + b"\n%%EOF\n"
+    number, total = 10_000 + context.index, context.rng.randrange(500, 20_000) / 100
+    pdf = b"%PDF-1.4\n% receipt " + str(number).encode() + b"\n" + context.rng.randbytes(3000) + b"\n%%EOF\n"
     parts = [
-        compose.text(f"Thank you for your order {number}.\nTotal: {total:.2f} EUR\n"),
-        compose.attachment(pdf, "application/pdf", f"receipt-{number}.pdf"),
+        mime_builder.text(f"Thank you for your order {number}.\nTotal: {total:.2f} EUR\n"),
+        mime_builder.attachment(pdf, "application/pdf", f"receipt-{number}.pdf"),
     ]
-    body = compose.multipart("mixed", scene.boundary(), parts)
+    body = mime_builder.multipart("mixed", context.boundary(), parts)
     return MessageDraft("Shop <orders@example.net>", f"Your receipt {number}", body, ("Receipts",))
 
 
-def mailing_list(scene: SampleContext) -> MessageDraft:
+def mailing_list(context: SampleContext) -> MessageDraft:
     """Draft a post to a mailing list."""
     extra = (
         ("List-Id", "Gardeners <gardeners.lists.example.org>"),
@@ -163,72 +165,76 @@ def mailing_list(scene: SampleContext) -> MessageDraft:
         ("Sender", "gardeners-bounces@lists.example.org"),
         ("Reply-To", "gardeners@lists.example.org"),
     )
-    subject = f"[gardeners] {scene.rng.choice(_TOPICS)}"
-    body = compose.text(scene.sentences(6) + "\n-- \nGardeners mailing list\n", encoding="8bit")
-    return MessageDraft(scene.person(), subject, body, (), extra, to="gardeners@lists.example.org")
+    subject = f"[gardeners] {context.rng.choice(_TOPICS)}"
+    body = mime_builder.text(context.sentences(6) + "\n-- \nGardeners mailing list\n", encoding="8bit")
+    return MessageDraft(context.person(), subject, body, (), extra, to="gardeners@lists.example.org")
 
 
-def international(scene: SampleContext) -> MessageDraft:
+def international(context: SampleContext) -> MessageDraft:
     """Draft a message whose subject and text are not ASCII."""
-    subject, charset, text = _FOREIGN[scene.index % len(_FOREIGN)]
-    body = compose.text(text + "\n", charset=charset, encoding="base64")
-    return MessageDraft(scene.person(), compose.encoded_word(subject, charset), body)
+    subject, charset, text = _FOREIGN[context.index % len(_FOREIGN)]
+    body = mime_builder.text(text + "\n", charset=charset, encoding="base64")
+    return MessageDraft(context.person(), mime_builder.encoded_word(subject, charset), body)
 
 
-def html_only(scene: SampleContext) -> MessageDraft:
+def html_only(context: SampleContext) -> MessageDraft:
     """Draft a notice that has no plain text at all."""
-    page = f"<!DOCTYPE html><html><body><table><tr><td>{scene.sentences(4)}</td></tr></table></body></html>\n"
-    return MessageDraft("Notices <no-reply@example.com>", "A notice about your account", compose.text(page, "html"))
+    page = f"<!DOCTYPE html><html><body><table><tr><td>{context.sentences(4)}</td></tr></table></body></html>\n"
+    return MessageDraft(
+        "Notices <no-reply@example.com>", "A notice about your account", mime_builder.text(page, "html")
+    )
 
 
-def invitation(scene: SampleContext) -> MessageDraft:
+def invitation(context: SampleContext) -> MessageDraft:
     """Draft a calendar invitation."""
-    start = scene.when + timedelta(days=7)
+    start = context.when + timedelta(days=7)
     calendar = (
         "BEGIN:VCALENDAR\nVERSION:2.0\nPRODID:-//Sandbox//EN\nMETHOD:REQUEST\nBEGIN:VEVENT\n"
-        f"UID:event-{scene.index}@example.com\nDTSTAMP:{scene.when:%Y%m%dT%H%M%SZ}\nDTSTART:{start:%Y%m%dT%H%M%SZ}\n"
+        f"UID:event-{context.index}@example.com\nDTSTAMP:{context.when:%Y%m%dT%H%M%SZ}\nDTSTART:{start:%Y%m%dT%H%M%SZ}\n"
         "SUMMARY:Planning\nATTENDEE:mailto:demo@example.com\nEND:VEVENT\nEND:VCALENDAR\n"
     )
-    event = compose.text(calendar, "calendar; method=REQUEST", encoding="7bit")
-    parts = [compose.text("You are invited to: Planning\n"), event]
-    body = compose.multipart("alternative", scene.boundary(), parts)
-    return MessageDraft(scene.person(), "Invitation: Planning", body, ("Work",))
+    event = mime_builder.text(calendar, "calendar; method=REQUEST", encoding="7bit")
+    parts = [mime_builder.text("You are invited to: Planning\n"), event]
+    body = mime_builder.multipart("alternative", context.boundary(), parts)
+    return MessageDraft(context.person(), "Invitation: Planning", body, ("Work",))
 
 
-def photo(scene: SampleContext) -> MessageDraft:
+def photo(context: SampleContext) -> MessageDraft:
     """Draft an HTML message with an image inside, referred to by Content-ID."""
-    cid = f"image-{scene.index}@example.net"
-    page = compose.text(f'<html><body><p>Look:</p><img src="cid:{cid}"></body></html>\n', "html")
-    image = compose.attachment(_PIXEL, "image/png", "view.png", cid=cid)
-    related = compose.multipart("related", scene.boundary(1), [page, image])
-    body = compose.multipart("alternative", scene.boundary(), [compose.text("Look:\n[image]\n"), related])
-    return MessageDraft(scene.person(), "The view from here", body)
+    cid = f"image-{context.index}@example.net"
+    page = mime_builder.text(f'<html><body><p>Look:</p><img src="cid:{cid}"></body></html>\n', "html")
+    image = mime_builder.attachment(_PIXEL, "image/png", "view.png", cid=cid)
+    related = mime_builder.multipart("related", context.boundary(1), [page, image])
+    body = mime_builder.multipart("alternative", context.boundary(), [mime_builder.text("Look:\n[image]\n"), related])
+    return MessageDraft(context.person(), "The view from here", body)
 
 
-def forwarded(scene: SampleContext) -> MessageDraft:
+def forwarded(context: SampleContext) -> MessageDraft:
     """Draft a message that carries another one."""
-    inner = compose.message(
+    inner = mime_builder.message(
         [
-            ("Message-ID", f"<inner-{scene.index}@example.org>"),
-            ("Date", compose.date(scene.when - timedelta(days=2))),
-            ("From", scene.person()),
-            ("To", scene.person()),
-            ("Subject", compose.encoded_word("Früher geschrieben", "utf-8")),
+            ("Message-ID", f"<inner-{context.index}@example.org>"),
+            ("Date", mime_builder.date(context.when - timedelta(days=2))),
+            ("From", context.person()),
+            ("To", context.person()),
+            ("Subject", mime_builder.encoded_word("Früher geschrieben", "utf-8")),
         ],
-        compose.text(scene.sentences(2)),
+        mime_builder.text(context.sentences(2)),
     )
-    parts = [compose.text("See below.\n"), compose.entity("message/rfc822", inner)]
-    return MessageDraft(scene.person(), "Fwd: for your files", compose.multipart("mixed", scene.boundary(), parts))
+    parts = [mime_builder.text("See below.\n"), mime_builder.entity("message/rfc822", inner)]
+    return MessageDraft(
+        context.person(), "Fwd: for your files", mime_builder.multipart("mixed", context.boundary(), parts)
+    )
 
 
-def named_attachment(scene: SampleContext) -> MessageDraft:
+def named_attachment(context: SampleContext) -> MessageDraft:
     """Draft a message with an attachment whose name is not ASCII (RFC 2231)."""
-    sheet = compose.attachment(b"Name;Betrag\r\nM\xc3\xbcller;12\r\n", "text/csv", "Übersicht für März.csv")
-    body = compose.multipart("mixed", scene.boundary(), [compose.text("Anbei die Übersicht.\n"), sheet])
-    return MessageDraft(scene.person(), compose.encoded_word("Übersicht", "iso-8859-1"), body, ("Work",))
+    sheet = mime_builder.attachment(b"Name;Betrag\r\nM\xc3\xbcller;12\r\n", "text/csv", "Übersicht für März.csv")
+    body = mime_builder.multipart("mixed", context.boundary(), [mime_builder.text("Anbei die Übersicht.\n"), sheet])
+    return MessageDraft(context.person(), mime_builder.encoded_word("Übersicht", "iso-8859-1"), body, ("Work",))
 
 
-def bounce(scene: SampleContext) -> MessageDraft:
+def bounce(context: SampleContext) -> MessageDraft:
     """Draft a delivery status notification (RFC 3464)."""
     status = (
         b"Reporting-MTA: dns; mx.example.net\r\n\r\nFinal-Recipient: rfc822; nobody@example.net\r\n"
@@ -236,30 +242,32 @@ def bounce(scene: SampleContext) -> MessageDraft:
     )
     original = f"From: {OWNER}\r\nTo: nobody@example.net\r\nSubject: Hello\r\n".encode()
     parts = [
-        compose.text("Your message to nobody@example.net could not be delivered.\n"),
-        compose.entity("message/delivery-status", status),
-        compose.entity("text/rfc822-headers", original),
+        mime_builder.text("Your message to nobody@example.net could not be delivered.\n"),
+        mime_builder.entity("message/delivery-status", status),
+        mime_builder.entity("text/rfc822-headers", original),
     ]
-    body = compose.multipart("report; report-type=delivery-status", scene.boundary(), parts)
+    body = mime_builder.multipart("report; report-type=delivery-status", context.boundary(), parts)
     extra = (("Auto-Submitted", "auto-replied"), ("Return-Path", "<>"))
     return MessageDraft(
         "Mail Delivery <mailer-daemon@example.net>", "Delivery Status Notification (Failure)", body, (), extra
     )
 
 
-def large(scene: SampleContext, size: int) -> MessageDraft:
+def large(context: SampleContext, size: int) -> MessageDraft:
     """Draft a message of about 4/3 of `size` bytes."""
-    data = scene.rng.randbytes(size)
-    parts = [compose.text("The scans.\n"), compose.attachment(data, "application/zip", "scans.zip")]
-    return MessageDraft(scene.person(), "Scans", compose.multipart("mixed", scene.boundary(), parts), ("Work",))
+    data = context.rng.randbytes(size)
+    parts = [mime_builder.text("The scans.\n"), mime_builder.attachment(data, "application/zip", "scans.zip")]
+    return MessageDraft(
+        context.person(), "Scans", mime_builder.multipart("mixed", context.boundary(), parts), ("Work",)
+    )
 
 
-def odd(scene: SampleContext) -> MessageDraft:
+def odd(context: SampleContext) -> MessageDraft:
     """Draft something malformed in one of the ways that real mail is."""
-    name = scene.person()
-    plain = compose.text("unused\n")
-    head = f"From: {name}\r\nTo: {OWNER}\r\nMessage-ID: {scene.message_id}\r\n"
-    dated = head + f"Date: {compose.date(scene.when)}\r\n"
+    name = context.person()
+    plain = mime_builder.text("unused\n")
+    head = f"From: {name}\r\nTo: {OWNER}\r\nMessage-ID: {context.message_id}\r\n"
+    dated = head + f"Date: {mime_builder.date(context.when)}\r\n"
     raws = (
         (dated + "Subject: bare line feeds\r\n\r\none\r\ntwo\r\n").replace("\r\n", "\n").encode(),
         dated.encode()
@@ -269,4 +277,4 @@ def odd(scene: SampleContext) -> MessageDraft:
         dated.encode() + b"Subject: a NUL\r\n\r\nbefore\0after\r\n",
         (dated + 'Subject: unclosed\r\nContent-Type: multipart/mixed; boundary="b"\r\n\r\n--b\r\n\r\nno end').encode(),
     )
-    return MessageDraft(name, "", plain, raw=raws[scene.index % len(raws)])
+    return MessageDraft(name, "", plain, raw=raws[context.index % len(raws)])

@@ -10,7 +10,7 @@ import random
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from gmail_sandbox import compose, sample_kinds
+from gmail_sandbox import mime_builder, sample_kinds
 from gmail_sandbox.sample_kinds import MessageDraft, SampleContext
 
 if TYPE_CHECKING:
@@ -51,31 +51,31 @@ def sample_messages(count: int = 300, seed: int = 1) -> Iterator[SampleMessage]:
     """Return `count` messages, oldest first."""
     chance = random.Random(seed)  # noqa: S311 (reproducible, not secret)
     kinds, weights = zip(*_KINDS, strict=True)
-    scene = SampleContext(chance)
+    context = SampleContext(chance)
     for index in range(count):
-        scene.advance(index, EPOCH - _SPAN + _SPAN * (index + 1) / (count + 1))
+        context.advance(index, EPOCH - _SPAN + _SPAN * (index + 1) / (count + 1))
         if index < len(kinds):
             kind = kinds[index]  # every kind at least once
         elif index % 97 == 60 and index // 97 < len(_BIG):  # noqa: PLR2004
             kind = _big(_BIG[index // 97])
         else:
             kind = chance.choices(kinds, weights)[0]
-        yield _finish(scene, kind(scene))
+        yield _finish(context, kind(context))
 
 
 def _big(size: int) -> Callable[[SampleContext], MessageDraft]:
-    return lambda scene: sample_kinds.large(scene, size)
+    return lambda context: sample_kinds.large(context, size)
 
 
-def _finish(scene: SampleContext, draft: MessageDraft) -> SampleMessage:
-    raw = draft.raw if draft.raw is not None else compose.message(scene.headers(draft), draft.body)
-    age = EPOCH - scene.when
-    read = scene.rng.random() < (0.95 if age > timedelta(days=14) else 0.4)
-    flags = [flag for flag, share in (("\\Seen", read), ("\\Flagged", scene.rng.random() < 0.05)) if share]  # noqa: PLR2004
-    labels = [*draft.labels, *(label for label, share in _EXTRA_LABELS if scene.rng.random() < share)]
-    if age < timedelta(days=200) or scene.rng.random() < 0.3:  # noqa: PLR2004
+def _finish(context: SampleContext, draft: MessageDraft) -> SampleMessage:
+    raw = draft.raw if draft.raw is not None else mime_builder.message(context.headers(draft), draft.body)
+    age = EPOCH - context.when
+    read = context.rng.random() < (0.95 if age > timedelta(days=14) else 0.4)
+    flags = [flag for flag, share in (("\\Seen", read), ("\\Flagged", context.rng.random() < 0.05)) if share]  # noqa: PLR2004
+    labels = [*draft.labels, *(label for label, share in _EXTRA_LABELS if context.rng.random() < share)]
+    if age < timedelta(days=200) or context.rng.random() < 0.3:  # noqa: PLR2004
         labels.append("\\Inbox")
-    return SampleMessage(raw, tuple(labels), tuple(flags), int(scene.when.timestamp() * 1000))
+    return SampleMessage(raw, tuple(labels), tuple(flags), int(context.when.timestamp() * 1000))
 
 
 _EXTRA_LABELS = (("\\Important", 0.3), ("Übung", 0.04), ("R&D", 0.05), ("2024", 0.03))

@@ -1,6 +1,6 @@
-"""SEARCH: a command becomes a range of candidates and tests on them (RFC 3501 section 6.4.4, Gmail's X-GM keys).
+"""SEARCH: parses a command into ranges of candidates and tests on them (RFC 3501 section 6.4.4, Gmail's X-GM keys).
 
-UID sets and X-GM-MSGID narrow the candidates first, so that looking at the end of a large mailbox is cheap.
+UID sets and X-GM-MSGID narrow the candidates first, so that a search at the end of a large mailbox is cheap.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from datetime import UTC, date, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeAlias
 
-from gmail_sandbox import gmail_query, wire
-from gmail_sandbox import sequence_sets as sets
+from gmail_sandbox import gmail_query, imap_syntax, sequence_sets
 from gmail_sandbox.account import GmailAccount
+from gmail_sandbox.imap_syntax import ImapToken, Node, ParseError, list_of, text_of
 from gmail_sandbox.mailbox import MailboxEntry, Selection
 from gmail_sandbox.searchable_text import SearchableText
 from gmail_sandbox.session import CommandRefused, Session
-from gmail_sandbox.wire import ImapToken, Node, ParseError, list_of, text_of
 
 Test: TypeAlias = Callable[[MailboxEntry, SearchableText], bool]
 
@@ -80,7 +79,7 @@ class SearchParser:
         elif name == b"UID":
             self._nodes.pop(0)
             self.program.ranges.append(self._set(self._text(), by_uid=True))
-        elif sets.is_set(name) and not token.is_quoted:
+        elif sequence_sets.is_set(name) and not token.is_quoted:
             self._nodes.pop(0)
             self.program.ranges.append(self._set(name, by_uid=False))
         elif name == b"X-GM-MSGID":
@@ -91,7 +90,7 @@ class SearchParser:
         return True
 
     def _set(self, value: bytes, *, by_uid: bool) -> list[range]:
-        return self._selection.indexes(sets.parse_set(value), by_uid=by_uid)
+        return self._selection.indexes(sequence_sets.parse_set(value), by_uid=by_uid)
 
     def _next(self) -> Node:
         if not self._nodes:
@@ -99,7 +98,7 @@ class SearchParser:
         return self._nodes.pop(0)
 
     def _text(self) -> bytes:
-        return wire.text_of(self._next())
+        return imap_syntax.text_of(self._next())
 
     def _string(self) -> str:
         try:
@@ -109,14 +108,14 @@ class SearchParser:
             raise ParseError(str(error)) from error
 
     def _number(self) -> int:
-        return wire.number_of(self._next())
+        return imap_syntax.number_of(self._next())
 
     def _key(self) -> Test:
         node = self._next()
         if isinstance(node, list):
             return self._group(node)
         name = node.upper()
-        if sets.is_set(name) and not node.is_quoted:
+        if sequence_sets.is_set(name) and not node.is_quoted:
             return _in_ranges(self._set(name, by_uid=False))
         for family in (self._simple, self._flags, self._texts, self._dates, self._numbers, self._gmail):
             test = family(name)
@@ -150,14 +149,14 @@ class SearchParser:
 
     def _flags(self, name: bytes) -> Test | None:
         if name in (b"KEYWORD", b"UNKEYWORD"):
-            flag, wanted = self._string(), name == b"KEYWORD"
+            flag, expected = self._string(), name == b"KEYWORD"
         elif name in _FLAG_KEYS:
-            flag, wanted = _FLAG_KEYS[name], True
+            flag, expected = _FLAG_KEYS[name], True
         elif name[:2] == b"UN" and name[2:] in _FLAG_KEYS:
-            flag, wanted = _FLAG_KEYS[name[2:]], False
+            flag, expected = _FLAG_KEYS[name[2:]], False
         else:
             return None
-        return lambda entry, _content: (flag in entry.message.flags) is wanted
+        return lambda entry, _content: (flag in entry.message.flags) is expected
 
     def _texts(self, name: bytes) -> Test | None:
         if name in _HEADER_KEYS:
@@ -176,10 +175,10 @@ class SearchParser:
         compare = _DATE_KEYS.get(name.removeprefix(b"SENT"))
         if compare is None:
             return None
-        wanted = _date(self._text())
+        limit = _date(self._text())
         if sent:
-            return lambda _entry, content: (when := _sent_date(content)) is not None and compare(when, wanted)
-        return lambda entry, _content: compare(_arrival_date(entry), wanted)
+            return lambda _entry, content: (when := _sent_date(content)) is not None and compare(when, limit)
+        return lambda entry, _content: compare(_arrival_date(entry), limit)
 
     def _numbers(self, name: bytes) -> Test | None:
         if name not in (b"LARGER", b"SMALLER", b"MODSEQ"):
@@ -197,7 +196,7 @@ class SearchParser:
         if isinstance(node, ImapToken) and node.is_quoted:  # entry name and type (RFC 7162 section 3.1.5)
             self._next()
             node = self._next()
-        limit = wire.number_of(node)
+        limit = imap_syntax.number_of(node)
         return lambda entry, _content: entry.message.modseq >= limit
 
     def _gmail(self, name: bytes) -> Test | None:
@@ -218,11 +217,11 @@ class SearchParser:
 
     def _label(self) -> Test:
         token = self._next()
-        label = wire.text_of(token).decode(self._charset, "replace")
+        label = imap_syntax.text_of(token).decode(self._charset, "replace")
         if isinstance(token, ImapToken) and not token.is_quoted and label.startswith("\\"):
             raise ParseError("system labels must be quoted in SEARCH")
-        wanted = label.casefold()
-        return lambda entry, _content: any(own.casefold() == wanted for own in entry.message.labels)
+        folded_label = label.casefold()
+        return lambda entry, _content: any(own.casefold() == folded_label for own in entry.message.labels)
 
 
 def _in_ranges(ranges: list[range]) -> Test:
@@ -322,5 +321,5 @@ def _esearch(session: Session, numbers: list[int], returned: list[bytes], modseq
         elif item == b"MAX" and numbers:
             line += b" MAX %d" % numbers[-1]
         elif item == b"ALL" and numbers:
-            line += b" ALL " + sets.compact(numbers)
+            line += b" ALL " + sequence_sets.compact(numbers)
     return line + (b" MODSEQ %d" % modseq if modseq else b"")

@@ -1,4 +1,4 @@
-"""The readable side of a message for searching: decoded header fields and text, made only when asked for."""
+"""Decoded header fields and text of a message for SEARCH, computed only when a test needs them."""
 
 from __future__ import annotations
 

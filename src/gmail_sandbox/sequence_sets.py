@@ -9,7 +9,7 @@ import re
 from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
-from gmail_sandbox.wire import ParseError
+from gmail_sandbox.imap_syntax import ParseError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -84,7 +84,7 @@ class Sandbox:
             raise
 
     async def stop(self) -> None:
-        """Say BYE to everybody, close the ports and the state."""
+        """End every session with BYE, and close the ports and the state."""
         if self._opening is not None:
             await asyncio.gather(self._opening, return_exceptions=True)
         # A connection accepted this very moment needs some turns of the loop to reach its handler, which closes it;

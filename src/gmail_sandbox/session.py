@@ -1,4 +1,4 @@
-"""The state of one IMAP session and the answers every command needs; the commands live in their own modules."""
+"""The state of one IMAP session and its updates to the client; the commands are in modules of their own."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ class Session:
         }
 
     def end(self, bye: str) -> None:
-        """Say BYE at once when the session waits for its client, otherwise at the next safe point."""
+        """End the session with BYE: now when it waits for its client, otherwise at the next safe point."""
         if self._pending_bye is None:
             self._pending_bye = bye
             if self._awaiting_client:
                 self.connection.close_with_bye(bye)
 
     def notify_change(self) -> None:
-        """Wake an IDLE: there is something to announce."""
+        """Wake IDLE, because there is something to announce."""
         self.wake.set()
 
     def invalidate_selection(self) -> None:
@@ -83,12 +83,12 @@ class Session:
         self.connection.silent = True
 
     def raise_if_ended(self) -> None:
-        """Raise SessionOver when the session was told to end; called between answers."""
+        """Raise SessionEnded after `end`; called between answers."""
         if self._pending_bye is not None:
             raise SessionEnded(self._pending_bye)
 
     async def next_line(self) -> bytes:
-        """Wait for the client."""
+        """Return the client's next line."""
         self.raise_if_ended()
         self._awaiting_client = True
         try:
@@ -101,7 +101,7 @@ class Session:
         await self.connection.send(line + b"\r\n")
 
     def mark_authenticated(self, expires_at: float | None) -> None:
-        """Note the login; the session ends with its access token."""
+        """Record the login; the session ends with its access token, at `expires_at` in epoch seconds."""
         self.user = self.backend.account.user
         self.backend.stats.logins += 1
         if expires_at is not None:
@@ -116,19 +116,19 @@ class Session:
 
     @property
     def selected(self) -> Selection:
-        """Return the selected mailbox; the dispatcher has made sure there is one."""
+        """Return the selected mailbox; raise CommandRefused when there is none."""
         if self.selection is None:
             raise CommandRefused("BAD Command not allowed in this state.")
         return self.selection
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Close the selection and cancel the timer."""
         self.select(None)
         if self._expiry_timer is not None:
             self._expiry_timer.cancel()
 
     def pending_updates(self, *, expunges: bool = True) -> bytes:
-        """Return the untagged lines about what happened meanwhile.
+        """Return the untagged lines about changes since the last ones.
 
         EXPUNGE shifts the numbers, so it must not come during FETCH, STORE and SEARCH (RFC 3501 section 7.4.1).
         """
@@ -142,7 +142,7 @@ class Session:
         return b"".join(lines)
 
     async def send_updates(self, *, expunges: bool = True) -> None:
-        """Send what happened meanwhile."""
+        """Send the untagged lines about changes since the last ones."""
         lines = self.pending_updates(expunges=expunges)
         if lines:
             await self.connection.send(lines)

@@ -1,7 +1,7 @@
-"""The sandbox's memory: one SQLite database, in a file or in memory, that outlives kill -9.
+"""The sandbox's storage: one SQLite database, in a file or in memory, that survives kill -9.
 
 Writes are collected and committed together at the end of `writing()`, so a message and its UIDs appear
-at once or not at all. WAL with synchronous=NORMAL loses nothing when the process is killed; only a power
+together or not at all. WAL with synchronous=NORMAL loses nothing when the process is killed; only a power
 cut could take the last moments.
 """
 
@@ -41,7 +41,7 @@ _DROP_UID = "DELETE FROM uids WHERE key = ? AND uid = ?"
 
 
 class State:
-    """Rows in and out; what they mean is the account's business."""
+    """Reads and writes rows; `account` gives them their meaning."""
 
     def __init__(self, path: Path | None = None) -> None:
         """Open or create the database; without a path it lives in memory."""
@@ -91,11 +91,11 @@ class State:
         self._new_uids.clear()
 
     def set_meta(self, name: str, value: object) -> None:
-        """Remember a JSON value under a name."""
+        """Save a JSON value under a name."""
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (name, json.dumps(value)))
 
     def meta(self, name: str, default: object = None) -> object:
-        """Return a remembered value."""
+        """Return a saved value."""
         row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
         value: object = json.loads(row[0]) if row else default
         return value

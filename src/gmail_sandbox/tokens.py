@@ -1,4 +1,4 @@
-"""OAuth2 tokens the sandbox has issued: authorization codes, refresh and access tokens.
+"""The OAuth2 tokens that the sandbox issued, and the assertions of service accounts that it accepts.
 
 Refresh and access tokens are saved, so that a client keeps its login over a restart of the sandbox.
 """
@@ -27,7 +27,7 @@ _CLOCK_SKEW_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class AccessGrant:
-    """What an access token stands for. Times in epoch seconds."""
+    """The grant behind an access token. Times in epoch seconds."""
 
     user: str
     scope: str
@@ -43,7 +43,7 @@ class AccessGrant:
 
 @dataclass(frozen=True)
 class RefreshGrant:
-    """A lasting grant; `ends_at` in epoch seconds, 0 for never, as Google limits it for apps in Testing status."""
+    """The grant behind a refresh token. It ends at `ends_at` in epoch seconds, or never when that is 0."""
 
     user: str
     scope: str
@@ -72,7 +72,7 @@ class AuthorizationGrant:
 
 
 class TokenStore:
-    """Issues, checks and revokes."""
+    """Issues, checks and revokes tokens."""
 
     def __init__(
         self, state: State, user: str, life: float, clock: Callable[[], float], consent_life: float = 0.0
@@ -91,7 +91,7 @@ class TokenStore:
         return value
 
     def redeem(self, value: str) -> AuthorizationGrant | None:
-        """Return what a code stands for, once."""
+        """Return the grant behind a code, only once."""
         return self._codes.pop(value, None)
 
     def issue_refresh(self, scope: str, client_id: str) -> str:
@@ -103,7 +103,7 @@ class TokenStore:
         return token
 
     def issue_access(self, scope: str, refresh_token: str = "") -> tuple[str, AccessGrant]:
-        """Return a new access token and what it stands for; forgets the expired ones."""
+        """Return a new access token and its grant, and forget expired ones."""
         now = self._clock()
         for old in [token for token, facts in self._access.items() if facts.expires_at < now]:
             self._forget_access(old)
@@ -113,12 +113,12 @@ class TokenStore:
         return token, self._access[token]
 
     def find_access(self, token: str) -> AccessGrant | None:
-        """Return what a live access token stands for."""
+        """Return the grant behind an access token that is still valid."""
         facts = self._access.get(token)
         return facts if facts is not None and facts.expires_at > self._clock() else None
 
     def find_refresh(self, token: str) -> RefreshGrant | None:
-        """Return what a live refresh token stands for."""
+        """Return the grant behind a refresh token that is still valid."""
         grant = self._refresh.get(token)
         return grant if grant is not None and not 0 < grant.ends_at < self._clock() else None
 

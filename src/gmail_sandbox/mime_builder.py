@@ -1,4 +1,4 @@
-"""Building raw messages byte by byte, so that the same seed gives the same mailbox on every Python."""
+"""Builds raw messages byte by byte, so that the same seed gives the same mailbox on every Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""IMAP syntax without any connection: tokens of a command, quoting of an answer (RFC 3501 sections 4 and 9).
+"""IMAP syntax without any connection: the tokens of a command, the quoting of an answer (RFC 3501 sections 4 and 9).
 
 A command arrives as alternating text and literals; `tokenise` turns it into nested lists of tokens.
 """
