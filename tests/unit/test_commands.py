@@ -57,8 +57,8 @@ def test_help_does_not_wait_for_what_work_needs(words: str, heavy: tuple[str, ..
     assert shown.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize(("process", "heavy"), [("producer", ("sqlalchemy", "fastapi")), ("worker", ("fastapi",))])
-def test_a_process_starts_without_what_only_a_look_at_the_database_or_an_order_needs(
+@pytest.mark.parametrize(("process", "heavy"), [("producer", ("sqlalchemy", "rich")), ("worker", ("rich",))])
+def test_a_process_starts_without_what_only_a_look_at_the_database_or_a_terminal_needs(
     process: str, heavy: tuple[str, ...]
 ) -> None:
     asked = f"import email_ingestion.app.{process}, sys; print([each for each in {heavy!r} if each in sys.modules])"

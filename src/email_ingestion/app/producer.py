@@ -91,8 +91,8 @@ class ProducerService:
             for mailbox in account.by_mailbox
         ]
         self._monitors = [*self._optional_threads(link)]
-        context.commands.pings["imap"] = self._ping_imap
-        context.commands.pings["oauth2"] = self._ping_oauth2
+        context.admin_actions.pings["imap"] = self._ping_imap
+        context.admin_actions.pings["oauth2"] = self._ping_oauth2
 
     def _second_link(self) -> RedisLink:
         """Connect once more: the leases of hundreds of accounts must not wait for the traffic of one."""

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from email_ingestion import __version__
-from email_ingestion.app.operator_commands import OperatorCommands
 from email_ingestion.atomic_files import write_private
 from email_ingestion.backup.archive import backup_monitor
 from email_ingestion.breaker import Breaker, BreakerPolicy, BreakerSnapshot
@@ -32,11 +31,11 @@ from email_ingestion.daemon import (
 from email_ingestion.errors import ConfigurationError, EmailIngestionError, OperationFailed, RedisConnectionError
 from email_ingestion.events import Event, Started, Stopped, Stopping
 from email_ingestion.ledger.fingerprint import ledger_fingerprint
-from email_ingestion.ops.admin import Admin, ops_token
-from email_ingestion.ops.http import serve
+from email_ingestion.ops.admin import Admin, AdminActions, ops_token
 from email_ingestion.ops.logs import LogLevel, configure_logs
 from email_ingestion.ops.observers import Ops, open_ops
 from email_ingestion.ops.prometheus_targets import remove_target, write_target
+from email_ingestion.ops.server import serve
 from email_ingestion.ops.sockets import METRICS_PORT, OPS_PORT
 from email_ingestion.ops.status_collector import LOOP as COLLECT
 from email_ingestion.ops.status_collector import StatusCollector
@@ -110,7 +109,7 @@ class ProcessContext:
     breakers: BreakerRegistry
     stop: StopSignal
     overrides: OperatorOverrides
-    commands: OperatorCommands
+    admin_actions: AdminActions
 
 
 def identify(component: Component, number: int = 1, folder: Path = PID_DIR) -> Identity:
@@ -169,6 +168,7 @@ class ProcessRunner:
             context = self._start_up(cleanup)
             service = self._build(context)
             gc.freeze()  # the objects that exist now stay: no collection need visit them
+            gc.enable()
             self._start_threads(context, cleanup)
             context.ops.observe(Started(self._settings.origin))
             notify_systemd(notify_socket(), "READY=1")
@@ -193,13 +193,13 @@ class ProcessRunner:
         ops = open_ops(identity, self._names, self._breakers.snapshots, overrides, *traces)
         self._breakers.subscribe(ops.observe)
         configure_logs(identity, settings.log_dir, settings.log_level, settings.log_format, ops.metrics.count_log)
-        commands = OperatorCommands(self._breakers.get, overrides, LogLevel(settings.log_level))
-        commands.pings["redis"] = partial(check_writable, link)
-        ops_url = self._serve(ops, commands, cleanup)
+        actions = AdminActions(self._breakers.get, overrides, LogLevel(settings.log_level))
+        actions.pings["redis"] = partial(check_writable, link)
+        ops_url = self._serve(ops, actions, cleanup)
         handle_signals(self._stop, ops.observe)
-        return ProcessContext(settings, identity, ops, ops_url, link, self._breakers, self._stop, overrides, commands)
+        return ProcessContext(settings, identity, ops, ops_url, link, self._breakers, self._stop, overrides, actions)
 
-    def _serve(self, ops: Ops, commands: OperatorCommands, cleanup: ExitStack) -> str:
+    def _serve(self, ops: Ops, actions: AdminActions, cleanup: ExitStack) -> str:
         """Serve the endpoints and write their addresses for other processes and Prometheus; return the ops URL."""
         settings, identity = self._settings, self._identity
         offset = identity.number if identity.component == "worker" else 0
@@ -210,7 +210,7 @@ class ProcessRunner:
             settings.ops_host,
             OPS_PORT + offset if settings.ops_port is None else settings.ops_port,
             METRICS_PORT + offset if settings.metrics_port is None else settings.metrics_port,
-            admin=Admin(token, commands.desk(), settings.log_dir, identity.instance, ops.observe),
+            admin=Admin(token, actions, settings.log_dir, identity.instance, ops.observe),
         )
         cleanup.callback(endpoints.close)
         address_file = settings.pid_dir / f"{identity.stem}.json"

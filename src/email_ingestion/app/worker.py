@@ -67,7 +67,7 @@ class WorkerService:
         }
         self._blobs = open_blobs(context.settings.blob_url)
         self._parser = IsolatedParser(context.settings.worker_handle_timeout_seconds)
-        context.commands.pings |= {name: partial(self._ping, name) for name in context.settings.sinks}
+        context.admin_actions.pings |= {name: partial(self._ping, name) for name in context.settings.sinks}
         self._open_sinks()
 
     def run(self) -> int:
@@ -77,7 +77,7 @@ class WorkerService:
             if self._closing.wait(OPEN_SECONDS):
                 return 0
         self._worker = worker = self._build()
-        self._context.commands.is_idle = lambda: worker.at_rest
+        self._context.admin_actions.is_idle = lambda: worker.at_rest
         if self._closing.is_set():
             return 0
         self._probe.start()
@@ -158,7 +158,7 @@ class WorkerService:
             instance=context.identity.instance,
             observe=context.ops.observe,
         )
-        context.commands.revoke = processor.revoke
+        context.admin_actions.revoke_message = processor.revoke
         return Worker(
             consumer,
             processor,

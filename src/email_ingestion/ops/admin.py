@@ -1,8 +1,8 @@
-"""`POST /admin/…`: who may give orders to this process, and where each is written down; `orders` reads them.
+"""`POST /admin/…`: the orders of operators, who may give them, how they are carried out and where they are recorded.
 
-Whoever asks must know the token of OPS_TOKEN_FILE and must not be a web page: a page that rebinds its own name to
-127.0.0.1 still sends that name as Host, and any page's request carries an Origin. Every order, taken or refused, is
-in `audit.log`.
+A request must carry the token of OPS_TOKEN_FILE and must not come from a web page: a page that rebinds its own name to
+127.0.0.1 still sends that name as Host, and any page's request carries an Origin. Every order, carried out or refused,
+is recorded in `audit.log`.
 """
 
 from __future__ import annotations
@@ -12,33 +12,47 @@ import ipaddress
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse, Response
+from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from email_ingestion.errors import ConfigurationError
+from email_ingestion.breaker import Breaker
+from email_ingestion.errors import ConfigurationError, EmailIngestionError, OperationFailed
 from email_ingestion.events import Action, Administered, Observe, Outcome
+from email_ingestion.ops import status_json
+from email_ingestion.ops.api_models import (
+    BreakerAnswer,
+    DoneAnswer,
+    LogLevelAnswer,
+    OverridesAnswer,
+    RefusedAnswer,
+    RevokedAnswer,
+)
 from email_ingestion.ops.audit_log import write_audit
-from email_ingestion.ops.logs import logger
-from email_ingestion.overrides import Level
+from email_ingestion.ops.logs import LogLevel, logger
+from email_ingestion.ops.redaction import redact
+from email_ingestion.overrides import Level, OperatorOverrides
 
-if TYPE_CHECKING:
-    from email_ingestion.ops.orders import BreakerOrder, LogOrder
-
-READING = ("GET", "HEAD")
+READ_METHODS = ("GET", "HEAD")
 TOKEN_BYTES = 32
-TOKEN_SHORTEST = 16  # characters
-NAME_LONGEST = 64
+MIN_TOKEN_LENGTH = 16  # characters
+MAX_NAME_LENGTH = 64
 UNKNOWN = "unknown"
-UNAUTHORIZED, FORBIDDEN = 401, 403
-ORDERS: dict[Action, str] = {  # and where each is given, below /admin/
+BAD_REQUEST, UNAUTHORIZED, FORBIDDEN, CONFLICT = 400, 401, 403, 409
+IDLE_WAIT_SECONDS = 5.0  # how long a pause waits for the work in hand before it is answered
+IDLE_STEP_SECONDS = 0.05
+PATHS: dict[Action, str] = {  # below /admin/
     "breaker": "breakers/{name:path}",
     "pause": "pause",
     "resume": "resume",
@@ -47,85 +61,236 @@ ORDERS: dict[Action, str] = {  # and where each is given, below /admin/
     "log-level": "log-level",
     "revoke": "revoke",
 }
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": RefusedAnswer, "description": "400 invalid, 401 wrong token, 403 from a web page, 409 impossible."}
+}
 
-Answer = dict[str, Any]
+State = dict[str, Any]
+Seconds = Annotated[float, Field(ge=1, le=7 * 86_400)]
 
 
-@dataclass(frozen=True, slots=True)
-class Desk:
-    """What the orders reach. Each returns the state read back, or raises an error of ours that says why not."""
+class _Order(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    breaker: Callable[[str, BreakerOrder], Answer]
-    pause: Callable[[float, str], Answer]
-    resume: Callable[[], Answer]
-    degrade: Callable[[Level, float, str], Answer]
-    priority: Callable[[int, float, str], Answer]
-    log_level: Callable[[LogOrder], Answer]
-    revoke: Callable[[str], Answer]
+
+class TimedOrder(_Order):
+    """An order that ends by itself."""
+
+    ttl_seconds: Seconds = 900
+
+
+class BreakerOrder(TimedOrder):
+    """Hold a breaker open or closed, or with AUTO leave it to itself."""
+
+    state: Literal["OPEN", "CLOSED", "AUTO"]
+
+
+class LevelOrder(TimedOrder):
+    """Serve at this level."""
+
+    level: Level
+
+
+class PriorityOrder(TimedOrder):
+    """Leave mail of a lower priority in the stream; 0 takes that back."""
+
+    min_priority: Annotated[int, Field(ge=0, le=10)]
+
+
+class LogOrder(TimedOrder):
+    """Log from this level up."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+
+class RevokeOrder(_Order):
+    """Take a message away from the worker that handles it."""
+
+    email_id: Annotated[str, Field(min_length=1, max_length=512)]
+
+
+class AdminActions:
+    """Carries out orders on the live objects of a process; every method returns the state read back.
+
+    The process adds how to ping each dependency, how to revoke a message and when it is idle.
+    """
+
+    def __init__(self, breakers: Callable[[str], Breaker], overrides: OperatorOverrides, log_level: LogLevel) -> None:
+        self._breakers = breakers
+        self._overrides = overrides
+        self._log_level = log_level
+        self.pings: dict[str, Callable[[], object]] = {}
+        self.revoke_message: Callable[[str], bool] | None = None
+        self.is_idle: Callable[[], bool] = lambda: True
+
+    def set_breaker(self, name: str, order: BreakerOrder) -> State:
+        """Force or release a breaker. Raises OperationFailed for an unknown name and for an unusable dependency."""
+        breaker = self._breakers(name)
+        if order.state == "AUTO":
+            breaker.release()
+        else:
+            if order.state == "CLOSED":
+                self._ping(name)
+            breaker.force(order.state, order.ttl_seconds)
+        return asdict(breaker.snapshot())
+
+    def _ping(self, name: str) -> None:
+        """Raise OperationFailed when the dependency does not work: a closed breaker would only hide that."""
+        try:
+            self.pings[name]()
+        except KeyError as error:
+            raise OperationFailed(f"{name} cannot be asked yet: the process is starting; try again") from error
+        except EmailIngestionError as error:
+            raise OperationFailed(f"{name} does not work, so its breaker stays as it is: {error}") from error
+
+    def pause(self, seconds: float, operator: str) -> State:
+        """Pause the process and wait for a moment until the work in hand is finished."""
+        self._overrides.pause(seconds, operator)
+        deadline = time.monotonic() + IDLE_WAIT_SECONDS
+        while not self.is_idle() and time.monotonic() < deadline:
+            time.sleep(IDLE_STEP_SECONDS)
+        return status_json.control(self._overrides)
+
+    def resume(self) -> State:
+        """End a pause of this process."""
+        self._overrides.resume()
+        return status_json.control(self._overrides)
+
+    def degrade(self, level: Level, seconds: float, operator: str) -> State:
+        """Serve at `level` for `seconds`."""
+        self._overrides.set_level(level, seconds, operator)
+        return status_json.control(self._overrides)
+
+    def prioritize(self, min_priority: int, seconds: float, operator: str) -> State:
+        """Take only mail of at least `min_priority` for `seconds`."""
+        self._overrides.prioritize(min_priority, seconds, operator)
+        return status_json.control(self._overrides)
+
+    def set_log_level(self, order: LogOrder) -> State:
+        """Log from another level up for a while."""
+        self._log_level.set_for(order.level, order.ttl_seconds)
+        return {"level": self._log_level.current}
+
+    def revoke(self, email_id: str) -> State:
+        """Take a message away from this worker. Raises OperationFailed in a process that handles no messages."""
+        if self.revoke_message is None:
+            raise OperationFailed("this process handles no messages: ask a worker")
+        return {"revoked": self.revoke_message(email_id)}
 
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    """Who may give orders, to whom, and where that is written down."""
+    """The token that orders need, the actions that carry them out, and where they are recorded."""
 
     token: str
-    desk: Desk
+    actions: AdminActions
     log_dir: Path
     instance: str
     observe: Observe
 
-    def note(self, scope: Scope, action: Action, outcome: Outcome, details: Mapping[str, Any]) -> None:
-        """Into the log, the metrics and the audit log; that one being full keeps nobody from pausing a process."""
+    def execute(
+        self, request: Request, action: Action, details: dict[str, Any], run: Callable[[], State]
+    ) -> JSONResponse:
+        """Carry out an order by calling `run`; record and answer the result."""
+        try:
+            state = run()
+        except EmailIngestionError as error:
+            return self.refuse(request.scope, CONFLICT, {**details, "reason": redact(str(error))})
+        self._record(request.scope, action, "done", details)
+        return JSONResponse({"status": "done", "state": state})
+
+    def refuse(self, scope: Scope, code: int, details: Mapping[str, Any]) -> JSONResponse:
+        """Record and answer an order that is refused; `details` has the reason."""
+        self._record(scope, _action(scope), "refused", details)
+        return _refusal(details["reason"], code)
+
+    def _record(self, scope: Scope, action: Action, outcome: Outcome, details: Mapping[str, Any]) -> None:
+        """Write to the log, the metrics and the audit log; an audit log on a full disk must not prevent a pause."""
         self.observe(Administered(action, outcome, details.get("reason")))
-        record = {**who(scope), "instance": self.instance, "pid": os.getpid(), "action": f"admin {action}", **details}
+        user = {"user": operator_of(scope), "from": _client(scope)}
+        record = {**user, "instance": self.instance, "pid": os.getpid(), "action": f"admin {action}", **details}
         try:
             write_audit(self.log_dir, record | {"result": outcome})
         except ConfigurationError as error:
             logger("ops").error("audit_failed", exc_info=error)
 
 
-def ops_token(path: Path) -> str:
-    """The token in `path`, which is made, mode 0600, when there is none.
+def add_admin_routes(app: FastAPI, admin: Admin) -> None:
+    """Add the orders; they are synchronous and run in a thread, because an order may call a dependency first."""
+    actions = admin.actions
 
-    Raises ConfigurationError when it can neither be read nor made, or is too short to keep anybody out.
-    """
-    try:
-        token = path.read_text().strip() if path.exists() else _made(path)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise ConfigurationError(f"OPS_TOKEN_FILE: cannot read or make {path}: {reason}") from error
-    if len(token) < TOKEN_SHORTEST:
-        raise ConfigurationError(f"OPS_TOKEN_FILE: {path} holds less than {TOKEN_SHORTEST} characters; delete it")
-    return token
+    def breaker(request: Request, name: str, order: BreakerOrder) -> Response:
+        """Hold a circuit breaker open or closed for a while, or leave it to itself."""
+        details = {"name": name, **order.model_dump()}
+        return admin.execute(request, "breaker", details, lambda: actions.set_breaker(name, order))
+
+    def pause(request: Request, order: TimedOrder) -> Response:
+        """Pause the process for a while."""
+        operator = operator_of(request.scope)
+        return admin.execute(request, "pause", order.model_dump(), lambda: actions.pause(order.ttl_seconds, operator))
+
+    def resume(request: Request) -> Response:
+        """End a pause."""
+        return admin.execute(request, "resume", {}, actions.resume)
+
+    def degrade(request: Request, order: LevelOrder) -> Response:
+        """Serve at a lower level for a while."""
+        operator = operator_of(request.scope)
+        return admin.execute(
+            request, "degrade", order.model_dump(), lambda: actions.degrade(order.level, order.ttl_seconds, operator)
+        )
+
+    def priority(request: Request, order: PriorityOrder) -> Response:
+        """Take only mail of a minimum priority for a while."""
+        operator, seconds = operator_of(request.scope), order.ttl_seconds
+        return admin.execute(
+            request, "priority", order.model_dump(), lambda: actions.prioritize(order.min_priority, seconds, operator)
+        )
+
+    def log_level(request: Request, order: LogOrder) -> Response:
+        """Log from another level up for a while."""
+        return admin.execute(request, "log-level", order.model_dump(), lambda: actions.set_log_level(order))
+
+    def revoke(request: Request, order: RevokeOrder) -> Response:
+        """Take a message away from the worker that handles it."""
+        return admin.execute(request, "revoke", order.model_dump(), lambda: actions.revoke(order.email_id))
+
+    def invalid(request: Request, error: Exception) -> Response:
+        reason = _describe(error) if isinstance(error, RequestValidationError) else "it cannot be read"
+        return admin.refuse(request.scope, BAD_REQUEST, {"reason": reason})
+
+    app.add_exception_handler(RequestValidationError, invalid)
+    endpoints: dict[Action, tuple[Callable[..., Response], type[BaseModel]]] = {
+        "breaker": (breaker, BreakerAnswer),
+        "pause": (pause, OverridesAnswer),
+        "resume": (resume, OverridesAnswer),
+        "degrade": (degrade, OverridesAnswer),
+        "priority": (priority, OverridesAnswer),
+        "log-level": (log_level, LogLevelAnswer),
+        "revoke": (revoke, RevokedAnswer),
+    }
+    for action, (endpoint, state) in endpoints.items():
+        app.add_api_route(
+            f"/admin/{PATHS[action]}",
+            endpoint,
+            methods=["POST"],
+            response_model=DoneAnswer[state],  # type: ignore[valid-type]
+            responses=REFUSALS,
+            tags=["orders"],
+        )
 
 
-def _made(path: Path) -> str:
-    """Made by whoever comes first: producer and worker may start at once, and a reader never sees half a token."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # 0600 from the start
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(TOKEN_BYTES) + "\n")
-        with suppress(FileExistsError):
-            os.link(draft, path)
-    finally:
-        os.unlink(draft)
-    return path.read_text().strip()
-
-
-def refused(admin: Admin, scope: Scope, code: int, details: Mapping[str, Any]) -> Response:
-    """The answer to an order that is not taken; `details` has the reason."""
-    admin.note(scope, _action(scope), "refused", details)
-    return _refusal(details["reason"], code)
-
-
-def _refusal(reason: str, code: int) -> Response:
-    headers = {"WWW-Authenticate": "Bearer"} if code == UNAUTHORIZED else None
-    return JSONResponse({"status": "refused", "reasons": [reason]}, code, headers)
+def _describe(error: RequestValidationError) -> str:
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"] if part != "body")
+    return f"{field or 'the body'}: {first['msg'].lower()}"
 
 
 class Guard:
-    """Lets nothing but reading through unless it comes from an operator: no web page, the right token."""
+    """ASGI middleware that lets only GET and HEAD through, unless a request has the token and is from no web page.
+
+    It presents the body of an order as JSON whatever its Content-Type says, so that `curl -d '{…}'` works.
+    """
 
     def __init__(self, app: ASGIApp, admin: Admin | None, *, loopback: bool) -> None:
         self._app = app
@@ -133,31 +298,42 @@ class Guard:
         self._loopback = loopback
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        refusal = self._against(scope) if scope["type"] == "http" and scope["method"] not in READING else None
-        if refusal is None:
+        """Answer one request."""
+        if scope["type"] != "http" or scope["method"] in READ_METHODS:
             await self._app(scope, receive, send)
             return
-        reason, code = refusal
-        if self._admin:
-            answer = await run_in_threadpool(refused, self._admin, scope, code, {"reason": reason})
+        reason, code = self._objection(scope) or (None, 0)
+        if reason is None:
+            await self._app(_with_json_body(scope), receive, send)
+        elif self._admin:
+            answer = await run_in_threadpool(self._admin.refuse, scope, code, {"reason": reason})
+            await answer(scope, receive, send)
         else:
-            answer = _refusal(reason, code)
-        await answer(scope, receive, send)
+            await _refusal(reason, code)(scope, receive, send)
 
-    def _against(self, scope: Scope) -> tuple[str, int] | None:
+    def _objection(self, scope: Scope) -> tuple[str, int] | None:
         headers = _headers(scope)
-        if "origin" in headers or (self._loopback and not _loopback_host(headers.get("host", ""))):
+        if "origin" in headers or (self._loopback and not _is_loopback_name(headers.get("host", ""))):
             return "requests from web pages or under a foreign Host are refused", FORBIDDEN
         if self._admin is None:
             return None
-        given = headers.get("x-admin-token") or headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode(), self._admin.token.encode()):
-            return "the token of OPS_TOKEN_FILE is " + ("wrong" if given else "missing"), UNAUTHORIZED
+        token = headers.get("x-admin-token") or headers.get("authorization", "").removeprefix("Bearer ")
+        if not hmac.compare_digest(token.encode(), self._admin.token.encode()):
+            return "the token of OPS_TOKEN_FILE is " + ("wrong" if token else "missing"), UNAUTHORIZED
         return None
 
 
-def _loopback_host(host: str) -> bool:
+def _with_json_body(scope: Scope) -> Scope:
+    headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+    return {**scope, "headers": [*headers, (b"content-type", b"application/json")]}
+
+
+def _refusal(reason: str, code: int) -> JSONResponse:
+    headers = {"WWW-Authenticate": "Bearer"} if code == UNAUTHORIZED else None
+    return JSONResponse({"status": "refused", "reasons": [reason]}, code, headers)
+
+
+def _is_loopback_name(host: str) -> bool:
     try:
         name = urlsplit(f"//{host}").hostname or ""
         return name == "localhost" or ipaddress.ip_address(name).is_loopback
@@ -166,20 +342,50 @@ def _loopback_host(host: str) -> bool:
 
 
 def _action(scope: Scope) -> Action:
-    """Which order a path means."""
-    found = str(scope["path"]).removeprefix("/admin/").partition("/")[0]
-    return next((action for action, path in ORDERS.items() if path.partition("/")[0] == found), "unknown")
+    """Return the order that a path stands for."""
+    first = str(scope["path"]).removeprefix("/admin/").partition("/")[0]
+    return next((action for action, path in PATHS.items() if path.partition("/")[0] == first), "unknown")
 
 
 def _headers(scope: Scope) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
 
-def who(scope: Scope) -> dict[str, str]:
-    """Who gives the order, as far as can be told: the token says that they may, not who they are."""
-    named = _headers(scope).get("x-operator", "")[:NAME_LONGEST]
+def operator_of(scope: Scope) -> str:
+    """Return the name that the operator claims: the token proves a permission, not an identity."""
+    name = _headers(scope).get("x-operator", "")[:MAX_NAME_LENGTH]
+    return "".join(each for each in name if each.isprintable()) or UNKNOWN
+
+
+def _client(scope: Scope) -> str:
     client = scope.get("client")
-    return {
-        "user": "".join(each for each in named if each.isprintable()) or UNKNOWN,
-        "from": str(client[0]) if client else UNKNOWN,
-    }
+    return str(client[0]) if client else UNKNOWN
+
+
+def ops_token(path: Path) -> str:
+    """Return the token in `path`, which is made with mode 0600 when it is missing.
+
+    Raises ConfigurationError when it can neither be read nor made, or is too short to protect anything.
+    """
+    try:
+        token = path.read_text().strip() if path.exists() else _make_token(path)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise ConfigurationError(f"OPS_TOKEN_FILE: cannot read or make {path}: {reason}") from error
+    if len(token) < MIN_TOKEN_LENGTH:
+        raise ConfigurationError(f"OPS_TOKEN_FILE: {path} holds less than {MIN_TOKEN_LENGTH} characters; delete it")
+    return token
+
+
+def _make_token(path: Path) -> str:
+    """Make the file and return its token; producer and worker may start at once, and the first one wins."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # 0600 from the start
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(TOKEN_BYTES) + "\n")
+        with suppress(FileExistsError):
+            os.link(draft, path)  # a reader never sees half a token
+    finally:
+        os.unlink(draft)
+    return path.read_text().strip()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,9 +16,10 @@ import pytest
 import requests
 
 from email_ingestion import errors, events
-from email_ingestion.ops.http import Endpoints, serve
+from email_ingestion.ops.api_models import HealthAnswer, ReadyAnswer, StatusAnswer
 from email_ingestion.ops.observers import Ops
-from email_ingestion.ops.status_records import RedisState
+from email_ingestion.ops.server import Endpoints, serve
+from email_ingestion.ops.status_records import Peer, RedisState
 from tests.unit.ops.shown import READING, FakeBreaker
 
 REDIS_UP = events.Probed("redis", ok=True, seconds=0.001, error=None)
@@ -77,11 +80,42 @@ def test_metrics_are_on_both_ports_and_nothing_else_on_theirs(served: Endpoints)
     assert {get(served.metrics_url + path).status_code for path in ("/status", "/health", "/ready")} == {404}
 
 
-def test_head_is_answered_and_the_schema_is_not_shown(served: Endpoints) -> None:
-    for path in ("/health", "/status", "/metrics"):
+def test_head_is_answered(served: Endpoints) -> None:
+    for path in ("/health", "/status", "/metrics", "/docs"):
         answer = requests.head(served.ops_url + path, timeout=5)
         assert (answer.status_code, answer.content) == (200, b"")
-    assert {get(served.ops_url + path).status_code for path in ("/docs", "/redoc", "/openapi.json")} == {404}
+
+
+@pytest.mark.parametrize("component", ["worker", "producer"])
+def test_every_answer_has_the_keys_of_its_documented_model_in_their_order(
+    component: str, request: pytest.FixtureRequest
+) -> None:
+    ops: Ops = request.getfixturevalue(component)
+    ops.status.set_peers([Peer("worker", "worker-2", 7, alive=True, ready=None, ops_url=None, seen_at=1.0)])
+    ops.status.collect(lambda: READING)
+    ops.observe(events.HistoryWalked("default", 250, 0.75, 12.34))
+    bodies = ((HealthAnswer, ops.status.health()[1]), (ReadyAnswer, ops.status.ready()[1]))
+    for model, body in (*bodies, (StatusAnswer, ops.status.report())):
+        shown = json.loads(json.dumps(body))
+        assert json.dumps(model.model_validate(shown).model_dump()) == json.dumps(shown)
+
+
+def test_the_schema_names_every_path_and_its_page_needs_nothing_from_elsewhere(served: Endpoints) -> None:
+    schema = get(served.ops_url + "/openapi.json").json()
+    assert {"/health", "/livez", "/ready", "/readyz", "/status", "/metrics"} <= schema["paths"].keys()
+    content = schema["paths"]["/status"]["get"]["responses"]["200"]["content"]
+    assert content["application/json"]["schema"]["$ref"].endswith("/StatusAnswer")
+    assert "503" in schema["paths"]["/ready"]["get"]["responses"]
+    page = get(served.ops_url + "/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert all(path in page.text for path in schema["paths"])
+    assert all(f"id='{model}'" in page.text for model in schema["components"]["schemas"])
+    assert not re.search(r"<script|src=|https?://|@import", page.text)
+
+
+def test_a_trailing_slash_leads_to_the_path_without_it(served: Endpoints) -> None:
+    for path in ("/health/", "/livez/", "/ready/", "/readyz/", "/status/", "/metrics/"):
+        assert get(served.ops_url + path).url == served.ops_url + path.removesuffix("/")
 
 
 def test_answers_come_at_once_while_redis_hangs(served: Endpoints, worker: Ops) -> None:

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import json
 import stat
-import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import requests
+from pydantic import BaseModel
 
-from email_ingestion.app.operator_commands import OperatorCommands
 from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.errors import ConfigurationError, OperationFailed, RedisConnectionError
 from email_ingestion.events import Administered
-from email_ingestion.ops.admin import Admin, ops_token
-from email_ingestion.ops.http import Endpoints, serve
+from email_ingestion.ops.admin import Admin, AdminActions, ops_token
+from email_ingestion.ops.api_models import (
+    BreakerAnswer,
+    LogLevelAnswer,
+    OverridesAnswer,
+    RefusedAnswer,
+    RevokedAnswer,
+)
 from email_ingestion.ops.logs import LogLevel
 from email_ingestion.ops.observers import Ops
+from email_ingestion.ops.server import Endpoints, serve
 from email_ingestion.overrides import OperatorOverrides
 from tests.servers.links import Heard
 
 TOKEN = "0123456789abcdef-operator"
-ORDERS = "email_ingestion.ops.orders"
 
 
 class Office:
@@ -36,8 +40,8 @@ class Office:
         self.folder = folder
         self.control = OperatorOverrides("worker")
         self.breaker = Breaker("redis", BreakerPolicy(), (RedisConnectionError,), self.heard)
-        self.front = OperatorCommands(self.find, self.control, LogLevel("INFO"))
-        self.admin = Admin(TOKEN, self.front.desk(), folder / "logs", "here-worker-1", self.heard)
+        self.actions = AdminActions(self.find, self.control, LogLevel("INFO"))
+        self.admin = Admin(TOKEN, self.actions, folder / "logs", "here-worker-1", self.heard)
         self.worker = worker
 
     def find(self, name: str) -> Breaker:
@@ -83,13 +87,13 @@ def test_closing_a_breaker_asks_the_dependency_first(office: Office, served: End
     def away() -> None:
         raise RedisConnectionError("Redis does not answer")
 
-    office.front.pings["redis"] = away
+    office.actions.pings["redis"] = away
     office.breaker.force("OPEN", 60)
     answer = order(served, "breakers/redis", {"state": "CLOSED"})
     assert answer.status_code == 409
     assert answer.json()["reasons"] == ["redis does not work, so its breaker stays as it is: Redis does not answer"]
     assert office.breaker.state == "OPEN"
-    office.front.pings["redis"] = lambda: None
+    office.actions.pings["redis"] = lambda: None
     assert order(served, "breakers/redis", {"state": "CLOSED"}).status_code == 200
     assert office.breaker.snapshot().forced is True
 
@@ -177,33 +181,37 @@ def test_an_operator_can_act_when_the_audit_log_cannot_be_written(office: Office
     assert office.control.active_pause() is not None
 
 
-class Slow:
-    """An import system in which the orders take until they are let in."""
-
-    def __init__(self) -> None:
-        self.asked = threading.Event()
-        self.let_in = threading.Event()
-
-    def find_spec(self, name: str, *_: object) -> None:
-        if name == ORDERS:
-            self.asked.set()
-            self.let_in.wait(10)
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", "", None])
+def test_a_body_is_json_whatever_its_content_type_says(office: Office, served: Endpoints, kind: str | None) -> None:
+    headers = {"X-Admin-Token": TOKEN} | ({} if kind is None else {"Content-Type": kind})
+    answer = requests.post(f"{served.ops_url}/admin/pause", data=b'{"ttl_seconds": 60}', headers=headers, timeout=10)
+    assert (answer.status_code, answer.json()["state"]["paused"]) == (200, True)
+    assert office.control.active_pause() is not None
 
 
-def test_the_endpoints_answer_while_the_first_order_is_loaded(
-    served: Endpoints, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("path", "body", "state"),
+    [
+        ("breakers/redis", {"state": "OPEN"}, BreakerAnswer),
+        ("pause", {"ttl_seconds": 60}, OverridesAnswer),
+        ("resume", {}, OverridesAnswer),
+        ("degrade", {"level": "MINIMAL"}, OverridesAnswer),
+        ("priority", {"min_priority": 5}, OverridesAnswer),
+        ("log-level", {"level": "INFO"}, LogLevelAnswer),
+        ("revoke", {"email_id": "default:gm:1"}, RevokedAnswer),
+    ],
+)
+def test_an_order_is_answered_as_documented(
+    office: Office, served: Endpoints, path: str, body: object, state: type[BaseModel]
 ) -> None:
-    slow = Slow()
-    monkeypatch.delitem(sys.modules, ORDERS, raising=False)
-    monkeypatch.setattr(sys, "meta_path", [slow, *sys.meta_path])
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(order, served, "resume")
-        assert slow.asked.wait(10)
-        try:
-            assert requests.get(f"{served.ops_url}/health", timeout=5).json()["status"] == "alive"
-        finally:
-            slow.let_in.set()
-        assert answer.result().status_code == 200
+    office.actions.revoke_message = lambda email_id: email_id != ""
+    answer = order(served, path, body)
+    assert answer.status_code == 200
+    assert list(answer.json()) == ["status", "state"]
+    assert state.model_validate(answer.json()["state"]).model_dump() == answer.json()["state"]
+    assert list(answer.json()["state"]) == list(state.model_fields)
+    refusal = order(served, path, body, **{"X-Admin-Token": ""})
+    assert RefusedAnswer.model_validate(refusal.json()).model_dump() == refusal.json()
 
 
 def test_another_machine_needs_the_token_too(office: Office) -> None:
