@@ -101,16 +101,18 @@ def work(url: str, sink: Sink, folder: Path) -> dict[str, float]:
         Breaker(sink.name, BreakerPolicy(), (SinkUnavailable,), ops.observe),
         open_blobs(f"file:{folder / 'blobs'}"),
         parser,
-        rehearsals=SyntheticMessages(link),
-        further=(),
+        synthetic=SyntheticMessages(link),
+        further_sinks=(),
         router=Router((), ()),
-        recorded=lambda: None,
+        on_recorded=lambda: None,
         max_retries=5,
         instance=identity.instance,
         observe=ops.observe,
     )
     paused = OperatorOverrides("worker").active_pause
-    worker = Worker(queue, settlement, batch=BATCH, lease=60.0, paused=paused, least=lambda: 0, observe=ops.observe)
+    worker = Worker(
+        queue, settlement, batch=BATCH, lease=60.0, paused=paused, min_priority=lambda: 0, observe=ops.observe
+    )
     started, cpu = time.monotonic(), _cpu()
     worker.drain()
     seconds = time.monotonic() - started

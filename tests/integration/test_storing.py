@@ -25,10 +25,10 @@ def sandbox() -> Iterator[RunningSandbox]:
         yield running
 
 
-@pytest.fixture(params=["put", "keep"])
+@pytest.fixture(params=["put", "put_file"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Which method stores the large message: it comes whole, or in pieces."""
-    if request.param == "keep":
+    if request.param == "put_file":
         monkeypatch.setattr(fetcher, "LARGE_BYTES", LARGE // 2)
         monkeypatch.setattr(fetcher, "CHUNK_BYTES", LARGE // 10)
     return str(request.param)

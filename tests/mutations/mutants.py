@@ -12,7 +12,7 @@ MACHINE = "tests/integration/test_stream_machine.py"
 OUTAGE = "tests/mutations/test_outage.py"
 MATRIX = "tests/acceptance/test_crash_matrix.py::test_a_fault_loses_nothing_and_doubles_nothing"
 LUA = "src/email_ingestion/stream/lua"
-SETTLE = "src/email_ingestion/worker/processor.py"
+PROCESSOR = "src/email_ingestion/worker/processor.py"
 DRILL = "tests/drills/test_runbooks.py::test_the_procedure_does_what_it_says"
 
 
@@ -34,24 +34,24 @@ class Mutant:
     tests: tuple[str, ...]
 
 
-RECORD = "            duplicates = self._record([parcel for _, parcel in parcels])\n"
+RECORD = "            duplicates = self._record([write for _, write in writes])\n"
 GIVE_BACK = """\
         except (SinkUnavailable, CircuitBreakerError):
-            self._queue.extend([each.id for each, _ in parcels], give_back=True)
+            self._give_back(writes)
             raise
 """
 
 MUTANTS = (
     Mutant(
         "acknowledged before the database committed",
-        (Edit(SETTLE, RECORD, f"            self._queue.ack([each for each, _ in parcels])\n{RECORD}"),),
+        (Edit(PROCESSOR, RECORD, f"            self._consumer.ack([delivery for delivery, _ in writes])\n{RECORD}"),),
         (OUTAGE,),
     ),
     Mutant(
         "a sink that is away taken for one that has delivered",
         (
             Edit(
-                SETTLE,
+                PROCESSOR,
                 GIVE_BACK,
                 "        except (SinkUnavailable, CircuitBreakerError):\n            duplicates = set()\n",
             ),

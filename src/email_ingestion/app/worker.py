@@ -77,7 +77,7 @@ class WorkerService:
             if self._closing.wait(OPEN_SECONDS):
                 return 0
         self._worker = worker = self._build()
-        self._context.admin_actions.is_idle = lambda: worker.at_rest
+        self._context.admin_actions.is_idle = lambda: worker.is_paused
         if self._closing.is_set():
             return 0
         self._probe.start()
@@ -150,10 +150,10 @@ class WorkerService:
             self._breakers[DATABASE],
             self._blobs,
             self._parser,
-            rehearsals=SyntheticMessages(context.link),
-            further=settings.sinks[1:],
+            synthetic=SyntheticMessages(context.link),
+            further_sinks=settings.sinks[1:],
             router=self._router,
-            recorded=self._wake_dispatchers,
+            on_recorded=self._wake_dispatchers,
             max_retries=settings.worker_max_retries,
             instance=context.identity.instance,
             observe=context.ops.observe,
@@ -165,7 +165,7 @@ class WorkerService:
             batch=settings.worker_batch_size,
             lease=settings.worker_lease_seconds,
             paused=context.overrides.active_pause,
-            least=lambda: context.overrides.min_priority,
+            min_priority=lambda: context.overrides.min_priority,
             observe=context.ops.observe,
         )
 

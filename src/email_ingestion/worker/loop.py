@@ -1,13 +1,13 @@
-"""Take, parse, record, complete; until told to stop. While one batch is recorded, the next one is parsed.
+"""The worker's loop: read, parse, record, ack; until stopped. While one batch is recorded, the next one is parsed.
 
-overdue first (a suspect alone), then urgent, then fresh ─▶ parse ─▶ database ─▶ complete
-                                                              │         │
-                                      dead letter ◀── permanent, or attempts used up
-                                                  pending ◀── may work later: back-off
-                          given back, no attempt spent ◀── the database or Redis is away
+due first (a suspect alone), then urgent, then new ─▶ parse ─▶ database ─▶ ack
+                                                        │         │
+                                dead letter ◀── permanent, or attempts used up
+                                            pending ◀── may work later: back-off
+                    given back, no attempt spent ◀── the database or Redis is away
 
-What has a priority below the least one that is to be taken waits in the stream. What further sinks get,
-they get from the database: `courier`.
+Messages of a priority below the least wanted one wait in the stream. Further sinks get their messages from the
+database: `sink_dispatcher`.
 """
 
 from __future__ import annotations
@@ -26,51 +26,52 @@ from email_ingestion.stream import Consumer, Delivery
 from email_ingestion.worker.processor import BatchProcessor, InProgress
 
 LOOP = "consume"
-OVERDUE_SECONDS = 0.5  # how often the pending list is looked through while fresh mail flows
-ADOPT_SECONDS = 60.0  # how often a worker looks for entries that nobody was ever given
-REST_SECONDS = 0.2  # how soon a paused worker notices that it may go on
-PAUSE_SECONDS = 2.0  # the database has a breaker that spares it
-REDIS_SECONDS = 0.5  # so has Redis; after a failover nobody should wait for the new one
-READ_BYTES = 2 * 1024 * 1024  # of the stream in one read, about: what comes next is judged by what came last
+HEARTBEAT_LOOP = "beat"
+CLAIM_SECONDS = 0.5  # between searches of the pending list while new mail flows
+ORPHAN_SECONDS = 60.0  # between searches for entries that were never delivered to a consumer
+PAUSED_SECONDS = 0.2  # how soon a paused worker notices that it may go on
+DATABASE_SECONDS = 2.0  # longest pause after a failure; the database has a breaker that spares it
+REDIS_SECONDS = 0.5  # so has Redis; after a failover the new master should not be waited for
+READ_BYTES = 2 * 1024 * 1024  # of the stream in one read, about: estimated from the previous read
 PART_BYTES = 8 * 1024 * 1024  # of raw messages in one batch, or a single larger one; a few of these are in memory
-REMEMBERED = 10_000  # entries this life had, by which it knows those it abandoned itself
-TRIAL_SECONDS = 0.2  # while somebody else tries whether what was away is back
+REMEMBERED = 10_000  # entries that this process read, by which it knows those it abandoned itself
+PROBE_SECONDS = 0.2  # while another thread probes whether Redis is back
 
 
 class Worker:
-    """The loop of one process; `run` in the main thread, `stop` from anywhere."""
+    """The loop of one process; `run` in the main thread, `stop` from any thread."""
 
     def __init__(
         self,
-        queue: Consumer,
-        settlement: BatchProcessor,
+        consumer: Consumer,
+        processor: BatchProcessor,
         *,
         batch: int,
         lease: float,
         paused: Callable[[], object],
-        least: Callable[[], int],
+        min_priority: Callable[[], int],
         observe: Observe,
     ) -> None:
-        self._queue = queue
-        self._settlement = settlement
+        self._consumer = consumer
+        self._processor = processor
         self._batch = batch
         self._lease = lease
         self._paused = paused
-        self._least = least
-        self.at_rest = False  # a pause has taken hold: nothing is in hand, and no read is waiting for something
+        self._min_priority = min_priority
+        self.is_paused = False  # a pause has taken hold: nothing is in flight, and no read waits
         self._observe = observe
         self._stop = threading.Event()
-        self._looked = -OVERDUE_SECONDS
-        self._adopted = -ADOPT_SECONDS
+        self._claimed_at = -CLAIM_SECONDS
+        self._orphans_at = -ORPHAN_SECONDS
         self._failures = 0
-        self._most = batch
-        self._parts: deque[list[Delivery]] = deque()  # taken, not begun
-        self._ahead: InProgress | None = None  # being parsed
+        self._read_limit = batch
+        self._parts: deque[list[Delivery]] = deque()  # read, not submitted
+        self._parsing: InProgress | None = None
         self._in_flight: tuple[str, ...] = ()
         self._seen: deque[str] = deque(maxlen=REMEMBERED)
 
     def stop(self) -> None:
-        """Take nothing more; what is in flight is finished."""
+        """Read no more; the messages in flight are finished."""
         self._stop.set()
 
     def run(self) -> None:
@@ -78,177 +79,178 @@ class Worker:
         self._work(lambda: False)
 
     def drain(self) -> None:
-        """Work until the stream is empty, what waits for another attempt included."""
-        self._work(lambda: self._queue.depth(self._least()) == 0)
+        """Work until the stream is empty, entries that wait for another attempt included."""
+        self._work(lambda: self._consumer.depth(self._min_priority()) == 0)
 
     def unregister(self) -> None:
-        """Give back what is still held and take the consumer out of the group."""
+        """Give back the entries in flight and remove the consumer from the group."""
         with suppress(TransientError):
-            self._queue.release(list(self._in_flight))
-            self._queue.unregister()
+            self._consumer.release(list(self._in_flight))
+            self._consumer.unregister()
 
     def _work(self, finished: Callable[[], bool]) -> None:
-        beat = threading.Thread(target=self._beat, name="beat", daemon=True)
-        beat.start()
+        threading.Thread(target=self._heartbeat, name=HEARTBEAT_LOOP, daemon=True).start()
         while not self._stop.is_set():
             self._observe(LoopTick(LOOP))
             try:
-                self._turn()
+                self._run_once()
                 self._failures = 0
                 if finished():
                     return
-            except Exception as error:  # noqa: BLE001 - the boundary: whatever it is, the loop goes on and says so
+            except Exception as error:  # noqa: BLE001 - the boundary: whatever it is, the loop goes on and reports it
                 self._wait(error)
         try:
             self._clear()
         except Exception as error:  # noqa: BLE001 - as above
             self._wait(error)
 
-    def _turn(self) -> None:
+    def _run_once(self) -> None:
         if self._paused():
             self._clear()
-            self.at_rest = True
-            self._stop.wait(REST_SECONDS)
+            self.is_paused = True
+            self._stop.wait(PAUSED_SECONDS)
             return
-        self.at_rest = False
-        if not self._settlement.ready():
+        self.is_paused = False
+        if not self._processor.ready():
             self._give_back()
-            self._stop.wait(min(1.0, self._settlement.retry_after()))
+            self._stop.wait(min(1.0, self._processor.retry_after()))
             return
-        if not self._parts and self._take_overdue():
+        if not self._parts and self._process_due():
             return
-        part = self._next()
+        part = self._next_part()
         try:
-            begun = self._settlement.submit(part) if part else None
-            ahead, self._ahead = self._ahead, begun
-            if ahead:
-                self._finish(ahead)
+            submitted = self._processor.submit(part) if part else None
+            previous, self._parsing = self._parsing, submitted
+            if previous:
+                self._finish(previous)
         except Exception:
             self._give_back()
             raise
 
-    def _take_overdue(self) -> bool:
-        """Settle what is due again, with nothing else in hand: a suspect must not take anybody along.
+    def _process_due(self) -> bool:
+        """Process due entries, with nothing else in flight: a suspect must not take other messages along.
 
-        Whether anything was settled: then it may have been the last, and nobody should wait for more without a look.
+        Returns whether anything was processed: it may have been the last, and no read should wait for more mail then.
         """
         now = time.monotonic()
-        if now - self._adopted >= ADOPT_SECONDS:
-            self._queue.recover_orphans()
-            self._adopted = now
-        if now - self._looked < OVERDUE_SECONDS:
+        if now - self._orphans_at >= ORPHAN_SECONDS:
+            self._consumer.recover_orphans()
+            self._orphans_at = now
+        if now - self._claimed_at < CLAIM_SECONDS:
             return False
-        in_hand = self._ahead is not None
+        was_parsing = self._parsing is not None
         self._clear()
-        overdue = self._queue.claim_due(self._batch, self._least())
-        if not overdue:
-            self._looked = now
-            return in_hand
-        self._announce(overdue)  # and look again at once: there may be more
-        self._parts.extend(_parts(overdue))
-        self._in_flight = tuple(each.id for each in overdue)
+        due = self._consumer.claim_due(self._batch, self._min_priority())
+        if not due:
+            self._claimed_at = now
+            return was_parsing
+        self._report_orphans(due)  # the next turn claims without a pause: there may be more
+        self._parts.extend(_parts(due))
+        self._in_flight = tuple(delivery.id for delivery in due)
         try:
             while self._parts:
-                self._finish(self._settlement.submit(self._parts.popleft()))
+                self._finish(self._processor.submit(self._parts.popleft()))
         except Exception:
             self._give_back()
             raise
         return True
 
-    def _next(self) -> list[Delivery] | None:
-        """A part of what is fresh; waits for mail only when nothing is being parsed."""
+    def _next_part(self) -> list[Delivery] | None:
+        """Return the next part of new mail; wait for mail only when nothing is being parsed."""
         if not self._parts:
-            least = self._least()
-            fresh = self._queue.read_urgent(self._most, max(least, NORMAL_PRIORITY + 1)) or self._in_turn(least)
-            if fresh:
-                mean = sum(each.wire_bytes for each in fresh) / len(fresh)
-                self._most = max(1, min(self._batch, int(READ_BYTES / max(1.0, mean))))
-                self._in_flight += tuple(each.id for each in fresh)
-                self._seen.extend(each.id for each in fresh)
-                self._parts.extend(_parts(fresh))
+            min_priority = self._min_priority()
+            urgent = self._consumer.read_urgent(self._read_limit, max(min_priority, NORMAL_PRIORITY + 1))
+            new = urgent or self._read_new(min_priority)
+            if new:
+                mean = sum(delivery.wire_bytes for delivery in new) / len(new)
+                self._read_limit = max(1, min(self._batch, int(READ_BYTES / max(1.0, mean))))
+                self._in_flight += tuple(delivery.id for delivery in new)
+                self._seen.extend(delivery.id for delivery in new)
+                self._parts.extend(_parts(new))
         return self._parts.popleft() if self._parts else None
 
-    def _finish(self, begun: InProgress) -> None:
+    def _finish(self, work: InProgress) -> None:
         try:
-            self._settlement.finish(begun)
+            self._processor.finish(work)
         finally:
-            done = {each.id for each in begun.batch}
-            self._in_flight = tuple(name for name in self._in_flight if name not in done)
+            done = {delivery.id for delivery in work.batch}
+            self._in_flight = tuple(entry_id for entry_id in self._in_flight if entry_id not in done)
 
     def _clear(self) -> None:
-        """Finish what is being parsed, and release what is not."""
-        parts, self._parts = self._parts, deque()
-        ahead, self._ahead = self._ahead, None
-        left = [each.id for part in parts for each in part]
+        """Finish the batch that is being parsed, and release the others."""
+        parsing, left = self._take_in_flight()
         try:
             if left:
-                self._queue.release(left)
+                self._consumer.release(left)
         finally:
-            if ahead:
-                self._finish(ahead)
+            if parsing:
+                self._finish(parsing)
             self._in_flight = ()
 
     def _give_back(self) -> None:
-        """Leave to a later attempt whatever is in hand: it is not to blame, and none of it was tried."""
-        parts, self._parts = self._parts, deque()
-        ahead, self._ahead = self._ahead, None
-        left = [each.id for part in parts for each in part]
-        if ahead:
-            self._settlement.give_back(ahead)
+        """Leave the messages in flight to a later attempt: they are not at fault, and none of them was tried."""
+        parsing, left = self._take_in_flight()
+        if parsing:
+            self._processor.give_back(parsing)
         if left:
             with suppress(TransientError):
-                self._queue.extend(left, give_back=True)
+                self._consumer.extend(left, give_back=True)
         self._in_flight = ()
 
-    def _in_turn(self, least: int) -> Sequence[Delivery]:
-        """What comes next, without what is to wait: that is given back untouched, or not even asked for."""
-        idle = self._ahead is None
-        if least > NORMAL_PRIORITY:
-            self._stop.wait(REST_SECONDS if idle else 0)
-            return []
-        fresh = self._queue.read_new(self._most, block=idle)
-        least = self._least()  # an order may have come while the read waited
-        waits = [each for each in fresh if each.message and each.message.priority < least]
-        self._queue.release([each.id for each in waits])
-        return [each for each in fresh if each not in waits]
+    def _take_in_flight(self) -> tuple[InProgress | None, list[str]]:
+        parts, self._parts = self._parts, deque()
+        parsing, self._parsing = self._parsing, None
+        return parsing, [delivery.id for part in parts for delivery in part]
 
-    def _announce(self, overdue: Sequence[Delivery]) -> None:
-        """Entries this life has not had before were abandoned by somebody."""
-        orphans = [each.id for each in overdue if each.foreign or each.id not in self._seen]
+    def _read_new(self, min_priority: int) -> Sequence[Delivery]:
+        """Read new entries; those below the least priority are released untouched, or not even read."""
+        idle = self._parsing is None
+        if min_priority > NORMAL_PRIORITY:
+            self._stop.wait(PAUSED_SECONDS if idle else 0)
+            return []
+        new = self._consumer.read_new(self._read_limit, block=idle)
+        min_priority = self._min_priority()  # an override may have come while the read waited
+        too_low = [delivery for delivery in new if delivery.message and delivery.message.priority < min_priority]
+        self._consumer.release([delivery.id for delivery in too_low])
+        return [delivery for delivery in new if delivery not in too_low]
+
+    def _report_orphans(self, due: Sequence[Delivery]) -> None:
+        """Report entries that this process has not read before: another one abandoned them."""
+        orphans = [delivery.id for delivery in due if delivery.foreign or delivery.id not in self._seen]
         self._seen.extend(orphans)
         if orphans:
             self._observe(Reclaimed(len(orphans)))
 
-    def _beat(self) -> None:
-        """Tell the others, three times a lease, that what is in flight is not abandoned."""
+    def _heartbeat(self) -> None:
+        """Extend the entries in flight three times a lease, so that no other worker claims them."""
         while not self._stop.wait(self._lease / 3):
             ids = self._in_flight
             if ids:
                 try:
-                    self._queue.extend(ids)
-                except Exception as error:  # noqa: BLE001 - without its heartbeat a worker loses what it holds
-                    self._observe(LoopFailed("beat", error))
+                    self._consumer.extend(ids)
+                except Exception as error:  # noqa: BLE001 - without its heartbeat a worker loses its entries
+                    self._observe(LoopFailed(HEARTBEAT_LOOP, error))
 
     def _wait(self, error: Exception) -> None:
         self._failures += 1
         redis = isinstance(error, (RedisConnectionError, CircuitBreakerError))
-        delay = REDIS_SECONDS if redis else min(backoff(self._failures), PAUSE_SECONDS)
-        if isinstance(error, CircuitBreakerError):  # no later than its next trial, which costs nothing to wait for
-            delay = min(delay, max(error.retry_after, TRIAL_SECONDS))
+        delay = REDIS_SECONDS if redis else min(backoff(self._failures), DATABASE_SECONDS)
+        if isinstance(error, CircuitBreakerError):  # no longer than until its next probe, which costs nothing
+            delay = min(delay, max(error.retry_after, PROBE_SECONDS))
         self._observe(RedisFailed(error, delay) if redis else LoopFailed(LOOP, error))
         self._stop.wait(delay)
 
 
 def _parts(batch: Sequence[Delivery]) -> Iterator[list[Delivery]]:
-    """The batch in parts of a bounded size: a hundred messages may be a hundred large ones."""
+    """Yield the batch in parts of a bounded size: a hundred messages may be a hundred large ones."""
     part: list[Delivery] = []
     size = 0
-    for each in batch:
-        more = each.message.envelope.size if each.message else each.wire_bytes
-        if part and size + more > PART_BYTES:
+    for delivery in batch:
+        added = delivery.message.envelope.size if delivery.message else delivery.wire_bytes
+        if part and size + added > PART_BYTES:
             yield part
             part, size = [], 0
-        part.append(each)
-        size += more
+        part.append(delivery)
+        size += added
     if part:
         yield part

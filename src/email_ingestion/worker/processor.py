@@ -1,4 +1,8 @@
-"""What becomes of a batch: recorded together, or else one by one until every message has its own verdict."""
+"""From a batch of the stream to the database: parse, record and ack it; message by message where the batch fails.
+
+A message ends in one of four ways: recorded and acked, dead-lettered, pending for another attempt, or given back
+without an attempt spent because the database, the blob store or Redis is away.
+"""
 
 from __future__ import annotations
 
@@ -44,60 +48,60 @@ from email_ingestion.stream.dead_letters import Reason, dead_letter_fields
 
 @dataclass(frozen=True, slots=True)
 class InProgress:
-    """A batch that is being parsed; `opened` is what of it is to be delivered."""
+    """A batch that is being parsed; `readable` are its deliveries with a message to record."""
 
     batch: Sequence[Delivery]
-    opened: Sequence[tuple[Delivery, RawMessage]]
-    outcomes: Future[list[Email | EmailIngestionError]]
+    readable: Sequence[tuple[Delivery, RawMessage]]
+    emails: Future[list[Email | EmailIngestionError]]
     started: float
 
 
 class BatchProcessor:
-    """Parses, delivers to the database and settles each entry with Redis.
+    """Parses batches, records them in the database and settles each entry with Redis.
 
-    `further` are the sinks that the database may note as owed, `router` chooses among them for each message, and
-    `recorded` is called when something was recorded.
+    `further_sinks` are those that the database may note deliveries for, `router` chooses among them for each message,
+    and `on_recorded` is called when messages were recorded.
     """
 
     def __init__(
         self,
-        queue: Consumer,
+        consumer: Consumer,
         database: Sink,
         breaker: Breaker,
         blobs: BlobStore,
         parser: IsolatedParser,
         *,
-        rehearsals: SyntheticMessages,
-        further: tuple[str, ...],
+        synthetic: SyntheticMessages,
+        further_sinks: tuple[str, ...],
         router: Router,
-        recorded: Callable[[], None],
+        on_recorded: Callable[[], None],
         max_retries: int,
         instance: str,
         observe: Observe,
     ) -> None:
-        self._queue = queue
-        self._rehearsals = rehearsals
+        self._consumer = consumer
+        self._synthetic = synthetic
         self._database = database
         self._breaker = breaker
         self._blobs = blobs
         self._parser = parser
-        self._further = further
+        self._further_sinks = further_sinks
         self._router = router
-        self._recorded = recorded
+        self._on_recorded = on_recorded
         self._max_retries = max_retries
         self._instance = instance
         self._observe = observe
-        self._beside = BackgroundThread("parse")
-        self._batch: tuple[Delivery, ...] = ()
+        self._parse_thread = BackgroundThread("parse")
+        self._in_progress: tuple[Delivery, ...] = ()
         self._revoked: set[str] = set()
 
     def revoke(self, email_id: str) -> bool:
-        """Bury a message that is being handled, as soon as it is out of the hands of a parser or a sink.
+        """Dead-letter a message that is being processed, as soon as the parser or the database lets go of it.
 
-        A parser is ended for it; a sink that takes the message after all has delivered it. From any thread; False
-        when this worker does not have the message.
+        The parser is ended for it; a message that the database takes after all is delivered. Thread-safe; returns
+        False when this worker does not have the message.
         """
-        if all(each.email_id != email_id for each in self._batch):
+        if all(delivery.email_id != email_id for delivery in self._in_progress):
             return False
         self._revoked.add(email_id)
         self._parser.interrupt()
@@ -108,62 +112,61 @@ class BatchProcessor:
         return is_available(self._database, self._breaker)
 
     def retry_after(self) -> float:
-        """Seconds until it may be tried again."""
+        """Return the seconds until the database may be tried again."""
         return self._breaker.retry_after() or 0.1
 
-    def process(self, batch: Sequence[Delivery]) -> None:
-        """Bring every entry of the batch to an end, or leave it pending for a later attempt.
-
-        Raises SinkUnavailable, RedisConnectionError or CircuitBreakerError when a sink or Redis is away: no message
-        is to blame then, what was not delivered stays pending and has spent no attempt.
-        """
-        self.finish(self.submit(batch))
-
     def submit(self, batch: Sequence[Delivery]) -> InProgress:
-        """Have the batch parsed, while something else is done; `finish` or `give_back` must follow."""
-        self._batch = (*self._batch, *batch)
+        """Have the batch parsed in another thread; `finish` or `give_back` must follow."""
+        self._in_progress = (*self._in_progress, *batch)
         started = time.monotonic()
         try:
-            opened = [(each, message) for each in batch if (message := self._opened(each))]
+            readable = [(delivery, message) for delivery in batch if (message := self._readable(delivery))]
         except BaseException:
             self._forget(batch)
             raise
-        return self._begun(batch, opened, started)
+        return self._parse_later(batch, readable, started)
 
-    def finish(self, begun: InProgress) -> None:
-        """Bring to an end what was begun; raises what `settle` does."""
+    def finish(self, work: InProgress) -> None:
+        """Settle every entry of a submitted batch, or leave it pending for a later attempt.
+
+        Raises SinkUnavailable, RedisConnectionError or CircuitBreakerError when a sink or Redis is away: no message is
+        at fault then, and the messages that were not recorded stay pending and have spent no attempt.
+        """
         try:
-            self._settle(begun)
+            self._settle(work)
         finally:
-            self._forget(begun.batch)
+            self._forget(work.batch)
 
-    def give_back(self, begun: InProgress) -> None:
-        """Leave what was begun to a later attempt: a sink or Redis went away, and nothing of it was tried."""
+    def give_back(self, work: InProgress) -> None:
+        """Leave a submitted batch to a later attempt: a sink or Redis went away, and none of it was tried."""
         with suppress(TransientError):
-            self._queue.extend([each.id for each, _ in begun.opened], give_back=True)
-        self._forget(begun.batch)
+            self._give_back(work.readable)
+        self._forget(work.batch)
+
+    def _give_back(self, items: Sequence[tuple[Delivery, object]]) -> None:
+        self._consumer.extend([delivery.id for delivery, _ in items], give_back=True)
 
     def _forget(self, batch: Sequence[Delivery]) -> None:
-        gone = {each.id for each in batch}
-        self._revoked -= {each.email_id for each in batch}
-        self._batch = tuple(each for each in self._batch if each.id not in gone)
+        ids = {delivery.id for delivery in batch}
+        self._revoked -= {delivery.email_id for delivery in batch}
+        self._in_progress = tuple(delivery for delivery in self._in_progress if delivery.id not in ids)
 
-    def _begun(
-        self, batch: Sequence[Delivery], opened: Sequence[tuple[Delivery, RawMessage]], started: float
+    def _parse_later(
+        self, batch: Sequence[Delivery], readable: Sequence[tuple[Delivery, RawMessage]], started: float
     ) -> InProgress:
-        messages = [message for _, message in opened]
-        return InProgress(batch, opened, self._beside.submit(lambda: self._read(messages)), started)
+        messages = [message for _, message in readable]
+        return InProgress(batch, readable, self._parse_thread.submit(lambda: self._parse(messages)), started)
 
-    def _read(self, messages: Sequence[RawMessage]) -> list[Email | EmailIngestionError]:
-        """The records, and why there is none of a message whose bytes are not to be had; in the thread beside."""
+    def _parse(self, messages: Sequence[RawMessage]) -> list[Email | EmailIngestionError]:
+        """Return an email for each message, or the error of one whose bytes are missing; in the parse thread."""
         found: list[bytes | EmailIngestionError] = [self._bytes_of(message) for message in messages]
-        letters = [
+        inputs = [
             (message.envelope, raw) for message, raw in zip(messages, found, strict=True) if isinstance(raw, bytes)
         ]
-        failed = [raw if isinstance(raw, EmailIngestionError) else None for raw in found]
+        errors = [raw if isinstance(raw, EmailIngestionError) else None for raw in found]
         del found
-        records = iter(self._parser.parse(letters) if letters else ())
-        return [error or next(records) for error in failed]
+        emails = iter(self._parser.parse(inputs) if inputs else ())
+        return [error or next(emails) for error in errors]
 
     def _bytes_of(self, message: RawMessage) -> bytes | EmailIngestionError:
         if message.raw is not None:
@@ -175,176 +178,177 @@ class BatchProcessor:
         except EmailIngestionError as error:
             return error
 
-    def _settle(self, begun: InProgress) -> None:
-        parcels = self._parsed(begun)
-        if not parcels:
+    def _settle(self, work: InProgress) -> None:
+        writes = self._parsed(work)
+        if not writes:
             return
         try:
-            duplicates = self._record([parcel for _, parcel in parcels])
+            duplicates = self._record([write for _, write in writes])
         except (SinkUnavailable, CircuitBreakerError):
-            self._queue.extend([each.id for each, _ in parcels], give_back=True)
+            self._give_back(writes)
             raise
         except (PermanentError, TransientError) as error:
-            if len(parcels) == 1:
-                self._fail(parcels[0][0], error)
+            if len(writes) == 1:
+                self._fail(writes[0][0], error)
             else:
-                self._settle_singly(parcels)
+                self._settle_singly(writes)
             return
-        self._complete([each for each, _ in parcels], duplicates, time.monotonic() - begun.started)
+        self._ack([delivery for delivery, _ in writes], duplicates, time.monotonic() - work.started)
 
-    def _settle_singly(self, parcels: Sequence[tuple[Delivery, LedgerWrite]]) -> None:
-        """Find out which message of a failed batch is to blame; the others are delivered."""
-        for position, (each, parcel) in enumerate(parcels):
+    def _settle_singly(self, writes: Sequence[tuple[Delivery, LedgerWrite]]) -> None:
+        """Find the message at fault in a failed batch; the others are recorded."""
+        for position, (delivery, write) in enumerate(writes):
             started = time.monotonic()
             try:
-                duplicates = self._record([parcel])
+                duplicates = self._record([write])
             except (SinkUnavailable, CircuitBreakerError):
-                self._queue.extend([left.id for left, _ in parcels[position:]], give_back=True)
+                self._give_back(writes[position:])
                 raise
             except (PermanentError, TransientError) as error:
-                self._fail(each, error)
+                self._fail(delivery, error)
                 continue
-            self._complete([each], duplicates, time.monotonic() - started)
+            self._ack([delivery], duplicates, time.monotonic() - started)
 
-    def _parsed(self, begun: InProgress) -> list[tuple[Delivery, LedgerWrite]]:
-        """What came of a batch; when a message ended the parser, each alone, so that only that one fails."""
+    def _parsed(self, work: InProgress) -> list[tuple[Delivery, LedgerWrite]]:
+        """Return what is to be recorded; when a message ended the parser, parse each alone, so that only it fails."""
         try:
-            outcomes = begun.outcomes.result()
-        except SinkUnavailable:  # the blob store is away, and no message is to blame
-            self._queue.extend([each.id for each, _ in begun.opened], give_back=True)
+            emails = work.emails.result()
+        except SinkUnavailable:  # the blob store is away, and no message is at fault
+            self._give_back(work.readable)
             raise
         except ParserDied as error:
-            return self._parsed_singly(begun, error)
-        parcels = []
-        for (each, message), outcome in zip(begun.opened, outcomes, strict=True):
-            if self._buried(each):
+            return self._parsed_singly(work, error)
+        writes = []
+        for (delivery, message), email in zip(work.readable, emails, strict=True):
+            if self._dead_letter_revoked(delivery):
                 continue
-            if isinstance(outcome, EmailIngestionError):
-                self._fail(each, outcome)
+            if isinstance(email, EmailIngestionError):
+                self._fail(delivery, email)
             else:
-                parcels.append((each, self._parcel(message, self._router.decide(outcome))))
-        return parcels
+                writes.append((delivery, _ledger_write(message, self._router.decide(email))))
+        return writes
 
-    def _parsed_singly(self, begun: InProgress, error: ParserDied) -> list[tuple[Delivery, LedgerWrite]]:
-        if len(begun.opened) == 1:
-            self._fail(begun.opened[0][0], error)
+    def _parsed_singly(self, work: InProgress, error: ParserDied) -> list[tuple[Delivery, LedgerWrite]]:
+        if len(work.readable) == 1:
+            self._fail(work.readable[0][0], error)
             return []
-        left = [(each, message) for each, message in begun.opened if not self._buried(each)]
-        return [parcel for one in left for parcel in self._parsed(self._begun([one[0]], [one], begun.started))]
+        left = [item for item in work.readable if not self._dead_letter_revoked(item[0])]
+        return [write for item in left for write in self._parsed(self._parse_later([item[0]], [item], work.started))]
 
-    def _parcel(self, message: RawMessage, decision: Decision) -> LedgerWrite:
-        if message.synthetic:
-            return LedgerWrite(decision.email, message.raw or b"", synthetic=True)
-        return LedgerWrite(decision.email, message.raw or b"", message.raw_ref, decision.sinks, message.only_sink)
-
-    def _buried(self, each: Delivery) -> bool:
-        """Whether an operator revoked it; then it is a dead letter now."""
-        if each.email_id not in self._revoked:
+    def _dead_letter_revoked(self, delivery: Delivery) -> bool:
+        """Whether an operator revoked the message; if so, dead-letter it."""
+        if delivery.email_id not in self._revoked:
             return False
-        self._dead_letter(each, "operator", None)
+        self._dead_letter(delivery, "operator", None)
         return True
 
-    def _opened(self, each: Delivery) -> RawMessage | None:
-        """The message; None when its entry was settled otherwise."""
-        if isinstance(each.unreadable, UnknownVersion):
-            self._defer(each, each.unreadable)
+    def _readable(self, delivery: Delivery) -> RawMessage | None:
+        """Return the message to record; None when its entry was settled otherwise."""
+        if isinstance(delivery.unreadable, UnknownVersion):
+            self._defer(delivery, delivery.unreadable)
             return None
-        death = self._death(each)
-        if death or not each.message:
-            self._dead_letter(each, *(death or ("permanent", None)))
+        refusal = self._refusal(delivery)
+        if refusal or not delivery.message:
+            self._dead_letter(delivery, *(refusal or ("permanent", None)))
             return None
-        return each.message
+        return delivery.message
 
-    def _death(self, each: Delivery) -> tuple[Reason, EmailIngestionError | None] | None:
-        """Why an entry is not even tried."""
-        if each.attempt > self._max_retries + 1:
-            # Nobody counted these attempts as failures, so each of them ended its worker.
+    def _refusal(self, delivery: Delivery) -> tuple[Reason, EmailIngestionError | None] | None:
+        """Return why an entry is not even tried, None when it is."""
+        if delivery.attempt > self._max_retries + 1:
+            # These attempts were not counted as failures, so each of them ended its worker.
             return "poison", None
-        if each.unreadable:
-            return "permanent", each.unreadable
-        if each.message and each.message.only_sink and each.message.only_sink not in self._further:
+        if delivery.unreadable:
+            return "permanent", delivery.unreadable
+        if delivery.message and delivery.message.only_sink and delivery.message.only_sink not in self._further_sinks:
             return "permanent", PermanentError(
-                f"it is for the sink {each.message.only_sink!r} alone: add that to SINKS"
+                f"it is for the sink {delivery.message.only_sink!r} alone: add that to SINKS"
             )
         return None
 
-    def _record(self, parcels: Sequence[LedgerWrite]) -> set[str]:
-        """Hand parcels to the database; returns the identities that it had already."""
+    def _record(self, writes: Sequence[LedgerWrite]) -> set[str]:
+        """Write messages to the database; return the identities that it had already."""
         name = self._database.name
         try:
-            duplicates = self._breaker.run(lambda: set(self._database.deliver(parcels) or ()))
+            duplicates = self._breaker.run(lambda: set(self._database.deliver(writes) or ()))
         except EmailIngestionError:
-            self._observe(SinkDelivered(name, "failed", len(parcels)))
+            self._observe(SinkDelivered(name, "failed", len(writes)))
             raise
         except Exception as error:
-            self._observe(SinkDelivered(name, "failed", len(parcels)))
+            self._observe(SinkDelivered(name, "failed", len(writes)))
             raise TransientError(f"sink {name} failed: {type(error).__name__}") from error
-        mail = sum(not parcel.synthetic for parcel in parcels)
+        mail = sum(not write.synthetic for write in writes)
         self._observe(SinkDelivered(name, "delivered", mail - len(duplicates)))
         if duplicates:
             self._observe(SinkDelivered(name, "duplicate", len(duplicates)))
-        self._recorded()
+        self._on_recorded()
         return duplicates
 
-    def _complete(self, done: Sequence[Delivery], duplicates: set[str], seconds: float) -> None:
-        lost = self._queue.ack(done)
+    def _ack(self, recorded: Sequence[Delivery], duplicates: set[str], seconds: float) -> None:
+        lost = self._consumer.ack(recorded)
         if lost:
             self._observe(OwnershipLost(len(lost)))
         now = datetime.now(UTC)
-        kept = [each for each in done if each not in lost]
-        self._acknowledge([each for each in kept if each.synthetic], delivered=True)
-        for each in kept:
-            if each.message and not each.synthetic:
+        acked = [delivery for delivery in recorded if delivery not in lost]
+        self._add_receipts([delivery for delivery in acked if delivery.synthetic], delivered=True)
+        for delivery in acked:
+            if delivery.message and not delivery.synthetic:
                 self._observe(
                     Delivered(
-                        each.email_id,
-                        each.attempt,
-                        each.email_id in duplicates,
-                        seconds / len(done),
-                        each.queue_wait,
-                        (now - each.message.envelope.internaldate).total_seconds(),
+                        delivery.email_id,
+                        delivery.attempt,
+                        delivery.email_id in duplicates,
+                        seconds / len(recorded),
+                        delivery.queue_wait,
+                        (now - delivery.message.envelope.internaldate).total_seconds(),
                     )
                 )
 
-    def _acknowledge(self, done: Sequence[Delivery], *, delivered: bool) -> None:
-        """Tell whoever rehearses; a receipt that Redis does not take is one that he misses."""
+    def _add_receipts(self, settled: Sequence[Delivery], *, delivered: bool) -> None:
+        """Write receipts of synthetic messages; one that Redis does not take is missing at their sender."""
         runs: defaultdict[str, list[Receipt]] = defaultdict(list)
-        for each in done:
-            if each.message and each.synthetic:
-                receipt = Receipt(each.message.envelope.uid, delivered, each.queue_wait, each.age())
-                runs[each.synthetic].append(receipt)
+        for delivery in settled:
+            if delivery.message and delivery.synthetic:
+                receipt = Receipt(delivery.message.envelope.uid, delivered, delivery.queue_wait, delivery.age())
+                runs[delivery.synthetic].append(receipt)
         for run, receipts in runs.items():
             self._observe(SyntheticHandled(len(receipts), delivered))
             with suppress(TransientError):
-                self._rehearsals.add_receipts(run, receipts)
+                self._synthetic.add_receipts(run, receipts)
 
-    def _fail(self, each: Delivery, error: EmailIngestionError) -> None:
-        """An attempt failed: another one later, or the dead letters."""
-        if self._buried(each):
+    def _fail(self, delivery: Delivery, error: EmailIngestionError) -> None:
+        """Schedule another attempt, or dead-letter the message."""
+        if self._dead_letter_revoked(delivery):
             return
         if isinstance(error, PermanentError):
-            self._dead_letter(each, "permanent", error)
-        elif each.attempt > self._max_retries:
-            self._dead_letter(each, "poison" if isinstance(error, ParserDied) else "max_retries", error)
+            self._dead_letter(delivery, "permanent", error)
+        elif delivery.attempt > self._max_retries:
+            self._dead_letter(delivery, "poison" if isinstance(error, ParserDied) else "max_retries", error)
         else:
-            self._defer(each, error)
+            self._defer(delivery, error)
 
-    def _defer(self, each: Delivery, error: EmailIngestionError) -> None:
-        self._queue.extend([each.id])
-        self._observe(Deferred(each.email_id, each.attempt, error, backoff(each.attempt)))
+    def _defer(self, delivery: Delivery, error: EmailIngestionError) -> None:
+        self._consumer.extend([delivery.id])
+        self._observe(Deferred(delivery.email_id, delivery.attempt, error, backoff(delivery.attempt)))
 
-    def _dead_letter(self, each: Delivery, reason: Reason, error: EmailIngestionError | None) -> None:
-        if each.synthetic:  # nobody would miss it: its end is told, and nothing of it is kept
-            self._queue.ack([each])
-            self._acknowledge([each], delivered=False)
-        elif self._queue.dead_letter(
-            each, dead_letter_fields(reason, each.attempt, error, stack_frames(error), self._instance)
-        ):
-            self._observe(DeadLettered(each.email_id, reason, each.attempt, error))
+    def _dead_letter(self, delivery: Delivery, reason: Reason, error: EmailIngestionError | None) -> None:
+        if delivery.synthetic:  # nobody's mail: it gets a receipt, and nothing of it is kept
+            self._consumer.ack([delivery])
+            self._add_receipts([delivery], delivered=False)
+            return
+        fields = dead_letter_fields(reason, delivery.attempt, error, stack_frames(error), self._instance)
+        if self._consumer.dead_letter(delivery, fields):
+            self._observe(DeadLettered(delivery.email_id, reason, delivery.attempt, error))
+
+
+def _ledger_write(message: RawMessage, decision: Decision) -> LedgerWrite:
+    if message.synthetic:
+        return LedgerWrite(decision.email, message.raw or b"", synthetic=True)
+    return LedgerWrite(decision.email, message.raw or b"", message.raw_ref, decision.sinks, message.only_sink)
 
 
 def is_available(sink: Sink, breaker: Breaker) -> bool:
-    """Whether a sink takes mail; one whose breaker is open is pinged when a trial is due, not tried with mail."""
+    """Whether a sink takes mail; one whose breaker is open is pinged when a probe is due, not tried with mail."""
     while not breaker.closed:
         if breaker.retry_after() > 0:
             return False
@@ -356,7 +360,7 @@ def is_available(sink: Sink, breaker: Breaker) -> bool:
 
 
 def stack_frames(error: BaseException | None) -> str:
-    """The stack of an error and of what caused it, without their texts: a foreign one may quote the message."""
+    """Return the stacks of an error and its causes without their texts: a foreign text may quote the message."""
     if error is None:
         return ""
     stack = "".join(traceback.format_tb(error.__traceback__))

@@ -48,7 +48,7 @@ class Unrest:
 def test_a_worker_that_is_never_idle_delivers_what_nobody_was_given(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(loop, "ADOPT_SECONDS", 0.05)
+    monkeypatch.setattr(loop, "ORPHAN_SECONDS", 0.05)
     intake = Appender(link(redis_server.url))
     intake.restart_cursor("default", "INBOX", Cursor(1, 0))
     intake.append("default", "INBOX", Cursor(1, 0), 2, [message(1), message(2)])
@@ -60,7 +60,7 @@ def test_a_worker_that_is_never_idle_delivers_what_nobody_was_given(
         batch=1,
         lease=60,
         paused=lambda: False,
-        least=lambda: 0,
+        min_priority=lambda: 0,
         observe=lambda event: None,
     )
     queue.recover_orphans()

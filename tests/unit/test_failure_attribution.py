@@ -39,7 +39,7 @@ def test_a_sink_that_worked_until_now_has_the_benefit_of_the_doubt():
 
 def test_what_a_sink_says_of_a_message_holds_always():
     found = attribute_failures([Reject("no"), PermanentError("400"), Retry("later")], proven=False)
-    assert (found.permanent, found.failed, found.taken) == ((0, 1), (2,), False)
+    assert (found.permanent, found.failed, found.delivered_any) == ((0, 1), (2,), False)
 
 
 def test_the_longest_pause_asked_for_holds_up_to_an_hour():

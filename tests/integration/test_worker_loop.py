@@ -81,15 +81,17 @@ def _worker(redis: RedisServer, folder: Path, parser: Watched, shelf: Shelf, obs
         Breaker("shelf", BreakerPolicy(fail_max=1000), (SinkUnavailable,), observe),
         DiskBlobStore(folder / "blobs"),
         parser,
-        rehearsals=SyntheticMessages(link(redis.url)),
-        further=(),
+        synthetic=SyntheticMessages(link(redis.url)),
+        further_sinks=(),
         router=Router((), ()),
-        recorded=lambda: None,
+        on_recorded=lambda: None,
         max_retries=5,
         instance="here",
         observe=observe,
     )
-    return Worker(queue, settlement, batch=BATCH, lease=60, paused=lambda: False, least=lambda: 0, observe=observe)
+    return Worker(
+        queue, settlement, batch=BATCH, lease=60, paused=lambda: False, min_priority=lambda: 0, observe=observe
+    )
 
 
 def test_the_next_batch_is_parsed_while_the_last_is_recorded(
@@ -106,7 +108,7 @@ def test_a_sink_that_goes_away_costs_no_batch_an_attempt(redis_server: RedisServ
     worker = _worker(redis_server, tmp_path, parser, shelf)
     for _ in range(3):
         try:
-            worker._turn()
+            worker._run_once()
         except SinkUnavailable:
             break
     with redis_server.client() as client:
@@ -119,15 +121,15 @@ def test_a_drain_waits_for_no_mail_behind_the_last(
     redis_server: RedisServer, tmp_path: Path, parser: Watched, monkeypatch: pytest.MonkeyPatch
 ):
     waited_at = []
-    fresh = Consumer.fresh
+    read_new = Consumer.read_new
 
-    def watched_fresh(self: Consumer, most: int, *, block: bool = True):
+    def watched_read(self: Consumer, limit: int, *, block: bool = True):
         if block:
             waited_at.append(self.depth())
-        return fresh(self, most, block=block)
+        return read_new(self, limit, block=block)
 
-    monkeypatch.setattr(Consumer, "fresh", watched_fresh)
-    monkeypatch.setattr("email_ingestion.worker.loop.OVERDUE_SECONDS", 0.0)  # what is in hand is finished each turn
+    monkeypatch.setattr(Consumer, "read_new", watched_read)
+    monkeypatch.setattr("email_ingestion.worker.loop.CLAIM_SECONDS", 0.0)  # what is in hand is finished each turn
     parser.second.set()
     _worker(redis_server, tmp_path, parser, Shelf(parser)).drain()
     assert waited_at == [MESSAGES, MESSAGES - BATCH]
