@@ -22,7 +22,14 @@ from tests.drills.runbook import parse
 from tests.servers.missing import program
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "deploy" / "README.md"])
+DOCS = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "examples").rglob("*.md"),
+        ROOT / "deploy" / "README.md",
+    ]
+)
 PAGES = [path for path in DOCS if path.exists() and path.name != "CHANGELOG.md"]
 SOURCES = (
     "src",
@@ -31,6 +38,7 @@ SOURCES = (
     "deploy",
     "tests",
     "bench",
+    "examples",
     "pyproject.toml",
     "producer.py",
     "worker.py",
@@ -52,7 +60,7 @@ TEXT = {
     ".example",
     "",
 }
-REPOSITORY = ("config/", "deploy/", "docs/", "scripts/", "src/", "tests/", "bench/")
+REPOSITORY = ("config/", "deploy/", "docs/", "scripts/", "src/", "tests/", "bench/", "examples/")
 TABLES = {"accounts", "routes"}  # of config/settings.toml; docs/accounts.md and docs/sinks.md
 MADE_BY_OPERATORS = ("config/settings.toml", "config/contacts.toml", "docs/incidents", "docs/drills.md")
 METRIC = re.compile(r"email_ingestion_[a-z0-9_]+")
