@@ -1,8 +1,8 @@
-"""pybreaker behind one gate: concurrent while closed, a single trial while half-open, blind to the wall clock.
+"""A circuit breaker: pybreaker behind one gate, with a single probe while half-open and a monotonic clock.
 
-`call()` of pybreaker holds a lock around the protected function, and its `calling()` lets every thread through
-half-open; its own time-out reads the wall clock, which may step. So the gate decides when a trial is due, and
-pybreaker counts. Over both an operator may hold the breaker open or closed for a while.
+`call()` of pybreaker holds a lock around the protected function, and its `calling()` lets every thread through while
+half-open; its own time-out reads the wall clock, which may step. So the gate decides when a probe is due, and
+pybreaker counts. An operator may override both and force the breaker open or closed for a limited time.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class BreakerSnapshot:
 
 
 class Breaker(pybreaker.CircuitBreakerListener):
-    """Guards one dependency. `counted` are the errors that speak against it; any other answer speaks for it."""
+    """Guards one dependency. The errors `counted` are failures; everything else is a success."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Breaker(pybreaker.CircuitBreakerListener):
         self._clock = clock
         self._probe_lock = threading.Lock()
         self._override_lock = threading.Lock()
-        self._override: tuple[ForcedState, float] | None = None  # by an operator, and until when by the clock
+        self._override: tuple[ForcedState, float] | None = None  # by an operator, and when it ends by the clock
         self._opened_at = 0.0
         self._last_error: BaseException | None = None
         self._last_change: datetime | None = None
@@ -89,7 +89,7 @@ class Breaker(pybreaker.CircuitBreakerListener):
 
     @property
     def state(self) -> BreakerState:
-        """OPEN until a trial is made, even when one is due; what an operator holds it at comes first."""
+        """The forced state, else the state of pybreaker: OPEN until a probe is made, even when one is due."""
         return self._forced() or self._automatic
 
     @property
@@ -98,26 +98,26 @@ class Breaker(pybreaker.CircuitBreakerListener):
 
     @property
     def closed(self) -> bool:
-        """Whether calls simply go through."""
+        """Whether calls go through."""
         return self.state == "CLOSED"
 
     def retry_after(self) -> float:
-        """Seconds until a trial is allowed; 0 when a call would be made now."""
-        held = self._override
-        if held and self._forced() == "OPEN":
-            return max(0.0, held[1] - self._clock())
+        """Return the seconds until a probe is allowed; 0 when a call would be made now."""
+        override = self._override
+        if override and self._forced() == "OPEN":
+            return max(0.0, override[1] - self._clock())
         if self.state != "OPEN":
             return 0.0
         return max(0.0, self._opened_at + self._policy.recovery_timeout - self._clock())
 
     def allow_probe(self) -> None:
-        """Make a trial due now: something else has shown that the dependency is back."""
+        """Make a probe due now: something else has shown that the dependency is back."""
         self._opened_at = -math.inf
 
     def force(self, state: ForcedState, seconds: float) -> None:
-        """Hold it open or closed for `seconds`: open nothing is called, closed everything, and nothing is counted.
+        """Force the breaker open or closed for `seconds`; meanwhile nothing is counted.
 
-        Afterwards it goes on by itself: as it was before it was held open, closed after it was held closed.
+        Afterwards it has the state from before it was forced open; after it was forced closed, it is closed.
         """
         before = self.state
         with self._override_lock:
@@ -127,23 +127,23 @@ class Breaker(pybreaker.CircuitBreakerListener):
         self._changed(before)
 
     def release(self) -> None:
-        """Leave it to itself again."""
+        """End a forced state."""
         before = self.state
         with self._override_lock:
             self._override = None
         self._changed(before)
 
     def _forced(self) -> ForcedState | None:
-        """What it is held at; the first to look after the end announces it."""
-        held = self._override
-        if held is None or self._clock() < held[1]:
-            return held[0] if held else None
+        """Return the forced state, if any; the first call after its end announces the end."""
+        override = self._override
+        if override is None or self._clock() < override[1]:
+            return override[0] if override else None
         with self._override_lock:
-            if self._override is not held:  # another thread saw its end, or a new hold began
+            if self._override is not override:  # another thread saw its end, or forced a new state
                 return self._override[0] if self._override else None
             self._override = None
-        if held[0] != self._automatic:
-            self._announce(held[0], self._automatic)
+        if override[0] != self._automatic:
+            self._announce(override[0], self._automatic)
         return None
 
     def _changed(self, before: BreakerState) -> None:
@@ -156,7 +156,7 @@ class Breaker(pybreaker.CircuitBreakerListener):
         self._observe(BreakerChanged(self.name, old, new, error))
 
     def run(self, call: Callable[[], T]) -> T:
-        """The result of `call`; raises CircuitBreakerError without calling while open, else whatever `call` raises."""
+        """Return the result of `call`. Raises CircuitBreakerError without calling while open, or what `call` raises."""
         forced = self._forced()
         if forced == "OPEN":
             raise self._rejection()
@@ -167,7 +167,7 @@ class Breaker(pybreaker.CircuitBreakerListener):
                 with self._breaker.calling():
                     return call()
             return self._probe(call)
-        except pybreaker.CircuitBreakerError as error:  # another thread tripped it since we looked
+        except pybreaker.CircuitBreakerError as error:  # another thread tripped it meanwhile
             raise self._rejection() from error
 
     def _probe(self, call: Callable[[], T]) -> T:
@@ -201,7 +201,7 @@ class Breaker(pybreaker.CircuitBreakerListener):
         del cb
         self._opened_at = self._clock()
         if self._forced():
-            return  # a call that began before the hold: what is seen does not change
+            return  # a call from before it was forced: the visible state does not change
         old = STATES[old_state.name] if old_state else "CLOSED"
         new = STATES[new_state.name]
         if new == old:
@@ -210,7 +210,7 @@ class Breaker(pybreaker.CircuitBreakerListener):
         self._announce(old, new, error)
 
     def snapshot(self) -> BreakerSnapshot:
-        """What `/status` shows."""
+        """Return the breaker as `/status` shows it."""
         state = self.state
         return BreakerSnapshot(
             name=self.name,

@@ -1,13 +1,11 @@
-"""What operators have asked of this process for a while: to pause, or to serve less; it decides nothing else.
+"""Overrides of operators for a limited time: a pause, a lower level of service, a minimum priority.
 
-    DEGRADED     older mail and audits wait for better times; new mail comes first anyway
-    MINIMAL      and so do all sinks but the database, which notes what it owes them
-    MAINTENANCE  and everything else: the process is paused
+    DEGRADED     older mail and the periodic reconcile wait; new mail is served
+    MINIMAL      all sinks but the database wait as well; the database keeps their pending deliveries
+    MAINTENANCE  everything waits: the process is paused
 
-or to take only mail of a certain priority, while the rest waits.
-
-An order comes to this process alone or, through Redis, to all of them. Each ends by itself, so that a forgotten one
-cannot hold the system up for ever; orders for all hold on while Redis is away.
+An override is for this process alone or, through Redis, for all processes. It ends by itself, so that a forgotten one
+cannot stop the system for ever. An override for all processes stays active while Redis is away.
 """
 
 from __future__ import annotations
@@ -20,34 +18,37 @@ from typing import Literal, get_args
 
 Level = Literal["NORMAL", "DEGRADED", "MINIMAL", "MAINTENANCE"]
 Scope = Literal["process", "fleet"]
-LEVELS: tuple[Level, ...] = get_args(Level)  # the later, the less is served
+LEVELS: tuple[Level, ...] = get_args(Level)  # from full service to none
 PAUSE = "pause"
 LEVEL = "level"
 PRIORITY = "priority"
-MOST_URGENT = 10
+MAX_PRIORITY = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """Something asked for: `value` is a level of service, a least priority, or empty for a pause."""
+    """An override as it is given: `value` is a level of service, a minimum priority, or empty for a pause."""
 
     value: str
-    seconds: float  # until it ends, counted from when it was given or read
+    seconds: float  # until it ends, from the time it is given or read
     by: str
 
 
 @dataclass(frozen=True, slots=True)
 class ActiveOverride:
-    """An order that holds."""
+    """An override in force."""
 
     value: str
-    until: float  # by the clock of `Control`
+    until: float  # by the clock of OperatorOverrides
     by: str
     scope: Scope
 
 
 class OperatorOverrides:
-    """Thread-safe; `clock` is monotonic, in seconds. It never goes below the priority `least`."""
+    """The overrides in force for one process; thread-safe. `clock` is monotonic, in seconds.
+
+    `min_priority` is the minimum that the process was started with; overrides only raise it.
+    """
 
     def __init__(self, component: str, clock: Callable[[], float] = time.monotonic, min_priority: int = 0) -> None:
         self._floor = min_priority
@@ -57,16 +58,16 @@ class OperatorOverrides:
         self._overrides: dict[tuple[str, Scope], ActiveOverride] = {}
 
     def pause(self, seconds: float, by: str) -> None:
-        """Take no new work for so long."""
+        """Take no new work for `seconds`."""
         self._set(PAUSE, Override("", seconds, by), "process")
 
     def resume(self) -> None:
-        """Take work again, as far as this process was asked alone."""
+        """End a pause of this process alone."""
         with self._lock:
             self._overrides.pop((PAUSE, "process"), None)
 
     def set_level(self, level: Level, seconds: float, by: str) -> None:
-        """Serve at this level for so long; NORMAL takes such an order back."""
+        """Serve at `level` for `seconds`; NORMAL ends such an override."""
         if level == "NORMAL":
             with self._lock:
                 self._overrides.pop((LEVEL, "process"), None)
@@ -74,7 +75,7 @@ class OperatorOverrides:
             self._set(LEVEL, Override(level, seconds, by), "process")
 
     def prioritize(self, min_priority: int, seconds: float, by: str) -> None:
-        """Leave mail of a lower priority where it is for so long; 0 takes such an order back."""
+        """Leave mail of a lower priority in the stream for `seconds`; 0 ends such an override."""
         if min_priority == 0:
             with self._lock:
                 self._overrides.pop((PRIORITY, "process"), None)
@@ -82,7 +83,7 @@ class OperatorOverrides:
             self._set(PRIORITY, Override(str(min_priority), seconds, by), "process")
 
     def apply_shared(self, shared: Mapping[str, Override]) -> None:
-        """These are the orders for all processes, as Redis has them now; others of this kind are taken back."""
+        """Apply the overrides for all processes, by name, as Redis has them now; end the ones that are gone."""
         for subject, name in ((PAUSE, f"{PAUSE}:{self.component}"), (LEVEL, LEVEL), (PRIORITY, PRIORITY)):
             if name in shared:
                 self._set(subject, shared[name], "fleet")
@@ -91,43 +92,43 @@ class OperatorOverrides:
                     self._overrides.pop((subject, "fleet"), None)
 
     def active_pause(self) -> ActiveOverride | None:
-        """The order that keeps this process from taking work, or None."""
+        """Return the override that pauses this process, or None."""
         level = self.active_level()
         pauses = self._active(PAUSE) + ([level] if level and level.value == "MAINTENANCE" else [])
         return max(pauses, key=lambda each: each.until, default=None)
 
     def active_level(self) -> ActiveOverride | None:
-        """The order for the lowest level of service that holds, or None when it is NORMAL."""
+        """Return the override for the lowest level of service, or None when the level is NORMAL."""
         return max(self._active(LEVEL), key=lambda each: LEVELS.index(_level(each.value)), default=None)
 
     def active_priority(self) -> ActiveOverride | None:
-        """The order for the highest least priority that holds."""
+        """Return the override for the highest minimum priority, or None."""
         return max(self._active(PRIORITY), key=lambda each: _priority(each.value), default=None)
 
     @property
     def min_priority(self) -> int:
-        """The priority below which mail waits; 0: none does."""
-        order = self.active_priority()
-        return max(self._floor, _priority(order.value) if order else 0)
+        """The priority below which mail waits; 0 for none."""
+        override = self.active_priority()
+        return max(self._floor, _priority(override.value) if override else 0)
 
     @property
     def level(self) -> Level:
-        """The level of service that holds now."""
-        order = self.active_level()
-        return _level(order.value) if order else "NORMAL"
+        """The level of service now."""
+        override = self.active_level()
+        return _level(override.value) if override else "NORMAL"
 
     def is_at_or_below(self, level: Level) -> bool:
-        """Whether the level of service is this one or a lower one."""
+        """Return whether the level of service is `level` or a lower one."""
         return LEVELS.index(self.level) >= LEVELS.index(level)
 
-    def remaining(self, order: ActiveOverride) -> float:
-        """Seconds until it ends."""
-        return max(0.0, order.until - self._clock())
+    def remaining(self, override: ActiveOverride) -> float:
+        """Return the seconds until an override ends."""
+        return max(0.0, override.until - self._clock())
 
-    def _set(self, subject: str, order: Override, scope: Scope) -> None:
+    def _set(self, subject: str, override: Override, scope: Scope) -> None:
         with self._lock:
             self._overrides[subject, scope] = ActiveOverride(
-                order.value, self._clock() + order.seconds, order.by, scope
+                override.value, self._clock() + override.seconds, override.by, scope
             )
 
     def _active(self, subject: str) -> list[ActiveOverride]:
@@ -137,10 +138,10 @@ class OperatorOverrides:
 
 
 def _priority(value: str) -> int:
-    """What cannot be read, of another release, is taken for the most careful of those we know."""
-    return min(int(value), MOST_URGENT) if value.isdecimal() else MOST_URGENT
+    """Parse a priority; take an unknown value of another release for the most careful one."""
+    return min(int(value), MAX_PRIORITY) if value.isdecimal() else MAX_PRIORITY
 
 
 def _level(value: str) -> Level:
-    """A level this release does not know, of a newer one, is taken for the most careful of those it knows."""
+    """Parse a level; take an unknown level of a newer release for the most careful one."""
     return next((level for level in LEVELS if level == value), "MAINTENANCE")

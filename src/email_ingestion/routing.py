@@ -1,7 +1,7 @@
-"""Which sinks a message goes to, with which tags and priority: the `[[routes]]` of config/settings.toml.
+"""Routing: to which sinks a message goes, with which tags and priority, by the `[[routes]]` of config/settings.toml.
 
-Every route whose conditions all hold applies, in the order of the file: tags add up, of sinks and priority the last
-word counts, and `skip` ends it. Nothing is ever left out of the database, which has to know what was seen.
+A route applies when all its conditions hold. Routes apply in the order of the file: tags add up, the last sinks and the
+last priority win, and `skip` ends the evaluation. Every message goes into the database, which must know what was seen.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def _as_tuple(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
-# One pattern or several, of which one must fit; * and ? as in file names, upper and lower case alike.
+# One or several patterns, of which one must match; * and ? as in file names, case-insensitive.
 Patterns = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 
 
 class Route(BaseModel):
-    """One table: conditions, all of which must hold, and what follows from them."""
+    """One `[[routes]]` table: conditions, all of which must hold, and their consequences."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -60,12 +60,12 @@ class Route(BaseModel):
     skip: bool = False
 
     def matches(self, email: Email) -> bool:
-        """Whether all conditions hold."""
+        """Return whether all conditions hold."""
         return all(holds(email) for holds in self._conditions)
 
     @property
     def needs_body(self) -> bool:
-        """Whether a condition is about more than the header."""
+        """Whether a condition needs more than the header."""
         return self.has_attachment is not None or self.bounce is not None
 
     @cached_property
@@ -92,34 +92,34 @@ def _is_below(of: Callable[[Email], int], bound: int, email: Email) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What becomes of a message; `routes` are those that fitted, by name or number."""
+    """The result of routing a message; `routes` are the names or numbers of the routes that applied."""
 
     email: Email  # with its tags and priority
-    sinks: tuple[str, ...]  # beside the database
+    sinks: tuple[str, ...]  # without the database
     routes: tuple[str, ...] = ()
     skipped: bool = False
 
 
 class Router:
-    """Decides on messages. `sinks` are those beside the database."""
+    """Applies the routes to messages. `sinks` are the configured sinks without the database."""
 
     def __init__(self, tables: Sequence[Mapping[str, Any]], sinks: Sequence[str]) -> None:
-        """Raises ConfigurationError with one sentence for a table that is none of ours."""
+        """Raises ConfigurationError with one sentence for a table that is no valid route."""
         self._sinks = tuple(sinks)
         self._routes = [self._parse(number, table) for number, table in enumerate(tables, 1)]
         self._by_header = [(name, route) for name, route in self._routes if not route.needs_body]
 
     def decide(self, email: Email) -> Decision:
-        """Apply the routes that fit."""
+        """Apply the matching routes."""
         return self._apply(email, self._routes)
 
     @property
     def sets_priority(self) -> bool:
-        """Whether a route sets a priority."""
+        """Whether any route sets a priority."""
         return any(route.priority is not None for _, route in self._routes)
 
     def priority_of(self, email: Email) -> int:
-        """As far as can be told without the body: routes that look at that are left out."""
+        """Return the priority by the header alone: routes that need the body are skipped."""
         return self._apply(email, self._by_header).email.priority
 
     def _apply(self, email: Email, routes: Sequence[tuple[str, Route]]) -> Decision:
@@ -155,11 +155,11 @@ def _apply_route(decision: Decision, name: str, route: Route) -> Decision:
     )
 
 
-def _condition(name: str, wanted: tuple[str, ...] | bool) -> Callable[[Email], bool]:
+def _condition(name: str, expected: tuple[str, ...] | bool) -> Callable[[Email], bool]:
     of = _FIELDS[name]
-    if isinstance(wanted, bool):
-        return lambda email: bool(of(email)) is wanted
-    pattern = re.compile("|".join(map(translate, wanted)), re.IGNORECASE)
+    if isinstance(expected, bool):
+        return lambda email: bool(of(email)) is expected
+    pattern = re.compile("|".join(map(translate, expected)), re.IGNORECASE)
     return lambda email: any(pattern.match(value) for value in of(email))
 
 
@@ -175,7 +175,7 @@ def _sender(email: Email) -> str:
     return email.from_.addr if email.from_ else ""
 
 
-# The values of a message that a condition looks at; for a condition that is true or false, whether there are any.
+# The values of a message that a condition is matched against; a true or false condition asks whether there are any.
 _FIELDS: Final[Mapping[str, Callable[[Email], Sequence[Any]]]] = {
     "account": lambda email: [email.envelope.account],
     "label": lambda email: email.envelope.labels,

@@ -1,4 +1,4 @@
-"""Load through the real pipeline, and how long each message took on its way.
+"""Sends generated messages through the real pipeline and measures how long they take.
 
     the sandbox's stack   delivered into its mailbox ─IMAP─▶ producer ─▶ stream ─▶ worker ─▶ database, further sinks
     any other             a rehearsal, behind the mail that is in the stream ─▶ worker ─▶ database, rolled back
@@ -39,7 +39,7 @@ _LINES = "The quick brown fox jumps over the lazy dog while the queue fills up.\
 
 @dataclass
 class LoadResult:
-    """What was measured; times in seconds."""
+    """The measurements; times in seconds."""
 
     way: Literal["sandbox", "rehearsal"]
     emails: int
@@ -51,11 +51,11 @@ class LoadResult:
 
     @property
     def missing(self) -> int:
-        """How many did not come to their end in time."""
+        """How many messages did not end in time."""
         return self.emails - len(self.took) - self.failed
 
     def summary(self) -> dict[str, Any]:
-        """As it is printed."""
+        """Return the result as it is printed."""
         return {
             "way": self.way,
             "emails": self.emails,
@@ -70,7 +70,7 @@ class LoadResult:
 
 
 def percentiles(values: list[float]) -> dict[str, float] | None:
-    """By nearest rank; None where nothing was measured."""
+    """Return percentiles by nearest rank; None without values."""
     if not values:
         return None
     ordered = sorted(values)
@@ -103,7 +103,7 @@ def generate_load(
 
 
 def _due(result: LoadResult, rate: float | None, since: float) -> int:
-    """How many are to be sent by now and were not."""
+    """Return how many messages are due by now and not sent."""
     allowed = result.emails if rate is None else min(result.emails, 1 + int((time.monotonic() - since) * rate))
     return allowed - result.sent
 
@@ -169,7 +169,7 @@ def _deliver(client: httpx.Client, raw: bytes) -> int:
 
 
 def sample_message(run: str, number: int) -> bytes:
-    """A message of one to six kilobytes; every fourth is HTML, every tenth has an attachment."""
+    """Make a message of one to six kilobytes; every fourth is HTML, every tenth has an attachment."""
     text = _LINES * (10 + number * 7919 % 60)
     kind = "html" if number % 4 == 0 else "plain"
     body = f"<html><body><p>{text}</p></body></html>\r\n" if kind == "html" else text

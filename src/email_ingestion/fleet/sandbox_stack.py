@@ -94,13 +94,13 @@ def control_url() -> str | None:
 
 
 def wait_until_processed(settings: Settings) -> None:
-    """Return when what lies in the sandbox is in the database. Raises OperationFailed when it takes too long."""
+    """Wait until the mail of the sandbox is in the database. Raises OperationFailed when it takes too long."""
     deadline = time.monotonic() + PROCESS_SECONDS
     fetched_at = math.inf
     with Progress(transient=True) as progress:
         task = progress.add_task("processing the sample mail", total=None)
         while True:
-            body = _of_producer(settings)
+            body = _producer_status(settings)
             if body and _fetched(body):
                 fetched_at = min(fetched_at, time.time())
             if body and _drained(body["stream"], fetched_at):
@@ -112,31 +112,31 @@ def wait_until_processed(settings: Settings) -> None:
             time.sleep(0.1)
 
 
-def _of_producer(settings: Settings) -> dict[str, Any] | None:
-    """What the producer says of itself."""
-    urls = [member.ops_url for member in list_processes(settings) if member.pid and member.stem == "producer"]
+def _producer_status(settings: Settings) -> dict[str, Any] | None:
+    """Return the `/status` of the producer."""
+    urls = [process.ops_url for process in list_processes(settings) if process.pid and process.stem == "producer"]
     return get_json(f"{urls[0]}/status") if urls else None
 
 
 def _fetched(body: dict[str, Any]) -> bool:
-    """Whether the producer has seen all of the mailbox, what was there before it included."""
+    """Return whether the producer has read the whole mailbox, its older mail included."""
     (account,) = body["accounts"]
     history = account["history"]
     return bool(account["watch"] == "idle" and account["backlog"] == 0 and history and history["remaining"] == 0)
 
 
 def _drained(stream: dict[str, Any], since: float) -> bool:
-    """Whether the stream was read after that time and nothing was left in it."""
+    """Return whether the stream was empty at a time after `since`."""
     read_at = stream["collected_at"]
     return stream["depth"] == 0 and bool(read_at) and datetime.fromisoformat(read_at).timestamp() > since
 
 
 def summary_screen(settings: Settings) -> str:
-    """One screen: what was ingested, where to look, how to stop."""
+    """Return one screen of text: what was ingested, where to look, how to stop."""
     with closing(open_ledger(settings.database_url)) as ledger:
         stored = ledger.count()
     ready = json.loads(READY.read_text())
-    urls = {member.stem: member.ops_url for member in list_processes(settings) if member.pid}
+    urls = {process.stem: process.ops_url for process in list_processes(settings) if process.pid}
     body = r'{"raw": "Subject: hello\r\n\r\nworld"}'
     deliver = f"curl -s -d '{body}' http://127.0.0.1:{ready['control_port']}/deliver"
     lines = [
