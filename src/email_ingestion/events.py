@@ -1,6 +1,6 @@
-"""One frozen record for each fact the loops announce; `ops` turns them into log lines, counts and status.
+"""One frozen record for every fact the loops announce; `ops` turns them into log lines, counts and status.
 
-The loops know nothing of logs or metrics: they call an `Observe` with one of these.
+The loops know nothing of logs or metrics: they call an `Observe` with an event.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Started(Event):
-    """The process has its ports, its PID file and its objects."""
+    """The process is up: it has its ports, its PID file and its objects."""
 
     settings_source: str
 
 
 @dataclass(frozen=True, slots=True)
 class Stopping(Event):
-    """A stop was asked for; what is in flight is finished first."""
+    """A stop was requested; work in flight is finished first."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped(Event):
-    """Nothing is left to do."""
+    """The process has finished its work and ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoopTick(Event):
-    """A loop completed an iteration: it lives."""
+    """A loop completed an iteration, so it is alive."""
 
     loop: str
 
@@ -88,7 +88,7 @@ class LockedOut(Event):
 
 @dataclass(frozen=True, slots=True)
 class Slowed(Event):
-    """The mail server asks for less speed: each command now waits `seconds`; 0 when it no longer does."""
+    """The mail server throttles: every command now waits `seconds`; 0 when it no longer throttles."""
 
     account: str
     seconds: float
@@ -96,7 +96,7 @@ class Slowed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Quarantined(Event):
-    """The server lists a message but does not send it: the mail behind it goes on, and it is asked for again."""
+    """The server lists a message but does not send it; later mail is read meanwhile, and this message again later."""
 
     account: str
     mailbox: str
@@ -107,7 +107,7 @@ class Quarantined(Event):
 
 @dataclass(frozen=True, slots=True)
 class QuarantineCounted(Event):
-    """So many messages of an account are listed by the server but not sent."""
+    """The server lists `count` messages of an account that it does not send."""
 
     account: str
     count: int
@@ -115,7 +115,7 @@ class QuarantineCounted(Event):
 
 @dataclass(frozen=True, slots=True)
 class WatcherRebuilt(Event):
-    """A watcher got nothing done for `seconds`: it was given up and another one took its place."""
+    """A watcher made no progress for `seconds` and was replaced by another one."""
 
     account: str
     seconds: float
@@ -123,7 +123,7 @@ class WatcherRebuilt(Event):
 
 @dataclass(frozen=True, slots=True)
 class Watching(Event):
-    """What the account's watcher is doing: connecting, syncing, idle, waiting, locked_out, needs_operator, stopped."""
+    """An account's watcher is connecting, syncing, idle, waiting, locked_out, needs_operator or stopped now."""
 
     account: str
     state: str
@@ -147,7 +147,7 @@ class Synced(Event):
     uidvalidity: int
     last_uid: int
     backlog: int
-    listed_ago: float | None = None  # seconds since the listing that is in the stream now as a whole
+    listed_ago: float | None = None  # seconds since the server listed mail that is all in the stream now
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,7 @@ class Published(Event):
 
 @dataclass(frozen=True, slots=True)
 class Skipped(Event):
-    """Messages were left out on purpose."""
+    """Messages were skipped on purpose."""
 
     account: str
     reason: Literal["excluded_label", "before_start", "known", "vanished", "too_large"]
@@ -207,7 +207,7 @@ class Skipped(Event):
 
 @dataclass(frozen=True, slots=True)
 class TooLarge(Event):
-    """A message is left out because it has more than IMAP_MESSAGE_MAX_BYTES; `size` in bytes."""
+    """A message was skipped because it has more than IMAP_MESSAGE_MAX_BYTES; `size` in bytes."""
 
     account: str
     mailbox: str
@@ -261,7 +261,7 @@ class ConsentEnding(Event):
 
 @dataclass(frozen=True, slots=True)
 class NeedsOperator(Event):
-    """An account waits for a person; `error` says what for."""
+    """An account waits for an operator; `error` gives the reason."""
 
     account: str
     error: Exception
@@ -269,19 +269,19 @@ class NeedsOperator(Event):
 
 @dataclass(frozen=True, slots=True)
 class Delivered(Event):
-    """A message is in the database, with what further sinks are owed of it, and out of the stream."""
+    """A message is in the database, with its pending deliveries to other sinks, and acknowledged in the stream."""
 
     email_id: str
     attempt: int
-    duplicate: bool  # the sinks had it already
-    duration: float  # seconds of handling, its share of the batch
+    duplicate: bool  # the sinks had the message already
+    duration: float  # seconds: the message's share of the batch's handling
     queue_wait: float  # seconds from append to delivery to this worker
     end_to_end: float  # seconds from INTERNALDATE to now
 
 
 @dataclass(frozen=True, slots=True)
 class SyntheticHandled(Event):
-    """So many messages that are nobody's mail went the whole way, or did not; nothing of them is kept."""
+    """Synthetic messages took the whole way of mail, or failed to; nothing of them is kept."""
 
     count: int
     delivered: bool
@@ -289,7 +289,7 @@ class SyntheticHandled(Event):
 
 @dataclass(frozen=True, slots=True)
 class CanarySeen(Event):
-    """What became of the trial message that goes the way of mail; both None when none came back in time."""
+    """A canary message took the way of mail or failed to; both fields are None when it did not come back in time."""
 
     delivered: bool | None
     took: float | None  # seconds from the stream to its end
@@ -297,11 +297,11 @@ class CanarySeen(Event):
 
 @dataclass(frozen=True, slots=True)
 class SinkBacklog(Event):
-    """What a further sink still has to get; both None when the database does not say."""
+    """The messages that another sink has not received yet; both numbers are None when the database cannot be read."""
 
     sink: str
     waiting: int | None
-    oldest: float | None  # Unix seconds at which the one that has waited longest was recorded; None when none waits
+    oldest: float | None  # Unix seconds since which the oldest of them waits; None when none waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,24 +315,24 @@ class SinkDelivered(Event):
 
 @dataclass(frozen=True, slots=True)
 class Deferred(Event):
-    """An attempt failed; there will be another one."""
+    """An attempt to deliver a message failed; another one follows."""
 
     email_id: str
     attempt: int
     error: Exception
     retry_in: float  # seconds
-    sink: str | None = None  # None: it did not even come into the database
+    sink: str | None = None  # None: not even the database has it
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLettered(Event):
-    """A message left the stream, or what is owed to a sink, for the dead letter queue."""
+    """A message, or its delivery to one sink, was moved to the dead letter queue."""
 
     email_id: str
     reason: Literal["max_retries", "permanent", "poison", "operator"]
     attempts: int
     error: Exception | None
-    sink: str | None = None  # the only one that has not got it; None: none has
+    sink: str | None = None  # the only sink that lacks the message; None: all lack it
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,14 +344,14 @@ class Reclaimed(Event):
 
 @dataclass(frozen=True, slots=True)
 class OwnershipLost(Event):
-    """Entries were completed by somebody else while this worker had them."""
+    """Another worker acknowledged entries while this worker handled them."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class RedisFailed(Event):
-    """Redis did not do what it was asked."""
+    """A call to Redis failed."""
 
     error: Exception
     retry_in: float  # seconds
@@ -387,7 +387,7 @@ class Probed(Event):
 
 @dataclass(frozen=True, slots=True)
 class LoopFailed(Event):
-    """A loop met an error nobody foresaw; it goes on after a pause."""
+    """A loop met an unforeseen error; it goes on after a pause."""
 
     loop: str
     error: Exception
@@ -395,7 +395,7 @@ class LoopFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class BytesSpent(Event):
-    """How much of an account's daily download budget is gone."""
+    """An account has used `today` bytes of its daily download budget."""
 
     account: str
     today: int  # bytes
@@ -415,14 +415,14 @@ class Reconciled(Event):
 
 @dataclass(frozen=True, slots=True)
 class BackupFound(Event):
-    """The newest verified backup is of `at`, in Unix seconds."""
+    """The newest verified backup was made at `at`, in Unix seconds."""
 
     at: float
 
 
 @dataclass(frozen=True, slots=True)
 class Administered(Event):
-    """An operator gave this process an order over HTTP, or somebody tried to; `reason` says why it was refused."""
+    """An order over HTTP was carried out or refused; `reason` says why it was refused."""
 
     action: Action
     outcome: Outcome
@@ -431,7 +431,7 @@ class Administered(Event):
 
 @dataclass(frozen=True, slots=True)
 class Notified(Event):
-    """Somebody was told of what is wrong and of what is over; `sent` is False when a channel did not take it."""
+    """Operators were notified of active and resolved alerts; `sent` is False when a channel did not take it."""
 
     wrong: int
     over: int
@@ -440,7 +440,7 @@ class Notified(Event):
 
 @dataclass(frozen=True, slots=True)
 class StacksDumped(Event):
-    """What every thread was doing, on request or because a loop stalled."""
+    """The stacks of all threads were dumped, on request or because a loop stalled."""
 
     stacks: str
 

@@ -1,4 +1,4 @@
 """What an operator sees: log lines, metrics, status and the HTTP endpoints; all of it fed by events.
 
-It knows events, errors and records handed to it; it asks no dependency anything and decides nothing for a loop.
+Only `status_collector` contacts a dependency, Redis, in a thread of its own; nothing here decides anything for a loop.
 """

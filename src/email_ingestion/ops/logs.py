@@ -1,6 +1,6 @@
 """Sets up logging: one JSON object per line in the process's file, a copy on stderr; it logs nothing but crashes.
 
-Our own records (structlog) and those of libraries (stdlib logging, from WARNING up) leave through the same formatter.
+Our own records (structlog) and the records of libraries (stdlib logging, from WARNING up) share one formatter.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The metrics of one process: those of every process and those of its component; it measures nothing itself.
+"""The metrics of one process: the common ones and those of its component; it measures nothing itself.
 
 Counters and histograms are fed by events; gauges of Redis and of the breakers are read from the cache at a scrape.
 """
@@ -139,7 +139,7 @@ class Metrics:
 
     def _breaker_changed(self, event: events.BreakerChanged) -> None:
         self._transitions.labels(label_value(event.name, self._names.breakers), event.new.lower()).inc()
-        if event.name in self._names.dependencies and event.error:  # nobody probes while it is open
+        if event.name in self._names.dependencies and event.error:  # it is not probed while its breaker is open
             self._tripped.add(event.name)
             self._up.labels(event.name).set(0)
         elif event.new == "CLOSED" and event.name in self._tripped:  # its trials have succeeded

@@ -20,7 +20,7 @@ def write_target(stem: str, component: str, metrics_url: str) -> None:
     unfinished = TARGETS / f".{stem}"
     try:
         TARGETS.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps(targets))  # for Prometheus to read, whoever runs it
+        unfinished.write_text(json.dumps(targets))  # readable for Prometheus, which has a user of its own
         unfinished.replace(TARGETS / f"{stem}.json")
     except OSError as error:
         raise ConfigurationError(f"cannot write {TARGETS}: {error.strerror}; make data writable") from error

@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from email_ingestion.ops.status_records import CONSENT_WARNING, AccountState, BreakerView, Check
+from email_ingestion.breaker import BreakerSnapshot
+from email_ingestion.ops.status_records import CONSENT_WARNING, AccountState, Check
 
 ReadinessStatus = Literal["ready", "degraded", "not_ready", "starting", "draining"]
 
@@ -44,7 +45,7 @@ class ReadinessInputs:
     draining: str | None
     paused_accounts: Mapping[str, str]
     checks: Sequence[Check]
-    breakers: Sequence[BreakerView]
+    breakers: Sequence[BreakerSnapshot]
     sinks: Collection[str]
     accounts: Sequence[AccountState]
     account_problems: Mapping[str, str]
@@ -108,7 +109,7 @@ def _unavailable(inputs: ReadinessInputs) -> list[tuple[str, str]]:
     return failing + open_breakers
 
 
-def _describe_open(breaker: BreakerView) -> str:
+def _describe_open(breaker: BreakerSnapshot) -> str:
     return f"circuit breaker {breaker.name} is OPEN" + (", held by an operator" if breaker.forced else "")
 
 

@@ -81,7 +81,7 @@ def describe_error(error: BaseException) -> str:
     """Return the class name of an error and its safe text, on one line."""
     parents = [parent.__name__ for parent in _RUNBOOK_NAMES if isinstance(error, parent) and type(error) is not parent]
     if isinstance(error, errors.AuthenticationFailed) and not isinstance(error, errors.OAuth2AuthenticationError):
-        parents.append(errors.IMAPConnectionError.__name__)  # a refused password is one, to whoever searches the log
+        parents.append(errors.IMAPConnectionError.__name__)  # a runbook greps for this name when a password is refused
     kind = f"{error_type(error)} ({', '.join(parents)})" if parents else error_type(error)
     return f"{kind}: {safe_text(error)}"
 

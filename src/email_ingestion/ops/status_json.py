@@ -5,16 +5,16 @@ Ages are seconds before `now`; what is unknown is null, never 0.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from email_ingestion.breaker import BreakerSnapshot
 from email_ingestion.ops.process_state import LoopState
 from email_ingestion.ops.redaction import redact
 from email_ingestion.ops.status_records import (
-    BREAKER_KEYS,
     CONSENT_WARNING,
     AccountState,
-    BreakerView,
     Check,
     HistoryState,
     Peer,
@@ -46,10 +46,9 @@ def loop(state: LoopState) -> dict[str, Any]:
     }
 
 
-def breaker(view: BreakerView) -> dict[str, Any]:
+def breaker(snapshot: BreakerSnapshot) -> dict[str, Any]:
     """Return one entry of `circuit_breakers`."""
-    shown = {key: getattr(view, key) for key in BREAKER_KEYS}
-    return shown | {"last_error": redacted(view.last_error)}
+    return asdict(snapshot) | {"last_error": redacted(snapshot.last_error)}
 
 
 def check(state: Check, now: float) -> dict[str, Any]:

@@ -3,16 +3,14 @@
 Times are Unix seconds; None means unknown, or that nothing is there that has a time.
 """
 
-# ruff: noqa: D102 - what a breaker shows is named and explained by the contract
-
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
-from email_ingestion.events import BreakerState
+from email_ingestion.breaker import BreakerSnapshot
 
 Component = Literal["producer", "worker"]
 TokenState = Literal["valid", "expiring", "refresh failing", "re-authorize"]
@@ -38,8 +36,8 @@ class Identity:
 class Names:
     """The closed sets that label values and status lines are taken from.
 
-    `dependencies` says of each one whether the process can do nothing without it; `loops` gives each one's allowed
-    silence in seconds; `folders` are those that must not fill up.
+    `dependencies` maps a name to whether the process can do nothing without it, `loops` a name to the allowed silence
+    in seconds; the disks of `folders` must not fill up.
     """
 
     dependencies: Mapping[str, bool] = field(default_factory=dict)
@@ -96,7 +94,7 @@ class HistoryState:
 
 @dataclass(frozen=True, slots=True)
 class AccountState:
-    """One account, as far as events have told of it."""
+    """One account, as far as it is known from events."""
 
     name: str
     mailbox: str | None = None
@@ -109,7 +107,7 @@ class AccountState:
     bytes_today: int | None = None
     byte_budget: int | None = None
     token_expires_at: float | None = None
-    authorization: TokenState | None = None  # as events told it; `expiring` depends on the time of reading
+    authorization: TokenState | None = None  # without `expiring`, which depends on the time of reading
     consent_ends_at: float | None = None
     reauth_required: bool = False
 
@@ -140,36 +138,6 @@ class Peer:
     seen_at: float | None
 
 
-class BreakerView(Protocol):
-    """The fields of a circuit breaker that are shown, in the order of `/status`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def state(self) -> BreakerState: ...
-    @property
-    def failure_count(self) -> int: ...
-    @property
-    def success_count(self) -> int: ...
-    @property
-    def fail_max(self) -> int: ...
-    @property
-    def recovery_timeout(self) -> float: ...
-    @property
-    def success_threshold(self) -> int: ...
-    @property
-    def retry_after_seconds(self) -> float | None: ...
-    @property
-    def forced(self) -> bool: ...
-    @property
-    def last_error(self) -> str | None: ...
-    @property
-    def last_error_type(self) -> str | None: ...
-    @property
-    def last_state_change(self) -> str | None: ...
-
-
-BREAKER_KEYS = tuple(name for name in vars(BreakerView) if not name.startswith("_"))
-Breakers = Callable[[], Sequence[BreakerView]]
+Breakers = Callable[[], Sequence[BreakerSnapshot]]
 RedisView = Callable[[], RedisState | None]
 """The latest reading; None when Redis could not be read, or not lately. Never waits."""

@@ -21,10 +21,10 @@ SOURCE = Path(email_ingestion.__file__).parent
 CATALOGUE = SOURCE.parents[1] / "docs" / "log-events.md"
 
 
-def told(path: Path, least: str = "INFO") -> list[dict[str, Any]]:
+def logged(path: Path, minimum: str = "INFO") -> list[dict[str, Any]]:
     levels = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return [line for line in lines if levels.index(line["level"]) >= levels.index(least)]
+    return [line for line in lines if levels.index(line["level"]) >= levels.index(minimum)]
 
 
 def delivered(number: int, *, duplicate: bool = False) -> events.Delivered:
@@ -60,7 +60,7 @@ def test_catalogue_and_code_name_the_same_events() -> None:
 )
 def test_the_runbooks_words_are_found_in_the_log(logs: Path, event: Event, name: str) -> None:
     EventLogger()(event)
-    (line,) = told(logs, "WARNING")
+    (line,) = logged(logs, "WARNING")
     assert name in line["message"]
 
 
@@ -68,7 +68,7 @@ def test_an_error_shows_its_class_its_text_and_the_class_beneath(logs: Path) -> 
     error = errors.RedisConnectionError("localhost:6379 refuses connections")
     error.__cause__ = ConnectionRefusedError()
     EventLogger()(events.RedisFailed(error, 5.0))
-    (line,) = told(logs)
+    (line,) = logged(logs)
     assert line["error_type"] == "RedisConnectionError"
     assert line["message"] == "RedisConnectionError: localhost:6379 refuses connections"
     assert (line["cause"], line["retry_in_s"]) == ("ConnectionRefusedError", 5.0)
@@ -80,9 +80,9 @@ def test_a_repeated_failure_is_told_at_once_then_every_30_seconds_with_a_count(l
     for second in range(31):
         clock.now = float(second)
         event_logger(events.RedisFailed(errors.RedisConnectionError("gone"), 1.0))
-    lines = told(logs)
+    lines = logged(logs)
     assert [line.get("suppressed") for line in lines] == [None, 29]
-    assert len(told(logs, "DEBUG")) == 31
+    assert len(logged(logs, "DEBUG")) == 31
 
 
 def test_another_cause_is_told_at_once(logs: Path) -> None:
@@ -90,14 +90,14 @@ def test_another_cause_is_told_at_once(logs: Path) -> None:
     event_logger(events.ConnectionFailed("a", errors.IMAPConnectionError("x"), 1.0))
     event_logger(events.ConnectionFailed("b", errors.IMAPConnectionError("x"), 1.0))
     event_logger(events.ConnectionFailed("a", errors.IMAPThrottledError("x"), 1.0))
-    assert len(told(logs)) == 3
+    assert len(logged(logs)) == 3
 
 
 def test_every_dead_letter_is_told(logs: Path) -> None:
     event_logger = EventLogger(Clock())
     for number in range(5):
         event_logger(events.DeadLettered(f"default:gm:{number}", "permanent", 1, errors.PermanentError("no body")))
-    assert [line["email_id"] for line in told(logs)] == [f"default:gm:{number}" for number in range(5)]
+    assert [line["email_id"] for line in logged(logs)] == [f"default:gm:{number}" for number in range(5)]
 
 
 def test_a_flood_of_deliveries_is_one_line_per_second(logs: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_flood_of_deliveries_is_one_line_per_second(logs: Path) -> None:
         clock.now += 0.125
     clock.now += 1
     event_logger(events.LoopTick("consume"))
-    lines = told(logs)
+    lines = logged(logs)
     assert [line["event"] for line in lines] == ["emails_delivered"] * 4
     assert sum(line["count"] for line in lines) == 2000
     assert sum(line["duplicates"] for line in lines) == 20
@@ -119,9 +119,9 @@ def test_a_flood_of_deliveries_is_one_line_per_second(logs: Path) -> None:
 def test_a_single_message_is_told_with_its_identity_as_soon_as_the_loop_turns(logs: Path) -> None:
     event_logger = EventLogger(Clock())
     event_logger(delivered(7))
-    assert told(logs) == []
+    assert logged(logs) == []
     event_logger(events.LoopTick("consume"))
-    (line,) = told(logs)
+    (line,) = logged(logs)
     assert line["email_ids"] == ["default:gm:7"]
 
 
@@ -131,14 +131,14 @@ def test_what_was_delivered_last_is_told_before_the_end(logs: Path) -> None:
     event_logger(events.LoopTick("consume"))
     event_logger(delivered(2))
     event_logger(events.Stopped())
-    assert sum(line["count"] for line in told(logs) if line["event"] == "emails_delivered") == 2
+    assert sum(line["count"] for line in logged(logs) if line["event"] == "emails_delivered") == 2
 
 
 def test_a_dependency_that_is_back_is_worth_a_line(logs: Path) -> None:
     event_logger = EventLogger()
     for ok in (True, False, True, True):
         event_logger(events.Probed("redis", ok, 0.001, None if ok else errors.RedisConnectionError("gone")))
-    assert [(line["level"], line["ok"]) for line in told(logs)] == [("WARNING", False), ("INFO", True)]
+    assert [(line["level"], line["ok"]) for line in logged(logs)] == [("WARNING", False), ("INFO", True)]
 
 
 def test_an_error_nobody_foresaw_shows_its_stack(logs: Path) -> None:
@@ -146,7 +146,7 @@ def test_an_error_nobody_foresaw_shows_its_stack(logs: Path) -> None:
         int("Dear customer")
     except ValueError as error:
         EventLogger()(events.LoopFailed("consume", error))
-    (line,) = told(logs)
+    (line,) = logged(logs)
     assert "test_event_log.py" in line["exception"]
     assert "ValueError: text withheld" in line["exception"]
 
@@ -161,4 +161,4 @@ def test_a_broken_observer_stops_neither_the_loop_nor_the_others(logs: Path) -> 
     observe(events.Stopped())
     observe(events.Stopped())
     assert len(seen) == 2
-    assert [line["event"] for line in told(logs)] == ["observer_failed"]
+    assert [line["event"] for line in logged(logs)] == ["observer_failed"]

@@ -21,7 +21,7 @@ def collector() -> Iterator[Receiver]:
         yield receiver
 
 
-def told(collector: Receiver, who, *seen: events.Event) -> list[Span]:
+def exported(collector: Receiver, who, *seen: events.Event) -> list[Span]:
     """The spans a process sends of these events."""
     traces = Traces(f"http://127.0.0.1:{collector.port}", who)
     for event in seen:
@@ -46,9 +46,9 @@ def test_a_worker_links_its_span_to_that_of_the_producer_though_nothing_travels_
     collector: Receiver,
 ) -> None:
     ids = ("default:gm:1", "default:gm:2")
-    sent = told(collector, PRODUCER, events.Published("default", "INBOX", ids, 2, 100))
+    sent = exported(collector, PRODUCER, events.Published("default", "INBOX", ids, 2, 100))
     delivered = events.Delivered(ids[1], 1, duplicate=False, duration=0.5, queue_wait=0.0, end_to_end=1.0)
-    done = told(collector, WORKER, delivered)
+    done = exported(collector, WORKER, delivered)
     assert [(span.name, attributes(span)["messaging.message.id"]) for span in sent] == [
         ("send email_ingestion", ids[0]),
         ("send email_ingestion", ids[1]),
@@ -61,7 +61,7 @@ def test_a_worker_links_its_span_to_that_of_the_producer_though_nothing_travels_
 
 
 def test_failures_are_marked_with_their_class_and_nothing_personal(collector: Receiver) -> None:
-    spans = told(
+    spans = exported(
         collector,
         WORKER,
         events.Deferred("default:gm:1", 1, errors.SinkUnavailable("ada@example.com is full"), 2.0),
