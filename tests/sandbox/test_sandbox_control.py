@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
+import http.client
+import socket
+import time
 import urllib.request
 
 import pytest
 
+from gmail_sandbox import running_sandbox
 from gmail_sandbox.faults import CATALOGUE
 
 
@@ -104,3 +109,33 @@ def test_a_web_page_cannot_drive_it_by_another_name(sandbox, control):
     request = urllib.request.Request(f"{sandbox.control_url}/stats", headers={"Host": "evil.example.org"})
     with pytest.raises(urllib.error.HTTPError, match="400"):
         urllib.request.urlopen(request, timeout=5)
+
+
+def test_a_body_may_come_in_chunks(sandbox):
+    connection = http.client.HTTPConnection("127.0.0.1", sandbox.control_port, timeout=5)
+    with contextlib.closing(connection):
+        pieces = iter([b'{"raw": "Subject: in', b' pieces"}'])
+        connection.request(
+            "POST", "/deliver", body=pieces, headers={"Transfer-Encoding": "chunked"}, encode_chunked=True
+        )
+        assert connection.getresponse().status == 201
+    assert [message.size for message in sandbox.messages()] == [18]
+
+
+def test_a_too_large_body_is_refused_before_it_comes(sandbox):
+    head = b"POST /deliver HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", sandbox.control_port), timeout=5) as client:
+        client.sendall(head)
+        assert client.recv(100).startswith(b"HTTP/1.1 400 ")
+
+
+def test_it_stops_although_a_request_waits_for_its_answer():
+    with running_sandbox() as sandbox:
+        sandbox.arm_fault("token_hang")
+        waiting = socket.create_connection(("127.0.0.1", sandbox.oauth_port), timeout=5)
+        waiting.sendall(b"POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+        deadline = time.monotonic() + 5
+        while not sandbox.with_stats(lambda stats: stats.token_requests) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    with waiting, contextlib.suppress(ConnectionResetError):
+        assert waiting.recv(100) == b""

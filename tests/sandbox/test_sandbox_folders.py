@@ -109,3 +109,8 @@ def test_names_that_imap_cannot_carry_are_refused(known_wire):
     assert known_wire.line() == b"+ go ahead"
     known_wire.send(b"a\tb\r\n")
     assert known_wire.line() == b"t NO [CANNOT] Invalid folder name. (Failure)"
+
+
+@pytest.mark.parametrize("name", [b"a&b", b"&AOk", b"&AO-", b"&!!-", b"&2D0-", b"&AGE-"])
+def test_names_that_are_not_modified_utf7_are_refused(known_wire, name):
+    assert known_wire.run(b'CREATE "' + name + b'"') == [b"t BAD Could not parse command"]
