@@ -1,7 +1,7 @@
-"""The record of a message as JSON and back: `config/schemas/email.v1.json`; where it is sent is not decided here.
+"""Convert the record of a message to JSON and back, according to `config/schemas/email.v1.json`.
 
-The envelope's fields stand beside the others. X-GM-MSGID and X-GM-THRID are strings, for JavaScript rounds them. A
-field that is added later does not make a new version, one that changes does.
+The envelope's fields are on the top level. X-GM-MSGID and X-GM-THRID are strings, because JavaScript rounds large
+numbers. A new field does not make a new version of the schema, a changed field does.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _DECIMAL: Final = {"anyOf": [{"type": "string", "pattern": "^[0-9]{1,20}$"}, {"t
 
 
 def as_json(email: Email, max_attachment_bytes: int | None = None) -> dict[str, Any]:
-    """The record; attachments of more than `most` bytes are in it without their content, which is then null."""
+    """Convert a record; `content` is null for attachments of more than `max_attachment_bytes`."""
     record = _adapter().dump_python(email, mode="json", exclude={"attachments": {"__all__": {"content"}}})
     for described, attachment in zip(record["attachments"], email.attachments, strict=True):
         kept = max_attachment_bytes is None or attachment.size <= max_attachment_bytes
         described["content"] = base64.b64encode(attachment.content).decode() if kept else None
     envelope = record.pop("envelope")
     envelope |= {name: None if envelope[name] is None else str(envelope[name]) for name in _LARGE}
-    return {"schema": SCHEMA, "email_id": email.email_id, **envelope, **_renamed(record, "from_", "from")}
+    return {"schema": SCHEMA, "email_id": email.email_id, **envelope, **_rename_field(record, "from_", "from")}
 
 
 def from_json(record: Mapping[str, Any]) -> Email:
-    """The record again; a content that was left out is empty. Raises ValueError for what the schema does not allow."""
+    """Convert JSON to a record; a `content` of null becomes empty. Raises ValueError for another schema."""
     if record.get("schema") != SCHEMA:
         raise ValueError(f"this is no {SCHEMA} record")
     given = {name: value for name, value in record.items() if name not in {"schema", "email_id", *_ENVELOPE}}
@@ -46,11 +46,11 @@ def from_json(record: Mapping[str, Any]) -> Email:
     ]
     envelope = {name: record[name] for name in _ENVELOPE}
     given |= {"attachments": attachments, "envelope": envelope}
-    return _adapter().validate_python(_renamed(given, "from", "from_"))
+    return _adapter().validate_python(_rename_field(given, "from", "from_"))
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema of what `as_json` gives."""
+    """Return the JSON Schema of `as_json`."""
     made = _adapter().json_schema(mode="serialization")
     definitions = made["$defs"]
     envelope = definitions.pop("Envelope")["properties"]
@@ -62,8 +62,10 @@ def schema() -> dict[str, Any]:
         "description": "null when it is too large to travel with the record",
     }
     heading = {"schema": {"const": SCHEMA}, "email_id": {"type": "string", "description": "idempotency key"}}
-    told = {**heading, **envelope, **_renamed(properties, "from_", "from")}
-    definitions["NestedMessage"]["properties"] = _renamed(definitions["NestedMessage"]["properties"], "from_", "from")
+    all_properties = {**heading, **envelope, **_rename_field(properties, "from_", "from")}
+    definitions["NestedMessage"]["properties"] = _rename_field(
+        definitions["NestedMessage"]["properties"], "from_", "from"
+    )
     for definition in definitions.values():
         definition["required"] = list(definition["properties"])
     return {
@@ -71,17 +73,17 @@ def schema() -> dict[str, Any]:
         "$id": SCHEMA,
         "title": "An e-mail as email-ingestion hands it on",
         "type": "object",
-        "properties": told,
-        "required": list(told),
+        "properties": all_properties,
+        "required": list(all_properties),
         "$defs": definitions,
     }
 
 
-def _renamed(record: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
-    """The record, and those enclosed in it, with a field under another name: `from` is none in Python."""
+def _rename_field(record: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
+    """Rename a field of the record and of its nested messages: `from` is a keyword in Python."""
     renamed = {new if name == old else name: value for name, value in record.items()}
     if isinstance(renamed.get("enclosed"), list):
-        renamed["enclosed"] = [_renamed(one, old, new) for one in renamed["enclosed"]]
+        renamed["enclosed"] = [_rename_field(one, old, new) for one in renamed["enclosed"]]
     return renamed
 
 

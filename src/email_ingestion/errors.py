@@ -1,4 +1,4 @@
-"""Every error of ours, by what is to be done about it.
+"""All errors of this package, by the action they need.
 
 EmailIngestionError
 ├── ConfigurationError           the operator mends a setting; exit 78
@@ -13,14 +13,14 @@ EmailIngestionError
 │   │   └── IMAPCommandRefused           it does not understand a command: our fault, repeating it is pointless
 │   ├── SessionExpired               the IMAP session's hour is over: normal, reconnect at once
 │   ├── TokenRefreshError            the token endpoint did not answer properly
-│   ├── ParserDied                   a message ended the parser process: poison, if it does so again and again
-│   ├── SinkUnavailable              a sink cannot take anything now
-│   ├── SinkFailed                   a sink failed over a message, and either may be to blame
+│   ├── ParserDied                   a message ended the parser process: poison, if it does so repeatedly
+│   ├── SinkUnavailable              a sink is down
+│   ├── SinkFailed                   a sink failed over a message; either may be at fault
 │   ├── SinkThrottled                a sink asks for a pause
-│   ├── Retry                        what a sink of yours raises: this message, once more, later
+│   ├── Retry                        raised by a sink: try this message again later
 │   └── CircuitBreakerError          not tried: the breaker is open
 ├── PermanentError               this message will never go through: dead letter now
-│   └── Reject                       what a sink of yours raises: never this message
+│   └── Reject                       raised by a sink: never try this message again
 ├── LeaseLost                    another process reads the account now: stand by
 └── StaleCursor                  the mailbox or the stream is not where the producer believed: read it again
 """
@@ -52,7 +52,7 @@ class OAuth2AuthenticationError(AuthenticationFailed):
 
 
 class TransientError(EmailIngestionError):
-    """It may well work later."""
+    """A failure that may pass; back off and try again."""
 
 
 class RedisConnectionError(TransientError):
@@ -64,7 +64,7 @@ class IMAPConnectionError(TransientError):
 
 
 class IMAPThrottledError(IMAPConnectionError):
-    """The IMAP server limits the account; `retry_after` is the least time to stay away, in seconds."""
+    """The IMAP server limits the account; `retry_after` is the minimum pause, in seconds."""
 
     def __init__(self, message: str, retry_after: float = 60.0) -> None:
         super().__init__(message)
@@ -72,19 +72,19 @@ class IMAPThrottledError(IMAPConnectionError):
 
 
 class IMAPLockedOut(IMAPThrottledError):
-    """The account exceeded its daily limits; coming back early makes it last longer."""
+    """The account exceeded its daily limits; an early attempt prolongs the lock."""
 
 
 class IMAPCommandRefused(IMAPConnectionError):
-    """The IMAP server answers BAD: report it as a fault of email-ingestion, with the log of the last minutes."""
+    """The IMAP server answered BAD: report it as a bug of email-ingestion, with the log of the last minutes."""
 
 
 class SessionExpired(TransientError):
-    """The server ended the session because its access token's hour is over: no failure, reconnect at once."""
+    """The server ended the session after the access token's hour: not a failure, reconnect at once."""
 
 
 class TokenRefreshError(TransientError):
-    """The token endpoint failed in a way that may pass."""
+    """The token endpoint failed temporarily."""
 
 
 class ParserDied(TransientError):
@@ -92,15 +92,15 @@ class ParserDied(TransientError):
 
 
 class SinkUnavailable(TransientError):
-    """A sink cannot take anything at present: no message is to blame."""
+    """A sink is down; no message is at fault."""
 
 
 class SinkFailed(TransientError):
-    """A sink failed over a message; which of the two is to blame shows when others get through."""
+    """A sink failed over a message; it is the message's fault if others get through."""
 
 
 class SinkThrottled(TransientError):
-    """A sink asks not to be given anything for `retry_after` seconds: neither it nor a message is to blame."""
+    """A sink asks for a pause of `retry_after` seconds; neither the sink nor a message is at fault."""
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
@@ -108,7 +108,7 @@ class SinkThrottled(TransientError):
 
 
 class Retry(TransientError):
-    """Raised by a sink that may take this message later, in `after` seconds; without it the usual back-off holds."""
+    """Raised by a sink: try this message again in `after` seconds, or after the usual back-off."""
 
     def __init__(self, message: str = "asked for another attempt", after: float | None = None) -> None:
         super().__init__(message)
@@ -125,22 +125,22 @@ class CircuitBreakerError(TransientError):
 
 
 class PermanentError(EmailIngestionError):
-    """This message can never be delivered as it is."""
+    """This message can never be delivered."""
 
 
 class Reject(PermanentError):
-    """Raised by a sink that will never take this message: it becomes a dead letter at once."""
+    """Raised by a sink: move this message to the dead letters at once."""
 
 
 class LeaseLost(EmailIngestionError):
-    """The account's lease is not this process's any more; what it was about to write was refused."""
+    """Another process holds the account's lease now; Redis refused this process's write."""
 
 
 class StaleCursor(EmailIngestionError):
-    """The cursor in Redis is not the one the producer started from; it must read it again."""
+    """The cursor in Redis changed since the producer read it; read it again."""
 
 
-def fingerprint_of(event: str, kind: str, said: str) -> str:
-    """The same for failures alike: at the same event, of the same class, saying the same but for numbers and quotes."""
-    words = re.sub(r"0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"", "#", said, flags=re.IGNORECASE)
+def fingerprint_of(event: str, kind: str, text: str) -> str:
+    """Return the same 12 hex digits for failures with the same event, class and text, numbers and quotations aside."""
+    words = re.sub(r"0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"", "#", text, flags=re.IGNORECASE)
     return hashlib.sha256(f"{event}|{kind}|{words}".encode()).hexdigest()[:12]

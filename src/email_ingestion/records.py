@@ -1,4 +1,4 @@
-"""The records that travel between the rooms: what a message is, not what is done with it."""
+"""The records of messages that the rooms share."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ NORMAL_PRIORITY = 5  # of 0 to 10
 class Cursor:
     """How far a mailbox has been read: every UID up to and including `uid` is in the stream or was skipped.
 
-    UIDs are only comparable under one UIDVALIDITY (RFC 3501, section 2.3.1.1). Up to `rescan` the mailbox was perhaps
-    read before, under a cursor that is lost: what the ledger knows there is not fetched again.
+    UIDs are comparable under one UIDVALIDITY only (RFC 3501, section 2.3.1.1). UIDs up to `rescan` may have been read
+    under an earlier cursor that was lost: messages that the ledger knows are not fetched again.
 
-    What the mailbox held when the cursor was made is read backwards, newest first, beside the new mail: of it, UIDs
-    from `history` on are accounted for, and those below are still to come; 1 means that none are.
+    The mail that was there when the cursor was made is read backwards, newest first, beside the new mail. Its UIDs
+    from `history` on are done, and the UIDs below are still to be read; 1 means that all are done.
     """
 
     uidvalidity: int
@@ -27,7 +27,7 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """Where a message was found and which message it is; everything known without parsing it."""
+    """The location and identity of a message, and all other facts that are known without parsing it."""
 
     account: str  # the configured name, never an address
     mailbox: str  # decoded name, as a person reads it
@@ -43,25 +43,25 @@ class Envelope:
 
     @property
     def email_id(self) -> str:
-        """The identity that makes an effect happen once: it survives a new UIDVALIDITY and a move between labels."""
+        """The message's identity; it survives a new UIDVALIDITY and a move between labels."""
         return email_id(self.account, self.gm_msgid, self.sha256)
 
 
 def email_id(account: str, gm_msgid: int | None, sha256: str) -> str:
-    """Account and X-GM-MSGID, or account and SHA-256 of the raw bytes where the server has no X-GM-EXT-1."""
+    """Make an identity of account and X-GM-MSGID, or of account and SHA-256 where the server has no X-GM-EXT-1."""
     return f"{account}:gm:{gm_msgid}" if gm_msgid is not None else f"{account}:sha256:{sha256}"
 
 
 @dataclass(frozen=True, slots=True)
 class RawMessage:
-    """One message on its way: its envelope, and its bytes or the reference under which `blobs` keeps them."""
+    """A message in the stream: its envelope, and its bytes or their reference in the blob store."""
 
     envelope: Envelope
     raw: bytes | None
     raw_ref: str | None = None
-    only_sink: str | None = None  # the only sink that is to get it again: it comes from that one's dead letter
-    priority: int = NORMAL_PRIORITY  # as far as the header tells; the record may know better
-    synthetic: str | None = None  # which trial of the pipeline it belongs to: nobody's mail, and it leaves nothing
+    only_sink: str | None = None  # the only sink that gets it: its dead letter was replayed
+    priority: int = NORMAL_PRIORITY  # according to the header alone
+    synthetic: str | None = None  # the id of the test of the pipeline it belongs to: it is not mail, and is not kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +88,13 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class MailingList:
-    """What the List-… fields say (RFC 2919, 2369, 8058); the ways to do a thing are URIs, in order of preference."""
+    """The List-… fields (RFC 2919, RFC 2369, RFC 8058); each tuple holds URIs in order of preference."""
 
     list_id: str | None
     post: tuple[str, ...]
     subscribe: tuple[str, ...]
     unsubscribe: tuple[str, ...]
-    one_click: bool  # a POST to the https one among `unsubscribe` is enough
+    one_click: bool  # a POST to the https URI in `unsubscribe` unsubscribes (RFC 8058)
     archive: tuple[str, ...]
     owner: tuple[str, ...]
     help: tuple[str, ...]
@@ -102,7 +102,7 @@ class MailingList:
 
 @dataclass(frozen=True, slots=True)
 class AuthenticationResults:
-    """What the Gmail that received the message found (RFC 8601): pass, fail, none, …; None where it does not say."""
+    """The results of the receiving Gmail (RFC 8601): pass, fail, none, …; None for a method that it does not name."""
 
     spf: str | None
     dkim: str | None
@@ -111,7 +111,7 @@ class AuthenticationResults:
 
 @dataclass(frozen=True, slots=True)
 class RecipientStatus:
-    """What a delivery status notification says of one recipient (RFC 3464, section 2.3)."""
+    """The fields of one recipient in a delivery status notification (RFC 3464, section 2.3)."""
 
     recipient: str
     action: str  # failed, delayed, delivered, relayed, expanded
@@ -150,7 +150,7 @@ class Calendar:
 
 @dataclass(frozen=True, slots=True)
 class NestedMessage:
-    """A message inside the message, opened."""
+    """A parsed message inside the message."""
 
     position: int  # of its attachment
     message_id: str | None
@@ -160,7 +160,7 @@ class NestedMessage:
     cc: tuple[Address, ...]
     date: datetime | None  # aware, UTC
     text: str
-    filenames: tuple[str, ...]  # of its attachments, which are not taken out
+    filenames: tuple[str, ...]  # of its attachments, whose contents are not kept
     enclosed: tuple[NestedMessage, ...]
 
 
@@ -183,18 +183,18 @@ class Email:
     html: str | None
     headers: tuple[tuple[str, str], ...]  # decoded, in the order of the message
     attachments: tuple[Attachment, ...]
-    defects: tuple[str, ...]  # what was wrong with it, as short stable codes such as "charset:unknown"
+    defects: tuple[str, ...]  # its faults, as short stable codes such as "charset:unknown"
     sender: Address | None = None
     mailing_list: MailingList | None = None
     auto_submitted: str | None = None  # auto-generated, auto-replied, … (RFC 3834); None for a person's mail
-    auto_reply: bool = False  # an answer that nobody wrote: out of office and the like
+    auto_reply: bool = False  # an automatic answer, such as out of office
     bounce: Bounce | None = None
     abuse_report: AbuseReport | None = None
     calendar: tuple[Calendar, ...] = ()
     enclosed: tuple[NestedMessage, ...] = ()
     verdicts: AuthenticationResults | None = None  # None when no Gmail received it
-    priority: int = NORMAL_PRIORITY  # 0 to 10; what the message says itself, unless a route says otherwise
-    tags: tuple[str, ...] = ()  # what routes gave it
+    priority: int = NORMAL_PRIORITY  # 0 to 10, from its header or a route
+    tags: tuple[str, ...] = ()  # from routes
 
     @property
     def email_id(self) -> str:
