@@ -63,11 +63,11 @@ def compared(here: Place, code: int, *options: str) -> dict:
 
 
 def audited(producer: Running) -> None:
-    """Return when an audit that began after now has ended."""
+    """Return when a reconciliation that began after now has ended."""
     last = "email_ingestion_reconcile_last_success_timestamp_seconds"
     for _ in range(2):
         seen = producer.metric(last)
-        until(lambda seen=seen: producer.metric(last) not in {None, seen}, "another audit")
+        until(lambda seen=seen: producer.metric(last) not in {None, seen}, "another reconciliation")
 
 
 def test_the_command_names_a_gap_and_fills_it(here: Place, mail: list[bytes], own_redis: RedisServer):
@@ -227,7 +227,7 @@ def test_a_producer_stops_at_once_in_the_middle_of_an_audit(here: Place, mail: l
     forget_delivered(here, COUNT)
     here.set(STREAM_MAX_DEPTH=1)
     producer = here.producer()
-    until(lambda: "fetching_held" in producer.log(), "the audit waits for room")
+    until(lambda: "fetching_held" in producer.log(), "reconciliation waits for capacity")
     assert producer.get("/health")[0] == 200
     assert producer.terminate() == 0
     full = compared(here, 1, "--repair")

@@ -1,4 +1,4 @@
-"""The ledger tells where on the server each message was: what an audit goes by, on each database we speak."""
+"""The ledger tells where on the server each message was: what reconciliation goes by, on each database we speak."""
 
 from __future__ import annotations
 

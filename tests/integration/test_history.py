@@ -195,7 +195,7 @@ def test_what_is_old_waits_while_the_stream_is_busy(watched: Watched, monkeypatc
         watched.until(lambda: uids_in_order(watched)[:4] == [32, 31, 30, 29], "more when there is room")
 
 
-def test_degraded_new_mail_comes_and_old_mail_and_audits_wait(watched: Watched):
+def test_degraded_new_mail_comes_and_old_mail_and_reconciliation_wait(watched: Watched):
     watched.control.set_level("DEGRADED", 600, "an operator")
     with watched.running():
         watched.hears(Synced)

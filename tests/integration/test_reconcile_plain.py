@@ -1,4 +1,4 @@
-"""The same audit where the server knows no X-GM-EXT-1: by place, and by bytes."""
+"""The same reconciliation where the server knows no X-GM-EXT-1: by place, and by bytes."""
 
 from __future__ import annotations
 

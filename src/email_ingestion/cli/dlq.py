@@ -180,7 +180,7 @@ def purge(
 ) -> int:
     """Export dead letters to a file, then delete exactly those from Redis. Asks first; exit code 1 when there is none.
 
-    The database remembers that their messages were given up, so that no audit brings them back.
+    The database remembers that their messages were given up, so that no reconciliation brings them back.
 
     Examples:
       email-ingestion dlq purge --fingerprint 1f0c9a6be2d4 --dry-run

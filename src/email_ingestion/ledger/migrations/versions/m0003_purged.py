@@ -1,4 +1,4 @@
-"""Messages an operator purged from the dead letters: given up on purpose, so that no audit brings them back."""
+"""Messages an operator purged from the dead letters: given up on purpose, so reconciliation leaves them alone."""
 
 from __future__ import annotations
 
