@@ -37,7 +37,7 @@ def as_json(email: Email, max_attachment_bytes: int | None = None) -> dict[str, 
 
 
 def from_json(record: Mapping[str, Any]) -> Email:
-    """Convert JSON to a record; a `content` of null becomes empty. Raises ValueError for another schema."""
+    """Convert JSON to a record; a `content` of null becomes empty. Raises ValueError for an invalid record."""
     if record.get("schema") != SCHEMA:
         raise ValueError(f"this is no {SCHEMA} record")
     given = {name: value for name, value in record.items() if name not in {"schema", "email_id", *_ENVELOPE}}
@@ -93,4 +93,4 @@ def _adapter() -> TypeAdapter[Email]:
 
 
 if __name__ == "__main__":
-    Path("config/schemas/email.v1.json").write_text(json.dumps(schema(), indent=2) + "\n")
+    Path("config/schemas/email.v1.json").write_text(json.dumps(schema(), indent=2, ensure_ascii=False) + "\n")
