@@ -6,10 +6,10 @@ It moves messages and knows nothing of IMAP, parsing or sinks.
 from email_ingestion.stream.account_limits import DownloadQuota, Lockout
 from email_ingestion.stream.appender import EMPTY_BACKLOG, Appender, CursorEnd, PackedEntries, StreamBacklog
 from email_ingestion.stream.clients import connect
+from email_ingestion.stream.codec import Delivery
 from email_ingestion.stream.connection import RedisLink, check_reachable, open_link, server_url
 from email_ingestion.stream.consumer import Consumer
 from email_ingestion.stream.dead_letters import DeadLetterQueue
-from email_ingestion.stream.delivery import Delivery
 from email_ingestion.stream.entry_scan import EntryScanner
 from email_ingestion.stream.gauges import Gauges, announce_presence, read_gauges, read_presences, withdraw_presence
 from email_ingestion.stream.keys import GROUP, Keys

@@ -26,8 +26,8 @@ from redis.exceptions import ResponseError
 from email_ingestion.backoff import backoff
 from email_ingestion.records import NORMAL_PRIORITY
 from email_ingestion.stream.clients import BLOCK_SECONDS, LazyCluster
+from email_ingestion.stream.codec import Delivery, decode_delivery
 from email_ingestion.stream.connection import RedisLink, is_group_missing, text
-from email_ingestion.stream.delivery import Delivery, decode_delivery
 from email_ingestion.stream.keys import GROUP, Keys, parse_entry_id
 
 T = TypeVar("T")
