@@ -256,7 +256,7 @@ class ProcessRunner:
             finally:
                 self._stop.request("finished")
 
-        thread = threading.Thread(target=run, name="service", daemon=True)
+        thread = threading.Thread(target=run, name="body", daemon=True)
         thread.start()
         return thread
 
