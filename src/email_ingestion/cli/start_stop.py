@@ -7,11 +7,9 @@ from typing import Annotated
 
 import typer
 
-from email_ingestion.app.account import check_accounts
 from email_ingestion.errors import ConfigurationError, OperationFailed, RedisConnectionError
-from email_ingestion.fleet import managed_processes, sandbox_stack, status_table
+from email_ingestion.fleet import managed_processes, status_table
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, load_settings
-from email_ingestion.stream import check_reachable
 
 DOCTOR = "`.venv/bin/email-ingestion doctor` checks everything"
 
@@ -28,6 +26,8 @@ def start(
       email-ingestion start --sandbox
       email-ingestion start --workers 4
     """
+    from email_ingestion.fleet import sandbox_stack  # noqa: PLC0415 - `status` and `stop` need no database
+
     if sandbox:
         sandbox_stack.start_sandbox(typer.echo)
     elif SANDBOX_PROFILE.exists():
@@ -45,6 +45,9 @@ def start(
 
 def _preflight(settings: Settings) -> None:
     """Raise now for what a running process would wait for: no token, no Redis."""
+    from email_ingestion.app.account import check_accounts  # noqa: PLC0415
+    from email_ingestion.stream import check_reachable  # noqa: PLC0415
+
     try:
         check_accounts(settings)
         check_reachable(settings.redis_address)
