@@ -13,7 +13,7 @@ from gmail_sandbox.faults import OVER_QUOTA
 from gmail_sandbox.folders import BadLabel
 from gmail_sandbox.imap_syntax import ImapToken, Node, ParseError, text_of
 from gmail_sandbox.message import BadFlag
-from gmail_sandbox.session import AFTER_LOGIN, BEFORE_LOGIN, CommandRefused, Session, SessionEnded, SessionRegistry
+from gmail_sandbox.session import AFTER_LOGIN, BEFORE_LOGIN, CommandRefused, Session, SessionClosed, SessionRegistry
 
 if TYPE_CHECKING:
     from gmail_sandbox.backend import Backend
@@ -139,7 +139,7 @@ async def serve(
         await _serve_session(session)
     except (ConnectionEnded, ConnectionError):
         pass
-    except SessionEnded as over:
+    except SessionClosed as over:
         session.connection.close_with_bye(str(over))
     except LineTooLong:
         session.connection.close_with_bye("Line too long")
@@ -153,7 +153,7 @@ async def serve(
 
 async def _serve_session(session: Session) -> None:
     if session.backend.faults.consume("greeting_bye"):
-        raise SessionEnded("Too many connections, try again later.")
+        raise SessionClosed("Too many connections, try again later.")
     await session.send(f"* OK Gimap ready for requests from {session.connection.peer} {session.id}".encode())
     while session.command != "LOGOUT":
         line = await session.next_line()
@@ -228,7 +228,7 @@ async def _apply_faults(session: Session) -> None:
         session.silence()
         await session.next_line()
     if faults.consume("bad_system_error_bye"):
-        raise SessionEnded("System Error")
+        raise SessionClosed("System Error")
     if session.backend.quota.is_exhausted():
         raise CommandRefused(f"NO {OVER_QUOTA} (Failure)")
     unavailable = faults.get("unavailable")

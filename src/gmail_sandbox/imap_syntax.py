@@ -39,10 +39,10 @@ _SECTION_ITEMS = (b"BODY", b"BODY.PEEK")
 
 def tokenise(pieces: list[bytes]) -> list[Node]:
     """Return the tokens of a command whose text and literals alternate in `pieces`."""
-    return _Scanner(pieces).scan()
+    return _Tokeniser(pieces).scan()
 
 
-class _Scanner:
+class _Tokeniser:
     def __init__(self, pieces: list[bytes]) -> None:
         self._pieces = pieces
         self._stack: list[list[Node]] = [[]]

@@ -190,11 +190,13 @@ class OAuthEndpoints:
         rotated = self._faults.consume("token_rotate")
         if rotated is None:
             return self._access(self._granted(grant.scope), token) | self._remaining_consent(token)
-        fresh = self._tokens.issue_refresh(grant.scope, grant.client_id)
+        new_token = self._tokens.issue_refresh(grant.scope, grant.client_id)
         if not rotated.is_enabled("keep_old"):
             self._tokens.drop_refresh(token)
         return (
-            self._access(self._granted(grant.scope), fresh) | {"refresh_token": fresh} | self._remaining_consent(fresh)
+            self._access(self._granted(grant.scope), new_token)
+            | {"refresh_token": new_token}
+            | self._remaining_consent(new_token)
         )
 
     def _granted(self, scope: str) -> str:

@@ -30,7 +30,7 @@ class CommandRefused(Exception):
     """The command ends with this NO or BAD. `args[0]` is the whole text."""
 
 
-class SessionEnded(Exception):
+class SessionClosed(Exception):
     """The session ends with this BYE."""
 
 
@@ -83,9 +83,9 @@ class Session:
         self.connection.silent = True
 
     def raise_if_ended(self) -> None:
-        """Raise SessionEnded after `end`; called between answers."""
+        """Raise SessionClosed after `end`; called between answers."""
         if self._pending_bye is not None:
-            raise SessionEnded(self._pending_bye)
+            raise SessionClosed(self._pending_bye)
 
     async def next_line(self) -> bytes:
         """Return the client's next line."""
