@@ -32,10 +32,10 @@ from email_ingestion.errors import ConfigurationError, EmailIngestionError, Oper
 from email_ingestion.events import Event, Started, Stopped, Stopping
 from email_ingestion.ledger.fingerprint import ledger_fingerprint
 from email_ingestion.ops.admin import Admin, AdminActions, ops_token
+from email_ingestion.ops.http_server import serve
 from email_ingestion.ops.logs import LogLevel, configure_logs
 from email_ingestion.ops.observers import Ops, open_ops
 from email_ingestion.ops.prometheus_targets import remove_target, write_target
-from email_ingestion.ops.server import serve
 from email_ingestion.ops.sockets import METRICS_PORT, OPS_PORT
 from email_ingestion.ops.status_collector import LOOP as COLLECT
 from email_ingestion.ops.status_collector import StatusCollector

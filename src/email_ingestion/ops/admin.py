@@ -215,69 +215,75 @@ class Admin:
             logger("ops").error("audit_failed", exc_info=error)
 
 
-def add_admin_routes(app: FastAPI, admin: Admin) -> None:
-    """Add the orders; they are synchronous and run in a thread, because an order may call a dependency first."""
-    actions = admin.actions
+class AdminRoutes:
+    """The routes of the orders; synchronous, so that they run in a thread: an order may call a dependency first."""
 
-    def breaker(request: Request, name: str, order: BreakerOrder) -> Response:
+    def __init__(self, admin: Admin) -> None:
+        self._admin = admin
+        self._actions = admin.actions
+
+    def add_to(self, app: FastAPI) -> None:
+        """Add the routes to `app`."""
+        endpoints: dict[Action, tuple[Callable[..., Response], type[BaseModel]]] = {
+            "breaker": (self.breaker, BreakerAnswer),
+            "pause": (self.pause, OverridesAnswer),
+            "resume": (self.resume, OverridesAnswer),
+            "degrade": (self.degrade, OverridesAnswer),
+            "priority": (self.priority, OverridesAnswer),
+            "log-level": (self.log_level, LogLevelAnswer),
+            "revoke": (self.revoke, RevokedAnswer),
+        }
+        for action, (endpoint, state) in endpoints.items():
+            app.add_api_route(
+                f"/admin/{PATHS[action]}",
+                endpoint,
+                methods=["POST"],
+                response_model=DoneAnswer[state],  # type: ignore[valid-type]
+                responses=REFUSALS,
+                tags=["orders"],
+            )
+        app.add_exception_handler(RequestValidationError, self.invalid)
+
+    def breaker(self, request: Request, name: str, order: BreakerOrder) -> Response:
         """Hold a circuit breaker open or closed for a while, or leave it to itself."""
         details = {"name": name, **order.model_dump()}
-        return admin.execute(request, "breaker", details, lambda: actions.set_breaker(name, order))
+        return self._admin.execute(request, "breaker", details, lambda: self._actions.set_breaker(name, order))
 
-    def pause(request: Request, order: TimedOrder) -> Response:
+    def pause(self, request: Request, order: TimedOrder) -> Response:
         """Pause the process for a while."""
-        operator = operator_of(request.scope)
-        return admin.execute(request, "pause", order.model_dump(), lambda: actions.pause(order.ttl_seconds, operator))
-
-    def resume(request: Request) -> Response:
-        """End a pause."""
-        return admin.execute(request, "resume", {}, actions.resume)
-
-    def degrade(request: Request, order: LevelOrder) -> Response:
-        """Serve at a lower level for a while."""
-        operator = operator_of(request.scope)
-        return admin.execute(
-            request, "degrade", order.model_dump(), lambda: actions.degrade(order.level, order.ttl_seconds, operator)
-        )
-
-    def priority(request: Request, order: PriorityOrder) -> Response:
-        """Take only mail of a minimum priority for a while."""
         operator, seconds = operator_of(request.scope), order.ttl_seconds
-        return admin.execute(
-            request, "priority", order.model_dump(), lambda: actions.prioritize(order.min_priority, seconds, operator)
+        return self._admin.execute(request, "pause", order.model_dump(), lambda: self._actions.pause(seconds, operator))
+
+    def resume(self, request: Request) -> Response:
+        """End a pause."""
+        return self._admin.execute(request, "resume", {}, self._actions.resume)
+
+    def degrade(self, request: Request, order: LevelOrder) -> Response:
+        """Serve at a lower level for a while."""
+        operator, seconds = operator_of(request.scope), order.ttl_seconds
+        return self._admin.execute(
+            request, "degrade", order.model_dump(), lambda: self._actions.degrade(order.level, seconds, operator)
         )
 
-    def log_level(request: Request, order: LogOrder) -> Response:
+    def priority(self, request: Request, order: PriorityOrder) -> Response:
+        """Take only mail of a minimum priority for a while."""
+        operator, seconds, minimum = operator_of(request.scope), order.ttl_seconds, order.min_priority
+        return self._admin.execute(
+            request, "priority", order.model_dump(), lambda: self._actions.prioritize(minimum, seconds, operator)
+        )
+
+    def log_level(self, request: Request, order: LogOrder) -> Response:
         """Log from another level up for a while."""
-        return admin.execute(request, "log-level", order.model_dump(), lambda: actions.set_log_level(order))
+        return self._admin.execute(request, "log-level", order.model_dump(), lambda: self._actions.set_log_level(order))
 
-    def revoke(request: Request, order: RevokeOrder) -> Response:
+    def revoke(self, request: Request, order: RevokeOrder) -> Response:
         """Take a message away from the worker that handles it."""
-        return admin.execute(request, "revoke", order.model_dump(), lambda: actions.revoke(order.email_id))
+        return self._admin.execute(request, "revoke", order.model_dump(), lambda: self._actions.revoke(order.email_id))
 
-    def invalid(request: Request, error: Exception) -> Response:
+    def invalid(self, request: Request, error: Exception) -> Response:
+        """Refuse an order whose body is not valid."""
         reason = _describe(error) if isinstance(error, RequestValidationError) else "it cannot be read"
-        return admin.refuse(request.scope, BAD_REQUEST, {"reason": reason})
-
-    app.add_exception_handler(RequestValidationError, invalid)
-    endpoints: dict[Action, tuple[Callable[..., Response], type[BaseModel]]] = {
-        "breaker": (breaker, BreakerAnswer),
-        "pause": (pause, OverridesAnswer),
-        "resume": (resume, OverridesAnswer),
-        "degrade": (degrade, OverridesAnswer),
-        "priority": (priority, OverridesAnswer),
-        "log-level": (log_level, LogLevelAnswer),
-        "revoke": (revoke, RevokedAnswer),
-    }
-    for action, (endpoint, state) in endpoints.items():
-        app.add_api_route(
-            f"/admin/{PATHS[action]}",
-            endpoint,
-            methods=["POST"],
-            response_model=DoneAnswer[state],  # type: ignore[valid-type]
-            responses=REFUSALS,
-            tags=["orders"],
-        )
+        return self._admin.refuse(request.scope, BAD_REQUEST, {"reason": reason})
 
 
 def _describe(error: RequestValidationError) -> str:

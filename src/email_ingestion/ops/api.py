@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel
 
-from email_ingestion.ops.admin import Admin, add_admin_routes
+from email_ingestion.ops.admin import Admin, AdminRoutes
 from email_ingestion.ops.api_models import HealthAnswer, ReadyAnswer, StatusAnswer
 from email_ingestion.ops.metrics import Metrics
 from email_ingestion.ops.status import Status
@@ -49,7 +49,7 @@ def ops_app(status: Status, metrics: Metrics, admin: Admin | None = None) -> Fas
         _add_get(app, path, ready, ReadyAnswer, unavailable="The process does no work.")
     _add_get(app, "/status", report, StatusAnswer)
     if admin:
-        add_admin_routes(app, admin)
+        AdminRoutes(admin).add_to(app)
     _add_docs(app)
     return app
 

@@ -91,8 +91,8 @@ class Status:
     def redis(self) -> RedisState | None:
         """Return the latest reading of Redis; None when it failed or is too old to be shown."""
         with self._lock:
-            fresh = self._ticks() - self._redis_tick <= REDIS_EXPIRES
-            return self._redis if fresh else None
+            expired = self._ticks() - self._redis_tick > REDIS_EXPIRES
+            return None if expired else self._redis
 
     def readiness(self) -> Readiness:
         """Decide whether the process is ready."""

@@ -23,9 +23,9 @@ from email_ingestion.ops.api_models import (
     RefusedAnswer,
     RevokedAnswer,
 )
+from email_ingestion.ops.http_server import Endpoints, serve
 from email_ingestion.ops.logs import LogLevel
 from email_ingestion.ops.observers import Ops
-from email_ingestion.ops.server import Endpoints, serve
 from email_ingestion.overrides import OperatorOverrides
 from tests.servers.links import Heard
 

@@ -17,8 +17,8 @@ import requests
 
 from email_ingestion import errors, events
 from email_ingestion.ops.api_models import HealthAnswer, ReadyAnswer, StatusAnswer
+from email_ingestion.ops.http_server import Endpoints, serve
 from email_ingestion.ops.observers import Ops
-from email_ingestion.ops.server import Endpoints, serve
 from email_ingestion.ops.status_records import Peer, RedisState
 from tests.unit.ops.shown import READING, FakeBreaker
 
