@@ -75,33 +75,33 @@ def _opens_mail(account: Account, token: str) -> bool:
 def test_a_token_is_fetched_once_by_however_many_ask(sandbox: RunningSandbox, account: Account):
     source = TokenSource(account)
     with ThreadPoolExecutor(5) as pool:
-        tokens = {access.token for access in pool.map(lambda _: source.access(), range(5))}
-    assert tokens == {TokenSource(account).access().token}
+        tokens = {access.token for access in pool.map(lambda _: source.get_token(), range(5))}
+    assert tokens == {TokenSource(account).get_token().token}
     assert _asked(sandbox) == 1
     assert _opens_mail(account, tokens.pop())
 
 
 def test_a_token_near_its_end_is_replaced_and_used_on_while_that_fails(sandbox: RunningSandbox, account: Account):
     source, file = TokenSource(account), TokenFile(account)
-    first = source.access()
+    first = source.get_token()
     file.write(replace(file.read(), expires_at=time.time() + 300))
     sandbox.arm_fault("token_503")
-    kept = source.access()
+    kept = source.get_token()
     assert (kept.token, type(kept.refresh_error)) == (first.token, TokenRefreshError)
-    assert source.access().token != first.token
+    assert source.get_token().token != first.token
 
 
 def test_a_dead_consent_is_asked_about_once_until_its_file_changes(sandbox: RunningSandbox, account: Account):
     sandbox.arm_fault("token_invalid_grant", count=None)
     for _ in range(5):
         with pytest.raises(OAuth2AuthenticationError, match=r"invalid_grant.*--auth-setup"):
-            TokenSource(account).access()
+            TokenSource(account).get_token()
     assert _asked(sandbox) == 1
     assert TokenSource(account).describe().state == "reauthorize"
     sandbox.clear_faults()
     account.google_token_file.write_text(json.dumps(token_of(sandbox)))
     assert TokenSource(account).describe().state == "expired"
-    assert TokenSource(account).access().token
+    assert TokenSource(account).get_token().token
     assert TokenSource(account).describe().state == "valid"
 
 
@@ -109,7 +109,7 @@ def test_a_grant_that_lost_the_mail_scope_is_asked_about_once(sandbox: RunningSa
     sandbox.arm_fault("token_wrong_scope", count=None)
     for _ in range(3):
         with pytest.raises(OAuth2AuthenticationError, match="scopes lack"):
-            TokenSource(account).access()
+            TokenSource(account).get_token()
     assert _asked(sandbox) == 1
     assert TokenSource(account).describe().state == "reauthorize"
 
@@ -119,11 +119,11 @@ def test_a_refused_client_is_tried_again_some_minutes_later(sandbox: RunningSand
     source = TokenSource(account)
     for _ in range(2):
         with pytest.raises(OAuth2AuthenticationError, match="invalid_client"):
-            source.access()
+            source.get_token()
     assert _asked(sandbox) == 1
     mark = account.google_token_file.with_name("token.json.dead")
     mark.write_text(json.dumps(json.loads(mark.read_text()) | {"again": time.time() - 1}))
-    assert source.access().token
+    assert source.get_token().token
     assert not mark.exists()
 
 
@@ -134,7 +134,7 @@ def test_a_consent_that_died_after_seven_days_is_told_to_be_of_testing_status(
     file.write(replace(file.read(), consented_at=time.time() - 7 * 86400))
     sandbox.arm_fault("token_invalid_grant")
     with pytest.raises(OAuth2AuthenticationError, match="publish the app"):
-        TokenSource(account).access()
+        TokenSource(account).get_token()
 
 
 @pytest.mark.parametrize("fault", ["token_503", "token_502_html", "nobody there"])
@@ -144,7 +144,7 @@ def test_what_may_pass_is_told_as_such(sandbox: RunningSandbox, account: Account
     else:
         sandbox.arm_fault(fault)
     with pytest.raises(TokenRefreshError):
-        TokenSource(account).access()
+        TokenSource(account).get_token()
     assert TokenSource(account).describe().state == "expired"
 
 
@@ -178,8 +178,8 @@ def test_where_the_endpoint_does_not_say_the_setting_tells_how_long_a_consent_la
 ):
     file, given = TokenFile(account), time.time() - 86400
     file.write(replace(file.read(), consented_at=given))
-    assert TokenSource(account).access().consent_ends_at is None
-    access = TokenSource(account.model_copy(update={"oauth2_consent_days": 7})).access()
+    assert TokenSource(account).get_token().consent_ends_at is None
+    access = TokenSource(account.model_copy(update={"oauth2_consent_days": 7})).get_token()
     assert access.consent_ends_at == pytest.approx(given + 7 * 86400)
 
 
@@ -191,13 +191,13 @@ def test_a_token_file_is_encrypted_at_its_next_write_and_keys_rotate(sandbox: Ru
         return account.model_copy(update={"token_encryption_key": keys})
 
     assert b"refresh_token" in path.read_bytes()
-    TokenSource(held(old)).access()
+    TokenSource(held(old)).get_token()
     assert b"refresh_token" not in path.read_bytes()
     assert path.stat().st_mode & 0o777 == 0o600
     with pytest.raises(OAuth2AuthenticationError, match="is encrypted: set TOKEN_ENCRYPTION_KEY"):
-        TokenSource(held(None)).access()
+        TokenSource(held(None)).get_token()
     with pytest.raises(OAuth2AuthenticationError, match="no key of TOKEN_ENCRYPTION_KEY opens"):
-        TokenSource(held(new)).access()
+        TokenSource(held(new)).get_token()
     assert TokenSource(held(new)).describe().state == "missing"
     TokenSource(held(f"{new},{old}")).refresh()
     assert TokenSource(held(new)).describe().state == "valid"
@@ -212,7 +212,7 @@ def test_a_key_that_is_none_is_a_configuration_error_that_does_not_show_it(accou
 def test_a_rotated_refresh_token_is_kept(sandbox: RunningSandbox, account: Account):
     before = TokenFile(account).read().refresh_token
     sandbox.arm_fault("token_rotate")
-    TokenSource(account).access()
+    TokenSource(account).get_token()
     assert TokenFile(account).read().refresh_token != before
     assert TokenSource(account).refresh()
 
@@ -237,8 +237,8 @@ def test_a_service_account_opens_the_mail_of_the_user_it_names(robot: tuple[Runn
     sandbox, account = robot
     source = TokenSource(account)
     assert source.describe().state == "valid"
-    assert _opens_mail(account, source.access().token)
-    assert source.access() == source.access()
+    assert _opens_mail(account, source.get_token().token)
+    assert source.get_token() == source.get_token()
     assert _asked(sandbox) == 1
 
 
@@ -247,7 +247,7 @@ def test_a_service_account_without_delegation_for_the_user_needs_an_operator(rob
     source = TokenSource(account.model_copy(update={"imap_user": "bob@example.com"}))
     for _ in range(3):
         with pytest.raises(OAuth2AuthenticationError, match=r"unauthorized_client.*domain-wide delegation"):
-            source.access()
+            source.get_token()
     assert _asked(sandbox) == 1
 
 
@@ -257,14 +257,14 @@ def test_another_key_than_the_service_accounts_is_refused(robot: tuple[RunningSa
     assert account.google_service_account_file
     account.google_service_account_file.write_text(json.dumps(_key_file(other)))
     with pytest.raises(OAuth2AuthenticationError, match="invalid_grant"):
-        TokenSource(account).access()
+        TokenSource(account).get_token()
 
 
 def test_a_wrong_clock_is_no_dead_service_account(robot: tuple[RunningSandbox, Account]):
     sandbox, account = robot
     sandbox.call(lambda s: setattr(s.backend, "clock", lambda: time.time() + 86400))
     with pytest.raises(TokenRefreshError, match="clock"):
-        TokenSource(account).access()
+        TokenSource(account).get_token()
 
 
 def test_a_file_that_is_no_service_account_key_is_named(account: Account, tmp_path: Path):
@@ -273,15 +273,15 @@ def test_a_file_that_is_no_service_account_key_is_named(account: Account, tmp_pa
     source = TokenSource(account.model_copy(update={"google_service_account_file": path}))
     assert source.describe().state == "missing"
     with pytest.raises(OAuth2AuthenticationError, match="no service account key"):
-        source.access()
+        source.get_token()
 
 
 def test_an_application_gets_tokens_by_its_own_credentials(sandbox: RunningSandbox):
     account = of_sandbox(sandbox, oauth2_grant="client_credentials")
-    assert _opens_mail(account, TokenSource(account).access().token)
+    assert _opens_mail(account, TokenSource(account).get_token().token)
     wrong = account.model_copy(update={"google_client_secret": "guess"})
     with pytest.raises(OAuth2AuthenticationError, match="invalid_client"):
-        TokenSource(wrong).access()
+        TokenSource(wrong).get_token()
     with pytest.raises(ConfigurationError, match="GOOGLE_CLIENT_SECRET"):
         TokenSource(account.model_copy(update={"google_client_secret": None}))
 
@@ -291,7 +291,7 @@ def test_a_public_client_sends_no_secret(tmp_path: Path):
         account = consented(public, tmp_path, google_client_secret=None)
         file = TokenFile(account)
         file.write(replace(file.read(), client_secret=None))
-        assert _opens_mail(account, TokenSource(account).access().token)
+        assert _opens_mail(account, TokenSource(account).get_token().token)
 
 
 def test_a_browsers_consent_comes_back_by_loopback_and_a_stray_visitor_ends_nothing(
@@ -317,7 +317,7 @@ def test_a_browsers_consent_comes_back_by_loopback_and_a_stray_visitor_ends_noth
     authorize(account, lambda _: None, None)
     assert b"close this page" in visits[0].result(10)
     browsers.shutdown()
-    assert _opens_mail(account, TokenSource(account).access().token)
+    assert _opens_mail(account, TokenSource(account).get_token().token)
     assert TokenFile(account).read().consented_at == pytest.approx(time.time(), abs=60)
 
 
@@ -365,7 +365,7 @@ def test_what_refreshes_tokens_does_without_requests(account: Account):
     """It is 5 MB that only a consent needs. Measured in a process of its own: this one has imported everything."""
     program = (
         "import sys; from email_ingestion.oauth2 import TokenSource; from email_ingestion.settings import Account; "
-        "TokenSource(Account.model_validate_json(sys.stdin.read())).access(); print('requests' in sys.modules)"
+        "TokenSource(Account.model_validate_json(sys.stdin.read())).get_token(); print('requests' in sys.modules)"
     )
     shown = subprocess.run(
         [sys.executable, "-c", program], input=account.model_dump_json(), capture_output=True, text=True, check=True

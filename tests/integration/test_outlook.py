@@ -55,11 +55,11 @@ def test_a_public_clients_consent_opens_the_mailbox_and_is_refreshed(
     authorize(account, said.append, lambda _: location_of(next(line for line in said if line.startswith("http"))))
     assert json.loads(path.read_text())["client_secret"] is None
     source = TokenSource(account)
-    first = source.access().token
+    first = source.get_token().token
     assert b"hello" in _read(account, first)[0]
     source.refresh()
-    assert source.access().token != first
-    assert b"hello" in _read(account, source.access().token)[0]
+    assert source.get_token().token != first
+    assert b"hello" in _read(account, source.get_token().token)[0]
 
 
 def test_a_token_for_gmail_does_not_open_it(outlook: tuple[RunningSandbox, DovecotServer]):
@@ -74,7 +74,7 @@ def test_an_application_opens_it_with_its_own_credentials(outlook: tuple[Running
         with running_dovecot(provider.oauth_port, SCOPE) as server:
             server.deliver([b"Subject: hello\r\n\r\nworld\r\n"])
             account = account.model_copy(update={"imap_port": server.imap_port})
-            assert b"hello" in _read(account, TokenSource(account).access().token)[0]
+            assert b"hello" in _read(account, TokenSource(account).get_token().token)[0]
 
 
 def test_a_password_opens_it(outlook: tuple[RunningSandbox, DovecotServer]):

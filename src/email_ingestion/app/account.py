@@ -248,7 +248,7 @@ def _check(account: Account) -> None:
 def log_in(account: Account, timeout: float) -> ImapMailbox:
     """Connect and log in for a command. Raises AuthenticationFailed, IMAPConnectionError, TokenRefreshError."""
     tokens = TokenSource(account) if account.imap_auth == "oauth2" else None
-    token = tokens.access().token if tokens else None
+    token = tokens.get_token().token if tokens else None
     connection = ImapMailbox(account, timeout)
     try:
         try:
@@ -258,7 +258,7 @@ def log_in(account: Account, timeout: float) -> ImapMailbox:
                 raise
             connection.close()
             connection = ImapMailbox(account, timeout)
-            connection.login(tokens.access(rejected=token).token)
+            connection.login(tokens.get_token(rejected=token).token)
     except BaseException:
         connection.close()
         raise

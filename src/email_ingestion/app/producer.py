@@ -184,7 +184,7 @@ class ProducerService:
     def _ping_oauth2(self) -> None:
         for account in self._context.settings.all_accounts:
             if account.imap_auth == "oauth2":
-                TokenSource(account).access()
+                TokenSource(account).get_token()
 
     def _give_up(self, error: EmailIngestionError) -> None:
         """End the process if the only watcher cannot even begin."""

@@ -129,7 +129,7 @@ def check_token(account: Account, named: str) -> Finding:
         known = source.describe()
         if known.state in {"missing", "reauthorize"}:
             return _explain(check, known.problem or "there is no token", TOKEN_CAUSES, SETUP)
-        source.access()
+        source.get_token()
     except OAuth2AuthenticationError as error:
         return _explain(check, str(error), TOKEN_CAUSES, SETUP)
     except EmailIngestionError as error:

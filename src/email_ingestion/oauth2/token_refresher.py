@@ -32,19 +32,19 @@ class TokenRefresher:
         Raises OAuth2AuthenticationError, TokenRefreshError, CircuitBreakerError.
         """
         try:
-            access = self._breaker.run(lambda: self._source.access(rejected=rejected))
+            token = self._breaker.run(lambda: self._source.get_token(rejected=rejected))
         except (AuthenticationFailed, TokenRefreshError) as error:
             self._observe(TokenRefreshFailed(self._account, error, isinstance(error, AuthenticationFailed)))
             raise
-        self._report(access)
-        return access.token
+        self._report(token)
+        return token.token
 
-    def _report(self, access: AccessToken) -> None:
-        if access.refresh_error:
-            self._observe(TokenRefreshFailed(self._account, access.refresh_error, permanent=False))
-        elif access.expires_at != self._expires_at:
-            self._expires_at = access.expires_at
-            self._observe(TokenRefreshed(self._account, access.expires_at, access.consent_ends_at))
-        end = access.consent_ends_at
+    def _report(self, token: AccessToken) -> None:
+        if token.refresh_error:
+            self._observe(TokenRefreshFailed(self._account, token.refresh_error, permanent=False))
+        elif token.expires_at != self._expires_at:
+            self._expires_at = token.expires_at
+            self._observe(TokenRefreshed(self._account, token.expires_at, token.consent_ends_at))
+        end = token.consent_ends_at
         if end is not None and end - time.time() < CONSENT_WARNING_SECONDS:
             self._observe(ConsentEnding(self._account, end))

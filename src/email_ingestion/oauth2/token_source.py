@@ -76,7 +76,7 @@ class TokenSource:
         self._lock = threading.Lock()
         self._grant = _make_grant(account)
 
-    def access(self, *, rejected: str | None = None) -> AccessToken:
+    def get_token(self, *, rejected: str | None = None) -> AccessToken:
         """Return a token; a new one when it is due, or when it is the `rejected` one.
 
         Raises OAuth2AuthenticationError when a person must act, TokenRefreshError when it may work later.
@@ -97,7 +97,10 @@ class TokenSource:
                 raise
 
     def refresh(self) -> datetime:
-        """Get a new token even if the present one is good or was refused; return its expiry. Raises like `access`."""
+        """Get a new token even if the present one is good or was refused, and return its expiry.
+
+        Raises like `get_token`.
+        """
         with self._lock, self._grant.exclusive():
             return _to_datetime(self._grant.refresh().expires_at)
 
