@@ -82,7 +82,7 @@ def test_a_label_narrows_it(run, redis_server: RedisServer, label: str, found: l
 
 def test_it_ends_with_what_to_do_when_the_budget_is_used_up(run, redis_server: RedisServer, monkeypatch):
     monkeypatch.setenv("IMAP_BYTES_PER_DAY", "100")
-    assert run("--since", "2024-01-01").exception is None  # a single portion goes beyond it
+    assert run("--since", "2024-01-01").exception is None  # a single batch goes beyond it
     with redis_server.client() as client:
         client.delete("{email_ingestion}:stream")
     assert "run it again tomorrow" in str(run("--since", "2024-01-01").exception)

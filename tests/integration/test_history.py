@@ -39,7 +39,7 @@ def sandbox() -> Iterator[RunningSandbox]:
 def watched(
     sandbox: RunningSandbox, redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Watched:
-    """Portions of four messages, in stretches of ten."""
+    """Batches of four messages, from chunks of ten."""
     monkeypatch.setattr(sync, "BATCH_BYTES", 4500)
     monkeypatch.setattr(sync, "MAX_FETCH_UIDS", 10)
     return Watched(sandbox, redis_server, tmp_path)
@@ -85,8 +85,8 @@ def test_new_mail_comes_before_old_and_old_mail_newest_first(watched: Watched):
         assert next(steps) == math.inf
 
 
-def test_the_next_portion_is_fetched_ahead_when_there_is_room_and_comes_once(watched: Watched):
-    pauses = [0.0, 5.0, 0.0, 0.0]  # there is no room for the second portion until the first one has been taken in
+def test_the_next_batch_is_fetched_ahead_when_there_is_room_and_comes_once(watched: Watched):
+    pauses = [0.0, 5.0, 0.0, 0.0]  # there is no room for the second batch until the first one was fetched
     asked: list[int] = []
     in_flight: list[int] = []
 
@@ -124,7 +124,7 @@ def test_much_new_mail_is_fetched_ahead_as_well(watched: Watched, monkeypatch: p
 
     def room(_size: int, load: StreamBacklog) -> float:
         in_flight.append(load.depth)
-        return 1.0 if len(in_flight) in {2, 3} else 0.0  # the second portion has to wait until the first is appended
+        return 1.0 if len(in_flight) in {2, 3} else 0.0  # the second batch has to wait until the first is appended
 
     waited: list[float] = []
     with closing(log_in(watched.account, 5.0)) as connection:
@@ -141,7 +141,7 @@ def test_much_new_mail_is_fetched_ahead_as_well(watched: Watched, monkeypatch: p
 
 
 def test_the_walk_goes_on_where_it_was_killed(watched: Watched):
-    """Each life ends after one portion; reconcile takes what is still to come for what it is."""
+    """Each life ends after one batch; reconcile takes what is still to come for what it is."""
     lives = 0
     while not lives or cursor(watched).history > 1:
         with closing(log_in(watched.account, 5.0)) as connection:
@@ -154,7 +154,7 @@ def test_the_walk_goes_on_where_it_was_killed(watched: Watched):
     assert lives > 8
     assert uids_in_order(watched) == list(range(40, 0, -1))
     fetched = watched.sandbox.with_stats(lambda stats: dict(stats.fetched_messages))
-    assert 2 <= max(fetched.values()) <= 3  # a life takes a portion with it, and one more that was asked for
+    assert 2 <= max(fetched.values()) <= 3  # a life takes a batch with it, and one more that was asked for
 
 
 def test_a_watcher_walks_beside_new_mail_and_shows_how_far_it_is(watched: Watched):
@@ -187,7 +187,7 @@ def test_a_flush_begins_the_walk_anew_on_a_living_connection(watched: Watched):
 def test_what_is_old_waits_while_the_stream_is_busy(watched: Watched, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("email_ingestion.producer.backpressure.HISTORY_DEPTH", 8)
     with watched.running():
-        watched.until(lambda: len(uids_in_order(watched)) == 8, "two portions")
+        watched.until(lambda: len(uids_in_order(watched)) == 8, "two batches")
         watched.sandbox.deliver(letter(100))
         watched.until(lambda: uids_in_order(watched) == [*range(40, 32, -1), 41], "the new one all the same")
         with watched.redis.client() as client:

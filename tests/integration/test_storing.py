@@ -38,7 +38,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 def watched(
     sandbox: RunningSandbox, redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Watched:
-    """What is fetched first, as the newest, is the large message; the small one is a portion of its own."""
+    """What is fetched first, as the newest, is the large message; the small one is a batch of its own."""
     monkeypatch.setattr(sync, "BATCH_BYTES", 2 * SMALL)
     sandbox.deliver(letter(1, SMALL))
     sandbox.deliver(letter(2, LARGE))

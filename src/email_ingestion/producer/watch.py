@@ -128,7 +128,7 @@ class Watcher:
         self._backpressure = Backpressure(
             account.name, capacity, budget, stopped=self._stop, tick=self._tick, observe=observe
         )
-        self._reconcile = ReconcileSchedule(capacity, intervals.reconcile, imap_breaker)
+        self._reconcile_schedule = ReconcileSchedule(capacity, intervals.reconcile, imap_breaker)
         self._connection: ImapMailbox | None = None
         self._locked_out = False
         self._activity = 0
@@ -170,7 +170,7 @@ class Watcher:
         )
         reconcile = partial(tasks.reconcile, partial(self._backpressure.wait, connection))
         other_tasks = self._other_tasks(tasks)
-        self._reconcile.abort()
+        self._reconcile_schedule.abort()
         spread = 1 - SESSION_SPREAD * self._backoff.rng.random()
         session_seconds = self._connector.session_seconds(self._intervals.session) * spread
         while not self._stop.is_set():
@@ -183,9 +183,9 @@ class Watcher:
                 self._backpressure.correct_budget(connection)
                 self._imap.run(tasks.quarantine.run)
                 idle_seconds = self._imap.run(lambda: next(other_tasks))  # noqa: B023 - it is run at once
-                reconciling = bool(idle_seconds) and self._reconcile.step(reconcile)
+                reconciling = bool(idle_seconds) and self._reconcile_schedule.step(reconcile)
             except (RedisConnectionError, CircuitBreakerError, SinkUnavailable) as error:
-                self._reconcile.abort()
+                self._reconcile_schedule.abort()
                 other_tasks = self._other_tasks(tasks)
                 self._dependency_failed(error)  # the mail can wait on the server, and the connection can stay
                 self._backpressure.keep_alive(connection)
@@ -205,7 +205,7 @@ class Watcher:
 
     def _idle(self, connection: ImapMailbox, maximum: float) -> None:
         self._report_state("idle")
-        maximum = min(maximum, self._reconcile.seconds_until_due)
+        maximum = min(maximum, self._reconcile_schedule.seconds_until_due)
         connection.wait(max(0.0, min(self._intervals.poll, self._intervals.idle, MAX_IDLE_SECONDS, maximum)))
 
     def _succeeded(self, started: float, connection: ImapMailbox) -> None:
@@ -292,7 +292,7 @@ class Watcher:
             self._dependency_failed(error)
             return
         if isinstance(error, StaleCursor):
-            self._reconcile.run_soon()
+            self._reconcile_schedule.run_soon()
         delay = self._backoff.after(error)
         if isinstance(error, IMAPLockedOut):
             delay = Delay(delay.kind, self._record_lockout(error))
