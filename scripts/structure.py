@@ -55,14 +55,13 @@ RETIRED_CLASSES = (
     *("Undelivered", "Underway", "Verdicts", "Waiting", "Wanted"),
 )
 RETIRED_WORDS = (
-    *("adopt", "again", "ahead", "aside", "at_once", "begun", "beside", "bury", "courier", "fresh", "graveyard"),
+    *("adopt", "again", "ahead", "aside", "at_once", "begun", "beside", "bury", "courier", "graveyard"),
     *(
         "hasten",
         "intake",
         "keeper",
         "lane",
         "least",
-        "letter",
         "most",
         "narrate",
         "obey",
@@ -184,16 +183,18 @@ def repeated_classes(found: Mapping[Path, Module]) -> dict[str, list[str]]:
     return {name: where for name, where in sorted(places.items()) if len(where) > 1}
 
 
-def small_modules(found: Mapping[Path, Module]) -> dict[str, list[str]]:
-    """Return the modules under 60 lines that one other module imports, each with that one."""
+def small_modules(found: Mapping[Path, Module]) -> dict[str, str]:
+    """Return the modules under 60 lines that one other module imports, each with that one; a package's face is none."""
     importers = defaultdict(list)
     for name, module in found.items():
         for other in module.imports:
-            importers[other].append(name.as_posix())
+            importers[other].append(name)
     return {
-        name.as_posix(): importers[name]
+        name.as_posix(): importers[name][0].as_posix()
         for name, module in found.items()
-        if module.lines < SMALL and len(importers[name]) == 1 and name.name not in ("__init__.py", "__main__.py")
+        if module.lines < SMALL
+        and len(importers[name]) == 1
+        and "__init__.py" not in (name.name, importers[name][0].name)
     }
 
 
@@ -365,7 +366,7 @@ def _places(root: Path, kind: str) -> list[str]:
         return retired(found)
     if kind == "message":
         return sorted(f"{path} {name}" for path, name in message_path(root))
-    return [f"{name} <- {where[0]}" for name, where in small_modules(found).items()]
+    return [f"{name} <- {importer}" for name, importer in small_modules(found).items()]
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from email_ingestion.sinks import Sink
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AbuseReport",

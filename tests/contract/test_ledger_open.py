@@ -18,8 +18,8 @@ from sqlalchemy import Connection, create_engine, inspect, text
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
 from email_ingestion.ledger.engine import open_engine
 from email_ingestion.ledger.migrate import HEAD, _scripts, create, upgrade
-from email_ingestion.ledger.schema import emails, metadata
 from email_ingestion.ledger.store import open_ledger
+from email_ingestion.ledger.tables import emails, metadata
 from tests.contract.ledgers import letters, mail, stored
 from tests.servers.postgres import fresh_database
 

@@ -25,7 +25,7 @@ from email_ingestion.fleet.subprocesses import spawn, terminate
 from email_ingestion.oauth2.consent import authorize
 from email_ingestion.settings import SANDBOX_PROFILE, Settings
 from email_ingestion.stream import open_link
-from email_ingestion.stream.connection import RedisLink
+from email_ingestion.stream.redis_link import RedisLink
 from gmail_sandbox.gameday import SandboxUnavailable, arm_scenario, disarm_scenario, give_consent, revoke_consent
 
 STATE = DATA / "gameday.json"

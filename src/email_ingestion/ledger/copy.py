@@ -20,8 +20,8 @@ from email_ingestion.ledger import pg_dump
 from email_ingestion.ledger.database_errors import translate_errors
 from email_ingestion.ledger.engine import describe_database, open_engine, write_engine
 from email_ingestion.ledger.migrate import migrate
-from email_ingestion.ledger.schema import metadata
 from email_ingestion.ledger.store import open_ledger
+from email_ingestion.ledger.tables import metadata
 
 # Rows refer to rows of the tables before them.
 TABLES = ("contents", "emails", "attachments", "places", "deliveries", "purged")

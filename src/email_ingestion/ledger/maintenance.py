@@ -12,8 +12,8 @@ from email_ingestion.errors import OperationFailed
 from email_ingestion.ledger.database_errors import translate_open_errors
 from email_ingestion.ledger.engine import check_server, describe_database, open_engine
 from email_ingestion.ledger.migrate import pending_revision
-from email_ingestion.ledger.schema import metadata
 from email_ingestion.ledger.store import Ledger
+from email_ingestion.ledger.tables import metadata
 
 MAX_FAULTS = 20  # that SQLite looks for; one is enough to restore a backup
 

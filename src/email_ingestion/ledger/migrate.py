@@ -12,7 +12,7 @@ from email_ingestion.errors import ConfigurationError
 from email_ingestion.ledger.database_errors import translate_open_errors
 from email_ingestion.ledger.engine import describe_database, write_engine
 from email_ingestion.ledger.fts_schema import FTS_STATEMENTS
-from email_ingestion.ledger.schema import emails, metadata
+from email_ingestion.ledger.tables import emails, metadata
 
 if TYPE_CHECKING:
     from alembic.config import Config

@@ -19,7 +19,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, case, func, select, up
 
 from email_ingestion.ledger.database_errors import translate_errors
 from email_ingestion.ledger.engine import describe_database, write_engine
-from email_ingestion.ledger.schema import deliveries, emails
+from email_ingestion.ledger.tables import deliveries, emails
 from email_ingestion.records import Envelope
 
 _WAITING = deliveries.c.state == "waiting"

@@ -19,8 +19,8 @@ from email_ingestion.ledger.migrate import migrate
 from email_ingestion.ledger.model import Location, StoredEmail, StoredFacts
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, Outbox, envelope_of
 from email_ingestion.ledger.rows import PreparedBatch, attachment_rows
-from email_ingestion.ledger.schema import attachments, contents, deliveries, emails, places, purged
 from email_ingestion.ledger.search import Hit, parse, postgresql_condition, snippet, sqlite_condition
+from email_ingestion.ledger.tables import attachments, contents, deliveries, emails, places, purged
 
 _CHUNK = 500  # values in one IN (…): old SQLites take 999 in a statement
 _SEARCHED = 200_000  # characters of a text that the full-text index covers

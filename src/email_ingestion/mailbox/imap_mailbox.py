@@ -13,8 +13,8 @@ from typing import Any
 from imapclient.exceptions import IMAPClientError, ProtocolError
 
 from email_ingestion.errors import ConfigurationError
-from email_ingestion.mailbox.connection import ImapConnection
 from email_ingestion.mailbox.fetch_parser import FetchData, parse
+from email_ingestion.mailbox.imap_connection import ImapConnection
 from email_ingestion.mailbox.imap_errors import MessagesRefused, concerns_messages, translate
 from email_ingestion.mailbox.message_summary import (
     LabelChange,

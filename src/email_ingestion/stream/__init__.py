@@ -7,7 +7,6 @@ from email_ingestion.stream.account_limits import DownloadQuota, Lockout
 from email_ingestion.stream.appender import EMPTY_BACKLOG, Appender, CursorEnd, PackedEntries, StreamBacklog
 from email_ingestion.stream.clients import connect
 from email_ingestion.stream.codec import Delivery
-from email_ingestion.stream.connection import RedisLink, check_reachable, open_link, server_url
 from email_ingestion.stream.consumer import Consumer
 from email_ingestion.stream.dead_letters import DeadLetterQueue
 from email_ingestion.stream.entry_scan import EntryScanner
@@ -15,7 +14,8 @@ from email_ingestion.stream.gauges import Gauges, announce_presence, read_gauges
 from email_ingestion.stream.keys import GROUP, Keys
 from email_ingestion.stream.leases import Leases
 from email_ingestion.stream.quarantine import Quarantine
-from email_ingestion.stream.server import ServerInfo, check_writable, read_server_info, write_new_key
+from email_ingestion.stream.redis_link import RedisLink, check_reachable, open_link, server_url
+from email_ingestion.stream.server_info import ServerInfo, check_writable, read_server_info, write_new_key
 from email_ingestion.stream.shared_overrides import SharedOverrides
 from email_ingestion.stream.snapshot import Tally, read_snapshot
 from email_ingestion.stream.snapshot_restore import SnapshotRestore

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from email_ingestion.stream.connection import RedisLink
+from email_ingestion.stream.redis_link import RedisLink
 
 LONGEST_SECONDS = 24 * 3600.0
 

@@ -19,8 +19,8 @@ import zstandard
 
 from email_ingestion.records import Cursor, RawMessage
 from email_ingestion.stream.codec import ZSTD_LEVEL, encode, pack_entries
-from email_ingestion.stream.connection import PendingScript, RedisLink
 from email_ingestion.stream.keys import GROUP
+from email_ingestion.stream.redis_link import PendingScript, RedisLink
 
 CURSOR_FIELDS = ["uidvalidity", "uid", "rescan", "history"]
 CursorEnd = Literal["uid", "history"]

@@ -27,8 +27,8 @@ from email_ingestion.backoff import backoff
 from email_ingestion.records import NORMAL_PRIORITY
 from email_ingestion.stream.clients import BLOCK_SECONDS, LazyCluster
 from email_ingestion.stream.codec import Delivery, decode_delivery
-from email_ingestion.stream.connection import RedisLink, is_group_missing, text
 from email_ingestion.stream.keys import GROUP, Keys, parse_entry_id
+from email_ingestion.stream.redis_link import RedisLink, is_group_missing, text
 
 T = TypeVar("T")
 

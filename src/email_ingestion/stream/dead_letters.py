@@ -22,9 +22,9 @@ from email_ingestion import __version__
 from email_ingestion.errors import PermanentError, TransientError, fingerprint_of
 from email_ingestion.records import RawMessage, email_id
 from email_ingestion.stream.codec import ZSTD_LEVEL, encode
-from email_ingestion.stream.connection import RedisLink, text
 from email_ingestion.stream.entry_scan import PAGE, StreamEntry, newest_entry_id, read_entries
 from email_ingestion.stream.keys import Keys, entry_order, entry_time, parse_entry_id
+from email_ingestion.stream.redis_link import RedisLink, text
 
 Reason = Literal["max_retries", "permanent", "poison", "operator"]
 

@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any
 
 from email_ingestion.records import email_id
-from email_ingestion.stream.connection import RedisLink, text
 from email_ingestion.stream.keys import Keys
+from email_ingestion.stream.redis_link import RedisLink, text
 
 BEGINNING = "-"
 NO_ENTRY = "0-0"

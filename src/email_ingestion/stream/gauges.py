@@ -12,8 +12,8 @@ from typing import Any, cast
 import redis
 from redis.exceptions import ResponseError
 
-from email_ingestion.stream.connection import RedisLink, is_group_missing
 from email_ingestion.stream.keys import GROUP, Keys, entry_time
+from email_ingestion.stream.redis_link import RedisLink, is_group_missing
 
 PRESENCE_SECONDS = 15
 

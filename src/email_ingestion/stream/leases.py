@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from email_ingestion.stream.connection import RedisLink, text
 from email_ingestion.stream.keys import Keys
+from email_ingestion.stream.redis_link import RedisLink, text
 
 LEASE_SECONDS = 10.0  # from the last renewal of a dead owner until another process may take over
 

@@ -17,9 +17,9 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from email_ingestion.stream.connection import RedisLink, is_group_missing, text
 from email_ingestion.stream.dead_letters import dead_letter_fields, message_identity
 from email_ingestion.stream.keys import GROUP, Keys, entry_order, parse_entry_id
+from email_ingestion.stream.redis_link import RedisLink, is_group_missing, text
 
 PAGE = 100
 MISSING, KEPT = -1, 0  # what prune_consumer returns of a consumer that does not exist, and of one that stays

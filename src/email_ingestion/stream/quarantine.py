@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from email_ingestion.backoff import backoff
-from email_ingestion.stream.connection import RedisLink, text
+from email_ingestion.stream.redis_link import RedisLink, text
 
 FIRST_SECONDS = 5.0
 LONGEST_SECONDS = 3600.0

@@ -14,10 +14,10 @@ from heapq import merge
 from itertools import islice
 
 from email_ingestion.stream.codec import pack_entries
-from email_ingestion.stream.connection import RedisLink, text
 from email_ingestion.stream.dead_letters import message_identity
 from email_ingestion.stream.entry_scan import BEGINNING, EntryScanner, StreamEntry, newest_entry_id, read_entries
 from email_ingestion.stream.keys import GROUP, Keys, entry_order, parse_entry_id
+from email_ingestion.stream.redis_link import RedisLink, text
 
 REMOVE_CHUNK = 200
 REFILL_BYTES = 2 * 1024 * 1024

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from email_ingestion.overrides import Override
-from email_ingestion.stream.connection import RedisLink, text
+from email_ingestion.stream.redis_link import RedisLink, text
 
 
 class SharedOverrides:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from email_ingestion.email_json import SCHEMA, as_json
 from email_ingestion.errors import ConfigurationError, RedisConnectionError, SinkThrottled, SinkUnavailable
 from email_ingestion.records import SinkMessage
-from email_ingestion.stream.connection import RedisLink, open_link
+from email_ingestion.stream.redis_link import RedisLink, open_link
 
 if TYPE_CHECKING:
     from email_ingestion.settings import Settings

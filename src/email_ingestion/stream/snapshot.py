@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from email_ingestion.errors import OperationFailed, TransientError
-from email_ingestion.stream.connection import RedisLink, text
 from email_ingestion.stream.entry_scan import read_entries
 from email_ingestion.stream.keys import Keys, entry_order
+from email_ingestion.stream.redis_link import RedisLink, text
 
 Line = dict[str, Any]
 

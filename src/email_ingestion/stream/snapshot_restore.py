@@ -13,8 +13,8 @@ from itertools import groupby
 from typing import Any
 
 from email_ingestion.errors import OperationFailed
-from email_ingestion.stream.connection import RedisLink
 from email_ingestion.stream.keys import Keys
+from email_ingestion.stream.redis_link import RedisLink
 from email_ingestion.stream.snapshot import Line, Tally, key_names, read_snapshot, unpack
 
 PREFIX = "restoring:"

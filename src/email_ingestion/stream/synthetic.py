@@ -15,7 +15,7 @@ from typing import Any
 
 from email_ingestion.records import Envelope, RawMessage
 from email_ingestion.stream.appender import Appender
-from email_ingestion.stream.connection import RedisLink
+from email_ingestion.stream.redis_link import RedisLink
 
 ACCOUNT = "rehearsal"
 RECEIPT_SECONDS = 600

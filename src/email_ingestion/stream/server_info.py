@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from email_ingestion.stream.connection import RedisLink
+from email_ingestion.stream.redis_link import RedisLink
 
 PROBE_SECONDS = 5
 
