@@ -17,7 +17,7 @@ from email_ingestion.backup.restore import RestoreTarget, find_obstacles, restor
 from email_ingestion.cli.common import audited
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.output import Json, report
-from email_ingestion.cli.progress import step_progress
+from email_ingestion.cli.progress_bars import step_progress
 from email_ingestion.fleet.redis_server import scratch_redis
 from email_ingestion.settings import Settings, load_settings
 from email_ingestion.stream import open_link, read_server_info

@@ -24,7 +24,7 @@ from email_ingestion.cli.dlq_filter import DlqSelection, conditions, selection, 
 from email_ingestion.cli.dlq_output import exit_code, groups_as_json, show_groups, show_letter, show_letters
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.output import Json, report, say
-from email_ingestion.cli.progress import progress
+from email_ingestion.cli.progress_bars import progress
 from email_ingestion.errors import OperationFailed, PermanentError, RedisConnectionError, SinkUnavailable
 from email_ingestion.settings import Settings
 from email_ingestion.stream import DeadLetterQueue

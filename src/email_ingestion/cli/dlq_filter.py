@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from email_ingestion.cli.common import parse_duration, parse_entry_ids
-from email_ingestion.cli.progress import progress
+from email_ingestion.cli.progress_bars import progress
 from email_ingestion.stream import DeadLetterQueue
 from email_ingestion.stream.dead_letters import UNKNOWN, DeadLetter, DeadLetterFilter, Reason
 

@@ -12,7 +12,7 @@ import typer
 from email_ingestion.cli.common import audited, open_redis
 from email_ingestion.cli.exit_codes import NEGATIVE, OK, REDIS_REMEDY
 from email_ingestion.cli.output import Json, say, show
-from email_ingestion.cli.progress import progress
+from email_ingestion.cli.progress_bars import progress
 from email_ingestion.errors import OperationFailed, RedisConnectionError
 from email_ingestion.stream.dead_letter_file import read_entries, verify_file, write_entries
 from email_ingestion.stream.queue_dump import QueueDump, entry_bytes

@@ -14,7 +14,7 @@ from rich.progress import DownloadColumn
 from email_ingestion.app.account import AccountServices, LedgerOnDemand
 from email_ingestion.blobs import open_blobs
 from email_ingestion.cli.common import audited, pick_account
-from email_ingestion.cli.progress import run_with_progress
+from email_ingestion.cli.progress_bars import run_with_progress
 from email_ingestion.producer import InFlight
 from email_ingestion.producer.mbox_import import ImportReport, MboxImport
 from email_ingestion.producer.selection import FetchFilter

@@ -1,10 +1,11 @@
-"""`email-ingestion reconcile`: is every message delivered, queued or a dead letter; if not, `--repair` queues it."""
+"""`reconcile` and `backfill`: compare a mailbox with the ledger, and fetch the mail of a period."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +15,10 @@ from rich.table import Table
 from email_ingestion.app.account import AccountServices, LedgerOnDemand, check_accounts, log_in
 from email_ingestion.blobs import open_blobs
 from email_ingestion.cli.common import audited, pick_accounts
-from email_ingestion.cli.progress import run_with_progress
+from email_ingestion.cli.progress_bars import run_with_progress
+from email_ingestion.errors import OperationFailed
+from email_ingestion.mailbox.imap_mailbox import DateRange
+from email_ingestion.producer.backpressure import HISTORY_SHARE, DownloadBudget
 from email_ingestion.reconcile import ReconcileReport
 from email_ingestion.settings import Account, Settings, load_settings
 from email_ingestion.stream import Appender, RedisLink, open_link
@@ -46,9 +50,11 @@ def reconcile(
     check_accounts(settings)
     link = open_link(settings.redis_address, "email-ingestion-reconcile")
     ledger = LedgerOnDemand(settings.database_url)
-    with closing(ledger()), _noted(settings, accounts, repair=repair) as outcome:
+    with closing(ledger()), _audited_repair(settings, accounts, repair=repair) as outcome:
         reports = [
-            _of_mailbox(one, settings, link, ledger, repair=repair) for each in accounts for one in each.by_mailbox
+            _reconcile_mailbox(one, settings, link, ledger, repair=repair)
+            for each in accounts
+            for one in each.by_mailbox
         ]
         outcome |= {"missing": _sum(reports, "missing"), "repaired": _sum(reports, "repaired")}
     if as_json:
@@ -59,7 +65,7 @@ def reconcile(
 
 
 @contextmanager
-def _noted(settings: Settings, accounts: Sequence[Account], *, repair: bool) -> Iterator[dict[str, Any]]:
+def _audited_repair(settings: Settings, accounts: Sequence[Account], *, repair: bool) -> Iterator[dict[str, Any]]:
     """Record a repair in the audit log; a mere comparison is not recorded."""
     if not repair:
         yield {}
@@ -68,7 +74,7 @@ def _noted(settings: Settings, accounts: Sequence[Account], *, repair: bool) -> 
         yield outcome
 
 
-def _of_mailbox(
+def _reconcile_mailbox(
     account: Account, settings: Settings, link: RedisLink, ledger: LedgerOnDemand, *, repair: bool
 ) -> ReconcileReport:
     services = AccountServices(account, settings, link, Appender(link), ledger, open_blobs(settings.blob_url))
@@ -100,7 +106,7 @@ def _show(reports: Sequence[ReconcileReport], *, repair: bool) -> None:
     for report in reports:
         counts = report.as_dict()
         table.add_row(report.account, report.mailbox, *(str(counts[name]) for name in (*COLUMNS, "ahead")))
-    # As wide as it is: a report that goes into a file or a pipe is not cut.
+    # A report that goes into a file or a pipe is not cut.
     Console(width=None if Console().is_terminal else 200, highlight=False).print(table)
     for report in reports:
         for line in _advice(report, repair=repair):
@@ -121,3 +127,68 @@ def _advice(report: ReconcileReport, *, repair: bool) -> list[str]:
     else:
         lines.append(f"{report.account}: `email-ingestion reconcile --repair` queues the {report.missing} missing")
     return lines
+
+
+def backfill(
+    since: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], metavar="YYYY-MM-DD", help="From this day on.")],
+    until: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], metavar="YYYY-MM-DD", help="Up to this day, included.")
+    ] = None,
+    label: Annotated[str, typer.Option(help="Only mail with this Gmail label.")] = "",
+    account: Annotated[str, typer.Option(help="Only this account, by its configured name.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="The counts as JSON.")] = False,
+) -> int:
+    """Fetch the mail of a period that was not delivered yet, newest first, and queue it.
+
+    What is delivered, queued or a dead letter is skipped, so it may be repeated, and may run beside the producer. It
+    waits while the stream is full, and ends with exit code 2 when four fifths of IMAP_BYTES_PER_DAY are used up: run
+    it again the next day.
+
+    Examples:
+      email-ingestion backfill --since 2024-01-01
+      email-ingestion backfill --since 2023-01-01 --until 2023-12-31 --label Receipts
+      email-ingestion backfill --since 2024-06-01 --account work --json
+    """
+    settings = load_settings()
+    accounts = pick_accounts(settings, account)
+    check_accounts(settings)
+    period = DateRange(since.date(), until.date() if until else None, label or None)
+    details = {"accounts": [each.name for each in accounts], "since": str(period.since)}
+    link = open_link(settings.redis_address, "email-ingestion-backfill")
+    ledger = LedgerOnDemand(settings.database_url)
+    with closing(ledger()), audited(settings.log_dir, "backfill", details) as outcome:
+        counts = [
+            _backfill_mailbox(one, settings, link, ledger, period) for each in accounts for one in each.by_mailbox
+        ]
+        outcome |= {"queued": sum(each["queued"] for each in counts)}
+    if as_json:
+        typer.echo(json.dumps(counts, indent=2))
+    else:
+        for each in counts:
+            typer.echo(
+                "{account}, {mailbox}: {found} messages in the period, {queued} of them queued now".format(**each)
+            )
+    return 0
+
+
+def _backfill_mailbox(
+    account: Account, settings: Settings, link: RedisLink, ledger: LedgerOnDemand, period: DateRange
+) -> dict[str, Any]:
+    services = AccountServices(account, settings, link, Appender(link), ledger, open_blobs(settings.blob_url))
+    budget = services.budget()
+    with closing(log_in(account, settings.imap_timeout_seconds)) as connection:
+        if period.label and not connection.is_gmail:
+            raise OperationFailed(f"--label is for Gmail, which the server of the account {account.name} is not")
+        mailbox = connection.examine(connection.find_mailbox(account.imap_mailbox))
+        made = services.backfill(connection, mailbox, lambda size: _wait_for_capacity(services, budget, size))
+        try:
+            run_with_progress(f"fetching {account.name}", made.steps(period), lambda: (made.checked, made.found))
+        finally:
+            budget.correct(connection.received_bytes, last=True)
+    return {"account": account.name, "mailbox": mailbox.name, "found": made.found, "queued": made.queued}
+
+
+def _wait_for_capacity(services: AccountServices, budget: DownloadBudget, size: int) -> None:
+    services.capacity().wait()
+    if not budget.reserve(size, HISTORY_SHARE):
+        raise OperationFailed("the part of IMAP_BYTES_PER_DAY that old mail may use is used up: run it again tomorrow")

@@ -16,7 +16,7 @@ from rich.console import Console
 from email_ingestion.cli.common import audited, parse_duration
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.output import Json, show
-from email_ingestion.cli.progress import progress
+from email_ingestion.cli.progress_bars import progress
 from email_ingestion.errors import OperationFailed, SinkUnavailable
 from email_ingestion.settings import Settings, load_settings
 
