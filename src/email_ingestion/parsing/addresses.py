@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import islice
 from typing import Final
 
@@ -24,13 +25,14 @@ _OTHERS: Final = (
 )
 _TOKEN: Final = re.compile(r'"(?P<quoted>(?:[^"\\]|\\.)*+)"|' + _OTHERS, re.DOTALL)
 _UNQUOTED_TOKEN: Final = re.compile(_OTHERS + "|(?P<quoted>(?!))", re.DOTALL)
+_CACHED_CHARS: Final = 200  # characters; what longer fields say is not kept
 _UNESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
 _ADDRESS: Final = re.compile(r"(?:\"[^\"]*\"|[^\s@\"]+)@[^\s@]+")
 _WITHIN: Final = re.compile(r"[^\s@<>()\[\]\"',;:]{1,300}@[^\s@<>()\"',;:]{1,300}")
 _QUOTES: Final = re.compile(r"(['\"])([^'\"]*@[^'\"]*)\1")
 _AROUND_DOTS: Final = re.compile(r"\s*([@.])\s*")
 _PLAIN: Final = re.compile(r"[\w.+-]++@[\w.-]++")
-_SPECIALS: Final = re.compile(r"[\"():;\\\[]|=\?|<\s*<|>\s*>|<[^<>]*<|^[^<]*>|>[^,]*<")
+_SPECIALS: Final = re.compile(r"[\"():;\\\[]|=\?")
 _SIMPLE: Final = re.compile(
     r" *+([\w.'-]++(?: [\w.'-]++)*+)? *<([!-&*-9=?A-~]++@[!-&*-9=?A-~]++)> *|([#-&*-9=?A-~]++@[#-&*-9=?A-~]++) *"
 )
@@ -82,10 +84,24 @@ def parse(values: list[str], defects: Defects) -> tuple[Address, ...]:
     """Return the mailboxes of all fields of one name; of a group its members, or its name when it has none."""
     if not values:
         return ()
+    short = len(values) == 1 and len(values[0]) <= _CACHED_CHARS
+    found, own_defects = _parse_cached(values[0]) if short else _parse_all(values)
+    defects.add(own_defects)
+    return found
+
+
+def _parse_all(values: list[str]) -> tuple[tuple[Address, ...], Defects]:
+    defects = Defects()
     found = list(islice(_parse_fields(values, defects), limits.RECIPIENTS + 1))
     if len(found) > limits.RECIPIENTS or sum(map(len, values)) > limits.RECIPIENT_CHARS:
         defects.note(Defect.ADDRESS_TRUNCATED)
-    return tuple(found[: limits.RECIPIENTS])
+    return tuple(found[: limits.RECIPIENTS]), defects
+
+
+@lru_cache(maxsize=512)
+def _parse_cached(value: str) -> tuple[tuple[Address, ...], Defects]:
+    """Parse one short field: most mail is from and to people who write often."""
+    return _parse_all([value])
 
 
 def _parse_fields(values: list[str], defects: Defects) -> Iterator[Address]:

@@ -69,7 +69,8 @@ _CODECS: Final = {
         "windows-50221 x-windows-iso2022jp iso2022jp jis csiso2022jp2 iso-2022-jp-2004 iso-2022-jp-ext junet"
     ),
     "cp932": (
-        "csshiftjis ms932 ms_kanji shift-jis shift_jis sjis windows-31j x-sjis cp932 windows-932 shiftjis x-ms-cp932 "
+        "csshiftjis cswindows31j "
+        "ms932 ms_kanji shift-jis shift_jis sjis windows-31j x-sjis cp932 windows-932 shiftjis x-ms-cp932 "
         "shift_jis-2004 x-shift-jis"
     ),
     "cp949": (
@@ -108,7 +109,7 @@ _LABEL: Final = re.compile(r"[a-z0-9][a-z0-9._:+-]{0,39}")
 @lru_cache(maxsize=512)
 def find_codec(label: str) -> str | None:
     """Return the Python codec for a charset label; None when Python has none or it is not a charset."""
-    name = label.rpartition("=")[2].strip(" \t'\"<>;,()").lower()
+    name = label.rpartition("=")[2].partition("(")[0].strip(" \t'\"<>;,()").lower()
     if codec := _BY_LABEL.get(name) or _BY_LABEL.get(name.replace("_", "-")):
         return _NORMAL.get(codec, codec)
     if not _LABEL.fullmatch(name):

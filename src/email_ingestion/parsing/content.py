@@ -5,18 +5,32 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from html import unescape
 from itertools import chain
 from typing import Final, NamedTuple
 from urllib.parse import unquote
 
-from email_ingestion.parsing import charsets, headers, limits, text, tnef
+from email_ingestion.parsing import (
+    charsets,
+    enriched,
+    headers,
+    inline_files,
+    limits,
+    rtf,
+    smime,
+    structure,
+    text,
+    tnef,
+)
 from email_ingestion.parsing.defects import Defect, Defects
 from email_ingestion.parsing.part import Part, clean_filename, is_media_type
 from email_ingestion.records import Attachment
 
-_BODY_TYPES: Final = frozenset({"text/plain", "text/html"})
+_ENRICHED: Final = frozenset({"text/enriched", "text/richtext"})
+_BODY_TYPES: Final = frozenset({"text/plain", "text/html"}) | _ENRICHED
+_UNKNOWN_TYPE: Final = "application/octet-stream"
 _TNEF: Final = frozenset({"application/ms-tnef", "application/vnd.ms-tnef"})
 _CID: Final = re.compile(r"""cid:([^"'\s<>)]{1,998})""", re.IGNORECASE)
 _META_CHARSET: Final = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?([\w.:-]{1,40})", re.IGNORECASE)
@@ -57,6 +71,8 @@ class _ContentReader:
         self._attachments: list[Attachment] = []
         self._charsets: dict[int, str] = {}
         self._has_body = False
+        self._has_text = False
+        self._opened = 0
 
     def content(self, root: Part) -> MessageContent:
         blocks = self._collect_blocks(root, parent="")
@@ -81,8 +97,14 @@ class _ContentReader:
             return []
         if self._is_body(part):
             self._has_body = True
-            return [self._make_block(part)]
+            block = self._make_block(part)
+            self._has_text = self._has_text or bool(block.html or (block.plain and not block.plain.isspace()))
+            return [block]
         self._add_part(part, parent)
+        if part.content_type in _TNEF:
+            return self._open_tnef(part.content)
+        if part.content_type in smime.TYPES:
+            return self._open_smime(part.content)
         return []
 
     def _is_body(self, part: Part) -> bool:
@@ -97,7 +119,14 @@ class _ContentReader:
     def _make_block(self, part: Part) -> _Block:
         if part.content_type == "text/html":
             return _Block(None, self._decode(part, *_html_charsets(part)))
-        plain = self._decode(part, part.parameters.get("charset"))
+        charset = part.parameters.get("charset")
+        if not (charset and "16" in charset):
+            part.content, files = inline_files.extract(part.content, self._defects)
+            for one in files:
+                self._add_attachment(self._clean_name(one.filename), _UNKNOWN_TYPE, one.content)
+        plain = self._decode(part, charset)
+        if part.content_type in _ENRICHED:
+            return _Block(enriched.to_text(plain), None)
         if part.parameters.get("format", "").lower() == "flowed" and len(plain) <= limits.FLOWED_CHARS:
             plain = text.unflow(plain, delsp=part.parameters.get("delsp", "").lower() == "yes")
         return _Block(plain, None)
@@ -105,7 +134,7 @@ class _ContentReader:
     def _decode(self, part: Part, charset: str | None, hint: str | None = None) -> str:
         max_bytes = 4 * limits.TEXT_CHARS
         decoded = charsets.decode(part.content[:max_bytes], charset, self._defects, hint)
-        return headers.clean(text.normalize(decoded), self._defects)
+        return self._clean(decoded)
 
     def _join_text(self, blocks: list[_Block]) -> str:
         """Join the texts; where the plain alternative is empty, the HTML is converted."""
@@ -139,8 +168,6 @@ class _ContentReader:
         )
         if charset := part.parameters.get("charset"):
             self._charsets[len(self._attachments)] = charset
-        if part.content_type in _TNEF:
-            self._add_tnef_attachments(part.content)
 
     def _add_attachment(
         self,
@@ -164,17 +191,51 @@ class _ContentReader:
             )
         )
 
-    def _add_tnef_attachments(self, container: bytes) -> None:
-        """Add the attachments inside a winmail.dat after the container itself."""
+    def _open_tnef(self, container: bytes) -> list[_Block]:
+        """Add the attachments inside a winmail.dat after the container itself; its body counts if there is no other."""
         try:
             wrapped = tnef.unwrap(container)
         except ValueError:
             self._defects.note(Defect.TNEF_UNREADABLE)
-            return
+            return []
         for one in wrapped:
-            name = clean_filename(headers.one_line(one.filename, self._defects))
-            content_type = one.content_type if is_media_type(one.content_type) else "application/octet-stream"
-            self._add_attachment(name, content_type, one.content)
+            content_type = one.content_type if is_media_type(one.content_type) else _UNKNOWN_TYPE
+            self._add_attachment(self._clean_name(one.filename), content_type, one.content)
+        return [] if self._has_text else self._tnef_blocks(tnef.read_body(container))
+
+    def _tnef_blocks(self, body: tnef.TnefBody) -> list[_Block]:
+        plain, html = body.plain, body.html
+        if not html and body.rtf:
+            with suppress(ValueError):
+                rich, is_html = rtf.to_text(rtf.decompress(body.rtf))
+                html = rich if is_html else ""
+                plain = plain or ("" if is_html else rich)
+        if isinstance(html, bytes):
+            html = charsets.decode(html, _find_meta_charset(html), self._defects)
+        if not plain and not html:
+            return []
+        self._has_text = True
+        return [_Block(self._clean(plain), self._clean(html) if html else None)]
+
+    def _open_smime(self, content: bytes) -> list[_Block]:
+        """Read the message inside opaque S/MIME, which stays an attachment, too; encrypted data stays closed."""
+        if self._opened >= limits.ENCLOSED_MESSAGES:
+            return []
+        self._opened += 1
+        try:
+            entity = smime.unwrap(content)
+        except ValueError:
+            self._defects.note(Defect.SMIME_UNREADABLE)
+            return []
+        if entity is None:
+            return []
+        return self._collect_blocks(structure.read(entity, headers.scan(entity, self._defects), self._defects), "")
+
+    def _clean(self, whole: str) -> str:
+        return headers.clean(text.normalize(whole), self._defects)
+
+    def _clean_name(self, filename: str) -> str | None:
+        return clean_filename(headers.one_line(filename, self._defects))
 
 
 def _choose_alternative(nested: list[list[_Block]]) -> list[_Block]:

@@ -37,6 +37,7 @@ class Defect(StrEnum):
     MIME_UNCLOSED = "mime:unclosed"  # a multipart without its closing boundary, perhaps cut off on its way
     NUL = "text:nul"  # NUL or lone surrogates in a text, replaced by U+FFFD
     PARSE_FAILED = "parse:failed"  # none of the parsers could read it: the record has the envelope only
+    SMIME_UNREADABLE = "smime:unreadable"  # an opaque S/MIME part that is damaged; kept as an attachment
     TNEF_UNREADABLE = "tnef:unreadable"  # a winmail.dat that is none; kept as an attachment
     TRANSFER_INVALID = "transfer:invalid"  # damaged base64, quoted-printable or uuencode; what could be decoded is kept
     TRANSFER_UNKNOWN = "transfer:unknown"  # a Content-Transfer-Encoding nobody knows; left undecoded

@@ -81,6 +81,12 @@ def _decode_run(run: _Run, defects: Defects) -> str:
     return charsets.decode(data, run.charset, defects)
 
 
+def _is_text(written: str) -> bool:
+    """Tell text with the label of base64: it has spaces and punctuation, or hardly a sign of base64."""
+    stray = "".join(_NOT_BASE64.findall(written.strip("= ")))
+    return 2 * len(stray) > len(written) or (" " in stray and not stray.isspace())
+
+
 def _decode_q(texts: list[str]) -> bytes:
     return b"".join(binascii.a2b_qp(text.encode("utf-8", "replace"), header=True) for text in texts)
 
@@ -93,6 +99,6 @@ def _decode_b(texts: list[str], defects: Defects) -> bytes:
         defects.note(Defect.ENCODED_WORD_INVALID)
     whole = "".join(texts)
     clean = _NOT_BASE64.sub("", whole)
-    if 2 * len(clean) < len(whole.rstrip("=")):
+    if _is_text(whole):
         return whole.encode("utf-8", "replace")  # it is text with a wrong label
     return binascii.a2b_base64(clean[: len(clean) - (len(clean) % 4 == 1)] + "===")

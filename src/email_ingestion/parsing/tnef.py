@@ -1,9 +1,10 @@
-"""Extract the attachments of a winmail.dat (MS-OXTNEF), as Outlook sends them; its texts and dates are not read."""
+"""Extract the attachments and the body of a winmail.dat (MS-OXTNEF), as Outlook sends them; its dates are not read."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,14 +19,21 @@ _NEW_ATTACHMENT: Final = 0x00069002  # attAttachRenddata
 _TITLE: Final = 0x00018010
 _DATA: Final = 0x0006800F
 _PROPERTIES: Final = 0x00069005
+_MESSAGE_PROPERTIES: Final = 0x00069003
+_BODY: Final = 0x0002800C
 
 # MAPI properties (MS-OXPROPS) of an attachment.
 _FILENAME: Final = (0x3707, 0x3001)  # long, display name
 _MIME_TYPE: Final = 0x370E
 _BINARY: Final = 0x3701
+_OBJECT: Final = -_BINARY  # the same as an object: another message, itself in TNEF
+_PLAIN_BODY: Final = 0x1000
+_RTF_BODY: Final = 0x1009
+_HTML_BODY: Final = 0x1013
 _NAMED: Final = 0x8000
 _FIXED: Final = {0x02: 4, 0x03: 4, 0x04: 4, 0x05: 8, 0x06: 8, 0x07: 8, 0x0A: 4, 0x0B: 4, 0x14: 8, 0x40: 8, 0x48: 16}
 _INTERFACE: Final = 16  # bytes of an identifier before the content of an object
+_OBJECT_KIND: Final = 0x0D
 _MULTIPLE: Final = 0x1000
 
 
@@ -36,6 +44,30 @@ class TnefAttachment:
     filename: str = ""
     content_type: str = ""
     content: bytes = b""
+
+
+@dataclass(slots=True)
+class TnefBody:
+    """The body of the message in the container; at most one of them, the richest, is set beside the plain text."""
+
+    plain: str = ""
+    html: bytes | str = b""
+    rtf: bytes = b""  # compressed
+
+
+def read_body(data: bytes) -> TnefBody:
+    """Return the body, as far as the container can be read."""
+    body = TnefBody()
+    for name, value in _iter_attributes(data):
+        if name == _BODY:
+            body.plain = body.plain or charsets.decode(value.partition(b"\0")[0], None, Defects())
+        elif name == _MESSAGE_PROPERTIES:
+            properties = _read_properties(value)
+            body.plain = _as_text(properties.get(_PLAIN_BODY)) or body.plain
+            body.html = properties.get(_HTML_BODY) or body.html
+            rtf = properties.get(_RTF_BODY)
+            body.rtf = rtf if isinstance(rtf, bytes) else body.rtf
+    return body
 
 
 def unwrap(data: bytes) -> list[TnefAttachment]:
@@ -72,16 +104,27 @@ def _apply_attribute(attachment: TnefAttachment, name: int, value: bytes) -> Non
 
 
 def _apply_properties(attachment: TnefAttachment, value: bytes) -> None:
-    try:
-        properties = dict(_iter_properties(value))
-    except (struct.error, ValueError):  # cut off, or of a kind we do not know: what follows cannot be found
-        return
+    properties = _read_properties(value)
     for name in reversed(_FILENAME):
         attachment.filename = _as_text(properties.get(name)) or attachment.filename
-    attachment.content_type = _as_text(properties.get(_MIME_TYPE)).lower()
+    attachment.content_type = _as_text(properties.get(_MIME_TYPE)).lower() or attachment.content_type
+    inner = properties.get(_OBJECT)
     content = properties.get(_BINARY)
-    if isinstance(content, bytes) and not attachment.content:
+    if isinstance(inner, bytes) and inner:  # what stands in the attribute is then a sentence that says so
+        attachment.content = inner
+        if inner.startswith(_SIGNATURE):
+            attachment.content_type = "application/ms-tnef"
+    elif isinstance(content, bytes) and not attachment.content:
         attachment.content = content
+
+
+def _read_properties(value: bytes) -> dict[int, bytes | str]:
+    """Return the properties up to one that is cut off or of a kind we do not know: what follows cannot be found."""
+    found: dict[int, bytes | str] = {}
+    with suppress(struct.error, ValueError):
+        for name, content in _iter_properties(value):
+            found.setdefault(name, content)
+    return found
 
 
 def _iter_properties(value: bytes) -> Iterator[tuple[int, bytes | str]]:
@@ -104,7 +147,9 @@ def _iter_properties(value: bytes) -> Iterator[tuple[int, bytes | str]]:
         for _ in range(min(amount, limits.TNEF_PROPERTIES)):
             (length,) = struct.unpack_from("<I", value, position)
             position += 4
-            yield name, _decode_property(kind & ~_MULTIPLE, value[position : position + length])
+            base = kind & ~_MULTIPLE
+            key = -name if base == _OBJECT_KIND else name
+            yield key, _decode_property(base, value[position : position + length])
             position += length + -length % 4
 
 
@@ -122,7 +167,7 @@ def _decode_property(kind: int, value: bytes) -> bytes | str:
         case 0x1F:  # text in UTF-16
             return value.decode("utf-16-le", "replace").partition("\0")[0]
         case 0x1E:  # text in the sender's code page
-            return _text(value)
+            return charsets.decode(value.partition(b"\0")[0], None, Defects())
         case 0x0D:  # object
             return value[_INTERFACE:]
         case 0x102:  # bytes

@@ -91,18 +91,18 @@ def decode_uuencoded(data: bytes, start: int, defects: Defects) -> tuple[bytes, 
     """Decode the lines from `start` to the one that says "end"; return the bytes and the offset behind it."""
     decoded: list[bytes] = []
     end = start
-    for line, end in _iter_lines(data, start):
+    for line, end in iter_lines(data, start):
         if line == b"end":
             return b"".join(decoded), end
         try:
-            decoded.append(_decode_uuencoded_line(line))
+            decoded.append(decode_uuencoded_line(line))
         except binascii.Error:
             defects.note(Defect.TRANSFER_INVALID)
     defects.note(Defect.TRANSFER_INVALID)
     return b"".join(decoded), end
 
 
-def _iter_lines(data: bytes, start: int) -> Iterator[tuple[bytes, int]]:
+def iter_lines(data: bytes, start: int) -> Iterator[tuple[bytes, int]]:
     """Yield each line without its end and its trailing white space, and the offset behind it."""
     while start < len(data):
         end = data.find(b"\n", start)
@@ -111,7 +111,8 @@ def _iter_lines(data: bytes, start: int) -> Iterator[tuple[bytes, int]]:
         start = end
 
 
-def _decode_uuencoded_line(line: bytes) -> bytes:
+def decode_uuencoded_line(line: bytes) -> bytes:
+    """Decode one line; raises binascii.Error."""
     try:
         return binascii.a2b_uu(line)
     except binascii.Error:  # more signs than the length says, as some encoders pad: the standard library's remedy
