@@ -304,29 +304,29 @@ def test_old_mail_has_nothing_of_what_was_drawn_for_new_mail(redis_server: Redis
 
 
 @pytest.fixture
-def intake(redis_server: RedisServer) -> Appender:
+def appender(redis_server: RedisServer) -> Appender:
     made = Appender(link(redis_server.url))
     made.restart_cursor("default", "INBOX", Cursor(1, 100, 100, 101))
     return made
 
 
-def down(intake: Appender, since: int, *uids: int, downto: int) -> tuple[int, Cursor]:
+def down(appender: Appender, since: int, *uids: int, last_uid: int) -> tuple[int, Cursor]:
     at = Cursor(1, 100, 100, since)
-    return intake.append("default", "INBOX", at, downto, [message(uid) for uid in uids], end="history")
+    return appender.append("default", "INBOX", at, last_uid, [message(uid) for uid in uids], end="history")
 
 
-def test_history_moves_down_and_new_mail_up(intake: Appender):
-    assert down(intake, 101, 100, 99, downto=98) == (2, Cursor(1, 100, 100, 98))
-    assert intake.append("default", "INBOX", Cursor(1, 100, 100, 98), 101, [message(101)])[0] == 1
-    assert intake.cursor("default", "INBOX") == Cursor(1, 101, 100, 98)
+def test_history_moves_down_and_new_mail_up(appender: Appender):
+    assert down(appender, 101, 100, 99, last_uid=98) == (2, Cursor(1, 100, 100, 98))
+    assert appender.append("default", "INBOX", Cursor(1, 100, 100, 98), 101, [message(101)])[0] == 1
+    assert appender.cursor("default", "INBOX") == Cursor(1, 101, 100, 98)
 
 
-def test_a_resent_portion_adds_nothing_and_a_mark_that_went_back_is_refused(intake: Appender):
-    assert down(intake, 101, 100, 99, downto=99)[0] == 2
-    assert down(intake, 101, 100, 99, 98, downto=98)[0] == 1  # two producers, or a lost answer
+def test_a_resent_portion_adds_nothing_and_a_mark_that_went_back_is_refused(appender: Appender):
+    assert down(appender, 101, 100, 99, last_uid=99)[0] == 2
+    assert down(appender, 101, 100, 99, 98, last_uid=98)[0] == 1  # two producers, or a lost answer
     with pytest.raises(StaleCursor):
-        down(intake, 90, 89, downto=89)
-    assert intake.cursor("default", "INBOX") == Cursor(1, 100, 100, 98)
+        down(appender, 90, 89, last_uid=89)
+    assert appender.cursor("default", "INBOX") == Cursor(1, 100, 100, 98)
 
 
 def test_a_cursor_of_an_earlier_release_has_no_history_to_come(redis_server: RedisServer):
