@@ -5,11 +5,11 @@ Every answer comes from the status board and the metrics registry in memory; no 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from html import escape
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel
 
@@ -76,7 +76,7 @@ def metrics_app(metrics: Metrics, title: str = "email-ingestion metrics", versio
 def _add_get(
     app: FastAPI,
     path: str,
-    endpoint: Callable[..., Any],
+    endpoint: Callable[[], Awaitable[Response]],
     model: type[BaseModel] | None = None,
     *,
     unavailable: str | None = None,
@@ -93,7 +93,11 @@ def _add_get(
         responses=responses if unavailable else None,
         tags=["reading"],
     )
-    app.add_api_route(path, endpoint, methods=["HEAD"], response_model=None, include_in_schema=False)
+
+    async def head(_request: Request) -> Response:
+        return await endpoint()
+
+    app.add_route(path, head, methods=["HEAD"], include_in_schema=False)
 
 
 def _add_docs(app: FastAPI) -> None:

@@ -24,7 +24,7 @@ def bind(host: str, port: int, setting: str) -> socket.socket:
     Raises OperationFailed when the port is taken, ConfigurationError when `host` is no address of this machine.
     """
     family, address = _resolve(host, port)
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # so named, asyncio sets TCP_NODELAY
     try:
         _prepare(bound, family)
         bound.bind(address)
