@@ -22,6 +22,7 @@ from email_ingestion.fleet.redis_server import scratch_redis
 from email_ingestion.settings import Settings, load_settings
 from email_ingestion.stream import open_link, read_server_info
 
+VOLATILE = "Redis has no append-only file and may forget all this: set `appendonly yes` before you go on"
 ListOption = Annotated[bool, typer.Option("--list", help="List the backups, newest first, and do nothing else.")]
 
 
@@ -102,9 +103,6 @@ def summary(archive: Archive) -> str:
 
 def _messages(database: dict[str, Any] | None) -> str:
     return f"{database['rows'].get('emails', 0)} messages" if database else "nothing"
-
-
-VOLATILE = "Redis has no append-only file and may forget all this: set `appendonly yes` before you go on"
 
 
 def restore_backup(

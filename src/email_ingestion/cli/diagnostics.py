@@ -21,6 +21,10 @@ from email_ingestion.settings.effective_settings import effective_settings
 
 COLOURS = {"ok": "green", "degraded": "yellow", "failed": "bold red"}
 
+config = typer.Typer(help="See which setting holds and where it comes from.")
+evidence = typer.Typer(help="Put together what is known of an incident, without mail or secrets.")
+alert = typer.Typer(help="Notices without a Prometheus.", no_args_is_help=True)
+
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False) -> int:
     """Check settings, folders, ports, Redis, database, sinks, tokens, mail servers and the clock; change nothing.
@@ -55,9 +59,6 @@ def _print_finding(console: Console, finding: Finding) -> None:
         console.print(Text(f"{'':<9}→ {finding.remedy}"))
 
 
-config = typer.Typer(help="See which setting holds and where it comes from.")
-
-
 @config.callback()
 def _config() -> None:
     """See which setting holds and where it comes from."""
@@ -78,9 +79,6 @@ def show_config(
     found = effective_settings(load_settings())
     show([asdict(each) for each in found if each.origin != "default" or not only_set], as_json=as_json)
     return OK
-
-
-evidence = typer.Typer(help="Put together what is known of an incident, without mail or secrets.")
 
 
 @evidence.callback()
@@ -115,9 +113,6 @@ def collect_evidence(
         [{"directory": str(out), "files": len(manifest["files"]), "missing": len(manifest["missing"])}], as_json=as_json
     )
     return OK
-
-
-alert = typer.Typer(help="Notices without a Prometheus.", no_args_is_help=True)
 
 
 @alert.callback()

@@ -28,6 +28,7 @@ CHUNK = 500
 MIN_AGE = timedelta(days=1)  # far longer than bytes wait for the row that refers to them
 
 blobs = typer.Typer(help="Look after large messages and attachments.", no_args_is_help=True)
+database = typer.Typer(help="Look after the database.", no_args_is_help=True)
 
 
 @blobs.callback()
@@ -128,9 +129,6 @@ def _totals(orphans: list[OldBlob]) -> dict[str, Any]:
 
 def _sentence(totals: dict[str, Any]) -> str:
     return f"{len(totals['orphans'])} orphans of {totals['bytes']} bytes"
-
-
-database = typer.Typer(help="Look after the database.", no_args_is_help=True)
 
 
 @database.command()

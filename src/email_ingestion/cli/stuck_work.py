@@ -24,6 +24,10 @@ ConsumerOption = Annotated[str, typer.Option("--consumer", help="Only this worke
 IdleOption = Annotated[str, typer.Option("--idle", metavar="SPAN", help="Only those untouched for 90s, 30m, 12h.")]
 AllOption = Annotated[bool, typer.Option("--all", help="Every pending entry.")]
 
+REVOKE_SECONDS = 10.0  # how long a worker may take to make a dead letter of a revoked message
+TAKE_OVER_SECONDS = 20.0  # how long the living workers may take to claim the released entries
+
+consumers = typer.Typer(help="See the workers Redis knows by name, and remove those that are gone.")
 pending = typer.Typer(help="See messages a worker has taken and not finished, set them free or aside.")
 
 
@@ -64,10 +68,12 @@ def release(
       email-ingestion pending release 1767225600000-0
     """
     settings, link = open_redis("pending")
-    stucks = PendingEntries(link)
+    entries = PendingEntries(link)
     with audited(settings.log_dir, "pending release", _filter_record(ids, consumer, idle)) as outcome:
-        chosen = list(_chosen(stucks, ids, consumer, idle, everything=everything))
-        outcome["released"] = sum(stucks.release(chosen[start : start + PAGE]) for start in range(0, len(chosen), PAGE))
+        chosen = list(_select(entries, ids, consumer, idle, everything=everything))
+        outcome["released"] = sum(
+            entries.release(chosen[start : start + PAGE]) for start in range(0, len(chosen), PAGE)
+        )
     show([{"matched": len(chosen), **outcome}], as_json=as_json)
     return _answer(chosen)
 
@@ -88,26 +94,26 @@ def to_dlq(
     """
     rows: list[dict[str, Any]] = []
     settings, link = open_redis("pending")
-    stucks = PendingEntries(link)
+    entries = PendingEntries(link)
     with audited(settings.log_dir, "pending to-dlq", _filter_record(ids, consumer, idle)) as outcome:
         outcome["buried"] = 0
-        for each in _chosen(stucks, ids, consumer, idle, everything=everything):
-            dead_letter_id = stucks.dead_letter(each, f"{socket.gethostname()}-{current_user()}")
+        for each in _select(entries, ids, consumer, idle, everything=everything):
+            dead_letter_id = entries.dead_letter(each, f"{socket.gethostname()}-{current_user()}")
             rows.append({"id": each.id, "email_id": each.email_id, "letter": dead_letter_id})
             outcome["buried"] += dead_letter_id is not None
     show(rows, as_json=as_json)
     return _answer([row for row in rows if row["letter"]])
 
 
-def _chosen(
-    stucks: PendingEntries, ids: Sequence[str] | None, consumer: str, idle: str, *, everything: bool
+def _select(
+    entries: PendingEntries, ids: Sequence[str] | None, consumer: str, idle: str, *, everything: bool
 ) -> Iterator[PendingEntry]:
     seconds = parse_duration(idle, "--idle").total_seconds()
     narrowed = bool(ids or consumer or seconds)
     if everything is narrowed:
         raise typer.BadParameter("name entries by id, --consumer or --idle, or else say --all")
     wanted = parse_entry_ids(ids or (), "an entry")
-    found = stucks.entries(consumer=consumer, idle_seconds=seconds)
+    found = entries.entries(consumer=consumer, idle_seconds=seconds)
     return (each for each in found if not wanted or each.id in wanted)
 
 
@@ -115,15 +121,15 @@ def _filter_record(ids: Sequence[str] | None, consumer: str, idle: str) -> dict[
     return {"filter": {"ids": list(ids or ()), "consumer": consumer, "idle": idle}}
 
 
-def _row(stuck: PendingEntry) -> dict[str, Any]:
+def _row(entry: PendingEntry) -> dict[str, Any]:
     return {
-        "id": stuck.id,
-        "email_id": stuck.email_id,
-        "consumer": stuck.consumer,
-        "age_seconds": round(stuck.age_seconds, 3),
-        "idle_seconds": round(stuck.idle_seconds, 3),
-        "deliveries": stuck.deliveries,
-        "bytes": None if stuck.wire_bytes < 0 else stuck.wire_bytes,
+        "id": entry.id,
+        "email_id": entry.email_id,
+        "consumer": entry.consumer,
+        "age_seconds": round(entry.age_seconds, 3),
+        "idle_seconds": round(entry.idle_seconds, 3),
+        "deliveries": entry.deliveries,
+        "bytes": None if entry.wire_bytes < 0 else entry.wire_bytes,
     }
 
 
@@ -132,11 +138,6 @@ def _answer(found: Sequence[object]) -> int:
         return OK
     say("nothing like that is pending")
     return NEGATIVE
-
-
-TAKEN_OVER_SECONDS = 20.0  # how long the living workers get to take over what was let go
-
-consumers = typer.Typer(help="See the workers Redis knows by name, and remove those that are gone.")
 
 
 @consumers.command("list")
@@ -166,12 +167,12 @@ def prune(
       email-ingestion consumers prune --release
     """
     settings, link = open_redis("consumers")
-    stucks = PendingEntries(link)
+    entries = PendingEntries(link)
     with audited(settings.log_dir, "consumers prune", {"release": release}) as outcome:
         if release:
-            _hand_over(stucks)
-        pruned = [each.name for each in _gone(stucks) if each.pending == 0 and stucks.prune(each.name)]
-        left = [each.name for each in _gone(stucks)]
+            _hand_over(entries)
+        pruned = [each.name for each in _gone(entries) if each.pending == 0 and entries.prune(each.name)]
+        left = [each.name for each in _gone(entries)]
         outcome |= {"pruned": pruned, "left": left}
     show(
         [{"consumer": name, "pruned": True} for name in pruned]
@@ -183,17 +184,14 @@ def prune(
     return NEGATIVE if left else OK
 
 
-def _gone(stucks: PendingEntries) -> list[ConsumerInfo]:
-    return [each for each in stucks.consumers() if not each.alive]
+def _gone(entries: PendingEntries) -> list[ConsumerInfo]:
+    return [each for each in entries.consumers() if not each.alive]
 
 
-def _hand_over(stucks: PendingEntries) -> None:
-    for each in _gone(stucks):
-        stucks.release(list(stucks.entries(consumer=each.name)))
-    wait_until(lambda: not any(each.pending for each in _gone(stucks)), TAKEN_OVER_SECONDS)
-
-
-LET_GO_SECONDS = 10.0  # how long a worker may take to bury what it was told to
+def _hand_over(entries: PendingEntries) -> None:
+    for each in _gone(entries):
+        entries.release(list(entries.entries(consumer=each.name)))
+    wait_until(lambda: not any(each.pending for each in _gone(entries)), TAKE_OVER_SECONDS)
 
 
 def revoke(
@@ -212,8 +210,8 @@ def revoke(
     settings, link = open_redis("revoke")
     with audited(settings.log_dir, "revoke", details) as outcome:
         outcome["worker"] = _revoke_locally(settings, email_id)
-        buried = _wait_for_dead_letter(link, email_id) if outcome["worker"] else None
-        outcome["letter"] = buried or _take_away(link, email_id)
+        dead_letter_id = _wait_for_dead_letter(link, email_id) if outcome["worker"] else None
+        outcome["letter"] = dead_letter_id or _take_away(link, email_id)
     show([{"email_id": email_id, **outcome}], as_json=as_json)
     if outcome["letter"] is None:
         say("no worker has this message: it waits, or is delivered already")
@@ -222,7 +220,7 @@ def revoke(
 
 
 def _revoke_locally(settings: Settings, email_id: str) -> str | None:
-    """The local worker that had the message and was told to let it go."""
+    """Revoke the message in the local worker that has it; return the name of that worker, or None."""
     client = None
     for process in running_processes(settings):
         if process.component == "worker":
@@ -237,8 +235,8 @@ def _revoke_in(client: AdminClient, process: RunningProcess, email_id: str) -> b
 
 
 def _wait_for_dead_letter(link: RedisLink, email_id: str) -> str | None:
-    """The dead letter its worker makes of it; None when it does not in time."""
-    if not wait_until(lambda: _stuck(link, email_id) is None, LET_GO_SECONDS):
+    """Wait until the worker has made a dead letter of the message; return its id, or None."""
+    if not wait_until(lambda: _pending_entry(link, email_id) is None, REVOKE_SECONDS):
         return None
     keys = link.keys_for(email_id.partition(":")[0])  # it begins with the account
     dead = (each for page in EntryScanner(link, keys).dead_letter_pages() for each in page.entries)
@@ -246,9 +244,9 @@ def _wait_for_dead_letter(link: RedisLink, email_id: str) -> str | None:
 
 
 def _take_away(link: RedisLink, email_id: str) -> str | None:
-    stuck = _stuck(link, email_id)
-    return PendingEntries(link).dead_letter(stuck, f"{socket.gethostname()}-{current_user()}") if stuck else None
+    entry = _pending_entry(link, email_id)
+    return PendingEntries(link).dead_letter(entry, f"{socket.gethostname()}-{current_user()}") if entry else None
 
 
-def _stuck(link: RedisLink, email_id: str) -> PendingEntry | None:
+def _pending_entry(link: RedisLink, email_id: str) -> PendingEntry | None:
     return next((each for each in PendingEntries(link).entries() if each.email_id == email_id), None)

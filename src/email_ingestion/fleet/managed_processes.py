@@ -46,6 +46,10 @@ class ManagedProcess:
     pid: int | None  # None when the process is dead
     ops_url: str | None
 
+    def status(self) -> dict[str, Any] | None:
+        """Return the `/status` of the process; None when it is dead or does not answer."""
+        return get_json(f"{self.ops_url}/status") if self.pid and self.ops_url else None
+
 
 def list_processes(settings: Settings) -> list[ManagedProcess]:
     """Return the producer and the workers that run here, or died here and left their PID file."""

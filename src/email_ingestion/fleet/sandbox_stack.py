@@ -17,7 +17,7 @@ from rich.progress import Progress
 from email_ingestion.atomic_files import write_private
 from email_ingestion.daemon import running_pid
 from email_ingestion.errors import OperationFailed
-from email_ingestion.fleet.managed_processes import find_process, get_json, list_processes
+from email_ingestion.fleet.managed_processes import find_process, list_processes
 from email_ingestion.fleet.redis_server import start_redis
 from email_ingestion.fleet.subprocesses import spawn, start_on_free_ports
 from email_ingestion.ledger.store import open_ledger
@@ -114,8 +114,7 @@ def wait_until_processed(settings: Settings) -> None:
 
 def _producer_status(settings: Settings) -> dict[str, Any] | None:
     """Return the `/status` of the producer."""
-    urls = [process.ops_url for process in list_processes(settings) if process.pid and process.stem == "producer"]
-    return get_json(f"{urls[0]}/status") if urls else None
+    return next((process.status() for process in list_processes(settings) if process.stem == "producer"), None)
 
 
 def _fetched(body: dict[str, Any]) -> bool:

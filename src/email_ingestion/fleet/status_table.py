@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from email_ingestion.fleet.managed_processes import get_json, list_processes
+from email_ingestion.fleet.managed_processes import list_processes
 from email_ingestion.settings import Settings
 
 WATCH_SECONDS = 2.0
@@ -30,7 +30,7 @@ def process_statuses(settings: Settings) -> list[ProcessStatus]:
     """Return the status of every process of this machine."""
     found = []
     for process in list_processes(settings):
-        body = get_json(f"{process.ops_url}/status") if process.pid and process.ops_url else None
+        body = process.status()
         state = str(body["status"]) if body else ("no answer" if process.pid else "dead")
         found.append(ProcessStatus(process.stem, state, body))
     return found
