@@ -197,7 +197,7 @@ def _shell(url: str) -> sqlite3.Connection:
 
 
 def test_sqlite_survives_a_power_cut_and_lets_readers_read(sqlite_url: str) -> None:
-    with closing(open_ledger(sqlite_url)) as ledger, ledger._engine.connect() as connection:
+    with closing(open_ledger(sqlite_url)) as ledger, ledger._database.connect() as connection:
         asked = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
         found = [connection.exec_driver_sql(f"PRAGMA {pragma}").scalar_one() for pragma in asked]
         assert found == ["wal", 2, 1, 10_000]
@@ -221,7 +221,7 @@ def test_a_locked_sqlite_file_blames_no_message(sqlite_url: str) -> None:
 def test_a_full_disk_blames_no_message_and_keeps_what_was_there(sqlite_url: str) -> None:
     with closing(open_ledger(sqlite_url)) as ledger:
         ledger.record(letters(1))
-        with ledger._engine.connect() as connection:
+        with ledger._database.connect() as connection:
             pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
             connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 5}")
         with pytest.raises(SinkUnavailable, match="disk is full"):

@@ -125,7 +125,7 @@ class Sinks:
 
     def hurry(self) -> None:
         """What waits for another attempt is due now."""
-        with self.ledger._writer.begin() as connection:
+        with self.ledger._database.begin() as connection:
             connection.exec_driver_sql("UPDATE deliveries SET due = '2020-01-01T00:00:00+00:00' WHERE holder IS NULL")
         for courier in self.couriers:
             courier.wake()

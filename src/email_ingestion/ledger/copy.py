@@ -25,7 +25,7 @@ from email_ingestion.ledger.tables import metadata
 
 # Rows refer to rows of the tables before them.
 TABLES = ("contents", "emails", "attachments", "places", "deliveries", "purged")
-PAGES = 2000  # of SQLite, copied between two looks at the progress
+_PAGES = 2000  # of SQLite, copied between two looks at the progress
 
 Progress = Callable[[int, int], None]  # done, of how many
 
@@ -58,7 +58,7 @@ def copy_ledger(url: str, path: Path, progress: Progress) -> LedgerCopy | None:
 
 def check_copy(path: Path, expected: LedgerCopy) -> None:
     """Read the copy to its end and compare its row counts. Raises OperationFailed when it is damaged or incomplete."""
-    found = pg_dump.count_rows(path, TABLES) if expected.kind == "postgresql" else _checked_file(path)
+    found = pg_dump.count_rows(path, TABLES) if expected.kind == "postgresql" else _check_file(path)
     rows = {table: found.get(table) for table in expected.rows}  # an earlier release counted fewer tables
     if rows != expected.rows:
         raise OperationFailed(f"the copy of the database holds {rows} where {expected.rows} were copied")
@@ -80,7 +80,7 @@ def merge_copy(url: str, path: Path, copied: LedgerCopy) -> int:
             if copied.kind == "postgresql":
                 return pg_dump.merge_rows(engine, path, TABLES)
             _migrate_file(path)
-            return _union(engine, path)
+            return _merge_file(engine, path)
     finally:
         engine.dispose()
 
@@ -92,10 +92,10 @@ def _copy_file(source: Path, path: Path, progress: Progress) -> LedgerCopy | Non
             original.execute("BEGIN")
             if not original.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
                 return None
-            original.backup(copy, pages=PAGES, progress=lambda _, left, total: progress(total - left, total))
+            original.backup(copy, pages=_PAGES, progress=lambda _, left, total: progress(total - left, total))
             copy.execute("PRAGMA journal_mode=DELETE")  # one file, whatever opens it
             (schema,) = copy.execute("SELECT version_num FROM alembic_version").fetchone()
-            return LedgerCopy("sqlite", schema, _counts(copy))
+            return LedgerCopy("sqlite", schema, _count_rows(copy))
     except sqlite3.Error as error:
         raise OperationFailed(f"the database {source} cannot be copied: {error}") from error
 
@@ -104,18 +104,18 @@ def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, isolation_level=None, timeout=10)
 
 
-def _checked_file(path: Path) -> dict[str, int]:
+def _check_file(path: Path) -> dict[str, int]:
     try:
         with closing(_connect(path)) as copy:
             (outcome,) = copy.execute("PRAGMA quick_check(1)").fetchone()
             if outcome != "ok":
                 raise OperationFailed(f"the copy of the database is damaged: {outcome}")
-            return _counts(copy)
+            return _count_rows(copy)
     except sqlite3.Error as error:
         raise OperationFailed(f"the copy of the database cannot be read: {error}") from error
 
 
-def _counts(copy: sqlite3.Connection) -> dict[str, int]:
+def _count_rows(copy: sqlite3.Connection) -> dict[str, int]:
     there = {name for (name,) in copy.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     return {
         table: int(copy.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608 - our own names
@@ -132,7 +132,7 @@ def _migrate_file(path: Path) -> None:
         engine.dispose()
 
 
-def _union(engine: Engine, path: Path) -> int:
+def _merge_file(engine: Engine, path: Path) -> int:
     added = 0
     with write_engine(engine).connect() as connection:
         raw = cast("Any", connection.connection.driver_connection)

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyErro
 from email_ingestion.errors import ConfigurationError, PermanentError, SinkUnavailable
 
 # SQLSTATE classes that are about the values: data exception, constraint violation, program limit exceeded.
-_ABOUT_THE_VALUES = ("22", "23", "54")
+_VALUE_SQLSTATES = ("22", "23", "54")
 
 _SQLITE_ADVICE = {
     "SQLITE_BUSY": "another process keeps it locked; look for a backup or an open sqlite3 shell",
@@ -26,7 +26,7 @@ _SQLITE_ADVICE = {
     "SQLITE_CORRUPT": "it is damaged; restore a backup",
     "SQLITE_NOTADB": "it is not an SQLite database; mend DATABASE_URL",
 }
-_SQLITE_SETTING_AT_FAULT = ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_NOTADB")
+_SQLITE_CONFIGURATION_CODES = ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_NOTADB")
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def translate_errors(database: str) -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        if _about_the_values(error):
+        if _is_about_values(error):
             # Not `from error`: its text may quote the message.
             raise PermanentError(f"the database refuses this message: {_reason(error)}") from None
         raise SinkUnavailable(f"the database {database} takes nothing: {_reason(error)}") from error
@@ -49,18 +49,18 @@ def translate_open_errors(database: str) -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        if _sqlite_code(error) in _SQLITE_SETTING_AT_FAULT:
+        if _sqlite_code(error) in _SQLITE_CONFIGURATION_CODES:
             raise ConfigurationError(f"the database {database} cannot be used: {_reason(error)}") from error
         hint = "" if _sqlite_code(error) else "; check DATABASE_URL and that the server runs"
         raise SinkUnavailable(f"the database {database} cannot be reached: {_reason(error)}{hint}") from error
 
 
-def _about_the_values(error: SQLAlchemyError) -> bool:
+def _is_about_values(error: SQLAlchemyError) -> bool:
     if not isinstance(error, DBAPIError):
         return isinstance(error, StatementError)  # a value that could not even be bound
     if isinstance(error, DataError | IntegrityError):
         return True
-    return str(getattr(error.orig, "sqlstate", None) or "").startswith(_ABOUT_THE_VALUES)
+    return str(getattr(error.orig, "sqlstate", None) or "").startswith(_VALUE_SQLSTATES)
 
 
 def _sqlite_code(error: SQLAlchemyError) -> str:

@@ -6,6 +6,8 @@ import json
 import os
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,9 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 
 from email_ingestion.errors import ConfigurationError
-from email_ingestion.ledger.database_errors import translate_open_errors
+from email_ingestion.ledger.database_errors import translate_errors, translate_open_errors
 
-EXAMPLES = "sqlite:///data/email_ingestion.db or postgresql+psycopg://user:password@host/database"
+_EXAMPLES = "sqlite:///data/email_ingestion.db or postgresql+psycopg://user:password@host/database"
 
 
 _LOCK_SECONDS = 10.0  # how long SQLite waits for another process's transaction
@@ -30,12 +32,12 @@ def open_engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        raise ConfigurationError(f"DATABASE_URL is not the address of a database; examples: {EXAMPLES}") from None
+        raise ConfigurationError(f"DATABASE_URL is not the address of a database; examples: {_EXAMPLES}") from None
     if parsed.drivername == "sqlite":
         return _open_sqlite(parsed)
     if parsed.drivername in ("postgresql+psycopg", "postgresql", "postgres"):
         return _open_postgresql(parsed.set(drivername="postgresql+psycopg"))
-    raise ConfigurationError(f"DATABASE_URL names {parsed.drivername!r}, which is not supported; examples: {EXAMPLES}")
+    raise ConfigurationError(f"DATABASE_URL names {parsed.drivername!r}, which is not supported; examples: {_EXAMPLES}")
 
 
 def describe_database(engine: Engine) -> str:
@@ -50,6 +52,27 @@ def write_engine(engine: Engine) -> Engine:
     A transaction that reads first and writes later fails at once when another process wrote in between.
     """
     return engine.execution_options(writes=True)
+
+
+class Database:
+    """Connections for queries and transactions for writes, whose errors are translated by `translate_errors`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.name = describe_database(engine)
+        self._write_engine = write_engine(engine)
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """Open a connection for queries."""
+        with translate_errors(self.name), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """Open a transaction for writes, which is committed at the end of the block."""
+        with translate_errors(self.name), self._write_engine.begin() as connection:
+            yield connection
 
 
 _to_json = partial(json.dumps, ensure_ascii=False)  # labels and headers stay readable in the database
@@ -85,7 +108,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, record: Any) -> None:
     # FULL: a commit must survive a power cut, because the message is acknowledged right after it.
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
-    record.info["file"] = _identity(Path(connection.execute("PRAGMA database_list").fetchone()[2]))
+    record.info["file"] = _file_identity(Path(connection.execute("PRAGMA database_list").fetchone()[2]))
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
@@ -105,11 +128,11 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
 def _refuse_replaced_file(path: Path, connection: sqlite3.Connection, record: Any, proxy: object) -> None:
     """Reconnect when the file was deleted or replaced: SQLite would go on writing to the deleted file."""
     del connection, proxy
-    if record.info.get("file") != _identity(path):
+    if record.info.get("file") != _file_identity(path):
         raise DisconnectionError("the database file was replaced")
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _file_identity(path: Path) -> tuple[int, int] | None:
     try:
         status = os.stat(path)
     except OSError:

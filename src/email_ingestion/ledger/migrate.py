@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # The newest revision. Alembic (14 MB, a quarter of a second) is loaded only where a database has an older one.
 HEAD = "0006"
-_noted = Table(  # as Alembic makes it
+_alembic_version = Table(  # as Alembic makes it
     "alembic_version",
     MetaData(),
     Column("version_num", String(32), nullable=False),
@@ -29,7 +29,7 @@ _noted = Table(  # as Alembic makes it
 
 _ADVISORY_LOCK = 0x656D61696C  # any number, the same in every process
 
-_alembic = threading.Lock()  # Alembic's `context` is one per process
+_alembic_lock = threading.Lock()  # Alembic's `context` is one per process
 
 
 def migrate(engine: Engine) -> None:
@@ -38,8 +38,8 @@ def migrate(engine: Engine) -> None:
     Raises ConfigurationError when the schema is newer than this code or cannot be written, SinkUnavailable when the
     database cannot be reached.
     """
-    with _alembic, translate_open_errors(describe_database(engine)), write_engine(engine).begin() as connection:
-        _wait_for_our_turn(connection)
+    with _alembic_lock, translate_open_errors(describe_database(engine)), write_engine(engine).begin() as connection:
+        _lock_schema(connection)
         current = _revision(connection)
         if current is None and not inspect(connection).has_table(emails.name):
             create(connection)
@@ -52,8 +52,8 @@ def create(connection: Connection) -> None:
     metadata.create_all(connection, checkfirst=False)
     for statement in FTS_STATEMENTS[connection.dialect.name]:
         connection.exec_driver_sql(statement)
-    _noted.create(connection)
-    connection.execute(_noted.insert().values(version_num=HEAD))
+    _alembic_version.create(connection)
+    connection.execute(_alembic_version.insert().values(version_num=HEAD))
 
 
 def upgrade(connection: Connection, current: str | None = None) -> None:
@@ -81,10 +81,10 @@ def pending_revision(engine: Engine) -> str | None:
 
 def _revision(connection: Connection) -> str | None:
     """Return the revision that Alembic noted in the database; None before the first."""
-    if not inspect(connection).has_table(_noted.name):
+    if not inspect(connection).has_table(_alembic_version.name):
         return None
-    noted: str | None = connection.execute(select(_noted.c.version_num)).scalar_one_or_none()
-    return noted
+    revision: str | None = connection.execute(select(_alembic_version.c.version_num)).scalar_one_or_none()
+    return revision
 
 
 def _scripts() -> tuple[Config, ScriptDirectory]:
@@ -97,7 +97,7 @@ def _scripts() -> tuple[Config, ScriptDirectory]:
     return config, ScriptDirectory.from_config(config)
 
 
-def _wait_for_our_turn(connection: Connection) -> None:
+def _lock_schema(connection: Connection) -> None:
     """Take PostgreSQL's advisory lock; on SQLite, BEGIN IMMEDIATE already holds the write lock."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")

@@ -15,10 +15,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, case, func, select, update
+from sqlalchemy import ColumnElement, Connection, case, func, select, update
 
-from email_ingestion.ledger.database_errors import translate_errors
-from email_ingestion.ledger.engine import describe_database, write_engine
+from email_ingestion.ledger.engine import Database
 from email_ingestion.ledger.tables import deliveries, emails
 from email_ingestion.records import Envelope
 
@@ -64,29 +63,26 @@ class Outbox:
     Every method raises SinkUnavailable when the database is down.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._writer = write_engine(engine)
-        self._database = describe_database(engine)
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def claim(self, sink: str, holder: str, limit: int, lease: float) -> DeliveryClaim:
         """Claim up to `limit` due messages for `lease` seconds; a message that may have killed a worker comes alone."""
         now = datetime.now(UTC)
         claim = DeliveryClaim(sink, now + timedelta(seconds=lease))
         due = (deliveries.c.sink == sink, _WAITING, deliveries.c.due <= now)
-        with translate_errors(self._database):
-            with self._engine.connect() as connection:  # mostly nothing is due, and this needs no write lock
-                if connection.execute(select(1).where(*due).limit(1)).first() is None:
-                    return claim
-            with self._writer.begin() as connection:
-                ids, abandoned = _select_due(connection, due, limit)
-                self._change(connection, sink, ids, due=claim.until, holder=holder, attempts=deliveries.c.attempts + 1)
-                return DeliveryClaim(sink, claim.until, _load_deliveries(connection, sink, ids), abandoned)
+        with self._database.connect() as connection:  # mostly nothing is due, and this needs no write lock
+            if connection.execute(select(1).where(*due).limit(1)).first() is None:
+                return claim
+        with self._database.begin() as connection:
+            ids, abandoned = _select_due(connection, due, limit)
+            self._change(connection, sink, ids, due=claim.until, holder=holder, attempts=deliveries.c.attempts + 1)
+            return DeliveryClaim(sink, claim.until, _load_deliveries(connection, sink, ids), abandoned)
 
     def extend(self, claim: DeliveryClaim, email_ids: Collection[str], lease: float) -> DeliveryClaim:
         """Extend the lease of the given messages of a claim to `lease` seconds from now."""
         until = datetime.now(UTC) + timedelta(seconds=lease)
-        with translate_errors(self._database), self._writer.begin() as connection:
+        with self._database.begin() as connection:
             self._change(connection, claim.sink, email_ids, _is_held(claim), due=until)
         return replace(claim, until=until)
 
@@ -101,7 +97,7 @@ class Outbox:
     def defer(self, claim: DeliveryClaim, seconds: Mapping[str, float]) -> None:
         """Schedule the next attempt of each message, in so many seconds."""
         now = datetime.now(UTC)
-        with translate_errors(self._database), self._writer.begin() as connection:
+        with self._database.begin() as connection:
             for email_id, wait in seconds.items():
                 due = now + timedelta(seconds=wait)
                 self._change(connection, claim.sink, [email_id], _is_held(claim), due=due, holder=None)
@@ -110,25 +106,25 @@ class Outbox:
         """Release messages that were not tried: the claim does not count as an attempt."""
         attempts = case((deliveries.c.attempts > 0, deliveries.c.attempts - 1), else_=0)
         due = datetime.now(UTC) + timedelta(seconds=seconds)
-        with translate_errors(self._database), self._writer.begin() as connection:
+        with self._database.begin() as connection:
             self._change(connection, claim.sink, email_ids, _is_held(claim), due=due, holder=None, attempts=attempts)
 
     def recover(self, sink: str, holder: str) -> int:
         """Make the claims of a killed `holder` due now; return how many. Their attempts stay counted."""
         mine = (deliveries.c.sink == sink, _WAITING, deliveries.c.holder == holder)
-        with translate_errors(self._database), self._writer.begin() as connection:
+        with self._database.begin() as connection:
             return connection.execute(update(deliveries).where(*mine).values(due=datetime.now(UTC))).rowcount
 
     def backlog(self, sink: str) -> WaitingDeliveries:
         """Count the deliveries that wait for `sink`."""
         query = select(func.count(), func.min(deliveries.c.changed_at)).where(deliveries.c.sink == sink, _WAITING)
-        with translate_errors(self._database), self._engine.connect() as connection:
+        with self._database.connect() as connection:
             waiting, oldest = connection.execute(query).one()
         return WaitingDeliveries(waiting, oldest)
 
     def _settle(self, claim: DeliveryClaim, email_ids: Collection[str], state: str) -> None:
         now = datetime.now(UTC)
-        with translate_errors(self._database), self._writer.begin() as connection:
+        with self._database.begin() as connection:
             self._change(connection, claim.sink, email_ids, state=state, due=None, holder=None, changed_at=now)
 
     def _change(

@@ -17,8 +17,8 @@ from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.settings import environment
 
 # pg_restore writes a table as this line, one line for each row, and `\.`.
-COPY = re.compile(rb"COPY (?:\S+\.)?(\S+) (\(.*\)) FROM stdin;\n")
-END = b"\\.\n"
+_COPY_LINE = re.compile(rb"COPY (?:\S+\.)?(\S+) (\(.*\)) FROM stdin;\n")
+_COPY_END = b"\\.\n"
 
 
 def dump_tables(engine: Engine, path: Path, tables: Sequence[str]) -> tuple[str, dict[str, int]] | None:
@@ -36,19 +36,25 @@ def dump_tables(engine: Engine, path: Path, tables: Sequence[str]) -> tuple[str,
             for table in tables
             if connection.execute(text("SELECT to_regclass(:name)"), {"name": table}).scalar_one() is not None
         }
-        command = [_program("pg_dump"), "--format=custom", "--no-owner", "--no-privileges", f"--snapshot={snapshot}"]
-        command += [f'--schema="{schema}"', f"--file={path}", _address(engine)]
-        done = subprocess.run(command, env=_environment(engine), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise OperationFailed(f"pg_dump failed: {_last_line(done.stderr)}")
+        command = [
+            _find_program("pg_dump"),
+            "--format=custom",
+            "--no-owner",
+            "--no-privileges",
+            f"--snapshot={snapshot}",
+        ]
+        command += [f'--schema="{schema}"', f"--file={path}", _connection_url(engine)]
+        result = subprocess.run(command, env=_environment(engine), capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise OperationFailed(f"pg_dump failed: {_last_line(result.stderr)}")
     return revision, rows
 
 
 def count_rows(path: Path, tables: Sequence[str]) -> dict[str, int]:
     """Read a dump to its end and return the number of rows by table. Raises OperationFailed."""
     found: dict[str, int] = {}
-    with _rows(path, tables) as lines:
-        for table, _, rows in _parts(lines):
+    with _open_pg_restore(path, tables) as lines:
+        for table, _, rows in _iter_tables(lines):
             found[table] = sum(1 for _ in rows)
     return {table: found[table] for table in tables if table in found}
 
@@ -57,8 +63,8 @@ def merge_rows(engine: Engine, path: Path, tables: Sequence[str]) -> int:
     """Insert the rows that only the dump has, in one transaction; return how many messages were added."""
     with engine.connect() as connection, connection.begin():
         cursor = cast("Any", connection.connection.driver_connection).cursor()
-        with _rows(path, tables) as lines:
-            for table, columns, rows in _parts(lines):
+        with _open_pg_restore(path, tables) as lines:
+            for table, columns, rows in _iter_tables(lines):
                 cursor.execute(f"CREATE TEMPORARY TABLE back_{table} (LIKE {table} INCLUDING DEFAULTS) ON COMMIT DROP")
                 with cursor.copy(f"COPY back_{table} {columns} FROM STDIN") as copy:
                     for row in rows:
@@ -74,9 +80,15 @@ def merge_rows(engine: Engine, path: Path, tables: Sequence[str]) -> int:
 
 
 @contextmanager
-def _rows(path: Path, tables: Sequence[str]) -> Iterator[IO[bytes]]:
+def _open_pg_restore(path: Path, tables: Sequence[str]) -> Iterator[IO[bytes]]:
     """Open pg_restore's output for these tables. Raises OperationFailed when it ends with an error."""
-    command = [_program("pg_restore"), "--data-only", "--file=-", *(f"--table={table}" for table in tables), str(path)]
+    command = [
+        _find_program("pg_restore"),
+        "--data-only",
+        "--file=-",
+        *(f"--table={table}" for table in tables),
+        str(path),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         yield cast("IO[bytes]", process.stdout)
         _, stderr = process.communicate()
@@ -84,21 +96,21 @@ def _rows(path: Path, tables: Sequence[str]) -> Iterator[IO[bytes]]:
         raise OperationFailed(f"pg_restore failed: {_last_line(stderr.decode(errors='replace'))}")
 
 
-def _parts(lines: IO[bytes]) -> Iterator[tuple[str, str, Iterator[bytes]]]:
+def _iter_tables(lines: IO[bytes]) -> Iterator[tuple[str, str, Iterator[bytes]]]:
     """Yield table, columns and rows of each COPY; read the rows before the next item."""
     for line in lines:
-        if found := COPY.fullmatch(line):
-            yield found[1].decode(), found[2].decode(), takewhile(END.__ne__, lines)
+        if found := _COPY_LINE.fullmatch(line):
+            yield found[1].decode(), found[2].decode(), takewhile(_COPY_END.__ne__, lines)
 
 
-def _program(name: str) -> str:
+def _find_program(name: str) -> str:
     path = which(name)
     if path is None:
         raise ConfigurationError(f"{name} is not here: install PostgreSQL's client (Debian: postgresql-client)")
     return path
 
 
-def _address(engine: Engine) -> str:
+def _connection_url(engine: Engine) -> str:
     return engine.url.set(drivername="postgresql", password=None).render_as_string(hide_password=False)
 
 

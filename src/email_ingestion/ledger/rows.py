@@ -90,9 +90,9 @@ def attachment_rows(email: Email) -> list[dict[str, Any]]:
     ]
 
 
-def _content_rows(kept: Iterable[Content]) -> list[dict[str, Any]]:
+def _content_rows(contents: Iterable[Content]) -> list[dict[str, Any]]:
     compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL)  # one for each call: threads cannot share it
     return [
         {"sha256": content.sha256, "size": len(content.data), "data": compressor.compress(content.data)}
-        for content in kept
+        for content in contents
     ]

@@ -13,8 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, bindparam, exists
 
 from email_ingestion.blobs import BlobStore, sha256_of
 from email_ingestion.errors import SinkUnavailable, TransientError
-from email_ingestion.ledger.database_errors import translate_errors
-from email_ingestion.ledger.engine import check_server, describe_database, open_engine, write_engine
+from email_ingestion.ledger.engine import Database, check_server, open_engine
 from email_ingestion.ledger.migrate import migrate
 from email_ingestion.ledger.model import Location, StoredEmail, StoredFacts
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, Outbox, envelope_of
@@ -23,7 +22,7 @@ from email_ingestion.ledger.search import Hit, parse, postgresql_condition, snip
 from email_ingestion.ledger.tables import attachments, contents, deliveries, emails, places, purged
 
 _CHUNK = 500  # values in one IN (…): old SQLites take 999 in a statement
-_SEARCHED = 200_000  # characters of a text that the full-text index covers
+_INDEXED_CHARS = 200_000  # characters of a text that the full-text index covers
 
 
 def open_ledger(url: str) -> Ledger:
@@ -61,34 +60,30 @@ class Ledger:
     """The delivered messages. Threads may share it; every method raises SinkUnavailable when the database is down."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._writer = write_engine(engine)
-        self._database = describe_database(engine)
+        self._database = Database(engine)
         self._insert = _insert_of(engine)
-        self.outbox = Outbox(engine)
+        self.outbox = Outbox(self._database)
 
     def record(self, batch: Sequence[StoredEmail]) -> set[str]:
         """Write the new messages of `batch` in one transaction; return their identities.
 
         Raises PermanentError when the database refuses a value; nothing of the batch is written then.
         """
-        with translate_errors(self._database):
-            prepared = PreparedBatch.from_emails(batch)
-            with self._writer.begin() as connection:
-                return self._write(connection, prepared)
+        prepared = PreparedBatch.from_emails(batch)
+        with self._database.begin() as connection:
+            return self._write(connection, prepared)
 
     def record_and_roll_back(self, batch: Sequence[StoredEmail]) -> None:
         """Do the work of `record`, for synthetic messages, and roll it back. Raises the same errors."""
-        with translate_errors(self._database):
-            prepared = PreparedBatch.from_emails(batch)
-            with self._writer.connect() as connection, connection.begin() as transaction:
-                self._write(connection, prepared)
-                transaction.rollback()
+        prepared = PreparedBatch.from_emails(batch)
+        with self._database.begin() as connection:
+            self._write(connection, prepared)
+            connection.rollback()
 
     def _write(self, connection: Connection, batch: PreparedBatch) -> set[str]:
         new = self._insert_emails(connection, batch.rows)
-        fresh = [stored for stored in batch.ordered if stored.email.email_id in new]
-        self._insert_parts(connection, fresh, batch.packed)
+        new_messages = [stored for stored in batch.ordered if stored.email.email_id in new]
+        self._insert_parts(connection, new_messages, batch.packed)
         self._insert_deliveries(connection, batch.ordered, new, batch.now)
         return new
 
@@ -99,15 +94,15 @@ class Ledger:
         return set(connection.execute(insert.returning(emails.c.email_id), rows).scalars())
 
     def _insert_parts(
-        self, connection: Connection, fresh: Sequence[StoredEmail], packed: dict[str, list[dict[str, Any]]]
+        self, connection: Connection, new_messages: Sequence[StoredEmail], packed: dict[str, list[dict[str, Any]]]
     ) -> None:
-        parts = [row for stored in fresh for row in attachment_rows(stored.email)]
+        parts = [row for stored in new_messages for row in attachment_rows(stored.email)]
         if parts:
             connection.execute(attachments.insert(), parts)
-        kept = {row["sha256"]: row for stored in fresh for row in packed[stored.email.email_id]}
-        if kept:
+        content_rows = {row["sha256"]: row for stored in new_messages for row in packed[stored.email.email_id]}
+        if content_rows:
             insert = self._insert(contents).on_conflict_do_nothing(index_elements=["sha256"])
-            connection.execute(insert, [kept[sha256] for sha256 in sorted(kept)])
+            connection.execute(insert, [content_rows[sha256] for sha256 in sorted(content_rows)])
 
     def _insert_deliveries(
         self, connection: Connection, batch: Sequence[StoredEmail], new: set[str], now: datetime
@@ -132,11 +127,11 @@ class Ledger:
     def known_gm_msgids(self, account: str, gm_msgids: Iterable[int]) -> set[int]:
         """Return those of `gm_msgids` that were delivered for `account`, from whatever mailbox."""
         column = emails.c.gm_msgid
-        return set(self._among(column, gm_msgids, emails.c.account == account))
+        return set(self._select(column, gm_msgids, emails.c.account == account))
 
     def known_ids(self, email_ids: Iterable[str]) -> set[str]:
         """Return those of `email_ids` that were delivered."""
-        return set(self._among(emails.c.email_id, email_ids))
+        return set(self._select(emails.c.email_id, email_ids))
 
     def known_uids(self, account: str, mailbox: str, uidvalidity: int, low: int, high: int) -> set[int]:
         """Return the UIDs from `low` to `high` delivered from this mailbox; others may have come from elsewhere."""
@@ -146,14 +141,14 @@ class Ledger:
             emails.c.uidvalidity == uidvalidity,
             emails.c.uid.between(low, high),
         )
-        with translate_errors(self._database), self._engine.connect() as connection:
+        with self._database.connect() as connection:
             return set(connection.execute(select(emails.c.uid).where(*where)).scalars())
 
     def first_locations(self, email_ids: Iterable[str]) -> dict[str, Location]:
         """Return for each delivered identity of `email_ids` the location it was first delivered from."""
         columns = (emails.c.email_id, emails.c.mailbox, emails.c.uidvalidity, emails.c.uid)
         found: dict[str, Location] = {}
-        with translate_errors(self._database), self._engine.connect() as connection:
+        with self._database.connect() as connection:
             for chunk in _chunks(list(email_ids)):
                 rows = connection.execute(select(*columns).where(emails.c.email_id.in_(chunk)))
                 found |= {row.email_id: Location(row.mailbox, row.uidvalidity, row.uid) for row in rows}
@@ -167,7 +162,7 @@ class Ledger:
             .where(places.c.account == account, places.c.mailbox == mailbox, places.c.uidvalidity == uidvalidity)
             .where(places.c.uid.between(low, high))
         )
-        with translate_errors(self._database), self._engine.connect() as connection:
+        with self._database.connect() as connection:
             return {row.here: Location(row.mailbox, row.uidvalidity, row.uid) for row in connection.execute(query)}
 
     def record_locations(self, account: str, found: Mapping[Location, str]) -> None:
@@ -177,18 +172,18 @@ class Ledger:
         rows = [
             {
                 "account": account,
-                "mailbox": place.mailbox,
-                "uidvalidity": place.uidvalidity,
-                "uid": place.uid,
+                "mailbox": location.mailbox,
+                "uidvalidity": location.uidvalidity,
+                "uid": location.uid,
                 "email_id": email_id,
             }
-            for place, email_id in found.items()
+            for location, email_id in found.items()
         ]
         key = [places.c.account, places.c.mailbox, places.c.uidvalidity, places.c.uid]
         insert = self._insert(places)
         # Replace an old row: its message may have been deleted from the ledger since.
         upsert = insert.on_conflict_do_update(index_elements=key, set_={"email_id": insert.excluded.email_id})
-        with translate_errors(self._database), self._writer.begin() as connection:
+        with self._database.begin() as connection:
             connection.execute(upsert, rows)
 
     def update_labels(self, mailbox: str, labels: Mapping[str, Sequence[str]]) -> tuple[set[str], int]:
@@ -199,7 +194,7 @@ class Ledger:
         recorded: set[str] = set()
         changed: list[dict[str, Any]] = []
         columns = (emails.c.email_id, emails.c.mailbox, emails.c.labels)
-        with translate_errors(self._database), self._engine.connect() as connection:
+        with self._database.connect() as connection:
             for chunk in _chunks(list(labels)):
                 for row in connection.execute(select(*columns).where(emails.c.email_id.in_(chunk))):
                     recorded.add(row.email_id)
@@ -208,7 +203,7 @@ class Ledger:
                         changed.append({"id": row.email_id, "labels": now})
         if changed:
             statement = update(emails).where(emails.c.email_id == bindparam("id"))
-            with translate_errors(self._database), self._writer.begin() as connection:
+            with self._database.begin() as connection:
                 connection.execute(statement, sorted(changed, key=itemgetter("id")))
         return recorded, len(changed)
 
@@ -218,17 +213,17 @@ class Ledger:
         rows = [{"email_id": email_id, "purged_at": now} for email_id in sorted(set(email_ids))]
         if rows:
             insert = self._insert(purged).on_conflict_do_nothing(index_elements=["email_id"])
-            with translate_errors(self._database), self._writer.begin() as connection:
+            with self._database.begin() as connection:
                 connection.execute(insert, rows)
 
     def purged(self, email_ids: Iterable[str]) -> set[str]:
         """Return those of `email_ids` that an operator gave up."""
-        return set(self._among(purged.c.email_id, email_ids))
+        return set(self._select(purged.c.email_id, email_ids))
 
     def has_mail(self, account: str) -> bool:
         """Tell whether any message of `account` was delivered, or any message of any account was given up."""
         query = select(exists().where(emails.c.account == account) | exists().select_from(purged))
-        with translate_errors(self._database), self._engine.connect() as connection:
+        with self._database.connect() as connection:
             return bool(connection.execute(query).scalar_one())
 
     def first_delivery_date(self, account: str, mailbox: str) -> datetime | None:
@@ -245,12 +240,12 @@ class Ledger:
             emails.c.uidvalidity == first.c.uidvalidity,
             emails.c.uid == first.c.uid,
         )
-        with translate_errors(self._database), self._engine.connect() as connection:
+        with self._database.connect() as connection:
             date: datetime | None = connection.execute(query).scalar_one()
         return date
 
-    def _among(self, column: ColumnElement[Any], values: Iterable[Any], *where: ColumnElement[bool]) -> Iterator[Any]:
-        with translate_errors(self._database), self._engine.connect() as connection:
+    def _select(self, column: ColumnElement[Any], values: Iterable[Any], *where: ColumnElement[bool]) -> Iterator[Any]:
+        with self._database.connect() as connection:
             for chunk in _chunks(list(values)):
                 yield from connection.execute(select(column).where(column.in_(chunk), *where)).scalars()
 
@@ -259,7 +254,7 @@ class Ledger:
         query = select(func.count()).select_from(emails)
         if account is not None:
             query = query.where(emails.c.account == account)
-        with translate_errors(self._database), self._engine.connect() as connection:
+        with self._database.connect() as connection:
             return connection.execute(query).scalar_one()
 
     def search(self, words: str, limit: int = 20, account: str | None = None) -> list[Hit]:
@@ -267,17 +262,17 @@ class Ledger:
         terms = parse(words)
         if all(term.excluded for term in terms):
             return []
-        on_sqlite = self._engine.dialect.name == "sqlite"
+        on_sqlite = self._database.engine.dialect.name == "sqlite"
         query = (
             select(emails.c.email_id, emails.c.internaldate, emails.c.from_name, emails.c.from_addr, emails.c.subject)
-            .add_columns(func.substr(emails.c.text, 1, _SEARCHED).label("body"))
+            .add_columns(func.substr(emails.c.text, 1, _INDEXED_CHARS).label("body"))
             .where(sqlite_condition(terms) if on_sqlite else postgresql_condition(terms))
             .order_by(emails.c.internaldate.desc(), emails.c.email_id)
             .limit(limit)
         )
         if account is not None:
             query = query.where(emails.c.account == account)
-        with translate_errors(self._database), self._engine.connect() as connection:
+        with self._database.connect() as connection:
             rows = connection.execute(query).all()
         return [
             Hit(row.email_id, row.internaldate, _sender(row), row.subject, snippet(row.body, terms)) for row in rows
@@ -286,19 +281,19 @@ class Ledger:
     def referenced(self, refs: Iterable[str]) -> set[str]:
         """Return the references of `refs` that a message or an attachment uses."""
         wanted = list(refs)
-        return {*self._among(emails.c.raw_ref, wanted), *self._among(attachments.c.content_ref, wanted)}
+        return {*self._select(emails.c.raw_ref, wanted), *self._select(attachments.c.content_ref, wanted)}
 
     def stored_facts(self, email_id: str) -> StoredFacts | None:
         """Return the facts about a message that are not in its raw bytes; None when it was not delivered."""
         query = select(*ENVELOPE_COLUMNS, emails.c.raw_ref, emails.c.tags, emails.c.priority)
-        with translate_errors(self._database), self._engine.connect() as connection:
+        with self._database.connect() as connection:
             row = connection.execute(query.where(emails.c.email_id == email_id)).one_or_none()
         return StoredFacts(envelope_of(row), row.raw_ref, tuple(row.tags or ()), row.priority) if row else None
 
     def processed_times(self, email_ids: Iterable[str]) -> dict[str, datetime]:
         """Return the time of delivery of each delivered identity of `email_ids`."""
         found: dict[str, datetime] = {}
-        with translate_errors(self._database), self._engine.connect() as connection:
+        with self._database.connect() as connection:
             for chunk in _chunks(list(email_ids)):
                 query = select(emails.c.email_id, emails.c.processed_at).where(emails.c.email_id.in_(chunk))
                 found |= {row.email_id: row.processed_at for row in connection.execute(query)}
@@ -307,33 +302,37 @@ class Ledger:
     def raw_ref(self, email_id: str) -> str | None:
         """Return the reference of a message's raw bytes for `content_of`; None when it was not delivered."""
         query = select(emails.c.raw_ref).where(emails.c.email_id == email_id)
-        with translate_errors(self._database), self._engine.connect() as connection:
+        with self._database.connect() as connection:
             return connection.execute(query).scalar_one_or_none()
 
     def content(self, ref: str) -> bytes | None:
         """Return the bytes under `ref` if they are in the database. Raises TransientError when they are damaged."""
         sha256 = sha256_of(ref)
         query = select(contents.c.data, contents.c.size).where(contents.c.sha256 == sha256)
-        with translate_errors(self._database), self._engine.connect() as connection:
+        with self._database.connect() as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
             return None
         data = zstandard.ZstdDecompressor().decompress(row.data, max_output_size=row.size)
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise TransientError(f"the content {ref} in the database {self._database} is damaged; restore a backup")
+            raise TransientError(
+                f"the content {ref} in the database {self._database.name} is damaged; restore a backup"
+            )
         return data
 
     def ping(self) -> None:
         """Check that the database accepts a transaction now. Raises SinkUnavailable."""
-        with translate_errors(self._database), self._writer.begin() as connection:
+        with self._database.begin() as connection:
             if connection.dialect.name == "sqlite":
                 return  # BEGIN IMMEDIATE got the write lock
             if connection.exec_driver_sql("SHOW transaction_read_only").scalar_one() == "on":
-                raise SinkUnavailable(f"the database {self._database} is read-only; point DATABASE_URL at the primary")
+                raise SinkUnavailable(
+                    f"the database {self._database.name} is read-only; point DATABASE_URL at the primary"
+                )
 
     def close(self) -> None:
         """Close the connections; the ledger cannot be used afterwards."""
-        self._engine.dispose()
+        self._database.engine.dispose()
 
 
 def _chunks(values: list[Any]) -> Iterator[list[Any]]:
