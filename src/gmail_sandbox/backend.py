@@ -22,13 +22,24 @@ EXPIRED = "Session expired, please login again."
 
 @dataclass(frozen=True)
 class Credentials:
-    """The account's address, the OAuth client, and how long tokens live, in seconds."""
+    """The account, its OAuth client, and how long tokens live.
+
+    Attributes:
+        user: The address of the account.
+        client_id: The only OAuth client that the token endpoint knows.
+        client_secret: Its secret.
+        token_life: How long an access token lives, in seconds; an IMAP session ends with it.
+        consent_life: How long a refresh token lives, in seconds; 0 is for ever, 604800 an app in Testing status.
+        service_account: A service account whose assertions are accepted for `user`.
+        app_password: The password that LOGIN and PLAIN accept; without one they are refused.
+        connection_limit: How many sessions may be logged in at the same time.
+    """
 
     user: str = "demo@example.com"
     client_id: str = "sandbox-client"
     client_secret: str = "sandbox-secret"  # noqa: S105 (the sandbox's own, published)
     token_life: float = 3600.0
-    consent_life: float = 0.0  # seconds; 0 lasts, 604800 is that of an app in Testing status
+    consent_life: float = 0.0
     service_account: ServiceAccount | None = None
     app_password: str = ""
     connection_limit: int = 15

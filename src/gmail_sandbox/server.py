@@ -35,7 +35,19 @@ class PortTaken(OSError):
 
 @dataclass(frozen=True)
 class SandboxSettings:
-    """How to run a sandbox. Port 0 lets the system choose."""
+    """How to run a sandbox.
+
+    Attributes:
+        imap_port: The port of IMAP; 0 lets the system choose, as for the other two.
+        oauth_port: The port of the OAuth endpoints.
+        control_port: The port of the control API.
+        mail: The first mail: a number of invented messages, `bulk:N`, a folder of .eml files or an mbox file; or none.
+        seed: The seed of the invented mail.
+        state: The file that keeps mail and tokens over a restart; they are in memory without one.
+        credentials: The account, the OAuth client and the lives of tokens.
+        tls_certificate: Speak TLS on the IMAP port with this certificate, in PEM format.
+        tls_key: Its key, when that is in a file of its own.
+    """
 
     imap_port: int = 0
     oauth_port: int = 0
