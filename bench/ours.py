@@ -73,16 +73,16 @@ def link_to(url: str) -> RedisLink:
 
 def fill(url: str, raws: Iterator[bytes], folder: Path) -> None:
     """Append everything."""
-    intake = Appender(link_to(url))
-    cursor = intake.restart_cursor(ACCOUNT, MAILBOX, Cursor(1, 0))
+    appender = Appender(link_to(url))
+    cursor = appender.restart_cursor(ACCOUNT, MAILBOX, Cursor(1, 0))
     batch: list[RawMessage] = []
     for message in messages(raws, folder):
         batch.append(message)
         if len(batch) == BATCH:
-            _, cursor = intake.append(ACCOUNT, MAILBOX, cursor, message.envelope.uid, batch)
+            _, cursor = appender.append(ACCOUNT, MAILBOX, cursor, message.envelope.uid, batch)
             batch = []
     if batch:
-        intake.append(ACCOUNT, MAILBOX, cursor, batch[-1].envelope.uid, batch)
+        appender.append(ACCOUNT, MAILBOX, cursor, batch[-1].envelope.uid, batch)
 
 
 def work(url: str, sink: Sink, folder: Path) -> dict[str, float]:
@@ -91,12 +91,12 @@ def work(url: str, sink: Sink, folder: Path) -> dict[str, float]:
     ops = open_ops(identity, Names(sinks=(sink.name,), loops={LOOP: 60.0}), list)
     configure_logs(identity, folder / "logs", "INFO", "json", ops.metrics.count_log)
     link = link_to(url)
-    queue = Consumer(link, identity.instance, 60.0)
-    queue.ensure_group()
+    consumer = Consumer(link, identity.instance, 60.0)
+    consumer.ensure_group()
     parser = IsolatedParser(60.0)
     parser.parse([])
     settlement = BatchProcessor(
-        queue,
+        consumer,
         sink,
         Breaker(sink.name, BreakerPolicy(), (SinkUnavailable,), ops.observe),
         open_blobs(f"file:{folder / 'blobs'}"),
@@ -111,7 +111,7 @@ def work(url: str, sink: Sink, folder: Path) -> dict[str, float]:
     )
     paused = OperatorOverrides("worker").active_pause
     worker = Worker(
-        queue, settlement, batch=BATCH, lease=60.0, paused=paused, min_priority=lambda: 0, observe=ops.observe
+        consumer, settlement, batch=BATCH, lease=60.0, paused=paused, min_priority=lambda: 0, observe=ops.observe
     )
     started, cpu = time.monotonic(), _cpu()
     worker.drain()

@@ -164,10 +164,10 @@ def test_what_was_delivered_is_not_fetched_again_after_a_flush(
 
 def test_dead_letters_are_not_queued_again(here: Place, mail: list[bytes], own_redis: RedisServer):
     once(here, work=False)
-    queue = Consumer(link(own_redis.url), "here-worker-9", 60.0)
-    queue.ensure_group()
-    for each in queue.read_new(10, block=False):
-        queue.dead_letter(each, {"dead_reason": "permanent"})
+    consumer = Consumer(link(own_redis.url), "here-worker-9", 60.0)
+    consumer.ensure_group()
+    for each in consumer.read_new(10, block=False):
+        consumer.dead_letter(each, {"dead_reason": "permanent"})
     with own_redis.client() as client:
         client.delete(KEYS.cursor("default", "[Gmail]/All Mail"))
     once(here)

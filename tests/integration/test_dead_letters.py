@@ -36,24 +36,26 @@ def dead_letters(redis_server: RedisServer) -> DeadLetterQueue:
 
 
 @pytest.fixture
-def queue(redis_server: RedisServer) -> Consumer:
+def consumer(redis_server: RedisServer) -> Consumer:
     made = Consumer(link(redis_server.url), "here-worker-1", 60.0)
     made.ensure_group()
     return made
 
 
-def _bury(server: RedisServer, queue: Consumer, *uids: int, error: Exception | None = None, reason="permanent") -> None:
+def _bury(
+    server: RedisServer, consumer: Consumer, *uids: int, error: Exception | None = None, reason="permanent"
+) -> None:
     """Let messages go through the stream and die there."""
-    intake = Appender(link(server.url))
-    since = intake.restart_cursor("default", "INBOX", Cursor(1, 0))
-    intake.append("default", "INBOX", since, uids[-1], [message(uid) for uid in uids])
-    _die(queue, error or PermanentError("it does not fit"), reason)
+    appender = Appender(link(server.url))
+    since = appender.restart_cursor("default", "INBOX", Cursor(1, 0))
+    appender.append("default", "INBOX", since, uids[-1], [message(uid) for uid in uids])
+    _die(consumer, error or PermanentError("it does not fit"), reason)
 
 
-def _die(queue: Consumer, error: Exception, reason="permanent") -> None:
-    while dead := queue.read_new(100, block=False):
+def _die(consumer: Consumer, error: Exception, reason="permanent") -> None:
+    while dead := consumer.read_new(100, block=False):
         for each in dead:
-            assert queue.dead_letter(
+            assert consumer.dead_letter(
                 each, dead_letter_fields(reason, each.attempt, error, "Traceback …", "here-worker-1")
             )
 
@@ -82,9 +84,9 @@ def _waiting(server: RedisServer) -> list[int]:
         return [int(fields[b"uid"]) for _, fields in client.xrange(KEYS.stream)]
 
 
-def test_a_letter_tells_what_it_died_of(redis_server: RedisServer, queue: Consumer, dead_letters: DeadLetterQueue):
+def test_a_letter_tells_what_it_died_of(redis_server: RedisServer, consumer: Consumer, dead_letters: DeadLetterQueue):
     before = datetime.now(UTC) - timedelta(seconds=1)
-    _bury(redis_server, queue, 7)
+    _bury(redis_server, consumer, 7)
     (letter,) = dead_letters.letters()
     assert (letter.email_id, letter.account, letter.mailbox, letter.uid) == ("default:gm:1007", "default", "INBOX", 7)
     assert (letter.reason, letter.error_type, letter.error) == ("permanent", "PermanentError", "it does not fit")
@@ -117,12 +119,12 @@ def test_strangers_entries_are_shown_and_never_fail(redis_server: RedisServer, d
 
 
 def test_fingerprints_bring_together_what_died_alike(
-    redis_server: RedisServer, queue: Consumer, dead_letters: DeadLetterQueue
+    redis_server: RedisServer, consumer: Consumer, dead_letters: DeadLetterQueue
 ):
-    _bury(redis_server, queue, 1, error=PermanentError("row 17 of 'a' is too long"))
-    _bury(redis_server, queue, 2, 3, error=PermanentError("row 99 of 'b' is too long"))
-    _bury(redis_server, queue, 4, error=PermanentError("there is no such thing"))
-    _bury(redis_server, queue, 5, error=PermanentError("row 3 of 'c' is too long"), reason="max_retries")
+    _bury(redis_server, consumer, 1, error=PermanentError("row 17 of 'a' is too long"))
+    _bury(redis_server, consumer, 2, 3, error=PermanentError("row 99 of 'b' is too long"))
+    _bury(redis_server, consumer, 4, error=PermanentError("there is no such thing"))
+    _bury(redis_server, consumer, 5, error=PermanentError("row 3 of 'c' is too long"), reason="max_retries")
     letters = list(dead_letters.letters())
     found = group_failures(letters)
     assert [kind.count for kind in found] == [3, 1, 1]
@@ -145,27 +147,27 @@ def test_only_those_dead_for_long_are_found(redis_server: RedisServer, dead_lett
 
 
 def test_a_replayed_message_is_delivered_as_it_was(
-    redis_server: RedisServer, queue: Consumer, dead_letters: DeadLetterQueue
+    redis_server: RedisServer, consumer: Consumer, dead_letters: DeadLetterQueue
 ):
-    _bury(redis_server, queue, 7)
+    _bury(redis_server, consumer, 7)
     assert _replay_all(dead_letters) == 1
     assert dead_letters.depth() == 0
-    (again,) = queue.read_new(10)
+    (again,) = consumer.read_new(10)
     assert (again.message, again.attempt) == (message(7), 1)
     assert read_gauges(link(redis_server.url)).volume == again.wire_bytes
-    queue.ack([again])
+    consumer.ack([again])
     gauges = read_gauges(link(redis_server.url))
     assert (gauges.depth, gauges.volume, gauges.dlq_replayed) == (0, 0, 1)
 
 
 def test_a_message_that_dies_again_says_how_often_and_is_told_of_once(
-    redis_server: RedisServer, queue: Consumer, dead_letters: DeadLetterQueue
+    redis_server: RedisServer, consumer: Consumer, dead_letters: DeadLetterQueue
 ):
-    _bury(redis_server, queue, 7)
+    _bury(redis_server, consumer, 7)
     for replays in (1, 2, 3):
         (before,) = _ids(dead_letters)
         _replay_all(dead_letters)
-        _die(queue, PermanentError(f"reason {replays}"), "max_retries")
+        _die(consumer, PermanentError(f"reason {replays}"), "max_retries")
         (letter,) = dead_letters.letters()
         assert (letter.replays, letter.replay_of) == (replays, before)
         assert (letter.reason, letter.error) == ("max_retries", f"reason {replays}")
@@ -219,13 +221,13 @@ def test_a_replay_that_ends_in_the_middle_is_finished_by_the_next(
 
 
 def test_what_dies_during_a_replay_is_not_replayed_again(
-    redis_server: RedisServer, queue: Consumer, dead_letters: DeadLetterQueue
+    redis_server: RedisServer, consumer: Consumer, dead_letters: DeadLetterQueue
 ):
     _add(redis_server, *range(1, 2 * PAGE))
     replayed = 0
     for letter in dead_letters.letters():
         replayed += sum(dead_letters.replay([letter.id]))
-        _die(queue, PermanentError("again"))
+        _die(consumer, PermanentError("again"))
     assert replayed == 2 * PAGE - 1
     assert {letter.replays for letter in dead_letters.letters()} == {1}
 

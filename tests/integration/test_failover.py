@@ -44,26 +44,26 @@ def at_last(call: Callable[[], T]) -> T:
             time.sleep(0.02)
 
 
-def go_on(intake: Appender, queue: Consumer, account: str) -> None:
+def go_on(appender: Appender, consumer: Consumer, account: str) -> None:
     """Append a message and take it through to its end."""
-    since = at_last(lambda: intake.restart_cursor(account, "INBOX", Cursor(1, 0)))
+    since = at_last(lambda: appender.restart_cursor(account, "INBOX", Cursor(1, 0)))
     uid = since.uid + 1
-    at_last(lambda: intake.append(account, "INBOX", since, uid, [message(uid, account=account)]))
+    at_last(lambda: appender.append(account, "INBOX", since, uid, [message(uid, account=account)]))
     found = []
     while not found:
-        found = at_last(lambda: queue.read_new(10))
+        found = at_last(lambda: consumer.read_new(10))
     assert [(each.message.envelope.account, each.message.envelope.uid) for each in found] == [(account, uid)]
-    assert at_last(lambda: queue.ack(found)) == []
+    assert at_last(lambda: consumer.ack(found)) == []
 
 
 def test_behind_sentinel_what_is_promoted_is_written_to(tmp_path: Path):
     with running(SentinelFleet(tmp_path, 2.0)) as fleet:
         mine = link(fleet.address(3))
-        intake, queue = Appender(mine), Consumer(mine, "here-worker-1", 60.0)
-        go_on(intake, queue, "sales")
+        appender, consumer = Appender(mine), Consumer(mine, "here-worker-1", 60.0)
+        go_on(appender, consumer, "sales")
         gone = fleet.master()
         gone.kill()
-        go_on(intake, queue, "sales")
+        go_on(appender, consumer, "sales")
         assert fleet.master() is not gone
         assert len(read_server_info(mine)) == 1
         address = replace(fleet.address(), url="redis://me:p%2Fw@127.0.0.1:1/2")
@@ -80,19 +80,19 @@ def test_without_a_sentinel_that_answers_redis_is_away():
 def test_in_a_cluster_a_slot_moves_and_a_master_dies(tmp_path: Path):
     with running(ClusterFleet(tmp_path, 3.0)) as fleet:
         mine = link(fleet.address(3))
-        intake, queue = Appender(mine), Consumer(mine, "here-worker-1", 60.0)
+        appender, consumer = Appender(mine), Consumer(mine, "here-worker-1", 60.0)
         for account in ("a0", "a1", "a2", "a3"):
-            go_on(intake, queue, account)
+            go_on(appender, consumer, account)
         keys = mine.keys_for("a0")
         slot = key_slot(keys.tag.encode())
         here = slot * 3 // 16384
         there = fleet.servers[(here + 1) % 3]
         fleet.move_slot(slot, fleet.servers[here], there)
-        go_on(intake, queue, "a0")
+        go_on(appender, consumer, "a0")
         assert read_gauges(mine).depth == 0
         there.kill()
         for account in ("a0", "a1", "a2", "a3"):
-            go_on(intake, queue, account)
+            go_on(appender, consumer, account)
         mine.client.close()
 
 

@@ -78,11 +78,11 @@ def tracking(watched: Watched) -> Iterator[Tracking]:
 def record(watched: Watched) -> None:
     """What a worker does with all that is queued."""
     sink = DatabaseSink(watched.ledger(), watched.source().blobs, watched.settings.blob_threshold_bytes)
-    queue = Consumer(link(watched.redis.url), "here-worker-1", 60.0)
-    while batch := queue.read_new(100, block=False):
+    consumer = Consumer(link(watched.redis.url), "here-worker-1", 60.0)
+    while batch := consumer.read_new(100, block=False):
         messages = [each.message for each in batch if each.message]
         sink.deliver([SinkMessage(parse(each.envelope, each.raw or b""), each.raw or b"") for each in messages])
-        queue.ack(batch)
+        consumer.ack(batch)
 
 
 def label(watched: Watched, number: int, name: str) -> int:

@@ -80,14 +80,14 @@ def test_who_lost_the_lease_appends_nothing_and_moves_no_cursor(redis_server: Re
 
 def test_a_lapsed_lease_that_nobody_took_is_refused_too_until_it_is_taken_again(redis_server: RedisServer):
     here = _leases(redis_server, "here")
-    intake = Appender(link(redis_server.url), here.owner)
+    appender = Appender(link(redis_server.url), here.owner)
     here.renew(["default"])
-    cursor = intake.restart_cursor("default", "INBOX", Cursor(1, 0))
+    cursor = appender.restart_cursor("default", "INBOX", Cursor(1, 0))
     _lapse(redis_server)
     with pytest.raises(LeaseLost, match="nobody has it"):
-        intake.append("default", "INBOX", cursor, 1, [message(1)])
+        appender.append("default", "INBOX", cursor, 1, [message(1)])
     here.renew(["default"])
-    assert intake.append("default", "INBOX", cursor, 1, [message(1)])[0] == 1
+    assert appender.append("default", "INBOX", cursor, 1, [message(1)])[0] == 1
 
 
 def test_a_full_redis_still_gives_and_keeps_leases(redis_server: RedisServer):
@@ -115,24 +115,24 @@ def test_leases_are_taken_again_as_soon_as_redis_is_back(own_redis: RedisServer)
 
 def test_two_that_fight_for_an_account_never_both_append(redis_server: RedisServer):
     sides = [_leases(redis_server, name) for name in ("here", "there")]
-    intakes = [Appender(link(redis_server.url), side.owner) for side in sides]
+    appenders = [Appender(link(redis_server.url), side.owner) for side in sides]
     sides[0].renew(["default"])
-    intakes[0].restart_cursor("default", "INBOX", Cursor(1, 0))
+    appenders[0].restart_cursor("default", "INBOX", Cursor(1, 0))
     uid = refused = 0
     for step in range(300):
-        side, intake = sides[step % 7 % 2], intakes[step % 5 % 2]
+        side, appender = sides[step % 7 % 2], appenders[step % 5 % 2]
         if step % 11 == 0:
             _lapse(redis_server)
             side.renew(["default"])
         try:
-            added, cursor = intake.append("default", "INBOX", Cursor(1, uid), uid + 1, [message(uid + 1)])
+            added, cursor = appender.append("default", "INBOX", Cursor(1, uid), uid + 1, [message(uid + 1)])
         except LeaseLost:
             refused += 1
         else:
             assert (added, cursor.uid) == (1, uid + 1)
             uid += 1
     assert min(refused, uid) > 50
-    assert intakes[0].backlog().depth == uid
+    assert appenders[0].backlog().depth == uid
 
 
 def test_hundreds_of_threads_share_a_few_connections(own_redis: RedisServer):

@@ -22,9 +22,9 @@ UNREST = 2000  # messages after which the phantom is given up
 class Unrest:
     """Completes what it gets, and appends a message for every one it was given until the phantom came."""
 
-    def __init__(self, queue: Consumer, intake: Appender, upto: int) -> None:
-        self._queue = queue
-        self._intake = intake
+    def __init__(self, consumer: Consumer, appender: Appender, upto: int) -> None:
+        self._consumer = consumer
+        self._appender = appender
         self._upto = upto
         self.settled: list[int] = []
 
@@ -37,25 +37,25 @@ class Unrest:
     def submit(self, batch: Sequence[Delivery]) -> InProgress:
         return InProgress(batch, [], Future(), 0.0)
 
-    def finish(self, begun: InProgress) -> None:
-        assert self._queue.ack(begun.batch) == []
-        self.settled += [each.message.envelope.uid for each in begun.batch if each.message]
+    def finish(self, work: InProgress) -> None:
+        assert self._consumer.ack(work.batch) == []
+        self.settled += [each.message.envelope.uid for each in work.batch if each.message]
         if PHANTOM not in self.settled and self._upto < UNREST:
             self._upto += 1
-            self._intake.append("default", "INBOX", Cursor(1, self._upto - 1), self._upto, [message(self._upto)])
+            self._appender.append("default", "INBOX", Cursor(1, self._upto - 1), self._upto, [message(self._upto)])
 
 
 def test_a_worker_that_is_never_idle_delivers_what_nobody_was_given(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(loop, "ORPHAN_SECONDS", 0.05)
-    intake = Appender(link(redis_server.url))
-    intake.restart_cursor("default", "INBOX", Cursor(1, 0))
-    intake.append("default", "INBOX", Cursor(1, 0), 2, [message(1), message(2)])
-    queue = Consumer(link(redis_server.url), "here-worker-1", 60)
-    settlement = Unrest(queue, intake, 2)
+    appender = Appender(link(redis_server.url))
+    appender.restart_cursor("default", "INBOX", Cursor(1, 0))
+    appender.append("default", "INBOX", Cursor(1, 0), 2, [message(1), message(2)])
+    consumer = Consumer(link(redis_server.url), "here-worker-1", 60)
+    settlement = Unrest(consumer, appender, 2)
     worker = Worker(
-        queue,
+        consumer,
         settlement,  # type: ignore[arg-type]
         batch=1,
         lease=60,
@@ -63,8 +63,8 @@ def test_a_worker_that_is_never_idle_delivers_what_nobody_was_given(
         min_priority=lambda: 0,
         observe=lambda event: None,
     )
-    queue.recover_orphans()
-    (phantom,) = queue.read_new(1)
+    consumer.recover_orphans()
+    (phantom,) = consumer.read_new(1)
     with redis_server.client() as client:
         client.xack(Keys().stream, GROUP, phantom.id)
     worker.drain()

@@ -86,9 +86,9 @@ def put(link: RedisLink, *uids: int, of: tuple[str, ...] = tuple(ACCOUNTS), hold
         intake.append(account, "INBOX", since, uids[-1], [message(uid, account=account) for uid in uids])
 
 
-def taken(queue: Consumer, most: int = 100) -> list:
+def taken(queue: Consumer, limit: int = 100) -> list:
     found = []
-    while batch := queue.read_new(most, block=False):
+    while batch := queue.read_new(limit, block=False):
         found += batch
     return found
 
@@ -284,34 +284,34 @@ def test_what_is_stuck_is_set_free_or_buried_by_its_id(spread: RedisLink):
     put(spread, 1, 2)
     gone = Consumer(spread, "gone", LEASE)
     taken(gone)
-    stucks = PendingEntries(spread)
-    assert [(each.name, each.pending) for each in stucks.consumers()] == [("gone", 2 * PARTITIONS)]
-    entries = list(stucks.entries(consumer="gone"))
+    pending_entries = PendingEntries(spread)
+    assert [(each.name, each.pending) for each in pending_entries.consumers()] == [("gone", 2 * PARTITIONS)]
+    entries = list(pending_entries.entries(consumer="gone"))
     assert len({each.id for each in entries}) == 2 * PARTITIONS
-    assert not stucks.prune("gone")
+    assert not pending_entries.prune("gone")
     freed, doomed = entries[::2], entries[1::2]
-    assert stucks.release(freed) == len(freed)
-    letters = [stucks.dead_letter(each, "here") for each in doomed]
+    assert pending_entries.release(freed) == len(freed)
+    letters = [pending_entries.dead_letter(each, "here") for each in doomed]
     assert {each.id for each in DeadLetterQueue(spread).find(filter(None, letters))} == set(letters)
     heir = Consumer(spread, "here-worker-1", LEASE)
     rescued = []
     while found := heir.claim_due(10):
         rescued += found
     assert {each.email_id for each in rescued} == {each.email_id for each in freed}
-    assert stucks.prune("gone")
-    assert [each.name for each in stucks.consumers()] == ["here-worker-1"]
+    assert pending_entries.prune("gone")
+    assert [each.name for each in pending_entries.consumers()] == ["here-worker-1"]
 
 
 def test_the_queue_goes_into_a_file_and_back_to_where_it_was(spread: RedisLink, tmp_path: Path):
     put(spread, 1, 2, 3)
-    reservoir, file = QueueDump(spread), tmp_path / "queue.jsonl"
-    write_entries(file, reservoir.entries(), {}, lambda: None, form="queue")
+    dump, file = QueueDump(spread), tmp_path / "queue.jsonl"
+    write_entries(file, dump.entries(), {}, lambda: None, form="queue")
     assert len(verify_file(file, form="queue").letters) == 3 * PARTITIONS
     sizes = ((entry_id, entry_bytes(fields)) for entry_id, fields in read_entries(file))
-    assert sum(reservoir.remove(sizes)) == 3 * PARTITIONS
+    assert sum(dump.remove(sizes)) == 3 * PARTITIONS
     assert Appender(spread).backlog().depth == Appender(spread).backlog().volume == 0
     for added in (3 * PARTITIONS, 0):
-        assert sum(new for _, new in reservoir.refill(read_entries(file))) == added
+        assert sum(new for _, new in dump.refill(read_entries(file))) == added
     assert [spread.client.xlen(keys.stream) for keys in spread.partitions] == [3] * PARTITIONS
 
 
@@ -325,11 +325,11 @@ def test_a_backup_holds_every_partition_and_comes_back_as_it_was(spread: RedisLi
     assert before.summary()["stream_length"] == 2 * PARTITIONS - 1
     assert before.summary()["pending"] == len(held)
     there = open_link(RedisAddress(own_redis.url, partitions=PARTITIONS), "test")
-    reload = SnapshotRestore(there)
-    assert reload.existing_keys() == []
-    reload.load(lines)
-    reload.verify(before.summary())
-    reload.switch()
+    restore = SnapshotRestore(there)
+    assert restore.existing_keys() == []
+    restore.load(lines)
+    restore.verify(before.summary())
+    restore.switch()
     after = Tally()
     for line in read_snapshot(there):
         after.count(line)

@@ -28,16 +28,16 @@ def redis_link(redis_server: RedisServer) -> RedisLink:
 
 
 def fill(redis_link: RedisLink, uids: range) -> None:
-    intake = Appender(redis_link)
-    since = intake.restart_cursor("default", "INBOX", Cursor(1, uids.start - 1))
-    intake.append("default", "INBOX", since, uids.stop - 1, [message(uid) for uid in uids])
+    appender = Appender(redis_link)
+    since = appender.restart_cursor("default", "INBOX", Cursor(1, uids.start - 1))
+    appender.append("default", "INBOX", since, uids.stop - 1, [message(uid) for uid in uids])
 
 
 def drained(redis_link: RedisLink, path: Path) -> int:
-    reservoir = QueueDump(redis_link)
-    write_entries(path, reservoir.entries(), {}, lambda: None, form=FORM)
+    dump = QueueDump(redis_link)
+    write_entries(path, dump.entries(), {}, lambda: None, form=FORM)
     verify_file(path, form=FORM)
-    return sum(reservoir.remove((entry_id, entry_bytes(fields)) for entry_id, fields in read_entries(path)))
+    return sum(dump.remove((entry_id, entry_bytes(fields)) for entry_id, fields in read_entries(path)))
 
 
 def refilled(redis_link: RedisLink, path: Path) -> int:
@@ -67,24 +67,24 @@ def test_an_entry_that_was_let_go_is_due_for_anybody_and_keeps_its_count(redis_l
     Consumer(redis_link, "one", 60).read_new(1, block=False)
     two = Consumer(redis_link, "two", 60)
     assert two.claim_due(10) == []
-    stucks = PendingEntries(redis_link)
-    (stuck,) = stucks.entries()
-    assert stucks.release([stuck]) == 1
+    pending_entries = PendingEntries(redis_link)
+    (pending_entry,) = pending_entries.entries()
+    assert pending_entries.release([pending_entry]) == 1
     (taken,) = two.claim_due(10)
     assert (taken.attempt, taken.foreign) == (2, True)
-    assert stucks.release([stuck]) == 0
+    assert pending_entries.release([pending_entry]) == 0
 
 
 def test_a_buried_entry_is_a_dead_letter_of_the_operator(redis_link: RedisLink):
     fill(redis_link, range(1, 2))
     Consumer(redis_link, "one", 60).read_new(1, block=False)
-    stucks = PendingEntries(redis_link)
-    (stuck,) = stucks.entries()
-    letter = stucks.dead_letter(stuck, "here-ada")
+    pending_entries = PendingEntries(redis_link)
+    (pending_entry,) = pending_entries.entries()
+    letter = pending_entries.dead_letter(pending_entry, "here-ada")
     ((found, fields),) = redis_link.client.xrange(KEYS.dlq)
     assert (found.decode(), fields[b"dead_reason"], fields[b"dead_instance"]) == (letter, b"operator", b"here-ada")
     assert (redis_link.client.xlen(KEYS.stream), volume(redis_link)) == (0, 0)
-    assert stucks.dead_letter(stuck, "here-ada") is None
+    assert pending_entries.dead_letter(pending_entry, "here-ada") is None
 
 
 def test_only_a_consumer_that_is_gone_and_holds_nothing_is_pruned(redis_link: RedisLink):
@@ -94,19 +94,28 @@ def test_only_a_consumer_that_is_gone_and_holds_nothing_is_pruned(redis_link: Re
     done.ack(done.read_new(1, block=False))
     redis_link.client.xgroup_createconsumer(KEYS.stream, GROUP, "living")
     announce_presence(redis_link, {"component": "worker", "instance": "living"})
-    stucks = PendingEntries(redis_link)
-    assert [(each.name, each.pending, each.alive) for each in stucks.consumers()] == [
+    pending_entries = PendingEntries(redis_link)
+    assert [(each.name, each.pending, each.alive) for each in pending_entries.consumers()] == [
         ("done", 0, False),
         ("holding", 1, False),
         ("living", 0, True),
     ]
-    assert [stucks.prune(name) for name in ("done", "holding", "living", "nobody")] == [True, False, False, False]
-    assert [each.email_id for each in stucks.entries()] == ["default:gm:1001"]
+    assert [pending_entries.prune(name) for name in ("done", "holding", "living", "nobody")] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert [each.email_id for each in pending_entries.entries()] == ["default:gm:1001"]
 
 
 def test_nothing_is_stuck_where_there_is_no_stream(redis_link: RedisLink):
-    stucks = PendingEntries(redis_link)
-    assert (list(stucks.entries()), stucks.consumers(), stucks.prune("one")) == ([], [], False)
+    pending_entries = PendingEntries(redis_link)
+    assert (list(pending_entries.entries()), pending_entries.consumers(), pending_entries.prune("one")) == (
+        [],
+        [],
+        False,
+    )
 
 
 def test_the_queue_comes_back_from_its_file_as_it_was(redis_link: RedisLink, tmp_path: Path):
@@ -201,10 +210,10 @@ def test_a_drain_killed_anywhere_leaves_each_message_once_after_a_refill(
 ):
     fill(redis_link, range(1, 301))
     path = tmp_path / "queue.jsonl"
-    reservoir = QueueDump(redis_link)
-    write_entries(path, reservoir.entries(), {}, lambda: None, form=FORM)
+    dump = QueueDump(redis_link)
+    write_entries(path, dump.entries(), {}, lambda: None, form=FORM)
     sizes = [(entry_id, entry_bytes(fields)) for entry_id, fields in read_entries(path)]
-    assert sum(reservoir.remove(sizes[:taken_out])) == taken_out
+    assert sum(dump.remove(sizes[:taken_out])) == taken_out
     assert refilled(redis_link, path) == taken_out
     uids = sorted(int(fields[b"uid"]) for _, fields in redis_link.client.xrange(KEYS.stream))
     assert uids == list(range(1, 301))

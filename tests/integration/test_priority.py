@@ -34,10 +34,10 @@ def queue(redis_link: RedisLink, name: str = "one") -> Consumer:
 
 def fill(redis_link: RedisLink, *priorities: int) -> None:
     """Messages with UIDs from 1 on, in this order."""
-    intake = Appender(redis_link)
-    since = intake.restart_cursor("default", "INBOX", Cursor(1, 0))
+    appender = Appender(redis_link)
+    since = appender.restart_cursor("default", "INBOX", Cursor(1, 0))
     letters = [ranked(uid, priority) for uid, priority in enumerate(priorities, 1)]
-    intake.append("default", "INBOX", since, len(letters), letters)
+    appender.append("default", "INBOX", since, len(letters), letters)
 
 
 def ranked(uid: int, priority: int) -> RawMessage:
@@ -130,19 +130,19 @@ def test_nothing_is_remembered_of_what_has_left_the_stream(redis_link: RedisLink
     completed, buried, _ = one.read_urgent(3, LEAST)
     one.ack([completed])
     assert one.dead_letter(buried, dead_letter_fields("permanent", 1, None, "", "one"))
-    (stuck,) = PendingEntries(redis_link).entries()
-    assert PendingEntries(redis_link).dead_letter(stuck, "one")
+    (pending_entry,) = PendingEntries(redis_link).entries()
+    assert PendingEntries(redis_link).dead_letter(pending_entry, "one")
     assert sorted(index(redis_link).values()) == [1]
     dead_letters = DeadLetterQueue(redis_link)
     letters = [letter.decode() for letter, _ in redis_link.client.xrange(KEYS.dlq)]
     assert sum(dead_letters.replay(letters)) == 2
     assert sorted(index(redis_link).values()) == [1, 7, 8]
-    reservoir, path = QueueDump(redis_link), tmp_path / "queue"
-    write_entries(path, reservoir.entries(), {}, lambda: None, form="email-ingestion queue")
+    dump, path = QueueDump(redis_link), tmp_path / "queue"
+    write_entries(path, dump.entries(), {}, lambda: None, form="email-ingestion queue")
     taken = [(entry_id, entry_bytes(fields)) for entry_id, fields in read_entries(path)]
-    assert sum(reservoir.remove(taken)) == 3
+    assert sum(dump.remove(taken)) == 3
     assert (redis_link.client.xlen(KEYS.stream), index(redis_link)) == (0, {})
-    assert sum(added for _, added in reservoir.refill(read_entries(path))) == 3
+    assert sum(added for _, added in dump.refill(read_entries(path))) == 3
     assert uids(one.read_urgent(10, LEAST)) == [2, 3]
 
 

@@ -248,11 +248,11 @@ def test_two_repairs_at_once_queue_nothing_twice(filled: World):
 
 
 def test_what_another_appended_since_we_looked_is_not_appended_again(redis_server: RedisServer):
-    appender, census = Appender(link(redis_server.url)), EntryScanner(link(redis_server.url), KEYS)
+    appender, scanner = Appender(link(redis_server.url)), EntryScanner(link(redis_server.url), KEYS)
     messages = [message(uid) for uid in range(1, 31)]
     assert appender.append_missing(messages[:20], BEGINNING) == 20
     assert appender.append_missing(messages, BEGINNING) == 10
-    last = [page.last for page in census.stream_pages()][-1]
+    last = [page.last for page in scanner.stream_pages()][-1]
     assert appender.append_missing([message(31)], last) == 1
     assert appender.append_missing([message(31)], last) == 0
     plain = replace(message(40), envelope=replace(message(40).envelope, gm_msgid=None))

@@ -72,11 +72,11 @@ class Sinks:
         self.blobs: BlobStore = open_blobs(f"file:{folder}/blobs")
         self._database = DatabaseSink(self.ledger, self.blobs, 1000)
         self._cleanup = cleanup
-        self.couriers: list[SinkDispatcher] = []
+        self.dispatchers: list[SinkDispatcher] = []
         self.names: tuple[str, ...] = ()
         self.breakers: dict[str, Breaker] = {}
 
-    def courier(
+    def dispatcher(
         self, name: str, sink: Sink, *, max_retries: int = 3, start: bool = True, **policy: Any
     ) -> SinkDispatcher:
         chosen = BreakerPolicy(**{"fail_max": 3, "recovery_timeout": 0.2, "success_threshold": 1} | policy)
@@ -100,11 +100,11 @@ class Sinks:
             self.run(made)
         return made
 
-    def run(self, courier: SinkDispatcher) -> None:
-        self.couriers.append(courier)
-        courier.start()
-        self._cleanup.callback(courier.join)
-        self._cleanup.callback(courier.stop)
+    def run(self, dispatcher: SinkDispatcher) -> None:
+        self.dispatchers.append(dispatcher)
+        dispatcher.start()
+        self._cleanup.callback(dispatcher.join)
+        self._cleanup.callback(dispatcher.stop)
 
     def record(self, *uids: int, raw: bytes | None = None, again: str | None = None) -> list[str]:
         """What the worker does with messages."""
@@ -115,8 +115,8 @@ class Sinks:
                 for each in sent
             ]
         )
-        for courier in self.couriers:
-            courier.wake()
+        for dispatcher in self.dispatchers:
+            dispatcher.wake()
         return [each.envelope.email_id for each in sent]
 
     def letters(self) -> list[tuple[str, str, str, str]]:
@@ -127,8 +127,8 @@ class Sinks:
         """What waits for another attempt is due now."""
         with self.ledger._database.begin() as connection:
             connection.exec_driver_sql("UPDATE deliveries SET due = '2020-01-01T00:00:00+00:00' WHERE holder IS NULL")
-        for courier in self.couriers:
-            courier.wake()
+        for dispatcher in self.dispatchers:
+            dispatcher.wake()
 
 
 @pytest.fixture
@@ -141,9 +141,9 @@ def sinks(tmp_path: Path, redis_server: RedisServer) -> Iterator[Sinks]:
 def test_every_sink_gets_every_message_once(sinks: Sinks, parallel: int):
     boxes = [Box(parallel), Box()]
     for number, box in enumerate(boxes):
-        sinks.courier(f"box-{number}", box)
+        sinks.dispatcher(f"box-{number}", box)
     ids = sinks.record(*range(1, 31))
-    until(lambda: all(courier.done() for courier in sinks.couriers), "all is delivered")
+    until(lambda: all(dispatcher.done() for dispatcher in sinks.dispatchers), "all is delivered")
     assert [box.taken for box in boxes] == [Counter(ids)] * 2
 
     def announced() -> int:
@@ -157,8 +157,8 @@ def test_a_broken_sink_neither_delays_another_nor_spends_attempts(sinks: Sinks):
     with receiving() as receiver, closing(_webhook(receiver)) as webhook:
         receiver.fail(500)
         box = Box()
-        broken = sinks.courier("webhook", webhook, max_retries=0, fail_max=3)
-        sinks.courier("box", box)
+        broken = sinks.dispatcher("webhook", webhook, max_retries=0, fail_max=3)
+        sinks.dispatcher("box", box)
         ids = [email_id for start in range(1, 300, 30) for email_id in sinks.record(*range(start, start + 30))]
         until(lambda: box.taken == Counter(ids), "the other one has everything while the webhook fails")
         until(lambda: not sinks.breakers["webhook"].closed, "the breaker of the webhook is open")
@@ -173,22 +173,22 @@ def test_a_broken_sink_neither_delays_another_nor_spends_attempts(sinks: Sinks):
 
 def test_a_hanging_sink_delays_no_other(sinks: Sinks):
     free = threading.Event()
-    stuck, box = Box(), Box()
-    stuck.trouble = lambda _: free.wait() and None
-    sinks.courier("stuck", stuck)
-    sinks.courier("box", box)
+    pending_entry, box = Box(), Box()
+    pending_entry.trouble = lambda _: free.wait() and None
+    sinks.dispatcher("stuck", pending_entry)
+    sinks.dispatcher("box", box)
     ids = sinks.record(1, 2, 3)
     until(lambda: box.taken == Counter(ids), "the other one has everything")
-    assert not stuck.taken
+    assert not pending_entry.taken
     free.set()
 
 
 def test_one_bad_message_of_a_batch_takes_no_other_along(sinks: Sinks):
     box = Box()
     box.trouble = lambda email_id: Reject("not this one") if email_id.endswith(":1003") else None
-    courier = sinks.courier("box", box)
+    dispatcher = sinks.dispatcher("box", box)
     ids = sinks.record(*range(1, 6))
-    until(courier.done, "all is settled")
+    until(dispatcher.done, "all is settled")
     assert box.taken == Counter(set(ids) - {"default:gm:1003"})
     assert sinks.letters() == [("default:gm:1003", "permanent", "box", "not this one")]
 
@@ -196,10 +196,10 @@ def test_one_bad_message_of_a_batch_takes_no_other_along(sinks: Sinks):
 def test_used_up_attempts_end_as_a_dead_letter_that_names_the_sink(sinks: Sinks):
     box, other = Box(parallel=2), Box()
     box.trouble = lambda email_id: Retry("busy", after=0) if email_id.endswith(":1001") else None
-    courier = sinks.courier("box", box, max_retries=2)
-    sinks.courier("other", other)
+    dispatcher = sinks.dispatcher("box", box, max_retries=2)
+    sinks.dispatcher("other", other)
     (bad, *good) = sinks.record(1, 2)
-    until(courier.done, "all is settled")
+    until(dispatcher.done, "all is settled")
     assert (box.asked[bad], box.taken) == (3, Counter(good))
     assert sinks.letters() == [(bad, "max_retries", "box", "busy")]
     assert [(event.sink, event.attempt) for event in sinks.heard.of(Deferred)] == [("box", 1), ("box", 2)]
@@ -210,10 +210,10 @@ def test_used_up_attempts_end_as_a_dead_letter_that_names_the_sink(sinks: Sinks)
 def test_a_replayed_letter_goes_to_its_sink_alone(sinks: Sinks):
     box, other = Box(), Box()
     box.trouble = lambda _: Reject("no")
-    courier = sinks.courier("box", box)
-    sinks.courier("other", other)
+    dispatcher = sinks.dispatcher("box", box)
+    sinks.dispatcher("other", other)
     (bad,) = sinks.record(1)
-    until(lambda: courier.done() and other.taken, "all is settled")
+    until(lambda: dispatcher.done() and other.taken, "all is settled")
     box.trouble = lambda _: None
     replayed = _replayed(sinks)
     assert (replayed.only_sink, replayed.envelope.email_id) == ("box", bad)
@@ -234,10 +234,10 @@ def _replayed(sinks: Sinks) -> RawMessage:
 def test_a_letter_keeps_the_message_wherever_it_lies(sinks: Sinks, size: int):
     box = Box()
     box.trouble = lambda _: Reject("no")
-    courier = sinks.courier("box", box)
+    dispatcher = sinks.dispatcher("box", box)
     raw = b"Subject: x\r\n\r\n" + b"y" * size
     sinks.record(1, raw=raw)
-    until(courier.done, "it is buried")
+    until(dispatcher.done, "it is buried")
     buried = _replayed(sinks)
     kept = buried.raw if buried.raw is not None else sinks.blobs.get(buried.raw_ref or "")
     assert kept == raw
@@ -247,12 +247,12 @@ def test_a_letter_keeps_the_message_wherever_it_lies(sinks: Sinks, size: int):
 def test_a_message_too_many_for_the_sink_waits_without_an_attempt(sinks: Sinks):
     box = Box()
     box.trouble = lambda _: SinkThrottled("slowly", 0.05)
-    courier = sinks.courier("box", box, max_retries=0)
+    dispatcher = sinks.dispatcher("box", box, max_retries=0)
     ids = sinks.record(1, 2)
     until(lambda: sum(box.asked.values()) > 10, "it was asked often enough")
     assert sinks.breakers["box"].closed
     box.trouble = lambda _: None
-    until(courier.done, "all is delivered")
+    until(dispatcher.done, "all is delivered")
     assert (box.taken, sinks.letters()) == (Counter(ids), [])
 
 
@@ -260,57 +260,57 @@ def test_a_sink_is_asked_with_a_ping_before_it_gets_mail_again(sinks: Sinks):
     box = Box()
     box.away = True
     box.trouble = lambda _: SinkUnavailable("away") if box.away else None
-    courier = sinks.courier("box", box, fail_max=1, recovery_timeout=0.05)
+    dispatcher = sinks.dispatcher("box", box, fail_max=1, recovery_timeout=0.05)
     sinks.record(1)
     until(lambda: sinks.breakers["box"].snapshot().failure_count > 5 or not sinks.breakers["box"].closed, "it is open")
     asked = sum(box.asked.values())
     time.sleep(0.3)  # several recovery time-outs: each is spent on a ping
     assert sum(box.asked.values()) == asked == 1
     box.away = False
-    until(courier.done, "it is delivered")
+    until(dispatcher.done, "it is delivered")
 
 
 def test_a_message_that_kills_its_worker_again_and_again_is_poison(sinks: Sinks):
     box = Box()
-    courier = sinks.courier("box", box, max_retries=1, start=False)
+    dispatcher = sinks.dispatcher("box", box, max_retries=1, start=False)
     (bad,) = sinks.record(1)
     for _ in range(2):  # a worker that claims it and dies
         sinks.ledger.outbox.claim("box", "here", 10, 0.0)
-    sinks.run(courier)
-    until(courier.done, "it is settled")
+    sinks.run(dispatcher)
+    until(dispatcher.done, "it is settled")
     assert not box.taken
     assert [letter[:3] for letter in sinks.letters()] == [(bad, "poison", "box")]
 
 
 def test_what_a_killed_worker_had_in_hand_is_delivered_by_its_next_life(sinks: Sinks):
     box = Box()
-    courier = sinks.courier("box", box, start=False)
+    dispatcher = sinks.dispatcher("box", box, start=False)
     ids = sinks.record(1, 2, 3)
     sinks.ledger.outbox.claim("box", "here", 10, 3600.0)
-    sinks.run(courier)
-    until(courier.done, "all is delivered")
+    sinks.run(dispatcher)
+    until(dispatcher.done, "all is delivered")
     assert box.taken == Counter(ids)
 
 
 def test_a_paused_worker_hands_nothing_over(sinks: Sinks):
     box = Box()
     sinks.paused = True
-    courier = sinks.courier("box", box)
+    dispatcher = sinks.dispatcher("box", box)
     ids = sinks.record(1)
     turns = len(sinks.heard.of(LoopTick))
     until(lambda: len(sinks.heard.of(LoopTick)) > turns + 2, "the courier has looked again")
     assert not box.asked
     sinks.paused = False
-    until(courier.done, "it is delivered")
+    until(dispatcher.done, "it is delivered")
     assert box.taken == Counter(ids)
 
 
 def test_it_tells_what_is_owed_and_since_when(sinks: Sinks):
     box = Box()
-    courier = sinks.courier("box", box, start=False)
+    dispatcher = sinks.dispatcher("box", box, start=False)
     before = time.time()
     sinks.record(1, 2)
-    sinks.run(courier)
+    sinks.run(dispatcher)
     (first,) = until(lambda: sinks.heard.of(SinkBacklog), "it is told")
     assert (first.sink, first.waiting) == ("box", 2)
     assert before - 1 <= first.oldest <= time.time()
@@ -322,8 +322,8 @@ def test_while_one_sink_fails_for_a_minute_no_other_waits_for_a_second(sinks: Si
         receiver.fail(500)
         box = Box()
         box.trouble = lambda email_id: box.at.setdefault(email_id, time.monotonic()) and None
-        broken = sinks.courier("webhook", webhook, max_retries=0, fail_max=5, recovery_timeout=5.0)
-        sinks.courier("box", box)
+        broken = sinks.dispatcher("webhook", webhook, max_retries=0, fail_max=5, recovery_timeout=5.0)
+        sinks.dispatcher("box", box)
         recorded: dict[str, float] = {}
         began, slowest = time.monotonic(), 0.0  # the longest that nothing but the disk took for a transaction
         while (now := time.monotonic()) - began < 60:
@@ -361,12 +361,12 @@ def test_a_stopped_courier_gives_back_what_it_has_not_begun(sinks: Sinks):
         free.wait()
 
     box.trouble = wait
-    courier = sinks.courier("box", box)
+    dispatcher = sinks.dispatcher("box", box)
     sinks.record(1, 2, 3)
     begun.wait()
-    courier.stop()
+    dispatcher.stop()
     free.set()
-    courier.join()
+    dispatcher.join()
     assert sum(box.taken.values()) == 1
     left = sinks.ledger.outbox.claim("box", "another", 10, 30.0)
     assert [owed.attempt for owed in left.deliveries] == [1, 1]
@@ -378,27 +378,27 @@ def test_a_letter_that_redis_does_not_take_is_kept_in_the_database(sinks: Sinks,
     with redis_server.client() as client:
         client.config_set("maxmemory", "1")
         try:
-            courier = sinks.courier("box", box)
+            dispatcher = sinks.dispatcher("box", box)
             sinks.record(1)
             until(lambda: sinks.heard.of(Deferred), "it waits")
-            assert not courier.done()
+            assert not dispatcher.done()
         finally:
             client.config_set("maxmemory", "0")
     sinks.hurry()
-    until(courier.done, "it is buried")
+    until(dispatcher.done, "it is buried")
     assert [letter[1] for letter in sinks.letters()] == ["permanent"]
 
 
 def test_a_message_whose_bytes_are_gone_ends_as_a_dead_letter(sinks: Sinks, tmp_path: Path):
     box = Box()
-    courier = sinks.courier("box", box, max_retries=0, start=False)
+    dispatcher = sinks.dispatcher("box", box, max_retries=0, start=False)
     raw = b"Subject: x\r\n\r\n" + b"y" * 5000
     (bad,) = sinks.record(1, raw=raw)
     for path in (tmp_path / "blobs").rglob("*"):
         if path.is_file():
             path.unlink()
-    sinks.run(courier)
-    until(courier.done, "it is settled")
+    sinks.run(dispatcher)
+    until(dispatcher.done, "it is settled")
     assert [letter[:3] for letter in sinks.letters()] == [(bad, "max_retries", "box")]
 
 

@@ -35,18 +35,18 @@ KEYS = Keys()
 
 def fill(server: RedisServer, waiting: int, pending: int, dead: int) -> None:
     """A stream in use: entries nobody had, entries two workers have, dead letters, cursors."""
-    intake = Appender(link(server.url))
-    since = intake.restart_cursor("default", "INBOX", Cursor(1, 0))
+    appender = Appender(link(server.url))
+    since = appender.restart_cursor("default", "INBOX", Cursor(1, 0))
     uid = 0
     while uid < waiting + pending + dead:
         upto = min(uid + 200, waiting + pending + dead)
         batch = [message(number) for number in range(uid + 1, upto + 1)]
-        _, since = intake.append("default", "INBOX", since, upto, batch)
+        _, since = appender.append("default", "INBOX", since, upto, batch)
         uid = upto
-    queue = Consumer(link(server.url), "here-worker-1", 60.0)
-    for each in queue.read_new(dead, block=False) if dead else []:
-        assert queue.dead_letter(each, dead_letter_fields("permanent", 1, PermanentError("no"), "", "here-worker-1"))
-    taken = queue.read_new(pending // 2, block=False) if pending else []
+    consumer = Consumer(link(server.url), "here-worker-1", 60.0)
+    for each in consumer.read_new(dead, block=False) if dead else []:
+        assert consumer.dead_letter(each, dead_letter_fields("permanent", 1, PermanentError("no"), "", "here-worker-1"))
+    taken = consumer.read_new(pending // 2, block=False) if pending else []
     other = Consumer(link(server.url), "there-worker-1", 60.0)
     rest = other.read_new(pending - len(taken), block=False) if pending else []
     assert len(taken) + len(rest) == pending
@@ -118,11 +118,11 @@ def test_work_goes_on_where_it_was(redis_server: RedisServer):
     with redis_server.client() as client:
         client.flushall()
     restore(redis_server, lines, summary)
-    intake = Appender(link(redis_server.url))
-    at = intake.cursor("default", "INBOX")
+    appender = Appender(link(redis_server.url))
+    at = appender.cursor("default", "INBOX")
     assert at
     assert at.uid == 5
-    assert intake.append("default", "INBOX", at, 6, [message(6)])[0] == 1
+    assert appender.append("default", "INBOX", at, 6, [message(6)])[0] == 1
     mine = Consumer(link(redis_server.url), "here-worker-1", 0.0)
     assert [each.message.envelope.uid for each in mine.read_new(100, block=False)] == [3, 4, 5, 6]
     with redis_server.client() as client:
@@ -131,12 +131,12 @@ def test_work_goes_on_where_it_was(redis_server: RedisServer):
 
 def test_what_is_completed_during_the_reading_is_left_out(redis_server: RedisServer, other: RedisServer):
     fill(redis_server, 100, 60, 0)
-    queue = Consumer(link(redis_server.url), "late-worker", 60.0)
+    consumer = Consumer(link(redis_server.url), "late-worker", 60.0)
     lines = []
     tally = Tally()
     for line in read_snapshot(open_link(redis_server.url, "test")):
         if line.get("type") == "stream":
-            assert not queue.ack(queue.read_new(10, block=False))
+            assert not consumer.ack(consumer.read_new(10, block=False))
             with redis_server.client() as client:
                 first = client.xpending_range(KEYS.stream, GROUP, "-", "+", 10)
                 client.xack(KEYS.stream, GROUP, *(each["message_id"] for each in first))
@@ -201,8 +201,8 @@ def test_a_restore_replaces_what_was_there_in_one_step(redis_server: RedisServer
 
 def test_a_snapshot_of_a_busy_redis_misses_nothing(redis_server: RedisServer):
     """Whatever the cursor has passed is in the stream, a dead letter, or was completed before the reading ended."""
-    intake, queue = Appender(link(redis_server.url)), Consumer(link(redis_server.url), "here-worker-1", 60.0)
-    since = intake.restart_cursor("default", "INBOX", Cursor(1, 0))
+    appender, consumer = Appender(link(redis_server.url)), Consumer(link(redis_server.url), "here-worker-1", 60.0)
+    since = appender.restart_cursor("default", "INBOX", Cursor(1, 0))
     completed: set[int] = set()
     over = threading.Event()
 
@@ -210,15 +210,17 @@ def test_a_snapshot_of_a_busy_redis_misses_nothing(redis_server: RedisServer):
         at = since
         while not over.is_set():
             batch = [message(uid, raw=os.urandom(3000)) for uid in range(at.uid + 1, at.uid + 21)]
-            _, at = intake.append("default", "INBOX", at, at.uid + 20, batch)
+            _, at = appender.append("default", "INBOX", at, at.uid + 20, batch)
 
     def work() -> None:
         while not over.is_set():
-            taken = queue.read_new(15, block=False)
+            taken = consumer.read_new(15, block=False)
             for each in taken[:2]:
-                queue.dead_letter(each, dead_letter_fields("permanent", 1, PermanentError("no"), "", "here-worker-1"))
+                consumer.dead_letter(
+                    each, dead_letter_fields("permanent", 1, PermanentError("no"), "", "here-worker-1")
+                )
             completed.update(each.message.envelope.uid for each in taken[2:])
-            queue.ack(taken[2:])
+            consumer.ack(taken[2:])
 
     threads = [threading.Thread(target=produce), threading.Thread(target=work)]
     for thread in threads:

@@ -61,8 +61,8 @@ class StreamMachine(RuleBasedStateMachine):
         plain = link(self.server.url)
         self.link = RedisLink(plain.client, Keys(f"machine:{uuid.uuid4().hex}"), plain.breaker)
         self.redis, self.keys = self.link.client, self.link.keys
-        self.intakes = [Appender(self.link), Appender(self.link)]
-        self.queues = {name: Consumer(self.link, name, LEASE) for name in WORKERS}
+        self.appenders = [Appender(self.link), Appender(self.link)]
+        self.consumers = {name: Consumer(self.link, name, LEASE) for name in WORKERS}
         self.dead_letters = DeadLetterQueue(self.link)
         self.letters: list[str] = []  # dead letters, also those that are none any more
         self.held: dict[str, dict[str, Delivery]] = {name: {} for name in WORKERS}  # what each believes it has
@@ -77,9 +77,9 @@ class StreamMachine(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
-        for queue in self.queues.values():
+        for queue in self.consumers.values():
             queue.ensure_group()
-        self.intakes[0].restart_cursor(ACCOUNT, MAILBOX, Cursor(1, 0))
+        self.appenders[0].restart_cursor(ACCOUNT, MAILBOX, Cursor(1, 0))
         self.append(0, 4)
         self.take_fresh(WORKERS[0], 3)
 
@@ -87,15 +87,15 @@ class StreamMachine(RuleBasedStateMachine):
 
     @rule(producer=PRODUCERS)
     def read_cursor(self, producer: int) -> None:
-        found = self.intakes[producer].cursor(ACCOUNT, MAILBOX)
+        found = self.appenders[producer].cursor(ACCOUNT, MAILBOX)
         assert found
         self.believed[producer] = found
 
-    @rule(producer=PRODUCERS, most=st.integers(1, 4))
-    def append(self, producer: int, most: int) -> None:
+    @rule(producer=PRODUCERS, limit=st.integers(1, 4))
+    def append(self, producer: int, limit: int) -> None:
         """From where this producer believes the cursor to be; the other may have been there before."""
         since = self.believed[producer]
-        self._append(producer, since, list(range(since.uid + 1, since.uid + most + 1)))
+        self._append(producer, since, list(range(since.uid + 1, since.uid + limit + 1)))
 
     @precondition(lambda self: self.last_call)
     @rule(producer=PRODUCERS)
@@ -105,11 +105,11 @@ class StreamMachine(RuleBasedStateMachine):
         self._append(producer, since, uids)
 
     def _append(self, producer: int, since: Cursor, uids: list[int]) -> None:
-        before = self.intakes[producer].cursor(ACCOUNT, MAILBOX)
+        before = self.appenders[producer].cursor(ACCOUNT, MAILBOX)
         assert before
         batch = [message(uid, uidvalidity=since.uidvalidity, raw=b"%d" % uid * (uid % 40 + 1)) for uid in uids]
         try:
-            added, moved = self.intakes[producer].append(ACCOUNT, MAILBOX, since, uids[-1], batch)
+            added, moved = self.appenders[producer].append(ACCOUNT, MAILBOX, since, uids[-1], batch)
         except StaleCursor:
             assert (before.uidvalidity, before.uid) != (since.uidvalidity, since.uid)
             return
@@ -125,24 +125,24 @@ class StreamMachine(RuleBasedStateMachine):
         self.uidvalidity += 1
         self.highest = Cursor(self.uidvalidity, 0)
         at = Cursor(self.uidvalidity, max(self.appended, default=0))
-        self.believed[0] = self.intakes[0].restart_cursor(ACCOUNT, MAILBOX, at)
+        self.believed[0] = self.appenders[0].restart_cursor(ACCOUNT, MAILBOX, at)
         assert self.believed[0] == at
 
     @rule(producer=PRODUCERS)
     def restarting_a_valid_cursor_changes_nothing(self, producer: int) -> None:
-        before = self.intakes[producer].cursor(ACCOUNT, MAILBOX)
-        assert self.intakes[producer].restart_cursor(ACCOUNT, MAILBOX, Cursor(self.uidvalidity, 0)) == before
+        before = self.appenders[producer].cursor(ACCOUNT, MAILBOX)
+        assert self.appenders[producer].restart_cursor(ACCOUNT, MAILBOX, Cursor(self.uidvalidity, 0)) == before
 
     # -- workers
 
-    @rule(name=CONSUMERS, most=st.integers(1, 4))
-    def take_fresh(self, name: str, most: int) -> None:
-        self._taken(name, self.queues[name].read_new(most, block=False))
+    @rule(name=CONSUMERS, limit=st.integers(1, 4))
+    def take_fresh(self, name: str, limit: int) -> None:
+        self._taken(name, self.consumers[name].read_new(limit, block=False))
 
-    @rule(name=CONSUMERS, most=st.integers(1, 4))
-    def take_overdue(self, name: str, most: int) -> None:
+    @rule(name=CONSUMERS, limit=st.integers(1, 4))
+    def take_overdue(self, name: str, limit: int) -> None:
         pending = self._pending()
-        taken = self.queues[name].claim_due(most)
+        taken = self.consumers[name].claim_due(limit)
         for each in taken:
             consumer, idle, count = pending[each.id]
             assert idle >= LEASE * 1000 or consumer == name, "taken from its owner within the lease"
@@ -176,7 +176,7 @@ class StreamMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def complete(self, data: st.DataObject) -> None:
         name, chosen = self._chosen(data)
-        rejected = {each.id for each in self.queues[name].ack(chosen)}
+        rejected = {each.id for each in self.consumers[name].ack(chosen)}
         for each in chosen:
             assert (each.id in rejected) == (self.owner.get(each.id) != name)
             if each.id not in rejected:
@@ -189,7 +189,7 @@ class StreamMachine(RuleBasedStateMachine):
         name, chosen = self._chosen(data)
         for each in chosen[:1]:
             mine = self.owner.get(each.id) == name
-            assert self.queues[name].dead_letter(each, {"dead_reason": "operator"}) == mine
+            assert self.consumers[name].dead_letter(each, {"dead_reason": "operator"}) == mine
             if mine:
                 self._gone(each)
 
@@ -207,7 +207,7 @@ class StreamMachine(RuleBasedStateMachine):
     def heartbeat(self, data: st.DataObject) -> None:
         name, chosen = self._chosen(data)
         ids = [each.id for each in chosen]
-        kept = self.queues[name].extend(ids)
+        kept = self.consumers[name].extend(ids)
         assert kept == {each for each in ids if self.owner.get(each) == name}
         assert all(self._pending()[each][1] < LEASE * 1000 for each in kept)
 
@@ -215,7 +215,7 @@ class StreamMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:
         name, chosen = self._chosen(data)
-        for each in self.queues[name].extend([each.id for each in chosen], give_back=True):
+        for each in self.consumers[name].extend([each.id for each in chosen], give_back=True):
             self.counts[each] -= 1
         self._drop(name, chosen)
 
@@ -224,7 +224,7 @@ class StreamMachine(RuleBasedStateMachine):
     def release(self, data: st.DataObject) -> None:
         name, chosen = self._chosen(data)
         mine = [each.id for each in chosen if self.owner.get(each.id) == name]
-        assert self.queues[name].release([each.id for each in chosen]) == len(mine)
+        assert self.consumers[name].release([each.id for each in chosen]) == len(mine)
         for each in mine:
             self.counts[each] -= 1
         self._drop(name, chosen)
@@ -240,7 +240,7 @@ class StreamMachine(RuleBasedStateMachine):
     @rule(name=CONSUMERS)
     def leave(self, name: str) -> None:
         """A worker that stops never takes pending entries along."""
-        self.queues[name].unregister()
+        self.consumers[name].unregister()
 
     def _chosen(self, data: st.DataObject) -> tuple[str, list[Delivery]]:
         """A worker that believes it holds something, and some of that."""
@@ -286,7 +286,7 @@ class StreamMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_cursor_never_goes_back(self) -> None:
-        now = self.intakes[0].cursor(ACCOUNT, MAILBOX)
+        now = self.appenders[0].cursor(ACCOUNT, MAILBOX)
         if now:
             assert (now.uidvalidity, now.uid) >= (self.highest.uidvalidity, self.highest.uid)
             self.highest = now
@@ -311,12 +311,12 @@ def _number(each: Delivery) -> int:
 
 def test_a_long_backlog_is_kept_whole(server: RedisServer):
     plain = link(server.url)
-    intake = Appender(RedisLink(plain.client, Keys("backlog"), plain.breaker))
-    cursor = intake.restart_cursor(ACCOUNT, MAILBOX, Cursor(1, 0))
+    appender = Appender(RedisLink(plain.client, Keys("backlog"), plain.breaker))
+    cursor = appender.restart_cursor(ACCOUNT, MAILBOX, Cursor(1, 0))
     for first in range(1, 10_001, 500):
         batch = [message(uid) for uid in range(first, first + 500)]
-        _, cursor = intake.append(ACCOUNT, MAILBOX, cursor, first + 499, batch)
-    assert intake.backlog().depth == 10_000
+        _, cursor = appender.append(ACCOUNT, MAILBOX, cursor, first + 499, batch)
+    assert appender.backlog().depth == 10_000
 
 
 def test_the_stream_keeps_every_message_in_one_place(server: RedisServer, monkeypatch: pytest.MonkeyPatch):

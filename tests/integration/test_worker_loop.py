@@ -71,12 +71,12 @@ def parser() -> Iterator[Watched]:
 
 
 def _worker(redis: RedisServer, folder: Path, parser: Watched, shelf: Shelf, observe=lambda event: None) -> Worker:
-    intake = Appender(link(redis.url))
-    intake.restart_cursor("default", "INBOX", Cursor(1, 0))
-    intake.append("default", "INBOX", Cursor(1, 0), MESSAGES, [message(uid) for uid in range(1, MESSAGES + 1)])
-    queue = Consumer(link(redis.url), "here-worker-1", 60)
+    appender = Appender(link(redis.url))
+    appender.restart_cursor("default", "INBOX", Cursor(1, 0))
+    appender.append("default", "INBOX", Cursor(1, 0), MESSAGES, [message(uid) for uid in range(1, MESSAGES + 1)])
+    consumer = Consumer(link(redis.url), "here-worker-1", 60)
     settlement = BatchProcessor(
-        queue,
+        consumer,
         shelf,
         Breaker("shelf", BreakerPolicy(fail_max=1000), (SinkUnavailable,), observe),
         DiskBlobStore(folder / "blobs"),
@@ -90,7 +90,7 @@ def _worker(redis: RedisServer, folder: Path, parser: Watched, shelf: Shelf, obs
         observe=observe,
     )
     return Worker(
-        queue, settlement, batch=BATCH, lease=60, paused=lambda: False, min_priority=lambda: 0, observe=observe
+        consumer, settlement, batch=BATCH, lease=60, paused=lambda: False, min_priority=lambda: 0, observe=observe
     )
 
 

@@ -39,21 +39,21 @@ def _locked(here: Place) -> Iterator[None]:
 
 
 def test_what_the_database_does_not_take_stays_in_the_stream(impatient: Place, own_redis: RedisServer):
-    intake = Appender(link(own_redis.url))
-    cursor = intake.restart_cursor("default", "INBOX", Cursor(1, 0))
+    appender = Appender(link(own_redis.url))
+    cursor = appender.restart_cursor("default", "INBOX", Cursor(1, 0))
     worker = impatient.worker()
     until(lambda: worker.get("/ready")[0] == 200, "the worker is ready")
     with _locked(impatient):
-        intake.append("default", "INBOX", cursor, COUNT, [message(uid) for uid in range(1, COUNT + 1)])
+        appender.append("default", "INBOX", cursor, COUNT, [message(uid) for uid in range(1, COUNT + 1)])
         until(lambda: worker.status()["circuit_breakers"][1]["failure_count"], "the database refused")
         time.sleep(2)
-        assert intake.backlog().depth == COUNT
+        assert appender.backlog().depth == COUNT
         assert impatient.rows() == []
         with own_redis.client() as client:
             pending = client.xpending_range(Keys().stream, GROUP, "-", "+", COUNT)
         assert max((entry["times_delivered"] for entry in pending), default=0) <= 1
     until(lambda: len(impatient.rows()) == COUNT, "everything is in the database")
-    until(lambda: intake.backlog().depth == 0, "the stream is empty")
+    until(lambda: appender.backlog().depth == 0, "the stream is empty")
 
 
 def test_what_was_in_a_flushed_stream_is_fetched_again(tmp_path: Path, own_redis: RedisServer):

@@ -77,30 +77,30 @@ class World:
         with self._opened() as (source, connection, mailbox):
             _pass(source, connection, mailbox)
 
-    def work(self, most: int = 1_000_000) -> int:
+    def work(self, limit: int = 1_000_000) -> int:
         """What a worker does with up to `most` messages; returns how many the ledger had already."""
         sink = DatabaseSink(self.ledger(), self.blobs, self.settings.blob_threshold_bytes)
-        queue = self._queue()
+        consumer = self._consumer()
         had = 0
-        while most > 0 and (batch := queue.read_new(min(most, 100), block=False)):
-            most -= len(batch)
+        while limit > 0 and (batch := consumer.read_new(min(limit, 100), block=False)):
+            limit -= len(batch)
             had += len(sink.deliver([self._parcel(each.message) for each in batch]))
-            queue.ack(batch)
+            consumer.ack(batch)
         return had
 
-    def _queue(self) -> Consumer:
-        queue = Consumer(link(self.redis.url), "here-worker-1", 60.0)
-        queue.ensure_group()
-        return queue
+    def _consumer(self) -> Consumer:
+        consumer = Consumer(link(self.redis.url), "here-worker-1", 60.0)
+        consumer.ensure_group()
+        return consumer
 
     def _parcel(self, sent) -> LedgerWrite:
         raw = sent.raw if sent.raw is not None else self.blobs.get(sent.raw_ref)
         return LedgerWrite(parse(sent.envelope, raw), raw, sent.raw_ref)
 
-    def dead_letter(self, most: int) -> None:
-        queue = self._queue()
-        for each in queue.read_new(most, block=False):
-            assert queue.dead_letter(each, {"dead_reason": "permanent"})
+    def dead_letter(self, limit: int) -> None:
+        consumer = self._consumer()
+        for each in consumer.read_new(limit, block=False):
+            assert consumer.dead_letter(each, {"dead_reason": "permanent"})
 
     def reconcile(self, *, repair: bool = False, room: Callable[[], bool] = lambda: True) -> ReconcileReport:
         with self.reconciler(room if repair else None) as reconciler:

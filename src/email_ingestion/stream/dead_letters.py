@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from heapq import merge
 from itertools import islice
@@ -136,13 +136,13 @@ class DeadLetterFilter:
     fingerprint: str | None = None
     account: str | None = None
 
-    def matches(self, letter: DeadLetter) -> bool:
+    def matches(self, dead_letter: DeadLetter) -> bool:
         """Whether a dead letter fulfils them."""
         return (
-            self.reason in {None, letter.reason}
-            and self.error_type in {None, letter.error_type}
-            and self.fingerprint in {None, letter.fingerprint}
-            and self.account in {None, letter.account}
+            self.reason in {None, dead_letter.reason}
+            and self.error_type in {None, dead_letter.error_type}
+            and self.fingerprint in {None, dead_letter.fingerprint}
+            and self.account in {None, dead_letter.account}
         )
 
 
@@ -160,30 +160,22 @@ class FailureGroup:
     error: str
 
 
-def group_failures(letters: Iterable[DeadLetter]) -> list[FailureGroup]:
+def group_failures(dead_letters: Iterable[DeadLetter]) -> list[FailureGroup]:
     """Group dead letters, which must come in the order of their ids, by fingerprint; the most frequent first."""
     found: dict[str, FailureGroup] = {}
-    for letter in letters:
-        before = found.get(letter.fingerprint)
-        found[letter.fingerprint] = replace(
-            _failure_group(letter),
+    for dead_letter in dead_letters:
+        before = found.get(dead_letter.fingerprint)
+        found[dead_letter.fingerprint] = FailureGroup(
+            fingerprint=dead_letter.fingerprint,
             count=before.count + 1 if before else 1,
-            first=before.first if before else letter.dead_at,
+            first=before.first if before else dead_letter.dead_at,
+            last=dead_letter.dead_at,
+            example=dead_letter.id,
+            reason=dead_letter.reason,
+            error_type=dead_letter.error_type,
+            error=dead_letter.error,
         )
     return sorted(found.values(), key=lambda group: -group.count)
-
-
-def _failure_group(letter: DeadLetter) -> FailureGroup:
-    return FailureGroup(
-        fingerprint=letter.fingerprint,
-        count=1,
-        first=letter.dead_at,
-        last=letter.dead_at,
-        example=letter.id,
-        reason=letter.reason,
-        error_type=letter.error_type,
-        error=letter.error,
-    )
 
 
 class DeadLetterQueue:
@@ -205,9 +197,9 @@ class DeadLetterQueue:
         Not idempotent: a repetition makes a second dead letter, whose replay is harmless.
         """
         compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
-        letter: dict[Any, Any] = {**encode(message, datetime.now(UTC), compressor), **fields}
+        entry: dict[Any, Any] = {**encode(message, datetime.now(UTC), compressor), **fields}
         keys = self._link.keys_for(message.envelope.account)
-        self._link.call(lambda: self._client.xadd(keys.dlq, letter))
+        self._link.call(lambda: self._client.xadd(keys.dlq, entry))
 
     def letters(self, before: datetime | None = None) -> Iterator[DeadLetter]:
         """Yield the present dead letters, or those that died before a time, oldest first.
@@ -218,7 +210,7 @@ class DeadLetterQueue:
         if before:
             ends = [min(end, f"{max(0, int(before.timestamp() * 1000))}-0", key=entry_order) for end in ends]
         found = (self._letters_until(keys, end) for keys, end in zip(self._partitions, ends, strict=True))
-        yield from merge(*found, key=lambda letter: entry_order(letter.id))
+        yield from merge(*found, key=lambda dead_letter: entry_order(dead_letter.id))
 
     def _letters_until(self, keys: Keys, end: str) -> Iterator[DeadLetter]:
         for letter_id, fields in read_entries(self._link, keys.dlq, end):

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, cast
 
 import redis
@@ -37,47 +36,12 @@ class Gauges:
     processes: tuple[dict[str, Any], ...]  # presence records
 
 
-@dataclass(frozen=True, slots=True)
-class _Partition:
-    """The values of one partition."""
-
-    depth: int
-    volume: int
-    oldest: float | None
-    dead: int
-    dead_oldest: float | None
-    replayed: int
-    pending: int
-    deliveries: int
-    oldest_pending: float | None
-
-
 def read_gauges(link: RedisLink) -> Gauges:
     """Read the gauges; raises like `RedisLink.call`."""
     return link.call(lambda: _read(link))
 
 
 def _read(link: RedisLink) -> Gauges:
-    parts = _partitions(link)
-    used, maximum, evicted = _memory(link)
-    return Gauges(
-        depth=sum(part.depth for part in parts),
-        pending=sum(part.pending for part in parts),
-        volume=sum(part.volume for part in parts),
-        oldest=_earliest(part.oldest for part in parts),
-        oldest_pending=_earliest(part.oldest_pending for part in parts),
-        max_deliveries=max(part.deliveries for part in parts),
-        dlq_depth=sum(part.dead for part in parts),
-        dlq_oldest=_earliest(part.dead_oldest for part in parts),
-        dlq_replayed=sum(part.replayed for part in parts),
-        memory_used=used,
-        memory_max=maximum,
-        evicted=evicted,
-        processes=_processes(link),
-    )
-
-
-def _partitions(link: RedisLink) -> list[_Partition]:
     pipe = link.client.pipeline(transaction=False)
     for keys in link.partitions:
         pipe.xlen(keys.stream)
@@ -86,29 +50,29 @@ def _partitions(link: RedisLink) -> list[_Partition]:
         pipe.xlen(keys.dlq)
         pipe.xrange(keys.dlq, count=1)
         pipe.get(keys.replayed)
-    answers = iter(pipe.execute())
-    found = []
-    for keys in link.partitions:
-        depth, volume, oldest, dead, dead_oldest, replayed = islice(answers, 6)
-        pending, deliveries, oldest_pending = _pending(link.client, keys)
-        found.append(
-            _Partition(
-                depth,
-                max(0, int(volume or 0)),
-                entry_time(oldest[0][0]) if oldest else None,
-                dead,
-                entry_time(dead_oldest[0][0]) if dead_oldest else None,
-                int(replayed or 0),
-                pending,
-                deliveries,
-                oldest_pending,
-            )
-        )
-    return found
+    values = pipe.execute()
+    depths, volumes, first_entries, dlq_depths, first_dead, replayed = (values[column::6] for column in range(6))
+    pending, deliveries, oldest_pending = zip(*(_pending(link.client, keys) for keys in link.partitions), strict=True)
+    used, maximum, evicted = _memory(link)
+    return Gauges(
+        depth=sum(depths),
+        pending=sum(pending),
+        volume=sum(max(0, int(volume or 0)) for volume in volumes),
+        oldest=_earliest(entries[0][0] for entries in first_entries if entries),
+        oldest_pending=_earliest(entry_id for entry_id in oldest_pending if entry_id),
+        max_deliveries=max(deliveries),
+        dlq_depth=sum(dlq_depths),
+        dlq_oldest=_earliest(entries[0][0] for entries in first_dead if entries),
+        dlq_replayed=sum(int(count or 0) for count in replayed),
+        memory_used=used,
+        memory_max=maximum,
+        evicted=evicted,
+        processes=_processes(link),
+    )
 
 
-def _earliest(times: Iterable[float | None]) -> float | None:
-    return min((each for each in times if each is not None), default=None)
+def _earliest(entry_ids: Iterable[bytes]) -> float | None:
+    return min(map(entry_time, entry_ids), default=None)
 
 
 def _memory(link: RedisLink) -> tuple[int, int, int]:
@@ -124,8 +88,8 @@ def _memory(link: RedisLink) -> tuple[int, int, int]:
     return *max(used, key=lambda each: (each[0] / each[1] if each[1] else 0.0, each[0])), evicted
 
 
-def _pending(client: redis.Redis, keys: Keys) -> tuple[int, int, float | None]:
-    """Return the number, the highest delivery count among the oldest thousand, and when the oldest was appended."""
+def _pending(client: redis.Redis, keys: Keys) -> tuple[int, int, bytes | None]:
+    """Return the number, the highest delivery count among the oldest thousand, and the oldest entry id."""
     try:
         entries = cast("list[dict[str, Any]]", client.xpending_range(keys.stream, GROUP, "-", "+", 1000))
         summary = client.xpending(keys.stream, GROUP)
@@ -134,7 +98,7 @@ def _pending(client: redis.Redis, keys: Keys) -> tuple[int, int, float | None]:
             return 0, 0, None
         raise
     deliveries = max((int(entry["times_delivered"]) for entry in entries), default=0)
-    return int(summary["pending"]), deliveries, entry_time(entries[0]["message_id"]) if entries else None
+    return int(summary["pending"]), deliveries, entries[0]["message_id"] if entries else None
 
 
 def _processes(link: RedisLink) -> tuple[dict[str, Any], ...]:

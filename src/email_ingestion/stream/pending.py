@@ -91,8 +91,8 @@ class PendingEntries:
             args += [name, value]
         there = self._partitions[partition]
         keys = [there.stream, there.volume, there.dlq, there.priority]
-        letter = self._in_group(lambda: self._dead_letter(keys=keys, args=args), None)
-        return there.format_entry_id(text(letter)) if letter else None
+        dead_letter_id = self._in_group(lambda: self._dead_letter(keys=keys, args=args), None)
+        return there.format_entry_id(text(dead_letter_id)) if dead_letter_id else None
 
     def consumers(self) -> list[ConsumerInfo]:
         """Return the consumers of all groups, by name."""

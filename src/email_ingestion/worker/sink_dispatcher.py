@@ -296,10 +296,10 @@ class SinkDispatcher:
     ) -> None:
         email_id = delivery.envelope.email_id
         inside = self._content(delivery)
-        letter = RawMessage(delivery.envelope, inside, None if inside is not None else delivery.raw_ref, self._name)
+        message = RawMessage(delivery.envelope, inside, None if inside is not None else delivery.raw_ref, self._name)
         fields = dead_letter_fields(reason, delivery.attempt, error, stack_frames(error), self._instance)
         try:
-            self._dead_letters.add(letter, fields)
+            self._dead_letters.add(message, fields)
         except TransientError as redis_error:  # the sink gets the message once more before the next try
             self._defer(claimed, delivery, redis_error, DEAD_LETTER_RETRY_SECONDS)
             return

@@ -1,10 +1,8 @@
 -- Acknowledge entries and delete them from the stream, each only while it is still pending under my name.
---
 -- KEYS[1] stream    stream  mail on its way
 -- KEYS[2] volume    string  bytes of payload in the stream
 -- KEYS[3] priority  zset    ids of entries whose priority is not the normal one
 -- ARGV    group, me, then for each entry: id, bytes of its fields
---
 -- Starts with XACK, so that it passes when Redis is over its memory limit: the queue must be able to drain.
 -- Returns 1 or 0 for each entry: 0 when another consumer claimed it meanwhile.
 local out, freed, ranked = {}, 0, redis.call('EXISTS', KEYS[3]) == 1

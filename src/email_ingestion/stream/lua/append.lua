@@ -1,5 +1,4 @@
 -- Append a batch of messages and move the cursor, both or neither; a repetition adds nothing.
---
 -- KEYS[1] stream    stream
 -- KEYS[2] cursor    hash    of the mailbox
 -- KEYS[3] volume    string
@@ -12,7 +11,6 @@
 -- ARGV[5] the end of the cursor to move: 'uid' upwards with new mail (UIDs ascending), or 'history' downwards with
 --         older mail (UIDs descending)
 -- ARGV[6] number of entries, then the entries under their UIDs (shared/entry.lua)
---
 -- Returns {entries added, cursor, bytes added}. STALECURSOR when the cursor is missing, behind ARGV[2] (Redis was
 -- restored: moving on would leave a hole), or of another UIDVALIDITY; FENCED when the lease has another owner: this
 -- process was away for so long that another one reads the account, or may. Nothing is written then.

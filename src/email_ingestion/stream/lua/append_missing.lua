@@ -1,5 +1,4 @@
 -- Append messages that were found missing; no cursor is moved.
---
 -- KEYS[1] stream    stream
 -- KEYS[2] volume    string
 -- KEYS[3] priority  zset
@@ -7,7 +6,6 @@
 -- ARGV[1] last entry id that the caller has searched itself, '-' for none
 -- ARGV[2] lease owner, '' for none
 -- ARGV[3] number of entries, then the entries under their identities (shared/entry.lua)
---
 -- Entries after that id are searched here: a message that another process appended meanwhile, or this very call whose
 -- answer was lost, is not appended again.
 -- Returns how many were added; FENCED as in append.lua.

@@ -1,9 +1,7 @@
 -- Claim pending entries that are due: my own after their back-off, those of others after the lease as well.
---
 -- KEYS[1] stream    stream
 -- KEYS[2] priority  zset
 -- ARGV    group, me, lease (ms), limit, least priority, back-off (ms) after 1, 2, 3, ... deliveries
---
 -- An entry that was delivered and not given back is a suspect: it may have killed its worker, so it is claimed alone.
 -- Entries given back untouched (count 0) are claimed together. The jitter comes from the entry's own id.
 -- Entries below the least priority are left as they are: for later, or for a worker that takes all.

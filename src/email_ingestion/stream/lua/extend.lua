@@ -1,8 +1,6 @@
 -- Keep entries pending under my name and restart their idle time: a heartbeat, or the start of a back-off.
---
 -- KEYS[1] stream  stream
 -- ARGV    group, me, deliveries to take back (0 or 1), then ids
---
 -- A delivery is taken back when the entry was not touched: this was no attempt.
 -- Returns the ids that are still mine.
 local mine = {}

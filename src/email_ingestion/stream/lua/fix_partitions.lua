@@ -1,10 +1,8 @@
 -- Store the number of partitions that mail is spread over, unless that was done before; no stored number means one.
---
 -- KEYS[1] partitions  string
 -- KEYS[2] stream      stream
 -- KEYS[3] dlq         stream
 -- ARGV[1] the caller's number
---
 -- Returns the number that holds.
 local fixed = redis.call('GET', KEYS[1])
 if fixed then return fixed end

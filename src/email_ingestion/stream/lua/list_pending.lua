@@ -1,8 +1,6 @@
 -- Read one page of the pending entries: consumer, times, deliveries, and which message each one is.
---
 -- KEYS[1] stream  stream
 -- ARGV    group, least idle time (ms), first id, limit, consumer ('' for all)
---
 -- Returns {id, consumer, idle (ms), deliveries, account, gm_msgid, sha256, bytes of the fields, age (ms)} for each
 -- entry; bytes are -1 where the payload is gone, the age is that of the id.
 local command = {'XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[2], ARGV[3], '+', ARGV[4]}

@@ -1,9 +1,7 @@
 -- Read the next new entries, passing over those that `read_urgent` delivered before their turn: XREADGROUP would take
 -- them away from their consumer and forget how often they were tried.
---
 -- KEYS[1] stream  stream
 -- ARGV    group, me, limit
---
 -- Returns a list of {id, fields}.
 -- include position
 local position = position_of(KEYS[1], ARGV[1])

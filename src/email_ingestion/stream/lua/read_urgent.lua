@@ -1,9 +1,7 @@
 -- Read new entries of a high priority before their turn, the highest first, and of one priority the oldest.
---
 -- KEYS[1] stream    stream
 -- KEYS[2] priority  zset
 -- ARGV    group, me, limit, least priority
---
 -- The group has not come to these entries: `read_around_urgent` passes over them when it does.
 -- Returns {1 if such entries are in flight or wait for another attempt, list of {id, fields}}.
 local out, start, held = {}, 0, 0

@@ -1,9 +1,7 @@
 -- Make entries pending that are behind the group's position and pending under no name: a power cut can lose the record
 -- of their delivery and keep the position, and then no consumer would ever get them.
---
 -- KEYS[1] stream  stream
 -- ARGV    group, me, lease (ms), first id
---
 -- They are marked as given back untouched, so that any consumer may claim them.
 -- Returns how many there were on this page, and the id to continue from unless it was the last.
 -- include position

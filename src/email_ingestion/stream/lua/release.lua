@@ -1,8 +1,6 @@
 -- Give entries back so that any consumer may claim them at once: this process stops.
---
 -- KEYS[1] stream  stream
 -- ARGV    group, me, lease (ms), then ids
---
 -- The delivery is taken back and the idle time set to the lease.
 -- Returns how many were still mine.
 local n = 0

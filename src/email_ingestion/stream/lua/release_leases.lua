@@ -1,8 +1,6 @@
 -- Give up the leases that are ours, so that another process may take the accounts at once.
---
 -- KEYS    lease  string  of each account
 -- ARGV[1] owner ("<seat> <term>")
---
 -- Returns how many were ours.
 local n = 0
 for _, key in ipairs(KEYS) do

@@ -1,8 +1,6 @@
 -- Make pending entries due at once for any consumer, each only while it is still that consumer's.
---
 -- KEYS[1] stream  stream
 -- ARGV    group, idle time to set (ms), then id, consumer of each entry
---
 -- The count of deliveries stays: an entry that killed a worker before is still handled alone.
 -- Returns how many were still that consumer's.
 local n = 0

@@ -1,8 +1,6 @@
 -- Take the leases that are free, or were left by an earlier life of this seat, and renew those that are ours.
---
 -- KEYS    lease  string  "<seat> <term>" of each account's owner, expires
 -- ARGV    seat, term, life (ms)
---
 -- One process at a time sits in a seat, so another term of it belongs to a dead process.
 -- DEL comes before SET, though it deletes nothing that matters: a script whose first write is allowed over the memory
 -- limit may do its other writes too.

@@ -1,8 +1,6 @@
 -- Count bytes towards an account's daily download quota, unless it is used up.
---
 -- KEYS[1] budget  hash  bytes by hour since the epoch
 -- ARGV    hour since the epoch, bytes, limit (0: count them in any case)
---
 -- The hours that count are this one and the 24 before it: a little more than a day, never less.
 -- Returns {1 or 0, bytes of the last day}.
 local hour, size, limit, today = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), 0

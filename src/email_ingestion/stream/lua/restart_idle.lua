@@ -1,8 +1,6 @@
 -- After Redis' clock went back, restart the idle time of entries that were delivered in what is now the future.
---
 -- KEYS[1] stream  stream
 -- ARGV[1] group
---
 -- Their idle time reads 0 and would do so until the clock is there again. Delivery counts and consumers stay.
 local start = '-'
 while true do

@@ -1,8 +1,6 @@
 -- Read one page of a stream's entries without their payloads.
---
 -- KEYS[1] stream  stream  mail or dead letters
 -- ARGV    first id ('-', or '(' and an id), limit of entries, limit of bytes
---
 -- XRANGE copies payloads into the script, so it reads a few at a time: a page ends at its bytes, not only at its
 -- count, and Redis serves others soon.
 -- Returns {last id read, or nothing at the end, list of {id, account, mailbox, uidvalidity, uid, gm_msgid, sha256}};

@@ -1,8 +1,6 @@
 -- Set an operators' override for all processes, or clear it; what has ended or cannot be read is removed on the way.
---
 -- KEYS[1] control  hash  override by name: JSON {ends_ms, value, by}; expires
 -- ARGV    name, seconds (0: clear it), value, by
---
 -- Ends are by Redis' clock, so that readers need not agree with the clock of the process that sets it.
 -- Returns the latest end (ms).
 local t = redis.call('TIME')

@@ -1,7 +1,5 @@
 -- Read the state of all keys at one instant, without the entries of streams: they may be many and are read after it.
---
 -- KEYS    every key of a partition
---
 -- Reads only, so it passes when Redis is over its memory limit.
 -- Returns {now (ms), list of {type, time to live (ms, negative: for ever), value}}; the value of a stream is
 -- {last id, entries added, greatest deleted id, list of {group, last delivered id, list of {id, consumer, idle (ms),

@@ -1,8 +1,6 @@
 -- Note that a mail server has locked an account out: for twice as long as the last time, if that was within a day.
---
 -- KEYS[1] lockout  hash  until, seconds
 -- ARGV    now (Unix seconds), shortest time, longest time (seconds)
---
 -- One that still holds is left as it is: several connections learn of it at once.
 -- Returns until when, as text.
 local now, shortest, longest = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
