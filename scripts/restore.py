@@ -1,4 +1,4 @@
-"""Entry point for `python scripts/restore.py`; the code is in `email_ingestion.cli.restore`."""
+"""Entry point for `python scripts/restore.py`; the code is in `email_ingestion.cli.backup`."""
 
 import sys
 from pathlib import Path

@@ -107,7 +107,6 @@ class ProcessContext:
     ops_url: str
     link: RedisLink
     breakers: BreakerRegistry
-    stop: StopSignal
     overrides: OperatorOverrides
     admin_actions: AdminActions
 
@@ -197,7 +196,7 @@ class ProcessRunner:
         actions.pings["redis"] = partial(check_writable, link)
         ops_url = self._serve(ops, actions, cleanup)
         handle_signals(self._stop, ops.observe)
-        return ProcessContext(settings, identity, ops, ops_url, link, self._breakers, self._stop, overrides, actions)
+        return ProcessContext(settings, identity, ops, ops_url, link, self._breakers, overrides, actions)
 
     def _serve(self, ops: Ops, actions: AdminActions, cleanup: ExitStack) -> str:
         """Serve the endpoints and write their addresses for other processes and Prometheus; return the ops URL."""
