@@ -74,7 +74,7 @@ class LedgerOnDemand:
 
 @dataclass(frozen=True, slots=True)
 class AccountServices:
-    """One account, and what its mail needs apart from a connection: makes the parts of the producer for it."""
+    """Makes the parts of the producer for one account; a connection is passed to each part."""
 
     account: Account
     settings: Settings

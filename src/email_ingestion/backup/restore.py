@@ -26,7 +26,7 @@ from email_ingestion.stream import RedisLink, SnapshotRestore, read_gauges
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """Why a restore would be refused."""
+    """A reason to refuse a restore."""
 
     reason: str
     forcible: bool  # whether --force overrides it

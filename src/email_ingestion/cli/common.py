@@ -1,4 +1,4 @@
-"""What commands share: the parsing of values, accounts, the connection to Redis, and the audit log."""
+"""Shared by the commands: parsing of values, choice of accounts, the connection to Redis, and the audit log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which dead letters a command is about: the options all `dlq` commands share, and how they combine."""
+"""The selection of dead letters: the options that all `dlq` commands share, and how they combine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How dead letters are shown: tables on a terminal, tab separated otherwise, or JSON; never a word of the mail.
+"""Prints dead letters: tables on a terminal, tab separated otherwise, or JSON; never a word of the mail.
 
 An error's text or a foreign field may quote a message, so everything passes through `redact` and, of a traceback, only
 the frames and our own errors' texts are shown.

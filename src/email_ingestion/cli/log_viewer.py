@@ -77,7 +77,7 @@ def _line(record: Record) -> str:
 
 
 def _kinds(found: Iterable[Record]) -> list[dict[str, Any]]:
-    """One row for records with the same event, class of error and words."""
+    """Group records with the same event, class of error and words into one row."""
     rows: dict[str, dict[str, Any]] = {}
     for record in found:
         message = str(record.get("message", ""))
@@ -85,7 +85,7 @@ def _kinds(found: Iterable[Record]) -> list[dict[str, Any]]:
             fingerprint_of(record["event"], str(record.get("error_type")), message),
             {"count": 0, "first": record["timestamp"]},
         )
-        # Failures that repeat are told at most every 30 s, with how many were left out.
+        # Repeated failures are logged at most every 30 s, with the number of suppressed ones.
         suppressed = record.get("suppressed", 0)
         row["count"] += 1 + (suppressed if isinstance(suppressed, int) else 0)
         row |= {

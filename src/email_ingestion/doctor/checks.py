@@ -38,7 +38,7 @@ def _guarded(name: str, checks: Callable[[], Findings]) -> Findings:
     """Turn an unforeseen error into a finding: it must not hide the other checks."""
     try:
         yield from checks()
-    except Exception as error:  # noqa: BLE001 - any text may quote mail or a secret, so only the class is told
+    except Exception as error:  # noqa: BLE001 - any text may quote mail or a secret, so only the class is shown
         yield Finding(name, "failed", f"this check itself broke off: {type(error).__name__}", "please report it")
 
 

@@ -1,4 +1,4 @@
-"""What a check finds."""
+"""The findings of checks and their verdicts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SEVERITY: dict[Verdict, int] = {"ok": 0, "degraded": 1, "failed": 2}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One result; `cause` says what was seen, `remedy` what to do next, empty where nothing is wrong."""
+    """One result: `cause` is the observation, `remedy` the next command, empty where nothing is wrong."""
 
     check: str
     verdict: Verdict

@@ -18,7 +18,7 @@ JUMP_SECONDS = 60.0
 
 
 def _change(directive: str) -> str:
-    """How a person changes the server; the users of our redis.conf may not, and no service should."""
+    """Say how a person changes the server; the users of our redis.conf may not, and no service should."""
     return (
         f"as its administrator redis-cli CONFIG SET {directive}, and the same in redis.conf; "
         "where nobody may (NOPERM, as with config/redis.conf): in that file, then restart Redis"
@@ -118,7 +118,7 @@ def _check_writes(link: RedisLink) -> Finding:
 
 
 def _check_durability(facts: ServerInfo) -> Findings:
-    """Whether what Redis has, it keeps: in memory, and over a restart."""
+    """Check that Redis keeps its data: in memory, and over a restart."""
     remedy = _change("maxmemory-policy noeviction")
     if facts.policy == "noeviction":
         yield Finding("redis eviction", "ok", "noeviction")
@@ -159,14 +159,14 @@ def check_clock(other: str, seconds_ahead: float) -> Finding:
 
 
 def _check_database_agreement(link: RedisLink, settings: Settings) -> Findings:
-    """Whether all processes and this configuration speak of one database: reconcile asks it what workers wrote."""
+    """Check that all processes and this configuration use one database: reconcile reads there what workers wrote."""
     mine = ledger_fingerprint(settings.database_url)
     if mine is None:
         return
     try:
         processes = [each for each in read_gauges(link).processes if each.get("ledger")]
     except EmailIngestionError:
-        return  # told already
+        return  # reported by another check
     other = sorted(each["instance"] for each in processes if each["ledger"] != mine)
     if other:
         cause = f"{', '.join(other)} uses another database than this configuration"

@@ -87,7 +87,7 @@ def _profile(redis_port: int, ready: dict[str, Any]) -> str:
 
 
 def control_url() -> str | None:
-    """Where the sandbox that everything speaks to takes mail; None when everything speaks to something else."""
+    """Return the URL of the control API of the sandbox that is in use; None when none is."""
     if not SANDBOX_PROFILE.exists() or not READY.exists():
         return None
     return f"http://127.0.0.1:{json.loads(READY.read_text())['control_port']}"

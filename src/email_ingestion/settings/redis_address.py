@@ -1,4 +1,4 @@
-"""Where Redis is and how mail is spread over it; contacts nobody."""
+"""The address of Redis, and the number of partitions; no connection is made here."""
 
 from __future__ import annotations
 

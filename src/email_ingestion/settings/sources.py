@@ -1,4 +1,4 @@
-"""Where settings come from: the environment, `.env` files and the TOML file. Nothing else reads the environment."""
+"""The sources of settings: the environment, `.env` files and the TOML file. Nothing else reads the environment."""
 
 from __future__ import annotations
 
