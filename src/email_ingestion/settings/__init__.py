@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from email_ingestion.errors import ConfigurationError
-from email_ingestion.settings.model import Account, Settings, start_of
+from email_ingestion.settings.definitions import Account, Settings, start_of
 from email_ingestion.settings.names import explain_validation, refuse_unknown
 from email_ingestion.settings.redis_address import Mode, Node, RedisAddress
 from email_ingestion.settings.sources import SANDBOX_PROFILE, TOML, environment, names_in_use, notify_socket

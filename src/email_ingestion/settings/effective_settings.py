@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from email_ingestion.settings.model import Settings
+from email_ingestion.settings.definitions import Settings
 from email_ingestion.settings.names import is_secret
 from email_ingestion.settings.sources import origins
 
