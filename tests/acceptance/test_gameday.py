@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from email_ingestion.daemon import running_pid
-from email_ingestion.fleet.gameday import FAULTS, RUNBOOK
+from email_ingestion.fleet.gameday_faults import FAULTS, RUNBOOK
 from tests.drills.runbook import read
 from tests.servers.commands import told, typed
 from tests.servers.processes import ROOT, Place, place, until

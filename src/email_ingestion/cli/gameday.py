@@ -12,7 +12,7 @@ from email_ingestion.cli.common import parse_duration
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.output import Json, report, show
 from email_ingestion.daemon import PidFile
-from email_ingestion.fleet import gameday as stage
+from email_ingestion.fleet import gameday_faults as stage
 from email_ingestion.settings import load_settings
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from email_ingestion.fleet.gameday import FOREIGN_ENTRIES, append_foreign_entries
+from email_ingestion.fleet.gameday_faults import FOREIGN_ENTRIES, append_foreign_entries
 from email_ingestion.stream import open_link
 from tests.drills.scenarios.base import Scenario
 from tests.drills.world import KEYS, World
