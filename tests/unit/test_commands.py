@@ -57,7 +57,9 @@ def test_help_does_not_wait_for_what_work_needs(words: str, heavy: tuple[str, ..
     assert shown.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize(("process", "heavy"), [("producer", ("sqlalchemy", "rich")), ("worker", ("rich",))])
+@pytest.mark.parametrize(
+    ("process", "heavy"), [("producer", ("sqlalchemy", "rich", "pydantic.v1")), ("worker", ("rich", "pydantic.v1"))]
+)
 def test_a_process_starts_without_what_only_a_look_at_the_database_or_a_terminal_needs(
     process: str, heavy: tuple[str, ...]
 ) -> None:

@@ -5,7 +5,9 @@ Every answer comes from the status board and the metrics registry in memory; no 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from html import escape
 from typing import Any
 
@@ -25,6 +27,20 @@ DESCRIPTION = (
 )
 
 
+@contextmanager
+def _without_pydantic_v1() -> Iterator[None]:
+    """Keep FastAPI from loading `pydantic.v1`, only to learn that no model is of that kind: 0.03 s and 3 MB."""
+    if "pydantic.v1" in sys.modules:
+        yield
+        return
+    sys.modules["pydantic.v1"] = None  # type: ignore[assignment]  # the import system's mark for a missing module
+    try:
+        yield
+    finally:
+        del sys.modules["pydantic.v1"]
+
+
+@_without_pydantic_v1()
 def ops_app(status: Status, metrics: Metrics, admin: Admin | None = None) -> FastAPI:
     """Make the application of the ops port; without `admin` it takes no orders."""
     app = metrics_app(metrics, f"email-ingestion {status.identity.component}", status.identity.version)
@@ -54,6 +70,7 @@ def ops_app(status: Status, metrics: Metrics, admin: Admin | None = None) -> Fas
     return app
 
 
+@_without_pydantic_v1()
 def metrics_app(metrics: Metrics, title: str = "email-ingestion metrics", version: str = "") -> FastAPI:
     """Make an application that serves `/metrics`, and the list of its paths at `/`."""
     # FastAPI's pages need scripts from the Internet, and its schema would be made in the event loop.

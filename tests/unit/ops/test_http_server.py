@@ -119,6 +119,16 @@ def test_answers_on_one_connection_do_not_wait_for_delayed_acknowledgements(serv
     assert min(seconds[1:]) < 0.03  # 0.04 with Nagle's algorithm
 
 
+def test_serving_loads_no_pydantic_of_the_first_version() -> None:
+    code = (
+        "import sys; from tests.unit.ops.shown import WORKER, WORKER_NAMES;"
+        "from email_ingestion.ops.api import ops_app; from email_ingestion.ops.observers import open_ops;"
+        "ops = open_ops(WORKER, WORKER_NAMES, list); app = ops_app(ops.status, ops.metrics);"
+        "assert 'pydantic.v1' not in sys.modules; assert app.openapi()['paths']"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=Path(__file__).parents[3])
+
+
 def test_a_trailing_slash_leads_to_the_path_without_it(served: Endpoints) -> None:
     for path in ("/health/", "/livez/", "/ready/", "/readyz/", "/status/", "/metrics/"):
         assert get(served.ops_url + path).url == served.ops_url + path.removesuffix("/")
