@@ -72,7 +72,7 @@ class _ContentReader:
         self._charsets: dict[int, str] = {}
         self._has_body = False
         self._has_text = False
-        self._opened = 0
+        self._unwrapped = 0
 
     def content(self, root: Part) -> MessageContent:
         blocks = self._collect_blocks(root, parent="")
@@ -219,9 +219,9 @@ class _ContentReader:
 
     def _open_smime(self, content: bytes) -> list[_Block]:
         """Read the message inside opaque S/MIME, which stays an attachment, too; encrypted data stays closed."""
-        if self._opened >= limits.ENCLOSED_MESSAGES:
+        if self._unwrapped >= limits.ENCLOSED_MESSAGES:
             return []
-        self._opened += 1
+        self._unwrapped += 1
         try:
             entity = smime.unwrap(content)
         except ValueError:

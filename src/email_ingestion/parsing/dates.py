@@ -82,8 +82,8 @@ def _parse_usual(value: str) -> datetime | None:
     day, month, year, hour, minute, second, sign, hours, minutes = match.groups()
     try:
         local = datetime(int(year), _MONTHS[month], int(day), int(hour), int(minute), int(second), tzinfo=UTC)
-        ahead = timedelta(hours=int(hours), minutes=int(minutes))
-        return local - ahead if sign == "+" else local + ahead
+        offset = timedelta(hours=int(hours), minutes=int(minutes))
+        return local - offset if sign == "+" else local + offset
     except (ValueError, OverflowError):
         return None
 
