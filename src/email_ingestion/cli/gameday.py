@@ -12,7 +12,7 @@ from email_ingestion.cli.common import parse_duration
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.output import Json, report, show
 from email_ingestion.daemon import PidFile
-from email_ingestion.fleet import gameday_faults as stage
+from email_ingestion.fleet import gameday_faults
 from email_ingestion.settings import load_settings
 
 
@@ -38,19 +38,21 @@ def gameday(  # noqa: PLR0917 - options
     if (name != "") + catalogue + undo != 1:
         raise typer.BadParameter("give one of NAME, --list and --undo")
     if catalogue:
-        rows = [{"name": each, "what": fault.text, "open": _section(each)} for each, fault in stage.FAULTS.items()]
+        rows = [
+            {"name": each, "what": fault.text, "open": _section(each)} for each, fault in gameday_faults.FAULTS.items()
+        ]
         show(rows, as_json=as_json)
         return OK
     return _undo(after, as_json=as_json) if undo else _begin(name, ttl, as_json=as_json)
 
 
 def _begin(name: str, ttl: str, *, as_json: bool) -> int:
-    if name not in stage.FAULTS:
-        raise typer.BadParameter(f"{name!r} is not one of: {', '.join(stage.FAULTS)}")
+    if name not in gameday_faults.FAULTS:
+        raise typer.BadParameter(f"{name!r} is not one of: {', '.join(gameday_faults.FAULTS)}")
     seconds = parse_duration(ttl, "--ttl").total_seconds()
     settings = load_settings()
-    made = stage.begin(settings, name, seconds)
-    fault = stage.FAULTS[name]
+    made = gameday_faults.begin(settings, name, seconds)
+    fault = gameday_faults.FAULTS[name]
     until = datetime.fromtimestamp(made.until).astimezone().isoformat(timespec="seconds")
     lines = [
         f"Broken until {until}: {fault.text}.",
@@ -68,12 +70,12 @@ def _undo(after: str, *, as_json: bool) -> int:
     if after:
         with PidFile(settings.pid_dir / "gameday.pid"):  # so that `stop` and `--undo` find and end it
             time.sleep(parse_duration(after, "--after").total_seconds())
-            mended = stage.mend(settings)
+            mended = gameday_faults.mend(settings)
     else:
-        mended = stage.undo(settings)
+        mended = gameday_faults.undo(settings)
     report({"mended": mended}, f"mended: {mended}" if mended else "nothing is broken", as_json=as_json)
     return OK if mended else NEGATIVE
 
 
 def _section(name: str) -> str:
-    return f"{stage.RUNBOOK}#{stage.FAULTS[name].section}"
+    return f"{gameday_faults.RUNBOOK}#{gameday_faults.FAULTS[name].section}"
