@@ -34,18 +34,18 @@ def sink(ledger: Ledger, blobs: BlobStore) -> Iterator[DatabaseSink]:
         yield opened
 
 
-def parcel(email: Email) -> SinkMessage:
+def sink_message(email: Email) -> SinkMessage:
     return SinkMessage(email, raw_of(email.envelope.uid))
 
 
 def test_a_redelivered_message_is_a_duplicate(sink: DatabaseSink, ledger: Ledger) -> None:
-    assert sink.deliver([parcel(mail(1)), parcel(mail(2))]) == set()
-    assert sink.deliver([parcel(mail(2)), parcel(mail(3))]) == {"default:gm:2"}
+    assert sink.deliver([sink_message(mail(1)), sink_message(mail(2))]) == set()
+    assert sink.deliver([sink_message(mail(2)), sink_message(mail(3))]) == {"default:gm:2"}
     assert ledger.count() == 3
 
 
 def test_contents_go_where_they_fit_and_are_found_there(sink: DatabaseSink, ledger: Ledger, blobs: BlobStore) -> None:
-    sink.deliver([parcel(mail(1, attachments=(SMALL, LARGE)))])
+    sink.deliver([sink_message(mail(1, attachments=(SMALL, LARGE)))])
     places = {
         content: (ledger.content(reference(sha256(content))) is not None, blobs.exists(reference(sha256(content))))
         for content in (raw_of(1), SMALL, LARGE)
@@ -77,7 +77,7 @@ def test_a_broken_blob_store_leaves_nothing_in_the_ledger(sink: DatabaseSink, le
     (tmp_path / "blobs").rmdir()
     (tmp_path / "blobs").touch()
     with pytest.raises(SinkUnavailable):
-        sink.deliver([parcel(mail(1)), parcel(mail(2, attachments=(LARGE,)))])
+        sink.deliver([sink_message(mail(1)), sink_message(mail(2, attachments=(LARGE,)))])
     assert ledger.count() == 0
     with pytest.raises(SinkUnavailable):
         sink.ping()
@@ -105,7 +105,7 @@ def settings(sqlite_url: str, tmp_path: Path) -> Settings:
 def test_the_database_sink_is_found_by_its_name(settings: Settings) -> None:
     with closing(load_sink("database", settings)) as sink:  # type: ignore[arg-type]
         assert sink.name == "database"
-        assert sink.deliver([parcel(mail(1))]) == set()
+        assert sink.deliver([sink_message(mail(1))]) == set()
 
 
 @pytest.mark.parametrize("name", ["databse", "kafka", ""])

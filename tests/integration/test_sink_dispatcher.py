@@ -49,7 +49,7 @@ class Box:
         self.at: dict[str, float] = {}
 
     def deliver(self, batch: Sequence[SinkMessage]) -> None:
-        ids = [parcel.email.email_id for parcel in batch]
+        ids = [message.email.email_id for message in batch]
         self.asked.update(ids)
         for email_id in ids:
             if error := self.trouble(email_id):

@@ -36,7 +36,7 @@ def opened(name: str, settings: Settings | None = None) -> Sink:
     return load_sink(name, settings or Settings())  # type: ignore[arg-type]
 
 
-def parcels(*numbers: int) -> list[SinkMessage]:
+def sink_messages(*numbers: int) -> list[SinkMessage]:
     return [SinkMessage(mail(number), raw_of(number)) for number in numbers]
 
 
@@ -46,7 +46,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 def test_files_lie_by_the_day_with_the_record_beside_the_message(tmp_path: Path):
     sink = opened(f"files:{tmp_path}/out")
-    sink.deliver(parcels(1, 30))
+    sink.deliver(sink_messages(1, 30))
     found = files_in(tmp_path / "out")
     assert sorted(found) == [
         *("2026/01/01/default-gm-1.eml", "2026/01/01/default-gm-1.json"),
@@ -58,21 +58,21 @@ def test_files_lie_by_the_day_with_the_record_beside_the_message(tmp_path: Path)
 
 def test_files_written_again_are_the_same_files(tmp_path: Path):
     sink = opened(f"files:{tmp_path}/out")
-    sink.deliver(parcels(1))
+    sink.deliver(sink_messages(1))
     before = files_in(tmp_path / "out")
-    sink.deliver(parcels(1))
+    sink.deliver(sink_messages(1))
     assert files_in(tmp_path / "out") == before
 
 
 def test_a_maildir_gets_each_message_once_even_after_it_was_read(tmp_path: Path):
     sink = opened(f"maildir:{tmp_path}/mail")
-    sink.deliver(parcels(1, 2))
-    sink.deliver(parcels(1, 2))
+    sink.deliver(sink_messages(1, 2))
+    sink.deliver(sink_messages(1, 2))
     new, cur = tmp_path / "mail" / "new", tmp_path / "mail" / "cur"
     assert sorted(files_in(new).values()) == [raw_of(1), raw_of(2)]
     for name in os.listdir(new):
         (new / name).rename(cur / f"{name}:2,S")
-    sink.deliver(parcels(1, 2))
+    sink.deliver(sink_messages(1, 2))
     assert files_in(new) == {}
     assert list((tmp_path / "mail" / "tmp").iterdir()) == []
 
@@ -86,7 +86,7 @@ def test_a_directory_that_is_gone_makes_the_sink_unavailable(tmp_path: Path, nam
     with pytest.raises(SinkUnavailable):
         sink.ping()
     with pytest.raises(SinkUnavailable):
-        sink.deliver(parcels(1))
+        sink.deliver(sink_messages(1))
 
 
 @pytest.mark.parametrize("name", ["files", "maildir", "ndjson"])
@@ -99,8 +99,8 @@ def test_a_place_that_cannot_be_made_is_refused(tmp_path: Path, name: str):
 def test_lines_are_records(tmp_path: Path):
     path = tmp_path / "logs" / "mail.ndjson"
     sink = opened(f"ndjson:{path}")
-    sink.deliver(parcels(1, 2))
-    sink.deliver(parcels(3))
+    sink.deliver(sink_messages(1, 2))
+    sink.deliver(sink_messages(3))
     assert [from_json(json.loads(line)) for line in path.read_bytes().splitlines()] == [mail(1), mail(2), mail(3)]
 
 
@@ -108,26 +108,26 @@ def test_lines_are_records(tmp_path: Path):
 def test_half_a_line_that_a_kill_left_is_taken_away(tmp_path: Path, torn: bytes):
     path = tmp_path / "mail.ndjson"
     sink = opened(f"ndjson:{path}")
-    sink.deliver(parcels(1))
+    sink.deliver(sink_messages(1))
     with path.open("ab") as file:
         file.write(torn)
-    sink.deliver(parcels(2))
+    sink.deliver(sink_messages(2))
     assert [from_json(json.loads(line)) for line in path.read_bytes().splitlines()] == [mail(1), mail(2)]
 
 
 def test_a_rotated_file_is_begun_anew(tmp_path: Path):
     path = tmp_path / "mail.ndjson"
     sink = opened(f"ndjson:{path}")
-    sink.deliver(parcels(1))
+    sink.deliver(sink_messages(1))
     path.rename(tmp_path / "mail.ndjson.1")
-    sink.deliver(parcels(2))
+    sink.deliver(sink_messages(2))
     assert len(path.read_bytes().splitlines()) == 1
 
 
 def test_lines_go_to_standard_output(capfdbinary: pytest.CaptureFixture[bytes]):
     sink = opened("ndjson")
     sink.ping()
-    sink.deliver(parcels(1))
+    sink.deliver(sink_messages(1))
     assert from_json(json.loads(capfdbinary.readouterr().out)) == mail(1)
 
 
@@ -153,7 +153,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_a_function_of_the_working_directory_gets_records(module: str):
     sink = opened(f"python:{module}:handle")
     sink.ping()
-    sink.deliver(parcels(1))
+    sink.deliver(sink_messages(1))
     assert sys.modules[module].seen == [mail(1)]
     with pytest.raises(Reject, match="a word of ours"):
         sink.deliver([SinkMessage(mail(2, subject="never"), b"")])
@@ -180,7 +180,7 @@ def test_a_module_that_fails_when_imported_is_refused(module: str, tmp_path: Pat
 def test_a_stream_has_an_entry_for_each_message(redis_server: RedisServer, key: str):
     sink = opened(f"stream:{key}" if key else "stream", Settings(redis_server.url))
     sink.ping()
-    sink.deliver(parcels(1, 2))
+    sink.deliver(sink_messages(1, 2))
     close_sink(sink)
     with redis_server.client() as client:
         entries = [fields for _, fields in client.xrange(key or Keys().sink_stream)]
@@ -190,9 +190,9 @@ def test_a_stream_has_an_entry_for_each_message(redis_server: RedisServer, key: 
 
 def test_a_stream_nobody_reads_is_not_trimmed_but_full(redis_server: RedisServer):
     with closing(opened("stream:mine", Settings(redis_server.url))) as sink:  # type: ignore[type-var]
-        sink.deliver(parcels(1, 2, 3, 4, 5))
+        sink.deliver(sink_messages(1, 2, 3, 4, 5))
         with pytest.raises(SinkThrottled):
-            sink.deliver(parcels(6))
+            sink.deliver(sink_messages(6))
         with redis_server.client() as client:
             assert client.xlen("mine") == 5
 
@@ -202,7 +202,7 @@ def test_a_stream_on_a_redis_that_is_away_is_unavailable():
         with pytest.raises(SinkUnavailable):
             sink.ping()
         with pytest.raises(SinkUnavailable):
-            sink.deliver(parcels(1))
+            sink.deliver(sink_messages(1))
 
 
 @pytest.mark.parametrize("key", [Keys().stream, Keys().dlq])
@@ -225,7 +225,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "class Sink:\n"
         "    name = 'theirs'\n"
         "    def __init__(self, target): self.target, self.taken = target, []\n"
-        "    def deliver(self, batch): self.taken += [parcel.email.email_id for parcel in batch]\n"
+        "    def deliver(self, batch): self.taken += [message.email.email_id for message in batch]\n"
         "    def ping(self): pass\n"
         "def open_sink(settings, target=''): return Sink(target)\n"
         "def open_half(settings): return object()\n"
@@ -240,7 +240,7 @@ def test_a_package_offers_a_sink_of_its_own(package: Path, name: str, target: st
     sink: Any = opened(name)
     assert sink.target == target
     sink.ping()
-    assert sink.deliver(parcels(1)) is None
+    assert sink.deliver(sink_messages(1)) is None
     close_sink(sink)
     assert sink.taken == ["default:gm:1"]
 

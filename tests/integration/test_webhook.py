@@ -57,19 +57,19 @@ def sink(receiver: Receiver) -> Iterator[WebhookSink]:
         yield opened
 
 
-def parcel(number: int = 1, attachments: tuple[bytes, ...] = ()) -> SinkMessage:
+def sink_message(number: int = 1, attachments: tuple[bytes, ...] = ()) -> SinkMessage:
     return SinkMessage(mail(number, attachments=attachments), raw_of(number))
 
 
 def test_a_receiver_with_the_reference_library_accepts_what_is_sent(sink: WebhookSink, receiver: Receiver):
-    sink.deliver([parcel()])
+    sink.deliver([sink_message()])
     body = receiver.bodies["default:gm:1"]
     assert body["type"] == "email.received"
     assert from_json(body["data"]) == mail(1)
 
 
 def test_what_is_too_large_to_travel_is_described(sink: WebhookSink, receiver: Receiver):
-    sink.deliver([parcel(attachments=(b"small", bytes(1001)))])
+    sink.deliver([sink_message(attachments=(b"small", bytes(1001)))])
     contents = [part["content"] for part in receiver.bodies["default:gm:1"]["data"]["attachments"]]
     assert contents == ["c21hbGw=", None]
 
@@ -77,7 +77,7 @@ def test_what_is_too_large_to_travel_is_described(sink: WebhookSink, receiver: R
 @pytest.mark.parametrize("secrets", [f"{OTHER},{SECRET}", f"{SECRET},{OTHER}"])
 def test_while_the_key_is_rotated_receivers_may_have_either(receiver: Receiver, secrets: str):
     with closing(open_sink(Settings(receiver.url, secrets))) as sink:  # type: ignore[arg-type]
-        sink.deliver([parcel()])
+        sink.deliver([sink_message()])
     assert receiver.taken == {"default:gm:1": 1}
 
 
@@ -105,14 +105,14 @@ def test_a_wrong_key_is_noticed_by_the_receiver(receiver: Receiver):
 def test_each_answer_means_what_http_says(sink: WebhookSink, receiver: Receiver, status: int, error: type[Exception]):
     receiver.fail(status)
     with pytest.raises(error, match=str(status)):
-        sink.deliver([parcel()])
+        sink.deliver([sink_message()])
 
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_an_answer_may_ask_for_a_pause(sink: WebhookSink, receiver: Receiver, status: int):
     receiver.fail(status, retry_after="17")
     with pytest.raises(SinkThrottled) as raised:
-        sink.deliver([parcel()])
+        sink.deliver([sink_message()])
     assert raised.value.retry_after == 17
 
 
@@ -133,7 +133,7 @@ def test_a_receiver_that_is_away_is_unavailable():
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/"
         with closing(open_sink(Settings(url))) as sink:  # type: ignore[arg-type]
             with pytest.raises(SinkUnavailable):
-                sink.deliver([parcel()])
+                sink.deliver([sink_message()])
             with pytest.raises(SinkUnavailable):
                 sink.ping()
 
@@ -144,7 +144,7 @@ def test_no_answer_in_time_is_a_failure():
         with closing(open_sink(Settings(url, webhook_timeout_seconds=0.1))) as sink:  # type: ignore[arg-type]
             sink.ping()
             with pytest.raises(SinkFailed):
-                sink.deliver([parcel()])
+                sink.deliver([sink_message()])
             with pytest.raises(SinkUnavailable):
                 sink.ping()
 
@@ -152,7 +152,7 @@ def test_no_answer_in_time_is_a_failure():
 def _failed(sink: WebhookSink, receiver: Receiver, status: int = 500) -> None:
     receiver.fail(status)
     with pytest.raises(SinkFailed):
-        sink.deliver([parcel()])
+        sink.deliver([sink_message()])
 
 
 @pytest.mark.parametrize("status", [500, 502, 503])
@@ -176,7 +176,7 @@ def test_while_all_is_well_a_ping_asks_nothing(sink: WebhookSink, receiver: Rece
     sink.ping()
     _failed(sink, receiver)
     receiver.work()
-    sink.deliver([parcel()])
+    sink.deliver([sink_message()])
     sink.ping()
     assert (receiver.taken, receiver.pinged) == ({"default:gm:1": 1}, 0)
 
@@ -193,7 +193,7 @@ def test_a_breaker_stays_open_while_the_receiver_fails_and_closes_when_it_works(
     breaker = Breaker("webhook", policy, (SinkUnavailable, SinkFailed), heard)
     receiver.fail(503)
     with pytest.raises(SinkFailed):
-        breaker.run(lambda: sink.deliver([parcel()]))
+        breaker.run(lambda: sink.deliver([sink_message()]))
     for _ in range(3):
         assert not is_available(sink, breaker)
     assert "CLOSED" not in {change.new for change in heard.of(BreakerChanged)}

@@ -57,7 +57,7 @@ class Shelf:
             self.overlapped = self._parser.second.wait(PATIENCE)
         if self.away:
             raise SinkUnavailable("gone")
-        self.got += [parcel.email.envelope.uid for parcel in batch]
+        self.got += [message.email.envelope.uid for message in batch]
         return set()
 
     def ping(self) -> None:

@@ -84,7 +84,7 @@ class World:
         had = 0
         while limit > 0 and (batch := consumer.read_new(min(limit, 100), block=False)):
             limit -= len(batch)
-            had += len(sink.deliver([self._parcel(each.message) for each in batch]))
+            had += len(sink.deliver([self._ledger_write(each.message) for each in batch]))
             consumer.ack(batch)
         return had
 
@@ -93,7 +93,7 @@ class World:
         consumer.ensure_group()
         return consumer
 
-    def _parcel(self, sent) -> LedgerWrite:
+    def _ledger_write(self, sent) -> LedgerWrite:
         raw = sent.raw if sent.raw is not None else self.blobs.get(sent.raw_ref)
         return LedgerWrite(parse(sent.envelope, raw), raw, sent.raw_ref)
 

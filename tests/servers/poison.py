@@ -32,7 +32,7 @@ import email_ingestion.sinks.database as database
 harmless = database.DatabaseSink.deliver
 
 def deliver(self, batch):
-    if any(b"X-Poison: sink" in parcel.raw for parcel in batch):
+    if any(b"X-Poison: sink" in message.raw for message in batch):
         os.abort()
     return harmless(self, batch)
 

@@ -18,7 +18,7 @@ import email_ingestion.sinks.database as database
 harmless = database.DatabaseSink.deliver
 
 def deliver(self, batch):
-    if any(b"X-Customer:" in parcel.raw for parcel in batch) and not pathlib.Path("data/mended").exists():
+    if any(b"X-Customer:" in message.raw for message in batch) and not pathlib.Path("data/mended").exists():
         raise LookupError("no customer of that number")
     return harmless(self, batch)
 

@@ -17,7 +17,7 @@ import email_ingestion.sinks.database as database
 swift = database.DatabaseSink.deliver
 
 def deliver(self, batch):
-    time.sleep(sum({seconds} for parcel in batch if b"X-Slow: yes" in parcel.raw))
+    time.sleep(sum({seconds} for message in batch if b"X-Slow: yes" in message.raw))
     return swift(self, batch)
 
 database.DatabaseSink.deliver = deliver

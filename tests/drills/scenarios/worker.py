@@ -18,7 +18,7 @@ import email_ingestion.sinks.database as database
 harmless = database.DatabaseSink.deliver
 
 def deliver(self, batch):
-    if any(b"X-Bug: yes" in parcel.raw for parcel in batch):
+    if any(b"X-Bug: yes" in message.raw for message in batch):
         raise KeyError("a field that this mail does not have")
     return harmless(self, batch)
 
