@@ -87,11 +87,11 @@ def _refs_in_redis(settings: Settings) -> set[str]:
     from email_ingestion.stream import EntryScanner, open_link  # noqa: PLC0415
 
     link = open_link(settings.redis_address, "email-ingestion-blobs")
-    censuses = [EntryScanner(link, keys) for keys in link.partitions]
+    scanners = [EntryScanner(link, keys) for keys in link.partitions]
     looks = (
         look
-        for census in censuses
-        for look in (census.dead_letter_pages(), census.stream_pages(), census.dead_letter_pages())
+        for scanner in scanners
+        for look in (scanner.dead_letter_pages(), scanner.stream_pages(), scanner.dead_letter_pages())
     )
     return {reference(entry.sha256) for pages in looks for page in pages for entry in page.entries}
 

@@ -141,12 +141,12 @@ class LazyCluster:
             self._made.close()
 
     def masters(self) -> list[redis.Redis]:
-        """A client for each node that has slots."""
+        """Return a client for each node that has slots."""
         cluster: Any = self._cluster()
         return [cluster.get_redis_connection(node) for node in cluster.get_primaries()]
 
     def node_for(self, key: str) -> redis.Redis:
-        """A client for the node that has the key."""
+        """Return a client for the node that has the key."""
         cluster: Any = self._cluster()
         return cast("redis.Redis", cluster.get_redis_connection(cluster.get_node_from_key(key)))
 

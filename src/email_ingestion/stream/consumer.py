@@ -64,7 +64,7 @@ class Consumer:
     def read_urgent(self, limit: int, min_priority: int) -> list[Delivery]:
         """Read up to `limit` new entries of a priority of at least `min_priority`, which is above the normal one."""
         found: list[Delivery] = []
-        for consumer in self._partitions:  # each, so that it knows whether `read_new` must pass over such entries
+        for consumer in self._partitions:  # all of them, to learn whether `read_new` must pass over such entries
             if len(found) < limit:
                 found += consumer.read_urgent(limit - len(found), min_priority)
         return found
@@ -262,7 +262,7 @@ class _PartitionConsumer:
     def _in_group(
         self, operation: Callable[[], Any], default: Any, on_missing: Callable[[], None] = lambda: None
     ) -> Any:
-        """Return the result of `operation`, or `default` when somebody deleted the group with all its deliveries."""
+        """Return the result of `operation`, or `default` when the group was deleted with all its deliveries."""
 
         def attempt() -> Any:
             try:

@@ -204,7 +204,7 @@ class DeadLetterQueue:
     def letters(self, before: datetime | None = None) -> Iterator[DeadLetter]:
         """Yield the present dead letters, or those that died before a time, oldest first.
 
-        Dead letters that come meanwhile are not among them: replaying what fails again at once would never end.
+        Dead letters that come meanwhile are not among them: else replaying a message that fails again would never end.
         """
         ends = [newest_entry_id(self._link, keys.dlq) for keys in self._partitions]  # of all, before the first is read
         if before:

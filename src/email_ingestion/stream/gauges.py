@@ -85,7 +85,8 @@ def _memory(link: RedisLink) -> tuple[int, int, int]:
         memory, stats = pipe.execute()
         used.append((memory["used_memory"], memory["maxmemory"]))
         evicted += stats["evicted_keys"]
-    return *max(used, key=lambda each: (each[0] / each[1] if each[1] else 0.0, each[0])), evicted
+    nearest = max(used, key=lambda memory: (memory[0] / memory[1] if memory[1] else 0.0, memory[0]))
+    return *nearest, evicted
 
 
 def _pending(client: redis.Redis, keys: Keys) -> tuple[int, int, bytes | None]:

@@ -96,8 +96,8 @@ def _source(name: str) -> bytes:
     """Return the text of a script after the functions that it includes: a script on the server can call no other."""
     folder = files(__package__) / "lua"
     own = (folder / f"{name}.lua").read_bytes()
-    included = [folder / "shared" / f"{each.decode()}.lua" for each in INCLUDE.findall(own)]
-    return b"".join([*(each.read_bytes() for each in included), own])
+    included = [(folder / "shared" / f"{function.decode()}.lua").read_bytes() for function in INCLUDE.findall(own)]
+    return b"".join([*included, own])
 
 
 class RedisLink:

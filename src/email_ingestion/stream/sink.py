@@ -21,7 +21,7 @@ FULL_SECONDS = 5.0
 
 
 def open_sink(settings: Settings, key: str = "") -> StreamSink:
-    """Open `stream` or `stream:KEY`; contacts nobody. Raises ConfigurationError."""
+    """Open `stream` or `stream:KEY`; contacts no server. Raises ConfigurationError."""
     link = open_link(settings.redis_address, "email-ingestion-outlet")
     if any(key in {keys.stream, keys.dlq} for keys in link.partitions):
         raise ConfigurationError(f"SINKS: stream:{key} is where mail arrives: name another key")

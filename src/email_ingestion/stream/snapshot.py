@@ -205,7 +205,7 @@ class Tally:
             self.groups |= {f"{key}/{name}": last for name, last, _ in line["groups"]}
         elif "pending" in line:
             self.pending += len(line["pending"])
-            counted = line | {"pending": [[each[0], each[1], each[3]] for each in line["pending"]]}
+            counted = line | {"pending": [[entry[0], entry[1], entry[3]] for entry in line["pending"]]}
         self._digest.update(json.dumps(counted, sort_keys=True).encode())
         return line
 

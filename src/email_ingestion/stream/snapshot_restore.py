@@ -79,7 +79,7 @@ class SnapshotRestore:
     def _switch(self, keys: Keys) -> int:
         old = [keys.name(name) for name in key_names(self._link, keys)]
         pairs = [
-            name for each in key_names(self._link, keys, PREFIX) for name in (_loading_key(keys, each), keys.name(each))
+            key for name in key_names(self._link, keys, PREFIX) for key in (_loading_key(keys, name), keys.name(name))
         ]
         script = self._link.script("switch_keys")
         return int(self._link.call(lambda: script(keys=[*old, *pairs], args=[len(old)]))) if old or pairs else 0

@@ -1,4 +1,4 @@
-"""Synthetic messages, which are nobody's mail, to try the way of mail: appended among it, with a receipt at the end.
+"""Synthetic messages, which belong to no account, to test the pipeline: appended among mail, with a receipt at the end.
 
 No cursor moves for them and they belong to no account, so reconciliation does not miss them; they are acked, never
 dead-lettered. In Redis and in stream entries they keep the older word `rehearsal`.

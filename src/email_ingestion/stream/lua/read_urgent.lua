@@ -16,7 +16,7 @@ while true do
         out[#out + 1] = got[1]
         if #out >= tonumber(ARGV[3]) then return {1, out} end
       else
-        redis.call('ZREM', KEYS[2], id)   -- somebody deleted the entry
+        redis.call('ZREM', KEYS[2], id)   -- the entry was deleted
         start = start - 1
       end
     end
