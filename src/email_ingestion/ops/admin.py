@@ -149,22 +149,22 @@ class AdminActions:
         deadline = time.monotonic() + IDLE_WAIT_SECONDS
         while not self.is_idle() and time.monotonic() < deadline:
             time.sleep(IDLE_STEP_SECONDS)
-        return status_json.control(self._overrides)
+        return status_json.overrides(self._overrides)
 
     def resume(self) -> State:
         """End a pause of this process."""
         self._overrides.resume()
-        return status_json.control(self._overrides)
+        return status_json.overrides(self._overrides)
 
     def degrade(self, level: Level, seconds: float, operator: str) -> State:
         """Serve at `level` for `seconds`."""
         self._overrides.set_level(level, seconds, operator)
-        return status_json.control(self._overrides)
+        return status_json.overrides(self._overrides)
 
     def prioritize(self, min_priority: int, seconds: float, operator: str) -> State:
         """Take only mail of at least `min_priority` for `seconds`."""
         self._overrides.prioritize(min_priority, seconds, operator)
-        return status_json.control(self._overrides)
+        return status_json.overrides(self._overrides)
 
     def set_log_level(self, order: LogOrder) -> State:
         """Log from another level up for a while."""

@@ -150,14 +150,14 @@ class FreshnessGauge(Collector):
 class OverrideGauges(Collector):
     """The overrides of operators that are in force."""
 
-    def __init__(self, control: OperatorOverrides) -> None:
-        self._control = control
+    def __init__(self, overrides: OperatorOverrides) -> None:
+        self._overrides = overrides
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics; the registry calls it at a scrape."""
         documentation = "Whether operators have paused the process (1) or it takes work (0)."
-        yield GaugeMetricFamily(f"{PREFIX}_paused", documentation, int(self._control.active_pause() is not None))
+        yield GaugeMetricFamily(f"{PREFIX}_paused", documentation, int(self._overrides.active_pause() is not None))
         documentation = "Level of service operators asked for: 0 NORMAL, 1 DEGRADED, 2 MINIMAL, 3 MAINTENANCE."
-        yield GaugeMetricFamily(f"{PREFIX}_degradation_level", documentation, LEVELS.index(self._control.level))
+        yield GaugeMetricFamily(f"{PREFIX}_degradation_level", documentation, LEVELS.index(self._overrides.level))
         documentation = "Priority below which mail waits, 0 to 10; only workers heed it."
-        yield GaugeMetricFamily(f"{PREFIX}_min_priority", documentation, self._control.min_priority)
+        yield GaugeMetricFamily(f"{PREFIX}_min_priority", documentation, self._overrides.min_priority)

@@ -25,13 +25,13 @@ class Ops:
 
 
 def open_ops(
-    identity: Identity, names: Names, breakers: Breakers, control: OperatorOverrides | None = None, *further: Observe
+    identity: Identity, names: Names, breakers: Breakers, overrides: OperatorOverrides | None = None, *further: Observe
 ) -> Ops:
     """Make the status board, the metrics and the observer that feeds both, the log and the `further` observers."""
-    control = control or OperatorOverrides(identity.component)
-    status = Status(identity, names, breakers, control=control)
+    overrides = overrides or OperatorOverrides(identity.component)
+    status = Status(identity, names, breakers, overrides=overrides)
     metrics = Metrics(identity, names, breakers, status.redis)
-    metrics.registry.register(OverrideGauges(control))
+    metrics.registry.register(OverrideGauges(overrides))
     return Ops(status, metrics, combine(metrics, status, EventLogger(), *further))
 
 

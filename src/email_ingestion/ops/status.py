@@ -34,13 +34,13 @@ class Status:
         clock: Callable[[], float] = time.time,
         ticks: Callable[[], float] = time.monotonic,
         *,
-        control: OperatorOverrides | None = None,
+        overrides: OperatorOverrides | None = None,
     ) -> None:
         self.identity = identity
         self.loops = LoopMonitor(names.loops, ticks)
         self._names = names
         self._breakers = breakers
-        self._control = control or OperatorOverrides(identity.component, ticks)
+        self._overrides = overrides or OperatorOverrides(identity.component, ticks)
         self._clock = clock
         self._ticks = ticks
         self._lock = threading.Lock()
@@ -98,7 +98,7 @@ class Status:
         """Decide whether the process is ready."""
         breakers = self._breakers()
         stalled = self.loops.stalled()
-        overrides = override_conditions(self._control)
+        override_reasons = override_conditions(self._overrides)
         with self._lock:
             state = self._state
             inputs = ReadinessInputs(
@@ -111,7 +111,7 @@ class Status:
                 sinks=self._names.sinks,
                 accounts=tuple(state.accounts.values()),
                 account_problems=dict(state.account_problems),
-                conditions={**self._conditions, **overrides},
+                conditions={**self._conditions, **override_reasons},
                 stalled=stalled,
                 checks_expire=CHECKS_EXPIRE,
             )
@@ -156,7 +156,7 @@ class Status:
                 "accounts": [status_json.account(it, now) for it in self._state.accounts.values()],
                 "statistics": dict(self._state.statistics),
                 "peers": [status_json.peer(it, now) for it in self._peers],
-                "control": status_json.control(self._control),
+                "control": status_json.overrides(self._overrides),
             }
 
     def _heading(self, status: str) -> dict[str, Any]:
@@ -173,15 +173,17 @@ class Status:
         }
 
 
-def override_conditions(control: OperatorOverrides) -> dict[str, Condition]:
+def override_conditions(overrides: OperatorOverrides) -> dict[str, Condition]:
     """Return the overrides in force as conditions: the process works, but it does less."""
-    pause, level = control.active_pause(), control.active_level()
+    pause, level = overrides.active_pause(), overrides.active_level()
     found = {}
     if pause:
-        found["paused"] = Condition(f"by {pause.by}, for another {control.remaining(pause):.0f} s", critical=False)
+        found["paused"] = Condition(f"by {pause.by}, for another {overrides.remaining(pause):.0f} s", critical=False)
     if level:
-        reason = f"{level.value} by {level.by}, for another {control.remaining(level):.0f} s"
+        reason = f"{level.value} by {level.by}, for another {overrides.remaining(level):.0f} s"
         found["degradation level"] = Condition(reason, critical=False)
-    if control.min_priority and control.component == "worker":
-        found["priority"] = Condition(f"only mail of priority {control.min_priority} or more is taken", critical=False)
+    if overrides.min_priority and overrides.component == "worker":
+        found["priority"] = Condition(
+            f"only mail of priority {overrides.min_priority} or more is taken", critical=False
+        )
     return found

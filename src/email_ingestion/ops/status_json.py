@@ -138,7 +138,7 @@ def peer(state: Peer, now: float) -> dict[str, Any]:
     }
 
 
-def control(state: OperatorOverrides) -> dict[str, Any]:
+def overrides(state: OperatorOverrides) -> dict[str, Any]:
     """Return `control`: the overrides of operators that are in force."""
     pause, level = state.active_pause(), state.active_level()
     return {
