@@ -15,9 +15,19 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, inspect, text
 
+from email_ingestion import __version__
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
 from email_ingestion.ledger.engine import open_engine
-from email_ingestion.ledger.migrate import HEAD, _scripts, create, upgrade
+from email_ingestion.ledger.migrate import (
+    COMPATIBLE_FROM,
+    HEAD,
+    RELEASES,
+    _scripts,
+    create,
+    downgrade,
+    pending_revision,
+    upgrade,
+)
 from email_ingestion.ledger.store import open_ledger
 from email_ingestion.ledger.tables import emails, metadata
 from tests.contract.ledgers import letters, mail, stored
@@ -34,7 +44,7 @@ def test_both_ways_lead_to_the_schema_of_the_code(made: Callable[[Connection], N
             opts={
                 "compare_type": database_url.startswith("postgresql"),
                 "include_name": lambda name, kind, _: kind != "table" or name in metadata.tables,
-                "include_object": lambda _object, name, *_: name != "emails_words",
+                "include_object": lambda _object, name, *_: name not in {"emails_words", "attachments_words"},
             },
         )
         assert compare_metadata(own, metadata) == []
@@ -71,13 +81,16 @@ def _everything_in(connection: Connection) -> list[tuple[object, ...]]:
     questions = {
         "sqlite": (
             "SELECT type, name, sql FROM sqlite_master WHERE type <> 'table' OR name LIKE 'email\\_%' ESCAPE '\\'",
+            "SELECT sql FROM sqlite_master WHERE name = 'attachment_words'",
             "SELECT * FROM email_words_config",
             "SELECT * FROM alembic_version",
+            "SELECT * FROM schema_revision",
         ),
         "postgresql": (
             "SELECT indexdef FROM pg_indexes WHERE schemaname = current_schema()",
             "SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = current_schema()::regnamespace",
             "SELECT * FROM alembic_version",
+            "SELECT * FROM schema_revision",
         ),
     }
     for question in questions[connection.dialect.name]:
@@ -121,10 +134,85 @@ def test_a_newer_schema_is_refused(database_url: str) -> None:
     open_ledger(database_url).close()
     engine = create_engine(database_url)
     with engine.begin() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        for table in ("alembic_version", "schema_revision"):
+            connection.execute(text(f"UPDATE {table} SET version_num = '9999'"))
     engine.dispose()
     with pytest.raises(ConfigurationError, match="schema 9999"):
         open_ledger(database_url)
+
+
+def test_a_newer_schema_that_only_added_is_used_as_it_is(database_url: str) -> None:
+    with closing(open_ledger(database_url)) as ledger:
+        ledger.record(letters(1))
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE emails ADD COLUMN mood TEXT"))
+        connection.execute(text("UPDATE schema_revision SET version_num = '9999'"))
+    assert pending_revision(engine) is None
+    with closing(open_ledger(database_url)) as ledger:
+        assert ledger.record(letters(1, 2)) == {"default:gm:2"}
+        assert len(ledger.search("letter")) == 2
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT version_num FROM schema_revision")).scalar_one() == "9999"
+    with pytest.raises(ConfigurationError, match="later version"):
+        downgrade(engine, "0006")
+    engine.dispose()
+
+
+@pytest.mark.parametrize("made_by", ["0001", "0003", "0005", "0006"])
+def test_a_database_of_an_older_release_keeps_its_mail(database_url: str, made_by: str) -> None:
+    engine = open_engine(database_url)
+    with engine.begin() as connection:
+        upgrade(connection, target=made_by)
+        connection.execute(text("DROP TABLE schema_revision"))  # which none of them had
+        _insert_old_mail(connection)
+    assert pending_revision(engine) == HEAD
+    with closing(open_ledger(database_url)) as ledger:
+        assert [hit.email_id for hit in ledger.search("leaflet")] == ["default:gm:1"]
+        assert ledger.record(letters(1, 2)) == {"default:gm:2"}
+    with engine.connect() as connection:
+        marks = [_version(connection, table) for table in ("schema_revision", "alembic_version")]
+    engine.dispose()
+    assert marks == [HEAD, COMPATIBLE_FROM]
+
+
+def _insert_old_mail(connection: Connection) -> None:
+    empty = dict.fromkeys(("labels", "to_addrs", "headers", "defects"), "[]")
+    texts = dict.fromkeys(("mailbox", "sha256", "text", "raw_ref", "subject"), "x")
+    dates = dict.fromkeys(("internaldate", "processed_at"), "2026-01-01T00:00:00+00:00")
+    numbers = {"uidvalidity": 7, "uid": 1, "size": 1, "gm_msgid": 1}
+    row = {"email_id": "default:gm:1", "account": "default"} | empty | texts | dates | numbers
+    shown = ", ".join(f"'{value}'" if isinstance(value, str) else str(value) for value in row.values())
+    connection.exec_driver_sql(f"INSERT INTO emails ({', '.join(row)}) VALUES ({shown})")
+    connection.exec_driver_sql(
+        "INSERT INTO attachments (email_id, position, filename, content_type, size, sha256, content_ref)"
+        " VALUES ('default:gm:1', 1, 'Leaflet.pdf', 'application/pdf', 1, 'x', 'x')"
+    )
+
+
+def _version(connection: Connection, table: str) -> str:
+    return str(connection.execute(text(f"SELECT version_num FROM {table}")).scalar_one())
+
+
+def test_a_downgrade_is_a_mark_that_loses_nothing(database_url: str) -> None:
+    engine = open_engine(database_url)
+    assert downgrade(engine, "0005") is None
+    with closing(open_ledger(database_url)) as ledger:
+        ledger.record(letters(1))
+    assert downgrade(engine, "0005") == COMPATIBLE_FROM
+    with closing(open_ledger(database_url)) as ledger:
+        assert ledger.record(letters(1, 2)) == {"default:gm:2"}
+    assert downgrade(engine, "9999") == "0005"
+    with engine.connect() as connection:
+        assert _version(connection, "alembic_version") == HEAD
+    engine.dispose()
+
+
+def test_each_release_is_told_what_it_can_use():
+    known = [script.revision for script in _scripts()[1].walk_revisions()]
+    assert RELEASES[__version__] == HEAD == known[0]
+    assert COMPATIBLE_FROM in known
+    assert set(RELEASES.values()) <= set(known)
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, text
 
 from email_ingestion.ledger.search import parse, postgresql_condition
+from email_ingestion.ledger.search_filter import SearchFilter
 from email_ingestion.ledger.store import Ledger, open_ledger
-from email_ingestion.records import Address
+from email_ingestion.records import Address, Bounce, MailingList
 from tests.contract.ledgers import EPOCH, letters, mail, stored
 from tests.servers.postgres import fresh_schema
 
@@ -19,14 +22,21 @@ BOB = Address("", "bob@shop.example")
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def archive(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    """Some mail that is only read."""
-    with ExitStack() as stack:
+def empty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Ledger]:
+    """Opens a ledger of its own on one of the databases."""
+
+    def open_one() -> Ledger:
         if request.param == "sqlite":
-            url = f"sqlite:///{tmp_path_factory.mktemp('archive')}/ledger.db"
-        else:
-            url = fresh_schema(request.getfixturevalue("postgres_server"))
-        ledger = stack.enter_context(closing(open_ledger(url)))
+            return open_ledger(f"sqlite:///{tmp_path_factory.mktemp('archive')}/ledger.db")
+        return open_ledger(fresh_schema(request.getfixturevalue("postgres_server")))
+
+    return open_one
+
+
+@pytest.fixture(scope="module")
+def archive(empty: Callable[[], Ledger]) -> Iterator[Ledger]:
+    """Some mail that is only read."""
+    with closing(empty()) as ledger:
         _fill(ledger)
         yield ledger
 
@@ -91,9 +101,121 @@ def test_no_words_break_a_search(archive: Ledger, words: str) -> None:
     assert isinstance(archive.search("report " + words), list)
 
 
+@pytest.fixture(scope="module")
+def office(empty: Callable[[], Ledger]) -> Iterator[Ledger]:
+    """The same with mail of every kind that can be asked for."""
+    ana = Address("Ána Ødegård", "ana@corp.example")
+    report = replace(
+        mail(11, subject="Quarter 100%_done", sender=ana, attachments=(b"a", b"b")),
+        cc=(Address("", "team@corp.example"),),
+        tags=("Money", "Ünit"),
+        priority=7,
+    )
+    names = ("Report-2026.PDF", "Übersicht Köln.xlsx")
+    report = replace(
+        report,
+        attachments=tuple(replace(part, filename=name) for part, name in zip(report.attachments, names, strict=True)),
+    )
+    list_ = MailingList("dev.lists.example", (), (), (), one_click=False, archive=(), owner=(), help=())
+    news = replace(mail(12, subject="News", sender=BOB), mailing_list=list_, priority=5)
+    failed = replace(mail(13, subject="Failure"), bounce=Bounce(None, ()), priority=9, to=())
+    with closing(empty()) as ledger:
+        _fill(ledger)
+        ledger.record([stored(each) for each in (report, news, failed)])
+        yield ledger
+
+
+DAY = EPOCH.replace(hour=0)
+
+
+@pytest.mark.parametrize(
+    ("words", "only", "found"),
+    [
+        ("", {"sender": "ana"}, [11]),
+        ("", {"sender": "ODEGARD"}, []),  # ø is a letter of its own, in both databases
+        ("", {"sender": "ØDEGARD"}, [11]),
+        ("", {"sender": "*@corp.example"}, [11]),
+        ("", {"sender": "@corp"}, [11]),
+        ("", {"sender": "müll"}, [3, 2]),
+        ("", {"recipient": "team@"}, [11]),
+        ("", {"recipient": "name"}, []),
+        ("", {"recipient": "ann@example.org", "subject": "inv"}, [4, 1]),
+        ("", {"subject": "100%_"}, [11]),
+        ("", {"subject": "0_0"}, []),
+        ("", {"subject": "CAFE"}, [2]),
+        ("", {"after": DAY.replace(hour=12)}, [13, 12]),
+        ("", {"after": DAY.replace(hour=11), "before": DAY.replace(hour=12)}, [11]),
+        ("", {"labels": ("inbox",), "subject": "news"}, [12]),
+        ("", {"labels": ("\\Inbox", "GRÜSSE".replace("SS", "ß")), "subject": "news"}, [12]),
+        ("", {"labels": ("inbo",)}, []),
+        ("", {"tags": ("money", "unit")}, [11]),
+        ("", {"tags": ("money", "nothing")}, []),
+        ("", {"min_priority": 7}, [13, 11]),
+        ("", {"min_priority": 7, "max_priority": 7}, [11]),
+        ("", {"account": "other"}, [4]),
+        ("", {"has_attachment": True}, [11]),
+        ("letter", {"has_attachment": False}, []),
+        ("invoice", {"has_attachment": False}, [4, 1]),
+        ("", {"filename": "*.pdf"}, [11]),
+        ("", {"filename": "report"}, [11]),
+        ("", {"filename": "ubersicht kol"}, [11]),
+        ("", {"filename": "*.doc"}, []),
+        ("", {"list_id": "dev.lists"}, [12]),
+        ("", {"bounce": True}, [13]),
+        ("news", {"bounce": False}, [12]),
+        ("-invoice", {"sender": "bob"}, [12]),
+        ("report-2026.pdf", {}, [11]),
+        ("köln", {}, [11, 3]),
+        ("quarter xlsx", {}, [11]),
+        ("köln -xlsx", {}, [3]),
+        ("übers*", {"sender": "ana", "tags": ("Money",)}, [11]),
+        ("", {"sender": "\udc80"}, []),
+        ("", {"sender": "a\0b"}, []),
+        ("", {"subject": "x" * 100_000}, []),
+        ("", {"filename": "**"}, [11]),
+    ],
+)
+def test_conditions_mean_the_same_on_every_database(
+    office: Ledger, words: str, only: dict[str, Any], found: list[int]
+) -> None:
+    condition = SearchFilter(**only)
+    assert [int(hit.email_id.rpartition(":")[2]) for hit in office.search(words, only=condition)] == found
+    assert office.count_hits(words, condition) == len(found)
+
+
+def test_a_hit_tells_the_names_of_its_attachments(office: Ledger) -> None:
+    [hit] = office.search("report-2026")
+    assert hit.attachments == ("Report-2026.PDF", "Übersicht Köln.xlsx")
+
+
+def test_hits_are_counted_up_to_a_maximum(ledger: Ledger) -> None:
+    ledger.record(letters(*range(12)))
+    assert [ledger.count_hits("letter", maximum=most) for most in (5, 11, 12, 1000)] == [6, 12, 12, 12]
+    assert ledger.count_hits("") == 0
+
+
+def test_a_short_id_means_one_message_and_is_taken(ledger: Ledger) -> None:
+    numbers = (1786881717043200001, 1786881717043200002, 1786881990000000000, 1786881, 17, 1799999999999999999)
+    ledger.record(
+        [stored(mail(n, gm_msgid=number)) for n, number in enumerate(numbers)]
+        + [stored(mail(7, gm_msgid=numbers[2], account="work"))]
+    )
+    ids = [f"default:gm:{number}" for number in numbers]
+    short = ledger.short_ids([*ids, f"work:gm:{numbers[2]}"])
+    assert short[ids[0]] == "1786881717043200001"
+    assert short[ids[5]] == "179999"
+    for whole, part in short.items():
+        exact = ledger.known_ids([part])
+        assert list(exact) == [whole] or ledger.matching_ids(part) == [whole]
+    assert ledger.matching_ids("default:gm:17999") == [ids[5]]
+    assert ledger.matching_ids("gm:17999") == [ids[5]]
+    assert ledger.matching_ids("178688199") == [ids[2], f"work:gm:{numbers[2]}"]
+    assert ledger.matching_ids("default") == ledger.matching_ids("DEFAULT:gm:17") == ledger.matching_ids("%") == []
+
+
 def test_limit_and_account_narrow_a_search(archive: Ledger) -> None:
     assert [hit.email_id for hit in archive.search("invoice", limit=1)] == ["other:gm:4"]
-    assert [hit.email_id for hit in archive.search("invoice", account="default")] == ["default:gm:1"]
+    assert [hit.email_id for hit in archive.search("invoice", only=SearchFilter(account="default"))] == ["default:gm:1"]
 
 
 def test_a_hit_shows_where_the_words_are(ledger: Ledger) -> None:

@@ -6,7 +6,7 @@ import getpass
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -31,21 +31,6 @@ def parse_duration(text: str, option: str) -> timedelta:
     if match is None:
         raise typer.BadParameter(f"{option} is a number and a unit: 90s, 30m, 12h, 7d, 2w")
     return timedelta(**{UNITS[match[2]]: int(match[1])})
-
-
-def parse_entry_ids(texts: Sequence[str], kind: str) -> tuple[str, ...]:
-    """Sort ids of Redis Stream entries and drop repeated ones.
-
-    Raises BadParameter for a text that is no id; `kind` says in its message what the ids are of.
-    """
-    for text in texts:
-        if not re.fullmatch(r"(?:[0-9]{1,2}:)?[0-9]{1,19}-[0-9]{1,19}", text):
-            raise typer.BadParameter(f"{text!r} is no id of {kind}: they look like 1767225600000-0")
-    return tuple(sorted(set(texts), key=_entry_order))
-
-
-def _entry_order(entry_id: str) -> tuple[int, ...]:
-    return tuple(map(int, entry_id.rpartition(":")[2].split("-")))
 
 
 def pick_account(settings: Settings, name: str) -> Account:

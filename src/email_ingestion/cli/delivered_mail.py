@@ -3,77 +3,201 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from email_ingestion.atomic_files import atomic_write
-from email_ingestion.cli.output import printable
+from email_ingestion.cli.common import UNITS, parse_duration
+from email_ingestion.cli.exit_codes import NEGATIVE, OK
+from email_ingestion.cli.id_arguments import pick_delivered
+from email_ingestion.cli.output import printable, say
 from email_ingestion.errors import OperationFailed
-from email_ingestion.settings import load_settings
+from email_ingestion.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from email_ingestion.ledger.model import StoredFacts
     from email_ingestion.ledger.search import Hit
+    from email_ingestion.ledger.store import Ledger
+
+COUNTED = 1000  # hits are counted exactly up to this
+MAX_PRIORITY = 10
+COLUMNS = ("email_id", "date", "sender", "subject", "snippet")
 
 
 def search(
-    words: Annotated[list[str], typer.Argument(help="What the mail must contain.", show_default=False)],
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="Most messages shown.")] = 20,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(help='What the mail must contain: a word, "a phrase", begin*, -without.', show_default=False),
+    ] = None,
+    *,
+    sender: Annotated[str | None, typer.Option("--from", help="Part of the sender's name or address.")] = None,
+    recipient: Annotated[str | None, typer.Option("--to", help="Part of a To or Cc name or address.")] = None,
+    subject: Annotated[str | None, typer.Option(help="Part of the subject.")] = None,
+    after: Annotated[
+        str | None, typer.Option(metavar="DATE", help="Received then or later: 2026-01-31, or 7d for a span.")
+    ] = None,
+    before: Annotated[str | None, typer.Option(metavar="DATE", help="Received before then.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="A label it has; may be repeated.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A tag that a route gave it; may be repeated.")] = None,
+    priority: Annotated[str | None, typer.Option(metavar="P", help="0 to 10, or 6+ for 6 and more.")] = None,
     account: Annotated[str | None, typer.Option(help="Only this account, by its configured name.")] = None,
+    has_attachment: Annotated[
+        bool | None, typer.Option("--has-attachment/--no-attachment", help="With or without attachments.")
+    ] = None,
+    filename: Annotated[str | None, typer.Option(help="Part of an attachment's name, or a pattern: *.pdf")] = None,
+    list_id: Annotated[str | None, typer.Option("--list", help="Part of a mailing list's List-Id.")] = None,
+    bounce: Annotated[bool | None, typer.Option("--bounce/--no-bounce", help="Reports of failed delivery.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="Most messages shown.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON list.")] = False,
 ) -> None:
     """Find delivered mail, newest first. Exit code 0 when there is some, 1 when there is none.
 
+    Words are looked for in subject, sender, text and names of attachments. The ID on a terminal is short: commands
+    take every beginning of an identity, or of its number, of 6 characters or more that means one message only.
+
     Examples:
       email-ingestion search invoice 2026
       email-ingestion search '"quarterly report" anna* -draft'
+      email-ingestion search --from example.org --after 30d --filename '*.pdf'
       email-ingestion search --json --limit 100 example.org
     """
-    from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
+    from email_ingestion.ledger.search_filter import SearchFilter  # noqa: PLC0415 - help comes without SQLAlchemy
+    from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415
 
-    with closing(open_ledger(load_settings().database_url)) as ledger:
-        hits = ledger.search(" ".join(words), limit, account)
-    _show(hits, as_json=as_json)
-    raise typer.Exit(0 if hits else 1)
+    only = SearchFilter(
+        sender=sender,
+        recipient=recipient,
+        subject=subject,
+        after=_instant(after, "--after"),
+        before=_instant(before, "--before"),
+        labels=tuple(label or ()),
+        tags=tuple(tag or ()),
+        **_priorities(priority),
+        account=account,
+        has_attachment=has_attachment,
+        filename=filename,
+        list_id=list_id,
+        bounce=bounce,
+    )
+    if not words and only.is_empty:
+        raise typer.BadParameter("say what to look for: words, or one of the options such as --from")
+    if only.after and only.before and only.after >= only.before:
+        raise typer.BadParameter("--after must be earlier than --before")
+    query = " ".join(words or ())
+    settings = load_settings()
+    with closing(open_ledger(settings.database_url)) as ledger:
+        if account is not None:
+            _refuse_unknown_account(settings, ledger, account)
+        hits = ledger.search(query, limit, only)
+        total = ledger.count_hits(query, only, COUNTED) if len(hits) == limit else len(hits)
+        ids = ledger.short_ids([hit.email_id for hit in hits]) if not as_json and Console().is_terminal else {}
+    _show(hits, ids, total, as_json=as_json)
+    raise typer.Exit(OK if hits else NEGATIVE)
 
 
-def _show(hits: Sequence[Hit], *, as_json: bool) -> None:
+def _instant(text: str | None, option: str) -> datetime | None:
+    """Parse a date, a date with a time, or how long ago; without an offset it is UTC."""
+    if text is None:
+        return None
+    if text[-1:] in UNITS and text[:1].isdigit():
+        try:
+            return datetime.now(UTC) - parse_duration(text, option)
+        except OverflowError:
+            raise typer.BadParameter(f"{option} {text} is before all dates") from None
+    try:
+        found = datetime.fromisoformat(text)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"{option} takes a date like 2026-01-31 or 2026-01-31T08:00, or a span like 7d, not {printable(text)!r}"
+        ) from None
+
+
+def _priorities(text: str | None) -> dict[str, int | None]:
+    """Parse `6` or `6+` into the least and the highest priority."""
+    if text is None:
+        return {"min_priority": None, "max_priority": None}
+    match = re.fullmatch(r"([0-9]{1,2})(\+?)", text, re.ASCII)
+    if match is None or int(match[1]) > MAX_PRIORITY:
+        raise typer.BadParameter(f"--priority is 0 to 10, or 6+ for 6 and more, not {printable(text)!r}")
+    return {"min_priority": int(match[1]), "max_priority": None if match[2] else int(match[1])}
+
+
+def _refuse_unknown_account(settings: Settings, ledger: Ledger, account: str) -> None:
+    """Raise BadParameter for an account that is neither configured nor has mail in the database."""
+    from email_ingestion.ledger.search_filter import SearchFilter  # noqa: PLC0415
+
+    names = [each.name for each in settings.all_accounts]
+    if account not in names and not ledger.search("", 1, SearchFilter(account=account)):
+        raise typer.BadParameter(f"there is no account {printable(account)!r}; configured: {', '.join(names)}")
+
+
+def _show(hits: Sequence[Hit], ids: Mapping[str, str], total: int, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps([_as_dict(hit) for hit in hits], indent=2))
     elif not hits:
-        typer.echo("nothing found", err=True)
-    elif (console := Console()).is_terminal:
-        console.print(_table(hits))
+        say("nothing found")
+    elif ids:
+        _show_on_terminal(hits, ids)
+        typer.echo(_count(len(hits), total))
+        return
     else:
+        typer.echo("\t".join(COLUMNS))
         for hit in hits:
             typer.echo("\t".join(map(printable, (hit.email_id, _date(hit), hit.sender, hit.subject, hit.snippet))))
+    if len(hits) < total:
+        say(_count(len(hits), total))
 
 
-def _as_dict(hit: Hit) -> dict[str, str]:
+def _count(shown: int, total: int) -> str:
+    return f"{shown:,} of {f'{total:,}' if total <= COUNTED else f'more than {COUNTED:,}'}"
+
+
+def _as_dict(hit: Hit) -> dict[str, Any]:
     return {
         "email_id": hit.email_id,
         "date": hit.date.isoformat(),
         "sender": hit.sender,
         "subject": hit.subject,
         "snippet": hit.snippet,
+        "attachments": list(hit.attachments),
     }
 
 
-def _table(hits: Sequence[Hit]) -> Table:
-    table = Table("Date (UTC)", "From", "Subject", "Text", expand=True)
+def _show_on_terminal(hits: Sequence[Hit], ids: Mapping[str, str]) -> None:
+    """Print two or three lines for each message; an ID is never cut, for the next command needs it."""
+    screen = Console()
+    width = max(6, *(len(each) for each in ids.values()))
+    sender = max(12, (screen.width - width - 16 - 6) * 2 // 5)
+    subject = max(12, screen.width - width - 16 - 6 - sender)
+    screen.print(
+        Text(f"{'ID':<{width}}  {'Date (UTC)':<16}  {_cell('From', sender)}  Subject", style="bold"), soft_wrap=True
+    )
     for hit in hits:
         # Text, not str: a subject must not be read as rich's markup.
-        table.add_row(_date(hit), *(Text(printable(value)) for value in (hit.sender, hit.subject, hit.snippet)))
-    return table
+        line = Text(f"{ids[hit.email_id]:<{width}}", style="bold")
+        line.append(f"  {_date(hit)}  {_cell(hit.sender, sender)}  {_cell(hit.subject, subject).rstrip()}", "not bold")
+        screen.print(line, soft_wrap=True)
+        for text in (hit.snippet, f"attached: {', '.join(hit.attachments)}" if hit.attachments else ""):
+            if text:
+                screen.print(Text(f"  {_cell(text, max(20, screen.width - 2)).rstrip()}", style="dim"), soft_wrap=True)
+
+
+def _cell(value: str, width: int) -> str:
+    """Fit a text into so many columns of the terminal."""
+    text = printable(value)
+    return set_cell_size(text, width) if cell_len(text) <= width else f"{set_cell_size(text, width - 1)}…"
 
 
 def _date(hit: Hit) -> str:
@@ -81,7 +205,9 @@ def _date(hit: Hit) -> str:
 
 
 def export(
-    email_id: Annotated[str, typer.Argument(help="The identity, as `search` shows it.", show_default=False)],
+    email_id: Annotated[
+        str, typer.Argument(metavar="ID", help="The identity, or a beginning as `search` shows it.", show_default=False)
+    ],
     eml: Annotated[bool, typer.Option("--eml", help="The raw message (the default).")] = False,
     record: Annotated[bool, typer.Option("--json", help="The record, attachments included.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A new file instead of the terminal.")] = None,
@@ -90,6 +216,7 @@ def export(
 
     Examples:
       email-ingestion export default:gm:1790000000000000001 --eml > message.eml
+      email-ingestion export 17900000
       email-ingestion export default:gm:1790000000000000001 --json -o message.json
     """
     from email_ingestion.blobs import open_blobs  # noqa: PLC0415
@@ -99,10 +226,11 @@ def export(
         raise typer.BadParameter("--eml and --json exclude each other")
     settings = load_settings()
     with closing(open_ledger(settings.database_url)) as ledger:
-        found = ledger.stored_facts(email_id)
+        identity = pick_delivered(ledger, email_id)
+        found = ledger.stored_facts(identity) if identity else None
         if found is None:
-            typer.echo(f"{email_id} is not in the database: email-ingestion search finds identities.", err=True)
-            raise typer.Exit(1)
+            say(f"{printable(email_id)} is not in the database: email-ingestion search finds identities.")
+            raise typer.Exit(NEGATIVE)
         raw = content_of(found.raw_ref, ledger, open_blobs(settings.blob_url))
     _write(_record(found, raw) if record else raw, output)
 

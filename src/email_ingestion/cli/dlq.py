@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from email_ingestion.blobs import open_blobs
-from email_ingestion.cli.common import audited, open_redis, parse_entry_ids
-from email_ingestion.cli.dlq_filter import DlqSelection, conditions, selection, with_options_of
+from email_ingestion.cli.common import audited, open_redis
+from email_ingestion.cli.dlq_filter import DlqSelection, conditions, pick_letter_ids, selection, with_options_of
 from email_ingestion.cli.dlq_output import exit_code, groups_as_json, show_groups, show_letter, show_letters
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.output import Json, report, say
@@ -65,7 +65,10 @@ def list_letters(
 
 @dlq.command()
 def show(
-    dead_letter_id: Annotated[str, typer.Argument(metavar="ID", help="The letter's id.", show_default=False)],
+    dead_letter_id: Annotated[
+        str,
+        typer.Argument(metavar="ID", help="The letter's id, or its beginning.", show_default=False),
+    ],
     raw: Annotated[Path | None, typer.Option("--raw", help="Write the message to this new file (RFC 822).")] = None,
     as_json: Json = False,
 ) -> int:
@@ -75,8 +78,8 @@ def show(
       email-ingestion dlq show 1767225600000-0
       email-ingestion dlq show 1767225600000-0 --raw letter.eml
     """
-    (wanted,) = parse_entry_ids([dead_letter_id], "a dead letter")
     settings, dead_letters = _open_dlq()
+    (wanted,) = pick_letter_ids([dead_letter_id], dead_letters)
     dead_letter = next(dead_letters.find([wanted]), None)
     if dead_letter is None:
         say(f"there is no dead letter {wanted}")
@@ -122,6 +125,7 @@ def export(
       email-ingestion dlq export --fingerprint 1f0c9a6be2d4 --output letters.jsonl
     """
     settings, dead_letters = _open_dlq()
+    selected = selected.with_whole_ids(dead_letters)
     ids, _ = _matching_ids(dead_letters, selected)
     if not ids:
         return exit_code(ids)
@@ -152,6 +156,7 @@ def replay(
       email-ingestion dlq replay --all
     """
     settings, dead_letters = _open_dlq()
+    selected = selected.with_whole_ids(dead_letters)
     ids, groups = _matching_ids(dead_letters, selected)
     if not ids:
         return exit_code(ids)
@@ -187,6 +192,7 @@ def purge(
       email-ingestion dlq purge --older-than 30d --yes
     """
     settings, dead_letters = _open_dlq()
+    selected = selected.with_whole_ids(dead_letters)
     ids, groups = _matching_ids(dead_letters, selected)
     if not ids:
         return exit_code(ids)

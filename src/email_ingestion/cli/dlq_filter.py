@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import wraps
 from itertools import islice
@@ -12,14 +12,18 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from email_ingestion.cli.common import parse_duration, parse_entry_ids
+from email_ingestion.cli.common import parse_duration
+from email_ingestion.cli.id_arguments import pick_entry_ids
 from email_ingestion.cli.progress_bars import progress
 from email_ingestion.stream import DeadLetterQueue
 from email_ingestion.stream.dead_letters import UNKNOWN, DeadLetter, DeadLetterFilter, Reason
 
 REASONS = (*get_args(Reason), UNKNOWN)
 
-Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Letters by id.", show_default=False)]
+Ids = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[ID]...", help="Letters by id or its beginning.", show_default=False),
+]
 ReasonOption = Annotated[str | None, typer.Option("--reason", help=f"Only those that died of {', '.join(REASONS)}.")]
 ErrorTypeOption = Annotated[str | None, typer.Option("--error-type", help="Only those with this class of error.")]
 FingerprintOption = Annotated[str | None, typer.Option("--fingerprint", help="Only those alike; `dlq stats` names it.")]
@@ -35,7 +39,7 @@ class DlqSelection:
 
     conditions: DeadLetterFilter
     older_than: timedelta | None = None
-    ids: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()  # as they were typed, until `with_whole_ids`
     everything: bool = False
     first: int | None = None
 
@@ -51,6 +55,10 @@ class DlqSelection:
         """Whether ids or conditions leave something out."""
         return bool(self.ids or self.older_than is not None or self.conditions != DeadLetterFilter())
 
+    def with_whole_ids(self, dead_letters: DeadLetterQueue) -> DlqSelection:
+        """Return the same selection with the whole ids of the letters it names. Raises like `pick_entry_ids`."""
+        return replace(self, ids=pick_letter_ids(self.ids, dead_letters))
+
     def letters(self, dead_letters: DeadLetterQueue) -> Iterator[DeadLetter]:
         """Yield the selected letters that exist now, in the order of their ids."""
         return islice(self._matching(dead_letters), self.first)
@@ -63,6 +71,11 @@ class DlqSelection:
                 advance(1)
                 if self.conditions.matches(dead_letter):
                     yield dead_letter
+
+
+def pick_letter_ids(ids: Sequence[str], dead_letters: DeadLetterQueue) -> tuple[str, ...]:
+    """Return the whole ids of the letters that `ids` name. Raises like `pick_entry_ids`."""
+    return pick_entry_ids(ids, "a dead letter", lambda: (each.id for each in dead_letters.letters()))
 
 
 def conditions(
@@ -98,7 +111,7 @@ def selection(
     chosen = DlqSelection(
         narrowed_by.conditions,
         narrowed_by.older_than,
-        parse_entry_ids(ids or [], "a dead letter"),
+        tuple(ids or ()),
         everything=everything,
         first=first,
     )

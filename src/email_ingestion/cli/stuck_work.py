@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import islice
 from typing import Annotated, Any
 
 import typer
 
-from email_ingestion.cli.common import audited, current_user, open_redis, parse_duration, parse_entry_ids, wait_until
+from email_ingestion.cli.common import audited, current_user, open_redis, parse_duration, wait_until
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
+from email_ingestion.cli.id_arguments import pick_entry_ids, pick_pending
 from email_ingestion.cli.output import Json, say, show
+from email_ingestion.errors import RedisConnectionError
 from email_ingestion.fleet.admin_client import AdminClient, RunningProcess, running_processes
 from email_ingestion.settings import Settings
 from email_ingestion.stream import RedisLink
 from email_ingestion.stream.entry_scan import EntryScanner
 from email_ingestion.stream.pending import PAGE, ConsumerInfo, PendingEntries, PendingEntry
 
-Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Entries by id.", show_default=False)]
+Ids = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[ID]...", help="Entries by id or its beginning.", show_default=False),
+]
 ConsumerOption = Annotated[str, typer.Option("--consumer", help="Only this worker's; `consumers list` names it.")]
 IdleOption = Annotated[str, typer.Option("--idle", metavar="SPAN", help="Only those untouched for 90s, 30m, 12h.")]
 AllOption = Annotated[bool, typer.Option("--all", help="Every pending entry.")]
@@ -112,7 +118,7 @@ def _select(
     narrowed = bool(ids or consumer or seconds)
     if everything is narrowed:
         raise typer.BadParameter("name entries by id, --consumer or --idle, or else say --all")
-    wanted = parse_entry_ids(ids or (), "an entry")
+    wanted = pick_entry_ids(ids or (), "an entry", lambda: (each.id for each in entries.entries()))
     found = entries.entries(consumer=consumer, idle_seconds=seconds)
     return (each for each in found if not wanted or each.id in wanted)
 
@@ -195,7 +201,14 @@ def _hand_over(entries: PendingEntries) -> None:
 
 
 def revoke(
-    email_id: Annotated[str, typer.Argument(metavar="EMAIL_ID", help="As the log names it.", show_default=False)],
+    email_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="EMAIL_ID",
+            help="As the log names it, or its beginning.",
+            show_default=False,
+        ),
+    ],
     as_json: Json = False,
 ) -> int:
     """End the handling of a message and make it a dead letter with the reason `operator`; `dlq replay` puts it back.
@@ -206,8 +219,10 @@ def revoke(
     Examples:
       email-ingestion revoke default:gm:1850000000000000001
     """
-    details = {"email_id": email_id}
     settings, link = open_redis("revoke")
+    with suppress(RedisConnectionError):  # a worker of this machine has it all the same
+        email_id = pick_pending(PendingEntries(link), email_id) or email_id
+    details = {"email_id": email_id}
     with audited(settings.log_dir, "revoke", details) as outcome:
         outcome["worker"] = _revoke_locally(settings, email_id)
         dead_letter_id = _wait_for_dead_letter(link, email_id) if outcome["worker"] else None

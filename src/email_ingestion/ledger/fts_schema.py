@@ -1,6 +1,6 @@
-"""The SQL of the full-text index over subject, sender and text. The first migration uses it too.
+"""The SQL of the full-text indices: over subject, sender and text, and over the file names of attachments.
 
-To change it, copy the present text into the first migration and write a new one.
+The migrations 0001 and 0007 use it too. To change it, copy the present text into them and write a new one.
 
 Only the first 200,000 characters of a message are searchable. With 4 bytes for a character, and 4 for each word in
 place of the space after it, a tsvector stays at 800 kB where 1 MiB is allowed: no message can be refused for it.
@@ -53,3 +53,22 @@ _POSTGRESQL = (
 )
 
 FTS_STATEMENTS = {"sqlite": _SQLITE, "postgresql": _POSTGRESQL}
+
+# A row for each attachment: its message's number, and its position in the lowest 20 bits.
+_SQLITE_ATTACHMENTS = (
+    """CREATE VIRTUAL TABLE attachment_words
+       USING fts5(filename, content='', tokenize='unicode61 remove_diacritics 2')""",
+    """CREATE TRIGGER attachments_inserted AFTER INSERT ON attachments WHEN new.filename IS NOT NULL BEGIN
+         INSERT INTO attachment_words (rowid, filename)
+         SELECT (doc << 20) + new.position, new.filename FROM email_docs WHERE email_id = new.email_id;
+       END""",
+    """CREATE TRIGGER attachments_deleted AFTER DELETE ON attachments WHEN old.filename IS NOT NULL BEGIN
+         INSERT INTO attachment_words (attachment_words, rowid, filename)
+         SELECT 'delete', (doc << 20) + old.position, old.filename FROM email_docs WHERE email_id = old.email_id;
+       END""",
+)
+_POSTGRESQL_ATTACHMENTS = (
+    "CREATE INDEX attachments_words ON attachments USING gin (email_words(filename, NULL, NULL, NULL))",
+)
+
+ATTACHMENT_FTS_STATEMENTS = {"sqlite": _SQLITE_ATTACHMENTS, "postgresql": _POSTGRESQL_ATTACHMENTS}

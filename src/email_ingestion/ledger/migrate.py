@@ -1,4 +1,9 @@
-"""Create or upgrade the schema of a database, also when several processes start at once; there is no downgrade."""
+"""Create or upgrade the schema of a database, also when several processes start at once; and let older code use it.
+
+Revisions only add. So two tables tell of a schema: `schema_revision` has the newest revision that was run, and
+`alembic_version`, the only one that version 0.1.0 knows, has the oldest revision whose code can use this database.
+Code that knows neither the first nor a later one goes by the second: it uses a newer schema as it is.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +11,23 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Column, Connection, Engine, MetaData, PrimaryKeyConstraint, String, Table, inspect, select
+from sqlalchemy import (
+    Column,
+    Connection,
+    Engine,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    inspect,
+    select,
+    update,
+)
 
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.ledger.database_errors import translate_open_errors
 from email_ingestion.ledger.engine import describe_database, write_engine
-from email_ingestion.ledger.fts_schema import FTS_STATEMENTS
+from email_ingestion.ledger.fts_schema import ATTACHMENT_FTS_STATEMENTS, FTS_STATEMENTS
 from email_ingestion.ledger.tables import emails, metadata
 
 if TYPE_CHECKING:
@@ -19,13 +35,20 @@ if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
 
 # The newest revision. Alembic (14 MB, a quarter of a second) is loaded only where a database has an older one.
-HEAD = "0006"
-_alembic_version = Table(  # as Alembic makes it
-    "alembic_version",
-    MetaData(),
-    Column("version_num", String(32), nullable=False),
-    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
-)
+HEAD = "0007"
+# The oldest revision whose code can use a database of the newest. A revision that is not additive must be named here.
+COMPATIBLE_FROM = "0006"
+RELEASES = {"0.1.0": "0006", "0.2.0": "0007"}  # the revision that a release makes
+
+
+def _version_table(name: str) -> Table:
+    """Return a table as Alembic makes it."""
+    column = Column("version_num", String(32), nullable=False)
+    return Table(name, MetaData(), column, PrimaryKeyConstraint("version_num", name=f"{name}_pkc"))
+
+
+_schema_revision = _version_table("schema_revision")
+_alembic_version = _version_table("alembic_version")
 
 _ADVISORY_LOCK = 0x656D61696C  # any number, the same in every process
 
@@ -33,58 +56,111 @@ _alembic_lock = threading.Lock()  # Alembic's `context` is one per process
 
 
 def migrate(engine: Engine) -> None:
-    """Create the tables or run the missing revisions in one transaction.
+    """Create the tables or run the missing revisions in one transaction; a newer compatible schema stays as it is.
 
-    Raises ConfigurationError when the schema is newer than this code or cannot be written, SinkUnavailable when the
-    database cannot be reached.
+    Raises ConfigurationError when the schema is newer than this code can use or cannot be written, SinkUnavailable
+    when the database cannot be reached.
     """
     with _alembic_lock, translate_open_errors(describe_database(engine)), write_engine(engine).begin() as connection:
         _lock_schema(connection)
         current = _revision(connection)
         if current is None and not inspect(connection).has_table(emails.name):
             create(connection)
-        elif current != HEAD:
+        elif current != HEAD and not _is_newer(connection, current):
             upgrade(connection, current)
 
 
 def create(connection: Connection) -> None:
     """Create the newest schema in an empty database; a test compares it with the result of all revisions."""
     metadata.create_all(connection, checkfirst=False)
-    for statement in FTS_STATEMENTS[connection.dialect.name]:
+    dialect = connection.dialect.name
+    for statement in (*FTS_STATEMENTS[dialect], *ATTACHMENT_FTS_STATEMENTS[dialect]):
         connection.exec_driver_sql(statement)
-    _alembic_version.create(connection)
-    connection.execute(_alembic_version.insert().values(version_num=HEAD))
+    for table, revision in ((_schema_revision, HEAD), (_alembic_version, COMPATIBLE_FROM)):
+        table.create(connection)
+        connection.execute(table.insert().values(version_num=revision))
 
 
-def upgrade(connection: Connection, current: str | None = None) -> None:
-    """Run the revisions after `current`. Raises ConfigurationError for an unknown revision."""
+def upgrade(connection: Connection, current: str | None = None, target: str = "head") -> None:
+    """Run the revisions after `current` up to `target`."""
     from alembic import command  # noqa: PLC0415 - see HEAD
 
-    config, scripts = _scripts()
-    _refuse_newer(current, scripts, describe_database(connection.engine))
+    config = _scripts()[0]
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    _schema_revision.create(connection, checkfirst=True)
+    if current is not None and connection.execute(select(_schema_revision.c.version_num)).first() is None:
+        connection.execute(_schema_revision.insert().values(version_num=current))  # version 0.1.0 made the database
+    command.upgrade(config, target)
+    _alembic_version.create(connection, checkfirst=True)
+    _set_compatible_from(connection, COMPATIBLE_FROM if target == "head" else target)
+
+
+def downgrade(engine: Engine, revision: str) -> str | None:
+    """Let code of an older `revision` use the database, by the mark it reads; nothing is dropped, nothing is lost.
+
+    Returns the mark that the database had; None when there is no database yet. Raises ConfigurationError when a
+    newer version wrote the schema.
+    """
+    with translate_open_errors(describe_database(engine)), write_engine(engine).begin() as connection:
+        _lock_schema(connection)
+        current = _revision(connection)
+        if current is None:
+            return None
+        before = _compatible_from(connection)
+        if current not in _known():
+            raise ConfigurationError(
+                f"the database {describe_database(engine)} has schema {current}, of a later version than this: only "
+                "that one can mark it for older code"
+            )
+        _set_compatible_from(connection, min(revision, current))
+        return before
 
 
 def pending_revision(engine: Engine) -> str | None:
-    """Return the revision that `migrate` would upgrade to; None when the database has it.
+    """Return the revision that `migrate` would upgrade to; None when the database has it, or a newer compatible one.
 
-    Raises ConfigurationError when the schema is newer than this code.
+    Raises ConfigurationError when the schema is newer than this code can use.
     """
     with engine.connect() as connection:
         current = _revision(connection)
-    if current == HEAD:
-        return None
-    _refuse_newer(current, _scripts()[1], describe_database(engine))
-    return HEAD
+        return None if current == HEAD or _is_newer(connection, current) else HEAD
 
 
 def _revision(connection: Connection) -> str | None:
-    """Return the revision that Alembic noted in the database; None before the first."""
-    if not inspect(connection).has_table(_alembic_version.name):
-        return None
+    """Return the newest revision that was run on the database; None before the first."""
+    tables = inspect(connection)
+    for table in (_schema_revision, _alembic_version):  # version 0.1.0 has only the second, and means the same by it
+        if tables.has_table(table.name):
+            revision: str | None = connection.execute(select(table.c.version_num)).scalar_one_or_none()
+            return revision
+    return None
+
+
+def _compatible_from(connection: Connection) -> str | None:
     revision: str | None = connection.execute(select(_alembic_version.c.version_num)).scalar_one_or_none()
     return revision
+
+
+def _set_compatible_from(connection: Connection, revision: str) -> None:
+    if connection.execute(update(_alembic_version).values(version_num=revision)).rowcount == 0:
+        connection.execute(_alembic_version.insert().values(version_num=revision))
+
+
+def _is_newer(connection: Connection, current: str | None) -> bool:
+    """Tell whether a later version wrote the schema. Raises ConfigurationError when this code cannot use it."""
+    known = _known()
+    if current is None or current in known:
+        return False
+    if _compatible_from(connection) in known:
+        return True
+    raise ConfigurationError(
+        f"the database {describe_database(connection.engine)} has schema {current}, which this version does not know: "
+        "install the version that wrote it, or point DATABASE_URL elsewhere"
+    )
+
+
+def _known() -> set[str]:
+    return {script.revision for script in _scripts()[1].walk_revisions()}
 
 
 def _scripts() -> tuple[Config, ScriptDirectory]:
@@ -101,12 +177,3 @@ def _lock_schema(connection: Connection) -> None:
     """Take PostgreSQL's advisory lock; on SQLite, BEGIN IMMEDIATE already holds the write lock."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
-
-
-def _refuse_newer(current: str | None, scripts: ScriptDirectory, database: str) -> None:
-    known = {script.revision for script in scripts.walk_revisions()}
-    if current is not None and current not in known:
-        raise ConfigurationError(
-            f"the database {database} has schema {current}, which this version does not know: "
-            "install the version that wrote it, or point DATABASE_URL elsewhere"
-        )

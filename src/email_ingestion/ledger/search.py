@@ -28,6 +28,7 @@ class Hit:
     sender: str
     subject: str
     snippet: str  # where the text has the first of the words, in one line
+    attachments: tuple[str, ...] = ()  # their file names
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +51,22 @@ def parse(query: str) -> list[Term]:
 
 
 def sqlite_condition(terms: Sequence[Term]) -> TextClause:
-    """Make a condition on `emails` for FTS5; at least one term must be wanted."""
-    wanted = " AND ".join(_fts5(term) for term in terms if not term.excluded)
-    excluded = " OR ".join(_fts5(term) for term in terms if term.excluded)
+    """Make a condition on `emails` for FTS5: every wanted term is in the message or in an attachment's name."""
+    docs = " INTERSECT ".join(_docs(n) for n, term in enumerate(terms) if not term.excluded) or _ALL_DOCS
+    docs += "".join(f" EXCEPT {_docs(n)}" for n, term in enumerate(terms) if term.excluded)
     return text(
-        "emails.email_id IN (SELECT email_docs.email_id FROM email_words JOIN email_docs"
-        " ON email_docs.doc = email_words.rowid WHERE email_words MATCH :match)"
-    ).bindparams(match=f"({wanted}) NOT ({excluded})" if excluded else wanted)
+        f"emails.email_id IN (SELECT email_docs.email_id FROM email_docs WHERE email_docs.doc IN ({docs}))"  # noqa: S608 - our own names
+    ).bindparams(**{f"term{n}": _fts5(term) for n, term in enumerate(terms)})
+
+
+_ALL_DOCS = "SELECT doc FROM email_docs"
+
+
+def _docs(number: int) -> str:
+    return (
+        f"SELECT doc FROM (SELECT rowid AS doc FROM email_words WHERE email_words MATCH :term{number}"  # noqa: S608 - our own names
+        f" UNION SELECT rowid >> 20 FROM attachment_words WHERE attachment_words MATCH :term{number})"
+    )
 
 
 def _fts5(term: Term) -> str:
@@ -64,18 +74,23 @@ def _fts5(term: Term) -> str:
 
 
 def postgresql_condition(terms: Sequence[Term]) -> TextClause:
-    """Make a condition on `emails` that its full-text index answers."""
-    tsquery = " && ".join(_tsquery(number, term) for number, term in enumerate(terms))
-    return text(
-        f"email_words(emails.subject, emails.from_name, emails.from_addr, emails.text) @@ ({tsquery})"
-    ).bindparams(**{f"term{number}": _fold(term.words) for number, term in enumerate(terms)})
+    """Make a condition on `emails` that the full-text indices of messages and of attachments' names answer."""
+    parts = [
+        f"emails.email_id {'NOT ' if term.excluded else ''}IN ("  # noqa: S608 - our own names
+        "SELECT mail.email_id FROM emails AS mail"
+        f" WHERE email_words(mail.subject, mail.from_name, mail.from_addr, mail.text) @@ {_tsquery(number, term)}"
+        " UNION ALL SELECT part.email_id FROM attachments AS part"
+        f" WHERE email_words(part.filename, NULL, NULL, NULL) @@ {_tsquery(number, term)})"
+        for number, term in enumerate(terms)
+    ]
+    return text(" AND ".join(parts)).bindparams(**{f"term{n}": _fold(term.words) for n, term in enumerate(terms)})
 
 
 def _tsquery(number: int, term: Term) -> str:
     tsquery = f"phraseto_tsquery('pg_catalog.simple', :term{number})"
     if term.prefix:  # a tsquery shows itself as text with every word quoted, the last one at the end
-        tsquery = f"(nullif(CAST({tsquery} AS text), '') || ':*')\\:\\:tsquery"
-    return f"(!! {tsquery})" if term.excluded else tsquery
+        return f"(nullif(CAST({tsquery} AS text), '') || ':*')\\:\\:tsquery"
+    return tsquery
 
 
 def _fold(words: str) -> str:

@@ -9,16 +9,31 @@ from operator import itemgetter
 from typing import Any
 
 import zstandard
-from sqlalchemy import ColumnElement, Connection, Engine, Row, bindparam, exists, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Row,
+    bindparam,
+    case,
+    exists,
+    false,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from email_ingestion.blobs import BlobStore, sha256_of
 from email_ingestion.errors import SinkUnavailable, TransientError
+from email_ingestion.identity import MIN_PART, identity_value, matches_identity, shortest_parts
 from email_ingestion.ledger.engine import Database, check_server, open_engine
 from email_ingestion.ledger.migrate import migrate
 from email_ingestion.ledger.model import Location, StoredEmail, StoredFacts
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, Outbox, envelope_of
 from email_ingestion.ledger.rows import PreparedBatch, attachment_rows
-from email_ingestion.ledger.search import Hit, parse, postgresql_condition, snippet, sqlite_condition
+from email_ingestion.ledger.search import Hit, Term, parse, postgresql_condition, snippet, sqlite_condition
+from email_ingestion.ledger.search_filter import SearchFilter, add_fold
 from email_ingestion.ledger.tables import attachments, contents, deliveries, emails, places, purged
 
 _CHUNK = 500  # values in one IN (…): old SQLites take 999 in a statement
@@ -257,26 +272,74 @@ class Ledger:
         with self._database.connect() as connection:
             return connection.execute(query).scalar_one()
 
-    def search(self, words: str, limit: int = 20, account: str | None = None) -> list[Hit]:
-        """Return the newest messages with all `words` in subject, sender or text (syntax: `search.parse`)."""
+    def search(self, words: str, limit: int = 20, only: SearchFilter | None = None) -> list[Hit]:
+        """Return the newest messages that `only` lets pass and that have all `words` (syntax: `search.parse`).
+
+        Words are looked for in subject, sender, text and file names of attachments; none and no condition find nothing.
+        """
         terms = parse(words)
-        if all(term.excluded for term in terms):
-            return []
-        on_sqlite = self._database.engine.dialect.name == "sqlite"
         query = (
             select(emails.c.email_id, emails.c.internaldate, emails.c.from_name, emails.c.from_addr, emails.c.subject)
             .add_columns(func.substr(emails.c.text, 1, _INDEXED_CHARS).label("body"))
-            .where(sqlite_condition(terms) if on_sqlite else postgresql_condition(terms))
+            .where(*self._conditions(terms, only))
             .order_by(emails.c.internaldate.desc(), emails.c.email_id)
             .limit(limit)
         )
-        if account is not None:
-            query = query.where(emails.c.account == account)
         with self._database.connect() as connection:
+            add_fold(connection)
             rows = connection.execute(query).all()
+        files = self._filenames([row.email_id for row in rows])
         return [
-            Hit(row.email_id, row.internaldate, _sender(row), row.subject, snippet(row.body, terms)) for row in rows
+            Hit(
+                row.email_id, row.internaldate, _sender(row), row.subject, snippet(row.body, terms), files[row.email_id]
+            )
+            for row in rows
         ]
+
+    def count_hits(self, words: str, only: SearchFilter | None = None, maximum: int = 1000) -> int:
+        """Count what `search` finds without a limit; a count above `maximum` is given as one more than that."""
+        query = select(emails.c.email_id).where(*self._conditions(parse(words), only)).limit(maximum + 1)
+        with self._database.connect() as connection:
+            add_fold(connection)
+            return connection.execute(select(func.count()).select_from(query.subquery())).scalar_one()
+
+    def _conditions(self, terms: Sequence[Term], only: SearchFilter | None) -> list[Any]:
+        if all(term.excluded for term in terms) and (only is None or only.is_empty):
+            return [false()]
+        dialect = self._database.engine.dialect.name
+        words = sqlite_condition if dialect == "sqlite" else postgresql_condition
+        return [*([words(terms)] if terms else []), *(only.conditions(dialect) if only else ())]
+
+    def _filenames(self, email_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Return the file names of the attachments of each message."""
+        found: dict[str, list[str]] = {email_id: [] for email_id in email_ids}
+        columns = (attachments.c.email_id, attachments.c.filename)
+        with self._database.connect() as connection:
+            for chunk in _chunks(list(email_ids)):
+                query = select(*columns).where(attachments.c.email_id.in_(chunk), attachments.c.filename.is_not(None))
+                for row in connection.execute(query.order_by(attachments.c.position)):
+                    found[row.email_id].append(row.filename)
+        return {email_id: tuple(names) for email_id, names in found.items()}
+
+    def matching_ids(self, part: str, limit: int = 1000) -> list[str]:
+        """Return identities that `part` may mean (`identity.matches_identity`), at most `limit`, in their order."""
+        escaped = "".join(f"!{character}" if character in "%_!" else character for character in part)
+        patterns = [f"{escaped}%", f"%:{escaped}%"]
+        like = or_(*(emails.c.email_id.like(pattern, escape="!") for pattern in patterns))
+        query = select(emails.c.email_id).where(like).order_by(emails.c.email_id).limit(limit)
+        with self._database.connect() as connection:
+            return [each for each in connection.execute(query).scalars() if matches_identity(part, each)]
+
+    def short_ids(self, email_ids: Sequence[str]) -> dict[str, str]:
+        """Return for each identity the shortest text of those `matches_identity` takes that means no other message."""
+        position = func.instr if self._database.engine.dialect.name == "sqlite" else func.strpos
+        kind = case((position(emails.c.email_id, ":gm:") > 0, ":gm:"), else_=":sha256:")
+        start = func.substr(emails.c.email_id, position(emails.c.email_id, kind) + func.length(kind), MIN_PART)
+        found: set[str] = set(email_ids)
+        with self._database.connect() as connection:
+            for chunk in _chunks(sorted({identity_value(each)[:MIN_PART] for each in email_ids})):
+                found |= set(connection.execute(select(emails.c.email_id).where(start.in_(chunk))).scalars())
+        return shortest_parts(email_ids, found)
 
     def referenced(self, refs: Iterable[str]) -> set[str]:
         """Return the references of `refs` that a message or an attachment uses."""
