@@ -13,8 +13,6 @@ from scripts import structure
 ROOT = Path(__file__).resolve().parents[2]
 # Small files with one importer that stand alone all the same, with the reason.
 SMALL_ALONE = {
-    "email_ingestion/parsing/enriched.py": "a format of its own (RFC 1896), where a stranger looks for it",
-    "email_ingestion/parsing/smime.py": "a format of its own (RFC 8551), where a stranger looks for it",
     "email_ingestion/producer/canary.py": "its importer builds objects and does no work",
     "email_ingestion/worker/failure_attribution.py": "a pure decision, tested apart from the threads around it",
 }

@@ -14,15 +14,14 @@ from urllib.parse import unquote
 
 from email_ingestion.parsing import (
     charsets,
-    enriched,
     headers,
     inline_files,
     limits,
     rtf,
-    smime,
     structure,
     text,
     tnef,
+    transfer,
 )
 from email_ingestion.parsing.defects import Defect, Defects
 from email_ingestion.parsing.part import Part, clean_filename, is_media_type
@@ -103,7 +102,7 @@ class _ContentReader:
         self._add_part(part, parent)
         if part.content_type in _TNEF:
             return self._open_tnef(part.content)
-        if part.content_type in smime.TYPES:
+        if part.content_type in transfer.SMIME:
             return self._open_smime(part.content)
         return []
 
@@ -126,7 +125,7 @@ class _ContentReader:
                 self._add_attachment(self._clean_name(one.filename), _UNKNOWN_TYPE, one.content)
         plain = self._decode(part, charset)
         if part.content_type in _ENRICHED:
-            return _Block(enriched.to_text(plain), None)
+            return _Block(text.unenrich(plain), None)
         if part.parameters.get("format", "").lower() == "flowed" and len(plain) <= limits.FLOWED_CHARS:
             plain = text.unflow(plain, delsp=part.parameters.get("delsp", "").lower() == "yes")
         return _Block(plain, None)
@@ -223,7 +222,7 @@ class _ContentReader:
             return []
         self._unwrapped += 1
         try:
-            entity = smime.unwrap(content)
+            entity = transfer.unwrap_smime(content)
         except ValueError:
             self._defects.note(Defect.SMIME_UNREADABLE)
             return []

@@ -27,7 +27,6 @@ class Defect(StrEnum):
     HEADER_SEPARATOR = "header:no-separator"  # the body begins without the empty line
     HEADER_TRUNCATED = "header:truncated"  # more header fields or bytes than are kept
     HTML_TRUNCATED = "html:truncated"  # more HTML than is kept or turned into text
-    HTML_UNREADABLE = "html:unreadable"  # the HTML could not be laid out; its text is given without layout
     LINE_BARE_CR = "line:bare-cr"  # lines end in CR alone, or in CR CR LF
     MIME_BOUNDARY = "mime:no-boundary"  # a multipart whose boundary is missing, never occurs, or occurs after its end
     MIME_DEPTH = "mime:too-deep"  # multiparts nested deeper than is followed

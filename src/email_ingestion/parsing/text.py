@@ -1,29 +1,15 @@
-"""Turn a decoded text part into readable text: unwrap format=flowed, lay out HTML."""
+"""Turn a decoded text part into readable text: unwrap format=flowed, lay out HTML within a budget."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Final
 
-from inscriptis.css_profiles import CSS_PROFILES  # type: ignore[import-untyped]
-from inscriptis.html_engine import Inscriptis  # type: ignore[import-untyped]
-from inscriptis.html_properties import Display  # type: ignore[import-untyped]
-from inscriptis.model.config import ParserConfig  # type: ignore[import-untyped]
-from inscriptis.model.html_document_state import HtmlDocumentState  # type: ignore[import-untyped]
-from inscriptis.model.html_element import HtmlElement  # type: ignore[import-untyped]
-from inscriptis.model.tag import CustomHtmlTagHandlerMapping  # type: ignore[import-untyped]
-from lxml import etree  # type: ignore[import-untyped]
-from lxml.html import HtmlElement as Element  # type: ignore[import-untyped]
-from lxml.html import HTMLParser, document_fromstring
-
-from email_ingestion.parsing import limits
+from email_ingestion.parsing import html_text, limits
 from email_ingestion.parsing.defects import Defect, Defects
 
-_HIDDEN: Final = re.compile(r"display\s*:\s*none", re.IGNORECASE)
-_NOT_XML: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
-_BLANK_LINES: Final = re.compile(r"\n{3,}")
-_INVISIBLE_TAGS: Final = ("script", "style", "title", "template")
+_ENRICHED_TAG: Final = re.compile(r"<(/?)([a-zA-Z0-9-]{1,60})>|(<<)")
+_LINE_BREAKS: Final = re.compile(r"\n+")
 
 
 def normalize(text: str) -> str:
@@ -59,6 +45,42 @@ def _join_paragraph(paragraph: list[str], depth: int) -> str:
     return (">" * depth + " " if depth else "") + "".join(paragraph)
 
 
+def unenrich(enriched: str) -> str:
+    """Make text/enriched (RFC 1896) plain: remove the commands, and turn one line break into a space.
+
+    Of several line breaks one less is kept, within <nofill> all.
+    """
+    enriched, rest = enriched[: limits.ENRICHED_CHARS], enriched[limits.ENRICHED_CHARS :]
+    pieces: list[str] = []
+    position = hidden = unfilled = 0
+    for match in _ENRICHED_TAG.finditer(enriched):
+        _add(pieces, enriched[position : match.start()], hidden=hidden, unfilled=unfilled)
+        position = match.end()
+        if match[3]:
+            pieces.append("<")
+            continue
+        name, change = match[2].lower(), -1 if match[1] else 1
+        if name in {"param", "comment"}:
+            hidden = max(0, hidden + change)
+        elif name in {"nofill", "verbatim"}:
+            unfilled = max(0, unfilled + change)
+        elif name in {"nl", "np", "paragraph"}:
+            pieces.append("\n")
+        elif name == "lt":
+            pieces.append("<")
+    _add(pieces, enriched[position:], hidden=hidden, unfilled=unfilled)
+    return "".join(pieces) + rest
+
+
+def _add(pieces: list[str], text: str, *, hidden: int, unfilled: int) -> None:
+    if not hidden:
+        pieces.append(text if unfilled else _LINE_BREAKS.sub(_fill, text))
+
+
+def _fill(newlines: re.Match[str]) -> str:
+    return "\n" * (len(newlines[0]) - 1) or " "
+
+
 class HtmlReader:
     """Convert the HTML parts of one message to text; all of them share one budget of characters and tags."""
 
@@ -69,16 +91,7 @@ class HtmlReader:
 
     def to_text(self, html: str) -> str:
         """Return the visible text with the line breaks of the layout; link targets and images are left out."""
-        tree = _parse_html(self._within_budget(html))
-        if tree is None:
-            return ""
-        try:
-            laid_out = Inscriptis(tree, _CONFIG).get_text()
-        except Exception:  # noqa: BLE001 - it raises ValueError, IndexError, RecursionError, … on hostile HTML
-            self._defects.note(Defect.HTML_UNREADABLE)
-            laid_out = "\n".join(tree.itertext())
-        lines = (line.rstrip() for line in laid_out.split("\n"))
-        return _BLANK_LINES.sub("\n\n", "\n".join(lines)).strip("\n")
+        return html_text.to_text(self._within_budget(html))
 
     def _within_budget(self, html: str) -> str:
         kept = html[: max(self._chars, 0)]
@@ -89,51 +102,3 @@ class HtmlReader:
         self._chars -= len(kept)
         self._tags -= kept.count("<")
         return kept
-
-
-def _parse_html(html: str) -> Element | None:
-    if not html.strip():
-        return None
-    encoded = _NOT_XML.sub("\ufffd", html).encode("utf-8")
-    try:
-        # bytes and an explicit encoding: of text, lxml refuses one that declares its own encoding
-        tree = document_fromstring(encoded, parser=HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True))
-    except (etree.LxmlError, ValueError, AssertionError):  # "Document is empty", as for a comment alone
-        return None
-    etree.strip_elements(tree, *_INVISIBLE_TAGS, with_tail=False)
-    return tree
-
-
-def _hide(style: str, element: HtmlElement) -> None:
-    if _HIDDEN.search(style):
-        element.display = Display.none
-
-
-def _skip_layout(_state: HtmlDocumentState, _attributes: dict[str, str] | None = None) -> None:
-    """Replace inscriptis' table layout with nothing."""
-
-
-def _write_space(state: HtmlDocumentState, _attributes: dict[str, str]) -> None:
-    state.tags[-1].write(" ")
-
-
-def _make_config() -> ParserConfig:
-    """Render a table row as one line and begin each cell with a space: tables in mail are layout.
-
-    Aligned columns would also allow a bomb: every cell is padded to the widest of its column. Of the CSS styles only
-    "display: none" is honoured, because margins are written out as that many empty lines.
-    """
-    css = CSS_PROFILES["strict"] | {name: HtmlElement(display=Display.block) for name in ("table", "tr", "caption")}
-    start: dict[str, Callable[..., None]] = {
-        "table": _skip_layout,
-        "tr": _skip_layout,
-        "td": _write_space,
-        "th": _write_space,
-    }
-    end: dict[str, Callable[..., None]] = dict.fromkeys(("table", "td", "th"), _skip_layout)
-    config = ParserConfig(css=css, custom_html_tag_handler_mapping=CustomHtmlTagHandlerMapping(start, end))
-    config.attribute_handler.attribute_mapping = {"style": _hide}
-    return config
-
-
-_CONFIG: Final = _make_config()

@@ -1,14 +1,19 @@
-"""Undo transfer encodings (RFC 2045, section 6), also damaged ones: no byte of a part is lost without a defect."""
+"""Undo transfer encodings (RFC 2045, section 6), also damaged ones: no byte of a part is lost without a defect.
+
+Opaque S/MIME is unwrapped here, too.
+"""
 
 from __future__ import annotations
 
 import binascii
 import re
+import zlib
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import pybase64
 
+from email_ingestion.parsing import limits
 from email_ingestion.parsing.defects import Defect, Defects
 
 IDENTITY: Final = frozenset({"", "7bit", "8bit", "binary"})
@@ -25,6 +30,8 @@ _PADDED_SOFT_BREAK: Final = re.compile(rb"=[ \t]+(?=\r?\n|\Z)")
 _BARE_CR: Final = re.compile(rb"=\r++(?!\n)")
 _UU_BEGIN: Final = re.compile(rb"^begin [0-7]{3,4} [^\r\n]*\r?\n", re.MULTILINE)
 _UU_LINE_BYTES: Final = 45
+SMIME: Final = frozenset({"application/pkcs7-mime", "application/x-pkcs7-mime"})
+_MAX_CMS_DEPTH: Final = 5  # compressed in signed in …
 
 
 def decode(data: bytes, encoding: str, defects: Defects) -> bytes:
@@ -118,3 +125,31 @@ def decode_uuencoded_line(line: bytes) -> bytes:
     except binascii.Error:  # more signs than the length says, as some encoders pad: the standard library's remedy
         length = (((line[0] - 32) & 63) * 4 + 5) // 3
         return binascii.a2b_uu(line[:length])
+
+
+def unwrap_smime(content: bytes) -> bytes | None:
+    """Return the MIME entity inside opaque S/MIME (RFC 8551, sections 3.2 and 3.5); None when it is encrypted.
+
+    No signature is verified: the record says what is written, not who wrote it. Raises ValueError for damaged data.
+    """
+    from asn1crypto import cms  # noqa: PLC0415 - 10 MB for what few messages have
+
+    if len(content) > limits.SMIME_BYTES:
+        return None
+    try:
+        info = cms.ContentInfo.load(content)
+        return _cms_content(info["content_type"].native, info["content"], 0)
+    except (ValueError, TypeError, KeyError, RecursionError, zlib.error) as error:
+        raise ValueError("damaged CMS data") from error
+
+
+def _cms_content(kind: str, value: Any, depth: int) -> bytes | None:
+    if kind not in {"signed_data", "compressed_data"} or depth >= _MAX_CMS_DEPTH:
+        return None
+    inner = value["encap_content_info"]
+    data = inner["content"].native
+    if data is None:
+        return None
+    if kind == "compressed_data":
+        data = zlib.decompressobj().decompress(data, limits.SMIME_BYTES)
+    return data if isinstance(data, bytes) else None
