@@ -74,11 +74,14 @@ def _decode_otherwise(data: bytes, codec: str | None, hinted: str | None) -> str
     return _decode_damaged(data, codec) if text is None and codec in _MULTIBYTE else text
 
 
-def decode_iso_2022(data: bytes) -> str | None:
-    """Decode 7-bit text with escape sequences of ISO 2022, Japanese or Korean; None when it is none."""
+def decode_iso_2022(data: bytes, *, declared: bool = False) -> str | None:
+    """Decode 7-bit text with escape sequences of ISO 2022, Japanese or Korean; None when it is none.
+
+    Where it is declared to be Japanese, U+FFFD stands for what is damaged.
+    """
     if b"\x1b$)C" in data:
         return _try_decode(data, "iso2022_kr")
-    return iso_2022_jp.decode(data)
+    return iso_2022_jp.decode(data, declared=declared)
 
 
 def _decode_stateful(data: bytes, declared: str | None, codec: str | None, defects: Defects) -> str | None:
@@ -87,7 +90,7 @@ def _decode_stateful(data: bytes, declared: str | None, codec: str | None, defec
     if text is not None and not (codec == "iso2022_jp_2" and "\x1b" in text):
         return text
     if b"\x1b" in data or b"\x0e" in data or codec == "iso2022_jp_2":
-        text = decode_iso_2022(data)
+        text = decode_iso_2022(data, declared=codec == "iso2022_jp_2")
         if text is not None and codec != "iso2022_jp_2":
             defects.note(_mismatch(declared, codec))
         elif text is not None and "\ufffd" in text:

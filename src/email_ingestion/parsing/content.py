@@ -88,7 +88,7 @@ class _ContentReader:
         if part.children:
             nested = [self._collect_blocks(child, part.content_type) for child in part.children]
             return (
-                _choose_alternative(nested)
+                self._choose_alternative(nested)
                 if part.content_type == "multipart/alternative"
                 else list(chain.from_iterable(nested))
             )
@@ -105,6 +105,18 @@ class _ContentReader:
         if part.content_type in transfer.SMIME:
             return self._open_smime(part.content)
         return []
+
+    def _choose_alternative(self, nested: list[list[_Block]]) -> list[_Block]:
+        """Choose the first plain text that is not blank and the last HTML, the richest (RFC 2046, section 5.1.4)."""
+        plains = [text for blocks in nested if (text := _join(block.plain for block in blocks)) is not None]
+        htmls = [text for blocks in nested if (text := _join(block.html for block in blocks)) is not None]
+        plain = next((one for one in plains if not one.isspace()), plains[0] if plains else None)
+        html = htmls[-1] if htmls else None
+        if len(plains) > 1 or len(htmls) > 1:
+            kept = {*(plain or "").split(), *(html or "").split()}
+            if any(not kept.issuperset(one.split()) for one in (*plains, *htmls)):
+                self._defects.note(Defect.MIME_ALTERNATIVE)
+        return [_Block(plain, html)] if plain is not None or html is not None else []
 
     def _is_body(self, part: Part) -> bool:
         """Tell body text from attachments: a text part with a file name is an attachment, unless it is the first text.
@@ -235,15 +247,6 @@ class _ContentReader:
 
     def _clean_name(self, filename: str) -> str | None:
         return clean_filename(headers.one_line(filename, self._defects))
-
-
-def _choose_alternative(nested: list[list[_Block]]) -> list[_Block]:
-    """Choose the first plain text and the last HTML, which is the richest (RFC 2046, section 5.1.4)."""
-    plains = [_join(block.plain for block in blocks) for blocks in nested]
-    htmls = [_join(block.html for block in blocks) for blocks in nested]
-    plain = next((one for one in plains if one is not None), None)
-    html = next((one for one in reversed(htmls) if one is not None), None)
-    return [_Block(plain, html)] if plain is not None or html is not None else []
 
 
 def _join(texts: Iterable[str | None]) -> str | None:

@@ -28,6 +28,7 @@ class Defect(StrEnum):
     HEADER_TRUNCATED = "header:truncated"  # more header fields or bytes than are kept
     HTML_TRUNCATED = "html:truncated"  # more HTML than is kept or turned into text
     LINE_BARE_CR = "line:bare-cr"  # lines end in CR alone, or in CR CR LF
+    MIME_ALTERNATIVE = "mime:alternative-dropped"  # an alternative that is not kept says something else
     MIME_BOUNDARY = "mime:no-boundary"  # a multipart whose boundary is missing, never occurs, or occurs after its end
     MIME_DEPTH = "mime:too-deep"  # multiparts nested deeper than is followed
     MIME_PARTS = "mime:too-many-parts"  # more parts than are kept

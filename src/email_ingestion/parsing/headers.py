@@ -112,6 +112,8 @@ class _Scanner:
                 position = parameter.end()
                 continue
             if match and not (self._known_only and not _is_known(match[1])):
+                if not match[1].isascii():
+                    self._defects.note(Defect.HEADER_INVALID)
                 fields.append((match[1].decode("latin-1"), _unfold_limited(match[2], self._defects)))
                 position = match.end()
                 continue
@@ -185,7 +187,10 @@ def _unfold_limited(value: bytes, defects: Defects) -> bytes:
     if len(value) > limits.HEADER_BYTES:
         defects.note(Defect.HEADER_TRUNCATED)
         value = value[: limits.HEADER_BYTES]
-    return unfold(value)
+    unfolded = unfold(value)
+    if b"\r" in unfolded or value.endswith(b"\r\r"):
+        defects.note(Defect.LINE_BARE_CR)
+    return unfolded
 
 
 def unfold(value: bytes) -> bytes:

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Final
 
 _ESCAPE: Final = re.compile(rb"\x1b(\$[@AB]|\$\([@ABCD]|\([BHIJ]|\.[AF]|&@)")
+_UNKNOWN_ESCAPE: Final = re.compile(rb"\x1b(?!\$[@AB]|\$\([@ABCD]|\([BHIJ]|\.[AF]|&@)")
 _ASCII: Final = frozenset({b"(B", b"(J", b"(H"})
 _SHIFTED: Final = re.compile(rb"\x0e([^\x0f\n]*)\x0f?")
 _PIECES: Final = re.compile(rb"((?:[\x21-\x7e\xa1-\xfe]{2})+)|([^\n])|(\n.*)", re.DOTALL)
 
 
-def decode(data: bytes) -> str | None:
-    """Return the text, or None when it holds an escape sequence that is not of ISO-2022-JP.
+def decode(data: bytes, *, declared: bool = False) -> str | None:
+    """Return the text; None when it holds an escape sequence of another charset, and is not declared to be this one.
 
     A line that does not switch back to ASCII ends there all the same (RFC 1468: the next line begins in ASCII).
     """
@@ -21,7 +22,9 @@ def decode(data: bytes) -> str | None:
         return data.decode("ascii")
     pieces = _ESCAPE.split(data)
     if any(b"\x1b" in text for text in pieces[::2]):
-        return None
+        if not declared:
+            return None
+        pieces = _ESCAPE.split(_UNKNOWN_ESCAPE.sub(b"\x1b(B\xff", data))
     texts = [_decode_single(pieces[0])]
     for mode, text in zip(pieces[1::2], pieces[2::2], strict=True):
         texts.append(_decode_piece(mode, text))

@@ -21,7 +21,7 @@ from email_ingestion.parsing.part import Part, describe
 _CONTENT_FIELDS: Final = ("content-type", "content-transfer-encoding", "content-disposition", "content-id")
 # The first line that looks like a delimiter: "--something", then a part's header or the empty line.
 _DELIMITER: Final = re.compile(rb"^--(\S[^\r\n]{0,200}?)[ \t]*\r?\n(?:content-|\r?\n)", re.IGNORECASE | re.MULTILINE)
-_AFTER_BOUNDARY: Final = re.compile(rb"(--)?[ \t]*+(?:\r*+\n|\Z)")
+_AFTER_BOUNDARY: Final = re.compile(rb"(--)?[ \t]*+(?:\r*+\n|\r|\Z)")
 _PART_HEADER: Final = re.compile(rb"content-|\r?\n", re.IGNORECASE)
 _MAX_BOUNDARY: Final = 200  # bytes; RFC 2046, section 5.1.1 allows 70
 _DELIMITER_SEARCH_BYTES: Final = 65_536  # bytes in which the first delimiter is looked for

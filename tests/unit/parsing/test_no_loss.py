@@ -1,4 +1,4 @@
-"""Nothing is lost in silence: what the standard library decodes of a message is in its record, or a defect says why not.
+"""Nothing is lost in silence: what the standard library decodes is in the record, or a defect says why not.
 
 Of the text parts every letter, of the attachments every byte; on the corpus, and on the corpus damaged at random, the
 same damage every time.
@@ -28,10 +28,12 @@ CORPUS = {path.stem: path.read_bytes() for path in sorted((Path(__file__).parent
 # These say nothing of the body.
 OF_FIELDS = {
     *(Defect.DATE_MISSING, Defect.DATE_INVALID, Defect.FROM_MISSING, Defect.ADDRESS_INVALID),
-    *(Defect.ADDRESS_TRUNCATED, Defect.HEADER_8BIT, Defect.ENCODED_WORD_INVALID),
+    *(Defect.ADDRESS_TRUNCATED, Defect.ENCODED_WORD_INVALID),
 }
 BARE_CR = re.compile(rb"\r(?!\n)")
-INLINE_FILE = re.compile(r"^(?:begin [0-7]{3}|=ybegin )", re.MULTILINE)
+SPACE_COLON = re.compile(rb"^[\w-]+[ \t]+:", re.MULTILINE)
+# Files inside the text, and Japanese that the standard library takes for ASCII.
+OTHERWISE = re.compile(r"^(?:begin [0-7]{3}|=ybegin )|\x1b", re.MULTILINE)
 
 
 def leaves(message: Message) -> Iterator[Message]:
@@ -76,13 +78,13 @@ def lost(raw: bytes) -> list[str]:
     contents = {one.content for one in email.attachments}
     message = message_from_bytes(raw)
     separated = not any(isinstance(one, MissingHeaderBodySeparatorDefect) for one in message.defects)
-    if not separated or BARE_CR.search(raw, 0, headers.scan(raw, Defects()).body):
+    if not separated or BARE_CR.search(raw, 0, headers.scan(raw, Defects()).body) or SPACE_COLON.search(raw):
         return []  # it has read fields as text
     found: list[str] = []
     for part in leaves(message):
         if part.get_content_type() in {"text/plain", "text/html"}:
             text = decoded_text(part)
-            if not INLINE_FILE.search(text) and (missing := letters(text) - kept):
+            if not OTHERWISE.search(text) and (missing := letters(text) - kept):
                 found.append(f"letters of {text[:60]!r}: {dict(missing)}")
         elif part.get_content_maintype() != "text" and decoded(part) not in contents:
             found.append(f"{part.get_content_type()}: {decoded(part)!r}"[:100])
