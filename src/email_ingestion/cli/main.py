@@ -23,6 +23,7 @@ COMMANDS = {
     ),
     "search": ("delivered_mail:search", "Find delivered mail, newest first."),
     "export": ("delivered_mail:export", "Write a delivered message to standard output or a file."),
+    "parse": ("parse:parse", "Show the record of messages on disk: fields, text, attachments and defects."),
     "blobs": ("storage:blobs", "Look after large messages and attachments."),
     "database": ("storage:database", "Look after the database."),
     "breaker": ("breakers:breaker", "See the circuit breakers of the running processes."),
