@@ -16,6 +16,7 @@ EmailIngestionError
 │   ├── ParserDied                   a message ended the parser process: poison, if it does so repeatedly
 │   ├── SinkUnavailable              a sink is down
 │   ├── SinkFailed                   a sink failed over a message; either may be at fault
+│   │   └── SinkTimedOut                 its call took too long and was ended
 │   ├── SinkThrottled                a sink asks for a pause
 │   ├── Retry                        raised by a sink: try this message again later
 │   └── CircuitBreakerError          not tried: the breaker is open
@@ -97,6 +98,10 @@ class SinkUnavailable(TransientError):
 
 class SinkFailed(TransientError):
     """A sink failed over a message; it is the message's fault if others get through."""
+
+
+class SinkTimedOut(SinkFailed):
+    """A call of a sink took longer than its time limit and was ended."""
 
 
 class SinkThrottled(TransientError):

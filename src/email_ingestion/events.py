@@ -305,6 +305,27 @@ class SinkBacklog(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class SinkCalls(Event):
+    """The calls of a sink that have been running for over a second; announced while there are such, and at their end.
+
+    `problem` says what is wrong when one takes unusually long, or the last one took too long; None: all is well.
+    """
+
+    sink: str
+    calls: tuple[tuple[str, float], ...]  # the message and the Unix seconds of the beginning; the oldest first
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SinkHung(Event):
+    """A call of a sink has not returned within its time limit and cannot be ended; the sink gets nothing meanwhile."""
+
+    sink: str
+    email_id: str
+    limit: float  # seconds
+
+
+@dataclass(frozen=True, slots=True)
 class SinkDelivered(Event):
     """A sink took, or failed to take, part of a batch."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 
 from email_ingestion.records import Cursor
@@ -104,3 +105,42 @@ def test_an_entry_of_a_newer_release_is_kept_until_that_one_reads_it(here: Place
     with own_redis.client() as client:
         assert (client.xlen(Keys().stream), client.xlen(Keys().dlq)) == (1, 0)
     assert len(here.rows()) == 1
+
+
+HANGS = """
+import time
+from pathlib import Path
+
+def handle(email):
+    print("called", flush=True)
+    if email.envelope.uid == 2:
+        time.sleep(700)
+    Path("taken").open("a").write(email.email_id + "\\n")
+"""
+
+
+def test_a_function_that_hangs_is_seen_at_once_and_its_call_is_ended(here: Place, own_redis: RedisServer):
+    appender = Appender(link(own_redis.url))
+    appender.restart_cursor("default", "INBOX", Cursor(1, 0))
+    first, stuck, last = (message(uid) for uid in (1, 2, 3))
+    (here.folder / "hanging.py").write_text(HANGS)
+    here.set(SINKS="python:hanging:handle", SINK_TIMEOUT_SECONDS=8, WORKER_MAX_RETRIES=0)
+    worker = here.worker()
+    appender.append("default", "INBOX", Cursor(1, 0), 3, [first, stuck, last])
+    until(lambda: stuck.envelope.email_id in worker.get("/ready")[1], "/ready names the message")
+    code, body = worker.get("/ready")
+    assert (code, json.loads(body)["status"]) == (200, "degraded")
+    assert "sink python:hanging:handle: it has been handling" in body
+    until(
+        lambda: worker.metric("email_ingestion_sink_waiting_messages") == 2,
+        "this and the next are owed during the call",
+    )
+    assert time.time() - (worker.metric("email_ingestion_sink_oldest_timestamp_seconds") or 0) < 60
+    until(lambda: worker.metric("email_ingestion_dlq_messages_total"), "its call is ended and counts as failed")
+    until(lambda: (here.folder / "taken").read_text().split()[1:] == [last.envelope.email_id], "the next one is taken")
+    until(lambda: json.loads(worker.get("/ready")[1])["status"] == "ready", "it is over")
+    assert worker.terminate() == 0
+    lines = [json.loads(line) for line in worker.log().splitlines()]  # nothing but JSON
+    assert "called" in {line["event"] for line in lines}
+    letters = [line for line in lines if line["event"] == "email_dead_lettered"]
+    assert [(line["error_type"], line["sink"]) for line in letters] == [("SinkTimedOut", "python:hanging:handle")]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,14 +19,24 @@ from standardwebhooks.webhooks import Webhook
 
 from email_ingestion.blobs import BlobStore, open_blobs
 from email_ingestion.breaker import Breaker, BreakerPolicy
-from email_ingestion.errors import Reject, Retry, SinkFailed, SinkThrottled, SinkUnavailable
-from email_ingestion.events import BreakerChanged, DeadLettered, Deferred, LoopTick, SinkBacklog, SinkDelivered
+from email_ingestion.errors import Reject, Retry, SinkFailed, SinkThrottled, SinkTimedOut, SinkUnavailable
+from email_ingestion.events import (
+    BreakerChanged,
+    DeadLettered,
+    Deferred,
+    LoopTick,
+    SinkBacklog,
+    SinkCalls,
+    SinkDelivered,
+    SinkHung,
+)
 from email_ingestion.ledger.model import LedgerWrite
 from email_ingestion.ledger.store import Ledger, open_ledger
 from email_ingestion.parsing import parse
 from email_ingestion.records import RawMessage, SinkMessage
 from email_ingestion.sinks import Sink
 from email_ingestion.sinks.database import DatabaseSink
+from email_ingestion.sinks.python import PythonSink
 from email_ingestion.sinks.webhook import WebhookSink
 from email_ingestion.stream import DeadLetterQueue, Keys
 from email_ingestion.stream.codec import decode
@@ -73,11 +85,12 @@ class Sinks:
         self._database = DatabaseSink(self.ledger, self.blobs, 1000)
         self._cleanup = cleanup
         self.dispatchers: list[SinkDispatcher] = []
+        self.made: list[SinkDispatcher] = []
         self.names: tuple[str, ...] = ()
         self.breakers: dict[str, Breaker] = {}
 
     def dispatcher(
-        self, name: str, sink: Sink, *, max_retries: int = 3, start: bool = True, **policy: Any
+        self, name: str, sink: Sink, *, max_retries: int = 3, start: bool = True, timeout: float = 15.0, **policy: Any
     ) -> SinkDispatcher:
         chosen = BreakerPolicy(**{"fail_max": 3, "recovery_timeout": 0.2, "success_threshold": 1} | policy)
         self.breakers[name] = Breaker(name, chosen, (SinkUnavailable, SinkFailed), self.heard)
@@ -91,10 +104,12 @@ class Sinks:
             paused=lambda: self.paused,
             batch=10,
             lease=30.0,
+            timeout=timeout,
             max_retries=max_retries,
             instance="here",
             observe=self.heard,
         )
+        self.made.append(made)
         self.names += (name,)
         if start:
             self.run(made)
@@ -118,6 +133,10 @@ class Sinks:
         for dispatcher in self.dispatchers:
             dispatcher.wake()
         return [each.envelope.email_id for each in sent]
+
+    def sink_message(self, uid: int) -> SinkMessage:
+        sent = message(uid)
+        return SinkMessage(parse(sent.envelope, sent.raw), sent.raw)
 
     def letters(self) -> list[tuple[str, str, str, str]]:
         found = DeadLetterQueue(self.link).letters()
@@ -181,6 +200,184 @@ def test_a_hanging_sink_delays_no_other(sinks: Sinks):
     until(lambda: box.taken == Counter(ids), "the other one has everything")
     assert not pending_entry.taken
     free.set()
+
+
+def test_a_call_that_does_not_return_is_shown_and_nothing_is_called_meanwhile(sinks: Sinks):
+    """The sink of another package, which runs in a thread: nobody can end that."""
+    free = threading.Event()
+    box = Box(parallel=2)
+    box.trouble = lambda email_id: free.wait() and None if email_id.endswith(":1001") else None
+    dispatcher = sinks.dispatcher("box", box, timeout=0.2)
+    (stuck,) = sinks.record(1)
+    (hung,) = until(lambda: sinks.heard.of(SinkHung), "it is noticed")
+    assert (hung.sink, hung.email_id) == ("box", stuck)
+    (later,) = sinks.record(2)
+    problems = until(lambda: [event for event in sinks.heard.of(SinkCalls) if event.problem], "it is a problem")
+    assert problems[0].calls[0][0] == stuck
+    assert stuck in problems[0].problem
+    backlogs = until(lambda: [event for event in sinks.heard.of(SinkBacklog) if event.waiting == 2], "both are owed")
+    assert backlogs[0].oldest
+    assert not box.taken
+    assert len(sinks.heard.of(SinkHung)) == 1
+    free.set()
+    until(dispatcher.done, "both are delivered")
+    assert box.taken == Counter([stuck, later])
+    until(lambda: sinks.heard.of(SinkCalls)[-1] == SinkCalls("box", (), None), "it is over")
+
+
+def test_what_a_hanging_sink_has_not_got_is_left_to_other_workers(sinks: Sinks):
+    free = threading.Event()
+    box = Box(parallel=1)
+    box.trouble = lambda email_id: free.wait() and None if email_id.endswith(":1001") else None
+    sinks.dispatcher("box", box, timeout=0.2, start=False)
+    ids = sinks.record(1, 2, 3)
+    sinks.run(sinks.made[0])
+    until(lambda: sinks.heard.of(SinkHung), "it is noticed")
+    claim = until(
+        lambda: len((claim := sinks.ledger.outbox.claim("box", "other", 10, 30.0)).deliveries) == 2 and claim,
+        "another worker gets them",
+    )
+    assert {delivery.envelope.email_id for delivery in claim.deliveries} == set(ids[1:])
+    assert [delivery.attempt for delivery in claim.deliveries] == [1, 1]
+    free.set()
+    until(lambda: box.taken, "the first one is delivered")
+    sinks.ledger.outbox.mark_delivered(claim, ids[1:])
+    until(sinks.dispatchers[0].done, "all is settled")
+    assert box.taken == Counter(ids[:1])
+
+
+class Leaver(Box):
+    """Calls `sys.exit` for some messages, and in its ping when it is away."""
+
+    def deliver(self, batch: Sequence[SinkMessage]) -> None:
+        if any(self.trouble(parcel.email.email_id) for parcel in batch):
+            sys.exit("what a script says at its end")
+        super().deliver(batch)
+
+    def ping(self) -> None:
+        if self.away:
+            sys.exit(1)
+
+
+@pytest.mark.parametrize("parallel", [0, 1, 3])
+def test_a_sink_that_calls_sys_exit_ends_no_thread(sinks: Sinks, parallel: int):
+    box = Leaver(parallel)
+    box.trouble = lambda email_id: SystemExit() if email_id.endswith(":1002") else None
+    dispatcher = sinks.dispatcher("box", box, max_retries=0)
+    (first, bad, last) = sinks.record(1, 2, 3)
+    until(dispatcher.done, "all is settled")
+    assert box.taken == Counter([first, last])
+    assert [letter[:3] for letter in sinks.letters()] == [(bad, "max_retries", "box")]
+    assert ("box", "failed") in {(event.sink, event.result) for event in sinks.heard.of(SinkDelivered)}
+
+
+def test_a_ping_that_calls_sys_exit_ends_no_thread(sinks: Sinks):
+    box = Leaver()
+    box.away = True
+    box.trouble = lambda _: SystemExit() if box.away else None
+    dispatcher = sinks.dispatcher("box", box, fail_max=1, recovery_timeout=0.05)
+    ids = sinks.record(1)
+    until(lambda: not sinks.breakers["box"].closed, "the breaker is open")
+    turns = len(sinks.heard.of(LoopTick))
+    until(lambda: len(sinks.heard.of(LoopTick)) > turns + 2, "it has looked again")
+    box.away = False
+    until(dispatcher.done, "it is delivered")
+    assert box.taken == Counter(ids)
+
+
+@pytest.fixture
+def function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module with a function that hangs the first time it gets a message whose number is below three."""
+    name = f"hanging_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(
+        "import time\n"
+        "from pathlib import Path\n"
+        "def handle(email):\n"
+        "    with Path('calls').open('a') as calls: calls.write(email.email_id + '\\n')\n"
+        "    known = Path('calls').read_text().split().count(email.email_id) > 1\n"
+        "    if email.envelope.uid < 3 and not known: time.sleep(700)\n"
+        "    if email.envelope.uid == 9: time.sleep(700)\n"
+        "    with Path('taken').open('a') as taken: taken.write(email.email_id + '\\n')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+def test_a_function_that_hangs_is_ended_and_called_again_with_the_same_identity(
+    sinks: Sinks, function: str, tmp_path: Path
+):
+    with closing(PythonSink(function, "handle", 1.0)) as sink:
+        dispatcher = sinks.dispatcher("python", sink, timeout=1.0)
+        ids = sinks.record(1, 2, 3)
+        until(lambda: len(sinks.heard.of(Deferred)) == 2, "two have failed")
+        assert {type(event.error) for event in sinks.heard.of(Deferred)} == {SinkTimedOut}
+        sinks.hurry()
+        until(dispatcher.done, "all is delivered")
+        assert sorted((tmp_path / "taken").read_text().split()) == ids
+        assert Counter((tmp_path / "calls").read_text().split()) == Counter(ids + ids[:2])
+        assert sinks.letters() == []
+        assert [event.problem for event in sinks.heard.of(SinkCalls)][-1] is None
+
+
+@pytest.mark.parametrize("which", ["running", "behind"])
+def test_a_revoked_delivery_is_a_dead_letter_of_its_sink(sinks: Sinks, function: str, tmp_path: Path, which: str):
+    """The one that a function hangs over, and one behind it, which has not begun."""
+    with closing(PythonSink(function, "handle", 60.0)) as sink:
+        dispatcher = sinks.dispatcher("python", sink, timeout=60.0, start=False)
+        running, behind = sinks.record(9, 10)
+        sinks.run(dispatcher)
+        until((tmp_path / "calls").exists, "it hangs")
+        assert not dispatcher.revoke("default:gm:1")
+        assert dispatcher.revoke(running if which == "running" else behind)
+        if which == "behind":
+            assert dispatcher.revoke(running)
+        until(dispatcher.done, "all is settled")
+        letters = {letter[:3] for letter in sinks.letters()}
+        assert letters == {
+            (each, "operator", "python") for each in ([running] if which == "running" else [running, behind])
+        }
+        taken = (tmp_path / "taken").read_text().split() if (tmp_path / "taken").exists() else []
+        assert taken == ([behind] if which == "running" else [])
+
+
+def test_a_webhook_that_trickles_its_answer_has_a_deadline(sinks: Sinks):
+    with trickling() as url:
+        webhook = WebhookSink(httpx.URL(url), [Webhook(SECRET)], timeout=0.6, parallel=2, max_attachment_bytes=10**6)
+        with closing(webhook):
+            began = time.monotonic()
+            with pytest.raises(SinkTimedOut, match=r"within 0\.6 s"):
+                webhook.deliver([sinks.sink_message(1)])
+            assert time.monotonic() - began < 5
+            with pytest.raises(SinkUnavailable, match=r"within 0\.6 s"):
+                webhook.ping()
+
+
+@contextmanager
+def trickling() -> Iterator[str]:
+    """A server that sends a header line now and then, for ever."""
+    over = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            with suppress(OSError):
+                self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+                while not over.wait(0.05):
+                    self.wfile.write(b"X-More: to come\r\n")
+
+        do_OPTIONS = do_POST  # noqa: N815 - the name that the server looks for
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/hook"
+    finally:
+        over.set()
+        server.shutdown()
+        server.server_close()
 
 
 def test_one_bad_message_of_a_batch_takes_no_other_along(sinks: Sinks):

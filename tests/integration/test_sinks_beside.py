@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from email_ingestion import Reject, Retry
 from email_ingestion.email_json import from_json
-from email_ingestion.errors import ConfigurationError, SinkThrottled, SinkUnavailable
+from email_ingestion.errors import ConfigurationError, SinkFailed, SinkThrottled, SinkTimedOut, SinkUnavailable
 from email_ingestion.records import SinkMessage
 from email_ingestion.sinks import Sink, close_sink, load_sink
+from email_ingestion.sinks.python import PythonSink
 from email_ingestion.stream import Keys
+from email_ingestion.worker.processor import stack_frames
 from tests.contract.ledgers import mail, raw_of
+from tests.servers.processes import until
 from tests.servers.redis import RedisServer
 
 
@@ -29,6 +35,7 @@ class Settings:
 
     redis_address: str = "redis://127.0.0.1:1"
     stream_max_depth: int = 5
+    sink_timeout: float = 20.0
     blob_threshold_bytes: int = 1000
 
 
@@ -132,34 +139,141 @@ def test_lines_go_to_standard_output(capfdbinary: pytest.CaptureFixture[bytes]):
 
 
 @pytest.fixture
-def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A module in the working directory, under a name nobody else has."""
     name = f"sink_of_{tmp_path.name.replace('-', '_')}"
     (tmp_path / f"{name}.py").write_text(
         "from email_ingestion import Reject, Retry\n"
-        "seen = []\n"
+        "import atexit, os, subprocess, sys, time\n"
+        "from pathlib import Path\n"
+        "class Never(Reject): pass\n"
+        "calls = 0\n"
         "def handle(email):\n"
-        "    if email.subject == 'never': raise Reject('a word of ours')\n"
+        "    global calls\n"
+        "    calls += 1\n"
+        "    if email.subject == 'never': raise Never('a word of ours')\n"
         "    if email.subject == 'later': raise Retry('busy', after=7)\n"
-        "    seen.append(email)\n"
+        "    if email.subject == 'exit': sys.exit(3)\n"
+        "    if email.subject == 'die': os._exit(3)\n"
+        "    if email.subject == 'wrong': raise KeyError(email.subject)\n"
+        "    if email.subject == 'hang':\n"
+        "        helper = subprocess.Popen(['sleep', '700'])\n"
+        "        Path('pids').write_text(f'{os.getpid()} {helper.pid}')\n"
+        "        time.sleep(700)\n"
+        "    if email.subject == 'print': print('a line of mine')\n"
+        "    Path('seen').open('a').write(f'{calls} {email.email_id} {len(email.text)}\\n')\n"
+        "atexit.register(lambda: Path('ended').touch())\n"
     )
     monkeypatch.chdir(tmp_path)
-    yield name
-    sys.modules.pop(name, None)
-    if str(tmp_path) in sys.path:
-        sys.path.remove(str(tmp_path))
+    return name
 
 
-def test_a_function_of_the_working_directory_gets_records(module: str):
+@pytest.fixture
+def function(module: str) -> Iterator[PythonSink]:
+    with closing(PythonSink(module, "handle", 1.5)) as sink:
+        yield sink
+
+
+def about(subject: str, number: int = 1) -> list[SinkMessage]:
+    return [SinkMessage(mail(number, subject=subject), b"")]
+
+
+def test_a_function_of_the_working_directory_gets_records_in_a_process_of_its_own(module: str, tmp_path: Path):
     sink = opened(f"python:{module}:handle")
     sink.ping()
     sink.deliver(sink_messages(1))
-    assert sys.modules[module].seen == [mail(1)]
+    sink.deliver(sink_messages(2))
+    lines = (tmp_path / "seen").read_text().splitlines()
+    assert lines == [f"1 default:gm:1 {len(mail(1).text)}", f"2 default:gm:2 {len(mail(2).text)}"]  # one process
+    assert module not in sys.modules
     with pytest.raises(Reject, match="a word of ours"):
-        sink.deliver([SinkMessage(mail(2, subject="never"), b"")])
+        sink.deliver(about("never"))
     with pytest.raises(Retry) as raised:
-        sink.deliver([SinkMessage(mail(2, subject="later"), b"")])
+        sink.deliver(about("later"))
     assert raised.value.after == 7
+    close_sink(sink)
+    assert (tmp_path / "ended").exists()
+
+
+def test_a_call_that_takes_too_long_is_ended_with_all_that_it_started(function: PythonSink, tmp_path: Path):
+    function.deliver(about("first"))
+    with pytest.raises(SinkTimedOut, match=r"took longer than 1\.5 s, and its process was ended"):
+        function.deliver(about("hang"))
+    process, helper = (int(pid) for pid in (tmp_path / "pids").read_text().split())
+    assert not psutil.pid_exists(process)  # reaped before the next call may begin
+    until(lambda: not alive(helper), "what it started has ended")
+    function.deliver(about("next", 2))
+    assert [line.split()[0] for line in (tmp_path / "seen").read_text().splitlines()] == ["1", "1"]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("subject", "words"), [("exit", "SystemExit"), ("die", "ended its process with 3"), ("wrong", "KeyError")]
+)
+def test_whatever_a_function_does_is_a_failure_and_the_next_call_works(
+    function: PythonSink, tmp_path: Path, subject: str, words: str
+):
+    with pytest.raises(SinkFailed, match=words) as raised:
+        function.deliver(about(subject))
+    assert subject not in str(raised.value).split()
+    function.deliver(about("next", 2))
+    assert "default:gm:2" in (tmp_path / "seen").read_text()
+
+
+def test_the_dead_letter_can_show_where_a_function_failed(function: PythonSink, module: str):
+    with pytest.raises(SinkFailed) as raised:
+        function.deliver(about("wrong"))
+    frames = stack_frames(raised.value)
+    assert f"{module}.py" in frames
+    assert "KeyError" in frames
+
+
+def test_what_a_function_prints_is_logged(function: PythonSink, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level("INFO", "email_ingestion.sinks.python"):
+        function.deliver(about("print"))
+        until(lambda: "a line of mine" in caplog.messages, "the line is logged")
+
+
+def test_an_operator_ends_the_call_with_one_message_and_no_other(function: PythonSink, tmp_path: Path):
+    slow = PythonSink(*function._function.split(":"), timeout=60)
+    ended: list[Exception] = []
+
+    def deliver() -> None:
+        with pytest.raises(SinkFailed) as raised:
+            slow.deliver(about("hang"))
+        ended.append(raised.value)
+
+    thread = threading.Thread(target=deliver)
+    thread.start()
+    until((tmp_path / "pids").exists, "the call is running")
+    slow.interrupt("default:gm:2")
+    assert thread.is_alive()
+    slow.interrupt("default:gm:1")
+    thread.join(20)
+    assert ended
+    slow.close()
+
+
+def test_a_call_ends_with_its_killed_worker(module: str, tmp_path: Path):
+    code = (
+        "from email_ingestion.sinks.python import PythonSink\n"
+        "from email_ingestion.records import SinkMessage\n"
+        "from tests.contract.ledgers import mail\n"
+        f"PythonSink({module!r}, 'handle', 600).deliver([SinkMessage(mail(1, subject='hang'), b'')])\n"
+    )
+    root = Path(__file__).parents[2]
+    worker = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(root)})
+    until(lambda: (tmp_path / "pids").exists() and (tmp_path / "pids").read_text(), "the call is running")
+    worker.kill()
+    worker.wait()
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    until(lambda: not any(map(alive, pids)), "the call and what it started have ended")
 
 
 @pytest.mark.parametrize(

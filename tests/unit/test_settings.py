@@ -188,3 +188,12 @@ def test_sentinels_and_cluster_nodes_are_hosts_with_ports():
 def test_a_redis_that_cannot_be_meant_is_refused(given: dict[str, str], said: str):
     with pytest.raises(ConfigurationError, match=said):
         load_settings(**given)
+
+
+@pytest.mark.parametrize(("lease", "timeout"), [("60", "60"), ("10", "12")])
+def test_a_sink_may_not_take_as_long_as_a_lease(monkeypatch: pytest.MonkeyPatch, lease: str, timeout: str):
+    monkeypatch.setenv("WORKER_LEASE_SECONDS", lease)
+    assert load_settings().sink_timeout == int(lease) / 2
+    monkeypatch.setenv("SINK_TIMEOUT_SECONDS", timeout)
+    with pytest.raises(ConfigurationError, match=f"SINK_TIMEOUT_SECONDS={timeout} must be below WORKER_LEASE_SECONDS"):
+        load_settings()

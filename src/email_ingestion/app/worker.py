@@ -16,7 +16,7 @@ from email_ingestion.ops.status_records import Names
 from email_ingestion.parsing.isolated import IsolatedParser
 from email_ingestion.routing import Router
 from email_ingestion.settings import Settings
-from email_ingestion.sinks import Sink, close_sink, load_sink
+from email_ingestion.sinks import Sink, close_sink, load_sink, ping_sink
 from email_ingestion.sinks.database import DatabaseSink
 from email_ingestion.stream import Consumer, DeadLetterQueue, SyntheticMessages
 from email_ingestion.worker import SinkDispatcher, Worker
@@ -137,7 +137,7 @@ class WorkerService:
     def _ping(self, name: str) -> None:
         if name not in self._sinks:
             raise SinkUnavailable(f"sink {name} could not be opened yet")
-        self._sinks[name].ping()
+        ping_sink(self._sinks[name])
 
     def _build(self) -> Worker:
         context = self._context
@@ -158,7 +158,9 @@ class WorkerService:
             instance=context.identity.instance,
             observe=context.ops.observe,
         )
-        context.admin_actions.revoke_message = processor.revoke
+        context.admin_actions.revoke_message = lambda email_id: any(
+            [processor.revoke(email_id), *(dispatcher.revoke(email_id) for dispatcher in self._dispatchers)]
+        )
         return Worker(
             consumer,
             processor,
@@ -183,6 +185,7 @@ class WorkerService:
             paused=lambda: context.overrides.active_pause() or context.overrides.is_at_or_below("MINIMAL"),
             batch=context.settings.worker_batch_size,
             lease=context.settings.worker_lease_seconds,
+            timeout=context.settings.sink_timeout,
             max_retries=context.settings.worker_max_retries,
             instance=context.identity.instance,
             observe=context.ops.observe,
@@ -192,5 +195,5 @@ class WorkerService:
         """Ping the sinks, so that an idle worker knows whether they work."""
         for name, sink in self._sinks.items():
             with suppress(TransientError):
-                probe(self._context.ops, name, partial(self._breakers[name].run, sink.ping))
+                probe(self._context.ops, name, partial(self._breakers[name].run, partial(ping_sink, sink)))
         self._context.ops.observe(LoopTick(PROBE))

@@ -14,7 +14,7 @@ from email_ingestion.errors import ConfigurationError, EmailIngestionError
 from email_ingestion.ledger.maintenance import describe_ledger
 from email_ingestion.routing import Router
 from email_ingestion.settings import Settings, load_settings
-from email_ingestion.sinks import close_sink, load_sink
+from email_ingestion.sinks import close_sink, load_sink, ping_sink
 
 
 def run_checks(clock: Callable[[], float] = time.time) -> Findings:
@@ -71,7 +71,7 @@ def _sink(name: str, settings: Settings) -> Finding:
     try:
         sink = load_sink(name, settings)
         try:
-            sink.ping()
+            ping_sink(sink)
         finally:
             close_sink(sink)
     except EmailIngestionError as error:

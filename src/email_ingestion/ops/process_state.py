@@ -27,6 +27,8 @@ class ProcessState:
         self.draining: str | None = None
         self.paused_accounts: dict[str, str] = {}  # account -> why nothing is fetched for it now
         self.account_problems: dict[str, str] = {}  # account -> what is wrong with it now
+        self.sink_problems: dict[str, str] = {}  # sink -> what is wrong with its calls now
+        self.sink_calls: dict[str, tuple[tuple[str, float], ...]] = {}  # sink -> messages and since when, Unix seconds
         self.accounts = {name: AccountState(name) for name in names.accounts}
         self.checks = {name: Check(name, critical) for name, critical in names.dependencies.items()}
         # What the other component counts is unknown here, not zero.
@@ -123,6 +125,13 @@ class ProcessState:
         if event.error and event.reason != "operator":
             self.count("failed", 1)
 
+    def sink_called(self, event: events.SinkCalls) -> None:
+        """Keep the running calls of a sink, and what is wrong with them."""
+        self.sink_calls[event.sink] = event.calls
+        self.sink_problems.pop(event.sink, None)
+        if event.problem:
+            self.sink_problems[event.sink] = event.problem
+
     def account(self, name: str, **changes: Any) -> None:
         """Update the record of an account; an unknown account is ignored."""
         if name in self.accounts:
@@ -180,6 +189,7 @@ _HANDLERS: dict[type[Event], Callable[[ProcessState, Any], None]] = {
     events.Delivered: ProcessState.delivered,
     events.Deferred: lambda facts, _event: facts.count("failed", 1),
     events.DeadLettered: ProcessState.dead_lettered,
+    events.SinkCalls: ProcessState.sink_called,
     events.Reclaimed: lambda facts, event: facts.count("orphans_claimed", event.count),
 }
 

@@ -37,7 +37,8 @@ class Condition:
 class ReadinessInputs:
     """All that counts for readiness at one moment; `now` in Unix seconds, `checks_expire` in seconds.
 
-    `account_problems` and `paused_accounts` give a reason by account, `stalled` the seconds of silence by loop.
+    `account_problems` and `paused_accounts` give a reason by account, `sink_problems` one by sink,
+    `stalled` the seconds of silence by loop.
     """
 
     now: float
@@ -49,6 +50,7 @@ class ReadinessInputs:
     sinks: Collection[str]
     accounts: Sequence[AccountState]
     account_problems: Mapping[str, str]
+    sink_problems: Mapping[str, str]
     conditions: Mapping[str, Condition]
     stalled: Mapping[str, float]
     checks_expire: float
@@ -89,6 +91,7 @@ def _degrading(inputs: ReadinessInputs) -> Iterator[str]:
     yield from (
         f"circuit breaker {breaker.name} is HALF_OPEN" for breaker in inputs.breakers if breaker.state == "HALF_OPEN"
     )
+    yield from (f"sink {name}: {problem}" for name, problem in inputs.sink_problems.items())
     yield from (f"account {name}: {problem}" for name, problem in inputs.account_problems.items())
     yield from (
         f"account {account.name}: access token expired" for account in inputs.accounts if _expired(account, inputs)

@@ -111,6 +111,7 @@ class Status:
                 sinks=self._names.sinks,
                 accounts=tuple(state.accounts.values()),
                 account_problems=dict(state.account_problems),
+                sink_problems=dict(state.sink_problems),
                 conditions={**self._conditions, **override_reasons},
                 stalled=stalled,
                 checks_expire=CHECKS_EXPIRE,

@@ -1,4 +1,4 @@
-"""The parser process: receives batches of raw messages on its standard input, a socket, and sends records back.
+"""The parser process: receives batches of raw messages on the socket of its parent, and sends records back.
 
 It ends when its worker does. A message that crashes it or exhausts its memory harms no other process.
 """
@@ -6,11 +6,10 @@ It ends when its worker does. A message that crashes it or exhausts its memory h
 from __future__ import annotations
 
 import signal
-import socket
 
 import email_ingestion.parsing.record  # noqa: F401 - now, and not in the time of the first message
+from email_ingestion.child_process import connect_to_parent, receive, send
 from email_ingestion.parsing import parse
-from email_ingestion.parsing.parser_channel import receive, send
 
 try:
     import resource
@@ -27,7 +26,7 @@ def main() -> None:
     if resource:
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold somebody's mail
-    with socket.socket(fileno=0) as worker:
+    with connect_to_parent() as worker:
         while True:
             try:
                 batch = receive(worker)

@@ -153,6 +153,11 @@ class Settings(BaseSettings):
     worker_handle_timeout_seconds: float = Field(
         default=60, gt=0, description="seconds after which the parser of a message is ended"
     )
+    sink_timeout_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        description="seconds a sink may take over one call, below WORKER_LEASE_SECONDS; default half of that",
+    )
     worker_threads: int = Field(default=8, ge=1, description="threads for sinks that wait on the network")
 
     cb_fail_max: int = Field(default=5, ge=1, description="consecutive failures that open a circuit breaker")
@@ -180,7 +185,7 @@ class Settings(BaseSettings):
     webhook_secret: str | None = Field(
         default=None, description="whsec_… that signs each post; several, comma-separated, while you rotate it"
     )
-    webhook_timeout_seconds: float = Field(default=10, gt=0, description="seconds a post may take")
+    webhook_timeout_seconds: float = Field(default=10, gt=0, description="seconds a post may take, all in all")
 
     reconcile_seconds: float = Field(default=3600, gt=0, description="seconds between comparisons of server and ledger")
     canary_seconds: float | None = Field(
@@ -265,6 +270,16 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _sink_timeout_below_lease(self) -> Settings:
+        if self.sink_timeout >= self.worker_lease_seconds:
+            message = (
+                f"SINK_TIMEOUT_SECONDS={self.sink_timeout:g} must be below WORKER_LEASE_SECONDS, "
+                f"which is {self.worker_lease_seconds:g}: else another worker starts a call beside a running one"
+            )
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
     def _plaintext_only_on_loopback(self) -> Settings:
         if not self.imap_tls and self.imap_host not in LOOPBACK:
             message = f"IMAP_TLS=false is for a server on this machine only, not for {self.imap_host}"
@@ -292,6 +307,11 @@ class Settings(BaseSettings):
         if len(set(names)) < len(names):
             raise ConfigurationError(f"[[accounts]] in {TOML}: every account needs a name of its own")
         return found
+
+    @property
+    def sink_timeout(self) -> float:
+        """The seconds that one call of a sink may take."""
+        return self.worker_lease_seconds / 2 if self.sink_timeout_seconds is None else self.sink_timeout_seconds
 
     @property
     def origin(self) -> str:

@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from inspect import signature
 from typing import TYPE_CHECKING, Protocol, cast
 
-from email_ingestion.errors import ConfigurationError
+from email_ingestion.errors import ConfigurationError, EmailIngestionError, SinkUnavailable
 from email_ingestion.records import SinkMessage
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def load_sink(name: str, settings: Settings) -> Sink:
     opener = _find_entry_point(kind)
     try:
         open_sink = opener.load()
-    except Exception as error:  # a foreign module may raise anything when it is imported
+    except (Exception, SystemExit) as error:  # a foreign module may raise anything when it is imported
         raise ConfigurationError(f"SINKS: {name!r} ({opener.value}) cannot be loaded: {error!r}") from error
     arguments = (settings, target) if colon else (settings,)
     try:
@@ -80,6 +80,16 @@ def close_sink(sink: Sink) -> None:
     close = getattr(sink, "close", None)
     if close:
         close()
+
+
+def ping_sink(sink: Sink) -> None:
+    """Call the sink's `ping`. Whatever it raises counts as SinkUnavailable: `sys.exit` in it must end no thread."""
+    try:
+        sink.ping()
+    except EmailIngestionError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise SinkUnavailable(f"sink {sink.name}: its ping failed: {type(error).__name__}") from error
 
 
 def _find_entry_point(kind: str) -> EntryPoint:

@@ -9,13 +9,17 @@ from __future__ import annotations
 import json
 import math
 import socket
+import ssl
+import threading
 import time
 from binascii import Error as Base64Error
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
@@ -23,7 +27,14 @@ from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 
 from email_ingestion import __version__
 from email_ingestion.email_json import as_json
-from email_ingestion.errors import ConfigurationError, PermanentError, SinkFailed, SinkThrottled, SinkUnavailable
+from email_ingestion.errors import (
+    ConfigurationError,
+    PermanentError,
+    SinkFailed,
+    SinkThrottled,
+    SinkTimedOut,
+    SinkUnavailable,
+)
 from email_ingestion.records import SinkMessage
 
 if TYPE_CHECKING:
@@ -33,6 +44,8 @@ EVENT: Final = "email.received"
 _CONNECT_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 30.0  # where the answer asks for one and does not say how long
 _PAUSE_STATUSES: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
+_Headers = Mapping[str, str]
+_NO_HEADERS: Final[_Headers] = MappingProxyType({})
 _PROBE_SECONDS: Final = 300.0  # after a failure, for which the answer to an OPTIONS counts
 _KEY_COMMAND: Final = "python -c 'import base64, os; print(\"whsec_\" + base64.b64encode(os.urandom(32)).decode())'"
 
@@ -42,7 +55,7 @@ def open_sink(settings: Settings) -> WebhookSink:
     return WebhookSink(
         _checked_url(settings.webhook_url or ""),
         _signers(settings.webhook_secret or ""),
-        timeout=settings.webhook_timeout_seconds,
+        timeout=min(settings.webhook_timeout_seconds, settings.sink_timeout),
         parallel=settings.worker_threads,
         max_attachment_bytes=settings.blob_threshold_bytes,
     )
@@ -84,11 +97,10 @@ class WebhookSink:
         self._max_attachment_bytes = max_attachment_bytes  # bytes of an attachment that still travels along
         self._failed_at = -math.inf  # by the clock: it did not take the last message, which was not to blame
         self._connect_timeout = min(timeout, _CONNECT_SECONDS)  # for a connection, and for the answer to a ping
-        self._client = httpx.Client(
-            timeout=httpx.Timeout(timeout, connect=self._connect_timeout),
-            limits=httpx.Limits(max_connections=parallel, max_keepalive_connections=parallel),
-            headers={"user-agent": f"email-ingestion/{__version__}", "content-type": "application/json"},
-        )
+        self._timeout = timeout  # of a post, all in all
+        self._tls = httpx.create_ssl_context()
+        self._clients = threading.local()
+        self._open: list[_Client] = []
 
     def deliver(self, batch: Sequence[SinkMessage]) -> None:
         """Post each message; because of `parallel` there is one."""
@@ -114,8 +126,10 @@ class WebhookSink:
     def _probe(self) -> None:
         """Send OPTIONS, which triggers no action (RFC 9110, section 9.3.7); 501 counts as a good answer."""
         try:
-            with self._client.stream("OPTIONS", self._url, timeout=self._connect_timeout) as response:
+            with self._client.stream("OPTIONS", self._url, self._connect_timeout) as response:
                 status = response.status_code
+        except _DeadlineExceeded as error:
+            raise SinkUnavailable(f"the webhook does not answer within {self._connect_timeout:g} s") from error
         except httpx.HTTPError as error:
             raise SinkUnavailable(f"the webhook does not answer: {type(error).__name__}") from error
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED:
@@ -130,7 +144,17 @@ class WebhookSink:
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        for client in self._open:
+            client.close()
+
+    @property
+    def _client(self) -> _Client:
+        """The client of this thread."""
+        client: _Client | None = getattr(self._clients, "client", None)
+        if client is None:
+            client = self._clients.client = _Client(self._timeout, self._connect_timeout, self._tls)
+            self._open.append(client)
+        return client
 
     def _post(self, message: SinkMessage) -> None:
         now = datetime.now(UTC)
@@ -143,12 +167,85 @@ class WebhookSink:
             "webhook-signature": " ".join(signer.sign(email_id, now, body) for signer in self._signers),
         }
         try:
-            with self._client.stream("POST", self._url, content=body.encode(), headers=headers) as response:
+            with self._client.stream("POST", self._url, self._timeout, body.encode(), headers) as response:
                 _check_answer(response)  # whatever it says beyond its status is not read
+        except _DeadlineExceeded as error:
+            raise SinkTimedOut(f"the webhook did not answer within {self._timeout:g} s") from error
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.UnsupportedProtocol) as error:
             raise SinkUnavailable(f"the webhook cannot be reached: {type(error).__name__}") from error
         except httpx.HTTPError as error:
             raise SinkFailed(f"the webhook did not answer: {type(error).__name__}") from error
+
+
+class _DeadlineExceeded(Exception):
+    """A request took longer than it may, all in all."""
+
+
+class _Client:
+    """One connection that is kept, for one thread. Its requests have a time limit in all.
+
+    The limits of httpx are for a single read or write each: a server that sends a header line now and then keeps to
+    them for ever.
+    """
+
+    def __init__(self, timeout: float, connect_timeout: float, tls: ssl.SSLContext) -> None:
+        self._stream: Any = None  # of httpcore: the latest connection
+        self._expired = threading.Event()
+        self._client = httpx.Client(
+            timeout=httpx.Timeout(timeout, connect=connect_timeout),
+            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
+            headers={"user-agent": f"email-ingestion/{__version__}", "content-type": "application/json"},
+            verify=tls,
+        )
+
+    @contextmanager
+    def stream(
+        self,
+        method: str,
+        url: httpx.URL,
+        seconds: float,
+        content: bytes = b"",
+        headers: _Headers = _NO_HEADERS,
+    ) -> Iterator[httpx.Response]:
+        """Send a request and yield the answer, without its body. Raises _DeadlineExceeded and httpx.HTTPError."""
+        expired = self._expired = threading.Event()
+
+        def expire() -> None:
+            expired.set()
+            self._shut_down()
+
+        timer = threading.Timer(seconds, expire)
+        timer.daemon = True
+        timer.start()
+        try:
+            with self._client.stream(
+                method, url, content=content, headers=headers, extensions={"trace": self._trace}
+            ) as response:
+                yield response
+        except httpx.HTTPError as error:
+            if expired.is_set():
+                raise _DeadlineExceeded from error
+            raise
+        finally:
+            timer.cancel()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def _trace(self, event: str, details: Mapping[str, Any]) -> None:
+        """Remember the connection that was made, or the same one after TLS was started on it."""
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            self._stream = details["return_value"]
+            if self._expired.is_set():
+                self._shut_down()
+
+    def _shut_down(self) -> None:
+        """Make a read or write that waits fail at once."""
+        connection = self._stream and self._stream.get_extra_info("socket")
+        if connection:
+            with suppress(OSError):
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)  # TLS has nothing to say any more
 
 
 def _check_answer(response: httpx.Response) -> None:

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from email_ingestion.background import BackgroundThread
 from email_ingestion.backoff import backoff
@@ -40,7 +41,7 @@ from email_ingestion.ledger.model import LedgerWrite
 from email_ingestion.parsing.isolated import IsolatedParser
 from email_ingestion.records import Email, RawMessage
 from email_ingestion.routing import Decision, Router
-from email_ingestion.sinks import Sink
+from email_ingestion.sinks import Sink, ping_sink
 from email_ingestion.stream import Consumer, Delivery, Receipt, SyntheticMessages
 from email_ingestion.stream.codec import UnknownVersion
 from email_ingestion.stream.dead_letters import Reason, dead_letter_fields
@@ -353,7 +354,7 @@ def is_available(sink: Sink, breaker: Breaker) -> bool:
         if breaker.retry_after() > 0:
             return False
         try:
-            breaker.run(sink.ping)
+            breaker.run(partial(ping_sink, sink))
         except TransientError:
             return False
     return True
@@ -363,5 +364,7 @@ def stack_frames(error: BaseException | None) -> str:
     """Return the stacks of an error and its causes without their texts: a foreign text may quote the message."""
     if error is None:
         return ""
+    if isinstance(frames := getattr(error, "frames", None), str):  # of another process
+        return frames
     stack = "".join(traceback.format_tb(error.__traceback__))
     return f"{stack_frames(error.__cause__)}{stack}{type(error).__name__}\n"

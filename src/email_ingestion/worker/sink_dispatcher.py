@@ -25,10 +25,22 @@ from email_ingestion.errors import (
     EmailIngestionError,
     PermanentError,
     Retry,
+    SinkFailed,
+    SinkTimedOut,
     SinkUnavailable,
     TransientError,
 )
-from email_ingestion.events import DeadLettered, Deferred, LoopFailed, LoopTick, Observe, SinkBacklog, SinkDelivered
+from email_ingestion.events import (
+    DeadLettered,
+    Deferred,
+    LoopFailed,
+    LoopTick,
+    Observe,
+    SinkBacklog,
+    SinkCalls,
+    SinkDelivered,
+    SinkHung,
+)
 from email_ingestion.ledger.outbox import DeliveryClaim, PendingDelivery
 from email_ingestion.ledger.store import Ledger
 from email_ingestion.parsing import parse
@@ -38,11 +50,13 @@ from email_ingestion.stream import DeadLetterQueue
 from email_ingestion.stream.dead_letters import Reason, dead_letter_fields
 from email_ingestion.worker.failure_attribution import NO_MESSAGE_AT_FAULT, attribute_failures
 from email_ingestion.worker.processor import is_available, stack_frames
-from email_ingestion.worker.sink_executor import Result, SinkExecutor
+from email_ingestion.worker.sink_executor import Result, RunningCall, SinkExecutor
 
 CLAIM_SECONDS = 0.5  # between claims, for what other processes recorded and what becomes due; else `wake` is called
 MARK_SECONDS = 0.5  # of deliveries that the sink gets twice when the process is killed
-TICK_SECONDS = 5.0
+TICK_SECONDS = 0.5  # while calls run: between two looks at how long they have lasted
+SHOWN_SECONDS = 1.0  # after which a running call is announced
+GRACE_SECONDS = 1.0  # for a sink that ends its calls itself
 BACKLOG_SECONDS = 5.0  # between two counts of the deliveries that wait
 LONGEST_PAUSE = 2.0  # seconds, between tries at a sink that is away: then its breaker spares it
 DEAD_LETTER_RETRY_SECONDS = 30.0  # until Redis is tried again when it did not take a dead letter
@@ -68,7 +82,8 @@ class _Claimed:
 class SinkDispatcher:
     """Serves one sink on threads of its own: `start`, `wake` when there may be new deliveries, `stop`, `join`.
 
-    It claims `batch` messages at a time, for `lease` seconds that are extended as long as it takes.
+    It claims `batch` messages at a time, for `lease` seconds that are extended as long as it takes. A call that lasts
+    longer than `timeout` seconds is ended by the sink, if it can; else nothing more is called until it returns.
     """
 
     def __init__(
@@ -83,6 +98,7 @@ class SinkDispatcher:
         paused: Callable[[], object],
         batch: int,
         lease: float,
+        timeout: float,
         max_retries: int,
         instance: str,
         observe: Observe,
@@ -97,12 +113,18 @@ class SinkDispatcher:
         self._paused = paused
         self._batch = batch
         self._lease = lease
+        self._timeout = timeout
         self._max_retries = max_retries
         self._instance = instance
         self._observe = observe
         self._executor = SinkExecutor(name, sink, breaker)
+        self._claimed: _Claimed | None = None
+        self._hung: str | None = None  # the message of the call that does not return
+        self._timed_out: str | None = None  # what is wrong since a call was ended, until the sink takes a message
+        self._calls_shown = False
         self._stopped = threading.Event()
         self._awake = threading.Event()
+        self._revoked: set[str] = set()
         self._recovered = False
         self._not_before = 0.0
         self._counted_at = -BACKLOG_SECONDS
@@ -128,6 +150,19 @@ class SinkDispatcher:
         """Wait for the end."""
         self._thread.join()
 
+    def revoke(self, email_id: str) -> bool:
+        """Dead-letter a claimed message, as soon as the sink lets go of it if it has it.
+
+        A function in a process of its own is ended for it; a message that the sink takes after all is delivered.
+        Thread-safe; returns False when this worker has not claimed the message for this sink.
+        """
+        claimed = self._claimed
+        if claimed is None or email_id not in claimed.left:
+            return False
+        self._executor.revoke(email_id)
+        self._revoked.add(email_id)
+        return True
+
     def done(self) -> bool:
         """Whether nothing waits for the sink, also not for another attempt."""
         return self._outbox.backlog(self._name).waiting == 0
@@ -138,8 +173,9 @@ class SinkDispatcher:
             self._awake.clear()
             try:
                 pause = self._run_once()
-            except Exception as error:  # noqa: BLE001 - the boundary: whatever it is, the loop goes on and reports it
-                self._observe(LoopFailed(loop_name(self._name), error))
+            except BaseException as error:  # noqa: BLE001 - the boundary: whatever it is, the loop goes on and reports it
+                shown = error if isinstance(error, Exception) else SinkFailed(f"{type(error).__name__} in its loop")
+                self._observe(LoopFailed(loop_name(self._name), shown))
                 self._pause()
                 pause = CLAIM_SECONDS
             if pause:
@@ -170,19 +206,30 @@ class SinkDispatcher:
         except SinkUnavailable:
             self._observe(SinkBacklog(self._name, None, None))
             raise
+        if not backlog.waiting and self._timed_out:
+            self._timed_out = None
+            self._report_calls()
         oldest = backlog.oldest.timestamp() if backlog.oldest else None
         self._observe(SinkBacklog(self._name, backlog.waiting, oldest))
 
     def _deliver(self, claim: DeliveryClaim) -> None:
         claimed = _Claimed(claim, {delivery.envelope.email_id: delivery for delivery in claim.deliveries})
+        self._claimed = claimed
         try:
             for messages, error in self._results(claimed, list(self._messages(claimed))):
                 self._note(claimed, messages, error)
             self._settle(claimed)
         finally:
-            self._mark_delivered(claimed)
-            if claimed.left:
-                self._outbox.release(claimed.claim, claimed.left)
+            self._claimed = None
+            self._report_calls()
+            try:
+                self._mark_delivered(claimed)
+                if claimed.left:
+                    self._outbox.release(claimed.claim, claimed.left)
+            finally:
+                for delivery in claim.deliveries:
+                    self._revoked.discard(delivery.envelope.email_id)
+                    self._executor.forget_revoked(delivery.envelope.email_id)
 
     def _messages(self, claimed: _Claimed) -> Iterator[SinkMessage]:
         """Yield the messages to deliver; those that cannot be read are decided on here."""
@@ -213,14 +260,54 @@ class SinkDispatcher:
             result = self._executor.next_result(min(TICK_SECONDS, self._lease / 3))
             self._observe(LoopTick(loop_name(self._name)))
             self._extend(claimed)
+            self._watch_calls()
+            with suppress(SinkUnavailable):  # it is announced; the calls go on
+                self._report_backlog()
+            self._mark_when_due(claimed)  # also while the sink is slow over the next message
+            if self._hung:
+                outstanding -= self._give_back(claimed)
             if result is None:
                 continue
             outstanding -= 1
             chunk, error = result
+            if isinstance(error, SinkTimedOut):
+                self._timed_out = str(error)
+            elif chunk and not error:
+                self._timed_out = None
             if error and len(chunk) > 1 and not isinstance(error, NO_MESSAGE_AT_FAULT):
                 outstanding += self._executor.submit(chunk, singly=True)  # to find the message at fault
             else:
                 yield result
+
+    def _watch_calls(self) -> None:
+        """Announce calls that take long, and find out whether one is past the time that any may take."""
+        running = self._executor.running()
+        hung = running[0].email_ids[0] if running and running[0].seconds > self._timeout + GRACE_SECONDS else None
+        if hung and hung != self._hung:
+            self._observe(SinkHung(self._name, hung, self._timeout))
+        self._hung = hung
+        self._report_calls(running)
+
+    def _report_calls(self, running: Sequence[RunningCall] = ()) -> None:
+        shown = [call for call in running if call.seconds > SHOWN_SECONDS]
+        problem = self._timed_out
+        if shown and shown[0].seconds > self._timeout / 2:
+            problem = f"it has been handling {shown[0].email_ids[0]} for {shown[0].seconds:.0f} s"
+        if shown or problem or self._calls_shown:
+            calls = tuple((email_id, call.since) for call in shown for email_id in call.email_ids)
+            self._observe(SinkCalls(self._name, calls, problem))
+        self._calls_shown = bool(shown or problem)
+
+    def _give_back(self, claimed: _Claimed) -> int:
+        """Release what the sink has not got yet, so that another worker may deliver it; return how many calls."""
+        chunks = self._executor.withdraw()
+        email_ids = [message.email.email_id for chunk in chunks for message in chunk]
+        email_ids = [email_id for email_id in email_ids if email_id not in self._revoked]
+        if email_ids:
+            self._outbox.release(claimed.claim, email_ids)
+            for email_id in email_ids:
+                del claimed.left[email_id]
+        return len(chunks)
 
     def _note(self, claimed: _Claimed, messages: Sequence[SinkMessage], error: EmailIngestionError | None) -> None:
         for message in messages:
@@ -231,6 +318,9 @@ class SinkDispatcher:
                 claimed.unmarked.append(email_id)
         if error and not isinstance(error, CircuitBreakerError):
             self._observe(SinkDelivered(self._name, "failed", len(messages)))
+        self._mark_when_due(claimed)
+
+    def _mark_when_due(self, claimed: _Claimed) -> None:
         if time.monotonic() - claimed.marked_at >= MARK_SECONDS:
             self._mark_delivered(claimed)
 
@@ -262,6 +352,8 @@ class SinkDispatcher:
             email_id, error = claimed.results[index]
             if error:
                 self._fail(claimed, claimed.left[email_id], error)
+        for email_id in self._revoked & claimed.left.keys():
+            self._dead_letter(claimed, claimed.left[email_id], "operator", None)
         self._proven = closed and (self._proven or attribution.delivered_any)
         if attribution.delivered_any or not claimed.left:
             self._failures = 0
@@ -276,7 +368,9 @@ class SinkDispatcher:
 
     def _fail(self, claimed: _Claimed, delivery: PendingDelivery, error: EmailIngestionError) -> None:
         """Schedule another attempt, or dead-letter the message."""
-        if isinstance(error, PermanentError):
+        if delivery.envelope.email_id in self._revoked:
+            self._dead_letter(claimed, delivery, "operator", None)
+        elif isinstance(error, PermanentError):
             self._dead_letter(claimed, delivery, "permanent", error)
         elif delivery.attempt > self._max_retries:
             self._dead_letter(claimed, delivery, "max_retries", error)

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from email_ingestion.breaker import Breaker
-from email_ingestion.errors import EmailIngestionError, SinkFailed
+from email_ingestion.errors import EmailIngestionError, PermanentError, SinkFailed
 from email_ingestion.records import SinkMessage
 from email_ingestion.sinks import Sink
 
 Result = tuple[Sequence[SinkMessage], EmailIngestionError | None]
 
 
+@dataclass(frozen=True, slots=True)
+class RunningCall:
+    """A call that has not returned; `since` in Unix seconds, `seconds` it has lasted."""
+
+    email_ids: tuple[str, ...]
+    since: float
+    seconds: float
+
+
 class SinkExecutor:
-    """Used by a single thread, which submits messages and reads results.
+    """Used by a single thread, which submits messages and reads results; any thread may call `revoke`.
 
     Its threads are daemons: a sink that hangs must not keep the process.
     """
@@ -29,6 +40,8 @@ class SinkExecutor:
         self._stopped = threading.Event()
         self._tasks: queue.SimpleQueue[Sequence[SinkMessage] | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Result] = queue.SimpleQueue()
+        self._running: dict[int, tuple[tuple[str, ...], float]] = {}  # by thread: messages, and since when, monotonic
+        self._revoked: set[str] = set()
         self._threads = [
             threading.Thread(target=self._work, name=f"sink {name} {number}", daemon=True)
             for number in range(1, max(1, parallel) + 1)
@@ -43,12 +56,40 @@ class SinkExecutor:
             self._tasks.put(chunk)
         return len(chunks)
 
+    def withdraw(self) -> list[Sequence[SinkMessage]]:
+        """Take back the chunks that have not begun; there will be no results of them."""
+        chunks: list[Sequence[SinkMessage]] = []
+        while True:
+            try:
+                chunk = self._tasks.get_nowait()
+            except queue.Empty:
+                return chunks
+            if chunk is not None:
+                chunks.append(chunk)
+
     def next_result(self, seconds: float) -> Result | None:
         """Return the next result, None when there is none within that time."""
         try:
             return self._results.get(timeout=seconds)
         except queue.Empty:
             return None
+
+    def running(self) -> list[RunningCall]:
+        """Return the calls that have not returned, the oldest first."""
+        now, wall = time.monotonic(), time.time()
+        calls = sorted(self._running.copy().values(), key=lambda call: call[1])
+        return [RunningCall(ids, wall - (now - started), now - started) for ids, started in calls]
+
+    def revoke(self, email_id: str) -> None:
+        """Do not begin the call with this message; end it if it runs and the sink can end it."""
+        self._revoked.add(email_id)
+        interrupt = getattr(self._sink, "interrupt", None)
+        if interrupt:
+            interrupt(email_id)
+
+    def forget_revoked(self, email_id: str) -> None:
+        """Allow a message again: what was revoked has been decided on."""
+        self._revoked.discard(email_id)
 
     def stop(self) -> None:
         """Start no further delivery: the result of a submitted chunk that has not begun is an empty sequence."""
@@ -64,10 +105,17 @@ class SinkExecutor:
             self._results.put(((), None) if self._stopped.is_set() else (chunk, self._deliver(chunk)))
 
     def _deliver(self, chunk: Sequence[SinkMessage]) -> EmailIngestionError | None:
+        email_ids = tuple(message.email.email_id for message in chunk)
+        if len(email_ids) == 1 and email_ids[0] in self._revoked:
+            return PermanentError("revoked by an operator")
+        thread = threading.get_ident()
+        self._running[thread] = (email_ids, time.monotonic())
         try:
             self._breaker.run(lambda: self._call_sink(chunk))
         except EmailIngestionError as error:
             return error
+        finally:
+            del self._running[thread]
         return None
 
     def _call_sink(self, chunk: Sequence[SinkMessage]) -> None:
@@ -75,5 +123,5 @@ class SinkExecutor:
             self._sink.deliver(chunk)
         except EmailIngestionError:
             raise
-        except Exception as error:
+        except BaseException as error:  # sys.exit() in a sink must end no thread
             raise SinkFailed(f"sink {self._name} failed: {type(error).__name__}") from error

@@ -163,6 +163,13 @@ def test_conditions_come_and_go(worker: Board) -> None:
     assert worker.after() == "ready"
 
 
+def test_a_sink_that_hangs_is_a_reason_until_it_takes_mail(worker: Board) -> None:
+    assert worker.after(*RUNNING, events.SinkCalls("webhook", (("a:gm:1", 990.0),), None)) == "ready"
+    assert worker.after(events.SinkCalls("webhook", (("a:gm:1", 970.0),), "30 s at a:gm:1")) == "degraded"
+    assert "sink webhook: 30 s at a:gm:1" in worker.reasons
+    assert worker.after(events.SinkCalls("webhook", (), None)) == "ready"
+
+
 def test_a_silent_loop_is_neither_alive_nor_ready_until_it_turns(worker: Board) -> None:
     worker.after(*RUNNING)
     worker.time.now += 31
