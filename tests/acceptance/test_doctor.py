@@ -223,7 +223,8 @@ def newer_database(world: World) -> None:
     path = world.here.folder / "data" / "email_ingestion.db"
     open_ledger(f"sqlite:///{path}").close()
     with closing(sqlite3.connect(path)) as database, database:
-        database.execute("UPDATE alembic_version SET version_num = '9999'")
+        for table in ("alembic_version", "schema_revision"):
+            database.execute(f"UPDATE {table} SET version_num = '9999'")
 
 
 def no_blobs(world: World) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import typer.rich_utils  # it reads FORCE_COLOR when it is imported, for all tests of this process
 from typer.testing import CliRunner
 
 from email_ingestion.cli.delivered_mail import export, search

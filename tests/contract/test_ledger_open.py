@@ -208,6 +208,17 @@ def test_a_downgrade_is_a_mark_that_loses_nothing(database_url: str) -> None:
     engine.dispose()
 
 
+def test_a_database_of_version_0_1_0_can_be_marked_too(database_url: str) -> None:
+    engine = open_engine(database_url)
+    with engine.begin() as connection:
+        upgrade(connection, target="0006")
+        connection.execute(text("DROP TABLE schema_revision"))
+    assert downgrade(engine, "0005") == "0006"
+    with closing(open_ledger(database_url)) as ledger:
+        assert ledger.record(letters(1)) == {"default:gm:1"}
+    engine.dispose()
+
+
 def test_each_release_is_told_what_it_can_use():
     known = [script.revision for script in _scripts()[1].walk_revisions()]
     assert RELEASES[__version__] == HEAD == known[0]

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from email_ingestion.cli.common import audited, parse_duration
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
-from email_ingestion.cli.output import Json, show
+from email_ingestion.cli.output import Json, say, show
 from email_ingestion.cli.progress_bars import progress
 from email_ingestion.errors import OperationFailed, SinkUnavailable
 from email_ingestion.settings import Settings, load_settings
@@ -168,6 +168,46 @@ def compact(as_json: Json = False) -> int:
     else:
         typer.echo(f"from {before:,} to {after:,} bytes")
     return OK
+
+
+@database.command()
+def downgrade(
+    to: Annotated[str, typer.Option("--to", metavar="VERSION", help="Such as 0.1.0, or a schema: 0006.")],
+    as_json: Json = False,
+) -> int:
+    """Let an older version use the database; give this before its code is started. Exit code 1 when there is none.
+
+    Schemas only ever add: nothing is removed, and this version uses the database afterwards as before. An older
+    version goes by a mark, which this sets.
+
+    Examples:
+      email-ingestion database downgrade --to 0.1.0
+    """
+    from email_ingestion.ledger.maintenance import allow_older_code  # noqa: PLC0415 - help comes without SQLAlchemy
+    from email_ingestion.ledger.migrate import RELEASES, known_revisions  # noqa: PLC0415
+
+    revision = RELEASES.get(to.removeprefix("v"), to)
+    if revision not in known_revisions():
+        raise typer.BadParameter(f"--to is a version, {', '.join(RELEASES)}, or a schema, {_range(known_revisions())}")
+    settings = load_settings()
+    with audited(settings.log_dir, "database downgrade", {"to": to}) as outcome, _spinner("marking the database"):
+        before = allow_older_code(settings.database_url, revision)
+        outcome |= {"usable_from": revision, "before": before}
+    if before is None:
+        say("there is no database yet: every version makes its own")
+        return NEGATIVE
+    if as_json:
+        show([{"usable_from": revision, "before": before}], as_json=True)
+    else:
+        typer.echo(
+            f"Code of schema {revision} can use the database now; it was {before}. Nothing was removed. "
+            "Check that version out and start it."
+        )
+    return OK
+
+
+def _range(revisions: Iterable[str]) -> str:
+    return f"{min(revisions)} to {max(revisions)}"
 
 
 @contextmanager

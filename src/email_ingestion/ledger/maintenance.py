@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, text
 from email_ingestion.errors import OperationFailed
 from email_ingestion.ledger.database_errors import translate_open_errors
 from email_ingestion.ledger.engine import check_server, describe_database, open_engine
-from email_ingestion.ledger.migrate import pending_revision
+from email_ingestion.ledger.migrate import downgrade, pending_revision
 from email_ingestion.ledger.store import Ledger
 from email_ingestion.ledger.tables import metadata
 
@@ -36,6 +36,20 @@ def describe_ledger(url: str) -> str:
         if behind:
             return f"{describe_database(engine)} takes writes; the next start brings its schema to {behind}"
         return f"{describe_database(engine)} takes writes and holds {ledger.count():,} messages"
+    finally:
+        engine.dispose()
+
+
+def allow_older_code(url: str, revision: str) -> str | None:
+    """Let code of `revision` use the database; return the oldest that could before, None when there is no database.
+
+    Raises ConfigurationError when a later version wrote the schema, SinkUnavailable when the database is away.
+    """
+    engine = open_engine(url)
+    try:
+        if (file := _file(engine)) and not file.exists():
+            return None
+        return downgrade(engine, revision)
     finally:
         engine.dispose()
 

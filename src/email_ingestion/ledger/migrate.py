@@ -87,9 +87,8 @@ def upgrade(connection: Connection, current: str | None = None, target: str = "h
 
     config = _scripts()[0]
     config.attributes["connection"] = connection
-    _schema_revision.create(connection, checkfirst=True)
-    if current is not None and connection.execute(select(_schema_revision.c.version_num)).first() is None:
-        connection.execute(_schema_revision.insert().values(version_num=current))  # version 0.1.0 made the database
+    if current is not None:
+        _note_revision(connection, current)
     command.upgrade(config, target)
     _alembic_version.create(connection, checkfirst=True)
     _set_compatible_from(connection, COMPATIBLE_FROM if target == "head" else target)
@@ -107,13 +106,21 @@ def downgrade(engine: Engine, revision: str) -> str | None:
         if current is None:
             return None
         before = _compatible_from(connection)
-        if current not in _known():
+        if current not in known_revisions():
             raise ConfigurationError(
                 f"the database {describe_database(engine)} has schema {current}, of a later version than this: only "
                 "that one can mark it for older code"
             )
+        _note_revision(connection, current)
         _set_compatible_from(connection, min(revision, current))
         return before
+
+
+def _note_revision(connection: Connection, current: str) -> None:
+    """Make the table of the newest revision where version 0.1.0 made the database; else it is there."""
+    _schema_revision.create(connection, checkfirst=True)
+    if connection.execute(select(_schema_revision.c.version_num)).first() is None:
+        connection.execute(_schema_revision.insert().values(version_num=current))
 
 
 def pending_revision(engine: Engine) -> str | None:
@@ -148,7 +155,7 @@ def _set_compatible_from(connection: Connection, revision: str) -> None:
 
 def _is_newer(connection: Connection, current: str | None) -> bool:
     """Tell whether a later version wrote the schema. Raises ConfigurationError when this code cannot use it."""
-    known = _known()
+    known = known_revisions()
     if current is None or current in known:
         return False
     if _compatible_from(connection) in known:
@@ -159,7 +166,8 @@ def _is_newer(connection: Connection, current: str | None) -> bool:
     )
 
 
-def _known() -> set[str]:
+def known_revisions() -> set[str]:
+    """Return the revisions that this code has."""
     return {script.revision for script in _scripts()[1].walk_revisions()}
 
 
