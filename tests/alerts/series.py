@@ -71,6 +71,7 @@ def latency(bound: str) -> str:
 MAIL_AGE = producer("delivered_until_timestamp_seconds", 'account="default"')
 LAST_SYNC = producer("imap_last_success_timestamp_seconds", 'account="default"')
 CANARY = producer("canary_last_success_timestamp_seconds")
+OLDEST_OWED = worker("sink_oldest_timestamp_seconds", 'sink="webhook"')
 BACKUP = producer("backup_last_success_timestamp_seconds")
 CONSENT = producer("oauth2_consent_expiry_timestamp_seconds", 'account="default"')
 
@@ -94,6 +95,8 @@ HEALTHY: Mapping[str, Value] = {
     **both("redis_evicted_keys_total", grows(0)),
     **both("stream_depth", level(3)),
     worker("stream_oldest_pending_timestamp_seconds"): now(2),
+    OLDEST_OWED: now(2),
+    worker("degradation_level"): level(0),
     worker("dlq_messages_total", 'reason="permanent"'): grows(0),
     worker("dlq_messages_total", 'reason="operator"'): grows(0),
     worker("dlq_oldest_timestamp_seconds"): now(HOUR),

@@ -12,7 +12,6 @@ import pytest
 
 from tests.alerts.dashboard import VALUES, dashboard, filled, panels, targets
 from tests.alerts.rules import alerts
-from tests.alerts.test_alert_rules import RUNBOOK
 from tests.servers.missing import program
 
 QUESTIONS = [
@@ -24,8 +23,6 @@ QUESTIONS = [
 ]
 SELECTOR = re.compile(r"\b([a-z_][a-z0-9_]*)\{([^}]*)\}")
 METRIC = re.compile(r"\b(?:email_ingestion|process)_[a-z0-9_]+|\bup\b")
-# Procedures of the runbook that no alert leads to, but a panel does.
-FURTHER = {"218-webhook-down"}
 
 
 def named(panel: dict) -> str:
@@ -71,7 +68,7 @@ def test_a_panel_says_what_it_shows_in_which_unit_and_where_to_read_on(panel: di
     assert panel["fieldConfig"]["defaults"]["unit"]
     assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
     assert panel["targets"]
-    known = {alert["annotations"]["runbook_url"] for alert in alerts()} | {RUNBOOK + anchor for anchor in FURTHER}
+    known = {alert["annotations"]["runbook_url"] for alert in alerts()}
     assert [link["url"] for link in panel["links"] if link["url"] not in known] == []
     for target in panel["targets"]:
         assert target["datasource"] == panel["datasource"]
