@@ -29,6 +29,7 @@ _MULTIBYTE: Final = frozenset({"utf-8", "gb18030", "cp950", "cp932", "cp949", "e
 _STATEFUL: Final = frozenset({"iso2022_jp_2", "iso2022_kr", "hz", "utf-7"})
 _WIDE: Final = ("utf-16", "utf-32")
 _LIKELY_CHARS: Final = 1_000
+_MIN_NULS: Final = 4
 # Text of two-byte charsets, and hardly another, has bytes above 127 in runs of even length.
 _MIN_PAIRED_BYTES: Final = 12
 _MIN_PAIRED_SHARE: Final = 0.8
@@ -41,6 +42,9 @@ def decode(data: bytes, declared: str | None, defects: Defects, hint: str | None
     it would hardly make sense; over a multi-byte one only where that fails; and over a stateful one never.
     """
     codec = find_codec(declared) if declared else None
+    if b"\0" in data and not (codec and codec.startswith(_WIDE)) and (wide := _detect_wide(data)):
+        defects.note(_mismatch(declared, codec))
+        codec = wide
     ascii_only = data.isascii()
     if codec in _STATEFUL or (ascii_only and b"\x1b" in data):
         text = _decode_stateful(data, declared, codec, defects)
@@ -114,6 +118,15 @@ def _is_contradicted(data: bytes) -> bool:
     if total < _MIN_PAIRED_BYTES or sum(len(run) for run in runs if len(run) % 2 == 0) < total * _MIN_PAIRED_SHARE:
         return False
     return _detect_codec(data[: limits.DETECT_BYTES]) in _MULTIBYTE
+
+
+def _detect_wide(data: bytes) -> str | None:
+    """Tell UTF-16 that no label declares: every other byte of Western text is NUL."""
+    sample = data[: limits.DETECT_BYTES]
+    even, odd = sample[::2].count(0), sample[1::2].count(0)
+    if max(even, odd) < _MIN_NULS or 4 * max(even, odd) < len(sample) or min(even, odd) * 10 > max(even, odd):
+        return None
+    return "utf-16-le" if odd > even else "utf-16-be"
 
 
 def _is_likely(text: str) -> bool:

@@ -102,7 +102,7 @@ class _ContentReader:
         self._add_part(part, parent)
         if part.content_type in _TNEF:
             return self._open_tnef(part.content)
-        if part.content_type in transfer.SMIME:
+        if part.content_type in transfer.SMIME or (part.filename or "").lower().endswith(".p7m"):
             return self._open_smime(part.content)
         return []
 

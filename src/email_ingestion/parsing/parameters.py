@@ -38,9 +38,12 @@ def parse(value: str, defects: Defects) -> tuple[str, dict[str, str]]:
     if "(" in plain and _VALUE.fullmatch(plain.partition(";")[0].partition("(")[0]) is not None:
         head, semicolon, rest = plain.partition(";")
         plain = without_comments(head).strip() + semicolon + rest
-    token = _VALUE.match(plain)
-    end = token.end() if token else 0
-    return plain[:end].lower(), _parse_pairs(plain[end:], defects) if "=" in plain[end:] else {}
+    match = _VALUE.match(plain)
+    token = match[0] if match else ""
+    if "=" in token:  # the value is missing: "Content-Disposition: filename=a.pdf"
+        return "", _parse_pairs(";" + plain, defects)
+    rest = plain[len(token) :]
+    return token.strip("\"'").lower(), _parse_pairs(rest, defects) if "=" in rest else {}
 
 
 def _parse_pairs(value: str, defects: Defects) -> dict[str, str]:

@@ -138,6 +138,9 @@ JIS = b"\x1b$BF|K\\8l\x1b(B"
         ("text/plain; charset=utf-16", "Grüße".encode("utf-16"), "Grüße"),
         ("text/plain; charset=utf-16le", "Grüße".encode("utf-16-le"), "Grüße"),
         ("text/plain; charset=utf-8", b"\xff\xfe" + "Grüße".encode("utf-16-le"), "Grüße"),
+        ("text/plain", "Hello, Größe".encode("utf-16-le"), "Hello, Größe"),
+        ("text/plain; charset=us-ascii", "Hello there".encode("utf-16-be"), "Hello there"),
+        ("text/plain; charset=utf-8", "Hello there\r\nyou".encode("utf-16"), "Hello there\nyou"),
         ("text/plain; charset=utf-16", b"plain ASCII text", "plain ASCII text"),
         ("text/plain; charset=x-unknown", "Grüße".encode(), "Grüße"),
         ("text/plain; charset=charset=utf-8", "Grüße".encode(), "Grüße"),
@@ -250,3 +253,29 @@ def test_damaged_smime_is_an_attachment(content: bytes) -> None:
     email = read(head + base64.encodebytes(content))
     assert "smime:unreadable" in email.defects
     assert email.attachments[0].content == content
+
+
+@pytest.mark.parametrize(
+    ("fields", "content_type", "filename"),
+    [
+        (b'Content-Type: image/png (a picture); name="a.png"', "image/png", "a.png"),
+        (b"Content-Type: image/png; (a picture) name=a.png", "image/png", "a.png"),
+        (b'Content-Type: "image/png"; name=a.png', "image/png", "a.png"),
+        (b"Content-Type: image/png name=a.png", "image/png", "a.png"),
+        (b"Content-Type: IMAGE/PNG;NAME=a.png;", "image/png", "a.png"),
+        (b"Content-Type: image/png\nContent-Disposition: filename=a.png", "image/png", "a.png"),
+        (b"Content-Type: image/png\nContent-Disposition: attachment filename=a.png", "image/png", "a.png"),
+        (b'Content-Type: image/png\nContent-Disposition: "attachment"; filename="a.png"', "image/png", "a.png"),
+        (b"Content-Type: image/png;\nname=a.png", "image/png", "a.png"),
+        (b"Content-Type: image/png; name=a b.png", "image/png", "a b.png"),
+        (b'Content-Type: image/png; name="a;b.png"', "image/png", "a;b.png"),
+        (
+            b'Content-Type: image/png; name="=?utf-8?Q?Gr=C3=BC?=\n =?utf-8?Q?=C3=9Fe.png?="',
+            "image/png",
+            "Gr\u00fc\u00dfe.png",
+        ),
+    ],
+)
+def test_type_and_name_of_an_attachment_are_found(fields: bytes, content_type: str, filename: str) -> None:
+    (attachment,) = read(MIXED + b"\n--b\n" + fields + b"\n\nx\n--b--\n").attachments
+    assert (attachment.content_type, attachment.filename) == (content_type, filename)
