@@ -164,6 +164,7 @@ DAY = EPOCH.replace(hour=0)
         ("", {"bounce": True}, [13]),
         ("news", {"bounce": False}, [12]),
         ("-invoice", {"sender": "bob"}, [12]),
+        ("🎉", {"sender": "bob"}, []),
         ("report-2026.pdf", {}, [11]),
         ("köln", {}, [11, 3]),
         ("quarter xlsx", {}, [11]),

@@ -96,7 +96,7 @@ def search(
         raise typer.BadParameter("--after must be earlier than --before")
     query = " ".join(words or ())
     settings = load_settings()
-    with closing(open_ledger(settings.database_url)) as ledger:
+    with Console(stderr=True).status("searching"), closing(open_ledger(settings.database_url)) as ledger:
         if account is not None:
             _refuse_unknown_account(settings, ledger, account)
         hits = ledger.search(query, limit, only)

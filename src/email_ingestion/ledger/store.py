@@ -281,7 +281,7 @@ class Ledger:
         query = (
             select(emails.c.email_id, emails.c.internaldate, emails.c.from_name, emails.c.from_addr, emails.c.subject)
             .add_columns(func.substr(emails.c.text, 1, _INDEXED_CHARS).label("body"))
-            .where(*self._conditions(terms, only))
+            .where(*self._conditions(words, terms, only))
             .order_by(emails.c.internaldate.desc(), emails.c.email_id)
             .limit(limit)
         )
@@ -298,17 +298,18 @@ class Ledger:
 
     def count_hits(self, words: str, only: SearchFilter | None = None, maximum: int = 1000) -> int:
         """Count what `search` finds without a limit; a count above `maximum` is given as one more than that."""
-        query = select(emails.c.email_id).where(*self._conditions(parse(words), only)).limit(maximum + 1)
+        query = select(emails.c.email_id).where(*self._conditions(words, parse(words), only)).limit(maximum + 1)
         with self._database.connect() as connection:
             add_fold(connection)
             return connection.execute(select(func.count()).select_from(query.subquery())).scalar_one()
 
-    def _conditions(self, terms: Sequence[Term], only: SearchFilter | None) -> list[Any]:
-        if all(term.excluded for term in terms) and (only is None or only.is_empty):
+    def _conditions(self, words: str, terms: Sequence[Term], only: SearchFilter | None) -> list[Any]:
+        alone = only is None or only.is_empty
+        if (alone and all(term.excluded for term in terms)) or (words.strip() and not terms):
             return [false()]
         dialect = self._database.engine.dialect.name
-        words = sqlite_condition if dialect == "sqlite" else postgresql_condition
-        return [*([words(terms)] if terms else []), *(only.conditions(dialect) if only else ())]
+        condition = sqlite_condition if dialect == "sqlite" else postgresql_condition
+        return [*([condition(terms)] if terms else []), *(only.conditions(dialect) if only else ())]
 
     def _filenames(self, email_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Return the file names of the attachments of each message."""
