@@ -5,7 +5,6 @@ from src._venv import reexec_in_venv
 reexec_in_venv()
 
 if __name__ == "__main__":
-    from email_ingestion.cli.exit_codes import run
-    from email_ingestion.cli.processes import worker
+    from email_ingestion.cli.processes import run_process, worker
 
-    run(worker)
+    run_process(worker)

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from filelock import FileLock, Timeout
 
@@ -160,8 +160,10 @@ class StopSignal:
         return self._event.wait(seconds)
 
 
-def handle_signals(stop: StopSignal, observe: Observe) -> None:
+def handle_signals(stop: StopSignal, observe: Observe, crash_file: IO[bytes] | None = None) -> None:
     """Let SIGTERM and SIGINT request a stop, and SIGUSR1 dump the stacks of all threads. Call it in the main thread.
+
+    A crash in C code leaves its stacks in `crash_file`, by default on stderr.
 
     A Python handler runs in the main thread between two of its steps: perhaps while that thread holds the lock that the
     handler needs, or, if the signal came just before the thread fell asleep, not before it wakes. So the handlers do
@@ -173,16 +175,18 @@ def handle_signals(stop: StopSignal, observe: Observe) -> None:
     for name in ("SIGTERM", "SIGINT", "SIGBREAK", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda *_: None)
-    faulthandler.enable()  # a crash in C code leaves its stacks on stderr
+    faulthandler.enable(crash_file or sys.stderr)
     if sys.platform != "win32":
         # From C as well, for the case that no thread of ours gets to run.
-        faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
+        faulthandler.register(signal.SIGUSR1, crash_file or sys.stderr, all_threads=True, chain=True)
 
     def read_signals() -> None:
         while number := inbox.recv(1):
             name = signal.Signals(number[0]).name
             if name == "SIGUSR1":
                 observe(StacksDumped(thread_stacks()))
+                if crash_file:
+                    crash_file.truncate(0)  # the same stacks, for the case that this thread does not run
             else:
                 stop.request(name)
 

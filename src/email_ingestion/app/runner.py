@@ -36,6 +36,7 @@ from email_ingestion.ops.http_server import serve
 from email_ingestion.ops.logs import LogLevel, configure_logs
 from email_ingestion.ops.observers import Ops, open_ops
 from email_ingestion.ops.prometheus_targets import remove_target, write_target
+from email_ingestion.ops.raw_output import RawOutput
 from email_ingestion.ops.sockets import METRICS_PORT, OPS_PORT
 from email_ingestion.ops.status_collector import LOOP as COLLECT
 from email_ingestion.ops.status_collector import StatusCollector
@@ -192,10 +193,12 @@ class ProcessRunner:
         ops = open_ops(identity, self._names, self._breakers.snapshots, overrides, *traces)
         self._breakers.subscribe(ops.observe)
         configure_logs(identity, settings.log_dir, settings.log_level, settings.log_format, ops.metrics.count_log)
+        output = cleanup.enter_context(closing(RawOutput(settings.log_dir, identity.stem)))
+        output.start()
         actions = AdminActions(self._breakers.get, overrides, LogLevel(settings.log_level))
         actions.pings["redis"] = partial(check_writable, link)
         ops_url = self._serve(ops, actions, cleanup)
-        handle_signals(self._stop, ops.observe)
+        handle_signals(self._stop, ops.observe, output.crash_file)
         return ProcessContext(settings, identity, ops, ops_url, link, self._breakers, overrides, actions)
 
     def _serve(self, ops: Ops, actions: AdminActions, cleanup: ExitStack) -> str:

@@ -16,42 +16,43 @@ import typer
 from email_ingestion.errors import ConfigurationError, EmailIngestionError, RedisConnectionError
 
 REDIS_REMEDY = "see that Redis runs and that REDIS_URL or REDIS_HOST and REDIS_PORT name it"
+OnFailure = Callable[[Exception, str, int], None]
 OK, NEGATIVE, FAILED, USAGE, CONFIGURATION, INTERRUPTED = 0, 1, 2, 64, 78, 130
 
 # typer carries its own copy of click and does not publish this class, the parent of every wrong use.
 UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 
 
-def run(function: Callable[..., Any]) -> NoReturn:
-    """Run one function as a whole program, as `producer.py` does."""
+def run(function: Callable[..., Any], on_failure: OnFailure = lambda _error, _sentence, _code: None) -> NoReturn:
+    """Run one function as a whole program, as `scripts/backup.py` does."""
     program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     program.command()(function)
-    leave(typer.main.get_command(program))
+    leave(typer.main.get_command(program), on_failure)
 
 
-def leave(command: Any) -> NoReturn:
-    """Run a command and exit with its code."""
+def leave(command: Any, on_failure: OnFailure = lambda _error, _sentence, _code: None) -> NoReturn:
+    """Run a command and exit with its code; before it fails, call `on_failure` with the error, a sentence, the code."""
     # Else the interpreter looks for garbage at its end, in all that was imported, for a fifth of a second.
     atexit.register(gc.freeze)
     try:
         code = command.main(standalone_mode=False)
     except UsageError as error:
+        on_failure(error, error.format_message(), USAGE)
         error.show()
         sys.exit(USAGE)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
-    except ConfigurationError as error:
-        _say(str(error))
-        sys.exit(CONFIGURATION)
-    except RedisConnectionError as error:
-        _say(f"{str(error).rstrip('.')}; {REDIS_REMEDY}")
-        sys.exit(FAILED)
     except EmailIngestionError as error:
-        _say(str(error))
-        sys.exit(FAILED)
+        sentence = _sentence(error)
+        failure_code = CONFIGURATION if isinstance(error, ConfigurationError) else FAILED
+        on_failure(error, sentence, failure_code)
+        typer.echo(sentence, err=True)
+        sys.exit(failure_code)
     sys.exit(code if isinstance(code, int) else OK)
 
 
-def _say(sentence: str) -> None:
-    text = sentence.strip()
-    typer.echo(text if text.endswith((".", "!", "?")) else f"{text}.", err=True)
+def _sentence(error: EmailIngestionError) -> str:
+    text = str(error).strip()
+    if isinstance(error, RedisConnectionError):
+        text = f"{text.rstrip('.')}; {REDIS_REMEDY}"
+    return text if text.endswith((".", "!", "?")) else f"{text}."

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,8 @@ from email_ingestion.settings import load_settings
 
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 LEADING = ("timestamp", "level", "component", "event")  # in this order, without their names
-LEFT_OUT = (*LEADING, "instance", "pid", "exception", "stacks")
+LEFT_OUT = (*LEADING, "instance", "pid")
+TEXTS = ("exception", "stacks", "output")  # of many lines, which a terminal shows below the record
 MESSAGE_CHARACTERS = 120
 
 
@@ -38,10 +40,10 @@ def logs(
     """
     settings = load_settings()
     wanted = LogFilter(datetime.now(UTC) - parse_duration(since, "--since"), level, component)
-    nothing = True
+    nothing, on_terminal = True, sys.stdout.isatty()
     for record in (follow_records if following else read_records)(settings.log_dir, wanted):
         nothing = False
-        typer.echo(json.dumps(record) if as_json else _line(record))
+        typer.echo(json.dumps(record) if as_json else _text(record) if on_terminal else _line(record))
     if nothing:
         say("nothing like that was logged")
     return NEGATIVE if nothing else OK
@@ -70,8 +72,13 @@ def errors(
     return OK if rows else NEGATIVE
 
 
-def _line(record: Record) -> str:
-    fields = " ".join(f"{name}={printable(value)}" for name, value in record.items() if name not in LEFT_OUT)
+def _text(record: Record) -> str:
+    lines = [line for name in TEXTS for line in str(record.get(name, "")).splitlines()]
+    return "\n    ".join([_line(record, (*LEFT_OUT, *TEXTS)), *map(printable, lines)])
+
+
+def _line(record: Record, left_out: Sequence[str] = LEFT_OUT) -> str:
+    fields = " ".join(f"{name}={printable(value)}" for name, value in record.items() if name not in left_out)
     head = " ".join(printable(record.get(name, "")) for name in LEADING)
     return f"{head} {fields}".rstrip()
 

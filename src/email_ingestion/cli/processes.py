@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import gc
+import re
+import socket
 import sys
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 
+from email_ingestion import __version__
 from email_ingestion.cli.common import pick_account
-from email_ingestion.settings import load_settings
+from email_ingestion.cli.exit_codes import run
+from email_ingestion.errors import ConfigurationError
+from email_ingestion.ops.logs import are_configured, configure_logs, logger
+from email_ingestion.ops.raw_output import redirect_output
+from email_ingestion.ops.redaction import describe_error, error_type
+from email_ingestion.ops.status_records import Component, Identity
+from email_ingestion.settings import load_settings, log_dir
 
 
 def producer(
@@ -72,6 +84,41 @@ def worker(
     from email_ingestion.app.worker import run_worker  # noqa: PLC0415 - keeps --help quick
 
     return run_worker(load_settings(), instance, drain=drain, min_priority=min_priority)
+
+
+def run_process(function: Callable[..., int]) -> NoReturn:
+    """Run `producer` or `worker` as a whole program; what ends it is a record of its log as well."""
+    identity = _identify(function.__name__, sys.argv[1:])
+    directory = log_dir()
+    redirect_output(directory, identity.stem)
+
+    def log_failure(error: Exception, sentence: str, code: int) -> None:
+        if "--auth-setup" not in sys.argv and _open_log(identity, directory, echo=False):
+            failed = {"error_type": error_type(error), "message": describe_error(error)}
+            logger("process").critical("process_failed", exit_code=code, reason=sentence, **failed)
+
+    try:
+        run(function, log_failure)
+    except Exception:
+        _open_log(identity, directory, echo=True)  # which logs uncaught exceptions
+        raise
+
+
+def _identify(component: str, options: Sequence[str]) -> Identity:
+    """Return who would run with these options, before anything has checked them."""
+    found = re.search(r"(?:^| )--instance[= ]([0-9]{1,3})(?: |$)", " ".join(options))
+    number = int(found[1]) if found and component == "worker" else 1
+    suffix = f"-{number}" if component == "worker" else ""
+    kind: Component = "worker" if component == "worker" else "producer"
+    return Identity(kind, f"{socket.gethostname()}-{kind}{suffix}", __version__, number)
+
+
+def _open_log(identity: Identity, directory: Path, *, echo: bool) -> bool:
+    """Open the log of a process that ends before it has opened it; return whether there is one."""
+    if not are_configured():
+        with suppress(ConfigurationError):
+            configure_logs(identity, directory, echo=echo)
+    return are_configured()
 
 
 def _ask(prompt: str) -> str:

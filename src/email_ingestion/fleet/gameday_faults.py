@@ -70,7 +70,7 @@ def begin(settings: Settings, name: str, seconds: float) -> Broken:
     made = Broken(name, time.time() + seconds, FAULTS[name].break_(settings))
     write_private(STATE, json.dumps(asdict(made)))
     command = [sys.executable, "-m", "email_ingestion", "gameday", "--undo", "--after", f"{max(1, round(seconds))}s"]
-    spawn(command, settings.log_dir / "gameday.log", _waiter(settings).exists, seconds=KILL_SECONDS * 4)
+    spawn(command, settings.log_dir / "gameday.out", _waiter(settings).exists, seconds=KILL_SECONDS * 4)
     return made
 
 
@@ -124,7 +124,7 @@ def _break_redis(settings: Settings) -> dict[str, Any]:
 
 def _mend_redis(settings: Settings, _known: dict[str, Any]) -> None:
     if not find_process(settings.pid_dir / "redis.pid"):
-        restart_redis(Path("data"), settings.pid_dir / "redis.pid", settings.log_dir / "redis.log", settings.redis_port)
+        restart_redis(Path("data"), settings.pid_dir / "redis.pid", settings.log_dir / "redis.out", settings.redis_port)
 
 
 def _redis_hint(_settings: Settings) -> str:
@@ -186,7 +186,7 @@ def _sandbox_errors() -> Iterator[None]:
     try:
         yield
     except SandboxUnavailable as error:
-        raise OperationFailed(f"the sandbox does not do it ({error}): see logs/sandbox.log") from error
+        raise OperationFailed(f"the sandbox does not do it ({error}): see logs/sandbox.out") from error
 
 
 # -- workers and their mail

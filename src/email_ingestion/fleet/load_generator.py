@@ -165,7 +165,7 @@ def _deliver(client: httpx.Client, raw: bytes) -> int:
         answer = client.post("/deliver", content=raw, headers={"Content-Type": "message/rfc822"})
         return int(answer.json()["msgid"])
     except (httpx.HTTPError, ValueError, KeyError) as error:
-        raise OperationFailed("the sandbox does not take mail: see logs/sandbox.log") from error
+        raise OperationFailed("the sandbox does not take mail: see logs/sandbox.out") from error
 
 
 def sample_message(run: str, number: int) -> bytes:

@@ -41,7 +41,7 @@ def start_sandbox(say: Callable[[str], None]) -> None:
         redis_port = settings.redis_port
     else:
         redis_pid.unlink(missing_ok=True)
-        redis_port = start_redis(Path("data"), redis_pid, settings.log_dir / "redis.log")
+        redis_port = start_redis(Path("data"), redis_pid, settings.log_dir / "redis.out")
         say(f"Redis listens on port {redis_port}")
     if not running_pid(sandbox_pid):
         ports = _start_sandbox(sandbox_pid, settings)
@@ -59,7 +59,7 @@ def _start_sandbox(pid_file: Path, settings: Settings) -> dict[str, Any]:
             command += [f"--{name}-port", str(port)]
         command += ["--state", str(DATA / "mailbox.db"), "--user", USER]
         command += ["--write-token", str(TOKEN), "--ready-file", str(READY), "--pid-file", str(pid_file)]
-        spawn(command, settings.log_dir / "sandbox.log", READY.exists, seconds=START_SECONDS)
+        spawn(command, settings.log_dir / "sandbox.out", READY.exists, seconds=START_SECONDS)
 
     start_on_free_ports(list(PORTS.values()), launch)
     ready: dict[str, Any] = json.loads(READY.read_text())

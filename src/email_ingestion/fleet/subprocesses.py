@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -103,7 +104,16 @@ def _last_line(log: Path, start: int) -> str:
     with log.open("rb") as file:
         file.seek(start)
         lines = file.read()[-4000:].decode("utf-8", "replace").strip().splitlines()
-    return lines[-1] if lines else f"see {log}"
+    return _reason(lines[-1]) if lines else f"see {log}"
+
+
+def _reason(line: str) -> str:
+    """Return what the last line of a log says: the reason in a record, or the line itself."""
+    try:
+        record = json.loads(line)
+        return str(record.get("reason") or record.get("message") or record["event"])
+    except (ValueError, AttributeError, KeyError):
+        return line
 
 
 def start_on_free_ports(wanted: Sequence[int], start: Callable[[Sequence[int]], None]) -> Sequence[int]:

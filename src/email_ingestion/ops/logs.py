@@ -42,16 +42,19 @@ def configure_logs(
     level: str = "INFO",
     log_format: Literal["json", "console"] | None = None,
     count: Count | None = None,
+    *,
+    echo: bool = True,
 ) -> None:
-    """Log to `log_dir` and stderr from now on, uncaught exceptions included.
+    """Log to `log_dir` and, with `echo`, to stderr from now on, uncaught exceptions included.
 
     `count` is called with the level of every record. `log_format` is the format on stderr: by default console on a
-    terminal and JSON otherwise. Raises ConfigurationError when the directory cannot be written.
+    terminal and JSON otherwise. A stderr that was redirected into a file of `log_dir` gets none. Raises
+    ConfigurationError when the directory cannot be written.
     """
     record_format = _RecordFormat(identity)
     file = _open_log_file(log_dir, f"{identity.stem}.log")
     handlers = [_named("file", file, _formatter(record_format, console=False))]
-    if not _is_stderr(file):
+    if echo and not _is_in(log_dir):
         handlers.append(
             _named("echo", logging.StreamHandler(), _formatter(record_format, console=_on_console(log_format)))
         )
@@ -96,12 +99,19 @@ def _on_console(log_format: str | None) -> bool:
     return log_format == "console" or (log_format is None and sys.stderr.isatty())
 
 
-def _is_stderr(file: _LogFile) -> bool:
-    """Whether stderr was redirected into the log file, so that the traces of native crashes land there too."""
+def _is_in(log_dir: Path) -> bool:
+    """Whether stderr is a log file of ours, or its companion for what is no record."""
     try:
-        return file.stream is not None and os.path.sameopenfile(file.stream.fileno(), sys.stderr.fileno())
-    except (OSError, ValueError):  # no stderr, or one that is no file
+        stderr = os.fstat(sys.stderr.fileno())
+        files = [path for kind in ("*.log", "*.stderr") for path in log_dir.glob(kind)]
+        return any(os.path.samestat(path.stat(), stderr) for path in files)
+    except (OSError, ValueError, AttributeError):  # no stderr, or one that is no file
         return False
+
+
+def are_configured() -> bool:
+    """Return whether `configure_logs` was called."""
+    return any((handler.name or "").startswith(_OURS) for handler in logging.getLogger().handlers)
 
 
 def _open_log_file(log_dir: Path, name: str) -> _LogFile:
@@ -217,6 +227,7 @@ def _iso(seconds: float) -> str:
 def _report_crashes() -> None:
     sys.excepthook = _crashed
     threading.excepthook = _thread_crashed
+    sys.unraisablehook = _not_raised
 
 
 def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -230,3 +241,10 @@ def _thread_crashed(args: threading.ExceptHookArgs) -> None:
     if args.exc_value and not isinstance(args.exc_value, SystemExit):
         name = args.thread.name if args.thread else None
         logger("process").critical("thread_crashed", exc_info=args.exc_value, thread=name)
+
+
+def _not_raised(failure: sys.UnraisableHookArgs) -> None:
+    """Log an exception that has no caller, such as one of a finalizer."""
+    if failure.exc_value:
+        place = failure.err_msg or "exception ignored"
+        logger("process").error("exception_ignored", exc_info=failure.exc_value, place=f"{place}: {failure.object!r}")

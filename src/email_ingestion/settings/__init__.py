@@ -6,9 +6,11 @@ Order: command line > environment > the running sandbox's profile > `.env` > `co
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.settings.definitions import Account, Settings, start_of
@@ -25,6 +27,7 @@ __all__ = [
     "Settings",
     "environment",
     "load_settings",
+    "log_dir",
     "notify_socket",
     "start_of",
 ]
@@ -44,3 +47,21 @@ def load_settings(**overrides: Any) -> Settings:
         raise ConfigurationError(f"cannot read {error.filename}: {error.strerror}") from error
     except ValueError as error:  # a broken TOML file
         raise ConfigurationError(f"{TOML}: {error}") from error
+
+
+class _LogDir(BaseSettings):
+    model_config = SettingsConfigDict(extra="ignore", env_ignore_empty=True)
+
+    log_dir: Path = Settings.model_fields["log_dir"].default
+
+    @classmethod
+    def settings_customise_sources(cls, settings_cls: type[BaseSettings], *sources: Any, **named: Any) -> Any:
+        return Settings.settings_customise_sources(settings_cls, *sources, **named)
+
+
+def log_dir() -> Path:
+    """Return LOG_DIR, whatever is wrong with the other settings."""
+    try:
+        return _LogDir().log_dir
+    except (ValueError, OSError, ConfigurationError):  # a broken file
+        return Path(Settings.model_fields["log_dir"].default)

@@ -34,7 +34,7 @@ def producer(redis_breaker: FakeBreaker) -> Ops:
 @pytest.fixture
 def logs(tmp_path: Path) -> Iterator[Path]:
     """The log file of a worker that logs everything; logging is as before afterwards."""
-    hooks = sys.excepthook, threading.excepthook
+    hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
     root = logging.getLogger()
     before, level, raising = list(root.handlers), root.level, logging.raiseExceptions
     configure_logs(WORKER, tmp_path, "DEBUG", "json")
@@ -47,4 +47,4 @@ def logs(tmp_path: Path) -> Iterator[Path]:
     logging.getLogger("email_ingestion").setLevel(logging.NOTSET)
     logging.raiseExceptions = raising
     structlog.reset_defaults()
-    sys.excepthook, threading.excepthook = hooks
+    sys.excepthook, threading.excepthook, sys.unraisablehook = hooks

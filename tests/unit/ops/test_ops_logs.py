@@ -7,6 +7,7 @@ import logging
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,24 @@ thread = threading.Thread(target=die, name="sink")
 thread.start(); thread.join()
 die()
 """
+
+
+def test_a_warning_and_an_exception_that_nobody_can_catch_are_records(logs: Path) -> None:
+    class Finalized:
+        def __del__(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(capture=False)
+        logging.captureWarnings(capture=True)  # pytest has put its own function in the place of ours
+        warnings.warn("this parameter goes away", UserWarning, stacklevel=1)
+    Finalized()
+    found = records(logs)
+    assert any(each.get("logger") == "py.warnings" and "goes away" in each["event"] for each in found)
+    (ignored,) = [each for each in found if each["event"] == "exception_ignored"]
+    assert (ignored["level"], ignored["error_type"]) == ("ERROR", "OSError")
+    assert "No space left" in ignored["exception"]
 
 
 def test_a_crash_leaves_its_stack_in_the_log_without_what_it_choked_on(tmp_path: Path) -> None:
