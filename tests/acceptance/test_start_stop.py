@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
@@ -111,10 +112,20 @@ def test_a_killed_worker_is_seen_and_replaced_by_the_next_start(demo: Place):
             return [peer["alive"] for peer in json.load(answer)["peers"]] == [False]
 
     until(dead, "the producer's status shows the dead worker")
+    ready = until(lambda: _degraded(producer), "the producer's readiness tells of it")
+    assert [reason for reason in ready["reasons"] if "worker-1" in reason and "is dead" in reason]
     status = demo.run(*COMMAND, "status")
     assert (status.returncode, "dead" in status.stdout) == (1, True)
+    assert "is dead, seen last" in status.stdout
+    doctor = demo.run(*COMMAND, "doctor")
+    assert (doctor.returncode, "is dead, seen last" in doctor.stdout) == (1, True), doctor.stdout
     assert demo.run(*COMMAND, "start", "--sandbox", seconds=120).returncode == 0
     assert demo.run(*COMMAND, "status").returncode == 0
+
+
+def _degraded(ops_url: str) -> dict[str, Any] | None:
+    body = get_json(f"{ops_url}/ready")
+    return body if body and body["status"] == "degraded" else None
 
 
 @pytest.mark.parametrize(

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
 
 from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.errors import RedisConnectionError
+from email_ingestion.events import Started
 from email_ingestion.ops.observers import Ops, open_ops
-from email_ingestion.ops.status_collector import StatusCollector, peers
+from email_ingestion.ops.peers import peers
+from email_ingestion.ops.status_collector import StatusCollector
 from email_ingestion.ops.status_records import Identity, Names
 from email_ingestion.overrides import OperatorOverrides
-from email_ingestion.stream import Keys, RedisLink, connect, read_presences
+from email_ingestion.stream import GROUP, Keys, RedisLink, connect, read_presences
 from tests.servers.processes import until
 from tests.servers.redis import RedisServer
 
+PRODUCER = Identity("producer", "here-producer", "1")
 ME = Identity("worker", "here-worker-1", "1", 1)
 
 
@@ -27,18 +33,19 @@ def ops(tmp_path: Path) -> Ops:
     return open_ops(ME, Names({"redis": True}, {"collect": 30.0}, breakers=("redis",)), list)
 
 
-def collector(redis: RedisServer, ops: Ops, pid_dir: Path) -> StatusCollector:
+def collector(server: RedisServer, ops: Ops, pid_dir: Path, **more: Any) -> StatusCollector:
     breaker = Breaker("redis", BreakerPolicy(), (RedisConnectionError,), lambda _: None)
-    link = RedisLink(connect(redis.url, "test"), Keys(), breaker)
+    link = RedisLink(connect(server.url, "test"), Keys(), breaker)
     return StatusCollector(
         link,
         ops,
-        ME,
+        ops.status.identity,
         "http://127.0.0.1:1",
         pid_dir,
-        overrides=OperatorOverrides("worker"),
+        overrides=OperatorOverrides(ops.status.identity.component),
         ledger_fingerprint=lambda: None,
         refuse=print,
+        **more,
     )
 
 
@@ -66,3 +73,74 @@ def test_peers_of_other_releases_may_tell_less(redis_server: RedisServer, tmp_pa
     found = read_presences(RedisLink(connect(redis_server.url, "test"), Keys(), breaker))
     (peer,) = peers("me", found, tmp_path)
     assert (peer.instance, peer.alive, peer.ready, peer.ops_url) == ("there-worker-1", True, None, None)
+
+
+def producer_ops() -> Ops:
+    ops = open_ops(PRODUCER, Names({"redis": True}, {"collect": 30.0}, breakers=("redis",)), list)
+    ops.observe(Started("a test"))
+    return ops
+
+
+def died(client: redis.Redis, instance: str, seen: float) -> None:
+    """What a worker elsewhere leaves that was killed."""
+    record = {"component": "worker", "instance": instance, "host": "there", "stem": "worker", "pid": 7, "seen": seen}
+    client.hset(Keys().processes, instance, json.dumps(record))
+
+
+def lives(client: redis.Redis, instance: str) -> None:
+    died(client, instance, time.time())
+    client.set(Keys().alive(instance), client.hget(Keys().processes, instance))
+
+
+def test_a_dead_worker_degrades_the_producer_until_another_lives(redis_server: RedisServer, tmp_path: Path) -> None:
+    ops = producer_ops()
+    with redis_server.client() as client, closing(collector(redis_server, ops, tmp_path)) as collecting:
+        collecting.start()
+        until(lambda: ops.status.readiness().status == "ready", "all is well")
+        died(client, "pod-a", time.time() - 60)
+        until(lambda: ops.status.readiness().status == "degraded", "the dead one is missed")
+        (reason,) = ops.status.readiness().reasons
+        assert "pod-a (PID 7) is dead" in reason
+        assert [(each["instance"], each["alive"]) for each in ops.status.report()["peers"]] == [("pod-a", False)]
+        lives(client, "pod-b")
+        until(lambda: ops.status.readiness().status == "ready", "it is replaced")
+        until(lambda: sorted(client.hkeys(Keys().processes)) == [b"here-producer", b"pod-b"], "it is forgotten")
+
+
+def test_a_dead_worker_with_something_pending_is_not_forgotten(redis_server: RedisServer, tmp_path: Path) -> None:
+    ops = producer_ops()
+    keys = Keys()
+    with redis_server.client() as client, closing(collector(redis_server, ops, tmp_path)) as collecting:
+        client.xgroup_create(keys.stream, GROUP, "0", mkstream=True)
+        entry = client.xadd(keys.stream, {"v": "1"})
+        client.xreadgroup(GROUP, "pod-a", {keys.stream: ">"})
+        died(client, "pod-a", time.time() - 60)
+        lives(client, "pod-b")
+        collecting.start()
+        until(lambda: ops.status.readiness().status == "degraded", "it is missed")
+        assert "1 messages pend in its name" in ops.status.readiness().reasons[0]
+        client.xack(keys.stream, GROUP, entry)
+        until(lambda: ops.status.readiness().status == "ready", "nothing pends any more")
+
+
+def test_mail_that_waits_without_a_worker_degrades_the_producer(redis_server: RedisServer, tmp_path: Path) -> None:
+    ops = producer_ops()
+    with redis_server.client() as client, closing(collector(redis_server, ops, tmp_path)) as collecting:
+        client.xadd(Keys().stream, {"v": "1"})
+        collecting.start()
+        until(lambda: ops.status.readiness().status == "degraded", "no worker came")
+        assert ops.status.readiness().reasons == ("worker: none runs although mail waits: ./scripts/start.sh",)
+        client.delete(Keys().stream)
+        until(lambda: ops.status.readiness().status == "ready", "nothing waits any more")
+
+
+@pytest.mark.parametrize("orderly", [True, False])
+def test_only_a_process_that_stopped_orderly_is_not_missed(
+    redis_server: RedisServer, ops: Ops, tmp_path: Path, orderly: bool
+) -> None:
+    with redis_server.client() as client:
+        with closing(collector(redis_server, ops, tmp_path, ended_orderly=lambda: orderly)) as collecting:
+            collecting.start()
+            until(lambda: client.hexists(Keys().processes, ME.instance), "it is known")
+        assert not client.exists(Keys().alive(ME.instance))
+        assert client.hexists(Keys().processes, ME.instance) is not orderly

@@ -234,6 +234,7 @@ class ProcessRunner:
             overrides=context.overrides,
             ledger_fingerprint=partial(ledger_fingerprint, settings.database_url),
             refuse=self._refuse_redis,
+            ended_orderly=lambda: not self._errors,
         )
         heartbeat = partial(notify_systemd, notify_socket(), "WATCHDOG=1")
         watchdog = Watchdog(ops.status.loops.stalled, ops.observe, heartbeat)

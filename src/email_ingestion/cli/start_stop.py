@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.errors import ConfigurationError, OperationFailed, RedisConnectionError
 from email_ingestion.fleet import managed_processes, status_table
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, load_settings
@@ -39,7 +40,7 @@ def start(
         sandbox_stack.wait_until_processed(settings)
         typer.echo(sandbox_stack.summary_screen(settings))
     else:
-        typer.echo(status_table.render_table(status_table.process_statuses(settings)))
+        typer.echo(status_table.render_table(status_table.system_status(settings)))
     return 0
 
 
@@ -66,7 +67,9 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="The /status of every process as a JSON list.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Again every two seconds, until interrupted.")] = False,
 ) -> int:
-    """Show every process of this machine. Exit code 0 when all are ready, 1 when one is not or none runs.
+    """Show every process of this machine. Exit code 0 when all are ready.
+
+    1 when one is not, when none runs, or when one that should run does not: it was killed, or mail waits for a worker.
 
     Examples:
       email-ingestion status
@@ -75,9 +78,9 @@ def status(
     settings = load_settings()
     if watch:
         return status_table.watch(settings)
-    found = status_table.process_statuses(settings)
+    found = status_table.system_status(settings)
     if as_json:
-        typer.echo(json.dumps([each.body or {"stem": each.stem, "status": each.state} for each in found], indent=2))
+        typer.echo(json.dumps([each.as_json() for each in found.processes], indent=2))
     else:
         typer.echo(status_table.render_table(found))
-    return 0 if found and all(each.state in {"ready", "degraded"} for each in found) else 1
+    return OK if found.ok else NEGATIVE

@@ -11,14 +11,17 @@ from typing import Annotated, Any
 
 import typer
 
+from email_ingestion.app.runner import identify
 from email_ingestion.cli.common import audited, current_user, open_redis, parse_duration, wait_until
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.id_arguments import pick_entry_ids, pick_pending
 from email_ingestion.cli.output import Json, say, show
 from email_ingestion.errors import RedisConnectionError
 from email_ingestion.fleet.admin_client import AdminClient, RunningProcess, running_processes
+from email_ingestion.fleet.managed_processes import list_processes
+from email_ingestion.ops.prometheus_targets import remove_target
 from email_ingestion.settings import Settings
-from email_ingestion.stream import RedisLink
+from email_ingestion.stream import RedisLink, forget_process, read_gauges
 from email_ingestion.stream.entry_scan import EntryScanner
 from email_ingestion.stream.pending import PAGE, ConsumerInfo, PendingEntries, PendingEntry
 
@@ -168,6 +171,8 @@ def prune(
 ) -> int:
     """Remove consumers whose process is gone, but never one with something pending. Exit code 1 when one is left.
 
+    A worker whose consumer is removed no longer counts as one that should run.
+
     Examples:
       email-ingestion consumers prune
       email-ingestion consumers prune --release
@@ -179,6 +184,7 @@ def prune(
             _hand_over(entries)
         pruned = [each.name for each in _gone(entries) if each.pending == 0 and entries.prune(each.name)]
         left = [each.name for each in _gone(entries)]
+        _forget_workers(settings, link, {each.name for each in entries.consumers()})
         outcome |= {"pruned": pruned, "left": left}
     show(
         [{"consumer": name, "pruned": True} for name in pruned]
@@ -188,6 +194,18 @@ def prune(
     if left:
         say("what is left has entries pending: a worker that lives takes them over; --release lets it at once")
     return NEGATIVE if left else OK
+
+
+def _forget_workers(settings: Settings, link: RedisLink, kept: set[str]) -> None:
+    """Let dead workers but those of `kept` consumers no longer count as processes that should run."""
+    for record in read_gauges(link).lost:
+        if record["component"] == "worker" and record["instance"] not in kept:
+            forget_process(link, record["instance"])
+    for process in list_processes(settings):
+        number = int(process.stem.rpartition("-")[2]) if "-" in process.stem else 1
+        if process.stem.startswith("worker") and not process.pid and identify("worker", number).instance not in kept:
+            (settings.pid_dir / f"{process.stem}.pid").unlink(missing_ok=True)
+            remove_target(process.stem)
 
 
 def _gone(entries: PendingEntries) -> list[ConsumerInfo]:

@@ -1,4 +1,4 @@
-"""Checks of this machine: folders, room on their disks, ports."""
+"""Checks of this machine: folders, room on their disks, ports, processes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from email_ingestion.daemon import running_pid
 from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.errors import EmailIngestionError
+from email_ingestion.fleet.status_table import OK_STATES, system_status
 from email_ingestion.ledger.fingerprint import sqlite_path
 from email_ingestion.ops.sockets import METRICS_PORT, OPS_PORT, bind
 from email_ingestion.settings import Settings
@@ -70,3 +71,20 @@ def _ports(check: str, host: str, ports: dict[str, int]) -> Finding:
         except EmailIngestionError as error:
             return Finding(check, "failed", str(error), f"ss -ltnp 'sport = :{port}' shows who listens")
     return Finding(check, "ok", " and ".join(map(str, ports.values())) + " are free")
+
+
+def check_processes(settings: Settings) -> Findings:
+    """Check that every process that should run does, and works."""
+    system = system_status(settings)
+    for missing in system.missing:
+        cause, _, remedy = missing.reason.rpartition(": ")
+        yield Finding(f"process {missing.name}", "degraded", cause, f"{remedy}; or `email-ingestion consumers prune`")
+    for process in system.processes:
+        if process.state not in OK_STATES and not process.missing:
+            reasons = "; ".join(process.body.get("reasons", ())) if process.body else "it does not answer"
+            remedy = f"email-ingestion status; email-ingestion logs, or logs/{process.stem}.log"
+            yield Finding(f"process {process.stem}", "degraded", f"{process.state}: {reasons}", remedy)
+    if system.ok:
+        yield Finding("processes", "ok", f"{', '.join(each.stem for each in system.processes)} run")
+    elif not system.processes:
+        yield Finding("processes", "ok", system.nothing())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -18,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from email_ingestion.daemon import StopSignal, handle_signals, running_pid
+from email_ingestion.daemon import StopSignal, handle_signals, read_pid, running_pid
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.fleet.subprocesses import is_alive, spawn, terminate
 from email_ingestion.ops.prometheus_targets import remove_target
+from email_ingestion.ops.sockets import OPS_PORT
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, environment
 
 if TYPE_CHECKING:
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 START_SECONDS = 30.0
 ANSWER_SECONDS = 2.0
 FOUNDATION_SECONDS = 10.0
+PROBE_SECONDS = 1.0
+SCANNED_PORTS = 9  # the producer's and those of eight workers; more are found by their names
+ENTRY_POINTS = ("producer.py", "worker.py")
 # Stopped last, in this order: the others need them to finish their work.
 FOUNDATIONS = ("sandbox", "redis")
 RESTART_SECONDS = 1.0  # before a crashed worker is started again
@@ -45,6 +50,7 @@ class ManagedProcess:
     stem: str
     pid: int | None  # None when the process is dead
     ops_url: str | None
+    last_pid: int | None = None  # of the PID file, whether or not the process lives
 
     def status(self) -> dict[str, Any] | None:
         """Return the `/status` of the process; None when it is dead or does not answer."""
@@ -54,10 +60,73 @@ class ManagedProcess:
 def list_processes(settings: Settings) -> list[ManagedProcess]:
     """Return the producer and the workers that run here, or died here and left their PID file."""
     return [
-        ManagedProcess(path.stem, running_pid(path), _ops_url(path))
+        ManagedProcess(path.stem, running_pid(path), _ops_url(path), read_pid(path))
         for path in sorted(settings.pid_dir.glob("*.pid"))
         if path.stem.startswith(("producer", "worker"))
     ]
+
+
+def find_processes(settings: Settings) -> list[ManagedProcess]:
+    """Return what `list_processes` finds and the processes of this folder without a PID file, which their ports show.
+
+    The PID files may have been deleted while all runs.
+    """
+    listed = list_processes(settings)
+    known = {process.pid for process in listed if process.pid}
+    found = {process.stem: process for process in listed}
+    for port in sorted(_own_ports(settings)):
+        url = f"http://{_loopback(settings)}:{port}"
+        body = get_json(f"{url}/status", PROBE_SECONDS) or {}
+        pid, component = body.get("pid"), body.get("component")
+        if component not in {"producer", "worker"} or not pid or pid in known or not _is_ours(pid):
+            continue
+        stem = _stem(component, str(body.get("instance")))
+        if stem not in found or not found[stem].pid:
+            found[stem] = ManagedProcess(stem, pid, url)
+            known.add(pid)
+    return [found[stem] for stem in sorted(found)]
+
+
+def _own_ports(settings: Settings) -> set[int]:
+    """Return the ports where processes of ours listen: those of the settings, and those of what is called like them."""
+    first = OPS_PORT if settings.ops_port is None else settings.ops_port
+    ports = {first + offset for offset in range(SCANNED_PORTS)} if first else set()
+    listening = {port for port in ports if _listens(_loopback(settings), port)}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if any(Path(word).name in ENTRY_POINTS for word in process.cmdline()[:3]) and _is_ours(process.pid):
+                connections = process.net_connections("inet")
+                listening |= {each.laddr.port for each in connections if each.status == psutil.CONN_LISTEN}
+    return listening
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def _loopback(settings: Settings) -> str:
+    return "127.0.0.1" if settings.ops_host in {"", "0.0.0.0", "::", "localhost"} else settings.ops_host  # noqa: S104
+
+
+def _is_ours(pid: Any) -> bool:
+    """Return whether a process of this machine works in this folder with this PID_DIR."""
+    try:
+        process = psutil.Process(int(pid))
+        same = Path(process.cwd()) == Path.cwd()
+        return same and process.environ().get("PID_DIR") == environment().get("PID_DIR")
+    except psutil.AccessDenied:
+        return True  # of another user: what answers at our port is what an operator looks for
+    except (psutil.Error, OSError, TypeError, ValueError):
+        return False
+
+
+def _stem(component: str, instance: str) -> str:
+    number = instance.rpartition("-")[2]
+    return component if component == "producer" or number in {"1", ""} else f"{component}-{number}"
 
 
 def start_all(settings: Settings, workers: int, say: Callable[[str], None]) -> None:

@@ -1,20 +1,26 @@
-"""The `/status` of every process of this machine, as a table."""
+"""The `/status` of every process of this machine, and what should run and does not, as a table."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
-from email_ingestion.fleet.managed_processes import list_processes
+from email_ingestion.errors import EmailIngestionError
+from email_ingestion.fleet.managed_processes import ManagedProcess, find_processes
+from email_ingestion.ops.peers import MissingProcess, missing_processes, peers
+from email_ingestion.ops.status_records import Peer
 from email_ingestion.settings import Settings
+from email_ingestion.stream import Gauges, open_link, read_gauges
 
 WATCH_SECONDS = 2.0
+OK_STATES = frozenset({"ready", "degraded"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,43 +30,123 @@ class ProcessStatus:
     stem: str
     state: str
     body: dict[str, Any] | None
+    missing: MissingProcess | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return its `/status`, or what is known without it."""
+        if self.body:
+            return self.body
+        return {"stem": self.stem, "status": self.state, "reasons": [self.missing.reason] if self.missing else []}
 
 
-def process_statuses(settings: Settings) -> list[ProcessStatus]:
-    """Return the status of every process of this machine."""
-    found = []
-    for process in list_processes(settings):
-        body = process.status()
-        state = str(body["status"]) if body else ("no answer" if process.pid else "dead")
-        found.append(ProcessStatus(process.stem, state, body))
-    return found
+@dataclass(frozen=True, slots=True)
+class SystemStatus:
+    """All processes of this machine, and the judgement of them."""
+
+    processes: tuple[ProcessStatus, ...]
+    missing: tuple[MissingProcess, ...]
+    elsewhere: tuple[str, ...]  # processes that announce themselves in Redis and do not answer here
+    redis_error: str | None  # why Redis could not be asked
+
+    @property
+    def ok(self) -> bool:
+        """Whether something runs, all of it works, and nothing is missing."""
+        return bool(self.processes) and not self.missing and all(each.state in OK_STATES for each in self.processes)
+
+    def nothing(self) -> str:
+        """Return the sentence for a machine where no process runs; the ports and Redis were asked before."""
+        if self.elsewhere:
+            return f"nothing runs here; elsewhere {', '.join(self.elsewhere)}"
+        return "nothing runs here" + (f"; Redis could not be asked: {self.redis_error}" if self.redis_error else "")
 
 
-def render_table(statuses: Sequence[ProcessStatus]) -> str:
+def system_status(settings: Settings) -> SystemStatus:
+    """Ask PID files, ports and Redis which processes there are, and every process how it is."""
+    found = find_processes(settings)
+    bodies = {process.stem: body for process in found if (body := process.status())}
+    gauges, error = _read_redis(settings, bodies.values())
+    answering = {str(body["instance"]) for body in bodies.values()}
+    known = peers(
+        None,
+        gauges.processes if gauges else (),
+        settings.pid_dir,
+        lost=gauges.lost if gauges else (),
+        pending=gauges.pending_by_consumer if gauges else None,
+    )
+    silent = [peer for peer in known if peer.instance not in answering]
+    everyone = silent + [_peer(body) for body in bodies.values()]
+    now = time.time()
+    fed = any(peer.component == "producer" and peer.alive for peer in everyone)
+    unattended = now - gauges.oldest if gauges and gauges.oldest and fed else 0.0
+    missing = missing_processes(everyone, now, unattended_seconds=unattended, count_pid_files=True)
+    rows = [_row(process, bodies.get(process.stem), missing) for process in found]
+    shown = {each for row in rows for each in [row.missing] if each}
+    rows += [ProcessStatus(each.name, "missing", None, each) for each in missing if each not in shown]
+    elsewhere = [f"{peer.instance} is alive" for peer in silent if peer.alive and not peer.pid_file]
+    return SystemStatus(tuple(rows), tuple(missing), tuple(elsewhere), error)
+
+
+def _read_redis(settings: Settings, bodies: Iterable[Mapping[str, Any]]) -> tuple[Gauges | None, str | None]:
+    """Return what Redis says, or why it could not be asked; one that our processes find down is not waited for."""
+    states = {it["name"]: it["state"] for body in bodies for it in body["circuit_breakers"]}
+    if states.get("redis", "CLOSED") != "CLOSED":
+        return None, f"its circuit breaker is {states['redis']}"
+    try:
+        return read_gauges(open_link(settings.redis_address, "email-ingestion-status")), None
+    except EmailIngestionError as error:
+        return None, str(error)
+
+
+def _peer(body: Mapping[str, Any]) -> Peer:
+    return Peer(body["component"], body["instance"], body["pid"], alive=True, ready=None, ops_url=None, seen_at=None)
+
+
+def _row(process: ManagedProcess, body: dict[str, Any] | None, missing: Sequence[MissingProcess]) -> ProcessStatus:
+    state = str(body["status"]) if body else ("no answer" if process.pid else "dead")
+    why = None if process.pid else next((each for each in missing if each.pid == process.last_pid), None)
+    return ProcessStatus(process.stem, state, body, why)
+
+
+def render_table(system: SystemStatus) -> str:
     """Render the table as text."""
     console = Console()
     with console.capture() as captured:
-        console.print(_table(statuses) if statuses else "nothing runs here")
+        if system.processes:
+            console.print(_table(system.processes))
+            for line in reason_lines(system.processes):  # whole, however narrow the terminal is
+                console.print(line, soft_wrap=True, markup=False, highlight=False)
+        else:
+            console.print(system.nothing(), soft_wrap=True, markup=False, highlight=False)
     return captured.get().rstrip()
 
 
 def watch(settings: Settings) -> int:
     """Redraw the table until interrupted; return 0."""
     try:
-        with Live(_table(process_statuses(settings)), auto_refresh=False) as live:
+        with Live(_watched(settings), auto_refresh=False) as live:
             while True:
                 time.sleep(WATCH_SECONDS)
-                live.update(_table(process_statuses(settings)), refresh=True)
+                live.update(_watched(settings), refresh=True)
     except KeyboardInterrupt:
         return 0
 
 
+def _watched(settings: Settings) -> Group:
+    processes = system_status(settings).processes
+    return Group(_table(processes), *(Text(line) for line in reason_lines(processes)))
+
+
+def reason_lines(statuses: Sequence[ProcessStatus]) -> list[str]:
+    """Return one line for each reason why a process is not simply ready."""
+    return [f"{status.stem}: {reason}" for status in statuses for reason in status.as_json().get("reasons", ())]
+
+
 def _table(statuses: Sequence[ProcessStatus]) -> Table:
-    shown = Table("Process", "PID", "State", "Up", "Queue", "Dead", "Done", "Breakers", "Why")
+    shown = Table("Process", "PID", "State", "Up", "Queue", "Dead", "Done", "Breakers")
     for status in statuses:
         body = status.body
         if body is None:
-            shown.add_row(status.stem, "", status.state, *[""] * 6)
+            shown.add_row(status.stem, "", status.state, *[""] * 5)
             continue
         counts = body["statistics"]
         open_breakers = [f"{it['name']} {it['state']}" for it in body["circuit_breakers"] if it["state"] != "CLOSED"]
@@ -73,7 +159,6 @@ def _table(statuses: Sequence[ProcessStatus]) -> Table:
             _number(body["dlq"]["depth"]),
             _number(counts["produced"] if body["component"] == "producer" else counts["processed"]),
             ", ".join(open_breakers) or "closed",
-            "; ".join(body.get("reasons", ())),
         )
     return shown
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from email_ingestion.background import PeriodicThread
-from email_ingestion.daemon import read_pid, running_pid
 from email_ingestion.errors import CircuitBreakerError, ConfigurationError, RedisConnectionError, TransientError
 from email_ingestion.events import LoopFailed, LoopTick, Probed
 from email_ingestion.ops.observers import Ops
+from email_ingestion.ops.peers import is_replaced, missing_processes, peers
 from email_ingestion.ops.status_records import DlqState, Identity, Peer, RedisState, StreamState
 from email_ingestion.overrides import OperatorOverrides
 from email_ingestion.stream import (
@@ -22,6 +23,7 @@ from email_ingestion.stream import (
     SharedOverrides,
     announce_presence,
     check_writable,
+    forget_process,
     read_gauges,
     withdraw_presence,
 )
@@ -45,8 +47,13 @@ class StatusCollector:
         overrides: OperatorOverrides,
         ledger_fingerprint: Callable[[], str | None],
         refuse: Callable[[ConfigurationError], None],
+        ended_orderly: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`refuse` is called when this Redis holds mail that these settings do not fit."""
+        """`refuse` is called when this Redis holds mail that these settings do not fit.
+
+        A process that has not `ended_orderly` stays known in Redis as one that should run.
+        """
+        self._ended_orderly = ended_orderly
         self._link = link
         self._overrides = overrides
         self._shared_overrides = SharedOverrides(link)
@@ -56,6 +63,7 @@ class StatusCollector:
         self._pid_dir = pid_dir
         self._ledger_fingerprint = ledger_fingerprint
         self._refuse = refuse
+        self._unattended_since: float | None = None  # monotonic seconds
         self._thread = PeriodicThread(LOOP, COLLECT_SECONDS, self._collect, immediate=True, on_error=self._failed)
 
     def start(self) -> None:
@@ -66,7 +74,7 @@ class StatusCollector:
         """End the thread, and take our presence out of Redis if it answers."""
         self._thread.close(COLLECT_SECONDS)
         with suppress(TransientError):
-            withdraw_presence(self._link, self._presence())
+            withdraw_presence(self._link, self._identity.instance, orderly=self._ended_orderly())
 
     def _collect(self) -> float | None:
         try:
@@ -103,9 +111,49 @@ class StatusCollector:
                 raise
             # It can be read, and its operator must see what a full Redis holds.
         finally:
-            processes = gauges[0].processes if gauges else ()
-            self._ops.status.set_peers(list(peers(self._identity.instance, processes, self._pid_dir)))
+            self._judge_peers(gauges[0] if gauges else None)
         return redis_state(gauges[0], announced=announced)
+
+    def _judge_peers(self, gauges: Gauges | None) -> None:
+        """Show the other processes, and let readiness tell which of the other kind should run and do not."""
+        found = list(
+            peers(
+                self._identity.instance,
+                gauges.processes if gauges else (),
+                self._pid_dir,
+                lost=gauges.lost if gauges else (),
+                pending=gauges.pending_by_consumer if gauges else None,
+            )
+        )
+        self._ops.status.set_peers(found)
+        own = Peer(
+            self._identity.component,
+            self._identity.instance,
+            os.getpid(),
+            alive=True,
+            ready=None,
+            ops_url=self._ops_url,
+            seen_at=None,
+        )
+        everyone = [own, *found]
+        missing = missing_processes(everyone, time.time(), unattended_seconds=self._unattended(gauges, everyone))
+        other = "worker" if self._identity.component == "producer" else "producer"
+        reasons = [each.reason for each in missing if each.component == other]
+        self._ops.status.set_condition(other, "; ".join(reasons) or None)
+        names = {each["instance"] for each in (gauges.lost if gauges else ())}
+        for each in found:
+            if each.instance in names and not each.alive and is_replaced(each, everyone, time.time()):
+                with suppress(TransientError):
+                    forget_process(self._link, each.instance)
+
+    def _unattended(self, gauges: Gauges | None, everyone: Sequence[Peer]) -> float:
+        """Return for how many seconds mail has been waiting without a worker."""
+        attended = any(each.component == "worker" and each.alive for each in everyone)
+        if gauges is None or not gauges.depth or attended:
+            self._unattended_since = None
+            return 0.0
+        self._unattended_since = self._unattended_since or time.monotonic()
+        return time.monotonic() - self._unattended_since
 
     def _exchange(self, gauges: list[Gauges]) -> None:
         """Read through the breaker, write past it: a full Redis refuses writes and must still be drained."""
@@ -118,6 +166,7 @@ class StatusCollector:
             "component": self._identity.component,
             "instance": self._identity.instance,
             "stem": self._identity.stem,
+            "host": socket.gethostname(),
             "pid": os.getpid(),
             "ready": self._ops.status.readiness().ok,
             "paused": self._overrides.active_pause() is not None,
@@ -160,29 +209,3 @@ def redis_state(gauges: Gauges, *, announced: bool) -> RedisState:
         memory_max_bytes=gauges.memory_max,
         evicted_keys=gauges.evicted,
     )
-
-
-def peers(own: str, processes: tuple[dict[str, Any], ...], pid_dir: Path) -> Iterator[Peer]:
-    """Yield the other processes: those with a heartbeat in Redis, and those of this machine with a PID file."""
-    files = {path.stem: path for path in sorted(pid_dir.glob("*.pid")) if path.stem.startswith(("producer", "worker"))}
-    for process in sorted(processes, key=lambda process: str(process["instance"])):
-        path = files.get(process["stem"])
-        local = path is not None and read_pid(path) == process["pid"]
-        if local:
-            del files[process["stem"]]
-        if process["instance"] != own:
-            alive = running_pid(path) is not None if local and path else True
-            yield Peer(
-                process["component"],
-                process["instance"],
-                process["pid"],
-                alive,
-                process["ready"] if alive else False,
-                process["ops_url"],
-                process["seen"],
-            )
-    for stem, path in files.items():
-        pid = read_pid(path)
-        if pid != os.getpid():
-            alive = running_pid(path) is not None
-            yield Peer(stem.partition("-")[0], stem, pid, alive, None if alive else False, None, None)

@@ -136,6 +136,8 @@ class Peer:
     ready: bool | None
     ops_url: str | None
     seen_at: float | None
+    pending: int = 0  # entries of the stream in its name
+    pid_file: bool = False  # whether it left one on this machine
 
 
 Breakers = Callable[[], Sequence[BreakerSnapshot]]

@@ -10,7 +10,14 @@ from email_ingestion.stream.codec import Delivery
 from email_ingestion.stream.consumer import Consumer
 from email_ingestion.stream.dead_letters import DeadLetterQueue
 from email_ingestion.stream.entry_scan import EntryScanner
-from email_ingestion.stream.gauges import Gauges, announce_presence, read_gauges, read_presences, withdraw_presence
+from email_ingestion.stream.gauges import (
+    Gauges,
+    announce_presence,
+    forget_process,
+    read_gauges,
+    read_presences,
+    withdraw_presence,
+)
 from email_ingestion.stream.keys import GROUP, Keys
 from email_ingestion.stream.leases import Leases
 from email_ingestion.stream.quarantine import Quarantine
@@ -49,6 +56,7 @@ __all__ = [
     "check_reachable",
     "check_writable",
     "connect",
+    "forget_process",
     "open_link",
     "read_gauges",
     "read_presences",

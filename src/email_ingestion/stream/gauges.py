@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import redis
 from redis.exceptions import ResponseError
 
 from email_ingestion.stream.keys import GROUP, Keys, entry_time
-from email_ingestion.stream.redis_link import RedisLink, is_group_missing
+from email_ingestion.stream.redis_link import RedisLink, is_group_missing, text
 
 PRESENCE_SECONDS = 15
+# What a reader finds in every presence record, None where another release does not write it.
+PRESENCE_FIELDS = ("stem", "host", "pid", "ready", "ops_url", "seen", "paused", "level", "min_priority")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class Gauges:
     memory_max: int  # bytes, 0 = unlimited
     evicted: int  # keys of all servers, since each started
     processes: tuple[dict[str, Any], ...]  # presence records
+    lost: tuple[dict[str, Any], ...] = ()  # last presence records of processes that ended without stopping orderly
+    pending_by_consumer: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_gauges(link: RedisLink) -> Gauges:
@@ -53,10 +58,12 @@ def _read(link: RedisLink) -> Gauges:
     values = pipe.execute()
     depths, volumes, first_entries, dlq_depths, first_dead, replayed = (values[column::6] for column in range(6))
     pending, deliveries, oldest_pending = zip(*(_pending(link.client, keys) for keys in link.partitions), strict=True)
+    by_consumer: Counter[str] = sum(pending, Counter())
+    alive, lost = _processes(link)
     used, maximum, evicted = _memory(link)
     return Gauges(
         depth=sum(depths),
-        pending=sum(pending),
+        pending=by_consumer.total(),
         volume=sum(max(0, int(volume or 0)) for volume in volumes),
         oldest=_earliest(entries[0][0] for entries in first_entries if entries),
         oldest_pending=_earliest(entry_id for entry_id in oldest_pending if entry_id),
@@ -67,7 +74,9 @@ def _read(link: RedisLink) -> Gauges:
         memory_used=used,
         memory_max=maximum,
         evicted=evicted,
-        processes=_processes(link),
+        processes=alive,
+        lost=lost,
+        pending_by_consumer=by_consumer,
     )
 
 
@@ -89,22 +98,41 @@ def _memory(link: RedisLink) -> tuple[int, int, int]:
     return *nearest, evicted
 
 
-def _pending(client: redis.Redis, keys: Keys) -> tuple[int, int, bytes | None]:
-    """Return the number, the highest delivery count among the oldest thousand, and the oldest entry id."""
+def _pending(client: redis.Redis, keys: Keys) -> tuple[Counter[str], int, bytes | None]:
+    """Return the number by consumer, the highest delivery count among the oldest thousand, and the oldest entry id."""
     try:
         entries = cast("list[dict[str, Any]]", client.xpending_range(keys.stream, GROUP, "-", "+", 1000))
         summary = client.xpending(keys.stream, GROUP)
     except ResponseError as error:
         if is_group_missing(error):
-            return 0, 0, None
+            return Counter(), 0, None
         raise
     deliveries = max((int(entry["times_delivered"]) for entry in entries), default=0)
-    return int(summary["pending"]), deliveries, entries[0]["message_id"] if entries else None
+    by_consumer = Counter({text(each["name"]): int(each["pending"]) for each in summary["consumers"]})
+    return by_consumer, deliveries, entries[0]["message_id"] if entries else None
 
 
-def _processes(link: RedisLink) -> tuple[dict[str, Any], ...]:
+def _processes(link: RedisLink) -> tuple[tuple[dict[str, Any], ...], tuple[dict[str, Any], ...]]:
+    """Return the presence records of live processes, and the last ones of processes that died."""
     names = list(link.node_for(link.keys).scan_iter(match=link.keys.alive("*"), count=1000))
     values = cast("list[bytes | None]", link.client.mget(names)) if names else []
+    alive = _presences(values)
+    known = {text(name) for name in cast("list[bytes]", link.client.hkeys(link.keys.processes))}
+    absent = sorted(known - {each["instance"] for each in alive})
+    return alive, _lost(link, absent) if absent else ()
+
+
+def _lost(link: RedisLink, instances: list[str]) -> tuple[dict[str, Any], ...]:
+    """Look again, in the order that no process mistakes for a death while another starts or stops orderly."""
+    pipe = link.client.pipeline(transaction=False)
+    for instance in instances:
+        pipe.exists(link.keys.alive(instance))
+        pipe.hget(link.keys.processes, instance)
+    values = pipe.execute()
+    return _presences([record for alive, record in zip(values[::2], values[1::2], strict=True) if not alive])
+
+
+def _presences(values: Iterable[bytes | None]) -> tuple[dict[str, Any], ...]:
     return tuple(found for value in values if value and (found := _presence(value)))
 
 
@@ -113,13 +141,13 @@ def _presence(value: bytes) -> dict[str, Any] | None:
     with suppress(ValueError):
         found = json.loads(value)
         if isinstance(found, dict) and {"component", "instance"} <= found.keys():
-            return dict.fromkeys(("stem", "pid", "ready", "ops_url", "seen", "paused", "level", "min_priority")) | found
+            return dict.fromkeys(PRESENCE_FIELDS) | found
     return None
 
 
 def read_presences(link: RedisLink) -> tuple[dict[str, Any], ...]:
     """Return the presence records of all live processes; raises like `RedisLink.call`."""
-    return link.call(lambda: _processes(link))
+    return link.call(lambda: _processes(link)[0])
 
 
 def announce_presence(link: RedisLink, presence: dict[str, Any]) -> None:
@@ -127,15 +155,22 @@ def announce_presence(link: RedisLink, presence: dict[str, Any]) -> None:
 
     Past the breaker: it also proves that Redis takes writes, else it raises RedisConnectionError.
     """
-    link.call_unguarded(
-        lambda: link.client.set(_presence_key(link.keys, presence), json.dumps(presence), ex=PRESENCE_SECONDS)
-    )
+    instance, record = presence["instance"], json.dumps(presence)
+
+    def write() -> None:
+        link.client.set(link.keys.alive(instance), record, ex=PRESENCE_SECONDS)
+        link.client.hset(link.keys.processes, instance, record)
+
+    link.call_unguarded(write)
 
 
-def withdraw_presence(link: RedisLink, presence: dict[str, Any]) -> None:
-    """Delete this process's presence at its end."""
-    link.call(lambda: link.client.delete(_presence_key(link.keys, presence)))
+def withdraw_presence(link: RedisLink, instance: str, *, orderly: bool = True) -> None:
+    """Delete a process's presence at its end; after an orderly one nobody misses it."""
+    if orderly:
+        forget_process(link, instance)
+    link.call(lambda: link.client.delete(link.keys.alive(instance)))
 
 
-def _presence_key(keys: Keys, presence: dict[str, Any]) -> str:
-    return keys.alive(presence["instance"])
+def forget_process(link: RedisLink, instance: str) -> None:
+    """Let a dead process no longer count as one that should run; one that lives writes its record again."""
+    link.call(lambda: link.client.hdel(link.keys.processes, instance))

@@ -10,6 +10,8 @@
                                                           Cursor; modseq: labels are the server's up to it
     {email_ingestion}:lease:<account>             string  "<seat> <term>" of the process that reads it, expires
     {email_ingestion}:alive:<instance>            string  JSON presence of a process, expires
+    {email_ingestion}:processes                   hash    by instance the last presence of every process that did not
+                                                          stop orderly: one without `alive` is dead
     {email_ingestion}:control                     hash    operators' overrides by name, JSON with their ends; expires
     {email_ingestion}:budget:<account>            hash    bytes downloaded, by hour since the epoch
     {email_ingestion}:receipts:<run>              list    receipts of synthetic messages, JSON; expires
@@ -21,7 +23,8 @@
 
 The braces make one hash tag of all keys of a partition, so that every script touches a single slot. Partition 0 has
 the tag above, every other one {email_ingestion:n}; what belongs to an account is in the account's partition, what
-belongs to none (alive, control, doctor, out, partitions) in partition 0, a stream with its dead letters in each.
+belongs to none (alive, processes, control, doctor, out, partitions) in partition 0, a stream with its dead
+letters in each.
 """
 
 from __future__ import annotations
@@ -92,6 +95,11 @@ class Keys:
     def alive(self, instance: str) -> str:
         """Presence of one process; `*` for all."""
         return self.name(f"alive:{instance}")
+
+    @property
+    def processes(self) -> str:
+        """Last presence of every process that did not stop orderly."""
+        return self.name("processes")
 
     @property
     def partitions(self) -> str:

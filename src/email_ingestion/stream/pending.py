@@ -18,6 +18,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from email_ingestion.stream.dead_letters import dead_letter_fields, message_identity
+from email_ingestion.stream.gauges import forget_process
 from email_ingestion.stream.keys import GROUP, Keys, entry_order, parse_entry_id
 from email_ingestion.stream.redis_link import RedisLink, is_group_missing, text
 
@@ -112,7 +113,10 @@ class PendingEntries:
         ]
 
     def prune(self, consumer: str) -> bool:
-        """Remove a consumer from every group; False when it has pending entries, is alive, or is gone already."""
+        """Remove a consumer from every group; False when it has pending entries, is alive, or is gone already.
+
+        A process whose consumer is removed no longer counts as one that should run.
+        """
         if self._link.call(lambda: self._link.client.exists(self._link.keys.alive(consumer))):
             return False
         pruned = [
@@ -121,7 +125,10 @@ class PendingEntries:
             )
             for keys in self._partitions
         ]
-        return KEPT not in pruned and any(result != MISSING for result in pruned)
+        if KEPT in pruned:
+            return False
+        forget_process(self._link, consumer)
+        return any(result != MISSING for result in pruned)
 
     def _page(self, keys: Keys, start: str, consumer: str, idle: int) -> list[PendingEntry]:
         args: list[str | int] = [GROUP, idle, start, PAGE, consumer]

@@ -45,7 +45,7 @@ def key_names(link: RedisLink, keys: Keys, prefix: str = "") -> list[str]:
     """Return the keys below `prefix`, sorted and without it; presences and keys a restore is loading are left out."""
     start = keys.name(prefix)
     found = link.call(lambda: [text(key) for key in link.node_for(keys).scan_iter(match=f"{start}*", count=1000)])
-    left_out = () if prefix else (keys.name("restoring:"), keys.alive(""))
+    left_out = () if prefix else (keys.name("restoring:"), keys.alive(""), keys.processes)
     return sorted({name.removeprefix(start) for name in found if not left_out or not name.startswith(left_out)})
 
 
