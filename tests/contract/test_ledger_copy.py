@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, text
 
 from email_ingestion.errors import OperationFailed
 from email_ingestion.ledger.copy import LedgerCopy, check_copy, copy_ledger, merge_copy
@@ -28,8 +29,6 @@ def _ids(url: str) -> int:
 
 
 def _emptied(url: str) -> None:
-    from sqlalchemy import create_engine, text  # noqa: PLC0415
-
     engine = create_engine(url)
     with engine.begin() as connection:
         for table in ("places", "attachments", "emails", "contents", "purged"):
@@ -52,6 +51,21 @@ def test_what_was_lost_comes_back_and_can_be_found(ledger: Ledger, database_url:
     assert [hit.subject for hit in ledger.search("word17")] == ["word17"]
     assert ledger.other_locations("default", "Work", 7, 1, 100)
     assert _copy(database_url, tmp_path / "again").rows == copied.rows
+
+
+def test_what_a_later_version_added_comes_back_too(ledger: Ledger, database_url: str, tmp_path: Path):
+    ledger.record([stored(mail(n)) for n in (1, 2)])
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE emails ADD COLUMN mood TEXT"))
+        connection.execute(text("UPDATE emails SET mood = 'cheerful'"))
+        connection.execute(text("UPDATE schema_revision SET version_num = '9999'"))
+    copied = _copy(database_url, tmp_path / "copy")
+    _emptied(database_url)
+    assert merge_copy(database_url, tmp_path / "copy", copied) == 2
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT mood FROM emails")).all() == [("cheerful",)] * 2
+    engine.dispose()
 
 
 def test_what_an_operator_gave_up_stays_given_up(ledger: Ledger, database_url: str, tmp_path: Path):

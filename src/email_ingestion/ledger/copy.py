@@ -21,7 +21,6 @@ from email_ingestion.ledger.database_errors import translate_errors
 from email_ingestion.ledger.engine import describe_database, open_engine, write_engine
 from email_ingestion.ledger.migrate import migrate
 from email_ingestion.ledger.store import open_ledger
-from email_ingestion.ledger.tables import metadata
 
 # Rows refer to rows of the tables before them.
 TABLES = ("contents", "emails", "attachments", "places", "deliveries", "purged")
@@ -35,7 +34,7 @@ class LedgerCopy:
     """The kind, revision and row counts of a copy."""
 
     kind: Literal["sqlite", "postgresql"]
-    schema: str  # revision
+    schema: str  # the oldest revision whose code can use it
     rows: dict[str, int]  # by table
 
 
@@ -140,10 +139,19 @@ def _merge_file(engine: Engine, path: Path) -> int:
         try:
             with connection.begin():
                 for table in TABLES:
-                    names = ", ".join(column.name for column in metadata.tables[table].columns)
+                    names = ", ".join(_common_columns(raw, table))
                     statement = f"INSERT OR IGNORE INTO main.{table} ({names}) SELECT {names} FROM copy.{table}"  # noqa: S608
                     done = connection.exec_driver_sql(statement).rowcount
                     added += done if table == "emails" else 0
         finally:
             raw.execute("DETACH copy")
     return added
+
+
+def _common_columns(connection: Any, table: str) -> list[str]:
+    """Return the columns that ledger and copy have, those that a later version added too."""
+    found = [
+        [row[0] for row in connection.execute("SELECT name FROM pragma_table_info(?, ?)", (table, schema))]
+        for schema in ("main", "copy")
+    ]
+    return [name for name in found[0] if name in found[1]]
