@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from typing import Any
 
 from email_ingestion.records import Cursor
 from email_ingestion.stream import Appender, Keys
@@ -144,3 +145,40 @@ def test_a_function_that_hangs_is_seen_at_once_and_its_call_is_ended(here: Place
     assert "called" in {line["event"] for line in lines}
     letters = [line for line in lines if line["event"] == "email_dead_lettered"]
     assert [(line["error_type"], line["sink"]) for line in letters] == [("SinkTimedOut", "python:hanging:handle")]
+
+
+def test_a_message_that_a_sink_hangs_over_is_listed_and_revoked(here: Place, own_redis: RedisServer):
+    appender = Appender(link(own_redis.url))
+    appender.restart_cursor("default", "INBOX", Cursor(1, 0))
+    stuck, behind = message(2).envelope.email_id, message(3).envelope.email_id
+    (here.folder / "hanging.py").write_text(HANGS)
+    here.set(SINKS="python:hanging:handle", SINK_TIMEOUT_SECONDS=50)
+    worker = here.worker()
+    appender.append("default", "INBOX", Cursor(1, 0), 3, [message(2), message(3)])
+
+    def listed(*words: str) -> dict[str, dict[str, Any]]:
+        done = typed(here, "pending", "list", "--json", *words)
+        return {row["email_id"]: row for row in json.loads(done.stdout)}
+
+    row = until(lambda: (row := listed().get(stuck)) and row["since"] and row, "it is listed with the call's beginning")
+    assert (row["sink"], row["id"], row["deliveries"]) == ("python:hanging:handle", None, 1)
+    assert row["consumer"].endswith("worker-1")
+    assert listed("--idle", "1h") == {}
+    assert stuck in listed("--consumer", row["consumer"])
+    (revoked,) = told(here, "revoke", stuck)
+    assert (revoked["worker"], revoked["sinks"]) == ("worker", ["python:hanging:handle"])
+    (letter,) = told(here, "dlq", "list")
+    assert (letter["id"], letter["email_id"], letter["reason"]) == (revoked["letter"], stuck, "operator")
+    taken = here.folder / "taken"
+    until(lambda: taken.exists() and taken.read_text().split() == [behind], "the one behind it is taken")
+    assert "no worker has this message" in typed(here, "revoke", stuck).stderr
+
+    told(here, "dlq", "replay", "--all")  # it hangs again, and this time its worker dies over it
+    until(lambda: stuck in listed(), "it is there again")
+    worker.kill()
+    assert listed()[stuck]["consumer"] == row["consumer"]
+    (revoked,) = told(here, "revoke", stuck)
+    assert (revoked["worker"], revoked["sinks"]) == (None, ["python:hanging:handle"])
+    assert listed() == {}
+    assert here.rows("SELECT DISTINCT state FROM deliveries WHERE email_id = '" + stuck + "'") == [("dead",)]
+    assert [each["reason"] for each in told(here, "dlq", "list")] == ["operator"]

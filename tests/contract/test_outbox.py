@@ -142,6 +142,35 @@ def test_a_replayed_dead_letter_is_owed_to_its_sink_once_more(ledger: Ledger) ->
     assert owed.attempt == 1
 
 
+def test_what_was_started_tells_who_has_it_where_and_what_waits_for_another_attempt(ledger: Ledger) -> None:
+    record(ledger, 1, 2, 3)
+    first = claim(ledger, limit=1, holder="one")
+    second = claim(ledger, "b", limit=1, holder="two")
+    ledger.outbox.defer(second, dict.fromkeys(ids(second), 600.0))
+    released = claim(ledger, "b", limit=1)
+    ledger.outbox.release(released, ids(released))
+    found = {(each.email_id, each.sink, each.holder, each.attempts) for each in ledger.outbox.started()}
+    assert found == {(ids(first)[0], "a", "one", 1), (ids(second)[0], "b", None, 1)}
+    assert len(ledger.outbox.started(limit=1)) == 1
+    assert [each.sink for each in ledger.outbox.started(ids(first)[0])] == [
+        each.sink for each in ledger.outbox.started() if each.email_id == ids(first)[0]
+    ]
+    pending = ledger.outbox.pending("a", ids(first)[0])
+    assert pending
+    assert (pending.envelope, pending.attempt) == (first.deliveries[0].envelope, 1)
+    ledger.outbox.mark_delivered(first, ids(first))
+    assert ledger.outbox.pending("a", ids(first)[0]) is None
+
+
+def test_what_the_sink_took_after_all_is_not_dead(ledger: Ledger) -> None:
+    record(ledger, 1)
+    claimed = claim(ledger)
+    ledger.outbox.mark_delivered(claimed, ids(claimed))
+    ledger.outbox.mark_dead(claimed, ids(claimed))
+    record(ledger, 1, only_sink="a")
+    assert ids(claim(ledger)) == []
+
+
 def test_the_backlog_tells_how_many_wait_and_since_when(ledger: Ledger) -> None:
     assert ledger.outbox.backlog("a").oldest is None
     record(ledger, 1, 2)

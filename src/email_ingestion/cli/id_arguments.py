@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import typer
@@ -42,9 +42,11 @@ def pick_delivered(ledger: Ledger, part: str) -> str | None:
     return _only(part, ledger.matching_ids(part), "messages")
 
 
-def pick_pending(stuck: PendingEntries, part: str) -> str | None:
-    """Return the identity of a message that a worker has; like `pick_identity`."""
-    return pick_identity(part, lambda: (each.email_id for each in stuck.entries()))
+def pick_pending(stuck: PendingEntries, ledger: Ledger | None, part: str) -> str | None:
+    """Return the identity of a message that a worker or, by the ledger, a sink has; like `pick_identity`."""
+    started = ledger.outbox.started() if ledger else []
+    ids = [each.email_id for each in started]
+    return pick_identity(part, lambda: chain(ids, (each.email_id for each in stuck.entries())))
 
 
 def pick_entry_ids(texts: Sequence[str], kind: str, candidates: Callable[[], Iterable[str]]) -> tuple[str, ...]:

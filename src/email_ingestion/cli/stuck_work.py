@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict
+from datetime import UTC, datetime
 from itertools import islice
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,15 +17,20 @@ from email_ingestion.app.runner import identify
 from email_ingestion.cli.common import audited, current_user, open_redis, parse_duration, wait_until
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.id_arguments import pick_entry_ids, pick_pending
-from email_ingestion.cli.output import Json, say, show
-from email_ingestion.errors import RedisConnectionError
+from email_ingestion.cli.output import Json, Records, say, show, table
+from email_ingestion.errors import OperationFailed, RedisConnectionError, SinkUnavailable
 from email_ingestion.fleet.admin_client import AdminClient, RunningProcess, running_processes
 from email_ingestion.fleet.managed_processes import list_processes
 from email_ingestion.ops.prometheus_targets import remove_target
 from email_ingestion.settings import Settings
-from email_ingestion.stream import RedisLink, forget_process, read_gauges
+from email_ingestion.stream import DeadLetterQueue, RedisLink, forget_process, read_gauges, read_presences
+from email_ingestion.stream.dead_letters import dead_letter_fields
 from email_ingestion.stream.entry_scan import EntryScanner
 from email_ingestion.stream.pending import PAGE, ConsumerInfo, PendingEntries, PendingEntry
+
+if TYPE_CHECKING:
+    from email_ingestion.ledger.outbox import StartedDelivery
+    from email_ingestion.ledger.store import Ledger
 
 Ids = Annotated[
     list[str] | None,
@@ -47,19 +54,80 @@ def list_pending(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Most entries shown.")] = 50,
     as_json: Json = False,
 ) -> int:
-    """List pending entries, oldest first. Exit code 0 when there are some, 1 when there are none.
+    """List what workers have and have not finished, oldest first. Exit code 0 when there is something, 1 when not.
+
+    That is entries of the stream and, with a sink instead of an id, deliveries to the sinks beside the database. One
+    without a consumer waits for another attempt; `since` says when a call of the sink began that has lasted a second.
 
     Examples:
       email-ingestion pending list
       email-ingestion pending list --idle 5m --json
     """
     seconds = parse_duration(idle, "--idle").total_seconds()
-    _, link = open_redis("pending")
-    found = list(islice(PendingEntries(link).entries(consumer=consumer, idle_seconds=seconds), limit + 1))
-    show([_row(each) for each in found[:limit]], as_json=as_json)
+    settings, link = open_redis("pending")
+    entries = islice(PendingEntries(link).entries(consumer=consumer, idle_seconds=seconds), limit + 1)
+    found = [_row(each) for each in entries]
+    unavailable: SinkUnavailable | None = None
+    try:
+        with _ledger(settings) as ledger:
+            started = ledger.outbox.started() if ledger else []
+        rows = _delivery_rows(started, read_presences(link))
+        found += [
+            row
+            for row in rows
+            if (not consumer or row["consumer"] == consumer) and (not seconds or (row["idle_seconds"] or 0) >= seconds)
+        ]
+    except SinkUnavailable as error:
+        unavailable = error
+    found.sort(key=lambda row: -float(row["age_seconds"]))
+    show(found[:limit], as_json=as_json, make_table=lambda rows: table(_filled_columns(rows)))
     if len(found) > limit:
         say(f"these are the first {limit}; --limit shows more")
+    if unavailable:
+        raise OperationFailed(f"what the sinks have is not known: {unavailable}") from unavailable
     return _answer(found)
+
+
+def _filled_columns(rows: Records) -> Records:
+    """Leave out the columns that are empty in every row, so that a table is narrow."""
+    names = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+    return [{name: row[name] for name in names} for row in rows]
+
+
+@contextmanager
+def _ledger(settings: Settings) -> Iterator[Ledger | None]:
+    """Yield the ledger; None where the database is the only sink, so that nothing waits in an outbox."""
+    if not settings.sinks[1:]:
+        yield None
+        return
+    from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
+
+    with closing(open_ledger(settings.database_url)) as ledger:
+        yield ledger
+
+
+def _delivery_rows(
+    started: Sequence[StartedDelivery], presences: Sequence[Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    now = time.time()
+    calls = {
+        (presence["instance"], call["sink"], call["email_id"]): float(call["since"])
+        for presence in presences
+        for call in presence.get("sink_calls") or ()
+    }
+    for delivery in started:
+        since = calls.get((delivery.holder, delivery.sink, delivery.email_id))
+        yield {
+            "id": None,
+            "email_id": delivery.email_id,
+            "consumer": delivery.holder,
+            "age_seconds": round(now - delivery.owed_since.timestamp(), 3),
+            "idle_seconds": None if since is None else round(now - since, 3),
+            "deliveries": delivery.attempts,
+            "bytes": None,
+            "sink": delivery.sink,
+            "since": None if since is None else datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds"),
+        }
 
 
 @pending.command()
@@ -139,6 +207,8 @@ def _row(entry: PendingEntry) -> dict[str, Any]:
         "idle_seconds": round(entry.idle_seconds, 3),
         "deliveries": entry.deliveries,
         "bytes": None if entry.wire_bytes < 0 else entry.wire_bytes,
+        "sink": None,
+        "since": None,
     }
 
 
@@ -231,25 +301,34 @@ def revoke(
 ) -> int:
     """End the handling of a message and make it a dead letter with the reason `operator`; `dlq replay` puts it back.
 
-    A worker of this machine that has it ends its parser; a message in the hands of a slow sink, of a worker elsewhere
-    or of a dead one is taken away in Redis. Exit code 1 when nobody has it.
+    A worker of this machine that has it ends its parser, or the Python function it has been handed to; a message in the
+    hands of a slow sink, of a worker elsewhere or of a dead one is taken away in Redis and in the database. So is a
+    delivery to a sink that waits for another attempt: the letter names the sink. Exit code 1 when nobody has it.
 
     Examples:
       email-ingestion revoke default:gm:1850000000000000001
     """
     settings, link = open_redis("revoke")
-    with suppress(RedisConnectionError):  # a worker of this machine has it all the same
-        email_id = pick_pending(PendingEntries(link), email_id) or email_id
-    details = {"email_id": email_id}
-    with audited(settings.log_dir, "revoke", details) as outcome:
-        outcome["worker"] = _revoke_locally(settings, email_id)
-        dead_letter_id = _wait_for_dead_letter(link, email_id) if outcome["worker"] else None
-        outcome["letter"] = dead_letter_id or _take_away(link, email_id)
+    with ExitStack() as cleanup:
+        ledger, unavailable = None, None
+        try:
+            ledger = cleanup.enter_context(_ledger(settings))
+        except SinkUnavailable as error:  # what hangs in a parser can be revoked all the same
+            unavailable = error
+        with suppress(RedisConnectionError):  # a worker of this machine has it all the same
+            email_id = pick_pending(PendingEntries(link), ledger, email_id) or email_id
+        with audited(settings.log_dir, "revoke", {"email_id": email_id}) as outcome:
+            outcome["worker"] = _revoke_locally(settings, email_id)
+            outcome["sinks"] = [each.sink for each in ledger.outbox.started(email_id)] if ledger else []
+            dead_letter_id = _wait_for_dead_letter(link, ledger, email_id) if outcome["worker"] else None
+            outcome["letter"] = _take_away(link, ledger, email_id) or dead_letter_id
     show([{"email_id": email_id, **outcome}], as_json=as_json)
-    if outcome["letter"] is None:
-        say("no worker has this message: it waits, or is delivered already")
-        return NEGATIVE
-    return OK
+    if outcome["letter"] is not None:
+        return OK
+    if unavailable:
+        raise OperationFailed(f"whether a sink has this message is not known: {unavailable}") from unavailable
+    say("no worker has this message: it waits, or is delivered already")
+    return NEGATIVE
 
 
 def _revoke_locally(settings: Settings, email_id: str) -> str | None:
@@ -267,18 +346,38 @@ def _revoke_in(client: AdminClient, process: RunningProcess, email_id: str) -> b
     return bool(client.post(process, "revoke", {"email_id": email_id})["revoked"])
 
 
-def _wait_for_dead_letter(link: RedisLink, email_id: str) -> str | None:
-    """Wait until the worker has made a dead letter of the message; return its id, or None."""
-    if not wait_until(lambda: _pending_entry(link, email_id) is None, REVOKE_SECONDS):
+def _wait_for_dead_letter(link: RedisLink, ledger: Ledger | None, email_id: str) -> str | None:
+    """Wait until the worker has made a dead letter of the message; return the id of its latest, or None."""
+
+    def is_settled() -> bool:
+        return _pending_entry(link, email_id) is None and not any(
+            each.holder for each in (ledger.outbox.started(email_id) if ledger else ())
+        )
+
+    if not wait_until(is_settled, REVOKE_SECONDS):
         return None
     keys = link.keys_for(email_id.partition(":")[0])  # it begins with the account
     dead = (each for page in EntryScanner(link, keys).dead_letter_pages() for each in page.entries)
-    return next((keys.format_entry_id(each.id) for each in dead if each.email_id == email_id), None)
+    ids = [keys.format_entry_id(each.id) for each in dead if each.email_id == email_id]
+    return ids[-1] if ids else None
 
 
-def _take_away(link: RedisLink, email_id: str) -> str | None:
+def _take_away(link: RedisLink, ledger: Ledger | None, email_id: str) -> str | None:
+    """Make a dead letter of a message, or of its delivery to each sink that has it; return the id of the last one."""
+    from email_ingestion.ledger.outbox import DeliveryClaim  # noqa: PLC0415 - help comes without SQLAlchemy
+    from email_ingestion.worker.sink_dispatcher import undelivered_message  # noqa: PLC0415
+
     entry = _pending_entry(link, email_id)
-    return PendingEntries(link).dead_letter(entry, f"{socket.gethostname()}-{current_user()}") if entry else None
+    operator = f"{socket.gethostname()}-{current_user()}"
+    dead_letter_id = PendingEntries(link).dead_letter(entry, operator) if entry else None
+    for started in ledger.outbox.started(email_id) if ledger else ():
+        delivery = ledger.outbox.pending(started.sink, email_id) if ledger else None
+        if ledger and delivery:
+            message = undelivered_message(ledger, delivery, started.sink)
+            fields = dead_letter_fields("operator", delivery.attempt, None, "", operator)
+            dead_letter_id = DeadLetterQueue(link).add(message, fields)
+            ledger.outbox.mark_dead(DeliveryClaim(started.sink, datetime.now(UTC)), [email_id])
+    return dead_letter_id
 
 
 def _pending_entry(link: RedisLink, email_id: str) -> PendingEntry | None:

@@ -57,6 +57,17 @@ class WaitingDeliveries:
     oldest: datetime | None  # when the delivery that has waited longest was recorded or replayed
 
 
+@dataclass(frozen=True, slots=True)
+class StartedDelivery:
+    """A delivery that a worker has, or that waits for another attempt after a failed one."""
+
+    email_id: str
+    sink: str
+    holder: str | None  # the instance that has it, or died while it had it; None: it waits
+    attempts: int  # started, the present one included
+    owed_since: datetime  # when it was recorded or replayed
+
+
 class Outbox:
     """The deliveries to all further sinks. Threads may share it.
 
@@ -92,7 +103,7 @@ class Outbox:
 
     def mark_dead(self, claim: DeliveryClaim, email_ids: Collection[str]) -> None:
         """Mark messages that are in the dead-letter queue."""
-        self._settle(claim, email_ids, "dead")
+        self._settle(claim, email_ids, "dead", _WAITING)
 
     def defer(self, claim: DeliveryClaim, seconds: Mapping[str, float]) -> None:
         """Schedule the next attempt of each message, in so many seconds."""
@@ -122,10 +133,30 @@ class Outbox:
             waiting, oldest = connection.execute(query).one()
         return WaitingDeliveries(waiting, oldest)
 
-    def _settle(self, claim: DeliveryClaim, email_ids: Collection[str], state: str) -> None:
+    def started(self, email_id: str = "", limit: int | None = None) -> list[StartedDelivery]:
+        """Return the started deliveries of one message or of all, to whichever sink; the oldest first."""
+        columns = (deliveries.c.email_id, deliveries.c.sink, deliveries.c.holder, deliveries.c.attempts)
+        query = select(*columns, deliveries.c.changed_at).where(_WAITING, deliveries.c.attempts > 0)
+        if email_id:
+            query = query.where(deliveries.c.email_id == email_id)
+        with self._database.connect() as connection:
+            rows = connection.execute(query.order_by(deliveries.c.changed_at).limit(limit)).all()
+        return [StartedDelivery(*row) for row in rows]
+
+    def pending(self, sink: str, email_id: str) -> PendingDelivery | None:
+        """Return the delivery of a message to a sink; None when it is delivered, dead or not owed."""
+        where = (deliveries.c.sink == sink, deliveries.c.email_id == email_id, _WAITING)
+        with self._database.connect() as connection:
+            if connection.execute(select(1).where(*where)).first() is None:
+                return None
+            return next(iter(_load_deliveries(connection, sink, [email_id])), None)
+
+    def _settle(
+        self, claim: DeliveryClaim, email_ids: Collection[str], state: str, *where: ColumnElement[bool]
+    ) -> None:
         now = datetime.now(UTC)
         with self._database.begin() as connection:
-            self._change(connection, claim.sink, email_ids, state=state, due=None, holder=None, changed_at=now)
+            self._change(connection, claim.sink, email_ids, *where, state=state, due=None, holder=None, changed_at=now)
 
     def _change(
         self, connection: Connection, sink: str, email_ids: Collection[str], *where: ColumnElement[bool], **values: Any

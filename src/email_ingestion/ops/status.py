@@ -118,6 +118,16 @@ class Status:
             )
         return evaluate(inputs)
 
+    def sink_calls(self) -> list[dict[str, Any]]:
+        """Return the calls of sinks that have been running for a while; `since` in Unix seconds."""
+        with self._lock:
+            calls = dict(self._state.sink_calls)
+        return [
+            {"sink": sink, "email_id": email_id, "since": since}
+            for sink, running in calls.items()
+            for email_id, since in running
+        ]
+
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Return whether our own loops turn, on which alone liveness depends, and the body of `/health`."""
         stalled = self.loops.stalled()

@@ -174,6 +174,7 @@ class StatusCollector:
             "min_priority": self._overrides.min_priority,
             "ops_url": self._ops_url,
             "ledger": self._ledger_fingerprint(),
+            "sink_calls": self._ops.status.sink_calls(),
             "seen": time.time(),
         }
 

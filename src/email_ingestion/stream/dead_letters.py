@@ -191,15 +191,17 @@ class DeadLetterQueue:
         """Return how many dead letters there are."""
         return self._link.call(lambda: sum(int(self._client.xlen(keys.dlq)) for keys in self._partitions))
 
-    def add(self, message: RawMessage, fields: Mapping[str, str]) -> None:
+    def add(self, message: RawMessage, fields: Mapping[str, str]) -> str:
         """Add a message that is no longer in the stream, with `dead_letter_fields`: a single sink did not get it.
+
+        Return the id of the dead letter.
 
         Not idempotent: a repetition makes a second dead letter, whose replay is harmless.
         """
         compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
         entry: dict[Any, Any] = {**encode(message, datetime.now(UTC), compressor), **fields}
         keys = self._link.keys_for(message.envelope.account)
-        self._link.call(lambda: self._client.xadd(keys.dlq, entry))
+        return keys.format_entry_id(text(self._link.call(lambda: self._client.xadd(keys.dlq, entry))))
 
     def letters(self, before: datetime | None = None) -> Iterator[DeadLetter]:
         """Yield the present dead letters, or those that died before a time, oldest first.

@@ -389,8 +389,10 @@ class SinkDispatcher:
         self, claimed: _Claimed, delivery: PendingDelivery, reason: Reason, error: EmailIngestionError | None
     ) -> None:
         email_id = delivery.envelope.email_id
-        inside = self._content(delivery)
-        message = RawMessage(delivery.envelope, inside, None if inside is not None else delivery.raw_ref, self._name)
+        if reason == "operator" and self._outbox.pending(self._name, email_id) is None:
+            del claimed.left[email_id]  # the operator did not wait for this worker
+            return
+        message = undelivered_message(self._ledger, delivery, self._name)
         fields = dead_letter_fields(reason, delivery.attempt, error, stack_frames(error), self._instance)
         try:
             self._dead_letters.add(message, fields)
@@ -401,11 +403,13 @@ class SinkDispatcher:
         del claimed.left[email_id]
         self._observe(DeadLettered(email_id, reason, delivery.attempt, error, self._name))
 
-    def _content(self, delivery: PendingDelivery) -> bytes | None:
-        """Return the raw bytes that the database holds; None when the blob store does, or when they are damaged."""
-        try:
-            return self._ledger.content(delivery.raw_ref)
-        except SinkUnavailable:
-            raise
-        except TransientError:
-            return None
+
+def undelivered_message(ledger: Ledger, delivery: PendingDelivery, sink: str) -> RawMessage:
+    """Return the message of a dead letter for one sink; without its bytes where the blob store has them."""
+    try:
+        inside = ledger.content(delivery.raw_ref)
+    except SinkUnavailable:
+        raise
+    except TransientError:  # they are damaged
+        inside = None
+    return RawMessage(delivery.envelope, inside, None if inside is not None else delivery.raw_ref, sink)
