@@ -130,9 +130,10 @@ class _Scanner:
 
     def _match_parameter(self, position: int, fields: list[Field]) -> re.Match[bytes] | None:
         """Match a parameter at the margin of its line, which belongs to the field above it."""
-        return (
-            _PARAMETER_LINE.match(self._raw, position, self._end) if fields and fields[-1][1].endswith(b";") else None
-        )
+        value = fields[-1][1] if fields else b""
+        if not value.endswith(b";") or len(value) > limits.PARAMETER_CHARS:
+            return None
+        return _PARAMETER_LINE.match(self._raw, position, self._end)
 
     def _is_delimiter(self, position: int, fields: list[Field]) -> bool:
         """Tell whether the line is "--" and the boundary that a field above it declares."""

@@ -40,8 +40,8 @@ def extract(text: bytes, defects: Defects) -> tuple[bytes, list[InlineFile]]:
         read = _read_uuencoded if begin["uu"] is not None else _read_yenc
         content, end = read(text, begin, defects)
         if content is None:
-            kept.append(text[position : begin.end()])
-            position = begin.end()
+            kept.append(text[position:end])
+            position = end
             continue
         kept.append(text[position : begin.start()])
         files.append(InlineFile(_name(begin), content))
@@ -91,7 +91,7 @@ def _read_yenc(text: bytes, begin: re.Match[bytes], defects: Defects) -> tuple[b
         start = part.end()
     end = _YENC_END.search(text, start)
     if end is None:
-        return None, start
+        return None, len(text)  # no other one ends either
     data = text[start : end.start()].translate(None, b"\r\n")
     data = _YENC_ESCAPED.sub(lambda escaped: bytes(((escaped[1][0] - 64) & 0xFF,)), data)
     content = data.translate(_MINUS_42)

@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from email_ingestion.parsing import limits
+
 _ESCAPE: Final = re.compile(rb"\x1b(\$[@AB]|\$\([@ABCD]|\([BHIJ]|\.[AF]|&@)")
 _UNKNOWN_ESCAPE: Final = re.compile(rb"\x1b(?!\$[@AB]|\$\([@ABCD]|\([BHIJ]|\.[AF]|&@)")
 _ASCII: Final = frozenset({b"(B", b"(J", b"(H"})
@@ -20,6 +22,7 @@ def decode(data: bytes, *, declared: bool = False) -> str | None:
     """
     if b"\x1b" not in data and b"\x0e" not in data and data.isascii():
         return data.decode("ascii")
+    data, rest = data[: limits.JIS_BYTES], data[limits.JIS_BYTES :]
     pieces = _ESCAPE.split(data)
     if any(b"\x1b" in text for text in pieces[::2]):
         if not declared:
@@ -28,7 +31,7 @@ def decode(data: bytes, *, declared: bool = False) -> str | None:
     texts = [_decode_single(pieces[0])]
     for mode, text in zip(pieces[1::2], pieces[2::2], strict=True):
         texts.append(_decode_piece(mode, text))
-    return "".join(texts)
+    return "".join(texts) + rest.decode("iso2022_jp_2", "replace")
 
 
 def _decode_piece(mode: bytes, text: bytes) -> str:

@@ -33,6 +33,7 @@ CALENDAR_BYTES: Final = 262_144  # kept of a calendar part
 ENCLOSED_MESSAGES: Final = 20  # opened of the messages inside a message
 ENCLOSED_DEPTH: Final = 3  # messages within messages
 ENCLOSED_BYTES: Final = 10_000_000  # opened in all
+JIS_BYTES: Final = 1_000_000  # of damaged ISO-2022-JP that are repaired; the rest has U+FFFD for what is damaged
 INLINE_FILES: Final = 100  # taken out of one plain text
 ENRICHED_CHARS: Final = 1_000_000  # of a text/enriched part that are turned into text
 SMIME_BYTES: Final = 50_000_000  # of an opaque S/MIME part that are opened

@@ -17,6 +17,7 @@ _PARAMETER: Final = re.compile(r"[;,\s]\s*+([^\s=;,\"]++)\s*+=\s*+(\"(?:[^\"\\]|
 _VALUE: Final = re.compile(r"[^\s;,]*")
 # Behind the value of one of these that is not in quotes, a parameter may follow without its semicolon.
 _ONE_WORD: Final = frozenset({"charset", "format", "delsp", "boundary"})
+_MAX_MISSING: Final = 5  # semicolons in a row
 _NEXT: Final = re.compile(r"\s([a-z-]{4,20}=.*)", re.IGNORECASE | re.DOTALL)
 _SEGMENT: Final = re.compile(r"([^*]+)(?:\*([0-9]{1,4}))?(\*?)")
 _CHARSET: Final = re.compile("([^']*)'[^']*'")  # charset'language'
@@ -46,13 +47,14 @@ def parse(value: str, defects: Defects) -> tuple[str, dict[str, str]]:
     return token.strip("\"'").lower(), _parse_pairs(rest, defects) if "=" in rest else {}
 
 
-def _parse_pairs(value: str, defects: Defects) -> dict[str, str]:
+def _parse_pairs(value: str, defects: Defects, depth: int = 0) -> dict[str, str]:
     plain: dict[str, str] = {}
     extended: dict[str, list[_Segment]] = {}
     for match in islice(_PARAMETER.finditer(value[: limits.PARAMETER_CHARS]), limits.PARAMETERS):
         name, written = match[1].lower(), match[2].strip()
-        if name in _ONE_WORD and not written.startswith('"') and (following := _NEXT.search(written)):
-            for other, text in _parse_pairs(";" + following[1], defects).items():
+        one_word = depth < _MAX_MISSING and name in _ONE_WORD and not written.startswith('"')
+        if one_word and (following := _NEXT.search(written)):
+            for other, text in _parse_pairs(";" + following[1], defects, depth + 1).items():
                 plain.setdefault(other, text)
             written = written[: following.start()].rstrip()
         written = _unquote(written)

@@ -7,8 +7,7 @@ import struct
 from dataclasses import dataclass, replace
 from typing import Final
 
-from email_ingestion.parsing import charset_labels, charsets, limits
-from email_ingestion.parsing.defects import Defects
+from email_ingestion.parsing import charset_labels, limits
 
 _HEADER: Final = struct.Struct("<IIII")  # compressed size, raw size, kind, checksum
 _COMPRESSED: Final = 0x75465A4C
@@ -160,5 +159,5 @@ class _Reader:
 
     def _flush(self) -> None:
         if self._bytes:
-            self._pieces.append(charsets.decode(bytes(self._bytes), self._codec, Defects()))
+            self._pieces.append(self._bytes.decode(self._codec, "replace"))
             self._bytes.clear()

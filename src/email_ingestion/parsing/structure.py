@@ -113,14 +113,14 @@ class _TreeBuilder:
         position = raw.find(line, start, end)
         while position >= 0:
             after = position + len(line)
-            if position == start or raw[position - 1] in b"\r\n":
-                if rest := _AFTER_BOUNDARY.match(raw, after, end):
-                    found.append(_Delimiter(position, rest.end(), rest[1] is not None))
-                    after = rest.end()
-                self._candidates += 1
-                if self._candidates > limits.DELIMITERS:
-                    self._defects.note(Defect.MIME_TRUNCATED)
-                    break
+            begins_line = position == start or raw[position - 1] in b"\r\n"
+            if begins_line and (rest := _AFTER_BOUNDARY.match(raw, after, end)):
+                found.append(_Delimiter(position, rest.end(), rest[1] is not None))
+                after = rest.end()
+            self._candidates += 1
+            if self._candidates > limits.DELIMITERS:
+                self._defects.note(Defect.MIME_TRUNCATED)
+                break
             position = raw.find(line, after, end)
         return found
 

@@ -135,7 +135,14 @@ def test_references_beyond_the_limit_are_dropped() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [b"a*0*=x; " * 200_000, b'name="' + b"\\" * 900_000, b"; " * 400_000, b";" + b" " * 900_000]
+    "value",
+    [
+        b"charset=a b=c " * 60_000,
+        b"a*0*=x; " * 200_000,
+        b'name="' + b"\\" * 900_000,
+        b"; " * 400_000,
+        b";" + b" " * 900_000,
+    ],
 )
 def test_parameter_garbage_leaves_the_body(value: bytes) -> None:
     assert read(b"Content-Type: text/plain; " + value + b"\n\nhi").text == "hi"
@@ -206,3 +213,23 @@ def test_messages_inside_share_one_budget_of_html() -> None:
     inside = b"Subject: inside\n" + HTML + b"<p>a" * limits.HTML_TAGS + b"\n"
     email = read(MIXED + (b"--x\nContent-Type: message/rfc822\n\n" + inside) * 3 + b"--x--\n")
     assert [bool(one.text) for one in email.enclosed] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        MIXED.replace(b"=x", b"=a") + b"--a" * 1_000_000,
+        b"\n" + b"=ybegin line=1 name=x\n" * 200_000,
+        b"\n" + b"begin 644 x\n" * 200_000,
+        b"\n" + b"\x1b$B" * 500_000,
+        b"Content-Type: text/plain; charset=iso-2022-jp\n\n" + b"\x1b$B$3\x1b(B\xff" * 100_000,
+        b"Content-Type: text/plain;\n" + b"a=b;\n" * 200_000,
+        b"Content-Transfer-Encoding: base64\n\n" + b"QQ==" * 200_000,
+        b"Content-Transfer-Encoding: quoted-printable\n\n" + b"= \r\n" * 200_000,
+        b"From: mailer-daemon@x\n\nThis is the qmail-send program\n" + b"<a@b>:\n" * 50_000 + b"a@" * 50_000,
+        b"Content-Type: application/pkcs7-mime\n\n" + b"\x30\x80" * 500_000,
+        b"Content-Type: multipart/mixed; boundary=a\n\n--a\n" * 20_000,
+    ],
+)
+def test_what_repairs_damaged_mail_is_no_bomb(raw: bytes) -> None:
+    assert "parse:failed" not in read(raw).defects
