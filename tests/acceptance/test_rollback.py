@@ -13,7 +13,7 @@ import pytest
 from email_ingestion.ledger.migrate import COMPATIBLE_FROM, HEAD
 from gmail_sandbox import RunningSandbox
 from tests.servers.commands import told, typed
-from tests.servers.missing import missing, program
+from tests.servers.missing import program
 from tests.servers.processes import ROOT, Place
 
 VERSION_0_1_0 = "fe9d612121d21a9e17ef48bec932355874c0e6a6"
@@ -25,7 +25,7 @@ def code_of(commit: str, folder: Path) -> Path:
     command = [program("git", "git"), "-C", str(ROOT), "archive", commit, "src", "producer.py", "worker.py"]
     archive = subprocess.run(command, capture_output=True, check=False)
     if archive.returncode:
-        missing(f"the history of this repository is not here (git fetch --unshallow): {archive.stderr.decode()}")
+        pytest.skip(f"the history of this repository is not here (git fetch --unshallow): {archive.stderr.decode()}")
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
         files.extractall(folder, filter="data")
     return folder
