@@ -189,7 +189,8 @@ def _unfold_limited(value: bytes, defects: Defects) -> bytes:
         defects.note(Defect.HEADER_TRUNCATED)
         value = value[: limits.HEADER_BYTES]
     unfolded = unfold(value)
-    if b"\r" in unfolded or value.startswith(b"\r") or value.endswith(b"\r\r"):
+    stripped = len(value) - len(unfolded) > 1  # more than the CR of the line end
+    if b"\r" in unfolded or (stripped and (value.startswith(b"\r") or value.endswith(b"\r\r"))):
         defects.note(Defect.LINE_BARE_CR)
     return unfolded
 
