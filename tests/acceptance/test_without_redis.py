@@ -80,11 +80,13 @@ WORKING = {
     "database check": (0, "ok"),
     "database compact": (0, "bytes"),
     "logs --since 1h": (0, "something_failed"),
-    "errors": (0, "something_failed"),
+    "errors": (1, "something_failed"),
     "config show": (0, "REDIS_URL"),
     "evidence collect --out incident": (0, "incident"),
     "route test message.eml": (0, "database"),
     "gameday --list": (0, "redis-down"),
+    "parse message.eml": (0, ""),
+    "database downgrade --to 0.1.0": (0, ""),
 }
 
 # What acts on running processes: there are none here, and that is all it finds wrong.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from email_ingestion.cli.main import COMMANDS, app
+from email_ingestion.cli.main import COMMANDS, GROUPS, app
 
 HEAVY = ("fastapi", "sqlalchemy", "redis", "google.auth", "imapclient")
 
@@ -22,10 +24,42 @@ def test_every_command_of_the_table_explains_itself(name: str) -> None:
     assert name in shown.output
 
 
-def test_the_list_of_commands_has_a_line_for_each() -> None:
+def test_help_is_one_screen_with_every_command_once() -> None:
     shown = CliRunner().invoke(app, ["--help"]).output
-    assert all(f"│ {name} " in shown for name in COMMANDS)
-    assert "│ --version" in shown
+    lines = shown.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(COMMANDS)
+    listed = " ".join(lines[3:-2]).split()
+    assert all(listed.count(name) == 1 for name in COMMANDS)
+    assert {"--version", "--install-completion", "--show-completion", "--help"} <= set(listed)
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("st", {"start", "stop", "status"}),
+        ("dlq re", {"replay"}),
+        ("--ver", {"--version"}),
+        ("logs --fol", {"--follow"}),
+    ],
+)
+def test_the_shell_completes_commands_and_options(words: str, completed: set[str], tmp_path: Path) -> None:
+    line = f"email-ingestion {words}"
+    asked = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1), "_EMAIL_INGESTION_COMPLETE": "complete_bash"}
+    script = Path(sys.executable).with_name("email-ingestion")
+    shown = subprocess.run(
+        [script], env=os.environ | asked, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=30
+    )
+    assert set(shown.stdout.split()) == completed
+
+
+def test_completion_can_be_printed_for_a_shell(tmp_path: Path) -> None:
+    script = Path(sys.executable).with_name("email-ingestion")
+    shown = subprocess.run(
+        [script, "--show-completion", "bash"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=30
+    )
+    assert "_EMAIL_INGESTION_COMPLETE=complete_bash" in shown.stdout
 
 
 def test_a_mistyped_command_is_told_what_may_be_meant() -> None:

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from email_ingestion.backup.archive import Archive, list_archives, read_archive
 from email_ingestion.backup.create import create_backup, delete_expired, rehearse_restore, working_directory
 from email_ingestion.backup.restore import RestoreTarget, find_obstacles, restore
 from email_ingestion.cli.common import audited
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
-from email_ingestion.cli.output import Json, report
+from email_ingestion.cli.output import Json, report, show
 from email_ingestion.cli.progress_bars import step_progress
 from email_ingestion.fleet.redis_server import scratch_redis
 from email_ingestion.settings import Settings, load_settings
@@ -78,17 +76,18 @@ def show_backups(found: Sequence[Archive], *, as_json: bool) -> int:
         typer.echo("there are no backups", err=True)
         return NEGATIVE
     names = ("file", "made (UTC)", "size", "DBSIZE", "keys", "stream", "pending", "dead", "database")
-    table = Table(*names, box=None, pad_edge=False)
+    rows = []
     for archive in found:
         redis = archive.manifest.redis
-        table.add_row(
-            str(archive.path),
+        values = (
+            archive.path,
             f"{archive.manifest.created_at:%Y-%m-%d %H:%M:%S}",
-            f"{archive.path.stat().st_size:,}",
-            *(str(redis[name]) for name in ("dbsize", "key_count", "stream_length", "pending", "dlq_depth")),
+            archive.path.stat().st_size,
+            *(redis[name] for name in ("dbsize", "key_count", "stream_length", "pending", "dlq_depth")),
             _messages(archive.manifest.database),
         )
-    Console(width=None if Console().is_terminal else 200, highlight=False).print(table)
+        rows.append(dict(zip(names, values, strict=True)))
+    show(rows, as_json=False)
     return OK
 
 

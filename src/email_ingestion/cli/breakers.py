@@ -9,7 +9,7 @@ from urllib.parse import quote
 import typer
 
 from email_ingestion.cli.common import current_user, parse_duration
-from email_ingestion.cli.exit_codes import FAILED, OK
+from email_ingestion.cli.exit_codes import FAILED, NEGATIVE, OK
 from email_ingestion.cli.output import Json, say, show
 from email_ingestion.errors import OperationFailed
 from email_ingestion.fleet.admin_client import AdminClient, RunningProcess, matching, running_processes
@@ -34,7 +34,7 @@ def list_breakers(as_json: Json = False) -> int:
     """
     rows = _rows(matching(running_processes(load_settings()), lambda _: True, "answers"))
     show(rows, as_json=as_json)
-    return OK if all(row["state"] == "CLOSED" for row in rows) else 1
+    return OK if all(row["state"] == "CLOSED" for row in rows) else NEGATIVE
 
 
 @breaker.command("open")

@@ -83,6 +83,8 @@ def show(
     dead_letter = next(dead_letters.find([wanted]), None)
     if dead_letter is None:
         say(f"there is no dead letter {wanted}")
+        if as_json:
+            typer.echo("null")
         return NEGATIVE
     if raw:
         _write_new(raw, _message(settings, dead_letters, dead_letter))
@@ -128,7 +130,7 @@ def export(
     selected = selected.with_whole_ids(dead_letters)
     ids, _ = _matching_ids(dead_letters, selected)
     if not ids:
-        return exit_code(ids)
+        return _none({"exported": 0, "file": None, "sha256": None}, as_json=as_json)
     path = output or _default_output(settings)
     exported = _export(dead_letters, ids, path, selected)
     report(
@@ -159,7 +161,7 @@ def replay(
     selected = selected.with_whole_ids(dead_letters)
     ids, groups = _matching_ids(dead_letters, selected)
     if not ids:
-        return exit_code(ids)
+        return _none({"dry_run": dry_run, "matched": 0, "replayed": 0}, as_json=as_json)
     if dry_run:
         return _preview("put back", ids, groups, as_json=as_json)
     with audited(settings.log_dir, "dlq replay", {"filter": selected.as_dict(), "matched": len(ids)}) as outcome:
@@ -195,7 +197,7 @@ def purge(
     selected = selected.with_whole_ids(dead_letters)
     ids, groups = _matching_ids(dead_letters, selected)
     if not ids:
-        return exit_code(ids)
+        return _none({"dry_run": dry_run, "matched": 0, "deleted": 0, "file": None}, as_json=as_json)
     if dry_run:
         return _preview("export and delete", ids, groups, as_json=as_json)
     path = output or _default_output(settings)
@@ -213,6 +215,13 @@ def purge(
         as_json=as_json,
     )
     return OK if deleted else NEGATIVE
+
+
+def _none(record: dict[str, Any], *, as_json: bool) -> int:
+    """Report that no letter is selected: JSON has the shape that it has otherwise."""
+    if as_json:
+        typer.echo(json.dumps(record, indent=2))
+    return exit_code([])
 
 
 def _open_dlq() -> tuple[Settings, DeadLetterQueue]:

@@ -1,6 +1,8 @@
 """Runs a command and exits: with its exit code, and with an error as one sentence on stderr.
 
-0 ok, 1 negative answer, 2 failed, 64 usage, 78 bad configuration. A mistake of the operator never shows a traceback.
+0 ok, 1 negative answer, 2 failed, 64 usage, 78 bad configuration, 130 interrupted. A negative answer is "there is none"
+of a command that looks for something, and "not all is well" of one that asks for that. A mistake of the operator never
+shows a traceback.
 """
 
 from __future__ import annotations
@@ -41,13 +43,15 @@ def leave(command: Any, on_failure: OnFailure = lambda _error, _sentence, _code:
         error.show()
         sys.exit(USAGE)
     except (typer.Abort, KeyboardInterrupt):
-        sys.exit(INTERRUPTED)
+        code = INTERRUPTED
     except EmailIngestionError as error:
         sentence = _sentence(error)
         failure_code = CONFIGURATION if isinstance(error, ConfigurationError) else FAILED
         on_failure(error, sentence, failure_code)
         typer.echo(sentence, err=True)
         sys.exit(failure_code)
+    if code == INTERRUPTED:
+        typer.echo("Interrupted: what was done stays done, and the same command does the rest.", err=True)
     sys.exit(code if isinstance(code, int) else OK)
 
 

@@ -41,9 +41,14 @@ def logs(
     settings = load_settings()
     wanted = LogFilter(datetime.now(UTC) - parse_duration(since, "--since"), level, component)
     nothing, on_terminal = True, sys.stdout.isatty()
-    for record in (follow_records if following else read_records)(settings.log_dir, wanted):
-        nothing = False
-        typer.echo(json.dumps(record) if as_json else _text(record) if on_terminal else _line(record))
+    try:
+        for record in (follow_records if following else read_records)(settings.log_dir, wanted):
+            nothing = False
+            typer.echo(json.dumps(record) if as_json else _text(record) if on_terminal else _line(record))
+    except KeyboardInterrupt:
+        if not following:
+            raise
+        return OK
     if nothing:
         say("nothing like that was logged")
     return NEGATIVE if nothing else OK
@@ -53,7 +58,9 @@ def errors(
     last: Annotated[str, typer.Option("--last", metavar="SPAN", help="How far back: 10m, 24h, 7d.")] = "24h",
     as_json: Json = False,
 ) -> int:
-    """Sum up what went wrong, alike by alike: errors in the log files, and dead letters. Exit code 1 when nothing did.
+    """Sum up what went wrong, alike by alike: errors in the log files, and dead letters.
+
+    Exit code 0 when nothing did, 1 when something did.
 
     Examples:
       email-ingestion errors
@@ -69,7 +76,7 @@ def errors(
     show(sorted(rows, key=lambda row: (-row["count"], row["fingerprint"])), as_json=as_json)
     if not rows:
         say("nothing went wrong")
-    return OK if rows else NEGATIVE
+    return NEGATIVE if rows else OK
 
 
 def _text(record: Record) -> str:

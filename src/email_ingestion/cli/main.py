@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from textwrap import wrap
 from typing import Any, NoReturn
 
 import typer
@@ -57,6 +58,23 @@ COMMANDS = {
 }
 
 
+# What people want to do, and the commands for it: `--help` is one screen. Those that stand nowhere come last.
+GROUPS = {
+    "Run it": ("start", "stop", "status", "sandbox"),
+    "Find what is wrong": ("doctor", "errors", "logs", "config", "evidence", "redis-cli"),
+    "Read the mail": ("search", "export", "parse", "route"),
+    "Get more mail in": ("import", "backfill", "reconcile"),
+    "Mend what is stuck": ("dlq", "pending", "consumers", "revoke"),
+    "Slow down, hold": ("pause", "resume", "degrade", "priority", "breaker", "log-level"),
+    "Look after data": ("database", "blobs", "drain", "refill"),
+    "Try and practise": ("loadtest", "gameday", "alert"),
+}
+MORE = "More"
+# typer carries its own copy of click and does not publish this class.
+CompletionItem: Any = vars(typer.core)["CompletionItem"]
+HEADING_WIDTH, LINE_WIDTH = 20, 78
+
+
 class Commands(TyperGroup):
     """The table above as a group of commands."""
 
@@ -73,13 +91,28 @@ class Commands(TyperGroup):
         self.commands = dict.fromkeys(COMMANDS, TyperCommand(None))
         return super().resolve_command(ctx, args)
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the help of a group that has the table's lines instead of the commands."""
-        lines: dict[str, Any] = {name: TyperCommand(name, help=line) for name, (_, line) in COMMANDS.items()}
-        shown = TyperGroup(
-            name=self.name, help=self.help, params=self.params, commands=lines, rich_markup_mode=self.rich_markup_mode
-        )
-        shown.format_help(ctx, formatter)
+    def format_help(self, _ctx: Any, _formatter: Any) -> None:
+        """Write one screen: the commands by what they are for. A command's own help says what it does."""
+        typer.echo(f"Usage: email-ingestion COMMAND [ARGUMENTS] [OPTIONS]\n\n{self.help}\n")
+        for heading, names in command_groups().items():
+            for number, line in enumerate(wrap("  ".join(names), LINE_WIDTH - HEADING_WIDTH)):
+                typer.echo(f"  {'' if number else heading:<{HEADING_WIDTH}}{line}")
+        options = "  ".join(param.opts[0] for param in self.params if param.opts[0].startswith("--"))
+        typer.echo(f"\n  {'Options':<{HEADING_WIDTH}}{options}  --help")
+        typer.echo("\n`email-ingestion COMMAND --help` says what a command does, with examples.")
+        typer.echo("Exit codes: 0 ok, 1 negative answer, 2 failed, 64 usage, 78 settings, 130 Ctrl-C")
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Complete the names of commands without importing them."""
+        names = [CompletionItem(name, help=line) for name, (_, line) in COMMANDS.items() if name.startswith(incomplete)]
+        return names or super().shell_complete(ctx, incomplete)
+
+
+def command_groups() -> dict[str, tuple[str, ...]]:
+    """Return all commands, by what people want to do."""
+    placed = {name for names in GROUPS.values() for name in names}
+    rest = tuple(name for name in COMMANDS if name not in placed)
+    return GROUPS | ({MORE: rest} if rest else {})
 
 
 def _load(name: str) -> Any:
@@ -100,7 +133,6 @@ app = typer.Typer(
     cls=Commands,
     help="Every message of a Gmail mailbox in your own systems, exactly once in effect.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 

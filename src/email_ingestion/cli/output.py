@@ -1,4 +1,4 @@
-"""Records on the screen: a table on a terminal, tab separated otherwise, or JSON."""
+"""Records on the screen: a table on a terminal; tab separated below a header otherwise; or JSON."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from rich.text import Text
 Json = Annotated[bool, typer.Option("--json", help="JSON.")]
 
 
+UNLIMITED = 100_000  # columns
+
 Records = Sequence[Mapping[str, Any]]
 
 
@@ -28,15 +30,28 @@ def table(records: Records) -> Table:
     return made
 
 
-def show(records: Records, *, as_json: bool, make_table: Callable[[Records], Table] = table) -> None:
-    """Print records: JSON, the table of `make_table` on a terminal, or tab separated values."""
+def show(records: Records, *, as_json: bool, make_table: Callable[[Records], Table] | None = None) -> None:
+    """Print records: JSON; on a terminal a table, or one line per value if that is too wide; else tabs and a header."""
     if as_json:
         typer.echo(json.dumps(list(records), indent=2))
     elif records and (console := Console()).is_terminal:
-        console.print(make_table(records))
-    else:
+        made = (make_table or table)(records)
+        if (
+            make_table
+            or console.measure(made, options=console.options.update_width(UNLIMITED)).maximum <= console.width
+        ):
+            console.print(made)
+        else:
+            typer.echo("\n\n".join(map(_block, records)))
+    elif records:
+        typer.echo("\t".join(records[0]))
         for record in records:
             typer.echo("\t".join(map(printable, record.values())))
+
+
+def _block(record: Mapping[str, Any]) -> str:
+    width = max(map(len, record)) + 2
+    return "\n".join(f"{name:<{width}}{printable(value)}".rstrip() for name, value in record.items())
 
 
 def report(record: Mapping[str, Any], sentence: str, *, as_json: bool) -> None:

@@ -9,12 +9,11 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from email_ingestion.app.account import AccountServices, LedgerOnDemand, check_accounts, log_in
 from email_ingestion.blobs import open_blobs
 from email_ingestion.cli.common import audited, pick_accounts
+from email_ingestion.cli.output import show
 from email_ingestion.cli.progress_bars import run_with_progress
 from email_ingestion.errors import OperationFailed
 from email_ingestion.mailbox.imap_mailbox import DateRange
@@ -102,12 +101,12 @@ def _sum(reports: Sequence[ReconcileReport], name: str) -> int:
 
 
 def _show(reports: Sequence[ReconcileReport], *, repair: bool) -> None:
-    table = Table("account", "mailbox", *COLUMNS, "ahead", box=None, pad_edge=False)
-    for report in reports:
-        counts = report.as_dict()
-        table.add_row(report.account, report.mailbox, *(str(counts[name]) for name in (*COLUMNS, "ahead")))
-    # A report that goes into a file or a pipe is not cut.
-    Console(width=None if Console().is_terminal else 200, highlight=False).print(table)
+    names = (*COLUMNS, "ahead")
+    rows = [
+        {"account": report.account, "mailbox": report.mailbox, **{name: report.as_dict()[name] for name in names}}
+        for report in reports
+    ]
+    show(rows, as_json=False)
     for report in reports:
         for line in _advice(report, repair=repair):
             typer.echo(line)

@@ -189,8 +189,7 @@ def _unfold_limited(value: bytes, defects: Defects) -> bytes:
         defects.note(Defect.HEADER_TRUNCATED)
         value = value[: limits.HEADER_BYTES]
     unfolded = unfold(value)
-    stripped = len(value) - len(unfolded) > 1  # more than the CR of the line end
-    if b"\r" in unfolded or (stripped and (value.startswith(b"\r") or value.endswith(b"\r\r"))):
+    if b"\r" in unfolded or value.startswith(b"\r") or value.endswith(b"\r\r"):
         defects.note(Defect.LINE_BARE_CR)
     return unfolded
 

@@ -1,0 +1,86 @@
+"""What commands print: on a terminal of 80 columns, in a pipe, as JSON, and when they are interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from email_ingestion.cli.output import show
+
+NARROW = [{"process": "worker", "state": "OPEN"}, {"process": "producer", "state": "CLOSED"}]
+WIDE = [{"process": "worker", "message": "no answer " * 9, "last": "2026-01-31T08:00:00Z"}]
+
+PRINT = """
+import json, sys
+from email_ingestion.cli.output import show
+show(json.loads(sys.argv[1]), as_json=False)
+"""
+
+WAIT = """
+import time
+from email_ingestion.cli.exit_codes import run
+def wait():
+    print("ready", flush=True)
+    time.sleep(60)
+run(wait)
+"""
+
+
+def at_terminal(records: list[dict[str, Any]]) -> list[str]:
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "dumb", "COLUMNS": "80"}
+    subprocess.run(
+        [sys.executable, "-c", PRINT, json.dumps(records)], env=environment, stdout=theirs, check=True, timeout=30
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:  # Linux's end of a terminal
+            break
+        shown += part
+    os.close(ours)
+    return shown.decode().splitlines()
+
+
+def test_a_table_that_fits_is_a_table() -> None:
+    lines = at_terminal(NARROW)
+    assert max(map(len, lines)) <= 80
+    assert any("worker" in line and "OPEN" in line for line in lines)
+
+
+def test_a_table_that_is_too_wide_folds_into_one_line_per_value() -> None:
+    lines = at_terminal(WIDE * 2)
+    assert lines[0].split() == ["process", "worker"]
+    assert lines[2].split() == ["last", "2026-01-31T08:00:00Z"]
+    assert lines[3] == ""
+    assert lines[4:] == lines[:3]
+
+
+def test_a_pipe_gets_a_header_and_tabs_and_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    show([{"name": "a\tb\x1b[2J", "count": None}, {"name": "c", "count": 2}], as_json=False)
+    assert capsys.readouterr().out == "name\tcount\na b [2J\t\nc\t2\n"
+
+
+def test_json_is_a_list_even_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    show([], as_json=True)
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_ctrl_c_in_the_middle_of_a_command_is_130_and_a_sentence() -> None:
+    command = [sys.executable, "-c", WAIT]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said.strip() == "Interrupted: what was done stays done, and the same command does the rest."
