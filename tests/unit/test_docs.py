@@ -18,6 +18,7 @@ from markdown_it.token import Token
 
 from email_ingestion.cli.main import app
 from email_ingestion.settings import Settings
+from scripts.cli_reference import reference
 from tests.drills.runbook import parse
 from tests.servers.missing import program
 
@@ -217,9 +218,13 @@ def test_commands_and_their_options_exist(path: Path) -> None:
 
 
 def test_every_command_is_named_somewhere() -> None:
-    written = "\n".join(text for path in PAGES for text in code(path))
+    written = "\n".join(text for path in PAGES if path.name != "cli.md" for text in code(path))
     leaves = [name for name, command in commands().items() if not is_group(command)]
     assert [name for name in leaves if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", written)] == []
+
+
+def test_the_page_of_all_commands_is_what_they_say() -> None:
+    assert (ROOT / "docs" / "cli.md").read_text() == reference(), "python scripts/cli_reference.py makes it anew"
 
 
 def test_every_setting_is_named_somewhere() -> None:
