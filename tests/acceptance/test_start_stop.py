@@ -119,8 +119,31 @@ def test_a_killed_worker_is_seen_and_replaced_by_the_next_start(demo: Place):
     assert "is dead, seen last" in status.stdout
     doctor = demo.run(*COMMAND, "doctor")
     assert (doctor.returncode, "is dead, seen last" in doctor.stdout) == (1, True), doctor.stdout
-    assert demo.run(*COMMAND, "start", "--sandbox", seconds=120).returncode == 0
+    again = demo.run(*COMMAND, "start", seconds=120)  # while the sandbox runs it needs no option
+    assert again.returncode == 0, again.stderr
     assert demo.run(*COMMAND, "status").returncode == 0
+    _a_start_in_vain_leaves_what_runs(demo)
+
+
+def _a_start_in_vain_leaves_what_runs(demo: Place) -> None:
+    before = _pids(demo)
+    demo.set(SINKS="database,python:nothere:handle")
+    failed = demo.run(*COMMAND, "start", "--workers", "2", seconds=120)
+    assert (failed.returncode, len(failed.stderr.splitlines())) == (1, 1), failed.stderr
+    assert failed.stderr.startswith("worker-2 did not start: SINKS: the module 'nothere' cannot be imported")
+    assert _pids(demo) == before
+
+
+def test_a_start_in_vain_tells_every_reason_and_leaves_nothing(demo: Place):
+    demo.set(SINKS="database,python:nothere:handle")
+    failed = demo.run(*COMMAND, "start", "--sandbox", "--workers", "2", seconds=120)
+    assert failed.returncode == 1
+    reasons = dict(line.split(" did not start: ") for line in failed.stderr.splitlines())
+    assert reasons.keys() == {"worker", "worker-2"}
+    assert all("'nothere' cannot be imported" in reason for reason in reasons.values())
+    assert _pids(demo) == {}
+    assert not (demo.folder / "data" / "sandbox.env").exists()
+    assert demo.run(*COMMAND, "stop").stdout.strip() == "nothing was running"
 
 
 def _degraded(ops_url: str) -> dict[str, Any] | None:

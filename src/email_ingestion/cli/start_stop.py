@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.errors import ConfigurationError, OperationFailed, RedisConnectionError
 from email_ingestion.fleet import managed_processes, status_table
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, load_settings
+
+if TYPE_CHECKING:
+    from email_ingestion.fleet.subprocesses import DetachedProcess
 
 DOCTOR = "`.venv/bin/email-ingestion doctor` checks everything"
 
@@ -21,7 +24,10 @@ def start(
     ] = False,
     workers: Annotated[int, typer.Option(min=0, max=64, help="Number of workers.")] = 1,
 ) -> int:
-    """Start producer and workers; what already runs is left alone.
+    """Start producer and workers and wait until they are ready; what already runs is left alone.
+
+    Exit code 1 when one is not ready, with the reason of each; nothing that was started runs then. While the sandbox
+    runs, with or without --sandbox, what is missing of it is started.
 
     Examples:
       email-ingestion start --sandbox
@@ -29,19 +35,38 @@ def start(
     """
     from email_ingestion.fleet import sandbox_stack  # noqa: PLC0415 - `status` and `stop` need no database
 
+    before = managed_processes.running_foundations(load_settings()) if sandbox or SANDBOX_PROFILE.exists() else None
+    if before is not None and not before and not sandbox:
+        raise OperationFailed("the sandbox was killed: ./scripts/stop.sh first, or start it again with --sandbox")
+    started: dict[str, DetachedProcess] = {}
+    try:
+        if before is not None:
+            sandbox_stack.start_sandbox(typer.echo)
+        settings = load_settings()
+        _preflight(settings)
+        started = managed_processes.start_all(settings, workers, typer.echo)
+        if sandbox:
+            sandbox_stack.wait_until_processed(settings, started)
+    except managed_processes.ProcessesNotStarted as error:
+        managed_processes.end_started(load_settings(), started)
+        _stop_sandbox(before)
+        for stem, reason in error.failures.items():
+            typer.echo(f"{stem} did not start: {reason}", err=True)
+        return NEGATIVE
+    except ConfigurationError:
+        _stop_sandbox(before)
+        raise
     if sandbox:
-        sandbox_stack.start_sandbox(typer.echo)
-    elif SANDBOX_PROFILE.exists():
-        raise OperationFailed("the sandbox is running: ./scripts/stop.sh first, then start against the real mailbox")
-    settings = load_settings()
-    _preflight(settings)
-    managed_processes.start_all(settings, workers, typer.echo)
-    if sandbox:
-        sandbox_stack.wait_until_processed(settings)
         typer.echo(sandbox_stack.summary_screen(settings))
     else:
         typer.echo(status_table.render_table(status_table.system_status(settings)))
-    return 0
+    return OK
+
+
+def _stop_sandbox(before: set[str] | None) -> None:
+    """Stop what this start has started of the sandbox; `before` ran already."""
+    if before is not None:
+        managed_processes.stop_foundations(load_settings(), before)
 
 
 def _preflight(settings: Settings) -> None:

@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from email_ingestion.daemon import StopSignal, handle_signals, read_pid, running_pid
-from email_ingestion.errors import ConfigurationError
-from email_ingestion.fleet.subprocesses import is_alive, spawn, terminate
+from email_ingestion.errors import ConfigurationError, OperationFailed
+from email_ingestion.fleet.subprocesses import DetachedProcess, is_alive, terminate
 from email_ingestion.ops.prometheus_targets import remove_target
 from email_ingestion.ops.sockets import OPS_PORT
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, environment
@@ -129,24 +129,90 @@ def _stem(component: str, instance: str) -> str:
     return component if component == "producer" or number in {"1", ""} else f"{component}-{number}"
 
 
-def start_all(settings: Settings, workers: int, say: Callable[[str], None]) -> None:
-    """Start the producer and `workers` workers unless they run. Raises OperationFailed or ConfigurationError."""
+class ProcessesNotStarted(OperationFailed):
+    """Processes that ended or were not ready in time; `failures` has a sentence for each."""
+
+    def __init__(self, failures: dict[str, str]) -> None:
+        super().__init__("; ".join(f"{stem} did not start: {reason}" for stem, reason in failures.items()))
+        self.failures = failures
+
+
+def start_all(settings: Settings, workers: int, say: Callable[[str], None]) -> dict[str, DetachedProcess]:
+    """Start the producer and `workers` workers unless they run, and wait until each is ready; return the started ones.
+
+    Raises ConfigurationError, and ProcessesNotStarted when one is not ready: then nothing that was started still runs.
+    """
     if not Path("producer.py").exists():
         raise ConfigurationError("there is no producer.py here: run this in the project's folder")
-    running = {process.stem: process.pid for process in list_processes(settings) if process.pid}
-    for number in range(workers + 1):
-        stem = "producer" if number == 0 else "worker" if number == 1 else f"worker-{number}"
-        if stem in running:
-            say(f"{stem} is already running, PID {running[stem]}")
-            continue
-        script = ["producer.py"] if number == 0 else ["worker.py", "--instance", str(number)]
-        spawn(
-            [sys.executable, *script],
-            settings.log_dir / f"{stem}.log",
-            partial(_is_up, settings.pid_dir / f"{stem}.pid"),
-            seconds=START_SECONDS,
-            environment=environment() | _ports(settings, number),
-        )
+    running = {process.stem: process for process in find_processes(settings) if process.pid}
+    started: dict[str, DetachedProcess] = {}
+    try:
+        for number in range(workers + 1):
+            stem = "producer" if number == 0 else "worker" if number == 1 else f"worker-{number}"
+            if stem in running:
+                say(f"{stem} is already running, PID {running[stem].pid}")
+                continue
+            script = ["producer.py"] if number == 0 else ["worker.py", "--instance", str(number)]
+            started[stem] = DetachedProcess(
+                [sys.executable, *script], settings.log_dir / f"{stem}.log", environment() | _ports(settings, number)
+            )
+        _wait_until_ready(settings, started)
+    except BaseException:
+        end_started(settings, started)
+        raise
+    return started
+
+
+def _wait_until_ready(settings: Settings, started: Mapping[str, DetachedProcess]) -> None:
+    """Wait until each is ready or has ended; raise ProcessesNotStarted with the reason of each that is not ready."""
+    deadline = time.monotonic() + START_SECONDS + len(started)
+    failures = dict[str, str]()
+    waiting = dict(started)
+    while waiting:
+        for stem, process in list(waiting.items()):
+            body = _readiness(settings.pid_dir / f"{stem}.pid")
+            if process.exit_code() is not None:
+                failures[stem] = process.last_line()
+            elif time.monotonic() > deadline:
+                reasons = "; ".join(body["reasons"]) if body else process.last_line()
+                failures[stem] = f"not ready within {START_SECONDS + len(started):.0f} s: {reasons}"
+            elif not body or body["status"] not in {"ready", "degraded"}:
+                continue
+            del waiting[stem]
+        time.sleep(POLL_SECONDS)
+    if failures:
+        raise ProcessesNotStarted(failures)
+
+
+def check_started(started: Mapping[str, DetachedProcess]) -> None:
+    """Raise ProcessesNotStarted with the reason of each that has ended meanwhile."""
+    failures = {stem: it.last_line() for stem, it in started.items() if it.exit_code() is not None}
+    if failures:
+        raise ProcessesNotStarted(failures)
+
+
+def end_started(settings: Settings, started: Mapping[str, DetachedProcess]) -> None:
+    """End what was started in vain."""
+    for process in started.values():
+        process.end(settings.stop_seconds + 5.0)
+
+
+def stop_foundations(settings: Settings, keep: Collection[str]) -> None:
+    """Stop the sandbox and its Redis, but those of `keep`; leave both if a producer or worker runs."""
+    if any(process.pid for process in list_processes(settings)):
+        return
+    for stem in FOUNDATIONS:
+        process = find_process(settings.pid_dir / f"{stem}.pid")
+        if process and stem not in keep:
+            terminate([process], FOUNDATION_SECONDS)
+            (settings.pid_dir / f"{stem}.pid").unlink(missing_ok=True)
+    if not set(FOUNDATIONS) & set(keep):
+        SANDBOX_PROFILE.unlink(missing_ok=True)
+
+
+def running_foundations(settings: Settings) -> set[str]:
+    """Return which of sandbox and Redis run here."""
+    return {stem for stem in FOUNDATIONS if find_process(settings.pid_dir / f"{stem}.pid")}
 
 
 def stop_all(settings: Settings, say: Callable[[str], None]) -> bool:
@@ -203,9 +269,9 @@ def http_client() -> httpx.Client:
     return httpx.Client(trust_env=False, verify=without_certificates, limits=limits)
 
 
-def _is_up(pid_file: Path) -> bool:
+def _readiness(pid_file: Path) -> dict[str, Any] | None:
     url = _ops_url(pid_file)
-    return bool(running_pid(pid_file) and url and get_json(f"{url}/livez"))
+    return get_json(f"{url}/ready") if url and running_pid(pid_file) else None
 
 
 def _ops_url(pid_file: Path) -> str | None:

@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -17,9 +17,9 @@ from rich.progress import Progress
 from email_ingestion.atomic_files import write_private
 from email_ingestion.daemon import running_pid
 from email_ingestion.errors import OperationFailed
-from email_ingestion.fleet.managed_processes import find_process, list_processes
+from email_ingestion.fleet.managed_processes import check_started, find_process, list_processes
 from email_ingestion.fleet.redis_server import start_redis
-from email_ingestion.fleet.subprocesses import spawn, start_on_free_ports
+from email_ingestion.fleet.subprocesses import DetachedProcess, spawn, start_on_free_ports
 from email_ingestion.ledger.store import open_ledger
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, load_settings
 
@@ -93,13 +93,17 @@ def control_url() -> str | None:
     return f"http://127.0.0.1:{json.loads(READY.read_text())['control_port']}"
 
 
-def wait_until_processed(settings: Settings) -> None:
-    """Wait until the mail of the sandbox is in the database. Raises OperationFailed when it takes too long."""
+def wait_until_processed(settings: Settings, started: Mapping[str, DetachedProcess]) -> None:
+    """Wait until the mail of the sandbox is in the database.
+
+    Raises OperationFailed when it takes too long, ProcessesNotStarted when one of `started` ends meanwhile.
+    """
     deadline = time.monotonic() + PROCESS_SECONDS
     fetched_at = math.inf
     with Progress(transient=True) as progress:
         task = progress.add_task("processing the sample mail", total=None)
         while True:
+            check_started(started)
             body = _producer_status(settings)
             if body and _fetched(body):
                 fetched_at = min(fetched_at, time.time())

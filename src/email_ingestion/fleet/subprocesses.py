@@ -20,44 +20,63 @@ KILL_SECONDS = 5.0
 BAD_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
 
 
+class DetachedProcess:
+    """A process that goes on when its starter ends; its output is appended to `log`."""
+
+    def __init__(self, command: Sequence[str], log: Path, environment: dict[str, str] | None = None) -> None:
+        """Start it. Raises ConfigurationError when the log cannot be written."""
+        self._log = log
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            file = log.open("ab")
+        except OSError as error:
+            raise ConfigurationError(f"cannot write {log}: {error.strerror}; set LOG_DIR") from error
+        with file:
+            self._start = file.tell()
+            self._child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+                env=environment,
+                creationflags=_DETACHED,
+            )
+
+    def exit_code(self) -> int | None:
+        """Return its exit code; None while it runs."""
+        return self._child.poll()
+
+    def last_line(self) -> str:
+        """Return what it said last."""
+        return _last_line(self._log, self._start)
+
+    def end(self, seconds: float) -> None:
+        """Terminate it, and kill it when that takes longer than `seconds`."""
+        with suppress(psutil.NoSuchProcess):
+            terminate([psutil.Process(self._child.pid)], seconds)
+
+
 def spawn(
     command: Sequence[str],
     log: Path,
     is_up: Callable[[], bool],
     *,
     seconds: float,
-    environment: dict[str, str] | None = None,
 ) -> None:
     """Start `command` detached, its output appended to `log`, and return once `is_up` returns True.
 
     Raises ConfigurationError or OperationFailed with the last line of its output when it ends or is not up in time.
     """
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        file = log.open("ab")
-    except OSError as error:
-        raise ConfigurationError(f"cannot write {log}: {error.strerror}; set LOG_DIR") from error
-    with file:
-        before = file.tell()
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-            env=environment,
-            creationflags=_DETACHED,
-        )
+    process = DetachedProcess(command, log)
     deadline = time.monotonic() + seconds
     while not is_up():
-        code = child.poll()
+        code = process.exit_code()
         if code is not None:
-            raise _failure(code)(f"{Path(command[1]).name} did not start: {_last_line(log, before)}")
+            raise _failure(code)(f"{Path(command[1]).name} did not start: {process.last_line()}")
         if time.monotonic() > deadline:
-            terminate([psutil.Process(child.pid)], 1.0)
-            raise OperationFailed(
-                f"{Path(command[1]).name} was not up within {seconds:.0f} s: {_last_line(log, before)}"
-            )
+            process.end(1.0)
+            raise OperationFailed(f"{Path(command[1]).name} was not up within {seconds:.0f} s: {process.last_line()}")
         time.sleep(POLL_SECONDS)
 
 
