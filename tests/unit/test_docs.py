@@ -99,6 +99,14 @@ def code(path: Path) -> list[str]:
     return [*blocks, *(token.content for token in inline(path, "code_inline"))]
 
 
+def test_the_index_by_reader_names_every_page():
+    index = (ROOT / "docs" / "README.md").read_text()
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert {
+        page for page in pages if not page.startswith("decisions/") and page != "README.md" and f"({page}" not in index
+    } == set()
+
+
 @cache
 def sources() -> str:
     """All that is not documentation."""
