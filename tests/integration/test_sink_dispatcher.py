@@ -453,6 +453,19 @@ def test_a_message_too_many_for_the_sink_waits_without_an_attempt(sinks: Sinks):
     assert (box.taken, sinks.letters()) == (Counter(ids), [])
 
 
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_a_pause_holds_for_the_rest_of_a_claim(sinks: Sinks, parallel: int):
+    box = Box(parallel)
+    box.trouble = lambda _: SinkThrottled("slowly", 600.0)
+    dispatcher = sinks.dispatcher("box", box, start=False)
+    sinks.record(*range(1, 11))
+    sinks.run(dispatcher)
+    until(lambda: box.asked, "it was asked")
+    until(lambda: not sinks.ledger.outbox.started(), "what it has not got is given back, and no attempt is spent")
+    assert sum(box.asked.values()) <= parallel
+    assert sinks.ledger.outbox.backlog("box").waiting == 10
+
+
 def test_a_sink_is_asked_with_a_ping_before_it_gets_mail_again(sinks: Sinks):
     box = Box()
     box.away = True

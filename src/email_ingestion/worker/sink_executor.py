@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from email_ingestion.breaker import Breaker
-from email_ingestion.errors import EmailIngestionError, PermanentError, SinkFailed
+from email_ingestion.errors import EmailIngestionError, PermanentError, SinkFailed, SinkThrottled
 from email_ingestion.records import SinkMessage
 from email_ingestion.sinks import Sink
 
@@ -38,6 +38,7 @@ class SinkExecutor:
         parallel = getattr(sink, "parallel", 0)
         self._singly = parallel > 0
         self._stopped = threading.Event()
+        self._throttled = threading.Event()  # the sink asked for a pause since the last `submit`
         self._tasks: queue.SimpleQueue[Sequence[SinkMessage] | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Result] = queue.SimpleQueue()
         self._running: dict[int, tuple[tuple[str, ...], float]] = {}  # by thread: messages, and since when, monotonic
@@ -50,7 +51,11 @@ class SinkExecutor:
             thread.start()
 
     def submit(self, messages: Sequence[SinkMessage], *, singly: bool = False) -> int:
-        """Have messages delivered; return how many results there will be."""
+        """Have messages delivered; return how many results there will be.
+
+        When the sink asks for a pause, those that have not begun have an empty sequence as their result.
+        """
+        self._throttled.clear()
         chunks = [[message] for message in messages] if singly or self._singly else [messages] if messages else []
         for chunk in chunks:
             self._tasks.put(chunk)
@@ -102,7 +107,13 @@ class SinkExecutor:
 
     def _work(self) -> None:
         while (chunk := self._tasks.get()) is not None:
-            self._results.put(((), None) if self._stopped.is_set() else (chunk, self._deliver(chunk)))
+            if self._stopped.is_set() or self._throttled.is_set():
+                self._results.put(((), None))
+                continue
+            error = self._deliver(chunk)
+            if isinstance(error, SinkThrottled):
+                self._throttled.set()
+            self._results.put((chunk, error))
 
     def _deliver(self, chunk: Sequence[SinkMessage]) -> EmailIngestionError | None:
         email_ids = tuple(message.email.email_id for message in chunk)
