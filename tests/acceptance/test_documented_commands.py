@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from email_ingestion.cli.main import COMMANDS
 from tests.servers.commands import typed
 from tests.servers.pair import Pair, running_pair
 from tests.servers.processes import ROOT, until
@@ -22,6 +23,7 @@ from tests.unit.test_docs import PAGES, code, ids
 
 MAIL = b"From: a@example.org\r\nSubject: receipt %d\r\nMessage-ID: <%d@example.org>\r\n\r\ninvoice 2026\r\n"
 COMMAND = re.compile(r"(?:\.venv/bin/)?(email-ingestion (?!-)[a-z]|curl |python (?:scripts/|-m src\.))")
+SHORT = re.compile(rf"({'|'.join(COMMANDS)}) [^/]")  # how a table of docs/operating.md names them
 TOLD_ELSEWHERE = ("gmail-sandbox.md",)  # tests/sandbox
 # What is not run here, and where it is.
 ELSEWHERE = {
@@ -35,12 +37,17 @@ ELSEWHERE = {
     r"python scripts/(backup|restore)\.py": "tests/acceptance/test_backup.py",
     r"python scripts/(structure|cli_reference)\.py": "tests/unit/test_structure.py, test_docs.py",
     r"email-ingestion database downgrade": "tests/acceptance/test_rollback.py",
-    r"email-ingestion (parse|redis-cli|dlq show|export|search)$": "a name, not a call",
+    r"email-ingestion (parse|redis-cli|export|search|route test|dlq (show|replay)|pending release)$": "only named",
 }
 EXAMPLES = {
     "default:gm:1790000000000000001": "{id}",
     "17900000": "{id}",
+    " ID…": " 1767225600000-0",
     " ID": " {id}",
+    " EMAIL_ID": " {id}",
+    " WORD…": " PING",
+    " DIR": " evidence",
+    "[--release]": "--release",
     "--account work": "--account default",
     "invoice.eml": "message.eml",
     "NAME": "redis",
@@ -83,6 +90,8 @@ def documented(path: Path) -> list[str]:
     for text in code(path):
         for line in text.replace("\\\n", " ").splitlines():
             command = re.sub(r"\s+#.*", "", line.strip())
+            if path.name == "operating.md" and SHORT.match(command):
+                command = f"email-ingestion {command}"
             if COMMAND.match(command) and not any(re.search(each, command) for each in ELSEWHERE):
                 found.append(command.removeprefix(".venv/bin/"))
     return list(dict.fromkeys(found))
