@@ -146,6 +146,22 @@ def test_a_start_in_vain_tells_every_reason_and_leaves_nothing(demo: Place):
     assert demo.run(*COMMAND, "stop").stdout.strip() == "nothing was running"
 
 
+def test_what_runs_is_found_and_stopped_though_its_pid_files_are_gone(demo: Place):
+    assert demo.run(*COMMAND, "start", "--sandbox", seconds=120).returncode == 0
+    processes = [psutil.Process(pid) for pid in _pids(demo).values()]
+    assert len(processes) == 4
+    for folder in ("pids", "logs"):
+        shutil.rmtree(demo.folder / folder)
+    status = demo.run(*COMMAND, "status", "--json")
+    assert [each["component"] for each in json.loads(status.stdout)] == ["producer", "worker"]
+    assert status.returncode == 0, status.stdout
+    stopped = demo.run(*COMMAND, "stop", seconds=120)
+    assert (stopped.returncode, "nothing was running" in stopped.stdout) == (0, False)
+    assert not any(is_alive(process) for process in processes)
+    gone = demo.run(*COMMAND, "status")
+    assert (gone.returncode, "nothing runs here" in gone.stdout) == (1, True)
+
+
 def _degraded(ops_url: str) -> dict[str, Any] | None:
     body = get_json(f"{ops_url}/ready")
     return body if body and body["status"] == "degraded" else None

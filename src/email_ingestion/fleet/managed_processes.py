@@ -218,6 +218,7 @@ def running_foundations(settings: Settings) -> set[str]:
 def stop_all(settings: Settings, say: Callable[[str], None]) -> bool:
     """Stop everything; return whether nothing is left running."""
     named = {path.stem: process for path in settings.pid_dir.glob("*.pid") if (process := find_process(path))}
+    named = _without_pid_files(settings) | named
     loops = {stem: process for stem, process in named.items() if stem not in FOUNDATIONS}
     _terminate(loops, settings.stop_seconds + 5.0, say)
     for stem in FOUNDATIONS:
@@ -230,6 +231,24 @@ def stop_all(settings: Settings, say: Callable[[str], None]) -> bool:
     if not named:
         say("nothing was running")
     return not any(is_alive(process) for process in named.values())
+
+
+def _without_pid_files(settings: Settings) -> dict[str, psutil.Process]:
+    """Find what runs in this folder though its PID file was deleted, as far as we may stop it."""
+    found = {}
+    for each in find_processes(settings):
+        with suppress(psutil.Error):
+            if each.pid and not each.last_pid:
+                found[each.stem] = psutil.Process(each.pid)
+                found[each.stem].environ()  # refused for a process of another user
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.name().startswith(("redis", "valkey")):
+                if Path(process.cwd()).parent == Path("data").resolve() and SANDBOX_PROFILE.exists():
+                    found["redis"] = process
+            elif process.cmdline()[1:4] == ["-m", "email_ingestion", "sandbox"] and _is_ours(process.pid):
+                found["sandbox"] = process
+    return found
 
 
 def _terminate(processes: dict[str, psutil.Process], seconds: float, say: Callable[[str], None]) -> None:

@@ -17,7 +17,7 @@ from rich.progress import Progress
 from email_ingestion.atomic_files import write_private
 from email_ingestion.daemon import running_pid
 from email_ingestion.errors import OperationFailed
-from email_ingestion.fleet.managed_processes import check_started, find_process, list_processes
+from email_ingestion.fleet.managed_processes import check_started, find_process, find_processes, list_processes
 from email_ingestion.fleet.redis_server import start_redis
 from email_ingestion.fleet.subprocesses import DetachedProcess, spawn, start_on_free_ports
 from email_ingestion.ledger.store import open_ledger
@@ -118,7 +118,7 @@ def wait_until_processed(settings: Settings, started: Mapping[str, DetachedProce
 
 def _producer_status(settings: Settings) -> dict[str, Any] | None:
     """Return the `/status` of the producer."""
-    return next((process.status() for process in list_processes(settings) if process.stem == "producer"), None)
+    return next((process.status() for process in find_processes(settings) if process.stem == "producer"), None)
 
 
 def _fetched(body: dict[str, Any]) -> bool:

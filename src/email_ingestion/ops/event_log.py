@@ -210,7 +210,7 @@ def _message(event: Event, logged: dict[str, Any]) -> dict[str, str]:
     cause = f": {logged['message']}" if "message" in logged else ""
     match event:
         case events.DeadLettered(reason="max_retries", attempts=attempts):
-            return {"message": f"{MAX_RETRIES} ({attempts}), moved to the dead letter queue{cause}"}
+            return {"message": f"{MAX_RETRIES}: {attempts} attempts failed, moved to the dead letter queue{cause}"}
         case events.DeadLettered(reason=reason):
             return {"message": f"moved to the dead letter queue, {reason}{cause}"}
         case events.BreakerChanged(name=name, new="OPEN"):

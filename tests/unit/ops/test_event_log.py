@@ -162,3 +162,11 @@ def test_a_broken_observer_stops_neither_the_loop_nor_the_others(logs: Path) -> 
     observe(events.Stopped())
     assert len(seen) == 2
     assert [line["event"] for line in logged(logs)] == ["observer_failed"]
+
+
+def test_the_number_of_attempts_is_not_called_max_retries(logs: Path) -> None:
+    EventLogger()(events.DeadLettered("default:gm:1", "max_retries", 3, None))
+    (line,) = logged(logs)
+    assert line["message"] == (
+        "delivery attempts exceeded max_retries: 3 attempts failed, moved to the dead letter queue"
+    )
