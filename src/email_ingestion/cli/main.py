@@ -15,7 +15,10 @@ from email_ingestion.cli.exit_codes import leave
 # name: the module in this room, the function or the group in it, and how the help of that begins, for the list of
 # commands is shown without importing them. A module's CONTEXT says how it takes arguments.
 COMMANDS = {
-    "start": ("start_stop:start", "Start producer and workers; what already runs is left alone."),
+    "start": (
+        "start_stop:start",
+        "Start producer and workers and wait until they are ready; what already runs is left alone.",
+    ),
     "stop": ("start_stop:stop", "Drain and stop every process of this machine."),
     "status": ("start_stop:status", "Show every process of this machine."),
     "doctor": (
