@@ -36,7 +36,7 @@ def parse(
 
     Examples:
       email-ingestion parse message.eml
-      email-ingestion parse --json *.eml | jq -r .subject
+      email-ingestion parse --json ./*.eml | jq -r .subject
       email-ingestion export ID --eml | email-ingestion parse -
     """
     for number, name in enumerate(files):

@@ -25,8 +25,8 @@ def redis_cli(
     Exit code 0 when Redis did it, 1 when it refused or does not answer, 2 when there is no redis-cli here.
 
     Examples:
-      email-ingestion redis-cli XLEN {email_ingestion}:stream
-      email-ingestion redis-cli XPENDING {email_ingestion}:stream email_processor_group
+      email-ingestion redis-cli XLEN '{email_ingestion}:stream'
+      email-ingestion redis-cli XPENDING '{email_ingestion}:stream' email_processor_group
       email-ingestion redis-cli --scan --pattern '{email_ingestion}*'
     """
     address = load_settings().redis_address
