@@ -277,6 +277,7 @@ class Delivered(Event):
     duration: float  # seconds: the message's share of the batch's handling
     queue_wait: float  # seconds from append to delivery to this worker
     end_to_end: float  # seconds from INTERNALDATE to now
+    history: bool = False  # `RawMessage.history`: such mail says nothing of how fast mail comes
 
 
 @dataclass(frozen=True, slots=True)

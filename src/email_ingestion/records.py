@@ -62,6 +62,7 @@ class RawMessage:
     only_sink: str | None = None  # the only sink that gets it: its dead letter was replayed
     priority: int = NORMAL_PRIORITY  # according to the header alone
     synthetic: str | None = None  # the id of the test of the pipeline it belongs to: it is not mail, and is not kept
+    history: bool = False  # nobody waited for it: older mail, backfilled, imported or repaired
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,14 @@ def test_old_code_goes_on_with_the_database_of_today(
     assert told(here, "database", "check")[0]["state"] == "ok"
 
 
+def test_old_code_takes_what_todays_producer_put_into_the_stream(here: Place, sandbox: RunningSandbox, tmp_path: Path):
+    deliver(sandbox, 1, 2)  # before the first run, so each entry has the field `history`
+    assert here.run("producer.py", "--once").returncode == 0
+    done = run_old(here, code_of(VERSION_0_1_0, tmp_path / "old"), "worker.py", "--drain")
+    assert done.returncode == 0, done.stderr
+    assert sorted(here.rows("SELECT subject FROM emails")) == [("letter 1",), ("letter 2",)]
+
+
 def test_a_downgrade_says_what_it_did_and_refuses_what_there_never_was(here: Place):
     assert typed(here, "database", "downgrade", "--to", "0.1.0").returncode == 1  # there is no database
     assert here.run("worker.py", "--drain").returncode == 0

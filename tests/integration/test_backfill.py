@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from email_ingestion.cli.main import app
 from email_ingestion.stream import EntryScanner, Keys
 from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
-from tests.servers.links import link
+from tests.servers.links import history_uids, link
 from tests.servers.redis import RedisServer
 from tests.servers.watching import letter
 
@@ -72,6 +72,7 @@ def test_a_period_comes_newest_first_and_only_once(run, redis_server: RedisServe
     assert "4 of them queued" not in run("--since", "2024-06-15", "--until", "2024-06-15").stdout
     assert "8 messages in the period, 7 of them queued" not in run("--since", "2024-03-01").stdout
     assert sorted(uids(redis_server)) == list(range(3, 13))
+    assert history_uids(redis_server.url) == set(range(3, 13))
 
 
 @pytest.mark.parametrize(("label", "found"), [("Übung", [12, 9, 6, 3]), ("\\Draft", []), ("nowhere", [])])

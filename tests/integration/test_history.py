@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from email_ingestion.app.account import log_in
+from email_ingestion.blobs import DiskBlobStore
+from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.errors import StaleCursor
-from email_ingestion.events import BytesSpent, FetchPaused, HistoryWalked, Reconciled, Synced
+from email_ingestion.events import BytesSpent, Event, FetchPaused, HistoryWalked, Reconciled, Synced
+from email_ingestion.ops.metric_factory import MetricFactory
+from email_ingestion.ops.status_records import Names
+from email_ingestion.ops.worker_metrics import WorkerMetrics
+from email_ingestion.parsing.isolated import IsolatedParser
 from email_ingestion.producer import DownloadBudget, fetcher, sync
 from email_ingestion.producer.selection import batches, batches_descending
 from email_ingestion.reconcile import ReconcileReport
-from email_ingestion.records import Cursor
-from email_ingestion.stream import Appender, DownloadQuota, EntryScanner, Keys, StreamBacklog
+from email_ingestion.records import Cursor, SinkMessage
+from email_ingestion.routing import Router
+from email_ingestion.stream import (
+    Appender,
+    Consumer,
+    DownloadQuota,
+    EntryScanner,
+    Keys,
+    StreamBacklog,
+    SyntheticMessages,
+)
 from email_ingestion.stream.account_limits import QuotaUse
+from email_ingestion.worker import Worker
+from email_ingestion.worker.processor import BatchProcessor
 from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
-from tests.servers.links import Heard, link, message
+from tests.servers.links import Heard, history_uids, link, message
 from tests.servers.redis import RedisServer
 from tests.servers.watching import Watched, letter
 
@@ -173,6 +191,61 @@ def test_a_single_pass_brings_everything(watched: Watched):
     assert watched.supervisor.watcher.once()
     assert uids_in_order(watched) == list(range(40, 0, -1))
     watched.ledger.close()
+
+
+def test_a_walk_moves_no_latency_of_live_mail(watched: Watched, tmp_path: Path):
+    assert watched.supervisor.watcher.once()
+    watched.sandbox.deliver(letter(100))
+    assert watched.supervisor.watcher.once()
+    assert history_uids(watched.redis.url) == set(range(1, 41))
+    counted = deliver_all(watched, tmp_path)
+    for name in ("end_to_end_latency_seconds_count", "queue_wait_seconds_count"):
+        assert (counted(name, mail="history"), counted(name, mail="live")) == (40.0, 1.0)
+    watched.ledger.close()
+
+
+def deliver_all(watched: Watched, folder: Path) -> Callable[..., float | None]:
+    """Let a worker take what is in the stream; returns what reads its metrics."""
+    registry = CollectorRegistry()
+    names = Names(accounts=("default",), breakers=(), dependencies={}, sinks=("shelf",))
+    reactions = WorkerMetrics(MetricFactory(registry), names).reactions()
+
+    def observe(event: Event) -> None:
+        if type(event) in reactions:
+            reactions[type(event)](event)
+
+    consumer = Consumer(link(watched.redis.url), "here-worker-1", 60)
+    with closing(IsolatedParser(30.0)) as parser:
+        processor = BatchProcessor(
+            consumer,
+            Shelf(),
+            Breaker("shelf", BreakerPolicy(fail_max=1000), (), observe),
+            DiskBlobStore(folder / "blobs"),
+            parser,
+            synthetic=SyntheticMessages(link(watched.redis.url)),
+            further_sinks=(),
+            router=Router((), ()),
+            on_recorded=lambda: None,
+            max_retries=5,
+            instance="here",
+            observe=observe,
+        )
+        Worker(
+            consumer, processor, batch=50, lease=60, paused=lambda: False, min_priority=lambda: 0, observe=observe
+        ).drain()
+    return lambda name, **labels: registry.get_sample_value(f"email_ingestion_{name}", labels)
+
+
+class Shelf:
+    """A sink that takes everything."""
+
+    name = "shelf"
+
+    def deliver(self, batch: Sequence[SinkMessage]) -> set[str]:
+        return set()
+
+    def ping(self) -> None:
+        """Be there."""
 
 
 def test_a_flush_begins_the_walk_anew_on_a_living_connection(watched: Watched):

@@ -13,7 +13,7 @@ from email_ingestion.errors import OperationFailed, RedisConnectionError
 from email_ingestion.producer.mbox_import import MboxImport
 from email_ingestion.producer.selection import FetchFilter
 from email_ingestion.stream import Appender, EntryScanner, Keys
-from tests.servers.links import link
+from tests.servers.links import history_uids, link
 from tests.servers.redis import RedisServer
 
 COUNT = 1300  # three batches
@@ -58,6 +58,7 @@ def test_an_import_that_is_broken_off_goes_on_where_it_was(redis_server: RedisSe
     list(rest.steps())
     assert _queued(redis_server) == WANTED
     assert 0 < rest.report.start_offset < rest.report.end_offset == rest.report.size
+    assert len(history_uids(redis_server.url)) == len(WANTED)
     assert rest.report.messages < COUNT
 
 

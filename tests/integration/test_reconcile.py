@@ -20,7 +20,7 @@ from email_ingestion.stream import Appender, EntryScanner
 from email_ingestion.stream.entry_scan import BEGINNING
 from gmail_sandbox import RunningSandbox
 from tests.servers.accounting import KEYS, World, digests, gmail, letter, sums
-from tests.servers.links import link, message
+from tests.servers.links import history_uids, link, message
 from tests.servers.redis import RedisServer
 
 
@@ -60,7 +60,7 @@ def test_mail_above_the_cursor_is_no_gap(filled: World, sandbox: RunningSandbox)
     assert (report.checked, report.missing, report.unfetched) == (30, 0, 1)
 
 
-def test_lost_entries_are_named_and_filled_once(filled: World):
+def test_lost_entries_are_named_and_filled_once(filled: World, redis_server: RedisServer):
     filled.remove_queued(4)
     found = filled.reconcile()
     assert (sums(found), found.complete) == ((10, 10, 6, 4), False)
@@ -68,6 +68,7 @@ def test_lost_entries_are_named_and_filled_once(filled: World):
     assert filled.queued() == 6
     repaired = filled.reconcile(repair=True)
     assert (repaired.missing, repaired.repaired, repaired.complete) == (4, 4, True)
+    assert history_uids(redis_server.url) >= {21, 22, 23, 24}
     assert sums(filled.reconcile(repair=True)) == (10, 10, 10, 0)
     assert filled.work() == 0
     assert sums(filled.reconcile()) == (20, 10, 0, 0)

@@ -41,6 +41,12 @@ def message(
     return RawMessage(Envelope(**(values | fields)), raw)
 
 
+def history_uids(url: str) -> set[int]:
+    """The UIDs of the entries that are marked as history."""
+    entries = link(url).client.xrange(Keys().stream)
+    return {int(fields[b"uid"]) for _, fields in entries if fields.get(b"history") == b"1"}
+
+
 class Heard:
     """An observer that keeps what it is told."""
 

@@ -26,7 +26,7 @@ class LogAggregator:
         self._clock = clock
         self._lock = threading.Lock()
         self._flushed_at = self._since = float("-inf")
-        self._slowest = 0.0
+        self._slowest: float | None = None  # of live mail
         self._clear()
 
     def add(self, event: Event) -> list[AggregatedLine]:
@@ -47,7 +47,8 @@ class LogAggregator:
         elif isinstance(event, Delivered):
             self._delivered += 1
             self._duplicates += event.duplicate
-            self._slowest = max(self._slowest, event.end_to_end)
+            if not event.history:
+                self._slowest = max(self._slowest or 0.0, event.end_to_end)
             if len(self._delivered_ids) <= MAX_LISTED:
                 self._delivered_ids.append(event.email_id)
 
@@ -64,7 +65,7 @@ class LogAggregator:
             sums.append((PUBLISHED, {"count": self._published, "bytes": self._bytes, **_listed(self._published_ids)}))
         if self._delivered:
             counts = {"count": self._delivered, "duplicates": self._duplicates}
-            slowest = {"slowest_end_to_end_s": round(self._slowest, 3)}
+            slowest = {} if self._slowest is None else {"slowest_end_to_end_s": round(self._slowest, 3)}
             sums.append((DELIVERED, {**counts, **slowest, **_listed(self._delivered_ids)}))
         if sums:
             self._flushed_at = self._clock()
@@ -73,7 +74,7 @@ class LogAggregator:
 
     def _clear(self) -> None:
         self._published = self._bytes = self._delivered = self._duplicates = 0
-        self._slowest = 0.0
+        self._slowest = None
         self._published_ids: list[str] = []
         self._delivered_ids: list[str] = []
 

@@ -47,9 +47,12 @@ class MetricFactory:
         """Declare a labelled gauge; a series appears once it is set."""
         return Gauge(name, documentation, labels, namespace=PREFIX, registry=self.registry)
 
-    def histogram(self, name: str, documentation: str, *bounds: float) -> Histogram:
-        """Declare a histogram with these upper bounds, in the unit of its name."""
-        return Histogram(name, documentation, namespace=PREFIX, registry=self.registry, buckets=bounds)
+    def histogram(self, name: str, documentation: str, *bounds: float, **labels: Collection[str]) -> Histogram:
+        """Declare a histogram with these upper bounds, in the unit of its name, empty for every label value."""
+        found = Histogram(name, documentation, tuple(labels), namespace=PREFIX, registry=self.registry, buckets=bounds)
+        for values in product(*labels.values()) if labels else ():
+            found.labels(*values)
+        return found
 
     def optional_gauge(self, name: str, documentation: str) -> Callable[[float], None]:
         """Declare an unlabelled gauge that is absent until it is set; return the function that sets it."""

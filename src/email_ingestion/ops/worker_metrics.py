@@ -10,6 +10,7 @@ from email_ingestion.events import Event
 from email_ingestion.ops.metric_factory import ERROR_TYPES, MetricFactory, label_value
 from email_ingestion.ops.status_records import Names
 
+MAIL = ("live", "history")
 SINK_RESULTS = ("delivered", "duplicate", "failed")
 PROCESSING = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 300)
 WAITING = (0.01, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600)
@@ -62,17 +63,24 @@ class WorkerMetrics:
             "processing_latency_seconds", "Time a worker spent on a message, its share of the batch.", *PROCESSING
         )
         self._queue_wait = factory.histogram(
-            "queue_wait_seconds", "Time from append to the stream to delivery to this worker.", *WAITING
+            "queue_wait_seconds",
+            "Time from append to the stream to delivery to this worker, of live mail and of history.",
+            *WAITING,
+            mail=MAIL,
         )
         self._end_to_end = factory.histogram(
-            "end_to_end_latency_seconds", "Time from arrival at the server (INTERNALDATE) to completion.", *END_TO_END
+            "end_to_end_latency_seconds",
+            "Time from arrival at the server (INTERNALDATE) to completion, of live mail and of history.",
+            *END_TO_END,
+            mail=MAIL,
         )
 
     def _delivered(self, event: events.Delivered) -> None:
         (self._duplicates if event.duplicate else self._processed).inc()
         self._processing.observe(event.duration)
-        self._queue_wait.observe(event.queue_wait)
-        self._end_to_end.observe(event.end_to_end)
+        mail = "history" if event.history else "live"
+        self._queue_wait.labels(mail).observe(event.queue_wait)
+        self._end_to_end.labels(mail).observe(event.end_to_end)
 
     def _deferred(self, event: events.Deferred) -> None:
         self._retries.inc()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -146,12 +146,12 @@ class MboxImport:
             size=len(raw),
             sha256=hashlib.sha256(raw).hexdigest(),
         )
-        return RawMessage(envelope, raw)
+        return RawMessage(envelope, raw, history=True)
 
     def _store_large(self, message: RawMessage) -> RawMessage:
         if message.raw is None or len(message.raw) <= self._blob_threshold:
             return message
-        return RawMessage(message.envelope, None, self._blobs.put(message.raw))
+        return replace(message, raw=None, raw_ref=self._blobs.put(message.raw))
 
 
 def _identify(path: Path) -> tuple[datetime, int, str, int]:

@@ -8,7 +8,7 @@ from email_ingestion.events import Observe, Published, QuarantineCounted, Quaran
 from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.producer.fetcher import MessageFetcher
 from email_ingestion.producer.known_mail import KnownMail
-from email_ingestion.producer.selection import FetchFilter
+from email_ingestion.producer.selection import FetchFilter, mark_history
 from email_ingestion.stream import Appender, Quarantine
 from email_ingestion.stream.entry_scan import BEGINNING
 
@@ -59,6 +59,8 @@ class QuarantineRetry:
         for reason in reasons.values():
             if reason:
                 self._observe(Skipped(self._account, reason, 1))
+        cursor = self._appender.cursor(self._account, self._mailbox.name)
+        messages = mark_history(messages, cursor.rescan if cursor else 0)
         added = self._appender.append_missing(messages, BEGINNING)
         for message in messages:
             ids, size = (message.envelope.email_id,), message.envelope.size

@@ -51,6 +51,11 @@ class FetchFilter:
         return "too_large" if summary.size > self.max_bytes else None
 
 
+def mark_history(messages: Iterable[RawMessage], last_uid: int) -> list[RawMessage]:
+    """Mark those up to `last_uid` as history: they were in the mailbox when its cursor was made."""
+    return [replace(each, history=True) if each.envelope.uid <= last_uid else each for each in messages]
+
+
 @dataclass(frozen=True, slots=True)
 class FetchBatch:
     """Messages to fetch with one command, and the last UID that the cursor covers once they are in the stream."""
@@ -156,7 +161,7 @@ class MessageSelector:
         """
         messages = self._without_known(list(self._fetcher.messages(batch.summaries, uploads)), cursor, known_mail)
         self._quarantine_failures()
-        return messages
+        return mark_history(messages, cursor.rescan)
 
     def report_published(self, messages: Sequence[RawMessage], added: int) -> None:
         """Announce that `messages` were appended, `added` of them for the first time."""

@@ -16,7 +16,7 @@ from email_ingestion.mailbox import ImapMailbox, MessageSummary
 from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS, UID_WINDOW, SelectedMailbox
 from email_ingestion.producer.fetcher import BATCH_BYTES, MessageFetcher
 from email_ingestion.producer.known_mail import KnownMail, Locations
-from email_ingestion.producer.selection import FetchFilter, batches
+from email_ingestion.producer.selection import FetchFilter, batches, mark_history
 from email_ingestion.reconcile.comparison import MessageState, ReconcileReport, compare
 from email_ingestion.records import RawMessage
 from email_ingestion.stream import Appender
@@ -165,7 +165,7 @@ class Reconciler:
         self.report.count(dict.fromkeys(self._fetcher.pop_failures(), "missing"))
 
     def _fill(self, missing: Sequence[RawMessage], last_entry_id: str) -> None:
-        added = self._appender.append_missing(missing, last_entry_id)
+        added = self._appender.append_missing(mark_history(missing, LAST_UID), last_entry_id)
         self.report.repaired += len(missing)  # what was not added, somebody else has added meanwhile
         ids = tuple(message.envelope.email_id for message in missing)
         size = sum(message.envelope.size for message in missing)

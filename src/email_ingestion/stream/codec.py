@@ -2,7 +2,8 @@
 
 Field names are public: other programs read them. `raw` is the RFC 822 message in zstd, or `raw_ref` names it in the
 blob store. `sink` is set when only that sink is to get the message, `rehearsal` in synthetic messages, `priority`
-when it is not 5. `v` rises when a reader of the previous version would misunderstand an entry.
+when it is not 5, `history` in mail that nobody waited for: an entry without it is live mail. `v` rises when a reader of
+the previous version would misunderstand an entry.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ def encode(message: RawMessage, enqueued_at: datetime, compressor: zstandard.Zst
         fields["priority"] = b"%d" % message.priority
     if message.synthetic:
         fields["rehearsal"] = message.synthetic.encode()
+    if message.history:
+        fields["history"] = b"1"
     return fields | _payload(message, compressor)
 
 
@@ -99,7 +102,7 @@ def decode(fields: Mapping[bytes, bytes]) -> RawMessage:
             raise UnknownVersion(f"stream entry has version {version}, this release reads up to {VERSION}: upgrade it")
         raw_ref, sink, rehearsal = (fields.get(name, b"").decode() or None for name in _OPTIONAL)
         priority = int(fields.get(b"priority", NORMAL_PRIORITY))
-        return RawMessage(_envelope(fields), _raw(fields), raw_ref, sink, priority, rehearsal)
+        return RawMessage(_envelope(fields), _raw(fields), raw_ref, sink, priority, rehearsal, b"history" in fields)
     except (KeyError, ValueError, zstandard.ZstdError) as error:
         raise PermanentError(f"stream entry cannot be read: {error!r}") from error
 

@@ -302,6 +302,7 @@ class BatchProcessor:
                         seconds / len(recorded),
                         delivery.queue_wait,
                         (now - delivery.message.envelope.internaldate).total_seconds(),
+                        delivery.message.history,
                     )
                 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,17 @@ def test_a_single_message_is_told_with_its_identity_as_soon_as_the_loop_turns(lo
     event_logger(events.LoopTick("consume"))
     (line,) = logged(logs)
     assert line["email_ids"] == ["default:gm:7"]
+
+
+def test_the_slowest_is_one_of_live_mail_and_absent_where_there_was_none(logs: Path) -> None:
+    event_logger = EventLogger(Clock())
+    old = replace(delivered(1), end_to_end=4e8, history=True)
+    for batch in ([old, delivered(2), old], [old]):
+        for event in batch:
+            event_logger(event)
+        event_logger(events.Stopped())
+    lines = [line for line in logged(logs) if line["event"] == "emails_delivered"]
+    assert [(line["count"], line.get("slowest_end_to_end_s")) for line in lines] == [(3, 1.5), (1, None)]
 
 
 def test_what_was_delivered_last_is_told_before_the_end(logs: Path) -> None:

@@ -74,7 +74,9 @@ def fed(ops: Ops) -> Ops:
         events.Reconciled("default", 2, 0, 0),
         events.Reconciled("second", 3, 0, 0),
         events.Delivered("default:gm:1", 1, duplicate=False, duration=0.02, queue_wait=0.3, end_to_end=4.0),
-        events.Delivered("default:gm:2", 1, duplicate=True, duration=0.02, queue_wait=0.3, end_to_end=4.0),
+        events.Delivered(
+            "default:gm:2", 1, duplicate=True, duration=0.02, queue_wait=0.3, end_to_end=4e8, history=True
+        ),
         events.SinkDelivered("database", "delivered", 2),
         events.SinkBacklog("webhook", 7, 1700.0),
         events.SyntheticHandled(3, delivered=True),
@@ -127,7 +129,10 @@ def test_events_move_what_a_worker_counts(worker: Ops) -> None:
     assert found["sink_deliveries_total{result=delivered,sink=database}"] == 2
     assert found["sink_waiting_messages{sink=webhook}"] == 7
     assert found["sink_oldest_timestamp_seconds{sink=webhook}"] == 1700
-    assert found["end_to_end_latency_seconds_count"] == 2
+    for mail, end_to_end in (("live", 4.0), ("history", 4e8)):
+        assert found[f"end_to_end_latency_seconds_count{{mail={mail}}}"] == 1
+        assert found[f"end_to_end_latency_seconds_sum{{mail={mail}}}"] == end_to_end
+        assert found[f"queue_wait_seconds_count{{mail={mail}}}"] == 1
     assert found["circuit_breaker_transitions_total{name=redis,to=open}"] == 1
     assert found["backup_last_success_timestamp_seconds"] == 1234
 

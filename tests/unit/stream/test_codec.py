@@ -33,6 +33,7 @@ def test_a_message_is_decoded_as_it_was_encoded(raw: bytes, uid: int, msgid: int
         {"only_sink": "webhook"},
         {"priority": 9},
         {"synthetic": "run-1"},
+        {"history": True},
     ],
 )
 def test_what_only_some_messages_have_is_decoded_too(changes: dict):
