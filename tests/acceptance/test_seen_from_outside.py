@@ -41,14 +41,17 @@ WHEN_SOMETHING_DIED = "dlq_oldest_timestamp_seconds"
 LATER = {
     "email_ingestion_canary_last_success_timestamp_seconds",
     "email_ingestion_oauth2_consent_expiry_timestamp_seconds",
+    "email_ingestion_sink_oldest_timestamp_seconds",  # there is no further sink
     "email_ingestion_stream_oldest_pending_timestamp_seconds",
 }
 # Panels with a query that draws nothing then: for the same reasons, Redis has no limit, nothing waits or fails.
 EMPTY = {
     "Age of the oldest entry",
+    "Age of the oldest message a sink has not got",
     "Failed attempts",
     "Life of the tokens",
     "Memory of Redis",
+    "Owed to sinks",
 }
 MOST_SERIES = 300  # of one process, those of Python and the process included
 
