@@ -103,7 +103,7 @@ def test_the_commands_say_what_they_found(sqlite_url: str, tmp_path: Path, monke
     monkeypatch.setenv("DATABASE_URL", sqlite_url)
     with closing(open_ledger(sqlite_url)) as ledger:
         ledger.record(letters(1))
-    assert CliRunner().invoke(app, ["database", "check"]).output.strip() == "ok"
+    assert CliRunner().invoke(app, ["database", "check"]).output.strip() == "state\tfault\nok"
     done = json.loads(CliRunner().invoke(app, ["database", "compact", "--json"]).output)
     assert 0 < done[0]["bytes_after"] <= done[0]["bytes_before"] * 1.5
     audit = (tmp_path / "logs" / "audit.log").read_text()
