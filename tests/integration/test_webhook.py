@@ -41,6 +41,7 @@ class Settings:
     webhook_url: str | None
     webhook_secret: str | None = SECRET
     webhook_timeout_seconds: float = 5
+    sink_timeout: float = 30
     worker_threads: int = 2
     blob_threshold_bytes: int = 1000
 
