@@ -52,8 +52,8 @@ def main() -> None:
             signal.setitimer(signal.ITIMER_REAL, seconds + LATE_SECONDS)
             answer = _call(handle, email)
             signal.setitimer(signal.ITIMER_REAL, 0)
+            busy = False  # before the worker has the answer: it may hang up as soon as it has it
             send(worker, answer)
-            busy = False
 
 
 def import_function(module: str, name: str) -> Callable[[Email], object]:
