@@ -252,7 +252,7 @@ class World:
 def running_world(folder: Path) -> Iterator[World]:
     """Bring a world up in `folder`, with an empty mailbox and no process running yet."""
     with ExitStack() as stack:
-        server = stack.enter_context(running_redis(folder / "redis"))
+        server = stack.enter_context(running_redis(folder / "redis", appendfsync="everysec"))
         sandbox = stack.enter_context(running_sandbox(SandboxSettings()))
         common: dict[str, object] = {
             **gmail_settings(sandbox, folder),

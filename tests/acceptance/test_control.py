@@ -113,8 +113,20 @@ def test_breakers_are_listed_and_closed_where_the_dependency_works(live: Live) -
         rows = live.asked("breaker", "close", name, "--ttl", "5s")
         assert {(row["state"], row["forced"]) for row in rows} == {("CLOSED", True)}
     unknown = live.command("breaker", "open", "postgres")
-    assert (unknown.returncode, "no process of this machine has a circuit breaker" in unknown.stderr) == (2, True)
+    assert (unknown.returncode, "no process here has a circuit breaker" in unknown.stderr) == (64, True)
     assert live.command("breaker", "open", "imap", "--ttl", "soon").returncode == 64
+
+
+def test_an_order_finds_processes_whose_pid_files_were_deleted(live: Live) -> None:
+    pids = live.here.folder / "pids"
+    pids.rename(pids.with_name("elsewhere"))
+    try:
+        (row,) = live.asked("pause", "worker", "--ttl", "1h")
+        assert (row["process"], row["paused"]) == ("worker", True)
+        (row,) = live.asked("resume", "worker")
+        assert row["paused"] is False
+    finally:
+        pids.with_name("elsewhere").rename(pids)
 
 
 def test_a_paused_producer_fetches_nothing_and_goes_on_when_told(live: Live) -> None:

@@ -1,8 +1,9 @@
-"""An operator's mistake is one sentence that says what to do, with exit code 78 or 2, and never a traceback."""
+"""An operator's mistake is one sentence that says what to do, with exit code 64, 78 or 2, and never a traceback."""
 
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -13,10 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from email_ingestion.cli.oauth2 import oauth2
 from email_ingestion.cli.processes import producer, worker
 from gmail_sandbox import RunningSandbox
-from tests.servers.commands import command
+from tests.integration.test_snapshot import fill
+from tests.servers.commands import command, typed
 from tests.servers.processes import ROOT, Place, Running, until
+from tests.servers.redis import RedisServer
 
 
 def _refused(here: Place, script: str, code: int, *words: str) -> None:
@@ -107,6 +111,49 @@ def test_a_wrong_option_ends_with_64(here: Place, option: str):
     result = here.run("worker.py", option)
     assert result.returncode == 64
     assert "Traceback" not in result.stderr
+
+
+UNKNOWN = {
+    "reconcile --account wrok": "default",
+    "reconcile --repair --account wrok": "default",
+    "backfill --since 2024-01-01 --account wrok": "default",
+    "import mail.mbox --account wrok": "default",
+    "route test message.eml --account wrok": "default",
+    "search --account wrok": "default",
+    "dlq list --account wrok": "default",
+    "dlq stats --account wrok": "default",
+    "dlq replay --account wrok --dry-run": "default",
+    "dlq export --account wrok": "default",
+    "pending list --consumer wrok-1": "here-worker-1",
+    "pending release --consumer wrok-1": "here-worker-1",
+    "pending to-dlq --consumer wrok-1": "here-worker-1",
+    "gameday wrok": "redis-down",
+    "database downgrade --to wrok": "0.1.0",
+    "dlq list --reason wrok": "permanent",
+}
+
+
+def test_a_name_that_is_not_there_ends_with_64_and_those_that_are(here: Place, own_redis: RedisServer):
+    fill(own_redis, 1, 2, 1)
+    for words, known in UNKNOWN.items():
+        done = typed(here, *words.split())
+        assert (done.returncode, done.stdout) == (64, ""), f"{words}: {done}"
+        said = " ".join(re.sub("[│╭╮╰╯─]", "", done.stderr).split())
+        assert known in said, words
+        assert "wrok" in said or "--reason is one of" in said or "--to is a version" in said, words
+    for function in (producer, oauth2):
+        option = "--auth-setup" if function is producer else "--info"
+        assert command(here, function, option, "--account", "wrok").returncode == 64
+    assert typed(here, "dlq", "list", "--account", "default").returncode == 0
+
+
+def test_an_account_that_was_configured_once_can_still_be_named(here: Place, own_redis: RedisServer):
+    fill(own_redis, 0, 0, 1)
+    (here.folder / "config").mkdir()
+    (here.folder / "config" / "settings.toml").write_text('[[accounts]]\nname = "work"\nimap_user = "w@example.org"\n')
+    assert typed(here, "dlq", "list", "--account", "default").returncode == 0
+    assert typed(here, "dlq", "list", "--account", "work").returncode == 1
+    assert typed(here, "dlq", "list", "--account", "home").returncode == 64
 
 
 def _up(running: Running) -> Running:

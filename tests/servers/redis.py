@@ -20,13 +20,16 @@ from tests.servers.ports import free_port, wait_for_port
 class RedisServer:
     """Keeps its port and its data over `kill` and `start`."""
 
-    def __init__(self, directory: Path, *, appendonly: bool = True, password: str | None = None) -> None:
+    def __init__(
+        self, directory: Path, *, appendonly: bool = True, password: str | None = None, appendfsync: str = "no"
+    ) -> None:
+        """With `everysec`, Redis keeps answers' writes to itself while a slow disk syncs: `kill` would lose them."""
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.port = free_port()
         self.password = password
         self.environment = dict(os.environ)
-        self._options = ["--appendonly", "yes" if appendonly else "no", "--appendfsync", "everysec"]
+        self._options = ["--appendonly", "yes" if appendonly else "no", "--appendfsync", appendfsync]
         if password:
             self._options += ["--requirepass", password]
         self._process: subprocess.Popen[bytes] | None = None

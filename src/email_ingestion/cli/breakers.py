@@ -10,7 +10,7 @@ import typer
 
 from email_ingestion.cli.common import current_user, parse_duration
 from email_ingestion.cli.exit_codes import FAILED, NEGATIVE, OK
-from email_ingestion.cli.output import Json, say, show
+from email_ingestion.cli.output import Json, printable, say, show
 from email_ingestion.errors import OperationFailed
 from email_ingestion.fleet.admin_client import AdminClient, RunningProcess, matching, running_processes
 from email_ingestion.settings import Settings, load_settings
@@ -70,9 +70,11 @@ def auto(name: Name, as_json: Json = False) -> int:
 def _order(name: str, state: str, ttl: str, is_done: Callable[[dict[str, Any]], bool], *, as_json: bool) -> int:
     seconds = parse_duration(ttl, "--ttl").total_seconds()
     settings = load_settings()
-    processes = matching(
-        running_processes(settings), lambda process: name in _names(process), f"has a circuit breaker {name!r}"
-    )
+    running = matching(running_processes(settings), lambda _: True, "answers")
+    processes = [process for process in running if name in _names(process)]
+    if not processes:
+        known = ", ".join(sorted({each for process in running for each in _names(process)}))
+        raise typer.BadParameter(f"no process here has a circuit breaker {printable(name)!r}; there are {known}")
     client, refused = AdminClient(settings, current_user()), False
     for process in processes:
         try:

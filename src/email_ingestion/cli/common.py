@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from email_ingestion.cli.output import printable
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.ops.audit_log import write_audit
 from email_ingestion.settings import Account, Settings, load_settings
@@ -34,7 +35,7 @@ def parse_duration(text: str, option: str) -> timedelta:
 
 
 def pick_account(settings: Settings, name: str) -> Account:
-    """Return the account called `name`, or the only one. Raises ConfigurationError."""
+    """Return the account called `name`, or the only one. Raises BadParameter."""
     accounts = settings.all_accounts
     if not name and len(accounts) == 1:
         return accounts[0]
@@ -42,12 +43,21 @@ def pick_account(settings: Settings, name: str) -> Account:
         if account.name == name:
             return account
     names = ", ".join(account.name for account in accounts)
-    raise ConfigurationError(f"name one of the accounts with --account: {names}")
+    if name:
+        raise typer.BadParameter(f"there is no account {printable(name)!r}; configured: {names}")
+    raise typer.BadParameter(f"name one of the accounts with --account: {names}")
 
 
 def pick_accounts(settings: Settings, name: str) -> tuple[Account, ...]:
-    """Return the account called `name`, or all accounts if `name` is empty. Raises ConfigurationError."""
+    """Return the account called `name`, or all accounts if `name` is empty. Raises BadParameter."""
     return (pick_account(settings, name),) if name else settings.all_accounts
+
+
+def refuse_unknown_account(settings: Settings, name: str, was_known: Callable[[], object]) -> None:
+    """Raise BadParameter for an account that is not configured, unless `was_known` finds something of it."""
+    names = [each.name for each in settings.all_accounts]
+    if name not in names and not was_known():
+        raise typer.BadParameter(f"there is no account {printable(name)!r}; configured: {', '.join(names)}")
 
 
 def open_redis(name: str) -> tuple[Settings, RedisLink]:

@@ -18,17 +18,16 @@ from rich.console import Console
 from rich.text import Text
 
 from email_ingestion.atomic_files import atomic_write
-from email_ingestion.cli.common import UNITS, parse_duration
+from email_ingestion.cli.common import UNITS, parse_duration, refuse_unknown_account
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.id_arguments import pick_delivered
 from email_ingestion.cli.output import printable, say
 from email_ingestion.errors import OperationFailed
-from email_ingestion.settings import Settings, load_settings
+from email_ingestion.settings import load_settings
 
 if TYPE_CHECKING:
     from email_ingestion.ledger.model import StoredFacts
     from email_ingestion.ledger.search import Hit
-    from email_ingestion.ledger.store import Ledger
 
 COUNTED = 1000  # hits are counted exactly up to this
 MAX_PRIORITY = 10
@@ -98,7 +97,7 @@ def search(
     settings = load_settings()
     with Console(stderr=True).status("searching"), closing(open_ledger(settings.database_url)) as ledger:
         if account is not None:
-            _refuse_unknown_account(settings, ledger, account)
+            refuse_unknown_account(settings, account, lambda: ledger.search("", 1, SearchFilter(account=account)))
         hits = ledger.search(query, limit, only)
         total = ledger.count_hits(query, only, COUNTED) if len(hits) == limit else len(hits)
         ids = ledger.short_ids([hit.email_id for hit in hits]) if not as_json and Console().is_terminal else {}
@@ -132,15 +131,6 @@ def _priorities(text: str | None) -> dict[str, int | None]:
     if match is None or int(match[1]) > MAX_PRIORITY:
         raise typer.BadParameter(f"--priority is 0 to 10, or 6+ for 6 and more, not {printable(text)!r}")
     return {"min_priority": int(match[1]), "max_priority": None if match[2] else int(match[1])}
-
-
-def _refuse_unknown_account(settings: Settings, ledger: Ledger, account: str) -> None:
-    """Raise BadParameter for an account that is neither configured nor has mail in the database."""
-    from email_ingestion.ledger.search_filter import SearchFilter  # noqa: PLC0415
-
-    names = [each.name for each in settings.all_accounts]
-    if account not in names and not ledger.search("", 1, SearchFilter(account=account)):
-        raise typer.BadParameter(f"there is no account {printable(account)!r}; configured: {', '.join(names)}")
 
 
 def _show(hits: Sequence[Hit], ids: Mapping[str, str], total: int, *, as_json: bool) -> None:

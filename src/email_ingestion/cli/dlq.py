@@ -55,7 +55,7 @@ def list_letters(
       email-ingestion dlq list --reason permanent --older-than 7d
       email-ingestion dlq list --json --limit 1000
     """
-    _, dead_letters = _open_dlq()
+    _, dead_letters = _open_dlq(selected)
     found = list(islice(selected.letters(dead_letters), limit + 1))
     show_letters(found[:limit], as_json=as_json)
     if len(found) > limit:
@@ -106,7 +106,7 @@ def stats(
       email-ingestion dlq stats
       email-ingestion dlq stats --json --account default
     """
-    _, dead_letters = _open_dlq()
+    _, dead_letters = _open_dlq(selected)
     found = group_failures(selected.letters(dead_letters))
     show_groups(found, as_json=as_json)
     return exit_code(found)
@@ -126,7 +126,7 @@ def export(
       email-ingestion dlq export --all
       email-ingestion dlq export --fingerprint 1f0c9a6be2d4 --output letters.jsonl
     """
-    settings, dead_letters = _open_dlq()
+    settings, dead_letters = _open_dlq(selected)
     selected = selected.with_whole_ids(dead_letters)
     ids, _ = _matching_ids(dead_letters, selected)
     if not ids:
@@ -157,7 +157,7 @@ def replay(
       email-ingestion dlq replay 1767225600000-0 1767225600001-0
       email-ingestion dlq replay --all
     """
-    settings, dead_letters = _open_dlq()
+    settings, dead_letters = _open_dlq(selected)
     selected = selected.with_whole_ids(dead_letters)
     ids, groups = _matching_ids(dead_letters, selected)
     if not ids:
@@ -193,7 +193,7 @@ def purge(
       email-ingestion dlq purge --fingerprint 1f0c9a6be2d4 --dry-run
       email-ingestion dlq purge --older-than 30d --yes
     """
-    settings, dead_letters = _open_dlq()
+    settings, dead_letters = _open_dlq(selected)
     selected = selected.with_whole_ids(dead_letters)
     ids, groups = _matching_ids(dead_letters, selected)
     if not ids:
@@ -224,9 +224,12 @@ def _none(record: dict[str, Any], *, as_json: bool) -> int:
     return exit_code([])
 
 
-def _open_dlq() -> tuple[Settings, DeadLetterQueue]:
+def _open_dlq(selected: DlqSelection | None = None) -> tuple[Settings, DeadLetterQueue]:
     settings, link = open_redis("dlq")
-    return settings, DeadLetterQueue(link)
+    dead_letters = DeadLetterQueue(link)
+    if selected:
+        selected.refuse_unknown_account(settings, dead_letters)
+    return settings, dead_letters
 
 
 def _message(settings: Settings, dead_letters: DeadLetterQueue, dead_letter: DeadLetter) -> bytes:

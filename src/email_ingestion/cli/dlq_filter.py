@@ -12,9 +12,10 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from email_ingestion.cli.common import parse_duration
+from email_ingestion.cli.common import parse_duration, refuse_unknown_account
 from email_ingestion.cli.id_arguments import pick_entry_ids
 from email_ingestion.cli.progress_bars import progress
+from email_ingestion.settings import Settings
 from email_ingestion.stream import DeadLetterQueue
 from email_ingestion.stream.dead_letters import UNKNOWN, DeadLetter, DeadLetterFilter, Reason
 
@@ -58,6 +59,13 @@ class DlqSelection:
     def with_whole_ids(self, dead_letters: DeadLetterQueue) -> DlqSelection:
         """Return the same selection with the whole ids of the letters it names. Raises like `pick_entry_ids`."""
         return replace(self, ids=pick_letter_ids(self.ids, dead_letters))
+
+    def refuse_unknown_account(self, settings: Settings, dead_letters: DeadLetterQueue) -> None:
+        """Raise BadParameter for an account that is not configured and has no letter."""
+        account = self.conditions.account
+        if account is not None:
+            of_account = DeadLetterFilter(account=account)
+            refuse_unknown_account(settings, account, lambda: any(map(of_account.matches, dead_letters.letters())))
 
     def letters(self, dead_letters: DeadLetterQueue) -> Iterator[DeadLetter]:
         """Yield the selected letters that exist now, in the order of their ids."""

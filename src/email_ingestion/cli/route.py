@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from email_ingestion.cli.common import pick_account
 from email_ingestion.cli.id_arguments import pick_delivered
 from email_ingestion.errors import OperationFailed
 from email_ingestion.parsing import parse
@@ -32,7 +33,7 @@ def try_out(
         typer.Argument(metavar="FILE|ID", help="A message, as .eml, or a delivered one by its ID.", show_default=False),
     ],
     label: Annotated[list[str] | None, typer.Option(help="A Gmail label a file has; may be repeated.")] = None,
-    account: Annotated[str, typer.Option(help="The account a file came from, by its configured name.")] = "default",
+    account: Annotated[str, typer.Option(help="The account a file came from, by its configured name.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Show where a message would go, with which tags and priority. Exit code 1 when a route skips it.
@@ -45,6 +46,7 @@ def try_out(
       email-ingestion route test default:gm:1790000000000000001
     """
     settings = load_settings()
+    account = pick_account(settings, account).name if account else settings.all_accounts[0].name
     router = Router(settings.routes, settings.sinks[1:])
     decision = router.decide(_delivered(settings, str(file)) or _from_file(file, account, label or []))
     _show(decision, as_json=as_json)

@@ -17,7 +17,7 @@ from email_ingestion.app.runner import identify
 from email_ingestion.cli.common import audited, current_user, open_redis, parse_duration, wait_until
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.id_arguments import pick_entry_ids, pick_pending
-from email_ingestion.cli.output import Json, Records, say, show, table
+from email_ingestion.cli.output import Json, Records, printable, say, show, table
 from email_ingestion.errors import OperationFailed, RedisConnectionError, SinkUnavailable
 from email_ingestion.fleet.admin_client import AdminClient, RunningProcess, running_processes
 from email_ingestion.fleet.managed_processes import list_processes
@@ -79,6 +79,8 @@ def list_pending(
         ]
     except SinkUnavailable as error:
         unavailable = error
+    if not found:
+        _refuse_unknown_consumer(link, consumer)
     found.sort(key=lambda row: -float(row["age_seconds"]))
     show(found[:limit], as_json=as_json, make_table=lambda rows: table(_filled_columns(rows)))
     if len(found) > limit:
@@ -145,6 +147,7 @@ def release(
       email-ingestion pending release 1767225600000-0
     """
     settings, link = open_redis("pending")
+    _refuse_unknown_consumer(link, consumer)
     entries = PendingEntries(link)
     with audited(settings.log_dir, "pending release", _filter_record(ids, consumer, idle)) as outcome:
         chosen = list(_select(entries, ids, consumer, idle, everything=everything))
@@ -171,6 +174,7 @@ def to_dlq(
     """
     rows: list[dict[str, Any]] = []
     settings, link = open_redis("pending")
+    _refuse_unknown_consumer(link, consumer)
     entries = PendingEntries(link)
     with audited(settings.log_dir, "pending to-dlq", _filter_record(ids, consumer, idle)) as outcome:
         outcome["buried"] = 0
@@ -180,6 +184,18 @@ def to_dlq(
             outcome["buried"] += dead_letter_id is not None
     show(rows, as_json=as_json)
     return _answer([row for row in rows if row["letter"]])
+
+
+def _refuse_unknown_consumer(link: RedisLink, name: str) -> None:
+    """Raise BadParameter for a worker that Redis knows neither as a consumer nor by its heartbeat, past or present."""
+    if not name:
+        return
+    gauges = read_gauges(link)
+    names = {each.name for each in PendingEntries(link).consumers()}
+    names |= {each["instance"] for each in (*gauges.processes, *gauges.lost) if each["component"] == "worker"}
+    if name not in names:
+        known = ", ".join(sorted(names)) or "none"
+        raise typer.BadParameter(f"Redis knows no worker {printable(name)!r}; it knows {known}")
 
 
 def _select(

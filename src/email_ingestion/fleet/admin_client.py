@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from email_ingestion.errors import ConfigurationError, OperationFailed
-from email_ingestion.fleet.managed_processes import http_client, list_processes
+from email_ingestion.fleet.managed_processes import find_processes, http_client
 from email_ingestion.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class RunningProcess:
 def running_processes(settings: Settings) -> list[RunningProcess]:
     """Return the processes of this machine that answer."""
     found = []
-    for process in list_processes(settings):
+    for process in find_processes(settings):
         body = process.status()
         if body and process.ops_url:
             found.append(RunningProcess(process.stem, process.ops_url, body))
