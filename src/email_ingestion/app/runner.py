@@ -37,6 +37,7 @@ from email_ingestion.ops.logs import LogLevel, configure_logs
 from email_ingestion.ops.observers import Ops, open_ops
 from email_ingestion.ops.prometheus_targets import remove_target, write_target
 from email_ingestion.ops.raw_output import RawOutput
+from email_ingestion.ops.request_guard import AllowedHosts
 from email_ingestion.ops.sockets import METRICS_PORT, OPS_PORT
 from email_ingestion.ops.status_collector import LOOP as COLLECT
 from email_ingestion.ops.status_collector import StatusCollector
@@ -205,7 +206,7 @@ class ProcessRunner:
         """Serve the endpoints and write their addresses for other processes and Prometheus; return the ops URL."""
         settings, identity = self._settings, self._identity
         offset = identity.number if identity.component == "worker" else 0
-        token = ops_token(settings.ops_token_file)
+        token, read_file = ops_token(settings.ops_token_file), settings.ops_read_token_file
         endpoints = serve(
             ops.status,
             ops.metrics,
@@ -213,6 +214,8 @@ class ProcessRunner:
             OPS_PORT + offset if settings.ops_port is None else settings.ops_port,
             METRICS_PORT + offset if settings.metrics_port is None else settings.metrics_port,
             admin=Admin(token, actions, settings.log_dir, identity.instance, ops.observe),
+            hosts=AllowedHosts.of_machine(settings.ops_host, settings.ops_allowed_hosts),
+            read_token=ops_token(read_file, "OPS_READ_TOKEN_FILE") if read_file else None,
         )
         cleanup.callback(endpoints.close)
         address_file = settings.pid_dir / f"{identity.stem}.json"

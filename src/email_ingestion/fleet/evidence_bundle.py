@@ -93,7 +93,7 @@ def _fetch(process: ManagedProcess, path: str) -> bytes:
     if process.pid is None or process.ops_url is None:
         raise OperationFailed(f"{process.stem} is dead")
     try:
-        return http_client().get(process.ops_url + path, timeout=ANSWER_SECONDS).content
+        return http_client().get(process.ops_url + path, timeout=ANSWER_SECONDS, headers=process.headers).content
     except httpx.HTTPError as error:
         raise OperationFailed(f"{process.stem} does not answer") from error
 

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,16 +51,18 @@ class ManagedProcess:
     pid: int | None  # None when the process is dead
     ops_url: str | None
     last_pid: int | None = None  # of the PID file, whether or not the process lives
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # that reading from it needs
 
     def status(self) -> dict[str, Any] | None:
         """Return the `/status` of the process; None when it is dead or does not answer."""
-        return get_json(f"{self.ops_url}/status") if self.pid and self.ops_url else None
+        return get_json(f"{self.ops_url}/status", headers=self.headers) if self.pid and self.ops_url else None
 
 
 def list_processes(settings: Settings) -> list[ManagedProcess]:
     """Return the producer and the workers that run here, or died here and left their PID file."""
+    headers = _read_headers(settings)
     return [
-        ManagedProcess(path.stem, running_pid(path), _ops_url(path), read_pid(path))
+        ManagedProcess(path.stem, running_pid(path), _ops_url(path), read_pid(path), headers)
         for path in sorted(settings.pid_dir.glob("*.pid"))
         if path.stem.startswith(("producer", "worker"))
     ]
@@ -74,15 +76,16 @@ def find_processes(settings: Settings) -> list[ManagedProcess]:
     listed = list_processes(settings)
     known = {process.pid for process in listed if process.pid}
     found = {process.stem: process for process in listed}
+    headers = _read_headers(settings)
     for port in sorted(_own_ports(settings)):
         url = f"http://{_loopback(settings)}:{port}"
-        body = get_json(f"{url}/status", PROBE_SECONDS) or {}
+        body = get_json(f"{url}/status", PROBE_SECONDS, headers) or {}
         pid, component = body.get("pid"), body.get("component")
         if component not in {"producer", "worker"} or not pid or pid in known or not _is_ours(pid):
             continue
         stem = _stem(component, str(body.get("instance")))
         if stem not in found or not found[stem].pid:
-            found[stem] = ManagedProcess(stem, pid, url)
+            found[stem] = ManagedProcess(stem, pid, url, headers=headers)
             known.add(pid)
     return [found[stem] for stem in sorted(found)]
 
@@ -267,12 +270,23 @@ def find_process(path: Path) -> psutil.Process | None:
     return None
 
 
-def get_json(url: str, seconds: float = ANSWER_SECONDS) -> dict[str, Any] | None:
+def _read_headers(settings: Settings) -> dict[str, str]:
+    """Return the headers with the token of OPS_READ_TOKEN_FILE, if there is one."""
+    try:
+        token = settings.ops_read_token_file.read_text().strip() if settings.ops_read_token_file else ""
+    except OSError:  # what is not answered then is shown as such
+        token = ""
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def get_json(
+    url: str, seconds: float = ANSWER_SECONDS, headers: Mapping[str, str] | None = None
+) -> dict[str, Any] | None:
     """Return the JSON object at a URL of one of our processes, whatever its HTTP status; None without an answer."""
     import httpx  # noqa: PLC0415 - it takes 0.1 s, and nothing may run here
 
     try:
-        value = http_client().get(url, timeout=seconds).json()
+        value = http_client().get(url, timeout=seconds, headers=headers).json()
     except (httpx.HTTPError, ValueError):
         return None
     return value if isinstance(value, dict) else None

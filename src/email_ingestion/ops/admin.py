@@ -1,31 +1,26 @@
 """`POST /admin/…`: the orders of operators, who may give them, how they are carried out and where they are recorded.
 
-A request must carry the token of OPS_TOKEN_FILE and must not come from a web page: a page that rebinds its own name to
-127.0.0.1 still sends that name as Host, and any page's request carries an Origin. Every order, carried out or refused,
-is recorded in `audit.log`.
+`request_guard` lets only those through that carry the token of OPS_TOKEN_FILE and come from no web page. Every order,
+carried out or refused, is recorded in `audit.log`; of refused strangers, a few a minute and the number of the others.
 """
 
 from __future__ import annotations
 
-import hmac
-import ipaddress
 import os
 import secrets
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
 from email_ingestion.breaker import Breaker
 from email_ingestion.errors import ConfigurationError, EmailIngestionError, OperationFailed
@@ -40,11 +35,11 @@ from email_ingestion.ops.api_models import (
     RevokedAnswer,
 )
 from email_ingestion.ops.audit_log import write_audit
+from email_ingestion.ops.log_aggregation import RepeatLimiter
 from email_ingestion.ops.logs import LogLevel, logger
 from email_ingestion.ops.redaction import redact
 from email_ingestion.overrides import Level, OperatorOverrides
 
-READ_METHODS = ("GET", "HEAD")
 TOKEN_BYTES = 32
 MIN_TOKEN_LENGTH = 16  # characters
 MAX_NAME_LENGTH = 64
@@ -52,6 +47,7 @@ UNKNOWN = "unknown"
 BAD_REQUEST, UNAUTHORIZED, FORBIDDEN, CONFLICT = 400, 401, 403, 409
 IDLE_WAIT_SECONDS = 5.0  # how long a pause waits for the work in hand before it is answered
 IDLE_STEP_SECONDS = 0.05
+REFUSAL_SECONDS = 6.0  # between two lines of audit.log about callers without the token
 PATHS: dict[Action, str] = {  # below /admin/
     "breaker": "breakers/{name:path}",
     "pause": "pause",
@@ -187,6 +183,7 @@ class Admin:
     log_dir: Path
     instance: str
     observe: Observe
+    refusals: RepeatLimiter = field(default_factory=lambda: RepeatLimiter(REFUSAL_SECONDS, time.monotonic))
 
     def execute(
         self, request: Request, action: Action, details: dict[str, Any], run: Callable[[], State]
@@ -201,8 +198,13 @@ class Admin:
 
     def refuse(self, scope: Scope, code: int, details: Mapping[str, Any]) -> JSONResponse:
         """Record and answer an order that is refused; `details` has the reason."""
-        self._record(scope, _action(scope), "refused", details)
-        return _refusal(details["reason"], code)
+        left_out = self.refusals.allow(code) if code in {UNAUTHORIZED, FORBIDDEN} else 0
+        action: Action = _action(scope)
+        if left_out is None:
+            self.observe(Administered(action, "refused", details.get("reason")))
+        else:
+            self._record(scope, action, "refused", {**details, "left_out": left_out} if left_out else details)
+        return refusal(details["reason"], code)
 
     def _record(self, scope: Scope, action: Action, outcome: Outcome, details: Mapping[str, Any]) -> None:
         """Write to the log, the metrics and the audit log; an audit log on a full disk must not prevent a pause."""
@@ -292,59 +294,10 @@ def _describe(error: RequestValidationError) -> str:
     return f"{field or 'the body'}: {first['msg'].lower()}"
 
 
-class Guard:
-    """ASGI middleware that lets only GET and HEAD through, unless a request has the token and is from no web page.
-
-    It presents the body of an order as JSON whatever its Content-Type says, so that `curl -d '{…}'` works.
-    """
-
-    def __init__(self, app: ASGIApp, admin: Admin | None, *, loopback: bool) -> None:
-        self._app = app
-        self._admin = admin
-        self._loopback = loopback
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] != "http" or scope["method"] in READ_METHODS:
-            await self._app(scope, receive, send)
-            return
-        reason, code = self._objection(scope) or (None, 0)
-        if reason is None:
-            await self._app(_with_json_body(scope), receive, send)
-        elif self._admin:
-            answer = await run_in_threadpool(self._admin.refuse, scope, code, {"reason": reason})
-            await answer(scope, receive, send)
-        else:
-            await _refusal(reason, code)(scope, receive, send)
-
-    def _objection(self, scope: Scope) -> tuple[str, int] | None:
-        headers = _headers(scope)
-        if "origin" in headers or (self._loopback and not _is_loopback_name(headers.get("host", ""))):
-            return "requests from web pages or under a foreign Host are refused", FORBIDDEN
-        if self._admin is None:
-            return None
-        token = headers.get("x-admin-token") or headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(token.encode(), self._admin.token.encode()):
-            return "the token of OPS_TOKEN_FILE is " + ("wrong" if token else "missing"), UNAUTHORIZED
-        return None
-
-
-def _with_json_body(scope: Scope) -> Scope:
-    headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
-    return {**scope, "headers": [*headers, (b"content-type", b"application/json")]}
-
-
-def _refusal(reason: str, code: int) -> JSONResponse:
+def refusal(reason: str, code: int) -> JSONResponse:
+    """Return the answer to a refused request."""
     headers = {"WWW-Authenticate": "Bearer"} if code == UNAUTHORIZED else None
     return JSONResponse({"status": "refused", "reasons": [reason]}, code, headers)
-
-
-def _is_loopback_name(host: str) -> bool:
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def _action(scope: Scope) -> Action:
@@ -353,13 +306,14 @@ def _action(scope: Scope) -> Action:
     return next((action for action, path in PATHS.items() if path.partition("/")[0] == first), "unknown")
 
 
-def _headers(scope: Scope) -> dict[str, str]:
+def request_headers(scope: Scope) -> dict[str, str]:
+    """Return the headers of a request, names in lower case."""
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
 
 def operator_of(scope: Scope) -> str:
     """Return the name that the operator claims: the token proves a permission, not an identity."""
-    name = _headers(scope).get("x-operator", "")[:MAX_NAME_LENGTH]
+    name = request_headers(scope).get("x-operator", "")[:MAX_NAME_LENGTH]
     return "".join(each for each in name if each.isprintable()) or UNKNOWN
 
 
@@ -368,8 +322,8 @@ def _client(scope: Scope) -> str:
     return str(client[0]) if client else UNKNOWN
 
 
-def ops_token(path: Path) -> str:
-    """Return the token in `path`, which is made with mode 0600 when it is missing.
+def ops_token(path: Path, setting: str = "OPS_TOKEN_FILE") -> str:
+    """Return the token in `path`, which is made with mode 0600 when it is missing; `setting` names the file.
 
     Raises ConfigurationError when it can neither be read nor made, or is too short to protect anything.
     """
@@ -377,9 +331,9 @@ def ops_token(path: Path) -> str:
         token = path.read_text().strip() if path.exists() else _make_token(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
-        raise ConfigurationError(f"OPS_TOKEN_FILE: cannot read or make {path}: {reason}") from error
+        raise ConfigurationError(f"{setting}: cannot read or make {path}: {reason}") from error
     if len(token) < MIN_TOKEN_LENGTH:
-        raise ConfigurationError(f"OPS_TOKEN_FILE: {path} holds less than {MIN_TOKEN_LENGTH} characters; delete it")
+        raise ConfigurationError(f"{setting}: {path} holds less than {MIN_TOKEN_LENGTH} characters; delete it")
     return token
 
 

@@ -8,7 +8,6 @@ at once and then at most every 30 s, with the number of the lines left out, whic
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, fields
@@ -18,7 +17,7 @@ from typing import Any
 from email_ingestion import events
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.events import Event
-from email_ingestion.ops.log_aggregation import LogAggregator
+from email_ingestion.ops.log_aggregation import LogAggregator, RepeatLimiter
 from email_ingestion.ops.logs import logger
 from email_ingestion.ops.redaction import describe_error, error_type, safe_traceback
 
@@ -145,27 +144,6 @@ class EventLogger:
             if not event.ok:
                 self._down.add(event.dependency)
         return rule.level if isinstance(rule.level, int) else rule.level(event)
-
-
-class RepeatLimiter:
-    """Limits equal failures to one line in `seconds`; thread-safe."""
-
-    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
-        self._seconds = seconds
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._logged: dict[Hashable, tuple[float, int]] = {}  # when it was logged last, how many were left out since
-
-    def allow(self, key: Hashable) -> int | None:
-        """Return how many lines of this key were left out since the last one; None to leave out this one too."""
-        with self._lock:
-            now = self._clock()
-            last, left_out = self._logged.get(key, (None, 0))
-            if last is not None and now - last < self._seconds:
-                self._logged[key] = (last, left_out + 1)
-                return None
-            self._logged[key] = (now, 0)
-            return left_out
 
 
 def _key(event: Event, rule: LogRule) -> Hashable:

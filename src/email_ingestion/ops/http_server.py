@@ -1,6 +1,7 @@
 """Runs the HTTP servers of a process, one for the ops port and one for the metrics port, in threads of their own.
 
-What they answer is in `api`.
+What they answer is in `api`, whom in `request_guard`. Both servers keep few connections, so that callers who hold
+theirs (half a request, or an answer they do not read) neither take the descriptors of the loops nor keep probes out.
 """
 
 from __future__ import annotations
@@ -14,17 +15,55 @@ from socket import socket
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from email_ingestion.errors import OperationFailed
-from email_ingestion.ops.admin import Admin, Guard
+from email_ingestion.ops.admin import Admin
 from email_ingestion.ops.api import metrics_app, ops_app
 from email_ingestion.ops.metrics import Metrics
-from email_ingestion.ops.sockets import bind, is_loopback, port_of, url_of
+from email_ingestion.ops.request_guard import AllowedHosts, RequestGuard
+from email_ingestion.ops.sockets import bind, port_of, url_of
 from email_ingestion.ops.status import Status
 
 START_SECONDS = 10.0
 CLOSE_SECONDS = 5.0
 DATE_SECONDS = 1.0
+MAX_CONNECTIONS = 64  # of one port; many more than probes, scrapers and operators need
+ACCEPT_BACKLOG = 32  # connections that asyncio accepts in one turn, before the first of them is counted
+REQUEST_SECONDS = 10.0  # a request must be complete this long after the connection or the answer before
+ANSWER_SECONDS = 120.0  # an order may wait for a dependency; an answer that nobody reads may not wait for ever
+MAX_HEADER_BYTES = 16 * 1024
+
+
+class _Connection(H11Protocol):
+    """A connection whose server closes it when it is held; at the limit the one that waited longest makes room."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        self.waiting_since = self.loop.time()
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            others = [each for each in self.connections if each is not self and isinstance(each, _Connection)]
+            min(others, key=lambda each: (not each.awaits_request, each.waiting_since)).drop()
+
+    def on_response_complete(self) -> None:
+        self.waiting_since = self.loop.time()
+        super().on_response_complete()
+
+    @property
+    def awaits_request(self) -> bool:
+        """Whether no complete request has come that is still to be answered."""
+        cycle = self.cycle
+        return cycle is None or cycle.response_complete or cycle.more_body
+
+    def drop_if_held(self) -> None:
+        """Close the connection if its request, or the reading of the answer, takes too long."""
+        if self.loop.time() - self.waiting_since > (REQUEST_SECONDS if self.awaits_request else ANSWER_SECONDS):
+            self.drop()
+
+    def drop(self) -> None:
+        """Close the connection without waiting for the other side."""
+        self.connections.discard(self)  # a second one must not be dropped for the same place
+        self.transport.abort()
 
 
 class _Server(uvicorn.Server):
@@ -48,6 +87,9 @@ class _Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         while not await self.on_tick(0):  # which sets the date of the answers
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, _Connection):
+                    connection.drop_if_held()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop_requested.wait(), DATE_SECONDS)
 
@@ -89,11 +131,21 @@ class Endpoints:
 
 
 def serve(
-    status: Status, metrics: Metrics, host: str, ops_port: int, metrics_port: int, *, admin: Admin | None = None
+    status: Status,
+    metrics: Metrics,
+    host: str,
+    ops_port: int,
+    metrics_port: int,
+    *,
+    admin: Admin | None = None,
+    hosts: AllowedHosts | None = None,
+    read_token: str | None = None,
 ) -> Endpoints:
     """Listen on both ports (0 lets the system choose) and answer from daemon threads.
 
-    Raises OperationFailed with the owner of a used port, ConfigurationError when `host` is no address of this machine.
+    `hosts` are the names to answer under (those of this machine by default); with `read_token` all but the probes'
+    paths need it. Raises OperationFailed with the owner of a used port, ConfigurationError when `host` is no address of
+    this machine.
     """
     ops_socket = bind(host, ops_port, "OPS_PORT")
     try:
@@ -101,23 +153,25 @@ def serve(
     except Exception:
         ops_socket.close()
         raise
-    ops = Guard(ops_app(status, metrics, admin), admin, loopback=is_loopback(ops_socket))
-    return Endpoints(
-        host, _run(ops, ops_socket, "ops-http"), _run(metrics_app(metrics), metrics_socket, "metrics-http")
-    )
+    hosts = hosts or AllowedHosts.of_machine(host)
+    ops = RequestGuard(ops_app(status, metrics, admin), hosts, admin=admin, read_token=read_token)
+    exposition = RequestGuard(metrics_app(metrics), hosts, read_token=read_token)
+    return Endpoints(host, _run(ops, ops_socket, "ops-http"), _run(exposition, metrics_socket, "metrics-http"))
 
 
 def _run(app: ASGIApp, bound: socket, name: str) -> _RunningServer:
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http="h11",
+        http=_Connection,
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=1,
+        backlog=ACCEPT_BACKLOG,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
     )
     server = _Server(config)  # off the main thread it leaves the signals alone
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, name=name, daemon=True)

@@ -1,9 +1,9 @@
-"""Adds up published and delivered messages, so that they are logged once per second and not one by one."""
+"""Keeps the log short: messages are added up and logged once per second, and failures that repeat are left out."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from email_ingestion.events import Delivered, Event, LoopTick, Published, Stopped, Stopping
@@ -81,3 +81,24 @@ class LogAggregator:
 
 def _listed(ids: list[str]) -> dict[str, list[str]]:
     return {"email_ids": ids} if len(ids) <= MAX_LISTED else {}
+
+
+class RepeatLimiter:
+    """Limits equal failures to one line in `seconds`; thread-safe."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._logged: dict[Hashable, tuple[float, int]] = {}  # when it was logged last, how many were left out since
+
+    def allow(self, key: Hashable) -> int | None:
+        """Return how many lines of this key were left out since the last one; None to leave out this one too."""
+        with self._lock:
+            now = self._clock()
+            last, left_out = self._logged.get(key, (None, 0))
+            if last is not None and now - last < self._seconds:
+                self._logged[key] = (last, left_out + 1)
+                return None
+            self._logged[key] = (now, 0)
+            return left_out

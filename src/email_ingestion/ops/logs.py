@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
@@ -17,6 +18,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from email_ingestion.errors import ConfigurationError
+from email_ingestion.ops.log_aggregation import RepeatLimiter
 from email_ingestion.ops.redaction import error_type, redact_field, safe_traceback
 from email_ingestion.ops.status_records import Identity
 
@@ -34,6 +36,8 @@ _OURS = "email_ingestion:"  # marks the handlers installed here, so that a secon
 _OWN_FIELDS = ("timestamp", "level", "event", "component", "instance", "pid", "logger")
 Record = MutableMapping[str, Any]
 Count = Callable[[str], None]
+FLOOD_SECONDS = 30.0
+LEFT_OUT = "left_out"  # of a record: how many like it were left out before
 
 
 def configure_logs(
@@ -53,6 +57,7 @@ def configure_logs(
     """
     record_format = _RecordFormat(identity)
     file = _open_log_file(log_dir, f"{identity.stem}.log")
+    floods = _LibraryFloods()
     handlers = [_named("file", file, _formatter(record_format, console=False))]
     if echo and not _is_in(log_dir):
         handlers.append(
@@ -60,6 +65,8 @@ def configure_logs(
         )
     if count:
         handlers.append(_named("count", _CountingHandler(count)))
+    for handler in handlers:
+        handler.addFilter(floods)
     _install(handlers, level)
     _configure_structlog()
     _report_crashes()
@@ -150,6 +157,26 @@ class _CountingHandler(logging.Handler):
         self._count(record.levelname)
 
 
+class _LibraryFloods(logging.Filter):
+    """Lets the same record of a library through once in FLOOD_SECONDS, with the number of those left out meanwhile.
+
+    A caller of the ops port makes uvicorn warn with every request. Our own records are limited where events are logged.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._limiter = RepeatLimiter(FLOOD_SECONDS, time.monotonic)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.startswith(ROOT):
+            return True
+        if LEFT_OUT not in record.__dict__:  # decided once for all handlers
+            error = _error(record.exc_info)
+            text = record.getMessage() if record.name == "py.warnings" else str(record.msg)
+            record.__dict__[LEFT_OUT] = self._limiter.allow((record.name, record.lineno, text, type(error)))
+        return record.__dict__[LEFT_OUT] is not None
+
+
 def _named(name: str, handler: logging.Handler, formatter: logging.Formatter | None = None) -> logging.Handler:
     handler.set_name(_OURS + name)
     handler.setFormatter(formatter)
@@ -208,6 +235,7 @@ class _RecordFormat:
             **self._who,
             "pid": record.process,
             **({} if own else {"logger": record.name}),
+            **({"suppressed": record.__dict__[LEFT_OUT]} if record.__dict__.get(LEFT_OUT) else {}),
             **fields,
         }
 

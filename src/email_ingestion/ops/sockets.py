@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import os
 import socket
 import sys
@@ -38,11 +37,6 @@ def bind(host: str, port: int, setting: str) -> socket.socket:
 def port_of(bound: socket.socket) -> int:
     """Return the port a socket listens on, also where the system chose it."""
     return int(bound.getsockname()[1])
-
-
-def is_loopback(bound: socket.socket) -> bool:
-    """Return whether a socket can only be reached from this machine."""
-    return ipaddress.ip_address(bound.getsockname()[0]).is_loopback
 
 
 def url_of(host: str, port: int) -> str:

@@ -199,6 +199,13 @@ class Settings(BaseSettings):
     ops_token_file: Path = Field(
         default=Path("data/ops-token"), description="token for POST /admin, made at first start"
     )
+    ops_allowed_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="further names the HTTP endpoints answer under, comma-separated: mail.example.com, *.svc.local",
+    )
+    ops_read_token_file: Path | None = Field(
+        default=None, description="token that all but /health and /ready then need, made at first start; default none"
+    )
 
     alert_channels: tuple[str, ...] = Field(
         default=(), description="where the built-in monitor tells of trouble: apprise URLs, comma-separated"
@@ -228,7 +235,7 @@ class Settings(BaseSettings):
     routes: tuple[dict[str, Any], ...] = Field(default=(), description="[[routes]] in config/settings.toml only")
 
     @field_validator(
-        *("imap_exclude_labels", "sinks", "alert_channels", "alert_email_recipients"),
+        *("imap_exclude_labels", "sinks", "ops_allowed_hosts", "alert_channels", "alert_email_recipients"),
         *("redis_sentinels", "redis_cluster_nodes"),
         mode="before",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import stat
 import threading
 from collections.abc import Iterator
@@ -214,12 +215,43 @@ def test_an_order_is_answered_as_documented(
     assert RefusedAnswer.model_validate(refusal.json()).model_dump() == refusal.json()
 
 
+def test_strangers_do_not_fill_the_audit_log(office: Office, served: Endpoints) -> None:
+    for _ in range(30):
+        assert order(served, "pause", {"ttl_seconds": 60}, **{"X-Admin-Token": "guessed-0123456789"}).status_code == 401
+    assert len(office.audited()) < 15
+    assert len(office.heard.of(Administered)) == 30
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b'{"ttl_seconds": 60' + b" " * 65_536 + b"}", b"[" * 60_000, b'{"ttl_seconds": ' + b"9" * 5_000 + b"}"),
+        *(b'{"ttl_seconds": 1e999}', b'{"ttl_seconds": NaN}', b"\xff\xfe", b"{}{}", b"null"),
+    ],
+)
+def test_a_body_made_to_hurt_is_refused(office: Office, served: Endpoints, body: bytes) -> None:
+    headers = {"X-Admin-Token": TOKEN}
+    answer = requests.post(f"{served.ops_url}/admin/pause", data=body, headers=headers, timeout=10)
+    assert answer.status_code in {400, 413}
+    assert office.control.active_pause() is None
+
+
+def test_a_large_body_is_refused_before_it_is_sent(served: Endpoints) -> None:
+    head = (
+        f"POST /admin/pause HTTP/1.1\r\nHost: localhost\r\nX-Admin-Token: {TOKEN}\r\nContent-Length: 99999999\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", served.ops_port), timeout=10) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413")
+
+
 def test_another_machine_needs_the_token_too(office: Office) -> None:
     endpoints = office.serve("0.0.0.0")
     try:
         assert order(endpoints, "resume", **{"X-Admin-Token": ""}).status_code == 401
-        assert order(endpoints, "resume", Host="mail-1.lan").status_code == 200
-        assert order(endpoints, "resume", Origin="http://mail-1.lan").status_code == 403
+        assert order(endpoints, "resume", Host="mail-1:8080").status_code == 200
+        assert order(endpoints, "resume", Host="mail-1.lan").status_code == 403
+        assert order(endpoints, "resume", Origin="http://mail-1").status_code == 403
     finally:
         endpoints.close()
 

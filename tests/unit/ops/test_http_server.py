@@ -10,15 +10,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
 import requests
 
 from email_ingestion import errors, events
+from email_ingestion.ops import http_server
 from email_ingestion.ops.api_models import HealthAnswer, ReadyAnswer, StatusAnswer
-from email_ingestion.ops.http_server import Endpoints, serve
+from email_ingestion.ops.http_server import MAX_CONNECTIONS, Endpoints, serve
 from email_ingestion.ops.observers import Ops
+from email_ingestion.ops.request_guard import AllowedHosts
 from email_ingestion.ops.status_records import Peer, RedisState
 from tests.unit.ops.shown import READING, FakeBreaker
 
@@ -183,10 +186,6 @@ def test_commands_from_web_pages_are_refused_before_anything_looks_at_them(
     assert requests.post(served.ops_url + "/admin/pause", headers=headers, timeout=5).status_code == code
 
 
-def test_reading_under_another_name_is_allowed(served: Endpoints) -> None:
-    assert requests.get(served.ops_url + "/health", headers={"Host": "mail-1.lan"}, timeout=5).status_code == 200
-
-
 def test_a_busy_port_names_its_owner_and_the_way_out(worker: Ops, served: Endpoints) -> None:
     with pytest.raises(errors.OperationFailed) as caught:
         serve(worker.status, worker.metrics, "127.0.0.1", served.ops_port, 0)
@@ -226,3 +225,107 @@ def test_after_close_the_ports_are_free(worker: Ops) -> None:
     again = serve(worker.status, worker.metrics, "127.0.0.1", endpoints.ops_port, endpoints.metrics_port)
     assert get(again.ops_url + "/health").status_code == 200
     again.close()
+
+
+def hold(served: Endpoints, sent: bytes) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", served.ops_port), timeout=10)
+    connection.sendall(sent)
+    return connection
+
+
+def was_closed(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nHost: local"])
+def test_callers_that_hold_their_connections_are_closed_oldest_first_and_others_answered(
+    served: Endpoints, sent: bytes
+) -> None:
+    with ExitStack() as held:
+        holders = [held.enter_context(closing(hold(served, sent))) for _ in range(3 * MAX_CONNECTIONS)]
+        assert get(served.ops_url + "/health").status_code == 200
+        assert all(was_closed(holder) for holder in holders[:MAX_CONNECTIONS])
+        holders[-1].settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            was_closed(holders[-1])
+
+
+def test_a_request_that_does_not_end_is_given_up(served: Endpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "REQUEST_SECONDS", 0.2)
+    with closing(hold(served, b"GET /health HTTP/1.1\r\nX: ")) as trickling:
+        ended = threading.Event()
+
+        def trickle() -> None:
+            with suppress(OSError):
+                while not ended.wait(0.05):
+                    trickling.send(b"x")
+
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        try:
+            assert was_closed(trickling)
+        finally:
+            ended.set()
+            thread.join()
+
+
+def test_headers_that_do_not_end_are_refused(served: Endpoints) -> None:
+    with closing(hold(served, b"GET /health HTTP/1.1\r\nX: " + b"x" * 1_000_000)) as flooding:
+        assert was_closed(flooding) or b"400" in flooding.recv(4096)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost", "LOCALHOST:8080", "a.localhost", "127.0.0.1", "127.9.9.9:1", "[::1]:8080", "[fe80::1%25eth0]"),
+        *("10.1.2.3:8080", "[2001:db8::1]", "producer", "producer:8080", "my_service", socket.gethostname()),
+        *("mail.example.com", "MAIL.example.com.:8080", "a.b.svc.local"),
+    ],
+)
+def test_the_names_of_this_machine_and_the_configured_ones_are_answered(host: str) -> None:
+    assert AllowedHosts.of_machine("127.0.0.1", ["mail.example.com", "*.svc.local"]).allow(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "evil.example:8080", "127.1"),
+        *(
+            "svc.local",
+            "xmail.example.com",
+            "evil.example@127.0.0.1",
+            "127.0.0.1/evil.example",
+            "[::1",
+            "[evil.example]",
+        ),
+    ],
+)
+def test_a_name_that_somebody_else_may_own_is_refused(host: str) -> None:
+    assert not AllowedHosts.of_machine("127.0.0.1", ["mail.example.com", "*.svc.local"]).allow(host)
+
+
+def test_every_path_of_both_ports_refuses_a_foreign_host_and_answers_without_one(served: Endpoints) -> None:
+    for url in (served.ops_url, served.metrics_url):
+        for path in ("/", "/health", "/ready", "/status", "/metrics", "/docs", "/openapi.json", "/none"):
+            assert requests.get(url + path, headers={"Host": "evil.example"}, timeout=5).status_code == 403, path
+    with closing(hold(served, b"GET /health HTTP/1.0\r\n\r\n")) as nameless:
+        assert nameless.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_with_a_read_token_only_probes_are_answered_without_it(worker: Ops) -> None:
+    endpoints = serve(worker.status, worker.metrics, "127.0.0.1", 0, 0, read_token="s3cret-of-readers")
+    bearer = {"Authorization": "Bearer s3cret-of-readers"}
+    try:
+        for path in ("/health", "/livez", "/ready", "/readyz"):
+            assert get(endpoints.ops_url + path).status_code in {200, 503}
+        for url in (f"{endpoints.ops_url}/status", f"{endpoints.ops_url}/metrics", f"{endpoints.metrics_url}/metrics"):
+            refused = get(url)
+            assert (refused.status_code, refused.headers["WWW-Authenticate"]) == (401, "Bearer")
+            assert "OPS_READ_TOKEN_FILE" in refused.text
+            assert requests.get(url, headers={"Authorization": "Bearer wrong"}, timeout=5).status_code == 401
+            assert requests.get(url, headers=bearer, timeout=5).status_code == 200
+    finally:
+        endpoints.close()

@@ -54,6 +54,16 @@ def test_libraries_leave_through_the_same_door_from_warning_up(logs: Path) -> No
     assert record["event"] == "retrying PING for <address>"
 
 
+def test_a_library_that_repeats_itself_is_logged_once_and_another_failure_still_is(logs: Path) -> None:
+    for port in range(50):
+        logging.getLogger("uvicorn.error").warning("Invalid HTTP request from %s", port)
+    for error in (OSError("no descriptors"), ValueError("bad")):
+        logging.getLogger("asyncio").error("Exception in callback", exc_info=error)
+    for word in ("old", "older"):
+        logging.getLogger("py.warnings").warning(word)
+    assert [record["logger"] for record in records(logs)] == ["uvicorn.error", *["asyncio"] * 2, *["py.warnings"] * 2]
+
+
 def test_a_rotated_file_is_left_and_a_new_one_begun(logs: Path) -> None:
     logger("test").info("before")
     logs.rename(logs.with_suffix(".log.1"))

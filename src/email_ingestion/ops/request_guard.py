@@ -1,0 +1,118 @@
+"""ASGI middleware in front of both ports: under which names they answer, who may read and who may give orders.
+
+A web page that rebinds its own name to an address of this machine still sends that name as Host (DNS rebinding), and
+any page's POST carries an Origin. Rebinding needs a name with a dot that somebody else owns: IP literals and
+single-label names are safe, and are how probes, scrapers and containers ask.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import socket
+from collections.abc import Collection
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from fastapi.concurrency import run_in_threadpool
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from email_ingestion.ops.admin import FORBIDDEN, UNAUTHORIZED, Admin, refusal, request_headers
+
+READ_METHODS = ("GET", "HEAD")
+PROBE_PATHS = frozenset(["/health", "/health/", "/livez", "/ready", "/readyz"])  # never need a token
+MAX_BODY_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedHosts:
+    """The names in a Host header that are answered, next to those that are always safe.
+
+    `names` are host names; `*.example.com` stands for every name below example.com, and `*` for every name.
+    """
+
+    names: frozenset[str]
+
+    @classmethod
+    def of_machine(cls, ops_host: str, configured: Collection[str] = ()) -> AllowedHosts:
+        """Allow OPS_HOST, this machine's own name and the names of OPS_ALLOWED_HOSTS."""
+        names = (ops_host, socket.gethostname(), *configured)
+        return cls(frozenset(name.strip().rstrip(".").casefold() for name in names if name.strip()))
+
+    def allow(self, host: str | None) -> bool:
+        """Return whether a request with this Host header is answered; None is a request without one."""
+        if host is None or host == "":
+            return True
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+        except ValueError:  # a bracket that is not closed
+            return False
+        if not name or "@" in host or "/" in host:
+            return False
+        return "." not in name or _is_address(name) or name.endswith(".localhost") or self._is_named(name)
+
+    def _is_named(self, name: str) -> bool:
+        parents = (f"*.{name[index + 1 :]}" for index, letter in enumerate(name) if letter == ".")
+        return name in self.names or "*" in self.names or any(parent in self.names for parent in parents)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+class RequestGuard:
+    """Refuses requests under a foreign Host, readers without the read token, and orders without the admin token.
+
+    It presents the body of an order as JSON whatever its Content-Type says, so that `curl -d '{…}'` works. A body over
+    MAX_BODY_BYTES is refused unread.
+    """
+
+    def __init__(
+        self, app: ASGIApp, hosts: AllowedHosts, *, admin: Admin | None = None, read_token: str | None = None
+    ) -> None:
+        self._app = RequestBodyLimitMiddleware(app, MAX_BODY_BYTES)
+        self._hosts = hosts
+        self._admin = admin
+        self._read_token = read_token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        reads = scope["method"] in READ_METHODS
+        reason, code = self._objection(scope, reads=reads) or (None, 0)
+        if reason is None:
+            await self._app(scope if reads else _with_json_body(scope), receive, send)
+        elif self._admin and not reads:
+            answer = await run_in_threadpool(self._admin.refuse, scope, code, {"reason": reason})
+            await answer(scope, receive, send)
+        else:
+            await refusal(reason, code)(scope, receive, send)
+
+    def _objection(self, scope: Scope, *, reads: bool) -> tuple[str, int] | None:
+        headers = request_headers(scope)
+        if not self._hosts.allow(headers.get("host")):
+            return "this Host is refused: OPS_ALLOWED_HOSTS names the hosts that are answered", FORBIDDEN
+        if not reads and "origin" in headers:
+            return "requests from web pages are refused", FORBIDDEN
+        token = headers.get("x-admin-token") or headers.get("authorization", "").removeprefix("Bearer ")
+        if not reads:
+            allowed, setting = ([self._admin.token] if self._admin else []), "OPS_TOKEN_FILE"
+        else:
+            protected = self._read_token is not None and scope["path"] not in PROBE_PATHS
+            allowed = [each for each in (self._read_token, self._admin and self._admin.token) if each and protected]
+            setting = "OPS_READ_TOKEN_FILE"
+        if allowed and not any(hmac.compare_digest(token.encode(), each.encode()) for each in allowed):
+            return f"the token of {setting} is " + ("wrong" if token else "missing"), UNAUTHORIZED
+        return None
+
+
+def _with_json_body(scope: Scope) -> Scope:
+    headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+    return {**scope, "headers": [*headers, (b"content-type", b"application/json")]}
