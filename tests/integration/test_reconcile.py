@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from email_ingestion.events import MailboxChanged, Published, Reconciled
-from email_ingestion.mailbox.imap_mailbox import UID_WINDOW
+from email_ingestion.mailbox.uid_listing import UID_WINDOW
 from email_ingestion.reconcile.comparison import MAX_MISSING_UIDS
 from email_ingestion.records import Cursor
 from email_ingestion.stream import Appender, EntryScanner

@@ -16,7 +16,7 @@ from email_ingestion.cli.common import audited, pick_accounts
 from email_ingestion.cli.output import show
 from email_ingestion.cli.progress_bars import run_with_progress
 from email_ingestion.errors import OperationFailed
-from email_ingestion.mailbox.imap_mailbox import DateRange
+from email_ingestion.mailbox.uid_listing import DateRange
 from email_ingestion.producer.backpressure import HISTORY_SHARE, DownloadBudget
 from email_ingestion.reconcile import ReconcileReport
 from email_ingestion.settings import Account, Settings, load_settings
@@ -84,7 +84,7 @@ def _reconcile_mailbox(
             connection, mailbox, (lambda: not capacity.reason_to_wait()) if repair else None
         )
         run_with_progress(
-            f"comparing {account.name}", reconciler.steps(), lambda: (reconciler.position, reconciler.report.last_uid)
+            f"comparing {account.name}", reconciler.steps(), lambda: (reconciler.position, mailbox.exists)
         )
     return reconciler.report
 

@@ -148,8 +148,13 @@ class Ledger:
         """Return those of `email_ids` that were delivered."""
         return set(self._select(emails.c.email_id, email_ids))
 
-    def known_uids(self, account: str, mailbox: str, uidvalidity: int, low: int, high: int) -> set[int]:
-        """Return the UIDs from `low` to `high` delivered from this mailbox; others may have come from elsewhere."""
+    def known_uids(
+        self, account: str, mailbox: str, uidvalidity: int, low: int, high: int, *, limit: int | None = None
+    ) -> set[int]:
+        """Return the UIDs from `low` to `high` delivered from this mailbox, the `limit` lowest of them.
+
+        Others may have come from elsewhere.
+        """
         where = (
             emails.c.account == account,
             emails.c.mailbox == mailbox,
@@ -157,7 +162,8 @@ class Ledger:
             emails.c.uid.between(low, high),
         )
         with self._database.connect() as connection:
-            return set(connection.execute(select(emails.c.uid).where(*where)).scalars())
+            query = select(emails.c.uid).where(*where).order_by(emails.c.uid).limit(limit)
+            return set(connection.execute(query).scalars())
 
     def first_locations(self, email_ids: Iterable[str]) -> dict[str, Location]:
         """Return for each delivered identity of `email_ids` the location it was first delivered from."""
@@ -169,13 +175,20 @@ class Ledger:
                 found |= {row.email_id: Location(row.mailbox, row.uidvalidity, row.uid) for row in rows}
         return found
 
-    def other_locations(self, account: str, mailbox: str, uidvalidity: int, low: int, high: int) -> dict[int, Location]:
-        """Return UIDs from `low` to `high` of `record_locations`, each with its message's first location."""
+    def other_locations(
+        self, account: str, mailbox: str, uidvalidity: int, low: int, high: int, *, limit: int | None = None
+    ) -> dict[int, Location]:
+        """Return UIDs from `low` to `high` of `record_locations`, each with its message's first location.
+
+        With a `limit` they are the lowest.
+        """
         query = (
             select(places.c.uid.label("here"), emails.c.mailbox, emails.c.uidvalidity, emails.c.uid)
             .join(emails, emails.c.email_id == places.c.email_id)
             .where(places.c.account == account, places.c.mailbox == mailbox, places.c.uidvalidity == uidvalidity)
             .where(places.c.uid.between(low, high))
+            .order_by(places.c.uid)
+            .limit(limit)
         )
         with self._database.connect() as connection:
             return {row.here: Location(row.mailbox, row.uidvalidity, row.uid) for row in connection.execute(query)}

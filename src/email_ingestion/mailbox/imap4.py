@@ -20,6 +20,7 @@ LONGEST_DELAY_SECONDS = 16.0
 SLICE_BYTES = 64 * 1024
 
 _FETCH = re.compile(rb"\* (\d+) FETCH (\(.*)\r\n", re.DOTALL)
+_COUNT = re.compile(rb"\* (\d{1,10}) (EXISTS|EXPUNGE)\b", re.IGNORECASE)
 _LITERAL = re.compile(rb"\{(\d+)\}\Z")
 _THROTTLED = re.compile(rb"^[A-Z]+\d+ (?:OK|NO|BAD) .*\[THROTTLED\]\s*$", re.IGNORECASE)
 
@@ -31,6 +32,7 @@ class Imap4(imaplib.IMAP4):
         self.received_bytes = 0
         self.finished_commands = 0
         self.throttle_delay = 0.0  # seconds to wait before the next command
+        self.exists = 0  # messages in the mailbox that is open
         self._throttled = False
         self._ssl_context = ssl_context
         self._unread_line = b""
@@ -59,6 +61,14 @@ class Imap4(imaplib.IMAP4):
         if status != "OK":
             raise self.error(f"fetch failed: {data[0].decode('ascii', 'replace')}")
         return self.pop_fetch_responses()
+
+    def uid_search(self, *criteria: str) -> tuple[list[Any], bytes]:
+        """Run UID SEARCH and return its responses, of which a server may send several, and the text behind OK."""
+        self.untagged_responses.pop("SEARCH", None)
+        status, data = self._command_complete("SEARCH", self.send_command("UID", "SEARCH", *criteria))
+        if status != "OK":
+            raise self.error(f"search failed: {data[0].decode('ascii', 'replace')}")
+        return self.untagged_responses.pop("SEARCH", []), data[0] or b""
 
     def pop_fetch_responses(self) -> list[Any]:
         """Return the unparsed FETCH responses that came so far, and forget them."""
@@ -117,6 +127,8 @@ class Imap4(imaplib.IMAP4):
         fetch = _FETCH.fullmatch(line)
         if not fetch:
             self._unread_line = line
+            if count := _COUNT.match(line):
+                self.exists = int(count[1]) if count[2].upper() == b"EXISTS" else max(0, self.exists - 1)
             return super()._get_response()  # type: ignore[misc]  # typeshed leaves it out
         responses = self.untagged_responses.setdefault("FETCH", [])
         text = b"%b %b" % fetch.groups()

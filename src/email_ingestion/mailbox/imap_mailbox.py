@@ -1,4 +1,4 @@
-"""Reading a mailbox over IMAP: find and open it read-only, list UIDs, fetch, wait for new mail.
+"""Reading a mailbox over IMAP: find and open it read-only, fetch, wait for new mail. `uid_listing` lists its UIDs.
 
 Every error comes out as one of ours (`imap_errors`): after an IMAPConnectionError the object is only good for `close`.
 """
@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
 from typing import Any
 
 from imapclient.exceptions import IMAPClientError, ProtocolError
 
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.mailbox.fetch_parser import FetchData, parse
-from email_ingestion.mailbox.imap_connection import ImapConnection
 from email_ingestion.mailbox.imap_errors import MessagesRefused, concerns_messages, translate
 from email_ingestion.mailbox.message_summary import (
     LabelChange,
@@ -26,9 +24,9 @@ from email_ingestion.mailbox.message_summary import (
     to_text,
 )
 from email_ingestion.mailbox.pipelining import ByteRange, FetchPipeline, body_item, body_key
+from email_ingestion.mailbox.uid_listing import UidListing, uid_range_end
 
 IDLE_DONE_SECONDS = 15.0  # the end of an IDLE costs a server nothing: one that takes longer is gone
-UID_WINDOW = 5_000  # UIDs listed by one command: a list of 20,000 costs 4 MB, and imaplib refuses lines over 1 MB
 MAX_FETCH_UIDS = 500  # UIDs in one command: RFC 2683 section 3.2.1.5 asks for lines under 8,000 octets
 
 
@@ -43,16 +41,7 @@ class SelectedMailbox:
     modseq: int = 0  # HIGHESTMODSEQ (RFC 7162); 0 where the server keeps none
 
 
-@dataclass(frozen=True, slots=True)
-class DateRange:
-    """Days by the server's calendar, both included; `until` None is without end. `label` None is any label."""
-
-    since: date
-    until: date | None = None
-    label: str | None = None
-
-
-class ImapMailbox(ImapConnection):
+class ImapMailbox(UidListing):
     """A connection that reads the mail of one account and never changes it."""
 
     def find_mailbox(self, setting: str) -> str:
@@ -76,33 +65,6 @@ class ImapMailbox(ImapConnection):
             name, uidvalidity, uidnext, int(found[b"EXISTS"]), _response_code(found.get(b"HIGHESTMODSEQ"))
         )
 
-    def list_uids(self, first_uid: int, last_uid: int) -> list[int]:
-        """Return the UIDs from `first_uid` to `last_uid`, ascending; the range spans at most UID_WINDOW."""
-        with self._command("search"):
-            found = self._client.search(["UID", f"{first_uid}:{last_uid}"])
-        return sorted(uid for uid in found if first_uid <= uid <= last_uid)
-
-    def list_uids_from(self, first_uid: int) -> list[int]:
-        """Return the UIDs from `first_uid` to the newest, ascending."""
-        with self._command("search"):
-            self._pop_announcement()  # this search sees the mail announced before
-            found = self._client.search(["UID", f"{first_uid}:*"])
-            if self._pop_announcement():  # with this response, which did not see it yet
-                found = self._client.search(["UID", f"{first_uid}:*"])
-        # `n:*` always holds the last message (RFC 3501, 6.4.8)
-        return sorted(uid for uid in found if uid >= first_uid)
-
-    def list_uids_between(self, first_uid: int, last_uid: int, date_range: DateRange) -> list[int]:
-        """Return the UIDs of the messages in `date_range`, ascending; the range of UIDs spans at most UID_WINDOW."""
-        criteria: list[Any] = ["UID", f"{first_uid}:{last_uid}", "SINCE", date_range.since]
-        if date_range.until:
-            criteria += ["BEFORE", date_range.until + timedelta(days=1)]
-        if date_range.label:
-            criteria += ["X-GM-LABELS", date_range.label]
-        with self._command("search"):
-            found = self._client.search(criteria, charset=None if (date_range.label or "").isascii() else "UTF-8")
-        return sorted(uid for uid in found if first_uid <= uid <= last_uid)
-
     def fetch_summaries(self, uids: Sequence[int]) -> list[MessageSummary]:
         """Fetch sizes, dates, flags and labels, ascending by UID; at most MAX_FETCH_UIDS. Vanished UIDs are missing."""
         items = ["RFC822.SIZE", "INTERNALDATE", "FLAGS"]
@@ -111,12 +73,9 @@ class ImapMailbox(ImapConnection):
         found = self._fetch(uids, items)
         return [parse_summary(uid, data) for uid, data in sorted(found.items()) if b"RFC822.SIZE" in data]
 
-    def fetch_label_changes(self, first_uid: int, last_uid: int | None, modseq: int) -> tuple[list[LabelChange], bool]:
-        """Fetch the labels of messages that changed since `modseq`, and whether the server sent all of them.
-
-        `last_uid` None is the newest message.
-        """
-        uid_set, modifier = f"{first_uid}:{last_uid or '*'}", f"(CHANGEDSINCE {modseq})"
+    def fetch_label_changes(self, first_uid: int, last_uid: int, modseq: int) -> tuple[list[LabelChange], bool]:
+        """Fetch the labels of messages that changed since `modseq`, and whether the server sent all of them."""
+        uid_set, modifier = f"{first_uid}:{uid_range_end(last_uid)}", f"(CHANGEDSINCE {modseq})"
         with self._command("fetch from"):
             try:
                 found = self._fetch_changed(uid_set, "(X-GM-MSGID X-GM-LABELS)", modifier)
@@ -173,10 +132,6 @@ class ImapMailbox(ImapConnection):
             self._raise_bye()
             with self._read_timeout(IDLE_DONE_SECONDS):
                 self._client.idle_done()
-
-    def _pop_announcement(self) -> bool:
-        """Whether new mail was announced, in passing, in the response to another command; true only once."""
-        return bool(self._imap4.untagged_responses.pop("EXISTS", None))
 
     def _take_prefetched(self, uids: Sequence[int], byte_range: ByteRange | None = None) -> dict[int, bytes] | None:
         """Return the prefetched bodies, or None when these were not prefetched."""

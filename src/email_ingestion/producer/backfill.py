@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from email_ingestion.mailbox import ImapMailbox
-from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS, UID_WINDOW, DateRange, SelectedMailbox
+from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS, SelectedMailbox
+from email_ingestion.mailbox.uid_listing import LAST_UID, DateRange
 from email_ingestion.producer.fetcher import BATCH_BYTES
 from email_ingestion.producer.known_mail import KnownMail
 from email_ingestion.producer.selection import FetchBatch, MessageSelector, batches_descending
 from email_ingestion.records import Cursor
 from email_ingestion.stream import Appender
-
-LAST_UID = 2**32 - 1
 
 
 class Backfill:
@@ -36,14 +35,13 @@ class Backfill:
         self._selector = selector
         self._known_mail = known_mail
         self._wait_for_capacity = wait_for_capacity
-        self._last_uid = mailbox.uidnext - 1
         # Everything may have been read before, so every message is checked against the known mail.
         self._everything = Cursor(mailbox.uidvalidity, LAST_UID, rescan=LAST_UID)
         self.found = self.queued = self.checked = 0
 
     def steps(self, period: DateRange) -> Iterator[None]:
         """Go through the period, pausing often; the counts grow meanwhile. Raises as `NewMailSync.run` does."""
-        windows = [(max(1, high - UID_WINDOW + 1), high) for high in range(self._last_uid, 0, -UID_WINDOW)]
+        windows = reversed(self._connection.windows(1, LAST_UID))
         uids = [uid for low, high in windows for uid in reversed(self._connection.list_uids_between(low, high, period))]
         self.found = len(uids)
         yield

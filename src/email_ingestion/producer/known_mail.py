@@ -6,7 +6,7 @@ along that line, or from the dead letters to the end of the stream: so nothing s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +20,8 @@ from email_ingestion.stream.entry_scan import BEGINNING, EntryPage, ScannedEntry
 
 if TYPE_CHECKING:
     from email_ingestion.ledger.store import Ledger
+
+LEDGER_PAGE = 10_000  # rows of the ledger that are in memory together
 
 QueueState = Literal["queued", "dead"]
 
@@ -116,6 +118,8 @@ def _digest(sha256: str) -> bytes:
 class LedgerUids:
     """What the ledger has of a range of UIDs of one mailbox."""
 
+    low: int
+    high: int
     first_seen: set[int]  # delivered from here
     seen_again: dict[int, Location]  # delivered from elsewhere, and found here too
 
@@ -160,17 +164,33 @@ class KnownMail:
         """Return the date of the first message delivered from the mailbox."""
         return self._ledger().first_delivery_date(self._account, self._mailbox.name)
 
-    def recorded(self, low: int, high: int) -> LedgerUids:
-        """Return what the ledger has of the UIDs from `low` to `high`."""
+    def recorded(self, low: int, high: int) -> Iterator[LedgerUids]:
+        """Return what the ledger has of the UIDs from `low` to `high`, in ascending ranges of bounded size.
+
+        The ledger also has what was deleted on the server, so a range where the server has few messages may have many.
+        """
         self._in_flight.ensure_read()
-        uid_range = (self._account, self._mailbox.name, self._mailbox.uidvalidity, low, high)
-        ledger = self._ledger()
-        return LedgerUids(ledger.known_uids(*uid_range), ledger.other_locations(*uid_range))
+        here = (self._account, self._mailbox.name, self._mailbox.uidvalidity)
+        while low <= high:
+            ledger = self._ledger()
+            first_seen = ledger.known_uids(*here, low, high, limit=LEDGER_PAGE)
+            seen_again = ledger.other_locations(*here, low, high, limit=LEDGER_PAGE)
+            tops = [max(some) for some in (first_seen, seen_again) if len(some) == LEDGER_PAGE]
+            top = min([high, *tops])
+            yield LedgerUids(
+                low,
+                top,
+                {uid for uid in first_seen if uid <= top},
+                {uid: location for uid, location in seen_again.items() if uid <= top},
+            )
+            low = top + 1
 
     def uids(self, summaries: Sequence[MessageSummary]) -> set[int]:
         """Return the UIDs of the messages (ascending) that are delivered, queued, dead or purged."""
-        recorded = self.recorded(summaries[0].uid, summaries[-1].uid)
-        known = {each.uid for each in summaries if each.uid in recorded.first_seen or each.uid in recorded.seen_again}
+        listed = {each.uid for each in summaries}
+        known: set[int] = set()
+        for recorded in self.recorded(summaries[0].uid, summaries[-1].uid):
+            known |= listed & (recorded.first_seen | recorded.seen_again.keys())
         return known | self.locate([summary for summary in summaries if summary.uid not in known]).uids
 
     def locate(self, summaries: Sequence[MessageSummary]) -> Locations:

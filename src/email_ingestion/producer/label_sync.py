@@ -1,6 +1,6 @@
 """Keeps the labels in the database equal to the labels on the server: asks now and then what changed (CONDSTORE).
 
-    UIDs in windows ─▶ FETCH X-GM-LABELS (CHANGEDSINCE) ─▶ ledger ─▶ the MODSEQ up to which that is done, in the cursor
+    windows of UIDs ─▶ FETCH X-GM-LABELS (CHANGEDSINCE) ─▶ ledger ─▶ the MODSEQ up to which that is done, in the cursor
 
 A MODSEQ that is seen in one window may be above a change in an earlier one, made after that was read. So a round only
 covers the MODSEQ that was there before it began; what changed during a round is left to the next one.
@@ -17,6 +17,7 @@ from email_ingestion.events import LabelsChanged, Observe
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.mailbox.message_summary import LabelChange
+from email_ingestion.mailbox.uid_listing import LAST_UID
 from email_ingestion.producer.known_mail import InFlight
 from email_ingestion.records import email_id
 from email_ingestion.stream import Appender
@@ -24,7 +25,7 @@ from email_ingestion.stream import Appender
 if TYPE_CHECKING:
     from email_ingestion.ledger.store import Ledger
 
-WINDOW = 10_000  # UIDs asked for at once: the answer for all of them is to fit into some megabytes
+WINDOW = 5_000  # messages asked for at once: new mail waits while they are answered
 MAX_TRIES = 3  # rounds after which what the server does not send is passed over
 WINDOW_BYTES = 4096  # reserved in the budget before a window, which is corrected afterwards
 
@@ -72,7 +73,7 @@ class LabelSync:
     def _round(self, in_flight: InFlight, fetch_delay: Callable[[int], float]) -> Iterator[float]:
         since = self._since()
         done, highest, whole = self._modseq, self._modseq, True
-        for low, high in self._windows():
+        for low, high in self._connection.windows(1, LAST_UID, WINDOW):
             while seconds := fetch_delay(WINDOW_BYTES):
                 yield seconds
             changes, all_sent = self._connection.fetch_label_changes(low, high, since)
@@ -91,13 +92,6 @@ class LabelSync:
         if known and known <= self._modseq:
             return known
         return 1 if self._ledger().first_delivery_date(self._account, self._mailbox.name) else self._modseq
-
-    def _windows(self) -> Iterator[tuple[int, int | None]]:
-        low = 1
-        while low + WINDOW < self._mailbox.uidnext:
-            yield low, low + WINDOW - 1
-            low += WINDOW
-        yield low, None
 
     def _apply(self, changes: Sequence[LabelChange], in_flight: InFlight) -> list[LabelChange]:
         """Change the ledger; return the messages it has not got yet: still in the stream, with the labels they had."""

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 
 from email_ingestion.events import HistoryWalked, MailboxChanged, NewMailWaiting, Synced
 from email_ingestion.mailbox import MessageSummary
-from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS, UID_WINDOW
+from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS
+from email_ingestion.mailbox.uid_listing import LAST_UID, UID_WINDOW
 from email_ingestion.producer.fetcher import BATCH_BYTES
 from email_ingestion.producer.known_mail import KnownMail
 from email_ingestion.producer.pipeline import AppendPipeline, FetchDelay
@@ -32,7 +34,7 @@ class NewMailSync:
     def __init__(self, pipeline: AppendPipeline) -> None:
         self._pipeline = pipeline
         self._known_mail = pipeline.known_mail()
-        self._first = True
+        self._listed = 0  # the messages in the mailbox when everything above the cursor was listed
 
     def run(self, fetch_delay: FetchDelay, pause: Pause) -> bool:
         """Append everything above the cursor; False when it was stopped before the end.
@@ -71,12 +73,13 @@ class NewMailSync:
         return pipeline.appender.restart_cursor(pipeline.account, mailbox.name, start)
 
     def _list_uids(self, cursor: Cursor) -> Iterator[list[int]]:
-        """List the UIDs above the cursor: in windows up to the mailbox's end when it was selected, then the rest."""
+        """List the UIDs above the cursor: at once, unless so many came since the last time that they need windows."""
         connection, low = self._pipeline.connection, cursor.uid + 1
-        while self._first and low + UID_WINDOW < self._pipeline.mailbox.uidnext:
-            yield connection.list_uids(low, low + UID_WINDOW - 1)
-            low += UID_WINDOW
-        self._first = False
+        if connection.exists - self._listed > UID_WINDOW:
+            *windows, (low, _) = connection.windows(low, LAST_UID)
+            for window in windows:
+                yield connection.list_uids(*window)
+        self._listed = connection.exists
         yield connection.list_uids_from(low)
 
     def _append(self, cursor: Cursor, uids: list[int], fetch_delay: FetchDelay) -> Iterator[Cursor | float]:
@@ -120,25 +123,29 @@ class HistorySync:
                 if cursor.history > 1:
                     yield from self._walk(cursor, fetch_delay)
                     continue
-                self._report(cursor)
+                self._report(0)
             yield math.inf
 
     def _walk(self, cursor: Cursor, fetch_delay: FetchDelay) -> Iterator[float]:
         known_mail = self._pipeline.known_mail()
-        while cursor.history > 1:
-            for step in self._window(cursor, known_mail, fetch_delay):
+        windows = self._pipeline.connection.windows(1, cursor.history - 1)
+        while windows:
+            low, high = windows.pop()
+            uids = self._pipeline.connection.list_uids(low, high)
+            below = len(windows) * UID_WINDOW
+            for step in self._window(cursor, low, uids, known_mail, fetch_delay):
                 if isinstance(step, Cursor):
                     cursor = step
-                    self._report(cursor)
+                    self._report(below + bisect_left(uids, cursor.history))
                     yield 0.0
                 else:
                     yield step
 
-    def _window(self, cursor: Cursor, known_mail: KnownMail, fetch_delay: FetchDelay) -> Iterator[Cursor | float]:
-        """Fetch and append the UIDs just below `cursor.history`; yield as `AppendPipeline.run` does."""
+    def _window(
+        self, cursor: Cursor, low: int, uids: list[int], known_mail: KnownMail, fetch_delay: FetchDelay
+    ) -> Iterator[Cursor | float]:
+        """Fetch and append UIDs, all there are from `low` to `cursor.history`; yield as `AppendPipeline.run` does."""
         selector = self._pipeline.selector
-        low = max(1, cursor.history - UID_WINDOW)
-        uids = self._pipeline.connection.list_uids(low, cursor.history - 1)
         while True:
             chunk, uids = uids[-MAX_FETCH_UIDS:], uids[:-MAX_FETCH_UIDS]
             last_uid = chunk[0] if uids else low
@@ -151,13 +158,11 @@ class HistorySync:
             if not uids:
                 return
 
-    def _report(self, cursor: Cursor) -> None:
-        """Announce the progress. UIDs stand for messages here: nobody has counted the messages that are left."""
+    def _report(self, left: int) -> None:
+        """Announce the progress; `left` are the messages still to come."""
         if self._started_from is None:
-            self._started_from = cursor.history
-        mailbox = self._pipeline.mailbox
-        left, top = cursor.history - 1, max(1, mailbox.uidnext - 1)
-        share = min(1.0, left / top)
-        walked = self._started_from - cursor.history
+            self._started_from = left
+        walked = self._started_from - left
         seconds = (time.monotonic() - self._started_at) / walked * left if walked else None
-        self._pipeline.observe(HistoryWalked(self._pipeline.account, round(share * mailbox.exists), 1 - share, seconds))
+        share = min(1.0, left / max(1, self._pipeline.connection.exists))
+        self._pipeline.observe(HistoryWalked(self._pipeline.account, left, 1 - share, seconds))

@@ -8,20 +8,20 @@ Nothing larger than a window is ever held. Bodies are fetched to fill a gap, and
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from email_ingestion.events import Observe, Published, Reconciled
 from email_ingestion.ledger.model import Location
 from email_ingestion.mailbox import ImapMailbox, MessageSummary
-from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS, UID_WINDOW, SelectedMailbox
+from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS, SelectedMailbox
+from email_ingestion.mailbox.uid_listing import LAST_UID, UID_WINDOW
 from email_ingestion.producer.fetcher import BATCH_BYTES, MessageFetcher
 from email_ingestion.producer.known_mail import KnownMail, Locations
 from email_ingestion.producer.selection import FetchFilter, batches, mark_history
 from email_ingestion.reconcile.comparison import MessageState, ReconcileReport, compare
 from email_ingestion.records import RawMessage
 from email_ingestion.stream import Appender
-
-LAST_UID = 2**32 - 1  # RFC 3501, section 2.3.1.1
 
 
 class Reconciler:
@@ -55,7 +55,7 @@ class Reconciler:
         self._rescan = 0
         self._first_uid = 1
         self.report = ReconcileReport(account, mailbox.name, mailbox.uidvalidity, 0)
-        self.position = 0  # the last UID that was compared
+        self.position = 0  # the messages that were looked at, of those that the mailbox had at first
 
     def run(self) -> ReconcileReport:
         """Compare everything at once; raises as `steps` does."""
@@ -70,11 +70,14 @@ class Reconciler:
         stays, and the next comparison finds it queued.
         """
         self._begin()
-        last_uid = self.report.last_uid
-        for low in range(self._first_uid, last_uid + 1, UID_WINDOW):
-            yield from self._window(low, min(low + UID_WINDOW - 1, last_uid))
         report = self.report
-        report.unfetched = self._count_above(last_uid + 1) + self._count_below(self._first_uid)
+        for low, high in self._connection.windows(1, LAST_UID, UID_WINDOW):
+            listed = self._connection.list_uids(low, high)
+            compared = [uid for uid in listed if self._first_uid <= uid <= report.last_uid]
+            report.unfetched += len(listed) - len(compared)
+            yield
+            yield from self._window(max(low, self._first_uid), min(high, report.last_uid), compared)
+            self.position += len(listed) - len(compared)
         report.unexpected = max(0, report.unexpected)  # moved twice
         self._observe(Reconciled(self._account, report.missing, report.duplicate, report.unexpected, report.mailbox))
 
@@ -88,35 +91,24 @@ class Reconciler:
         self._rescan = current.rescan if current else newest
         self._known_mail.refresh()
 
-    def _count_above(self, low: int) -> int:
-        """Count the new mail above the cursor."""
-        count = 0
-        while low + UID_WINDOW < self._mailbox.uidnext:
-            count += len(self._connection.list_uids(low, low + UID_WINDOW - 1))
-            low += UID_WINDOW
-        return count + len(self._connection.list_uids(low, LAST_UID))
-
-    def _count_below(self, high: int) -> int:
-        """Count the older mail that the producer has not walked back to yet."""
-        windows = range(1, high, UID_WINDOW)
-        return sum(len(self._connection.list_uids(low, min(low + UID_WINDOW, high) - 1)) for low in windows)
-
-    def _window(self, low: int, high: int) -> Iterator[None]:
-        listed = self._connection.list_uids(low, high)
-        recorded = self._known_mail.recorded(low, high)
-        known = [uid for uid in listed if uid in recorded.first_seen or uid in recorded.seen_again]
-        self.report.count(dict.fromkeys(known, "delivered"))
-        self.report.unexpected += len(recorded.first_seen.difference(listed))
-        self._count_copies({uid: recorded.seen_again[uid] for uid in known if uid in recorded.seen_again})
-        rest = sorted(set(listed).difference(known))
-        for start in range(0, len(rest), MAX_FETCH_UIDS):
-            self._compare_chunk(rest[start : start + MAX_FETCH_UIDS])
-            self.position = rest[min(start + MAX_FETCH_UIDS, len(rest)) - 1]
+    def _window(self, low: int, high: int, listed: Sequence[int]) -> Iterator[None]:
+        """Compare the messages `listed` from `low` to `high`."""
+        for recorded in self._known_mail.recorded(low, high):
+            part = listed[bisect_left(listed, recorded.low) : bisect_right(listed, recorded.high)]
+            known = [uid for uid in part if uid in recorded.first_seen or uid in recorded.seen_again]
+            self.report.count(dict.fromkeys(known, "delivered"))
+            self.report.unexpected += len(recorded.first_seen.difference(part))
+            self._count_copies({uid: recorded.seen_again[uid] for uid in known if uid in recorded.seen_again})
+            self.position += len(known)
             yield
-        self.position = high
-        yield
+            rest = sorted(set(part).difference(known))
+            for start in range(0, len(rest), MAX_FETCH_UIDS):
+                chunk = rest[start : start + MAX_FETCH_UIDS]
+                yield from self._compare_chunk(chunk)
+                self.position += len(chunk)
+                yield
 
-    def _compare_chunk(self, uids: Sequence[int]) -> None:
+    def _compare_chunk(self, uids: Sequence[int]) -> Iterator[None]:
         """Compare messages whose location the ledger does not know."""
         summaries = self._fetcher.summaries(uids)
         self._count_failures()
@@ -126,7 +118,7 @@ class Reconciler:
         doubtful = [summary for summary in summaries if states[summary.uid] == "missing"]
         if self._wait_for_capacity or any(summary.gm_msgid is None for summary in doubtful):
             self.report.count({uid: state for uid, state in states.items() if state != "missing"})
-            self._check_by_content(doubtful)
+            yield from self._check_by_content(doubtful)
         else:
             self.report.count(states)
 
@@ -137,7 +129,7 @@ class Reconciler:
             return states
         return states | compare(old, locations, self._fetch_filter.for_old_mail(self._known_mail.first_delivery_date))
 
-    def _check_by_content(self, doubtful: Sequence[MessageSummary]) -> None:
+    def _check_by_content(self, doubtful: Sequence[MessageSummary]) -> Iterator[None]:
         """Fetch what seems to be missing; what is still missing after a second comparison is filled in."""
         uids = {summary.uid for summary in doubtful}
         for batch in batches(doubtful, uids, max(uids, default=0), BATCH_BYTES):
@@ -159,6 +151,7 @@ class Reconciler:
             self._count_copies(locations.delivered)
             if has_capacity and missing:
                 self._fill(missing, last_entry_id)
+            yield
 
     def _count_failures(self) -> None:
         """Count what the server lists but does not send as missing, until it does."""
@@ -188,4 +181,4 @@ class Reconciler:
 
     def _listed(self, uids: Sequence[int]) -> set[int]:
         chunks = [uids[start : start + MAX_FETCH_UIDS] for start in range(0, len(uids), MAX_FETCH_UIDS)]
-        return {summary.uid for chunk in chunks for summary in self._connection.fetch_summaries(chunk)}
+        return {uid for chunk in chunks for uid in self._connection.list_present(chunk)}

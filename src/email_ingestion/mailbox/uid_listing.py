@@ -1,0 +1,153 @@
+"""Lists the UIDs of a mailbox, at a cost that follows its messages: UIDs may be hundreds of millions apart.
+
+    windows      the UIDs up to which every 5,000th message goes (one SEARCH by sequence numbers) cut the range
+    list_uids    one SEARCH for each window
+
+Sequence numbers shift when a message is expunged, so they only say where to cut. The windows are ranges of UIDs that
+cover the whole range: whatever comes or goes in between makes one of them larger or smaller, and nothing is left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from itertools import pairwise
+from typing import Any
+
+from imapclient.datetime_util import format_criteria_date
+from imapclient.exceptions import IMAPClientError, ProtocolError
+
+from email_ingestion.mailbox.imap_connection import ImapConnection
+
+LAST_UID = 2**32 - 1  # RFC 3501, section 2.3.1.1
+UID_WINDOW = 5_000  # messages listed by one command: imaplib refuses lines over 1 MB, which 90,000 UIDs may take
+MAX_CUTS = 500  # sequence numbers in one command: RFC 2683 section 3.2.1.5 asks for lines under 8,000 octets
+CUT_MARGIN = 4  # windows of equal width in place of one, where the server does not say where to cut
+
+UidRange = tuple[int, int]  # the first and the last UID, both included
+
+# RFC 9738: the UIDs below the second number were not looked at.
+_MESSAGE_LIMIT = re.compile(rb"\[MESSAGELIMIT \d+ (\d+)\]", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class DateRange:
+    """Days by the server's calendar, both included; `until` None is without end. `label` None is any label."""
+
+    since: date
+    until: date | None = None
+    label: str | None = None
+
+
+class UidListing(ImapConnection):
+    """A connection that lists the messages of the mailbox that is open."""
+
+    @property
+    def exists(self) -> int:
+        """The messages in the mailbox, as the server has counted them up to now."""
+        return self._imap4.exists
+
+    def windows(self, first_uid: int, last_uid: int, size: int = UID_WINDOW) -> list[UidRange]:
+        """Cut a range of UIDs into ranges of about `size` messages at most, ascending; it takes one command at most."""
+        if first_uid > last_uid:
+            return []
+        if min(self.exists, last_uid - first_uid + 1) <= size:
+            return [(first_uid, last_uid)]
+        tops = sorted({uid for uid in self._cuts(size) if first_uid <= uid < last_uid})
+        return [(low + 1, high) for low, high in pairwise([first_uid - 1, *tops, last_uid])]
+
+    def list_uids(self, first_uid: int, last_uid: int) -> list[int]:
+        """Return the UIDs from `first_uid` to `last_uid`, ascending; of a large mailbox, one of `windows` at a time."""
+        with self._command("search"):
+            return self._search_range(first_uid, last_uid)
+
+    def list_uids_from(self, first_uid: int) -> list[int]:
+        """Return the UIDs from `first_uid` to the newest, ascending."""
+        with self._command("search"):
+            self._pop_announcement()  # this search sees the mail announced before
+            found = self._search_range(first_uid, LAST_UID)
+            if self._pop_announcement():  # with this response, which did not see it yet
+                found = self._search_range(first_uid, LAST_UID)
+        return found
+
+    def list_uids_between(self, first_uid: int, last_uid: int, date_range: DateRange) -> list[int]:
+        """Return the UIDs of the messages in `date_range`, ascending; see `list_uids`."""
+        with self._command("search"):
+            if date_range.label:
+                return self._search_label(first_uid, last_uid, date_range)
+            return self._search_range(first_uid, last_uid, _criteria(date_range))
+
+    def list_present(self, uids: Sequence[int]) -> set[int]:
+        """Return those of some UIDs that are there; at most as many as one command may name (MAX_FETCH_UIDS)."""
+        with self._command("search"):
+            found, _ = self._search(["UID", ",".join(map(str, uids))])
+        return found.intersection(uids)
+
+    def _cuts(self, size: int) -> Iterable[int]:
+        """Return the UIDs of the messages at which a window ends; a server that refuses to tell is done without."""
+        step = max(size, self.exists // MAX_CUTS)
+        with self._command("search"):
+            try:
+                found, _ = self._search([",".join(map(str, range(step, self.exists, step)))])
+            except self._client.AbortError:
+                raise
+            except IMAPClientError:
+                found = set()
+            if found:
+                return found
+            newest, _ = self._search(["UID", "*"])
+        count = CUT_MARGIN * min(MAX_CUTS, self.exists // size + 1)
+        return (max(newest, default=0) * number // count for number in range(1, count))
+
+    def _search_range(self, first_uid: int, last_uid: int, criteria: Sequence[str] = ()) -> list[int]:
+        found: set[int] = set()
+        high = last_uid
+        while first_uid <= high:
+            some, unseen_below = self._search(["UID", f"{first_uid}:{uid_range_end(high)}", *criteria])
+            found |= some
+            if not first_uid < unseen_below <= high:
+                break
+            high = unseen_below - 1
+        # `n:*` always holds the last message (RFC 3501, 6.4.8)
+        return sorted(uid for uid in found if first_uid <= uid <= last_uid)
+
+    def _search_label(self, first_uid: int, last_uid: int, date_range: DateRange) -> list[int]:
+        """Search by imapclient, which can send a label that is not ASCII as a literal."""
+        criteria: list[Any] = ["UID", f"{first_uid}:{uid_range_end(last_uid)}", "SINCE", date_range.since]
+        if date_range.until:
+            criteria += ["BEFORE", date_range.until + timedelta(days=1)]
+        label = date_range.label or ""
+        found = self._client.search([*criteria, "X-GM-LABELS", label], charset=None if label.isascii() else "UTF-8")
+        return sorted(uid for uid in found if first_uid <= uid <= last_uid)
+
+    def _search(self, criteria: Sequence[str]) -> tuple[set[int], int]:
+        """Return what a SEARCH found, and the UID below which the server stopped looking; 0 when it saw everything."""
+        answers, text = self._imap4.uid_search(*criteria)
+        limited = _MESSAGE_LIMIT.search(text)
+        return {uid for answer in answers for uid in _numbers(answer)}, int(limited[1]) if limited else 0
+
+    def _pop_announcement(self) -> bool:
+        """Whether new mail was announced, in passing, in the response to another command; true only once."""
+        return bool(self._imap4.untagged_responses.pop("EXISTS", None))
+
+
+def uid_range_end(last_uid: int) -> str:
+    """Return the end of a range: `*` for the largest UID, which servers that count in 31 bits take for no number."""
+    return "*" if last_uid >= LAST_UID else str(last_uid)
+
+
+def _criteria(date_range: DateRange) -> list[str]:
+    days = [("SINCE", date_range.since)]
+    if date_range.until:
+        days.append(("BEFORE", date_range.until + timedelta(days=1)))
+    return [word for key, day in days for word in (key, format_criteria_date(day).decode())]
+
+
+def _numbers(answer: Any) -> Iterable[int]:
+    """Return the numbers of one SEARCH response, which may end in `(MODSEQ 7)`. Raises ProtocolError."""
+    words = (answer or b"").partition(b"(")[0].split() if isinstance(answer, bytes | None) else [b"a literal"]
+    if not all(word.isdigit() and len(word) <= len(str(LAST_UID)) for word in words):
+        raise ProtocolError("a SEARCH response holds something else than numbers")
+    return map(int, words)

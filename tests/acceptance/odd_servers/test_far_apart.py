@@ -1,0 +1,25 @@
+"""Kind 4: UIDs that lie far apart cost no more than others, and a new mail waits for nothing."""
+
+from __future__ import annotations
+
+from tests.servers.odd_imap import Mail, OddImapServer
+from tests.servers.odd_stack import RunOdd
+
+LETTERS = [b"Subject: letter %d\r\n\r\nhello %d\r\n" % (number, number) for number in range(6)]
+NEWEST = b"Subject: the newest\r\n\r\nhello\r\n"
+FEW = 20  # commands
+
+
+def test_six_messages_take_a_few_commands_to_bring_in_and_to_compare(odd: RunOdd):
+    server = OddImapServer([Mail(raw, uid=743_024_218 + 1_400 * number) for number, raw in enumerate(LETTERS)])
+    with odd(server, IMAP_POLL_SECONDS=60) as stack:
+        stack.arrives(*LETTERS)
+        stack.is_ready()
+        assert len(server.commands) < FEW
+        before = len(server.commands)
+        assert stack.here.run("-m", "email_ingestion", "reconcile", "--json").returncode == 0
+        assert len(server.commands) - before < FEW
+        before = len(server.commands)
+        server.deliver(Mail(NEWEST, uid=1_500_000_000))
+        stack.arrives(NEWEST)
+        assert len(server.commands) - before < FEW
