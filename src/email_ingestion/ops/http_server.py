@@ -22,7 +22,7 @@ from email_ingestion.ops.admin import Admin
 from email_ingestion.ops.api import metrics_app, ops_app
 from email_ingestion.ops.metrics import Metrics
 from email_ingestion.ops.request_guard import AllowedHosts, RequestGuard
-from email_ingestion.ops.sockets import bind, port_of, url_of
+from email_ingestion.ops.sockets import BACKLOG, bind, port_of, url_of
 from email_ingestion.ops.status import Status
 
 START_SECONDS = 10.0
@@ -181,4 +181,5 @@ def _run(app: ASGIApp, bound: socket, name: str) -> _RunningServer:
         if not thread.is_alive() or time.monotonic() > deadline:
             raise OperationFailed(f"the HTTP server {name} did not start; the log says why")
         time.sleep(0.005)
+    bound.listen(BACKLOG)  # which asyncio has set to ACCEPT_BACKLOG: in a longer queue fewer callers are turned away
     return _RunningServer(server, thread, bound)

@@ -13,7 +13,7 @@ from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.ops.redaction import redact
 
 OPS_PORT, METRICS_PORT = 8080, 9090  # the producer's; the K-th worker's are K higher
-BACKLOG = 128
+BACKLOG = 1024
 COMMAND_LENGTH = 80  # characters of a command line, enough to recognize it
 
 
