@@ -228,6 +228,13 @@ def test_a_lost_database_comes_back_with_redis(alone: Place, remote: RedisServer
         path.unlink()
     with remote.client() as client:
         client.flushall()
+    alone.set(DATABASE_URL="postgresql+psycopg://nobody@nowhere.example/mail")
+    refused = restore(alone, made["file"], "--dry-run", code=1)
+    assert "would refuse: the backup holds a sqlite database, DATABASE_URL names postgresql" in refused
+    assert "restore it there" in restore(alone, made["file"], "--force", code=2)
+    del alone.environment["DATABASE_URL"]
+    with remote.client() as client:
+        assert client.dbsize() == 0
     assert "20 messages were missing" in restore(alone, made["file"])
     with closing(open_ledger(url)) as ledger:
         assert ledger.count() == 20

@@ -103,3 +103,24 @@ def test_an_exception_before_the_log_is_open_is_a_record(here: Place, tmp_path: 
     assert here.worker().ended() == 1
     crashed = events(here)["process_crashed"]
     assert "no such library" in crashed["exception"]
+
+
+@pytest.mark.parametrize("redirected", [True, False], ids=["redirected", "captured"])
+def test_an_installation_that_cannot_be_imported_is_a_record_and_a_sentence(
+    here: Place, tmp_path: Path, redirected: bool
+):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "structlog.py").write_text("import no_such_module\n")
+    here.set(PYTHONPATH=f"{tmp_path / 'broken'}{os.pathsep}{here.environment.get('PYTHONPATH', '')}")
+    if redirected:
+        assert here.worker(2).ended() == 2
+    else:
+        (here.folder / "logs").mkdir()
+        done = here.run("worker.py", "--instance", "2")
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+        assert "ModuleNotFoundError: No module named 'no_such_module'" in done.stderr
+    (failed,) = records(here, "worker-2")
+    assert (failed["event"], failed["exit_code"], failed["error_type"]) == ("process_failed", 2, "ModuleNotFoundError")
+    assert "No module named 'no_such_module'; ./scripts/start.sh" in failed["reason"]
+    assert "structlog.py" in failed["exception"]
+    assert "no_such_module" in typed(here, "logs", "--level", "CRITICAL").stdout

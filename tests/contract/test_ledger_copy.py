@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,49 @@ def test_what_a_later_version_added_comes_back_too(ledger: Ledger, database_url:
     with engine.connect() as connection:
         assert connection.execute(text("SELECT mood FROM emails")).all() == [("cheerful",)] * 2
     engine.dispose()
+
+
+def test_what_an_older_version_has_no_column_for_is_left_out(ledger: Ledger, database_url: str, tmp_path: Path):
+    letters = [mail(n, attachments=(b"x" * n,)) for n in (1, 2)]
+    ledger.record([stored(each) for each in letters])
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text('ALTER TABLE emails ADD COLUMN "Mood today" TEXT'))
+        connection.execute(text("UPDATE emails SET \"Mood today\" = 'cheerful, (''very'')'"))
+        connection.execute(text("UPDATE schema_revision SET version_num = '9999'"))
+    copied = _copy(database_url, tmp_path / "copy")
+    _emptied(database_url)
+    with engine.begin() as connection:
+        connection.execute(text('ALTER TABLE emails DROP COLUMN "Mood today"'))
+    engine.dispose()
+    assert merge_copy(database_url, tmp_path / "copy", copied) == 2
+    assert ledger.known_ids(each.email_id for each in letters) == {each.email_id for each in letters}
+    assert _copy(database_url, tmp_path / "again").rows == copied.rows
+
+
+def test_a_copy_whose_rows_do_not_fit_adds_nothing_and_quotes_nothing(
+    ledger: Ledger, database_url: str, tmp_path: Path
+):
+    if not database_url.startswith("postgresql"):
+        pytest.skip("SQLite takes every value")
+    ledger.record([stored(mail(n, subject="confidential")) for n in (1, 2)])
+    copied = _copy(database_url, tmp_path / "copy")
+    _emptied(database_url)
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE emails ALTER COLUMN sha256 TYPE integer USING 1"))
+    engine.dispose()
+    with pytest.raises(OperationFailed, match="takes nothing of the backup") as refused:
+        merge_copy(database_url, tmp_path / "copy", copied)
+    assert "\n" not in str(refused.value)
+    assert ledger.count() == 0
+
+
+def test_a_copy_that_needs_later_code_is_refused_with_a_reason(ledger: Ledger, database_url: str, tmp_path: Path):
+    ledger.record([stored(mail(1))])
+    copied = replace(_copy(database_url, tmp_path / "copy"), schema="9999")
+    with pytest.raises(OperationFailed, match="schema 9999, which this version does not know"):
+        merge_copy(database_url, tmp_path / "copy", copied)
 
 
 def test_what_an_operator_gave_up_stays_given_up(ledger: Ledger, database_url: str, tmp_path: Path):

@@ -20,7 +20,7 @@ from email_ingestion.backup.create import (
 )
 from email_ingestion.daemon import running_pid
 from email_ingestion.errors import OperationFailed
-from email_ingestion.ledger.copy import merge_copy
+from email_ingestion.ledger.copy import find_merge_obstacle, merge_copy
 from email_ingestion.stream import RedisLink, SnapshotRestore, read_gauges
 
 
@@ -32,9 +32,23 @@ class Obstacle:
     forcible: bool  # whether --force overrides it
 
 
-def find_obstacles(archive: Archive, link: RedisLink, pid_dir: Path) -> list[Obstacle]:
+@dataclass(frozen=True, slots=True)
+class RestoreTarget:
+    """The systems that a backup is restored into, and the directory for its files meanwhile."""
+
+    link: RedisLink
+    database_url: str | None
+    pid_dir: Path
+    backup_dir: Path
+
+
+def find_obstacles(archive: Archive, target: RestoreTarget) -> list[Obstacle]:
     """Return everything that stands against a restore now. Raises RedisConnectionError."""
-    found = [Obstacle(writer, forcible=False) for writer in running_writers(link, pid_dir)]
+    link = target.link
+    found = [Obstacle(writer, forcible=False) for writer in running_writers(link, target.pid_dir)]
+    copied = ledger_summary(archive)
+    if copied and target.database_url and (reason := find_merge_obstacle(target.database_url, copied)):
+        found.append(Obstacle(reason, forcible=False))
     if (there := partitions_of(archive)) != len(link.partitions):
         reason = f"the backup is of {there} partitions: set REDIS_PARTITIONS={there}, and REDIS_… to an empty Redis"
         found.append(Obstacle(reason, forcible=False))
@@ -66,16 +80,6 @@ def running_writers(link: RedisLink, pid_dir: Path) -> list[str]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class RestoreTarget:
-    """The systems that a backup is restored into, and the directory for its files meanwhile."""
-
-    link: RedisLink
-    database_url: str | None
-    pid_dir: Path
-    backup_dir: Path
-
-
 def restore(
     archive: Archive, target: RestoreTarget, progress: BackupProgress, save: Callable[[], Path] | None
 ) -> dict[str, Any]:
@@ -86,9 +90,7 @@ def restore(
     """
     reload = SnapshotRestore(target.link)
     with file_lock(target.backup_dir / "restore"), working_directory(target.backup_dir) as folder:
-        refused = [
-            each for each in find_obstacles(archive, target.link, target.pid_dir) if not (each.forcible and save)
-        ]
+        refused = [each for each in find_obstacles(archive, target) if not (each.forcible and save)]
         if refused:
             raise OperationFailed(f"nothing was restored: {refused[0].reason}")
         progress.start_step("unpacking", None)

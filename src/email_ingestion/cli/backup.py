@@ -162,7 +162,7 @@ def _rehearse(archive: Archive, settings: Settings, *, as_json: bool) -> int:
 
 
 def _describe(archive: Archive, target: RestoreTarget, *, as_json: bool) -> int:
-    found = find_obstacles(archive, target.link, target.pid_dir)
+    found = find_obstacles(archive, target)
     what = f"would restore {summary(archive)}, of {archive.manifest.created_at:%Y-%m-%d %H:%M:%S} UTC"
     lines = [f"would refuse: {each.reason}" for each in found] or [what]
     record = {"dry_run": True, "refused": [each.reason for each in found], **archive.as_dict()}

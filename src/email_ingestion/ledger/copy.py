@@ -19,7 +19,7 @@ from email_ingestion.errors import OperationFailed
 from email_ingestion.ledger import pg_dump
 from email_ingestion.ledger.database_errors import translate_errors
 from email_ingestion.ledger.engine import describe_database, open_engine, write_engine
-from email_ingestion.ledger.migrate import migrate
+from email_ingestion.ledger.migrate import known_revisions, migrate
 from email_ingestion.ledger.store import open_ledger
 
 # Rows refer to rows of the tables before them.
@@ -63,18 +63,31 @@ def check_copy(path: Path, expected: LedgerCopy) -> None:
         raise OperationFailed(f"the copy of the database holds {rows} where {expected.rows} were copied")
 
 
+def find_merge_obstacle(url: str, copied: LedgerCopy) -> str | None:
+    """Return why this copy cannot be merged into the database at `url`, without asking that; None when it can."""
+    engine = open_engine(url)
+    kind = engine.dialect.name
+    engine.dispose()
+    if kind != copied.kind:
+        return f"the backup holds a {copied.kind} database, DATABASE_URL names {kind}: restore it there"
+    if copied.schema not in known_revisions():
+        return (
+            f"the database in the backup has schema {copied.schema}, which this version does not know: restore it "
+            "with the version that made the backup"
+        )
+    return None
+
+
 def merge_copy(url: str, path: Path, copied: LedgerCopy) -> int:
     """Insert the rows that only the copy has into the ledger at `url`; return how many messages were added.
 
     The copy may be migrated. Raises ConfigurationError, SinkUnavailable and OperationFailed; nothing is added then.
     """
+    if obstacle := find_merge_obstacle(url, copied):
+        raise OperationFailed(obstacle)
     open_ledger(url).close()  # makes or migrates it
     engine = open_engine(url)
     try:
-        if engine.dialect.name != copied.kind:
-            raise OperationFailed(
-                f"the backup holds a {copied.kind} database, DATABASE_URL names {engine.dialect.name}: restore it there"
-            )
         with translate_errors(describe_database(engine)):
             if copied.kind == "postgresql":
                 return pg_dump.merge_rows(engine, path, TABLES)

@@ -18,6 +18,7 @@ from email_ingestion.settings import environment
 
 # pg_restore writes a table as this line, one line for each row, and `\.`.
 _COPY_LINE = re.compile(rb"COPY (?:\S+\.)?(\S+) (\(.*\)) FROM stdin;\n")
+_COLUMN = re.compile(r'\w+|"[^"]+"')
 _COPY_END = b"\\.\n"
 
 
@@ -60,21 +61,32 @@ def count_rows(path: Path, tables: Sequence[str]) -> dict[str, int]:
 
 
 def merge_rows(engine: Engine, path: Path, tables: Sequence[str]) -> int:
-    """Insert the rows that only the dump has, in one transaction; return how many messages were added."""
-    with engine.connect() as connection, connection.begin():
+    """Insert the rows that only the dump has, in one transaction; return how many messages were added.
+
+    What a later version has added to a row is left out where this database has no column for it. Raises
+    OperationFailed, and then nothing was added.
+    """
+    ours: dict[str, list[str]] = {}  # the columns of each table that the dump has rows for
+    with _driver_errors(engine), engine.connect() as connection, connection.begin():
         cursor = cast("Any", connection.connection.driver_connection).cursor()
         with _open_pg_restore(path, tables) as lines:
             for table, columns, rows in _iter_tables(lines):
                 cursor.execute(f"CREATE TEMPORARY TABLE back_{table} (LIKE {table} INCLUDING DEFAULTS) ON COMMIT DROP")
+                ours[table] = _columns(cursor, f"back_{table}")
+                for column in _COLUMN.findall(columns):
+                    if column.strip('"') not in ours[table]:  # of a later version: read, and left out
+                        cursor.execute(f"ALTER TABLE back_{table} ADD COLUMN {column} text")
                 with cursor.copy(f"COPY back_{table} {columns} FROM STDIN") as copy:
                     for row in rows:
                         copy.write(row)
         added = 0
         for table in tables:
-            cursor.execute("SELECT to_regclass(%s)", (f"pg_temp.back_{table}",))
-            if cursor.fetchone()[0] is None:
+            if table not in ours:
                 continue
-            cursor.execute(f"INSERT INTO {table} SELECT * FROM back_{table} ON CONFLICT DO NOTHING")  # noqa: S608
+            names = ", ".join(f'"{name}"' for name in ours[table])
+            cursor.execute(
+                f"INSERT INTO {table} ({names}) SELECT {names} FROM back_{table} ON CONFLICT DO NOTHING"  # noqa: S608
+            )
             added += cursor.rowcount if table == "emails" else 0
     return added
 
@@ -101,6 +113,24 @@ def _iter_tables(lines: IO[bytes]) -> Iterator[tuple[str, str, Iterator[bytes]]]
     for line in lines:
         if found := _COPY_LINE.fullmatch(line):
             yield found[1].decode(), found[2].decode(), takewhile(_COPY_END.__ne__, lines)
+
+
+@contextmanager
+def _driver_errors(engine: Engine) -> Iterator[None]:
+    """Raise OperationFailed for the driver's own errors, which pass by SQLAlchemy and may quote a row."""
+    driver = cast("Any", engine.dialect).dbapi
+    try:
+        yield
+    except driver.Error as error:
+        reason = error.diag.message_primary or type(error).__name__
+        raise OperationFailed(f"the database takes nothing of the backup and is as it was: {reason}") from None
+
+
+def _columns(cursor: Any, table: str) -> list[str]:
+    cursor.execute(
+        "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped", (table,)
+    )
+    return [name for (name,) in cursor.fetchall()]
 
 
 def _find_program(name: str) -> str:
