@@ -20,7 +20,7 @@ from email_ingestion.ops.metric_factory import MetricFactory
 from email_ingestion.ops.status_records import Names
 from email_ingestion.ops.worker_metrics import WorkerMetrics
 from email_ingestion.parsing.isolated import IsolatedParser
-from email_ingestion.producer import DownloadBudget, fetcher, sync
+from email_ingestion.producer import DownloadBudget, fetcher, portion_size, sync
 from email_ingestion.producer.selection import batches, batches_descending
 from email_ingestion.reconcile import ReconcileReport
 from email_ingestion.records import Cursor, SinkMessage
@@ -60,6 +60,8 @@ def watched(
     """Batches of four messages, from chunks of ten."""
     monkeypatch.setattr(sync, "BATCH_BYTES", 4500)
     monkeypatch.setattr(sync, "MAX_FETCH_UIDS", 10)
+    monkeypatch.setattr(portion_size, "FIRST_SHARE", 1.0)
+    monkeypatch.setattr(portion_size, "SLOW_SECONDS", math.inf)
     return Watched(sandbox, redis_server, tmp_path)
 
 

@@ -299,6 +299,7 @@ def test_twenty_thousand_messages_are_compared_in_windows(
     window, stretch = 3000, 200
     monkeypatch.setattr("email_ingestion.reconcile.reconciler.UID_WINDOW", window)
     monkeypatch.setattr("email_ingestion.reconcile.reconciler.MAX_FETCH_UIDS", stretch)
+    monkeypatch.setattr("email_ingestion.producer.portion_size.SLOW_SECONDS", math.inf)
     assert window < UID_WINDOW
     with gmail(mail="bulk:20000") as sandbox:
         world = World(tmp_path, redis_server, sandbox.imap_port)

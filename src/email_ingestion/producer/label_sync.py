@@ -25,7 +25,7 @@ from email_ingestion.stream import Appender
 if TYPE_CHECKING:
     from email_ingestion.ledger.store import Ledger
 
-WINDOW = 5_000  # messages asked for at once: new mail waits while they are answered
+WINDOW = 2_000  # messages asked for at once: new mail waits while they are answered
 MAX_TRIES = 3  # rounds after which what the server does not send is passed over
 WINDOW_BYTES = 4096  # reserved in the budget before a window, which is corrected afterwards
 

@@ -21,6 +21,7 @@ from email_ingestion.mailbox.uid_listing import LAST_UID, UID_WINDOW
 from email_ingestion.producer.fetcher import BATCH_BYTES
 from email_ingestion.producer.known_mail import KnownMail
 from email_ingestion.producer.pipeline import AppendPipeline, FetchDelay
+from email_ingestion.producer.portion_size import PortionSize
 from email_ingestion.producer.selection import batches, batches_descending
 from email_ingestion.records import Cursor
 
@@ -109,6 +110,7 @@ class HistorySync:
         self._pipeline = pipeline
         self._started_at = time.monotonic()
         self._started_from: int | None = None
+        self._portion_size = PortionSize()
 
     def steps(self, fetch_delay: FetchDelay) -> Iterator[float]:
         """Walk back to the first message; yield the seconds for which to do something else.
@@ -146,15 +148,22 @@ class HistorySync:
     ) -> Iterator[Cursor | float]:
         """Fetch and append UIDs, all there are from `low` to `cursor.history`; yield as `AppendPipeline.run` does."""
         selector = self._pipeline.selector
+        self._portion_size.start()
         while True:
-            chunk, uids = uids[-MAX_FETCH_UIDS:], uids[:-MAX_FETCH_UIDS]
+            size = self._portion_size.of(MAX_FETCH_UIDS)
+            chunk, uids = uids[-size:], uids[:-size]
             last_uid = chunk[0] if uids else low
             summaries = selector.summaries(chunk) if chunk else []
             selected = selector.select(summaries, cursor, known_mail)
-            cut = batches_descending(summaries, selected, last_uid, BATCH_BYTES)
+            cut = batches_descending(summaries, selected, last_uid, self._portion_size.of(BATCH_BYTES))
             for step in self._pipeline.run(cut, cursor, known_mail, fetch_delay, "history"):
-                cursor = step if isinstance(step, Cursor) else cursor
-                yield step
+                if isinstance(step, Cursor):
+                    cursor = step
+                    self._portion_size.end_step()  # what is done before the next one belongs to it: it takes what came
+                    yield step
+                else:
+                    yield step
+                    self._portion_size.start()
             if not uids:
                 return
 

@@ -18,6 +18,7 @@ from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS, SelectedMailbox
 from email_ingestion.mailbox.uid_listing import LAST_UID, UID_WINDOW
 from email_ingestion.producer.fetcher import BATCH_BYTES, MessageFetcher
 from email_ingestion.producer.known_mail import KnownMail, Locations
+from email_ingestion.producer.portion_size import PortionSize
 from email_ingestion.producer.selection import FetchFilter, batches, mark_history
 from email_ingestion.reconcile.comparison import MessageState, ReconcileReport, compare
 from email_ingestion.records import RawMessage
@@ -54,6 +55,7 @@ class Reconciler:
         self._observe = observe
         self._rescan = 0
         self._first_uid = 1
+        self._portion_size = PortionSize()
         self.report = ReconcileReport(account, mailbox.name, mailbox.uidvalidity, 0)
         self.position = 0  # the messages that were looked at, of those that the mailbox had at first
 
@@ -102,20 +104,23 @@ class Reconciler:
             self.position += len(known)
             yield
             rest = sorted(set(part).difference(known))
-            for start in range(0, len(rest), MAX_FETCH_UIDS):
-                chunk = rest[start : start + MAX_FETCH_UIDS]
+            while rest:
+                size = self._portion_size.of(MAX_FETCH_UIDS)
+                chunk, rest = rest[:size], rest[size:]
                 yield from self._compare_chunk(chunk)
                 self.position += len(chunk)
                 yield
 
     def _compare_chunk(self, uids: Sequence[int]) -> Iterator[None]:
         """Compare messages whose location the ledger does not know."""
+        self._portion_size.start()
         summaries = self._fetcher.summaries(uids)
         self._count_failures()
         locations = self._known_mail.locate(summaries)
         states = self._compare(summaries, locations)
         self._count_copies(locations.delivered)
         doubtful = [summary for summary in summaries if states[summary.uid] == "missing"]
+        self._portion_size.end_step()
         if self._wait_for_capacity or any(summary.gm_msgid is None for summary in doubtful):
             self.report.count({uid: state for uid, state in states.items() if state != "missing"})
             yield from self._check_by_content(doubtful)
@@ -132,9 +137,10 @@ class Reconciler:
     def _check_by_content(self, doubtful: Sequence[MessageSummary]) -> Iterator[None]:
         """Fetch what seems to be missing; what is still missing after a second comparison is filled in."""
         uids = {summary.uid for summary in doubtful}
-        for batch in batches(doubtful, uids, max(uids, default=0), BATCH_BYTES):
+        for batch in batches(doubtful, uids, max(uids, default=0), self._portion_size.of(BATCH_BYTES)):
             if not batch.summaries:
                 continue
+            self._portion_size.start()
             has_capacity = self._wait_for_capacity is not None and self._wait_for_capacity()
             if not has_capacity and batch.summaries[0].gm_msgid is not None:
                 self.report.count(dict.fromkeys([summary.uid for summary in batch.summaries], "missing"))
@@ -151,6 +157,7 @@ class Reconciler:
             self._count_copies(locations.delivered)
             if has_capacity and missing:
                 self._fill(missing, last_entry_id)
+            self._portion_size.end_step()
             yield
 
     def _count_failures(self) -> None:

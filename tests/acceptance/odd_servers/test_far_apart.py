@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from tests.servers.odd_imap import Mail, OddImapServer
+import time
+from collections.abc import Callable
+
+from tests.servers.odd_imap import Mail, OddImapServer, literal
 from tests.servers.odd_stack import RunOdd
+from tests.servers.processes import until
 
 LETTERS = [b"Subject: letter %d\r\n\r\nhello %d\r\n" % (number, number) for number in range(6)]
 NEWEST = b"Subject: the newest\r\n\r\nhello\r\n"
@@ -23,3 +27,20 @@ def test_six_messages_take_a_few_commands_to_bring_in_and_to_compare(odd: RunOdd
         server.deliver(Mail(NEWEST, uid=1_500_000_000))
         stack.arrives(NEWEST)
         assert len(server.commands) - before < FEW
+
+
+def test_a_new_mail_waits_for_a_moment_only_while_a_slow_server_sends_old_mail(odd: RunOdd):
+    def slow(raw: bytes) -> Callable[[int | None, int | None], bytes]:
+        def body(_offset: int | None, _size: int | None) -> bytes:
+            time.sleep(0.05)
+            return b"BODY[] " + literal(raw)
+
+        return body
+
+    old = [b"Subject: old %d\r\n\r\nhello %d\r\n" % (number, number) for number in range(500)]
+    server = OddImapServer([Mail(raw, items={"BODY[]": slow(raw)}) for raw in old])
+    with odd(server, IMAP_POLL_SECONDS=60) as stack:
+        until(stack.stored, "the first old mail")
+        server.deliver(NEWEST)
+        stack.arrives(NEWEST)
+        assert len(stack.stored()) < len(old) / 2
