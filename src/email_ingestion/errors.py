@@ -10,7 +10,7 @@ EmailIngestionError
 │   ├── IMAPConnectionError          the mail server is away or broke off
 │   │   ├── IMAPThrottledError           it asks us to come back later
 │   │   │   └── IMAPLockedOut                the account's daily limit is used up: hours, over restarts too
-│   │   └── IMAPCommandRefused           it does not understand a command: our fault, repeating it is pointless
+│   │   └── IMAPCommandRefused           it refuses a command that cannot be done without: an operator must look
 │   ├── SessionExpired               the IMAP session's hour is over: normal, reconnect at once
 │   ├── TokenRefreshError            the token endpoint did not answer properly
 │   ├── ParserDied                   a message ended the parser process: poison, if it does so repeatedly
@@ -30,10 +30,24 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
+
+QUOTED_LENGTH = 200  # characters of a server's words that are shown
+SERVER_SAYS = 'the server says "'  # ends at the next quotation mark
+
+_MAIL_ADDRESS = re.compile(r"[^\s<>'`,;:=()\[\]{}|]+@[^\s<>'`,;:=()\[\]{}|]+")
+# Base64 as SASL sends it, and tokens: words of their own, long and mixed, or padded.
+_PAYLOAD = re.compile(
+    r"(?<![^\s'(\[<{])(?:"
+    r"(?=\S{0,200}\d)(?=\S{0,200}[A-Z])(?=\S{0,200}[a-z])[A-Za-z0-9+/_.-]{20,}={0,2}|[A-Za-z0-9+/]{6,}={1,2}"
+    r")(?![^\s')\]>},;.])"
+)
 
 
 class EmailIngestionError(Exception):
-    """The root; its text is one sentence an operator can act on."""
+    """The root; its text is one sentence an operator can act on, and `remedy` what to do where that is not in it."""
+
+    remedy: str = ""
 
 
 class ConfigurationError(EmailIngestionError):
@@ -65,11 +79,12 @@ class IMAPConnectionError(TransientError):
 
 
 class IMAPThrottledError(IMAPConnectionError):
-    """The IMAP server limits the account; `retry_after` is the minimum pause, in seconds."""
+    """The IMAP server limits the account; `retry_after` is the minimum pause, in seconds, `asked` if it said so."""
 
-    def __init__(self, message: str, retry_after: float = 60.0) -> None:
+    def __init__(self, message: str, retry_after: float = 60.0, *, asked: bool = False) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.asked = asked
 
 
 class IMAPLockedOut(IMAPThrottledError):
@@ -77,7 +92,7 @@ class IMAPLockedOut(IMAPThrottledError):
 
 
 class IMAPCommandRefused(IMAPConnectionError):
-    """The IMAP server answered BAD: report it as a bug of email-ingestion, with the log of the last minutes."""
+    """The IMAP server refuses what cannot be done without; only a person, here or there, changes that."""
 
 
 class SessionExpired(TransientError):
@@ -143,6 +158,17 @@ class LeaseLost(EmailIngestionError):
 
 class StaleCursor(EmailIngestionError):
     """The cursor in Redis changed since the producer read it; read it again."""
+
+
+def quote_server(text: str) -> str:
+    """Return what a server said, as a clause of our message: without addresses, payloads and control characters.
+
+    It is safe to log: `ops.redaction` leaves such a quotation as it is.
+    """
+    words = "".join(" " if unicodedata.category(letter)[0] in "CZ" else letter for letter in text).replace('"', "'")
+    words = " ".join(_PAYLOAD.sub("<payload>", _MAIL_ADDRESS.sub("<address>", words)).split())
+    shown = words if len(words) <= QUOTED_LENGTH else words[: QUOTED_LENGTH - 1] + "…"
+    return f'{SERVER_SAYS}{shown}"' if shown else "the server says nothing more"
 
 
 def fingerprint_of(event: str, kind: str, text: str) -> str:

@@ -153,7 +153,7 @@ async def serve(
 
 async def _serve_session(session: Session) -> None:
     if session.backend.faults.consume("greeting_bye"):
-        raise SessionClosed("Too many connections, try again later.")
+        raise SessionClosed("Temporary System Problem, try again later.")
     await session.send(f"* OK Gimap ready for requests from {session.connection.peer} {session.id}".encode())
     while session.command != "LOGOUT":
         line = await session.next_line()

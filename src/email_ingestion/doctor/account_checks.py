@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -28,48 +29,13 @@ SETUP = "python producer.py --auth-setup"
 
 # By a part of the error's text: the cause in the operator's words, and what to do.
 LOGIN_CAUSES: tuple[tuple[str, str, str], ...] = (
-    (
-        r"disabled for your domain",
-        "the Workspace administrator has disabled IMAP",
-        "ask for it: Google Admin console > Apps > Google Workspace > Gmail > End User Access > POP and IMAP access",
-    ),
-    (
-        r"not enabled for IMAP",
-        "IMAP is switched off for this account",
-        "switch it on in Gmail: Settings > Forwarding and POP/IMAP > Enable IMAP",
-    ),
-    (
-        r"scope or user",
-        "the token's scope or user does not open this mailbox",
-        f"check that IMAP_USER is the account that gave its consent, then {SETUP}",
-    ),
-    (
-        r"Application-specific password",
-        "Google takes no ordinary password here",
-        "make an app password (needs 2-step verification) for IMAP_PASSWORD, or use IMAP_AUTH=oauth2",
-    ),
-    (
-        r"web browser|WEBALERT|Web login",
-        "Google wants a person to sign in with a browser first",
-        "sign in to the account in a browser and confirm that it was you, then run this again",
-    ),
-    (
-        r"refuses IMAP_USER and IMAP_PASSWORD",
-        "the server refuses IMAP_USER or IMAP_PASSWORD",
-        "check both; Gmail takes an app password only",
-    ),
-    (r"over its limits", "the account is over its daily limits", "wait up to 24 hours; the producer waits by itself"),
-    (
-        r"too many connections",
-        "too many connections to the account",
-        "close other mail programs of it: Gmail allows 15 at a time",
-    ),
+    (r"scope or user", "", f"check that IMAP_USER is the account that gave its consent, then {SETUP}"),
     (
         r"is hidden",
         "the mailbox of all mail (\\All) is hidden from IMAP",
         "Gmail > Settings > Labels > All Mail: tick 'Show in IMAP'; or set IMAP_MAILBOX=INBOX",
     ),
-    (r"IMAP_MAILBOX", "", "set IMAP_MAILBOX to one of those names, or to auto"),
+    (r"^IMAP_MAILBOX", "", "set IMAP_MAILBOX to one of those names, or to auto"),
 )
 TOKEN_CAUSES: tuple[tuple[str, str, str], ...] = (
     (
@@ -194,11 +160,9 @@ def check_login(account: Account, timeout: float, named: str) -> Finding:
         with closing(log_in(account, timeout)) as connection:
             mailboxes = [connection.examine(connection.find_mailbox(each.imap_mailbox)) for each in account.by_mailbox]
             kind = "Gmail" if connection.is_gmail else "not Gmail: messages are told apart by their SHA-256"
-    except IMAPThrottledError as error:
-        found = _explain(check, str(error), LOGIN_CAUSES, "wait and run this again")
-        return Finding(check, "degraded", found.cause, found.remedy)
     except EmailIngestionError as error:
-        return _explain(check, str(error), LOGIN_CAUSES, "run this again; if it stays, look into logs/producer.log")
+        found = _explain(check, str(error), LOGIN_CAUSES, error.remedy or "run this again; if it stays, see its words")
+        return replace(found, verdict="degraded") if isinstance(error, IMAPThrottledError) else found
     return Finding(check, "ok", f"{sum(each.exists for each in mailboxes):,} messages in the mailbox; {kind}")
 
 

@@ -1,25 +1,24 @@
-"""Translates an IMAP server's refusal (NO, BAD, BYE) into one of our errors, by its text alone.
+"""Translates an IMAP server's refusal (NO, BAD, BYE) into one of our errors; `server_answers` says what texts mean.
 
-The texts are Gmail's; other servers use the response codes of RFC 5530.
+    session_ended   SessionExpired         reconnect at once
+    temporary       IMAPConnectionError    back off
+    throttled       IMAPThrottledError     the time it asks for, else 30 s, doubling to 15 min
+    locked_out      IMAPLockedOut          an hour, doubling to a day, over restarts too
+    gone            MailboxGone            list the mailboxes again
+    credentials     AuthenticationFailed   a person; TokenRejected: one forced refresh before, LookupFailed: three tries
+    browser         WebLoginRequired       a person; looked at hourly
+    operator, bug   AuthenticationFailed at the login, else IMAPCommandRefused: a person; now and then
 
-    Session expired                                   SessionExpired       reconnect at once
-    UNAVAILABLE, System Error, what else may pass     IMAPConnectionError  back off
-    Too many simultaneous connections, [LIMIT]        IMAPThrottledError   30 s, doubling to 15 min
-    OVERQUOTA, exceeded command or bandwidth limits   IMAPLockedOut        an hour, doubling to a day, over restarts too
-    NONEXISTENT                                       MailboxGone          list the mailboxes again
-    BAD                                               IMAPCommandRefused   our fault; now and then
-    some messages could not be fetched                MessagesRefused      keep the others, fetch these one by one
-    invalid credentials                               TokenRejected        one forced refresh, then a person
-    Lookup failed                                     LookupFailed         three times, then a person
-    WEBALERT, log in via your web browser             WebLoginRequired     a person; looked at hourly
-    Application-specific password required            AuthenticationFailed a person
+An unknown NO refuses the credentials at the login, and may pass elsewhere; an unknown BAD is an IMAPCommandRefused.
+Every error quotes the server's own words.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 from email_ingestion.errors import (
     AuthenticationFailed,
@@ -30,22 +29,28 @@ from email_ingestion.errors import (
     IMAPThrottledError,
     OAuth2AuthenticationError,
     SessionExpired,
+    quote_server,
 )
+from email_ingestion.mailbox.server_answers import AnswerRule, asked_pause, judge
+
+Refusal = TypeVar("Refusal", bound=EmailIngestionError)
 
 OVERQUOTA_SECONDS = 3600.0  # a suspension lasts an hour at least
 CROWDED_SECONDS = 30.0
 
-_OVERQUOTA = re.compile(r"OVERQUOTA|exceeded command or bandwidth limits", re.IGNORECASE)
-_CROWDED = re.compile(r"Too many simultaneous connections|\[LIMIT\]|\[INUSE\]", re.IGNORECASE)
-_PASSING = re.compile(r"UNAVAILABLE|Temporary|SERVERBUG|System Error", re.IGNORECASE)
-_BROWSER = re.compile(r"WEBALERT|web browser|Web login required", re.IGNORECASE)
-_APP_PASSWORD = re.compile(r"Application-specific password", re.IGNORECASE)
-_SWITCHED_OFF = re.compile(r"not enabled for IMAP|IMAP access is disabled", re.IGNORECASE)
-_EXPIRED = re.compile(r"Session expired", re.IGNORECASE)
-_GONE = re.compile(r"NONEXISTENT|Unknown Mailbox", re.IGNORECASE)
 _BAD = re.compile(r"command error: BAD|Could not parse command")  # imaplib's words around a tagged BAD, and Gmail's
 _OF_A_MESSAGE = re.compile(r"could not be FETCHed|System Error", re.IGNORECASE)
 _NOT_OF_A_MESSAGE = re.compile(r"UNAVAILABLE|Temporary|Session expired", re.IGNORECASE)
+# What imaplib and imapclient put around a server's text.
+_AROUND = re.compile(
+    r"(?:command: \w+ => )?(?:\w+ command error: (?:BAD|NO)\s*|(?!login|authenticat)[a-z_]+ failed: )?(?P<text>.*)",
+    re.DOTALL | re.IGNORECASE,
+)
+_OWN_WORDS = re.compile(
+    r"socket error|unexpected (?:tagged )?response|got more than|command \w+ illegal|no CAPABILITY response"
+    r"|server not IMAP4 compliant"
+)
+_BYE = re.compile(r"^\* BYE ?")
 
 
 class TokenRejected(OAuth2AuthenticationError):
@@ -75,16 +80,16 @@ class MessagesRefused(IMAPConnectionError):
 def translate(error: Exception, action: str) -> EmailIngestionError:
     """Return our error for a NO, BAD or BYE; `action` completes "cannot … the IMAP server"."""
     text = _readable(error)
-    if _EXPIRED.search(text):
-        return SessionExpired("the IMAP session expired")
-    limited = _limited(text)
-    if limited:
-        return limited
-    if _BAD.search(text):
-        return IMAPCommandRefused(f"the IMAP server does not understand us, please report it: cannot {action}: {text}")
-    if _GONE.search(text):
-        return MailboxGone(f"the mailbox is gone: {text}")
-    return IMAPConnectionError(f"cannot {action} the IMAP server: {text}")
+    if _OWN_WORDS.search(text):
+        return IMAPConnectionError(f"cannot {action} the IMAP server: {text}")
+    words, rule = quote_server(_server_text(text)), judge(_server_text(text))
+    if rule is None or rule.meaning == "credentials":  # the next login shows whether they still hold
+        if _BAD.search(text):
+            return IMAPCommandRefused(f"the IMAP server does not accept a command: cannot {action} it: {words}")
+        return IMAPConnectionError(f"cannot {action} the IMAP server: {words}")
+    return _by_meaning(rule, words, text) or IMAPConnectionError(
+        f"cannot {action} the IMAP server: {rule.says}: {words}"
+    )
 
 
 def concerns_messages(error: Exception) -> bool:
@@ -95,47 +100,76 @@ def concerns_messages(error: Exception) -> bool:
     return bool(_OF_A_MESSAGE.search(text) or _BAD.search(text))
 
 
-def translate_login(error: Exception, challenges: list[bytes], *, oauth2: bool) -> EmailIngestionError:
-    """Return our error for a refused login; `challenges` are the JSON error challenges of XOAUTH2."""
+def translate_login(
+    error: Exception, challenges: list[bytes], *, oauth2: bool, broke_off: bool = False
+) -> EmailIngestionError:
+    """Return our error for a login that failed; `challenges` are the JSON error challenges of XOAUTH2.
+
+    `broke_off` tells that the server closed the connection instead of refusing the login.
+    """
     text = _readable(error)
-    limited = _limited(text)
-    return limited or _needs_person(text) or _not_checked(text) or _credentials_refused(text, challenges, oauth2=oauth2)
+    if _OWN_WORDS.search(text):
+        return IMAPConnectionError(f"cannot log in to the IMAP server: {text}")
+    words, rule = quote_server(_server_text(text)), judge(_server_text(text))
+    meaning = rule.meaning if rule else ""
+    if rule and meaning in {"operator", "bug"}:
+        return _with_remedy(AuthenticationFailed(f"{rule.says}: {words}"), rule)
+    if rule and meaning not in {"credentials", "gone"}:
+        known = _by_meaning(rule, words, text)
+        return known or IMAPConnectionError(f"the mail server cannot check the login now: {words}")
+    if meaning != "credentials" and broke_off:
+        return IMAPConnectionError(f"the mail server broke off the login: {words}")
+    if meaning != "credentials" and _BAD.search(text):
+        return IMAPCommandRefused(f"the mail server does not accept the login command: {words}")
+    return _credentials_refused(words, rule, challenges, oauth2=oauth2)
 
 
-def _needs_person(text: str) -> AuthenticationFailed | None:
-    if _BROWSER.search(text):
-        return WebLoginRequired("the mail server wants the owner to log in with a web browser: do so, then wait")
-    if _APP_PASSWORD.search(text):
-        return AuthenticationFailed(f"the mail server wants an app password, or OAuth2: {text}")
-    if _SWITCHED_OFF.search(text):
-        return AuthenticationFailed(f"the account, or its administrator, has IMAP switched off: {text}")
-    return None
+def _by_meaning(rule: AnswerRule, words: str, text: str) -> EmailIngestionError | None:
+    """Return our error for a meaning that does not depend on the command; None for a trouble that may pass."""
+    says = f"{rule.says}: {words}"
+    match rule.meaning:
+        case "session_ended":
+            return SessionExpired(says)
+        case "locked_out" | "throttled":
+            return _limited(text)
+        case "browser":
+            return _with_remedy(WebLoginRequired(f"{rule.says}: do so, then wait; {words}"), rule)
+        case "operator" | "bug":
+            return _with_remedy(IMAPCommandRefused(says), rule)
+        case "gone":
+            return MailboxGone(says)
+        case _:
+            return None
 
 
-def _not_checked(text: str) -> IMAPConnectionError | None:
-    if _BAD.search(text):
-        return IMAPCommandRefused(f"the IMAP server does not understand us, please report it: {text}")
-    if _PASSING.search(text):
-        return IMAPConnectionError(f"the mail server cannot check the login now: {text}")
-    return None
-
-
-def _credentials_refused(text: str, challenges: list[bytes], *, oauth2: bool) -> AuthenticationFailed:
+def _credentials_refused(
+    words: str, rule: AnswerRule | None, challenges: list[bytes], *, oauth2: bool
+) -> AuthenticationFailed:
     if not oauth2:
-        return AuthenticationFailed(f"the mail server refuses IMAP_USER and IMAP_PASSWORD: {text}")
-    if _status(challenges) == "invalid_request" or "Lookup failed" in text:
+        return _with_remedy(AuthenticationFailed(f"the mail server refuses IMAP_USER and IMAP_PASSWORD: {words}"), rule)
+    if _status(challenges) == "invalid_request" or "Lookup failed" in words:
         return LookupFailed(
-            "Gmail refuses the token's scope or user: check IMAP_USER, then run `python producer.py --auth-setup`"
+            "Gmail refuses the token's scope or user: check IMAP_USER, then run `python producer.py --auth-setup`; "
+            + words
         )
-    return TokenRejected("the mail server refuses the access token: run `python producer.py --auth-setup` if it lasts")
+    return TokenRejected(
+        "the mail server refuses the access token: run `python producer.py --auth-setup` if it lasts; " + words
+    )
 
 
 def _limited(text: str) -> IMAPThrottledError | None:
-    if _OVERQUOTA.search(text):
-        return IMAPLockedOut(f"the account is over its limits: {text}", OVERQUOTA_SECONDS)
-    if _CROWDED.search(text):
-        return IMAPThrottledError(f"too many connections to the account: {text}", CROWDED_SECONDS)
-    return None
+    rule = judge(_server_text(text))
+    if rule is None or rule.meaning not in {"locked_out", "throttled"}:
+        return None
+    says, pause = f"{rule.says}: {quote_server(_server_text(text))}", asked_pause(_server_text(text))
+    if rule.meaning == "locked_out":
+        return _with_remedy(IMAPLockedOut(says, pause or OVERQUOTA_SECONDS), rule)
+    return _with_remedy(IMAPThrottledError(says, pause or CROWDED_SECONDS, asked=pause is not None), rule)
+
+
+def _with_remedy(error: Refusal, rule: AnswerRule | None) -> Refusal:
+    error.remedy = rule.remedy if rule else ""
+    return error
 
 
 def _status(challenges: list[bytes]) -> str | None:
@@ -147,5 +181,19 @@ def _status(challenges: list[bytes]) -> str | None:
 
 
 def _readable(error: Exception) -> str:
-    """Return the server's text, which imapclient sometimes wraps in a repr of bytes."""
-    return re.sub(r"^b['\"](.*)['\"]$", r"\1", " ".join(str(error).split()))[:300]
+    """Return the text of an error, in which imaplib and imapclient leave reprs of bytes and lists of them."""
+    return " ".join(re.sub(r"\[?b(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")\]?", _decoded, str(error)).split())
+
+
+def _decoded(found: re.Match[str]) -> str:
+    try:
+        value = ast.literal_eval(found[0].strip("[]"))
+    except (ValueError, SyntaxError):
+        return found[0]
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else found[0]
+
+
+def _server_text(text: str) -> str:
+    """Return what the server said, without the words that our libraries put around it."""
+    found = _AROUND.fullmatch(text)
+    return _BYE.sub("", found["text"] if found else text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from email_ingestion import errors
@@ -36,8 +36,7 @@ _RUNBOOK_NAMES = (
 _SECRET_KEYS = re.compile(
     r"(?i)^(subject|body|text|html|headers?|.*(password|passwd|secret|authorization)|.*_token|token)$"
 )
-_ASSIGNED = r"(?i)\b(access_token|refresh_token|id_token|client_secret|password|authorization)(\W{1,4})"
-_PATTERNS = (
+_TOKENS = (
     (re.compile(r"://[^\s/@]*:[^\s/@]*@"), "://<credentials>@"),
     (re.compile(r"\bya29\.[\w.~+/-]+"), "<token>"),
     (re.compile(r"\b1//[\w-]{16,}"), "<token>"),
@@ -45,16 +44,35 @@ _PATTERNS = (
     (re.compile(r"\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*"), "<token>"),
     (re.compile(r"\bdXNlcj[0-3][\w+/]+=*"), "<token>"),  # base64 of "user=…", what XOAUTH2 sends
     (re.compile(r"(?i)\bbearer\s+(?!<)[^\s\"',}\x01]+"), "Bearer <token>"),
-    (re.compile(_ASSIGNED + r"(?!<|Bearer)[^\s\"'&,}]+"), r"\1\2<secret>"),
 )
+_ASSIGNED = (
+    re.compile(
+        r"(?i)\b(access_token|refresh_token|id_token|client_secret|password|authorization)"
+        r"([\"']?\s*[:=]\s*[\"']?|[\"'],\s*[\"']|%3D)(?!<|Bearer)[^\s\"'&,}]+"
+    ),
+    r"\1\2<secret>",
+)
+_SERVER_WORDS = re.compile(f'({re.escape(errors.SERVER_SAYS)}[^"]*")')
 # Anchored at the start of a word, so that a long word without "@" costs one pass and not one per character.
 _DELIMITERS = r"\s<>\"`,;:=()\[\]{}|"
 _ADDRESS = re.compile(rf"(?:\"[^\"\n]{{1,64}}\"|(?<![^{_DELIMITERS}])[^{_DELIMITERS}@]+)@[^{_DELIMITERS}@']+")
 
 
 def redact(text: str) -> str:
-    """Return `text` without anything that looks like an address, a token or a password."""
-    for pattern, replacement in _PATTERNS:
+    """Return `text` without anything that looks like an address, a token or a password.
+
+    What a server said (`errors.quote_server`) may speak of passwords: of that only addresses and tokens are masked.
+    """
+    if errors.SERVER_SAYS not in text:
+        return _masked(text, (*_TOKENS, _ASSIGNED))
+    pieces = _SERVER_WORDS.split(text)
+    return "".join(
+        _masked(piece, _TOKENS if number % 2 else (*_TOKENS, _ASSIGNED)) for number, piece in enumerate(pieces)
+    )
+
+
+def _masked(text: str, patterns: Iterable[tuple[re.Pattern[str], str]]) -> str:
+    for pattern, replacement in patterns:
         text = pattern.sub(replacement, text)
     return _ADDRESS.sub("<address>", text) if "@" in text else text
 

@@ -24,6 +24,7 @@ Kind = Literal["normal", "transient", "throttled", "locked_out", "operator"]
 
 CAP_SECONDS = 300.0
 THROTTLED_CAP_SECONDS = 900.0
+ASKED_SPREAD_SECONDS = 10.0  # added to the time that a server asks for, so that accounts do not come back together
 OPERATOR_SECONDS = 15.0  # the first delay of an account that waits for a person; it doubles up to the next constant
 OPERATOR_CAP_SECONDS = 3600.0
 BREAKER_SECONDS = 5.0  # an operator may close an open breaker long before its time
@@ -62,7 +63,7 @@ class AccountBackoff:
             case IMAPLockedOut():
                 return Delay("locked_out", error.retry_after)
             case IMAPThrottledError():
-                return Delay("throttled", self._throttled(error.retry_after))
+                return Delay("throttled", self._throttled(error))
             case CircuitBreakerError():
                 return Delay("transient", min(error.retry_after, BREAKER_SECONDS))
             case AuthenticationFailed() | ConfigurationError() | IMAPCommandRefused():
@@ -82,8 +83,12 @@ class AccountBackoff:
             return Delay("normal", 0.0)
         return Delay("normal", self.next_delay())
 
-    def _throttled(self, minimum: float) -> float:
+    def _throttled(self, error: IMAPThrottledError) -> float:
+        """Return the time that the server asked for and little more, else half a minute and longer each time."""
+        if error.asked:
+            return error.retry_after + min(ASKED_SPREAD_SECONDS, error.retry_after / 4) * self.rng.random()
         self._throttles += 1
+        minimum = error.retry_after
         seconds = backoff(self._throttles, base=minimum, cap=max(minimum, THROTTLED_CAP_SECONDS))
         return seconds * (1 + self.rng.random() / 4)
 
