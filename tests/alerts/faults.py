@@ -112,6 +112,13 @@ PROCESSES = (
         3,
         "WorkerDown P2 NoWorkers P1",
     ),
+    Fault(
+        "one of the workers of another host is dead",
+        both("missing_processes", level(1), 'process="worker"'),
+        5,
+        "ProcessMissing P2",
+    ),
+    Fault("a worker is restarted", both("missing_processes", level(1), 'process="worker"'), 2, ""),
     Fault("the workers of another host are gone", both("active_workers", level(0)), 3, "NoWorkers P1"),
     Fault(
         "a loop hangs",

@@ -79,6 +79,8 @@ HEALTHY: Mapping[str, Value] = {
     **{up(component): level(1) for component in ("producer", "worker")},
     **{started(component): level(-200_000) for component in ("producer", "worker")},
     **both("active_workers", level(1)),
+    **both("missing_processes", level(0), 'process="producer"'),
+    **both("missing_processes", level(0), 'process="worker"'),
     **both("loop_last_iteration_timestamp_seconds", now(2), 'loop="collect"'),
     **both("dependency_up", level(1), 'dependency="redis"'),
     producer("dependency_up", 'dependency="imap"'): level(1),

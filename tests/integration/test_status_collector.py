@@ -14,7 +14,7 @@ import redis
 
 from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.errors import RedisConnectionError
-from email_ingestion.events import Started
+from email_ingestion.events import SinkBacklog, Started
 from email_ingestion.ops.observers import Ops, open_ops
 from email_ingestion.ops.peers import peers
 from email_ingestion.ops.status_collector import StatusCollector
@@ -121,6 +121,44 @@ def test_a_dead_worker_with_something_pending_is_not_forgotten(redis_server: Red
         assert "1 messages pend in its name" in ops.status.readiness().reasons[0]
         client.xack(keys.stream, GROUP, entry)
         until(lambda: ops.status.readiness().status == "ready", "nothing pends any more")
+
+
+def missing(ops: Ops) -> dict[str, float | None]:
+    return {
+        kind: ops.metrics.registry.get_sample_value("email_ingestion_missing_processes", {"process": kind})
+        for kind in ("producer", "worker")
+    }
+
+
+def test_a_dead_second_worker_is_counted_until_it_runs_again(redis_server: RedisServer, tmp_path: Path) -> None:
+    ops = producer_ops()
+    (tmp_path / "worker-2.pid").write_text("4194303\n")  # it was killed, and nobody holds its lock
+    with redis_server.client() as client, closing(collector(redis_server, ops, tmp_path)) as collecting:
+        lives(client, "pod-b")
+        died(client, "pod-a", time.time() - 60)  # replaced: no machine has its PID file
+        collecting.start()
+        until(lambda: missing(ops) == {"producer": 0, "worker": 1}, "the second worker is missing")
+        (tmp_path / "worker-2.pid").unlink()
+        until(lambda: missing(ops) == {"producer": 0, "worker": 0}, "nobody is")
+
+
+def test_the_producer_knows_which_sinks_are_late_from_the_workers(redis_server: RedisServer, tmp_path: Path) -> None:
+    theirs, ops = open_ops(ME, Names({"redis": True}, sinks=("database", "webhook")), list), producer_ops()
+    theirs.observe(SinkBacklog("webhook", 3, 1000.0))
+
+    def oldest() -> float | None:
+        name = "email_ingestion_sink_oldest_timestamp_seconds"
+        return ops.metrics.registry.get_sample_value(name, {"sink": "webhook"})
+
+    with (
+        closing(collector(redis_server, theirs, tmp_path)) as worker,
+        closing(collector(redis_server, ops, tmp_path)) as producer,
+    ):
+        worker.start()
+        producer.start()
+        until(lambda: oldest() == 1000.0, "it is told")
+        theirs.observe(SinkBacklog("webhook", 0, None))
+        until(lambda: oldest() is None, "nothing waits any more")
 
 
 def test_mail_that_waits_without_a_worker_degrades_the_producer(redis_server: RedisServer, tmp_path: Path) -> None:

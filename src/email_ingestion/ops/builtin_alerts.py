@@ -32,6 +32,8 @@ THRESHOLDS = {
     "consent_seconds": 259_200,
     "backlog_critical": 100,
     "pending_seconds": 900,
+    "sink_seconds_warning": 300,
+    "sink_seconds_critical": 600,
     "dead_letters": 10,
     "redis_memory_ratio": 0.85,
     "disk_ratio_critical": 0.95,
@@ -115,6 +117,32 @@ def _breakers(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[s
     return {name: f"circuit breaker {name} is open" for name, state in states.items() if state}
 
 
+def _no_workers(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
+    """Go by the judgement of `ops.peers`: where workers were stopped on purpose and no mail waits, none is missing."""
+    missing = current.value("missing_processes", process="worker")
+    return {"": "no worker runs: ./scripts/start.sh"} if missing and current.value("active_workers") == 0 else {}
+
+
+def _missing_processes(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
+    counts = current.by_label("missing_processes", "process").items()
+    return {
+        kind: f"{count:.0f} {kind}{'' if count == 1 else 's'} should run and do{'es' * (count == 1)} not: "
+        "email-ingestion status"
+        for kind, count in counts
+        if count
+    }
+
+
+def _late_sinks(limit: float, sentence: str) -> AlertCondition:
+    late = _older("sink_oldest_timestamp_seconds", "sink", limit, sentence)
+
+    def condition(previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
+        stopped_on_purpose = (current.value("degradation_level") or 0) >= MINIMAL
+        return {} if stopped_on_purpose else late(previous, current)
+
+    return condition
+
+
 def _dead_letters(previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
     new = (current.value("dlq_depth") or 0) - (previous.value("dlq_depth") or 0)
     return {"": f"{new:.0f} new dead letters: email-ingestion dlq stats"} if new > THRESHOLDS["dead_letters"] else {}
@@ -133,12 +161,12 @@ def _disks(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str,
     return {folder: f"the disk under {folder} is full" for folder in full}
 
 
+MINIMAL = 2  # the level of degradation from which mail goes into the database only
 _DISK = THRESHOLDS["disk_ratio_critical"]
 ALERT_RULES = (
     AlertRule("RedisDown", "P1", "21-redis-down", _below("dependency_up", "Redis is down", dependency="redis")),
-    AlertRule(
-        "NoWorkers", "P1", "26-worker-crash-or-oom", _below("active_workers", "no worker runs: ./scripts/start.sh")
-    ),
+    AlertRule("NoWorkers", "P1", "26-worker-crash-or-oom", _no_workers),
+    AlertRule("ProcessMissing", "P2", "26-worker-crash-or-oom", _missing_processes, evaluations=2),
     AlertRule("DiskFull", "P1", "210-disk", _disks),
     AlertRule(
         "ImapUnreachable",
@@ -175,6 +203,18 @@ ALERT_RULES = (
             THRESHOLDS["pending_seconds"],
             "a message is stuck{} for {:.0f} min: email-ingestion pending list",
         ),
+    ),
+    AlertRule(
+        "SinkStuck",
+        "P2",
+        "218-webhook-down",
+        _late_sinks(THRESHOLDS["sink_seconds_critical"], "sink {} has not got a message for {:.0f} min"),
+    ),
+    AlertRule(
+        "SinkLate",
+        "P3",
+        "218-webhook-down",
+        _late_sinks(THRESHOLDS["sink_seconds_warning"], "sink {} has not got a message for {:.0f} min"),
     ),
     AlertRule("DlqGrowing", "P2", "25-dlq-growing", _dead_letters),
     AlertRule("RedisMemoryHigh", "P2", "29-memory", _redis_memory),
@@ -217,10 +257,11 @@ ALERT_RULES = (
 # An active cause inhibits its consequences, as in config/alertmanager.yml.
 CONSEQUENCES = {
     "RedisDown": {"CircuitBreakerOpen", "MailboxSilent", "FreshnessBudgetBurn"},
-    "NoWorkers": {"QueueBacklogCritical", "PendingStuck", "FreshnessBudgetBurn"},
+    "NoWorkers": {"ProcessMissing", "QueueBacklogCritical", "PendingStuck", "FreshnessBudgetBurn"},
     "ImapUnreachable": {"CircuitBreakerOpen", "MailboxSilent", "FreshnessBudgetBurn"},
     "ReauthRequired": {"CircuitBreakerOpen", "MailboxSilent", "FreshnessBudgetBurn"},
     "MailboxSilent": {"FreshnessBudgetBurn"},
+    "SinkStuck": {"SinkLate"},
     "QueueBacklogCritical": {"FreshnessBudgetBurn"},
 }
 PAUSE_CONSEQUENCES = {"MailboxSilent", "FreshnessBudgetBurn"}  # the alerts that a paused producer brings about

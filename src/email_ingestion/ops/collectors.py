@@ -17,6 +17,10 @@ from email_ingestion.ops.metric_factory import PREFIX
 from email_ingestion.ops.status_records import Breakers, RedisState, RedisView
 from email_ingestion.overrides import LEVELS, OperatorOverrides
 
+SINK_OLDEST = (
+    "sink_oldest_timestamp_seconds",
+    "Unix time since which the oldest message waits that a further sink still has to get; absent for none.",
+)
 STATE_VALUES = {"CLOSED": 0, "OPEN": 1, "HALF_OPEN": 2}
 
 _REDIS: tuple[tuple[str, str, Callable[[RedisState], float | None]], ...] = (
@@ -68,10 +72,30 @@ class RedisGauges(Collector):
             value = value_of(redis)
             if value is not None:
                 yield GaugeMetricFamily(f"{PREFIX}_{name}", documentation, value)
+        documentation = "Processes that should run and do not: they died, or mail waits and no worker runs."
+        missing = GaugeMetricFamily(f"{PREFIX}_missing_processes", documentation, labels=["process"])
+        for component, count in redis.missing_processes.items():
+            missing.add_metric([component], count)
+        yield missing
         for name, documentation, value_of in _COUNTED_BY_REDIS:
             value = value_of(redis)
             if value is not None:
                 yield CounterMetricFamily(f"{PREFIX}_{name}", documentation, value)
+
+
+class SinkAges(Collector):
+    """What the workers say of the sinks beside the database, for the built-in alerts of a producer."""
+
+    def __init__(self, read: RedisView) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics; the registry calls it at a scrape."""
+        redis = self._read()
+        family = GaugeMetricFamily(f"{PREFIX}_{SINK_OLDEST[0]}", SINK_OLDEST[1], labels=["sink"])
+        for sink, oldest in (redis.sinks_oldest if redis else {}).items():
+            family.add_metric([sink], oldest)
+        yield family
 
 
 class BreakerGauges(Collector):

@@ -22,7 +22,7 @@ from prometheus_client.gc_collector import GCCollector
 
 from email_ingestion import events
 from email_ingestion.events import Event
-from email_ingestion.ops.collectors import BreakerGauges, FolderGauges, RedisGauges
+from email_ingestion.ops.collectors import BreakerGauges, FolderGauges, RedisGauges, SinkAges
 from email_ingestion.ops.metric_factory import MetricFactory, label_value
 from email_ingestion.ops.process_state import is_redis_failure
 from email_ingestion.ops.producer_metrics import ProducerMetrics
@@ -59,6 +59,8 @@ class Metrics:
         self.registry.register(BreakerGauges(breakers))
         self.registry.register(RedisGauges(redis))
         self.registry.register(FolderGauges(names.folders))
+        if identity.component == "producer":
+            self.registry.register(SinkAges(redis))
 
     def __call__(self, event: Event) -> None:
         """Observe an event."""

@@ -29,6 +29,7 @@ class ProcessState:
         self.account_problems: dict[str, str] = {}  # account -> what is wrong with it now
         self.sink_problems: dict[str, str] = {}  # sink -> what is wrong with its calls now
         self.sink_calls: dict[str, tuple[tuple[str, float], ...]] = {}  # sink -> messages and since when, Unix seconds
+        self.sinks_oldest: dict[str, float] = {}  # sink -> since when the oldest message waits for it, Unix seconds
         self.accounts = {name: AccountState(name) for name in names.accounts}
         self.checks = {name: Check(name, critical) for name, critical in names.dependencies.items()}
         # What the other component counts is unknown here, not zero.
@@ -132,6 +133,12 @@ class ProcessState:
         if event.problem:
             self.sink_problems[event.sink] = event.problem
 
+    def sink_backlog(self, event: events.SinkBacklog) -> None:
+        """Keep since when the oldest message waits for a sink; forget it when none does, or that is unknown."""
+        self.sinks_oldest.pop(event.sink, None)
+        if event.oldest is not None:
+            self.sinks_oldest[event.sink] = event.oldest
+
     def account(self, name: str, **changes: Any) -> None:
         """Update the record of an account; an unknown account is ignored."""
         if name in self.accounts:
@@ -190,6 +197,7 @@ _HANDLERS: dict[type[Event], Callable[[ProcessState, Any], None]] = {
     events.Deferred: lambda facts, _event: facts.count("failed", 1),
     events.DeadLettered: ProcessState.dead_lettered,
     events.SinkCalls: ProcessState.sink_called,
+    events.SinkBacklog: ProcessState.sink_backlog,
     events.Reclaimed: lambda facts, event: facts.count("orphans_claimed", event.count),
 }
 

@@ -128,6 +128,11 @@ class Status:
             for email_id, since in running
         ]
 
+    def sinks_oldest(self) -> dict[str, float]:
+        """Return since when the oldest message waits for each sink that one waits for, in Unix seconds."""
+        with self._lock:
+            return dict(self._state.sinks_oldest)
+
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Return whether our own loops turn, on which alone liveness depends, and the body of `/health`."""
         stalled = self.loops.stalled()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -111,11 +112,14 @@ class StatusCollector:
                 raise
             # It can be read, and its operator must see what a full Redis holds.
         finally:
-            self._judge_peers(gauges[0] if gauges else None)
-        return redis_state(gauges[0], announced=announced)
+            missing = self._judge_peers(gauges[0] if gauges else None)
+        return redis_state(gauges[0], missing, announced=announced)
 
-    def _judge_peers(self, gauges: Gauges | None) -> None:
-        """Show the other processes, and let readiness tell which of the other kind should run and do not."""
+    def _judge_peers(self, gauges: Gauges | None) -> Counter[str]:
+        """Show the other processes, and let readiness tell which of the other kind should run and do not.
+
+        Returns how many should run and do not, of either kind, those included that were replaced and left a PID file.
+        """
         found = list(
             peers(
                 self._identity.instance,
@@ -136,7 +140,8 @@ class StatusCollector:
             seen_at=None,
         )
         everyone = [own, *found]
-        missing = missing_processes(everyone, time.time(), unattended_seconds=self._unattended(gauges, everyone))
+        unattended = self._unattended(gauges, everyone)
+        missing = missing_processes(everyone, time.time(), unattended_seconds=unattended)
         other = "worker" if self._identity.component == "producer" else "producer"
         reasons = [each.reason for each in missing if each.component == other]
         self._ops.status.set_condition(other, "; ".join(reasons) or None)
@@ -145,6 +150,8 @@ class StatusCollector:
             if each.instance in names and not each.alive and is_replaced(each, everyone, time.time()):
                 with suppress(TransientError):
                     forget_process(self._link, each.instance)
+        counted = missing_processes(everyone, time.time(), unattended_seconds=unattended, count_pid_files=True)
+        return Counter(each.component for each in counted)
 
     def _unattended(self, gauges: Gauges | None, everyone: Sequence[Peer]) -> float:
         """Return for how many seconds mail has been waiting without a worker."""
@@ -175,6 +182,7 @@ class StatusCollector:
             "ops_url": self._ops_url,
             "ledger": self._ledger_fingerprint(),
             "sink_calls": self._ops.status.sink_calls(),
+            "sinks_oldest": self._ops.status.sinks_oldest(),
             "seen": time.time(),
         }
 
@@ -192,9 +200,13 @@ def probe(ops: Ops, dependency: str, call: Callable[[], object]) -> None:
     ops.observe(Probed(dependency, ok=True, seconds=time.monotonic() - started, error=None))
 
 
-def redis_state(gauges: Gauges, *, announced: bool) -> RedisState:
+def redis_state(gauges: Gauges, missing: Mapping[str, int], *, announced: bool) -> RedisState:
     """Convert gauges for the status. Where this process cannot announce itself none can: active workers are unknown."""
     workers = sum(process["component"] == "worker" for process in gauges.processes)
+    oldest: dict[str, float] = {}
+    for process in gauges.processes:
+        for sink, at in (process.get("sinks_oldest") or {}).items():
+            oldest[sink] = min(at, oldest.get(sink, at))
     return RedisState(
         stream=StreamState(
             depth=gauges.depth,
@@ -209,4 +221,6 @@ def redis_state(gauges: Gauges, *, announced: bool) -> RedisState:
         memory_used_bytes=gauges.memory_used,
         memory_max_bytes=gauges.memory_max,
         evicted_keys=gauges.evicted,
+        missing_processes={"producer": missing.get("producer", 0), "worker": missing.get("worker", 0)},
+        sinks_oldest=oldest,
     )

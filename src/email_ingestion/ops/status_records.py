@@ -81,6 +81,8 @@ class RedisState:
     memory_used_bytes: int | None
     memory_max_bytes: int | None  # 0 = unlimited
     evicted_keys: int | None = None  # since Redis started
+    missing_processes: Mapping[Component, int] = field(default_factory=dict)
+    sinks_oldest: Mapping[str, float] = field(default_factory=dict)  # of each that some mail waits for, by the workers
 
 
 @dataclass(frozen=True, slots=True)

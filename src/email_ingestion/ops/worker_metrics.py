@@ -7,6 +7,7 @@ from typing import Any
 
 from email_ingestion import events
 from email_ingestion.events import Event
+from email_ingestion.ops.collectors import SINK_OLDEST
 from email_ingestion.ops.metric_factory import ERROR_TYPES, MetricFactory, label_value
 from email_ingestion.ops.status_records import Names
 
@@ -36,9 +37,7 @@ class WorkerMetrics:
             "sink_deliveries_total", "Messages handed to a sink, by result.", sink=names.sinks, result=SINK_RESULTS
         )
         self._backlog = factory.gauge("sink_waiting_messages", "Messages that a further sink still has to get.", "sink")
-        self._oldest = factory.gauge(
-            "sink_oldest_timestamp_seconds", "Unix time since which the oldest of them waits; absent for none.", "sink"
-        )
+        self._oldest = factory.gauge(*SINK_OLDEST, "sink")
         self._synthetic = factory.counter(
             "rehearsed_messages_total",
             "Messages of load tests and canaries that came to their end; nothing of them is kept.",

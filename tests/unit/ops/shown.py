@@ -28,7 +28,9 @@ PRODUCER_NAMES = Names(
     dlq="{email_ingestion}:dlq",
     folders={"data": Path()},
 )
-READING = RedisState(StreamState(7, 3, 4, 1000.0, 2, 1001.0), DlqState(1, 900.0, 5), 2, 1_000_000, 0, 0)
+READING = RedisState(
+    StreamState(7, 3, 4, 1000.0, 2, 1001.0), DlqState(1, 900.0, 5), 2, 1_000_000, 0, 0, {"producer": 0, "worker": 1}
+)
 
 
 @dataclass

@@ -31,7 +31,11 @@ from tests.alerts.rules import alerts, recorded
 from tests.servers.receiver import Receiver, http_receiver, smtp_receiver
 from tests.unit.ops.shown import PRODUCER, PRODUCER_NAMES, READING, Clock, FakeBreaker
 
-CALM = replace(READING, stream=replace(READING.stream, oldest_timestamp=None, oldest_pending_timestamp=None))
+CALM = replace(
+    READING,
+    stream=replace(READING.stream, oldest_timestamp=None, oldest_pending_timestamp=None),
+    missing_processes={"producer": 0, "worker": 0},
+)
 
 
 class Watched:
@@ -147,6 +151,42 @@ def test_what_did_not_get_through_is_told_at_the_next_look(watched: Watched) -> 
     assert watched.evaluate(times=2) == []
     watched.reachable = True
     assert watched.evaluate() == ["email-ingestion: [P1] Redis is down"]
+
+
+def test_workers_that_were_stopped_on_purpose_are_not_missed_and_dead_ones_are(watched: Watched) -> None:
+    watched.redis = replace(CALM, active_workers=0)
+    assert watched.evaluate(times=3) == []
+    watched.redis = replace(CALM, active_workers=0, missing_processes={"producer": 0, "worker": 1})
+    assert watched.evaluate(times=3) == ["email-ingestion: [P1] no worker runs: ./scripts/start.sh"]
+    watched.redis = CALM
+    assert watched.evaluate() == ["email-ingestion: over: NoWorkers"]
+
+
+def test_a_dead_second_worker_is_told_when_it_stays_dead(watched: Watched) -> None:
+    watched.redis = replace(CALM, active_workers=1, missing_processes={"producer": 0, "worker": 1})
+    assert watched.evaluate() == []
+    told = ["email-ingestion: [P2] 1 worker should run and does not: email-ingestion status"]
+    assert watched.evaluate() == told
+    watched.redis = CALM
+    assert watched.evaluate() == ["email-ingestion: over: ProcessMissing/worker"]
+
+
+def test_a_sink_that_is_late_is_told_and_again_when_it_is_stuck(watched: Watched) -> None:
+    watched.redis = replace(CALM, sinks_oldest={"webhook": watched.clock.now})
+    assert watched.evaluate(after=299) == []
+    assert watched.evaluate(after=61) == ["email-ingestion: [P3] sink webhook has not got a message for 6 min"]
+    assert watched.evaluate(after=300) == ["email-ingestion: [P2] sink webhook has not got a message for 11 min"]
+    assert watched.evaluate(after=300) == []
+    watched.redis = CALM
+    assert watched.evaluate() == ["email-ingestion: over: SinkLate/webhook, SinkStuck/webhook"]
+
+
+def test_sinks_that_an_operator_stopped_are_not_late(watched: Watched) -> None:
+    control = OperatorOverrides("producer", lambda: watched.clock.now)
+    watched.metrics.registry.register(OverrideGauges(control))
+    control.set_level("MINIMAL", 20_000, "somebody")
+    watched.redis = replace(CALM, sinks_oldest={"webhook": watched.clock.now})
+    assert watched.evaluate(times=4) == []
 
 
 def test_new_dead_letters_between_two_looks_are_told(watched: Watched) -> None:
