@@ -4,4 +4,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/venv.sh
 make_venv .venv requirements.lock
+umask 077 # what the processes write is for their user alone
 exec .venv/bin/python -m email_ingestion start "$@"

@@ -6,4 +6,5 @@ if [ ! -x .venv/bin/python ]; then
     echo "nothing was ever started here"
     exit 0
 fi
+umask 077
 exec .venv/bin/python -m email_ingestion stop "$@"

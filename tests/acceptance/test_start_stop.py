@@ -55,6 +55,12 @@ def test_one_command_carries_the_sample_mail_and_one_ends_it_all(demo: Place):
     pids = _pids(demo)
     assert pids.keys() == {"producer", "worker", "sandbox", "redis"}
 
+    made = [
+        path for name in ("data", "logs", "pids") for path in (demo.folder / name, *(demo.folder / name).rglob("*"))
+    ]
+    assert len(made) > 20
+    assert [path for path in made if path.lstat().st_mode & 0o077 and not path.is_symlink()] == []
+
     again = demo.run(*COMMAND, "start", "--sandbox")
     assert again.returncode == 0, again.stderr
     assert f"producer is already running, PID {pids['producer']}" in again.stdout

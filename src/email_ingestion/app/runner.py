@@ -30,10 +30,11 @@ from email_ingestion.daemon import (
 )
 from email_ingestion.errors import ConfigurationError, EmailIngestionError, OperationFailed, RedisConnectionError
 from email_ingestion.events import Event, Started, Stopped, Stopping
+from email_ingestion.file_modes import open_to_others, repair_modes
 from email_ingestion.ledger.fingerprint import ledger_fingerprint
 from email_ingestion.ops.admin import Admin, AdminActions, ops_token
 from email_ingestion.ops.http_server import serve
-from email_ingestion.ops.logs import LogLevel, configure_logs
+from email_ingestion.ops.logs import LogLevel, configure_logs, logger
 from email_ingestion.ops.observers import Ops, open_ops
 from email_ingestion.ops.prometheus_targets import remove_target, write_target
 from email_ingestion.ops.raw_output import RawOutput
@@ -43,7 +44,7 @@ from email_ingestion.ops.status_collector import LOOP as COLLECT
 from email_ingestion.ops.status_collector import StatusCollector
 from email_ingestion.ops.status_records import Component, Identity, Names
 from email_ingestion.overrides import OperatorOverrides
-from email_ingestion.settings import Settings, notify_socket
+from email_ingestion.settings import Settings, notify_socket, secret_files
 from email_ingestion.stream import Keys, RedisLink, check_writable, connect
 
 if TYPE_CHECKING:
@@ -193,9 +194,12 @@ class ProcessRunner:
         traces = [cleanup.enter_context(closing(observer)) for observer in _traces(settings, identity)]
         ops = open_ops(identity, self._names, self._breakers.snapshots, overrides, *traces)
         self._breakers.subscribe(ops.observe)
+        repair_modes((*common_folders(settings).values(), settings.pid_dir))
         configure_logs(identity, settings.log_dir, settings.log_level, settings.log_format, ops.metrics.count_log)
         output = cleanup.enter_context(closing(RawOutput(settings.log_dir, identity.stem)))
         output.start()
+        for path, mode in open_to_others(secret_files(settings)):
+            logger("process").warning("secret_open_to_others", path=str(path), mode=f"{mode:04o}")
         actions = AdminActions(self._breakers.get, overrides, LogLevel(settings.log_level))
         actions.pings["redis"] = partial(check_writable, link)
         ops_url = self._serve(ops, actions, cleanup)

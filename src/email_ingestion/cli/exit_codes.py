@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import typer
 
 from email_ingestion.errors import ConfigurationError, EmailIngestionError, RedisConnectionError
+from email_ingestion.file_modes import use_private_umask
 
 REDIS_REMEDY = "see that Redis runs and that REDIS_URL or REDIS_HOST and REDIS_PORT name it"
 OnFailure = Callable[[Exception, str, int], None]
@@ -34,6 +35,7 @@ def run(function: Callable[..., Any], on_failure: OnFailure = lambda _error, _se
 
 def leave(command: Any, on_failure: OnFailure = lambda _error, _sentence, _code: None) -> NoReturn:
     """Run a command and exit with its code; before it fails, call `on_failure` with the error, a sentence, the code."""
+    use_private_umask()
     # Else the interpreter looks for garbage at its end, in all that was imported, for a fifth of a second.
     atexit.register(gc.freeze)
     try:

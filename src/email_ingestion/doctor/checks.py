@@ -8,7 +8,7 @@ from collections.abc import Callable
 from email_ingestion.blobs import open_blobs
 from email_ingestion.doctor.account_checks import check_account
 from email_ingestion.doctor.findings import Finding, Findings
-from email_ingestion.doctor.machine_checks import check_folders, check_ports, check_processes
+from email_ingestion.doctor.machine_checks import check_folders, check_modes, check_ports, check_processes
 from email_ingestion.doctor.redis_checks import check_redis
 from email_ingestion.errors import ConfigurationError, EmailIngestionError
 from email_ingestion.ledger.maintenance import describe_ledger
@@ -27,6 +27,7 @@ def run_checks(clock: Callable[[], float] = time.time) -> Findings:
         return
     yield Finding("settings", "ok", f"from {settings.origin}")
     yield from _guarded("folders", lambda: check_folders(settings))
+    yield from _guarded("file modes", lambda: check_modes(settings))
     yield from _guarded("ports", lambda: check_ports(settings))
     yield from _guarded("redis", lambda: check_redis(settings, clock))
     yield from _guarded("processes", lambda: check_processes(settings))

@@ -9,10 +9,11 @@ from pathlib import Path
 from email_ingestion.daemon import running_pid
 from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.errors import EmailIngestionError
+from email_ingestion.file_modes import open_to_others
 from email_ingestion.fleet.status_table import OK_STATES, system_status
 from email_ingestion.ledger.fingerprint import sqlite_path
 from email_ingestion.ops.sockets import METRICS_PORT, OPS_PORT, bind
-from email_ingestion.settings import Settings
+from email_ingestion.settings import Settings, secret_files
 
 MIB = 1024 * 1024
 MIN_FREE_BYTES = 100 * MIB  # below, a database may meet the end of its disk in the middle of a batch
@@ -51,6 +52,19 @@ def check_folder(name: str, folder: Path) -> Finding:
     if usage.free < min(LOW_BYTES, LOW_SHARE * usage.total):
         return Finding(check, "degraded", f"the disk is nearly full: {room}", f"df -h {there}; make room")
     return Finding(check, "ok", room)
+
+
+def check_modes(settings: Settings) -> Findings:
+    """Check that no other user of this machine can read secrets or mail."""
+    files = [*secret_files(settings), *settings.log_dir.glob("*.log"), *settings.backup_dir.glob("*.tar*")]
+    if file := sqlite_path(settings.database_url):
+        files += [file, Path(f"{file}-wal")]
+    found = list(open_to_others(files))
+    for path, mode in found:
+        cause = f"{path} has mode {mode:04o}: every user of this machine can read it"
+        yield Finding("file modes", "degraded", cause, f"chmod o-rwx {path}")
+    if not found:
+        yield Finding("file modes", "ok", "secrets, database, logs and backups are closed to other users")
 
 
 def check_ports(settings: Settings) -> Findings:

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from email_ingestion.errors import ConfigurationError
+from email_ingestion.file_modes import share_with_group
 from email_ingestion.ops.log_aggregation import RepeatLimiter
 from email_ingestion.ops.redaction import error_type, redact_field, safe_traceback
 from email_ingestion.ops.status_records import Identity
@@ -139,7 +140,9 @@ class _LogFile(WatchedFileHandler):
 
     def _open(self) -> Any:
         self._directory.mkdir(parents=True, exist_ok=True)
-        return super()._open()
+        stream = super()._open()
+        share_with_group(Path(self.baseFilename))
+        return stream
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from email_ingestion.errors import ConfigurationError
+from email_ingestion.file_modes import share_with_group
 
 TARGETS = Path("data/targets")
 
@@ -20,7 +21,8 @@ def write_target(stem: str, component: str, metrics_url: str) -> None:
     unfinished = TARGETS / f".{stem}"
     try:
         TARGETS.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps(targets))  # readable for Prometheus, which has a user of its own
+        unfinished.write_text(json.dumps(targets))
+        share_with_group(unfinished)  # with Prometheus, which has a user of its own
         unfinished.replace(TARGETS / f"{stem}.json")
     except OSError as error:
         raise ConfigurationError(f"cannot write {TARGETS}: {error.strerror}; make data writable") from error

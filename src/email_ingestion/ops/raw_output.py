@@ -29,7 +29,7 @@ def redirect_output(log_dir: Path, stem: str) -> None:
         for descriptor in (STDOUT, STDERR):
             with suppress(OSError):
                 if os.path.samestat(os.fstat(descriptor), log):
-                    file = os.open(log_dir / f"{stem}.stderr", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+                    file = os.open(log_dir / f"{stem}.stderr", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
                     os.dup2(file, descriptor)
                     os.close(file)
 

@@ -16,7 +16,16 @@ from email_ingestion.errors import ConfigurationError
 from email_ingestion.settings.definitions import Account, Settings, start_of
 from email_ingestion.settings.names import explain_validation, refuse_unknown
 from email_ingestion.settings.redis_address import Mode, Node, RedisAddress
-from email_ingestion.settings.sources import SANDBOX_PROFILE, TOML, environment, names_in_use, notify_socket
+from email_ingestion.settings.sources import (
+    DOTENV,
+    SANDBOX_PROFILE,
+    TOML,
+    environment,
+    names_in_use,
+    notify_socket,
+    toml_has_secrets,
+    value_files,
+)
 
 __all__ = [
     "SANDBOX_PROFILE",
@@ -29,6 +38,7 @@ __all__ = [
     "load_settings",
     "log_dir",
     "notify_socket",
+    "secret_files",
     "start_of",
 ]
 
@@ -47,6 +57,14 @@ def load_settings(**overrides: Any) -> Settings:
         raise ConfigurationError(f"cannot read {error.filename}: {error.strerror}") from error
     except ValueError as error:  # a broken TOML file
         raise ConfigurationError(f"{TOML}: {error}") from error
+
+
+def secret_files(settings: Settings) -> list[Path]:
+    """Return the files that may hold passwords, keys and tokens, whether or not they exist."""
+    files = [DOTENV, settings.ops_token_file, settings.ops_read_token_file, *([TOML] if toml_has_secrets() else ())]
+    for account in settings.all_accounts:
+        files += [account.google_token_file, account.google_service_account_file]
+    return list(dict.fromkeys(path for path in (*files, *value_files(Settings)) if path))
 
 
 class _LogDir(BaseSettings):

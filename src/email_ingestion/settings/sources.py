@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,25 @@ def names_in_use(settings_cls: type[BaseSettings]) -> dict[str, str]:
             source = DotEnvSettingsSource(settings_cls, env_file=path)
             places |= {name.upper(): str(path) for name in source.env_vars}
     return places | dict.fromkeys(map(str.upper, os.environ), "the environment")
+
+
+def value_files(settings_cls: type[BaseSettings]) -> list[Path]:
+    """Return the files that `<NAME>_FILE` names, in the environment and in the `.env` files."""
+    variables: dict[str, str | None] = {}
+    for path in (DOTENV, SANDBOX_PROFILE):
+        if path.exists():
+            variables |= DotEnvSettingsSource(settings_cls, env_file=path).env_vars
+    variables |= {name.lower(): value for name, value in os.environ.items()}
+    names = (f"{field}_file" for field in settings_cls.model_fields)
+    return [Path(value) for name in names if (value := variables.get(name))]
+
+
+def toml_has_secrets() -> bool:
+    """Return whether the TOML file sets a password, a key or a secret."""
+    try:
+        return bool(re.search(r"^\s*\w*(password|secret|key)\w*\s*=", TOML.read_text(), re.IGNORECASE | re.MULTILINE))
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def origins(settings_cls: type[BaseSettings]) -> dict[str, str]:
