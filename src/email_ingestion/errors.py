@@ -14,6 +14,7 @@ EmailIngestionError
 │   ├── SessionExpired               the IMAP session's hour is over: normal, reconnect at once
 │   ├── TokenRefreshError            the token endpoint did not answer properly
 │   ├── ParserDied                   a message ended the parser process: poison, if it does so repeatedly
+│   ├── ContentLost                  stored bytes are missing or damaged
 │   ├── SinkUnavailable              a sink is down
 │   ├── SinkFailed                   a sink failed over a message; either may be at fault
 │   │   └── SinkTimedOut                 its call took too long and was ended
@@ -105,6 +106,10 @@ class TokenRefreshError(TransientError):
 
 class ParserDied(TransientError):
     """A message crashed the parser process, or outlasted WORKER_HANDLE_TIMEOUT_SECONDS."""
+
+
+class ContentLost(TransientError):
+    """The stored bytes of a message are missing or damaged: `email-ingestion blobs verify` fetches them again."""
 
 
 class SinkUnavailable(TransientError):

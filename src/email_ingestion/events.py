@@ -436,6 +436,27 @@ class Reconciled(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ContentDamaged(Event):
+    """Stored bytes were missing or damaged; `problem` says why they could not be had again, None: they are back."""
+
+    email_id: str
+    ref: str
+    fault: str
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ContentsVerified(Event):
+    """All stored bytes were read and compared with their hashes; `lost` of them are missing or damaged still."""
+
+    checked: int
+    size: int
+    restored: int
+    lost: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class BackupFound(Event):
     """The newest verified backup was made at `at`, in Unix seconds."""
 

@@ -111,6 +111,7 @@ HEALTHY: Mapping[str, Value] = {
     producer("oauth2_refreshes_total", 'result="success"'): grows(1 / 60),
     producer("oauth2_refreshes_total", 'result="error"'): grows(0),
     producer("reconcile_missing"): level(0),
+    producer("contents_lost"): level(0),
     worker("emails_processed_total"): grows(30),
     worker("emails_failed_total", 'error_type="SinkUnavailable"'): grows(0),
     worker("duplicates_total"): grows(0),

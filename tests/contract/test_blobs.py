@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from email_ingestion.blobs import BlobStore, open_blobs
-from email_ingestion.errors import SinkUnavailable, TransientError
+from email_ingestion.errors import ContentLost, SinkUnavailable, TransientError
 from tests.servers.bucket import make_bucket, running_s3
 
 DATA = bytes(range(256)) * 1000
@@ -82,6 +82,26 @@ def test_what_is_spooled_is_kept_like_what_is_put(blobs: BlobStore) -> None:
             assert blobs.put_file(spooled, REF.removeprefix("sha256:")) == REF
     assert blobs.get(REF) == DATA
     assert blobs.put(DATA) == REF
+
+
+def test_chunks_are_the_bytes_and_what_is_missing_has_none(blobs: BlobStore) -> None:
+    blobs.put(DATA * 20)
+    assert b"".join(blobs.chunks(f"sha256:{hashlib.sha256(DATA * 20).hexdigest()}")) == DATA * 20
+    with pytest.raises(ContentLost, match="BLOB_URL"):
+        list(blobs.chunks(REF))
+
+
+def test_a_damaged_one_is_replaced_when_that_is_asked_for(store: Store) -> None:
+    with store.blobs.open_spool() as spooled:
+        spooled.write(b"x" * len(DATA))
+        store.blobs.put_file(spooled, REF.removeprefix("sha256:"))
+    with pytest.raises(ContentLost, match="damaged"):
+        store.blobs.get(REF)
+    with store.blobs.open_spool() as spooled:
+        spooled.write(DATA)
+        store.blobs.put_file(spooled, REF.removeprefix("sha256:"), replace=True)
+    assert store.blobs.get(REF) == DATA
+    assert len(store.names()) == 1
 
 
 def test_what_was_never_put_is_missing_and_may_come_later(blobs: BlobStore) -> None:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from email_ingestion.app.account import AccountServices, LedgerOnDemand, check_accounts
+from email_ingestion.app.nightly_scrub import NightlyScrub
 from email_ingestion.app.runner import ProcessContext, ProcessRunner, common_folders, common_loops, identify
 from email_ingestion.atomic_files import write_private
 from email_ingestion.background import PeriodicThread
@@ -124,13 +125,14 @@ class ProducerService:
         missed = ROUNDS_MISSED * context.settings.imap_poll_seconds
         return WatcherSupervisor(account.name, watcher, missed, self._lease_renewer, context.ops.observe)
 
-    def _optional_threads(self, link: RedisLink) -> Iterator[PeriodicThread]:
-        """Yield the built-in alerts and the canary, where they are configured."""
+    def _optional_threads(self, link: RedisLink) -> Iterator[PeriodicThread | NightlyScrub]:
+        """Yield the built-in alerts and the canary, where they are configured, and the scrub of stored bytes."""
         settings, ops = self._context.settings, self._context.ops
         if thread := alert_thread(settings, ops.metrics, ops.observe):
             yield thread
         if settings.canary_seconds:
             yield Canary(settings.canary_seconds, link, self._context.overrides.active_pause, ops.observe)
+        yield NightlyScrub(settings, link, self._ledger, self._blobs, ops.observe)
 
     def run(self) -> int:
         """Read every account until `stop` is called, or once; return the exit code."""

@@ -29,11 +29,17 @@ class BlobStore(Protocol):
     def open_spool(self) -> IO[bytes]:
         """Open a temporary file for a content that is too large for memory; closing it deletes it."""
 
-    def put_file(self, spooled: IO[bytes], sha256: str) -> str:
-        """Store a spooled file with this hex digest durably; return its reference. A repetition changes nothing."""
+    def put_file(self, spooled: IO[bytes], sha256: str, *, replace: bool = False) -> str:
+        """Store a spooled file with this hex digest durably; return its reference. A repetition changes nothing.
+
+        `replace` writes it again: what is stored is known to be damaged.
+        """
 
     def get(self, ref: str) -> bytes:
-        """Return the bytes under `ref`. Raises TransientError when they are missing or damaged."""
+        """Return the bytes under `ref`. Raises ContentLost when they are missing or damaged."""
+
+    def chunks(self, ref: str) -> Iterator[bytes]:
+        """Yield the bytes under `ref`, about a megabyte at a time and unchecked. Raises ContentLost when missing."""
 
     def exists(self, ref: str) -> bool:
         """Tell whether bytes are stored under `ref`."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -16,6 +16,7 @@ from email_ingestion.errors import ConfigurationError, SinkUnavailable
 
 _ORPHAN = "-orphan"
 _DIGEST = re.compile("[0-9a-f]{64}")
+_CHUNK_BYTES = 1024 * 1024
 
 
 class DiskBlobStore:
@@ -29,11 +30,11 @@ class DiskBlobStore:
             raise ConfigurationError(f"BLOB_URL: {self._root} cannot be created: {error.strerror}") from error
 
     def put(self, data: bytes) -> str:
-        """Write the file, or touch the one that is there, and sync it."""
+        """Write the file, or touch the one that is there, and sync it. One of another size is damaged: replace it."""
         ref = reference_to(data)
         path = self._root / path_of(ref)
         try:
-            if not _touch(path):
+            if not _touch(path) or path.stat().st_size != len(data):
                 with atomic_write(path) as file:
                     file.write(data)
             self._sync(path)
@@ -50,17 +51,17 @@ class DiskBlobStore:
         except OSError as error:
             raise self._unavailable(error) from error
 
-    def put_file(self, spooled: IO[bytes], sha256: str) -> str:
+    def put_file(self, spooled: IO[bytes], sha256: str, *, replace: bool = False) -> str:
         """Sync the spooled file and link it under its final name."""
         ref = reference(sha256)
         path = self._root / path_of(ref)
         try:
             spooled.flush()
             os.fsync(spooled.fileno())
-            if not _touch(path):
+            size = os.fstat(spooled.fileno()).st_size
+            if replace or not _touch(path) or path.stat().st_size != size:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with suppress(FileExistsError):
-                    os.link(spooled.name, path)
+                _link(spooled.name, path)
             self._sync(path)
         except OSError as error:
             raise self._unavailable(error) from error
@@ -75,6 +76,17 @@ class DiskBlobStore:
         except OSError as error:
             raise self._unavailable(error) from error
         return verify(data, ref, str(self._root))
+
+    def chunks(self, ref: str) -> Iterator[bytes]:
+        """Yield the bytes of the file."""
+        try:
+            with (self._root / path_of(ref)).open("rb") as file:
+                while chunk := file.read(_CHUNK_BYTES):
+                    yield chunk
+        except FileNotFoundError as error:
+            raise missing_error(ref, str(self._root)) from error
+        except OSError as error:
+            raise self._unavailable(error) from error
 
     def exists(self, ref: str) -> bool:
         """Tell whether the file exists."""
@@ -145,6 +157,15 @@ def _touch(path: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _link(spooled: str, path: Path) -> None:
+    """Give the spooled file its final name in one step, whatever has that name now."""
+    draft = path.with_name(f".{path.name}-{os.getpid()}-{threading.get_ident()}")
+    draft.unlink(missing_ok=True)  # of a process that was killed here
+    os.link(spooled, draft)
+    os.replace(draft, path)
+    draft.unlink(missing_ok=True)  # rename(2) leaves it where both are the same file already
 
 
 def _restore(orphan: Path) -> None:

@@ -6,8 +6,9 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from email_ingestion.errors import TransientError
+from email_ingestion.errors import ContentLost, TransientError
 
+REMEDY = "`email-ingestion blobs verify` fetches it again"
 _REFERENCE = re.compile("sha256:([0-9a-f]{64})")
 
 
@@ -47,12 +48,12 @@ def path_of(ref: str) -> str:
 
 
 def verify(data: bytes, ref: str, where: str) -> bytes:
-    """Return `data` if its digest is that of `ref`. Raises TransientError otherwise."""
+    """Return `data` if its digest is that of `ref`. Raises ContentLost otherwise."""
     if reference_to(data) != ref:
-        raise TransientError(f"{ref} in {where} is damaged; restore it from a backup")
+        raise ContentLost(f"{ref} in {where} is damaged; {REMEDY}")
     return data
 
 
-def missing_error(ref: str, where: str) -> TransientError:
+def missing_error(ref: str, where: str) -> ContentLost:
     """Make the error for missing bytes; its usual cause is a store that the hosts do not share."""
-    return TransientError(f"{ref} is not in {where}; BLOB_URL must name one store that all hosts share")
+    return ContentLost(f"{ref} is not in {where}; BLOB_URL must name one store that all hosts share; {REMEDY}")

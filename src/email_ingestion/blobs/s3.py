@@ -41,6 +41,7 @@ _CLIENT: ClientConfig = {
 }
 _RETRIES: RetryConfig = {"max_retries": 3, "retry_timeout": _TIMEOUT}
 
+_CHUNK_BYTES = 1024 * 1024
 _ORPHANS = "orphans"
 _OBJECT = re.compile(
     rf"(?P<aside>{_ORPHANS}/)?[0-9a-f]{{2}}/[0-9a-f]{{2}}/(?P<sha256>[0-9a-f]{{64}})(?(aside)/[0-9a-f]{{32}})"
@@ -70,10 +71,10 @@ class S3BlobStore:
         """Open a temporary file on the local disk."""
         return tempfile.TemporaryFile()
 
-    def put_file(self, spooled: IO[bytes], sha256: str) -> str:
+    def put_file(self, spooled: IO[bytes], sha256: str, *, replace: bool = False) -> str:
         """Upload the spooled file in parts unless the object is there."""
         ref = reference(sha256)
-        if not self._is_stored(ref):
+        if replace or not self._is_stored(ref):
             spooled.seek(0)
             try:
                 self._store.put(path_of(ref), spooled)
@@ -91,6 +92,19 @@ class S3BlobStore:
             except _ERRORS as error:
                 raise self._unavailable(error) from error
             return verify(data, ref, self._url)
+        raise missing_error(ref, self._url)
+
+    def chunks(self, ref: str) -> Iterator[bytes]:
+        """Yield the bytes of the object, or of a copy that was moved aside."""
+        for path in self._candidate_paths(ref):
+            try:
+                for chunk in self._store.get(path).stream(min_chunk_size=_CHUNK_BYTES):
+                    yield bytes(chunk)
+            except FileNotFoundError:
+                continue
+            except _ERRORS as error:
+                raise self._unavailable(error) from error
+            return
         raise missing_error(ref, self._url)
 
     def exists(self, ref: str) -> bool:

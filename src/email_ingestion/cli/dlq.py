@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -27,7 +27,7 @@ from email_ingestion.cli.output import Json, report, say
 from email_ingestion.cli.progress_bars import progress
 from email_ingestion.errors import OperationFailed, PermanentError, RedisConnectionError, SinkUnavailable
 from email_ingestion.settings import Settings
-from email_ingestion.stream import DeadLetterQueue
+from email_ingestion.stream import DeadLetterQueue, EntryScanner
 from email_ingestion.stream.dead_letter_file import ExportFile, verify_file, write_entries
 from email_ingestion.stream.dead_letters import DeadLetter, FailureGroup, group_failures
 
@@ -151,6 +151,9 @@ def replay(
 ) -> int:
     """Put dead letters back into the stream, each once however often this is run. Exit code 1 when there was none.
 
+    Where the bytes of one are missing from the blob store or damaged there, they are fetched from the mail server
+    first; a letter whose bytes nobody has stays where it is.
+
     Examples:
       email-ingestion dlq replay --fingerprint 1f0c9a6be2d4 --dry-run
       email-ingestion dlq replay --fingerprint 1f0c9a6be2d4 --first 1
@@ -165,10 +168,15 @@ def replay(
     if dry_run:
         return _preview("put back", ids, groups, as_json=as_json)
     with audited(settings.log_dir, "dlq replay", {"filter": selected.as_dict(), "matched": len(ids)}) as outcome:
-        moved = _replay(dead_letters, ids, outcome)
-    gone = f"; {len(ids) - moved} were replayed or purged by somebody else meanwhile" if moved < len(ids) else ""
+        lost = _fetch_lost(settings, ids)
+        for letter_id, problem in lost.items():
+            say(f"{letter_id} stays: its bytes are lost, and {problem}")
+        whole = [letter_id for letter_id in ids if letter_id not in lost]
+        moved = _replay(dead_letters, whole, outcome)
+        outcome["lost"] = len(lost)
+    gone = f"; {len(whole) - moved} were replayed or purged by somebody else meanwhile" if moved < len(whole) else ""
     report(
-        {"dry_run": False, "matched": len(ids), "replayed": moved},
+        {"dry_run": False, "matched": len(ids), "replayed": moved} | ({"lost": sorted(lost)} if lost else {}),
         f"put {_count(moved)} back into the stream{gone}",
         as_json=as_json,
     )
@@ -272,6 +280,27 @@ def _matching_ids(dead_letters: DeadLetterQueue, selected: DlqSelection) -> tupl
     if selected.ids and len(ids) < len(selected.ids):
         say(f"not among the dead letters, or not matching: {', '.join(sorted(set(selected.ids) - set(ids)))}")
     return ids, groups
+
+
+def _fetch_lost(settings: Settings, ids: Sequence[str]) -> dict[str, str]:
+    """Fetch the bytes that the blob store lacks; return the ids of the letters that stay without, each with why."""
+    from email_ingestion.app.account import LedgerOnDemand  # noqa: PLC0415 - other commands need no mail server
+    from email_ingestion.app.nightly_scrub import MailServers  # noqa: PLC0415
+    from email_ingestion.reconcile.content_scrub import restore_dead_letter  # noqa: PLC0415
+
+    link, store = open_redis("dlq")[1], open_blobs(settings.blob_url)
+    wanted, problems = set(ids), {}
+    ledger = LedgerOnDemand(settings.database_url)
+    with closing(ledger), MailServers(settings, link, ledger, store, lambda _: None) as servers:
+        for keys in link.partitions:
+            for page in EntryScanner(link, keys).dead_letter_pages():
+                for entry in page.entries:
+                    letter_id = keys.format_entry_id(entry.id)
+                    if entry.raw_ref and letter_id in wanted:
+                        with suppress(SinkUnavailable):  # the store is away: the worker waits for it
+                            if problem := restore_dead_letter(store, entry, servers.fetch):
+                                problems[letter_id] = problem
+    return problems
 
 
 def _replay(dead_letters: DeadLetterQueue, ids: Sequence[str], outcome: dict[str, Any]) -> int:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,24 +17,21 @@ from rich.console import Console
 from email_ingestion.cli.common import audited, parse_duration
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.output import Json, say, show
-from email_ingestion.cli.progress_bars import progress
-from email_ingestion.errors import OperationFailed, SinkUnavailable
+from email_ingestion.cli.progress_bars import progress, run_with_progress
+from email_ingestion.errors import OperationFailed, RedisConnectionError, SinkUnavailable
 from email_ingestion.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from email_ingestion.blobs import BlobStore, OldBlob
     from email_ingestion.ledger.store import Ledger
+    from email_ingestion.reconcile.content_scrub import ScrubReport
 
+FAULT_COLUMNS = ("state", "fault", "ref", "email_id", "problem")
 CHUNK = 500
 MIN_AGE = timedelta(days=1)  # far longer than bytes wait for the row that refers to them
 
 blobs = typer.Typer(help="Look after large messages and attachments.", no_args_is_help=True)
 database = typer.Typer(help="Look after the database.", no_args_is_help=True)
-
-
-@blobs.callback()
-def _blobs() -> None:
-    """Keep it a group: one command alone would take its place."""
 
 
 @blobs.command()
@@ -131,19 +129,104 @@ def _sentence(totals: dict[str, Any]) -> str:
     return f"{len(totals['orphans'])} orphans of {totals['bytes']} bytes"
 
 
-@database.command()
-def check(as_json: Json = False) -> int:
-    """Read every page and every reference of the database. Exit code 0 when it is sound, 1 when it is not.
+@blobs.command()
+def verify(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only look: fetch nothing again.")] = False,
+    max_rate: Annotated[
+        float, typer.Option("--max-rate", min=0, help="Megabytes read in a second; 0 for as fast as possible.")
+    ] = 20.0,
+    as_json: Json = False,
+) -> int:
+    """Read all stored messages and attachments and compare them with their hashes. Safe while everything runs.
 
-    Deliveries go on meanwhile. A database that is not sound: docs/runbooks/backup_restore.md.
+    What is missing or damaged is fetched from the mail server again, or an attachment taken from its message. Exit
+    code 0 when everything is sound now, 1 when something is not, 2 when it could not be looked at. The producer does
+    the same every BLOB_VERIFY_SECONDS.
+
+    Examples:
+      email-ingestion blobs verify
+      email-ingestion blobs verify --dry-run --json
+      email-ingestion blobs verify --max-rate 100
+    """
+    settings = load_settings()
+    report = _scrub(settings, fetch_again=not dry_run, max_rate=max_rate * 1e6)
+    rows = [asdict(each) | {"state": "lost" if each.problem else "restored"} for each in report.faults]
+    if as_json:
+        sums = {"checked": report.checked, "bytes": report.size, "lost": len(report.lost)}
+        typer.echo(json.dumps(sums | {"restored": len(rows) - len(report.lost), "faults": rows}, indent=2))
+        return NEGATIVE if report.lost else OK
+    if rows:
+        show([{name: row[name] for name in FAULT_COLUMNS} for row in rows], as_json=False)
+    restored = f", {len(rows) - len(report.lost)} restored" if len(rows) > len(report.lost) else ""
+    typer.echo(f"{report.checked:,} contents of {report.size:,} bytes read{restored}: {len(report.lost)} lost")
+    return NEGATIVE if report.lost else OK
+
+
+def _scrub(settings: Settings, *, fetch_again: bool, max_rate: float, queue: bool = True) -> ScrubReport:
+    """Look at what the ledger refers to, and with `queue` at what the stream and the dead letters refer to.
+
+    Raises OperationFailed when the store, the database or Redis is away.
+    """
+    from email_ingestion.app.nightly_scrub import MailServers, queued_entries  # noqa: PLC0415
+    from email_ingestion.blobs import open_blobs  # noqa: PLC0415
+    from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
+    from email_ingestion.reconcile.content_scrub import ContentScrub  # noqa: PLC0415
+    from email_ingestion.stream import open_link  # noqa: PLC0415
+    from email_ingestion.stream.scrub_record import ScrubRecord  # noqa: PLC0415
+
+    def pause(seconds: float) -> bool:
+        time.sleep(seconds)
+        return True
+
+    link = open_link(settings.redis_address, "email-ingestion-blobs")
+    store = open_blobs(settings.blob_url)
+    try:
+        with (
+            closing(open_ledger(settings.database_url)) as ledger,
+            MailServers(settings, link, lambda: ledger, store, lambda _: None) as servers,
+        ):
+            scrub = ContentScrub(
+                store,
+                ledger,
+                lambda: queued_entries(link) if queue else (),
+                fetch_again=servers.fetch if fetch_again else None,
+                max_rate=max_rate,
+                pause=pause,
+            )
+            run_with_progress("reading what is stored", scrub.steps(), lambda: (scrub.report.checked, None))
+            if fetch_again:
+                ScrubRecord(link).write_end()
+    except (SinkUnavailable, RedisConnectionError) as error:
+        raise OperationFailed(str(error)) from error
+    return scrub.report
+
+
+@database.command()
+def check(
+    contents: Annotated[
+        bool, typer.Option("--contents/--no-contents", help="Read the stored messages and attachments too.")
+    ] = True,
+    as_json: Json = False,
+) -> int:
+    """Read every page and every reference of the database, and all that it refers to in the blob store.
+
+    Exit code 0 when everything is sound, 1 when it is not. Deliveries go on meanwhile. A database that is not sound:
+    docs/runbooks/backup_restore.md; for contents `email-ingestion blobs verify`.
 
     Examples:
       email-ingestion database check
+      email-ingestion database check --no-contents
     """
     from email_ingestion.ledger.maintenance import find_damage  # noqa: PLC0415 - help comes without SQLAlchemy
 
+    settings = load_settings()
     with _spinner("reading the database"):
-        found = find_damage(load_settings().database_url)
+        found = find_damage(settings.database_url)
+    if contents and not found:
+        found += [
+            f"{each.ref} of {each.email_id} is {each.fault}: `email-ingestion blobs verify` fetches it again"
+            for each in _scrub(settings, fetch_again=False, max_rate=0.0, queue=False).faults
+        ]
     show([{"state": "damaged", "fault": each} for each in found] or [{"state": "ok", "fault": ""}], as_json=as_json)
     return NEGATIVE if found else OK
 

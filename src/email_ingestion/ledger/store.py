@@ -25,7 +25,8 @@ from sqlalchemy import (
 )
 
 from email_ingestion.blobs import BlobStore, sha256_of
-from email_ingestion.errors import SinkUnavailable, TransientError
+from email_ingestion.blobs.reference import REMEDY
+from email_ingestion.errors import ContentLost, SinkUnavailable
 from email_ingestion.identity import MIN_PART, identity_value, matches_identity, shortest_parts
 from email_ingestion.ledger.engine import Database, check_server, open_engine
 from email_ingestion.ledger.migrate import migrate
@@ -34,6 +35,7 @@ from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, Outbox, envelope_of
 from email_ingestion.ledger.rows import PreparedBatch, attachment_rows
 from email_ingestion.ledger.search import Hit, Term, parse, postgresql_condition, snippet, sqlite_condition
 from email_ingestion.ledger.search_filter import SearchFilter, add_fold
+from email_ingestion.ledger.stored_contents import StoredContents
 from email_ingestion.ledger.tables import attachments, contents, deliveries, emails, places, purged
 
 _CHUNK = 500  # values in one IN (…): old SQLites take 999 in a statement
@@ -78,6 +80,7 @@ class Ledger:
         self._database = Database(engine)
         self._insert = _insert_of(engine)
         self.outbox = Outbox(self._database)
+        self.contents = StoredContents(self._database)
 
     def record(self, batch: Sequence[StoredEmail]) -> set[str]:
         """Write the new messages of `batch` in one transaction; return their identities.
@@ -383,18 +386,19 @@ class Ledger:
             return connection.execute(query).scalar_one_or_none()
 
     def content(self, ref: str) -> bytes | None:
-        """Return the bytes under `ref` if they are in the database. Raises TransientError when they are damaged."""
+        """Return the bytes under `ref` if they are in the database. Raises ContentLost when they are damaged."""
         sha256 = sha256_of(ref)
         query = select(contents.c.data, contents.c.size).where(contents.c.sha256 == sha256)
         with self._database.connect() as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
             return None
-        data = zstandard.ZstdDecompressor().decompress(row.data, max_output_size=row.size)
+        try:
+            data = zstandard.ZstdDecompressor().decompress(row.data, max_output_size=row.size)
+        except zstandard.ZstdError:
+            data = b""
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise TransientError(
-                f"the content {ref} in the database {self._database.name} is damaged; restore a backup"
-            )
+            raise ContentLost(f"the content {ref} in the database {self._database.name} is damaged; {REMEDY}")
         return data
 
     def ping(self) -> None:

@@ -85,6 +85,17 @@ class UidListing(ImapConnection):
             found, _ = self._search(["UID", ",".join(map(str, uids))])
         return found.intersection(uids)
 
+    def search_message(self, gm_msgid: int | None, message_id: str | None) -> list[int]:
+        """Return the UIDs of the messages with this X-GM-MSGID, or with this Message-ID where the server has none."""
+        if gm_msgid is not None and self.is_gmail:
+            criteria = ["X-GM-MSGID", str(gm_msgid)]
+        elif message_id and message_id.isascii() and message_id.isprintable():
+            criteria = ["HEADER", "Message-ID", message_id]
+        else:
+            return []
+        with self._command("search"):
+            return sorted(self._client.search(criteria))
+
     def _cuts(self, size: int) -> Iterable[int]:
         """Return the UIDs of the messages at which a window ends; a server that refuses to tell is done without."""
         step = max(size, self.exists // MAX_CUTS)

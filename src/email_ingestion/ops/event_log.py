@@ -90,6 +90,8 @@ LOG_RULES: dict[type[Event], LogRule] = {
     events.BreakerRejected: LogRule("breaker_rejected", WARNING, repeats=True),
     events.Probed: LogRule("dependency_probed", lambda event: DEBUG if event.ok else WARNING, repeats=True),
     events.Reconciled: LogRule("mailbox_reconciled", lambda event: WARNING if event.missing else INFO),
+    events.ContentDamaged: LogRule("content_damaged", lambda event: ERROR if event.problem else WARNING),
+    events.ContentsVerified: LogRule("contents_verified", lambda event: ERROR if event.lost else INFO),
     events.Notified: LogRule("operator_notified", lambda event: INFO if event.sent else ERROR),
     events.BackupFound: LogRule("backup_found", DEBUG),
     events.Administered: LogRule(

@@ -64,6 +64,7 @@ class ProducerMetrics:
             events.ConsentEnding: lambda event: self._set_token_state(event, "expiring"),
             events.NeedsOperator: self._needs_operator,
             events.Reconciled: self._reconciled,
+            events.ContentsVerified: self._verified,
             events.CanarySeen: self._canary_seen,
             events.Notified: lambda event: self._notices.labels("sent" if event.sent else "failed").inc(),
         }
@@ -147,6 +148,17 @@ class ProducerMetrics:
         self._set_compared = factory.optional_gauge(
             "reconcile_last_success_timestamp_seconds", "Unix time of the last completed comparison with the server."
         )
+
+        self._set_lost = factory.optional_gauge(
+            "contents_lost", "Stored contents that are missing or damaged and could not be fetched again."
+        )
+        self._set_verified = factory.optional_gauge(
+            "contents_verified_timestamp_seconds", "Unix time at which all stored bytes had been read and compared."
+        )
+
+    def _verified(self, event: events.ContentsVerified) -> None:
+        self._set_lost(event.lost)
+        self._set_verified(self._clock())
 
     def _declare_canary(self, factory: MetricFactory) -> None:
         self._canaries = factory.counter(

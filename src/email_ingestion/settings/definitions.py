@@ -188,6 +188,9 @@ class Settings(BaseSettings):
     webhook_timeout_seconds: float = Field(default=10, gt=0, description="seconds a post may take, all in all")
 
     reconcile_seconds: float = Field(default=3600, gt=0, description="seconds between comparisons of server and ledger")
+    blob_verify_seconds: float = Field(
+        default=86_400, gt=0, description="seconds between two scrubs of all stored bytes, which the producer does"
+    )
     canary_seconds: float | None = Field(
         default=None, ge=1, description="seconds between two trial messages through stream, worker and database; off"
     )

@@ -19,11 +19,13 @@
     {email_ingestion}:restoring:<name>                    what a restore has loaded so far, to become <name> in one step
     {email_ingestion}:lockout:<account>           hash    until (Unix seconds), seconds: locked out by the mail server
     {email_ingestion}:quarantine:<account>/<mailbox>  hash  <uidvalidity>/<uid>: JSON; messages the server refuses
+    {email_ingestion}:scrub                       hash    position, lost: of the scrub of stored bytes that goes on;
+                                                          ended: Unix seconds of the last one
     {email_ingestion}:partitions                  string  number of partitions; missing when it is one
 
 The braces make one hash tag of all keys of a partition, so that every script touches a single slot. Partition 0 has
 the tag above, every other one {email_ingestion:n}; what belongs to an account is in the account's partition, what
-belongs to none (alive, processes, control, doctor, out, partitions) in partition 0, a stream with its dead
+belongs to none (alive, processes, control, doctor, out, partitions, scrub) in partition 0, a stream with its dead
 letters in each.
 """
 
@@ -100,6 +102,11 @@ class Keys:
     def processes(self) -> str:
         """Last presence of every process that did not stop orderly."""
         return self.name("processes")
+
+    @property
+    def scrub(self) -> str:
+        """When all stored bytes were read last."""
+        return self.name("scrub")
 
     @property
     def partitions(self) -> str:
