@@ -60,8 +60,8 @@ class BackgroundThread:
 class PeriodicThread:
     """Runs `job` every `seconds` in a thread, from `start` to `close`.
 
-    `job` may return another number of seconds until its next run. An exception goes to `on_error` and the job runs
-    again; without `on_error` it ends the thread.
+    `job` may return another number of seconds until its next run. An exception goes to `on_error`, and the job runs
+    again.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class PeriodicThread:
         job: Callable[[], float | None],
         *,
         immediate: bool,
-        on_error: Callable[[Exception], None] | None = None,
+        on_error: Callable[[Exception], None],
     ) -> None:
         """`immediate`: the first run is at the start, not `seconds` later."""
         self._seconds = seconds
@@ -113,9 +113,7 @@ class PeriodicThread:
     def _run_job(self) -> float:
         try:
             other_seconds = self._job()
-        except Exception as error:
-            if self._on_error is None:
-                raise
+        except Exception as error:  # noqa: BLE001 - no thread of ours may end in silence
             self._on_error(error)
             other_seconds = None
         return self._seconds if other_seconds is None else other_seconds

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from email_ingestion.background import PeriodicThread
 from email_ingestion.errors import ConfigurationError, OperationFailed
-from email_ingestion.events import Observe, StacksDumped, Stalled
+from email_ingestion.events import LoopFailed, Observe, StacksDumped, Stalled
 
 if sys.platform == "win32":
 
@@ -220,7 +220,7 @@ class Watchdog:
         self._heartbeat = heartbeat
         self._seconds = seconds
         self._announced: frozenset[str] = frozenset()
-        self._thread = PeriodicThread("watchdog", seconds, self.check, immediate=False)
+        self._thread = PeriodicThread("watchdog", seconds, self.check, immediate=False, on_error=self._failed)
 
     def start(self) -> None:
         """Start the thread."""
@@ -229,6 +229,9 @@ class Watchdog:
     def close(self) -> None:
         """End the thread."""
         self._thread.close(self._seconds)
+
+    def _failed(self, error: Exception) -> None:
+        self._observe(LoopFailed("watchdog", error, self._seconds))
 
     def check(self) -> None:
         """Check the loops once."""

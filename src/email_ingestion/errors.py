@@ -176,6 +176,11 @@ def quote_server(text: str) -> str:
     return f'{SERVER_SAYS}{shown}"' if shown else "the server says nothing more"
 
 
+def is_unforeseen(error: BaseException) -> bool:
+    """Whether nobody foresaw that `error` ends the turn of a loop: those that pass by themselves are foreseen."""
+    return not isinstance(error, TransientError)
+
+
 def fingerprint_of(event: str, kind: str, text: str) -> str:
     """Return the same 12 hex digits for failures with the same event, class and text, numbers and quotations aside."""
     words = re.sub(r"0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"", "#", text, flags=re.IGNORECASE)

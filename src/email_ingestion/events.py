@@ -409,10 +409,11 @@ class Probed(Event):
 
 @dataclass(frozen=True, slots=True)
 class LoopFailed(Event):
-    """A loop met an unforeseen error; it goes on after a pause."""
+    """A loop met an error that it has no answer to; it goes on after a pause."""
 
     loop: str
     error: Exception
+    retry_in: float = 0.0  # seconds until it tries again
 
 
 @dataclass(frozen=True, slots=True)

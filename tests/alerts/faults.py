@@ -9,6 +9,8 @@ from tests.alerts.series import (
     LAST_SYNC,
     MAIL_AGE,
     MEMORY,
+    NEW_ERRORS,
+    OLD_ERRORS,
     OLDEST_OWED,
     Fault,
     both,
@@ -126,6 +128,8 @@ PROCESSES = (
         8,
         "LoopStalled P1",
     ),
+    Fault("a loop begins to fail over something new", {NEW_ERRORS: grows(2)}, 4, "LoopFailing P3", 25),
+    Fault("a loop that failed before fails once more", {OLD_ERRORS: grows(1)}, 4, "LoopFailing P3", 25),
     Fault("a process restarts again and again", {started("worker"): now()}, 5, "CrashLooping P1", 25),
     Fault("memory leaks", {MEMORY: level(2e9)}, 8, "MemoryHigh P3"),
 )

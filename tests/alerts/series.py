@@ -75,6 +75,9 @@ OLDEST_OWED = worker("sink_oldest_timestamp_seconds", 'sink="webhook"')
 BACKUP = producer("backup_last_success_timestamp_seconds")
 CONSENT = producer("oauth2_consent_expiry_timestamp_seconds", 'account="default"')
 
+NEW_ERRORS = producer("loop_errors_total", 'loop="watch:default"', 'error_type="KeyError"')
+OLD_ERRORS = worker("loop_errors_total", 'loop="consume"', 'error_type="ValueError"')
+
 HEALTHY: Mapping[str, Value] = {
     **{up(component): level(1) for component in ("producer", "worker")},
     **{started(component): level(-200_000) for component in ("producer", "worker")},
@@ -82,6 +85,8 @@ HEALTHY: Mapping[str, Value] = {
     **both("missing_processes", level(0), 'process="producer"'),
     **both("missing_processes", level(0), 'process="worker"'),
     **both("loop_last_iteration_timestamp_seconds", now(2), 'loop="collect"'),
+    NEW_ERRORS: gone,
+    OLD_ERRORS: grows(0),
     **both("dependency_up", level(1), 'dependency="redis"'),
     producer("dependency_up", 'dependency="imap"'): level(1),
     worker("dependency_up", 'dependency="database"'): level(1),

@@ -25,11 +25,11 @@ def test_a_periodic_thread_runs_at_its_start_or_after_its_period():
     ran = threading.Event()
     for immediate, seconds in ((True, 3600.0), (False, 0.01)):
         ran.clear()
-        thread = PeriodicThread("periodic-of-the-test", seconds, ran.set, immediate=immediate)
+        thread = PeriodicThread("periodic-of-the-test", seconds, ran.set, immediate=immediate, on_error=print)
         thread.start()
         assert ran.wait(PATIENCE)
         thread.close(PATIENCE)
-    thread = PeriodicThread("periodic-of-the-test", 3600.0, ran.clear, immediate=False)
+    thread = PeriodicThread("periodic-of-the-test", 3600.0, ran.clear, immediate=False, on_error=print)
     thread.start()
     thread.close(None)
     assert ran.is_set()
@@ -43,7 +43,7 @@ def test_a_periodic_thread_runs_when_it_is_woken_and_when_its_job_says_so():
         runs.put(1)
         return next(seconds, None)
 
-    thread = PeriodicThread("periodic-of-the-test", 3600.0, job, immediate=False)
+    thread = PeriodicThread("periodic-of-the-test", 3600.0, job, immediate=False, on_error=print)
     thread.start()
     for _ in range(2):
         thread.run_now()
@@ -67,4 +67,4 @@ def test_a_periodic_thread_outlives_the_errors_of_its_job():
 
 
 def test_a_periodic_thread_that_was_not_started_can_be_closed():
-    PeriodicThread("periodic-of-the-test", 0.01, lambda: None, immediate=True).close(None)
+    PeriodicThread("periodic-of-the-test", 0.01, lambda: None, immediate=True, on_error=print).close(None)

@@ -29,7 +29,7 @@ from email_ingestion.daemon import (
     use_one_malloc_arena,
 )
 from email_ingestion.errors import ConfigurationError, EmailIngestionError, OperationFailed, RedisConnectionError
-from email_ingestion.events import Event, Started, Stopped, Stopping
+from email_ingestion.events import Event, LoopFailed, Observe, Started, Stopped, Stopping
 from email_ingestion.file_modes import open_to_others, repair_modes
 from email_ingestion.ledger.fingerprint import ledger_fingerprint
 from email_ingestion.ops.admin import Admin, AdminActions, ops_token
@@ -38,6 +38,7 @@ from email_ingestion.ops.logs import LogLevel, configure_logs, logger
 from email_ingestion.ops.observers import Ops, open_ops
 from email_ingestion.ops.prometheus_targets import remove_target, write_target
 from email_ingestion.ops.raw_output import RawOutput
+from email_ingestion.ops.redaction import describe_unforeseen
 from email_ingestion.ops.request_guard import AllowedHosts
 from email_ingestion.ops.sockets import METRICS_PORT, OPS_PORT
 from email_ingestion.ops.status_collector import LOOP as COLLECT
@@ -174,7 +175,7 @@ class ProcessRunner:
             self._start_threads(context, cleanup)
             context.ops.observe(Started(self._settings.origin))
             notify_systemd(notify_socket(), "READY=1")
-            thread = self._start_service(service)
+            thread = self._start_service(service, context.ops.observe)
             self._wait_for_stop()
             return self._shut_down(service, thread, context.ops)
 
@@ -196,7 +197,9 @@ class ProcessRunner:
         self._breakers.subscribe(ops.observe)
         repair_modes((*common_folders(settings).values(), settings.pid_dir))
         configure_logs(identity, settings.log_dir, settings.log_level, settings.log_format, ops.metrics.count_log)
-        output = cleanup.enter_context(closing(RawOutput(settings.log_dir, identity.stem)))
+        output = cleanup.enter_context(
+            closing(RawOutput(settings.log_dir, identity.stem, partial(_report_failure, ops.observe, "output")))
+        )
         output.start()
         for path, mode in open_to_others(secret_files(settings)):
             logger("process").warning("secret_open_to_others", path=str(path), mode=f"{mode:04o}")
@@ -255,7 +258,7 @@ class ProcessRunner:
 
     # -- main loop
 
-    def _start_service(self, service: Service) -> threading.Thread:
+    def _start_service(self, service: Service, observe: Observe) -> threading.Thread:
         """Run the service in a thread of its own: the main thread is for signals."""
 
         def run() -> None:
@@ -263,6 +266,9 @@ class ProcessRunner:
                 self._exit_codes.append(service.run())
             except EmailIngestionError as error:
                 self._errors.append(error)
+            except Exception as error:  # noqa: BLE001 - the process ends, and says why
+                observe(LoopFailed("body", error))
+                self._errors.append(OperationFailed(f"{describe_unforeseen(error)}, which nobody foresaw; see the log"))
             finally:
                 self._stop.request("finished")
 
@@ -291,6 +297,10 @@ class ProcessRunner:
         if self._errors:
             raise self._errors[0]
         return self._exit_codes[0] if self._exit_codes else 1
+
+
+def _report_failure(observe: Observe, loop: str, error: Exception) -> None:
+    observe(LoopFailed(loop, error))
 
 
 def _traces(settings: Settings, identity: Identity) -> Iterator[Traces]:

@@ -10,7 +10,7 @@ from email_ingestion.app.runner import ProcessContext, ProcessRunner, common_fol
 from email_ingestion.background import PeriodicThread
 from email_ingestion.blobs import open_blobs
 from email_ingestion.errors import SinkFailed, SinkUnavailable, TransientError
-from email_ingestion.events import LoopTick
+from email_ingestion.events import LoopFailed, LoopTick
 from email_ingestion.ops.status_collector import probe
 from email_ingestion.ops.status_records import Names
 from email_ingestion.parsing.isolated import IsolatedParser
@@ -58,7 +58,9 @@ class WorkerService:
         self._drain = drain
         self._closing = threading.Event()
         self._worker: Worker | None = None
-        self._probe = PeriodicThread(PROBE, PROBE_SECONDS, self._ping_sinks, immediate=True)
+        self._probe = PeriodicThread(
+            PROBE, PROBE_SECONDS, self._ping_sinks, immediate=True, on_error=self._probe_failed
+        )
         self._router = Router(context.settings.routes, context.settings.sinks[1:])
         self._dispatchers: list[SinkDispatcher] = []
         self._sinks: dict[str, Sink] = {}
@@ -193,7 +195,12 @@ class WorkerService:
 
     def _ping_sinks(self) -> None:
         """Ping the sinks, so that an idle worker knows whether they work."""
-        for name, sink in self._sinks.items():
-            with suppress(TransientError):
-                probe(self._context.ops, name, partial(self._breakers[name].run, partial(ping_sink, sink)))
-        self._context.ops.observe(LoopTick(PROBE))
+        try:
+            for name, sink in self._sinks.items():
+                with suppress(TransientError):
+                    probe(self._context.ops, name, partial(self._breakers[name].run, partial(ping_sink, sink)))
+        finally:
+            self._context.ops.observe(LoopTick(PROBE))
+
+    def _probe_failed(self, error: Exception) -> None:
+        self._context.ops.observe(LoopFailed(PROBE, error, PROBE_SECONDS))

@@ -191,6 +191,6 @@ def backup_monitor(directory: Path, observe: Observe) -> PeriodicThread:
             observe(BackupFound(created_at.timestamp()))
 
     def failed(error: Exception) -> None:
-        observe(LoopFailed("backups", error))
+        observe(LoopFailed("backups", error, MONITOR_SECONDS))
 
     return PeriodicThread("backups", MONITOR_SECONDS, check, immediate=True, on_error=failed)

@@ -17,6 +17,7 @@ import typer
 
 from email_ingestion.errors import ConfigurationError, EmailIngestionError, RedisConnectionError
 from email_ingestion.file_modes import use_private_umask
+from email_ingestion.ops.redaction import describe_unforeseen
 
 REDIS_REMEDY = "see that Redis runs and that REDIS_URL or REDIS_HOST and REDIS_PORT name it"
 OnFailure = Callable[[Exception, str, int], None]
@@ -52,6 +53,13 @@ def leave(command: Any, on_failure: OnFailure = lambda _error, _sentence, _code:
         on_failure(error, sentence, failure_code)
         typer.echo(sentence, err=True)
         sys.exit(failure_code)
+    except Exception as error:  # noqa: BLE001 - a traceback tells an operator nothing
+        sentence = (
+            f"{describe_unforeseen(error)}, which nobody foresaw: please report it with the command and its words."
+        )
+        on_failure(error, sentence, FAILED)
+        typer.echo(sentence, err=True)
+        sys.exit(FAILED)
     if code == INTERRUPTED:
         typer.echo("Interrupted: what was done stays done, and the same command does the rest.", err=True)
     sys.exit(code if isinstance(code, int) else OK)

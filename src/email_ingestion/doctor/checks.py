@@ -12,9 +12,14 @@ from email_ingestion.doctor.machine_checks import check_folders, check_modes, ch
 from email_ingestion.doctor.redis_checks import check_redis
 from email_ingestion.errors import ConfigurationError, EmailIngestionError
 from email_ingestion.ledger.maintenance import describe_ledger
+from email_ingestion.ops.redaction import describe_unforeseen
 from email_ingestion.routing import Router
 from email_ingestion.settings import Settings, load_settings
 from email_ingestion.sinks import close_sink, load_sink, ping_sink
+
+UNFORESEEN_REMEDY = (
+    "docs/runbooks/incident_response.md, section 2.23; report it with `email-ingestion evidence collect`"
+)
 
 
 def run_checks(clock: Callable[[], float] = time.time) -> Findings:
@@ -40,8 +45,9 @@ def _guarded(name: str, checks: Callable[[], Findings]) -> Findings:
     """Turn an unforeseen error into a finding: it must not hide the other checks."""
     try:
         yield from checks()
-    except Exception as error:  # noqa: BLE001 - any text may quote mail or a secret, so only the class is shown
-        yield Finding(name, "failed", f"this check itself broke off: {type(error).__name__}", "please report it")
+    except Exception as error:  # noqa: BLE001 - any text may quote mail or a secret, so only class and place are shown
+        cause = f"an answer or a state that nobody foresaw: {describe_unforeseen(error)}"
+        yield Finding(name, "failed", cause, UNFORESEEN_REMEDY)
 
 
 def check_stores(settings: Settings) -> Findings:

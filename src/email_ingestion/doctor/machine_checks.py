@@ -10,7 +10,7 @@ from email_ingestion.daemon import running_pid
 from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.file_modes import open_to_others
-from email_ingestion.fleet.status_table import OK_STATES, system_status
+from email_ingestion.fleet.status_table import system_status
 from email_ingestion.ledger.fingerprint import sqlite_path
 from email_ingestion.ops.sockets import METRICS_PORT, OPS_PORT, bind
 from email_ingestion.settings import Settings, secret_files
@@ -19,6 +19,7 @@ MIB = 1024 * 1024
 MIN_FREE_BYTES = 100 * MIB  # below, a database may meet the end of its disk in the middle of a batch
 LOW_BYTES = 1024 * MIB
 LOW_SHARE = 0.05
+READY = "ready"
 
 
 def check_folders(settings: Settings) -> Findings:
@@ -94,11 +95,11 @@ def check_processes(settings: Settings) -> Findings:
         cause, _, remedy = missing.reason.rpartition(": ")
         yield Finding(f"process {missing.name}", "degraded", cause, f"{remedy}; or `email-ingestion consumers prune`")
     for process in system.processes:
-        if process.state not in OK_STATES and not process.missing:
+        if process.state != READY and not process.missing:
             reasons = "; ".join(process.body.get("reasons", ())) if process.body else "it does not answer"
             remedy = f"email-ingestion status; email-ingestion logs, or logs/{process.stem}.log"
             yield Finding(f"process {process.stem}", "degraded", f"{process.state}: {reasons}", remedy)
-    if system.ok:
+    if system.ok and all(each.state == READY for each in system.processes):
         yield Finding("processes", "ok", f"{', '.join(each.stem for each in system.processes)} run")
     elif not system.processes:
         yield Finding("processes", "ok", system.nothing())

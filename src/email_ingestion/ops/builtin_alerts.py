@@ -148,6 +148,15 @@ def _dead_letters(previous: MetricsSnapshot, current: MetricsSnapshot) -> Mappin
     return {"": f"{new:.0f} new dead letters: email-ingestion dlq stats"} if new > THRESHOLDS["dead_letters"] else {}
 
 
+def _loop_errors(previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
+    def count(snapshot: MetricsSnapshot, loop: str) -> float:
+        return sum(snapshot.by_label("loop_errors_total", "error_type", loop=loop).values())
+
+    loops = current.by_label("loop_errors_total", "loop")
+    sentence = "loop {} fails over something that nobody foresaw: see /ready"
+    return {loop: sentence.format(loop) for loop in loops if count(current, loop) > count(previous, loop)}
+
+
 def _redis_memory(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
     used, limit = current.value("redis_memory_used_bytes"), current.value("redis_memory_max_bytes")
     full = used and limit and used / limit > THRESHOLDS["redis_memory_ratio"]
@@ -218,6 +227,7 @@ ALERT_RULES = (
     ),
     AlertRule("DlqGrowing", "P2", "25-dlq-growing", _dead_letters),
     AlertRule("RedisMemoryHigh", "P2", "29-memory", _redis_memory),
+    AlertRule("LoopFailing", "P3", "223-loop-failing", _loop_errors),
     AlertRule("ReauthRequired", "P3", "23-oauth2-token-expired", _reauthorize),
     AlertRule(
         "ConsentEnding",
@@ -379,7 +389,7 @@ def alert_thread(settings: Settings, metrics: Metrics, observe: Observe) -> Peri
         return sent
 
     def failed(error: Exception) -> None:
-        observe(LoopFailed("alerts", error))
+        observe(LoopFailed("alerts", error, settings.alert_seconds))
 
     monitor = AlertMonitor(metrics.registry.collect, send, STATE_FILE)
     return PeriodicThread("alerts", settings.alert_seconds, monitor.evaluate, immediate=False, on_error=failed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Collection, Iterator
 from itertools import product
 
@@ -27,6 +28,9 @@ def _error_classes(root: type[Exception]) -> Iterator[str]:
             yield from _error_classes(child)
 
 
+BUILTIN_ERRORS = frozenset(
+    name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, Exception)
+)
 ERROR_TYPES = (*_error_classes(errors.EmailIngestionError), OTHER)
 
 
@@ -42,6 +46,10 @@ class MetricFactory:
         for values in product(*labels.values()) if labels else ():
             found.labels(*values)
         return found
+
+    def open_counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        """Declare a counter whose series appear with their first event, because most combinations never come."""
+        return Counter(name, documentation, labels, namespace=PREFIX, registry=self.registry)
 
     def gauge(self, name: str, documentation: str, *labels: str) -> Gauge:
         """Declare a labelled gauge; a series appears once it is set."""

@@ -21,17 +21,21 @@ from prometheus_client import (
 from prometheus_client.gc_collector import GCCollector
 
 from email_ingestion import events
+from email_ingestion.errors import is_unforeseen
 from email_ingestion.events import Event
 from email_ingestion.ops.collectors import BreakerGauges, FolderGauges, RedisGauges, SinkAges
-from email_ingestion.ops.metric_factory import MetricFactory, label_value
+from email_ingestion.ops.metric_factory import BUILTIN_ERRORS, ERROR_TYPES, MetricFactory, label_value
 from email_ingestion.ops.process_state import is_redis_failure
 from email_ingestion.ops.producer_metrics import ProducerMetrics
+from email_ingestion.ops.redaction import error_type
 from email_ingestion.ops.status_records import Breakers, Identity, Names, RedisView
 from email_ingestion.ops.worker_metrics import WorkerMetrics
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 DEAD_REASONS = ("max_retries", "permanent", "poison", "operator")
 BREAKER_STATES = ("closed", "open", "half_open")
+# Loops whose silence is no stall, and what turns beside the loops.
+UNWATCHED_LOOPS = ("alerts", "backups", "beat", "body", "canary", "observe", "output", "watchdog")
 Reactions = dict[type[Event], Callable[[Any], None]]
 
 
@@ -110,11 +114,15 @@ class Metrics:
             action=get_args(events.Action),
             result=get_args(events.Outcome),
         )
+        self._loop_errors = factory.open_counter(
+            "loop_errors_total", "Failures of a loop that nobody foresaw, by class.", "loop", "error_type"
+        )
         set_backup = factory.optional_gauge(
             "backup_last_success_timestamp_seconds", "Unix time of the newest verified backup."
         )
         return {
             events.LoopTick: self._ticked,
+            events.LoopFailed: self._loop_failed,
             events.Probed: self._probed,
             events.RedisFailed: self._redis_failed,
             events.NeedsOperator: self._needs_operator,
@@ -126,6 +134,11 @@ class Metrics:
 
     def _ticked(self, event: events.LoopTick) -> None:
         self._last_ticks.labels(label_value(event.loop, self._names.loops)).set(self._clock())
+
+    def _loop_failed(self, event: events.LoopFailed) -> None:
+        if is_unforeseen(event.error):
+            loop = label_value(event.loop, {*self._names.loops, *UNWATCHED_LOOPS})
+            self._loop_errors.labels(loop, label_value(error_type(event.error), {*BUILTIN_ERRORS, *ERROR_TYPES})).inc()
 
     def _probed(self, event: events.Probed) -> None:
         self._up.labels(label_value(event.dependency, self._names.dependencies)).set(event.ok)

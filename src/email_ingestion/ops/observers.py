@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from email_ingestion.events import Event, Observe
+from email_ingestion.events import Event, LoopFailed, Observe
 from email_ingestion.ops.collectors import OverrideGauges
 from email_ingestion.ops.event_log import EventLogger
 from email_ingestion.ops.logs import logger
@@ -50,5 +50,7 @@ def combine(*observers: Observe) -> Observe:
                     broken.add((index, type(error)))
                 if new:
                     logger("ops").error("observer_failed", observed=type(event).__name__, exc_info=error)
+                if not isinstance(event, LoopFailed):  # the others show what this one could not
+                    observe(LoopFailed("observe", error))
 
     return observe

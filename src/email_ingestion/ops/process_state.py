@@ -9,12 +9,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from email_ingestion import events
-from email_ingestion.errors import CircuitBreakerError, OAuth2AuthenticationError, RedisConnectionError
+from email_ingestion.errors import (
+    CircuitBreakerError,
+    OAuth2AuthenticationError,
+    RedisConnectionError,
+    is_unforeseen,
+)
 from email_ingestion.events import Event
-from email_ingestion.ops.redaction import describe_error, error_type
-from email_ingestion.ops.status_records import AccountState, Check, HistoryState, Identity, Names
+from email_ingestion.ops.redaction import describe_error, describe_unforeseen, error_type
+from email_ingestion.ops.status_records import AccountState, Check, HistoryState, Identity, LoopFailure, Names
 
 PRODUCER_COUNTS = ("produced",)
+# Seconds after the next try in which a failure of a loop is still shown: what failed may not be what is tried first.
+# A failure nobody foresaw may be that of a comparison, which starts again after a minute.
+SHOWN_SECONDS = {True: 90.0, False: 10.0}
 WORKER_COUNTS = ("processed", "failed", "dead_lettered", "duplicates", "orphans_claimed")
 
 
@@ -27,6 +35,7 @@ class ProcessState:
         self.draining: str | None = None
         self.paused_accounts: dict[str, str] = {}  # account -> why nothing is fetched for it now
         self.account_problems: dict[str, str] = {}  # account -> what is wrong with it now
+        self.loop_failures: dict[str, LoopFailure] = {}
         self.sink_problems: dict[str, str] = {}  # sink -> what is wrong with its calls now
         self.sink_calls: dict[str, tuple[tuple[str, float], ...]] = {}  # sink -> messages and since when, Unix seconds
         self.sinks_oldest: dict[str, float] = {}  # sink -> since when the oldest message waits for it, Unix seconds
@@ -62,6 +71,25 @@ class ProcessState:
         if "redis" in self.checks and is_redis_failure(event.error):
             self._check(self.checks["redis"], None, event.error, ok=False)
 
+    def loop_failed(self, event: events.LoopFailed) -> None:
+        """Keep the failure of a loop until it has gone well for a while."""
+        now, unforeseen = self._clock(), is_unforeseen(event.error)
+        before = self.loop_failures.get(event.loop)
+        if before is None or before.shown_until < now:
+            before = LoopFailure("", unforeseen, 0, now, now)
+        self.loop_failures[event.loop] = LoopFailure(
+            describe_unforeseen(event.error) if unforeseen else describe_error(event.error),
+            unforeseen,
+            before.count + 1,
+            before.since,
+            now + event.retry_in + SHOWN_SECONDS[unforeseen],
+        )
+
+    def shown_loop_failures(self) -> dict[str, LoopFailure]:
+        """Return the failures of loops that still count, by loop."""
+        now = self._clock()
+        return {loop: failure for loop, failure in self.loop_failures.items() if now < failure.shown_until}
+
     def connected(self, event: events.Connected) -> None:
         """Clear the account's problems after a login."""
         self.account_problems.pop(event.account, None)
@@ -93,6 +121,9 @@ class ProcessState:
     def synced(self, event: events.Synced) -> None:
         """Keep the result of a synchronization."""
         self.account_problems.pop(event.account, None)
+        failure = self.loop_failures.get(f"watch:{event.account}")
+        if failure and not failure.unforeseen:  # what was away is back
+            del self.loop_failures[f"watch:{event.account}"]
         self.account(
             event.account,
             mailbox=event.mailbox,
@@ -179,6 +210,7 @@ _HANDLERS: dict[type[Event], Callable[[ProcessState, Any], None]] = {
     events.Probed: ProcessState.probed,
     events.BreakerChanged: ProcessState.breaker_changed,
     events.RedisFailed: ProcessState.redis_failed,
+    events.LoopFailed: ProcessState.loop_failed,
     events.Connected: ProcessState.connected,
     events.ConnectionFailed: ProcessState.account_failed,
     events.NeedsOperator: ProcessState.account_failed,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -40,12 +41,12 @@ class RawOutput:
     What an earlier life left in them is logged when the object is made, what comes later within seconds.
     """
 
-    def __init__(self, log_dir: Path, stem: str) -> None:
+    def __init__(self, log_dir: Path, stem: str, on_error: Callable[[Exception], None]) -> None:
         self._output = log_dir / f"{stem}.stderr"
         self.crash_file = _open_crash_file(log_dir, stem)  # None where there is no log file
         if self.crash_file and (stacks := _take(Path(self.crash_file.name))):
             logger("process").critical("process_crashed", earlier_life=True, stacks=stacks)
-        self._thread = PeriodicThread("raw-output", POLL_SECONDS, self.log_output, immediate=True)
+        self._thread = PeriodicThread("raw-output", POLL_SECONDS, self.log_output, immediate=True, on_error=on_error)
 
     def start(self) -> None:
         """Look every few seconds for output to log."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from email_ingestion.breaker import BreakerSnapshot
-from email_ingestion.ops.status_records import CONSENT_WARNING, AccountState, Check
+from email_ingestion.ops.status_records import CONSENT_WARNING, AccountState, Check, LoopFailure
 
 ReadinessStatus = Literal["ready", "degraded", "not_ready", "starting", "draining"]
 
@@ -38,7 +38,7 @@ class ReadinessInputs:
     """All that counts for readiness at one moment; `now` in Unix seconds, `checks_expire` in seconds.
 
     `account_problems` and `paused_accounts` give a reason by account, `sink_problems` one by sink,
-    `stalled` the seconds of silence by loop.
+    `stalled` the seconds of silence and `loop_failures` the last failure by loop.
     """
 
     now: float
@@ -53,6 +53,7 @@ class ReadinessInputs:
     sink_problems: Mapping[str, str]
     conditions: Mapping[str, Condition]
     stalled: Mapping[str, float]
+    loop_failures: Mapping[str, LoopFailure]
     checks_expire: float
 
 
@@ -91,6 +92,7 @@ def _degrading(inputs: ReadinessInputs) -> Iterator[str]:
     yield from (
         f"circuit breaker {breaker.name} is HALF_OPEN" for breaker in inputs.breakers if breaker.state == "HALF_OPEN"
     )
+    yield from (f"loop {loop}: {_describe_failure(each)}" for loop, each in inputs.loop_failures.items())
     yield from (f"sink {name}: {problem}" for name, problem in inputs.sink_problems.items())
     yield from (f"account {name}: {problem}" for name, problem in inputs.account_problems.items())
     yield from (
@@ -114,6 +116,11 @@ def _unavailable(inputs: ReadinessInputs) -> list[tuple[str, str]]:
 
 def _describe_open(breaker: BreakerSnapshot) -> str:
     return f"circuit breaker {breaker.name} is OPEN" + (", held by an operator" if breaker.forced else "")
+
+
+def _describe_failure(failure: LoopFailure) -> str:
+    text = f"{failure.reason}, which nobody foresaw" if failure.unforeseen else failure.reason
+    return f"{text} ({failure.count} times)" if failure.count > 1 else text
 
 
 def _failure(check: Check, inputs: ReadinessInputs) -> str | None:

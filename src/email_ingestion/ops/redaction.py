@@ -13,6 +13,7 @@ from typing import Any
 
 from email_ingestion import errors
 
+PACKAGE = "email_ingestion"
 WITHHELD = "text withheld, it may quote a message"
 _QUOTABLE = (
     errors.EmailIngestionError,
@@ -107,6 +108,29 @@ def describe_error(error: BaseException) -> str:
 def safe_text(error: BaseException) -> str:
     """Return the text of an error if its class never quotes mail, else a placeholder."""
     return redact(" ".join(str(error).split())) if isinstance(error, _QUOTABLE) else WITHHELD
+
+
+def describe_unforeseen(error: BaseException) -> str:
+    """Return the class of an error that nobody foresaw and where it was raised, `KeyError at mailbox/x.py:12`.
+
+    Where a library raised it, the place in our code that called it follows.
+    """
+    frames = [f"{_short(frame.filename)}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
+    ours = [frame for frame in frames if not frame.startswith("<")]
+    if not ours:
+        return error_type(error)
+    place, called = ours[-1], next((each for each in reversed(ours) if each.startswith(PACKAGE)), None)
+    return f"{error_type(error)} at {place}" + (f", called at {called}" if called and called != place else "")
+
+
+def _short(path: str) -> str:
+    """Return the part of a path that is the same on every machine."""
+    parts = path.replace("\\", "/").split("/")
+    for root in (PACKAGE, "site-packages"):
+        if root in parts:
+            position = len(parts) - 1 - parts[::-1].index(root)
+            return "/".join(parts[position + (root == "site-packages") :])
+    return "/".join(parts[-2:])
 
 
 def safe_traceback(error: BaseException) -> str:

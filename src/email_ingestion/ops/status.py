@@ -114,6 +114,7 @@ class Status:
                 sink_problems=dict(state.sink_problems),
                 conditions={**self._conditions, **override_reasons},
                 stalled=stalled,
+                loop_failures=state.shown_loop_failures(),
                 checks_expire=CHECKS_EXPIRE,
             )
         return evaluate(inputs)

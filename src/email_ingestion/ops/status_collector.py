@@ -87,7 +87,7 @@ class StatusCollector:
         return FAILOVER_SECONDS if self._probe_failover() else None
 
     def _failed(self, error: Exception) -> None:
-        self._ops.observe(LoopFailed(LOOP, error))
+        self._ops.observe(LoopFailed(LOOP, error, COLLECT_SECONDS))
 
     def _probe_failover(self) -> bool:
         """Return whether Redis is away and another server may take over; if one has, let the breaker probe it now.

@@ -115,6 +115,17 @@ class AccountState:
 
 
 @dataclass(frozen=True, slots=True)
+class LoopFailure:
+    """The last failure of a loop, since the last time that it went well; times in Unix seconds."""
+
+    reason: str
+    unforeseen: bool
+    count: int
+    since: float
+    shown_until: float
+
+
+@dataclass(frozen=True, slots=True)
 class Check:
     """The last result of a dependency's probe."""
 

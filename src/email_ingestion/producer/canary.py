@@ -26,6 +26,7 @@ class Canary(PeriodicThread):
         self._synthetic = SyntheticMessages(link)
         self._is_paused = is_paused
         self._observe = observe
+        self._retry_seconds = seconds
 
     def _send(self) -> None:
         if self._is_paused():
@@ -38,7 +39,7 @@ class Canary(PeriodicThread):
             self._observe(CanarySeen(receipt.delivered, receipt.took) if receipt else CanarySeen(None, None))
 
     def _failed(self, error: Exception) -> None:
-        self._observe(LoopFailed(LOOP, error))
+        self._observe(LoopFailed(LOOP, error, self._retry_seconds))
         if not self.is_closed():
             self._observe(CanarySeen(None, None))
 

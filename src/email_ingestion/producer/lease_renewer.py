@@ -28,7 +28,7 @@ class LeaseRenewer:
         self._observe = observe
         self._changed = threading.Condition()
         self._owners: dict[str, str | None] = {}  # by account; None: this process
-        self._thread = PeriodicThread(LOOP, RENEW_SECONDS, self._run, immediate=True)
+        self._thread = PeriodicThread(LOOP, RENEW_SECONDS, self._run, immediate=True, on_error=self._failed)
 
     def start(self) -> None:
         """Begin to take and renew leases."""
@@ -66,9 +66,11 @@ class LeaseRenewer:
             self._renew()
         except TransientError:
             pass  # Redis is away, which other loops report: nothing can be written, so nothing need be given up
-        except Exception as error:  # noqa: BLE001 - leases must go on being renewed, whatever happened
-            self._observe(LoopFailed(LOOP, error))
-        self._observe(LoopTick(LOOP))
+        finally:
+            self._observe(LoopTick(LOOP))
+
+    def _failed(self, error: Exception) -> None:
+        self._observe(LoopFailed(LOOP, error, RENEW_SECONDS))
 
     def _renew(self) -> None:
         others = self._leases.renew(self._accounts)

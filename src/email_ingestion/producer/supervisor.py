@@ -6,9 +6,10 @@ A server that sends one byte now and then satisfies every time-out; the supervis
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
-from email_ingestion.events import LeaseChanged, LoopTick, Observe, WatcherRebuilt, Watching
+from email_ingestion.events import LeaseChanged, LoopFailed, LoopTick, Observe, WatcherRebuilt, Watching
 from email_ingestion.producer.lease_renewer import LeaseRenewer
 from email_ingestion.producer.watch import Watcher
 
@@ -39,20 +40,27 @@ class WatcherSupervisor:
     def run(self) -> None:
         """Watch the account whenever this process has its lease, until `stop`."""
         while not self._stopped:
-            if self._leases.owns(self._account, CHECK_SECONDS):
-                self._report_owner(None)
-                self._watch()
-                continue
-            self._observe(LoopTick(f"watch:{self._account}"))
-            owner = self._leases.owner(self._account)
-            if owner:
-                self._report_owner(owner)
+            try:
+                self._run_once()
+            except Exception as error:  # noqa: BLE001 - an account must not be forgotten in silence
+                self._observe(LoopFailed(f"watch:{self._account}", error, CHECK_SECONDS))
+                time.sleep(CHECK_SECONDS)
 
     def stop(self) -> None:
         """CursorEnd soon; from any thread."""
         with self._lock:
             self._stopped = True
             self.watcher.stop()
+
+    def _run_once(self) -> None:
+        if self._leases.owns(self._account, CHECK_SECONDS):
+            self._report_owner(None)
+            self._watch()
+            return
+        self._observe(LoopTick(f"watch:{self._account}"))
+        owner = self._leases.owner(self._account)
+        if owner:
+            self._report_owner(owner)
 
     def _watch(self) -> None:
         """Watch until `stop`, or until another process has the lease."""

@@ -149,8 +149,10 @@ class Watcher:
                 if not self._stop.is_set():
                     self._recover(error)
             except Exception as error:  # noqa: BLE001 - the watcher must not die silently, whatever happened
-                self._observe(LoopFailed(self._loop, error))
-                self._pause(self._backoff.next_delay())
+                seconds = self._backoff.next_delay()
+                self._observe(LoopFailed(self._loop, error, seconds))
+                self._report_state("waiting")
+                self._pause(seconds)
         self._report_state("stopped")
 
     def _session(self) -> None:
@@ -309,7 +311,7 @@ class Watcher:
         if isinstance(error, CircuitBreakerError):  # no later than its next probe, which costs nothing to wait for
             seconds = min(REDIS_SECONDS, max(error.retry_after, PROBE_SECONDS))
         ledger = isinstance(error, SinkUnavailable)
-        self._observe(LoopFailed(self._loop, error) if ledger else RedisFailed(error, seconds))
+        self._observe(LoopFailed(self._loop, error, seconds) if ledger else RedisFailed(error, seconds))
         self._report_state("waiting")
         self._pause(seconds)
 
@@ -354,7 +356,7 @@ class Watcher:
                 self._give_up(error)
             self._observe(NeedsOperator(account, error))
         elif not isinstance(error, (AuthenticationFailed, IMAPConnectionError, CircuitBreakerError, TokenRefreshError)):
-            self._observe(LoopFailed(self._loop, error))
+            self._observe(LoopFailed(self._loop, error, delay.seconds))
 
     def _pause(self, seconds: float, *, until_consent: bool = False) -> None:
         """Wait and tick, for a long pause is no stall. With `until_consent` a new consent ends it."""

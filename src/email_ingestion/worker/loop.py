@@ -229,7 +229,7 @@ class Worker:
                 try:
                     self._consumer.extend(ids)
                 except Exception as error:  # noqa: BLE001 - without its heartbeat a worker loses its entries
-                    self._observe(LoopFailed(HEARTBEAT_LOOP, error))
+                    self._observe(LoopFailed(HEARTBEAT_LOOP, error, self._lease / 3))
 
     def _wait(self, error: Exception) -> None:
         self._failures += 1
@@ -237,7 +237,7 @@ class Worker:
         delay = REDIS_SECONDS if redis else min(backoff(self._failures), DATABASE_SECONDS)
         if isinstance(error, CircuitBreakerError):  # no longer than until its next probe, which costs nothing
             delay = min(delay, max(error.retry_after, PROBE_SECONDS))
-        self._observe(RedisFailed(error, delay) if redis else LoopFailed(LOOP, error))
+        self._observe(RedisFailed(error, delay) if redis else LoopFailed(LOOP, error, delay))
         self._stop.wait(delay)
 
 

@@ -175,8 +175,8 @@ class SinkDispatcher:
                 pause = self._run_once()
             except BaseException as error:  # noqa: BLE001 - the boundary: whatever it is, the loop goes on and reports it
                 shown = error if isinstance(error, Exception) else SinkFailed(f"{type(error).__name__} in its loop")
-                self._observe(LoopFailed(loop_name(self._name), shown))
                 self._pause()
+                self._observe(LoopFailed(loop_name(self._name), shown, self._not_before - time.monotonic()))
                 pause = CLAIM_SECONDS
             if pause:
                 self._awake.wait(pause)
@@ -330,7 +330,7 @@ class SinkDispatcher:
             try:
                 self._outbox.mark_delivered(claimed.claim, claimed.unmarked)
             except SinkUnavailable as error:
-                self._observe(LoopFailed(loop_name(self._name), error))
+                self._observe(LoopFailed(loop_name(self._name), error, 1.0))
                 if self._stopped.wait(1.0):
                     raise
                 continue

@@ -26,6 +26,24 @@ class ImapUnreachable(Scenario):
         world.sandbox.clear_faults()
 
 
+class LoopFailing(Scenario):
+    """Somebody wrote a word where the cursor of the mailbox has a number."""
+
+    name = "loop-failing"
+    fires = frozenset({"LoopFailing"})
+    tolerates = frozenset({"MailboxSilent", "FreshnessBudgetBurn"})  # ten minutes are half a minute of ours
+
+    def inject(self, world: World) -> None:
+        with world.redis.client() as client:
+            (self._key,) = client.keys("*:cursor:*")
+            self._before = client.hget(self._key, "uidvalidity")
+            client.hset(self._key, "uidvalidity", "mine")
+
+    def heal(self, world: World) -> None:
+        with world.redis.client() as client:
+            client.hset(self._key, "uidvalidity", self._before)
+
+
 class TokenExpired(Scenario):
     """The owner took the consent back: no refresh token works any more, and the session ends."""
 

@@ -346,3 +346,15 @@ def test_promtool_has_nothing_to_say(side: tuple[object, object], worker: Ops, p
 def test_help_is_there_for_every_metric(worker: Ops) -> None:
     text = fed(worker).metrics.render().decode()
     assert all(re.match(r"# HELP \S+ .*\.", line) for line in text.splitlines() if line.startswith("# HELP email_"))
+
+
+def test_failures_nobody_foresaw_are_counted_by_loop_and_class(producer: Ops) -> None:
+    for error in (KeyError("x"), KeyError("y"), errors.SinkUnavailable("away"), re.error("strange")):
+        producer.observe(events.LoopFailed("watch", error))
+    producer.observe(events.LoopFailed("someone else's", KeyError("x")))
+    found = {name: value for name, value in series(producer.metrics).items() if name.startswith("loop_errors")}
+    assert found == {
+        "loop_errors_total{error_type=KeyError,loop=watch}": 2,
+        "loop_errors_total{error_type=_OTHER,loop=watch}": 1,
+        "loop_errors_total{error_type=KeyError,loop=_OTHER}": 1,
+    }

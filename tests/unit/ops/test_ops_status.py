@@ -57,6 +57,34 @@ def test_a_process_is_starting_until_redis_has_answered(worker: Board) -> None:
     assert worker.after(REDIS_UP) == "ready"
 
 
+def unforeseen() -> Exception:
+    try:
+        {}["Dear customer"]
+    except KeyError as error:
+        return error
+    raise AssertionError
+
+
+def test_a_failure_nobody_foresaw_degrades_and_names_class_and_place_but_no_text(producer: Board) -> None:
+    failure = events.LoopFailed("watch:default", unforeseen(), retry_in=4.0)
+    assert producer.after(*RUNNING, failure, failure) == "degraded"
+    assert "loop watch:default: KeyError at ops/test_ops_status.py:" in producer.reasons
+    assert "(2 times)" in producer.reasons
+    assert "Dear customer" not in producer.reasons
+    producer.time.now += 80.0
+    turned = events.LoopTick("watch")
+    assert producer.after(REDIS_UP, turned, events.Synced("default", "INBOX", 1, 7, 0)) == "degraded"  # a moment ago
+    producer.time.now += 30.0
+    assert producer.after(REDIS_UP, turned) == "ready"
+
+
+def test_what_a_loop_waits_for_is_told_until_it_is_back(producer: Board) -> None:
+    away = events.LoopFailed("watch:default", errors.SinkUnavailable("the database is away"), retry_in=1.0)
+    assert producer.after(*RUNNING, away) == "degraded"
+    assert "loop watch:default: SinkUnavailable: the database is away" in producer.reasons
+    assert producer.after(events.Synced("default", "INBOX", 1, 7, 0)) == "ready"
+
+
 def test_a_start_during_an_outage_says_what_is_missing(worker: Board) -> None:
     assert worker.after(REDIS_DOWN) == "not_ready"
     assert "RedisConnectionError: refused" in worker.reasons
