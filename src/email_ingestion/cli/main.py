@@ -48,6 +48,7 @@ COMMANDS = {
     ),
     "config": ("diagnostics:config", "See which setting holds and where it comes from."),
     "evidence": ("diagnostics:evidence", "Put together what is known of an incident, without mail or secrets."),
+    "audit": ("audit:audit", "See what operators did, and whether the record of it is whole."),
     "redis-cli": ("redis_cli:redis_cli", "Speak to the Redis of the settings with redis-cli."),
     "dlq": ("dlq:dlq", "Look at dead letters, put them back into the stream, export and purge them."),
     "reconcile": ("reconcile:reconcile", "Compare the server's messages with the ledger."),
@@ -64,7 +65,7 @@ COMMANDS = {
 # What people want to do, and the commands for it: `--help` is one screen. Those that stand nowhere come last.
 GROUPS = {
     "Run it": ("start", "stop", "status", "sandbox"),
-    "Find what is wrong": ("doctor", "errors", "logs", "config", "evidence", "redis-cli"),
+    "Find what is wrong": ("doctor", "errors", "logs", "config", "evidence", "audit", "redis-cli"),
     "Read the mail": ("search", "export", "parse", "route"),
     "Get more mail in": ("import", "backfill", "reconcile"),
     "Mend what is stuck": ("dlq", "pending", "consumers", "revoke"),
