@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 NORMAL_PRIORITY = 5  # of 0 to 10
+PARSER_VERSION = 1  # of the parser; raised when the same bytes give another record, for `email-ingestion reparse`
 
 
 @dataclass(frozen=True, slots=True)

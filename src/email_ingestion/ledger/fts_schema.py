@@ -1,6 +1,6 @@
 """The SQL of the full-text indices: over subject, sender and text, and over the file names of attachments.
 
-The migrations 0001 and 0007 use it too. To change it, copy the present text into them and write a new one.
+The migrations 0001, 0007 and 0008 use it too. To change it, copy the present text into them and write a new one.
 
 Only the first 200,000 characters of a message are searchable. With 4 bytes for a character, and 4 for each word in
 place of the space after it, a tsvector stays at 800 kB where 1 MiB is allowed: no message can be refused for it.
@@ -72,3 +72,21 @@ _POSTGRESQL_ATTACHMENTS = (
 )
 
 ATTACHMENT_FTS_STATEMENTS = {"sqlite": _SQLITE_ATTACHMENTS, "postgresql": _POSTGRESQL_ATTACHMENTS}
+
+# Labels change often, and no word with them.
+_SQLITE_UPDATES = (
+    """CREATE TRIGGER emails_updated AFTER UPDATE OF subject, from_name, from_addr, text ON emails
+       WHEN old.subject IS NOT new.subject OR old.from_name IS NOT new.from_name
+         OR old.from_addr IS NOT new.from_addr OR old.text IS NOT new.text BEGIN
+         INSERT INTO email_words (email_words, rowid, subject, sender, body)
+         SELECT 'delete', doc, old.subject, coalesce(old.from_name, '') || ' ' || coalesce(old.from_addr, ''),
+                substr(old.text, 1, 200000)
+         FROM email_docs WHERE email_id = old.email_id;
+         INSERT INTO email_words (rowid, subject, sender, body)
+         SELECT doc, new.subject, coalesce(new.from_name, '') || ' ' || coalesce(new.from_addr, ''),
+                substr(new.text, 1, 200000)
+         FROM email_docs WHERE email_id = new.email_id;
+       END""",
+)
+
+UPDATE_FTS_STATEMENTS: dict[str, tuple[str, ...]] = {"sqlite": _SQLITE_UPDATES, "postgresql": ()}

@@ -27,7 +27,7 @@ from sqlalchemy import (
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.ledger.database_errors import translate_open_errors
 from email_ingestion.ledger.engine import describe_database, write_engine
-from email_ingestion.ledger.fts_schema import ATTACHMENT_FTS_STATEMENTS, FTS_STATEMENTS
+from email_ingestion.ledger.fts_schema import ATTACHMENT_FTS_STATEMENTS, FTS_STATEMENTS, UPDATE_FTS_STATEMENTS
 from email_ingestion.ledger.tables import emails, metadata
 
 if TYPE_CHECKING:
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
 
 # The newest revision. Alembic (14 MB, a quarter of a second) is loaded only where a database has an older one.
-HEAD = "0007"
+HEAD = "0008"
 # The oldest revision whose code can use a database of the newest. A revision that is not additive must be named here.
 COMPATIBLE_FROM = "0006"
-RELEASES = {"0.1.0": "0006", "0.2.0": "0007"}  # the revision that a release makes
+RELEASES = {"0.1.0": "0006", "0.2.0": "0008"}  # the revision that a release makes
 
 
 def _version_table(name: str) -> Table:
@@ -74,7 +74,7 @@ def create(connection: Connection) -> None:
     """Create the newest schema in an empty database; a test compares it with the result of all revisions."""
     metadata.create_all(connection, checkfirst=False)
     dialect = connection.dialect.name
-    for statement in (*FTS_STATEMENTS[dialect], *ATTACHMENT_FTS_STATEMENTS[dialect]):
+    for statement in (*FTS_STATEMENTS[dialect], *ATTACHMENT_FTS_STATEMENTS[dialect], *UPDATE_FTS_STATEMENTS[dialect]):
         connection.exec_driver_sql(statement)
     for table, revision in ((_schema_revision, HEAD), (_alembic_version, COMPATIBLE_FROM)):
         table.create(connection)

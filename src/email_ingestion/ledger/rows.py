@@ -11,7 +11,7 @@ import zstandard
 
 from email_ingestion.blobs import reference
 from email_ingestion.ledger.model import Content, StoredEmail
-from email_ingestion.records import Email
+from email_ingestion.records import PARSER_VERSION, Email
 
 _ZSTD_LEVEL = 3
 
@@ -71,6 +71,7 @@ def _email_row(stored: StoredEmail, now: datetime) -> dict[str, Any]:
         "auto_reply": email.auto_reply,
         "bounce": email.bounce is not None,
         **{name: getattr(email.verdicts, name, None) for name in ("spf", "dkim", "dmarc")},
+        "parser_version": PARSER_VERSION,
     }
 
 

@@ -58,6 +58,8 @@ emails = Table(
     Column("spf", Text),  # this and the following: what the receiving Gmail found
     Column("dkim", Text),
     Column("dmarc", Text),
+    # The parser that made the record; 0 for one from before there were versions.
+    Column("parser_version", Integer, nullable=False, server_default=text("0")),
 )
 
 # A B-tree of PostgreSQL refuses a key above 2,704 bytes, and anybody may send such a Message-ID: hence hash.
@@ -65,6 +67,7 @@ _message_ids = Index("emails_message_id", emails.c.message_id)
 Index("emails_gm_msgid", emails.c.account, emails.c.gm_msgid)
 Index("emails_uid", emails.c.account, emails.c.mailbox, emails.c.uidvalidity, emails.c.uid)
 Index("emails_internaldate", emails.c.internaldate)
+Index("emails_parser_version", emails.c.parser_version)
 
 attachments = Table(
     "attachments",

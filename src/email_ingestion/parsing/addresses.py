@@ -30,7 +30,7 @@ _UNESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
 _ADDRESS: Final = re.compile(r"(?:\"[^\"]*\"|[^\s@\"]+)@[^\s@]+")
 _WITHIN: Final = re.compile(r"[^\s@<>()\[\]\"',;:]{1,300}@[^\s@<>()\"',;:]{1,300}")
 _QUOTES: Final = re.compile(r"(['\"])([^'\"]*@[^'\"]*)\1")
-_AROUND_DOTS: Final = re.compile(r"\s*([@.])\s*")
+_AROUND_DOTS: Final = re.compile(r"(?<!\s)\s*+([@.])\s*+")  # a run of spaces is tried once
 _PLAIN: Final = re.compile(r"[\w.+-]++@[\w.-]++")
 _SPECIALS: Final = re.compile(r"[\"():;\\\[]|=\?")
 _SIMPLE: Final = re.compile(

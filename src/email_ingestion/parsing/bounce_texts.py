@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Final
 
 from email_ingestion.parsing import limits
@@ -72,7 +73,7 @@ def failed_recipients(values: Values, text: str) -> list[RecipientStatus]:
     action = "delayed" if _DELAYED.search(text) else "failed"
     found = {address.lower(): (address, after) for address, after in _list_entries(text)}
     for value in values.get("x-failed-recipients", ()):
-        for address in re.findall(_ADDRESS, value)[: limits.REPORTED]:
+        for address in re.findall(_ADDRESS, value[: limits.REPORTED_CHARS])[: limits.REPORTED]:
             found.setdefault(address.lower(), (address, _after(text, address)))
     return [_status(address, after, action) for address, after in list(found.values())[: limits.REPORTED]]
 
@@ -81,8 +82,8 @@ def _list_entries(text: str) -> Iterator[tuple[str, str]]:
     """Yield each recipient and the text about it."""
     for begins, entry in ((_BRACKETED, _BRACKET_ENTRY), (_EXIM, _LINE_ENTRY), (_GMAIL, _LINE_ENTRY)):
         if beginning := begins.search(text):
-            entries = list(entry.finditer(text, beginning.start()))[: limits.REPORTED]
-            ends = [one.start() for one in entries[1:]] + [len(text)]
+            entries = list(islice(entry.finditer(text, beginning.start()), limits.REPORTED))
+            ends = [*(one.start() for one in entries[1:]), len(text)][: len(entries)]
             for one, end in zip(entries, ends, strict=True):
                 yield one[1], text[one.end(1) : end]
             if entries:

@@ -190,3 +190,13 @@ def test_an_image_is_inline_when_the_html_shows_it(reference: str, content_id: s
 )
 def test_an_id_that_was_folded_is_whole_again(value: str, found: tuple[str, ...]) -> None:
     assert parse(envelope(), f"References: {value}\n\nx".encode()).references == found
+
+
+def test_a_report_that_lists_nobody_keeps_its_text() -> None:
+    said = (
+        "This message was created by Exim: it could not be delivered to one or more of its recipients, whom it hides."
+    )
+    email = parse(envelope(), f"From: Mailer-Daemon <mailer-daemon@example.com>\n\n{said}\n".encode())
+    assert email.text.strip() == said
+    assert email.bounce is None
+    assert email.defects == ("date:missing",)
