@@ -225,6 +225,24 @@ def test_a_call_that_does_not_return_is_shown_and_nothing_is_called_meanwhile(si
     until(lambda: sinks.heard.of(SinkCalls)[-1] == SinkCalls("box", (), None), "it is over")
 
 
+def test_what_is_wrong_with_a_sink_is_shown_until_it_takes_a_message_though_its_pings_succeed(sinks: Sinks):
+    box = Box()
+    box.trouble = lambda _: SinkUnavailable("the webhook answers 301: set WEBHOOK_URL to where it leads")
+    dispatcher = sinks.dispatcher("box", box, fail_max=1, recovery_timeout=0.05)
+    ids = sinks.record(1, 2)
+
+    def closed_again() -> bool:
+        return sum(change.new == "CLOSED" for change in sinks.heard.of(BreakerChanged)) > 2
+
+    until(closed_again, "its pings have closed the breaker more than once")
+    shown = [event.problem for event in sinks.heard.of(SinkCalls)]
+    assert set(shown) == {"the webhook answers 301: set WEBHOOK_URL to where it leads"}
+    box.trouble = lambda _: None
+    until(dispatcher.done, "both are delivered")
+    assert box.taken == Counter(ids)
+    until(lambda: sinks.heard.of(SinkCalls)[-1].problem is None, "it is over")
+
+
 def test_what_a_hanging_sink_has_not_got_is_left_to_other_workers(sinks: Sinks):
     free = threading.Event()
     box = Box(parallel=1)

@@ -7,7 +7,8 @@ import socket
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from standardwebhooks.webhooks import WebhookVerificationError
@@ -27,6 +28,7 @@ from email_ingestion.sinks import load_sink
 from email_ingestion.sinks.webhook import WebhookSink, open_sink, parse_retry_after
 from email_ingestion.worker.processor import is_available
 from tests.contract.ledgers import mail, raw_of
+from tests.drills.certificate import make_certificate
 from tests.servers.links import Heard
 from tests.servers.webhook import SECRET, Receiver, receiving
 
@@ -164,6 +166,34 @@ def test_a_receiver_that_failed_and_still_does_is_unavailable(sink: WebhookSink,
             sink.ping()
     receiver.work()
     sink.ping()
+
+
+@pytest.mark.parametrize("status", [301, 308])
+def test_a_receiver_that_moved_is_not_there_because_its_port_is_open(
+    sink: WebhookSink, receiver: Receiver, status: int
+):
+    receiver.fail(status)
+    with pytest.raises(SinkUnavailable, match=f"answers {status}: set WEBHOOK_URL"):
+        sink.deliver([sink_message()])
+    with pytest.raises(SinkUnavailable, match=f"answers {status}"):
+        sink.ping()
+
+
+def test_an_expired_certificate_is_the_cause_that_post_and_ping_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    certificate = make_certificate(tmp_path, days=-3)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    expired = f"the certificate of 127.0.0.1 expired on {datetime.now(UTC) - timedelta(days=3):%Y-%m-%d}"
+    with receiving(certificate=certificate) as receiver, closing(open_sink(Settings(receiver.url))) as sink:  # type: ignore[arg-type]
+        for call in (sink.ping, lambda: sink.deliver([sink_message()]), sink.ping):
+            with pytest.raises(SinkUnavailable, match=expired):
+                call()
+
+
+def test_a_receiver_that_refuses_tls_is_unavailable_before_anything_is_posted(receiver: Receiver):
+    with closing(open_sink(Settings(receiver.url.replace("http://", "https://")))) as sink:  # type: ignore[arg-type]
+        for call in (sink.ping, lambda: sink.deliver([sink_message()]), sink.ping):
+            with pytest.raises(SinkUnavailable, match=r"TLS with 127\.0\.0\.1:"):
+                call()
 
 
 @pytest.mark.parametrize("status", [200, 401, 404, 405, 501])

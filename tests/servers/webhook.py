@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from standardwebhooks.webhooks import Webhook
@@ -50,7 +52,7 @@ class Receiver:
 
 
 @contextmanager
-def receiving(receiver: Receiver | None = None, port: int = 0) -> Iterator[Receiver]:
+def receiving(receiver: Receiver | None = None, port: int = 0, certificate: Path | None = None) -> Iterator[Receiver]:
     """A receiver on a port of its own; or one that was here before, on its old port."""
     receiver = receiver or Receiver()
 
@@ -80,9 +82,13 @@ def receiving(receiver: Receiver | None = None, port: int = 0) -> Iterator[Recei
         request_queue_size = 64
 
     server = Server(("127.0.0.1", port), Handler)
+    if certificate:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(certificate)
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
-    receiver.url = f"http://127.0.0.1:{server.server_port}/hook"
+    receiver.url = f"{'https' if certificate else 'http'}://127.0.0.1:{server.server_port}/hook"
     try:
         yield receiver
     finally:

@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
+from email_ingestion.certificates import explain_tls_error
 from email_ingestion.doctor.findings import Finding
 
 SECONDS = 10.0
@@ -31,7 +32,7 @@ def check_connection(check: str, host: str, port: int, *, tls: bool) -> Finding:
         return Finding(
             check,
             "failed",
-            f"the certificate of {host} is not trusted: {error.verify_message}",
+            explain_tls_error(error, host, port) or str(error),
             f"openssl s_client -connect {host}:{port} -brief </dev/null; check the clock and any TLS proxy",
         )
     except ssl.SSLError as error:

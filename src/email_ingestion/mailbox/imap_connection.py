@@ -16,6 +16,7 @@ from typing import Any
 
 from imapclient.exceptions import IMAPClientError, LoginError
 
+from email_ingestion.certificates import explain_tls_error
 from email_ingestion.errors import IMAPConnectionError
 from email_ingestion.mailbox.imap4 import Client
 from email_ingestion.mailbox.imap_errors import translate, translate_login
@@ -33,7 +34,7 @@ class ImapConnection:
         """Connect; `timeout` is the longest silence in seconds. Raises IMAPConnectionError."""
         self._account = account
         self._connected_at = time.monotonic()
-        with _translated_errors("connect to"):
+        with _translated_errors("connect to", (account.imap_host, account.imap_port)):
             self._client = Client(account.imap_host, account.imap_port, tls=account.imap_tls, read_timeout=timeout)
         self._imap4 = self._client.imap4
         self._pipeline = FetchPipeline(self._imap4)
@@ -188,12 +189,12 @@ def _xoauth2_responder(user: str, token: str, challenges: list[bytes]) -> Any:
 
 
 @contextmanager
-def _translated_errors(action: str) -> Iterator[None]:
-    """Raise errors of imaplib and the socket as ours."""
+def _translated_errors(action: str, server: tuple[str, int] | None = None) -> Iterator[None]:
+    """Raise errors of imaplib and the socket as ours; with `server` also say what is wrong with its certificate."""
     try:
         yield
     except IMAPClientError as error:
         raise translate(error, action) from error
     except (ssl.SSLError, OSError, EOFError) as error:
-        reason = str(error) or type(error).__name__
+        reason = (server and explain_tls_error(error, *server)) or str(error) or type(error).__name__
         raise IMAPConnectionError(f"cannot {action} the IMAP server: {reason}") from error

@@ -26,6 +26,7 @@ import httpx
 from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 
 from email_ingestion import __version__
+from email_ingestion.certificates import explain_tls_error
 from email_ingestion.email_json import as_json
 from email_ingestion.errors import (
     ConfigurationError,
@@ -44,6 +45,7 @@ EVENT: Final = "email.received"
 _CONNECT_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 30.0  # where the answer asks for one and does not say how long
 _PAUSE_STATUSES: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _Headers = Mapping[str, str]
 _NO_HEADERS: Final[_Headers] = MappingProxyType({})
 _PROBE_SECONDS: Final = 300.0  # after a failure, for which the answer to an OPTIONS counts
@@ -107,16 +109,16 @@ class WebhookSink:
         for message in batch:
             try:
                 self._post(message)
-            except SinkFailed:
+            except (SinkFailed, SinkUnavailable):
                 self._failed_at = time.monotonic()
                 raise
             self._failed_at = -math.inf
 
     def ping(self) -> None:
-        """Open a connection, and send no request: any request may trigger the receiver's action.
+        """Open a connection, with its TLS, and send no request: any request may trigger the receiver's action.
 
-        After a failed delivery send OPTIONS for some minutes; not for longer, because some receivers fail at any
-        OPTIONS.
+        After a failed delivery send OPTIONS for some minutes, because a connection alone shows nothing then; not for
+        longer, because some receivers fail at any OPTIONS.
         """
         if time.monotonic() - self._failed_at < _PROBE_SECONDS:
             self._probe()
@@ -131,16 +133,32 @@ class WebhookSink:
         except _DeadlineExceeded as error:
             raise SinkUnavailable(f"the webhook does not answer within {self._connect_timeout:g} s") from error
         except httpx.HTTPError as error:
-            raise SinkUnavailable(f"the webhook does not answer: {type(error).__name__}") from error
+            raise SinkUnavailable(f"the webhook does not answer: {self._cause(error)}") from error
+        if status in _REDIRECTS:
+            raise SinkUnavailable(f"the webhook answers {status}, to OPTIONS too: set WEBHOOK_URL to where it leads")
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED:
             raise SinkUnavailable(f"the webhook answers {status}, to OPTIONS too")
 
     def _connect(self) -> None:
         host, port = _next_hop(self._url)
+        direct = (host, port) == _address(self._url)
         try:
-            socket.create_connection((host, port), self._connect_timeout).close()
+            with socket.create_connection((host, port), self._connect_timeout) as connection:
+                if self._url.scheme == "https" and direct:  # a proxy must be asked for the way first
+                    self._tls.wrap_socket(connection, server_hostname=host).close()
         except OSError as error:
-            raise SinkUnavailable(f"the webhook's host does not answer: {error.strerror or error}") from error
+            raise SinkUnavailable(f"the webhook's host does not answer: {self._cause(error)}") from error
+
+    def _cause(self, error: BaseException) -> str:
+        """Say why there was no answer: what httpx raises is seldom more than a name."""
+        tls = explain_tls_error(error, *_address(self._url))
+        if tls:
+            return tls
+        cause: BaseException = error
+        while (inner := cause.__cause__ or cause.__context__) is not None and not isinstance(cause, OSError):
+            cause = inner
+        text = cause.strerror if isinstance(cause, OSError) else None
+        return text or str(error) or type(error).__name__
 
     def close(self) -> None:
         """Close the connections."""
@@ -172,9 +190,9 @@ class WebhookSink:
         except _DeadlineExceeded as error:
             raise SinkTimedOut(f"the webhook did not answer within {self._timeout:g} s") from error
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.UnsupportedProtocol) as error:
-            raise SinkUnavailable(f"the webhook cannot be reached: {type(error).__name__}") from error
+            raise SinkUnavailable(f"the webhook cannot be reached: {self._cause(error)}") from error
         except httpx.HTTPError as error:
-            raise SinkFailed(f"the webhook did not answer: {type(error).__name__}") from error
+            raise SinkFailed(f"the webhook did not answer: {self._cause(error)}") from error
 
 
 class _DeadlineExceeded(Exception):
@@ -278,5 +296,8 @@ def parse_retry_after(value: str | None, now: datetime) -> float:
 def _next_hop(url: httpx.URL) -> tuple[str, int]:
     """Return host and port that a request connects to: those of the environment's proxy, if there is one for it."""
     proxy = getproxies().get(url.scheme)
-    hop = httpx.URL(proxy) if proxy and not proxy_bypass(url.host) else url
-    return hop.host, hop.port or (443 if hop.scheme == "https" else 80)
+    return _address(httpx.URL(proxy) if proxy and not proxy_bypass(url.host) else url)
+
+
+def _address(url: httpx.URL) -> tuple[str, int]:
+    return url.host, url.port or (443 if url.scheme == "https" else 80)

@@ -26,6 +26,7 @@ from email_ingestion.errors import (
     PermanentError,
     Retry,
     SinkFailed,
+    SinkThrottled,
     SinkTimedOut,
     SinkUnavailable,
     TransientError,
@@ -120,7 +121,7 @@ class SinkDispatcher:
         self._executor = SinkExecutor(name, sink, breaker)
         self._claimed: _Claimed | None = None
         self._hung: str | None = None  # the message of the call that does not return
-        self._timed_out: str | None = None  # what is wrong since a call was ended, until the sink takes a message
+        self._problem: str | None = None  # what is wrong with the sink itself, until it takes a message
         self._calls_shown = False
         self._stopped = threading.Event()
         self._awake = threading.Event()
@@ -206,8 +207,8 @@ class SinkDispatcher:
         except SinkUnavailable:
             self._observe(SinkBacklog(self._name, None, None))
             raise
-        if not backlog.waiting and self._timed_out:
-            self._timed_out = None
+        if not backlog.waiting and self._problem:
+            self._problem = None
             self._report_calls()
         oldest = backlog.oldest.timestamp() if backlog.oldest else None
         self._observe(SinkBacklog(self._name, backlog.waiting, oldest))
@@ -270,14 +271,21 @@ class SinkDispatcher:
                 continue
             outstanding -= 1
             chunk, error = result
-            if isinstance(error, SinkTimedOut):
-                self._timed_out = str(error)
-            elif chunk and not error:
-                self._timed_out = None
+            self._keep_problem(error, delivered=bool(chunk) and error is None)
             if error and len(chunk) > 1 and not isinstance(error, NO_MESSAGE_AT_FAULT):
                 outstanding += self._executor.submit(chunk, singly=True)  # to find the message at fault
             else:
                 yield result
+
+    def _keep_problem(self, error: EmailIngestionError | None, *, delivered: bool) -> None:
+        """Remember what is wrong with the sink until it takes a message: a ping may succeed where no post does."""
+        proven = self._proven and self._breaker.closed
+        if delivered:
+            self._problem = None
+        elif isinstance(error, (SinkUnavailable, SinkThrottled, SinkTimedOut)) or (
+            isinstance(error, SinkFailed) and not proven
+        ):
+            self._problem = str(error)
 
     def _watch_calls(self) -> None:
         """Announce calls that take long, and find out whether one is past the time that any may take."""
@@ -290,7 +298,7 @@ class SinkDispatcher:
 
     def _report_calls(self, running: Sequence[RunningCall] = ()) -> None:
         shown = [call for call in running if call.seconds > SHOWN_SECONDS]
-        problem = self._timed_out
+        problem = self._problem
         if shown and shown[0].seconds > self._timeout / 2:
             problem = f"it has been handling {shown[0].email_ids[0]} for {shown[0].seconds:.0f} s"
         if shown or problem or self._calls_shown:
