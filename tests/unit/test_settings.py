@@ -11,6 +11,7 @@ import pytest
 
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.settings import Settings, load_settings
+from email_ingestion.settings.plaintext import plaintext_connections
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "config" / ".env.example"
 
@@ -197,3 +198,29 @@ def test_a_sink_may_not_take_as_long_as_a_lease(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("SINK_TIMEOUT_SECONDS", timeout)
     with pytest.raises(ConfigurationError, match=f"SINK_TIMEOUT_SECONDS={timeout} must be below WORKER_LEASE_SECONDS"):
         load_settings()
+
+
+@pytest.mark.parametrize("host", ["imap.example.com", "10.0.0.5", "mail", "localhost.example.com"])
+def test_an_account_of_its_own_must_not_send_its_password_in_plaintext_either(host: str) -> None:
+    table = f'[[accounts]]\nname = "a"\nimap_host = "{host}"\nimap_tls = false\nimap_user = "x"\n'
+    _write("config/settings.toml", table)
+    with pytest.raises(ConfigurationError, match=r"\[\[accounts\]\].*IMAP_TLS=false is for a server on this machine"):
+        load_settings().all_accounts  # noqa: B018
+    _write("config/settings.toml", table.replace(host, "127.0.0.2"))
+    assert load_settings().all_accounts[0].imap_host == "127.0.0.2"
+
+
+def test_what_goes_to_another_machine_without_tls_is_named_with_its_setting() -> None:
+    settings = load_settings(
+        redis_url="redis://:s3cret@redis.example.com/0",
+        webhook_url="http://hooks:8000/in",
+        otel_exporter_otlp_endpoint="http://127.0.0.1:4318",
+        alert_smtp_url="smtp://user:pw@mail.example.com",
+    )
+    found = {each.setting: (each.host, each.is_internal, each.exposed) for each in plaintext_connections(settings)}
+    assert found == {
+        "REDIS_URL": ("redis.example.com", False, "mail and the password"),
+        "WEBHOOK_URL": ("hooks", True, "mail"),
+        "ALERT_SMTP_URL": ("mail.example.com", False, "its password"),
+    }
+    assert list(plaintext_connections(load_settings(redis_url="rediss://:s3cret@redis.example.com/0"))) == []

@@ -46,6 +46,7 @@ from email_ingestion.ops.status_collector import StatusCollector
 from email_ingestion.ops.status_records import Component, Identity, Names
 from email_ingestion.overrides import OperatorOverrides
 from email_ingestion.settings import Settings, notify_socket, secret_files
+from email_ingestion.settings.plaintext import plaintext_connections
 from email_ingestion.stream import Keys, RedisLink, check_writable, connect
 
 if TYPE_CHECKING:
@@ -203,6 +204,10 @@ class ProcessRunner:
         output.start()
         for path, mode in open_to_others(secret_files(settings)):
             logger("process").warning("secret_open_to_others", path=str(path), mode=f"{mode:04o}")
+        for plain in plaintext_connections(settings):
+            logger("process").warning(
+                "plaintext_connection", setting=plain.setting, host=plain.host, exposed=plain.exposed
+            )
         actions = AdminActions(self._breakers.get, overrides, LogLevel(settings.log_level))
         actions.pings["redis"] = partial(check_writable, link)
         ops_url = self._serve(ops, actions, cleanup)

@@ -15,6 +15,7 @@ from email_ingestion.ledger.maintenance import describe_ledger
 from email_ingestion.ops.redaction import describe_unforeseen
 from email_ingestion.routing import Router
 from email_ingestion.settings import Settings, load_settings
+from email_ingestion.settings.plaintext import plaintext_connections
 from email_ingestion.sinks import close_sink, load_sink, ping_sink
 
 UNFORESEEN_REMEDY = (
@@ -31,6 +32,7 @@ def run_checks(clock: Callable[[], float] = time.time) -> Findings:
         yield Finding("settings", "failed", str(error), "mend it; config/.env.example has every name")
         return
     yield Finding("settings", "ok", f"from {settings.origin}")
+    yield from _guarded("plaintext", lambda: check_plaintext(settings))
     yield from _guarded("folders", lambda: check_folders(settings))
     yield from _guarded("file modes", lambda: check_modes(settings))
     yield from _guarded("ports", lambda: check_ports(settings))
@@ -48,6 +50,13 @@ def _guarded(name: str, checks: Callable[[], Findings]) -> Findings:
     except Exception as error:  # noqa: BLE001 - any text may quote mail or a secret, so only class and place are shown
         cause = f"an answer or a state that nobody foresaw: {describe_unforeseen(error)}"
         yield Finding(name, "failed", cause, UNFORESEEN_REMEDY)
+
+
+def check_plaintext(settings: Settings) -> Findings:
+    """Check that no mail and no secret travels to another machine without TLS."""
+    for plain in plaintext_connections(settings):
+        cause = f"{plain.setting} leads to {plain.host} without TLS: {plain.exposed} can be read on the way"
+        yield Finding("plaintext", "ok" if plain.is_internal else "degraded", cause, f"set {plain.remedy}")
 
 
 def check_stores(settings: Settings) -> Findings:

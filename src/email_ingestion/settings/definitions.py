@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,6 @@ from email_ingestion.settings.redis_address import Mode, RedisAddress, parse_nod
 from email_ingestion.settings.sources import DOTENV, SANDBOX_PROFILE, TOML, PlainDotEnvSource, PlainEnvSource
 
 MIB = 1024 * 1024
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 Start = Literal["all", "now"] | date
 Grant = Literal["refresh_token", "client_credentials"]
 
@@ -48,10 +48,15 @@ class Account(BaseModel):
     oauth2_consent_days: float | None
     token_encryption_key: str | None
 
-    @field_validator("google_token_uri")
+    @field_validator("google_token_uri", "google_auth_uri")
     @classmethod
     def _secrets_need_tls(cls, value: str) -> str:
         return _require_tls(value)
+
+    @model_validator(mode="after")
+    def _plaintext_only_on_loopback(self) -> Account:
+        _refuse_plaintext(self)
+        return self
 
     @property
     def by_mailbox(self) -> tuple[Account, ...]:
@@ -291,12 +296,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _plaintext_only_on_loopback(self) -> Settings:
-        if not self.imap_tls and self.imap_host not in LOOPBACK:
-            message = f"IMAP_TLS=false is for a server on this machine only, not for {self.imap_host}"
-            raise ValueError(message)
+        _refuse_plaintext(self)
         return self
 
-    @field_validator("google_token_uri")
+    @field_validator("google_token_uri", "google_auth_uri")
     @classmethod
     def _secrets_need_tls(cls, value: str) -> str:
         return _require_tls(value)
@@ -372,9 +375,24 @@ class Settings(BaseSettings):
         )
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or address can only be this machine."""
+    name = host.rstrip(".").casefold()
+    try:
+        return name == "localhost" or name.endswith(".localhost") or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _refuse_plaintext(account: Account | Settings) -> None:
+    if not account.imap_tls and not is_loopback(account.imap_host):
+        message = f"IMAP_TLS=false is for a server on this machine only, not for {account.imap_host}"
+        raise ValueError(message)
+
+
 def _require_tls(uri: str) -> str:
     address = urlsplit(uri)
-    if address.scheme == "http" and address.hostname not in LOOPBACK:
+    if address.scheme != "https" and not (address.scheme == "http" and is_loopback(address.hostname or "")):
         message = "must be https://: what is sent there opens the mailbox"
         raise ValueError(message)
     return uri
