@@ -51,6 +51,22 @@ if [ -z "$quick" ] && [ ${#packages[@]} -gt 0 ]; then
     fi
 fi
 
+# Cyrus and Dovecot exclude each other as packages, not as programs: the one is unpacked beside what it needs.
+cyrus=/var/tmp/email-ingestion-cyrus
+has_cyrus() { [ -x /usr/lib/cyrus/bin/master ] && { [ -x /usr/lib/cyrus/bin/imapd ] || [ -x $cyrus/usr/lib/cyrus/bin/imapd ]; }; }
+get_cyrus() {
+    export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
+    apt-get update -qq &&
+        apt-get install -y -qq --no-install-recommends cyrus-common sasl2-bin libsasl2-modules >/dev/null &&
+        mkdir -p $cyrus && cd $cyrus && apt-get download -qq -o APT::Sandbox::User=root cyrus-imapd &&
+        dpkg -x cyrus-imapd_*.deb . && rm cyrus-imapd_*.deb
+}
+if [ -z "$quick" ] && ! has_cyrus; then
+    if ! command -v apt-get >/dev/null 2>&1 || [ "$(id -u)" != 0 ] || ! (get_cyrus); then
+        echo "Cyrus is missing, and the tests that need it are skipped: as root on Debian this script gets it" >&2
+    fi
+fi
+
 # Every Python we promise, by what it says of itself: a shim on the PATH may be dead.
 pythons=()
 for version in 3.13 3.12 3.11; do

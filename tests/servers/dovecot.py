@@ -82,7 +82,8 @@ userdb {{
 }}
 namespace inbox {{
   inbox = yes
-  separator = /
+  separator = {separator}
+  prefix = {prefix}
 }}
 """
 
@@ -97,10 +98,14 @@ scope = {scope}
 
 
 class DovecotServer:
-    def __init__(self, directory: Path, oauth_port: int, scope: str) -> None:
+    """With a `prefix` folders are `INBOX.…`, as at many hosters; without it they stand beside INBOX."""
+
+    def __init__(self, directory: Path, oauth_port: int, scope: str, *, prefix: bool) -> None:
         self.directory = directory
         self.imap_port = free_port()
         self.lmtp_port = free_port()
+        self._separator = "." if prefix else "/"
+        self._prefix = "INBOX." if prefix else ""
         self._oauth2 = OAUTH2.format(oauth_port=oauth_port, scope=scope)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -118,6 +123,8 @@ class DovecotServer:
             "imap_port": self.imap_port,
             "lmtp_port": self.lmtp_port,
             "password": PASSWORD,
+            "separator": self._separator,
+            "prefix": self._prefix,
         }
         (self.directory / "dovecot.conf").write_text(CONFIG.format(**values))
         (self.directory / "oauth2.conf").write_text(self._oauth2)
@@ -143,11 +150,13 @@ class DovecotServer:
 
 
 @contextmanager
-def running_dovecot(oauth_port: int, scope: str = "https://mail.google.com/") -> Iterator[DovecotServer]:
+def running_dovecot(
+    oauth_port: int = 0, scope: str = "https://mail.google.com/", *, prefix: bool = False
+) -> Iterator[DovecotServer]:
     # Unix socket paths are limited to about 100 bytes: pytest's own directories are too long.
     with tempfile.TemporaryDirectory(prefix="dv-", dir="/tmp", ignore_cleanup_errors=True) as name:
         os.chmod(name, 0o755)
-        server = DovecotServer(Path(name), oauth_port, scope)
+        server = DovecotServer(Path(name), oauth_port, scope, prefix=prefix)
         server.start()
         try:
             yield server

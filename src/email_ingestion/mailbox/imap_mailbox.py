@@ -13,7 +13,7 @@ from imapclient.exceptions import IMAPClientError, ProtocolError
 
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.mailbox.fetch_parser import FetchData, parse
-from email_ingestion.mailbox.imap_errors import MessagesRefused, concerns_messages, translate
+from email_ingestion.mailbox.imap_errors import MailboxGone, MessagesRefused, concerns_messages, translate
 from email_ingestion.mailbox.message_summary import (
     LabelChange,
     MessageSummary,
@@ -64,6 +64,22 @@ class ImapMailbox(UidListing):
         return SelectedMailbox(
             name, uidvalidity, uidnext, int(found[b"EXISTS"]), _response_code(found.get(b"HIGHESTMODSEQ"))
         )
+
+    def is_replaced(self, mailbox: SelectedMailbox) -> bool:
+        """Whether another mailbox has taken the name of the one that is open.
+
+        Cyrus, for one, lets a session go on with the old one, which stays empty. Raises MailboxGone when there is none.
+        """
+        with self._command("look at a mailbox of"):
+            try:
+                found = self._client.folder_status(mailbox.name, ["UIDVALIDITY"])
+            except self._client.AbortError:
+                raise
+            except IMAPClientError as error:
+                if isinstance(gone := translate(error, "look at"), MailboxGone):
+                    raise gone from error
+                return False  # a server may refuse to tell it of the mailbox that is open
+        return int(found.get(b"UIDVALIDITY", mailbox.uidvalidity)) != mailbox.uidvalidity
 
     def fetch_summaries(self, uids: Sequence[int]) -> list[MessageSummary]:
         """Fetch sizes, dates, flags and labels, ascending by UID; at most MAX_FETCH_UIDS. Vanished UIDs are missing."""

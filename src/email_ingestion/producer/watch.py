@@ -133,7 +133,7 @@ class Watcher:
         self._locked_out = False
         self._activity = 0
         self._slowed = 0.0
-        self._progress = time.monotonic()
+        self._progress = self._checked_mailbox = time.monotonic()
 
     def run(self) -> None:
         """Watch until `stop`, or until another process reads the account."""
@@ -197,6 +197,7 @@ class Watcher:
                 return
             if idle_seconds and not reconciling:
                 self._idle(connection, min(idle_seconds, session_seconds - connection.age))
+                self._check_mailbox(connection, mailbox)
 
     def _other_tasks(self, tasks: MailboxTasks) -> Iterator[float]:
         """Take a step of older mail and one of labels; yield for how many seconds neither has anything to do."""
@@ -209,6 +210,14 @@ class Watcher:
         self._report_state("idle")
         maximum = min(maximum, self._reconcile_schedule.seconds_until_due)
         connection.wait(max(0.0, min(self._intervals.poll, self._intervals.idle, MAX_IDLE_SECONDS, maximum)))
+
+    def _check_mailbox(self, connection: ImapMailbox, mailbox: SelectedMailbox) -> None:
+        """See now and then whether the open mailbox is still the one of that name: an IDLE does not always tell."""
+        if time.monotonic() - self._checked_mailbox < min(self._intervals.poll, MAX_IDLE_SECONDS):
+            return
+        self._checked_mailbox = time.monotonic()
+        if self._imap.run(lambda: connection.is_replaced(mailbox)):
+            raise SessionExpired("the mailbox was replaced by another one of its name")
 
     def _succeeded(self, started: float, connection: ImapMailbox) -> None:
         self._backoff.reset()
