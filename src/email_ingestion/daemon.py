@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from email_ingestion.background import PeriodicThread
 from email_ingestion.errors import ConfigurationError, OperationFailed
-from email_ingestion.events import LoopFailed, Observe, StacksDumped, Stalled
+from email_ingestion.events import Event, LoopFailed, Observe, SignalReceived, StacksDumped, Stalled
 
 if sys.platform == "win32":
 
@@ -160,10 +160,23 @@ class StopSignal:
         return self._event.wait(seconds)
 
 
-def handle_signals(stop: StopSignal, observe: Observe, crash_file: IO[bytes] | None = None) -> None:
-    """Let SIGTERM and SIGINT request a stop, and SIGUSR1 dump the stacks of all threads. Call it in the main thread.
+# What asks a process to end: by a person, by a host that loses its power, by a limit of CPU time.
+STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGBREAK", "SIGQUIT", "SIGPWR", "SIGXCPU")
+# What would end a process without a word, and means nothing to this program. Those of a crash are faulthandler's.
+IGNORED_SIGNALS = ("SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGIO", "SIGTRAP", "SIGSTKFLT", "SIGEMT", "SIGRTMIN")
 
-    A crash in C code leaves its stacks in `crash_file`, by default on stderr.
+
+def handle_signals(
+    stop: StopSignal,
+    observe: Observe,
+    crash_file: Callable[[], IO[bytes] | None] = lambda: None,
+    reload: Callable[[], str] = lambda: "nothing to reload",
+) -> None:
+    """Let signals do what operators expect. Call it in the main thread.
+
+    SIGTERM, SIGINT and their like request a stop, SIGUSR1 dumps the stacks of all threads, SIGHUP calls `reload`, which
+    returns what it did. Every other that would end the process is announced and does nothing. A crash in C code leaves
+    its stacks in the file that `crash_file` returns, by default on stderr.
 
     A Python handler runs in the main thread between two of its steps: perhaps while that thread holds the lock that the
     handler needs, or, if the signal came just before the thread fell asleep, not before it wakes. So the handlers do
@@ -172,25 +185,40 @@ def handle_signals(stop: StopSignal, observe: Observe, crash_file: IO[bytes] | N
     inbox, outbox = socket.socketpair()
     outbox.settimeout(0)
     signal.set_wakeup_fd(outbox.detach(), warn_on_full_buffer=False)  # which keeps it as long as the process lives
-    for name in ("SIGTERM", "SIGINT", "SIGBREAK", "SIGUSR1"):
+    for name in ("SIGUSR1", "SIGHUP", *STOP_SIGNALS, *IGNORED_SIGNALS):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda *_: None)
-    faulthandler.enable(crash_file or sys.stderr)
-    if sys.platform != "win32":
-        # From C as well, for the case that no thread of ours gets to run.
-        faulthandler.register(signal.SIGUSR1, crash_file or sys.stderr, all_threads=True, chain=True)
+    write_crashes_to(crash_file())
 
     def read_signals() -> None:
         while number := inbox.recv(1):
             name = signal.Signals(number[0]).name
-            if name == "SIGUSR1":
-                observe(StacksDumped(thread_stacks()))
-                if crash_file:
-                    crash_file.truncate(0)  # the same stacks, for the case that this thread does not run
-            else:
-                stop.request(name)
+            try:
+                if name in STOP_SIGNALS:
+                    stop.request(name)
+                else:
+                    observe(_answer(name, reload))
+                    if name == "SIGUSR1" and (file := crash_file()):
+                        file.truncate(0)  # the same stacks, for the case that this thread does not run
+            except Exception as error:  # noqa: BLE001 - without this thread the process could not be stopped
+                observe(LoopFailed("signals", error))
 
     threading.Thread(target=read_signals, name="signals", daemon=True).start()
+
+
+def _answer(name: str, reload: Callable[[], str]) -> Event:
+    """Do what a signal that asks for no stop asks for; return what is to be announced."""
+    if name == "SIGUSR1":
+        return StacksDumped(thread_stacks())
+    return SignalReceived(name, reload() if name == "SIGHUP" else "nothing: it means nothing here")
+
+
+def write_crashes_to(crash_file: IO[bytes] | None) -> None:
+    """Let a crash in C code, and SIGUSR1, write the stacks of all threads into a file, by default to stderr."""
+    faulthandler.enable(crash_file or sys.stderr)
+    if sys.platform != "win32":
+        # From C as well, for the case that no thread of ours gets to run.
+        faulthandler.register(signal.SIGUSR1, crash_file or sys.stderr, all_threads=True, chain=True)
 
 
 def thread_stacks() -> str:

@@ -483,6 +483,14 @@ class Notified(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class SignalReceived(Event):
+    """A signal came that ends nothing; `effect` says what it did."""
+
+    signal: str
+    effect: str
+
+
+@dataclass(frozen=True, slots=True)
 class StacksDumped(Event):
     """The stacks of all threads were dumped, on request or because a loop stalled."""
 

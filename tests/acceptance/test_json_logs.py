@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,6 +50,29 @@ def test_stacks_crashes_and_the_output_of_libraries_are_records(here: Place):
     shown = typed(here, "logs", "--level", "CRITICAL").stdout
     assert "process_crashed" in shown
     assert "runner.py" in shown
+
+
+def test_logs_that_were_removed_come_back_and_sighup_reads_the_level_again(here: Place):
+    worker = up(here.worker())
+    shutil.rmtree(here.folder / "logs")
+    (here.folder / ".env").write_text("LOG_LEVEL=DEBUG\nCB_FAIL_MAX=9\n")
+    worker.process.send_signal(signal.SIGHUP)
+    until(lambda: (here.folder / "logs" / "worker.log").exists() and "signal_received" in events(here), "it is logged")
+    effect = events(here)["signal_received"]["effect"]
+    assert "LOG_LEVEL is DEBUG" in effect
+    assert "needs a restart: CB_FAIL_MAX" in effect
+    until(lambda: any(record["level"] == "DEBUG" for record in records(here)), "it logs more")
+    worker.process.send_signal(signal.SIGUSR2)
+    until(lambda: events(here)["signal_received"]["signal"] == "SIGUSR2", "the other one is logged")
+    shutil.rmtree(here.folder / "logs")
+    until((here.folder / "logs" / "worker.crash").exists, "the file for crashes is there again")
+    with Path(f"/proc/{worker.process.pid}/fd/2").open("ab") as stderr:
+        stderr.write(b"*** libfoo: assertion failed\n")
+    until(lambda: "stderr_output" in events(here), "what a library wrote is in the log")
+    worker.process.send_signal(signal.SIGSEGV)
+    assert worker.ended() == -signal.SIGSEGV
+    up(here.worker())
+    assert "Segmentation fault" in events(here)["process_crashed"]["stacks"]
 
 
 @pytest.mark.parametrize(

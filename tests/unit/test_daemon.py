@@ -163,6 +163,18 @@ def test_a_signal_asks_for_a_stop_and_a_second_one_is_harmless(tmp_path: Path, n
     assert (process.returncode, out, err) == (0, "drained\n", "")
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGHUP])
+def test_a_signal_that_asks_for_nothing_is_logged_and_ends_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    with child(SERVE, tmp_path) as process:
+        assert line(process) == "ready"
+        process.send_signal(number)
+        assert line(process) == "SignalReceived"
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate("", timeout=10)[0] == "SIGTERM\ndrained\n"
+    (record,) = [json.loads(text) for text in (tmp_path / "worker.log").read_text().splitlines()]
+    assert (record["event"], record["signal"]) == ("signal_received", number.name)
+
+
 def test_a_signal_is_heard_while_the_main_thread_runs_no_python(tmp_path: Path) -> None:
     with child(BUSY_IN_C, tmp_path) as process:
         assert line(process) == "ready"

@@ -34,7 +34,7 @@ from email_ingestion.file_modes import open_to_others, repair_modes
 from email_ingestion.ledger.fingerprint import ledger_fingerprint
 from email_ingestion.ops.admin import Admin, AdminActions, ops_token
 from email_ingestion.ops.http_server import serve
-from email_ingestion.ops.logs import LogLevel, configure_logs, logger
+from email_ingestion.ops.logs import LogLevel, configure_logs, logger, reopen_logs
 from email_ingestion.ops.observers import Ops, open_ops
 from email_ingestion.ops.prometheus_targets import remove_target, write_target
 from email_ingestion.ops.raw_output import RawOutput
@@ -45,7 +45,7 @@ from email_ingestion.ops.status_collector import LOOP as COLLECT
 from email_ingestion.ops.status_collector import StatusCollector
 from email_ingestion.ops.status_records import Component, Identity, Names
 from email_ingestion.overrides import OperatorOverrides
-from email_ingestion.settings import Settings, notify_socket, secret_files
+from email_ingestion.settings import Settings, load_settings, notify_socket, secret_files
 from email_ingestion.settings.plaintext import plaintext_connections
 from email_ingestion.stream import Keys, RedisLink, check_writable, connect
 
@@ -208,11 +208,27 @@ class ProcessRunner:
             logger("process").warning(
                 "plaintext_connection", setting=plain.setting, host=plain.host, exposed=plain.exposed
             )
-        actions = AdminActions(self._breakers.get, overrides, LogLevel(settings.log_level))
+        log_level = LogLevel(settings.log_level)
+        actions = AdminActions(self._breakers.get, overrides, log_level)
         actions.pings["redis"] = partial(check_writable, link)
         ops_url = self._serve(ops, actions, cleanup)
-        handle_signals(self._stop, ops.observe, output.crash_file)
+        reload = partial(self._reload, output, log_level)
+        handle_signals(self._stop, ops.observe, lambda: output.crash_file, reload)
         return ProcessContext(settings, identity, ops, ops_url, link, self._breakers, overrides, actions)
+
+    def _reload(self, output: RawOutput, log_level: LogLevel) -> str:
+        """Open the logs again and take over LOG_LEVEL; return what was done, and which settings need a restart."""
+        reopen_logs()
+        output.reopen()
+        try:
+            settings = load_settings()
+        except ConfigurationError as error:
+            return f"logs were opened again, settings stay as they are: {error}"
+        log_level.configure(settings.log_level)
+        names = sorted(Settings.model_fields.keys() - {"log_level"})
+        changed = [name.upper() for name in names if getattr(settings, name) != getattr(self._settings, name)]
+        rest = f"; changed too, but needs a restart: {', '.join(changed)}" if changed else ""
+        return f"logs were opened again, LOG_LEVEL is {settings.log_level}{rest}"
 
     def _serve(self, ops: Ops, actions: AdminActions, cleanup: ExitStack) -> str:
         """Serve the endpoints and write their addresses for other processes and Prometheus; return the ops URL."""

@@ -345,10 +345,18 @@ class WorkerProcesses:
         self._numbers = range(first, first + count)
         self._options = options
         self._stop = stop
+        self._running: dict[int, subprocess.Popen[bytes]] = {}
+
+    def reload(self) -> str:
+        """Pass SIGHUP on to the workers, which say in their logs what they did."""
+        for child in list(self._running.values()):
+            child.send_signal(signal.SIGHUP)
+        return "passed on"
 
     def run(self) -> int:
         """Return the worst exit code when all have ended."""
-        running = {number: self._start(number) for number in self._numbers}
+        running = self._running
+        running |= {number: self._start(number) for number in self._numbers}
         restart_at: dict[int, float] = {}
         codes: list[int] = []
         stopping = False
@@ -391,5 +399,6 @@ def _end_with_parent() -> Callable[[], None] | None:
 def run_workers(settings: Settings, first: int, count: int, options: Sequence[str]) -> int:
     """Run workers until SIGTERM or SIGINT, or until all have ended; return the worst exit code."""
     stop = StopSignal()
-    handle_signals(stop, lambda _: None)
-    return WorkerProcesses(settings, first, count, options, stop).run()
+    workers = WorkerProcesses(settings, first, count, options, stop)
+    handle_signals(stop, lambda _: None, reload=workers.reload)
+    return workers.run()

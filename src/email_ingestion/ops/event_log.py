@@ -92,6 +92,7 @@ LOG_RULES: dict[type[Event], LogRule] = {
     events.Reconciled: LogRule("mailbox_reconciled", lambda event: WARNING if event.missing else INFO),
     events.ContentDamaged: LogRule("content_damaged", lambda event: ERROR if event.problem else WARNING),
     events.ContentsVerified: LogRule("contents_verified", lambda event: ERROR if event.lost else INFO),
+    events.SignalReceived: LogRule("signal_received", lambda event: INFO if event.signal == "SIGHUP" else WARNING),
     events.Notified: LogRule("operator_notified", lambda event: INFO if event.sent else ERROR),
     events.BackupFound: LogRule("backup_found", DEBUG),
     events.Administered: LogRule(

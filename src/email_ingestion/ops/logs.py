@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, MutableMapping
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
@@ -73,6 +74,13 @@ def configure_logs(
     _report_crashes()
 
 
+def reopen_logs() -> None:
+    """Close the log file and open it by its name, after a rotation for instance."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _LogFile):
+            handler.reopen()
+
+
 class LogLevel:
     """The minimum level that is logged: the configured one, or another one for a limited time."""
 
@@ -86,13 +94,20 @@ class LogLevel:
         """The level in force."""
         return logging.getLevelName(logging.getLogger(ROOT).getEffectiveLevel())
 
+    def configure(self, level: str) -> None:
+        """Make `level` the configured one, in force from now on, or from the end of another one that is set."""
+        with self._lock:
+            self._configured = level
+            if not (self._end and self._end.is_alive()):
+                logging.getLogger(ROOT).setLevel(level)
+
     def set_for(self, level: str, seconds: float) -> None:
         """Log from `level` up for `seconds`, then return to the configured level."""
         with self._lock:
             if self._end:
                 self._end.cancel()
             logging.getLogger(ROOT).setLevel(level)
-            self._end = threading.Timer(seconds, logging.getLogger(ROOT).setLevel, (self._configured,))
+            self._end = threading.Timer(seconds, lambda: logging.getLogger(ROOT).setLevel(self._configured))
             self._end.daemon = True
             self._end.start()
 
@@ -143,6 +158,15 @@ class _LogFile(WatchedFileHandler):
         stream = super()._open()
         share_with_group(Path(self.baseFilename))
         return stream
+
+    def reopen(self) -> None:
+        """Open the file again; where that is impossible the old one stays."""
+        with self.lock or nullcontext(), suppress(OSError):
+            stream, old = self._open(), self.stream
+            self.stream = stream
+            self._statstream()
+            if old:
+                old.close()
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from email_ingestion.background import PeriodicThread
+from email_ingestion.daemon import write_crashes_to
 from email_ingestion.ops.logs import logger
 
 POLL_SECONDS = 2.0
@@ -22,14 +23,18 @@ STDOUT, STDERR = 1, 2
 
 
 def redirect_output(log_dir: Path, stem: str) -> None:
-    """Let stdout and stderr write to `<stem>.stderr` where they are the log file itself. Children inherit that."""
+    """Let stdout and stderr write to `<stem>.stderr` where they are the log file itself, or a file that was removed.
+
+    Children inherit that.
+    """
     with suppress(OSError, ValueError):
         log = (log_dir / f"{stem}.log").stat()
         if not stat.S_ISREG(log.st_mode):
             return  # in a container the log is stderr
         for descriptor in (STDOUT, STDERR):
             with suppress(OSError):
-                if os.path.samestat(os.fstat(descriptor), log):
+                output = os.fstat(descriptor)
+                if os.path.samestat(output, log) or (stat.S_ISREG(output.st_mode) and not output.st_nlink):
                     file = os.open(log_dir / f"{stem}.stderr", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
                     os.dup2(file, descriptor)
                     os.close(file)
@@ -42,6 +47,7 @@ class RawOutput:
     """
 
     def __init__(self, log_dir: Path, stem: str, on_error: Callable[[Exception], None]) -> None:
+        self._log_dir, self._stem = log_dir, stem
         self._output = log_dir / f"{stem}.stderr"
         self.crash_file = _open_crash_file(log_dir, stem)  # None where there is no log file
         if self.crash_file and (stacks := _take(Path(self.crash_file.name))):
@@ -57,8 +63,18 @@ class RawOutput:
         self._thread.close(POLL_SECONDS)
         self.log_output()
 
+    def reopen(self) -> None:
+        """Open the files again, as far as somebody removed them while they were open."""
+        if self.crash_file and not Path(self.crash_file.name).exists():
+            file = _open_crash_file(self._log_dir, self._stem)
+            if file:
+                self.crash_file = file
+                write_crashes_to(file)
+        redirect_output(self._log_dir, self._stem)
+
     def log_output(self) -> None:
         """Log what was written to stdout and stderr since the last call."""
+        self.reopen()
         if text := _take(self._output):
             logger("process").warning("stderr_output", output=text)
 

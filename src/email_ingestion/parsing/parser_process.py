@@ -21,7 +21,8 @@ ADDRESS_SPACE = 4 * 1024**3  # bytes; above them a hostile message gets a Memory
 
 def main() -> None:
     """Serve until the worker is gone."""
-    for name in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C reaches the whole group: the worker decides
+    hangup = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has none
+    for name in (signal.SIGINT, signal.SIGTERM, hangup):  # Ctrl-C reaches the whole group: the worker decides
         signal.signal(name, signal.SIG_IGN)
     if resource:
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))

@@ -32,7 +32,8 @@ def main() -> None:
     busy = False
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what it printed must not die with it
-    for number in (signal.SIGINT, signal.SIGTERM):  # they may reach all our processes: the worker decides
+    hangup = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has none
+    for number in (signal.SIGINT, signal.SIGTERM, hangup):  # they may reach all our processes: the worker decides
         signal.signal(number, lambda *_: None)  # not ignored, which the function's own processes would inherit
     with connect_to_parent() as worker:
         end_with_parent(worker, lambda: busy)
