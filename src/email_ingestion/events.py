@@ -351,7 +351,7 @@ class DeadLettered(Event):
     """A message, or its delivery to one sink, was moved to the dead letter queue."""
 
     email_id: str
-    reason: Literal["max_retries", "permanent", "poison", "operator"]
+    reason: Literal["max_retries", "permanent", "poison", "operator", "malformed"]
     attempts: int
     error: Exception | None
     sink: str | None = None  # the only sink that lacks the message; None: all lack it

@@ -19,6 +19,7 @@ from email_ingestion.settings import Settings
 from email_ingestion.sinks import Sink, close_sink, load_sink, ping_sink
 from email_ingestion.sinks.database import DatabaseSink
 from email_ingestion.stream import Consumer, DeadLetterQueue, SyntheticMessages
+from email_ingestion.stream.codec import MAX_INLINE_BYTES
 from email_ingestion.worker import SinkDispatcher, Worker
 from email_ingestion.worker.loop import LOOP
 from email_ingestion.worker.processor import BatchProcessor
@@ -144,7 +145,12 @@ class WorkerService:
     def _build(self) -> Worker:
         context = self._context
         settings = context.settings
-        consumer = Consumer(context.link, context.identity.instance, settings.worker_lease_seconds)
+        consumer = Consumer(
+            context.link,
+            context.identity.instance,
+            settings.worker_lease_seconds,
+            max(MAX_INLINE_BYTES, settings.blob_threshold_bytes),
+        )
         self._dispatchers = [self._dispatcher(name) for name in settings.sinks[1:]]
         processor = BatchProcessor(
             consumer,

@@ -32,7 +32,7 @@ from email_ingestion.ops.status_records import Breakers, Identity, Names, RedisV
 from email_ingestion.ops.worker_metrics import WorkerMetrics
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-DEAD_REASONS = ("max_retries", "permanent", "poison", "operator")
+DEAD_REASONS = ("max_retries", "permanent", "poison", "operator", "malformed")
 BREAKER_STATES = ("closed", "open", "half_open")
 # Loops whose silence is no stall, and what turns beside the loops.
 UNWATCHED_LOOPS = ("alerts", "backups", "beat", "body", "canary", "observe", "output", "watchdog")

@@ -9,6 +9,7 @@ the previous version would misunderstand an entry.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 
 import zstandard
 
+from email_ingestion.blobs import reference
 from email_ingestion.errors import PermanentError
 from email_ingestion.records import NORMAL_PRIORITY, Envelope, RawMessage
 from email_ingestion.stream.keys import Keys, entry_time
@@ -25,13 +27,27 @@ from email_ingestion.stream.keys import Keys, entry_time
 VERSION = 2
 MAIL = 1  # the version of mail; a synthetic message has the next one, for older readers would take it for mail
 ZSTD_LEVEL = 1  # 3 makes mail smaller by half a percent and takes a third longer
-_OPTIONAL = (b"raw_ref", b"sink", b"rehearsal")
+MAX_INLINE_BYTES = 1024 * 1024  # or BLOB_THRESHOLD_BYTES, if that is more
+MAX_MESSAGE_BYTES = 2**40
+MAX_WORDS_BYTES = 1024 * 1024  # of labels or flags
+MAX_DIGITS = 20
+YEARS = (1600, 9998)  # a server may show the first day of its calendar; the last year has no room for a time zone
+_UINT32, _UINT64 = (0, 2**32 - 1), (0, 2**64 - 1)
+_ACCOUNT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
+_MAILBOX = re.compile(r"[^\0]{1,4096}", re.DOTALL)
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_REFERENCE = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
+_NAME = re.compile(r"[^\0-\x1f]{1,1024}")
 
 Fields = dict[str, bytes]
 
 
 class UnknownVersion(PermanentError):
     """The entry was written by a newer release; it stays pending until such a release reads it."""
+
+
+class MalformedEntry(PermanentError):
+    """The entry is not one of ours, or was damaged."""
 
 
 def encode(message: RawMessage, enqueued_at: datetime, compressor: zstandard.ZstdCompressor) -> Fields:
@@ -91,45 +107,122 @@ def _list(words: tuple[str, ...]) -> bytes:
     return json.dumps(words).encode()
 
 
-def decode(fields: Mapping[bytes, bytes]) -> RawMessage:
-    """Return the message of an entry.
+def decode(fields: Mapping[bytes, bytes], max_inline: int = MAX_INLINE_BYTES) -> RawMessage:
+    """Return the message of an entry, each field checked: whoever can write to Redis must not reach what lies behind.
 
-    Raises UnknownVersion for an entry of a newer release, PermanentError for a foreign or damaged one.
+    `max_inline` is the largest message in bytes that an entry may hold itself, so that a small entry cannot become a
+    large one in memory. Raises UnknownVersion for an entry of a newer release, MalformedEntry for a foreign or damaged
+    one.
     """
-    try:
-        version = int(fields.get(b"v", b"0"))
-        if version > VERSION:
-            raise UnknownVersion(f"stream entry has version {version}, this release reads up to {VERSION}: upgrade it")
-        raw_ref, sink, rehearsal = (fields.get(name, b"").decode() or None for name in _OPTIONAL)
-        priority = int(fields.get(b"priority", NORMAL_PRIORITY))
-        return RawMessage(_envelope(fields), _raw(fields), raw_ref, sink, priority, rehearsal, b"history" in fields)
-    except (KeyError, ValueError, zstandard.ZstdError) as error:
-        raise PermanentError(f"stream entry cannot be read: {error!r}") from error
+    version = _integer(fields, b"v", (0, 2**31), default=0)
+    if version > VERSION:
+        raise UnknownVersion(f"stream entry has version {version}, this release reads up to {VERSION}: upgrade it")
+    envelope = _envelope(fields)
+    raw, raw_ref = fields.get(b"raw"), _text(fields, b"raw_ref", _REFERENCE) if fields.get(b"raw_ref") else None
+    if (raw is None) == (raw_ref is None):
+        raise MalformedEntry("stream entry cannot be read: it needs either raw or raw_ref")
+    if raw_ref and raw_ref != reference(envelope.sha256):
+        raise MalformedEntry("stream entry cannot be read: raw_ref is not that of sha256")
+    return RawMessage(
+        envelope,
+        None if raw is None else _decompress(raw, envelope.size, max_inline),
+        raw_ref,
+        _text(fields, b"sink", _NAME) if fields.get(b"sink") else None,
+        _integer(fields, b"priority", (0, 10), default=NORMAL_PRIORITY),
+        _text(fields, b"rehearsal", _NAME) if fields.get(b"rehearsal") else None,
+        b"history" in fields,
+    )
 
 
 def _envelope(fields: Mapping[bytes, bytes]) -> Envelope:
     return Envelope(
-        account=fields[b"account"].decode(),
-        mailbox=fields[b"mailbox"].decode(),
-        uidvalidity=int(fields[b"uidvalidity"]),
-        uid=int(fields[b"uid"]),
-        gm_msgid=_number(fields[b"gm_msgid"]),
-        gm_thrid=_number(fields[b"gm_thrid"]),
-        labels=tuple(json.loads(fields[b"labels"])),
-        flags=tuple(json.loads(fields[b"flags"])),
-        internaldate=datetime.fromisoformat(fields[b"internaldate"].decode()).astimezone(UTC),
-        size=int(fields[b"size"]),
-        sha256=fields[b"sha256"].decode(),
+        account=_text(fields, b"account", _ACCOUNT),
+        mailbox=_text(fields, b"mailbox", _MAILBOX),
+        uidvalidity=_integer(fields, b"uidvalidity", _UINT32),
+        uid=_integer(fields, b"uid", _UINT32),
+        gm_msgid=_integer(fields, b"gm_msgid", _UINT64) if _field(fields, b"gm_msgid") else None,
+        gm_thrid=_integer(fields, b"gm_thrid", _UINT64) if _field(fields, b"gm_thrid") else None,
+        labels=_words(fields, b"labels"),
+        flags=_words(fields, b"flags"),
+        internaldate=_date(fields, b"internaldate"),
+        size=_integer(fields, b"size", (0, MAX_MESSAGE_BYTES)),
+        sha256=_text(fields, b"sha256", _SHA256),
     )
 
 
-def _raw(fields: Mapping[bytes, bytes]) -> bytes | None:
-    data = fields.get(b"raw")
-    return None if data is None else zstandard.ZstdDecompressor().decompress(data)
+def _field(fields: Mapping[bytes, bytes], name: bytes) -> bytes:
+    try:
+        return fields[name]
+    except KeyError:
+        raise _malformed(name, "is missing") from None
 
 
-def _number(value: bytes) -> int | None:
-    return int(value) if value else None
+def _text(fields: Mapping[bytes, bytes], name: bytes, form: re.Pattern[str]) -> str:
+    try:
+        value = _field(fields, name).decode()
+    except UnicodeDecodeError:
+        raise _malformed(name, "is no UTF-8") from None
+    if not form.fullmatch(value):
+        raise _malformed(name, "has a form that no release writes")
+    return value
+
+
+def _integer(fields: Mapping[bytes, bytes], name: bytes, limits: tuple[int, int], default: int | None = None) -> int:
+    value = fields.get(name) if default is not None else _field(fields, name)
+    if value is None and default is not None:
+        return default
+    if not value or len(value) > MAX_DIGITS or not value.isdigit():
+        raise _malformed(name, "is no number")
+    number = int(value)
+    if not limits[0] <= number <= limits[1]:
+        raise _malformed(name, f"is not between {limits[0]} and {limits[1]}")
+    return number
+
+
+def _words(fields: Mapping[bytes, bytes], name: bytes) -> tuple[str, ...]:
+    return _parse_words(_field(fields, name), name)
+
+
+@lru_cache(maxsize=1024)
+def _parse_words(value: bytes, name: bytes) -> tuple[str, ...]:
+    """Parse labels or flags; cached, for most messages have the same few."""
+    try:
+        words = json.loads(value) if len(value) <= MAX_WORDS_BYTES else None
+    except (ValueError, RecursionError):
+        words = None
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise _malformed(name, "is no list of words")
+    return tuple(words)
+
+
+def _date(fields: Mapping[bytes, bytes], name: bytes) -> datetime:
+    try:
+        value = datetime.fromisoformat(_field(fields, name).decode())
+        if value.tzinfo and YEARS[0] <= value.year <= YEARS[1]:
+            return value.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise _malformed(name, "is no date with a time zone")
+
+
+def _decompress(data: bytes, size: int, limit: int) -> bytes:
+    """Return the message, which must have the size that entry and frame announce."""
+    if size > limit:
+        message = f"the message in it has {size} bytes, over {limit}: raise BLOB_THRESHOLD_BYTES, then replay it"
+        raise MalformedEntry(f"stream entry cannot be read: {message}")
+    try:
+        if zstandard.frame_content_size(data) != size:
+            raise _malformed(b"raw", "does not announce the size of the message")
+        raw = zstandard.ZstdDecompressor().decompress(data, max_output_size=size, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise _malformed(b"raw", f"cannot be decompressed: {error}") from error
+    if len(raw) != size:
+        raise _malformed(b"raw", "has another size than announced")
+    return raw
+
+
+def _malformed(name: bytes, what: str) -> MalformedEntry:
+    return MalformedEntry(f"stream entry cannot be read: {name.decode()} {what}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +252,14 @@ class Delivery:
         return max(0.0, time.time() - entry_time(self.id))
 
 
-def decode_delivery(keys: Keys, entry_id: bytes, attempt: int, flat: list[bytes], *, foreign: bool) -> Delivery:
+def decode_delivery(
+    keys: Keys, entry_id: bytes, attempt: int, flat: list[bytes], *, foreign: bool, max_inline: int = MAX_INLINE_BYTES
+) -> Delivery:
     """Decode an entry; one that cannot be decoded is still a delivery, so that it can be dead-lettered."""
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
     message, unreadable = None, None
     try:
-        message = decode(fields)
+        message = decode(fields, max_inline)
     except PermanentError as error:
         unreadable = error
     name = entry_id.decode()

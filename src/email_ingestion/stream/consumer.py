@@ -26,7 +26,7 @@ from redis.exceptions import ResponseError
 from email_ingestion.backoff import backoff
 from email_ingestion.records import NORMAL_PRIORITY
 from email_ingestion.stream.clients import BLOCK_SECONDS, LazyCluster
-from email_ingestion.stream.codec import Delivery, decode_delivery
+from email_ingestion.stream.codec import MAX_INLINE_BYTES, Delivery, decode_delivery
 from email_ingestion.stream.keys import GROUP, Keys, parse_entry_id
 from email_ingestion.stream.redis_link import RedisLink, is_group_missing, text
 
@@ -43,9 +43,12 @@ class Consumer:
     Not thread-safe, but `extend` may be called from a second thread. Every method raises like `RedisLink.call`.
     """
 
-    def __init__(self, link: RedisLink, name: str, lease: float) -> None:
-        """`name` is the consumer's in the group; `lease` the idle seconds after which others may claim its entries."""
-        self._partitions = [_PartitionConsumer(link, keys, name, lease) for keys in link.partitions]
+    def __init__(self, link: RedisLink, name: str, lease: float, max_inline: int = MAX_INLINE_BYTES) -> None:
+        """`name` is the consumer's in the group; `lease` the idle seconds after which others may claim its entries.
+
+        `max_inline` is the largest message, in bytes, that an entry may hold itself.
+        """
+        self._partitions = [_PartitionConsumer(link, keys, name, lease, max_inline) for keys in link.partitions]
         self._waiter = _StreamWaiter(link) if len(self._partitions) > 1 else None
         self._next_partition = 0
 
@@ -139,12 +142,13 @@ def _by_partition(items: Iterable[T], id_of: Callable[[T], str]) -> list[tuple[i
 class _PartitionConsumer:
     """The consumer of one partition's group, with the methods of `Consumer`."""
 
-    def __init__(self, link: RedisLink, keys: Keys, name: str, lease: float) -> None:
+    def __init__(self, link: RedisLink, keys: Keys, name: str, lease: float, max_inline: int) -> None:
         self._link = link
         self._client = link.client
         self._keys = keys
         self._name = name
         self._lease_ms = int(lease * 1000)
+        self._max_inline = max_inline
         self._backoff_ms = [int(backoff(n) * 1000) for n in range(1, BACKOFF_STEPS + 1)]
         self._read_urgent = link.script("read_urgent")
         self._read_around_urgent = link.script("read_around_urgent")
@@ -167,7 +171,7 @@ class _PartitionConsumer:
         keys = [self._keys.stream, self._keys.priority]
         claimed = self._with_group(lambda: self._claim_due(keys=keys, args=args))
         return [
-            decode_delivery(self._keys, entry_id, int(count), fields, foreign=bool(foreign))
+            self._decode(entry_id, int(count), fields, foreign=bool(foreign))
             for entry_id, count, fields, foreign in claimed
         ]
 
@@ -194,7 +198,10 @@ class _PartitionConsumer:
         return self._deliveries([(entry_id, _flat(fields)) for entry_id, fields in entries])
 
     def _deliveries(self, entries: Iterable[tuple[bytes, list[bytes]]]) -> list[Delivery]:
-        return [decode_delivery(self._keys, entry_id, 1, fields, foreign=False) for entry_id, fields in entries]
+        return [self._decode(entry_id, 1, fields, foreign=False) for entry_id, fields in entries]
+
+    def _decode(self, entry_id: bytes, attempt: int, fields: list[bytes], *, foreign: bool) -> Delivery:
+        return decode_delivery(self._keys, entry_id, attempt, fields, foreign=foreign, max_inline=self._max_inline)
 
     def ack(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         args: list[str | int] = [GROUP, self._name]

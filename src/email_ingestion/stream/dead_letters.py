@@ -26,7 +26,7 @@ from email_ingestion.stream.entry_scan import PAGE, StreamEntry, newest_entry_id
 from email_ingestion.stream.keys import Keys, entry_order, entry_time, parse_entry_id
 from email_ingestion.stream.redis_link import RedisLink, text
 
-Reason = Literal["max_retries", "permanent", "poison", "operator"]
+Reason = Literal["max_retries", "permanent", "poison", "operator", "malformed"]
 
 ERROR_CHARACTERS = 1_000
 TRACE_CHARACTERS = 8_000

@@ -260,7 +260,7 @@ class BatchProcessor:
             # These attempts were not counted as failures, so each of them ended its worker.
             return "poison", None
         if delivery.unreadable:
-            return "permanent", delivery.unreadable
+            return "malformed", delivery.unreadable
         if delivery.message and delivery.message.only_sink and delivery.message.only_sink not in self._further_sinks:
             return "permanent", PermanentError(
                 f"it is for the sink {delivery.message.only_sink!r} alone: add that to SINKS"
