@@ -107,10 +107,12 @@ class Quarantined(Event):
 
 @dataclass(frozen=True, slots=True)
 class QuarantineCounted(Event):
-    """The server lists `count` messages of an account that it does not send."""
+    """The messages of a mailbox that the server lists but does not send: UIDs and why, and how many are accepted."""
 
     account: str
-    count: int
+    mailbox: str
+    messages: tuple[tuple[int, str], ...]  # without the accepted ones
+    accepted: int
 
 
 @dataclass(frozen=True, slots=True)

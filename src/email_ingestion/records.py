@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
 NORMAL_PRIORITY = 5  # of 0 to 10
 PARSER_VERSION = 1  # of the parser; raised when the same bytes give another record, for `email-ingestion reparse`
@@ -53,6 +54,18 @@ def email_id(account: str, gm_msgid: int | None, sha256: str) -> str:
     return f"{account}:gm:{gm_msgid}" if gm_msgid is not None else f"{account}:sha256:{sha256}"
 
 
+class ServerDefect(StrEnum):
+    """A defect of what the mail server said of a message; the value is public and stands in records.
+
+    The parser does not know them: whoever parses a message again must keep those that its record has.
+    """
+
+    FLAGS = "flags:unreadable"  # no list of flags; kept is what could be told apart
+    INTERNALDATE = "internaldate:unreadable"  # the date is that of the Date field, else the time of the fetch
+    SIZE = "size:unreadable"  # nothing was announced with which what came could be compared
+    SIZE_MISMATCH = "size:mismatch"  # what came has another size than the server had announced
+
+
 @dataclass(frozen=True, slots=True)
 class RawMessage:
     """A message in the stream: its envelope, and its bytes or their reference in the blob store."""
@@ -64,6 +77,7 @@ class RawMessage:
     priority: int = NORMAL_PRIORITY  # according to the header alone
     synthetic: str | None = None  # the id of the test of the pipeline it belongs to: it is not mail, and is not kept
     history: bool = False  # nobody waited for it: older mail, backfilled, imported or repaired
+    defects: tuple[str, ...] = ()  # `ServerDefect`s, with which the record's defects begin
 
 
 @dataclass(frozen=True, slots=True)

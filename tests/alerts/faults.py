@@ -175,6 +175,18 @@ DEPENDENCIES = (
         25,
     ),
     Fault(
+        "a mail server cannot send a message",
+        {producer("imap_quarantined_messages", 'account="default"'): level(1)},
+        15,
+        "MailQuarantined P3",
+    ),
+    Fault(
+        "it can after a few minutes",
+        {producer("imap_quarantined_messages", 'account="default"'): level(1)},
+        8,
+        "",
+    ),
+    Fault(
         "the day's bytes are used up",
         {producer("imap_bytes_budget_remaining", 'account="default"'): level(0)},
         3,

@@ -111,6 +111,7 @@ HEALTHY: Mapping[str, Value] = {
     LAST_SYNC: now(30),
     producer("imap_connections_total", 'result="throttled"'): grows(0),
     producer("imap_bytes_budget_remaining", 'account="default"'): level(1e9),
+    producer("imap_quarantined_messages", 'account="default"'): level(0),
     producer("oauth2_reauth_required", 'account="default"'): level(0),
     CONSENT: now(-30 * 24 * HOUR),
     producer("oauth2_refreshes_total", 'result="success"'): grows(1 / 60),

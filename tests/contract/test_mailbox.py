@@ -184,9 +184,9 @@ def test_a_body_may_be_expected_in_pieces(server: Server, mailbox: ImapMailbox):
     for offset in range(0, len(whole), 1000):
         mailbox.prefetch([uid], (offset, 1000))
         mailbox.prefetch([uid], (offset + 1000, 1000))
-        pieces.append(mailbox.fetch_part(uid, offset, 1000))
+        pieces.append(mailbox.fetch_part(uid, offset, 1000).content)
     assert b"".join(pieces) == whole
-    assert mailbox.fetch_part(uid, len(whole) + 1000, 1000) == b""
+    assert mailbox.fetch_part(uid, len(whole) + 1000, 1000).content == b""
     mailbox.prefetch([uid + 1000], (0, 1000))
     assert mailbox.fetch_part(uid + 1000, 0, 1000) is None
 

@@ -10,7 +10,7 @@ import pytest
 
 from email_ingestion.blobs import open_blobs
 from email_ingestion.events import ConnectionFailed, Quarantined, Skipped, TooLarge
-from email_ingestion.producer import fetcher
+from email_ingestion.producer import fetcher, large_message
 from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.redis import RedisServer
 from tests.servers.watching import Watched, letter
@@ -27,7 +27,7 @@ def watched(
     sandbox: RunningSandbox, redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Watched:
     monkeypatch.setattr(fetcher, "LARGE_BYTES", 40_000)
-    monkeypatch.setattr(fetcher, "CHUNK_BYTES", 10_000)
+    monkeypatch.setattr(large_message, "CHUNK_BYTES", 10_000)
     return Watched(sandbox, redis_server, tmp_path)
 
 
@@ -53,7 +53,7 @@ def test_a_big_message_arrives_in_pieces_and_whole(watched: Watched, size: int):
 
 def test_one_that_cannot_be_sent_is_asked_for_again(watched: Watched):
     watched.sandbox.deliver(letter(1, 100_000))
-    watched.arm_fault("uid_system_error", uid=1, count=1)
+    watched.arm_fault("uid_system_error", uid=1, count=2)  # the first part, then the whole
     with watched.running():
         watched.hears(Quarantined, uid=1)
         watched.arrives()

@@ -11,7 +11,7 @@ import pytest
 from email_ingestion.blobs import DiskBlobStore
 from email_ingestion.errors import SinkUnavailable
 from email_ingestion.events import Downloaded, LoopFailed, Published
-from email_ingestion.producer import fetcher, sync
+from email_ingestion.producer import fetcher, large_message, sync
 from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.redis import RedisServer
 from tests.servers.watching import PATIENCE, Watched, letter
@@ -30,7 +30,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Which method stores the large message: it comes whole, or in pieces."""
     if request.param == "put_file":
         monkeypatch.setattr(fetcher, "LARGE_BYTES", LARGE // 2)
-        monkeypatch.setattr(fetcher, "CHUNK_BYTES", LARGE // 10)
+        monkeypatch.setattr(large_message, "CHUNK_BYTES", LARGE // 10)
     return str(request.param)
 
 

@@ -37,10 +37,20 @@ from email_ingestion.producer.label_sync import LabelSync
 from email_ingestion.producer.pipeline import AppendPipeline
 from email_ingestion.producer.priority import priority_by_header
 from email_ingestion.producer.quarantine_retry import QuarantineRetry
+from email_ingestion.producer.size_check import SizeCheck
+from email_ingestion.producer.suspicion import Suspicion
 from email_ingestion.reconcile import Reconciler
 from email_ingestion.routing import Router
 from email_ingestion.settings import Account, Settings, start_of
-from email_ingestion.stream import Appender, DownloadQuota, EntryScanner, Quarantine, RedisLink
+from email_ingestion.stream import (
+    Appender,
+    DownloadQuota,
+    EntryScanner,
+    Miscounts,
+    Quarantine,
+    RedisLink,
+    Suspects,
+)
 
 if TYPE_CHECKING:
     from email_ingestion.ledger.store import Ledger
@@ -125,7 +135,7 @@ class AccountServices:
             mailbox,
             quarantine=self._quarantine(mailbox),
             appender=Appender(self.link, self.lease_owner),
-            fetcher=self._fetcher(connection, mailbox),
+            fetcher=self._fetcher(connection, mailbox, always_singly=True),
             fetch_filter=self._fetch_filter(),
             known_mail=partial(self._known_mail, mailbox),
             observe=self.observe,
@@ -143,6 +153,7 @@ class AccountServices:
             fetcher=self._fetcher(connection, mailbox),
             fetch_filter=self._fetch_filter(),
             known_mail=self._known_mail(mailbox),
+            quarantine=self._quarantine(mailbox),
             wait_for_capacity=wait_for_capacity,
             observe=self.observe,
         )
@@ -196,13 +207,28 @@ class AccountServices:
             observe=self.observe,
         )
 
-    def _fetcher(self, connection: ImapMailbox, mailbox: SelectedMailbox) -> MessageFetcher:
+    def _fetcher(
+        self, connection: ImapMailbox, mailbox: SelectedMailbox, *, always_singly: bool = False
+    ) -> MessageFetcher:
+        name = self.account.name
+        suspicion = Suspicion(
+            name,
+            mailbox.name,
+            connection,
+            quarantine=self._quarantine(mailbox),
+            suspects=Suspects(self.link, name, mailbox.name, mailbox.uidvalidity),
+            observe=self.observe,
+            always_singly=always_singly,
+        )
         return MessageFetcher(
-            self.account.name,
+            name,
             connection,
             mailbox,
+            suspicion=suspicion,
+            sizes=SizeCheck(Miscounts(self.link, name)),
             blobs=self.blobs,
             blob_threshold=self.settings.blob_threshold_bytes,
+            message_max_bytes=self.settings.imap_message_max_bytes,
             priority_of=priority_by_header(Router(self.settings.routes, self.settings.sinks[1:])),
             observe=self.observe,
         )

@@ -23,7 +23,7 @@ from email_ingestion.settings import Account, Settings, load_settings
 from email_ingestion.stream import Appender, RedisLink, open_link
 
 COLUMNS = (
-    *("checked", "delivered", "queued", "dead", "purged", "excluded"),
+    *("checked", "delivered", "queued", "dead", "purged", "excluded", "accepted"),
     *("missing", "repaired", "duplicate", "unexpected"),
 )
 NAMED = 20  # missing UIDs shown; the JSON report names more
@@ -120,12 +120,24 @@ def _advice(report: ReconcileReport, *, repair: bool) -> list[str]:
     if report.complete:
         filled = f"; {report.repaired} were missing and are queued now" if report.repaired else ""
         lines.append(f"{report.account}: complete{filled}")
-    elif repair:
-        left = report.missing - report.repaired
-        lines.append(f"{report.account}: {left} could not be queued because the stream is full: repeat it later")
     else:
-        lines.append(f"{report.account}: `email-ingestion reconcile --repair` queues the {report.missing} missing")
+        lines += _advice_on_missing(report, repair=repair)
+    if report.accepted:
+        lines.append(
+            f"{report.account}: {report.accepted} accepted as lost; `email-ingestion quarantine list` has them"
+        )
     return lines
+
+
+def _advice_on_missing(report: ReconcileReport, *, repair: bool) -> Iterator[str]:
+    if report.unsent:
+        say = "the server lists but does not send; `email-ingestion quarantine list` says why"
+        yield f"{report.account}: {report.unsent} of the missing {say}"
+    left = report.missing - report.repaired - report.unsent
+    if left and repair:
+        yield f"{report.account}: {left} could not be queued because the stream is full: repeat it later"
+    elif left:
+        yield f"{report.account}: `email-ingestion reconcile --repair` queues the {left} missing"
 
 
 def backfill(

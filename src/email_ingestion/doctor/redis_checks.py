@@ -1,4 +1,4 @@
-"""Checks of Redis: it can be reached, takes writes, is durable and evicts nothing."""
+"""Checks of Redis: it can be reached, takes writes, is durable and evicts nothing; and of the quarantine in it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,23 @@ from dataclasses import replace
 from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.ledger.fingerprint import ledger_fingerprint
+from email_ingestion.ops.redaction import redact
 from email_ingestion.settings import Settings
-from email_ingestion.stream import RedisLink, ServerInfo, open_link, read_gauges, read_server_info, write_new_key
+from email_ingestion.stream import (
+    RedisLink,
+    ServerInfo,
+    open_link,
+    quarantined_mailboxes,
+    read_gauges,
+    read_server_info,
+    write_new_key,
+)
 
 OLDEST = 7
 MEMORY_SHARE = 0.8
 STEP_SECONDS = 2.0  # a clock that is off by less is none's business
 JUMP_SECONDS = 60.0
+QUARANTINED_NAMED = 3  # messages of an account; `quarantine list` has all of them
 
 
 def _change(directive: str) -> str:
@@ -86,6 +96,26 @@ def check_redis(settings: Settings, clock: Callable[[], float]) -> Findings:
             yield replace(finding, check=f"{finding.check}{which}")
     yield _check_writes(link)
     yield from _check_database_agreement(link, settings)
+    yield from _check_quarantine(link, settings)
+
+
+def _check_quarantine(link: RedisLink, settings: Settings) -> Findings:
+    """Name the messages that a mail server does not send; accepted ones are in order."""
+    for account in settings.all_accounts:
+        check = f"account {account.name} quarantine"
+        try:
+            held = [each for _, found in quarantined_mailboxes(link, account.name) for each in found.messages()]
+        except EmailIngestionError as error:
+            yield _refusal(check, error)
+            return
+        waiting = [each for each in held if not each.accepted]
+        if waiting:
+            named = "; ".join(f"UID {each.uid}: {redact(each.reason)}" for each in waiting[:QUARANTINED_NAMED])
+            more = f"; and {len(waiting) - QUARANTINED_NAMED} more" if len(waiting) > QUARANTINED_NAMED else ""
+            cause = f"the mail server does not send {len(waiting)} messages as they are: {named}{more}"
+            yield Finding(check, "degraded", cause, "email-ingestion quarantine list; then retry or accept them")
+        elif held:
+            yield Finding(check, "ok", f"{len(held)} messages are accepted as lost")
 
 
 def _check_server(facts: ServerInfo, seconds_ahead: float) -> Findings:

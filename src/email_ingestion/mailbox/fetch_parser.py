@@ -1,7 +1,8 @@
 """Parsing of FETCH responses: fast for the usual forms (one line for a message, or a line and one literal).
 
 imapclient's parser reads a response letter by letter, which is a third of all CPU time of a fetch. It still reads
-every form that `parse_fast` does not know.
+every form that `parse_fast` does not know. What neither can read is searched for the items we ask for: one message
+with a flag like `Junk(1` must keep no other from being read, nor itself.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+from imapclient.exceptions import ProtocolError
 from imapclient.response_parser import parse_fetch_response
 
 _LINE = re.compile(rb"\d+ \((.*)\)")
@@ -23,6 +25,17 @@ _LIST_ITEM = re.compile(rb'"((?:[^"\\]|\\.)*)"|([^\s()"{}]+)')
 _LITERAL = re.compile(rb"\d+ \(UID (\d+) (BODY\[\](?:<\d+>)?) \{\d+\}")
 _DATE = re.compile(r"[ \d]\d-[A-Z][a-z]{2}-\d{4} \d\d:\d\d:\d\d [+-]\d{4}", re.ASCII)
 _MONTHS = "JanFebMarAprMayJunJulAugSepOctNovDec"
+# The beginnings of the items we ask for, in a response that no parser reads.
+_WANTED = re.compile(
+    rb"(?:(?<=[ (])|\A)"
+    rb"(UID|RFC822\.SIZE|INTERNALDATE|FLAGS|X-GM-MSGID|X-GM-THRID|X-GM-LABELS|MODSEQ|BODY\[\](?:<\d+>)?) ",
+    re.IGNORECASE,
+)
+_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_SALVAGED_LIST_ITEM = re.compile(rb'"((?:[^"\\]|\\.)*)"(?=[\s)]|\Z)|([^\s"]\S*|")')
+_CLEAN_FLAGS = re.compile(rb'\([^()"{}%*]*\)')
+
+SALVAGED_FLAGS = b"SALVAGED-FLAGS"  # set in the data of a message whose flags are no list that RFC 3501 knows
 
 FetchData = dict[int, dict[bytes, Any]]  # by UID: values by item name, as b"RFC822.SIZE"
 
@@ -32,9 +45,15 @@ class _UnknownForm(Exception):
 
 
 def parse(responses: Sequence[Any]) -> FetchData:
-    """Parse FETCH responses as imaplib stores them. Raises imapclient's ProtocolError for malformed ones."""
+    """Parse FETCH responses as imaplib stores them; responses without a UID, and those without sense, are left out."""
     found = parse_fast(responses)
-    return dict(parse_fetch_response(responses, normalise_times=False)) if found is None else found
+    if found is not None:
+        return found
+    found = {}
+    for response in _split(responses):
+        for uid, data in _parse_odd(response).items():
+            found.setdefault(uid, {}).update(data)
+    return found
 
 
 def parse_fast(responses: Sequence[Any]) -> FetchData | None:
@@ -49,6 +68,88 @@ def parse_fast(responses: Sequence[Any]) -> FetchData | None:
     except (_UnknownForm, KeyError, ValueError):
         return None
     return found
+
+
+def _split(responses: Sequence[Any]) -> Iterator[list[Any]]:
+    """Cut into single responses: literals and what stands before them, then the last line."""
+    response: list[Any] = []
+    for part in responses:
+        if part is None:
+            continue
+        response.append(part)
+        if isinstance(part, bytes):
+            yield response
+            response = []
+
+
+def _parse_odd(response: Sequence[Any]) -> FetchData:
+    """Parse one response with imapclient, and by a search for items where that fails."""
+    found = parse_fast(response)
+    if found is not None:
+        return found
+    try:
+        parsed = parse_fetch_response(list(response), normalise_times=False, uid_is_key=False)
+        messages = [dict(data) for data in parsed.values()]
+    except (ProtocolError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        messages = [_salvage(response)]
+    return {data.pop(b"UID"): data for data in messages if data.get(b"UID")}
+
+
+def _salvage(response: Sequence[Any]) -> dict[bytes, Any]:
+    """Return the items that can be told apart in a response that is damaged."""
+    text, literals = b"", []
+    for part in response:
+        if isinstance(part, tuple):
+            literals.append(part[1])
+            text += re.sub(rb"\{\d+\}\Z", b"\0%d\0" % (len(literals) - 1), part[0])
+        else:
+            text += part
+    found: dict[bytes, Any] = {}
+    quoted = [match.span() for match in _QUOTED.finditer(text)]
+    starts = [
+        match for match in _WANTED.finditer(text) if not any(start < match.start() < end for start, end in quoted)
+    ]
+    ends = [match.start() for match in starts[1:]] + [len(text)]
+    for match, end in zip(starts, ends, strict=True):
+        name, value = match[1].upper(), text[match.end() : end].strip()
+        if end == len(text):
+            value = value.removesuffix(b")")  # of the whole response
+        found |= _salvaged_item(name, value, literals)
+    return found
+
+
+def _salvaged_item(name: bytes, value: bytes, literals: Sequence[bytes]) -> dict[bytes, Any]:
+    """Return the item; its value is None where it has no sense."""
+    literal = re.fullmatch(rb"\x00(\d+)\x00", value)
+    if name.startswith(b"BODY["):
+        return {name: literals[int(literal[1])] if literal else _salvaged_string(value)}
+    if name == b"INTERNALDATE":
+        try:
+            return {name: _parse_date(value.strip(b'"').decode())}
+        except (_UnknownForm, ValueError):
+            return {name: None}
+    if name in {b"FLAGS", b"X-GM-LABELS"}:
+        spoiled = {SALVAGED_FLAGS: True} if name == b"FLAGS" and not _CLEAN_FLAGS.fullmatch(value) else {}
+        items = value.removeprefix(b"(").removesuffix(b")") if value.startswith(b"(") else b""
+        return {name: tuple(_salvaged_list(items, literals))} | spoiled
+    number = re.fullmatch(rb"\(?(\d{1,20})\)?", value)
+    if not number:
+        return {name: None}
+    return {name: (int(number[1]),) if name == b"MODSEQ" else int(number[1])}
+
+
+def _salvaged_string(value: bytes) -> bytes | None:
+    return re.sub(rb"\\(.)", rb"\1", value[1:-1]) if re.fullmatch(rb'"(?:[^"\\]|\\.)*"', value) else None
+
+
+def _salvaged_list(items: bytes, literals: Sequence[bytes]) -> Iterator[bytes]:
+    for match in _SALVAGED_LIST_ITEM.finditer(items):
+        atom = match[2]
+        if atom is None:
+            yield re.sub(rb"\\(.)", rb"\1", match[1])
+        else:
+            literal = re.fullmatch(rb"\x00(\d+)\x00", atom)
+            yield literals[int(literal[1])] if literal else atom
 
 
 def _messages(responses: Sequence[Any]) -> Iterator[dict[bytes, Any]]:

@@ -10,6 +10,8 @@ import imaplib
 import re
 import socket
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import imapclient
@@ -22,7 +24,17 @@ SLICE_BYTES = 64 * 1024
 _FETCH = re.compile(rb"\* (\d+) FETCH (\(.*)\r\n", re.DOTALL)
 _COUNT = re.compile(rb"\* (\d{1,10}) (EXISTS|EXPUNGE)\b", re.IGNORECASE)
 _LITERAL = re.compile(rb"\{(\d+)\}\Z")
+_UID = re.compile(rb"[ (]UID (\d+)")
 _THROTTLED = re.compile(rb"^[A-Z]+\d+ (?:OK|NO|BAD) .*\[THROTTLED\]\s*$", re.IGNORECASE)
+
+
+class LiteralTooLong(imaplib.IMAP4.abort):
+    """The server began a literal that is longer than all that was asked for; nothing of it was read."""
+
+    def __init__(self, size: int, limit: int, uid: int | None) -> None:
+        super().__init__(f"the IMAP server sends {size:,} bytes where {limit:,} are the most that was asked for")
+        self.size = size
+        self.uid = uid
 
 
 class Imap4(imaplib.IMAP4):
@@ -36,6 +48,7 @@ class Imap4(imaplib.IMAP4):
         self._throttled = False
         self._ssl_context = ssl_context
         self._unread_line = b""
+        self._longest_literal: int | None = None  # bytes, of a FETCH response; None: any
         super().__init__(host, port, CONNECT_SECONDS)
 
     def _create_socket(self, timeout: float | None) -> socket.socket:
@@ -69,6 +82,15 @@ class Imap4(imaplib.IMAP4):
         if status != "OK":
             raise self.error(f"search failed: {data[0].decode('ascii', 'replace')}")
         return self.untagged_responses.pop("SEARCH", []), data[0] or b""
+
+    @contextmanager
+    def limited_literals(self, max_bytes: int) -> Iterator[None]:
+        """Raise LiteralTooLong inside where a FETCH response begins a literal of more than `max_bytes`."""
+        before, self._longest_literal = self._longest_literal, max_bytes
+        try:
+            yield
+        finally:
+            self._longest_literal = before
 
     def pop_fetch_responses(self) -> list[Any]:
         """Return the unparsed FETCH responses that came so far, and forget them."""
@@ -133,7 +155,11 @@ class Imap4(imaplib.IMAP4):
         responses = self.untagged_responses.setdefault("FETCH", [])
         text = b"%b %b" % fetch.groups()
         while literal := _literal(text):
-            responses.append((text, self.read(int(literal[1]))))
+            size = int(literal[1])
+            if self._longest_literal is not None and size > self._longest_literal:
+                uid = _UID.search(text)
+                raise LiteralTooLong(size, self._longest_literal, int(uid[1]) if uid else None)
+            responses.append((text, self.read(size)))
             text = self._get_line()
         responses.append(text)
         return line

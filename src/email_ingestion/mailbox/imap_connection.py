@@ -18,8 +18,8 @@ from imapclient.exceptions import IMAPClientError, LoginError
 
 from email_ingestion.certificates import explain_tls_error
 from email_ingestion.errors import IMAPConnectionError
-from email_ingestion.mailbox.imap4 import Client
-from email_ingestion.mailbox.imap_errors import translate, translate_login
+from email_ingestion.mailbox.imap4 import Client, LiteralTooLong
+from email_ingestion.mailbox.imap_errors import MessageTooLong, translate, translate_login
 from email_ingestion.mailbox.pipelining import FetchPipeline
 from email_ingestion.settings import Account
 
@@ -159,8 +159,8 @@ class ImapConnection:
             selector.select(timeout)
 
     @contextmanager
-    def _read_timeout(self, seconds: float) -> Iterator[None]:
-        """Allow the server at most `seconds` of silence inside."""
+    def limited_silence(self, seconds: float) -> Iterator[None]:
+        """Allow the server at most `seconds` of silence inside, if it would be allowed more."""
         sock = self._client.socket()
         default = sock.gettimeout()
         sock.settimeout(min(seconds, default or seconds))
@@ -193,6 +193,8 @@ def _translated_errors(action: str, server: tuple[str, int] | None = None) -> It
     """Raise errors of imaplib and the socket as ours; with `server` also say what is wrong with its certificate."""
     try:
         yield
+    except LiteralTooLong as error:
+        raise MessageTooLong(str(error), error.uid) from error
     except IMAPClientError as error:
         raise translate(error, action) from error
     except (ssl.SSLError, OSError, EOFError) as error:

@@ -39,8 +39,7 @@ OVERQUOTA_SECONDS = 3600.0  # a suspension lasts an hour at least
 CROWDED_SECONDS = 30.0
 
 _BAD = re.compile(r"command error: BAD|Could not parse command")  # imaplib's words around a tagged BAD, and Gmail's
-_OF_A_MESSAGE = re.compile(r"could not be FETCHed|System Error", re.IGNORECASE)
-_NOT_OF_A_MESSAGE = re.compile(r"UNAVAILABLE|Temporary|Session expired", re.IGNORECASE)
+_NOT_OF_A_MESSAGE = re.compile(r"UNAVAILABLE|Temporary|Session expired|not connected", re.IGNORECASE)
 # What imaplib and imapclient put around a server's text.
 _AROUND = re.compile(
     r"(?:command: \w+ => )?(?:\w+ command error: (?:BAD|NO)\s*|(?!login|authenticat)[a-z_]+ failed: )?(?P<text>.*)",
@@ -69,6 +68,14 @@ class MailboxGone(IMAPConnectionError):
     """The mailbox was deleted, hidden or renamed since it was listed."""
 
 
+class MessageTooLong(IMAPConnectionError):
+    """The server sends more for the message `uid` than it announced, if it says which; the connection is over."""
+
+    def __init__(self, message: str, uid: int | None) -> None:
+        super().__init__(message)
+        self.uid = uid
+
+
 class MessagesRefused(IMAPConnectionError):
     """A FETCH ended without some of its messages; `found` is the data that came, by UID."""
 
@@ -93,11 +100,10 @@ def translate(error: Exception, action: str) -> EmailIngestionError:
 
 
 def concerns_messages(error: Exception) -> bool:
-    """Whether a FETCH failed because of some of its messages, so that the others can be fetched one by one."""
+    """Whether a FETCH may have failed because of some of its messages: then they are fetched one by one."""
     text = _readable(error)
-    if _limited(text) or _NOT_OF_A_MESSAGE.search(text):
-        return False
-    return bool(_OF_A_MESSAGE.search(text) or _BAD.search(text))
+    rule = judge(_server_text(text))
+    return (rule is None or rule.meaning in {"temporary", "bug"}) and not _NOT_OF_A_MESSAGE.search(text)
 
 
 def translate_login(

@@ -5,11 +5,12 @@ Every error comes out as one of ours (`imap_errors`): after an IMAPConnectionErr
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from imapclient.exceptions import IMAPClientError, ProtocolError
+from imapclient.exceptions import IMAPClientError
 
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.mailbox.fetch_parser import FetchData, parse
@@ -17,16 +18,16 @@ from email_ingestion.mailbox.imap_errors import MailboxGone, MessagesRefused, co
 from email_ingestion.mailbox.message_summary import (
     LabelChange,
     MessageSummary,
-    extract_bodies,
+    is_summary,
     parse_label_changes,
     parse_summary,
-    split_labels,
     to_text,
 )
-from email_ingestion.mailbox.pipelining import ByteRange, FetchPipeline, body_item, body_key
+from email_ingestion.mailbox.pipelining import Body, ByteRange, FetchPipeline, body_item, body_key, find_body
 from email_ingestion.mailbox.uid_listing import UidListing, uid_range_end
 
 IDLE_DONE_SECONDS = 15.0  # the end of an IDLE costs a server nothing: one that takes longer is gone
+MAX_ITEM_BYTES = 1024 * 1024  # of a literal where no body was asked for: labels and flags have a few bytes
 MAX_FETCH_UIDS = 500  # UIDs in one command: RFC 2683 section 3.2.1.5 asks for lines under 8,000 octets
 
 
@@ -43,6 +44,9 @@ class SelectedMailbox:
 
 class ImapMailbox(UidListing):
     """A connection that reads the mail of one account and never changes it."""
+
+    summaries_read = 0
+    bodies_read = 0  # messages or parts of them
 
     def find_mailbox(self, setting: str) -> str:
         r"""Return the name of the mailbox for a setting: a name, an attribute as `\Junk`, or `auto`.
@@ -87,7 +91,8 @@ class ImapMailbox(UidListing):
         if self.is_gmail:
             items += ["X-GM-MSGID", "X-GM-THRID", "X-GM-LABELS"]
         found = self._fetch(uids, items)
-        return [parse_summary(uid, data) for uid, data in sorted(found.items()) if b"RFC822.SIZE" in data]
+        self.summaries_read += len(found)
+        return [parse_summary(uid, data) for uid, data in sorted(found.items()) if is_summary(data) or len(uids) == 1]
 
     def fetch_label_changes(self, first_uid: int, last_uid: int, modseq: int) -> tuple[list[LabelChange], bool]:
         """Fetch the labels of messages that changed since `modseq`, and whether the server sent all of them."""
@@ -97,37 +102,44 @@ class ImapMailbox(UidListing):
                 found = self._fetch_changed(uid_set, "(X-GM-MSGID X-GM-LABELS)", modifier)
             except MessagesRefused as error:
                 return parse_label_changes(error.found, first_uid), False
-            except ProtocolError:  # because of odd labels: those of a single message can be split by hand
-                found = self._fetch_changed(uid_set, "(X-GM-MSGID)", modifier)
-                for uid, data in found.items():
-                    data.update(self._fetch_odd_labels(uid, ["X-GM-MSGID", "X-GM-LABELS"]).get(uid, {}))
         return parse_label_changes(found, first_uid), True
 
-    def fetch_bodies(self, uids: Sequence[int]) -> dict[int, bytes]:
-        """Fetch raw messages, by UID; all of them are in memory together. Vanished UIDs are missing.
+    def fetch_bodies(self, uids: Sequence[int], max_bytes: int = sys.maxsize) -> dict[int, bytes | None]:
+        """Fetch raw messages, by UID, prefetched or not; vanished ones are missing, and None stands for NIL.
 
-        Raises MessagesRefused, with the messages that came, when the server refused some.
+        Raises MessagesRefused, with the messages that came, when the server refused some, and MessageTooLong for one
+        of more than `max_bytes`.
         """
-        prefetched = self._take_prefetched(uids)
-        return extract_bodies(self._fetch(uids, [body_item(None)])) if prefetched is None else prefetched
+        bodies = self._take_prefetched(uids)
+        if bodies is None:
+            found = self._fetch(uids, [body_item(None)], max_bytes)
+            bodies = {uid: body for uid, data in found.items() if (body := find_body(data, None))}
+        self.bodies_read += len(bodies)
+        return {uid: body.content for uid, body in bodies.items()}
 
-    def fetch_part(self, uid: int, offset: int, size: int) -> bytes | None:
-        """Fetch `size` bytes of a raw message, fewer at its end and none behind it; None when it vanished."""
+    def fetch_part(self, uid: int, offset: int, size: int, max_bytes: int = sys.maxsize) -> Body | None:
+        """Fetch `size` bytes of a raw message, fewer at its end and none behind it; None when it vanished.
+
+        Some servers send the whole message instead, which has at most `max_bytes`. Raises as `fetch_bodies`.
+        """
         byte_range = (offset, size)
-        prefetched = self._take_prefetched([uid], byte_range)
-        if prefetched is not None:
-            return prefetched.get(uid)
-        found = self._fetch([uid], [body_item(byte_range)]).get(uid)
-        return None if found is None else found.get(body_key(byte_range)) or b""
+        bodies = self._take_prefetched([uid], byte_range)
+        if bodies is None:
+            data = self._fetch([uid], [body_item(byte_range)], max_bytes).get(uid, {})
+            body = find_body(data, byte_range)
+        else:
+            body = bodies.get(uid)
+        self.bodies_read += body is not None
+        return body
 
-    def prefetch(self, uids: Sequence[int], byte_range: ByteRange | None = None) -> None:
+    def prefetch(self, uids: Sequence[int], byte_range: ByteRange | None = None, max_bytes: int = sys.maxsize) -> None:
         """Have the server send the bodies (or a part of one) that `fetch_bodies` or `fetch_part` will soon ask for.
 
         Does nothing while the server asks for slower commands.
         """
         if not self.throttle_delay:
             with self._command("fetch from", drain=False):
-                self._pipeline.request(uids, byte_range)
+                self._pipeline.request(uids, byte_range, max_bytes)
 
     def wait(self, seconds: float) -> None:
         """Return when the server announces something, after `seconds`, or on `interrupt`; list UIDs in each case.
@@ -146,36 +158,32 @@ class ImapMailbox(UidListing):
             if not self._imap4.peek():
                 self._wait_readable([self._client.socket()], seconds)
             self._raise_bye()
-            with self._read_timeout(IDLE_DONE_SECONDS):
+            with self.limited_silence(IDLE_DONE_SECONDS):
                 self._client.idle_done()
 
-    def _take_prefetched(self, uids: Sequence[int], byte_range: ByteRange | None = None) -> dict[int, bytes] | None:
+    def _take_prefetched(self, uids: Sequence[int], byte_range: ByteRange | None = None) -> dict[int, Body] | None:
         """Return the prefetched bodies, or None when these were not prefetched."""
         with self._reading("fetch from"):
             fetch = self._pipeline.take(uids, byte_range)
             if fetch and not fetch.is_complete and fetch.status != "OK":
                 error = IMAPClientError(f"FETCH command error: {fetch.status} {fetch.text}")
-                came = {uid: {body_key(byte_range): body} for uid, body in fetch.bodies.items()}
+                came = {uid: {body_key(byte_range): body.content} for uid, body in fetch.bodies.items()}
                 raise _fetch_error(error, came) from error
         return fetch.bodies if fetch else None
 
-    def _fetch(self, uids: Sequence[int], items: list[str]) -> FetchData:
+    def _fetch(self, uids: Sequence[int], items: list[str], max_bytes: int = MAX_ITEM_BYTES) -> FetchData:
         """Raises MessagesRefused, with the messages that came, when the server refused some for their own sake."""
-        with self._command("fetch from"):
+        with self._command("fetch from"), self._imap4.limited_literals(max_bytes):
             try:
                 found = parse(self._imap4.uid_fetch(",".join(map(str, uids)), f"({' '.join(items)})"))
                 return {uid: found[uid] for uid in uids if uid in found}  # a server may send others in passing
             except self._client.AbortError:
                 raise
-            except ProtocolError as error:
-                if len(uids) == 1 and "X-GM-LABELS" in items:
-                    return self._fetch_odd_labels(uids[0], items)
-                raise MessagesRefused("an answer of the IMAP server cannot be read", {}) from error
             except IMAPClientError as error:
                 raise _fetch_error(error, self._pop_partial()) from error
 
     def _fetch_changed(self, uid_set: str, items: str, modifier: str) -> FetchData:
-        """Unlike imapclient's fetch, takes a range of UIDs. Raises as `_fetch`, and ProtocolError."""
+        """Unlike imapclient's fetch, takes a range of UIDs. Raises as `_fetch`."""
         status, responses = self._imap4.uid("FETCH", uid_set, items, modifier)
         if status == "OK":
             return parse([response for response in responses if response])
@@ -186,19 +194,7 @@ class ImapMailbox(UidListing):
 
     def _pop_partial(self) -> FetchData:
         """Return the messages that came before a FETCH was refused; imaplib keeps them."""
-        try:
-            return parse(self._imap4.pop_fetch_responses())
-        except ProtocolError:
-            return {}
-
-    def _fetch_odd_labels(self, uid: int, items: list[str]) -> FetchData:
-        """Fetch one message and split its labels by hand: imapclient cannot parse an unbalanced bracket."""
-        found: FetchData = dict(self._client.fetch([uid], [item for item in items if item != "X-GM-LABELS"]))
-        _, responses = self._imap4.uid("FETCH", str(uid), "(X-GM-LABELS)")
-        for response in responses:
-            if uid in found and isinstance(response, bytes) and b"X-GM-LABELS" in response:
-                found[uid][b"X-GM-LABELS"] = split_labels(response)
-        return found
+        return parse(self._imap4.pop_fetch_responses())
 
 
 def _choose_mailbox(setting: str, folders: Sequence[tuple[Any, Any, Any]], *, gmail: bool) -> str:

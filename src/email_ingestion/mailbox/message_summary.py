@@ -1,20 +1,30 @@
-"""Records made from parsed FETCH responses: a message without its body, and a change of labels."""
+"""Records made from parsed FETCH responses: a message without its body, and a change of labels.
+
+Servers send dates, sizes and flags that nobody can read (Domino: `"00-Jan-0000 00:00:00 +0000"`). Such a message is
+taken with a fallback and a defect: it must hold up neither itself nor the mail behind it.
+"""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import imapclient
 
-_LABEL = re.compile(rb'"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<end>\))|(?P<atom>[^\s()"]+)')
+from email_ingestion.mailbox.fetch_parser import SALVAGED_FLAGS
+from email_ingestion.records import ServerDefect
+
+# Mail servers know no older mail: a year before stands for "no date". The last year has no room for a time zone.
+FIRST_YEAR, LAST_YEAR = 1970, 9998
 
 
 @dataclass(frozen=True, slots=True)
 class MessageSummary:
-    """A message before its body is fetched; `labels`, `gm_msgid` and `gm_thrid` come from Gmail only."""
+    """A message before its body is fetched; `labels`, `gm_msgid` and `gm_thrid` come from Gmail only.
+
+    What cannot be read is in `defects`: the size is 0 then, and the date the time of this reading.
+    """
 
     uid: int
     size: int  # bytes, as the server states them
@@ -23,6 +33,12 @@ class MessageSummary:
     labels: tuple[str, ...]
     gm_msgid: int | None
     gm_thrid: int | None
+    defects: tuple[str, ...] = ()
+
+    @property
+    def announced(self) -> int | None:
+        """Its size in bytes as the server states it, None where that cannot be read."""
+        return None if ServerDefect.SIZE in self.defects else self.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +53,35 @@ class LabelChange:
 
 def parse_summary(uid: int, data: dict[bytes, Any]) -> MessageSummary:
     """Make the summary of one message from its FETCH data."""
+    size, date = _size(data.get(b"RFC822.SIZE")), readable_date(data.get(b"INTERNALDATE"))
+    unreadable = {
+        ServerDefect.SIZE: size is None,
+        ServerDefect.INTERNALDATE: date is None,
+        ServerDefect.FLAGS: SALVAGED_FLAGS in data,
+    }
     return MessageSummary(
         uid=uid,
-        size=int(data[b"RFC822.SIZE"]),
-        internaldate=data[b"INTERNALDATE"].astimezone(UTC),
-        flags=tuple(to_text(flag) for flag in data.get(b"FLAGS", ())),
+        size=size or 0,
+        internaldate=date or datetime.now(UTC),
+        flags=tuple(_word(flag) for flag in _items(data.get(b"FLAGS"))),
         labels=_labels(data),
         gm_msgid=_number(data.get(b"X-GM-MSGID")),
         gm_thrid=_number(data.get(b"X-GM-THRID")),
+        defects=tuple(defect.value for defect, true in unreadable.items() if true),
     )
+
+
+def is_summary(data: dict[bytes, Any]) -> bool:
+    """Whether FETCH data answers the question for a summary; changed flags come unasked."""
+    return b"RFC822.SIZE" in data or b"INTERNALDATE" in data
+
+
+def readable_date(value: Any) -> datetime | None:
+    """Return a date in UTC, or None where there is none that a message can have."""
+    try:
+        return value.astimezone(UTC) if FIRST_YEAR <= value.year <= LAST_YEAR else None
+    except (AttributeError, OverflowError, ValueError):
+        return None
 
 
 def parse_label_changes(found: dict[int, dict[bytes, Any]], first_uid: int) -> list[LabelChange]:
@@ -58,28 +94,26 @@ def parse_label_changes(found: dict[int, dict[bytes, Any]], first_uid: int) -> l
     return [
         LabelChange(uid, int(data[b"X-GM-MSGID"]), _labels(data), int(data[b"MODSEQ"][0]))
         for uid, data in sorted(found.items())
-        if uid >= first_uid and required <= data.keys()
+        if uid >= first_uid and all(data.get(name) is not None for name in required)
     ]
 
 
-def extract_bodies(found: dict[int, dict[bytes, Any]]) -> dict[int, bytes]:
-    """Return the raw messages in FETCH data, by UID."""
-    return {uid: data[b"BODY[]"] or b"" for uid, data in found.items() if b"BODY[]" in data}
-
-
-def split_labels(response: bytes) -> tuple[bytes, ...]:
-    """Return the labels in an unparsed FETCH response, for those that imapclient cannot parse."""
-    items = response.partition(b"X-GM-LABELS (")[2]
-    found = []
-    for match in _LABEL.finditer(items):
-        if match["end"]:
-            break
-        found.append(re.sub(rb"\\(.)", rb"\1", match["quoted"]) if match["quoted"] is not None else match["atom"])
-    return tuple(found)
+def as_body(value: Any) -> bytes | None:
+    """Return the value of a BODY[] item: bytes, or None for NIL; a server may send digits without quotes."""
+    return value if value is None or isinstance(value, bytes) else str(value).encode()
 
 
 def _labels(data: dict[bytes, Any]) -> tuple[str, ...]:
-    return tuple(_label(label) for label in data.get(b"X-GM-LABELS", ()))
+    return tuple(_label(label) for label in _items(data.get(b"X-GM-LABELS")))
+
+
+def _items(value: Any) -> tuple[Any, ...]:
+    """Return the items of a list; a server may send NIL instead, or a single atom."""
+    return value if isinstance(value, tuple) else () if value is None else (value,)
+
+
+def _word(value: Any) -> str:
+    return "NIL" if value is None else to_text(value)
 
 
 def _label(value: Any) -> str:
@@ -97,4 +131,12 @@ def to_text(value: Any) -> str:
 
 
 def _number(value: Any) -> int | None:
-    return None if value is None else int(value)
+    try:
+        return None if value is None else int(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _size(value: Any) -> int | None:
+    size = _number(value)
+    return None if size is None or size < 0 else size

@@ -7,16 +7,13 @@ it has come.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-from imapclient.exceptions import ProtocolError
+from typing import Any, NamedTuple
 
 from email_ingestion.mailbox.fetch_parser import parse
 from email_ingestion.mailbox.imap4 import Imap4
-from email_ingestion.mailbox.message_summary import to_text
+from email_ingestion.mailbox.message_summary import as_body, to_text
 
 MAX_FETCHES = 3  # that are kept: an older one was asked for by code that now does something else
 
@@ -33,6 +30,22 @@ def body_key(byte_range: ByteRange | None) -> bytes:
     return b"BODY[]<%d>" % byte_range[0] if byte_range else b"BODY[]"
 
 
+class Body(NamedTuple):
+    """What came for a BODY[] item: some servers answer with the whole message when a part was asked for."""
+
+    origin: int | None  # the first byte of a part; None: the server says that it is the whole message
+    content: bytes | None  # None for NIL
+
+
+def find_body(data: Mapping[bytes, Any], byte_range: ByteRange | None) -> Body | None:
+    """Return the body in FETCH data: what was asked for, else the whole message; None when there is neither."""
+    wanted = body_key(byte_range)
+    if wanted in data:
+        return Body(byte_range[0] if byte_range else None, as_body(data[wanted]))
+    other = b"BODY[]" if byte_range else b"BODY[]<0>"
+    return Body(None, as_body(data[other])) if other in data else None
+
+
 @dataclass(slots=True)
 class PipelinedFetch:
     """One FETCH command, the bodies that came of it so far, and how it ended."""
@@ -40,7 +53,8 @@ class PipelinedFetch:
     uids: frozenset[int]
     byte_range: ByteRange | None
     tag: Any
-    bodies: dict[int, bytes] = field(default_factory=dict)  # without vanished messages
+    max_bytes: int
+    bodies: dict[int, Body] = field(default_factory=dict)  # without vanished messages
     status: str = ""  # OK, NO or BAD, once it has ended
     text: str = ""  # the server's text behind the status
 
@@ -61,11 +75,14 @@ class FetchPipeline:
         self._kept: list[PipelinedFetch] = []
         self._running: list[PipelinedFetch] = []
 
-    def request(self, uids: Sequence[int], byte_range: ByteRange | None = None) -> None:
-        """Have the server send the bodies, or a part of each, unless that is under way or kept."""
+    def request(self, uids: Sequence[int], byte_range: ByteRange | None, max_bytes: int) -> None:
+        """Have the server send the bodies, or a part of each, unless that is under way or kept.
+
+        A body of more than `max_bytes` ends the connection.
+        """
         if not self._find(uids, byte_range):
             tag = self._imap4.send_command("UID", "FETCH", ",".join(map(str, uids)), f"({body_item(byte_range)})")
-            fetch = PipelinedFetch(frozenset(uids), byte_range, tag)
+            fetch = PipelinedFetch(frozenset(uids), byte_range, tag, max_bytes)
             self._kept = [*self._kept, fetch][-MAX_FETCHES:]
             self._running.append(fetch)
 
@@ -88,15 +105,20 @@ class FetchPipeline:
 
     def _receive(self) -> None:
         """Receive one response and give it to the FETCH commands it belongs to."""
-        self._imap4.receive_response()
-        with suppress(ProtocolError):  # an unreadable response counts as none
-            for uid, data in parse(self._imap4.pop_fetch_responses()).items():
-                for fetch in self._kept:
-                    if uid in fetch.uids and body_key(fetch.byte_range) in data:
-                        fetch.bodies[uid] = data[body_key(fetch.byte_range)] or b""
+        with self._imap4.limited_literals(max(fetch.max_bytes for fetch in self._running)):
+            self._imap4.receive_response()
+        for uid, data in parse(self._imap4.pop_fetch_responses()).items():
+            self._keep(uid, data)
         ended: dict[Any, Any] = self._imap4.tagged_commands
         for fetch in self._running:
             if ended[fetch.tag]:
                 fetch.status, texts = ended.pop(fetch.tag)
                 fetch.text = to_text(texts[-1])
         self._running = [fetch for fetch in self._running if not fetch.status]
+
+    def _keep(self, uid: int, data: Mapping[bytes, Any]) -> None:
+        for fetch in self._kept:
+            if uid in fetch.uids and uid not in fetch.bodies and (body := find_body(data, fetch.byte_range)):
+                fetch.bodies[uid] = body
+                if fetch.byte_range and body.origin is None:
+                    return  # a whole message answers one command for a part, not all of them

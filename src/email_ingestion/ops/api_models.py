@@ -99,6 +99,14 @@ class HistoryAnswer(_Answer):
     eta_seconds: float | None
 
 
+class QuarantinedAnswer(_Answer):
+    """A message that the mail server lists but does not send as it is."""
+
+    mailbox: str
+    uid: int
+    reason: str | None
+
+
 class AccountAnswer(_Answer):
     """A mail account."""
 
@@ -116,6 +124,8 @@ class AccountAnswer(_Answer):
     token_state: TokenState | None
     consent_expires_in_seconds: float | None
     reauth_required: bool
+    quarantined: list[QuarantinedAnswer]
+    quarantine_accepted: int
 
 
 class StatisticsAnswer(_Answer):

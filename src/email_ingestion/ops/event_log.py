@@ -108,7 +108,7 @@ _FIELD_NAMES = {
     "duration": "duration_ms",
     "size": "bytes",
 }
-_KEY_FIELDS = ("account", "name", "dependency", "loop", "sink", "result", "reason")
+_KEY_FIELDS = ("account", "name", "dependency", "loop", "sink", "result", "reason", "uid")
 
 
 class EventLogger:

@@ -17,7 +17,15 @@ from email_ingestion.errors import (
 )
 from email_ingestion.events import Event
 from email_ingestion.ops.redaction import describe_error, describe_unforeseen, error_type
-from email_ingestion.ops.status_records import AccountState, Check, HistoryState, Identity, LoopFailure, Names
+from email_ingestion.ops.status_records import (
+    AccountState,
+    Check,
+    HistoryState,
+    Identity,
+    LoopFailure,
+    Names,
+    QuarantineState,
+)
 
 PRODUCER_COUNTS = ("produced",)
 # Seconds after the next try in which a failure of a loop is still shown: what failed may not be what is tried first.
@@ -138,7 +146,23 @@ class ProcessState:
         if event.holder:
             self.account_problems.pop(event.account, None)
             self.paused_accounts.pop(event.account, None)
-            self.account(event.account, backlog=None, last_success=None)
+            self.account(event.account, backlog=None, last_success=None, quarantine={})
+
+    def quarantined(self, event: events.Quarantined) -> None:
+        """Add a message to the quarantine of its mailbox."""
+        account = self.accounts.get(event.account)
+        known = account.quarantine.get(event.mailbox, QuarantineState()) if account else QuarantineState()
+        messages = {**known.messages, event.uid: str(event.error)}
+        self._quarantine(event.account, event.mailbox, QuarantineState(messages, known.accepted))
+
+    def quarantine_counted(self, event: events.QuarantineCounted) -> None:
+        """Keep the quarantine of a mailbox as it was read."""
+        self._quarantine(event.account, event.mailbox, QuarantineState(dict(event.messages), event.accepted))
+
+    def _quarantine(self, name: str, mailbox: str, state: QuarantineState) -> None:
+        account = self.accounts.get(name)
+        if account:
+            self.account(name, quarantine={**account.quarantine, mailbox: state})
 
     def fetch_paused(self, event: events.FetchPaused) -> None:
         """Keep the reason of a pause, or drop it when fetching goes on."""
@@ -217,6 +241,8 @@ _HANDLERS: dict[type[Event], Callable[[ProcessState, Any], None]] = {
     events.TokenRefreshFailed: ProcessState.account_failed,
     events.TokenRefreshed: ProcessState.token_refreshed,
     events.Synced: ProcessState.synced,
+    events.Quarantined: ProcessState.quarantined,
+    events.QuarantineCounted: ProcessState.quarantine_counted,
     events.Watching: lambda facts, event: facts.account(event.account, watch=event.state),
     events.HistoryWalked: lambda facts, event: facts.account(
         event.account, history=HistoryState(event.remaining, event.done, event.seconds)

@@ -46,8 +46,8 @@ class ProducerMetrics:
             events.SessionEnded: lambda _event: self._incidents.labels("session_ended").inc(),
             events.LockedOut: lambda event: self._locked_out.labels(self._account(event)).set(event.until),
             events.Slowed: lambda event: self._slowed.labels(self._account(event)).set(event.seconds),
-            events.Quarantined: lambda _event: self._incidents.labels("quarantined").inc(),
-            events.QuarantineCounted: lambda event: self._quarantine.labels(self._account(event)).set(event.count),
+            events.Quarantined: self._quarantined,
+            events.QuarantineCounted: self._quarantine_counted,
             events.WatcherRebuilt: lambda event: self._rebuilt.labels(self._account(event)).inc(),
             events.Downloaded: lambda event: self._fetched.inc(event.size),
             events.HistoryWalked: lambda event: self._history.labels(self._account(event)).set(event.remaining),
@@ -110,8 +110,16 @@ class ProducerMetrics:
             "imap_command_delay_seconds", "Seconds each command waits because the server throttles.", "account"
         )
         self._quarantine = factory.gauge(
-            "imap_quarantined_messages", "Messages the server lists but does not send.", "account"
+            "imap_quarantined_messages",
+            "Messages the server lists but does not send, without those that an operator has accepted as lost.",
+            "account",
         )
+        self._accepted = factory.gauge(
+            "imap_quarantine_accepted_messages",
+            "Messages the server does not send that an operator has accepted as lost.",
+            "account",
+        )
+        self._quarantines: dict[str, dict[str, events.QuarantineCounted]] = {}  # by account and mailbox
         self._rebuilt = factory.counter(
             "imap_watcher_rebuilds_total", "Watchers that got nothing done and were replaced.", account=self._accounts
         )
@@ -201,13 +209,31 @@ class ProducerMetrics:
         if event.listed_ago is not None:
             self._freshness.listed(self._account(event), self._clock() - event.listed_ago)
 
+    def _quarantine_counted(self, event: events.QuarantineCounted) -> None:
+        account = self._account(event)
+        counted = self._quarantines.setdefault(account, {})
+        counted[event.mailbox] = event
+        self._quarantine.labels(account).set(sum(len(each.messages) for each in counted.values()))
+        self._accepted.labels(account).set(sum(each.accepted for each in counted.values()))
+
+    def _quarantined(self, event: events.Quarantined) -> None:
+        """Count it now: a conversation that ends over it does not come to the end of a synchronization."""
+        self._incidents.labels("quarantined").inc()
+        known = self._quarantines.get(self._account(event), {}).get(event.mailbox)
+        messages = dict(known.messages if known else ()) | {event.uid: ""}
+        accepted = known.accepted if known else 0
+        self._quarantine_counted(
+            events.QuarantineCounted(event.account, event.mailbox, tuple(messages.items()), accepted)
+        )
+
     def _lease_changed(self, event: events.LeaseChanged) -> None:
         """Forget the values of an account that another process reads now: they would look like a silent watcher."""
         account = self._account(event)
         self._lease.labels(account).set(event.holder is None)
         if event.holder:
             self._freshness.forget(account)
-            for gauge in (self._success, self._backlog):
+            self._quarantines.pop(account, None)
+            for gauge in (self._success, self._backlog, self._quarantine, self._accepted):
                 with suppress(KeyError):
                     gauge.remove(account)
 

@@ -104,7 +104,16 @@ def _degrading(inputs: ReadinessInputs) -> Iterator[str]:
         for account in inputs.accounts
         if account.consent_ends_at is not None and 0 < account.consent_ends_at - inputs.now < CONSENT_WARNING
     )
+    yield from (_describe_quarantine(account) for account in inputs.accounts if account.quarantined)
     yield from (f"account {name}: fetching held, {reason}" for name, reason in inputs.paused_accounts.items())
+
+
+def _describe_quarantine(account: AccountState) -> str:
+    """Name the first of the messages; `/status` has all of them."""
+    uid, why = next((uid, why) for each in account.quarantine.values() for uid, why in sorted(each.messages.items()))
+    count = account.quarantined
+    named = f"UID {uid}: {why}" + (f", and {count - 1} more" if count > 1 else "")
+    return f"account {account.name}: {count} quarantined, {named}; `email-ingestion quarantine list`"
 
 
 def _unavailable(inputs: ReadinessInputs) -> list[tuple[str, str]]:

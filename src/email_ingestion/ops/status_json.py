@@ -23,6 +23,8 @@ from email_ingestion.ops.status_records import (
 )
 from email_ingestion.overrides import ActiveOverride, OperatorOverrides
 
+QUARANTINED_SHOWN = 100  # messages of each mailbox; `email-ingestion quarantine list` has all of them
+
 
 def iso_timestamp(seconds: float | None) -> str | None:
     """Format Unix seconds as ISO 8601 in UTC with milliseconds."""
@@ -107,6 +109,12 @@ def account(state: AccountState, now: float) -> dict[str, Any]:
         "token_state": token_state(state, now),
         "consent_expires_in_seconds": None if state.consent_ends_at is None else round(state.consent_ends_at - now, 3),
         "reauth_required": state.reauth_required,
+        "quarantined": [
+            {"mailbox": mailbox, "uid": uid, "reason": redacted(why)}
+            for mailbox, each in state.quarantine.items()
+            for uid, why in sorted(each.messages.items())[:QUARANTINED_SHOWN]
+        ],
+        "quarantine_accepted": sum(each.accepted for each in state.quarantine.values()),
     }
 
 

@@ -95,6 +95,14 @@ class HistoryState:
 
 
 @dataclass(frozen=True, slots=True)
+class QuarantineState:
+    """The messages of one mailbox that the server lists but does not send."""
+
+    messages: Mapping[int, str] = field(default_factory=dict)  # by UID: why; without the accepted ones
+    accepted: int = 0  # which an operator has given up
+
+
+@dataclass(frozen=True, slots=True)
 class AccountState:
     """One account, as far as it is known from events."""
 
@@ -112,6 +120,12 @@ class AccountState:
     authorization: TokenState | None = None  # without `expiring`, which depends on the time of reading
     consent_ends_at: float | None = None
     reauth_required: bool = False
+    quarantine: Mapping[str, QuarantineState] = field(default_factory=dict)  # by mailbox
+
+    @property
+    def quarantined(self) -> int:
+        """Messages in quarantine, in all mailboxes, without the accepted ones."""
+        return sum(len(each.messages) for each in self.quarantine.values())
 
 
 @dataclass(frozen=True, slots=True)

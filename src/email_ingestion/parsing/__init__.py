@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from email_ingestion.parsing.defects import Defect
 from email_ingestion.records import Email, Envelope
 
-__all__ = ["Defect", "parse", "parse_headers"]
+__all__ = ["Defect", "parse", "parse_date", "parse_headers"]
 
 
 def parse(envelope: Envelope, raw: bytes) -> Email:
@@ -26,3 +28,10 @@ def parse_headers(envelope: Envelope, raw: bytes) -> Email:
     from email_ingestion.parsing import record  # noqa: PLC0415 - a producer needs it only when routes set priorities
 
     return record.parse_headers(envelope, raw)
+
+
+def parse_date(raw: bytes) -> datetime | None:
+    """Return the Date field of a message in UTC; None where it is missing or unreadable. Never raises."""
+    from email_ingestion.parsing import record  # noqa: PLC0415 - only for a server that states no date
+
+    return record.parse_date(raw)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import datetime
 from itertools import islice
 from typing import Final
 
@@ -36,6 +37,16 @@ def parse_headers(envelope: Envelope, raw: bytes) -> Email:
         return _parse_headers(envelope, raw)
     except Exception:  # noqa: BLE001 - as above
         return _empty_record(envelope)
+
+
+def parse_date(raw: bytes) -> datetime | None:
+    """Return the Date field in UTC, None where there is none that can be read."""
+    unused = Defects()
+    try:
+        header = headers.scan(_normalize_line_ends(raw[: limits.HEADER_BYTES], unused), unused)
+        return dates.parse([headers.decode_value(each, header.codec, unused) for each in header.values["date"]], unused)
+    except Exception:  # noqa: BLE001 - as above
+        return None
 
 
 def _parse_headers(envelope: Envelope, raw: bytes) -> Email:

@@ -19,6 +19,7 @@ from email_ingestion.errors import (
     StaleCursor,
 )
 from email_ingestion.mailbox.imap_errors import LookupFailed, WebLoginRequired
+from email_ingestion.producer.suspicion import MessageQuarantined
 
 Kind = Literal["normal", "transient", "throttled", "locked_out", "operator"]
 
@@ -28,6 +29,7 @@ ASKED_SPREAD_SECONDS = 10.0  # added to the time that a server asks for, so that
 OPERATOR_SECONDS = 15.0  # the first delay of an account that waits for a person; it doubles up to the next constant
 OPERATOR_CAP_SECONDS = 3600.0
 BREAKER_SECONDS = 5.0  # an operator may close an open breaker long before its time
+FREE_QUARANTINES = 3  # messages that may end a conversation in a row, none of others between, before it is backed off
 LOOKUP_TRIES = 3  # Gmail at times fails to look up a token that is valid
 
 
@@ -49,11 +51,12 @@ class AccountBackoff:
         self._failures = 0
         self._throttles = 0
         self._refusals = 0
+        self._quarantines = 0  # in a row, without another message between
 
     def reset(self) -> None:
         """Forget all failures, because a sync succeeded. Nothing else ends a back-off, least of all a login."""
         self.ever_succeeded = self._session_was_useful = True
-        self._failures = self._throttles = self._refusals = 0
+        self._failures = self._throttles = self._refusals = self._quarantines = 0
 
     def after(self, error: EmailIngestionError) -> Delay:
         """Count `error` and return the delay that follows it."""
@@ -69,7 +72,8 @@ class AccountBackoff:
             case AuthenticationFailed() | ConfigurationError() | IMAPCommandRefused():
                 return self._needs_operator(error)
             case _:
-                return Delay("transient", self.next_delay())
+                seconds = self._quarantined(error) if isinstance(error, MessageQuarantined) else self.next_delay()
+                return Delay("transient", seconds)
 
     def next_delay(self) -> float:
         """Count one more failure and return the seconds to stay away."""
@@ -82,6 +86,11 @@ class AccountBackoff:
             self._session_was_useful = False
             return Delay("normal", 0.0)
         return Delay("normal", self.next_delay())
+
+    def _quarantined(self, error: MessageQuarantined) -> float:
+        """Reconnect at once, unless nothing but such messages comes: then it is perhaps the server that is ill."""
+        self._quarantines = 0 if error.others_came else self._quarantines + 1
+        return 0.0 if self._quarantines <= FREE_QUARANTINES else self.next_delay()
 
     def _throttled(self, error: IMAPThrottledError) -> float:
         """Return the time that the server asked for and little more, else half a minute and longer each time."""

@@ -1,22 +1,25 @@
-"""Fetches again the messages in quarantine: those that the server listed but did not send."""
+"""Fetches again the messages in quarantine: those that the server listed but did not send as they are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Sequence
 
 from email_ingestion.events import Observe, Published, QuarantineCounted, Quarantined, Skipped
 from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.producer.fetcher import MessageFetcher
 from email_ingestion.producer.known_mail import KnownMail
 from email_ingestion.producer.selection import FetchFilter, mark_history
-from email_ingestion.stream import Appender, Quarantine
+from email_ingestion.stream import Appender, Quarantine, QuarantinedMessage
 from email_ingestion.stream.entry_scan import BEGINNING
 
 MAX_PER_RUN = 20  # so that new mail does not wait for them
+LOOK_SECONDS = 5.0  # the longest wait while there are such messages, for an operator may accept one
 
 
 class QuarantineRetry:
-    """Retries for one mailbox; made anew for each connection."""
+    """Retries for one mailbox; made anew for each connection. Its fetcher asks for every message by itself."""
 
     def __init__(
         self,
@@ -38,13 +41,26 @@ class QuarantineRetry:
         self._fetch_filter = fetch_filter
         self._known_mail = known_mail
         self._observe = observe
+        self.seconds_until_due = math.inf
 
     def run(self) -> None:
         """Retry the messages that are due; raises as `NewMailSync.run` does."""
-        held = self._quarantine.messages()
-        for entry in self._quarantine.due()[:MAX_PER_RUN] if held else ():
+        held = self._report()
+        due = self._quarantine.due(server_works=self._fetcher.others_came) if held else ()
+        for entry in due[:MAX_PER_RUN]:
             self._retry(entry.uid)
-        self._observe(QuarantineCounted(self._account, len(self._quarantine.messages()) if held else 0))
+        if due:
+            held = self._report()
+        waiting = [each.due for each in held if not each.accepted]
+        seconds = max(1.0, min(waiting) - time.time()) if waiting else math.inf
+        self.seconds_until_due = min(seconds, LOOK_SECONDS) if held else math.inf
+
+    def _report(self) -> Sequence[QuarantinedMessage]:
+        held = self._quarantine.messages()
+        waiting = tuple((each.uid, each.reason) for each in held if not each.accepted)
+        accepted = len(held) - len(waiting)
+        self._observe(QuarantineCounted(self._account, self._mailbox.name, waiting, accepted))
+        return held
 
     def _retry(self, uid: int) -> None:
         summaries = self._fetcher.summaries([uid])
@@ -53,8 +69,8 @@ class QuarantineRetry:
         messages = list(self._fetcher.messages([summary for summary in summaries if not reasons[summary.uid]]))
         failures = self._fetcher.pop_failures()
         if failures:
-            for tries in self._quarantine.add(failures).values():
-                self._observe(Quarantined(self._account, self._mailbox.name, uid, failures[uid], tries))
+            for held in self._quarantine.add(failures, proven=self._fetcher.others_came).values():
+                self._observe(Quarantined(self._account, self._mailbox.name, uid, failures[uid], held.tries))
             return
         for reason in reasons.values():
             if reason:

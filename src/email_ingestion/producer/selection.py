@@ -126,8 +126,13 @@ class MessageSelector:
         self.fetch_filter = fetch_filter
 
     def summaries(self, uids: Sequence[int]) -> list[MessageSummary]:
-        """Fetch the summaries of `uids`, ascending; the messages that the server refuses are quarantined."""
-        summaries = self._fetcher.summaries(uids)
+        """Fetch the summaries of `uids`, ascending; the messages that the server refuses are quarantined.
+
+        Those in quarantine are left to `QuarantineRetry`: asked for together with others, they may end the conversation
+        again.
+        """
+        held = {message.uid for message in self._quarantine.messages()}
+        summaries = self._fetcher.summaries([uid for uid in uids if uid not in held] if held else uids)
         self._quarantine_failures()
         return summaries
 
@@ -172,8 +177,8 @@ class MessageSelector:
 
     def _quarantine_failures(self) -> None:
         failures = self._fetcher.pop_failures()
-        for uid, tries in self._quarantine.add(failures).items():
-            self._observe(Quarantined(self._account, self._mailbox.name, uid, failures[uid], tries))
+        for uid, held in self._quarantine.add(failures, proven=self._fetcher.others_came).items():
+            self._observe(Quarantined(self._account, self._mailbox.name, uid, failures[uid], held.tries))
 
     def _without_known(self, messages: list[RawMessage], cursor: Cursor, known_mail: KnownMail) -> list[RawMessage]:
         """Drop known mail: without X-GM-MSGID only the bytes show that it was read under another UIDVALIDITY."""

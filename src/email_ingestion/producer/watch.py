@@ -64,6 +64,7 @@ from email_ingestion.producer.connector import Connector
 from email_ingestion.producer.label_sync import LabelSync
 from email_ingestion.producer.quarantine_retry import QuarantineRetry
 from email_ingestion.producer.reconcile_schedule import ReconcileSchedule
+from email_ingestion.producer.suspicion import MessageQuarantined
 from email_ingestion.producer.sync import HistorySync, NewMailSync
 from email_ingestion.settings import Account
 from email_ingestion.stream import Lockout
@@ -196,7 +197,8 @@ class Watcher:
                 self._observe(SessionEnded(self._account.name, "planned renewal"))
                 return
             if idle_seconds and not reconciling:
-                self._idle(connection, min(idle_seconds, session_seconds - connection.age))
+                maximum = min(idle_seconds, session_seconds - connection.age, tasks.quarantine.seconds_until_due)
+                self._idle(connection, maximum)
                 self._check_mailbox(connection, mailbox)
 
     def _other_tasks(self, tasks: MailboxTasks) -> Iterator[float]:
@@ -251,7 +253,7 @@ class Watcher:
                         return self._pass(connection, self._select(connection))
                     finally:
                         self._backpressure.correct_budget(connection, last=True)
-            except (SessionExpired, StaleCursor) as error:  # a long pass outlives its session
+            except (SessionExpired, StaleCursor, MessageQuarantined) as error:  # a long pass outlives its session
                 self._observe(SessionEnded(self._account.name, str(error)))
                 self._pause(self._backoff.after(error).seconds)
 
@@ -353,7 +355,7 @@ class Watcher:
 
     def _report_failure(self, error: EmailIngestionError, delay: Delay) -> None:
         account = self._account.name
-        if isinstance(error, (SessionExpired, StaleCursor)):
+        if isinstance(error, (SessionExpired, StaleCursor, MessageQuarantined)):
             self._observe(SessionEnded(account, str(error)))
             return
         if isinstance(error, (AuthenticationFailed, IMAPConnectionError)):

@@ -10,7 +10,7 @@ from email_ingestion.mailbox import MessageSummary
 from email_ingestion.producer.known_mail import Locations
 from email_ingestion.producer.selection import FetchFilter
 
-MessageState = Literal["delivered", "queued", "dead", "purged", "excluded", "missing"]
+MessageState = Literal["delivered", "queued", "dead", "purged", "excluded", "accepted", "missing"]
 
 JSON_KEYS = {"last_uid": "upto", "unfetched": "ahead"}  # of the fields that are not their own keys
 MAX_MISSING_UIDS = 1000  # missing UIDs that a report names; it counts all of them
@@ -47,7 +47,9 @@ class ReconcileReport:
     dead: int = 0
     purged: int = 0
     excluded: int = 0
+    accepted: int = 0
     missing: int = 0
+    unsent: int = 0  # of the missing: the server lists them but does not send them
     repaired: int = 0
     duplicate: int = 0
     unexpected: int = 0

@@ -100,11 +100,17 @@ class ContentFetch:
         while True:
             if not self._reserve(CHUNK_BYTES):
                 return None
-            chunk = self._connection.fetch_part(uid, size, CHUNK_BYTES)
-            if chunk is None:
+            part = self._connection.fetch_part(uid, size, CHUNK_BYTES)
+            if part is None:
                 return ""
-            spooled.write(chunk)
-            digest.update(chunk)
-            size += len(chunk)
-            if len(chunk) < CHUNK_BYTES:
+            content = part.content or b""
+            whole = part.origin is None or len(content) > CHUNK_BYTES  # which some servers send for any part
+            if whole:
+                spooled.seek(0)
+                spooled.truncate()
+                digest = hashlib.sha256()
+            spooled.write(content)
+            digest.update(content)
+            size += len(content)
+            if whole or not content:  # a part that is shorter than asked for need not be the last one
                 return digest.hexdigest()

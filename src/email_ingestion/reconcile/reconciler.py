@@ -9,7 +9,7 @@ Nothing larger than a window is ever held. Bodies are fetched to fill a gap, and
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from email_ingestion.events import Observe, Published, Reconciled
 from email_ingestion.ledger.model import Location
@@ -22,7 +22,7 @@ from email_ingestion.producer.portion_size import PortionSize
 from email_ingestion.producer.selection import FetchFilter, batches, mark_history
 from email_ingestion.reconcile.comparison import MessageState, ReconcileReport, compare
 from email_ingestion.records import RawMessage
-from email_ingestion.stream import Appender
+from email_ingestion.stream import Appender, Quarantine, QuarantinedMessage
 
 
 class Reconciler:
@@ -41,6 +41,7 @@ class Reconciler:
         fetcher: MessageFetcher,
         fetch_filter: FetchFilter,
         known_mail: KnownMail,
+        quarantine: Quarantine,
         wait_for_capacity: Callable[[], bool] | None,
         observe: Observe,
     ) -> None:
@@ -51,6 +52,8 @@ class Reconciler:
         self._fetcher = fetcher
         self._fetch_filter = fetch_filter
         self._known_mail = known_mail
+        self._quarantine = quarantine
+        self._held: dict[int, QuarantinedMessage] = {}
         self._wait_for_capacity = wait_for_capacity
         self._observe = observe
         self._rescan = 0
@@ -91,6 +94,7 @@ class Reconciler:
         self.report.last_uid = current.uid if current else newest
         self._first_uid = current.history if current else 1
         self._rescan = current.rescan if current else newest
+        self._held = {message.uid: message for message in self._quarantine.messages()}
         self._known_mail.refresh()
 
     def _window(self, low: int, high: int, listed: Sequence[int]) -> Iterator[None]:
@@ -112,9 +116,15 @@ class Reconciler:
                 yield
 
     def _compare_chunk(self, uids: Sequence[int]) -> Iterator[None]:
-        """Compare messages whose location the ledger does not know."""
+        """Compare messages whose location the ledger does not know.
+
+        Those in quarantine are not asked for, which might end the conversation.
+        """
+        held = [self._held[uid] for uid in uids if uid in self._held]
+        self._count_unsent(each.uid for each in held if not each.accepted)
+        self.report.count({each.uid: "accepted" for each in held if each.accepted})
         self._portion_size.start()
-        summaries = self._fetcher.summaries(uids)
+        summaries = self._fetcher.summaries([uid for uid in uids if uid not in self._held])
         self._count_failures()
         locations = self._known_mail.locate(summaries)
         states = self._compare(summaries, locations)
@@ -161,8 +171,13 @@ class Reconciler:
             yield
 
     def _count_failures(self) -> None:
-        """Count what the server lists but does not send as missing, until it does."""
-        self.report.count(dict.fromkeys(self._fetcher.pop_failures(), "missing"))
+        self._count_unsent(self._fetcher.pop_failures())
+
+    def _count_unsent(self, uids: Iterable[int]) -> None:
+        """Count what the server lists but does not send as missing, until it does or an operator accepts it."""
+        unsent: dict[int, MessageState] = dict.fromkeys(uids, "missing")
+        self.report.count(unsent)
+        self.report.unsent += len(unsent)
 
     def _fill(self, missing: Sequence[RawMessage], last_entry_id: str) -> None:
         added = self._appender.append_missing(mark_history(missing, LAST_UID), last_entry_id)

@@ -3,7 +3,7 @@
 It moves messages and knows nothing of IMAP, parsing or sinks.
 """
 
-from email_ingestion.stream.account_limits import DownloadQuota, Lockout
+from email_ingestion.stream.account_limits import DownloadQuota, Lockout, Miscounts
 from email_ingestion.stream.appender import EMPTY_BACKLOG, Appender, CursorEnd, PackedEntries, StreamBacklog
 from email_ingestion.stream.clients import connect
 from email_ingestion.stream.codec import Delivery
@@ -20,7 +20,7 @@ from email_ingestion.stream.gauges import (
 )
 from email_ingestion.stream.keys import GROUP, Keys
 from email_ingestion.stream.leases import Leases
-from email_ingestion.stream.quarantine import Quarantine
+from email_ingestion.stream.quarantine import Quarantine, QuarantinedMessage, Suspects, quarantined_mailboxes
 from email_ingestion.stream.redis_link import RedisLink, check_reachable, open_link, server_url
 from email_ingestion.stream.server_info import ServerInfo, check_writable, read_server_info, write_new_key
 from email_ingestion.stream.shared_overrides import SharedOverrides
@@ -42,14 +42,17 @@ __all__ = [
     "Keys",
     "Leases",
     "Lockout",
+    "Miscounts",
     "PackedEntries",
     "Quarantine",
+    "QuarantinedMessage",
     "Receipt",
     "RedisLink",
     "ServerInfo",
     "SharedOverrides",
     "SnapshotRestore",
     "StreamBacklog",
+    "Suspects",
     "SyntheticMessages",
     "Tally",
     "announce_presence",
@@ -58,6 +61,7 @@ __all__ = [
     "connect",
     "forget_process",
     "open_link",
+    "quarantined_mailboxes",
     "read_gauges",
     "read_presences",
     "read_server_info",

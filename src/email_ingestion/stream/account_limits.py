@@ -1,4 +1,4 @@
-"""Limits of an account at its mail server, which no restart may forget: daily download and lockout."""
+"""What is known of an account's mail server, which no restart may forget: daily download, lockout, wrong sizes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from email_ingestion.stream.redis_link import RedisLink
 
 LONGEST_SECONDS = 24 * 3600.0
+MISCOUNTS_IN_A_ROW = 5  # after which a server's sizes are not asked about
+MISCOUNT_SECONDS = 24 * 3600  # for which they are not
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +72,35 @@ class Lockout:
         args = [self._clock(), minimum, LONGEST_SECONDS]
         until = float(self._link.call(lambda: self._script(keys=[self._key], args=args)))
         return max(0.0, until - self._clock())
+
+
+class Miscounts:
+    """How the server of an account counts bytes. Some announce another size than they send, for every message.
+
+    Its methods raise like `RedisLink.call`.
+    """
+
+    def __init__(self, link: RedisLink, account: str, clock: Callable[[], float] = time.time) -> None:
+        self._link = link
+        self._key = link.keys_for(account).miscounts(account)
+        self._clock = clock
+
+    def expected(self) -> bool:
+        """Whether so many miscounts were proven in a row that another one is not worth a second download."""
+        until = self._link.call(lambda: self._link.client.hget(self._key, "until"))
+        return float(until or 0) > self._clock()
+
+    def add(self) -> None:
+        """Count one more proven miscount."""
+
+        def write() -> None:
+            row = int(self._link.client.hincrby(self._key, "row", 1))
+            self._link.client.expire(self._key, 2 * MISCOUNT_SECONDS)
+            if row >= MISCOUNTS_IN_A_ROW:
+                self._link.client.hset(self._key, mapping={"row": 0, "until": self._clock() + MISCOUNT_SECONDS})
+
+        self._link.call(write)
+
+    def end_row(self) -> None:
+        """Begin to count anew: a message had its size."""
+        self._link.call(lambda: self._link.client.hdel(self._key, "row"))

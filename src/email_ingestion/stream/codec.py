@@ -2,8 +2,9 @@
 
 Field names are public: other programs read them. `raw` is the RFC 822 message in zstd, or `raw_ref` names it in the
 blob store. `sink` is set when only that sink is to get the message, `rehearsal` in synthetic messages, `priority`
-when it is not 5, `history` in mail that nobody waited for: an entry without it is live mail. `v` rises when a reader of
-the previous version would misunderstand an entry.
+when it is not 5, `history` in mail that nobody waited for: an entry without it is live mail, `defects` (a JSON list)
+when the mail server's own data of the message cannot be right. `v` rises when a reader of the previous version would
+misunderstand an entry.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ _ACCOUNT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
 _MAILBOX = re.compile(r"[^\0]{1,4096}", re.DOTALL)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _REFERENCE = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
+_DEFECT = re.compile(r"[a-z0-9-]{1,40}:[a-z0-9-]{1,40}", re.ASCII)
 _NAME = re.compile(r"[^\0-\x1f]{1,1024}")
 
 Fields = dict[str, bytes]
@@ -76,6 +78,8 @@ def encode(message: RawMessage, enqueued_at: datetime, compressor: zstandard.Zst
         fields["rehearsal"] = message.synthetic.encode()
     if message.history:
         fields["history"] = b"1"
+    if message.defects:
+        fields["defects"] = _list(message.defects)
     return fields | _payload(message, compressor)
 
 
@@ -131,6 +135,7 @@ def decode(fields: Mapping[bytes, bytes], max_inline: int = MAX_INLINE_BYTES) ->
         _integer(fields, b"priority", (0, 10), default=NORMAL_PRIORITY),
         _text(fields, b"rehearsal", _NAME) if fields.get(b"rehearsal") else None,
         b"history" in fields,
+        _defects(fields) if b"defects" in fields else (),
     )
 
 
@@ -193,6 +198,13 @@ def _parse_words(value: bytes, name: bytes) -> tuple[str, ...]:
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise _malformed(name, "is no list of words")
     return tuple(words)
+
+
+def _defects(fields: Mapping[bytes, bytes]) -> tuple[str, ...]:
+    defects = _words(fields, b"defects")
+    if not all(map(_DEFECT.fullmatch, defects)):
+        raise _malformed(b"defects", "has a form that no release writes")
+    return defects
 
 
 def _date(fields: Mapping[bytes, bytes], name: bytes) -> datetime:

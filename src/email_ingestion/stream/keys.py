@@ -19,6 +19,10 @@
     {email_ingestion}:restoring:<name>                    what a restore has loaded so far, to become <name> in one step
     {email_ingestion}:lockout:<account>           hash    until (Unix seconds), seconds: locked out by the mail server
     {email_ingestion}:quarantine:<account>/<mailbox>  hash  <uidvalidity>/<uid>: JSON; messages the server refuses
+    {email_ingestion}:suspects:<account>/<mailbox>  hash  <uidvalidity>/<uid>/<summary or body>: how often a
+                                                          conversation ended while it was asked for; expires
+    {email_ingestion}:miscounts:<account>         hash    row: messages in a row whose size the server miscounted;
+                                                          until (Unix seconds): it is not asked twice; expires
     {email_ingestion}:scrub                       hash    position, lost: of the scrub of stored bytes that goes on;
                                                           ended: Unix seconds of the last one
     {email_ingestion}:partitions                  string  number of partitions; missing when it is one
@@ -133,6 +137,14 @@ class Keys:
     def quarantine(self, account: str, mailbox: str) -> str:
         """Messages that the server lists but does not send."""
         return self.name(f"quarantine:{account}/{mailbox}")
+
+    def suspects(self, account: str, mailbox: str) -> str:
+        """Messages over which a conversation with the server ended."""
+        return self.name(f"suspects:{account}/{mailbox}")
+
+    def miscounts(self, account: str) -> str:
+        """Whether the server's sizes can be believed."""
+        return self.name(f"miscounts:{account}")
 
 
 @lru_cache

@@ -1,30 +1,56 @@
-"""Messages that a mail server lists but does not send: which, how often they failed, and when each is due again.
+"""Messages that a mail server lists but does not send as they are: which, why, how often, and when each is due again.
 
-The cursor passes them, so that one of them does not hold up the mail behind it; they are removed when they came, or
-when the server no longer lists them.
+    a conversation ends while messages are asked for  ─▶  suspects: after twice, each is asked for by itself
+    the server refuses one, sends it empty, or ends the conversation over it alone  ─▶  quarantine
+
+The cursor passes what is in quarantine, so that it does not hold up the mail behind it. A message leaves it when it
+came, when the server no longer lists it, or when an operator accepts that it cannot be had. All of this is in Redis:
+neither a new connection nor a new process begins from nothing.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from email_ingestion.backoff import backoff
 from email_ingestion.stream.redis_link import RedisLink, text
 
 FIRST_SECONDS = 5.0
 LONGEST_SECONDS = 3600.0
+UNPROVEN_SECONDS = 60.0  # the longest delay of a message that perhaps shares the fate of all others
+FIRST_BREAK_SECONDS = 60.0  # the first delay of a message that ends the conversation: each attempt costs a login
+BREAK_SPACING_SECONDS = 20.0  # between the attempts of several of them
+SUSPECT_SECONDS = 86_400
+REASON_CHARS = 300
+
+FetchStep = Literal["summary", "body"]
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """An operator's decision that a message need not come; `at` in Unix seconds."""
+
+    by: str
+    reason: str
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedMessage:
-    """A message in quarantine; `due` in Unix seconds, `tries` how often it was refused."""
+    """A message in quarantine; times in Unix seconds."""
 
     uid: int
-    tries: int
-    due: float
+    tries: int  # how often it was refused
+    due: float  # when it is asked for again, unless it is accepted
+    reason: str = ""  # in the words of the last error
+    since: float = 0.0
+    breaks: bool = False  # the conversation ends over it
+    proven: bool = True  # others came over the same connection, so it is not the server that is at fault
+    accepted: Acceptance | None = None
 
 
 class Quarantine:
@@ -41,38 +67,146 @@ class Quarantine:
     def messages(self) -> list[QuarantinedMessage]:
         """Return all of them by ascending UID; those of another UIDVALIDITY are found again by reconciliation."""
         found = self._link.call(lambda: self._link.client.hgetall(self._key))
-        parsed = [self._parse(text(field), text(value)) for field, value in found.items()]
+        parsed = [_parse(text(field), text(value), self._uidvalidity) for field, value in found.items()]
         return sorted((message for message in parsed if message), key=lambda message: message.uid)
 
-    def due(self) -> list[QuarantinedMessage]:
-        """Return the messages to fetch again now."""
-        now = self._clock()
-        return [message for message in self.messages() if message.due <= now]
+    def due(self, *, server_works: bool = False) -> list[QuarantinedMessage]:
+        """Return the messages to fetch again now.
 
-    def add(self, refused: Mapping[int, Exception]) -> dict[int, int]:
-        """Add refused UIDs, or postpone them; return how often each was refused by now."""
+        When the server sends others, these are also the messages that are not proven to be at fault.
+        """
+        now = self._clock()
+        return [
+            message
+            for message in self.messages()
+            if not message.accepted and (message.due <= now or (server_works and not message.proven))
+        ]
+
+    def add(
+        self, refused: Mapping[int, Exception], *, proven: bool = True, breaks: bool = False
+    ) -> dict[int, QuarantinedMessage]:
+        """Add refused UIDs, or postpone them; return how they stand now."""
         if not refused:
             return {}
-        before = {message.uid: message.tries for message in self.messages()}
-        tries = {uid: before.get(uid, 0) + 1 for uid in refused}
+        before = {message.uid: message for message in self.messages()}
         now = self._clock()
-        fields: list[str] = []
-        for uid, count in tries.items():
-            due = now + backoff(count, base=FIRST_SECONDS, cap=LONGEST_SECONDS)
-            fields += [self._field(uid), json.dumps({"tries": count, "due": due})]
-        self._link.call(lambda: self._link.client.hset(self._key, items=fields))
-        return tries
+        last_break = max((each.due for each in before.values() if each.breaks and not each.accepted), default=0.0)
+        changed = {}
+        for uid, error in refused.items():
+            known = before.get(uid) or QuarantinedMessage(uid, 0, 0.0, since=now)
+            tries = known.tries + 1
+            cap = LONGEST_SECONDS if proven else UNPROVEN_SECONDS
+            due = now + backoff(tries, base=FIRST_BREAK_SECONDS if breaks else FIRST_SECONDS, cap=cap)
+            if breaks:
+                due = max(due, last_break + BREAK_SPACING_SECONDS)
+            reason = " ".join(str(error).split())[:REASON_CHARS]
+            changed[uid] = replace(known, tries=tries, due=due, reason=reason, breaks=breaks, proven=proven)
+        self._write(changed.values())
+        return changed
 
     def remove(self, uid: int) -> None:
         """Remove a message that came, or that the server no longer lists."""
         self._link.call(lambda: self._link.client.hdel(self._key, self._field(uid)))
 
+    def accept(self, uid: int, reason: str, by: str) -> QuarantinedMessage | None:
+        """Let a message count as given up; return it, or None when it is not in quarantine."""
+        found = next((message for message in self.messages() if message.uid == uid), None)
+        if found:
+            found = replace(found, accepted=Acceptance(by, reason, self._clock()))
+            self._write([found])
+        return found
+
+    def retry(self, uids: Iterable[int]) -> list[QuarantinedMessage]:
+        """Make messages due now, also accepted ones; return those that are in quarantine."""
+        wanted = set(uids)
+        found = [replace(each, due=0.0, accepted=None) for each in self.messages() if each.uid in wanted]
+        if found:
+            self._write(found)
+        return found
+
+    def _write(self, messages: Iterable[QuarantinedMessage]) -> None:
+        fields: list[str] = []
+        for message in messages:
+            values = asdict(message)
+            del values["uid"]
+            fields += [self._field(message.uid), json.dumps(values)]
+        self._link.call(lambda: self._link.client.hset(self._key, items=fields))
+
     def _field(self, uid: int) -> str:
         return f"{self._uidvalidity}/{uid}"
 
-    def _parse(self, field: str, value: str) -> QuarantinedMessage | None:
-        uidvalidity, _, uid = field.partition("/")
-        if uidvalidity != str(self._uidvalidity):
-            return None
-        stored = json.loads(value)
-        return QuarantinedMessage(int(uid), int(stored["tries"]), float(stored["due"]))
+
+def _parse(field: str, value: str, uidvalidity: int) -> QuarantinedMessage | None:
+    """Return a stored message of this UIDVALIDITY; an earlier release wrote only `tries` and `due`."""
+    ours, _, uid = field.partition("/")
+    if ours != str(uidvalidity):
+        return None
+    stored: dict[str, Any] = json.loads(value)
+    accepted = stored.get("accepted")
+    return QuarantinedMessage(
+        uid=int(uid),
+        tries=int(stored["tries"]),
+        due=float(stored["due"]),
+        reason=str(stored.get("reason", "")),
+        since=float(stored.get("since", stored["due"])),
+        breaks=bool(stored.get("breaks", False)),
+        proven=bool(stored.get("proven", True)),
+        accepted=Acceptance(**accepted) if accepted else None,
+    )
+
+
+def quarantined_mailboxes(link: RedisLink, account: str) -> Iterator[tuple[str, Quarantine]]:
+    """Yield the mailboxes of an account that have a quarantine, by name; raises like `RedisLink.call`.
+
+    The UIDVALIDITY is that of the cursor: without one nothing is known of the mailbox any more.
+    """
+    keys = link.keys_for(account)
+    prefix = keys.quarantine(account, "")
+    pattern = "".join(f"[{char}]" if char in "*?[" else char for char in prefix) + "*"
+    names = link.call(lambda: sorted(text(key) for key in link.node_for(keys).scan_iter(match=pattern, count=1000)))
+    for name in names:
+        mailbox = name.removeprefix(prefix)
+        found = link.call(lambda mailbox=mailbox: link.client.hget(keys.cursor(account, mailbox), "uidvalidity"))  # type: ignore[misc]
+        if found:
+            yield mailbox, Quarantine(link, account, mailbox, int(found))
+
+
+class Suspects:
+    """The messages of one mailbox over which conversations ended. Its methods raise like `RedisLink.call`."""
+
+    def __init__(self, link: RedisLink, account: str, mailbox: str, uidvalidity: int) -> None:
+        self._link = link
+        self._key = link.keys_for(account).suspects(account, mailbox)
+        self._uidvalidity = uidvalidity
+
+    def deaths(self) -> dict[FetchStep, dict[int, int]]:
+        """Return how often conversations ended, by what was asked for and UID."""
+        found = self._link.call(lambda: self._link.client.hgetall(self._key))
+        deaths: dict[FetchStep, dict[int, int]] = {"summary": {}, "body": {}}
+        for field, value in found.items():
+            uidvalidity, uid, step = text(field).split("/")
+            if uidvalidity == str(self._uidvalidity):
+                deaths["summary" if step == "summary" else "body"][int(uid)] = int(value)
+        return deaths
+
+    def add(self, uids: Iterable[int], step: FetchStep) -> None:
+        """Count one more end of a conversation for each of `uids`."""
+        fields = self._fields(uids, step)
+
+        def write() -> None:
+            pipe = self._link.client.pipeline(transaction=False)
+            for field in fields:
+                pipe.hincrby(self._key, field, 1)
+            pipe.expire(self._key, SUSPECT_SECONDS)
+            pipe.execute()
+
+        self._link.call(write)
+
+    def clear(self, uids: Iterable[int], step: FetchStep) -> None:
+        """Forget what was counted for messages that came after all."""
+        fields = self._fields(uids, step)
+        if fields:
+            self._link.call(lambda: self._link.client.hdel(self._key, *fields))
+
+    def _fields(self, uids: Iterable[int], step: FetchStep) -> list[str]:
+        return [f"{self._uidvalidity}/{uid}/{step}" for uid in uids]

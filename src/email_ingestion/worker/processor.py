@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -226,7 +226,8 @@ class BatchProcessor:
             if isinstance(email, EmailIngestionError):
                 self._fail(delivery, email)
             else:
-                writes.append((delivery, _ledger_write(message, self._router.decide(email))))
+                whole = replace(email, defects=message.defects + email.defects) if message.defects else email
+                writes.append((delivery, _ledger_write(message, self._router.decide(whole))))
         return writes
 
     def _parsed_singly(self, work: InProgress, error: ParserDied) -> list[tuple[Delivery, LedgerWrite]]:

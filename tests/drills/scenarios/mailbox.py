@@ -68,3 +68,17 @@ class BreakerOpen(Scenario):
 
     def heal(self, world: World) -> None:
         world.sandbox.clear_faults()
+
+
+class QuarantinedMail(Scenario):
+    """A message of the mailbox cannot be read by the server any more; somebody mends that."""
+
+    name = "quarantined-mail"
+    fires = frozenset({"MailQuarantined"})
+
+    def inject(self, world: World) -> None:
+        uid = len(world.sandbox.messages()) + 3
+        world.sandbox.arm_fault("uid_system_error", count=None, uid=uid, bodies_only=True)
+
+    def mend(self, world: World) -> None:
+        world.sandbox.clear_faults()

@@ -253,7 +253,8 @@ def test_the_report_has_every_key_of_the_contract_before_anything_is_known(produ
         "dlq": {"name", "depth", "oldest_age_seconds"},
         "accounts": words(
             "name mailbox watch last_uid uidvalidity backlog last_success_age_seconds history bytes_today byte_budget "
-            "token_expires_in_seconds token_state consent_expires_in_seconds reauth_required"
+            "token_expires_in_seconds token_state consent_expires_in_seconds reauth_required quarantined "
+            "quarantine_accepted"
         ),
         "statistics": words("produced processed failed dead_lettered duplicates orphans_claimed"),
         "peers": words("component instance pid alive ready ops_url seen_age_seconds"),
@@ -318,8 +319,34 @@ def test_the_report_shows_the_accounts(producer: Board) -> None:
         "token_state": "valid",
         "consent_expires_in_seconds": None,
         "reauth_required": False,
+        "quarantined": [],
+        "quarantine_accepted": 0,
     }
     assert report["statistics"]["produced"] == 1
+
+
+def test_a_quarantined_message_is_named_at_once_and_degrades_until_it_is_accepted(producer: Board) -> None:
+    def shown() -> dict:
+        return producer.status.report()["accounts"][0]
+
+    producer.after(
+        *RUNNING,
+        events.Quarantined("default", "INBOX", 7, errors.IMAPConnectionError("it hangs up over alice@example.com"), 1),
+        events.QuarantineCounted("default", "Archive", ((3, "it is empty"),), 2),
+    )
+    assert shown()["quarantined"][0]["uid"] == 7
+    assert "it hangs up" in shown()["quarantined"][0]["reason"]
+    assert "alice" not in shown()["quarantined"][0]["reason"]
+    assert shown()["quarantined"][1] == {"mailbox": "Archive", "uid": 3, "reason": "it is empty"}
+    assert shown()["quarantine_accepted"] == 2
+    (reason,) = [each for each in producer.status.report()["reasons"] if "quarantined" in each]
+    assert reason.startswith("account default: 2 quarantined, UID 7: it hangs up")
+    assert "and 1 more" in reason
+    producer.after(
+        events.QuarantineCounted("default", "INBOX", (), 1), events.QuarantineCounted("default", "Archive", (), 3)
+    )
+    assert shown()["quarantined"] == []
+    assert not [each for each in producer.status.report()["reasons"] if "quarantined" in each]
 
 
 def test_statistics_count_each_message_once(worker: Board) -> None:

@@ -34,6 +34,7 @@ def test_a_message_is_decoded_as_it_was_encoded(raw: bytes, uid: int, msgid: int
         {"priority": 9},
         {"synthetic": "run-1"},
         {"history": True},
+        {"defects": ("size:mismatch", "internaldate:unreadable")},
     ],
 )
 def test_what_only_some_messages_have_is_decoded_too(changes: dict):
