@@ -15,6 +15,7 @@ EmailIngestionError
 │   ├── TokenRefreshError            the token endpoint did not answer properly
 │   ├── ParserDied                   a message ended the parser process: poison, if it does so repeatedly
 │   ├── ContentLost                  stored bytes are missing or damaged
+│   ├── ParserUnavailable            the parser process cannot be started, or the system ends it
 │   ├── SinkUnavailable              a sink is down
 │   ├── SinkFailed                   a sink failed over a message; either may be at fault
 │   │   └── SinkTimedOut                 its call took too long and was ended
@@ -106,6 +107,14 @@ class TokenRefreshError(TransientError):
 
 class ParserDied(TransientError):
     """A message crashed the parser process, or outlasted WORKER_HANDLE_TIMEOUT_SECONDS."""
+
+    def __init__(self, message: str, exit_code: int | None = None) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # of the process, negative for a signal; None when it took too long
+
+
+class ParserUnavailable(TransientError):
+    """The parser process cannot be started or parses nothing, not even an empty message; no message is at fault."""
 
 
 class ContentLost(TransientError):

@@ -375,10 +375,11 @@ class OwnershipLost(Event):
 
 @dataclass(frozen=True, slots=True)
 class RedisFailed(Event):
-    """A call to Redis failed."""
+    """A call to Redis failed; `loop` is the loop that could not go on, '' for another caller."""
 
     error: Exception
     retry_in: float  # seconds
+    loop: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,6 +417,13 @@ class LoopFailed(Event):
     loop: str
     error: Exception
     retry_in: float = 0.0  # seconds until it tries again
+
+
+@dataclass(frozen=True, slots=True)
+class LoopRecovered(Event):
+    """A loop that had failed has done its work again."""
+
+    loop: str
 
 
 @dataclass(frozen=True, slots=True)

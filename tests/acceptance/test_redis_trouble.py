@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 import pytest
 import redis
@@ -114,6 +114,33 @@ def failing_to_save(server: RedisServer) -> Iterator[None]:
         client.config_set("dir", str(server.directory))
 
 
+def without_rights(*commands: str) -> Callable[[RedisServer], AbstractContextManager[None]]:
+    """Take commands from the user of the processes, while they run."""
+
+    @contextmanager
+    def trouble(server: RedisServer) -> Iterator[None]:
+        with server.client() as client:
+            client.execute_command("ACL", "SETUSER", "default", *(f"-{command}" for command in commands))
+            yield
+            client.execute_command("ACL", "SETUSER", "default", *(f"+{command}" for command in commands))
+
+    return trouble
+
+
+@contextmanager
+def with_a_foreign_key(server: RedisServer) -> Iterator[None]:
+    """Another program has put something of its own under one of our names."""
+    with server.client() as client:
+        name = Keys().volume
+        ours = client.get(name)
+        client.delete(name)
+        client.rpush(name, "theirs")
+        yield
+        client.delete(name)
+        if ours:
+            client.set(name, ours)
+
+
 TROUBLES = {
     "refused": refused,
     "hanging": hanging,
@@ -123,11 +150,22 @@ TROUBLES = {
     "another password": with_another_password,
     "failing to save": failing_to_save,
     "without its data": without_its_data,
+    "without XACK": without_rights("xack"),
+    "without XDEL and HSET": without_rights("xdel", "hset"),
+    "with a foreign key": with_a_foreign_key,
 }
 
 
 # Those in which Redis answers nothing at all; in the others it refuses to write, and reading goes on.
 SILENT = {"refused", "hanging", "another password", "without its data"}
+
+
+# What `/ready` says of those that only a person can mend.
+CAUSES = {
+    "without XACK": "NOPERM its user may not run XACK:",
+    "without XDEL and HSET": "NOPERM its user may not run XDEL, HSET:",
+    "with a foreign key": "WRONGTYPE",
+}
 
 
 @pytest.mark.parametrize("trouble", list(TROUBLES))
@@ -140,6 +178,8 @@ def test_processes_say_why_and_go_on_by_themselves(
             code, body = until(lambda process=process: _not_ready(process), f"{process.stem} is not ready")
             assert any("redis" in reason for reason in json.loads(body)["reasons"])
             assert code == 503
+            if trouble in CAUSES:
+                until(lambda process=process: CAUSES[trouble] in process.get("/ready")[1], f"{process.stem} tells why")
             assert process.get("/health")[0] == 200
         sandbox.deliver(_letter(3))
         if trouble in SILENT:
@@ -151,6 +191,8 @@ def test_processes_say_why_and_go_on_by_themselves(
         until(lambda process=process: process.get("/ready")[0] == 200, f"{process.stem} is ready again")
         assert process.alive
     until(lambda: _breaker(producer) == "CLOSED", "the breaker closes")
+    with own_redis.client() as client:
+        assert client.xlen(Keys().dlq) == 0
     assert "Traceback" not in producer.log() + worker.log()
 
 

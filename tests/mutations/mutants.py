@@ -37,7 +37,6 @@ class Mutant:
 RECORD = "            duplicates = self._record([write for _, write in writes])\n"
 GIVE_BACK = """\
         except (SinkUnavailable, CircuitBreakerError):
-            self._give_back(writes)
             raise
 """
 

@@ -137,3 +137,30 @@ def test_writers_and_a_collector_at_once_lose_nothing(disk: DiskBlobStore, tmp_p
             done.result()
     disk.put(DATA)
     assert disk.get(REF) == DATA
+
+
+def test_a_directory_that_is_gone_or_empty_is_no_missing_message(tmp_path: Path) -> None:
+    """Its disk is not mounted: whoever asks for a blob knows of one that was stored."""
+    root = tmp_path / "blobs"
+    blobs = open_blobs(f"file:{root}")
+    blobs.put(DATA)
+    root.rename(tmp_path / "elsewhere")
+    for use in (lambda: blobs.get(REF), lambda: blobs.exists(REF), lambda: blobs.put(DATA), blobs.open_spool):
+        with pytest.raises(SinkUnavailable, match="mounted"):
+            use()
+    assert not root.exists()  # made anew, it would hide that the blobs are gone
+    root.mkdir()
+    for use in (lambda: blobs.get(REF), lambda: blobs.exists(REF)):
+        with pytest.raises(SinkUnavailable, match="is empty"):
+            use()
+    root.rmdir()
+    (tmp_path / "elsewhere").rename(root)
+    assert blobs.get(REF) == DATA
+
+
+def test_one_blob_that_is_missing_among_others_is_not_an_outage(tmp_path: Path) -> None:
+    blobs = open_blobs(f"file:{tmp_path}")
+    blobs.put(b"another")
+    assert not blobs.exists(REF)
+    with pytest.raises(TransientError, match="is not in"):
+        blobs.get(REF)

@@ -46,6 +46,7 @@ def run_worker(settings: Settings, number: int, *, drain: bool, min_priority: in
         stream="{email_ingestion}:stream",
         dlq="{email_ingestion}:dlq",
         folders=common_folders(settings),
+        main_loop=LOOP,
     )
     build = partial(WorkerService, drain=drain)
     return ProcessRunner(settings, identify("worker", number), names, build, min_priority=min_priority).run()

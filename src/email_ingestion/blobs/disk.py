@@ -7,6 +7,7 @@ import re
 import tempfile
 import threading
 from collections.abc import Iterator
+from errno import ENOENT
 from pathlib import Path
 from typing import IO
 
@@ -34,6 +35,7 @@ class DiskBlobStore:
         ref = reference_to(data)
         path = self._root / path_of(ref)
         try:
+            self._require_root()
             if not _touch(path) or path.stat().st_size != len(data):
                 with atomic_write(path) as file:
                     file.write(data)
@@ -46,6 +48,7 @@ class DiskBlobStore:
         """Open a temporary file on the same disk, so that `put_file` only links it."""
         directory = self._root / "00" / "00"
         try:
+            self._require_root()
             directory.mkdir(parents=True, exist_ok=True)
             return tempfile.NamedTemporaryFile(dir=directory, prefix=".")
         except OSError as error:
@@ -72,6 +75,7 @@ class DiskBlobStore:
         try:
             data = (self._root / path_of(ref)).read_bytes()
         except FileNotFoundError as error:
+            self._require_blobs()
             raise missing_error(ref, str(self._root)) from error
         except OSError as error:
             raise self._unavailable(error) from error
@@ -84,6 +88,7 @@ class DiskBlobStore:
                 while chunk := file.read(_CHUNK_BYTES):
                     yield chunk
         except FileNotFoundError as error:
+            self._require_blobs()
             raise missing_error(ref, str(self._root)) from error
         except OSError as error:
             raise self._unavailable(error) from error
@@ -91,9 +96,13 @@ class DiskBlobStore:
     def exists(self, ref: str) -> bool:
         """Tell whether the file exists."""
         try:
-            return (self._root / path_of(ref)).exists()
+            (self._root / path_of(ref)).stat()  # `exists` takes a directory that may not be entered for an empty one
+        except FileNotFoundError:
+            self._require_blobs()
+            return False
         except OSError as error:
             raise self._unavailable(error) from error
+        return True
 
     def stored_before(self, before: float) -> Iterator[OldBlob]:
         """Yield old blobs; restore orphans of a killed `remove`, and delete old temporary files of killed writers."""
@@ -138,6 +147,20 @@ class DiskBlobStore:
             with tempfile.NamedTemporaryFile(dir=self._root, prefix=".ping-") as file:
                 file.write(bytes(4096))
                 file.flush()
+        except OSError as error:
+            raise self._unavailable(error) from error
+
+    def _require_root(self) -> None:
+        """Raise FileNotFoundError where the directory is gone: made anew, it would hide that all blobs are."""
+        if not self._root.is_dir():
+            raise FileNotFoundError(ENOENT, "it is not there; is its disk mounted?")
+
+    def _require_blobs(self) -> None:
+        """Raise SinkUnavailable where there is no blob at all: who asks for one knows of one that was stored."""
+        try:
+            self._require_root()
+            if not any(self._root.glob("??")):  # a directory stays when its blobs are collected
+                raise FileNotFoundError(ENOENT, "it is empty; is its disk mounted, does BLOB_URL name it?")
         except OSError as error:
             raise self._unavailable(error) from error
 

@@ -95,6 +95,7 @@ def check_redis(settings: Settings, clock: Callable[[], float]) -> Findings:
         for finding in _check_server(each, clock() - each.time):
             yield replace(finding, check=f"{finding.check}{which}")
     yield _check_writes(link)
+    yield from _check_rights(link)
     yield from _check_database_agreement(link, settings)
     yield from _check_quarantine(link, settings)
 
@@ -145,6 +146,17 @@ def _check_writes(link: RedisLink) -> Finding:
     except EmailIngestionError as error:
         return _refusal("redis writes", error)
     return Finding("redis writes", "ok", "a key was written and removed")
+
+
+def _check_rights(link: RedisLink) -> Findings:
+    try:
+        link.check_commands()
+    except EmailIngestionError as error:
+        if "NOPERM" in str(error):  # another failure is that of `redis writes` too
+            cause = str(error).partition("NOPERM ")[2].partition("; ")[0]
+            yield Finding("redis rights", "failed", cause, "take the ACL line of config/redis.conf for it")
+    else:
+        yield Finding("redis rights", "ok", "every command that we use is permitted")
 
 
 def _check_durability(facts: ServerInfo) -> Findings:

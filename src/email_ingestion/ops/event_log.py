@@ -42,6 +42,7 @@ LOG_RULES: dict[type[Event], LogRule] = {
     events.Stopped: LogRule("process_stopped", INFO),
     events.Stalled: LogRule("loop_stalled", CRITICAL),
     events.LoopFailed: LogRule("loop_failed", ERROR, repeats=True),
+    events.LoopRecovered: LogRule("loop_recovered", INFO),
     events.StacksDumped: LogRule("stacks_dumped", WARNING),
     events.Connected: LogRule("imap_connected", INFO),
     events.ConnectionFailed: LogRule("imap_connection_failed", ERROR, repeats=True),

@@ -75,23 +75,34 @@ class ProcessState:
             self._check(known, None, None, ok=True)
 
     def redis_failed(self, event: events.RedisFailed) -> None:
-        """Mark Redis as unhealthy before the next probe finds out."""
-        if "redis" in self.checks and is_redis_failure(event.error):
-            self._check(self.checks["redis"], None, event.error, ok=False)
+        """Mark Redis as unhealthy before the next probe finds out; an open breaker does not replace the real cause."""
+        known = self.checks.get("redis")
+        rejected = isinstance(event.error, CircuitBreakerError)
+        if known and is_redis_failure(event.error) and not (rejected and known.status == "unhealthy"):
+            self._check(known, None, event.error, ok=False)
+        if event.loop:
+            self.loop_failed(event)
 
-    def loop_failed(self, event: events.LoopFailed) -> None:
-        """Keep the failure of a loop until it has gone well for a while."""
+    def loop_failed(self, event: events.LoopFailed | events.RedisFailed) -> None:
+        """Keep the failure of a loop until it has gone well for a while; an open breaker does not replace its cause."""
         now, unforeseen = self._clock(), is_unforeseen(event.error)
         before = self.loop_failures.get(event.loop)
-        if before is None or before.shown_until < now:
-            before = LoopFailure("", unforeseen, 0, now, now)
+        if before is None or before.shown_until < now or not before.lasting:
+            before = LoopFailure("", unforeseen, before.count if before else 0, now, now)
+        reason = describe_unforeseen(event.error) if unforeseen else describe_error(event.error)
         self.loop_failures[event.loop] = LoopFailure(
-            describe_unforeseen(event.error) if unforeseen else describe_error(event.error),
+            before.reason if before.reason and isinstance(event.error, CircuitBreakerError) else reason,
             unforeseen,
             before.count + 1,
             before.since,
             now + event.retry_in + SHOWN_SECONDS[unforeseen],
         )
+
+    def loop_recovered(self, event: events.LoopRecovered) -> None:
+        """Forget the failure of a loop; one that nobody foresaw is shown for a while."""
+        failure = self.loop_failures.pop(event.loop, None)
+        if failure and failure.unforeseen:
+            self.loop_failures[event.loop] = replace(failure, lasting=False)
 
     def shown_loop_failures(self) -> dict[str, LoopFailure]:
         """Return the failures of loops that still count, by loop."""
@@ -235,6 +246,7 @@ _HANDLERS: dict[type[Event], Callable[[ProcessState, Any], None]] = {
     events.BreakerChanged: ProcessState.breaker_changed,
     events.RedisFailed: ProcessState.redis_failed,
     events.LoopFailed: ProcessState.loop_failed,
+    events.LoopRecovered: ProcessState.loop_recovered,
     events.Connected: ProcessState.connected,
     events.ConnectionFailed: ProcessState.account_failed,
     events.NeedsOperator: ProcessState.account_failed,
@@ -275,7 +287,7 @@ class LoopState:
 
 
 class LoopMonitor:
-    """Knows when each loop turned last and which loops have stalled; thread-safe.
+    """Knows when each loop turned last, which loops have stalled; thread-safe.
 
     A loop's time starts when it is first watched, so that a loop that never turns is noticed too.
     """

@@ -9,6 +9,8 @@ from typing import Literal
 from email_ingestion.breaker import BreakerSnapshot
 from email_ingestion.ops.status_records import CONSENT_WARNING, AccountState, Check, LoopFailure
 
+STANDSTILL_SECONDS = 5.0  # of failures only, after which the main loop counts as doing nothing
+
 ReadinessStatus = Literal["ready", "degraded", "not_ready", "starting", "draining"]
 
 
@@ -38,7 +40,8 @@ class ReadinessInputs:
     """All that counts for readiness at one moment; `now` in Unix seconds, `checks_expire` in seconds.
 
     `account_problems` and `paused_accounts` give a reason by account, `sink_problems` one by sink,
-    `stalled` the seconds of silence and `loop_failures` the last failure by loop.
+    `stalled` the seconds of silence and `loop_failures` the last failure by loop; without its `main_loop` the process
+    does nothing.
     """
 
     now: float
@@ -54,6 +57,7 @@ class ReadinessInputs:
     conditions: Mapping[str, Condition]
     stalled: Mapping[str, float]
     loop_failures: Mapping[str, LoopFailure]
+    main_loop: str | None
     checks_expire: float
 
 
@@ -78,6 +82,7 @@ def _is_unknown(check: Check) -> bool:
 def _blocking(inputs: ReadinessInputs) -> Iterator[str]:
     yield from (f"loop {loop} has not turned for {seconds:.0f} s" for loop, seconds in inputs.stalled.items())
     yield from _conditions(inputs, critical=True)
+    yield from (f"loop {loop}: {_describe_failure(each)}" for loop, each in _standstill(inputs).items())
     critical = {check.name for check in inputs.checks if check.critical}
     unavailable = _unavailable(inputs)
     yield from (reason for name, reason in unavailable if name in critical)
@@ -92,7 +97,8 @@ def _degrading(inputs: ReadinessInputs) -> Iterator[str]:
     yield from (
         f"circuit breaker {breaker.name} is HALF_OPEN" for breaker in inputs.breakers if breaker.state == "HALF_OPEN"
     )
-    yield from (f"loop {loop}: {_describe_failure(each)}" for loop, each in inputs.loop_failures.items())
+    others = inputs.loop_failures.keys() - _standstill(inputs).keys()
+    yield from (f"loop {loop}: {_describe_failure(inputs.loop_failures[loop])}" for loop in sorted(others))
     yield from (f"sink {name}: {problem}" for name, problem in inputs.sink_problems.items())
     yield from (f"account {name}: {problem}" for name, problem in inputs.account_problems.items())
     yield from (
@@ -114,6 +120,14 @@ def _describe_quarantine(account: AccountState) -> str:
     count = account.quarantined
     named = f"UID {uid}: {why}" + (f", and {count - 1} more" if count > 1 else "")
     return f"account {account.name}: {count} quarantined, {named}; `email-ingestion quarantine list`"
+
+
+def _standstill(inputs: ReadinessInputs) -> dict[str, LoopFailure]:
+    """Return the main loop if it has done nothing but fail for a while: one failure may be over a second later."""
+    found = inputs.loop_failures.get(inputs.main_loop or "")
+    if found and inputs.main_loop and found.lasting and inputs.now - found.since > STANDSTILL_SECONDS:
+        return {inputs.main_loop: found}
+    return {}
 
 
 def _unavailable(inputs: ReadinessInputs) -> list[tuple[str, str]]:

@@ -115,6 +115,7 @@ class Status:
                 conditions={**self._conditions, **override_reasons},
                 stalled=stalled,
                 loop_failures=state.shown_loop_failures(),
+                main_loop=self._names.main_loop,
                 checks_expire=CHECKS_EXPIRE,
             )
         return evaluate(inputs)

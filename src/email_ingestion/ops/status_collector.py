@@ -31,6 +31,7 @@ from email_ingestion.stream import (
 
 LOOP = "collect"
 COLLECT_SECONDS = 1.0
+COMMANDS_SECONDS = 10.0  # between two looks whether Redis permits every command that we use
 FAILOVER_SECONDS = 0.25  # while another server may be about to take over
 
 
@@ -165,6 +166,8 @@ class StatusCollector:
     def _exchange(self, gauges: list[Gauges]) -> None:
         """Read through the breaker, write past it: a full Redis refuses writes and must still be drained."""
         gauges.append(read_gauges(self._link))
+        if self._link.refusal or time.monotonic() - self._link.commands_checked_at > COMMANDS_SECONDS:
+            self._link.check_commands()
         self._overrides.apply_shared(self._shared_overrides.read())
         announce_presence(self._link, self._presence())
 

@@ -37,7 +37,7 @@ class Names:
     """The closed sets that label values and status lines are taken from.
 
     `dependencies` maps a name to whether the process can do nothing without it, `loops` a name to the allowed silence
-    in seconds; the disks of `folders` must not fill up.
+    in seconds; without its `main_loop` the process does nothing; the disks of `folders` must not fill up.
     """
 
     dependencies: Mapping[str, bool] = field(default_factory=dict)
@@ -48,6 +48,7 @@ class Names:
     stream: str | None = None
     dlq: str | None = None
     folders: Mapping[str, Path] = field(default_factory=dict)
+    main_loop: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,7 @@ class LoopFailure:
     count: int
     since: float
     shown_until: float
+    lasting: bool = True  # it has not gone well since
 
 
 @dataclass(frozen=True, slots=True)

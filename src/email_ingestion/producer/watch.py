@@ -322,7 +322,8 @@ class Watcher:
         if isinstance(error, CircuitBreakerError):  # no later than its next probe, which costs nothing to wait for
             seconds = min(REDIS_SECONDS, max(error.retry_after, PROBE_SECONDS))
         ledger = isinstance(error, SinkUnavailable)
-        self._observe(LoopFailed(self._loop, error, seconds) if ledger else RedisFailed(error, seconds))
+        failed = LoopFailed(self._loop, error, seconds) if ledger else RedisFailed(error, seconds, self._loop)
+        self._observe(failed)
         self._report_state("waiting")
         self._pause(seconds)
 

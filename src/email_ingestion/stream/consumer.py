@@ -14,9 +14,9 @@ that a single script acks it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from typing import Any, TypeVar, cast
@@ -24,17 +24,18 @@ from typing import Any, TypeVar, cast
 from redis.exceptions import ResponseError
 
 from email_ingestion.backoff import backoff
+from email_ingestion.errors import TransientError
 from email_ingestion.records import NORMAL_PRIORITY
 from email_ingestion.stream.clients import BLOCK_SECONDS, LazyCluster
 from email_ingestion.stream.codec import MAX_INLINE_BYTES, Delivery, decode_delivery
 from email_ingestion.stream.keys import GROUP, Keys, parse_entry_id
+from email_ingestion.stream.redelivery import EntryAttempts, RedisClock
 from email_ingestion.stream.redis_link import RedisLink, is_group_missing, text
 
 T = TypeVar("T")
 
 # Back-off by deliveries, for the script claim_due; its last value holds for all that follow.
 BACKOFF_STEPS = 12
-CLOCK_TOLERANCE = 1.0  # seconds that Redis' clock may go back; an entry merely waits so much longer
 
 
 class Consumer:
@@ -160,6 +161,7 @@ class _PartitionConsumer:
         self._recover_orphans = link.script("recover_orphans")
         self._restart_idle = link.script("restart_idle")
         self._clock = RedisClock()
+        self._attempts = EntryAttempts()
         self._has_urgent = False  # entries that were read before their turn, and that `read_new` must pass over
 
     def ensure_group(self) -> None:
@@ -169,11 +171,20 @@ class _PartitionConsumer:
         self._check_clock()
         args: list[str | int] = [GROUP, self._name, self._lease_ms, limit, min_priority, *self._backoff_ms]
         keys = [self._keys.stream, self._keys.priority]
-        claimed = self._with_group(lambda: self._claim_due(keys=keys, args=args))
+        with self._attempts.counting_lost_answers():
+            claimed = self._with_group(lambda: self._claim_due(keys=keys, args=args))
         return [
-            self._decode(entry_id, int(count), fields, foreign=bool(foreign))
+            self._delivery(entry_id, int(count), fields, foreign=bool(foreign))
             for entry_id, count, fields, foreign in claimed
         ]
+
+    def _delivery(self, entry_id: bytes, count: int, fields: list[bytes], *, foreign: bool) -> Delivery:
+        attempt = self._attempts.delivered(entry_id.decode(), count, foreign=foreign)
+        if attempt < count:  # another life of this worker knows only what Redis counts
+            args: list[str | int] = [GROUP, self._name, count - attempt, entry_id.decode()]
+            with suppress(TransientError):
+                self._in_group(lambda: self._extend(keys=[self._keys.stream], args=args), None)
+        return decode_delivery(self._keys, entry_id, attempt, fields, foreign=foreign, max_inline=self._max_inline)
 
     def read_urgent(self, limit: int, min_priority: int) -> list[Delivery]:
         keys = [self._keys.stream, self._keys.priority]
@@ -198,10 +209,7 @@ class _PartitionConsumer:
         return self._deliveries([(entry_id, _flat(fields)) for entry_id, fields in entries])
 
     def _deliveries(self, entries: Iterable[tuple[bytes, list[bytes]]]) -> list[Delivery]:
-        return [self._decode(entry_id, 1, fields, foreign=False) for entry_id, fields in entries]
-
-    def _decode(self, entry_id: bytes, attempt: int, fields: list[bytes], *, foreign: bool) -> Delivery:
-        return decode_delivery(self._keys, entry_id, attempt, fields, foreign=foreign, max_inline=self._max_inline)
+        return [self._delivery(entry_id, 1, fields, foreign=False) for entry_id, fields in entries]
 
     def ack(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         args: list[str | int] = [GROUP, self._name]
@@ -209,15 +217,21 @@ class _PartitionConsumer:
             args += [parse_entry_id(delivery.id)[1], delivery.wire_bytes]
         keys = [self._keys.stream, self._keys.volume, self._keys.priority]
         acked = self._in_group(lambda: self._ack(keys=keys, args=args), [0] * len(deliveries))
+        self._attempts.forget(args[2::2])
         return [delivery for delivery, mine in zip(deliveries, acked, strict=True) if not mine]
 
     def extend(self, ids: Iterable[str], *, give_back: bool) -> set[str]:
-        args: list[str | int] = [GROUP, self._name, int(give_back), *_entry_ids(ids)]
+        entry_ids = _entry_ids(ids)
+        if give_back:
+            self._attempts.given_back(entry_ids)
+        args: list[str | int] = [GROUP, self._name, int(give_back), *entry_ids]
         mine = self._in_group(lambda: self._extend(keys=[self._keys.stream], args=args), [])
         return {self._keys.format_entry_id(entry_id.decode()) for entry_id in mine}
 
     def release(self, ids: Sequence[str]) -> int:
-        args: list[str | int] = [GROUP, self._name, self._lease_ms, *_entry_ids(ids)]
+        entry_ids = _entry_ids(ids)
+        self._attempts.given_back(entry_ids)
+        args: list[str | int] = [GROUP, self._name, self._lease_ms, *entry_ids]
         return int(self._in_group(lambda: self._release(keys=[self._keys.stream], args=args), 0))
 
     def dead_letter(self, delivery: Delivery, fields: dict[str, str]) -> bool:
@@ -225,7 +239,9 @@ class _PartitionConsumer:
         for name, value in fields.items():
             args += [name, value]
         keys = [self._keys.stream, self._keys.volume, self._keys.dlq, self._keys.priority]
-        return bool(self._in_group(lambda: self._dead_letter(keys=keys, args=args), None))
+        dead = bool(self._in_group(lambda: self._dead_letter(keys=keys, args=args), None))
+        self._attempts.forget(args[2:3])
+        return dead
 
     def recover_orphans(self) -> int:
         found, start = 0, "-"
@@ -294,19 +310,6 @@ def _entry_ids(ids: Iterable[str]) -> list[str]:
 def _flat(fields: dict[bytes, bytes]) -> list[bytes]:
     """Return names and values in turn, as scripts do."""
     return [part for item in fields.items() for part in item]
-
-
-class RedisClock:
-    """Notices that the wall clock of Redis went back, which makes the idle time of pending entries stand still."""
-
-    def __init__(self) -> None:
-        self._last: tuple[float, float] | None = None
-
-    def went_back(self, redis_now: float, now: float | None = None) -> bool:
-        """Whether it did since the last call, or may have before the first; `redis_now` is Redis' TIME in seconds."""
-        now = time.monotonic() if now is None else now
-        last, self._last = self._last, (redis_now, now)
-        return last is None or redis_now < last[0] + (now - last[1]) - CLOCK_TOLERANCE
 
 
 class _StreamWaiter:

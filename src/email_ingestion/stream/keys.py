@@ -16,6 +16,7 @@
     {email_ingestion}:budget:<account>            hash    bytes downloaded, by hour since the epoch
     {email_ingestion}:receipts:<run>              list    receipts of synthetic messages, JSON; expires
     {email_ingestion}:doctor                      string  write probe of the doctor; expires
+    {email_ingestion}:probe                               never there: commands are tried on it without an effect
     {email_ingestion}:restoring:<name>                    what a restore has loaded so far, to become <name> in one step
     {email_ingestion}:lockout:<account>           hash    until (Unix seconds), seconds: locked out by the mail server
     {email_ingestion}:quarantine:<account>/<mailbox>  hash  <uidvalidity>/<uid>: JSON; messages the server refuses

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,7 +20,7 @@ from redis import exceptions
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
 from email_ingestion.breaker import Breaker, BreakerPolicy
-from email_ingestion.errors import ConfigurationError, LeaseLost, RedisConnectionError, StaleCursor
+from email_ingestion.errors import CircuitBreakerError, ConfigurationError, LeaseLost, RedisConnectionError, StaleCursor
 from email_ingestion.settings import RedisAddress
 from email_ingestion.stream.clients import CONNECTIONS, LazyCluster, connect, current_master, fails_over
 from email_ingestion.stream.keys import Keys, partition_keys, partition_of
@@ -27,23 +29,25 @@ T = TypeVar("T")
 
 INCLUDE = re.compile(rb"^-- include (\w+)$", re.MULTILINE)  # in a script: a function of lua/shared
 
-# The first word of the errors of a Redis that answers but does not serve; most have no class in redis-py.
-NOT_SERVING_WORDS = frozenset(
-    [
-        *("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOAUTH", "NOPERM"),
-        *("NOREPLICAS", "OOM", "READONLY", "TRYAGAIN", "UNBLOCKED", "WRONGPASS"),
-    ]
+# Errors of a Redis that answers but does not serve, by the word that says what they mean. redis-py cuts it off where it
+# has a class for it, and a script may put its own text before it.
+MEANINGS: tuple[tuple[str, type[ResponseError] | None], ...] = (
+    ("OOM", redis.OutOfMemoryError),
+    ("NOPERM", exceptions.NoPermissionError),
+    ("READONLY", exceptions.ReadOnlyError),
+    ("CLUSTERDOWN", exceptions.ClusterDownError),
+    ("MASTERDOWN", exceptions.MasterDownError),
+    ("CROSSSLOT", exceptions.ClusterCrossSlotError),
+    ("TRYAGAIN", exceptions.TryAgainError),
+    ("MOVED", exceptions.MovedError),
+    ("ASK", exceptions.AskError),  # a slot moved during the call, past the client's redirection
+    ("NOSCRIPT", exceptions.NoScriptError),
+    *((word, None) for word in ("BUSY", "LOADING", "MISCONF", "NOAUTH", "NOREPLICAS", "UNBLOCKED")),
+    *((word, None) for word in ("WRONGPASS", "WRONGTYPE", "NOGROUP", "EXECABORT", "DENIED")),
 )
-# Of these errors redis-py cuts the first word off.
-NOT_SERVING_ERRORS = (
-    redis.OutOfMemoryError,
-    exceptions.AskError,  # a slot moved during the call, past the client's redirection
-    exceptions.ClusterDownError,
-    exceptions.MasterDownError,
-    exceptions.NoPermissionError,
-    exceptions.ReadOnlyError,
-    exceptions.TryAgainError,
-)
+# What Redis says instead of NOPERM to a script: from 7.0, and from 7.2.
+REFUSED_IN_SCRIPT = ("The user executing the script can't", "ACL failure in script")
+MEANING_WORDS = re.compile(rf"\b({'|'.join(word for word, _ in MEANINGS)})\b")
 
 
 # After these errors nothing was done; the client knows where to do it.
@@ -114,7 +118,12 @@ class RedisLink:
         # Of PendingScript, which holds one connection while its thread may want another.
         self.pending_slots = threading.BoundedSemaphore(CONNECTIONS // 4)
         self.partitions_verified = False  # the number of partitions, with Redis
+        # Why nothing may be done, until `check_commands` finds otherwise: a script that is refused a command in its
+        # middle has done what comes before it.
+        self.refusal: RedisConnectionError | None = None
+        self.commands_checked_at = -math.inf  # monotonic seconds
         self._fix_partitions = self.script("fix_partitions")
+        self._check_commands = self.script("check_commands")
 
     @property
     def fails_over(self) -> bool:
@@ -151,16 +160,50 @@ class RedisLink:
         """
 
         def guarded() -> T:
-            with _translated():
-                self._verify_partitions()
-                return operation()
+            try:
+                with _translated():
+                    self._verify_partitions()
+                    return operation()
+            except RedisConnectionError as error:
+                if isinstance(error.__cause__, ResponseError) and meaning_of(error.__cause__) == "NOPERM":
+                    self.commands_checked_at = -math.inf
+                raise
 
+        if self.refusal:  # past the breaker: its probe is for `check_commands`
+            raise RedisConnectionError(str(self.refusal)) from self.refusal
         return self.breaker.run(guarded)
 
     def call_unguarded(self, operation: Callable[[], T]) -> T:
         """Return the result of `operation`, past the breaker: not counted, not refused. Raises RedisConnectionError."""
         with _translated():
             return operation()
+
+    def check_commands(self) -> None:
+        """Find out whether the user may do all that we do; until then `call` refuses everything.
+
+        Raises RedisConnectionError, which names the commands, and CircuitBreakerError while the breaker is open.
+        """
+        self.commands_checked_at = time.monotonic()
+
+        def check() -> None:
+            with _translated():
+                for keys in self.partitions:
+                    refused, text_of_first = self._check_commands(keys=[keys.name("probe")])
+                    if refused:
+                        names = ", ".join(text(name) for name in refused)
+                        raise RedisConnectionError(
+                            f"Redis does not serve: NOPERM its user may not run {names}: {text(text_of_first)}; "
+                            "take the ACL line of config/redis.conf for it"
+                        )
+
+        try:
+            self.breaker.run(check)
+        except CircuitBreakerError:
+            raise
+        except RedisConnectionError as error:
+            self.refusal = error if "NOPERM" in str(error) else None
+            raise
+        self.refusal = None
 
     def _verify_partitions(self) -> None:
         """Check once that Redis has this number of partitions; the first process fixes it."""
@@ -196,7 +239,8 @@ class PendingScript:
         self._pool: Any = None
         self._connection: Any = None  # that will have the answer
         self._error: Exception | None = None
-        self._has_slot = link.partitions_verified and link.pending_slots.acquire(blocking=False)
+        ready = link.partitions_verified and not link.refusal
+        self._has_slot = ready and link.pending_slots.acquire(blocking=False)
         if self._has_slot:
             try:
                 self._pool = link.node_for(partition).connection_pool
@@ -253,15 +297,29 @@ def _translated() -> Iterator[None]:
         if word == "FENCED":
             holder = str(error).removeprefix("FENCED").strip().partition(" ")[0] or "nobody"
             raise LeaseLost(f"the account's lease is no longer this process's, {holder} has it") from error
-        if (
-            word in NOT_SERVING_WORDS
-            or isinstance(error, NOT_SERVING_ERRORS)
-            or "used memory > 'maxmemory'" in str(error)
-        ):
-            raise RedisConnectionError(f"Redis does not serve: {error}") from error
-        raise
+        # Whatever else it is, no message is at fault: the words are ours, and only the server can mind them.
+        raise RedisConnectionError(f"Redis does not serve: {describe_refusal(error)}") from error
     except (RedisError, RedisClusterException) as error:
         raise RedisConnectionError(f"Redis does not answer: {_message_of(error)}") from error
+
+
+def meaning_of(error: Exception) -> str:
+    """Return the word that says what an error of Redis means, such as NOPERM, also where a script met it; else ''."""
+    for word, kind in MEANINGS:
+        if kind and isinstance(error, kind):
+            return word
+    if "used memory > 'maxmemory'" in str(error):
+        return "OOM"
+    if any(part in str(error) for part in REFUSED_IN_SCRIPT):
+        return "NOPERM"
+    found = MEANING_WORDS.search(str(error))
+    return found[1] if found else ""
+
+
+def describe_refusal(error: Exception) -> str:
+    """Return the text of an error of Redis, with the word that says what it means."""
+    word = meaning_of(error)
+    return f"{word} {error}" if word and word not in str(error) else str(error)
 
 
 def _message_of(error: Exception) -> str:

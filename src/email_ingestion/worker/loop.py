@@ -20,7 +20,7 @@ from contextlib import suppress
 
 from email_ingestion.backoff import backoff
 from email_ingestion.errors import CircuitBreakerError, RedisConnectionError, TransientError
-from email_ingestion.events import LoopFailed, LoopTick, Observe, Reclaimed, RedisFailed
+from email_ingestion.events import LoopFailed, LoopRecovered, LoopTick, Observe, Reclaimed, RedisFailed
 from email_ingestion.records import NORMAL_PRIORITY
 from email_ingestion.stream import Consumer, Delivery
 from email_ingestion.worker.processor import BatchProcessor, InProgress
@@ -94,6 +94,8 @@ class Worker:
             self._observe(LoopTick(LOOP))
             try:
                 self._run_once()
+                if self._failures:
+                    self._observe(LoopRecovered(LOOP))
                 self._failures = 0
                 if finished():
                     return
@@ -237,7 +239,7 @@ class Worker:
         delay = REDIS_SECONDS if redis else min(backoff(self._failures), DATABASE_SECONDS)
         if isinstance(error, CircuitBreakerError):  # no longer than until its next probe, which costs nothing
             delay = min(delay, max(error.retry_after, PROBE_SECONDS))
-        self._observe(RedisFailed(error, delay) if redis else LoopFailed(LOOP, error, delay))
+        self._observe(RedisFailed(error, delay, LOOP) if redis else LoopFailed(LOOP, error, delay))
         self._stop.wait(delay)
 
 

@@ -1,7 +1,7 @@
 """From a batch of the stream to the database: parse, record and ack it; message by message where the batch fails.
 
 A message ends in one of four ways: recorded and acked, dead-lettered, pending for another attempt, or given back
-without an attempt spent because the database, the blob store or Redis is away.
+without an attempt spent because the database, the blob store, Redis or the parser's process is away.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from typing import TypeVar
 
 from email_ingestion.background import BackgroundThread
 from email_ingestion.backoff import backoff
@@ -24,6 +25,7 @@ from email_ingestion.errors import (
     CircuitBreakerError,
     EmailIngestionError,
     ParserDied,
+    ParserUnavailable,
     PermanentError,
     SinkUnavailable,
     TransientError,
@@ -45,6 +47,8 @@ from email_ingestion.sinks import Sink, ping_sink
 from email_ingestion.stream import Consumer, Delivery, Receipt, SyntheticMessages
 from email_ingestion.stream.codec import UnknownVersion
 from email_ingestion.stream.dead_letters import Reason, dead_letter_fields
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,9 @@ class BatchProcessor:
         self._instance = instance
         self._observe = observe
         self._parse_thread = BackgroundThread("parse")
+        self._parser_away = False
         self._in_progress: tuple[Delivery, ...] = ()
+        self._unsettled: set[str] = set()  # entries in progress that were neither acked nor dead-lettered nor deferred
         self._revoked: set[str] = set()
 
     def revoke(self, email_id: str) -> bool:
@@ -109,8 +115,13 @@ class BatchProcessor:
         return True
 
     def ready(self) -> bool:
-        """Whether the database takes mail."""
-        return is_available(self._database, self._breaker)
+        """Whether the database takes mail. Raises ParserUnavailable as long as the parser parses nothing."""
+        if not is_available(self._database, self._breaker):
+            return False
+        if self._parser_away:
+            self._in_parse_thread(self._parser.check).result()
+            self._parser_away = False
+        return True
 
     def retry_after(self) -> float:
         """Return the seconds until the database may be tried again."""
@@ -119,13 +130,15 @@ class BatchProcessor:
     def submit(self, batch: Sequence[Delivery]) -> InProgress:
         """Have the batch parsed in another thread; `finish` or `give_back` must follow."""
         self._in_progress = (*self._in_progress, *batch)
+        self._unsettled |= {delivery.id for delivery in batch}
         started = time.monotonic()
         try:
             readable = [(delivery, message) for delivery in batch if (message := self._readable(delivery))]
+            return self._parse_later(batch, readable, started)
         except BaseException:
+            self._give_back_unsettled(batch)
             self._forget(batch)
             raise
-        return self._parse_later(batch, readable, started)
 
     def finish(self, work: InProgress) -> None:
         """Settle every entry of a submitted batch, or leave it pending for a later attempt.
@@ -135,20 +148,27 @@ class BatchProcessor:
         """
         try:
             self._settle(work)
+        except TransientError:
+            self._give_back_unsettled(work.batch)
+            raise
         finally:
             self._forget(work.batch)
 
     def give_back(self, work: InProgress) -> None:
         """Leave a submitted batch to a later attempt: a sink or Redis went away, and none of it was tried."""
-        with suppress(TransientError):
-            self._give_back(work.readable)
+        self._give_back_unsettled(work.batch)
         self._forget(work.batch)
 
-    def _give_back(self, items: Sequence[tuple[Delivery, object]]) -> None:
-        self._consumer.extend([delivery.id for delivery, _ in items], give_back=True)
+    def _give_back_unsettled(self, batch: Sequence[Delivery]) -> None:
+        """Take attempts back; where Redis does not do it now, the consumer remembers that they were none."""
+        ids = [delivery.id for delivery in batch if delivery.id in self._unsettled]
+        if ids:
+            with suppress(TransientError):
+                self._consumer.extend(ids, give_back=True)
 
     def _forget(self, batch: Sequence[Delivery]) -> None:
         ids = {delivery.id for delivery in batch}
+        self._unsettled -= ids
         self._revoked -= {delivery.email_id for delivery in batch}
         self._in_progress = tuple(delivery for delivery in self._in_progress if delivery.id not in ids)
 
@@ -156,7 +176,13 @@ class BatchProcessor:
         self, batch: Sequence[Delivery], readable: Sequence[tuple[Delivery, RawMessage]], started: float
     ) -> InProgress:
         messages = [message for _, message in readable]
-        return InProgress(batch, readable, self._parse_thread.submit(lambda: self._parse(messages)), started)
+        return InProgress(batch, readable, self._in_parse_thread(lambda: self._parse(messages)), started)
+
+    def _in_parse_thread(self, job: Callable[[], T]) -> Future[T]:
+        try:
+            return self._parse_thread.submit(job)
+        except RuntimeError as error:
+            raise ParserUnavailable(f"no thread can be started: {error}; look for a limit of processes") from error
 
     def _parse(self, messages: Sequence[RawMessage]) -> list[Email | EmailIngestionError]:
         """Return an email for each message, or the error of one whose bytes are missing; in the parse thread."""
@@ -174,10 +200,20 @@ class BatchProcessor:
             return message.raw
         try:
             return self._blobs.get(message.raw_ref or "")
-        except SinkUnavailable:
+        except SinkUnavailable as error:
+            self._count_blob_store_failure(error)
             raise
         except EmailIngestionError as error:
             return error
+
+    def _count_blob_store_failure(self, error: SinkUnavailable) -> None:
+        """Let the breaker of the database know, whose ping asks the blob store too."""
+
+        def fail() -> None:
+            raise error
+
+        with suppress(TransientError):
+            self._breaker.run(fail)
 
     def _settle(self, work: InProgress) -> None:
         writes = self._parsed(work)
@@ -186,7 +222,6 @@ class BatchProcessor:
         try:
             duplicates = self._record([write for _, write in writes])
         except (SinkUnavailable, CircuitBreakerError):
-            self._give_back(writes)
             raise
         except (PermanentError, TransientError) as error:
             if len(writes) == 1:
@@ -198,12 +233,11 @@ class BatchProcessor:
 
     def _settle_singly(self, writes: Sequence[tuple[Delivery, LedgerWrite]]) -> None:
         """Find the message at fault in a failed batch; the others are recorded."""
-        for position, (delivery, write) in enumerate(writes):
+        for delivery, write in writes:
             started = time.monotonic()
             try:
                 duplicates = self._record([write])
             except (SinkUnavailable, CircuitBreakerError):
-                self._give_back(writes[position:])
                 raise
             except (PermanentError, TransientError) as error:
                 self._fail(delivery, error)
@@ -214,8 +248,8 @@ class BatchProcessor:
         """Return what is to be recorded; when a message ended the parser, parse each alone, so that only it fails."""
         try:
             emails = work.emails.result()
-        except SinkUnavailable:  # the blob store is away, and no message is at fault
-            self._give_back(work.readable)
+        except ParserUnavailable:
+            self._parser_away = True
             raise
         except ParserDied as error:
             return self._parsed_singly(work, error)
@@ -257,7 +291,7 @@ class BatchProcessor:
 
     def _refusal(self, delivery: Delivery) -> tuple[Reason, EmailIngestionError | None] | None:
         """Return why an entry is not even tried, None when it is."""
-        if delivery.attempt > self._max_retries + 1:
+        if delivery.attempt > self._max_retries + 1 and not self._is_recorded(delivery):
             # These attempts were not counted as failures, so each of them ended its worker.
             return "poison", None
         if delivery.unreadable:
@@ -267,6 +301,11 @@ class BatchProcessor:
                 f"it is for the sink {delivery.message.only_sink!r} alone: add that to SINKS"
             )
         return None
+
+    def _is_recorded(self, delivery: Delivery) -> bool:
+        """Whether the database has the message: then only its acks failed. Raises SinkUnavailable."""
+        ledger = getattr(self._database, "ledger", None)
+        return ledger is not None and bool(ledger.known_ids([delivery.email_id]))
 
     def _record(self, writes: Sequence[LedgerWrite]) -> set[str]:
         """Write messages to the database; return the identities that it had already."""
@@ -288,6 +327,7 @@ class BatchProcessor:
 
     def _ack(self, recorded: Sequence[Delivery], duplicates: set[str], seconds: float) -> None:
         lost = self._consumer.ack(recorded)
+        self._unsettled -= {delivery.id for delivery in recorded}
         if lost:
             self._observe(OwnershipLost(len(lost)))
         now = datetime.now(UTC)
@@ -332,15 +372,19 @@ class BatchProcessor:
 
     def _defer(self, delivery: Delivery, error: EmailIngestionError) -> None:
         self._consumer.extend([delivery.id])
+        self._unsettled.discard(delivery.id)
         self._observe(Deferred(delivery.email_id, delivery.attempt, error, backoff(delivery.attempt)))
 
     def _dead_letter(self, delivery: Delivery, reason: Reason, error: EmailIngestionError | None) -> None:
         if delivery.synthetic:  # nobody's mail: it gets a receipt, and nothing of it is kept
             self._consumer.ack([delivery])
+            self._unsettled.discard(delivery.id)
             self._add_receipts([delivery], delivered=False)
             return
         fields = dead_letter_fields(reason, delivery.attempt, error, stack_frames(error), self._instance)
-        if self._consumer.dead_letter(delivery, fields):
+        moved = self._consumer.dead_letter(delivery, fields)
+        self._unsettled.discard(delivery.id)
+        if moved:
             self._observe(DeadLettered(delivery.email_id, reason, delivery.attempt, error))
 
 

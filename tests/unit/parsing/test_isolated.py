@@ -1,86 +1,97 @@
-"""The parser process: the same records, and nobody else dies of a message."""
+"""A parser that the system ends or does not let start is no message's fault."""
 
 from __future__ import annotations
 
 import os
+import resource
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-import psutil
 import pytest
 
-from email_ingestion.errors import ParserDied
-from email_ingestion.parsing import parse
-from email_ingestion.parsing.isolated import IsolatedParser
-from tests.servers.links import message
+from email_ingestion.errors import ParserDied, ParserUnavailable
+from email_ingestion.parsing.isolated import PROBE, IsolatedParser
 from tests.servers.poison import poisoned_python
-from tests.unit.parsing.messages import envelope
 
-CORPUS = Path(__file__).parents[2] / "corpus"
-RICH = ("abuse-report", "bounce-several", "calendar-cancel", "enclosed-thrice", "list-one-click", "verdicts-gmail")
+LETTER = b"Subject: hello\r\n\r\nhello\r\n"
 
 
 @pytest.fixture
-def parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[IsolatedParser]:
-    monkeypatch.setenv("PYTHONPATH", poisoned_python(tmp_path / "site"))
-    with closing(IsolatedParser(timeout=2.0)) as isolated:
-        yield isolated
+def parser() -> Iterator[IsolatedParser]:
+    with closing(IsolatedParser(30.0)) as made:
+        yield made
 
 
-def _parsers() -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process(os.getpid()).children()
-        if "email_ingestion.parsing.parser_process" in child.cmdline()
-    ]
-
-
-def _pair(number: int, poison: str = ""):
-    head = f"X-Poison: {poison}\r\n" if poison else ""
-    made = message(number, raw=f"{head}Subject: letter {number}\r\n\r\nhello".encode())
-    return made.envelope, made.raw
-
-
-def test_the_records_are_those_of_the_parser_itself(parser: IsolatedParser):
-    batch = [_pair(number) for number in range(50)]
-    batch += [(envelope(), (CORPUS / f"{name}.eml").read_bytes()) for name in RICH]
-    assert parser.parse(list(batch)) == [parse(envelope, raw) for envelope, raw in batch]
-
-
-@pytest.mark.parametrize(("poison", "words"), [("abort", "died with -6"), ("loop", "longer than 2 s")])
-def test_a_message_that_kills_or_stalls_it_is_an_error_and_the_next_batch_works(
-    parser: IsolatedParser, poison: str, words: str
-):
-    with pytest.raises(ParserDied, match=words):
-        parser.parse([_pair(1), _pair(2, poison), _pair(3)])
-    assert [record.subject for record in parser.parse([_pair(3)])] == ["letter 3"]
-
-
-def test_a_message_that_eats_memory_is_stopped(parser: IsolatedParser):
+def test_without_a_descriptor_to_spare_no_message_is_at_fault(parser: IsolatedParser):
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, limits[1]))
     try:
-        records = parser.parse([_pair(1, "memory")])
-    except ParserDied:
-        return
-    assert "parse:failed" in records[0].defects
+        with pytest.raises(ParserUnavailable, match="cannot be started"):
+            parser.parse([(PROBE, LETTER)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert parser.parse([(PROBE, LETTER)])[0].subject == "hello"
 
 
-def test_a_parser_killed_from_outside_is_started_again(parser: IsolatedParser):
-    parser.parse([])
-    (child,) = _parsers()
-    child.kill()
-    with pytest.raises(ParserDied, match="died with -9"):
-        parser.parse([_pair(1)])
-    assert len(parser.parse([_pair(1)])) == 1
+def test_a_parser_that_ends_before_it_is_up_is_not_blamed_on_mail(
+    parser: IsolatedParser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(
+        "PYTHONPATH", poisoned_python(tmp_path, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    )
+    with pytest.raises(ParserUnavailable, match="ended with -9"):
+        parser.parse([(PROBE, LETTER)])
 
 
-def test_closing_ends_the_process(parser: IsolatedParser):
-    parser.parse([_pair(1)])
-    parser.close()
-    assert _parsers() == []
+def test_an_idle_parser_that_was_killed_is_started_again(parser: IsolatedParser):
+    parser.check()
+    os.kill(_pid(parser), signal.SIGKILL)
+    parser._child._child.wait()
+    assert parser.parse([(PROBE, LETTER)])[0].subject == "hello"
 
 
-def test_large_messages_are_not_kept_beside_their_records(parser: IsolatedParser):
-    batch = [_pair(1)]
-    parser.parse(batch)
-    assert batch == []
+ONCE = """
+import os, pathlib
+import email_ingestion.parsing as parsing
+harmless = parsing.parse
+mark = pathlib.Path(os.environ["MARK"])
+def parse(envelope, raw):
+    if b"hello" in raw and (KILL_ALWAYS or not mark.exists()):
+        mark.touch()
+        os.kill(os.getpid(), 9)
+    return harmless(envelope, raw)
+parsing.parse = parse
+"""
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_a_message_is_at_fault_when_it_ends_the_parser_twice_and_an_empty_one_does_not(
+    parser: IsolatedParser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, always: bool
+):
+    monkeypatch.setenv("MARK", str(tmp_path / "mark"))
+    monkeypatch.setenv("PYTHONPATH", poisoned_python(tmp_path, ONCE.replace("KILL_ALWAYS", str(always))))
+    if always:
+        with pytest.raises(ParserDied, match="died with -9"):
+            parser.parse([(PROBE, LETTER)])
+    else:
+        assert parser.parse([(PROBE, LETTER)])[0].subject == "hello"
+
+
+def test_an_operator_ends_the_parser_of_one_message_for_good(
+    parser: IsolatedParser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PYTHONPATH", poisoned_python(tmp_path))
+    parser.check()
+    timer = threading.Timer(0.5, parser.interrupt)
+    timer.start()
+    with pytest.raises(ParserDied):
+        parser.parse([(PROBE, b"X-Poison: loop\r\n\r\n")])
+    timer.join()
+
+
+def _pid(parser: IsolatedParser) -> int:
+    assert parser._child._child
+    return parser._child._child.pid

@@ -7,8 +7,8 @@ import pytest
 
 from email_ingestion.records import Cursor
 from email_ingestion.stream import Appender, Consumer, DeadLetterQueue, Delivery, RedisLink
-from email_ingestion.stream.consumer import RedisClock
 from email_ingestion.stream.dead_letters import dead_letter_fields
+from email_ingestion.stream.redelivery import RedisClock
 from tests.servers.links import message
 
 LONG = 3600.0  # seconds; longer than every lease and back-off
