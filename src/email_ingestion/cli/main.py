@@ -46,6 +46,7 @@ COMMANDS = {
     "drain": ("drain_refill:drain", "Write the queue to a file."),
     "refill": ("drain_refill:refill", "Put a drained queue back into Redis."),
     "logs": ("log_viewer:logs", "Print what the processes of this machine logged, by time."),
+    "check": ("check:check", "Say in one line how well something works, as monitoring plugins do."),
     "errors": (
         "log_viewer:errors",
         "Sum up what went wrong, alike by alike: errors in the log files, and dead letters.",
@@ -69,7 +70,7 @@ COMMANDS = {
 # What people want to do, and the commands for it: `--help` is one screen. Those that stand nowhere come last.
 GROUPS = {
     "Run it": ("start", "stop", "status", "sandbox"),
-    "Find what is wrong": ("doctor", "errors", "logs", "config", "evidence", "audit", "redis-cli"),
+    "Find what is wrong": ("doctor", "check", "errors", "logs", "config", "evidence", "audit", "redis-cli"),
     "Read the mail": ("search", "export", "parse", "route"),
     "Get more mail in": ("import", "backfill", "reconcile"),
     "Mend what is stuck": ("dlq", "quarantine", "pending", "consumers", "revoke"),

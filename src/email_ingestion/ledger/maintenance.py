@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, select, text
 
 from email_ingestion.errors import OperationFailed
 from email_ingestion.ledger.database_errors import translate_open_errors
 from email_ingestion.ledger.engine import check_server, describe_database, open_engine
 from email_ingestion.ledger.migrate import downgrade, pending_revision
 from email_ingestion.ledger.store import Ledger
-from email_ingestion.ledger.tables import metadata
+from email_ingestion.ledger.tables import emails, metadata
 
+_SERVER_LOAD = """
+    SELECT count(*) FILTER (WHERE backend_type = 'client backend') AS connections,
+           current_setting('max_connections')::int AS max_connections,
+           coalesce(extract(epoch FROM max(clock_timestamp() - query_start) FILTER (
+               WHERE state = 'active' AND backend_type = 'client backend' AND pid <> pg_backend_pid())), 0)::float8
+               AS longest_query_seconds,
+           (SELECT extract(epoch FROM max(replay_lag))::float8 FROM pg_stat_replication) AS replica_lag_seconds
+    FROM pg_stat_activity
+"""
+_BLOCKED = """
+    SELECT pid, pg_blocking_pids(pid)::text AS blockers FROM pg_stat_activity
+    WHERE cardinality(pg_blocking_pids(pid)) > 0
+"""
 MAX_FAULTS = 20  # that SQLite looks for; one is enough to restore a backup
 
 
@@ -52,6 +68,40 @@ def allow_older_code(url: str, revision: str) -> str | None:
         return downgrade(engine, revision)
     finally:
         engine.dispose()
+
+
+def delivery_seconds(url: str, since: datetime, limit: int = 100_000) -> list[float]:
+    """Return how long messages took from INTERNALDATE to their row, of the newest that arrived from `since` on.
+
+    Raises as `find_damage` does.
+    """
+    with _open(url) as connection:
+        rows = connection.execute(
+            select(emails.c.internaldate, emails.c.processed_at)
+            .where(emails.c.internaldate >= since)
+            .order_by(emails.c.internaldate.desc())
+            .limit(limit)
+        )
+        return [max(0.0, (processed - arrived).total_seconds()) for arrived, processed in rows]
+
+
+def database_load(url: str) -> dict[str, Any]:
+    """Return how busy the database is: seconds of a transaction, and of a server also connections, queries and locks.
+
+    `blocked` maps the process of a waiting session to those it waits for. Values that the database does not have, or
+    this user may not see, are None. Raises as `find_damage` does, and SinkUnavailable when it takes no write.
+    """
+    started = time.monotonic()
+    with _open(url) as connection:
+        Ledger(connection.engine).ping()
+        load: dict[str, Any] = dict.fromkeys(
+            ("connections", "max_connections", "longest_query_seconds", "blocked", "replica_lag_seconds")
+        )
+        load["answer_seconds"] = round(time.monotonic() - started, 4)
+        if connection.dialect.name == "postgresql":
+            load |= dict(connection.execute(text(_SERVER_LOAD)).mappings().one())
+            load["blocked"] = {row.pid: row.blockers for row in connection.execute(text(_BLOCKED))}
+        return load
 
 
 def find_damage(url: str) -> list[str]:

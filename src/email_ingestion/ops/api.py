@@ -13,13 +13,13 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
-from pydantic import BaseModel
 
 from email_ingestion.ops.admin import Admin, AdminRoutes
-from email_ingestion.ops.api_models import HealthAnswer, ReadyAnswer, StatusAnswer
+from email_ingestion.ops.api_models import FullHealthAnswer, HealthAnswer, ReadyAnswer, StatusAnswer
 from email_ingestion.ops.metrics import Metrics
 from email_ingestion.ops.status import Status
 
+YES = frozenset(["1", "true", "yes"])
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 DESCRIPTION = (
     "Health, readiness, status, metrics and the orders of operators. "
@@ -45,22 +45,22 @@ def ops_app(status: Status, metrics: Metrics, admin: Admin | None = None) -> Fas
     """Make the application of the ops port; without `admin` it takes no orders."""
     app = metrics_app(metrics, f"email-ingestion {status.identity.component}", status.identity.version)
 
-    async def health() -> Response:
-        """Whether the process's own loops turn; independent of Redis and IMAP."""
-        alive, body = status.health()
-        return JSONResponse(body, 200 if alive else 503)
+    async def health(request: Request) -> Response:
+        """Whether the process's own loops turn; with `?full=1`, whether every check and circuit breaker is well too."""
+        ok, body = status.full_health() if request.query_params.get("full") in YES else status.health()
+        return JSONResponse(body, 200 if ok else 503)
 
-    async def ready() -> Response:
+    async def ready(_request: Request) -> Response:
         """Whether the process does its work, with the reasons if not."""
         ok, body = status.ready()
         return JSONResponse(body, 200 if ok else 503)
 
-    async def report() -> Response:
+    async def report(_request: Request) -> Response:
         """All that is known of the process."""
         return JSONResponse(status.report())
 
-    for path in ("/health", "/livez"):
-        _add_get(app, path, health, HealthAnswer, unavailable="A loop has stalled.")
+    for path in ("/health", "/health/", "/livez"):
+        _add_get(app, path, health, HealthAnswer | FullHealthAnswer, unavailable="A loop has stalled.")
     for path in ("/ready", "/readyz"):
         _add_get(app, path, ready, ReadyAnswer, unavailable="The process does no work.")
     _add_get(app, "/status", report, StatusAnswer)
@@ -76,11 +76,11 @@ def metrics_app(metrics: Metrics, title: str = "email-ingestion metrics", versio
     # FastAPI's pages need scripts from the Internet, and its schema would be made in the event loop.
     app = FastAPI(title=title, version=version, description=DESCRIPTION, openapi_url=None)
 
-    async def exposition() -> Response:
+    async def exposition(_request: Request) -> Response:
         """The metrics in the text format of Prometheus."""
         return Response(metrics.render(), media_type=EXPOSITION)
 
-    async def paths() -> Response:
+    async def paths(_request: Request) -> Response:
         """The paths of this server, one per line."""
         found = dict.fromkeys(getattr(route, "path", "") for route in app.routes)
         return PlainTextResponse("\n".join(found) + "\n")
@@ -93,13 +93,13 @@ def metrics_app(metrics: Metrics, title: str = "email-ingestion metrics", versio
 def _add_get(
     app: FastAPI,
     path: str,
-    endpoint: Callable[[], Awaitable[Response]],
-    model: type[BaseModel] | None = None,
+    endpoint: Callable[[Request], Awaitable[Response]],
+    model: Any = None,
     *,
     unavailable: str | None = None,
     response_class: type[Response] = JSONResponse,
 ) -> None:
-    """Add a path for GET and HEAD; `model` documents the answer, `unavailable` its status 503."""
+    """Add a path for GET and HEAD; `model`, one or several, documents the answer, `unavailable` its status 503."""
     responses: dict[int | str, dict[str, Any]] = {503: {"model": model, "description": unavailable}}
     app.add_api_route(
         path,
@@ -111,10 +111,7 @@ def _add_get(
         tags=["reading"],
     )
 
-    async def head(_request: Request) -> Response:
-        return await endpoint()
-
-    app.add_route(path, head, methods=["HEAD"], include_in_schema=False)
+    app.add_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
 
 
 def _add_docs(app: FastAPI) -> None:

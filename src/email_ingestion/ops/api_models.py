@@ -178,6 +178,14 @@ class HealthAnswer(_ProcessAnswer):
     loops: list[LoopAnswer]
 
 
+class FullHealthAnswer(HealthAnswer):
+    """`/health?full=1`: liveness, and whether every check and circuit breaker is well."""
+
+    unhealthy: list[str]
+    checks: list[CheckAnswer]
+    circuit_breakers: list[BreakerAnswer]
+
+
 class ReadyAnswer(_ProcessAnswer):
     """Readiness: whether the process does its work."""
 

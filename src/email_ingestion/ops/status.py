@@ -145,6 +145,25 @@ class Status:
         }
         return not stalled, body
 
+    def full_health(self) -> tuple[bool, dict[str, Any]]:
+        """Return whether loops, checks and circuit breakers are all well, and the body of `/health?full=1`.
+
+        Liveness is not the question here: a dependency that is away makes it unhealthy, and no restart mends that.
+        """
+        alive, body = self.health()
+        with self._lock:
+            checks = [status_json.check(it, self._clock()) for it in self._state.checks.values()]
+        breakers = [status_json.breaker(it) for it in self._breakers()]
+        unhealthy = [f"check {it['name']}" for it in checks if it["status"] == "unhealthy"]
+        unhealthy += [f"circuit breaker {it['name']}" for it in breakers if it["state"] == "OPEN"]
+        return alive and not unhealthy, {
+            **body,
+            "reasons": [*body["reasons"], *(f"{name} is unhealthy" for name in unhealthy)],
+            "unhealthy": unhealthy,
+            "checks": checks,
+            "circuit_breakers": breakers,
+        }
+
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Return whether the process is ready and the body of `/ready`."""
         readiness = self.readiness()

@@ -18,7 +18,7 @@ import requests
 
 from email_ingestion import errors, events
 from email_ingestion.ops import http_server
-from email_ingestion.ops.api_models import HealthAnswer, ReadyAnswer, StatusAnswer
+from email_ingestion.ops.api_models import FullHealthAnswer, HealthAnswer, ReadyAnswer, StatusAnswer
 from email_ingestion.ops.http_server import MAX_CONNECTIONS, Endpoints, serve
 from email_ingestion.ops.observers import Ops
 from email_ingestion.ops.request_guard import AllowedHosts
@@ -133,7 +133,7 @@ def test_serving_loads_no_pydantic_of_the_first_version() -> None:
 
 
 def test_a_trailing_slash_leads_to_the_path_without_it(served: Endpoints) -> None:
-    for path in ("/health/", "/livez/", "/ready/", "/readyz/", "/status/", "/metrics/"):
+    for path in ("/livez/", "/ready/", "/readyz/", "/status/", "/metrics/"):
         assert get(served.ops_url + path).url == served.ops_url + path.removesuffix("/")
 
 
@@ -329,3 +329,16 @@ def test_with_a_read_token_only_probes_are_answered_without_it(worker: Ops) -> N
             assert requests.get(url, headers=bearer, timeout=5).status_code == 200
     finally:
         endpoints.close()
+
+
+def test_full_health_names_what_is_unwell_and_plain_health_does_not_care(served: Endpoints, worker: Ops) -> None:
+    worker.observe(REDIS_UP)
+    well = get(served.ops_url + "/health?full=1")
+    assert (well.status_code, well.json()["unhealthy"]) == (200, [])
+    assert {"redis"} <= {check["name"] for check in well.json()["checks"]}
+    worker.observe(events.Probed("redis", ok=False, seconds=0.1, error=errors.RedisConnectionError("gone")))
+    for path in ("/health?full=1", "/health/?full=1"):
+        unwell = get(served.ops_url + path)
+        assert (unwell.status_code, unwell.json()["unhealthy"]) == (503, ["check redis"])
+        assert FullHealthAnswer.model_validate(unwell.json()).model_dump() == unwell.json()
+    assert [get(served.ops_url + path).status_code for path in ("/health", "/health/", "/health?full=0")] == [200] * 3

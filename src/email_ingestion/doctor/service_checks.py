@@ -1,0 +1,187 @@
+"""Checks of the service over a span of time, as monitoring plugins give them: one line, OK, WARNING, CRITICAL, UNKNOWN.
+
+`doctor` finds the cause of what is wrong with a set-up; these say how well it works: rates and percentiles.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from email_ingestion.errors import EmailIngestionError
+from email_ingestion.fleet.log_files import LogFilter, log_files, read_records
+from email_ingestion.fleet.status_table import OK_STATES, system_status
+from email_ingestion.ledger.maintenance import database_load, delivery_seconds
+from email_ingestion.settings import Settings
+from email_ingestion.stream import open_link, read_gauges
+
+Level = Literal["OK", "WARNING", "CRITICAL", "UNKNOWN"]
+EXIT_CODES: dict[Level, int] = {"OK": 0, "WARNING": 1, "CRITICAL": 2, "UNKNOWN": 3}
+BY_WEIGHT: tuple[Level, ...] = ("OK", "UNKNOWN", "WARNING", "CRITICAL")
+
+ERROR_SHARE = (0.05, 0.20)  # of messages: warning, critical
+LATENCY_SECONDS = (300.0, 600.0)  # arrival to row, of 95 of 100 messages
+QUEUE_AGE_SECONDS = (300.0, 600.0)
+QUEUE_SHARE = (0.8, 1.0)  # of STREAM_MAX_DEPTH
+CONNECTION_SHARE = (0.8, 0.95)  # of the database server's limit
+QUERY_SECONDS = (30.0, 300.0)
+REPLICA_SECONDS = (30.0, 300.0)
+FAILURES = {"email_deferred", "email_dead_lettered"}
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """The result of one check; `values` are the numbers behind the sentence."""
+
+    name: str
+    level: Level
+    text: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def line(self) -> str:
+        """The result as one line."""
+        return f"{self.level} {self.name}: {self.text}"
+
+
+def run_check(name: str, settings: Settings, span: timedelta) -> list[CheckResult]:
+    """Run one check, or `all` of them; what cannot be looked at is UNKNOWN, with the reason."""
+    names = list(CHECKS) if name == "all" else [name]
+    results = []
+    for each in names:
+        try:
+            results.append(CHECKS[each](settings, datetime.now(UTC) - span))
+        except (EmailIngestionError, OSError) as error:
+            results.append(CheckResult(each, "UNKNOWN", " ".join(str(error).split())))
+    return results
+
+
+def worst(results: Sequence[CheckResult]) -> Level:
+    """Return the level of several results together."""
+    return max((result.level for result in results), key=BY_WEIGHT.index)
+
+
+def check_errors(settings: Settings, since: datetime) -> CheckResult:
+    """Compare attempts that failed with messages that were delivered, by the log files of this machine."""
+    if not log_files(settings.log_dir):
+        return CheckResult("errors", "UNKNOWN", f"there is no log of ours in {settings.log_dir}")
+    delivered = failed = dead = 0
+    for record in read_records(settings.log_dir, LogFilter(since, "INFO")):
+        if record.get("event") == "emails_delivered":
+            delivered += _integer(record.get("count"))
+        elif record.get("event") in FAILURES:
+            failed += 1 + _integer(record.get("suppressed"))
+            dead += record["event"] == "email_dead_lettered"
+    share = failed / (delivered + failed) if delivered + failed else 0.0
+    values = {"delivered": delivered, "failed_attempts": failed, "dead_lettered": dead, "share": round(share, 4)}
+    text = f"{share:.1%} of attempts failed: {failed} of {delivered + failed}, {dead} dead letters"
+    return CheckResult("errors", _level(share, ERROR_SHARE), text, values)
+
+
+def check_latency(settings: Settings, since: datetime) -> CheckResult:
+    """Measure how long mail that arrived in the span took from its arrival at the server to its row."""
+    seconds = sorted(delivery_seconds(settings.database_url, since))
+    if not seconds:
+        return CheckResult("latency", "OK", "no mail arrived and was delivered in this span", {"messages": 0})
+    p50, p95, p99 = (seconds[min(len(seconds) - 1, int(share * len(seconds)))] for share in (0.5, 0.95, 0.99))
+    values = {"messages": len(seconds), "p50_seconds": p50, "p95_seconds": p95, "p99_seconds": p99}
+    text = f"p50 {p50:.1f} s, p95 {p95:.1f} s, p99 {p99:.1f} s of {len(seconds)} messages from arrival to row"
+    return CheckResult("latency", _level(p95, LATENCY_SECONDS), text, values)
+
+
+def check_queue(settings: Settings, _since: datetime) -> CheckResult:
+    """Look how many messages wait in Redis, and for how long."""
+    gauges = read_gauges(open_link(settings.redis_address, "email-ingestion-check"))
+    age = time.time() - gauges.oldest if gauges.oldest else 0.0
+    share = gauges.depth / settings.stream_max_depth
+    values = {
+        "depth": gauges.depth,
+        "pending": gauges.pending,
+        "oldest_age_seconds": round(age, 1),
+        "dead_letters": gauges.dlq_depth,
+    }
+    text = (
+        f"{gauges.depth} messages, {gauges.pending} of them with workers, the oldest {age:.0f} s old; "
+        f"{gauges.dlq_depth} dead letters"
+    )
+    level = max((_level(age, QUEUE_AGE_SECONDS), _level(share, QUEUE_SHARE)), key=BY_WEIGHT.index)
+    return CheckResult("queue", level, text, values)
+
+
+def check_breakers(settings: Settings, _since: datetime) -> CheckResult:
+    """Look at the circuit breakers of the processes of this machine."""
+    system = system_status(settings)
+    states = {
+        f"{process.stem} {breaker['name']}": breaker["state"]
+        for process in system.processes
+        for breaker in (process.body or {}).get("circuit_breakers", ())
+    }
+    if not states:
+        return CheckResult("breakers", "UNKNOWN", system.nothing())
+    tripped = {name: state for name, state in states.items() if state != "CLOSED"}
+    level: Level = "CRITICAL" if "OPEN" in tripped.values() else "WARNING" if tripped else "OK"
+    text = ", ".join(f"{name} {state}" for name, state in tripped.items()) or f"all {len(states)} are CLOSED"
+    return CheckResult("breakers", level, text, {"states": states})
+
+
+def check_workers(settings: Settings, _since: datetime) -> CheckResult:
+    """Look whether the processes that should run do, and work."""
+    system = system_status(settings)
+    missing = [each.reason for each in system.missing]
+    present = [each for each in system.processes if each.missing is None]
+    sick = [f"{each.stem} is {each.state}" for each in present if each.state not in OK_STATES]
+    weak = [f"{each.stem} is degraded" for each in present if each.state == "degraded"]
+    running = [each.stem for each in system.processes if each.body]
+    values = {"running": running, "missing": [each.name for each in system.missing]}
+    if missing or sick:
+        return CheckResult("workers", "CRITICAL", "; ".join([*missing, *sick]), values)
+    if not running:
+        return CheckResult("workers", "CRITICAL", system.nothing(), values)
+    if weak:
+        return CheckResult("workers", "WARNING", "; ".join(weak), values)
+    return CheckResult("workers", "OK", f"{', '.join(running)} run and are ready", values)
+
+
+def check_database(settings: Settings, _since: datetime) -> CheckResult:
+    """Open the database, and on a server look at connections, long queries, who waits for whom, and replicas."""
+    load = database_load(settings.database_url)
+    values = {name: value for name, value in load.items() if value is not None}
+    shares = [_level(load["answer_seconds"], (1.0, 5.0))]
+    texts = [f"it took a transaction in {1000 * load['answer_seconds']:.0f} ms"]
+    if load["connections"] is not None:
+        shares += [
+            _level(load["connections"] / load["max_connections"], CONNECTION_SHARE),
+            _level(load["longest_query_seconds"], QUERY_SECONDS),
+            "WARNING" if load["blocked"] else "OK",
+            _level(load["replica_lag_seconds"] or 0.0, REPLICA_SECONDS),
+        ]
+        texts += [
+            f"{load['connections']} of {load['max_connections']} connections",
+            f"the longest query runs {load['longest_query_seconds']:.0f} s",
+            "; ".join(f"PID {pid} waits for {blockers}" for pid, blockers in load["blocked"].items()) or "none waits",
+        ]
+        if load["replica_lag_seconds"] is not None:
+            texts.append(f"the slowest replica is {load['replica_lag_seconds']:.0f} s behind")
+    return CheckResult("database", max(shares, key=BY_WEIGHT.index), ", ".join(texts), values)
+
+
+CHECKS: dict[str, Callable[[Settings, datetime], CheckResult]] = {
+    "errors": check_errors,
+    "latency": check_latency,
+    "queue": check_queue,
+    "breakers": check_breakers,
+    "workers": check_workers,
+    "database": check_database,
+}
+
+
+def _level(value: float, limits: tuple[float, float]) -> Level:
+    warning, critical = limits
+    return "CRITICAL" if value >= critical else "WARNING" if value >= warning else "OK"
+
+
+def _integer(value: Any) -> int:
+    return value if isinstance(value, int) else 0

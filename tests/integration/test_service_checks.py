@@ -1,0 +1,76 @@
+"""`email-ingestion check`: what each check says, with a real Redis and a real database."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from email_ingestion.doctor.service_checks import CHECKS, run_check, worst
+from email_ingestion.ledger.store import open_ledger
+from email_ingestion.settings import Settings
+from tests.contract.ledgers import mail, stored
+from tests.servers.links import link, message
+from tests.servers.redis import RedisServer
+
+HOUR = timedelta(hours=1)
+NOW = datetime.now(UTC).replace(microsecond=0)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.chdir(tmp_path)
+    return Settings(redis_url=own_redis.url, ops_port=0)
+
+
+def log(records: list[dict[str, object]]) -> None:
+    Path("logs").mkdir()
+    lines = (json.dumps({"timestamp": NOW.isoformat(), "level": "WARNING", **record}) for record in records)
+    Path("logs/worker.log").write_text("\n".join(lines) + "\n")
+
+
+def test_what_cannot_be_looked_at_is_unknown_and_never_ok(settings: Settings) -> None:
+    broken = settings.model_copy(
+        update={"redis_url": "redis://127.0.0.1:1/0", "database_url": "postgresql+psycopg://127.0.0.1:1/none"}
+    )
+    found = {result.name: result for result in run_check("all", broken, HOUR)}
+    assert found.keys() == CHECKS.keys()
+    assert {found[name].level for name in ("errors", "latency", "queue", "breakers", "database")} == {"UNKNOWN"}
+    assert found["workers"].level == "CRITICAL"
+    assert all(result.text and "\n" not in result.line for result in found.values())
+    assert worst(list(found.values())) == "CRITICAL"
+
+
+@pytest.mark.parametrize(("failed", "level"), [(0, "OK"), (4, "OK"), (9, "WARNING"), (40, "CRITICAL")])
+def test_errors_are_a_share_of_what_was_handled(settings: Settings, failed: int, level: str) -> None:
+    left_out = [{"event": "email_deferred", "suppressed": failed - 1}] if failed else []
+    log([{"event": "emails_delivered", "count": 100, "level": "INFO"}, *left_out])
+    (result,) = run_check("errors", settings, HOUR)
+    assert (result.level, result.values["failed_attempts"], result.values["delivered"]) == (level, failed, 100)
+
+
+def test_latency_is_in_percentiles_of_the_mail_that_arrived_in_the_span(settings: Settings) -> None:
+    ledger = open_ledger(settings.database_url)
+    arrivals = [NOW - timedelta(seconds=number) for number in range(100)] + [NOW - timedelta(days=9)]
+    for number, at in enumerate(arrivals, start=1):
+        letter = mail(number)
+        ledger.record([stored(replace(letter, envelope=replace(letter.envelope, internaldate=at)))])
+    ledger.close()
+    (result,) = run_check("latency", settings, HOUR)
+    assert result.values["messages"] == 100
+    assert 45 <= result.values["p50_seconds"] <= 60
+    assert result.values["p50_seconds"] < result.values["p95_seconds"] <= result.values["p99_seconds"]
+
+
+def test_the_queue_is_told_with_its_depth_and_the_database_with_its_time(settings: Settings) -> None:
+    from email_ingestion.stream import Appender  # noqa: PLC0415
+
+    Appender(link(str(settings.redis_url))).append_missing([message(1), message(2)], "0")
+    (queue,) = run_check("queue", settings, HOUR)
+    assert (queue.level, queue.values["depth"], queue.values["pending"]) == ("OK", 2, 0)
+    open_ledger(settings.database_url).close()
+    (database,) = run_check("database", settings, HOUR)
+    assert (database.level, "ms" in database.text) == ("OK", True)
