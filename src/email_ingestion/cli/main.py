@@ -50,7 +50,10 @@ COMMANDS = {
     "drain": ("drain_refill:drain", "Write the queue to a file."),
     "refill": ("drain_refill:refill", "Put a drained queue back into Redis."),
     "logs": ("log_viewer:logs", "Print what the processes of this machine logged, by time."),
-    "check": ("check:check", "Say in one line how well something works, as monitoring plugins do."),
+    "check": (
+        "check:check",
+        "Say in one line how well something works: OK, WARNING, CRITICAL or UNKNOWN, as monitoring plugins do.",
+    ),
     "errors": (
         "log_viewer:errors",
         "Sum up what went wrong, alike by alike: errors in the log files, and dead letters.",
