@@ -6,6 +6,7 @@ portion is delivered and a random part of the time passes in which it flows.
 
 from __future__ import annotations
 
+import math
 import resource
 import shutil
 import signal
@@ -19,12 +20,13 @@ from pathlib import Path
 from random import Random
 
 from bench.crash_matrix.clock import SettableClock, compiler
-from bench.crash_matrix.world import CREW, LEASE, World
+from bench.crash_matrix.world import CREW, LEASE, RECOVERY, World
 
 BLOWS = 3
 LOCK_WAIT = 10.0  # seconds SQLite waits for another process's transaction in the product
 REDIS_WAIT = 6.0  # seconds the product waits for an answer of Redis
 SHRINK_TRIES = 100
+OUTAGE_LONG = 60.0
 EVERYSEC = 1.0  # seconds of writes an AOF with `appendfsync everysec` may lose
 
 
@@ -37,6 +39,7 @@ class Fault:
     strike: Callable[[World, Random], None]
     crew: tuple[str, ...] = CREW
     surroundings: Callable[[World], AbstractContextManager[None]] = nullcontext
+    recovers_within: float = math.inf  # seconds, from the end of the fault until all mail is delivered
     obstacle: Callable[[], str] = lambda: ""  # why it cannot be done on this machine
 
     def __str__(self) -> str:
@@ -195,6 +198,28 @@ def token_expiry(world: World, rng: Random) -> None:
         world.sandbox.arm_fault("session_expiry")
 
 
+def imap_outage(world: World, rng: Random) -> None:
+    """The port of the mail server is closed, or it ends each connection as soon as it is made; mail arrives."""
+    fault = rng.choice(["refuse_connections", "greeting_bye"])
+    _outage(world, rng, fault, {"drop_sessions": True} if fault == "refuse_connections" else {})
+
+
+def token_outage(world: World, rng: Random) -> None:
+    """The session ended and its token is stale; the token endpoint answers 503, or not at all; mail arrives."""
+    world.sandbox.arm_fault("stale_token", until_refresh=True)
+    _outage(world, rng, rng.choice(["token_503", "token_hang"]), {})
+
+
+def _outage(world: World, rng: Random, fault: str, options: dict[str, bool]) -> None:
+    for _ in blows(world, rng, 1):
+        world.sandbox.arm_fault(fault, count=None, **options)
+        world.sandbox.arm_fault("session_expiry")
+        while world.more():
+            pass
+        time.sleep(OUTAGE_LONG if world.long else rng.uniform(2, 5))
+        world.sandbox.clear_faults()
+
+
 def uidvalidity_reset(world: World, rng: Random) -> None:
     """The mailbox gets a new UIDVALIDITY and new UIDs."""
     for _ in blows(world, rng, 2):
@@ -313,6 +338,18 @@ FAULTS = {
         Fault("imap_drop", "IMAP connection dropped in mid-literal, 3 times", imap_drop),
         Fault("session_expiry", "IMAP session expired, idle or in mid-FETCH, 3 times", session_expiry),
         Fault("token_expiry", "every access token stale and the session ended, 3 times", token_expiry),
+        Fault(
+            "imap_outage",
+            "mail server away for 2 to 5 s, every fifth round 60 s",
+            imap_outage,
+            recovers_within=RECOVERY + 10,
+        ),
+        Fault(
+            "token_outage",
+            "token endpoint away for 2 to 5 s, every fifth round 60 s",
+            token_outage,
+            recovers_within=RECOVERY + 10,
+        ),
         Fault("database_locked", "database locked for 0.5 to 3 s, every fifth round 12 s", database_locked),
         Fault("disk_full", "disk of database and blobs full, twice", disk_full, surroundings=small_disk),
         Fault("two_producers", "two producers on one account, one SIGKILLed", two_producers, ("rival", *CREW)),

@@ -64,6 +64,8 @@ def _round(row: Row, world: World, rng: Random, messages: int, *, last: bool) ->
         while world.more():
             pass
         row.recoveries.append(world.settle())
+        if row.recoveries[-1] > row.fault.recovers_within:
+            row.complaints.append(f"mail again after {row.recoveries[-1]:.1f} s, not {row.fault.recovers_within:.0f} s")
     except (Exception, AssertionError) as error:  # noqa: BLE001 - the law is asked all the more
         row.complaints.append(f"{type(error).__name__}: {error}")
     found = world.look(again=last)

@@ -32,7 +32,8 @@ from tests.servers.redis import RedisServer, running_redis
 KEYS = Keys()
 LEASE = 2.0
 # What differs from the defaults, so that a round takes seconds; the report names them.
-PACE = {"CB_RECOVERY_TIMEOUT": 1, "IMAP_POLL_SECONDS": 1, "WORKER_LEASE_SECONDS": LEASE, "LOG_LEVEL": "DEBUG"}
+RECOVERY = 1
+PACE = {"CB_RECOVERY_TIMEOUT": RECOVERY, "IMAP_POLL_SECONDS": 1, "WORKER_LEASE_SECONDS": LEASE, "LOG_LEVEL": "DEBUG"}
 CREW = ("producer", "worker")
 PATIENCE = 60.0
 # A log line with one of these is a fault of ours, whether mail was lost or not.

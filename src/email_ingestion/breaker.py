@@ -67,11 +67,19 @@ class Breaker(pybreaker.CircuitBreakerListener):
         counted: tuple[type[Exception], ...],
         observe: Observe,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        open_from_start: bool = False,
     ) -> None:
+        """`open_from_start`: it counts as open from the start of the call that opened it.
+
+        For a dependency that fails by silence: while a call waits in vain, the dependency has its rest.
+        """
         self.name = name
         self._policy = policy
+        self._counted = counted
         self._observe = observe
         self._clock = clock
+        self._open_from_start = open_from_start
         self._probe_lock = threading.Lock()
         self._override_lock = threading.Lock()
         self._override: tuple[ForcedState, float] | None = None  # by an operator, and when it ends by the clock
@@ -162,6 +170,7 @@ class Breaker(pybreaker.CircuitBreakerListener):
             raise self._rejection()
         if forced == "CLOSED":
             return call()
+        began = self._clock()
         try:
             if self.closed:
                 with self._breaker.calling():
@@ -169,6 +178,10 @@ class Breaker(pybreaker.CircuitBreakerListener):
             return self._probe(call)
         except pybreaker.CircuitBreakerError as error:  # another thread tripped it meanwhile
             raise self._rejection() from error
+        except self._counted:
+            if self._open_from_start and self._opened_at > began:
+                self._opened_at = began
+            raise
 
     def _probe(self, call: Callable[[], T]) -> T:
         if self.retry_after() > 0 or not self._probe_lock.acquire(blocking=False):

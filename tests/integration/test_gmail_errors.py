@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from email_ingestion.events import (
     Watching,
 )
 from email_ingestion.mailbox import imap4, imap_errors
-from email_ingestion.producer import account_backoff
+from email_ingestion.producer import AccountBackoff, account_backoff
 from email_ingestion.stream import quarantine
 from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.redis import RedisServer
@@ -47,11 +48,14 @@ def watched(
     """A watcher that waits in tenths of a second where it would wait for minutes or hours."""
     monkeypatch.setattr(imap_errors, "OVERQUOTA_SECONDS", 0.4)
     monkeypatch.setattr(imap_errors, "CROWDED_SECONDS", 0.1)
-    monkeypatch.setattr(account_backoff, "CAP_SECONDS", 0.1)
-    monkeypatch.setattr(account_backoff, "OPERATOR_SECONDS", 0.1)
-    monkeypatch.setattr(account_backoff, "OPERATOR_CAP_SECONDS", 0.3)
+    for name, seconds in {"PROBED": 0.1, "SOON": 0.1, "LOGIN": 0.1, "OPERATOR": 0.1, "OPERATOR_CAP": 0.3}.items():
+        monkeypatch.setattr(account_backoff, f"{name}_SECONDS", seconds)
+    monkeypatch.setattr(account_backoff, "REFUSED_SECONDS", 0.3)
+    monkeypatch.setattr(account_backoff, "BROWSER_SECONDS", 0.3)
     monkeypatch.setattr(quarantine, "FIRST_SECONDS", 0.1)
-    return Watched(sandbox, redis_server, tmp_path)
+    made = Watched(sandbox, redis_server, tmp_path)
+    made.backoff = AccountBackoff(random.Random(1), recovery=0.1)
+    return made
 
 
 @dataclass(frozen=True)
@@ -284,8 +288,7 @@ def test_a_lookup_that_failed_is_tried_three_times_before_a_person_is_asked(watc
 
 
 def test_a_renewed_consent_is_noticed_at_once(watched: Watched, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(account_backoff, "OPERATOR_SECONDS", 3600.0)
-    monkeypatch.setattr(account_backoff, "OPERATOR_CAP_SECONDS", 3600.0)
+    monkeypatch.setattr(account_backoff, "REFUSED_SECONDS", 3600.0)
     watched.arm_fault("stale_token", count=None)
     with watched.running():
         watched.hears(Watching, state="needs_operator")

@@ -219,7 +219,7 @@ class Conversation:
         self._finish(command)
 
     def _idle(self, command: Command) -> None:
-        self.send(b"+ idling\r\n")
+        self.send(b"+ idling\r\n" + self.server.chatter)
         self.idling = True
         try:
             if self.folder:

@@ -14,7 +14,8 @@ Without rules it is a sane server with IDLE and without Gmail's extensions. What
     Mail(raw, uid=7, items={"BODY[]": lambda offset, size: b"BODY[] " + literal(raw)})       # whole, whatever was asked
 
 * the greeting, the capabilities and the folders: plain attributes, as `server.greeting = b"* BYE closed\r\n"`,
-  `server.capabilities = "IMAP4rev1 ID"`, `server.folders["R&D"] = Folder()`, `server.inbox.uidnext = None`;
+  `server.capabilities = "IMAP4rev1 ID"`, `server.folders["R&D"] = Folder()`, `server.inbox.uidnext = None`,
+  `server.chatter = b"* 3 EXISTS\r\n"` in every IDLE;
 
 * rules for commands; the newest one that matches acts, with its replies in their order, `default` among them:
 
@@ -127,6 +128,7 @@ class OddImapServer:
         self.attempts: list[float] = []  # and of all
         self.connections: list[float] = []
         self.sent_bytes = 0
+        self.chatter = b""  # what is said in every IDLE at once
         self.lock = threading.RLock()
         self.stopped = threading.Event()
         self._rules: list[Rule] = []

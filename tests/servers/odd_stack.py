@@ -89,6 +89,8 @@ def running_stack(
         for each in servers.values():
             running.enter_context(each)
         here.set(**settings)
+        if "IMAP_PASSWORD_FILE" in settings:
+            del here.environment["IMAP_PASSWORD"]
         if others:
             (here.folder / "config").mkdir(exist_ok=True)
             tables = [f'[[accounts]]\nname = "{name}"\nimap_port = {each.port}\n' for name, each in servers.items()]

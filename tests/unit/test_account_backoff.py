@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -34,10 +35,43 @@ def seconds(backoff: AccountBackoff, error: EmailIngestionError, times: int) -> 
 
 
 @pytest.mark.parametrize("error", [IMAPConnectionError("x"), TokenRefreshError("x")])
-def test_what_may_pass_is_waited_for_longer_each_time_up_to_five_minutes(backoff: AccountBackoff, error):
+def test_what_may_pass_is_waited_for_longer_each_time_up_to_the_recovery_time(backoff: AccountBackoff, error):
     waits = seconds(backoff, error, 12)
-    assert all(0.5 * 2**n <= wait <= 2**n for n, wait in enumerate(waits[:8]))
-    assert all(150 <= wait <= 300 for wait in waits[9:])
+    assert all(0.5 * 2**n <= wait <= 2**n for n, wait in enumerate(waits[:5]))
+    assert all(15 <= wait <= 30 for wait in waits[5:])
+
+
+def test_an_attempt_that_took_long_to_fail_is_followed_by_the_rest_of_the_wait(backoff: AccountBackoff):
+    seconds(backoff, IMAPConnectionError("x"), 8)
+    assert backoff.after(IMAPConnectionError("x"), spent=30.0).seconds <= 1
+
+
+def test_logins_without_progress_come_four_times_in_a_minute_and_then_three_times():
+    now = 1000.0
+    account = AccountBackoff(random.Random(1), clock=lambda: now)
+    logins = []
+    for _ in range(20):
+        now += account.login_delay()
+        logins.append(now)
+        account.count_login()
+    assert all(each - before > 60 for before, each in zip(logins, logins[4:], strict=False))
+    assert all(each - before <= 30 for before, each in pairwise(logins))
+    account.progressed()
+    assert account.login_delay() == 0.0
+
+
+def test_a_login_after_a_long_session_is_the_first_again():
+    now = 1000.0
+    account = AccountBackoff(random.Random(1), clock=lambda: now)
+    for _ in range(5):
+        account.count_login()
+        now += 3000.0
+    account.count_login()
+    assert account.login_delay() < 2
+
+
+def test_refused_credentials_are_tried_once_in_a_quarter_of_an_hour(backoff: AccountBackoff):
+    assert set(seconds(backoff, AuthenticationFailed("x"), 5)) == {900}
 
 
 def test_too_many_connections_waits_half_a_minute_to_a_quarter_of_an_hour(backoff: AccountBackoff):
@@ -47,8 +81,8 @@ def test_too_many_connections_waits_half_a_minute_to_a_quarter_of_an_hour(backof
     assert all(900 <= wait <= 900 * 1.25 for wait in waits[6:])
 
 
-def test_a_person_is_waited_for_longer_each_time_up_to_an_hour(backoff: AccountBackoff):
-    assert seconds(backoff, OAuth2AuthenticationError("consent"), 10)[-1] == 3600
+def test_a_person_is_waited_for_longer_each_time_up_to_a_quarter_of_an_hour(backoff: AccountBackoff):
+    assert seconds(backoff, ConfigurationError("no such mailbox"), 10)[-1] == 900
     assert {backoff.after(error).kind for error in (AuthenticationFailed("x"), ConfigurationError("x"))} == {"operator"}
     assert backoff.after(IMAPCommandRefused("BAD")).kind == "operator"
 
@@ -65,10 +99,10 @@ def test_a_failed_lookup_is_a_matter_for_a_person_at_the_third_time(backoff: Acc
 def test_only_a_successful_sync_ends_a_back_off(backoff: AccountBackoff):
     seconds(backoff, IMAPConnectionError("x"), 6)
     seconds(backoff, OAuth2AuthenticationError("x"), 6)
-    assert backoff.after(IMAPConnectionError("x")).seconds > 30
+    assert backoff.after(IMAPConnectionError("x")).seconds > 10
     backoff.reset()
     assert backoff.after(IMAPConnectionError("x")).seconds <= 1
-    assert backoff.after(OAuth2AuthenticationError("x")).seconds == 15
+    assert backoff.after(ConfigurationError("x")).seconds == 15
 
 
 @pytest.mark.parametrize("error", [SessionExpired("x"), StaleCursor("x")])

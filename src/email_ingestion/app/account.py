@@ -5,11 +5,14 @@ For a watcher of the producer, and for commands.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from email_ingestion.blobs import BlobStore
@@ -41,7 +44,7 @@ from email_ingestion.producer.size_check import SizeCheck
 from email_ingestion.producer.suspicion import Suspicion
 from email_ingestion.reconcile import Reconciler
 from email_ingestion.routing import Router
-from email_ingestion.settings import Account, Settings, start_of
+from email_ingestion.settings import Account, Settings, load_settings, settings_files, start_of
 from email_ingestion.stream import (
     Appender,
     DownloadQuota,
@@ -249,6 +252,41 @@ class AccountServices:
 
     def _quarantine(self, mailbox: SelectedMailbox) -> Quarantine:
         return Quarantine(self.link, self.account.name, mailbox.name, mailbox.uidvalidity)
+
+
+def credentials_version(account: Account) -> tuple[str | None, ...]:
+    """Return what changes when the account's password or consent does, or any setting.
+
+    A new access token is no change: the other mailboxes of the account get one every hour.
+    """
+    files = [*settings_files(), account.google_service_account_file]
+    return _consent_version(account.google_token_file), *(_digest(path) for path in files if path)
+
+
+def _consent_version(path: Path) -> str | None:
+    try:
+        consent = json.loads(path.read_text())
+        kept = {key: consent.get(key) for key in ("refresh_token", "client_id", "client_secret", "scopes")}
+    except (OSError, ValueError, AttributeError):  # none, or encrypted
+        return _digest(path)
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def reread(account: Account) -> Account:
+    """Return the account as the settings have it now, with the mailbox it had; as it is where they are wrong now."""
+    try:
+        found = next((each for each in load_settings().all_accounts if each.name == account.name), account)
+        _check(found)
+    except ConfigurationError:
+        return account
+    return found.model_copy(update={"imap_mailbox": account.imap_mailbox})
 
 
 def check_accounts(settings: Settings) -> None:

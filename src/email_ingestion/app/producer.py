@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
-from email_ingestion.app.account import AccountServices, LedgerOnDemand, check_accounts
+from email_ingestion.app.account import AccountServices, LedgerOnDemand, check_accounts, credentials_version, reread
 from email_ingestion.app.nightly_scrub import NightlyScrub
 from email_ingestion.app.runner import ProcessContext, ProcessRunner, common_folders, common_loops, identify
 from email_ingestion.atomic_files import write_private
@@ -59,13 +59,24 @@ def run_producer(settings: Settings, *, once: bool) -> int:
         dependencies={"redis": True, "imap": False},
         loops=common_loops() | {LEASES: LEASES_SILENCE} | ({} if once else watchers),
         accounts=tuple(account.name for account in settings.all_accounts),
-        breakers=("redis", "imap", "oauth2"),
+        breakers=("redis", *dict.fromkeys(breaker_names(settings).values()), "oauth2"),
         stream="{email_ingestion}:stream",
         dlq="{email_ingestion}:dlq",
         folders=common_folders(settings),
     )
     identity = identify("producer", folder=settings.pid_dir)
     return ProcessRunner(settings, identity, names, partial(ProducerService, once=once)).run()
+
+
+def breaker_names(settings: Settings) -> dict[str, str]:
+    """Return the name of the circuit breaker of each account: those on one mail server share it.
+
+    The first server's is `imap`; any other has the name of its first account besides.
+    """
+    names: dict[tuple[str, int], str] = {}
+    for account in settings.all_accounts:
+        names.setdefault((account.imap_host, account.imap_port), f"imap:{account.name}" if names else "imap")
+    return {each.name: names[each.imap_host, each.imap_port] for each in settings.all_accounts}
 
 
 class ProducerService:
@@ -75,8 +86,11 @@ class ProducerService:
         self._context = context
         self._once = once
         self._fatal: EmailIngestionError | None = None
-        self._imap_breaker = context.breakers.add("imap", IMAPConnectionError)
-        self._oauth2_breaker = context.breakers.add("oauth2", TokenRefreshError)
+        self._imap_breakers = {
+            name: context.breakers.add(name, IMAPConnectionError, open_from_start=True)
+            for name in dict.fromkeys(breaker_names(context.settings).values())
+        }
+        self._oauth2_breaker = context.breakers.add("oauth2", TokenRefreshError, open_from_start=True)
         self._ledger = LedgerOnDemand(context.settings.database_url)
         self._blobs = open_blobs(context.settings.blob_url)
         self._progress = _history_progress() if once else None
@@ -92,7 +106,8 @@ class ProducerService:
             for mailbox in account.by_mailbox
         ]
         self._monitors = [*self._optional_threads(link)]
-        context.admin_actions.pings["imap"] = self._ping_imap
+        for name in self._imap_breakers:
+            context.admin_actions.pings[name] = partial(self._ping_imap, name)
         context.admin_actions.pings["oauth2"] = self._ping_oauth2
 
     def _second_link(self) -> RedisLink:
@@ -103,9 +118,13 @@ class ProducerService:
 
     def _supervisor(self, account: Account, *, multiple_mailboxes: bool) -> WatcherSupervisor:
         context = self._context
-        backoff = AccountBackoff(random.Random())  # noqa: S311 - jitter
+        backoff = AccountBackoff(random.Random(), context.settings.cb_recovery_timeout)  # noqa: S311 - jitter
+        current: Watcher | None = None
 
         def watcher() -> Watcher:
+            nonlocal account, current
+            if current and current.is_outdated:
+                account = reread(account)
             services = AccountServices(
                 account,
                 context.settings,
@@ -118,9 +137,9 @@ class ProducerService:
                 context.overrides,
                 multiple_mailboxes=multiple_mailboxes,
             )
-            return watcher_of(
-                services, backoff, imap=self._imap_breaker, oauth2=self._oauth2_breaker, give_up=self._give_up
-            )
+            imap = self._imap_breakers[breaker_names(context.settings)[account.name]]
+            current = watcher_of(services, backoff, imap=imap, oauth2=self._oauth2_breaker, give_up=self._give_up)
+            return current
 
         missed = ROUNDS_MISSED * context.settings.imap_poll_seconds
         return WatcherSupervisor(account.name, watcher, missed, self._lease_renewer, context.ops.observe)
@@ -179,9 +198,11 @@ class ProducerService:
     def abandon(self) -> None:
         """Do nothing: a batch is in the stream, or it is fetched again."""
 
-    def _ping_imap(self) -> None:
-        for account in self._context.settings.all_accounts:
-            ImapMailbox(account, self._context.settings.imap_timeout_seconds).close()
+    def _ping_imap(self, breaker: str) -> None:
+        settings = self._context.settings
+        for account in settings.all_accounts:
+            if breaker_names(settings)[account.name] == breaker:
+                ImapMailbox(account, settings.imap_timeout_seconds).close()
 
     def _ping_oauth2(self) -> None:
         for account in self._context.settings.all_accounts:
@@ -241,12 +262,15 @@ def watcher_of(
             settings.imap_idle_seconds,
             settings.imap_session_seconds,
             settings.reconcile_seconds,
+            settings.cb_recovery_timeout,
         ),
         connector=Connector(
             account,
             settings.imap_timeout_seconds,
             tokens=tokens,
             imap_breaker=imap,
+            on_login=backoff.count_login,
+            credentials_version=partial(credentials_version, account),
             observe=services.observe,
         ),
         imap_breaker=imap,

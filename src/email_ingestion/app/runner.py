@@ -78,9 +78,9 @@ class BreakerRegistry:
         self._breakers: dict[str, Breaker] = {}
         self._observers: list[Callable[[Event], None]] = []
 
-    def add(self, name: str, *counted: type[Exception]) -> Breaker:
+    def add(self, name: str, *counted: type[Exception], open_from_start: bool = False) -> Breaker:
         """Make a breaker that counts the errors `counted`."""
-        self._breakers[name] = Breaker(name, self._policy, counted, self._announce)
+        self._breakers[name] = Breaker(name, self._policy, counted, self._announce, open_from_start=open_from_start)
         return self._breakers[name]
 
     def get(self, name: str) -> Breaker:

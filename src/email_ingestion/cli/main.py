@@ -28,10 +28,6 @@ COMMANDS = {
     "search": ("delivered_mail:search", "Find delivered mail, newest first."),
     "export": ("delivered_mail:export", "Write a delivered message to standard output or a file."),
     "parse": ("parse:parse", "Show the record of messages on disk: fields, text, attachments and defects."),
-    "reparse": (
-        "reparse:reparse",
-        "Parse stored mail again where an older parser made its record, and replace the record.",
-    ),
     "blobs": ("storage:blobs", "Look after large messages and attachments."),
     "database": ("storage:database", "Look after the database."),
     "breaker": ("breakers:breaker", "See the circuit breakers of the running processes."),
@@ -50,10 +46,7 @@ COMMANDS = {
     "drain": ("drain_refill:drain", "Write the queue to a file."),
     "refill": ("drain_refill:refill", "Put a drained queue back into Redis."),
     "logs": ("log_viewer:logs", "Print what the processes of this machine logged, by time."),
-    "check": (
-        "check:check",
-        "Say in one line how well something works: OK, WARNING, CRITICAL or UNKNOWN, as monitoring plugins do.",
-    ),
+    "check": ("check:check", "Say in one line how well something works, as monitoring plugins do."),
     "errors": (
         "log_viewer:errors",
         "Sum up what went wrong, alike by alike: errors in the log files, and dead letters.",
@@ -82,7 +75,7 @@ GROUPS = {
     "Get more mail in": ("import", "backfill", "reconcile"),
     "Mend what is stuck": ("dlq", "quarantine", "pending", "consumers", "revoke"),
     "Slow down, hold": ("pause", "resume", "degrade", "priority", "breaker", "log-level"),
-    "Look after data": ("database", "reparse", "blobs", "drain", "refill"),
+    "Look after data": ("database", "blobs", "drain", "refill"),
     "Try and practise": ("loadtest", "gameday", "alert"),
 }
 MORE = "More"

@@ -43,6 +43,7 @@ class Imap4(imaplib.IMAP4):
     def __init__(self, host: str, port: int, ssl_context: ssl.SSLContext | None) -> None:
         self.received_bytes = 0
         self.finished_commands = 0
+        self.sent_commands = 0
         self.throttle_delay = 0.0  # seconds to wait before the next command
         self.exists = 0  # messages in the mailbox that is open
         self._throttled = False
@@ -54,6 +55,10 @@ class Imap4(imaplib.IMAP4):
     def _create_socket(self, timeout: float | None) -> socket.socket:
         sock: socket.socket = super()._create_socket(timeout)  # type: ignore[misc]  # typeshed leaves it out
         return self._ssl_context.wrap_socket(sock, server_hostname=self.host) if self._ssl_context else sock
+
+    def _command(self, name: str, *args: Any) -> Any:
+        self.sent_commands += 1
+        return super()._command(name, *args)  # type: ignore[misc]  # typeshed leaves it out
 
     def finish_command(self) -> None:
         """Count a command that is over, and choose the delay before the next one.

@@ -49,6 +49,11 @@ class ImapConnection:
         return self._imap4.received_bytes
 
     @property
+    def sent_commands(self) -> int:
+        """How many commands were sent so far."""
+        return self._imap4.sent_commands
+
+    @property
     def activity(self) -> int:
         """A number that rises with every finished command and every 64 KiB received, but not with single bytes."""
         return self._imap4.finished_commands + self._imap4.received_bytes // ACTIVITY_BYTES

@@ -35,7 +35,7 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 DEAD_REASONS = ("max_retries", "permanent", "poison", "operator", "malformed")
 BREAKER_STATES = ("closed", "open", "half_open")
 # Loops whose silence is no stall, and what turns beside the loops.
-UNWATCHED_LOOPS = ("alerts", "backups", "beat", "body", "canary", "observe", "output", "watchdog")
+UNWATCHED_LOOPS = ("alerts", "backups", "beat", "blobs", "body", "canary", "observe", "output", "watchdog")
 Reactions = dict[type[Event], Callable[[Any], None]]
 
 

@@ -1,8 +1,15 @@
-"""How long a watcher stays away from one account after an error, and how serious the error is. Decisions only."""
+"""How long a watcher stays away from one account after an error, and how serious the error is. Decisions only.
+
+What may pass is tried again often enough that an account is back within CB_RECOVERY_TIMEOUT of the end of an outage,
+however long that was. Two things are asked seldom, for providers lock out who asks often: a login with credentials that
+were refused, and logins after which nothing is achieved.
+"""
 
 from __future__ import annotations
 
 import random
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,13 +30,19 @@ from email_ingestion.producer.suspicion import MessageQuarantined
 
 Kind = Literal["normal", "transient", "throttled", "locked_out", "operator"]
 
-CAP_SECONDS = 300.0
+RECOVERY_SECONDS = 30.0  # CB_RECOVERY_TIMEOUT as it comes
 THROTTLED_CAP_SECONDS = 900.0
 ASKED_SPREAD_SECONDS = 10.0  # added to the time that a server asks for, so that accounts do not come back together
-OPERATOR_SECONDS = 15.0  # the first delay of an account that waits for a person; it doubles up to the next constant
-OPERATOR_CAP_SECONDS = 3600.0
+REFUSED_SECONDS = 900.0  # between two logins with credentials that were refused
+BROWSER_SECONDS = 3600.0  # until it is looked whether the owner has confirmed the login in a browser
+OPERATOR_SECONDS = 15.0  # the first delay of a setting or command that a person must mend; it doubles up to the next
+OPERATOR_CAP_SECONDS = 900.0
 BREAKER_SECONDS = 5.0  # an operator may close an open breaker long before its time
 FREE_QUARANTINES = 3  # messages that may end a conversation in a row, none of others between, before it is backed off
+PROBED_SECONDS = 1.0  # the least wait for a breaker: another account's probe may be under way
+SOON_SECONDS = 1.0  # after a login without progress until the next one, and twice that after the second
+LOGIN_SECONDS = 28.0  # after every further one: at most four within a minute
+LOGINS = 3  # without progress, that follow each other closely
 LOOKUP_TRIES = 3  # Gmail at times fails to look up a token that is valid
 
 
@@ -42,10 +55,20 @@ class Delay:
 
 
 class AccountBackoff:
-    """Counts the failures of one account since its last successful sync. It outlives the watchers of the account."""
+    """Counts the failures of one account since its last successful sync. It outlives the watchers of the account.
 
-    def __init__(self, rng: random.Random) -> None:
+    `recovery` is CB_RECOVERY_TIMEOUT, `clock` gives monotonic seconds.
+    """
+
+    def __init__(
+        self, rng: random.Random, recovery: float = RECOVERY_SECONDS, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.rng = rng
+        self._recovery = recovery
+        self._clock = clock
+        self._logins = 0  # without progress
+        self._last_login = 0.0
+        self._next_login = 0.0
         self.ever_succeeded = False
         self._session_was_useful = True  # a sync succeeded since the last session ended
         self._failures = 0
@@ -58,8 +81,29 @@ class AccountBackoff:
         self.ever_succeeded = self._session_was_useful = True
         self._failures = self._throttles = self._refusals = self._quarantines = 0
 
-    def after(self, error: EmailIngestionError) -> Delay:
-        """Count `error` and return the delay that follows it."""
+    def count_login(self) -> None:
+        """Count a login that is about to be tried."""
+        now = self._clock()
+        if now - self._last_login > 2 * LOGIN_SECONDS:
+            self._logins = 0
+        self._logins += 1
+        self._last_login = now
+        seconds = SOON_SECONDS * self._logins if self._logins < LOGINS else LOGIN_SECONDS
+        self._next_login = now + seconds * (1 + self.rng.random() / 16)
+
+    def progressed(self) -> None:
+        """Forget the logins, because mail was read since."""
+        self._logins, self._next_login = 0, 0.0
+
+    def login_delay(self) -> float:
+        """Return the seconds until the next login may be tried."""
+        return max(0.0, self._next_login - self._clock())
+
+    def after(self, error: EmailIngestionError, spent: float = 0.0) -> Delay:
+        """Count `error` and return the delay that follows it.
+
+        `spent` are the seconds that the attempt took to fail: a server that does not answer had a rest meanwhile.
+        """
         match error:
             case SessionExpired() | StaleCursor():
                 return self._session_ended()
@@ -68,17 +112,24 @@ class AccountBackoff:
             case IMAPThrottledError():
                 return Delay("throttled", self._throttled(error))
             case CircuitBreakerError():
-                return Delay("transient", min(error.retry_after, BREAKER_SECONDS))
+                return Delay("transient", max(min(error.retry_after, BREAKER_SECONDS), self._spread(PROBED_SECONDS)))
             case AuthenticationFailed() | ConfigurationError() | IMAPCommandRefused():
                 return self._needs_operator(error)
             case _:
-                seconds = self._quarantined(error) if isinstance(error, MessageQuarantined) else self.next_delay()
-                return Delay("transient", seconds)
+                return Delay("transient", self._may_pass(error, spent))
+
+    def _may_pass(self, error: EmailIngestionError, spent: float) -> float:
+        if isinstance(error, MessageQuarantined):
+            return self._quarantined(error)
+        return max(self._spread(PROBED_SECONDS), self.next_delay() - spent)
 
     def next_delay(self) -> float:
         """Count one more failure and return the seconds to stay away."""
         self._failures += 1
-        return jittered(backoff(self._failures, cap=CAP_SECONDS), self.rng)
+        return self._spread(backoff(self._failures, cap=self._recovery))
+
+    def _spread(self, seconds: float) -> float:
+        return jittered(min(seconds, self._recovery), self.rng)
 
     def _session_ended(self) -> Delay:
         """Reconnect at once, unless session after session ends before a sync succeeded."""
@@ -90,7 +141,10 @@ class AccountBackoff:
     def _quarantined(self, error: MessageQuarantined) -> float:
         """Reconnect at once, unless nothing but such messages comes: then it is perhaps the server that is ill."""
         self._quarantines = 0 if error.others_came else self._quarantines + 1
-        return 0.0 if self._quarantines <= FREE_QUARANTINES else self.next_delay()
+        if self._quarantines > FREE_QUARANTINES:
+            return self.next_delay()
+        self.progressed()
+        return 0.0
 
     def _throttled(self, error: IMAPThrottledError) -> float:
         """Return the time that the server asked for and little more, else half a minute and longer each time."""
@@ -106,5 +160,7 @@ class AccountBackoff:
         if isinstance(error, LookupFailed) and self._refusals < LOOKUP_TRIES:
             return Delay("transient", self.next_delay())
         if isinstance(error, WebLoginRequired):
-            return Delay("operator", OPERATOR_CAP_SECONDS)
+            return Delay("operator", BROWSER_SECONDS)
+        if isinstance(error, AuthenticationFailed):
+            return Delay("operator", REFUSED_SECONDS)
         return Delay("operator", backoff(self._refusals, base=OPERATOR_SECONDS, cap=OPERATOR_CAP_SECONDS))

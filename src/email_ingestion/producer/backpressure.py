@@ -156,6 +156,13 @@ class Backpressure:
             return HISTORY_SECONDS
         return 0.0 if self._budget.reserve(size, HISTORY_SHARE) else BUDGET_SECONDS
 
+    def takes_history(self) -> bool:
+        """Tell whether older mail may be fetched; also when Redis is away, which the next sync reports."""
+        self._tick()
+        with suppress(TransientError):
+            return not self._capacity.only_new_mail() and not self._capacity.reason_to_wait(max_messages=HISTORY_DEPTH)
+        return True
+
     def for_labels(self, size: int) -> float:
         """Return the seconds to wait before `size` bytes of labels are fetched; labels do not go into the stream."""
         self._tick()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from email_ingestion.breaker import Breaker
 from email_ingestion.events import Connected, Observe
@@ -24,21 +25,28 @@ class Connector:
         *,
         tokens: TokenRefresher | None,
         imap_breaker: Breaker,
+        on_login: Callable[[], None],
+        credentials_version: Callable[[], object],
         observe: Observe,
     ) -> None:
+        """`on_login` is called before each login; `credentials_version` tells whether password or consent changed."""
         self._account = account
         self._timeout = timeout
         self._tokens = tokens
         self._imap = imap_breaker
+        self._on_login = on_login
+        self.credentials_version = credentials_version
         self._observe = observe
+        self._refused: str | None = None  # the token that the server did not take last
 
     def connect(self) -> ImapMailbox:
         """Return a logged-in connection; raises as `ImapMailbox.login` and `TokenRefresher.get` do."""
-        token = self._tokens.get() if self._tokens else None
+        refused = self._refused
+        token = self._tokens.get(rejected=refused) if self._tokens else None
         try:
             return self._imap.run(lambda: self._login(token))
         except TokenRejected:
-            if not self._tokens:
+            if not self._tokens or refused:  # it was a fresh one: one login is enough
                 raise
             # Expired early or revoked: one forced refresh tells which.
             refreshed = self._tokens.get(rejected=token)
@@ -49,19 +57,18 @@ class Connector:
         left = self._tokens.expires_at - time.time() if self._tokens else 0.0
         return min(maximum, TOKEN_LIFE_SHARE * left) if left > 0 else maximum
 
-    def consent_version(self) -> int | None:
-        """Return the time the token file was written, which changes when a person has renewed the consent."""
-        try:
-            return self._account.google_token_file.stat().st_mtime_ns
-        except OSError:
-            return None
-
     def _login(self, token: str | None) -> ImapMailbox:
         connection = ImapMailbox(self._account, self._timeout)
         try:
+            self._on_login()
             connection.login(token)
+        except TokenRejected:
+            self._refused = token
+            connection.close()
+            raise
         except BaseException:
             connection.close()
             raise
+        self._refused = None
         self._observe(Connected(self._account.name))
         return connection

@@ -73,7 +73,9 @@ class WatcherSupervisor:
             idle = self.watcher.idle_for()
             if thread.is_alive() and idle > self._stall_seconds:
                 thread = self._replace_watcher(idle) or thread
-        if not self._stopped:  # Redis refused its write: what is believed of the lease is out of date
+        if (
+            not self._stopped and not self.watcher.is_outdated
+        ):  # Redis refused its write: what is believed of the lease is out of date
             self._leases.invalidate(self._account)
 
     def _start_watcher(self) -> threading.Thread | None:

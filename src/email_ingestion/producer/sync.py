@@ -35,6 +35,7 @@ class NewMailSync:
     def __init__(self, pipeline: AppendPipeline) -> None:
         self._pipeline = pipeline
         self._known_mail = pipeline.known_mail()
+        self.moves = 0  # of the cursor
         self._listed = 0  # the messages in the mailbox when everything above the cursor was listed
 
     def run(self, fetch_delay: FetchDelay, pause: Pause) -> bool:
@@ -51,6 +52,7 @@ class NewMailSync:
                 chunk = uids[start : start + MAX_FETCH_UIDS]
                 for step in self._append(cursor, chunk, fetch_delay):
                     cursor, seconds = (step, 0.0) if isinstance(step, Cursor) else (cursor, step)
+                    self.moves += isinstance(step, Cursor)
                     if not pause(seconds):
                         return False
                 self._report(cursor, len(uids) - start - len(chunk))
@@ -107,6 +109,7 @@ class HistorySync:
     """Brings the older mail of one mailbox into the stream; made anew for each connection."""
 
     def __init__(self, pipeline: AppendPipeline) -> None:
+        self.moves = 0  # of the cursor
         self._pipeline = pipeline
         self._started_at = time.monotonic()
         self._started_from: int | None = None
@@ -138,6 +141,7 @@ class HistorySync:
             for step in self._window(cursor, low, uids, known_mail, fetch_delay):
                 if isinstance(step, Cursor):
                     cursor = step
+                    self.moves += 1
                     self._report(below + bisect_left(uids, cursor.history))
                     yield 0.0
                 else:

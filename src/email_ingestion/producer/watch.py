@@ -11,9 +11,9 @@
 The path of a new message: `Watcher._sync_and_idle` ─▶ `NewMailSync.run` lists UIDs and selects ─▶ `AppendPipeline.run`
 waits for capacity, has `MessageFetcher` fetch the bodies, and appends them with the cursor in one script.
 
-`account_backoff` decides how long a failure keeps the watcher away. An authorization that a person must renew is tried
-again when the token file changes. Older mail, labels and reconcile advance in small steps between syncs, so that new
-mail never waits for them.
+`account_backoff` decides how long a failure keeps the watcher away. Credentials that were refused are tried again when
+they change, or the settings do. Older mail, labels and reconcile advance in small steps between syncs, so that new mail
+never waits for them. A turn that gets nothing done is followed by a pause: one second for each command that it sent.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
+from email_ingestion.backoff import jittered
 from email_ingestion.breaker import Breaker
 from email_ingestion.errors import (
     AuthenticationFailed,
@@ -59,7 +60,7 @@ from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap_errors import MailboxGone
 from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.producer.account_backoff import AccountBackoff, Delay
-from email_ingestion.producer.backpressure import Backpressure, DownloadBudget, StreamCapacity
+from email_ingestion.producer.backpressure import HISTORY_SECONDS, Backpressure, DownloadBudget, StreamCapacity
 from email_ingestion.producer.connector import Connector
 from email_ingestion.producer.label_sync import LabelSync
 from email_ingestion.producer.quarantine_retry import QuarantineRetry
@@ -71,8 +72,13 @@ from email_ingestion.stream import Lockout
 
 REDIS_SECONDS = 1.0  # Redis is near and cheap to ask, and its breaker spares it
 PROBE_SECONDS = 0.2  # the shortest wait while another thread probes whether it is back
-# An IDLE ends this soon even when nothing comes: with the time its end may take, a dead peer is found within a minute.
-MAX_IDLE_SECONDS = 45.0
+COMMAND_SECONDS = 1.0  # for each command of a turn that gets nothing done
+MAX_PACE_SECONDS = 10.0
+CAPACITY_SECONDS = 2.0  # between two looks for new mail while older mail waits for capacity
+# An IDLE ends this long before CB_RECOVERY_TIMEOUT, but after the least time, even when nothing comes: its end finds a
+# peer that died in silence.
+IDLE_MARGIN_SECONDS = 10.0
+LEAST_IDLE_SECONDS = 5.0
 SESSION_SPREAD = 0.1  # of a session's length, so that the accounts of a process do not reconnect together
 
 
@@ -84,6 +90,7 @@ class Intervals:
     idle: float
     session: float
     reconcile: float  # infinite: never
+    recovery: float  # until mail is read again after an outage
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +142,17 @@ class Watcher:
         self._activity = 0
         self._slowed = 0.0
         self._progress = self._checked_mailbox = time.monotonic()
+        self._attempt: float | None = None  # since when it tries to open the mailbox
+        self._turn: _Turn | None = None  # of the last session
+        self._idle_turns = 0  # in a row, that got nothing done and were short
+        self.is_outdated = False  # its credentials were refused, and have changed since
 
     def run(self) -> None:
-        """Watch until `stop`, or until another process reads the account."""
-        while not self._stop.is_set():
+        """Watch until `stop`, or until another process reads the account, or until it `is_outdated`."""
+        while not self._stop.is_set() and not self.is_outdated:
             self._tick()
             try:
-                if not self._wait_out_lockout():
+                if not self._wait_out_lockout() and self._wait_for_login():
                     self._session()
             except LeaseLost as error:
                 self._observe(SessionEnded(self._account.name, str(error)))
@@ -159,9 +170,12 @@ class Watcher:
     def _session(self) -> None:
         """Use one connection, from login to its planned end."""
         self._report_state("connecting")
+        self._attempt = time.monotonic()
         with closing(self._connect()) as connection:
             try:
-                self._sync_and_idle(connection, self._select(connection))
+                mailbox = self._select(connection)
+                self._attempt = None
+                self._sync_and_idle(connection, mailbox)
             finally:
                 self._backpressure.correct_budget(connection, last=True)
 
@@ -176,7 +190,10 @@ class Watcher:
         self._reconcile_schedule.abort()
         spread = 1 - SESSION_SPREAD * self._backoff.rng.random()
         session_seconds = self._connector.session_seconds(self._intervals.session) * spread
+        turn = self._turn = _Turn(connection, tasks)
         while not self._stop.is_set():
+            self._pace(turn, session_seconds - connection.age)
+            turn = self._turn = _Turn(connection, tasks)
             self._report_state("syncing")
             started = time.monotonic()
             try:
@@ -187,6 +204,7 @@ class Watcher:
                 self._imap.run(tasks.quarantine.run)
                 idle_seconds = self._imap.run(lambda: next(other_tasks))  # noqa: B023 - it is run at once
                 reconciling = bool(idle_seconds) and self._reconcile_schedule.step(reconcile)
+                turn.advanced = reconciling or not idle_seconds
             except (RedisConnectionError, CircuitBreakerError, SinkUnavailable) as error:
                 self._reconcile_schedule.abort()
                 other_tasks = self._other_tasks(tasks)
@@ -210,12 +228,38 @@ class Watcher:
 
     def _idle(self, connection: ImapMailbox, maximum: float) -> None:
         self._report_state("idle")
+        if maximum <= HISTORY_SECONDS:
+            self._await_capacity()
+            return
         maximum = min(maximum, self._reconcile_schedule.seconds_until_due)
-        connection.wait(max(0.0, min(self._intervals.poll, self._intervals.idle, MAX_IDLE_SECONDS, maximum)))
+        connection.wait(max(0.0, min(self._intervals.poll, self._intervals.idle, self._longest_idle, maximum)))
+
+    @property
+    def _longest_idle(self) -> float:
+        return max(LEAST_IDLE_SECONDS, self._intervals.recovery - IDLE_MARGIN_SECONDS)
+
+    def _await_capacity(self) -> None:
+        """Wait until older mail may be fetched, but not long: new mail may have come. The mail server is not asked."""
+        end = time.monotonic() + CAPACITY_SECONDS
+        while time.monotonic() < end and not self._stop.wait(HISTORY_SECONDS):
+            if self._backpressure.takes_history():
+                return
+
+    def _pace(self, turn: _Turn, maximum: float) -> None:
+        """After turns that got nothing done, wait a second for each command of the last, the time it took included."""
+        if turn.moved:
+            self._backoff.progressed()
+        wait = turn.commands * COMMAND_SECONDS - turn.seconds
+        if turn.moved or turn.advanced or wait <= 0:
+            self._idle_turns = 0
+            return
+        self._idle_turns += 1
+        if self._idle_turns > 1:  # the first is free: what woke us was no mail, and mail may follow at once
+            self._pause(min(MAX_PACE_SECONDS, wait, maximum))
 
     def _check_mailbox(self, connection: ImapMailbox, mailbox: SelectedMailbox) -> None:
         """See now and then whether the open mailbox is still the one of that name: an IDLE does not always tell."""
-        if time.monotonic() - self._checked_mailbox < min(self._intervals.poll, MAX_IDLE_SECONDS):
+        if time.monotonic() - self._checked_mailbox < min(self._intervals.poll, self._longest_idle):
             return
         self._checked_mailbox = time.monotonic()
         if self._imap.run(lambda: connection.is_replaced(mailbox)):
@@ -306,7 +350,8 @@ class Watcher:
             return
         if isinstance(error, StaleCursor):
             self._reconcile_schedule.run_soon()
-        delay = self._backoff.after(error)
+        spent = time.monotonic() - self._attempt if self._attempt else 0.0
+        delay = self._backoff.after(error, spent)
         if isinstance(error, IMAPLockedOut):
             delay = Delay(delay.kind, self._record_lockout(error))
         self._report_failure(error, delay)
@@ -314,11 +359,11 @@ class Watcher:
             return
         self._report_state("needs_operator" if delay.kind == "operator" else "waiting")
         if delay.kind != "locked_out":  # its end is in Redis, and waited for by `_wait_out_lockout`
-            self._pause(delay.seconds, until_consent=delay.kind == "operator")
+            self.is_outdated = self._pause(delay.seconds, until_changed=delay.kind == "operator")
 
     def _dependency_failed(self, error: TransientError) -> None:
         """Wait shortly, because Redis or the ledger is away."""
-        seconds = min(self._backoff.next_delay(), REDIS_SECONDS)
+        seconds = jittered(REDIS_SECONDS, self._backoff.rng)
         if isinstance(error, CircuitBreakerError):  # no later than its next probe, which costs nothing to wait for
             seconds = min(REDIS_SECONDS, max(error.retry_after, PROBE_SECONDS))
         ledger = isinstance(error, SinkUnavailable)
@@ -370,14 +415,25 @@ class Watcher:
         elif not isinstance(error, (AuthenticationFailed, IMAPConnectionError, CircuitBreakerError, TokenRefreshError)):
             self._observe(LoopFailed(self._loop, error, delay.seconds))
 
-    def _pause(self, seconds: float, *, until_consent: bool = False) -> None:
-        """Wait and tick, for a long pause is no stall. With `until_consent` a new consent ends it."""
+    def _pause(self, seconds: float, *, until_changed: bool = False) -> bool:
+        """Wait and tick, for a long pause is no stall. With `until_changed` other credentials end it: then True."""
         end = time.monotonic() + seconds
-        before = self._connector.consent_version() if until_consent else None
+        before = self._connector.credentials_version() if until_changed else None
         while not self._stop.wait(min(1.0, max(0.0, end - time.monotonic()))) and time.monotonic() < end:
             self._tick()
-            if until_consent and self._connector.consent_version() != before:
-                return
+            if until_changed and self._connector.credentials_version() != before:
+                return True
+        return False
+
+    def _wait_for_login(self) -> bool:
+        """Wait until the account may be logged in to again; False when the watcher was stopped."""
+        if self._turn and self._turn.moved:
+            self._backoff.progressed()
+        self._turn = None
+        if seconds := self._backoff.login_delay():
+            self._report_state("waiting")
+            self._pause(seconds)
+        return not self._stop.is_set()
 
     @property
     def _loop(self) -> str:
@@ -389,3 +445,30 @@ class Watcher:
 
     def _report_state(self, state: str) -> None:
         self._observe(Watching(self._account.name, state))
+
+
+class _Turn:
+    """One turn of a session: what it has achieved and what it cost."""
+
+    def __init__(self, connection: ImapMailbox, tasks: MailboxTasks) -> None:
+        self._connection = connection
+        self._tasks = tasks
+        self._started = time.monotonic()
+        self._commands = connection.sent_commands
+        self._moves = tasks.new_mail.moves + tasks.history.moves
+        self.advanced = False  # older mail, labels or a comparison came further
+
+    @property
+    def commands(self) -> int:
+        """The commands that were sent in it."""
+        return self._connection.sent_commands - self._commands
+
+    @property
+    def seconds(self) -> float:
+        """How long it has lasted."""
+        return time.monotonic() - self._started
+
+    @property
+    def moved(self) -> bool:
+        """Whether the cursor has moved."""
+        return self._tasks.new_mail.moves + self._tasks.history.moves > self._moves

@@ -39,6 +39,7 @@ __all__ = [
     "log_dir",
     "notify_socket",
     "secret_files",
+    "settings_files",
     "start_of",
 ]
 
@@ -57,6 +58,11 @@ def load_settings(**overrides: Any) -> Settings:
         raise ConfigurationError(f"cannot read {error.filename}: {error.strerror}") from error
     except ValueError as error:  # a broken TOML file
         raise ConfigurationError(f"{TOML}: {error}") from error
+
+
+def settings_files() -> list[Path]:
+    """Return the files that settings are read from, whether or not they exist."""
+    return [DOTENV, SANDBOX_PROFILE, TOML, *value_files(Settings)]
 
 
 def secret_files(settings: Settings) -> list[Path]:

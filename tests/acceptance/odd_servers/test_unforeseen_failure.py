@@ -13,7 +13,7 @@ ONE, TWO = (b"Subject: letter %d\r\n\r\nhello %d\r\n" % (number, number) for num
 
 def test_a_failure_nobody_foresaw_shows_everywhere_and_ends_with_its_cause(odd: RunOdd, redis_server: RedisServer):
     server = OddImapServer([Mail(ONE)])
-    with odd(server) as stack, redis_server.client() as redis:
+    with odd(server, CB_RECOVERY_TIMEOUT=2) as stack, redis_server.client() as redis:
         stack.arrives(ONE)
         stack.is_ready()
         cursor = Keys().cursor("default", "INBOX")
