@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -16,9 +18,12 @@ from email_ingestion.cli.common import audited, pick_accounts
 from email_ingestion.cli.output import show
 from email_ingestion.cli.progress_bars import run_with_progress
 from email_ingestion.errors import OperationFailed
+from email_ingestion.ledger.maintenance import describe_ledger
+from email_ingestion.ledger.store import open_ledger
 from email_ingestion.mailbox.uid_listing import DateRange
 from email_ingestion.producer.backpressure import HISTORY_SHARE, DownloadBudget
 from email_ingestion.reconcile import ReconcileReport
+from email_ingestion.reconcile.against_list import compare_with_list
 from email_ingestion.settings import Account, Settings, load_settings
 from email_ingestion.stream import Appender, RedisLink, open_link
 
@@ -31,10 +36,17 @@ NAMED = 20  # missing UIDs shown; the JSON report names more
 
 def reconcile(
     repair: Annotated[bool, typer.Option("--repair", help="Queue what is missing.")] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Compare with this list of another system instead; - is standard input."),
+    ] = None,
     account: Annotated[str, typer.Option(help="Only this account, by its configured name.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
 ) -> int:
     """Compare the server's messages with the ledger, the stream and the dead letters.
+
+    With --against, compare the ledger with a list that another system exported, one Message-ID or `email_id` a line:
+    how many of ours are missing there, and how many there are not ours; exit code 1 only if some of ours are missing.
 
     Exit code 0 when nothing is missing or all of it was queued, 1 when something is missing, 2 when the comparison
     could not be made. It may run beside the producer and beside itself.
@@ -43,9 +55,14 @@ def reconcile(
       email-ingestion reconcile
       email-ingestion reconcile --repair
       email-ingestion reconcile --json --account work
+      email-ingestion reconcile --against ids.txt
     """
     settings = load_settings()
     accounts = pick_accounts(settings, account)
+    if against:
+        if repair:
+            raise typer.BadParameter("--repair queues what the server has; with --against nothing is changed")
+        return _compare_with_list(settings, accounts, against, as_json=as_json)
     check_accounts(settings)
     link = open_link(settings.redis_address, "email-ingestion-reconcile")
     ledger = LedgerOnDemand(settings.database_url)
@@ -61,6 +78,44 @@ def reconcile(
     else:
         _show(reports, repair=repair)
     return 0 if all(report.complete for report in reports) else 1
+
+
+def _compare_with_list(settings: Settings, accounts: Sequence[Account], file: Path, *, as_json: bool) -> int:
+    """Compare the ledger with a file; return 1 when some of our messages are missing there."""
+    if (missing := describe_ledger(settings.database_url)).endswith("the worker makes it"):
+        raise OperationFailed(f"there is nothing to compare with: {missing}")
+    with closing(open_ledger(settings.database_url)) as ledger, _open_list(file) as lines:
+        try:
+            comparison = compare_with_list(ledger, lines, [each.name for each in accounts])
+        except UnicodeDecodeError as error:
+            raise typer.BadParameter(f"{file} is no text: {error.reason} at byte {error.start}") from error
+    report = comparison.as_dict()
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+    else:
+        show([{**row, "account": row["account"] or "(none of ours)"} for row in report["accounts"]], as_json=False)
+        for what in ("month", "label"):
+            counts = list(report[f"missing_by_{what}"].items())
+            if counts:
+                typer.echo(f"missing by {what}: " + ", ".join(f"{name} {count}" for name, count in counts[:NAMED]))
+        for name in comparison.named[:NAMED]:
+            typer.echo(f"missing there: {name}")
+        if comparison.missing > NAMED:
+            typer.echo(f"… {comparison.missing - NAMED} more; --json names {len(comparison.named)}")
+    return 1 if comparison.missing else 0
+
+
+@contextmanager
+def _open_list(file: Path) -> Iterator[TextIO]:
+    if str(file) == "-":
+        yield sys.stdin
+        return
+    try:
+        stream = file.open(encoding="utf-8-sig")
+    except OSError as error:
+        raise typer.BadParameter(f"--against: cannot read {file}: {error.strerror}") from error
+    with stream:
+        yield stream
 
 
 @contextmanager

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from email_ingestion.records import Email, Envelope, SinkMessage
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveredName:
+    """How a delivered message is called, here and elsewhere, and when and where it was."""
+
+    email_id: str
+    message_id: str | None
+    internaldate: datetime
+    labels: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

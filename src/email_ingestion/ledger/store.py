@@ -30,7 +30,7 @@ from email_ingestion.errors import ContentLost, SinkUnavailable
 from email_ingestion.identity import MIN_PART, identity_value, matches_identity, shortest_parts
 from email_ingestion.ledger.engine import Database, check_server, open_engine
 from email_ingestion.ledger.migrate import migrate
-from email_ingestion.ledger.model import Location, StoredEmail, StoredFacts
+from email_ingestion.ledger.model import DeliveredName, Location, StoredEmail, StoredFacts
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, Outbox, envelope_of
 from email_ingestion.ledger.rows import PreparedBatch, attachment_rows
 from email_ingestion.ledger.search import Hit, Term, parse, postgresql_condition, snippet, sqlite_condition
@@ -38,6 +38,7 @@ from email_ingestion.ledger.search_filter import SearchFilter, add_fold
 from email_ingestion.ledger.stored_contents import StoredContents
 from email_ingestion.ledger.tables import attachments, contents, deliveries, emails, places, purged
 
+_PAGE = 1_000  # rows of one query of many
 _CHUNK = 500  # values in one IN (…): old SQLites take 999 in a statement
 _INDEXED_CHARS = 200_000  # characters of a text that the full-text index covers
 
@@ -287,6 +288,20 @@ class Ledger:
             query = query.where(emails.c.account == account)
         with self._database.connect() as connection:
             return connection.execute(query).scalar_one()
+
+    def delivered_names(self, account: str) -> Iterator[DeliveredName]:
+        """Yield the delivered messages of an account by their identities, a page at a time."""
+        columns = (emails.c.email_id, emails.c.message_id, emails.c.internaldate, emails.c.labels)
+        last = ""
+        while True:
+            query = select(*columns).where(emails.c.account == account, emails.c.email_id > last)
+            with self._database.connect() as connection:
+                rows = connection.execute(query.order_by(emails.c.email_id).limit(_PAGE)).all()
+            for row in rows:
+                yield DeliveredName(row.email_id, row.message_id, row.internaldate, tuple(row.labels))
+            if len(rows) < _PAGE:
+                return
+            last = rows[-1].email_id
 
     def search(self, words: str, limit: int = 20, only: SearchFilter | None = None) -> list[Hit]:
         """Return the newest messages that `only` lets pass and that have all `words` (syntax: `search.parse`).
