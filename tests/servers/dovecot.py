@@ -13,7 +13,7 @@ import shutil
 import smtplib
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,7 +39,7 @@ first_valid_uid = 1
 auth_mechanisms = plain login xoauth2 oauthbearer
 auth_username_format = %Lu
 auth_failure_delay = 0
-mail_location = sdbox:~/sdbox
+mail_location = {mail_location}
 mail_max_userip_connections = 100
 mail_fsync = never
 imap_idle_notify_interval = 30 secs
@@ -98,10 +98,17 @@ scope = {scope}
 
 
 class DovecotServer:
-    """With a `prefix` folders are `INBOX.…`, as at many hosters; without it they stand beside INBOX."""
+    """With a `prefix` folders are `INBOX.…`, as at many hosters; without it they stand beside INBOX.
 
-    def __init__(self, directory: Path, oauth_port: int, scope: str, *, prefix: bool) -> None:
+    With `maildir` it keeps INBOX as a Maildir, in which these files lie from the beginning: names and contents.
+    """
+
+    def __init__(
+        self, directory: Path, oauth_port: int, scope: str, *, prefix: bool, maildir: Mapping[str, bytes] | None
+    ) -> None:
         self.directory = directory
+        self.maildir = directory / "home" / USER / "Maildir"
+        self._files = maildir
         self.imap_port = free_port()
         self.lmtp_port = free_port()
         self._separator = "." if prefix else "/"
@@ -115,8 +122,14 @@ class DovecotServer:
         group = grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
         for name in ("run", "home"):
             (self.directory / name).mkdir(exist_ok=True)
+        if self._files is not None:
+            for name in ("new", "cur", "tmp"):
+                (self.maildir / name).mkdir(parents=True)
+            for name, raw in self._files.items():
+                (self.maildir / "new" / name).write_bytes(raw)
         values = {
             "directory": self.directory,
+            "mail_location": "sdbox:~/sdbox" if self._files is None else "maildir:~/Maildir",
             "run": self.directory / "run",
             "user": user,
             "group": group,
@@ -151,12 +164,16 @@ class DovecotServer:
 
 @contextmanager
 def running_dovecot(
-    oauth_port: int = 0, scope: str = "https://mail.google.com/", *, prefix: bool = False
+    oauth_port: int = 0,
+    scope: str = "https://mail.google.com/",
+    *,
+    prefix: bool = False,
+    maildir: Mapping[str, bytes] | None = None,
 ) -> Iterator[DovecotServer]:
     # Unix socket paths are limited to about 100 bytes: pytest's own directories are too long.
     with tempfile.TemporaryDirectory(prefix="dv-", dir="/tmp", ignore_cleanup_errors=True) as name:
         os.chmod(name, 0o755)
-        server = DovecotServer(Path(name), oauth_port, scope, prefix=prefix)
+        server = DovecotServer(Path(name), oauth_port, scope, prefix=prefix, maildir=maildir)
         server.start()
         try:
             yield server

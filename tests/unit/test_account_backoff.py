@@ -22,7 +22,8 @@ from email_ingestion.errors import (
     TokenRefreshError,
 )
 from email_ingestion.mailbox.imap_errors import LookupFailed, WebLoginRequired
-from email_ingestion.producer.account_backoff import AccountBackoff
+from email_ingestion.producer.account_backoff import FREE_QUARANTINES, AccountBackoff
+from email_ingestion.producer.suspicion import MessageQuarantined
 
 
 @pytest.fixture
@@ -123,3 +124,14 @@ def test_a_lockout_and_an_open_breaker_say_themselves_how_long(backoff: AccountB
 def test_accounts_that_fail_together_do_not_come_back_together():
     waits = {AccountBackoff(random.Random(seed)).after(IMAPConnectionError("x")).seconds for seed in range(20)}
     assert len(waits) == 20
+
+
+def test_messages_that_end_the_conversation_are_no_failures_while_others_come():
+    backoff = AccountBackoff(random.Random(1))
+    backoff.after(IMAPConnectionError("broke off"))
+    among_others = [backoff.after(MessageQuarantined("", others_came=True)).seconds for _ in range(20)]
+    alone = [backoff.after(MessageQuarantined("", others_came=False)).seconds for _ in range(6)]
+    assert among_others == [0.0] * 20
+    assert alone[:FREE_QUARANTINES] == [0.0] * FREE_QUARANTINES
+    assert all(seconds > 0 for seconds in alone[FREE_QUARANTINES:])
+    assert alone[-1] > alone[FREE_QUARANTINES]

@@ -1,11 +1,14 @@
-"""The fast parser of FETCH responses gives what imapclient gives, or leaves it to imapclient."""
+"""The fast parser of FETCH responses gives what imapclient gives, or leaves it to imapclient; damage spoils one."""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from imapclient.response_parser import parse_fetch_response
 
-from email_ingestion.mailbox.fetch_parser import parse_fast
+from email_ingestion.mailbox.fetch_parser import SALVAGED_FLAGS, parse, parse_fast
+from email_ingestion.mailbox.message_summary import parse_summary, readable_date
 
 GMAIL = (
     rb'3 (X-GM-THRID 1278455344230334866 X-GM-MSGID 1278455344230334865 X-GM-LABELS ("\\Inbox" "\\Sent" M&APY-ller '
@@ -55,3 +58,58 @@ def test_no_response_is_no_message():
 
 def test_a_label_with_half_a_pair_of_brackets_is_a_label():
     assert parse_fast([b"3 (UID 41 X-GM-LABELS ([abc \\Inbox))"]) == {41: {b"X-GM-LABELS": (b"[abc", b"\\Inbox")}}
+
+
+# What no parser reads, with the values that can be told apart all the same.
+DAMAGED = {
+    rb"2 (UID 7 FLAGS (Junk(1 \Seen) RFC822.SIZE 12)": {b"FLAGS": (b"Junk(1", rb"\Seen"), b"RFC822.SIZE": 12},
+    rb"2 (FLAGS (a)b) UID 7 RFC822.SIZE 12)": {b"FLAGS": (b"a)b",), b"RFC822.SIZE": 12},
+    rb'2 (X-GM-LABELS ("a\"b" "UID 9" [abc x) UID 7 MODSEQ (4))': {
+        b"X-GM-LABELS": (b'a"b', b"UID 9", b"[abc", b"x"),
+        b"MODSEQ": (4,),
+    },
+    rb'2 (UID 7 FLAGS (x() RFC822.SIZE twelve INTERNALDATE "00-Jan-0000 00:00:00 +0000")': {
+        b"RFC822.SIZE": None,
+        b"INTERNALDATE": None,
+    },
+}
+
+
+@pytest.mark.parametrize("response", DAMAGED)
+def test_a_damaged_response_gives_what_can_be_told_apart_and_spoils_no_other(response: bytes):
+    found = parse([DOVECOT.replace(b"UID 7", b"UID 6"), response, DOVECOT.replace(b"UID 7", b"UID 8")])
+    assert found.keys() == {6, 7, 8}
+    assert DAMAGED[response].items() <= found[7].items()
+    assert found[6][b"RFC822.SIZE"] == found[8][b"RFC822.SIZE"] == 99
+
+
+def test_a_body_comes_out_of_a_response_with_flags_that_nobody_can_read():
+    responses = [(rb"2 (UID 7 FLAGS (Junk(1) BODY[] {5}", b"hello"), b")"]
+    assert parse(responses) == {7: {b"FLAGS": (b"Junk(1",), b"BODY[]": b"hello", SALVAGED_FLAGS: True}}
+
+
+def test_a_response_without_a_uid_is_nobodys():
+    assert parse([b"3 (FLAGS (\\Seen))", DOVECOT]).keys() == {7}
+    assert parse([b"3 (FLAGS (()", b"nonsense", b""]) == {}
+
+
+@given(st.lists(st.binary(max_size=80), max_size=4), st.binary(max_size=40))
+def test_no_bytes_make_the_parser_or_the_summary_fail(lines: list[bytes], literal: bytes):
+    for uid, data in parse([(lines[0] if lines else b"1 (UID 1 BODY[] {9}", literal), *lines, DOVECOT]).items():
+        assert parse_summary(uid, data).uid == uid
+
+
+@pytest.mark.parametrize(
+    ("value", "readable"),
+    [
+        (b'"17-Jul-1996 02:44:25 +0000"', True),
+        *((value, False) for value in (b"NIL", b'""', b"17", b"()", b'"yesterday"')),
+        (b'"01-Jan-0001 00:00:00 +0100"', False),
+        (b'"00-Jan-0000 00:00:00 +0000"', False),
+        (b'"31-Dec-9999 23:59:59 -0100"', False),
+    ],
+)
+def test_a_date_is_readable_or_none(value: bytes, readable: bool):
+    (data,) = parse([b"1 (UID 7 RFC822.SIZE 5 INTERNALDATE %b)" % value]).values()
+    assert (readable_date(data[b"INTERNALDATE"]) is not None) is readable
+    assert ("internaldate:unreadable" in parse_summary(7, data).defects) is not readable

@@ -110,7 +110,7 @@ def _salvage(response: Sequence[Any]) -> dict[bytes, Any]:
         match for match in _WANTED.finditer(text) if not any(start < match.start() < end for start, end in quoted)
     ]
     ends = [match.start() for match in starts[1:]] + [len(text)]
-    for match, end in zip(starts, ends, strict=True):
+    for match, end in zip(starts, ends, strict=False):
         name, value = match[1].upper(), text[match.end() : end].strip()
         if end == len(text):
             value = value.removesuffix(b")")  # of the whole response
@@ -120,9 +120,9 @@ def _salvage(response: Sequence[Any]) -> dict[bytes, Any]:
 
 def _salvaged_item(name: bytes, value: bytes, literals: Sequence[bytes]) -> dict[bytes, Any]:
     """Return the item; its value is None where it has no sense."""
-    literal = re.fullmatch(rb"\x00(\d+)\x00", value)
     if name.startswith(b"BODY["):
-        return {name: literals[int(literal[1])] if literal else _salvaged_string(value)}
+        literal = _literal(value, literals)
+        return {name: _salvaged_string(value) if literal is None else literal}
     if name == b"INTERNALDATE":
         try:
             return {name: _parse_date(value.strip(b'"').decode())}
@@ -148,8 +148,14 @@ def _salvaged_list(items: bytes, literals: Sequence[bytes]) -> Iterator[bytes]:
         if atom is None:
             yield re.sub(rb"\\(.)", rb"\1", match[1])
         else:
-            literal = re.fullmatch(rb"\x00(\d+)\x00", atom)
-            yield literals[int(literal[1])] if literal else atom
+            literal = _literal(atom, literals)
+            yield atom if literal is None else literal
+
+
+def _literal(value: bytes, literals: Sequence[bytes]) -> bytes | None:
+    """Return the literal that stood in the place of `value`."""
+    place = re.fullmatch(rb"\x00(\d{1,5})\x00", value)
+    return literals[int(place[1])] if place and int(place[1]) < len(literals) else None
 
 
 def _messages(responses: Sequence[Any]) -> Iterator[dict[bytes, Any]]:

@@ -157,6 +157,12 @@ def _loop_errors(previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping
     return {loop: sentence.format(loop) for loop in loops if count(current, loop) > count(previous, loop)}
 
 
+def _quarantined(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
+    counts = current.by_label("imap_quarantined_messages", "account")
+    sentence = "the mail server of account {} does not send {:.0f} messages: email-ingestion quarantine list"
+    return {account: sentence.format(account, count) for account, count in counts.items() if count}
+
+
 def _redis_memory(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
     used, limit = current.value("redis_memory_used_bytes"), current.value("redis_memory_max_bytes")
     full = used and limit and used / limit > THRESHOLDS["redis_memory_ratio"]
@@ -228,6 +234,7 @@ ALERT_RULES = (
     AlertRule("DlqGrowing", "P2", "25-dlq-growing", _dead_letters),
     AlertRule("RedisMemoryHigh", "P2", "29-memory", _redis_memory),
     AlertRule("LoopFailing", "P3", "223-loop-failing", _loop_errors),
+    AlertRule("MailQuarantined", "P3", "224-quarantined-mail", _quarantined, evaluations=2),
     AlertRule("ReauthRequired", "P3", "23-oauth2-token-expired", _reauthorize),
     AlertRule(
         "ConsentEnding",

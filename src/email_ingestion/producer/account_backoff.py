@@ -143,6 +143,7 @@ class AccountBackoff:
         self._quarantines = 0 if error.others_came else self._quarantines + 1
         if self._quarantines > FREE_QUARANTINES:
             return self.next_delay()
+        self._failures = 0
         self.progressed()
         return 0.0
 

@@ -33,8 +33,10 @@ from email_ingestion.errors import (
     CircuitBreakerError,
     ConfigurationError,
     EmailIngestionError,
+    IMAPCommandRefused,
     IMAPConnectionError,
     IMAPLockedOut,
+    IMAPThrottledError,
     LeaseLost,
     RedisConnectionError,
     SessionExpired,
@@ -79,6 +81,7 @@ CAPACITY_SECONDS = 2.0  # between two looks for new mail while older mail waits 
 # peer that died in silence.
 IDLE_MARGIN_SECONDS = 10.0
 LEAST_IDLE_SECONDS = 5.0
+LOST_SESSIONS = 2  # in a row, after which a single pass tells the messages over which they end apart (`suspicion`)
 SESSION_SPREAD = 0.1  # of a session's length, so that the accounts of a process do not reconnect together
 
 
@@ -290,7 +293,9 @@ class Watcher:
 
     def once(self) -> bool:
         """Make one pass over the mailbox; False when it was stopped before its end. Raises what went wrong."""
+        lost = 0
         while True:
+            connection = None
             try:
                 with closing(self._connect()) as connection:
                     try:
@@ -298,8 +303,18 @@ class Watcher:
                     finally:
                         self._backpressure.correct_budget(connection, last=True)
             except (SessionExpired, StaleCursor, MessageQuarantined) as error:  # a long pass outlives its session
+                lost = 0
                 self._observe(SessionEnded(self._account.name, str(error)))
                 self._pause(self._backoff.after(error).seconds)
+            except (IMAPThrottledError, IMAPCommandRefused):
+                raise
+            except IMAPConnectionError as error:
+                lost += 1
+                if connection is None or lost > LOST_SESSIONS:
+                    raise
+                seconds = self._backoff.after(error).seconds
+                self._observe(ConnectionFailed(self._account.name, error, seconds))
+                self._pause(seconds)
 
     def _pass(self, connection: ImapMailbox, mailbox: SelectedMailbox) -> bool:
         """Bring in everything, new mail first; waits for older mail too, for perhaps no worker empties the stream."""
