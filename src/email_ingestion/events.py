@@ -367,6 +367,22 @@ class Reclaimed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class SinkClaimLost(Event):
+    """Messages that were claimed for a sink are no longer this worker's: it was stopped for longer than its lease."""
+
+    sink: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class DueTimesMended(Event):
+    """Deliveries to a sink were due in a future that nobody asked for: the database's clock was ahead for a while."""
+
+    sink: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class OwnershipLost(Event):
     """Another worker acknowledged entries while this worker handled them."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections import Counter
 from typing import Any
@@ -45,6 +46,39 @@ def test_workers_killed_between_the_sinks_leave_no_sink_without_a_message(here: 
     marks = here.rows("SELECT sink, state, count(*) FROM deliveries GROUP BY sink, state ORDER BY sink")
     assert marks == [(f"files:{files}", "delivered", COUNT), ("webhook", "delivered", COUNT)]
     assert intake.backlog().depth == 0
+
+
+def test_a_worker_that_was_stopped_for_longer_than_its_lease_hands_nothing_more_over(
+    here: Place, own_redis: RedisServer
+):
+    count, threads, seconds = 40, 2, 0.1
+    appender = Appender(link(own_redis.url))
+    appender.restart_cursor("default", "INBOX", Cursor(1, 0))
+    appender.append("default", "INBOX", Cursor(1, 0), count, [message(uid) for uid in range(1, count + 1)])
+    with receiving() as receiver:
+        here.set(SINKS="webhook", WEBHOOK_URL=receiver.url, WEBHOOK_SECRET=SECRET, WORKER_THREADS=threads)
+        here.set(WORKER_LEASE_SECONDS=3, SINK_TIMEOUT_SECONDS=2, WEBHOOK_TIMEOUT_SECONDS=1)
+
+        def answer(_: str) -> tuple[int, dict[str, str]]:
+            time.sleep(seconds)  # what a receiver does with a message
+            return 204, {}
+
+        receiver.answer = answer
+        stopped = here.worker()
+        until(lambda: len(receiver.taken) >= 6, "it is in the middle of its claim")
+        stopped.process.send_signal(signal.SIGSTOP)
+        here.worker(2)
+        until(lambda: len(receiver.taken) == count, "the other one has taken over")
+        until(
+            lambda: here.rows("SELECT count(*) FROM deliveries WHERE state = 'delivered'") == [(count,)],
+            "it has marked them all",
+        )
+        stopped.process.send_signal(signal.SIGCONT)
+        until(lambda: "sink_claim_lost" in stopped.log(), "it notices that its claim is lost")
+        appender.append("default", "INBOX", Cursor(1, count), count + 1, [message(count + 1)])
+        until(lambda: len(receiver.taken) == count + 1, "both go on")
+    unmarked = 0.5 / seconds * threads  # half a second's worth, of which it had not written down that they were taken
+    assert sum(receiver.asked.values()) <= count + 1 + unmarked + 2 * threads
 
 
 ROUTES = """

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import update
 
-from email_ingestion.ledger.outbox import DeliveryClaim
+from email_ingestion.ledger import outbox
+from email_ingestion.ledger.engine import database_now
+from email_ingestion.ledger.outbox import LONGEST_WAIT, DeliveryClaim
 from email_ingestion.ledger.store import Ledger
+from email_ingestion.ledger.tables import deliveries
 from tests.contract.ledgers import letters, mail, stored
+from tests.servers.processes import until
 
 LEASE = 60.0
 NOW = 0.0
@@ -115,7 +121,8 @@ def test_what_a_late_worker_did_deliver_is_not_delivered_again(ledger: Ledger) -
 def test_a_prolonged_claim_holds_with_its_new_end(ledger: Ledger) -> None:
     record(ledger, 1)
     claimed = claim(ledger, lease=NOW)
-    longer = ledger.outbox.extend(claimed, ids(claimed), LEASE)
+    longer, lost = ledger.outbox.extend(claimed, ids(claimed), LEASE)
+    assert lost == frozenset()
     assert claim(ledger, holder="two").deliveries == ()
     ledger.outbox.release(longer, ids(longer))
     assert claim(ledger, holder="two").deliveries[0].attempt == 1
@@ -177,3 +184,48 @@ def test_the_backlog_tells_how_many_wait_and_since_when(ledger: Ledger) -> None:
     backlog = ledger.outbox.backlog("a")
     assert backlog.waiting == 2
     assert backlog.oldest is not None
+
+
+def test_an_extension_tells_what_another_worker_has_taken_over(ledger: Ledger) -> None:
+    record(ledger, 1)
+    late = claim(ledger, lease=NOW)
+    assert not ledger.outbox.is_held(late, ids(late))  # another one may take it at any moment
+    other = claim(ledger, holder="two")
+    assert ledger.outbox.is_held(other, ids(other))
+    assert ledger.outbox.extend(late, ids(late), LEASE)[1] == {"default:gm:1"}
+    assert not ledger.outbox.is_held(late, ids(late))
+    assert ledger.outbox.is_held(other, ids(other))
+
+
+def test_a_delivery_in_an_impossible_future_is_due_now(ledger: Ledger) -> None:
+    record(ledger, 1)
+    ledger.outbox.defer(claim(ledger), {"default:gm:1": 10 * LONGEST_WAIT})
+    assert ledger.outbox.mend_due_times("a", LEASE) == 0  # at most the longest wait, which may be meant
+    day = datetime.now(UTC) + timedelta(days=1)
+    with ledger._database.begin() as connection:
+        connection.execute(update(deliveries).values(due=day))
+    assert ledger.outbox.mend_due_times("a", LEASE) == 1
+    assert ids(claim(ledger)) == ["default:gm:1"]
+
+
+def test_what_the_clock_put_off_by_going_back_is_due_now(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = timedelta(hours=2)
+    monkeypatch.setattr(outbox, "database_now", lambda connection: database_now(connection) + ahead)
+    record(ledger, 1, 2)
+    claimed = claim(ledger)
+    ledger.outbox.defer(claimed, {"default:gm:1": 1})
+    assert ledger.outbox.mend_due_times("a", LEASE) == 0
+    ahead = timedelta(0)
+    assert ledger.outbox.mend_due_times("a", LEASE) == 1  # not what a worker has: it extends its lease itself
+    assert ids(claim(ledger)) == ["default:gm:1"]
+    assert ledger.outbox.extend(claimed, ["default:gm:2"], LEASE)[1] == frozenset()
+
+
+def test_a_lease_that_the_clock_made_too_long_ends(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(ledger, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(outbox, "database_now", lambda connection: database_now(connection) + timedelta(days=1))
+        claim(ledger)
+    lease = 0.2
+    until(lambda: ledger.outbox.mend_due_times("a", lease) == 1, "nobody has extended it for a lease")
+    assert ids(claim(ledger, holder="two")) == ["default:gm:1"]

@@ -8,11 +8,12 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 
 from email_ingestion.errors import ConfigurationError
@@ -73,6 +74,14 @@ class Database:
         """Open a transaction for writes, which is committed at the end of the block."""
         with translate_errors(self.name), self._write_engine.begin() as connection:
             yield connection
+
+
+def database_now(connection: Connection) -> datetime:
+    """Return the time by the clock of the database, which all workers share; SQLite's is this machine's."""
+    if connection.dialect.name == "sqlite":
+        return datetime.now(UTC)
+    now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+    return now.astimezone(UTC)
 
 
 _to_json = partial(json.dumps, ensure_ascii=False)  # labels and headers stay readable in the database

@@ -6,21 +6,27 @@
 
 A row is inserted in the transaction that records its message. The claim counts as an attempt, so that a message which
 kills its worker is found; a release without a try takes the attempt back.
+
+Due times are by the clock of the database, not by that of a worker. Where that clock was ahead for a while, they lie in
+a future that nobody asked for: `mend_due_times` brings them back.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, case, func, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select, update
 
-from email_ingestion.ledger.engine import Database
+from email_ingestion.ledger.engine import Database, database_now
 from email_ingestion.ledger.tables import deliveries, emails
 from email_ingestion.records import Envelope
 
+LONGEST_WAIT = 6 * 3600.0  # seconds until another attempt, whatever a sink asks for
+STEP_SECONDS = 2.0  # by which the database's clock may go back without anything being mended
 _WAITING = deliveries.c.state == "waiting"
 ENVELOPE_COLUMNS = (
     *(emails.c.account, emails.c.mailbox, emails.c.uidvalidity, emails.c.uid, emails.c.gm_msgid, emails.c.gm_thrid),
@@ -76,13 +82,15 @@ class Outbox:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._clocks: dict[str, float] = {}  # by sink: what the database's clock was ahead of ours that never steps
+        self._overlong_since: dict[str, float] = {}  # by sink: since when a lease ends later than any may
 
     def claim(self, sink: str, holder: str, limit: int, lease: float) -> DeliveryClaim:
         """Claim up to `limit` due messages for `lease` seconds; a message that may have killed a worker comes alone."""
-        now = datetime.now(UTC)
-        claim = DeliveryClaim(sink, now + timedelta(seconds=lease))
-        due = (deliveries.c.sink == sink, _WAITING, deliveries.c.due <= now)
         with self._database.connect() as connection:  # mostly nothing is due, and this needs no write lock
+            now = database_now(connection)
+            claim = DeliveryClaim(sink, now + timedelta(seconds=lease))
+            due = (deliveries.c.sink == sink, _WAITING, deliveries.c.due <= now)
             if connection.execute(select(1).where(*due).limit(1)).first() is None:
                 return claim
         with self._database.begin() as connection:
@@ -90,12 +98,33 @@ class Outbox:
             self._change(connection, sink, ids, due=claim.until, holder=holder, attempts=deliveries.c.attempts + 1)
             return DeliveryClaim(sink, claim.until, _load_deliveries(connection, sink, ids), abandoned)
 
-    def extend(self, claim: DeliveryClaim, email_ids: Collection[str], lease: float) -> DeliveryClaim:
-        """Extend the lease of the given messages of a claim to `lease` seconds from now."""
-        until = datetime.now(UTC) + timedelta(seconds=lease)
+    def extend(
+        self, claim: DeliveryClaim, email_ids: Collection[str], lease: float
+    ) -> tuple[DeliveryClaim, frozenset[str]]:
+        """Extend the lease of the given messages of a claim to `lease` seconds from now.
+
+        Return the claim as it is from now on, and the messages of it that another worker has taken over.
+        """
         with self._database.begin() as connection:
-            self._change(connection, claim.sink, email_ids, _is_held(claim), due=until)
-        return replace(claim, until=until)
+            until = database_now(connection) + timedelta(seconds=lease)
+            mine = (deliveries.c.sink == claim.sink, deliveries.c.email_id.in_(sorted(email_ids)), _is_held(claim))
+            change = update(deliveries).where(*mine).values(due=until).returning(deliveries.c.email_id)
+            held = set(connection.execute(change).scalars())
+        return replace(claim, until=until), frozenset(set(email_ids) - held)
+
+    def is_held(self, claim: DeliveryClaim, email_ids: Collection[str]) -> bool:
+        """Whether the lease of all these messages lasts, and no other worker has taken one over."""
+        mine = (
+            deliveries.c.sink == claim.sink,
+            deliveries.c.email_id.in_(sorted(email_ids)),
+            _WAITING,
+            _is_held(claim),
+        )
+        with self._database.connect() as connection:
+            if database_now(connection) >= claim.until:
+                return False
+            held = connection.execute(select(func.count()).select_from(deliveries).where(*mine)).scalar_one()
+        return bool(held == len(set(email_ids)))
 
     def mark_delivered(self, claim: DeliveryClaim, email_ids: Collection[str]) -> None:
         """Mark messages that the sink has, whichever worker holds them now."""
@@ -107,24 +136,52 @@ class Outbox:
 
     def defer(self, claim: DeliveryClaim, seconds: Mapping[str, float]) -> None:
         """Schedule the next attempt of each message, in so many seconds."""
-        now = datetime.now(UTC)
         with self._database.begin() as connection:
+            now = database_now(connection)
             for email_id, wait in seconds.items():
-                due = now + timedelta(seconds=wait)
+                due = now + timedelta(seconds=min(wait, LONGEST_WAIT))
                 self._change(connection, claim.sink, [email_id], _is_held(claim), due=due, holder=None)
 
     def release(self, claim: DeliveryClaim, email_ids: Collection[str], seconds: float = 0.0) -> None:
         """Release messages that were not tried: the claim does not count as an attempt."""
         attempts = case((deliveries.c.attempts > 0, deliveries.c.attempts - 1), else_=0)
-        due = datetime.now(UTC) + timedelta(seconds=seconds)
         with self._database.begin() as connection:
+            due = database_now(connection) + timedelta(seconds=seconds)
             self._change(connection, claim.sink, email_ids, _is_held(claim), due=due, holder=None, attempts=attempts)
 
     def recover(self, sink: str, holder: str) -> int:
         """Make the claims of a killed `holder` due now; return how many. Their attempts stay counted."""
         mine = (deliveries.c.sink == sink, _WAITING, deliveries.c.holder == holder)
         with self._database.begin() as connection:
-            return connection.execute(update(deliveries).where(*mine).values(due=datetime.now(UTC))).rowcount
+            due = database_now(connection)
+            return connection.execute(update(deliveries).where(*mine).values(due=due)).rowcount
+
+    def mend_due_times(self, sink: str, lease: float) -> int:
+        """Make due what the clock put into an impossible future; return how many. Call it every few seconds.
+
+        That is what waits when the clock has gone back since the last call, what waits longer than any may, and a
+        lease that ends later than any does, once its holder had the time to extend it by the clock as it is.
+        """
+        ours = boot_time()
+        mine = (deliveries.c.sink == sink, _WAITING)
+        with self._database.connect() as connection:
+            now = database_now(connection)
+            latest = connection.execute(select(func.max(deliveries.c.due)).where(*mine)).scalar_one()
+        offset = now.timestamp() - ours
+        went_back = self._clocks.get(sink, offset) - offset > STEP_SECONDS
+        self._clocks[sink] = offset
+        overlong = now + timedelta(seconds=lease + STEP_SECONDS)
+        if latest is None or latest <= overlong:
+            self._overlong_since.pop(sink, None)
+            if not (went_back and latest and latest > now):
+                return 0
+        abandoned = ours - self._overlong_since.setdefault(sink, ours) > lease if latest > overlong else False
+        limit = now if went_back else now + timedelta(seconds=LONGEST_WAIT + lease)
+        wrong = and_(deliveries.c.holder.is_(None), deliveries.c.due > limit)
+        if abandoned:
+            wrong = or_(wrong, and_(deliveries.c.holder.is_not(None), deliveries.c.due > overlong))
+        with self._database.begin() as connection:
+            return connection.execute(update(deliveries).where(*mine, wrong).values(due=now)).rowcount
 
     def backlog(self, sink: str) -> WaitingDeliveries:
         """Count the deliveries that wait for `sink`."""
@@ -154,8 +211,8 @@ class Outbox:
     def _settle(
         self, claim: DeliveryClaim, email_ids: Collection[str], state: str, *where: ColumnElement[bool]
     ) -> None:
-        now = datetime.now(UTC)
         with self._database.begin() as connection:
+            now = database_now(connection)
             self._change(connection, claim.sink, email_ids, *where, state=state, due=None, holder=None, changed_at=now)
 
     def _change(
@@ -164,6 +221,11 @@ class Outbox:
         if email_ids:
             mine = (deliveries.c.sink == sink, deliveries.c.email_id.in_(sorted(email_ids)), *where)
             connection.execute(update(deliveries).where(*mine).values(**values))
+
+
+def boot_time() -> float:
+    """Return seconds by a clock that never steps, and goes on while the machine sleeps where there is one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def _is_held(claim: DeliveryClaim) -> ColumnElement[bool]:

@@ -28,7 +28,7 @@ from email_ingestion.blobs import BlobStore, sha256_of
 from email_ingestion.blobs.reference import REMEDY
 from email_ingestion.errors import ContentLost, SinkUnavailable
 from email_ingestion.identity import MIN_PART, identity_value, matches_identity, shortest_parts
-from email_ingestion.ledger.engine import Database, check_server, open_engine
+from email_ingestion.ledger.engine import Database, check_server, database_now, open_engine
 from email_ingestion.ledger.migrate import migrate
 from email_ingestion.ledger.model import DeliveredName, Location, StoredEmail, StoredFacts
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, Outbox, envelope_of
@@ -103,7 +103,7 @@ class Ledger:
         new = self._insert_emails(connection, batch.rows)
         new_messages = [stored for stored in batch.ordered if stored.email.email_id in new]
         self._insert_parts(connection, new_messages, batch.packed)
-        self._insert_deliveries(connection, batch.ordered, new, batch.now)
+        self._insert_deliveries(connection, batch.ordered, new)
         return new
 
     def _insert_emails(self, connection: Connection, rows: list[dict[str, Any]]) -> set[str]:
@@ -123,18 +123,18 @@ class Ledger:
             insert = self._insert(contents).on_conflict_do_nothing(index_elements=["sha256"])
             connection.execute(insert, [content_rows[sha256] for sha256 in sorted(content_rows)])
 
-    def _insert_deliveries(
-        self, connection: Connection, batch: Sequence[StoredEmail], new: set[str], now: datetime
-    ) -> None:
+    def _insert_deliveries(self, connection: Connection, batch: Sequence[StoredEmail], new: set[str]) -> None:
         """Insert deliveries for new messages, and for a known one only to the sink whose dead letter was replayed."""
-        owed = [
-            {"email_id": email_id, "sink": sink, "state": "waiting", "due": now, "attempts": 0, "changed_at": now}
+        owed: list[dict[str, Any]] = [
+            {"email_id": email_id, "sink": sink, "state": "waiting", "attempts": 0}
             for stored in batch
             for email_id in (stored.email.email_id,)
             for sink in (stored.owed_to if email_id in new else filter(None, (stored.only_sink,)))
         ]
         if not owed:
             return
+        now = database_now(connection)
+        owed = [{**row, "due": now, "changed_at": now} for row in owed]
         insert = self._insert(deliveries)
         values = {name: insert.excluded[name] for name in ("state", "due", "attempts", "changed_at")}
         # Update dead deliveries only: a delivered or waiting message must not be delivered once more.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -34,15 +34,17 @@ from email_ingestion.errors import (
 from email_ingestion.events import (
     DeadLettered,
     Deferred,
+    DueTimesMended,
     LoopFailed,
     LoopTick,
     Observe,
     SinkBacklog,
     SinkCalls,
+    SinkClaimLost,
     SinkDelivered,
     SinkHung,
 )
-from email_ingestion.ledger.outbox import DeliveryClaim, PendingDelivery
+from email_ingestion.ledger.outbox import DeliveryClaim, PendingDelivery, boot_time
 from email_ingestion.ledger.store import Ledger
 from email_ingestion.parsing import parse
 from email_ingestion.records import RawMessage, SinkMessage
@@ -55,6 +57,7 @@ from email_ingestion.worker.sink_executor import Result, RunningCall, SinkExecut
 
 CLAIM_SECONDS = 0.5  # between claims, for what other processes recorded and what becomes due; else `wake` is called
 MARK_SECONDS = 0.5  # of deliveries that the sink gets twice when the process is killed
+HELD_SECONDS = 0.5  # after which it is asked again, before a message is handed over, whether the claim is ours
 TICK_SECONDS = 0.5  # while calls run: between two looks at how long they have lasted
 SHOWN_SECONDS = 1.0  # after which a running call is announced
 GRACE_SECONDS = 1.0  # for a sink that ends its calls itself
@@ -78,6 +81,9 @@ class _Claimed:
     unmarked: list[str] = field(default_factory=list)
     marked_at: float = field(default_factory=time.monotonic)
     extended_at: float = field(default_factory=time.monotonic)
+    held_at: float = field(default_factory=boot_time)  # when it was certain that the claim is ours
+    lost: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)  # of `claim`, `held_at` and `lost`
 
 
 class SinkDispatcher:
@@ -118,7 +124,7 @@ class SinkDispatcher:
         self._max_retries = max_retries
         self._instance = instance
         self._observe = observe
-        self._executor = SinkExecutor(name, sink, breaker)
+        self._executor = SinkExecutor(name, sink, breaker, self._is_held)
         self._claimed: _Claimed | None = None
         self._hung: str | None = None  # the message of the call that does not return
         self._problem: str | None = None  # what is wrong with the sink itself, until it takes a message
@@ -192,10 +198,11 @@ class SinkDispatcher:
         wait = self._not_before - time.monotonic()
         if wait > 0 or self._paused() or not is_available(self._sink, self._breaker):
             return min(CLAIM_SECONDS, max(0.05, wait))
+        before = boot_time()
         claim = self._outbox.claim(self._name, self._instance, self._batch if self._proven else 1, self._lease)
         if not claim.deliveries:
             return CLAIM_SECONDS
-        self._deliver(claim)
+        self._deliver(claim, before)
         return 0.0
 
     def _report_backlog(self) -> None:
@@ -210,11 +217,16 @@ class SinkDispatcher:
         if not backlog.waiting and self._problem:
             self._problem = None
             self._report_calls()
+        mended = self._outbox.mend_due_times(self._name, self._lease) if backlog.waiting else 0
+        if mended:
+            self._observe(DueTimesMended(self._name, mended))
+            self._awake.set()
         oldest = backlog.oldest.timestamp() if backlog.oldest else None
         self._observe(SinkBacklog(self._name, backlog.waiting, oldest))
 
-    def _deliver(self, claim: DeliveryClaim) -> None:
-        claimed = _Claimed(claim, {delivery.envelope.email_id: delivery for delivery in claim.deliveries})
+    def _deliver(self, claim: DeliveryClaim, since: float) -> None:
+        deliveries = {delivery.envelope.email_id: delivery for delivery in claim.deliveries}
+        claimed = _Claimed(claim, deliveries, held_at=since)
         self._claimed = claimed
         try:
             for messages, error in self._results(claimed, list(self._messages(claimed))):
@@ -348,9 +360,42 @@ class SinkDispatcher:
 
     def _extend(self, claimed: _Claimed) -> None:
         if claimed.left and time.monotonic() - claimed.extended_at >= self._lease / 3:
-            with suppress(SinkUnavailable):  # then other workers cannot claim them either
-                claimed.claim = self._outbox.extend(claimed.claim, claimed.left, self._lease)
+            now = boot_time()
+            # Where the database is away other workers cannot claim them either.
+            with suppress(SinkUnavailable), claimed.lock:
+                claimed.claim, lost = self._outbox.extend(claimed.claim, claimed.left, self._lease)
+                claimed.held_at = now
+                if lost:
+                    self._lose(claimed, len(lost))
             claimed.extended_at = time.monotonic()
+
+    def _is_held(self, email_ids: Collection[str]) -> bool:
+        """Whether the claim is still ours, asked of the database where that is not certain; in the sink's threads.
+
+        A process that was stopped for longer than its lease goes on where it was, and does not know.
+        """
+        claimed = self._claimed
+        if claimed is None:
+            return False
+        with claimed.lock:
+            now = boot_time()
+            if claimed.lost or now - claimed.held_at < HELD_SECONDS:
+                return not claimed.lost
+            try:
+                held = self._outbox.is_held(claimed.claim, email_ids)
+            except SinkUnavailable:
+                return now - claimed.held_at < self._lease / 2
+            if held:
+                claimed.held_at = now
+            else:
+                self._lose(claimed, len(claimed.left))
+            return held
+
+    def _lose(self, claimed: _Claimed, count: int) -> None:
+        """Hand nothing more over of this claim; what is still ours of it is given back at its end."""
+        if not claimed.lost:
+            claimed.lost = True
+            self._observe(SinkClaimLost(self._name, count))
 
     def _settle(self, claimed: _Claimed) -> None:
         """Decide on failed messages; those not at fault stay in `left`, to be given back."""

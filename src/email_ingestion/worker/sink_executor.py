@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from email_ingestion.breaker import Breaker
@@ -31,7 +31,15 @@ class SinkExecutor:
     Its threads are daemons: a sink that hangs must not keep the process.
     """
 
-    def __init__(self, name: str, sink: Sink, breaker: Breaker) -> None:
+    def __init__(
+        self,
+        name: str,
+        sink: Sink,
+        breaker: Breaker,
+        is_held: Callable[[Collection[str]], bool],
+    ) -> None:
+        """`is_held`, asked right before each call, says whether the messages are still this worker's to hand over."""
+        self._is_held = is_held
         self._name = name
         self._sink = sink
         self._breaker = breaker
@@ -53,7 +61,8 @@ class SinkExecutor:
     def submit(self, messages: Sequence[SinkMessage], *, singly: bool = False) -> int:
         """Have messages delivered; return how many results there will be.
 
-        When the sink asks for a pause, those that have not begun have an empty sequence as their result.
+        When the sink asks for a pause, or the claim is lost, those that have not begun have an empty sequence as their
+        result.
         """
         self._throttled.clear()
         chunks = [[message] for message in messages] if singly or self._singly else [messages] if messages else []
@@ -107,7 +116,8 @@ class SinkExecutor:
 
     def _work(self) -> None:
         while (chunk := self._tasks.get()) is not None:
-            if self._stopped.is_set() or self._throttled.is_set():
+            held = self._is_held([message.email.email_id for message in chunk])
+            if not held or self._stopped.is_set() or self._throttled.is_set():
                 self._results.put(((), None))
                 continue
             error = self._deliver(chunk)
