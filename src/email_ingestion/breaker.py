@@ -58,7 +58,10 @@ class BreakerSnapshot:
 
 
 class Breaker(pybreaker.CircuitBreakerListener):
-    """Guards one dependency. The errors `counted` are failures; everything else is a success."""
+    """Guards one dependency. The errors `counted` are failures; everything else is a success.
+
+    So is an error that concerns one account: the others share the breaker.
+    """
 
     def __init__(
         self,
@@ -90,7 +93,7 @@ class Breaker(pybreaker.CircuitBreakerListener):
             fail_max=policy.fail_max,
             reset_timeout=NEVER,
             success_threshold=policy.success_threshold,
-            exclude=[lambda error: not isinstance(error, counted)],
+            exclude=[lambda error: not isinstance(error, counted) or getattr(error, "concerns_one_account", False)],
             listeners=[self],
             throw_new_error_on_trip=False,
         )

@@ -10,6 +10,7 @@ EmailIngestionError
 │   ├── IMAPConnectionError          the mail server is away or broke off
 │   │   ├── IMAPThrottledError           it asks us to come back later
 │   │   │   └── IMAPLockedOut                the account's daily limit is used up: hours, over restarts too
+│   │   ├── IMAPProtocolViolation        it sends more than was asked for: one account's trouble, whatever it is
 │   │   └── IMAPCommandRefused           it refuses a command that cannot be done without: an operator must look
 │   ├── SessionExpired               the IMAP session's hour is over: normal, reconnect at once
 │   ├── TokenRefreshError            the token endpoint did not answer properly
@@ -50,6 +51,7 @@ class EmailIngestionError(Exception):
     """The root; its text is one sentence an operator can act on, and `remedy` what to do where that is not in it."""
 
     remedy: str = ""
+    concerns_one_account = False  # whether it says nothing of the dependency that the others use too
 
 
 class ConfigurationError(EmailIngestionError):
@@ -91,6 +93,12 @@ class IMAPThrottledError(IMAPConnectionError):
 
 class IMAPLockedOut(IMAPThrottledError):
     """The account exceeded its daily limits; an early attempt prolongs the lock."""
+
+
+class IMAPProtocolViolation(IMAPConnectionError):
+    """The IMAP server sent more than any answer may have, or what is no IMAP; the connection was ended."""
+
+    concerns_one_account = True
 
 
 class IMAPCommandRefused(IMAPConnectionError):

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from email_ingestion.mailbox.imap4 import Imap4
+from email_ingestion.errors import IMAPProtocolViolation
+from email_ingestion.mailbox.imap4 import ANSWER_BYTES, LINE_BYTES, Imap4
 
 RESPONSES = {
     "a line": [b"* 3 FETCH (UID 41 FLAGS (\\Seen))"],
@@ -82,3 +83,26 @@ def test_a_broken_response_ends_as_it_does_with_imaplib(name: str):
             received(BROKEN[name], connect, ends=False)
         errors.append(str(caught.value))
     assert errors[0] == errors[1]
+
+
+TOO_MUCH = {
+    "responses": b"* OK and more\r\n" * (ANSWER_BYTES // (15 + LINE_BYTES) + 1),
+    "a line": b"* OK " + b"a" * 1_000_000 + b"\r\n",
+    "a literal": b"* LIST () {9999999999}\r\n",
+    "a body nobody asked for": b"* 3 FETCH (UID 41 BODY[] {9999999999}\r\n",
+    "a number": b"* 3 FETCH (UID 41 BODY[] {" + b"9" * 999_999 + b"}\r\n",
+}
+
+
+@pytest.mark.parametrize("name", TOO_MUCH)
+def test_what_no_answer_may_have_is_not_read(name: str):
+    with pytest.raises(IMAPProtocolViolation, match="in answer to NOOP"):
+        received(TOO_MUCH[name], ours)
+
+
+def test_bodies_that_were_asked_for_come_on_top():
+    body = b"* 3 FETCH (UID 41 BODY[] {%d}\r\n%b)\r\n" % (ANSWER_BYTES, b"a" * ANSWER_BYTES)
+    with connected(body, ours, ends=True) as client:
+        client.expect_bodies(1, ANSWER_BYTES)
+        client.noop()
+        assert len(client.untagged_responses["FETCH"][0][1]) == ANSWER_BYTES

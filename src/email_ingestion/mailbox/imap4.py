@@ -16,19 +16,26 @@ from typing import Any
 
 import imapclient
 
+from email_ingestion.errors import IMAPProtocolViolation
+
 CONNECT_SECONDS = 10.0
 FIRST_DELAY_SECONDS = 0.05  # doubled by every throttled command, halved by every other one, as Dovecot's imapc does
 LONGEST_DELAY_SECONDS = 16.0
 SLICE_BYTES = 64 * 1024
+# A server may send so much in answer to a command, with what it says in passing; bodies asked for come on top.
+ANSWER_BYTES = 8 * 1024 * 1024
+BODIES_BYTES = 8 * 1024 * 1024  # of all bodies that one command asks for, beside the largest one: 1 MiB was announced
+LINE_BYTES = 128  # counted for each line besides its length: in memory even an empty one takes so much
 
+_KEPT_RESPONSES = {"EXISTS", "CAPABILITY", "BYE"}
 _FETCH = re.compile(rb"\* (\d+) FETCH (\(.*)\r\n", re.DOTALL)
 _COUNT = re.compile(rb"\* (\d{1,10}) (EXISTS|EXPUNGE)\b", re.IGNORECASE)
-_LITERAL = re.compile(rb"\{(\d+)\}\Z")
+_LITERAL = re.compile(rb"\{(\d{1,18})\}\Z")
 _UID = re.compile(rb"[ (]UID (\d+)")
 _THROTTLED = re.compile(rb"^[A-Z]+\d+ (?:OK|NO|BAD) .*\[THROTTLED\]\s*$", re.IGNORECASE)
 
 
-class LiteralTooLong(imaplib.IMAP4.abort):
+class LiteralTooLong(Exception):  # of its own: imaplib makes another `abort` of those it meets
     """The server began a literal that is longer than all that was asked for; nothing of it was read."""
 
     def __init__(self, size: int, limit: int, uid: int | None) -> None:
@@ -38,7 +45,12 @@ class LiteralTooLong(imaplib.IMAP4.abort):
 
 
 class Imap4(imaplib.IMAP4):
-    """One connection, with TLS where `ssl_context` is given. Methods raise imaplib's `error`, `abort` and OSError."""
+    """One connection, with TLS where `ssl_context` is given.
+
+    Methods raise imaplib's `error` and `abort`, OSError, and IMAPProtocolViolation where there is no end to an answer.
+    """
+
+    Literal = re.compile(rb".*{(?P<size>\d{1,18})}$", re.ASCII | re.DOTALL)  # imaplib's own takes numbers of any length
 
     def __init__(self, host: str, port: int, ssl_context: ssl.SSLContext | None) -> None:
         self.received_bytes = 0
@@ -50,15 +62,31 @@ class Imap4(imaplib.IMAP4):
         self._ssl_context = ssl_context
         self._unread_line = b""
         self._longest_literal: int | None = None  # bytes, of a FETCH response; None: any
+        self._asked = "the connection"  # or the last command
+        self._counted_bytes = 0  # received, with LINE_BYTES for each line
+        self._expected_bytes = ANSWER_BYTES  # since the answer began, at most
+        self._max_counted_bytes = ANSWER_BYTES  # since the connection was made
         super().__init__(host, port, CONNECT_SECONDS)
 
     def _create_socket(self, timeout: float | None) -> socket.socket:
         sock: socket.socket = super()._create_socket(timeout)  # type: ignore[misc]  # typeshed leaves it out
         return self._ssl_context.wrap_socket(sock, server_hostname=self.host) if self._ssl_context else sock
 
-    def _command(self, name: str, *args: Any) -> Any:
+    def begin_answer(self) -> None:
+        """Let the server send as much as an answer without bodies may have; nothing else is under way."""
+        self._expected_bytes = ANSWER_BYTES
+        self._max_counted_bytes = self._counted_bytes + ANSWER_BYTES
+
+    def expect_bodies(self, count: int, max_bytes: int) -> None:
+        """Let the server send `count` bodies more, of at most `max_bytes` each, and of far less all together."""
+        size = min(count * max_bytes, max_bytes + BODIES_BYTES)
+        self._expected_bytes += size
+        self._max_counted_bytes += size
+
+    def _command(self, name: str, *arguments: Any) -> Any:
         self.sent_commands += 1
-        return super()._command(name, *args)  # type: ignore[misc]  # typeshed leaves it out
+        self._asked = f"UID {arguments[0]}" if name == "UID" else name
+        return super()._command(name, *arguments)  # type: ignore[misc]  # typeshed leaves it out
 
     def finish_command(self) -> None:
         """Count a command that is over, and choose the delay before the next one.
@@ -67,6 +95,8 @@ class Imap4(imaplib.IMAP4):
         `A2 OK Success [THROTTLED]`.
         """
         self.finished_commands += 1
+        for name in self.untagged_responses.keys() - _KEPT_RESPONSES:  # said in passing: nobody asks for it later
+            del self.untagged_responses[name]
         if self._throttled:
             self.throttle_delay = min(LONGEST_DELAY_SECONDS, self.throttle_delay * 2 or FIRST_DELAY_SECONDS)
         elif self.throttle_delay:
@@ -125,6 +155,7 @@ class Imap4(imaplib.IMAP4):
 
     def read(self, size: int) -> bytes:
         """Read `size` bytes in slices, so that `received_bytes` grows during a long literal."""
+        self._count(size)
         slices: list[bytes] = []
         left = size
         while left > 0 and (data := super().read(min(left, SLICE_BYTES))):
@@ -138,11 +169,27 @@ class Imap4(imaplib.IMAP4):
         if self._unread_line:
             line, self._unread_line = self._unread_line, b""
             return line
-        line = super().readline()
+        try:
+            line = super().readline()
+        except self.abort:
+            raise
+        except self.error as error:  # after which imaplib would read the rest of the line as the next one
+            raise self._violation("a line of more than 1,000,000 bytes") from error
         self.received_bytes += len(line)
+        self._count(len(line) + LINE_BYTES)
         if line.endswith(b"[THROTTLED]\r\n") and _THROTTLED.match(line):
             self._throttled = True
         return line
+
+    def _count(self, size: int) -> None:
+        self._counted_bytes += size
+        if self._counted_bytes > self._max_counted_bytes:
+            raise self._violation(f"more than {self._expected_bytes:,} bytes")
+
+    def _violation(self, what: str) -> IMAPProtocolViolation:
+        return IMAPProtocolViolation(
+            f"the IMAP server violates the protocol: it sends {what} in answer to {self._asked}; the connection ended"
+        )
 
     def _get_response(self) -> Any:
         """Read one response and return its first line.

@@ -131,6 +131,7 @@ class ImapConnection:
                 self._wait_readable([], self._imap4.throttle_delay)
             if drain:
                 self._pipeline.drain()
+                self._imap4.begin_answer()
             try:
                 yield
             finally:

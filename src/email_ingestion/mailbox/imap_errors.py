@@ -26,6 +26,7 @@ from email_ingestion.errors import (
     IMAPCommandRefused,
     IMAPConnectionError,
     IMAPLockedOut,
+    IMAPProtocolViolation,
     IMAPThrottledError,
     OAuth2AuthenticationError,
     SessionExpired,
@@ -68,7 +69,7 @@ class MailboxGone(IMAPConnectionError):
     """The mailbox was deleted, hidden or renamed since it was listed."""
 
 
-class MessageTooLong(IMAPConnectionError):
+class MessageTooLong(IMAPProtocolViolation):
     """The server sends more for the message `uid` than it announced, if it says which; the connection is over."""
 
     def __init__(self, message: str, uid: int | None) -> None:

@@ -174,6 +174,8 @@ class ImapMailbox(UidListing):
     def _fetch(self, uids: Sequence[int], items: list[str], max_bytes: int = MAX_ITEM_BYTES) -> FetchData:
         """Raises MessagesRefused, with the messages that came, when the server refused some for their own sake."""
         with self._command("fetch from"), self._imap4.limited_literals(max_bytes):
+            if max_bytes > MAX_ITEM_BYTES:
+                self._imap4.expect_bodies(len(uids), max_bytes)
             try:
                 found = parse(self._imap4.uid_fetch(",".join(map(str, uids)), f"({' '.join(items)})"))
                 return {uid: found[uid] for uid in uids if uid in found}  # a server may send others in passing

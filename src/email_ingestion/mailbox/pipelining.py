@@ -15,6 +15,7 @@ from email_ingestion.mailbox.fetch_parser import parse
 from email_ingestion.mailbox.imap4 import Imap4
 from email_ingestion.mailbox.message_summary import as_body, to_text
 
+MARGIN_BYTES = 1024 * 1024  # that a part may be longer than was asked for
 MAX_FETCHES = 3  # that are kept: an older one was asked for by code that now does something else
 
 ByteRange = tuple[int, int]  # a part of a body: offset and size in bytes
@@ -52,8 +53,8 @@ class PipelinedFetch:
 
     uids: frozenset[int]
     byte_range: ByteRange | None
-    tag: Any
     max_bytes: int
+    tag: Any = None
     bodies: dict[int, Body] = field(default_factory=dict)  # without vanished messages
     status: str = ""  # OK, NO or BAD, once it has ended
     text: str = ""  # the server's text behind the status
@@ -62,6 +63,11 @@ class PipelinedFetch:
     def is_complete(self) -> bool:
         """Whether every body came."""
         return len(self.bodies) == len(self.uids)
+
+    def expect(self, imap4: Imap4) -> None:
+        """Let the server send what was asked for: a part, too, for one that sends all instead is not asked ahead."""
+        part_bytes = self.byte_range[1] + MARGIN_BYTES if self.byte_range else self.max_bytes
+        imap4.expect_bodies(len(self.uids), min(part_bytes, self.max_bytes))
 
 
 class FetchPipeline:
@@ -81,8 +87,12 @@ class FetchPipeline:
         A body of more than `max_bytes` ends the connection.
         """
         if not self._find(uids, byte_range):
-            tag = self._imap4.send_command("UID", "FETCH", ",".join(map(str, uids)), f"({body_item(byte_range)})")
-            fetch = PipelinedFetch(frozenset(uids), byte_range, tag, max_bytes)
+            if not self._running:
+                self._imap4.begin_answer()
+            fetch = PipelinedFetch(frozenset(uids), byte_range, max_bytes)
+            fetch.expect(self._imap4)
+            uid_set, item = ",".join(map(str, uids)), body_item(byte_range)
+            fetch.tag = self._imap4.send_command("UID", "FETCH", uid_set, f"({item})")
             self._kept = [*self._kept, fetch][-MAX_FETCHES:]
             self._running.append(fetch)
 
@@ -114,7 +124,11 @@ class FetchPipeline:
             if ended[fetch.tag]:
                 fetch.status, texts = ended.pop(fetch.tag)
                 fetch.text = to_text(texts[-1])
-        self._running = [fetch for fetch in self._running if not fetch.status]
+        if any(fetch.status for fetch in self._running):
+            self._running = [fetch for fetch in self._running if not fetch.status]
+            self._imap4.begin_answer()
+            for fetch in self._running:
+                fetch.expect(self._imap4)
 
     def _keep(self, uid: int, data: Mapping[bytes, Any]) -> None:
         for fetch in self._kept:

@@ -7,7 +7,7 @@ from the rest (`suspicion`): one message keeps no other from coming, and none is
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from datetime import datetime
@@ -95,6 +95,10 @@ class MessageFetcher:
         Large contents are in the blob store, or with `uploads` on their way: before a message is named to others, wait
         for the futures that are added there, which raise SinkUnavailable when a content did not arrive.
         """
+        return (message for message in self.steps(summaries, uploads) if message)
+
+    def steps(self, summaries: Sequence[MessageSummary], uploads: Uploads | None = None) -> Iterator[RawMessage | None]:
+        """Fetch messages as `messages` does, and yield None now and then while a large one comes."""
         bodies = self._bodies(_small(summaries))
         for summary in summaries:
             if _is_large(summary):
@@ -205,12 +209,12 @@ class MessageFetcher:
             return RawMessage(envelope, None, reference(envelope.sha256), priority=priority, defects=defects)
         return RawMessage(envelope, raw, priority=priority, defects=defects)
 
-    def _in_pieces(self, summary: MessageSummary, uploads: Uploads | None) -> Iterator[RawMessage]:
+    def _in_pieces(self, summary: MessageSummary, uploads: Uploads | None) -> Iterator[RawMessage | None]:
         """Fetch one message that is never in memory as a whole: it goes through a file into the blob store."""
         singly = bool(self._suspicion.split([summary.uid], "body")[1])
         with ExitStack() as open_files:
             with self._suspicion.watching([summary.uid], "body", singly=singly):
-                download = self._download(summary, open_files, prefetch=not singly)
+                download = yield from self._download(summary, open_files, prefetch=not singly)
             if not download:
                 return
             file, (answer, head), mismatch = download
@@ -222,7 +226,7 @@ class MessageFetcher:
 
     def _download(
         self, summary: MessageSummary, open_files: ExitStack, *, prefetch: bool
-    ) -> tuple[IO[bytes], tuple[Answer, bytes], bool] | None:
+    ) -> Generator[None, None, tuple[IO[bytes], tuple[Answer, bytes], bool] | None]:
         """Write a message into a file, and into another one if its size is not the announced one.
 
         Returns the file to keep, what is in it and its beginning, and whether its size is another one; None when it
@@ -232,7 +236,7 @@ class MessageFetcher:
         file = open_files.enter_context(self._blobs.open_spool())
         first: tuple[Answer, bytes] = (Answer(0, ""), b"")
         try:
-            first = self._pieces.read(summary, file, limit, prefetch=prefetch)
+            first = yield from self._pieces.read(summary, file, limit, prefetch=prefetch)
         except PiecesTooLong as error:
             self._failures[summary.uid] = error
             return None

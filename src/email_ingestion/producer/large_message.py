@@ -7,6 +7,8 @@ they ended, and some the whole message in answer to each piece, which is taken a
 from __future__ import annotations
 
 import hashlib
+import time
+from collections.abc import Generator
 from typing import IO
 
 from email_ingestion.events import Downloaded, Observe
@@ -14,6 +16,9 @@ from email_ingestion.mailbox import ImapMailbox, MessageSummary
 from email_ingestion.mailbox.imap_errors import MessagesRefused
 from email_ingestion.producer.size_check import Answer
 
+Reading = Generator[None, None, tuple[Answer, bytes]]
+
+YIELD_SECONDS = 1.0  # after which other things have their turn: a message may take minutes
 CHUNK_BYTES = 512 * 1024  # of which two are in memory
 MAX_PIECES_MORE = 32  # than a message has chunks: a server that sends it byte by byte is asked for the whole
 
@@ -32,8 +37,8 @@ class PieceReader:
         self._sends_whole = False
         self._sends_pieces = False  # of the size that was asked for
 
-    def read(self, summary: MessageSummary, file: IO[bytes], max_bytes: int, *, prefetch: bool) -> tuple[Answer, bytes]:
-        """Write the message into `file`; return what came, and its beginning.
+    def read(self, summary: MessageSummary, file: IO[bytes], max_bytes: int, *, prefetch: bool) -> Reading:
+        """Write the message into `file`; return what came, and its beginning. Yields now and then.
 
         Raises MessagesRefused, PiecesTooLong for more than `max_bytes`, and IMAPConnectionError.
         """
@@ -42,11 +47,14 @@ class PieceReader:
         announced, uid = summary.announced, summary.uid
         digest, size, head, pieces = hashlib.sha256(), 0, b"", 0
         pieces_left = summary.size // CHUNK_BYTES + MAX_PIECES_MORE
+        yielded_at = time.monotonic()
         while pieces_left:
+            if time.monotonic() - yielded_at > YIELD_SECONDS:
+                yield
+                yielded_at = time.monotonic()
             pieces_left -= 1
             if prefetch and self._sends_pieces:
-                for start in range(size, min(summary.size, size + 2 * CHUNK_BYTES), CHUNK_BYTES):
-                    self._connection.prefetch([uid], (start, CHUNK_BYTES), max_bytes)
+                self._prefetch(summary, size, max_bytes)
             part = self._connection.fetch_part(uid, size, CHUNK_BYTES, max_bytes)
             content = part.content if part else None
             if not part or not content:
@@ -71,6 +79,10 @@ class PieceReader:
             else:
                 self._sends_pieces = False
         return Answer(size, digest.hexdigest()), head
+
+    def _prefetch(self, summary: MessageSummary, offset: int, max_bytes: int) -> None:
+        for start in range(offset, min(summary.size, offset + 2 * CHUNK_BYTES), CHUNK_BYTES):
+            self._connection.prefetch([summary.uid], (start, CHUNK_BYTES), max_bytes)
 
     def read_whole(self, uid: int, file: IO[bytes], max_bytes: int) -> tuple[Answer, bytes]:
         """Fetch the message with one command, and write it into `file` in place of what is there; raises as `read`."""

@@ -91,7 +91,10 @@ class AppendPipeline:
     def _fetch(
         self, batches: Iterable[FetchBatch], cursor: Cursor, known_mail: KnownMail, fetch_delay: FetchDelay
     ) -> Iterator[FetchedBatch | float]:
-        """Fetch the batches; the server prepares the next one meanwhile, if there is capacity for both."""
+        """Fetch the batches; the server prepares the next one meanwhile, if there is capacity for both.
+
+        Yields the seconds to wait: 0 while a large message comes.
+        """
         prefetched, before = False, EMPTY_BACKLOG
         for batch, following in with_next(batches):
             while batch.summaries and not prefetched and (seconds := fetch_delay(batch.size, before)):
@@ -103,7 +106,8 @@ class AppendPipeline:
                 self.selector.prefetch(batch)
                 self.selector.prefetch(following)
             uploads: Uploads = []
-            yield FetchedBatch(batch.last_uid, self.selector.fetch(batch, cursor, known_mail, uploads), uploads)
+            messages = yield from self.selector.fetch_steps(batch, cursor, known_mail, uploads)
+            yield FetchedBatch(batch.last_uid, messages, uploads)
             before = backlog
 
     def _start_append(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain, pairwise
@@ -157,16 +157,29 @@ class MessageSelector:
         """Have the server prepare a batch that is fetched soon."""
         self._fetcher.prefetch(batch.summaries)
 
-    def fetch(
-        self, batch: FetchBatch, cursor: Cursor, known_mail: KnownMail, uploads: Uploads | None = None
-    ) -> list[RawMessage]:
-        """Fetch the messages of a batch that are to be appended; refused ones are quarantined before a cursor passes.
+    def fetch(self, batch: FetchBatch, cursor: Cursor, known_mail: KnownMail) -> list[RawMessage]:
+        """Fetch the messages of a batch that are to be appended; a cursor passes none that was refused: quarantined."""
+        return self._to_append(list(self._fetcher.messages(batch.summaries)), cursor, known_mail)
+
+    def fetch_steps(
+        self, batch: FetchBatch, cursor: Cursor, known_mail: KnownMail, uploads: Uploads
+    ) -> Generator[float, None, list[RawMessage]]:
+        """Fetch and return as `fetch` does, and yield 0 now and then while a large message comes.
 
         Large contents are added to `uploads` as `MessageFetcher.messages` says.
         """
-        messages = self._without_known(list(self._fetcher.messages(batch.summaries, uploads)), cursor, known_mail)
+        messages = []
+        for message in self._fetcher.steps(batch.summaries, uploads):
+            if message:
+                messages.append(message)
+            else:
+                yield 0.0
+        return self._to_append(messages, cursor, known_mail)
+
+    def _to_append(self, messages: list[RawMessage], cursor: Cursor, known_mail: KnownMail) -> list[RawMessage]:
+        unknown = self._without_known(messages, cursor, known_mail)
         self._quarantine_failures()
-        return mark_history(messages, cursor.rescan)
+        return mark_history(unknown, cursor.rescan)
 
     def report_published(self, messages: Sequence[RawMessage], added: int) -> None:
         """Announce that `messages` were appended, `added` of them for the first time."""

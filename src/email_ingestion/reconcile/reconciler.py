@@ -155,7 +155,12 @@ class Reconciler:
             if not has_capacity and batch.summaries[0].gm_msgid is not None:
                 self.report.count(dict.fromkeys([summary.uid for summary in batch.summaries], "missing"))
                 continue
-            messages = list(self._fetcher.messages(batch.summaries))
+            messages = []
+            for message in self._fetcher.steps(batch.summaries):
+                if message:
+                    messages.append(message)
+                else:
+                    yield
             self._count_failures()
             last_entry_id = self._known_mail.refresh()
             locations = self._known_mail.locate_by_content(messages)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from tests.servers.odd_imap import Mail, OddImapServer, literal
 from tests.servers.odd_stack import RunOdd
@@ -29,18 +28,29 @@ def test_six_messages_take_a_few_commands_to_bring_in_and_to_compare(odd: RunOdd
         assert len(server.commands) - before < FEW
 
 
-def test_a_new_mail_waits_for_a_moment_only_while_a_slow_server_sends_old_mail(odd: RunOdd):
-    def slow(raw: bytes) -> Callable[[int | None, int | None], bytes]:
-        def body(_offset: int | None, _size: int | None) -> bytes:
-            time.sleep(0.05)
+def slowly(raw: bytes, seconds: float) -> Mail:
+    """A message that takes so long to read, as a whole or each part of it."""
+
+    def body(offset: int | None, size: int | None) -> bytes:
+        time.sleep(seconds)
+        if offset is None or size is None:
             return b"BODY[] " + literal(raw)
+        return b"BODY[]<%d> " % offset + literal(raw[offset : offset + size])
 
-        return body
+    return Mail(raw, items={"BODY[]": body})
 
+
+def test_a_new_mail_waits_for_a_moment_only_while_a_slow_server_sends_old_mail(odd: RunOdd):
+    large = b"Subject: large\r\n\r\n" + b"0123456789abcde\r\n" * 500_000
     old = [b"Subject: old %d\r\n\r\nhello %d\r\n" % (number, number) for number in range(500)]
-    server = OddImapServer([Mail(raw, items={"BODY[]": slow(raw)}) for raw in old])
+    server = OddImapServer([*(slowly(raw, 0.05) for raw in old), slowly(large, 0.25)])
     with odd(server, IMAP_POLL_SECONDS=60) as stack:
-        until(stack.stored, "the first old mail")
+        until(lambda: any(b"BODY.PEEK[]<" in each.arguments for each in server.commands), "the first part")
+        first = server.deliver(LETTERS[0])
+        stack.arrives(LETTERS[0], large)
         server.deliver(NEWEST)
         stack.arrives(NEWEST)
         assert len(stack.stored()) < len(old) / 2
+    fetched = [each.arguments for each in server.commands if b"BODY.PEEK[]" in each.arguments]
+    parts = [number for number, arguments in enumerate(fetched) if b"BODY.PEEK[]<" in arguments]
+    assert next(number for number, each in enumerate(fetched) if each.startswith(b"%d " % first.uid)) < parts[-1]
