@@ -27,8 +27,9 @@ HEAD = """# Every command
 Made by `python scripts/cli_reference.py` from the commands themselves; a test keeps it true. `--help` says the same.
 
 **Exit codes**, of every command: 0 ok · 1 negative answer ("there is none" of a command that looks for something, "not
-all is well" of one that asks for that) · 2 failed · 64 wrong usage · 78 wrong configuration · 130 interrupted. Errors
-are one sentence on stderr. Ctrl-C ends `status --watch` and `logs --follow` with 0.
+all is well" of one that asks for that) · 2 failed · 64 wrong usage · 78 wrong configuration · 130 interrupted · 141
+nobody read on (`… | head -1`). Errors are one sentence on stderr. Ctrl-C ends `status --watch` and `logs --follow`
+with 0.
 
 **Output**: on a terminal a table, or one line per value where that is wider than the terminal; in a pipe tabs below a
 header; with `--json` a list of objects for a command that lists, one object for one that reports, both also when there

@@ -35,7 +35,7 @@ def run_process(component: str) -> None:
         sys.exit(INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - whatever it is, no line of the log may be anything but JSON
         reason = f"the installation in {sys.prefix} is broken: {type(error).__name__}: {error}"
-        _fail(component, f"{reason}; ./scripts/start.sh mends .venv", error)
+        _fail(component, f"{reason}; `rm -r .venv` and ./scripts/start.sh makes it anew", error)
     processes.run_process(getattr(processes, component))
 
 

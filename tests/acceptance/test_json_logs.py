@@ -145,6 +145,6 @@ def test_an_installation_that_cannot_be_imported_is_a_record_and_a_sentence(
         assert "ModuleNotFoundError: No module named 'no_such_module'" in done.stderr
     (failed,) = records(here, "worker-2")
     assert (failed["event"], failed["exit_code"], failed["error_type"]) == ("process_failed", 2, "ModuleNotFoundError")
-    assert "No module named 'no_such_module'; ./scripts/start.sh" in failed["reason"]
+    assert "No module named 'no_such_module'; `rm -r .venv` and ./scripts/start.sh" in failed["reason"]
     assert "structlog.py" in failed["exception"]
     assert "no_such_module" in typed(here, "logs", "--level", "CRITICAL").stdout

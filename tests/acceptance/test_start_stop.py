@@ -123,6 +123,8 @@ def test_a_killed_worker_is_seen_and_replaced_by_the_next_start(demo: Place):
     status = demo.run(*COMMAND, "status")
     assert (status.returncode, "dead" in status.stdout) == (1, True)
     assert "is dead, seen last" in status.stdout
+    (consumer,) = json.loads(demo.run(*COMMAND, "consumers", "list", "--json").stdout)
+    assert (consumer["name"].endswith("worker-1"), consumer["alive"]) == (True, False)
     doctor = demo.run(*COMMAND, "doctor")
     assert (doctor.returncode, "is dead, seen last" in doctor.stdout) == (1, True), doctor.stdout
     again = demo.run(*COMMAND, "start", seconds=120)  # while the sandbox runs it needs no option
@@ -161,6 +163,14 @@ def test_what_runs_is_found_and_stopped_though_its_pid_files_are_gone(demo: Plac
     status = demo.run(*COMMAND, "status", "--json")
     assert [each["component"] for each in json.loads(status.stdout)] == ["producer", "worker"]
     assert status.returncode == 0, status.stdout
+    doctor = demo.run(*COMMAND, "doctor")
+    assert (doctor.returncode, "ok: nothing is wrong" in doctor.stdout) == (0, True), doctor.stdout
+    for option in ("--sandbox", "--workers=1"):  # nothing runs twice, Redis on its files least of all
+        again = demo.run(*COMMAND, "start", option, seconds=120)
+        assert again.returncode == 0, again.stderr
+        assert "producer is already running" in again.stdout
+    assert all(map(is_alive, processes))
+    assert not _pids(demo)
     stopped = demo.run(*COMMAND, "stop", seconds=120)
     assert (stopped.returncode, "nothing was running" in stopped.stdout) == (0, False)
     assert not any(is_alive(process) for process in processes)

@@ -116,11 +116,11 @@ PROCESSES = (
     ),
     Fault(
         "one of the workers of another host is dead",
-        both("missing_processes", level(1), 'process="worker"'),
+        both("missing_processes", level(1), 'kind="worker"'),
         5,
         "ProcessMissing P2",
     ),
-    Fault("a worker is restarted", both("missing_processes", level(1), 'process="worker"'), 2, ""),
+    Fault("a worker is restarted", both("missing_processes", level(1), 'kind="worker"'), 2, ""),
     Fault("the workers of another host are gone", both("active_workers", level(0)), 3, "NoWorkers P1"),
     Fault(
         "a loop hangs",

@@ -125,7 +125,7 @@ def test_a_dead_worker_with_something_pending_is_not_forgotten(redis_server: Red
 
 def missing(ops: Ops) -> dict[str, float | None]:
     return {
-        kind: ops.metrics.registry.get_sample_value("email_ingestion_missing_processes", {"process": kind})
+        kind: ops.metrics.registry.get_sample_value("email_ingestion_missing_processes", {"kind": kind})
         for kind in ("producer", "worker")
     }
 

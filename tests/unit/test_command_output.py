@@ -65,6 +65,13 @@ def test_a_table_that_is_too_wide_folds_into_one_line_per_value() -> None:
     assert lines[4:] == lines[:3]
 
 
+def test_a_table_that_fits_without_its_empty_columns_stays_one() -> None:
+    record = {"process": "producer", "name": "redis", "state": "CLOSED", "retry_after_seconds_of_it": None}
+    lines = at_terminal([record | {"last_error_of_the_breaker": None, "message": "no answer " * 3}] * 2)
+    assert max(map(len, lines)) <= 80
+    assert sum("CLOSED" in line and "no answer" in line for line in lines) == 2
+
+
 def test_a_pipe_gets_a_header_and_tabs_and_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     show([{"name": "a\tb\x1b[2J", "count": None}, {"name": "c", "count": 2}], as_json=False)
     assert capsys.readouterr().out == "name\tcount\na b [2J\t\nc\t2\n"
@@ -84,3 +91,12 @@ def test_ctrl_c_in_the_middle_of_a_command_is_130_and_a_sentence() -> None:
         _, said = process.communicate(timeout=30)
     assert process.returncode == 130
     assert said.strip() == "Interrupted: what was done stays done, and the same command does the rest."
+
+
+def test_a_reader_that_has_enough_is_no_answer_and_no_error() -> None:
+    reads, writes = os.pipe()
+    os.close(reads)  # as `head -1` leaves it
+    command = [sys.executable, "-m", "email_ingestion", "config", "show"]
+    done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (141, "")

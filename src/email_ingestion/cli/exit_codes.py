@@ -1,8 +1,8 @@
 """Runs a command and exits: with its exit code, and with an error as one sentence on stderr.
 
-0 ok, 1 negative answer, 2 failed, 64 usage, 78 bad configuration, 130 interrupted. A negative answer is "there is none"
-of a command that looks for something, and "not all is well" of one that asks for that. A mistake of the operator never
-shows a traceback.
+0 ok, 1 negative answer, 2 failed, 64 usage, 78 bad configuration, 130 interrupted, 141 nobody read on. A negative
+answer is "there is none" of a command that looks for something, and "not all is well" of one that asks for that. A
+mistake of the operator never shows a traceback.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from email_ingestion.ops.redaction import describe_unforeseen
 REDIS_REMEDY = "see that Redis runs and that REDIS_URL or REDIS_HOST and REDIS_PORT name it"
 OnFailure = Callable[[Exception, str, int], None]
 OK, NEGATIVE, FAILED, USAGE, CONFIGURATION, INTERRUPTED = 0, 1, 2, 64, 78, 130
+READER_GONE = 141  # 128 and SIGPIPE, as a shell has it for `… | head -1`
 
 # typer carries its own copy of click and does not publish this class, the parent of every wrong use.
 UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
@@ -45,6 +46,10 @@ def leave(command: Any, on_failure: OnFailure = lambda _error, _sentence, _code:
         on_failure(error, error.format_message(), USAGE)
         error.show()
         sys.exit(USAGE)
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer ends with 1 then, which would be an answer
+            sys.exit(READER_GONE)
+        raise
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except EmailIngestionError as error:

@@ -31,22 +31,31 @@ def table(records: Records) -> Table:
 
 
 def show(records: Records, *, as_json: bool, make_table: Callable[[Records], Table] | None = None) -> None:
-    """Print records: JSON; on a terminal a table, or one line per value if that is too wide; else tabs and a header."""
+    """Print records: JSON; on a terminal a table; else tabs and a header.
+
+    A table that is too wide for the terminal loses its empty columns, and becomes one line per value if need be.
+    """
     if as_json:
         typer.echo(json.dumps(list(records), indent=2))
     elif records and (console := Console()).is_terminal:
-        made = (make_table or table)(records)
-        if (
-            make_table
-            or console.measure(made, options=console.options.update_width(UNLIMITED)).maximum <= console.width
-        ):
-            console.print(made)
-        else:
-            typer.echo("\n\n".join(map(_block, records)))
+        if make_table:
+            console.print(make_table(records))
+            return
+        for made in (table(records), table(filled_columns(records))):
+            if console.measure(made, options=console.options.update_width(UNLIMITED)).maximum <= console.width:
+                console.print(made)
+                return
+        typer.echo("\n\n".join(map(_block, records)))
     elif records:
         typer.echo("\t".join(records[0]))
         for record in records:
             typer.echo("\t".join(map(printable, record.values())))
+
+
+def filled_columns(records: Records) -> Records:
+    """Leave out the columns that are empty in every record, so that a table is narrow."""
+    names = [name for name in records[0] if any(record[name] is not None for record in records)]
+    return [{name: record[name] for name in names} for record in records]
 
 
 def _block(record: Mapping[str, Any]) -> str:

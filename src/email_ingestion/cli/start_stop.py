@@ -35,7 +35,7 @@ def start(
     """
     from email_ingestion.fleet import sandbox_stack  # noqa: PLC0415 - `status` and `stop` need no database
 
-    before = managed_processes.running_foundations(load_settings()) if sandbox or SANDBOX_PROFILE.exists() else None
+    before = set(managed_processes.find_foundations(load_settings())) if sandbox or SANDBOX_PROFILE.exists() else None
     if before is not None and not before and not sandbox:
         raise OperationFailed("the sandbox was killed: ./scripts/stop.sh first, or start it again with --sandbox")
     started: dict[str, DetachedProcess] = {}

@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,10 +17,11 @@ from email_ingestion.app.runner import identify
 from email_ingestion.cli.common import audited, current_user, open_redis, parse_duration, wait_until
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.id_arguments import pick_entry_ids, pick_pending
-from email_ingestion.cli.output import Json, Records, printable, say, show, table
+from email_ingestion.cli.output import Json, filled_columns, printable, say, show, table
 from email_ingestion.errors import OperationFailed, RedisConnectionError, SinkUnavailable
 from email_ingestion.fleet.admin_client import AdminClient, RunningProcess, running_processes
 from email_ingestion.fleet.managed_processes import list_processes
+from email_ingestion.ops.peers import peers
 from email_ingestion.ops.prometheus_targets import remove_target
 from email_ingestion.settings import Settings
 from email_ingestion.stream import DeadLetterQueue, RedisLink, forget_process, read_gauges, read_presences
@@ -82,18 +83,12 @@ def list_pending(
     if not found:
         _refuse_unknown_consumer(link, consumer)
     found.sort(key=lambda row: -float(row["age_seconds"]))
-    show(found[:limit], as_json=as_json, make_table=lambda rows: table(_filled_columns(rows)))
+    show(found[:limit], as_json=as_json, make_table=lambda rows: table(filled_columns(rows)))
     if len(found) > limit:
         say(f"these are the first {limit}; --limit shows more")
     if unavailable:
         raise OperationFailed(f"what the sinks have is not known: {unavailable}") from unavailable
     return _answer(found)
-
-
-def _filled_columns(rows: Records) -> Records:
-    """Leave out the columns that are empty in every row, so that a table is narrow."""
-    names = [name for name in rows[0] if any(row[name] is not None for row in rows)]
-    return [{name: row[name] for name in names} for row in rows]
 
 
 @contextmanager
@@ -242,8 +237,8 @@ def list_consumers(as_json: Json = False) -> int:
     Examples:
       email-ingestion consumers list
     """
-    _, link = open_redis("consumers")
-    found = PendingEntries(link).consumers()
+    settings, link = open_redis("consumers")
+    found = _consumers(settings, link)
     show([asdict(each) for each in found], as_json=as_json)
     return OK if found else NEGATIVE
 
@@ -267,9 +262,9 @@ def prune(
     entries = PendingEntries(link)
     with audited(settings.log_dir, "consumers prune", {"release": release}) as outcome:
         if release:
-            _hand_over(entries)
-        pruned = [each.name for each in _gone(entries) if each.pending == 0 and entries.prune(each.name)]
-        left = [each.name for each in _gone(entries)]
+            _hand_over(settings, link, entries)
+        pruned = [each.name for each in _gone(settings, link) if each.pending == 0 and entries.prune(each.name)]
+        left = [each.name for each in _gone(settings, link)]
         _forget_workers(settings, link, {each.name for each in entries.consumers()})
         outcome |= {"pruned": pruned, "left": left}
     show(
@@ -294,14 +289,20 @@ def _forget_workers(settings: Settings, link: RedisLink, kept: set[str]) -> None
             remove_target(process.stem)
 
 
-def _gone(entries: PendingEntries) -> list[ConsumerInfo]:
-    return [each for each in entries.consumers() if not each.alive]
+def _consumers(settings: Settings, link: RedisLink) -> list[ConsumerInfo]:
+    """Return the consumers; one that died here is not alive, though its heartbeat lasts for some seconds."""
+    dead = {peer.instance for peer in peers(None, read_presences(link), settings.pid_dir) if peer.alive is False}
+    return [replace(each, alive=each.alive and each.name not in dead) for each in PendingEntries(link).consumers()]
 
 
-def _hand_over(entries: PendingEntries) -> None:
-    for each in _gone(entries):
+def _gone(settings: Settings, link: RedisLink) -> list[ConsumerInfo]:
+    return [each for each in _consumers(settings, link) if not each.alive]
+
+
+def _hand_over(settings: Settings, link: RedisLink, entries: PendingEntries) -> None:
+    for each in _gone(settings, link):
         entries.release(list(entries.entries(consumer=each.name)))
-    wait_until(lambda: not any(each.pending for each in _gone(entries)), TAKE_OVER_SECONDS)
+    wait_until(lambda: not any(each.pending for each in _gone(settings, link)), TAKE_OVER_SECONDS)
 
 
 def revoke(

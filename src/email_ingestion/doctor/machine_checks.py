@@ -6,10 +6,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from email_ingestion.daemon import running_pid
 from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.file_modes import open_to_others
+from email_ingestion.fleet.managed_processes import find_processes
 from email_ingestion.fleet.status_table import system_status
 from email_ingestion.ledger.fingerprint import sqlite_path
 from email_ingestion.ops.sockets import METRICS_PORT, OPS_PORT, bind
@@ -70,8 +70,9 @@ def check_modes(settings: Settings) -> Findings:
 
 def check_ports(settings: Settings) -> Findings:
     """Check that producer and first worker can listen on their ports, unless they run."""
+    running = {process.stem: process.pid for process in find_processes(settings)}
     for offset, stem in enumerate(("producer", "worker")):
-        if pid := running_pid(settings.pid_dir / f"{stem}.pid"):
+        if pid := running.get(stem):
             yield Finding(f"ports of {stem}", "ok", f"it is running, PID {pid}")
             continue
         ops = settings.ops_port if settings.ops_port is not None else OPS_PORT + offset

@@ -27,7 +27,7 @@ from email_ingestion import __version__
 from email_ingestion.atomic_files import atomic_write
 from email_ingestion.errors import EmailIngestionError, OperationFailed
 from email_ingestion.fleet.log_files import log_files
-from email_ingestion.fleet.managed_processes import ManagedProcess, http_client, list_processes
+from email_ingestion.fleet.managed_processes import ManagedProcess, find_processes, http_client
 from email_ingestion.ops.redaction import redact, redact_field
 from email_ingestion.settings import Settings
 from email_ingestion.settings.effective_settings import effective_settings
@@ -77,7 +77,7 @@ def _standard_files(settings: Settings) -> Iterator[tuple[str, Callable[[], byte
     for path in (*log_files(settings.log_dir), settings.log_dir / "audit.log"):
         if path.exists():
             yield f"logs/{path.name}", partial(_tail, path)
-    for process in list_processes(settings):
+    for process in find_processes(settings):
         for name, url_path in PATHS.items():
             kind = "txt" if name == "metrics" else "json"
             yield f"{name}/{process.stem}.{kind}", partial(_fetch, process, url_path)
@@ -117,7 +117,7 @@ def _machine(settings: Settings) -> dict[str, Any]:
         "load": psutil.getloadavg(),
         "memory": psutil.virtual_memory()._asdict(),
         "disk_of_logs": usage._asdict(),
-        "processes": [asdict(process) for process in list_processes(settings)],
+        "processes": [asdict(process) for process in find_processes(settings)],
     }
 
 

@@ -202,26 +202,27 @@ def end_started(settings: Settings, started: Mapping[str, DetachedProcess]) -> N
 
 def stop_foundations(settings: Settings, keep: Collection[str]) -> None:
     """Stop the sandbox and its Redis, but those of `keep`; leave both if a producer or worker runs."""
-    if any(process.pid for process in list_processes(settings)):
+    if any(process.pid for process in find_processes(settings)):
         return
-    for stem in FOUNDATIONS:
-        process = find_process(settings.pid_dir / f"{stem}.pid")
-        if process and stem not in keep:
+    for stem, process in find_foundations(settings).items():
+        if stem not in keep:
             terminate([process], FOUNDATION_SECONDS)
             (settings.pid_dir / f"{stem}.pid").unlink(missing_ok=True)
     if not set(FOUNDATIONS) & set(keep):
         SANDBOX_PROFILE.unlink(missing_ok=True)
 
 
-def running_foundations(settings: Settings) -> set[str]:
-    """Return which of sandbox and Redis run here."""
-    return {stem for stem in FOUNDATIONS if find_process(settings.pid_dir / f"{stem}.pid")}
+def find_foundations(settings: Settings) -> dict[str, psutil.Process]:
+    """Return which of sandbox and Redis run here, the sandbox first: by PID file, and without one by what they are."""
+    found = _unlisted_foundations()
+    listed = {stem: find_process(settings.pid_dir / f"{stem}.pid") for stem in FOUNDATIONS}
+    return {stem: process for stem in FOUNDATIONS if (process := listed[stem] or found.get(stem))}
 
 
 def stop_all(settings: Settings, say: Callable[[str], None]) -> bool:
     """Stop everything; return whether nothing is left running."""
     named = {path.stem: process for path in settings.pid_dir.glob("*.pid") if (process := find_process(path))}
-    named = _without_pid_files(settings) | named
+    named = _without_pid_files(settings) | _unlisted_foundations() | named
     loops = {stem: process for stem, process in named.items() if stem not in FOUNDATIONS}
     _terminate(loops, settings.stop_seconds + 5.0, say)
     for stem in FOUNDATIONS:
@@ -244,6 +245,12 @@ def _without_pid_files(settings: Settings) -> dict[str, psutil.Process]:
             if each.pid and not each.last_pid:
                 found[each.stem] = psutil.Process(each.pid)
                 found[each.stem].environ()  # refused for a process of another user
+    return found
+
+
+def _unlisted_foundations() -> dict[str, psutil.Process]:
+    """Find sandbox and Redis of this folder whether or not they have PID files."""
+    found = {}
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             if process.name().startswith(("redis", "valkey")):

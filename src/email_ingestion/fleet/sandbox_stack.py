@@ -15,9 +15,8 @@ from typing import Any
 from rich.progress import Progress
 
 from email_ingestion.atomic_files import write_private
-from email_ingestion.daemon import running_pid
 from email_ingestion.errors import OperationFailed
-from email_ingestion.fleet.managed_processes import check_started, find_process, find_processes, list_processes
+from email_ingestion.fleet.managed_processes import check_started, find_foundations, find_processes
 from email_ingestion.fleet.redis_server import start_redis
 from email_ingestion.fleet.subprocesses import DetachedProcess, spawn, start_on_free_ports
 from email_ingestion.ledger.store import open_ledger
@@ -37,13 +36,14 @@ def start_sandbox(say: Callable[[str], None]) -> None:
     settings = load_settings()
     redis_pid = settings.pid_dir / "redis.pid"
     sandbox_pid = settings.pid_dir / "sandbox.pid"
-    if redis_pid.exists() and find_process(redis_pid) and SANDBOX_PROFILE.exists():
+    running = find_foundations(settings)
+    if "redis" in running and SANDBOX_PROFILE.exists():
         redis_port = settings.redis_port
     else:
         redis_pid.unlink(missing_ok=True)
         redis_port = start_redis(Path("data"), redis_pid, settings.log_dir / "redis.out")
         say(f"Redis listens on port {redis_port}")
-    if not running_pid(sandbox_pid):
+    if "sandbox" not in running:
         ports = _start_sandbox(sandbox_pid, settings)
         say(f"the Gmail sandbox listens on port {ports['imap_port']} (IMAP)")
     write_private(SANDBOX_PROFILE, _profile(redis_port, json.loads(READY.read_text())))
@@ -139,7 +139,7 @@ def summary_screen(settings: Settings) -> str:
     with closing(open_ledger(settings.database_url)) as ledger:
         stored = ledger.count()
     ready = json.loads(READY.read_text())
-    urls = {process.stem: process.ops_url for process in list_processes(settings) if process.pid}
+    urls = {process.stem: process.ops_url for process in find_processes(settings) if process.pid}
     body = r'{"raw": "Subject: hello\r\n\r\nworld"}'
     deliver = f"curl -s -d '{body}' http://127.0.0.1:{ready['control_port']}/deliver"
     lines = [

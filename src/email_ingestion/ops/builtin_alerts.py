@@ -119,12 +119,12 @@ def _breakers(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[s
 
 def _no_workers(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
     """Go by the judgement of `ops.peers`: where workers were stopped on purpose and no mail waits, none is missing."""
-    missing = current.value("missing_processes", process="worker")
+    missing = current.value("missing_processes", kind="worker")
     return {"": "no worker runs: ./scripts/start.sh"} if missing and current.value("active_workers") == 0 else {}
 
 
 def _missing_processes(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
-    counts = current.by_label("missing_processes", "process").items()
+    counts = current.by_label("missing_processes", "kind").items()
     return {
         kind: f"{count:.0f} {kind}{'' if count == 1 else 's'} should run and do{'es' * (count == 1)} not: "
         "email-ingestion status"

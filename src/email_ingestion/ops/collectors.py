@@ -73,7 +73,7 @@ class RedisGauges(Collector):
             if value is not None:
                 yield GaugeMetricFamily(f"{PREFIX}_{name}", documentation, value)
         documentation = "Processes that should run and do not: they died, or mail waits and no worker runs."
-        missing = GaugeMetricFamily(f"{PREFIX}_missing_processes", documentation, labels=["process"])
+        missing = GaugeMetricFamily(f"{PREFIX}_missing_processes", documentation, labels=["kind"])
         for component, count in redis.missing_processes.items():
             missing.add_metric([component], count)
         yield missing

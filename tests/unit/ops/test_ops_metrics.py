@@ -358,3 +358,12 @@ def test_failures_nobody_foresaw_are_counted_by_loop_and_class(producer: Ops) ->
         "loop_errors_total{error_type=_OTHER,loop=watch}": 1,
         "loop_errors_total{error_type=KeyError,loop=_OTHER}": 1,
     }
+
+
+def test_no_label_of_ours_is_one_that_every_target_has(producer: Ops, worker: Ops) -> None:
+    """Prometheus would call it `exported_…`, and an alert by it would be about something else."""
+    for ops in (producer, worker):
+        for family in text_string_to_metric_families(ops.metrics.render().decode()):
+            for sample in family.samples:
+                if sample.name != "email_ingestion_build_info":
+                    assert not {"component", "process", "instance", "job"} & sample.labels.keys(), sample.name
