@@ -7,13 +7,14 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, make_url
 
 _PORT = 5432  # names the socket; nothing listens on TCP
 _numbers = itertools.count()
@@ -47,6 +48,35 @@ def running_postgres() -> Iterator[str]:
             yield f"postgresql+psycopg://postgres@/postgres?host={directory}&port={_PORT}"
         finally:
             _run(where / "pg_ctl", "-D", data, "-m", "immediate", "stop", user=user)
+
+
+@contextmanager
+def running_pgbouncer(server: str, pool_mode: str = "transaction") -> Iterator[str]:
+    """Start PgBouncer before the server at this URL, with two connections to it; yields the URL through it."""
+    program = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
+    if not Path(program).exists():
+        pytest.skip("PgBouncer is not installed (Debian: apt-get install pgbouncer)")
+    url = make_url(server)
+    with tempfile.TemporaryDirectory(prefix="pgb-", ignore_cleanup_errors=True) as directory:
+        user = _unprivileged(Path(directory))
+        ini = Path(directory) / "pgbouncer.ini"
+        ini.write_text(
+            f"[databases]\n* = host={url.query['host']} port={_PORT} user=postgres\n"
+            f"[pgbouncer]\nlisten_addr=\nunix_socket_dir={directory}\nlisten_port={_PORT}\nauth_type=any\n"
+            f"pool_mode={pool_mode}\ndefault_pool_size=2\nlogfile={directory}/log\n"
+        )
+        process = subprocess.Popen(
+            [program, "-q", str(ini)], user=user, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        socket = Path(directory) / f".s.PGSQL.{_PORT}"
+        try:
+            while not socket.exists():
+                assert process.poll() is None, (Path(directory) / "log").read_text()
+                time.sleep(0.01)
+            yield server.replace(str(url.query["host"]), directory)
+        finally:
+            process.kill()
+            process.wait()
 
 
 def fresh_schema(server: str) -> str:

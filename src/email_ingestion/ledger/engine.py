@@ -22,6 +22,7 @@ from email_ingestion.ledger.database_errors import translate_errors, translate_o
 _EXAMPLES = "sqlite:///data/email_ingestion.db or postgresql+psycopg://user:password@host/database"
 
 
+STATEMENT_SECONDS = 20.0  # of a statement on PostgreSQL; a maintenance command may take as long as it likes
 _LOCK_SECONDS = 10.0  # how long SQLite waits for another process's transaction
 
 
@@ -56,23 +57,28 @@ def write_engine(engine: Engine) -> Engine:
 
 
 class Database:
-    """Connections for queries and transactions for writes, whose errors are translated by `translate_errors`."""
+    """Connections for queries and transactions for writes, whose errors are translated by `translate_errors`.
+
+    On PostgreSQL a statement must end within STATEMENT_SECONDS, or within `seconds`.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.name = describe_database(engine)
-        self._write_engine = write_engine(engine)
+        self._read_engine = engine.execution_options(seconds=STATEMENT_SECONDS)
+        self._write_engine = write_engine(self._read_engine)
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
         """Open a connection for queries."""
-        with translate_errors(self.name), self.engine.connect() as connection:
+        with translate_errors(self.name), self._read_engine.connect() as connection:
             yield connection
 
     @contextmanager
-    def begin(self) -> Iterator[Connection]:
+    def begin(self, seconds: float = STATEMENT_SECONDS) -> Iterator[Connection]:
         """Open a transaction for writes, which is committed at the end of the block."""
-        with translate_errors(self.name), self._write_engine.begin() as connection:
+        engine = self._write_engine.execution_options(seconds=seconds)
+        with translate_errors(self.name), engine.begin() as connection:
             yield connection
 
 
@@ -156,25 +162,10 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def _open_postgresql(url: URL) -> Engine:
     try:
-        engine = create_engine(
-            url,
-            # A server that vanished without a word is noticed within half a minute.
-            connect_args={"connect_timeout": 10, "keepalives_idle": 15, "tcp_user_timeout": 30_000},
-            pool_pre_ping=True,
-            json_serializer=_to_json,
-            hide_parameters=True,
-        )
+        from email_ingestion.ledger.postgresql import open_postgresql  # noqa: PLC0415 - its import needs an extra
     except ImportError as error:
         raise ConfigurationError("PostgreSQL needs psycopg: pip install 'email-ingestion[postgres]'") from error
-    event.listen(engine, "connect", _prepare_postgresql)
-    return engine
-
-
-def _prepare_postgresql(connection: Any, record: object) -> None:
-    """Use UTC whatever the server's time zone: the year 1 does not fit into a datetime west of Greenwich."""
-    del record
-    connection.execute("SET TIME ZONE 'UTC'")
-    connection.commit()
+    return open_postgresql(url, json_serializer=_to_json, hide_parameters=True)
 
 
 def check_server(engine: Engine) -> None:

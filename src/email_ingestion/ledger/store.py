@@ -39,6 +39,7 @@ from email_ingestion.ledger.stored_contents import StoredContents
 from email_ingestion.ledger.tables import attachments, contents, deliveries, emails, places, purged
 
 _PAGE = 1_000  # rows of one query of many
+PING_SECONDS = 5.0  # a database that does not take a transaction within this time is away
 _CHUNK = 500  # values in one IN (…): old SQLites take 999 in a statement
 _INDEXED_CHARS = 200_000  # characters of a text that the full-text index covers
 
@@ -418,7 +419,7 @@ class Ledger:
 
     def ping(self) -> None:
         """Check that the database accepts a transaction now. Raises SinkUnavailable."""
-        with self._database.begin() as connection:
+        with self._database.begin(PING_SECONDS) as connection:
             if connection.dialect.name == "sqlite":
                 return  # BEGIN IMMEDIATE got the write lock
             if connection.exec_driver_sql("SHOW transaction_read_only").scalar_one() == "on":

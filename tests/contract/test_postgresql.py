@@ -1,0 +1,129 @@
+"""PostgreSQL that is frozen, locked, or behind a pooler: nothing waits for ever, and nothing of a session is needed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from email_ingestion.errors import ConfigurationError, SinkUnavailable
+from email_ingestion.ledger import engine, postgresql, store
+from email_ingestion.ledger.engine import open_engine
+from email_ingestion.ledger.store import Ledger, open_ledger
+from tests.contract.ledgers import letters
+from tests.servers.postgres import fresh_database, running_pgbouncer
+from tests.servers.processes import until
+
+
+@contextmanager
+def frozen(ledger: Ledger) -> Iterator[None]:
+    """Stop the server as a whole: it takes connections, as the kernel does that for it, and answers nothing."""
+    with ledger._database.connect() as connection:
+        query = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'"
+        pids = [int(pid) for pid in connection.exec_driver_sql(query).scalars()]
+    postmaster = int(Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1])
+    for pid in (postmaster, *pids):
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in (postmaster, *pids):
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgresql, "CLIENT_SECONDS", 0.5)
+    monkeypatch.setattr(postgresql.LimitedConnection, "limit", 0.5)
+    monkeypatch.setattr(postgresql, "CONNECT_SECONDS", 2)
+    monkeypatch.setattr(store, "PING_SECONDS", 0.5)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may stop the processes of another user")
+@pytest.mark.usefixtures("hasty")
+def test_a_frozen_server_is_away_and_taken_again_when_it_thaws(postgres_url: str):
+    with closing(open_ledger(postgres_url)) as ledger:
+        ledger.record(letters(1))
+        with frozen(ledger), pytest.raises(SinkUnavailable, match=r"timeout|not answered"):
+            ledger.ping()
+        with ledger._database.begin(0.5) as connection:
+            connection.exec_driver_sql("SELECT 1")
+            with frozen(ledger), pytest.raises(OperationalError, match="has not answered for 1 s"):
+                connection.exec_driver_sql("SELECT 1")
+            connection.rollback()
+        until(lambda: _answers(ledger), "it is taken again")
+        assert ledger.count() == 1
+
+
+def _answers(ledger: Ledger) -> bool:
+    try:
+        ledger.ping()
+    except SinkUnavailable:
+        return False
+    return True
+
+
+def test_a_lock_that_another_transaction_holds_is_not_waited_for_without_end(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(postgresql, "LOCK_SECONDS", 0.3)
+    other = open_engine(postgres_url)
+    with closing(open_ledger(postgres_url)) as ledger, other.begin() as connection:
+        connection.exec_driver_sql("LOCK TABLE emails IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(SinkUnavailable, match="lock timeout"):
+            ledger.record(letters(1))
+    other.dispose()
+
+
+def test_a_statement_has_a_time_limit_and_a_maintenance_command_has_none(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    with closing(open_ledger(postgres_url)) as ledger:
+        with pytest.raises(SinkUnavailable, match="statement timeout"), ledger._database.begin(0.2) as connection:
+            connection.exec_driver_sql("SELECT pg_sleep(5)")
+        with ledger._database.engine.begin() as connection:
+            assert connection.exec_driver_sql("SHOW statement_timeout").scalar_one() == "0"
+        with ledger._database.connect() as connection:
+            wanted = f"{engine.STATEMENT_SECONDS:.0f}s"
+            assert connection.exec_driver_sql("SHOW statement_timeout").scalar_one() == wanted
+
+
+@pytest.mark.parametrize("pool_mode", ["transaction", "session"])
+def test_a_ledger_works_through_pgbouncer(postgres_server: str, pool_mode: str):
+    with (
+        fresh_database(postgres_server) as direct,
+        running_pgbouncer(direct, pool_mode) as url,
+        closing(open_ledger(url)) as ledger,
+        closing(open_ledger(url)) as second,
+    ):
+        for number in range(12):  # more often than psycopg lets pass before it prepares a statement
+            for each in (ledger, second):
+                each.record(letters(2 * number + (each is second)))
+                each.ping()
+                assert each.outbox.claim("a", "here", 10, 60.0).deliveries == ()
+        assert (ledger.count(), second.count()) == (24, 24)
+        assert _prepared(ledger) is None
+        with closing(open_ledger(direct)) as straight:
+            assert _prepared(straight) == 5  # psycopg's own default
+
+
+@pytest.mark.parametrize(("text", "threshold"), [("none", None), ("0", 0), ("50", 50)])
+def test_the_threshold_of_prepared_statements_can_be_set(postgres_url: str, text: str, threshold: int | None):
+    with closing(open_ledger(f"{postgres_url}&prepare_threshold={text}")) as ledger:
+        assert _prepared(ledger) == threshold
+
+
+def test_a_threshold_that_is_no_number_is_refused():
+    with pytest.raises(ConfigurationError, match="prepare_threshold"):
+        open_engine("postgresql+psycopg://user@host/mail?prepare_threshold=often")
+
+
+def _prepared(ledger: Ledger) -> int | None:
+    with ledger._database.connect() as connection:
+        threshold: int | None = connection.connection.driver_connection.prepare_threshold
+        return threshold
