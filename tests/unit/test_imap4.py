@@ -37,10 +37,10 @@ def ours(host: str, port: int) -> imaplib.IMAP4:
 
 
 @contextmanager
-def connected(data: bytes, connect: Connect, *, ends: bool) -> Iterator[imaplib.IMAP4]:
+def connected(data: bytes, connect: Connect, *, ends: bool, ending: bytes = b"OK done") -> Iterator[imaplib.IMAP4]:
     """To a server that answers NOOP with `data`, and then either ends the response or breaks off."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        serving = threading.Thread(target=_serve, args=(listening, data, ends), daemon=True)
+        serving = threading.Thread(target=_serve, args=(listening, data, ends, ending), daemon=True)
         serving.start()
         client = connect(*listening.getsockname())
         try:
@@ -50,14 +50,14 @@ def connected(data: bytes, connect: Connect, *, ends: bool) -> Iterator[imaplib.
             serving.join()
 
 
-def _serve(listening: socket.socket, data: bytes, ends: bool) -> None:
+def _serve(listening: socket.socket, data: bytes, ends: bool, ending: bytes) -> None:
     peer, _ = listening.accept()
     with peer, peer.makefile("rwb") as lines:
         lines.write(b"* OK hello\r\n")
         lines.flush()
-        for response, ending in ((b"* CAPABILITY IMAP4rev1\r\n", True), (data, ends)):
+        for response, is_whole in ((b"* CAPABILITY IMAP4rev1\r\n", True), (data, ends)):
             tag = lines.readline().split()[0]
-            lines.write(response + (tag + b" OK done\r\n" if ending else b""))
+            lines.write(response + (tag + b" " + ending + b"\r\n" if is_whole else b""))
             lines.flush()
 
 
@@ -83,6 +83,17 @@ def test_a_broken_response_ends_as_it_does_with_imaplib(name: str):
             received(BROKEN[name], connect, ends=False)
         errors.append(str(caught.value))
     assert errors[0] == errors[1]
+
+
+@pytest.mark.parametrize("ending", [b"OK", b"ok", b"OK ", b"OK done"])
+def test_a_status_without_a_text_is_one_and_small_letters_are_large_ones(ending: bytes):
+    with connected(
+        b"* OK\r\n* search 3 4\r\n* 5 exists\r\n* 2 fetch (UID 7)\r\n", ours, ends=True, ending=ending
+    ) as client:
+        assert client.noop()[0] == "OK"
+        assert client.untagged_responses["SEARCH"] == [b"3 4"]
+        assert client.untagged_responses["FETCH"] == [b"2 (UID 7)"]
+        assert client.exists == 5
 
 
 TOO_MUCH = {

@@ -32,6 +32,7 @@ _FETCH = re.compile(rb"\* (\d+) FETCH (\(.*)\r\n", re.DOTALL)
 _COUNT = re.compile(rb"\* (\d{1,10}) (EXISTS|EXPUNGE)\b", re.IGNORECASE)
 _LITERAL = re.compile(rb"\{(\d{1,18})\}\Z")
 _UID = re.compile(rb"[ (]UID (\d+)")
+_RESPONSE = re.compile(rb"([^+\s]\S* (?:\d+ )?)([A-Za-z-]+)(.*)", re.DOTALL)
 _THROTTLED = re.compile(rb"^[A-Z]+\d+ (?:OK|NO|BAD) .*\[THROTTLED\]\s*$", re.IGNORECASE)
 
 
@@ -155,7 +156,9 @@ class Imap4(imaplib.IMAP4):
 
     def read(self, size: int) -> bytes:
         """Read `size` bytes in slices, so that `received_bytes` grows during a long literal."""
-        self._count(size)
+        self._counted_bytes += size
+        if self._counted_bytes > self._max_counted_bytes:
+            raise self._too_much()
         slices: list[bytes] = []
         left = size
         while left > 0 and (data := super().read(min(left, SLICE_BYTES))):
@@ -176,15 +179,15 @@ class Imap4(imaplib.IMAP4):
         except self.error as error:  # after which imaplib would read the rest of the line as the next one
             raise self._violation("a line of more than 1,000,000 bytes") from error
         self.received_bytes += len(line)
-        self._count(len(line) + LINE_BYTES)
+        self._counted_bytes += len(line) + LINE_BYTES
+        if self._counted_bytes > self._max_counted_bytes:
+            raise self._too_much()
         if line.endswith(b"[THROTTLED]\r\n") and _THROTTLED.match(line):
             self._throttled = True
         return line
 
-    def _count(self, size: int) -> None:
-        self._counted_bytes += size
-        if self._counted_bytes > self._max_counted_bytes:
-            raise self._violation(f"more than {self._expected_bytes:,} bytes")
+    def _too_much(self) -> IMAPProtocolViolation:
+        return self._violation(f"more than {self._expected_bytes:,} bytes")
 
     def _violation(self, what: str) -> IMAPProtocolViolation:
         return IMAPProtocolViolation(
@@ -199,6 +202,9 @@ class Imap4(imaplib.IMAP4):
         """
         line = self.readline()
         fetch = _FETCH.fullmatch(line)
+        if not fetch:
+            line = _as_imaplib_reads(line)
+            fetch = _FETCH.fullmatch(line)
         if not fetch:
             self._unread_line = line
             if count := _COUNT.match(line):
@@ -238,6 +244,14 @@ class Client(imapclient.IMAPClient):  # type: ignore[misc]  # imapclient has no 
     def _create_IMAP4(self) -> Imap4:  # noqa: N802 - imapclient's name
         self.imap4 = Imap4(self.host, self.port, self.ssl_context)
         return self.imap4
+
+
+def _as_imaplib_reads(line: bytes) -> bytes:
+    """Return a response with its name in capitals, and with the space in front of a text that is missing."""
+    found = _RESPONSE.fullmatch(line)
+    if not found or (found[2].isupper() and found[3] != b"\r\n"):
+        return line
+    return found[1] + found[2].upper() + (b" \r\n" if found[3] == b"\r\n" else found[3])
 
 
 def _literal(text: bytes) -> re.Match[bytes] | None:
