@@ -188,6 +188,24 @@ class Downloaded(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class MailboxContradicted(Event):
+    """The mailbox is not as it was read, though its UIDVALIDITY is the same; all of it is listed again."""
+
+    account: str
+    mailbox: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AlteredOnServer(Event):
+    """The server has other bytes now for a message that was delivered; nothing is fetched again."""
+
+    account: str
+    mailbox: str
+    uid: int
+
+
+@dataclass(frozen=True, slots=True)
 class Published(Event):
     """Messages were appended to the stream; a resent batch counts only what was new."""
 
@@ -460,6 +478,7 @@ class Reconciled(Event):
     duplicate: int
     unexpected: int
     mailbox: str = ""
+    altered: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,7 @@ class AccountServices:
             appender=Appender(self.link, self.lease_owner),
             fetcher=self._fetcher(connection, mailbox, always_singly=True),
             fetch_filter=self._fetch_filter(),
-            known_mail=partial(self._known_mail, mailbox),
+            known_mail=partial(self._known_mail, connection, mailbox),
             observe=self.observe,
         )
 
@@ -155,7 +155,7 @@ class AccountServices:
             appender=Appender(self.link, self.lease_owner),
             fetcher=self._fetcher(connection, mailbox),
             fetch_filter=self._fetch_filter(),
-            known_mail=self._known_mail(mailbox),
+            known_mail=self._known_mail(connection, mailbox),
             quarantine=self._quarantine(mailbox),
             wait_for_capacity=wait_for_capacity,
             observe=self.observe,
@@ -172,7 +172,7 @@ class AccountServices:
             mailbox,
             appender=Appender(self.link, self.lease_owner),
             selector=self._selector(connection, mailbox, fetch_filter),
-            known_mail=self._known_mail(mailbox),
+            known_mail=self._known_mail(connection, mailbox),
             wait_for_capacity=wait_for_capacity,
         )
 
@@ -193,7 +193,7 @@ class AccountServices:
             mailbox,
             self.appender,
             selector=self._selector(connection, mailbox, self._fetch_filter()),
-            known_mail=partial(self._known_mail, mailbox),
+            known_mail=partial(self._known_mail, connection, mailbox),
             observe=self.observe,
         )
 
@@ -243,8 +243,8 @@ class AccountServices:
             excluded, start_of(account), self.settings.imap_message_max_bytes, account.imap_start == "now"
         )
 
-    def _known_mail(self, mailbox: SelectedMailbox) -> KnownMail:
-        return KnownMail(self.account.name, mailbox, self.ledger, self._in_flight())
+    def _known_mail(self, connection: ImapMailbox, mailbox: SelectedMailbox) -> KnownMail:
+        return KnownMail(self.account.name, mailbox, self.ledger, self._in_flight(), connection.fetch_message_ids)
 
     def _in_flight(self) -> InFlight:
         name = self.account.name

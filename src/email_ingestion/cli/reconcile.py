@@ -29,7 +29,7 @@ from email_ingestion.stream import Appender, RedisLink, open_link
 
 COLUMNS = (
     *("checked", "delivered", "queued", "dead", "purged", "excluded", "accepted"),
-    *("missing", "repaired", "duplicate", "unexpected"),
+    *("missing", "repaired", "duplicate", "unexpected", "altered"),
 )
 NAMED = 20  # missing UIDs shown; the JSON report names more
 

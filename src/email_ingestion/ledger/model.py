@@ -49,11 +49,25 @@ class StoredEmail:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A message's location on its server; it never names another message (RFC 3501, section 2.3.1.1)."""
+    """A message's location on its server; it never names another message (RFC 3501, section 2.3.1.1).
+
+    Unless the server was restored from a backup: see `RecordedMessage`.
+    """
 
     mailbox: str
     uidvalidity: int
     uid: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedMessage:
+    """What shows whether a message of the server is the one that was recorded for its location."""
+
+    internaldate: datetime  # aware, UTC
+    size: int  # bytes
+    gm_msgid: int | None
+    message_id: str | None
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from email_ingestion.errors import ContentLost, SinkUnavailable
 from email_ingestion.identity import MIN_PART, identity_value, matches_identity, shortest_parts
 from email_ingestion.ledger.engine import Database, check_server, database_now, open_engine
 from email_ingestion.ledger.migrate import migrate
-from email_ingestion.ledger.model import DeliveredName, Location, StoredEmail, StoredFacts
+from email_ingestion.ledger.model import DeliveredName, Location, RecordedMessage, StoredEmail, StoredFacts
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, Outbox, envelope_of
 from email_ingestion.ledger.rows import PreparedBatch, attachment_rows
 from email_ingestion.ledger.search import Hit, Term, parse, postgresql_condition, snippet, sqlite_condition
@@ -197,6 +197,41 @@ class Ledger:
         )
         with self._database.connect() as connection:
             return {row.here: Location(row.mailbox, row.uidvalidity, row.uid) for row in connection.execute(query)}
+
+    def recorded_at(
+        self, account: str, mailbox: str, uidvalidity: int, uids: Sequence[int]
+    ) -> dict[int, list[RecordedMessage]]:
+        """Return the messages that were recorded for each of these UIDs: several where a UID was given out anew."""
+        columns = (emails.c.internaldate, emails.c.size, emails.c.gm_msgid, emails.c.message_id, emails.c.sha256)
+        first = select(emails.c.uid.label("here"), *columns).where(
+            emails.c.account == account, emails.c.mailbox == mailbox, emails.c.uidvalidity == uidvalidity
+        )
+        further = (
+            select(places.c.uid.label("here"), *columns)
+            .join(emails, emails.c.email_id == places.c.email_id)
+            .where(places.c.account == account, places.c.mailbox == mailbox, places.c.uidvalidity == uidvalidity)
+        )
+        found: dict[int, list[RecordedMessage]] = {}
+        with self._database.connect() as connection:
+            for chunk in _chunks(list(uids)):
+                for query, uid in ((first, emails.c.uid), (further, places.c.uid)):
+                    for here, *facts in connection.execute(query.where(uid.in_(chunk))):
+                        found.setdefault(here, []).append(RecordedMessage(*facts))
+        return found
+
+    def newest_uids(
+        self, account: str, mailbox: str, uidvalidity: int, low: int, high: int, *, count: int
+    ) -> list[int]:
+        """Return the `count` highest UIDs from `low` to `high` from which messages were delivered."""
+        query = (
+            select(emails.c.uid)
+            .where(emails.c.account == account, emails.c.mailbox == mailbox, emails.c.uidvalidity == uidvalidity)
+            .where(emails.c.uid.between(low, high))
+            .order_by(emails.c.uid.desc())
+            .limit(count)
+        )
+        with self._database.connect() as connection:
+            return sorted(set(connection.execute(query).scalars()))
 
     def record_locations(self, account: str, found: Mapping[Location, str]) -> None:
         """Record further locations of delivered messages, by identity."""

@@ -20,6 +20,7 @@ from email_ingestion.mailbox.message_summary import (
     MessageSummary,
     is_summary,
     parse_label_changes,
+    parse_message_id,
     parse_summary,
     to_text,
 )
@@ -93,6 +94,17 @@ class ImapMailbox(UidListing):
         found = self._fetch(uids, items)
         self.summaries_read += len(found)
         return [parse_summary(uid, data) for uid, data in sorted(found.items()) if is_summary(data) or len(uids) == 1]
+
+    def fetch_message_ids(self, uids: Sequence[int]) -> dict[int, str | None]:
+        """Fetch the Message-ID fields, at most MAX_FETCH_UIDS; None for a message without one.
+
+        Vanished UIDs are missing, and those that the server refuses.
+        """
+        try:
+            found = self._fetch(uids, ["BODY.PEEK[HEADER.FIELDS (MESSAGE-ID)]"])
+        except MessagesRefused as error:
+            found = error.found
+        return {uid: parse_message_id(data) for uid, data in found.items()}
 
     def fetch_label_changes(self, first_uid: int, last_uid: int, modseq: int) -> tuple[list[LabelChange], bool]:
         """Fetch the labels of messages that changed since `modseq`, and whether the server sent all of them."""

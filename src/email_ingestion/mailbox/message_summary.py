@@ -103,6 +103,12 @@ def as_body(value: Any) -> bytes | None:
     return value if value is None or isinstance(value, bytes) else str(value).encode()
 
 
+def parse_message_id(data: dict[bytes, Any]) -> str | None:
+    """Return the text of the Message-ID field in the FETCH data of one message; None where it has none."""
+    header = as_body(next((value for name, value in data.items() if name.upper().startswith(b"BODY[HEADER")), None))
+    return (header or b"").partition(b":")[2].decode("utf-8", "replace").strip() or None
+
+
 def _labels(data: dict[bytes, Any]) -> tuple[str, ...]:
     return tuple(_label(label) for label in _items(data.get(b"X-GM-LABELS")))
 

@@ -61,6 +61,8 @@ LOG_RULES: dict[type[Event], LogRule] = {
     events.Downloaded: LogRule("imap_downloaded", DEBUG),
     events.BytesSpent: LogRule("imap_budget_spent", DEBUG),
     events.MailboxChanged: LogRule("imap_uidvalidity_changed", WARNING),
+    events.MailboxContradicted: LogRule("mailbox_contradicted", WARNING),
+    events.AlteredOnServer: LogRule("message_altered_on_server", WARNING),
     events.Published: LogRule("batch_published", DEBUG),
     events.Skipped: LogRule("batch_skipped", DEBUG),
     events.TooLarge: LogRule("message_too_large", WARNING),

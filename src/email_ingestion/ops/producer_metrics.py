@@ -59,6 +59,8 @@ class ProducerMetrics:
             events.LeaseChanged: self._lease_changed,
             events.NewMailWaiting: lambda event: self._freshness.waiting(self._account(event), event.since),
             events.MailboxChanged: lambda _event: self._changes.inc(),
+            events.MailboxContradicted: lambda _event: self._contradictions.inc(),
+            events.AlteredOnServer: lambda _event: self._altered.inc(),
             events.TokenRefreshed: self._refreshed,
             events.TokenRefreshFailed: self._refresh_failed,
             events.ConsentEnding: lambda event: self._set_token_state(event, "expiring"),
@@ -124,6 +126,13 @@ class ProducerMetrics:
             "imap_watcher_rebuilds_total", "Watchers that got nothing done and were replaced.", account=self._accounts
         )
         self._changes = factory.counter("imap_uidvalidity_changes_total", "Times a mailbox got a new UIDVALIDITY.")
+
+        self._contradictions = factory.counter(
+            "imap_contradictions_total", "Times a mailbox was not as it was read, with the same UIDVALIDITY."
+        )
+        self._altered = factory.counter(
+            "imap_altered_messages_total", "Delivered messages found with other bytes on the server."
+        )
 
     def _declare_oauth2(self, factory: MetricFactory) -> None:
         self._expiry = factory.gauge(

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
-from email_ingestion.ledger.model import Location
+from email_ingestion.ledger.model import Location, RecordedMessage
 from email_ingestion.mailbox import MessageSummary
 from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
+from email_ingestion.producer.place_evidence import FetchMessageIds, find_contradicted
 from email_ingestion.records import RawMessage, email_id
 from email_ingestion.stream import EntryScanner
 from email_ingestion.stream.entry_scan import BEGINNING, EntryPage, ScannedEntry
@@ -146,8 +147,14 @@ class KnownMail:
     """
 
     def __init__(
-        self, account: str, mailbox: SelectedMailbox, ledger: Callable[[], Ledger], in_flight: InFlight
+        self,
+        account: str,
+        mailbox: SelectedMailbox,
+        ledger: Callable[[], Ledger],
+        in_flight: InFlight,
+        fetch_message_ids: FetchMessageIds = lambda _: {},
     ) -> None:
+        self._fetch_message_ids = fetch_message_ids
         self._account = account
         self._mailbox = mailbox
         self._ledger = ledger
@@ -186,12 +193,30 @@ class KnownMail:
             low = top + 1
 
     def uids(self, summaries: Sequence[MessageSummary]) -> set[int]:
-        """Return the UIDs of the messages (ascending) that are delivered, queued, dead or purged."""
+        """Return the UIDs of the messages (ascending) that are delivered, queued, dead or purged.
+
+        A UID under which another message was recorded is not known by that.
+        """
         listed = {each.uid for each in summaries}
         known: set[int] = set()
         for recorded in self.recorded(summaries[0].uid, summaries[-1].uid):
             known |= listed & (recorded.first_seen | recorded.seen_again.keys())
+        known -= self.contradicted([summary for summary in summaries if summary.uid in known])
         return known | self.locate([summary for summary in summaries if summary.uid not in known]).uids
+
+    def contradicted(self, summaries: Sequence[MessageSummary]) -> set[int]:
+        """Return the UIDs under which the server has other messages than the ledger; raises IMAPConnectionError."""
+        return find_contradicted(summaries, self.recorded_at([each.uid for each in summaries]), self._fetch_message_ids)
+
+    def recorded_at(self, uids: Sequence[int]) -> dict[int, list[RecordedMessage]]:
+        """Return what the ledger has of these UIDs."""
+        mailbox = self._mailbox
+        return self._ledger().recorded_at(self._account, mailbox.name, mailbox.uidvalidity, uids) if uids else {}
+
+    def newest_uids(self, low: int, high: int, count: int) -> list[int]:
+        """Return the highest UIDs from `low` to `high` from which the ledger has messages."""
+        mailbox = self._mailbox
+        return self._ledger().newest_uids(self._account, mailbox.name, mailbox.uidvalidity, low, high, count=count)
 
     def locate(self, summaries: Sequence[MessageSummary]) -> Locations:
         """Return where messages are, of which the ledger does not know the location."""

@@ -14,7 +14,8 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 
-from email_ingestion.events import HistoryWalked, MailboxChanged, NewMailWaiting, Synced
+from email_ingestion.errors import SinkUnavailable
+from email_ingestion.events import HistoryWalked, MailboxChanged, MailboxContradicted, NewMailWaiting, Synced
 from email_ingestion.mailbox import MessageSummary
 from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS
 from email_ingestion.mailbox.uid_listing import LAST_UID, UID_WINDOW
@@ -24,6 +25,8 @@ from email_ingestion.producer.pipeline import AppendPipeline, FetchDelay
 from email_ingestion.producer.portion_size import PortionSize
 from email_ingestion.producer.selection import batches, batches_descending
 from email_ingestion.records import Cursor
+
+SAMPLE = 20  # messages that are compared with what was recorded of them when a session begins
 
 # Waits so many seconds, perhaps 0; returns False when the watcher was stopped.
 Pause = Callable[[float], bool]
@@ -36,6 +39,7 @@ class NewMailSync:
         self._pipeline = pipeline
         self._known_mail = pipeline.known_mail()
         self.moves = 0  # of the cursor
+        self._trusted = False  # whether the mailbox was compared with what was recorded of it
         self._listed = 0  # the messages in the mailbox when everything above the cursor was listed
 
     def run(self, fetch_delay: FetchDelay, pause: Pause) -> bool:
@@ -64,7 +68,8 @@ class NewMailSync:
         pipeline, mailbox = self._pipeline, self._pipeline.mailbox
         found = pipeline.cursor()
         if found and found.uidvalidity == mailbox.uidvalidity:
-            return found
+            return self._checked_cursor(found)
+        self._trusted = True  # what was read in another mailbox, or before the cursor was lost, is listed again
         newest = max(0, mailbox.uidnext - 1)
         if found:
             pipeline.observe(MailboxChanged(pipeline.account, mailbox.name, found.uidvalidity, mailbox.uidvalidity))
@@ -74,6 +79,43 @@ class NewMailSync:
         history = 1 if first_run else newest + 1
         start = Cursor(mailbox.uidvalidity, newest, newest, history)
         return pipeline.appender.restart_cursor(pipeline.account, mailbox.name, start)
+
+    def _checked_cursor(self, cursor: Cursor) -> Cursor:
+        """Return a cursor that the mailbox does not contradict: this one, or one with which all is listed again."""
+        if self._trusted:
+            return cursor
+        pipeline, mailbox = self._pipeline, self._pipeline.mailbox
+        try:
+            reason = self._contradiction(cursor)
+        except SinkUnavailable:
+            return cursor  # the next sync asks the ledger again
+        self._trusted = True
+        if reason is None:
+            return cursor
+        pipeline.observe(MailboxContradicted(pipeline.account, mailbox.name, reason))
+        listed = () if mailbox.uidnext else pipeline.connection.list_uids_from(1)
+        newest = mailbox.uidnext - 1 if mailbox.uidnext else max(listed, default=0)
+        start = Cursor(mailbox.uidvalidity, newest, newest, newest + 1)
+        return pipeline.appender.restart_cursor(pipeline.account, mailbox.name, start, wrong=cursor)
+
+    def _contradiction(self, cursor: Cursor) -> str | None:
+        """Return why the mailbox cannot be the one that was read up to the cursor, or None.
+
+        The newest messages are looked at: a server that is restored from a backup gives their UIDs out anew. UIDs that
+        the walk through older mail has yet to come to are compared there.
+        """
+        pipeline, mailbox = self._pipeline, self._pipeline.mailbox
+        behind = bool(mailbox.uidnext) and cursor.uid >= mailbox.uidnext
+        if behind and not pipeline.connection.list_uids_from(cursor.uid):  # else the server counts UIDNEXT wrongly
+            return f"it was read up to UID {cursor.uid}, and its next UID is {mailbox.uidnext}"
+        uids = self._known_mail.newest_uids(cursor.history, cursor.uid, SAMPLE)
+        sample = pipeline.selector.summaries(uids) if uids else []
+        contradicted = self._known_mail.contradicted(sample)
+        if not contradicted:
+            return None
+        on_their_way = self._known_mail.locate([each for each in sample if each.uid in contradicted]).in_flight
+        others = sorted(contradicted - on_their_way.keys())
+        return f"UID {others[0]} names another message than the one that was read" if others else None
 
     def _list_uids(self, cursor: Cursor) -> Iterator[list[int]]:
         """List the UIDs above the cursor: at once, unless so many came since the last time that they need windows."""

@@ -53,6 +53,7 @@ class ReconcileReport:
     repaired: int = 0
     duplicate: int = 0
     unexpected: int = 0
+    altered: int = 0
     unfetched: int = 0
     missing_uids: list[int] = field(default_factory=list)
 

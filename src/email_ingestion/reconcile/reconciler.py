@@ -1,19 +1,27 @@
 r"""Compares one mailbox with what became of its mail, window by window, and fills the gaps it finds.
 
 UIDs (≤ 5,000) ─▶ place in the ledger? ─no─▶ summaries (≤ 500) ─▶ compare ─missing─▶ bodies (≤ 1 MB) ─▶ append
-                        └─ yes: delivered                             └─ delivered, queued, dead, excluded
+                        │                 ▲                           └─ delivered, queued, dead, excluded
+                        └─ yes ─▶ same? ──┴ no
+                                   └─ yes: delivered
 
-Nothing larger than a window is ever held. Bodies are fetched to fill a gap, and where only they tell the identity.
+A place is no identity: size and date of what is listed are compared with what was recorded (`producer.place_evidence`),
+of large mailboxes only for the newest messages and a part of the others each time. A few are read whole, to see
+whether the server still has the same bytes. Nothing larger than a window is ever held. Bodies are fetched to fill a
+gap, and where only they tell the identity.
 """
 
 from __future__ import annotations
 
+import hashlib
+import random
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from email_ingestion.events import Observe, Published, Reconciled
+from email_ingestion.events import AlteredOnServer, Observe, Published, Reconciled
 from email_ingestion.ledger.model import Location
 from email_ingestion.mailbox import ImapMailbox, MessageSummary
+from email_ingestion.mailbox.imap_errors import MessagesRefused
 from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS, SelectedMailbox
 from email_ingestion.mailbox.uid_listing import LAST_UID, UID_WINDOW
 from email_ingestion.producer.fetcher import BATCH_BYTES, MessageFetcher
@@ -23,6 +31,10 @@ from email_ingestion.producer.selection import FetchFilter, batches, mark_histor
 from email_ingestion.reconcile.comparison import MessageState, ReconcileReport, compare
 from email_ingestion.records import RawMessage
 from email_ingestion.stream import Appender, Quarantine, QuarantinedMessage
+
+EVIDENCE_UIDS = 10_000  # messages whose size and date one comparison asks for: some 2 MB
+SAMPLES = 5  # messages that are read whole
+SAMPLE_BYTES = 256 * 1024
 
 
 class Reconciler:
@@ -59,6 +71,8 @@ class Reconciler:
         self._rescan = 0
         self._first_uid = 1
         self._portion_size = PortionSize()
+        self._random = random.Random()  # noqa: S311 - which messages are looked at is no secret
+        self._sample: list[tuple[bool, float, int]] = []  # another size than recorded, a random number, UID
         self.report = ReconcileReport(account, mailbox.name, mailbox.uidvalidity, 0)
         self.position = 0  # the messages that were looked at, of those that the mailbox had at first
 
@@ -84,7 +98,12 @@ class Reconciler:
             yield from self._window(max(low, self._first_uid), min(high, report.last_uid), compared)
             self.position += len(listed) - len(compared)
         report.unexpected = max(0, report.unexpected)  # moved twice
-        self._observe(Reconciled(self._account, report.missing, report.duplicate, report.unexpected, report.mailbox))
+        self._compare_bytes()
+        self._observe(
+            Reconciled(
+                self._account, report.missing, report.duplicate, report.unexpected, report.mailbox, report.altered
+            )
+        )
 
     def _begin(self) -> None:
         """Read the cursor before anything else: what it covers is in the stream before the stream is read."""
@@ -102,18 +121,69 @@ class Reconciler:
         for recorded in self._known_mail.recorded(low, high):
             part = listed[bisect_left(listed, recorded.low) : bisect_right(listed, recorded.high)]
             known = [uid for uid in part if uid in recorded.first_seen or uid in recorded.seen_again]
+            others: list[MessageSummary] = []
+            if self._is_compared(high):
+                for start in range(0, len(known), MAX_FETCH_UIDS):
+                    others += self._contradicted(known[start : start + MAX_FETCH_UIDS])
+                    yield
+                known = sorted(set(known).difference(summary.uid for summary in others))
             self.report.count(dict.fromkeys(known, "delivered"))
             self.report.unexpected += len(recorded.first_seen.difference(part))
             self._count_copies({uid: recorded.seen_again[uid] for uid in known if uid in recorded.seen_again})
             self.position += len(known)
             yield
-            rest = sorted(set(part).difference(known))
+            yield from self._compare_contradicted(others)
+            self.position += len(others)
+            rest = sorted(set(part).difference(known, (summary.uid for summary in others)))
             while rest:
                 size = self._portion_size.of(MAX_FETCH_UIDS)
                 chunk, rest = rest[:size], rest[size:]
                 yield from self._compare_chunk(chunk)
                 self.position += len(chunk)
                 yield
+
+    def _is_compared(self, high: int) -> bool:
+        """Whether the messages up to UID `high` are compared one by one: all of a small mailbox, a part of a large one.
+
+        The newest always are: their UIDs are given out anew by a server that was restored.
+        """
+        exists = self._connection.exists
+        newest = high >= self.report.last_uid
+        return newest or exists <= EVIDENCE_UIDS or self._random.random() < EVIDENCE_UIDS / exists
+
+    def _contradicted(self, uids: Sequence[int]) -> list[MessageSummary]:
+        """Return the messages that are others than those recorded for their UIDs; note some to be read whole."""
+        summaries = self._fetcher.summaries(uids)
+        self._fetcher.pop_failures()  # the ledger has them
+        others = self._known_mail.contradicted(summaries)
+        recorded = self._known_mail.recorded_at(uids)
+        for summary in summaries:
+            if summary.uid in others or summary.size > SAMPLE_BYTES:
+                continue
+            resized = all(each.size != summary.size for each in recorded.get(summary.uid, ()))
+            self._sample.append((resized, self._random.random(), summary.uid))
+        self._sample = sorted(self._sample, reverse=True)[:SAMPLES]
+        return [summary for summary in summaries if summary.uid in others]
+
+    def _compare_contradicted(self, summaries: Sequence[MessageSummary]) -> Iterator[None]:
+        """Compare messages by identity alone, for their UIDs are those of others."""
+        locations = self._known_mail.locate([summary for summary in summaries if summary.gm_msgid is not None])
+        states = self._compare(summaries, locations)
+        doubtful = [summary for summary in summaries if states[summary.uid] == "missing"]
+        self.report.count({uid: state for uid, state in states.items() if state != "missing"})
+        yield from self._check_by_content(doubtful)
+
+    def _compare_bytes(self) -> None:
+        """Read a few delivered messages whole: bytes that the server changed are reported, and never new mail."""
+        for _, _, uid in self._sample:
+            try:
+                raw = self._connection.fetch_bodies([uid]).get(uid)
+            except MessagesRefused:
+                continue
+            recorded = {each.sha256 for each in self._known_mail.recorded_at([uid]).get(uid, ())}
+            if raw is not None and recorded and hashlib.sha256(raw).hexdigest() not in recorded:
+                self.report.altered += 1
+                self._observe(AlteredOnServer(self._account, self._mailbox.name, uid))
 
     def _compare_chunk(self, uids: Sequence[int]) -> Iterator[None]:
         """Compare messages whose location the ledger does not know.

@@ -63,14 +63,16 @@ class Appender:
         key = self._link.keys_for(account).cursor(account, mailbox)
         return _cursor(self._link.call(lambda: self._link.client.hmget(key, CURSOR_FIELDS)))
 
-    def restart_cursor(self, account: str, mailbox: str, at: Cursor) -> Cursor:
+    def restart_cursor(self, account: str, mailbox: str, at: Cursor, wrong: Cursor | None = None) -> Cursor:
         """Set the cursor to `at` where there is none, or one of another UIDVALIDITY; return the one that now holds.
 
+        `wrong` is one of this UIDVALIDITY that the mailbox contradicts: it is replaced unless it was moved meanwhile.
         Raises LeaseLost, RedisConnectionError.
         """
         partition = self._link.keys_for(account)
         keys = [partition.cursor(account, mailbox), partition.stream, partition.lease(account)]
         args: list[str | int] = [at.uidvalidity, at.uid, at.rescan, GROUP, self._owner, at.history]
+        args.append(wrong.uid if wrong else "")
         return _cursor(self._link.call(lambda: self._restart(keys=keys, args=args))) or at
 
     def append(
