@@ -46,7 +46,10 @@ COMMANDS = {
     "drain": ("drain_refill:drain", "Write the queue to a file."),
     "refill": ("drain_refill:refill", "Put a drained queue back into Redis."),
     "logs": ("log_viewer:logs", "Print what the processes of this machine logged, by time."),
-    "check": ("check:check", "Say in one line how well something works, as monitoring plugins do."),
+    "check": (
+        "check:check",
+        "Say in one line how well something works: OK, WARNING, CRITICAL or UNKNOWN, as monitoring plugins do.",
+    ),
     "errors": (
         "log_viewer:errors",
         "Sum up what went wrong, alike by alike: errors in the log files, and dead letters.",
@@ -54,6 +57,7 @@ COMMANDS = {
     "config": ("diagnostics:config", "See which setting holds and where it comes from."),
     "evidence": ("diagnostics:evidence", "Put together what is known of an incident, without mail or secrets."),
     "audit": ("audit:audit", "See what operators did, and whether the record of it is whole."),
+    "incident": ("incident:incident", "Lead an incident: its number, its log, the texts people need."),
     "redis-cli": ("redis_cli:redis_cli", "Speak to the Redis of the settings with redis-cli."),
     "dlq": ("dlq:dlq", "Look at dead letters, put them back into the stream, export and purge them."),
     "reconcile": ("reconcile:reconcile", "Compare the server's messages with the ledger."),
@@ -70,7 +74,8 @@ COMMANDS = {
 # What people want to do, and the commands for it: `--help` is one screen. Those that stand nowhere come last.
 GROUPS = {
     "Run it": ("start", "stop", "status", "sandbox"),
-    "Find what is wrong": ("doctor", "check", "errors", "logs", "config", "evidence", "audit", "redis-cli"),
+    "Find what is wrong": ("doctor", "check", "errors", "logs", "config", "redis-cli"),
+    "On call": ("incident", "evidence", "audit"),
     "Read the mail": ("search", "export", "parse", "route"),
     "Get more mail in": ("import", "backfill", "reconcile"),
     "Mend what is stuck": ("dlq", "quarantine", "pending", "consumers", "revoke"),

@@ -227,6 +227,11 @@ class Settings(BaseSettings):
     alert_seconds: float = Field(default=300, gt=0, description="seconds between two looks of the built-in monitor")
     slack_alert_webhook: str | None = Field(default=None, description="https://hooks.slack.com/services/… it posts to")
 
+    incident_webhook: str | None = Field(
+        default=None, description="https address that `incident open` posts to, as GitHub takes an issue"
+    )
+    incident_webhook_token: str | None = Field(default=None, description="bearer token it sends with that")
+
     otel_exporter_otlp_endpoint: str | None = Field(
         default=None, description="http(s) address that OpenTelemetry spans are sent to; needs the extra otel"
     )

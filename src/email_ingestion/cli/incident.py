@@ -1,0 +1,286 @@
+"""`email-ingestion incident …`: from the first alert to the post-mortem."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from email_ingestion.cli.common import audited, current_user
+from email_ingestion.cli.output import Json, printable, say, show
+from email_ingestion.errors import OperationFailed
+from email_ingestion.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from email_ingestion.incidents.assessment import Assessment
+    from email_ingestion.incidents.incident_log import Incident
+
+incident = typer.Typer(no_args_is_help=True, help="Lead an incident: its number, its log, the texts people need.")
+Severity = Literal["P0", "P1", "P2", "P3", "P4", "SEV1", "SEV2", "SEV3", "SEV4"]
+Number = Annotated[str, typer.Argument(metavar="NUMBER", help="INC-YYYYMMDD-NNN, or an end of it that only one has.")]
+Text = Annotated[str, typer.Argument(metavar="TEXT", help="What to write down.")]
+WEBHOOK_SECONDS = 10.0
+
+
+@incident.command("open")
+def open_(
+    title: Annotated[str, typer.Argument(help="What is wrong, in a few words.")],
+    severity: Annotated[Severity, typer.Option(help="As section 1 of the runbook says.")] = "P2",
+    from_alert: Annotated[str, typer.Option(metavar="NAME", help="The alert that rang.")] = "",
+    evidence: Annotated[bool, typer.Option(help="Collect the evidence now.")] = True,
+) -> int:
+    """Open an incident: print its number on the first line, then the text for colleagues.
+
+    Its folder `data/incidents/NUMBER` gets an assessment of impact, scope and data risk, and the evidence. With
+    INCIDENT_WEBHOOK a ticket is made.
+
+    Examples:
+      email-ingestion incident open --severity P2 "mail is late"
+      email-ingestion incident open --from-alert EmailIngestionNoWorkers "no worker is alive"
+    """
+    from email_ingestion.incidents import incident_log, texts  # noqa: PLC0415 - slow to load
+
+    settings = load_settings()
+    with audited(settings.log_dir, "incident open", {"title": title, "severity": severity}) as outcome:
+        new = incident_log.open_incident(title, severity, current_user(), from_alert)
+        outcome["number"] = new.number
+    typer.echo(new.number)
+    text = texts.initial_text(new, _assess(settings, new))
+    incident_log.keep(new, "initial.md", text)
+    typer.echo(text)
+    if evidence:
+        _collect(settings, new)
+    if settings.incident_webhook:
+        _make_ticket(settings, new, text)
+    return 0
+
+
+@incident.command()
+def note(
+    number: Number,
+    text: Text,
+    kind: Annotated[
+        Literal["note", "action", "factor", "lucky"], typer.Option(help="Where the post-mortem has it.")
+    ] = "note",
+) -> int:
+    """Write something down: a note, an action to do, a contributing factor, where we were lucky.
+
+    Examples:
+      email-ingestion incident note 001 "restarted the worker"
+      email-ingestion incident note 001 --kind action "alert on the age of the certificate"
+    """
+    from email_ingestion.incidents import incident_log  # noqa: PLC0415
+
+    return _done(incident_log.add_entry(incident_log.find_incident(number), current_user(), kind, text))
+
+
+@incident.command()
+def ack(number: Number) -> int:
+    """Say that you have it.
+
+    Examples:
+      email-ingestion incident ack 001
+    """
+    from email_ingestion.incidents import incident_log  # noqa: PLC0415
+
+    found, user = incident_log.find_incident(number), current_user()
+    if found.state != "open":
+        by = found.resolved_by or found.acknowledged_by
+        raise OperationFailed(f"{found.number} is {found.state} already, by {by}")
+    return _done(incident_log.change(found, user, "ack", "acknowledged", acknowledged_at=_now(), acknowledged_by=user))
+
+
+@incident.command()
+def update(number: Number, text: Text) -> int:
+    """Assess again and print the text that tells colleagues how it goes.
+
+    Examples:
+      email-ingestion incident update 001 "the worker runs again, the backlog shrinks"
+    """
+    from email_ingestion.incidents import incident_log, texts  # noqa: PLC0415
+
+    found = incident_log.add_entry(incident_log.find_incident(number), current_user(), "update", text)
+    return _print(found, "update.md", lambda now: texts.update_text(found, now, text))
+
+
+@incident.command()
+def resolve(
+    number: Number,
+    cause: Annotated[str, typer.Option(help="Why it happened.", show_default=False)],
+    fix: Annotated[str, typer.Option(help="What ended it.", show_default=False)],
+) -> int:
+    """Say that it is over, why it happened and what ended it; print the text for colleagues.
+
+    Examples:
+      email-ingestion incident resolve 001 --cause "the worker was killed for its memory" --fix "more memory, restarted"
+    """
+    from email_ingestion.incidents import incident_log, texts  # noqa: PLC0415
+
+    settings, found, user = load_settings(), incident_log.find_incident(number), current_user()
+    if found.resolved_at:
+        raise OperationFailed(f"{found.number} was resolved at {found.resolved_at} by {found.resolved_by}")
+    ended = {"resolved_at": _now(), "resolved_by": user, "cause": cause, "fix": fix}
+    with audited(settings.log_dir, "incident resolve", {"number": found.number}):
+        found = incident_log.change(found, user, "resolved", f"{cause} -> {fix}", **ended)
+    return _print(found, "resolved.md", lambda now: texts.resolved_text(found, now))
+
+
+@incident.command()
+def summary(number: Number) -> int:
+    """Print a few sentences for people who decide.
+
+    Examples:
+      email-ingestion incident summary 001
+    """
+    from email_ingestion.incidents import incident_log, texts  # noqa: PLC0415
+
+    found = incident_log.find_incident(number)
+    return _print(found, "summary.md", lambda now: texts.summary_text(found, now))
+
+
+@incident.command()
+def statuspage(number: Number) -> int:
+    """Print the text for people outside.
+
+    Examples:
+      email-ingestion incident statuspage 001
+    """
+    from email_ingestion.incidents import incident_log, texts  # noqa: PLC0415
+
+    found = incident_log.find_incident(number)
+    return _print(found, "statuspage.md", lambda now: texts.statuspage_text(found, now))
+
+
+@incident.command()
+def postmortem(number: Number) -> int:
+    """Print the post-mortem with its timeline: what people wrote and ordered, and what the processes logged.
+
+    Examples:
+      email-ingestion incident postmortem 001
+    """
+    from email_ingestion.incidents import incident_log, texts  # noqa: PLC0415
+    from email_ingestion.incidents.timeline import timeline  # noqa: PLC0415
+
+    settings, found = load_settings(), incident_log.find_incident(number)
+    moments = timeline(found, settings.log_dir)
+    return _print(found, "postmortem.md", lambda now: texts.postmortem_text(found, now, moments))
+
+
+@incident.command()
+def verify(number: Number) -> int:
+    """Run the verification checklist and tick what holds; exit code 1 when something does not.
+
+    Examples:
+      email-ingestion incident verify 001
+    """
+    from email_ingestion.doctor.checks import run_checks  # noqa: PLC0415
+    from email_ingestion.doctor.service_checks import run_check  # noqa: PLC0415
+    from email_ingestion.incidents import incident_log, texts  # noqa: PLC0415
+
+    settings, found = load_settings(), incident_log.find_incident(number)
+    results = run_check("all", settings, timedelta(minutes=10))
+    wrong = [f"{each.check}: {each.cause}" for each in run_checks() if each.verdict != "ok"]
+    doctor = (not wrong, "doctor: " + ("; ".join(wrong) or "nothing is wrong"))
+    known = (bool(found.cause), f"the cause is known: {found.cause or 'not yet'}")
+    text = texts.verification_text(found, results, [doctor, known])
+    incident_log.keep(found, "verification.md", text)
+    whole = doctor[0] and known[0] and all(result.level == "OK" for result in results)
+    incident_log.add_entry(found, current_user(), "verified", "all holds" if whole else "something does not hold yet")
+    typer.echo(text)
+    return 0 if whole else 1
+
+
+@incident.command("list")
+def list_(as_json: Json = False) -> int:
+    """Show all incidents, newest first; exit code 1 when there is none.
+
+    Examples:
+      email-ingestion incident list
+    """
+    from email_ingestion.incidents import incident_log  # noqa: PLC0415
+
+    found = incident_log.list_incidents()
+    if as_json:
+        typer.echo(json.dumps([asdict(each) | {"state": each.state} for each in found], indent=2))
+    else:
+        show([_row(each) for each in found], as_json=False)
+    if not found:
+        say("there is no incident")
+    return 0 if found else 1
+
+
+def _row(each: Incident) -> dict[str, Any]:
+    minutes = f"{each.seconds / 60:.0f}"
+    return {
+        "number": each.number,
+        "severity": each.severity,
+        "state": each.state,
+        "opened": each.opened_at,
+        "minutes": minutes,
+        "title": each.title,
+    }
+
+
+def _print(found: Incident, name: str, make: Callable[[Assessment], str]) -> int:
+    """Assess, print a text and keep it in the incident's folder."""
+    from email_ingestion.incidents.incident_log import keep  # noqa: PLC0415
+
+    text = make(_assess(load_settings(), found))
+    keep(found, name, text)
+    typer.echo(text)
+    return 0
+
+
+def _assess(settings: Settings, found: Incident) -> Assessment:
+    """Assess the time since half an hour before the incident was opened, and keep the assessment."""
+    from email_ingestion.incidents.assessment import assess  # noqa: PLC0415
+    from email_ingestion.incidents.incident_log import keep  # noqa: PLC0415
+
+    made = assess(settings, timedelta(seconds=found.seconds + 1800))
+    keep(found, "assessment.json", json.dumps(made.as_dict(), indent=2, ensure_ascii=False) + "\n")
+    return made
+
+
+def _collect(settings: Settings, found: Incident) -> None:
+    from email_ingestion.doctor.checks import run_checks  # noqa: PLC0415
+    from email_ingestion.fleet.evidence_bundle import collect_bundle  # noqa: PLC0415
+
+    extra = {"doctor.json": lambda: [asdict(each) for each in run_checks()]}
+    manifest = collect_bundle(settings, found.folder / "evidence", lambda _: None, extra)
+    missing = f", {len(manifest['missing'])} could not be had" if manifest["missing"] else ""
+    typer.echo(f"evidence: {found.folder}/evidence, {len(manifest['files'])} files{missing}")
+
+
+def _make_ticket(settings: Settings, found: Incident, text: str) -> None:
+    """Post the incident to INCIDENT_WEBHOOK in the form of a GitHub issue; a failure is said and stops nothing."""
+    import httpx  # noqa: PLC0415
+
+    from email_ingestion.incidents import incident_log  # noqa: PLC0415
+
+    title = f"{found.number} {found.severity}: {found.title}"
+    body = {"title": title, "body": text, "labels": ["incident", found.severity]}
+    token = settings.incident_webhook_token
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        answer = httpx.post(str(settings.incident_webhook), json=body, headers=headers, timeout=WEBHOOK_SECONDS)
+        answer.raise_for_status()
+        reply = answer.json() if answer.content else {}
+        url = str(reply.get("html_url") or reply.get("url") or "") if isinstance(reply, dict) else ""
+    except (httpx.HTTPError, ValueError) as error:
+        say(f"no ticket was made: INCIDENT_WEBHOOK answers {printable(error)[:200]}")
+        return
+    incident_log.change(found, current_user(), "note", f"ticket {url or 'made'}", ticket=url)
+    typer.echo(f"ticket: {printable(url) or 'made'}")
+
+
+def _done(found: Incident) -> int:
+    typer.echo(f"{found.number} is {found.state}")
+    return 0
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,156 @@
+"""The records of incidents on the disk: opened under a lock, so that no number is given twice."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from email_ingestion.atomic_files import atomic_write, file_lock, write_private
+from email_ingestion.errors import ConfigurationError, OperationFailed
+
+FOLDER = Path("data/incidents")
+NUMBER = re.compile(r"INC-\d{8}-\d{3,}", re.ASCII)
+SEVERITIES = ("P0", "P1", "P2", "P3", "P4", "SEV1", "SEV2", "SEV3", "SEV4")
+
+State = Literal["open", "acknowledged", "resolved"]
+Kind = Literal["opened", "note", "ack", "update", "action", "factor", "lucky", "resolved", "verified"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a person wrote, and when."""
+
+    timestamp: str  # ISO 8601, UTC
+    user: str
+    kind: Kind
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """One incident; times are ISO 8601, UTC, None where it did not come to that."""
+
+    number: str
+    title: str
+    severity: str
+    opened_at: str
+    opened_by: str
+    alert: str = ""  # the alert that opened it
+    acknowledged_at: str | None = None
+    acknowledged_by: str | None = None
+    resolved_at: str | None = None
+    resolved_by: str | None = None
+    cause: str = ""
+    fix: str = ""
+    ticket: str = ""  # URL of the ticket that INCIDENT_WEBHOOK answered with
+    entries: tuple[Entry, ...] = field(default=(), repr=False)
+
+    @property
+    def state(self) -> State:
+        """How far it is."""
+        return "resolved" if self.resolved_at else "acknowledged" if self.acknowledged_at else "open"
+
+    @property
+    def folder(self) -> Path:
+        """Where everything about it lies."""
+        return FOLDER / self.number
+
+    @property
+    def seconds(self) -> float:
+        """How long it has lasted, to its resolution or to now."""
+        end = datetime.fromisoformat(self.resolved_at) if self.resolved_at else datetime.now(UTC)
+        return (end - datetime.fromisoformat(self.opened_at)).total_seconds()
+
+    def texts(self, kind: Kind) -> list[str]:
+        """Return what people wrote under a kind."""
+        return [entry.text for entry in self.entries if entry.kind == kind]
+
+
+def open_incident(title: str, severity: str, user: str, alert: str = "") -> Incident:
+    """Give the next number of the day, make its folder and write the incident. Raises ConfigurationError."""
+    now = datetime.now(UTC)
+    with file_lock(FOLDER / "numbers"):
+        taken = [int(path.name.rpartition("-")[2]) for path in FOLDER.glob(f"INC-{now:%Y%m%d}-*")]
+        number = f"INC-{now:%Y%m%d}-{max(taken, default=0) + 1:03d}"
+        incident = Incident(number, title, severity, now.isoformat(timespec="seconds"), user, alert)
+        try:
+            incident.folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise ConfigurationError(f"cannot make {incident.folder}: {error.strerror}") from error
+        _write(incident)
+    return add_entry(incident, user, "opened", f"{severity} {title}" + (f" (alert {alert})" if alert else ""))
+
+
+def find_incident(number: str) -> Incident:
+    """Return an incident by its number, or by an end of it that only one has. Raises OperationFailed."""
+    names = [path.parent.name for path in sorted(FOLDER.glob("INC-*/incident.json"))]
+    found = [name for name in names if name == number] or [name for name in names if name.endswith(number)]
+    if len(found) != 1:
+        known = ", ".join(names[-5:]) or "none yet; `email-ingestion incident open` makes one"
+        what = "several incidents end" if found else "no incident ends"
+        raise OperationFailed(f"{what} in {number!r}; latest: {known}")
+    return _read(FOLDER / found[0])
+
+
+def list_incidents() -> list[Incident]:
+    """Return all incidents, newest first."""
+    return [_read(path.parent) for path in sorted(FOLDER.glob("INC-*/incident.json"), reverse=True)]
+
+
+def change(incident: Incident, user: str, kind: Kind, text: str, **fields: Any) -> Incident:
+    """Set fields of the incident and write down who did that and what they said."""
+    with file_lock(incident.folder / "incident"):
+        changed = replace(_read(incident.folder), **fields)
+        _write(changed)
+    return add_entry(changed, user, kind, text)
+
+
+def add_entry(incident: Incident, user: str, kind: Kind, text: str) -> Incident:
+    """Append what a person wrote."""
+    entry = Entry(datetime.now(UTC).isoformat(timespec="seconds"), user, kind, text)
+    with file_lock(incident.folder / "entries"):
+        entries = (*_read_entries(incident.folder), entry)
+        lines = "".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in entries)
+        write_private(incident.folder / "entries.jsonl", lines)
+    return replace(incident, entries=entries)
+
+
+def keep(incident: Incident, name: str, content: str) -> Path:
+    """Write a file into the incident's folder and return its path; a text that is there gets a number of its own.
+
+    Raises ConfigurationError when it cannot be written.
+    """
+    stem, _, suffix = name.rpartition(".")
+    path, number = incident.folder / name, 1
+    while path.exists():
+        number += 1
+        path = incident.folder / f"{stem}-{number}.{suffix}"
+    try:
+        with atomic_write(path) as file:
+            file.write(content.encode())
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {path}: {error.strerror}") from error
+    return path
+
+
+def _write(incident: Incident) -> None:
+    fields = {name: value for name, value in asdict(incident).items() if name != "entries"}
+    write_private(incident.folder / "incident.json", json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
+
+
+def _read(folder: Path) -> Incident:
+    try:
+        return Incident(**json.loads((folder / "incident.json").read_text()), entries=_read_entries(folder))
+    except (OSError, ValueError, TypeError) as error:
+        raise OperationFailed(f"{folder}/incident.json cannot be read: {error}") from error
+
+
+def _read_entries(folder: Path) -> tuple[Entry, ...]:
+    path = folder / "entries.jsonl"
+    lines: Sequence[str] = path.read_text().splitlines() if path.exists() else ()
+    return tuple(Entry(**json.loads(line)) for line in lines)

@@ -1,0 +1,160 @@
+"""The texts of an incident, filled in: what is unknown is said to be unknown, and nothing is left to fill in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from email_ingestion.doctor.service_checks import CheckResult
+from email_ingestion.incidents.assessment import Assessment
+from email_ingestion.incidents.incident_log import Incident
+from email_ingestion.incidents.timeline import TimelineEntry
+
+HOUR = 3600
+UPDATE_MINUTES = {
+    "P0": 15,
+    "P1": 15,
+    "SEV1": 15,
+    "P2": 30,
+    "SEV2": 30,
+    "P3": 240,
+    "SEV3": 240,
+    "P4": 1440,
+    "SEV4": 1440,
+}
+CHECKLISTS = {
+    "0-1 h": (
+        "acknowledge it",
+        "assess and tell people (`incident update`)",
+        "keep the evidence",
+        "follow the section",
+    ),
+    "1-24 h": (
+        "`email-ingestion reconcile`",
+        "`email-ingestion dlq stats`",
+        "`incident verify`",
+        "`incident postmortem`",
+    ),
+    "1-7 d": (
+        "review the post-mortem",
+        "give every action an owner and a day",
+        "play the fault: `email-ingestion gameday`",
+    ),
+    "1-30 d": (
+        "check that the actions are done",
+        "adjust thresholds in config/alerts.yml",
+        "mend the runbook's section",
+    ),
+}
+
+
+def initial_text(incident: Incident, now: Assessment) -> str:
+    """Tell colleagues that there is an incident."""
+    return _message(incident, f"{incident.severity} OPENED", "What we see", now, _next_update(incident))
+
+
+def update_text(incident: Incident, now: Assessment, words: str) -> str:
+    """Tell colleagues how it goes."""
+    return _message(incident, f"{incident.severity} UPDATE", words, now, _next_update(incident))
+
+
+def resolved_text(incident: Incident, now: Assessment) -> str:
+    """Tell colleagues that it is over."""
+    return _message(
+        incident, "RESOLVED", f"Cause: {incident.cause}\\nFix: {incident.fix}".replace("\\n", "\n"), now, ""
+    )
+
+
+def summary_text(incident: Incident, now: Assessment) -> str:
+    """Tell people who decide, in a few sentences."""
+    over = f"It is resolved: {incident.fix}" if incident.resolved_at else f"It is {incident.state}."
+    cause = f"The cause was: {incident.cause}" if incident.cause else "The cause is not known yet."
+    return (
+        f"# {incident.number}: {incident.title}\n\n"
+        f"Severity {incident.severity}, opened {incident.opened_at}, {_duration(incident.seconds)} long. "
+        f"{over} {cause}\n\n"
+        f"- Impact: {'; '.join(now.impact)}\n- Scope: {'; '.join(now.scope)}\n- Data: {'; '.join(now.data_risk)}\n"
+    )
+
+
+def statuspage_text(incident: Incident, now: Assessment) -> str:
+    """Tell people outside: no names of machines or causes, only what they notice."""
+    if incident.resolved_at:
+        return (
+            f"Resolved: {incident.title}\n\nFrom {incident.opened_at} to {incident.resolved_at} (UTC) mail was "
+            "processed late or not at all. It works again; mail that arrived meanwhile has stayed on the mail server "
+            "and is processed now.\n"
+        )
+    state = "Investigating" if incident.state == "open" else "Identified"
+    noticed = "mail may be processed late" if now.level != "CRITICAL" else "mail is processed late or not at all"
+    return (
+        f"{state}: {incident.title}\n\nSince {incident.opened_at} (UTC) {noticed}. Mail stays on the mail server until "
+        f"it is processed. {_next_update(incident)}\n"
+    )
+
+
+def postmortem_text(incident: Incident, now: Assessment, moments: Sequence[TimelineEntry]) -> str:
+    """Write the post-mortem: blameless, with the timeline, to be discussed within 24 hours."""
+    due = datetime.fromisoformat(incident.resolved_at or incident.opened_at) + timedelta(hours=24)
+    rows = "".join(f"| {each.at:%Y-%m-%d %H:%M:%S} | {_cell(each.source)} | {_cell(each.text)} |\n" for each in moments)
+    answered = _minutes_between(incident.opened_at, incident.acknowledged_at)
+    return (
+        f"# Post-mortem {incident.number}: {incident.title}\n\n"
+        f"Blameless: it says what happened, not who is guilty. To be discussed by {due:%Y-%m-%d %H:%M} UTC.\n\n"
+        f"| Date | Severity | Duration | Time to acknowledge | State |\n|---|---|---|---|---|\n"
+        f"| {incident.opened_at} | {incident.severity} | {_duration(incident.seconds)} | {answered} "
+        f"| {incident.state} |\n\n"
+        f"## Impact\n\n{_list([*now.impact, *now.scope])}\n## Data\n\n{_list(now.data_risk)}\n"
+        f"## Root cause\n\n{incident.cause or 'Not known: the incident is not resolved.'}\n\n"
+        f"## Resolution\n\n{incident.fix or 'None yet.'}\n\n"
+        f"## Contributing factors\n\n{_list(incident.texts('factor'))}\n"
+        f"## Where we were lucky\n\n{_list(incident.texts('lucky'))}\n"
+        f"## Actions\n\n{_list(incident.texts('action'), box=True)}\n"
+        f"## Timeline (UTC)\n\n| When | Who | What |\n|---|---|---|\n{rows}\n"
+        f"## Checklists\n\n{checklist_text()}"
+    )
+
+
+def verification_text(incident: Incident, results: Sequence[CheckResult], extra: Sequence[tuple[bool, str]]) -> str:
+    """Write the verification checklist with what was found."""
+    ticked = [(result.level == "OK", result.line) for result in results] + list(extra)
+    lines = "".join(f"- [{'x' if ok else ' '}] {text}\n" for ok, text in ticked)
+    return f"# Verification of {incident.number}\n\nAt {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC.\n\n{lines}"
+
+
+def checklist_text() -> str:
+    """Return the checklists by time since the beginning."""
+    return "\n".join(f"**{span}**\n\n{_list(items, box=True)}" for span, items in CHECKLISTS.items())
+
+
+def _message(incident: Incident, head: str, words: str, now: Assessment, last: str) -> str:
+    return (
+        f"**{incident.number} {head}: {incident.title}**\n\n{words}:\n{_list(now.impact)}\n"
+        f"Scope: {'; '.join(now.scope)}\nData: {'; '.join(now.data_risk)}\n"
+        f"Since {incident.opened_at}, {_duration(incident.seconds)}; state {incident.state}"
+        + (f", acknowledged by {incident.acknowledged_by}" if incident.acknowledged_by else "")
+        + f".\n{last}\n"
+    )
+
+
+def _next_update(incident: Incident) -> str:
+    at = datetime.now(UTC) + timedelta(minutes=UPDATE_MINUTES[incident.severity])
+    return f"Next update by {at:%Y-%m-%d %H:%M} UTC."
+
+
+def _list(items: Sequence[str], *, box: bool = False) -> str:
+    return "".join(f"- {'[ ] ' if box else ''}{item}\n" for item in items) or "None was recorded.\n"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / HOUR:.1f} h" if seconds >= HOUR else f"{seconds / 60:.0f} min"
+
+
+def _minutes_between(start: str, end: str | None) -> str:
+    if end is None:
+        return "not acknowledged"
+    return _duration((datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds())

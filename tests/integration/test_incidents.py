@@ -1,0 +1,125 @@
+"""The life of an incident, as an on-call engineer leads it."""
+
+from __future__ import annotations
+
+import json
+import re
+from concurrent.futures import ProcessPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from typer.testing import CliRunner
+
+from email_ingestion.cli.main import app
+from email_ingestion.incidents.incident_log import find_incident, open_incident
+from email_ingestion.ops.audit_log import write_audit
+from tests.servers.redis import RedisServer
+
+
+@pytest.fixture
+def here(tmp_path: Path, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"REDIS_URL": own_redis.url, "OPS_PORT": "0", "IMAP_USER": "someone@example.com"}.items():
+        monkeypatch.setenv(name, value)
+    return tmp_path
+
+
+def run(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["incident", *words], standalone_mode=False)
+    assert result.exception is None, result.exception
+    return result.return_value, result.output
+
+
+def test_numbers_are_given_once_whoever_opens_at_the_same_time(here: Path) -> None:
+    with ProcessPoolExecutor(4) as pool:
+        numbers = [found.number for found in pool.map(open_incident, ["x"] * 12, ["P2"] * 12, ["ada"] * 12)]
+    assert len(set(numbers)) == 12
+    assert sorted(int(number[-3:]) for number in numbers) == list(range(1, 13))
+
+
+def test_an_incident_from_its_opening_to_its_post_mortem(here: Path) -> None:
+    record = {"timestamp": "2999-01-01T00:00:00Z", "event": "x"}
+    (here / "logs").mkdir()
+    code, printed = run("open", "--severity", "P1", "--from-alert", "EmailIngestionNoWorkers", "no worker is alive")
+    number = printed.splitlines()[0]
+    assert re.fullmatch(r"INC-\d{8}-001", number)
+    assert "nothing runs here" in printed
+    assert (code, find_incident("001").state) == (0, "open")
+    from datetime import UTC, datetime  # noqa: PLC0415
+
+    record = {
+        "timestamp": datetime.now(UTC).isoformat(),
+        "level": "INFO",
+        "event": "process_started",
+        "instance": "w-1",
+    }
+    (here / "logs" / "worker.log").write_text(json.dumps(record) + "\n")
+    write_audit(here / "logs", {"user": "ada", "action": "admin pause", "result": "done"})
+    assert run("ack", number)[0] == 0
+    run("note", "001", "restarted the worker")
+    run("note", "001", "--kind", "action", "give it more memory")
+    assert "UPDATE" in run("update", number, "it runs again")[1]
+    code, resolved = run("resolve", number, "--cause", "killed for its memory", "--fix", "restarted")
+    assert "Cause: killed for its memory" in resolved
+    page = run("statuspage", number)[1]
+    assert page.startswith("Resolved: ")
+    assert "memory" not in page
+    assert "killed for its memory" in run("summary", number)[1]
+    postmortem = run("postmortem", number)[1]
+    for words in (
+        "restarted the worker",
+        "- [ ] give it more memory",
+        "process_started",
+        "admin pause done",
+        "| ada |",
+    ):
+        assert words in postmortem
+    assert "TODO" not in postmortem
+    assert not re.search(r"<[a-z]|\[\.\.\.\]|____", postmortem)
+    code, verification = run("verify", number)
+    assert (code, "- [ ] CRITICAL workers" in verification) == (1, True)
+    (listed,) = json.loads(run("list", "--json")[1])
+    assert (listed["number"], listed["state"], listed["alert"]) == (number, "resolved", "EmailIngestionNoWorkers")
+    kept = {path.name for path in find_incident(number).folder.iterdir()}
+    assert {"initial.md", "update.md", "resolved.md", "postmortem.md", "verification.md", "evidence"} <= kept
+
+
+def test_what_cannot_be_is_one_sentence(here: Path) -> None:
+    for words in (("ack", "007"), ("note", "INC-20260101-001", "x")):
+        result = CliRunner().invoke(app, ["incident", *words], standalone_mode=False)
+        assert "no incident ends in" in str(result.exception)
+    run("open", "--no-evidence", "one")
+    run("ack", "001")
+    again = CliRunner().invoke(app, ["incident", "ack", "001"], standalone_mode=False)
+    assert "acknowledged already" in str(again.exception)
+
+
+def test_a_ticket_is_made_in_the_form_of_a_github_issue(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    posted: list[tuple[str | None, dict]] = []
+
+    class Tracker(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            posted.append((self.headers["Authorization"], body))
+            self.send_response(201)
+            self.end_headers()
+            self.wfile.write(b'{"html_url": "https://tracker.example.com/7"}')
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Tracker) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("INCIDENT_WEBHOOK", f"http://127.0.0.1:{server.server_port}/issues")
+        monkeypatch.setenv("INCIDENT_WEBHOOK_TOKEN", "s3cret")
+        printed = run("open", "--no-evidence", "mail is late")[1]
+        server.shutdown()
+    ((authorization, body),) = posted
+    assert (authorization, body["labels"]) == ("Bearer s3cret", ["incident", "P2"])
+    assert "ticket: https://tracker.example.com/7" in printed
+    assert find_incident("001").ticket == "https://tracker.example.com/7"
+    assert "s3cret" not in (here / "data").read_text() if (here / "data").is_file() else True
+    monkeypatch.setenv("INCIDENT_WEBHOOK", "http://127.0.0.1:1/")
+    code, printed = run("open", "--no-evidence", "again")
+    assert (code, "no ticket was made" in printed) == (0, True)
