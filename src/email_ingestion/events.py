@@ -87,6 +87,23 @@ class LockedOut(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ServerAlert(Event):
+    """The mail server wants something told to its user (RFC 3501, section 7.1)."""
+
+    account: str
+    notice: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommandsRefused(Event):
+    """The commands that are done without, for the mail server refuses them or hangs up; none: it takes all again."""
+
+    account: str
+    commands: tuple[str, ...]
+    reasons: str  # one for each of them
+
+
+@dataclass(frozen=True, slots=True)
 class Slowed(Event):
     """The mail server throttles: every command now waits `seconds`; 0 when it no longer throttles."""
 
@@ -125,7 +142,7 @@ class WatcherRebuilt(Event):
 
 @dataclass(frozen=True, slots=True)
 class Watching(Event):
-    """An account's watcher is connecting, syncing, idle, waiting, locked_out, needs_operator or stopped now."""
+    """An account's watcher is connecting, syncing, idle, poll, waiting, locked_out, needs_operator or stopped now."""
 
     account: str
     state: str

@@ -279,7 +279,7 @@ def test_gmail_tells_identity_thread_and_labels(gmail: RunningSandbox, google: I
 
 def test_all_mail_is_found_by_its_attribute_whatever_its_name(gmail: RunningSandbox, google: ImapMailbox):
     gmail.with_account(lambda account: account.configure(language="it"))
-    assert google.find_mailbox("auto") == "[Gmail]/Tutti i messaggi"
+    assert google.find_mailbox("auto").name == "[Gmail]/Tutti i messaggi"
 
 
 def test_a_hidden_all_mail_is_told_with_the_cure(gmail: RunningSandbox, google: ImapMailbox):

@@ -12,7 +12,7 @@ import pytest
 
 from email_ingestion.app.account import log_in
 from email_ingestion.events import ConnectionFailed, SessionEnded, WatcherRebuilt, Watching
-from email_ingestion.mailbox import imap_mailbox
+from email_ingestion.mailbox import waiting
 from email_ingestion.producer import account_backoff, watch
 from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.redis import RedisServer
@@ -58,9 +58,9 @@ def test_an_expired_session_is_no_failure_wherever_it_expires(watched: Watched, 
 
 
 def test_a_peer_that_fell_silent_is_found_in_time(watched: Watched, monkeypatch: pytest.MonkeyPatch):
-    assert imap_mailbox.IDLE_DONE_SECONDS <= watch.IDLE_MARGIN_SECONDS + 10
+    assert waiting.IDLE_DONE_SECONDS <= watch.IDLE_MARGIN_SECONDS + 10
     monkeypatch.setattr(watch, "LEAST_IDLE_SECONDS", 0.5)
-    monkeypatch.setattr(imap_mailbox, "IDLE_DONE_SECONDS", 0.3)
+    monkeypatch.setattr(waiting, "IDLE_DONE_SECONDS", 0.3)
     watched.arm_fault("half_open", when="idle")
     with watched.running():
         watched.hears(ConnectionFailed)

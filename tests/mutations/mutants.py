@@ -185,9 +185,9 @@ MUTANTS = (
         (
             Edit("src/email_ingestion/mailbox/pipelining.py", 'else "BODY.PEEK[]"', 'else "BODY[]"'),
             Edit(
-                "src/email_ingestion/mailbox/imap_mailbox.py",
-                "select_folder(name, readonly=True)",
-                "select_folder(name)",
+                "src/email_ingestion/mailbox/imap4.py",
+                'self._command("EXAMINE", _quoted(name))',
+                'self._command("SELECT", _quoted(name))',
             ),
         ),
         (f"{MATRIX}[producer_frozen]",),

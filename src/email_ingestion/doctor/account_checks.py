@@ -19,6 +19,7 @@ from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.doctor.network_checks import SECONDS, check_connection, server_time
 from email_ingestion.doctor.redis_checks import check_clock
 from email_ingestion.errors import EmailIngestionError, IMAPThrottledError, OAuth2AuthenticationError
+from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.oauth2 import TokenSource
 from email_ingestion.oauth2.consent import authorization_url
 from email_ingestion.settings import Account, Settings
@@ -84,7 +85,7 @@ def check_account(account: Account, settings: Settings, clock: Callable[[], floa
         yield Finding(f"{named} settings", "failed", cause, remedy)
         return
     if way.verdict != "failed":
-        yield check_login(account, settings.imap_timeout_seconds, named)
+        yield from check_login(account, settings, named)
 
 
 def check_token(account: Account, named: str) -> Finding:
@@ -153,17 +154,38 @@ def _error_in(location: str) -> str:
         return ""
 
 
-def check_login(account: Account, timeout: float, named: str) -> Finding:
-    """Log in, find the mailbox and open it read-only."""
+def check_login(account: Account, settings: Settings, named: str) -> Findings:
+    """Log in, find the mailbox, open it read-only, and try IDLE; pass on what the server wants told."""
     check = f"{named} login"
     try:
-        with closing(log_in(account, timeout)) as connection:
+        with closing(log_in(account, settings.imap_timeout_seconds)) as connection:
             mailboxes = [connection.examine(connection.find_mailbox(each.imap_mailbox)) for each in account.by_mailbox]
             kind = "Gmail" if connection.is_gmail else "not Gmail: messages are told apart by their SHA-256"
+            waiting = _try_idle(connection, settings.imap_poll_seconds)
+            alerts, refused = connection.take_alerts(), sorted(connection.refused)
     except EmailIngestionError as error:
         found = _explain(check, str(error), LOGIN_CAUSES, error.remedy or "run this again; if it stays, see its words")
-        return replace(found, verdict="degraded") if isinstance(error, IMAPThrottledError) else found
-    return Finding(check, "ok", f"{sum(each.exists for each in mailboxes):,} messages in the mailbox; {kind}")
+        yield replace(found, verdict="degraded") if isinstance(error, IMAPThrottledError) else found
+        return
+    exists = sum(each.exists for each in mailboxes)
+    yield Finding(check, "ok", "; ".join([f"{exists:,} messages in the mailbox", kind, waiting]))
+    if refused:
+        yield Finding(f"{named} commands", "ok", f"the server refuses {', '.join(refused)}; it works without")
+    for alert in alerts:
+        yield Finding(f"{named} alert", "ok", f"the server wants you told (ALERT): {alert}")
+
+
+def _try_idle(connection: ImapMailbox, poll_seconds: float) -> str:
+    """Return how new mail will be noticed."""
+    poll = f"new mail is looked for every {poll_seconds:g} s"
+    try:
+        if connection.can_idle:
+            connection.wait(0.0)
+    except IMAPThrottledError:
+        raise
+    except EmailIngestionError as error:
+        return f"{poll}, for IDLE fails: {error}"
+    return "new mail is announced (IDLE)" if connection.can_idle else f"{poll}, without IDLE"
 
 
 def _explain(check: str, message: str, causes: tuple[tuple[str, str, str], ...], default_remedy: str) -> Finding:

@@ -12,6 +12,7 @@ import httpx
 
 from email_ingestion.certificates import explain_tls_error
 from email_ingestion.doctor.findings import Finding
+from email_ingestion.mailbox.greeting import NO_TLS, explain_failure
 
 SECONDS = 10.0
 CERTIFICATE_DAYS = 7
@@ -36,8 +37,10 @@ def check_connection(check: str, host: str, port: int, *, tls: bool) -> Finding:
             f"openssl s_client -connect {host}:{port} -brief </dev/null; check the clock and any TLS proxy",
         )
     except ssl.SSLError as error:
-        remedy = "port 993 speaks TLS at once; check IMAP_PORT and IMAP_TLS"
-        return Finding(check, "failed", f"{host}:{port} does not speak TLS: {error.reason or error}", remedy)
+        known = explain_failure(error, host, port, tls=tls)
+        remedy = known.remedy if known else NO_TLS
+        cause = str(known) if known else f"{host}:{port} does not speak TLS: {error.reason or error}"
+        return Finding(check, "failed", cause, remedy)
     except OSError as error:
         reason = error.strerror or str(error)
         return Finding(

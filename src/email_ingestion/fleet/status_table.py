@@ -113,7 +113,10 @@ def render_table(system: SystemStatus) -> str:
     with console.capture() as captured:
         if system.processes:
             console.print(_table(system.processes))
-            for line in reason_lines(system.processes):  # whole, however narrow the terminal is
+            for line in (
+                *reason_lines(system.processes),
+                *notice_lines(system.processes),
+            ):  # whole, however narrow the terminal is
                 console.print(line, soft_wrap=True, markup=False, highlight=False)
         else:
             console.print(system.nothing(), soft_wrap=True, markup=False, highlight=False)
@@ -133,12 +136,24 @@ def watch(settings: Settings) -> int:
 
 def _watched(settings: Settings) -> Group:
     processes = system_status(settings).processes
-    return Group(_table(processes), *(Text(line) for line in reason_lines(processes)))
+    return Group(_table(processes), *(Text(line) for line in (*reason_lines(processes), *notice_lines(processes))))
 
 
 def reason_lines(statuses: Sequence[ProcessStatus]) -> list[str]:
     """Return one line for each reason why a process is not simply ready."""
     return [f"{status.stem}: {reason}" for status in statuses for reason in status.as_json().get("reasons", ())]
+
+
+def notice_lines(statuses: Sequence[ProcessStatus]) -> list[str]:
+    """Return what mail servers want told, and what they refuse and is done without."""
+    accounts = [(status.stem, each) for status in statuses for each in (status.body or {}).get("accounts", ())]
+    alerts = [f"{stem}: account {each['name']}: ALERT: {each['alert']}" for stem, each in accounts if each.get("alert")]
+    refused = [
+        f"{stem}: account {each['name']}: works without {', '.join(each['refused'])}, which the server refuses"
+        for stem, each in accounts
+        if each.get("refused")
+    ]
+    return alerts + refused
 
 
 def _table(statuses: Sequence[ProcessStatus]) -> Table:

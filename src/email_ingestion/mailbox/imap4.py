@@ -26,6 +26,7 @@ SLICE_BYTES = 64 * 1024
 ANSWER_BYTES = 8 * 1024 * 1024
 BODIES_BYTES = 8 * 1024 * 1024  # of all bodies that one command asks for, beside the largest one: 1 MiB was announced
 LINE_BYTES = 128  # counted for each line besides its length: in memory even an empty one takes so much
+MAX_ALERTS = 10
 
 _KEPT_RESPONSES = {"EXISTS", "CAPABILITY", "BYE"}
 _FETCH = re.compile(rb"\* (\d+) FETCH (\(.*)\r\n", re.DOTALL)
@@ -33,6 +34,9 @@ _COUNT = re.compile(rb"\* (\d{1,10}) (EXISTS|EXPUNGE)\b", re.IGNORECASE)
 _LITERAL = re.compile(rb"\{(\d{1,18})\}\Z")
 _UID = re.compile(rb"[ (]UID (\d+)")
 _RESPONSE = re.compile(rb"([^+\s]\S* (?:\d+ )?)([A-Za-z-]+)(.*)", re.DOTALL)
+_ALERT = re.compile(rb"\S+ (?:OK|NO|BAD|BYE|PREAUTH) (.*\[ALERT\].*)", re.IGNORECASE)
+_ATOM = re.compile(r"[A-Za-z0-9@._+-]+")
+_QUOTABLE = re.compile(r"[ -~]*")
 _THROTTLED = re.compile(rb"^[A-Z]+\d+ (?:OK|NO|BAD) .*\[THROTTLED\]\s*$", re.IGNORECASE)
 
 
@@ -43,6 +47,14 @@ class LiteralTooLong(Exception):  # of its own: imaplib makes another `abort` of
         super().__init__(f"the IMAP server sends {size:,} bytes where {limit:,} are the most that was asked for")
         self.size = size
         self.uid = uid
+
+
+class UnexpectedGreeting(imaplib.IMAP4.abort):
+    """What answers does not greet as an IMAP server; `greeting` is its first line, or the beginning of a long one."""
+
+    def __init__(self, greeting: bytes) -> None:
+        super().__init__(f"unexpected response: {greeting[:200]!r}")
+        self.greeting = greeting
 
 
 class Imap4(imaplib.IMAP4):
@@ -59,6 +71,7 @@ class Imap4(imaplib.IMAP4):
         self.sent_commands = 0
         self.throttle_delay = 0.0  # seconds to wait before the next command
         self.exists = 0  # messages in the mailbox that is open
+        self.alerts: list[str] = []  # what the server wants its user told, and nobody has taken yet
         self._throttled = False
         self._ssl_context = ssl_context
         self._unread_line = b""
@@ -89,6 +102,77 @@ class Imap4(imaplib.IMAP4):
         self._asked = f"UID {arguments[0]}" if name == "UID" else name
         return super()._command(name, *arguments)  # type: ignore[misc]  # typeshed leaves it out
 
+    def _connect(self) -> None:
+        """Read the greeting, which imaplib understands only from an IMAP server."""
+        greeting = self.readline()
+        if greeting and not greeting.startswith(b"* "):
+            raise UnexpectedGreeting(greeting)
+        self._unread_line = greeting
+        super()._connect()  # type: ignore[misc]  # typeshed leaves it out
+
+    def log_in(self, user: str, password: str) -> None:
+        """Run LOGIN. Raises `error` when it is refused.
+
+        Strings that cannot be quoted are sent as literals, which the server must have asked for (RFC 3501, 4.3).
+        """
+        if _QUOTABLE.fullmatch(user + password):
+            name = user if _ATOM.fullmatch(user) else _quoted(user)
+            tag = self._command("LOGIN", name, _quoted(password))
+        else:
+            tag = self._send_literals("LOGIN", user.encode(), password.encode())
+        answer: Any = self._command_complete("LOGIN", tag)
+        if answer[0] != "OK":
+            raise self.error(answer[1][-1])
+        self.state = "AUTH"
+
+    def log_in_plain(self, user: str, password: str) -> None:
+        """Run AUTHENTICATE PLAIN, in UTF-8 (RFC 4616). Raises `error` when it is refused."""
+        self.authenticate("PLAIN", lambda _: f"\0{user}\0{password}".encode())
+
+    def _send_literals(self, name: str, *arguments: bytes) -> Any:
+        """Send a command whose arguments are literals, each when the server asks for it; return its tag."""
+        self.sent_commands += 1
+        self._asked = name
+        tag = self._new_tag()
+        line = b"%b %b" % (tag, name.encode())
+        for argument in arguments:
+            self.send(b"%b {%d}\r\n" % (line, len(argument)))
+            if not self.await_continuation(tag):
+                return tag
+            line = argument
+        self.send(line + b"\r\n")
+        return tag
+
+    def await_continuation(self, tag: Any) -> bool:
+        """Read responses until the server asks to go on; False when the command ended instead."""
+        while self._get_response() is not None:
+            if self.tagged_commands[tag]:
+                return False
+            self._check_bye()
+        return True
+
+    def begin_idle(self) -> Any:
+        """Start an IDLE and return its tag; None when the server ends it at once, which `error` explains if refused."""
+        tag = self.send_command("IDLE")
+        if self.await_continuation(tag):
+            return tag
+        self._check("IDLE", self.tagged_commands.pop(tag))
+        return None
+
+    def has_ended(self, tag: Any) -> bool:
+        """Read what came meanwhile, and tell whether a command has ended."""
+        while not self.tagged_commands[tag] and self.peek():
+            self.receive_response()
+        return bool(self.tagged_commands[tag])
+
+    def end_idle(self, tag: Any) -> None:
+        """End an IDLE, unless the server did. Raises `error` when it did not end well."""
+        if not self.has_ended(tag):
+            self.send(b"DONE\r\n")
+        while not self.tagged_commands[tag]:
+            self.receive_response()
+        self._check("IDLE", self.tagged_commands.pop(tag))
+
     def finish_command(self) -> None:
         """Count a command that is over, and choose the delay before the next one.
 
@@ -103,6 +187,47 @@ class Imap4(imaplib.IMAP4):
         elif self.throttle_delay:
             self.throttle_delay = self.throttle_delay / 2 if self.throttle_delay > FIRST_DELAY_SECONDS else 0.0
         self._throttled = False
+
+    def _check(self, name: str, answer: Any) -> None:
+        status, data = answer
+        if status != "OK":
+            raise self.error(f"{name} failed: {status} {(data[-1] or b'').decode('utf-8', 'replace')}")
+
+    def list_mailboxes(self, name: str, *options: str) -> list[Any]:
+        """Run LIST or XLIST for all mailboxes and return its unparsed responses. Raises `error` when it is refused."""
+        self.untagged_responses.pop(name, None)
+        self.run(name, '""', '"*"', *options)
+        responses: list[Any] = self.untagged_responses.pop(name, [])
+        return responses
+
+    def examine(self, mailbox: bytes) -> None:
+        """Open a mailbox read-only, by the bytes of its name. Raises `error` when it is refused.
+
+        What the server tells of it is in `untagged_responses`.
+        """
+        self.untagged_responses = {}
+        self.is_readonly = True
+        name = mailbox.decode("latin-1")
+        if _QUOTABLE.fullmatch(name):
+            tag = self._command("EXAMINE", _quoted(name))
+        else:
+            tag = self._send_literals("EXAMINE", mailbox)
+        answer = self._command_complete("EXAMINE", tag)
+        self.state = "SELECTED" if answer[0] == "OK" else "AUTH"
+        self._check("EXAMINE", answer)
+
+    def status_of(self, mailbox: bytes) -> bytes:
+        """Run STATUS for what EXAMINE may leave out; return the unparsed response. Raises `error` when refused."""
+        if not _QUOTABLE.fullmatch(mailbox.decode("latin-1")):
+            return b""
+        self.untagged_responses.pop("STATUS", None)
+        self.run("STATUS", _quoted(mailbox.decode("latin-1")), "(UIDVALIDITY UIDNEXT)")
+        found = self.untagged_responses.pop("STATUS", [])
+        return b" ".join(part for each in found for part in (each if isinstance(each, tuple) else (each,)) if part)
+
+    def run(self, name: str, *arguments: str) -> None:
+        """Run a command whose data nobody needs. Raises `error` when it is refused."""
+        self._check(name, self._command_complete(name, self.send_command(name, *arguments)))
 
     def uid_fetch(self, uid_set: str, *arguments: str) -> list[Any]:
         """Run UID FETCH and return its unparsed responses. Raises `error` on NO; what came before stays untagged."""
@@ -207,6 +332,8 @@ class Imap4(imaplib.IMAP4):
             fetch = _FETCH.fullmatch(line)
         if not fetch:
             self._unread_line = line
+            if b"[ALERT]" in line and (alert := _ALERT.match(line)) and len(self.alerts) < MAX_ALERTS:
+                self.alerts.append(alert[1].decode("utf-8", "replace"))
             if count := _COUNT.match(line):
                 self.exists = int(count[1]) if count[2].upper() == b"EXISTS" else max(0, self.exists - 1)
             return super()._get_response()  # type: ignore[misc]  # typeshed leaves it out
@@ -252,6 +379,10 @@ def _as_imaplib_reads(line: bytes) -> bytes:
     if not found or (found[2].isupper() and found[3] != b"\r\n"):
         return line
     return found[1] + found[2].upper() + (b" \r\n" if found[3] == b"\r\n" else found[3])
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _literal(text: bytes) -> re.Match[bytes] | None:

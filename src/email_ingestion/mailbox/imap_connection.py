@@ -1,5 +1,8 @@
 """The connection to one IMAP server: connect, log in, keep alive, interrupt, hang up. `imap_mailbox` reads mail on it.
 
+A command that mail can be read without (ID, IDLE, LIST RETURN) is done without for the rest of the session when the
+server refuses it, whatever it advertises: `refused` names it.
+
 Every error comes out as one of ours (`imap_errors`): after an IMAPConnectionError the object is only good for `close`.
 """
 
@@ -10,18 +13,23 @@ import selectors
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
-from imapclient.exceptions import IMAPClientError, LoginError
+from imapclient.exceptions import IMAPClientAbortError, IMAPClientError
 
+from email_ingestion import __version__
 from email_ingestion.certificates import explain_tls_error
-from email_ingestion.errors import IMAPConnectionError
+from email_ingestion.errors import EmailIngestionError, IMAPConnectionError, quote_server
+from email_ingestion.mailbox.authentication import log_in
+from email_ingestion.mailbox.greeting import explain_failure
 from email_ingestion.mailbox.imap4 import Client, LiteralTooLong
-from email_ingestion.mailbox.imap_errors import MessageTooLong, translate, translate_login
+from email_ingestion.mailbox.imap_errors import MessageTooLong, hide_names, is_refusal, translate
 from email_ingestion.mailbox.pipelining import FetchPipeline
 from email_ingestion.settings import Account
+
+T = TypeVar("T")
 
 ACTIVITY_BYTES = 64 * 1024
 _BYE = re.compile(rb"^\* BYE ([^\r\n]*)\r\n", re.MULTILINE)
@@ -34,14 +42,29 @@ class ImapConnection:
         """Connect; `timeout` is the longest silence in seconds. Raises IMAPConnectionError."""
         self._account = account
         self._connected_at = time.monotonic()
-        with _translated_errors("connect to", (account.imap_host, account.imap_port)):
-            self._client = Client(account.imap_host, account.imap_port, tls=account.imap_tls, read_timeout=timeout)
+        self._names: tuple[str, ...] = (account.imap_user, account.imap_password or "")  # not to be quoted
+        self.refused: dict[str, str] = {}  # what the server said, by the command that is done without
+        self.attempting = ""  # such a command, while its answer is awaited
+        with self._translated_errors("connect to"):
+            self._client = self._open(account, timeout)
         self._imap4 = self._client.imap4
+        self._capabilities = {word.upper() for word in self._imap4.capabilities}
         self._pipeline = FetchPipeline(self._imap4)
         self._wakeup, self._wakeup_sender = socket.socketpair()
         # imaplib sends a command in pieces: Nagle's algorithm would hold each back for the server's delayed ACK.
         self._client.socket().setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         _enable_keepalive(self._client.socket())
+
+    def _open(self, account: Account, timeout: float) -> Client:
+        try:
+            return Client(account.imap_host, account.imap_port, tls=account.imap_tls, read_timeout=timeout)
+        except (IMAPClientError, OSError) as error:
+            known = explain_failure(error, account.imap_host, account.imap_port, tls=account.imap_tls)
+            if known:
+                raise known from error
+            if why := explain_tls_error(error, account.imap_host, account.imap_port):
+                raise IMAPConnectionError(f"cannot connect to the IMAP server: {why}") from error
+            raise
 
     @property
     def received_bytes(self) -> int:
@@ -71,32 +94,65 @@ class ImapConnection:
     @property
     def is_gmail(self) -> bool:
         """Whether the server has Gmail's extension X-GM-EXT-1."""
-        return bool(self._client.has_capability("X-GM-EXT-1"))
+        return self._has("X-GM-EXT-1")
+
+    def take_alerts(self) -> list[str]:
+        """Return what the server wants its user told (RFC 3501, section 7.1), each text once."""
+        alerts, self._imap4.alerts = self._imap4.alerts, []
+        return [hide_names(quote_server(text), self._names) for text in alerts]
+
+    def do_without(self, command: str, why: str) -> None:
+        """Do not use an optional command in this session."""
+        self.refused.setdefault(command, why)
 
     def login(self, token: str | None) -> None:
         """Log in by XOAUTH2 with `token`, or by password without one.
 
         Raises AuthenticationFailed or a subclass when the credentials are refused, else IMAPConnectionError.
         """
+        self._names = (*self._names, token or "")
         with self._command("log in to"):
-            challenges: list[bytes] = []
-            try:
-                if token is None:
-                    self._client.login(self._account.imap_user, self._account.imap_password or "")
-                else:
-                    self._client.sasl_login("XOAUTH2", _xoauth2_responder(self._account.imap_user, token, challenges))
-            except LoginError as error:
-                if isinstance(error.__context__, self._client.AbortError):
-                    raise IMAPConnectionError(f"the IMAP server broke off the login: {error}") from error
-                raise translate_login(error, challenges, oauth2=token is not None) from error
-            self._client.capabilities()  # the list after login replaces the one before
-            if self._client.has_capability("ID"):
-                self._client.id_({"name": "email-ingestion"})
+            log_in(self._imap4, self._account.imap_user, self._account.imap_password or "", token)
+            self._read_capabilities()
+            if self._has("ID"):
+                self._identify()
+
+    def _read_capabilities(self) -> None:
+        """Read the list after the login, which replaces the one before."""
+        self._capabilities = {word.upper() for word in self._imap4.capabilities}
+        found = self._try("CAPABILITY", self._client.capabilities)
+        if found:
+            self._capabilities = {word.decode("ascii", "replace").upper() for word in found}
+
+    def _identify(self) -> None:
+        """Tell which program this is (RFC 2971); some servers let only those in that do."""
+        words = f'"name" "email-ingestion" "version" "{__version__}" "vendor" "email-ingestion"'
+        self._try("ID", lambda: self._imap4.run("ID", f"({words})"))
+
+    def _has(self, capability: str) -> bool:
+        return capability in self._capabilities
+
+    def _try(self, command: str, run: Callable[[], T]) -> T | None:
+        """Return what an optional command returns; None when the server refuses it, which it is asked only once."""
+        if command in self.refused:
+            return None
+        self.attempting = command
+        try:
+            result = run()
+        except IMAPClientAbortError:
+            raise
+        except IMAPClientError as error:
+            if not is_refusal(error):
+                raise
+            self.refused[command] = str(translate(error, f"use {command} of"))
+            result = None
+        self.attempting = ""
+        return result
 
     def noop(self) -> None:
         """Keep the session alive."""
         with self._command("keep alive"):
-            self._client.noop()
+            self._imap4.run("NOOP")
 
     def close(self) -> None:
         """Log out if that is quick; never raises."""
@@ -140,7 +196,7 @@ class ImapConnection:
     @contextmanager
     def _reading(self, action: str) -> Iterator[None]:
         """Translate errors; a BYE that was received but not read explains a broken connection."""
-        with _translated_errors(action):
+        with self._translated_errors(action):
             try:
                 yield
             except OSError:
@@ -157,12 +213,33 @@ class ImapConnection:
             if bye:
                 raise self._client.AbortError(bye[1].decode("ascii", "replace"))
 
-    def _wait_readable(self, sources: list[Any], timeout: float) -> None:
-        """Wait until one of `sources` can be read, `interrupt` is called, or `timeout` seconds are over."""
+    @contextmanager
+    def _translated_errors(self, action: str) -> Iterator[None]:
+        """Raise errors of imaplib and the socket as ours, without the login name and the secrets of the account."""
+        try:
+            yield
+        except LiteralTooLong as error:
+            raise MessageTooLong(str(error), error.uid) from error
+        except IMAPClientError as error:
+            raise self._hidden(translate(error, action)) from error
+        except (ssl.SSLError, OSError, EOFError) as error:
+            reason = str(error) or type(error).__name__
+            raise IMAPConnectionError(f"cannot {action} the IMAP server: {reason}") from error
+        except EmailIngestionError as error:
+            self._hidden(error)
+            raise
+
+    def _hidden(self, error: EmailIngestionError) -> EmailIngestionError:
+        error.args = (hide_names(str(error), self._names), *error.args[1:])
+        return error
+
+    def _wait_readable(self, sources: list[Any], timeout: float) -> bool:
+        """Wait until one of `sources` can be read, for at most `timeout` seconds; False when not, or on `interrupt`."""
         with selectors.DefaultSelector() as selector:  # select() itself ends at 1,024 descriptors
             for source in (*sources, self._wakeup):
                 selector.register(source, selectors.EVENT_READ)
-            selector.select(timeout)
+            ready = [key.fileobj for key, _ in selector.select(timeout)]
+        return bool(ready) and self._wakeup not in ready
 
     @contextmanager
     def limited_silence(self, seconds: float) -> Iterator[None]:
@@ -180,29 +257,3 @@ def _enable_keepalive(sock: socket.socket) -> None:
     for name, value in (("TCP_KEEPIDLE", 20), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 50_000)):
         if hasattr(socket, name):  # each system has some of them
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def _xoauth2_responder(user: str, token: str, challenges: list[bytes]) -> Any:
-    """Return the SASL callback; it adds an error challenge (JSON) to `challenges` and answers it with an empty line."""
-
-    def respond(challenge: bytes) -> str | bytes:
-        if not challenge:
-            return f"user={user}\x01auth=Bearer {token}\x01\x01"
-        challenges.append(challenge)
-        return b""
-
-    return respond
-
-
-@contextmanager
-def _translated_errors(action: str, server: tuple[str, int] | None = None) -> Iterator[None]:
-    """Raise errors of imaplib and the socket as ours; with `server` also say what is wrong with its certificate."""
-    try:
-        yield
-    except LiteralTooLong as error:
-        raise MessageTooLong(str(error), error.uid) from error
-    except IMAPClientError as error:
-        raise translate(error, action) from error
-    except (ssl.SSLError, OSError, EOFError) as error:
-        reason = (server and explain_tls_error(error, *server)) or str(error) or type(error).__name__
-        raise IMAPConnectionError(f"cannot {action} the IMAP server: {reason}") from error

@@ -18,9 +18,11 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from email_ingestion.errors import (
+    SERVER_SAYS,
     AuthenticationFailed,
     EmailIngestionError,
     IMAPCommandRefused,
@@ -38,12 +40,15 @@ Refusal = TypeVar("Refusal", bound=EmailIngestionError)
 
 OVERQUOTA_SECONDS = 3600.0  # a suspension lasts an hour at least
 CROWDED_SECONDS = 30.0
+SHORTEST_NAME = 3  # characters from which a login name is hidden where a server quotes it
 
-_BAD = re.compile(r"command error: BAD|Could not parse command")  # imaplib's words around a tagged BAD, and Gmail's
+# imaplib's words around a tagged BAD, ours, and Gmail's
+_BAD = re.compile(r"command error: BAD|^\w+ failed: BAD |Could not parse command")
 _NOT_OF_A_MESSAGE = re.compile(r"UNAVAILABLE|Temporary|Session expired|not connected", re.IGNORECASE)
 # What imaplib and imapclient put around a server's text.
 _AROUND = re.compile(
-    r"(?:command: \w+ => )?(?:\w+ command error: (?:BAD|NO)\s*|(?!login|authenticat)[a-z_]+ failed: )?(?P<text>.*)",
+    r"(?:command: \w+ => )?"
+    r"(?:\w+ command error: (?:BAD|NO)\s*|(?!login|authenticat)[a-z_]+ failed: (?:NO |BAD )?)?(?P<text>.*)",
     re.DOTALL | re.IGNORECASE,
 )
 _OWN_WORDS = re.compile(
@@ -63,6 +68,10 @@ class LookupFailed(OAuth2AuthenticationError):
 
 class WebLoginRequired(OAuth2AuthenticationError):
     """The owner must confirm the login in a browser; nothing else helps."""
+
+
+class UnusableServer(IMAPCommandRefused):
+    """What answers is no IMAP server, or lacks what reading mail takes."""
 
 
 class MailboxGone(IMAPConnectionError):
@@ -129,6 +138,32 @@ def translate_login(
     if meaning != "credentials" and _BAD.search(text):
         return IMAPCommandRefused(f"the mail server does not accept the login command: {words}")
     return _credentials_refused(words, rule, challenges, oauth2=oauth2)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether a NO or BAD refuses the command alone: the server does not end the session or ask for a pause by it."""
+    text = _server_text(_readable(error))
+    rule = judge(text)
+    if rule is None or rule.meaning not in {"session_ended", "locked_out", "throttled"}:
+        return not _OWN_WORDS.search(_readable(error))
+    return rule.meaning == "throttled" and asked_pause(text) is None
+
+
+def wants_identification(error: Exception) -> bool:
+    """Whether a server lets in only who sends ID; Netease says so to SELECT."""
+    return "unsafe login" in _readable(error).lower()
+
+
+def hide_names(message: str, names: Sequence[str]) -> str:
+    """Return a message without these names and secrets in what it quotes of a server."""
+    parts = {part for name in names for part in (name, name.partition("@")[0])}
+    hidden = sorted((part for part in parts if len(part) >= SHORTEST_NAME), key=len)
+    if not hidden or SERVER_SAYS not in message:
+        return message
+    pattern = re.compile(rf"(?<![^\W_])(?:{'|'.join(map(re.escape, reversed(hidden)))})(?![^\W_])", re.IGNORECASE)
+    before, says, rest = message.partition(SERVER_SAYS)
+    words, end, after = rest.partition('"')
+    return before + says + pattern.sub("<user>", words) + end + after
 
 
 def _by_meaning(rule: AnswerRule, words: str, text: str) -> EmailIngestionError | None:

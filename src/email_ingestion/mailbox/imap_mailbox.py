@@ -1,20 +1,38 @@
-"""Reading a mailbox over IMAP: find and open it read-only, fetch, wait for new mail. `uid_listing` lists its UIDs.
+"""Reading a mailbox over IMAP: find and open it read-only, fetch. `uid_listing` lists its UIDs.
 
 Every error comes out as one of ours (`imap_errors`): after an IMAPConnectionError the object is only good for `close`.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from imapclient.exceptions import IMAPClientError
 
-from email_ingestion.errors import ConfigurationError
+from email_ingestion.errors import ConfigurationError, quote_server
 from email_ingestion.mailbox.fetch_parser import FetchData, parse
-from email_ingestion.mailbox.imap_errors import MailboxGone, MessagesRefused, concerns_messages, translate
+from email_ingestion.mailbox.imap_errors import (
+    MailboxGone,
+    MessagesRefused,
+    UnusableServer,
+    concerns_messages,
+    is_refusal,
+    translate,
+    wants_identification,
+)
+from email_ingestion.mailbox.mailbox_names import (
+    INBOX,
+    ListedMailbox,
+    choose_mailbox,
+    encode_name,
+    has_attribute,
+    parse_list,
+)
 from email_ingestion.mailbox.message_summary import (
     LabelChange,
     MessageSummary,
@@ -27,9 +45,14 @@ from email_ingestion.mailbox.message_summary import (
 from email_ingestion.mailbox.pipelining import Body, ByteRange, FetchPipeline, body_item, body_key, find_body
 from email_ingestion.mailbox.uid_listing import UidListing, uid_range_end
 
-IDLE_DONE_SECONDS = 15.0  # the end of an IDLE costs a server nothing: one that takes longer is gone
+CONDSTORE = "CONDSTORE"
+STATUS = "STATUS"
+SPECIAL_USE = "RETURN (SPECIAL-USE)"
 MAX_ITEM_BYTES = 1024 * 1024  # of a literal where no body was asked for: labels and flags have a few bytes
 MAX_FETCH_UIDS = 500  # UIDs in one command: RFC 2683 section 3.2.1.5 asks for lines under 8,000 octets
+
+_UIDVALIDITY = re.compile(rb"UIDVALIDITY (\d+)", re.IGNORECASE)
+_UIDNEXT = re.compile(rb"UIDNEXT (\d+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,42 +72,94 @@ class ImapMailbox(UidListing):
     summaries_read = 0
     bodies_read = 0  # messages or parts of them
 
-    def find_mailbox(self, setting: str) -> str:
-        r"""Return the name of the mailbox for a setting: a name, an attribute as `\Junk`, or `auto`.
+    def find_mailbox(self, setting: str) -> ListedMailbox:
+        r"""Return the mailbox for a setting: a name, an attribute as `\Junk`, or `auto`.
 
         `auto` is the one with the \All attribute on Gmail, else INBOX. An attribute is better than a name, for Gmail
         translates names into the user's language. Raises ConfigurationError when there is no such mailbox.
         """
+        if setting.upper() == INBOX or (setting == "auto" and not self.is_gmail):
+            return choose_mailbox(INBOX, (), gmail=False)
         with self._command("list the mailboxes of"):
-            folders = self._client.list_folders()
-        return _choose_mailbox(setting, folders, gmail=self.is_gmail)
+            mailboxes = parse_list(self._imap4.list_mailboxes("LIST"))
+            attribute = r"\All" if setting == "auto" else setting
+            if attribute.startswith("\\") and not has_attribute(attribute, mailboxes):
+                mailboxes += self._list_special_use(attribute)
+        return choose_mailbox(setting, mailboxes, gmail=self.is_gmail)
 
-    def examine(self, name: str) -> SelectedMailbox:
-        """Open a mailbox by EXAMINE: read-only, so that no command can set a flag."""
+    def _list_special_use(self, attribute: str) -> list[ListedMailbox]:
+        """List the mailboxes with attributes that some servers tell only who asks for them (RFC 6154), or in XLIST."""
+        found = parse_list(self._try("LIST RETURN", lambda: self._imap4.list_mailboxes("LIST", SPECIAL_USE)) or ())
+        if not has_attribute(attribute, found) and self._has("XLIST"):
+            found += parse_list(self._try("XLIST", lambda: self._imap4.list_mailboxes("XLIST")) or ())
+        return found
+
+    def examine(self, mailbox: ListedMailbox | str) -> SelectedMailbox:
+        """Open a mailbox by EXAMINE: read-only, so that no command can set a flag.
+
+        Raises UnusableServer when the server gives it no UIDVALIDITY; what else it leaves out is found out.
+        """
+        if isinstance(mailbox, str):
+            mailbox = self._by_name(mailbox)
         with self._command("open a mailbox of"):
-            found = self._client.select_folder(name, readonly=True)
-            self._pop_announcement()
+            self._examine(mailbox)
+            self._mailbox_bytes = mailbox.raw
             self._pipeline = FetchPipeline(self._imap4)  # bodies that were prefetched have UIDs of another mailbox
-        uidvalidity, uidnext = int(found[b"UIDVALIDITY"]), int(found.get(b"UIDNEXT", 0))
-        return SelectedMailbox(
-            name, uidvalidity, uidnext, int(found[b"EXISTS"]), _response_code(found.get(b"HIGHESTMODSEQ"))
-        )
+            untagged = self._imap4.untagged_responses
+            exists, modseq = _last_number(untagged.get("EXISTS")), _last_number(untagged.get("HIGHESTMODSEQ"))
+            uidvalidity, uidnext = _last_number(untagged.get("UIDVALIDITY")), _last_number(untagged.get("UIDNEXT"))
+            quoted = b"; ".join(line for line in untagged.get("OK", ()) if isinstance(line, bytes))
+            self._pop_announcement()
+            if not uidvalidity or not uidnext:
+                asked = self._try(STATUS, lambda: self._imap4.status_of(mailbox.raw)) or b""
+                uidvalidity = uidvalidity or _last_number(_UIDVALIDITY.findall(asked))
+                uidnext = uidnext or _last_number(_UIDNEXT.findall(asked))
+            if not uidnext:
+                uidnext = 1 + (max(self._search(["UID", "*"])[0], default=0) if exists else 0)
+        if not uidvalidity:
+            raise UnusableServer(
+                "the mail server gives the mailbox no UIDVALIDITY, so the numbers of its messages mean nothing in "
+                f"another session (RFC 3501, section 2.3.1.1): {quote_server(to_text(quoted))}"
+            )
+        return SelectedMailbox(mailbox.name, uidvalidity, uidnext, exists, modseq)
+
+    def _by_name(self, name: str) -> ListedMailbox:
+        """Return a mailbox as the server lists it where its name may be written in several ways."""
+        encoded = encode_name(name)
+        if encoded != name.encode():
+            with suppress(ConfigurationError):
+                return self.find_mailbox(name)
+        return ListedMailbox(encoded, name, frozenset())
+
+    def _examine(self, mailbox: ListedMailbox) -> None:
+        try:
+            self._imap4.examine(mailbox.raw)
+        except IMAPClientError as error:
+            if not wants_identification(error) or self._has("ID"):
+                raise
+            self._identify()  # though it does not say that it knows the command
+            self._imap4.examine(mailbox.raw)
 
     def is_replaced(self, mailbox: SelectedMailbox) -> bool:
         """Whether another mailbox has taken the name of the one that is open.
 
         Cyrus, for one, lets a session go on with the old one, which stays empty. Raises MailboxGone when there is none.
         """
+        if STATUS in self.refused:  # a server may refuse to tell it of the mailbox that is open
+            return False
         with self._command("look at a mailbox of"):
             try:
-                found = self._client.folder_status(mailbox.name, ["UIDVALIDITY"])
+                answer = self._imap4.status_of(self._mailbox_bytes)
             except self._client.AbortError:
                 raise
             except IMAPClientError as error:
-                if isinstance(gone := translate(error, "look at"), MailboxGone):
-                    raise gone from error
-                return False  # a server may refuse to tell it of the mailbox that is open
-        return int(found.get(b"UIDVALIDITY", mailbox.uidvalidity)) != mailbox.uidvalidity
+                refusal = translate(error, "look at")
+                if isinstance(refusal, MailboxGone) or not is_refusal(error):
+                    raise refusal from error
+                self.do_without(STATUS, str(refusal))
+                return False
+        uidvalidity = _last_number(_UIDVALIDITY.findall(answer))
+        return bool(uidvalidity) and uidvalidity != mailbox.uidvalidity
 
     def fetch_summaries(self, uids: Sequence[int]) -> list[MessageSummary]:
         """Fetch sizes, dates, flags and labels, ascending by UID; at most MAX_FETCH_UIDS. Vanished UIDs are missing."""
@@ -109,6 +184,8 @@ class ImapMailbox(UidListing):
     def fetch_label_changes(self, first_uid: int, last_uid: int, modseq: int) -> tuple[list[LabelChange], bool]:
         """Fetch the labels of messages that changed since `modseq`, and whether the server sent all of them."""
         uid_set, modifier = f"{first_uid}:{uid_range_end(last_uid)}", f"(CHANGEDSINCE {modseq})"
+        if CONDSTORE in self.refused:
+            return [], False
         with self._command("fetch from"):
             try:
                 found = self._fetch_changed(uid_set, "(X-GM-MSGID X-GM-LABELS)", modifier)
@@ -153,26 +230,6 @@ class ImapMailbox(UidListing):
             with self._command("fetch from", drain=False):
                 self._pipeline.request(uids, byte_range, max_bytes)
 
-    def wait(self, seconds: float) -> None:
-        """Return when the server announces something, after `seconds`, or on `interrupt`; list UIDs in each case.
-
-        Not imapclient's idle_check: it misses an EXISTS in the segment of `+ idling`, loses a split line, and spins on
-        a dead socket. Responses are left to `idle_done`, which reads them as every other command does.
-        """
-        with self._command("wait for"):
-            if self._pop_announcement():
-                return
-            if not self._client.has_capability("IDLE"):
-                self._wait_readable([], seconds)
-                self._client.noop()
-                return
-            self._client.idle()
-            if not self._imap4.peek():
-                self._wait_readable([self._client.socket()], seconds)
-            self._raise_bye()
-            with self.limited_silence(IDLE_DONE_SECONDS):
-                self._client.idle_done()
-
     def _take_prefetched(self, uids: Sequence[int], byte_range: ByteRange | None = None) -> dict[int, Body] | None:
         """Return the prefetched bodies, or None when these were not prefetched."""
         with self._reading("fetch from"):
@@ -203,44 +260,15 @@ class ImapMailbox(UidListing):
             return parse([response for response in responses if response])
         error = IMAPClientError(f"fetch failed: {to_text(responses[-1])}")
         if not concerns_messages(error):
-            raise error
+            if not is_refusal(error):
+                raise error
+            self.do_without(CONDSTORE, str(translate(error, "ask for changes")))
+            raise MessagesRefused("the IMAP server does not tell what changed", {})
         raise MessagesRefused(f"the IMAP server does not send some labels: {error}", self._pop_partial())
 
     def _pop_partial(self) -> FetchData:
         """Return the messages that came before a FETCH was refused; imaplib keeps them."""
         return parse(self._imap4.pop_fetch_responses())
-
-
-def _choose_mailbox(setting: str, folders: Sequence[tuple[Any, Any, Any]], *, gmail: bool) -> str:
-    """Return the name among `folders`, which are LIST's (attributes, delimiter, name). Raises ConfigurationError."""
-    if setting.startswith("\\"):
-        name = _name_with_attribute(folders, setting)
-        if name is None:
-            raise ConfigurationError(
-                f"IMAP_MAILBOX {setting}: no mailbox has this attribute, or it is hidden from IMAP"
-            )
-        return name
-    if setting != "auto":
-        names = [str(name) for _, _, name in folders]
-        if setting not in names:
-            raise ConfigurationError(f"IMAP_MAILBOX {setting!r} does not exist; there are: {', '.join(names[:20])}")
-        return setting
-    if not gmail:
-        return "INBOX"
-    name = _name_with_attribute(folders, "\\All")
-    if name is None:
-        raise ConfigurationError(
-            "the mailbox of all mail is hidden: tick 'Show in IMAP' for All Mail in Gmail's settings (Labels), "
-            "or set IMAP_MAILBOX=INBOX"
-        )
-    return name
-
-
-def _name_with_attribute(folders: Sequence[tuple[Any, Any, Any]], attribute: str) -> str | None:
-    for attributes, _, name in folders:
-        if attribute.casefold() in {to_text(each).casefold() for each in attributes}:
-            return str(name)
-    return None
 
 
 def _fetch_error(error: IMAPClientError, found: FetchData) -> Exception:
@@ -250,6 +278,7 @@ def _fetch_error(error: IMAPClientError, found: FetchData) -> Exception:
     return MessagesRefused(f"the IMAP server does not send some messages: {error}", found)
 
 
-def _response_code(value: Any) -> int:
-    """Return the number of a response code, which imapclient gives as such or in a tuple; 0 for None."""
-    return int(value[0] if isinstance(value, (tuple, list)) else value or 0)
+def _last_number(values: Sequence[Any] | None) -> int:
+    """Return the number that a server told last, 0 for none."""
+    number = re.match(rb"\d{1,20}", values[-1]) if values and isinstance(values[-1], bytes) else None
+    return int(number[0]) if number else 0

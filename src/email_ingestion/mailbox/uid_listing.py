@@ -19,7 +19,7 @@ from typing import Any
 from imapclient.datetime_util import format_criteria_date
 from imapclient.exceptions import IMAPClientError, ProtocolError
 
-from email_ingestion.mailbox.imap_connection import ImapConnection
+from email_ingestion.mailbox.waiting import WaitingConnection
 
 LAST_UID = 2**32 - 1  # RFC 3501, section 2.3.1.1
 UID_WINDOW = 5_000  # messages listed by one command: imaplib refuses lines over 1 MB, which 90,000 UIDs may take
@@ -41,7 +41,7 @@ class DateRange:
     label: str | None = None
 
 
-class UidListing(ImapConnection):
+class UidListing(WaitingConnection):
     """A connection that lists the messages of the mailbox that is open."""
 
     @property
@@ -138,10 +138,6 @@ class UidListing(ImapConnection):
         answers, text = self._imap4.uid_search(*criteria)
         limited = _MESSAGE_LIMIT.search(text)
         return {uid for answer in answers for uid in _numbers(answer)}, int(limited[1]) if limited else 0
-
-    def _pop_announcement(self) -> bool:
-        """Whether new mail was announced, in passing, in the response to another command; true only once."""
-        return bool(self._imap4.untagged_responses.pop("EXISTS", None))
 
 
 def uid_range_end(last_uid: int) -> str:

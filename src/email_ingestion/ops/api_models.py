@@ -113,6 +113,9 @@ class AccountAnswer(_Answer):
     name: str
     mailbox: str | None
     watch: str | None
+    refused: list[str]
+    alert: str | None
+    alert_age_seconds: float | None
     last_uid: int | None
     uidvalidity: int | None
     backlog: int | None

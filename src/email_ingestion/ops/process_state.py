@@ -255,6 +255,12 @@ _HANDLERS: dict[type[Event], Callable[[ProcessState, Any], None]] = {
     events.Synced: ProcessState.synced,
     events.Quarantined: ProcessState.quarantined,
     events.QuarantineCounted: ProcessState.quarantine_counted,
+    events.CommandsRefused: lambda facts, event: facts.account(event.account, refused=event.commands),
+    events.ServerAlert: lambda facts, event: facts.account(
+        event.account,
+        alert=event.notice,
+        alerted_at=facts._clock(),  # noqa: SLF001 - a method of that class
+    ),
     events.Watching: lambda facts, event: facts.account(event.account, watch=event.state),
     events.HistoryWalked: lambda facts, event: facts.account(
         event.account, history=HistoryState(event.remaining, event.done, event.seconds)

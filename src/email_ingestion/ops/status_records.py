@@ -110,6 +110,9 @@ class AccountState:
     name: str
     mailbox: str | None = None
     watch: str | None = None
+    refused: tuple[str, ...] = ()  # commands that the server refuses and that are done without
+    alert: str | None = None  # what the server wanted told last
+    alerted_at: float | None = None
     last_uid: int | None = None
     uidvalidity: int | None = None
     backlog: int | None = None

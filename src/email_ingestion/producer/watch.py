@@ -180,6 +180,7 @@ class Watcher:
                 self._attempt = None
                 self._sync_and_idle(connection, mailbox)
             finally:
+                self._connector.review(connection)
                 self._backpressure.correct_budget(connection, last=True)
 
     def _sync_and_idle(self, connection: ImapMailbox, mailbox: SelectedMailbox) -> None:
@@ -230,12 +231,19 @@ class Watcher:
             yield min(next(history), next(labels))
 
     def _idle(self, connection: ImapMailbox, maximum: float) -> None:
-        self._report_state("idle")
+        """Wait for new mail in IDLE, or where there is none until the next poll."""
         if maximum <= HISTORY_SECONDS:
+            self._report_state("idle" if connection.can_idle else "poll")
             self._await_capacity()
             return
-        maximum = min(maximum, self._reconcile_schedule.seconds_until_due)
-        connection.wait(max(0.0, min(self._intervals.poll, self._intervals.idle, self._longest_idle, maximum)))
+        maximum = max(0.0, min(self._intervals.poll, maximum, self._reconcile_schedule.seconds_until_due))
+        if connection.can_idle:
+            self._report_state("idle")
+            connection.wait(min(maximum, self._intervals.idle, self._longest_idle))
+            self._connector.report(connection)
+        if not connection.can_idle:
+            self._report_state("poll")
+            connection.wait(maximum)
 
     @property
     def _longest_idle(self) -> float:
@@ -271,6 +279,7 @@ class Watcher:
     def _succeeded(self, started: float, connection: ImapMailbox) -> None:
         self._backoff.reset()
         self._observe(Probed("imap", ok=True, seconds=time.monotonic() - started, error=None))
+        self._connector.report(connection)
         if connection.throttle_delay != self._slowed:
             self._slowed = connection.throttle_delay
             self._observe(Slowed(self._account.name, self._slowed))

@@ -76,7 +76,7 @@ class ContentFetch:
             return
         for setting in self._mailbox_settings:
             try:
-                name = self._connection.find_mailbox(setting)
+                name = self._connection.find_mailbox(setting).name
             except ConfigurationError:  # it was renamed or hidden since
                 continue
             if self._select(name):

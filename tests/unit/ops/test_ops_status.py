@@ -252,7 +252,9 @@ def test_the_report_has_every_key_of_the_contract_before_anything_is_known(produ
         "stream": words("name depth pending waiting oldest_age_seconds max_deliveries ok collected_at"),
         "dlq": {"name", "depth", "oldest_age_seconds"},
         "accounts": words(
-            "name mailbox watch last_uid uidvalidity backlog last_success_age_seconds history bytes_today byte_budget "
+            "name mailbox watch refused alert alert_age_seconds last_uid uidvalidity backlog last_success_age_seconds "
+            "history bytes_today "
+            "byte_budget "
             "token_expires_in_seconds token_state consent_expires_in_seconds reauth_required quarantined "
             "quarantine_accepted"
         ),
@@ -308,6 +310,9 @@ def test_the_report_shows_the_accounts(producer: Board) -> None:
         "name": "default",
         "mailbox": "[Gmail]/All Mail",
         "watch": "idle",
+        "refused": [],
+        "alert": None,
+        "alert_age_seconds": None,
         "last_uid": 4711,
         "uidvalidity": 11,
         "backlog": 3,
