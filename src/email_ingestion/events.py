@@ -402,6 +402,14 @@ class Reclaimed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LedgerWentBack(Event):
+    """The ledger is behind what it was: a failover lost commits, or an old backup was restored."""
+
+    before: str  # system, timeline and position
+    now: str
+
+
+@dataclass(frozen=True, slots=True)
 class SinkClaimLost(Event):
     """Messages that were claimed for a sink are no longer this worker's: it was stopped for longer than its lease."""
 

@@ -35,6 +35,7 @@ from email_ingestion.producer import AccountBackoff, Connector, Intervals, Watch
 from email_ingestion.producer.canary import Canary
 from email_ingestion.producer.lease_renewer import LOOP as LEASES
 from email_ingestion.producer.lease_renewer import RENEW_SECONDS, LeaseRenewer
+from email_ingestion.producer.ledger_watch import LedgerWatch
 from email_ingestion.routing import Router
 from email_ingestion.settings import Account, Settings
 from email_ingestion.stream import Appender, Leases, Lockout, RedisLink, check_reachable, connect
@@ -144,13 +145,20 @@ class ProducerService:
         missed = ROUNDS_MISSED * context.settings.imap_poll_seconds
         return WatcherSupervisor(account.name, watcher, missed, self._lease_renewer, context.ops.observe)
 
-    def _optional_threads(self, link: RedisLink) -> Iterator[PeriodicThread | NightlyScrub]:
+    def _optional_threads(self, link: RedisLink) -> Iterator[PeriodicThread | NightlyScrub | LedgerWatch]:
         """Yield the built-in alerts and the canary, where they are configured, and the scrub of stored bytes."""
         settings, ops = self._context.settings, self._context.ops
         if thread := alert_thread(settings, ops.metrics, ops.observe):
             yield thread
         if settings.canary_seconds:
             yield Canary(settings.canary_seconds, link, self._context.overrides.active_pause, ops.observe)
+        yield LedgerWatch(
+            link,
+            self._ledger,
+            self._compare_all,
+            partial(ops.status.set_condition, "ledger"),
+            ops.observe,
+        )
         yield NightlyScrub(settings, link, self._ledger, self._blobs, ops.observe)
 
     def run(self) -> int:
@@ -189,6 +197,10 @@ class ProducerService:
         if self._fatal:
             raise self._fatal
         return 0
+
+    def _compare_all(self) -> None:
+        for supervisor in self._supervisors:
+            supervisor.watcher.compare_soon()
 
     def stop(self) -> None:
         """End all watchers."""

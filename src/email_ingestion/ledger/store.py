@@ -29,6 +29,7 @@ from email_ingestion.blobs.reference import REMEDY
 from email_ingestion.errors import ContentLost, SinkUnavailable
 from email_ingestion.identity import MIN_PART, identity_value, matches_identity, shortest_parts
 from email_ingestion.ledger.engine import Database, check_server, database_now, open_engine
+from email_ingestion.ledger.mark import LedgerMark, read_mark
 from email_ingestion.ledger.migrate import migrate
 from email_ingestion.ledger.model import DeliveredName, Location, RecordedMessage, StoredEmail, StoredFacts
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, Outbox, envelope_of
@@ -39,6 +40,7 @@ from email_ingestion.ledger.stored_contents import StoredContents
 from email_ingestion.ledger.tables import attachments, contents, deliveries, emails, places, purged
 
 _PAGE = 1_000  # rows of one query of many
+NOT_TOLD = ("42501", "42883", "0A000")  # insufficient privilege, no such function, not supported
 PING_SECONDS = 5.0  # a database that does not take a transaction within this time is away
 _CHUNK = 500  # values in one IN (…): old SQLites take 999 in a statement
 _INDEXED_CHARS = 200_000  # characters of a text that the full-text index covers
@@ -451,6 +453,16 @@ class Ledger:
         if hashlib.sha256(data).hexdigest() != sha256:
             raise ContentLost(f"the content {ref} in the database {self._database.name} is damaged; {REMEDY}")
         return data
+
+    def mark(self) -> LedgerMark | None:
+        """Return how far the database has come; None where a managed server does not tell it."""
+        try:
+            with self._database.connect() as connection:
+                return read_mark(connection)
+        except SinkUnavailable as error:
+            if getattr(getattr(error.__cause__, "orig", None), "sqlstate", None) in NOT_TOLD:
+                return None
+            raise
 
     def ping(self) -> None:
         """Check that the database accepts a transaction now. Raises SinkUnavailable."""

@@ -170,6 +170,10 @@ class Watcher:
                 self._pause(seconds)
         self._report_state("stopped")
 
+    def compare_soon(self) -> None:
+        """Compare the mailbox with the ledger as soon as the connection is free; from any thread."""
+        self._reconcile_schedule.run_soon()
+
     def _session(self) -> None:
         """Use one connection, from login to its planned end."""
         self._report_state("connecting")

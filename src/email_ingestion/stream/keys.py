@@ -26,6 +26,7 @@
                                                           until (Unix seconds): it is not asked twice; expires
     {email_ingestion}:scrub                       hash    position, lost: of the scrub of stored bytes that goes on;
                                                           ended: Unix seconds of the last one
+    {email_ingestion}:ledger                      string  JSON: how far the database had come, how often it went back
     {email_ingestion}:partitions                  string  number of partitions; missing when it is one
 
 The braces make one hash tag of all keys of a partition, so that every script touches a single slot. Partition 0 has
@@ -112,6 +113,11 @@ class Keys:
     def scrub(self) -> str:
         """When all stored bytes were read last."""
         return self.name("scrub")
+
+    @property
+    def ledger(self) -> str:
+        """How far the database had come."""
+        return self.name("ledger")
 
     @property
     def partitions(self) -> str:

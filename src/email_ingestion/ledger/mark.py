@@ -1,0 +1,42 @@
+"""How far the database has come, to find out later that it went back: a failover that lost commits, an old backup."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+# What a server in recovery has replayed; its timeline is in the name of a WAL file only where it writes one.
+_POSTGRESQL = """
+SELECT (pg_control_system()).system_identifier::text,
+  CASE WHEN pg_is_in_recovery() THEN '' ELSE substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END,
+  pg_wal_lsn_diff(
+    CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END, '0/0'
+  )::bigint
+"""
+_SQLITE = "SELECT coalesce(max(rowid), 0) FROM emails"
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerMark:
+    """The position of a database in its own history."""
+
+    system: str  # which database it is; of PostgreSQL its system identifier
+    timeline: str  # of PostgreSQL; another one begins with each failover
+    position: int  # grows with every commit: bytes of WAL, or SQLite's last row id
+
+    def is_ahead_of(self, now: LedgerMark) -> bool:
+        """Whether a database that was here, and is at `now`, may have lost what it had."""
+        if self.system != now.system or now.position < self.position:
+            return True
+        return bool(self.timeline and now.timeline and self.timeline != now.timeline)
+
+
+def read_mark(connection: Connection) -> LedgerMark:
+    """Return the mark of the database. Raises SQLAlchemy's errors, also where a managed server does not tell it."""
+    if connection.dialect.name == "sqlite":
+        return LedgerMark("sqlite", "", int(connection.exec_driver_sql(_SQLITE).scalar_one()))
+    system, timeline, position = connection.exec_driver_sql(_POSTGRESQL).one()
+    return LedgerMark(system, timeline, int(position))
