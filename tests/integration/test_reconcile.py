@@ -54,6 +54,20 @@ def test_every_message_is_accounted_for(filled: World):
     assert (report.duplicate, report.unexpected, report.excluded) == (0, 0, 0)
 
 
+def test_a_ledger_with_far_more_than_the_mailbox_is_read_in_pages(
+    filled: World, sandbox: RunningSandbox, monkeypatch: pytest.MonkeyPatch
+):
+    filled.work()
+    filled.sql("UPDATE emails SET uid = uid + 1000 WHERE uid BETWEEN 3 AND 17")  # deleted on the server since
+    whole = filled.reconcile()
+    assert (whole.delivered, whole.unexpected) == (20, 0)  # found at their new places
+    filled.sql("DELETE FROM places")
+    monkeypatch.setattr("email_ingestion.producer.known_mail.LEDGER_PAGE", 2)
+    assert filled.reconcile() == whole
+    filled.sql("UPDATE emails SET gm_msgid = gm_msgid + 1000, email_id = email_id || '0' WHERE uid > 1000")
+    assert (filled.reconcile().missing, filled.reconcile().unexpected) == (8, 0)
+
+
 def test_mail_above_the_cursor_is_no_gap(filled: World, sandbox: RunningSandbox):
     sandbox.deliver(letter(30))
     report = filled.reconcile(repair=True)
