@@ -82,6 +82,7 @@ CAPACITY_SECONDS = 2.0  # between two looks for new mail while older mail waits 
 IDLE_MARGIN_SECONDS = 10.0
 LEAST_IDLE_SECONDS = 5.0
 LOST_SESSIONS = 2  # in a row, after which a single pass tells the messages over which they end apart (`suspicion`)
+CHECK_SECONDS = 10.0  # at least, between two looks whether the open mailbox is still the one of its name
 SESSION_SPREAD = 0.1  # of a session's length, so that the accounts of a process do not reconnect together
 
 
@@ -274,7 +275,8 @@ class Watcher:
 
     def _check_mailbox(self, connection: ImapMailbox, mailbox: SelectedMailbox) -> None:
         """See now and then whether the open mailbox is still the one of that name: an IDLE does not always tell."""
-        if time.monotonic() - self._checked_mailbox < min(self._intervals.poll, self._longest_idle):
+        interval = max(CHECK_SECONDS, min(self._intervals.poll, self._longest_idle))
+        if time.monotonic() - self._checked_mailbox < interval:
             return
         self._checked_mailbox = time.monotonic()
         if self._imap.run(lambda: connection.is_replaced(mailbox)):
