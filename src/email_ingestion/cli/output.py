@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -66,6 +68,15 @@ def _block(record: Mapping[str, Any]) -> str:
 def report(record: Mapping[str, Any], sentence: str, *, as_json: bool) -> None:
     """Print the result of a command: the record as JSON, or the sentence."""
     typer.echo(json.dumps(record, indent=2) if as_json else sentence)
+
+
+def announce(text: str) -> None:
+    """Print what was done before more is done, which must not depend on somebody who reads it: `start | head -1`."""
+    try:
+        typer.echo(text)
+    except BrokenPipeError:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def printable(value: Any) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
+from email_ingestion.cli.output import announce
 from email_ingestion.errors import ConfigurationError, OperationFailed, RedisConnectionError
 from email_ingestion.fleet import managed_processes, status_table
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, load_settings
@@ -41,10 +42,10 @@ def start(
     started: dict[str, DetachedProcess] = {}
     try:
         if before is not None:
-            sandbox_stack.start_sandbox(typer.echo)
+            sandbox_stack.start_sandbox(announce)
         settings = load_settings()
         _preflight(settings)
-        started = managed_processes.start_all(settings, workers, typer.echo)
+        started = managed_processes.start_all(settings, workers, announce)
         if sandbox:
             sandbox_stack.wait_until_processed(settings, started)
     except managed_processes.ProcessesNotStarted as error:
@@ -57,9 +58,9 @@ def start(
         _stop_sandbox(before)
         raise
     if sandbox:
-        typer.echo(sandbox_stack.summary_screen(settings))
+        announce(sandbox_stack.summary_screen(settings))
     else:
-        typer.echo(status_table.render_table(status_table.system_status(settings)))
+        announce(status_table.render_table(status_table.system_status(settings)))
     return OK
 
 
@@ -85,7 +86,7 @@ def _preflight(settings: Settings) -> None:
 
 def stop() -> int:
     """Drain and stop every process of this machine; exit code 0 when nothing is left running."""
-    return 0 if managed_processes.stop_all(load_settings(), typer.echo) else 2
+    return 0 if managed_processes.stop_all(load_settings(), announce) else 2
 
 
 def status(
