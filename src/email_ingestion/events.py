@@ -475,7 +475,7 @@ class LoopFailed(Event):
 
     loop: str
     error: Exception
-    retry_in: float = 0.0  # seconds until it tries again
+    retry_in: float | None = 0.0  # seconds until it tries again; None: it has ended
 
 
 @dataclass(frozen=True, slots=True)

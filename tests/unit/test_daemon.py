@@ -10,14 +10,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from email_ingestion.app.runner import _announce_dead_threads
 from email_ingestion.daemon import PidFile, StopSignal, Watchdog, notify_systemd, raise_descriptor_limit, running_pid
 from email_ingestion.errors import ConfigurationError, OperationFailed
-from email_ingestion.events import Event, StacksDumped, Stalled
+from email_ingestion.events import Event, LoopFailed, StacksDumped, Stalled
 
 HOLD = """
 import sys
@@ -259,3 +261,15 @@ def test_the_limit_of_open_files_is_raised_as_far_as_allowed_and_never_lowered()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert raised == (65_536 if before[1] == resource.RLIM_INFINITY else min(65_536, before[1]), before[1])
+
+
+def test_a_thread_that_ends_with_an_error_is_announced(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    seen: list[Event] = []
+    _announce_dead_threads(seen.append)
+    thread = threading.Thread(target=lambda: {}["Dear customer"], name="keep-0")
+    thread.start()
+    thread.join()
+    (failure,) = seen
+    assert isinstance(failure, LoopFailed)
+    assert (failure.loop, type(failure.error), failure.retry_in) == ("keep-0", KeyError, None)

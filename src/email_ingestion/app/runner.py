@@ -176,7 +176,7 @@ class ProcessRunner:
             self._start_threads(context, cleanup)
             context.ops.observe(Started(self._settings.origin))
             notify_systemd(notify_socket(), "READY=1")
-            thread = self._start_service(service, context.ops.observe)
+            thread = self._start_service(service)
             self._wait_for_stop()
             return self._shut_down(service, thread, context.ops)
 
@@ -198,6 +198,7 @@ class ProcessRunner:
         self._breakers.subscribe(ops.observe)
         repair_modes((*common_folders(settings).values(), settings.pid_dir))
         configure_logs(identity, settings.log_dir, settings.log_level, settings.log_format, ops.metrics.count_log)
+        _announce_dead_threads(ops.observe)
         output = cleanup.enter_context(
             closing(RawOutput(settings.log_dir, identity.stem, partial(_report_failure, ops.observe, "output")))
         )
@@ -279,7 +280,7 @@ class ProcessRunner:
 
     # -- main loop
 
-    def _start_service(self, service: Service, observe: Observe) -> threading.Thread:
+    def _start_service(self, service: Service) -> threading.Thread:
         """Run the service in a thread of its own: the main thread is for signals."""
 
         def run() -> None:
@@ -287,9 +288,9 @@ class ProcessRunner:
                 self._exit_codes.append(service.run())
             except EmailIngestionError as error:
                 self._errors.append(error)
-            except Exception as error:  # noqa: BLE001 - the process ends, and says why
-                observe(LoopFailed("body", error))
+            except Exception as error:
                 self._errors.append(OperationFailed(f"{describe_unforeseen(error)}, which nobody foresaw; see the log"))
+                raise
             finally:
                 self._stop.request("finished")
 
@@ -318,6 +319,18 @@ class ProcessRunner:
         if self._errors:
             raise self._errors[0]
         return self._exit_codes[0] if self._exit_codes else 1
+
+
+def _announce_dead_threads(observe: Observe) -> None:
+    """Announce an exception that ends a thread, beside its log line: what the thread did, nobody does now."""
+    log = threading.excepthook
+
+    def announce(args: threading.ExceptHookArgs) -> None:
+        log(args)
+        if isinstance(args.exc_value, Exception):
+            observe(LoopFailed(args.thread.name if args.thread else "thread", args.exc_value, retry_in=None))
+
+    threading.excepthook = announce
 
 
 def _report_failure(observe: Observe, loop: str, error: Exception) -> None:

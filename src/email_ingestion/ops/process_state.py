@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -95,7 +96,7 @@ class ProcessState:
             unforeseen,
             before.count + 1,
             before.since,
-            now + event.retry_in + SHOWN_SECONDS[unforeseen],
+            math.inf if event.retry_in is None else now + event.retry_in + SHOWN_SECONDS[unforeseen],
         )
 
     def loop_recovered(self, event: events.LoopRecovered) -> None:

@@ -78,6 +78,13 @@ def test_a_failure_nobody_foresaw_degrades_and_names_class_and_place_but_no_text
     assert producer.after(REDIS_UP, turned) == "ready"
 
 
+def test_a_thread_that_has_ended_is_told_for_ever(producer: Board) -> None:
+    producer.after(*RUNNING, events.LoopFailed("keep-0", unforeseen(), retry_in=None))
+    producer.time.now += 1e6
+    assert producer.after(REDIS_UP, events.LoopTick("watch")) == "degraded"
+    assert "loop keep-0: KeyError" in producer.reasons
+
+
 def test_what_a_loop_waits_for_is_told_until_it_is_back(producer: Board) -> None:
     away = events.LoopFailed("watch:default", errors.SinkUnavailable("the database is away"), retry_in=1.0)
     assert producer.after(*RUNNING, away) == "degraded"
