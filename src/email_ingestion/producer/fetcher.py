@@ -66,6 +66,7 @@ class MessageFetcher:
         self._priority_of = priority_of
         self._observe = observe
         self._failures: dict[int, Exception] = {}
+        self._one_by_one = False  # in what is fetched next
         self._pieces = PieceReader(account, connection, observe)
         self._uploader = BackgroundThread("store")
 
@@ -85,8 +86,14 @@ class MessageFetcher:
         return [found[uid] for uid in sorted(found)]
 
     def prefetch(self, summaries: Sequence[MessageSummary]) -> None:
-        """Have the server prepare what `messages` fetches soon, called with the same summaries. Raises as it does."""
-        if (small := _small(summaries)) and not self._suspicion.any:
+        """Have the server prepare what `messages` fetches soon, called with the same summaries. Raises as it does.
+
+        Nothing is prepared beside messages that are asked for one by one: it must be known which of them ends the
+        conversation.
+        """
+        small = _small(summaries)
+        self._one_by_one = self._one_by_one or bool(self._suspicion.split([each.uid for each in summaries], "body")[1])
+        if small and not self._one_by_one:
             self._connection.prefetch([summary.uid for summary in small], None, self._max_bytes(small))
 
     def messages(self, summaries: Sequence[MessageSummary], uploads: Uploads | None = None) -> Iterator[RawMessage]:
@@ -100,6 +107,7 @@ class MessageFetcher:
     def steps(self, summaries: Sequence[MessageSummary], uploads: Uploads | None = None) -> Iterator[RawMessage | None]:
         """Fetch messages as `messages` does, and yield None now and then while a large one comes."""
         bodies = self._bodies(_small(summaries))
+        self._one_by_one = False
         for summary in summaries:
             if _is_large(summary):
                 yield from self._in_pieces(summary, uploads)

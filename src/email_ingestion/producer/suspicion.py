@@ -18,7 +18,7 @@ from email_ingestion.stream import Quarantine, Suspects
 from email_ingestion.stream.quarantine import FetchStep
 
 DEATHS_TOGETHER = 2  # after so many, messages are asked for one by one
-SUSPECT_SECONDS = 15.0  # of silence: a hanging message must not hold up the others for long
+SUSPECT_SECONDS = 10.0  # of silence, from the second time on: a hanging message must not hold up the others for long
 
 
 class MessageQuarantined(TransientError):
@@ -58,13 +58,6 @@ class Suspicion:
         self._always_singly = always_singly
         self._deaths: dict[FetchStep, dict[int, int]] | None = None
 
-    @property
-    def any(self) -> bool:
-        """Whether a message is to be asked for by itself: then nothing is prefetched, so that it is known which."""
-        return self._always_singly or any(
-            count >= DEATHS_TOGETHER for counts in self._known().values() for count in counts.values()
-        )
-
     def split(self, uids: Sequence[int], step: FetchStep) -> tuple[list[int], list[int]]:
         """Return the UIDs to ask for together, and those to ask for one by one."""
         if self._always_singly:
@@ -87,7 +80,7 @@ class Suspicion:
         """
         others_came = self.others_came(step)
         try:
-            if singly and not self._always_singly:
+            if not self._always_singly and (singly or any(uid in self._known()[step] for uid in uids)):
                 with self._connection.limited_silence(SUSPECT_SECONDS):
                     yield
             else:
