@@ -185,7 +185,7 @@ def _restore(archive: Archive, target: RestoreTarget, settings: Settings, *, for
         lines.append(f"{outcome['messages_brought_back']} messages were missing in the database and are back")
     if outcome["saved"]:
         lines.append(f"what was in Redis before is in {outcome['saved']}")
-    if not all(each.append_only for each in read_server_info(target.link)):
+    if any(each.append_only is False for each in read_server_info(target.link)):
         lines.append(VOLATILE)
     lines.append("now: ./scripts/start.sh, then `email-ingestion reconcile --repair`")
     report({**outcome, **archive.as_dict()}, "\n".join(lines), as_json=as_json)

@@ -19,7 +19,7 @@ from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.settings import load_settings
 from email_ingestion.settings.effective_settings import effective_settings
 
-COLOURS = {"ok": "green", "degraded": "yellow", "failed": "bold red"}
+COLOURS = {"ok": "green", "unknown": "cyan", "degraded": "yellow", "failed": "bold red"}
 
 config = typer.Typer(help="See which setting holds and where it comes from.")
 evidence = typer.Typer(help="Put together what is known of an incident, without mail or secrets.")

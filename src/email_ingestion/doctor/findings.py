@@ -6,13 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Verdict = Literal["ok", "degraded", "failed"]
-SEVERITY: dict[Verdict, int] = {"ok": 0, "degraded": 1, "failed": 2}
+Verdict = Literal["ok", "unknown", "degraded", "failed"]
+SEVERITY: dict[Verdict, int] = {"ok": 0, "unknown": 0, "degraded": 1, "failed": 2}
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One result: `cause` is the observation, `remedy` the next command, empty where nothing is wrong."""
+    """One result; unknown is what could not be looked at and may well be right.
+
+    `cause` is the observation, `remedy` the next command, empty where nothing is wrong.
+    """
 
     check: str
     verdict: Verdict

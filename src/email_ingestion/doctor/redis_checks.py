@@ -22,6 +22,7 @@ from email_ingestion.stream import (
 
 OLDEST = 7
 MEMORY_SHARE = 0.8
+MANAGED = "look at the settings of this instance in the console of whoever runs it"
 STEP_SECONDS = 2.0  # a clock that is off by less is none's business
 JUMP_SECONDS = 60.0
 QUARANTINED_NAMED = 3  # messages of an account; `quarantine list` has all of them
@@ -134,6 +135,8 @@ def _refusal(check: str, error: EmailIngestionError) -> Finding:
 
 
 def _check_version(facts: ServerInfo) -> Finding:
+    if not facts.version:
+        return Finding("redis", "unknown", "Redis does not tell its version", MANAGED)
     message = f"{facts.version}, {facts.dbsize} keys"
     if int(facts.version.removeprefix("valkey ").partition(".")[0]) < OLDEST:
         return Finding("redis", "failed", f"Redis {message} is too old", f"install Redis {OLDEST} or newer")
@@ -162,14 +165,20 @@ def _check_rights(link: RedisLink) -> Findings:
 def _check_durability(facts: ServerInfo) -> Findings:
     """Check that Redis keeps its data: in memory, and over a restart."""
     remedy = _change("maxmemory-policy noeviction")
-    if facts.policy == "noeviction":
+    if facts.policy is None:
+        cause = "Redis does not tell its maxmemory-policy, which must be noeviction"
+        yield Finding("redis eviction", "unknown", cause, MANAGED)
+    elif facts.policy == "noeviction":
         yield Finding("redis eviction", "ok", "noeviction")
     elif facts.policy.startswith("allkeys") and facts.memory_max:
         yield Finding("redis eviction", "failed", f"maxmemory-policy {facts.policy} may throw the queue away", remedy)
     else:
         cause = f"maxmemory-policy is {facts.policy}, so keys may vanish once memory is short"
         yield Finding("redis eviction", "degraded", cause, remedy)
-    if not facts.append_only:
+    if facts.append_only is None:
+        cause = "Redis does not tell whether it keeps an append-only file: without one a restart forgets the queue"
+        yield Finding("redis persistence", "unknown", cause, MANAGED)
+    elif not facts.append_only:
         cause = "Redis has no append-only file: a restart forgets the queue and the dead letters"
         # In the file alone it would cost everything: a Redis that starts with it loads no snapshot.
         remedy = (
@@ -182,7 +191,7 @@ def _check_durability(facts: ServerInfo) -> Findings:
         yield Finding("redis persistence", "failed", cause, "df -h on the machine of Redis; redis-cli INFO persistence")
     else:
         yield Finding("redis persistence", "ok", "append-only file")
-    if facts.memory_max and facts.memory_used > MEMORY_SHARE * facts.memory_max:
+    if facts.memory_max and facts.memory_used and facts.memory_used > MEMORY_SHARE * facts.memory_max:
         share = 100 * facts.memory_used // facts.memory_max
         cause = f"Redis uses {share} % of its maxmemory"
         yield Finding("redis memory", "degraded", cause, "start another worker, or raise maxmemory")

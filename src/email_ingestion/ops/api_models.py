@@ -197,6 +197,13 @@ class ReadyAnswer(_ProcessAnswer):
     checks: list[CheckAnswer]
 
 
+class ClockAnswer(_Answer):
+    """This machine's clock against that of a server: positive when it is before it."""
+
+    server: str
+    offset_seconds: float | None
+
+
 class StatusAnswer(_ProcessAnswer):
     """All that is known of the process; an unknown value is null."""
 
@@ -209,6 +216,7 @@ class StatusAnswer(_ProcessAnswer):
     accounts: list[AccountAnswer]
     statistics: StatisticsAnswer
     peers: list[PeerAnswer]
+    clocks: list[ClockAnswer]
     control: OverridesAnswer
 
 

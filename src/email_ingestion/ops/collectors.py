@@ -45,6 +45,11 @@ _REDIS: tuple[tuple[str, str, Callable[[RedisState], float | None]], ...] = (
         lambda redis: redis.dlq.oldest_timestamp,
     ),
     ("active_workers", "Workers whose heartbeat in Redis is fresh.", lambda redis: redis.active_workers),
+    (
+        "clock_offset_seconds",
+        "Seconds by which this machine's clock is before that of Redis; negative when it is behind.",
+        lambda redis: redis.clock_offset,
+    ),
     ("redis_memory_used_bytes", "Memory Redis uses.", lambda redis: redis.memory_used_bytes),
     ("redis_memory_max_bytes", "Configured maxmemory of Redis, 0 = unlimited.", lambda redis: redis.memory_max_bytes),
 )

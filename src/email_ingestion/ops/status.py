@@ -193,6 +193,7 @@ class Status:
                 "accounts": [status_json.account(it, now) for it in self._state.accounts.values()],
                 "statistics": dict(self._state.statistics),
                 "peers": [status_json.peer(it, now) for it in self._peers],
+                "clocks": status_json.clocks(redis),
                 "control": status_json.overrides(self._overrides),
             }
 

@@ -31,6 +31,7 @@ from email_ingestion.stream import (
 
 LOOP = "collect"
 COLLECT_SECONDS = 1.0
+OFFSET_SECONDS = 10.0  # by which clocks may differ: times are taken from the servers, and shown by our own
 COMMANDS_SECONDS = 10.0  # between two looks whether Redis permits every command that we use
 FAILOVER_SECONDS = 0.25  # while another server may be about to take over
 
@@ -166,6 +167,7 @@ class StatusCollector:
     def _exchange(self, gauges: list[Gauges]) -> None:
         """Read through the breaker, write past it: a full Redis refuses writes and must still be drained."""
         gauges.append(read_gauges(self._link))
+        self._ops.status.set_condition("clock", describe_offset("Redis", gauges[0].clock_offset))
         if self._link.refusal or time.monotonic() - self._link.commands_checked_at > COMMANDS_SECONDS:
             self._link.check_commands()
         self._overrides.apply_shared(self._shared_overrides.read())
@@ -203,6 +205,14 @@ def probe(ops: Ops, dependency: str, call: Callable[[], object]) -> None:
     ops.observe(Probed(dependency, ok=True, seconds=time.monotonic() - started, error=None))
 
 
+def describe_offset(server: str, seconds: float) -> str | None:
+    """Say what is wrong with a clock that differs by `seconds` from that of a server; None where that is little."""
+    if abs(seconds) < OFFSET_SECONDS:
+        return None
+    direction = "before" if seconds > 0 else "behind"
+    return f"this machine's is {abs(seconds):.0f} s {direction} that of {server}; sudo timedatectl set-ntp true"
+
+
 def redis_state(gauges: Gauges, missing: Mapping[str, int], *, announced: bool) -> RedisState:
     """Convert gauges for the status. Where this process cannot announce itself none can: active workers are unknown."""
     workers = sum(process["component"] == "worker" for process in gauges.processes)
@@ -224,6 +234,7 @@ def redis_state(gauges: Gauges, missing: Mapping[str, int], *, announced: bool) 
         memory_used_bytes=gauges.memory_used,
         memory_max_bytes=gauges.memory_max,
         evicted_keys=gauges.evicted,
+        clock_offset=gauges.clock_offset,
         missing_processes={"producer": missing.get("producer", 0), "worker": missing.get("worker", 0)},
         sinks_oldest=oldest,
     )

@@ -149,6 +149,12 @@ def peer(state: Peer, now: float) -> dict[str, Any]:
     }
 
 
+def clocks(redis: RedisState | None) -> list[dict[str, Any]]:
+    """Return `clocks`: the clock of this machine against those of servers."""
+    offset = redis.clock_offset if redis else None
+    return [{"server": "redis", "offset_seconds": None if offset is None else round(offset, 3)}]
+
+
 def overrides(state: OperatorOverrides) -> dict[str, Any]:
     """Return `control`: the overrides of operators that are in force."""
     pause, level = state.active_pause(), state.active_level()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -33,12 +34,13 @@ class Gauges:
     dlq_depth: int
     dlq_oldest: float | None
     dlq_replayed: int  # dead letters ever replayed
-    memory_used: int  # bytes, of the server nearest to its limit
-    memory_max: int  # bytes, 0 = unlimited
-    evicted: int  # keys of all servers, since each started
+    memory_used: int | None  # bytes, of the server nearest to its limit; this and the next two: None where not told
+    memory_max: int | None  # bytes, 0 = unlimited
+    evicted: int | None  # keys of all servers, since each started
     processes: tuple[dict[str, Any], ...]  # presence records
     lost: tuple[dict[str, Any], ...] = ()  # last presence records of processes that ended without stopping orderly
     pending_by_consumer: Mapping[str, int] = field(default_factory=dict)
+    clock_offset: float = 0.0  # seconds by which this machine's clock is before that of the server that differs most
 
 
 def read_gauges(link: RedisLink) -> Gauges:
@@ -60,7 +62,7 @@ def _read(link: RedisLink) -> Gauges:
     pending, deliveries, oldest_pending = zip(*(_pending(link.client, keys) for keys in link.partitions), strict=True)
     by_consumer: Counter[str] = sum(pending, Counter())
     alive, lost = _processes(link)
-    used, maximum, evicted = _memory(link)
+    used, maximum, evicted, clock_offset = _servers(link)
     return Gauges(
         depth=sum(depths),
         pending=by_consumer.total(),
@@ -77,6 +79,7 @@ def _read(link: RedisLink) -> Gauges:
         processes=alive,
         lost=lost,
         pending_by_consumer=by_consumer,
+        clock_offset=clock_offset,
     )
 
 
@@ -84,18 +87,36 @@ def _earliest(entry_ids: Iterable[bytes]) -> float | None:
     return min(map(entry_time, entry_ids), default=None)
 
 
-def _memory(link: RedisLink) -> tuple[int, int, int]:
-    """Return used and maximum bytes of the server nearest to its limit, and the evicted keys of all servers."""
-    used, evicted = [], 0
+def _servers(link: RedisLink) -> tuple[int | None, int | None, int | None, float]:
+    """Return used and maximum bytes of the server nearest to its limit, evicted keys of all, and the clock's offset.
+
+    A managed server may refuse INFO or leave parts out: what it does not tell is None.
+    """
+    used: list[tuple[int, int]] = []
+    evictions: list[int] = []
+    offsets: list[float] = []
     for server in link.masters():
         pipe = server.pipeline(transaction=False)
         pipe.info("memory")
         pipe.info("stats")
-        memory, stats = pipe.execute()
-        used.append((memory["used_memory"], memory["maxmemory"]))
-        evicted += stats["evicted_keys"]
-    nearest = max(used, key=lambda memory: (memory[0] / memory[1] if memory[1] else 0.0, memory[0]))
-    return *nearest, evicted
+        pipe.time()
+        asked = time.time()
+        memory, stats, now = pipe.execute(raise_on_error=False)
+        offsets.append((asked + time.time()) / 2 - _seconds(now))
+        if isinstance(memory, dict) and "used_memory" in memory:
+            used.append((int(memory["used_memory"]), int(memory.get("maxmemory") or 0)))
+        if isinstance(stats, dict) and "evicted_keys" in stats:
+            evictions.append(int(stats["evicted_keys"]))
+    nearest = max(used, key=lambda memory: (memory[0] / memory[1] if memory[1] else 0.0, memory[0]), default=None)
+    offset = max(offsets, key=abs, default=0.0)
+    return *(nearest or (None, None)), sum(evictions) if evictions else None, offset
+
+
+def _seconds(answer: tuple[int, int] | Exception) -> float:
+    if isinstance(answer, Exception):
+        raise answer
+    seconds, microseconds = answer
+    return seconds + microseconds / 1e6
 
 
 def _pending(client: redis.Redis, keys: Keys) -> tuple[Counter[str], int, bytes | None]:

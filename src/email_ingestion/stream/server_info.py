@@ -18,13 +18,13 @@ class ServerInfo:
     """The facts that an operator must know of a Redis before trusting mail to it."""
 
     address: str  # host and port; empty ones behind Sentinel, which names them anew each time
-    version: str
+    version: str  # empty where it does not tell
     dbsize: int  # keys of the database, of all programs
-    append_only: bool
+    append_only: bool | None  # this and the following: None where a managed server does not tell
     append_failed: bool  # it could not write its append-only file lately
-    policy: str  # maxmemory-policy
-    memory_used: int  # bytes
-    memory_max: int  # bytes, 0 = unlimited
+    policy: str | None  # maxmemory-policy
+    memory_used: int | None  # bytes
+    memory_max: int | None  # bytes, 0 = unlimited
     time: float  # Unix seconds, by its clock
 
 
@@ -60,17 +60,21 @@ def _server_info(server: redis.Redis) -> ServerInfo:
         pipe.info(section)
     pipe.dbsize()
     pipe.time()
-    info, persistence, memory, dbsize, (seconds, microseconds) = pipe.execute()
+    *sections, dbsize, now = pipe.execute(raise_on_error=False)
+    if isinstance(now, Exception):
+        raise now
+    info, persistence, memory = (each if isinstance(each, dict) else {} for each in sections)
+    seconds, microseconds = now
     valkey: Any = info.get("valkey_version")
     connection = server.get_connection_kwargs()
     return ServerInfo(
         address=f"{connection.get('host', '')}:{connection.get('port', '')}",
-        version=f"valkey {valkey}" if valkey else str(info["redis_version"]),
-        dbsize=int(dbsize),
-        append_only=bool(persistence["aof_enabled"]),
+        version=f"valkey {valkey}" if valkey else str(info.get("redis_version", "")),
+        dbsize=0 if isinstance(dbsize, Exception) else int(dbsize),
+        append_only=bool(persistence["aof_enabled"]) if "aof_enabled" in persistence else None,
         append_failed=persistence.get("aof_last_write_status") == "err",
-        policy=str(memory["maxmemory_policy"]),
-        memory_used=int(memory["used_memory"]),
-        memory_max=int(memory["maxmemory"]),
+        policy=str(memory["maxmemory_policy"]) if "maxmemory_policy" in memory else None,
+        memory_used=int(memory["used_memory"]) if "used_memory" in memory else None,
+        memory_max=int(memory["maxmemory"]) if "maxmemory" in memory else None,
         time=seconds + microseconds / 1e6,
     )

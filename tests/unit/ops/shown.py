@@ -29,7 +29,14 @@ PRODUCER_NAMES = Names(
     folders={"data": Path()},
 )
 READING = RedisState(
-    StreamState(7, 3, 4, 1000.0, 2, 1001.0), DlqState(1, 900.0, 5), 2, 1_000_000, 0, 0, {"producer": 0, "worker": 1}
+    StreamState(7, 3, 4, 1000.0, 2, 1001.0),
+    DlqState(1, 900.0, 5),
+    2,
+    1_000_000,
+    0,
+    0,
+    {"producer": 0, "worker": 1},
+    clock_offset=0.2,
 )
 
 
