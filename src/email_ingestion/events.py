@@ -318,6 +318,13 @@ class Delivered(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class OutdatedRecordsCounted(Event):
+    """So many records in the database are an older parser's; None when it could not be asked."""
+
+    count: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class SyntheticHandled(Event):
     """Synthetic messages took the whole way of mail, or failed to; nothing of them is kept."""
 

@@ -10,7 +10,9 @@ from email_ingestion.app.runner import ProcessContext, ProcessRunner, common_fol
 from email_ingestion.background import PeriodicThread
 from email_ingestion.blobs import open_blobs
 from email_ingestion.errors import SinkFailed, SinkUnavailable, TransientError
-from email_ingestion.events import LoopFailed, LoopTick
+from email_ingestion.events import LoopFailed, LoopTick, OutdatedRecordsCounted
+from email_ingestion.ledger.record_updates import RecordChoice
+from email_ingestion.ledger.store import Ledger
 from email_ingestion.ops.status_collector import probe
 from email_ingestion.ops.status_records import Names
 from email_ingestion.parsing.isolated import IsolatedParser
@@ -29,6 +31,8 @@ DATABASE = "database"
 PROBE = "probe"
 PROBE_SECONDS = 10.0
 OPEN_SECONDS = 2.0  # between two attempts to open a sink that is away
+OUTDATED = "outdated"
+OUTDATED_SECONDS = 60.0  # between two counts of the records that an older parser made
 DRAIN_SECONDS = 0.1  # between two checks whether a draining worker's sinks have everything
 LOOP_SILENCE = 120.0
 
@@ -63,6 +67,9 @@ class WorkerService:
         self._probe = PeriodicThread(
             PROBE, PROBE_SECONDS, self._ping_sinks, immediate=True, on_error=self._probe_failed
         )
+        self._outdated = PeriodicThread(
+            OUTDATED, OUTDATED_SECONDS, self._count_outdated, immediate=True, on_error=self._count_failed
+        )
         self._router = Router(context.settings.routes, context.settings.sinks[1:])
         self._dispatchers: list[SinkDispatcher] = []
         self._sinks: dict[str, Sink] = {}
@@ -85,6 +92,7 @@ class WorkerService:
         if self._closing.is_set():
             return 0
         self._probe.start()
+        self._outdated.start()
         for dispatcher in self._dispatchers:
             dispatcher.start()
         if self._drain:
@@ -118,6 +126,7 @@ class WorkerService:
         """End the loop after the batch in progress."""
         self._closing.set()
         self._probe.close()
+        self._outdated.close()
         if self._worker:
             self._worker.stop()
 
@@ -182,13 +191,11 @@ class WorkerService:
 
     def _dispatcher(self, name: str) -> SinkDispatcher:
         context = self._context
-        database = self._sinks[DATABASE]
-        assert isinstance(database, DatabaseSink)  # noqa: S101 - the name is ours
         return SinkDispatcher(
             name,
             self._sinks[name],
             self._breakers[name],
-            ledger=database.ledger,
+            ledger=self._ledger(),
             blobs=self._blobs,
             dead_letters=DeadLetterQueue(context.link),
             paused=lambda: context.overrides.active_pause() or context.overrides.is_at_or_below("MINIMAL"),
@@ -199,6 +206,22 @@ class WorkerService:
             instance=context.identity.instance,
             observe=context.ops.observe,
         )
+
+    def _count_outdated(self) -> None:
+        """Count what `reparse` would look at."""
+        count = None
+        with suppress(TransientError):
+            count = self._ledger().records.count(RecordChoice())
+        self._context.ops.observe(OutdatedRecordsCounted(count))
+
+    def _count_failed(self, error: Exception) -> None:
+        self._context.ops.observe(OutdatedRecordsCounted(None))
+        self._context.ops.observe(LoopFailed(OUTDATED, error, OUTDATED_SECONDS))
+
+    def _ledger(self) -> Ledger:
+        database = self._sinks[DATABASE]
+        assert isinstance(database, DatabaseSink)  # noqa: S101 - the name is ours
+        return database.ledger
 
     def _ping_sinks(self) -> None:
         """Ping the sinks, so that an idle worker knows whether they work."""

@@ -28,6 +28,10 @@ COMMANDS = {
     "search": ("delivered_mail:search", "Find delivered mail, newest first."),
     "export": ("delivered_mail:export", "Write a delivered message to standard output or a file."),
     "parse": ("parse:parse", "Show the record of messages on disk: fields, text, attachments and defects."),
+    "reparse": (
+        "reparse:reparse",
+        "Parse stored mail again where an older parser made its record, and replace the record.",
+    ),
     "blobs": ("storage:blobs", "Look after large messages and attachments."),
     "database": ("storage:database", "Look after the database."),
     "breaker": ("breakers:breaker", "See the circuit breakers of the running processes."),
@@ -80,7 +84,7 @@ GROUPS = {
     "Get more mail in": ("import", "backfill", "reconcile"),
     "Mend what is stuck": ("dlq", "quarantine", "pending", "consumers", "revoke"),
     "Slow down, hold": ("pause", "resume", "degrade", "priority", "breaker", "log-level"),
-    "Look after data": ("database", "blobs", "drain", "refill"),
+    "Look after data": ("database", "reparse", "blobs", "drain", "refill"),
     "Try and practise": ("loadtest", "gameday", "alert"),
 }
 MORE = "More"

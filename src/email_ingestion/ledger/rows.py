@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import zstandard
+from sqlalchemy import Engine
 
 from email_ingestion.blobs import reference
 from email_ingestion.ledger.model import Content, StoredEmail
@@ -32,12 +33,13 @@ class PreparedBatch:
         first = {stored.email.email_id: stored for stored in reversed(batch)}
         ordered = [first[email_id] for email_id in sorted(first)]
         now = datetime.now(UTC)
-        rows = [_email_row(stored, now) for stored in ordered]
-        packed = {stored.email.email_id: _content_rows(stored.contents) for stored in ordered}
+        rows = [email_row(stored, now) for stored in ordered]
+        packed = {stored.email.email_id: content_rows(stored.contents) for stored in ordered}
         return PreparedBatch(ordered, rows, packed, now)
 
 
-def _email_row(stored: StoredEmail, now: datetime) -> dict[str, Any]:
+def email_row(stored: StoredEmail, now: datetime) -> dict[str, Any]:
+    """Return the row of `emails`."""
     email, envelope = stored.email, stored.email.envelope
     return {
         "email_id": email.email_id,
@@ -91,9 +93,19 @@ def attachment_rows(email: Email) -> list[dict[str, Any]]:
     ]
 
 
-def _content_rows(contents: Iterable[Content]) -> list[dict[str, Any]]:
+def content_rows(contents: Iterable[Content]) -> list[dict[str, Any]]:
+    """Return one row for each content, compressed."""
     compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL)  # one for each call: threads cannot share it
     return [
         {"sha256": content.sha256, "size": len(content.data), "data": compressor.compress(content.data)}
         for content in contents
     ]
+
+
+def insert_of(engine: Engine) -> Any:
+    """Return the dialect's `insert`, which supports ON CONFLICT; only the needed dialect is loaded."""
+    if engine.dialect.name == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert  # noqa: PLC0415
+    else:
+        from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment]  # noqa: PLC0415
+    return insert

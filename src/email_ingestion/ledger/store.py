@@ -33,7 +33,8 @@ from email_ingestion.ledger.mark import LedgerMark, read_mark
 from email_ingestion.ledger.migrate import migrate
 from email_ingestion.ledger.model import DeliveredName, Location, RecordedMessage, StoredEmail, StoredFacts
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, Outbox, envelope_of
-from email_ingestion.ledger.rows import PreparedBatch, attachment_rows
+from email_ingestion.ledger.record_updates import RecordUpdates
+from email_ingestion.ledger.rows import PreparedBatch, attachment_rows, insert_of
 from email_ingestion.ledger.search import Hit, Term, parse, postgresql_condition, snippet, sqlite_condition
 from email_ingestion.ledger.search_filter import SearchFilter, add_fold
 from email_ingestion.ledger.stored_contents import StoredContents
@@ -62,15 +63,6 @@ def open_ledger(url: str) -> Ledger:
     return Ledger(engine)
 
 
-def _insert_of(engine: Engine) -> Any:
-    """Return the dialect's `insert`, which supports ON CONFLICT; only the needed dialect is loaded."""
-    if engine.dialect.name == "sqlite":
-        from sqlalchemy.dialects.sqlite import insert  # noqa: PLC0415
-    else:
-        from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment]  # noqa: PLC0415
-    return insert
-
-
 def content_of(ref: str, ledger: Ledger, blobs: BlobStore) -> bytes:
     """Return the bytes under `ref` from the database or the blob store. Raises the errors of `BlobStore.get`."""
     content = ledger.content(ref)
@@ -82,8 +74,9 @@ class Ledger:
 
     def __init__(self, engine: Engine) -> None:
         self._database = Database(engine)
-        self._insert = _insert_of(engine)
+        self._insert = insert_of(engine)
         self.outbox = Outbox(self._database)
+        self.records = RecordUpdates(self._database)
         self.contents = StoredContents(self._database)
 
     def record(self, batch: Sequence[StoredEmail]) -> set[str]:

@@ -62,8 +62,8 @@ class MetricFactory:
             found.labels(*values)
         return found
 
-    def optional_gauge(self, name: str, documentation: str) -> Callable[[float], None]:
-        """Declare an unlabelled gauge that is absent until it is set; return the function that sets it."""
+    def optional_gauge(self, name: str, documentation: str) -> Callable[[float | None], None]:
+        """Declare an unlabelled gauge that is absent until it is set, and while it is None; return what sets it."""
         gauge = _OptionalGauge(f"{PREFIX}_{name}", documentation)
         self.registry.register(gauge)
         return gauge.set
@@ -77,7 +77,7 @@ class _OptionalGauge(Collector):
         self._documentation = documentation
         self._value: float | None = None
 
-    def set(self, value: float) -> None:
+    def set(self, value: float | None) -> None:
         self._value = value
 
     def collect(self) -> Iterator[GaugeMetricFamily]:

@@ -43,6 +43,9 @@ class WorkerMetrics:
             "Messages of load tests and canaries that came to their end; nothing of them is kept.",
             result=("delivered", "failed"),
         )
+        self._set_outdated = factory.optional_gauge(
+            "reparse_pending_messages", "Delivered messages whose record an older parser made, for `reparse`."
+        )
         self._declare_latencies(factory)
 
     def reactions(self) -> dict[type[Event], Callable[[Any], None]]:
@@ -55,6 +58,7 @@ class WorkerMetrics:
             events.SinkDelivered: self._sink_delivered,
             events.SinkBacklog: self._set_backlog,
             events.SyntheticHandled: self._count_synthetic,
+            events.OutdatedRecordsCounted: lambda event: self._set_outdated(event.count),
         }
 
     def _declare_latencies(self, factory: MetricFactory) -> None:

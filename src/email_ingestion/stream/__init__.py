@@ -13,6 +13,7 @@ from email_ingestion.stream.entry_scan import EntryScanner
 from email_ingestion.stream.gauges import (
     Gauges,
     announce_presence,
+    count_waiting,
     forget_process,
     read_gauges,
     read_presences,
@@ -59,6 +60,7 @@ __all__ = [
     "check_reachable",
     "check_writable",
     "connect",
+    "count_waiting",
     "forget_process",
     "open_link",
     "quarantined_mailboxes",

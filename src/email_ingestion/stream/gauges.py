@@ -83,6 +83,23 @@ def _read(link: RedisLink) -> Gauges:
     )
 
 
+def count_waiting(link: RedisLink) -> int:
+    """Count the messages in the stream that no worker has read yet; raises like `RedisLink.call`."""
+    return link.call(lambda: sum(_waiting(link.client, keys) for keys in link.partitions))
+
+
+def _waiting(client: redis.Redis, keys: Keys) -> int:
+    depth: int = client.xlen(keys.stream)
+    if not depth:
+        return 0
+    try:
+        return max(0, depth - int(client.xpending(keys.stream, GROUP)["pending"]))
+    except ResponseError as error:
+        if is_group_missing(error):
+            return depth
+        raise
+
+
 def _earliest(entry_ids: Iterable[bytes]) -> float | None:
     return min(map(entry_time, entry_ids), default=None)
 
