@@ -318,6 +318,13 @@ class Delivered(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class SlowMessageFound(Event):
+    """A message takes long to parse; it goes on in the slow lane, beside the flow."""
+
+    email_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class OutdatedRecordsCounted(Event):
     """So many records in the database are an older parser's; None when it could not be asked."""
 

@@ -34,11 +34,11 @@ class Watched(IsolatedParser):
         self.given = 0
         self.second = threading.Event()
 
-    def parse(self, batch):
+    def parse_within(self, seconds, batch):
         self.given += 1
         if self.given == 2:
             self.second.set()
-        return super().parse(batch)
+        return super().parse_within(seconds, batch)
 
 
 class Shelf:

@@ -43,6 +43,9 @@ class WorkerMetrics:
             "Messages of load tests and canaries that came to their end; nothing of them is kept.",
             result=("delivered", "failed"),
         )
+        self._slow = factory.counter(
+            "slow_messages_total", "Messages that take long to parse and went on in the slow lane, beside the flow."
+        )
         self._set_outdated = factory.optional_gauge(
             "reparse_pending_messages", "Delivered messages whose record an older parser made, for `reparse`."
         )
@@ -58,6 +61,7 @@ class WorkerMetrics:
             events.SinkDelivered: self._sink_delivered,
             events.SinkBacklog: self._set_backlog,
             events.SyntheticHandled: self._count_synthetic,
+            events.SlowMessageFound: lambda _event: self._slow.inc(),
             events.OutdatedRecordsCounted: lambda event: self._set_outdated(event.count),
         }
 

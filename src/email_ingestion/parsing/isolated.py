@@ -38,6 +38,10 @@ PROBE = Envelope(
 class IsolatedParser:
     """Parses batches in a child process; `timeout` is the maximum time of a batch, in seconds."""
 
+    def twin(self) -> IsolatedParser:
+        """Return another one with a process of its own."""
+        return IsolatedParser(self._timeout)
+
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
         self._child = ChildProcess("email_ingestion.parsing.parser_process")
@@ -49,26 +53,34 @@ class IsolatedParser:
         Raises ParserDied when a message ended the parser process or took too long, ParserUnavailable when no message
         is at fault.
         """
+        return [email for email in self.parse_within(0.0, batch) if email]
+
+    def parse_within(self, seconds: float, batch: list[tuple[Envelope, bytes]]) -> list[Email | None]:
+        """Do the same, with None for each message that takes longer than `seconds`; with 0 none does.
+
+        Raises ParserDied when a message ended the parser process or took too long, ParserUnavailable when no message
+        is at fault.
+        """
         if sys.platform == "win32":  # no socket can be handed to a child there
             return [parse(*batch.pop(0)) for _ in range(len(batch))]
         self._interrupted = False
         if len(batch) != 1:
-            return self._parse(batch)
+            return self._parse(batch, seconds)
         alone = list(batch)
         try:
-            return self._parse(batch)
+            return self._parse(batch, seconds)
         except ParserDied as error:
             if self._interrupted:
                 raise
             self.check()
             if error.exit_code != -signal.SIGKILL:
                 raise
-        return self._parse(alone)
+        return self._parse(alone, seconds)
 
     def check(self) -> None:
         """Return when the parser parses an empty message. Raises ParserUnavailable."""
         try:
-            self._parse([(PROBE, b"\r\n")])
+            self._parse([(PROBE, b"\r\n")], 0.0)
         except ParserDied as error:
             raise ParserUnavailable(f"{error}, over an empty message: {_ADVICE}") from error
 
@@ -82,10 +94,10 @@ class IsolatedParser:
         """End the process and return its exit code, negative for a signal; None when none was running."""
         return self._child.close()
 
-    def _parse(self, batch: list[tuple[Envelope, bytes]]) -> list[Email]:
+    def _parse(self, batch: list[tuple[Envelope, bytes]], seconds: float) -> list[Email | None]:
         self._start()
         try:
-            records: list[Email] = self._child.ask(batch, self._timeout, batch.clear)
+            records: list[Email | None] = self._child.ask((seconds, batch), self._timeout, batch.clear)
         except TimeoutError as error:
             self.close()
             raise ParserDied(f"parsing took longer than {self._timeout:.0f} s") from error
@@ -99,7 +111,7 @@ class IsolatedParser:
         if self._child.is_running():
             return
         try:
-            self._child.start([], START_SECONDS)
+            self._child.start((0.0, []), START_SECONDS)
         except (OSError, EOFError) as error:
             code = self.close()
             why = str(error) if code is None else f"it ended with {code}"

@@ -13,7 +13,9 @@ from email_ingestion.parsing.encoded_words import decode_words
 from email_ingestion.parsing.headers import one_line, without_comments
 
 # An unquoted value runs to the semicolon, because people write file names with spaces; possessive, hence linear.
-_PARAMETER: Final = re.compile(r"[;,\s]\s*+([^\s=;,\"]++)\s*+=\s*+(\"(?:[^\"\\]|\\.)*+\"?|[^;]*+)", re.DOTALL)
+_PARAMETER: Final = re.compile(
+    r"(?:[;,]|(?<!\s)\s)\s*+([^\s=;,\"]++)\s*+=\s*+(\"(?:[^\"\\]|\\.)*+\"?|[^;]*+)", re.DOTALL
+)
 _VALUE: Final = re.compile(r"[^\s;,]*")
 # Behind the value of one of these that is not in quotes, a parameter may follow without its semicolon.
 _ONE_WORD: Final = frozenset({"charset", "format", "delsp", "boundary"})

@@ -6,17 +6,25 @@ It ends when its worker does. A message that crashes it or exhausts its memory h
 from __future__ import annotations
 
 import signal
+import sys
 
 import email_ingestion.parsing.record  # noqa: F401 - now, and not in the time of the first message
 from email_ingestion.child_process import connect_to_parent, receive, send
 from email_ingestion.parsing import parse
+from email_ingestion.records import Email, Envelope
 
 try:
     import resource
 except ImportError:  # Windows, where the parser runs inside the worker
     resource = None  # type: ignore[assignment]
 
-ADDRESS_SPACE = 4 * 1024**3  # bytes; above them a hostile message gets a MemoryError
+ADDRESS_SPACE = 4 * 1024**3  # bytes, for libraries are mapped too
+DATA = 500 * 1024**2  # bytes of memory; above them a hostile message gets a MemoryError
+LARGE_MESSAGE = 10  # times the size of its batch, for one that is large by itself
+
+
+class _TooSlow(BaseException):
+    """The time of a message is over; no `except Exception` of a parser keeps it."""
 
 
 def main() -> None:
@@ -25,15 +33,41 @@ def main() -> None:
     for name in (signal.SIGINT, signal.SIGTERM, hangup):  # Ctrl-C reaches the whole group: the worker decides
         signal.signal(name, signal.SIG_IGN)
     if resource:
+        signal.signal(signal.SIGALRM, _time_is_over)
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold somebody's mail
     with connect_to_parent() as worker:
         while True:
             try:
-                batch = receive(worker)
+                seconds, batch = receive(worker)
             except (EOFError, OSError):
                 return
-            send(worker, [parse(envelope, raw) for envelope, raw in batch])
+            _limit_memory(batch)
+            send(worker, [_parse_within(seconds, envelope, raw) for envelope, raw in batch])
+
+
+def _limit_memory(batch: list[tuple[Envelope, bytes]]) -> None:
+    if resource and sys.platform == "linux":
+        size = sum(len(raw) for _, raw in batch)
+        resource.setrlimit(resource.RLIMIT_DATA, (max(DATA, LARGE_MESSAGE * size), ADDRESS_SPACE))
+
+
+def _parse_within(seconds: float, envelope: Envelope, raw: bytes) -> Email | None:
+    """Parse one message; None when it takes longer than `seconds`, which 0 does not limit."""
+    if not seconds:
+        return parse(envelope, raw)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            return parse(envelope, raw)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except _TooSlow:
+        return None
+
+
+def _time_is_over(_signal: int, _frame: object) -> None:
+    raise _TooSlow
 
 
 if __name__ == "__main__":

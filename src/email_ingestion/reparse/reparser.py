@@ -23,13 +23,14 @@ from email_ingestion.ledger.model import Content, StoredEmail
 from email_ingestion.ledger.record_updates import RecordChoice, StoredRecord
 from email_ingestion.ledger.store import Ledger
 from email_ingestion.parsing.isolated import IsolatedParser
-from email_ingestion.records import Email, Envelope
+from email_ingestion.records import Email, Envelope, ServerDefect
 from email_ingestion.routing import Router
 
 PART_MESSAGES = 100
 PART_BYTES = 8 * 1024 * 1024  # of raw messages in one part, or a single larger one
 CHOSEN = 20_000  # identities read at once
 PARTS_PER_PARSER = 2  # the next one is there when it has done one
+SERVER_DEFECTS = frozenset(one.value for one in ServerDefect)  # which no parser finds
 EXAMPLES = 3  # messages named for each field
 
 
@@ -177,7 +178,8 @@ class Reparser:
     def _judge(self, stored: StoredRecord, email: Email | str) -> _Outcome:
         if isinstance(email, str):
             return _Outcome(stored.envelope.email_id, reason=email)
-        routed = self._router.decide(email).email
+        of_server = tuple(code for code in stored.parsed["defects"] if code in SERVER_DEFECTS)
+        routed = self._router.decide(replace(email, defects=of_server + email.defects) if of_server else email).email
         fresh = StoredEmail(routed, stored.raw_ref)
         fields = stored.changes(fresh)
         if "attachments" not in fields:

@@ -6,8 +6,8 @@ due first (a suspect alone), then urgent, then new ─▶ parse ─▶ database 
                                             pending ◀── may work later: back-off
                     given back, no attempt spent ◀── the database or Redis is away
 
-Messages of a priority below the least wanted one wait in the stream. Further sinks get their messages from the
-database: `sink_dispatcher`.
+A message that takes long to parse goes on in `slow_lane`, beside the flow. Messages of a priority below the least
+wanted one wait in the stream. Further sinks get their messages from the database: `sink_dispatcher`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ HEARTBEAT_LOOP = "beat"
 CLAIM_SECONDS = 0.5  # between searches of the pending list while new mail flows
 ORPHAN_SECONDS = 60.0  # between searches for entries that were never delivered to a consumer
 PAUSED_SECONDS = 0.2  # how soon a paused worker notices that it may go on
+SLOW_SECONDS = 0.1  # between two looks for mail while nothing but the slow lane has work
 DATABASE_SECONDS = 2.0  # longest pause after a failure; the database has a breaker that spares it
 REDIS_SECONDS = 0.5  # so has Redis; after a failover the new master should not be waited for
 READ_BYTES = 2 * 1024 * 1024  # of the stream in one read, about: estimated from the previous read
@@ -85,7 +86,7 @@ class Worker:
     def unregister(self) -> None:
         """Give back the entries in flight and remove the consumer from the group."""
         with suppress(TransientError):
-            self._consumer.release(list(self._in_flight))
+            self._consumer.release([*self._in_flight, *self._processor.slow_entries])
             self._consumer.unregister()
 
     def _work(self, finished: Callable[[], bool]) -> None:
@@ -102,6 +103,7 @@ class Worker:
             except Exception as error:  # noqa: BLE001 - the boundary: whatever it is, the loop goes on and reports it
                 self._wait(error)
         try:
+            self._processor.leave_slow_lane()
             self._clear()
         except Exception as error:  # noqa: BLE001 - as above
             self._wait(error)
@@ -109,6 +111,7 @@ class Worker:
     def _run_once(self) -> None:
         if self._paused():
             self._clear()
+            self._processor.leave_slow_lane()
             self.is_paused = True
             self._stop.wait(PAUSED_SECONDS)
             return
@@ -117,6 +120,7 @@ class Worker:
             self._give_back()
             self._stop.wait(min(1.0, self._processor.retry_after()))
             return
+        self._processor.attend_slow_lane()
         if not self._parts and self._process_due():
             return
         part = self._next_part()
@@ -142,6 +146,8 @@ class Worker:
             return False
         was_parsing = self._parsing is not None
         self._clear()
+        if slow := self._processor.slow_entries:
+            self._consumer.extend(slow)  # else they are due like any entry of ours that is not in flight
         due = self._consumer.claim_due(self._batch, self._min_priority())
         if not due:
             self._claimed_at = now
@@ -210,7 +216,10 @@ class Worker:
         if min_priority > NORMAL_PRIORITY:
             self._stop.wait(PAUSED_SECONDS if idle else 0)
             return []
-        new = self._consumer.read_new(self._read_limit, block=idle)
+        slow = bool(self._processor.slow_entries)  # it is settled as soon as it is parsed, or revoked
+        new = self._consumer.read_new(self._read_limit, block=idle and not slow)
+        if idle and slow and not new:
+            self._stop.wait(SLOW_SECONDS)
         min_priority = self._min_priority()  # an override may have come while the read waited
         too_low = [delivery for delivery in new if delivery.message and delivery.message.priority < min_priority]
         self._consumer.release([delivery.id for delivery in too_low])
@@ -226,7 +235,7 @@ class Worker:
     def _heartbeat(self) -> None:
         """Extend the entries in flight three times a lease, so that no other worker claims them."""
         while not self._stop.wait(self._lease / 3):
-            ids = self._in_flight
+            ids = {*self._in_flight, *self._processor.slow_entries}
             if ids:
                 try:
                     self._consumer.extend(ids)

@@ -1,5 +1,6 @@
 """From a batch of the stream to the database: parse, record and ack it; message by message where the batch fails.
 
+A message that takes long to parse leaves its batch and goes on in the slow lane; it is settled like a batch of one.
 A message ends in one of four ways: recorded and acked, dead-lettered, pending for another attempt, or given back
 without an attempt spent because the database, the blob store, Redis or the parser's process is away.
 """
@@ -37,6 +38,7 @@ from email_ingestion.events import (
     Observe,
     OwnershipLost,
     SinkDelivered,
+    SlowMessageFound,
     SyntheticHandled,
 )
 from email_ingestion.ledger.model import LedgerWrite
@@ -47,6 +49,7 @@ from email_ingestion.sinks import Sink, ping_sink
 from email_ingestion.stream import Consumer, Delivery, Receipt, SyntheticMessages
 from email_ingestion.stream.codec import UnknownVersion
 from email_ingestion.stream.dead_letters import Reason, dead_letter_fields
+from email_ingestion.worker.slow_lane import BUDGET_SECONDS, SlowLane
 
 T = TypeVar("T")
 
@@ -57,7 +60,7 @@ class InProgress:
 
     batch: Sequence[Delivery]
     readable: Sequence[tuple[Delivery, RawMessage]]
-    emails: Future[list[Email | EmailIngestionError]]
+    emails: Future[list[Email | EmailIngestionError | None]]  # None: it took too long, and goes into the slow lane
     started: float
 
 
@@ -97,6 +100,7 @@ class BatchProcessor:
         self._instance = instance
         self._observe = observe
         self._parse_thread = BackgroundThread("parse")
+        self._slow_lane = SlowLane(parser.twin(), self._parse_slowly)
         self._parser_away = False
         self._in_progress: tuple[Delivery, ...] = ()
         self._unsettled: set[str] = set()  # entries in progress that were neither acked nor dead-lettered nor deferred
@@ -111,8 +115,26 @@ class BatchProcessor:
         if all(delivery.email_id != email_id for delivery in self._in_progress):
             return False
         self._revoked.add(email_id)
-        self._parser.interrupt()
+        if not self._slow_lane.interrupt(email_id):
+            self._parser.interrupt()
         return True
+
+    @property
+    def slow_entries(self) -> frozenset[str]:
+        """The entries in the slow lane, whose lease must be extended; thread-safe."""
+        return self._slow_lane.entry_ids
+
+    def attend_slow_lane(self) -> None:
+        """Settle the message that the slow lane has parsed, if there is one. Raises like `finish`."""
+        if done := self._slow_lane.take_parsed():
+            self.finish(InProgress([done.delivery], [(done.delivery, done.message)], done.parsed, time.monotonic()))
+
+    def leave_slow_lane(self) -> None:
+        """Leave what is in the slow lane to a later attempt, by whichever worker."""
+        if left := self._slow_lane.leave():
+            with suppress(TransientError):
+                self._consumer.release([delivery.id for delivery in left])
+            self._forget(left)
 
     def ready(self) -> bool:
         """Whether the database takes mail. Raises ParserUnavailable as long as the parser parses nothing."""
@@ -161,15 +183,17 @@ class BatchProcessor:
 
     def _give_back_unsettled(self, batch: Sequence[Delivery]) -> None:
         """Take attempts back; where Redis does not do it now, the consumer remembers that they were none."""
-        ids = [delivery.id for delivery in batch if delivery.id in self._unsettled]
+        slow = self._slow_lane.entry_ids
+        ids = [delivery.id for delivery in batch if delivery.id in self._unsettled and delivery.id not in slow]
         if ids:
             with suppress(TransientError):
                 self._consumer.extend(ids, give_back=True)
 
     def _forget(self, batch: Sequence[Delivery]) -> None:
-        ids = {delivery.id for delivery in batch}
+        ended = [delivery for delivery in batch if delivery.id not in self._slow_lane.entry_ids]
+        ids = {delivery.id for delivery in ended}
         self._unsettled -= ids
-        self._revoked -= {delivery.email_id for delivery in batch}
+        self._revoked -= {delivery.email_id for delivery in ended}
         self._in_progress = tuple(delivery for delivery in self._in_progress if delivery.id not in ids)
 
     def _parse_later(
@@ -184,16 +208,24 @@ class BatchProcessor:
         except RuntimeError as error:
             raise ParserUnavailable(f"no thread can be started: {error}; look for a limit of processes") from error
 
-    def _parse(self, messages: Sequence[RawMessage]) -> list[Email | EmailIngestionError]:
-        """Return an email for each message, or the error of one whose bytes are missing; in the parse thread."""
+    def _parse(self, messages: Sequence[RawMessage]) -> list[Email | EmailIngestionError | None]:
+        """Return an email for each message, the error of one whose bytes are missing, None for one that takes long.
+
+        For the parse thread.
+        """
         found: list[bytes | EmailIngestionError] = [self._bytes_of(message) for message in messages]
         inputs = [
             (message.envelope, raw) for message, raw in zip(messages, found, strict=True) if isinstance(raw, bytes)
         ]
         errors = [raw if isinstance(raw, EmailIngestionError) else None for raw in found]
         del found
-        emails = iter(self._parser.parse(inputs) if inputs else ())
+        emails = iter(self._parser.parse_within(BUDGET_SECONDS, inputs) if inputs else ())
         return [error or next(emails) for error in errors]
+
+    def _parse_slowly(self, message: RawMessage, parser: IsolatedParser) -> list[Email | EmailIngestionError | None]:
+        """Do the same for one message, however long it takes; for the thread of the slow lane."""
+        raw = self._bytes_of(message)
+        return [raw] if isinstance(raw, EmailIngestionError) else [*parser.parse([(message.envelope, raw)])]
 
     def _bytes_of(self, message: RawMessage) -> bytes | EmailIngestionError:
         if message.raw is not None:
@@ -259,6 +291,8 @@ class BatchProcessor:
                 continue
             if isinstance(email, EmailIngestionError):
                 self._fail(delivery, email)
+            elif email is None:
+                self._move_into_slow_lane(delivery, message)
             else:
                 whole = replace(email, defects=message.defects + email.defects) if message.defects else email
                 writes.append((delivery, _ledger_write(message, self._router.decide(whole))))
@@ -270,6 +304,13 @@ class BatchProcessor:
             return []
         left = [item for item in work.readable if not self._dead_letter_revoked(item[0])]
         return [write for item in left for write in self._parsed(self._parse_later([item[0]], [item], work.started))]
+
+    def _move_into_slow_lane(self, delivery: Delivery, message: RawMessage) -> None:
+        if self._slow_lane.add(delivery, message):
+            self._observe(SlowMessageFound(delivery.email_id))
+        else:  # it comes again when its lease is over
+            self._consumer.extend([delivery.id], give_back=True)
+            self._unsettled.discard(delivery.id)
 
     def _dead_letter_revoked(self, delivery: Delivery) -> bool:
         """Whether an operator revoked the message; if so, dead-letter it."""

@@ -84,6 +84,7 @@ def fed(ops: Ops) -> Ops:
         events.SinkBacklog("webhook", 7, 1700.0),
         events.SyntheticHandled(3, delivered=True),
         events.OutdatedRecordsCounted(4),
+        events.SlowMessageFound("default:gm:9"),
         events.CanarySeen(delivered=True, took=0.2),
         events.Deferred("default:gm:3", 1, errors.SinkUnavailable("full"), 2.0),
         events.Deferred("default:gm:4", 1, ZeroDivisionError(), 2.0),

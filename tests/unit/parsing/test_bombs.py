@@ -229,6 +229,7 @@ def test_messages_inside_share_one_budget_of_html() -> None:
         b"From: mailer-daemon@x\n\nThis is the qmail-send program\n" + b"<a@b>:\n" * 50_000 + b"a@" * 50_000,
         b"Content-Type: application/pkcs7-mime\n\n" + b"\x30\x80" * 500_000,
         b"Content-Type: multipart/mixed; boundary=a\n\n--a\n" * 20_000,
+        b"Content-Type: text/plain" + b" " * 60_000 + b'"=\n\nhi',
         b"To: bob@exa" + b"\t" * 240_000 + b"x\n\nhi",
         b'X-Failed-Recipients: "' + b"\xff" * 900_000 + b"\n\nhi",
         b"From: \x1b$B" + b"a@b " * 240_000 + b"\n\nhi",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import psutil
 import pytest
 
 from email_ingestion.errors import ParserDied, ParserUnavailable
@@ -95,3 +97,23 @@ def test_an_operator_ends_the_parser_of_one_message_for_good(
 def _pid(parser: IsolatedParser) -> int:
     assert parser._child._child
     return parser._child._child.pid
+
+
+def test_a_message_whose_time_is_over_is_left_out_and_the_others_are_not(
+    parser: IsolatedParser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PYTHONPATH", poisoned_python(tmp_path))
+    endless = b"X-Poison: loop\r\n" + LETTER
+    found = parser.parse_within(1.0, [(PROBE, LETTER), (PROBE, endless), (PROBE, LETTER), (PROBE, endless)])
+    assert [one and one.subject for one in found] == ["hello", None, "hello", None]
+    assert parser.parse([(PROBE, LETTER)])[0].subject == "hello"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count memory otherwise")
+def test_memory_ends_at_500_mb_and_a_large_message_has_more(parser: IsolatedParser):
+    parser.parse([(PROBE, LETTER)])
+    (child,) = [one for one in psutil.Process().children() if "parser_process" in " ".join(one.cmdline())]
+    assert child.rlimit(psutil.RLIMIT_DATA)[0] == 500 * 1024**2
+    (email,) = parser.parse([(PROBE, b"From: a@example.com\nContent-Type: image/png\n\n" + b"x" * 60_000_000)])
+    assert [one.size for one in email.attachments] == [60_000_000]
+    assert email.defects == ("date:missing",)
