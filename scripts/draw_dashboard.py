@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import time
 import urllib.parse
 import urllib.request
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +85,21 @@ def _panel(axes: Any, panel: dict[str, Any], url: str, start: float, end: float)
         axes.text(0.5, 0.4, value, fontsize=26, ha="center", va="center", transform=axes.transAxes)
         return
     for name, values in lines:
-        minutes = [(at - end) / 60 for at, _ in values]
-        shown = [float(value) / scale for _, value in values]
+        points = _with_gaps([(at, float(value) / scale) for at, value in values], 1.5 * (end - start) / POINTS)
+        minutes = [(at - end) / 60 for at, _ in points]
+        shown = [value for _, value in points]
         style = "steps-post" if panel["type"] == "state-timeline" else "default"
         axes.plot(minutes, shown, linewidth=1, drawstyle=style, label=name)
     _frame(axes, bool(lines), (start - end) / 60)
+
+
+def _with_gaps(points: list[tuple[float, float]], longest: float) -> list[tuple[float, float]]:
+    """Points with a hole wherever the series was absent: a line across it would be a measurement nobody made."""
+    found = points[:1]
+    for before, point in pairwise(points):
+        found += [(before[0], math.nan)] if point[0] - before[0] > longest else []
+        found.append(point)
+    return found
 
 
 def _frame(axes: Any, drawn: bool, left: float) -> None:
