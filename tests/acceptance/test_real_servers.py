@@ -107,7 +107,7 @@ def servers() -> Iterator[list[MailServer]]:
             ("dovecot", dovecot_slash, dovecot, ('say "hi"', "Übung/R&D"), None),
             ("dovecot-prefix", dovecot_prefix, dovecot, ("INBOX.Entwürfe & Ideen", "INBOX.Archiv.2024"), None),
             ("cyrus", cyrus_slash, cyrus, ("Übung.R&D", "Archiv/2024"), None),
-            ("cyrus-prefix", cyrus_prefix, cyrus, ("INBOX.R&D", "INBOX.Spam"), "INBOX, INBOX.R&D, INBOX.Spam"),
+            ("cyrus-prefix", cyrus_prefix, cyrus, ("INBOX.R&D", "INBOX.Spam"), "INBOX, INBOX.R&D, \\Junk"),
         ]
         found = []
         for name, server, family, folders, mailboxes in names:
