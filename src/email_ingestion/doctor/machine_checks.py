@@ -49,7 +49,8 @@ def check_folder(name: str, folder: Path) -> Finding:
         )
     room = f"{usage.free // MIB:,} MiB free in {folder}"
     if usage.free < MIN_FREE_BYTES:
-        return Finding(check, "failed", f"the disk is full: {room}", f"df -h {there}; make room, or move {name}")
+        cause = f"too little room for a database to work: {room}, {MIN_FREE_BYTES // MIB} MiB are needed"
+        return Finding(check, "failed", cause, f"df -h {there}; make room, or move {name}")
     if usage.free < min(LOW_BYTES, LOW_SHARE * usage.total):
         return Finding(check, "degraded", f"the disk is nearly full: {room}", f"df -h {there}; make room")
     return Finding(check, "ok", room)

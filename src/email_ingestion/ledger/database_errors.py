@@ -55,6 +55,12 @@ def translate_open_errors(database: str) -> Iterator[None]:
         raise SinkUnavailable(f"the database {database} cannot be reached: {_reason(error)}{hint}") from error
 
 
+def has_no_tables(error: SinkUnavailable) -> bool:
+    """Tell whether an error of `translate_errors` is that an SQLite database has no tables."""
+    original = getattr(error.__cause__, "orig", None)
+    return bool(getattr(original, "sqlite_errorname", "")) and str(original).startswith("no such table")
+
+
 def _is_about_values(error: SQLAlchemyError) -> bool:
     if not isinstance(error, DBAPIError):
         return isinstance(error, StatementError)  # a value that could not even be bound

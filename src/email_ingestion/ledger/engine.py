@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -16,8 +16,9 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 
-from email_ingestion.errors import ConfigurationError
-from email_ingestion.ledger.database_errors import translate_errors, translate_open_errors
+from email_ingestion.atomic_files import file_lock
+from email_ingestion.errors import ConfigurationError, SinkUnavailable
+from email_ingestion.ledger.database_errors import has_no_tables, translate_errors, translate_open_errors
 
 _EXAMPLES = "sqlite:///data/email_ingestion.db or postgresql+psycopg://user:password@host/database"
 
@@ -59,11 +60,13 @@ def write_engine(engine: Engine) -> Engine:
 class Database:
     """Connections for queries and transactions for writes, whose errors are translated by `translate_errors`.
 
-    On PostgreSQL a statement must end within STATEMENT_SECONDS, or within `seconds`.
+    On PostgreSQL a statement must end within STATEMENT_SECONDS, or within `seconds`. `make_tables` is called when an
+    SQLite database has none: somebody removed its file, and the one that is there now is new.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, make_tables: Callable[[], None] | None = None) -> None:
         self.engine = engine
+        self._make_tables = make_tables
         self.name = describe_database(engine)
         self._read_engine = engine.execution_options(seconds=STATEMENT_SECONDS)
         self._write_engine = write_engine(self._read_engine)
@@ -71,15 +74,25 @@ class Database:
     @contextmanager
     def connect(self) -> Iterator[Connection]:
         """Open a connection for queries."""
-        with translate_errors(self.name), self._read_engine.connect() as connection:
+        with self._translated_errors(), self._read_engine.connect() as connection:
             yield connection
 
     @contextmanager
     def begin(self, seconds: float = STATEMENT_SECONDS) -> Iterator[Connection]:
         """Open a transaction for writes, which is committed at the end of the block."""
         engine = self._write_engine.execution_options(seconds=seconds)
-        with translate_errors(self.name), engine.begin() as connection:
+        with self._translated_errors(), engine.begin() as connection:
             yield connection
+
+    @contextmanager
+    def _translated_errors(self) -> Iterator[None]:
+        try:
+            with translate_errors(self.name):
+                yield
+        except SinkUnavailable as error:
+            if self._make_tables and has_no_tables(error):
+                self._make_tables()
+            raise
 
 
 def database_now(connection: Connection) -> datetime:
@@ -112,10 +125,27 @@ def _open_sqlite(url: URL) -> Engine:
         json_serializer=_to_json,
         hide_parameters=True,
     )
+    event.listen(engine, "do_connect", partial(_remove_stale_wal, path))
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "checkout", partial(_refuse_replaced_file, path))
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _remove_stale_wal(path: Path, *_: object) -> None:
+    """Remove the files beside a database that was removed without them: they would spoil the new one.
+
+    Under a lock, and only while there is no database: another process may be making the new one, with files of these
+    names. SQLite itself leaves them alone when it closes a database that was removed.
+    """
+    beside = [path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-shm")]
+    if path.exists() or not any(each.exists() for each in beside):
+        return
+    with file_lock(path):
+        if not path.exists():
+            for each in beside:
+                each.unlink(missing_ok=True)
+            path.touch(mode=0o600)
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, record: Any) -> None:

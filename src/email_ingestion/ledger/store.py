@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -60,7 +61,7 @@ def open_ledger(url: str) -> Ledger:
     except BaseException:
         engine.dispose()
         raise
-    return Ledger(engine)
+    return Ledger(engine, partial(migrate, engine))
 
 
 def content_of(ref: str, ledger: Ledger, blobs: BlobStore) -> bytes:
@@ -72,8 +73,9 @@ def content_of(ref: str, ledger: Ledger, blobs: BlobStore) -> bytes:
 class Ledger:
     """The delivered messages. Threads may share it; every method raises SinkUnavailable when the database is down."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._database = Database(engine)
+    def __init__(self, engine: Engine, make_tables: Callable[[], None] | None = None) -> None:
+        """`make_tables` is called when somebody removed the database; without it that is an error."""
+        self._database = Database(engine, make_tables)
         self._insert = insert_of(engine)
         self.outbox = Outbox(self._database)
         self.records = RecordUpdates(self._database)

@@ -173,7 +173,7 @@ def _disks(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str,
     free = current.by_label("disk_free_bytes", "folder")
     sizes = current.by_label("disk_size_bytes", "folder")
     full = [folder for folder, size in sizes.items() if size and 1 - free[folder] / size > _DISK]
-    return {folder: f"the disk under {folder} is full" for folder in full}
+    return {folder: f"the disk under {folder} has hardly any room left" for folder in full}
 
 
 MINIMAL = 2  # the level of degradation from which mail goes into the database only
