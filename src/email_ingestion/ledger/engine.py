@@ -138,12 +138,12 @@ def _remove_stale_wal(path: Path, *_: object) -> None:
     Under a lock, and only while there is no database: another process may be making the new one, with files of these
     names. SQLite itself leaves them alone when it closes a database that was removed.
     """
-    beside = [path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-shm")]
-    if path.exists() or not any(each.exists() for each in beside):
+    companions = [path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-shm")]
+    if path.exists() or not any(each.exists() for each in companions):
         return
     with file_lock(path):
         if not path.exists():
-            for each in beside:
+            for each in companions:
                 each.unlink(missing_ok=True)
             path.touch(mode=0o600)
 
