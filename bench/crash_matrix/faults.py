@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from bench.crash_matrix import environment
 from bench.crash_matrix.clock import SettableClock, compiler
 from bench.crash_matrix.world import CREW, LEASE, RECOVERY, World
 
@@ -358,6 +359,15 @@ FAULTS = {
         Fault("backup_restored", "Redis killed and an older copy of its data restored", backup_restored),
         Fault("redis_emptied", "Redis killed and started without data, twice", redis_emptied),
         Fault("uidvalidity_reset", "UIDVALIDITY of the mailbox reset, twice", uidvalidity_reset),
+        Fault(
+            "commands_refused",
+            "Redis refuses one or two of the commands that we need, twice",
+            environment.commands_refused,
+        ),
+        Fault("foreign_key", "a list of another program under one of our names in Redis", environment.foreign_key),
+        Fault("parser_killed", "the worker's parser: SIGKILL, 9 times", environment.parser_killed),
+        Fault("no_descriptors", "no file descriptor to spare and the parser killed, twice", environment.no_descriptors),
+        Fault("blobs_away", "the folder of the blobs away or empty, twice", environment.blobs_away),
         Fault(
             "clock_step",
             "wall clock steps by up to an hour, forward or back, twice",

@@ -27,6 +27,7 @@ HEAD = (
     "Duplicates refused",
     "Recovery, median",
     "max",
+    "Standstill without a reason, max",
 )
 
 
@@ -42,7 +43,13 @@ def _cells(row: Row) -> list[str]:
     verdict = row.verdict
     counts = [row.rounds, row.messages, len(verdict.lost), len(verdict.doubled), len(verdict.altered), row.dead]
     times = [f"{median(row.recoveries):.1f} s", f"{max(row.recoveries):.1f} s"] if row.recoveries else ["-", "-"]
-    return [f"{row.fault.text} (`{row.fault.name}`)", *map(str, counts), str(row.duplicates), *times]
+    return [
+        f"{row.fault.text} (`{row.fault.name}`)",
+        *map(str, counts),
+        str(row.duplicates),
+        *times,
+        f"{row.truth.silent:.1f} s",
+    ]
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -134,7 +141,8 @@ After every round, over all mail since the first round of that fault:
 
 *Duplicates refused* are messages that came a second time, after a crash or with a lost cursor, and that the database
 already had: delivery is at least once, the effect exactly once. *Recovery* is the time from the end of the fault until
-everything is delivered.
+everything is delivered. *Standstill without a reason* is the longest time for which mail waited, none was delivered and
+`/ready` of every process said `ready`; above 30 s it is a failure.
 
 ## What it does not show
 

@@ -9,6 +9,7 @@ from random import Random
 from bench.crash_matrix.faults import BLOWS, Fault
 from bench.crash_matrix.law import Verdict, judge
 from bench.crash_matrix.letters import compose
+from bench.crash_matrix.truth import SILENCE_SECONDS, Truth, watching
 from bench.crash_matrix.world import PATIENCE, World
 
 LONG_EVERY = 5
@@ -27,6 +28,7 @@ class Row:
     recoveries: list[float] = field(default_factory=list)  # seconds
     complaints: list[str] = field(default_factory=list)  # what is wrong beside the law
     skipped: str = ""
+    truth: Truth = field(default_factory=Truth)
 
     @property
     def good(self) -> bool:
@@ -60,10 +62,14 @@ def play(
 def _round(row: Row, world: World, rng: Random, messages: int, *, last: bool) -> None:
     world.fill(compose(rng, messages), 2 * BLOWS)
     try:
-        row.fault.strike(world, rng)
-        while world.more():
-            pass
-        row.recoveries.append(world.settle())
+        with watching(world, world.arrived) as truth:
+            row.fault.strike(world, rng)
+            while world.more():
+                pass
+            row.recoveries.append(world.settle())
+        row.truth.merge(truth)
+        if truth.silent > SILENCE_SECONDS:
+            row.complaints.append(f"mail stood still for {truth.silent:.0f} s, and every process said ready")
         if row.recoveries[-1] > row.fault.recovers_within:
             row.complaints.append(f"mail again after {row.recoveries[-1]:.1f} s, not {row.fault.recovers_within:.0f} s")
     except (Exception, AssertionError) as error:  # noqa: BLE001 - the law is asked all the more

@@ -86,6 +86,11 @@ class World:
         self._blobs: BlobStore = open_blobs(here.environment["BLOB_URL"])
 
     @property
+    def arrived(self) -> int:
+        """How many messages the mailbox was given."""
+        return len(self._server)
+
+    @property
     def data(self) -> Path:
         """The folder of database and blobs."""
         return self.here.folder / "data"
