@@ -66,6 +66,7 @@ def file_lock(path: Path) -> Iterator[None]:
     lock = FileLock(path.with_name(f".{path.name}.lock"), mode=0o600)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(lock.lock_file, os.O_RDWR | os.O_CREAT, 0o600))  # filelock may try for ever where none can be
         lock.acquire()
     except OSError as error:
         raise ConfigurationError(

@@ -16,6 +16,11 @@ T = TypeVar("T")
 IDLE_SECONDS = 10.0
 
 
+def run_within(seconds: float, call: Callable[[], T]) -> T:
+    """Return what `call` returns. Raises TimeoutError after `seconds`; the call then goes on in its thread."""
+    return BackgroundThread("deadline", 0.0).submit(call).result(seconds)
+
+
 class BackgroundThread:
     """Runs the submitted jobs one after another; its thread starts with a job and ends when there is none for a while.
 

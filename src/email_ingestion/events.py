@@ -289,6 +289,14 @@ class TokenRefreshFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TokenNotSaved(Event):
+    """The file of an account's tokens cannot be written: new ones are kept in memory only."""
+
+    account: str
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
 class ConsentEnding(Event):
     """The consent behind an account's tokens ends within days, at `ends_at` (Unix seconds), unless it is renewed."""
 

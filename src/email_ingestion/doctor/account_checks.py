@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 
 from email_ingestion.app.account import log_in
+from email_ingestion.background import run_within
 from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.doctor.network_checks import SECONDS, check_connection, server_time
 from email_ingestion.doctor.redis_checks import check_clock
@@ -96,7 +97,7 @@ def check_token(account: Account, named: str) -> Finding:
         known = source.describe()
         if known.state in {"missing", "reauthorize"}:
             return _explain(check, known.problem or "there is no token", TOKEN_CAUSES, SETUP)
-        source.get_token()
+        token = source.get_token()
     except OAuth2AuthenticationError as error:
         return _explain(check, str(error), TOKEN_CAUSES, SETUP)
     except EmailIngestionError as error:
@@ -106,6 +107,9 @@ def check_token(account: Account, named: str) -> Finding:
     if ends and ends.timestamp() - time.time() < WARN_DAYS * DAY:
         cause = f"the consent ends {ends:%Y-%m-%d %H:%M} UTC"
         return Finding(check, "degraded", cause, f"{SETUP} before then; an app out of Testing status keeps it")
+    if token.save_error:
+        cause = f"the token endpoint honours it, but new ones are kept in memory only: {token.save_error}"
+        return Finding(check, "degraded", cause, "make the folder writable if the endpoint changes refresh tokens")
     return Finding(check, "ok", "the token endpoint honours it")
 
 
@@ -131,8 +135,8 @@ def check_consent(account: Account, check: str) -> Finding:
         probe.bind(("127.0.0.1", 0))
         url = authorization_url(account, probe.getsockname()[1])
     try:
-        answer = httpx.get(url, timeout=SECONDS)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        answer = run_within(2 * SECONDS, lambda: httpx.get(url, timeout=SECONDS))
+    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
         cause = f"the authorization page cannot be reached: {type(error).__name__}"
         return Finding(check, "failed", cause, f"curl -sI {account.google_auth_uri}; check the network and any proxy")
     text = f"{_error_in(answer.headers.get('Location', ''))} {answer.text if answer.status_code >= 400 else ''}"  # noqa: PLR2004

@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
+from email_ingestion.background import run_within
 from email_ingestion.certificates import explain_tls_error
 from email_ingestion.doctor.findings import Finding
 from email_ingestion.mailbox.greeting import NO_TLS, explain_failure
@@ -64,7 +65,7 @@ def _handshake(check: str, host: str, plain: socket.socket) -> Finding:
 def server_time(url: str) -> float | None:
     """Return the time of the server at `url` in Unix seconds; None when it does not answer with a date."""
     try:
-        date = httpx.head(url, timeout=SECONDS).headers.get("Date", "")
+        date = run_within(2 * SECONDS, lambda: httpx.head(url, timeout=SECONDS)).headers.get("Date", "")
         return parsedate_to_datetime(date).replace(tzinfo=UTC).timestamp() if date else None
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, TimeoutError):
         return None

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -64,13 +64,24 @@ class TokenFile:
     def __init__(self, account: Account) -> None:
         """Raises ConfigurationError when TOKEN_ENCRYPTION_KEY has no valid keys."""
         self.path = account.google_token_file
+        self.unwritable: ConfigurationError | None = None  # as `locked` found it
         self._token_uri = account.google_token_uri
         keys = account.token_encryption_key
         self._cipher = _Cipher(keys) if keys else None
 
-    def locked(self) -> AbstractContextManager[None]:
-        """Return the lock to hold while reading and writing: two processes must not both refresh."""
-        return file_lock(self.path)
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock for reading and writing, for two processes must not both refresh; go on where there is none.
+
+        `unwritable` then says why: a Kubernetes Secret, for one, is a folder that nobody can write.
+        """
+        with ExitStack() as held:
+            try:
+                held.enter_context(file_lock(self.path))
+                self.unwritable = None
+            except ConfigurationError as error:
+                self.unwritable = error
+            yield
 
     def read(self) -> Consent:
         """Return the stored consent. Raises OAuth2AuthenticationError when there is none or it cannot be read."""

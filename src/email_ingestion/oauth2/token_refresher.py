@@ -6,7 +6,7 @@ import time
 
 from email_ingestion.breaker import Breaker
 from email_ingestion.errors import AuthenticationFailed, TokenRefreshError
-from email_ingestion.events import ConsentEnding, Observe, TokenRefreshed, TokenRefreshFailed
+from email_ingestion.events import ConsentEnding, Observe, TokenNotSaved, TokenRefreshed, TokenRefreshFailed
 from email_ingestion.oauth2 import TokenSource
 from email_ingestion.oauth2.token_source import CONSENT_WARNING_SECONDS, AccessToken
 
@@ -45,6 +45,8 @@ class TokenRefresher:
         elif token.expires_at != self._expires_at:
             self._expires_at = token.expires_at
             self._observe(TokenRefreshed(self._account, token.expires_at, token.consent_ends_at))
+            if token.save_error:
+                self._observe(TokenNotSaved(self._account, token.save_error))
         end = token.consent_ends_at
         if end is not None and end - time.time() < CONSENT_WARNING_SECONDS:
             self._observe(ConsentEnding(self._account, end))

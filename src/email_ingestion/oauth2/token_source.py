@@ -15,7 +15,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,13 +55,17 @@ class TokenStatus:
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """A usable access token; times in Unix seconds. `refresh_error` is set when getting a newer one failed for now."""
+    """A usable access token; times in Unix seconds.
+
+    `refresh_error` is set when getting a newer one failed for now, `save_error` when newer ones stay in memory.
+    """
 
     token: str
     expires_at: float
     lifetime: float  # seconds
     consent_ends_at: float | None = None
     refresh_error: TokenRefreshError | None = None
+    save_error: ConfigurationError | None = None
 
     def is_due(self, now: float) -> bool:
         """Whether it is time for a new one."""
@@ -143,19 +147,28 @@ class _RefreshTokenGrant:
         self._account = account
         self._file = TokenFile(account)
         self._refusals = _RefusalCache(self._file.path)
+        self._unsaved: tuple[str, Consent] | None = None  # what became of the file's consent of a fingerprint
 
     def exclusive(self) -> AbstractContextManager[None]:
         return self._file.locked()
 
+    def _consent(self) -> Consent:
+        """Return the consent of the file, or what became of it where the file cannot be written."""
+        stored = self._file.read()
+        if self._unsaved and self._unsaved[0] == self._fingerprint(stored):
+            return self._unsaved[1]
+        self._unsaved = None
+        return stored
+
     def current(self) -> AccessToken | None:
-        consent = self._file.read()
+        consent = self._consent()
         return self._access_token(consent, consent.token) if consent.token else None
 
     def refusal(self) -> str | None:
-        return self._refusals.reason(self._fingerprint(self._file.read()))
+        return self._refusals.reason(self._fingerprint(self._consent()))
 
     def refresh(self) -> AccessToken:
-        consent = self._file.read()
+        consent = self._consent()
         form = {"grant_type": "refresh_token", "refresh_token": consent.refresh_token}
         form |= _client_fields(self._account, consent) | {"scope": self._account.oauth2_scope}
         try:
@@ -170,13 +183,22 @@ class _RefreshTokenGrant:
             self._refusals.put(self._fingerprint(consent), message, final=True)
             raise OAuth2AuthenticationError(message)
         renewed = consent.with_response(response)
-        self._file.write(renewed)
+        self._save(renewed)
         self._refusals.clear()
         return self._access_token(renewed, response.access_token)
 
+    def _save(self, consent: Consent) -> None:
+        """Write the file, or keep the consent in memory where that is impossible, as in a Kubernetes Secret."""
+        fingerprint = self._unsaved[0] if self._unsaved else self._fingerprint(self._file.read())
+        try:
+            self._file.write(consent)
+            self._unsaved = None
+        except ConfigurationError as error:
+            self._unsaved, self._file.unwritable = (fingerprint, consent), error
+
     def describe(self) -> TokenStatus:
         try:
-            consent = self._file.read()
+            consent = self._consent()
         except AuthenticationFailed as error:
             return TokenStatus("missing", None, (), str(error))
         problem = self._refusals.reason(self._fingerprint(consent), expired_too=True)
@@ -196,7 +218,7 @@ class _RefreshTokenGrant:
 
     def _access_token(self, consent: Consent, token: str) -> AccessToken:
         ends_at = consent.expiry(self._account.oauth2_consent_days)
-        return AccessToken(token, consent.expires_at, consent.lifetime, ends_at)
+        return AccessToken(token, consent.expires_at, consent.lifetime, ends_at, save_error=self._file.unwritable)
 
     def _fingerprint(self, consent: Consent) -> str:
         sent = _client_fields(self._account, consent) | {"refresh_token": consent.refresh_token}
@@ -208,18 +230,24 @@ class _RefusalCache:
 
     def __init__(self, path: Path) -> None:
         self._path = path.with_name(path.name + ".dead")
+        self._unsaved: str | None = None  # where the folder cannot be written
 
     def put(self, fingerprint: str, message: str, *, final: bool) -> None:
         retry_at = None if final else time.time() + RETRY_REFUSED_SECONDS
-        write_private(self._path, json.dumps({"of": fingerprint, "message": message, "again": retry_at}) + "\n")
+        self._unsaved = json.dumps({"of": fingerprint, "message": message, "again": retry_at}) + "\n"
+        with suppress(ConfigurationError):
+            write_private(self._path, self._unsaved)
+            self._unsaved = None
 
     def clear(self) -> None:
-        self._path.unlink(missing_ok=True)
+        self._unsaved = None
+        with suppress(OSError):  # where it cannot be removed it cannot have been written
+            self._path.unlink(missing_ok=True)
 
     def reason(self, fingerprint: str, *, expired_too: bool = False) -> str | None:
         """Return why the token of that fingerprint was refused; None once it may be tried again, or was not refused."""
         try:
-            refusal = json.loads(self._path.read_text())
+            refusal = json.loads(self._unsaved or self._path.read_text())
             holds = expired_too or refusal["again"] is None or time.time() < refusal["again"]
             return str(refusal["message"]) if refusal["of"] == fingerprint and holds else None
         except (OSError, ValueError, KeyError, TypeError):

@@ -73,6 +73,7 @@ LOG_RULES: dict[type[Event], LogRule] = {
     events.TokenRefreshFailed: LogRule(
         "token_refresh_failed", lambda event: ERROR if event.permanent else WARNING, repeats=True
     ),
+    events.TokenNotSaved: LogRule("token_not_saved", WARNING, repeats=True),
     events.ConsentEnding: LogRule("consent_ending", WARNING, repeats=True),
     events.NeedsOperator: LogRule("operator_needed", ERROR, repeats=True),
     events.Delivered: LogRule("email_delivered", DEBUG),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,10 @@ from email_ingestion.settings.sources import DOTENV, SANDBOX_PROFILE, TOML, Plai
 MIB = 1024 * 1024
 Start = Literal["all", "now"] | date
 Grant = Literal["refresh_token", "client_credentials"]
+
+
+# A name in double quotes, or up to the next comma that has no backslash.
+_LISTED_NAME = re.compile(r'\s*("(?:[^"]|"")*"(?=\s*(?:,|$))|(?:\\,|[^,])+)')
 
 
 class Account(BaseModel):
@@ -60,8 +65,8 @@ class Account(BaseModel):
 
     @property
     def by_mailbox(self) -> tuple[Account, ...]:
-        """Return one copy of the account for each mailbox that it reads."""
-        names = [name.strip() for name in self.imap_mailbox.split(",")]
+        """Return one copy of the account for each mailbox that it reads; call it once, for names may have commas."""
+        names = (_unquoted(name.strip()) for name in _LISTED_NAME.findall(self.imap_mailbox))
         return tuple(self.model_copy(update={"imap_mailbox": name}) for name in names if name)
 
 
@@ -100,7 +105,7 @@ class Settings(BaseSettings):
     imap_password: str | None = Field(default=None, description="password, with IMAP_AUTH=password")
     imap_mailbox: str = Field(
         default="auto",
-        description=r"auto: the \All mailbox on Gmail, else INBOX; or up to three, by name or like \Junk",
+        description=r"auto: the \All mailbox on Gmail, else INBOX; or up to three, by name or like \Junk; \, in a name",
     )
     imap_exclude_labels: tuple[str, ...] = Field(
         default=("\\Draft", "\\Sent"),
@@ -393,6 +398,12 @@ def _refuse_plaintext(account: Account | Settings) -> None:
     if not account.imap_tls and not is_loopback(account.imap_host):
         message = f"IMAP_TLS=false is for a server on this machine only, not for {account.imap_host}"
         raise ValueError(message)
+
+
+def _unquoted(name: str) -> str:
+    if len(name) > 1 and name[0] == name[-1] == '"':
+        return name[1:-1].replace('""', '"')
+    return name.replace("\\,", ",")
 
 
 def _require_tls(uri: str) -> str:
