@@ -22,8 +22,11 @@ from email_ingestion.stream.redis_link import RedisLink, text
 FIRST_SECONDS = 5.0
 LONGEST_SECONDS = 3600.0
 UNPROVEN_SECONDS = 60.0  # the longest delay of a message that perhaps shares the fate of all others
-FIRST_BREAK_SECONDS = 60.0  # the first delay of a message that ends the conversation: each attempt costs a login
+# The delay of a message that ends the conversation, for each attempt costs a login. The first one is short where other
+# mail came: perhaps the connection only broke off once too often.
+BREAK_SECONDS = 60.0
 BREAK_SPACING_SECONDS = 20.0  # between the attempts of several of them
+SPACING_SECONDS = 3.0  # between those of others: each takes two or three commands
 SUSPECT_SECONDS = 86_400
 REASON_CHARS = 300
 
@@ -90,15 +93,17 @@ class Quarantine:
             return {}
         before = {message.uid: message for message in self.messages()}
         now = self._clock()
-        last_break = max((each.due for each in before.values() if each.breaks and not each.accepted), default=0.0)
-        changed = {}
+        changed: dict[int, QuarantinedMessage] = {}
         for uid, error in refused.items():
             known = before.get(uid) or QuarantinedMessage(uid, 0, 0.0, since=now)
             tries = known.tries + 1
-            cap = LONGEST_SECONDS if proven else UNPROVEN_SECONDS
-            due = now + backoff(tries, base=FIRST_BREAK_SECONDS if breaks else FIRST_SECONDS, cap=cap)
-            if breaks:
-                due = max(due, last_break + BREAK_SPACING_SECONDS)
+            others = [
+                each.due
+                for each in (before | changed).values()
+                if each.uid != uid and not each.accepted and (each.breaks or not breaks)
+            ]
+            spacing = BREAK_SPACING_SECONDS if breaks else SPACING_SECONDS
+            due = _free_time(now + _delay(tries, proven=proven, breaks=breaks), others, spacing)
             reason = " ".join(str(error).split())[:REASON_CHARS]
             changed[uid] = replace(known, tries=tries, due=due, reason=reason, breaks=breaks, proven=proven)
         self._write(changed.values())
@@ -134,6 +139,22 @@ class Quarantine:
 
     def _field(self, uid: int) -> str:
         return f"{self._uidvalidity}/{uid}"
+
+
+def _delay(tries: int, *, proven: bool, breaks: bool) -> float:
+    """Return the seconds until a message is asked for again."""
+    cap = LONGEST_SECONDS if proven else UNPROVEN_SECONDS
+    if breaks and (tries > 1 or not proven):
+        return backoff(max(1, tries - 1), base=BREAK_SECONDS, cap=cap)
+    return backoff(tries, base=FIRST_SECONDS, cap=cap)
+
+
+def _free_time(wanted: float, taken: Iterable[float], spacing: float) -> float:
+    """Return the first time from `wanted` on that is `spacing` seconds away from every other one."""
+    for other in sorted(taken):
+        if abs(other - wanted) < spacing:
+            wanted = other + spacing
+    return wanted
 
 
 def _parse(field: str, value: str, uidvalidity: int) -> QuarantinedMessage | None:
