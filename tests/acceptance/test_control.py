@@ -281,7 +281,9 @@ def test_who_may_not_give_orders_is_refused_counted_and_logged(live: Live) -> No
     counted = 'email_ingestion_admin_actions_total{action="pause",result="refused"}'
     (line,) = [line for line in live.worker.get("/metrics")[1].splitlines() if line.startswith(counted)]
     assert float(line.rsplit(" ", 1)[1]) >= 4
-    assert [line["result"] for line in live.audit()[before:]] == ["refused"] * 4
+    recorded = [line["result"] for line in live.audit()[before:]]  # of strangers a few a minute, so that no log fills
+    assert set(recorded) == {"refused"}
+    assert 2 <= len(recorded) <= 4
     assert '"event": "admin_action", ' in live.worker.log()
     assert token not in live.worker.log() + json.dumps(live.audit())
 
