@@ -44,6 +44,7 @@ EXAMPLES = {
     "1767225600001-0": "{second}",
     "1f0c9a6be2d4": "{fingerprint}",
     "mail-1-worker-2": "{worker}",
+    " UID…": " 4711",
     " ID…": " {first}",
     " ID": " {id}",
     " EMAIL_ID": " {id}",
@@ -72,6 +73,7 @@ ANSWERS = {
     r"email-ingestion dlq export .*--output .*": {0, 2},
     r"email-ingestion evidence collect .*": {0, 2},
     r"python scripts/restore\.py --file .* --dry-run": {1},  # producer and worker run
+    r"email-ingestion quarantine .*": {0, 1},
     r"grep .*": {0, 1},
 }
 PIP = {

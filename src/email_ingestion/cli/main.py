@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from textwrap import wrap
 from typing import Any, NoReturn
@@ -19,6 +20,16 @@ COMMANDS = {
         "start_stop:start",
         "Start producer and workers and wait until they are ready; what already runs is left alone.",
     ),
+    "init": (
+        "init:init",
+        "Write commented settings, alerts, the dashboard and examples for Prometheus and Alertmanager into a folder.",
+    ),
+    "producer": ("processes:producer", "Pull mail over IMAP into the Redis Stream, until it is stopped."),
+    "worker": (
+        "processes:worker",
+        "Take mail from the Redis Stream, parse it and deliver it to the sinks, until it is stopped.",
+    ),
+    "auth": ("oauth2:oauth2", "Show or refresh the OAuth2 token."),
     "stop": ("start_stop:stop", "Drain and stop every process of this machine."),
     "status": ("start_stop:status", "Show every process of this machine."),
     "doctor": (
@@ -47,6 +58,14 @@ COMMANDS = {
         "See the messages that a mail server does not send, ask again, or accept their loss.",
     ),
     "revoke": ("stuck_work:revoke", "End the handling of a message and make it a dead letter."),
+    "backup": (
+        "backup:backup",
+        "Back up Redis and the database while they are in use, prove the backup by loading it, delete old ones.",
+    ),
+    "restore": (
+        "backup:restore_backup",
+        "Restore Redis from a backup, and bring back the messages that the database lacks; nothing in it is removed.",
+    ),
     "drain": ("drain_refill:drain", "Write the queue to a file."),
     "refill": ("drain_refill:refill", "Put a drained queue back into Redis."),
     "logs": ("log_viewer:logs", "Print what the processes of this machine logged, by time."),
@@ -77,14 +96,14 @@ COMMANDS = {
 
 # What people want to do, and the commands for it: `--help` is one screen. Those that stand nowhere come last.
 GROUPS = {
-    "Run it": ("start", "stop", "status", "sandbox"),
+    "Run it": ("init", "start", "stop", "status", "sandbox", "producer", "worker", "auth"),
     "Find what is wrong": ("doctor", "check", "errors", "logs", "config", "redis-cli"),
     "On call": ("incident", "evidence", "audit"),
     "Read the mail": ("search", "export", "parse", "route"),
     "Get more mail in": ("import", "backfill", "reconcile"),
     "Mend what is stuck": ("dlq", "quarantine", "pending", "consumers", "revoke"),
     "Slow down, hold": ("pause", "resume", "degrade", "priority", "breaker", "log-level"),
-    "Look after data": ("database", "reparse", "blobs", "drain", "refill"),
+    "Look after data": ("database", "reparse", "blobs", "backup", "restore", "drain", "refill"),
     "Try and practise": ("loadtest", "gameday", "alert"),
 }
 MORE = "More"
@@ -163,5 +182,12 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
 
 
 def main() -> NoReturn:
-    """Run the console script."""
+    """Run the console script; a process that it becomes logs what ends it, as `python producer.py` does."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in {"producer", "worker"} and "--help" not in sys.argv:
+        from email_ingestion.cli import processes  # noqa: PLC0415 - only for these two
+
+        del sys.argv[1]
+        sys.argv[0] = f"email-ingestion {name}"
+        processes.run_process(getattr(processes, name))
     leave(typer.main.get_command(app))

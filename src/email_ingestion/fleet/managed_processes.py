@@ -14,13 +14,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from email_ingestion.daemon import StopSignal, handle_signals, read_pid, running_pid
-from email_ingestion.errors import ConfigurationError, OperationFailed
+from email_ingestion.errors import OperationFailed
 from email_ingestion.fleet.subprocesses import DetachedProcess, is_alive, terminate
 from email_ingestion.ops.prometheus_targets import remove_target
 from email_ingestion.ops.sockets import OPS_PORT
@@ -34,7 +35,9 @@ ANSWER_SECONDS = 2.0
 FOUNDATION_SECONDS = 10.0
 PROBE_SECONDS = 1.0
 SCANNED_PORTS = 9  # the producer's and those of eight workers; more are found by their names
+COMPONENTS = ("producer", "worker")
 ENTRY_POINTS = ("producer.py", "worker.py")
+PROGRAMS = ("email-ingestion", "email_ingestion")  # the console script, and `python -m`
 # Stopped last, in this order: the others need them to finish their work.
 FOUNDATIONS = ("sandbox", "redis")
 RESTART_SECONDS = 1.0  # before a crashed worker is started again
@@ -97,10 +100,23 @@ def _own_ports(settings: Settings) -> set[int]:
     listening = {port for port in ports if _listens(_loopback(settings), port)}
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            if any(Path(word).name in ENTRY_POINTS for word in process.cmdline()[:3]) and _is_ours(process.pid):
+            if _is_entry_point(process.cmdline()) and _is_ours(process.pid):
                 connections = process.net_connections("inet")
                 listening |= {each.laddr.port for each in connections if each.status == psutil.CONN_LISTEN}
     return listening
+
+
+def entry_point(component: str) -> list[str]:
+    """Return the command of a producer or a worker: the script of a checkout, or the installed package."""
+    script = Path(f"{component}.py")
+    return [sys.executable, str(script)] if script.exists() else [sys.executable, "-m", "email_ingestion", component]
+
+
+def _is_entry_point(words: Sequence[str]) -> bool:
+    if any(Path(word).name in ENTRY_POINTS for word in words[:3]):
+        return True
+    started_as = [Path(word).name for word in words[:4]]
+    return any(first in PROGRAMS and second in COMPONENTS for first, second in pairwise(started_as))
 
 
 def _listens(host: str, port: int) -> bool:
@@ -145,8 +161,6 @@ def start_all(settings: Settings, workers: int, say: Callable[[str], None]) -> d
 
     Raises ConfigurationError, and ProcessesNotStarted when one is not ready: then nothing that was started still runs.
     """
-    if not Path("producer.py").exists():
-        raise ConfigurationError("there is no producer.py here: run this in the project's folder")
     running = {process.stem: process for process in find_processes(settings) if process.pid}
     started: dict[str, DetachedProcess] = {}
     try:
@@ -155,9 +169,11 @@ def start_all(settings: Settings, workers: int, say: Callable[[str], None]) -> d
             if stem in running:
                 say(f"{stem} is already running, PID {running[stem].pid}")
                 continue
-            script = ["producer.py"] if number == 0 else ["worker.py", "--instance", str(number)]
+            options = [] if number == 0 else ["--instance", str(number)]
             started[stem] = DetachedProcess(
-                [sys.executable, *script], settings.log_dir / f"{stem}.log", environment() | _ports(settings, number)
+                [*entry_point("producer" if number == 0 else "worker"), *options],
+                settings.log_dir / f"{stem}.log",
+                environment() | _ports(settings, number),
             )
         _wait_until_ready(settings, started)
     except BaseException:
@@ -390,7 +406,8 @@ class WorkerProcesses:
         return max(codes, default=0)
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, sys.argv[0], "--instance", str(number), *self._options]
+        called = [sys.executable, sys.argv[0]] if Path(sys.argv[0]).is_file() else entry_point("worker")
+        command = [*called, "--instance", str(number), *self._options]
         variables = environment() | _ports(self._settings, number - self._first)
         return subprocess.Popen(command, env=variables, preexec_fn=_end_with_parent())  # noqa: PLW1509 - see there
 

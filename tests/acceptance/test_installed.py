@@ -1,0 +1,100 @@
+"""Installed from a wheel, in a folder without a checkout: the sandbox runs and ends, and the commands are there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.servers.processes import ROOT
+
+SECONDS = 180
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=SECONDS)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def program(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The console script of an environment that has our dependencies, but the wheel in place of the checkout."""
+    folder = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=SECONDS)
+    packages = next(folder.glob("lib/python*/site-packages"))
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(packages)
+    mine = {"email_ingestion", "gmail_sandbox"}
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        ours = entry.name in mine or entry.name.startswith(("email_ingestion-", "_editable", "__editable"))
+        if not ours and entry.suffix != ".pth" and not (packages / entry.name).exists():
+            (packages / entry.name).symlink_to(entry)
+    script = folder / "bin" / "email-ingestion"
+    script.write_text(
+        f"#!{folder}/bin/python\nimport sys\nfrom email_ingestion.cli.main import main\nsys.exit(main())\n"
+    )
+    script.chmod(0o755)
+    return script
+
+
+def run(program: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+    return subprocess.run(
+        [program, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+
+
+def test_the_sandbox_runs_and_ends_where_there_is_no_checkout(program: Path, tmp_path: Path) -> None:
+    started = run(program, tmp_path, "start", "--sandbox")
+    try:
+        assert started.returncode == 0, started.stdout + started.stderr
+        assert "300 messages travelled" in started.stdout
+        status = run(program, tmp_path, "status")
+        assert (status.returncode, "worker" in status.stdout) == (0, True), status.stdout + status.stderr
+        backup = run(program, tmp_path, "backup")
+        assert backup.returncode == 0, backup.stderr
+        assert run(program, tmp_path, "auth", "--info").returncode in {0, 2}
+    finally:
+        stopped = run(program, tmp_path, "stop")
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert list((tmp_path / "pids").glob("*.pid")) == []
+
+
+@pytest.mark.parametrize("component", ["producer", "worker"])
+def test_a_process_that_cannot_start_says_why_and_logs_it(program: Path, tmp_path: Path, component: str) -> None:
+    (tmp_path / ".env").write_text("SINKS=database,nothere\nIMAP_USER=\nREDIS_PROT=1\n")
+    done = run(program, tmp_path, component)
+    assert (done.returncode, "REDIS_PROT" in done.stderr) == (78, True)
+    assert "Traceback" not in done.stderr
+    assert "process_failed" in (tmp_path / "logs" / f"{component}.log").read_text()
+
+
+def test_every_command_of_a_process_has_help(program: Path, tmp_path: Path) -> None:
+    for component in ("producer", "worker", "backup", "restore", "auth"):
+        shown = run(program, tmp_path, component, "--help")
+        assert (shown.returncode, "Usage" in shown.stdout) == (0, True)
+
+
+def test_init_writes_what_a_checkout_has_and_leaves_what_is_there(program: Path, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("IMAP_USER=someone@example.com\n")
+    made = run(program, tmp_path, "init", "--systemd", "--compose")
+    assert made.returncode == 0, made.stderr
+    assert ".env is there already" in made.stderr
+    assert (tmp_path / ".env").read_text() == "IMAP_USER=someone@example.com\n"
+    for source in ("config", "deploy/systemd", "deploy/docker"):
+        for path in (ROOT / source).rglob("*"):
+            if path.is_file() and path.name != "settings.toml":
+                assert (tmp_path / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
+    fresh = run(program, tmp_path, "init", "elsewhere")
+    assert fresh.returncode == 0, fresh.stderr
+    assert (tmp_path / "elsewhere" / ".env").stat().st_mode & 0o077 == 0
+    assert run(program, tmp_path / "elsewhere", "config", "show", "--json").returncode == 0
