@@ -5,14 +5,16 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 
+from email_ingestion.errors import AuthenticationFailed
 from email_ingestion.mailbox import ImapMailbox, imap4
 from email_ingestion.mailbox import greeting as greeting_module
 from email_ingestion.mailbox.imap_errors import UnusableServer
 from tests.servers.accounts import account
+from tests.servers.odd_imap import PASSWORD, USER, OddImapServer, no
 
 
 @contextmanager
@@ -61,3 +63,30 @@ def test_another_service_is_named_in_its_own_words(
         ImapMailbox(account(imap_port=port, **settings), 5.0)
     assert words in str(caught.value)
     assert caught.value.remedy
+
+
+def test_a_server_without_xoauth2_is_named_before_it_gets_the_token():
+    server = OddImapServer(capabilities="IMAP4rev1 AUTH=PLAIN AUTH=LOGIN")
+    with server, closing(ImapMailbox(account(imap_port=server.port), 5.0)) as mailbox:
+        with pytest.raises(
+            AuthenticationFailed, match=r'\(XOAUTH2\): the server says "CAPABILITY AUTH=PLAIN AUTH=LOGIN"'
+        ):
+            mailbox.login("ya29.token")
+        assert server.count("AUTHENTICATE") == 0
+
+
+def test_a_server_with_oauthbearer_alone_takes_the_token():
+    server = OddImapServer(capabilities="IMAP4rev1 AUTH=OAUTHBEARER")
+    server.users = {f"n,a={USER},": ""}
+    with server, closing(ImapMailbox(account(imap_port=server.port, imap_user=USER), 5.0)) as mailbox:
+        mailbox.login("ya29.token")
+        assert mailbox.examine(mailbox.find_mailbox("Inbox")).name == "INBOX"
+
+
+def test_a_server_that_wants_to_know_the_program_is_told_though_it_does_not_say_that_it_listens():
+    server = OddImapServer(capabilities="IMAP4rev1")
+    server.on("EXAMINE", no("EXAMINE Unsafe Login. Please contact kefu@188.com for help"), times=1)
+    with server, closing(ImapMailbox(account(imap_port=server.port, imap_password=PASSWORD), 5.0)) as mailbox:
+        mailbox.login(None)
+        assert mailbox.examine("INBOX").exists == 0
+        assert server.count("ID") == 1
