@@ -106,7 +106,7 @@ def servers() -> Iterator[list[MailServer]]:
         names = [
             ("dovecot", dovecot_slash, dovecot, ('say "hi"', "Übung/R&D"), None),
             ("dovecot-prefix", dovecot_prefix, dovecot, ("INBOX.Entwürfe & Ideen", "INBOX.Archiv.2024"), None),
-            ("cyrus", cyrus_slash, cyrus, ("Übung.R&D", "Archiv/2024"), None),
+            ("cyrus", cyrus_slash, cyrus, ("Übung.R&D", "Archiv, alt/2024"), 'INBOX, Übung.R&D, "Archiv, alt/2024"'),
             ("cyrus-prefix", cyrus_prefix, cyrus, ("INBOX.R&D", "INBOX.Spam"), "INBOX, INBOX.R&D, \\Junk"),
         ]
         found = []

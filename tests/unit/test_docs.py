@@ -99,6 +99,12 @@ def code(path: Path) -> list[str]:
     return [*blocks, *(token.content for token in inline(path, "code_inline"))]
 
 
+def test_the_page_of_servers_names_tests_that_exist():
+    named = set(re.findall(r"`(test_\w+\.py)`", (ROOT / "docs" / "servers.md").read_text()))
+    assert len(named) > 10
+    assert named <= {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+
+
 def test_the_index_by_reader_names_every_page():
     index = (ROOT / "docs" / "README.md").read_text()
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
