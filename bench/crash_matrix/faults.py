@@ -21,7 +21,7 @@ from random import Random
 
 from bench.crash_matrix import environment
 from bench.crash_matrix.clock import SettableClock, compiler
-from bench.crash_matrix.world import CREW, LEASE, RECOVERY, World
+from bench.crash_matrix.world import CREW, LEASE, RECOVERY, Unwell, World
 
 BLOWS = 3
 LOCK_WAIT = 10.0  # seconds SQLite waits for another process's transaction in the product
@@ -67,6 +67,13 @@ def producer_killed(world: World, rng: Random) -> None:
     """SIGKILL, and a supervisor's restart."""
     for _ in blows(world, rng):
         world.restart("producer")
+
+
+def signals(world: World, rng: Random) -> None:
+    """Signals that ask for nothing, or to open the logs again, must end nothing."""
+    for _ in blows(world, rng):
+        for name in CREW:
+            world.signal(name, rng.choice([signal.SIGHUP, signal.SIGUSR2, signal.SIGALRM, signal.SIGPROF]))
 
 
 def worker_killed(world: World, rng: Random) -> None:
@@ -230,6 +237,22 @@ def uidvalidity_reset(world: World, rng: Random) -> None:
 # -- database and disk
 
 
+def contents_lost(world: World, rng: Random) -> None:
+    """Some stored contents are removed, or one of their bits flips; a scrub fetches them again."""
+    for _ in blows(world, rng, 2):
+        stored = sorted(each for each in (world.data / "blobs").glob("??/??/*") if not each.name.startswith("."))
+        for path in rng.sample(stored, min(len(stored), 3)):
+            data = bytearray(path.read_bytes())
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+            if rng.getrandbits(1):
+                path.unlink()
+            else:
+                path.write_bytes(data)
+        done = world.here.run("-m", "email_ingestion", "blobs", "verify", "--max-rate", "0")
+        if done.returncode:
+            raise Unwell(f"the scrub ended with {done.returncode}: {done.stdout[-500:]} {done.stderr[-500:]}")
+
+
 def database_locked(world: World, rng: Random) -> None:
     """A foreign process holds the write lock of the database."""
     for _ in blows(world, rng, 1):
@@ -331,6 +354,7 @@ FAULTS = {
     for fault in (
         Fault("producer_killed", "producer: SIGKILL and restart, 3 times", producer_killed),
         Fault("worker_killed", "worker: SIGKILL and restart, 3 times", worker_killed),
+        Fault("signals", "producer and worker: SIGHUP, SIGUSR2, SIGALRM or SIGPROF, 3 times", signals),
         Fault("redis_killed", "Redis (AOF everysec): SIGKILL and restart with its data, 3 times", redis_killed),
         Fault("redis_power_cut", "Redis: SIGKILL and up to the last second of its AOF gone, twice", redis_power_cut),
         Fault("producer_frozen", "producer: SIGSTOP for 0.2 to 2 s, twice", producer_frozen),
@@ -353,6 +377,7 @@ FAULTS = {
         ),
         Fault("database_locked", "database locked for 0.5 to 3 s, every fifth round 12 s", database_locked),
         Fault("disk_full", "disk of database and blobs full, twice", disk_full, surroundings=small_disk),
+        Fault("contents_lost", "stored contents removed or with a flipped bit, and scrubbed, twice", contents_lost),
         Fault("two_producers", "two producers on one account, one SIGKILLed", two_producers, ("rival", *CREW)),
         Fault("two_workers", "two workers, one SIGKILLed and away beyond its lease", two_workers, PAIR),
         Fault("redis_flushed", "FLUSHALL, 3 times", redis_flushed),

@@ -144,6 +144,28 @@ already had: delivery is at least once, the effect exactly once. *Recovery* is t
 everything is delivered. *Standstill without a reason* is the longest time for which mail waited, none was delivered and
 `/ready` of every process said `ready`; above 30 s it is a failure.
 
+## What only TLS guards
+
+TCP's checksum is weak, and on a loopback set-up (`IMAP_TLS=false`) nothing else stands between the mail server and
+the producer. What comes is compared with the size that the server announced, and a conversation that breaks the
+rules of IMAP is ended. A bit that flips inside a message and leaves its length alone is stored as it came, under
+the hash of what came: only TLS notices that on the way. Afterwards the comparison of the mailbox does, which reads
+a few messages whole each time (`altered` in `email-ingestion reconcile`, `message_altered_on_server` in the log);
+nothing is fetched again for it.
+
+## What was mended since
+
+Each of these lost, doubled or buried mail, or kept silent about it, and has a test of its own now:
+
+* A mail server restored from a backup gave UIDs out anew under the same UIDVALIDITY: that mail was never fetched,
+  and the audit called the mailbox complete. Mail is compared by what it is, not by its place.
+* Stored bytes that were gone or damaged were noticed at an export. They are read once a day and fetched again
+  (`contents_lost`).
+* A webhook that moved, or whose certificate had expired, was ready whenever its port was open. `/ready` names the
+  cause until it takes a message.
+* SIGHUP, SIGUSR2, SIGALRM and others ended a process without a record (`signals`).
+* An SQLite file that was removed, its `-wal` left, seemed a broken disk until a restart.
+
 ## What it does not show
 
 The sandbox is built from public documentation and observations of Gmail, never from Gmail itself. A power cut is
