@@ -103,7 +103,7 @@ class ImapConnection:
 
     def do_without(self, command: str, why: str) -> None:
         """Do not use an optional command in this session."""
-        self.refused.setdefault(command, why)
+        self.refused.setdefault(command, hide_names(why, self._names))
 
     def login(self, token: str | None) -> None:
         """Log in by XOAUTH2 with `token`, or by password without one.
@@ -144,7 +144,7 @@ class ImapConnection:
         except IMAPClientError as error:
             if not is_refusal(error):
                 raise
-            self.refused[command] = str(translate(error, f"use {command} of"))
+            self.do_without(command, str(translate(error, f"use {command} of")))
             result = None
         self.attempting = ""
         return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from tests.servers.odd_imap import Mail, OddImapServer, bad, bye, default, hang_up, no, ok, send
+from tests.servers.odd_imap import PASSWORD, Mail, OddImapServer, bad, bye, default, hang_up, no, ok, send
 from tests.servers.odd_stack import RunOdd
 from tests.servers.processes import until
 
@@ -61,7 +61,7 @@ def test_everything_optional_refused_at_once(odd: RunOdd):
         [Mail(LETTERS[0])], capabilities="IMAP4rev1 ID IDLE ENABLE NAMESPACE COMPRESS=DEFLATE CONDSTORE"
     )
     for command in ("ID", "ENABLE", "NAMESPACE", "COMPRESS", "STATUS", "IDLE"):
-        server.on(command, bad(f"{command} is not for you"))
+        server.on(command, bad(f"{command} is not for you, {PASSWORD}"))
     server.inbox.uidnext = None
     with odd(server) as stack:
         stack.arrives(LETTERS[0])
@@ -71,7 +71,8 @@ def test_everything_optional_refused_at_once(odd: RunOdd):
         assert stack.account()["refused"] == ["ID", "IDLE", "STATUS"]
         assert len(server.logins) == 1
         told = stack.events("imap_commands_refused")[-1]
-        assert "ID is not for you" in told["reasons"]
+        assert 'the server says "ID is not for you, <user>"' in told["reasons"]
+        assert PASSWORD not in stack.producer.log() + str(stack.producer.status())
         stack.is_ready()
         found = stack.here.run("-m", "email_ingestion", "doctor")
         assert "refuses ID, IDLE, STATUS" in found.stdout, found.stdout
