@@ -141,8 +141,9 @@ After every round, over all mail since the first round of that fault:
 
 *Duplicates refused* are messages that came a second time, after a crash or with a lost cursor, and that the database
 already had: delivery is at least once, the effect exactly once. *Recovery* is the time from the end of the fault until
-everything is delivered. *Standstill without a reason* is the longest time for which mail waited, none was delivered and
-`/ready` of every process said `ready`; above 30 s it is a failure.
+everything is delivered; after `imap_outage` and `token_outage` it may be `CB_RECOVERY_TIMEOUT` and ten seconds at most.
+*Standstill without a reason* is the longest time for which mail waited, none was delivered and `/ready` of every
+process said `ready`; above 30 s it is a failure.
 
 ## What only TLS guards
 
