@@ -43,6 +43,7 @@ from email_ingestion.producer.quarantine_retry import QuarantineRetry
 from email_ingestion.producer.size_check import SizeCheck
 from email_ingestion.producer.suspicion import Suspicion
 from email_ingestion.reconcile import Reconciler
+from email_ingestion.reconcile.reconciler import SAMPLES
 from email_ingestion.routing import Router
 from email_ingestion.settings import Account, Settings, load_settings, settings_files, start_of
 from email_ingestion.stream import (
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from email_ingestion.ledger.store import Ledger
 
 
+SAMPLE_AGE = 60.0  # seconds of a connection, after which a comparison also reads a few messages whole
 MAX_MAILBOXES = 3  # of an account: Gmail allows 15 connections, which the owner's own programs need too
 
 
@@ -107,7 +109,11 @@ class AccountServices:
             history=self.history(connection, mailbox),
             labels=self.labels(connection, mailbox),
             quarantine=self.quarantine_retry(connection, mailbox),
-            reconcile=lambda wait_for_capacity: self.reconciler(connection, mailbox, wait_for_capacity).steps(),
+            reconcile=lambda wait_for_capacity: self.reconciler(
+                # Not in the first comparison of a connection: a restart is to read nothing again.
+                *(connection, mailbox, wait_for_capacity),
+                samples=SAMPLES if connection.age > SAMPLE_AGE else 0,
+            ).steps(),
         )
 
     def new_mail(self, connection: ImapMailbox, mailbox: SelectedMailbox) -> NewMailSync:
@@ -145,7 +151,12 @@ class AccountServices:
         )
 
     def reconciler(
-        self, connection: ImapMailbox, mailbox: SelectedMailbox, wait_for_capacity: Callable[[], bool] | None
+        self,
+        connection: ImapMailbox,
+        mailbox: SelectedMailbox,
+        wait_for_capacity: Callable[[], bool] | None,
+        *,
+        samples: int = SAMPLES,
     ) -> Reconciler:
         """Return what compares the mailbox with what became of its mail, and with `wait_for_capacity` fills gaps."""
         return Reconciler(
@@ -158,6 +169,7 @@ class AccountServices:
             known_mail=self._known_mail(connection, mailbox),
             quarantine=self._quarantine(mailbox),
             wait_for_capacity=wait_for_capacity,
+            samples=samples,
             observe=self.observe,
         )
 

@@ -55,6 +55,7 @@ class Reconciler:
         known_mail: KnownMail,
         quarantine: Quarantine,
         wait_for_capacity: Callable[[], bool] | None,
+        samples: int = SAMPLES,
         observe: Observe,
     ) -> None:
         self._account = account
@@ -71,6 +72,7 @@ class Reconciler:
         self._rescan = 0
         self._first_uid = 1
         self._portion_size = PortionSize()
+        self._samples = samples
         self._random = random.Random()  # noqa: S311 - which messages are looked at is no secret
         self._sample: list[tuple[bool, float, int]] = []  # another size than recorded, a random number, UID
         self.report = ReconcileReport(account, mailbox.name, mailbox.uidvalidity, 0)
@@ -162,7 +164,7 @@ class Reconciler:
                 continue
             resized = all(each.size != summary.size for each in recorded.get(summary.uid, ()))
             self._sample.append((resized, self._random.random(), summary.uid))
-        self._sample = sorted(self._sample, reverse=True)[:SAMPLES]
+        self._sample = sorted(self._sample, reverse=True)[: self._samples]
         return [summary for summary in summaries if summary.uid in others]
 
     def _compare_contradicted(self, summaries: Sequence[MessageSummary]) -> Iterator[None]:
