@@ -44,7 +44,12 @@ EXAMPLES = {
     "1767225600001-0": "{second}",
     "1f0c9a6be2d4": "{fingerprint}",
     "mail-1-worker-2": "{worker}",
+    " NUMBER": " 001",
+    " TEXT": " 'the worker runs again'",
+    "[--kind action|factor|lucky]": "--kind action",
+    "--cause … --fix …": "--cause memory --fix restarted",
     " UID…": " 4711",
+    "ada@example.com": "a@example.org",
     " ID…": " {first}",
     " ID": " {id}",
     " EMAIL_ID": " {id}",
@@ -68,7 +73,9 @@ ANSWERS = {
     r"email-ingestion (pending|revoke|errors|logs) ?.*": {0, 1},
     r"email-ingestion dlq .*--older-than.*": {1},
     r"email-ingestion audit (list --action dlq .*|verify --head .*)": {1},  # not on this system
-    r"email-ingestion export \S+ --json -o .*": {0, 2},  # the file of the time before
+    r"email-ingestion reconcile --against .*|email-ingestion incident verify .*": {0, 1},
+    r"email-ingestion check .*": {0, 1, 2, 3},
+    r"email-ingestion export \S+ (--json )?-o .*": {0, 2},  # the file of the time before
     r"email-ingestion dlq show \S+ --raw .*": {0, 2},
     r"email-ingestion dlq export .*--output .*": {0, 2},
     r"email-ingestion evidence collect .*": {0, 2},
@@ -135,6 +142,7 @@ def _furnish(folder: Path) -> None:
     """Make the live system's folder look like the project's, and as if its reader had some files."""
     (folder / "message.eml").write_bytes(MAIL % (9, 9))
     (folder / "mail.mbox").write_bytes(b"From a@example.org Thu Jan  1 00:00:00 2026\n" + MAIL % (8, 8))
+    (folder / "ids.txt").write_text("<1@example.org>\n")
     (folder / "data").mkdir(exist_ok=True)
     tools = folder / "tools"
     tools.mkdir()
