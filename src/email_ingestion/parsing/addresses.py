@@ -208,4 +208,8 @@ def _repair(addr: str) -> str:
     addr = _AROUND_DOTS.sub(r"\1", addr) if not addr.startswith('"') else addr
     if quoted := _QUOTES.fullmatch(addr):
         addr = quoted[2]
+    if (
+        addr.startswith("[") and addr.endswith("]") and "@" in addr
+    ):  # as Outlook quotes them: Ann [mailto:a@example.com]
+        addr = addr[1:-1]
     return addr[7:] if addr[:7].lower() == "mailto:" else addr

@@ -45,7 +45,7 @@ _LINE_ENTRY: Final = re.compile(
 _FAILED_TO: Final = re.compile(
     rf"(?:wasn't delivered to|could not be delivered to|did not reach)[ \t]+<?({_ADDRESS})>?"
 )
-_ENHANCED: Final = re.compile(r"\b[245]\.[0-9]{1,3}\.[0-9]{1,3}\b")
+_ENHANCED: Final = re.compile(r"(?<![\w.])[245]\.[0-9]{1,3}\.[0-9]{1,3}(?![\w.]*[0-9])")  # no part of an IP address
 _BASIC: Final = re.compile(r"\b([45])[0-9]{2}[ -]")
 _DELAYED: Final = re.compile(
     r"not yet been delivered|has been delayed|delivery.{0,20}delayed|THIS IS A WARNING", re.IGNORECASE
