@@ -53,6 +53,7 @@ EMPTY = {
     "Failed attempts",
     "Life of the tokens",
     "Memory of Redis",
+    "Missing at the last reconciliation",  # and contents that were lost
     "Owed to sinks",
 }
 MOST_SERIES = 300  # of one process, those of Python and the process included
