@@ -107,6 +107,22 @@ ELSEWHERE = {
     "redis-cli": "below: its words go past ours",
     "alert test": "tests/unit/ops/test_builtin_alerts.py",
     "sandbox": "tests/sandbox/test_sandbox_state.py",
+    "backup": "below, as the script of that name",
+    "restore": "below, as the script of that name",
+    "auth": "below, as the program src.auth.oauth2_gmail",
+    "producer": "below, as the program of that name",
+    "worker": "below, as the program of that name",
+    **dict.fromkeys(("init", "check", "reparse", "audit list", "audit verify"), "in tests of their own"),
+    **dict.fromkeys(
+        ("blobs verify", "quarantine list", "quarantine retry", "quarantine accept"), "in tests of their own"
+    ),
+    **{
+        f"incident {name}": "tests/integration/test_incidents.py"
+        for name in (
+            *("open", "ack", "note", "update", "resolve", "list"),
+            *("summary", "statuspage", "postmortem", "verify"),
+        )
+    },
 }
 
 
