@@ -28,15 +28,26 @@ READER_GONE = 141  # 128 and SIGPIPE, as a shell has it for `… | head -1`
 UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 
 
-def run(function: Callable[..., Any], on_failure: OnFailure = lambda _error, _sentence, _code: None) -> NoReturn:
-    """Run one function as a whole program, as `scripts/backup.py` does."""
+def run(
+    function: Callable[..., Any],
+    on_failure: OnFailure = lambda _error, _sentence, _code: None,
+    *,
+    crashes: bool = False,
+) -> NoReturn:
+    """Run one function as a whole program, as `scripts/backup.py` does; the arguments are those of `leave`."""
     program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     program.command()(function)
-    leave(typer.main.get_command(program), on_failure)
+    leave(typer.main.get_command(program), on_failure, crashes=crashes)
 
 
-def leave(command: Any, on_failure: OnFailure = lambda _error, _sentence, _code: None) -> NoReturn:
-    """Run a command and exit with its code; before it fails, call `on_failure` with the error, a sentence, the code."""
+def leave(
+    command: Any, on_failure: OnFailure = lambda _error, _sentence, _code: None, *, crashes: bool = False
+) -> NoReturn:
+    """Run a command and exit with its code; before it fails, call `on_failure` with the error, a sentence, the code.
+
+    With `crashes`, an error that nobody foresaw is raised: a process that is to be started again must not end with the
+    code of one that only an operator can help.
+    """
     use_private_umask()
     # Else the interpreter looks for garbage at its end, in all that was imported, for a fifth of a second.
     atexit.register(gc.freeze)
@@ -58,7 +69,9 @@ def leave(command: Any, on_failure: OnFailure = lambda _error, _sentence, _code:
         on_failure(error, sentence, failure_code)
         typer.echo(sentence, err=True)
         sys.exit(failure_code)
-    except Exception as error:  # noqa: BLE001 - a traceback tells an operator nothing
+    except Exception as error:
+        if crashes:
+            raise
         sentence = (
             f"{describe_unforeseen(error)}, which nobody foresaw: please report it with the command and its words."
         )

@@ -98,7 +98,7 @@ def run_process(function: Callable[..., int]) -> NoReturn:
             logger("process").critical("process_failed", exit_code=code, reason=sentence, **failed)
 
     try:
-        run(function, log_failure)
+        run(function, log_failure, crashes=True)
     except Exception:
         _open_log(identity, directory, echo=True)  # which logs uncaught exceptions
         raise
