@@ -77,7 +77,7 @@ def test_what_a_worker_buries_is_listed_counted_and_replayed_in_vain(here: Place
     worker = here.worker()
     until(lambda: depth(own_redis) == 1, "the worker buries what it cannot read")
     (letter,) = asked(here, "list")
-    assert (letter["reason"], letter["error_type"], letter["replays"]) == ("permanent", "KeyError", 0)
+    assert (letter["reason"], letter["error_type"], letter["replays"]) == ("malformed", "MalformedEntry", 0)
     (kind,) = asked(here, "stats")
     assert (kind["count"], kind["example"], kind["fingerprint"]) == (1, letter["id"], letter["fingerprint"])
     assert asked(here, "replay", "--fingerprint", kind["fingerprint"])["replayed"] == 1
