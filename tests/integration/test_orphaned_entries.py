@@ -7,6 +7,7 @@ from concurrent.futures import Future
 
 import pytest
 
+from email_ingestion.events import Event, LoopFailed
 from email_ingestion.records import Cursor
 from email_ingestion.stream import GROUP, Appender, Consumer, Delivery, Keys
 from email_ingestion.worker import loop
@@ -27,6 +28,13 @@ class Unrest:
         self._appender = appender
         self._upto = upto
         self.settled: list[int] = []
+        self.slow_entries: frozenset[str] = frozenset()
+
+    def attend_slow_lane(self) -> None:
+        pass
+
+    def leave_slow_lane(self) -> None:
+        pass
 
     def ready(self) -> bool:
         return True
@@ -45,6 +53,12 @@ class Unrest:
             self._appender.append("default", "INBOX", Cursor(1, self._upto - 1), self._upto, [message(self._upto)])
 
 
+def raise_failure(event: Event) -> None:
+    """End the test at once: the loop would go on for ever."""
+    if isinstance(event, LoopFailed):
+        raise event.error
+
+
 def test_a_worker_that_is_never_idle_delivers_what_nobody_was_given(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ):
@@ -61,7 +75,7 @@ def test_a_worker_that_is_never_idle_delivers_what_nobody_was_given(
         lease=60,
         paused=lambda: False,
         min_priority=lambda: 0,
-        observe=lambda event: None,
+        observe=raise_failure,
     )
     consumer.recover_orphans()
     (phantom,) = consumer.read_new(1)
