@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
+
 from gmail_sandbox import RunningSandbox
 from tests.servers.poison import poisoned_python
 from tests.servers.processes import Place, until
@@ -29,11 +31,13 @@ def test_five_endless_messages_delay_no_other_mail_and_come_when_they_can_be_rea
         sandbox.deliver(letter(number))
     until(lambda: len(here.rows()) == 80 - SLOW, "mail that comes later, too")
     assert worker.metric("email_ingestion_slow_messages_total") == SLOW
-    stream = worker.status()["stream"]
-    assert (stream["depth"], stream["max_deliveries"]) == (SLOW, 1)
+    until(lambda: worker.status()["stream"]["depth"] == SLOW, "all other mail is out of the stream, and seen to be")
+    assert worker.status()["stream"]["max_deliveries"] == 1
     assert worker.log().count("email_deferred") == 0
     assert producer.terminate() == 0
+    parsers = psutil.Process(worker.process.pid).children()
     assert worker.terminate() == 0
+    assert psutil.wait_procs(parsers, timeout=5)[1] == []
 
     here.environment = clean
     done = here.run("worker.py", "--drain")

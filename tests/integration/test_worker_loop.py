@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from email_ingestion.blobs import DiskBlobStore
 from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.errors import SinkUnavailable
+from email_ingestion.events import Event, SlowMessageFound
 from email_ingestion.parsing.isolated import IsolatedParser
 from email_ingestion.records import Cursor, SinkMessage
 from email_ingestion.routing import Router
@@ -19,6 +21,7 @@ from email_ingestion.stream import GROUP, Appender, Consumer, Keys, SyntheticMes
 from email_ingestion.worker import Worker
 from email_ingestion.worker.processor import BatchProcessor
 from tests.servers.links import link, message
+from tests.servers.poison import poisoned_python
 from tests.servers.redis import RedisServer
 
 PATIENCE = 30.0
@@ -133,3 +136,36 @@ def test_a_drain_waits_for_no_mail_behind_the_last(
     parser.second.set()
     _worker(redis_server, tmp_path, parser, Shelf(parser)).drain()
     assert waited_at == [MESSAGES, MESSAGES - BATCH]
+
+
+LOOP = """
+import email_ingestion.parsing as parsing
+harmless = parsing.parse
+def parse(envelope, raw):
+    while envelope.uid == 1 and envelope.account != "probe":
+        pass
+    return harmless(envelope, raw)
+parsing.parse = parse
+"""
+
+
+def test_a_message_is_revoked_whose_parser_in_the_slow_lane_is_not_there_yet(
+    redis_server: RedisServer, tmp_path: Path, parser: Watched, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PYTHONPATH", poisoned_python(tmp_path / "site", LOOP))
+    found_at: list[float] = []
+
+    def revoke(event: Event) -> None:
+        if isinstance(event, SlowMessageFound):
+            found_at.append(time.monotonic())
+            assert worker._processor.revoke(event.email_id)
+
+    shelf = Shelf(parser)
+    parser.second.set()
+    worker = _worker(redis_server, tmp_path, parser, shelf, revoke)
+    worker.drain()
+    assert time.monotonic() - found_at[0] < PATIENCE / 2
+    assert sorted(shelf.got) == list(range(2, MESSAGES + 1))
+    with redis_server.client() as client:
+        assert [letter[b"dead_reason"] for _, letter in client.xrange(Keys().dlq)] == [b"operator"]
+    assert len(found_at) == 1

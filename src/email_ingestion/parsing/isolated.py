@@ -114,6 +114,8 @@ class IsolatedParser:
             self._child.start((0.0, []), START_SECONDS)
         except (OSError, EOFError) as error:
             code = self.close()
+            if self._interrupted:
+                raise ParserDied(f"the parser process was ended with {code}", code) from error
             why = str(error) if code is None else f"it ended with {code}"
             raise ParserUnavailable(f"the parser process cannot be started ({why}): {_ADVICE}") from error
 

@@ -1,6 +1,7 @@
 """The parser process: receives batches of raw messages on the socket of its parent, and sends records back.
 
-It ends when its worker does. A message that crashes it or exhausts its memory harms no other process.
+It ends when its worker does, also amid a message. A message that crashes it or exhausts its memory harms no other
+process.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import signal
 import sys
 
 import email_ingestion.parsing.record  # noqa: F401 - now, and not in the time of the first message
-from email_ingestion.child_process import connect_to_parent, receive, send
+from email_ingestion.child_process import connect_to_parent, killed_with_parent, receive, send
 from email_ingestion.parsing import parse
 from email_ingestion.records import Email, Envelope
 
@@ -43,7 +44,10 @@ def main() -> None:
             except (EOFError, OSError):
                 return
             _limit_memory(batch)
-            send(worker, [_parse_within(seconds, envelope, raw) for envelope, raw in batch])
+            with killed_with_parent(worker):
+                emails = [_parse_within(seconds, envelope, raw) for envelope, raw in batch]
+            send(worker, emails)
+            del emails
 
 
 def _limit_memory(batch: list[tuple[Envelope, bytes]]) -> None:

@@ -126,6 +126,8 @@ class BatchProcessor:
 
     def attend_slow_lane(self) -> None:
         """Settle the message that the slow lane has parsed, if there is one. Raises like `finish`."""
+        for email_id in tuple(self._revoked):  # again: its parser may not have been there to be ended
+            self._slow_lane.interrupt(email_id)
         if done := self._slow_lane.take_parsed():
             self.finish(InProgress([done.delivery], [(done.delivery, done.message)], done.parsed, time.monotonic()))
 

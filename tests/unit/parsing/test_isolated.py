@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,7 @@ import pytest
 from email_ingestion.errors import ParserDied, ParserUnavailable
 from email_ingestion.parsing.isolated import PROBE, IsolatedParser
 from tests.servers.poison import poisoned_python
+from tests.servers.processes import until
 
 LETTER = b"Subject: hello\r\n\r\nhello\r\n"
 
@@ -117,3 +119,38 @@ def test_memory_ends_at_500_mb_and_a_large_message_has_more(parser: IsolatedPars
     (email,) = parser.parse([(PROBE, b"From: a@example.com\nContent-Type: image/png\n\n" + b"x" * 60_000_000)])
     assert [one.size for one in email.attachments] == [60_000_000]
     assert email.defects == ("date:missing",)
+
+
+LOOPS = {
+    "python": "while True: pass",
+    "C": "import re; re.match('(a|a)*b', 'a' * 60)",  # which lets no other thread run
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_parser_that_never_returns_ends_with_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop: str):
+    site = f"import email_ingestion.parsing as parsing\ndef parse(*_):\n    {LOOPS[loop]}\nparsing.parse = parse\n"
+    monkeypatch.setenv("PYTHONPATH", poisoned_python(tmp_path, site))
+    code = "from email_ingestion.parsing.isolated import *; IsolatedParser(60.0).parse([(PROBE, b'')])"
+    with subprocess.Popen([sys.executable, "-c", code]) as parent:
+        try:
+            child = until(lambda: next(iter(psutil.Process(parent.pid).children()), None), "the parser is there")
+            until(lambda: child.cpu_times().user > 1.5, "it loops")
+        finally:
+            parent.kill()
+    try:
+        child.wait(5)
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+
+
+def test_a_parser_that_is_interrupted_while_it_starts_was_not_unavailable(
+    parser: IsolatedParser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PYTHONPATH", poisoned_python(tmp_path, "import time\ntime.sleep(60)\n"))
+    timer = threading.Timer(0.5, parser.interrupt)
+    timer.start()
+    with pytest.raises(ParserDied, match="ended with -9"):
+        parser.parse([(PROBE, LETTER)])
+    timer.join()
