@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,7 +16,7 @@ from email_ingestion.cli.exit_codes import OK
 from email_ingestion.cli.output import Json, say, show
 from email_ingestion.doctor.findings import SEVERITY, Finding, worst_verdict
 from email_ingestion.errors import ConfigurationError, OperationFailed
-from email_ingestion.settings import load_settings
+from email_ingestion.settings import Settings, load_settings
 from email_ingestion.settings.effective_settings import effective_settings
 
 COLOURS = {"ok": "green", "unknown": "cyan", "degraded": "yellow", "failed": "bold red"}
@@ -98,14 +98,9 @@ def collect_evidence(
     Examples:
       email-ingestion evidence collect --out incident-42
     """
-    from email_ingestion.doctor.checks import run_checks  # noqa: PLC0415 - help comes without all they look at
-    from email_ingestion.fleet.evidence_bundle import collect_bundle  # noqa: PLC0415
-
     settings = load_settings()
     with audited(settings.log_dir, "evidence collect", {"directory": str(out)}) as outcome:
-        manifest = collect_bundle(
-            settings, out, lambda _: None, {"doctor.json": lambda: [asdict(each) for each in run_checks()]}
-        )
+        manifest = collect_into(settings, out)
         outcome |= {"files": len(manifest["files"]), "missing": manifest["missing"]}
     for name, reason in manifest["missing"].items():
         say(f"{name}: {reason}")
@@ -113,6 +108,15 @@ def collect_evidence(
         [{"directory": str(out), "files": len(manifest["files"]), "missing": len(manifest["missing"])}], as_json=as_json
     )
     return OK
+
+
+def collect_into(settings: Settings, folder: Path) -> dict[str, Any]:
+    """Collect the evidence and what the doctor finds; return the manifest. Raises as `collect_bundle` does."""
+    from email_ingestion.doctor.checks import run_checks  # noqa: PLC0415 - help comes without all they look at
+    from email_ingestion.fleet.evidence_bundle import collect_bundle  # noqa: PLC0415
+
+    extra = {"doctor.json": lambda: [asdict(each) for each in run_checks()]}
+    return collect_bundle(settings, folder, lambda _: None, extra)
 
 
 @alert.callback()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from email_ingestion.cli.common import audited, current_user
+from email_ingestion.cli.diagnostics import collect_into
 from email_ingestion.cli.output import Json, printable, say, show
 from email_ingestion.errors import OperationFailed
 from email_ingestion.settings import Settings, load_settings
@@ -104,7 +105,7 @@ def update(number: Number, text: Text) -> int:
     from email_ingestion.incidents import incident_log, texts  # noqa: PLC0415
 
     found = incident_log.add_entry(incident_log.find_incident(number), current_user(), "update", text)
-    return _print(found, "update.md", lambda now: texts.update_text(found, now, text))
+    return _print(found.number, "update.md", lambda found, now: texts.update_text(found, now, text))
 
 
 @incident.command()
@@ -126,7 +127,7 @@ def resolve(
     ended = {"resolved_at": _now(), "resolved_by": user, "cause": cause, "fix": fix}
     with audited(settings.log_dir, "incident resolve", {"number": found.number}):
         found = incident_log.change(found, user, "resolved", f"{cause} -> {fix}", **ended)
-    return _print(found, "resolved.md", lambda now: texts.resolved_text(found, now))
+    return _print(found.number, "resolved.md", texts.resolved_text)
 
 
 @incident.command()
@@ -136,10 +137,9 @@ def summary(number: Number) -> int:
     Examples:
       email-ingestion incident summary 001
     """
-    from email_ingestion.incidents import incident_log, texts  # noqa: PLC0415
+    from email_ingestion.incidents import texts  # noqa: PLC0415
 
-    found = incident_log.find_incident(number)
-    return _print(found, "summary.md", lambda now: texts.summary_text(found, now))
+    return _print(number, "summary.md", texts.summary_text)
 
 
 @incident.command()
@@ -149,10 +149,9 @@ def statuspage(number: Number) -> int:
     Examples:
       email-ingestion incident statuspage 001
     """
-    from email_ingestion.incidents import incident_log, texts  # noqa: PLC0415
+    from email_ingestion.incidents import texts  # noqa: PLC0415
 
-    found = incident_log.find_incident(number)
-    return _print(found, "statuspage.md", lambda now: texts.statuspage_text(found, now))
+    return _print(number, "statuspage.md", texts.statuspage_text)
 
 
 @incident.command()
@@ -162,12 +161,13 @@ def postmortem(number: Number) -> int:
     Examples:
       email-ingestion incident postmortem 001
     """
-    from email_ingestion.incidents import incident_log, texts  # noqa: PLC0415
+    from email_ingestion.incidents import texts  # noqa: PLC0415
     from email_ingestion.incidents.timeline import timeline  # noqa: PLC0415
 
-    settings, found = load_settings(), incident_log.find_incident(number)
-    moments = timeline(found, settings.log_dir)
-    return _print(found, "postmortem.md", lambda now: texts.postmortem_text(found, now, moments))
+    def make(found: Incident, now: Assessment) -> str:
+        return texts.postmortem_text(found, now, timeline(found, load_settings().log_dir))
+
+    return _print(number, "postmortem.md", make)
 
 
 @incident.command()
@@ -225,11 +225,12 @@ def _row(each: Incident) -> dict[str, Any]:
     }
 
 
-def _print(found: Incident, name: str, make: Callable[[Assessment], str]) -> int:
-    """Assess, print a text and keep it in the incident's folder."""
-    from email_ingestion.incidents.incident_log import keep  # noqa: PLC0415
+def _print(number: str, name: str, make: Callable[[Incident, Assessment], str]) -> int:
+    """Assess an incident, print a text about it and keep that in its folder."""
+    from email_ingestion.incidents.incident_log import find_incident, keep  # noqa: PLC0415
 
-    text = make(_assess(load_settings(), found))
+    found = find_incident(number)
+    text = make(found, _assess(load_settings(), found))
     keep(found, name, text)
     typer.echo(text)
     return 0
@@ -246,11 +247,7 @@ def _assess(settings: Settings, found: Incident) -> Assessment:
 
 
 def _collect(settings: Settings, found: Incident) -> None:
-    from email_ingestion.doctor.checks import run_checks  # noqa: PLC0415
-    from email_ingestion.fleet.evidence_bundle import collect_bundle  # noqa: PLC0415
-
-    extra = {"doctor.json": lambda: [asdict(each) for each in run_checks()]}
-    manifest = collect_bundle(settings, found.folder / "evidence", lambda _: None, extra)
+    manifest = collect_into(settings, found.folder / "evidence")
     missing = f", {len(manifest['missing'])} could not be had" if manifest["missing"] else ""
     typer.echo(f"evidence: {found.folder}/evidence, {len(manifest['files'])} files{missing}")
 

@@ -81,17 +81,12 @@ def _refs_in_redis(settings: Settings) -> set[str]:
     Dead letters are read twice: one that is replayed, or dies, meanwhile is then seen on one side at least. All this
     happens before the database is asked, where every message ends.
     """
+    from email_ingestion.app.nightly_scrub import queued_entries  # noqa: PLC0415
     from email_ingestion.blobs import reference  # noqa: PLC0415
-    from email_ingestion.stream import EntryScanner, open_link  # noqa: PLC0415
+    from email_ingestion.stream import open_link  # noqa: PLC0415
 
     link = open_link(settings.redis_address, "email-ingestion-blobs")
-    scanners = [EntryScanner(link, keys) for keys in link.partitions]
-    looks = (
-        look
-        for scanner in scanners
-        for look in (scanner.dead_letter_pages(), scanner.stream_pages(), scanner.dead_letter_pages())
-    )
-    return {reference(entry.sha256) for pages in looks for page in pages for entry in page.entries}
+    return {reference(entry.sha256) for entry in queued_entries(link)}
 
 
 def _orphans(aged: Iterable[OldBlob], refs_in_redis: set[str], ledger: Ledger) -> Iterator[OldBlob]:

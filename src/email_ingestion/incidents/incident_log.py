@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -14,8 +13,6 @@ from email_ingestion.atomic_files import atomic_write, file_lock, write_private
 from email_ingestion.errors import ConfigurationError, OperationFailed
 
 FOLDER = Path("data/incidents")
-NUMBER = re.compile(r"INC-\d{8}-\d{3,}", re.ASCII)
-SEVERITIES = ("P0", "P1", "P2", "P3", "P4", "SEV1", "SEV2", "SEV3", "SEV4")
 
 State = Literal["open", "acknowledged", "resolved"]
 Kind = Literal["opened", "note", "ack", "update", "action", "factor", "lucky", "resolved", "verified"]
