@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any, Literal
 
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.fleet.log_files import LogFilter, log_files, read_records
-from email_ingestion.fleet.status_table import OK_STATES, system_status
+from email_ingestion.fleet.status_table import OK_STATES, SystemStatus, system_status
 from email_ingestion.ledger.maintenance import database_load, delivery_seconds
 from email_ingestion.settings import Settings
 from email_ingestion.stream import open_link, read_gauges
@@ -47,13 +48,27 @@ class CheckResult:
         return f"{self.level} {self.name}: {self.text}"
 
 
+@dataclass
+class Look:
+    """What the checks of one run look at; the processes are asked once for all of them."""
+
+    settings: Settings
+    since: datetime
+
+    @cached_property
+    def system(self) -> SystemStatus:
+        """The processes of this machine."""
+        return system_status(self.settings)
+
+
 def run_check(name: str, settings: Settings, span: timedelta) -> list[CheckResult]:
     """Run one check, or `all` of them; what cannot be looked at is UNKNOWN, with the reason."""
     names = list(CHECKS) if name == "all" else [name]
+    look = Look(settings, datetime.now(UTC) - span)
     results = []
     for each in names:
         try:
-            results.append(CHECKS[each](settings, datetime.now(UTC) - span))
+            results.append(CHECKS[each](look))
         except (EmailIngestionError, OSError) as error:
             results.append(CheckResult(each, "UNKNOWN", " ".join(str(error).split())))
     return results
@@ -64,12 +79,12 @@ def worst(results: Sequence[CheckResult]) -> Level:
     return max((result.level for result in results), key=BY_WEIGHT.index)
 
 
-def check_errors(settings: Settings, since: datetime) -> CheckResult:
+def check_errors(look: Look) -> CheckResult:
     """Compare attempts that failed with messages that were delivered, by the log files of this machine."""
-    if not log_files(settings.log_dir):
-        return CheckResult("errors", "UNKNOWN", f"there is no log of ours in {settings.log_dir}")
+    if not log_files(look.settings.log_dir):
+        return CheckResult("errors", "UNKNOWN", f"there is no log of ours in {look.settings.log_dir}")
     delivered = failed = dead = 0
-    for record in read_records(settings.log_dir, LogFilter(since, "INFO")):
+    for record in read_records(look.settings.log_dir, LogFilter(look.since, "INFO")):
         if record.get("event") == "emails_delivered":
             delivered += _integer(record.get("count"))
         elif record.get("event") in FAILURES:
@@ -81,9 +96,9 @@ def check_errors(settings: Settings, since: datetime) -> CheckResult:
     return CheckResult("errors", _level(share, ERROR_SHARE), text, values)
 
 
-def check_latency(settings: Settings, since: datetime) -> CheckResult:
+def check_latency(look: Look) -> CheckResult:
     """Measure how long mail that arrived in the span took from its arrival at the server to its row."""
-    seconds = sorted(delivery_seconds(settings.database_url, since))
+    seconds = sorted(delivery_seconds(look.settings.database_url, look.since))
     if not seconds:
         return CheckResult("latency", "OK", "no mail arrived and was delivered in this span", {"messages": 0})
     p50, p95, p99 = (seconds[min(len(seconds) - 1, int(share * len(seconds)))] for share in (0.5, 0.95, 0.99))
@@ -92,11 +107,11 @@ def check_latency(settings: Settings, since: datetime) -> CheckResult:
     return CheckResult("latency", _level(p95, LATENCY_SECONDS), text, values)
 
 
-def check_queue(settings: Settings, _since: datetime) -> CheckResult:
+def check_queue(look: Look) -> CheckResult:
     """Look how many messages wait in Redis, and for how long."""
-    gauges = read_gauges(open_link(settings.redis_address, "email-ingestion-check"))
+    gauges = read_gauges(open_link(look.settings.redis_address, "email-ingestion-check"))
     age = time.time() - gauges.oldest if gauges.oldest else 0.0
-    share = gauges.depth / settings.stream_max_depth
+    share = gauges.depth / look.settings.stream_max_depth
     values = {
         "depth": gauges.depth,
         "pending": gauges.pending,
@@ -111,9 +126,9 @@ def check_queue(settings: Settings, _since: datetime) -> CheckResult:
     return CheckResult("queue", level, text, values)
 
 
-def check_breakers(settings: Settings, _since: datetime) -> CheckResult:
+def check_breakers(look: Look) -> CheckResult:
     """Look at the circuit breakers of the processes of this machine."""
-    system = system_status(settings)
+    system = look.system
     states = {
         f"{process.stem} {breaker['name']}": breaker["state"]
         for process in system.processes
@@ -127,9 +142,9 @@ def check_breakers(settings: Settings, _since: datetime) -> CheckResult:
     return CheckResult("breakers", level, text, {"states": states})
 
 
-def check_workers(settings: Settings, _since: datetime) -> CheckResult:
+def check_workers(look: Look) -> CheckResult:
     """Look whether the processes that should run do, and work."""
-    system = system_status(settings)
+    system = look.system
     missing = [each.reason for each in system.missing]
     present = [each for each in system.processes if each.missing is None]
     sick = [f"{each.stem} is {each.state}" for each in present if each.state not in OK_STATES]
@@ -145,9 +160,9 @@ def check_workers(settings: Settings, _since: datetime) -> CheckResult:
     return CheckResult("workers", "OK", f"{', '.join(running)} run and are ready", values)
 
 
-def check_database(settings: Settings, _since: datetime) -> CheckResult:
+def check_database(look: Look) -> CheckResult:
     """Open the database, and on a server look at connections, long queries, who waits for whom, and replicas."""
-    load = database_load(settings.database_url)
+    load = database_load(look.settings.database_url)
     values = {name: value for name, value in load.items() if value is not None}
     shares = [_level(load["answer_seconds"], (1.0, 5.0))]
     texts = [f"it took a transaction in {1000 * load['answer_seconds']:.0f} ms"]
@@ -168,7 +183,7 @@ def check_database(settings: Settings, _since: datetime) -> CheckResult:
     return CheckResult("database", max(shares, key=BY_WEIGHT.index), ", ".join(texts), values)
 
 
-CHECKS: dict[str, Callable[[Settings, datetime], CheckResult]] = {
+CHECKS: dict[str, Callable[[Look], CheckResult]] = {
     "errors": check_errors,
     "latency": check_latency,
     "queue": check_queue,
