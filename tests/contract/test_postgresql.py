@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from email_ingestion.doctor.service_checks import CheckResult, run_check
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
 from email_ingestion.ledger import engine, postgresql, store
 from email_ingestion.ledger.engine import open_engine
 from email_ingestion.ledger.store import Ledger, open_ledger
+from email_ingestion.settings import Settings
 from tests.contract.ledgers import letters
 from tests.servers.postgres import fresh_database, running_pgbouncer
 from tests.servers.processes import until
@@ -127,3 +131,52 @@ def _prepared(ledger: Ledger) -> int | None:
     with ledger._database.connect() as connection:
         threshold: int | None = connection.connection.driver_connection.prepare_threshold
         return threshold
+
+
+def test_a_check_tells_who_waits_for_whom_and_which_slot_nobody_reads(postgres_url: str):
+    first, second = open_engine(postgres_url), open_engine(postgres_url)
+    with closing(open_ledger(postgres_url)):
+        pass
+    settings = Settings(database_url=postgres_url)
+    with first.connect() as blocker, second.connect() as waiter:
+        blocker.exec_driver_sql("LOCK TABLE purged IN ACCESS EXCLUSIVE MODE")
+        pid = blocker.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        thread = threading.Thread(target=lambda: waiter.exec_driver_sql("LOCK TABLE purged IN ACCESS SHARE MODE"))
+        thread.start()
+        until(lambda: f"waits for PID {pid}" in _database_check(settings).text, "the waiting session is told")
+        assert _database_check(settings).level == "WARNING"
+        blocker.rollback()
+        thread.join()
+        waiter.rollback()
+        blocker.exec_driver_sql("SELECT pg_create_physical_replication_slot('unread')")
+        blocker.commit()
+        try:
+            found = _database_check(settings)
+            assert (found.level, "nobody reads the replication slot unread" in found.text) == ("WARNING", True)
+        finally:
+            blocker.exec_driver_sql("SELECT pg_drop_replication_slot('unread')")
+            blocker.commit()
+    first.dispose()
+    second.dispose()
+
+
+def test_a_user_without_rights_is_told_all_connections_and_what_it_cannot_see(postgres_server: str):
+    with fresh_database(postgres_server) as url:
+        owner = open_engine(url)
+        with owner.connect() as connection:
+            connection.exec_driver_sql("CREATE ROLE plain LOGIN")
+            connection.exec_driver_sql("GRANT CREATE, USAGE ON SCHEMA public TO plain")
+            connection.commit()
+            plain = url.replace("postgres@", "plain@")
+            open_ledger(plain).close()
+            found = _database_check(Settings(database_url=plain))
+            assert found.values["connections"] >= 2
+            assert "the queries are hidden" in found.text
+            connection.exec_driver_sql("DROP OWNED BY plain")
+            connection.exec_driver_sql("DROP ROLE plain")
+            connection.commit()
+        owner.dispose()
+
+
+def _database_check(settings: Settings) -> CheckResult:
+    return run_check("database", settings, timedelta(hours=1))[0]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -170,17 +170,30 @@ def check_database(look: Look) -> CheckResult:
         shares += [
             _level(load["connections"] / load["max_connections"], CONNECTION_SHARE),
             _level(load["longest_query_seconds"], QUERY_SECONDS),
-            "WARNING" if load["blocked"] else "OK",
+            "WARNING" if load["blocked"] or load["idle_slots"] else "OK",
             _level(load["replica_lag_seconds"] or 0.0, REPLICA_SECONDS),
         ]
-        texts += [
-            f"{load['connections']} of {load['max_connections']} connections",
-            f"the longest query runs {load['longest_query_seconds']:.0f} s",
-            "; ".join(f"PID {pid} waits for {blockers}" for pid, blockers in load["blocked"].items()) or "none waits",
-        ]
-        if load["replica_lag_seconds"] is not None:
-            texts.append(f"the slowest replica is {load['replica_lag_seconds']:.0f} s behind")
+        texts += _describe_server(load)
     return CheckResult("database", max(shares, key=BY_WEIGHT.index), ", ".join(texts), values)
+
+
+def _describe_server(load: Mapping[str, Any]) -> Iterator[str]:
+    """Say how busy a database server is, and what of it this user may not see."""
+    yield f"{load['connections']} of {load['max_connections']} connections"
+    yield f"the longest query runs {load['longest_query_seconds']:.0f} s"
+    if load["hidden_sessions"]:
+        yield f"of {load['hidden_sessions']} sessions of other users the queries are hidden (pg_monitor shows them)"
+    for each in load["blocked"]:
+        waits = " and ".join(f"PID {pid}" if pid else "a prepared transaction" for pid in each["blockers"])
+        yield f"PID {each['pid']} ({each['name']}) waits for {waits} for {each['seconds']:.0f} s"
+    if not load["blocked"]:
+        yield "nobody waits for a lock"
+    if load["replicas"]:
+        lag = load["replica_lag_seconds"]
+        behind = "with no lag to tell of" if lag is None else f"the slowest {lag:.0f} s behind"
+        yield f"{load['replicas']} replica{'s' if load['replicas'] > 1 else ''}, {behind}"
+    if load["idle_slots"]:
+        yield f"nobody reads the replication slot {', '.join(load['idle_slots'])}: the server keeps its log for it"
 
 
 CHECKS: dict[str, Callable[[Look], CheckResult]] = {

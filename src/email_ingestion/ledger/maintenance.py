@@ -18,18 +18,24 @@ from email_ingestion.ledger.migrate import downgrade, pending_revision
 from email_ingestion.ledger.store import Ledger
 from email_ingestion.ledger.tables import emails, metadata
 
+# Without pg_monitor a user sees of other users' sessions only that they are there: state and query are hidden.
 _SERVER_LOAD = """
-    SELECT count(*) FILTER (WHERE backend_type = 'client backend') AS connections,
+    SELECT (SELECT sum(numbackends)::int FROM pg_stat_database) AS connections,
            current_setting('max_connections')::int AS max_connections,
+           count(*) FILTER (WHERE datid IS NOT NULL AND backend_type IS NULL)::int AS hidden_sessions,
            coalesce(extract(epoch FROM max(clock_timestamp() - query_start) FILTER (
                WHERE state = 'active' AND backend_type = 'client backend' AND pid <> pg_backend_pid())), 0)::float8
                AS longest_query_seconds,
-           (SELECT extract(epoch FROM max(replay_lag))::float8 FROM pg_stat_replication) AS replica_lag_seconds
+           (SELECT count(*)::int FROM pg_stat_replication) AS replicas,
+           (SELECT extract(epoch FROM max(replay_lag))::float8 FROM pg_stat_replication) AS replica_lag_seconds,
+           (SELECT coalesce(json_agg(slot_name ORDER BY slot_name), '[]') FROM pg_replication_slots WHERE NOT active)
+               AS idle_slots
     FROM pg_stat_activity
 """
 _BLOCKED = """
-    SELECT pid, pg_blocking_pids(pid)::text AS blockers FROM pg_stat_activity
-    WHERE cardinality(pg_blocking_pids(pid)) > 0
+    SELECT pid, pg_blocking_pids(pid) AS blockers, coalesce(nullif(application_name, ''), usename, '?') AS name,
+           coalesce(extract(epoch FROM clock_timestamp() - coalesce(query_start, backend_start)), 0)::float8 AS seconds
+    FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0 ORDER BY pid
 """
 MAX_FAULTS = 20  # that SQLite looks for; one is enough to restore a backup
 
@@ -88,19 +94,22 @@ def delivery_seconds(url: str, since: datetime, limit: int = 100_000) -> list[fl
 def database_load(url: str) -> dict[str, Any]:
     """Return how busy the database is: seconds of a transaction, and of a server also connections, queries and locks.
 
-    `blocked` maps the process of a waiting session to those it waits for. Values that the database does not have, or
-    this user may not see, are None. Raises as `find_damage` does, and SinkUnavailable when it takes no write.
+    `blocked` lists the sessions that wait for a lock, each with the processes it waits for; `idle_slots` the
+    replication slots that nobody reads, for which the server keeps its log; `hidden_sessions` counts what this user
+    may not see. Values that the database does not have are None.
+
+    Raises as `find_damage` does, and SinkUnavailable when it takes no write.
     """
     started = time.monotonic()
     with _open(url) as connection:
         Ledger(connection.engine).ping()
         load: dict[str, Any] = dict.fromkeys(
-            ("connections", "max_connections", "longest_query_seconds", "blocked", "replica_lag_seconds")
+            ("connections", "max_connections", "longest_query_seconds", "blocked", "replicas", "replica_lag_seconds")
         )
         load["answer_seconds"] = round(time.monotonic() - started, 4)
         if connection.dialect.name == "postgresql":
             load |= dict(connection.execute(text(_SERVER_LOAD)).mappings().one())
-            load["blocked"] = {row.pid: row.blockers for row in connection.execute(text(_BLOCKED))}
+            load["blocked"] = [dict(row) for row in connection.execute(text(_BLOCKED)).mappings()]
         return load
 
 
