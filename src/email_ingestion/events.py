@@ -406,6 +406,14 @@ class Deferred(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LeftToNewerRelease(Event):
+    """An entry has a schema version that only a newer release reads; it stays pending and has spent no attempt."""
+
+    email_id: str
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLettered(Event):
     """A message, or its delivery to one sink, was moved to the dead letter queue."""
 

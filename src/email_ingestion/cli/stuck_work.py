@@ -27,6 +27,7 @@ from email_ingestion.settings import Settings
 from email_ingestion.stream import DeadLetterQueue, RedisLink, forget_process, read_gauges, read_presences
 from email_ingestion.stream.dead_letters import dead_letter_fields
 from email_ingestion.stream.entry_scan import EntryScanner
+from email_ingestion.stream.keys import NEWER_RELEASE
 from email_ingestion.stream.pending import PAGE, ConsumerInfo, PendingEntries, PendingEntry
 
 if TYPE_CHECKING:
@@ -296,7 +297,11 @@ def _consumers(settings: Settings, link: RedisLink) -> list[ConsumerInfo]:
 
 
 def _gone(settings: Settings, link: RedisLink) -> list[ConsumerInfo]:
-    return [each for each in _consumers(settings, link) if not each.alive]
+    return [each for each in _consumers(settings, link) if not each.alive and not _waits_for_upgrade(each)]
+
+
+def _waits_for_upgrade(consumer: ConsumerInfo) -> bool:
+    return consumer.name == NEWER_RELEASE and consumer.pending > 0
 
 
 def _hand_over(settings: Settings, link: RedisLink, entries: PendingEntries) -> None:

@@ -90,6 +90,7 @@ LOG_RULES: dict[type[Event], LogRule] = {
         "sink_delivered", lambda event: WARNING if event.result == "failed" else DEBUG, repeats=True
     ),
     events.Deferred: LogRule("email_deferred", WARNING, repeats=True),
+    events.LeftToNewerRelease: LogRule("entry_left_to_newer_release", WARNING, repeats=True),
     events.DeadLettered: LogRule("email_dead_lettered", ERROR),
     events.Reclaimed: LogRule("entries_reclaimed", WARNING),
     events.LedgerWentBack: LogRule("ledger_went_back", WARNING),

@@ -98,7 +98,7 @@ class Status:
         """Decide whether the process is ready."""
         breakers = self._breakers()
         stalled = self.loops.stalled()
-        override_reasons = override_conditions(self._overrides)
+        conditions = override_conditions(self._overrides) | newer_entries_condition(self.redis())
         with self._lock:
             state = self._state
             inputs = ReadinessInputs(
@@ -112,7 +112,7 @@ class Status:
                 accounts=tuple(state.accounts.values()),
                 account_problems=dict(state.account_problems),
                 sink_problems=dict(state.sink_problems),
-                conditions={**self._conditions, **override_reasons},
+                conditions={**self._conditions, **conditions},
                 stalled=stalled,
                 loop_failures=state.shown_loop_failures(),
                 main_loop=self._names.main_loop,
@@ -209,6 +209,17 @@ class Status:
             "uptime_seconds": round(self._ticks() - born_tick, 3),
             "timestamp": status_json.iso_timestamp(self._clock()),
         }
+
+
+def newer_entries_condition(redis: RedisState | None) -> dict[str, Condition]:
+    """Return as a condition that the stream holds entries that workers of this release cannot read."""
+    if redis is None or not redis.stream.newer:
+        return {}
+    reason = (
+        f"{redis.stream.newer} entries are of a newer release's schema version: an upgrade or a rollback is under way; "
+        "they stay pending for a worker of that release"
+    )
+    return {"stream": Condition(reason, critical=False)}
 
 
 def override_conditions(overrides: OperatorOverrides) -> dict[str, Condition]:

@@ -228,6 +228,7 @@ def redis_state(gauges: Gauges, missing: Mapping[str, int], *, announced: bool) 
             oldest_timestamp=gauges.oldest,
             max_deliveries=gauges.max_deliveries,
             oldest_pending_timestamp=gauges.oldest_pending,
+            newer=gauges.newer,
         ),
         dlq=DlqState(gauges.dlq_depth, gauges.dlq_oldest, gauges.dlq_replayed),
         active_workers=workers if announced else None,

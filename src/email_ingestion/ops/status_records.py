@@ -61,6 +61,7 @@ class StreamState:
     oldest_timestamp: float | None
     max_deliveries: int | None
     oldest_pending_timestamp: float | None = None
+    newer: int = 0  # pending entries that only a newer release can read
 
 
 @dataclass(frozen=True, slots=True)

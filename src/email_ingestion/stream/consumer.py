@@ -27,8 +27,8 @@ from email_ingestion.backoff import backoff
 from email_ingestion.errors import TransientError
 from email_ingestion.records import NORMAL_PRIORITY
 from email_ingestion.stream.clients import BLOCK_SECONDS, LazyCluster
-from email_ingestion.stream.codec import MAX_INLINE_BYTES, Delivery, decode_delivery
-from email_ingestion.stream.keys import GROUP, Keys, parse_entry_id
+from email_ingestion.stream.codec import MAX_INLINE_BYTES, VERSION, Delivery, decode_delivery
+from email_ingestion.stream.keys import GROUP, NEWER_RELEASE, Keys, parse_entry_id
 from email_ingestion.stream.redelivery import EntryAttempts, RedisClock
 from email_ingestion.stream.redis_link import RedisLink, is_group_missing, text
 
@@ -106,6 +106,10 @@ class Consumer:
         """Move an entry to the dead letters with `dead_letter_fields`; False when another consumer has claimed it."""
         return self._partitions[parse_entry_id(delivery.id)[0]].dead_letter(delivery, fields)
 
+    def leave_to_newer(self, delivery: Delivery) -> None:
+        """Leave an entry that only a newer release can read pending for that one; it spends no attempt."""
+        self._partitions[parse_entry_id(delivery.id)[0]].leave_to_newer(delivery)
+
     def recover_orphans(self) -> int:
         """Make entries pending that Redis delivered and forgot to whom; return how many there were.
 
@@ -158,6 +162,7 @@ class _PartitionConsumer:
         self._extend = link.script("extend")
         self._release = link.script("release")
         self._dead_letter = link.script("dead_letter")
+        self._leave_to_newer = link.script("leave_to_newer")
         self._recover_orphans = link.script("recover_orphans")
         self._restart_idle = link.script("restart_idle")
         self._clock = RedisClock()
@@ -169,7 +174,8 @@ class _PartitionConsumer:
 
     def claim_due(self, limit: int, min_priority: int) -> list[Delivery]:
         self._check_clock()
-        args: list[str | int] = [GROUP, self._name, self._lease_ms, limit, min_priority, *self._backoff_ms]
+        args: list[str | int] = [GROUP, self._name, self._lease_ms, limit, min_priority, NEWER_RELEASE, VERSION]
+        args += self._backoff_ms
         keys = [self._keys.stream, self._keys.priority]
         with self._attempts.counting_lost_answers():
             claimed = self._with_group(lambda: self._claim_due(keys=keys, args=args))
@@ -242,6 +248,11 @@ class _PartitionConsumer:
         dead = bool(self._in_group(lambda: self._dead_letter(keys=keys, args=args), None))
         self._attempts.forget(args[2:3])
         return dead
+
+    def leave_to_newer(self, delivery: Delivery) -> None:
+        args = [GROUP, self._name, NEWER_RELEASE, parse_entry_id(delivery.id)[1]]
+        self._in_group(lambda: self._leave_to_newer(keys=[self._keys.stream], args=args), None)
+        self._attempts.forget(args[3:])
 
     def recover_orphans(self) -> int:
         found, start = 0, "-"

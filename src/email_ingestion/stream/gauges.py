@@ -13,7 +13,7 @@ from typing import Any, cast
 import redis
 from redis.exceptions import ResponseError
 
-from email_ingestion.stream.keys import GROUP, Keys, entry_time
+from email_ingestion.stream.keys import GROUP, NEWER_RELEASE, Keys, entry_time
 from email_ingestion.stream.redis_link import RedisLink, is_group_missing, text
 
 PRESENCE_SECONDS = 15
@@ -40,6 +40,7 @@ class Gauges:
     processes: tuple[dict[str, Any], ...]  # presence records
     lost: tuple[dict[str, Any], ...] = ()  # last presence records of processes that ended without stopping orderly
     pending_by_consumer: Mapping[str, int] = field(default_factory=dict)
+    newer: int = 0  # pending entries that only a newer release can read
     clock_offset: float = 0.0  # seconds by which this machine's clock is before that of the server that differs most
 
 
@@ -79,6 +80,7 @@ def _read(link: RedisLink) -> Gauges:
         processes=alive,
         lost=lost,
         pending_by_consumer=by_consumer,
+        newer=by_consumer[NEWER_RELEASE],
         clock_offset=clock_offset,
     )
 

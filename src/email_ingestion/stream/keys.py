@@ -45,6 +45,8 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 TAG = "email_ingestion"
 GROUP = "email_processor_group"
+# The consumer that no process is: workers of an older release give it the entries that only a newer one can read.
+NEWER_RELEASE = "newer-release"
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from email_ingestion.events import (
     DeadLettered,
     Deferred,
     Delivered,
+    LeftToNewerRelease,
     Observe,
     OwnershipLost,
     SinkDelivered,
@@ -324,7 +325,9 @@ class BatchProcessor:
     def _readable(self, delivery: Delivery) -> RawMessage | None:
         """Return the message to record; None when its entry was settled otherwise."""
         if isinstance(delivery.unreadable, UnknownVersion):
-            self._defer(delivery, delivery.unreadable)
+            self._consumer.leave_to_newer(delivery)
+            self._unsettled.discard(delivery.id)
+            self._observe(LeftToNewerRelease(delivery.email_id, delivery.unreadable))
             return None
         refusal = self._refusal(delivery)
         if refusal or not delivery.message:

@@ -6,7 +6,9 @@ from dataclasses import replace
 import pytest
 
 from email_ingestion.records import Cursor
-from email_ingestion.stream import Appender, Consumer, DeadLetterQueue, Delivery, RedisLink
+from email_ingestion.stream import GROUP, Appender, Consumer, DeadLetterQueue, Delivery, RedisLink, codec, read_gauges
+from email_ingestion.stream import consumer as consumer_module
+from email_ingestion.stream.codec import UnknownVersion
 from email_ingestion.stream.dead_letters import dead_letter_fields
 from email_ingestion.stream.redelivery import RedisClock
 from tests.servers.links import message
@@ -139,3 +141,58 @@ def test_a_clock_that_went_back_is_noticed(seconds: float, back: bool):
     clock = RedisClock()
     assert clock.went_back(1000.0, now=5.0)  # it may have, before the first reading
     assert clock.went_back(1000.0 + seconds, now=15.0) is back
+
+
+@pytest.fixture
+def append_newer(append: Callable, redis_link: RedisLink) -> Callable[..., str]:
+    """Append messages as a release would whose entries ours cannot read; return the key of the stream."""
+
+    def append_newer(*uids: int) -> str:
+        append(*uids)
+        client, stream = redis_link.client, redis_link.keys_for("default").stream
+        for entry_id, fields in client.xrange(stream):
+            client.xdel(stream, entry_id)
+            client.xadd(stream, fields | {b"v": b"3"})
+        return stream
+
+    return append_newer
+
+
+def test_an_entry_of_a_newer_release_spends_no_attempt_and_goes_to_a_worker_of_that_release(
+    redis_link: RedisLink, append_newer: Callable, age: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    consumer, other = (Consumer(redis_link, name, 60.0) for name in ("here-worker-1", "there-worker-1"))
+    consumer.ensure_group()
+    stream = append_newer(1, 2)
+    for delivery in consumer.read_new(10, block=False):
+        assert isinstance(delivery.unreadable, UnknownVersion)
+        consumer.leave_to_newer(delivery)
+
+    for _ in range(20):  # more than a message has attempts
+        age(LONG)
+        for each in (consumer, other):
+            assert [each.claim_due(10) for _ in redis_link.partitions] == [[]] * len(redis_link.partitions)
+        pending = redis_link.client.xpending_range(stream, GROUP, "-", "+", 10)
+        assert [(each["consumer"], each["times_delivered"]) for each in pending] == [(b"newer-release", 0)] * 2
+        assert max(each["time_since_delivered"] for each in pending) < LONG * 1000  # not to be looked at again now
+    assert read_gauges(redis_link).newer == 2
+
+    monkeypatch.setattr(codec, "VERSION", 3)  # the upgrade
+    monkeypatch.setattr(consumer_module, "VERSION", 3)
+    age(LONG)
+    claimed = other.claim_due(10)
+    assert (uids(claimed), [each.attempt for each in claimed]) == ([1, 2], [1, 1])
+    assert read_gauges(redis_link).newer == 0
+
+
+def test_looking_at_entries_of_a_newer_release_is_limited(
+    consumer: Consumer, append_newer: Callable, age: Callable, redis_link: RedisLink
+):
+    stream = append_newer(*range(1, 8))
+    for delivery in consumer.read_new(10, block=False):
+        consumer.leave_to_newer(delivery)
+    age(LONG)
+    for looked_at in (3, 6, 7):
+        assert consumer.claim_due(3) == []
+        pending = redis_link.client.xpending_range(stream, GROUP, "-", "+", 10)
+        assert sum(each["time_since_delivered"] < 60_000 for each in pending) == looked_at
