@@ -258,6 +258,8 @@ RESOURCES = (
     Fault("a disk is full", both("disk_free_bytes", level(1e8), 'folder="data"'), 8, "DiskFilling P3 DiskFull P1"),
     Fault("reconcile finds a gap it cannot fill", {producer("reconcile_missing"): level(3)}, 95, "ReconcileGap P2"),
     Fault("reconcile finds a gap and fills it", {producer("reconcile_missing"): level(3)}, 60, ""),
+    Fault("a machine's clock is a minute behind", {worker("clock_offset_seconds"): level(-60)}, 4, "ClockOffset P3"),
+    Fault("a clock is a few seconds ahead", {worker("clock_offset_seconds"): level(4)}, 15, ""),
     Fault("stored bytes are lost", {producer("contents_lost"): level(2)}, 3, "ContentsLost P2"),
     Fault("the backup is of the day before yesterday", {BACKUP: now(100_000)}, 8, "BackupMissed P4"),
     Fault("there was never a backup", {BACKUP: gone}, 15, "BackupMissed P4"),

@@ -100,6 +100,7 @@ HEALTHY: Mapping[str, Value] = {
     **both("redis_memory_used_bytes", level(1e6)),
     **both("redis_memory_max_bytes", level(1e7)),
     **both("redis_evicted_keys_total", grows(0)),
+    **both("clock_offset_seconds", level(-0.3)),
     **both("stream_depth", level(3)),
     worker("stream_oldest_pending_timestamp_seconds"): now(2),
     OLDEST_OWED: now(2),

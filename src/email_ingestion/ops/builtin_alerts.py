@@ -38,6 +38,7 @@ THRESHOLDS = {
     "redis_memory_ratio": 0.85,
     "disk_ratio_critical": 0.95,
     "backup_age_seconds": 93_600,
+    "clock_seconds": 10,
 }
 
 
@@ -176,6 +177,12 @@ def _disks(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str,
     return {folder: f"the disk under {folder} has hardly any room left" for folder in full}
 
 
+def _clock_offset(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
+    offset = abs(current.value("clock_offset_seconds") or 0)
+    sentence = "this machine's clock and that of Redis are {:.0f} s apart: email-ingestion doctor"
+    return {"": sentence.format(offset)} if offset > THRESHOLDS["clock_seconds"] else {}
+
+
 MINIMAL = 2  # the level of degradation from which mail goes into the database only
 _DISK = THRESHOLDS["disk_ratio_critical"]
 ALERT_RULES = (
@@ -235,6 +242,7 @@ ALERT_RULES = (
     AlertRule("RedisMemoryHigh", "P2", "29-memory", _redis_memory),
     AlertRule("LoopFailing", "P3", "223-loop-failing", _loop_errors),
     AlertRule("MailQuarantined", "P3", "224-quarantined-mail", _quarantined, evaluations=2),
+    AlertRule("ClockOffset", "P3", "225-clock-offset", _clock_offset, evaluations=2),
     AlertRule("ReauthRequired", "P3", "23-oauth2-token-expired", _reauthorize),
     AlertRule(
         "ConsentEnding",

@@ -1,4 +1,4 @@
-"""Faults of what everything needs: memory and disk."""
+"""Faults of what everything needs: memory, disk and the time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from contextlib import suppress
 
+from bench.crash_matrix.clock import SettableClock
 from tests.drills.scenarios.base import RESTARTED, Scenario
 from tests.drills.world import World
 
@@ -44,6 +45,24 @@ class DiskFull(Scenario):
         with suppress(OSError), (world.folder / "logs" / "producer.log.1").open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
+
+
+class ClockOffset(Scenario):
+    """The clock of the machine that our processes run on is two minutes ahead."""
+
+    name = "clock-offset"
+    fires = frozenset({"ClockOffset"})
+    clock: SettableClock
+
+    def prepare(self, world: World) -> None:
+        self.clock = SettableClock(world.folder.parent)
+        world.environment |= self.clock.environment
+
+    def inject(self, world: World) -> None:
+        self.clock.set(120)
+
+    def mend(self, world: World) -> None:
+        self.clock.set(0)
 
 
 def _mount(*words: str) -> None:
