@@ -6,6 +6,7 @@ taken with a fallback and a defect: it must hold up neither itself nor the mail 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -38,7 +39,7 @@ class MessageSummary:
     @property
     def announced(self) -> int | None:
         """Its size in bytes as the server states it, None where that cannot be read."""
-        return None if ServerDefect.SIZE in self.defects else self.size
+        return None if self.defects and ServerDefect.SIZE in self.defects else self.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,6 @@ class LabelChange:
 def parse_summary(uid: int, data: dict[bytes, Any]) -> MessageSummary:
     """Make the summary of one message from its FETCH data."""
     size, date = _size(data.get(b"RFC822.SIZE")), readable_date(data.get(b"INTERNALDATE"))
-    unreadable = {
-        ServerDefect.SIZE: size is None,
-        ServerDefect.INTERNALDATE: date is None,
-        ServerDefect.FLAGS: SALVAGED_FLAGS in data,
-    }
     return MessageSummary(
         uid=uid,
         size=size or 0,
@@ -67,8 +63,17 @@ def parse_summary(uid: int, data: dict[bytes, Any]) -> MessageSummary:
         labels=_labels(data),
         gm_msgid=_number(data.get(b"X-GM-MSGID")),
         gm_thrid=_number(data.get(b"X-GM-THRID")),
-        defects=tuple(defect.value for defect, true in unreadable.items() if true),
+        defects=() if size is not None and date and SALVAGED_FLAGS not in data else _defects(size, date, data),
     )
+
+
+def _defects(size: int | None, date: datetime | None, data: Mapping[bytes, Any]) -> tuple[str, ...]:
+    unreadable = {
+        ServerDefect.SIZE: size is None,
+        ServerDefect.INTERNALDATE: date is None,
+        ServerDefect.FLAGS: SALVAGED_FLAGS in data,
+    }
+    return tuple(defect.value for defect, true in unreadable.items() if true)
 
 
 def is_summary(data: dict[bytes, Any]) -> bool:

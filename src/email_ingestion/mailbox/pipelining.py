@@ -80,6 +80,7 @@ class FetchPipeline:
         self._imap4 = imap4
         self._kept: list[PipelinedFetch] = []
         self._running: list[PipelinedFetch] = []
+        self._max_bytes = 0  # of a body that one of them asks for
 
     def request(self, uids: Sequence[int], byte_range: ByteRange | None, max_bytes: int) -> None:
         """Have the server send the bodies, or a part of each, unless that is under way or kept.
@@ -95,6 +96,7 @@ class FetchPipeline:
             fetch.tag = self._imap4.send_command("UID", "FETCH", uid_set, f"({item})")
             self._kept = [*self._kept, fetch][-MAX_FETCHES:]
             self._running.append(fetch)
+            self._max_bytes = max(self._max_bytes, max_bytes)
 
     def take(self, uids: Sequence[int], byte_range: ByteRange | None = None) -> PipelinedFetch | None:
         """Wait until every body came or the FETCH ended, and return it; None when it was not requested."""
@@ -115,17 +117,18 @@ class FetchPipeline:
 
     def _receive(self) -> None:
         """Receive one response and give it to the FETCH commands it belongs to."""
-        with self._imap4.limited_literals(max(fetch.max_bytes for fetch in self._running)):
+        with self._imap4.limited_literals(self._max_bytes):
             self._imap4.receive_response()
         for uid, data in parse(self._imap4.pop_fetch_responses()).items():
             self._keep(uid, data)
         ended: dict[Any, Any] = self._imap4.tagged_commands
-        for fetch in self._running:
-            if ended[fetch.tag]:
-                fetch.status, texts = ended.pop(fetch.tag)
-                fetch.text = to_text(texts[-1])
-        if any(fetch.status for fetch in self._running):
+        done = [fetch for fetch in self._running if ended[fetch.tag]]
+        for fetch in done:
+            fetch.status, texts = ended.pop(fetch.tag)
+            fetch.text = to_text(texts[-1])
+        if done:
             self._running = [fetch for fetch in self._running if not fetch.status]
+            self._max_bytes = max((fetch.max_bytes for fetch in self._running), default=0)
             self._imap4.begin_answer()
             for fetch in self._running:
                 fetch.expect(self._imap4)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 Meaning = Literal[
@@ -274,7 +275,6 @@ PHRASES = (
 )
 
 _CODE = re.compile(r"\[([A-Z][A-Z0-9-]*)(?: [^\]]*)?\]", re.IGNORECASE)
-_COMPILED = {id(rule): re.compile(rule.pattern, re.IGNORECASE) for rule in (*PROVIDER_TEXTS, *PHRASES)}
 _PAUSE = re.compile(
     r"(?:back-?off|retry|again|wait|later)\D{0,40}?(\d{1,9}(?:\.\d{1,6})?)\s*"
     r"(ms|milli\w*|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?)\b",
@@ -303,4 +303,9 @@ def asked_pause(text: str) -> float | None:
 
 def _first(rules: tuple[AnswerRule, ...], text: str) -> AnswerRule | None:
     bare = _CODE.sub("", text).strip()
-    return next((rule for rule in rules if _COMPILED[id(rule)].search(bare or text)), None)
+    return next((rule for rule in rules if _compiled(rule.pattern).search(bare or text)), None)
+
+
+@cache  # at the first answer that is judged: the whole table costs every start of a process what most never need
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.IGNORECASE)

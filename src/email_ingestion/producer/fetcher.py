@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
+from operator import attrgetter
 from typing import IO, TypeVar
 
 from email_ingestion.background import BackgroundThread
@@ -286,8 +287,8 @@ class MessageFetcher:
             uploads.append(self._uploader.submit(store))
 
     def _max_bytes(self, summaries: Sequence[MessageSummary]) -> int:
-        """Return the most bytes that one of them may have."""
-        return max(max_bytes(summary, self._message_max_bytes) for summary in summaries)
+        """Return the most bytes that one of them may have; their sizes are known."""
+        return max_bytes(max(summaries, key=attrgetter("size")), self._message_max_bytes)
 
     def _envelope(self, summary: MessageSummary, size: int, sha256: str, head: bytes) -> Envelope:
         return Envelope(
@@ -332,7 +333,7 @@ def _too_long(summary: MessageSummary, size: int) -> MessagesRefused:
 
 def _is_large(summary: MessageSummary) -> bool:
     """Whether it is fetched in pieces: also one of unknown size."""
-    return summary.size > LARGE_BYTES or summary.announced is None
+    return summary.size > LARGE_BYTES or (not summary.size and summary.announced is None)
 
 
 def _small(summaries: Sequence[MessageSummary]) -> list[MessageSummary]:
