@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from bench import capacity, latency, machine, mailbox, memory, parser, start, worker
+from bench import capacity, latency, machine, mailbox, memory, parser, reparse, start, worker
 from bench.rounds import ROOT, Failed, Say
 from bench.tables import Section, aims_table
 
@@ -28,6 +28,7 @@ FULL: dict[str, Measurement] = {
     "parser": partial(parser.measure, count=1_000, rounds=5),
     "mailbox": partial(mailbox.measure, count=10_000, rounds=5),
     "worker": partial(worker.measure, count=500, rounds=5),
+    "reparse": partial(reparse.measure, count=10_000, rounds=3),
     "latency": partial(latency.measure, count=600),
     "start": partial(start.measure, rounds=3),
     "memory": partial(memory.measure, small=10_000, large=200_000),
@@ -36,6 +37,7 @@ QUICK: dict[str, Measurement] = {
     "parser": partial(parser.measure, count=100, rounds=1),
     "mailbox": partial(mailbox.measure, count=300, rounds=1),
     "worker": partial(worker.measure, count=100, rounds=1),
+    "reparse": partial(reparse.measure, count=200, rounds=1),
     "latency": partial(latency.measure, count=60),
     "start": partial(start.measure, rounds=1, sizes=(1_000, 20_000)),
     "memory": partial(memory.measure, small=1_000, large=10_000),
