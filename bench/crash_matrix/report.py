@@ -145,6 +145,29 @@ everything is delivered; after `imap_outage` and `token_outage` it may be `CB_RE
 *Standstill without a reason* is the longest time for which mail waited, none was delivered and `/ready` of every
 process said `ready`; above 30 s it is a failure.
 
+## Faults that overlap: the schedules
+
+The rows above are faults of our own choosing, one at a time. `bench/fault_schedules` was written apart from them and
+draws schedules from a seed: two to five faults that overlap, with Gmail's sandbox or a Dovecot, SQLite or PostgreSQL,
+one or two workers, a webhook and a Python function as sinks, and a proxy before every server whose network stalls, is
+cut, goes half-open, trickles or swallows everything. `--list` shows all faults.
+
+```bash
+python -m bench.fault_schedules --minutes 60 --seed 1
+python -m bench.fault_schedules --schedules 20 --seed 1 --database postgresql
+```
+
+They are judged by the same law, 90 s after the last fault at the latest, and beyond it:
+
+* **Sinks.** Each has each message; twice only where a worker was killed or stopped, or an answer or a commit was
+  lost, within two seconds of the first time.
+* **Nothing is buried.** No message caused any of the faults, so none may be a dead letter.
+* **The truth meanwhile.** After 30 s in which mail waited and nothing moved, some `/ready` has a reason, and neither
+  `doctor` nor `/status` nor the metrics find everything well. What each said, and after how many seconds, is printed.
+
+A schedule that fails is shrunk to the smallest one that still does, which is printed as a command that repeats it. The
+faults strike when the schedule says; what the processes do at that instant nobody decides, so try it more than once.
+
 ## What only TLS guards
 
 TCP's checksum is weak, and on a loopback set-up (`IMAP_TLS=false`) nothing else stands between the mail server and
