@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 NORMAL_PRIORITY = 5  # of 0 to 10
-PARSER_VERSION = 1  # of the parser; raised when the same bytes give another record, for `email-ingestion reparse`
+PARSER_VERSION = 2  # of the parser; raised when the same bytes give another record, for `email-ingestion reparse`
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ _NAME: Final = re.compile(rb"([^\x00-\x20:\x7f]++)[ \t]*+:")
 # A parameter that should have been folded, and begins at the margin: "Content-Type: multipart/mixed;", "boundary=x".
 _PARAMETER_LINE: Final = re.compile(rb"[\w*.-]{1,60}[ \t]*=[^\n]*+(?:\n[ \t][^\n]*+)*+(?:\n|\Z)")
 _EMPTY_LINE: Final = re.compile(rb"\r*\n")
+_BLANK_LINES: Final = re.compile(rb"(?:[ \t]*\r*\n){1,20}")
 _END: Final = re.compile(rb"\n\r*\n")
 _FOLD: Final = re.compile(rb"\n[ \t\n]+")
 # Everything str.splitlines() breaks at, and the other controls but the tab.
@@ -63,7 +64,7 @@ def group_by_name(fields: Iterable[tuple[str, _T]]) -> Mapping[str, list[_T]]:
 
 def scan(raw: bytes, defects: Defects) -> Header:
     """Read the header at the beginning of `raw`; skip lines that are not fields, and stop keeping at the limits."""
-    fields, body = _Scanner(raw, len(raw), defects).scan(_skip_envelope_line(raw))
+    fields, body = _Scanner(raw, len(raw), defects).scan(_skip_blank_lines(raw, _skip_envelope_line(raw), defects))
     non_ascii = b" ".join(value for _, value in fields if not value.isascii())
     codec = charsets.header_codec(non_ascii, raw) if non_ascii else None
     return Header(tuple(fields), body, codec, group_by_name(fields))
@@ -176,6 +177,17 @@ def _skip_envelope_line(raw: bytes) -> int:
     if raw.startswith((b"From ", b">From "), start):
         return _LINE.match(raw, start).end()  # type: ignore[union-attr]
     return start
+
+
+def _skip_blank_lines(raw: bytes, start: int, defects: Defects) -> int:
+    """Return the offset behind empty lines that stand before a header: two known fields must follow them."""
+    blank = _BLANK_LINES.match(raw, start)
+    first = _FIELD.match(raw, blank.end()) if blank else None
+    second = _NAME.match(raw, first.end()) if first and _is_known(first[1]) else None
+    if blank is None or second is None or not _is_known(second[1]):
+        return start
+    defects.note(Defect.HEADER_INVALID)
+    return blank.end()
 
 
 def _is_known(name: bytes) -> bool:
