@@ -10,10 +10,12 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import psutil
 import pytest
 
 from email_ingestion.cli.diagnostics import doctor
@@ -169,6 +171,18 @@ def plain_port(world: World) -> None:
     world.here.set(IMAP_TLS="true")
 
 
+def open_to_others(world: World) -> None:
+    own = [
+        each.address
+        for each in chain.from_iterable(psutil.net_if_addrs().values())
+        if each.family == socket.AF_INET and not each.address.startswith("127.")
+    ]
+    if not own:
+        pytest.skip("this machine has no address but loopback")
+    configured("protected-mode", "no")(world)
+    configured("bind", f"127.0.0.1 {own[0]}")(world)
+
+
 def redis_away(world: World) -> None:
     world.redis.kill()
 
@@ -279,6 +293,7 @@ def another_database(world: World) -> None:
         (configured("maxmemory-policy", "volatile-lru"), "redis eviction", "keys may vanish", 1),
         (configured("appendonly", "no"), "redis persistence", "no append-only file", 1),
         (misconf, "redis writes", "cannot save its snapshot", 2),
+        (open_to_others, "redis authentication", "serves whoever reaches it, without a password", 1),
         (configured("maxmemory", "1"), "redis writes", "over its maxmemory", 2),
         (replica, "redis writes", "read-only replica", 2),
         (port_taken, "ports of producer", "is taken by PID", 2),

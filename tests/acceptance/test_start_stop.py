@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
+import redis
+from redis.exceptions import NoPermissionError
 
 from email_ingestion.fleet.managed_processes import get_json
 from email_ingestion.fleet.subprocesses import is_alive
@@ -68,6 +70,7 @@ def test_one_command_carries_the_sample_mail_and_one_ends_it_all(demo: Place):
     assert f"producer is already running, PID {pids['producer']}" in again.stdout
     assert _pids(demo) == pids
 
+    _check_strangers_can_only_look_whether_redis_lives(demo)
     status = demo.run(*COMMAND, "status", "--json")
     assert status.returncode == 0
     assert [each["status"] for each in json.loads(status.stdout)] == ["ready", "ready"]
@@ -88,6 +91,34 @@ def test_one_command_carries_the_sample_mail_and_one_ends_it_all(demo: Place):
             socket.create_connection(("127.0.0.1", port), timeout=2)
     assert not (demo.folder / "data" / "sandbox.env").exists()
     assert demo.run(*COMMAND, "stop").returncode == 0
+
+
+def _check_strangers_can_only_look_whether_redis_lives(demo: Place) -> None:
+    port = int(_profile(demo)["REDIS_PORT"])
+    with redis.Redis(port=port) as stranger:
+        assert stranger.ping()
+        assert stranger.dbsize() > 0
+        assert stranger.info()["redis_mode"] == "standalone"
+        look = ("XLEN {email_ingestion}:stream", "GET {email_ingestion}:x", "KEYS *", "SCAN 0", "ACL LIST", "MONITOR")
+        harm = (
+            "SET x 1",
+            "FLUSHALL",
+            "CONFIG GET dir",
+            "SHUTDOWN NOSAVE",
+            "CLIENT KILL ID 1",
+            "EVAL x 0",
+            "REPLICAOF a 1",
+        )
+        for words in (*look, *harm):
+            with pytest.raises(NoPermissionError):
+                stranger.execute_command(*words.split())
+    known = demo.run(*COMMAND, "redis-cli", "XLEN", "{email_ingestion}:stream")
+    assert (known.returncode, known.stdout.strip()) == (0, "0")
+    secret = urlsplit(_profile(demo)["REDIS_URL"]).password
+    assert secret
+    shown = demo.run(*COMMAND, "config", "show", "--json").stdout
+    files = [path.read_text(errors="replace") for path in (demo.folder / "logs").iterdir()]
+    assert not [each for each in (shown, *files) if secret in each]
 
 
 def _addresses(demo: Place) -> list[dict[str, str]]:

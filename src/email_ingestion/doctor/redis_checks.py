@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ipaddress
+import socket
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
+from urllib.parse import urlsplit
+
+import psutil
 
 from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.ledger.fingerprint import ledger_fingerprint
 from email_ingestion.ops.redaction import redact
-from email_ingestion.settings import Settings
+from email_ingestion.settings import RedisAddress, Settings, is_loopback
 from email_ingestion.stream import (
     RedisLink,
     ServerInfo,
@@ -17,6 +23,8 @@ from email_ingestion.stream import (
     quarantined_mailboxes,
     read_gauges,
     read_server_info,
+    server_url,
+    serves_without_password,
     write_new_key,
 )
 
@@ -95,6 +103,7 @@ def check_redis(settings: Settings, clock: Callable[[], float]) -> Findings:
         which = f" {each.address}" if len(facts) > 1 else ""
         for finding in _check_server(each, clock() - each.time):
             yield replace(finding, check=f"{finding.check}{which}")
+        yield replace(_check_authentication(settings.redis_address, each), check=f"redis authentication{which}")
     yield _check_writes(link)
     yield from _check_rights(link)
     yield from _check_database_agreement(link, settings)
@@ -118,6 +127,32 @@ def _check_quarantine(link: RedisLink, settings: Settings) -> Findings:
             yield Finding(check, "degraded", cause, "email-ingestion quarantine list; then retry or accept them")
         elif held:
             yield Finding(check, "ok", f"{len(held)} messages are accepted as lost")
+
+
+def _check_authentication(address: RedisAddress, facts: ServerInfo) -> Finding:
+    """Ask the server without a password, by every address at which another machine could."""
+    host, _, port = facts.address.rpartition(":")
+    if not host or not port:  # behind Sentinel
+        url = urlsplit(server_url(address))
+        host, port = url.hostname or "localhost", str(url.port or 6379)
+    asked = list(_own_addresses()) if is_loopback(host) else [host]
+    open_at = [each for each in asked if serves_without_password(address, each, int(port))]
+    if not open_at:
+        return Finding("redis authentication", "ok", "other machines get no answer without a password")
+    cause = f"Redis at {' and '.join(open_at)} port {port} serves whoever reaches it, without a password"
+    remedy = "take the `user` lines of config/redis.conf, set REDIS_USERNAME and REDIS_PASSWORD"
+    if is_loopback(host):
+        remedy += "; or let it listen on this machine only: bind 127.0.0.1 -::1"
+    return Finding("redis authentication", "degraded", cause, remedy)
+
+
+def _own_addresses() -> Iterator[str]:
+    """Yield the addresses by which other machines reach this one."""
+    for each in chain.from_iterable(psutil.net_if_addrs().values()):
+        if each.family in {socket.AF_INET, socket.AF_INET6}:
+            address = ipaddress.ip_address(each.address.partition("%")[0])
+            if not address.is_loopback and not address.is_link_local:
+                yield str(address)
 
 
 def _check_server(facts: ServerInfo, seconds_ahead: float) -> Findings:

@@ -1,7 +1,8 @@
-"""Starts a Redis server: the sandbox's, with AOF on, or a scratch server to try a backup on."""
+"""Starts a Redis server: the sandbox's, with AOF and a password, or a scratch server to try a backup on."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 import shutil
@@ -20,6 +21,7 @@ from email_ingestion.fleet.subprocesses import spawn, start_on_free_ports
 OLDEST = 7  # before, a truncated append-only file of several parts cannot be loaded
 USUAL_PORT = 6379
 START_SECONDS = 20.0
+SERVICE_USER = "email_ingestion"
 
 CONFIG = """\
 bind 127.0.0.1
@@ -31,7 +33,9 @@ appendonly yes
 appendfsync everysec
 save ""
 maxmemory-policy noeviction
-"""
+user {user} on #{digest} resetchannels ~{{email_ingestion* +@all -@admin -@dangerous +info
+user default on nopass resetkeys resetchannels -@all +@connection -@admin -@dangerous +info +dbsize
+"""  # the users of config/redis.conf: without the password only ping, info and dbsize
 
 SCRATCH = """\
 bind 127.0.0.1
@@ -44,26 +48,31 @@ save ""
 """
 
 
-def start_redis(data: Path, pid_file: Path, log: Path) -> int:
-    """Start a server that keeps its data below `data`; return its port, the usual one if that is free.
+def start_redis(data: Path, pid_file: Path, log: Path, password: str) -> str:
+    """Start a server that keeps its data below `data`, at the usual port if that is free.
+
+    Return its URL, with the user of the service and the password, of which the server's file has the hash only.
 
     Raises ConfigurationError when there is no server program, OperationFailed when it does not start.
     """
     program = find_redis_server()
     directory = _directory(data, program)
     config = directory / "redis.conf"
+    digest = hashlib.sha256(password.encode()).hexdigest()
 
     def launch(ports: Sequence[int]) -> None:
         (port,) = ports
         try:
             directory.mkdir(parents=True, exist_ok=True)
             pid_file.parent.mkdir(parents=True, exist_ok=True)
-            config.write_text(CONFIG.format(port=port, directory=directory, pid_file=pid_file.resolve()))
+            places = {"port": port, "directory": directory, "pid_file": pid_file.resolve()}
+            write_private(config, CONFIG.format(**places, user=SERVICE_USER, digest=digest))
         except OSError as error:
             raise ConfigurationError(f"cannot write {directory}: {error.strerror}") from error
         spawn([program, str(config)], log, lambda: pid_file.exists() and _answers(port), seconds=START_SECONDS)
 
-    return start_on_free_ports([USUAL_PORT], launch)[0]
+    (port,) = start_on_free_ports([USUAL_PORT], launch)
+    return f"redis://{SERVICE_USER}:{password}@127.0.0.1:{port}/0"
 
 
 def restart_redis(data: Path, pid_file: Path, log: Path, port: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,13 +12,14 @@ from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from rich.progress import Progress
 
 from email_ingestion.atomic_files import write_private
 from email_ingestion.errors import OperationFailed
 from email_ingestion.fleet.managed_processes import check_started, find_foundations, find_processes
-from email_ingestion.fleet.redis_server import start_redis
+from email_ingestion.fleet.redis_server import SERVICE_USER, start_redis
 from email_ingestion.fleet.subprocesses import DetachedProcess, spawn, start_on_free_ports
 from email_ingestion.ledger.store import open_ledger
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, load_settings
@@ -38,15 +40,23 @@ def start_sandbox(say: Callable[[str], None]) -> None:
     sandbox_pid = settings.pid_dir / "sandbox.pid"
     running = find_foundations(settings)
     if "redis" in running and SANDBOX_PROFILE.exists():
-        redis_port = settings.redis_port
+        redis_url = settings.redis_address.url
     else:
         redis_pid.unlink(missing_ok=True)
-        redis_port = start_redis(Path("data"), redis_pid, settings.log_dir / "redis.out")
-        say(f"Redis listens on port {redis_port}")
+        redis_url = start_redis(Path("data"), redis_pid, settings.log_dir / "redis.out", _password(settings))
+        say(f"Redis listens on port {urlsplit(redis_url).port}")
     if "sandbox" not in running:
         ports = _start_sandbox(sandbox_pid, settings)
         say(f"the Gmail sandbox listens on port {ports['imap_port']} (IMAP)")
-    write_private(SANDBOX_PROFILE, _profile(redis_port, json.loads(READY.read_text())))
+    write_private(SANDBOX_PROFILE, _profile(redis_url, json.loads(READY.read_text())))
+
+
+def _password(settings: Settings) -> str:
+    """Return the password of the profile, for processes that outlived Redis still have it, or a new one."""
+    known = urlsplit(settings.redis_address.url)
+    if SANDBOX_PROFILE.exists() and known.username == SERVICE_USER and known.password:
+        return known.password
+    return secrets.token_hex(16)
 
 
 def _start_sandbox(pid_file: Path, settings: Settings) -> dict[str, Any]:
@@ -66,11 +76,11 @@ def _start_sandbox(pid_file: Path, settings: Settings) -> dict[str, Any]:
     return ready
 
 
-def _profile(redis_port: int, ready: dict[str, Any]) -> str:
+def _profile(redis_url: str, ready: dict[str, Any]) -> str:
     values = {
-        "REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
+        "REDIS_URL": redis_url,
         "REDIS_HOST": "127.0.0.1",
-        "REDIS_PORT": redis_port,
+        "REDIS_PORT": urlsplit(redis_url).port,
         "IMAP_HOST": "127.0.0.1",
         "IMAP_PORT": ready["imap_port"],
         "IMAP_TLS": "false",

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from email_ingestion.errors import ConfigurationError
-from email_ingestion.settings.definitions import Account, Settings, start_of
+from email_ingestion.settings.definitions import Account, Settings, is_loopback, start_of
 from email_ingestion.settings.names import explain_validation, refuse_unknown
 from email_ingestion.settings.redis_address import Mode, Node, RedisAddress
 from email_ingestion.settings.sources import (
@@ -35,6 +35,7 @@ __all__ = [
     "RedisAddress",
     "Settings",
     "environment",
+    "is_loopback",
     "load_settings",
     "log_dir",
     "notify_socket",

@@ -23,7 +23,13 @@ from email_ingestion.stream.keys import GROUP, Keys
 from email_ingestion.stream.leases import Leases
 from email_ingestion.stream.quarantine import Quarantine, QuarantinedMessage, Suspects, quarantined_mailboxes
 from email_ingestion.stream.redis_link import RedisLink, check_reachable, open_link, server_url
-from email_ingestion.stream.server_info import ServerInfo, check_writable, read_server_info, write_new_key
+from email_ingestion.stream.server_info import (
+    ServerInfo,
+    check_writable,
+    read_server_info,
+    serves_without_password,
+    write_new_key,
+)
 from email_ingestion.stream.shared_overrides import SharedOverrides
 from email_ingestion.stream.snapshot import Tally, read_snapshot
 from email_ingestion.stream.snapshot_restore import SnapshotRestore
@@ -69,6 +75,7 @@ __all__ = [
     "read_server_info",
     "read_snapshot",
     "server_url",
+    "serves_without_password",
     "withdraw_presence",
     "write_new_key",
 ]

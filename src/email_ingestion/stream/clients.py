@@ -67,7 +67,7 @@ def _standalone_client(address: RedisAddress, options: dict[str, Any]) -> redis.
 
 def _sentinel_client(address: RedisAddress, options: dict[str, Any]) -> redis.Redis:
     options["socket_connect_timeout"] = CONNECT_SECONDS
-    login, tls = _login(address)
+    login, tls = login_options(address)
     pools = {"max_connections": UNLIMITED, "retry": no_retry()}
     return cast("redis.Redis", _sentinel(address).master_for(address.master, **pools, **{**options, **login, **tls}))
 
@@ -78,13 +78,13 @@ def current_master(address: RedisAddress) -> Node:
 
 
 def _sentinel(address: RedisAddress) -> Any:
-    _, tls = _login(address)
+    _, tls = login_options(address)
     timeouts = {"socket_timeout": SENTINEL_SECONDS, "socket_connect_timeout": SENTINEL_SECONDS, "retry": no_retry()}
     secret = {"password": address.sentinel_password} if address.sentinel_password else {}
     return Sentinel(list(address.nodes), sentinel_kwargs={**timeouts, **secret, **tls})  # type: ignore[no-untyped-call]
 
 
-def _login(address: RedisAddress) -> tuple[dict[str, Any], dict[str, Any]]:
+def login_options(address: RedisAddress) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return user, password and database of the URL, and its TLS options."""
     options: dict[str, Any] = parse_url(address.url)  # type: ignore[no-untyped-call]
     for place in ("host", "port"):

@@ -7,7 +7,11 @@ from functools import partial
 from typing import Any
 
 import redis
+from redis.exceptions import MovedError, RedisError
 
+from email_ingestion.settings import RedisAddress
+from email_ingestion.stream.clients import CONNECT_SECONDS, login_options, no_retry
+from email_ingestion.stream.keys import Keys
 from email_ingestion.stream.redis_link import RedisLink
 
 PROBE_SECONDS = 5
@@ -52,6 +56,25 @@ def write_new_key(link: RedisLink) -> None:
 def read_server_info(link: RedisLink) -> list[ServerInfo]:
     """Return the facts of each server that takes writes; raises like `RedisLink.call`."""
     return link.call(lambda: [_server_info(server) for server in link.masters()])
+
+
+def serves_without_password(address: RedisAddress, host: str, port: int) -> bool:
+    """Return whether a server tells a caller without a password about our mail; False where nobody answers.
+
+    TLS is that of `address`.
+    """
+    _, tls = login_options(address)
+    options: dict[str, Any] = {"socket_timeout": CONNECT_SECONDS, "socket_connect_timeout": CONNECT_SECONDS, **tls}
+    stranger = redis.Redis(host=host, port=port, retry=no_retry(), **options)
+    try:
+        stranger.xlen(Keys().stream)
+    except MovedError:
+        return True
+    except (RedisError, OSError):
+        return False
+    finally:
+        stranger.close()
+    return True
 
 
 def _server_info(server: redis.Redis) -> ServerInfo:
