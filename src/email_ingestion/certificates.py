@@ -1,11 +1,12 @@
-"""Says why TLS failed in words an operator can act on: when a certificate expired, or whose name it is for."""
+"""Says why TLS failed in words an operator can act on, and when the certificate of a server ends."""
 
 from __future__ import annotations
 
+import socket
 import ssl
 from datetime import UTC, datetime
 
-SECONDS = 5.0  # for the second connection, which asks for the certificate's dates
+SECONDS = 5.0  # for a connection that only asks for the certificate
 _EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
 
 
@@ -45,3 +46,14 @@ def _end_of_validity(host: str, port: int) -> datetime | None:
 
 def _reason(error: ssl.SSLError) -> str:
     return (error.reason or str(error)).replace("_", " ").lower()
+
+
+def certificate_end(host: str, port: int) -> float:
+    """Return when a server's certificate ends, in Unix seconds. Raises OSError when it cannot be had or trusted."""
+    context = ssl.create_default_context()
+    with (
+        socket.create_connection((host, port), timeout=SECONDS) as plain,
+        context.wrap_socket(plain, server_hostname=host) as secure,
+    ):
+        certificate = secure.getpeercert() or {}
+    return float(ssl.cert_time_to_seconds(str(certificate["notAfter"])))

@@ -55,9 +55,10 @@ class Stalled(Event):
 
 @dataclass(frozen=True, slots=True)
 class Connected(Event):
-    """An IMAP login succeeded."""
+    """An IMAP login succeeded; `seconds` is what connection and login took, None where that was not measured."""
 
     account: str
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -555,6 +556,14 @@ class ContentsVerified(Event):
     restored: int
     lost: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateSeen(Event):
+    """The TLS certificate of a dependency ends at `ends_at`, in Unix seconds."""
+
+    dependency: str
+    ends_at: float
 
 
 @dataclass(frozen=True, slots=True)

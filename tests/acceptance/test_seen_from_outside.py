@@ -37,11 +37,14 @@ end_to_end_latency_seconds retries_total duplicates_total orphan_messages_claime
 WHILE_MAIL_WAITS = "stream_oldest_timestamp_seconds"
 WHEN_SOMETHING_DIED = "dlq_oldest_timestamp_seconds"
 # Metrics that have nothing to tell of such a run: no consent has a known end, nothing lies in hand,
-# no trial messages are sent, no loop fails over what nobody foresaw.
+# no trial messages are sent, no loop fails over what nobody foresaw, no certificate ends.
 LATER = {
     "email_ingestion_canary_last_success_timestamp_seconds",
+    "email_ingestion_certificate_expiry_timestamp_seconds",  # no server there has TLS
     "email_ingestion_contents_lost",  # stored bytes are not verified yet
     "email_ingestion_loop_errors_total",
+    "email_ingestion_memory_limit_bytes",  # a machine may have none
+    "email_ingestion_memory_used_bytes",
     "email_ingestion_oauth2_consent_expiry_timestamp_seconds",
     "email_ingestion_sink_oldest_timestamp_seconds",  # there is no further sink
     "email_ingestion_stream_oldest_pending_timestamp_seconds",
@@ -51,6 +54,7 @@ EMPTY = {
     "Age of the oldest entry",
     "Age of the oldest message a sink has not got",
     "Failed attempts",
+    "Life of the certificates",
     "Life of the tokens",
     "Memory of Redis",
     "Missing at the last reconciliation",  # and contents that were lost

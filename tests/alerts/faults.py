@@ -5,10 +5,12 @@ from __future__ import annotations
 from tests.alerts.series import (
     BACKUP,
     CANARY,
+    CERTIFICATE,
     CONSENT,
     LAST_SYNC,
     MAIL_AGE,
     MEMORY,
+    MEMORY_USED,
     NEW_ERRORS,
     OLD_ERRORS,
     OLDEST_OWED,
@@ -38,15 +40,25 @@ FLOW = (
         "every thirtieth message dies",
         {worker("dlq_messages_total", 'reason="permanent"'): grows(0.9)},
         40,
-        "SuccessBudgetBurn P2 SuccessBudgetBurnSlow P3",
+        "SuccessBudgetBurn P2 SuccessBudgetBurnSlow P3 FailuresPerHourWarning P3 FailuresPerHourCritical P2",
         LONG,
     ),
     Fault(
         "every two hundredth message dies",
         {worker("dlq_messages_total", 'reason="permanent"'): grows(0.13)},
         80,
-        "SuccessBudgetBurnSlow P3",
+        "SuccessBudgetBurnSlow P3 FailuresPerHourWarning P3",
         LONG,
+    ),
+    Fault(
+        "seven messages of a busy hour die",
+        {
+            worker("dlq_messages_total", 'reason="permanent"'): grows(0.12),
+            worker("emails_processed_total"): grows(3000),
+        },
+        70,
+        "FailuresPerHourWarning P3",
+        75,
     ),
     Fault(
         "three of five messages of a quiet hour die",
@@ -61,7 +73,7 @@ FLOW = (
         "messages die in a flood",
         {worker("dlq_messages_total", 'reason="permanent"'): grows(3)},
         8,
-        "DlqGrowing P2 SuccessBudgetBurn P2",
+        "DlqGrowing P2 SuccessBudgetBurn P2 FailuresPerHourWarning P3 FailuresPerHourCritical P2",
         LONG,
     ),
     Fault("an operator buries messages", {worker("dlq_messages_total", 'reason="operator"'): grows(30)}, 20, ""),
@@ -71,7 +83,25 @@ FLOW = (
     Fault("a burst", both("stream_depth", level(500)), 3, ""),
     Fault("a trial message does not come through", {CANARY: frozen}, 20, "CanaryMissing P2"),
     Fault("no trial messages are sent", {CANARY: gone}, 20, ""),
-    Fault("a stuck message", {worker("stream_oldest_pending_timestamp_seconds"): frozen}, 20, "PendingStuck P2"),
+    Fault(
+        "a stuck message",
+        {worker("stream_oldest_pending_timestamp_seconds"): frozen},
+        20,
+        "PendingStuck P2 LongRunningMessageWarning P3 LongRunningMessageCritical P2",
+    ),
+    Fault(
+        "a message takes seven minutes",
+        {worker("stream_oldest_pending_timestamp_seconds"): frozen},
+        7,
+        "LongRunningMessageWarning P3",
+    ),
+    Fault(
+        "a message takes twelve minutes",
+        {worker("stream_oldest_pending_timestamp_seconds"): frozen},
+        12,
+        "LongRunningMessageWarning P3 LongRunningMessageCritical P2",
+    ),
+    Fault("a message takes four minutes", {worker("stream_oldest_pending_timestamp_seconds"): frozen}, 4, ""),
     Fault(
         "every sixth attempt fails",
         {worker("emails_failed_total", 'error_type="SinkUnavailable"'): grows(6)},
@@ -81,8 +111,20 @@ FLOW = (
     Fault(
         "every second attempt fails",
         {worker("emails_failed_total", 'error_type="SinkUnavailable"'): grows(30)},
-        12,
-        "ErrorRateHigh P3 ErrorRateVeryHigh P2",
+        18,
+        "ErrorRateHigh P3 ErrorRateSerious P2 ErrorRateVeryHigh P2",
+    ),
+    Fault(
+        "two of nine attempts fail",
+        {worker("emails_failed_total", 'error_type="SinkUnavailable"'): grows(9)},
+        18,
+        "ErrorRateHigh P3 ErrorRateSerious P2",
+    ),
+    Fault(
+        "two of three attempts fail",
+        {worker("emails_failed_total", 'error_type="SinkUnavailable"'): grows(60)},
+        7,
+        "ErrorRateHigh P3 ErrorRateVeryHigh P2 ErrorRateMajority P1",
     ),
     Fault(
         "the only two attempts of a quiet mailbox fail",
@@ -132,6 +174,9 @@ PROCESSES = (
     Fault("a loop that failed before fails once more", {OLD_ERRORS: grows(1)}, 4, "LoopFailing P3", 25),
     Fault("a process restarts again and again", {started("worker"): now()}, 5, "CrashLooping P1", 25),
     Fault("memory leaks", {MEMORY: level(2e9)}, 8, "MemoryHigh P3"),
+    Fault("memory grows for hours", {MEMORY: grows(1.2e6)}, 375, "MemoryGrowing P3"),
+    Fault("a large import takes memory for an hour", {MEMORY: level(6e8)}, 55, ""),
+    Fault("the container has hardly any memory left", {MEMORY_USED: level(9.5e8)}, 8, "MemoryNearLimit P2"),
 )
 
 DEPENDENCIES = (
@@ -210,6 +255,31 @@ DEPENDENCIES = (
         },
         25,
         "",
+    ),
+    Fault(
+        "Redis answers slowly",
+        both("dependency_response_seconds", level(0.9), 'dependency="redis"'),
+        14,
+        "DependencySlow P3",
+    ),
+    Fault(
+        "the mail server takes long to log in",
+        {producer("dependency_response_seconds", 'dependency="imap"'): level(9)},
+        14,
+        "DependencySlow P3",
+    ),
+    Fault(
+        "the mail server takes a few seconds to log in",
+        {producer("dependency_response_seconds", 'dependency="imap"'): level(3)},
+        14,
+        "",
+    ),
+    Fault("a certificate ends next week", {CERTIFICATE: now(-7 * 86_400)}, 8, "CertificateEnding P3"),
+    Fault(
+        "a certificate ends tomorrow",
+        {CERTIFICATE: now(-86_400)},
+        8,
+        "CertificateEnding P3 CertificateEndingSoon P2",
     ),
     Fault("a consent ends tomorrow", {CONSENT: now(-86_400)}, 8, "ConsentEnding P3"),
     Fault(

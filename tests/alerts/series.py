@@ -73,6 +73,7 @@ LAST_SYNC = producer("imap_last_success_timestamp_seconds", 'account="default"')
 CANARY = producer("canary_last_success_timestamp_seconds")
 OLDEST_OWED = worker("sink_oldest_timestamp_seconds", 'sink="webhook"')
 BACKUP = producer("backup_last_success_timestamp_seconds")
+CERTIFICATE = producer("certificate_expiry_timestamp_seconds", 'dependency="imap"')
 CONSENT = producer("oauth2_consent_expiry_timestamp_seconds", 'account="default"')
 
 NEW_ERRORS = producer("loop_errors_total", 'loop="watch:default"', 'error_type="KeyError"')
@@ -128,10 +129,16 @@ HEALTHY: Mapping[str, Value] = {
     **both("disk_free_bytes", level(5e9), 'folder="data"'),
     **both("disk_size_bytes", level(1e10), 'folder="data"'),
     _of("process_resident_memory_bytes", WORKER): level(1e8),
+    _of("email_ingestion_memory_used_bytes", WORKER): level(1e8),
+    _of("email_ingestion_memory_limit_bytes", WORKER): level(1e9),
+    **both("dependency_response_seconds", level(0.002), 'dependency="redis"'),
+    producer("dependency_response_seconds", 'dependency="imap"'): level(0.8),
+    CERTIFICATE: now(-60 * 24 * HOUR),
     BACKUP: now(HOUR),
     CANARY: now(30),
 }
 MEMORY = _of("process_resident_memory_bytes", WORKER)
+MEMORY_USED = _of("email_ingestion_memory_used_bytes", WORKER)
 
 
 @dataclass(frozen=True)

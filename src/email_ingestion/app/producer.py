@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from email_ingestion.app.account import AccountServices, LedgerOnDemand, check_accounts, credentials_version, reread
+from email_ingestion.app.certificate_watch import CertificateWatch, tls_servers
 from email_ingestion.app.nightly_scrub import NightlyScrub
 from email_ingestion.app.runner import ProcessContext, ProcessRunner, common_folders, common_loops, identify
 from email_ingestion.atomic_files import write_private
@@ -146,12 +147,14 @@ class ProducerService:
         return WatcherSupervisor(account.name, watcher, missed, self._lease_renewer, context.ops.observe)
 
     def _optional_threads(self, link: RedisLink) -> Iterator[PeriodicThread | NightlyScrub | LedgerWatch]:
-        """Yield the built-in alerts and the canary, where they are configured, and the scrub of stored bytes."""
+        """Yield the built-in alerts and the canary, where they are configured, and what looks at stores and servers."""
         settings, ops = self._context.settings, self._context.ops
         if thread := alert_thread(settings, ops.metrics, ops.observe):
             yield thread
         if settings.canary_seconds:
             yield Canary(settings.canary_seconds, link, self._context.overrides.active_pause, ops.observe)
+        if tls_servers(settings):
+            yield CertificateWatch(settings, ops.observe)
         yield LedgerWatch(
             link,
             self._ledger,

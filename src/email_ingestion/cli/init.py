@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 
 from email_ingestion.cli.output import say
 from email_ingestion.errors import OperationFailed
+from email_ingestion.shipped_files import shipped_root
 
 FOLDERS = ("data", "logs", "pids", "backups")
 
@@ -35,20 +35,13 @@ def init(
         for folder in FOLDERS:
             (directory / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
         for source, target in chosen.items():
-            _copy(_templates() / source, directory / target)
-        _copy_file(_templates() / "config" / ".env.example", directory / ".env")
+            _copy(shipped_root() / source, directory / target)
+        _copy_file(shipped_root() / "config" / ".env.example", directory / ".env")
     except OSError as error:
         raise OperationFailed(f"cannot write {error.filename or directory}: {error.strerror}") from error
     typer.echo(f"next: set IMAP_USER and the GOOGLE_ lines in {directory / '.env'}, then, in that folder,")
     typer.echo("`email-ingestion producer --auth-setup`, `email-ingestion doctor`, `email-ingestion start`")
     return 0
-
-
-def _templates() -> Path:
-    """Return the folder of the templates: of the installed package, or of the checkout."""
-    package = Path(str(files("email_ingestion")))
-    installed = package / "templates"
-    return installed if installed.is_dir() else package.parent.parent
 
 
 def _copy(source: Path, target: Path) -> None:

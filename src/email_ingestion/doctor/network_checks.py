@@ -14,9 +14,9 @@ from email_ingestion.background import run_within
 from email_ingestion.certificates import explain_tls_error
 from email_ingestion.doctor.findings import Finding
 from email_ingestion.mailbox.greeting import NO_TLS, explain_failure
+from email_ingestion.ops.alert_thresholds import alert_thresholds
 
 SECONDS = 10.0
-CERTIFICATE_DAYS = 7
 
 
 def check_connection(check: str, host: str, port: int, *, tls: bool) -> Finding:
@@ -55,9 +55,9 @@ def _handshake(check: str, host: str, plain: socket.socket) -> Finding:
         certificate = secure.getpeercert() or {}
         version = secure.version()
     ends = ssl.cert_time_to_seconds(str(certificate["notAfter"]))
-    days = (ends - time.time()) / 86_400
-    description = f"{host}, {version}, certificate good for {days:.0f} days"
-    if days < CERTIFICATE_DAYS:
+    left = ends - time.time()
+    description = f"{host}, {version}, certificate good for {left / 86_400:.0f} days"
+    if left < alert_thresholds()["certificate_seconds_warning"]:
         return Finding(check, "degraded", description, f"whoever runs {host} must renew its certificate")
     return Finding(check, "ok", description)
 

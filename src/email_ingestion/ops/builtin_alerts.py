@@ -16,37 +16,25 @@ from prometheus_client.core import Metric
 
 from email_ingestion.atomic_files import write_private
 from email_ingestion.background import PeriodicThread
+from email_ingestion.errors import ConfigurationError
 from email_ingestion.events import LoopFailed, Notified, Observe
 from email_ingestion.ops.alert_channels import AlertChannels, configured_channels
+from email_ingestion.ops.alert_thresholds import CurrentThresholds, alert_thresholds
 from email_ingestion.ops.metric_factory import PREFIX
 from email_ingestion.ops.metrics import Metrics
 from email_ingestion.settings import Settings
 
 RUNBOOK = "https://github.com/example/email-ingestion/blob/main/docs/runbooks/incident_response.md"
 STATE_FILE = Path("data/alerts.json")
-REPEAT_SECONDS = 86_400.0
-# The thresholds of config/alerts.yml; a test keeps them equal.
-THRESHOLDS = {
-    "freshness_seconds": 300,
-    "sync_silence_seconds": 600,
-    "consent_seconds": 259_200,
-    "backlog_critical": 100,
-    "pending_seconds": 900,
-    "sink_seconds_warning": 300,
-    "sink_seconds_critical": 600,
-    "dead_letters": 10,
-    "redis_memory_ratio": 0.85,
-    "disk_ratio_critical": 0.95,
-    "backup_age_seconds": 93_600,
-    "clock_seconds": 10,
-}
+DAY = REPEAT_SECONDS = 86_400.0
 
 
 class MetricsSnapshot:
-    """Our metrics at one moment, by name without the prefix; `now` in Unix seconds."""
+    """Our metrics at one moment, by name without the prefix, and the thresholds that hold; `now` in Unix seconds."""
 
-    def __init__(self, families: Iterable[Metric], now: float) -> None:
+    def __init__(self, families: Iterable[Metric], now: float, thresholds: Mapping[str, float]) -> None:
         self.now = now
+        self.thresholds = thresholds
         self._samples = [sample for family in families for sample in family.samples]
 
     def by_label(self, name: str, label: str = "", **labels: str) -> dict[str, float]:
@@ -91,18 +79,27 @@ def _below(name: str, sentence: str, **labels: str) -> AlertCondition:
     return lambda _previous, current: {"": sentence} if current.value(name, **labels) == 0 else {}
 
 
-def _above(name: str, limit: float, sentence: str) -> AlertCondition:
+def _above(name: str, threshold: str, sentence: str) -> AlertCondition:
     def condition(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
         value = current.value(name) or 0
-        return {"": sentence.format(value)} if value > limit else {}
+        return {"": sentence.format(value)} if value > current.thresholds[threshold] else {}
 
     return condition
 
 
-def _older(name: str, label: str, limit: float, sentence: str) -> AlertCondition:
+def _older(name: str, label: str, threshold: str, sentence: str) -> AlertCondition:
     def condition(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
         ages = current.ages(name, label).items()
-        return {key: sentence.format(key, age / 60) for key, age in ages if age > limit}
+        return {key: sentence.format(key, age / 60) for key, age in ages if age > current.thresholds[threshold]}
+
+    return condition
+
+
+def _ending(name: str, label: str, threshold: str, sentence: str) -> AlertCondition:
+    def condition(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
+        left = {key: -age for key, age in current.ages(name, label).items()}
+        limit = current.thresholds[threshold]
+        return {key: sentence.format(key, max(0.0, seconds / DAY)) for key, seconds in left.items() if seconds < limit}
 
     return condition
 
@@ -134,8 +131,9 @@ def _missing_processes(_previous: MetricsSnapshot, current: MetricsSnapshot) -> 
     }
 
 
-def _late_sinks(limit: float, sentence: str) -> AlertCondition:
-    late = _older("sink_oldest_timestamp_seconds", "sink", limit, sentence)
+def _late_sinks(threshold: str) -> AlertCondition:
+    sentence = "sink {} has not got a message for {:.0f} min"
+    late = _older("sink_oldest_timestamp_seconds", "sink", threshold, sentence)
 
     def condition(previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
         stopped_on_purpose = (current.value("degradation_level") or 0) >= MINIMAL
@@ -146,7 +144,11 @@ def _late_sinks(limit: float, sentence: str) -> AlertCondition:
 
 def _dead_letters(previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
     new = (current.value("dlq_depth") or 0) - (previous.value("dlq_depth") or 0)
-    return {"": f"{new:.0f} new dead letters: email-ingestion dlq stats"} if new > THRESHOLDS["dead_letters"] else {}
+    return (
+        {"": f"{new:.0f} new dead letters: email-ingestion dlq stats"}
+        if new > current.thresholds["dead_letters"]
+        else {}
+    )
 
 
 def _loop_errors(previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
@@ -166,25 +168,42 @@ def _quarantined(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mappin
 
 def _redis_memory(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
     used, limit = current.value("redis_memory_used_bytes"), current.value("redis_memory_max_bytes")
-    full = used and limit and used / limit > THRESHOLDS["redis_memory_ratio"]
+    full = used and limit and used / limit > current.thresholds["redis_memory_ratio"]
     return {"": "Redis has used most of its memory"} if full else {}
 
 
 def _disks(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
     free = current.by_label("disk_free_bytes", "folder")
     sizes = current.by_label("disk_size_bytes", "folder")
-    full = [folder for folder, size in sizes.items() if size and 1 - free[folder] / size > _DISK]
+    limit = current.thresholds["disk_ratio_critical"]
+    full = [folder for folder, size in sizes.items() if size and 1 - free[folder] / size > limit]
     return {folder: f"the disk under {folder} has hardly any room left" for folder in full}
 
 
 def _clock_offset(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
     offset = abs(current.value("clock_offset_seconds") or 0)
     sentence = "this machine's clock and that of Redis are {:.0f} s apart: email-ingestion doctor"
-    return {"": sentence.format(offset)} if offset > THRESHOLDS["clock_seconds"] else {}
+    return {"": sentence.format(offset)} if offset > current.thresholds["clock_seconds"] else {}
+
+
+def _memory_limit(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
+    used, limit = current.value("memory_used_bytes"), current.value("memory_limit_bytes")
+    near = used and limit and used / limit > current.thresholds["memory_limit_ratio"]
+    return {"": f"the producer has used {used / limit:.0%} of its memory limit"} if near and used and limit else {}
+
+
+def _slow_dependencies(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
+    redis, others = current.thresholds["redis_seconds"], current.thresholds["dependency_seconds"]
+    answers = current.by_label("dependency_response_seconds", "dependency").items()
+    sentence = "{} takes {:.1f} s to answer: email-ingestion doctor"
+    return {
+        name: sentence.format(name, seconds)
+        for name, seconds in answers
+        if seconds > (redis if name == "redis" else others)
+    }
 
 
 MINIMAL = 2  # the level of degradation from which mail goes into the database only
-_DISK = THRESHOLDS["disk_ratio_critical"]
 ALERT_RULES = (
     AlertRule("RedisDown", "P1", "21-redis-down", _below("dependency_up", "Redis is down", dependency="redis")),
     AlertRule("NoWorkers", "P1", "26-worker-crash-or-oom", _no_workers),
@@ -203,7 +222,7 @@ ALERT_RULES = (
         _older(
             "imap_last_success_timestamp_seconds",
             "account",
-            THRESHOLDS["sync_silence_seconds"],
+            "sync_silence_seconds",
             "account {} has not been looked at for {:.0f} min",
         ),
     ),
@@ -212,7 +231,7 @@ ALERT_RULES = (
         "QueueBacklogCritical",
         "P2",
         "27-backlog",
-        _above("stream_depth", THRESHOLDS["backlog_critical"], "{:.0f} messages wait in the stream"),
+        _above("stream_depth", "backlog_critical", "{:.0f} messages wait in the stream"),
         evaluations=2,
     ),
     AlertRule(
@@ -222,24 +241,48 @@ ALERT_RULES = (
         _older(
             "stream_oldest_pending_timestamp_seconds",
             "",
-            THRESHOLDS["pending_seconds"],
+            "pending_seconds",
             "a message is stuck{} for {:.0f} min: email-ingestion pending list",
+        ),
+    ),
+    AlertRule(
+        "LongRunningMessageCritical",
+        "P2",
+        "211-stuck-message",
+        _older(
+            "stream_oldest_pending_timestamp_seconds",
+            "",
+            "message_age_critical",
+            "a message takes very long{}, {:.0f} min until now: email-ingestion pending list",
+        ),
+    ),
+    AlertRule(
+        "LongRunningMessageWarning",
+        "P3",
+        "211-stuck-message",
+        _older(
+            "stream_oldest_pending_timestamp_seconds",
+            "",
+            "message_age_warning",
+            "a message takes long{}, {:.0f} min until now: email-ingestion pending list",
         ),
     ),
     AlertRule(
         "SinkStuck",
         "P2",
         "218-webhook-down",
-        _late_sinks(THRESHOLDS["sink_seconds_critical"], "sink {} has not got a message for {:.0f} min"),
+        _late_sinks("sink_seconds_critical"),
     ),
     AlertRule(
         "SinkLate",
         "P3",
         "218-webhook-down",
-        _late_sinks(THRESHOLDS["sink_seconds_warning"], "sink {} has not got a message for {:.0f} min"),
+        _late_sinks("sink_seconds_warning"),
     ),
     AlertRule("DlqGrowing", "P2", "25-dlq-growing", _dead_letters),
     AlertRule("RedisMemoryHigh", "P2", "29-memory", _redis_memory),
+    AlertRule("MemoryNearLimit", "P2", "29-memory", _memory_limit, evaluations=2),
+    AlertRule("DependencySlow", "P3", "28-slow-processing", _slow_dependencies, evaluations=2),
     AlertRule("LoopFailing", "P3", "223-loop-failing", _loop_errors),
     AlertRule("MailQuarantined", "P3", "224-quarantined-mail", _quarantined, evaluations=2),
     AlertRule("ClockOffset", "P3", "225-clock-offset", _clock_offset, evaluations=2),
@@ -248,11 +291,33 @@ ALERT_RULES = (
         "ConsentEnding",
         "P3",
         "23-oauth2-token-expired",
-        _older(
+        _ending(
             "oauth2_consent_expiry_timestamp_seconds",
             "account",
-            -THRESHOLDS["consent_seconds"],
+            "consent_seconds",
             "the consent of account {} ends within days: python producer.py --auth-setup",
+        ),
+    ),
+    AlertRule(
+        "CertificateEndingSoon",
+        "P2",
+        "22-imap-unreachable",
+        _ending(
+            "certificate_expiry_timestamp_seconds",
+            "dependency",
+            "certificate_seconds_critical",
+            "the TLS certificate of {} ends in {:.0f} days",
+        ),
+    ),
+    AlertRule(
+        "CertificateEnding",
+        "P3",
+        "22-imap-unreachable",
+        _ending(
+            "certificate_expiry_timestamp_seconds",
+            "dependency",
+            "certificate_seconds_warning",
+            "the TLS certificate of {} ends in {:.0f} days",
         ),
     ),
     AlertRule(
@@ -262,7 +327,7 @@ ALERT_RULES = (
         _older(
             "backup_last_success_timestamp_seconds",
             "",
-            THRESHOLDS["backup_age_seconds"],
+            "backup_age_seconds",
             "the last verified backup{} is {:.0f} min old: python scripts/backup.py",
         ),
     ),
@@ -273,16 +338,20 @@ ALERT_RULES = (
         _older(
             "delivered_until_timestamp_seconds",
             "account",
-            THRESHOLDS["freshness_seconds"],
+            "freshness_seconds",
             "mail of account {} waits for {:.0f} min",
         ),
         evaluations=2,
     ),
 )
+_LONG_RUNNING = {"LongRunningMessageWarning", "LongRunningMessageCritical"}
 # An active cause inhibits its consequences, as in config/alertmanager.yml.
 CONSEQUENCES = {
     "RedisDown": {"CircuitBreakerOpen", "MailboxSilent", "FreshnessBudgetBurn"},
-    "NoWorkers": {"ProcessMissing", "QueueBacklogCritical", "PendingStuck", "FreshnessBudgetBurn"},
+    "NoWorkers": {"ProcessMissing", "QueueBacklogCritical", "PendingStuck", "FreshnessBudgetBurn", *_LONG_RUNNING},
+    "PendingStuck": _LONG_RUNNING,
+    "LongRunningMessageCritical": {"LongRunningMessageWarning"},
+    "CertificateEndingSoon": {"CertificateEnding"},
     "ImapUnreachable": {"CircuitBreakerOpen", "MailboxSilent", "FreshnessBudgetBurn"},
     "ReauthRequired": {"CircuitBreakerOpen", "MailboxSilent", "FreshnessBudgetBurn"},
     "MailboxSilent": {"FreshnessBudgetBurn"},
@@ -330,18 +399,20 @@ class AlertMonitor:
         send: Callable[[Notification], bool],
         state_file: Path,
         clock: Callable[[], float] = time.time,
+        thresholds: Callable[[], Mapping[str, float]] = alert_thresholds,
     ) -> None:
         self._read = read
+        self._thresholds = thresholds
         self._send = send
         self._state_file = state_file
         self._clock = clock
-        self._previous = MetricsSnapshot((), clock())
+        self._previous = MetricsSnapshot((), clock(), {})
         self._evaluations: dict[str, int] = {}  # by key: for how many evaluations in a row an alert has been active
         self._sent_at = _read_sent_times(state_file)  # by key: Unix seconds
 
     def evaluate(self) -> None:
         """Read the metrics and send what is due. Raises ConfigurationError when the state file cannot be written."""
-        current = MetricsSnapshot(self._read(), self._clock())
+        current = MetricsSnapshot(self._read(), self._clock(), self._thresholds())
         active = {alert.key: alert for alert in _active_alerts(self._previous, current)}
         self._previous = current
         self._evaluations = {key: self._evaluations.get(key, 0) + 1 for key in active}
@@ -406,5 +477,14 @@ def alert_thread(settings: Settings, metrics: Metrics, observe: Observe) -> Peri
     def failed(error: Exception) -> None:
         observe(LoopFailed("alerts", error, settings.alert_seconds))
 
-    monitor = AlertMonitor(metrics.registry.collect, send, STATE_FILE)
+    thresholds = CurrentThresholds()
+
+    def current_thresholds() -> Mapping[str, float]:
+        try:
+            return thresholds.read()
+        except ConfigurationError as error:  # the file was changed and is wrong: those before hold
+            failed(error)
+            return thresholds.last
+
+    monitor = AlertMonitor(metrics.registry.collect, send, STATE_FILE, thresholds=current_thresholds)
     return PeriodicThread("alerts", settings.alert_seconds, monitor.evaluate, immediate=False, on_error=failed)

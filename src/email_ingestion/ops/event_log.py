@@ -107,6 +107,7 @@ LOG_RULES: dict[type[Event], LogRule] = {
     events.SignalReceived: LogRule("signal_received", lambda event: INFO if event.signal == "SIGHUP" else WARNING),
     events.Notified: LogRule("operator_notified", lambda event: INFO if event.sent else ERROR),
     events.BackupFound: LogRule("backup_found", DEBUG),
+    events.CertificateSeen: LogRule("certificate_seen", DEBUG),
     events.Administered: LogRule(
         "admin_action", lambda event: WARNING if event.outcome == "refused" else INFO, repeats=True
     ),

@@ -24,6 +24,7 @@ from email_ingestion import events
 from email_ingestion.errors import is_unforeseen
 from email_ingestion.events import Event
 from email_ingestion.ops.collectors import BreakerGauges, FolderGauges, RedisGauges, SinkAges
+from email_ingestion.ops.memory_limit import MemoryGauges
 from email_ingestion.ops.metric_factory import BUILTIN_ERRORS, ERROR_TYPES, MetricFactory, label_value
 from email_ingestion.ops.process_state import is_redis_failure
 from email_ingestion.ops.producer_metrics import ProducerMetrics
@@ -35,7 +36,9 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 DEAD_REASONS = ("max_retries", "permanent", "poison", "operator", "malformed")
 BREAKER_STATES = ("closed", "open", "half_open")
 # Loops whose silence is no stall, and what turns beside the loops.
-UNWATCHED_LOOPS = ("alerts", "backups", "beat", "blobs", "body", "canary", "observe", "output", "watchdog")
+UNWATCHED_LOOPS = (
+    *("alerts", "backups", "beat", "blobs", "body", "canary", "certificates", "observe", "output", "watchdog"),
+)
 Reactions = dict[type[Event], Callable[[Any], None]]
 
 
@@ -63,6 +66,7 @@ class Metrics:
         self.registry.register(BreakerGauges(breakers))
         self.registry.register(RedisGauges(redis))
         self.registry.register(FolderGauges(names.folders))
+        self.registry.register(MemoryGauges())
         if identity.component == "producer":
             self.registry.register(SinkAges(redis))
 
@@ -99,6 +103,16 @@ class Metrics:
         self._up = factory.gauge(
             "dependency_up", "Whether the last probe of the dependency succeeded (1) or failed (0).", "dependency"
         )
+        self._response = factory.gauge(
+            "dependency_response_seconds",
+            "Time the dependency took to answer the last probe; the mail server, to connect and log in.",
+            "dependency",
+        )
+        self._certificates = factory.gauge(
+            "certificate_expiry_timestamp_seconds",
+            "Unix time at which the TLS certificate of a server ends.",
+            "dependency",
+        )
         self._transitions = factory.counter(
             "circuit_breaker_transitions_total",
             "State changes of a circuit breaker, by the state entered.",
@@ -130,6 +144,8 @@ class Metrics:
             events.DeadLettered: lambda event: dead.labels(event.reason).inc(),
             events.Administered: lambda event: orders.labels(event.action, event.outcome).inc(),
             events.BackupFound: lambda event: set_backup(event.at),
+            events.Connected: self._connected,
+            events.CertificateSeen: lambda event: self._certificates.labels(event.dependency).set(event.ends_at),
         }
 
     def _ticked(self, event: events.LoopTick) -> None:
@@ -141,7 +157,14 @@ class Metrics:
             self._loop_errors.labels(loop, label_value(error_type(event.error), {*BUILTIN_ERRORS, *ERROR_TYPES})).inc()
 
     def _probed(self, event: events.Probed) -> None:
-        self._up.labels(label_value(event.dependency, self._names.dependencies)).set(event.ok)
+        dependency = label_value(event.dependency, self._names.dependencies)
+        self._up.labels(dependency).set(event.ok)
+        if event.ok and event.dependency != "imap":  # whose probe is a whole look at the mailbox
+            self._response.labels(dependency).set(event.seconds)
+
+    def _connected(self, event: events.Connected) -> None:
+        if event.seconds is not None:
+            self._response.labels("imap").set(event.seconds)
 
     def _redis_failed(self, event: events.RedisFailed) -> None:
         if is_redis_failure(event.error):

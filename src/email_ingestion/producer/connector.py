@@ -71,6 +71,7 @@ class Connector:
         return min(maximum, TOKEN_LIFE_SHARE * left) if left > 0 else maximum
 
     def _login(self, token: str | None) -> ImapMailbox:
+        started = time.monotonic()
         connection = ImapMailbox(self._account, self._timeout)
         for command, until in self._distrusted.items():
             if time.monotonic() < until:
@@ -88,7 +89,7 @@ class Connector:
             connection.close()
             raise
         self._refused = None
-        self._observe(Connected(self._account.name))
+        self._observe(Connected(self._account.name, time.monotonic() - started))
         return connection
 
     def report(self, connection: ImapMailbox) -> None:

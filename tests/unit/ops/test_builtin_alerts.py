@@ -13,12 +13,12 @@ import pytest
 from email_ingestion import errors, events
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.ops.alert_channels import AlertChannels, configured_channels
+from email_ingestion.ops.alert_thresholds import CurrentThresholds, alert_thresholds
 from email_ingestion.ops.builtin_alerts import (
     ALERT_RULES,
     CONSEQUENCES,
     REPEAT_SECONDS,
     RUNBOOK,
-    THRESHOLDS,
     AlertMonitor,
     Notification,
 )
@@ -222,10 +222,69 @@ def test_rules_thresholds_and_priorities_are_those_of_the_alerts() -> None:
     for rule in ALERT_RULES:
         assert known[rule.name]["labels"]["priority"] == rule.priority
         assert known[rule.name]["annotations"]["runbook_url"] == f"{RUNBOOK}#{rule.anchor}"
-    for name, value in THRESHOLDS.items():
-        assert float(recorded()[f"email_ingestion:threshold:{name}"]) == value
+    read = {f"email_ingestion:threshold:{name}": value for name, value in alert_thresholds().items()}
+    assert read == {name: float(value) for name, value in recorded().items() if ":threshold:" in name}
     names = {rule.name for rule in ALERT_RULES}
     assert set(CONSEQUENCES) | set().union(*CONSEQUENCES.values()) <= names
+
+
+def rule(name: str, expression: str) -> str:
+    return f"groups:\n  - rules:\n      - record: email_ingestion:threshold:{name}\n        expr: {expression}\n"
+
+
+def test_a_threshold_is_what_the_file_in_this_folder_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = alert_thresholds()
+    assert shipped["freshness_seconds"] == 300
+    file = tmp_path / "config" / "alerts.yml"
+    file.parent.mkdir()
+    for written, value in (('"120"', 120), ("120 # two minutes", 120), ("'2 * 60'", 120), ("|\n          1.2e2", 120)):
+        file.write_text(rule("freshness_seconds", written))
+        assert alert_thresholds() == shipped | {"freshness_seconds": value}
+    for wrong in ('"soon"', "", "time()"):
+        file.write_text(rule("freshness_seconds", wrong))
+        with pytest.raises(ConfigurationError, match=r"alerts\.yml: threshold freshness_seconds is .*write a number"):
+            alert_thresholds()
+
+
+def test_an_edit_counts_at_the_next_look_and_a_wrong_one_leaves_what_was(tmp_path: Path, watched: Watched) -> None:
+    file = tmp_path / "alerts.yml"
+    file.write_text(rule("backlog_critical", '"1000"'))
+    thresholds = CurrentThresholds(file)
+    watched.monitor = AlertMonitor(
+        watched.metrics.registry.collect, watched.send, watched.state_file, watched.clock, thresholds.read
+    )
+    watched.redis = replace(CALM, stream=replace(CALM.stream, depth=500))
+    assert watched.evaluate(times=3) == []
+    file.write_text(rule("backlog_critical", '"400"'))
+    assert watched.evaluate(times=2) == ["email-ingestion: [P2] 500 messages wait in the stream"]
+    file.write_text(rule("backlog_critical", '"many"'))
+    with pytest.raises(ConfigurationError):
+        thresholds.read()
+    assert thresholds.read()["backlog_critical"] == thresholds.last["backlog_critical"] == 400
+
+
+def test_a_message_in_hand_is_told_in_tiers(watched: Watched) -> None:
+    watched.redis = replace(CALM, stream=replace(CALM.stream, oldest_pending_timestamp=watched.clock.now))
+    assert watched.evaluate(after=299) == []
+    assert watched.evaluate(after=60) == [
+        "email-ingestion: [P3] a message takes long, 6 min until now: email-ingestion pending list"
+    ]
+    (very,) = watched.evaluate(after=300)
+    assert very.startswith("email-ingestion: [P2] a message takes very long, 11 min")
+    (stuck,) = watched.evaluate(after=300)
+    assert stuck.startswith("email-ingestion: [P2] a message is stuck for 16 min")
+
+
+def test_a_certificate_that_ends_and_a_slow_server_are_told(watched: Watched) -> None:
+    watched.metrics(events.CertificateSeen("imap", watched.clock.now + 10 * 86_400))
+    assert watched.evaluate() == ["email-ingestion: [P3] the TLS certificate of imap ends in 10 days"]
+    watched.metrics(events.CertificateSeen("imap", watched.clock.now + 2 * 86_400))
+    assert watched.evaluate() == ["email-ingestion: [P2] the TLS certificate of imap ends in 2 days"]
+    watched.metrics(events.CertificateSeen("imap", watched.clock.now + 80 * 86_400))
+    watched.metrics(events.Connected("default", 7.5))
+    watched.evaluate()
+    assert watched.evaluate() == ["email-ingestion: [P3] imap takes 7.5 s to answer: email-ingestion doctor"]
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from email_ingestion import errors, events
 from email_ingestion.events import BreakerState
+from email_ingestion.ops import memory_limit
 from email_ingestion.ops.metric_factory import ERROR_TYPES
 from email_ingestion.ops.metrics import Metrics
 from email_ingestion.ops.observers import Ops
@@ -59,6 +60,7 @@ def fed(ops: Ops) -> Ops:
         events.LoopTick("watch"),
         events.Probed("redis", ok=True, seconds=0.001, error=None),
         events.BackupFound(1234.0),
+        events.CertificateSeen("redis", 5678.0),
         events.BreakerChanged("redis", "CLOSED", "OPEN", None),
         events.Connected("default"),
         events.ConnectionFailed("default", errors.IMAPThrottledError("slow"), 1.0),
@@ -109,7 +111,8 @@ def test_a_producer_has_every_metric_of_the_contract(producer: Ops) -> None:
     assert not names & set(OF_WORKER.split())
 
 
-def test_catalogue_and_code_name_the_same_metrics(worker: Ops, producer: Ops) -> None:
+def test_catalogue_and_code_name_the_same_metrics(worker: Ops, producer: Ops, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_limit, "memory_use", lambda: memory_limit.MemoryUse(1, 2))
     found: dict[str, tuple[str, str, str]] = {}
     for who, ops in (("producer", producer), ("worker", worker)):
         for family in text_string_to_metric_families(fed(ops).metrics.render().decode()):
