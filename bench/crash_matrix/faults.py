@@ -21,6 +21,7 @@ from random import Random
 
 from bench.crash_matrix import environment
 from bench.crash_matrix.clock import SettableClock, compiler
+from bench.crash_matrix.databases import POSTGRESQL, SQLITE
 from bench.crash_matrix.world import CREW, LEASE, RECOVERY, Unwell, World
 
 BLOWS = 3
@@ -41,6 +42,8 @@ class Fault:
     crew: tuple[str, ...] = CREW
     surroundings: Callable[[World], AbstractContextManager[None]] = nullcontext
     recovers_within: float = math.inf  # seconds, from the end of the fault until all mail is delivered
+    repeats: int = 0  # messages a round that a further sink may get once more: those of half a second
+    databases: tuple[str, ...] = (SQLITE, POSTGRESQL)
     obstacle: Callable[[], str] = lambda: ""  # why it cannot be done on this machine
 
     def __str__(self) -> str:
@@ -375,8 +378,19 @@ FAULTS = {
             token_outage,
             recovers_within=RECOVERY + 10,
         ),
-        Fault("database_locked", "database locked for 0.5 to 3 s, every fifth round 12 s", database_locked),
-        Fault("disk_full", "disk of database and blobs full, twice", disk_full, surroundings=small_disk),
+        Fault(
+            "database_locked",
+            "database locked for 0.5 to 3 s, every fifth round 12 s",
+            database_locked,
+            databases=(SQLITE,),
+        ),
+        Fault(
+            "disk_full",
+            "disk of database and blobs full, twice",
+            disk_full,
+            surroundings=small_disk,
+            databases=(SQLITE,),
+        ),
         Fault("contents_lost", "stored contents removed or with a flipped bit, and scrubbed, twice", contents_lost),
         Fault("two_producers", "two producers on one account, one SIGKILLed", two_producers, ("rival", *CREW)),
         Fault("two_workers", "two workers, one SIGKILLed and away beyond its lease", two_workers, PAIR),

@@ -27,6 +27,7 @@ class Found:
     database: Sequence[Copy]
     dead: Sequence[Copy]
     queued: Sequence[Copy]
+    owed: Sequence[str] = ()  # identities that are in the database, and a further sink never got
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def judge(found: Found) -> Verdict:
     everywhere = [*found.database, *found.dead, *found.queued]
     whereabouts = {copy.email_id for copy in everywhere}
     return Verdict(
-        lost=_ordered(found.mailbox.keys() - whereabouts),
+        lost=_ordered({*(found.mailbox.keys() - whereabouts), *found.owed}),
         doubled=_ordered(_doubled(found)),
         altered=_ordered(
             copy.email_id for copy in everywhere if found.mailbox.get(copy.email_id, copy.sha256) != copy.sha256

@@ -9,51 +9,12 @@ import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 
+from bench.crash_matrix.published import NAMES, Line, line_of, merged, table
 from bench.crash_matrix.rounds import Row
 from bench.crash_matrix.world import PACE
 from email_ingestion import __version__
 from tests.servers.processes import ROOT
-
-HEAD = (
-    "Fault",
-    "Rounds",
-    "Messages",
-    "Lost",
-    "Doubled",
-    "Altered",
-    "Dead letters",
-    "Duplicates refused",
-    "Recovery, median",
-    "max",
-    "Standstill without a reason, max",
-)
-
-
-def table(rows: Sequence[Row]) -> str:
-    """One line for each fault."""
-    lines = [_line(HEAD), _line(["---", *["--:"] * (len(HEAD) - 1)])]
-    return "\n".join(lines + [_line(_cells(row)) for row in rows])
-
-
-def _cells(row: Row) -> list[str]:
-    if row.skipped:
-        return [f"{row.fault.text} (`{row.fault.name}`)", f"not run: {row.skipped}", *["-"] * (len(HEAD) - 2)]
-    verdict = row.verdict
-    counts = [row.rounds, row.messages, len(verdict.lost), len(verdict.doubled), len(verdict.altered), row.dead]
-    times = [f"{median(row.recoveries):.1f} s", f"{max(row.recoveries):.1f} s"] if row.recoveries else ["-", "-"]
-    return [
-        f"{row.fault.text} (`{row.fault.name}`)",
-        *map(str, counts),
-        str(row.duplicates),
-        *times,
-        f"{row.truth.silent:.1f} s",
-    ]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def broken(rows: Sequence[Row]) -> list[str]:
@@ -62,25 +23,30 @@ def broken(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         verdict = row.verdict
         kinds = {name: getattr(verdict, name) for name in ("lost", "doubled", "altered", "invented", "seen")}
-        said += [f"{row.fault.name}: {len(ids)} {name}, such as {ids[0]}" for name, ids in kinds.items() if ids]
-        said += [f"{row.fault.name}: {complaint}" for complaint in row.complaints]
+        where = f"{row.fault.name} on {NAMES[row.database]}"
+        said += [f"{where}: {len(ids)} {name}, such as {ids[0]}" for name, ids in kinds.items() if ids]
+        said += [f"{where}: {complaint}" for complaint in row.complaints]
     return said
 
 
-def page(rows: Sequence[Row], *, seed: int, seconds: float) -> str:
-    """The whole page."""
-    played = [row for row in rows if not row.skipped]
+def page(rows: Sequence[Row], kept: Sequence[Line], *, order: Sequence[str], seed: int, seconds: float) -> str:
+    """The whole page: these rows, and the lines of others from the page as it was."""
+    commit = commit_of_tree()
+    lines = merged(kept, [line_of(row, commit) for row in rows], order)
     wrong = broken(rows)
+    totals = {name: sum(line.number(name) for line in lines) for name in ("Rounds", "Messages", "Lost", "Doubled")}
+    played = [row for row in rows if not row.skipped]
     return TEMPLATE.format(
-        rounds=sum(row.rounds for row in played),
-        messages=f"{sum(row.messages for row in played):,}",
-        lost=sum(len(row.verdict.lost) for row in played),
-        doubled=sum(len(row.verdict.doubled) for row in played),
-        table=table(rows),
+        rounds=totals["Rounds"],
+        messages=f"{totals['Messages']:,}",
+        lost=totals["Lost"],
+        doubled=totals["Doubled"],
+        table=table(lines),
         wrong="\n".join(f"* {sentence}" for sentence in wrong) if wrong else "Nothing.",
         command=_command(played, seed),
         minutes=f"{seconds / 60:.0f}",
         date=datetime.now(UTC).date().isoformat(),
+        count=len(played),
         machine=_machine(),
         settings=", ".join(f"`{name}={value}`" for name, value in PACE.items()),
     )
@@ -89,7 +55,12 @@ def page(rows: Sequence[Row], *, seed: int, seconds: float) -> str:
 def _command(rows: Sequence[Row], seed: int) -> str:
     rounds = max((row.rounds for row in rows), default=0)
     messages = max((row.messages // row.rounds for row in rows), default=0)
-    return f"python -m bench.crash_matrix --rounds {rounds} --messages {messages} --seed {seed}"
+    return f"python -m bench.crash_matrix --database both --rounds {rounds} --messages {messages} --seed {seed}"
+
+
+def commit_of_tree() -> str:
+    """The commit that runs, `-dirty` where files differ from it."""
+    return _said("git", "describe", "--always", "--dirty") or "unknown"
 
 
 def _machine() -> str:
@@ -97,7 +68,7 @@ def _machine() -> str:
     redis = _said("redis-server", "--version").split(" ")
     server = next((word.removeprefix("v=") for word in redis if word.startswith("v=")), "unknown")
     return (
-        f"email-ingestion {__version__} ({_said('git', 'describe', '--always', '--dirty') or 'no repository'}), "
+        f"email-ingestion {__version__} ({commit_of_tree()}), "
         f"Python {platform.python_version()}, Redis {server}, SQLite {sqlite3.sqlite_version}, "
         f"{platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} CPUs, {memory} MiB"
     )
@@ -119,13 +90,13 @@ def write(path: Path, text: str) -> None:
 TEMPLATE = """\
 # Nothing lost, nothing twice: the crash matrix
 
-Real processes, a real `redis-server` with `appendonly yes` and `appendfsync everysec`, and the Gmail sandbox are
-broken in every way listed here, {rounds} times, while {messages} messages pass through them.
-**Lost: {lost}. Doubled: {doubled}.**
+Real processes, a real `redis-server` with `appendonly yes` and `appendfsync everysec`, real databases, and the Gmail
+sandbox are broken in every way listed here, {rounds} times, while {messages} messages pass through them.
+**Lost: {lost}. Doubled: {doubled}.** Each line says how often it was played, and with which commit.
 
 {table}
 
-What was found wrong: {wrong}
+What the last run found wrong: {wrong}
 
 ## What is checked
 
@@ -142,8 +113,14 @@ After every round, over all mail since the first round of that fault:
 *Duplicates refused* are messages that came a second time, after a crash or with a lost cursor, and that the database
 already had: delivery is at least once, the effect exactly once. *Recovery* is the time from the end of the fault until
 everything is delivered; after `imap_outage` and `token_outage` it may be `CB_RECOVERY_TIMEOUT` and ten seconds at most.
-*Standstill without a reason* is the longest time for which mail waited, none was delivered and `/ready` of every
-process said `ready`; above 30 s it is a failure.
+*Posted again* are calls of a webhook with a message it had taken: those of half a second, when a worker ends between
+handing over and writing that down, and no more.
+
+**Truth during the fault.** While mail waits and none is delivered, every source is asked again and again. *Told after*
+is the longest time until the first of them gave a reason. *Silent* is, for each of them, the longest time for which it
+gave none: `/ready` and `/status` of every process said `ready`, no gauge of `/metrics` that names a cause was set, no
+built-in alert's condition held, `doctor` (asked after 5 s) found nothing. Above 30 s it is a failure; only an alert may
+take longer, because what it waits for is a setting. `-`: mail did not stand still long enough to ask.
 
 ## Faults that overlap: the schedules
 
@@ -202,7 +179,8 @@ Redis 7.0 leaves half a transaction in the file and brings it to life at the nex
 {command} --write docs/reliability.md
 ```
 
-{date}, {minutes} minutes. {machine}.
+`--faults NAME,… --database sqlite|postgresql|both` plays some; `--write` puts their lines in the place of older ones of
+the same fault and database, and keeps the others. The last run, {date}: {count} lines, {minutes} minutes. {machine}.
 Settings that differ from the defaults: {settings}.
 
 The instants at which a fault strikes come from the seed; what the processes do at that instant does not, so a

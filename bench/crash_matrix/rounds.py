@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
+from bench.crash_matrix.databases import SQLITE
 from bench.crash_matrix.faults import BLOWS, Fault
 from bench.crash_matrix.law import Verdict, judge
 from bench.crash_matrix.letters import compose
-from bench.crash_matrix.truth import SILENCE_SECONDS, Truth, watching
+from bench.crash_matrix.truth import Truth, findings, watching
 from bench.crash_matrix.world import PATIENCE, World
 
 LONG_EVERY = 5
@@ -20,11 +21,13 @@ class Row:
     """What a fault did in all its rounds."""
 
     fault: Fault
+    database: str = SQLITE
     rounds: int = 0
     messages: int = 0
     verdict: Verdict = field(default_factory=Verdict)  # of the last round: it is about everything since the first
     dead: int = 0
     duplicates: int = 0
+    repeated: int | None = None  # calls of a further sink with a message it had taken; None where there is none
     recoveries: list[float] = field(default_factory=list)  # seconds
     complaints: list[str] = field(default_factory=list)  # what is wrong beside the law
     skipped: str = ""
@@ -44,14 +47,16 @@ def play(
     messages: int,
     seed: int,
     tick: Callable[[], None] = lambda: None,
+    ask_doctor: bool = False,
 ) -> Row:
     """Play `rounds` rounds; the row says what broke, and the first broken round is the last one."""
-    row = Row(fault)
+    row = Row(fault, world.database.kind)
     world.muster(fault.crew)
+    usual = findings(world) if ask_doctor else None
     for number in range(rounds):
         rng = Random(f"{seed}/{fault.name}/{number}")  # noqa: S311 - repeatable
         world.long = number % LONG_EVERY == LONG_EVERY - 1
-        _round(row, world, rng, messages, last=number == rounds - 1)
+        _round(row, world, rng, messages, usual, last=number == rounds - 1)
         tick()
         if not row.good:
             row.complaints.append(f"first broken in round {number}")
@@ -59,17 +64,16 @@ def play(
     return row
 
 
-def _round(row: Row, world: World, rng: Random, messages: int, *, last: bool) -> None:
+def _round(row: Row, world: World, rng: Random, messages: int, usual: set[str] | None, *, last: bool) -> None:
     world.fill(compose(rng, messages), 2 * BLOWS)
     try:
-        with watching(world, world.arrived) as truth:
+        with watching(world, world.arrived, usual) as truth:
             row.fault.strike(world, rng)
             while world.more():
                 pass
             row.recoveries.append(world.settle())
         row.truth.merge(truth)
-        if truth.silent > SILENCE_SECONDS:
-            row.complaints.append(f"mail stood still for {truth.silent:.0f} s, and every process said ready")
+        row.complaints += truth.complaints()
         if row.recoveries[-1] > row.fault.recovers_within:
             row.complaints.append(f"mail again after {row.recoveries[-1]:.1f} s, not {row.fault.recovers_within:.0f} s")
     except (Exception, AssertionError) as error:  # noqa: BLE001 - the law is asked all the more
@@ -82,5 +86,9 @@ def _round(row: Row, world: World, rng: Random, messages: int, *, last: bool) ->
     row.dead = len(found.dead)
     row.duplicates += duplicates
     row.complaints += alarms
+    if world.receiver:
+        row.repeated = world.repeated()
+        if row.repeated > row.rounds * row.fault.repeats:
+            row.complaints.append(f"{row.repeated} messages were posted again in {row.rounds} rounds")
     if found.queued and row.verdict.holds:
         row.complaints.append(f"{len(found.queued)} messages still queued after {PATIENCE:.0f} s")

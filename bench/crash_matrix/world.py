@@ -1,4 +1,4 @@
-"""Brings the real system up and says what is where: a Gmail sandbox, a Redis with AOF, producers, workers.
+"""Brings the real system up and says what is where: a Gmail sandbox, Redis with AOF, a database, producers, workers.
 
 It also plays the supervisor: what a fault kills is started again, and what dies by itself is remembered.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ from typing import Any
 
 import redis
 
+from bench.crash_matrix.databases import SQLITE, Database, Unanswered, running_database
 from bench.crash_matrix.law import Copy, Found
 from email_ingestion.blobs import BlobStore, open_blobs
 from email_ingestion.errors import TransientError
@@ -28,6 +30,7 @@ from email_ingestion.stream.codec import decode
 from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.processes import Place, Running, gmail_settings, place
 from tests.servers.redis import RedisServer, running_redis
+from tests.servers.webhook import Receiver
 
 KEYS = Keys()
 LEASE = 2.0
@@ -68,13 +71,17 @@ class Logs:
 
 
 class World:
-    """The running system. Names of processes: `producer`, `worker`, `worker-2`, and `rival`, a second producer."""
+    """The running system. `rival` is a second producer and `guest` another worker, both of another machine."""
 
-    def __init__(self, server: RedisServer, sandbox: RunningSandbox, here: Place, there: Place) -> None:
+    def __init__(
+        self, server: RedisServer, sandbox: RunningSandbox, here: Place, there: Place, database: Database
+    ) -> None:
         self.redis = server
         self.sandbox = sandbox
         self.here = here
         self.there = there
+        self.database = database
+        self.receiver: Receiver | None = None  # of the webhook, in the faults that have one
         self.running: dict[str, Running] = {}
         self.span = 0.1  # seconds a round's first mail needs to flow through, about
         self.long = False  # whether this round's fault may outlast time-outs
@@ -82,7 +89,6 @@ class World:
         self._server: dict[str, str] = {}
         self._known: dict[str, str] = {}
         self._logs = Logs((here.folder, there.folder))
-        self._ledger: Ledger | None = None
         self._blobs: BlobStore = open_blobs(here.environment["BLOB_URL"])
 
     @property
@@ -109,9 +115,10 @@ class World:
 
     def start(self, name: str) -> None:
         """Start a process; `up` waits for it."""
-        where = self.there if name == "rival" else self.here
+        where = self.there if name in {"rival", "guest"} else self.here
         role, _, number = name.partition("-")
-        self.running[name] = where.worker(int(number or 1)) if role == "worker" else where.producer()
+        worker = role in {"worker", "guest"}
+        self.running[name] = where.worker(int(number or 1)) if worker else where.producer()
 
     def up(self, name: str) -> None:
         """Return when the process answers."""
@@ -172,6 +179,19 @@ class World:
 
     # -- what is where
 
+    def delivered(self) -> int | None:
+        """How many messages the database has, and the webhook where there is one; None while nobody can tell."""
+        try:
+            rows = self.database.rows("SELECT count(*) FROM emails")
+        except (Unanswered, sqlite3.Error):
+            return None
+        stored = int(rows[0][0]) if rows else 0
+        return min(stored, len(self.receiver.taken)) if self.receiver else stored
+
+    def repeated(self) -> int:
+        """How often the webhook was called with a message that it had taken."""
+        return self.receiver.taken.total() - len(self.receiver.taken) if self.receiver else 0
+
     def settle(self) -> float:
         """Wait until everything is delivered; return the seconds it took. Returns too when patience is at its end."""
         started = time.monotonic()
@@ -179,7 +199,7 @@ class World:
         while time.monotonic() - started < PATIENCE:
             for name in self.running:
                 self._still_there(name)
-            if delivered is None and self.here.rows("SELECT count(*) FROM emails") >= [(len(self._server),)]:
+            if delivered is None and (self.delivered() or 0) >= len(self._server):
                 delivered = time.monotonic() - started
             if delivered is not None and self._idle():
                 return delivered
@@ -204,28 +224,30 @@ class World:
         ours = {email_id("default", message.msgid, ""): message for message in messages}
         with self.redis.client() as client:
             dead, queued = (self._entries(client, key) for key in (KEYS.dlq, KEYS.stream))
+        rows = self._rows()
+        taken = self.receiver.taken if self.receiver else None
         return Found(
             mailbox={identity: self._server[identity] for identity in ours},
             seen=[identity for identity, message in ours.items() if "\\Seen" in message.flags],
-            database=self._rows(),
+            database=rows,
             dead=dead,
             queued=queued,
+            owed=[] if taken is None else [copy.email_id for copy in rows if copy.email_id not in taken],
         )
 
     def _rows(self) -> list[Copy]:
-        rows = self.here.rows("SELECT email_id, raw_ref, sha256 FROM emails")
-        if rows:
-            self._ledger = self._ledger or open_ledger(self.here.environment["DATABASE_URL"])
-        for identity, ref, stated in rows:
-            if identity not in self._known:
-                actual = self._digest(ref)
-                self._known[identity] = actual if actual == stated else f"stated {stated}, is {actual}"
+        rows = self.database.rows("SELECT email_id, raw_ref, sha256 FROM emails")
+        unread = [row for row in rows if row[0] not in self._known]
+        if unread:
+            with closing(open_ledger(self.database.url)) as ledger:
+                for identity, ref, stated in unread:
+                    actual = self._digest(ref, ledger)
+                    self._known[identity] = actual if actual == stated else f"stated {stated}, is {actual}"
         return [Copy(identity, self._known[identity]) for identity, _, _ in rows]
 
-    def _digest(self, ref: str) -> str:
-        assert self._ledger is not None  # noqa: S101 - opened by the only caller
+    def _digest(self, ref: str, ledger: Ledger) -> str:
         try:
-            return hashlib.sha256(content_of(ref, self._ledger, self._blobs)).hexdigest()
+            return hashlib.sha256(content_of(ref, ledger, self._blobs)).hexdigest()
         except TransientError as error:
             return f"unreadable: {error}"
 
@@ -248,23 +270,19 @@ class World:
                 alarms.append(f"{record['component']}: {record['event']}: {record.get('error_type', '')} {said}")
         return duplicates, alarms
 
-    def close(self) -> None:
-        """End what the world itself holds."""
-        if self._ledger:
-            self._ledger.close()
-
 
 @contextmanager
-def running_world(folder: Path) -> Iterator[World]:
+def running_world(folder: Path, database: str = SQLITE) -> Iterator[World]:
     """Bring a world up in `folder`, with an empty mailbox and no process running yet."""
     with ExitStack() as stack:
+        where = stack.enter_context(running_database(database, folder / "here"))
         server = stack.enter_context(running_redis(folder / "redis", appendfsync="everysec"))
         sandbox = stack.enter_context(running_sandbox(SandboxSettings()))
         common: dict[str, object] = {
             **gmail_settings(sandbox, folder),
-            "DATABASE_URL": f"sqlite:///{folder}/here/data/email_ingestion.db",
+            "DATABASE_URL": where.url,
             "BLOB_URL": f"file:{folder}/here/data/blobs",
             **PACE,
         }
         here, there = (stack.enter_context(place(folder / name, server.url, **common)) for name in ("here", "there"))
-        yield stack.enter_context(closing(World(server, sandbox, here, there)))
+        yield World(server, sandbox, here, there, where)

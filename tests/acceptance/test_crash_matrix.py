@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from bench.crash_matrix.databases import KINDS
 from bench.crash_matrix.faults import FAULTS, Fault
 from bench.crash_matrix.law import Copy, Found, judge
-from bench.crash_matrix.report import broken, page, table
+from bench.crash_matrix.published import Line, line_of, lines_in, table
+from bench.crash_matrix.report import broken, commit_of_tree, page
 from bench.crash_matrix.rounds import Row, play
+from bench.crash_matrix.truth import Truth
 from bench.crash_matrix.world import World, running_world
 
 ROUNDS = 2
@@ -133,6 +136,30 @@ def test_the_report_names_what_was_lost_and_what_was_not_run():
     fault = FAULTS["redis_flushed"]
     lost = Row(fault, rounds=1, messages=3, verdict=judge(_changed(database=[])), recoveries=[1.5])
     skipped = Row(FAULTS["clock_step"], skipped="there is no clock")
-    assert broken([lost, skipped]) == ["redis_flushed: 1 lost, such as a"]
-    assert "| 1 | 3 | 1 | 0 | 0 | 0 | 0 | 1.5 s | 1.5 s |" in table([lost, skipped])
-    assert "there is no clock" in page([lost, skipped], seed=3, seconds=60)
+    assert broken([lost, skipped]) == ["redis_flushed on SQLite: 1 lost, such as a"]
+    lines = [line_of(row, "abc1234") for row in (lost, skipped)]
+    assert "| SQLite | abc1234 | 1 | 3 | 1 | 0 | 0 | 0 | 0 | - | 1.5 s | 1.5 s | - |" in table(lines)
+    assert "there is no clock" in _page([lost, skipped], [])
+
+
+def test_a_page_keeps_the_lines_of_what_was_not_played_again(tmp_path: Path):
+    played = [Row(FAULTS[name], kind, rounds=2, messages=9) for name in ("signals", "imap_drop") for kind in KINDS]
+    path = tmp_path / "page.md"
+    path.write_text(_page(played, []))
+    assert lines_in(path) == [line_of(row, commit_of_tree()) for row in played]
+    again = Row(FAULTS["signals"], "postgresql", rounds=7, messages=70)
+    path.write_text(_page([again], lines_in(path)))
+    assert [line.number("Rounds") for line in lines_in(path)] == [2, 7, 2, 2]
+    assert "13 times, while 97 messages" in path.read_text()
+
+
+def _page(rows: list[Row], kept: list[Line]) -> str:
+    return page(rows, kept, order=list(FAULTS), seed=3, seconds=60)
+
+
+def test_what_no_source_told_for_long_is_a_failure():
+    silent = Truth()
+    silent.silent |= {"alerts": 90.0, "metrics": 29.0, "/status": 31.0}
+    truth = Truth()
+    truth.merge(silent)
+    assert truth.complaints() == ["mail stood still for 31 s, and /status told no reason"]
