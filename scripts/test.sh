@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
-# Install what the tests need and run the suite on every Python from 3.11 to 3.13 that this machine has: all of it on the
-# newest, on the others what may depend on them.
-#   scripts/test.sh [--quick | --soak | --delays] [pytest options]
-# --quick runs the static checks and the unit tests on the newest Python alone, and installs no servers: two minutes.
+# Install what the tests need and run the static checks and the whole suite on the newest Python from 3.11 to 3.13 that
+# this machine has.
+#   scripts/test.sh [--older | --quick | --soak | --delays] [pytest options]
+# --older runs what may depend on the Python on the older ones instead. --quick runs the static checks and the unit tests on the newest Python alone, and installs no servers: two minutes.
 # --soak adds the long runs; without options it writes docs/drills.md. --delays runs the suite on one Python with answers,
 # commits and events that come late (tests/delays), which brings races to light.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/venv.sh
 
-marker="not soak" delays="" quick=""
-if [ "${1:-}" = "--quick" ]; then
+marker="not soak" delays="" quick="" older=""
+if [ "${1:-}" = "--older" ]; then
+    older=yes
+    shift
+elif [ "${1:-}" = "--quick" ]; then
     quick=yes
     shift
 elif [ "${1:-}" = "--delays" ]; then
@@ -83,21 +86,25 @@ fi
 
 # The tests wait more than they compute: two processes more than there are cores.
 workers=$(($(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) + 2))
-first=yes
-for entry in "${pythons[@]}"; do
+if [ -n "$older" ]; then
+    pythons=("${pythons[@]:1}")
+    [ ${#pythons[@]} -gt 0 ] || echo "there is no older Python on this machine: nothing was run" >&2
+else
+    pythons=("${pythons[0]}")
+fi
+for entry in ${pythons[@]+"${pythons[@]}"}; do
     version=${entry%%=*}
     venv=".venv-test-$version"
     PYTHON=${entry#*=} make_venv "$venv" requirements-dev.lock
     bin="$PWD/$venv/bin"
     export UV="$bin/uv"
-    if [ "$first" = yes ]; then
+    if [ -z "$older" ]; then
         echo "== static checks"
         "$bin/ruff" check --quiet .
         "$bin/ruff" format --check --quiet .
         "$bin/mypy" --python-executable "$bin/python" --no-error-summary
         "$bin/lint-imports" --no-logo >/dev/null || "$bin/lint-imports" --no-logo
         if command -v shellcheck >/dev/null 2>&1; then shellcheck -x scripts/*.sh .ci/run; fi
-        first=no
         chosen=()
         [ -z "$quick" ] || chosen=(tests/unit)
     else
@@ -108,5 +115,4 @@ for entry in "${pythons[@]}"; do
     fi
     echo "== the suite on Python $version ${chosen[*]:-}"
     PATH="$bin:$PATH" ${delays:+env "PYTHONPATH=$delays"} "$bin/python" -m pytest -n "$workers" ${marker:+-m "$marker"} "${chosen[@]}" "$@"
-    [ -z "$delays$quick" ] || break
 done
