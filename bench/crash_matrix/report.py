@@ -167,6 +167,15 @@ Each of these lost, doubled or buried mail, or kept silent about it, and has a t
 * SIGHUP, SIGUSR2, SIGALRM and others ended a process without a record (`signals`).
 * An SQLite file that was removed, its `-wal` left, seemed a broken disk until a restart.
 
+These were found by the schedules:
+
+* An SQLite file that was replaced, by a copy or by the empty file that `sqlite3` makes of a removed one, while any
+  process of ours kept the old one open: every other read it through the old `-wal`, which gave disk errors until all
+  were restarted, or pages of the old database. Whoever finds the file replaced takes the old `-wal` away.
+* A worker that started without a file descriptor to spare ended: with a traceback, or with exit code 78, `no sink is
+  installed`, after which a supervisor leaves it alone. So did one whose Python sink could not be imported for want of
+  memory. It waits, and `/ready` says for what.
+
 ## What it does not show
 
 The sandbox is built from public documentation and observations of Gmail, never from Gmail itself. A power cut is

@@ -188,7 +188,13 @@ def _postgres(stack: Stack) -> FaultyPostgres:
 @contextmanager
 def sqlite_locked(case: Case) -> Iterator[None]:
     """A foreign process holds the write lock."""
-    with closing(sqlite3.connect(case.stack.data / "email_ingestion.db", timeout=1, isolation_level=None)) as foreign:
+    address = f"file:{case.stack.data}/email_ingestion.db?mode=rw"
+    try:
+        connected = sqlite3.connect(address, uri=True, timeout=1, isolation_level=None)
+    except sqlite3.OperationalError:  # it has just been removed
+        yield
+        return
+    with closing(connected) as foreign:
         with suppress(sqlite3.OperationalError):
             foreign.execute("BEGIN IMMEDIATE")
         yield

@@ -6,8 +6,11 @@ It also plays the supervisor: what a fault kills is started again when the fault
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import signal
+import urllib.error
+import urllib.request
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -92,15 +95,30 @@ class OurProcess(Troubled):
         if self.reachable and self.running.alive and self._is_up():
             self.running.process.send_signal(number)
 
+    def get(self, path: str) -> str:
+        """What it answers; the file that says where it listens may be gone since. Raises OSError."""
+        if not self._is_up():
+            raise ConnectionError(f"{self.name} is not up")
+        try:
+            with urllib.request.urlopen(self._url + path, timeout=10) as answer:  # noqa: S310 - our own process
+                return str(answer.read().decode())
+        except urllib.error.HTTPError as error:
+            return error.read().decode()
+        except http.client.HTTPException as error:
+            raise ConnectionError(str(error)) from error
+
     def _is_up(self) -> bool:
         path = self.running.folder / "pids" / f"{self.running.stem}.json"
         with suppress(OSError, ValueError):
-            return bool(json.loads(path.read_text())["pid"] == self.pid)
-        return False
+            said = json.loads(path.read_text())
+            if said["pid"] == self.pid:
+                self._url = said["ops_url"]
+        return bool(self._url)
 
     def _start(self) -> None:
         _, _, number = self.name.partition("-")
         is_worker = self.name.startswith("worker")
+        self._url = ""
         self.running: Running = self._place.worker(int(number or 1)) if is_worker else self._place.producer()
 
     def _kill(self) -> None:
@@ -182,15 +200,18 @@ class Stack:
         """Return what the logs say since the last call that must never be said."""
         said = []
         for record in self._logs.fresh():
-            if record["event"] in ALARMS:
+            if record.get("event") in ALARMS:
                 words = record.get("message") or str(record.get("exception", ""))[-1500:]
                 said.append(f"{record['component']}: {record['event']}: {record.get('error_type', '')} {words}")
         return said
 
     def rows(self, query: str) -> list[tuple[Any, ...]] | None:
         """What the database says on the direct way; None while it does not answer."""
-        timeouts = {"connect_timeout": 3, "options": "-c statement_timeout=5000"} if self.postgres else {"timeout": 5}
-        engine = create_engine(self.database_url, poolclass=NullPool, connect_args=timeouts)
+        if self.postgres:
+            url, options = self.database_url, {"connect_timeout": 3, "options": "-c statement_timeout=5000"}
+        else:  # whoever looks must not make the file that a fault has removed
+            url, options = f"sqlite:///file:{self.data}/email_ingestion.db?mode=rw&uri=true", {"timeout": 5}
+        engine = create_engine(url, poolclass=NullPool, connect_args=options)
         try:
             with engine.connect() as connection:
                 return [tuple(row) for row in connection.exec_driver_sql(query)]

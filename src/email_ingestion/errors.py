@@ -31,11 +31,13 @@ EmailIngestionError
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 import unicodedata
 
 QUOTED_LENGTH = 200  # characters of a server's words that are shown
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC})
 SERVER_SAYS = 'the server says "'  # ends at the next quotation mark
 
 _MAIL_ADDRESS = re.compile(r"[^\s<>'`,;:=()\[\]{}|]+@[^\s<>'`,;:=()\[\]{}|]+")
@@ -196,6 +198,11 @@ def quote_server(text: str) -> str:
 def is_unforeseen(error: BaseException) -> bool:
     """Whether nobody foresaw that `error` ends the turn of a loop: those that pass by themselves are foreseen."""
     return not isinstance(error, TransientError)
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether this machine lacks a descriptor, a process, memory or room: no setting is wrong, and it may pass."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in SHORTAGES)
 
 
 def fingerprint_of(event: str, kind: str, text: str) -> str:

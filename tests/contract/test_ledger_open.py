@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -303,6 +303,45 @@ def test_sqlite_survives_a_power_cut_and_lets_readers_read(sqlite_url: str) -> N
         with closing(_shell(sqlite_url)) as other:
             other.execute("BEGIN IMMEDIATE")
             assert ledger.count() == 0
+
+
+def _open_and_wait(url: str, pipe: Pipe) -> None:
+    """Another process of ours, with nothing to do: it keeps a connection to the database that it found."""
+    with closing(open_ledger(url)) as ledger:
+        ledger.count()
+        pipe.send("open")
+        pipe.recv()
+
+
+@pytest.mark.parametrize("replacement", ["an empty file", "a copy"])
+def test_a_sqlite_file_that_was_replaced_is_used_though_an_idle_process_keeps_the_old_one(
+    sqlite_url: str, replacement: str
+) -> None:
+    path = Path(sqlite_url.removeprefix("sqlite:///"))
+    new = path.with_name("new.db")
+    ours, theirs = multiprocessing.Pipe()
+    idle = multiprocessing.get_context("spawn").Process(target=_open_and_wait, args=(sqlite_url, theirs))
+    with closing(open_ledger(sqlite_url)) as ledger:
+        ledger.record(letters(1))
+        idle.start()
+        assert ours.recv() == "open"
+        if replacement == "a copy":
+            with closing(_shell(sqlite_url)) as shell:
+                shell.execute("VACUUM INTO ?", (str(new),))
+        else:
+            new.touch()
+        ledger.record(letters(2))  # in the log of the old one, which must not come into the new one
+        new.replace(path)
+        for _ in range(3):  # the tables of an empty one are made by the call that misses them
+            with suppress(SinkUnavailable):
+                ledger.record(letters(3))
+        assert ledger.known_ids([f"default:gm:{number}" for number in (1, 2, 3)]) == (
+            {"default:gm:1", "default:gm:3"} if replacement == "a copy" else {"default:gm:3"}
+        )
+    with closing(_shell(sqlite_url)) as shell:
+        assert shell.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    ours.send("end")
+    idle.join()
 
 
 def test_a_locked_sqlite_file_blames_no_message(sqlite_url: str) -> None:

@@ -290,6 +290,35 @@ def test_a_module_that_fails_when_imported_is_refused(module: str, tmp_path: Pat
         opened(f"python:{module}:handle")
 
 
+@pytest.mark.parametrize(
+    "trouble",
+    ["raise OSError(24, 'Too many open files')", "raise MemoryError", "import os; os.kill(os.getpid(), 9)"],
+    ids=["no descriptor", "no memory", "killed"],
+)
+def test_a_module_for_which_the_machine_has_nothing_to_spare_is_tried_again(module: str, tmp_path: Path, trouble: str):
+    path = tmp_path / f"{module}.py"
+    works = path.read_text()
+    path.write_text(f"{trouble}\n")
+    with pytest.raises(SinkUnavailable):
+        opened(f"python:{module}:handle")
+    path.write_text(works)
+    close_sink(opened(f"python:{module}:handle"))
+
+
+def test_a_worker_without_a_descriptor_to_spare_waits_for_its_sinks():
+    """No setting is wrong, and nothing of ours: then the worker would end and stay away."""
+    script = (
+        "import resource, email_ingestion.sinks as sinks\n"
+        "from email_ingestion.errors import SinkUnavailable\n"
+        "limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, limit))\n"
+        "try: sinks.load_sink('ndjson', None)\n"
+        "except SinkUnavailable as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("sink ndjson cannot be opened now: "), done.stderr
+
+
 @pytest.mark.parametrize("key", ["", "mine"])
 def test_a_stream_has_an_entry_for_each_message(redis_server: RedisServer, key: str):
     sink = opened(f"stream:{key}" if key else "stream", Settings(redis_server.url))

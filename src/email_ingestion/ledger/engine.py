@@ -126,7 +126,7 @@ def _open_sqlite(url: URL) -> Engine:
         hide_parameters=True,
     )
     event.listen(engine, "do_connect", partial(_remove_stale_wal, path))
-    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "connect", partial(_prepare_sqlite, path))
     event.listen(engine, "checkout", partial(_refuse_replaced_file, path))
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -138,22 +138,48 @@ def _remove_stale_wal(path: Path, *_: object) -> None:
     Under a lock, and only while there is no database: another process may be making the new one, with files of these
     names. SQLite itself leaves them alone when it closes a database that was removed.
     """
-    companions = [path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-shm")]
+    companions = _companions(path)
     if path.exists() or not any(each.exists() for each in companions):
         return
     with file_lock(path):
         if not path.exists():
-            for each in companions:
-                each.unlink(missing_ok=True)
+            _remove(companions)
             path.touch(mode=0o600)
 
 
-def _prepare_sqlite(connection: sqlite3.Connection, record: Any) -> None:
+def _remove_replaced_wal(path: Path, record: Any) -> None:
+    """Remove the files that belong to a database whose place another one took, as by `mv backup.db` or `sqlite3`.
+
+    As long as one process keeps the old database open, all others would read the new one through its index: they find
+    errors of the disk, or old pages. The connection of `record` is still open, so no new file has its inode.
+    """
+    companions = _companions(path)
+    if record.info["index"] is None or not path.exists():
+        return
+    with file_lock(path):
+        if _file_identity(companions[1]) == record.info["index"]:
+            _remove(companions)
+
+
+def _companions(path: Path) -> tuple[Path, Path]:
+    """Name the log of a database and the index of that; they lie beside the file that a link points to."""
+    path = path.resolve()
+    return path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
+
+
+def _remove(companions: tuple[Path, Path]) -> None:
+    for each in companions:
+        each.unlink(missing_ok=True)
+
+
+def _prepare_sqlite(path: Path, connection: sqlite3.Connection, record: Any) -> None:
     _switch_to_wal(connection)
     # FULL: a commit must survive a power cut, because the message is acknowledged right after it.
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
-    record.info["file"] = _file_identity(Path(connection.execute("PRAGMA database_list").fetchone()[2]))
+    connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()  # opens log and index
+    record.info["file"] = _file_identity(path)
+    record.info["index"] = _file_identity(_companions(path)[1])
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
@@ -174,6 +200,7 @@ def _refuse_replaced_file(path: Path, connection: sqlite3.Connection, record: An
     """Reconnect when the file was deleted or replaced: SQLite would go on writing to the deleted file."""
     del connection, proxy
     if record.info.get("file") != _file_identity(path):
+        _remove_replaced_wal(path, record)
         raise DisconnectionError("the database file was replaced")
 
 

@@ -5,13 +5,15 @@ A name is a kind, or a kind and a target: `webhook`, `files:/srv/mail`, `python:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from inspect import signature
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from email_ingestion.errors import ConfigurationError, EmailIngestionError, SinkUnavailable
+from email_ingestion.errors import ConfigurationError, EmailIngestionError, SinkUnavailable, is_shortage
 from email_ingestion.records import SinkMessage
 
 if TYPE_CHECKING:
@@ -54,14 +56,25 @@ class Sink(Protocol):
 def load_sink(name: str, settings: Settings) -> Sink:
     """Open the sink that an installed package offers under `name`.
 
-    Raises ConfigurationError for an unknown name and for a package that cannot be imported, and the errors of its
-    `open_sink`.
+    Raises ConfigurationError for an unknown name and for a package that cannot be imported, SinkUnavailable when this
+    machine has nothing to spare for it now, and the errors of its `open_sink`.
     """
+    try:
+        return _load(name, settings)
+    except (OSError, MemoryError) as error:
+        if not is_shortage(error):
+            raise
+        raise SinkUnavailable(f"sink {name} cannot be opened now: {error}") from error
+
+
+def _load(name: str, settings: Settings) -> Sink:
     kind, colon, target = name.partition(":")
     opener = _find_entry_point(kind)
     try:
         open_sink = opener.load()
     except (Exception, SystemExit) as error:  # a foreign module may raise anything when it is imported
+        if is_shortage(error):
+            raise
         raise ConfigurationError(f"SINKS: {name!r} ({opener.value}) cannot be loaded: {error!r}") from error
     arguments = (settings, target) if colon else (settings,)
     try:
@@ -96,6 +109,8 @@ def _find_entry_point(kind: str) -> EntryPoint:
     offered = {entry_point.name: entry_point for entry_point in entry_points(group=GROUP)}
     if kind in offered:
         return offered[kind]
+    with Path(os.devnull).open("rb"):  # without a descriptor to spare all packages seem to be missing
+        pass
     near = get_close_matches(kind, offered, n=3) or sorted(offered)
     valid = " or ".join(map(repr, near)) or "none is installed: pip install -e ."
     raise ConfigurationError(f"SINKS names {kind!r}, which is no sink; valid: {valid}")

@@ -7,6 +7,7 @@ time, and one that crashes or calls `sys.exit` ends no thread of the worker.
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from email_ingestion import errors
 from email_ingestion.child_process import ChildProcess
 from email_ingestion.errors import ConfigurationError, EmailIngestionError, SinkFailed, SinkTimedOut, SinkUnavailable
 from email_ingestion.records import Email, SinkMessage
-from email_ingestion.sinks.python_process import import_function
+from email_ingestion.sinks.python_process import NOT_NOW, import_function
 
 if TYPE_CHECKING:
     from email_ingestion.settings import Settings
@@ -113,7 +114,10 @@ class PythonSink:
             raise SinkUnavailable(f"{self._function} took longer than {START_SECONDS:.0f} s to import") from error
         except EOFError as error:
             code = self._child.close()
-            raise ConfigurationError(f"SINKS: importing {self._function} ended its process with {code}") from error
+            ended = f"importing {self._function} ended its process with {code}"
+            if code in (NOT_NOW, -signal.SIGKILL):  # nothing to spare, or killed for it: no setting is wrong
+                raise SinkUnavailable(f"{ended}: look for limits of open files, processes and memory") from error
+            raise ConfigurationError(f"SINKS: {ended}") from error
         except OSError as error:
             self._child.close()
             raise SinkUnavailable(f"no process can be started for {self._function}: {error}") from error

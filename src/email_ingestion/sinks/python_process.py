@@ -23,6 +23,7 @@ from email_ingestion.records import Email
 OURS = {
     kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.EmailIngestionError)
 } - {errors.CircuitBreakerError}
+NOT_NOW = 75  # EX_TEMPFAIL of sysexits.h: the exit code of an import for which the machine has nothing to spare
 LATE_SECONDS = 2.0  # after its time the worker has ended a call; where the worker is gone, the kernel does
 
 
@@ -43,6 +44,8 @@ def main() -> None:
         except errors.ConfigurationError as error:
             send(worker, str(error))
             return
+        except (OSError, MemoryError):
+            sys.exit(NOT_NOW)
         send(worker, None)
         while True:
             try:
@@ -58,13 +61,18 @@ def main() -> None:
 
 
 def import_function(module: str, name: str) -> Callable[[Email], object]:
-    """Import the function, also from the working directory, which is searched last. Raises ConfigurationError."""
+    """Import the function, also from the working directory, which is searched last.
+
+    Raises ConfigurationError, and OSError or MemoryError when this machine has nothing to spare for it now.
+    """
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
     try:
         function = getattr(import_module(module), name, None)
     except (Exception, SystemExit) as error:  # a foreign module may raise anything when it is imported
+        if errors.is_shortage(error):
+            raise
         raise errors.ConfigurationError(f"SINKS: the module {module!r} cannot be imported: {error!r}") from error
     if not callable(function):
         raise errors.ConfigurationError(f"SINKS: the module {module!r} has no function {name!r}")
