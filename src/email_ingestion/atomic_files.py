@@ -13,6 +13,8 @@ from filelock import FileLock
 
 from email_ingestion.errors import ConfigurationError
 
+DRAFT_CHARACTERS = 40  # of a file's name, in that of its draft
+
 
 @contextmanager
 def atomic_write(path: Path, drafts: Path | None = None) -> Iterator[BinaryIO]:
@@ -22,7 +24,7 @@ def atomic_write(path: Path, drafts: Path | None = None) -> Iterator[BinaryIO]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # mkstemp makes it 0600. Its name is short because that of `path` may be as long as a file system allows.
-    descriptor, unfinished = tempfile.mkstemp(dir=drafts or path.parent, prefix=f".{path.name[:40]}-")
+    descriptor, unfinished = tempfile.mkstemp(dir=drafts or path.parent, prefix=f".{path.name[:DRAFT_CHARACTERS]}-")
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file

@@ -6,6 +6,7 @@ Of `default:gm:1786881717043200001` a beginning of the whole (`default:gm:1786`)
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_left
 from collections.abc import Collection, Iterable
 
@@ -22,6 +23,11 @@ def matches_identity(part: str, email_id: str) -> bool:
     if ":" not in part:
         return identity_value(email_id).startswith(part)
     return email_id.startswith(part) or email_id.partition(":")[2].startswith(part)
+
+
+def tombstone(text: str) -> str:
+    """Return the hash that stands for an identity or a place that was erased: 32 hex digits, which do not tell it."""
+    return hashlib.sha256(f"email-ingestion erased {text}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def shortest_parts(email_ids: Iterable[str], others: Collection[str]) -> dict[str, str]:

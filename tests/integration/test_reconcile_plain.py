@@ -9,6 +9,7 @@ import imapclient
 import pytest
 
 from email_ingestion.events import MailboxChanged, Skipped
+from email_ingestion.mailbox import imap_mailbox
 from gmail_sandbox import SandboxSettings, running_sandbox
 from tests.servers.accounting import World, digests, letter, sums
 from tests.servers.dovecot import PASSWORD, USER, DovecotServer, running_dovecot
@@ -82,3 +83,36 @@ def test_the_same_bytes_twice_are_a_duplicate_and_not_missing(plain: World, dove
     for _ in range(2):
         report = plain.reconcile(repair=True)
         assert (report.delivered, report.duplicate, report.missing) == (9, 1, 0)
+
+
+def test_what_was_erased_stays_away_and_is_not_even_fetched(plain: World, monkeypatch: pytest.MonkeyPatch):
+    """Delivered, dead and queued alike; its place is known by a hash with size and date, as long as it is the same."""
+    identities = tuple(f"default:sha256:{each}" for each in digests(12)[:6])
+    assert plain.erase(email_ids=identities).matched == 6
+    before = sums(plain.reconcile())
+    assert sum(before) == 6
+    fetched: list[int] = []
+    usual = imap_mailbox.ImapMailbox.fetch_bodies
+    monkeypatch.setattr(
+        imap_mailbox.ImapMailbox, "fetch_bodies", lambda self, uids: fetched.extend(uids) or usual(self, uids)
+    )
+    with plain.reconciler(lambda: True) as reconciler:
+        reconciler._samples = 0  # it reads some delivered messages whole otherwise
+        report = reconciler.run()
+    assert report.purged == 6
+    assert sums(report) == before
+    assert not fetched
+
+
+def test_what_was_erased_stays_away_under_a_new_uidvalidity(plain: World, dovecot: DovecotServer):
+    plain.erase(email_ids=tuple(f"default:sha256:{each}" for each in digests(12)[:6]))
+    _renew(dovecot, [letter(number) for number in range(13)])
+    plain.sync()
+    plain.work()
+    plain.flush()
+    plain.sync()
+    plain.work()
+    report = plain.reconcile(repair=True)
+    assert report.missing == 0
+    assert plain.work() == 0
+    assert plain.stored() == sorted(set(digests(13)) - set(digests(12)[:6]))

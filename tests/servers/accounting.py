@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from email_ingestion.app.account import AccountServices, LedgerOnDemand, log_in
+from email_ingestion.app.erasures import open_eraser
 from email_ingestion.blobs import open_blobs
+from email_ingestion.erasure.eraser import ErasureSummary
+from email_ingestion.erasure.mail_selector import MailSelector
 from email_ingestion.ledger.model import LedgerWrite
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
@@ -52,6 +55,7 @@ class World:
             "redis_url": self.redis.url,
             "database_url": f"sqlite:///{self.database}",
             "blob_url": f"file:{self.folder / 'blobs'}",
+            "erasure_dir": self.folder / "erasure",
             "imap_host": "127.0.0.1",
             "imap_port": self.port,
             "imap_tls": False,
@@ -105,6 +109,13 @@ class World:
     def reconcile(self, *, repair: bool = False, room: Callable[[], bool] = lambda: True) -> ReconcileReport:
         with self.reconciler(room if repair else None) as reconciler:
             return reconciler.run()
+
+    def erase(self, **conditions) -> ErasureSummary:
+        """Erase delivered, queued and dead messages."""
+        with open_eraser(self.settings, link(self.redis.url), self.ledger(), "run") as eraser:
+            for _ in eraser.erase(MailSelector(**conditions)):
+                pass
+            return eraser.summary
 
     @contextmanager
     def reconciler(self, room: Callable[[], bool] | None = None) -> Iterator[Reconciler]:

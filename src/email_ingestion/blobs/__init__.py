@@ -1,7 +1,7 @@
 """Store large contents outside Redis and the database, addressed by their SHA-256: on a local disk or in an S3 bucket.
 
-A reference is `sha256:<hex>` in every store. Nothing is ever overwritten, and only `email-ingestion blobs collect`
-removes blobs.
+A reference is `sha256:<hex>` in every store. Nothing is ever overwritten, and only `email-ingestion blobs collect` and
+an erasure remove blobs.
 """
 
 from __future__ import annotations
@@ -51,6 +51,12 @@ class BlobStore(Protocol):
         """Remove a blob that nothing refers to, or move it aside; False when it was stored again since or is gone.
 
         A writer whose `put` returned meanwhile can always `get` its bytes.
+        """
+
+    def erase(self, ref: str, before: float) -> bool | None:
+        """Remove the bytes under `ref`, also where they were moved aside; None when there are none.
+
+        False when they were stored again since the Unix time `before`, or may have been found by a writer since.
         """
 
     def ping(self) -> None:

@@ -141,6 +141,23 @@ class DiskBlobStore:
             raise self._unavailable(error) from error
         return True
 
+    def erase(self, ref: str, before: float) -> bool | None:
+        """Remove the file like `remove`, and what a killed `remove` left."""
+        path = self._root / path_of(ref)
+        orphan = path.with_name(f".{path.name}{_ORPHAN}")
+        try:
+            self._require_root()
+            if orphan.exists():
+                _restore(orphan)
+            self.remove(OldBlob(ref, path.stat().st_size, path_of(ref), before))
+            sync_directory(path.parent)
+        except FileNotFoundError:
+            self._require_blobs()
+            return None
+        except OSError as error:
+            raise self._unavailable(error) from error
+        return not path.exists()
+
     def ping(self) -> None:
         """Write a block and remove it."""
         try:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from typing import IO, TYPE_CHECKING
 from uuid import uuid4
@@ -131,6 +132,23 @@ class S3BlobStore:
         except _ERRORS as error:
             raise self._unavailable(error) from error
         return True
+
+    def erase(self, ref: str, before: float) -> bool | None:
+        """Move the object aside, and delete what was moved aside before `before`: a writer may have found it in place.
+
+        Older versions stay where the bucket keeps them.
+        """
+        if self._is_stored(ref):
+            self.remove(OldBlob(ref, 0, path_of(ref), before, final=False))
+        copies = list(self._list(f"{_ORPHANS}/{path_of(ref)}"))
+        old = [each["path"] for each in copies if each["last_modified"].timestamp() < before]
+        try:
+            for path in old:
+                with suppress(FileNotFoundError):
+                    self._store.delete(path)
+        except _ERRORS as error:
+            raise self._unavailable(error) from error
+        return len(old) == len(copies) if copies else None
 
     def _is_stored(self, ref: str) -> bool:
         """Tell whether the object is in its place; a copy that was moved aside does not count."""

@@ -63,20 +63,24 @@ def refill(
 ) -> int:
     """Put a drained queue back into Redis. A message that is there already, or is a dead letter, is not added again.
 
-    One that was delivered meanwhile is recognized by the database. A damaged or incomplete file is refused.
+    One that was delivered meanwhile is recognized by the database, one that was erased is left out. A damaged or
+    incomplete file is refused.
 
     Examples:
       email-ingestion refill queue.jsonl
     """
+    from email_ingestion.app.erasures import erased_names  # noqa: PLC0415 - with it come the sinks
+
     kept = verify_file(file, form=FORM)
     settings, link = open_redis("refill")
     details = {"file": str(file), "sha256": kept.sha256, "held": len(kept.letters)}
     with audited(settings.log_dir, "refill", details) as outcome:
-        outcome["added"] = 0
+        outcome |= {"added": 0, "erased": 0}
         try:
-            with progress("putting back", len(kept.letters)) as advance:
-                for looked_at, added in QueueDump(link).refill(read_entries(file)):
-                    outcome["added"] += added
+            with progress("putting back", len(kept.letters)) as advance, erased_names(settings) as erased:
+                queue = QueueDump(link)
+                for looked_at, added in queue.refill(read_entries(file), erased):
+                    outcome |= {"added": outcome["added"] + added, "erased": queue.left_out}
                     advance(looked_at)
         except RedisConnectionError as error:
             raise OperationFailed(

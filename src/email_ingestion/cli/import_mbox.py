@@ -72,11 +72,11 @@ def _import(
     in_flight = InFlight(EntryScanner(link, link.keys_for(account.name)), account.name)
 
     def known_ids(messages: Sequence[RawMessage]) -> set[str]:
-        """Return the ids of messages that were queued or dead letters when this began, or are delivered."""
+        """Return the ids of messages that were queued or dead letters when this began, or are delivered or erased."""
         in_flight.ensure_read()
         identities = {message.envelope.email_id for message in messages}
         queued = {each.envelope.email_id for each in messages if _where(in_flight, each.envelope)}
-        return queued | ledger().known_ids(identities - queued)
+        return queued | ledger().known_ids(identities - queued) | ledger().erasure.erased_messages(messages)
 
     return MboxImport(
         account.name,
@@ -106,7 +106,7 @@ def _show(report: ImportReport) -> None:
 
 
 WORDS = {
-    "known": "delivered or queued already",
+    "known": "delivered, queued or erased already",
     "excluded_label": "labelled Spam or Trash, or as IMAP_EXCLUDE_LABELS says",
     "before_start": "older than IMAP_START",
     "too_large": "larger than any Gmail message",

@@ -43,6 +43,7 @@ COMMANDS = {
         "reparse:reparse",
         "Parse stored mail again where an older parser made its record, and replace the record.",
     ),
+    "erase": ("erase:erase", "Erase messages wherever they are kept, for good."),
     "blobs": ("storage:blobs", "Look after large messages and attachments."),
     "database": ("storage:database", "Look after the database."),
     "breaker": ("breakers:breaker", "See the circuit breakers of the running processes."),
@@ -103,7 +104,7 @@ GROUPS = {
     "Get more mail in": ("import", "backfill", "reconcile"),
     "Mend what is stuck": ("dlq", "quarantine", "pending", "consumers", "revoke"),
     "Slow down, hold": ("pause", "resume", "degrade", "priority", "breaker", "log-level"),
-    "Look after data": ("database", "reparse", "blobs", "backup", "restore", "drain", "refill"),
+    "Look after data": ("database", "reparse", "erase", "blobs", "backup", "restore", "drain", "refill"),
     "Try and practise": ("loadtest", "gameday", "alert"),
 }
 MORE = "More"

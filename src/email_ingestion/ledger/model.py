@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
-from email_ingestion.records import Email, Envelope, SinkMessage
+from email_ingestion.records import Email, Envelope, SinkMessage, email_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +78,46 @@ class StoredFacts:
     raw_ref: str
     tags: tuple[str, ...]
     priority: int | None  # None: it was recorded before there were routes
+
+
+@dataclass(frozen=True, slots=True)
+class ErasableMessage:
+    """A message with what must be known to erase it everywhere."""
+
+    envelope: Envelope
+    raw_ref: str
+    locations: tuple[Location, ...] = ()  # beside that of the envelope
+    sender: str | None = None  # this and the following: what the database has of its addresses
+    recipients: tuple[str, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def email_id(self) -> str:
+        """The identity of the envelope."""
+        return self.envelope.email_id
+
+
+@dataclass
+class ErasedRows:
+    """How many rows were erased."""
+
+    messages: int = 0
+    attachments: int = 0
+    further: dict[str, int] = field(default_factory=dict)  # by table
+
+
+def place_of(envelope: Envelope, location: Location | None = None) -> str:
+    """Return the text whose tombstone stands for a place; the size and date tell a UID that was given out anew."""
+    at = location or Location(envelope.mailbox, envelope.uidvalidity, envelope.uid)
+    return describe_place(envelope.account, at, envelope.size, envelope.internaldate)
+
+
+def describe_place(account: str, at: Location, size: int, internaldate: datetime) -> str:
+    """Return the same from the facts that a server tells."""
+    moment = internaldate.astimezone(UTC).isoformat(timespec="seconds")
+    return f"{account}/{at.mailbox}/{at.uidvalidity}/{at.uid} {size} {moment}"
+
+
+def content_identity(envelope: Envelope) -> str:
+    """Return the identity by the bytes: the message has it in an mbox file, say, that does not tell X-GM-MSGID."""
+    return email_id(envelope.account, None, envelope.sha256)

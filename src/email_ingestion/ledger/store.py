@@ -17,6 +17,7 @@ from sqlalchemy import (
     Row,
     bindparam,
     case,
+    delete,
     exists,
     false,
     func,
@@ -30,6 +31,7 @@ from email_ingestion.blobs.reference import REMEDY
 from email_ingestion.errors import ContentLost, SinkUnavailable
 from email_ingestion.identity import MIN_PART, identity_value, matches_identity, shortest_parts
 from email_ingestion.ledger.engine import Database, check_server, database_now, open_engine
+from email_ingestion.ledger.erasure import LedgerErasure, erased_among
 from email_ingestion.ledger.mark import LedgerMark, read_mark
 from email_ingestion.ledger.migrate import migrate
 from email_ingestion.ledger.model import DeliveredName, Location, RecordedMessage, StoredEmail, StoredFacts
@@ -40,6 +42,7 @@ from email_ingestion.ledger.search import Hit, Term, parse, postgresql_condition
 from email_ingestion.ledger.search_filter import SearchFilter, add_fold
 from email_ingestion.ledger.stored_contents import StoredContents
 from email_ingestion.ledger.tables import attachments, contents, deliveries, emails, places, purged
+from email_ingestion.ledger.tables import erased as erased_table
 
 _PAGE = 1_000  # rows of one query of many
 NOT_TOLD = ("42501", "42883", "0A000")  # insufficient privilege, no such function, not supported
@@ -80,6 +83,7 @@ class Ledger:
         self.outbox = Outbox(self._database)
         self.records = RecordUpdates(self._database)
         self.contents = StoredContents(self._database)
+        self.erasure = LedgerErasure(self._database)
 
     def record(self, batch: Sequence[StoredEmail]) -> set[str]:
         """Write the new messages of `batch` in one transaction; return their identities.
@@ -99,10 +103,24 @@ class Ledger:
 
     def _write(self, connection: Connection, batch: PreparedBatch) -> set[str]:
         new = self._insert_emails(connection, batch.rows)
+        erased = self._take_back_erased(connection, batch.ordered, new)
+        new -= erased
         new_messages = [stored for stored in batch.ordered if stored.email.email_id in new]
         self._insert_parts(connection, new_messages, batch.packed)
-        self._insert_deliveries(connection, batch.ordered, new)
+        self._insert_deliveries(connection, [each for each in batch.ordered if each.email.email_id not in erased], new)
         return new
+
+    def _take_back_erased(self, connection: Connection, batch: Sequence[StoredEmail], new: set[str]) -> set[str]:
+        """Delete what was just inserted and had been erased; return the identities of the batch that were.
+
+        They are asked for after the insert: an erasure that came meanwhile was waited for there.
+        """
+        erased = erased_among(connection, (stored.email.envelope for stored in batch))
+        if erased:
+            connection.execute(delete(emails).where(emails.c.email_id.in_(sorted(erased & new))))
+            large = {each for stored in batch if stored.email.email_id in erased for each in _in_blob_store(stored)}
+            self.erasure.note_contents(connection, large)
+        return erased
 
     def _insert_emails(self, connection: Connection, rows: list[dict[str, Any]]) -> set[str]:
         if not rows:
@@ -282,12 +300,14 @@ class Ledger:
                 connection.execute(insert, rows)
 
     def purged(self, email_ids: Iterable[str]) -> set[str]:
-        """Return those of `email_ids` that an operator gave up."""
-        return set(self._select(purged.c.email_id, email_ids))
+        """Return those of `email_ids` that an operator gave up, or had erased."""
+        wanted = list(email_ids)
+        return {*self._select(purged.c.email_id, wanted), *self.erasure.erased(wanted)}
 
     def has_mail(self, account: str) -> bool:
-        """Tell whether any message of `account` was delivered, or any message of any account was given up."""
-        query = select(exists().where(emails.c.account == account) | exists().select_from(purged))
+        """Tell whether any message of `account` was delivered, or any message of any account given up or erased."""
+        given_up = exists().select_from(purged) | exists().select_from(erased_table)
+        query = select(exists().where(emails.c.account == account) | given_up)
         with self._database.connect() as connection:
             return bool(connection.execute(query).scalar_one())
 
@@ -472,6 +492,12 @@ class Ledger:
     def close(self) -> None:
         """Close the connections; the ledger cannot be used afterwards."""
         self._database.engine.dispose()
+
+
+def _in_blob_store(stored: StoredEmail) -> set[str]:
+    """Return the digests of the contents of a message that were stored outside the database."""
+    inside = {content.sha256 for content in stored.contents}
+    return {sha256_of(stored.raw_ref), *(part.sha256 for part in stored.email.attachments)} - inside
 
 
 def _chunks(values: list[Any]) -> Iterator[list[Any]]:

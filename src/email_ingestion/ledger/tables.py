@@ -109,6 +109,22 @@ purged = Table(
     Column("purged_at", Moment, nullable=False),
 )
 
+# What was erased and must not come back: hashes of identities and places (`identity.tombstone`) that do not tell them.
+erased = Table(
+    "erased",
+    metadata,
+    Column("tombstone", Text, primary_key=True),
+    Column("erased_at", Moment, nullable=False),
+)
+
+# Contents of erased messages that are still to be removed unless another message refers to them.
+erased_contents = Table(
+    "erased_contents",
+    metadata,
+    Column("sha256", Text, primary_key=True),
+    Column("erased_at", Moment, nullable=False),
+)
+
 # The deliveries to each further sink: a row is written in the transaction of its message, and its final state keeps
 # the sink from getting the message again.
 deliveries = Table(

@@ -7,7 +7,7 @@ raw ─▶ headers (fields, in order) ─▶ addresses, date, message ids, sende
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from itertools import islice
@@ -47,6 +47,16 @@ def parse_date(raw: bytes) -> datetime | None:
         return dates.parse([headers.decode_value(each, header.codec, unused) for each in header.values["date"]], unused)
     except Exception:  # noqa: BLE001 - as above
         return None
+
+
+def addresses_of(raw: bytes, fields: Collection[str]) -> tuple[str, ...]:
+    """Return the addresses in header fields; none of a header that cannot be parsed."""
+    unused = Defects()
+    try:
+        header = headers.scan(_normalize_line_ends(raw[: limits.HEADER_BYTES], unused), unused)
+        return tuple(each.addr for name in fields for each in _addresses(header, name, unused))
+    except Exception:  # noqa: BLE001 - as above
+        return ()
 
 
 def _parse_headers(envelope: Envelope, raw: bytes) -> Email:

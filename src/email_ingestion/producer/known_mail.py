@@ -6,12 +6,12 @@ along that line, or from the dead letters to the end of the stream: so nothing s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
-from email_ingestion.ledger.model import Location, RecordedMessage
+from email_ingestion.ledger.model import Location, RecordedMessage, content_identity, describe_place
 from email_ingestion.mailbox import MessageSummary
 from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.producer.place_evidence import FetchMessageIds, find_contradicted
@@ -231,11 +231,13 @@ class KnownMail:
             if state:
                 locations.in_flight[summary.uid] = state
         ids = {each.uid: email_id(self._account, each.gm_msgid, "") for each in summaries if each.gm_msgid is not None}
-        return self._add_ledger(ids, locations)
+        # Without X-GM-EXT-1 what was erased is recognized at its place, or else it would be fetched each time.
+        erasable = {each.uid: (self._place(each),) for each in summaries if each.gm_msgid is None}
+        return self._add_ledger(ids, locations, erasable)
 
     def locate_by_content(self, messages: Sequence[RawMessage]) -> Locations:
         """Return where messages are, by the identity that their bytes give."""
-        return self._add_ledger(_ids_by_uid(messages), self._locate_in_flight(messages))
+        return self._add_ledger(_ids_by_uid(messages), self._locate_in_flight(messages), _by_content(messages))
 
     def known_ids(self, messages: Sequence[RawMessage]) -> set[str]:
         """Return the identities of the messages that are delivered, queued, dead or purged.
@@ -246,7 +248,9 @@ class KnownMail:
         locations = self._locate_in_flight(messages)
         if self._had_mail is None:
             self._had_mail = self._ledger().has_mail(self._account)
-        known = (self._add_ledger(_ids_by_uid(messages), locations) if self._had_mail else locations).uids
+        if self._had_mail:
+            locations = self._add_ledger(_ids_by_uid(messages), locations, _by_content(messages))
+        known = locations.uids
         return {message.envelope.email_id for message in messages if message.envelope.uid in known}
 
     def _locate_in_flight(self, messages: Sequence[RawMessage]) -> Locations:
@@ -264,14 +268,21 @@ class KnownMail:
                 locations.in_flight[envelope.uid] = state
         return locations
 
-    def _add_ledger(self, ids: dict[int, str], locations: Locations) -> Locations:
-        """Complete `locations` with what the ledger knows, which is asked last."""
+    def _add_ledger(
+        self, ids: Mapping[int, str], locations: Locations, erasable: Mapping[int, tuple[str, ...]]
+    ) -> Locations:
+        """Complete `locations` with what the ledger knows, which is asked last.
+
+        `erasable` are further names under which a message may have been erased.
+        """
         locations.delivered = self._delivered(ids)
-        purged = self._ledger().purged(ids.values())
-        locations.purged = {uid for uid, identity in ids.items() if identity in purged}
+        names = {uid: erasable.get(uid, ()) for uid in {*ids, *erasable} if uid not in locations.delivered}
+        names = {uid: (*more, *([ids[uid]] if uid in ids else ())) for uid, more in names.items()}
+        purged = self._ledger().purged({name for more in names.values() for name in more})
+        locations.purged = {uid for uid, more in names.items() if not purged.isdisjoint(more)}
         return locations
 
-    def _delivered(self, ids: dict[int, str]) -> dict[int, Location]:
+    def _delivered(self, ids: Mapping[int, str]) -> dict[int, Location]:
         ledger = self._ledger()
         first_locations = ledger.first_locations(ids.values())
         found = {uid: identity for uid, identity in ids.items() if identity in first_locations}
@@ -280,9 +291,21 @@ class KnownMail:
         ledger.record_locations(self._account, new)
         return {uid: first_locations[identity] for uid, identity in found.items()}
 
+    def _place(self, summary: MessageSummary) -> str:
+        return describe_place(self._account, self._location(summary.uid), summary.size, summary.internaldate)
+
     def _location(self, uid: int) -> Location:
         return Location(self._mailbox.name, self._mailbox.uidvalidity, uid)
 
 
 def _ids_by_uid(messages: Sequence[RawMessage]) -> dict[int, str]:
     return {message.envelope.uid: message.envelope.email_id for message in messages}
+
+
+def _by_content(messages: Sequence[RawMessage]) -> dict[int, tuple[str, ...]]:
+    """Return the identities by content of messages whose identity is another, by UID."""
+    return {
+        message.envelope.uid: (content_identity(message.envelope),)
+        for message in messages
+        if message.envelope.gm_msgid is not None
+    }

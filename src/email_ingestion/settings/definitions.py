@@ -248,6 +248,9 @@ class Settings(BaseSettings):
     log_dir: Path = Field(default=Path("logs"), description="directory of the log files")
     pid_dir: Path = Field(default=Path("pids"), description="directory of the PID files")
     backup_dir: Path = Field(default=Path("backups"), description="directory of the backups")
+    erasure_dir: Path = Field(
+        default=Path("data/erasure"), description="directory of the tombstones and reports of what was erased"
+    )
 
     accounts: tuple[dict[str, Any], ...] = Field(default=(), description="[[accounts]] in config/settings.toml only")
     routes: tuple[dict[str, Any], ...] = Field(default=(), description="[[routes]] in config/settings.toml only")

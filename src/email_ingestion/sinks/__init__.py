@@ -29,9 +29,12 @@ GROUP = "email_ingestion.sinks"
 class Sink(Protocol):
     """A destination of mail. It gets each message at least once and must have its effect once.
 
-    Two more attributes are optional:
+    Further attributes are optional:
 
     `close()` is called once, after the last delivery.
+
+    `erase(messages: Sequence[ErasableMessage]) -> int` removes what the destination keeps of messages that are erased,
+    and returns of how many it had anything; it may be called in another process than `deliver`.
 
     `parallel: int` is the number of threads that may call `deliver` at the same time, each with one message. Without
     it, one thread calls `deliver` with whole batches.

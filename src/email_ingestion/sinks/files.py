@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from errno import ENOENT
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from email_ingestion.atomic_files import atomic_write, sync_directory
+from email_ingestion.atomic_files import DRAFT_CHARACTERS, atomic_write, sync_directory
 from email_ingestion.email_json import as_json
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
-from email_ingestion.records import Email, SinkMessage
+from email_ingestion.ledger.model import ErasableMessage
+from email_ingestion.records import Envelope, SinkMessage
 
 if TYPE_CHECKING:
     from email_ingestion.settings import Settings
@@ -60,13 +62,33 @@ class FilesSink:
         except OSError as error:
             raise _unavailable(self._root, error) from error
 
+    def erase(self, messages: Sequence[ErasableMessage]) -> int:
+        """Remove the files of these messages, and what killed workers left of them; return of how many there were any.
+
+        Raises SinkUnavailable.
+        """
+        found = 0
+        try:
+            _require(self._root)
+            for message in messages:
+                folder, name = self._folder(message.envelope), _file_name(message.email_id)
+                drafts = [f".{whole[:DRAFT_CHARACTERS]}-*" for whole in (f"{name}.eml", f"{name}.json")]
+                patterns = (f"{name}.eml", f"{name}.json", *drafts)
+                found += _remove(path for pattern in patterns for path in folder.glob(pattern))
+        except OSError as error:
+            raise _unavailable(self._root, error) from error
+        return found
+
     def ping(self) -> None:
         """Write a block and remove it."""
         _probe(self._root)
 
+    def _folder(self, envelope: Envelope) -> Path:
+        return self._root / f"{envelope.internaldate:%Y/%m/%d}"
+
     def _write(self, message: SinkMessage) -> Path:
-        folder = self._root / f"{message.email.envelope.internaldate:%Y/%m/%d}"
-        name = _file_name(message.email)
+        folder = self._folder(message.email.envelope)
+        name = _file_name(message.email.email_id)
         with atomic_write(folder / f"{name}.eml") as file:
             file.write(message.raw)
         with atomic_write(folder / f"{name}.json") as file:
@@ -87,28 +109,64 @@ class MaildirSink:
         try:
             read = {name.partition(":")[0] for name in os.listdir(self._root / "cur")}
             for message in batch:
-                if _maildir_name(message.email) not in read:
+                if _maildir_name(message.email.envelope) not in read:
                     self._write(message)
             sync_directory(self._root / "new")
         except OSError as error:
             raise _unavailable(self._root, error) from error
+
+    def erase(self, messages: Sequence[ErasableMessage]) -> int:
+        """Remove these messages, wherever in the Maildir a mail program has moved them; return how many there were.
+
+        Raises SinkUnavailable.
+        """
+        wanted = {_maildir_name(message.envelope): 0 for message in messages}
+        drafts = tuple(f".{name[:DRAFT_CHARACTERS]}-" for name in wanted)
+        try:
+            _require(self._root)
+            for folder in (self._root, *self._root.glob(".*/")):  # of Maildir++
+                for path in (each for part in ("new", "cur", "tmp") for each in (folder / part).glob("*")):
+                    name = path.name.partition(":")[0]
+                    if name in wanted or path.name.startswith(drafts):
+                        path.unlink(missing_ok=True)
+                        wanted[name] = 1
+        except OSError as error:
+            raise _unavailable(self._root, error) from error
+        return sum(wanted.values())
 
     def ping(self) -> None:
         """Write a block and remove it."""
         _probe(self._root / "tmp")
 
     def _write(self, message: SinkMessage) -> None:
-        path = self._root / "new" / _maildir_name(message.email)
+        path = self._root / "new" / _maildir_name(message.email.envelope)
         with atomic_write(path, drafts=self._root / "tmp") as file:
             file.write(message.raw)
 
 
-def _file_name(email: Email) -> str:
-    return email.email_id.replace(":", "-")  # which no Windows takes, and Maildir uses itself
+def _file_name(email_id: str) -> str:
+    return email_id.replace(":", "-")  # which no Windows takes, and Maildir uses itself
 
 
-def _maildir_name(email: Email) -> str:
-    return f"{int(email.envelope.internaldate.timestamp())}.{_file_name(email)}.email-ingestion"
+def _maildir_name(envelope: Envelope) -> str:
+    return f"{int(envelope.internaldate.timestamp())}.{_file_name(envelope.email_id)}.email-ingestion"
+
+
+def _require(root: Path) -> None:
+    """Raise FileNotFoundError where the directory is gone: its disk may not be mounted."""
+    if not root.is_dir():
+        raise FileNotFoundError(ENOENT, "it is not there; is its disk mounted?")
+
+
+def _remove(paths: Iterable[Path]) -> bool:
+    """Delete files and sync their directories; return whether there were any."""
+    folders = set()
+    for path in paths:
+        path.unlink(missing_ok=True)
+        folders.add(path.parent)
+    for folder in folders:
+        sync_directory(folder)
+    return bool(folders)
 
 
 def _probe(directory: Path) -> None:

@@ -121,7 +121,7 @@ def decode(fields: Mapping[bytes, bytes], max_inline: int = MAX_INLINE_BYTES) ->
     version = _integer(fields, b"v", (0, 2**31), default=0)
     if version > VERSION:
         raise UnknownVersion(f"stream entry has version {version}, this release reads up to {VERSION}: upgrade it")
-    envelope = _envelope(fields)
+    envelope = parse_envelope(fields)
     raw, raw_ref = fields.get(b"raw"), _text(fields, b"raw_ref", _REFERENCE) if fields.get(b"raw_ref") else None
     if (raw is None) == (raw_ref is None):
         raise MalformedEntry("stream entry cannot be read: it needs either raw or raw_ref")
@@ -139,7 +139,8 @@ def decode(fields: Mapping[bytes, bytes], max_inline: int = MAX_INLINE_BYTES) ->
     )
 
 
-def _envelope(fields: Mapping[bytes, bytes]) -> Envelope:
+def parse_envelope(fields: Mapping[bytes, bytes]) -> Envelope:
+    """Return the envelope of an entry, each field checked. Raises MalformedEntry."""
     return Envelope(
         account=_text(fields, b"account", _ACCOUNT),
         mailbox=_text(fields, b"mailbox", _MAILBOX),

@@ -8,11 +8,12 @@ on the way back a message that is in the stream or among the dead letters is not
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from heapq import merge
 from itertools import islice
 
+from email_ingestion.records import email_id
 from email_ingestion.stream.codec import pack_entries
 from email_ingestion.stream.dead_letters import message_identity
 from email_ingestion.stream.entry_scan import BEGINNING, EntryScanner, StreamEntry, newest_entry_id, read_entries
@@ -30,6 +31,7 @@ class QueueDump:
         self._link = link
         self._remove = link.script("remove_entries")
         self._append_missing = link.script("append_missing")
+        self.left_out = 0  # of a refill, because they were erased
 
     def depth(self) -> int:
         """Return the number of entries."""
@@ -56,14 +58,24 @@ class QueueDump:
                     script_keys = [keys.stream, keys.volume, keys.priority]
                     yield int(self._link.call(partial(self._remove, keys=script_keys, args=[GROUP, *args])))
 
-    def refill(self, entries: Iterable[StreamEntry]) -> Iterator[tuple[int, int]]:
-        """Append entries whose message is missing, chunk by chunk; yield how many were read and how many added."""
+    def refill(
+        self, entries: Iterable[StreamEntry], erased: Callable[[Collection[str]], Collection[str]] = lambda _: ()
+    ) -> Iterator[tuple[int, int]]:
+        """Append entries whose message is missing, chunk by chunk; yield how many were read and how many added.
+
+        `erased` returns those of some identities that were erased: they are left out, and counted in `left_out`.
+        """
         known = [_KnownMessages(self._link, keys) for keys in self._link.partitions]
         for chunk in _chunks(entries):
             parts: dict[int, list[StreamEntry]] = {}
-            for entry in chunk:
+            names = [_names(entry) for entry in chunk]
+            gone = erased({name for each in names for name in each})
+            left = [entry for entry, each in zip(chunk, names, strict=True) if each.isdisjoint(gone)]
+            for entry in left:
                 parts.setdefault(self._link.keys_for(text(entry[1].get(b"account", b""))).partition, []).append(entry)
-            yield len(chunk), sum(self._refill_partition(known[partition], part) for partition, part in parts.items())
+            added = sum(self._refill_partition(known[partition], part) for partition, part in parts.items())
+            self.left_out += len(chunk) - len(left)
+            yield len(chunk), added
 
     def _refill_partition(self, known: _KnownMessages, entries: Sequence[StreamEntry]) -> int:
         known.update()
@@ -106,6 +118,12 @@ def _identity(entry: StreamEntry) -> str:
     entry_id, fields = entry
     texts = {text(name): text(value) for name, value in fields.items() if name in {b"account", b"gm_msgid", b"sha256"}}
     return message_identity(texts) or f"entry:{entry_id}"
+
+
+def _names(entry: StreamEntry) -> set[str]:
+    """Return the identities of an entry's message, that by its bytes too."""
+    account, sha256 = (text(entry[1].get(name, b"")) for name in (b"account", b"sha256"))
+    return {_identity(entry), email_id(account, None, sha256)}
 
 
 def _chunks(entries: Iterable[StreamEntry]) -> Iterator[list[StreamEntry]]:

@@ -1,0 +1,187 @@
+"""`erase`: remove messages wherever they are kept, so that nothing brings them back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from email_ingestion.cli.common import audited, open_redis, parse_duration, refuse_unknown_account
+from email_ingestion.cli.exit_codes import NEGATIVE, OK
+from email_ingestion.cli.output import Json, printable, say
+from email_ingestion.cli.progress_bars import progress
+
+if TYPE_CHECKING:
+    from email_ingestion.erasure.eraser import ErasureSummary
+    from email_ingestion.erasure.mail_selector import MailSelector
+    from email_ingestion.ledger.store import Ledger
+    from email_ingestion.stream import RedisLink
+
+PLACES = {
+    "messages": "messages in the database",
+    "attachments": "attachments of theirs",
+    "contents": "contents in the database",
+    "blobs": "contents in the blob store",
+    "stream": "entries of the stream",
+    "dead_letters": "dead letters",
+    "sink_stream": "entries of the sink `stream`",
+    "quarantine": "messages in quarantine",
+    "deliveries": "deliveries",
+    "places": "further places",
+    "purged": "notes that they were given up",
+}
+
+
+def erase(
+    *,
+    sender: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Mail from this address, or from a domain: @example.org.")
+    ] = "",
+    address: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Mail from or to this address, or a domain, in any address field.")
+    ] = "",
+    email_id: Annotated[
+        list[str] | None, typer.Option("--id", metavar="ID", help="This message; may be repeated.")
+    ] = None,
+    older_than: Annotated[str, typer.Option(metavar="AGE", help="Mail that arrived longer ago: 365d, 104w.")] = "",
+    account: Annotated[str, typer.Option(help="Only this account, by its configured name.")] = "",
+    reapply: Annotated[
+        bool, typer.Option("--reapply", help="Erase again what has a tombstone: after a restore, or older code.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be erased.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask on a terminal.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Erase messages from database, blob store, stream, dead letters and the files of sinks, for good.
+
+    Several conditions must all hold. What is left is a hash of each identity, so that neither the mail server nor an
+    import, a replay, a drained queue or a restored backup brings a message back. Contents that other messages have too
+    stay. It runs beside producer and workers, and goes on where it was when it was killed and is given again.
+
+    Exit code 0 when all of it is erased, 1 when there is none or some could not be erased or looked at.
+
+    Examples:
+      email-ingestion erase --sender anna@example.org --dry-run
+      email-ingestion erase --address anna@example.org --account work
+      email-ingestion erase --id default:gm:1790000000000000001
+      email-ingestion erase --sender @example.com --older-than 365d --yes
+    """
+    from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
+
+    chosen = bool(sender or address or email_id or older_than)
+    if reapply and (chosen or account):
+        raise typer.BadParameter("--reapply takes no choice: it erases again all that was ever erased")
+    if not chosen and not reapply:
+        raise typer.BadParameter("say what to erase: --sender, --address, --id or --older-than")
+    for option, value in (("--sender", sender), ("--address", address)):
+        _check_address(option, value)
+    before = datetime.now(UTC) - parse_duration(older_than, "--older-than") if older_than else None
+    settings, link = open_redis("erase")
+    with closing(open_ledger(settings.database_url)) as ledger:
+        if account:
+            refuse_unknown_account(settings, account, lambda: ledger.count(account))
+        ids = _whole_ids(email_id, ledger, link) if email_id else None
+        if email_id and not ids:
+            return _nothing(dry_run=dry_run, as_json=as_json)
+        selector = _selector(sender, address, ids, before, account)
+        return _run(settings, link, ledger, None if reapply else selector, dry_run=dry_run, yes=yes, as_json=as_json)
+
+
+def _run(
+    settings: Any,
+    link: RedisLink,
+    ledger: Ledger,
+    selector: MailSelector | None,
+    *,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    from email_ingestion.app.erasures import new_run, open_eraser  # noqa: PLC0415
+
+    with open_eraser(settings, link, ledger, new_run()) as eraser:
+        if selector and (dry_run or (sys.stdin.isatty() and not yes)):
+            with progress("looking", ledger.count()) as advance:
+                for done in eraser.preview(selector):
+                    advance(done)
+            if dry_run or not eraser.summary.matched:
+                return _show(eraser.summary, dry_run=True, as_json=as_json)
+            if not typer.confirm(f"Erase {eraser.summary.matched:,} messages for good?", err=True):
+                say("nothing was erased")
+                return NEGATIVE
+            eraser.forget_preview()
+        details = selector.describe() if selector else {"reapply": True}
+        with audited(settings.log_dir, "erase", {"run": eraser.name, **details}) as outcome:
+            with progress("erasing", ledger.count()) as advance:
+                for done in eraser.erase(selector) if selector else eraser.reapply():
+                    advance(done)
+            outcome |= {"matched": eraser.summary.matched, "removed": dict(+eraser.summary.removed)}
+    return _show(eraser.summary, dry_run=False, as_json=as_json, reapplied=selector is None)
+
+
+def _selector(sender: str, address: str, ids: tuple[str, ...] | None, before: datetime | None, account: str) -> Any:
+    from email_ingestion.erasure.mail_selector import MailSelector  # noqa: PLC0415
+
+    return MailSelector(sender or None, address or None, ids, before, account or None)
+
+
+def _check_address(option: str, value: str) -> None:
+    local, at, domain = value.rpartition("@")
+    if value and (not at or not domain or any(each in "<>, \t" for each in domain) or local.endswith("@")):
+        raise typer.BadParameter(f"{option} is one address, or a domain: anna@example.org, @example.org")
+
+
+def _whole_ids(parts: list[str], ledger: Ledger, link: RedisLink) -> tuple[str, ...]:
+    """Return the identities that the arguments mean, in the database or in Redis; those of no message are left out."""
+    from email_ingestion.app.nightly_scrub import queued_entries  # noqa: PLC0415
+    from email_ingestion.cli.id_arguments import pick_delivered, pick_identity  # noqa: PLC0415
+
+    found = {}
+    for part in parts:
+        identity = pick_delivered(ledger, part)
+        identity = identity or pick_identity(part, lambda: {entry.email_id for entry in queued_entries(link)})
+        if identity:
+            found[identity] = part
+        else:
+            say(f"{printable(part)} is neither in the database nor in Redis")
+    return tuple(found)
+
+
+def _nothing(*, dry_run: bool, as_json: bool) -> int:
+    if as_json:
+        typer.echo(json.dumps({"dry_run": dry_run, "matched": 0, "removed": {}, "open": []}, indent=2))
+    return NEGATIVE
+
+
+def _show(found: ErasureSummary, *, dry_run: bool, as_json: bool, reapplied: bool = False) -> int:
+    left = list(_open_points(found))
+    removed = dict(+found.removed)
+    if as_json:
+        accounts = dict(found.by_account)
+        record = {"dry_run": dry_run, "matched": found.matched, "accounts": accounts, "removed": removed, "open": left}
+        typer.echo(json.dumps(record, indent=2))
+    else:
+        would = "would be erased" if dry_run else "erased again" if reapplied else "erased"
+        messages = "1 message" if found.matched == 1 else f"{found.matched:,} messages"
+        typer.echo(f"{messages} {would}" if found.matched else "there is none of that kind")
+        for name, count in removed.items():
+            typer.echo(f"  {count:>7,}  {PLACES.get(name, name)}")
+        for sentence in left:
+            say(sentence)
+    if left:
+        return NEGATIVE
+    return OK if found.matched or reapplied else NEGATIVE
+
+
+def _open_points(found: ErasureSummary) -> Iterator[str]:
+    for reason in found.unreadable:
+        yield f"could not be looked at: {reason}"
+    for name, reason in found.failed_sinks.items():
+        yield f"sink {name}: nothing was erased there: {reason}"
+    for name in sorted(found.busy_sinks):
+        yield f"sink {name} was handling one of the messages all the time: it may have it; give the command again"
