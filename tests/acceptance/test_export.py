@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import subprocess
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 from email_ingestion.blobs import open_blobs, reference
@@ -19,7 +22,8 @@ from tests.servers.redis import RedisServer
 
 def test_a_message_comes_out_as_it_came_and_orphans_are_removed(here: Place, own_redis: RedisServer):
     blobs = open_blobs(f"file:{here.folder}/data/blobs")
-    large = [message(uid, raw=b"Subject: large %d\r\n\r\n" % uid + b"x" * 300_000) for uid in (1, 2)]
+    evil = "\x1b]0;owned\x07\x1b[2J\u202e\x08\x9b31m".encode()
+    large = [message(uid, raw=b"Subject: large %d\r\n\r\n%s" % (uid, evil) + b"x" * 300_000) for uid in (1, 2)]
     refs = [blobs.put(each.raw or b"") for each in large]
     stored = [replace(each, raw=None, raw_ref=ref) for each, ref in zip(large, refs, strict=True)]
     intake = Appender(link(own_redis.url))
@@ -46,6 +50,22 @@ def test_a_message_comes_out_as_it_came_and_orphans_are_removed(here: Place, own
     assert (here.folder / "one.eml").read_bytes() == large[0].raw
     assert typed(here, "export", email_id, "--json", "-o", "one.json").returncode == 0
     assert from_json(json.loads((here.folder / "one.json").read_text())).envelope == large[0].envelope
+    at_terminal = export_to_terminal(here, email_id)
+    assert "large 1" in at_terminal
+    assert not [each for each in at_terminal if not each.isprintable() and each not in "\r\n"]
     again = typed(here, "export", email_id, "-o", "one.eml")
     assert (again.returncode, "exists already" in again.stderr) == (2, True)
     assert typed(here, "export", "default:gm:5").returncode == 1
+
+
+def export_to_terminal(here: Place, email_id: str) -> str:
+    ours, theirs = pty.openpty()
+    command = [here.python, "-m", "email_ingestion", "export", email_id]
+    with subprocess.Popen(command, cwd=here.folder, env=here.environment, stdout=theirs):
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # Linux's end of a terminal
+            while part := os.read(ours, 65_536):
+                shown += part
+    os.close(ours)
+    return shown.decode()

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 import webbrowser
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -304,10 +308,21 @@ def test_a_browsers_consent_comes_back_by_loopback_and_a_stray_visitor_ends_noth
         redirect = parse_qs(urlsplit(url).query)["redirect_uri"][0]
 
         def visit() -> bytes:
-            with pytest.raises(urllib.error.HTTPError) as stray:
-                urllib.request.urlopen(f"{redirect}/favicon.ico", timeout=10)
-            stray.value.close()
-            with urllib.request.urlopen(url, timeout=10) as page:
+            address = urlsplit(redirect)
+            for stray in (
+                *("/favicon.ico", "/?code=theirs", "/?error=access_denied", "/?code=theirs&state=guessed"),
+                *("/?error=x&state=", "/?code=theirs&state=a&state=b", "/?state=%FF&code=%00", "/" + "a" * 70_000),
+            ):
+                with pytest.raises(urllib.error.HTTPError) as refused:
+                    urllib.request.urlopen(f"{redirect}{stray}", timeout=10)
+                refused.value.close()
+            # Browsers connect ahead of a request that may never come; the redirect comes on another connection.
+            with (
+                socket.create_connection((address.hostname, address.port)),
+                socket.create_connection((address.hostname, address.port)) as reset,
+                urllib.request.urlopen(url, timeout=10) as page,
+            ):
+                reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 return page.read()
 
         visits.append(browsers.submit(visit))
@@ -319,6 +334,40 @@ def test_a_browsers_consent_comes_back_by_loopback_and_a_stray_visitor_ends_noth
     browsers.shutdown()
     assert _opens_mail(account, TokenSource(account).get_token().token)
     assert TokenFile(account).read().consented_at == pytest.approx(time.time(), abs=60)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"access_token": "a", "refresh_token": "r", "expires_in": 1e999}',
+        b"[" * 100_000,
+        b'{"access_token": "' + b"x" * 10_000_000 + b'"}',
+    ],
+    ids=["endless lifetime", "deep", "large"],
+)
+def test_an_endpoint_that_answers_a_consent_with_a_bomb_is_an_error_of_ours(
+    sandbox: RunningSandbox, tmp_path: Path, body: bytes
+):
+    class Hostile(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            with suppress(OSError):
+                self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            """Say nothing."""
+
+    said: list[str] = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hostile) as endpoint:
+        threading.Thread(target=endpoint.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{endpoint.server_port}/token"
+        account = of_sandbox(sandbox, google_token_file=tmp_path / "token.json", google_token_uri=uri)
+        with pytest.raises(TokenRefreshError):
+            authorize(account, said.append, lambda _: location_of(next(each for each in said if "://" in each)))
+        endpoint.shutdown()
+    assert not (tmp_path / "token.json").exists()
 
 
 def test_a_consent_without_the_mail_scope_is_not_kept(sandbox: RunningSandbox, tmp_path: Path):

@@ -12,7 +12,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from email_ingestion import __version__
 from email_ingestion.atomic_files import write_private
@@ -25,7 +27,12 @@ VERSION = 1
 MANIFEST = "manifest.json"
 PATTERN = "email-ingestion-*.tar"
 CHUNK = 1024 * 1024
+MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MONITOR_SECONDS = 60.0
+
+
+# What the library raises for a file that is no tar, or half of one.
+DAMAGED = (tarfile.TarError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError, OverflowError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,52 @@ class ArchivedFile:
     name: str
     bytes: int
     sha256: str
+
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")]
+Text = Annotated[str, Field(max_length=100)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _FileRecord(_Strict):
+    name: Name
+    bytes: Count
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _RedisRecord(_Strict):
+    server: Text
+    dbsize: Count
+    partitions: Annotated[int, Field(ge=1, le=64)] = 1
+    key_count: Count
+    stream_length: Count
+    pending: Count
+    dlq_depth: Count
+    last_ids: dict[str, str]
+    last_delivered_ids: dict[str, str]
+    digest: Text
+
+
+class _DatabaseRecord(_Strict):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    kind: Literal["sqlite", "postgresql"]
+    schema_: Annotated[Name, Field(alias="schema")]
+    rows: dict[Name, Count]
+
+
+class _Record(_Strict):
+    """What a manifest must be; it may come from anywhere, and what lies behind counts on it."""
+
+    made_by: Text
+    created_at: Text
+    redis: _RedisRecord
+    database: _DatabaseRecord | None
+    files: Annotated[list[_FileRecord], Field(max_length=10)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,30 +170,55 @@ def read_archive(path: Path) -> Archive:
             return Archive(path, _parse_manifest(json.loads(_read_manifest(tar))))
     except OSError as error:
         raise OperationFailed(f"cannot read {path}: {error.strerror or error}") from error
-    except (tarfile.TarError, ValueError, KeyError, TypeError, EOFError) as error:
-        raise OperationFailed(f"{path} is no backup, or a damaged one: {error or type(error).__name__}") from error
+    except (*DAMAGED, RecursionError) as error:
+        raise OperationFailed(f"{path} is no backup, or a damaged one: {_describe(error)}") from error
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return f"in its manifest {'.'.join(map(repr, first['loc']))}: {first['msg'].lower()}"
+    return str(error) or type(error).__name__
 
 
 def _read_manifest(tar: tarfile.TarFile) -> bytes:
     first = tar.next()
-    content = tar.extractfile(first) if first and first.name == MANIFEST else None
-    if content is None:
+    if first is None or first.name != MANIFEST:
         raise ValueError("it has no manifest, scripts/backup.py did not write it")
-    return content.read()
+    if first.size > MAX_MANIFEST_BYTES:
+        raise ValueError(f"its manifest has {first.size} bytes")
+    content: bytes = _open_member(tar, first).read()
+    return content
+
+
+def _open_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Any:
+    """Return the content of a plain file: a link or a sparse file may be far more than the archive holds."""
+    content = tar.extractfile(member) if member.isreg() and not member.issparse() else None
+    if content is None:
+        raise tarfile.ReadError(f"{member.name!r} is no plain file")
+    return content
 
 
 def _parse_manifest(record: Any) -> Manifest:
     if record["format"] != FORMAT:
         raise ValueError(f"its format is {record['format']!r}")
-    if record["version"] > VERSION:
-        raise ValueError(f"it has version {record['version']}, this release reads up to {VERSION}: upgrade it")
+    if not isinstance(record["version"], int) or record["version"] > VERSION:
+        raise ValueError(f"it has version {record['version']!r}, this release reads up to {VERSION}: upgrade it")
+    checked = _Record.model_validate(record)
     return Manifest(
-        datetime.fromisoformat(record["created_at"]).astimezone(UTC),
+        _time(checked.created_at),
         record["redis"],
         record["database"],
-        tuple(ArchivedFile(**member) for member in record["files"]),
+        tuple(ArchivedFile(**member.model_dump()) for member in checked.files),
         record["made_by"],
     )
+
+
+def _time(written: str) -> datetime:
+    time = datetime.fromisoformat(written)
+    if time.tzinfo is None:
+        raise ValueError("its time has no zone")
+    return time.astimezone(UTC)
 
 
 def unpack_archive(archive: Archive, folder: Path) -> None:
@@ -148,9 +226,11 @@ def unpack_archive(archive: Archive, folder: Path) -> None:
     try:
         with tarfile.open(archive.path, "r:") as tar:
             for member in archive.manifest.files:
-                # By its bare name, whatever the manifest says: a foreign one must not write elsewhere.
-                _write(folder / Path(member.name).name, tar.extractfile(member.name))
-    except (tarfile.TarError, KeyError, AttributeError, EOFError, OSError) as error:
+                found = tar.getmember(member.name)
+                if found.size != member.bytes:
+                    raise tarfile.ReadError(f"{member.name} has changed")
+                _write(folder / member.name, _open_member(tar, found))
+    except (*DAMAGED, OSError) as error:
         raise OperationFailed(f"{archive.path} is truncated or damaged and was not used: {error}") from error
     for member in archive.manifest.files:
         if describe_file(folder / member.name) != member:

@@ -17,6 +17,7 @@ from typing import Any
 import zstandard
 
 from email_ingestion.backup.archive import (
+    DAMAGED,
     Archive,
     Manifest,
     archive_name,
@@ -37,6 +38,7 @@ from email_ingestion.stream.snapshot import SnapshotTorn
 REDIS = "redis.jsonl.zst"
 UNFINISHED = ".unfinished-"
 ATTEMPTS = 3
+MAX_LINE_BYTES = 256 * 1024**2  # of a snapshot; a message over BLOB_THRESHOLD_BYTES is not in it
 STALE_SECONDS = 86_400  # a backup that was killed leaves its working directory, with mail in it
 
 ScratchServer = Callable[[], AbstractContextManager[str]]
@@ -104,6 +106,10 @@ def load_snapshot(restore: SnapshotRestore, archive: Archive, folder: Path, prog
         restore.load(_with_progress(read_snapshot_file(folder / REDIS), progress))
         progress.start_step("comparing with the manifest", None)
         restore.verify({name: expected[name] for name in Tally().summary()})
+    except (*DAMAGED, RecursionError, zstandard.ZstdError) as error:
+        restore.abandon()
+        name = archive.path.name
+        raise OperationFailed(f"{name} is damaged and was not used: its copy of Redis cannot be read") from error
     except BaseException:
         restore.abandon()
         raise
@@ -123,8 +129,11 @@ def unpacked_ledger(archive: Archive, folder: Path) -> Path:
     if packed.suffix != ".zst":
         return packed
     path = packed.with_suffix("")
-    with packed.open("rb") as source, path.open("wb") as target:
-        zstandard.ZstdDecompressor().copy_stream(source, target)
+    try:
+        with packed.open("rb") as source, path.open("wb") as target:
+            zstandard.ZstdDecompressor().copy_stream(source, target)
+    except zstandard.ZstdError as error:
+        raise OperationFailed(f"{archive.path.name} is damaged: its copy of the database cannot be read") from error
     return path
 
 
@@ -176,10 +185,16 @@ def _snapshot(link: RedisLink, path: Path, progress: BackupProgress) -> dict[str
 def read_snapshot_file(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the lines of a snapshot as dictionaries."""
     with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as content:
-        left = b""
+        left: list[bytes] = []  # the pieces of a line whose end has not come
         while chunk := content.read(1024 * 1024):
-            *lines, left = (left + chunk).split(b"\n")
-            yield from map(json.loads, lines)
+            first, *lines = chunk.split(b"\n")
+            left.append(first)
+            if lines:
+                *lines, last = [b"".join(left), *lines]
+                yield from map(json.loads, lines)
+                left = [last]
+            elif sum(map(len, left)) > MAX_LINE_BYTES:
+                raise ValueError("it has a line without end")
 
 
 def _copy_database(url: str, folder: Path, progress: BackupProgress) -> dict[str, Any] | None:

@@ -204,6 +204,8 @@ def export(
 ) -> None:
     """Write a delivered message to standard output or a file. Exit code 1 when it is not in the database.
 
+    A terminal gets no control characters, for they are its sender's; a pipe or a file gets every byte as it came.
+
     Examples:
       email-ingestion export default:gm:1790000000000000001 --eml > message.eml
       email-ingestion export 17900000
@@ -235,9 +237,15 @@ def _record(found: StoredFacts, raw: bytes) -> bytes:
     return json.dumps(as_json(email), indent=2).encode() + b"\n"
 
 
+def _for_terminal(data: bytes) -> bytes:
+    """Return the message as text that can only be read: its sender must not control the operator's terminal."""
+    lines = data.decode("utf-8", "replace").replace("\r\n", "\n").split("\n")
+    return "\n".join(printable(line.expandtabs()) for line in lines).encode("utf-8", "replace")
+
+
 def _write(data: bytes, output: Path | None) -> None:
     if output is None:
-        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.write(_for_terminal(data) if sys.stdout.isatty() else data)
         sys.stdout.buffer.flush()
         return
     if output.exists():

@@ -6,22 +6,27 @@ server and the meaning of errors are ours. Out-of-band codes are gone, and the d
 
 from __future__ import annotations
 
+import hmac
 import json
 import time
 import webbrowser
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
-from email_ingestion.errors import ConfigurationError, OAuth2AuthenticationError
+from email_ingestion.background import run_within
+from email_ingestion.errors import ConfigurationError, OAuth2AuthenticationError, TokenRefreshError
 from email_ingestion.oauth2.token_endpoint import (
+    DEADLINE_SECONDS,
+    MAX_BYTES,
     TIMEOUT_SECONDS,
     TokenRefused,
     TokenResponse,
     missing_scope,
     parse_response,
+    printable_code,
     unreachable,
 )
 from email_ingestion.oauth2.token_file import DAY, Consent, TokenFile
@@ -32,6 +37,9 @@ if TYPE_CHECKING:
     from requests.adapters import HTTPAdapter
 
 CONSENT_SECONDS = 600
+LOOK_SECONDS = 0.2  # between two looks whether the redirect has come
+SILENCE_SECONDS = 10.0  # of a visitor, who then is left
+PIECE_BYTES = 64 * 1024
 
 Echo = Callable[[str], None]
 Prompt = Callable[[str], str]
@@ -88,6 +96,16 @@ class _AuthorizationRequest:
         )
         self.url: str = urlsplit(url)._replace(scheme=urlsplit(account.google_auth_uri).scheme).geturl()
 
+    def is_answered_by(self, path: str) -> bool:
+        """Whether a redirect to `path` is the answer to this request, and not somebody else's: only it has our state.
+
+        An error has it too (RFC 6749, section 4.1.2.1).
+        """
+        query = parse_qs(urlsplit(path).query)
+        (state, *others) = query.get("state", [""])
+        ours = not others and hmac.compare_digest(state.encode(), self._state.encode())
+        return ours and bool({"code", "error"} & query.keys())
+
     def code_in(self, address: str) -> str:
         """Return the code in a redirect URL.
 
@@ -95,7 +113,8 @@ class _AuthorizationRequest:
         """
         query = parse_qs(urlsplit(address).query)
         if "error" in query:
-            raise OAuth2AuthenticationError(f"the consent was refused: {query['error'][0]}")
+            code = printable_code(query["error"][0]) or "without a reason"
+            raise OAuth2AuthenticationError(f"the consent was refused: {code}")
         if "code" not in query:
             raise OAuth2AuthenticationError("that address holds no code: copy the whole address after the consent")
         if query.get("state") != [self._state]:
@@ -119,10 +138,14 @@ class _AuthorizationRequest:
         session = self._flow.oauth2session
         session.register_compliance_hook("access_token_request", _refuse_redirects)
         session.register_compliance_hook("access_token_response", parse)
-        if urlsplit(self._token_uri).scheme == "http":
-            session.mount(_as_https(self._token_uri), _plain_http_adapter())
+        session.mount("https://", _bounded_adapter(urlsplit(self._token_uri).scheme))
         try:
-            self._flow.fetch_token(code=code, include_client_id=True, timeout=TIMEOUT_SECONDS)
+            run_within(
+                DEADLINE_SECONDS,
+                lambda: self._flow.fetch_token(code=code, include_client_id=True, timeout=TIMEOUT_SECONDS),
+            )
+        except TimeoutError as error:
+            raise TokenRefreshError("the token endpoint has not sent its whole answer in time") from error
         except requests.RequestException as error:
             raise unreachable(error) from error
         except TokenRefused as error:
@@ -146,15 +169,24 @@ def _as_https(uri: str) -> str:
     return parts._replace(scheme="https").geturl()
 
 
-def _plain_http_adapter() -> HTTPAdapter:
+def _bounded_adapter(scheme: str) -> HTTPAdapter:
+    """Return an adapter that sends requests by `scheme`, and reads no more of an answer than a token's can have."""
     from requests.adapters import HTTPAdapter  # noqa: PLC0415 - see above
 
-    class PlainHttpAdapter(HTTPAdapter):
+    class BoundedAdapter(HTTPAdapter):
         def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
-            request.url = urlsplit(request.url or "")._replace(scheme="http").geturl()
-            return super().send(request, *args, **options)
+            request.url = urlsplit(request.url or "")._replace(scheme=scheme).geturl()
+            response = super().send(request, *args, **options | {"stream": True})
+            content = b""
+            for piece in response.iter_content(PIECE_BYTES):
+                content += piece
+                if len(content) > MAX_BYTES:
+                    break
+            response.close()
+            response._content, response.encoding = content, "utf-8"  # noqa: SLF001 - requests offers no limit
+            return response
 
-    return PlainHttpAdapter()
+    return BoundedAdapter()
 
 
 def _check_settings(account: Account) -> None:
@@ -208,36 +240,53 @@ def _wait_for_redirect(account: Account, echo: Echo) -> tuple[_AuthorizationRequ
         echo("Give your consent in the browser that opens now, or at:")
         echo(request.url)
         webbrowser.open(request.url, new=1)
-        return request, request.code_in(server.wait())
+        return request, request.code_in(server.wait(request.is_answered_by))
 
 
-class _RedirectServer(HTTPServer):
-    """Waits for the redirect on a port the system chose; other requests (a favicon) get 404."""
+class _RedirectServer(ThreadingHTTPServer):
+    """Waits for the redirect on a port the system chose; whatever else comes (a favicon, a foreign redirect) gets 404.
+
+    Each visitor has a thread: one that says nothing, as browsers that connect ahead do, holds up nobody.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+    timeout = LOOK_SECONDS
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _RedirectHandler)
-        self.timeout = CONSENT_SECONDS
+        self.is_redirect: Callable[[str], bool] = lambda _: False
         self.path: str | None = None
 
-    def wait(self) -> str:
+    def wait(self, is_redirect: Callable[[str], bool]) -> str:
         """Return the path of the redirect, with its query. Raises OAuth2AuthenticationError after CONSENT_SECONDS."""
+        self.is_redirect = is_redirect
+        end = time.monotonic() + CONSENT_SECONDS
         while self.path is None:
+            if time.monotonic() > end:
+                minutes = CONSENT_SECONDS // 60
+                raise OAuth2AuthenticationError(f"nobody gave consent within {minutes} minutes: start again")
             self.handle_request()
         return self.path
 
-    def handle_timeout(self) -> None:
-        raise OAuth2AuthenticationError(f"nobody gave consent within {CONSENT_SECONDS // 60} minutes: start again")
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print nothing of a visitor who hung up."""
 
 
 class _RedirectHandler(BaseHTTPRequestHandler):
+    timeout = SILENCE_SECONDS
+
     def do_GET(self) -> None:
-        redirect = {"code", "error"} & parse_qs(urlsplit(self.path).query).keys()
-        if redirect and isinstance(self.server, _RedirectServer):
-            self.server.path = self.path
-        self.send_response(200 if redirect else 404)
-        self.send_header("Content-Type", "text/plain; charset=utf-8")
-        self.end_headers()
-        self.wfile.write(b"Thank you. You can close this page and go back to the terminal.\n" if redirect else b"")
+        server = self.server
+        redirect = isinstance(server, _RedirectServer) and server.is_redirect(self.path)
+        try:
+            self.send_response(200 if redirect else 404)
+            self.send_header("Content-Type", "text/plain; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(b"Thank you. You can close this page and go back to the terminal.\n" if redirect else b"")
+        finally:
+            if redirect and isinstance(server, _RedirectServer):
+                server.path = self.path  # last: the process may end then
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's signature
         """Log nothing: the query holds the code."""

@@ -7,6 +7,7 @@ answer with HTML and gateways with any status.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 TIMEOUT_SECONDS = 10.0  # of silence
 DEADLINE_SECONDS = 30.0  # of a request, however slowly its answer comes
 MAX_BYTES = 1024 * 1024
+MAX_LIFETIME = 10 * 366 * 86400.0  # seconds
 DEFAULT_LIFETIME = 3600.0  # seconds, where a response does not say
+# RFC 6749, appendix A.12 and A.17; no token is longer than a header field may be.
+TOKEN = re.compile(r"[\x20-\x7e]{1,65536}")
 SILENT_SCOPES = frozenset(["offline_access", "openid", "profile", "email"])  # requested, but never named in a grant
 
 # Errors that waiting alone does not change; every other one may pass.
@@ -101,12 +105,12 @@ def parse_response(status: int, content: bytes) -> TokenResponse:
     body = _json_object(content)
     if status != HTTPStatus.OK or not isinstance(body.get("access_token"), str):
         raise _refusal(status, body)
-    scope, refresh_token = body.get("scope"), body.get("refresh_token")
+    scope = body.get("scope")
     return TokenResponse(
-        access_token=body["access_token"],
+        access_token=_token(body["access_token"]),
         lifetime=_seconds(body.get("expires_in")) or DEFAULT_LIFETIME,
         scopes=tuple(scope.split()) if isinstance(scope, str) and scope else None,
-        refresh_token=refresh_token if isinstance(refresh_token, str) and refresh_token else None,
+        refresh_token=_token(body["refresh_token"]) if body.get("refresh_token") else None,
         consent_lifetime=_seconds(body.get("refresh_token_expires_in")),
     )
 
@@ -121,27 +125,41 @@ def missing_scope(requested: str, granted: tuple[str, ...] | None) -> str | None
 
 
 def _json_object(content: bytes) -> dict[str, Any]:
+    if len(content) > MAX_BYTES:
+        raise TokenRefreshError(f"the token endpoint's answer has more than {MAX_BYTES // 1024} KiB")
     try:
         body = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
 
 
+def _token(value: object) -> str:
+    if not isinstance(value, str) or not TOKEN.fullmatch(value):
+        raise TokenRefreshError("the token endpoint's answer holds a token that cannot be one")
+    return value
+
+
 def _seconds(value: object) -> float | None:
+    """Return a lifetime; None where none is named. Some endpoints write it as a string."""
     try:
-        return max(0.0, float(str(value))) if value is not None else None
+        seconds = float(value) if isinstance(value, int | float | str) else None
     except ValueError:
         return None
+    except OverflowError:
+        seconds = math.inf
+    if seconds is not None and not math.isfinite(seconds):
+        raise TokenRefreshError("the token endpoint's answer holds a lifetime without an end")
+    return None if seconds is None else min(max(0.0, seconds), MAX_LIFETIME)
 
 
 def _refusal(status: int, body: dict[str, Any]) -> Exception:
-    code, subtype = body.get("error"), body.get("error_subtype")
-    code = subtype if subtype == "invalid_rapt" else code
+    code = "invalid_rapt" if body.get("error_subtype") == "invalid_rapt" else printable_code(body.get("error"))
     passing = status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
     if passing or code not in PERMANENT_ERRORS:
-        return TokenRefreshError(f"the token endpoint failed: {_printable_code(code) or f'HTTP {status}'}")
-    description = str(body.get("error_description") or "")
+        return TokenRefreshError(f"the token endpoint failed: {code or f'HTTP {status}'}")
+    described = body.get("error_description")
+    description = described if isinstance(described, str) else ""
     if code == "invalid_grant" and re.search(r"\b(iat|exp|time ?frame)\b", description):
         return TokenRefreshError("the token endpoint finds the assertion's time wrong: set this machine's clock")
     # A description may name the user; of Microsoft's only the number is shown, which its documentation explains.
@@ -149,5 +167,6 @@ def _refusal(status: int, body: dict[str, Any]) -> Exception:
     return TokenRefused(f"{code}, {number[0]}" if number else str(code), str(code))
 
 
-def _printable_code(code: object) -> str | None:
+def printable_code(code: object) -> str | None:
+    """Return an error code that may be shown; None where it is none."""
     return code if isinstance(code, str) and re.fullmatch(r"[\w.-]{1,60}", code) else None

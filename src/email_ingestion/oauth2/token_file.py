@@ -89,7 +89,7 @@ class TokenFile:
             return _load(json.loads(self._decrypted(self.path.read_bytes())))
         except FileNotFoundError:
             raise OAuth2AuthenticationError(f"there is no token in {self.path}: {CONSENT_HINT}") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise OAuth2AuthenticationError(f"the token file {self.path} is unreadable: {CONSENT_HINT}") from error
 
     def write(self, consent: Consent) -> None:
