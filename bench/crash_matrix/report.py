@@ -175,6 +175,8 @@ These were found by the schedules:
 * A worker that started without a file descriptor to spare ended: with a traceback, or with exit code 78, `no sink is
   installed`, after which a supervisor leaves it alone. So did one whose Python sink could not be imported for want of
   memory. It waits, and `/ready` says for what.
+* A worker whose clock was set forward said `not_ready: redis: not checked for 301 s`; set back, it hid a check that
+  hangs, and the failure of a loop was hidden or shown for as long as the step. Ages go by the monotonic clock.
 
 ## What it does not show
 

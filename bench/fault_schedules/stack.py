@@ -299,7 +299,7 @@ class Mail:
             digests = [hashlib.sha256(raw).hexdigest() for raw, _ in self._stack.dovecot.messages()]
             return {email_id("default", None, digest): digest for digest in digests}
         ours = [email_id("default", message.msgid, "") for message in self._stack.sandbox.messages()]
-        return {identity: self.given[identity] for identity in ours}
+        return {identity: self.given[identity] for identity in ours if identity in self.given}
 
     def seen(self) -> list[str]:
         """Those that somebody has marked as read."""

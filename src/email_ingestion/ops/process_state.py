@@ -36,10 +36,20 @@ WORKER_COUNTS = ("processed", "failed", "dead_lettered", "duplicates", "orphans_
 
 
 class ProcessState:
-    """Built up from events; not thread-safe, `Status` guards it. `clock` gives Unix seconds."""
+    """Built up from events; not thread-safe, `Status` guards it. `clock` gives Unix seconds, `ticks` monotonic ones.
 
-    def __init__(self, identity: Identity, names: Names, clock: Callable[[], float] = time.time) -> None:
+    Ages go by the monotonic ones: a clock that is set must neither hide a failure nor make one up.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        names: Names,
+        clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._clock = clock
+        self._ticks = ticks
         self.started = False
         self.draining: str | None = None
         self.paused_accounts: dict[str, str] = {}  # account -> why nothing is fetched for it now
@@ -86,7 +96,7 @@ class ProcessState:
 
     def loop_failed(self, event: events.LoopFailed | events.RedisFailed) -> None:
         """Keep the failure of a loop until it has gone well for a while; an open breaker does not replace its cause."""
-        now, unforeseen = self._clock(), is_unforeseen(event.error)
+        now, unforeseen = self._ticks(), is_unforeseen(event.error)
         before = self.loop_failures.get(event.loop)
         if before is None or before.shown_until < now or not before.lasting:
             before = LoopFailure("", unforeseen, before.count if before else 0, now, now)
@@ -107,7 +117,7 @@ class ProcessState:
 
     def shown_loop_failures(self) -> dict[str, LoopFailure]:
         """Return the failures of loops that still count, by loop."""
-        now = self._clock()
+        now = self._ticks()
         return {loop: failure for loop, failure in self.loop_failures.items() if now < failure.shown_until}
 
     def connected(self, event: events.Connected) -> None:
@@ -224,6 +234,7 @@ class ProcessState:
             describe_error(error) if error else None,
             error_type(error) if error else None,
             self._clock(),
+            self._ticks(),
         )
 
 

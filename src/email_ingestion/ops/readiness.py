@@ -37,7 +37,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class ReadinessInputs:
-    """All that counts for readiness at one moment; `now` in Unix seconds, `checks_expire` in seconds.
+    """All that counts for readiness at one moment; `now` in Unix seconds, `tick` and `checks_expire` in monotonic ones.
 
     `account_problems` and `paused_accounts` give a reason by account, `sink_problems` one by sink,
     `stalled` the seconds of silence and `loop_failures` the last failure by loop; without its `main_loop` the process
@@ -45,6 +45,7 @@ class ReadinessInputs:
     """
 
     now: float
+    tick: float
     started: bool
     draining: str | None
     paused_accounts: Mapping[str, str]
@@ -125,7 +126,7 @@ def _describe_quarantine(account: AccountState) -> str:
 def _standstill(inputs: ReadinessInputs) -> dict[str, LoopFailure]:
     """Return the main loop if it has done nothing but fail for a while: one failure may be over a second later."""
     found = inputs.loop_failures.get(inputs.main_loop or "")
-    if found and inputs.main_loop and found.lasting and inputs.now - found.since > STANDSTILL_SECONDS:
+    if found and inputs.main_loop and found.lasting and inputs.tick - found.since > STANDSTILL_SECONDS:
         return {inputs.main_loop: found}
     return {}
 
@@ -149,9 +150,9 @@ def _describe_failure(failure: LoopFailure) -> str:
 def _failure(check: Check, inputs: ReadinessInputs) -> str | None:
     if check.status == "unhealthy":
         return f"{check.name}: {check.error or 'does not answer'}"
-    if not check.critical or check.checked_at is None:  # the others are only checked when there is work for them
+    if not check.critical or check.checked_tick is None:  # the others are only checked when there is work for them
         return None
-    age = inputs.now - check.checked_at
+    age = inputs.tick - check.checked_tick
     return f"{check.name}: not checked for {age:.0f} s" if age > inputs.checks_expire else None
 
 

@@ -44,7 +44,7 @@ class Status:
         self._clock = clock
         self._ticks = ticks
         self._lock = threading.Lock()
-        self._state = ProcessState(identity, names, clock)
+        self._state = ProcessState(identity, names, clock, ticks)
         self._conditions: dict[str, Condition] = {}
         self._peers: tuple[Peer, ...] = ()
         self._redis: RedisState | None = None
@@ -103,6 +103,7 @@ class Status:
             state = self._state
             inputs = ReadinessInputs(
                 now=self._clock(),
+                tick=self._ticks(),
                 started=state.started,
                 draining=state.draining,
                 paused_accounts=dict(state.paused_accounts),
@@ -152,7 +153,7 @@ class Status:
         """
         alive, body = self.health()
         with self._lock:
-            checks = [status_json.check(it, self._clock()) for it in self._state.checks.values()]
+            checks = [status_json.check(it, self._ticks()) for it in self._state.checks.values()]
         breakers = [status_json.breaker(it) for it in self._breakers()]
         unhealthy = [f"check {it['name']}" for it in checks if it["status"] == "unhealthy"]
         unhealthy += [f"circuit breaker {it['name']}" for it in breakers if it["state"] == "OPEN"]
@@ -172,7 +173,7 @@ class Status:
         body = {
             **self._heading(readiness.status),
             "reasons": [status_json.redacted(reason) for reason in readiness.reasons],
-            "checks": [status_json.check(it, self._clock()) for it in checks],
+            "checks": [status_json.check(it, self._ticks()) for it in checks],
         }
         return readiness.ok, body
 
@@ -187,7 +188,7 @@ class Status:
                 **self._heading(readiness.status),
                 "reasons": [status_json.redacted(reason) for reason in readiness.reasons],
                 "circuit_breakers": breakers,
-                "checks": [status_json.check(it, now) for it in self._state.checks.values()],
+                "checks": [status_json.check(it, self._ticks()) for it in self._state.checks.values()],
                 "stream": status_json.stream(self._names.stream, redis, self._redis_at or None, now),
                 "dlq": status_json.dlq(self._names.dlq, redis, now),
                 "accounts": [status_json.account(it, now) for it in self._state.accounts.values()],

@@ -53,8 +53,8 @@ def breaker(snapshot: BreakerSnapshot) -> dict[str, Any]:
     return asdict(snapshot) | {"last_error": redacted(snapshot.last_error)}
 
 
-def check(state: Check, now: float) -> dict[str, Any]:
-    """Return one entry of `checks`."""
+def check(state: Check, tick: float) -> dict[str, Any]:
+    """Return one entry of `checks`; `tick` in monotonic seconds."""
     return {
         "name": state.name,
         "status": state.status,
@@ -63,7 +63,7 @@ def check(state: Check, now: float) -> dict[str, Any]:
         "error": redacted(state.error),
         "error_type": state.error_type,
         "checked_at": iso_timestamp(state.checked_at),
-        "age_seconds": _age(state.checked_at, now),
+        "age_seconds": _age(state.checked_tick, tick),
     }
 
 

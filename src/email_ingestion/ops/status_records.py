@@ -136,7 +136,7 @@ class AccountState:
 
 @dataclass(frozen=True, slots=True)
 class LoopFailure:
-    """The last failure of a loop, since the last time that it went well; times in Unix seconds."""
+    """The last failure of a loop, since the last time that it went well; times in monotonic seconds."""
 
     reason: str
     unforeseen: bool
@@ -156,7 +156,8 @@ class Check:
     response_time_ms: float | None = None
     error: str | None = None
     error_type: str | None = None
-    checked_at: float | None = None
+    checked_at: float | None = None  # Unix seconds
+    checked_tick: float | None = None  # monotonic seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,11 @@ class Board:
 
     def __init__(self, identity: Identity = WORKER, names: Names = WORKER_NAMES) -> None:
         self.time = Clock(1000.0)
+        self.step = 0.0  # seconds by which the wall clock was set
         self.breakers = {name: FakeBreaker(name) for name in names.breakers}
-        self.status = Status(identity, names, lambda: list(self.breakers.values()), self.time, self.time)
+        self.status = Status(
+            identity, names, lambda: list(self.breakers.values()), lambda: self.time.now + self.step, self.time
+        )
 
     def after(self, *happened: Event) -> str:
         for event in happened:
@@ -240,6 +243,27 @@ def test_a_dependency_nobody_asks_any_more_counts_as_failing(worker: Board) -> N
     worker.status(events.LoopTick("consume"))
     assert worker.after() == "not_ready"
     assert worker.reasons == "redis: not checked for 61 s"
+
+
+@pytest.mark.parametrize("step", [-86_400.0, 86_400.0], ids=["a day back", "a day forward"])
+def test_a_clock_that_is_set_makes_up_no_failure_and_hides_none(worker: Board, step: float) -> None:
+    assert worker.after(*RUNNING) == "ready"
+    worker.step = step
+    assert worker.after() == "ready"
+    assert [each["age_seconds"] for each in worker.status.report()["checks"] if each["name"] == "redis"] == [0.0]
+    worker.time.now += 61
+    assert worker.after() == "not_ready"
+    assert "redis: not checked for 61 s" in worker.reasons
+
+
+@pytest.mark.parametrize("step", [-86_400.0, 86_400.0], ids=["a day back", "a day forward"])
+def test_a_failure_of_a_loop_is_shown_as_long_as_it_lasts_though_the_clock_is_set(producer: Board, step: float) -> None:
+    away = errors.IMAPConnectionError("refused")
+    assert producer.after(*RUNNING, events.LoopFailed("watch:default", away, retry_in=4.0)) == "degraded"
+    producer.step = step
+    assert producer.after() == "degraded"
+    producer.time.now += 15
+    assert producer.after(REDIS_UP) == "ready"
 
 
 def test_the_report_has_every_key_of_the_contract_before_anything_is_known(producer: Board) -> None:
