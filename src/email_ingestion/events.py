@@ -5,7 +5,7 @@ The loops know nothing of logs or metrics: they call an `Observe` with an event.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -338,6 +338,24 @@ class OutdatedRecordsCounted(Event):
     """So many records in the database are an older parser's; None when it could not be asked."""
 
     count: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class DefectsFound(Event):
+    """So many of the messages just delivered have defects; `kinds` counts messages by the kind of the defect."""
+
+    messages: int
+    kinds: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeCounted(Event):
+    """The mail of the last hour, and what the same hour of past weeks had; None when the database could not be asked.
+
+    By account; the expected number is None where there is nothing to compare with.
+    """
+
+    arrived: Mapping[str, tuple[int, float | None]] | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,12 +27,14 @@ from tests.servers.redis import running_redis
 COMMON = """circuit_breaker_state circuit_breaker_transitions_total dlq_depth dlq_messages_total dlq_replayed_total
 stream_depth stream_pending stream_waiting stream_max_deliveries active_workers dependency_up
 loop_last_iteration_timestamp_seconds redis_memory_used_bytes redis_memory_max_bytes redis_evicted_keys_total
-log_messages_total build_info collect_success disk_free_bytes disk_size_bytes backup_last_success_timestamp_seconds"""
+log_messages_total mail_reads_total mail_reads_last_hour
+build_info collect_success disk_free_bytes disk_size_bytes backup_last_success_timestamp_seconds"""
 OF_PRODUCER = """emails_produced_total emails_skipped_total imap_last_success_timestamp_seconds imap_backlog_messages
 imap_connections_total imap_fetched_bytes_total imap_uidvalidity_changes_total oauth2_token_expiry_timestamp_seconds
 oauth2_refreshes_total oauth2_reauth_required reconcile_missing reconcile_last_success_timestamp_seconds
 delivered_until_timestamp_seconds imap_bytes_budget_remaining notices_total"""
-OF_WORKER = """emails_processed_total emails_failed_total processing_latency_seconds queue_wait_seconds
+OF_WORKER = """emails_processed_total emails_failed_total defective_emails_total mail_arrived_last_hour
+processing_latency_seconds queue_wait_seconds
 end_to_end_latency_seconds retries_total duplicates_total orphan_messages_claimed_total sink_deliveries_total"""
 WHILE_MAIL_WAITS = "stream_oldest_timestamp_seconds"
 WHEN_SOMETHING_DIED = "dlq_oldest_timestamp_seconds"
@@ -45,6 +47,7 @@ LATER = {
     "email_ingestion_loop_errors_total",
     "email_ingestion_memory_limit_bytes",  # a machine may have none
     "email_ingestion_memory_used_bytes",
+    "email_ingestion_mail_expected_last_hour",  # there are no past weeks
     "email_ingestion_oauth2_consent_expiry_timestamp_seconds",
     "email_ingestion_sink_oldest_timestamp_seconds",  # there is no further sink
     "email_ingestion_stream_oldest_pending_timestamp_seconds",

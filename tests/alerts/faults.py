@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.alerts.series import (
+    ARRIVED,
     BACKUP,
     CANARY,
     CERTIFICATE,
@@ -14,6 +15,7 @@ from tests.alerts.series import (
     NEW_ERRORS,
     OLD_ERRORS,
     OLDEST_OWED,
+    READS,
     Fault,
     both,
     frozen,
@@ -65,6 +67,7 @@ FLOW = (
         {
             worker("dlq_messages_total", 'reason="permanent"'): grows(0.05),
             worker("emails_processed_total"): grows(0.03),
+            worker("defective_emails_total"): grows(0),
         },
         60,
         "",
@@ -138,6 +141,27 @@ FLOW = (
     Fault("a slow sink", {latency("1.0"): grows(0)}, 12, "SlowProcessing P3"),
     Fault("workers do things twice", {worker("duplicates_total"): grows(5)}, 20, "DuplicatesRising P3", 45),
     Fault("a message was found twice", {worker("duplicates_total"): grows(0.1)}, 20, "", 45),
+)
+
+ANOMALIES = (
+    Fault("somebody reads a lot", dict.fromkeys(READS, grows(1.3)), 60, "MailReadsHigh P3", 65),
+    Fault(
+        "somebody exports everything",
+        dict.fromkeys(READS, grows(500)),
+        4,
+        "MailReadsHigh P3 MailReadsVeryHigh P2",
+        65,
+    ),
+    Fault("a flood of mail", {ARRIVED: level(900)}, 12, "MailVolumeHigh P3"),
+    Fault("three times as much mail as ever", {ARRIVED: level(190)}, 12, ""),
+    Fault("hardly any mail comes", {ARRIVED: level(4)}, 12, "MailVolumeLow P3"),
+    Fault(
+        "hardly any mail is delivered, for there is a backlog",
+        {ARRIVED: level(4), MAIL_AGE: frozen},
+        15,
+        "FreshnessBudgetBurn P1",
+    ),
+    Fault("a sender damages mail", {worker("defective_emails_total"): grows(25)}, 60, "DefectsHigh P3", 65),
 )
 
 PROCESSES = (
@@ -335,4 +359,4 @@ RESOURCES = (
     Fault("there was never a backup", {BACKUP: gone}, 15, "BackupMissed P4"),
 )
 
-FAULTS = FLOW + PROCESSES + DEPENDENCIES + RESOURCES
+FAULTS = FLOW + ANOMALIES + PROCESSES + DEPENDENCIES + RESOURCES

@@ -79,7 +79,14 @@ CONSENT = producer("oauth2_consent_expiry_timestamp_seconds", 'account="default"
 NEW_ERRORS = producer("loop_errors_total", 'loop="watch:default"', 'error_type="KeyError"')
 OLD_ERRORS = worker("loop_errors_total", 'loop="consume"', 'error_type="ValueError"')
 
+READS = both("mail_reads_total", grows(0.1), 'via="cli"', 'action="export"')
+ARRIVED = worker("mail_arrived_last_hour", 'account="default"')
+
 HEALTHY: Mapping[str, Value] = {
+    **READS,
+    ARRIVED: level(60),
+    worker("mail_expected_last_hour", 'account="default"'): level(60),
+    worker("defective_emails_total"): grows(3),
     **{up(component): level(1) for component in ("producer", "worker")},
     **{started(component): level(-200_000) for component in ("producer", "worker")},
     **both("active_workers", level(1)),

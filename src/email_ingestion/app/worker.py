@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 
 from email_ingestion.app.runner import ProcessContext, ProcessRunner, common_folders, common_loops, identify
 from email_ingestion.background import PeriodicThread
 from email_ingestion.blobs import open_blobs
 from email_ingestion.errors import SinkFailed, SinkUnavailable, TransientError
-from email_ingestion.events import LoopFailed, LoopTick, OutdatedRecordsCounted
+from email_ingestion.events import LoopFailed, LoopTick, OutdatedRecordsCounted, VolumeCounted
 from email_ingestion.ledger.record_updates import RecordChoice
 from email_ingestion.ledger.store import Ledger
 from email_ingestion.ops.status_collector import probe
@@ -32,6 +33,8 @@ PROBE = "probe"
 PROBE_SECONDS = 10.0
 OPEN_SECONDS = 2.0  # between two attempts to open a sink that is away
 OUTDATED = "outdated"
+VOLUME = "volume"
+VOLUME_SECONDS = 300.0
 OUTDATED_SECONDS = 60.0  # between two counts of the records that an older parser made
 DRAIN_SECONDS = 0.1  # between two checks whether a draining worker's sinks have everything
 LOOP_SILENCE = 120.0
@@ -70,6 +73,9 @@ class WorkerService:
         self._outdated = PeriodicThread(
             OUTDATED, OUTDATED_SECONDS, self._count_outdated, immediate=True, on_error=self._count_failed
         )
+        self._volume = PeriodicThread(
+            VOLUME, VOLUME_SECONDS, self._count_volume, immediate=True, on_error=self._volume_failed
+        )
         self._router = Router(context.settings.routes, context.settings.sinks[1:])
         self._dispatchers: list[SinkDispatcher] = []
         self._sinks: dict[str, Sink] = {}
@@ -93,6 +99,7 @@ class WorkerService:
             return 0
         self._probe.start()
         self._outdated.start()
+        self._volume.start()
         for dispatcher in self._dispatchers:
             dispatcher.start()
         if self._drain:
@@ -127,6 +134,7 @@ class WorkerService:
         self._closing.set()
         self._probe.close()
         self._outdated.close()
+        self._volume.close()
         if self._worker:
             self._worker.stop()
 
@@ -217,6 +225,19 @@ class WorkerService:
     def _count_failed(self, error: Exception) -> None:
         self._context.ops.observe(OutdatedRecordsCounted(None))
         self._context.ops.observe(LoopFailed(OUTDATED, error, OUTDATED_SECONDS))
+
+    def _count_volume(self) -> None:
+        """Compare the mail of the last hour with the same hour of past weeks."""
+        arrived = None
+        names = [account.name for account in self._context.settings.all_accounts]
+        with suppress(TransientError):
+            volumes = self._ledger().statistics.volume(names, datetime.now(UTC))
+            arrived = {name: (each.arrived, each.expected) for name, each in volumes.items()}
+        self._context.ops.observe(VolumeCounted(arrived))
+
+    def _volume_failed(self, error: Exception) -> None:
+        self._context.ops.observe(VolumeCounted(None))
+        self._context.ops.observe(LoopFailed(VOLUME, error, VOLUME_SECONDS))
 
     def _ledger(self) -> Ledger:
         database = self._sinks[DATABASE]

@@ -1,4 +1,4 @@
-"""`email-ingestion audit …`: who changed what, and whether the record of it is whole."""
+"""`email-ingestion audit …`: who changed what, who read which mail, and whether the record of it is whole."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from email_ingestion.settings import log_dir
 
 audit = typer.Typer(no_args_is_help=True, help="See what operators did, and whether the record of it is whole.")
 COLUMNS = ("timestamp", "user", "action", "result")
+SHOWN = 3  # of many values
 OWN = (*COLUMNS, "pid", "instance", PREVIOUS)
 
 
@@ -28,11 +29,12 @@ def list_(
     limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 100,
     as_json: Json = False,
 ) -> int:
-    """Show what operators did, oldest first. Exit code 1 when there is nothing.
+    """Show what operators did and which mail they read, oldest first. Exit code 1 when there is nothing.
 
     Examples:
       email-ingestion audit list --last 12h
       email-ingestion audit list --action dlq --user ada --json
+      email-ingestion audit list --action export --last 7d
     """
     since = time.time() - parse_duration(last, "--last").total_seconds() if last else 0.0
     found = deque[dict[str, Any]](maxlen=limit)
@@ -78,9 +80,17 @@ def verify(
 
 
 def _row(record: dict[str, Any]) -> dict[str, Any]:
-    rest = {name: value for name, value in record.items() if name not in OWN and value not in (None, "")}
-    details = " ".join(f"{name}={value}" for name, value in rest.items())
+    rest = {name: value for name, value in record.items() if name not in OWN and value not in (None, "", [])}
+    details = " ".join(f"{name}={_short(value)}" for name, value in rest.items())
     return {name: record.get(name, "") for name in COLUMNS} | {"details": details}
+
+
+def _short(value: Any) -> Any:
+    """Show the first of many values; `--json` has them all."""
+    if isinstance(value, list):
+        shown = ", ".join(map(str, value[:SHOWN]))
+        return f"{shown} and {len(value) - SHOWN} more" if len(value) > SHOWN else shown
+    return value
 
 
 def _seconds(record: dict[str, Any]) -> float:

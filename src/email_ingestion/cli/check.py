@@ -11,7 +11,7 @@ from email_ingestion.cli.common import parse_duration
 from email_ingestion.cli.output import Json, printable
 from email_ingestion.settings import load_settings
 
-Name = Literal["errors", "latency", "queue", "breakers", "workers", "database", "all"]
+Name = Literal["errors", "latency", "queue", "breakers", "workers", "database", "volume", "all"]
 
 
 def check(
@@ -22,7 +22,8 @@ def check(
     """Say in one line how well something works: OK, WARNING, CRITICAL or UNKNOWN, as monitoring plugins do.
 
     Exit code 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN: it could not be looked at. `errors` are attempts that failed,
-    against messages delivered; `latency` is the time from arrival at the mail server to the row, in percentiles.
+    against messages delivered; `latency` is the time from arrival at the mail server to the row, in percentiles;
+    `volume` compares the mail of the last hour with the same hour of the last four weeks, for each account.
 
     Examples:
       email-ingestion check errors --last 30m

@@ -6,7 +6,7 @@ import getpass
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +17,7 @@ import typer
 from email_ingestion.cli.output import printable
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.ops.audit_log import write_audit
+from email_ingestion.ops.mail_reads import ReadAction, record_read
 from email_ingestion.settings import Account, Settings, load_settings
 
 if TYPE_CHECKING:
@@ -76,6 +77,14 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
             return False
         time.sleep(POLL_SECONDS)
     return True
+
+
+def audit_read(log_dir: Path, action: ReadAction, messages: int, email_ids: Sequence[str], **details: Any) -> None:
+    """Write into the audit log that the user of this command reads mail, before any of it is shown.
+
+    Raises ConfigurationError when the log cannot be written: mail is not read unseen.
+    """
+    record_read(log_dir, "cli", current_user(), action, messages=messages, email_ids=email_ids, **details)
 
 
 @contextmanager

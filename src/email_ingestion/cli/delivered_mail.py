@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from email_ingestion.atomic_files import atomic_write
-from email_ingestion.cli.common import UNITS, parse_duration, refuse_unknown_account
+from email_ingestion.cli.common import UNITS, audit_read, parse_duration, refuse_unknown_account
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.id_arguments import pick_delivered
 from email_ingestion.cli.output import printable, say
@@ -101,6 +101,9 @@ def search(
         hits = ledger.search(query, limit, only)
         total = ledger.count_hits(query, only, COUNTED) if len(hits) == limit else len(hits)
         ids = ledger.short_ids([hit.email_id for hit in hits]) if not as_json and Console().is_terminal else {}
+    filters = [each.name for each in fields(only) if getattr(only, each.name) not in (None, ())]
+    found = [hit.email_id for hit in hits]
+    audit_read(settings.log_dir, "search", len(hits), found, filters=filters + ["words"] * bool(words))
     _show(hits, ids, total, as_json=as_json)
     raise typer.Exit(OK if hits else NEGATIVE)
 
@@ -224,6 +227,7 @@ def export(
             say(f"{printable(email_id)} is not in the database: email-ingestion search finds identities.")
             raise typer.Exit(NEGATIVE)
         raw = content_of(found.raw_ref, ledger, open_blobs(settings.blob_url))
+    audit_read(settings.log_dir, "export", 1, [identity or ""], file=str(output) if output else None)
     _write(_record(found, raw) if record else raw, output)
 
 

@@ -1,7 +1,7 @@
 """`email-ingestion dlq`: list, show, count, export, replay and purge dead letters.
 
-Export, replay and purge are written into the audit log. Replay and purge take the letters that match when they begin,
-not those that arrive meanwhile. A command that was interrupted is simply repeated.
+Export, replay, purge and `show --raw` are written into the audit log. Replay and purge take the letters that match
+when they begin, not those that arrive meanwhile. A command that was interrupted is simply repeated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from email_ingestion.blobs import open_blobs
-from email_ingestion.cli.common import audited, open_redis
+from email_ingestion.cli.common import audit_read, audited, open_redis
 from email_ingestion.cli.dlq_filter import DlqSelection, conditions, pick_letter_ids, selection, with_options_of
 from email_ingestion.cli.dlq_output import exit_code, groups_as_json, show_groups, show_letter, show_letters
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
@@ -34,6 +34,7 @@ from email_ingestion.stream.dead_letters import DeadLetter, FailureGroup, group_
 if TYPE_CHECKING:
     from email_ingestion.ledger.store import Ledger
 
+MOST_NAMED = 1000  # letters in a line of the audit log
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and change nothing.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="A new file; default in BACKUP_DIR.")]
 
@@ -87,7 +88,9 @@ def show(
             typer.echo("null")
         return NEGATIVE
     if raw:
-        _write_new(raw, _message(settings, dead_letters, dead_letter))
+        message = _message(settings, dead_letters, dead_letter)
+        audit_read(settings.log_dir, "dlq show", 1, [dead_letter.email_id], file=str(raw))
+        _write_new(raw, message)
         say(f"the message is in {raw}")
     show_letter(dead_letter, as_json=as_json)
     return OK
@@ -132,6 +135,15 @@ def export(
     if not ids:
         return _none({"exported": 0, "file": None, "sha256": None}, as_json=as_json)
     path = output or _default_output(settings)
+    audit_read(
+        settings.log_dir,
+        "dlq export",
+        len(ids),
+        (),
+        letters=ids[:MOST_NAMED],
+        filter=selected.as_dict(),
+        file=str(path),
+    )
     exported = _export(dead_letters, ids, path, selected)
     report(
         {"exported": len(exported.letters), "file": str(path), "sha256": exported.sha256},
@@ -213,6 +225,7 @@ def purge(
         say("nothing was deleted")
         return NEGATIVE
     details = {"filter": selected.as_dict(), "matched": len(ids), "file": str(path)}
+    audit_read(settings.log_dir, "dlq purge", len(ids), (), letters=ids[:MOST_NAMED], file=str(path))
     with audited(settings.log_dir, "dlq purge", details) as outcome, _ledger(settings) as ledger:
         exported = _export(dead_letters, ids, path, selected)
         outcome |= {"exported": len(exported.letters), "sha256": exported.sha256}

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from email_ingestion.cli.common import audited, open_redis
+from email_ingestion.cli.common import audit_read, audited, open_redis
 from email_ingestion.cli.exit_codes import NEGATIVE, OK, REDIS_REMEDY
 from email_ingestion.cli.output import Json, say, show
 from email_ingestion.cli.progress_bars import progress
@@ -41,6 +41,7 @@ def drain(
     if not depth:
         say("the queue is empty")
         return NEGATIVE
+    audit_read(settings.log_dir, "drain", min(depth, limit or depth), (), file=str(output))
     with audited(settings.log_dir, "drain", {"file": str(output)}) as outcome:
         origin = {"drained_at": datetime.now(UTC).isoformat(), "stream": link.keys.stream}
         with progress("writing", min(depth, limit or depth)) as advance:

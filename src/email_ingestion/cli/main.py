@@ -39,6 +39,10 @@ COMMANDS = {
     "search": ("delivered_mail:search", "Find delivered mail, newest first."),
     "export": ("delivered_mail:export", "Write a delivered message to standard output or a file."),
     "parse": ("parse:parse", "Show the record of messages on disk: fields, text, attachments and defects."),
+    "quality": (
+        "quality:quality",
+        "Count the defects of delivered mail, what its authentication found, unreadable dates and empty bodies.",
+    ),
     "reparse": (
         "reparse:reparse",
         "Parse stored mail again where an older parser made its record, and replace the record.",
@@ -98,7 +102,7 @@ COMMANDS = {
 # What people want to do, and the commands for it: `--help` is one screen. Those that stand nowhere come last.
 GROUPS = {
     "Run it": ("init", "start", "stop", "status", "sandbox", "producer", "worker", "auth"),
-    "Find what is wrong": ("doctor", "check", "errors", "logs", "config", "redis-cli"),
+    "Find what is wrong": ("doctor", "check", "errors", "quality", "logs", "config", "redis-cli"),
     "On call": ("incident", "evidence", "audit"),
     "Read the mail": ("search", "export", "parse", "route"),
     "Get more mail in": ("import", "backfill", "reconcile"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -16,6 +17,7 @@ from email_ingestion.errors import EmailIngestionError
 from email_ingestion.fleet.log_files import LogFilter, log_files, read_records
 from email_ingestion.fleet.status_table import OK_STATES, SystemStatus, system_status
 from email_ingestion.ledger.maintenance import database_load, delivery_seconds
+from email_ingestion.ledger.store import open_ledger
 from email_ingestion.settings import Settings
 from email_ingestion.stream import open_link, read_gauges
 
@@ -196,6 +198,21 @@ def _describe_server(load: Mapping[str, Any]) -> Iterator[str]:
         yield f"nobody reads the replication slot {', '.join(load['idle_slots'])}: the server keeps its log for it"
 
 
+def check_volume(look: Look) -> CheckResult:
+    """Compare the mail of the last hour with the same hour of past weeks, for each account."""
+    with closing(open_ledger(look.settings.database_url)) as ledger:
+        volumes = ledger.statistics.volume([each.name for each in look.settings.all_accounts], datetime.now(UTC))
+    values = {
+        name: {"arrived": each.arrived, "expected": each.expected, "past_weeks": list(each.past)}
+        for name, each in volumes.items()
+    }
+    usual = {name: "nothing to compare with" if each.expected is None else f"{each.expected:g} as a rule"
+             for name, each in volumes.items()}  # fmt: skip
+    text = "; ".join(f"{name} {each.arrived} messages in this hour, {usual[name]}" for name, each in volumes.items())
+    unusual = any(each.anomaly for each in volumes.values())
+    return CheckResult("volume", "WARNING" if unusual else "OK", text, {"accounts": values})
+
+
 CHECKS: dict[str, Callable[[Look], CheckResult]] = {
     "errors": check_errors,
     "latency": check_latency,
@@ -203,6 +220,7 @@ CHECKS: dict[str, Callable[[Look], CheckResult]] = {
     "breakers": check_breakers,
     "workers": check_workers,
     "database": check_database,
+    "volume": check_volume,
 }
 
 

@@ -32,6 +32,7 @@ from email_ingestion.errors import ContentLost, SinkUnavailable
 from email_ingestion.identity import MIN_PART, identity_value, matches_identity, shortest_parts
 from email_ingestion.ledger.engine import Database, check_server, database_now, open_engine
 from email_ingestion.ledger.erasure import LedgerErasure, erased_among
+from email_ingestion.ledger.mail_statistics import MailStatistics
 from email_ingestion.ledger.mark import LedgerMark, read_mark
 from email_ingestion.ledger.migrate import migrate
 from email_ingestion.ledger.model import DeliveredName, Location, RecordedMessage, StoredEmail, StoredFacts
@@ -84,6 +85,7 @@ class Ledger:
         self.records = RecordUpdates(self._database)
         self.contents = StoredContents(self._database)
         self.erasure = LedgerErasure(self._database)
+        self.statistics = MailStatistics(self._database)
 
     def record(self, batch: Sequence[StoredEmail]) -> set[str]:
         """Write the new messages of `batch` in one transaction; return their identities.

@@ -1,4 +1,6 @@
-"""`audit.log`: one JSON object a line for every change an operator makes, each with the hash of the line before.
+"""`audit.log`: one JSON object a line for every change an operator makes and for every read of mail.
+
+Each line has the hash of the line before.
 
 Who changes, removes or inserts a line breaks the chain there (`verify_audit`). Cutting lines off the end leaves a whole
 chain: the hash of the last line, written down elsewhere, shows that.
@@ -78,7 +80,7 @@ def read_audit(log_dir: Path) -> Iterator[dict[str, Any]]:
     """
     for path in audit_files(log_dir):
         for line in _lines(path):
-            record = _parse(line)
+            record = parse_audit(line)
             if record is not None:
                 yield record
 
@@ -89,7 +91,7 @@ def audit_files(log_dir: Path) -> list[Path]:
 
 
 def _follow(chain: AuditChain, line: bytes, place: str) -> None:
-    record = _parse(line)
+    record = parse_audit(line)
     chain.lines += 1
     if record is None:
         chain.breaks.append(f"{place} cannot be read")
@@ -103,7 +105,8 @@ def _follow(chain: AuditChain, line: bytes, place: str) -> None:
     chain.head = _hash(line)
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def parse_audit(line: bytes) -> dict[str, Any] | None:
+    """Return the record of a line; None when it is no JSON object."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -120,7 +123,7 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def _first_timestamp(path: Path) -> str:
-    record = _parse(next(_lines(path), b""))
+    record = parse_audit(next(_lines(path), b""))
     return str(record.get("timestamp", "")) if record else "~"  # an empty file is the newest
 
 

@@ -83,6 +83,8 @@ LOG_RULES: dict[type[Event], LogRule] = {
     events.CanarySeen: LogRule("canary_seen", lambda event: DEBUG if event.delivered else ERROR, repeats=True),
     events.SinkBacklog: LogRule("sink_owed", DEBUG),
     events.SlowMessageFound: LogRule("slow_message_found", INFO),
+    events.DefectsFound: LogRule("defects_found", DEBUG),
+    events.VolumeCounted: LogRule("mail_volume_counted", DEBUG),
     events.OutdatedRecordsCounted: LogRule("outdated_records_counted", DEBUG),
     events.SinkCalls: LogRule("sink_calls", DEBUG),
     events.SinkHung: LogRule("sink_hung", ERROR),

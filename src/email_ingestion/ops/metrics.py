@@ -24,6 +24,7 @@ from email_ingestion import events
 from email_ingestion.errors import is_unforeseen
 from email_ingestion.events import Event
 from email_ingestion.ops.collectors import BreakerGauges, FolderGauges, RedisGauges, SinkAges
+from email_ingestion.ops.mail_reads import MailReads
 from email_ingestion.ops.memory_limit import MemoryGauges
 from email_ingestion.ops.metric_factory import BUILTIN_ERRORS, ERROR_TYPES, MetricFactory, label_value
 from email_ingestion.ops.process_state import is_redis_failure
@@ -37,7 +38,8 @@ DEAD_REASONS = ("max_retries", "permanent", "poison", "operator", "malformed")
 BREAKER_STATES = ("closed", "open", "half_open")
 # Loops whose silence is no stall, and what turns beside the loops.
 UNWATCHED_LOOPS = (
-    *("alerts", "backups", "beat", "blobs", "body", "canary", "certificates", "observe", "output", "watchdog"),
+    *("alerts", "backups", "beat", "blobs", "body", "canary", "certificates", "observe", "output"),
+    *("volume", "watchdog"),
 )
 Reactions = dict[type[Event], Callable[[Any], None]]
 
@@ -67,6 +69,8 @@ class Metrics:
         self.registry.register(RedisGauges(redis))
         self.registry.register(FolderGauges(names.folders))
         self.registry.register(MemoryGauges())
+        if "logs" in names.folders:
+            self.registry.register(MailReads(names.folders["logs"], clock))
         if identity.component == "producer":
             self.registry.register(SinkAges(redis))
 

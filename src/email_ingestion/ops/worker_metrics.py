@@ -10,7 +10,10 @@ from email_ingestion.events import Event
 from email_ingestion.ops.collectors import SINK_OLDEST
 from email_ingestion.ops.metric_factory import ERROR_TYPES, MetricFactory, label_value
 from email_ingestion.ops.status_records import Names
+from email_ingestion.parsing.defects import Defect
+from email_ingestion.records import ServerDefect
 
+DEFECT_KINDS = {defect.value.partition(":")[0] for defect in (*Defect, *ServerDefect)}
 MAIL = ("live", "history")
 SINK_RESULTS = ("delivered", "duplicate", "failed")
 PROCESSING = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 300)
@@ -49,6 +52,7 @@ class WorkerMetrics:
         self._set_outdated = factory.optional_gauge(
             "reparse_pending_messages", "Delivered messages whose record an older parser made, for `reparse`."
         )
+        self._declare_quality(factory)
         self._declare_latencies(factory)
 
     def reactions(self) -> dict[type[Event], Callable[[Any], None]]:
@@ -62,8 +66,33 @@ class WorkerMetrics:
             events.SinkBacklog: self._set_backlog,
             events.SyntheticHandled: self._count_synthetic,
             events.SlowMessageFound: lambda _event: self._slow.inc(),
+            events.DefectsFound: self._defects_found,
+            events.VolumeCounted: self._volume_counted,
             events.OutdatedRecordsCounted: lambda event: self._set_outdated(event.count),
         }
+
+    def _declare_quality(self, factory: MetricFactory) -> None:
+        self._defective = factory.counter("defective_emails_total", "Messages delivered that have a defect.")
+        self._defects = factory.open_counter(
+            "email_defects_total", "Messages delivered with a defect, by the kind of the defect.", "kind"
+        )
+        self._arrived = factory.gauge("mail_arrived_last_hour", "Delivered mail of the last hour.", "account")
+        self._expected = factory.gauge(
+            "mail_expected_last_hour", "Median of the mail that the same hour of the last four weeks had.", "account"
+        )
+
+    def _defects_found(self, event: events.DefectsFound) -> None:
+        self._defective.inc(event.messages)
+        for kind, count in event.kinds.items():
+            self._defects.labels(label_value(kind, DEFECT_KINDS)).inc(count)
+
+    def _volume_counted(self, event: events.VolumeCounted) -> None:
+        self._arrived.clear()
+        self._expected.clear()
+        for account, (arrived, expected) in (event.arrived or {}).items():
+            self._arrived.labels(account).set(arrived)
+            if expected is not None:
+                self._expected.labels(account).set(expected)
 
     def _declare_latencies(self, factory: MetricFactory) -> None:
         self._processing = factory.histogram(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -33,6 +33,7 @@ from email_ingestion.errors import (
 )
 from email_ingestion.events import (
     DeadLettered,
+    DefectsFound,
     Deferred,
     Delivered,
     LeftToNewerRelease,
@@ -265,6 +266,7 @@ class BatchProcessor:
                 self._settle_singly(writes)
             return
         self._ack([delivery for delivery, _ in writes], duplicates, time.monotonic() - work.started)
+        self._announce_defects([write for _, write in writes], duplicates)
 
     def _settle_singly(self, writes: Sequence[tuple[Delivery, LedgerWrite]]) -> None:
         """Find the message at fault in a failed batch; the others are recorded."""
@@ -278,6 +280,7 @@ class BatchProcessor:
                 self._fail(delivery, error)
                 continue
             self._ack([delivery], duplicates, time.monotonic() - started)
+            self._announce_defects([write], duplicates)
 
     def _parsed(self, work: InProgress) -> list[tuple[Delivery, LedgerWrite]]:
         """Return what is to be recorded; when a message ended the parser, parse each alone, so that only it fails."""
@@ -392,6 +395,17 @@ class BatchProcessor:
                         delivery.message.history,
                     )
                 )
+
+    def _announce_defects(self, writes: Sequence[LedgerWrite], duplicates: set[str]) -> None:
+        """Announce what the delivered messages had to be repaired for; a message counts once for each kind."""
+        defects = [
+            write.email.defects
+            for write in writes
+            if write.email.defects and not write.synthetic and write.email.email_id not in duplicates
+        ]
+        if defects:
+            kinds = Counter(kind for each in defects for kind in {code.partition(":")[0] for code in each})
+            self._observe(DefectsFound(len(defects), kinds))
 
     def _add_receipts(self, settled: Sequence[Delivery], *, delivered: bool) -> None:
         """Write receipts of synthetic messages; one that Redis does not take is missing at their sender."""

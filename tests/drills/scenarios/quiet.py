@@ -31,3 +31,17 @@ class Throttled(Scenario):
 
     def heal(self, world: World) -> None:
         world.sandbox.clear_faults()
+
+
+class UnusualMail(Scenario):
+    """A sender's new software writes a line into the header that is no field, until it is mended there."""
+
+    name = "unusual-mail"
+    fires = frozenset({"DefectsHigh"})
+    tolerates = frozenset({"MailVolumeHigh"})  # the drill's mail comes within an hour
+
+    def inject(self, world: World) -> None:
+        world.load.headers = "this line is no field\r\n"
+
+    def mend(self, world: World) -> None:
+        world.load.headers = ""

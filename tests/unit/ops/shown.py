@@ -17,7 +17,7 @@ WORKER_NAMES = Names(
     breakers=("redis", "webhook"),
     stream="{email_ingestion}:stream",
     dlq="{email_ingestion}:dlq",
-    folders={"data": Path()},
+    folders={"data": Path(), "logs": Path()},
 )
 PRODUCER_NAMES = Names(
     dependencies={"redis": True, "imap": False},
@@ -26,7 +26,7 @@ PRODUCER_NAMES = Names(
     breakers=("redis", "imap", "oauth2"),
     stream="{email_ingestion}:stream",
     dlq="{email_ingestion}:dlq",
-    folders={"data": Path()},
+    folders={"data": Path(), "logs": Path()},
 )
 READING = RedisState(
     StreamState(7, 3, 4, 1000.0, 2, 1001.0),
