@@ -7,12 +7,18 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-from email_ingestion.app.erasures import new_run, open_eraser
+from email_ingestion.app.erasures import new_run, open_eraser, reapply_tombstones
+from email_ingestion.backup.archive import Archive
+from email_ingestion.backup.create import BackupProgress, create_backup
+from email_ingestion.backup.restore import RestoreTarget, restore
 from email_ingestion.blobs import BlobStore, open_blobs
 from email_ingestion.erasure.eraser import ErasureSummary
 from email_ingestion.erasure.mail_selector import MailSelector
+from email_ingestion.erasure.tombstones import TombstoneFile
+from email_ingestion.fleet.redis_server import scratch_redis
 from email_ingestion.ledger.model import LedgerWrite
 from email_ingestion.ledger.store import Ledger, open_ledger
 from email_ingestion.parsing import parse
@@ -25,6 +31,7 @@ from email_ingestion.stream.dead_letters import dead_letter_fields
 from tests.servers.links import link
 
 THRESHOLD = 2_000
+SILENT = BackupProgress(lambda _name, _total: None, lambda _done, _total: None)
 ANNA, BERT = "anna@example.org", "bert@example.net"
 
 
@@ -116,6 +123,27 @@ class Kept:
             for _ in eraser.reapply():
                 pass
             return eraser.summary
+
+    def backup(self) -> Archive:
+        tombstones = TombstoneFile(self.settings.erasure_dir)
+        directory = self.settings.backup_dir
+        return create_backup(
+            self.link, self.settings.database_url, directory, scratch_redis, SILENT, tombstones=tombstones
+        )
+
+    def restore(self, archive: Archive) -> dict:
+        target = RestoreTarget(
+            self.link, self.settings.database_url, self.settings.pid_dir, self.settings.backup_dir,
+            TombstoneFile(self.settings.erasure_dir), partial(reapply_tombstones, self.settings, self.link),
+        )  # fmt: skip
+        return restore(archive, target, SILENT, lambda: self.folder)
+
+    def forget(self) -> None:
+        """Lose Redis, the rows of the database and its tombstones, as a new machine has none of it."""
+        self.link.client.flushall()
+        with self.ledger._database.begin() as connection:
+            for table in ("attachments", "places", "deliveries", "emails", "contents", "erased"):
+                connection.exec_driver_sql(f"DELETE FROM {table}")
 
     def delivered(self) -> set[str]:
         return {email_id for email_id, _, _ in self.ledger.erasure.identities()}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 from email_ingestion.blobs import open_blobs
 from email_ingestion.erasure.eraser import Eraser, ErasingSink
 from email_ingestion.erasure.tombstones import TombstoneFile
-from email_ingestion.errors import ConfigurationError, SinkUnavailable
+from email_ingestion.errors import SinkUnavailable
 from email_ingestion.identity import tombstone
 from email_ingestion.ledger.fingerprint import sqlite_path
 from email_ingestion.settings import Settings
@@ -62,6 +62,19 @@ def open_eraser(settings: Settings, link: RedisLink, ledger: Ledger, run: str) -
         yield eraser
 
 
+def reapply_tombstones(settings: Settings, link: RedisLink) -> int:
+    """Erase again whatever has a tombstone; return how many messages that were. Raises as `Eraser.reapply` does."""
+    from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415 - with it comes SQLAlchemy
+
+    with (
+        closing(open_ledger(settings.database_url)) as ledger,
+        open_eraser(settings, link, ledger, new_run()) as eraser,
+    ):
+        for _ in eraser.reapply():
+            pass
+        return eraser.summary.matched + sum(eraser.summary.removed[name] for name in ("stream", "dead_letters"))
+
+
 @contextmanager
 def erased_names(settings: Settings) -> Iterator[Callable[[Collection[str]], set[str]]]:
     """Yield a function that returns those of some identities that were erased, by the file and by the database.
@@ -92,12 +105,3 @@ def sink_streams(settings: Settings, link: RedisLink) -> list[str]:
     """Return the Redis Streams that the sink `stream` writes to, or wrote to by its usual name."""
     named = [name.partition(":")[2] for name in settings.sinks if name.partition(":")[0] == "stream"]
     return list(dict.fromkeys([link.keys.sink_stream, *filter(None, named)]))
-
-
-def refuse_unfinished_restore(settings: Settings) -> None:
-    """Raise ConfigurationError while a restore has not erased again what had been erased."""
-    if TombstoneFile(settings.erasure_dir).reapply_pending:
-        raise ConfigurationError(
-            "a restore ended before it erased again what had been erased: give it again, or email-ingestion erase "
-            "--reapply"
-        )

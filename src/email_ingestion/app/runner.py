@@ -28,6 +28,7 @@ from email_ingestion.daemon import (
     raise_descriptor_limit,
     use_one_malloc_arena,
 )
+from email_ingestion.erasure.tombstones import refuse_unfinished_restore
 from email_ingestion.errors import ConfigurationError, EmailIngestionError, OperationFailed, RedisConnectionError
 from email_ingestion.events import Event, LoopFailed, Observe, Started, Stopped, Stopping
 from email_ingestion.file_modes import open_to_others, repair_modes
@@ -166,6 +167,7 @@ class ProcessRunner:
         """
         use_one_malloc_arena()
         raise_descriptor_limit()
+        refuse_unfinished_restore(self._settings.erasure_dir)
         with ExitStack() as cleanup:
             # A call that hangs in a library would hold up the interpreter's end: leave when all else is cleaned up.
             cleanup.callback(lambda: os._exit(0) if self._hung else None)

@@ -244,6 +244,20 @@ def _write(path: Path, content: Any) -> None:
             file.write(chunk)
 
 
+def read_member(archive: Archive, name: str, folder: Path) -> Path | None:
+    """Write one file of a backup into `folder` and return it; None when the backup does not have it, or is damaged."""
+    member = next((each for each in archive.manifest.files if each.name == name), None)
+    path = folder / f"{archive.path.stem}-{name}"
+    if member is None:
+        return None
+    try:
+        with tarfile.open(archive.path, "r:") as tar:
+            _write(path, tar.extractfile(name))
+    except (tarfile.TarError, KeyError, AttributeError, EOFError, OSError):
+        return None
+    return path if describe_file(path).sha256 == member.sha256 else None
+
+
 def list_archives(directory: Path) -> Iterator[Archive]:
     """Yield the backups in a directory, newest first by their names; skip unreadable files."""
     for path in sorted(directory.glob(PATTERN), reverse=True):

@@ -29,6 +29,8 @@ from email_ingestion.backup.archive import (
     write_archive,
     write_manifest_file,
 )
+from email_ingestion.erasure.tombstones import NAME as TOMBSTONES
+from email_ingestion.erasure.tombstones import TombstoneFile
 from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.ledger.copy import LedgerCopy, check_copy, copy_ledger
 from email_ingestion.settings import RedisAddress
@@ -54,9 +56,15 @@ class BackupProgress:
 
 
 def create_backup(
-    link: RedisLink, database_url: str | None, directory: Path, scratch: ScratchServer, progress: BackupProgress
+    link: RedisLink,
+    database_url: str | None,
+    directory: Path,
+    scratch: ScratchServer,
+    progress: BackupProgress,
+    *,
+    tombstones: TombstoneFile,
 ) -> Archive:
-    """Create and prove a backup in `directory`; without `database_url` it holds Redis alone.
+    """Create and prove a backup in `directory`; without `database_url` it holds Redis and the tombstones alone.
 
     Raises RedisConnectionError, SinkUnavailable, ConfigurationError and OperationFailed, and then leaves no file.
     """
@@ -64,6 +72,7 @@ def create_backup(
     with working_directory(directory) as folder:
         redis = _snapshot(link, folder / REDIS, progress)
         database = _copy_database(database_url, folder, progress) if database_url else None
+        tombstones.copy_to(folder / TOMBSTONES)
         files = tuple(describe_file(path) for path in sorted(folder.iterdir()))
         manifest = Manifest(created_at, redis, database, files)
         draft = folder / archive_name(created_at)

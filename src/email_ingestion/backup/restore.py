@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from email_ingestion.atomic_files import file_lock
-from email_ingestion.backup.archive import Archive, unpack_archive
+from email_ingestion.backup.archive import Archive, list_archives, read_member, unpack_archive
 from email_ingestion.backup.create import (
     BackupProgress,
     ledger_summary,
@@ -19,7 +20,9 @@ from email_ingestion.backup.create import (
     working_directory,
 )
 from email_ingestion.daemon import running_pid
-from email_ingestion.errors import OperationFailed
+from email_ingestion.erasure.tombstones import NAME as TOMBSTONES
+from email_ingestion.erasure.tombstones import TombstoneFile, read_tombstones
+from email_ingestion.errors import EmailIngestionError, OperationFailed
 from email_ingestion.ledger.copy import find_merge_obstacle, merge_copy
 from email_ingestion.stream import RedisLink, SnapshotRestore, read_gauges
 
@@ -40,6 +43,8 @@ class RestoreTarget:
     database_url: str | None
     pid_dir: Path
     backup_dir: Path
+    tombstones: TombstoneFile
+    reapply: Callable[[], int]  # erases again what has a tombstone; returns how many messages
 
 
 def find_obstacles(archive: Archive, target: RestoreTarget) -> list[Obstacle]:
@@ -86,7 +91,8 @@ def restore(
     """Restore Redis, and add the messages that the ledger lacks; return what was done.
 
     `save` backs up a Redis that is not empty before it is replaced; without it the restore is refused. Raises
-    OperationFailed with the first obstacle, RedisConnectionError, SinkUnavailable; Redis is then as it was.
+    OperationFailed with the first obstacle, RedisConnectionError, SinkUnavailable; Redis is then as it was, unless
+    only what had been erased could not be erased again: no process starts until that is done.
     """
     reload = SnapshotRestore(target.link)
     with file_lock(target.backup_dir / "restore"), working_directory(target.backup_dir) as folder:
@@ -97,14 +103,20 @@ def restore(
         unpack_archive(archive, folder)
         saved = str(save()) if reload.existing_keys() and save else None
         load_snapshot(reload, archive, folder, progress)
+        target.tombstones.add_missing(_archived_tombstones(archive, target.backup_dir, folder), "restore")
+        target.tombstones.expect_reapply()
         try:
             brought_back = _bring_back(archive, target, folder, progress)
             _refuse_late_writers(target)
             keys = reload.switch()
         except BaseException:
             reload.abandon()
+            with suppress(EmailIngestionError):  # the operator must read the first error
+                target.reapply()
             raise
-    return {"keys": keys, "messages_brought_back": brought_back, "saved": saved}
+        progress.start_step("erasing again what had been erased", None)
+        erased = target.reapply()
+    return {"keys": keys, "messages_brought_back": brought_back, "erased_again": erased, "saved": saved}
 
 
 def _bring_back(archive: Archive, target: RestoreTarget, folder: Path, progress: BackupProgress) -> int | None:
@@ -114,6 +126,15 @@ def _bring_back(archive: Archive, target: RestoreTarget, folder: Path, progress:
         return None
     progress.start_step("bringing back what the database lacks", None)
     return merge_copy(target.database_url, unpacked_ledger(archive, folder), copied)
+
+
+def _archived_tombstones(archive: Archive, directory: Path, folder: Path) -> set[str]:
+    """Return the tombstones of a backup and of all that lie beside it: later ones know what was erased since."""
+    found = read_tombstones(folder / TOMBSTONES).tombstones
+    for other in (each for place in {directory, archive.path.parent} for each in list_archives(place)):
+        if other.path != archive.path and (path := read_member(other, TOMBSTONES, folder)):
+            found |= read_tombstones(path).tombstones
+    return found
 
 
 def _refuse_late_writers(target: RestoreTarget) -> None:

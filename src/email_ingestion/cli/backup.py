@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from email_ingestion.app.erasures import reapply_tombstones
 from email_ingestion.backup.archive import Archive, list_archives, read_archive
 from email_ingestion.backup.create import create_backup, delete_expired, rehearse_restore, working_directory
 from email_ingestion.backup.restore import RestoreTarget, find_obstacles, restore
@@ -16,6 +18,7 @@ from email_ingestion.cli.common import audited
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.output import Json, report, show
 from email_ingestion.cli.progress_bars import step_progress
+from email_ingestion.erasure.tombstones import TombstoneFile
 from email_ingestion.fleet.redis_server import scratch_redis
 from email_ingestion.settings import Settings, load_settings
 from email_ingestion.stream import open_link, read_server_info
@@ -50,7 +53,8 @@ def backup(
         return show_backups(list(list_archives(directory)), as_json=as_json)
     link = open_link(settings.redis_address, "email-ingestion-backup")
     with step_progress() as steps:
-        made = create_backup(link, ledger_url(settings), directory, scratch_redis, steps)
+        tombstones = TombstoneFile(settings.erasure_dir)
+        made = create_backup(link, ledger_url(settings), directory, scratch_redis, steps, tombstones=tombstones)
     deleted = delete_expired(directory, retention_days, made)
     if as_json:
         gone = [str(archive.path) for archive in deleted]
@@ -119,8 +123,9 @@ def restore_backup(
 ) -> int:
     """Restore Redis from a backup, and bring back the messages that the database lacks; nothing in it is removed.
 
-    Refuses while a producer or worker runs, and a file that is truncated or not ours. Redis changes in one step, after
-    what was loaded is proven equal to the manifest. Run `email-ingestion reconcile --repair` afterwards.
+    What was erased since is erased again before it ends. Refuses while a producer or worker runs, and a file that is
+    truncated or not ours. Redis changes in one step, after what was loaded is proven equal to the manifest. Run
+    `email-ingestion reconcile --repair` afterwards.
 
     Exit code 0 done, 1 a dry run that would be refused, 2 failed or refused: nothing was replaced then.
 
@@ -139,11 +144,14 @@ def restore_backup(
     archive = read_archive(file)
     if rehearse_:
         return _rehearse(archive, settings, as_json=as_json)
+    link = open_link(settings.redis_address, "email-ingestion-restore")
     target = RestoreTarget(
-        open_link(settings.redis_address, "email-ingestion-restore"),
+        link,
         ledger_url(settings),
         settings.pid_dir,
         settings.backup_dir,
+        TombstoneFile(settings.erasure_dir),
+        partial(reapply_tombstones, settings, link),
     )
     if dry_run:
         return _describe(archive, target, as_json=as_json)
@@ -177,12 +185,16 @@ def _restore(archive: Archive, target: RestoreTarget, settings: Settings, *, for
     ):
 
         def save() -> Path:
-            return create_backup(target.link, None, settings.backup_dir, scratch_redis, steps).path
+            return create_backup(
+                target.link, None, settings.backup_dir, scratch_redis, steps, tombstones=target.tombstones
+            ).path
 
         outcome.update(restore(archive, target, steps, save if force else None))
     lines = [f"restored {archive.path}: {summary(archive)}; Redis equals the manifest"]
     if outcome["messages_brought_back"] is not None:
         lines.append(f"{outcome['messages_brought_back']} messages were missing in the database and are back")
+    if outcome["erased_again"]:
+        lines.append(f"{outcome['erased_again']} of what it held had been erased, and is erased again")
     if outcome["saved"]:
         lines.append(f"what was in Redis before is in {outcome['saved']}")
     if any(each.append_only is False for each in read_server_info(target.link)):

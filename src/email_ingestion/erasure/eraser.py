@@ -138,6 +138,7 @@ class Eraser:
                     self._erase_again(found[start : start + BATCH])
                 yield len(batch)
         self._finish()
+        self._file.reapplied()
 
     def share_tombstones(self) -> set[str]:
         """Give the database those of the file, and the file those of the database; return all of them.

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,15 +49,12 @@ class TombstoneFile:
         """Whether a restore began and has not erased again what had been erased."""
         return self._marker.exists()
 
-    @contextmanager
-    def reapplying(self) -> Iterator[None]:
-        """Mark that a restore goes on, and remove the mark at the end of the block, unless it fails there.
+    def expect_reapply(self) -> None:
+        """Mark that a restore begins; no process starts until `reapplied` is called.
 
         Raises ConfigurationError when the directory cannot be written.
         """
         write_private(self._marker, "a restore has not erased again what had been erased\n")
-        yield
-        self.reapplied()
 
     def reapplied(self) -> None:
         """Remove the mark: all that was erased was erased again."""
@@ -80,6 +77,12 @@ class TombstoneFile:
             self.append(missing[start : start + PER_LINE], run)
         return len(missing)
 
+    def copy_to(self, path: Path) -> None:
+        """Write a copy of the whole lines to a new file; nothing where nothing was ever erased."""
+        lines = b"".join(_lines(self.path))
+        if lines:
+            path.write_bytes(lines)
+
     def read(self) -> TombstoneRecord:
         """Read all of it; what can be read counts, whatever else is damaged. Raises OperationFailed."""
         return read_tombstones(self.path)
@@ -97,6 +100,15 @@ class TombstoneFile:
             os.fsync(file.fileno())
         if is_new:
             sync_directory(self.path.parent)
+
+
+def refuse_unfinished_restore(directory: Path) -> None:
+    """Raise ConfigurationError while a restore has not erased again what had been erased."""
+    if TombstoneFile(directory).reapply_pending:
+        raise ConfigurationError(
+            "a restore ended before it erased again what had been erased: give it again, or email-ingestion erase "
+            "--reapply"
+        )
 
 
 class _Tail:

@@ -1,0 +1,112 @@
+"""A restored backup brings back what was lost, and nothing that was erased before or after it was made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from email_ingestion.backup import restore as restoring
+from email_ingestion.backup.create import rehearse_restore
+from email_ingestion.erasure import eraser as eraser_module
+from email_ingestion.erasure.tombstones import TombstoneFile, refuse_unfinished_restore
+from email_ingestion.errors import ConfigurationError, SinkUnavailable
+from email_ingestion.fleet.redis_server import scratch_redis
+from email_ingestion.ledger.store import Ledger
+from tests.contract.erasing import ANNA, BERT, SILENT, Installations, Kept, identities, kept_mail, letter, message
+from tests.servers.redis import RedisServer
+
+
+@pytest.fixture
+def kept(
+    tmp_path: Path, database_url: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> Installations:
+    """Four messages of each, delivered, dead and queued, and the output of the sink `stream`."""
+    monkeypatch.chdir(tmp_path)
+    with kept_mail(tmp_path, database_url, redis_server.url) as found:
+        found.deliver(message(1, letter(1)), message(2, letter(2, BERT)))
+        found.queue(message(3, letter(3)), message(4, letter(4, BERT)))
+        found.bury()
+        found.queue(message(5, letter(5)), message(6, letter(6, BERT)))
+        yield found
+
+
+def test_what_was_erased_since_is_erased_again_before_the_restore_ends(kept: Kept):
+    made = kept.backup()
+    kept.erase(sender=ANNA)
+    kept.link.client.flushall()
+    done = kept.restore(made)
+    assert done["messages_brought_back"] == 1
+    assert done["erased_again"] == 3
+    assert kept.delivered() == identities(2)
+    assert kept.in_redis() == (1, 1, 1)
+    refuse_unfinished_restore(kept.settings.erasure_dir)
+
+
+def test_a_backup_carries_the_tombstones_to_a_new_machine(kept: Kept, tmp_path: Path):
+    """The backup of today lies beside that of yesterday, which is restored: today's tombstones hold."""
+    yesterday = kept.backup()
+    kept.erase(sender=ANNA)
+    today = kept.backup()
+    assert "tombstones.jsonl" in [each.name for each in today.manifest.files]
+    rehearsal = tmp_path / "rehearsal"
+    rehearsal.mkdir()
+    rehearse_restore(today, scratch_redis, SILENT, rehearsal)
+    kept.forget()
+    (kept.folder / "erasure" / "tombstones.jsonl").unlink()
+    kept.restore(yesterday)
+    assert kept.delivered() == identities(2)
+    assert kept.in_redis() == (1, 1, 1)
+    assert len(TombstoneFile(kept.settings.erasure_dir).read().tombstones) == 6
+
+
+@pytest.mark.parametrize("killed", ["merge", "sweep"])
+def test_a_restore_that_was_killed_lets_no_process_start_before_all_is_erased_again(
+    kept: Kept, killed: str, monkeypatch: pytest.MonkeyPatch
+):
+    made = kept.backup()
+    kept.erase(sender=ANNA)
+    kept.link.client.flushall()
+
+    def die(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            *((restoring, "_refuse_late_writers") if killed == "merge" else (eraser_module.Eraser, "_finish")), die
+        )
+        if killed == "merge":
+            patch.setattr(eraser_module.Eraser, "reapply", die)
+        with pytest.raises(KeyboardInterrupt):
+            kept.restore(made)
+    with pytest.raises(ConfigurationError, match="erase --reapply"):
+        refuse_unfinished_restore(kept.settings.erasure_dir)
+    kept.reapply()
+    refuse_unfinished_restore(kept.settings.erasure_dir)
+    assert kept.delivered() == identities(2)
+    assert not {each for each in kept.in_redis() if each > 1}
+
+
+def test_a_restore_that_fails_half_way_leaves_nothing_erased_behind(kept: Kept, monkeypatch: pytest.MonkeyPatch):
+    made = kept.backup()
+    kept.erase(sender=ANNA)
+
+    def refuse(_target: object) -> None:
+        raise SinkUnavailable("a writer came")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restoring, "_refuse_late_writers", refuse)
+        with pytest.raises(SinkUnavailable):
+            kept.restore(made)
+    assert kept.delivered() == identities(2)
+    refuse_unfinished_restore(kept.settings.erasure_dir)
+
+
+def test_a_backup_of_before_there_were_tombstones_is_restored(kept: Kept, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(TombstoneFile, "copy_to", lambda _file, _path: None)
+        made = kept.backup()
+    kept.forget()
+    assert kept.restore(made)["erased_again"] == 0
+    assert kept.delivered() == identities(1, 2)
+    assert isinstance(kept.ledger, Ledger)
