@@ -13,8 +13,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from bench.crash_matrix.catalogue import FAULTS, Fault
 from bench.crash_matrix.databases import KINDS, missing
-from bench.crash_matrix.faults import FAULTS, Fault
 from bench.crash_matrix.published import line_of, lines_in, table
 from bench.crash_matrix.report import broken, commit_of_tree, page, write
 from bench.crash_matrix.rounds import Row, play

@@ -1,4 +1,7 @@
-"""A wall clock that can be set, for the processes that are started with its environment; `clock.c` is how."""
+"""A wall clock that can be set and a resolver that can fail, for processes that are started with their environment.
+
+`clock.c` and `names.c` are how.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import struct
 import subprocess
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("clock.c")
+HERE = Path(__file__).parent
 
 
 def compiler() -> str:
@@ -15,15 +18,27 @@ def compiler() -> str:
     return shutil.which("cc") or ""
 
 
+def no_compiler() -> str:
+    """Say why neither can be had; empty where they can."""
+    return "" if compiler() else "there is no C compiler to build what is preloaded into the processes"
+
+
+def _build(source: str, folder: Path) -> Path:
+    """Compile a library into `folder`, once."""
+    library = folder / source.replace(".c", ".so")
+    if not library.exists():
+        command = [compiler() or "cc", "-shared", "-fPIC", "-O2", "-o", str(library), str(HERE / source), "-ldl"]
+        subprocess.run(command, check=True)
+    return library
+
+
 class SettableClock:
     """Built in `folder` at first use; starts at the right time."""
 
     def __init__(self, folder: Path) -> None:
-        self._library, self._offset = folder / "clock.so", folder / "clock"
-        if not self._library.exists():
-            subprocess.run(
-                [compiler() or "cc", "-shared", "-fPIC", "-O2", "-o", str(self._library), str(SOURCE)], check=True
-            )
+        self._offset = folder / "clock"
+        self._library = _build("clock.c", folder)
+        if not self._offset.exists():
             self.set(0)
 
     @property
@@ -36,3 +51,19 @@ class SettableClock:
         self._offset.touch()
         with self._offset.open("r+b") as file:
             file.write(struct.pack("l", seconds))
+
+
+class FailingNames:
+    """Built in `folder`; starts with a resolver that works."""
+
+    def __init__(self, folder: Path) -> None:
+        self._away = folder / "names-away"
+        self.environment = {"LD_PRELOAD": str(_build("names.c", folder)), "NAMES_AWAY": str(self._away)}
+
+    def fail(self) -> None:
+        """No name is found from now on."""
+        self._away.touch()
+
+    def mend(self) -> None:
+        """Names are found again."""
+        self._away.unlink(missing_ok=True)

@@ -101,3 +101,23 @@ def _children(world: World, module: str) -> list[int]:
                 if parent in parents and module in (folder / "cmdline").read_text():
                     found.append(int(folder.name))
     return found
+
+
+def memory_short(world: World, rng: Random) -> None:
+    """A process of ours, or the worker's parser, gets no more memory than it has, or little more."""
+    for _ in range(2):
+        world.more()
+        world.instant(rng)
+        pids = [
+            world.running[rng.choice(["producer", "worker"])].process.pid,
+            *_children(world, "parsing.parser_process"),
+        ]
+        pid = rng.choice(pids)
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+        limits = resource.prlimit(pid, resource.RLIMIT_AS)
+        most = pages * resource.getpagesize() + rng.choice([0, 1, 8]) * 1024 * 1024
+        resource.prlimit(pid, resource.RLIMIT_AS, (most, limits[1]))
+        world.more()
+        time.sleep(rng.uniform(1, 12 if world.long else 4))
+        with suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_AS, limits)

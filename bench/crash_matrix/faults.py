@@ -1,4 +1,4 @@
-"""The faults: what each breaks, and how it is mended. A fault ends with the surroundings as they were before it.
+"""Faults of our processes, Redis, mailbox, SQLite and time. A fault ends with the surroundings as they were before it.
 
 Every `strike` gets the world and the round's own random numbers. Mail arrives in portions; before each blow the next
 portion is delivered and a random part of the time passes in which it flows.
@@ -6,23 +6,19 @@ portion is delivered and a random part of the time passes in which it flows.
 
 from __future__ import annotations
 
-import math
 import resource
 import shutil
 import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from random import Random
 
-from bench.crash_matrix import environment
-from bench.crash_matrix.clock import SettableClock, compiler
-from bench.crash_matrix.databases import POSTGRESQL, SQLITE
-from bench.crash_matrix.world import CREW, LEASE, RECOVERY, Unwell, World
+from bench.crash_matrix.clock import SettableClock
+from bench.crash_matrix.world import CREW, LEASE, Unwell, World
 
 BLOWS = 3
 LOCK_WAIT = 10.0  # seconds SQLite waits for another process's transaction in the product
@@ -30,29 +26,6 @@ REDIS_WAIT = 6.0  # seconds the product waits for an answer of Redis
 SHRINK_TRIES = 100
 OUTAGE_LONG = 60.0
 EVERYSEC = 1.0  # seconds of writes an AOF with `appendfsync everysec` may lose
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A row of the matrix."""
-
-    name: str
-    text: str  # what is done, for the report
-    strike: Callable[[World, Random], None]
-    crew: tuple[str, ...] = CREW
-    surroundings: Callable[[World], AbstractContextManager[None]] = nullcontext
-    recovers_within: float = math.inf  # seconds, from the end of the fault until all mail is delivered
-    repeats: int = 0  # messages a round that a further sink may get once more: those of half a second
-    databases: tuple[str, ...] = (SQLITE, POSTGRESQL)
-    obstacle: Callable[[], str] = lambda: ""  # why it cannot be done on this machine
-
-    def __str__(self) -> str:
-        return self.name
-
-    @property
-    def own_world(self) -> bool:
-        """Whether it needs a world that no other fault uses."""
-        return self.surroundings is not nullcontext
 
 
 def blows(world: World, rng: Random, most: int = BLOWS) -> Iterator[None]:
@@ -348,71 +321,3 @@ def settable_clock(world: World) -> Iterator[None]:
 
 def _set_clock(world: World, seconds: int) -> None:
     SettableClock(world.here.folder).set(seconds)
-
-
-PAIR = ("producer", "worker", "worker-2")
-
-FAULTS = {
-    fault.name: fault
-    for fault in (
-        Fault("producer_killed", "producer: SIGKILL and restart, 3 times", producer_killed),
-        Fault("worker_killed", "worker: SIGKILL and restart, 3 times", worker_killed),
-        Fault("signals", "producer and worker: SIGHUP, SIGUSR2, SIGALRM or SIGPROF, 3 times", signals),
-        Fault("redis_killed", "Redis (AOF everysec): SIGKILL and restart with its data, 3 times", redis_killed),
-        Fault("redis_power_cut", "Redis: SIGKILL and up to the last second of its AOF gone, twice", redis_power_cut),
-        Fault("producer_frozen", "producer: SIGSTOP for 0.2 to 2 s, twice", producer_frozen),
-        Fault("worker_frozen", "one of two workers: SIGSTOP beyond its lease", worker_frozen, PAIR),
-        Fault("redis_frozen", "Redis: SIGSTOP for 0.2 to 3 s, every fifth round 8 s", redis_frozen),
-        Fault("imap_drop", "IMAP connection dropped in mid-literal, 3 times", imap_drop),
-        Fault("session_expiry", "IMAP session expired, idle or in mid-FETCH, 3 times", session_expiry),
-        Fault("token_expiry", "every access token stale and the session ended, 3 times", token_expiry),
-        Fault(
-            "imap_outage",
-            "mail server away for 2 to 5 s, every fifth round 60 s",
-            imap_outage,
-            recovers_within=RECOVERY + 10,
-        ),
-        Fault(
-            "token_outage",
-            "token endpoint away for 2 to 5 s, every fifth round 60 s",
-            token_outage,
-            recovers_within=RECOVERY + 10,
-        ),
-        Fault(
-            "database_locked",
-            "database locked for 0.5 to 3 s, every fifth round 12 s",
-            database_locked,
-            databases=(SQLITE,),
-        ),
-        Fault(
-            "disk_full",
-            "disk of database and blobs full, twice",
-            disk_full,
-            surroundings=small_disk,
-            databases=(SQLITE,),
-        ),
-        Fault("contents_lost", "stored contents removed or with a flipped bit, and scrubbed, twice", contents_lost),
-        Fault("two_producers", "two producers on one account, one SIGKILLed", two_producers, ("rival", *CREW)),
-        Fault("two_workers", "two workers, one SIGKILLed and away beyond its lease", two_workers, PAIR),
-        Fault("redis_flushed", "FLUSHALL, 3 times", redis_flushed),
-        Fault("backup_restored", "Redis killed and an older copy of its data restored", backup_restored),
-        Fault("redis_emptied", "Redis killed and started without data, twice", redis_emptied),
-        Fault("uidvalidity_reset", "UIDVALIDITY of the mailbox reset, twice", uidvalidity_reset),
-        Fault(
-            "commands_refused",
-            "Redis refuses one or two of the commands that we need, twice",
-            environment.commands_refused,
-        ),
-        Fault("foreign_key", "a list of another program under one of our names in Redis", environment.foreign_key),
-        Fault("parser_killed", "the worker's parser: SIGKILL, 9 times", environment.parser_killed),
-        Fault("no_descriptors", "no file descriptor to spare and the parser killed, twice", environment.no_descriptors),
-        Fault("blobs_away", "the folder of the blobs away or empty, twice", environment.blobs_away),
-        Fault(
-            "clock_step",
-            "wall clock steps by up to an hour, forward or back, twice",
-            clock_step,
-            surroundings=settable_clock,
-            obstacle=lambda: "" if compiler() else "there is no C compiler to build a clock that can be set",
-        ),
-    )
-}

@@ -6,7 +6,7 @@ Each has one end, byte for byte. Nothing here knows Redis or a database: `world`
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 
@@ -27,6 +27,7 @@ class Found:
     database: Sequence[Copy]
     dead: Sequence[Copy]
     queued: Sequence[Copy]
+    former: Collection[str] = ()  # identities that the server had and lost
     owed: Sequence[str] = ()  # identities that are in the database, and a further sink never got
 
 
@@ -59,7 +60,7 @@ def judge(found: Found) -> Verdict:
         altered=_ordered(
             copy.email_id for copy in everywhere if found.mailbox.get(copy.email_id, copy.sha256) != copy.sha256
         ),
-        invented=_ordered(whereabouts - found.mailbox.keys()),
+        invented=_ordered(whereabouts - found.mailbox.keys() - set(found.former)),
         seen=_ordered(found.seen),
     )
 

@@ -1,4 +1,4 @@
-"""A TCP relay before a server: the network between it and its clients, which can be cut in the ways networks are."""
+"""A TCP relay before a server, and a resolver: the network between it and its clients, cut in the ways networks are."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+from bench.crash_matrix.clock import FailingNames
 from tests.servers.ports import free_port
 
 CHUNK = 65_536
@@ -122,6 +123,14 @@ class Relay:
     def _wait(self) -> None:
         while not self._passing.wait(LOOK_SECONDS) and not self._over.is_set():
             pass
+
+
+@dataclass
+class Network:
+    """What lies between a process and a server."""
+
+    relay: Relay
+    names: FailingNames
 
 
 @contextmanager

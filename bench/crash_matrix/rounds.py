@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
+from bench.crash_matrix.catalogue import Fault
 from bench.crash_matrix.databases import SQLITE
-from bench.crash_matrix.faults import BLOWS, Fault
+from bench.crash_matrix.faults import BLOWS
 from bench.crash_matrix.law import Verdict, judge
 from bench.crash_matrix.letters import compose
 from bench.crash_matrix.truth import Truth, findings, watching

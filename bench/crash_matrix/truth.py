@@ -17,6 +17,7 @@ from http.client import HTTPException
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.crash_matrix.world import World
+from email_ingestion.ops.alert_thresholds import alert_thresholds
 from email_ingestion.ops.builtin_alerts import ALERT_RULES, MetricsSnapshot
 from tests.servers.processes import Running
 
@@ -92,6 +93,7 @@ class Watch:
         self._delivered = delivered
         self._moved = time.monotonic()  # when mail moved last, or none waited
         self._told = dict.fromkeys(SOURCES, self._moved)  # when each source last told a reason, or mail moved
+        self._thresholds = alert_thresholds()
         self._metrics: dict[str, MetricsSnapshot] = {}
 
     def look(self) -> None:
@@ -135,7 +137,7 @@ class Watch:
             metrics = running.get("/metrics")[1]
         except (AssertionError, OSError, ValueError, HTTPException):
             return dict.fromkeys((READY, STATUS, METRICS, ALERTS), f"{name} does not answer")
-        now = MetricsSnapshot(text_string_to_metric_families(metrics), time.time())
+        now = MetricsSnapshot(text_string_to_metric_families(metrics), time.time(), self._thresholds)
         before = self._metrics.setdefault(name, now)
         return {
             READY: "" if ready["status"] == "ready" else f"{name}: {ready['status']}: {'; '.join(ready['reasons'])}",

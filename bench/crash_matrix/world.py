@@ -10,7 +10,7 @@ import json
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ import redis
 
 from bench.crash_matrix.databases import SQLITE, Database, Unanswered, running_database
 from bench.crash_matrix.law import Copy, Found
+from bench.crash_matrix.relay import Network
 from email_ingestion.blobs import BlobStore, open_blobs
 from email_ingestion.errors import TransientError
 from email_ingestion.ledger.store import Ledger, content_of, open_ledger
@@ -28,6 +29,7 @@ from email_ingestion.records import email_id
 from email_ingestion.stream import Keys
 from email_ingestion.stream.codec import decode
 from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
+from gmail_sandbox.account import GmailAccount
 from tests.servers.processes import Place, Running, gmail_settings, place
 from tests.servers.redis import RedisServer, running_redis
 from tests.servers.webhook import Receiver
@@ -39,8 +41,15 @@ RECOVERY = 1
 PACE = {"CB_RECOVERY_TIMEOUT": RECOVERY, "IMAP_POLL_SECONDS": 1, "WORKER_LEASE_SECONDS": LEASE, "LOG_LEVEL": "DEBUG"}
 CREW = ("producer", "worker")
 PATIENCE = 60.0
+GUEST = "3"  # its number: on one machine no two workers have the same
 # A log line with one of these is a fault of ours, whether mail was lost or not.
 ALARMS = ("thread_crashed", "process_crashed", "loop_stalled")
+
+
+WITH_PURGED = (
+    "SELECT (SELECT count(*) FROM emails)"
+    " + (SELECT count(*) FROM purged WHERE email_id NOT IN (SELECT email_id FROM emails))"
+)
 
 
 class Unwell(Exception):
@@ -82,11 +91,14 @@ class World:
         self.there = there
         self.database = database
         self.receiver: Receiver | None = None  # of the webhook, in the faults that have one
+        self.network: Network | None = None  # between producer and mail server, likewise
+        self.purges = False  # whether an operator purges mail: then it has its end in an export
         self.running: dict[str, Running] = {}
         self.span = 0.1  # seconds a round's first mail needs to flow through, about
         self.long = False  # whether this round's fault may outlast time-outs
         self._bag: deque[list[bytes]] = deque()
         self._server: dict[str, str] = {}
+        self._former: set[str] = set()  # identities that were on the server
         self._known: dict[str, str] = {}
         self._logs = Logs((here.folder, there.folder))
         self._blobs: BlobStore = open_blobs(here.environment["BLOB_URL"])
@@ -117,6 +129,8 @@ class World:
         """Start a process; `up` waits for it."""
         where = self.there if name in {"rival", "guest"} else self.here
         role, _, number = name.partition("-")
+        if role == "guest":
+            number = GUEST
         worker = role in {"worker", "guest"}
         self.running[name] = where.worker(int(number or 1)) if worker else where.producer()
 
@@ -173,6 +187,22 @@ class World:
             self._server[email_id("default", delivery.message.msgid, "")] = hashlib.sha256(raw).hexdigest()
         return True
 
+    def restore_server(self, backup: Mapping[str, int]) -> None:
+        """Bring the mail server back as it was when the next UID of each mailbox was this one."""
+
+        def restore(account: GmailAccount) -> None:
+            everything = account.mailboxes["\\All"]
+            newer = [msgid for msgid in everything.msgids if (everything.uid_of(msgid) or 0) >= backup["\\All"]]
+            for msgid in newer:
+                account.delete(msgid)
+                self._former.add(email_id("default", msgid, ""))
+            for key, mailbox in account.mailboxes.items():
+                mailbox.uidnext = backup.get(key, 1)
+
+        self.sandbox.arm_fault("refuse_connections", count=None, drop_sessions=True)
+        self.sandbox.with_account(restore)
+        self.sandbox.clear_faults()
+
     def instant(self, rng: Random) -> None:
         """Let a random part of the time pass in which the mail flows."""
         time.sleep(rng.uniform(0, self.span))
@@ -182,7 +212,7 @@ class World:
     def delivered(self) -> int | None:
         """How many messages the database has, and the webhook where there is one; None while nobody can tell."""
         try:
-            rows = self.database.rows("SELECT count(*) FROM emails")
+            rows = self.database.rows(WITH_PURGED if self.purges else "SELECT count(*) FROM emails")
         except (Unanswered, sqlite3.Error):
             return None
         stored = int(rows[0][0]) if rows else 0
@@ -228,12 +258,18 @@ class World:
         taken = self.receiver.taken if self.receiver else None
         return Found(
             mailbox={identity: self._server[identity] for identity in ours},
+            former=self._former,
             seen=[identity for identity, message in ours.items() if "\\Seen" in message.flags],
             database=rows,
-            dead=dead,
+            dead=[*dead, *self._purged()],
             queued=queued,
             owed=[] if taken is None else [copy.email_id for copy in rows if copy.email_id not in taken],
         )
+
+    def _purged(self) -> list[Copy]:
+        """What was purged has its end in the export, which its command verified."""
+        rows = self.database.rows("SELECT email_id FROM purged") if self.purges else []
+        return [Copy(identity, self._server.get(identity, "")) for (identity,) in rows]
 
     def _rows(self) -> list[Copy]:
         rows = self.database.rows("SELECT email_id, raw_ref, sha256 FROM emails")
@@ -263,9 +299,9 @@ class World:
         """What the logs say since the last look: duplicates the database refused, and alarms."""
         duplicates, alarms = 0, []
         for record in self._logs.fresh():
-            if record["event"] == "email_delivered":
+            if record.get("event") == "email_delivered":
                 duplicates += bool(record.get("duplicate"))
-            elif record["event"] in ALARMS:
+            elif record.get("event") in ALARMS:
                 said = record.get("message") or str(record.get("exception", "")).strip().splitlines()[-1:]
                 alarms.append(f"{record['component']}: {record['event']}: {record.get('error_type', '')} {said}")
         return duplicates, alarms

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.crash_matrix.databases import KINDS
-from bench.crash_matrix.faults import FAULTS, Fault
+from bench.crash_matrix.catalogue import FAULTS, Fault
+from bench.crash_matrix.databases import KINDS, SQLITE, missing
 from bench.crash_matrix.law import Copy, Found, judge
 from bench.crash_matrix.published import Line, line_of, lines_in, table
 from bench.crash_matrix.report import broken, commit_of_tree, page
@@ -51,13 +51,21 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     made.clear()
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=str)
-def test_a_fault_loses_nothing_and_doubles_nothing(fault: Fault, stage: Stage, tmp_path: Path):
-    if fault.obstacle():
-        pytest.skip(fault.obstacle())
-    if fault.own_world:
+def _rows() -> Iterator[object]:
+    """The quick ones always, on SQLite; all others with --soak."""
+    for fault in FAULTS.values():
+        for kind in fault.databases:
+            long = () if fault.quick and kind == SQLITE else pytest.mark.soak
+            yield pytest.param(fault, kind, id=fault.name if kind == SQLITE else f"{fault.name}-{kind}", marks=long)
+
+
+@pytest.mark.parametrize(("fault", "kind"), list(_rows()))
+def test_a_fault_loses_nothing_and_doubles_nothing(fault: Fault, kind: str, stage: Stage, tmp_path: Path):
+    if obstacle := fault.obstacle() or missing(kind):
+        pytest.skip(obstacle)
+    if fault.own_world or kind != SQLITE:
         stage.clear()
-        with running_world(tmp_path) as world, fault.surroundings(world):
+        with running_world(tmp_path, kind) as world, fault.surroundings(world):
             row = play(fault, world, rounds=ROUNDS, messages=MESSAGES, seed=SEED)
     else:
         row = play(fault, stage.world(), rounds=ROUNDS, messages=MESSAGES, seed=SEED)

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
@@ -100,6 +100,7 @@ def test_a_wrong_key_is_noticed_by_the_receiver(receiver: Receiver):
     ("status", "error"),
     [
         *((400, PermanentError), (404, PermanentError), (410, PermanentError), (422, PermanentError)),
+        *((401, SinkFailed), (403, SinkFailed), (407, SinkFailed)),
         *((408, SinkThrottled), (425, SinkThrottled), (429, SinkThrottled)),
         *((500, SinkFailed), (502, SinkFailed), (503, SinkFailed)),
         *((301, SinkUnavailable), (308, SinkUnavailable)),
@@ -109,6 +110,34 @@ def test_each_answer_means_what_http_says(sink: WebhookSink, receiver: Receiver,
     receiver.fail(status)
     with pytest.raises(error, match=str(status)):
         sink.deliver([sink_message()])
+
+
+@pytest.mark.parametrize("hours", [-30, 2])
+def test_a_receiver_with_another_clock_refuses_no_message_for_good(
+    sink: WebhookSink, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, hours: int
+):
+    """The clock of this machine is off; the receiver's library finds the time of a post too new or too old."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) + timedelta(hours=hours)
+
+    receiver.refuse = 400
+    monkeypatch.setattr("email_ingestion.sinks.webhook.datetime", Clock)
+    with pytest.raises(SinkUnavailable, match=r"400, and this machine's clock is \d+ s (before|behind) its"):
+        sink.deliver([sink_message()])
+    sink.deliver([sink_message(), sink_message(2)])
+    assert receiver.taken == {"default:gm:1": 1, "default:gm:2": 1}
+    receiver.fail(422)  # what it refuses now is the message
+    with pytest.raises(PermanentError):
+        sink.deliver([sink_message(3)])
+    receiver.work()
+    monkeypatch.undo()
+    with pytest.raises(SinkUnavailable, match="clock"):
+        sink.deliver([sink_message(3)])
+    sink.deliver([sink_message(3)])
+    assert receiver.taken["default:gm:3"] == 1
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -1,7 +1,8 @@
 """The sink that posts each message to a URL, signed according to the Standard Webhooks specification.
 
 2xx means taken. 408, 425, 429, and 503 with Retry-After mean a pause for all messages, other 4xx a dead letter. Any
-other answer, and no answer in time, mean another attempt and a failure of the webhook.
+other answer, and no answer in time, mean another attempt and a failure of the webhook; so do 401, 403 and 407, which
+are about us, and any refusal by a receiver whose clock differs from ours, for it judges a post by the time in it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from binascii import Error as Base64Error
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from types import MappingProxyType
@@ -45,6 +46,8 @@ EVENT: Final = "email.received"
 _CONNECT_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 30.0  # where the answer asks for one and does not say how long
 _PAUSE_STATUSES: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
+_CREDENTIALS: Final = frozenset({401, 403, 407})  # it does not know our signature, or a proxy does not let us through
+_CLOCK_SECONDS: Final = 60.0  # by which the receiver's clock may differ; its library refuses posts five minutes off
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _Headers = Mapping[str, str]
 _NO_HEADERS: Final[_Headers] = MappingProxyType({})
@@ -98,6 +101,7 @@ class WebhookSink:
         self._signers = signers  # the newest first; all of them sign, so that a receiver may have any
         self._max_attachment_bytes = max_attachment_bytes  # bytes of an attachment that still travels along
         self._failed_at = -math.inf  # by the clock: it did not take the last message, which was not to blame
+        self._offset = timedelta()  # of our clock before the receiver's, where that had refused a post
         self._connect_timeout = min(timeout, _CONNECT_SECONDS)  # for a connection, and for the answer to a ping
         self._timeout = timeout  # of a post, all in all
         self._tls = httpx.create_ssl_context()
@@ -175,7 +179,7 @@ class WebhookSink:
         return client
 
     def _post(self, message: SinkMessage) -> None:
-        now = datetime.now(UTC)
+        now = datetime.now(UTC) - self._offset
         record = as_json(message.email, self._max_attachment_bytes)
         body = json.dumps({"type": EVENT, "timestamp": now.isoformat(), "data": record}, separators=(",", ":"))
         email_id = message.email.email_id
@@ -186,6 +190,8 @@ class WebhookSink:
         }
         try:
             with self._client.stream("POST", self._url, self._timeout, body.encode(), headers) as response:
+                if response.is_client_error:
+                    self._compare_clocks(response)
                 _check_answer(response)  # whatever it says beyond its status is not read
         except _DeadlineExceeded as error:
             raise SinkTimedOut(f"the webhook did not answer within {self._timeout:g} s") from error
@@ -193,6 +199,18 @@ class WebhookSink:
             raise SinkUnavailable(f"the webhook cannot be reached: {self._cause(error)}") from error
         except httpx.HTTPError as error:
             raise SinkFailed(f"the webhook did not answer: {self._cause(error)}") from error
+
+    def _compare_clocks(self, response: httpx.Response) -> None:
+        """Sign by the receiver's clock from now on, if that differs: what it refused may be the time. No message is."""
+        dated = _date(response.headers.get("date", ""))
+        offset = datetime.now(UTC) - dated if dated else self._offset
+        if abs((offset - self._offset).total_seconds()) > _CLOCK_SECONDS:
+            self._offset = offset
+            direction = "before" if offset > timedelta() else "behind"
+            raise SinkUnavailable(
+                f"the webhook answers {response.status_code}, and this machine's clock is "
+                f"{abs(offset.total_seconds()):.0f} s {direction} its: sudo timedatectl set-ntp true"
+            )
 
 
 class _DeadlineExceeded(Exception):
@@ -273,6 +291,8 @@ def _check_answer(response: httpx.Response) -> None:
     pause = response.headers.get("retry-after")
     if status in _PAUSE_STATUSES or (status == HTTPStatus.SERVICE_UNAVAILABLE and pause):
         raise SinkThrottled(f"the webhook answers {status}", parse_retry_after(pause, datetime.now(UTC)))
+    if status in _CREDENTIALS:
+        raise SinkFailed(f"the webhook answers {status}: check WEBHOOK_SECRET, and what stands before it")
     if response.is_client_error:
         raise PermanentError(f"the webhook answers {status}")
     if response.is_redirect:
@@ -286,11 +306,17 @@ def parse_retry_after(value: str | None, now: datetime) -> float:
         return _PAUSE_SECONDS
     if value.strip().isdecimal():
         return float(value)
+    until = _date(value)
+    return _PAUSE_SECONDS if until is None else max(0.0, until.timestamp() - now.timestamp())
+
+
+def _date(value: str) -> datetime | None:
+    """Read an HTTP date (RFC 9110, section 5.6.7); None for what is none."""
     try:
-        until = parsedate_to_datetime(value)
+        found = parsedate_to_datetime(value)
     except ValueError:
-        return _PAUSE_SECONDS
-    return max(0.0, (until if until.tzinfo else until.replace(tzinfo=UTC)).timestamp() - now.timestamp())
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _next_hop(url: httpx.URL) -> tuple[str, int]:
