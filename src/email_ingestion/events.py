@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 BreakerState = Literal["CLOSED", "OPEN", "HALF_OPEN"]
-Action = Literal["breaker", "pause", "resume", "degrade", "priority", "log-level", "revoke", "unknown"]
+Action = Literal["breaker", "pause", "resume", "degrade", "priority", "log-level", "revoke", "incident", "unknown"]
 Outcome = Literal["done", "refused"]
 
 
@@ -607,6 +607,17 @@ class Notified(Event):
     wrong: int
     over: int
     sent: bool
+    alerts: tuple[str, ...] = ()  # the keys of the active ones
+    ended: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AlertReceived(Event):
+    """An alert that opens an incident began to fire or is over: a built-in one, or one of an Alertmanager."""
+
+    alert: str
+    priority: str
+    firing: bool
 
 
 @dataclass(frozen=True, slots=True)

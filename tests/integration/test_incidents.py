@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from email_ingestion.cli.main import app
 from email_ingestion.incidents.incident_log import find_incident, open_incident
+from email_ingestion.ops.alert_silences import read_silences
 from email_ingestion.ops.audit_log import write_audit
 from tests.servers.redis import RedisServer
 
@@ -47,8 +49,6 @@ def test_an_incident_from_its_opening_to_its_post_mortem(here: Path) -> None:
     assert re.fullmatch(r"INC-\d{8}-001", number)
     assert "nothing runs here" in printed
     assert (code, find_incident("001").state) == (0, "open")
-    from datetime import UTC, datetime  # noqa: PLC0415
-
     record = {
         "timestamp": datetime.now(UTC).isoformat(),
         "level": "INFO",
@@ -84,6 +84,54 @@ def test_an_incident_from_its_opening_to_its_post_mortem(here: Path) -> None:
     assert (listed["number"], listed["state"], listed["alert"]) == (number, "resolved", "EmailIngestionNoWorkers")
     kept = {path.name for path in find_incident(number).folder.iterdir()}
     assert {"initial.md", "update.md", "resolved.md", "postmortem.md", "verification.md", "evidence"} <= kept
+
+
+def test_an_alert_opens_one_incident_however_often_it_fires_until_that_is_resolved(here: Path) -> None:
+    words = ("open", "--no-evidence", "--unless-open", "--from-alert", "EmailIngestionErrorRateMajority")
+    number = run(*words)[1].splitlines()[0]
+    found = find_incident("ErrorRateMajority")
+    assert (found.number, found.severity, found.state) == (number, "P1", "open")
+    assert run(*words, "again")[1].splitlines()[0] == number
+    assert [entry.text for entry in find_incident(number).entries if entry.kind == "note"] == [
+        "the alert EmailIngestionErrorRateMajority fires again: again"
+    ]
+    run("ack", number)
+    assert [(each.pattern, each.kind) for each in read_silences()] == [("EmailIngestionErrorRateMajority", "ack")]
+    run("resolve", number, "--cause", "x", "--fix", "y")
+    assert run(*words)[1].splitlines()[0] != number
+
+
+def test_an_incident_is_described_by_what_rings(here: Path) -> None:
+    now = datetime.now(UTC).isoformat()
+    rows = [{"alert": "SinkLate/webhook", "priority": "P3", "text": "sink webhook has not got a message for 6 min"}]
+    (here / "data").mkdir()
+    (here / "data" / "active-alerts.json").write_text(json.dumps({"looked_at": now, "alerts": rows}))
+    run("open", "--no-evidence", "--from-alert", "EmailIngestionSinkLate")
+    found = find_incident("001")
+    assert (found.title, found.severity) == ("sink webhook has not got a message for 6 min", "P3")
+    refused = CliRunner().invoke(app, ["incident", "open"])
+    assert "TITLE says what is wrong" in str(refused.exception) or refused.exit_code
+
+
+def test_the_texts_say_who_is_told_and_the_checklist_what_is_left(here: Path) -> None:
+    (here / "config").mkdir()
+    (here / "config" / "contacts.toml").write_text(
+        '[response_minutes]\nP1 = 15\n[L1]\nrole = "On-call engineer"\nreach = "the rota"\n'
+        '[L2]\nrole = "Team lead"\ntold_of = ["P2"]\n'
+    )
+    printed = run("open", "--no-evidence", "--severity", "SEV1", "mail is late")[1]
+    assert "Told: L1 On-call engineer: the rota. An answer within 15 min." in printed
+    code, listed = run("checklist", "001")
+    assert (code, "- [ ] 1. acknowledge it" in listed) == (0, True)
+    run("ack", "001")
+    code, listed = run("checklist", "001", "--done", "7")
+    assert "- [x] 1. acknowledge it" in listed
+    assert "- [x] 7. is any mail missing?" in listed
+    done = {item["number"] for item in json.loads(run("checklist", "001", "--json")[1]) if item["done"]}
+    assert done == {1, 7}
+    path = find_incident("001").folder / "incident.json"
+    path.write_text(path.read_text().replace('"opened_at": "2', '"opened_at": "1'))
+    assert run("checklist", "001")[0] == 1
 
 
 def test_what_cannot_be_is_one_sentence(here: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from email_ingestion.ops import builtin_alerts
+from email_ingestion.ops.contacts import read_contacts
 from tests.drills.play import RUNBOOKS
 from tests.drills.runbook import Fence, Procedure, pages
 from tests.drills.scenarios import scenarios
@@ -129,7 +130,10 @@ def test_contacts_are_roles_and_those_of_the_runbook() -> None:
     assert {level: (each["role"], each["when"]) for level, each in contacts.items() if "role" in each} == {
         level: (role, when) for level, role, when in rows
     }
-    assert all(set(each) == {"role", "when", "reach"} for each in contacts.values() if "role" in each)
+    read = read_contacts(ROOT / "config" / "contacts.example.toml")
+    assert [each.level for each in read.people] == ["L1", "L2", "L3", "External"]
+    assert {each.level for each in read.told_of("P1")} == {"L1", "L2"}
+    assert "https://www.google.com/appsstatus" in read.status_pages.values()
     assert not re.search(r"[\w.]+@[\w.]+|\+\d{6,}", (ROOT / "config" / "contacts.example.toml").read_text())
 
 

@@ -29,7 +29,7 @@ from email_ingestion.errors import (
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.oauth2 import TokenSource
 from email_ingestion.oauth2.token_refresher import TokenRefresher
-from email_ingestion.ops.builtin_alerts import alert_thread
+from email_ingestion.ops.alert_monitor import AlertThread
 from email_ingestion.ops.observers import combine
 from email_ingestion.ops.status_records import Identity, Names
 from email_ingestion.producer import AccountBackoff, Connector, Intervals, Watcher, WatcherSupervisor
@@ -149,8 +149,7 @@ class ProducerService:
     def _optional_threads(self, link: RedisLink) -> Iterator[PeriodicThread | NightlyScrub | LedgerWatch]:
         """Yield the built-in alerts and the canary, where they are configured, and what looks at stores and servers."""
         settings, ops = self._context.settings, self._context.ops
-        if thread := alert_thread(settings, ops.metrics, ops.observe):
-            yield thread
+        yield AlertThread(settings, ops.metrics, ops.observe, self._context.admin_actions.incidents).make()
         if settings.canary_seconds:
             yield Canary(settings.canary_seconds, link, self._context.overrides.active_pause, ops.observe)
         if tls_servers(settings):

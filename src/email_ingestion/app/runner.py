@@ -35,6 +35,7 @@ from email_ingestion.file_modes import open_to_others, repair_modes
 from email_ingestion.ledger.fingerprint import ledger_fingerprint
 from email_ingestion.ops.admin import Admin, AdminActions, ops_token
 from email_ingestion.ops.http_server import serve
+from email_ingestion.ops.incident_opener import IncidentOpener
 from email_ingestion.ops.logs import LogLevel, configure_logs, logger, reopen_logs
 from email_ingestion.ops.observers import Ops, open_ops
 from email_ingestion.ops.prometheus_targets import remove_target, write_target
@@ -212,7 +213,7 @@ class ProcessRunner:
                 "plaintext_connection", setting=plain.setting, host=plain.host, exposed=plain.exposed
             )
         log_level = LogLevel(settings.log_level)
-        actions = AdminActions(self._breakers.get, overrides, log_level)
+        actions = AdminActions(self._breakers.get, overrides, log_level, IncidentOpener(ops.observe))
         actions.pings["redis"] = partial(check_writable, link)
         ops_url = self._serve(ops, actions, cleanup)
         reload = partial(self._reload, output, log_level)

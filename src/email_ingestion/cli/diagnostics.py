@@ -1,4 +1,4 @@
-"""`doctor`, `config`, `evidence` and `alert`: what is wrong here, which settings hold, and whether alerts arrive."""
+"""`doctor`, `config` and `evidence`: what is wrong here, which settings hold, and what is known of an incident."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from email_ingestion.cli.common import audited
 from email_ingestion.cli.exit_codes import OK
 from email_ingestion.cli.output import Json, say, show
 from email_ingestion.doctor.findings import SEVERITY, Finding, worst_verdict
-from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.settings import Settings, load_settings
 from email_ingestion.settings.effective_settings import effective_settings
 
@@ -23,7 +22,6 @@ COLOURS = {"ok": "green", "unknown": "cyan", "degraded": "yellow", "failed": "bo
 
 config = typer.Typer(help="See which setting holds and where it comes from.")
 evidence = typer.Typer(help="Put together what is known of an incident, without mail or secrets.")
-alert = typer.Typer(help="Notices without a Prometheus.", no_args_is_help=True)
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False) -> int:
@@ -117,32 +115,3 @@ def collect_into(settings: Settings, folder: Path) -> dict[str, Any]:
 
     extra = {"doctor.json": lambda: [asdict(each) for each in run_checks()]}
     return collect_bundle(settings, folder, lambda _: None, extra)
-
-
-@alert.callback()
-def _alert() -> None:
-    """Keep `test` a command of its own, as the only one in its group."""
-
-
-@alert.command("test")
-def try_channels() -> None:
-    """Send a test notice to every channel.
-
-    Exit code 0 when all of them took it, 2 when one did not, 78 when none is configured or one is misspelt.
-
-    Examples:
-      email-ingestion alert test
-      ALERT_CHANNELS=ntfys://ntfy.example.com/mail email-ingestion alert test
-    """
-    from email_ingestion.ops.alert_channels import AlertChannels, configured_channels  # noqa: PLC0415
-
-    named = configured_channels(load_settings())
-    if not named:
-        settings = "ALERT_CHANNELS, ALERT_EMAIL_RECIPIENTS or SLACK_ALERT_WEBHOOK"
-        raise ConfigurationError(f"nobody would be told: set {settings}; see docs/monitoring.md")
-    for setting, url in named:
-        if not AlertChannels([(setting, url)]).send(
-            "email-ingestion: a test", "Notices of email-ingestion reach you here."
-        ):
-            raise OperationFailed(f"{setting} did not take the notice: check the address and the credentials in it")
-    typer.echo(f"{len(named)} channel(s) took the test notice")

@@ -22,16 +22,29 @@ if TYPE_CHECKING:
 
 incident = typer.Typer(no_args_is_help=True, help="Lead an incident: its number, its log, the texts people need.")
 Severity = Literal["P0", "P1", "P2", "P3", "P4", "SEV1", "SEV2", "SEV3", "SEV4"]
-Number = Annotated[str, typer.Argument(metavar="NUMBER", help="INC-YYYYMMDD-NNN, or an end of it that only one has.")]
+Number = Annotated[
+    str,
+    typer.Argument(
+        metavar="NUMBER", help="INC-YYYYMMDD-NNN, an end of it that only one has, or its alert while it is open."
+    ),
+]
 Text = Annotated[str, typer.Argument(metavar="TEXT", help="What to write down.")]
 WEBHOOK_SECONDS = 10.0
+ACK_SECONDS = 24 * 3600.0
 
 
 @incident.command("open")
 def open_(
-    title: Annotated[str, typer.Argument(help="What is wrong, in a few words.")],
-    severity: Annotated[Severity, typer.Option(help="As section 1 of the runbook says.")] = "P2",
+    title: Annotated[
+        str, typer.Argument(metavar="[TITLE]", help="What is wrong, in a few words; else what the alert says.")
+    ] = "",
+    severity: Annotated[
+        Severity | None, typer.Option(help="As section 1 of the runbook says; else the alert's, else P2.")
+    ] = None,
     from_alert: Annotated[str, typer.Option(metavar="NAME", help="The alert that rang.")] = "",
+    unless_open: Annotated[
+        bool, typer.Option("--unless-open", help="Not if one is open for this alert: that one is printed.")
+    ] = False,
     evidence: Annotated[bool, typer.Option(help="Collect the evidence now.")] = True,
 ) -> int:
     """Open an incident: print its number on the first line, then the text for colleagues.
@@ -41,15 +54,20 @@ def open_(
 
     Examples:
       email-ingestion incident open --severity P2 "mail is late"
-      email-ingestion incident open --from-alert EmailIngestionNoWorkers "no worker is alive"
+      email-ingestion incident open --from-alert EmailIngestionNoWorkers
+      email-ingestion incident open --from-alert NoWorkers --unless-open "no worker is alive"
     """
     from email_ingestion.incidents import incident_log, texts  # noqa: PLC0415 - slow to load
 
     settings = load_settings()
-    with audited(settings.log_dir, "incident open", {"title": title, "severity": severity}) as outcome:
-        new = incident_log.open_incident(title, severity, current_user(), from_alert)
+    title, grade = _described(" ".join(title.split()), severity, from_alert)
+    with audited(settings.log_dir, "incident open", {"title": title, "severity": grade}) as outcome:
+        new = incident_log.open_incident(title, grade, current_user(), from_alert, unless_open=unless_open)
         outcome["number"] = new.number
     typer.echo(new.number)
+    if [entry.kind for entry in new.entries] != ["opened"]:
+        say(f"{new.number} is {new.state} for {printable(from_alert)} already: noted there that it fires again")
+        return 0
     text = texts.initial_text(new, _assess(settings, new))
     incident_log.keep(new, "initial.md", text)
     typer.echo(text)
@@ -58,6 +76,18 @@ def open_(
     if settings.incident_webhook:
         _make_ticket(settings, new, text)
     return 0
+
+
+def _described(title: str, severity: str | None, alert: str) -> tuple[str, str]:
+    """Return title and severity, from what is known of the alert where they are not given. Raises BadParameter."""
+    from email_ingestion.cli.alert import active_alert  # noqa: PLC0415 - slow to load
+    from email_ingestion.ops.alert_thresholds import priority_of_alert  # noqa: PLC0415
+
+    if not title and not alert:
+        raise typer.BadParameter("TITLE says what is wrong, in a few words; or name the alert with --from-alert")
+    known = active_alert(alert) if alert else {}
+    severity = severity or known.get("priority") or (priority_of_alert(alert) if alert else None) or "P2"
+    return title or known.get("text") or f"the alert {alert} rings", severity
 
 
 @incident.command()
@@ -92,7 +122,51 @@ def ack(number: Number) -> int:
     if found.state != "open":
         by = found.resolved_by or found.acknowledged_by
         raise OperationFailed(f"{found.number} is {found.state} already, by {by}")
-    return _done(incident_log.change(found, user, "ack", "acknowledged", acknowledged_at=_now(), acknowledged_by=user))
+    changed = incident_log.change(found, user, "ack", "acknowledged", acknowledged_at=_now(), acknowledged_by=user)
+    if found.alert:
+        _acknowledge_alert(found, user)
+    return _done(changed)
+
+
+def _acknowledge_alert(found: Incident, user: str) -> None:
+    """Let the alert that opened the incident be told no more: somebody has it in hand."""
+    from email_ingestion.ops.alert_silences import Silence, add_silence  # noqa: PLC0415 - slow to load
+
+    now = datetime.now(UTC).timestamp()
+    add_silence(Silence(found.alert, "ack", now, now + ACK_SECONDS, user, found.number))
+
+
+@incident.command("checklist")
+def checklist_(
+    number: Number,
+    done: Annotated[
+        list[int] | None, typer.Option("--done", metavar="N", help="Tick this one; may be repeated.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Show what is to be done in the first hour, day, week and month, by when, and what of it is done.
+
+    What the incident's log shows is ticked by itself. Exit code 1 while something is overdue.
+
+    Examples:
+      email-ingestion incident checklist 001
+      email-ingestion incident checklist 001 --done 7 --done 8
+    """
+    from email_ingestion.incidents import incident_log  # noqa: PLC0415 - slow to load
+    from email_ingestion.incidents.checklists import checklist, checklist_text  # noqa: PLC0415
+
+    found = incident_log.find_incident(number)
+    texts = {item.number: item.text for item in checklist(found)}
+    if unknown := [each for each in done or () if each not in texts]:
+        raise typer.BadParameter(f"--done {unknown[0]}: the list has the numbers 1 to {len(texts)}")
+    for each in done or ():
+        found = incident_log.add_entry(found, current_user(), "done", texts[each])
+    items = checklist(found)
+    if as_json:
+        typer.echo(json.dumps([asdict(item) | {"due": item.due.isoformat()} for item in items], indent=2))
+    else:
+        typer.echo(f"{found.number}: {printable(found.title)}\n\n{checklist_text(found)}")
+    return 1 if any(not item.done and item.due < datetime.now(UTC) for item in items) else 0
 
 
 @incident.command()

@@ -93,7 +93,7 @@ COMMANDS = {
     "loadtest": ("loadtest:loadtest", "Send generated messages through the running system."),
     "route": ("route:route", "See what the routes of config/settings.toml do."),
     "import": ("import_mbox:import_", "Queue the messages of an mbox file that are neither delivered nor queued."),
-    "alert": ("diagnostics:alert", "Notices without a Prometheus."),
+    "alert": ("alert:alert", "See what rings, tell people, acknowledge and silence."),
     "sandbox": ("sandbox:sandbox", "Run the Gmail sandbox: IMAP, OAuth endpoints and a control API on this machine."),
     "gameday": ("gameday:gameday", "Break the sandbox's stack on purpose."),
 }
@@ -103,13 +103,13 @@ COMMANDS = {
 GROUPS = {
     "Run it": ("init", "start", "stop", "status", "sandbox", "producer", "worker", "auth"),
     "Find what is wrong": ("doctor", "check", "errors", "quality", "logs", "config", "redis-cli"),
-    "On call": ("incident", "evidence", "audit"),
+    "On call": ("alert", "incident", "evidence", "audit"),
     "Read the mail": ("search", "export", "parse", "route"),
     "Get more mail in": ("import", "backfill", "reconcile"),
     "Mend what is stuck": ("dlq", "quarantine", "pending", "consumers", "revoke"),
     "Slow down, hold": ("pause", "resume", "degrade", "priority", "breaker", "log-level"),
     "Look after data": ("database", "reparse", "erase", "blobs", "backup", "restore", "drain", "refill"),
-    "Try and practise": ("loadtest", "gameday", "alert"),
+    "Try and practise": ("loadtest", "gameday"),
 }
 MORE = "More"
 # typer carries its own copy of click and does not publish this class.

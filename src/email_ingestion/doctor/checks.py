@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from email_ingestion.blobs import open_blobs
 from email_ingestion.doctor.account_checks import check_account
+from email_ingestion.doctor.alert_checks import check_alerts
 from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.doctor.machine_checks import check_folders, check_modes, check_ports, check_processes
 from email_ingestion.doctor.redis_checks import check_redis
@@ -39,6 +40,7 @@ def run_checks(clock: Callable[[], float] = time.time) -> Findings:
     yield from _guarded("redis", lambda: check_redis(settings, clock))
     yield from _guarded("processes", lambda: check_processes(settings))
     yield from _guarded("stores", lambda: check_stores(settings))
+    yield from _guarded("alerts", lambda: check_alerts(settings))
     for account in accounts:
         yield from _guarded(f"account {account.name}", lambda account=account: check_account(account, settings, clock))  # type: ignore[misc]
 

@@ -14,8 +14,10 @@ from email_ingestion.errors import ConfigurationError, OperationFailed
 
 FOLDER = Path("data/incidents")
 
+ALERT_PREFIX = "EmailIngestion"
+
 State = Literal["open", "acknowledged", "resolved"]
-Kind = Literal["opened", "note", "ack", "update", "action", "factor", "lucky", "resolved", "verified"]
+Kind = Literal["opened", "note", "done", "ran", "ack", "update", "action", "factor", "lucky", "resolved", "verified"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +70,15 @@ class Incident:
         return [entry.text for entry in self.entries if entry.kind == kind]
 
 
-def open_incident(title: str, severity: str, user: str, alert: str = "") -> Incident:
-    """Give the next number of the day, make its folder and write the incident. Raises ConfigurationError."""
+def open_incident(title: str, severity: str, user: str, alert: str = "", *, unless_open: bool = False) -> Incident:
+    """Give the next number of the day, make its folder and write the incident. Raises ConfigurationError.
+
+    With `unless_open`, return the incident that is open for this alert, if there is one.
+    """
     now = datetime.now(UTC)
     with file_lock(FOLDER / "numbers"):
+        if unless_open and (found := _open_for(alert)):
+            return add_entry(found[0], user, "note", f"the alert {alert} fires again: {title}")
         taken = [int(path.name.rpartition("-")[2]) for path in FOLDER.glob(f"INC-{now:%Y%m%d}-*")]
         number = f"INC-{now:%Y%m%d}-{max(taken, default=0) + 1:03d}"
         incident = Incident(number, title, severity, now.isoformat(timespec="seconds"), user, alert)
@@ -84,7 +91,12 @@ def open_incident(title: str, severity: str, user: str, alert: str = "") -> Inci
 
 
 def find_incident(number: str) -> Incident:
-    """Return an incident by its number, or by an end of it that only one has. Raises OperationFailed."""
+    """Return an incident by its number, an end of it that only one has, or the alert it is open for.
+
+    Raises OperationFailed.
+    """
+    if open_ones := _open_for(number):
+        return open_ones[0]
     names = [path.parent.name for path in sorted(FOLDER.glob("INC-*/incident.json"))]
     found = [name for name in names if name == number] or [name for name in names if name.endswith(number)]
     if len(found) != 1:
@@ -92,6 +104,13 @@ def find_incident(number: str) -> Incident:
         what = "several incidents end" if found else "no incident ends"
         raise OperationFailed(f"{what} in {number!r}; latest: {known}")
     return _read(FOLDER / found[0])
+
+
+def _open_for(alert: str) -> list[Incident]:
+    """Return the incidents that are open for an alert, newest first."""
+    wanted = alert.removeprefix(ALERT_PREFIX)
+    found = list_incidents() if wanted else []
+    return [each for each in found if not each.resolved_at and each.alert.removeprefix(ALERT_PREFIX) == wanted]
 
 
 def list_incidents() -> list[Incident]:

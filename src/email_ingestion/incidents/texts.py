@@ -6,46 +6,16 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from email_ingestion.doctor.service_checks import CheckResult
+from email_ingestion.errors import ConfigurationError
 from email_ingestion.incidents.assessment import Assessment
+from email_ingestion.incidents.checklists import checklist_text
 from email_ingestion.incidents.incident_log import Incident
 from email_ingestion.incidents.timeline import TimelineEntry
+from email_ingestion.ops.contacts import read_contacts
+from email_ingestion.ops.notices import priority_of
 
 HOUR = 3600
-UPDATE_MINUTES = {
-    "P0": 15,
-    "P1": 15,
-    "SEV1": 15,
-    "P2": 30,
-    "SEV2": 30,
-    "P3": 240,
-    "SEV3": 240,
-    "P4": 1440,
-    "SEV4": 1440,
-}
-CHECKLISTS = {
-    "0-1 h": (
-        "acknowledge it",
-        "assess and tell people (`incident update`)",
-        "keep the evidence",
-        "follow the section",
-    ),
-    "1-24 h": (
-        "`email-ingestion reconcile`",
-        "`email-ingestion dlq stats`",
-        "`incident verify`",
-        "`incident postmortem`",
-    ),
-    "1-7 d": (
-        "review the post-mortem",
-        "give every action an owner and a day",
-        "play the fault: `email-ingestion gameday`",
-    ),
-    "1-30 d": (
-        "check that the actions are done",
-        "adjust thresholds in config/alerts.yml",
-        "mend the runbook's section",
-    ),
-}
+UPDATE_MINUTES = {"P1": 15, "P2": 30, "P3": 240, "P4": 1440}
 
 
 def initial_text(incident: Incident, now: Assessment) -> str:
@@ -111,7 +81,7 @@ def postmortem_text(incident: Incident, now: Assessment, moments: Sequence[Timel
         f"## Where we were lucky\n\n{_list(incident.texts('lucky'))}\n"
         f"## Actions\n\n{_list(incident.texts('action'), box=True)}\n"
         f"## Timeline (UTC)\n\n| When | Who | What |\n|---|---|---|\n{rows}\n"
-        f"## Checklists\n\n{checklist_text()}"
+        f"## Checklists\n\n{checklist_text(incident)}"
     )
 
 
@@ -122,23 +92,31 @@ def verification_text(incident: Incident, results: Sequence[CheckResult], extra:
     return f"# Verification of {incident.number}\n\nAt {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC.\n\n{lines}"
 
 
-def checklist_text() -> str:
-    """Return the checklists by time since the beginning."""
-    return "\n".join(f"**{span}**\n\n{_list(items, box=True)}" for span, items in CHECKLISTS.items())
-
-
 def _message(incident: Incident, head: str, words: str, now: Assessment, last: str) -> str:
     return (
         f"**{incident.number} {head}: {incident.title}**\n\n{words}:\n{_list(now.impact)}\n"
         f"Scope: {'; '.join(now.scope)}\nData: {'; '.join(now.data_risk)}\n"
         f"Since {incident.opened_at}, {_duration(incident.seconds)}; state {incident.state}"
         + (f", acknowledged by {incident.acknowledged_by}" if incident.acknowledged_by else "")
-        + f".\n{last}\n"
+        + f".\n{_recipients(incident)}{last}\n"
     )
 
 
+def _recipients(incident: Incident) -> str:
+    """Say who is told by config/contacts.toml, and within how many minutes somebody answers."""
+    priority = priority_of(incident.severity) or "P2"
+    try:
+        contacts = read_contacts()
+    except ConfigurationError as error:
+        return f"Told: unknown, for {error}.\n"
+    people = "; ".join(each.line for each in contacts.told_of(priority))
+    minutes = contacts.response_minutes.get(priority)
+    answer = f" An answer within {minutes} min." if minutes else ""
+    return f"Told: {people}.{answer}\n" if people else ""
+
+
 def _next_update(incident: Incident) -> str:
-    at = datetime.now(UTC) + timedelta(minutes=UPDATE_MINUTES[incident.severity])
+    at = datetime.now(UTC) + timedelta(minutes=UPDATE_MINUTES[priority_of(incident.severity) or "P2"])
     return f"Next update by {at:%Y-%m-%d %H:%M} UTC."
 
 

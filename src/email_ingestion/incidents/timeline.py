@@ -25,11 +25,29 @@ EVENTS = {
         "sink_hung",
         "email_dead_lettered",
         "operator_notified",
+        "alert_received",
         "lease_changed",
     ),
     *("imap_uidvalidity_changed", "fetching_held", "mailbox_reconciled"),
 }
-DETAILS = ("message", "reason", "breaker", "old", "new", "account", "sink", "loop", "error_type", "suppressed")
+DETAILS = (
+    "alert",
+    "alerts",
+    "ended",
+    "priority",
+    "firing",
+    "until",
+    "message",
+    "reason",
+    "breaker",
+    "old",
+    "new",
+    "account",
+    "sink",
+    "loop",
+    "error_type",
+    "suppressed",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +99,7 @@ def _orders(log_dir: Path) -> Iterator[TimelineEntry]:
 
 
 def _details(record: dict[str, Any]) -> str:
-    return " ".join(f"{name}={record[name]}" for name in DETAILS if record.get(name) not in (None, "", 0))
+    return " ".join(f"{name}={record[name]}" for name in DETAILS if record.get(name) not in (None, "", 0, []))
 
 
 def _when(record: dict[str, Any]) -> datetime:

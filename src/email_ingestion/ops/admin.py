@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,12 +30,14 @@ from email_ingestion.ops import status_json
 from email_ingestion.ops.api_models import (
     BreakerAnswer,
     DoneAnswer,
+    IncidentsAnswer,
     LogLevelAnswer,
     OverridesAnswer,
     RefusedAnswer,
     RevokedAnswer,
 )
 from email_ingestion.ops.audit_log import write_audit
+from email_ingestion.ops.incident_opener import AlertsOrder, IncidentOpener
 from email_ingestion.ops.log_aggregation import RepeatLimiter
 from email_ingestion.ops.logs import LogLevel, logger
 from email_ingestion.ops.redaction import redact
@@ -44,7 +47,7 @@ TOKEN_BYTES = 32
 MIN_TOKEN_LENGTH = 16  # characters
 MAX_NAME_LENGTH = 64
 UNKNOWN = "unknown"
-BAD_REQUEST, UNAUTHORIZED, FORBIDDEN, CONFLICT = 400, 401, 403, 409
+BAD_REQUEST, UNAUTHORIZED, FORBIDDEN, CONFLICT, UNAVAILABLE = 400, 401, 403, 409, 503
 IDLE_WAIT_SECONDS = 5.0  # how long a pause waits for the work in hand before it is answered
 IDLE_STEP_SECONDS = 0.05
 REFUSAL_SECONDS = 6.0  # between two lines of audit.log about callers without the token
@@ -56,6 +59,7 @@ PATHS: dict[Action, str] = {  # below /admin/
     "priority": "priority",
     "log-level": "log-level",
     "revoke": "revoke",
+    "incident": "incidents",
 }
 REFUSALS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": RefusedAnswer, "description": "400 invalid, 401 wrong token, 403 from a web page, 409 impossible."}
@@ -111,8 +115,15 @@ class AdminActions:
     The process adds how to ping each dependency, how to revoke a message and when it is idle.
     """
 
-    def __init__(self, breakers: Callable[[str], Breaker], overrides: OperatorOverrides, log_level: LogLevel) -> None:
+    def __init__(
+        self,
+        breakers: Callable[[str], Breaker],
+        overrides: OperatorOverrides,
+        log_level: LogLevel,
+        incidents: IncidentOpener | None = None,
+    ) -> None:
         self._breakers = breakers
+        self.incidents = incidents or IncidentOpener(lambda _event: None)
         self._overrides = overrides
         self._log_level = log_level
         self.pings: dict[str, Callable[[], object]] = {}
@@ -186,13 +197,18 @@ class Admin:
     refusals: RepeatLimiter = field(default_factory=lambda: RepeatLimiter(REFUSAL_SECONDS, time.monotonic))
 
     def execute(
-        self, request: Request, action: Action, details: dict[str, Any], run: Callable[[], State]
+        self,
+        request: Request,
+        action: Action,
+        details: dict[str, Any],
+        run: Callable[[], State],
+        failure: int = CONFLICT,
     ) -> JSONResponse:
-        """Carry out an order by calling `run`; record and answer the result."""
+        """Carry out an order by calling `run`; record and answer the result, `failure` where it is impossible."""
         try:
             state = run()
         except EmailIngestionError as error:
-            return self.refuse(request.scope, CONFLICT, {**details, "reason": redact(str(error))})
+            return self.refuse(request.scope, failure, {**details, "reason": redact(str(error))})
         self._record(request.scope, action, "done", details)
         return JSONResponse({"status": "done", "state": state})
 
@@ -234,6 +250,7 @@ class AdminRoutes:
             "priority": (self.priority, OverridesAnswer),
             "log-level": (self.log_level, LogLevelAnswer),
             "revoke": (self.revoke, RevokedAnswer),
+            "incident": (self.incident, IncidentsAnswer),
         }
         for action, (endpoint, state) in endpoints.items():
             app.add_api_route(
@@ -281,6 +298,12 @@ class AdminRoutes:
     def revoke(self, request: Request, order: RevokeOrder) -> Response:
         """Take a message away from the worker that handles it."""
         return self._admin.execute(request, "revoke", order.model_dump(), lambda: self._actions.revoke(order.email_id))
+
+    def incident(self, request: Request, order: AlertsOrder) -> Response:
+        """Open an incident for each alert that an Alertmanager says fires; the body is that of its webhook."""
+        details = {"alerts": sorted({f"{alert.name} {alert.status}" for alert in order.alerts})}
+        run = partial(self._actions.incidents.receive, order)
+        return self._admin.execute(request, "incident", details, run, UNAVAILABLE)  # which an Alertmanager repeats
 
     def invalid(self, request: Request, error: Exception) -> Response:
         """Refuse an order whose body is not valid."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from email_ingestion.errors import ConfigurationError
-from email_ingestion.shipped_files import shipped_root
+from email_ingestion.shipped_files import here_or_shipped, shipped_root
 
 ALERTS_FILE = Path("config/alerts.yml")
 _RECORD = re.compile(r"""\brecord:\s*["']?email_ingestion:threshold:(\w+)""")
@@ -57,6 +57,14 @@ def _number(path: Path, name: str, written: str) -> float:
     if not math.isfinite(value):
         raise ConfigurationError(f'{path}: threshold {name} is {written!r}: write a number, as `expr: "300"`')
     return value
+
+
+def priority_of_alert(name: str, path: Path = ALERTS_FILE) -> str | None:
+    """Return the priority of an alert by its name, with or without `EmailIngestion`; None when there is none of it."""
+    text = here_or_shipped(path).read_text(encoding="utf-8") if here_or_shipped(path).exists() else ""
+    wanted = re.escape(name.removeprefix("EmailIngestion"))
+    found = re.search(rf"- alert: EmailIngestion{wanted}\n(?:(?!- alert:).*\n)*?.*\bpriority: (P\d)", text)
+    return found[1] if found else None
 
 
 class CurrentThresholds:

@@ -232,7 +232,13 @@ class RevokedAnswer(_Answer):
     revoked: bool
 
 
-State = TypeVar("State", BreakerAnswer, OverridesAnswer, LogLevelAnswer, RevokedAnswer)
+class IncidentsAnswer(_Answer):
+    """The number of the incident of each alert, or `over`."""
+
+    incidents: dict[str, str]
+
+
+State = TypeVar("State", BreakerAnswer, OverridesAnswer, LogLevelAnswer, RevokedAnswer, IncidentsAnswer)
 
 
 class DoneAnswer(_Answer, Generic[State]):

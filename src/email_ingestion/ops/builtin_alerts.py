@@ -1,32 +1,19 @@
-"""The built-in alerts: some of the rules of config/alerts.yml, evaluated on our own metrics where no Prometheus runs.
+"""The built-in alerts: some of the rules of config/alerts.yml, for our own metrics where no Prometheus runs.
 
-An alert is notified once, repeated once a day while it lasts, and its end is notified. What was sent is kept across
-restarts.
+`alert_monitor` evaluates them. The thresholds stand in that file alone.
 """
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from prometheus_client.core import Metric
 
-from email_ingestion.atomic_files import write_private
-from email_ingestion.background import PeriodicThread
-from email_ingestion.errors import ConfigurationError
-from email_ingestion.events import LoopFailed, Notified, Observe
-from email_ingestion.ops.alert_channels import AlertChannels, configured_channels
-from email_ingestion.ops.alert_thresholds import CurrentThresholds, alert_thresholds
 from email_ingestion.ops.metric_factory import PREFIX
-from email_ingestion.ops.metrics import Metrics
-from email_ingestion.settings import Settings
 
 RUNBOOK = "https://github.com/example/email-ingestion/blob/main/docs/runbooks/incident_response.md"
-STATE_FILE = Path("data/alerts.json")
-DAY = REPEAT_SECONDS = 86_400.0
+DAY = 86_400.0
 
 
 class MetricsSnapshot:
@@ -361,130 +348,7 @@ CONSEQUENCES = {
 PAUSE_CONSEQUENCES = {"MailboxSilent", "FreshnessBudgetBurn"}  # the alerts that a paused producer brings about
 
 
-@dataclass(frozen=True, slots=True)
-class ActiveAlert:
-    """A rule whose condition holds for one account, breaker or folder; an inhibited alert is not notified."""
-
-    rule: AlertRule
-    subject: str
-    sentence: str
-    inhibited: bool
-
-    @property
-    def key(self) -> str:
-        """The alert's name in the state file."""
-        return f"{self.rule.name}/{self.subject}" if self.subject else self.rule.name
-
-
-@dataclass(frozen=True, slots=True)
-class Notification:
-    """One message about all alerts that are new, due for repetition or resolved, with the numbers of both kinds."""
-
-    title: str
-    body: str
-    firing: int
-    resolved: int
-
-
-class AlertMonitor:
-    """Evaluates the rules each time `evaluate` is called.
-
-    `read` returns the metric families. `send` returns whether the notification got through: if not, it is sent again
-    at the next evaluation. `state_file` keeps what was sent.
-    """
-
-    def __init__(
-        self,
-        read: Callable[[], Iterable[Metric]],
-        send: Callable[[Notification], bool],
-        state_file: Path,
-        clock: Callable[[], float] = time.time,
-        thresholds: Callable[[], Mapping[str, float]] = alert_thresholds,
-    ) -> None:
-        self._read = read
-        self._thresholds = thresholds
-        self._send = send
-        self._state_file = state_file
-        self._clock = clock
-        self._previous = MetricsSnapshot((), clock(), {})
-        self._evaluations: dict[str, int] = {}  # by key: for how many evaluations in a row an alert has been active
-        self._sent_at = _read_sent_times(state_file)  # by key: Unix seconds
-
-    def evaluate(self) -> None:
-        """Read the metrics and send what is due. Raises ConfigurationError when the state file cannot be written."""
-        current = MetricsSnapshot(self._read(), self._clock(), self._thresholds())
-        active = {alert.key: alert for alert in _active_alerts(self._previous, current)}
-        self._previous = current
-        self._evaluations = {key: self._evaluations.get(key, 0) + 1 for key in active}
-        due = {key: alert for key, alert in active.items() if self._is_due(alert, current.now)}
-        resolved = [key for key in self._sent_at if key not in active]
-        if (due or resolved) and self._send(_notification(due, resolved)):
-            kept = {key: at for key, at in self._sent_at.items() if key in active}
-            self._sent_at = kept | dict.fromkeys(due, current.now)
-            write_private(self._state_file, json.dumps(self._sent_at))
-
-    def _is_due(self, alert: ActiveAlert, now: float) -> bool:
-        if alert.inhibited:
-            return False
-        sent_at = self._sent_at.get(alert.key)
-        if sent_at is None:
-            return self._evaluations[alert.key] >= alert.rule.evaluations
-        return now - sent_at >= REPEAT_SECONDS
-
-
-def _active_alerts(previous: MetricsSnapshot, current: MetricsSnapshot) -> Iterator[ActiveAlert]:
-    found = {rule: rule.condition(previous, current) for rule in ALERT_RULES}
-    inhibited = {name for rule, sentences in found.items() if sentences for name in CONSEQUENCES.get(rule.name, ())}
-    if previous.value("paused") or current.value("paused"):  # after a pause the first synchronization is awaited
-        inhibited |= PAUSE_CONSEQUENCES
-    for rule, sentences in found.items():
-        for subject, sentence in sentences.items():
-            yield ActiveAlert(rule, subject, sentence, rule.name in inhibited)
-
-
-def _notification(due: Mapping[str, ActiveAlert], resolved: Sequence[str]) -> Notification:
-    lines = [f"[{alert.rule.priority}] {alert.sentence}" for alert in due.values()]
-    title = lines[0] if lines else f"over: {', '.join(resolved)}"
-    more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
-    links = [f"{RUNBOOK}#{alert.rule.anchor}" for alert in due.values()]
-    paragraphs = [f"{line}\n{link}" for line, link in zip(lines, links, strict=True)]
-    body = "\n\n".join([*paragraphs, *(f"over: {key}" for key in resolved)])
-    return Notification(f"email-ingestion: {title}{more}", body, len(due), len(resolved))
-
-
-def _read_sent_times(state_file: Path) -> dict[str, float]:
-    try:
-        return {str(key): float(at) for key, at in json.loads(state_file.read_text()).items()}
-    except (OSError, ValueError, AttributeError, TypeError):
-        return {}  # nothing was sent yet, or it cannot be read: to notify twice is the lesser evil
-
-
-def alert_thread(settings: Settings, metrics: Metrics, observe: Observe) -> PeriodicThread | None:
-    """Return the thread that evaluates the alerts and sends notifications; None when no channel is configured.
-
-    Raises ConfigurationError for a channel that is wrong.
-    """
-    configured = configured_channels(settings)
-    if not configured:
-        return None
-    channels = AlertChannels(configured)
-
-    def send(notification: Notification) -> bool:
-        sent = channels.send(notification.title, notification.body)
-        observe(Notified(notification.firing, notification.resolved, sent))
-        return sent
-
-    def failed(error: Exception) -> None:
-        observe(LoopFailed("alerts", error, settings.alert_seconds))
-
-    thresholds = CurrentThresholds()
-
-    def current_thresholds() -> Mapping[str, float]:
-        try:
-            return thresholds.read()
-        except ConfigurationError as error:  # the file was changed and is wrong: those before hold
-            failed(error)
-            return thresholds.last
-
-    monitor = AlertMonitor(metrics.registry.collect, send, STATE_FILE, thresholds=current_thresholds)
-    return PeriodicThread("alerts", settings.alert_seconds, monitor.evaluate, immediate=False, on_error=failed)
+def rule_of(key: str) -> AlertRule | None:
+    """Return the rule of an alert by its key; None for one of another release."""
+    name = key.partition("/")[0]
+    return next((rule for rule in ALERT_RULES if rule.name == name), None)

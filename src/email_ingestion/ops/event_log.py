@@ -108,6 +108,7 @@ LOG_RULES: dict[type[Event], LogRule] = {
     events.ContentsVerified: LogRule("contents_verified", lambda event: ERROR if event.lost else INFO),
     events.SignalReceived: LogRule("signal_received", lambda event: INFO if event.signal == "SIGHUP" else WARNING),
     events.Notified: LogRule("operator_notified", lambda event: INFO if event.sent else ERROR),
+    events.AlertReceived: LogRule("alert_received", lambda event: WARNING if event.firing else INFO),
     events.BackupFound: LogRule("backup_found", DEBUG),
     events.CertificateSeen: LogRule("certificate_seen", DEBUG),
     events.Administered: LogRule(

@@ -221,7 +221,7 @@ class Settings(BaseSettings):
     )
 
     alert_channels: tuple[str, ...] = Field(
-        default=(), description="where the built-in monitor tells of trouble: apprise URLs, comma-separated"
+        default=(), description="where it tells of trouble, comma-separated: email, slack, pagerduty, apprise URLs"
     )
     alert_email_recipients: tuple[str, ...] = Field(
         default=(), description="addresses it tells through ALERT_SMTP_URL, comma-separated"
@@ -229,9 +229,22 @@ class Settings(BaseSettings):
     alert_smtp_url: str = Field(
         default="smtp://localhost", description="mail server for them: smtp://user:password@host:587 or smtps://…"
     )
+    pagerduty_routing_key: str | None = Field(
+        default=None, description="integration key (Events API v2) of the PagerDuty service it tells"
+    )
+    pagerduty_events_url: str = Field(
+        default="https://events.pagerduty.com/v2/enqueue",
+        description="where PagerDuty takes events; in the EU events.eu.…",
+    )
+    alertmanager_url: str | None = Field(
+        default=None, description="http(s) address of an Alertmanager, which `alert list` and `alert silence` ask too"
+    )
     alert_seconds: float = Field(default=300, gt=0, description="seconds between two looks of the built-in monitor")
     slack_alert_webhook: str | None = Field(default=None, description="https://hooks.slack.com/services/… it posts to")
 
+    incident_from_alerts: tuple[str, ...] = Field(
+        default=(), description="priorities of built-in alerts that open an incident, comma-separated: P1,P2"
+    )
     incident_webhook: str | None = Field(
         default=None, description="https address that `incident open` posts to, as GitHub takes an issue"
     )
@@ -257,6 +270,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         *("imap_exclude_labels", "sinks", "ops_allowed_hosts", "alert_channels", "alert_email_recipients"),
+        "incident_from_alerts",
         *("redis_sentinels", "redis_cluster_nodes"),
         mode="before",
     )
@@ -269,6 +283,14 @@ class Settings(BaseSettings):
     def _database_first(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         """Put the database first: it proves deliveries, and records pending deliveries to the other sinks."""
         return tuple(dict.fromkeys(("database", *value)))
+
+    @field_validator("incident_from_alerts")
+    @classmethod
+    def _priorities(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [each for each in value if each not in {"P1", "P2", "P3", "P4"}]:
+            message = f"takes P1, P2, P3 and P4, not {wrong[0]}"
+            raise ValueError(message)
+        return value
 
     @field_validator("redis_port", mode="before")
     @classmethod

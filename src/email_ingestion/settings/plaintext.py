@@ -36,6 +36,7 @@ def plaintext_connections(settings: Settings) -> Iterator[PlaintextConnection]:
         ("WEBHOOK_URL", settings.webhook_url, "http", "mail", "https://"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", settings.otel_exporter_otlp_endpoint, "http", "traces", "https://"),
         ("INCIDENT_WEBHOOK", settings.incident_webhook, "http", "its token", "https://"),
+        ("PAGERDUTY_EVENTS_URL", settings.pagerduty_events_url, "http", "its key", "https://"),
         ("SLACK_ALERT_WEBHOOK", settings.slack_alert_webhook, "http", "its secret address", "https://"),
     ]
     if urlsplit(settings.alert_smtp_url).password:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from email_ingestion import errors, events
 from email_ingestion.errors import ConfigurationError
-from email_ingestion.ops.alert_channels import AlertChannels, configured_channels
+from email_ingestion.ops.alert_channels import AlertChannels, configured_channels, sentences_about
+from email_ingestion.ops.alert_monitor import REPEAT_SECONDS, ActiveAlert, AlertMonitor, MonitorFiles
+from email_ingestion.ops.alert_silences import Silence, add_silence, read_silences
 from email_ingestion.ops.alert_thresholds import CurrentThresholds, alert_thresholds
-from email_ingestion.ops.builtin_alerts import (
-    ALERT_RULES,
-    CONSEQUENCES,
-    REPEAT_SECONDS,
-    RUNBOOK,
-    AlertMonitor,
-    Notification,
-)
+from email_ingestion.ops.builtin_alerts import ALERT_RULES, CONSEQUENCES, RUNBOOK
 from email_ingestion.ops.collectors import OverrideGauges
+from email_ingestion.ops.contacts import Contact, Contacts, read_contacts
 from email_ingestion.ops.metrics import Metrics
+from email_ingestion.ops.notices import NoticeItem, Notification, priority_of
 from email_ingestion.ops.status_records import RedisState
 from email_ingestion.overrides import OperatorOverrides
 from email_ingestion.settings import Settings
@@ -50,12 +51,16 @@ class Watched:
         self.sent: list[Notification] = []
         self.reachable = True
         self.state_file = folder / "alerts.json"
+        self.files = MonitorFiles(self.state_file, folder / "active.json", folder / "silences.json")
+        self.opened: list[ActiveAlert] = []
         self.restart()
         self.probe("redis", ok=True)
         self.listed()
 
     def restart(self) -> None:
-        self.monitor = AlertMonitor(self.metrics.registry.collect, self.send, self.state_file, self.clock)
+        self.monitor = AlertMonitor(
+            self.metrics.registry.collect, self.send, self.files, clock=self.clock, on_firing=self.opened.append
+        )
 
     def send(self, notification: Notification) -> bool:
         if self.reachable:
@@ -252,7 +257,7 @@ def test_an_edit_counts_at_the_next_look_and_a_wrong_one_leaves_what_was(tmp_pat
     file.write_text(rule("backlog_critical", '"1000"'))
     thresholds = CurrentThresholds(file)
     watched.monitor = AlertMonitor(
-        watched.metrics.registry.collect, watched.send, watched.state_file, watched.clock, thresholds.read
+        watched.metrics.registry.collect, watched.send, watched.files, clock=watched.clock, thresholds=thresholds.read
     )
     watched.redis = replace(CALM, stream=replace(CALM.stream, depth=500))
     assert watched.evaluate(times=3) == []
@@ -299,10 +304,10 @@ def settings(**values: object) -> Settings:
 
 def test_a_notice_reaches_a_webhook_and_a_failure_is_known(somebody: Receiver) -> None:
     channels = AlertChannels(configured_channels(settings(alert_channels=f"json://127.0.0.1:{somebody.port}/here")))
-    assert channels.send("a title", "a body") is True
-    assert [(it["title"], it["message"]) for it in somebody.posted] == [("a title", "a body")]
+    assert channels.send(Notification.of_text("P2", "a text")) is True
+    assert [(it["title"], it["message"]) for it in somebody.posted] == [("email-ingestion: [P2] a text", "[P2] a text")]
     somebody.status = 500
-    assert channels.send("a title", "a body") is False
+    assert channels.send(Notification.of_text("P2", "a text")) is False
 
 
 def test_a_notice_reaches_every_recipient_by_mail() -> None:
@@ -313,11 +318,11 @@ def test_a_notice_reaches_every_recipient_by_mail() -> None:
                 alert_smtp_url=f"smtp://127.0.0.1:{server.port}",
             )
         )
-        assert AlertChannels(found).send("Redis is down", "see the runbook") is True
+        assert AlertChannels(found).send(Notification.of_text("P1", "Redis is down")) is True
     assert len(server.mail) == 2
     for name, text in zip(("ada", "bob"), server.mail, strict=True):
         assert f"To: {name}@example.com" in text
-        assert "Subject: Redis is down" in text
+        assert "Subject: email-ingestion: [P1] Redis is down" in text
 
 
 @pytest.mark.parametrize(
@@ -335,6 +340,176 @@ def test_a_channel_that_cannot_be_is_named_without_its_secret(given: dict[str, o
     assert "hush-hush" not in str(caught.value)
 
 
+PAGERDUTY_KEY = "0123456789abcdef0123456789abcdef"
+
+
+def test_each_alert_has_an_incident_of_its_own_at_pagerduty_that_ends_with_it(somebody: Receiver) -> None:
+    chosen = settings(
+        alert_channels="pagerduty",
+        pagerduty_routing_key=PAGERDUTY_KEY,
+        pagerduty_events_url=f"http://127.0.0.1:{somebody.port}/v2/enqueue",
+    )
+    channels = AlertChannels(configured_channels(chosen), chosen.pagerduty_events_url)
+    redis = NoticeItem("RedisDown", "P1", "Redis is down", f"{RUNBOOK}#21-redis-down")
+    assert channels.send(Notification((redis, NoticeItem("SinkLate/webhook", "P3", "late"))))
+    assert channels.send(Notification((replace(redis, over=True),)))
+    triggers, end = somebody.posted[:2], somebody.posted[2]
+    assert [each["payload"]["severity"] for each in triggers] == ["critical", "warning"]
+    assert [each["event_action"] for each in somebody.posted] == ["trigger", "trigger", "resolve"]
+    assert end["dedup_key"] == triggers[0]["dedup_key"] != triggers[1]["dedup_key"]
+    assert {each["routing_key"] for each in somebody.posted} == {PAGERDUTY_KEY}
+    somebody.status = 400
+    assert channels.send(Notification.of_text("P1", "here")) is False
+
+
+def test_short_names_choose_among_the_channels_that_have_settings() -> None:
+    given = {
+        "alert_email_recipients": "ada@example.com",
+        "slack_alert_webhook": "https://hooks.slack.com/services/T0000AAAA/B0000AAAA/abcdefghijklmnopqrstuvwx",
+        "pagerduty_routing_key": PAGERDUTY_KEY,
+    }
+    none = Contacts()
+    names = lambda **more: [each.name for each in configured_channels(settings(**given, **more), none)]  # noqa: E731
+    assert names() == ["slack", "email", "pagerduty"]
+    assert names(alert_channels="json://127.0.0.1/") == ["json", "slack", "email", "pagerduty"]
+    assert names(alert_channels="email,slack") == names(alert_channels="Email, SLACK,sentry") == ["email", "slack"]
+    told = list(sentences_about(settings(**given, alert_channels="email,slack,sentry")))
+    assert "sentry takes the exceptions of programs" in told[0]
+    assert told[1].startswith("PAGERDUTY_ROUTING_KEY is set, but pagerduty is not named")
+    assert list(sentences_about(settings(**given))) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"alert_channels": "email"}, "the channel email needs ALERT_EMAIL_RECIPIENTS"),
+        ({"alert_channels": "slack"}, "the channel slack needs SLACK_ALERT_WEBHOOK"),
+        ({"alert_channels": "pagerduty"}, "the channel pagerduty needs PAGERDUTY_ROUTING_KEY"),
+        ({"alert_channels": "pagerduty", "pagerduty_routing_key": "short"}, "PAGERDUTY_ROUTING_KEY is no integration"),
+        ({"alert_channels": "teams"}, "ALERT_CHANNELS: a channel is email, slack, pagerduty or a URL of apprise"),
+    ],
+)
+def test_a_channel_without_its_settings_is_named(given: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(sentence)):
+        configured_channels(settings(**given), Contacts())
+
+
+def test_contacts_say_who_is_told_of_what_and_what_nobody_is_told_of_all_are(somebody: Receiver) -> None:
+    urls = [f"json://127.0.0.1:{somebody.port}/{name}" for name in ("everybody", "lead", "first")]
+    contacts = Contacts(
+        (
+            Contact("L1", told_of=("P2", "P3"), channels=(urls[2],)),
+            Contact("L2", told_of=("P1",), channels=(urls[1],)),
+        )
+    )
+
+    def told(channels: list[str], *priorities: str) -> list[list[str]]:
+        somebody.posted.clear()
+        found = configured_channels(settings(alert_channels=",".join(channels)), contacts)
+        items = tuple(NoticeItem(each, each, each) for each in priorities)
+        sent = AlertChannels(found).send_each(Notification(items))
+        assert all(taken for _, taken in sent)
+        return [re.findall(r"\[(P\d)\]", each["message"]) for each in somebody.posted]
+
+    assert told(urls[:1], "P1", "P3") == [["P1", "P3"], ["P3"], ["P1"]]
+    assert told([], "P1") == [["P1"]]
+    assert told([], "P1", "P4") == [["P4"], ["P1", "P4"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[L1", "contacts.toml: "),
+        ("L1 = 3", "L1 is no table of a role"),
+        ("[L1]\nphone = 'x'", "[L1] has 'phone'; a role has role, when, reach, told_of, channels"),
+        ("[L1]\ntold_of = ['P9']", "told_of of [L1] has 'P9'"),
+        ("[L1]\nchannels = 'slack'", "channels of [L1] must be a list of texts"),
+        ("[response_minutes]\nP1 = 'soon'", "[response_minutes] has P1 to P4"),
+    ],
+)
+def test_contacts_that_are_wrong_are_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "contacts.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=re.escape(sentence)):
+        read_contacts(path)
+    assert read_contacts(tmp_path / "none.toml") == Contacts()
+
+
+def test_what_somebody_has_in_hand_is_not_told_until_its_time_is_up(watched: Watched) -> None:
+    watched.redis = replace(CALM, sinks_oldest={"webhook": watched.clock.now})
+    assert len(watched.evaluate(after=360)) == 1
+
+    def hush(pattern: str, kind: Literal["ack", "silence"], seconds: float) -> None:
+        now = watched.clock.now
+        add_silence(Silence(pattern, kind, now, now + seconds, "ada"), watched.files.silences)
+
+    hush("EmailIngestionSinkLate", "ack", 3 * REPEAT_SECONDS)
+    hush("sinkstuck/web*", "silence", 2000)
+    assert watched.evaluate(times=6) == []
+    (again,) = watched.evaluate(times=2)
+    assert again.startswith("email-ingestion: [P2] sink webhook")
+    active = json.loads(watched.files.active.read_text())["alerts"]
+    assert [(each["alert"], each["state"]) for each in active] == [
+        ("SinkStuck/webhook", "firing"),
+        ("SinkLate/webhook", "inhibited"),
+    ]
+    watched.redis = CALM
+    assert len(watched.evaluate()) == 1
+    assert [each.kind for each in read_silences(watched.files.silences)] == ["silence"]
+    watched.redis = replace(CALM, sinks_oldest={"webhook": watched.clock.now})
+    assert len(watched.evaluate(after=360)) == 1
+
+
+def test_an_incident_is_opened_once_for_an_alert_that_fires_and_not_for_what_is_silenced(watched: Watched) -> None:
+    watched.probe("redis", ok=False)
+    watched.breaker.state = "OPEN"
+    watched.evaluate(times=3)
+    assert [alert.key for alert in watched.opened] == ["RedisDown"]
+    watched.probe("redis", ok=True)
+    now = watched.clock.now
+    add_silence(Silence("circuit*", "silence", now, now + 700, "ada"), watched.files.silences)
+    watched.evaluate(times=2)
+    assert [alert.key for alert in watched.opened] == ["RedisDown"]
+    watched.evaluate()
+    assert [alert.key for alert in watched.opened] == ["RedisDown", "CircuitBreakerOpen/imap"]
+
+
+def test_the_severities_of_other_houses_are_ours() -> None:
+    found = {
+        name: priority_of(name) for name in ("P0", "P1", "sev1", "SEV2", "SEV4", "critical", "warning", "urgent", "")
+    }
+    assert list(found.values()) == ["P1", "P1", "P1", "P2", "P4", "P2", "P3", None, None]
+
+
+def test_an_operators_words_reach_people_and_silences_are_seen(tmp_path: Path, somebody: Receiver) -> None:
+    def alert(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "email_ingestion", "alert", *words]
+        given = {"ALERT_CHANNELS": f"json://127.0.0.1:{somebody.port}/"} | more
+        return subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, timeout=60, check=False)
+
+    done = alert("send", "SEV1", "Redis is being moved")
+    assert (done.returncode, done.stdout) == (0, "P1 told: json (ALERT_CHANNELS)\n")
+    assert [it["title"] for it in somebody.posted] == ["email-ingestion: [P1] Redis is being moved"]
+    done = alert("send", "P1", "x", ALERT_CHANNELS="sentry")
+    assert (done.returncode, "sentry takes the exceptions of programs" in done.stderr) == (78, True)
+    assert alert("send", "P9", "x").returncode == 64
+    done = alert("silence", "Redis*", "--ttl", "30m", "--reason", "a move")
+    assert (done.returncode, "Redis* is silenced until" in done.stdout) == (0, True)
+    assert (alert("list").returncode, "has not looked at its alerts yet" in alert("list").stderr) == (1, True)
+    now = datetime.now(UTC).isoformat()
+    row = {"alert": "RedisDown", "priority": "P1", "state": "firing", "since": now, "text": "Redis is down"}
+    (tmp_path / "data" / "active-alerts.json").write_text(json.dumps({"looked_at": now, "alerts": [row]}))
+    (listed,) = json.loads(alert("list", "--json").stdout)
+    assert (listed["alert"], listed["state"]) == ("RedisDown", "silenced")
+    assert alert("unsilence", "Redis*").returncode == 0
+    assert alert("unsilence", "Redis*").returncode == 1
+    assert "P1 RedisDown: Redis is down" in alert("ack", "EmailIngestionRedisDown").stdout
+    assert json.loads(alert("list", "--json").stdout)[0]["state"] == "acknowledged"
+    actions = [json.loads(line)["action"] for line in (tmp_path / "logs" / "audit.log").read_text().splitlines()]
+    assert actions[0] == "alert send"
+    assert {"alert send", "alert silence", "alert unsilence", "alert ack"} == set(actions)
+
+
 def run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "email_ingestion", "alert", "test"]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
@@ -343,7 +518,9 @@ def run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_the_test_command_says_whether_somebody_was_reached(tmp_path: Path, somebody: Receiver) -> None:
     done = run(tmp_path, ALERT_CHANNELS=f"json://127.0.0.1:{somebody.port}/")
     assert (done.returncode, done.stdout, done.stderr) == (0, "1 channel(s) took the test notice\n", "")
-    assert [it["title"] for it in somebody.posted] == ["email-ingestion: a test"]
+    assert [it["title"] for it in somebody.posted] == [
+        "email-ingestion: [P4] Notices of email-ingestion reach you here: a test"
+    ]
     somebody.status = 503
     done = run(tmp_path, ALERT_CHANNELS=f"json://:hush-hush@127.0.0.1:{somebody.port}/")
     assert (done.returncode, done.stdout) == (2, "")

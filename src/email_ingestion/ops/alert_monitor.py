@@ -1,0 +1,260 @@
+"""Evaluates the built-in alerts in the producer, tells people of them, and opens incidents where that is wanted.
+
+An alert is told once, repeated once a day while it lasts, and its end is told. What was sent is kept across restarts.
+What somebody acknowledged or silenced is not told until that ends.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from prometheus_client.core import Metric
+
+from email_ingestion.atomic_files import write_private
+from email_ingestion.background import PeriodicThread
+from email_ingestion.errors import ConfigurationError, OperationFailed
+from email_ingestion.events import LoopFailed, Notified, Observe
+from email_ingestion.ops.alert_channels import AlertChannels, configured_channels, sentences_about
+from email_ingestion.ops.alert_silences import SILENCES_FILE, Silence, end_silences, read_silences
+from email_ingestion.ops.alert_thresholds import CurrentThresholds, alert_thresholds
+from email_ingestion.ops.builtin_alerts import (
+    ALERT_RULES,
+    CONSEQUENCES,
+    PAUSE_CONSEQUENCES,
+    RUNBOOK,
+    AlertRule,
+    MetricsSnapshot,
+    rule_of,
+)
+from email_ingestion.ops.incident_opener import IncidentOpener
+from email_ingestion.ops.logs import logger
+from email_ingestion.ops.metrics import Metrics
+from email_ingestion.ops.notices import NoticeItem, Notification
+from email_ingestion.settings import Settings
+
+STATE_FILE = Path("data/alerts.json")
+ACTIVE_FILE = Path("data/active-alerts.json")  # what `alert list` shows
+REPEAT_SECONDS = 86_400.0
+
+AlertState = Literal["pending", "firing", "inhibited", "silenced"]
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveAlert:
+    """A rule whose condition holds for one account, breaker or folder; an inhibited alert is not notified."""
+
+    rule: AlertRule
+    subject: str
+    sentence: str
+    inhibited: bool
+
+    @property
+    def key(self) -> str:
+        """The alert's name in the state file."""
+        return f"{self.rule.name}/{self.subject}" if self.subject else self.rule.name
+
+    @property
+    def item(self) -> NoticeItem:
+        """The alert as people are told of it."""
+        return NoticeItem(self.key, self.rule.priority, self.sentence, f"{RUNBOOK}#{self.rule.anchor}")
+
+
+@dataclass
+class MonitorFiles:
+    """Where the monitor keeps what was sent, writes what is active, and reads what is silenced."""
+
+    sent: Path = STATE_FILE
+    active: Path = ACTIVE_FILE
+    silences: Path = SILENCES_FILE
+
+
+@dataclass
+class _Silences:
+    """The silences at one moment."""
+
+    found: Sequence[Silence]
+    now: float
+
+    def active(self, key: str) -> Silence | None:
+        return next((each for each in self.found if each.until > self.now and each.matches(key)), None)
+
+    def ended_since(self, key: str, since: float) -> bool:
+        return any(since < each.until <= self.now for each in self.found if each.matches(key))
+
+
+class AlertMonitor:
+    """Evaluates the rules each time `evaluate` is called.
+
+    `read` returns the metric families. `send` returns whether the notification got through: if not, it is sent again
+    at the next evaluation. `on_firing` is called with each alert that begins to fire.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Iterable[Metric]],
+        send: Callable[[Notification], bool],
+        files: MonitorFiles,
+        *,
+        clock: Callable[[], float] = time.time,
+        thresholds: Callable[[], Mapping[str, float]] = alert_thresholds,
+        on_firing: Callable[[ActiveAlert], None] = lambda _alert: None,
+    ) -> None:
+        self._read = read
+        self._thresholds = thresholds
+        self._send = send
+        self._on_firing = on_firing
+        self._files = files
+        self._clock = clock
+        self._previous = MetricsSnapshot((), clock(), {})
+        self._evaluations: dict[str, int] = {}  # by key: for how many evaluations in a row an alert has been active
+        self._since: dict[str, float] = {}  # by key: Unix seconds
+        self._announced: set[str] = set()  # keys of the alerts that `on_firing` was called with
+        self._sent_at = _read_sent_times(files.sent)  # by key: Unix seconds
+
+    def evaluate(self) -> None:
+        """Read the metrics and send what is due. Raises ConfigurationError when the state file cannot be written."""
+        current = MetricsSnapshot(self._read(), self._clock(), self._thresholds())
+        active = {alert.key: alert for alert in _active_alerts(self._previous, current)}
+        self._previous = current
+        self._evaluations = {key: self._evaluations.get(key, 0) + 1 for key in active}
+        self._since = {key: self._since.get(key, current.now) for key in active}
+        silences = _Silences(read_silences(self._files.silences), current.now)
+        self._show(active, silences)
+        self._announce(active, silences)
+        due = {key: alert for key, alert in active.items() if self._is_due(alert, silences)}
+        resolved = [key for key in self._sent_at if key not in active]
+        if (due or resolved) and self._send(_notification(due, resolved)):
+            kept = {key: at for key, at in self._sent_at.items() if key in active}
+            self._sent_at = kept | dict.fromkeys(due, current.now)
+            write_private(self._files.sent, json.dumps(self._sent_at))
+        if any(each.kind == "ack" for each in silences.found):
+            end_silences(
+                lambda each: each.kind == "ack" and not any(map(each.matches, active)),
+                current.now,
+                self._files.silences,
+            )
+
+    def _announce(self, active: Mapping[str, ActiveAlert], silences: _Silences) -> None:
+        self._announced &= set(active)
+        for key, alert in active.items():
+            if key not in self._announced and self._state(alert, silences) == "firing":
+                self._announced.add(key)
+                self._on_firing(alert)
+
+    def _state(self, alert: ActiveAlert, silences: _Silences) -> AlertState:
+        if alert.inhibited:
+            return "inhibited"
+        if self._evaluations[alert.key] < alert.rule.evaluations and alert.key not in self._sent_at:
+            return "pending"
+        return "silenced" if silences.active(alert.key) else "firing"
+
+    def _is_due(self, alert: ActiveAlert, silences: _Silences) -> bool:
+        if self._state(alert, silences) != "firing":
+            return False
+        sent_at = self._sent_at.get(alert.key)
+        if sent_at is None or silences.now - sent_at >= REPEAT_SECONDS:
+            return True
+        return silences.ended_since(alert.key, sent_at)
+
+    def _show(self, active: Mapping[str, ActiveAlert], silences: _Silences) -> None:
+        rows = [
+            {
+                "alert": alert.key,
+                "priority": alert.rule.priority,
+                "state": self._state(alert, silences),
+                "since": datetime.fromtimestamp(self._since[key], UTC).isoformat(timespec="seconds"),
+                "text": alert.sentence,
+                "runbook": f"{RUNBOOK}#{alert.rule.anchor}",
+            }
+            for key, alert in active.items()
+        ]
+        looked_at = datetime.fromtimestamp(silences.now, UTC).isoformat(timespec="seconds")
+        write_private(self._files.active, json.dumps({"looked_at": looked_at, "alerts": rows}, indent=1))
+
+
+def _active_alerts(previous: MetricsSnapshot, current: MetricsSnapshot) -> Iterator[ActiveAlert]:
+    found = {rule: rule.condition(previous, current) for rule in ALERT_RULES}
+    inhibited = {name for rule, sentences in found.items() if sentences for name in CONSEQUENCES.get(rule.name, ())}
+    if previous.value("paused") or current.value("paused"):  # after a pause the first synchronization is awaited
+        inhibited |= PAUSE_CONSEQUENCES
+    for rule, sentences in found.items():
+        for subject, sentence in sentences.items():
+            yield ActiveAlert(rule, subject, sentence, rule.name in inhibited)
+
+
+def _notification(due: Mapping[str, ActiveAlert], resolved: Sequence[str]) -> Notification:
+    over = []
+    for key in resolved:
+        rule = rule_of(key)
+        over.append(NoticeItem(key, rule.priority if rule else "P2", "", over=True))
+    return Notification((*(alert.item for alert in due.values()), *over))
+
+
+def _read_sent_times(state_file: Path) -> dict[str, float]:
+    try:
+        return {str(key): float(at) for key, at in json.loads(state_file.read_text()).items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}  # nothing was sent yet, or it cannot be read: to notify twice is the lesser evil
+
+
+@dataclass
+class AlertThread:
+    """The parts of the thread that evaluates the alerts: channels, thresholds and incidents of an installation."""
+
+    settings: Settings
+    metrics: Metrics
+    observe: Observe
+    incidents: IncidentOpener
+    channels: AlertChannels | None = field(init=False)
+    thresholds: CurrentThresholds = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Raise ConfigurationError for a channel or a threshold that is wrong."""
+        configured = configured_channels(self.settings)
+        self.channels = AlertChannels(configured, self.settings.pagerduty_events_url) if configured else None
+        self.thresholds = CurrentThresholds()
+        for sentence in sentences_about(self.settings):
+            logger("ops").warning("alert_channel_unused", message=sentence)
+
+    def make(self) -> PeriodicThread:
+        """Make the thread. Without a channel nobody is told; `alert list` shows what is active all the same."""
+        monitor = AlertMonitor(
+            self.metrics.registry.collect,
+            self._send,
+            MonitorFiles(),
+            thresholds=self._current_thresholds,
+            on_firing=self._open_incident,
+        )
+        seconds = self.settings.alert_seconds
+        return PeriodicThread("alerts", seconds, monitor.evaluate, immediate=False, on_error=self._failed)
+
+    def _send(self, notification: Notification) -> bool:
+        if self.channels is None:
+            return False
+        sent = self.channels.send(notification)
+        firing, resolved = notification.firing, notification.resolved
+        self.observe(Notified(len(firing), len(resolved), sent, firing, resolved))
+        return sent
+
+    def _open_incident(self, alert: ActiveAlert) -> None:
+        if alert.rule.priority in self.settings.incident_from_alerts:
+            try:
+                self.incidents.open(alert.rule.name, alert.rule.priority, alert.sentence)
+            except OperationFailed as error:
+                self._failed(error)
+
+    def _current_thresholds(self) -> Mapping[str, float]:
+        try:
+            return self.thresholds.read()
+        except ConfigurationError as error:  # the file was changed and is wrong: those before hold
+            self._failed(error)
+            return self.thresholds.last
+
+    def _failed(self, error: Exception) -> None:
+        self.observe(LoopFailed("alerts", error, self.settings.alert_seconds))
