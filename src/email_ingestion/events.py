@@ -376,11 +376,12 @@ class CanarySeen(Event):
 
 @dataclass(frozen=True, slots=True)
 class SinkBacklog(Event):
-    """The messages that another sink has not received yet; both numbers are None when the database cannot be read."""
+    """The messages that another sink has not received yet; all numbers are None when the database cannot be read."""
 
     sink: str
     waiting: int | None
     oldest: float | None  # Unix seconds since which the oldest of them waits; None when none waits
+    resends: int | None = None  # that wait behind them, for an operator had them sent again
 
 
 @dataclass(frozen=True, slots=True)

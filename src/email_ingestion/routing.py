@@ -118,6 +118,11 @@ class Router:
         """Whether any route sets a priority."""
         return any(route.priority is not None for _, route in self._routes)
 
+    @property
+    def chooses_sinks(self) -> bool:
+        """Whether any route sends a message to some of the sinks only."""
+        return any(route.skip or route.sinks is not None for _, route in self._routes)
+
     def priority_of(self, email: Email) -> int:
         """Return the priority by the header alone: routes that need the body are skipped."""
         return self._apply(email, self._by_header).email.priority

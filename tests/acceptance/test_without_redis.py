@@ -115,7 +115,9 @@ ELSEWHERE = {
     "auth": "below, as the program src.auth.oauth2_gmail",
     "producer": "below, as the program of that name",
     "worker": "below, as the program of that name",
-    **dict.fromkeys(("init", "check", "reparse", "erase", "audit list", "audit verify"), "in tests of their own"),
+    **dict.fromkeys(
+        ("init", "check", "reparse", "resend", "erase", "audit list", "audit verify"), "in tests of their own"
+    ),
     **dict.fromkeys(
         ("blobs verify", "quarantine list", "quarantine retry", "quarantine accept"), "in tests of their own"
     ),

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,24 @@ def parse_duration(text: str, option: str) -> timedelta:
     if match is None:
         raise typer.BadParameter(f"{option} is a number and a unit: 90s, 30m, 12h, 7d, 2w")
     return timedelta(**{UNITS[match[2]]: int(match[1])})
+
+
+def parse_instant(text: str | None, option: str) -> datetime | None:
+    """Parse a date, a date with a time, or how long ago; without an offset it is UTC. Raises BadParameter."""
+    if text is None:
+        return None
+    if text[-1:] in UNITS and text[:1].isdigit():
+        try:
+            return datetime.now(UTC) - parse_duration(text, option)
+        except OverflowError:
+            raise typer.BadParameter(f"{option} {text} is before all dates") from None
+    try:
+        found = datetime.fromisoformat(text)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"{option} takes a date like 2026-01-31 or 2026-01-31T08:00, or a span like 7d, not {printable(text)!r}"
+        ) from None
 
 
 def pick_account(settings: Settings, name: str) -> Account:

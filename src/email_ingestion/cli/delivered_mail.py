@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from email_ingestion.atomic_files import atomic_write
-from email_ingestion.cli.common import UNITS, audit_read, parse_duration, refuse_unknown_account
+from email_ingestion.cli.common import audit_read, parse_instant, refuse_unknown_account
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.id_arguments import pick_delivered
 from email_ingestion.cli.output import printable, say
@@ -78,8 +77,8 @@ def search(
         sender=sender,
         recipient=recipient,
         subject=subject,
-        after=_instant(after, "--after"),
-        before=_instant(before, "--before"),
+        after=parse_instant(after, "--after"),
+        before=parse_instant(before, "--before"),
         labels=tuple(label or ()),
         tags=tuple(tag or ()),
         **_priorities(priority),
@@ -106,24 +105,6 @@ def search(
     audit_read(settings.log_dir, "search", len(hits), found, filters=filters + ["words"] * bool(words))
     _show(hits, ids, total, as_json=as_json)
     raise typer.Exit(OK if hits else NEGATIVE)
-
-
-def _instant(text: str | None, option: str) -> datetime | None:
-    """Parse a date, a date with a time, or how long ago; without an offset it is UTC."""
-    if text is None:
-        return None
-    if text[-1:] in UNITS and text[:1].isdigit():
-        try:
-            return datetime.now(UTC) - parse_duration(text, option)
-        except OverflowError:
-            raise typer.BadParameter(f"{option} {text} is before all dates") from None
-    try:
-        found = datetime.fromisoformat(text)
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise typer.BadParameter(
-            f"{option} takes a date like 2026-01-31 or 2026-01-31T08:00, or a span like 7d, not {printable(text)!r}"
-        ) from None
 
 
 def _priorities(text: str | None) -> dict[str, int | None]:

@@ -47,6 +47,10 @@ COMMANDS = {
         "reparse:reparse",
         "Parse stored mail again where an older parser made its record, and replace the record.",
     ),
+    "resend": (
+        "resend:resend",
+        "Send delivered mail again to a sink that lost its data, or for the first time to one that was added later.",
+    ),
     "erase": ("erase:erase", "Erase messages wherever they are kept, for good."),
     "blobs": ("storage:blobs", "Look after large messages and attachments."),
     "database": ("storage:database", "Look after the database."),
@@ -108,7 +112,7 @@ GROUPS = {
     "Get more mail in": ("import", "backfill", "reconcile"),
     "Mend what is stuck": ("dlq", "quarantine", "pending", "consumers", "revoke"),
     "Slow down, hold": ("pause", "resume", "degrade", "priority", "breaker", "log-level"),
-    "Look after data": ("database", "reparse", "erase", "blobs", "backup", "restore", "drain", "refill"),
+    "Look after data": ("database", "reparse", "resend", "erase", "blobs", "backup", "restore", "drain", "refill"),
     "Try and practise": ("loadtest", "gameday"),
 }
 MORE = "More"

@@ -7,6 +7,8 @@
 A row is inserted in the transaction that records its message. The claim counts as an attempt, so that a message which
 kills its worker is found; a release without a try takes the attempt back.
 
+What an operator has sent again (`resends`) waits without a due time, and is claimed when nothing else is due.
+
 Due times are by the clock of the database, not by that of a worker. Where that clock was ahead for a while, they lie in
 a future that nobody asked for: `mend_due_times` brings them back.
 """
@@ -28,6 +30,7 @@ from email_ingestion.records import Envelope
 LONGEST_WAIT = 6 * 3600.0  # seconds until another attempt, whatever a sink asks for
 STEP_SECONDS = 2.0  # by which the database's clock may go back without anything being mended
 _WAITING = deliveries.c.state == "waiting"
+_RESEND = deliveries.c.due.is_(None)  # of a waiting one: see `resends`
 ENVELOPE_COLUMNS = (
     *(emails.c.account, emails.c.mailbox, emails.c.uidvalidity, emails.c.uid, emails.c.gm_msgid, emails.c.gm_thrid),
     *(emails.c.labels, emails.c.flags, emails.c.internaldate, emails.c.size, emails.c.sha256),
@@ -61,6 +64,7 @@ class WaitingDeliveries:
 
     waiting: int
     oldest: datetime | None  # when the delivery that has waited longest was recorded or replayed
+    resends: int = 0  # that wait behind them
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +94,16 @@ class Outbox:
         with self._database.connect() as connection:  # mostly nothing is due, and this needs no write lock
             now = database_now(connection)
             claim = DeliveryClaim(sink, now + timedelta(seconds=lease))
-            due = (deliveries.c.sink == sink, _WAITING, deliveries.c.due <= now)
-            if connection.execute(select(1).where(*due).limit(1)).first() is None:
+            mine = (deliveries.c.sink == sink, _WAITING)
+            for due in ((*mine, deliveries.c.due <= now), (*mine, _RESEND)):
+                if connection.execute(select(1).where(*due).limit(1)).first():
+                    break
+            else:
                 return claim
         with self._database.begin() as connection:
             ids, abandoned = _select_due(connection, due, limit)
-            self._change(connection, sink, ids, due=claim.until, holder=holder, attempts=deliveries.c.attempts + 1)
+            attempts = case((deliveries.c.attempts > 0, deliveries.c.attempts + 1), else_=1)
+            self._change(connection, sink, ids, due=claim.until, holder=holder, attempts=attempts)
             return DeliveryClaim(sink, claim.until, _load_deliveries(connection, sink, ids), abandoned)
 
     def extend(
@@ -185,10 +193,12 @@ class Outbox:
 
     def backlog(self, sink: str) -> WaitingDeliveries:
         """Count the deliveries that wait for `sink`."""
-        query = select(func.count(), func.min(deliveries.c.changed_at)).where(deliveries.c.sink == sink, _WAITING)
+        resend = case((_RESEND, 1))
+        columns = (func.count(), func.count(resend), func.min(case((~_RESEND, deliveries.c.changed_at))))
         with self._database.connect() as connection:
-            waiting, oldest = connection.execute(query).one()
-        return WaitingDeliveries(waiting, oldest)
+            query = select(*columns).where(deliveries.c.sink == sink, _WAITING)
+            waiting, resends, oldest = connection.execute(query).one()
+        return WaitingDeliveries(waiting - resends, oldest, resends)
 
     def started(self, email_id: str = "", limit: int | None = None) -> list[StartedDelivery]:
         """Return the started deliveries of one message or of all, to whichever sink; the oldest first."""

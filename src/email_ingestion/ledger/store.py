@@ -38,6 +38,7 @@ from email_ingestion.ledger.migrate import migrate
 from email_ingestion.ledger.model import DeliveredName, Location, RecordedMessage, StoredEmail, StoredFacts
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, Outbox, envelope_of
 from email_ingestion.ledger.record_updates import RecordUpdates
+from email_ingestion.ledger.resends import Resends
 from email_ingestion.ledger.rows import PreparedBatch, attachment_rows, insert_of
 from email_ingestion.ledger.search import Hit, Term, parse, postgresql_condition, snippet, sqlite_condition
 from email_ingestion.ledger.search_filter import SearchFilter, add_fold
@@ -83,6 +84,7 @@ class Ledger:
         self._insert = insert_of(engine)
         self.outbox = Outbox(self._database)
         self.records = RecordUpdates(self._database)
+        self.resends = Resends(self._database, self._conditions_if_any)
         self.contents = StoredContents(self._database)
         self.erasure = LedgerErasure(self._database)
         self.statistics = MailStatistics(self._database)
@@ -396,6 +398,10 @@ class Ledger:
         dialect = self._database.engine.dialect.name
         condition = sqlite_condition if dialect == "sqlite" else postgresql_condition
         return [*([condition(terms)] if terms else []), *(only.conditions(dialect) if only else ())]
+
+    def _conditions_if_any(self, words: str, only: SearchFilter) -> list[Any]:
+        """Return the conditions by which `search` chooses; without words and filter every message fulfils them."""
+        return [] if not words.strip() and only.is_empty else self._conditions(words, parse(words), only)
 
     def _filenames(self, email_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Return the file names of the attachments of each message."""

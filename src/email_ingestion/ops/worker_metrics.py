@@ -39,6 +39,7 @@ class WorkerMetrics:
         self._sink_deliveries = factory.counter(
             "sink_deliveries_total", "Messages handed to a sink, by result.", sink=names.sinks, result=SINK_RESULTS
         )
+        self._resends = factory.gauge("sink_resends_waiting_messages", "Messages a sink gets again.", "sink")
         self._backlog = factory.gauge("sink_waiting_messages", "Messages that a further sink still has to get.", "sink")
         self._oldest = factory.gauge(*SINK_OLDEST, "sink")
         self._synthetic = factory.counter(
@@ -138,7 +139,8 @@ class WorkerMetrics:
 
     def _set_backlog(self, event: events.SinkBacklog) -> None:
         sink = label_value(event.sink, self._sinks)
-        for gauge, value in ((self._backlog, event.waiting), (self._oldest, event.oldest)):
+        values = ((self._backlog, event.waiting), (self._oldest, event.oldest), (self._resends, event.resends))
+        for gauge, value in values:
             if value is None:
                 gauge.remove(sink)  # unknown is not 0
             else:

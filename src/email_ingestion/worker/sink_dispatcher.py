@@ -171,8 +171,9 @@ class SinkDispatcher:
         return True
 
     def done(self) -> bool:
-        """Whether nothing waits for the sink, also not for another attempt."""
-        return self._outbox.backlog(self._name).waiting == 0
+        """Whether nothing waits for the sink, also not for another attempt or to be sent again."""
+        backlog = self._outbox.backlog(self._name)
+        return backlog.waiting + backlog.resends == 0
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -222,7 +223,7 @@ class SinkDispatcher:
             self._observe(DueTimesMended(self._name, mended))
             self._awake.set()
         oldest = backlog.oldest.timestamp() if backlog.oldest else None
-        self._observe(SinkBacklog(self._name, backlog.waiting, oldest))
+        self._observe(SinkBacklog(self._name, backlog.waiting, oldest, backlog.resends))
 
     def _deliver(self, claim: DeliveryClaim, since: float) -> None:
         deliveries = {delivery.envelope.email_id: delivery for delivery in claim.deliveries}

@@ -1,0 +1,68 @@
+"""A sink that is added later gets the mail of before, from a command that is killed and given again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections import Counter
+
+from email_ingestion.records import Cursor
+from email_ingestion.stream import Appender
+from tests.servers.links import link, message
+from tests.servers.processes import Place, until
+from tests.servers.redis import RedisServer
+from tests.servers.webhook import SECRET, receiving
+
+COUNT = 40
+
+
+def resend(here: Place, *options: str) -> subprocess.CompletedProcess[str]:
+    done = here.run("-m", "email_ingestion", "resend", *options)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_a_sink_added_later_gets_the_mail_of_before_behind_live_mail(here: Place, own_redis: RedisServer):
+    appender = Appender(link(own_redis.url))
+    appender.restart_cursor("default", "INBOX", Cursor(1, 0))
+    appender.append("default", "INBOX", Cursor(1, 0), COUNT, [message(uid) for uid in range(1, COUNT + 1)])
+    assert here.run("worker.py", "--drain").returncode == 0
+    refused = resend(here, "--sink", "webhook", "--all")
+    assert (refused.returncode, "SINKS names only the database" in refused.stderr) == (64, True)
+
+    ids = [message(uid).envelope.email_id for uid in range(1, COUNT + 1)]
+    with receiving() as receiver:
+        here.set(SINKS="webhook", WEBHOOK_URL=receiver.url, WEBHOOK_SECRET=SECRET)
+        tried = resend(here, "--sink", "webhook", "--all", "--dry-run")
+        assert (tried.returncode, tried.stdout) == (
+            0,
+            f"webhook would get {COUNT} messages: 0 again, {COUNT} for the first time\n",
+        )
+        begun = json.loads(resend(here, "--sink", "webhook", "--all", "--json").stdout)
+        assert (begun["owed"], begun["left"]) == (COUNT, COUNT)
+        worker = here.worker()
+        until(lambda: set(receiver.taken) == set(ids), "the webhook has all of it")
+        until(lambda: worker.metric("email_ingestion_sink_resends_waiting_messages") == 0, "and that is told")
+
+        lost = resend(here, "--sink", "webhook", "--id", ids[3], "--follow")
+        assert lost.returncode == 0, lost.stderr
+        assert lost.stdout.startswith("webhook gets 1 messages: 1 again, 0 for the first time\n1 wait to be sent again")
+        until(lambda: Counter(receiver.taken)[ids[3]] == 2, "the same message under the same identity")
+        assert worker.terminate() == 0
+    assert '"action": "resend"' in (here.folder / "logs" / "audit.log").read_text()
+    assert not list((here.folder / "data" / "resend").iterdir())
+
+
+def test_orders_that_cannot_be_meant_are_refused(here: Place, own_redis: RedisServer):
+    here.set(SINKS="ndjson")
+    for options in (
+        ("--sink", "nowhere", "--all"),
+        ("--sink", "ndjson", "--all", "--since", "7d"),
+        ("--sink", "ndjson", "--since", "1d", "--until", "7d"),
+        ("--sink", "ndjson", "--cancel", "--all"),
+        ("--sink", "ndjson", "--account", "nobody"),
+    ):
+        done = resend(here, *options)
+        assert done.returncode == 64, (options, done.stdout, done.stderr)
+    nothing = resend(here, "--sink", "ndjson")
+    assert (nothing.returncode, nothing.stdout.splitlines()[0][:1]) == (0, "0")
