@@ -60,8 +60,7 @@ def producer_killed(case: Case) -> Iterator[None]:
 @contextmanager
 def worker_killed(case: Case) -> Iterator[None]:
     """SIGKILL of any worker: what it was handing over may be handed over again."""
-    now = time.monotonic()
-    case.stack.doubt(now, now + 0.5)
+    case.stack.doubt_unmarked(time.monotonic() + 0.5)
     with lasting(case.rng.choice(case.stack.workers), DOWN):
         yield
 
@@ -76,6 +75,7 @@ def producer_frozen(case: Case) -> Iterator[None]:
 @contextmanager
 def worker_frozen(case: Case) -> Iterator[None]:
     """SIGSTOP of any worker, for longer than its lease or not."""
+    case.stack.doubt_unmarked(time.monotonic())
     begun = time.monotonic()
     try:
         with lasting(case.rng.choice(case.stack.workers), FROZEN):

@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 
 import redis
 
@@ -76,7 +76,8 @@ def network(name: str) -> Callable[[Case], AbstractContextManager[None]]:
         begun = time.monotonic()
         case.stack.networks[name].begin(case.manner)
         try:
-            yield
+            with case.stack.unwritable() if name == "postgres" else nullcontext():
+                yield
         finally:
             case.stack.networks[name].end(case.manner)
             if name == "webhook":  # the answer did not come back, though the receiver had taken it
@@ -151,21 +152,21 @@ def _dovecot(stack: Stack) -> FaultyDovecot:
 @contextmanager
 def postgres_killed(case: Case) -> Iterator[None]:
     """SIGKILL of all its processes."""
-    with lasting(_postgres(case.stack), DOWN):
+    with case.stack.unwritable(), lasting(_postgres(case.stack), DOWN):
         yield
 
 
 @contextmanager
 def postgres_frozen(case: Case) -> Iterator[None]:
     """SIGSTOP of all its processes."""
-    with lasting(_postgres(case.stack), FROZEN):
+    with case.stack.unwritable(), lasting(_postgres(case.stack), FROZEN):
         yield
 
 
 @contextmanager
 def postgres_readonly(case: Case) -> Iterator[None]:
     """As a standby, or a full disk at some hosters."""
-    with lasting(_postgres(case.stack), FaultyPostgres.READONLY):
+    with case.stack.unwritable(), lasting(_postgres(case.stack), FaultyPostgres.READONLY):
         yield
 
 
@@ -194,7 +195,7 @@ def sqlite_locked(case: Case) -> Iterator[None]:
     except sqlite3.OperationalError:  # it has just been removed
         yield
         return
-    with closing(connected) as foreign:
+    with closing(connected) as foreign, case.stack.unwritable():
         with suppress(sqlite3.OperationalError):
             foreign.execute("BEGIN IMMEDIATE")
         yield
@@ -219,7 +220,8 @@ def disk_full(case: Case) -> Iterator[None]:
         with suppress(OSError):
             was[process.pid] = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, was[process.pid][1]))
-    yield
+    with case.stack.unwritable():
+        yield
     for pid, limits in was.items():
         with suppress(OSError):
             resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)

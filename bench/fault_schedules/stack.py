@@ -9,6 +9,7 @@ import hashlib
 import http.client
 import json
 import signal
+import time
 import urllib.error
 import urllib.request
 from collections import Counter, deque
@@ -41,7 +42,7 @@ from email_ingestion.stream.dead_letter_file import verify_file
 from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.dovecot import PASSWORD, USER
 from tests.servers.poison import poisoned_python
-from tests.servers.processes import Place, Running, gmail_settings, place
+from tests.servers.processes import Place, Running, gmail_settings, place, until
 
 KEYS = Keys()
 LEASE = 6.0
@@ -83,9 +84,10 @@ class OurProcess(Troubled):
             self._start()
 
     def stop(self) -> None:
-        """SIGTERM; another exit code than 0 is an ending too."""
+        """SIGTERM when it is up; another exit code than 0 is an ending too."""
         if not self.running.alive:
             return
+        until(lambda: self._is_up() or not self.running.alive, f"{self.name} is up")
         code = self.running.terminate()
         if code != 0:
             self.endings.append(f"{self.name} answered SIGTERM with exit code {code}: {self.running.log()[-1500:]}")
@@ -161,6 +163,7 @@ class Stack:
             self.worker_place.environment |= self.clock.environment
         self.mail = Mail(self)
         self.doubtful: list[tuple[float, float]] = []  # in which a hand-over may be repeated, monotonic
+        self._unwritable: list[float] = []  # since when each fault lasts that lets nobody write into the database
         self._logs = Logs((self.here,))
         self.processes: dict[str, OurProcess] = {}
 
@@ -187,6 +190,20 @@ class Stack:
         """Remember a time in which what a sink took may be handed over once more."""
         self.doubtful.append((begin, end))
 
+    @contextmanager
+    def unwritable(self) -> Iterator[None]:
+        """A fault in which nothing can be written into the database: what a sink took waits to be marked."""
+        since = time.monotonic()
+        self._unwritable.append(since)
+        try:
+            yield
+        finally:
+            self._unwritable.remove(since)
+
+    def doubt_unmarked(self, end: float) -> None:
+        """Remember that what is not marked by now, and what a sink takes until `end`, may be handed over once more."""
+        self.doubt(min([time.monotonic(), *self._unwritable]), end)
+
     def supervise(self) -> None:
         """Start again what ended by itself."""
         for process in self.processes.values():
@@ -199,7 +216,11 @@ class Stack:
     def alarms(self) -> list[str]:
         """Return what the logs say since the last call that must never be said."""
         said = []
+        # Whoever was stopped for so long finds that his loops have not turned, and says so.
+        frozen = {strike.kind.partition("_")[0] for strike in self.schedule.strikes if strike.kind.endswith("_frozen")}
         for record in self._logs.fresh():
+            if record.get("event") == "loop_stalled" and record["component"] in frozen:
+                continue
             if record.get("event") in ALARMS:
                 words = record.get("message") or str(record.get("exception", ""))[-1500:]
                 said.append(f"{record['component']}: {record['event']}: {record.get('error_type', '')} {words}")
