@@ -175,6 +175,10 @@ These were found by the schedules:
 * A worker that started without a file descriptor to spare ended: with a traceback, or with exit code 78, `no sink is
   installed`, after which a supervisor leaves it alone. So did one whose Python sink could not be imported for want of
   memory. It waits, and `/ready` says for what.
+* **Lost until the next hourly comparison, and every process ready:** the mail of a database that was removed, or put
+  back, within the ten seconds between two looks at how far it had come (40 of 40 after `sqlite_removed` and
+  `redis_restored`). An SQLite file has an id now, and each worker looks whether the database still has what it
+  recorded last, whenever a connection is new and every ten seconds.
 * A worker whose clock was set forward said `not_ready: redis: not checked for 301 s`; set back, it hid a check that
   hangs, and the failure of a loop was hidden or shown for as long as the step. Ages go by the monotonic clock.
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine
 
+from email_ingestion.blobs import open_blobs
+from email_ingestion.errors import RedisConnectionError
 from email_ingestion.events import LedgerWentBack
 from email_ingestion.ledger.mark import LedgerMark
 from email_ingestion.ledger.store import Ledger, open_ledger
 from email_ingestion.producer.ledger_watch import LedgerWatch
-from tests.contract.ledgers import letters
+from email_ingestion.records import SinkMessage
+from email_ingestion.sinks.database import DatabaseSink
+from tests.contract.ledgers import letters, mail, raw_of
 from tests.servers.links import Heard, link
 from tests.servers.redis import RedisServer
 
@@ -46,12 +52,14 @@ def test_a_failover_or_an_older_state_may_have_lost_commits(now: LedgerMark, los
 
 def test_every_producer_compares_its_mailboxes_when_the_ledger_went_back(tmp_path: Path, redis_server: RedisServer):
     heard, compared, shown = Heard(), [], []
+    with closing(open_ledger(f"sqlite:///{tmp_path}/new.db")) as first_ledger:
+        first_ledger.record(letters(1))
+    shutil.copy(tmp_path / "new.db", tmp_path / "old.db")
     with (
         closing(open_ledger(f"sqlite:///{tmp_path}/new.db")) as new,
         closing(open_ledger(f"sqlite:///{tmp_path}/old.db")) as old,
     ):
-        new.record(letters(1, 2, 3))
-        old.record(letters(1))
+        new.record(letters(2, 3))
         current = [new]
 
         def watch(name: str) -> LedgerWatch:
@@ -72,3 +80,86 @@ def test_every_producer_compares_its_mailboxes_when_the_ledger_went_back(tmp_pat
         current[0] = old
         watch("fourth")._look()  # it has just been started, and finds it itself
         assert compared == ["first", "second", "fourth"]
+
+
+def test_an_sqlite_file_made_anew_is_another_one_however_far_the_first_had_come(tmp_path: Path):
+    path = tmp_path / "ledger.db"
+    with closing(open_ledger(f"sqlite:///{path}")) as ledger:
+        before = ledger.mark()
+    path.unlink()
+    with closing(open_ledger(f"sqlite:///{path}")) as ledger:
+        ledger.record(letters(1))
+        now = ledger.mark()
+    assert before
+    assert now
+    assert before.is_ahead_of(now)
+
+
+def test_a_worker_misses_what_it_recorded_though_others_have_recorded_more(database_url: str, tmp_path: Path):
+    """As after a failover that lost commits: connections are new, and the mark has grown again."""
+    missed: list[str] = []
+    with closing(DatabaseSink(open_ledger(database_url), open_blobs(f"file:{tmp_path}"), 1000)) as sink:
+        sink.on_loss = missed.append
+        sink.deliver(sink_messages(1, 2))
+        sink.ping()
+        assert missed == []
+        lose(database_url, "default:gm:2")
+        sink.deliver(sink_messages(3))
+        assert missed == ["default:gm:2"]
+        sink.deliver(sink_messages(4))
+        lose(database_url, "default:gm:4")
+        sink.ping()
+        assert missed == ["default:gm:2", "default:gm:4"]
+        sink.ping()
+        assert len(missed) == 2
+
+
+def test_what_a_worker_missed_is_told_until_somebody_is_told(database_url: str, tmp_path: Path):
+    told = []
+
+    def on_loss(email_id: str) -> None:
+        told.append(email_id)
+        if len(told) == 1:
+            raise RedisConnectionError("refused")
+
+    with closing(DatabaseSink(open_ledger(database_url), open_blobs(f"file:{tmp_path}"), 1000)) as sink:
+        sink.on_loss = on_loss
+        sink.deliver(sink_messages(1))
+        lose(database_url, "default:gm:1")
+        sink.deliver(sink_messages(2))
+        sink.ping()
+        assert told == ["default:gm:1", "default:gm:1"]
+
+
+def test_the_mailboxes_are_compared_when_a_worker_missed_something(tmp_path: Path, redis_server: RedisServer):
+    compared: list[None] = []
+    redis = link(redis_server.url)
+    with closing(open_ledger(f"sqlite:///{tmp_path}/ledger.db")) as ledger:
+        ledger.record(letters(1))
+        watch = LedgerWatch(redis, lambda: ledger, lambda: compared.append(None), lambda _: None, Heard())
+        watch._look()
+        redis.client.incr(redis.keys.ledger_losses)
+        watch._look()
+        watch._look()
+        assert len(compared) == 1
+
+
+def lose(database_url: str, email_id: str) -> None:
+    """Let the database forget a message, and break all connections to it."""
+    engine = create_engine(database_url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"DELETE FROM emails WHERE email_id = '{email_id}'")
+        if connection.dialect.name == "sqlite":
+            copy = Path(database_url.removeprefix("sqlite:///")).with_suffix(".copy")
+            connection.exec_driver_sql(f"VACUUM INTO '{copy}'")
+            copy.replace(copy.with_suffix(".db"))
+        else:
+            connection.exec_driver_sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            )
+    engine.dispose()
+
+
+def sink_messages(*numbers: int) -> list[SinkMessage]:
+    return [SinkMessage(mail(number), raw_of(number)) for number in numbers]

@@ -11,7 +11,7 @@ from email_ingestion.app.runner import ProcessContext, ProcessRunner, common_fol
 from email_ingestion.background import PeriodicThread
 from email_ingestion.blobs import open_blobs
 from email_ingestion.errors import SinkFailed, SinkUnavailable, TransientError
-from email_ingestion.events import LoopFailed, LoopTick, OutdatedRecordsCounted, VolumeCounted
+from email_ingestion.events import LedgerWentBack, LoopFailed, LoopTick, OutdatedRecordsCounted, VolumeCounted
 from email_ingestion.ledger.record_updates import RecordChoice
 from email_ingestion.ledger.store import Ledger
 from email_ingestion.ops.status_collector import probe
@@ -153,7 +153,16 @@ class WorkerService:
         return len(self._sinks) == len(self._context.settings.sinks)
 
     def _open(self, name: str) -> None:
-        self._sinks[name] = self._breakers[name].run(partial(load_sink, name, self._context.settings))
+        sink = self._breakers[name].run(partial(load_sink, name, self._context.settings))
+        if isinstance(sink, DatabaseSink):
+            sink.on_loss = self._tell_loss
+        self._sinks[name] = sink
+
+    def _tell_loss(self, email_id: str) -> None:
+        """Have the producers compare their mailboxes with the database, which lost what was recorded."""
+        link = self._context.link
+        link.call(lambda: link.client.incr(link.keys.ledger_losses))
+        self._context.ops.observe(LedgerWentBack(f"it had {email_id}", "it has not"))
 
     def _ping(self, name: str) -> None:
         if name not in self._sinks:

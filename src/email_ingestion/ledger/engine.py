@@ -67,9 +67,14 @@ class Database:
     def __init__(self, engine: Engine, make_tables: Callable[[], None] | None = None) -> None:
         self.engine = engine
         self._make_tables = make_tables
+        self.connections = 0  # that were ever opened: a server that went back was away in between
+        event.listen(engine, "connect", self._count_connection)
         self.name = describe_database(engine)
         self._read_engine = engine.execution_options(seconds=STATEMENT_SECONDS)
         self._write_engine = write_engine(self._read_engine)
+
+    def _count_connection(self, *_: object) -> None:
+        self.connections += 1
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:

@@ -16,14 +16,14 @@ SELECT (pg_control_system()).system_identifier::text,
     CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END, '0/0'
   )::bigint
 """
-_SQLITE = "SELECT coalesce(max(rowid), 0) FROM emails"
+_SQLITE = "SELECT application_id, (SELECT coalesce(max(rowid), 0) FROM emails) FROM pragma_application_id"
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerMark:
     """The position of a database in its own history."""
 
-    system: str  # which database it is; of PostgreSQL its system identifier
+    system: str  # which database it is: PostgreSQL's system identifier, or SQLite's application id
     timeline: str  # of PostgreSQL; another one begins with each failover
     position: int  # grows with every commit: bytes of WAL, or SQLite's last row id
 
@@ -37,6 +37,8 @@ class LedgerMark:
 def read_mark(connection: Connection) -> LedgerMark:
     """Return the mark of the database. Raises SQLAlchemy's errors, also where a managed server does not tell it."""
     if connection.dialect.name == "sqlite":
-        return LedgerMark("sqlite", "", int(connection.exec_driver_sql(_SQLITE).scalar_one()))
+        application_id, last_row = connection.exec_driver_sql(_SQLITE).one()
+        # Those made by releases before 0.2 have none.
+        return LedgerMark(f"sqlite {application_id}" if application_id else "sqlite", "", int(last_row))
     system, timeline, position = connection.exec_driver_sql(_POSTGRESQL).one()
     return LedgerMark(system, timeline, int(position))

@@ -7,6 +7,7 @@ Code that knows neither the first nor a later one goes by the second: it uses a 
 
 from __future__ import annotations
 
+import secrets
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,6 +75,8 @@ def create(connection: Connection) -> None:
     """Create the newest schema in an empty database; a test compares it with the result of all revisions."""
     metadata.create_all(connection, checkfirst=False)
     dialect = connection.dialect.name
+    if dialect == "sqlite":  # tells it from one that is made anew in its place
+        connection.exec_driver_sql(f"PRAGMA application_id = {secrets.randbits(31) | 1}")
     for statement in (*FTS_STATEMENTS[dialect], *ATTACHMENT_FTS_STATEMENTS[dialect], *UPDATE_FTS_STATEMENTS[dialect]):
         connection.exec_driver_sql(statement)
     for table, revision in ((_schema_revision, HEAD), (_alembic_version, COMPATIBLE_FROM)):

@@ -477,6 +477,11 @@ class Ledger:
             raise ContentLost(f"the content {ref} in the database {self._database.name} is damaged; {REMEDY}")
         return data
 
+    @property
+    def connections(self) -> int:
+        """How many connections were ever opened; while it stays the same, the database is the one it was."""
+        return self._database.connections
+
     def mark(self) -> LedgerMark | None:
         """Return how far the database has come; None where a managed server does not tell it."""
         try:

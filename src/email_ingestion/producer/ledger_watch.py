@@ -68,6 +68,7 @@ class LedgerWatch:
         losses += went_back
         if before != now:
             self._remember(now, losses)
+        losses += self._missed_by_workers()
         if went_back or (self._losses is not None and losses > self._losses):
             self._observe(LedgerWentBack(_describe(before or now), _describe(now)))
             if now.timeline:  # an SQLite file also goes back when its newest messages are erased
@@ -88,6 +89,10 @@ class LedgerWatch:
             return LedgerMark(**fields), losses
         except (TypeError, ValueError):  # there is none yet, or it is of another release
             return None, 0
+
+    def _missed_by_workers(self) -> int:
+        """Return how often a worker missed what it had recorded: that shows nowhere once others have recorded more."""
+        return int(self._link.call(lambda: self._link.client.get(self._link.keys.ledger_losses)) or 0)
 
     def _remember(self, mark: LedgerMark, losses: int) -> None:
         value = json.dumps({**asdict(mark), "losses": losses})

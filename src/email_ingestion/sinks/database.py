@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from email_ingestion.blobs import BlobStore, open_blobs, reference
+from email_ingestion.errors import TransientError
 from email_ingestion.ledger.model import Content, LedgerWrite, StoredEmail
 from email_ingestion.ledger.store import Ledger, open_ledger
 from email_ingestion.records import SinkMessage
@@ -21,12 +23,19 @@ def open_sink(settings: Settings) -> DatabaseSink:
 
 
 class DatabaseSink:
-    """Records each message exactly once. The worker passes `LedgerWrite`s; any other `SinkMessage` is just recorded."""
+    """Records each message exactly once. The worker passes `LedgerWrite`s; any other `SinkMessage` is just recorded.
+
+    `on_loss` is called with the message that it recorded last when the database has lost it.
+    """
 
     name = "database"
 
     def __init__(self, ledger: Ledger, blobs: BlobStore, threshold: int) -> None:
         self.ledger = ledger
+        self.on_loss: Callable[[str], None] = lambda _: None
+        self._newest: str | None = None  # that we have recorded
+        self._connections = 0  # when it was last certain that the database has it
+        self._lock = threading.Lock()
         self._blobs = blobs
         self._threshold = threshold  # bytes; larger contents go into the blob store
 
@@ -38,6 +47,9 @@ class DatabaseSink:
             self.ledger.record_and_roll_back(synthetic)
         mail = [write for write in writes if not write.synthetic]
         new = self.ledger.record([self._store_contents(write) for write in mail]) if mail else set()
+        if self.ledger.connections == self._connections or self._has_newest():
+            recorded = (write.email.email_id for write in reversed(mail) if write.email.email_id in new)
+            self._newest = next(recorded, self._newest)
         return {write.email.email_id for write in mail} - new
 
     def _store_contents(self, write: LedgerWrite) -> StoredEmail:
@@ -54,7 +66,25 @@ class DatabaseSink:
     def ping(self) -> None:
         """Check that the database and the blob store accept writes. Raises SinkUnavailable."""
         self.ledger.ping()
+        self._has_newest()
         self._blobs.ping()
+
+    def _has_newest(self) -> bool:
+        """Report a database that has lost what we recorded last: a failover, a backup, a file that was removed.
+
+        How far the database has come does not show it any more once others have recorded more. What an operator
+        erased is reported as well, and costs a comparison. Returns False when the report failed: it is made again.
+        """
+        with self._lock:
+            connections, newest = self.ledger.connections, self._newest
+            if newest and not self.ledger.known_ids([newest]):
+                try:
+                    self.on_loss(newest)
+                except TransientError:
+                    return False
+                self._newest = None
+            self._connections = connections
+            return True
 
     def close(self) -> None:
         """Close the database."""

@@ -27,6 +27,7 @@
     {email_ingestion}:scrub                       hash    position, lost: of the scrub of stored bytes that goes on;
                                                           ended: Unix seconds of the last one
     {email_ingestion}:ledger                      string  JSON: how far the database had come, how often it went back
+    {email_ingestion}:ledger:losses               string  how often a worker missed what it had recorded
     {email_ingestion}:partitions                  string  number of partitions; missing when it is one
 
 The braces make one hash tag of all keys of a partition, so that every script touches a single slot. Partition 0 has
@@ -120,6 +121,11 @@ class Keys:
     def ledger(self) -> str:
         """How far the database had come."""
         return self.name("ledger")
+
+    @property
+    def ledger_losses(self) -> str:
+        """How often a worker missed in the database what it had recorded."""
+        return self.name("ledger:losses")
 
     @property
     def partitions(self) -> str:
