@@ -28,6 +28,7 @@ from obstore.store import S3Store
 
 from email_ingestion.blobs.reference import OldBlob, missing_error, path_of, reference, reference_to, verify
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
+from email_ingestion.settings import mask_url
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -55,11 +56,13 @@ class S3BlobStore:
     """A blob store in an S3 bucket."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
+        self._url = mask_url(url)  # for messages
         try:
             self._store = S3Store.from_url(url, client_options=_CLIENT, retry_config=_RETRIES)
         except BaseError as error:
-            raise ConfigurationError(f"BLOB_URL {url} cannot be used: {_first_line(error)}") from error
+            raise ConfigurationError(
+                f"BLOB_URL {self._url} cannot be used: {_first_line(error).replace(url, self._url)}"
+            ) from error
 
     def put(self, data: bytes) -> str:
         """Write the object unless it is there."""

@@ -30,7 +30,7 @@ from email_ingestion.oauth2.token_endpoint import (
     unreachable,
 )
 from email_ingestion.oauth2.token_file import DAY, Consent, TokenFile
-from email_ingestion.settings import Account
+from email_ingestion.settings import Account, mask_url
 
 if TYPE_CHECKING:
     import requests
@@ -165,7 +165,7 @@ def _as_https(uri: str) -> str:
     """
     parts = urlsplit(uri)
     if parts.scheme not in {"http", "https"}:
-        raise ConfigurationError(f"GOOGLE_AUTH_URI or GOOGLE_TOKEN_URI is no web address: {uri!r}")
+        raise ConfigurationError(f"GOOGLE_AUTH_URI or GOOGLE_TOKEN_URI is no web address: {mask_url(uri)!r}")
     return parts._replace(scheme="https").geturl()
 
 

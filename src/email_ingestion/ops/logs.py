@@ -254,6 +254,8 @@ class _RecordFormat:
         if error:
             event = {"error_type": error_type(error), **event, "exception": safe_traceback(error)}
         message = event.pop("event")
+        if not own and record.name.startswith("opentelemetry."):
+            message = str(record.msg)  # what it fills in may be the headers that open the collector
         fields = {key: redact_field(key, value) for key, value in event.items() if key not in _OWN_FIELDS}
         return {
             "timestamp": _iso(record.created),

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from email_ingestion import errors
+from email_ingestion.settings import mask_url
 
 PACKAGE = "email_ingestion"
 WITHHELD = "text withheld, it may quote a message"
@@ -35,24 +36,35 @@ _RUNBOOK_NAMES = (
 )
 
 _SECRET_KEYS = re.compile(
-    r"(?i)^(subject|body|text|html|headers?|.*(password|passwd|secret|authorization)|.*_token|token)$"
+    r"(?i)^(subject|body|text|html|.*headers?|.*(password|passwd|secret|authorization|api[_-]?key|private_key|cookie)"
+    r"|.*_token|token)$"
 )
+# Linear in the length of the text: a repetition without a limit is possessive (it gives nothing back to try it
+# otherwise), and none can begin at many places of the same run. A test holds to it.
 _TOKENS = (
-    (re.compile(r"://[^\s/@]*:[^\s/@]*@"), "://<credentials>@"),
-    (re.compile(r"\bya29\.[\w.~+/-]+"), "<token>"),
-    (re.compile(r"\b1//[\w-]{16,}"), "<token>"),
-    (re.compile(r"\bGOCSPX-[\w-]+"), "<token>"),
-    (re.compile(r"\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*"), "<token>"),
-    (re.compile(r"\bdXNlcj[0-3][\w+/]+=*"), "<token>"),  # base64 of "user=…", what XOAUTH2 sends
-    (re.compile(r"(?i)\bbearer\s+(?!<)[^\s\"',}\x01]+"), "Bearer <token>"),
+    (re.compile(r"://(?:[^\s/@]*+@)++"), "://<credentials>@"),
+    (re.compile(r"\bya29\.[\w.~+/-]++"), "<token>"),
+    (re.compile(r"\b1//[\w-]{16,}+"), "<token>"),
+    (re.compile(r"\bGOCSPX-[\w-]++"), "<token>"),
+    (re.compile(r"(?<![\w-])eyJ[\w-]{8,}+\.[\w-]++\.[\w-]*+"), "<token>"),
+    (re.compile(r"\bdXNlcj[0-3][\w+/]++=*+"), "<token>"),  # base64 of "user=…", what XOAUTH2 sends
+    (re.compile(r"(?i)\bbearer\s++(?!<)[^\s\"',}\x01]++"), "Bearer <token>"),
 )
+_SEPARATOR = r"([\"']?\s*+[:=]\s*+[\"']?|[\"'],\s*+[\"']|%3D)"
+_VALUE = r"(?!<|Bearer\s)[^\s\"'&,}]++"
 _ASSIGNED = (
-    re.compile(
-        r"(?i)\b(access_token|refresh_token|id_token|client_secret|password|authorization)"
-        r"([\"']?\s*[:=]\s*[\"']?|[\"'],\s*[\"']|%3D)(?!<|Bearer)[^\s\"'&,}]+"
+    (re.compile(r"(?i)(\bOTEL_EXPORTER_OTLP_(?:TRACES_)?HEADERS)(\s*+[:=]\s*+)\S++"), r"\1\2<secret>"),
+    (
+        re.compile(
+            r"(?i)((?:access|refresh|id)[_-]token|client_secret|password|passwd|passphrase|authorization|api[_-]?key"
+            rf"|secret_access_key|private_key|honeycomb-team){_SEPARATOR}((?:basic|digest|token|apikey)\s++)?{_VALUE}"
+        ),
+        r"\1\2<secret>",
     ),
-    r"\1\2<secret>",
+    (re.compile(rf"(?i)\b(token|secret|signature)(=|[\"']\s*+[:=]\s*+[\"'])(){_VALUE}"), r"\1\2<secret>"),
+    (re.compile(r"(?i)(\bwith url: )\S++"), r"\1<path>"),  # of urllib3, for the address of a hook or a collector
 )
+_URL = re.compile(r"(?i)(?<![a-z0-9+.-])[a-z][a-z0-9+.-]{1,30}+://[^\s<>\"'`]++")
 _SERVER_WORDS = re.compile(f'({re.escape(errors.SERVER_SAYS)}[^"]*")')
 # Anchored at the start of a word, so that a long word without "@" costs one pass and not one per character.
 _DELIMITERS = r"\s<>\"`,;:=()\[\]{}|"
@@ -62,14 +74,21 @@ _ADDRESS = re.compile(rf"(?:\"[^\"\n]{{1,64}}\"|(?<![^{_DELIMITERS}])[^{_DELIMIT
 def redact(text: str) -> str:
     """Return `text` without anything that looks like an address, a token or a password.
 
-    What a server said (`errors.quote_server`) may speak of passwords: of that only addresses and tokens are masked.
+    What a server said (`errors.quote_server`) may speak of passwords and name pages with help: of that only addresses
+    and tokens are masked.
     """
     if errors.SERVER_SAYS not in text:
-        return _masked(text, (*_TOKENS, _ASSIGNED))
+        return _masked_fully(text)
     pieces = _SERVER_WORDS.split(text)
     return "".join(
-        _masked(piece, _TOKENS if number % 2 else (*_TOKENS, _ASSIGNED)) for number, piece in enumerate(pieces)
+        _masked(piece, _TOKENS) if number % 2 else _masked_fully(piece) for number, piece in enumerate(pieces)
     )
+
+
+def _masked_fully(text: str) -> str:
+    if "://" in text:
+        text = _URL.sub(lambda found: mask_url(found[0]), text)
+    return _masked(text, (*_TOKENS, *_ASSIGNED))
 
 
 def _masked(text: str, patterns: Iterable[tuple[re.Pattern[str], str]]) -> str:

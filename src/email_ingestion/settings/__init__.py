@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.settings.definitions import Account, Settings, is_loopback, start_of
+from email_ingestion.settings.masking import mask_url
 from email_ingestion.settings.names import explain_validation, refuse_unknown
 from email_ingestion.settings.redis_address import Mode, Node, RedisAddress
 from email_ingestion.settings.sources import (
@@ -38,6 +39,7 @@ __all__ = [
     "is_loopback",
     "load_settings",
     "log_dir",
+    "mask_url",
     "notify_socket",
     "secret_files",
     "settings_files",

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from email_ingestion.settings.definitions import Settings
-from email_ingestion.settings.names import is_secret
+from email_ingestion.settings.masking import MASK, is_secret, mask_url
 from email_ingestion.settings.sources import origins
-
-MASK = "***"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +36,10 @@ def _masked_value(name: str, value: Any) -> str:
         return ""
     if name == "ACCOUNTS":
         return ",".join(str(table.get("name", "default")) for table in value)
-    if name.endswith(("_URL", "_URI")):
-        return _masked_url(str(value))
+    if name.endswith(("_URL", "_URI", "_ENDPOINT")):
+        return mask_url(str(value))
+    if name == "SINKS":
+        return ",".join(map(mask_url, value))
     if is_secret(name) and not isinstance(value, int | float):
         return MASK if value else ""
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _masked_url(url: str) -> str:
-    """Mask user and password, the query, and the path in which a web hook carries its key."""
-    found = urlsplit(url)
-    if "@" in found.netloc:
-        found = found._replace(netloc=f"{MASK}@{found.netloc.rpartition('@')[2]}")
-    if found.query:
-        found = found._replace(query=MASK)
-    if found.scheme in {"http", "https"} and found.path.strip("/").count("/") > 1:
-        found = found._replace(path=f"/{MASK}")
-    return found.geturl()

@@ -8,6 +8,7 @@ import re
 from pydantic import ValidationError
 
 from email_ingestion.errors import ConfigurationError
+from email_ingestion.settings.masking import is_secret
 
 PREFIXES = (
     *("REDIS_", "IMAP_", "GOOGLE_", "WORKER_", "CB_", "STREAM_", "BLOB_", "DATABASE_"),
@@ -36,12 +37,6 @@ def refuse_unknown(in_use: dict[str, str], known: set[str]) -> None:
 def _nearest(name: str, known: set[str]) -> str:
     longer = sorted(candidate for candidate in known if candidate.startswith(name))
     return (longer or difflib.get_close_matches(name, known, n=1, cutoff=0))[0]
-
-
-def is_secret(name: str) -> bool:
-    """Return whether the value of a setting may hold a secret."""
-    words = ("PASSWORD", "SECRET", "URL", "ACCOUNTS", "KEY", "CHANNELS", "RECIPIENTS", "WEBHOOK")
-    return any(word in name for word in words)
 
 
 def explain_validation(error: ValidationError) -> str:

@@ -50,7 +50,8 @@ def connect(address: RedisAddress | str, name: str) -> redis.Redis:
     try:
         return _CONNECTORS[address.mode](address, options)
     except ValueError as error:
-        raise ConfigurationError(f"REDIS_URL is no Redis address: {error}") from error
+        message = "REDIS_URL is no address like redis://user:password@host:6379/0; in a password / is %2F, @ is %40"
+        raise ConfigurationError(message) from error
 
 
 def _standalone_client(address: RedisAddress, options: dict[str, Any]) -> redis.Redis:
