@@ -578,6 +578,16 @@ class ContentsVerified(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RetentionApplied(Event):
+    """Mail that was older than it is kept was erased; `held` more would have been, `left` says what could not be."""
+
+    erased: int
+    held: int
+    left: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class CertificateSeen(Event):
     """The TLS certificate of a dependency ends at `ends_at`, in Unix seconds."""
 

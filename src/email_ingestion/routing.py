@@ -20,6 +20,7 @@ from email_ingestion.errors import ConfigurationError
 from email_ingestion.records import Email
 
 DATABASE: Final = "database"
+MAX_RETENTION_DAYS: Final = 36_500
 
 
 def _as_tuple(value: object) -> object:
@@ -57,6 +58,7 @@ class Route(BaseModel):
     sinks: tuple[str, ...] | None = None
     tags: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
     priority: Annotated[int, Field(ge=0, le=10)] | None = None
+    retention_days: Annotated[int, Field(ge=0, le=MAX_RETENTION_DAYS)] | None = None  # 0: never erased by its age
     skip: bool = False
 
     def matches(self, email: Email) -> bool:
@@ -98,6 +100,7 @@ class Decision:
     sinks: tuple[str, ...]  # without the database
     routes: tuple[str, ...] = ()
     skipped: bool = False
+    retention_days: int | None = None  # after which it may be erased; 0 never, None: its account decides
 
 
 class Router:
@@ -112,6 +115,11 @@ class Router:
     def decide(self, email: Email) -> Decision:
         """Apply the matching routes."""
         return self._apply(email, self._routes)
+
+    @property
+    def sets_retention(self) -> bool:
+        """Whether any route says for how long mail is kept."""
+        return any(route.retention_days is not None for _, route in self._routes)
 
     @property
     def sets_priority(self) -> bool:
@@ -157,6 +165,7 @@ def _apply_route(decision: Decision, name: str, route: Route) -> Decision:
         sinks=() if route.skip else sinks,
         routes=(*decision.routes, name),
         skipped=route.skip,
+        retention_days=decision.retention_days if route.retention_days is None else route.retention_days,
     )
 
 

@@ -116,7 +116,11 @@ ELSEWHERE = {
     "producer": "below, as the program of that name",
     "worker": "below, as the program of that name",
     **dict.fromkeys(
-        ("init", "check", "reparse", "resend", "erase", "audit list", "audit verify"), "in tests of their own"
+        (
+            *("init", "check", "reparse", "resend", "erase"),
+            *("retention run", "retention hold", "audit list", "audit verify"),
+        ),
+        "in tests of their own",
     ),
     **dict.fromkeys(
         ("blobs verify", "quarantine list", "quarantine retry", "quarantine accept"), "in tests of their own"

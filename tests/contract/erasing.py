@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -15,7 +15,7 @@ from email_ingestion.backup.archive import Archive
 from email_ingestion.backup.create import BackupProgress, create_backup
 from email_ingestion.backup.restore import RestoreTarget, restore
 from email_ingestion.blobs import BlobStore, open_blobs
-from email_ingestion.erasure.eraser import ErasureSummary
+from email_ingestion.erasure.eraser import Eraser, ErasureSummary
 from email_ingestion.erasure.mail_selector import MailSelector
 from email_ingestion.erasure.tombstones import TombstoneFile
 from email_ingestion.fleet.redis_server import scratch_redis
@@ -23,6 +23,7 @@ from email_ingestion.ledger.model import LedgerWrite
 from email_ingestion.ledger.store import Ledger, open_ledger
 from email_ingestion.parsing import parse
 from email_ingestion.records import Cursor, Envelope, RawMessage, SinkMessage
+from email_ingestion.routing import Router
 from email_ingestion.settings import Settings, load_settings
 from email_ingestion.sinks import load_sink
 from email_ingestion.sinks.database import DatabaseSink
@@ -83,9 +84,11 @@ class Kept:
     def deliver(self, *messages: RawMessage) -> set[str]:
         """Record messages, and hand them to the other sinks; return the identities that were known."""
         database = DatabaseSink(self.ledger, self.blobs, THRESHOLD)
+        router = Router(self.settings.routes, self.settings.sinks[1:])
+        decisions = [(router.decide(parse(each.envelope, each.raw or b"")), each.raw or b"") for each in messages]
         writes = [
-            LedgerWrite(parse(each.envelope, each.raw or b""), each.raw or b"", owed_to=("files:out",))
-            for each in messages
+            LedgerWrite(each.email, raw, owed_to=("files:out",), retention_days=each.retention_days)
+            for each, raw in decisions
         ]
         known = database.deliver(writes)
         for name in self.settings.sinks[1:]:
@@ -106,20 +109,23 @@ class Kept:
         for each in consumer.read_new(100, block=False):
             assert consumer.dead_letter(each, dead_letter_fields("operator", 1, None, "", "here-worker-1"))
 
+    def eraser(self) -> AbstractContextManager[Eraser]:
+        return open_eraser(self.settings, self.link, self.ledger, new_run())
+
     def erase(self, **conditions) -> ErasureSummary:
-        with open_eraser(self.settings, self.link, self.ledger, new_run()) as eraser:
+        with self.eraser() as eraser:
             for _ in eraser.erase(MailSelector(**conditions)):
                 pass
             return eraser.summary
 
     def preview(self, **conditions) -> ErasureSummary:
-        with open_eraser(self.settings, self.link, self.ledger, new_run()) as eraser:
+        with self.eraser() as eraser:
             for _ in eraser.preview(MailSelector(**conditions)):
                 pass
             return eraser.summary
 
     def reapply(self) -> ErasureSummary:
-        with open_eraser(self.settings, self.link, self.ledger, new_run()) as eraser:
+        with self.eraser() as eraser:
             for _ in eraser.reapply():
                 pass
             return eraser.summary

@@ -222,7 +222,7 @@ def test_files_of_the_repository_exist(path: Path) -> None:
 @every_page
 def test_commands_and_their_options_exist(path: Path) -> None:
     for call in calls(path):
-        name = next((" ".join(call[:n]) for n in (2, 1) if " ".join(call[:n]) in commands()), None)
+        name = next((" ".join(call[:n]) for n in (3, 2, 1) if " ".join(call[:n]) in commands()), None)
         assert name, f"email-ingestion {' '.join(call)}"
         command = commands()[name]
         options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}

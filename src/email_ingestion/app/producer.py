@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from email_ingestion.app.account import AccountServices, LedgerOnDemand, check_accounts, credentials_version, reread
 from email_ingestion.app.certificate_watch import CertificateWatch, tls_servers
+from email_ingestion.app.nightly_retention import NightlyRetention
 from email_ingestion.app.nightly_scrub import NightlyScrub
 from email_ingestion.app.runner import ProcessContext, ProcessRunner, common_folders, common_loops, identify
 from email_ingestion.atomic_files import write_private
@@ -146,7 +147,9 @@ class ProducerService:
         missed = ROUNDS_MISSED * context.settings.imap_poll_seconds
         return WatcherSupervisor(account.name, watcher, missed, self._lease_renewer, context.ops.observe)
 
-    def _optional_threads(self, link: RedisLink) -> Iterator[PeriodicThread | NightlyScrub | LedgerWatch]:
+    def _optional_threads(
+        self, link: RedisLink
+    ) -> Iterator[PeriodicThread | NightlyScrub | NightlyRetention | LedgerWatch]:
         """Yield the built-in alerts and the canary, where they are configured, and what looks at stores and servers."""
         settings, ops = self._context.settings, self._context.ops
         yield AlertThread(settings, ops.metrics, ops.observe, self._context.admin_actions.incidents).make()
@@ -162,6 +165,7 @@ class ProducerService:
             ops.observe,
         )
         yield NightlyScrub(settings, link, self._ledger, self._blobs, ops.observe)
+        yield NightlyRetention(settings, link, self._ledger, ops.observe)
 
     def run(self) -> int:
         """Read every account until `stop` is called, or once; return the exit code."""

@@ -79,7 +79,7 @@ def erase(
     if not chosen and not reapply:
         raise typer.BadParameter("say what to erase: --sender, --address, --id or --older-than")
     for option, value in (("--sender", sender), ("--address", address)):
-        _check_address(option, value)
+        check_address(option, value)
     before = datetime.now(UTC) - parse_duration(older_than, "--older-than") if older_than else None
     settings, link = open_redis("erase")
     with closing(open_ledger(settings.database_url)) as ledger:
@@ -110,7 +110,7 @@ def _run(
                 for done in eraser.preview(selector):
                     advance(done)
             if dry_run or not eraser.summary.matched:
-                return _show(eraser.summary, dry_run=True, as_json=as_json)
+                return show_erasure(eraser.summary, dry_run=True, as_json=as_json)
             if not typer.confirm(f"Erase {eraser.summary.matched:,} messages for good?", err=True):
                 say("nothing was erased")
                 return NEGATIVE
@@ -121,7 +121,7 @@ def _run(
                 for done in eraser.erase(selector) if selector else eraser.reapply():
                     advance(done)
             outcome |= {"matched": eraser.summary.matched, "removed": dict(+eraser.summary.removed)}
-    return _show(eraser.summary, dry_run=False, as_json=as_json, reapplied=selector is None)
+    return show_erasure(eraser.summary, dry_run=False, as_json=as_json, reapplied=selector is None)
 
 
 def _selector(sender: str, address: str, ids: tuple[str, ...] | None, before: datetime | None, account: str) -> Any:
@@ -130,7 +130,8 @@ def _selector(sender: str, address: str, ids: tuple[str, ...] | None, before: da
     return MailSelector(sender or None, address or None, ids, before, account or None)
 
 
-def _check_address(option: str, value: str) -> None:
+def check_address(option: str, value: str) -> None:
+    """Raise BadParameter for a value that is neither empty nor one address or domain."""
     local, at, domain = value.rpartition("@")
     if value and (not at or not domain or any(each in "<>, \t" for each in domain) or local.endswith("@")):
         raise typer.BadParameter(f"{option} is one address, or a domain: anna@example.org, @example.org")
@@ -153,18 +154,19 @@ def _whole_ids(parts: list[str], ledger: Ledger, link: RedisLink) -> tuple[str, 
 
 
 def _nothing(*, dry_run: bool, as_json: bool) -> int:
+    from email_ingestion.erasure.eraser import ErasureSummary  # noqa: PLC0415 - help comes without SQLAlchemy
+
     if as_json:
-        typer.echo(json.dumps({"dry_run": dry_run, "matched": 0, "removed": {}, "open": []}, indent=2))
+        typer.echo(json.dumps(_record(ErasureSummary(), [], dry_run=dry_run), indent=2))
     return NEGATIVE
 
 
-def _show(found: ErasureSummary, *, dry_run: bool, as_json: bool, reapplied: bool = False) -> int:
+def show_erasure(found: ErasureSummary, *, dry_run: bool, as_json: bool, reapplied: bool = False) -> int:
+    """Print what a run found, by place, and what it could not do; return the exit code."""
     left = list(_open_points(found))
     removed = dict(+found.removed)
     if as_json:
-        accounts = dict(found.by_account)
-        record = {"dry_run": dry_run, "matched": found.matched, "accounts": accounts, "removed": removed, "open": left}
-        typer.echo(json.dumps(record, indent=2))
+        typer.echo(json.dumps(_record(found, left, dry_run=dry_run), indent=2))
     else:
         would = "would be erased" if dry_run else "erased again" if reapplied else "erased"
         messages = "1 message" if found.matched == 1 else f"{found.matched:,} messages"
@@ -178,7 +180,14 @@ def _show(found: ErasureSummary, *, dry_run: bool, as_json: bool, reapplied: boo
     return OK if found.matched or reapplied else NEGATIVE
 
 
+def _record(found: ErasureSummary, left: list[str], *, dry_run: bool) -> dict[str, Any]:
+    counts = {"matched": found.matched, "held": found.held, "accounts": dict(found.by_account)}
+    return {"dry_run": dry_run, **counts, "removed": dict(+found.removed), "open": left}
+
+
 def _open_points(found: ErasureSummary) -> Iterator[str]:
+    if found.held:
+        yield f"{found.held:,} stay, for a hold keeps them: email-ingestion retention hold list"
     for reason in found.unreadable:
         yield f"could not be looked at: {reason}"
     for name, reason in found.failed_sinks.items():

@@ -52,6 +52,7 @@ COMMANDS = {
         "Send delivered mail again to a sink that lost its data, or for the first time to one that was added later.",
     ),
     "erase": ("erase:erase", "Erase messages wherever they are kept, for good."),
+    "retention": ("retention:retention", "Say for how long mail is kept, and hold what must not be erased."),
     "blobs": ("storage:blobs", "Look after large messages and attachments."),
     "database": ("storage:database", "Look after the database."),
     "breaker": ("breakers:breaker", "See the circuit breakers of the running processes."),
@@ -112,7 +113,10 @@ GROUPS = {
     "Get more mail in": ("import", "backfill", "reconcile"),
     "Mend what is stuck": ("dlq", "quarantine", "pending", "consumers", "revoke"),
     "Slow down, hold": ("pause", "resume", "degrade", "priority", "breaker", "log-level"),
-    "Look after data": ("database", "reparse", "resend", "erase", "blobs", "backup", "restore", "drain", "refill"),
+    "Look after data": (
+        *("database", "reparse", "resend", "erase", "retention"),
+        *("blobs", "backup", "restore", "drain", "refill"),
+    ),
     "Try and practise": ("loadtest", "gameday"),
 }
 MORE = "More"

@@ -16,11 +16,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from email_ingestion.blobs import BlobStore, reference
-from email_ingestion.erasure.mail_selector import MailSelector
+from email_ingestion.erasure.mail_selector import ADDRESS_FIELDS, MailSelector, Selector
+from email_ingestion.erasure.retention import Holds
 from email_ingestion.erasure.tombstones import TombstoneFile
 from email_ingestion.errors import EmailIngestionError, OperationFailed, PermanentError, SinkUnavailable, TransientError
 from email_ingestion.identity import tombstone
 from email_ingestion.ledger.model import ErasableMessage, Location, content_identity, place_of
+from email_ingestion.parsing import addresses_of
+from email_ingestion.records import Envelope
 from email_ingestion.stream.queue_erasure import QueuedMessage, QueueErasure
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ class ErasureSummary:
     """What a run found and removed; it grows while the run goes on."""
 
     matched: int = 0
+    held: int = 0  # of those that matched: a hold keeps them
     by_account: Counter[str] = field(default_factory=Counter)
     removed: Counter[str] = field(default_factory=Counter)  # by place
     unreadable: list[str] = field(default_factory=list)  # entries of Redis that could not be looked at, and why
@@ -81,18 +85,20 @@ class Eraser:
         self._processes_run = processes_run
         self._pause = pause
         self._erased: set[str] = set()  # tombstones of this run
+        self._held: set[str] = set()  # identities that a hold keeps
         self.summary = ErasureSummary()
 
-    def preview(self, selector: MailSelector) -> Iterator[int]:
+    def preview(self, selector: Selector) -> Iterator[int]:
         """Count what `run` would find, by place, and change nothing; yield the number of messages, batch by batch."""
         identities: set[str] = set()
         for name, message in self._find_queued(selector):
-            self.summary.removed[name] += 1
-            if message:
+            if not message or self._free([message]):
+                self.summary.removed[name] += 1
+            if message and message.email_id not in identities:
                 identities.add(message.email_id)
                 self._count(message)
         for batch in _batches(self._find_delivered(selector)):
-            self.summary.removed["messages"] += len(batch)
+            self.summary.removed["messages"] += len(self._free(batch))
             for message in batch:
                 if message.email_id not in identities:
                     self._count(message)
@@ -102,7 +108,7 @@ class Eraser:
         """Begin to count anew."""
         self.summary = ErasureSummary(failed_sinks=self.summary.failed_sinks)
 
-    def erase(self, selector: MailSelector) -> Iterator[int]:
+    def erase(self, selector: Selector) -> Iterator[int]:
         """Erase; yield the number of messages, batch by batch.
 
         Raises SinkUnavailable, RedisConnectionError, CircuitBreakerError and ConfigurationError: what was not erased
@@ -118,7 +124,8 @@ class Eraser:
         for batch in _batches(self._with_first(queued, seen, self._find_delivered(selector))):
             for message in batch:
                 self._count(message)
-            self._erase_batch(batch)
+            if free := self._free(batch):
+                self._erase_batch(free)
             yield len(batch)
         self.summary.removed["dead_letters"] += self._queue.remove_dead_letters(sorted(foreign)) if foreign else 0
         self.summary.matched += len(foreign)
@@ -140,6 +147,11 @@ class Eraser:
         self._finish()
         self._file.reapplied()
 
+    def clean_up(self) -> Iterator[int]:
+        """Remove the contents that an erasure, or a worker that met its tombstones, has left."""
+        self._remove_contents()
+        yield 0
+
     def share_tombstones(self) -> set[str]:
         """Give the database those of the file, and the file those of the database; return all of them.
 
@@ -160,7 +172,7 @@ class Eraser:
     # -- what is found
 
     def _find_queued(
-        self, selector: MailSelector, on_foreign: Callable[[str], object] = lambda _: None
+        self, selector: Selector, on_foreign: Callable[[str], object] = lambda _: None
     ) -> Iterator[tuple[str, ErasableMessage | None]]:
         """Yield place and message of the entries of Redis that are meant; None for a message without an identity."""
         seen: set[str] = set()
@@ -171,15 +183,35 @@ class Eraser:
             seen.add(key)
             try:
                 if entry.envelope is None:
-                    if entry.dead and selector.matches_unreadable(entry.account, entry.added, entry.head):
+                    facts = (entry.account, entry.added, entry.head)
+                    if entry.dead and selector.matches_unreadable(*facts) and not self._holds().keep_unreadable(*facts):
                         on_foreign(entry.id)
                         yield name, None
                 elif selector.matches_raw(entry.envelope, partial(self._head, entry)):
-                    yield name, ErasableMessage(entry.envelope, entry.raw_ref)
+                    yield name, self._queued_message(entry, entry.envelope)
             except (PermanentError, TransientError) as error:
                 if isinstance(error, SinkUnavailable):
                     raise
                 self.summary.unreadable.append(f"{name} {entry.id}: {error}")
+
+    def _queued_message(self, entry: QueuedMessage, envelope: Envelope) -> ErasableMessage:
+        """Return the message of an entry, with its addresses where a hold asks for them."""
+        headers: tuple[tuple[str, str], ...] = ()
+        if self._holds().need_addresses:
+            head = self._head(entry)
+            headers = tuple((name, each) for name in ADDRESS_FIELDS for each in addresses_of(head, (name,)))
+        return ErasableMessage(envelope, entry.raw_ref, headers=headers)
+
+    def _free(self, batch: Sequence[ErasableMessage]) -> list[ErasableMessage]:
+        """Return the messages that no hold keeps, by the holds of this moment; count the others."""
+        holds = self._holds()
+        kept = {message.email_id for message in batch if holds.keep(message)}
+        self._held |= kept
+        self.summary.held = len(self._held)
+        return [message for message in batch if message.email_id not in kept]
+
+    def _holds(self) -> Holds:
+        return Holds(self._erasure.holds())
 
     def _head(self, entry: QueuedMessage) -> bytes:
         if not entry.raw_ref:
@@ -187,7 +219,7 @@ class Eraser:
         inside = self._ledger.content(entry.raw_ref)
         return inside if inside is not None else next(self._blobs.chunks(entry.raw_ref), b"")
 
-    def _find_delivered(self, selector: MailSelector) -> Iterator[ErasableMessage]:
+    def _find_delivered(self, selector: Selector) -> Iterator[ErasableMessage]:
         return (each for each in self._erasure.find(selector.choice()) if selector.matches_stored(each))
 
     def _with_first(

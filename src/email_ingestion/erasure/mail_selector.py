@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from email_ingestion.identity import tombstone
 from email_ingestion.parsing import addresses_in, addresses_of
@@ -23,6 +23,25 @@ ADDRESS_FIELDS = (
     *("resent-from", "resent-sender", "resent-to", "resent-cc", "resent-bcc"),
 )
 _PLAIN_DOMAIN = re.compile(r"[a-z0-9.-]+", re.ASCII)
+
+
+class Selector(Protocol):
+    """Decides which messages are meant."""
+
+    def choice(self) -> MailChoice:
+        """Return what the database can select; `matches_stored` decides on each message of it."""
+
+    def matches_stored(self, message: ErasableMessage) -> bool:
+        """Whether a message of the database is meant."""
+
+    def matches_raw(self, envelope: Envelope, raw: Callable[[], bytes]) -> bool:
+        """Whether a message that nobody has parsed yet is meant; `raw` returns its bytes, its header at least."""
+
+    def matches_unreadable(self, account: str, died: datetime, raw: Callable[[], bytes]) -> bool:
+        """Whether a dead letter without an envelope is meant; it has no identity, and the date at which it died."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return the conditions for audit log and report: hashes in the place of addresses and identities."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,16 +11,16 @@ that in whatever order two processes come, an erased message stays erased.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Text, cast, delete, or_, select, update
+from sqlalchemy import Column, ColumnElement, Connection, Text, and_, cast, delete, false, or_, select, update
 
 from email_ingestion.blobs import reference, sha256_of
 from email_ingestion.identity import tombstone
 from email_ingestion.ledger.engine import Database, database_now
-from email_ingestion.ledger.model import ErasableMessage, ErasedRows, Location, content_identity
+from email_ingestion.ledger.model import ErasableMessage, ErasedRows, Hold, Location, content_identity
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, envelope_of
 from email_ingestion.ledger.rows import insert_of
 from email_ingestion.ledger.tables import (
@@ -30,13 +30,30 @@ from email_ingestion.ledger.tables import (
     emails,
     erased,
     erased_contents,
+    holds,
     places,
     purged,
 )
 from email_ingestion.records import Envelope, RawMessage, email_id
 
 WINDOW = 2_000  # messages that one query looks at: a statement has a time limit
+_HOLD = tuple(each.name for each in fields(Hold))
 _CHUNK = 500  # values in one IN (…)
+
+
+@dataclass(frozen=True, slots=True)
+class AgeLimit:
+    """The INTERNALDATE before which mail of an account, or of a route with so many days, is old enough."""
+
+    before: datetime
+    account: str | None = None  # for its mail of which no route says anything
+    route_days: int | None = None
+
+    def condition(self) -> ColumnElement[bool]:
+        """Return it as a condition on `emails`."""
+        days = emails.c.retention_days
+        whose = days == self.route_days if self.account is None else (emails.c.account == self.account) & days.is_(None)
+        return and_(whose, emails.c.internaldate < self.before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +64,7 @@ class MailChoice:
     email_ids: tuple[str, ...] | None = None
     before: datetime | None = None  # with an INTERNALDATE before this instant
     near: str | None = None
+    limits: tuple[AgeLimit, ...] | None = None  # one of them must be passed
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return its conditions on `emails`."""
@@ -60,6 +78,8 @@ class MailChoice:
         if self.near is not None:
             texts = (emails.c.from_addr, *(cast(emails.c[name], Text) for name in ("to_addrs", "cc_addrs", "headers")))
             found.append(or_(*(each.icontains(self.near, autoescape=True) for each in texts)))
+        if self.limits is not None:
+            found.append(or_(false(), *(limit.condition() for limit in self.limits)))
         return found
 
 
@@ -108,6 +128,31 @@ class LedgerErasure:
             if len(rows) < WINDOW:
                 return
             after = rows[-1].email_id
+
+    def route_days(self) -> list[int]:
+        """Return the numbers of days that routes have given to messages."""
+        query = select(emails.c.retention_days).where(emails.c.retention_days.is_not(None)).distinct()
+        with self._database.connect() as connection:
+            return sorted(connection.execute(query).scalars())
+
+    def add_hold(self, hold: Hold) -> None:
+        """Add a hold."""
+        with self._database.begin() as connection:
+            values = {name: getattr(hold, name) for name in _HOLD}
+            connection.execute(holds.insert().values(**values))
+
+    def release_hold(self, hold_id: str, user: str) -> bool:
+        """Release a hold; its value is forgotten. Returns whether it was there and not released."""
+        mine = (holds.c.hold_id == hold_id, holds.c.released_at.is_(None))
+        with self._database.begin() as connection:
+            change = update(holds).where(*mine).values(released_at=datetime.now(UTC), released_by=user, value="")
+            return connection.execute(change).rowcount > 0
+
+    def holds(self) -> list[Hold]:
+        """Return the holds that are not released, oldest first."""
+        query = select(*(holds.c[name] for name in _HOLD)).where(holds.c.released_at.is_(None))
+        with self._database.connect() as connection:
+            return [Hold(*row) for row in connection.execute(query.order_by(holds.c.created_at)).all()]
 
     def erased(self, texts: Iterable[str]) -> set[str]:
         """Return those of the identities and places that were erased."""

@@ -34,6 +34,7 @@ class LedgerWrite(SinkMessage):
     owed_to: tuple[str, ...] = ()  # the further sinks that must get it
     only_sink: str | None = None  # the further sink that must get it again: its dead letter was replayed
     synthetic: bool = False  # it tests the pipeline: nothing of it is kept
+    retention_days: int | None = None  # by its route: 0 never, None: its account decides
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class StoredEmail:
     contents: tuple[Content, ...] = ()
     owed_to: tuple[str, ...] = ()  # the further sinks that must get it
     only_sink: str | None = None  # the further sink that must get it again: its dead letter was replayed
+    retention_days: int | None = None  # by its route: 0 never, None: its account decides
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,19 @@ class ErasableMessage:
     def email_id(self) -> str:
         """The identity of the envelope."""
         return self.envelope.email_id
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Mail that must not be erased. `kind` says what `value` is: sender, address, id; of `account` it is empty."""
+
+    hold_id: str
+    kind: str
+    value: str
+    account: str | None
+    reason: str
+    created_by: str
+    created_at: datetime
 
 
 @dataclass

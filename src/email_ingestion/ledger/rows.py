@@ -74,6 +74,7 @@ def email_row(stored: StoredEmail, now: datetime) -> dict[str, Any]:
         "bounce": email.bounce is not None,
         **{name: getattr(email.verdicts, name, None) for name in ("spf", "dkim", "dmarc")},
         "parser_version": PARSER_VERSION,
+        "retention_days": stored.retention_days,
     }
 
 

@@ -60,6 +60,8 @@ emails = Table(
     Column("dmarc", Text),
     # The parser that made the record; 0 for one from before there were versions.
     Column("parser_version", Integer, nullable=False, server_default=text("0")),
+    # After how many days a route lets it be erased: 0 never, NULL where none says so and its account decides.
+    Column("retention_days", Integer),
 )
 
 # A B-tree of PostgreSQL refuses a key above 2,704 bytes, and anybody may send such a Message-ID: hence hash.
@@ -68,6 +70,8 @@ Index("emails_gm_msgid", emails.c.account, emails.c.gm_msgid)
 Index("emails_uid", emails.c.account, emails.c.mailbox, emails.c.uidvalidity, emails.c.uid)
 Index("emails_internaldate", emails.c.internaldate)
 Index("emails_parser_version", emails.c.parser_version)
+_HAS_RETENTION = text("retention_days IS NOT NULL")
+_retention = Index("emails_retention", emails.c.retention_days, emails.c.internaldate, sqlite_where=_HAS_RETENTION)
 
 attachments = Table(
     "attachments",
@@ -125,6 +129,21 @@ erased_contents = Table(
     Column("erased_at", Moment, nullable=False),
 )
 
+# What must not be erased: mail that fulfils the condition, as long as the hold is not released.
+holds = Table(
+    "holds",
+    metadata,
+    Column("hold_id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),  # sender, address, id, account
+    Column("value", Text, nullable=False),  # empty after the release: it may be an address
+    Column("account", Text),  # only mail of this one
+    Column("reason", Text, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("released_by", Text),
+    Column("released_at", Moment),
+)
+
 # The deliveries to each further sink: a row is written in the transaction of its message, and its final state keeps
 # the sink from getting the message again.
 deliveries = Table(
@@ -148,3 +167,4 @@ def _for_postgresql(_metadata: MetaData, connection: Connection, **_: object) ->
     if connection.dialect.name == "postgresql":
         _message_ids.dialect_kwargs["postgresql_using"] = "hash"
         _due.dialect_kwargs["postgresql_where"] = _WAITING
+        _retention.dialect_kwargs["postgresql_where"] = _HAS_RETENTION

@@ -106,6 +106,7 @@ LOG_RULES: dict[type[Event], LogRule] = {
     events.Reconciled: LogRule("mailbox_reconciled", lambda event: WARNING if event.missing else INFO),
     events.ContentDamaged: LogRule("content_damaged", lambda event: ERROR if event.problem else WARNING),
     events.ContentsVerified: LogRule("contents_verified", lambda event: ERROR if event.lost else INFO),
+    events.RetentionApplied: LogRule("retention_applied", lambda event: WARNING if event.left else INFO),
     events.SignalReceived: LogRule("signal_received", lambda event: INFO if event.signal == "SIGHUP" else WARNING),
     events.Notified: LogRule("operator_notified", lambda event: INFO if event.sent else ERROR),
     events.AlertReceived: LogRule("alert_received", lambda event: WARNING if event.firing else INFO),

@@ -179,8 +179,9 @@ class Reparser:
         if isinstance(email, str):
             return _Outcome(stored.envelope.email_id, reason=email)
         of_server = tuple(code for code in stored.parsed["defects"] if code in SERVER_DEFECTS)
-        routed = self._router.decide(replace(email, defects=of_server + email.defects) if of_server else email).email
-        fresh = StoredEmail(routed, stored.raw_ref)
+        decision = self._router.decide(replace(email, defects=of_server + email.defects) if of_server else email)
+        routed = decision.email
+        fresh = StoredEmail(routed, stored.raw_ref, retention_days=decision.retention_days)
         fields = stored.changes(fresh)
         if "attachments" not in fields:
             return _Outcome(email.email_id, replace(fresh, email=_without_contents(routed)), fields)

@@ -52,6 +52,7 @@ class Account(BaseModel):
     oauth2_scope: str
     oauth2_consent_days: float | None
     token_encryption_key: str | None
+    retention_days: int | None = Field(ge=1, le=36_500)
 
     @field_validator("google_token_uri", "google_auth_uri")
     @classmethod
@@ -261,6 +262,12 @@ class Settings(BaseSettings):
     log_dir: Path = Field(default=Path("logs"), description="directory of the log files")
     pid_dir: Path = Field(default=Path("pids"), description="directory of the PID files")
     backup_dir: Path = Field(default=Path("backups"), description="directory of the backups")
+    retention_days: int | None = Field(
+        default=None,
+        ge=1,
+        le=36_500,
+        description="days after its arrival at which mail is erased, each night, unless its route says otherwise; off",
+    )
     erasure_dir: Path = Field(
         default=Path("data/erasure"), description="directory of the tombstones and reports of what was erased"
     )

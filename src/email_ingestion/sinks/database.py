@@ -61,7 +61,9 @@ class DatabaseSink:
             else:
                 self._blobs.put(content.data)
         raw_ref = write.raw_ref or reference(write.email.envelope.sha256)
-        return StoredEmail(write.email, raw_ref, tuple(small), write.owed_to, write.only_sink)
+        return StoredEmail(
+            write.email, raw_ref, tuple(small), write.owed_to, write.only_sink, retention_days=write.retention_days
+        )
 
     def ping(self) -> None:
         """Check that the database and the blob store accept writes. Raises SinkUnavailable."""

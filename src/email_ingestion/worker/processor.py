@@ -451,7 +451,14 @@ class BatchProcessor:
 def _ledger_write(message: RawMessage, decision: Decision) -> LedgerWrite:
     if message.synthetic:
         return LedgerWrite(decision.email, message.raw or b"", synthetic=True)
-    return LedgerWrite(decision.email, message.raw or b"", message.raw_ref, decision.sinks, message.only_sink)
+    return LedgerWrite(
+        decision.email,
+        message.raw or b"",
+        message.raw_ref,
+        decision.sinks,
+        message.only_sink,
+        retention_days=decision.retention_days,
+    )
 
 
 def is_available(sink: Sink, breaker: Breaker) -> bool:

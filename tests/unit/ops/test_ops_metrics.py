@@ -76,6 +76,7 @@ def fed(ops: Ops) -> Ops:
         events.Reconciled("default", 2, 0, 0),
         events.Reconciled("second", 3, 0, 0),
         events.ContentsVerified(10, 5000, 1, 2, 0.5),
+        events.RetentionApplied(3, 1, 0, 0.5),
         events.MailboxContradicted("default", "INBOX", "UID 7 names another message"),
         events.AlteredOnServer("default", "INBOX", 8),
         events.Delivered("default:gm:1", 1, duplicate=False, duration=0.02, queue_wait=0.3, end_to_end=4.0),
