@@ -110,6 +110,7 @@ ELSEWHERE = {
         for name in ("test", "send", "list", "ack", "silence", "unsilence")
     },
     "sandbox": "tests/sandbox/test_sandbox_state.py",
+    "runbook": "tests/unit/test_runbook_command.py",
     "backup": "below, as the script of that name",
     "restore": "below, as the script of that name",
     "auth": "below, as the program src.auth.oauth2_gmail",

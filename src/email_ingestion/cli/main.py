@@ -91,6 +91,10 @@ COMMANDS = {
     "evidence": ("diagnostics:evidence", "Put together what is known of an incident, without mail or secrets."),
     "audit": ("audit:audit", "See what operators did, and whether the record of it is whole."),
     "incident": ("incident:incident", "Lead an incident: its number, its log, the texts people need."),
+    "runbook": (
+        "runbook:runbook",
+        "Print the section of the runbook for an alert, a number or words; without any, the list of sections.",
+    ),
     "redis-cli": ("redis_cli:redis_cli", "Speak to the Redis of the settings with redis-cli."),
     "dlq": ("dlq:dlq", "Look at dead letters, put them back into the stream, export and purge them."),
     "reconcile": ("reconcile:reconcile", "Compare the server's messages with the ledger."),
@@ -108,7 +112,7 @@ COMMANDS = {
 GROUPS = {
     "Run it": ("init", "start", "stop", "status", "sandbox", "producer", "worker", "auth"),
     "Find what is wrong": ("doctor", "check", "errors", "quality", "logs", "config", "redis-cli"),
-    "On call": ("alert", "incident", "evidence", "audit"),
+    "On call": ("alert", "incident", "runbook", "evidence", "audit"),
     "Read the mail": ("search", "export", "parse", "route"),
     "Get more mail in": ("import", "backfill", "reconcile"),
     "Mend what is stuck": ("dlq", "quarantine", "pending", "consumers", "revoke"),
