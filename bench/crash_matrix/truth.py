@@ -118,7 +118,7 @@ class Watch:
                 asked = time.monotonic()
                 wrong = findings(self._world) - self._usual
                 if self._moved == moved:
-                    self._note(DOCTOR, min(wrong, default=""), asked if wrong else time.monotonic())
+                    self._note(DOCTOR, min(wrong, default=""), asked)  # it tells of the time when it looks
 
     def _note(self, source: str, reason: str, now: float) -> None:
         silent = now - max(self._moved, self._told[source])

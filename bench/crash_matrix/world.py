@@ -11,7 +11,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -216,6 +216,9 @@ class World:
         except (Unanswered, sqlite3.Error):
             return None
         stored = int(rows[0][0]) if rows else 0
+        if self.purges:  # then mail is dead for a while: an end too
+            with suppress(redis.RedisError), self.redis.client() as client:
+                stored += int(client.xlen(KEYS.dlq))
         return min(stored, len(self.receiver.taken)) if self.receiver else stored
 
     def repeated(self) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy import Connection, MetaData, create_engine, inspect, text
 
 from email_ingestion import __version__
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
@@ -53,6 +53,23 @@ def test_both_ways_lead_to_the_schema_of_the_code(made: Callable[[Connection], N
     assert columns == [column.name for column in emails.columns]
     with closing(open_ledger(database_url)) as ledger:
         assert ledger.count() == 0
+
+
+@pytest.mark.parametrize("use", ["record", "ping"])
+def test_tables_that_somebody_dropped_are_made_anew(database_url: str, use: str) -> None:
+    with closing(open_ledger(database_url)) as ledger:
+        ledger.record(letters(1))
+        engine = open_engine(database_url)
+        with engine.begin() as connection:
+            found = MetaData()
+            found.reflect(connection)
+            found.drop_all(connection)
+        engine.dispose()
+        with pytest.raises(SinkUnavailable, match="emails"):
+            ledger.ping() if use == "ping" else ledger.record(letters(2))
+        ledger.ping()
+        ledger.record(letters(2))
+        assert ledger.count() == 1
 
 
 def test_an_empty_database_is_made_as_the_migrations_would_make_it(database_url: str) -> None:

@@ -15,6 +15,7 @@ from email_ingestion.errors import ConfigurationError, PermanentError, SinkUnava
 
 # SQLSTATE classes that are about the values: data exception, constraint violation, program limit exceeded.
 _VALUE_SQLSTATES = ("22", "23", "54")
+_UNDEFINED_TABLE = "42P01"
 
 _SQLITE_ADVICE = {
     "SQLITE_BUSY": "another process keeps it locked; look for a backup or an open sqlite3 shell",
@@ -56,9 +57,11 @@ def translate_open_errors(database: str) -> Iterator[None]:
 
 
 def has_no_tables(error: SinkUnavailable) -> bool:
-    """Tell whether an error of `translate_errors` is that an SQLite database has no tables."""
+    """Tell whether an error of `translate_errors` is that a table is not there."""
     original = getattr(error.__cause__, "orig", None)
-    return bool(getattr(original, "sqlite_errorname", "")) and str(original).startswith("no such table")
+    if getattr(original, "sqlite_errorname", ""):
+        return str(original).startswith("no such table")
+    return getattr(original, "sqlstate", None) == _UNDEFINED_TABLE
 
 
 def _is_about_values(error: SQLAlchemyError) -> bool:

@@ -60,8 +60,8 @@ def write_engine(engine: Engine) -> Engine:
 class Database:
     """Connections for queries and transactions for writes, whose errors are translated by `translate_errors`.
 
-    On PostgreSQL a statement must end within STATEMENT_SECONDS, or within `seconds`. `make_tables` is called when an
-    SQLite database has none: somebody removed its file, and the one that is there now is new.
+    On PostgreSQL a statement must end within STATEMENT_SECONDS, or within `seconds`. `make_tables` is called when the
+    database has none: somebody removed its file or its schema, and the one that is there now is new.
     """
 
     def __init__(self, engine: Engine, make_tables: Callable[[], None] | None = None) -> None:

@@ -38,7 +38,7 @@ _SQLITE = (
 # them twice; by a regular expression because translate() takes 30 times as long. Nothing in the function may need
 # a search_path: pg_restore runs without one.
 _POSTGRESQL = (
-    r"""CREATE FUNCTION email_words(subject text, from_name text, from_addr text, body text) RETURNS tsvector
+    r"""CREATE OR REPLACE FUNCTION email_words(subject text, from_name text, from_addr text, body text) RETURNS tsvector
         LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
           SELECT to_tsvector('pg_catalog.simple', left(
             regexp_replace(

@@ -493,14 +493,16 @@ class Ledger:
             raise
 
     def ping(self) -> None:
-        """Check that the database accepts a transaction now. Raises SinkUnavailable."""
-        with self._database.begin(PING_SECONDS) as connection:
-            if connection.dialect.name == "sqlite":
-                return  # BEGIN IMMEDIATE got the write lock
-            if connection.exec_driver_sql("SHOW transaction_read_only").scalar_one() == "on":
+        """Check that the database accepts a transaction now, and has our tables. Raises SinkUnavailable."""
+        with self._database.begin(PING_SECONDS) as connection:  # on SQLite, BEGIN IMMEDIATE got the write lock
+            if (
+                connection.dialect.name != "sqlite"
+                and connection.exec_driver_sql("SHOW transaction_read_only").scalar_one() == "on"
+            ):
                 raise SinkUnavailable(
                     f"the database {self._database.name} is read-only; point DATABASE_URL at the primary"
                 )
+            connection.execute(select(emails.c.email_id).limit(1)).first()
 
     def close(self) -> None:
         """Close the connections; the ledger cannot be used afterwards."""
