@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Install what the tests need and run the static checks and the whole suite on the newest Python from 3.11 to 3.13 that
 # this machine has.
-#   scripts/test.sh [--older | --quick | --soak | --delays] [pytest options]
+#   scripts/test.sh [--older | --quick | --soak | --delays | --deploy] [pytest options]
 # --older runs what may depend on the Python on the older ones instead. --quick runs the static checks and the unit tests on the newest Python alone, and installs no servers: two minutes.
 # --soak adds the long runs; without options it writes docs/drills.md. --delays runs the suite on one Python with answers,
-# commits and events that come late (tests/delays), which brings races to light.
+# commits and events that come late (tests/delays), which brings races to light. --deploy tries the ways of docs/install.md
+# for real, in containers and machines made from Debian's packages: ten minutes, and nothing is left behind.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/venv.sh
 
-marker="not soak" delays="" quick="" older=""
+marker="not soak and not deploy" delays="" quick="" older="" deploy=""
 if [ "${1:-}" = "--older" ]; then
     older=yes
     shift
@@ -19,8 +20,11 @@ elif [ "${1:-}" = "--quick" ]; then
 elif [ "${1:-}" = "--delays" ]; then
     delays="$PWD/tests/delays"
     shift
+elif [ "${1:-}" = "--deploy" ]; then
+    marker="deploy" deploy=yes
+    shift
 elif [ "${1:-}" = "--soak" ]; then
-    marker=""
+    marker="not deploy"
     shift
     if [ $# -eq 0 ]; then
         DRILLS_RESULTS=$(mktemp -d)
@@ -43,12 +47,24 @@ need openssl openssl
 need ps procps
 need systemd-analyze systemd
 compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || need initdb postgresql
+if [ -n "$deploy" ]; then
+    need podman podman catatonit netavark aardvark-dns
+    need runc runc
+    need iptables iptables
+    need mmdebstrap mmdebstrap
+    need systemd-nspawn systemd-container
+    need kubectl kubernetes-client
+    need git git
+fi
 if [ -z "$quick" ] && [ ${#packages[@]} -gt 0 ]; then
     if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
         export DEBIAN_FRONTEND=noninteractive
-        apt-get update -qq
+        apt-get update -qq || [ -n "$deploy" ]
         # The services themselves are not wanted: every test starts its own.
-        RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+        if ! RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null; then
+            [ -n "$deploy" ] || exit 1
+            echo "not tried: what needs ${packages[*]}, which cannot be installed here" >&2
+        fi
     else
         echo "missing, and the tests that need them are skipped: ${packages[*]} (Debian: apt-get install ${packages[*]})" >&2
     fi
@@ -64,7 +80,7 @@ get_cyrus() {
         mkdir -p $cyrus && cd $cyrus && apt-get download -qq -o APT::Sandbox::User=root cyrus-imapd &&
         dpkg -x cyrus-imapd_*.deb . && rm cyrus-imapd_*.deb
 }
-if [ -z "$quick" ] && ! has_cyrus; then
+if [ -z "$quick$deploy" ] && ! has_cyrus; then
     if ! command -v apt-get >/dev/null 2>&1 || [ "$(id -u)" != 0 ] || ! (get_cyrus); then
         echo "Cyrus is missing, and the tests that need it are skipped: as root on Debian this script gets it" >&2
     fi
@@ -98,6 +114,12 @@ for entry in ${pythons[@]+"${pythons[@]}"}; do
     PYTHON=${entry#*=} make_venv "$venv" requirements-dev.lock
     bin="$PWD/$venv/bin"
     export UV="$bin/uv"
+    if [ -n "$deploy" ]; then
+        echo "== the deployment stage on Python $version"
+        # One after the other, each with its minutes; what was not tried stands at the end, with the reason.
+        PATH="$bin:$PATH" "$bin/python" -m pytest -m "$marker" -p no:xdist -rs -v --durations=12 tests/deploy "$@"
+        break
+    fi
     if [ -z "$older" ]; then
         echo "== static checks"
         "$bin/ruff" check --quiet .

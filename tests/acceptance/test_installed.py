@@ -47,7 +47,7 @@ def program(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(program: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "OPS_PORT": "0", "METRICS_PORT": "0"}
     return subprocess.run(
         [program, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
     )
@@ -96,5 +96,12 @@ def test_init_writes_what_a_checkout_has_and_leaves_what_is_there(program: Path,
                 assert (tmp_path / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
     fresh = run(program, tmp_path, "init", "elsewhere")
     assert fresh.returncode == 0, fresh.stderr
+    readable = [tmp_path / "elsewhere" / name for name in ("config", "config/alerts.yml", "config/redis.conf")]
+    assert [path.stat().st_mode & 0o004 for path in readable] == [0o004] * 3  # Prometheus and Redis are other users
+    (tmp_path / ".env").write_text("RUNBOOK_BASE_URL=https://wiki.example.com/mail\n")
+    assert run(program, tmp_path, "init", "linked").returncode == 0
+    alerts = (tmp_path / "linked" / "config" / "alerts.yml").read_text()
+    assert "runbook_url: https://wiki.example.com/mail/incident_response#21-redis-down" in alerts
+    assert "localhost:8080/runbooks" not in alerts
     assert (tmp_path / "elsewhere" / ".env").stat().st_mode & 0o077 == 0
     assert run(program, tmp_path / "elsewhere", "config", "show", "--json").returncode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -234,3 +235,23 @@ def test_a_headless_consent_takes_the_pasted_address_and_the_producer_can_log_in
     assert path.stat().st_mode & 0o777 == 0o600
     sandbox.deliver(b"Subject: hello\r\n\r\nworld\r\n")
     assert here.run("producer.py", "--once").returncode == 0
+
+
+def test_a_producer_told_to_wait_starts_without_a_consent_and_takes_the_one_that_comes(
+    here: Place, sandbox: RunningSandbox
+):
+    token = Path(here.environment["GOOGLE_TOKEN_FILE"])
+    consent = token.read_text()
+    token.unlink()
+    ended = here.run("producer.py")
+    assert (ended.returncode, "--auth-setup" in ended.stderr) == (78, True)
+    producer = here.producer("--wait-for-consent")
+
+    def ready() -> dict:
+        return json.loads(producer.get("/ready")[1])
+
+    until(lambda: any("--auth-setup" in reason for reason in ready()["reasons"]), "it says what it waits for")
+    assert producer.get("/health")[0] == 200
+    assert ready()["status"] == "degraded"
+    token.write_text(consent)
+    until(lambda: producer.status()["accounts"][0]["watch"] == "idle", "it has logged in")

@@ -18,7 +18,7 @@ from tests.servers.missing import program
 WATCHDOG = {"EmailIngestionWatchdog": "P4"}
 FIRING = 'group by (alertname, priority) (ALERTS{alertstate="firing"})'
 SEVERITIES = {"P1": "critical", "P2": "critical", "P3": "warning", "P4": "info"}
-RUNBOOK = "https://github.com/example/email-ingestion/blob/main/docs/runbooks/incident_response.md#"
+RUNBOOK = "http://localhost:8080/runbooks/incident_response#"
 PROCEDURES = """21-redis-down 22-imap-unreachable 23-oauth2-token-expired 24-circuit-breaker-open 25-dlq-growing
 26-worker-crash-or-oom 27-backlog 28-slow-processing 29-memory 210-disk 211-stuck-message 212-mailbox-silent
 213-throttled 214-duplicates 216-redis-data-loss 217-database-locked 218-webhook-down 219-security-incident

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ SYSTEMD = ROOT / "deploy" / "systemd"
 DOCKER = ROOT / "deploy" / "docker"
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 SERVICES = sorted(path.name for path in SYSTEMD.glob("*.service"))
-BY_HAND = {"secret.example.yaml", "consent.yaml"}
+BY_HAND = {"secret.example.yaml", "prometheus-rule.yaml"}
+OPTIONAL = {"keda.yaml", "monitoring.yaml"}  # need what not every cluster has
 INSTANCES = 500  # the most that `worker.py --instance` takes
 EXPOSURE = 20  # tenths of what `systemd-analyze security` calls the exposure level; "OK" begins at 4.9
 
@@ -84,8 +86,17 @@ def test_the_image_copies_what_there_is_and_nothing_secret():
         if line.startswith("COPY ") and "--from" not in line:
             for source in line.split()[1:-1]:
                 assert (ROOT / source).exists(), source
-                assert any(fnmatch.fnmatch(source, pattern) for pattern in let_in), source
+                ways = (source, *map(str, Path(source).parents))
+                assert any(fnmatch.fnmatch(way, pattern) for way in ways for pattern in let_in), source
     assert not any(pattern in {"data", "logs", ".env", "backups"} for pattern in let_in)
+
+
+def test_the_image_is_built_with_all_that_the_package_holds():
+    text = (DOCKER / "Dockerfile").read_text().partition("--editable")[0]
+    copied = {source for line in text.splitlines() if line.startswith("COPY ") for source in line.split()[1:-1]}
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for source in (*wheel["force-include"], *wheel["packages"]):
+        assert copied & {source, *map(str, Path(source).parents)}, f"the build of the image does not find {source}"
 
 
 def test_the_image_has_the_locked_packages():
@@ -105,9 +116,10 @@ def test_compose_holds_together():
         for volume in service.get("volumes", ()):
             source = volume.split(":")[0]
             assert (DOCKER / source).exists() if source.startswith(".") else source in compose["volumes"], volume
+        assert name == "postgres" or service["security_opt"] == ["no-new-privileges:true"]
         assert set(service.get("depends_on", {})) <= set(services)
-        for other in service.get("depends_on", {}):
-            assert "healthcheck" in services[other]
+        for other, how in dict(service["depends_on"]).items() if isinstance(service.get("depends_on"), dict) else ():
+            assert how["condition"] != "service_healthy" or "healthcheck" in services[other]
         for port in service.get("ports", ()):
             assert port.startswith("127.0.0.1:"), f"{name} would be open to the network"
     for name in ("producer", "worker", "backup"):
@@ -125,7 +137,7 @@ def test_prometheus_in_compose_takes_its_file(tmp_path: Path):
 
 def manifests() -> Iterator[dict[str, Any]]:
     for path in sorted(KUBERNETES.glob("*.yaml")):
-        if path.name != "kustomization.yaml":
+        if path.name not in {"kustomization.yaml", "prometheus-rule.yaml"}:
             yield from yaml.safe_load_all(path.read_text())
 
 
@@ -141,7 +153,7 @@ def test_every_file_for_kubernetes_is_applied_or_said_not_to_be():
     text = (KUBERNETES / "kustomization.yaml").read_text()
     left = {path.name for path in KUBERNETES.glob("*.yaml")} - BY_HAND - {"kustomization.yaml"}
     assert all(name in text for name in left | BY_HAND)
-    assert set(yaml.safe_load(text)["resources"]) == left - {"keda.yaml"}
+    assert set(yaml.safe_load(text)["resources"]) == left - OPTIONAL
 
 
 def test_pods_are_fit_for_kubernetes():
@@ -150,6 +162,7 @@ def test_pods_are_fit_for_kubernetes():
         seen.add(name)
         spec = template["spec"]
         assert spec["enableServiceLinks"] is False
+        assert spec["automountServiceAccountToken"] is False
         assert spec["securityContext"]["runAsNonRoot"] is True
         volumes = {volume["name"] for volume in spec.get("volumes", ())} | ({"data"} if name == "redis" else set())
         for container in spec["containers"]:
@@ -163,17 +176,53 @@ def test_pods_are_fit_for_kubernetes():
         if name in {"producer", "worker"}:
             assert {"livenessProbe", "readinessProbe", "startupProbe"} <= set(spec["containers"][0])
             assert spec["terminationGracePeriodSeconds"] > Settings().stop_seconds
-    assert seen == {"producer", "worker", "redis", "backup", "consent"}
+    assert seen == {"producer", "worker", "redis", "backup", "reconcile"}
+
+
+def test_the_pods_of_ours_may_write_what_operators_commands_write():
+    for name, template in pods():
+        if name in {"producer", "worker"}:
+            (container,) = template["spec"]["containers"]
+            paths = {mount["mountPath"] for mount in container["volumeMounts"]}
+            assert {"/app/data", "/app/pids", "/app/backups", "/tmp", "/app/config/settings.toml"} == paths
+
+
+def test_the_alerts_of_the_operator_are_those_of_the_file():
+    lines = [line for line in (KUBERNETES / "monitoring.yaml").read_text().splitlines() if "config/alerts.yml" in line]
+    command = lines[-1].removeprefix("#").strip().partition(" | kubectl ")[0]
+    made = subprocess.run(["bash", "-euc", command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    rule = yaml.safe_load(made.stdout)
+    assert rule["kind"] == "PrometheusRule"
+    assert rule["spec"] == yaml.safe_load((CONFIG / "alerts.yml").read_text())
+
+
+def test_what_scrapes_finds_the_pods_and_policies_let_it_in():
+    by_kind = {(each["kind"], each["metadata"]["name"]): each for each in manifests()}
+    monitor, service = by_kind["ServiceMonitor", "email-ingestion"]["spec"], by_kind["Service", "metrics"]
+    assert monitor["selector"]["matchLabels"] == service["metadata"]["labels"]
+    assert {each["port"] for each in monitor["endpoints"]} == {each["name"] for each in service["spec"]["ports"]}
+    labels = {name: template["metadata"]["labels"] for name, template in pods()}
+    for name in ("producer", "worker"):
+        assert service["spec"]["selector"].items() <= labels[name].items()
+    names = {
+        each["metadata"]["name"]: each["spec"]["podSelector"] for each in manifests() if each["kind"] == "NetworkPolicy"
+    }
+    assert set(names) == {"redis", "processes", "jobs"}
+    (rule,) = by_kind["NetworkPolicy", "redis"]["spec"]["ingress"]
+    (expression,) = rule["from"][0]["podSelector"]["matchExpressions"]
+    assert set(expression["values"]) == {labels[name]["app"] for name in labels} - {"redis"}
 
 
 def test_kubernetes_selects_what_it_means():
     labels = {name: template["metadata"].get("labels") for name, template in pods()}
     by_kind = {(each["kind"], each["metadata"]["name"]): each for each in manifests()}
-    assert by_kind["PodDisruptionBudget", "worker"]["spec"]["selector"]["matchLabels"] == labels["worker"]
+    disrupted = by_kind["PodDisruptionBudget", "worker"]["spec"]["selector"]["matchLabels"]
+    assert disrupted.items() <= labels["worker"].items()
     for kind, name in (("Deployment", "producer"), ("Deployment", "worker"), ("StatefulSet", "redis")):
-        assert by_kind[kind, name]["spec"]["selector"]["matchLabels"] == labels[name]
+        assert by_kind[kind, name]["spec"]["selector"]["matchLabels"].items() <= labels[name].items()
     known(by_kind["ConfigMap", "settings"]["data"])
     known(by_kind["Secret", "secrets"]["stringData"])
+    assert by_kind["CronJob", "reconcile"]
 
 
 def test_kubernetes_scales_workers_by_what_they_say_of_the_whole_backlog():
@@ -214,6 +263,7 @@ def test_kustomize_builds_it():
     command = ["kubectl", "kustomize", str(KUBERNETES)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("@sha256:") == 4
     kinds = [each["kind"] for each in yaml.safe_load_all(done.stdout)]
     assert {"Deployment", "StatefulSet", "CronJob", "PodDisruptionBudget", "ConfigMap"} <= set(kinds)
 

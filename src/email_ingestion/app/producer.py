@@ -52,9 +52,13 @@ LEASES_SILENCE = 30.0
 ROUNDS_MISSED = 3  # poll intervals without progress, after which a watcher is replaced
 
 
-def run_producer(settings: Settings, *, once: bool) -> int:
-    """Run the producer until it is stopped, or for one pass; return the exit code."""
-    check_accounts(settings)
+def run_producer(settings: Settings, *, once: bool, wait_for_consent: bool = False) -> int:
+    """Run the producer until it is stopped, or for one pass; return the exit code.
+
+    With `wait_for_consent` an account without a token is one that an operator must authorize, not a reason to end: a
+    container that ends is started again and again.
+    """
+    check_accounts(settings, tokens=not wait_for_consent)
     Router(settings.routes, settings.sinks[1:])  # raises ConfigurationError for a wrong route
     allowed = settings.imap_poll_seconds + settings.imap_timeout_seconds + SLACK_SECONDS
     watchers = {f"watch:{account.name}": allowed for account in settings.all_accounts}

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from email_ingestion.cli.common import parse_duration
-from email_ingestion.cli.exit_codes import NEGATIVE, OK
+from email_ingestion.cli.exit_codes import FAILED, NEGATIVE, OK
 from email_ingestion.cli.output import Json, printable, say, show
 from email_ingestion.errors import RedisConnectionError, fingerprint_of
 from email_ingestion.fleet.log_files import LogFilter, Record, follow_records, read_records
@@ -33,6 +33,8 @@ def logs(
 ) -> int:
     """Print what the processes of this machine logged, by time. Exit code 1 when that is nothing.
 
+    Exit code 2 when nothing was found and not everything could be read: then it is said where to look.
+
     Examples:
       email-ingestion logs --since 1h --level ERROR
       email-ingestion logs --component worker --follow
@@ -40,18 +42,25 @@ def logs(
     """
     settings = load_settings()
     wanted = LogFilter(datetime.now(UTC) - parse_duration(since, "--since"), level, component)
-    nothing, on_terminal = True, sys.stdout.isatty()
+    nothing, on_terminal, gaps = True, sys.stdout.isatty(), list[str]()
     try:
-        for record in (follow_records if following else read_records)(settings.log_dir, wanted):
+        for record in (
+            follow_records(settings.log_dir, wanted) if following else read_records(settings.log_dir, wanted, gaps)
+        ):
             nothing = False
             typer.echo(json.dumps(record) if as_json else _text(record) if on_terminal else _line(record))
     except KeyboardInterrupt:
         if not following:
             raise
         return OK
-    if nothing:
-        say("nothing like that was logged")
-    return NEGATIVE if nothing else OK
+    for gap in gaps:
+        say(gap)
+    if not nothing:
+        return OK
+    if gaps:
+        return FAILED
+    say("nothing like that was logged")
+    return NEGATIVE
 
 
 def errors(
@@ -60,7 +69,7 @@ def errors(
 ) -> int:
     """Sum up what went wrong, alike by alike: errors in the log files, and dead letters.
 
-    Exit code 0 when nothing did, 1 when something did.
+    Exit code 0 when nothing did, 1 when something did, 2 when nothing was found and not everything could be read.
 
     Examples:
       email-ingestion errors
@@ -68,15 +77,19 @@ def errors(
     """
     settings = load_settings()
     since = datetime.now(UTC) - parse_duration(last, "--last")
-    rows = _kinds(read_records(settings.log_dir, LogFilter(since, "ERROR")))
+    gaps: list[str] = []
+    rows = _kinds(read_records(settings.log_dir, LogFilter(since, "ERROR"), gaps))
     try:
         rows += _dead_kinds(since)
     except RedisConnectionError as error:
-        say(f"the dead letters are not among these: {error}")
+        gaps.append(f"the dead letters are not among these: {error}")
     show(sorted(rows, key=lambda row: (-row["count"], row["fingerprint"])), as_json=as_json)
-    if not rows:
-        say("nothing went wrong")
-    return NEGATIVE if rows else OK
+    for gap in gaps:
+        say(gap)
+    if rows:
+        return NEGATIVE
+    say("whether something went wrong is not known" if gaps else "nothing went wrong")
+    return FAILED if gaps else OK
 
 
 def _text(record: Record) -> str:

@@ -35,6 +35,9 @@ def producer(
         str, typer.Option(help="With --auth-setup: the account's configured name, where there are several.")
     ] = "",
     once: Annotated[bool, typer.Option("--once", help="One pass over every mailbox, then exit.")] = False,
+    wait_for_consent: Annotated[
+        bool, typer.Option("--wait-for-consent", help="Start without a token and wait until there is one.")
+    ] = False,
 ) -> int:
     """Pull mail over IMAP into the Redis Stream, until it is stopped.
 
@@ -42,6 +45,7 @@ def producer(
       python producer.py
       python producer.py --once
       python producer.py --auth-setup --no-browser
+      python producer.py --wait-for-consent
     """
     settings = load_settings()
     if auth_setup:
@@ -52,7 +56,7 @@ def producer(
     gc.disable()  # nothing of what is loaded now is garbage: 0.08 s; the runner enables it again
     from email_ingestion.app.producer import run_producer  # noqa: PLC0415 - a consent needs no Redis
 
-    return run_producer(settings, once=once)
+    return run_producer(settings, once=once, wait_for_consent=wait_for_consent)
 
 
 def worker(

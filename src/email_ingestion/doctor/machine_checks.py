@@ -9,9 +9,11 @@ from pathlib import Path
 from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.file_modes import open_to_others
+from email_ingestion.fleet.log_files import logs_elsewhere
 from email_ingestion.fleet.managed_processes import find_processes
 from email_ingestion.fleet.status_table import system_status
 from email_ingestion.ledger.fingerprint import sqlite_path
+from email_ingestion.ops.audit_log import NAME as AUDIT_LOG
 from email_ingestion.ops.sockets import METRICS_PORT, OPS_PORT, bind
 from email_ingestion.settings import Settings, secret_files
 
@@ -29,6 +31,10 @@ def check_folders(settings: Settings) -> Findings:
         folders["BLOB_URL"] = Path(settings.blob_url.removeprefix("file:").removeprefix("//"))
     if file := sqlite_path(settings.database_url):
         folders["DATABASE_URL"] = file.parent
+    if logs_elsewhere(settings.log_dir):
+        del folders["LOG_DIR"]
+        yield Finding("folder LOG_DIR", "ok", f"the logs in {settings.log_dir} are standard error")
+        folders["audit.log"] = (settings.log_dir / AUDIT_LOG).resolve().parent
     for name, folder in folders.items():
         yield check_folder(name, folder)
 

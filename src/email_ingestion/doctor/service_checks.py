@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from email_ingestion.errors import EmailIngestionError
-from email_ingestion.fleet.log_files import LogFilter, log_files, read_records
+from email_ingestion.fleet.log_files import LogFilter, read_records
 from email_ingestion.fleet.status_table import OK_STATES, SystemStatus, system_status
 from email_ingestion.ledger.maintenance import database_load, delivery_seconds
 from email_ingestion.ledger.store import open_ledger
@@ -83,15 +83,16 @@ def worst(results: Sequence[CheckResult]) -> Level:
 
 def check_errors(look: Look) -> CheckResult:
     """Compare attempts that failed with messages that were delivered, by the log files of this machine."""
-    if not log_files(look.settings.log_dir):
-        return CheckResult("errors", "UNKNOWN", f"there is no log of ours in {look.settings.log_dir}")
     delivered = failed = dead = 0
-    for record in read_records(look.settings.log_dir, LogFilter(look.since, "INFO")):
+    gaps: list[str] = []
+    for record in read_records(look.settings.log_dir, LogFilter(look.since, "INFO"), gaps):
         if record.get("event") == "emails_delivered":
             delivered += _integer(record.get("count"))
         elif record.get("event") in FAILURES:
             failed += 1 + _integer(record.get("suppressed"))
             dead += record["event"] == "email_dead_lettered"
+    if gaps:
+        return CheckResult("errors", "UNKNOWN", "; ".join(gaps))
     share = failed / (delivered + failed) if delivered + failed else 0.0
     values = {"delivered": delivered, "failed_attempts": failed, "dead_lettered": dead, "share": round(share, 4)}
     text = f"{share:.1%} of attempts failed: {failed} of {delivered + failed}, {dead} dead letters"

@@ -26,7 +26,7 @@ import psutil
 from email_ingestion import __version__
 from email_ingestion.atomic_files import atomic_write
 from email_ingestion.errors import EmailIngestionError, OperationFailed
-from email_ingestion.fleet.log_files import log_files
+from email_ingestion.fleet.log_files import log_files, unwritten_logs
 from email_ingestion.fleet.managed_processes import ManagedProcess, find_processes, http_client
 from email_ingestion.ops.redaction import redact, redact_field
 from email_ingestion.settings import Settings
@@ -77,6 +77,8 @@ def _standard_files(settings: Settings) -> Iterator[tuple[str, Callable[[], byte
     for path in (*log_files(settings.log_dir), settings.log_dir / "audit.log"):
         if path.exists():
             yield f"logs/{path.name}", partial(_tail, path)
+    for number, gap in enumerate(unwritten_logs(settings.log_dir), start=1):
+        yield f"logs/elsewhere-{number}", partial(_refuse, gap)
     for process in find_processes(settings):
         for name, url_path in PATHS.items():
             kind = "txt" if name == "metrics" else "json"
@@ -87,6 +89,10 @@ def _standard_files(settings: Settings) -> Iterator[tuple[str, Callable[[], byte
 def _extra_files(extra: Mapping[str, Callable[[], Any]]) -> Iterator[tuple[str, Callable[[], bytes]]]:
     for name, make in extra.items():
         yield name, lambda make=make: _json(make())  # type: ignore[misc]
+
+
+def _refuse(reason: str) -> bytes:
+    raise OperationFailed(reason)
 
 
 def _fetch(process: ManagedProcess, path: str) -> bytes:

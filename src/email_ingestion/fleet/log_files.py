@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -38,16 +39,48 @@ class LogFilter:
         )
 
 
-def read_records(log_dir: Path, log_filter: LogFilter) -> Iterator[Record]:
-    """Yield the records written so far, by time; skip other lines, such as a native crash leaves."""
-    return _merged({path: _size(path) for path in log_files(log_dir)}, log_filter)
+def read_records(log_dir: Path, log_filter: LogFilter, gaps: list[str] | None = None) -> Iterator[Record]:
+    """Yield the records written so far, by time; skip other lines, such as a native crash leaves.
+
+    `gaps` gets a sentence for everything that could not be read, with the place to look instead; it is complete when
+    the last record was yielded.
+    """
+    gaps = [] if gaps is None else gaps
+    gaps += unwritten_logs(log_dir)
+    return _merged({path: _size(path) for path in log_files(log_dir)}, log_filter, gaps)
+
+
+def logs_elsewhere(log_dir: Path) -> list[Path]:
+    """Return the logs that are links to a stream, as in a container."""
+    return [path for stem in STEMS if (path := log_dir / f"{stem}.log").is_symlink() and not path.is_file()]
+
+
+def unwritten_logs(log_dir: Path) -> Iterator[str]:
+    """Yield where the log is when it is not in files of this folder."""
+    streams = logs_elsewhere(log_dir)
+    for path in streams:
+        name = path.stem
+        yield (
+            f"{path} is the standard error of that process: see `docker compose logs {name}`,"
+            f" `kubectl logs --all-containers -l app={name}`"
+        )
+    if not streams and not log_files(log_dir):
+        try:
+            next(log_dir.iterdir(), None)
+            problem = "has no log of a producer or worker"
+        except OSError as error:
+            problem = f"cannot be read: {error.strerror}"
+        yield (
+            f"{log_dir} {problem}: perhaps nothing ran here yet, or LOG_DIR is another folder;"
+            " under systemd see also `journalctl -u 'email-ingestion-*'`"
+        )
 
 
 def follow_records(log_dir: Path, log_filter: LogFilter) -> Iterator[Record]:
     """Yield the same, then new records for ever; rotated and new files are followed as well."""
     sizes = {path: _size(path) for path in log_files(log_dir)}
     tails = {path: _Tail(path, size) for path, size in sizes.items() if path.suffix == ".log"}
-    yield from _merged(sizes, log_filter)
+    yield from _merged(sizes, log_filter, [])
     while True:
         for path in log_files(log_dir):
             if path.suffix == ".log" and path not in tails:
@@ -80,9 +113,9 @@ class _Tail:
                     yield record
 
 
-def _merged(sizes: Mapping[Path, int], log_filter: LogFilter) -> Iterator[Record]:
+def _merged(sizes: Mapping[Path, int], log_filter: LogFilter, gaps: list[str]) -> Iterator[Record]:
     since = log_filter.since.timestamp() if log_filter.since else 0.0
-    files = [_read(path, size) for path, size in sizes.items() if _changed(path) >= since]
+    files = [_read(path, size, gaps) for path, size in sizes.items() if _changed(path) >= since]
     merged = heapq.merge(*files, key=lambda record: str(record["timestamp"]))
     return (record for record in merged if log_filter.matches(record))
 
@@ -93,14 +126,19 @@ def log_files(log_dir: Path) -> list[Path]:
     return sorted(path for path in found if path.is_file())
 
 
-def _read(path: Path, size: int) -> Iterator[Record]:
-    """Yield the records in the first `size` bytes of a file."""
-    with suppress(OSError, EOFError), closing(_open(path)) as file:
-        for line in file:
-            if path.suffix != ".gz" and file.tell() > size:
-                return
-            if record := _record(line):
-                yield record
+def _read(path: Path, size: int, gaps: list[str]) -> Iterator[Record]:
+    """Yield the records in the first `size` bytes of a file; `gaps` gets why the rest could not be read."""
+    try:
+        with closing(_open(path)) as file:
+            for line in file:
+                if path.suffix != ".gz" and file.tell() > size:
+                    return
+                if record := _record(line):
+                    yield record
+    except FileNotFoundError:
+        return  # rotated away meanwhile: what it held is read under its other name
+    except (OSError, EOFError, zlib.error) as error:
+        gaps.append(f"{path} cannot be read to its end: {getattr(error, 'strerror', None) or error}")
 
 
 def _open(path: Path) -> gzip.GzipFile | BufferedReader:

@@ -81,11 +81,14 @@ def timeline(incident: Incident, log_dir: Path) -> list[TimelineEntry]:
 
 
 def _logged(log_dir: Path, since: datetime) -> Iterator[TimelineEntry]:
-    for record in read_records(log_dir, LogFilter(since, "INFO")):
+    gaps: list[str] = []
+    for record in read_records(log_dir, LogFilter(since, "INFO"), gaps):
         if record.get("event") in EVENTS:
             yield TimelineEntry(
                 _when(record), str(record.get("instance", "log")), f"{record['event']} {_details(record)}".strip()
             )
+    for gap in gaps:
+        yield TimelineEntry(since, "log", f"not read: {gap}")
 
 
 def _orders(log_dir: Path) -> Iterator[TimelineEntry]:

@@ -53,6 +53,12 @@ class ActiveAlert:
     subject: str
     sentence: str
     inhibited: bool
+    runbook: str = RUNBOOK
+
+    @property
+    def link(self) -> str:
+        """The address of the section that ends it."""
+        return f"{self.runbook}#{self.rule.anchor}"
 
     @property
     def key(self) -> str:
@@ -62,7 +68,7 @@ class ActiveAlert:
     @property
     def item(self) -> NoticeItem:
         """The alert as people are told of it."""
-        return NoticeItem(self.key, self.rule.priority, self.sentence, f"{RUNBOOK}#{self.rule.anchor}")
+        return NoticeItem(self.key, self.rule.priority, self.sentence, self.link)
 
 
 @dataclass
@@ -92,7 +98,7 @@ class AlertMonitor:
     """Evaluates the rules each time `evaluate` is called.
 
     `read` returns the metric families. `send` returns whether the notification got through: if not, it is sent again
-    at the next evaluation. `on_firing` is called with each alert that begins to fire.
+    at the next evaluation. `on_firing` is called with each alert that begins to fire. The links lead to `runbook`.
     """
 
     def __init__(
@@ -104,8 +110,10 @@ class AlertMonitor:
         clock: Callable[[], float] = time.time,
         thresholds: Callable[[], Mapping[str, float]] = alert_thresholds,
         on_firing: Callable[[ActiveAlert], None] = lambda _alert: None,
+        runbook: str = RUNBOOK,
     ) -> None:
         self._read = read
+        self._runbook = runbook
         self._thresholds = thresholds
         self._send = send
         self._on_firing = on_firing
@@ -120,7 +128,7 @@ class AlertMonitor:
     def evaluate(self) -> None:
         """Read the metrics and send what is due. Raises ConfigurationError when the state file cannot be written."""
         current = MetricsSnapshot(self._read(), self._clock(), self._thresholds())
-        active = {alert.key: alert for alert in _active_alerts(self._previous, current)}
+        active = {alert.key: alert for alert in _active_alerts(self._previous, current, self._runbook)}
         self._previous = current
         self._evaluations = {key: self._evaluations.get(key, 0) + 1 for key in active}
         self._since = {key: self._since.get(key, current.now) for key in active}
@@ -170,7 +178,7 @@ class AlertMonitor:
                 "state": self._state(alert, silences),
                 "since": datetime.fromtimestamp(self._since[key], UTC).isoformat(timespec="seconds"),
                 "text": alert.sentence,
-                "runbook": f"{RUNBOOK}#{alert.rule.anchor}",
+                "runbook": alert.link,
             }
             for key, alert in active.items()
         ]
@@ -178,14 +186,14 @@ class AlertMonitor:
         write_private(self._files.active, json.dumps({"looked_at": looked_at, "alerts": rows}, indent=1))
 
 
-def _active_alerts(previous: MetricsSnapshot, current: MetricsSnapshot) -> Iterator[ActiveAlert]:
+def _active_alerts(previous: MetricsSnapshot, current: MetricsSnapshot, runbook: str) -> Iterator[ActiveAlert]:
     found = {rule: rule.condition(previous, current) for rule in ALERT_RULES}
     inhibited = {name for rule, sentences in found.items() if sentences for name in CONSEQUENCES.get(rule.name, ())}
     if previous.value("paused") or current.value("paused"):  # after a pause the first synchronization is awaited
         inhibited |= PAUSE_CONSEQUENCES
     for rule, sentences in found.items():
         for subject, sentence in sentences.items():
-            yield ActiveAlert(rule, subject, sentence, rule.name in inhibited)
+            yield ActiveAlert(rule, subject, sentence, rule.name in inhibited, runbook)
 
 
 def _notification(due: Mapping[str, ActiveAlert], resolved: Sequence[str]) -> Notification:
@@ -230,6 +238,7 @@ class AlertThread:
             MonitorFiles(),
             thresholds=self._current_thresholds,
             on_firing=self._open_incident,
+            runbook=f"{self.settings.runbook_base_url}/{RUNBOOK.rpartition('/')[2]}",
         )
         seconds = self.settings.alert_seconds
         return PeriodicThread("alerts", seconds, monitor.evaluate, immediate=False, on_error=self._failed)

@@ -17,6 +17,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Res
 from email_ingestion.ops.admin import Admin, AdminRoutes
 from email_ingestion.ops.api_models import FullHealthAnswer, HealthAnswer, ReadyAnswer, StatusAnswer
 from email_ingestion.ops.metrics import Metrics
+from email_ingestion.ops.runbook_routes import add_runbooks
 from email_ingestion.ops.status import Status
 
 YES = frozenset(["1", "true", "yes"])
@@ -67,6 +68,7 @@ def ops_app(status: Status, metrics: Metrics, admin: Admin | None = None) -> Fas
     if admin:
         AdminRoutes(admin).add_to(app)
     _add_docs(app)
+    add_runbooks(app)
     return app
 
 

@@ -28,7 +28,7 @@ TAIL_BYTES = 64 * 1024
 
 def write_audit(log_dir: Path, record: Mapping[str, Any]) -> None:
     """Append a record and fsync it. Raises ConfigurationError when the file cannot be written."""
-    path = log_dir / NAME
+    path = (log_dir / NAME).resolve()  # in a container a link to the volume of the data: the folder may be read-only
     with file_lock(path):  # two processes must not follow the same line
         try:
             last, is_whole = _last_line(log_dir)
@@ -87,7 +87,8 @@ def read_audit(log_dir: Path) -> Iterator[dict[str, Any]]:
 
 def audit_files(log_dir: Path) -> list[Path]:
     """Return the log and its rotated files as logrotate names them, by the time of their first line."""
-    return sorted(log_dir.glob(f"{NAME}*"), key=_first_timestamp)
+    found = (path for path in log_dir.glob(f"{NAME}*") if path.exists())  # not so a link before the first line
+    return sorted(found, key=_first_timestamp)
 
 
 def _follow(chain: AuditChain, line: bytes, place: str) -> None:

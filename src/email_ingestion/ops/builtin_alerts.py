@@ -12,7 +12,7 @@ from prometheus_client.core import Metric
 
 from email_ingestion.ops.metric_factory import PREFIX
 
-RUNBOOK = "https://github.com/example/email-ingestion/blob/main/docs/runbooks/incident_response.md"
+RUNBOOK = "http://localhost:8080/runbooks/incident_response"  # where RUNBOOK_BASE_URL is not set
 DAY = 86_400.0
 
 

@@ -242,6 +242,11 @@ class Settings(BaseSettings):
     )
     alert_seconds: float = Field(default=300, gt=0, description="seconds between two looks of the built-in monitor")
     slack_alert_webhook: str | None = Field(default=None, description="https://hooks.slack.com/services/… it posts to")
+    runbook_base_url: str = Field(
+        default="http://localhost:8080/runbooks",
+        pattern=r"^https?://\S+[^/\s]$",
+        description="where the links of alerts lead, without the page's name; default the producer's own pages",
+    )
 
     incident_from_alerts: tuple[str, ...] = Field(
         default=(), description="priorities of built-in alerts that open an incident, comma-separated: P1,P2"

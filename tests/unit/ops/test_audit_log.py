@@ -111,3 +111,14 @@ def test_the_commands_say_what_was_done_and_whether_it_is_whole(
     path.write_bytes(path.read_bytes().replace(b'"number": 0', b'"number": 7', 1))
     broken = runner.invoke(app, ["audit", "verify", "--json"], standalone_mode=False)
     assert (broken.return_value, len(json.loads(broken.stdout)["problems"])) == (1, 1)
+
+
+def test_in_a_container_the_log_is_a_link_to_the_volume_of_the_data(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "logs" / "audit.log").symlink_to("../data/audit.log")
+    assert list(read_audit(tmp_path / "logs")) == []
+    write(tmp_path / "logs", 2)
+    assert {path.name for path in (tmp_path / "logs").iterdir()} == {"audit.log"}  # nothing else is written there
+    assert len((tmp_path / "data" / "audit.log").read_text().splitlines()) == 2
+    assert verify_audit(tmp_path / "logs").lines == 2
