@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 BreakerState = Literal["CLOSED", "OPEN", "HALF_OPEN"]
-Action = Literal["breaker", "pause", "resume", "degrade", "priority", "log-level", "revoke", "incident", "unknown"]
+Action = Literal[
+    "breaker", "pause", "resume", "degrade", "priority", "log-level", "revoke", "incident", "order", "unknown"
+]
 Outcome = Literal["done", "refused"]
 
 

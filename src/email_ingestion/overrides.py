@@ -4,6 +4,9 @@
     MINIMAL      all sinks but the database wait as well; the database keeps their pending deliveries
     MAINTENANCE  everything waits: the process is paused
 
+Beside these there are orders about one part of the work: how many messages a worker takes at once, a feature that is
+off, a sink that is paused, a sender whose mail is put aside.
+
 An override is for this process alone or, through Redis, for all processes. It ends by itself, so that a forgotten one
 cannot stop the system for ever. An override for all processes stays active while Redis is away.
 """
@@ -14,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
 Level = Literal["NORMAL", "DEGRADED", "MINIMAL", "MAINTENANCE"]
@@ -23,6 +27,12 @@ PAUSE = "pause"
 LEVEL = "level"
 PRIORITY = "priority"
 MAX_PRIORITY = 10
+# Orders about one part of the work; the latter three are followed by a name.
+BATCH_SIZE, FEATURE, SINK, BLOCK = "batch-size", "feature:", "sink:", "block:"
+Feature = Literal["audit", "canary", "history", "labels"]
+FEATURES: tuple[Feature, ...] = get_args(Feature)
+MAX_BATCH = 1000
+MAX_NAME = 200  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +52,25 @@ class ActiveOverride:
     until: float  # by the clock of OperatorOverrides
     by: str
     scope: Scope
+
+
+def check_order(name: str, value: str | None) -> str | None:
+    """Return what is wrong with an order about one part of the work, or None; without a value it is taken back."""
+    if len(name) > MAX_NAME or not name.isprintable():
+        return f"an order's name has at most {MAX_NAME} printable characters"
+    kind = next((each for each in (FEATURE, SINK, BLOCK) if name.startswith(each)), name)
+    subject = name.removeprefix(kind)
+    if kind == BATCH_SIZE:
+        valid = value is None or (value.isascii() and value.isdecimal() and 1 <= int(value) <= MAX_BATCH)
+        return None if valid else f"the batch size is a number from 1 to {MAX_BATCH}"
+    if kind == FEATURE:
+        return None if subject in FEATURES else f"the features are {', '.join(FEATURES)}"
+    if kind == SINK:
+        return None if subject else "name a sink"
+    if kind == BLOCK:
+        meant = subject.strip("*?@. ")
+        return None if meant else "the pattern must say who is meant: *@flood.example; to stop all mail, pause"
+    return f"there is no order {name!r}"
 
 
 class OperatorOverrides:
@@ -84,12 +113,63 @@ class OperatorOverrides:
 
     def apply_shared(self, shared: Mapping[str, Override]) -> None:
         """Apply the overrides for all processes, by name, as Redis has them now; end the ones that are gone."""
-        for subject, name in ((PAUSE, f"{PAUSE}:{self.component}"), (LEVEL, LEVEL), (PRIORITY, PRIORITY)):
+        orders = {name for name, override in shared.items() if check_order(name, override.value) is None}
+        with self._lock:
+            known = {subject for subject, scope in self._overrides if scope == "fleet"}
+        names = {each: each for each in (*known, *orders, LEVEL, PRIORITY)} | {PAUSE: f"{PAUSE}:{self.component}"}
+        for subject, name in names.items():
             if name in shared:
                 self._set(subject, shared[name], "fleet")
             else:
                 with self._lock:
                     self._overrides.pop((subject, "fleet"), None)
+
+    def order(self, name: str, value: str, seconds: float, by: str) -> None:
+        """Give this process an order about one part of its work for `seconds`; an empty value takes it back."""
+        if value:
+            self._set(name, Override(value, seconds, by), "process")
+        else:
+            with self._lock:
+                self._overrides.pop((name, "process"), None)
+
+    def orders(self) -> list[tuple[str, ActiveOverride]]:
+        """Return the orders about parts of the work that are in force, by name."""
+        with self._lock:
+            now = self._clock()
+            found = [(about, each) for (about, _), each in self._overrides.items() if each.until > now]
+        return sorted(
+            (each for each in found if each[0] not in {PAUSE, LEVEL, PRIORITY}),
+            key=lambda each: (each[0], each[1].scope),
+        )
+
+    def batch_size(self, configured: int) -> int:
+        """Return how many messages a worker takes at once; of two orders the smaller one holds."""
+        return min((int(each.value) for each in self._active(BATCH_SIZE)), default=configured)
+
+    def is_off(self, feature: Feature) -> bool:
+        """Return whether a part of the work is switched off."""
+        return bool(self._active(f"{FEATURE}{feature}"))
+
+    def is_sink_paused(self, name: str) -> bool:
+        """Return whether a sink gets nothing."""
+        return bool(self._active(f"{SINK}{name}"))
+
+    def paused_sinks(self) -> list[str]:
+        """Return the sinks that get nothing."""
+        return sorted({name.removeprefix(SINK) for name, _ in self.orders() if name.startswith(SINK)})
+
+    def blocking_pattern(self, address: str) -> str | None:
+        """Return the pattern by which the mail of a sender is put aside, None for most; its domain alone may match."""
+        if not self._overrides:
+            return None
+        address = address.lower()
+        for name, _ in self.orders():
+            pattern = name.removeprefix(BLOCK)
+            if name.startswith(BLOCK) and any(
+                fnmatchcase(part, pattern) for part in (address, address.rpartition("@")[2])
+            ):
+                return pattern
+        return None
 
     def active_pause(self) -> ActiveOverride | None:
         """Return the override that pauses this process, or None."""

@@ -68,6 +68,7 @@ REFUSED = (
     "resume worker --all",
     "degrade MINIMAL --all",
     "priority 8 --all",
+    "feature off audit --all",
 )
 
 # What does without: how it ends, and what it says then.
@@ -100,6 +101,12 @@ FOR_PROCESSES = (
     "degrade MINIMAL",
     "priority 8",
     "log-level DEBUG",
+    "set batch-size 5",
+    "set default batch-size",
+    "feature off history",
+    "feature on history",
+    "route block --sender *@flood.example",
+    "route unblock --sender *@flood.example",
 )
 
 # Where the others are tried without a Redis.
@@ -123,6 +130,8 @@ ELSEWHERE = {
         ),
         "in tests of their own",
     ),
+    "quality": "tests/contract/test_mail_statistics.py",
+    **dict.fromkeys(("restart", "feature list", "sink pause", "sink resume"), "test_run_time_orders.py"),
     **dict.fromkeys(
         ("blobs verify", "quarantine list", "quarantine retry", "quarantine accept"), "in tests of their own"
     ),

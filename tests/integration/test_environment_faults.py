@@ -62,7 +62,7 @@ class Setup:
         return Worker(
             consumer,
             processor,
-            batch=10,
+            batch=lambda: 10,
             lease=60,
             paused=lambda: False,
             min_priority=lambda: 0,

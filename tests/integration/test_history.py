@@ -233,7 +233,13 @@ def deliver_all(watched: Watched, folder: Path) -> Callable[..., float | None]:
             observe=observe,
         )
         Worker(
-            consumer, processor, batch=50, lease=60, paused=lambda: False, min_priority=lambda: 0, observe=observe
+            consumer,
+            processor,
+            batch=lambda: 50,
+            lease=60,
+            paused=lambda: False,
+            min_priority=lambda: 0,
+            observe=observe,
         ).drain()
     return lambda name, **labels: registry.get_sample_value(f"email_ingestion_{name}", labels)
 

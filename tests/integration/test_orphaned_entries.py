@@ -71,7 +71,7 @@ def test_a_worker_that_is_never_idle_delivers_what_nobody_was_given(
     worker = Worker(
         consumer,
         settlement,  # type: ignore[arg-type]
-        batch=1,
+        batch=lambda: 1,
         lease=60,
         paused=lambda: False,
         min_priority=lambda: 0,

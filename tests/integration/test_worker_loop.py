@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,7 +74,9 @@ def parser() -> Iterator[Watched]:
         yield watched
 
 
-def _worker(redis: RedisServer, folder: Path, parser: Watched, shelf: Shelf, observe=lambda event: None) -> Worker:
+def _worker(
+    redis: RedisServer, folder: Path, parser: Watched, shelf: Shelf, observe=lambda event: None, **options: Any
+) -> Worker:
     appender = Appender(link(redis.url))
     appender.restart_cursor("default", "INBOX", Cursor(1, 0))
     appender.append("default", "INBOX", Cursor(1, 0), MESSAGES, [message(uid) for uid in range(1, MESSAGES + 1)])
@@ -91,9 +94,16 @@ def _worker(redis: RedisServer, folder: Path, parser: Watched, shelf: Shelf, obs
         max_retries=5,
         instance="here",
         observe=observe,
+        **options,
     )
     return Worker(
-        consumer, settlement, batch=BATCH, lease=60, paused=lambda: False, min_priority=lambda: 0, observe=observe
+        consumer,
+        settlement,
+        batch=lambda: BATCH,
+        lease=60,
+        paused=lambda: False,
+        min_priority=lambda: 0,
+        observe=observe,
     )
 
 

@@ -62,3 +62,34 @@ def test_maintenance_and_levels_of_a_newer_release_pause(control: OperatorOverri
     control.set_level("NORMAL", 30, "ada")
     control.apply_shared({"level": Override("HIBERNATION", 30, "bob")})
     assert control.level == "MAINTENANCE"
+
+
+def test_an_order_about_a_part_of_the_work_ends_by_itself_and_can_be_taken_back(
+    control: OperatorOverrides, clock: Clock
+) -> None:
+    control.order("batch-size", "7", 60, "ada")
+    control.apply_shared({"batch-size": Override("5", 30, "bob"), "feature:history": Override("off", 30, "bob")})
+    assert (control.batch_size(100), control.is_off("history"), control.is_off("labels")) == (5, True, False)
+    control.apply_shared({})
+    assert (control.batch_size(100), control.is_off("history")) == (7, False)
+    control.order("batch-size", "", 1, "ada")
+    assert control.batch_size(100) == 100
+    control.order("sink:webhook", "paused", 60, "ada")
+    assert (control.is_sink_paused("webhook"), control.paused_sinks()) == (True, ["webhook"])
+    clock.now += 60
+    assert (control.orders(), control.paused_sinks()) == ([], [])
+
+
+def test_what_another_release_orders_and_this_one_does_not_know_is_left_alone(control: OperatorOverrides) -> None:
+    control.apply_shared({"feature:later": Override("off", 30, "bob"), "batch-size": Override("lots", 30, "bob")})
+    assert (control.orders(), control.batch_size(100)) == ([], 100)
+
+
+def test_a_sender_is_known_by_address_or_domain_in_any_case(control: OperatorOverrides) -> None:
+    control.order("block:*@flood.example", "blocked", 60, "ada")
+    control.order("block:*.spam.example", "blocked", 60, "ada")
+    control.order("block:ada@example.com", "blocked", 60, "ada")
+    blocked = ("x@flood.example", "X@Flood.Example", "x@a.spam.example", "ADA@example.com")
+    passed = ("x@flood.example.org", "x@other.example", "eve@example.com", "", "no address")
+    assert all(control.blocking_pattern(each) for each in blocked)
+    assert not any(control.blocking_pattern(each) for each in passed)

@@ -158,7 +158,7 @@ class ProducerService:
         settings, ops = self._context.settings, self._context.ops
         yield AlertThread(settings, ops.metrics, ops.observe, self._context.admin_actions.incidents).make()
         if settings.canary_seconds:
-            yield Canary(settings.canary_seconds, link, self._context.overrides.active_pause, ops.observe)
+            yield Canary(settings.canary_seconds, link, self._canary_waits, ops.observe)
         if tls_servers(settings):
             yield CertificateWatch(settings, ops.observe)
         yield LedgerWatch(
@@ -170,6 +170,10 @@ class ProducerService:
         )
         yield NightlyScrub(settings, link, self._ledger, self._blobs, ops.observe)
         yield NightlyRetention(settings, link, self._ledger, ops.observe)
+
+    def _canary_waits(self) -> bool:
+        overrides = self._context.overrides
+        return overrides.active_pause() is not None or overrides.is_off("canary")
 
     def run(self) -> int:
         """Read every account until `stop` is called, or once; return the exit code."""

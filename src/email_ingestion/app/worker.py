@@ -190,6 +190,7 @@ class WorkerService:
             router=self._router,
             on_recorded=self._wake_dispatchers,
             max_retries=settings.worker_max_retries,
+            blocked=context.overrides.blocking_pattern,
             instance=context.identity.instance,
             observe=context.ops.observe,
         )
@@ -199,7 +200,7 @@ class WorkerService:
         return Worker(
             consumer,
             processor,
-            batch=settings.worker_batch_size,
+            batch=lambda: context.overrides.batch_size(settings.worker_batch_size),
             lease=settings.worker_lease_seconds,
             paused=context.overrides.active_pause,
             min_priority=lambda: context.overrides.min_priority,
@@ -215,7 +216,11 @@ class WorkerService:
             ledger=self._ledger(),
             blobs=self._blobs,
             dead_letters=DeadLetterQueue(context.link),
-            paused=lambda: context.overrides.active_pause() or context.overrides.is_at_or_below("MINIMAL"),
+            paused=lambda: (
+                context.overrides.active_pause()
+                or context.overrides.is_at_or_below("MINIMAL")
+                or context.overrides.is_sink_paused(name)
+            ),
             batch=context.settings.worker_batch_size,
             lease=context.settings.worker_lease_seconds,
             timeout=context.settings.sink_timeout,

@@ -30,6 +30,10 @@ COMMANDS = {
         "Take mail from the Redis Stream, parse it and deliver it to the sinks, until it is stopped.",
     ),
     "auth": ("oauth2:oauth2", "Show or refresh the OAuth2 token."),
+    "restart": (
+        "restart:restart",
+        "Restart the producer or the workers of this machine, each with the options it was started with.",
+    ),
     "stop": ("start_stop:stop", "Drain and stop every process of this machine."),
     "status": ("start_stop:status", "Show every process of this machine."),
     "doctor": (
@@ -51,7 +55,10 @@ COMMANDS = {
         "resend:resend",
         "Send delivered mail again to a sink that lost its data, or for the first time to one that was added later.",
     ),
-    "erase": ("erase:erase", "Erase messages wherever they are kept, for good."),
+    "erase": (
+        "erase:erase",
+        "Erase messages from database, blob store, stream, dead letters and the files of sinks, for good.",
+    ),
     "retention": ("retention:retention", "Say for how long mail is kept, and hold what must not be erased."),
     "blobs": ("storage:blobs", "Look after large messages and attachments."),
     "database": ("storage:database", "Look after the database."),
@@ -60,6 +67,9 @@ COMMANDS = {
     "resume": ("control:resume", "Let paused processes go on."),
     "degrade": ("control:degrade", "Serve less for a while."),
     "priority": ("control:priority", "Let workers take only mail of a priority, 0 to 10, of LEAST or more."),
+    "set": ("run_time_orders:set_", "Change a setting of the running processes for a while."),
+    "feature": ("run_time_orders:feature", "Switch a part of the work off for a while."),
+    "sink": ("run_time_orders:sink", "Let one sink wait; the database and the others go on."),
     "log-level": ("control:log_level", "Let the processes of this machine log more or less for a while."),
     "pending": ("stuck_work:pending", "See messages a worker has taken and not finished, set them free or aside."),
     "consumers": ("stuck_work:consumers", "See the workers Redis knows by name, and remove those that are gone."),
@@ -100,7 +110,7 @@ COMMANDS = {
     "reconcile": ("reconcile:reconcile", "Compare the server's messages with the ledger."),
     "backfill": ("reconcile:backfill", "Fetch the mail of a period that was not delivered yet."),
     "loadtest": ("loadtest:loadtest", "Send generated messages through the running system."),
-    "route": ("route:route", "See what the routes of config/settings.toml do."),
+    "route": ("route:route", "See what the routes of config/settings.toml do, and put a sender aside for a while."),
     "import": ("import_mbox:import_", "Queue the messages of an mbox file that are neither delivered nor queued."),
     "alert": ("alert:alert", "See what rings, tell people, acknowledge and silence."),
     "sandbox": ("sandbox:sandbox", "Run the Gmail sandbox: IMAP, OAuth endpoints and a control API on this machine."),
@@ -110,13 +120,16 @@ COMMANDS = {
 
 # What people want to do, and the commands for it: `--help` is one screen. Those that stand nowhere come last.
 GROUPS = {
-    "Run it": ("init", "start", "stop", "status", "sandbox", "producer", "worker", "auth"),
+    "Run it": ("init", "start", "stop", "restart", "status", "sandbox", "producer", "worker", "auth"),
     "Find what is wrong": ("doctor", "check", "errors", "quality", "logs", "config", "redis-cli"),
     "On call": ("alert", "incident", "runbook", "evidence", "audit"),
     "Read the mail": ("search", "export", "parse", "route"),
     "Get more mail in": ("import", "backfill", "reconcile"),
     "Mend what is stuck": ("dlq", "quarantine", "pending", "consumers", "revoke"),
-    "Slow down, hold": ("pause", "resume", "degrade", "priority", "breaker", "log-level"),
+    "Slow down, hold": (
+        *("pause", "resume", "degrade", "priority", "breaker"),
+        *("sink", "feature", "set", "log-level"),
+    ),
     "Look after data": (
         *("database", "reparse", "resend", "erase", "retention"),
         *("blobs", "backup", "restore", "drain", "refill"),

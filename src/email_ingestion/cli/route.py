@@ -1,4 +1,4 @@
-"""`email-ingestion route test`: what the routes would do with a message, without doing it."""
+"""`email-ingestion route …`: what the routes would do with a message; and senders put aside for a while."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import typer
 
 from email_ingestion.cli.common import pick_account
 from email_ingestion.cli.id_arguments import pick_delivered
+from email_ingestion.cli.run_time_orders import block, unblock
 from email_ingestion.errors import OperationFailed
 from email_ingestion.parsing import parse
 from email_ingestion.records import Email, Envelope
@@ -23,7 +24,11 @@ from email_ingestion.settings import Settings, load_settings
 # What may be an ID: `default:gm:1790`, `gm:1790`, `sha256:0f3a`, `179000`.
 ID = re.compile(r"(?:[a-z0-9][a-z0-9_-]*:)?(?:(?:gm|sha256):)?[0-9a-f]+", re.ASCII)
 
-route = typer.Typer(help="See what the routes of config/settings.toml do.", no_args_is_help=True)
+route = typer.Typer(
+    help="See what the routes of config/settings.toml do, and put a sender aside for a while.", no_args_is_help=True
+)
+route.command("block")(block)
+route.command("unblock")(unblock)
 
 
 @route.command("test")

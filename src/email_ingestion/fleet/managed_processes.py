@@ -100,7 +100,7 @@ def _own_ports(settings: Settings) -> set[int]:
     listening = {port for port in ports if _listens(_loopback(settings), port)}
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            if _is_entry_point(process.cmdline()) and _is_ours(process.pid):
+            if is_entry_point(process.cmdline()) and _is_ours(process.pid):
                 connections = process.net_connections("inet")
                 listening |= {each.laddr.port for each in connections if each.status == psutil.CONN_LISTEN}
     return listening
@@ -112,7 +112,8 @@ def entry_point(component: str) -> list[str]:
     return [sys.executable, str(script)] if script.exists() else [sys.executable, "-m", "email_ingestion", component]
 
 
-def _is_entry_point(words: Sequence[str]) -> bool:
+def is_entry_point(words: Sequence[str]) -> bool:
+    """Return whether a command line is that of a producer or a worker."""
     if any(Path(word).name in ENTRY_POINTS for word in words[:3]):
         return True
     started_as = [Path(word).name for word in words[:4]]
@@ -173,16 +174,16 @@ def start_all(settings: Settings, workers: int, say: Callable[[str], None]) -> d
             started[stem] = DetachedProcess(
                 [*entry_point("producer" if number == 0 else "worker"), *options],
                 settings.log_dir / f"{stem}.log",
-                environment() | _ports(settings, number),
+                environment() | process_ports(settings, number),
             )
-        _wait_until_ready(settings, started)
+        wait_until_ready(settings, started)
     except BaseException:
         end_started(settings, started)
         raise
     return started
 
 
-def _wait_until_ready(settings: Settings, started: Mapping[str, DetachedProcess]) -> None:
+def wait_until_ready(settings: Settings, started: Mapping[str, DetachedProcess]) -> None:
     """Wait until each is ready or has ended; raise ProcessesNotStarted with the reason of each that is not ready."""
     deadline = time.monotonic() + START_SECONDS + len(started)
     failures = dict[str, str]()
@@ -339,7 +340,7 @@ def _ops_url(pid_file: Path) -> str | None:
         return None
 
 
-def _ports(settings: Settings, offset: int) -> dict[str, str]:
+def process_ports(settings: Settings, offset: int) -> dict[str, str]:
     """Return OPS_PORT and METRICS_PORT of the process `offset` places after the first one, where they are set."""
     ports = {"OPS_PORT": settings.ops_port, "METRICS_PORT": settings.metrics_port}
     return {name: str(port + offset if port else port) for name, port in ports.items() if port is not None}
@@ -408,7 +409,7 @@ class WorkerProcesses:
     def _start(self, number: int) -> subprocess.Popen[bytes]:
         called = [sys.executable, sys.argv[0]] if Path(sys.argv[0]).is_file() else entry_point("worker")
         command = [*called, "--instance", str(number), *self._options]
-        variables = environment() | _ports(self._settings, number - self._first)
+        variables = environment() | process_ports(self._settings, number - self._first)
         return subprocess.Popen(command, env=variables, preexec_fn=_end_with_parent())  # noqa: PLW1509 - see there
 
 

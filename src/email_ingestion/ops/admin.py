@@ -41,7 +41,7 @@ from email_ingestion.ops.incident_opener import AlertsOrder, IncidentOpener
 from email_ingestion.ops.log_aggregation import RepeatLimiter
 from email_ingestion.ops.logs import LogLevel, logger
 from email_ingestion.ops.redaction import redact
-from email_ingestion.overrides import Level, OperatorOverrides
+from email_ingestion.overrides import MAX_NAME, Level, OperatorOverrides, check_order
 
 TOKEN_BYTES = 32
 MIN_TOKEN_LENGTH = 16  # characters
@@ -60,6 +60,7 @@ PATHS: dict[Action, str] = {  # below /admin/
     "log-level": "log-level",
     "revoke": "revoke",
     "incident": "incidents",
+    "order": "order",
 }
 REFUSALS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": RefusedAnswer, "description": "400 invalid, 401 wrong token, 403 from a web page, 409 impossible."}
@@ -101,6 +102,13 @@ class LogOrder(TimedOrder):
     """Log from this level up."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+
+class PartOrder(TimedOrder):
+    """An order about one part of the work, as `overrides` names them; an empty value takes it back."""
+
+    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+    value: Annotated[str, Field(max_length=MAX_NAME)] = ""
 
 
 class RevokeOrder(_Order):
@@ -171,6 +179,13 @@ class AdminActions:
     def prioritize(self, min_priority: int, seconds: float, operator: str) -> State:
         """Take only mail of at least `min_priority` for `seconds`."""
         self._overrides.prioritize(min_priority, seconds, operator)
+        return status_json.overrides(self._overrides)
+
+    def order(self, order: PartOrder, operator: str) -> State:
+        """Give an order about one part of the work, or take it back. Raises OperationFailed for one that is wrong."""
+        if problem := check_order(order.name, order.value or None):
+            raise OperationFailed(problem)
+        self._overrides.order(order.name, order.value, order.ttl_seconds, operator)
         return status_json.overrides(self._overrides)
 
     def set_log_level(self, order: LogOrder) -> State:
@@ -251,6 +266,7 @@ class AdminRoutes:
             "log-level": (self.log_level, LogLevelAnswer),
             "revoke": (self.revoke, RevokedAnswer),
             "incident": (self.incident, IncidentsAnswer),
+            "order": (self.order, OverridesAnswer),
         }
         for action, (endpoint, state) in endpoints.items():
             app.add_api_route(
@@ -290,6 +306,11 @@ class AdminRoutes:
         return self._admin.execute(
             request, "priority", order.model_dump(), lambda: self._actions.prioritize(minimum, seconds, operator)
         )
+
+    def order(self, request: Request, order: PartOrder) -> Response:
+        """Change one part of the work for a while: batch size, a feature, a sink, a sender put aside."""
+        operator = operator_of(request.scope)
+        return self._admin.execute(request, "order", order.model_dump(), lambda: self._actions.order(order, operator))
 
     def log_level(self, request: Request, order: LogOrder) -> Response:
         """Log from another level up for a while."""

@@ -162,6 +162,13 @@ class OverrideAnswer(_Answer):
     ends_in_seconds: float
 
 
+class PartOrderAnswer(OverrideAnswer):
+    """An order about one part of the work."""
+
+    name: str
+    value: str
+
+
 class OverridesAnswer(_Answer):
     """All overrides of operators."""
 
@@ -171,6 +178,7 @@ class OverridesAnswer(_Answer):
     degradation: OverrideAnswer | None
     min_priority: int
     priority: OverrideAnswer | None
+    orders: list[PartOrderAnswer]
 
 
 class HealthAnswer(_ProcessAnswer):

@@ -124,7 +124,9 @@ def _late_sinks(threshold: str) -> AlertCondition:
 
     def condition(previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
         stopped_on_purpose = (current.value("degradation_level") or 0) >= MINIMAL
-        return {} if stopped_on_purpose else late(previous, current)
+        paused = current.by_label("sink_paused", "sink")
+        found = {} if stopped_on_purpose else late(previous, current)
+        return {sink: sentence for sink, sentence in found.items() if sink not in paused}
 
     return condition
 

@@ -190,3 +190,8 @@ class OverrideGauges(Collector):
         yield GaugeMetricFamily(f"{PREFIX}_degradation_level", documentation, LEVELS.index(self._overrides.level))
         documentation = "Priority below which mail waits, 0 to 10; only workers heed it."
         yield GaugeMetricFamily(f"{PREFIX}_min_priority", documentation, self._overrides.min_priority)
+        documentation = "1 for a sink that an operator has paused; absent for any other."
+        paused = GaugeMetricFamily(f"{PREFIX}_sink_paused", documentation, labels=["sink"])
+        for name in self._overrides.paused_sinks():
+            paused.add_metric([name], 1)
+        yield paused

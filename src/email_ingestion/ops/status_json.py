@@ -165,6 +165,9 @@ def overrides(state: OperatorOverrides) -> dict[str, Any]:
         "degradation": _override(state, level),
         "min_priority": state.min_priority,
         "priority": _override(state, state.active_priority()),
+        "orders": [
+            {"name": name, "value": each.value} | (_override(state, each) or {}) for name, each in state.orders()
+        ],
     }
 
 

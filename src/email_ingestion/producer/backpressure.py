@@ -14,7 +14,7 @@ from contextlib import suppress
 from email_ingestion.errors import TransientError
 from email_ingestion.events import BytesSpent, FetchPaused, Observe
 from email_ingestion.mailbox import ImapMailbox
-from email_ingestion.overrides import OperatorOverrides
+from email_ingestion.overrides import Feature, OperatorOverrides
 from email_ingestion.stream import EMPTY_BACKLOG, Appender, DownloadQuota, StreamBacklog
 
 FULL_SECONDS = 0.5  # between two checks of a full stream
@@ -60,9 +60,9 @@ class StreamCapacity:
         while self.reason_to_wait():
             time.sleep(FULL_SECONDS)
 
-    def only_new_mail(self) -> bool:
-        """Tell whether operators want new mail to be fetched and nothing else."""
-        return self._overrides.is_at_or_below("DEGRADED")
+    def leaves_out(self, feature: Feature) -> bool:
+        """Tell whether operators want this work not to be done: new mail alone, or all but this."""
+        return self._overrides.is_at_or_below("DEGRADED") or self._overrides.is_off(feature)
 
 
 class DownloadBudget:
@@ -152,7 +152,7 @@ class Backpressure:
     def for_history(self, size: int, in_flight: StreamBacklog) -> float:
         """Return the seconds to wait before `size` bytes of older mail are fetched, 0 for none."""
         self._tick()
-        if self._capacity.only_new_mail() or self._capacity.reason_to_wait(in_flight, HISTORY_DEPTH):
+        if self._capacity.leaves_out("history") or self._capacity.reason_to_wait(in_flight, HISTORY_DEPTH):
             return HISTORY_SECONDS
         return 0.0 if self._budget.reserve(size, HISTORY_SHARE) else BUDGET_SECONDS
 
@@ -160,13 +160,15 @@ class Backpressure:
         """Tell whether older mail may be fetched; also when Redis is away, which the next sync reports."""
         self._tick()
         with suppress(TransientError):
-            return not self._capacity.only_new_mail() and not self._capacity.reason_to_wait(max_messages=HISTORY_DEPTH)
+            return not self._capacity.leaves_out("history") and not self._capacity.reason_to_wait(
+                max_messages=HISTORY_DEPTH
+            )
         return True
 
     def for_labels(self, size: int) -> float:
         """Return the seconds to wait before `size` bytes of labels are fetched; labels do not go into the stream."""
         self._tick()
-        allowed = not self._capacity.only_new_mail() and self._budget.reserve(size, HISTORY_SHARE)
+        allowed = not self._capacity.leaves_out("labels") and self._budget.reserve(size, HISTORY_SHARE)
         return 0.0 if allowed else BUDGET_SECONDS
 
     def wait(self, connection: ImapMailbox) -> bool:

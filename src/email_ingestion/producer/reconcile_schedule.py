@@ -44,7 +44,7 @@ class ReconcileSchedule:
         if not self._steps:
             if self.seconds_until_due > 0:
                 return False
-            if self._capacity.only_new_mail():
+            if self._capacity.leaves_out("audit"):
                 self._postpone()
                 return False
             self._steps = start()

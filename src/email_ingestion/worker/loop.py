@@ -47,7 +47,7 @@ class Worker:
         consumer: Consumer,
         processor: BatchProcessor,
         *,
-        batch: int,
+        batch: Callable[[], int],
         lease: float,
         paused: Callable[[], object],
         min_priority: Callable[[], int],
@@ -65,7 +65,7 @@ class Worker:
         self._claimed_at = -CLAIM_SECONDS
         self._orphans_at = -ORPHAN_SECONDS
         self._failures = 0
-        self._read_limit = batch
+        self._read_limit = batch()
         self._parts: deque[list[Delivery]] = deque()  # read, not submitted
         self._parsing: InProgress | None = None
         self._in_flight: tuple[str, ...] = ()
@@ -148,7 +148,7 @@ class Worker:
         self._clear()
         if slow := self._processor.slow_entries:
             self._consumer.extend(slow)  # else they are due like any entry of ours that is not in flight
-        due = self._consumer.claim_due(self._batch, self._min_priority())
+        due = self._consumer.claim_due(self._batch(), self._min_priority())
         if not due:
             self._claimed_at = now
             return was_parsing
@@ -167,11 +167,12 @@ class Worker:
         """Return the next part of new mail; wait for mail only when nothing is being parsed."""
         if not self._parts:
             min_priority = self._min_priority()
+            self._read_limit = min(self._read_limit, self._batch())
             urgent = self._consumer.read_urgent(self._read_limit, max(min_priority, NORMAL_PRIORITY + 1))
             new = urgent or self._read_new(min_priority)
             if new:
                 mean = sum(delivery.wire_bytes for delivery in new) / len(new)
-                self._read_limit = max(1, min(self._batch, int(READ_BYTES / max(1.0, mean))))
+                self._read_limit = max(1, min(self._batch(), int(READ_BYTES / max(1.0, mean))))
                 self._in_flight += tuple(delivery.id for delivery in new)
                 self._seen.extend(delivery.id for delivery in new)
                 self._parts.extend(_parts(new))

@@ -88,7 +88,10 @@ class BatchProcessor:
         max_retries: int,
         instance: str,
         observe: Observe,
+        blocked: Callable[[str], str | None] = lambda _address: None,
     ) -> None:
+        """`blocked` returns the pattern by which a sender's mail is put aside, None for most."""
+        self._blocked = blocked
         self._consumer = consumer
         self._synthetic = synthetic
         self._database = database
@@ -293,7 +296,7 @@ class BatchProcessor:
             return self._parsed_singly(work, error)
         writes = []
         for (delivery, message), email in zip(work.readable, emails, strict=True):
-            if self._dead_letter_revoked(delivery):
+            if self._dead_letter_revoked(delivery) or self._dead_letter_blocked(delivery, email):
                 continue
             if isinstance(email, EmailIngestionError):
                 self._fail(delivery, email)
@@ -323,6 +326,16 @@ class BatchProcessor:
         if delivery.email_id not in self._revoked:
             return False
         self._dead_letter(delivery, "operator", None)
+        return True
+
+    def _dead_letter_blocked(self, delivery: Delivery, email: Email | EmailIngestionError | None) -> bool:
+        """Whether an operator has the mail of this sender put aside for a while; if so, dead-letter it."""
+        if not isinstance(email, Email) or email.from_ is None or delivery.synthetic:
+            return False
+        pattern = self._blocked(email.from_.addr)
+        if pattern is None:
+            return False
+        self._dead_letter(delivery, "operator", PermanentError("an operator has the mail of its sender put aside"))
         return True
 
     def _readable(self, delivery: Delivery) -> RawMessage | None:

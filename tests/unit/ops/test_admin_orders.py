@@ -198,6 +198,7 @@ def test_a_body_is_json_whatever_its_content_type_says(office: Office, served: E
         ("resume", {}, OverridesAnswer),
         ("degrade", {"level": "MINIMAL"}, OverridesAnswer),
         ("priority", {"min_priority": 5}, OverridesAnswer),
+        ("order", {"name": "batch-size", "value": "7", "ttl_seconds": 60}, OverridesAnswer),
         ("log-level", {"level": "INFO"}, LogLevelAnswer),
         ("revoke", {"email_id": "default:gm:1"}, RevokedAnswer),
     ],
@@ -283,3 +284,25 @@ def test_where_no_token_can_be_made_nothing_is_served(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("in the way")
     with pytest.raises(ConfigurationError, match="OPS_TOKEN_FILE: cannot read or make"):
         ops_token(tmp_path / "data" / "ops-token")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("batch-size", "0"),
+        ("batch-size", "many"),
+        ("batch-size", "²"),
+        ("feature:everything", "off"),
+        ("sink:", "paused"),
+        ("block:*", "blocked"),
+        ("block:?@*", "blocked"),
+        ("pause", "x"),
+        ("level", "MAINTENANCE"),
+    ],
+)
+def test_an_order_about_what_there_is_not_changes_nothing(
+    office: Office, served: Endpoints, name: str, value: str
+) -> None:
+    answer = order(served, "order", {"name": name, "value": value})
+    assert (answer.status_code, office.control.orders()) == (409, [])
+    assert office.audited()[-1]["result"] == "refused"
