@@ -125,7 +125,7 @@ ELSEWHERE = {
     "worker": "below, as the program of that name",
     **dict.fromkeys(
         (
-            *("init", "check", "reparse", "resend", "erase"),
+            *("init", "check", "reparse", "resend", "erase", "database copy"),
             *("retention run", "retention hold", "audit list", "audit verify"),
         ),
         "in tests of their own",
