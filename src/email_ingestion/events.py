@@ -326,6 +326,8 @@ class Delivered(Event):
     queue_wait: float  # seconds from append to delivery to this worker
     end_to_end: float  # seconds from INTERNALDATE to now
     history: bool = False  # `RawMessage.history`: such mail says nothing of how fast mail comes
+    priority: int = 5  # 0 to 10, after the routes
+    tags: tuple[str, ...] = ()  # names of the routes' tags
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import pytest
 from email_ingestion.blobs import DiskBlobStore
 from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.errors import SinkUnavailable
-from email_ingestion.events import Event, SlowMessageFound
+from email_ingestion.events import Delivered, Event, SlowMessageFound
 from email_ingestion.parsing.isolated import IsolatedParser
 from email_ingestion.records import Cursor, SinkMessage
 from email_ingestion.routing import Router
@@ -179,3 +179,21 @@ def test_a_message_is_revoked_whose_parser_in_the_slow_lane_is_not_there_yet(
     with redis_server.client() as client:
         assert [letter[b"dead_reason"] for _, letter in client.xrange(Keys().dlq)] == [b"operator"]
     assert len(found_at) == 1
+
+
+def test_what_took_long_to_parse_is_told_with_its_own_time(
+    redis_server: RedisServer, tmp_path: Path, parser: Watched, monkeypatch: pytest.MonkeyPatch
+):
+    slow = LOOP.replace("        pass\n", "        import time; time.sleep(1.2); break\n")
+    monkeypatch.setenv("PYTHONPATH", poisoned_python(tmp_path / "site", slow))
+    delivered: dict[str, Delivered] = {}
+
+    def note(event: Event) -> None:
+        if isinstance(event, Delivered):
+            delivered[event.email_id] = event
+
+    parser.second.set()
+    _worker(redis_server, tmp_path, parser, Shelf(parser), note).drain()
+    assert len(delivered) == MESSAGES
+    assert delivered[message(1).envelope.email_id].duration > 1.0
+    assert {(each.priority, each.tags) for each in delivered.values()} == {(5, ())}

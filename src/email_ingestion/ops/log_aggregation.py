@@ -11,6 +11,8 @@ from email_ingestion.events import Delivered, Event, LoopTick, Published, Stoppe
 PUBLISHED = "emails_published"
 DELIVERED = "emails_delivered"
 FLUSH_SECONDS = 1.0
+MAX_TAGS = 20  # names of tags in one line
+URGENT = 5  # the priority above which messages are read before others, and are named in the line
 MAX_LISTED = 10  # up to so many messages are named in the sum, so that a quiet mailbox can be followed at INFO
 
 AggregatedLine = tuple[str, dict[str, Any]]
@@ -27,6 +29,8 @@ class LogAggregator:
         self._lock = threading.Lock()
         self._flushed_at = self._since = float("-inf")
         self._slowest: float | None = None  # of live mail
+        self._longest = (-1.0, "")  # seconds and message
+        self._priority = 0
         self._clear()
 
     def add(self, event: Event) -> list[AggregatedLine]:
@@ -51,6 +55,13 @@ class LogAggregator:
                 self._slowest = max(self._slowest or 0.0, event.end_to_end)
             if len(self._delivered_ids) <= MAX_LISTED:
                 self._delivered_ids.append(event.email_id)
+            if event.duration > self._longest[0]:
+                self._longest = (event.duration, event.email_id)
+            self._priority = max(self._priority, event.priority)
+            if event.priority > URGENT and len(self._urgent_ids) < MAX_LISTED:
+                self._urgent_ids.append(event.email_id)
+            if event.tags:
+                self._tags.update(event.tags)
 
     def _due(self, event: Event) -> bool:
         if isinstance(event, Stopping | Stopped):
@@ -66,13 +77,24 @@ class LogAggregator:
         if self._delivered:
             counts = {"count": self._delivered, "duplicates": self._duplicates}
             slowest = {} if self._slowest is None else {"slowest_end_to_end_s": round(self._slowest, 3)}
-            sums.append((DELIVERED, {**counts, **slowest, **_listed(self._delivered_ids)}))
+            sums.append((DELIVERED, {**counts, **slowest, **self._details(), **_listed(self._delivered_ids)}))
         if sums:
             self._flushed_at = self._clock()
             self._clear()
         return sums
 
+    def _details(self) -> dict[str, Any]:
+        """Return the highest priority, the tags, and which message took longest, for `jq` on the log."""
+        seconds, slowest_id = self._longest
+        details = {"priority": self._priority, "duration_ms": round(1000 * seconds, 3), "slowest_email_id": slowest_id}
+        urgent = {"urgent_email_ids": self._urgent_ids} if self._urgent_ids else {}
+        return {**details, **urgent, "tags": sorted(self._tags)[:MAX_TAGS]}
+
     def _clear(self) -> None:
+        self._longest = (-1.0, "")
+        self._priority = 0
+        self._urgent_ids: list[str] = []
+        self._tags: set[str] = set()
         self._published = self._bytes = self._delivered = self._duplicates = 0
         self._slowest = None
         self._published_ids: list[str] = []

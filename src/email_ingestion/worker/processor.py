@@ -134,7 +134,7 @@ class BatchProcessor:
         for email_id in tuple(self._revoked):  # again: its parser may not have been there to be ended
             self._slow_lane.interrupt(email_id)
         if done := self._slow_lane.take_parsed():
-            self.finish(InProgress([done.delivery], [(done.delivery, done.message)], done.parsed, time.monotonic()))
+            self.finish(InProgress([done.delivery], [(done.delivery, done.message)], done.parsed, done.started))
 
     def leave_slow_lane(self) -> None:
         """Leave what is in the slow lane to a later attempt, by whichever worker."""
@@ -268,7 +268,7 @@ class BatchProcessor:
             else:
                 self._settle_singly(writes)
             return
-        self._ack([delivery for delivery, _ in writes], duplicates, time.monotonic() - work.started)
+        self._ack(writes, duplicates, time.monotonic() - work.started)
         self._announce_defects([write for _, write in writes], duplicates)
 
     def _settle_singly(self, writes: Sequence[tuple[Delivery, LedgerWrite]]) -> None:
@@ -282,7 +282,7 @@ class BatchProcessor:
             except (PermanentError, TransientError) as error:
                 self._fail(delivery, error)
                 continue
-            self._ack([delivery], duplicates, time.monotonic() - started)
+            self._ack([(delivery, write)], duplicates, time.monotonic() - started)
             self._announce_defects([write], duplicates)
 
     def _parsed(self, work: InProgress) -> list[tuple[Delivery, LedgerWrite]]:
@@ -387,15 +387,16 @@ class BatchProcessor:
         self._on_recorded()
         return duplicates
 
-    def _ack(self, recorded: Sequence[Delivery], duplicates: set[str], seconds: float) -> None:
+    def _ack(self, writes: Sequence[tuple[Delivery, LedgerWrite]], duplicates: set[str], seconds: float) -> None:
+        recorded = [delivery for delivery, _ in writes]
         lost = self._consumer.ack(recorded)
         self._unsettled -= {delivery.id for delivery in recorded}
         if lost:
             self._observe(OwnershipLost(len(lost)))
         now = datetime.now(UTC)
-        acked = [delivery for delivery in recorded if delivery not in lost]
-        self._add_receipts([delivery for delivery in acked if delivery.synthetic], delivered=True)
-        for delivery in acked:
+        acked = [(delivery, write.email) for delivery, write in writes if delivery not in lost]
+        self._add_receipts([delivery for delivery, _ in acked if delivery.synthetic], delivered=True)
+        for delivery, email in acked:
             if delivery.message and not delivery.synthetic:
                 self._observe(
                     Delivered(
@@ -406,6 +407,8 @@ class BatchProcessor:
                         delivery.queue_wait,
                         (now - delivery.message.envelope.internaldate).total_seconds(),
                         delivery.message.history,
+                        email.priority,
+                        email.tags,
                     )
                 )
 

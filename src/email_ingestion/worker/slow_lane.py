@@ -5,6 +5,7 @@ Nothing is decided here: whoever put a message in settles it when it is parsed, 
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -31,6 +32,7 @@ class SlowMessage(Generic[T]):
     delivery: Delivery
     message: RawMessage
     parsed: Future[T]
+    started: float  # when its turn came, by the monotonic clock
 
 
 class SlowLane(Generic[T]):
@@ -91,7 +93,7 @@ class SlowLane(Generic[T]):
             delivery, message = self._waiting[0]
             with suppress(RuntimeError):  # no thread can be started now: it is tried again
                 parsed = self._thread.submit(lambda: self._parse(message, self._parser))
-                self._current = SlowMessage(delivery, message, parsed)
+                self._current = SlowMessage(delivery, message, parsed, time.monotonic())
                 self._waiting.popleft()
 
     def _note(self) -> None:

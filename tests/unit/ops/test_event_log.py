@@ -126,6 +126,21 @@ def test_a_single_message_is_told_with_its_identity_as_soon_as_the_loop_turns(lo
     assert line["email_ids"] == ["default:gm:7"]
 
 
+def test_a_line_names_the_slowest_the_urgent_and_the_tags_without_being_asked_for_debug(logs: Path) -> None:
+    event_logger = EventLogger(Clock())
+    event_logger(replace(delivered(1), tags=("invoices", "b")))
+    event_logger(replace(delivered(2), duration=1.7))
+    event_logger(replace(delivered(3), priority=9, tags=("invoices",)))
+    event_logger(events.LoopTick("consume"))
+    event_logger(replace(delivered(4), priority=2))
+    event_logger(events.Stopped())
+    first, second = (line for line in logged(logs) if line["event"] == "emails_delivered")
+    assert (first["priority"], first["urgent_email_ids"]) == (9, ["default:gm:3"])
+    assert (first["duration_ms"], first["slowest_email_id"]) == (1700.0, "default:gm:2")
+    assert first["tags"] == ["b", "invoices"]
+    assert (second["priority"], second["tags"], "urgent_email_ids" in second) == (2, [], False)
+
+
 def test_the_slowest_is_one_of_live_mail_and_absent_where_there_was_none(logs: Path) -> None:
     event_logger = EventLogger(Clock())
     old = replace(delivered(1), end_to_end=4e8, history=True)
