@@ -9,18 +9,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from email_ingestion.app.remainders import remainders
 from email_ingestion.blobs import open_blobs
 from email_ingestion.erasure.eraser import Eraser, ErasingSink
+from email_ingestion.erasure.report import write_report
 from email_ingestion.erasure.tombstones import TombstoneFile
 from email_ingestion.errors import SinkUnavailable
 from email_ingestion.identity import tombstone
 from email_ingestion.ledger.fingerprint import sqlite_path
 from email_ingestion.settings import Settings
 from email_ingestion.sinks import close_sink, load_sink
+from email_ingestion.sinks.ndjson import FileSink
 from email_ingestion.stream import RedisLink, read_presences
 from email_ingestion.stream.queue_erasure import QueueErasure
+from email_ingestion.stream.queue_scrub import QueueScrub
 
 if TYPE_CHECKING:
+    from email_ingestion.erasure.mail_selector import Selector
     from email_ingestion.ledger.store import Ledger
 
 # Sinks without anything that could be erased from here, or that are erased otherwise.
@@ -99,6 +104,43 @@ def erased_names(settings: Settings) -> Iterator[Callable[[Collection[str]], set
             return found
 
         yield erased
+
+
+def scrub(settings: Settings, link: RedisLink, ledger: Ledger) -> list[str]:
+    """Have database, Redis and files of JSON lines let go of the bytes of what was erased; return what could not be.
+
+    Raises SinkUnavailable, ConfigurationError and OperationFailed when one of them is away.
+    """
+    from email_ingestion.ledger.maintenance import scrub_ledger  # noqa: PLC0415 - with it comes SQLAlchemy
+
+    tombstones, problems = set(ledger.erasure.tombstones()), []
+    for name in settings.sinks:
+        kind, _, target = name.partition(":")
+        if kind == "ndjson" and target not in {"", "-"}:
+            sink = FileSink(Path(target), settings.blob_threshold_bytes)
+            try:
+                sink.erase_lines(lambda each: tombstone(each) in tombstones)
+            except SinkUnavailable as error:
+                problems.append(str(error))
+    return [*problems, *scrub_ledger(settings.database_url), *QueueScrub(link, sink_streams(settings, link)).run()]
+
+
+def report_erasure(settings: Settings, eraser: Eraser, selector: Selector | None, *, scrubbed: bool) -> dict[str, str]:
+    """Write the signed report of a run; return what the audit log tells of it."""
+    found = eraser.summary
+    facts = {
+        "chosen": selector.describe() if selector else {"reapply": True},
+        "matched": found.matched,
+        "held": found.held,
+        "accounts": dict(found.by_account),
+        "removed": dict(+found.removed),
+        "tombstones": found.tombstones,
+        "open": list(found.open_points()),
+        "scrubbed": scrubbed,
+    }
+    stays = list(remainders(settings, scrubbed=scrubbed))
+    path, digest = write_report(settings.erasure_dir, eraser.name, facts, stays)
+    return {"report": str(path), "report_sha256": digest}
 
 
 def sink_streams(settings: Settings, link: RedisLink) -> list[str]:

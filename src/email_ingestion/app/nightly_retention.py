@@ -76,7 +76,7 @@ class NightlyRetention:
 
     def run(self) -> bool:
         """Erase what is too old, and contents that an erasure has left; return whether it came to its end."""
-        from email_ingestion.app.erasures import new_run, open_eraser  # noqa: PLC0415 - with it come the sinks
+        from email_ingestion.app.erasures import new_run, open_eraser, report_erasure  # noqa: PLC0415 - with it come the sinks
 
         ledger = self._ledger()
         selector = retention_selector(self._settings, ledger)
@@ -88,11 +88,12 @@ class NightlyRetention:
                 if self._thread.is_closed(0.0):
                     return False
             found = eraser.summary
+            written = report_erasure(self._settings, eraser, selector, scrubbed=False) if found.matched else {}
         left = len(found.unreadable) + len(found.failed_sinks) + len(found.busy_sinks)
         if found.matched or left:
             facts = {"matched": found.matched, "held": found.held, "removed": dict(+found.removed)}
             details = selector.describe() if selector else {}
-            record = {"user": "producer", "action": "retention", "run": run, **details, **facts, "result": "done"}
-            write_audit(self._settings.log_dir, record)
+            who = {"user": "producer", "action": "retention", "run": run}
+            write_audit(self._settings.log_dir, {**who, **details, **facts, **written, "result": "done"})
         self._observe(RetentionApplied(found.matched - found.held, found.held, left, time.monotonic() - started))
         return True

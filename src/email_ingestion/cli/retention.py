@@ -41,7 +41,7 @@ def run(
       email-ingestion retention run --dry-run
       email-ingestion retention run --json
     """
-    from email_ingestion.app.erasures import new_run, open_eraser  # noqa: PLC0415 - help comes without SQLAlchemy
+    from email_ingestion.app.erasures import new_run, open_eraser, report_erasure  # noqa: PLC0415 - help comes without SQLAlchemy
     from email_ingestion.app.nightly_retention import retention_selector  # noqa: PLC0415
     from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415
 
@@ -61,6 +61,7 @@ def run(
                     for done in eraser.erase(selector):
                         advance(done)
                     outcome |= {"matched": eraser.summary.matched, "removed": dict(+eraser.summary.removed)}
+                    outcome.update(report_erasure(settings, eraser, selector, scrubbed=False))
     code = show_erasure(eraser.summary, dry_run=dry_run, as_json=as_json)
     return code if eraser.summary.matched else OK
 

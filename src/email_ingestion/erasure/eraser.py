@@ -58,6 +58,19 @@ class ErasureSummary:
     busy_sinks: set[str] = field(default_factory=set)  # that had a message of these for too long
     failed_sinks: dict[str, str] = field(default_factory=dict)  # why, by sink
     tombstones: int = 0
+    unscrubbed: list[str] = field(default_factory=list)  # what still has bytes of what was erased
+
+    def open_points(self) -> Iterator[str]:
+        """Yield a sentence for whatever was not erased, or could not be looked at."""
+        if self.held:
+            yield f"{self.held:,} stay, for a hold keeps them: email-ingestion retention hold list"
+        for reason in self.unreadable:
+            yield f"could not be looked at: {reason}"
+        for name, reason in self.failed_sinks.items():
+            yield f"sink {name}: nothing was erased there: {reason}"
+        for name in sorted(self.busy_sinks):
+            yield f"sink {name} was handling one of the messages all the time: it may have it; give the command again"
+        yield from self.unscrubbed
 
 
 class Eraser:

@@ -1,4 +1,4 @@
-"""Maintain the database: describe its state, search it for damage, and give back the space of deleted rows."""
+"""Maintain the database: describe it, search it for damage, give back the space of deleted rows, and their bytes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, select, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from email_ingestion.errors import OperationFailed
 from email_ingestion.ledger.database_errors import translate_open_errors
@@ -38,6 +39,9 @@ _BLOCKED = """
     FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0 ORDER BY pid
 """
 MAX_FAULTS = 20  # that SQLite looks for; one is enough to restore a backup
+CHECKPOINT_SECONDS = 30.0  # for which readers may keep SQLite's log from being emptied
+_FTS = ("email_words", "attachment_words")
+_ADVICE = "give the command again when nothing else uses the database for long"
 
 
 def describe_ledger(url: str) -> str:
@@ -145,12 +149,49 @@ def compact(url: str) -> tuple[int, int]:
         return before, _size(connection)
 
 
+def scrub_ledger(url: str) -> list[str]:
+    """Write the database anew, without what was deleted; return what could not be. Writers wait meanwhile.
+
+    Raises ConfigurationError, SinkUnavailable and OperationFailed when the database cannot be opened.
+    """
+    with _open(url) as connection:
+        return list(_scrub_file(connection) if connection.dialect.name == "sqlite" else _scrub_server(connection))
+
+
+def _scrub_file(connection: Connection) -> Iterator[str]:
+    connection.exec_driver_sql("COMMIT")  # our engine has begun a transaction, and VACUUM takes none
+    for table in _FTS:  # a deleted word is in a segment, and a mark beside it, until the segments are merged
+        connection.exec_driver_sql(f"INSERT INTO {table} ({table}) VALUES ('optimize')").close()  # noqa: S608 - our names
+    connection.exec_driver_sql("VACUUM").close()
+    if connection.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_stat4'").first():
+        connection.exec_driver_sql("ANALYZE").close()  # it holds samples of indexed values
+    end = time.monotonic() + CHECKPOINT_SECONDS
+    while connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]:
+        if time.monotonic() > end:
+            yield f"the database: a reader keeps its log (-wal) from being emptied: {_ADVICE}"
+            return
+        time.sleep(0.1)
+
+
+def _scrub_server(connection: Connection) -> Iterator[str]:
+    for table in metadata.tables:
+        try:
+            connection.execute(text(f"VACUUM (FULL, ANALYZE) {table}"))
+        except SQLAlchemyError as error:
+            yield f"the database: the table {table} could not be written anew ({type(error).__name__}): {_ADVICE}"
+    try:
+        connection.execute(text("CHECKPOINT"))  # else what was truncated is on the disk for some minutes more
+    except SQLAlchemyError:
+        return  # only some may order one, and it comes by itself
+
+
 def _file(engine: Engine) -> Path | None:
     return Path(engine.url.database or "") if engine.dialect.name == "sqlite" else None
 
 
 @contextmanager
 def _open(url: str) -> Iterator[Connection]:
+    """Open a connection for maintenance, whose statements have no time limit. Raises as `find_damage` does."""
     engine = open_engine(url)
     try:
         if engine.dialect.name == "sqlite" and not Path(describe_database(engine)).exists():

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from email_ingestion.atomic_files import file_lock, sync_directory
+from email_ingestion.atomic_files import atomic_write, file_lock, sync_directory
 from email_ingestion.email_json import as_json
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
 from email_ingestion.records import SinkMessage
@@ -79,6 +79,23 @@ class FileSink:
         except OSError as error:
             raise self._unavailable(error) from error
 
+    def erase_lines(self, is_erased: Callable[[str], bool]) -> int:
+        """Write the file anew without the lines of erased messages; return how many. A reader must open it again."""
+        removed = 0
+        try:
+            with file_lock(self._path):
+                if not self._path.exists():
+                    return 0
+                with self._path.open("rb") as lines:
+                    removed = sum(_is_erased(line, is_erased) for line in lines)
+                    if removed:
+                        lines.seek(0)
+                        with atomic_write(self._path) as kept:
+                            kept.writelines(line for line in lines if not _is_erased(line, is_erased))
+        except (OSError, ConfigurationError) as error:
+            raise self._unavailable(error) from error
+        return removed
+
     def _append(self, lines: bytes) -> None:
         is_new = not self._path.exists()
         with open(os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "r+b") as file:
@@ -101,6 +118,13 @@ class FileSink:
 
 def _lines(batch: Sequence[SinkMessage], max_attachment_bytes: int) -> bytes:
     return b"".join(json.dumps(as_json(message.email, max_attachment_bytes)).encode() + b"\n" for message in batch)
+
+
+def _is_erased(line: bytes, is_erased: Callable[[str], bool]) -> bool:
+    try:
+        return is_erased(str(json.loads(line)["email_id"]))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False  # not a line of ours
 
 
 def _end_of_lines(file: BinaryIO) -> int:
