@@ -23,6 +23,7 @@ from bench.fault_schedules.schedule import Schedule, Strike
 from bench.fault_schedules.stack import OurProcess, Stack, running_stack
 
 PATIENCE = 90.0  # seconds, from the end of the last fault until everything must be delivered everywhere
+POISON_SECONDS = 60.0  # more, for all attempts at mail that ends the parser
 LOOK_SECONDS = 0.5
 SILENCE_SECONDS = 30.0  # for which mail may stand still before somebody says why
 UNWELL: dict[str, Callable[[float], bool]] = {
@@ -122,7 +123,8 @@ def _happen(stack: Stack) -> None:
 def _settle(stack: Stack) -> float | None:
     """Return the seconds until everything was everywhere; None when patience is at its end."""
     started = time.monotonic()
-    while time.monotonic() - started < PATIENCE:
+    patience = PATIENCE + (POISON_SECONDS if stack.has_poison else 0)
+    while time.monotonic() - started < patience:
         stack.supervise()
         if stack.mail.waiting:
             stack.mail.arrive(stack.mail.waiting)

@@ -87,19 +87,19 @@ class OurProcess(Troubled):
         """SIGTERM when it is up; another exit code than 0 is an ending too."""
         if not self.running.alive:
             return
-        until(lambda: self._is_up() or not self.running.alive, f"{self.name} is up")
+        until(lambda: self.is_up() or not self.running.alive, f"{self.name} is up")
         code = self.running.terminate()
         if code != 0:
             self.endings.append(f"{self.name} answered SIGTERM with exit code {code}: {self.running.log()[-1500:]}")
 
     def signal(self, number: int) -> None:
         """Send a signal, if it is there, not frozen, and past its start: what Python does before is not ours."""
-        if self.reachable and self.running.alive and self._is_up():
+        if self.reachable and self.running.alive and self.is_up():
             self.running.process.send_signal(number)
 
     def get(self, path: str) -> str:
         """What it answers; the file that says where it listens may be gone since. Raises OSError."""
-        if not self._is_up():
+        if not self.is_up():
             raise ConnectionError(f"{self.name} is not up")
         try:
             with urllib.request.urlopen(self._url + path, timeout=10) as answer:  # noqa: S310 - our own process
@@ -109,7 +109,8 @@ class OurProcess(Troubled):
         except http.client.HTTPException as error:
             raise ConnectionError(str(error)) from error
 
-    def _is_up(self) -> bool:
+    def is_up(self) -> bool:
+        """Whether it is past its start."""
         path = self.running.folder / "pids" / f"{self.running.stem}.json"
         with suppress(OSError, ValueError):
             said = json.loads(path.read_text())
