@@ -25,6 +25,7 @@ from bench.fault_schedules.stack import OurProcess, Stack, running_stack
 PATIENCE = 90.0  # seconds, from the end of the last fault until everything must be delivered everywhere
 POISON_SECONDS = 60.0  # more, for all attempts at mail that ends the parser
 LOOK_SECONDS = 0.5
+DOCTOR_SECONDS = 120.0
 SILENCE_SECONDS = 30.0  # for which mail may stand still before somebody says why
 UNWELL: dict[str, Callable[[float], bool]] = {
     "dependency_up": lambda value: value == 0,
@@ -153,7 +154,7 @@ def _watching(stack: Stack, outcome: Outcome) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        thread.join(30)
+        thread.join(30 + DOCTOR_SECONDS)
 
 
 def _watch(stack: Stack, outcome: Outcome, ended: threading.Event) -> None:
@@ -163,6 +164,7 @@ def _watch(stack: Stack, outcome: Outcome, ended: threading.Event) -> None:
     started = moved
     asked_doctor = False
     heard: set[str] = set()
+    asked: list[threading.Thread] = []
     while not ended.wait(LOOK_SECONDS):
         progress = _progress(stack)
         reasons = _reasons(stack)
@@ -180,7 +182,11 @@ def _watch(stack: Stack, outcome: Outcome, ended: threading.Event) -> None:
         outcome.silent = max(outcome.silent, now - max(moved, unexplained_since))
         if now - moved > SILENCE_SECONDS and not asked_doctor:
             asked_doctor = True
-            _ask_others(stack, outcome, now - moved)
+            others = threading.Thread(target=_ask_others, args=(stack, outcome, now - moved), daemon=True)
+            others.start()  # the doctor takes its time over what does not answer
+            asked.append(others)
+    for others in asked:
+        others.join(DOCTOR_SECONDS)
 
 
 def _progress(stack: Stack) -> tuple[int, ...] | None:
@@ -211,19 +217,20 @@ def _reasons(stack: Stack) -> list[str]:
 
 def _ask_others(stack: Stack, outcome: Outcome, seconds: float) -> None:
     """While mail stands still, neither the doctor nor /status nor the metrics may find everything well."""
+    before = _progress(stack)
     statuses = {
         name: _or_none(lambda each=process: json.loads(each.get("/status"))["status"])
         for name, process in stack.processes.items()
     }
     shown = sorted(filter(None, (_or_none(lambda each=process: _unwell(each)) for process in stack.processes.values())))
-    done = stack.command("doctor", seconds=120)
+    done = stack.command("doctor", seconds=DOCTOR_SECONDS)
     progress = _progress(stack)
     metrics = " ".join(shown) or "nothing"
     outcome.said.append(
         f"{seconds:.0f} s without mail: /status {statuses}, doctor {done.returncode}, metrics {metrics}"
     )
-    if progress is not None and _is_done(stack, progress):
-        return
+    if progress != before or (progress is not None and _is_done(stack, progress)):
+        return  # the fault ended while they looked
     silent = [
         *(["doctor"] if done.returncode == 0 else []),
         *(["/status"] if set(statuses.values()) == {"ready"} else []),
