@@ -1,28 +1,32 @@
-"""A child process that answers requests, one at a time: Python objects as pickles over a socket pair.
+"""A child process that answers requests, one at a time: MessagePack over a socket pair, large contents beside it.
 
-What crashes, exhausts memory or never returns ends the child only, and the child ends with its parent. A large message
-is neither copied into a pickle nor out of one. Both ends are this program: nothing from outside is ever unpickled.
-Only one end sends at a time, so a read never takes bytes of the next object.
+What crashes, exhausts memory or never returns ends the child only, and the child ends with its parent. What a child
+sends is decoded into the types that are expected and nothing else, in a size that is expected: code that took the child
+over could send anything. Only one end sends at a time, so a read never takes bytes of the next object.
+
+    number of bytes of the object, number of contents │ bytes of each content │ object │ contents
 """
 
 from __future__ import annotations
 
 import os
-import pickle
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import fields, is_dataclass
-from operator import attrgetter
-from typing import IO, Any, Final
+from dataclasses import replace
+from typing import IO, Any, Final, TypeVar
 
-from email_ingestion import records
+import msgspec
+from msgspec.msgpack import Decoder
+
+from email_ingestion.records import Attachment, Email
 
 try:
     import fcntl
@@ -31,6 +35,13 @@ except ImportError:  # Windows
 
 HANG_UP_SECONDS = 0.2  # until a child that we hang up on must have ended
 LINE_LENGTH = 2000  # characters of a child's output that are kept of a line
+BESIDE_BYTES = 64 * 1024  # of an attachment whose content is not copied into the object and out of it
+NO_LIMIT = 2**62  # of what a parent sends
+_HEAD: Final = struct.Struct(">QI")
+_LENGTH: Final = struct.Struct(">Q")
+_ENCODER: Final = msgspec.msgpack.Encoder()
+
+T = TypeVar("T")
 
 
 class ChildProcess:
@@ -40,8 +51,12 @@ class ChildProcess:
     to `on_output`; without, it prints to our standard error.
     """
 
-    def __init__(self, module: str, *arguments: str, on_output: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, module: str, *arguments: str, answer: Any, on_output: Callable[[str], None] | None = None
+    ) -> None:
+        """`answer` is the type of its answers."""
         self._command = (module, *arguments)
+        self._decoder = Decoder(answer)
         self._on_output = on_output
         self._child: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
@@ -52,7 +67,7 @@ class ChildProcess:
             self.close()
         return self._child is not None
 
-    def start(self, request: Any, seconds: float) -> Any:
+    def start(self, request: Any, seconds: float, limit: int) -> Any:
         """Start the process and return its answer to a first request, which says that it is up.
 
         Raises OSError when it cannot be started, EOFError when it ends at once, TimeoutError after `seconds`.
@@ -73,19 +88,30 @@ class ChildProcess:
         if self._on_output and self._child.stdout:
             arguments_of_thread = (self._child.stdout, self._on_output)
             threading.Thread(target=_read_lines, args=arguments_of_thread, name=module, daemon=True).start()
-        return self.ask(request, seconds)
+        return self.ask(request, seconds, limit)[0]
 
-    def ask(self, request: Any, seconds: float, on_sent: Callable[[], object] = lambda: None) -> Any:
-        """Return the answer to a request. Raises TimeoutError after `seconds`, OSError or EOFError when it died."""
+    def ask(
+        self,
+        request: Any,
+        seconds: float,
+        limit: int,
+        contents: Sequence[bytes] = (),
+        on_sent: Callable[[], object] = lambda: None,
+    ) -> tuple[Any, list[bytes]]:
+        """Return the answer to a request, and the bytes beside it: `limit` in all.
+
+        Raises TimeoutError after `seconds`, OSError or EOFError when the process died or its answer is none.
+        """
         connection = self._socket
         if connection is None:
             raise EOFError("there is no child process")
         end = time.monotonic() + seconds
         connection.settimeout(seconds)
-        send(connection, request)
+        send(connection, request, contents)
+        del contents
         on_sent()
         connection.settimeout(max(0.001, end - time.monotonic()))
-        return receive(connection)
+        return receive(connection, self._decoder, limit)
 
     def kill(self) -> None:
         """End the process now, and with it the processes that it started if it is a group of its own."""
@@ -170,29 +196,85 @@ def killed_with_parent(connection: socket.socket) -> Iterator[None]:
         fcntl.fcntl(connection, fcntl.F_SETFL, flags)
 
 
-def _by_fields(record: type) -> Callable[[Any], tuple[type, tuple[Any, ...]]]:
-    values = attrgetter(*(field.name for field in fields(record)))
-    return lambda one: (record, values(one))
+def detach_contents(emails: Iterable[Email | None]) -> tuple[list[Email | None], list[bytes]]:
+    """Return records without the contents of large attachments, and these, in order, to be sent beside them."""
+    contents: list[bytes] = []
+    return [_detached(email, contents) if email else None for email in emails], contents
 
 
-# Pickle a record as its class and fields: the way of a frozen dataclass with slots takes twice as long.
-_RECORDS: Final = {
-    one: _by_fields(one) for one in vars(records).values() if isinstance(one, type) and is_dataclass(one)
-}
+def _detached(email: Email, contents: list[bytes]) -> Email:
+    large = [each.content for each in email.attachments if len(each.content) >= BESIDE_BYTES]
+    if not large:
+        return email
+    contents += large
+    left = tuple(
+        replace(each, content=b"") if len(each.content) >= BESIDE_BYTES else each for each in email.attachments
+    )
+    return replace(email, attachments=left)
 
 
-def send(sock: socket.socket, value: Any) -> None:
-    """Send one object; raises OSError, TimeoutError among them."""
+def attach_contents(emails: Iterable[Email | None], contents: Sequence[bytes]) -> list[Email | None]:
+    """Undo `detach_contents`. Raises EOFError when they do not belong together."""
+    left = iter(contents)
+    whole = [email and _attached(email, left) for email in emails]
+    if next(left, None) is not None:
+        raise EOFError("the other end sent contents of no attachment")
+    return whole
+
+
+def _attached(email: Email, contents: Iterator[bytes]) -> Email:
+    if not any(map(_is_detached, email.attachments)):
+        return email
+    parts = tuple(
+        replace(each, content=_of_size(each.size, contents)) if _is_detached(each) else each
+        for each in email.attachments
+    )
+    return replace(email, attachments=parts)
+
+
+def _is_detached(attachment: Attachment) -> bool:
+    return not attachment.content and attachment.size >= BESIDE_BYTES
+
+
+def _of_size(size: int, contents: Iterator[bytes]) -> bytes:
+    content = next(contents, b"")
+    if len(content) != size:
+        raise EOFError("the other end sent another content than it said")
+    return content
+
+
+def send(sock: socket.socket, value: Any, contents: Sequence[bytes] = ()) -> None:
+    """Send one object, and bytes beside it; raises OSError, TimeoutError among them."""
+    body = _ENCODER.encode(value)
     with sock.makefile("wb") as file:
-        pickler = pickle.Pickler(file, protocol=pickle.HIGHEST_PROTOCOL)
-        pickler.dispatch_table = _RECORDS
-        pickler.dump(value)
+        file.write(_HEAD.pack(len(body), len(contents)) + b"".join(_LENGTH.pack(len(each)) for each in contents))
+        file.write(body)
+        for content in contents:
+            file.write(content)
 
 
-def receive(sock: socket.socket) -> Any:
-    """Receive one object; raises EOFError when the other end is gone, else OSError."""
+def receive(sock: socket.socket, decoder: Decoder[T], limit: int = NO_LIMIT) -> tuple[T, list[bytes]]:
+    """Receive one object of at most `limit` bytes, and the bytes beside it.
+
+    Raises EOFError when the other end is gone, or sent what the decoder does not take, else OSError.
+    """
     with sock.makefile("rb") as file:
-        try:
-            return pickle.load(file)  # noqa: S301 - see the module's docstring
-        except pickle.UnpicklingError as error:
-            raise EOFError("the other end is gone") from error
+        size, count = _HEAD.unpack(_read(file, _HEAD.size))
+        if count * _LENGTH.size > limit:
+            raise EOFError("the other end announces more than it may send")
+        sizes = [_LENGTH.unpack(_read(file, _LENGTH.size))[0] for _ in range(count)]
+        if size + sum(sizes) > limit:
+            raise EOFError("the other end announces more than it may send")
+        body = _read(file, size)
+        contents = [_read(file, each) for each in sizes]
+    try:
+        return decoder.decode(body), contents
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise EOFError(f"the other end sent what cannot be read: {type(error).__name__}") from error
+
+
+def _read(file: IO[bytes], size: int) -> bytes:
+    data = file.read(size)
+    if len(data) < size:
+        raise EOFError("the other end is gone")
+    return data

@@ -14,12 +14,14 @@ import sys
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from email_ingestion.child_process import ChildProcess
+from email_ingestion.child_process import ChildProcess, attach_contents
 from email_ingestion.errors import ParserDied, ParserUnavailable
 from email_ingestion.parsing import parse
 from email_ingestion.records import Email, Envelope
 
 START_SECONDS = 30.0
+# Of an answer, in bytes: what the memory that the parser may have holds, for a batch of so many bytes.
+ANSWER_BYTES, ANSWER_SHARE = 500 * 1024**2, 10
 PROBE = Envelope(
     account="probe",
     mailbox="INBOX",
@@ -44,7 +46,7 @@ class IsolatedParser:
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
-        self._child = ChildProcess("email_ingestion.parsing.parser_process")
+        self._child = ChildProcess("email_ingestion.parsing.parser_process", answer=list[Email | None])
         self._interrupted = False
 
     def parse(self, batch: list[tuple[Envelope, bytes]]) -> list[Email]:
@@ -96,28 +98,38 @@ class IsolatedParser:
 
     def _parse(self, batch: list[tuple[Envelope, bytes]], seconds: float) -> list[Email | None]:
         self._start()
+        envelopes, raws = [envelope for envelope, _ in batch], [raw for _, raw in batch]
+        batch.clear()
+        limit = max(ANSWER_BYTES, ANSWER_SHARE * sum(map(len, raws)))
         try:
-            records: list[Email | None] = self._child.ask((seconds, batch), self._timeout, batch.clear)
+            answer, contents = self._child.ask((seconds, envelopes), self._timeout, limit, raws, raws.clear)
+            return _checked(attach_contents(answer, contents), envelopes)
         except TimeoutError as error:
             self.close()
             raise ParserDied(f"parsing took longer than {self._timeout:.0f} s") from error
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, ValueError) as error:
             code = self.close()
             raise ParserDied(f"the parser process died with {code}", code) from error
-        return records
 
     def _start(self) -> None:
         """Start the process unless it is there; its answer comes when it is up, for that is no parsing time."""
         if self._child.is_running():
             return
         try:
-            self._child.start((0.0, []), START_SECONDS)
+            self._child.start((0.0, []), START_SECONDS, ANSWER_BYTES)
         except (OSError, EOFError) as error:
             code = self.close()
             if self._interrupted:
                 raise ParserDied(f"the parser process was ended with {code}", code) from error
             why = str(error) if code is None else f"it ended with {code}"
             raise ParserUnavailable(f"the parser process cannot be started ({why}): {_ADVICE}") from error
+
+
+def _checked(records: list[Email | None], envelopes: list[Envelope]) -> list[Email | None]:
+    """Return the records if they are of these messages; raises EOFError or ValueError when they are of others."""
+    if any(record and record.envelope != envelope for record, envelope in zip(records, envelopes, strict=True)):
+        raise EOFError("the parser answered for other messages")
+    return records
 
 
 _ADVICE = "look for limits of processes, open files and memory (ulimit -a, the container's limits, dmesg)"

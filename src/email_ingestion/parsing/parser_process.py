@@ -9,8 +9,10 @@ from __future__ import annotations
 import signal
 import sys
 
+from msgspec.msgpack import Decoder
+
 import email_ingestion.parsing.record  # noqa: F401 - now, and not in the time of the first message
-from email_ingestion.child_process import connect_to_parent, killed_with_parent, receive, send
+from email_ingestion.child_process import connect_to_parent, detach_contents, killed_with_parent, receive, send
 from email_ingestion.parsing import parse
 from email_ingestion.records import Email, Envelope
 
@@ -37,22 +39,24 @@ def main() -> None:
         signal.signal(signal.SIGALRM, _time_is_over)
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold somebody's mail
+    requests = Decoder(tuple[float, list[Envelope]])
     with connect_to_parent() as worker:
         while True:
             try:
-                seconds, batch = receive(worker)
+                (seconds, envelopes), raws = receive(worker, requests)
             except (EOFError, OSError):
                 return
-            _limit_memory(batch)
+            _limit_memory(raws)
             with killed_with_parent(worker):
-                emails = [_parse_within(seconds, envelope, raw) for envelope, raw in batch]
-            send(worker, emails)
+                emails = [_parse_within(seconds, envelope, raw) for envelope, raw in zip(envelopes, raws, strict=True)]
+            del raws
+            send(worker, *detach_contents(emails))
             del emails
 
 
-def _limit_memory(batch: list[tuple[Envelope, bytes]]) -> None:
+def _limit_memory(raws: list[bytes]) -> None:
     if resource and sys.platform == "linux":
-        size = sum(len(raw) for _, raw in batch)
+        size = sum(map(len, raws))
         resource.setrlimit(resource.RLIMIT_DATA, (max(DATA, LARGE_MESSAGE * size), ADDRESS_SPACE))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from email_ingestion import errors
-from email_ingestion.child_process import ChildProcess
+from email_ingestion.child_process import ChildProcess, detach_contents
 from email_ingestion.errors import ConfigurationError, EmailIngestionError, SinkFailed, SinkTimedOut, SinkUnavailable
 from email_ingestion.records import Email, SinkMessage
 from email_ingestion.sinks.python_process import NOT_NOW, import_function
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 START_SECONDS = 30.0  # for the import of the module
 CLOSE_SECONDS = 5.0  # for what the module does at its end
+ANSWER_BYTES = 16 * 1024**2
+# To a call None or what it raised; to the start None or why the function cannot be called.
+Answer = tuple[str, str, float | None, str] | str | None
 
 
 def open_sink(settings: Settings, target: str = "") -> PythonSink | DirectPythonSink:
@@ -59,7 +62,9 @@ class PythonSink:
         self._timeout = timeout
         # What the function prints becomes a log line of ours: the files hold nothing but JSON.
         self._child = ChildProcess(
-            "email_ingestion.sinks.python_process", module, function, on_output=logging.getLogger(__name__).info
+            *("email_ingestion.sinks.python_process", module, function),
+            answer=Answer,
+            on_output=logging.getLogger(__name__).info,
         )
         self._lock = threading.Lock()
         self._current: str | None = None
@@ -108,7 +113,7 @@ class PythonSink:
         if self._child.is_running():
             return
         try:
-            refusal: str | None = self._child.start(sys.path, START_SECONDS)
+            refusal: str | None = self._child.start(list(map(str, sys.path)), START_SECONDS, ANSWER_BYTES)
         except TimeoutError as error:
             self._child.close()
             raise SinkUnavailable(f"{self._function} took longer than {START_SECONDS:.0f} s to import") from error
@@ -127,7 +132,8 @@ class PythonSink:
 
     def _call(self, email: Email) -> None:
         try:
-            answer = self._child.ask((email, self._timeout), self._timeout)
+            (lean,), contents = detach_contents([email])
+            answer, _ = self._child.ask((lean, self._timeout), self._timeout, ANSWER_BYTES, contents)
         except TimeoutError as error:
             self._child.kill()
             self._child.close()

@@ -15,8 +15,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from msgspec.msgpack import Decoder
+
 from email_ingestion import errors
-from email_ingestion.child_process import connect_to_parent, end_with_parent, receive, send
+from email_ingestion.child_process import attach_contents, connect_to_parent, end_with_parent, receive, send
 from email_ingestion.records import Email
 
 # What a function may raise of ours, or a subclass of its own; a breaker is the worker's.
@@ -38,7 +40,8 @@ def main() -> None:
         signal.signal(number, lambda *_: None)  # not ignored, which the function's own processes would inherit
     with connect_to_parent() as worker:
         end_with_parent(worker, lambda: busy)
-        sys.path[:] = receive(worker)
+        sys.path[:], _ = receive(worker, Decoder(list[str]))
+        requests = Decoder(tuple[Email, float])
         try:
             handle = import_function(module, name)
         except errors.ConfigurationError as error:
@@ -49,12 +52,14 @@ def main() -> None:
         send(worker, None)
         while True:
             try:
-                email, seconds = receive(worker)
+                (email, seconds), contents = receive(worker, requests)
             except (EOFError, OSError):
                 return
             busy = True
             signal.setitimer(signal.ITIMER_REAL, seconds + LATE_SECONDS)
-            answer = _call(handle, email)
+            (whole,) = attach_contents([email], contents)
+            answer = _call(handle, whole)
+            del email, whole, contents
             signal.setitimer(signal.ITIMER_REAL, 0)
             busy = False  # before the worker has the answer: it may hang up as soon as it has it
             send(worker, answer)
@@ -79,7 +84,7 @@ def import_function(module: str, name: str) -> Callable[[Email], object]:
     return function  # type: ignore[no-any-return]
 
 
-def _call(handle: Callable[[Email], object], email: Email) -> tuple[str, str, float | None, str] | None:
+def _call(handle: Callable[[Email], object], email: Any) -> tuple[str, str, float | None, str] | None:
     try:
         handle(email)
     except BaseException as error:  # noqa: BLE001 - the worker decides on it, sys.exit() included

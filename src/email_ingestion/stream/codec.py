@@ -198,7 +198,7 @@ def _parse_words(value: bytes, name: bytes) -> tuple[str, ...]:
         words = None
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise _malformed(name, "is no list of words")
-    return tuple(words)
+    return tuple(word.encode("utf-8", "replace").decode() for word in words)  # JSON can name what no text may hold
 
 
 def _defects(fields: Mapping[bytes, bytes]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -154,3 +155,74 @@ def test_a_parser_that_is_interrupted_while_it_starts_was_not_unavailable(
     with pytest.raises(ParserDied, match="ended with -9"):
         parser.parse([(PROBE, LETTER)])
     timer.join()
+
+
+HOSTILE = """
+import os, pickle, struct
+from dataclasses import replace
+import msgspec
+import email_ingestion.child_process as protocol
+honest = protocol.send
+class Bomb:
+    def __reduce__(self):
+        return os.system, ("touch " + os.environ["MARK"],)
+def body(value, *contents, size=None, count=None):
+    encoded = value if isinstance(value, bytes) else msgspec.msgpack.encode(value)
+    head = struct.pack(">QI", len(encoded) if size is None else size, len(contents) if count is None else count)
+    return head + b"".join(struct.pack(">Q", len(one)) for one in contents) + encoded + b"".join(contents)
+def send(sock, emails, contents=()):
+    if not emails or len(emails[0].headers) < 2:
+        return honest(sock, emails, contents)
+    email = emails[0]
+    sock.sendall(ANSWER)
+    sock.close()
+protocol.send = send
+"""
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "pickle.dumps(Bomb())",
+        "body(pickle.dumps(Bomb()))",
+        "body([])",
+        "body([email, email])",
+        "body([replace(email, subject=5)])",
+        "body([{'envelope': 1}])",
+        "body([replace(email, envelope=replace(email.envelope, account='other'))])",
+        "body([email], b'a content of nobody')",
+        "body([replace(email, attachments=(replace(email.attachments[0], size=70_000, content=b''),))])",
+        "body(b'\\xc1')",
+        "body(b'\\x91' * 100_000)",
+        "body(b'', size=2**62)",
+        "body(b'', count=2**32 - 1)",
+        "struct.pack('>QIQ', 1, 1, 2**63)",
+        "b''",
+    ],
+)
+def test_code_that_took_the_parser_over_can_only_lose_its_message(
+    parser: IsolatedParser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+):
+    monkeypatch.setenv("MARK", str(tmp_path / "mark"))
+    monkeypatch.setenv("PYTHONPATH", poisoned_python(tmp_path, HOSTILE.replace("ANSWER", answer)))
+    mail = b"Subject: hello\r\nFrom: a@example.com\r\nContent-Type: image/png\r\n\r\npixels"
+    before = psutil.Process().memory_info().vms
+    with pytest.raises(ParserDied):
+        parser.parse([(PROBE, mail)])
+    assert not (tmp_path / "mark").exists()
+    assert psutil.Process().memory_info().vms < before + 10**9
+    monkeypatch.delenv("PYTHONPATH")
+    parser.close()
+    assert parser.parse([(PROBE, mail)])[0].subject == "hello"
+
+
+def test_large_contents_travel_beside_the_record_and_stay_in_their_order(parser: IsolatedParser):
+    parts = [bytes([number]) * size for number, size in enumerate((70_000, 3, 0, 200_000, 65_536))]
+    encoded = b"".join(
+        b"--b\r\nContent-Type: image/png\r\nContent-Transfer-Encoding: base64\r\n\r\n%s\r\n" % b64encode(part)
+        for part in parts
+    )
+    mail = b"Subject: hello\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n%s--b--\r\n" % encoded
+    for email in parser.parse([(PROBE, mail), (PROBE, LETTER), (PROBE, mail)])[::2]:
+        assert [one.content for one in email.attachments] == parts
+        assert [one.size for one in email.attachments] == list(map(len, parts))

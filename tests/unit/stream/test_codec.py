@@ -42,6 +42,11 @@ def test_what_only_some_messages_have_is_decoded_too(changes: dict):
     assert decode(fields_of(sent)) == sent
 
 
+def test_half_a_character_in_a_label_becomes_a_question_mark():
+    fields = fields_of(message(1)) | {b"labels": rb'["a\ud800b", "\u00fc"]'}
+    assert decode(fields).envelope.labels == ("a?b", "ü")
+
+
 def test_an_entry_of_a_newer_release_is_left_to_it():
     with pytest.raises(UnknownVersion, match="version 99"):
         decode(fields_of(message(1)) | {b"v": b"99"})
