@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -74,6 +75,18 @@ def test_missing_and_damaged_bytes_are_found_and_fetched_again(here: Place, sand
     mended = told(here, "blobs", "verify")
     assert (mended["restored"], mended["lost"]) == (4, 0)
     assert told(here, "blobs", "verify")["faults"] == []
+    assert told(here, "database", "check") == [{"state": "ok", "fault": ""}]
+
+    shutil.rmtree(here.folder / "data" / "blobs")
+    for command in (("blobs", "verify"), ("database", "check")):
+        refused = typed(here, *command)
+        assert refused.returncode == 2
+        assert "it is empty; is its disk mounted" in refused.stderr
+        assert "blobs verify --refill" in refused.stderr
+    (found,) = (each for each in told(here, "doctor", ends=2)["checks"] if each["check"] == "blobs")
+    assert (found["verdict"], "not mounted" in found["cause"]) == ("failed", True)
+    refilled = told(here, "blobs", "verify", "--refill")
+    assert (refilled["restored"], refilled["lost"]) == (6, 0)
     assert told(here, "database", "check") == [{"state": "ok", "fault": ""}]
 
     blob(here, raw["letter 0"]).unlink()

@@ -59,6 +59,12 @@ class BlobStore(Protocol):
         False when they were stored again since the Unix time `before`, or may have been found by a writer since.
         """
 
+    def begin_anew(self) -> None:
+        """Take an empty store for a new one: what it lacks is lost then, and not away."""
+
+    def is_empty(self) -> bool:
+        """Tell whether nothing was ever stored, or its disk is not mounted."""
+
     def ping(self) -> None:
         """Check that the store accepts a write now."""
 

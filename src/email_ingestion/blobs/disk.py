@@ -18,6 +18,7 @@ from email_ingestion.errors import ConfigurationError, SinkUnavailable
 _ORPHAN = "-orphan"
 _DIGEST = re.compile("[0-9a-f]{64}")
 _CHUNK_BYTES = 1024 * 1024
+_IF_LOST = " If all of it is lost: email-ingestion blobs verify --refill"
 
 
 class DiskBlobStore:
@@ -177,7 +178,21 @@ class DiskBlobStore:
         try:
             self._require_root()
             if not any(self._root.glob("??")):  # a directory stays when its blobs are collected
-                raise FileNotFoundError(ENOENT, "it is empty; is its disk mounted, does BLOB_URL name it?")
+                raise FileNotFoundError(ENOENT, "it is empty; is its disk mounted, does BLOB_URL name it?" + _IF_LOST)
+        except OSError as error:
+            raise self._unavailable(error) from error
+
+    def begin_anew(self) -> None:
+        """Make the directory with a first one in it, as a collected store has."""
+        try:
+            (self._root / "00").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unavailable(error) from error
+
+    def is_empty(self) -> bool:
+        """Tell whether it holds nothing, not even the directories that collected blobs leave."""
+        try:
+            return not any(self._root.glob("??"))
         except OSError as error:
             raise self._unavailable(error) from error
 

@@ -131,6 +131,9 @@ def verify(
     max_rate: Annotated[
         float, typer.Option("--max-rate", min=0, help="Megabytes read in a second; 0 for as fast as possible.")
     ] = 20.0,
+    refill: Annotated[
+        bool, typer.Option("--refill", help="Its disk is new and empty on purpose: fetch everything again.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Read all stored messages and attachments and compare them with their hashes. Safe while everything runs.
@@ -139,12 +142,22 @@ def verify(
     code 0 when everything is sound now, 1 when something is not, 2 when it could not be looked at. The producer does
     the same every BLOB_VERIFY_SECONDS.
 
+    A blob directory that is wholly empty is taken for a disk that is not mounted, and nothing is written into it. When
+    the disk is lost and a new one is mounted there, say so with --refill.
+
     Examples:
       email-ingestion blobs verify
       email-ingestion blobs verify --dry-run --json
       email-ingestion blobs verify --max-rate 100
+      email-ingestion blobs verify --refill
     """
+    if refill and dry_run:
+        raise typer.BadParameter("--refill fetches, and --dry-run only looks")
     settings = load_settings()
+    if refill:
+        from email_ingestion.blobs import open_blobs  # noqa: PLC0415 - help comes without it
+
+        open_blobs(settings.blob_url).begin_anew()
     report = _scrub(settings, fetch_again=not dry_run, max_rate=max_rate * 1e6)
     rows = [asdict(each) | {"state": "lost" if each.problem else "restored"} for each in report.faults]
     if as_json:

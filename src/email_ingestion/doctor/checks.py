@@ -12,7 +12,7 @@ from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.doctor.machine_checks import check_folders, check_modes, check_ports, check_processes
 from email_ingestion.doctor.redis_checks import check_redis
 from email_ingestion.errors import ConfigurationError, EmailIngestionError
-from email_ingestion.ledger.maintenance import describe_ledger
+from email_ingestion.ledger.maintenance import describe_ledger, refers_outside
 from email_ingestion.ops.redaction import describe_unforeseen
 from email_ingestion.routing import Router
 from email_ingestion.settings import Settings, load_settings
@@ -64,7 +64,7 @@ def check_plaintext(settings: Settings) -> Findings:
 def check_stores(settings: Settings) -> Findings:
     """Check the database without creating it; open and ping the other sinks; check the routes."""
     yield _database(settings.database_url)
-    yield _blobs(settings.blob_url)
+    yield _blobs(settings.blob_url, settings.database_url)
     for name in settings.sinks[1:]:  # the first is the database
         yield _sink(name, settings)
     if settings.routes:
@@ -78,9 +78,13 @@ def _database(url: str) -> Finding:
         return Finding("database", "failed", str(error), "mend that, or set DATABASE_URL; then run this again")
 
 
-def _blobs(url: str) -> Finding:
+def _blobs(url: str, database_url: str) -> Finding:
     try:
-        open_blobs(url).ping()
+        store = open_blobs(url)
+        store.ping()
+        if store.is_empty() and refers_outside(database_url):
+            cause = f"{url} is empty, and the database refers to contents there: it is not mounted, or lost"
+            return Finding("blobs", "failed", cause, "mount it; if all is lost: email-ingestion blobs verify --refill")
     except EmailIngestionError as error:
         return Finding("blobs", "failed", str(error), "mend that, or set BLOB_URL; then run this again")
     return Finding("blobs", "ok", "it takes a write")

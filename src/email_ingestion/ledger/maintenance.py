@@ -58,10 +58,24 @@ def describe_ledger(url: str) -> str:
         with translate_open_errors(describe_database(engine)):
             behind = pending_revision(engine)
         ledger = Ledger(engine)
-        ledger.ping()
+        ledger.ping(tables=not behind)
         if behind:
             return f"{describe_database(engine)} takes writes; the next start brings its schema to {behind}"
         return f"{describe_database(engine)} takes writes and holds {ledger.count():,} messages"
+    finally:
+        engine.dispose()
+
+
+def refers_outside(url: str) -> bool:
+    """Tell whether the bytes of any message are in the blob store. Raises SinkUnavailable where nobody can tell."""
+    engine = open_engine(url)
+    try:
+        if (file := _file(engine)) and not file.exists():
+            return False
+        with translate_open_errors(describe_database(engine)):
+            if pending_revision(engine):
+                return False
+        return Ledger(engine).contents.any_outside()
     finally:
         engine.dispose()
 

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import zstandard
-from sqlalchemy import select, update
+from sqlalchemy import literal, select, update
 
-from email_ingestion.blobs import sha256_of
+from email_ingestion.blobs import reference, sha256_of
 from email_ingestion.ledger.engine import Database
 from email_ingestion.ledger.model import Location
 from email_ingestion.ledger.tables import attachments, contents, emails, places
@@ -66,6 +66,12 @@ class StoredContents:
         with self._database.connect() as connection:
             query = select(contents.c.sha256).where(contents.c.sha256.in_(list(by_digest)))
             return {by_digest[found] for found in connection.execute(query).scalars()}
+
+    def any_outside(self) -> bool:
+        """Tell whether the bytes of any message are not in the database itself."""
+        inside = select(contents.c.sha256).where(literal(reference("")) + contents.c.sha256 == emails.c.raw_ref)
+        with self._database.connect() as connection:
+            return connection.execute(select(emails.c.email_id).where(~inside.exists()).limit(1)).first() is not None
 
     def replace(self, ref: str, data: bytes) -> None:
         """Write the bytes of a reference in the database again: those there are damaged."""
