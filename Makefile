@@ -1,4 +1,4 @@
-.PHONY: quick check lock format structure
+.PHONY: quick check deploy release lock format structure
 
 # Before each commit: static checks and unit tests on one Python, in two minutes.
 quick:
@@ -7,6 +7,14 @@ quick:
 # Before each push: the whole suite.
 check:
 	./scripts/test.sh
+
+# Every way of running, in containers and machines: ten minutes, as root on Debian.
+deploy:
+	./scripts/test.sh --deploy
+
+# What a release consists of, in dist/.
+release:
+	./scripts/release.sh
 
 # How the code is built: rooms, files, names, circles, and which functions one message passes.
 structure:

@@ -9,14 +9,15 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
-from tests.servers.processes import ROOT, until
+from tests.servers.processes import ROOT
 
 SUITE = "trixie"  # its Python is the 3.13 of our image
 PACKAGES = (
@@ -24,6 +25,7 @@ PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "sudo", "git", "logrotate"),
 )
 DOCKER_PACKAGES = ("docker.io", "docker-cli", "docker-compose", "iptables", "iproute2", "ca-certificates")
+PATIENCE = 300.0  # seconds until a wait is given up: many processes share two cores here
 CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
 NETWORK_TROUBLE = ("Temporary failure in", "Could not resolve", "Could not fetch URL", "Failed to fetch", "Read timed")
 TEMPLATES = Path("/usr/share/prometheus/alertmanager")  # Debian's alertmanager does not start without them
@@ -59,6 +61,15 @@ STAND_INS = {
 
 def not_tried(reason: str) -> NoReturn:
     pytest.skip(f"not tried: {reason}")
+
+
+def until(true: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
+    """Wait until `true` returns something true, and return it; asking is dear here, so twice a second."""
+    deadline = time.monotonic() + seconds
+    while not (value := true()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.5)
+    return value
 
 
 def last_line(text: str) -> str:
@@ -218,7 +229,8 @@ class Podman:
         folder.mkdir(exist_ok=True)
         (folder / "containers.conf").write_text(
             '[containers]\ndefault_ulimits = ["nofile=20000:20000", "nproc=32768:32768"]\n'
-            '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
+            f'[engine]\ntmp_dir = "{folder}/tmp"\nruntime = "runc"\n'
+            'cgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
             '[network]\nnetwork_backend = "netavark"\n'
         )
         (folder / "storage.conf").write_text(
@@ -235,6 +247,12 @@ class Podman:
 
     def done_by(self, *words: str | Path, seconds: float = 300) -> str:
         return done_by("podman", *words, seconds=seconds, environment=self.environment)
+
+    def restart(self) -> bool:
+        """Let Podman take all containers for ended, as after a boot; returns whether it was in use."""
+        was_in_use = (self.folder / "tmp").exists()
+        shutil.rmtree(self.folder / "tmp", ignore_errors=True)
+        return was_in_use
 
     def import_root(self, root: Path, name: str) -> None:
         """Make an image of a folder; where containers cannot run here, say so."""
@@ -281,6 +299,7 @@ class Podman:
         return made
 
     def close(self) -> None:
+        self.call("pod", "rm", "--all", "--force", "--time=0")
         self.call("rm", "--all", "--force", "--time=0")
 
 

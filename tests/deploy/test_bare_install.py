@@ -14,7 +14,7 @@ from tests.acceptance.test_fresh_clone import index_environment
 from tests.deploy.machines import NETWORK_TROUBLE, call, done_by, last_line, not_tried
 from tests.servers.processes import ROOT
 
-pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1500)]
 PAGE = ROOT / "docs" / "install.md"
 
 

@@ -14,17 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.machines import APP_IMAGE, Namespaces, Podman, done_by, last_line, not_tried
+from tests.deploy.machines import APP_IMAGE, Namespaces, Podman, done_by, last_line, not_tried, until
 from tests.deploy.outside import POSTGRES_PORT, S3_PORT
 from tests.deploy.pods import Cluster
-from tests.servers.processes import ROOT, until
+from tests.servers.processes import ROOT
 
-pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1500)]
 OUTSIDE = "192.0.2.10"  # where PostgreSQL and S3 are, seen from the pods
 REDIS_IMAGE = "docker.io/library/redis:7.4-bookworm"
 SPACE = f"""
 mount --make-rprivate /
 mount -t proc proc /proc
+mkdir -p /run/netns
+mount -t tmpfs tmpfs /run/netns
 ip link set lo up
 ip address add {OUTSIDE}/32 dev lo
 echo 1 > /proc/sys/net/ipv4/ip_forward || true
@@ -38,8 +40,8 @@ SANDBOX = [
     "--write-token=data/token.json",
 ]
 DELIVER_LARGE = (
-    "import urllib.request as u;"
-    "u.urlopen(u.Request('http://127.0.0.1:1181/deliver', b'Subject: large\\r\\n\\r\\n' + b'x' * 99999))"
+    "import urllib.request as u; MAIL = {'Content-Type': 'message/rfc822'};"
+    "u.urlopen(u.Request('http://127.0.0.1:1181/deliver', b'Subject: large\\r\\n\\r\\n' + b'x' * 99999, MAIL))"
 )
 # What the page leaves to the reader: the account, and where PostgreSQL and the bucket are.
 SETTINGS = {
@@ -104,6 +106,8 @@ def pods(folder: Path, podman: Podman) -> Iterator[Pods]:
     outside = None
     try:
         pods = Pods(space, podman, cluster)
+        if podman.restart():  # with DEPLOY_FOLDER: the pods of an earlier run ended with their namespaces
+            pods.call("pod", "rm", "--all", "--force", "--time=0")
         done = pods.call("run", "--rm", APP_IMAGE, "true")
         if done.returncode:
             not_tried(f"no container has a network of its own here: {last_line(done.stderr)}")
@@ -131,16 +135,16 @@ def test_mail_comes_into_postgresql_from_pods_that_may_write_their_volumes_only(
         urls = [f"http://{producer}:8080", *(f"http://{worker}:8081" for worker in workers)]
         return all(pods.get(f"{url}/readyz").get("status") in {"ready", "degraded"} for url in urls)
 
-    until(ready, "producer and workers are ready", 120)
+    until(ready, "producer and workers are ready")
     count = "from sqlalchemy import create_engine as c; import os; print(*c(os.environ['DATABASE_URL']).connect()"
     count += ".exec_driver_sql('SELECT count(*), count(DISTINCT email_id) FROM emails').one())"
 
     def stored() -> str:
         return pods.inside("producer-producer", "python", "-c", count).stdout.strip()
 
-    until(lambda: stored() == "300 300", "the mail of the sandbox is in PostgreSQL", 180)
+    until(lambda: stored() == "300 300", "the mail of the sandbox is in PostgreSQL")
     pods.done_by("exec", "producer-producer", "python", "-c", DELIVER_LARGE)
-    until(lambda: stored() == "301 301", "a large message came by the bucket", 60)
+    until(lambda: stored() == "301 301", "a large message came by the bucket")
 
     _operators_commands(pods)
     # A worker that is killed, and one that is stopped.
@@ -151,7 +155,7 @@ def test_mail_comes_into_postgresql_from_pods_that_may_write_their_volumes_only(
 
     for job in ("backup", "reconcile"):
         pods.play("CronJob", job)
-        until(lambda job=job: _ended(pods, f"{job}-{job}"), f"the job {job} ends", 120)
+        until(lambda job=job: _ended(pods, f"{job}-{job}"), f"the job {job} ends")
         code = pods.done_by("container", "inspect", "--format={{.State.ExitCode}}", f"{job}-{job}").strip()
         assert code == "0", pods.call("logs", f"{job}-{job}")
     assert list((pods.cluster.folder / "claims" / "backups").glob("*.tar"))

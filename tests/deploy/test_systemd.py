@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.documented import commands
-from tests.deploy.machines import NETWORK_TROUBLE, call, done_by, last_line, not_tried
-from tests.servers.processes import ROOT, until
+from tests.deploy.machines import NETWORK_TROUBLE, call, done_by, last_line, not_tried, until
+from tests.servers.processes import ROOT
 
-pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1500)]
 PAGE = ROOT / "docs" / "install.md"
 ORIGIN = "https://github.com/example/email-ingestion"
 STOP = "sudo systemctl stop email-ingestion.target"
@@ -74,7 +74,7 @@ class Machine:
                 stderr=log,
                 process_group=0,
             )
-        until(lambda: not self.alive or self.booted, "it has booted", 120)
+        until(lambda: not self.alive or self.booted, "it has booted")
 
     @property
     def booted(self) -> bool:
@@ -159,7 +159,7 @@ def deliver(machine: Machine, first: int, count: int) -> None:
 
 def ready(machine: Machine) -> None:
     for unit in UNITS:
-        until(lambda unit=unit: machine.call(f"systemctl is-active {unit}").returncode == 0, f"{unit} is ready", 120)
+        until(lambda unit=unit: machine.call(f"systemctl is-active {unit}").returncode == 0, f"{unit} is ready")
 
 
 def install(machine: Machine) -> list[str]:
@@ -198,7 +198,7 @@ def start(machine: Machine, left: list[str]) -> None:
     for step in left:
         machine.done_by(step)
     ready(machine)
-    until(lambda: stored(machine) == (300, 300), "the mail of the sandbox is in the database", 120)
+    until(lambda: stored(machine) == (300, 300), "the mail of the sandbox is in the database")
 
 
 def operate(machine: Machine) -> None:
@@ -219,7 +219,7 @@ def kill_and_stall(machine: Machine) -> None:
         before = main_pid(machine, unit)
         deliver(machine, 1 + 20 * number, 20)
         machine.done_by(f"kill -9 {before}")
-        until(lambda unit=unit, before=before: main_pid(machine, unit) not in {before, "0"}, "it is started again", 60)
+        until(lambda unit=unit, before=before: main_pid(machine, unit) not in {before, "0"}, "it is started again")
     machine.done_by("mkdir -p /run/systemd/system/email-ingestion-worker@1.service.d")
     machine.done_by(
         "printf '[Service]\\nWatchdogSec=12\\n' > /run/systemd/system/email-ingestion-worker@1.service.d/soon.conf"
@@ -227,9 +227,9 @@ def kill_and_stall(machine: Machine) -> None:
     )
     before = main_pid(machine, UNITS[1])
     machine.done_by(f"kill -STOP {before}")
-    until(lambda: main_pid(machine, UNITS[1]) not in {before, "0"}, "the watchdog starts it again", 120)
+    until(lambda: main_pid(machine, UNITS[1]) not in {before, "0"}, "the watchdog starts it again")
     ready(machine)
-    until(lambda: stored(machine) == (340, 340), "nothing was lost, nothing came twice", 120)
+    until(lambda: stored(machine) == (340, 340), "nothing was lost, nothing came twice")
 
 
 def test_the_steps_of_the_page_make_a_service_that_survives(machine: Machine):
@@ -242,7 +242,7 @@ def test_the_steps_of_the_page_make_a_service_that_survives(machine: Machine):
     machine.off("systemctl reboot")
     machine.boot()
     ready(machine)
-    until(lambda: stored(machine) == (360, 360), "what came before the boot is there", 120)
+    until(lambda: stored(machine) == (360, 360), "what came before the boot is there")
     timers = "systemctl is-active email-ingestion-backup.timer email-ingestion-reconcile.timer"
     assert machine.done_by(timers).split() == ["active", "active"]
     machine.done_by(STOP)
