@@ -39,7 +39,8 @@ services:
   producer:
     image: "email-ingestion:0.1.0"
     command: [sh, -c, "until test -s data/token.json; do sleep 1; done; exec python producer.py"]
-  worker: {image: "email-ingestion:0.1.0"}
+    read_only: false
+  worker: {image: "email-ingestion:0.1.0", read_only: false}
 """
 COUNT = (
     "import sqlite3; print(*sqlite3.connect('data/email_ingestion.db').execute("
@@ -142,7 +143,7 @@ def test_the_trial_of_the_page_carries_its_mail_survives_and_ends(docker: Namesp
     exits = typed(docker, "docker compose ps -a --format '{{.Service}} {{.ExitCode}}'")
     assert {"producer 0", "worker 0"} <= set(exits.splitlines())
     typed(docker, steps[-1])
-    assert typed(docker, "docker ps -aq; docker volume ls -q") == ""
+    assert typed(docker, "docker ps -aq; docker volume ls -q --filter name=email-ingestion") == ""
 
 
 def _operators_commands(docker: Namespaces) -> None:
@@ -199,7 +200,10 @@ def test_a_newer_image_takes_over_amid_mail(docker: Namespaces):
     both = "docker compose -f compose.yaml -f previous.yaml --profile sandbox"
     typed(docker, "cp sandbox.env .env && docker compose --profile sandbox down --volumes")
     docker.call("bash", "-euc", f"{both} up -d redis producer worker sandbox", folder=FOLDER)
-    until(lambda: stored(docker)[0] > 0, "the version before delivers")
+    try:
+        until(lambda: stored(docker)[0] > 0, "the version before delivers", 180)
+    except AssertionError as error:
+        raise AssertionError(logs(docker)) from error
     typed(docker, f"{both} stop worker")
     deliver(docker, 1, 50)
     until(lambda: (status(docker)["stream"]["depth"] or 0) > 0, "mail waits in the stream")
