@@ -87,7 +87,8 @@ class OurProcess(Troubled):
         """SIGTERM when it is up; another exit code than 0 is an ending too."""
         if not self.running.alive:
             return
-        until(lambda: self.is_up() or not self.running.alive, f"{self.name} is up")
+        with suppress(AssertionError):  # the file that says so may have been removed
+            until(lambda: self.is_up() or not self.running.alive, f"{self.name} is up", 20)
         code = self.running.terminate()
         if code != 0:
             self.endings.append(f"{self.name} answered SIGTERM with exit code {code}: {self.running.log()[-1500:]}")
@@ -175,7 +176,7 @@ class Stack:
             name = "worker" if number == 1 else f"worker-{number}"
             self.processes[name] = OurProcess(name, self.worker_place)
         for process in self.processes.values():
-            process.running.url()
+            until(process.is_up, f"{process.name} is up")
 
     @property
     def has_poison(self) -> bool:
