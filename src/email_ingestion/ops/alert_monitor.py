@@ -110,6 +110,7 @@ class AlertMonitor:
         clock: Callable[[], float] = time.time,
         thresholds: Callable[[], Mapping[str, float]] = alert_thresholds,
         on_firing: Callable[[ActiveAlert], None] = lambda _alert: None,
+        on_over: Callable[[AlertRule], None] = lambda _rule: None,
         runbook: str = RUNBOOK,
     ) -> None:
         self._read = read
@@ -117,6 +118,7 @@ class AlertMonitor:
         self._thresholds = thresholds
         self._send = send
         self._on_firing = on_firing
+        self._on_over = on_over
         self._files = files
         self._clock = clock
         self._previous = MetricsSnapshot((), clock(), {})
@@ -149,7 +151,12 @@ class AlertMonitor:
             )
 
     def _announce(self, active: Mapping[str, ActiveAlert], silences: _Silences) -> None:
-        self._announced &= set(active)
+        """Call `on_firing` for what begins to fire, and `on_over` for a rule of which nothing is active any more."""
+        ended, self._announced = self._announced - set(active), self._announced & set(active)
+        still = {key.partition("/")[0] for key in self._announced}
+        for name in sorted({key.partition("/")[0] for key in ended} - still):
+            if rule := rule_of(name):
+                self._on_over(rule)
         for key, alert in active.items():
             if key not in self._announced and self._state(alert, silences) == "firing":
                 self._announced.add(key)
@@ -238,6 +245,7 @@ class AlertThread:
             MonitorFiles(),
             thresholds=self._current_thresholds,
             on_firing=self._open_incident,
+            on_over=self._note_end,
             runbook=f"{self.settings.runbook_base_url}/{RUNBOOK.rpartition('/')[2]}",
         )
         seconds = self.settings.alert_seconds
@@ -255,6 +263,13 @@ class AlertThread:
         if alert.rule.priority in self.settings.incident_from_alerts:
             try:
                 self.incidents.open(alert.rule.name, alert.rule.priority, alert.sentence)
+            except OperationFailed as error:
+                self._failed(error)
+
+    def _note_end(self, rule: AlertRule) -> None:
+        if rule.priority in self.settings.incident_from_alerts:
+            try:
+                self.incidents.end(rule.name, rule.priority)
             except OperationFailed as error:
                 self._failed(error)
 

@@ -53,13 +53,19 @@ class Watched:
         self.state_file = folder / "alerts.json"
         self.files = MonitorFiles(self.state_file, folder / "active.json", folder / "silences.json")
         self.opened: list[ActiveAlert] = []
+        self.over: list[str] = []
         self.restart()
         self.probe("redis", ok=True)
         self.listed()
 
     def restart(self) -> None:
         self.monitor = AlertMonitor(
-            self.metrics.registry.collect, self.send, self.files, clock=self.clock, on_firing=self.opened.append
+            self.metrics.registry.collect,
+            self.send,
+            self.files,
+            clock=self.clock,
+            on_firing=self.opened.append,
+            on_over=lambda rule: self.over.append(rule.name),
         )
 
     def send(self, notification: Notification) -> bool:
@@ -472,6 +478,7 @@ def test_an_incident_is_opened_once_for_an_alert_that_fires_and_not_for_what_is_
     assert [alert.key for alert in watched.opened] == ["RedisDown"]
     watched.evaluate()
     assert [alert.key for alert in watched.opened] == ["RedisDown", "CircuitBreakerOpen/imap"]
+    assert watched.over == ["RedisDown"]
 
 
 def test_the_severities_of_other_houses_are_ours() -> None:
