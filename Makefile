@@ -1,4 +1,4 @@
-.PHONY: quick check deploy release lock format structure
+.PHONY: quick check deploy release lock sbom audit format structure
 
 # Before each commit: static checks and unit tests on one Python, in two minutes.
 quick:
@@ -25,6 +25,14 @@ lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --extra build --extra sandbox --extra alerts -o requirements.lock pyproject.toml
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --extra build --extra sandbox --extra postgres --extra s3 --extra alerts -o deploy/docker/requirements.lock pyproject.toml
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --all-extras -o requirements-dev.lock pyproject.toml
+
+# The bill of materials of what the image installs, CycloneDX: dist/sbom.cdx.json. Needs no network.
+sbom:
+	python3 scripts/sbom.py
+
+# Known vulnerabilities of what is installed; needs the Internet. The result goes into docs/dependencies.md.
+audit:
+	pip-audit --disable-pip --require-hashes -r requirements.lock -r deploy/docker/requirements.lock
 
 format:
 	ruff check --fix .

@@ -1,0 +1,54 @@
+"""What is installed is reviewed, and the bill of materials says what the lock says."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from scripts import sbom
+
+EXTRAS = ("postgres", "s3", "sandbox", "alerts", "build")
+
+
+def test_the_review_is_of_the_packages_in_the_locks() -> None:
+    installed = {package["name"] for lock in sbom.LOCKS for package in sbom.locked(lock)}
+    assert set(sbom.reviewed()) == installed
+
+
+def test_every_package_that_we_ask_for_is_in_the_review() -> None:
+    project = tomllib.loads((sbom.ROOT / "pyproject.toml").read_text())["project"]
+    asked = project["dependencies"] + [each for extra in EXTRAS for each in project["optional-dependencies"][extra]]
+    names = {re.split(r"[\[<>=; ]", each)[0] for each in asked}
+    assert names <= set(sbom.reviewed())
+    # What we ask for ourselves has a reason of its own, and not that of another package.
+    assert not [name for name in names if sbom.reviewed()[name][1].startswith("of ")]
+
+
+@pytest.mark.parametrize("lock", sbom.LOCKS, ids=["start.sh", "image"])
+def test_every_locked_file_has_a_hash_and_no_address(lock: Path) -> None:
+    packages = list(sbom.locked(lock))
+    assert len(packages) > 40
+    assert not [package["name"] for package in packages if not package["hashes"]]
+    assert "://" not in lock.read_text()
+    pins = [line for line in lock.read_text().splitlines() if "==" in line and not line.startswith((" ", "#"))]
+    assert len(pins) == len(packages)
+
+
+def test_the_bill_of_materials_is_that_of_the_lock_and_the_same_each_time(tmp_path: Path) -> None:
+    for name in ("a.json", "b.json"):
+        sbom.main([str(tmp_path / name)])
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    bill = json.loads((tmp_path / "a.json").read_text())
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    assert re.fullmatch(r"urn:uuid:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", bill["serialNumber"])
+    assert {(each["name"], each["version"]) for each in bill["components"]} == {
+        (package["name"], package["version"]) for package in sbom.locked(sbom.LOCKS[1])
+    }
+    for each in bill["components"]:
+        assert each["purl"] == each["bom-ref"] == f"pkg:pypi/{each['name']}@{each['version']}"
+        assert each["licenses"][0]["expression"]
+        assert each["externalReferences"]
