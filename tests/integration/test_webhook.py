@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -138,6 +140,38 @@ def test_a_receiver_with_another_clock_refuses_no_message_for_good(
         sink.deliver([sink_message(3)])
     sink.deliver([sink_message(3)])
     assert receiver.taken["default:gm:3"] == 1
+
+
+def test_posts_that_were_on_their_way_when_the_clocks_were_compared_are_not_refused_for_good(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) + timedelta(hours=2)
+
+    class Together(Receiver):
+        """Judges both posts before it answers one."""
+
+        def receive(self, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str]]:
+            judged = super().receive(headers, body)
+            both.wait(30)
+            return judged
+
+    both = threading.Barrier(2)
+    monkeypatch.setattr("email_ingestion.sinks.webhook.datetime", Clock)
+    with (
+        receiving(Together(refuse=400)) as receiver,
+        closing(open_sink(Settings(receiver.url))) as sink,  # type: ignore[arg-type]
+        ThreadPoolExecutor(2) as threads,
+    ):
+        for _ in range(3):
+            posts = [threads.submit(sink.deliver, [sink_message(number)]) for number in (1, 2)]
+            errors = [post.exception(30) for post in posts]
+            if errors == [None, None]:
+                break
+            assert {type(error) for error in errors} == {SinkUnavailable}
+        assert receiver.taken == {"default:gm:1": 1, "default:gm:2": 1}
 
 
 @pytest.mark.parametrize("status", [429, 503])

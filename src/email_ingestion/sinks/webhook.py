@@ -179,7 +179,8 @@ class WebhookSink:
         return client
 
     def _post(self, message: SinkMessage) -> None:
-        now = datetime.now(UTC) - self._offset
+        offset = self._offset
+        now = datetime.now(UTC) - offset
         record = as_json(message.email, self._max_attachment_bytes)
         body = json.dumps({"type": EVENT, "timestamp": now.isoformat(), "data": record}, separators=(",", ":"))
         email_id = message.email.email_id
@@ -191,7 +192,7 @@ class WebhookSink:
         try:
             with self._client.stream("POST", self._url, self._timeout, body.encode(), headers) as response:
                 if response.is_client_error:
-                    self._compare_clocks(response)
+                    self._compare_clocks(response, offset)
                 _check_answer(response)  # whatever it says beyond its status is not read
         except _DeadlineExceeded as error:
             raise SinkTimedOut(f"the webhook did not answer within {self._timeout:g} s") from error
@@ -200,11 +201,14 @@ class WebhookSink:
         except httpx.HTTPError as error:
             raise SinkFailed(f"the webhook did not answer: {self._cause(error)}") from error
 
-    def _compare_clocks(self, response: httpx.Response) -> None:
-        """Sign by the receiver's clock from now on, if that differs: what it refused may be the time. No message is."""
+    def _compare_clocks(self, response: httpx.Response, signed: timedelta) -> None:
+        """Sign by the receiver's clock from now on, if that differs from what was `signed` with.
+
+        What it refused may be the time then, and no message is at fault.
+        """
         dated = _date(response.headers.get("date", ""))
-        offset = datetime.now(UTC) - dated if dated else self._offset
-        if abs((offset - self._offset).total_seconds()) > _CLOCK_SECONDS:
+        offset = datetime.now(UTC) - dated if dated else signed
+        if abs((offset - signed).total_seconds()) > _CLOCK_SECONDS:
             self._offset = offset
             direction = "before" if offset > timedelta() else "behind"
             raise SinkUnavailable(
