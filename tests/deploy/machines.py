@@ -342,7 +342,15 @@ def docker_daemon(root: Path, checkout: Path, log: Path) -> Iterator[Namespaces]
 
 
 def _remove_cgroups(name: str) -> None:
-    for folder in (*Path("/sys/fs/cgroup").glob(f"*/{name}"), Path("/sys/fs/cgroup", name)):
-        for inner in sorted(folder.glob("**/"), key=lambda path: -len(path.parts)):
-            with suppress(OSError):
-                inner.rmdir()
+    """Remove what Docker leaves of its control groups, once the processes in them have ended."""
+    folders = [*Path("/sys/fs/cgroup").glob(f"*/{name}"), Path("/sys/fs/cgroup", name)]
+
+    def are_gone() -> bool:
+        for folder in filter(Path.exists, folders):
+            for inner in sorted([folder, *folder.glob("**/")], key=lambda path: -len(path.parts)):
+                with suppress(OSError):
+                    inner.rmdir()
+        return not any(folder.exists() for folder in folders)
+
+    with suppress(AssertionError):
+        until(are_gone, "the control groups are empty", 30)

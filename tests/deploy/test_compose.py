@@ -28,7 +28,7 @@ PREVIOUS = "docker.io/library/email-ingestion:0.1.0"
 # The version before, with what its code needs beside what today's needs, and started as it was.
 PREVIOUS_IMAGE = """
     USER root
-    RUN .venv/bin/pip install --no-cache-dir --disable-pip-version-check inscriptis lxml
+    RUN .venv/bin/pip install --no-cache-dir --disable-pip-version-check inscriptis lxml fast-mail-parser
     RUN rm -rf src producer.py worker.py
     COPY src ./src
     COPY producer.py worker.py ./
