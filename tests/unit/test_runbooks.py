@@ -87,7 +87,7 @@ def test_every_procedure_has_a_scenario() -> None:
 
 def test_every_alert_leads_to_the_section_that_names_it_and_to_no_other() -> None:
     named = [
-        (f"{PREFIX}{alert}", f"{each.where.path.name}#{each.anchor}") for each in PROCEDURES for alert in each.alerts
+        (f"{PREFIX}{alert}", f"{each.where.path.stem}#{each.anchor}") for each in PROCEDURES for alert in each.alerts
     ]
     assert sorted(named) == sorted(alerts().items())
 
