@@ -11,7 +11,7 @@ from typing import Literal
 
 BreakerState = Literal["CLOSED", "OPEN", "HALF_OPEN"]
 Action = Literal[
-    "breaker", "pause", "resume", "degrade", "priority", "log-level", "revoke", "incident", "order", "unknown"
+    "breaker", "pause", "resume", "degrade", "priority", "log-level", "revoke", "incident", "order", "memory", "unknown"
 ]
 Outcome = Literal["done", "refused"]
 

@@ -80,6 +80,12 @@ def test_a_batch_size_and_a_feature_hold_for_a_while_and_are_shown(live: Live) -
     assert typed(live.here, "feature", "off", "everything").returncode == 64
 
 
+def test_the_memory_of_live_processes_is_watched(live: Live) -> None:
+    reports = live.order("memory", "--for", "1s", "--top", "3")
+    assert {each["process"] for each in reports} == {"producer", "worker"}
+    assert all(each["rss_bytes"] > 1_000_000 and len(each["objects"]) == 3 for each in reports)
+
+
 def test_workers_are_restarted_one_after_the_other_while_mail_is_delivered(live: Live) -> None:
     over, numbers = threading.Event(), count()
 
@@ -103,6 +109,9 @@ def test_workers_are_restarted_one_after_the_other_while_mail_is_delivered(live:
     until(lambda: sent <= live.subjects(), "all of it is delivered")
     assert "emails_delivered" in (live.here.folder / "logs" / "worker-2.log").read_text()
     assert typed(live.here, "stop").returncode == 0
+    ends = [(row["process"], row["exit"], row["end"]) for row in live.order("starts")]
+    assert ends.count(("worker", 0, "SIGTERM")) == 2
+    assert ("worker-2", 0, "SIGTERM") in ends
 
 
 def test_nothing_to_restart_is_said(tmp_path: Path, live: Live) -> None:

@@ -131,6 +131,8 @@ ELSEWHERE = {
         "in tests of their own",
     ),
     "quality": "tests/contract/test_mail_statistics.py",
+    "memory": "tests/acceptance/test_run_time_orders.py",
+    "starts": "tests/unit/ops/test_start_journal.py",
     **dict.fromkeys(("restart", "feature list", "sink pause", "sink resume"), "test_run_time_orders.py"),
     **dict.fromkeys(
         ("blobs verify", "quarantine list", "quarantine retry", "quarantine accept"), "in tests of their own"

@@ -43,6 +43,7 @@ from email_ingestion.ops.raw_output import RawOutput
 from email_ingestion.ops.redaction import describe_unforeseen
 from email_ingestion.ops.request_guard import AllowedHosts
 from email_ingestion.ops.sockets import METRICS_PORT, OPS_PORT
+from email_ingestion.ops.start_journal import record_start
 from email_ingestion.ops.status_collector import LOOP as COLLECT
 from email_ingestion.ops.status_collector import StatusCollector
 from email_ingestion.ops.status_records import Component, Identity, Names
@@ -173,6 +174,7 @@ class ProcessRunner:
             # A call that hangs in a library would hold up the interpreter's end: leave when all else is cleaned up.
             cleanup.callback(lambda: os._exit(0) if self._hung else None)
             context = self._start_up(cleanup)
+            start = cleanup.enter_context(record_start(self._settings.log_dir, self._identity))
             service = self._build(context)
             gc.freeze()  # the objects that exist now stay: no collection need visit them
             gc.enable()
@@ -181,7 +183,9 @@ class ProcessRunner:
             notify_systemd(notify_socket(), "READY=1")
             thread = self._start_service(service)
             self._wait_for_stop()
-            return self._shut_down(service, thread, context.ops)
+            start.reason = self._stop.reason
+            start.exit_code = self._shut_down(service, thread, context.ops)
+            return start.exit_code
 
     # -- startup
 

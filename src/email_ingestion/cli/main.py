@@ -97,6 +97,14 @@ COMMANDS = {
         "log_viewer:errors",
         "Sum up what went wrong, alike by alike: errors in the log files, and dead letters.",
     ),
+    "memory": (
+        "memory:memory",
+        "Watch the memory of live processes for a while: size, growth, and the lines that hold what they allocated.",
+    ),
+    "starts": (
+        "memory:starts",
+        "Show when each process of this machine was started, with which version, for how long, and how it ended.",
+    ),
     "config": ("diagnostics:config", "See which setting holds and where it comes from."),
     "evidence": ("diagnostics:evidence", "Put together what is known of an incident, without mail or secrets."),
     "audit": ("audit:audit", "See what operators did, and whether the record of it is whole."),
@@ -121,7 +129,7 @@ COMMANDS = {
 # What people want to do, and the commands for it: `--help` is one screen. Those that stand nowhere come last.
 GROUPS = {
     "Run it": ("init", "start", "stop", "restart", "status", "sandbox", "producer", "worker", "auth"),
-    "Find what is wrong": ("doctor", "check", "errors", "quality", "logs", "config", "redis-cli"),
+    "Find what is wrong": ("doctor", "check", "errors", "quality", "logs", "memory", "starts", "config", "redis-cli"),
     "On call": ("alert", "incident", "runbook", "evidence", "audit"),
     "Read the mail": ("search", "export", "parse", "route"),
     "Get more mail in": ("import", "backfill", "reconcile"),

@@ -63,8 +63,8 @@ class AdminClient:
         self._token = _read_token(settings.ops_token_file)
         self._operator = operator
 
-    def post(self, process: RunningProcess, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the state of the process after the request.
+    def post(self, process: RunningProcess, path: str, body: Mapping[str, Any], seconds: float = 0.0) -> dict[str, Any]:
+        """Return the state of the process after the request, which takes `seconds` by itself.
 
         Raises OperationFailed with the reason when the process refuses or does not answer.
         """
@@ -73,7 +73,7 @@ class AdminClient:
         headers = {"X-Admin-Token": self._token, "X-Operator": self._operator, "Host": "localhost"}
         try:
             answer = http_client().post(
-                f"{process.ops_url}/admin/{path}", json=body, headers=headers, timeout=ANSWER_SECONDS
+                f"{process.ops_url}/admin/{path}", json=body, headers=headers, timeout=ANSWER_SECONDS + seconds
             )
             if answer.is_error:
                 raise OperationFailed(f"{process.stem} refuses: {_reason(answer)}")

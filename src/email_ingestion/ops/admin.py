@@ -32,6 +32,7 @@ from email_ingestion.ops.api_models import (
     DoneAnswer,
     IncidentsAnswer,
     LogLevelAnswer,
+    MemoryAnswer,
     OverridesAnswer,
     RefusedAnswer,
     RevokedAnswer,
@@ -40,6 +41,7 @@ from email_ingestion.ops.audit_log import write_audit
 from email_ingestion.ops.incident_opener import AlertsOrder, IncidentOpener
 from email_ingestion.ops.log_aggregation import RepeatLimiter
 from email_ingestion.ops.logs import LogLevel, logger
+from email_ingestion.ops.memory_report import watch_memory
 from email_ingestion.ops.redaction import redact
 from email_ingestion.overrides import MAX_NAME, Level, OperatorOverrides, check_order
 
@@ -61,6 +63,7 @@ PATHS: dict[Action, str] = {  # below /admin/
     "revoke": "revoke",
     "incident": "incidents",
     "order": "order",
+    "memory": "memory",
 }
 REFUSALS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": RefusedAnswer, "description": "400 invalid, 401 wrong token, 403 from a web page, 409 impossible."}
@@ -109,6 +112,13 @@ class PartOrder(TimedOrder):
 
     name: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
     value: Annotated[str, Field(max_length=MAX_NAME)] = ""
+
+
+class MemoryOrder(_Order):
+    """Watch the memory of the process for a while."""
+
+    seconds: Annotated[float, Field(ge=0.1, le=300)] = 30
+    top: Annotated[int, Field(ge=1, le=100)] = 10
 
 
 class RevokeOrder(_Order):
@@ -267,6 +277,7 @@ class AdminRoutes:
             "revoke": (self.revoke, RevokedAnswer),
             "incident": (self.incident, IncidentsAnswer),
             "order": (self.order, OverridesAnswer),
+            "memory": (self.memory, MemoryAnswer),
         }
         for action, (endpoint, state) in endpoints.items():
             app.add_api_route(
@@ -311,6 +322,11 @@ class AdminRoutes:
         """Change one part of the work for a while: batch size, a feature, a sink, a sender put aside."""
         operator = operator_of(request.scope)
         return self._admin.execute(request, "order", order.model_dump(), lambda: self._actions.order(order, operator))
+
+    def memory(self, request: Request, order: MemoryOrder) -> Response:
+        """Watch the memory of the process for a while; the answer comes when that is over."""
+        run = partial(watch_memory, order.seconds, order.top)
+        return self._admin.execute(request, "memory", order.model_dump(), run)
 
     def log_level(self, request: Request, order: LogOrder) -> Response:
         """Log from another level up for a while."""

@@ -234,6 +234,33 @@ class LogLevelAnswer(_Answer):
     level: str
 
 
+class AllocationAnswer(_Answer):
+    """A line of the program, and what it holds of what it allocated."""
+
+    place: str
+    bytes: int
+    blocks: int
+
+
+class ObjectCountAnswer(_Answer):
+    """How many objects of a type there are."""
+
+    type: str
+    count: int
+
+
+class MemoryAnswer(_Answer):
+    """The memory of a process, watched for a while."""
+
+    seconds: float
+    rss_bytes: int
+    rss_growth_bytes: int
+    held_bytes: int
+    peak_bytes: int
+    lines: list[AllocationAnswer]
+    objects: list[ObjectCountAnswer]
+
+
 class RevokedAnswer(_Answer):
     """Whether the message was taken away from the worker."""
 
@@ -246,7 +273,7 @@ class IncidentsAnswer(_Answer):
     incidents: dict[str, str]
 
 
-State = TypeVar("State", BreakerAnswer, OverridesAnswer, LogLevelAnswer, RevokedAnswer, IncidentsAnswer)
+State = TypeVar("State", BreakerAnswer, OverridesAnswer, LogLevelAnswer, RevokedAnswer, IncidentsAnswer, MemoryAnswer)
 
 
 class DoneAnswer(_Answer, Generic[State]):

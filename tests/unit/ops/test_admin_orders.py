@@ -20,6 +20,7 @@ from email_ingestion.ops.admin import Admin, AdminActions, ops_token
 from email_ingestion.ops.api_models import (
     BreakerAnswer,
     LogLevelAnswer,
+    MemoryAnswer,
     OverridesAnswer,
     RefusedAnswer,
     RevokedAnswer,
@@ -199,6 +200,7 @@ def test_a_body_is_json_whatever_its_content_type_says(office: Office, served: E
         ("degrade", {"level": "MINIMAL"}, OverridesAnswer),
         ("priority", {"min_priority": 5}, OverridesAnswer),
         ("order", {"name": "batch-size", "value": "7", "ttl_seconds": 60}, OverridesAnswer),
+        ("memory", {"seconds": 0.1, "top": 3}, MemoryAnswer),
         ("log-level", {"level": "INFO"}, LogLevelAnswer),
         ("revoke", {"email_id": "default:gm:1"}, RevokedAnswer),
     ],
