@@ -38,7 +38,7 @@ def test_help_is_one_screen_with_every_command_once() -> None:
 @pytest.mark.parametrize(
     ("words", "completed"),
     [
-        ("st", {"start", "stop", "status"}),
+        ("st", {"start", "starts", "stop", "status"}),
         ("dlq re", {"replay"}),
         ("--ver", {"--version"}),
         ("logs --fol", {"--follow"}),
