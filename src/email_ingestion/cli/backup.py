@@ -12,6 +12,7 @@ import typer
 
 from email_ingestion.app.erasures import reapply_tombstones
 from email_ingestion.backup.archive import Archive, list_archives, read_archive
+from email_ingestion.backup.configuration import back_up_configuration
 from email_ingestion.backup.create import create_backup, delete_expired, rehearse_restore, working_directory
 from email_ingestion.backup.restore import RestoreTarget, find_obstacles, restore
 from email_ingestion.cli.common import audited
@@ -36,19 +37,27 @@ def backup(
         float, typer.Option(min=0, help="Then delete backups older than this; never the new one.")
     ] = 30,
     list_: ListOption = False,
+    config: Annotated[
+        bool,
+        typer.Option("--config", help="The configuration instead: .env, config/ and runbooks, without secrets."),
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Back up Redis and the database while they are in use, prove the backup by loading it, delete old ones.
 
     Settings, tokens and the blob directory are not in it. Exit code 0 when the backup is proven, 2 when there is none.
+    With --config the configuration is backed up; its secrets are left out, and named.
 
     Examples:
       python scripts/backup.py
       python scripts/backup.py --output-dir /mnt/backups --retention-days 90
+      python scripts/backup.py --config
       python scripts/backup.py --list
     """
     settings = load_settings()
     directory = output_dir or settings.backup_dir
+    if config:
+        return _back_up_configuration(directory, as_json=as_json)
     if list_:
         return show_backups(list(list_archives(directory)), as_json=as_json)
     link = open_link(settings.redis_address, "email-ingestion-backup")
@@ -63,6 +72,14 @@ def backup(
         typer.echo(f"{made.path}: {summary(made)}; loaded into a scratch server and equal")
         for archive in deleted:
             typer.echo(f"deleted {archive.path}, older than {retention_days:g} days")
+    return OK
+
+
+def _back_up_configuration(directory: Path, *, as_json: bool) -> int:
+    made = back_up_configuration(directory)
+    record = {"file": str(made.path), "files": made.files, "left_out": made.left_out}
+    left_out = "".join(f"\nleft out: {name}" for name in made.left_out)
+    report(record, f"{made.path}: {len(made.files)} files{left_out}", as_json=as_json)
     return OK
 
 
