@@ -217,7 +217,7 @@ def test_every_order_of_the_table_is_taken_by_a_process(live: Live):
     rows = re.findall(
         r"^\| `([a-z/A-Z-]+)` \| (none|`\{.*?\}`.*?) \|$", (ROOT / "docs" / "operating.md").read_text(), re.MULTILINE
     )
-    assert len(rows) == 7
+    assert len(rows) == 9
     token = (live.here.folder / "data" / "ops-token").read_text().strip()
     for path, shown in rows:
         text = shown.replace(r"\|", "|").strip("`").partition("`")[0]
