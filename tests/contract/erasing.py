@@ -81,14 +81,13 @@ class Kept:
     link: RedisLink
     sinks: dict[str, object] = field(default_factory=dict)
 
-    def deliver(self, *messages: RawMessage) -> set[str]:
+    def deliver(self, *messages: RawMessage, owed_to: tuple[str, ...] = ("files:out",)) -> set[str]:
         """Record messages, and hand them to the other sinks; return the identities that were known."""
         database = DatabaseSink(self.ledger, self.blobs, THRESHOLD)
         router = Router(self.settings.routes, self.settings.sinks[1:])
         decisions = [(router.decide(parse(each.envelope, each.raw or b"")), each.raw or b"") for each in messages]
         writes = [
-            LedgerWrite(each.email, raw, owed_to=("files:out",), retention_days=each.retention_days)
-            for each, raw in decisions
+            LedgerWrite(each.email, raw, owed_to=owed_to, retention_days=each.retention_days) for each, raw in decisions
         ]
         known = database.deliver(writes)
         for name in self.settings.sinks[1:]:

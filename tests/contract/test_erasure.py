@@ -20,6 +20,7 @@ from email_ingestion.stream.dead_letter_file import read_entries, write_entries
 from email_ingestion.stream.queue_dump import QueueDump
 from tests.contract.erasing import ANNA, BERT, Installations, Kept, identities, kept_mail, letter, message, with_file
 from tests.servers.redis import RedisServer
+from tests.servers.webhook import SECRET, receiving
 
 LARGE = "a,b\r\n" * 1_000
 
@@ -328,3 +329,25 @@ def test_a_drained_queue_brings_no_erased_message_back(kept: Kept):
     kept.link.client.delete(kept.link.keys.stream)
     with erasures.erased_names(kept.settings) as erased:  # another machine, where only the database knows
         assert list(QueueDump(kept.link).refill(read_entries(kept.folder / "queue.jsonl"), erased)) == [(3, 2)]
+
+
+def test_a_webhook_is_told_once_it_takes_that_and_only_of_what_it_got(kept: Kept):
+    with receiving() as receiver:
+        changes = {"sinks": ("database", "webhook"), "webhook_url": receiver.url, "webhook_secret": SECRET}
+        kept.settings = kept.settings.model_copy(update=changes)
+        kept.deliver(*(message(number, letter(number)) for number in (1, 2, 3)), owed_to=("webhook",))
+        claim = kept.ledger.outbox.claim("webhook", "here-worker-1", 2, 60.0)
+        kept.ledger.outbox.mark_delivered(claim, [each.envelope.email_id for each in claim.deliveries])
+        receiver.taken.clear()
+        kept.erase(email_ids=tuple(identities(1)))
+        assert not [each for each in receiver.asked if each.startswith("erased")]
+        kept.settings = kept.settings.model_copy(update={"webhook_erased": True})
+        receiver.fail(503)
+        assert kept.erase(sender=ANNA).untold
+        receiver.work()
+        assert not kept.erase(sender=BERT).untold
+        assert kept.ledger.erasure.pending_notices("webhook") == []
+        assert [each for each in receiver.taken if each.startswith("erased")] == ["erased:default:gm:5002"]
+        told = receiver.bodies["erased:default:gm:5002"]
+        assert told["type"] == "email.erased"
+        assert told["data"]["email_id"] == "default:gm:5002"

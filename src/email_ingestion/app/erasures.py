@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from email_ingestion.app.remainders import remainders
 from email_ingestion.blobs import open_blobs
-from email_ingestion.erasure.eraser import Eraser, ErasingSink
+from email_ingestion.erasure.eraser import Eraser, ErasingSink, NoticeSink
 from email_ingestion.erasure.report import write_report
 from email_ingestion.erasure.tombstones import TombstoneFile
 from email_ingestion.errors import SinkUnavailable
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from email_ingestion.ledger.store import Ledger
 
 # Sinks without anything that could be erased from here, or that are erased otherwise.
-OTHER_KINDS = ("database", "stream", "ndjson", "python", "webhook")
+WEBHOOK = "webhook"
+OTHER_KINDS = ("database", "stream", "ndjson", "python", WEBHOOK)
 FOLDERS = {"files": "data/files", "maildir": "data/maildir"}
 
 
@@ -43,6 +44,7 @@ def open_eraser(settings: Settings, link: RedisLink, ledger: Ledger, run: str) -
     """Yield an eraser for one run. Raises ConfigurationError when a sink of SINKS cannot be opened."""
     with ExitStack() as cleanup:
         sinks: dict[str, ErasingSink] = {}
+        receivers: dict[str, NoticeSink] = {}
         eraser = Eraser(
             run,
             ledger,
@@ -50,10 +52,15 @@ def open_eraser(settings: Settings, link: RedisLink, ledger: Ledger, run: str) -
             QueueErasure(link, sink_streams(settings, link)),
             TombstoneFile(settings.erasure_dir),
             sinks=sinks,
+            receivers=receivers,
             processes_run=lambda: bool(read_presences(link)),
         )
         for name in settings.sinks:
             kind, _, target = name.partition(":")
+            if kind == WEBHOOK and settings.webhook_erased:
+                webhook = load_sink(name, settings)
+                cleanup.callback(close_sink, webhook)
+                receivers[name] = cast("NoticeSink", webhook)
             if kind in OTHER_KINDS:
                 continue
             folder = Path(target or FOLDERS[kind]) if kind in FOLDERS else None

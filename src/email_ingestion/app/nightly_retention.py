@@ -76,11 +76,12 @@ class NightlyRetention:
 
     def run(self) -> bool:
         """Erase what is too old, and contents that an erasure has left; return whether it came to its end."""
-        from email_ingestion.app.erasures import new_run, open_eraser, report_erasure  # noqa: PLC0415 - with it come the sinks
+        from email_ingestion.app.erasures import WEBHOOK, new_run, open_eraser, report_erasure  # noqa: PLC0415 - with it come the sinks
 
         ledger = self._ledger()
         selector = retention_selector(self._settings, ledger)
-        if selector is None and not ledger.erasure.pending_contents():
+        owed = ledger.erasure.pending_contents() or ledger.erasure.pending_notices(WEBHOOK, 1)
+        if selector is None and not owed:
             return True
         started, run = time.monotonic(), new_run()
         with open_eraser(self._settings, self._link, ledger, run) as eraser:
@@ -89,7 +90,7 @@ class NightlyRetention:
                     return False
             found = eraser.summary
             written = report_erasure(self._settings, eraser, selector, scrubbed=False) if found.matched else {}
-        left = len(found.unreadable) + len(found.failed_sinks) + len(found.busy_sinks)
+        left = len(found.unreadable) + len(found.failed_sinks) + len(found.busy_sinks) + len(found.untold)
         if found.matched or left:
             facts = {"matched": found.matched, "held": found.held, "removed": dict(+found.removed)}
             details = selector.describe() if selector else {}

@@ -103,7 +103,7 @@ def erase(
         if account:
             refuse_unknown_account(settings, account, lambda: ledger.count(account))
         ids = _whole_ids(email_id, ledger, link) if email_id else None
-        if email_id and not ids:
+        if email_id and not ids and not scrub:
             return _nothing(dry_run=dry_run, as_json=as_json)
         selector = _selector(sender, address, ids, before, account)
         order = _Order(selector if chosen else None, reapply, scrub, dry_run, yes, as_json)
@@ -222,7 +222,8 @@ def show_erasure(
     else:
         would = "would be erased" if dry_run else "erased again" if reapplied else "erased"
         messages = "1 message" if found.matched == 1 else f"{found.matched:,} messages"
-        typer.echo(f"{messages} {would}" if found.matched or reapplied else "there is none of that kind")
+        if found.matched or not written.scrubbed:
+            typer.echo(f"{messages} {would}" if found.matched or reapplied else "there is none of that kind")
         for name, count in removed.items():
             typer.echo(f"  {count:>7,}  {PLACES.get(name, name)}")
         if written.scrubbed:

@@ -21,7 +21,7 @@ from email_ingestion.erasure.retention import Holds
 from email_ingestion.erasure.tombstones import TombstoneFile
 from email_ingestion.errors import EmailIngestionError, OperationFailed, PermanentError, SinkUnavailable, TransientError
 from email_ingestion.identity import tombstone
-from email_ingestion.ledger.model import ErasableMessage, Location, content_identity, place_of
+from email_ingestion.ledger.model import ErasableMessage, ErasureNotice, Location, content_identity, place_of
 from email_ingestion.parsing import addresses_of
 from email_ingestion.records import Envelope
 from email_ingestion.stream.queue_erasure import QueuedMessage, QueueErasure
@@ -37,6 +37,13 @@ BATCH = 200  # messages in one transaction
 GRACE_SECONDS = 30.0
 HANDOVER_SECONDS = 60.0  # for which a sink that has a message just now is waited for
 POLL_SECONDS = 0.5
+
+
+class NoticeSink(Protocol):
+    """A sink whose receiver is told of erasures."""
+
+    def tell_erased(self, notice: ErasureNotice) -> None:
+        """Tell it. Raises PermanentError when it refuses that for good, TransientError when it may take it later."""
 
 
 class ErasingSink(Protocol):
@@ -58,6 +65,7 @@ class ErasureSummary:
     busy_sinks: set[str] = field(default_factory=set)  # that had a message of these for too long
     failed_sinks: dict[str, str] = field(default_factory=dict)  # why, by sink
     tombstones: int = 0
+    untold: dict[str, str] = field(default_factory=dict)  # why, by sink
     unscrubbed: list[str] = field(default_factory=list)  # what still has bytes of what was erased
 
     def open_points(self) -> Iterator[str]:
@@ -70,6 +78,8 @@ class ErasureSummary:
             yield f"sink {name}: nothing was erased there: {reason}"
         for name in sorted(self.busy_sinks):
             yield f"sink {name} was handling one of the messages all the time: it may have it; give the command again"
+        for name, reason in self.untold.items():
+            yield f"sink {name}: {reason}"
         yield from self.unscrubbed
 
 
@@ -85,6 +95,7 @@ class Eraser:
         tombstones: TombstoneFile,
         *,
         sinks: Mapping[str, ErasingSink],
+        receivers: Mapping[str, NoticeSink],
         processes_run: Callable[[], bool],
         pause: Callable[[float], object] = time.sleep,
     ) -> None:
@@ -95,6 +106,7 @@ class Eraser:
         self._queue = queue
         self._file = tombstones
         self._sinks = sinks
+        self._receivers = receivers
         self._processes_run = processes_run
         self._pause = pause
         self._erased: set[str] = set()  # tombstones of this run
@@ -163,6 +175,7 @@ class Eraser:
     def clean_up(self) -> Iterator[int]:
         """Remove the contents that an erasure, or a worker that met its tombstones, has left."""
         self._remove_contents()
+        self._tell()
         yield 0
 
     def share_tombstones(self) -> set[str]:
@@ -271,7 +284,7 @@ class Eraser:
                 self.summary.removed[f"sink {name}"] += sink.erase(batch)
             except EmailIngestionError as error:
                 self.summary.failed_sinks[name] = str(error)
-        rows = self._erasure.erase(batch, tombstones)
+        rows = self._erasure.erase(batch, tombstones, self._receivers)
         removed = self.summary.removed
         removed["messages"] += rows.messages
         removed["attachments"] += rows.attachments
@@ -294,6 +307,22 @@ class Eraser:
     def _finish(self) -> None:
         self.summary.removed.update(self._queue.sweep(self._is_erased))
         self._remove_contents()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell the receivers, also of earlier erasures; what one does not take now is for the next run."""
+        for name, sink in self._receivers.items():
+            while notices := self._erasure.pending_notices(name):
+                for notice in notices:
+                    try:
+                        sink.tell_erased(notice)
+                        self.summary.removed[f"told {name}"] += 1
+                    except PermanentError as error:
+                        self.summary.untold[name] = f"it refuses to be told of an erasure: {error}"
+                    except TransientError as error:
+                        self.summary.untold[name] = f"it is told of the erasure later, by the next run: {error}"
+                        return
+                    self._erasure.forget_notice(notice)
 
     def _is_erased(self, email_id: str, by_content: str) -> bool:
         return tombstone(email_id) in self._erased or (bool(by_content) and tombstone(by_content) in self._erased)

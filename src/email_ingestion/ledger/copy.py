@@ -23,7 +23,18 @@ from email_ingestion.ledger.migrate import known_revisions, migrate
 from email_ingestion.ledger.store import open_ledger
 
 # Rows refer to rows of the tables before them.
-TABLES = ("contents", "emails", "attachments", "places", "deliveries", "purged", "erased", "erased_contents", "holds")
+TABLES = (
+    "contents",
+    "emails",
+    "attachments",
+    "places",
+    "deliveries",
+    "purged",
+    "erased",
+    "erased_contents",
+    "holds",
+    "erasure_notices",
+)
 _PAGES = 2000  # of SQLite, copied between two looks at the progress
 
 Progress = Callable[[int, int], None]  # done, of how many

@@ -20,7 +20,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Text, and_, cast, dele
 from email_ingestion.blobs import reference, sha256_of
 from email_ingestion.identity import tombstone
 from email_ingestion.ledger.engine import Database, database_now
-from email_ingestion.ledger.model import ErasableMessage, ErasedRows, Hold, Location, content_identity
+from email_ingestion.ledger.model import ErasableMessage, ErasedRows, ErasureNotice, Hold, Location, content_identity
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, envelope_of
 from email_ingestion.ledger.rows import insert_of
 from email_ingestion.ledger.tables import (
@@ -30,6 +30,7 @@ from email_ingestion.ledger.tables import (
     emails,
     erased,
     erased_contents,
+    erasure_notices,
     holds,
     places,
     purged,
@@ -213,8 +214,13 @@ class LedgerErasure:
                 busy |= set(connection.execute(select(deliveries.c.sink).where(*mine)).scalars())
         return busy
 
-    def erase(self, messages: Sequence[ErasableMessage], tombstones: Collection[str]) -> ErasedRows:
-        """Remove messages and write their tombstones in one transaction; their contents are noted for removal."""
+    def erase(
+        self, messages: Sequence[ErasableMessage], tombstones: Collection[str], tell: Collection[str] = ()
+    ) -> ErasedRows:
+        """Remove messages and write their tombstones in one transaction; their contents are noted for removal.
+
+        So are those of the sinks `tell` that have got one, or may have: they are to be told.
+        """
         rows = ErasedRows()
         ids = sorted({message.email_id for message in messages})
         digests = {sha256_of(message.raw_ref) for message in messages if message.raw_ref}
@@ -229,6 +235,18 @@ class LedgerErasure:
                 parts = select(attachments.c.sha256).where(attachments.c.email_id.in_(chunk))
                 digests |= set(connection.execute(parts).scalars())
             self.note_contents(connection, digests)
+            for chunk in _chunks(ids if tell else []):
+                given = (
+                    deliveries.c.email_id.in_(chunk),
+                    deliveries.c.sink.in_(sorted(tell)),
+                    deliveries.c.attempts > 0,
+                )
+                now = datetime.now(UTC)
+                owed = connection.execute(select(deliveries.c.email_id, deliveries.c.sink).where(*given)).all()
+                if owed:
+                    insert = self._insert(erasure_notices).on_conflict_do_nothing(index_elements=["email_id", "sink"])
+                    rows_of = [{"email_id": each.email_id, "sink": each.sink, "erased_at": now} for each in owed]
+                    connection.execute(insert, rows_of)
             for chunk in _chunks(ids):
                 # Attachments first: their index is found through the row of the message.
                 rows.attachments += _delete(connection, attachments, chunk)
@@ -236,6 +254,19 @@ class LedgerErasure:
                     rows.further[table.name] = rows.further.get(table.name, 0) + _delete(connection, table, chunk)
                 rows.messages += _delete(connection, emails, chunk)
         return rows
+
+    def pending_notices(self, sink: str, limit: int = WINDOW) -> list[ErasureNotice]:
+        """Return what a sink is still to be told, oldest first."""
+        columns = (erasure_notices.c.email_id, erasure_notices.c.sink, erasure_notices.c.erased_at)
+        query = select(*columns).where(erasure_notices.c.sink == sink).order_by(erasure_notices.c.erased_at)
+        with self._database.connect() as connection:
+            return [ErasureNotice(*row) for row in connection.execute(query.limit(limit)).all()]
+
+    def forget_notice(self, notice: ErasureNotice) -> None:
+        """Note that a sink was told, or refuses to be."""
+        mine = (erasure_notices.c.email_id == notice.email_id, erasure_notices.c.sink == notice.sink)
+        with self._database.begin() as connection:
+            connection.execute(delete(erasure_notices).where(*mine))
 
     def pending_contents(self) -> list[str]:
         """Return the SHA-256 of the contents that are still to be removed, or may stay because others have them."""

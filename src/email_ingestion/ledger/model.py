@@ -112,6 +112,15 @@ class Hold:
     created_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class ErasureNotice:
+    """A sink has to be told that a message which it got was erased."""
+
+    email_id: str
+    sink: str
+    erased_at: datetime
+
+
 @dataclass
 class ErasedRows:
     """How many rows were erased."""

@@ -129,6 +129,15 @@ erased_contents = Table(
     Column("erased_at", Moment, nullable=False),
 )
 
+# Receivers that still have to be told of an erasure; a row goes when they were.
+erasure_notices = Table(
+    "erasure_notices",
+    metadata,
+    Column("email_id", Text, primary_key=True),
+    Column("sink", Text, primary_key=True),
+    Column("erased_at", Moment, nullable=False),
+)
+
 # What must not be erased: mail that fulfils the condition, as long as the hold is not released.
 holds = Table(
     "holds",

@@ -196,6 +196,9 @@ class Settings(BaseSettings):
     webhook_secret: str | None = Field(
         default=None, description="whsec_… that signs each post; several, comma-separated, while you rotate it"
     )
+    webhook_erased: bool = Field(
+        default=False, description="true: the webhook is told, as email.erased, when mail that it got is erased"
+    )
     webhook_timeout_seconds: float = Field(default=10, gt=0, description="seconds a post may take, all in all")
 
     reconcile_seconds: float = Field(default=3600, gt=0, description="seconds between comparisons of server and ledger")

@@ -37,12 +37,14 @@ from email_ingestion.errors import (
     SinkTimedOut,
     SinkUnavailable,
 )
+from email_ingestion.ledger.model import ErasureNotice
 from email_ingestion.records import SinkMessage
 
 if TYPE_CHECKING:
     from email_ingestion.settings import Settings
 
 EVENT: Final = "email.received"
+ERASED: Final = "email.erased"
 _CONNECT_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 30.0  # where the answer asks for one and does not say how long
 _PAUSE_STATUSES: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
@@ -179,15 +181,22 @@ class WebhookSink:
         return client
 
     def _post(self, message: SinkMessage) -> None:
+        record = as_json(message.email, self._max_attachment_bytes)
+        self._send(EVENT, message.email.email_id, record)
+
+    def tell_erased(self, notice: ErasureNotice) -> None:
+        """Post that a message was erased. Raises as `deliver` does."""
+        record = {"email_id": notice.email_id, "erased_at": notice.erased_at.astimezone(UTC).isoformat()}
+        self._send(ERASED, f"erased:{notice.email_id}", record)
+
+    def _send(self, event: str, event_id: str, data: Mapping[str, Any]) -> None:
         offset = self._offset
         now = datetime.now(UTC) - offset
-        record = as_json(message.email, self._max_attachment_bytes)
-        body = json.dumps({"type": EVENT, "timestamp": now.isoformat(), "data": record}, separators=(",", ":"))
-        email_id = message.email.email_id
+        body = json.dumps({"type": event, "timestamp": now.isoformat(), "data": data}, separators=(",", ":"))
         headers = {
-            "webhook-id": email_id,
+            "webhook-id": event_id,
             "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": " ".join(signer.sign(email_id, now, body) for signer in self._signers),
+            "webhook-signature": " ".join(signer.sign(event_id, now, body) for signer in self._signers),
         }
         try:
             with self._client.stream("POST", self._url, self._timeout, body.encode(), headers) as response:
