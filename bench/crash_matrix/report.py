@@ -165,7 +165,27 @@ Each of these lost, doubled or buried mail, or kept silent about it, and has a t
 * A webhook that moved, or whose certificate had expired, was ready whenever its port was open. `/ready` names the
   cause until it takes a message.
 * SIGHUP, SIGUSR2, SIGALRM and others ended a process without a record (`signals`).
-* An SQLite file that was removed, its `-wal` left, seemed a broken disk until a restart.
+* An SQLite file that was removed, its `-wal` left, seemed a broken disk until a restart. Tables of PostgreSQL that were
+  dropped were missed until a restart of the workers, while the database counted as up; made anew, they were taken for
+  the old ledger when they soon had more than that, and older mail came back with the next hourly comparison only
+  (`database_removed`).
+* A worker whose clock was off signed posts that receivers refuse, and each refusal buried a message; so did a wrong
+  secret. Posts are signed by the receiver's clock then, and 401, 403 and 407 bury nothing (`clock_skew`).
+* The clocks of hosts differed unnoticed: an alert tells, and `/ready` of the machine that is off.
+* A blob directory that was wholly empty counted as sound in `doctor`.
+
+## What is open
+
+The lines of commit `12f48fb` were played on a machine with ten times the load it can carry, two rounds of 100 messages
+each; the full form takes about three hours on a quiet one. They show what was mended right after:
+
+* `clock_skew` buried three messages, and `database_removed` on PostgreSQL left 100 unfetched. Both are mended and have
+  a test, and are to be played again.
+* `migration` was silent for 31 and 42 s, without a loss: the matrix itself had stopped all processes. Such a time is
+  not counted any more.
+
+And what is not explained: `network_cut` on SQLite had mail again after 13.8 s in one round, where 11 s are promised (on
+PostgreSQL 10.6 s). Whether it is the load is to be found out on a quiet machine.
 
 These were found by the schedules:
 

@@ -107,7 +107,7 @@ class Watch:
             if time.monotonic() - self._moved > LOOK_SECONDS:
                 said = [self._ask(name, running) for name, running in list(self._world.running.items())]
                 for source in (READY, STATUS, METRICS, ALERTS):
-                    reason = next((each[source] for each in said if each.get(source)), "")
+                    reason = next((each[source] for each in said if each.get(source)), "" if said else "nobody runs")
                     self._note(source, reason, time.monotonic())
 
     def ask_doctor(self) -> None:

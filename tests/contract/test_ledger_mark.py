@@ -7,10 +7,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import MetaData, create_engine
 
 from email_ingestion.blobs import open_blobs
-from email_ingestion.errors import RedisConnectionError
+from email_ingestion.errors import RedisConnectionError, SinkUnavailable
 from email_ingestion.events import LedgerWentBack
 from email_ingestion.ledger.mark import LedgerMark
 from email_ingestion.ledger.store import Ledger, open_ledger
@@ -33,6 +33,26 @@ def test_a_mark_grows_with_what_is_recorded(ledger: Ledger):
     assert after.position > before.position
     assert before.is_ahead_of(after) is False
     assert after.is_ahead_of(before) is True
+
+
+def test_tables_that_were_dropped_and_made_anew_are_another_ledger(postgres_url: str):
+    """The log of PostgreSQL goes on, and the new ledger may soon have more than the old one had."""
+    with closing(open_ledger(postgres_url)) as ledger:
+        ledger.record(letters(1))
+        before = ledger.mark()
+        engine = create_engine(postgres_url)
+        with engine.begin() as connection:
+            found = MetaData()
+            found.reflect(connection)
+            found.drop_all(connection)
+        engine.dispose()
+        with pytest.raises(SinkUnavailable):
+            ledger.ping()
+        ledger.record(letters(2, 3))
+        after = ledger.mark()
+    assert before
+    assert after
+    assert before.is_ahead_of(after)
 
 
 @pytest.mark.parametrize(

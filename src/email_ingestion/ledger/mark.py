@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-# What a server in recovery has replayed; its timeline is in the name of a WAL file only where it writes one.
+# A table that was dropped and made anew has another number, while the log goes on. Of a server in recovery the position
+# is what it has replayed; its timeline is in the name of a WAL file only where it writes one.
 _POSTGRESQL = """
-SELECT (pg_control_system()).system_identifier::text,
+SELECT concat_ws(' ', (pg_control_system()).system_identifier, to_regclass('emails')::oid),
   CASE WHEN pg_is_in_recovery() THEN '' ELSE substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END,
   pg_wal_lsn_diff(
     CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END, '0/0'
@@ -23,7 +24,7 @@ _SQLITE = "SELECT application_id, (SELECT coalesce(max(rowid), 0) FROM emails) F
 class LedgerMark:
     """The position of a database in its own history."""
 
-    system: str  # which database it is: PostgreSQL's system identifier, or SQLite's application id
+    system: str  # which it is: PostgreSQL's system identifier and the table's number, or SQLite's application id
     timeline: str  # of PostgreSQL; another one begins with each failover
     position: int  # grows with every commit: bytes of WAL, or SQLite's last row id
 
