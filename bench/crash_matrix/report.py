@@ -142,6 +142,11 @@ They are judged by the same law, 90 s after the last fault at the latest, and be
 * **The truth meanwhile.** After 30 s in which mail waited and nothing moved, some `/ready` has a reason, and neither
   `doctor` nor `/status` nor the metrics find everything well. What each said, and after how many seconds, is printed.
 
+On 2026-11-29, 127 schedules of the seeds 1 to 505 were played in an hour and a half on a busy machine of 2 CPUs, on
+both databases. 107 held, and no standstill of theirs went unexplained for longer than 10 s. Of the 20 others, most
+failed over the stack that plays them, which was mended; what was ours is below. One of them lost mail. No
+uninterrupted hour has been played since the last repair.
+
 A schedule that fails is shrunk to the smallest one that still does, which is printed as a command that repeats it. The
 faults strike when the schedule says; what the processes do at that instant nobody decides, so try it more than once.
 
@@ -199,6 +204,11 @@ These were found by the schedules:
   back, within the ten seconds between two looks at how far it had come (40 of 40 after `sqlite_removed` and
   `redis_restored`). An SQLite file has an id now, and each worker looks whether the database still has what it
   recorded last, whenever a connection is new and every ten seconds.
+* A parser that started for the first time while the disk was full left cut files of bytecode behind (Python before
+  3.12.8 and 3.13.1 keeps them), and no parser started any more when there was room again: `/ready` said so, and mail
+  waited. A child process that fails at once is started again without cached bytecode.
+* Documented, not mended: when the database cannot be written for longer than `WORKER_LEASE_SECONDS` in the moment
+  between hand-over and mark, another worker takes the message over, and the sink gets it twice.
 * A worker whose clock was set forward said `not_ready: redis: not checked for 301 s`; set back, it hid a check that
   hangs, and the failure of a loop was hidden or shown for as long as the step. Ages go by the monotonic clock.
 

@@ -201,6 +201,8 @@ class Stack:
             yield
         finally:
             self._unwritable.remove(since)
+            if time.monotonic() - since > LEASE / 2:  # a lease that nobody could extend may be another worker's by now
+                self.doubt(since, time.monotonic() + 1)
 
     def doubt_unmarked(self, end: float) -> None:
         """Remember that what is not marked by now, and what a sink takes until `end`, may be handed over once more."""

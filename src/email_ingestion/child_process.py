@@ -33,6 +33,8 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+END_SECONDS = 5.0  # for a child that has hung up on us
+UNCAUGHT = 1  # the exit code of Python after an exception that nobody caught
 HANG_UP_SECONDS = 0.2  # until a child that we hang up on must have ended
 LINE_LENGTH = 2000  # characters of a child's output that are kept of a line
 BESIDE_BYTES = 64 * 1024  # of an attachment whose content is not copied into the object and out of it
@@ -70,15 +72,31 @@ class ChildProcess:
     def start(self, request: Any, seconds: float, limit: int) -> Any:
         """Start the process and return its answer to a first request, which says that it is up.
 
+        One that fails at once is started again without cached bytecode: a disk that was full leaves truncated files
+        (Python before 3.12.8 and 3.13.1), and no import of them would ever succeed again.
         Raises OSError when it cannot be started, EOFError when it ends at once, TimeoutError after `seconds`.
         """
+        try:
+            return self._start(request, seconds, limit)
+        except (EOFError, ConnectionError):
+            if self._exit_code() != UNCAUGHT:
+                raise
+            self.close()
+            return self._start(request, seconds, limit, "-B", "-X", f"pycache_prefix={os.devnull}")
+
+    def _exit_code(self) -> int | None:
+        with suppress(subprocess.TimeoutExpired):
+            return self._child.wait(END_SECONDS) if self._child else None
+        return None
+
+    def _start(self, request: Any, seconds: float, limit: int, *options: str) -> Any:
         ours, theirs = socket.socketpair()
         self._socket = ours
         with theirs:
             module, *arguments = self._command
             grouped = self._on_output is not None
             self._child = subprocess.Popen(
-                [sys.executable, "-m", module, str(theirs.fileno()), *arguments],
+                [sys.executable, *options, "-m", module, str(theirs.fileno()), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE if grouped else subprocess.DEVNULL,
                 stderr=subprocess.STDOUT if grouped else None,
