@@ -163,8 +163,12 @@ def _pip_conf() -> str:
 def copy_checkout(folder: Path) -> Path:
     """The files of this project, as they are now, without what is not in git."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = done_by("git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
-    for name in filter(None, names):
+    # Whoever owns the checkout: CI may run as another user.
+    git = ("git", "-c", "safe.directory=*", "-C", ROOT)
+    listed = call(*git, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    if listed.returncode:
+        not_tried(f"this is no checkout of git: {last_line(listed.stderr)}")
+    for name in filter(None, listed.stdout.split("\0")):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / name).is_file():
