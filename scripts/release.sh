@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Make what a release consists of, in dist/: wheel, sdist, their SHA-256, the notes, and the image where Docker or Podman runs.
+# Make what a release consists of, in dist/: wheel, sdist, bill of materials, SHA-256 of each, notes, and the image where
+# Docker or Podman runs.
 #   scripts/release.sh [--no-image]
 # The same commit makes the same bytes. The version stands in src/email_ingestion/__init__.py; its section of CHANGELOG.md
 # becomes the notes, and without one nothing is made. Tools that only a release needs come from the package index.
@@ -36,7 +37,8 @@ printf '%s\n' "$notes" >dist/NOTES.md
 $venv/bin/twine check --strict dist/*.whl dist/*.tar.gz
 # W009: the sandbox is a package of its own in the same wheel.
 $venv/bin/check-wheel-contents --ignore W009 dist/*.whl
-(cd dist && sha256sum ./*.whl ./*.tar.gz >SHA256SUMS)
+"$(find_python)" scripts/sbom.py dist/sbom.cdx.json >/dev/null
+(cd dist && sha256sum ./*.whl ./*.tar.gz ./sbom.cdx.json >SHA256SUMS)
 if [ -n "$image" ]; then
     engine=$(command -v docker || command -v podman || true)
     if [ -n "$engine" ] && "$engine" info >/dev/null 2>&1; then
