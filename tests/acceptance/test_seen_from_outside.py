@@ -49,6 +49,7 @@ LATER = {
     "email_ingestion_memory_used_bytes",
     "email_ingestion_mail_expected_last_hour",  # there are no past weeks
     "email_ingestion_oauth2_consent_expiry_timestamp_seconds",
+    "email_ingestion_sink_paused",  # nobody has paused one
     "email_ingestion_sink_oldest_timestamp_seconds",  # there is no further sink
     "email_ingestion_stream_oldest_pending_timestamp_seconds",
 }
