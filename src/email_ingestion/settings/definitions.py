@@ -52,7 +52,7 @@ class Account(BaseModel):
     oauth2_scope: str
     oauth2_consent_days: float | None
     token_encryption_key: str | None
-    retention_days: int | None = Field(ge=1, le=36_500)
+    retention_days: int | None = Field(default=None, ge=1, le=36_500)
 
     @field_validator("google_token_uri", "google_auth_uri")
     @classmethod
