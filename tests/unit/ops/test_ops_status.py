@@ -292,7 +292,7 @@ def test_the_report_has_every_key_of_the_contract_before_anything_is_known(produ
         "statistics": words("produced processed failed dead_lettered duplicates orphans_claimed"),
         "peers": words("component instance pid alive ready ops_url seen_age_seconds"),
         "clocks": {"server", "offset_seconds"},
-        "control": words("paused pause level degradation min_priority priority"),
+        "control": words("paused pause level degradation min_priority priority orders"),
     }
     assert words("component instance status version pid started_at uptime_seconds timestamp") <= report.keys()
     assert report["stream"]["depth"] is None
