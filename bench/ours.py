@@ -111,7 +111,13 @@ def work(url: str, sink: Sink, folder: Path) -> dict[str, float]:
     )
     paused = OperatorOverrides("worker").active_pause
     worker = Worker(
-        consumer, settlement, batch=BATCH, lease=60.0, paused=paused, min_priority=lambda: 0, observe=ops.observe
+        consumer,
+        settlement,
+        batch=lambda: BATCH,
+        lease=60.0,
+        paused=paused,
+        min_priority=lambda: 0,
+        observe=ops.observe,
     )
     started, cpu = time.monotonic(), _cpu()
     worker.drain()
