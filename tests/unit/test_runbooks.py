@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,6 +18,7 @@ from tests.drills.scenarios import scenarios
 
 ROOT = RUNBOOKS.parents[1]
 INCIDENTS = RUNBOOKS / "incident_response.md"
+ITALIAN = RUNBOOKS / "it" / "incident_response.md"
 PREFIX = "EmailIngestion"
 PARTS = ("Meaning.", "Impact.", "Symptoms", "Diagnosis", "Mitigation", "Verification", "Afterwards")
 POWERSHELL = re.compile(r"\b(Get|Set|Start|Stop|New|Remove|Select|Where)-[A-Z]\w+|\.ps1\b")
@@ -180,5 +182,48 @@ def test_what_has_always_been_typed_stays(text: str) -> None:
 
 
 def test_runbooks_name_nobody() -> None:
-    for path in sorted(Path(RUNBOOKS).glob("*")):
+    for path in sorted(path for path in RUNBOOKS.rglob("*") if path.is_file()):
         assert set(re.findall(r"[\w.+-]+@([\w-]+\.[\w.]+)", path.read_text())) <= {"example.com"}, path
+
+
+TRANSLATED = f"change {ITALIAN.relative_to(ROOT)} like {INCIDENTS.relative_to(ROOT)}, section"
+COMMENT_OR_BLOCK = re.compile(r"<!--.*?-->|^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
+CODE = re.compile(r"`([^`\n]+)`")
+
+
+def headings(path: Path) -> list[tuple[str, str, str]]:
+    """Level, number and severity of every section."""
+    return re.findall(r"^(#{2,3}) ([\d.]+) [^(\n]*(?:\((P\d)\))?$", path.read_text(), re.MULTILINE)
+
+
+def sections(path: Path) -> dict[str, str]:
+    """The text of every section by its number, a chapter's up to its first section; the page's beginning has none."""
+    beginning, *rest = re.split(r"^#{2,3} (?=\d)", path.read_text(), flags=re.MULTILINE)
+    return {"": beginning, **{text.split()[0]: text for text in rest}}
+
+
+def untranslatable(path: Path, number: str) -> dict[str, Any]:
+    """What a section says in every language; where the order of words decides, sorted."""
+    text = sections(path)[number]
+    seen = COMMENT_OR_BLOCK.sub("", text)
+    prose = re.sub(r"\]\([^)]*\)", "]", CODE.sub("", seen))
+    links = re.findall(r"\]\(([^)#]*)(#[^)]*)?\)|<(https:[^>]*)>", seen)
+    targets = [((path.parent / page).resolve() if page else "here", anchor or url) for page, anchor, url in links]
+    return {
+        "anchors": re.findall(r'<a id="([^"]*)">', text),
+        "comments and blocks": COMMENT_OR_BLOCK.findall(text),
+        "parts and points": re.findall(r"^(\*\*|\d\.|-|\|) ?", seen, re.MULTILINE),
+        "alerts": re.findall(rf"\b{PREFIX}\w+", seen),
+        "code": sorted(CODE.findall(seen)),
+        "numbers": sorted(re.findall(r"\d+", prose)),
+        "links": sorted((str(page), place) for page, place in targets if page not in {INCIDENTS, ITALIAN}),
+    }
+
+
+def test_both_languages_have_the_same_sections() -> None:
+    assert headings(ITALIAN) == headings(INCIDENTS), f"{TRANSLATED} for section"
+
+
+@pytest.mark.parametrize("number", sections(INCIDENTS))
+def test_both_languages_say_to_do_the_same(number: str) -> None:
+    assert untranslatable(ITALIAN, number) == untranslatable(INCIDENTS, number), f"{TRANSLATED} {number}"

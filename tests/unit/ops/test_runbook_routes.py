@@ -37,7 +37,8 @@ def client() -> Client:
     return Client()
 
 
-def test_every_alert_leads_to_a_section(client: Client) -> None:
+@pytest.mark.parametrize("language", ["", "/it"])
+def test_every_alert_leads_to_a_section(client: Client, language: str) -> None:
     groups = yaml.safe_load((ROOT / "config" / "alerts.yml").read_text())["groups"]
     urls = {rule["annotations"]["runbook_url"] for group in groups for rule in group["rules"] if "alert" in rule}
     urls |= set(
@@ -48,8 +49,9 @@ def test_every_alert_leads_to_a_section(client: Client) -> None:
     for url in urls:
         assert url.startswith(f"{BASE}/")
         path, _, place = url.removeprefix(BASE).partition("#")
-        answer = client.get(f"/runbooks{path}")
+        answer = client.get(f"/runbooks{language}{path}")
         assert answer.status_code == 200
+        assert f"<html lang='{language[1:] or 'en'}'>" in answer.text
         assert not place or f'id="{place}"' in answer.text, url
 
 
