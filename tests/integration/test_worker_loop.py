@@ -23,6 +23,7 @@ from email_ingestion.worker import Worker
 from email_ingestion.worker.processor import BatchProcessor
 from tests.servers.links import link, message
 from tests.servers.poison import poisoned_python
+from tests.servers.processes import until
 from tests.servers.redis import RedisServer
 
 PATIENCE = 30.0
@@ -179,6 +180,36 @@ def test_a_message_is_revoked_whose_parser_in_the_slow_lane_is_not_there_yet(
     with redis_server.client() as client:
         assert [letter[b"dead_reason"] for _, letter in client.xrange(Keys().dlq)] == [b"operator"]
     assert len(found_at) == 1
+
+
+def test_what_finds_the_slow_lane_full_waits_aside_and_is_not_parsed_in_the_flow_again(
+    redis_server: RedisServer, tmp_path: Path, parser: Watched, monkeypatch: pytest.MonkeyPatch
+):
+    endless = LOOP.replace("envelope.uid == 1 and", "envelope.uid <= 3 and")
+    monkeypatch.setenv("PYTHONPATH", poisoned_python(tmp_path / "site", endless))
+    monkeypatch.setattr("email_ingestion.worker.slow_lane.MAX_WAITING", 1)
+    parser.second.set()
+    shelf = Shelf(parser)
+    worker = _worker(redis_server, tmp_path, parser, shelf)
+
+    def turned() -> bool:
+        worker._run_once()
+        return True
+
+    def aside() -> list[tuple[bytes, int]]:
+        pending = client.xpending_range(Keys().stream, GROUP, "-", "+", 100)
+        return [(each["message_id"], each["times_delivered"]) for each in pending if each["consumer"] == b"slow-mail"]
+
+    with redis_server.client() as client:
+        until(lambda: turned() and sorted(shelf.got) == [4, 5, 6] and len(aside()) == 1, "the rest flows")
+        given = parser.given
+        for _ in range(5):
+            worker._run_once()
+        assert [count for _, count in aside()] == [0]
+        client.xclaim(Keys().stream, GROUP, "slow-mail", 0, [aside()[0][0]], idle=61_000, retrycount=0, justid=True)
+        until(lambda: turned() and len(aside()) == 1, "it came again and waits again")
+        assert parser.given == given
+    worker._processor.leave_slow_lane()
 
 
 def test_what_took_long_to_parse_is_told_with_its_own_time(

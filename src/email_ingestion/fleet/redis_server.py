@@ -33,7 +33,8 @@ appendonly yes
 appendfsync everysec
 save ""
 maxmemory-policy noeviction
-user {user} on #{digest} resetchannels ~{{email_ingestion* +@all -@admin -@dangerous +info +bgrewriteaof +bgsave
+user {user} on #{digest} resetchannels ~{{email_ingestion* +@all -@admin -@dangerous \
++info +bgrewriteaof +bgsave +slowlog|get
 user default on nopass resetkeys resetchannels -@all +@connection -@admin -@dangerous +info +dbsize
 """  # the users of config/redis.conf: without the password only ping, info and dbsize
 

@@ -28,7 +28,7 @@ from email_ingestion.errors import TransientError
 from email_ingestion.records import NORMAL_PRIORITY
 from email_ingestion.stream.clients import BLOCK_SECONDS, LazyCluster
 from email_ingestion.stream.codec import MAX_INLINE_BYTES, VERSION, Delivery, decode_delivery
-from email_ingestion.stream.keys import GROUP, NEWER_RELEASE, Keys, parse_entry_id
+from email_ingestion.stream.keys import GROUP, NEWER_RELEASE, SLOW_MAIL, Keys, parse_entry_id
 from email_ingestion.stream.redelivery import EntryAttempts, RedisClock
 from email_ingestion.stream.redis_link import RedisLink, is_group_missing, text
 
@@ -108,7 +108,11 @@ class Consumer:
 
     def leave_to_newer(self, delivery: Delivery) -> None:
         """Leave an entry that only a newer release can read pending for that one; it spends no attempt."""
-        self._partitions[parse_entry_id(delivery.id)[0]].leave_to_newer(delivery)
+        self._partitions[parse_entry_id(delivery.id)[0]].leave_to(NEWER_RELEASE, delivery)
+
+    def put_aside(self, delivery: Delivery) -> None:
+        """Let an entry wait for the time of a lease, whatever worker claims it then; it spends no attempt."""
+        self._partitions[parse_entry_id(delivery.id)[0]].leave_to(SLOW_MAIL, delivery)
 
     def recover_orphans(self) -> int:
         """Make entries pending that Redis delivered and forgot to whom; return how many there were.
@@ -162,7 +166,7 @@ class _PartitionConsumer:
         self._extend = link.script("extend")
         self._release = link.script("release")
         self._dead_letter = link.script("dead_letter")
-        self._leave_to_newer = link.script("leave_to_newer")
+        self._leave_to = link.script("leave_to")
         self._recover_orphans = link.script("recover_orphans")
         self._restart_idle = link.script("restart_idle")
         self._clock = RedisClock()
@@ -249,9 +253,9 @@ class _PartitionConsumer:
         self._attempts.forget(args[2:3])
         return dead
 
-    def leave_to_newer(self, delivery: Delivery) -> None:
-        args = [GROUP, self._name, NEWER_RELEASE, parse_entry_id(delivery.id)[1]]
-        self._in_group(lambda: self._leave_to_newer(keys=[self._keys.stream], args=args), None)
+    def leave_to(self, consumer: str, delivery: Delivery) -> None:
+        args = [GROUP, self._name, consumer, parse_entry_id(delivery.id)[1]]
+        self._in_group(lambda: self._leave_to(keys=[self._keys.stream], args=args), None)
         self._attempts.forget(args[3:])
 
     def recover_orphans(self) -> int:

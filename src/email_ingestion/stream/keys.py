@@ -48,6 +48,8 @@ TAG = "email_ingestion"
 GROUP = "email_processor_group"
 # The consumer that no process is: workers of an older release give it the entries that only a newer one can read.
 NEWER_RELEASE = "newer-release"
+# Another one: messages that take long to parse wait there while a worker's slow lane is full.
+SLOW_MAIL = "slow-mail"
 
 
 @dataclass(frozen=True, slots=True)

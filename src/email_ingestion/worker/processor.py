@@ -53,6 +53,8 @@ from email_ingestion.stream.codec import UnknownVersion
 from email_ingestion.stream.dead_letters import Reason, dead_letter_fields
 from email_ingestion.worker.slow_lane import BUDGET_SECONDS, SlowLane
 
+MAX_KNOWN_SLOW = 10_000  # identities kept; above it they are found out anew
+
 T = TypeVar("T")
 
 
@@ -106,6 +108,7 @@ class BatchProcessor:
         self._observe = observe
         self._parse_thread = BackgroundThread("parse")
         self._slow_lane = SlowLane(parser.twin(), self._parse_slowly)
+        self._known_slow: set[str] = set()  # messages that took long to parse, by identity
         self._parser_away = False
         self._in_progress: tuple[Delivery, ...] = ()
         self._unsettled: set[str] = set()  # entries in progress that were neither acked nor dead-lettered nor deferred
@@ -134,6 +137,7 @@ class BatchProcessor:
         for email_id in tuple(self._revoked):  # again: its parser may not have been there to be ended
             self._slow_lane.interrupt(email_id)
         if done := self._slow_lane.take_parsed():
+            self._known_slow.discard(done.delivery.email_id)
             self.finish(InProgress([done.delivery], [(done.delivery, done.message)], done.parsed, done.started))
 
     def leave_slow_lane(self) -> None:
@@ -163,6 +167,7 @@ class BatchProcessor:
         started = time.monotonic()
         try:
             readable = [(delivery, message) for delivery in batch if (message := self._readable(delivery))]
+            readable = [item for item in readable if not self._is_slow(*item)]
             return self._parse_later(batch, readable, started)
         except BaseException:
             self._give_back_unsettled(batch)
@@ -314,12 +319,26 @@ class BatchProcessor:
         left = [item for item in work.readable if not self._dead_letter_revoked(item[0])]
         return [write for item in left for write in self._parsed(self._parse_later([item[0]], [item], work.started))]
 
+    def _is_slow(self, delivery: Delivery, message: RawMessage) -> bool:
+        """Whether it took long before; it has left the flow then, which parses no message of that kind twice."""
+        if delivery.email_id not in self._known_slow:
+            return False
+        if not self._slow_lane.add(delivery, message):
+            self._put_aside(delivery)
+        return True
+
     def _move_into_slow_lane(self, delivery: Delivery, message: RawMessage) -> None:
-        if self._slow_lane.add(delivery, message):
-            self._observe(SlowMessageFound(delivery.email_id))
-        else:  # it comes again when its lease is over
-            self._consumer.extend([delivery.id], give_back=True)
-            self._unsettled.discard(delivery.id)
+        if len(self._known_slow) >= MAX_KNOWN_SLOW:
+            self._known_slow.clear()
+        self._known_slow.add(delivery.email_id)
+        self._observe(SlowMessageFound(delivery.email_id))
+        if not self._slow_lane.add(delivery, message):
+            self._put_aside(delivery)
+
+    def _put_aside(self, delivery: Delivery) -> None:
+        """Let it come again when the slow lane may have room: at once, it would keep the flow busy."""
+        self._consumer.put_aside(delivery)
+        self._unsettled.discard(delivery.id)
 
     def _dead_letter_revoked(self, delivery: Delivery) -> bool:
         """Whether an operator revoked the message; if so, dead-letter it."""

@@ -1,6 +1,6 @@
--- Leave an entry that only a newer release can read to that one: it stays pending, and this delivery was no attempt.
+-- Leave an entry to a consumer that no process is: it stays pending for a lease, and this delivery was no attempt.
 -- KEYS[1] stream  stream
--- ARGV    group, me, name of the consumer for a newer release, id
+-- ARGV    group, me, name of that consumer, id
 -- Returns whether it was still mine.
 local e = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[4], ARGV[4], 1, ARGV[2])
 if #e == 0 then return 0 end
