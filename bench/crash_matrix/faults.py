@@ -176,8 +176,13 @@ def session_expiry(world: World, rng: Random) -> None:
 
 
 def token_expiry(world: World, rng: Random) -> None:
-    """Every token issued so far is stale, and the session that used it ends."""
+    """Every token issued so far is stale, and the session that used it ends.
+
+    A token that gets stale between its issue and its login is a refusal of the credentials: that is another fault, with
+    a quarter of an hour until the next login.
+    """
     for _ in blows(world, rng):
+        world.await_login()
         world.sandbox.arm_fault("stale_token", until_refresh=True)
         world.sandbox.arm_fault("session_expiry")
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import httpx
 import redis
 
 from bench.crash_matrix.databases import SQLITE, Database, Unanswered, running_database
@@ -41,6 +42,7 @@ RECOVERY = 1
 PACE = {"CB_RECOVERY_TIMEOUT": RECOVERY, "IMAP_POLL_SECONDS": 1, "WORKER_LEASE_SECONDS": LEASE, "LOG_LEVEL": "DEBUG"}
 CREW = ("producer", "worker")
 PATIENCE = 60.0
+LOGIN_SECONDS = 20.0
 GUEST = "3"  # its number: on one machine no two workers have the same
 # A log line with one of these is a fault of ours, whether mail was lost or not.
 ALARMS = ("thread_crashed", "process_crashed", "loop_stalled")
@@ -206,6 +208,15 @@ class World:
     def instant(self, rng: Random) -> None:
         """Let a random part of the time pass in which the mail flows."""
         time.sleep(rng.uniform(0, self.span))
+
+    def await_login(self) -> None:
+        """Wait until a session is logged in at the mail server, for a while."""
+        deadline = time.monotonic() + LOGIN_SECONDS
+        while time.monotonic() < deadline:
+            sessions = httpx.get(f"{self.sandbox.control_url}/sessions", timeout=10).json()
+            if any(session["user"] for session in sessions):
+                return
+            time.sleep(0.05)
 
     # -- what is where
 

@@ -249,7 +249,7 @@ def test_the_first_of_them_can_go_alone(here: Place, own_redis: RedisServer):
     assert [each["id"] for each in asked(here, "list")] == ids[1:]
     assert asked(here, "purge", "--reason", "permanent", "--first", "2", "--yes")["deleted"] == 2
     assert [each["id"] for each in asked(here, "list")] == ids[3:]
-    assert [each["filter"] for each in audit(here)[::2]] == [
+    assert [each["filter"] for each in audit(here) if "filter" in each][::2] == [
         {"all": True, "first": 1},
         {"reason": "permanent", "first": 2},
     ]

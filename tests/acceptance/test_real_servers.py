@@ -149,7 +149,7 @@ def test_all_mail_of_two_families_of_servers_arrives_whatever_happens_to_it_mean
 
         def everything_comes(server: MailServer, what: str) -> None:
             held = server.held().keys()
-            until(lambda: held <= stored(here, server).keys(), f"{what} of {server.name}")
+            until(lambda: held <= stored(here, server).keys(), f"{what} of {server.name}", 180)
 
         for server in accounts:
             deliver(server, "INBOX", letters("inbox", MANY if server.name in {"dovecot", "cyrus"} else FEW))

@@ -206,6 +206,9 @@ class MessageFetcher:
         answers = {_answer(first): first, _answer(second): second}
         chosen, mismatch = self._sizes.choose(summary, _answer(first), _answer(second))
         if chosen is None:
+            if not (first or second or self._connection.list_present([summary.uid])):
+                self._observe(Skipped(self._account, "vanished", 1))
+                return None
             self._failures[summary.uid] = error or _not_whole(summary, max(len(first), len(second)))
             return None
         return answers[chosen], mismatch
