@@ -106,12 +106,16 @@ def audit_read(log_dir: Path, action: ReadAction, messages: int, email_ids: Sequ
 
 
 @contextmanager
-def audited(log_dir: Path, action: str, details: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def audited(log_dir: Path, action: str, details: dict[str, Any], *, dry_run: bool = False) -> Iterator[dict[str, Any]]:
     """Write the start and the end of an action into the audit log.
 
     Yields a record; its items are written with the end. There are two lines because a command that is killed in the
-    middle has done something too. Raises ConfigurationError before the block runs if the log cannot be written.
+    middle has done something too. Raises ConfigurationError before the block runs if the log cannot be written. A
+    `dry_run` does nothing, and is not written.
     """
+    if dry_run:
+        yield {}
+        return
     common = {"user": current_user(), "pid": os.getpid(), "action": action, **details}
     write_audit(log_dir, common | {"result": "started"})
     outcome: dict[str, Any] = {}

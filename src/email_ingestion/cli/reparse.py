@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -63,7 +62,7 @@ def reparse(
             refuse_unknown_account(settings, account, lambda: ledger.count(account))
         made = _reparser(settings, ledger)
         details = {"account": account, "since": since and str(since.date()), "all": current_too}
-        with _audited_unless(settings, details, dry_run=dry_run) as outcome:
+        with audited(settings.log_dir, "reparse", details, dry_run=dry_run) as outcome:
             with progress("reparsing", ledger.records.count(choice)) as advance:
                 for done in made.run(choice, dry_run=dry_run, only_changed=only_changed):
                     advance(done)
@@ -89,15 +88,6 @@ def _reparser(settings: Settings, ledger: Ledger) -> Reparser:
         timeout=settings.worker_handle_timeout_seconds,
         let_live_mail_pass=LiveMail(lambda: count_waiting(link)).let_pass,
     )
-
-
-@contextmanager
-def _audited_unless(settings: Settings, details: dict[str, Any], *, dry_run: bool) -> Iterator[dict[str, Any]]:
-    if dry_run:
-        yield {}
-        return
-    with audited(settings.log_dir, "reparse", details) as outcome:
-        yield outcome
 
 
 def _show(found: ReparseSummary, *, dry_run: bool, as_json: bool) -> None:

@@ -120,7 +120,7 @@ def _mark(
     router = Router(settings.routes, settings.sinks[1:])
     with (
         _started(ledger, sink, asked, dry_run=dry_run) as started,
-        _audited_unless(settings, sink, asked, dry_run=dry_run) as outcome,
+        audited(settings.log_dir, "resend", {"sink": sink, "asked": asked}, dry_run=dry_run) as outcome,
     ):
         made = Resender(ledger, open_blobs(settings.blob_url), router, sink, started)
         with progress("finding what is owed", ledger.count(choice.only.account)) as advance:
@@ -155,15 +155,6 @@ def _read_start(path: Path, asked: dict[str, Any]) -> datetime | None:
         return datetime.fromisoformat(found["started"]).astimezone(UTC) if found["asked"] == asked else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-@contextmanager
-def _audited_unless(settings: Settings, sink: str, asked: dict[str, Any], *, dry_run: bool) -> Iterator[dict[str, Any]]:
-    if dry_run:
-        yield {}
-        return
-    with audited(settings.log_dir, "resend", {"sink": sink, "asked": asked}) as outcome:
-        yield outcome
 
 
 def _cancel(settings: Settings, ledger: Ledger, sink: str) -> int:

@@ -113,17 +113,18 @@ class DatabaseCopy:
 
     def _bring_over(self, table: Table, rows: Sequence[Row]) -> Counter[Change]:
         """Insert those of `rows` that the other database lacks, and change those that differ there."""
-        theirs = self._find(self._target, table, list(map(_key_of(table), rows)))
-        lacking = [row for row in rows if _key_of(table)(row) not in theirs]
+        key_of = _key_of(table)
+        theirs = self._find(self._target, table, list(map(key_of, rows)))
+        lacking = [row for row in rows if key_of(row) not in theirs]
         missing = self._with_message(table, lacking)
-        differing = [row for row in rows if theirs.get(_key_of(table)(row), row) != row]
+        differing = [row for row in rows if theirs.get(key_of(row), row) != row]
         if missing or differing:
             try:
                 with self._target.begin(SECONDS) as connection:
                     for group in _alike(table, missing):
                         connection.execute(self._insert(table).on_conflict_do_nothing(), group)
                     for row in differing:
-                        change = update(table).where(_is(table, _key_of(table)(row)))
+                        change = update(table).where(_is(table, key_of(row)))
                         connection.execute(change.values({name: _stored(table, name, row[name]) for name in row}))
             except PermanentError as error:
                 raise OperationFailed(f"{self._target.name} does not take a row of {table.name}: {error}") from error
