@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from email_ingestion.ledger.store import Ledger, open_ledger
-from tests.servers.postgres import fresh_schema, running_postgres
+from tests.servers.postgres import fresh_database, fresh_schema, running_postgres
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +31,16 @@ def sqlite_url(tmp_path: Path) -> str:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url"))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def own_database_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A database without the schemas of other tests, where its size or every byte of its files counts."""
+    if request.param == "sqlite":
+        yield str(request.getfixturevalue("sqlite_url"))
+    else:
+        with fresh_database(request.getfixturevalue("postgres_server")) as url:
+            yield url
 
 
 @pytest.fixture

@@ -23,11 +23,13 @@ FILE = secrets.token_urlsafe(3_000)
 
 
 @pytest.fixture
-def kept(tmp_path: Path, database_url: str, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Installations:
+def kept(
+    tmp_path: Path, own_database_url: str, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> Installations:
     """Anna's mail between that of others, so that what holds it holds theirs too."""
     monkeypatch.chdir(tmp_path)
     sinks = "files:out,maildir:mail,stream,ndjson:lines.jsonl"
-    with kept_mail(tmp_path, database_url, own_redis.url, sinks) as found:
+    with kept_mail(tmp_path, own_database_url, own_redis.url, sinks) as found:
         marked = [letter(number, ANNA, body=f"{MARK} {number}") for number in range(20)]
         others = [letter(number, BERT) for number in range(20)]
         each = [raw for pair in zip(marked, others, strict=True) for raw in pair]
@@ -48,7 +50,8 @@ def data_files(kept: Kept) -> Iterator[Path]:
         with kept.ledger._database.connect() as connection:
             connection.exec_driver_sql("CHECKPOINT")  # what is in memory only, no search of files would find
             base = Path(connection.exec_driver_sql("SHOW data_directory").scalar_one()) / "base"
-        yield from (each for each in base.rglob("*") if each.is_file())
+            oid = connection.exec_driver_sql("SELECT oid FROM pg_database WHERE datname = current_database()").scalar()
+        yield from (each for each in (base / str(oid)).rglob("*") if each.is_file())
 
 
 def places_of(kept: Kept, *needles: bytes) -> set[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from email_ingestion.errors import OperationFailed, SinkUnavailable
 from email_ingestion.ledger.maintenance import compact, find_damage
 from email_ingestion.ledger.store import Ledger, open_ledger
 from tests.contract.ledgers import letters, mail, stored
-from tests.servers.postgres import fresh_database
 
 app = typer.Typer()
 app.add_typer(database, name="database")
@@ -26,16 +24,6 @@ app.add_typer(database, name="database")
 def test_a_sound_database_has_no_faults(ledger: Ledger, database_url: str) -> None:
     ledger.record(letters(1, 2, 3))
     assert find_damage(database_url) == []
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def own_database_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A database without the schemas of other tests, whose statistics are a part of its size."""
-    if request.param == "sqlite":
-        yield str(request.getfixturevalue("sqlite_url"))
-    else:
-        with fresh_database(request.getfixturevalue("postgres_server")) as url:
-            yield url
 
 
 def test_compacting_keeps_every_row_and_takes_no_more_room(own_database_url: str) -> None:

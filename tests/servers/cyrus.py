@@ -91,7 +91,10 @@ class CyrusServer:
             shutil.chown(path, "cyrus", "mail")
         options = ["-C", "imapd.conf", "-M", "cyrus.conf", "-p", "pid", "-L", "master.log", "-D"]
         arguments = [part if part.startswith("-") else str(self.folder / part) for part in options]
-        process = self._process = subprocess.Popen([str(MASTER), *arguments], stderr=subprocess.DEVNULL)
+        # A session of its own: at its end it sends SIGTERM to its process group, that is to every Cyrus beside it.
+        process = self._process = subprocess.Popen(
+            [str(MASTER), *arguments], stderr=subprocess.DEVNULL, start_new_session=True
+        )
         wait_for_port(self.imap_port, lambda: process.poll() is None)
         with self.client("admin") as client:
             client.create_folder(f"user{self.separator}{USER}")
