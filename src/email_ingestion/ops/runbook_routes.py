@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from html import escape
-from itertools import pairwise
+from itertools import zip_longest
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -18,6 +18,8 @@ from email_ingestion.shipped_files import shipped_root
 
 PATH = "/runbooks"
 FOLDER = Path("docs/runbooks")
+_COMMENT = re.compile(r"^[ \t]*<!--.*?-->[ \t]*\n?", re.DOTALL | re.MULTILINE)
+_ANCHOR = re.compile(r'[ \t]*<a id="([\w-]+)"></a>[ \t]*')
 STYLE = (
     "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}pre{background:#f4f4f4;padding:.6em;"
     "overflow:auto}td,th{text-align:left;vertical-align:top;border:1px solid #ccc;padding:.2em .6em}"
@@ -52,15 +54,31 @@ def runbook_names() -> tuple[str, ...]:
 
 @cache
 def runbook_page(name: str) -> str:
-    """Return a page as HTML; every heading has the anchor that GitHub gives it."""
-    from markdown_it import MarkdownIt  # noqa: PLC0415 - only for who opens a page
+    """Return a page as a whole HTML document."""
+    return _page(name, runbook_body(name), runbook_language(name))
 
-    text = (shipped_root() / FOLDER / f"{name}.md").read_text(encoding="utf-8")
-    tokens = MarkdownIt("commonmark").enable("table").parse(text)
-    for opening, inline in pairwise(tokens):
-        if opening.type == "heading_open":
+
+@cache
+def runbook_body(name: str) -> str:
+    """Return the content of a page as HTML; every heading has the anchor that GitHub gives it.
+
+    HTML in the Markdown is shown as it is written; the anchors above headings are made here.
+    """
+    from markdown_it import MarkdownIt  # noqa: PLC0415 - only for who opens a page
+    from markdown_it.token import Token  # noqa: PLC0415
+
+    text, anchors = _cut_anchors(_COMMENT.sub("", (shipped_root() / FOLDER / f"{name}.md").read_text(encoding="utf-8")))
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens: list[Token] = []
+    following = markdown.parse(text)
+    for opening, inline in zip_longest(following, following[1:]):
+        if opening.type == "heading_open" and opening.map:
+            place = anchors.get(opening.map[0])
+            if place:
+                tokens.append(Token("html_block", "", 0, content=f'<a id="{escape(place)}"></a>\n'))
             opening.attrSet("id", anchor(inline.content))
-        children = inline.children or []
+        tokens.append(opening)
+        children = opening.children or []
         outside = False
         for child in children:
             if child.type == "link_open":
@@ -70,8 +88,28 @@ def runbook_page(name: str) -> str:
             if outside and child.type in {"link_open", "link_close"}:
                 outside = child.type == "link_open"
                 child.type, child.tag, child.nesting, child.content = "text", "", 0, ""
-    body = MarkdownIt("commonmark").enable("table").renderer.render(tokens, MarkdownIt("commonmark").options, {})
-    return _page(name, body, "it" if name.startswith("it/") else "en")
+    return str(markdown.renderer.render(tokens, markdown.options, {}))
+
+
+def runbook_language(name: str) -> str:
+    """Return the language of a page."""
+    return "it" if name.startswith("it/") else "en"
+
+
+def _cut_anchors(text: str) -> tuple[str, dict[int, str]]:
+    """Return the text without the lines that are an anchor, and the anchor of the line that follows each of them."""
+    lines: list[str] = []
+    anchors: dict[int, str] = {}
+    pending = ""
+    for line in text.split("\n"):
+        if found := _ANCHOR.fullmatch(line):
+            pending = found[1]
+        else:
+            if pending and line.strip():
+                anchors[len(lines)] = pending
+                pending = ""
+            lines.append(line)
+    return "\n".join(lines), anchors
 
 
 def anchor(heading: str) -> str:

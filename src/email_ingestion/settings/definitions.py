@@ -224,6 +224,23 @@ class Settings(BaseSettings):
         default=None, description="token that all but /health and /ready then need, made at first start; default none"
     )
 
+    web_public_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s/]+(/\S*[^/\s])?$",
+        description="address browsers reach the web pages under, where a proxy stands before them; no / at its end",
+    )
+    web_proxy_secret: str | None = Field(
+        default=None,
+        min_length=16,
+        description="what an authenticating proxy sends as X-Proxy-Secret: the web pages believe its user header",
+    )
+    web_proxy_user_header: str = Field(
+        default="X-Forwarded-User", pattern=r"^[A-Za-z0-9-]+$", description="header in which that proxy names the user"
+    )
+    web_proxy_operators: tuple[str, ...] = Field(
+        default=(), description="users of that proxy who may give orders, comma-separated; the others only read"
+    )
+
     alert_channels: tuple[str, ...] = Field(
         default=(), description="where it tells of trouble, comma-separated: email, slack, pagerduty, apprise URLs"
     )
@@ -285,7 +302,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         *("imap_exclude_labels", "sinks", "ops_allowed_hosts", "alert_channels", "alert_email_recipients"),
-        "incident_from_alerts",
+        *("incident_from_alerts", "web_proxy_operators"),
         *("redis_sentinels", "redis_cluster_nodes"),
         mode="before",
     )

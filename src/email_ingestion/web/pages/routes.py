@@ -1,0 +1,30 @@
+"""Hangs the pages into the application of the web process."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, FastAPI
+from starlette.staticfiles import StaticFiles
+
+from email_ingestion.settings import Settings
+from email_ingestion.web.pages import login, runbooks
+from email_ingestion.web.rendering import NAVIGATION, STATIC
+from email_ingestion.web.sessions import WebEntry
+
+ROUTERS: tuple[APIRouter, ...] = (login.router, runbooks.router)
+
+
+def add_pages(app: FastAPI, settings: Settings) -> None:
+    """Add entry, pages and static files to `app`. Raises ConfigurationError when OPS_TOKEN_FILE cannot be made."""
+    app.state.entry = WebEntry(settings)
+    for router in ROUTERS:
+        app.include_router(router)
+    app.state.page_paths = page_paths(ROUTERS)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    for kind, handler in login.EXCEPTION_HANDLERS.items():
+        app.add_exception_handler(kind, handler)
+
+
+def page_paths(routers: tuple[APIRouter, ...]) -> frozenset[str]:
+    """Return which entries of the navigation there are."""
+    there = {getattr(route, "path", "") for router in routers for route in router.routes}
+    return frozenset(path for path, _ in NAVIGATION if path in there)
