@@ -17,6 +17,7 @@ from email_ingestion.blobs import open_blobs
 from email_ingestion.cli.common import audited, pick_accounts
 from email_ingestion.cli.output import show
 from email_ingestion.cli.progress_bars import run_with_progress
+from email_ingestion.cli.reconcile_sink import compare
 from email_ingestion.errors import OperationFailed
 from email_ingestion.ledger.maintenance import describe_ledger
 from email_ingestion.ledger.store import open_ledger
@@ -35,11 +36,19 @@ NAMED = 20  # missing UIDs shown; the JSON report names more
 
 
 def reconcile(
+    *,
     repair: Annotated[bool, typer.Option("--repair", help="Queue what is missing.")] = False,
     against: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Compare with this list of another system instead; - is standard input."),
     ] = None,
+    sink: Annotated[
+        str, typer.Option(metavar="NAME", help="Compare what this sink of SINKS has with what it was given instead.")
+    ] = "",
+    send_again: Annotated[bool, typer.Option("--resend", help="With --sink: send what is not there again.")] = False,
+    presence: Annotated[
+        bool, typer.Option("--presence", help="With --sink: compare identities only, and read no bytes.")
+    ] = False,
     account: Annotated[str, typer.Option(help="Only this account, by its configured name.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
 ) -> int:
@@ -48,16 +57,26 @@ def reconcile(
     With --against, compare the ledger with a list that another system exported, one Message-ID or `email_id` a line:
     how many of ours are missing there, and how many there are not ours; exit code 1 only if some of ours are missing.
 
-    Exit code 0 when nothing is missing or all of it was queued, 1 when something is missing, 2 when the comparison
-    could not be made. It may run beside the producer and beside itself.
+    With --sink, compare what a sink has with what it was given: what is missing, altered, not ours and twice, by
+    account and month. --resend sends exactly what is missing or altered again.
+
+    Exit code 0 when nothing is missing or all of it was queued, 1 when something is missing or altered, 2 when the
+    comparison could not be made, or not of everything. It may run beside the producer and beside itself.
 
     Examples:
       email-ingestion reconcile
       email-ingestion reconcile --repair
       email-ingestion reconcile --json --account work
       email-ingestion reconcile --against ids.txt
+      email-ingestion reconcile --sink webhook --resend
     """
     settings = load_settings()
+    if sink:
+        if repair or against or account:
+            raise typer.BadParameter("--sink goes with --resend, --presence and --json alone")
+        return compare(settings, sink, send_again=send_again, presence=presence, as_json=as_json)
+    if send_again or presence:
+        raise typer.BadParameter("--resend and --presence go with --sink")
     accounts = pick_accounts(settings, account)
     if against:
         if repair:

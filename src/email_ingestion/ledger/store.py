@@ -37,6 +37,7 @@ from email_ingestion.ledger.mark import LedgerMark, read_mark
 from email_ingestion.ledger.migrate import migrate
 from email_ingestion.ledger.model import DeliveredName, Location, RecordedMessage, StoredEmail, StoredFacts
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, Outbox, envelope_of
+from email_ingestion.ledger.owed_mail import OwedMail
 from email_ingestion.ledger.record_updates import RecordUpdates
 from email_ingestion.ledger.resends import Resends
 from email_ingestion.ledger.rows import PreparedBatch, attachment_rows, insert_of
@@ -85,6 +86,7 @@ class Ledger:
         self.outbox = Outbox(self._database)
         self.records = RecordUpdates(self._database)
         self.resends = Resends(self._database, self._conditions_if_any)
+        self.owed = OwedMail(self._database)
         self.contents = StoredContents(self._database)
         self.erasure = LedgerErasure(self._database)
         self.statistics = MailStatistics(self._database)

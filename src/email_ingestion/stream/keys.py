@@ -26,14 +26,16 @@
                                                           until (Unix seconds): it is not asked twice; expires
     {email_ingestion}:scrub                       hash    position, lost: of the scrub of stored bytes that goes on;
                                                           ended: Unix seconds of the last one
+    {email_ingestion}:proofs                      hash    by sink, JSON: when it was compared with the database last,
+                                                          and what was missing there
     {email_ingestion}:ledger                      string  JSON: how far the database had come, how often it went back
     {email_ingestion}:ledger:losses               string  how often a worker missed what it had recorded
     {email_ingestion}:partitions                  string  number of partitions; missing when it is one
 
 The braces make one hash tag of all keys of a partition, so that every script touches a single slot. Partition 0 has
 the tag above, every other one {email_ingestion:n}; what belongs to an account is in the account's partition, what
-belongs to none (alive, processes, control, doctor, out, partitions, scrub) in partition 0, a stream with its dead
-letters in each.
+belongs to none (alive, processes, control, doctor, out, partitions, proofs, scrub) in partition 0, a stream with its
+dead letters in each.
 """
 
 from __future__ import annotations
@@ -118,6 +120,11 @@ class Keys:
     def scrub(self) -> str:
         """When all stored bytes were read last."""
         return self.name("scrub")
+
+    @property
+    def proofs(self) -> str:
+        """What the last comparison of each sink with the database found."""
+        return self.name("proofs")
 
     @property
     def ledger(self) -> str:

@@ -6,8 +6,8 @@ Nothing is trimmed: when no program reads it, deliveries wait in the database, a
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from email_ingestion.email_json import SCHEMA, as_json
 from email_ingestion.errors import ConfigurationError, RedisConnectionError, SinkThrottled, SinkUnavailable
@@ -17,7 +17,10 @@ from email_ingestion.stream.redis_link import RedisLink, open_link
 if TYPE_CHECKING:
     from email_ingestion.settings import Settings
 
+T = TypeVar("T")
+
 FULL_SECONDS = 5.0
+_PAGE_ENTRIES = 100  # of which each may have a megabyte
 
 
 def open_sink(settings: Settings, key: str = "") -> StreamSink:
@@ -60,8 +63,32 @@ class StreamSink:
 
     def ping(self) -> None:
         """Return when Redis answers; raises SinkUnavailable."""
+        self._asked(lambda: self._link.client.xlen(self._key))
+
+    def has_groups(self) -> bool:
+        """Whether a consumer group reads the stream. Raises SinkUnavailable."""
+
+        def groups() -> bool:
+            there = self._link.client.exists(self._key)
+            return bool(there and self._link.client.xinfo_groups(self._key))
+
+        return self._asked(groups)
+
+    def records(self) -> Iterator[bytes]:
+        """Yield the record of every entry, empty where it has none, the oldest first. Raises SinkUnavailable."""
+        after = "-"
+        while page := self._page(after):
+            yield from (fields.get(b"json", b"") for _, fields in page)
+            after = f"({page[-1][0].decode()}"
+
+    def _page(self, after: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        client: Any = self._link.client
+        found: list[Any] = self._asked(lambda: client.xrange(self._key, after, count=_PAGE_ENTRIES))
+        return found
+
+    def _asked(self, question: Callable[[], T]) -> T:
         try:
-            self._link.call(lambda: self._link.client.xlen(self._key))
+            return self._link.call(question)
         except RedisConnectionError as error:
             raise SinkUnavailable(f"the stream {self._key} does not answer: {error}") from error
 

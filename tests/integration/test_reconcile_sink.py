@@ -1,0 +1,93 @@
+"""`reconcile --sink` as a command: what it says, how it ends, and that exactly what was found is sent again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from email_ingestion.app.consumer_proof import ConsumerProofs
+from email_ingestion.cli.main import app
+from email_ingestion.errors import EmailIngestionError, OperationFailed, SinkUnavailable
+from email_ingestion.ledger.store import open_ledger
+from tests.contract.edited_sinks import EditedSink
+from tests.servers.links import link
+from tests.servers.redis import RedisServer
+
+
+@pytest.fixture
+def sink(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_server: RedisServer) -> Iterator[EditedSink]:
+    monkeypatch.chdir(tmp_path)
+    with closing(open_ledger("sqlite:///data/email_ingestion.db")) as ledger:
+        made = EditedSink(ledger, tmp_path, "files", 11)
+        settings = {"IMAP_USER": "someone@example.com", "REDIS_URL": redis_server.url, "SINKS": f"{made.name},ndjson"}
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        yield made
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["reconcile", *arguments], standalone_mode=False)
+    if isinstance(result.exception, EmailIngestionError):
+        raise result.exception
+    assert result.exception is None, result.exception
+    return result.return_value, result.stdout
+
+
+def test_a_gap_is_told_filled_and_then_on_its_way(sink: EditedSink, redis_server: RedisServer) -> None:
+    ids = sink.deliver(range(20))
+    assert run("--sink", "files")[0] == 0
+    sink._records = {}
+    sink._remove(ids[3])
+    code, said = run("--sink", "files")
+    assert (code, f"missing there: {ids[3]}" in said, "--resend sends exactly these again" in said) == (1, True, True)
+    proof = ConsumerProofs(link(redis_server.url)).read()[sink.name]
+    assert (proof.missing, proof.altered, time.time() - proof.at < 60) == (1, 0, True)
+    code, said = run("--sink", sink.name, "--resend", "--json")
+    report = json.loads(said)
+    assert (code, report["missing_ids"], report["resent"], report["complete"]) == (1, [ids[3]], 1, False)
+    assert sink.ledger.resends.left(sink.name) == 1
+    code, said = run("--sink", "files", "--resend", "--json")
+    report = json.loads(said)
+    assert (code, report["missing"], report["resent"], report["in_flight"]) == (0, 0, 0, 1)
+    assert '"action": "reconcile resend"' in Path("logs/audit.log").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--sink", "nowhere"),
+        ("--sink", "database", "--resend"),
+        ("--sink", "files", "--repair"),
+        ("--resend",),
+        ("--presence",),
+    ],
+)
+def test_orders_that_cannot_be_meant_are_refused(sink: EditedSink, arguments: tuple[str, ...]) -> None:
+    sink.deliver(range(1))
+    assert CliRunner().invoke(app, ["reconcile", *arguments]).exit_code == 2  # 64 as a program
+
+
+def test_nobody_says_complete_of_what_cannot_be_looked_at(sink: EditedSink, redis_server: RedisServer) -> None:
+    with pytest.raises(OperationFailed, match="nobody can look"):
+        run("--sink", "ndjson")
+    sink.deliver(range(2))
+    with pytest.raises(OperationFailed, match="--against FILE"):
+        run("--sink", "ndjson")
+    sink.path.rename(sink.path.with_name("unmounted"))
+    with pytest.raises(SinkUnavailable, match="is its disk mounted"):
+        run("--sink", "files")
+    assert ConsumerProofs(link(redis_server.url)).read() == {}
+
+
+def test_the_database_is_a_sink_too(sink: EditedSink) -> None:
+    ids = sink.deliver(range(5))
+    assert run("--sink", "database")[0] == 0
+    sink.sql("UPDATE emails SET account = 'another' WHERE email_id = :id", id=ids[0])
+    code, said = run("--sink", "database", "--json")
+    assert (code, json.loads(said)["altered_ids"]) == (1, [ids[0]])
