@@ -13,6 +13,7 @@ from sqlalchemy import TextClause, text
 
 _MAX_TERMS = 64  # far above what a person types, far below what a query parser refuses
 _SNIPPET = 160  # characters
+INDEXED_CHARACTERS = 200_000  # of a text that the full-text index covers
 
 _TERM = re.compile(r'(?P<minus>-?)(?:"(?P<phrase>[^"]*)"?|(?P<word>[^\s"*]+))(?P<star>\*?)')
 _COMBINING = re.compile("[\u0300-\u036f]+")

@@ -30,10 +30,12 @@ from email_ingestion.blobs import BlobStore, sha256_of
 from email_ingestion.blobs.reference import REMEDY
 from email_ingestion.errors import ContentLost, SinkUnavailable
 from email_ingestion.identity import MIN_PART, identity_value, matches_identity, shortest_parts
+from email_ingestion.ledger.conversations import Conversations
 from email_ingestion.ledger.engine import Database, check_server, database_now, open_engine
 from email_ingestion.ledger.erasure import LedgerErasure, erased_among
 from email_ingestion.ledger.mail_statistics import MailStatistics
 from email_ingestion.ledger.mark import LedgerMark, read_mark
+from email_ingestion.ledger.message_views import MessageViews
 from email_ingestion.ledger.migrate import migrate
 from email_ingestion.ledger.model import DeliveredName, Location, RecordedMessage, StoredEmail, StoredFacts
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, Outbox, envelope_of
@@ -41,7 +43,15 @@ from email_ingestion.ledger.owed_mail import OwedMail
 from email_ingestion.ledger.record_updates import RecordUpdates
 from email_ingestion.ledger.resends import Resends
 from email_ingestion.ledger.rows import PreparedBatch, attachment_rows, insert_of
-from email_ingestion.ledger.search import Hit, Term, parse, postgresql_condition, snippet, sqlite_condition
+from email_ingestion.ledger.search import (
+    INDEXED_CHARACTERS,
+    Hit,
+    Term,
+    parse,
+    postgresql_condition,
+    snippet,
+    sqlite_condition,
+)
 from email_ingestion.ledger.search_filter import SearchFilter, add_fold
 from email_ingestion.ledger.stored_contents import StoredContents
 from email_ingestion.ledger.tables import attachments, contents, deliveries, emails, places, purged
@@ -51,7 +61,6 @@ _PAGE = 1_000  # rows of one query of many
 NOT_TOLD = ("42501", "42883", "0A000")  # insufficient privilege, no such function, not supported
 PING_SECONDS = 5.0  # a database that does not take a transaction within this time is away
 _CHUNK = 500  # values in one IN (…): old SQLites take 999 in a statement
-_INDEXED_CHARS = 200_000  # characters of a text that the full-text index covers
 
 
 def open_ledger(url: str) -> Ledger:
@@ -90,6 +99,8 @@ class Ledger:
         self.contents = StoredContents(self._database)
         self.erasure = LedgerErasure(self._database)
         self.statistics = MailStatistics(self._database)
+        self.views = MessageViews(self._database)
+        self.conversations = Conversations(self._database, self._conditions_if_any)
 
     def record(self, batch: Sequence[StoredEmail]) -> set[str]:
         """Write the new messages of `batch` in one transaction; return their identities.
@@ -370,7 +381,7 @@ class Ledger:
         terms = parse(words)
         query = (
             select(emails.c.email_id, emails.c.internaldate, emails.c.from_name, emails.c.from_addr, emails.c.subject)
-            .add_columns(func.substr(emails.c.text, 1, _INDEXED_CHARS).label("body"))
+            .add_columns(func.substr(emails.c.text, 1, INDEXED_CHARACTERS).label("body"))
             .where(*self._conditions(words, terms, only))
             .order_by(emails.c.internaldate.desc(), emails.c.email_id)
             .limit(limit)
