@@ -102,6 +102,7 @@ if [ ${#pythons[@]} -eq 0 ]; then
 fi
 
 # The tests wait more than they compute: two processes more than there are cores.
+# Each begins with a part of the whole, and one that is done takes from the others (worksteal).
 workers=$(($(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) + 2))
 if [ -n "$older" ]; then
     pythons=("${pythons[@]:1}")
@@ -137,5 +138,5 @@ for entry in ${pythons[@]+"${pythons[@]}"}; do
         [ "$version" = 3.12 ] || chosen+=(tests/integration --ignore=tests/integration/test_stream_machine.py)
     fi
     echo "== the suite on Python $version ${chosen[*]:-}"
-    PATH="$bin:$PATH" ${delays:+env "PYTHONPATH=$delays"} "$bin/python" -m pytest -n "$workers" ${marker:+-m "$marker"} "${chosen[@]}" "$@"
+    PATH="$bin:$PATH" ${delays:+env "PYTHONPATH=$delays"} "$bin/python" -m pytest -n "$workers" --dist worksteal ${marker:+-m "$marker"} "${chosen[@]}" "$@"
 done
