@@ -59,6 +59,7 @@ def running_pages(settings: Settings) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
+        app.state.live_system.close()
         server.should_exit = True
         thread.join(SECONDS)
 

@@ -100,6 +100,7 @@ def environment() -> Environment:
         "size": format_size,
         "time": format_time,
         "age": format_age,
+        "history": format_history,
     }
     made.globals["version"] = __version__
     return made
@@ -153,6 +154,16 @@ def format_time(value: datetime | str | float | None) -> str:
 def format_age(seconds: float | None) -> str:
     """Return how long ago a time in Unix seconds is."""
     return UNKNOWN if seconds is None else f"{format_span(time.time() - seconds)} ago"
+
+
+def format_history(history: dict[str, Any] | None) -> str:
+    """Return how far the import of older mail is, in words."""
+    if history is None:
+        return UNKNOWN
+    if not history["remaining"]:
+        return "complete"
+    left = "end not known" if history["eta_seconds"] is None else f"{format_span(history['eta_seconds'])} left"
+    return f"{history['percent']:g} %, {history['remaining']:,} to go, {left}"
 
 
 def _navigation(request: Request, user: WebUser | None) -> list[tuple[str, str]]:

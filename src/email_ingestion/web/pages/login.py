@@ -13,7 +13,6 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from email_ingestion.web.login_links import LinkRefused, Role
-from email_ingestion.web.pages.runbooks import PATH as HOME
 from email_ingestion.web.rendering import page_headers, render
 from email_ingestion.web.sessions import (
     COOKIE,
@@ -29,6 +28,7 @@ from email_ingestion.web.sessions import (
 )
 
 UNAUTHORIZED, FORBIDDEN, TOO_MANY = 401, 403, 429
+HOME = "/"
 LINK_PREFIX = "link "  # wrong links and wrong tokens of an address are counted apart
 
 router = APIRouter(include_in_schema=False)

@@ -6,16 +6,20 @@ from fastapi import APIRouter, FastAPI
 from starlette.staticfiles import StaticFiles
 
 from email_ingestion.settings import Settings
-from email_ingestion.web.pages import login, runbooks
+from email_ingestion.web.live_system import LiveSystem
+from email_ingestion.web.pages import login, overview, runbooks
 from email_ingestion.web.rendering import NAVIGATION, STATIC
 from email_ingestion.web.sessions import WebEntry
 
-ROUTERS: tuple[APIRouter, ...] = (login.router, runbooks.router)
+ROUTERS: tuple[APIRouter, ...] = (login.router, overview.router, runbooks.router)
 
 
 def add_pages(app: FastAPI, settings: Settings) -> None:
     """Add entry, pages and static files to `app`. Raises ConfigurationError when OPS_TOKEN_FILE cannot be made."""
     app.state.entry = WebEntry(settings)
+    app.state.live_system = LiveSystem(settings)
+    app.state.overview_streams = 0
+    app.state.live_system.start()
     for router in ROUTERS:
         app.include_router(router)
     app.state.page_paths = page_paths(ROUTERS)

@@ -1,0 +1,86 @@
+"""The overview: live numbers of a real Redis, and what it says when Redis, database or processes cannot be asked."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from email_ingestion.stream import Keys
+from tests.servers.redis import RedisServer
+from tests.servers.web import SECONDS, Visitor, running_pages, web_settings
+
+PAGE_SECONDS = 1.0
+
+
+def _within(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.1)
+
+
+def test_redis_that_goes_down_is_red_and_leads_to_its_section(tmp_path: Path, own_redis: RedisServer) -> None:
+    settings = web_settings(tmp_path, own_redis.url)
+    with own_redis.client() as client:
+        for _ in range(3):
+            client.xadd(Keys().stream, {"account": "default"})
+        client.xadd(Keys().dlq, {"account": "default"})
+    with running_pages(settings) as address, Visitor(address) as visitor:
+        visitor.enter(settings, "reader")
+        _within(lambda: "3 queued" in visitor.get("/").text)
+        page = visitor.get("/").text
+        assert "1 dead letters" in page
+        assert "Redis cannot be read" not in page
+        own_redis.kill()
+        _within(lambda: "Redis cannot be read" in visitor.get("/").text)
+        page = visitor.get("/").text
+        assert "3 queued" not in page, "what was true before is not shown as the present"
+        assert "not known queued" in page
+        assert '<g class="ok">' not in page.split('class="flow flow-wide"')[1].split("</svg>")[0]
+        problem = next(part for part in page.split("<li") if "Redis cannot be read" in part)
+        target = re.search(r'href="([^"]+)"', problem)
+        assert target
+        assert target[1] == "/runbooks/incident_response#21-redis-down"
+        assert 'id="21-redis-down"' in visitor.get(target[1]).text
+
+
+def test_page_answers_in_a_second_while_redis_hangs_and_says_what_it_does_not_know(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it accepts and never answers
+        settings = web_settings(tmp_path, f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        with running_pages(settings) as address, Visitor(address) as visitor:
+            visitor.enter(settings)
+            visitor.get("/")  # the templates are compiled once
+            began = time.monotonic()
+            page = visitor.get("/").text
+            assert time.monotonic() - began < 2 * PAGE_SECONDS
+            assert "not known: what waits in the queue" in page
+            assert "not known: no producer answers here" in page
+            assert "state not known" in page
+            assert "Nothing needs attention" not in page
+
+
+def test_numbers_move_without_another_request_and_stop_with_the_session(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    settings = web_settings(tmp_path, redis_server.url)
+    with running_pages(settings) as address, Visitor(address) as visitor:
+        page = visitor.enter(settings)
+        with visitor.stream("GET", "/events/overview") as events, redis_server.client() as client:
+            lines = (json.loads(line[6:]) for line in events.iter_lines() if line.startswith("data: "))
+            assert "<svg" in next(lines)
+            client.xadd(Keys().stream, {"account": "default"})
+            assert any("1 queued" in part for part in lines)
+            visitor.submit(page, "/logout")
+            for _ in lines:
+                pass  # the stream ends
+
+
+def test_page_without_javascript_loads_itself_again(tmp_path: Path) -> None:
+    settings = web_settings(tmp_path)
+    with running_pages(settings) as address, Visitor(address) as visitor:
+        visitor.enter(settings)
+        assert '<noscript><meta http-equiv="refresh"' in visitor.get("/").text
