@@ -124,6 +124,9 @@ ELSEWHERE = {
     "producer": "below, as the program of that name",
     "worker": "below, as the program of that name",
     **dict.fromkeys(
+        ("web login-link", "tokens create", "tokens list", "tokens revoke"), "tests/integration/test_web_api.py"
+    ),
+    **dict.fromkeys(
         (
             *("init", "check", "reparse", "resend", "erase", "database copy"),
             *("retention run", "retention hold", "audit list", "audit verify"),

@@ -107,10 +107,12 @@ class Place:
         self.environment |= {name: str(value) for name, value in settings.items()}
 
     def start(self, *command: str, stem: str) -> Running:
+        """Start a process; the first word is a file of the project, or `-m`."""
+        words = list(command) if command[0] == "-m" else [str(ROOT / command[0]), *command[1:]]
         (self.folder / "logs").mkdir(exist_ok=True)
         with (self.folder / "logs" / f"{stem}.log").open("ab") as log:
             process = subprocess.Popen(
-                [self.python, str(ROOT / command[0]), *command[1:]],
+                [self.python, *words],
                 cwd=self.folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -127,6 +129,10 @@ class Place:
     def worker(self, number: int = 1, *options: str) -> Running:
         stem = "worker" if number == 1 else f"worker-{number}"
         return self.start("worker.py", "--instance", str(number), *options, stem=stem)
+
+    def web(self) -> Running:
+        self.environment.setdefault("WEB_PORT", "0")
+        return self.start("-m", "email_ingestion", "web", stem="web")
 
     def run(self, *command: str, seconds: float = PATIENCE) -> subprocess.CompletedProcess[str]:
         """Run a command to its end; the first word is a file of the project, or `-m`."""

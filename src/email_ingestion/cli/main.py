@@ -29,6 +29,8 @@ COMMANDS = {
         "processes:worker",
         "Take mail from the Redis Stream, parse it and deliver it to the sinks, until it is stopped.",
     ),
+    "web": ("web:web", "Serve the pages and the read API, until it is stopped."),
+    "tokens": ("tokens:tokens", "Make, list and revoke the tokens of the read API."),
     "auth": ("oauth2:oauth2", "Show or refresh the OAuth2 token."),
     "restart": (
         "restart:restart",
@@ -128,10 +130,10 @@ COMMANDS = {
 
 # What people want to do, and the commands for it: `--help` is one screen. Those that stand nowhere come last.
 GROUPS = {
-    "Run it": ("init", "start", "stop", "restart", "status", "sandbox", "producer", "worker", "auth"),
+    "Run it": ("init", "start", "stop", "restart", "status", "sandbox", "producer", "worker", "web", "auth"),
     "Find what is wrong": ("doctor", "check", "errors", "quality", "logs", "memory", "starts", "config", "redis-cli"),
     "On call": ("alert", "incident", "runbook", "evidence", "audit"),
-    "Read the mail": ("search", "export", "parse", "route"),
+    "Read the mail": ("search", "export", "parse", "route", "tokens"),
     "Get more mail in": ("import", "backfill", "reconcile"),
     "Mend what is stuck": ("dlq", "quarantine", "pending", "consumers", "revoke"),
     "Slow down, hold": (
@@ -228,4 +230,11 @@ def main() -> NoReturn:
         del sys.argv[1]
         sys.argv[0] = f"email-ingestion {name}"
         processes.run_process(getattr(processes, name))
+    if sys.argv[1:] == ["web"]:
+        from email_ingestion.cli.processes import run_process  # noqa: PLC0415
+        from email_ingestion.cli.web import serve  # noqa: PLC0415
+
+        del sys.argv[1]
+        sys.argv[0] = "email-ingestion web"
+        run_process(serve, "web")
     leave(typer.main.get_command(app))

@@ -90,9 +90,9 @@ def worker(
     return run_worker(load_settings(), instance, drain=drain, min_priority=min_priority)
 
 
-def run_process(function: Callable[..., int]) -> NoReturn:
-    """Run `producer` or `worker` as a whole program; what ends it is a record of its log as well."""
-    identity = _identify(function.__name__, sys.argv[1:])
+def run_process(function: Callable[..., int], component: Component | None = None) -> NoReturn:
+    """Run `producer`, `worker` or the web process as a whole program; what ends it is a record of its log as well."""
+    identity = _identify(component or function.__name__, sys.argv[1:])
     directory = log_dir()
     redirect_output(directory, identity.stem)
 
@@ -113,7 +113,7 @@ def _identify(component: str, options: Sequence[str]) -> Identity:
     found = re.search(r"(?:^| )--instance[= ]([0-9]{1,3})(?: |$)", " ".join(options))
     number = int(found[1]) if found and component == "worker" else 1
     suffix = f"-{number}" if component == "worker" else ""
-    kind: Component = "worker" if component == "worker" else "producer"
+    kind: Component = "worker" if component == "worker" else "web" if component == "web" else "producer"
     return Identity(kind, f"{socket.gethostname()}-{kind}{suffix}", __version__, number)
 
 

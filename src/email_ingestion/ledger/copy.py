@@ -34,6 +34,7 @@ TABLES = (
     "erased_contents",
     "holds",
     "erasure_notices",
+    "api_tokens",
 )
 _PAGES = 2000  # of SQLite, copied between two looks at the progress
 

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ _EXAMPLES = "sqlite:///data/email_ingestion.db or postgresql+psycopg://user:pass
 
 
 STATEMENT_SECONDS = 20.0  # of a statement on PostgreSQL; a maintenance command may take as long as it likes
+PATIENCE_SECONDS = 0.5
 _LOCK_SECONDS = 10.0  # how long SQLite waits for another process's transaction
 
 
@@ -41,6 +42,18 @@ def open_engine(url: str) -> Engine:
     if parsed.drivername in ("postgresql+psycopg", "postgresql", "postgres"):
         return _open_postgresql(parsed.set(drivername="postgresql+psycopg"))
     raise ConfigurationError(f"DATABASE_URL names {parsed.drivername!r}, which is not supported; examples: {_EXAMPLES}")
+
+
+def open_impatient_engine(url: str) -> Engine:
+    """Make an engine whose statements wait for another transaction no longer than PATIENCE_SECONDS.
+
+    Raises the errors of `open_engine`.
+    """
+    with suppress(ArgumentError, ValueError):  # open_engine says what is wrong
+        if (parsed := make_url(url)).get_backend_name() == "sqlite":
+            quick = parsed.update_query_dict({"timeout": str(PATIENCE_SECONDS)})
+            url = quick.render_as_string(hide_password=False)
+    return open_engine(url).execution_options(lock_seconds=PATIENCE_SECONDS)  # which PostgreSQL is told
 
 
 def describe_database(engine: Engine) -> str:

@@ -95,11 +95,13 @@ def _is_pooled(connection: LimitedConnection) -> bool:
 
 def _begin(connection: Connection) -> None:
     """Limit a transaction, and use UTC: the year 1 does not fit into a datetime west of Greenwich."""
-    seconds: float | None = connection.get_execution_options().get("seconds")
+    options = connection.get_execution_options()
+    seconds: float | None = options.get("seconds")
+    lock = options.get("lock_seconds", LOCK_SECONDS)  # of who must not wait so long
     driver_connection = connection.connection.driver_connection
     assert isinstance(driver_connection, LimitedConnection)  # noqa: S101 - made by `_connect`
     driver_connection.limit = None if seconds is None else seconds + CLIENT_SECONDS
-    limits = "" if seconds is None else _LIMITS.format(statement=seconds * 1000, lock=min(seconds, LOCK_SECONDS) * 1000)
+    limits = "" if seconds is None else _LIMITS.format(statement=seconds * 1000, lock=min(seconds, lock) * 1000)
     connection.exec_driver_sql(_SET_LOCAL + limits)
 
 

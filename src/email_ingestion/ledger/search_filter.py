@@ -38,6 +38,8 @@ class SearchFilter:
     filename: str | None = None  # of an attachment
     list_id: str | None = None
     bounce: bool | None = None
+    min_size: int | None = None  # bytes of the raw message, as the following
+    max_size: int | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -74,6 +76,10 @@ class SearchFilter:
             yield emails.c.priority >= self.min_priority
         if self.max_priority is not None:
             yield emails.c.priority <= self.max_priority
+        if self.min_size is not None:
+            yield emails.c.size >= self.min_size
+        if self.max_size is not None:
+            yield emails.c.size <= self.max_size
         if self.bounce is not None:
             yield emails.c.bounce.is_(self.bounce)
         if self.has_attachment is not None:

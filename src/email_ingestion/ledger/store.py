@@ -30,13 +30,23 @@ from email_ingestion.blobs import BlobStore, sha256_of
 from email_ingestion.blobs.reference import REMEDY
 from email_ingestion.errors import ContentLost, SinkUnavailable
 from email_ingestion.identity import MIN_PART, identity_value, matches_identity, shortest_parts
+from email_ingestion.ledger.api_tokens import ApiTokens
 from email_ingestion.ledger.conversations import Conversations
-from email_ingestion.ledger.engine import Database, check_server, database_now, open_engine
+from email_ingestion.ledger.database_errors import translate_open_errors
+from email_ingestion.ledger.engine import (
+    Database,
+    check_server,
+    database_now,
+    describe_database,
+    open_engine,
+    open_impatient_engine,
+)
 from email_ingestion.ledger.erasure import LedgerErasure, erased_among
+from email_ingestion.ledger.mail_pages import MailPages
 from email_ingestion.ledger.mail_statistics import MailStatistics
 from email_ingestion.ledger.mark import LedgerMark, read_mark
 from email_ingestion.ledger.message_views import MessageViews
-from email_ingestion.ledger.migrate import migrate
+from email_ingestion.ledger.migrate import migrate, pending_revision
 from email_ingestion.ledger.model import DeliveredName, Location, RecordedMessage, StoredEmail, StoredFacts
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, Outbox, envelope_of
 from email_ingestion.ledger.owed_mail import OwedMail
@@ -79,6 +89,24 @@ def open_ledger(url: str) -> Ledger:
     return Ledger(engine, partial(migrate, engine))
 
 
+def open_impatient_ledger(url: str) -> Ledger:
+    """Open the ledger for who must not wait: locked or silent, it is unavailable after PATIENCE_SECONDS.
+
+    Raises the errors of `open_ledger`, soon.
+    """
+    engine = open_impatient_engine(url)
+    try:
+        check_server(engine)
+        with translate_open_errors(describe_database(engine)):
+            is_outdated = pending_revision(engine) is not None
+        if is_outdated:
+            migrate(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    return Ledger(engine, partial(migrate, engine))
+
+
 def content_of(ref: str, ledger: Ledger, blobs: BlobStore) -> bytes:
     """Return the bytes under `ref` from the database or the blob store. Raises the errors of `BlobStore.get`."""
     content = ledger.content(ref)
@@ -101,6 +129,8 @@ class Ledger:
         self.statistics = MailStatistics(self._database)
         self.views = MessageViews(self._database)
         self.conversations = Conversations(self._database, self._conditions_if_any)
+        self.api_tokens = ApiTokens(self._database)
+        self.pages = MailPages(self._database, self._conditions_if_any)
 
     def record(self, batch: Sequence[StoredEmail]) -> set[str]:
         """Write the new messages of `batch` in one transaction; return their identities.

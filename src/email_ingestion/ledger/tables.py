@@ -69,6 +69,8 @@ _message_ids = Index("emails_message_id", emails.c.message_id)
 Index("emails_gm_msgid", emails.c.account, emails.c.gm_msgid)
 Index("emails_uid", emails.c.account, emails.c.mailbox, emails.c.uidvalidity, emails.c.uid)
 Index("emails_internaldate", emails.c.internaldate)
+_HAS_THREAD = text("gm_thrid IS NOT NULL")
+_threads = Index("emails_gm_thrid", emails.c.gm_thrid, sqlite_where=_HAS_THREAD)
 Index("emails_parser_version", emails.c.parser_version)
 _HAS_RETENTION = text("retention_days IS NOT NULL")
 _retention = Index("emails_retention", emails.c.retention_days, emails.c.internaldate, sqlite_where=_HAS_RETENTION)
@@ -153,6 +155,21 @@ holds = Table(
     Column("released_at", Moment),
 )
 
+# Who may ask the read API. Of a token only its hash is kept; a row stays when the token has ended or was revoked.
+api_tokens = Table(
+    "api_tokens",
+    metadata,
+    Column("token_id", Text, primary_key=True),
+    Column("sha256", Text, nullable=False, unique=True),
+    Column("scope", Text, nullable=False),  # read, operate
+    Column("account", Text),  # only this one's mail
+    Column("created_by", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment),
+    Column("revoked_by", Text),
+    Column("revoked_at", Moment),
+)
+
 # The deliveries to each further sink: a row is written in the transaction of its message, and its final state keeps
 # the sink from getting the message again.
 deliveries = Table(
@@ -176,4 +193,5 @@ def _for_postgresql(_metadata: MetaData, connection: Connection, **_: object) ->
     if connection.dialect.name == "postgresql":
         _message_ids.dialect_kwargs["postgresql_using"] = "hash"
         _due.dialect_kwargs["postgresql_where"] = _WAITING
+        _threads.dialect_kwargs["postgresql_where"] = _HAS_THREAD
         _retention.dialect_kwargs["postgresql_where"] = _HAS_RETENTION

@@ -112,6 +112,19 @@ class _RunningServer:
         self.socket.close()
 
 
+class WebEndpoint:
+    """One running server and its URL; `close` stops it."""
+
+    def __init__(self, url: str, served: _RunningServer) -> None:
+        self.url = url
+        self._served = served
+
+    def close(self) -> None:
+        """Stop listening; answers in progress get a second to finish."""
+        self._served.server.request_stop()
+        self._served.wait_closed()
+
+
 class Endpoints:
     """The two running servers, their ports and URLs; `close` stops them."""
 
@@ -159,9 +172,23 @@ def serve(
     return Endpoints(host, _run(ops, ops_socket, "ops-http"), _run(exposition, metrics_socket, "metrics-http"))
 
 
-def _run(app: ASGIApp, bound: socket, name: str) -> _RunningServer:
+def serve_app(
+    app: ASGIApp, host: str, port: int, setting: str, name: str, *, tls: tuple[str, str] | None = None
+) -> WebEndpoint:
+    """Serve any application on a port of its own, from a daemon thread, with the `tls` of certificate and key.
+
+    Raises OperationFailed with the owner of a used port, ConfigurationError when `host` is no address of this machine.
+    """
+    bound = bind(host, port, setting)
+    url = url_of(host, port_of(bound))
+    return WebEndpoint(url.replace("http:", "https:", 1) if tls else url, _run(app, bound, name, tls))
+
+
+def _run(app: ASGIApp, bound: socket, name: str, tls: tuple[str, str] | None = None) -> _RunningServer:
     config = uvicorn.Config(
         app,
+        ssl_certfile=tls[0] if tls else None,
+        ssl_keyfile=tls[1] if tls else None,
         loop="asyncio",
         http=_Connection,
         ws="none",

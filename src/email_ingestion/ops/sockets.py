@@ -22,7 +22,7 @@ def bind(host: str, port: int, setting: str) -> socket.socket:
 
     Raises OperationFailed when the port is taken, ConfigurationError when `host` is no address of this machine.
     """
-    family, address = _resolve(host, port)
+    family, address = _resolve(host, port, setting)
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # so named, asyncio sets TCP_NODELAY
     try:
         _prepare(bound, family)
@@ -45,11 +45,11 @@ def url_of(host: str, port: int) -> str:
     return f"http://{name}:{port}"
 
 
-def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
+def _resolve(host: str, port: int, setting: str) -> tuple[socket.AddressFamily, Any]:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except socket.gaierror as error:
-        raise ConfigurationError(f"OPS_HOST {host} is neither an address nor a known name") from error
+        raise ConfigurationError(f"{_host_setting(setting)} {host} is neither an address nor a known name") from error
     return family, address
 
 
@@ -67,7 +67,14 @@ def _explain(error: OSError, host: str, port: int, setting: str) -> Exception:
         return OperationFailed(f"port {port} is taken by {_owner(port)}; stop it or set {setting}")
     if error.errno == errno.EACCES:
         return OperationFailed(f"port {port} is not open to this user; set {setting} to one above 1023")
-    return ConfigurationError(f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}; set OPS_HOST")
+    return ConfigurationError(
+        f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}; set {_host_setting(setting)}"
+    )
+
+
+def _host_setting(setting: str) -> str:
+    """Return the name of the setting for the address, by that for the port."""
+    return "WEB_HOST" if setting == "WEB_PORT" else "OPS_HOST"
 
 
 def _owner(port: int) -> str:

@@ -240,6 +240,18 @@ class Settings(BaseSettings):
     web_proxy_operators: tuple[str, ...] = Field(
         default=(), description="users of that proxy who may give orders, comma-separated; the others only read"
     )
+    web_host: str = Field(default="127.0.0.1", description="address that `email-ingestion web` listens on")
+    web_port: int = Field(default=8070, ge=0, le=65535, description="its TCP port; 0: one that is free")
+    web_allowed_hosts: tuple[str, ...] = Field(
+        default=(), description="further names it answers under, comma-separated: mail.example.com, *.svc.local"
+    )
+    web_tls_certificate_file: Path | None = Field(
+        default=None, description="PEM file of its certificate and what that was signed with; default no TLS"
+    )
+    web_tls_key_file: Path | None = Field(default=None, description="PEM file of the certificate's key")
+    web_requests_per_minute: int = Field(
+        default=600, ge=1, description="requests a minute that each token of the read API has"
+    )
 
     alert_channels: tuple[str, ...] = Field(
         default=(), description="where it tells of trouble, comma-separated: email, slack, pagerduty, apprise URLs"
@@ -302,7 +314,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         *("imap_exclude_labels", "sinks", "ops_allowed_hosts", "alert_channels", "alert_email_recipients"),
-        *("incident_from_alerts", "web_proxy_operators"),
+        *("incident_from_alerts", "web_allowed_hosts", "web_proxy_operators"),
         *("redis_sentinels", "redis_cluster_nodes"),
         mode="before",
     )
@@ -358,6 +370,13 @@ class Settings(BaseSettings):
                 f"SINK_TIMEOUT_SECONDS={self.sink_timeout:g} must be below WORKER_LEASE_SECONDS, "
                 f"which is {self.worker_lease_seconds:g}: else another worker starts a call beside a running one"
             )
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _certificate_with_key(self) -> Settings:
+        if (self.web_tls_certificate_file is None) != (self.web_tls_key_file is None):
+            message = "WEB_TLS_CERTIFICATE_FILE and WEB_TLS_KEY_FILE go together"
             raise ValueError(message)
         return self
 

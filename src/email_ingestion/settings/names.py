@@ -16,9 +16,9 @@ PREFIXES = (
     *("OAUTH2_", "TOKEN_ENCRYPTION_", "WEBHOOK_", "ALERT_", "RUNBOOK_", "SLACK_ALERT_", "WEB_"),
 )
 
-# Names that other software owns: Google's own libraries, and the service links Kubernetes puts into every pod.
+# Names that other software owns: Google's own libraries, web servers, and the service links of Kubernetes.
 FOREIGN = re.compile(
-    r"GOOGLE_(APPLICATION_|CLOUD_|API_|COMPUTE_).*|.*_SERVICE_(HOST|PORT)(_.*)?|.*_PORT_\d+_(TCP|UDP)(_.*)?"
+    r"WEB_CONCURRENCY|WEB_MEMORY|GOOGLE_(APPLICATION_|CLOUD_|API_|COMPUTE_).*|.*_SERVICE_(HOST|PORT)(_.*)?|.*_PORT_\d+_(TCP|UDP)(_.*)?"
 )
 
 

@@ -1,0 +1,123 @@
+"""Delivered mail page by page, newest first: each page begins behind the last message of the page before.
+
+So a page costs the same however far back it lies, and mail that arrives meanwhile shifts nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, bindparam, func, or_, select
+
+from email_ingestion.ledger.engine import Database
+from email_ingestion.ledger.model import StoredFacts
+from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, envelope_of
+from email_ingestion.ledger.search_filter import SearchFilter, add_fold
+from email_ingestion.ledger.tables import emails
+from email_ingestion.ledger.types import Moment
+
+COUNTED = 1000  # messages are counted exactly up to this
+_FACTS = (*ENVELOPE_COLUMNS, emails.c.raw_ref, emails.c.tags, emails.c.priority, emails.c.defects)
+
+
+@dataclass(frozen=True, slots=True)
+class PagePlace:
+    """The last message of a page; the next page begins behind it."""
+
+    internaldate: datetime
+    email_id: str
+
+    @property
+    def cursor(self) -> str:
+        """The place as a text that travels in a URL."""
+        plain = json.dumps([self.internaldate.isoformat(), self.email_id], separators=(",", ":"))
+        return base64.urlsafe_b64encode(plain.encode()).decode().rstrip("=")
+
+    @classmethod
+    def from_cursor(cls, text: str) -> PagePlace:
+        """Return the place again. Raises ValueError for a text that no `cursor` is."""
+        try:
+            moment, email_id = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+            place = cls(datetime.fromisoformat(moment).astimezone(UTC), str(email_id))
+        except (binascii.Error, UnicodeError, TypeError, OverflowError, RecursionError) as error:
+            raise ValueError(text) from error
+        if place.cursor != text:
+            raise ValueError(text)
+        return place
+
+
+@dataclass(frozen=True, slots=True)
+class PageEntry:
+    """A message of a page, with what parsing its raw bytes does not give; `defects` are those of its record."""
+
+    facts: StoredFacts
+    defects: tuple[str, ...]
+
+    @property
+    def email_id(self) -> str:
+        """Its identity."""
+        return self.facts.envelope.email_id
+
+    @property
+    def place(self) -> PagePlace:
+        """Where a page ends that ends with it."""
+        return PagePlace(self.facts.envelope.internaldate, self.email_id)
+
+
+class MailPages:
+    """Pages of delivered mail. Threads may share it; every method raises SinkUnavailable when the database is down."""
+
+    def __init__(self, database: Database, conditions: Callable[[str, SearchFilter], list[Any]]) -> None:
+        """`conditions` makes those of words and filter; of none of both it makes none."""
+        self._database = database
+        self._conditions = conditions
+
+    def page(
+        self, words: str = "", only: SearchFilter | None = None, limit: int = 20, after: PagePlace | None = None
+    ) -> list[PageEntry]:
+        """Return the newest messages behind `after` that `only` lets pass and that have all `words`."""
+        query = (
+            select(emails.c.email_id)
+            .where(*self._conditions(words, only or SearchFilter()), *_behind(after))
+            .order_by(emails.c.internaldate.desc(), emails.c.email_id)
+            .limit(limit)
+        )
+        with self._database.connect() as connection:
+            add_fold(connection)
+            ids = list(connection.execute(query).scalars())
+        return self.entries(ids)
+
+    def entries(self, email_ids: Sequence[str]) -> list[PageEntry]:
+        """Return the messages of these identities in this order, without those that are not here."""
+        found: dict[str, PageEntry] = {}
+        with self._database.connect() as connection:
+            for start in range(0, len(email_ids), 500):
+                chunk = email_ids[start : start + 500]
+                for row in connection.execute(select(*_FACTS).where(emails.c.email_id.in_(chunk))):
+                    facts = StoredFacts(envelope_of(row), row.raw_ref, tuple(row.tags or ()), row.priority)
+                    entry = PageEntry(facts, tuple(row.defects))
+                    found[entry.email_id] = entry
+        return [found[each] for each in email_ids if each in found]
+
+    def count(self, words: str = "", only: SearchFilter | None = None, maximum: int = COUNTED) -> int | None:
+        """Count what all pages have together; None where it is more than `maximum`."""
+        query = select(emails.c.email_id).where(*self._conditions(words, only or SearchFilter())).limit(maximum + 1)
+        with self._database.connect() as connection:
+            add_fold(connection)
+            count: int = connection.execute(select(func.count()).select_from(query.subquery())).scalar_one()
+        return count if count <= maximum else None
+
+
+def _behind(place: PagePlace | None) -> list[ColumnElement[bool]]:
+    if place is None:
+        return []
+    date = bindparam("page_date", place.internaldate, Moment)
+    # The first condition alone would do; an index answers the second.
+    later = or_(emails.c.internaldate < date, and_(emails.c.internaldate == date, emails.c.email_id > place.email_id))
+    return [later, emails.c.internaldate <= date]

@@ -1,0 +1,75 @@
+"""Who asks the read API: the bearer token of a request, what it may see, and how often it may ask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from email_ingestion.ledger.api_tokens import ApiToken, Scope
+from email_ingestion.web.api_errors import WebError
+from email_ingestion.web.context import WebContext, context_of
+
+CHALLENGE = {"WWW-Authenticate": 'Bearer realm="email-ingestion"'}
+ADVICE = "`email-ingestion tokens create` makes one"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks; `account` is the only one whose mail it may see, None stands for all."""
+
+    token_id: str
+    scope: Scope
+    account: str | None
+
+    @property
+    def name(self) -> str:
+        """The name in the audit log."""
+        return f"token {self.token_id}"
+
+    def allowed_account(self, wanted: str | None) -> str | None:
+        """Return the account to look at, None for all. Raises WebError 403 when another one is wanted."""
+        if self.account is None or wanted in {None, self.account}:
+            return self.account or wanted
+        raise WebError(403, f"this token sees the account {self.account} only")
+
+    def may_see(self, email_id: str) -> bool:
+        """Whether the message of this identity is one that it may see."""
+        return self.account is None or account_of(email_id) in {None, self.account}
+
+
+def account_of(email_id: str) -> str | None:
+    """Return the account that an identity, or a beginning of one, names; None where it names none."""
+    account, mark, rest = email_id.partition(":")
+    return account if mark and account not in {"gm", "sha256"} and rest is not None else None
+
+
+async def _caller(request: Request) -> Caller:
+    """Return who asks. Raises WebError 401 without a valid token, 429 when it asks too often, 503 without database."""
+    web = context_of(request)
+    kind, _, text = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() != "bearer" or not text.strip():
+        raise WebError(401, f"a token is needed, as `Authorization: Bearer TOKEN`; {ADVICE}", CHALLENGE)
+    token = await _valid_token(web, text.strip())
+    wait = web.limiter.wait(token.token_id)
+    if wait:
+        seconds = max(1, -(-wait // 1))
+        per_minute = web.settings.web_requests_per_minute
+        message = f"this token may ask {per_minute} times a minute; ask again in {seconds:.0f} s"
+        raise WebError(429, message, {"Retry-After": f"{seconds:.0f}"})
+    return Caller(token.token_id, token.scope, token.account)
+
+
+async def _valid_token(web: WebContext, text: str) -> ApiToken:
+    found = await web.access.ask(lambda ledger: ledger.api_tokens.find(text))
+    if found is None:
+        raise WebError(401, f"this token is not known; {ADVICE}", CHALLENGE)
+    token, now = found
+    state = token.state(now)
+    if state != "valid":
+        raise WebError(401, f"this token is {state}; {ADVICE}", CHALLENGE)
+    return token
+
+
+AnyCaller = Annotated[Caller, Depends(_caller)]

@@ -1,0 +1,137 @@
+"""The filters of `GET /api/v1/emails`, from the query of a request to the conditions of the ledger."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+from fastapi import Depends, Query, Request
+
+from email_ingestion.ledger.mail_pages import PagePlace
+from email_ingestion.ledger.search_filter import SearchFilter
+from email_ingestion.web.api_errors import WebError
+
+MAX_LIMIT = 1000
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+LARGEST = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class MailQuery:
+    """What is asked for: words, conditions, how many messages, and where the page before ended."""
+
+    words: str
+    only: SearchFilter
+    limit: int
+    after: PagePlace | None
+    names: tuple[str, ...]  # of the filters that are used, for the audit log
+
+    def of_account(self, account: str | None) -> SearchFilter:
+        """Return the conditions for mail of this account only, None for that of all."""
+        values = {name: getattr(self.only, name) for name in SearchFilter.__slots__}
+        return SearchFilter(**{**values, "account": account})
+
+
+Text = Annotated[str | None, Query(max_length=1000)]
+Texts = Annotated[list[Annotated[str, Query(max_length=1000)]] | None, Query(max_length=20)]
+Bytes = Annotated[int | None, Query(ge=0, le=LARGEST)]
+
+
+def _mail_query(
+    request: Request,
+    *,
+    q: Annotated[
+        str | None,
+        Query(max_length=4000, description='Words in subject, sender, text, file names: word "a phrase" begin* -not'),
+    ] = None,
+    sender: Annotated[Text, Query(alias="from", description="Part of the sender's name or address.")] = None,
+    to: Annotated[Text, Query(description="Part of a To or Cc name or address.")] = None,
+    subject: Annotated[Text, Query(description="Part of the subject; with a `*` the whole.")] = None,
+    account: Annotated[Text, Query(description="An account, by its configured name.")] = None,
+    label: Annotated[Texts, Query(description="A label it has; may be repeated.")] = None,
+    tag: Annotated[Texts, Query(description="A tag that a route gave it; may be repeated.")] = None,
+    after: Annotated[Text, Query(description="Received then or later: 2026-01-31, with a time, or 7d.")] = None,
+    before: Annotated[Text, Query(description="Received before then.")] = None,
+    has_attachment: Annotated[str | None, Query(description="true or false.")] = None,
+    filename: Annotated[Text, Query(description="Part of an attachment's name, or a pattern: *.pdf")] = None,
+    list_id: Annotated[Text, Query(alias="list", description="Part of a mailing list's List-Id.")] = None,
+    bounce: Annotated[str | None, Query(description="true or false: reports of failed delivery.")] = None,
+    min_size: Annotated[Bytes, Query(description="Bytes of the raw message, at least.")] = None,
+    max_size: Annotated[Bytes, Query(description="Bytes of the raw message, at most.")] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Most messages of a page.")] = 50,
+    cursor: Annotated[Text, Query(description="`next` of the page before.")] = None,
+) -> MailQuery:
+    """Return what a request asks for. Raises WebError 400."""
+    refuse_unknown_names(request, _NAMES)
+    only = SearchFilter(
+        sender=sender or None,
+        recipient=to or None,
+        subject=subject or None,
+        after=_instant(after, "after"),
+        before=_instant(before, "before"),
+        labels=tuple(filter(None, label or ())),
+        tags=tuple(filter(None, tag or ())),
+        account=account or None,
+        has_attachment=_answer(has_attachment, "has_attachment"),
+        filename=filename or None,
+        list_id=list_id or None,
+        bounce=_answer(bounce, "bounce"),
+        min_size=min_size,
+        max_size=max_size,
+    )
+    used = tuple(name for name in _NAMES if name not in {"limit", "cursor"} and request.query_params.get(name))
+    return MailQuery((q or "").strip(), only, limit, _place(cursor), used)
+
+
+_NAMES = (
+    *("q", "from", "to", "subject", "account", "label", "tag", "after", "before", "has_attachment", "filename"),
+    *("list", "bounce", "min_size", "max_size", "limit", "cursor"),
+)
+AskedMail = Annotated[MailQuery, Depends(_mail_query)]
+
+
+def refuse_unknown_names(request: Request, known: tuple[str, ...]) -> None:
+    """Raise WebError 400 for a parameter that is not `known`: a misspelt filter would let everything pass."""
+    for name in request.query_params:
+        if name not in known:
+            raise WebError(400, f"{name[:40]} is no parameter here; there are {', '.join(known)}")
+
+
+def _answer(text: str | None, name: str) -> bool | None:
+    answers: dict[str, bool | None] = {"": None, "true": True, "1": True, "yes": True}
+    answers |= {"false": False, "0": False, "no": False}
+    try:
+        return answers[(text or "").lower()]
+    except KeyError:
+        raise WebError(400, f"{name} is true or false") from None
+
+
+def _instant(text: str | None, name: str) -> datetime | None:
+    """Parse a date, a date with a time, or how long ago; without an offset it is UTC."""
+    if not text:
+        return None
+    try:
+        if span := re.fullmatch(r"([0-9]{1,6})([smhdw])", text):
+            return datetime.now(UTC) - timedelta(**{UNITS[span[2]]: int(span[1])})
+        plus_was_blank = re.sub(r" (\d\d:?\d\d)$", r"+\1", text)  # as a URL has it where + was not encoded
+        found = datetime.fromisoformat(plus_was_blank if "T" in text or text.count(" ") > 1 else text)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        message = f"{name} is a date like 2026-01-31 or 2026-01-31T08:00:00Z, or a span like 7d"
+        raise WebError(400, message) from None
+
+
+def _place(cursor: str | None) -> PagePlace | None:
+    if not cursor:
+        return None
+    try:
+        return PagePlace.from_cursor(cursor)
+    except ValueError:
+        raise WebError(400, "cursor is no `next` of a page") from None
+
+
+def page_answer(items: list[dict[str, Any]], after: str | None, total: int | None) -> dict[str, Any]:
+    """Return a list as every path answers it; `after` is the cursor of the next page, None behind the last."""
+    return {"items": items, "next": after, "total": total}

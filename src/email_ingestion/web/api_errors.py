@@ -1,0 +1,98 @@
+"""What the web process answers instead of what was asked: `{"error": {"code", "message"}}`, or a plain page.
+
+400 bad_request          the query cannot be understood
+401 unauthorized         no token, or none that is valid
+403 forbidden            more than the token may see
+404 not_found            nothing of that name, as far as the token may see
+405 method_not_allowed
+409 ambiguous            the beginning of an identity that several messages have
+413 too_large            the body of the request
+421 misdirected_request  a Host that WEB_ALLOWED_HOSTS does not name
+429 too_many_requests    with Retry-After
+503 unavailable          what would have to be asked is away, or does not answer in time
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from starlette.exceptions import HTTPException
+
+from email_ingestion.errors import ConfigurationError, TransientError
+from email_ingestion.ops.logs import logger
+from email_ingestion.ops.redaction import describe_error, error_type
+
+API_PATHS = ("/api/", "/openapi.json")
+CODES = {
+    400: "bad_request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    409: "ambiguous",
+    413: "too_large",
+    421: "misdirected_request",
+    429: "too_many_requests",
+    503: "unavailable",
+}
+MESSAGES = {404: "there is nothing here", 405: "this method is not for this path"}
+
+
+class WebError(Exception):
+    """A request that gets another answer than it asked for; `message` is one sentence for who sent it."""
+
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.headers = dict(headers or {})
+
+
+def add_error_answers(app: FastAPI) -> None:
+    """Let every failure of a request end in one of the answers above; what nobody foresaw is logged."""
+    app.add_exception_handler(WebError, _of_web_error)
+    app.add_exception_handler(HTTPException, _of_http_exception)
+    app.add_exception_handler(RequestValidationError, _of_validation)
+    for kind in (TransientError, ConfigurationError):
+        app.add_exception_handler(kind, _of_dependency)
+    app.add_exception_handler(Exception, _of_unforeseen)
+
+
+def error_answer(path: str, status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Make the answer: JSON below /api, one line of text elsewhere."""
+    given = dict(headers or {})
+    if path.startswith(API_PATHS):
+        body = {"error": {"code": CODES.get(status, "failed"), "message": message}}
+        return JSONResponse(body, status, given)
+    return PlainTextResponse(f"{message[:1].upper()}{message[1:]}.\n", status, given)
+
+
+def _of_web_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, WebError)  # noqa: S101 - so registered
+    return error_answer(request.url.path, error.status, error.message, error.headers)
+
+
+def _of_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - so registered
+    message = MESSAGES.get(error.status_code, str(error.detail))
+    return error_answer(request.url.path, error.status_code, message, error.headers)
+
+
+def _of_validation(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - so registered
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"][1:]) or "the request"
+    return error_answer(request.url.path, 400, f"{name}: {first['msg'][:1].lower()}{first['msg'][1:]}")
+
+
+def _of_dependency(request: Request, error: Exception) -> Response:
+    logger("web").warning("web_request_failed", error_type=error_type(error), message=describe_error(error))
+    return error_answer(request.url.path, 503, str(error))
+
+
+def _of_unforeseen(request: Request, error: Exception) -> Response:
+    logger("web").error("web_request_failed", error_type=error_type(error), exc_info=error)
+    return error_answer(request.url.path, 500, "this failed in a way that nobody foresaw; logs/web.log says more")

@@ -1,0 +1,270 @@
+"""The read API of a real web process, as a program sees it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from email.message import EmailMessage
+from pathlib import Path
+
+import httpx
+import jsonschema
+import pytest
+
+from tests.servers.api import Api, api, delivered, letter, token
+from tests.servers.ports import free_port
+from tests.servers.processes import ROOT, Place, Running, place
+
+SCHEMA = json.loads((ROOT / "config" / "schemas" / "email.v1.json").read_text())
+LETTERS = 30
+
+
+def mail(subject: str, text: str = "Hello", sender: str = "Ann <ann@example.org>", **fields: str) -> EmailMessage:
+    made = EmailMessage()
+    made["From"], made["To"], made["Subject"] = sender, "Bob <bob@example.com>", subject
+    for name, value in fields.items():
+        made[name.replace("_", "-")] = value
+    made.set_content(text)
+    return made
+
+
+def with_file(name: str, content: bytes, kind: str = "application/octet-stream") -> bytes:
+    made = mail(f"file {name}")
+    made.add_attachment(content, *kind.split("/"), filename=name)
+    return made.as_bytes()
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A place whose Redis is down, with mail of two accounts."""
+    with place(
+        tmp_path_factory.mktemp("api"), f"redis://127.0.0.1:{free_port()}/0", WEB_REQUESTS_PER_MINUTE=60_000
+    ) as it:
+        (it.folder / "config").mkdir()
+        (it.folder / "config" / "settings.toml").write_text(
+            '[[accounts]]\nname = "default"\n[[accounts]]\nname = "work"\n'
+        )
+        delivered(it, [letter(number, mail(f"letter {number}").as_bytes()) for number in range(1, LETTERS + 1)])
+        delivered(
+            it,
+            [letter(100, mail("Re: budget", "the zebra budget", "Eve <eve@example.net>").as_bytes(), account="work")],
+        )
+        delivered(it, [letter(101, with_file("plan.pdf", b"%PDF-1.7 zebra"), labels=("Plans", "\\Inbox"))])
+        delivered(it, [letter(102, mail("news", List_Id="News <news.example.org>").as_bytes())])
+        yield it
+
+
+@pytest.fixture(scope="module")
+def web(here: Place) -> Running:
+    return here.web()
+
+
+@pytest.fixture(scope="module")
+def reader(here: Place, web: Running) -> Api:
+    return api(web, token(here, "--scope", "read"))
+
+
+@pytest.fixture(scope="module")
+def of_work(here: Place, web: Running) -> Api:
+    return api(web, token(here, "--scope", "read", "--account", "work", "--ttl", "1h"))
+
+
+def error_of(answer: httpx.Response) -> tuple[int, str]:
+    found = answer.json()
+    assert found.keys() == {"error"}
+    assert found["error"].keys() == {"code", "message"}
+    assert found["error"]["message"]
+    return answer.status_code, found["error"]["code"]
+
+
+def test_pages_follow_each_other_and_miss_nothing(reader: Api) -> None:
+    seen: list[str] = []
+    cursor: str | None = None
+    while True:
+        page = reader.get("emails", limit=7, **({"cursor": cursor} if cursor else {})).json()
+        assert page.keys() == {"items", "next", "total"}
+        assert page["total"] == LETTERS + 3
+        seen += [item["email_id"] for item in page["items"]]
+        cursor = page["next"]
+        if cursor is None:
+            break
+    assert len(seen) == len(set(seen)) == LETTERS + 3
+    numbers = [int(each.rpartition(":")[2]) for each in seen]
+    assert numbers == sorted(numbers, reverse=True)
+
+
+def test_items_are_records_without_the_contents_of_attachments(reader: Api) -> None:
+    items = reader.items("emails", limit=5)
+    for item in items:
+        jsonschema.validate(item, SCHEMA)
+    (plan,) = [item for item in items if item["attachments"]]
+    assert (plan["schema"], plan["attachments"][0]["filename"], plan["attachments"][0]["content"]) == (
+        "email.v1",
+        "plan.pdf",
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("query", "numbers"),
+    [
+        ({"q": "zebra"}, [100]),
+        ({"q": "plan"}, [101]),
+        ({"q": '"letter 7"'}, [7]),
+        ({"from": "eve"}, [100]),
+        ({"to": "bob@example.com", "account": "work"}, [100]),
+        ({"subject": "budget"}, [100]),
+        ({"account": "work"}, [100]),
+        ({"account": "nobody"}, []),
+        ({"label": "plans"}, [101]),
+        ({"label": ["plans", "inbox"]}, [101]),
+        ({"label": ["plans", "other"]}, []),
+        ({"tag": "none"}, []),
+        ({"after": "2026-01-05T04:00:00Z", "before": "2026-01-05T05:00:00+00:00"}, [100]),
+        ({"after": "2026-01-05T05:00:00"}, [102, 101]),
+        ({"after": "1d"}, []),
+        ({"has_attachment": "true"}, [101]),
+        ({"has_attachment": "1", "filename": "*.PDF"}, [101]),
+        ({"filename": "plan"}, [101]),
+        ({"list": "news.example.org"}, [102]),
+        ({"bounce": "true"}, []),
+        ({"min_size": 100, "q": "zebra"}, [100]),
+        ({"max_size": 10}, []),
+        ({"q": "letter -7", "before": "2026-01-01T09:00:00Z"}, [8, 6, 5, 4, 3, 2, 1]),
+        ({"q": "", "from": "", "account": "work"}, [100]),
+    ],
+)
+def test_filters(reader: Api, query: dict[str, str], numbers: list[int]) -> None:
+    found = [
+        int(item["email_id"].rpartition(":")[2]) - 1_790_000_000_000_000_000 for item in reader.items("emails", **query)
+    ]
+    assert found == numbers
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"form": "eve"},
+        {"limit": 0},
+        {"limit": "many"},
+        {"cursor": "nonsense"},
+        {"after": "yesterday"},
+        {"has_attachment": "maybe"},
+        {"min_size": -1},
+        {"max_size": 2**63},
+    ],
+)
+def test_a_query_that_cannot_be_understood_is_refused_in_words(reader: Api, query: dict[str, object]) -> None:
+    assert error_of(reader.get("emails", **query)) == (400, "bad_request")
+
+
+@pytest.mark.parametrize("text", ["", "ei_unknown", "'; --", "ü", "Basic x"])
+def test_without_a_valid_token_nothing_is_told(web: Running, text: str) -> None:
+    headers = {"Authorization": f"Bearer {text}".encode()} if text else {}
+    answer = httpx.get(api(web).url + "/api/v1/emails", headers=headers, trust_env=False, timeout=30)
+    assert error_of(answer) == (401, "unauthorized")
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+def test_a_token_ends_when_it_is_revoked_and_only_its_hash_is_kept(here: Place, web: Running) -> None:
+    text = token(here)
+    asking = api(web, text)
+    assert asking.get("emails", limit=1).status_code == 200
+    listed = json.loads(here.run("-m", "email_ingestion", "tokens", "list", "--json").stdout)
+    assert here.run("-m", "email_ingestion", "tokens", "revoke", listed[-1]["id"][:8]).returncode == 0
+    assert error_of(asking.get("emails", limit=1)) == (401, "unauthorized")
+    written = b"".join(path.read_bytes() for path in here.folder.rglob("*") if path.is_file())
+    assert text.encode() not in written
+    assert here.run("-m", "email_ingestion", "tokens", "revoke", "0" * 12).returncode == 1
+
+
+def test_a_token_of_one_account_sees_no_other(of_work: Api) -> None:
+    assert [item["account"] for item in of_work.items("emails")] == ["work"]
+    assert of_work.get("emails").json()["total"] == 1
+    assert error_of(of_work.get("emails", account="default")) == (403, "forbidden")
+
+
+@pytest.mark.parametrize("host", ["evil.example.com", "127.0.0.1.evil.example.com", "a@b.example.com", "[::1"])
+def test_a_foreign_host_is_refused_for_every_path(reader: Api, host: str) -> None:
+    for path in ("/", "/api/v1/emails", "/openapi.json", "/healthz"):
+        assert reader.ask(path, Host=host).status_code in {400, 421}
+
+
+def test_every_answer_has_the_headers_that_keep_it_to_itself(reader: Api) -> None:
+    for path in ("/healthz", "/api/v1/emails", "/api/nothing", "/nothing", "/openapi.json"):
+        headers = reader.ask(path).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "frame-ancestors" in headers["content-security-policy"]
+        assert headers["cache-control"] == "no-store"
+
+
+def test_what_is_not_there_is_told_in_the_same_shape(reader: Api) -> None:
+    assert error_of(reader.get("nothing")) == (404, "not_found")
+    answer = httpx.post(reader.url + "/api/v1/emails", trust_env=False, timeout=30)
+    assert error_of(answer) == (405, "method_not_allowed")
+
+
+def test_reads_stand_in_the_audit_log(here: Place, reader: Api) -> None:
+    reader.items("emails", q="zebra")
+    last = json.loads((here.folder / "logs" / "audit.log").read_text().splitlines()[-1])
+    assert (last["via"], last["action"], last["filters"]) == ("api", "search", ["q"])
+    assert last["emails"] == ["work:gm:1790000000000000100"]
+    assert last["user"].startswith("token ")
+
+
+def test_a_database_that_another_process_keeps_is_said_to_be_away(here: Place, reader: Api) -> None:
+    reader.items("emails", limit=1)
+    path = here.folder / "data" / "email_ingestion.db"
+    away = path.with_name("away.db")
+    with closing(sqlite3.connect(path, isolation_level=None)) as locking:
+        locking.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        locking.execute("BEGIN IMMEDIATE")  # readers go on beside a writer
+        assert reader.get("emails", limit=1).status_code == 200
+        locking.execute("ROLLBACK")
+    path.rename(away)
+    path.mkdir()
+    try:
+        answer = reader.get("emails", limit=1)
+        assert error_of(answer) == (503, "unavailable")
+        assert answer.elapsed.total_seconds() < 10  # generous: the machine may be loaded
+    finally:
+        path.rmdir()
+        away.rename(path)
+    assert reader.get("emails", limit=1).status_code == 200
+
+
+def test_a_second_web_process_is_refused_and_a_taken_port_names_its_owner(
+    here: Place, web: Running, tmp_path: Path
+) -> None:
+    web.url("web_url")
+    second = here.run("-m", "email_ingestion", "web")
+    assert second.returncode == 2
+    assert "already running" in second.stderr
+    port = web.url("web_url").rpartition(":")[2]
+    with place(tmp_path / "other", "redis://127.0.0.1:1/0", WEB_PORT=port) as other:
+        taken = other.run("-m", "email_ingestion", "web")
+    assert taken.returncode == 2
+    assert "WEB_PORT" in taken.stderr
+    assert "Traceback" not in taken.stderr
+
+
+def test_a_login_link_lets_a_person_in(here: Place, web: Running) -> None:
+    web.url("web_url")
+    done = here.run("-m", "email_ingestion", "web", "login-link", "--role", "reader", "--user", "ada")
+    link = done.stdout.splitlines()[-1]
+    assert link.startswith(web.url("web_url"))
+    with httpx.Client(trust_env=False, timeout=30) as browser:
+        assert "<form" in browser.get(link).text
+        assert browser.post(link, data={"goal": "/runbooks"}, follow_redirects=True).status_code == 200
+        assert "ada" in browser.get(web.url("web_url") + "/runbooks").text
+
+
+def test_it_stops_at_once_and_leaves_no_files(tmp_path: Path) -> None:
+    with place(tmp_path, "redis://127.0.0.1:1/0") as it:
+        running = it.web()
+        running.url("web_url")
+        assert running.terminate() == 0
+        assert [path.name for path in (tmp_path / "pids").iterdir() if path.suffix != ".lock"] == []
+        assert "process_stopped" in running.log()
