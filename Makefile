@@ -1,4 +1,4 @@
-.PHONY: quick check deploy release lock sbom audit format structure
+.PHONY: quick check deploy docs release lock sbom audit format structure
 
 # Before each commit: static checks and unit tests on one Python, in two minutes.
 quick:
@@ -11,6 +11,10 @@ check:
 # Every way of running, in containers and machines: ten minutes, as root on Debian.
 deploy:
 	./scripts/test.sh --deploy
+
+# The pages of docs/ as a site, in site/: a broken link or a page that the index does not name ends it.
+docs:
+	NO_MKDOCS_2_WARNING=1 "$$(ls -d .venv-test-3.* | sort -V | tail -n 1)/bin/mkdocs" build --quiet
 
 # What a release consists of, in dist/.
 release:
