@@ -14,6 +14,7 @@ Action = Literal[
     "breaker", "pause", "resume", "degrade", "priority", "log-level", "revoke", "incident", "order", "memory", "unknown"
 ]
 Outcome = Literal["done", "refused"]
+AccountChange = Literal["added", "changed", "paused", "resumed", "removed", "hidden"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,14 @@ class Watching(Event):
 
     account: str
     state: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccountUpdated(Event):
+    """An account of the database was taken up, changed, paused, resumed or removed, or the settings hide it."""
+
+    account: str
+    change: AccountChange
 
 
 @dataclass(frozen=True, slots=True)

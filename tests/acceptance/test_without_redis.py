@@ -133,6 +133,10 @@ ELSEWHERE = {
         ),
         "in tests of their own",
     ),
+    **{
+        f"accounts {name}": "tests/contract/test_stored_accounts.py"
+        for name in ("add", "change", "list", "pause", "resume", "remove")
+    },
     "quality": "tests/contract/test_mail_statistics.py",
     "memory": "tests/acceptance/test_run_time_orders.py",
     "starts": "tests/unit/ops/test_start_journal.py",

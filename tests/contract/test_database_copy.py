@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from email_ingestion.cli.storage import copy
 from email_ingestion.errors import OperationFailed
 from email_ingestion.identity import tombstone
+from email_ingestion.ledger.accounts import AccountRow
 from email_ingestion.ledger.copy import TABLES
 from email_ingestion.ledger.database_copy import DatabaseCopy
 from email_ingestion.ledger.model import Location
@@ -43,6 +44,7 @@ def fill(ledger: Ledger) -> None:
     ledger.outbox.mark_delivered(claim, [each.envelope.email_id for each in claim.deliveries])
     ledger.record_locations("default", {Location("Work", 7, n): f"default:gm:{2**63 + n}" for n in range(1, 50)})
     ledger.record_purged(["default:gm:9"])
+    ledger.accounts.add(AccountRow("depot", "active", '{"imap_user": "depot@example.com"}', "secret"), "me")
     execute(ledger, "UPDATE emails SET flags = NULL, tags = NULL, list_id = NULL WHERE uid % 7 = 0")
 
 

@@ -48,7 +48,10 @@ def test_the_end_of_every_certificate_is_announced(port: int) -> None:
         sinks="webhook",
         webhook_url="http://localhost/plain",
     )
-    assert tls_servers(settings) == [TlsServer("imap", "localhost", port), TlsServer("redis", "127.0.0.1", port)]
+    assert tls_servers(settings, settings.all_accounts) == [
+        TlsServer("imap", "localhost", port),
+        TlsServer("redis", "127.0.0.1", port),
+    ]
     seen: list[events.Event] = []
     told = threading.Event()
 
@@ -57,7 +60,7 @@ def test_the_end_of_every_certificate_is_announced(port: int) -> None:
         if len(seen) == 2:
             told.set()
 
-    watch = CertificateWatch(settings, observe)
+    watch = CertificateWatch(settings, lambda: settings.all_accounts, observe)
     watch.start()
     watch.run_now()
     assert told.wait(60)
@@ -72,5 +75,5 @@ def test_the_end_of_every_certificate_is_announced(port: int) -> None:
 def test_a_server_that_is_away_ends_nothing_and_is_asked_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(imap_host="127.0.0.1", imap_port=1, google_token_uri="http://localhost:1/token")
     seen: list[events.Event] = []
-    watch = CertificateWatch(settings, seen.append)
+    watch = CertificateWatch(settings, lambda: settings.all_accounts, seen.append)
     assert (watch._look() < 3600, seen) == (True, [])

@@ -36,7 +36,7 @@ def test_what_a_managed_redis_does_not_tell_is_unknown_and_not_a_failure(
     monkeypatch.setenv("REDIS_URL", redis_server.url)
     with managed(redis_server):
         gauges = read_gauges(link(redis_server.url))
-        findings = {each.check: each.verdict for each in check_redis(load_settings(), time.time)}
+        findings = {each.check: each.verdict for each in check_redis(load_settings(), time.time, ["default"])}
     assert (gauges.depth, gauges.memory_used, gauges.memory_max, gauges.evicted) == (0, None, None, None)
     assert findings["redis"] == findings["redis eviction"] == findings["redis persistence"] == "unknown"
     assert findings["redis writes"] == findings["redis rights"] == "ok"

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -295,22 +295,23 @@ def reread(account: Account) -> Account:
     """Return the account as the settings have it now, with the mailbox it had; as it is where they are wrong now."""
     try:
         found = next((each for each in load_settings().all_accounts if each.name == account.name), account)
-        _check(found)
+        check_account(found)
     except ConfigurationError:
         return account
     return found.model_copy(update={"imap_mailbox": account.imap_mailbox})
 
 
-def check_accounts(settings: Settings, *, tokens: bool = True) -> None:
-    """Raise ConfigurationError for an account that only an operator can set right; call it before the start.
+def check_accounts(accounts: Iterable[Account], *, tokens: bool = True) -> None:
+    """Check each of the accounts; call it before the start."""
+    for account in accounts:
+        check_account(account, tokens=tokens)
 
-    With `tokens` false an account may lack its token.
+
+def check_account(account: Account, *, tokens: bool = True) -> None:
+    """Raise ConfigurationError for an account that only an operator can set right.
+
+    With `tokens` false it may lack its token.
     """
-    for account in settings.all_accounts:
-        _check(account, tokens=tokens)
-
-
-def _check(account: Account, *, tokens: bool = True) -> None:
     if not 1 <= len(account.by_mailbox) <= MAX_MAILBOXES:
         raise ConfigurationError(f"IMAP_MAILBOX names one to {MAX_MAILBOXES} mailboxes: each has its own connection")
     if not account.imap_user:

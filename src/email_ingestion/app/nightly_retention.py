@@ -12,6 +12,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from email_ingestion.app.account_list import configured_accounts
 from email_ingestion.atomic_files import write_private
 from email_ingestion.background import PeriodicThread
 from email_ingestion.events import LoopFailed, Observe, RetentionApplied
@@ -34,7 +35,8 @@ def retention_selector(settings: Settings, ledger: Ledger) -> RetentionSelector 
     """Return what is too old now; None where neither a setting nor a route says for how long mail is kept."""
     from email_ingestion.erasure.retention import RetentionSelector  # noqa: PLC0415 - a producer needs it at night
 
-    by_account = {each.name: each.retention_days for each in settings.all_accounts if each.retention_days}
+    accounts = configured_accounts(settings, ledger)
+    by_account = {each.name: each.retention_days for each in accounts if each.retention_days}
     router = Router(settings.routes, settings.sinks[1:])
     routes = ledger.erasure.route_days()
     if not by_account and not routes and not router.sets_retention:

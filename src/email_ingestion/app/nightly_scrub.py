@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Self
 
 from email_ingestion.app.account import AccountServices, log_in
+from email_ingestion.app.account_list import configured_accounts
 from email_ingestion.background import PeriodicThread
 from email_ingestion.blobs import BlobStore
 from email_ingestion.errors import EmailIngestionError
@@ -54,7 +55,8 @@ class MailServers:
 
     def fetch(self, lost: LostMessage, spooled: IO[bytes]) -> str | None:
         """Write the bytes of a lost message into a file; return why that was impossible, or None."""
-        account = next((each for each in self._settings.all_accounts if each.name == lost.account), None)
+        accounts = configured_accounts(self._settings, self._ledger())
+        account = next((each for each in accounts if each.name == lost.account), None)
         if account is None:
             return f"the account {lost.account} is not configured here"
         try:

@@ -6,14 +6,16 @@ import random
 import re
 import secrets
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
 from email_ingestion.app.account import AccountServices, LedgerOnDemand, check_accounts, credentials_version, reread
-from email_ingestion.app.certificate_watch import CertificateWatch, tls_servers
+from email_ingestion.app.account_list import AccountList, accounts_in_files, look_up_accounts
+from email_ingestion.app.account_runs import AccountRuns, ServerBreakers, breaker_names
+from email_ingestion.app.account_watch import AccountWatch
+from email_ingestion.app.certificate_watch import CertificateWatch
 from email_ingestion.app.nightly_retention import NightlyRetention
 from email_ingestion.app.nightly_scrub import NightlyScrub
 from email_ingestion.app.runner import ProcessContext, ProcessRunner, common_folders, common_loops, identify
@@ -23,8 +25,8 @@ from email_ingestion.blobs import open_blobs
 from email_ingestion.breaker import Breaker
 from email_ingestion.errors import (
     EmailIngestionError,
-    IMAPConnectionError,
     OperationFailed,
+    SinkUnavailable,
     TokenRefreshError,
 )
 from email_ingestion.mailbox import ImapMailbox
@@ -58,45 +60,60 @@ def run_producer(settings: Settings, *, once: bool, wait_for_consent: bool = Fal
     With `wait_for_consent` an account without a token is one that an operator must authorize, not a reason to end: a
     container that ends is started again and again.
     """
-    check_accounts(settings, tokens=not wait_for_consent)
+    accounts = accounts_at_start(settings, once=once)
+    check_accounts(accounts_in_files(settings) or accounts, tokens=not wait_for_consent)
     Router(settings.routes, settings.sinks[1:])  # raises ConfigurationError for a wrong route
-    allowed = settings.imap_poll_seconds + settings.imap_timeout_seconds + SLACK_SECONDS
-    watchers = {f"watch:{account.name}": allowed for account in settings.all_accounts}
+    watchers = {watch_loop(account): allowed_silence(settings) for account in accounts}
     names = Names(
         dependencies={"redis": True, "imap": False},
         loops=common_loops() | {LEASES: LEASES_SILENCE} | ({} if once else watchers),
-        accounts=tuple(account.name for account in settings.all_accounts),
-        breakers=("redis", *dict.fromkeys(breaker_names(settings).values()), "oauth2"),
+        accounts=tuple(account.name for account in accounts),
+        breakers=("redis", *dict.fromkeys(("imap", *breaker_names(accounts).values())), "oauth2"),
         stream="{email_ingestion}:stream",
         dlq="{email_ingestion}:dlq",
         folders=common_folders(settings),
     )
     identity = identify("producer", folder=settings.pid_dir)
-    return ProcessRunner(settings, identity, names, partial(ProducerService, once=once)).run()
+    build = partial(ProducerService, accounts=accounts, once=once)
+    return ProcessRunner(settings, identity, names, build).run()
 
 
-def breaker_names(settings: Settings) -> dict[str, str]:
-    """Return the name of the circuit breaker of each account: those on one mail server share it.
+def accounts_at_start(settings: Settings, *, once: bool) -> tuple[Account, ...]:
+    """Return the accounts to begin with; those of the database are taken up later, except for a single pass.
 
-    The first server's is `imap`; any other has the name of its first account besides.
+    Raises ConfigurationError where there is no account at all. Where the database cannot be asked, there may be.
     """
-    names: dict[tuple[str, int], str] = {}
-    for account in settings.all_accounts:
-        names.setdefault((account.imap_host, account.imap_port), f"imap:{account.name}" if names else "imap")
-    return {each.name: names[each.imap_host, each.imap_port] for each in settings.all_accounts}
+    in_files = accounts_in_files(settings)
+    if in_files and not once:
+        return in_files
+    try:
+        found = look_up_accounts(settings)
+    except SinkUnavailable:
+        return in_files
+    if not found.stored:
+        return settings.all_accounts
+    return found.accounts if once else ()
+
+
+def watch_loop(account: Account) -> str:
+    """Return the name of the loop of an account's watchers."""
+    return f"watch:{account.name}"
+
+
+def allowed_silence(settings: Settings) -> float:
+    """Return for how many seconds a watcher may be silent."""
+    return settings.imap_poll_seconds + settings.imap_timeout_seconds + SLACK_SECONDS
 
 
 class ProducerService:
     """All watchers of the producer, every one in a thread of its own."""
 
-    def __init__(self, context: ProcessContext, *, once: bool) -> None:
+    def __init__(self, context: ProcessContext, *, accounts: Sequence[Account], once: bool) -> None:
         self._context = context
         self._once = once
         self._fatal: EmailIngestionError | None = None
-        self._imap_breakers = {
-            name: context.breakers.add(name, IMAPConnectionError, open_from_start=True)
-            for name in dict.fromkeys(breaker_names(context.settings).values())
-        }
+        self._in_files = frozenset(account.name for account in accounts_in_files(context.settings))
+        self._imap_breakers = ServerBreakers(context.breakers)
         self._oauth2_breaker = context.breakers.add("oauth2", TokenRefreshError, open_from_start=True)
         self._ledger = LedgerOnDemand(context.settings.database_url)
         self._blobs = open_blobs(context.settings.blob_url)
@@ -105,17 +122,30 @@ class ProducerService:
         self._observe = combine(observe, self._progress) if self._progress else observe
         link = self._second_link()
         self._leases = Leases(link, instance_id(context.settings, context.identity), secrets.token_hex(4))
-        names = [account.name for account in context.settings.all_accounts]
-        self._lease_renewer = LeaseRenewer(self._leases, names, context.ops.observe)
-        self._supervisors = [
-            self._supervisor(mailbox, multiple_mailboxes=len(account.by_mailbox) > 1)
-            for account in context.settings.all_accounts
-            for mailbox in account.by_mailbox
-        ]
+        self._lease_renewer = LeaseRenewer(self._leases, (), context.ops.observe)
+        self._runs = AccountRuns(self._make_supervisors, self._lease_renewer)
+        self._read(accounts)
         self._monitors = [*self._optional_threads(link)]
-        for name in self._imap_breakers:
-            context.admin_actions.pings[name] = partial(self._ping_imap, name)
         context.admin_actions.pings["oauth2"] = self._ping_oauth2
+
+    def _read(self, accounts: Sequence[Account]) -> None:
+        """Read these accounts from now on, and no others."""
+        status, before = self._context.ops.status, self._runs.accounts
+        for account in accounts:
+            if account.name not in {each.name for each in before}:
+                status.loops.watch(watch_loop(account), allowed_silence(self._context.settings))
+        for name in self._imap_breakers.serve(accounts):
+            self._context.admin_actions.pings[name] = partial(self._ping_imap, name)
+        self._runs.apply(accounts)
+        for account in before:
+            if account.name not in {each.name for each in accounts}:
+                status.loops.forget(watch_loop(account))
+        nothing = "there is none left: `email-ingestion accounts add`"
+        status.set_condition("no account", None if accounts or not before else nothing)
+
+    def _make_supervisors(self, account: Account) -> list[WatcherSupervisor]:
+        mailboxes = account.by_mailbox
+        return [self._supervisor(each, multiple_mailboxes=len(mailboxes) > 1) for each in mailboxes]
 
     def _second_link(self) -> RedisLink:
         """Connect once more: the leases of hundreds of accounts must not wait for the traffic of one."""
@@ -127,6 +157,7 @@ class ProducerService:
         context = self._context
         backoff = AccountBackoff(random.Random(), context.settings.cb_recovery_timeout)  # noqa: S311 - jitter
         current: Watcher | None = None
+        give_up = self._give_up if account.name in self._in_files else lambda _: None
 
         def watcher() -> Watcher:
             nonlocal account, current
@@ -144,8 +175,8 @@ class ProducerService:
                 context.overrides,
                 multiple_mailboxes=multiple_mailboxes,
             )
-            imap = self._imap_breakers[breaker_names(context.settings)[account.name]]
-            current = watcher_of(services, backoff, imap=imap, oauth2=self._oauth2_breaker, give_up=self._give_up)
+            imap = self._imap_breakers.of(account)
+            current = watcher_of(services, backoff, imap=imap, oauth2=self._oauth2_breaker, give_up=give_up)
             return current
 
         missed = ROUNDS_MISSED * context.settings.imap_poll_seconds
@@ -153,20 +184,27 @@ class ProducerService:
 
     def _optional_threads(
         self, link: RedisLink
-    ) -> Iterator[PeriodicThread | NightlyScrub | NightlyRetention | LedgerWatch]:
+    ) -> Iterator[PeriodicThread | NightlyScrub | NightlyRetention | LedgerWatch | AccountWatch]:
         """Yield the built-in alerts and the canary, where they are configured, and what looks at stores and servers."""
         settings, ops = self._context.settings, self._context.ops
         yield AlertThread(settings, ops.metrics, ops.observe, self._context.admin_actions.incidents).make()
         if settings.canary_seconds:
             yield Canary(settings.canary_seconds, link, self._canary_waits, ops.observe)
-        if tls_servers(settings):
-            yield CertificateWatch(settings, ops.observe)
+        yield CertificateWatch(settings, lambda: self._runs.accounts, ops.observe)
         yield LedgerWatch(
             link,
             self._ledger,
             self._compare_all,
             partial(ops.status.set_condition, "ledger"),
             ops.observe,
+        )
+        yield AccountWatch(
+            settings,
+            self._ledger,
+            AccountList(self._runs.accounts),
+            apply=lambda found: self._read(found.accounts),
+            show=ops.status.set_condition,
+            observe=ops.observe,
         )
         yield NightlyScrub(settings, link, self._ledger, self._blobs, ops.observe)
         yield NightlyRetention(settings, link, self._ledger, ops.observe)
@@ -188,56 +226,47 @@ class ProducerService:
     def _run_once(self) -> int:
         # One pass does not wait for Redis: it fails, and says why.
         check_reachable(self._context.settings.redis_address)
-        for account in self._context.settings.all_accounts:
+        for account in self._runs.accounts:
             if not self._lease_renewer.owns(account.name, LEASE_SECONDS + 2 * RENEW_SECONDS):
                 owner = self._lease_renewer.owner(account.name)
                 if owner:  # without one Redis is away, and the pass itself says so
                     raise OperationFailed(f"the account {account.name} is read by the producer {owner}: stop it first")
         with self._progress or nullcontext():
-            results = [supervisor.watcher.once() for supervisor in self._supervisors]
+            results = [supervisor.watcher.once() for supervisor in self._runs.supervisors]
         return 0 if all(results) else 1
 
     def _watch(self) -> int:
         for monitor in self._monitors:
             monitor.start()
-        threads = [
-            threading.Thread(target=supervisor.run, name=f"keep-{number}", daemon=True)
-            for number, supervisor in enumerate(self._supervisors)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        self._runs.start()
+        self._runs.wait()
         if self._fatal:
             raise self._fatal
         return 0
 
     def _compare_all(self) -> None:
-        for supervisor in self._supervisors:
+        for supervisor in self._runs.supervisors:
             supervisor.watcher.compare_soon()
 
     def stop(self) -> None:
         """End all watchers."""
-        for supervisor in self._supervisors:
-            supervisor.stop()
+        self._runs.stop()
 
     def abandon(self) -> None:
         """Do nothing: a batch is in the stream, or it is fetched again."""
 
     def _ping_imap(self, breaker: str) -> None:
-        settings = self._context.settings
-        for account in settings.all_accounts:
-            if breaker_names(settings)[account.name] == breaker:
-                ImapMailbox(account, settings.imap_timeout_seconds).close()
+        for account in self._imap_breakers.accounts_behind(breaker):
+            ImapMailbox(account, self._context.settings.imap_timeout_seconds).close()
 
     def _ping_oauth2(self) -> None:
-        for account in self._context.settings.all_accounts:
+        for account in self._runs.accounts:
             if account.imap_auth == "oauth2":
                 TokenSource(account).get_token()
 
     def _give_up(self, error: EmailIngestionError) -> None:
         """End the process if the only watcher cannot even begin."""
-        if len(self._supervisors) == 1:
+        if len(self._runs.supervisors) == 1:
             self._fatal = error
             self.stop()
 

@@ -86,6 +86,10 @@ class BreakerRegistry:
         self._breakers[name] = Breaker(name, self._policy, counted, self._announce, open_from_start=open_from_start)
         return self._breakers[name]
 
+    def remove(self, name: str) -> None:
+        """Forget a breaker that nothing uses any more."""
+        self._breakers.pop(name, None)
+
     def get(self, name: str) -> Breaker:
         """Return the breaker of this name. Raises OperationFailed."""
         if name not in self._breakers:

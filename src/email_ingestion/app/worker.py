@@ -243,9 +243,10 @@ class WorkerService:
     def _count_volume(self) -> None:
         """Compare the mail of the last hour with the same hour of past weeks."""
         arrived = None
-        names = [account.name for account in self._context.settings.all_accounts]
         with suppress(TransientError):
-            volumes = self._ledger().statistics.volume(names, datetime.now(UTC))
+            stored = [row.name for row in self._ledger().accounts.rows()]
+            names = dict.fromkeys((*(account.name for account in self._context.settings.all_accounts), *stored))
+            volumes = self._ledger().statistics.volume(list(names), datetime.now(UTC))
             arrived = {name: (each.arrived, each.expected) for name, each in volumes.items()}
         self._context.ops.observe(VolumeCounted(arrived))
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from email_ingestion.cli.output import printable
-from email_ingestion.errors import ConfigurationError
+from email_ingestion.cli.output import printable, say
+from email_ingestion.errors import ConfigurationError, SinkUnavailable
 from email_ingestion.ops.audit_log import write_audit
 from email_ingestion.ops.mail_reads import ReadAction, record_read
 from email_ingestion.settings import Account, Settings, load_settings
@@ -53,9 +53,23 @@ def parse_instant(text: str | None, option: str) -> datetime | None:
         ) from None
 
 
+def all_accounts(settings: Settings) -> tuple[Account, ...]:
+    """Return the accounts of the settings and of the database, the paused ones too.
+
+    Where the database cannot be asked, it is said, and those of the settings are returned.
+    """
+    from email_ingestion.app.account_list import look_up_accounts  # noqa: PLC0415 - help comes without SQLAlchemy
+
+    try:
+        return look_up_accounts(settings).known or settings.all_accounts
+    except SinkUnavailable as error:
+        say(f"only the accounts of the settings are known here: {error}")
+        return settings.all_accounts
+
+
 def pick_account(settings: Settings, name: str) -> Account:
     """Return the account called `name`, or the only one. Raises BadParameter."""
-    accounts = settings.all_accounts
+    accounts = all_accounts(settings)
     if not name and len(accounts) == 1:
         return accounts[0]
     for account in accounts:
@@ -69,12 +83,12 @@ def pick_account(settings: Settings, name: str) -> Account:
 
 def pick_accounts(settings: Settings, name: str) -> tuple[Account, ...]:
     """Return the account called `name`, or all accounts if `name` is empty. Raises BadParameter."""
-    return (pick_account(settings, name),) if name else settings.all_accounts
+    return (pick_account(settings, name),) if name else all_accounts(settings)
 
 
 def refuse_unknown_account(settings: Settings, name: str, was_known: Callable[[], object]) -> None:
     """Raise BadParameter for an account that is not configured, unless `was_known` finds something of it."""
-    names = [each.name for each in settings.all_accounts]
+    names = [each.name for each in all_accounts(settings)]
     if name not in names and not was_known():
         raise typer.BadParameter(f"there is no account {printable(name)!r}; configured: {', '.join(names)}")
 

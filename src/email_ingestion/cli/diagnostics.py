@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,8 +16,9 @@ from email_ingestion.cli.common import audited
 from email_ingestion.cli.exit_codes import OK
 from email_ingestion.cli.output import Json, say, show
 from email_ingestion.doctor.findings import SEVERITY, Finding, worst_verdict
+from email_ingestion.errors import EmailIngestionError
 from email_ingestion.settings import Settings, load_settings
-from email_ingestion.settings.effective_settings import effective_settings
+from email_ingestion.settings.effective_settings import EffectiveSetting, effective_settings
 
 COLOURS = {"ok": "green", "unknown": "cyan", "degraded": "yellow", "failed": "bold red"}
 
@@ -74,9 +76,23 @@ def show_config(
       email-ingestion config show --set
       email-ingestion config show --json
     """
-    found = effective_settings(load_settings())
+    settings = load_settings()
+    found = [*effective_settings(settings), *_accounts_of_database(settings)]
     show([asdict(each) for each in found if each.origin != "default" or not only_set], as_json=as_json)
     return OK
+
+
+def _accounts_of_database(settings: Settings) -> Iterator[EffectiveSetting]:
+    """Yield the accounts that stand in the database, by name, if there are any; say so when it cannot be asked."""
+    from email_ingestion.ledger.accounts import account_rows  # noqa: PLC0415 - help comes without SQLAlchemy
+
+    try:
+        rows = account_rows(settings.database_url)
+    except EmailIngestionError as error:
+        say(f"the accounts of the database are not known: {error}")
+        return
+    if rows:
+        yield EffectiveSetting("ACCOUNTS", ",".join(row.name for row in rows), "the database")
 
 
 @evidence.callback()

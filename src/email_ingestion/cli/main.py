@@ -32,6 +32,7 @@ COMMANDS = {
     "web": ("web:web", "Serve the pages and the read API, until it is stopped."),
     "tokens": ("tokens:tokens", "Make, list and revoke the tokens of the read API."),
     "auth": ("oauth2:oauth2", "Show or refresh the OAuth2 token."),
+    "accounts": ("accounts:accounts", "Add, change, pause and remove accounts while the producer runs."),
     "restart": (
         "restart:restart",
         "Restart the producer or the workers of this machine, each with the options it was started with.",
@@ -130,7 +131,10 @@ COMMANDS = {
 
 # What people want to do, and the commands for it: `--help` is one screen. Those that stand nowhere come last.
 GROUPS = {
-    "Run it": ("init", "start", "stop", "restart", "status", "sandbox", "producer", "worker", "web", "auth"),
+    "Run it": (
+        *("init", "start", "stop", "restart", "status", "sandbox"),
+        *("producer", "worker", "web", "auth", "accounts"),
+    ),
     "Find what is wrong": ("doctor", "check", "errors", "quality", "logs", "memory", "starts", "config", "redis-cli"),
     "On call": ("alert", "incident", "runbook", "evidence", "audit"),
     "Read the mail": ("search", "export", "parse", "route", "tokens"),

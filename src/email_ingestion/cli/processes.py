@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from email_ingestion import __version__
-from email_ingestion.cli.common import pick_account
+from email_ingestion.cli.common import current_user, pick_account
 from email_ingestion.cli.exit_codes import run
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.ops.logs import are_configured, configure_logs, logger
@@ -49,9 +49,13 @@ def producer(
     """
     settings = load_settings()
     if auth_setup:
-        from email_ingestion.oauth2.consent import authorize  # noqa: PLC0415 - of no use to the daemon
+        from email_ingestion.app.account_list import keep_consent  # noqa: PLC0415 - of no use to the daemon
+        from email_ingestion.oauth2.consent import authorize  # noqa: PLC0415
 
-        authorize(pick_account(settings, account), typer.echo, _ask if no_browser else None)
+        chosen = pick_account(settings, account)
+        consent = authorize(chosen, typer.echo, _ask if no_browser else None)
+        if keep_consent(settings, chosen, consent, current_user()):
+            typer.echo("The database has it too: producers on other machines take it up.")
         return 0
     gc.disable()  # nothing of what is loaded now is garbage: 0.08 s; the runner enables it again
     from email_ingestion.app.producer import run_producer  # noqa: PLC0415 - a consent needs no Redis

@@ -82,7 +82,7 @@ def reconcile(
         if repair:
             raise typer.BadParameter("--repair queues what the server has; with --against nothing is changed")
         return _compare_with_list(settings, accounts, against, as_json=as_json)
-    check_accounts(settings)
+    check_accounts(accounts)
     link = open_link(settings.redis_address, "email-ingestion-reconcile")
     ledger = LedgerOnDemand(settings.database_url)
     with closing(ledger()), _audited_repair(settings, accounts, repair=repair) as outcome:
@@ -236,7 +236,7 @@ def backfill(
     """
     settings = load_settings()
     accounts = pick_accounts(settings, account)
-    check_accounts(settings)
+    check_accounts(accounts)
     period = DateRange(since.date(), until.date() if until else None, label or None)
     details = {"accounts": [each.name for each in accounts], "since": str(period.since)}
     link = open_link(settings.redis_address, "email-ingestion-backfill")

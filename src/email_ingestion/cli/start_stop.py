@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from email_ingestion.cli.common import all_accounts
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.output import announce
 from email_ingestion.errors import ConfigurationError, OperationFailed, RedisConnectionError
@@ -73,10 +74,11 @@ def _stop_sandbox(before: set[str] | None) -> None:
 def _preflight(settings: Settings) -> None:
     """Raise now for what a running process would wait for: no token, no Redis."""
     from email_ingestion.app.account import check_accounts  # noqa: PLC0415
+    from email_ingestion.app.account_list import accounts_in_files  # noqa: PLC0415
     from email_ingestion.stream import check_reachable  # noqa: PLC0415
 
     try:
-        check_accounts(settings)
+        check_accounts(accounts_in_files(settings) or all_accounts(settings))
         check_reachable(settings.redis_address)
     except RedisConnectionError as error:
         raise OperationFailed(f"{error}; start Redis, or set REDIS_HOST and REDIS_PORT in .env; {DOCTOR}") from error

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from email_ingestion.app.account_list import AccountList, accounts_in_files, look_up_accounts
 from email_ingestion.blobs import open_blobs
 from email_ingestion.doctor.account_checks import check_account
 from email_ingestion.doctor.alert_checks import check_alerts
 from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.doctor.machine_checks import check_folders, check_modes, check_ports, check_processes
 from email_ingestion.doctor.redis_checks import check_redis
-from email_ingestion.errors import ConfigurationError, EmailIngestionError
+from email_ingestion.errors import ConfigurationError, EmailIngestionError, SinkUnavailable
 from email_ingestion.ledger.maintenance import describe_ledger, refers_outside
 from email_ingestion.ops.redaction import describe_unforeseen
 from email_ingestion.routing import Router
@@ -29,6 +30,8 @@ def run_checks(clock: Callable[[], float] = time.time) -> Findings:
     try:
         settings = load_settings()
         accounts = settings.all_accounts
+        stored, problem = _stored_accounts(settings)
+        accounts = stored.accounts or (() if stored.stored else accounts)
     except ConfigurationError as error:
         yield Finding("settings", "failed", str(error), "mend it; config/.env.example has every name")
         return
@@ -37,10 +40,11 @@ def run_checks(clock: Callable[[], float] = time.time) -> Findings:
     yield from _guarded("folders", lambda: check_folders(settings))
     yield from _guarded("file modes", lambda: check_modes(settings))
     yield from _guarded("ports", lambda: check_ports(settings))
-    yield from _guarded("redis", lambda: check_redis(settings, clock))
+    yield from _guarded("redis", lambda: check_redis(settings, clock, [each.name for each in stored.known or accounts]))
     yield from _guarded("processes", lambda: check_processes(settings))
     yield from _guarded("stores", lambda: check_stores(settings))
     yield from _guarded("alerts", lambda: check_alerts(settings))
+    yield from _guarded("accounts", lambda: check_stored_accounts(stored, problem))
     for account in accounts:
         yield from _guarded(f"account {account.name}", lambda account=account: check_account(account, settings, clock))  # type: ignore[misc]
 
@@ -52,6 +56,27 @@ def _guarded(name: str, checks: Callable[[], Findings]) -> Findings:
     except Exception as error:  # noqa: BLE001 - any text may quote mail or a secret, so only class and place are shown
         cause = f"an answer or a state that nobody foresaw: {describe_unforeseen(error)}"
         yield Finding(name, "failed", cause, UNFORESEEN_REMEDY)
+
+
+def _stored_accounts(settings: Settings) -> tuple[AccountList, str]:
+    """Return all accounts, or those of the settings and why the database could not be asked for others."""
+    try:
+        return look_up_accounts(settings), ""
+    except (SinkUnavailable, ConfigurationError) as error:  # the settings were right before
+        return AccountList(accounts_in_files(settings)), str(error)
+
+
+def check_stored_accounts(found: AccountList, problem: str) -> Findings:
+    """Say of the accounts of the database which are not read, and why."""
+    if problem:
+        yield Finding("accounts", "unknown", f"those of the database could not be looked at: {problem}", "see database")
+    for name, why in found.broken.items():
+        yield Finding(f"account {name}", "failed", why, f"`email-ingestion accounts change {name}`, or remove it")
+    for name in found.hidden:
+        cause = "it stands in the settings and in the database: what the settings say holds"
+        yield Finding(f"account {name}", "degraded", cause, f"`email-ingestion accounts remove {name}`, or rename one")
+    for account in found.paused:
+        yield Finding(f"account {account.name}", "ok", "paused; `email-ingestion accounts resume` lets it go on")
 
 
 def check_plaintext(settings: Settings) -> Findings:

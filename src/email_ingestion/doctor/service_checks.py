@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, Literal
 
+from email_ingestion.app.account_list import configured_accounts
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.fleet.log_files import LogFilter, read_records
 from email_ingestion.fleet.status_table import OK_STATES, SystemStatus, system_status
@@ -202,7 +203,8 @@ def _describe_server(load: Mapping[str, Any]) -> Iterator[str]:
 def check_volume(look: Look) -> CheckResult:
     """Compare the mail of the last hour with the same hour of past weeks, for each account."""
     with closing(open_ledger(look.settings.database_url)) as ledger:
-        volumes = ledger.statistics.volume([each.name for each in look.settings.all_accounts], datetime.now(UTC))
+        names = [each.name for each in configured_accounts(look.settings, ledger)]
+        volumes = ledger.statistics.volume(names, datetime.now(UTC))
     values = {
         name: {"arrived": each.arrived, "expected": each.expected, "past_weeks": list(each.past)}
         for name, each in volumes.items()

@@ -35,6 +35,7 @@ TABLES = (
     "holds",
     "erasure_notices",
     "api_tokens",
+    "accounts",
 )
 _PAGES = 2000  # of SQLite, copied between two looks at the progress
 

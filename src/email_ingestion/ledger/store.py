@@ -30,6 +30,7 @@ from email_ingestion.blobs import BlobStore, sha256_of
 from email_ingestion.blobs.reference import REMEDY
 from email_ingestion.errors import ContentLost, SinkUnavailable
 from email_ingestion.identity import MIN_PART, identity_value, matches_identity, shortest_parts
+from email_ingestion.ledger.accounts import StoredAccounts
 from email_ingestion.ledger.api_tokens import ApiTokens
 from email_ingestion.ledger.conversations import Conversations
 from email_ingestion.ledger.database_errors import translate_open_errors
@@ -131,6 +132,7 @@ class Ledger:
         self.conversations = Conversations(self._database, self._conditions_if_any)
         self.api_tokens = ApiTokens(self._database)
         self.pages = MailPages(self._database, self._conditions_if_any)
+        self.accounts = StoredAccounts(self._database)
 
     def record(self, batch: Sequence[StoredEmail]) -> set[str]:
         """Write the new messages of `batch` in one transaction; return their identities.

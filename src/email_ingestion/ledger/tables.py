@@ -170,6 +170,19 @@ api_tokens = Table(
     Column("revoked_at", Moment),
 )
 
+# Accounts beside those of config/settings.toml. All is text, so that one row that somebody spoilt hides no other.
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("state", Text, nullable=False),  # active, paused; removed keeps a restore from bringing it back
+    Column("settings", Text, nullable=False),  # JSON, as a table of [[accounts]], without its secrets
+    Column("secrets", Text),  # this and the next: JSON, encrypted with TOKEN_ENCRYPTION_KEY
+    Column("consent", Text),  # as it was given; newer access tokens are in the token file of each machine
+    Column("changed_at", Moment, nullable=False),
+    Column("changed_by", Text, nullable=False),
+)
+
 # The deliveries to each further sink: a row is written in the transaction of its message, and its final state keeps
 # the sink from getting the message again.
 deliveries = Table(

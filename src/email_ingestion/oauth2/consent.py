@@ -45,8 +45,8 @@ Echo = Callable[[str], None]
 Prompt = Callable[[str], str]
 
 
-def authorize(account: Account, echo: Echo, prompt: Prompt | None) -> None:
-    """Get the account's consent and write its token file.
+def authorize(account: Account, echo: Echo, prompt: Prompt | None) -> Consent:
+    """Get the account's consent, write its token file and return it.
 
     With `prompt` the URL is printed and the redirect URL is asked for; without it a browser and a loopback server do
     it. Raises ConfigurationError without a client, OAuth2AuthenticationError when the consent is refused or too small,
@@ -63,6 +63,7 @@ def authorize(account: Account, echo: Echo, prompt: Prompt | None) -> None:
     if ends_at is not None:
         days = (ends_at - time.time()) / DAY
         echo(f"This consent ends in {days:.1f} days; in Testing status it is 7: publish the app to make it last.")
+    return consent
 
 
 def authorization_url(account: Account, port: int) -> str:

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from email_ingestion.atomic_files import file_lock, write_private
+from email_ingestion.encryption import Cipher
 from email_ingestion.errors import ConfigurationError, OAuth2AuthenticationError
 from email_ingestion.oauth2.token_endpoint import DEFAULT_LIFETIME, TokenResponse
 from email_ingestion.settings import Account
@@ -67,7 +68,7 @@ class TokenFile:
         self.unwritable: ConfigurationError | None = None  # as `locked` found it
         self._token_uri = account.google_token_uri
         keys = account.token_encryption_key
-        self._cipher = _Cipher(keys) if keys else None
+        self._cipher = Cipher(keys) if keys else None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -86,7 +87,7 @@ class TokenFile:
     def read(self) -> Consent:
         """Return the stored consent. Raises OAuth2AuthenticationError when there is none or it cannot be read."""
         try:
-            return _load(json.loads(self._decrypted(self.path.read_bytes())))
+            return parse_consent(self._decrypted(self.path.read_bytes()))
         except FileNotFoundError:
             raise OAuth2AuthenticationError(f"there is no token in {self.path}: {CONSENT_HINT}") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -94,7 +95,7 @@ class TokenFile:
 
     def write(self, consent: Consent) -> None:
         """Replace the file, mode 0600. Raises ConfigurationError when its directory cannot be written."""
-        text = json.dumps(_dump(consent, self._token_uri), indent=2) + "\n"
+        text = consent_text(consent, self._token_uri)
         write_private(self.path, self._cipher.encrypt(text) if self._cipher else text)
 
     def _decrypted(self, content: bytes) -> bytes:
@@ -110,34 +111,14 @@ class TokenFile:
             ) from error
 
 
-class _Cipher:
-    """Fernet, imported only where there are keys: it would be 6 MB of every producer."""
-
-    def __init__(self, keys: str) -> None:
-        """Take comma-separated Fernet keys; the first one encrypts, and any of them decrypts."""
-        from cryptography import fernet  # noqa: PLC0415 - see above
-
-        self._invalid_token = fernet.InvalidToken
-        try:
-            self._keys = fernet.MultiFernet([fernet.Fernet(key.strip()) for key in keys.split(",") if key.strip()])
-        except ValueError as error:
-            raise ConfigurationError(
-                "TOKEN_ENCRYPTION_KEY is no Fernet key (32 bytes in URL-safe base64): make one with "
-                "`python -m src.auth.oauth2_gmail --new-key`"
-            ) from error
-
-    def encrypt(self, text: str) -> str:
-        return self._keys.encrypt(text.encode()).decode()
-
-    def decrypt(self, content: bytes) -> bytes:
-        """Raises ValueError when no key fits."""
-        try:
-            return self._keys.decrypt(content.strip())
-        except self._invalid_token as error:
-            raise ValueError("no key fits") from error
+def consent_text(consent: Consent, token_uri: str) -> str:
+    """Return a consent as a token file holds it, in plain text."""
+    return json.dumps(_dump(consent, token_uri), indent=2) + "\n"
 
 
-def _load(stored: Mapping[str, Any]) -> Consent:
+def parse_consent(content: str | bytes) -> Consent:
+    """Return the consent in what `consent_text` made. Raises ValueError, KeyError, TypeError and their like."""
+    stored: Mapping[str, Any] = json.loads(content)
     scopes = stored.get("scopes") or ()
     return Consent(
         client_id=str(stored["client_id"]),

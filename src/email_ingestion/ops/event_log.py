@@ -55,6 +55,7 @@ LOG_RULES: dict[type[Event], LogRule] = {
     events.QuarantineCounted: LogRule("quarantine_counted", DEBUG),
     events.WatcherRebuilt: LogRule("imap_watcher_rebuilt", ERROR),
     events.Watching: LogRule("imap_watch_changed", DEBUG),
+    events.AccountUpdated: LogRule("account_updated", lambda event: WARNING if event.change == "hidden" else INFO),
     events.LeaseChanged: LogRule("lease_changed", lambda event: WARNING if event.lost else INFO),
     events.Synced: LogRule("imap_synced", DEBUG),
     events.NewMailWaiting: LogRule("imap_mail_waiting", DEBUG),

@@ -38,7 +38,7 @@ DEAD_REASONS = ("max_retries", "permanent", "poison", "operator", "malformed")
 BREAKER_STATES = ("closed", "open", "half_open")
 # Loops whose silence is no stall, and what turns beside the loops.
 UNWATCHED_LOOPS = (
-    *("alerts", "backups", "beat", "blobs", "body", "canary", "certificates", "observe", "output"),
+    *("accounts", "alerts", "backups", "beat", "blobs", "body", "canary", "certificates", "observe", "output"),
     *("volume", "watchdog"),
 )
 Reactions = dict[type[Event], Callable[[Any], None]]
@@ -59,6 +59,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         factory = MetricFactory(self.registry)
         self._names = names
+        self._loops, self._breakers = set(names.loops), set(names.breakers)
         self._tripped: set[str] = set()  # dependencies whose breaker has opened by itself
         self._clock = clock
         self._reactions: dict[type[Event], list[Callable[[Any], None]]] = defaultdict(list)
@@ -149,15 +150,27 @@ class Metrics:
             events.Administered: lambda event: orders.labels(event.action, event.outcome).inc(),
             events.BackupFound: lambda event: set_backup(event.at),
             events.Connected: self._connected,
+            events.AccountUpdated: self._account_updated,
             events.CertificateSeen: lambda event: self._certificates.labels(event.dependency).set(event.ends_at),
         }
 
     def _ticked(self, event: events.LoopTick) -> None:
-        self._last_ticks.labels(label_value(event.loop, self._names.loops)).set(self._clock())
+        self._last_ticks.labels(label_value(event.loop, self._loops)).set(self._clock())
+
+    def _account_updated(self, event: events.AccountUpdated) -> None:
+        """Extend the sets of labels by an account that came; forget the loop of one that is read no more."""
+        loop = f"watch:{event.account}"
+        if event.change in {"added", "resumed"}:
+            self._loops.add(loop)
+            self._breakers.add(f"imap:{event.account}")
+        elif event.change in {"paused", "removed"}:
+            self._loops.discard(loop)
+            with suppress(KeyError):
+                self._last_ticks.remove(loop)
 
     def _loop_failed(self, event: events.LoopFailed) -> None:
         if is_unforeseen(event.error):
-            loop = label_value(event.loop, {*self._names.loops, *UNWATCHED_LOOPS})
+            loop = label_value(event.loop, {*self._loops, *UNWATCHED_LOOPS})
             self._loop_errors.labels(loop, label_value(error_type(event.error), {*BUILTIN_ERRORS, *ERROR_TYPES})).inc()
 
     def _probed(self, event: events.Probed) -> None:
@@ -180,7 +193,7 @@ class Metrics:
             self._up.remove("imap")
 
     def _breaker_changed(self, event: events.BreakerChanged) -> None:
-        self._transitions.labels(label_value(event.name, self._names.breakers), event.new.lower()).inc()
+        self._transitions.labels(label_value(event.name, self._breakers), event.new.lower()).inc()
         if event.name in self._names.dependencies and event.error:  # it is not probed while its breaker is open
             self._tripped.add(event.name)
             self._up.labels(event.name).set(0)

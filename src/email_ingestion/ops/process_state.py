@@ -163,6 +163,19 @@ class ProcessState:
             last_success=self._clock(),
         )
 
+    def account_updated(self, event: events.AccountUpdated) -> None:
+        """Know an account that came, and forget one that was removed; of a paused one only that it is."""
+        if event.change in {"changed", "hidden"}:
+            return
+        for known in (self.account_problems, self.paused_accounts):
+            known.pop(event.account, None)
+        self.loop_failures.pop(f"watch:{event.account}", None)
+        if event.change == "removed":
+            self.accounts.pop(event.account, None)
+        else:
+            paused = event.change == "paused"
+            self.accounts[event.account] = AccountState(event.account, watch="paused" if paused else None)
+
     def lease_changed(self, event: events.LeaseChanged) -> None:
         """Forget an account's problems and numbers when another process reads it from now on."""
         if event.holder:
@@ -253,6 +266,7 @@ _HANDLERS: dict[type[Event], Callable[[ProcessState, Any], None]] = {
     events.Started: _set("started", lambda _event: True),
     events.Stopping: _set("draining", lambda event: event.reason),
     events.FetchPaused: ProcessState.fetch_paused,
+    events.AccountUpdated: ProcessState.account_updated,
     events.LeaseChanged: ProcessState.lease_changed,
     events.Probed: ProcessState.probed,
     events.BreakerChanged: ProcessState.breaker_changed,

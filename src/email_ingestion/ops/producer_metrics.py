@@ -25,7 +25,7 @@ class ProducerMetrics:
     """Declared once per process; `reactions` maps a kind of event to its effect."""
 
     def __init__(self, factory: MetricFactory, names: Names, redis: RedisView, clock: Callable[[], float]) -> None:
-        self._accounts = names.accounts
+        self._accounts = set(names.accounts)
         self._freshness = FreshnessGauge(redis)
         factory.registry.register(self._freshness)
         self._clock = clock
@@ -51,11 +51,12 @@ class ProducerMetrics:
             events.WatcherRebuilt: lambda event: self._rebuilt.labels(self._account(event)).inc(),
             events.Downloaded: lambda event: self._fetched.inc(event.size),
             events.HistoryWalked: lambda event: self._history.labels(self._account(event)).set(event.remaining),
-            events.LabelsChanged: lambda event: self._labels.labels(event.account).inc(event.count),
+            events.LabelsChanged: lambda event: self._labels.labels(self._account(event)).inc(event.count),
             events.BytesSpent: lambda event: self._budget.labels(self._account(event)).set(
                 max(0, event.budget - event.today)
             ),
             events.Synced: self._synced,
+            events.AccountUpdated: self._account_updated,
             events.LeaseChanged: self._lease_changed,
             events.NewMailWaiting: lambda event: self._freshness.waiting(self._account(event), event.since),
             events.MailboxChanged: lambda _event: self._changes.inc(),
@@ -245,6 +246,33 @@ class ProducerMetrics:
             for gauge in (self._success, self._backlog, self._quarantine, self._accepted):
                 with suppress(KeyError):
                     gauge.remove(account)
+
+    def _account_updated(self, event: events.AccountUpdated) -> None:
+        """Extend the set of labels by an account that came; of one that is read no more, keep only what is counted."""
+        if event.change in {"added", "resumed"}:
+            self._accounts.add(event.account)
+            self._reauth.labels(event.account).set(0)
+            for counter in (self._labels, self._rebuilt):
+                counter.labels(event.account)
+        elif event.change in {"paused", "removed"}:
+            self._accounts.discard(event.account)
+            self._forget(event.account)
+
+    def _forget(self, account: str) -> None:
+        self._freshness.forget(account)
+        self._quarantines.pop(account, None)
+        for key in [key for key in self._missing if key[0] == account]:
+            del self._missing[key]
+        one_label = (
+            *(self._success, self._backlog, self._lease, self._history, self._budget, self._locked_out),
+            *(self._slowed, self._quarantine, self._accepted, self._expiry, self._reauth, self._consent),
+        )
+        for gauge in one_label:
+            with suppress(KeyError):
+                gauge.remove(account)
+        for state in TOKEN_STATES:
+            with suppress(KeyError):
+                self._token_state.remove(account, state)
 
     def _refreshed(self, event: events.TokenRefreshed) -> None:
         self._refreshes.labels("success").inc()

@@ -42,6 +42,21 @@ class LeaseRenewer:
         except TransientError:
             return  # they lapse
 
+    def set_accounts(self, accounts: Sequence[str]) -> None:
+        """Take and renew the leases of these accounts from now on, and release those of others if Redis answers."""
+        with self._changed:
+            gone = [account for account in self._accounts if account not in accounts]
+            self._accounts = tuple(accounts)
+            ours = [account for account in gone if self._is_ours(account)]
+            for account in gone:
+                self._owners.pop(account, None)
+        self._thread.run_now()
+        try:
+            if ours:
+                self._leases.release(ours)
+        except TransientError:
+            return  # they lapse
+
     def owns(self, account: str, timeout: float = 0.0) -> bool:
         """Tell whether this process has the account's lease, or gets it within `timeout` seconds."""
         with self._changed:
@@ -73,7 +88,8 @@ class LeaseRenewer:
         self._observe(LoopFailed(LOOP, error, RENEW_SECONDS))
 
     def _renew(self) -> None:
-        others = self._leases.renew(self._accounts)
+        accounts = self._accounts
+        others = self._leases.renew(accounts)
         with self._changed:
-            self._owners = {account: others.get(account) for account in self._accounts}
+            self._owners = {account: others.get(account) for account in accounts if account in self._accounts}
             self._changed.notify_all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +35,7 @@ class Account(BaseModel):
 
     name: str = Field(default="default", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
     imap_host: str
-    imap_port: int
+    imap_port: int = Field(ge=1, le=65535)
     imap_tls: bool
     imap_user: str
     imap_auth: Literal["oauth2", "password"]
@@ -396,16 +397,22 @@ class Settings(BaseSettings):
 
         Raises ConfigurationError for a table that is wrong.
         """
-        base = {name: getattr(self, name) for name in Account.model_fields if name != "name"}
-        tables = self.accounts or ({},)
-        try:
-            found = tuple(Account(**{**base, **table}) for table in tables)
-        except ValidationError as error:
-            raise ConfigurationError(f"[[accounts]] in {TOML}: {explain_validation(error)}") from error
+        found = tuple(self.account_of(table, f"[[accounts]] in {TOML}") for table in self.accounts or ({},))
         names = [account.name for account in found]
         if len(set(names)) < len(names):
             raise ConfigurationError(f"[[accounts]] in {TOML}: every account needs a name of its own")
         return found
+
+    def account_of(self, table: Mapping[str, Any], where: str) -> Account:
+        """Return the account that a table makes over the general settings.
+
+        Raises ConfigurationError, which says `where` the table stands.
+        """
+        base = {name: getattr(self, name) for name in Account.model_fields if name != "name"}
+        try:
+            return Account(**{**base, **table})
+        except ValidationError as error:
+            raise ConfigurationError(f"{where}: {explain_validation(error)}") from error
 
     @property
     def sink_timeout(self) -> float:
