@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from email_ingestion.cli.output import printable, say
-from email_ingestion.errors import ConfigurationError, SinkUnavailable
-from email_ingestion.ops.audit_log import write_audit
+from email_ingestion.errors import SinkUnavailable
+from email_ingestion.ops.audit_log import audited_action
 from email_ingestion.ops.mail_reads import ReadAction, record_read
 from email_ingestion.settings import Account, Settings, load_settings
 
@@ -121,25 +121,16 @@ def audit_read(log_dir: Path, action: ReadAction, messages: int, email_ids: Sequ
 
 @contextmanager
 def audited(log_dir: Path, action: str, details: dict[str, Any], *, dry_run: bool = False) -> Iterator[dict[str, Any]]:
-    """Write the start and the end of an action into the audit log.
+    """Write the start and the end of a command into the audit log, as `audited_action` does.
 
-    Yields a record; its items are written with the end. There are two lines because a command that is killed in the
-    middle has done something too. Raises ConfigurationError before the block runs if the log cannot be written. A
-    `dry_run` does nothing, and is not written.
+    A `dry_run` does nothing, and is not written.
     """
     if dry_run:
         yield {}
         return
     common = {"user": current_user(), "pid": os.getpid(), "action": action, **details}
-    write_audit(log_dir, common | {"result": "started"})
-    outcome: dict[str, Any] = {}
-    try:
+    with audited_action(log_dir, common) as outcome:
         yield outcome
-    except BaseException as error:
-        with suppress(ConfigurationError):  # the operator must read the first error
-            write_audit(log_dir, common | outcome | {"result": "failed", "error_type": type(error).__name__})
-        raise
-    write_audit(log_dir, common | outcome | {"result": "done"})
 
 
 def current_user() -> str:

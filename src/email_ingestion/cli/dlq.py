@@ -10,11 +10,9 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -25,16 +23,11 @@ from email_ingestion.cli.dlq_output import exit_code, groups_as_json, show_group
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.output import Json, report, say
 from email_ingestion.cli.progress_bars import progress
-from email_ingestion.errors import OperationFailed, PermanentError, RedisConnectionError, SinkUnavailable
+from email_ingestion.errors import OperationFailed, PermanentError
 from email_ingestion.settings import Settings
-from email_ingestion.stream import DeadLetterQueue, EntryScanner
-from email_ingestion.stream.dead_letter_file import ExportFile, verify_file, write_entries
-from email_ingestion.stream.dead_letters import DeadLetter, FailureGroup, group_failures
+from email_ingestion.stream import DeadLetterQueue
+from email_ingestion.stream.dead_letters import DeadLetter, FailureGroup, count_letters, group_failures
 
-if TYPE_CHECKING:
-    from email_ingestion.ledger.store import Ledger
-
-MOST_NAMED = 1000  # letters in a line of the audit log
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and change nothing.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="A new file; default in BACKUP_DIR.")]
 
@@ -129,12 +122,18 @@ def export(
       email-ingestion dlq export --all
       email-ingestion dlq export --fingerprint 1f0c9a6be2d4 --output letters.jsonl
     """
+    from email_ingestion.app.dead_letter_orders import (  # noqa: PLC0415 - a look needs no mail server
+        MOST_NAMED,
+        export_letters,
+        export_path,
+    )
+
     settings, dead_letters = _open_dlq(selected)
     selected = selected.with_whole_ids(dead_letters)
     ids, _ = _matching_ids(dead_letters, selected)
     if not ids:
         return _none({"exported": 0, "file": None, "sha256": None}, as_json=as_json)
-    path = output or _default_output(settings)
+    path = output or export_path(settings)
     audit_read(
         settings.log_dir,
         "dlq export",
@@ -144,10 +143,11 @@ def export(
         filter=selected.as_dict(),
         file=str(path),
     )
-    exported = _export(dead_letters, ids, path, selected)
+    with progress("exporting", len(ids)) as advance:
+        exported = export_letters(dead_letters, ids, path, selected.as_dict(), advance)
     report(
         {"exported": len(exported.letters), "file": str(path), "sha256": exported.sha256},
-        f"exported {_count(len(exported.letters))} to {path}",
+        f"exported {count_letters(len(exported.letters))} to {path}",
         as_json=as_json,
     )
     return OK
@@ -172,6 +172,11 @@ def replay(
       email-ingestion dlq replay 1767225600000-0 1767225600001-0
       email-ingestion dlq replay --all
     """
+    from email_ingestion.app.dead_letter_orders import (  # noqa: PLC0415 - a look needs no mail server
+        fetch_lost,
+        replay_letters,
+    )
+
     settings, dead_letters = _open_dlq(selected)
     selected = selected.with_whole_ids(dead_letters)
     ids, groups = _matching_ids(dead_letters, selected)
@@ -180,16 +185,17 @@ def replay(
     if dry_run:
         return _preview("put back", ids, groups, as_json=as_json)
     with audited(settings.log_dir, "dlq replay", {"filter": selected.as_dict(), "matched": len(ids)}) as outcome:
-        lost = _fetch_lost(settings, ids)
+        lost = fetch_lost(settings, open_redis("dlq")[1], ids)
         for letter_id, problem in lost.items():
             say(f"{letter_id} stays: its bytes are lost, and {problem}")
         whole = [letter_id for letter_id in ids if letter_id not in lost]
-        moved = _replay(dead_letters, whole, outcome)
+        with progress("putting back", len(whole)) as advance:
+            moved = replay_letters(dead_letters, whole, outcome, advance)
         outcome["lost"] = len(lost)
     gone = f"; {len(whole) - moved} were replayed or purged by somebody else meanwhile" if moved < len(whole) else ""
     report(
         {"dry_run": False, "matched": len(ids), "replayed": moved} | ({"lost": sorted(lost)} if lost else {}),
-        f"put {_count(moved)} back into the stream{gone}",
+        f"put {count_letters(moved)} back into the stream{gone}",
         as_json=as_json,
     )
     return OK if moved else NEGATIVE
@@ -213,6 +219,14 @@ def purge(
       email-ingestion dlq purge --fingerprint 1f0c9a6be2d4 --dry-run
       email-ingestion dlq purge --older-than 30d --yes
     """
+    from email_ingestion.app.dead_letter_orders import (  # noqa: PLC0415 - a look needs no mail server
+        MOST_NAMED,
+        export_letters,
+        export_path,
+        purging_ledger,
+        remove_letters,
+    )
+
     settings, dead_letters = _open_dlq(selected)
     selected = selected.with_whole_ids(dead_letters)
     ids, groups = _matching_ids(dead_letters, selected)
@@ -220,19 +234,21 @@ def purge(
         return _none({"dry_run": dry_run, "matched": 0, "deleted": 0, "file": None}, as_json=as_json)
     if dry_run:
         return _preview("export and delete", ids, groups, as_json=as_json)
-    path = output or _default_output(settings)
-    if not yes and not _confirmed(f"Export {_count(len(ids))} to {path} and delete them from Redis?"):
+    path = output or export_path(settings)
+    if not yes and not _confirmed(f"Export {count_letters(len(ids))} to {path} and delete them from Redis?"):
         say("nothing was deleted")
         return NEGATIVE
     details = {"filter": selected.as_dict(), "matched": len(ids), "file": str(path)}
     audit_read(settings.log_dir, "dlq purge", len(ids), (), letters=ids[:MOST_NAMED], file=str(path))
-    with audited(settings.log_dir, "dlq purge", details) as outcome, _ledger(settings) as ledger:
-        exported = _export(dead_letters, ids, path, selected)
+    with audited(settings.log_dir, "dlq purge", details) as outcome, purging_ledger(settings) as ledger:
+        with progress("exporting", len(ids)) as advance:
+            exported = export_letters(dead_letters, ids, path, selected.as_dict(), advance)
         outcome |= {"exported": len(exported.letters), "sha256": exported.sha256}
-        deleted = _remove(dead_letters, ledger, exported, path, outcome)
+        with progress("deleting", len(exported.letters)) as advance:
+            deleted = remove_letters(dead_letters, ledger, exported, path, outcome, advance=advance)
     report(
         {"dry_run": False, "matched": len(ids), **outcome, "file": str(path)},
-        f"deleted {_count(deleted)}; they are in {path}",
+        f"deleted {count_letters(deleted)}; they are in {path}",
         as_json=as_json,
     )
     return OK if deleted else NEGATIVE
@@ -295,91 +311,6 @@ def _matching_ids(dead_letters: DeadLetterQueue, selected: DlqSelection) -> tupl
     return ids, groups
 
 
-def _fetch_lost(settings: Settings, ids: Sequence[str]) -> dict[str, str]:
-    """Fetch the bytes that the blob store lacks; return the ids of the letters that stay without, each with why."""
-    from email_ingestion.app.account import LedgerOnDemand  # noqa: PLC0415 - other commands need no mail server
-    from email_ingestion.app.nightly_scrub import MailServers  # noqa: PLC0415
-    from email_ingestion.reconcile.content_scrub import restore_dead_letter  # noqa: PLC0415
-
-    link, store = open_redis("dlq")[1], open_blobs(settings.blob_url)
-    wanted, problems = set(ids), {}
-    ledger = LedgerOnDemand(settings.database_url)
-    with closing(ledger), MailServers(settings, link, ledger, store, lambda _: None) as servers:
-        for keys in link.partitions:
-            for page in EntryScanner(link, keys).dead_letter_pages():
-                for entry in page.entries:
-                    letter_id = keys.format_entry_id(entry.id)
-                    if entry.raw_ref and letter_id in wanted:
-                        with suppress(SinkUnavailable):  # the store is away: the worker waits for it
-                            if problem := restore_dead_letter(store, entry, servers.fetch):
-                                problems[letter_id] = problem
-    return problems
-
-
-def _replay(dead_letters: DeadLetterQueue, ids: Sequence[str], outcome: dict[str, Any]) -> int:
-    outcome["replayed"] = 0
-    try:
-        with progress("putting back", len(ids)) as advance:
-            for moved in dead_letters.replay(ids):
-                outcome["replayed"] += moved
-                advance(moved)
-    except RedisConnectionError as error:
-        raise OperationFailed(
-            f"{str(error).rstrip('.')}; {outcome['replayed']} of {_count(len(ids))} were put back, the others stay: "
-            "run the same command again when Redis takes mail"
-        ) from error
-    return int(outcome["replayed"])
-
-
-def _export(dead_letters: DeadLetterQueue, ids: Sequence[str], path: Path, selected: DlqSelection) -> ExportFile:
-    origin = {"exported_at": datetime.now(UTC).isoformat(), "filter": selected.as_dict()}
-    with progress("exporting", len(ids)) as advance:
-        write_entries(path, dead_letters.entries(ids), origin, lambda: advance(1))
-    return verify_file(path)
-
-
-@contextmanager
-def _ledger(settings: Settings) -> Iterator[Ledger | None]:
-    """Yield the ledger, which records the purged messages; None if no database has them."""
-    if "database" not in settings.sinks:
-        yield None
-        return
-    from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415 - slow to load, and only a purge needs it
-
-    try:
-        with closing(open_ledger(settings.database_url)) as ledger:
-            ledger.ping()
-            yield ledger
-    except SinkUnavailable as error:
-        raise OperationFailed(
-            f"{str(error).rstrip('.')}; it must note what is purged: try again when it is up"
-        ) from error
-
-
-def _remove(
-    dead_letters: DeadLetterQueue, ledger: Ledger | None, exported: ExportFile, path: Path, outcome: dict[str, Any]
-) -> int:
-    """Delete first and record it then: after an interruption a message comes back instead of being lost."""
-    outcome["deleted"] = 0
-    try:
-        with progress("deleting", len(exported.letters)) as advance:
-            for deleted in dead_letters.remove(exported.letters):
-                if ledger:
-                    ledger.record_purged(filter(None, map(exported.letters.get, deleted)))
-                outcome["deleted"] += len(deleted)
-                advance(len(deleted))
-    except RedisConnectionError as error:
-        raise OperationFailed(
-            f"{str(error).rstrip('.')}; {outcome['deleted']} of {_count(len(exported.letters))} were deleted, all "
-            f"are in {path}: run the same command again"
-        ) from error
-    return int(outcome["deleted"])
-
-
-def _default_output(settings: Settings) -> Path:
-    return settings.backup_dir / f"dlq-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.jsonl"
-
-
 def _confirmed(question: str) -> bool:
     if not sys.stdin.isatty():
         raise OperationFailed("nobody is there to confirm and nothing was deleted: say --yes, or look with --dry-run")
@@ -391,9 +322,5 @@ def _preview(action: str, ids: Sequence[str], groups: Sequence[FailureGroup], *,
         typer.echo(json.dumps({"dry_run": True, "matched": len(ids), "kinds": groups_as_json(groups)}, indent=2))
     else:
         show_groups(groups, as_json=False)
-        say(f"would {action} {_count(len(ids))}; nothing was changed")
+        say(f"would {action} {count_letters(len(ids))}; nothing was changed")
     return OK
-
-
-def _count(count: int) -> str:
-    return f"{count} dead letter{'' if count == 1 else 's'}"

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,6 +43,24 @@ def write_audit(log_dir: Path, record: Mapping[str, Any]) -> None:
                 os.close(descriptor)
         except OSError as error:
             raise ConfigurationError(f"cannot write {path}: {error.strerror}; make LOG_DIR writable") from error
+
+
+@contextmanager
+def audited_action(log_dir: Path, record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Write the start and the end of an action; `record` says who does what.
+
+    Yields a record; its items are written with the end. There are two lines because a process that is killed in the
+    middle has done something too. Raises ConfigurationError before the block runs if the log cannot be written.
+    """
+    write_audit(log_dir, {**record, "result": "started"})
+    outcome: dict[str, Any] = {}
+    try:
+        yield outcome
+    except BaseException as error:
+        with suppress(ConfigurationError):  # the operator must read the first error
+            write_audit(log_dir, {**record, **outcome, "result": "failed", "error_type": type(error).__name__})
+        raise
+    write_audit(log_dir, {**record, **outcome, "result": "done"})
 
 
 @dataclass(slots=True)

@@ -178,6 +178,11 @@ def group_failures(dead_letters: Iterable[DeadLetter]) -> list[FailureGroup]:
     return sorted(found.values(), key=lambda group: -group.count)
 
 
+def count_letters(count: int) -> str:
+    """Return a number of dead letters in words."""
+    return f"{count} dead letter{'' if count == 1 else 's'}"
+
+
 class DeadLetterQueue:
     """The dead letters of all partitions. Methods and iterators raise like `RedisLink.call`."""
 

@@ -6,12 +6,13 @@ from fastapi import APIRouter, FastAPI
 from starlette.staticfiles import StaticFiles
 
 from email_ingestion.settings import Settings
+from email_ingestion.web.jobs import Jobs
 from email_ingestion.web.live_system import LiveSystem
-from email_ingestion.web.pages import login, overview, runbooks
+from email_ingestion.web.pages import letter_groups, login, overview, runbooks
 from email_ingestion.web.rendering import NAVIGATION, STATIC
 from email_ingestion.web.sessions import WebEntry
 
-ROUTERS: tuple[APIRouter, ...] = (login.router, overview.router, runbooks.router)
+ROUTERS: tuple[APIRouter, ...] = (login.router, overview.router, letter_groups.router, runbooks.router)
 
 
 def add_pages(app: FastAPI, settings: Settings) -> None:
@@ -19,6 +20,8 @@ def add_pages(app: FastAPI, settings: Settings) -> None:
     app.state.entry = WebEntry(settings)
     app.state.live_system = LiveSystem(settings)
     app.state.overview_streams = 0
+    app.state.jobs = Jobs()
+    app.state.letter_pages = letter_groups.LetterPages(settings, app.state.live_system)
     app.state.live_system.start()
     for router in ROUTERS:
         app.include_router(router)
