@@ -52,12 +52,21 @@ else:
             os.close(descriptor)
 
     def raise_descriptor_limit() -> None:
-        """Raise the limit of open files as far as permitted; by default 1,024, and an account needs four or five."""
+        """Raise the limit of open files as far as permitted; by default 1,024, and an account needs four or five.
+
+        Raises ConfigurationError when it is too low even so.
+        """
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
         if soft != resource.RLIM_INFINITY and soft < wanted:
             with contextlib.suppress(OSError, ValueError):  # macOS states a limit that it does not grant
                 resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if allowed != resource.RLIM_INFINITY and allowed < LEAST_DESCRIPTORS:
+            raise ConfigurationError(
+                f"this process may open {allowed} files, and needs {LEAST_DESCRIPTORS}: raise the limit where it is "
+                "started (`ulimit -n`; LimitNOFILE= of a systemd unit)"
+            )
 
 
 def use_one_malloc_arena() -> None:
@@ -72,6 +81,7 @@ def use_one_malloc_arena() -> None:
 
 _M_ARENA_MAX = -8  # mallopt(3)
 DESCRIPTORS = 65_536  # what the service files allow too
+LEAST_DESCRIPTORS = 64  # a process without accounts has about 30 files open
 LOCK_SECONDS = 0.27  # `running_pid` holds the lock for an instant, which must not look like a running copy
 LOCK_POLL_SECONDS = 0.03
 

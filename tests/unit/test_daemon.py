@@ -21,6 +21,8 @@ from email_ingestion.daemon import PidFile, StopSignal, Watchdog, notify_systemd
 from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.events import Event, LoopFailed, StacksDumped, Stalled
 
+ROOT = Path(__file__).resolve().parents[2]
+
 HOLD = """
 import sys
 from pathlib import Path
@@ -273,3 +275,26 @@ def test_a_thread_that_ends_with_an_error_is_announced(monkeypatch: pytest.Monke
     (failure,) = seen
     assert isinstance(failure, LoopFailed)
     assert (failure.loop, type(failure.error), failure.retry_in) == ("keep-0", KeyError, None)
+
+
+@pytest.mark.parametrize("main", ["producer.py", "worker.py"])
+def test_a_start_that_may_open_hardly_a_file_is_refused_with_what_to_raise(tmp_path: Path, main: str):
+    limited = (
+        "import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16)); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    account = {"IMAP_USER": "me@example.com", "IMAP_AUTH": "password", "IMAP_PASSWORD": "x"}
+    done = subprocess.run(
+        [sys.executable, "-c", limited, sys.executable, str(ROOT / main)],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], **account},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 78, said
+    assert "may open 16 files" in said
+    assert "LimitNOFILE" in said
+    assert "Traceback" not in said
