@@ -16,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from email_ingestion.settings import Settings
+from email_ingestion.web.context import WebContext
 from email_ingestion.web.login_links import Role, make_link
 from email_ingestion.web.pages.routes import add_pages
 
@@ -45,6 +46,7 @@ def web_settings(folder: Path, redis_url: str = "redis://127.0.0.1:1/0", **chang
 def running_pages(settings: Settings) -> Iterator[str]:
     """Serve the pages for the block; yield their address."""
     app = FastAPI(openapi_url=None)
+    app.state.context = WebContext.from_settings(settings)
     add_pages(app, settings)
     server = uvicorn.Server(
         uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
@@ -60,6 +62,7 @@ def running_pages(settings: Settings) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         app.state.live_system.close()
+        app.state.context.close()
         server.should_exit = True
         thread.join(SECONDS)
 

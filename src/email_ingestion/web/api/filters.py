@@ -39,8 +39,12 @@ Texts = Annotated[list[Annotated[str, Query(max_length=1000)]] | None, Query(max
 Bytes = Annotated[int | None, Query(ge=0, le=LARGEST)]
 
 
-def _mail_query(
-    request: Request,
+def _refuse_unknown_filters(request: Request) -> None:
+    refuse_unknown_names(request, _NAMES)
+
+
+def mail_query(
+    _known: Annotated[None, Depends(_refuse_unknown_filters)],
     *,
     q: Annotated[
         str | None,
@@ -64,7 +68,6 @@ def _mail_query(
     cursor: Annotated[Text, Query(description="`next` of the page before.")] = None,
 ) -> MailQuery:
     """Return what a request asks for. Raises WebError 400."""
-    refuse_unknown_names(request, _NAMES)
     only = SearchFilter(
         sender=sender or None,
         recipient=to or None,
@@ -81,15 +84,19 @@ def _mail_query(
         min_size=min_size,
         max_size=max_size,
     )
-    used = tuple(name for name in _NAMES if name not in {"limit", "cursor"} and request.query_params.get(name))
-    return MailQuery((q or "").strip(), only, limit, _place(cursor), used)
+    given = (q, sender, to, subject, account, label, tag, after, before, has_attachment, filename, list_id, bounce)
+    used = (
+        name for name, value in zip(FILTERS, (*given, min_size, max_size), strict=True) if value not in (None, "", [])
+    )
+    return MailQuery((q or "").strip(), only, limit, _place(cursor), tuple(used))
 
 
-_NAMES = (
+FILTERS = (
     *("q", "from", "to", "subject", "account", "label", "tag", "after", "before", "has_attachment", "filename"),
-    *("list", "bounce", "min_size", "max_size", "limit", "cursor"),
+    *("list", "bounce", "min_size", "max_size"),
 )
-AskedMail = Annotated[MailQuery, Depends(_mail_query)]
+_NAMES = (*FILTERS, "limit", "cursor")
+AskedMail = Annotated[MailQuery, Depends(mail_query)]
 
 
 def refuse_unknown_names(request: Request, known: tuple[str, ...]) -> None:

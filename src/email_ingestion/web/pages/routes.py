@@ -8,11 +8,19 @@ from starlette.staticfiles import StaticFiles
 from email_ingestion.settings import Settings
 from email_ingestion.web.jobs import Jobs
 from email_ingestion.web.live_system import LiveSystem
-from email_ingestion.web.pages import letter_groups, login, overview, runbooks
+from email_ingestion.web.pages import letter_groups, login, mail_search, message, message_orders, overview, runbooks
 from email_ingestion.web.rendering import NAVIGATION, STATIC
 from email_ingestion.web.sessions import WebEntry
 
-ROUTERS: tuple[APIRouter, ...] = (login.router, overview.router, letter_groups.router, runbooks.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    login.router,
+    overview.router,
+    mail_search.router,
+    message.router,
+    message_orders.router,
+    letter_groups.router,
+    runbooks.router,
+)
 
 
 def add_pages(app: FastAPI, settings: Settings) -> None:
@@ -22,6 +30,7 @@ def add_pages(app: FastAPI, settings: Settings) -> None:
     app.state.overview_streams = 0
     app.state.jobs = Jobs()
     app.state.letter_pages = letter_groups.LetterPages(settings, app.state.live_system)
+    app.state.erasures = message_orders.ErasureRuns(settings)
     app.state.live_system.start()
     for router in ROUTERS:
         app.include_router(router)
