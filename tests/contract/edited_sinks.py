@@ -71,9 +71,12 @@ class EditedSink:
         assert self._redis
         return StreamSink(self._redis, "there", 10**6, 1000)
 
+    def raw_of(self, number: int) -> bytes:
+        return CORPUS[number % len(CORPUS)].read_bytes() + b"\r\n%d" % number
+
     def mail(self, numbers: range) -> Iterator[tuple[Email, bytes]]:
         for number in numbers:
-            raw = CORPUS[number % len(CORPUS)].read_bytes() + b"\r\n%d" % number
+            raw = self.raw_of(number)
             account = self.rng.choice(("default", "work-2", "a_b"))
             arrived = datetime(2025, 12, 1, 13, tzinfo=UTC) + timedelta(minutes=self.rng.randrange(90 * 24 * 60))
             gm_msgid = None if number % 3 == 0 else 2**63 + number

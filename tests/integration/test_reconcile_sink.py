@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -15,9 +18,15 @@ from email_ingestion.app.consumer_proof import ConsumerProofs
 from email_ingestion.cli.main import app
 from email_ingestion.errors import EmailIngestionError, OperationFailed, SinkUnavailable
 from email_ingestion.ledger.store import open_ledger
+from email_ingestion.records import SinkMessage
+from email_ingestion.settings import load_settings
+from email_ingestion.sinks.webhook import open_sink
 from tests.contract.edited_sinks import EditedSink
 from tests.servers.links import link
 from tests.servers.redis import RedisServer
+from tests.servers.webhook import SECRET, receiving
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "webhook-receiver" / "receiver.py"
 
 
 @pytest.fixture
@@ -91,3 +100,53 @@ def test_the_database_is_a_sink_too(sink: EditedSink) -> None:
     sink.sql("UPDATE emails SET account = 'another' WHERE email_id = :id", id=ids[0])
     code, said = run("--sink", "database", "--json")
     assert (code, json.loads(said)["altered_ids"]) == (1, [ids[0]])
+
+
+def test_the_example_receiver_proves_what_it_has(
+    sink: EditedSink, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SINKS", "webhook")
+    monkeypatch.setenv("WEBHOOK_SECRET", SECRET)
+    sink.name = "webhook"
+    command = [sys.executable, str(EXAMPLE), "0"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as receiver:
+        try:
+            assert receiver.stdout
+            monkeypatch.setenv("WEBHOOK_URL", receiver.stdout.readline().strip())
+            with closing(open_sink(load_settings())) as webhook:
+                made = list(sink.mail(range(90)))
+                sink.ledger.record([sink._stored(email, raw) for email, raw in made])
+                for email, raw in made:
+                    webhook.deliver([SinkMessage(email, raw)])
+                sink.settle()
+            assert run("--sink", "webhook")[0] == 0
+            lost = sorted(email.email_id for email, _ in made)[::9]
+            with closing(sqlite3.connect(tmp_path / "kept.db", isolation_level=None)) as kept:
+                for email_id in lost:
+                    kept.execute("DELETE FROM mail WHERE email_id = ?", (email_id,))
+            code, said = run("--sink", "webhook", "--resend", "--json")
+            report = json.loads(said)
+            assert (code, sorted(report["missing_ids"]), report["resent"]) == (1, lost, len(lost))
+            assert report["exchanged_bytes"] > 0
+        finally:
+            receiver.kill()
+    with pytest.raises(SinkUnavailable, match="cannot be reached"):
+        run("--sink", "webhook")
+
+
+@pytest.mark.parametrize(("status", "words"), [(404, "offers no digest"), (500, "answers 500"), (200, "is no JSON")])
+def test_a_receiver_without_a_digest_is_not_complete(
+    sink: EditedSink, monkeypatch: pytest.MonkeyPatch, status: int, words: str
+) -> None:
+    sink.deliver(range(2))
+    with receiving() as receiver:
+        receiver.digest = status
+        for name, value in {
+            "SINKS": "webhook",
+            "WEBHOOK_SECRET": SECRET,
+            "WEBHOOK_URL": f"{receiver.url}?token=x",
+        }.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(EmailIngestionError, match=words):
+            run("--sink", "webhook")
+        assert receiver.requests == ["/hook/digest?token=x&node="]

@@ -27,6 +27,8 @@ class Receiver:
     options: int = 204  # the answer to those who ask only how it is
     refuse: int = 0  # the status for what the library refuses; 0: the connection just ends
     pinged: int = 0
+    digest: int = 404  # the answer to GET
+    requests: list[str] = field(default_factory=list)  # the targets of those
     asked: Counter[str] = field(default_factory=Counter)
     taken: Counter[str] = field(default_factory=Counter)
     bodies: dict[str, Any] = field(default_factory=dict)
@@ -68,6 +70,10 @@ def receiving(receiver: Receiver | None = None, port: int = 0, certificate: Path
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             self._say(*receiver.receive({name.lower(): value for name, value in self.headers.items()}, body))
+
+        def do_GET(self) -> None:
+            receiver.requests.append(self.path)
+            self._say(receiver.digest, {})
 
         def do_OPTIONS(self) -> None:
             receiver.pinged += 1

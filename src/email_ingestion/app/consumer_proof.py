@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from email_ingestion.blobs import open_blobs
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from email_ingestion.ledger.store import Ledger
     from email_ingestion.reconcile.consumer_report import ConsumerReport
     from email_ingestion.reconcile.sink_comparison import LedgerComparison, SinkComparison
+    from email_ingestion.reconcile.tree_comparison import TreeComparison
 
-PROVABLE = ("database", "files", "maildir", "ndjson", "stream")
+PROVABLE = ("database", "files", "maildir", "ndjson", "stream", "webhook")
+WEBHOOK = "webhook"
 Resend = Callable[[list[str]], int]
 
 
@@ -59,19 +61,29 @@ class ConsumerProofs:
         return proofs
 
 
-def compare_sink(
+@contextmanager
+def open_comparison(
     settings: Settings, ledger: Ledger, sink: str, *, resend: Resend | None, presence: bool
-) -> SinkComparison | LedgerComparison:
-    """Return the comparison of a sink; with `resend` what is missing or altered is sent again.
+) -> Iterator[SinkComparison | LedgerComparison | TreeComparison]:
+    """Yield the comparison of a sink; with `resend` what is missing or altered is sent again.
 
     `presence` compares identities only, and reads no bytes. Raises OperationFailed where nobody can look into the sink.
     """
     from email_ingestion.reconcile.sink_comparison import LedgerComparison, SinkComparison  # noqa: PLC0415 - SQLAlchemy
     from email_ingestion.reconcile.sink_contents import contents_of  # noqa: PLC0415
+    from email_ingestion.reconcile.tree_comparison import TreeComparison  # noqa: PLC0415
+    from email_ingestion.sinks.webhook import open_sink as open_webhook  # noqa: PLC0415
     from email_ingestion.stream.sink import open_sink  # noqa: PLC0415
 
     blobs = open_blobs(settings.blob_url)
     if sink == settings.sinks[0]:
-        return LedgerComparison(ledger, blobs, presence=presence)
-    contents = contents_of(sink, partial(open_sink, settings), presence=presence)
-    return SinkComparison(ledger, blobs, sink, contents, resend)
+        yield LedgerComparison(ledger, blobs, presence=presence)
+    elif sink == WEBHOOK:
+        with closing(open_webhook(settings)) as webhook:
+            yield TreeComparison(ledger, sink, webhook.get_digest, resend)
+    else:
+        with ExitStack() as cleanup:
+            contents = contents_of(
+                sink, lambda key: cleanup.enter_context(closing(open_sink(settings, key))), presence=presence
+            )
+            yield SinkComparison(ledger, blobs, sink, contents, resend)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from email_ingestion.app.consumer_proof import PROVABLE, ConsumerProofs, compare_sink
+from email_ingestion.app.consumer_proof import PROVABLE, ConsumerProofs, open_comparison
 from email_ingestion.cli.common import audited
 from email_ingestion.cli.exit_codes import FAILED, NEGATIVE, OK
 from email_ingestion.cli.output import printable, say, show
@@ -44,8 +44,11 @@ def compare(settings: Settings, given: str, *, send_again: bool, presence: bool,
     if (missing := describe_ledger(settings.database_url)).endswith("the worker makes it"):
         raise OperationFailed(f"there is nothing to compare with: {missing}")
     link = open_link(settings.redis_address, "email-ingestion-reconcile")
-    with closing(open_ledger(settings.database_url)) as ledger, _sending(settings, ledger, sink, send_again) as resend:
-        comparison = compare_sink(settings, ledger, sink, resend=resend, presence=presence)
+    with (
+        closing(open_ledger(settings.database_url)) as ledger,
+        _sending(settings, ledger, sink, send_again) as resend,
+        open_comparison(settings, ledger, sink, resend=resend, presence=presence) as comparison,
+    ):
         total = ledger.count() * 2
         run_with_progress(f"comparing {sink}", comparison.steps(), lambda: (comparison.looked_at, total))
     report = comparison.report

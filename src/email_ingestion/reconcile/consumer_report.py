@@ -33,7 +33,7 @@ class ConsumerReport:
     unknown: int = 0  # what readers take away after use: nobody knows whether they had it
     unreadable: list[str] = field(default_factory=list)
     resent: int = 0
-    received_bytes: int = 0  # from a receiver that is compared by tree
+    exchanged_bytes: int = 0  # with a receiver that is compared by tree
     seconds: float = 0.0
 
     def count(self, what: str, account: str, month: str, number: int = 1) -> None:
@@ -60,7 +60,7 @@ class ConsumerReport:
             "unknown": self.unknown,
             "unreadable": self.unreadable[:MAX_NAMED],
             "resent": self.resent,
-            "received_bytes": self.received_bytes,
+            "exchanged_bytes": self.exchanged_bytes,
             "seconds": round(self.seconds, 3),
             "accounts": self.rows(),
             **{f"{name}_ids": ids for name, ids in self.named.items()},
@@ -94,8 +94,12 @@ class SecondLook:
         self._report.count("owed", account, month)
         if message.state == "dead":
             self._report.count("dead_letters", account, month)
-        elif not message.is_settled(self._before):
+        elif not self.is_settled(message):
             self._report.count("in_flight", account, month)
+        return self.is_settled(message)
+
+    def is_settled(self, message: OwedMessage) -> bool:
+        """Whether a message must be there."""
         return message.is_settled(self._before)
 
     def suspect(self, email_id: str, what: str) -> None:
@@ -124,7 +128,7 @@ class SecondLook:
             if message is None or message.state is None:  # erased meanwhile
                 continue
             month = f"{message.internaldate:%Y-%m}"
-            if not message.is_settled(self._before):
+            if not self.is_settled(message):
                 self._report.count("in_flight", message.account, month)
                 continue
             self._report.count(what, message.account, month)

@@ -31,6 +31,7 @@ from email_ingestion.certificates import explain_tls_error
 from email_ingestion.email_json import as_json
 from email_ingestion.errors import (
     ConfigurationError,
+    OperationFailed,
     PermanentError,
     SinkFailed,
     SinkThrottled,
@@ -51,6 +52,9 @@ _PAUSE_STATUSES: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_E
 _CREDENTIALS: Final = frozenset({401, 403, 407})  # it does not know our signature, or a proxy does not let us through
 _CLOCK_SECONDS: Final = 60.0  # by which the receiver's clock may differ; its library refuses posts five minutes off
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_NO_DIGEST: Final = frozenset({404, 405, 410, 501})
+_DIGEST_SECONDS: Final = 60.0  # for which a receiver may compute one
+_DIGEST_BYTES: Final = 16 << 20
 _Headers = Mapping[str, str]
 _NO_HEADERS: Final[_Headers] = MappingProxyType({})
 _PROBE_SECONDS: Final = 300.0  # after a failure, for which the answer to an OPTIONS counts
@@ -189,22 +193,73 @@ class WebhookSink:
         record = {"email_id": notice.email_id, "erased_at": notice.erased_at.astimezone(UTC).isoformat()}
         self._send(ERASED, f"erased:{notice.email_id}", record)
 
+    def get_digest(self, node: str) -> tuple[Any, int]:
+        """Return what the receiver says of a node of its digest tree, as JSON, and how many bytes that took both ways.
+
+        Raises OperationFailed when it offers no digest, SinkFailed and SinkUnavailable when it does not answer.
+        """
+        url = self._url.copy_with(path=f"{self._url.path.rstrip('/')}/digest").copy_add_param("node", node)
+        try:
+            return self._get(url, node)
+        except SinkUnavailable:
+            if not self._offset:
+                raise
+            return self._get(url, node)  # signed by the receiver's clock now
+
+    def _get(self, url: httpx.URL, node: str) -> tuple[Any, int]:
+        offset = self._offset
+        headers = self._signed(f"digest:{node}", datetime.now(UTC) - offset, json.dumps(node))
+        with (
+            self._translated(_DIGEST_SECONDS),
+            self._client.stream("GET", url, _DIGEST_SECONDS, b"", headers) as response,
+        ):
+            if response.is_client_error:
+                self._compare_clocks(response, offset)
+            if response.status_code in _NO_DIGEST:
+                raise OperationFailed(
+                    f"the webhook offers no digest: it answers {response.status_code} to GET …{url.path}; "
+                    "docs/completeness.md has what a receiver must answer"
+                )
+            if not response.is_success:
+                raise SinkFailed(f"the webhook answers {response.status_code} to GET …{url.path}")
+            body = b""
+            for block in response.iter_bytes():
+                body += block
+                if len(body) > _DIGEST_BYTES:
+                    raise SinkFailed(f"the webhook's digest of {node or 'the root'} is longer than 16 MiB")
+            fields = (*response.request.headers.raw, *response.headers.raw)
+            size = len(str(url)) + sum(len(name) + len(value) + 4 for name, value in fields)
+            size += response.num_bytes_downloaded
+        try:
+            return json.loads(body), size
+        except ValueError as error:
+            raise SinkFailed(f"the webhook's digest of {node or 'the root'} is no JSON") from error
+
     def _send(self, event: str, event_id: str, data: Mapping[str, Any]) -> None:
         offset = self._offset
         now = datetime.now(UTC) - offset
         body = json.dumps({"type": event, "timestamp": now.isoformat(), "data": data}, separators=(",", ":"))
-        headers = {
+        headers = self._signed(event_id, now, body)
+        posted = self._client.stream("POST", self._url, self._timeout, body.encode(), headers)
+        with self._translated(self._timeout), posted as response:
+            if response.is_client_error:
+                self._compare_clocks(response, offset)
+            _check_answer(response)  # whatever it says beyond its status is not read
+
+    def _signed(self, event_id: str, now: datetime, body: str) -> dict[str, str]:
+        return {
             "webhook-id": event_id,
             "webhook-timestamp": str(int(now.timestamp())),
             "webhook-signature": " ".join(signer.sign(event_id, now, body) for signer in self._signers),
         }
+
+    @contextmanager
+    def _translated(self, seconds: float) -> Iterator[None]:
+        """Raise our errors for those of a request that may take so many seconds."""
         try:
-            with self._client.stream("POST", self._url, self._timeout, body.encode(), headers) as response:
-                if response.is_client_error:
-                    self._compare_clocks(response, offset)
-                _check_answer(response)  # whatever it says beyond its status is not read
+            yield
         except _DeadlineExceeded as error:
-            raise SinkTimedOut(f"the webhook did not answer within {self._timeout:g} s") from error
+            raise SinkTimedOut(f"the webhook did not answer within {seconds:g} s") from error
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.UnsupportedProtocol) as error:
             raise SinkUnavailable(f"the webhook cannot be reached: {self._cause(error)}") from error
         except httpx.HTTPError as error:
