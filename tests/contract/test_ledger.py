@@ -18,7 +18,7 @@ from sqlalchemy import create_engine, text
 
 from email_ingestion.blobs import open_blobs, reference
 from email_ingestion.errors import PermanentError, TransientError
-from email_ingestion.ledger.model import Content, StoredEmail
+from email_ingestion.ledger.model import Content, Marks, StoredEmail
 from email_ingestion.ledger.store import Ledger, content_of, open_ledger
 from email_ingestion.records import Address, AuthenticationResults, Bounce, MailingList
 from tests.contract.ledgers import EPOCH, letters, mail, raw_of, sha256, stored
@@ -302,9 +302,10 @@ def test_labels_change_where_they_differ_and_only_in_the_mailbox_they_came_from(
     same = ledger.stored_facts(mail(1).email_id)
     assert same
     wanted = {mail(1).email_id: same.envelope.labels, mail(2).email_id: ("neu",), mail(3).email_id: (), "default-x": ()}
+    marks = {email_id: Marks(labels) for email_id, labels in wanted.items()}
     known = {mail(number).email_id for number in (1, 2, 3)}
-    assert ledger.update_labels("INBOX", wanted) == (known, 1)
-    assert ledger.update_labels("INBOX", wanted) == (known, 0)
+    assert ledger.server_state.update_marks("INBOX", marks) == (known, 1)
+    assert ledger.server_state.update_marks("INBOX", marks) == (known, 0)
     found = [ledger.stored_facts(mail(number).email_id) for number in (1, 2, 3)]
     assert [each.envelope.labels for each in found if each] == [same.envelope.labels, ("neu",), same.envelope.labels]
-    assert ledger.update_labels("INBOX", {}) == (set(), 0)
+    assert ledger.server_state.update_marks("INBOX", {}) == (set(), 0)

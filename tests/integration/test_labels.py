@@ -174,7 +174,7 @@ def test_a_change_behind_the_window_that_is_being_read_is_not_lost(watched: Watc
         mail.fetch()
         record(watched)
         mail.look()
-        read = mail.connection.fetch_label_changes
+        read = mail.connection.fetch_mark_changes
         changed: dict[str, int] = {}
 
         def change_both_sides(low: int, high: int | None, since: int):
@@ -184,7 +184,7 @@ def test_a_change_behind_the_window_that_is_being_read_is_not_lost(watched: Watc
                 changed["last"] = label(watched, MESSAGES - 1, "behind")
             return found
 
-        monkeypatch.setattr(mail.connection, "fetch_label_changes", change_both_sides)
+        monkeypatch.setattr(mail.connection, "fetch_mark_changes", change_both_sides)
         mail.look()
         assert labelled(watched, "behind") == {changed["last"]}
         mail.look()

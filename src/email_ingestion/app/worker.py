@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from email_ingestion.app.runner import ProcessContext, ProcessRunner, common_folders, common_loops, identify
@@ -35,6 +36,9 @@ OPEN_SECONDS = 2.0  # between two attempts to open a sink that is away
 OUTDATED = "outdated"
 VOLUME = "volume"
 VOLUME_SECONDS = 300.0
+CHANGES = "changes"
+NUMBER_SECONDS = 1.0  # between two looks for changes without a number
+REMOVE_SECONDS = 3_600.0  # between two removals of changes that are too old
 OUTDATED_SECONDS = 60.0  # between two counts of the records that an older parser made
 DRAIN_SECONDS = 0.1  # between two checks whether a draining worker's sinks have everything
 LOOP_SILENCE = 120.0
@@ -76,6 +80,14 @@ class WorkerService:
         self._volume = PeriodicThread(
             VOLUME, VOLUME_SECONDS, self._count_volume, immediate=True, on_error=self._volume_failed
         )
+        self._changes = PeriodicThread(
+            CHANGES,
+            NUMBER_SECONDS,
+            self._keep_changes,
+            immediate=True,
+            on_error=lambda error: context.ops.observe(LoopFailed(CHANGES, error, NUMBER_SECONDS)),
+        )
+        self._changes_removed_at = -REMOVE_SECONDS
         self._router = Router(context.settings.routes, context.settings.sinks[1:])
         self._dispatchers: list[SinkDispatcher] = []
         self._sinks: dict[str, Sink] = {}
@@ -100,6 +112,7 @@ class WorkerService:
         self._probe.start()
         self._outdated.start()
         self._volume.start()
+        self._changes.start()
         for dispatcher in self._dispatchers:
             dispatcher.start()
         if self._drain:
@@ -135,6 +148,7 @@ class WorkerService:
         self._probe.close()
         self._outdated.close()
         self._volume.close()
+        self._changes.close()
         if self._worker:
             self._worker.stop()
 
@@ -228,6 +242,15 @@ class WorkerService:
             instance=context.identity.instance,
             observe=context.ops.observe,
         )
+
+    def _keep_changes(self) -> None:
+        """Number what was committed, for readers that ask the database itself, and remove what is too old."""
+        with suppress(TransientError):
+            feed = self._ledger().changes
+            feed.number()
+            if time.monotonic() - self._changes_removed_at >= REMOVE_SECONDS:
+                feed.remove_before(datetime.now(UTC) - timedelta(days=self._context.settings.changes_keep_days))
+                self._changes_removed_at = time.monotonic()
 
     def _count_outdated(self) -> None:
         """Count what `reparse` would look at."""

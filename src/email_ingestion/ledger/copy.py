@@ -17,12 +17,13 @@ from sqlalchemy import Engine
 
 from email_ingestion.errors import OperationFailed
 from email_ingestion.ledger import pg_dump
+from email_ingestion.ledger.changes import restart_feed
 from email_ingestion.ledger.database_errors import translate_errors
 from email_ingestion.ledger.engine import describe_database, open_engine, write_engine
 from email_ingestion.ledger.migrate import known_revisions, migrate
 from email_ingestion.ledger.store import open_ledger
 
-# Rows refer to rows of the tables before them.
+# Rows refer to rows of the tables before them. The changes are left out: a restore tells all readers to start again.
 TABLES = (
     "contents",
     "emails",
@@ -103,9 +104,14 @@ def merge_copy(url: str, path: Path, copied: LedgerCopy) -> int:
     try:
         with translate_errors(describe_database(engine)):
             if copied.kind == "postgresql":
-                return pg_dump.merge_rows(engine, path, TABLES)
-            _migrate_file(path)
-            return _merge_file(engine, path)
+                added = pg_dump.merge_rows(engine, path, TABLES)
+            else:
+                _migrate_file(path)
+                added = _merge_file(engine, path)
+            if added:
+                with write_engine(engine).begin() as connection:
+                    restart_feed(connection)
+            return added
     finally:
         engine.dispose()
 

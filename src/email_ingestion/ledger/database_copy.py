@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Table, and_, delete, func, null, or_, sele
 
 from email_ingestion.errors import OperationFailed, PermanentError
 from email_ingestion.identity import tombstone
+from email_ingestion.ledger.changes import ChangeFeed
 from email_ingestion.ledger.copy import TABLES
 from email_ingestion.ledger.engine import Database, open_engine
 from email_ingestion.ledger.rows import insert_of
@@ -23,6 +24,7 @@ from email_ingestion.ledger.store import open_ledger
 from email_ingestion.ledger.tables import contents, emails, erased, metadata
 from email_ingestion.ledger.types import Json
 
+COPIED = (*TABLES, "change_feed", "changes")
 ROWS = 200  # of one transaction
 LARGE_ROWS = 20  # of stored contents, each of which may have a quarter of a megabyte
 SECONDS = 600.0  # for a transaction: the other database may be far away
@@ -72,7 +74,7 @@ class DatabaseCopy:
         with self._source.connect() as connection:
             return sum(
                 connection.execute(select(func.count()).select_from(metadata.tables[name])).scalar_one()
-                for name in TABLES
+                for name in COPIED
             )
 
     def refuse_other_mail(self) -> None:
@@ -93,13 +95,14 @@ class DatabaseCopy:
     def run(self, advance: Callable[[int], object]) -> CopySummary:
         """Do one pass; `advance` is called with the number of rows done since its last call."""
         summary = CopySummary()
-        for name in TABLES:
+        ChangeFeed(self._source).number()  # what has no number yet is not copied
+        for name in COPIED:
             table = metadata.tables[name]
             for rows in self._rows(table):
                 summary.changes += self._bring_over(table, rows)
                 summary.rows[name] += len(rows)
                 advance(len(rows))
-        for name in reversed(TABLES):  # rows that refer to others first
+        for name in reversed(COPIED):  # rows that refer to others first
             summary.changes += self._remove_gone(metadata.tables[name])
         return summary
 

@@ -2,6 +2,7 @@
 
     emails, attachments, places, deliveries, purged  ─▶ gone, in the transaction that writes the tombstones
     contents                                         ─▶ `erased_contents`, until nothing else refers to them
+    changes                                          ─▶ without details, and one more that says `erased`
 
 A tombstone is a hash of an identity, or of a place with the size and date of its message: on a server without
 X-GM-EXT-1 the place spares fetching the message to know it. A worker asks for the tombstones after it has inserted, so
@@ -19,6 +20,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Text, and_, cast, dele
 
 from email_ingestion.blobs import reference, sha256_of
 from email_ingestion.identity import tombstone
+from email_ingestion.ledger.changes import Change, ChangeKind, note_changes, strip_changes
 from email_ingestion.ledger.engine import Database, database_now
 from email_ingestion.ledger.model import ErasableMessage, ErasedRows, ErasureNotice, Hold, Location, content_identity
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, envelope_of
@@ -252,7 +254,12 @@ class LedgerErasure:
                 rows.attachments += _delete(connection, attachments, chunk)
                 for table in (places, deliveries, purged):
                     rows.further[table.name] = rows.further.get(table.name, 0) + _delete(connection, table, chunk)
-                rows.messages += _delete(connection, emails, chunk)
+                gone = delete(emails).where(emails.c.email_id.in_(chunk)).returning(emails.c.email_id, emails.c.account)
+                removed = connection.execute(gone).all()
+                rows.messages += len(removed)
+                strip_changes(connection, chunk)
+                gone_ids = sorted((row.account, row.email_id) for row in removed)
+                note_changes(connection, ChangeKind.ERASED, (Change(*each) for each in gone_ids))
         return rows
 
     def pending_notices(self, sink: str, limit: int = WINDOW) -> list[ErasureNotice]:

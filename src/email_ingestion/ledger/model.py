@@ -62,6 +62,14 @@ class Location:
 
 
 @dataclass(frozen=True, slots=True)
+class Marks:
+    """What a server says of a message now; None where it was not asked, or has none."""
+
+    labels: tuple[str, ...] | None
+    flags: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RecordedMessage:
     """What shows whether a message of the server is the one that was recorded for its location."""
 

@@ -15,6 +15,7 @@ import zstandard
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select, update
 
 from email_ingestion.blobs import reference
+from email_ingestion.ledger.changes import Change, ChangeKind, note_changes
 from email_ingestion.ledger.engine import Database
 from email_ingestion.ledger.model import StoredEmail
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, envelope_of
@@ -22,7 +23,7 @@ from email_ingestion.ledger.rows import attachment_rows, content_rows, email_row
 from email_ingestion.ledger.tables import attachments, contents, emails
 from email_ingestion.records import PARSER_VERSION, Envelope
 
-_KEPT = {*(column.name for column in ENVELOPE_COLUMNS), "email_id", "raw_ref", "processed_at"}
+_KEPT = {*(column.name for column in ENVELOPE_COLUMNS), "email_id", "raw_ref", "processed_at", "deleted_at"}
 _PARSED = tuple(column for column in emails.columns if column.name not in _KEPT)
 _ATTACHMENT = tuple(column for column in attachments.columns if column.name != "email_id")
 _VERSION = emails.c.parser_version.name
@@ -130,6 +131,9 @@ class RecordUpdates:
                 connection.execute(statement, [rows[stored.email.email_id] for stored in present])
                 refiled = [stored for stored in present if stored.email.email_id in other_files]
                 self._replace_attachments(connection, refiled, packed)
+                made_anew = {"parser_version": PARSER_VERSION}
+                changes = (Change(each.email.envelope.account, each.email.email_id, made_anew) for each in present)
+                note_changes(connection, ChangeKind.REPARSED, changes)
             same = sorted(there & set(unchanged))
             if same:
                 mark = update(emails).where(emails.c.email_id.in_(same)).values({_VERSION: PARSER_VERSION})

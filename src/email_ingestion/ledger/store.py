@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from operator import itemgetter
 from typing import Any
 
 import zstandard
@@ -15,7 +14,6 @@ from sqlalchemy import (
     Connection,
     Engine,
     Row,
-    bindparam,
     case,
     delete,
     exists,
@@ -23,7 +21,6 @@ from sqlalchemy import (
     func,
     or_,
     select,
-    update,
 )
 
 from email_ingestion.blobs import BlobStore, sha256_of
@@ -32,6 +29,7 @@ from email_ingestion.errors import ContentLost, SinkUnavailable
 from email_ingestion.identity import MIN_PART, identity_value, matches_identity, shortest_parts
 from email_ingestion.ledger.accounts import StoredAccounts
 from email_ingestion.ledger.api_tokens import ApiTokens
+from email_ingestion.ledger.changes import Change, ChangeFeed, ChangeKind, note_changes
 from email_ingestion.ledger.conversations import Conversations
 from email_ingestion.ledger.database_errors import translate_open_errors
 from email_ingestion.ledger.engine import (
@@ -64,6 +62,7 @@ from email_ingestion.ledger.search import (
     sqlite_condition,
 )
 from email_ingestion.ledger.search_filter import SearchFilter, add_fold
+from email_ingestion.ledger.server_state import ServerState, note_seen_again
 from email_ingestion.ledger.stored_contents import StoredContents
 from email_ingestion.ledger.tables import attachments, contents, deliveries, emails, places, purged
 from email_ingestion.ledger.tables import erased as erased_table
@@ -133,6 +132,8 @@ class Ledger:
         self.api_tokens = ApiTokens(self._database)
         self.pages = MailPages(self._database, self._conditions_if_any)
         self.accounts = StoredAccounts(self._database)
+        self.server_state = ServerState(self._database)
+        self.changes = ChangeFeed(self._database)
 
     def record(self, batch: Sequence[StoredEmail]) -> set[str]:
         """Write the new messages of `batch` in one transaction; return their identities.
@@ -157,6 +158,8 @@ class Ledger:
         new_messages = [stored for stored in batch.ordered if stored.email.email_id in new]
         self._insert_parts(connection, new_messages, batch.packed)
         self._insert_deliveries(connection, [each for each in batch.ordered if each.email.email_id not in erased], new)
+        born = (Change(each.email.envelope.account, each.email.email_id) for each in new_messages)
+        note_changes(connection, ChangeKind.BORN, born)
         return new
 
     def _take_back_erased(self, connection: Connection, batch: Sequence[StoredEmail], new: set[str]) -> set[str]:
@@ -317,27 +320,7 @@ class Ledger:
         upsert = insert.on_conflict_do_update(index_elements=key, set_={"email_id": insert.excluded.email_id})
         with self._database.begin() as connection:
             connection.execute(upsert, rows)
-
-    def update_labels(self, mailbox: str, labels: Mapping[str, Sequence[str]]) -> tuple[set[str], int]:
-        """Set the labels of delivered messages; return the delivered identities, and how many labels changed.
-
-        Only messages first delivered from `mailbox` change: in another mailbox the server may leave labels out.
-        """
-        recorded: set[str] = set()
-        changed: list[dict[str, Any]] = []
-        columns = (emails.c.email_id, emails.c.mailbox, emails.c.labels)
-        with self._database.connect() as connection:
-            for chunk in _chunks(list(labels)):
-                for row in connection.execute(select(*columns).where(emails.c.email_id.in_(chunk))):
-                    recorded.add(row.email_id)
-                    now = list(labels[row.email_id])
-                    if row.mailbox == mailbox and row.labels != now:
-                        changed.append({"id": row.email_id, "labels": now})
-        if changed:
-            statement = update(emails).where(emails.c.email_id == bindparam("id"))
-            with self._database.begin() as connection:
-                connection.execute(statement, sorted(changed, key=itemgetter("id")))
-        return recorded, len(changed)
+            note_seen_again(connection, found)
 
     def record_purged(self, email_ids: Iterable[str]) -> None:
         """Record that an operator gave these messages up."""

@@ -62,6 +62,7 @@ emails = Table(
     Column("parser_version", Integer, nullable=False, server_default=text("0")),
     # After how many days a route lets it be erased: 0 never, NULL where none says so and its account decides.
     Column("retention_days", Integer),
+    Column("deleted_at", Moment),  # when an audit found that the server does not list it any more
 )
 
 # A B-tree of PostgreSQL refuses a key above 2,704 bytes, and anybody may send such a Message-ID: hence hash.
@@ -74,6 +75,15 @@ _threads = Index("emails_gm_thrid", emails.c.gm_thrid, sqlite_where=_HAS_THREAD)
 Index("emails_parser_version", emails.c.parser_version)
 _HAS_RETENTION = text("retention_days IS NOT NULL")
 _retention = Index("emails_retention", emails.c.retention_days, emails.c.internaldate, sqlite_where=_HAS_RETENTION)
+_IS_DELETED = text("deleted_at IS NOT NULL")
+_deleted = Index(
+    "emails_deleted",
+    emails.c.account,
+    emails.c.mailbox,
+    emails.c.uidvalidity,
+    emails.c.uid,
+    sqlite_where=_IS_DELETED,
+)
 
 attachments = Table(
     "attachments",
@@ -200,6 +210,39 @@ _WAITING = text("state = 'waiting'")
 _due = Index("deliveries_due", deliveries.c.sink, deliveries.c.due, sqlite_where=_WAITING)
 
 
+# The change feed: what happened to each delivered message. `seq` follows the order of the commits (ledger/changes.py).
+SEQUENCE = BigInteger().with_variant(Integer(), "sqlite")  # there it is the row's own number
+changes = Table(
+    "changes",
+    metadata,
+    Column("seq", SEQUENCE, primary_key=True, autoincrement=False),
+    Column("at", Moment, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("account", Text, nullable=False),
+    Column("email_id", Text, nullable=False),  # stays when the message is erased
+    Column("details", Json),
+)
+_HAS_DETAILS = text("details IS NOT NULL")
+_details = Index("changes_details", changes.c.email_id, sqlite_where=_HAS_DETAILS)
+
+# Changes on PostgreSQL that have no number yet.
+change_arrivals = Table(
+    "change_arrivals",
+    metadata,
+    Column("arrival", SEQUENCE, primary_key=True),
+    *(Column(each.name, each.type, nullable=each.nullable) for each in changes.columns if each.name != "seq"),
+)
+
+# One row: the last number that was given, and the last of those that are not kept any more.
+change_feed = Table(
+    "change_feed",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("removed_to", BigInteger, nullable=False),
+)
+
+
 @event.listens_for(metadata, "before_create")
 def _for_postgresql(_metadata: MetaData, connection: Connection, **_: object) -> None:
     """Set PostgreSQL's options late: with the tables above they would load its dialect (2 MB) for SQLite too."""
@@ -208,3 +251,5 @@ def _for_postgresql(_metadata: MetaData, connection: Connection, **_: object) ->
         _due.dialect_kwargs["postgresql_where"] = _WAITING
         _threads.dialect_kwargs["postgresql_where"] = _HAS_THREAD
         _retention.dialect_kwargs["postgresql_where"] = _HAS_RETENTION
+        _details.dialect_kwargs["postgresql_where"] = _HAS_DETAILS
+        _deleted.dialect_kwargs["postgresql_where"] = _IS_DELETED

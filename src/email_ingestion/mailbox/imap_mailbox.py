@@ -34,10 +34,10 @@ from email_ingestion.mailbox.mailbox_names import (
     parse_list,
 )
 from email_ingestion.mailbox.message_summary import (
-    LabelChange,
+    MarkChange,
     MessageSummary,
     is_summary,
-    parse_label_changes,
+    parse_mark_changes,
     parse_message_id,
     parse_summary,
     to_text,
@@ -181,17 +181,18 @@ class ImapMailbox(UidListing):
             found = error.found
         return {uid: parse_message_id(data) for uid, data in found.items()}
 
-    def fetch_label_changes(self, first_uid: int, last_uid: int, modseq: int) -> tuple[list[LabelChange], bool]:
-        """Fetch the labels of messages that changed since `modseq`, and whether the server sent all of them."""
+    def fetch_mark_changes(self, first_uid: int, last_uid: int, modseq: int) -> tuple[list[MarkChange], bool]:
+        """Fetch labels and flags of messages that changed since `modseq`, and whether the server sent all of them."""
         uid_set, modifier = f"{first_uid}:{uid_range_end(last_uid)}", f"(CHANGEDSINCE {modseq})"
         if CONDSTORE in self.refused:
             return [], False
+        items, whole = "(X-GM-MSGID X-GM-LABELS FLAGS)" if self.is_gmail else "(FLAGS)", True
         with self._command("fetch from"):
             try:
-                found = self._fetch_changed(uid_set, "(X-GM-MSGID X-GM-LABELS)", modifier)
+                found = self._fetch_changed(uid_set, items, modifier)
             except MessagesRefused as error:
-                return parse_label_changes(error.found, first_uid), False
-        return parse_label_changes(found, first_uid), True
+                found, whole = error.found, False
+        return parse_mark_changes(found, first_uid, is_gmail=self.is_gmail), whole
 
     def fetch_bodies(self, uids: Sequence[int], max_bytes: int = sys.maxsize) -> dict[int, bytes | None]:
         """Fetch raw messages, by UID, prefetched or not; vanished ones are missing, and None stands for NIL.

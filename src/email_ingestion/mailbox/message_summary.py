@@ -1,4 +1,4 @@
-"""Records made from parsed FETCH responses: a message without its body, and a change of labels.
+"""Records made from parsed FETCH responses: a message without its body, and a change of labels and flags.
 
 Servers send dates, sizes and flags that nobody can read (Domino: `"00-Jan-0000 00:00:00 +0000"`). Such a message is
 taken with a fallback and a defect: it must hold up neither itself nor the mail behind it.
@@ -43,12 +43,13 @@ class MessageSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelChange:
-    """A message that changed, and the labels it has now."""
+class MarkChange:
+    """A message that changed, and the labels (of Gmail) and flags it has now."""
 
     uid: int
-    gm_msgid: int
-    labels: tuple[str, ...]
+    gm_msgid: int | None
+    labels: tuple[str, ...] | None
+    flags: tuple[str, ...]
     modseq: int
 
 
@@ -89,15 +90,21 @@ def readable_date(value: Any) -> datetime | None:
         return None
 
 
-def parse_label_changes(found: dict[int, dict[bytes, Any]], first_uid: int) -> list[LabelChange]:
-    """Return the label changes in the data of a FETCH with CHANGEDSINCE (RFC 7162, section 3.1.4.1), ascending by UID.
+def parse_mark_changes(found: dict[int, dict[bytes, Any]], first_uid: int, *, is_gmail: bool) -> list[MarkChange]:
+    """Return the changes in the data of a FETCH with CHANGEDSINCE (RFC 7162, section 3.1.4.1), ascending by UID.
 
-    Data without labels is left out, for servers send changed flags unasked; so are UIDs below `first_uid`, for `n:*`
-    always holds the last message.
+    Data without what was asked for is left out, for servers send changed flags unasked; so are UIDs below `first_uid`,
+    for `n:*` always holds the last message.
     """
-    required = {b"X-GM-MSGID", b"X-GM-LABELS", b"MODSEQ"}
+    required = {b"FLAGS", b"MODSEQ"} | ({b"X-GM-MSGID", b"X-GM-LABELS"} if is_gmail else set())
     return [
-        LabelChange(uid, int(data[b"X-GM-MSGID"]), _labels(data), int(data[b"MODSEQ"][0]))
+        MarkChange(
+            uid,
+            int(data[b"X-GM-MSGID"]) if is_gmail else None,
+            _labels(data) if is_gmail else None,
+            tuple(_word(flag) for flag in _items(data[b"FLAGS"])),
+            int(data[b"MODSEQ"][0]),
+        )
         for uid, data in sorted(found.items())
         if uid >= first_uid and all(data.get(name) is not None for name in required)
     ]

@@ -6,7 +6,7 @@ along that line, or from the dead letters to the end of the stream: so nothing s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
@@ -212,6 +212,27 @@ class KnownMail:
         """Return what the ledger has of these UIDs."""
         mailbox = self._mailbox
         return self._ledger().recorded_at(self._account, mailbox.name, mailbox.uidvalidity, uids) if uids else {}
+
+    def other_places(self, vanished: Collection[int]) -> dict[str, set[Location]]:
+        """Return the messages of UIDs that the server does not list, each with the further places it was seen at.
+
+        Those that are noted as deleted are left out.
+        """
+        return self._ledger().server_state.other_places(*self._here, vanished)
+
+    def note_deleted(self, email_ids: Collection[str]) -> None:
+        """Note that the server does not have these messages any more."""
+        self._ledger().server_state.note_deleted(self._mailbox.name, email_ids)
+
+    def note_restored(self, low: int, high: int, listed: Collection[int]) -> None:
+        """Note which messages that were noted as deleted the server lists again, of the UIDs from `low` to `high`."""
+        state = self._ledger().server_state
+        if back := state.listed_again(*self._here, listed, (low, high)):
+            state.note_restored(self._mailbox.name, back)
+
+    @property
+    def _here(self) -> tuple[str, str, int]:
+        return self._account, self._mailbox.name, self._mailbox.uidvalidity
 
     def newest_uids(self, low: int, high: int, count: int) -> list[int]:
         """Return the highest UIDs from `low` to `high` from which the ledger has messages."""

@@ -1,6 +1,7 @@
-"""Keeps the labels in the database equal to the labels on the server: asks now and then what changed (CONDSTORE).
+"""Keeps labels and flags in the database equal to those on the server: asks now and then what changed (CONDSTORE).
 
-    windows of UIDs ─▶ FETCH X-GM-LABELS (CHANGEDSINCE) ─▶ ledger ─▶ the MODSEQ up to which that is done, in the cursor
+    windows of UIDs ─▶ FETCH X-GM-LABELS FLAGS (CHANGEDSINCE) ─▶ ledger ─▶ the MODSEQ up to which that is done, in the
+                                                                            cursor
 
 A MODSEQ that is seen in one window may be above a change in an earlier one, made after that was read. So a round only
 covers the MODSEQ that was there before it began; what changed during a round is left to the next one.
@@ -14,11 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from email_ingestion.events import LabelsChanged, Observe
+from email_ingestion.ledger.model import Location, Marks
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
-from email_ingestion.mailbox.message_summary import LabelChange
+from email_ingestion.mailbox.message_summary import MarkChange
 from email_ingestion.mailbox.uid_listing import LAST_UID
-from email_ingestion.producer.known_mail import InFlight
+from email_ingestion.producer.known_mail import InFlight, QueueState
 from email_ingestion.records import email_id
 from email_ingestion.stream import Appender
 
@@ -31,7 +33,7 @@ WINDOW_BYTES = 4096  # reserved in the budget before a window, which is correcte
 
 
 class LabelSync:
-    """The labels of one mailbox; made anew for each connection."""
+    """The labels and flags of one mailbox; made anew for each connection."""
 
     def __init__(
         self,
@@ -63,7 +65,7 @@ class LabelSync:
         `fetch_delay` gets the bytes of a window and returns 0, or the seconds to wait.
         """
         self._modseq, self._incomplete = self._mailbox.modseq, 0
-        if self._interval == math.inf or not self._mailbox.modseq or not self._connection.is_gmail:
+        if self._interval == math.inf or not self._mailbox.modseq:
             while True:
                 yield math.inf
         while True:
@@ -76,7 +78,7 @@ class LabelSync:
         for low, high in self._connection.windows(1, LAST_UID, WINDOW):
             while seconds := fetch_delay(WINDOW_BYTES):
                 yield seconds
-            changes, all_sent = self._connection.fetch_label_changes(low, high, since)
+            changes, all_sent = self._connection.fetch_mark_changes(low, high, since)
             whole = whole and all_sent
             done = min([done, *(change.modseq - 1 for change in self._apply(changes, in_flight))])
             highest = max([highest, *(change.modseq for change in changes)])
@@ -93,27 +95,39 @@ class LabelSync:
             return known
         return 1 if self._ledger().first_delivery_date(self._account, self._mailbox.name) else self._modseq
 
-    def _apply(self, changes: Sequence[LabelChange], in_flight: InFlight) -> list[LabelChange]:
+    def _apply(self, changes: Sequence[MarkChange], in_flight: InFlight) -> list[MarkChange]:
         """Change the ledger; return the messages it has not got yet: still in the stream, with the labels they had."""
         unrecorded = self._relabel(changes)
         if not unrecorded:
             return []
         in_flight.refresh()
-        queued = [each for each in unrecorded if in_flight.by_gm_msgid(each.gm_msgid) == "queued"]
+        queued = [each for each in unrecorded if self._where(each, in_flight) == "queued"]
         # What left the stream before that was read was perhaps recorded after the ledger was asked.
-        self._relabel([each for each in unrecorded if in_flight.by_gm_msgid(each.gm_msgid) != "queued"])
+        self._relabel([each for each in unrecorded if self._where(each, in_flight) != "queued"])
         return queued
 
-    def _relabel(self, changes: Sequence[LabelChange]) -> list[LabelChange]:
+    def _where(self, change: MarkChange, in_flight: InFlight) -> QueueState | None:
+        if change.gm_msgid is not None:
+            return in_flight.by_gm_msgid(change.gm_msgid)
+        return in_flight.by_location(Location(self._mailbox.name, self._mailbox.uidvalidity, change.uid))
+
+    def _relabel(self, changes: Sequence[MarkChange]) -> list[MarkChange]:
         """Change the ledger; return the messages it has not got."""
-        by_id = {email_id(self._account, change.gm_msgid, ""): change for change in changes}
-        if not by_id:
+        if not changes:
             return []
-        labels = {identity: change.labels for identity, change in by_id.items()}
-        recorded, different = self._ledger().update_labels(self._mailbox.name, labels)
+        ids = self._identities(changes)
+        marks = {ids[each.uid]: Marks(each.labels, each.flags) for each in changes if each.uid in ids}
+        recorded, different = self._ledger().server_state.update_marks(self._mailbox.name, marks)
         if different:
             self._observe(LabelsChanged(self._account, self._mailbox.name, different))
-        return [change for identity, change in by_id.items() if identity not in recorded]
+        return [each for each in changes if ids.get(each.uid) not in recorded]
+
+    def _identities(self, changes: Sequence[MarkChange]) -> dict[int, str]:
+        """Return the identities by UID; without X-GM-EXT-1 those of what was delivered from there."""
+        if self._connection.is_gmail:
+            return {each.uid: email_id(self._account, each.gm_msgid, "") for each in changes}
+        here = (self._account, self._mailbox.name, self._mailbox.uidvalidity)
+        return self._ledger().server_state.ids_at(*here, [each.uid for each in changes])
 
 
 def _until_over(seconds: float) -> Iterator[float]:

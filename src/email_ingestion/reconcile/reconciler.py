@@ -25,7 +25,7 @@ from email_ingestion.mailbox.imap_errors import MessagesRefused
 from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS, SelectedMailbox
 from email_ingestion.mailbox.uid_listing import LAST_UID, UID_WINDOW
 from email_ingestion.producer.fetcher import BATCH_BYTES, MessageFetcher
-from email_ingestion.producer.known_mail import KnownMail, Locations
+from email_ingestion.producer.known_mail import KnownMail, LedgerUids, Locations
 from email_ingestion.producer.portion_size import PortionSize
 from email_ingestion.producer.selection import FetchFilter, batches, mark_history
 from email_ingestion.reconcile.comparison import MessageState, ReconcileReport, compare
@@ -131,6 +131,7 @@ class Reconciler:
                 known = sorted(set(known).difference(summary.uid for summary in others))
             self.report.count(dict.fromkeys(known, "delivered"))
             self.report.unexpected += len(recorded.first_seen.difference(part))
+            self._note_presence(recorded, part)
             self._count_copies({uid: recorded.seen_again[uid] for uid in known if uid in recorded.seen_again})
             self.position += len(known)
             yield
@@ -143,6 +144,29 @@ class Reconciler:
                 yield from self._compare_chunk(chunk)
                 self.position += len(chunk)
                 yield
+
+    def _note_presence(self, recorded: LedgerUids, listed: Sequence[int]) -> None:
+        """Note in the ledger which delivered messages the server does not list any more, and which it lists again.
+
+        A message that was seen elsewhere in this mailbox is asked for there; one that was seen in another mailbox too
+        is left alone, for it may be there still.
+        """
+        self._known_mail.note_restored(recorded.low, recorded.high, set(listed))
+        vanished = (recorded.first_seen | recorded.seen_again.keys()).difference(listed)
+        if not vanished:
+            return
+        places = self._known_mail.other_places(vanished)
+        here = (self._mailbox.name, self._mailbox.uidvalidity)
+        asked = {at.uid for known in places.values() for at in known if (at.mailbox, at.uidvalidity) == here}
+        present = self._listed(sorted(asked | vanished)) if places else set()
+        deleted = [
+            email_id
+            for email_id, known in places.items()
+            if all(at.mailbox == here[0] and (at.uidvalidity != here[1] or at.uid not in present) for at in known)
+        ]
+        # What is listed by now was not when the window was: such a server is not to be believed today.
+        if deleted and present.isdisjoint(vanished):
+            self._known_mail.note_deleted(deleted)
 
     def _is_compared(self, high: int) -> bool:
         """Whether the messages up to UID `high` are compared one by one: all of a small mailbox, a part of a large one.

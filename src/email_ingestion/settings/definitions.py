@@ -113,7 +113,9 @@ class Settings(BaseSettings):
         default=("\\Draft", "\\Sent"),
         description="messages with one of these Gmail labels are left out, comma-separated",
     )
-    imap_track_labels: bool = Field(default=False, description="true: Gmail labels changed later change in the record")
+    imap_track_labels: bool = Field(
+        default=False, description="true: Gmail labels and flags changed later change in the record"
+    )
     imap_start: Start = Field(
         default="all", description="all, now, or a date like 2026-01-31: what the first run takes"
     )
@@ -305,6 +307,9 @@ class Settings(BaseSettings):
         ge=1,
         le=36_500,
         description="days after its arrival at which mail is erased, each night, unless its route says otherwise; off",
+    )
+    changes_keep_days: int = Field(
+        default=30, ge=1, le=36_500, description="days that the change feed goes back; docs/changes.md"
     )
     erasure_dir: Path = Field(
         default=Path("data/erasure"), description="directory of the tombstones and reports of what was erased"
