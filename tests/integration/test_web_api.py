@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
+from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import closing
 from email.message import EmailMessage
@@ -19,6 +21,9 @@ from tests.servers.processes import ROOT, Place, Running, place
 
 SCHEMA = json.loads((ROOT / "config" / "schemas" / "email.v1.json").read_text())
 LETTERS = 30
+OTHERS = 8
+THREAD = 1_790_000_000_000_000_103
+PAGE = b"<script>alert(1)</script>"
 
 
 def mail(subject: str, text: str = "Hello", sender: str = "Ann <ann@example.org>", **fields: str) -> EmailMessage:
@@ -53,6 +58,11 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         )
         delivered(it, [letter(101, with_file("plan.pdf", b"%PDF-1.7 zebra"), labels=("Plans", "\\Inbox"))])
         delivered(it, [letter(102, mail("news", List_Id="News <news.example.org>").as_bytes())])
+        delivered(it, [letter(103, with_file("page.html", PAGE, "text/html"), hours=-1, thread=THREAD)])
+        delivered(it, [letter(104, mail("Re: file page.html").as_bytes(), hours=-2, thread=THREAD)])
+        for number, fields in enumerate(({}, {"In_Reply_To": "<0@plain>"}, {"References": "<0@plain> <1@plain>"}), 105):
+            plain = mail("plain talk", Message_ID=f"<{number - 105}@plain>", **fields).as_bytes()
+            delivered(it, [letter(number, plain, gmail=False, hours=number - 200)])
         yield it
 
 
@@ -85,14 +95,14 @@ def test_pages_follow_each_other_and_miss_nothing(reader: Api) -> None:
     while True:
         page = reader.get("emails", limit=7, **({"cursor": cursor} if cursor else {})).json()
         assert page.keys() == {"items", "next", "total"}
-        assert page["total"] == LETTERS + 3
+        assert page["total"] == LETTERS + OTHERS
         seen += [item["email_id"] for item in page["items"]]
         cursor = page["next"]
         if cursor is None:
             break
-    assert len(seen) == len(set(seen)) == LETTERS + 3
-    numbers = [int(each.rpartition(":")[2]) for each in seen]
-    assert numbers == sorted(numbers, reverse=True)
+    assert len(seen) == len(set(seen)) == LETTERS + OTHERS
+    dates = [item["internaldate"] for item in reader.items("emails", limit=1000)]
+    assert dates == sorted(dates, reverse=True)
 
 
 def test_items_are_records_without_the_contents_of_attachments(reader: Api) -> None:
@@ -125,7 +135,7 @@ def test_items_are_records_without_the_contents_of_attachments(reader: Api) -> N
         ({"after": "2026-01-05T04:00:00Z", "before": "2026-01-05T05:00:00+00:00"}, [100]),
         ({"after": "2026-01-05T05:00:00"}, [102, 101]),
         ({"after": "1d"}, []),
-        ({"has_attachment": "true"}, [101]),
+        ({"has_attachment": "true"}, [101, 103]),
         ({"has_attachment": "1", "filename": "*.PDF"}, [101]),
         ({"filename": "plan"}, [101]),
         ({"list": "news.example.org"}, [102]),
@@ -133,6 +143,7 @@ def test_items_are_records_without_the_contents_of_attachments(reader: Api) -> N
         ({"min_size": 100, "q": "zebra"}, [100]),
         ({"max_size": 10}, []),
         ({"q": "letter -7", "before": "2026-01-01T09:00:00Z"}, [8, 6, 5, 4, 3, 2, 1]),
+        ({"q": "letter", "before": "2026-01-01 01:00:00+00:00"}, []),
         ({"q": "", "from": "", "account": "work"}, [100]),
     ],
 )
@@ -184,6 +195,115 @@ def test_a_token_of_one_account_sees_no_other(of_work: Api) -> None:
     assert [item["account"] for item in of_work.items("emails")] == ["work"]
     assert of_work.get("emails").json()["total"] == 1
     assert error_of(of_work.get("emails", account="default")) == (403, "forbidden")
+
+
+def identity(number: int, account: str = "default") -> str:
+    return f"{account}:gm:{1_790_000_000_000_000_000 + number}"
+
+
+def test_one_message_is_the_record_that_sinks_get(reader: Api) -> None:
+    record = reader.get(f"emails/{identity(101)}").json()
+    jsonschema.validate(record, SCHEMA)
+    assert b64decode(record["attachments"][0]["content"]) == b"%PDF-1.7 zebra"
+    assert reader.get(f"emails/{identity(101).removeprefix('default:')}").json() == record
+    assert reader.get(f"emails/{1_790_000_000_000_000_101}").json() == record
+
+
+def test_an_identity_must_mean_one_message(reader: Api, of_work: Api) -> None:
+    assert error_of(reader.get("emails/17900000000")) == (409, "ambiguous")
+    assert of_work.get("emails/17900000000").json()["account"] == "work"
+    assert error_of(reader.get("emails/17900")) == (404, "not_found")
+    assert error_of(reader.get("emails/default:gm:99999999")) == (404, "not_found")
+    assert error_of(reader.get("emails/%00%25_!")) == (404, "not_found")
+
+
+def test_raw_bytes_and_attachments_are_files_to_save(here: Place, reader: Api) -> None:
+    raw = reader.get(f"emails/{identity(101)}/raw")
+    ((stored, size),) = here.rows(f"SELECT sha256, size FROM emails WHERE email_id = '{identity(101)}'")
+    assert (hashlib.sha256(raw.content).hexdigest(), len(raw.content)) == (stored, size)
+    assert raw.headers["content-type"] == "message/rfc822"
+    plan = reader.get(f"emails/{identity(101)}/attachments/1")
+    assert plan.content == b"%PDF-1.7 zebra"
+    page = reader.get(f"emails/{identity(103)}/attachments/1")
+    assert (page.content.strip(), page.headers["content-type"]) == (PAGE, "application/octet-stream")
+    for answer in (raw, plan, page):
+        assert answer.headers["content-disposition"].startswith("attachment;")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "sandbox" in answer.headers["content-security-policy"]
+    for position in (0, 2, -1, 2**70):
+        assert error_of(reader.get(f"emails/{identity(101)}/attachments/{position}")) == (404, "not_found")
+    assert error_of(reader.get(f"emails/{identity(101)}/attachments/one")) == (400, "bad_request")
+
+
+@pytest.mark.parametrize("of", [str(THREAD), identity(103), identity(104)])
+def test_a_thread_of_gmail_is_told_oldest_first(reader: Api, of: str) -> None:
+    page = reader.get(f"threads/{of}").json()
+    assert [item["email_id"] for item in page["items"]] == [identity(104), identity(103)]
+    assert (page["next"], page["total"]) == (None, 2)
+    first = reader.get(f"threads/{of}", limit=1).json()
+    second = reader.get(f"threads/{of}", limit=1, cursor=first["next"]).json()
+    assert [item["email_id"] for item in second["items"]] == [identity(103)]
+    assert second["next"] is None
+
+
+def test_a_thread_without_gmail_follows_the_references(reader: Api) -> None:
+    found = [item["email_id"] for item in reader.items("emails", q='"plain talk"')]
+    assert len(found) == 3
+    for each in found:
+        assert [item["email_id"] for item in reader.items(f"threads/{each}")] == found[::-1]
+
+
+@pytest.mark.parametrize("path", ["emails/{}", "emails/{}/raw", "emails/{}/attachments/1", "threads/{}"])
+def test_a_token_of_one_account_reaches_no_other_by_any_path(of_work: Api, path: str) -> None:
+    assert error_of(of_work.get(path.format(identity(101)))) == (403, "forbidden")
+    assert error_of(of_work.get(path.format("default:gm:1"))) == (403, "forbidden")  # whether or not there is one
+    assert error_of(of_work.get(path.format(str(THREAD)))) == (404, "not_found")
+
+
+def test_a_token_of_one_account_sees_its_own_numbers_only(reader: Api, of_work: Api) -> None:
+    assert of_work.get("stats").json()["emails"] == {
+        "messages": 1,
+        "accounts": {"work": {"messages": 1, "received_last_24_hours": 0}},
+    }
+    assert of_work.get("stats").json()["stream"] is None
+    assert [each["name"] for each in of_work.items("accounts")] == ["work"]
+    assert error_of(of_work.get("dead-letters", account="default")) == (403, "forbidden")
+    assert reader.get("stats").json()["emails"]["messages"] == LETTERS + OTHERS
+
+
+def test_what_cannot_be_asked_is_null_and_says_why(reader: Api) -> None:
+    stats = reader.get("stats").json()
+    assert (stats["stream"], stats["dead_letters"]) == (None, None)
+    assert stats["problems"]
+    items = reader.items("accounts")
+    assert [(each["name"], each["running"], each["last_uid"]) for each in items] == [
+        ("default", None, None),
+        ("work", None, None),
+    ]
+    assert all(each["problem"] for each in items)
+    assert error_of(reader.get("dead-letters")) == (503, "unavailable")
+    assert error_of(reader.get("dead-letters", cursor="x")) == (400, "bad_request")
+
+
+def test_the_description_names_every_path_and_no_mail(reader: Api) -> None:
+    described = httpx.get(reader.url + "/openapi.json", trust_env=False, timeout=30)
+    paths = described.json()["paths"]
+    names = ("emails", "emails/{email_id}", "emails/{email_id}/raw", "emails/{email_id}/attachments/{position}")
+    assert {f"/api/v1/{name}" for name in (*names, "threads/{thread_id}", "accounts", "dead-letters", "stats")} <= set(
+        paths
+    )
+    assert "zebra" not in described.text
+    assert described.json()["components"]["securitySchemes"]
+
+
+def test_a_token_that_asks_too_often_must_wait(tmp_path: Path) -> None:
+    with place(tmp_path, "redis://127.0.0.1:1/0", WEB_REQUESTS_PER_MINUTE=6) as it:
+        delivered(it, [])
+        asking = api(it.web(), token(it))
+        assert asking.get("emails").status_code == 200
+        answer = asking.get("emails")
+        assert error_of(answer) == (429, "too_many_requests")
+        assert 1 <= int(answer.headers["retry-after"]) <= 10
 
 
 @pytest.mark.parametrize("host", ["evil.example.com", "127.0.0.1.evil.example.com", "a@b.example.com", "[::1"])

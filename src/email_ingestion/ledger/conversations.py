@@ -73,6 +73,15 @@ class Conversations:
             for row in rows
         ]
 
+    def of_thread(self, gm_thrid: int, account: str | None = None) -> list[str]:
+        """Return the identities of the messages of one of Gmail's threads, of `account` only, oldest first."""
+        query = select(emails.c.email_id).where(emails.c.gm_thrid == gm_thrid)
+        if account is not None:
+            query = query.where(emails.c.account == account)
+        with self._database.connect() as connection:
+            ordered = query.order_by(emails.c.internaldate, emails.c.email_id).limit(MAX_MESSAGES)
+            return list(connection.execute(ordered).scalars())
+
     def _with_subject(self, connection: Any, own: _Row) -> Sequence[_Row]:
         words = " ".join(re.findall(r"\w+", base_subject(own.subject)))
         if not words:

@@ -113,6 +113,15 @@ class MailPages:
             count: int = connection.execute(select(func.count()).select_from(query.subquery())).scalar_one()
         return count if count <= maximum else None
 
+    def counts(self, since: datetime, account: str | None = None) -> dict[str, tuple[int, int]]:
+        """Return by account how many messages there are, and how many of them arrived `since` then."""
+        everything = select(emails.c.account, func.count()).group_by(emails.c.account)
+        recent = everything.where(emails.c.internaldate >= bindparam("since", since, Moment))
+        mine = [] if account is None else [emails.c.account == account]
+        with self._database.connect() as connection:
+            new = {row[0]: row[1] for row in connection.execute(recent.where(*mine))}
+            return {name: (count, new.get(name, 0)) for name, count in connection.execute(everything.where(*mine))}
+
 
 def _behind(place: PagePlace | None) -> list[ColumnElement[bool]]:
     if place is None:

@@ -442,12 +442,14 @@ class Ledger:
                     found[row.email_id].append(row.filename)
         return {email_id: tuple(names) for email_id, names in found.items()}
 
-    def matching_ids(self, part: str, limit: int = 1000) -> list[str]:
-        """Return identities that `part` may mean (`identity.matches_identity`), at most `limit`, in their order."""
+    def matching_ids(self, part: str, limit: int = 1000, account: str | None = None) -> list[str]:
+        """Return identities, of `account` only, that `part` may mean (`identity.matches_identity`), at most `limit`."""
         escaped = "".join(f"!{character}" if character in "%_!" else character for character in part)
         patterns = [f"{escaped}%", f"%:{escaped}%"]
         like = or_(*(emails.c.email_id.like(pattern, escape="!") for pattern in patterns))
         query = select(emails.c.email_id).where(like).order_by(emails.c.email_id).limit(limit)
+        if account is not None:
+            query = query.where(emails.c.account == account)
         with self._database.connect() as connection:
             return [each for each in connection.execute(query).scalars() if matches_identity(part, each)]
 

@@ -22,7 +22,7 @@ from email_ingestion import __version__
 from email_ingestion.errors import PermanentError, TransientError, fingerprint_of
 from email_ingestion.records import RawMessage, email_id
 from email_ingestion.stream.codec import ZSTD_LEVEL, encode
-from email_ingestion.stream.entry_scan import PAGE, StreamEntry, newest_entry_id, read_entries
+from email_ingestion.stream.entry_scan import BEGINNING, PAGE, StreamEntry, newest_entry_id, read_entries
 from email_ingestion.stream.keys import Keys, entry_order, entry_time, parse_entry_id
 from email_ingestion.stream.redis_link import RedisLink, text
 
@@ -208,19 +208,22 @@ class DeadLetterQueue:
         keys = self._link.keys_for(message.envelope.account)
         return keys.format_entry_id(text(self._link.call(lambda: self._client.xadd(keys.dlq, entry))))
 
-    def letters(self, before: datetime | None = None) -> Iterator[DeadLetter]:
-        """Yield the present dead letters, or those that died before a time, oldest first.
+    def letters(self, before: datetime | None = None, after: str = "") -> Iterator[DeadLetter]:
+        """Yield the present dead letters, or those that died before a time, oldest first; only those `after` an id.
 
         Dead letters that come meanwhile are not among them: else replaying a message that fails again would never end.
         """
         ends = [newest_entry_id(self._link, keys.dlq) for keys in self._partitions]  # of all, before the first is read
         if before:
             ends = [min(end, f"{max(0, int(before.timestamp() * 1000))}-0", key=entry_order) for end in ends]
-        found = (self._letters_until(keys, end) for keys, end in zip(self._partitions, ends, strict=True))
-        yield from merge(*found, key=lambda dead_letter: entry_order(dead_letter.id))
+        start = parse_entry_id(after)[1] if after else BEGINNING
+        found = (self._letters_within(keys, start, end) for keys, end in zip(self._partitions, ends, strict=True))
+        for letter in merge(*found, key=lambda dead_letter: entry_order(dead_letter.id)):
+            if not after or _order(letter.id) > _order(after):
+                yield letter
 
-    def _letters_until(self, keys: Keys, end: str) -> Iterator[DeadLetter]:
-        for letter_id, fields in read_entries(self._link, keys.dlq, end):
+    def _letters_within(self, keys: Keys, start: str, end: str) -> Iterator[DeadLetter]:
+        for letter_id, fields in read_entries(self._link, keys.dlq, end, start):
             yield parse_dead_letter(keys.format_entry_id(letter_id), fields)
 
     def find(self, ids: Iterable[str]) -> Iterator[DeadLetter]:
@@ -288,6 +291,11 @@ class DeadLetterQueue:
             here = [entry_id for partition, entry_id in map(parse_entry_id, ids) if partition == keys.partition]
             if here:
                 yield keys, here
+
+
+def _order(letter_id: str) -> tuple[object, int]:
+    """Return where a letter stands among those of all partitions."""
+    return entry_order(letter_id), parse_entry_id(letter_id)[0]
 
 
 def _chunks(ids: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -27,9 +27,8 @@ SCAN_BYTES = 2 * 1024 * 1024
 StreamEntry = tuple[str, dict[bytes, bytes]]  # entry id and fields
 
 
-def read_entries(link: RedisLink, key: str, end: str = "+") -> Iterator[StreamEntry]:
-    """Yield the entries of a stream up to the id `end`, oldest first; raises like `RedisLink.call`."""
-    start = BEGINNING
+def read_entries(link: RedisLink, key: str, end: str = "+", start: str = BEGINNING) -> Iterator[StreamEntry]:
+    """Yield the entries of a stream from the id `start` up to `end`, oldest first; raises like `RedisLink.call`."""
     while True:
         page: Any = link.call(partial(link.client.xrange, key, start, end, count=PAGE))
         for entry_id, fields in page:

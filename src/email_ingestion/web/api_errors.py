@@ -21,7 +21,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
-from email_ingestion.errors import ConfigurationError, TransientError
+from email_ingestion.errors import ConfigurationError, PermanentError, TransientError
 from email_ingestion.ops.logs import logger
 from email_ingestion.ops.redaction import describe_error, error_type
 
@@ -58,6 +58,7 @@ def add_error_answers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _of_validation)
     for kind in (TransientError, ConfigurationError):
         app.add_exception_handler(kind, _of_dependency)
+    app.add_exception_handler(PermanentError, _of_refused_value)
     app.add_exception_handler(Exception, _of_unforeseen)
 
 
@@ -91,6 +92,11 @@ def _of_validation(request: Request, error: Exception) -> Response:
 def _of_dependency(request: Request, error: Exception) -> Response:
     logger("web").warning("web_request_failed", error_type=error_type(error), message=describe_error(error))
     return error_answer(request.url.path, 503, str(error))
+
+
+def _of_refused_value(request: Request, error: Exception) -> Response:
+    del error
+    return error_answer(request.url.path, 400, "a value of the query is one that the database cannot look for")
 
 
 def _of_unforeseen(request: Request, error: Exception) -> Response:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPBearer
 
 from email_ingestion.ledger.api_tokens import ApiToken, Scope
 from email_ingestion.web.api_errors import WebError
@@ -34,18 +35,17 @@ class Caller:
             return self.account or wanted
         raise WebError(403, f"this token sees the account {self.account} only")
 
-    def may_see(self, email_id: str) -> bool:
-        """Whether the message of this identity is one that it may see."""
-        return self.account is None or account_of(email_id) in {None, self.account}
-
 
 def account_of(email_id: str) -> str | None:
     """Return the account that an identity, or a beginning of one, names; None where it names none."""
-    account, mark, rest = email_id.partition(":")
-    return account if mark and account not in {"gm", "sha256"} and rest is not None else None
+    account, mark, _ = email_id.partition(":")
+    return account if mark and account not in {"gm", "sha256"} else None
 
 
-async def _caller(request: Request) -> Caller:
+_bearer = HTTPBearer(auto_error=False, description="`email-ingestion tokens create` prints one.")  # for /openapi.json
+
+
+async def _caller(request: Request, _: Annotated[object, Security(_bearer)]) -> Caller:
     """Return who asks. Raises WebError 401 without a valid token, 429 when it asks too often, 503 without database."""
     web = context_of(request)
     kind, _, text = request.headers.get("authorization", "").partition(" ")

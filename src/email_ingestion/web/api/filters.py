@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Query, Request
 
@@ -99,11 +99,25 @@ _NAMES = (*FILTERS, "limit", "cursor")
 AskedMail = Annotated[MailQuery, Depends(mail_query)]
 
 
+def _page_query(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Most messages of a page.")] = 50,
+    cursor: Annotated[Text, Query(description="`next` of the page before.")] = None,
+) -> MailQuery:
+    """Return what a request asks for that takes no filters. Raises WebError 400."""
+    refuse_unknown_names(request, ("limit", "cursor"))
+    return MailQuery("", SearchFilter(), limit, _place(cursor), ())
+
+
+AskedPage = Annotated[MailQuery, Depends(_page_query)]
+
+
 def refuse_unknown_names(request: Request, known: tuple[str, ...]) -> None:
     """Raise WebError 400 for a parameter that is not `known`: a misspelt filter would let everything pass."""
     for name in request.query_params:
         if name not in known:
-            raise WebError(400, f"{name[:40]} is no parameter here; there are {', '.join(known)}")
+            rest = f"; there are {', '.join(known)}" if known else ""
+            raise WebError(400, f"{name[:40]} is no parameter here{rest}")
 
 
 def _answer(text: str | None, name: str) -> bool | None:
@@ -137,8 +151,3 @@ def _place(cursor: str | None) -> PagePlace | None:
         return PagePlace.from_cursor(cursor)
     except ValueError:
         raise WebError(400, "cursor is no `next` of a page") from None
-
-
-def page_answer(items: list[dict[str, Any]], after: str | None, total: int | None) -> dict[str, Any]:
-    """Return a list as every path answers it; `after` is the cursor of the next page, None behind the last."""
-    return {"items": items, "next": after, "total": total}

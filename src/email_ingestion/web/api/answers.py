@@ -1,0 +1,69 @@
+"""What the read API answers, for its description at `/openapi.json`; the answers themselves are made elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ErrorDetail(BaseModel):
+    """Why a request was not answered."""
+
+    code: str = Field(description="a short stable word, such as not_found")
+    message: str = Field(description="one sentence for a person")
+
+
+class ErrorAnswer(BaseModel):
+    """The shape of every error."""
+
+    error: ErrorDetail
+
+
+class EmailAnswer(BaseModel):
+    """A record as `config/schemas/email.v1.json` describes it; here only the fields that a program needs first."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"$comment": "config/schemas/email.v1.json"})
+
+    schema_: str = Field(alias="schema", description="email.v1")
+    email_id: str = Field(description="the identity, and idempotency key")
+    account: str
+    subject: str
+    internaldate: str
+    text: str
+
+
+class PageAnswer(BaseModel):
+    """A page of records."""
+
+    items: list[EmailAnswer]
+    next: str | None = Field(description="the parameter `cursor` of the next page; null on the last")
+    total: int | None = Field(description="of all pages; null above 1,000 and where it is not known")
+
+
+class ListAnswer(BaseModel):
+    """A page of other things."""
+
+    items: list[dict[str, Any]]
+    next: str | None
+    total: int | None
+
+
+_MEANINGS = {
+    400: "The query cannot be understood.",
+    401: "No token, or none that is valid.",
+    403: "More than the token may see.",
+    404: "Nothing of that name.",
+    409: "The beginning of an identity that several messages have.",
+    421: "A Host that is not answered.",
+    429: "The token asks too often.",
+    503: "What would have to be asked is away.",
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer, "description": meaning} for status, meaning in _MEANINGS.items()
+}
+
+
+def page_answer(items: list[dict[str, Any]], after: str | None, total: int | None) -> dict[str, Any]:
+    """Return a list as every path answers it; `after` is the cursor of the next page, None behind the last."""
+    return {"items": items, "next": after, "total": total}
