@@ -42,17 +42,17 @@ async def accounts(request: Request, caller: AnyCaller) -> Response:
     live: LiveSystem = request.app.state.live_system
     reading = (await web.access.within(ANSWER_SECONDS, live.read, "a process of this machine")).processes
     bodies = [each.body for each in reading.value or () if each.component == "producer" and each.body]
-    told = {str(each["name"]): each for body in bodies for each in body["accounts"]}
+    reported = {str(each["name"]): each for body in bodies for each in body["accounts"]}
     configured = [account.name for account in web.settings.all_accounts]
-    names = [name for name in dict.fromkeys((*configured, *told)) if caller.account in {None, name}]
+    names = [name for name in dict.fromkeys((*configured, *reported)) if caller.account in {None, name}]
     problem = reading.problem or (None if bodies else "no producer answers on this machine")
-    items = [_account(name, told.get(name), problem, is_known=bool(bodies)) for name in names]
+    items = [_account(name, reported.get(name), problem, is_known=bool(bodies)) for name in names]
     return JSONResponse(page_answer(items, None, len(items)))
 
 
-def _account(name: str, told: dict[str, Any] | None, problem: str | None, *, is_known: bool) -> dict[str, Any]:
-    if told is not None:
-        return {**told, "running": True, "problem": None}
+def _account(name: str, reported: dict[str, Any] | None, problem: str | None, *, is_known: bool) -> dict[str, Any]:
+    if reported is not None:
+        return {**reported, "running": True, "problem": None}
     unknown: dict[str, Any] = dict.fromkeys(status_json.account(AccountState(name), time.time()))
     reason = problem or "no producer reads it"
     return {**unknown, "name": name, "running": False if is_known else None, "problem": reason}
