@@ -16,6 +16,7 @@ from email_ingestion.errors import EmailIngestionError, OperationFailed
 from email_ingestion.ops.logs import logger
 from email_ingestion.ops.redaction import describe_unforeseen, redact
 
+ORDERS = "/orders"  # the path of their pages
 KEPT = 50  # ended ones, the latest
 
 JobState = Literal["running", "done", "failed"]
@@ -44,6 +45,10 @@ class Job:
     def advance(self, count: int) -> None:
         """Note that so many more units are done."""
         self.done += count
+
+    def set_done(self, count: int) -> None:
+        """Note that so many units are done in all."""
+        self.done = count
 
 
 class Jobs:

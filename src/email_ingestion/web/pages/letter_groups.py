@@ -26,7 +26,7 @@ from email_ingestion.stream.dead_letters import (
     group_failures,
 )
 from email_ingestion.web.flow_judgement import DEAD_LETTERS
-from email_ingestion.web.jobs import Job, Jobs
+from email_ingestion.web.jobs import ORDERS, Job, Jobs
 from email_ingestion.web.live_system import LiveSystem
 from email_ingestion.web.pages.runbooks import section_link
 from email_ingestion.web.readings import Source
@@ -38,8 +38,8 @@ LOOK_SECONDS = 2.0
 WAIT_SECONDS = 0.7
 SHOWN = 50  # letters of a group
 MOST_READ = 100_000  # letters that a look groups; the command line counts without end
-REFRESH_SECONDS, JOB_REFRESH_SECONDS = 30, 2
-NOT_FOUND, CONFLICT = 404, 409
+REFRESH_SECONDS = 30
+CONFLICT = 409
 
 Order = Literal["replay", "purge"]
 
@@ -161,18 +161,6 @@ def groups(request: Request, user: CurrentUser) -> Response:
     )
 
 
-@router.get(PATH + "/jobs/{job_id}")
-def job_page(request: Request, user: CurrentUser, job_id: str) -> Response:
-    """Show how far an order is."""
-    jobs: Jobs = request.app.state.jobs
-    job = jobs.find(job_id)
-    if job is None:
-        text = "There is no such order in this process: the audit log says what was done."
-        return render(request, "message.html", user, title="Not found", text=text, status=NOT_FOUND)
-    refresh = JOB_REFRESH_SECONDS if job.state == "running" else 0
-    return render(request, "job.html", user, refresh=refresh, job=job)
-
-
 @router.get(PATH + "/group/{fingerprint:path}")
 def group(request: Request, user: CurrentUser, fingerprint: str) -> Response:
     """Show one group: its error, its sample, its letters, and what may be done with them."""
@@ -263,4 +251,4 @@ def give_order(
     except EmailIngestionError as error:
         entry.record(user.name, user.address, f"dlq {order}", "refused", reason=str(error))
         return render(request, "message.html", user, title="Not done", text=str(error), status=CONFLICT)
-    return RedirectResponse(f"{PATH}/jobs/{job.id}", 303)
+    return RedirectResponse(f"{ORDERS}/{job.id}", 303)

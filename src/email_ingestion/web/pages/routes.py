@@ -8,7 +8,16 @@ from starlette.staticfiles import StaticFiles
 from email_ingestion.settings import Settings
 from email_ingestion.web.jobs import Jobs
 from email_ingestion.web.live_system import LiveSystem
-from email_ingestion.web.pages import letter_groups, login, mail_search, message, message_orders, overview, runbooks
+from email_ingestion.web.pages import (
+    letter_groups,
+    login,
+    mail_search,
+    message,
+    message_orders,
+    operate,
+    overview,
+    runbooks,
+)
 from email_ingestion.web.rendering import NAVIGATION, STATIC
 from email_ingestion.web.sessions import WebEntry
 
@@ -19,6 +28,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     message.router,
     message_orders.router,
     letter_groups.router,
+    operate.router,
     runbooks.router,
 )
 
@@ -31,6 +41,7 @@ def add_pages(app: FastAPI, settings: Settings) -> None:
     app.state.jobs = Jobs()
     app.state.letter_pages = letter_groups.LetterPages(settings, app.state.live_system)
     app.state.erasures = message_orders.ErasureRuns(settings)
+    app.state.operator_pages = operate.OperatorPages(settings, app.state.live_system)
     app.state.live_system.start()
     for router in ROUTERS:
         app.include_router(router)
