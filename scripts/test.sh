@@ -3,7 +3,7 @@
 # this machine has.
 #   scripts/test.sh [--older | --quick | --soak | --delays | --deploy] [pytest options]
 # --older runs what may depend on the Python on the older ones instead. --quick runs the static checks and the unit tests on the newest Python alone, and installs no servers: two minutes.
-# --soak adds the long runs; without options it writes docs/drills.md. --delays runs the suite on one Python with answers,
+# --soak adds the long runs; without options it writes docs/drills.md and docs/images. --delays runs the suite on one Python with answers,
 # commits and events that come late (tests/delays), which brings races to light. --deploy tries the ways of docs/install.md
 # for real, in containers and machines made from Debian's packages: ten minutes, and nothing is left behind.
 set -euo pipefail
@@ -28,7 +28,7 @@ elif [ "${1:-}" = "--soak" ]; then
     shift
     if [ $# -eq 0 ]; then
         DRILLS_RESULTS=$(mktemp -d)
-        export DRILLS_RESULTS
+        export DRILLS_RESULTS SCREENSHOTS=docs/images
         trap '[ -z "${bin:-}" ] || "$bin/python" -m tests.drills.page "$DRILLS_RESULTS" docs/drills.md; rm -r "$DRILLS_RESULTS"' EXIT
     fi
 fi
