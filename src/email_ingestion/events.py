@@ -116,6 +116,14 @@ class Slowed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerSlow(Event):
+    """An answer of the mail server has come for `seconds` so slowly that mail stands still; 0 when it is over."""
+
+    account: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Quarantined(Event):
     """The server lists a message but does not send it; later mail is read meanwhile, and this message again later."""
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from email_ingestion.app.account import log_in
-from email_ingestion.events import ConnectionFailed, SessionEnded, WatcherRebuilt, Watching
+from email_ingestion.events import AnswerSlow, ConnectionFailed, SessionEnded, Started, WatcherRebuilt, Watching
 from email_ingestion.mailbox import waiting
-from email_ingestion.producer import account_backoff, watch
+from email_ingestion.producer import account_backoff, supervisor, watch
 from gmail_sandbox import Credentials, RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.redis import RedisServer
 from tests.servers.watching import Watched, letter
@@ -113,3 +113,20 @@ def test_a_slow_line_is_no_hanging_watcher(watched: Watched):
         watched.sandbox.deliver(letter(1, 600_000))
         watched.arrives()
     assert watched.heard.of(WatcherRebuilt) == []
+
+
+def test_an_answer_at_a_trickle_is_told_while_it_comes(watched: Watched, monkeypatch: pytest.MonkeyPatch):
+    """No time-out ends it, and the mail behind it stands still."""
+    monkeypatch.setattr(supervisor, "CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(supervisor, "SLOW_SECONDS", 1.0)
+    with watched.running():
+        watched.hears(Watching, state="idle")
+        watched.arm_fault("trickle", count=1, bytes=500, interval_ms=100)
+        watched.sandbox.deliver(letter(1, 30_000))
+        watched.observe(Started(None))
+        watched.hears(AnswerSlow)
+        (reason,) = watched.ops.status.readiness().reasons
+        assert reason.startswith("account default: an answer of the mail server has been coming for 1 s at a trickle")
+        watched.arrives()
+        watched.hears(AnswerSlow, seconds=0.0)
+    assert len(watched.heard.of(AnswerSlow)) == 2

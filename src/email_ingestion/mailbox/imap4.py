@@ -69,6 +69,7 @@ class Imap4(imaplib.IMAP4):
         self.received_bytes = 0
         self.finished_commands = 0
         self.sent_commands = 0
+        self.is_reading = False  # it waits for bytes of the server at this moment
         self.throttle_delay = 0.0  # seconds to wait before the next command
         self.exists = 0  # messages in the mailbox that is open
         self.alerts: list[str] = []  # what the server wants its user told, and nobody has taken yet
@@ -286,10 +287,12 @@ class Imap4(imaplib.IMAP4):
             raise self._too_much()
         slices: list[bytes] = []
         left = size
+        self.is_reading = True
         while left > 0 and (data := super().read(min(left, SLICE_BYTES))):
             slices.append(data)
             left -= len(data)
             self.received_bytes += len(data)
+        self.is_reading = False
         return b"".join(slices)
 
     def readline(self) -> bytes:
@@ -298,7 +301,9 @@ class Imap4(imaplib.IMAP4):
             line, self._unread_line = self._unread_line, b""
             return line
         try:
+            self.is_reading = True
             line = super().readline()
+            self.is_reading = False
         except self.abort:
             raise
         except self.error as error:  # after which imaplib would read the rest of the line as the next one

@@ -77,6 +77,11 @@ class ImapConnection:
         return self._imap4.sent_commands
 
     @property
+    def awaited_answer(self) -> int | None:
+        """The number of the answer that is being read at this moment, None while none is."""
+        return self._imap4.finished_commands + 1 if self._imap4.is_reading else None
+
+    @property
     def activity(self) -> int:
         """A number that rises with every finished command and every 64 KiB received, but not with single bytes."""
         return self._imap4.finished_commands + self._imap4.received_bytes // ACTIVITY_BYTES

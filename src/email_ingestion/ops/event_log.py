@@ -50,6 +50,7 @@ LOG_RULES: dict[type[Event], LogRule] = {
     events.LockedOut: LogRule("imap_locked_out", lambda event: ERROR if event.error else INFO, repeats=True),
     events.ServerAlert: LogRule("imap_alert", WARNING),
     events.CommandsRefused: LogRule("imap_commands_refused", lambda event: WARNING if event.commands else INFO),
+    events.AnswerSlow: LogRule("imap_answer_slow", lambda event: WARNING if event.seconds else INFO, repeats=True),
     events.Slowed: LogRule("imap_slowed", lambda event: WARNING if event.seconds else INFO, repeats=True),
     events.Quarantined: LogRule("message_quarantined", WARNING, repeats=True),
     events.QuarantineCounted: LogRule("quarantine_counted", DEBUG),

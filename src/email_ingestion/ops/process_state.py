@@ -33,6 +33,7 @@ PRODUCER_COUNTS = ("produced",)
 # A failure nobody foresaw may be that of a comparison, which starts again after a minute.
 SHOWN_SECONDS = {True: 90.0, False: 10.0}
 WORKER_COUNTS = ("processed", "failed", "dead_lettered", "duplicates", "orphans_claimed")
+SLOW_ANSWER = "an answer of the mail server"
 
 
 class ProcessState:
@@ -199,6 +200,16 @@ class ProcessState:
         if account:
             self.account(name, quarantine={**account.quarantine, mailbox: state})
 
+    def answer_slow(self, event: events.AnswerSlow) -> None:
+        """Keep that an answer of the mail server hardly comes, or drop it when it is there."""
+        if event.seconds:
+            self.account_problems[event.account] = (
+                f"{SLOW_ANSWER} has been coming for {event.seconds:.0f} s at a trickle, and mail stands still until it "
+                "is there: look at the network to the server"
+            )
+        elif self.account_problems.get(event.account, "").startswith(SLOW_ANSWER):
+            del self.account_problems[event.account]
+
     def fetch_paused(self, event: events.FetchPaused) -> None:
         """Keep the reason of a pause, or drop it when fetching goes on."""
         if event.reason:
@@ -265,6 +276,7 @@ def _set(name: str, value_of: Callable[[Any], Any]) -> Callable[[ProcessState, A
 _HANDLERS: dict[type[Event], Callable[[ProcessState, Any], None]] = {
     events.Started: _set("started", lambda _event: True),
     events.Stopping: _set("draining", lambda event: event.reason),
+    events.AnswerSlow: ProcessState.answer_slow,
     events.FetchPaused: ProcessState.fetch_paused,
     events.AccountUpdated: ProcessState.account_updated,
     events.LeaseChanged: ProcessState.lease_changed,

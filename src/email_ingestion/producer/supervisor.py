@@ -9,11 +9,14 @@ import threading
 import time
 from collections.abc import Callable
 
-from email_ingestion.events import LeaseChanged, LoopFailed, LoopTick, Observe, WatcherRebuilt, Watching
+from email_ingestion.events import AnswerSlow, LeaseChanged, LoopFailed, LoopTick, Observe, WatcherRebuilt, Watching
 from email_ingestion.producer.lease_renewer import LeaseRenewer
 from email_ingestion.producer.watch import Watcher
 
 CHECK_SECONDS = 1.0
+# An answer that comes for so long with fewer bytes a second is told: no time-out ends it, and mail stands still.
+SLOW_SECONDS = 20.0
+SLOW_RATE = 10_000
 
 
 class WatcherSupervisor:
@@ -36,6 +39,8 @@ class WatcherSupervisor:
         self._lock = threading.Lock()
         self._stopped = False
         self.watcher = make_watcher()
+        self._answer: tuple[int, int, float] | None = None  # its number, the bytes that had come, and when that was
+        self._answer_is_slow = False
 
     def run(self) -> None:
         """Watch the account whenever this process has its lease, until `stop`."""
@@ -70,6 +75,7 @@ class WatcherSupervisor:
             if not self._leases.owns(self._account):
                 self._stop_watcher(thread)
                 return
+            self._report_slow_answer()
             idle = self.watcher.idle_for()
             if thread.is_alive() and idle > self._stall_seconds:
                 thread = self._replace_watcher(idle) or thread
@@ -77,6 +83,21 @@ class WatcherSupervisor:
             not self._stopped and not self.watcher.is_outdated
         ):  # Redis refused its write: what is believed of the lease is out of date
             self._leases.invalidate(self._account)
+
+    def _report_slow_answer(self) -> None:
+        """Announce that one answer has been coming for long at a trickle, and that it is there or given up."""
+        progress, now = self.watcher.answer_progress(), time.monotonic()
+        same = progress and self._answer and progress[0] == self._answer[0]
+        seconds = now - self._answer[2] if self._answer and same else 0.0
+        received = progress[1] - self._answer[1] if progress and self._answer else 0
+        if not same or received > SLOW_RATE * max(seconds, SLOW_SECONDS):
+            self._answer = (*progress, now) if progress else None
+            if self._answer_is_slow:
+                self._answer_is_slow = False
+                self._observe(AnswerSlow(self._account, 0.0))
+        elif not self._answer_is_slow and seconds >= SLOW_SECONDS:
+            self._answer_is_slow = True
+            self._observe(AnswerSlow(self._account, seconds))
 
     def _start_watcher(self) -> threading.Thread | None:
         with self._lock:

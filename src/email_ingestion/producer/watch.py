@@ -143,6 +143,7 @@ class Watcher:
         self._reconcile_schedule = ReconcileSchedule(capacity, intervals.reconcile, imap_breaker)
         self._connection: ImapMailbox | None = None
         self._locked_out = False
+        self._state = ""
         self._activity = 0
         self._slowed = 0.0
         self._progress = self._checked_mailbox = time.monotonic()
@@ -371,6 +372,15 @@ class Watcher:
             self._tick()
         return time.monotonic() - self._progress
 
+    def answer_progress(self) -> tuple[int, int] | None:
+        """Return the number of the answer that is awaited, and the bytes that came so far; None in IDLE and in pauses.
+
+        From any thread.
+        """
+        connection = self._connection
+        answer = connection.awaited_answer if connection and self._state == "syncing" else None
+        return (answer, connection.received_bytes) if connection and answer else None
+
     # Failures
 
     def _recover(self, error: EmailIngestionError) -> None:
@@ -474,6 +484,7 @@ class Watcher:
         self._observe(LoopTick(self._loop))
 
     def _report_state(self, state: str) -> None:
+        self._state = state
         self._observe(Watching(self._account.name, state))
 
 
