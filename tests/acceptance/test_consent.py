@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import httpx
+import pytest
+
+from email_ingestion.settings import Settings
 from gmail_sandbox import RunningSandbox
 from tests.servers.processes import Place, token_of, until
+from tests.servers.web import Visitor, running_pages, web_settings
 
 
 def _revoke(sandbox: RunningSandbox) -> None:
@@ -38,3 +43,49 @@ def test_a_dead_consent_alerts_and_a_new_one_is_picked_up_without_a_restart(here
     assert producer.metric("email_ingestion_oauth2_reauth_required") == 0
     assert producer.status()["accounts"][0]["token_state"] == "valid"
     assert sandbox.with_stats(lambda stats: stats.token_requests) == asked + 1
+
+
+def _pages_of(here: Place, sandbox: RunningSandbox, **changes: object) -> Settings:
+    """The settings of a web process beside the producer."""
+    mailbox = {
+        "imap_host": "127.0.0.1",
+        "imap_port": sandbox.imap_port,
+        "imap_tls": False,
+        "imap_user": sandbox.user,
+        "google_client_id": "desktop-client",
+        "google_client_secret": "desktop-secret",
+        "google_token_file": Path(here.environment["GOOGLE_TOKEN_FILE"]),
+        "google_token_uri": sandbox.token_uri,
+        "google_auth_uri": sandbox.auth_uri,
+    }
+    return web_settings(here.folder, here.environment["REDIS_URL"], **(mailbox | changes))
+
+
+def test_a_dead_consent_is_given_anew_in_the_browser_and_mail_flows(
+    here: Place, sandbox: RunningSandbox, monkeypatch: pytest.MonkeyPatch
+):
+    here.set(GOOGLE_CLIENT_ID="desktop-client", GOOGLE_CLIENT_SECRET="desktop-secret")
+    producer = here.producer()
+    until(lambda: producer.status()["accounts"][0]["watch"] == "idle", "the producer idles")
+    monkeypatch.chdir(here.folder)
+    web = {"google_web_client_id": "sandbox-client", "google_web_client_secret": "sandbox-secret"}
+    settings = _pages_of(here, sandbox, web_public_url="http://127.0.0.1:9", **web)
+    _revoke(sandbox)
+    until(lambda: producer.metric("email_ingestion_oauth2_reauth_required") == 1, "the metric tells")
+    sandbox.deliver(b"Subject: hello\r\n\r\nworld\r\n")
+    with running_pages(settings) as address, Visitor(address) as visitor:
+        visitor.enter(settings)
+        until(lambda: "authorize again" in visitor.get("/accounts").text, "the page tells")
+        page = visitor.submit(visitor.get("/accounts/default"), "/accounts/default/authorize")
+        (url,) = [each for each in page.text.split('"') if each.startswith(sandbox.auth_uri)]
+        given = httpx.get(url.replace("&amp;", "&"))
+        back = httpx.URL(given.headers["location"])
+        assert str(back).startswith("http://127.0.0.1:9/oauth2/callback?")
+        done = visitor.get(back.raw_path.decode())
+        assert "default is authorized" in done.text
+    until(lambda: producer.metric("email_ingestion_emails_produced_total") == 1, "mail flows again")
+    assert producer.metric("email_ingestion_oauth2_reauth_required") == 0
+    consent = json.loads(Path(here.environment["GOOGLE_TOKEN_FILE"]).read_text())
+    assert consent["client_id"] == "sandbox-client"
+    refreshed = here.run("-m", "email_ingestion", "auth", "--refresh")
+    assert refreshed.returncode == 0, refreshed.stderr

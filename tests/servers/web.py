@@ -65,6 +65,7 @@ def running_pages(settings: Settings) -> Iterator[str]:
         app.state.context.close()
         server.should_exit = True
         thread.join(SECONDS)
+        app.state.account_pages.close()
 
 
 class Visitor(httpx.Client):

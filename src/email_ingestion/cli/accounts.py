@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -85,13 +84,15 @@ def add(
       email-ingestion accounts add support --user support@example.com --host imap.example.com --auth password
       email-ingestion accounts add depot --user depot@example.com --auth password --password-file /run/secrets/depot
     """
+    from email_ingestion.app.account_list import make_row  # noqa: PLC0415 - help comes without SQLAlchemy
+
     settings = load_settings()
     options = {"user": user, "auth": auth, "host": host, "port": port, "mailbox": mailbox, "start": start}
     given = _given(options, more, (password_file, password_env), (client_secret_file, client_secret_env))
     _refuse_named_in_settings(settings, name)
     if _needs_password(settings, given):
         given.secrets["imap_password"] = _ask_for_password(name)
-    row, account = _checked(settings, name, given.table, given.secrets)
+    row, account = make_row(settings, name, given.table, given.secrets)
     with _open(settings) as stored, audited(settings.log_dir, "accounts add", {"account": name}) as outcome:
         added = stored.add(row, current_user())
         outcome["added"] = added
@@ -129,7 +130,7 @@ def change(
       email-ingestion accounts change depot --password-file /run/secrets/depot
       email-ingestion accounts change sales --set imap_exclude_labels=Sent,Drafts
     """
-    from email_ingestion.app.account_list import secrets_of, settings_of  # noqa: PLC0415 - help comes without SQLAlchemy
+    from email_ingestion.app.account_list import make_row, secrets_of, settings_of  # noqa: PLC0415 - help comes without SQLAlchemy
 
     settings = load_settings()
     options = {"user": user, "auth": auth, "host": host, "port": port, "mailbox": mailbox, "start": start}
@@ -143,7 +144,7 @@ def change(
         if before is None:
             return _unknown(settings, name)
         secrets = {} if given.secrets.keys() >= {"imap_password"} else secrets_of(settings, before)
-        row, _ = _checked(settings, name, {**settings_of(before), **given.table}, {**secrets, **given.secrets})
+        row, _ = make_row(settings, name, {**settings_of(before), **given.table}, {**secrets, **given.secrets})
         with audited(settings.log_dir, "accounts change", {"account": name, "settings": sorted(given.table)}):
             changed = stored.replace(replace(row, state=before.state, consent=before.consent), current_user())
     report({"account": name, "changed": changed}, f"{name} is changed; {SOON}", as_json=as_json)
@@ -263,19 +264,6 @@ def _refuse_named_in_settings(settings: Settings, name: str) -> None:
 
     if name in {account.name for account in accounts_in_files(settings)}:
         raise ConfigurationError(f"the account {name} stands in {settings.origin}: change it there; names are unique")
-
-
-def _checked(
-    settings: Settings, name: str, table: Mapping[str, Any], secrets: Mapping[str, str]
-) -> tuple[AccountRow, Account]:
-    """Return the row and the account that it makes. Raises ConfigurationError."""
-    from email_ingestion.app.account_list import account_of_row, encrypted_secrets  # noqa: PLC0415
-    from email_ingestion.ledger.accounts import ACTIVE, AccountRow  # noqa: PLC0415
-
-    row = AccountRow(name, ACTIVE, json.dumps(table), encrypted_secrets(settings, secrets))
-    account = account_of_row(settings, row)
-    kept = account.model_dump(mode="json", include=set(table))
-    return replace(row, settings=json.dumps(kept)), account
 
 
 def _given(

@@ -52,10 +52,10 @@ def authorize(account: Account, echo: Echo, prompt: Prompt | None) -> Consent:
     it. Raises ConfigurationError without a client, OAuth2AuthenticationError when the consent is refused or too small,
     TokenRefreshError when the token endpoint fails.
     """
-    _check_settings(account)
+    check_consent_settings(account)
     file = TokenFile(account)
-    request, code = _ask_for_redirect(account, echo, prompt) if prompt else _wait_for_redirect(account, echo)
-    consent = _checked_consent(account, request.exchange(code))
+    request, address = _ask_for_redirect(account, echo, prompt) if prompt else _wait_for_redirect(account, echo)
+    consent = request.consent(address)
     with file.locked():
         file.write(consent)
     echo(f"Authorized; the token is in {account.google_token_file}.")
@@ -68,14 +68,19 @@ def authorize(account: Account, echo: Echo, prompt: Prompt | None) -> Consent:
 
 def authorization_url(account: Account, port: int) -> str:
     """Return the page that asks for consent, with a redirect to `port` of this machine: it names a wrong client."""
-    return _AuthorizationRequest(account, port).url
+    return ConsentRequest(account, loopback(account, port)).url
 
 
-class _AuthorizationRequest:
-    """One authorization request: the URL for the browser, and the exchange of the code that comes back."""
+def loopback(account: Account, port: int) -> str:
+    """Return the redirect to `port` of this machine: Google takes any there, Microsoft any port of localhost alone."""
+    return f"http://{'127.0.0.1' if is_google(account) else 'localhost'}:{port}"
 
-    def __init__(self, account: Account, port: int) -> None:
-        """`port` of this machine is where the browser is redirected to."""
+
+class ConsentRequest:
+    """One authorization request: the URL for the browser, and the consent behind the redirect that comes back."""
+
+    def __init__(self, account: Account, redirect: str) -> None:
+        """`redirect` is the address that the browser is sent to, which the client must be allowed."""
         from google_auth_oauthlib.flow import Flow  # noqa: PLC0415 - brings requests, which only a consent needs
 
         client = {
@@ -84,12 +89,11 @@ class _AuthorizationRequest:
             "auth_uri": _as_https(account.google_auth_uri),
             "token_uri": _as_https(account.google_token_uri),
         }
-        google = _is_google(account)
-        # Google takes any loopback redirect; Microsoft takes any port of localhost alone.
-        redirect = f"http://{'127.0.0.1' if google else 'localhost'}:{port}"
+        google = is_google(account)
+        self._account = account
         self._token_uri = account.google_token_uri
         self._flow = Flow.from_client_config({"installed": client}, account.oauth2_scope.split(), redirect_uri=redirect)
-        url, self._state = self._flow.authorization_url(
+        url, self.state = self._flow.authorization_url(
             login_hint=account.imap_user,
             access_type="offline" if google else None,
             # Without prompt=consent a second authorization at Google brings no refresh token.
@@ -104,26 +108,29 @@ class _AuthorizationRequest:
         """
         query = parse_qs(urlsplit(path).query)
         (state, *others) = query.get("state", [""])
-        ours = not others and hmac.compare_digest(state.encode(), self._state.encode())
+        ours = not others and hmac.compare_digest(state.encode(), self.state.encode())
         return ours and bool({"code", "error"} & query.keys())
 
-    def code_in(self, address: str) -> str:
-        """Return the code in a redirect URL.
+    def consent(self, address: str) -> Consent:
+        """Return the consent behind a redirect URL.
 
-        Raises OAuth2AuthenticationError when the consent was refused, or the URL belongs to another request.
+        Raises OAuth2AuthenticationError when the consent was refused, or the URL belongs to another request,
+        TokenRefreshError when the token endpoint fails.
         """
+        return _checked_consent(self._account, self._exchange(self._code_in(address)))
+
+    def _code_in(self, address: str) -> str:
         query = parse_qs(urlsplit(address).query)
         if "error" in query:
             code = printable_code(query["error"][0]) or "without a reason"
             raise OAuth2AuthenticationError(f"the consent was refused: {code}")
         if "code" not in query:
             raise OAuth2AuthenticationError("that address holds no code: copy the whole address after the consent")
-        if query.get("state") != [self._state]:
+        if query.get("state") != [self.state]:
             raise OAuth2AuthenticationError("that address belongs to another authorization: start again")
         return query["code"][0]
 
-    def exchange(self, code: str) -> TokenResponse:
-        """Exchange the code for tokens. Raises OAuth2AuthenticationError or TokenRefreshError."""
+    def _exchange(self, code: str) -> TokenResponse:
         import requests  # noqa: PLC0415 - see above
 
         parsed: list[TokenResponse] = []
@@ -190,19 +197,21 @@ def _bounded_adapter(scheme: str) -> HTTPAdapter:
     return BoundedAdapter()
 
 
-def _check_settings(account: Account) -> None:
+def check_consent_settings(account: Account) -> None:
+    """Raise ConfigurationError for an account that needs no consent, or has no client to ask for one."""
     if account.google_service_account_file or account.oauth2_grant != "refresh_token":
         raise ConfigurationError(
             "this account needs no consent: its tokens come from GOOGLE_SERVICE_ACCOUNT_FILE or OAUTH2_GRANT"
         )
-    if not account.google_client_id or (_is_google(account) and not account.google_client_secret):
+    if not account.google_client_id or (is_google(account) and not account.google_client_secret):
         raise ConfigurationError(
             "set GOOGLE_CLIENT_ID and GOOGLE_CLIENT_SECRET in .env: "
             "make a client of type 'Desktop app' in your Google Cloud project"
         )
 
 
-def _is_google(account: Account) -> bool:
+def is_google(account: Account) -> bool:
+    """Return whether its consent is given to Google."""
     return "mail.google.com" in account.oauth2_scope
 
 
@@ -225,23 +234,25 @@ def _checked_consent(account: Account, response: TokenResponse) -> Consent:
     return consent.with_response(response)
 
 
-def _ask_for_redirect(account: Account, echo: Echo, prompt: Prompt) -> tuple[_AuthorizationRequest, str]:
-    """Have a person paste the redirect URL; return the request and the code."""
-    request = _AuthorizationRequest(account, 1)  # nobody listens: the browser shows the redirect URL in its address bar
+def _ask_for_redirect(account: Account, echo: Echo, prompt: Prompt) -> tuple[ConsentRequest, str]:
+    """Have a person paste the redirect URL; return the request and that URL."""
+    request = ConsentRequest(
+        account, loopback(account, 1)
+    )  # nobody listens: the browser shows the redirect URL in its address bar
     echo("Open this URL in a browser on any machine and give your consent:")
     echo(request.url)
     echo("The browser then fails to open a page at this machine: that is expected. Copy its whole address.")
-    return request, request.code_in(prompt("Address: ").strip())
+    return request, prompt("Address: ").strip()
 
 
-def _wait_for_redirect(account: Account, echo: Echo) -> tuple[_AuthorizationRequest, str]:
-    """Open a browser and wait for its redirect; return the request and the code."""
+def _wait_for_redirect(account: Account, echo: Echo) -> tuple[ConsentRequest, str]:
+    """Open a browser and wait for its redirect; return the request and that address."""
     with _RedirectServer() as server:
-        request = _AuthorizationRequest(account, server.server_port)
+        request = ConsentRequest(account, loopback(account, server.server_port))
         echo("Give your consent in the browser that opens now, or at:")
         echo(request.url)
         webbrowser.open(request.url, new=1)
-        return request, request.code_in(server.wait(request.is_answered_by))
+        return request, server.wait(request.is_answered_by)
 
 
 class _RedirectServer(ThreadingHTTPServer):

@@ -134,6 +134,10 @@ class Settings(BaseSettings):
 
     google_client_id: str | None = Field(default=None, description="OAuth2 client of your own Google Cloud project")
     google_client_secret: str | None = Field(default=None, description="its secret")
+    google_web_client_id: str | None = Field(
+        default=None, description="OAuth2 client of type Web, with which the web pages authorize in the browser"
+    )
+    google_web_client_secret: str | None = Field(default=None, description="its secret")
     google_token_file: Path = Field(
         default=Path("data/token.json"), description="where the OAuth2 token is kept, mode 0600"
     )

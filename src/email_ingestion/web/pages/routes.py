@@ -9,6 +9,7 @@ from email_ingestion.settings import Settings
 from email_ingestion.web.jobs import Jobs
 from email_ingestion.web.live_system import LiveSystem
 from email_ingestion.web.pages import (
+    account_pages,
     letter_groups,
     login,
     mail_search,
@@ -29,6 +30,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     message_orders.router,
     letter_groups.router,
     operate.router,
+    account_pages.router,
     runbooks.router,
 )
 
@@ -42,6 +44,7 @@ def add_pages(app: FastAPI, settings: Settings) -> None:
     app.state.letter_pages = letter_groups.LetterPages(settings, app.state.live_system)
     app.state.erasures = message_orders.ErasureRuns(settings)
     app.state.operator_pages = operate.OperatorPages(settings, app.state.live_system)
+    app.state.account_pages = account_pages.AccountPages(settings, app.state.live_system)
     app.state.live_system.start()
     for router in ROUTERS:
         app.include_router(router)
