@@ -57,7 +57,12 @@ def test_one_command_carries_the_sample_mail_and_one_ends_it_all(demo: Place):
     assert "stop.sh" in first.stdout
     assert len(demo.rows()) == 300
     pids = _pids(demo)
-    assert pids.keys() == {"producer", "worker", "sandbox", "redis"}
+    assert pids.keys() == {"producer", "worker", "web", "sandbox", "redis"}
+    web = json.loads((demo.folder / "pids" / "web.json").read_text())["web_url"]
+    assert web in first.stdout
+    assert web in demo.run(*COMMAND, "status").stdout
+    with urllib.request.urlopen(f"{web}/healthz", timeout=10) as answer:
+        assert answer.read() == b"alive\n"
 
     made = [
         path for name in ("data", "logs", "pids") for path in (demo.folder / name, *(demo.folder / name).rglob("*"))
@@ -122,7 +127,8 @@ def _check_strangers_can_only_look_whether_redis_lives(demo: Place) -> None:
 
 
 def _addresses(demo: Place) -> list[dict[str, str]]:
-    return [json.loads(path.read_text()) for path in (demo.folder / "pids").glob("*.json")]
+    found = [json.loads(path.read_text()) for path in (demo.folder / "pids").glob("*.json")]
+    return [each for each in found if "ops_url" in each]
 
 
 def test_the_start_waits_for_a_worker_that_is_late(demo: Place):
@@ -160,9 +166,15 @@ def test_a_killed_worker_is_seen_and_replaced_by_the_next_start(demo: Place):
     assert (consumer["name"].endswith("worker-1"), consumer["alive"]) == (True, False)
     doctor = demo.run(*COMMAND, "doctor")
     assert (doctor.returncode, "is dead, seen last" in doctor.stdout) == (1, True), doctor.stdout
+    psutil.Process(_pids(demo)["web"]).kill()
+    demo.set(WEB_PORT=producer.rpartition(":")[2])  # a port that is taken: in a trial the next free one serves
     again = demo.run(*COMMAND, "start", seconds=120)  # while the sandbox runs it needs no option
     assert again.returncode == 0, again.stderr
-    assert demo.run(*COMMAND, "status").returncode == 0
+    well = demo.run(*COMMAND, "status")
+    assert (well.returncode, "web: http://" in well.stdout) == (0, True), well.stdout
+    psutil.Process(_pids(demo)["web"]).kill()
+    alone = demo.run(*COMMAND, "status")
+    assert (alone.returncode, "web: it died" in alone.stdout) == (0, True), alone.stdout
     _a_start_in_vain_leaves_what_runs(demo)
 
 
@@ -190,7 +202,7 @@ def test_a_start_in_vain_tells_every_reason_and_leaves_nothing(demo: Place):
 def test_what_runs_is_found_and_stopped_though_its_pid_files_are_gone(demo: Place):
     assert demo.run(*COMMAND, "start", "--sandbox", seconds=120).returncode == 0
     processes = [psutil.Process(pid) for pid in _pids(demo).values()]
-    assert len(processes) == 4
+    assert len(processes) == 5
     for folder in ("pids", "logs"):
         shutil.rmtree(demo.folder / folder)
     status = demo.run(*COMMAND, "status", "--json")

@@ -131,7 +131,6 @@ class Place:
         return self.start("worker.py", "--instance", str(number), *options, stem=stem)
 
     def web(self) -> Running:
-        self.environment.setdefault("WEB_PORT", "0")
         return self.start("-m", "email_ingestion", "web", stem="web")
 
     def run(self, *command: str, seconds: float = PATIENCE) -> subprocess.CompletedProcess[str]:
@@ -177,7 +176,7 @@ def place(folder: Path, redis_url: str, **settings: object) -> Iterator[Place]:
     folder.mkdir(parents=True, exist_ok=True)
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "PYTHONPATH") if name in os.environ}
     made = Place(folder, kept)
-    made.set(REDIS_URL=redis_url, OPS_PORT=0, METRICS_PORT=0, **settings)
+    made.set(REDIS_URL=redis_url, **({"OPS_PORT": 0, "METRICS_PORT": 0, "WEB_PORT": 0} | settings))
     try:
         yield made
     finally:

@@ -111,7 +111,7 @@ def test_the_image_has_the_locked_packages():
 def test_compose_holds_together():
     compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
     services = compose["services"]
-    assert {"redis", "producer", "worker", "prometheus", "alertmanager", "grafana", "postgres"} <= set(services)
+    assert {"redis", "producer", "worker", "web", "prometheus", "alertmanager", "grafana", "postgres"} <= set(services)
     for name, service in services.items():
         for volume in service.get("volumes", ()):
             source = volume.split(":")[0]
@@ -122,9 +122,10 @@ def test_compose_holds_together():
             assert how["condition"] != "service_healthy" or "healthcheck" in services[other]
         for port in service.get("ports", ()):
             assert port.startswith("127.0.0.1:"), f"{name} would be open to the network"
-    for name in ("producer", "worker", "backup"):
+    for name in ("producer", "worker", "backup", "web"):
         known(services[name]["environment"])
-        assert (ROOT / services[name]["command"][1]).exists()
+        called = services[name]["command"][1:]
+        assert called[:2] == ["-m", "email_ingestion"] or (ROOT / called[0]).exists()
 
 
 def test_prometheus_in_compose_takes_its_file(tmp_path: Path):
@@ -173,15 +174,15 @@ def test_pods_are_fit_for_kubernetes():
             assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
             assert container["securityContext"]["readOnlyRootFilesystem"] is True
             assert "limits" in container["resources"]
-        if name in {"producer", "worker"}:
+        if name in {"producer", "worker", "web"}:
             assert {"livenessProbe", "readinessProbe", "startupProbe"} <= set(spec["containers"][0])
             assert spec["terminationGracePeriodSeconds"] > Settings().stop_seconds
-    assert seen == {"producer", "worker", "redis", "backup", "reconcile"}
+    assert seen == {"producer", "worker", "web", "redis", "backup", "reconcile"}
 
 
 def test_the_pods_of_ours_may_write_what_operators_commands_write():
     for name, template in pods():
-        if name in {"producer", "worker"}:
+        if name in {"producer", "worker", "web"}:
             (container,) = template["spec"]["containers"]
             paths = {mount["mountPath"] for mount in container["volumeMounts"]}
             assert {"/app/data", "/app/pids", "/app/backups", "/tmp", "/app/config/settings.toml"} == paths
@@ -207,7 +208,7 @@ def test_what_scrapes_finds_the_pods_and_policies_let_it_in():
     names = {
         each["metadata"]["name"]: each["spec"]["podSelector"] for each in manifests() if each["kind"] == "NetworkPolicy"
     }
-    assert set(names) == {"redis", "processes", "jobs"}
+    assert set(names) == {"redis", "processes", "jobs", "web"}
     (rule,) = by_kind["NetworkPolicy", "redis"]["spec"]["ingress"]
     (expression,) = rule["from"][0]["podSelector"]["matchExpressions"]
     assert set(expression["values"]) == {labels[name]["app"] for name in labels} - {"redis"}
@@ -218,7 +219,7 @@ def test_kubernetes_selects_what_it_means():
     by_kind = {(each["kind"], each["metadata"]["name"]): each for each in manifests()}
     disrupted = by_kind["PodDisruptionBudget", "worker"]["spec"]["selector"]["matchLabels"]
     assert disrupted.items() <= labels["worker"].items()
-    for kind, name in (("Deployment", "producer"), ("Deployment", "worker"), ("StatefulSet", "redis")):
+    for kind, name in (*(("Deployment", each) for each in ("producer", "worker", "web")), ("StatefulSet", "redis")):
         assert by_kind[kind, name]["spec"]["selector"]["matchLabels"].items() <= labels[name].items()
     known(by_kind["ConfigMap", "settings"]["data"])
     known(by_kind["Secret", "secrets"]["stringData"])
@@ -263,7 +264,7 @@ def test_kustomize_builds_it():
     command = ["kubectl", "kustomize", str(KUBERNETES)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("@sha256:") == 4
+    assert done.stdout.count("@sha256:") == 5
     kinds = [each["kind"] for each in yaml.safe_load_all(done.stdout)]
     assert {"Deployment", "StatefulSet", "CronJob", "PodDisruptionBudget", "ConfigMap"} <= set(kinds)
 

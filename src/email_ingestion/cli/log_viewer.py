@@ -27,7 +27,9 @@ MESSAGE_CHARACTERS = 120
 def logs(
     since: Annotated[str, typer.Option("--since", metavar="SPAN", help="How far back: 90s, 10m, 24h.")] = "10m",
     level: Annotated[Level, typer.Option("--level", help="This level and above.")] = "INFO",
-    component: Annotated[Literal["producer", "worker"] | None, typer.Option("--component", help="Only these.")] = None,
+    component: Annotated[
+        Literal["producer", "worker", "web"] | None, typer.Option("--component", help="Only these.")
+    ] = None,
     following: Annotated[bool, typer.Option("--follow", "-f", help="Go on until interrupted.")] = False,
     as_json: Json = False,
 ) -> int:

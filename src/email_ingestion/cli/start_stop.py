@@ -9,9 +9,10 @@ import typer
 
 from email_ingestion.cli.common import all_accounts
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
-from email_ingestion.cli.output import announce
+from email_ingestion.cli.output import announce, say
 from email_ingestion.errors import ConfigurationError, OperationFailed, RedisConnectionError
 from email_ingestion.fleet import managed_processes, status_table
+from email_ingestion.fleet.web_process import WebStart
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, load_settings
 
 if TYPE_CHECKING:
@@ -25,11 +26,13 @@ def start(
         bool, typer.Option("--sandbox", help="With a Gmail sandbox and a Redis of its own: no account needed.")
     ] = False,
     workers: Annotated[int, typer.Option(min=0, max=64, help="Number of workers.")] = 1,
+    web: Annotated[bool, typer.Option("--web/--no-web", help="With the pages and the read API, or without.")] = True,
 ) -> int:
     """Start producer and workers and wait until they are ready; what already runs is left alone.
 
-    Exit code 1 when one is not ready, with the reason of each; nothing that was started runs then. While the sandbox
-    runs, with or without --sandbox, what is missing of it is started.
+    The web process is started with them; they do without it, so of one that does not start it is only said why. Exit
+    code 1 when one of the others is not ready, with the reason of each; nothing that was started runs then. While the
+    sandbox runs, with or without --sandbox, what is missing of it is started.
 
     Examples:
       email-ingestion start --sandbox
@@ -41,16 +44,20 @@ def start(
     if before is not None and not before and not sandbox:
         raise OperationFailed("the sandbox was killed: ./scripts/stop.sh first, or start it again with --sandbox")
     started: dict[str, DetachedProcess] = {}
+    pages: WebStart | None = None
     try:
         if before is not None:
             sandbox_stack.start_sandbox(announce)
         settings = load_settings()
         _preflight(settings)
         started = managed_processes.start_all(settings, workers, announce)
+        pages = WebStart(settings, runs=managed_processes.runs_web(settings)) if web else None
         if sandbox:
             sandbox_stack.wait_until_processed(settings, started)
     except managed_processes.ProcessesNotStarted as error:
         managed_processes.end_started(load_settings(), started)
+        if pages:
+            pages.end()
         _stop_sandbox(before)
         for stem, reason in error.failures.items():
             typer.echo(f"{stem} did not start: {reason}", err=True)
@@ -58,9 +65,12 @@ def start(
     except ConfigurationError:
         _stop_sandbox(before)
         raise
+    line = pages.wait() if pages else "web was not started: --no-web"
     if sandbox:
-        announce(sandbox_stack.summary_screen(settings))
+        announce(sandbox_stack.summary_screen(settings, line))
     else:
+        if pages and line.startswith("web did not start"):
+            say(line)
         announce(status_table.render_table(status_table.system_status(settings)))
     return OK
 

@@ -50,9 +50,9 @@ def login_link(
       email-ingestion web login-link
       email-ingestion web login-link --role reader --user ada
     """
+    from email_ingestion.fleet.web_process import web_url  # noqa: PLC0415
     from email_ingestion.ops.admin import ops_token  # noqa: PLC0415 - keeps --help quick
     from email_ingestion.web.login_links import make_link  # noqa: PLC0415
-    from email_ingestion.web.process import web_url  # noqa: PLC0415
 
     settings = load_settings()
     name = user or current_user()

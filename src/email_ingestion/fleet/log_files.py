@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]
-STEMS = ("producer", "worker")
+STEMS = ("producer", "worker", "web")
 FOLLOW_SECONDS = 0.3
 
 

@@ -23,6 +23,8 @@ import psutil
 from email_ingestion.daemon import StopSignal, handle_signals, read_pid, running_pid
 from email_ingestion.errors import OperationFailed
 from email_ingestion.fleet.subprocesses import DetachedProcess, is_alive, terminate
+from email_ingestion.fleet.web_process import STEM as WEB
+from email_ingestion.fleet.web_process import is_web
 from email_ingestion.ops.prometheus_targets import remove_target
 from email_ingestion.ops.sockets import OPS_PORT
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, environment
@@ -239,7 +241,7 @@ def find_foundations(settings: Settings) -> dict[str, psutil.Process]:
 def stop_all(settings: Settings, say: Callable[[str], None]) -> bool:
     """Stop everything; return whether nothing is left running."""
     named = {path.stem: process for path in settings.pid_dir.glob("*.pid") if (process := find_process(path))}
-    named = _without_pid_files(settings) | _unlisted_foundations() | named
+    named = _without_pid_files(settings) | _unlisted_foundations() | _unlisted_web() | named
     loops = {stem: process for stem, process in named.items() if stem not in FOUNDATIONS}
     _terminate(loops, settings.stop_seconds + 5.0, say)
     for stem in FOUNDATIONS:
@@ -275,6 +277,22 @@ def _unlisted_foundations() -> dict[str, psutil.Process]:
                     found["redis"] = process
             elif process.cmdline()[1:4] == ["-m", "email_ingestion", "sandbox"] and _is_ours(process.pid):
                 found["sandbox"] = process
+    return found
+
+
+def runs_web(settings: Settings) -> bool:
+    """Return whether the web process of this folder runs."""
+    return running_pid(settings.pid_dir / f"{WEB}.pid") is not None or bool(_unlisted_web())
+
+
+def _unlisted_web() -> dict[str, psutil.Process]:
+    """Find the web process of this folder whether or not it has a PID file."""
+    found = {}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if is_web(process.cmdline()) and _is_ours(process.pid):
+                process.environ()  # refused for a process of another user
+                found[WEB] = process
     return found
 
 

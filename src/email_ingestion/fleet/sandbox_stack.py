@@ -21,6 +21,7 @@ from email_ingestion.errors import OperationFailed
 from email_ingestion.fleet.managed_processes import check_started, find_foundations, find_processes
 from email_ingestion.fleet.redis_server import SERVICE_USER, start_redis
 from email_ingestion.fleet.subprocesses import DetachedProcess, spawn, start_on_free_ports
+from email_ingestion.fleet.web_process import web_url
 from email_ingestion.ledger.store import open_ledger
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, load_settings
 
@@ -144,8 +145,8 @@ def _drained(stream: dict[str, Any], since: float) -> bool:
     return stream["depth"] == 0 and bool(read_at) and datetime.fromisoformat(read_at).timestamp() > since
 
 
-def summary_screen(settings: Settings) -> str:
-    """Return one screen of text: what was ingested, where to look, how to stop."""
+def summary_screen(settings: Settings, web: str) -> str:
+    """Return one screen of text: what was ingested, where to look, how to stop; `web` says where the pages are."""
     with closing(open_ledger(settings.database_url)) as ledger:
         stored = ledger.count()
     ready = json.loads(READY.read_text())
@@ -160,6 +161,13 @@ def summary_screen(settings: Settings) -> str:
         "  Look at the service  .venv/bin/email-ingestion status",
     ]
     lines += [f"  {stem:<20} {url}/status" for stem, url in sorted(urls.items())]
+    if (address := web_url(settings.pid_dir)) is None:
+        lines += [f"  {web}"]
+    else:
+        lines += [
+            f"  In a browser         {address} (read API: {address}/api/v1)",
+            "  A link that lets in  .venv/bin/email-ingestion web login-link",
+        ]
     lines += [
         f"  Deliver a message    {deliver}",
         f"  Logs                 {settings.log_dir}/producer.log {settings.log_dir}/worker.log",

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.fleet.managed_processes import ManagedProcess, find_processes
+from email_ingestion.fleet.web_process import describe_web
 from email_ingestion.ops.peers import MissingProcess, missing_processes, peers
 from email_ingestion.ops.status_records import Peer
 from email_ingestion.settings import Settings
@@ -47,6 +48,7 @@ class SystemStatus:
     missing: tuple[MissingProcess, ...]
     elsewhere: tuple[str, ...]  # processes that announce themselves in Redis and do not answer here
     redis_error: str | None  # why Redis could not be asked
+    web: str | None = None  # a line about the web process, which has no part in the judgement
 
     @property
     def ok(self) -> bool:
@@ -83,7 +85,7 @@ def system_status(settings: Settings) -> SystemStatus:
     shown = {each for row in rows for each in [row.missing] if each}
     rows += [ProcessStatus(each.name, "missing", None, each) for each in missing if each not in shown]
     elsewhere = [f"{peer.instance} is alive" for peer in silent if peer.alive and not peer.pid_file]
-    return SystemStatus(tuple(rows), tuple(missing), tuple(elsewhere), error)
+    return SystemStatus(tuple(rows), tuple(missing), tuple(elsewhere), error, describe_web(settings))
 
 
 def _read_redis(settings: Settings, bodies: Iterable[Mapping[str, Any]]) -> tuple[Gauges | None, str | None]:
@@ -120,6 +122,8 @@ def render_table(system: SystemStatus) -> str:
                 console.print(line, soft_wrap=True, markup=False, highlight=False)
         else:
             console.print(system.nothing(), soft_wrap=True, markup=False, highlight=False)
+        if system.web:
+            console.print(system.web, soft_wrap=True, markup=False, highlight=False)
     return captured.get().rstrip()
 
 

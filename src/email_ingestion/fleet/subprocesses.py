@@ -141,17 +141,17 @@ def start_on_free_ports(wanted: Sequence[int], start: Callable[[Sequence[int]], 
     `wanted` are the preferred ports; 0 means any. Raises the error of `start` when the ports are not the reason.
     """
     while True:
-        ports = [_free_port(port) for port in wanted]
+        ports = [free_port(port) for port in wanted]
         try:
             start(ports)
         except (ConfigurationError, OperationFailed):
-            if ports == [_free_port(port) for port in ports]:
+            if ports == [free_port(port) for port in ports]:
                 raise
         else:
             return ports
 
 
-def _free_port(wanted: int) -> int:
+def free_port(wanted: int) -> int:
     """Return `wanted` if nobody listens there, else a port the system chooses."""
     for port in (wanted, 0):
         with socket.socket() as probe:

@@ -8,7 +8,6 @@ import socket
 import ssl
 from contextlib import ExitStack, closing
 from functools import partial
-from pathlib import Path
 
 from email_ingestion import __version__
 from email_ingestion.atomic_files import write_private
@@ -18,11 +17,11 @@ from email_ingestion.daemon import (
     handle_signals,
     notify_systemd,
     raise_descriptor_limit,
-    running_pid,
 )
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.events import LoopFailed, Observe, Started, Stopped, Stopping
 from email_ingestion.file_modes import repair_modes
+from email_ingestion.fleet.web_process import STEM
 from email_ingestion.ops.event_log import EventLogger
 from email_ingestion.ops.http_server import serve_app
 from email_ingestion.ops.logs import LogLevel, configure_logs, reopen_logs
@@ -32,8 +31,6 @@ from email_ingestion.ops.status_records import Identity
 from email_ingestion.settings import Settings, load_settings, notify_socket
 from email_ingestion.web.context import WebContext
 from email_ingestion.web.server import web_app
-
-STEM = "web"
 
 
 def run_web(settings: Settings) -> int:
@@ -72,16 +69,6 @@ def run_web(settings: Settings) -> int:
         start.reason, start.exit_code = stop.reason, 0
         observe(Stopped())
     return 0
-
-
-def web_url(pid_dir: Path) -> str | None:
-    """Return the address of the web process of this machine; None when it does not run."""
-    pid_file = pid_dir / f"{STEM}.pid"
-    try:
-        found = json.loads(pid_file.with_suffix(".json").read_text())
-        return str(found["web_url"]) if found["pid"] == running_pid(pid_file) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _tls(settings: Settings) -> tuple[str, str] | None:

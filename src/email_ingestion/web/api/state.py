@@ -11,7 +11,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 
+from email_ingestion.app.account_list import merge_accounts
 from email_ingestion.ledger.mail_pages import COUNTED
+from email_ingestion.ledger.store import Ledger
 from email_ingestion.ops import status_json
 from email_ingestion.ops.redaction import redact
 from email_ingestion.ops.status_records import AccountState
@@ -43,11 +45,18 @@ async def accounts(request: Request, caller: AnyCaller) -> Response:
     reading = (await web.access.within(ANSWER_SECONDS, live.read, "a process of this machine")).processes
     bodies = [each.body for each in reading.value or () if each.component == "producer" and each.body]
     reported = {str(each["name"]): each for body in bodies for each in body["accounts"]}
-    configured = [account.name for account in web.settings.all_accounts]
+    configured = await web.access.ask(lambda ledger: _names(web, ledger))
     names = [name for name in dict.fromkeys((*configured, *reported)) if caller.account in {None, name}]
     problem = reading.problem or (None if bodies else "no producer answers on this machine")
     items = [_account(name, reported.get(name), problem, is_known=bool(bodies)) for name in names]
     return JSONResponse(page_answer(items, None, len(items)))
+
+
+def _names(web: WebContext, ledger: Ledger) -> list[str]:
+    """Return the names of the accounts of settings and database, the paused and the broken ones too."""
+    found = merge_accounts(web.settings, ledger.accounts.rows())
+    names = [account.name for account in found.known] or [account.name for account in web.settings.all_accounts]
+    return [*names, *found.broken]
 
 
 def _account(name: str, reported: dict[str, Any] | None, problem: str | None, *, is_known: bool) -> dict[str, Any]:
