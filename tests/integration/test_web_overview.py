@@ -33,7 +33,7 @@ def test_redis_that_goes_down_is_red_and_leads_to_its_section(tmp_path: Path, ow
         visitor.enter(settings, "reader")
         _within(lambda: "3 queued" in visitor.get("/").text)
         page = visitor.get("/").text
-        assert "1 dead letters" in page
+        assert "1 dead letter<" in page
         assert "Redis cannot be read" not in page
         own_redis.kill()
         _within(lambda: "Redis cannot be read" in visitor.get("/").text)

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 from email_ingestion.ops.peers import MissingProcess, missing_processes, peers
 from email_ingestion.ops.status_records import Peer
 from email_ingestion.settings import Settings
+from email_ingestion.stream.dead_letters import count_letters
 from email_ingestion.web.live_system import LiveProcess, SystemReading
 
 State = Literal["ok", "unknown", "warn", "bad"]
@@ -153,8 +154,7 @@ def _redis(reading: SystemReading, thresholds: Mapping[str, float]) -> Iterator[
         minutes = (reading.at - gauges.oldest_pending) / 60
         yield FlowProblem("workers", "bad", f"a message is stuck for {minutes:.0f} min", STUCK)
     if gauges.dlq_depth:
-        count = f"{gauges.dlq_depth:,} dead letter{'' if gauges.dlq_depth == 1 else 's'}"
-        yield FlowProblem("stream", "warn", count, DEAD_LETTERS, "/dead-letters")
+        yield FlowProblem("stream", "warn", count_letters(gauges.dlq_depth), DEAD_LETTERS, "/dead-letters")
     if gauges.memory_used and gauges.memory_max:
         ratio = gauges.memory_used / gauges.memory_max
         if ratio > thresholds["redis_memory_ratio"]:

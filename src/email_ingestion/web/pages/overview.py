@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.ops.alert_thresholds import alert_thresholds
+from email_ingestion.stream.dead_letters import count_letters
 from email_ingestion.web.flow_judgement import (
     FlowProblem,
     Stage,
@@ -146,7 +147,7 @@ def _nodes(
             "Stream",
             (
                 f"{format_number(gauges.depth if gauges else None)} queued",
-                f"{format_number(gauges.dlq_depth if gauges else None)} dead letters",
+                count_letters(gauges.dlq_depth) if gauges else "dead letters not known",
             ),
         ),
         "workers": (
