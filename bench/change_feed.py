@@ -108,6 +108,7 @@ def soak(url: str, *, changes: int, kill_every: float, kills: int, batch: int = 
             reader.join()
         while _read_page(ledger, seen):  # the server may still have been at work for one that was killed
             pass
+        ledger.changes.number_all()
         seen.end(ledger.changes.last(), ledger.count())
     seen.seconds = time.monotonic() - started
     return seen

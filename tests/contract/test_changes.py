@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from bench.change_feed import soak
-from email_ingestion.ledger import changes as changes_module
-from email_ingestion.ledger.changes import ChangeKind, ChangesGone
+from email_ingestion.ledger import change_feed as changes_module
+from email_ingestion.ledger.change_feed import ChangeKind, ChangesGone
 from email_ingestion.ledger.copy import copy_ledger, merge_copy
 from email_ingestion.ledger.database_copy import DatabaseCopy
 from email_ingestion.ledger.engine import write_engine

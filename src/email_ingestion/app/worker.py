@@ -247,7 +247,7 @@ class WorkerService:
         """Number what was committed, for readers that ask the database itself, and remove what is too old."""
         with suppress(TransientError):
             feed = self._ledger().changes
-            feed.number()
+            feed.number_all()
             if time.monotonic() - self._changes_removed_at >= REMOVE_SECONDS:
                 feed.remove_before(datetime.now(UTC) - timedelta(days=self._context.settings.changes_keep_days))
                 self._changes_removed_at = time.monotonic()

@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 
 from email_ingestion.errors import OperationFailed
 from email_ingestion.ledger import pg_dump
-from email_ingestion.ledger.changes import restart_feed
+from email_ingestion.ledger.change_feed import restart_feed
 from email_ingestion.ledger.database_errors import translate_errors
 from email_ingestion.ledger.engine import describe_database, open_engine, write_engine
 from email_ingestion.ledger.migrate import known_revisions, migrate

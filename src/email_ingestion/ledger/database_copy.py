@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Table, and_, delete, func, null, or_, sele
 
 from email_ingestion.errors import OperationFailed, PermanentError
 from email_ingestion.identity import tombstone
-from email_ingestion.ledger.changes import ChangeFeed
+from email_ingestion.ledger.change_feed import ChangeFeed
 from email_ingestion.ledger.copy import TABLES
 from email_ingestion.ledger.engine import Database, open_engine
 from email_ingestion.ledger.rows import insert_of
@@ -95,7 +95,7 @@ class DatabaseCopy:
     def run(self, advance: Callable[[int], object]) -> CopySummary:
         """Do one pass; `advance` is called with the number of rows done since its last call."""
         summary = CopySummary()
-        ChangeFeed(self._source).number()  # what has no number yet is not copied
+        ChangeFeed(self._source).number_all()  # what has no number yet is not copied
         for name in COPIED:
             table = metadata.tables[name]
             for rows in self._rows(table):

@@ -20,7 +20,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Text, and_, cast, dele
 
 from email_ingestion.blobs import reference, sha256_of
 from email_ingestion.identity import tombstone
-from email_ingestion.ledger.changes import Change, ChangeKind, note_changes, strip_changes
+from email_ingestion.ledger.change_feed import Change, ChangeKind, note_changes, strip_changes
 from email_ingestion.ledger.engine import Database, database_now
 from email_ingestion.ledger.model import ErasableMessage, ErasedRows, ErasureNotice, Hold, Location, content_identity
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, envelope_of

@@ -15,7 +15,7 @@ import zstandard
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select, update
 
 from email_ingestion.blobs import reference
-from email_ingestion.ledger.changes import Change, ChangeKind, note_changes
+from email_ingestion.ledger.change_feed import Change, ChangeKind, note_changes
 from email_ingestion.ledger.engine import Database
 from email_ingestion.ledger.model import StoredEmail
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, envelope_of

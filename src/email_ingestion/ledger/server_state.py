@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, select, update
 
-from email_ingestion.ledger.changes import Change, ChangeKind, note_changes
+from email_ingestion.ledger.change_feed import Change, ChangeKind, note_changes
 from email_ingestion.ledger.engine import Database
 from email_ingestion.ledger.model import Location, Marks
 from email_ingestion.ledger.tables import emails, places

@@ -29,7 +29,7 @@ from email_ingestion.errors import ContentLost, SinkUnavailable
 from email_ingestion.identity import MIN_PART, identity_value, matches_identity, shortest_parts
 from email_ingestion.ledger.accounts import StoredAccounts
 from email_ingestion.ledger.api_tokens import ApiTokens
-from email_ingestion.ledger.changes import Change, ChangeFeed, ChangeKind, note_changes
+from email_ingestion.ledger.change_feed import Change, ChangeFeed, ChangeKind, note_changes
 from email_ingestion.ledger.conversations import Conversations
 from email_ingestion.ledger.database_errors import translate_open_errors
 from email_ingestion.ledger.engine import (

@@ -210,7 +210,8 @@ _WAITING = text("state = 'waiting'")
 _due = Index("deliveries_due", deliveries.c.sink, deliveries.c.due, sqlite_where=_WAITING)
 
 
-# The change feed: what happened to each delivered message. `seq` follows the order of the commits (ledger/changes.py).
+# The change feed: what happened to each delivered message. `seq` follows the order of the commits:
+# ledger/change_feed.py.
 SEQUENCE = BigInteger().with_variant(Integer(), "sqlite")  # there it is the row's own number
 changes = Table(
     "changes",

@@ -6,6 +6,7 @@
 404 not_found            nothing of that name, as far as the token may see
 405 method_not_allowed
 409 ambiguous            the beginning of an identity that several messages have
+410 gone                 changes that are not kept any more; with Change-Feed-Start
 413 too_large            the body of the request
 421 misdirected_request  a Host that WEB_ALLOWED_HOSTS does not name
 429 too_many_requests    with Retry-After
@@ -33,6 +34,7 @@ CODES = {
     404: "not_found",
     405: "method_not_allowed",
     409: "ambiguous",
+    410: "gone",
     413: "too_large",
     421: "misdirected_request",
     429: "too_many_requests",

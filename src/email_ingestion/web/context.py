@@ -6,11 +6,12 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import Request
 
 from email_ingestion.settings import Settings
+from email_ingestion.web.feed_watch import FeedWatch
 from email_ingestion.web.ledger_access import LedgerAccess
 from email_ingestion.web.mail_records import MailRecords
 
@@ -49,6 +50,7 @@ class WebContext:
     access: LedgerAccess
     records: MailRecords
     limiter: RateLimiter
+    feed: FeedWatch = field(default_factory=FeedWatch)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> WebContext:

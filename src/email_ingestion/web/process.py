@@ -55,6 +55,7 @@ def run_web(settings: Settings) -> int:
             web_app(settings, context), settings.web_host, settings.web_port, "WEB_PORT", "web-http", tls=tls
         )
         cleanup.callback(served.close)
+        cleanup.callback(context.feed.close)  # before that: who waits for a change is answered
         address_file = settings.pid_dir / f"{STEM}.json"
         write_private(address_file, json.dumps({"pid": os.getpid(), "web_url": served.url}))
         cleanup.callback(address_file.unlink, missing_ok=True)

@@ -18,7 +18,7 @@ from email_ingestion import __version__
 from email_ingestion.ops.admin import request_headers
 from email_ingestion.ops.request_guard import AllowedHosts
 from email_ingestion.settings import Settings
-from email_ingestion.web.api import emails, state
+from email_ingestion.web.api import changes, emails, state
 from email_ingestion.web.api_errors import add_error_answers, error_answer
 from email_ingestion.web.context import WebContext
 from email_ingestion.web.pages.routes import add_pages
@@ -49,7 +49,7 @@ def web_app(settings: Settings, context: WebContext) -> ASGIApp:
     app = FastAPI(title="email-ingestion", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
     app.state.context = context
     add_error_answers(app)
-    for router in (emails.router, state.router):
+    for router in (emails.router, state.router, changes.router):
         app.include_router(router)
     add_pages(app, settings)
     app.add_api_route("/healthz", _healthy, methods=["GET", "HEAD"], include_in_schema=False)

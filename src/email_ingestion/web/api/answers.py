@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from email_ingestion.ledger.change_feed import ChangeKind
+
 
 class ErrorDetail(BaseModel):
     """Why a request was not answered."""
@@ -49,6 +51,25 @@ class ListAnswer(BaseModel):
     total: int | None
 
 
+class ChangeAnswer(BaseModel):
+    """What happened to a message."""
+
+    seq: int = Field(description="ascends in the order of the commits; gaps mean nothing")
+    at: str
+    kind: ChangeKind
+    account: str
+    email_id: str
+    details: dict[str, Any] | None = Field(description="nothing of the content; null after an erasure")
+
+
+class ChangesAnswer(BaseModel):
+    """Changes in their order."""
+
+    items: list[ChangeAnswer]
+    next: int = Field(description="the parameter `after` of the next request, also where there are no items")
+    total: None
+
+
 _MEANINGS = {
     400: "The query cannot be understood.",
     401: "No token, or none that is valid.",
@@ -64,6 +85,6 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def page_answer(items: list[dict[str, Any]], after: str | None, total: int | None) -> dict[str, Any]:
+def page_answer(items: list[dict[str, Any]], after: str | int | None, total: int | None) -> dict[str, Any]:
     """Return a list as every path answers it; `after` is the cursor of the next page, None behind the last."""
     return {"items": items, "next": after, "total": total}

@@ -28,7 +28,7 @@ from email_ingestion.ledger.tables import change_arrivals, change_feed, changes
 
 PAGE = 1_000  # changes of one answer
 SCANNED = 50_000  # numbers that one answer looks at, to find those of one account
-NUMBERED = 10_000  # changes numbered in one transaction
+NUMBERED = 5_000  # changes numbered in one transaction
 NUMBERING_SECONDS = 10  # after which the server ends a caller that was frozen in the middle
 _FEED = 1  # the key of the only row
 _CHUNK = 500  # values in one IN (…)
@@ -158,18 +158,18 @@ class ChangeFeed:
         self._database = database
 
     def number(self) -> int:
-        """Number what was committed since; return how many there were. Does nothing while another process does it."""
+        """Number what was committed since, up to NUMBERED changes; return how many. Another process may do it now."""
         if self._database.engine.dialect.name == "sqlite":
             return 0
         with self._database.connect() as connection:
             if connection.execute(select(change_arrivals.c.arrival).limit(1)).first() is None:
                 return 0
-        done = 0
-        while step := self._number_some():
-            done += step
-            if step < NUMBERED:
-                break
-        return done
+        return self._number_some()
+
+    def number_all(self) -> None:
+        """Number all that was committed until now."""
+        while self.number() == NUMBERED:
+            pass
 
     def _number_some(self) -> int:
         with self._database.begin() as connection:
@@ -188,7 +188,7 @@ class ChangeFeed:
 
     def last(self) -> int:
         """Return the number of the last change, after numbering what was committed."""
-        self.number()
+        self.number_all()
         with self._database.connect() as connection:
             return _position(connection)[0]
 
