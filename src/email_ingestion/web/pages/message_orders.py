@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
-from email_ingestion.errors import EmailIngestionError
+from email_ingestion.errors import EmailIngestionError, OperationFailed
 from email_ingestion.ops.audit_log import audited_action
-from email_ingestion.ops.logs import logger
 from email_ingestion.web.api_errors import WebError
 from email_ingestion.web.context import WebContext, context_of
+from email_ingestion.web.jobs import ORDERS, Job, Jobs
 from email_ingestion.web.rendering import render
 from email_ingestion.web.sessions import CurrentOperator, WebUser
 
 if TYPE_CHECKING:
     from email_ingestion.erasure.eraser import ErasureSummary
     from email_ingestion.resend import ResendSummary
-    from email_ingestion.settings import Settings
     from email_ingestion.stream import RedisLink
 
 PATH = "/mail/{email_id}"
 SECONDS = 10.0
-SEE_OTHER, BAD_REQUEST, NOT_FOUND, UNAVAILABLE = 303, 400, 404, 503
-MAX_RUNS = 100  # whose outcome is remembered
+SEE_OTHER, BAD_REQUEST, NOT_FOUND, CONFLICT, UNAVAILABLE = 303, 400, 404, 409, 503
 PLACES = {
     "messages": "messages in the database",
     "attachments": "attachments",
@@ -84,107 +79,41 @@ def _resend(web: WebContext, user: WebUser, email_id: str, sink: str) -> ResendS
     return made.summary
 
 
-@dataclass
-class ErasureRun:
-    """An erasure that was ordered on a page; it grows while it runs."""
-
-    email_id: str
-    is_over: bool = False
-    error: str = ""
-    matched: int = 0
-    removed: dict[str, int] = field(default_factory=dict)
-    open_points: tuple[str, ...] = ()
-    report: str = ""
-
-
-class ErasureRuns:
-    """The erasures that this process was asked for, by identity."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._lock = threading.Lock()
-        self._runs: dict[str, ErasureRun] = {}
-
-    @cached_property
-    def link(self) -> RedisLink:
-        """The connection to Redis."""
-        from email_ingestion.stream import open_link  # noqa: PLC0415 - with it comes the client of Redis
-
-        return open_link(self._settings.redis_address, "email-ingestion-web-erase")
-
-    def find(self, email_id: str) -> ErasureRun | None:
-        """Return the last run for a message."""
-        with self._lock:
-            return self._runs.get(email_id)
-
-    def start(self, web: WebContext, user: WebUser, email_id: str) -> ErasureRun:
-        """Erase a message in a thread, unless that is going on."""
-        with self._lock:
-            running = self._runs.get(email_id)
-            if running and not running.is_over:
-                return running
-            while len(self._runs) >= MAX_RUNS:
-                del self._runs[next(iter(self._runs))]
-            run = self._runs[email_id] = ErasureRun(email_id)
-        threading.Thread(target=_erase, args=(web, user, run, self.link), name="erasure", daemon=True).start()
-        return run
-
-
-def _runs_of(request: Request) -> ErasureRuns:
-    runs: ErasureRuns = request.app.state.erasures
-    return runs
-
-
 @router.get(PATH + "/erase")
 async def erase_page(request: Request, user: CurrentOperator, email_id: str) -> Response:
-    """Show what an erasure would remove, or what the one that was ordered did."""
-    web = context_of(request)
-    runs = _runs_of(request)
-    run = runs.find(email_id)
-    if run and not (run.is_over and run.error):
-        return _erase_page(request, user, email_id, run=run, refresh=0 if run.is_over else 1)
+    """Show what an erasure would remove, and ask."""
+    web, link = context_of(request), request.app.state.live_system.link
+    found, problem = None, ""
     try:
-        found = await web.access.within(SECONDS, lambda: _preview(web, runs.link, email_id), "Redis or the database")
+        found = await web.access.within(SECONDS, lambda: _preview(web, link, email_id), "Redis or the database")
     except (WebError, EmailIngestionError) as error:
-        reason = error.message if isinstance(error, WebError) else str(error)
-        return _erase_page(request, user, email_id, problem=reason, status=UNAVAILABLE)
-    problem = run.error if run else ""
-    return _erase_page(request, user, email_id, removed=dict(+found.removed), held=bool(found.held), problem=problem)
-
-
-@router.post(PATH + "/erase")
-async def erase(request: Request, user: CurrentOperator, email_id: str) -> Response:
-    """Begin to erase a message for good."""
-    _runs_of(request).start(context_of(request), user, email_id)
-    return RedirectResponse(f"/mail/{quote(email_id)}/erase", SEE_OTHER)
-
-
-def _erase_page(
-    request: Request,
-    user: WebUser,
-    email_id: str,
-    *,
-    run: ErasureRun | None = None,
-    removed: dict[str, int] | None = None,
-    problem: str = "",
-    held: bool = False,
-    refresh: int = 0,
-    status: int = 200,
-) -> Response:
-    counts = run.removed if run else removed or {}
-    places = [(PLACES.get(name, name), count) for name, count in counts.items()]
+        problem = error.message if isinstance(error, WebError) else str(error)
     return render(
         request,
         "mail_erase.html",
         user,
-        refresh=refresh,
-        status=status,
+        status=UNAVAILABLE if problem else 200,
         email_id=email_id,
-        run=run,
-        places=places,
+        places=_places(found.removed) if found else [],
         problem=problem,
-        held=held,
+        held=bool(found and found.held),
     )
+
+
+@router.post(PATH + "/erase")
+def erase(request: Request, user: CurrentOperator, email_id: str) -> Response:
+    """Begin to erase a message for good, and lead to its progress."""
+    web, link = context_of(request), request.app.state.live_system.link
+    jobs: Jobs = request.app.state.jobs
+    try:
+        job = jobs.start(f"Erase {email_id}", user.name, "/mail", lambda job: _erase(web, link, user, email_id, job))
+    except EmailIngestionError as error:
+        return _refused(request, user, f"{error}.", CONFLICT)
+    return RedirectResponse(f"{ORDERS}/{job.id}", SEE_OTHER)
+
+
+def _places(removed: Mapping[str, int]) -> list[tuple[str, int]]:
+    return [(PLACES.get(name, name), count) for name, count in removed.items() if count > 0]
 
 
 def _preview(web: WebContext, link: RedisLink, email_id: str) -> ErasureSummary:
@@ -197,35 +126,34 @@ def _preview(web: WebContext, link: RedisLink, email_id: str) -> ErasureSummary:
         return eraser.summary
 
 
-def _erase(web: WebContext, user: WebUser, run: ErasureRun, link: RedisLink) -> None:
-    """Erase, with a database connection of its own that waits as long as the command does."""
+def _erase(web: WebContext, link: RedisLink, user: WebUser, email_id: str, job: Job) -> str:
+    """Erase, with a connection to the database that waits as long as the command does; return what was removed.
+
+    Raises OperationFailed when some of it is still there, and the errors of the eraser.
+    """
     from email_ingestion.app.erasures import new_run, open_eraser, report_erasure  # noqa: PLC0415
     from email_ingestion.erasure.mail_selector import MailSelector  # noqa: PLC0415
     from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415
 
-    selector = MailSelector(email_ids=(run.email_id,))
-    settings = web.settings
-    try:
-        with (
-            closing(open_ledger(settings.database_url)) as ledger,
-            open_eraser(settings, link, ledger, new_run()) as eraser,
-            _audited(web, user, "erase", {"run": eraser.name, **selector.describe(), "scrub": False}) as outcome,
-        ):
-            for _ in eraser.erase(selector):
-                pass
-            found = eraser.summary
-            run.matched, run.removed = found.matched, dict(+found.removed)
-            run.open_points = tuple(found.open_points())
-            outcome |= {"matched": run.matched, "removed": run.removed}
-            outcome.update(report_erasure(settings, eraser, selector, scrubbed=False))
-            run.report = str(outcome["report"])
-    except EmailIngestionError as error:
-        run.error = str(error)
-    except Exception as error:  # noqa: BLE001 - a thread's end: whoever looks at the page must see that it failed
-        run.error = "an error that nobody foresaw; logs/web.log has it"
-        logger("web").exception("web_request_failed", exc_info=error)
-    finally:
-        run.is_over = True
+    settings, selector = web.settings, MailSelector(email_ids=(email_id,))
+    job.begin("erasing", 0)
+    with (
+        closing(open_ledger(settings.database_url)) as ledger,
+        open_eraser(settings, link, ledger, new_run()) as eraser,
+        _audited(web, user, "erase", {"run": eraser.name, **selector.describe(), "scrub": False}) as outcome,
+    ):
+        for done in eraser.erase(selector):
+            job.advance(done)
+        found = eraser.summary
+        outcome |= {"matched": found.matched, "removed": dict(+found.removed)}
+        outcome.update(report_erasure(settings, eraser, selector, scrubbed=False))
+    report = f"What stays elsewhere, and until when, is in the signed report {outcome['report']}."
+    if left := list(found.open_points()):
+        raise OperationFailed(f"Not all of it is erased: {'; '.join(left)}. {report}")
+    if not found.matched:
+        return "There was nothing of it left to erase."
+    removed = ", ".join(f"{count:,} {name}" for name, count in _places(found.removed))
+    return f"It is erased: {removed}. {report}"
 
 
 def _audited(

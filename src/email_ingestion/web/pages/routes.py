@@ -1,4 +1,7 @@
-"""Hangs the pages into the application of the web process."""
+"""Hangs the pages into the application of the web process.
+
+A page is an `APIRouter` of its own; the navigation shows those of its entries that the application has.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,6 @@ def add_pages(app: FastAPI, settings: Settings) -> None:
     app.state.overview_streams = 0
     app.state.jobs = Jobs()
     app.state.letter_pages = letter_groups.LetterPages(settings, app.state.live_system)
-    app.state.erasures = message_orders.ErasureRuns(settings)
     app.state.operator_pages = operate.OperatorPages(settings, app.state.live_system)
     app.state.account_pages = account_pages.AccountPages(settings, app.state.live_system)
     app.state.live_system.start()
