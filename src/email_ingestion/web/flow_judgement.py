@@ -34,6 +34,20 @@ OF_CHECK: dict[str, tuple[Stage, str]] = {
     "oauth2": ("mailboxes", TOKEN),
     "database": ("sinks", DATABASE),
 }
+OF_REASON = (
+    ("quarantin", QUARANTINE),
+    *((word, TOKEN) for word in ("authoriz", "token", "consent")),
+    ("fetching held", "213-throttled"),
+    ("clock", "225-clock-offset"),
+    ("disk", "210-disk"),
+    ("memory", MEMORY),
+    ("database", DATABASE),
+    ("sink", WEBHOOK),
+    ("redis", REDIS),
+    ("imap", IMAP),
+    ("loop", LOOP),
+    *((word, CRASH) for word in ("dead", "none runs")),
+)
 OF_COMPONENT: dict[str, tuple[Stage, ...]] = {"producer": ("producer", "mailboxes"), "worker": ("workers", "sinks")}
 
 
@@ -192,7 +206,8 @@ def _reasons(stem: str, body: Mapping[str, Any], own: Stage) -> Iterator[FlowPro
     named = [f"{check['name']}: " for check in body["checks"] if check["status"] == "unhealthy"]
     for reason in body["reasons"]:
         if not reason.startswith(("circuit breaker ", *named)):
-            yield FlowProblem(own, state, f"{stem}: {reason}", _section_of(reason))
+            section = _section_of(reason) or (CRASH if state == "bad" else "")
+            yield FlowProblem(own, state, f"{stem}: {reason}", section)
 
 
 def _of_dependency(name: str, own: Stage) -> tuple[Stage, str]:
@@ -205,20 +220,9 @@ def _of_dependency(name: str, own: Stage) -> tuple[Stage, str]:
 
 
 def _section_of(reason: str) -> str:
+    """Return the section for a reason that no check has: of the first word that it contains."""
     words = reason.casefold()
-    for word, section in (
-        ("quarantin", QUARANTINE),
-        ("authoriz", TOKEN),
-        ("token", TOKEN),
-        ("dead", CRASH),
-        ("none runs", CRASH),
-        ("loop", LOOP),
-        ("memory", MEMORY),
-        ("paused", ""),
-    ):
-        if word in words:
-            return section
-    return ""
+    return next((section for word, section in OF_REASON if word in words), "")
 
 
 def _account_problems(reading: SystemReading, thresholds: Mapping[str, float]) -> Iterator[FlowProblem]:

@@ -83,7 +83,7 @@ class LiveSystem:
         self.redis = Source("Redis", self._read_redis, SAMPLE_SECONDS / 2)
         self.processes = Source("a process of this machine", self._read_processes, SAMPLE_SECONDS / 2)
         self.database = Source(
-            "the database", lambda: describe_ledger(settings.database_url), DATABASE_SECONDS, fresh=60.0
+            "the database", lambda: describe_ledger(settings.database_url), DATABASE_SECONDS, fresh=30.0
         )
         self._samples: deque[FlowSample] = deque(maxlen=int(HISTORY_SECONDS / SAMPLE_SECONDS))
         self._totals: dict[str, tuple[float, dict[str, int]]] = {}

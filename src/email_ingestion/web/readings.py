@@ -15,7 +15,7 @@ from email_ingestion.errors import EmailIngestionError
 from email_ingestion.ops.redaction import describe_unforeseen, redact
 
 T = TypeVar("T")
-FRESH_SECONDS = 30.0  # a value that is older is not shown as the present state
+FRESH_SECONDS = 15.0  # a value that is older is not shown as the present state
 
 
 @dataclass(frozen=True, slots=True)

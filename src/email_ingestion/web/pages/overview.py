@@ -16,6 +16,7 @@ from email_ingestion.errors import ConfigurationError
 from email_ingestion.ops.alert_thresholds import alert_thresholds
 from email_ingestion.stream.dead_letters import count_letters
 from email_ingestion.web.flow_judgement import (
+    DATABASE,
     FlowProblem,
     Stage,
     State,
@@ -157,7 +158,7 @@ def _nodes(
                 _per_minute(last.delivered if last else None),
             ),
         ),
-        "sinks": ("Sinks", (_database_state(reading), *owed)),
+        "sinks": ("Sinks", (_database_state(reading, problems), *owed)),
     }
     return [FlowNode(stage, title, text, states[stage], links.get(stage, "")) for stage, (title, text) in lines.items()]
 
@@ -169,9 +170,11 @@ def _state_of(reading: SystemReading, component: str) -> str:
     return ", ".join(sorted(set(named))) or "state not known"
 
 
-def _database_state(reading: SystemReading) -> str:
+def _database_state(reading: SystemReading, problems: list[FlowProblem]) -> str:
+    if any(each.section == DATABASE for each in problems):  # a worker may have found that before us
+        return "database does not serve"
     if reading.database.value is None:
-        return "database " + ("does not serve" if reading.database.failed else "not known")
+        return "database not known"
     return "database " + ("serves" if "takes writes" in reading.database.value else "not made yet")
 
 
