@@ -18,15 +18,18 @@ from urllib.parse import quote
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
+from cryptography.fernet import Fernet
 from playwright.sync_api import Browser, Page, expect
 
-from gmail_sandbox import SandboxSettings, running_sandbox
+from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.browser import NARROW, PATIENCE_MS, WIDE, Visit, running_browser, visit
+from tests.servers.dovecot import PASSWORD, USER, running_dovecot
 from tests.servers.processes import Place, Running, gmail_settings, place, until
 from tests.servers.redis import running_redis
 
 INVENTED = 30  # messages of the sandbox
 PDF = b"%PDF-1.4\nthe contract\n%%EOF\n"
+KEY = Fernet.generate_key().decode()
 TABS = 80  # keys until something is given up as out of reach
 # What sticks out of a page that can be scrolled sideways; what scrolls in a box of its own does not count.
 TOO_WIDE = """() => { const root = document.documentElement, width = root.clientWidth;
@@ -66,6 +69,7 @@ class Stack:
     here: Place
     web: Running
     url: str
+    sandbox: RunningSandbox
 
     def login_link(self, role: str = "operator") -> str:
         done = self.here.run("-m", "email_ingestion", "web", "login-link", "--user", "ada", "--role", role)
@@ -83,7 +87,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with (
         running_redis(tmp_path_factory.mktemp("redis")) as redis,
         running_sandbox(SandboxSettings(mail=str(INVENTED))) as sandbox,
-        place(folder, redis.url, SINKS=f"files:{folder}/out", **gmail_settings(sandbox, folder)) as here,
+        place(
+            folder, redis.url, SINKS=f"files:{folder}/out", TOKEN_ENCRYPTION_KEY=KEY, **gmail_settings(sandbox, folder)
+        ) as here,
     ):
         sandbox.deliver(_contract().as_bytes(), internaldate=arrived)
         answer = _letter("Re: The signed contract", "Thanks!", "<a@example.com>", In_Reply_To="<contract@example.com>")
@@ -95,7 +101,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         here.worker()
         until(lambda: here.rows("SELECT 1 FROM deliveries WHERE state = 'delivered'"), "mail is delivered")
         until(lambda: len(here.rows()) >= wanted, "all mail is there")
-        yield Stack(here, web, web.url("web_url"))
+        yield Stack(here, web, web.url("web_url"), sandbox)
 
 
 def _left_out(sandbox: Any) -> list[Any]:
@@ -198,6 +204,61 @@ def test_mail_is_read_without_javascript(stack: Stack, browser: Browser) -> None
         expect(page.get_by_role("heading", level=1)).to_be_visible()
 
 
+def test_a_second_account_is_added_and_its_mail_seen(stack: Stack, browser: Browser) -> None:
+    with running_dovecot() as dovecot, _entered(stack, browser) as seen:
+        dovecot.deliver([_letter("From the depot", "a pallet", "<depot@example.com>").as_bytes()])
+        page = seen.page
+        page.get_by_role("link", name="Accounts", exact=True).click()
+        page.get_by_label("Name", exact=True).fill("depot")
+        page.get_by_label("Address of the mailbox").fill(USER)
+        page.get_by_label("Login").select_option("with a password")
+        page.get_by_label("Mail server").fill("127.0.0.1")
+        page.get_by_label("Port").fill(str(dovecot.imap_port))
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_role("button", name="Add").click()
+        expect(page.get_by_role("status")).to_contain_text("depot is added")
+        until(lambda: stack.here.rows("SELECT 1 FROM emails WHERE account = 'depot'"), "its mail is delivered")
+        page.goto("/mail?q=pallet")
+        expect(page.get_by_role("link", name="From the depot")).to_be_visible()
+        page.goto("/accounts/depot")
+        assert _problems(page, "/accounts/depot", "{}") == []
+        _shoot(page, "account")
+        page.get_by_text("Remove…").click()
+        page.get_by_role("button", name="Remove depot").click()
+        expect(page.get_by_role("status")).to_contain_text("depot is removed")
+
+
+def _reloaded(page: Page) -> Page:
+    page.reload()
+    return page
+
+
+def test_a_dead_consent_is_given_anew(stack: Stack, browser: Browser) -> None:
+    def revoke(running: Any) -> None:
+        for token in [*running.backend.tokens._refresh, *running.backend.tokens._access]:
+            running.backend.tokens.revoke(token)
+
+    stack.sandbox.call(revoke)
+    stack.sandbox.arm_fault("session_expiry")
+    with visit(browser, base_url=stack.url) as seen:
+        page = seen.page
+        page.goto(stack.login_link())
+        page.get_by_role("button", name="Log in").click()
+        page.goto("/accounts/default")
+        until(lambda: _reloaded(page).get_by_text("Its consent is gone").is_visible(), "the page tells")
+        _shoot(page, "account-dead-consent")
+        page.get_by_role("button", name="Authorize again").click()
+        with seen.context.expect_page() as opened:
+            page.get_by_role("link", name="Give the consent").click()
+        address = until(lambda: next((each for each in seen.requests if "code=" in each), ""), "the tab went on")
+        opened.value.close()
+        page.get_by_label("The address").fill(address)
+        page.get_by_role("button", name="Authorize").click()
+        expect(page.get_by_role("status")).to_contain_text("default is authorized")
+    stack.sandbox.deliver(_letter("After the consent", "it flows", "<after@example.com>").as_bytes())
+    until(lambda: stack.here.rows("SELECT 1 FROM emails WHERE subject = 'After the consent'"), "mail flows again")
+
+
 def test_one_message_is_erased_after_a_look_at_what_goes(stack: Stack, browser: Browser) -> None:
     email_id = stack.email_id("Please forget this")
     until(lambda: _delivered(stack, email_id), "the sink has it too")
@@ -226,7 +287,7 @@ def _delivered(stack: Stack, email_id: str) -> bool:
 def test_pages_are_accessible_narrow_in_the_dark_and_wide_in_the_light(stack: Stack, browser: Browser) -> None:
     address = f"/mail/{quote(stack.email_id('The signed contract'))}"
     further = ["/mail?q=contract&from=ada", "/mail?after=x", address, f"{address}/source", f"{address}/audit"]
-    further += [f"{address}/erase", "/mail/default:gm:1"]
+    further += [f"{address}/erase", "/mail/default:gm:1", "/accounts/default"]
     # The structure is the same in both; the colours are not.
     for width, scheme, rules in ((NARROW, "dark", "{}"), (WIDE, "light", "{runOnly: ['color-contrast']}")):
         with _entered(stack, browser, viewport=width, color_scheme=scheme) as seen:
