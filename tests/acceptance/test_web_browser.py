@@ -143,6 +143,9 @@ def test_mail_is_found_by_word_and_date_and_its_attachment_saved(
         page.get_by_role("link", name="The signed contract").click()
         frame = page.frame_locator("iframe.mail")
         expect(frame.get_by_role("heading", name="The contract")).to_be_visible()
+        policy = page.request.get(f"{page.url}/html").headers["content-security-policy"]
+        assert "sandbox allow-popups" in policy
+        assert "script-src" not in policy, "nothing of the pages' own policy"
         expect(page.get_by_role("link", name="Re: The signed contract")).to_be_visible()
         expect(page.get_by_role("row", name="files:")).to_contain_text("delivered")
         with page.expect_download() as saved:

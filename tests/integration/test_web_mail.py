@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -276,6 +277,27 @@ def test_nothing_is_erased_while_redis_is_down(visitor: Visitor, settings: Setti
     assert '<button class="danger"' not in page.text
     with closing(open_ledger(settings.database_url)) as ledger:
         assert ledger.known_ids([INVOICE]) == {INVOICE}
+
+
+def test_pages_answer_at_once_while_redis_and_database_hang_and_say_so(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hanging:  # it takes connections and never answers
+        address = f"127.0.0.1:{hanging.getsockname()[1]}"
+        changes = {"database_url": f"postgresql+psycopg://nobody@{address}/none"}
+        settings = web_settings(tmp_path, f"redis://{address}/0", **changes)
+        with running_pages(settings) as pages, Visitor(pages) as visitor:
+            visitor.enter(settings)
+            for path in (
+                "/mail",
+                f"/mail/{INVOICE}",
+                f"/mail/{INVOICE}/html",
+                f"/mail/{INVOICE}/source",
+                f"/mail/{INVOICE}/erase",
+            ):
+                page = visitor.get(path)
+                assert page.status_code == 503, path
+                assert "known" in page.text
+                assert "patient=1" in page.text
+                assert page.elapsed.total_seconds() < 5, "far below what a hanging server takes to be given up"
 
 
 def test_pages_answer_without_a_database_within_a_second_and_say_so(tmp_path: Path) -> None:

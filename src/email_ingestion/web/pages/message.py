@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 PATH = "/mail/{email_id}"
+PATIENT = "patient"
 NOT_FOUND, UNAVAILABLE = 404, 503
 MAX_SHOWN = 200_000  # characters of a text or a source on the page
 READ_SECONDS = 10.0  # for bytes, which may lie in a bucket
@@ -177,7 +178,7 @@ async def source(request: Request, user: CurrentUser, email_id: str) -> Response
         _record(request, user, email_id, "source")
         return head
 
-    found = await _within(request, user, READ_SECONDS, read)
+    found = await _within(request, user, patience(request, READ_SECONDS), read)
     if isinstance(found, Response):
         return found
     if found is None:
@@ -197,7 +198,7 @@ async def audit(request: Request, user: CurrentUser, email_id: str) -> Response:
         named = (record for record in read_audit(web.settings.log_dir) if _names(record, email_id))
         return list(named)[-MAX_AUDIT:]
 
-    found = await _within(request, user, AUDIT_SECONDS, read, "the audit log")
+    found = await _within(request, user, patience(request, AUDIT_SECONDS), read, "the audit log")
     if isinstance(found, Response):
         return found
     return render(request, "mail_audit.html", user, email_id=email_id, lines=[_line(each) for each in reversed(found)])
@@ -235,7 +236,7 @@ def _record(request: Request, user: WebUser, email_id: str, form: str, messages:
 
 async def _ask(request: Request, user: WebUser, question: Callable[[Ledger], Answer]) -> Answer | Response:
     access = context_of(request).access
-    return await _within(request, user, QUICK_SECONDS, lambda: question(access.ledger))
+    return await _within(request, user, patience(request, READ_SECONDS), lambda: question(access.ledger))
 
 
 async def _within(
@@ -250,8 +251,14 @@ async def _within(
         return _unknown(request, user, str(error), UNAVAILABLE)
 
 
+def patience(request: Request, seconds: float) -> float:
+    """Return how long this page may take: a page answers at once, unless somebody has chosen to wait for it."""
+    return seconds if request.query_params.get(PATIENT) else QUICK_SECONDS
+
+
 def _unknown(request: Request, user: WebUser, reason: str, status: int) -> Response:
-    return render(request, "message.html", user, title="Not known", text=f"{reason}.", status=status)
+    may_wait = request.method == "GET" and not request.query_params.get(PATIENT)
+    return render(request, "mail_unknown.html", user, reason=reason, may_wait=may_wait, status=status)
 
 
 async def _not_found(request: Request, user: WebUser, email_id: str) -> Response:

@@ -16,6 +16,7 @@ from email_ingestion.ops.audit_log import audited_action
 from email_ingestion.web.api_errors import WebError
 from email_ingestion.web.context import WebContext, context_of
 from email_ingestion.web.jobs import ORDERS, Job, Jobs
+from email_ingestion.web.pages.message import PATIENT, patience
 from email_ingestion.web.rendering import render
 from email_ingestion.web.sessions import CurrentOperator, WebUser
 
@@ -85,7 +86,8 @@ async def erase_page(request: Request, user: CurrentOperator, email_id: str) -> 
     web, link = context_of(request), request.app.state.live_system.link
     found, problem = None, ""
     try:
-        found = await web.access.within(SECONDS, lambda: _preview(web, link, email_id), "Redis or the database")
+        seconds = patience(request, SECONDS)
+        found = await web.access.within(seconds, lambda: _preview(web, link, email_id), "Redis or the database")
     except (WebError, EmailIngestionError) as error:
         problem = error.message if isinstance(error, WebError) else str(error)
     return render(
@@ -96,6 +98,7 @@ async def erase_page(request: Request, user: CurrentOperator, email_id: str) -> 
         email_id=email_id,
         places=_places(found.removed) if found else [],
         problem=problem,
+        may_wait=not request.query_params.get(PATIENT),
         held=bool(found and found.held),
     )
 
