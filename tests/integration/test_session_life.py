@@ -100,8 +100,12 @@ def test_a_watcher_that_hangs_is_replaced_and_counted(watched: Watched):
         watched.hears(Watching, state="idle")
         watched.arm_fault("trickle", count=1, bytes=1, interval_ms=50)
         watched.sandbox.deliver(letter(1, 20_000))
+        watched.observe(Started(None))
         watched.hears(WatcherRebuilt)
+        (reason,) = watched.ops.status.readiness().reasons
+        assert "got nothing done for" in reason
         watched.arrives()
+        watched.until(lambda: watched.ops.status.readiness().reasons == (), "all is well")
     assert watched.metric("imap_watcher_rebuilds_total", account="default") == 1
 
 

@@ -34,6 +34,7 @@ PRODUCER_COUNTS = ("produced",)
 SHOWN_SECONDS = {True: 90.0, False: 10.0}
 WORKER_COUNTS = ("processed", "failed", "dead_lettered", "duplicates", "orphans_claimed")
 SLOW_ANSWER = "an answer of the mail server"
+STALLED = "its watcher got nothing done"
 
 
 class ProcessState:
@@ -122,8 +123,9 @@ class ProcessState:
         return {loop: failure for loop, failure in self.loop_failures.items() if now < failure.shown_until}
 
     def connected(self, event: events.Connected) -> None:
-        """Clear the account's problems after a login."""
-        self.account_problems.pop(event.account, None)
+        """Clear the account's problems after a login, unless it was a stall: that came after one, too."""
+        if not self.account_problems.get(event.account, "").startswith(STALLED):
+            self.account_problems.pop(event.account, None)
         account = self.accounts.get(event.account)
         state = "valid" if account and account.authorization == "re-authorize" else account and account.authorization
         self.account(event.account, reauth_required=False, authorization=state)
@@ -199,6 +201,12 @@ class ProcessState:
         account = self.accounts.get(name)
         if account:
             self.account(name, quarantine={**account.quarantine, mailbox: state})
+
+    def watcher_rebuilt(self, event: events.WatcherRebuilt) -> None:
+        """Keep until the next synchronization that a watcher was given up."""
+        self.account_problems[event.account] = (
+            f"{STALLED} for {event.seconds:.0f} s and was replaced: the mail server sends hardly a byte, or none"
+        )
 
     def answer_slow(self, event: events.AnswerSlow) -> None:
         """Keep that an answer of the mail server hardly comes, or drop it when it is there."""
@@ -277,6 +285,7 @@ _HANDLERS: dict[type[Event], Callable[[ProcessState, Any], None]] = {
     events.Started: _set("started", lambda _event: True),
     events.Stopping: _set("draining", lambda event: event.reason),
     events.AnswerSlow: ProcessState.answer_slow,
+    events.WatcherRebuilt: ProcessState.watcher_rebuilt,
     events.FetchPaused: ProcessState.fetch_paused,
     events.AccountUpdated: ProcessState.account_updated,
     events.LeaseChanged: ProcessState.lease_changed,
