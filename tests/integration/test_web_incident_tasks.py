@@ -84,6 +84,15 @@ def test_redis_is_down_and_the_keyboard_leads_to_what_helps(
         assert there.foreign(address) == []
 
 
+def test_page_says_that_its_numbers_are_old_when_the_web_process_is_gone(browser: Browser, settings: Settings) -> None:
+    with visit(browser) as there:
+        with running_pages(settings) as address:
+            _enter(there.page, address, settings)
+            expect(there.page.locator("#live-flow .flow-wide")).to_contain_text("3 dead letters")
+            expect(there.page.locator("#live-stale")).to_be_hidden()
+        expect(there.page.locator("#live-stale")).to_contain_text("does not answer")
+
+
 def test_a_group_of_dead_letters_is_put_back(
     browser: Browser, address: str, settings: Settings, own_redis: RedisServer
 ) -> None:

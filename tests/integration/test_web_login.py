@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from email_ingestion.ops.audit_log import read_audit
 from email_ingestion.settings import Settings
@@ -190,3 +191,21 @@ def test_who_guesses_waits_longer_each_time() -> None:
     assert limiter.wait_seconds("elsewhere") == 0
     now[0] += 3600
     assert limiter.wait_seconds("here") == 0
+
+
+@pytest.mark.parametrize(
+    ("written", "taken"),
+    [
+        ("https://mail.example.com/", "https://mail.example.com"),
+        ("https://Mail.example.com:8443", "https://mail.example.com:8443"),
+        ("https://mail.example.com/pages", None),
+        ("mail.example.com", None),
+        ("https://user:secret@mail.example.com", None),
+    ],
+)
+def test_public_address_is_a_host_without_a_path(written: str, taken: str | None) -> None:
+    if taken:
+        assert Settings(web_public_url=written).web_public_url == taken
+        return
+    with pytest.raises(ValidationError, match="without a path"):
+        Settings(web_public_url=written)

@@ -233,8 +233,7 @@ class Settings(BaseSettings):
 
     web_public_url: str | None = Field(
         default=None,
-        pattern=r"^https?://[^\s/]+(/\S*[^/\s])?$",
-        description="address browsers reach the web pages under, where a proxy stands before them; no / at its end",
+        description="address browsers reach the web pages under, where a proxy stands before them; without a path",
     )
     web_proxy_secret: str | None = Field(
         default=None,
@@ -331,6 +330,18 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("web_public_url")
+    @classmethod
+    def _origin_only(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        address = urlsplit(value.strip().rstrip("/"))
+        further = address.path or address.query or address.fragment or "@" in address.netloc
+        if address.scheme not in {"http", "https"} or not address.hostname or further:
+            message = "takes https://name or https://name:port without a path: the pages stand at the root of a host"
+            raise ValueError(message)
+        return f"{address.scheme}://{address.netloc.lower()}"
 
     @field_validator("sinks")
     @classmethod

@@ -89,7 +89,7 @@ async def _events(request: Request) -> AsyncIterator[str]:
                 last = part
                 yield f"data: {json.dumps(part)}\n\n"
             else:
-                yield ": nothing has changed\n\n"
+                yield 'data: ""\n\n'  # the page must see that somebody is there
             await asyncio.sleep(PUSH_SECONDS)
     finally:
         state.overview_streams -= 1
