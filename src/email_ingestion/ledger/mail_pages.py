@@ -6,23 +6,26 @@ So a page costs the same however far back it lies, and mail that arrives meanwhi
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, bindparam, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func, or_, select
 
 from email_ingestion.ledger.engine import Database
 from email_ingestion.ledger.model import StoredFacts
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, envelope_of
+from email_ingestion.ledger.search import Term, parse, sqlite_condition, sqlite_count, sqlite_probe
 from email_ingestion.ledger.search_filter import SearchFilter, add_fold
 from email_ingestion.ledger.tables import emails
 from email_ingestion.ledger.types import Moment
 
 COUNTED = 1000  # messages are counted exactly up to this
+_NO_CURSOR = "this is no cursor of a page"
+_MANY = 2000  # messages that have a word which is common
+_LOOKED_AT = 5000  # messages, one after the other, for a page of common words
 _FACTS = (*ENVELOPE_COLUMNS, emails.c.raw_ref, emails.c.tags, emails.c.priority, emails.c.defects)
 
 
@@ -45,10 +48,10 @@ class PagePlace:
         try:
             moment, email_id = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
             place = cls(datetime.fromisoformat(moment).astimezone(UTC), str(email_id))
-        except (binascii.Error, UnicodeError, TypeError, OverflowError, RecursionError) as error:
-            raise ValueError(text) from error
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise ValueError(_NO_CURSOR) from error
         if place.cursor != text:
-            raise ValueError(text)
+            raise ValueError(_NO_CURSOR)
         return place
 
 
@@ -82,16 +85,37 @@ class MailPages:
         self, words: str = "", only: SearchFilter | None = None, limit: int = 20, after: PagePlace | None = None
     ) -> list[PageEntry]:
         """Return the newest messages behind `after` that `only` lets pass and that have all `words`."""
-        query = (
-            select(emails.c.email_id)
-            .where(*self._conditions(words, only or SearchFilter()), *_behind(after))
-            .order_by(emails.c.internaldate.desc(), emails.c.email_id)
-            .limit(limit)
-        )
+        only = only or SearchFilter()
+        terms = parse(words)
         with self._database.connect() as connection:
             add_fold(connection)
-            ids = list(connection.execute(query).scalars())
+            rare, rest = _by_rarity(connection, terms)
+            ids = self._newest(connection, rest, only, limit, after) if rest and not rare else None
+            if ids is None:
+                query = _page_of([*self._where(connection, words, only, rare, rest), *_behind(after)], limit)
+                ids = list(connection.execute(query).scalars())
         return self.entries(ids)
+
+    def _newest(
+        self, connection: Connection, terms: Sequence[Term], only: SearchFilter, limit: int, after: PagePlace | None
+    ) -> list[str] | None:
+        """Look at the newest messages one after the other; None where the page is not among them."""
+        behind = _behind(after)
+        dates = select(emails.c.internaldate).where(*behind).order_by(emails.c.internaldate.desc())
+        floor = connection.execute(dates.limit(1).offset(_LOOKED_AT)).scalar_one_or_none()
+        conditions = [*only.conditions(connection.dialect.name), sqlite_probe(terms), *behind]
+        if floor is not None:
+            conditions.append(emails.c.internaldate >= bindparam("floor", floor, Moment))
+        found = list(connection.execute(_page_of(conditions, limit)).scalars())
+        return found if floor is None or len(found) == limit else None
+
+    def _where(
+        self, connection: Connection, words: str, only: SearchFilter, rare: Sequence[Term], rest: Sequence[Term]
+    ) -> list[Any]:
+        """Return the conditions; of a rare word and common ones, the latter are looked for where the former is."""
+        if not rare or not rest:
+            return self._conditions(words, only)
+        return [sqlite_condition(rare), sqlite_probe(rest), *only.conditions(connection.dialect.name)]
 
     def entries(self, email_ids: Sequence[str]) -> list[PageEntry]:
         """Return the messages of these identities in this order, without those that are not here."""
@@ -107,9 +131,17 @@ class MailPages:
 
     def count(self, words: str = "", only: SearchFilter | None = None, maximum: int = COUNTED) -> int | None:
         """Count what all pages have together; None where it is more than `maximum`."""
-        query = select(emails.c.email_id).where(*self._conditions(words, only or SearchFilter())).limit(maximum + 1)
+        only = only or SearchFilter()
+        terms = parse(words)
         with self._database.connect() as connection:
             add_fold(connection)
+            rare, rest = _by_rarity(connection, terms)
+            if only.is_empty and rest and not rare and not any(term.excluded for term in terms):
+                alone = connection.execute(sqlite_count(terms, maximum + 1)).scalar_one()
+                if alone > maximum:
+                    return None
+            where = self._where(connection, words, only, rare, rest)
+            query = select(emails.c.email_id).where(*where).limit(maximum + 1)
             count: int = connection.execute(select(func.count()).select_from(query.subquery())).scalar_one()
         return count if count <= maximum else None
 
@@ -121,6 +153,24 @@ class MailPages:
         with self._database.connect() as connection:
             new = {row[0]: row[1] for row in connection.execute(recent.where(*mine))}
             return {name: (count, new.get(name, 0)) for name, count in connection.execute(everything.where(*mine))}
+
+
+def _by_rarity(connection: Connection, terms: Sequence[Term]) -> tuple[list[Term], list[Term]]:
+    """Return the wanted terms that few messages have, and all others; none at all where that makes no difference."""
+    wanted = [term for term in terms if not term.excluded]
+    if connection.dialect.name != "sqlite" or not wanted:
+        return [], []
+    rare = [term for term in wanted if connection.execute(sqlite_count([term], _MANY)).scalar_one() < _MANY]
+    return rare, [term for term in terms if term not in rare]
+
+
+def _page_of(conditions: Sequence[Any], limit: int) -> Select[Any]:
+    return (
+        select(emails.c.email_id)
+        .where(*conditions)
+        .order_by(emails.c.internaldate.desc(), emails.c.email_id)
+        .limit(limit)
+    )
 
 
 def _behind(place: PagePlace | None) -> list[ColumnElement[bool]]:

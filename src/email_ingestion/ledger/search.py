@@ -70,6 +70,31 @@ def _docs(number: int) -> str:
     )
 
 
+def sqlite_probe(terms: Sequence[Term]) -> TextClause:
+    """Make the same condition for looking at one message after the other, where most have the words.
+
+    `sqlite_condition` finds all messages first, which takes long for words that a million have.
+    """
+    found = [
+        f"{'NOT ' if term.excluded else ''}(EXISTS (SELECT 1 FROM email_words"  # noqa: S608 - our own names
+        f" WHERE email_words MATCH :probe{n} AND email_words.rowid = docs.doc)"
+        f" OR EXISTS (SELECT 1 FROM attachment_words WHERE attachment_words MATCH :probe{n}"
+        " AND attachment_words.rowid BETWEEN docs.doc << 20 AND (docs.doc << 20) + 1048575))"
+        for n, term in enumerate(terms)
+    ]
+    return text(
+        f"EXISTS (SELECT 1 FROM email_docs AS docs WHERE docs.email_id = emails.email_id AND {' AND '.join(found)})"  # noqa: S608
+    ).bindparams(**{f"probe{n}": _fts5(term) for n, term in enumerate(terms)})
+
+
+def sqlite_count(terms: Sequence[Term], limit: int) -> TextClause:
+    """Make a query that counts, up to `limit`, the messages whose own text has all wanted `terms`."""
+    wanted = " AND ".join(_fts5(term) for term in terms if not term.excluded)
+    return text(
+        "SELECT count(*) FROM (SELECT 1 FROM email_words WHERE email_words MATCH :wanted LIMIT :most)"
+    ).bindparams(wanted=wanted, most=limit)
+
+
 def _fts5(term: Term) -> str:
     return f'"{term.words}"' + (" *" if term.prefix else "")  # `words` holds no quote
 

@@ -1,0 +1,65 @@
+"""Pages of delivered mail: the same messages in the same order, whichever way the database looks for them."""
+
+from __future__ import annotations
+
+import pytest
+
+from email_ingestion.ledger import mail_pages
+from email_ingestion.ledger.mail_pages import PagePlace
+from email_ingestion.ledger.search_filter import SearchFilter
+from email_ingestion.ledger.store import Ledger
+from tests.contract.ledgers import mail, stored
+
+MESSAGES = 60
+QUERIES = (
+    *("", "hello", "hello third", "hello -third", "third fifth", "rare", "rare third", "rare -third", "hello rare"),
+    *('"hello there"', "hel*", "hel* -rare", "1.bin", "hello 1.bin", "nothing", "hello nothing", "-third", "?!"),
+)
+FILTERS = (SearchFilter(), SearchFilter(account="work"), SearchFilter(has_attachment=True), SearchFilter(min_size=10))
+
+
+@pytest.fixture
+def filled(ledger: Ledger) -> Ledger:
+    for number in range(MESSAGES):
+        words = ["hello", "there" if number % 2 else "you", *(["third"] * (number % 3 == 0))]
+        words += [*(["fifth"] * (number % 5 == 0)), *(["rare"] * (number in {7, 33}))]
+        account = "work" if number % 4 == 0 else "default"
+        files = (b"x",) if number % 6 == 0 else ()
+        ledger.record([stored(mail(number, account=account, text=" ".join(words), attachments=files))])
+    return ledger
+
+
+def read(ledger: Ledger, words: str, only: SearchFilter, limit: int) -> list[str]:
+    """All pages, one after the other."""
+    found: list[str] = []
+    place: PagePlace | None = None
+    while page := ledger.pages.page(words, only, limit, place):
+        assert len(page) <= limit
+        found += [entry.email_id for entry in page]
+        place = PagePlace.from_cursor(page[-1].place.cursor)
+    return found
+
+
+@pytest.mark.parametrize("only", FILTERS, ids=["all", "account", "attachment", "size"])
+def test_every_way_of_looking_finds_the_same(
+    filled: Ledger, only: SearchFilter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = {words: (read(filled, words, only, 100), filled.pages.count(words, only)) for words in QUERIES}
+    assert len(plain["hello"][0]) == plain["hello"][1]
+    for words in QUERIES:
+        if words or not only.is_empty:
+            assert plain[words][0] == [hit.email_id for hit in filled.search(words, 100, only)], words
+    for many, looked_at in ((1, 1000), (3, 5), (10, 2)):
+        monkeypatch.setattr(mail_pages, "_MANY", many)
+        monkeypatch.setattr(mail_pages, "_LOOKED_AT", looked_at)
+        for words in QUERIES:
+            assert read(filled, words, only, 7) == plain[words][0], (words, many)
+            assert filled.pages.count(words, only) == plain[words][1], (words, many)
+            most = filled.pages.count(words, only, maximum=4)
+            assert most == (plain[words][1] if len(plain[words][0]) <= 4 else None), (words, many)
+
+
+@pytest.mark.parametrize("text", ["", "x", "bnVsbA", "W10", "WzEsMl0", "é", "WyIyMDI2IiwiYSJd" * 3])
+def test_a_text_that_is_no_cursor_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="no cursor"):
+        PagePlace.from_cursor(text)
