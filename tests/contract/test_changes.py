@@ -91,14 +91,14 @@ def test_what_is_gone_from_the_server_is_told_once_and_so_is_its_return(ledger: 
     state = ledger.server_state
     place = ("default", "INBOX", 7)
     ledger.record_locations("default", {Location("INBOX", 7, 12): one(2), Location("Archive", 9, 1): one(3)})
-    assert state.other_places(*place, {1, 2, 3}) == {
-        one(1): set(),
-        one(2): {Location("INBOX", 7, 12)},
-        one(3): {Location("Archive", 9, 1)},
+    assert state.not_noted(*place, {1, 2, 12, 99}) == {1: one(1), 2: one(2), 12: one(2)}
+    assert state.places([one(2), one(3)]) == {
+        one(2): {Location("INBOX", 7, 2), Location("INBOX", 7, 12)},
+        one(3): {Location("INBOX", 7, 3), Location("Archive", 9, 1)},
     }
     assert state.note_deleted("INBOX", [one(1), one(2)]) == 2
     assert state.note_deleted("INBOX", [one(1)]) == 0
-    assert state.other_places(*place, {1, 2, 12}) == {}
+    assert state.not_noted(*place, {1, 2, 3, 12}) == {3: one(3)}
     assert state.listed_again(*place, {1, 3}, (1, 9)) == {one(1)}
     assert state.note_restored("INBOX", [one(1), one(3)]) == 1
     ledger.record_locations("default", {Location("INBOX", 7, 13): one(2)})

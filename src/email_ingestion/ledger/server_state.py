@@ -76,35 +76,32 @@ class ServerState:
                 found |= {row.uid: row.email_id for row in connection.execute(query.where(emails.c.uid.in_(chunk)))}
         return found
 
-    def other_places(
-        self, account: str, mailbox: str, uidvalidity: int, vanished: Collection[int]
-    ) -> dict[str, set[Location]]:
-        """Return the messages of UIDs that a mailbox has no longer, each with the further places where it was seen.
-
-        Those that are noted as deleted are left out.
-        """
-        here = Location(mailbox, uidvalidity, 0)
-        found: set[str] = set()
-        locations: dict[str, set[Location]] = {}
-        first = select(emails.c.email_id).where(*_here(emails, account, mailbox, uidvalidity))
+    def not_noted(self, account: str, mailbox: str, uidvalidity: int, uids: Collection[int]) -> dict[int, str]:
+        """Return the messages seen at UIDs that a mailbox has no longer, by UID, without those noted as deleted."""
+        first = select(emails.c.uid, emails.c.email_id).where(*_here(emails, account, mailbox, uidvalidity))
         further = (
-            select(emails.c.email_id)
+            select(places.c.uid, emails.c.email_id)
             .join(places, places.c.email_id == emails.c.email_id)
             .where(*_here(places, account, mailbox, uidvalidity))
         )
+        found: dict[int, str] = {}
         with self._database.connect() as connection:
-            for chunk in _chunks(sorted(vanished)):
+            for chunk in _chunks(sorted(uids)):
                 for query, uid in ((first, emails.c.uid), (further, places.c.uid)):
                     rows = connection.execute(query.where(uid.in_(chunk), emails.c.deleted_at.is_(None)))
-                    found |= set(rows.scalars())
-            for chunk in _chunks(sorted(found)):
+                    found |= {row.uid: row.email_id for row in rows}
+        return found
+
+    def places(self, email_ids: Collection[str]) -> dict[str, set[Location]]:
+        """Return all places where messages were seen."""
+        found: dict[str, set[Location]] = {}
+        with self._database.connect() as connection:
+            for chunk in _chunks(sorted(email_ids)):
                 for table in (emails, places):
                     columns = (table.c.email_id, table.c.mailbox, table.c.uidvalidity, table.c.uid)
                     for row in connection.execute(select(*columns).where(table.c.email_id.in_(chunk))):
-                        place = Location(row.mailbox, row.uidvalidity, row.uid)
-                        locations.setdefault(row.email_id, set()).add(place)
-        gone = {Location(here.mailbox, here.uidvalidity, uid) for uid in vanished}
-        return {email_id: known - gone for email_id, known in locations.items()}
+                        found.setdefault(row.email_id, set()).add(Location(row.mailbox, row.uidvalidity, row.uid))
+        return found
 
     def listed_again(
         self, account: str, mailbox: str, uidvalidity: int, listed: Collection[int], window: tuple[int, int]

@@ -217,12 +217,12 @@ class Imap4(imaplib.IMAP4):
         self.state = "SELECTED" if answer[0] == "OK" else "AUTH"
         self._check("EXAMINE", answer)
 
-    def status_of(self, mailbox: bytes) -> bytes:
+    def status_of(self, mailbox: bytes, items: str = "(UIDVALIDITY UIDNEXT)") -> bytes:
         """Run STATUS for what EXAMINE may leave out; return the unparsed response. Raises `error` when refused."""
         if not _QUOTABLE.fullmatch(mailbox.decode("latin-1")):
             return b""
         self.untagged_responses.pop("STATUS", None)
-        self.run("STATUS", _quoted(mailbox.decode("latin-1")), "(UIDVALIDITY UIDNEXT)")
+        self.run("STATUS", _quoted(mailbox.decode("latin-1")), items)
         found = self.untagged_responses.pop("STATUS", [])
         return b" ".join(part for each in found for part in (each if isinstance(each, tuple) else (each,)) if part)
 

@@ -52,6 +52,7 @@ MAX_ITEM_BYTES = 1024 * 1024  # of a literal where no body was asked for: labels
 MAX_FETCH_UIDS = 500  # UIDs in one command: RFC 2683 section 3.2.1.5 asks for lines under 8,000 octets
 
 _UIDVALIDITY = re.compile(rb"UIDVALIDITY (\d+)", re.IGNORECASE)
+_HIGHESTMODSEQ = re.compile(rb"HIGHESTMODSEQ (\d+)", re.IGNORECASE)
 _UIDNEXT = re.compile(rb"UIDNEXT (\d+)", re.IGNORECASE)
 
 
@@ -180,6 +181,18 @@ class ImapMailbox(UidListing):
         except MessagesRefused as error:
             found = error.found
         return {uid: parse_message_id(data) for uid, data in found.items()}
+
+    def highest_modseq(self) -> int:
+        """Ask for the HIGHESTMODSEQ of the open mailbox; 0 where there is none.
+
+        Servers other than Gmail tell it in EXAMINE only to whom has shown that he knows CONDSTORE, as by this question
+        (RFC 7162, section 3.1).
+        """
+        if not self._has(CONDSTORE):
+            return 0
+        raw = self._mailbox_bytes
+        asked = self._try(CONDSTORE, lambda: self._imap4.status_of(raw, "(HIGHESTMODSEQ)")) or b""
+        return _last_number(_HIGHESTMODSEQ.findall(asked))
 
     def fetch_mark_changes(self, first_uid: int, last_uid: int, modseq: int) -> tuple[list[MarkChange], bool]:
         """Fetch labels and flags of messages that changed since `modseq`, and whether the server sent all of them."""

@@ -213,12 +213,13 @@ class KnownMail:
         mailbox = self._mailbox
         return self._ledger().recorded_at(self._account, mailbox.name, mailbox.uidvalidity, uids) if uids else {}
 
-    def other_places(self, vanished: Collection[int]) -> dict[str, set[Location]]:
-        """Return the messages of UIDs that the server does not list, each with the further places it was seen at.
+    def not_noted(self, vanished: Collection[int]) -> dict[int, str]:
+        """Return the messages of UIDs that the server does not list, without those that are noted as deleted."""
+        return self._ledger().server_state.not_noted(*self._here, vanished)
 
-        Those that are noted as deleted are left out.
-        """
-        return self._ledger().server_state.other_places(*self._here, vanished)
+    def places(self, email_ids: Collection[str]) -> dict[str, set[Location]]:
+        """Return all places where messages were seen."""
+        return self._ledger().server_state.places(email_ids)
 
     def note_deleted(self, email_ids: Collection[str]) -> None:
         """Note that the server does not have these messages any more."""

@@ -64,10 +64,11 @@ class LabelSync:
 
         `fetch_delay` gets the bytes of a window and returns 0, or the seconds to wait.
         """
-        self._modseq, self._incomplete = self._mailbox.modseq, 0
-        if self._interval == math.inf or not self._mailbox.modseq:
-            while True:
-                yield math.inf
+        self._incomplete = 0
+        if self._interval < math.inf:
+            self._modseq = self._mailbox.modseq or self._connection.highest_modseq()
+        while self._interval == math.inf or not self._modseq:
+            yield math.inf
         while True:
             yield from self._round(self._in_flight(), fetch_delay)
             yield from _until_over(self._interval)

@@ -33,6 +33,7 @@ from email_ingestion.records import RawMessage
 from email_ingestion.stream import Appender, Quarantine, QuarantinedMessage
 
 EVIDENCE_UIDS = 10_000  # messages whose size and date one comparison asks for: some 2 MB
+MAX_VANISHED = 20_000  # messages that one comparison notes as deleted; the next one notes more
 SAMPLES = 5  # messages that are read whole
 SAMPLE_BYTES = 256 * 1024
 
@@ -74,6 +75,7 @@ class Reconciler:
         self._portion_size = PortionSize()
         self._samples = samples
         self._random = random.Random()  # noqa: S311 - which messages are looked at is no secret
+        self._vanished: dict[int, str] = {}  # identities of delivered messages that are not listed any more
         self._sample: list[tuple[bool, float, int]] = []  # another size than recorded, a random number, UID
         self.report = ReconcileReport(account, mailbox.name, mailbox.uidvalidity, 0)
         self.position = 0  # the messages that were looked at, of those that the mailbox had at first
@@ -100,6 +102,7 @@ class Reconciler:
             yield from self._window(max(low, self._first_uid), min(high, report.last_uid), compared)
             self.position += len(listed) - len(compared)
         report.unexpected = max(0, report.unexpected)  # moved twice
+        yield from self._note_deleted()
         self._compare_bytes()
         self._observe(
             Reconciled(
@@ -146,27 +149,32 @@ class Reconciler:
                 yield
 
     def _note_presence(self, recorded: LedgerUids, listed: Sequence[int]) -> None:
-        """Note in the ledger which delivered messages the server does not list any more, and which it lists again.
-
-        A message that was seen elsewhere in this mailbox is asked for there; one that was seen in another mailbox too
-        is left alone, for it may be there still.
-        """
+        """Note which messages the server lists again; keep those it does not list, for the end of the comparison."""
         self._known_mail.note_restored(recorded.low, recorded.high, set(listed))
         vanished = (recorded.first_seen | recorded.seen_again.keys()).difference(listed)
-        if not vanished:
-            return
-        places = self._known_mail.other_places(vanished)
+        if vanished and len(self._vanished) < MAX_VANISHED:
+            self._vanished |= self._known_mail.not_noted(vanished)
+
+    def _note_deleted(self) -> Iterator[None]:
+        """Note which delivered messages are gone, when every other place in this mailbox is known.
+
+        One that was seen in another mailbox too is left alone, for it may be there still. All are asked for once more:
+        a server that lists one now is not to be believed today.
+        """
         here = (self._mailbox.name, self._mailbox.uidvalidity)
-        asked = {at.uid for known in places.values() for at in known if (at.mailbox, at.uidvalidity) == here}
-        present = self._listed(sorted(asked | vanished)) if places else set()
-        deleted = [
-            email_id
-            for email_id, known in places.items()
-            if all(at.mailbox == here[0] and (at.uidvalidity != here[1] or at.uid not in present) for at in known)
-        ]
-        # What is listed by now was not when the window was: such a server is not to be believed today.
-        if deleted and present.isdisjoint(vanished):
-            self._known_mail.note_deleted(deleted)
+        vanished = sorted(self._vanished)
+        for start in range(0, len(vanished), MAX_FETCH_UIDS):
+            places = self._known_mail.places({self._vanished[uid] for uid in vanished[start : start + MAX_FETCH_UIDS]})
+            asked = {at.uid for known in places.values() for at in known if (at.mailbox, at.uidvalidity) == here}
+            present = self._listed(sorted(asked))
+            yield
+            gone = [
+                email_id
+                for email_id, known in places.items()
+                if all(at.mailbox == here[0] and (at.uidvalidity != here[1] or at.uid not in present) for at in known)
+            ]
+            if gone and present.isdisjoint(self._vanished):
+                self._known_mail.note_deleted(gone)
 
     def _is_compared(self, high: int) -> bool:
         """Whether the messages up to UID `high` are compared one by one: all of a small mailbox, a part of a large one.
