@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from email_ingestion.app.account_list import adopt_consent, encrypted_consent, encrypted_secrets, merge_accounts
 from email_ingestion.app.nightly_retention import retention_selector
 from email_ingestion.cli.accounts import accounts
+from email_ingestion.cli.diagnostics import config
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
 from email_ingestion.ledger.accounts import AccountRow, account_rows
 from email_ingestion.ledger.copy import copy_ledger, merge_copy
@@ -178,6 +179,14 @@ def test_an_account_is_changed_in_part_and_listed(ledger: Ledger, monkeypatch: p
     assert "no account" in command("change", "other", "--port", "1", code=1)
     command("remove", "depot")
     assert "no account" in command("remove", "depot", code=1)
+
+
+def test_the_shown_settings_name_them(settings: Settings, ledger: Ledger):
+    shown = CliRunner().invoke(config, ["show", "--json"], standalone_mode=False)
+    assert "the database" not in {each["origin"] for each in json.loads(shown.output)}
+    ledger.accounts.add(row(settings), "me")
+    shown = CliRunner().invoke(config, ["show", "--json", "--set"], standalone_mode=False)
+    assert {"name": "ACCOUNTS", "value": "depot", "origin": "the database"} in json.loads(shown.output)
 
 
 def test_a_consent_reaches_the_token_file_of_each_machine_once(settings: Settings, ledger: Ledger):

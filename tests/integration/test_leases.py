@@ -7,11 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from email_ingestion.errors import LeaseLost, RedisConnectionError
+from email_ingestion.producer.lease_renewer import LeaseRenewer
 from email_ingestion.records import Cursor
 from email_ingestion.stream import Appender, Keys, Leases
 from email_ingestion.stream.clients import CONNECTIONS
 from email_ingestion.stream.leases import LEASE_SECONDS
 from tests.servers.links import link, message
+from tests.servers.processes import until
 from tests.servers.redis import RedisServer
 
 KEYS = Keys()
@@ -36,6 +38,23 @@ def test_one_process_has_an_account_until_it_leaves_or_its_lease_lapses(redis_se
     _lapse(redis_server, "b")
     assert there.renew(["a", "b", "c"]) == {}
     assert here.renew(["a"]) == {"a": there.owner}
+
+
+def test_an_account_that_is_read_no_more_is_free_at_once(redis_server: RedisServer):
+    here, there = _leases(redis_server, "here"), _leases(redis_server, "there")
+    renewer = LeaseRenewer(here, ["a", "b"], lambda _: None)
+    renewer.start()
+    try:
+        assert renewer.owns("a", 60.0)
+        assert renewer.owns("b", 60.0)
+        renewer.set_accounts(["b", "c"])
+        assert not renewer.owns("a")
+        assert renewer.owns("c", 60.0)
+        assert renewer.owns("b")
+        until(lambda: "a" not in there.renew(["a", "b"]), "the other process gets it")
+        assert set(there.renew(["b", "c"])) == {"b", "c"}
+    finally:
+        renewer.close()
 
 
 def test_a_lease_lapses_by_itself_and_every_hold_prolongs_it(redis_server: RedisServer):

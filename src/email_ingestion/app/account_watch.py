@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # it loads SQLAlchemy, which waits for the first look
 
 LOOP = "accounts"
 LOOK_SECONDS = 3.0
+AWAY_SECONDS = 6.0  # while the database is away, which others ask too
 ENDING = frozenset({"paused", "removed"})  # changes after which an account is not read
 PATIENCE_SECONDS = 20.0  # without any answer of the database since the start, until that is told
 
@@ -58,21 +59,22 @@ class AccountWatch:
         """End the thread."""
         self._thread.close(0)
 
-    def _look(self) -> None:
+    def _look(self) -> float:
         try:
             rows = self._ledger().accounts.rows()
         except EmailIngestionError as error:
             self._tell_away(error)
-            return
+            return AWAY_SECONDS
         self._show(LOOP, None)
         if rows != self._rows:
             self._take_up(merge_accounts(self._settings, rows))
             self._rows = rows
+        return LOOK_SECONDS
 
     def _tell_away(self, error: EmailIngestionError) -> None:
         """Say that changes are not noticed, where there may be any."""
         never_asked = self._rows is None and time.monotonic() - self._started > PATIENCE_SECONDS
-        if never_asked or self._known.stored:
+        if never_asked or self._known.stored or not self._known.accounts:
             self._show(LOOP, f"the database cannot be asked for them, and they stay as they are known: {error}")
 
     def _take_up(self, found: AccountList) -> None:

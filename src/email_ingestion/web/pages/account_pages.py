@@ -10,7 +10,14 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
-from email_ingestion.app.account_list import AccountList, encrypted_consent, forget_token, make_row, merge_accounts
+from email_ingestion.app.account_list import (
+    TOKENS,
+    AccountList,
+    encrypted_consent,
+    forget_token,
+    make_row,
+    merge_accounts,
+)
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.ledger.accounts import AccountRow
 from email_ingestion.oauth2.token_file import Consent
@@ -92,7 +99,7 @@ class AccountPages:
 
         Without a key, or while the database is away, only the token file of this machine has it.
         """
-        if account.name not in {row.name for row in self.rows.get(WAIT_SECONDS).value or ()}:
+        if account.google_token_file.parent != TOKENS:
             return True
         if not self.settings.token_encryption_key:
             return False
