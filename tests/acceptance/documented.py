@@ -14,7 +14,7 @@ from tests.servers.processes import ROOT
 from tests.unit.test_docs import PAGES, SHELLS, inline, tokens
 
 LISTED = Path(__file__).with_name("documented.toml")
-OTHER_LANGUAGES = {"python", "toml", "json"}
+OTHER_LANGUAGES = {"python", "toml", "json", "sql", "sqlite", "postgresql", "mermaid"}
 # How a command begins where nothing says that it is one.
 PROGRAMS = (
     r"(?:\.venv[\w.-]*/bin/)?(?:email-ingestion|python3?|pip|pytest|mypy) (?!-[- ])",
