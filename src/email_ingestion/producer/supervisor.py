@@ -9,7 +9,17 @@ import threading
 import time
 from collections.abc import Callable
 
-from email_ingestion.events import AnswerSlow, LeaseChanged, LoopFailed, LoopTick, Observe, WatcherRebuilt, Watching
+from email_ingestion.errors import IMAPConnectionError
+from email_ingestion.events import (
+    AnswerSlow,
+    LeaseChanged,
+    LoopFailed,
+    LoopTick,
+    Observe,
+    Probed,
+    WatcherRebuilt,
+    Watching,
+)
 from email_ingestion.producer.lease_renewer import LeaseRenewer
 from email_ingestion.producer.watch import Watcher
 
@@ -98,6 +108,13 @@ class WatcherSupervisor:
         elif not self._answer_is_slow and seconds >= SLOW_SECONDS:
             self._answer_is_slow = True
             self._observe(AnswerSlow(self._account, seconds))
+            self._report_unwell(
+                f"an answer of the IMAP server has been coming for {seconds:.0f} s at a trickle", seconds
+            )
+
+    def _report_unwell(self, what: str, seconds: float) -> None:
+        """Announce that the mail server is of no use, until the next synchronization succeeds."""
+        self._observe(Probed("imap", ok=False, seconds=seconds, error=IMAPConnectionError(what)))
 
     def _start_watcher(self) -> threading.Thread | None:
         with self._lock:
@@ -109,6 +126,7 @@ class WatcherSupervisor:
                 return None
             self.watcher.abandon()
             self._observe(WatcherRebuilt(self._account, idle))
+            self._report_unwell(f"nothing that helps came from the IMAP server for {idle:.0f} s", idle)
             return self._start_thread()
 
     def _start_thread(self) -> threading.Thread:
