@@ -599,6 +599,31 @@ class ContentsVerified(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ConsumersProved(Event):
+    """What the last comparison of each sink found, and when, in Unix seconds; None: Redis does not tell it."""
+
+    found: Mapping[str, tuple[int, float]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerCompared(Event):
+    """A sink was compared with what it was given: by identities, not by bytes."""
+
+    sink: str
+    missing: int
+    not_ours: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerNotCompared(Event):
+    """A sink could not be compared, or not all of it."""
+
+    sink: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class RetentionApplied(Event):
     """Mail that was older than it is kept was erased; `held` more would have been, `left` says what could not be."""
 

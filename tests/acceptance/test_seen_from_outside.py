@@ -43,6 +43,8 @@ WHEN_SOMETHING_DIED = "dlq_oldest_timestamp_seconds"
 LATER = {
     "email_ingestion_canary_last_success_timestamp_seconds",
     "email_ingestion_certificate_expiry_timestamp_seconds",  # no server there has TLS
+    "email_ingestion_consumer_last_proof_timestamp_seconds",  # sinks are compared after a minute
+    "email_ingestion_consumer_missing",
     "email_ingestion_contents_lost",  # stored bytes are not verified yet
     "email_ingestion_loop_errors_total",
     "email_ingestion_memory_limit_bytes",  # a machine may have none

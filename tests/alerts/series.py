@@ -71,6 +71,8 @@ def latency(bound: str) -> str:
 MAIL_AGE = producer("delivered_until_timestamp_seconds", 'account="default"')
 LAST_SYNC = producer("imap_last_success_timestamp_seconds", 'account="default"')
 CANARY = producer("canary_last_success_timestamp_seconds")
+MISSING_THERE = worker("consumer_missing", 'sink="files"')
+PROVED = worker("consumer_last_proof_timestamp_seconds", 'sink="files"')
 OLDEST_OWED = worker("sink_oldest_timestamp_seconds", 'sink="webhook"')
 BACKUP = producer("backup_last_success_timestamp_seconds")
 CERTIFICATE = producer("certificate_expiry_timestamp_seconds", 'dependency="imap"')
@@ -127,6 +129,8 @@ HEALTHY: Mapping[str, Value] = {
     producer("oauth2_refreshes_total", 'result="error"'): grows(0),
     producer("reconcile_missing"): level(0),
     producer("contents_lost"): level(0),
+    MISSING_THERE: level(0),
+    PROVED: now(1800),
     worker("emails_processed_total"): grows(30),
     worker("emails_failed_total", 'error_type="SinkUnavailable"'): grows(0),
     worker("duplicates_total"): grows(0),

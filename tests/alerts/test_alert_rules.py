@@ -23,7 +23,7 @@ PROCEDURES = """21-redis-down 22-imap-unreachable 23-oauth2-token-expired 24-cir
 26-worker-crash-or-oom 27-backlog 28-slow-processing 29-memory 210-disk 211-stuck-message 212-mailbox-silent
 213-throttled 214-duplicates 216-redis-data-loss 217-database-locked 218-webhook-down 219-security-incident
 220-bad-deployment 221-backup-missed 222-notification-or-monitoring 223-loop-failing 224-quarantined-mail
-225-clock-offset 226-unusual-mail"""
+225-clock-offset 226-unusual-mail 227-consumer-incomplete"""
 # A minute costs 10 ms. What fires is looked at always; how slow burns end, and faults in which nothing fires, seldom.
 QUICK = [
     replace(fault, clears=0) if fault.clears == LONG else fault

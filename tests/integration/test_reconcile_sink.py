@@ -14,15 +14,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from email_ingestion.app.consumer_proof import ConsumerProofs
+from email_ingestion.app.consumer_proof import ConsumerProofs, ConsumerProver
 from email_ingestion.cli.main import app
 from email_ingestion.errors import EmailIngestionError, OperationFailed, SinkUnavailable
+from email_ingestion.events import ConsumerCompared, ConsumerNotCompared, ConsumersProved
 from email_ingestion.ledger.store import open_ledger
 from email_ingestion.records import SinkMessage
 from email_ingestion.settings import load_settings
 from email_ingestion.sinks.webhook import open_sink
 from tests.contract.edited_sinks import EditedSink
-from tests.servers.links import link
+from tests.servers.links import Heard, link
+from tests.servers.processes import until
 from tests.servers.redis import RedisServer
 from tests.servers.webhook import SECRET, receiving
 
@@ -59,7 +61,7 @@ def test_a_gap_is_told_filled_and_then_on_its_way(sink: EditedSink, redis_server
     assert (proof.missing, proof.altered, time.time() - proof.at < 60) == (1, 0, True)
     code, said = run("--sink", sink.name, "--resend", "--json")
     report = json.loads(said)
-    assert (code, report["missing_ids"], report["resent"], report["complete"]) == (1, [ids[3]], 1, False)
+    assert (code, report["missing_ids"], report["resent"], report["complete"]) == (0, [ids[3]], 1, False)
     assert sink.ledger.resends.left(sink.name) == 1
     code, said = run("--sink", "files", "--resend", "--json")
     report = json.loads(said)
@@ -126,7 +128,7 @@ def test_the_example_receiver_proves_what_it_has(
                     kept.execute("DELETE FROM mail WHERE email_id = ?", (email_id,))
             code, said = run("--sink", "webhook", "--resend", "--json")
             report = json.loads(said)
-            assert (code, sorted(report["missing_ids"]), report["resent"]) == (1, lost, len(lost))
+            assert (code, sorted(report["missing_ids"]), report["resent"]) == (0, lost, len(lost))
             assert report["exchanged_bytes"] > 0
         finally:
             receiver.kill()
@@ -150,3 +152,31 @@ def test_a_receiver_without_a_digest_is_not_complete(
         with pytest.raises(EmailIngestionError, match=words):
             run("--sink", "webhook")
         assert receiver.requests == ["/hook/digest?token=x&node="]
+
+
+def test_a_worker_has_each_sink_compared_and_shows_what_is_missing(
+    sink: EditedSink, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = sink.deliver(range(5))
+    sink._records = {}
+    sink._remove(ids[0])
+    monkeypatch.setenv("RECONCILE_SINKS_SECONDS", "1")
+    heard = Heard()
+    provers = [ConsumerProver(load_settings(), link(redis_server.url), heard) for _ in range(2)]
+    for prover in provers:
+        prover.start()
+    try:
+        shown = until(
+            lambda: [each for each in heard.of(ConsumersProved) if len(each.found or ()) == 2], "both are proved"
+        )
+        found = shown[0].found or {}
+        assert (found[sink.name][0], found["database"][0]) == (1, 0)
+        sink.path.rename(sink.path.with_name("unmounted"))
+        until(
+            lambda: [each for each in heard.of(ConsumerNotCompared) if "is its disk mounted" in each.reason],
+            "it says why not",
+        )
+    finally:
+        for prover in provers:
+            prover.close()
+    assert {each.sink for each in heard.of(ConsumerCompared)} == {sink.name, "database"}

@@ -8,6 +8,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
+from email_ingestion.app.consumer_proof import ConsumerProver
 from email_ingestion.app.runner import ProcessContext, ProcessRunner, common_folders, common_loops, identify
 from email_ingestion.background import PeriodicThread
 from email_ingestion.blobs import open_blobs
@@ -77,6 +78,7 @@ class WorkerService:
         self._outdated = PeriodicThread(
             OUTDATED, OUTDATED_SECONDS, self._count_outdated, immediate=True, on_error=self._count_failed
         )
+        self._prover = ConsumerProver(context.settings, context.link, context.ops.observe)
         self._volume = PeriodicThread(
             VOLUME, VOLUME_SECONDS, self._count_volume, immediate=True, on_error=self._volume_failed
         )
@@ -113,6 +115,8 @@ class WorkerService:
         self._outdated.start()
         self._volume.start()
         self._changes.start()
+        if not self._drain:
+            self._prover.start()
         for dispatcher in self._dispatchers:
             dispatcher.start()
         if self._drain:
@@ -149,6 +153,7 @@ class WorkerService:
         self._outdated.close()
         self._volume.close()
         self._changes.close()
+        self._prover.close()
         if self._worker:
             self._worker.stop()
 

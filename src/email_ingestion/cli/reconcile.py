@@ -60,8 +60,8 @@ def reconcile(
     With --sink, compare what a sink has with what it was given: what is missing, altered, not ours and twice, by
     account and month. --resend sends exactly what is missing or altered again.
 
-    Exit code 0 when nothing is missing or all of it was queued, 1 when something is missing or altered, 2 when the
-    comparison could not be made, or not of everything. It may run beside the producer and beside itself.
+    Exit code 0 when nothing is missing or all of it was queued or sent again, 1 when something is missing or altered,
+    2 when the comparison could not be made, or not of everything. It may run beside the producer and beside itself.
 
     Examples:
       email-ingestion reconcile

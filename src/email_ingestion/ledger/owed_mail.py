@@ -3,18 +3,18 @@
 The routes are in it, for a message has a delivery to each sink that they sent it to; erased mail is not, for its
 deliveries went with it. The database itself, the first sink, must hold every message.
 
-Mail is read a day at a time, in the order of its arrival: that is how it lies on the disk. In the order of identities a
-million messages would be a million reads.
+Mail is read in the order of its arrival: that is how it lies on the disk. In the order of identities a million messages
+would be a million reads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, and_, func, literal, select, union
+from sqlalchemy import ColumnElement, Select, and_, func, literal, select, union
 
 from email_ingestion.ledger.engine import Database, database_now
 from email_ingestion.ledger.tables import attachments, deliveries, emails, places
@@ -22,7 +22,7 @@ from email_ingestion.records import email_id as identity_of
 
 LEDGER_SINK = "database"
 _CHUNK = 500  # values in one IN (…)
-_STREAMED = 5_000  # rows that the server sends together
+_SPAN = 5_000  # messages that are read together
 _DAY = timedelta(days=1)
 
 
@@ -53,25 +53,36 @@ class OwedMail:
         with self._database.connect() as connection:
             return database_now(connection)
 
-    def by_day(self, sink: str) -> Iterator[OwedMessage]:
-        """Yield all mail of a sink, the oldest day first, a day's in any order."""
-        day = self._day_of_next(datetime.min.replace(tzinfo=UTC))
-        while day is not None:
-            yield from self.of_day(sink, day)
-            try:
-                day = self._day_of_next(day + _DAY)
-            except OverflowError:  # the last day of the year 9999
-                return
+    def all_mail(self, sink: str) -> Iterator[OwedMessage]:
+        """Yield all mail of a sink, the oldest first, give or take."""
+        since: datetime | None = datetime.min.replace(tzinfo=UTC)
+        while since is not None:
+            until = self._end_of_span(since)
+            yield from self._between(sink, since, until)
+            since = until
 
-    def of_day(self, sink: str, day: datetime, account: str | None = None) -> Iterator[OwedMessage]:
-        """Yield the mail of a sink that arrived on a day (UTC), in any order."""
-        query = _owed(sink).where(emails.c.internaldate >= day)
-        if day.date() < date.max:
-            query = query.where(emails.c.internaldate < day + _DAY)
-        if account is not None:
-            query = query.where(emails.c.account == account)
+    def of_day(self, sink: str, day: datetime, account: str) -> Iterator[OwedMessage]:
+        """Yield the mail of a sink and an account that arrived on a day (UTC), in any order."""
+        until = day + _DAY if day.date() < date.max else None
+        yield from self._between(sink, day, until, emails.c.account == account)
+
+    def _end_of_span(self, since: datetime) -> datetime | None:
+        """Return the instant before which some thousand messages arrived since another; None: these are the last."""
+        later = select(emails.c.internaldate).where(emails.c.internaldate > since)
         with self._database.connect() as connection:
-            streaming = query.execution_options(stream_results=True, yield_per=_STREAMED)
+            end: datetime | None = connection.execute(
+                later.order_by(emails.c.internaldate).offset(_SPAN).limit(1)
+            ).scalar_one_or_none()
+        return end
+
+    def _between(
+        self, sink: str, since: datetime, until: datetime | None, *where: ColumnElement[bool]
+    ) -> Iterator[OwedMessage]:
+        query = _owed(sink).where(emails.c.internaldate >= since, *where)
+        if until is not None:
+            query = query.where(emails.c.internaldate < until)
+        with self._database.connect() as connection:
+            streaming = query.execution_options(stream_results=True, yield_per=_SPAN)
             with connection.execute(streaming) as rows:
                 for row in rows:
                     yield OwedMessage(*row)
@@ -110,13 +121,6 @@ class OwedMail:
         ]
         with self._database.connect() as connection:
             return set(connection.execute(union(*queries)).scalars())
-
-    def _day_of_next(self, since: datetime) -> datetime | None:
-        """Return the beginning of the first day with mail that arrived at `since` or later."""
-        query = select(func.min(emails.c.internaldate)).where(emails.c.internaldate >= since)
-        with self._database.connect() as connection:
-            first: datetime | None = connection.execute(query).scalar_one()
-        return datetime.combine(first.astimezone(UTC).date(), time(), UTC) if first else None
 
 
 RECORD_COLUMNS = (

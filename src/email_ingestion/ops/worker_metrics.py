@@ -42,6 +42,12 @@ class WorkerMetrics:
         self._resends = factory.gauge("sink_resends_waiting_messages", "Messages a sink gets again.", "sink")
         self._backlog = factory.gauge("sink_waiting_messages", "Messages that a further sink still has to get.", "sink")
         self._oldest = factory.gauge(*SINK_OLDEST, "sink")
+        self._consumer_missing = factory.gauge(
+            "consumer_missing", "Messages that a sink was given and has not, at the last comparison.", "sink"
+        )
+        self._consumer_proved = factory.gauge(
+            "consumer_last_proof_timestamp_seconds", "Unix time at which all of a sink was compared last.", "sink"
+        )
         self._synthetic = factory.counter(
             "rehearsed_messages_total",
             "Messages of load tests and canaries that came to their end; nothing of them is kept.",
@@ -65,6 +71,7 @@ class WorkerMetrics:
             events.Reclaimed: lambda event: self._orphans.inc(event.count),
             events.SinkDelivered: self._sink_delivered,
             events.SinkBacklog: self._set_backlog,
+            events.ConsumersProved: self._consumers_proved,
             events.SyntheticHandled: self._count_synthetic,
             events.SlowMessageFound: lambda _event: self._slow.inc(),
             events.DefectsFound: self._defects_found,
@@ -136,6 +143,14 @@ class WorkerMetrics:
 
     def _count_synthetic(self, event: events.SyntheticHandled) -> None:
         self._synthetic.labels("delivered" if event.delivered else "failed").inc(event.count)
+
+    def _consumers_proved(self, event: events.ConsumersProved) -> None:
+        self._consumer_missing.clear()
+        self._consumer_proved.clear()
+        for sink, (missing, at) in (event.found or {}).items():
+            if sink in self._sinks:
+                self._consumer_missing.labels(sink).set(missing)
+                self._consumer_proved.labels(sink).set(at)
 
     def _set_backlog(self, event: events.SinkBacklog) -> None:
         sink = label_value(event.sink, self._sinks)

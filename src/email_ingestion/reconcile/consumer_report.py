@@ -49,7 +49,12 @@ class ConsumerReport:
         """Whether the sink has all it was given, unaltered; None where nothing is wrong but not all could be seen."""
         if self.sum("missing") or self.sum("altered"):
             return False
-        return None if self.unreadable or self.unknown else True
+        return None if self.is_partial else True
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether not all of the sink could be looked at."""
+        return bool(self.unreadable or self.unknown)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as JSON has it."""

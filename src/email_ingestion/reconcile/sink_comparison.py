@@ -1,6 +1,6 @@
 """Compares a sink with what it is owed, entry by entry, in bounded memory.
 
-    ledger, a day at a time ──▶ sorted runs on the disk ──┐
+    ledger, in order of arrival ▶ sorted runs on the disk ──┐
     sink, as it lies there ───▶ sorted runs on the disk ──┴─▶ merged by identity ─▶ missing, altered, not ours, twice
 
 The runs have identities and digests, no mail; they lie in a private temporary directory and are gone at the end.
@@ -89,7 +89,7 @@ class SinkComparison:
         """Compare. Raises SinkUnavailable when the database or the sink is away."""
         started = monotonic()
         with SortedRuns() as runs:
-            for owed in _parts(self._ledger.owed.by_day(self.report.sink)):
+            for owed in _parts(self._ledger.owed.all_mail(self.report.sink)):
                 for entry in self._expected(owed):
                     runs.add(entry)
                 self.looked_at += len(owed)
@@ -173,9 +173,13 @@ class LedgerComparison:
     def steps(self) -> Iterator[None]:
         """Compare. Raises SinkUnavailable when the database or the blob store is away."""
         started = monotonic()
-        for part in _parts(self._ledger.owed.by_day(LEDGER_SINK)):
-            rows = {row.email_id: row for row, _ in self._ledger.owed.record_rows([each.email_id for each in part])}
+        for part in _parts(self._ledger.owed.all_mail(LEDGER_SINK)):
+            rows = {}
+            if not self._presence:
+                found = self._ledger.owed.record_rows([each.email_id for each in part])
+                rows = {row.email_id: row for row, _ in found}
             for each in part:
+                self.report.count("owed", each.account, f"{each.internaldate:%Y-%m}")
                 if each.email_id in rows:  # else it was erased in this moment
                     self._compare(each, rows[each.email_id])
             self.looked_at += len(part)
@@ -187,17 +191,16 @@ class LedgerComparison:
 
     def _compare(self, message: OwedMessage, row: Any) -> None:
         month = f"{message.internaldate:%Y-%m}"
-        self.report.count("owed", message.account, month)
         if not is_consistent(row):
             self._find("altered", message.email_id, message.account, month)
-        elif not self._presence:
-            try:
-                content_of(row.raw_ref, self._ledger, self._blobs)
-            except SinkUnavailable:
-                raise
-            except EmailIngestionError as error:
-                what = "altered" if "damaged" in str(error) else "missing"
-                self._find(what, message.email_id, message.account, month)
+            return
+        try:
+            content_of(row.raw_ref, self._ledger, self._blobs)
+        except SinkUnavailable:
+            raise
+        except EmailIngestionError as error:
+            what = "altered" if "damaged" in str(error) else "missing"
+            self._find(what, message.email_id, message.account, month)
 
     def _find(self, what: str, email_id: str, account: str, month: str) -> None:
         self.report.count(what, account, month)

@@ -81,7 +81,7 @@ class TreeComparison:
     def steps(self) -> Iterator[None]:
         """Compare. Raises SinkUnavailable, SinkFailed and OperationFailed when that is impossible."""
         started = monotonic()
-        for message in self._ledger.owed.by_day(self.report.sink):
+        for message in self._ledger.owed.all_mail(self.report.sink):
             self._look.count_owed(message)
             self._tree.add(message)
             self.looked_at += 1

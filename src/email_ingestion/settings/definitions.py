@@ -206,9 +206,15 @@ class Settings(BaseSettings):
     webhook_erased: bool = Field(
         default=False, description="true: the webhook is told, as email.erased, when mail that it got is erased"
     )
+    webhook_digest: bool = Field(
+        default=False, description="true: the webhook offers GET …/digest, and is asked each RECONCILE_SINKS_SECONDS"
+    )
     webhook_timeout_seconds: float = Field(default=10, gt=0, description="seconds a post may take, all in all")
 
     reconcile_seconds: float = Field(default=3600, gt=0, description="seconds between comparisons of server and ledger")
+    reconcile_sinks_seconds: float = Field(
+        default=3600, gt=0, description="seconds between comparisons of each sink with what it was given"
+    )
     blob_verify_seconds: float = Field(
         default=86_400, gt=0, description="seconds between two scrubs of all stored bytes, which the producer does"
     )

@@ -113,6 +113,7 @@ class WebhookSink:
         self._tls = httpx.create_ssl_context()
         self._clients = threading.local()
         self._open: list[_Client] = []
+        self._patient: _Client | None = None
 
     def deliver(self, batch: Sequence[SinkMessage]) -> None:
         """Post each message; because of `parallel` there is one."""
@@ -184,6 +185,14 @@ class WebhookSink:
             self._open.append(client)
         return client
 
+    @property
+    def _digest_client(self) -> _Client:
+        """A client that waits as long as a receiver may compute a digest: one thread asks for them."""
+        if self._patient is None:
+            self._patient = _Client(_DIGEST_SECONDS, self._connect_timeout, self._tls)
+            self._open.append(self._patient)
+        return self._patient
+
     def _post(self, message: SinkMessage) -> None:
         record = as_json(message.email, self._max_attachment_bytes)
         self._send(EVENT, message.email.email_id, record)
@@ -211,7 +220,7 @@ class WebhookSink:
         headers = self._signed(f"digest:{node}", datetime.now(UTC) - offset, json.dumps(node))
         with (
             self._translated(_DIGEST_SECONDS),
-            self._client.stream("GET", url, _DIGEST_SECONDS, b"", headers) as response,
+            self._digest_client.stream("GET", url, _DIGEST_SECONDS, b"", headers) as response,
         ):
             if response.is_client_error:
                 self._compare_clocks(response, offset)

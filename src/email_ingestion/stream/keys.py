@@ -28,6 +28,7 @@
                                                           ended: Unix seconds of the last one
     {email_ingestion}:proofs                      hash    by sink, JSON: when it was compared with the database last,
                                                           and what was missing there
+    {email_ingestion}:proving:<sink>              string  there while a worker has it compared, or that failed; expires
     {email_ingestion}:ledger                      string  JSON: how far the database had come, how often it went back
     {email_ingestion}:ledger:losses               string  how often a worker missed what it had recorded
     {email_ingestion}:partitions                  string  number of partitions; missing when it is one
@@ -125,6 +126,10 @@ class Keys:
     def proofs(self) -> str:
         """What the last comparison of each sink with the database found."""
         return self.name("proofs")
+
+    def proving(self, sink: str) -> str:
+        """There while a sink is compared with the database, or cannot be."""
+        return self.name(f"proving:{sink}")
 
     @property
     def ledger(self) -> str:

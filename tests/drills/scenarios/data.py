@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 from tests.drills.scenarios.base import Scenario
@@ -47,6 +48,31 @@ class DatabaseLocked(Scenario):
         del world
         self._shell.execute("ROLLBACK")
         self._shell.close()
+
+
+class ConsumerIncomplete(Scenario):
+    """Somebody tidied up among the files of a sink."""
+
+    name = "consumer-incomplete"
+    fires = frozenset({"ConsumerIncomplete"})
+    settings: ClassVar[dict[str, object]] = {"SINKS": "database,files", "RECONCILE_SINKS_SECONDS": 5}
+    LOST = 3
+
+    def inject(self, world: World) -> None:
+        kept = world.folder / "data" / "files"
+        mails = until(lambda: len(found := sorted(kept.rglob("*.eml"))) >= self.LOST and found, "the sink has mail")
+        lost = [path.stem.replace("-gm-", ":gm:") for path in mails[: self.LOST]]
+        with closing(sqlite3.connect(world.folder / "data" / "email_ingestion.db", timeout=30)) as ledger, ledger:
+            for email_id in lost:  # they came an hour ago, not in this minute
+                ledger.execute(
+                    "UPDATE deliveries SET changed_at = '2026-01-01T00:00:00+00:00' WHERE email_id = ?", (email_id,)
+                )
+        for path in mails[: self.LOST]:
+            path.unlink()
+
+    def finish(self, world: World) -> None:
+        kept = world.folder / "data" / "files"
+        until(lambda: len(list(kept.rglob("*.eml"))) >= len(world.load.delivered), "the sink has every message")
 
 
 class WebhookDown(Scenario):
