@@ -25,6 +25,10 @@ def _finished(visitor: Visitor, page: httpx.Response) -> str:
     return page.text
 
 
+def _with(page: httpx.Response, text: str) -> httpx.Response | None:
+    return page if text in page.text else None
+
+
 def _settings(folder: Path, redis_url: str) -> Settings:
     """Return settings of processes that run in `folder` with their defaults."""
     files = {"ops_token_file": folder / "data/ops-token", "log_dir": folder / "logs", "pid_dir": folder / "pids"}
@@ -58,6 +62,9 @@ def test_orders_reach_a_worker_and_its_death_is_seen(tmp_path: Path, own_redis: 
             records = [each for each in read_audit(settings.log_dir) if each["action"].startswith("admin")]
             assert {each["user"] for each in records} == {"grace"}
             assert [each["action"] for each in records] == ["admin pause", "admin breaker"]
+            assert here.run("scripts/backup.py").returncode == 0
+            page = until(lambda: _with(visitor.get("/operate"), 'action="/operate/rehearse"'), "the backup is listed")
+            assert "restores: equal to its manifest" in _finished(visitor, visitor.submit(page, "/operate/rehearse"))
             worker.kill()
             until(lambda: "is dead" in visitor.get("/").text, "it is missed")
             page = visitor.get("/").text

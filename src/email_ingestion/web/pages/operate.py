@@ -38,7 +38,7 @@ SPANS = {"5m": 300.0, "15m": 900.0, "1h": 3600.0, "4h": 14_400.0, "24h": 86_400.
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 BREAKER_STATES = ("OPEN", "CLOSED", "AUTO")
 AUDIT_KEPT, AUDIT_SHOWN = 2000, 200
-BACKUP_AGE_SECONDS, DOCTOR_FRESH_SECONDS = 60.0, 3600.0
+BACKUP_AGE_SECONDS = 5.0
 NOT_FOUND, CONFLICT = 404, 409
 OWN = frozenset(["timestamp", "user", "action", "result", "pid", "instance", PREVIOUS])
 
