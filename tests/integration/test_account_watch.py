@@ -87,7 +87,7 @@ def test_every_change_is_announced_once_and_a_wrong_row_goes_on_as_it_was(ledger
         assert taken.shown == {}
     assert taken.events == [
         *(("a", "added"), ("b", "added"), ("b", "changed"), ("a", "paused"), ("a", "resumed")),
-        *(("b", "removed"), ("default", "hidden")),
+        *(("default", "hidden"), ("b", "removed")),
     ]
 
 
