@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
 
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.ops.mail_reads import record_read
 from email_ingestion.web.api.filters import FILTERS, MailQuery, mail_query
 from email_ingestion.web.api_errors import WebError
-from email_ingestion.web.context import context_of
+from email_ingestion.web.context import WebContext, context_of
 from email_ingestion.web.downloads import safe_name
 from email_ingestion.web.ledger_access import QUICK_SECONDS, SEARCH_SECONDS
 from email_ingestion.web.rendering import render
@@ -42,7 +44,6 @@ class FoundMail:
 
     hits: Sequence[Hit]
     terms: Sequence[Term]
-    total: int | None  # of all pages; None: more than 1,000
     after: str | None  # the cursor of the next page
 
 
@@ -51,17 +52,19 @@ async def search(request: Request, user: CurrentUser) -> Response:
     """Show the form, and what is found with it; without any filter the newest mail."""
     web = context_of(request)
     given = {name: request.query_params.get(name, "").strip() for name in (*FILTERS, *OWN)}
-    found, problem, status = None, "", 200
+    first = int(given["first"]) if given["cursor"] and re.fullmatch(r"[0-9]{1,9}", given["first"]) else 1
+    found, count, problem, status = None, "", "", 200
+    seconds = SEARCH_SECONDS if given["patient"] else QUICK_SECONDS
+    until = time.monotonic() + seconds
     try:
         asked = _asked(request, given)
-        seconds = SEARCH_SECONDS if given["patient"] else QUICK_SECONDS
         found = await web.access.within(seconds, lambda: _find(web.access.ledger, asked), "the database")
-        _record(request, user, asked, found)
+        await run_in_threadpool(_record, request, user, asked, found)
+        count = await _count(web, asked, found, first, until)
     except WebError as error:
         problem, status = error.message, error.status
     except EmailIngestionError as error:
         problem, status = str(error), UNAVAILABLE
-    first = int(given["first"]) if given["cursor"] and re.fullmatch(r"[0-9]{1,9}", given["first"]) else 1
     return render(
         request,
         "mail_search.html",
@@ -72,10 +75,12 @@ async def search(request: Request, user: CurrentUser) -> Response:
         accounts=[(account.name, account.name) for account in web.settings.all_accounts],
         found=found,
         results=[_result(hit, found.terms) for hit in found.hits] if found else [],
-        range=_range(found, first) if found else "",
+        range=_range(found, first, count) if found else "",
+        uncounted=bool(found and not count),
         problem=problem,
         patient=_address(given, patient="1", cursor=given["cursor"], first=given["first"]),
-        may_wait=status == UNAVAILABLE and not given["patient"],
+        may_wait=not given["patient"],
+        unavailable=status == UNAVAILABLE,
         next=_address(given, cursor=found.after, first=str(first + PAGE)) if found and found.after else None,
         newest=_address(given) if given["cursor"] else None,
     )
@@ -122,8 +127,21 @@ def _find(ledger: Ledger, asked: MailQuery) -> FoundMail:
     entries = ledger.pages.page(asked.words, asked.only, PAGE + 1, asked.after)
     shown = entries[:PAGE]
     hits = ledger.views.hits([entry.email_id for entry in shown], asked.words)
-    total = ledger.pages.count(asked.words, asked.only)
-    return FoundMail(hits, parse(asked.words), total, shown[-1].place.cursor if len(entries) > PAGE else None)
+    return FoundMail(hits, parse(asked.words), shown[-1].place.cursor if len(entries) > PAGE else None)
+
+
+async def _count(web: WebContext, asked: MailQuery, found: FoundMail, first: int, until: float) -> str:
+    """Return how many there are; nothing where that takes longer: a count looks at each, a page at its 20 alone."""
+    if found.after is None:
+        return f"{first + len(found.hits) - 1:,}"
+    left = max(0.1, until - time.monotonic())
+    try:
+        total = await web.access.within(
+            left, lambda: web.access.ledger.pages.count(asked.words, asked.only), "the database"
+        )
+    except (WebError, EmailIngestionError):
+        return ""
+    return "more than 1,000" if total is None else f"{total:,}"
 
 
 def _record(request: Request, user: WebUser, asked: MailQuery, found: FoundMail) -> None:
@@ -133,12 +151,11 @@ def _record(request: Request, user: WebUser, asked: MailQuery, found: FoundMail)
     record_read(log_dir, "web", user.name, "search", messages=len(ids), email_ids=ids, **details)
 
 
-def _range(found: FoundMail, first: int) -> str:
+def _range(found: FoundMail, first: int, count: str) -> str:
     """Return which of how many are shown."""
     if not found.hits:
         return "No mail is found" if first == 1 else "There is no more"
-    of = "more than 1,000" if found.total is None else f"{max(found.total, first + len(found.hits) - 1):,}"
-    return f"{first:,}–{first + len(found.hits) - 1:,} of {of}"  # noqa: RUF001 - a range
+    return f"{first:,}–{first + len(found.hits) - 1:,}" + (f" of {count}" if count else "")  # noqa: RUF001 - a range
 
 
 def _address(given: Mapping[str, str], **further: str | None) -> str:
