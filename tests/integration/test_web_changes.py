@@ -23,6 +23,7 @@ from email_ingestion.settings import Settings
 from email_ingestion.web.context import WebContext
 from email_ingestion.web.feed_watch import LOOK_SECONDS, MAX_WAITING
 from tests.servers.api import Api, api, delivered, letter, token
+from tests.servers.event_schemas import judge
 from tests.servers.ports import free_port
 from tests.servers.processes import ROOT, Place, Running, place
 
@@ -76,6 +77,8 @@ def test_a_reader_follows_the_feed_and_waits_for_what_comes(here: Place, web: Ru
     assert (first["items"][0]["kind"], first["items"][0]["details"]) == ("born", None)
     assert datetime.now(UTC) - datetime.fromisoformat(first["items"][0]["at"]) < timedelta(minutes=5)
     rest = reader.get("changes", after=first["next"], wait=30).json()
+    for answer in (first, rest):
+        judge("changes").validate(answer)
     assert [each["email_id"] for each in rest["items"]] == ids[2:]
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(reader.get, "changes", after=rest["next"], wait=20)
@@ -85,6 +88,7 @@ def test_a_reader_follows_the_feed_and_waits_for_what_comes(here: Place, web: Ru
             ledger.server_state.update_marks("INBOX", {ids[0]: Marks(("Plans",))})
         (change,) = waiting.result(SOON).json()["items"]
     assert (change["kind"], change["email_id"]) == ("relabelled", ids[0])
+    judge("changes").validate({"items": [change], "next": change["seq"], "total": None})
     assert change["details"] == {"labels": ["Plans"], "added": ["Plans"], "removed": ["\\Inbox"]}
 
     of_work = api(web, token(here, "--scope", "read", "--account", "work"))

@@ -25,12 +25,14 @@ from email_ingestion.errors import (
     SinkUnavailable,
 )
 from email_ingestion.events import BreakerChanged
+from email_ingestion.ledger.model import ErasureNotice
 from email_ingestion.records import SinkMessage
 from email_ingestion.sinks import load_sink
 from email_ingestion.sinks.webhook import WebhookSink, open_sink, parse_retry_after
 from email_ingestion.worker.processor import is_available
 from tests.contract.ledgers import mail, raw_of
 from tests.drills.certificate import make_certificate
+from tests.servers.event_schemas import judge
 from tests.servers.links import Heard
 from tests.servers.webhook import SECRET, Receiver, receiving
 
@@ -71,6 +73,9 @@ def test_a_receiver_with_the_reference_library_accepts_what_is_sent(sink: Webhoo
     body = receiver.bodies["default:gm:1"]
     assert body["type"] == "email.received"
     assert from_json(body["data"]) == mail(1)
+    judge("emailReceived").validate(body)
+    sink.tell_erased(ErasureNotice("default:gm:1", "webhook", NOW))
+    judge("emailErased").validate(receiver.bodies["erased:default:gm:1"])
 
 
 def test_what_is_too_large_to_travel_is_described(sink: WebhookSink, receiver: Receiver):
