@@ -5,15 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import ssl
 from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
+from ipaddress import ip_address
 from pathlib import Path
 
 import httpx
 import jsonschema
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from tests.servers.api import Api, api, delivered, letter, token
 from tests.servers.ports import free_port
@@ -209,6 +217,25 @@ def test_one_message_is_the_record_that_sinks_get(reader: Api) -> None:
     assert reader.get(f"emails/{1_790_000_000_000_000_101}").json() == record
 
 
+def test_a_message_whose_bytes_are_lost_is_told_as_far_as_it_is_known(here: Place, reader: Api) -> None:
+    with closing(sqlite3.connect(here.folder / "data" / "email_ingestion.db")) as database, database:
+        (sha256,) = database.execute("SELECT sha256 FROM emails WHERE email_id = ?", (identity(30),)).fetchone()
+        (kept,) = database.execute("SELECT data FROM contents WHERE sha256 = ?", (sha256,)).fetchone()
+        database.execute("UPDATE contents SET data = ? WHERE sha256 = ?", (b"damaged", sha256))
+    try:
+        (listed,) = reader.items("emails", q='"letter 30"')
+        record = reader.get(f"emails/{identity(30)}").json()
+        for each in (listed, record):
+            jsonschema.validate(each, SCHEMA)
+            assert (each["subject"], each["text"].strip()) == ("letter 30", "Hello")
+            assert "raw:unavailable" in each["defects"]
+        assert error_of(reader.get(f"emails/{identity(30)}/raw")) == (503, "unavailable")
+        assert len(reader.items("emails", limit=1000)) == LETTERS + OTHERS
+    finally:
+        with closing(sqlite3.connect(here.folder / "data" / "email_ingestion.db")) as database, database:
+            database.execute("UPDATE contents SET data = ? WHERE sha256 = ?", (kept, sha256))
+
+
 def test_an_identity_must_mean_one_message(reader: Api, of_work: Api) -> None:
     assert error_of(reader.get("emails/17900000000")) == (409, "ambiguous")
     assert of_work.get("emails/17900000000").json()["account"] == "work"
@@ -379,6 +406,37 @@ def test_a_login_link_lets_a_person_in(here: Place, web: Running) -> None:
         assert "<form" in browser.get(link).text
         assert browser.post(link, data={"goal": "/runbooks"}, follow_redirects=True).status_code == 200
         assert "ada" in browser.get(web.url("web_url") + "/runbooks").text
+
+
+def test_it_speaks_tls_with_the_certificate_of_the_settings(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    make_certificate(certificate, key)
+    with place(tmp_path / "here", "redis://127.0.0.1:1/0", WEB_TLS_CERTIFICATE_FILE=certificate) as it:
+        alone = it.run("-m", "email_ingestion", "web")
+        assert (alone.returncode, "WEB_TLS_KEY_FILE" in alone.stderr) == (78, True)
+        it.set(WEB_TLS_KEY_FILE=tmp_path / "nothing.pem")
+        missing = it.run("-m", "email_ingestion", "web")
+        assert (missing.returncode, "nothing.pem" in missing.stderr) == (78, True)
+        it.set(WEB_TLS_KEY_FILE=key)
+        url = it.web().url("web_url")
+        assert url.startswith("https://")
+        trust = ssl.create_default_context(cafile=str(certificate))
+        assert httpx.get(f"{url}/healthz", verify=trust, trust_env=False, timeout=30).text == "alive\n"
+
+
+def make_certificate(certificate: Path, key: Path) -> None:
+    """A certificate for 127.0.0.1 that is its own authority."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, private.public_key(), x509.random_serial_number(), now, now + timedelta(1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(private, hashes.SHA256())
+    )
+    certificate.write_bytes(made.public_bytes(Encoding.PEM))
+    key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
 def test_it_stops_at_once_and_leaves_no_files(tmp_path: Path) -> None:
