@@ -271,7 +271,6 @@ def test_one_message_is_erased_after_a_look_at_what_goes(stack: Stack, browser: 
         page.get_by_role("link", name="Please forget this").click()
         page.get_by_role("link", name="Erase it…").click()
         expect(page.get_by_role("row", name="messages in the database")).to_contain_text("1")
-        _shoot(page, "mail-erase")
         page.get_by_role("button", name="Erase it for good").click()
         expect(page.get_by_text("It is erased")).to_be_visible()  # the page of an order loads itself again
         page.goto("/mail?q=forget")
