@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 import os
 from collections import Counter
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from email_ingestion.errors import SinkUnavailable
-from email_ingestion.ledger.store import Ledger
+from email_ingestion.ledger.store import Ledger, open_ledger
 from email_ingestion.reconcile.consumer_report import ConsumerReport
 from email_ingestion.reconcile.sink_comparison import LedgerComparison, SortedRuns
 from tests.contract.edited_sinks import CORPUS, EditedSink
@@ -55,6 +56,25 @@ def test_every_edit_is_found_and_nothing_else(sink: EditedSink) -> None:
     )
     quick = sink.compare(presence=True)
     assert found(quick) == (expected.missing, set(), expected.not_ours)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kind", KINDS)
+def test_ten_thousand_edits_are_found_and_nothing_else(
+    kind: str, sqlite_url: str, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    with closing(open_ledger(sqlite_url)) as ledger:
+        sink = EditedSink(ledger, tmp_path, kind, 10_000, redis_server.url if kind == "stream" else "")
+        sink.deliver(range(12_000))
+        sink.edit(10_000, fresh=100_000)
+        found: list[str] = []
+        report = sink.compare(resend=lambda email_ids: found.extend(email_ids) or len(email_ids))
+        expected = sink.expected
+        assert sorted(found) == sorted(expected.missing | expected.altered)
+        assert (report.sum("missing"), report.sum("altered")) == (len(expected.missing), len(expected.altered))
+        assert report.sum("not_ours") == expected.not_ours.total() + expected.foreign
+        assert report.sum("duplicates") == expected.duplicates
 
 
 def test_what_is_on_its_way_young_dead_or_routed_elsewhere_is_not_missing(sink: EditedSink) -> None:

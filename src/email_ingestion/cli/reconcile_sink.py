@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from email_ingestion.reconcile.consumer_report import ConsumerReport
     from email_ingestion.settings import Settings
 
-NICE = 10  # live mail's processes come first
+NICE = 10  # of the comparison that nobody waits for: live mail's processes come first
 NAMED = 20  # messages shown of a kind; --json names more
 SENTENCES = {
     "not_ours": "are there that the database does not know",
@@ -41,7 +41,7 @@ SENTENCES = {
 def compare(settings: Settings, given: str, *, send_again: bool, presence: bool, as_json: bool) -> int:
     """Compare a sink with the database, print the report, and return the exit code."""
     sink = _pick(settings, given)
-    if hasattr(os, "nice"):
+    if presence and hasattr(os, "nice"):
         os.nice(NICE)
     if send_again and sink == settings.sinks[0]:
         raise typer.BadParameter("--resend is for the sinks beside the database: `reconcile --repair` queues for it")

@@ -81,8 +81,9 @@ class DigestTree:
     def add(self, message: OwedMessage) -> None:
         """Add a message, if it was delivered."""
         if message.state == "delivered":
-            entry = digest_of([(message.email_id, message.sha256)])
-            self.nodes.setdefault(path_of(message.account, message.internaldate), NodeDigest()).add(entry)
+            node = self.nodes.setdefault(path_of(message.account, message.internaldate), NodeDigest())
+            node.count += 1
+            node.value ^= _number(f"{message.email_id} {message.sha256}")
 
     def finish(self) -> None:
         """Make the nodes above the days."""
