@@ -8,11 +8,11 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func, or_, select, text
 
 from email_ingestion.ledger.engine import Database
 from email_ingestion.ledger.model import StoredFacts
@@ -25,6 +25,7 @@ from email_ingestion.ledger.types import Moment
 COUNTED = 1000  # messages are counted exactly up to this
 _NO_CURSOR = "this is no cursor of a page"
 _MANY = 2000  # messages that have a word which is common
+_MUCH = 20_000  # messages of an account
 _LOOKED_AT = 5000  # messages, one after the other, for a page of common words
 _FACTS = (*ENVELOPE_COLUMNS, emails.c.raw_ref, emails.c.tags, emails.c.priority, emails.c.defects)
 
@@ -103,7 +104,7 @@ class MailPages:
         behind = _behind(after)
         dates = select(emails.c.internaldate).where(*behind).order_by(emails.c.internaldate.desc())
         floor = connection.execute(dates.limit(1).offset(_LOOKED_AT)).scalar_one_or_none()
-        conditions = [*only.conditions(connection.dialect.name), sqlite_probe(terms), *behind]
+        conditions = [*_filter_conditions(connection, only), sqlite_probe(terms), *behind]
         if floor is not None:
             conditions.append(emails.c.internaldate >= bindparam("floor", floor, Moment))
         found = list(connection.execute(_page_of(conditions, limit)).scalars())
@@ -112,10 +113,15 @@ class MailPages:
     def _where(
         self, connection: Connection, words: str, only: SearchFilter, rare: Sequence[Term], rest: Sequence[Term]
     ) -> list[Any]:
-        """Return the conditions; of a rare word and common ones, the latter are looked for where the former is."""
-        if not rare or not rest:
+        """Return the conditions; common words are looked for where a rare one is, or where the filter lets pass."""
+        if connection.dialect.name != "sqlite" or (words.strip() and not rare and len(rest) != 1):
             return self._conditions(words, only)
-        return [sqlite_condition(rare), sqlite_probe(rest), *only.conditions(connection.dialect.name)]
+        filtered = _filter_conditions(connection, only)
+        if rare:
+            return [sqlite_condition(rare), *([sqlite_probe(rest)] if rest else ()), *filtered]
+        if rest and only.is_empty:
+            return self._conditions(words, only)
+        return [*filtered, *([sqlite_probe(rest)] if rest else ())]
 
     def entries(self, email_ids: Sequence[str]) -> list[PageEntry]:
         """Return the messages of these identities in this order, without those that are not here."""
@@ -153,6 +159,18 @@ class MailPages:
         with self._database.connect() as connection:
             new = {row[0]: row[1] for row in connection.execute(recent.where(*mine))}
             return {name: (count, new.get(name, 0)) for name, count in connection.execute(everything.where(*mine))}
+
+
+def _filter_conditions(connection: Connection, only: SearchFilter) -> list[Any]:
+    """Return the conditions of a filter; of an account with much mail SQLite shall not sort all of it by date."""
+    if only.account is None:
+        return list(only.conditions(connection.dialect.name))
+    mine = emails.c.account == only.account
+    some = select(emails.c.account).where(mine).limit(_MUCH).subquery()
+    if connection.execute(select(func.count()).select_from(some)).scalar_one() < _MUCH:
+        return list(only.conditions(connection.dialect.name))
+    without_index = text("+emails.account = :of_account").bindparams(of_account=only.account)
+    return [*replace(only, account=None).conditions(connection.dialect.name), without_index]
 
 
 def _by_rarity(connection: Connection, terms: Sequence[Term]) -> tuple[list[Term], list[Term]]:
