@@ -59,7 +59,21 @@ def commands(page: Path) -> list[str]:
 
 
 def to_run(page: Path, exceptions: list[Listed]) -> list[str]:
-    return [command for command in commands(page) if not any(each.matches(page, command) for each in exceptions)]
+    """Return the commands of a page that its test runs; of the page that a script writes, what no other page has."""
+    elsewhere = _of_other_pages(page, exceptions) if page.name == "cli.md" else set()
+    return [
+        command
+        for command in commands(page)
+        if _bare(command) not in elsewhere and not any(each.matches(page, command) for each in exceptions)
+    ]
+
+
+def _of_other_pages(page: Path, exceptions: list[Listed]) -> set[str]:
+    return {_bare(command) for other in pages() if other != page for command in to_run(other, exceptions)}
+
+
+def _bare(command: str) -> str:
+    return command.removeprefix(".venv/bin/")
 
 
 def _of_blocks(page: Path) -> Iterator[str]:
