@@ -105,11 +105,11 @@ class Live(Pair):
         return list(dead_letters.letters())
 
     def free(self) -> None:
-        """End what the orders of another page hold."""
-        for words in ("resume {} --all", "resume {}"):
+        """End what the orders of another page hold; those of this machine first, for which the others would wait."""
+        for words in ("resume {}", "resume {} --all"):
             for kind in ("producer", "worker"):
                 typed(self.here, *words.format(kind).split())
-        for words in ("degrade NORMAL --all", "degrade NORMAL", "priority 0 --all", "priority 0", "breaker auto imap"):
+        for words in ("degrade NORMAL", "degrade NORMAL --all", "priority 0", "priority 0 --all", "breaker auto imap"):
             typed(self.here, *words.split())
         (self.here.folder / ".env").unlink(missing_ok=True)
 

@@ -135,6 +135,7 @@ def test_hostile_html_as_it_is_shown_neither_runs_nor_loads_anything(browser: Br
         assert own.evaluate("self.origin") == "null"
 
 
+@pytest.mark.soak
 def test_what_is_left_of_hostile_html_runs_and_loads_nothing_by_itself(browser: Browser) -> None:
     """Without policy and sandbox: the allow-list alone."""
     with _shown(browser, cleaned=True, fenced=False) as (seen, asked, ours):
@@ -150,6 +151,7 @@ def test_what_is_left_of_hostile_html_runs_and_loads_nothing_by_itself(browser: 
         _assert_quiet(seen, asked, ours)
 
 
+@pytest.mark.soak
 def test_policy_and_sandbox_alone_keep_hostile_html_from_running_and_loading(browser: Browser) -> None:
     """Without the allow-list."""
     with _shown(browser, cleaned=False, fenced=True) as (seen, asked, ours):
