@@ -46,7 +46,7 @@ need curl curl
 need openssl openssl
 need ps procps
 need systemd-analyze systemd
-need chromium chromium
+need chromium chromium fonts-dejavu-core
 compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || need initdb postgresql
 if [ -n "$deploy" ]; then
     need podman podman catatonit netavark aardvark-dns
