@@ -138,6 +138,31 @@ def test_while_the_worker_is_behind_nothing_is_queued_twice(restored: World, dov
     assert restored.reconcile().complete
 
 
+def test_what_waits_in_the_stream_is_not_taken_for_the_mail_that_has_its_uids_now(
+    tmp_path: Path, redis_server: RedisServer, dovecot: DovecotServer
+):
+    """The database was lost at the same time: the stream is all that is known of the mail before."""
+    made = World(tmp_path, redis_server, dovecot.imap_port, {"imap_mailbox": MAILBOX})
+    _append(dovecot, range(10), "2026-01-01", create=True)
+    home, backup = dovecot.directory / "home", tmp_path / "backup"
+    dovecot.stop()
+    shutil.copytree(home, backup)
+    dovecot.start()
+    _append(dovecot, range(10, 25), "2026-02-01")
+    made.sync()
+    dovecot.stop()
+    shutil.rmtree(home)
+    shutil.copytree(backup, home)
+    dovecot.start()
+    _append(dovecot, range(100, 115), "2026-03-01")
+    assert made.queued() == 25
+    report = made.reconcile(repair=True)
+    assert (report.queued, report.missing, report.repaired) == (10, 15, 15)
+    assert made.work() == 0
+    assert len(made.stored()) == 40
+    assert made.reconcile().complete
+
+
 def test_gmail_identities_show_what_was_given_out_anew(tmp_path: Path, redis_server: RedisServer):
     state, backup = tmp_path / "state.json", tmp_path / "backup.json"
     with gmail(state=state) as sandbox:

@@ -15,7 +15,7 @@ from email_ingestion.ledger.model import Location, RecordedMessage, content_iden
 from email_ingestion.mailbox import MessageSummary
 from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.producer.place_evidence import FetchMessageIds, find_contradicted
-from email_ingestion.records import RawMessage, email_id
+from email_ingestion.records import RawMessage, ServerDefect, email_id
 from email_ingestion.stream import EntryScanner
 from email_ingestion.stream.entry_scan import BEGINNING, EntryPage, ScannedEntry
 
@@ -31,14 +31,19 @@ QueueState = Literal["queued", "dead"]
 class _EntrySet:
     gm_msgids: set[int] = field(default_factory=set)
     digests: set[bytes] = field(default_factory=set)
-    uids: dict[tuple[str, int], set[int]] = field(default_factory=dict)  # by mailbox and UIDVALIDITY
+    # By mailbox and UIDVALIDITY: the UIDs, with the INTERNALDATE of the newest entry from there.
+    uids: dict[tuple[str, int], dict[int, str]] = field(default_factory=dict)
 
     def add(self, entry: ScannedEntry) -> None:
         if entry.gm_msgid is not None:
             self.gm_msgids.add(entry.gm_msgid)
             return
         self.digests.add(_digest(entry.sha256))
-        self.uids.setdefault((entry.mailbox, entry.uidvalidity), set()).add(entry.uid)
+        self.uids.setdefault((entry.mailbox, entry.uidvalidity), {})[entry.uid] = entry.internaldate
+
+    def has(self, location: Location, internaldate: datetime | None) -> bool:
+        dates = self.uids.get((location.mailbox, location.uidvalidity), {})
+        return location.uid in dates and (not internaldate or dates[location.uid] == internaldate.isoformat())
 
 
 class InFlight:
@@ -79,11 +84,12 @@ class InFlight:
         """Return where the message with this X-GM-MSGID is."""
         return self._find(lambda entries: gm_msgid in entries.gm_msgids)
 
-    def by_location(self, location: Location) -> QueueState | None:
-        """Return where the message from this mailbox and UID is, on a server without X-GM-EXT-1."""
-        return self._find(
-            lambda entries: location.uid in entries.uids.get((location.mailbox, location.uidvalidity), ())
-        )
+    def by_location(self, location: Location, internaldate: datetime | None = None) -> QueueState | None:
+        """Return where the message from this mailbox and UID is, on a server without X-GM-EXT-1.
+
+        One with another date is another message: a server that was restored from a backup gives UIDs out anew.
+        """
+        return self._find(lambda entries: entries.has(location, internaldate))
 
     def by_sha256(self, sha256: str) -> QueueState | None:
         """Return where the message with these bytes is, on a server without X-GM-EXT-1."""
@@ -246,7 +252,7 @@ class KnownMail:
         locations = Locations()
         for summary in summaries:
             state = (
-                self._in_flight.by_location(self._location(summary.uid))
+                self._in_flight.by_location(self._location(summary.uid), _date(summary))
                 if summary.gm_msgid is None
                 else self._in_flight.by_gm_msgid(summary.gm_msgid)
             )
@@ -318,6 +324,11 @@ class KnownMail:
 
     def _location(self, uid: int) -> Location:
         return Location(self._mailbox.name, self._mailbox.uidvalidity, uid)
+
+
+def _date(summary: MessageSummary) -> datetime | None:
+    """Return the date that the server states, None where that is no date of its own."""
+    return None if ServerDefect.INTERNALDATE in summary.defects else summary.internaldate
 
 
 def _ids_by_uid(messages: Sequence[RawMessage]) -> dict[int, str]:

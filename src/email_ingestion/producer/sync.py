@@ -86,10 +86,11 @@ class NewMailSync:
             return cursor
         pipeline, mailbox = self._pipeline, self._pipeline.mailbox
         try:
-            reason = self._contradiction(cursor)
+            recorded = self._known_mail.newest_uids(cursor.history, cursor.uid, SAMPLE)
+            reason = self._contradiction(cursor, recorded)
         except SinkUnavailable:
             return cursor  # the next sync asks the ledger again
-        self._trusted = True
+        self._trusted = bool(recorded or reason)  # a database that was made anew has nothing to compare with yet
         if reason is None:
             return cursor
         pipeline.observe(MailboxContradicted(pipeline.account, mailbox.name, reason))
@@ -98,18 +99,17 @@ class NewMailSync:
         start = Cursor(mailbox.uidvalidity, newest, newest, newest + 1)
         return pipeline.appender.restart_cursor(pipeline.account, mailbox.name, start, wrong=cursor)
 
-    def _contradiction(self, cursor: Cursor) -> str | None:
+    def _contradiction(self, cursor: Cursor, recorded: Sequence[int]) -> str | None:
         """Return why the mailbox cannot be the one that was read up to the cursor, or None.
 
-        The newest messages are looked at: a server that is restored from a backup gives their UIDs out anew. UIDs that
-        the walk through older mail has yet to come to are compared there.
+        The newest messages, of the UIDs `recorded`, are looked at: a server that is restored from a backup gives their
+        UIDs out anew. UIDs that the walk through older mail has yet to come to are compared there.
         """
         pipeline, mailbox = self._pipeline, self._pipeline.mailbox
         behind = bool(mailbox.uidnext) and cursor.uid >= mailbox.uidnext
         if behind and not pipeline.connection.list_uids_from(cursor.uid):  # else the server counts UIDNEXT wrongly
             return f"it was read up to UID {cursor.uid}, and its next UID is {mailbox.uidnext}"
-        uids = self._known_mail.newest_uids(cursor.history, cursor.uid, SAMPLE)
-        sample = pipeline.selector.summaries(uids) if uids else []
+        sample = pipeline.selector.summaries(recorded) if recorded else []
         contradicted = self._known_mail.contradicted(sample)
         if not contradicted:
             return None

@@ -56,6 +56,7 @@ class ScannedEntry:
     gm_msgid: int | None
     sha256: str
     raw_ref: str  # of its bytes in the blob store; empty where the entry holds them
+    internaldate: str  # ISO 8601, as the entry has it
 
     @property
     def email_id(self) -> str:
@@ -101,9 +102,11 @@ class EntryScanner:
 
 def _entry(row: list[Any]) -> ScannedEntry | None:
     """Return the entry of a row, None when it holds no message of this program."""
-    entry_id, account, mailbox, uidvalidity, uid, gm_msgid, sha256, raw_ref = map(text, row)
+    entry_id, account, mailbox, uidvalidity, uid, gm_msgid, sha256, raw_ref, internaldate = map(text, row)
     try:
         found = int(gm_msgid) if gm_msgid else None
-        return ScannedEntry(entry_id, account, mailbox, int(uidvalidity), int(uid), found, sha256, raw_ref)
+        return ScannedEntry(
+            entry_id, account, mailbox, int(uidvalidity), int(uid), found, sha256, raw_ref, internaldate
+        )
     except ValueError:
         return None
