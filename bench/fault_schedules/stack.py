@@ -289,8 +289,12 @@ class Mail:
         schedule = stack.schedule
         rng = Random(f"letters {schedule.seed}")  # noqa: S311 - repeatable
         letters = compose(rng, schedule.messages * 2)
-        if stack.dovecot:  # which sends line ends as CR LF, whatever they were
-            letters = [raw for raw in letters if raw.count(b"\n") == raw.count(b"\r") == raw.count(b"\r\n")]
+        if stack.dovecot:  # which sends line ends as CR LF, whatever they were, and NUL as 0x80 at times
+            letters = [
+                raw
+                for raw in letters
+                if b"\0" not in raw and raw.count(b"\n") == raw.count(b"\r") == raw.count(b"\r\n")
+            ]
         poison = [POISON % number for number in range(POISONED if stack.has_poison else 0)]
         self._bag = deque([*poison, *letters[: schedule.messages]])
         self.poison: set[str] = set()  # identities of mail that is to end as a dead letter

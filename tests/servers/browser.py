@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page, Request, expect, sync_playwright
 
 from tests.servers.missing import program
+
+expect.set_options(timeout=60_000)  # milliseconds: generous, for it only matters when something is broken
 
 PATIENCE_MS = 60_000.0
 WIDE, NARROW = {"width": 1440, "height": 900}, {"width": 375, "height": 740}
