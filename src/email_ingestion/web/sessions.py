@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import secrets
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
@@ -64,6 +65,15 @@ class WebUser:
     def is_operator(self) -> bool:
         """Whether orders are allowed."""
         return self.role == "operator"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Who it is, in the words of the audit log."""
+        return {"user": self.name, "from": self.address, "via": "web"}
+
+    def audit_record(self, action: str, **details: Any) -> dict[str, Any]:
+        """Return the line of the audit log about an order of this person, without its result."""
+        return {**self.identity, "pid": os.getpid(), "action": action, **details}
 
 
 @dataclass(slots=True)

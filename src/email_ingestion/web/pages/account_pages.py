@@ -291,4 +291,4 @@ def _see(pages: AccountPages, name: str, done: str) -> Response:
 
 
 def _record(user: WebUser, action: str, name: str) -> dict[str, Any]:
-    return {"user": user.name, "from": user.address, "via": "web", "action": action, "account": name}
+    return {**user.identity, "action": action, "account": name}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,9 +9,8 @@ from itertools import islice
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Query, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 
-from email_ingestion.errors import EmailIngestionError, OperationFailed
 from email_ingestion.ops.audit_log import audited_action
 from email_ingestion.ops.mail_reads import record_read
 from email_ingestion.ops.redaction import redact
@@ -26,12 +24,13 @@ from email_ingestion.stream.dead_letters import (
     group_failures,
 )
 from email_ingestion.web.flow_judgement import DEAD_LETTERS
-from email_ingestion.web.jobs import ORDERS, Job, Jobs
+from email_ingestion.web.jobs import Job
 from email_ingestion.web.live_system import LiveSystem
+from email_ingestion.web.pages.orders import begin_order, refuse_order
 from email_ingestion.web.pages.runbooks import section_link
 from email_ingestion.web.readings import Source
 from email_ingestion.web.rendering import render
-from email_ingestion.web.sessions import CurrentOperator, CurrentUser, WebEntry, WebUser
+from email_ingestion.web.sessions import CurrentOperator, CurrentUser, WebUser
 
 PATH = "/dead-letters"
 LOOK_SECONDS = 2.0
@@ -39,7 +38,6 @@ WAIT_SECONDS = 0.7
 SHOWN = 50  # letters of a group
 MOST_READ = 100_000  # letters that a look groups; the command line counts without end
 REFRESH_SECONDS = 30
-CONFLICT = 409
 
 Order = Literal["replay", "purge"]
 
@@ -93,8 +91,7 @@ class LetterPages:
         selected: dict[str, Any] = {
             name: value for name, value in (("fingerprint", fingerprint), ("account", account)) if value
         }
-        who = {"user": user.name, "from": user.address, "via": "web", "pid": os.getpid()}
-        record = {**who, "action": f"dlq {order}", "filter": selected or {"all": True}, "matched": len(ids)}
+        record = user.audit_record(f"dlq {order}", filter=selected or {"all": True}, matched=len(ids))
         done = _replay if order == "replay" else _purge
         try:
             return done(self._settings, self._system.link, ids, record, job)
@@ -239,16 +236,15 @@ def give_order(
     everything: Annotated[str, Form()] = "",
 ) -> Response:
     """Begin a replay or a purge, and lead to its progress."""
-    entry: WebEntry = request.app.state.entry
     pages: LetterPages = request.app.state.letter_pages
-    jobs: Jobs = request.app.state.jobs
-    try:
-        if not (fingerprint or account or everything):
-            raise OperationFailed("all of them cannot be meant by silence: choose a group, or say that all are meant")
-        which = " ".join(filter(None, ["of group", fingerprint])) if fingerprint else "all dead letters"
-        title = f"{order.capitalize()} {which}" + (f" of account {account}" if account else "")
-        job = jobs.start(title, user.name, PATH, lambda job: pages.carry_out(order, fingerprint, account, user, job))
-    except EmailIngestionError as error:
-        entry.record(user.name, user.address, f"dlq {order}", "refused", reason=str(error))
-        return render(request, "message.html", user, title="Not done", text=str(error), status=CONFLICT)
-    return RedirectResponse(f"{ORDERS}/{job.id}", 303)
+    action = f"dlq {order}"
+    if not (fingerprint or account or everything):
+        reason = "all of them cannot be meant by silence: choose a group, or say that all are meant"
+        return refuse_order(request, user, reason, action=action)
+    which = f"of group {fingerprint}" if fingerprint else "all dead letters"
+    title = f"{order.capitalize()} {which}" + (f" of account {account}" if account else "")
+
+    def work(job: Job) -> str:
+        return pages.carry_out(order, fingerprint, account, user, job)
+
+    return begin_order(request, user, title, PATH, work, action=action)

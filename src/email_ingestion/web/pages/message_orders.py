@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +16,7 @@ from email_ingestion.web.api_errors import WebError
 from email_ingestion.web.context import WebContext, context_of
 from email_ingestion.web.jobs import ORDERS, Job, Jobs
 from email_ingestion.web.pages.message import PATIENT, patience
+from email_ingestion.web.pages.orders import not_done
 from email_ingestion.web.rendering import render
 from email_ingestion.web.sessions import CurrentOperator, WebUser
 
@@ -52,14 +52,14 @@ async def resend(
     """Owe a message to one sink again, whatever the routes say; the workers deliver it."""
     web = context_of(request)
     if sink not in web.settings.sinks[1:]:
-        return _refused(request, user, f"There is no sink {sink!r} beside the database.", BAD_REQUEST)
+        return not_done(request, user, f"There is no sink {sink!r} beside the database.", BAD_REQUEST)
     try:
         found = await web.access.within(SECONDS, lambda: _resend(web, user, email_id, sink), "the database")
     except (WebError, EmailIngestionError) as error:
         reason = error.message if isinstance(error, WebError) else str(error)
-        return _refused(request, user, f"It is not known whether it is sent again: {reason}.", UNAVAILABLE)
+        return not_done(request, user, f"It is not known whether it is sent again: {reason}.", UNAVAILABLE)
     if not (found.owed or found.waiting or found.dead_letters):
-        return _refused(request, user, "There is no such message.", NOT_FOUND)
+        return not_done(request, user, "There is no such message.", NOT_FOUND)
     outcome = "owed" if found.owed else "waiting" if found.waiting else "dead"
     query = urlencode({"resent": sink, "outcome": outcome})
     return RedirectResponse(f"/mail/{quote(email_id)}?{query}", SEE_OTHER)
@@ -111,7 +111,7 @@ def erase(request: Request, user: CurrentOperator, email_id: str) -> Response:
     try:
         job = jobs.start(f"Erase {email_id}", user.name, "/mail", lambda job: _erase(web, link, user, email_id, job))
     except EmailIngestionError as error:
-        return _refused(request, user, f"{error}.", CONFLICT)
+        return not_done(request, user, f"{error}.", CONFLICT)
     return RedirectResponse(f"{ORDERS}/{job.id}", SEE_OTHER)
 
 
@@ -162,9 +162,4 @@ def _erase(web: WebContext, link: RedisLink, user: WebUser, email_id: str, job: 
 def _audited(
     web: WebContext, user: WebUser, action: str, details: Mapping[str, Any]
 ) -> AbstractContextManager[dict[str, Any]]:
-    record = {"user": user.name, "from": user.address, "via": "web", "pid": os.getpid(), "action": action, **details}
-    return audited_action(web.settings.log_dir, record)
-
-
-def _refused(request: Request, user: WebUser, text: str, status: int) -> Response:
-    return render(request, "message.html", user, title="Not done", text=text, status=status)
+    return audited_action(web.settings.log_dir, user.audit_record(action, **details))

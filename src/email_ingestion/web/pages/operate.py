@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Form, Query, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 
 from email_ingestion.backup.archive import Archive, list_archives, read_archive
 from email_ingestion.backup.create import BackupProgress, rehearse_restore, working_directory
 from email_ingestion.doctor.findings import Finding
-from email_ingestion.errors import EmailIngestionError, OperationFailed
+from email_ingestion.errors import OperationFailed
 from email_ingestion.fleet.admin_client import AdminClient, RunningProcess, matching, running_processes
 from email_ingestion.fleet.redis_server import scratch_redis
 from email_ingestion.ops.audit_log import PREVIOUS, audited_action, read_audit
@@ -25,21 +25,21 @@ from email_ingestion.ops.redaction import redact
 from email_ingestion.overrides import LEVEL, LEVELS, PAUSE, PRIORITY, Level, Override
 from email_ingestion.settings import Settings
 from email_ingestion.stream import SharedOverrides
-from email_ingestion.web.jobs import ORDERS, Job, Jobs
+from email_ingestion.web.jobs import Job
 from email_ingestion.web.live_system import LiveSystem
+from email_ingestion.web.pages.orders import begin_order
 from email_ingestion.web.readings import Source
 from email_ingestion.web.rendering import render
-from email_ingestion.web.sessions import CurrentOperator, CurrentUser, WebEntry, WebUser
+from email_ingestion.web.sessions import CurrentOperator, CurrentUser, WebUser
 
 PATH = "/operate"
 WAIT_SECONDS = 0.6
-REFRESH_SECONDS, JOB_REFRESH_SECONDS = 30, 2
+REFRESH_SECONDS = 30
 SPANS = {"5m": 300.0, "15m": 900.0, "1h": 3600.0, "4h": 14_400.0, "24h": 86_400.0}
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 BREAKER_STATES = ("OPEN", "CLOSED", "AUTO")
 AUDIT_KEPT, AUDIT_SHOWN = 2000, 200
 BACKUP_AGE_SECONDS = 5.0
-NOT_FOUND, CONFLICT = 404, 409
 OWN = frozenset(["timestamp", "user", "action", "result", "pid", "instance", PREVIOUS])
 
 Component = Literal["producer", "worker"]
@@ -47,6 +47,9 @@ Span = Annotated[Literal["5m", "15m", "1h", "4h", "24h"], Form()]
 Everywhere = Annotated[str, Form()]
 LogLevelName = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 BreakerState = Literal["OPEN", "CLOSED", "AUTO"]
+
+_Local = tuple[Component | None, str, Mapping[str, Any]]  # whose ops ports are told, the path there, and the body
+_Shared = tuple[str, Override | None]  # the name of the override in Redis; without one it ends
 
 router = APIRouter(include_in_schema=False)
 
@@ -115,9 +118,8 @@ class OperatorPages:
     def tell_all(self, user: WebUser, name: str, override: Override | None, job: Job) -> str:
         """Give an order to every process on every machine, through Redis; without `override` it ends."""
         job.begin("writing to Redis", 1)
-        record = {"user": user.name, "from": user.address, "via": "web", "pid": os.getpid(), "action": "fleet order"}
-        record |= {"order": name, "value": override.value if override else None}
-        record |= {"seconds": override.seconds if override else 0}
+        value, seconds = (override.value, override.seconds) if override else (None, 0)
+        record = user.audit_record("fleet order", order=name, value=value, seconds=seconds)
         with audited_action(self.settings.log_dir, record):
             shared = SharedOverrides(self._system.link)
             shared.set(name, override) if override else shared.clear(name)
@@ -129,9 +131,8 @@ class OperatorPages:
         path = self.settings.backup_dir / os.path.basename(file)
         archive = read_archive(path)
         steps = BackupProgress(lambda step, total: job.begin(step, total or 0), lambda done, _total: job.set_done(done))
-        record = {"user": user.name, "from": user.address, "via": "web", "pid": os.getpid(), "action": "rehearse"}
         with (
-            audited_action(self.settings.log_dir, {**record, "file": str(path)}),
+            audited_action(self.settings.log_dir, user.audit_record("rehearse", file=str(path))),
             working_directory(self.settings.backup_dir) as folder,
         ):
             rehearse_restore(archive, scratch_redis, steps, folder)
@@ -141,9 +142,8 @@ class OperatorPages:
         """Let `doctor` look at everything."""
         from email_ingestion.doctor.checks import run_checks  # noqa: PLC0415 - only for who asks
 
-        entry = {"user": user.name, "from": user.address, "via": "web", "pid": os.getpid(), "action": "doctor"}
         found: list[Finding] = []
-        with audited_action(self.settings.log_dir, entry):
+        with audited_action(self.settings.log_dir, user.audit_record("doctor")):
             for finding in run_checks():
                 found.append(finding)
                 job.begin(f"looked at {finding.check}", 0)
@@ -196,17 +196,9 @@ def pause(
     everywhere: Everywhere = "",
 ) -> Response:
     """Let producer or workers take no new work for a while."""
-    pages: OperatorPages = request.app.state.operator_pages
-    title, override = f"Pause {component} for {ttl}", Override("", SPANS[ttl], user.name)
-    if everywhere:
-        return _begin(
-            request,
-            user,
-            f"{title}, everywhere",
-            lambda job: pages.tell_all(user, f"{PAUSE}:{component}", override, job),
-        )
-    body = {"ttl_seconds": SPANS[ttl]}
-    return _begin(request, user, title, lambda job: pages.tell_processes(user, component, "pause", body, job))
+    shared = (f"{PAUSE}:{component}", Override("", SPANS[ttl], user.name))
+    local: _Local = (component, "pause", {"ttl_seconds": SPANS[ttl]})
+    return _tell(request, user, f"Pause {component} for {ttl}", local, shared if everywhere else None)
 
 
 @router.post(PATH + "/resume")
@@ -214,12 +206,8 @@ def resume(
     request: Request, user: CurrentOperator, component: Annotated[Component, Form()], everywhere: Everywhere = ""
 ) -> Response:
     """Let paused processes go on."""
-    pages: OperatorPages = request.app.state.operator_pages
-    title = f"Resume {component}"
-    if everywhere:
-        name = f"{PAUSE}:{component}"
-        return _begin(request, user, f"{title}, everywhere", lambda job: pages.tell_all(user, name, None, job))
-    return _begin(request, user, title, lambda job: pages.tell_processes(user, component, "resume", {}, job))
+    local: _Local = (component, "resume", {})
+    return _tell(request, user, f"Resume {component}", local, (f"{PAUSE}:{component}", None) if everywhere else None)
 
 
 @router.post(PATH + "/level")
@@ -232,13 +220,9 @@ def level(
     everywhere: Everywhere = "",
 ) -> Response:
     """Serve less for a while, or all again."""
-    pages: OperatorPages = request.app.state.operator_pages
-    title = f"Serve {level} for {ttl}"
-    if everywhere:
-        override = None if level == "NORMAL" else Override(level, SPANS[ttl], user.name)
-        return _begin(request, user, f"{title}, everywhere", lambda job: pages.tell_all(user, LEVEL, override, job))
-    body = {"level": level, "ttl_seconds": SPANS[ttl]}
-    return _begin(request, user, title, lambda job: pages.tell_processes(user, None, "degrade", body, job))
+    shared = (LEVEL, None if level == "NORMAL" else Override(level, SPANS[ttl], user.name))
+    local: _Local = (None, "degrade", {"level": level, "ttl_seconds": SPANS[ttl]})
+    return _tell(request, user, f"Serve {level} for {ttl}", local, shared if everywhere else None)
 
 
 @router.post(PATH + "/priority")
@@ -251,13 +235,10 @@ def priority(
     everywhere: Everywhere = "",
 ) -> Response:
     """Let workers take only mail of a priority or more for a while; 0 takes that back."""
-    pages: OperatorPages = request.app.state.operator_pages
+    shared = (PRIORITY, Override(str(minimum), SPANS[ttl], user.name) if minimum else None)
+    local: _Local = ("worker", "priority", {"min_priority": minimum, "ttl_seconds": SPANS[ttl]})
     title = f"Take mail of priority {minimum} or more for {ttl}"
-    if everywhere:
-        override = Override(str(minimum), SPANS[ttl], user.name) if minimum else None
-        return _begin(request, user, f"{title}, everywhere", lambda job: pages.tell_all(user, PRIORITY, override, job))
-    body = {"min_priority": minimum, "ttl_seconds": SPANS[ttl]}
-    return _begin(request, user, title, lambda job: pages.tell_processes(user, "worker", "priority", body, job))
+    return _tell(request, user, title, local, shared if everywhere else None)
 
 
 @router.post(PATH + "/log-level")
@@ -265,10 +246,9 @@ def log_level(
     request: Request, user: CurrentOperator, level: Annotated[LogLevelName, Form()], ttl: Span = "15m"
 ) -> Response:
     """Let the processes of this machine log more or less for a while."""
-    pages: OperatorPages = request.app.state.operator_pages
-    body = {"level": level, "ttl_seconds": SPANS[ttl]}
-    title = f"Log from {level} for {ttl}"
-    return _begin(request, user, title, lambda job: pages.tell_processes(user, None, "log-level", body, job))
+    return _tell(
+        request, user, f"Log from {level} for {ttl}", (None, "log-level", {"level": level, "ttl_seconds": SPANS[ttl]})
+    )
 
 
 @router.post(PATH + "/breaker")
@@ -300,18 +280,6 @@ def rehearse(request: Request, user: CurrentOperator, file: Annotated[str, Form(
     return _begin(request, user, f"Rehearse {file}", lambda job: pages.rehearse(user, file, job))
 
 
-@router.get(ORDERS + "/{job_id}")
-def job_page(request: Request, user: CurrentUser, job_id: str) -> Response:
-    """Show how far an order is."""
-    jobs: Jobs = request.app.state.jobs
-    job = jobs.find(job_id)
-    if job is None:
-        text = "There is no such order in this process: the audit log says what was done."
-        return render(request, "message.html", user, title="Not found", text=text, status=NOT_FOUND)
-    refresh = JOB_REFRESH_SECONDS if job.state == "running" else 0
-    return render(request, "job.html", user, refresh=refresh, job=job)
-
-
 @router.get("/audit")
 def audit(
     request: Request,
@@ -331,15 +299,16 @@ def audit(
     return render(request, "audit.html", user, reading=reading, rows=rows, action=action, who=who, found=len(found))
 
 
+def _tell(request: Request, user: WebUser, title: str, local: _Local, shared: _Shared | None = None) -> Response:
+    """Order it of every process through Redis where `shared` says what, else of those of this machine."""
+    pages: OperatorPages = request.app.state.operator_pages
+    if shared:
+        return _begin(request, user, f"{title}, everywhere", lambda job: pages.tell_all(user, *shared, job))
+    return _begin(request, user, title, lambda job: pages.tell_processes(user, *local, job))
+
+
 def _begin(request: Request, user: WebUser, title: str, work: Callable[[Job], str]) -> Response:
-    jobs: Jobs = request.app.state.jobs
-    entry: WebEntry = request.app.state.entry
-    try:
-        job = jobs.start(title, user.name, PATH, work)
-    except EmailIngestionError as error:
-        entry.record(user.name, user.address, f"web {request.url.path}", "refused", reason=str(error))
-        return render(request, "message.html", user, title="Not done", text=str(error), status=CONFLICT)
-    return RedirectResponse(f"{ORDERS}/{job.id}", 303)
+    return begin_order(request, user, title, PATH, work, action=f"web {request.url.path}")
 
 
 def _details(record: Mapping[str, Any]) -> str:

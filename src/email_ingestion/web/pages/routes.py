@@ -19,6 +19,7 @@ from email_ingestion.web.pages import (
     message,
     message_orders,
     operate,
+    orders,
     overview,
     runbooks,
 )
@@ -33,6 +34,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     message_orders.router,
     letter_groups.router,
     operate.router,
+    orders.router,
     account_pages.router,
     runbooks.router,
 )
