@@ -65,9 +65,9 @@ def test_logs_that_were_removed_come_back_and_sighup_reads_the_level_again(here:
     worker.process.send_signal(signal.SIGUSR2)
     until(lambda: events(here)["signal_received"]["signal"] == "SIGUSR2", "the other one is logged")
     shutil.rmtree(here.folder / "logs")
-    until((here.folder / "logs" / "worker.crash").exists, "the file for crashes is there again")
-    with Path(f"/proc/{worker.process.pid}/fd/2").open("ab") as stderr:
+    with Path(f"/proc/{worker.process.pid}/fd/2").open("ab") as stderr:  # it has no name any more
         stderr.write(b"*** libfoo: assertion failed\n")
+    until((here.folder / "logs" / "worker.crash").exists, "the file for crashes is there again")
     until(lambda: "stderr_output" in events(here), "what a library wrote is in the log")
     worker.process.send_signal(signal.SIGSEGV)
     assert worker.ended() == -signal.SIGSEGV

@@ -63,6 +63,12 @@ class MailServer:
                 found.update(digest(data[b"BODY[]"]) for data in bodies.values())
         return found
 
+    def shown(self) -> dict[str, dict[bytes, int]]:
+        """What the server says of each folder."""
+        with self.client() as client:
+            items = ("MESSAGES", "UIDNEXT", "UIDVALIDITY")
+            return {folder: client.folder_status(folder, items) for folder in ("INBOX", *self.folders)}
+
     def move_and_expunge(self) -> None:
         """One by one: the newest of INBOX goes into a folder, the oldest goes for ever."""
         with self.client() as client:
@@ -151,7 +157,13 @@ def test_all_mail_of_two_families_of_servers_arrives_whatever_happens_to_it_mean
 
         def everything_comes(server: MailServer, what: str) -> None:
             held = server.held().keys()
-            until(lambda: held <= stored(here, server).keys(), f"{what} of {server.name}", 180)
+            try:
+                until(lambda: held <= stored(here, server).keys(), f"{what} of {server.name}", 180)
+            except AssertionError as error:
+                missing = len(held - stored(here, server).keys())
+                raise AssertionError(
+                    f"{error}; {missing} of {len(held)}; {server.shown()}; {shown(here, producer)}"
+                ) from error
 
         for server in accounts:
             deliver(server, "INBOX", letters("inbox", MANY if server.name in {"dovecot", "cyrus"} else FEW))
@@ -178,6 +190,12 @@ def test_all_mail_of_two_families_of_servers_arrives_whatever_happens_to_it_mean
             assert stored(here, server).keys() <= sent[server]
         until(lambda: producer.get("/ready")[0] == 200 and not told_reasons(producer), "ready without a reason")
         assert told(here, "reconcile")["complete"]
+
+
+def shown(here: Place, producer: Running) -> str:
+    """What a producer says of its accounts, and the end of its log."""
+    log = (here.folder / "logs" / "producer.log").read_text().splitlines()[-40:]
+    return "\n".join([json.dumps(producer.status()["accounts"]), *log])
 
 
 def told_reasons(producer: Running) -> list[str]:

@@ -223,9 +223,9 @@ class ProcessRunner:
         log_level = LogLevel(settings.log_level)
         actions = AdminActions(self._breakers.get, overrides, log_level, IncidentOpener(ops.observe))
         actions.pings["redis"] = partial(check_writable, link)
-        ops_url = self._serve(ops, actions, cleanup)
         reload = partial(self._reload, output, log_level)
         handle_signals(self._stop, ops.observe, lambda: output.crash_file, reload)
+        ops_url = self._serve(ops, actions, cleanup)  # from here on others know it, and may stop it
         return ProcessContext(settings, identity, ops, ops_url, link, self._breakers, overrides, actions)
 
     def _reload(self, output: RawOutput, log_level: LogLevel) -> str:

@@ -123,9 +123,8 @@ class ProcessState:
         return {loop: failure for loop, failure in self.loop_failures.items() if now < failure.shown_until}
 
     def connected(self, event: events.Connected) -> None:
-        """Clear the account's problems after a login, unless it was a stall: that came after one, too."""
-        if not self.account_problems.get(event.account, "").startswith(STALLED):
-            self.account_problems.pop(event.account, None)
+        """Clear the account's problems after a login."""
+        self._logging_in_works(event.account)
         account = self.accounts.get(event.account)
         state = "valid" if account and account.authorization == "re-authorize" else account and account.authorization
         self.account(event.account, reauth_required=False, authorization=state)
@@ -143,13 +142,18 @@ class ProcessState:
         """Keep a new token; where consent was missing, only the next login shows whether the token suffices."""
         account = self.accounts.get(event.account)
         if account and not account.reauth_required:
-            self.account_problems.pop(event.account, None)
+            self._logging_in_works(event.account)
         self.account(
             event.account,
             token_expires_at=event.expires_at,
             authorization="re-authorize" if account and account.reauth_required else "valid",
             consent_ends_at=event.consent_ends_at,
         )
+
+    def _logging_in_works(self, account: str) -> None:
+        """Drop what was wrong with an account, unless it was a stall: that came after a login, too."""
+        if not self.account_problems.get(account, "").startswith(STALLED):
+            self.account_problems.pop(account, None)
 
     def synced(self, event: events.Synced) -> None:
         """Keep the result of a synchronization."""

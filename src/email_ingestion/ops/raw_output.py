@@ -22,22 +22,28 @@ MAX_CHARACTERS = 20_000  # of one record; the end is kept
 STDOUT, STDERR = 1, 2
 
 
-def redirect_output(log_dir: Path, stem: str) -> None:
+def redirect_output(log_dir: Path, stem: str) -> str:
     """Let stdout and stderr write to `<stem>.stderr` where they are the log file itself, or a file that was removed.
 
-    Children inherit that.
+    Children inherit that. Returns the text of a file that was removed: nobody else can read it any more.
     """
+    removed = ""
     with suppress(OSError, ValueError):
         log = (log_dir / f"{stem}.log").stat()
         if not stat.S_ISREG(log.st_mode):
-            return  # in a container the log is stderr
+            return ""  # in a container the log is stderr
         for descriptor in (STDOUT, STDERR):
             with suppress(OSError):
                 output = os.fstat(descriptor)
-                if os.path.samestat(output, log) or (stat.S_ISREG(output.st_mode) and not output.st_nlink):
+                is_removed = stat.S_ISREG(output.st_mode) and not output.st_nlink
+                if os.path.samestat(output, log) or is_removed:
                     file = os.open(log_dir / f"{stem}.stderr", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+                    former = os.dup(descriptor)
                     os.dup2(file, descriptor)
                     os.close(file)
+                    removed = _take(Path(f"/proc/self/fd/{former}")) or removed if is_removed else removed
+                    os.close(former)
+    return removed
 
 
 class RawOutput:
@@ -64,18 +70,21 @@ class RawOutput:
         self.log_output()
 
     def reopen(self) -> None:
-        """Open the files again, as far as somebody removed them while they were open."""
+        """Open the files again, as far as somebody removed them while they were open, and log what they held."""
         if self.crash_file and not Path(self.crash_file.name).exists():
             file = _open_crash_file(self._log_dir, self._stem)
             if file:
                 self.crash_file = file
                 write_crashes_to(file)
-        redirect_output(self._log_dir, self._stem)
+        self._log(redirect_output(self._log_dir, self._stem))
 
     def log_output(self) -> None:
         """Log what was written to stdout and stderr since the last call."""
         self.reopen()
-        if text := _take(self._output):
+        self._log(_take(self._output))
+
+    def _log(self, text: str) -> None:
+        if text:
             logger("process").warning("stderr_output", output=text)
 
 

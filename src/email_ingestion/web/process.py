@@ -49,6 +49,7 @@ def run_web(settings: Settings) -> int:
         failed = partial(_report_failure, observe, "output")
         output = cleanup.enter_context(closing(RawOutput(settings.log_dir, STEM, failed)))
         output.start()
+        handle_signals(stop, observe, lambda: output.crash_file, partial(_reload, output, settings))
         context = cleanup.enter_context(closing(WebContext.from_settings(settings)))
         tls = _tls(settings)
         served = serve_app(
@@ -59,7 +60,6 @@ def run_web(settings: Settings) -> int:
         address_file = settings.pid_dir / f"{STEM}.json"
         write_private(address_file, json.dumps({"pid": os.getpid(), "web_url": served.url}))
         cleanup.callback(address_file.unlink, missing_ok=True)
-        handle_signals(stop, observe, lambda: output.crash_file, partial(_reload, output, settings))
         start = cleanup.enter_context(record_start(settings.log_dir, identity))
         observe(Started(settings.origin))
         notify_systemd(notify_socket(), "READY=1")

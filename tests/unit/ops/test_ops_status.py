@@ -146,6 +146,13 @@ def test_trouble_with_the_mailbox_degrades_the_producer_until_it_is_over(
     assert producer.after(mended) == "ready"
 
 
+def test_a_stall_outlives_the_login_of_the_watcher_that_replaced_it(producer: Board) -> None:
+    logged_in = (events.TokenRefreshed("default", 5000.0), events.Connected("default"))
+    assert producer.after(*RUNNING, events.WatcherRebuilt("default", 300.0), *logged_in) == "degraded"
+    assert "its watcher got nothing done for 300 s" in producer.reasons
+    assert producer.after(events.Synced("default", "INBOX", 1, 7, 0)) == "ready"
+
+
 def test_a_missing_consent_outlives_a_refresh(producer: Board) -> None:
     refreshed = events.TokenRefreshed("default", 5000.0)
     assert producer.after(*RUNNING, events.NeedsOperator("default", REVOKED), refreshed) == "degraded"
