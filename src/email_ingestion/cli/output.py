@@ -6,13 +6,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Json = Annotated[bool, typer.Option("--json", help="JSON.")]
 
@@ -24,6 +23,10 @@ Records = Sequence[Mapping[str, Any]]
 
 def table(records: Records) -> Table:
     """Make a table; the keys of the first record are its columns."""
+    from rich import box  # noqa: PLC0415 - slow to import, and nothing but a terminal gets a table
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
     made = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     for name in records[0]:
         made.add_column(name, overflow="fold")
@@ -37,6 +40,8 @@ def show(records: Records, *, as_json: bool, make_table: Callable[[Records], Tab
 
     A table that is too wide for the terminal loses its empty columns, and becomes one line per value if need be.
     """
+    from rich.console import Console  # noqa: PLC0415
+
     if as_json:
         typer.echo(json.dumps(list(records), indent=2))
     elif records and (console := Console()).is_terminal:
