@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from email_ingestion.doctor import service_checks
 from tests.alerts.faults import FAULTS, LONG
 from tests.alerts.rules import ALERTS, alerts, recorded
 from tests.alerts.series import BEFORE, Fault, series
@@ -96,4 +98,7 @@ def test_an_alert_says_how_urgent_it_is_what_it_means_and_where_to_read_on(alert
 def test_every_threshold_in_use_is_in_the_one_group_of_thresholds_and_the_other_way_round() -> None:
     text = ALERTS.read_text()
     used = set(re.findall(r"scalar\((email_ingestion:threshold:\w+)\)", text))
+    pairs = (each for each in vars(service_checks).values() if isinstance(each, tuple))
+    limits = {*itertools.chain(*pairs), service_checks.FEW, service_checks.BURST_SECONDS} - {*service_checks.BY_WEIGHT}
+    used |= {f"email_ingestion:threshold:{name}" for name in limits}
     assert used == {name for name in recorded() if ":threshold:" in name}

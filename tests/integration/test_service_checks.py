@@ -45,7 +45,7 @@ def test_what_cannot_be_looked_at_is_unknown_and_never_ok(settings: Settings) ->
     assert worst(list(found.values())) == "CRITICAL"
 
 
-@pytest.mark.parametrize(("failed", "level"), [(0, "OK"), (4, "OK"), (9, "WARNING"), (40, "CRITICAL")])
+@pytest.mark.parametrize(("failed", "level"), [(0, "OK"), (9, "OK"), (15, "WARNING"), (40, "CRITICAL")])
 def test_errors_are_a_share_of_what_was_handled(settings: Settings, failed: int, level: str) -> None:
     left_out = [{"event": "email_deferred", "suppressed": failed - 1}] if failed else []
     log([{"event": "emails_delivered", "count": 100, "level": "INFO"}, *left_out])
@@ -76,3 +76,44 @@ def test_the_queue_is_told_with_its_depth_and_the_database_with_its_time(setting
     open_ledger(settings.database_url).close()
     (database,) = run_check("database", settings, HOUR)
     assert (database.level, "ms" in database.text) == ("OK", True)
+
+
+def thresholds(**values: float) -> None:
+    """Write a config/alerts.yml of one's own."""
+    Path("config").mkdir(exist_ok=True)
+    rules = (
+        f'      - record: email_ingestion:threshold:{name}\n        expr: "{value}"\n' for name, value in values.items()
+    )
+    Path("config/alerts.yml").write_text("groups:\n  - name: thresholds\n    rules:\n" + "".join(rules))
+
+
+def test_the_limits_are_those_of_the_alerts(settings: Settings) -> None:
+    log([{"event": "emails_delivered", "count": 100, "level": "INFO"}, {"event": "email_deferred", "suppressed": 14}])
+    levels = {}
+    for ratio in (0.05, 0.5):
+        thresholds(error_ratio_warning=ratio, error_ratio_serious=ratio)
+        levels[ratio] = run_check("errors", settings, HOUR)[0].level
+    assert levels == {0.05: "CRITICAL", 0.5: "OK"}
+    thresholds(error_ratio_warning="a tenth")  # type: ignore[arg-type]
+    (result,) = run_check("errors", settings, HOUR)
+    assert (result.level, "error_ratio_warning" in result.text) == ("UNKNOWN", True)
+
+
+def test_three_failures_of_five_are_no_outage(settings: Settings) -> None:
+    log([{"event": "emails_delivered", "count": 2, "level": "INFO"}, {"event": "email_deferred", "suppressed": 2}])
+    (result,) = run_check("errors", settings, HOUR)
+    assert (result.level, result.values["share"]) == ("WARNING", 0.6)
+
+
+@pytest.mark.parametrize(
+    ("burst", "most", "level"), [(3600, 50_000, "OK"), (0, 50_000, "CRITICAL"), (3600, 9, "CRITICAL")]
+)
+def test_many_messages_are_a_backlog_once_they_wait_and_a_full_queue_at_once(
+    settings: Settings, burst: int, most: int, level: str
+) -> None:
+    from email_ingestion.stream import Appender  # noqa: PLC0415
+
+    thresholds(burst_seconds=burst, backlog_warning=3, backlog_critical=5)
+    Appender(link(str(settings.redis_url))).append_missing([message(number) for number in range(9)], "0")
+    (queue,) = run_check("queue", settings.model_copy(update={"stream_max_depth": most}), HOUR)
+    assert (queue.level, queue.values["depth"]) == (level, 9)

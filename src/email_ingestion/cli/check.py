@@ -23,7 +23,8 @@ def check(
 
     Exit code 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN: it could not be looked at. `errors` are attempts that failed,
     against messages delivered; `latency` is the time from arrival at the mail server to the row, in percentiles;
-    `volume` compares the mail of the last hour with the same hour of the last four weeks, for each account.
+    `volume` compares the mail of the last hour with the same hour of the last four weeks, for each account. The limits
+    are the thresholds of config/alerts.yml, so that a check and an alert do not disagree.
 
     Examples:
       email-ingestion check errors --last 30m

@@ -1,6 +1,7 @@
 """Checks of the service over a span of time, as monitoring plugins give them: one line, OK, WARNING, CRITICAL, UNKNOWN.
 
-`doctor` finds the cause of what is wrong with a set-up; these say how well it works: rates and percentiles.
+`doctor` finds the cause of what is wrong with a set-up; these say how well it works: rates and percentiles. The limits
+are those of config/alerts.yml.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from email_ingestion.fleet.log_files import LogFilter, read_records
 from email_ingestion.fleet.status_table import OK_STATES, SystemStatus, system_status
 from email_ingestion.ledger.maintenance import database_load, delivery_seconds
 from email_ingestion.ledger.store import open_ledger
+from email_ingestion.ops.alert_thresholds import alert_thresholds
 from email_ingestion.settings import Settings
 from email_ingestion.stream import open_link, read_gauges
 
@@ -26,13 +28,16 @@ Level = Literal["OK", "WARNING", "CRITICAL", "UNKNOWN"]
 EXIT_CODES: dict[Level, int] = {"OK": 0, "WARNING": 1, "CRITICAL": 2, "UNKNOWN": 3}
 BY_WEIGHT: tuple[Level, ...] = ("OK", "UNKNOWN", "WARNING", "CRITICAL")
 
-ERROR_SHARE = (0.05, 0.20)  # of messages: warning, critical
-LATENCY_SECONDS = (300.0, 600.0)  # arrival to row, of 95 of 100 messages
-QUEUE_AGE_SECONDS = (300.0, 600.0)
-QUEUE_SHARE = (0.8, 1.0)  # of STREAM_MAX_DEPTH
-CONNECTION_SHARE = (0.8, 0.95)  # of the database server's limit
-QUERY_SECONDS = (30.0, 300.0)
-REPLICA_SECONDS = (30.0, 300.0)
+# Thresholds of config/alerts.yml from which a value is a warning, and from which it is critical.
+ERROR_SHARE = ("error_ratio_warning", "error_ratio_serious")
+LATENCY_SECONDS = ("freshness_seconds", "delivery_seconds_critical")  # of 95 of 100 messages
+QUEUE_AGE_SECONDS = ("message_age_warning", "message_age_critical")
+QUEUE_DEPTH = ("backlog_warning", "backlog_critical")
+ANSWER_SECONDS = ("transaction_seconds_warning", "transaction_seconds_critical")
+CONNECTION_SHARE = ("connection_ratio_warning", "connection_ratio_critical")
+QUERY_SECONDS = ("query_seconds_warning", "query_seconds_critical")
+REPLICA_SECONDS = ("replica_seconds_warning", "replica_seconds_critical")
+FEW, BURST_SECONDS = "few_messages", "burst_seconds"
 FAILURES = {"email_deferred", "email_dead_lettered"}
 
 
@@ -62,6 +67,16 @@ class Look:
     def system(self) -> SystemStatus:
         """The processes of this machine."""
         return system_status(self.settings)
+
+    @cached_property
+    def limits(self) -> Mapping[str, float]:
+        """The thresholds of config/alerts.yml. Raises ConfigurationError for one that is no number."""
+        return alert_thresholds()
+
+    def level(self, value: float, names: tuple[str, str]) -> Level:
+        """Judge a value by a pair of thresholds."""
+        warning, critical = (self.limits[name] for name in names)
+        return "CRITICAL" if value > critical else "WARNING" if value > warning else "OK"
 
 
 def run_check(name: str, settings: Settings, span: timedelta) -> list[CheckResult]:
@@ -97,7 +112,10 @@ def check_errors(look: Look) -> CheckResult:
     share = failed / (delivered + failed) if delivered + failed else 0.0
     values = {"delivered": delivered, "failed_attempts": failed, "dead_lettered": dead, "share": round(share, 4)}
     text = f"{share:.1%} of attempts failed: {failed} of {delivered + failed}, {dead} dead letters"
-    return CheckResult("errors", _level(share, ERROR_SHARE), text, values)
+    level = look.level(share, ERROR_SHARE)
+    if level == "CRITICAL" and failed <= look.limits[FEW]:  # three of five prove nothing
+        level = "WARNING"
+    return CheckResult("errors", level, text, values)
 
 
 def check_latency(look: Look) -> CheckResult:
@@ -108,14 +126,13 @@ def check_latency(look: Look) -> CheckResult:
     p50, p95, p99 = (seconds[min(len(seconds) - 1, int(share * len(seconds)))] for share in (0.5, 0.95, 0.99))
     values = {"messages": len(seconds), "p50_seconds": p50, "p95_seconds": p95, "p99_seconds": p99}
     text = f"p50 {p50:.1f} s, p95 {p95:.1f} s, p99 {p99:.1f} s of {len(seconds)} messages from arrival to row"
-    return CheckResult("latency", _level(p95, LATENCY_SECONDS), text, values)
+    return CheckResult("latency", look.level(p95, LATENCY_SECONDS), text, values)
 
 
 def check_queue(look: Look) -> CheckResult:
     """Look how many messages wait in Redis, and for how long."""
     gauges = read_gauges(open_link(look.settings.redis_address, "email-ingestion-check"))
     age = time.time() - gauges.oldest if gauges.oldest else 0.0
-    share = gauges.depth / look.settings.stream_max_depth
     values = {
         "depth": gauges.depth,
         "pending": gauges.pending,
@@ -126,8 +143,13 @@ def check_queue(look: Look) -> CheckResult:
         f"{gauges.depth} messages, {gauges.pending} of them with workers, the oldest {age:.0f} s old; "
         f"{gauges.dlq_depth} dead letters"
     )
-    level = max((_level(age, QUEUE_AGE_SECONDS), _level(share, QUEUE_SHARE)), key=BY_WEIGHT.index)
-    return CheckResult("queue", level, text, values)
+    levels = [look.level(age, QUEUE_AGE_SECONDS)]
+    if age > look.limits[BURST_SECONDS]:
+        levels.append(look.level(gauges.depth, QUEUE_DEPTH))
+    if gauges.depth >= look.settings.stream_max_depth:
+        levels.append("CRITICAL")
+        text += "; it is full (STREAM_MAX_DEPTH), so the producer fetches nothing"
+    return CheckResult("queue", max(levels, key=BY_WEIGHT.index), text, values)
 
 
 def check_breakers(look: Look) -> CheckResult:
@@ -168,14 +190,14 @@ def check_database(look: Look) -> CheckResult:
     """Open the database, and on a server look at connections, long queries, who waits for whom, and replicas."""
     load = database_load(look.settings.database_url)
     values = {name: value for name, value in load.items() if value is not None}
-    shares = [_level(load["answer_seconds"], (1.0, 5.0))]
+    shares = [look.level(load["answer_seconds"], ANSWER_SECONDS)]
     texts = [f"it took a transaction in {1000 * load['answer_seconds']:.0f} ms"]
     if load["connections"] is not None:
         shares += [
-            _level(load["connections"] / load["max_connections"], CONNECTION_SHARE),
-            _level(load["longest_query_seconds"], QUERY_SECONDS),
+            look.level(load["connections"] / load["max_connections"], CONNECTION_SHARE),
+            look.level(load["longest_query_seconds"], QUERY_SECONDS),
             "WARNING" if load["blocked"] or load["idle_slots"] else "OK",
-            _level(load["replica_lag_seconds"] or 0.0, REPLICA_SECONDS),
+            look.level(load["replica_lag_seconds"] or 0.0, REPLICA_SECONDS),
         ]
         texts += _describe_server(load)
     return CheckResult("database", max(shares, key=BY_WEIGHT.index), ", ".join(texts), values)
@@ -225,11 +247,6 @@ CHECKS: dict[str, Callable[[Look], CheckResult]] = {
     "database": check_database,
     "volume": check_volume,
 }
-
-
-def _level(value: float, limits: tuple[float, float]) -> Level:
-    warning, critical = limits
-    return "CRITICAL" if value >= critical else "WARNING" if value >= warning else "OK"
 
 
 def _integer(value: Any) -> int:
