@@ -1,4 +1,4 @@
-"""`email-ingestion restart`: producer or workers again, as they were started."""
+"""`email-ingestion restart`: producer, workers or the web process again, as they were started."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ from email_ingestion.settings import load_settings
 
 def restart(
     component: Annotated[
-        Literal["producer", "worker"], typer.Argument(help="Which processes of this machine.", show_default=False)
+        Literal["producer", "worker", "web"],
+        typer.Argument(help="Which processes of this machine.", show_default=False),
     ],
     rolling: Annotated[
         bool, typer.Option("--rolling", help="One worker after the other: delivery does not pause.")
     ] = False,
 ) -> int:
-    """Restart the producer or the workers of this machine, each with the options it was started with.
+    """Restart the producer, the workers or the web process of this machine, each as it was started.
 
     With --rolling the next worker is stopped when the one before is ready again; where there is only one, a further
-    worker delivers meanwhile. Exit code 1 when one does not come up: those after it were left alone. What systemd or
-    Kubernetes looks after is restarted there.
+    worker delivers meanwhile. Exit code 1 when one does not come up: those after it were left alone. Who is logged in
+    to the pages logs in again. What systemd or Kubernetes looks after is restarted there.
 
     Examples:
       email-ingestion restart worker --rolling
       email-ingestion restart producer
+      email-ingestion restart web
     """
     settings = load_settings()
     with audited(settings.log_dir, "restart", {"component": component, "rolling": rolling}) as outcome:

@@ -108,6 +108,7 @@ def status(
     """Show every process of this machine. Exit code 0 when all are ready.
 
     1 when one is not, when none runs, or when one that should run does not: it was killed, or mail waits for a worker.
+    The web process has no /status: it has a line where it serves, and a row, also with --json, only where it does not.
 
     Examples:
       email-ingestion status

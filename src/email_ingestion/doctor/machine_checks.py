@@ -12,6 +12,7 @@ from email_ingestion.file_modes import open_to_others
 from email_ingestion.fleet.log_files import logs_elsewhere
 from email_ingestion.fleet.managed_processes import find_processes
 from email_ingestion.fleet.status_table import system_status
+from email_ingestion.fleet.web_process import STEM as WEB
 from email_ingestion.ledger.fingerprint import sqlite_path
 from email_ingestion.ops.audit_log import NAME as AUDIT_LOG
 from email_ingestion.ops.sockets import METRICS_PORT, OPS_PORT, bind
@@ -101,13 +102,15 @@ def check_processes(settings: Settings) -> Findings:
     system = system_status(settings)
     for missing in system.missing:
         cause, _, remedy = missing.reason.rpartition(": ")
-        yield Finding(f"process {missing.name}", "degraded", cause, f"{remedy}; or `email-ingestion consumers prune`")
+        forget = "./scripts/stop.sh" if missing.component == WEB else "`email-ingestion consumers prune`"
+        yield Finding(f"process {missing.name}", "degraded", cause, f"{remedy}; or {forget}")
     for process in system.processes:
         if process.state != READY and not process.missing:
             reasons = "; ".join(process.body.get("reasons", ())) if process.body else "it does not answer"
             remedy = f"email-ingestion status; email-ingestion logs, or logs/{process.stem}.log"
             yield Finding(f"process {process.stem}", "degraded", f"{process.state}: {reasons}", remedy)
     if system.ok and all(each.state == READY for each in system.processes):
-        yield Finding("processes", "ok", f"{', '.join(each.stem for each in system.processes)} run")
-    elif not system.processes:
+        running = [*(each.stem for each in system.processes), *([WEB] if system.web else [])]
+        yield Finding("processes", "ok", f"{', '.join(running)} run")
+    elif system.idle:
         yield Finding("processes", "ok", system.nothing())

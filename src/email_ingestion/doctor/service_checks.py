@@ -18,6 +18,7 @@ from email_ingestion.app.account_list import configured_accounts
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.fleet.log_files import LogFilter, read_records
 from email_ingestion.fleet.status_table import OK_STATES, SystemStatus, system_status
+from email_ingestion.fleet.web_process import STEM as WEB
 from email_ingestion.ledger.maintenance import database_load, delivery_seconds
 from email_ingestion.ledger.store import open_ledger
 from email_ingestion.ops.alert_thresholds import alert_thresholds
@@ -169,12 +170,14 @@ def check_breakers(look: Look) -> CheckResult:
 
 
 def check_workers(look: Look) -> CheckResult:
-    """Look whether the processes that should run do, and work."""
+    """Look whether the processes that should run do, and work; without the web process mail flows all the same."""
     system = look.system
-    missing = [each.reason for each in system.missing]
+    missing = [each.reason for each in system.missing if each.component != WEB]
     present = [each for each in system.processes if each.missing is None]
-    sick = [f"{each.stem} is {each.state}" for each in present if each.state not in OK_STATES]
+    sick = [f"{each.stem} is {each.state}" for each in present if each.state not in OK_STATES and each.component != WEB]
     weak = [f"{each.stem} is degraded" for each in present if each.state == "degraded"]
+    if system.web and not system.web.serves:
+        weak.append(f"web is {system.web.state}")
     running = [each.stem for each in system.processes if each.body]
     values = {"running": running, "missing": [each.name for each in system.missing]}
     if missing or sick:

@@ -1,4 +1,4 @@
-"""Restart producer or workers of this machine as they were started; workers one after the other without a pause.
+"""Restart processes of this machine as they were started; workers one after the other without a pause.
 
     rolling:  a further worker, where there is only one ─▶ each: stop, start, wait until ready ─▶ end it
 
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -27,6 +28,8 @@ from email_ingestion.fleet.managed_processes import (
     wait_until_ready,
 )
 from email_ingestion.fleet.subprocesses import DetachedProcess, terminate
+from email_ingestion.fleet.web_process import STEM as WEB
+from email_ingestion.fleet.web_process import find_web, wait_until_served, web_url
 from email_ingestion.settings import Settings, environment
 
 KILL_SECONDS = 5.0  # beyond STOP_SECONDS
@@ -49,6 +52,10 @@ def restart(settings: Settings, component: str, *, rolling: bool, say: Callable[
     Raises OperationFailed when there is none, or somebody else looks after one: then nothing was stopped. Raises
     ProcessesNotStarted when one does not come up again: the workers after it were left alone.
     """
+    if rolling and component != "worker":
+        raise OperationFailed("only workers are restarted one after the other: leave --rolling out")
+    if component == WEB:
+        return _restart_web(settings, say)
     running = [each for each in find_processes(settings) if each.pid and each.stem.partition("-")[0] == component]
     if not running:
         raise OperationFailed(f"no {component} runs on this machine: email-ingestion start")
@@ -56,14 +63,30 @@ def restart(settings: Settings, component: str, *, rolling: bool, say: Callable[
     if not rolling:
         _stop(settings, found, say)
         _start(settings, found, say)
-    elif component != "worker":
-        raise OperationFailed("only workers are restarted one after the other: leave --rolling out")
     else:
         with _company(settings, found, say):
             for each in found:
                 _stop(settings, [each], say)
                 _start(settings, [each], say)
     return [each.stem for each in found]
+
+
+def _restart_web(settings: Settings, say: Callable[[str], None]) -> list[str]:
+    web = find_web(settings)
+    if web is None or web.state == "dead":
+        raise OperationFailed("no web process runs on this machine: email-ingestion start")
+    found = _how_it_was_started(ManagedProcess(WEB, web.pid, None))
+    variables = dict(found.variables)
+    if web.url and variables.get("WEB_PORT") == "0":  # a trial's: links to the pages go on to work
+        variables["WEB_PORT"] = str(urlsplit(web.url).port)
+    _stop(settings, [found], say)
+    started_at = time.monotonic()
+    process = DetachedProcess(found.command, settings.log_dir / f"{WEB}.log", variables)
+    if problem := wait_until_served(settings, process):
+        process.end(KILL_SECONDS)
+        raise ProcessesNotStarted({WEB: problem})
+    say(f"{WEB} answers again after {time.monotonic() - started_at:.1f} s: {web_url(settings.pid_dir)}")
+    return [WEB]
 
 
 def _how_it_was_started(process: ManagedProcess) -> _Started:

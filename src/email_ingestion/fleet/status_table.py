@@ -14,7 +14,8 @@ from rich.text import Text
 
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.fleet.managed_processes import ManagedProcess, find_processes
-from email_ingestion.fleet.web_process import describe_web
+from email_ingestion.fleet.web_process import STEM as WEB
+from email_ingestion.fleet.web_process import WebProcess, find_web
 from email_ingestion.ops.peers import MissingProcess, missing_processes, peers
 from email_ingestion.ops.status_records import Peer
 from email_ingestion.settings import Settings
@@ -37,7 +38,13 @@ class ProcessStatus:
         """Return its `/status`, or what is known without it."""
         if self.body:
             return self.body
-        return {"stem": self.stem, "status": self.state, "reasons": [self.missing.reason] if self.missing else []}
+        reasons = [self.missing.reason] if self.missing else []
+        return {"component": self.component, "stem": self.stem, "status": self.state, "reasons": reasons}
+
+    @property
+    def component(self) -> str:
+        """Producer, worker or web."""
+        return self.stem.partition("-")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +55,17 @@ class SystemStatus:
     missing: tuple[MissingProcess, ...]
     elsewhere: tuple[str, ...]  # processes that announce themselves in Redis and do not answer here
     redis_error: str | None  # why Redis could not be asked
-    web: str | None = None  # a line about the web process, which has no part in the judgement
+    web: WebProcess | None = None  # it has no `/status`: it is among `processes` only while it does not serve
 
     @property
     def ok(self) -> bool:
-        """Whether something runs, all of it works, and nothing is missing."""
-        return bool(self.processes) and not self.missing and all(each.state in OK_STATES for each in self.processes)
+        """Whether something runs that mail flows through, all works, and nothing is missing."""
+        return not self.idle and not self.missing and all(each.state in OK_STATES for each in self.processes)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no producer and no worker is known here."""
+        return all(each.component == WEB for each in self.processes)
 
     def nothing(self) -> str:
         """Return the sentence for a machine where no process runs; the ports and Redis were asked before."""
@@ -76,16 +88,19 @@ def system_status(settings: Settings) -> SystemStatus:
         pending=gauges.pending_by_consumer if gauges else None,
     )
     silent = [peer for peer in known if peer.instance not in answering]
-    everyone = silent + [_peer(body) for body in bodies.values()]
+    web = find_web(settings)
+    everyone = silent + [_peer(body) for body in bodies.values()] + ([web.peer()] if web else [])
     now = time.time()
     fed = any(peer.component == "producer" and peer.alive for peer in everyone)
     unattended = now - gauges.oldest if gauges and gauges.oldest and fed else 0.0
     missing = missing_processes(everyone, now, unattended_seconds=unattended, count_pid_files=True)
     rows = [_row(process, bodies.get(process.stem), missing) for process in found]
+    if web and not web.serves:
+        rows.append(ProcessStatus(WEB, web.state, None, next((it for it in missing if it.component == WEB), None)))
     shown = {each for row in rows for each in [row.missing] if each}
     rows += [ProcessStatus(each.name, "missing", None, each) for each in missing if each not in shown]
     elsewhere = [f"{peer.instance} is alive" for peer in silent if peer.alive and not peer.pid_file]
-    return SystemStatus(tuple(rows), tuple(missing), tuple(elsewhere), error, describe_web(settings))
+    return SystemStatus(tuple(rows), tuple(missing), tuple(elsewhere), error, web)
 
 
 def _read_redis(settings: Settings, bodies: Iterable[Mapping[str, Any]]) -> tuple[Gauges | None, str | None]:
@@ -120,10 +135,10 @@ def render_table(system: SystemStatus) -> str:
                 *notice_lines(system.processes),
             ):  # whole, however narrow the terminal is
                 console.print(line, soft_wrap=True, markup=False, highlight=False)
-        else:
+        if system.idle:
             console.print(system.nothing(), soft_wrap=True, markup=False, highlight=False)
-        if system.web:
-            console.print(system.web, soft_wrap=True, markup=False, highlight=False)
+        for line in _web_lines(system):
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
     return captured.get().rstrip()
 
 
@@ -139,8 +154,14 @@ def watch(settings: Settings) -> int:
 
 
 def _watched(settings: Settings) -> Group:
-    processes = system_status(settings).processes
-    return Group(_table(processes), *(Text(line) for line in (*reason_lines(processes), *notice_lines(processes))))
+    system = system_status(settings)
+    lines = (*reason_lines(system.processes), *notice_lines(system.processes), *_web_lines(system))
+    return Group(_table(system.processes), *map(Text, lines))
+
+
+def _web_lines(system: SystemStatus) -> list[str]:
+    """Return where the pages are, if the web process serves."""
+    return [f"web: {system.web.url} (PID {system.web.pid})"] if system.web and system.web.serves else []
 
 
 def reason_lines(statuses: Sequence[ProcessStatus]) -> list[str]:

@@ -1,7 +1,7 @@
 """The web process of this machine: where it answers, how it is started beside the others, and what is said of it.
 
-Producer and workers do without it. So whatever is wrong with it, such as a port that another program has, is a sentence
-and never a failure.
+Producer and workers do without it. So what keeps it from starting with them, such as a port that another program has,
+is a sentence and no failure of theirs. One that ran and is dead should run, as they should.
 """
 
 from __future__ import annotations
@@ -10,17 +10,20 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from email_ingestion.daemon import read_pid, running_pid
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.fleet.subprocesses import DetachedProcess, free_port
+from email_ingestion.ops.status_records import Peer
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, environment
 
 STEM = "web"
 START_SECONDS = 20.0
 POLL_SECONDS = 0.1
+ANSWER_SECONDS = 2.0
 PROGRAMS = ("email-ingestion", "email_ingestion")  # the console script, and `python -m`
 
 
@@ -40,15 +43,54 @@ def is_web(words: Sequence[str]) -> bool:
     return any(first in PROGRAMS and second == STEM for first, second in pairwise(names)) and words[-1] == STEM
 
 
-def describe_web(settings: Settings) -> str | None:
-    """Return one line about the web process; None where it was never started, or stopped."""
+@dataclass(frozen=True, slots=True)
+class WebProcess:
+    """The web process of this machine, which left a PID file; `state` is ready, starting, no answer or dead."""
+
+    pid: int | None
+    url: str | None
+    state: str
+
+    @property
+    def serves(self) -> bool:
+        """Whether it answers."""
+        return self.state == "ready"
+
+    def peer(self) -> Peer:
+        """Return it as the judgement of what should run and does not takes it."""
+        return Peer(STEM, STEM, self.pid, self.state != "dead", self.serves, None, None, pid_file=True)
+
+
+def find_web(settings: Settings) -> WebProcess | None:
+    """Return the web process; None where it was never started, or was stopped."""
     pid_file = settings.pid_dir / f"{STEM}.pid"
-    if url := web_url(settings.pid_dir):
-        return f"web: {url} (PID {running_pid(pid_file)})"
-    if running_pid(pid_file):
-        return f"web: it starts (PID {running_pid(pid_file)})"
-    last = read_pid(pid_file)
-    return f"web: it died (PID {last}); mail flows without it: ./scripts/start.sh starts it again" if last else None
+    if (pid := running_pid(pid_file)) is None:
+        last = read_pid(pid_file)
+        return WebProcess(last, None, "dead") if last else None
+    url = web_url(settings.pid_dir)
+    return WebProcess(pid, url, "starting" if url is None else "ready" if _answers(url) else "no answer")
+
+
+def _answers(url: str) -> bool:
+    import httpx  # noqa: PLC0415 - slow to load
+
+    try:
+        # An own process, whose certificate may be for another name; nothing is told it and nothing of it is believed.
+        return httpx.get(f"{url}/healthz", timeout=ANSWER_SECONDS, trust_env=False, verify=False).is_success  # noqa: S501
+    except httpx.HTTPError:
+        return False
+
+
+def wait_until_served(settings: Settings, process: DetachedProcess | None) -> str:
+    """Wait until the web process listens, which `process` is if it was just started; return why it does not, or ''."""
+    deadline = time.monotonic() + START_SECONDS
+    while not web_url(settings.pid_dir):
+        if process and process.exit_code() is not None:
+            return process.last_line()
+        if time.monotonic() > deadline:
+            return f"it is not up after {START_SECONDS:.0f} s; see logs/{STEM}.log"
+        time.sleep(POLL_SECONDS)
+    return ""
 
 
 class WebStart:
@@ -78,16 +120,9 @@ class WebStart:
 
     def wait(self) -> str:
         """Return one line that says where it answers, or why it does not."""
-        deadline = time.monotonic() + START_SECONDS
-        while not (url := web_url(self._settings.pid_dir)):
-            if self._process and self._process.exit_code() is not None:
-                self._problem = self._process.last_line()
-            elif time.monotonic() > deadline:
-                self._problem = self._problem or f"it is not up after {START_SECONDS:.0f} s; see logs/{STEM}.log"
-            if self._problem:
-                return f"web did not start: {self._problem}; producer and workers do without it"
-            time.sleep(POLL_SECONDS)
-        return f"web: {url}"
+        if problem := self._problem or wait_until_served(self._settings, self._process):
+            return f"web did not start: {problem}; producer and workers do without it"
+        return f"web: {web_url(self._settings.pid_dir)}"
 
     def end(self) -> None:
         """End it, if this start began it: what it shows did not come up."""
