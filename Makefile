@@ -1,4 +1,4 @@
-.PHONY: quick check deploy docs release lock sbom audit format structure
+.PHONY: quick check deploy docs release version lock sbom audit format structure
 
 # Before each commit: static checks and unit tests on one Python, in two minutes.
 quick:
@@ -16,9 +16,12 @@ deploy:
 docs:
 	NO_MKDOCS_2_WARNING=1 "$$(ls -d .venv-test-3.* | sort -V | tail -n 1)/bin/mkdocs" build --quiet
 
-# What a release consists of, in dist/.
+# What a release consists of, in dist/. Before: make version VERSION=1.2.3, which turns [Unreleased] into that version.
 release:
 	./scripts/release.sh
+
+version:
+	python3 scripts/prepare_release.py $(VERSION)
 
 # How the code is built: rooms, files, names, circles, and which functions one message passes.
 structure:
@@ -29,6 +32,7 @@ lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --extra build --extra sandbox --extra alerts -o requirements.lock pyproject.toml
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --extra build --extra sandbox --extra postgres --extra s3 --extra alerts -o deploy/docker/requirements.lock pyproject.toml
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --all-extras -o requirements-dev.lock pyproject.toml
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -c requirements-dev.lock --group release -o requirements-release.lock
 
 # The bill of materials of what the image installs, CycloneDX: dist/sbom.cdx.json. Needs no network.
 sbom:

@@ -116,6 +116,7 @@ class DebianRoot:
                     "--quiet",
                     "--variant=minbase",
                     *excluded,
+                    "--dpkgopt=force-unsafe-io",  # nobody needs it after a power cut
                     f"--include={','.join(packages)}",
                     SUITE,
                     folder,
@@ -132,7 +133,7 @@ class DebianRoot:
             return self.path
         if self._making is None:
             not_tried("mmdebstrap is not installed (Debian: apt-get install mmdebstrap)")
-        output, _ = self._making.communicate(timeout=600)
+        output, _ = self._making.communicate(timeout=1200)
         if self._making.returncode:
             not_tried(f"mmdebstrap can make no Debian here: {last_line(output)}")
         if Path("/", CERTIFICATES).exists():  # a machine behind a proxy has certificates of its own
@@ -275,7 +276,7 @@ class Podman:
     def build(self, checkout: Path, name: str = APP_IMAGE) -> None:
         """Build our image from its Dockerfile; only the packages of PostgreSQL's own archive are left out."""
         words = ["build", "--format=docker", "--pull=never", "--network=host", "--build-arg=POSTGRESQL_CLIENT=debian"]
-        done = self.call(*words, "-f", checkout / "deploy/docker/Dockerfile", "-t", name, checkout, seconds=600)
+        done = self.call(*words, "-f", checkout / "deploy/docker/Dockerfile", "-t", name, checkout, seconds=1200)
         if done.returncode and any(trouble in done.stdout + done.stderr for trouble in NETWORK_TROUBLE):
             not_tried(f"the image cannot be built without a network: {last_line(done.stderr)}")
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
