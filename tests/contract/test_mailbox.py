@@ -258,6 +258,27 @@ def test_closing_twice_and_after_a_loss_is_harmless(mailbox: ImapMailbox):
         mailbox.noop()
 
 
+def test_a_mailbox_that_another_one_replaced_is_noticed(dovecot: tuple[DovecotServer, RunningSandbox]):
+    """This server goes on to show the former one, in most of the rounds; in some it ends the session."""
+    imap, provider = dovecot
+    server = Server(imap.imap_port, imap.deliver, provider.access_token)
+    with imapclient.IMAPClient("127.0.0.1", imap.imap_port, ssl=False) as client:
+        client.login(USER, PASSWORD)
+        for number in range(8):
+            name = f"Folder{number}"
+            client.create_folder(name)
+            with closing(server.connect()) as mailbox:
+                opened = mailbox.examine(name)
+                assert not mailbox.is_replaced(opened)
+                client.delete_folder(name)
+                client.create_folder(name)
+                try:
+                    mailbox.list_uids_from(1)
+                    assert mailbox.is_replaced(opened)
+                except IMAPConnectionError:
+                    pass
+
+
 # Gmail alone
 
 

@@ -17,7 +17,6 @@ from imapclient.exceptions import IMAPClientError
 from email_ingestion.errors import ConfigurationError, quote_server
 from email_ingestion.mailbox.fetch_parser import FetchData, parse
 from email_ingestion.mailbox.imap_errors import (
-    MailboxGone,
     MessagesRefused,
     UnusableServer,
     concerns_messages,
@@ -104,7 +103,7 @@ class ImapMailbox(UidListing):
             mailbox = self._by_name(mailbox)
         with self._command("open a mailbox of"):
             self._examine(mailbox)
-            self._mailbox_bytes = mailbox.raw
+            self._mailbox = mailbox
             self._pipeline = FetchPipeline(self._imap4)  # bodies that were prefetched have UIDs of another mailbox
             untagged = self._imap4.untagged_responses
             exists, modseq = _last_number(untagged.get("EXISTS")), _last_number(untagged.get("HIGHESTMODSEQ"))
@@ -142,25 +141,12 @@ class ImapMailbox(UidListing):
             self._imap4.examine(mailbox.raw)
 
     def is_replaced(self, mailbox: SelectedMailbox) -> bool:
-        """Whether another mailbox has taken the name of the one that is open.
+        """Open the mailbox once more, and return whether another one has taken its name.
 
-        Cyrus, for one, lets a session go on with the old one, which stays empty. Raises MailboxGone when there is none.
+        Nothing else tells on every server: a Dovecot answers STATUS out of the open mailbox, and a Cyrus lets a session
+        go on with the old one, which stays empty. Raises MailboxGone when there is none.
         """
-        if STATUS in self.refused:  # a server may refuse to tell it of the mailbox that is open
-            return False
-        with self._command("look at a mailbox of"):
-            try:
-                answer = self._imap4.status_of(self._mailbox_bytes)
-            except self._client.AbortError:
-                raise
-            except IMAPClientError as error:
-                refusal = translate(error, "look at")
-                if isinstance(refusal, MailboxGone) or not is_refusal(error):
-                    raise refusal from error
-                self.do_without(STATUS, str(refusal))
-                return False
-        uidvalidity = _last_number(_UIDVALIDITY.findall(answer))
-        return bool(uidvalidity) and uidvalidity != mailbox.uidvalidity
+        return self.examine(self._mailbox).uidvalidity != mailbox.uidvalidity
 
     def fetch_summaries(self, uids: Sequence[int]) -> list[MessageSummary]:
         """Fetch sizes, dates, flags and labels, ascending by UID; at most MAX_FETCH_UIDS. Vanished UIDs are missing."""
@@ -190,7 +176,7 @@ class ImapMailbox(UidListing):
         """
         if not self._has(CONDSTORE):
             return 0
-        raw = self._mailbox_bytes
+        raw = self._mailbox.raw
         asked = self._try(CONDSTORE, lambda: self._imap4.status_of(raw, "(HIGHESTMODSEQ)")) or b""
         return _last_number(_HIGHESTMODSEQ.findall(asked))
 

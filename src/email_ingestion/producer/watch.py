@@ -82,7 +82,9 @@ CAPACITY_SECONDS = 2.0  # between two looks for new mail while older mail waits 
 IDLE_MARGIN_SECONDS = 10.0
 LEAST_IDLE_SECONDS = 5.0
 LOST_SESSIONS = 2  # in a row, after which a single pass tells the messages over which they end apart (`suspicion`)
-CHECK_SECONDS = 10.0  # at least, between two looks whether the open mailbox is still the one of its name
+# At least, between two looks whether the open mailbox is still the one of its name; and the part of the time that they
+# may take, for a server may open a large one slowly.
+CHECK_SECONDS, CHECK_SHARE = 20.0, 0.02
 SESSION_SPREAD = 0.1  # of a session's length, so that the accounts of a process do not reconnect together
 
 
@@ -146,7 +148,8 @@ class Watcher:
         self._state = ""
         self._activity = 0
         self._slowed = 0.0
-        self._progress = self._checked_mailbox = time.monotonic()
+        self._progress = time.monotonic()
+        self._next_check = self._progress + CHECK_SECONDS  # of the mailbox's identity
         self._attempt: float | None = None  # since when it tries to open the mailbox
         self._turn: _Turn | None = None  # of the last session
         self._idle_turns = 0  # in a row, that got nothing done and were short
@@ -276,11 +279,13 @@ class Watcher:
 
     def _check_mailbox(self, connection: ImapMailbox, mailbox: SelectedMailbox) -> None:
         """See now and then whether the open mailbox is still the one of that name: an IDLE does not always tell."""
-        interval = max(CHECK_SECONDS, min(self._intervals.poll, self._longest_idle))
-        if time.monotonic() - self._checked_mailbox < interval:
+        started = time.monotonic()
+        if started < self._next_check:
             return
-        self._checked_mailbox = time.monotonic()
-        if self._imap.run(lambda: connection.is_replaced(mailbox)):
+        is_replaced = self._imap.run(lambda: connection.is_replaced(mailbox))
+        seconds = (time.monotonic() - started) / CHECK_SHARE
+        self._next_check = time.monotonic() + max(CHECK_SECONDS, seconds, min(self._intervals.poll, self._longest_idle))
+        if is_replaced:
             raise SessionExpired("the mailbox was replaced by another one of its name")
 
     def _succeeded(self, started: float, connection: ImapMailbox) -> None:
