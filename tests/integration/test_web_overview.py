@@ -10,6 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from email_ingestion.stream import Keys
+from email_ingestion.web.flow_judgement import (
+    BREAKER,
+    CRASH,
+    DATABASE,
+    DEAD_LETTERS,
+    MEMORY,
+    OF_SECTION,
+    REDIS,
+    TOKEN,
+    graph_link,
+)
+from tests.servers.processes import ROOT
 from tests.servers.redis import RedisServer
 from tests.servers.web import SECONDS, Visitor, running_pages, web_settings
 
@@ -46,6 +58,34 @@ def test_redis_that_goes_down_is_red_and_leads_to_its_section(tmp_path: Path, ow
         assert target
         assert target[1] == "/runbooks/incident_response#21-redis-down"
         assert 'id="21-redis-down"' in visitor.get(target[1]).text
+
+
+def test_problems_lead_to_their_panels_in_grafana(tmp_path: Path) -> None:
+    settings = web_settings(tmp_path, grafana_url="https://grafana.example.com/")
+    with running_pages(settings) as address, Visitor(address) as visitor:
+        visitor.enter(settings, "reader")
+        _within(lambda: "Redis cannot be read" in visitor.get("/").text)
+        page = visitor.get("/").text
+        problem = next(part for part in page.split("<li") if "Redis cannot be read" in part)
+        assert 'href="https://grafana.example.com/d/email-ingestion?viewPanel=13"' in problem
+        assert 'href="https://grafana.example.com/d/email-ingestion"' in page
+
+
+def test_panels_are_those_of_the_shipped_dashboard() -> None:
+    panels = json.loads((ROOT / "config" / "grafana_dashboard.json").read_text())["panels"]
+    titles = {each["id"]: each["title"] for each in panels}
+    found = {section: titles[panel] for section, panel in OF_SECTION.items()}
+    assert found[REDIS] == found[DATABASE] == "Dependencies"
+    assert (found[TOKEN], found[BREAKER], found[DEAD_LETTERS]) == (
+        "Life of the tokens",
+        "Circuit breakers",
+        "Dead letters",
+    )
+    assert (found[CRASH], found[MEMORY]) == ("Processes", "Memory of the processes")
+    assert graph_link(None) == ""
+    own = "https://grafana.example.com/d/abc/mail?orgId=2"
+    assert graph_link(own, TOKEN) == f"{own}&viewPanel=17"
+    assert graph_link(own, "no-such-section") == own
 
 
 def test_page_answers_in_a_second_while_redis_hangs_and_says_what_it_does_not_know(tmp_path: Path) -> None:

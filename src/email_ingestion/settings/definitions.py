@@ -284,6 +284,11 @@ class Settings(BaseSettings):
     alertmanager_url: str | None = Field(
         default=None, description="http(s) address of an Alertmanager, which `alert list` and `alert silence` ask too"
     )
+    grafana_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s@]+$",
+        description="http(s) address at which browsers reach Grafana, or its dashboard of ours; the pages link there",
+    )
     alert_seconds: float = Field(default=300, gt=0, description="seconds between two looks of the built-in monitor")
     slack_alert_webhook: str | None = Field(default=None, description="https://hooks.slack.com/services/… it posts to")
     runbook_base_url: str = Field(

@@ -48,6 +48,24 @@ OF_REASON = (
     ("loop", LOOP),
     *((word, CRASH) for word in ("dead", "none runs")),
 )
+# The panel of config/grafana_dashboard.json that shows what a section is about.
+OF_SECTION = {
+    REDIS: 13,
+    IMAP: 16,
+    TOKEN: 17,
+    BREAKER: 14,
+    DEAD_LETTERS: 31,
+    CRASH: 12,
+    BACKLOG: 23,
+    MEMORY: 42,
+    STUCK: 24,
+    SILENT: 16,
+    DATABASE: 13,
+    WEBHOOK: 49,
+    LOOP: 15,
+    QUARANTINE: 22,
+}
+DASHBOARD = "/d/email-ingestion"
 OF_COMPONENT: dict[str, tuple[Stage, ...]] = {"producer": ("producer", "mailboxes"), "worker": ("workers", "sinks")}
 
 
@@ -68,6 +86,16 @@ class WorkerCount:
 
     expected: int | None
     alive: int | None
+
+
+def graph_link(grafana_url: str | None, section: str = "") -> str:
+    """Return the address of our dashboard, or of its panel for a section; empty where no Grafana is configured."""
+    if not grafana_url:
+        return ""
+    address, _, query = grafana_url.partition("?")
+    dashboard = address if "/d/" in address else address.rstrip("/") + DASHBOARD
+    queries = [*filter(None, (query,)), *([f"viewPanel={OF_SECTION[section]}"] if section in OF_SECTION else [])]
+    return "?".join([dashboard, *filter(None, ("&".join(queries),))])
 
 
 def stage_states(problems: list[FlowProblem]) -> dict[Stage, State]:

@@ -23,6 +23,7 @@ from email_ingestion.web.flow_judgement import (
     WorkerCount,
     accounts_of,
     find_problems,
+    graph_link,
     metric_of,
     stage_states,
 )
@@ -110,11 +111,15 @@ def overview_content(reading: SystemReading, entry: WebEntry) -> dict[str, Any]:
         )
     else:
         found, workers = find_problems(reading, entry.settings, thresholds)
-    gauges = reading.redis.value
+    gauges, grafana = reading.redis.value, entry.settings.grafana_url
     shown = {each.text: each for each in reversed(found)}.values()  # one cause may hurt in several stages
     return {
         "nodes": _nodes(reading, found, workers, entry),
-        "problems": [(each, section_link(each.section) if each.section else "") for each in reversed(shown)],
+        "problems": [
+            (each, section_link(each.section) if each.section else "", graph_link(grafana, each.section))
+            for each in reversed(shown)
+        ],
+        "grafana": graph_link(grafana),
         "gauges": gauges,
         "workers": workers,
         "oldest": reading.at - gauges.oldest if gauges and gauges.oldest else None,
