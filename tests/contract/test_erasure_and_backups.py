@@ -8,6 +8,7 @@ import pytest
 
 from email_ingestion.backup import restore as restoring
 from email_ingestion.backup.create import rehearse_restore
+from email_ingestion.doctor.machine_checks import check_erasure
 from email_ingestion.erasure import eraser as eraser_module
 from email_ingestion.erasure.tombstones import TombstoneFile, refuse_unfinished_restore
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
@@ -81,8 +82,12 @@ def test_a_restore_that_was_killed_lets_no_process_start_before_all_is_erased_ag
             kept.restore(made)
     with pytest.raises(ConfigurationError, match="erase --reapply"):
         refuse_unfinished_restore(kept.settings.erasure_dir)
+    told = {each.check: each for each in check_erasure(kept.settings)}
+    assert told["restore"].verdict == "failed"
+    assert "erase --reapply" in told["restore"].remedy
     kept.reapply()
     refuse_unfinished_restore(kept.settings.erasure_dir)
+    assert [(each.check, each.verdict) for each in check_erasure(kept.settings)] == [("erasure", "ok")]
     assert kept.delivered() == identities(2)
     assert not {each for each in kept.in_redis() if each > 1}
 
@@ -110,3 +115,17 @@ def test_a_backup_of_before_there_were_tombstones_is_restored(kept: Kept, monkey
     assert kept.restore(made)["erased_again"] == 0
     assert kept.delivered() == identities(1, 2)
     assert isinstance(kept.ledger, Ledger)
+
+
+def test_doctor_tells_of_tombstones_that_were_changed_or_cannot_be_read(kept: Kept):
+    kept.erase(sender=ANNA)
+    path = kept.settings.erasure_dir / "tombstones.jsonl"
+    path.write_text(path.read_text().replace('"run": "', '"run": "x'))
+    path.write_bytes(path.read_bytes() * 2)
+    (found,) = check_erasure(kept.settings)
+    assert (found.check, found.verdict) == ("erasure", "failed")
+    assert "back from a backup" in found.remedy
+    path.unlink()
+    path.mkdir()
+    (found,) = check_erasure(kept.settings)
+    assert (found.check, found.verdict) == ("erasure", "failed")

@@ -252,8 +252,8 @@ def read_member(archive: Archive, name: str, folder: Path) -> Path | None:
         return None
     try:
         with tarfile.open(archive.path, "r:") as tar:
-            _write(path, tar.extractfile(name))
-    except (tarfile.TarError, KeyError, AttributeError, EOFError, OSError):
+            _write(path, _open_member(tar, tar.getmember(name)))
+    except (*DAMAGED, OSError):
         return None
     return path if describe_file(path).sha256 == member.sha256 else None
 

@@ -41,6 +41,8 @@ REDIS = "redis.jsonl.zst"
 UNFINISHED = ".unfinished-"
 ATTEMPTS = 3
 MAX_LINE_BYTES = 256 * 1024**2  # of a snapshot; a message over BLOB_THRESHOLD_BYTES is not in it
+MIN_FREE_BYTES = 64 * 1024**2  # that the disk keeps when a copy is unpacked there
+FRAME_HEADER_BYTES = 18
 STALE_SECONDS = 86_400  # a backup that was killed leaves its working directory, with mail in it
 
 ScratchServer = Callable[[], AbstractContextManager[str]]
@@ -97,9 +99,7 @@ def rehearse_restore(archive: Archive, scratch: ScratchServer, progress: BackupP
     with scratch() as address:
         there = RedisAddress(address, partitions=partitions_of(archive))
         load_snapshot(SnapshotRestore(open_link(there, "email-ingestion-rehearsal")), archive, folder, progress)
-    if copied := ledger_summary(archive):
-        progress.start_step("checking the copy of the database", None)
-        check_copy(unpacked_ledger(archive, folder), copied)
+    check_ledger(archive, folder, progress)
 
 
 def partitions_of(archive: Archive) -> int:
@@ -132,18 +132,40 @@ def delete_expired(directory: Path, days: float, keep: Archive) -> list[Archive]
     return old
 
 
-def unpacked_ledger(archive: Archive, folder: Path) -> Path:
-    """Return the copy of the ledger in `folder`, decompressed."""
-    packed = folder / _ledger_name(archive.manifest.database or {})
-    if packed.suffix != ".zst":
-        return packed
-    path = packed.with_suffix("")
+def check_ledger(archive: Archive, folder: Path, progress: BackupProgress) -> Path | None:
+    """Return the copy of the ledger in `folder`, decompressed and found to be what the manifest says; None without one.
+
+    Raises OperationFailed.
+    """
+    copied = ledger_summary(archive)
+    if copied is None:
+        return None
+    progress.start_step("checking the copy of the database", None)
+    packed = folder / _ledger_name(asdict(copied))
+    path = packed.with_suffix("") if packed.suffix == ".zst" else packed
+    if path != packed:
+        _decompress(packed, path, archive.path.name)
+    check_copy(path, copied)
+    return path
+
+
+def _decompress(packed: Path, path: Path, name: str) -> None:
+    """Decompress a file; one that would fill the disk is refused, for a few bytes may unpack to any number."""
+    room = shutil.disk_usage(path.parent).free - MIN_FREE_BYTES
+    too_large = f"the database in {name} unpacks to more than there is room for below {path.parent.parent}: make room"
     try:
         with packed.open("rb") as source, path.open("wb") as target:
-            zstandard.ZstdDecompressor().copy_stream(source, target)
+            if zstandard.frame_content_size(source.read(FRAME_HEADER_BYTES)) > room:
+                raise OperationFailed(too_large)
+            source.seek(0)
+            content = zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True)
+            while chunk := content.read(1024 * 1024):
+                room -= len(chunk)
+                if room < 0:
+                    raise OperationFailed(too_large)
+                target.write(chunk)
     except zstandard.ZstdError as error:
-        raise OperationFailed(f"{archive.path.name} is damaged: its copy of the database cannot be read") from error
-    return path
+        raise OperationFailed(f"{name} is damaged: its copy of the database cannot be read") from error
 
 
 def ledger_summary(archive: Archive) -> LedgerCopy | None:
@@ -218,7 +240,7 @@ def _copy_database(url: str, folder: Path, progress: BackupProgress) -> dict[str
     if packed.suffix == ".zst":
         progress.start_step("compressing the copy", None)
         with path.open("rb") as source, packed.open("wb") as target:
-            zstandard.ZstdCompressor().copy_stream(source, target)
+            zstandard.ZstdCompressor().copy_stream(source, target, size=path.stat().st_size)
         path.unlink()
     else:
         path.rename(packed)

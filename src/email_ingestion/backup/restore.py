@@ -13,10 +13,10 @@ from email_ingestion.atomic_files import file_lock
 from email_ingestion.backup.archive import Archive, list_archives, read_member, unpack_archive
 from email_ingestion.backup.create import (
     BackupProgress,
+    check_ledger,
     ledger_summary,
     load_snapshot,
     partitions_of,
-    unpacked_ledger,
     working_directory,
 )
 from email_ingestion.daemon import running_pid
@@ -91,7 +91,8 @@ def restore(
     """Restore Redis, and add the messages that the ledger lacks; return what was done.
 
     `save` backs up a Redis that is not empty before it is replaced; without it the restore is refused. Raises
-    OperationFailed with the first obstacle, RedisConnectionError, SinkUnavailable; Redis is then as it was, unless
+    OperationFailed with the first obstacle, also for a copy of the database that is damaged or has code in it,
+    RedisConnectionError, SinkUnavailable; Redis is then as it was, unless
     only what had been erased could not be erased again: no process starts until that is done.
     """
     reload = SnapshotRestore(target.link)
@@ -101,12 +102,13 @@ def restore(
             raise OperationFailed(f"nothing was restored: {refused[0].reason}")
         progress.start_step("unpacking", None)
         unpack_archive(archive, folder)
+        ledger = check_ledger(archive, folder, progress) if target.database_url else None
         saved = str(save()) if reload.existing_keys() and save else None
         load_snapshot(reload, archive, folder, progress)
         target.tombstones.add_missing(_archived_tombstones(archive, target.backup_dir, folder), "restore")
         target.tombstones.expect_reapply()
         try:
-            brought_back = _bring_back(archive, target, folder, progress)
+            brought_back = _bring_back(archive, target, ledger, progress)
             _refuse_late_writers(target)
             keys = reload.switch()
         except BaseException:
@@ -119,13 +121,13 @@ def restore(
     return {"keys": keys, "messages_brought_back": brought_back, "erased_again": erased, "saved": saved}
 
 
-def _bring_back(archive: Archive, target: RestoreTarget, folder: Path, progress: BackupProgress) -> int | None:
+def _bring_back(archive: Archive, target: RestoreTarget, ledger: Path | None, progress: BackupProgress) -> int | None:
     """Add missing messages to the ledger; return their number, or None when one of the two sides has no ledger."""
     copied = ledger_summary(archive)
-    if not copied or not target.database_url:
+    if not copied or not ledger or not target.database_url:
         return None
     progress.start_step("bringing back what the database lacks", None)
-    return merge_copy(target.database_url, unpacked_ledger(archive, folder), copied)
+    return merge_copy(target.database_url, ledger, copied)
 
 
 def _archived_tombstones(archive: Archive, directory: Path, folder: Path) -> set[str]:

@@ -10,7 +10,13 @@ from email_ingestion.blobs import open_blobs
 from email_ingestion.doctor.account_checks import check_account
 from email_ingestion.doctor.alert_checks import check_alerts
 from email_ingestion.doctor.findings import Finding, Findings
-from email_ingestion.doctor.machine_checks import check_folders, check_modes, check_ports, check_processes
+from email_ingestion.doctor.machine_checks import (
+    check_erasure,
+    check_folders,
+    check_modes,
+    check_ports,
+    check_processes,
+)
 from email_ingestion.doctor.redis_checks import check_redis
 from email_ingestion.errors import ConfigurationError, EmailIngestionError, SinkUnavailable
 from email_ingestion.ledger.maintenance import describe_ledger, refers_outside
@@ -39,6 +45,7 @@ def run_checks(clock: Callable[[], float] = time.time) -> Findings:
     yield from _guarded("plaintext", lambda: check_plaintext(settings))
     yield from _guarded("folders", lambda: check_folders(settings))
     yield from _guarded("file modes", lambda: check_modes(settings))
+    yield from _guarded("erasure", lambda: check_erasure(settings))
     yield from _guarded("ports", lambda: check_ports(settings))
     yield from _guarded("redis", lambda: check_redis(settings, clock, [each.name for each in stored.known or accounts]))
     yield from _guarded("processes", lambda: check_processes(settings))

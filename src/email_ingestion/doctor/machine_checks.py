@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from email_ingestion.doctor.findings import Finding, Findings
+from email_ingestion.erasure.tombstones import TombstoneFile
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.file_modes import open_to_others
 from email_ingestion.fleet.log_files import logs_elsewhere
@@ -74,6 +75,25 @@ def check_modes(settings: Settings) -> Findings:
         yield Finding("file modes", "degraded", cause, f"chmod o-rwx {path}")
     if not found:
         yield Finding("file modes", "ok", "secrets, database, logs and backups are closed to other users")
+
+
+def check_erasure(settings: Settings) -> Findings:
+    """Check that what was erased stays erased: no restore is unfinished, and the tombstones can be read."""
+    file = TombstoneFile(settings.erasure_dir)
+    if file.reapply_pending:
+        cause = "a restore ended before it erased again what had been erased: no process starts until that is done"
+        yield Finding("restore", "failed", cause, "give the restore again, or `email-ingestion erase --reapply`")
+    try:
+        found = file.read()
+    except EmailIngestionError as error:
+        yield Finding("erasure", "failed", str(error), f"make {file.path} readable for this user")
+        return
+    if found.breaks:
+        cause = f"{found.breaks[0]}: what it no longer tells may come back, and no erasure or restore runs"
+        remedy = f"bring {file.path} back from a backup (`tombstones.jsonl` in the archive)"
+        yield Finding("erasure", "failed", cause, remedy)
+    else:
+        yield Finding("erasure", "ok", f"{len(found.tombstones):,} tombstones keep what was erased from coming back")
 
 
 def check_ports(settings: Settings) -> Findings:

@@ -18,6 +18,7 @@ from sqlalchemy import Engine
 from email_ingestion.errors import OperationFailed
 from email_ingestion.ledger import pg_dump
 from email_ingestion.ledger.change_feed import restart_feed
+from email_ingestion.ledger.copy_check import open_examined, remove_foreign_code
 from email_ingestion.ledger.database_errors import translate_errors
 from email_ingestion.ledger.engine import describe_database, open_engine, write_engine
 from email_ingestion.ledger.migrate import known_revisions, migrate
@@ -70,8 +71,15 @@ def copy_ledger(url: str, path: Path, progress: Progress) -> LedgerCopy | None:
 
 
 def check_copy(path: Path, expected: LedgerCopy) -> None:
-    """Read the copy to its end and compare its row counts. Raises OperationFailed when it is damaged or incomplete."""
-    found = pg_dump.count_rows(path, TABLES) if expected.kind == "postgresql" else _check_file(path)
+    """Read the copy to its end and compare schema and row counts; nothing in it is run.
+
+    Raises OperationFailed when it is damaged, incomplete, or has code of others in it.
+    """
+    if expected.kind == "postgresql":
+        found = pg_dump.count_rows(path, TABLES)
+    else:
+        with open_examined(path, expected.schema) as copy:
+            found = _count_rows(copy)
     rows = {table: found.get(table) for table in expected.rows}  # an earlier release counted fewer tables
     if rows != expected.rows:
         raise OperationFailed(f"the copy of the database holds {rows} where {expected.rows} were copied")
@@ -95,7 +103,8 @@ def find_merge_obstacle(url: str, copied: LedgerCopy) -> str | None:
 def merge_copy(url: str, path: Path, copied: LedgerCopy) -> int:
     """Insert the rows that only the copy has into the ledger at `url`; return how many messages were added.
 
-    The copy may be migrated. Raises ConfigurationError, SinkUnavailable and OperationFailed; nothing is added then.
+    The copy may be migrated; it was checked by `check_copy`. Raises ConfigurationError, SinkUnavailable and
+    OperationFailed; nothing is added then.
     """
     if obstacle := find_merge_obstacle(url, copied):
         raise OperationFailed(obstacle)
@@ -124,6 +133,7 @@ def _copy_file(source: Path, path: Path, progress: Progress) -> LedgerCopy | Non
             if not original.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
                 return None
             original.backup(copy, pages=_PAGES, progress=lambda _, left, total: progress(total - left, total))
+            remove_foreign_code(copy)
             copy.execute("PRAGMA journal_mode=DELETE")  # one file, whatever opens it
             (schema,) = copy.execute("SELECT version_num FROM alembic_version").fetchone()
             return LedgerCopy("sqlite", schema, _count_rows(copy))
@@ -133,17 +143,6 @@ def _copy_file(source: Path, path: Path, progress: Progress) -> LedgerCopy | Non
 
 def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, isolation_level=None, timeout=10)
-
-
-def _check_file(path: Path) -> dict[str, int]:
-    try:
-        with closing(_connect(path)) as copy:
-            (outcome,) = copy.execute("PRAGMA quick_check(1)").fetchone()
-            if outcome != "ok":
-                raise OperationFailed(f"the copy of the database is damaged: {outcome}")
-            return _count_rows(copy)
-    except sqlite3.Error as error:
-        raise OperationFailed(f"the copy of the database cannot be read: {error}") from error
 
 
 def _count_rows(copy: sqlite3.Connection) -> dict[str, int]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
@@ -19,7 +20,9 @@ from email_ingestion.settings import environment
 # pg_restore writes a table as this line, one line for each row, and `\.`.
 _COPY_LINE = re.compile(rb"COPY (?:\S+\.)?(\S+) (\(.*\)) FROM stdin;\n")
 _COLUMN = re.compile(r'\w+|"[^"]+"')
+_COLUMNS = re.compile(rf"\((?:{_COLUMN.pattern})(?:, (?:{_COLUMN.pattern}))*\)")
 _COPY_END = b"\\.\n"
+_STDERR_BYTES = 4096  # of the end of what pg_restore says
 
 
 def dump_tables(engine: Engine, path: Path, tables: Sequence[str]) -> tuple[str, dict[str, int]] | None:
@@ -55,7 +58,7 @@ def count_rows(path: Path, tables: Sequence[str]) -> dict[str, int]:
     """Read a dump to its end and return the number of rows by table. Raises OperationFailed."""
     found: dict[str, int] = {}
     with _open_pg_restore(path, tables) as lines:
-        for table, _, rows in _iter_tables(lines):
+        for table, _, rows in _iter_tables(lines, tables):
             found[table] = sum(1 for _ in rows)
     return {table: found[table] for table in tables if table in found}
 
@@ -70,7 +73,7 @@ def merge_rows(engine: Engine, path: Path, tables: Sequence[str]) -> int:
     with _driver_errors(engine), engine.connect() as connection, connection.begin():
         cursor = cast("Any", connection.connection.driver_connection).cursor()
         with _open_pg_restore(path, tables) as lines:
-            for table, columns, rows in _iter_tables(lines):
+            for table, columns, rows in _iter_tables(lines, tables):
                 cursor.execute(f"CREATE TEMPORARY TABLE back_{table} (LIKE {table} INCLUDING DEFAULTS) ON COMMIT DROP")
                 ours[table] = _columns(cursor, f"back_{table}")
                 for column in _COLUMN.findall(columns):
@@ -101,18 +104,29 @@ def _open_pg_restore(path: Path, tables: Sequence[str]) -> Iterator[IO[bytes]]:
         *(f"--table={table}" for table in tables),
         str(path),
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        yield cast("IO[bytes]", process.stdout)
-        _, stderr = process.communicate()
-    if process.returncode:
-        raise OperationFailed(f"pg_restore failed: {_last_line(stderr.decode(errors='replace'))}")
+    with tempfile.TemporaryFile() as errors:  # a pipe that is not read while rows are could fill up
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process:
+            yield cast("IO[bytes]", process.stdout)
+            process.communicate()
+        if process.returncode:
+            errors.seek(max(0, errors.tell() - _STDERR_BYTES))
+            raise OperationFailed(f"pg_restore failed: {_last_line(errors.read().decode(errors='replace'))}")
 
 
-def _iter_tables(lines: IO[bytes]) -> Iterator[tuple[str, str, Iterator[bytes]]]:
-    """Yield table, columns and rows of each COPY; read the rows before the next item."""
-    for line in lines:
+def _iter_tables(lines: Iterable[bytes], tables: Collection[str]) -> Iterator[tuple[str, str, Iterator[bytes]]]:
+    """Yield table, columns and rows of each COPY; read the rows before the next item.
+
+    The names become part of statements, and a dump may come from anywhere: raises OperationFailed for other tables than
+    `tables`, for one that comes twice, and for what is no list of names.
+    """
+    rest, seen = iter(lines), set()
+    for line in rest:
         if found := _COPY_LINE.fullmatch(line):
-            yield found[1].decode(), found[2].decode(), takewhile(_COPY_END.__ne__, lines)
+            table, columns = found[1].decode(errors="replace"), found[2].decode(errors="replace")
+            if table not in tables or table in seen or not _COLUMNS.fullmatch(columns):
+                raise OperationFailed("the copy of the database is none of ours: it names a table that we do not have")
+            seen.add(table)
+            yield table, columns, takewhile(_COPY_END.__ne__, rest)
 
 
 @contextmanager
