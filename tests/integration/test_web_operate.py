@@ -11,9 +11,11 @@ from email_ingestion.ops.audit_log import read_audit
 from email_ingestion.overrides import LEVEL
 from email_ingestion.settings import Settings
 from email_ingestion.stream import SharedOverrides, open_link
-from tests.servers.processes import place, until
+from tests.servers.processes import Running, place, until
 from tests.servers.redis import RedisServer
 from tests.servers.web import SECONDS, Visitor, running_pages, web_settings
+
+SINK = "ndjson:further.jsonl"
 
 
 def _finished(visitor: Visitor, page: httpx.Response) -> str:
@@ -34,11 +36,12 @@ def _settings(folder: Path, redis_url: str) -> Settings:
     files = {"ops_token_file": folder / "data/ops-token", "log_dir": folder / "logs", "pid_dir": folder / "pids"}
     for name in ("log_dir", "pid_dir"):
         files[name].mkdir(parents=True, exist_ok=True)
-    return web_settings(folder, redis_url, database_url=f"sqlite:///{folder}/data/email_ingestion.db", **files)
+    database_url = f"sqlite:///{folder}/data/email_ingestion.db"
+    return web_settings(folder, redis_url, database_url=database_url, sinks=("database", SINK), **files)
 
 
 def test_orders_reach_a_worker_and_its_death_is_seen(tmp_path: Path, own_redis: RedisServer) -> None:
-    with place(tmp_path / "here", own_redis.url) as here:
+    with place(tmp_path / "here", own_redis.url, SINKS=f"database,{SINK}") as here:
         worker = here.worker()
         until(lambda: worker.status()["status"] in {"ready", "degraded"}, "the worker is ready")
         settings = _settings(here.folder, own_redis.url)
@@ -59,9 +62,11 @@ def test_orders_reach_a_worker_and_its_death_is_seen(tmp_path: Path, own_redis: 
             until(lambda: text in visitor.get("/").text, "the overview says so")
             refused = _finished(visitor, visitor.submit(page, "/operate/pause", component="producer"))
             assert "no process of this machine is a producer" in refused
+            _orders_about_parts(visitor, page, worker)
             records = [each for each in read_audit(settings.log_dir) if each["action"].startswith("admin")]
             assert {each["user"] for each in records} == {"grace"}
-            assert [each["action"] for each in records] == ["admin pause", "admin breaker"]
+            assert [each["action"] for each in records] == ["admin pause", "admin breaker", *["admin order"] * 4]
+            assert (records[2]["name"], records[2]["value"], records[2]["ttl_seconds"]) == ("batch-size", "7", 900)
             assert here.run("scripts/backup.py").returncode == 0
             page = until(lambda: _with(visitor.get("/operate"), 'action="/operate/rehearse"'), "the backup is listed")
             assert "restores: equal to its manifest" in _finished(visitor, visitor.submit(page, "/operate/rehearse"))
@@ -70,6 +75,24 @@ def test_orders_reach_a_worker_and_its_death_is_seen(tmp_path: Path, own_redis: 
             page = visitor.get("/").text
             assert "0 of 1 alive" in page
             assert "#26-worker-crash-or-oom" in page
+
+
+def _orders_about_parts(visitor: Visitor, page: httpx.Response, worker: Running) -> None:
+    def give(path: str, **fields: str) -> str:
+        return _finished(visitor, visitor.submit(page, f"/operate/{path}", **fields))
+
+    assert "Done by worker." in give("batch-size", size="7", ttl="15m")
+    assert "Done by worker." in give("sink", name=SINK, ttl="1h")
+    assert "Done by worker." in give("block", sender=" *@Flood.example ", ttl="4h")
+    held = {each["name"]: (each["value"], each["by"]) for each in worker.status()["control"]["orders"]}
+    wanted = {"batch-size": "7", f"sink:{SINK}": "paused", "block:*@flood.example": "blocked"}
+    assert held == {name: (value, "grace") for name, value in wanted.items()}
+    until(lambda: "batch-size=7 by grace" in visitor.get("/operate").text, "the page shows them")
+    assert "Done by worker." in give("sink", name=SINK, undo="yes")
+    assert f"sink:{SINK}" not in {each["name"] for each in worker.status()["control"]["orders"]}
+    assert "no process of this machine is a producer" in give("feature", name="history", ttl="1h")
+    assert "the pattern must say who is meant" in give("block", sender="*")
+    assert "there is no sink" in give("sink", name="webhook")
 
 
 def test_an_order_for_all_goes_through_redis_with_who_gave_it(tmp_path: Path, redis_server: RedisServer) -> None:
@@ -81,7 +104,14 @@ def test_an_order_for_all_goes_through_redis_with_who_gave_it(tmp_path: Path, re
         assert "Written for all processes" in _finished(visitor, sent)
         override = SharedOverrides(open_link(redis_server.url, "test")).read()[LEVEL]
         assert (override.value, override.by) == ("MINIMAL", "grace")
-        record = list(read_audit(settings.log_dir))[-1]
+        off = visitor.submit(page, "/operate/feature", name="history", ttl="4h", everywhere="yes")
+        assert "Written for all processes" in _finished(visitor, off)
+        held = SharedOverrides(open_link(redis_server.url, "test"))
+        assert (held.read()["feature:history"].value, held.read()["feature:history"].by) == ("off", "grace")
+        on = visitor.submit(page, "/operate/feature", name="history", everywhere="yes", undo="yes")
+        assert "Written for all processes" in _finished(visitor, on)
+        assert held.read().keys() == {LEVEL}
+        record = next(each for each in read_audit(settings.log_dir) if each["result"] == "done" and "order" in each)
         wanted = {"user": "grace", "action": "fleet order", "value": "MINIMAL", "via": "web", "result": "done"}
         assert wanted.items() <= record.items()
         audit = visitor.get("/audit", params={"action": "fleet"}).text
@@ -118,5 +148,5 @@ def test_a_reader_sees_orders_and_gives_none(tmp_path: Path) -> None:
         visitor.enter(settings, "reader")
         page = visitor.get("/operate")
         assert 'action="/operate/' not in page.text
-        for path in ("pause", "resume", "level", "priority", "log-level", "breaker", "doctor", "rehearse"):
+        for path in ("pause", "resume", "level", "priority", "log-level", "breaker", "doctor", "rehearse", "sink"):
             assert visitor.post(f"/operate/{path}", data=_form(page.text, "x")).status_code == 403

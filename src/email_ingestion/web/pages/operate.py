@@ -1,7 +1,4 @@
-"""Orders to the running processes, what `doctor` finds, the backups, and the audit log.
-
-An order to the processes of this machine goes to their ops ports and needs no Redis; one to all goes through Redis.
-"""
+"""Orders to the running processes, what `doctor` finds, the backups, and the audit log."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
 
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import Response
@@ -18,16 +14,26 @@ from email_ingestion.backup.archive import Archive, list_archives, read_archive
 from email_ingestion.backup.create import BackupProgress, rehearse_restore, working_directory
 from email_ingestion.doctor.findings import Finding
 from email_ingestion.errors import OperationFailed
-from email_ingestion.fleet.admin_client import AdminClient, RunningProcess, matching, running_processes
 from email_ingestion.fleet.redis_server import scratch_redis
 from email_ingestion.ops.audit_log import PREVIOUS, audited_action, read_audit
 from email_ingestion.ops.redaction import redact
-from email_ingestion.overrides import LEVEL, LEVELS, PAUSE, PRIORITY, Level, Override
+from email_ingestion.overrides import FEATURES, LEVELS, MAX_BATCH, Level
 from email_ingestion.settings import Settings
-from email_ingestion.stream import SharedOverrides
 from email_ingestion.web.jobs import Job
 from email_ingestion.web.live_system import LiveSystem
 from email_ingestion.web.pages.orders import begin_order
+from email_ingestion.web.process_orders import (
+    BreakerState,
+    Component,
+    LogLevelName,
+    ProcessOrder,
+    ProcessOrders,
+    level_order,
+    log_level_order,
+    pause_order,
+    priority_order,
+    resume_order,
+)
 from email_ingestion.web.readings import Source
 from email_ingestion.web.rendering import render
 from email_ingestion.web.sessions import CurrentOperator, CurrentUser, WebUser
@@ -42,14 +48,8 @@ AUDIT_KEPT, AUDIT_SHOWN = 2000, 200
 BACKUP_AGE_SECONDS = 5.0
 OWN = frozenset(["timestamp", "user", "action", "result", "pid", "instance", PREVIOUS])
 
-Component = Literal["producer", "worker"]
 Span = Annotated[Literal["5m", "15m", "1h", "4h", "24h"], Form()]
 Everywhere = Annotated[str, Form()]
-LogLevelName = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
-BreakerState = Literal["OPEN", "CLOSED", "AUTO"]
-
-_Local = tuple[Component | None, str, Mapping[str, Any]]  # whose ops ports are told, the path there, and the body
-_Shared = tuple[str, Override | None]  # the name of the override in Redis; without one it ends
 
 router = APIRouter(include_in_schema=False)
 
@@ -59,7 +59,7 @@ class OperatorPages:
 
     def __init__(self, settings: Settings, system: LiveSystem) -> None:
         self.settings = settings
-        self._system = system
+        self.orders = ProcessOrders(settings, system)
         self.backups: Source[list[Archive]] = Source("BACKUP_DIR", self._list_backups, BACKUP_AGE_SECONDS)
         self.audit: Source[list[dict[str, Any]]] = Source("the audit log", self._read_audit, 1.0)
         # It is looked at when somebody asks for it, for it logs in to mail servers and writes to sinks' test places.
@@ -75,56 +75,6 @@ class OperatorPages:
 
     def _read_audit(self) -> list[dict[str, Any]]:
         return list(deque(read_audit(self.settings.log_dir), AUDIT_KEPT))[::-1]
-
-    def tell_processes(
-        self, user: WebUser, component: Component | None, path: str, body: Mapping[str, Any], job: Job
-    ) -> str:
-        """Give an order to the processes of this machine; return what each answered."""
-        found = matching(
-            running_processes(self.settings),
-            lambda each: component is None or each.component == component,
-            f"is a {component}" if component else "answers",
-        )
-        return self._post(user, found, path, body, job)
-
-    def tell_breaker(self, user: WebUser, name: str, body: Mapping[str, Any], job: Job) -> str:
-        """Hold a circuit breaker in every process of this machine that has it."""
-
-        def has_it(process: RunningProcess) -> bool:
-            return any(each["name"] == name for each in process.body["circuit_breakers"])
-
-        found = matching(running_processes(self.settings), has_it, f"has a circuit breaker {name}")
-        return self._post(user, found, f"breakers/{quote(name, safe='')}", body, job)
-
-    def _post(
-        self, user: WebUser, processes: list[RunningProcess], path: str, body: Mapping[str, Any], job: Job
-    ) -> str:
-        client = AdminClient(self.settings, user.name)
-        job.begin("asking the processes", len(processes))
-        done, refused = [], []
-        for process in processes:
-            try:
-                client.post(process, path, body)
-                done.append(process.stem)
-            except OperationFailed as error:
-                refused.append(str(error))
-            job.advance(1)
-        self._system.processes.forget()
-        answered = f"Done by {', '.join(done)}." if done else ""
-        if refused:
-            raise OperationFailed(f"{'; '.join(refused)}. {answered}".strip())
-        return answered
-
-    def tell_all(self, user: WebUser, name: str, override: Override | None, job: Job) -> str:
-        """Give an order to every process on every machine, through Redis; without `override` it ends."""
-        job.begin("writing to Redis", 1)
-        value, seconds = (override.value, override.seconds) if override else (None, 0)
-        record = user.audit_record("fleet order", order=name, value=value, seconds=seconds)
-        with audited_action(self.settings.log_dir, record):
-            shared = SharedOverrides(self._system.link)
-            shared.set(name, override) if override else shared.clear(name)
-        self._system.processes.forget()
-        return "Written for all processes: each obeys within seconds."
 
     def rehearse(self, user: WebUser, file: str, job: Job) -> str:
         """Restore a backup into a scratch server and compare; nothing is changed."""
@@ -183,6 +133,10 @@ def operate(request: Request, user: CurrentUser) -> Response:
         levels=LEVELS,
         log_levels=LOG_LEVELS,
         breaker_states=BREAKER_STATES,
+        features=FEATURES,
+        sinks=pages.settings.sinks[1:],
+        max_batch=MAX_BATCH,
+        batch_size=pages.settings.worker_batch_size,
     )
 
 
@@ -196,9 +150,8 @@ def pause(
     everywhere: Everywhere = "",
 ) -> Response:
     """Let producer or workers take no new work for a while."""
-    shared = (f"{PAUSE}:{component}", Override("", SPANS[ttl], user.name))
-    local: _Local = (component, "pause", {"ttl_seconds": SPANS[ttl]})
-    return _tell(request, user, f"Pause {component} for {ttl}", local, shared if everywhere else None)
+    order = pause_order(component, SPANS[ttl], user.name)
+    return tell(request, user, f"Pause {component} for {ttl}", order, everywhere)
 
 
 @router.post(PATH + "/resume")
@@ -206,8 +159,7 @@ def resume(
     request: Request, user: CurrentOperator, component: Annotated[Component, Form()], everywhere: Everywhere = ""
 ) -> Response:
     """Let paused processes go on."""
-    local: _Local = (component, "resume", {})
-    return _tell(request, user, f"Resume {component}", local, (f"{PAUSE}:{component}", None) if everywhere else None)
+    return tell(request, user, f"Resume {component}", resume_order(component), everywhere)
 
 
 @router.post(PATH + "/level")
@@ -220,9 +172,7 @@ def level(
     everywhere: Everywhere = "",
 ) -> Response:
     """Serve less for a while, or all again."""
-    shared = (LEVEL, None if level == "NORMAL" else Override(level, SPANS[ttl], user.name))
-    local: _Local = (None, "degrade", {"level": level, "ttl_seconds": SPANS[ttl]})
-    return _tell(request, user, f"Serve {level} for {ttl}", local, shared if everywhere else None)
+    return tell(request, user, f"Serve {level} for {ttl}", level_order(level, SPANS[ttl], user.name), everywhere)
 
 
 @router.post(PATH + "/priority")
@@ -235,10 +185,8 @@ def priority(
     everywhere: Everywhere = "",
 ) -> Response:
     """Let workers take only mail of a priority or more for a while; 0 takes that back."""
-    shared = (PRIORITY, Override(str(minimum), SPANS[ttl], user.name) if minimum else None)
-    local: _Local = ("worker", "priority", {"min_priority": minimum, "ttl_seconds": SPANS[ttl]})
     title = f"Take mail of priority {minimum} or more for {ttl}"
-    return _tell(request, user, title, local, shared if everywhere else None)
+    return tell(request, user, title, priority_order(minimum, SPANS[ttl], user.name), everywhere)
 
 
 @router.post(PATH + "/log-level")
@@ -246,9 +194,7 @@ def log_level(
     request: Request, user: CurrentOperator, level: Annotated[LogLevelName, Form()], ttl: Span = "15m"
 ) -> Response:
     """Let the processes of this machine log more or less for a while."""
-    return _tell(
-        request, user, f"Log from {level} for {ttl}", (None, "log-level", {"level": level, "ttl_seconds": SPANS[ttl]})
-    )
+    return tell(request, user, f"Log from {level} for {ttl}", log_level_order(level, SPANS[ttl]))
 
 
 @router.post(PATH + "/breaker")
@@ -261,9 +207,8 @@ def breaker(
 ) -> Response:
     """Hold a circuit breaker open or closed for a while, or leave it to itself."""
     pages: OperatorPages = request.app.state.operator_pages
-    body = {"state": state, "ttl_seconds": SPANS[ttl]}
     title = f"Circuit breaker {name}: {state}" + ("" if state == "AUTO" else f" for {ttl}")
-    return _begin(request, user, title, lambda job: pages.tell_breaker(user, name, body, job))
+    return _begin(request, user, title, lambda job: pages.orders.tell_breaker(user, name, state, SPANS[ttl], job))
 
 
 @router.post(PATH + "/doctor")
@@ -299,12 +244,11 @@ def audit(
     return render(request, "audit.html", user, reading=reading, rows=rows, action=action, who=who, found=len(found))
 
 
-def _tell(request: Request, user: WebUser, title: str, local: _Local, shared: _Shared | None = None) -> Response:
-    """Order it of every process through Redis where `shared` says what, else of those of this machine."""
+def tell(request: Request, user: WebUser, title: str, order: ProcessOrder, everywhere: str = "") -> Response:
+    """Begin an order to every process, through Redis, where `everywhere` says something; else to those here."""
     pages: OperatorPages = request.app.state.operator_pages
-    if shared:
-        return _begin(request, user, f"{title}, everywhere", lambda job: pages.tell_all(user, *shared, job))
-    return _begin(request, user, title, lambda job: pages.tell_processes(user, *local, job))
+    title += ", everywhere" if everywhere else ""
+    return _begin(request, user, title, lambda job: pages.orders.tell(user, order, job, everywhere=bool(everywhere)))
 
 
 def _begin(request: Request, user: WebUser, title: str, work: Callable[[Job], str]) -> Response:

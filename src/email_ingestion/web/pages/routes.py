@@ -21,6 +21,7 @@ from email_ingestion.web.pages import (
     operate,
     orders,
     overview,
+    part_orders,
     runbooks,
 )
 from email_ingestion.web.rendering import NAVIGATION, STATIC
@@ -34,6 +35,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     message_orders.router,
     letter_groups.router,
     operate.router,
+    part_orders.router,
     orders.router,
     account_pages.router,
     runbooks.router,
