@@ -45,6 +45,8 @@ need logrotate logrotate
 need curl curl
 need openssl openssl
 need ps procps
+need nft nftables
+need ip iproute2
 need systemd-analyze systemd
 need chromium chromium fonts-dejavu-core
 compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || need initdb postgresql
