@@ -62,7 +62,9 @@ EMPTY = {
     "Failed attempts",
     "Life of the certificates",
     "Life of the tokens",
+    "Mail of this hour, against past weeks",
     "Memory of Redis",
+    "Memory used, of its limit",
     "Missing at the last reconciliation",  # and contents that were lost
     "Owed to sinks",
 }

@@ -20,6 +20,7 @@ QUESTIONS = [
     "Where does it queue?",
     "What failed?",
     "What does it cost?",
+    "Who reads, and what is unusual?",
 ]
 SELECTOR = re.compile(r"\b([a-z_][a-z0-9_]*)\{([^}]*)\}")
 METRIC = re.compile(r"\b(?:email_ingestion|process)_[a-z0-9_]+|\bup\b")

@@ -29,7 +29,7 @@ import concurrent.futures, json, socket, sys
 def connects(way):
     source, target, port = way
     try:
-        socket.create_connection((target, port), timeout=2, source_address=(source, 0)).close()
+        socket.create_connection((target, port), timeout=1, source_address=(source, 0)).close()
     except OSError:
         return False
     return True
