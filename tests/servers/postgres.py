@@ -51,6 +51,44 @@ def running_postgres() -> Iterator[str]:
 
 
 @contextmanager
+def archiving_postgres(folder: Path, settings: str) -> Iterator[str]:
+    """Start a server in `folder`, data in `main`, that keeps its log by `settings`; yields the URL of its database.
+
+    `bin` has a `systemctl` that starts and stops it, and a `sudo` that takes its user: what a page tells people to type.
+    """
+    where = binaries()
+    if where is None:
+        _missing()
+    user = _unprivileged(folder)
+    for name in ("srv/base", "srv/wal", "bin"):
+        (folder / name).mkdir(parents=True)
+    if user:
+        for name in ("srv/base", "srv/wal"):
+            shutil.chown(folder / name, user)
+    data = folder / "main"
+    _run(where / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "-N", user=user)
+    options = f"-k {folder} -c listen_addresses='' -c fsync=off"
+    with (data / "postgresql.conf").open("a") as file:
+        file.write(f"\n{settings}\n")
+    become = f"setpriv --reuid={user} --regid={user} --clear-groups " if user else ""
+    scripts = {
+        "sudo": f'#!/bin/sh\nshift 2\ncd /\nPGUSER=postgres exec {become}"$@"\n',
+        "systemctl": (
+            f"#!/bin/sh\ncd /\nexec {become}{where / 'pg_ctl'} -D {data} -w -m fast -l {folder / 'log'} "
+            f'-o "{options}" "$1" </dev/null >/dev/null 2>&1\n'
+        ),
+    }
+    for name, text in scripts.items():
+        (folder / "bin" / name).write_text(text)
+        (folder / "bin" / name).chmod(0o755)
+    subprocess.run([folder / "bin" / "systemctl", "start"], check=True)
+    try:
+        yield f"postgresql+psycopg://postgres@/postgres?host={folder}&port={_PORT}"
+    finally:
+        _run(where / "pg_ctl", "-D", data, "-m", "immediate", "stop", user=user)
+
+
+@contextmanager
 def running_pgbouncer(server: str, pool_mode: str = "transaction") -> Iterator[str]:
     """Start PgBouncer before the server at this URL, with two connections to it; yields the URL through it."""
     program = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
