@@ -54,7 +54,7 @@ def running_postgres() -> Iterator[str]:
 def archiving_postgres(folder: Path, settings: str) -> Iterator[str]:
     """Start a server in `folder`, data in `main`, that keeps its log by `settings`; yields the URL of its database.
 
-    `bin` has a `systemctl` that starts and stops it, and a `sudo` that takes its user: what a page tells people to type.
+    `bin` has a `systemctl` that starts and stops it, and a `sudo` that takes its user.
     """
     where = binaries()
     if where is None:
