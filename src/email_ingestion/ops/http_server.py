@@ -7,11 +7,14 @@ theirs (half a request, or an answer they do not read) neither take the descript
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 import time
+from asyncio.sslproto import SSLProtocol
 from contextlib import suppress
 from dataclasses import dataclass
 from socket import socket
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -35,25 +38,25 @@ ANSWER_SECONDS = 120.0  # an order may wait for a dependency; an answer that nob
 MAX_HEADER_BYTES = 16 * 1024
 
 
-class _Connection(H11Protocol):
+class _LimitedConnection:
     """A connection whose server closes it when it is held; at the limit the one that waited longest makes room."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
-        self.waiting_since = self.loop.time()
-        super().connection_made(transport)
-        if len(self.connections) > MAX_CONNECTIONS:
-            others = [each for each in self.connections if each is not self and isinstance(each, _Connection)]
-            min(others, key=lambda each: (not each.awaits_request, each.waiting_since)).drop()
-
-    def on_response_complete(self) -> None:
-        self.waiting_since = self.loop.time()
-        super().on_response_complete()
+    connections: set[Any]  # all of its port
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    waiting_since: float
 
     @property
     def awaits_request(self) -> bool:
         """Whether no complete request has come that is still to be answered."""
-        cycle = self.cycle
-        return cycle is None or cycle.response_complete or cycle.more_body
+        return True
+
+    def take_place(self) -> None:
+        """Begin to wait, in the place of another connection where there are too many."""
+        self.waiting_since = self.loop.time()
+        if len(self.connections) > MAX_CONNECTIONS:
+            others = [each for each in self.connections if each is not self and isinstance(each, _LimitedConnection)]
+            min(others, key=lambda each: (not each.awaits_request, each.waiting_since)).drop()
 
     def drop_if_held(self) -> None:
         """Close the connection if its request, or the reading of the answer, takes too long."""
@@ -64,6 +67,57 @@ class _Connection(H11Protocol):
         """Close the connection without waiting for the other side."""
         self.connections.discard(self)  # a second one must not be dropped for the same place
         self.transport.abort()
+
+
+class _Connection(_LimitedConnection, H11Protocol):
+    """A connection that carries requests; with TLS, after its `handshake`."""
+
+    handshake: _Handshake | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        if self.handshake:
+            self.connections.discard(self.handshake)
+        self.waiting_since = self.loop.time()
+        super().connection_made(transport)
+        self.take_place()
+
+    def on_response_complete(self) -> None:
+        self.waiting_since = self.loop.time()
+        super().on_response_complete()
+
+    @property
+    def awaits_request(self) -> bool:
+        cycle = self.cycle
+        return cycle is None or cycle.response_complete or cycle.more_body
+
+
+class _Handshake(_LimitedConnection, SSLProtocol):
+    """TLS of one connection. asyncio's own server knows it only after the handshake, which need never come."""
+
+    def __init__(self, context: ssl.SSLContext, connection: _Connection) -> None:
+        self.loop, self.connections = connection.loop, connection.connections
+        connection.handshake = self
+        nobody_waits: Any = None
+        super().__init__(self.loop, connection, context, nobody_waits, server_side=True, ssl_handshake_timeout=10)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as asyncio's
+        self.transport = transport
+        self.connections.add(self)
+        self.take_place()
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.connections.discard(self)
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Close it, for the server ends; as uvicorn calls it."""
+        self.drop()
+
+
+def _protocol(tls: ssl.SSLContext | None) -> Any:
+    """Return what makes the protocol of a new connection, as uvicorn calls it."""
+    return (lambda **facts: _Handshake(tls, _Connection(**facts))) if tls else _Connection
 
 
 class _Server(uvicorn.Server):
@@ -88,7 +142,7 @@ class _Server(uvicorn.Server):
     async def main_loop(self) -> None:
         while not await self.on_tick(0):  # which sets the date of the answers
             for connection in list(self.server_state.connections):
-                if isinstance(connection, _Connection):
+                if isinstance(connection, _LimitedConnection):
                     connection.drop_if_held()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop_requested.wait(), DATE_SECONDS)
@@ -173,9 +227,9 @@ def serve(
 
 
 def serve_app(
-    app: ASGIApp, host: str, port: int, setting: str, name: str, *, tls: tuple[str, str] | None = None
+    app: ASGIApp, host: str, port: int, setting: str, name: str, *, tls: ssl.SSLContext | None = None
 ) -> WebEndpoint:
-    """Serve any application on a port of its own, from a daemon thread, with the `tls` of certificate and key.
+    """Serve any application on a port of its own, from a daemon thread, with `tls` where that is given.
 
     Raises OperationFailed with the owner of a used port, ConfigurationError when `host` is no address of this machine.
     """
@@ -184,13 +238,11 @@ def serve_app(
     return WebEndpoint(url.replace("http:", "https:", 1) if tls else url, _run(app, bound, name, tls))
 
 
-def _run(app: ASGIApp, bound: socket, name: str, tls: tuple[str, str] | None = None) -> _RunningServer:
+def _run(app: ASGIApp, bound: socket, name: str, tls: ssl.SSLContext | None = None) -> _RunningServer:
     config = uvicorn.Config(
         app,
-        ssl_certfile=tls[0] if tls else None,
-        ssl_keyfile=tls[1] if tls else None,
         loop="asyncio",
-        http=_Connection,
+        http=_protocol(tls),
         ws="none",
         lifespan="off",
         log_config=None,

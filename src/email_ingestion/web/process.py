@@ -72,18 +72,19 @@ def run_web(settings: Settings) -> int:
     return 0
 
 
-def _tls(settings: Settings) -> tuple[str, str] | None:
-    """Return certificate and key, which were read once. Raises ConfigurationError when they cannot be used."""
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    """Return TLS with certificate and key; None without. Raises ConfigurationError when they cannot be used."""
     certificate, key = settings.web_tls_certificate_file, settings.web_tls_key_file
     if certificate is None or key is None:
         return None
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+        tls.load_cert_chain(certificate, key)
     except OSError as error:  # SSLError is one
         reason = error.strerror or getattr(error, "reason", None) or "they are no certificate and its key"
         message = f"WEB_TLS_CERTIFICATE_FILE {certificate} and WEB_TLS_KEY_FILE {key} cannot be used: {reason}"
         raise ConfigurationError(message) from error
-    return str(certificate), str(key)
+    return tls
 
 
 def _reload(output: RawOutput, before: Settings) -> str:

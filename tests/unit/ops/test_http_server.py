@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -15,14 +16,16 @@ from pathlib import Path
 
 import pytest
 import requests
+from starlette.responses import PlainTextResponse
 
 from email_ingestion import errors, events
 from email_ingestion.ops import http_server
 from email_ingestion.ops.api_models import FullHealthAnswer, HealthAnswer, ReadyAnswer, StatusAnswer
-from email_ingestion.ops.http_server import MAX_CONNECTIONS, Endpoints, serve
+from email_ingestion.ops.http_server import MAX_CONNECTIONS, Endpoints, serve, serve_app
 from email_ingestion.ops.observers import Ops
 from email_ingestion.ops.request_guard import AllowedHosts
 from email_ingestion.ops.status_records import Peer, RedisState
+from tests.drills.certificate import make_certificate
 from tests.unit.ops.shown import READING, FakeBreaker
 
 REDIS_UP = events.Probed("redis", ok=True, seconds=0.001, error=None)
@@ -251,6 +254,49 @@ def test_callers_that_hold_their_connections_are_closed_oldest_first_and_others_
         holders[-1].settimeout(0.1)
         with pytest.raises(TimeoutError):
             was_closed(holders[-1])
+
+
+@pytest.fixture
+def secured(tmp_path: Path) -> Iterator[tuple[int, ssl.SSLContext]]:
+    """The port of an application that is served with TLS, and what a client needs to speak it."""
+    file = make_certificate(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(file)
+    with closing(serve_app(PlainTextResponse("here"), "127.0.0.1", 0, "WEB_PORT", "test-http", tls=tls)) as endpoint:
+        yield int(endpoint.url.rpartition(":")[2]), ssl.create_default_context(cafile=str(file))
+
+
+def ask(port: int, trust: ssl.SSLContext) -> bytes:
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=60) as plain,
+        trust.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
+    ):
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        return b"".join(iter(lambda: connection.recv(4096), b""))
+
+
+@pytest.mark.parametrize("sent", [b"", bytes.fromhex("1603010200"), b"GET / HTTP/1.1\r\n\r\n"])
+def test_handshakes_that_do_not_end_are_closed_oldest_first_and_others_answered(
+    secured: tuple[int, ssl.SSLContext], sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    port, trust = secured
+    with ExitStack() as held:
+        holders = []
+        for _ in range(3 * MAX_CONNECTIONS):
+            holders.append(held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60)))
+            holders[-1].sendall(sent)
+        answer = ask(port, trust)
+        assert (answer[:15], answer[-4:]) == (b"HTTP/1.1 200 OK", b"here")
+        assert all(was_closed(holder) for holder in holders[:MAX_CONNECTIONS])
+    assert not caplog.records
+
+
+def test_a_handshake_that_does_not_end_is_given_up(
+    secured: tuple[int, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_server, "REQUEST_SECONDS", 0.2)
+    with socket.create_connection(("127.0.0.1", secured[0]), timeout=60) as holder:
+        assert was_closed(holder)
 
 
 def test_a_request_that_does_not_end_is_given_up(served: Endpoints, monkeypatch: pytest.MonkeyPatch) -> None:
