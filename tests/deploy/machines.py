@@ -101,6 +101,15 @@ def done_by(*words: str | Path, seconds: float = 300, **more) -> str:
     return done.stdout
 
 
+def come_in(link: str, run: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """Enter the web pages by a link, as a browser on that machine does: by the button on the page that it leads to."""
+    curl = ("curl", "-sS", "--max-time", "60")
+    assert "<form" in run(*curl, link).stdout, link
+    mail = run(*curl, "--location", "--cookie", "", "--data", "goal=/mail", link).stdout  # keeps cookies meanwhile
+    assert "Log out" in mail, mail[-3000:]
+    assert '<a href="/mail/' in mail, mail[-3000:]  # what came last
+
+
 class DebianRoot:
     """A folder with a small Debian, being made while other things are done."""
 
@@ -211,9 +220,15 @@ class Namespaces:
         inside = ["env", "-C", folder, *map(str, words)]
         return ["nsenter", "--target", self._pid, "--mount", "--net", "--pid", "--", *inside]
 
+    def beside(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run a program of this machine in the network in there."""
+        return call("nsenter", "--target", self._pid, "--net", "--", *words)
+
     def get(self, url: str) -> str:
         """What is served in there, as somebody on that machine gets it."""
-        return done_by("nsenter", "--target", self._pid, "--net", "--", "curl", "-sS", "--max-time", "20", url)
+        done = self.beside("curl", "-sS", "--max-time", "20", url)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def call(self, *words: str | Path, folder: str = "/", seconds: float = 300) -> subprocess.CompletedProcess[str]:
         return call(*self.words(*words, folder=folder), seconds=seconds)

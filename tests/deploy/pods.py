@@ -112,6 +112,9 @@ class Cluster:
             else:
                 values |= self.manifests["Secret", source["secretRef"]["name"]]["stringData"]
         for each in container.get("env", ()):
+            if "value" in each:
+                values[each["name"]] = each["value"]
+                continue
             reference = each["valueFrom"]["secretKeyRef"]
             values[each["name"]] = self.manifests["Secret", reference["name"]]["stringData"][reference["key"]]
         return values

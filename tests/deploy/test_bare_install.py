@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +21,7 @@ PAGE = ROOT / "docs" / "install.md"
 
 
 def test_the_package_installs_runs_and_ends(folder: Path, roots: object):  # which are made meanwhile
-    work = folder / "package"
+    work = folder / "a package"  # quotes do what they should
     for name in ("home", "mail", "dist"):
         (work / name).mkdir(parents=True, exist_ok=True)
     done_by(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", work / "dist", cwd=ROOT)
@@ -53,14 +55,17 @@ def test_the_package_installs_runs_and_ends(folder: Path, roots: object):  # whi
     install, start, stop, init = lines[:4]
     try:
         typed(install.replace("'email-ingestion[sandbox]'", f"'{wheel}[sandbox]'"))
-        assert "300 messages travelled" in typed(start)
+        screen = typed(start)
+        assert "300 messages travelled" in screen
+        assert "email-ingestion stop" in screen  # there is no checkout, and no script
+        assert not re.search(r"scripts/|\.venv", screen), screen
         for command in ("status", "search receipt", "backup", "doctor || [ $? = 1 ]"):
             typed(f"email-ingestion {command}")
     finally:
         if (work / "venv/bin/email-ingestion").exists():
             subprocess.run(["bash", "-c", stop], cwd=work / "mail", env=environment, check=False, timeout=120)
     typed(stop)
-    typed(init.replace("/srv/mail", str(work / "elsewhere")) + " --systemd --compose")
+    typed(init.replace("/srv/mail", shlex.quote(str(work / "elsewhere"))) + " --systemd --compose")
     assert (work / "elsewhere/deploy/docker/compose.yaml").exists()
     assert {path.name for path in (work / "mail").iterdir()} <= {"data", "logs", "pids", "backups", "config"}
     home = work / "home"  # where pip, and what it calls, may have caches

@@ -18,7 +18,7 @@ import pytest
 
 from tests.acceptance.documented import commands
 from tests.acceptance.test_rollback import VERSION_0_1_0, code_of
-from tests.deploy.machines import APP_IMAGE, DebianRoot, Namespaces, Podman, docker_daemon, until
+from tests.deploy.machines import APP_IMAGE, DebianRoot, Namespaces, Podman, come_in, docker_daemon, until
 from tests.servers.processes import ROOT
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1500)]
@@ -124,6 +124,9 @@ def test_the_trial_of_the_page_carries_its_mail_survives_and_ends(docker: Namesp
     _operators_commands(docker)
     _restricted(docker)
     _watched(docker)
+    link = typed(docker, "docker compose exec -T web email-ingestion web login-link").splitlines()[-1]
+    assert link.startswith("http://127.0.0.1:8070/login/")  # where its port is published
+    come_in(link, docker.beside)
 
     # kill -9 of a worker, then of the producer, amid mail.
     deliver(docker, 1, 40)
@@ -173,10 +176,12 @@ def _operators_commands(docker: Namespaces) -> None:
 
 
 def _restricted(docker: Namespaces) -> None:
-    for service, user in (("redis", 999), ("producer", 10001), ("worker", 10001), ("prometheus", 65534)):
+    ours = ("producer", "worker", "web")
+    for service, user in (("redis", 999), *((each, 10001) for each in ours), ("prometheus", 65534)):
         assert typed(docker, f"docker compose exec -T {service} id -u").strip() == str(user)
-    done = docker.call("docker", "compose", "exec", "-T", "producer", "touch", "/app/src/x", folder=FOLDER)
-    assert "Read-only file system" in done.stderr
+    for service in ours:
+        done = docker.call("docker", "compose", "exec", "-T", service, "touch", "/app/src/x", folder=FOLDER)
+        assert "Read-only file system" in done.stderr
     found = json.loads(typed(docker, "docker image inspect email-ingestion"))[0]["Config"]
     assert "Healthcheck" in found
     assert found["Labels"]["org.opencontainers.image.licenses"] == "MIT"

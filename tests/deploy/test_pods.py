@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.machines import APP_IMAGE, Namespaces, Podman, done_by, last_line, not_tried, until
+from tests.deploy.machines import APP_IMAGE, Namespaces, Podman, come_in, done_by, last_line, not_tried, until
 from tests.deploy.outside import POSTGRES_PORT, S3_PORT
 from tests.deploy.pods import Cluster
 from tests.servers.processes import ROOT
@@ -147,6 +147,7 @@ def test_mail_comes_into_postgresql_from_pods_that_may_write_their_volumes_only(
     until(lambda: stored() == "301 301", "a large message came by the bucket")
 
     _operators_commands(pods)
+    _pages(pods)
     # A worker that is killed, and one that is stopped.
     pods.done_by("kill", "--signal=KILL", "worker-1-worker")
     pods.done_by("pod", "stop", "--time=45", "worker-2")
@@ -162,6 +163,18 @@ def test_mail_comes_into_postgresql_from_pods_that_may_write_their_volumes_only(
     job = pods.cluster.manifests["CronJob", "reconcile"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     command = job["containers"][0]["command"]
     until(lambda: pods.inside("producer-producer", *command).returncode == 0, "the command of the job finds no gap")
+
+
+def _pages(pods: Pods) -> None:
+    address = pods.play("Deployment", "web")
+    until(
+        lambda: pods.space.call("curl", "-sSf", f"http://{address}:8070/healthz").returncode == 0,
+        "the pages are served",
+    )
+    link = pods.inside("web-web", "email-ingestion", "web", "login-link").stdout.splitlines()[-1]
+    assert link.startswith("http://127.0.0.1:8070/login/")  # as `kubectl port-forward` makes it
+    come_in(link.replace("127.0.0.1", address), pods.space.call)
+    assert "Read-only file system" in pods.inside("web-web", "touch", "/app/x").stderr
 
 
 def _run_job(pods: Pods, job: str) -> tuple[int, str]:

@@ -6,6 +6,7 @@ Its mail is the sandbox's, beside the producer.
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.documented import commands
-from tests.deploy.machines import NETWORK_TROUBLE, call, done_by, last_line, not_tried, until
+from tests.deploy.machines import NETWORK_TROUBLE, call, come_in, done_by, last_line, not_tried, until
 from tests.servers.processes import ROOT
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1500)]
@@ -22,7 +23,8 @@ PAGE = ROOT / "docs" / "install.md"
 ORIGIN = "https://github.com/example/email-ingestion"
 STOP = "sudo systemctl stop email-ingestion.target"
 HOME = "/opt/email-ingestion"
-UNITS = ("email-ingestion-producer", "email-ingestion-worker@1", "email-ingestion-worker@2")
+UNITS = ("email-ingestion-producer", "email-ingestion-worker@1", "email-ingestion-worker@2", "email-ingestion-web")
+AS_SERVICE = "sudo -u email-ingestion .venv/bin/email-ingestion"
 SETTINGS = """
 REDIS_USERNAME=email_ingestion
 REDIS_PASSWORD=machine
@@ -204,10 +206,12 @@ def start(machine: Machine, left: list[str]) -> None:
 def operate(machine: Machine) -> None:
     """Give operators' commands as the page says, and start the jobs of the timers."""
     # The mark of the database is the same in and outside of a unit.
-    found = machine.call("sudo -u email-ingestion .venv/bin/email-ingestion doctor")
+    found = machine.call(f"{AS_SERVICE} doctor")
     assert "another database" not in found.stdout, found.stdout
     assert found.returncode in {0, 1}, found.stdout + found.stderr
-    machine.done_by("sudo -u email-ingestion .venv/bin/email-ingestion status")
+    machine.done_by(f"{AS_SERVICE} status")
+    link = machine.done_by(f"{AS_SERVICE} web login-link").splitlines()[-1]
+    come_in(link, lambda *words: machine.call(shlex.join(words)))
     for job in ("backup", "reconcile"):
         machine.done_by(f"systemctl start email-ingestion-{job}.service")
     machine.done_by("ls backups/*.tar && logrotate --force /etc/logrotate.d/email-ingestion && ls logs/worker.log-*")
@@ -247,7 +251,7 @@ def test_the_steps_of_the_page_make_a_service_that_survives(machine: Machine):
     assert machine.done_by(timers).split() == ["active", "active"]
     machine.done_by(STOP)
     assert machine.call(timers).stdout.split() == ["inactive", "inactive"]
-    running = "ps -e -o args= | grep -E '[p]roducer.py|[w]orker.py'"
+    running = "ps -e -o args= | grep -E '[p]roducer.py|[w]orker.py|[e]mail_ingestion web'"
     until(lambda: machine.call(running).returncode == 1, "the processes end too")
     failed = machine.done_by("systemctl --failed --plain --no-legend")
     assert "email-ingestion" not in failed

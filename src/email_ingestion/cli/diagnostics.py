@@ -19,6 +19,7 @@ from email_ingestion.doctor.findings import SEVERITY, Finding, worst_verdict
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.settings import Settings, load_settings
 from email_ingestion.settings.effective_settings import EffectiveSetting, effective_settings
+from email_ingestion.shipped_files import as_typed_here
 
 COLOURS = {"ok": "green", "unknown": "cyan", "degraded": "yellow", "failed": "bold red"}
 
@@ -53,10 +54,11 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="The findings as
 
 
 def _print_finding(console: Console, finding: Finding) -> None:
-    line = Text.assemble((f"{finding.verdict:<9}", COLOURS[finding.verdict]), f"{finding.check}: {finding.cause}")
+    cause = as_typed_here(finding.cause)
+    line = Text.assemble((f"{finding.verdict:<9}", COLOURS[finding.verdict]), f"{finding.check}: {cause}")
     console.print(line)
     if finding.remedy:
-        console.print(Text(f"{'':<9}→ {finding.remedy}"))
+        console.print(Text(f"{'':<9}→ {as_typed_here(finding.remedy)}"))
 
 
 @config.callback()

@@ -18,6 +18,7 @@ import typer
 from email_ingestion.errors import ConfigurationError, EmailIngestionError, RedisConnectionError
 from email_ingestion.file_modes import use_private_umask
 from email_ingestion.ops.redaction import describe_unforeseen
+from email_ingestion.shipped_files import as_typed_here
 
 REDIS_REMEDY = "see that Redis runs and that REDIS_URL or REDIS_HOST and REDIS_PORT name it"
 OnFailure = Callable[[Exception, str, int], None]
@@ -67,7 +68,7 @@ def leave(
         sentence = _sentence(error)
         failure_code = CONFIGURATION if isinstance(error, ConfigurationError) else FAILED
         on_failure(error, sentence, failure_code)
-        typer.echo(sentence, err=True)
+        typer.echo(as_typed_here(sentence), err=True)
         sys.exit(failure_code)
     except Exception as error:
         if crashes:
@@ -76,7 +77,7 @@ def leave(
             f"{describe_unforeseen(error)}, which nobody foresaw: please report it with the command and its words."
         )
         on_failure(error, sentence, FAILED)
-        typer.echo(sentence, err=True)
+        typer.echo(as_typed_here(sentence), err=True)
         sys.exit(FAILED)
     if code == INTERRUPTED:
         typer.echo("Interrupted: what was done stays done, and the same command does the rest.", err=True)

@@ -10,6 +10,7 @@ import typer
 from cryptography.fernet import Fernet
 
 from email_ingestion.cli.common import pick_account
+from email_ingestion.cli.output import say
 from email_ingestion.errors import AuthenticationFailed
 from email_ingestion.oauth2 import TokenSource, TokenStatus
 from email_ingestion.settings import Account, load_settings
@@ -89,12 +90,12 @@ def _origin(account: Account) -> str:
 def _refresh(source: TokenSource) -> int:
     before: TokenStatus = source.describe()
     if before.state == "missing":
-        typer.echo(before.problem, err=True)
+        say(before.problem or "there is no token")
         return CODES["missing"]
     try:
         expires = source.refresh()
     except AuthenticationFailed as error:
-        typer.echo(f"OAuth2AuthenticationError: {error}", err=True)
+        say(f"OAuth2AuthenticationError: {error}")
         return CODES["reauthorize"]
     typer.echo(f"refreshed: expires {expires.isoformat(timespec='seconds')} ({_distance(expires)})")
     return 0

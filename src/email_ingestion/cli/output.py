@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from email_ingestion.shipped_files import as_typed_here
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -72,13 +74,13 @@ def _block(record: Mapping[str, Any]) -> str:
 
 def report(record: Mapping[str, Any], sentence: str, *, as_json: bool) -> None:
     """Print the result of a command: the record as JSON, or the sentence."""
-    typer.echo(json.dumps(record, indent=2) if as_json else sentence)
+    typer.echo(json.dumps(record, indent=2) if as_json else as_typed_here(sentence))
 
 
 def announce(text: str) -> None:
     """Print what was done before more is done, which must not depend on somebody who reads it: `start | head -1`."""
     try:
-        typer.echo(text)
+        typer.echo(as_typed_here(text))
     except BrokenPipeError:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
@@ -92,4 +94,4 @@ def printable(value: Any) -> str:
 
 def say(text: str) -> None:
     """Print a remark on stderr; the answer goes to stdout."""
-    typer.echo(text, err=True)
+    typer.echo(as_typed_here(text), err=True)

@@ -8,7 +8,7 @@ import typer
 
 from email_ingestion.cli.common import audited
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
-from email_ingestion.cli.output import announce
+from email_ingestion.cli.output import announce, say
 from email_ingestion.fleet.managed_processes import ProcessesNotStarted
 from email_ingestion.fleet.restart import restart as restart_processes
 from email_ingestion.settings import load_settings
@@ -40,6 +40,6 @@ def restart(
             outcome["restarted"] = restart_processes(settings, component, rolling=rolling, say=announce)
         except ProcessesNotStarted as error:
             outcome["failed"] = sorted(error.failures)
-            typer.echo(str(error), err=True)
+            say(str(error))
             return NEGATIVE
     return OK

@@ -14,6 +14,7 @@ from email_ingestion.errors import ConfigurationError, OperationFailed, RedisCon
 from email_ingestion.fleet import managed_processes, status_table
 from email_ingestion.fleet.web_process import WebStart
 from email_ingestion.settings import SANDBOX_PROFILE, Settings, load_settings
+from email_ingestion.shipped_files import as_typed_here
 
 if TYPE_CHECKING:
     from email_ingestion.fleet.subprocesses import DetachedProcess
@@ -60,7 +61,7 @@ def start(
             pages.end()
         _stop_sandbox(before)
         for stem, reason in error.failures.items():
-            typer.echo(f"{stem} did not start: {reason}", err=True)
+            say(f"{stem} did not start: {reason}")
         return NEGATIVE
     except ConfigurationError:
         _stop_sandbox(before)
@@ -121,5 +122,5 @@ def status(
     if as_json:
         typer.echo(json.dumps([each.as_json() for each in found.processes], indent=2))
     else:
-        typer.echo(status_table.render_table(found))
+        typer.echo(as_typed_here(status_table.render_table(found)))
     return OK if found.ok else NEGATIVE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import secrets
 import shutil
@@ -66,8 +67,8 @@ def start_redis(data: Path, pid_file: Path, log: Path, password: str) -> str:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             pid_file.parent.mkdir(parents=True, exist_ok=True)
-            places = {"port": port, "directory": directory, "pid_file": pid_file.resolve()}
-            write_private(config, CONFIG.format(**places, user=SERVICE_USER, digest=digest))
+            places = {"directory": _quoted(directory), "pid_file": _quoted(pid_file.resolve())}
+            write_private(config, CONFIG.format(port=port, **places, user=SERVICE_USER, digest=digest))
         except OSError as error:
             raise ConfigurationError(f"cannot write {directory}: {error.strerror}") from error
         spawn([program, str(config)], log, lambda: pid_file.exists() and _answers(port), seconds=START_SECONDS)
@@ -93,6 +94,12 @@ def _directory(data: Path, program: str) -> Path:
     return (data / Path(program).name.partition("-")[0]).resolve()
 
 
+def _quoted(path: Path) -> str:
+    """Return the path as one word of redis.conf, whatever is in it: blanks, quotes, bytes that are no text."""
+    plain = set(range(0x20, 0x7F)) - set(b'"\\')
+    return '"' + "".join(chr(byte) if byte in plain else f"\\x{byte:02x}" for byte in os.fsencode(path)) + '"'
+
+
 @contextmanager
 def scratch_redis() -> Iterator[str]:
     """Run a server that keeps everything in memory, for the block; yield its address, which holds its password.
@@ -104,7 +111,8 @@ def scratch_redis() -> Iterator[str]:
 
         def launch(ports: Sequence[int]) -> None:
             config = Path(directory) / "redis.conf"
-            write_private(config, SCRATCH.format(port=ports[0], directory=directory, password=password))
+            text = SCRATCH.format(port=ports[0], directory=_quoted(Path(directory)), password=password)
+            write_private(config, text)
             server = subprocess.Popen(
                 [program, str(config)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
