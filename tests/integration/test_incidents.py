@@ -57,6 +57,8 @@ def test_an_incident_from_its_opening_to_its_post_mortem(here: Path) -> None:
     }
     (here / "logs" / "worker.log").write_text(json.dumps(record) + "\n")
     write_audit(here / "logs", {"user": "ada", "action": "admin pause", "result": "done"})
+    for _ in range(3):  # each process writes down what it was ordered
+        write_audit(here / "logs", {"user": "ada", "action": "admin degrade", "result": "done", "level": "MINIMAL"})
     assert run("ack", number)[0] == 0
     run("note", "001", "restarted the worker")
     run("note", "001", "--kind", "action", "give it more memory")
@@ -73,6 +75,7 @@ def test_an_incident_from_its_opening_to_its_post_mortem(here: Path) -> None:
         "- [ ] give it more memory",
         "process_started",
         "admin pause done",
+        "admin degrade done level=MINIMAL (3 times)",
         "| ada |",
     ):
         assert words in postmortem

@@ -93,21 +93,25 @@ def _send(settings: Settings, notification: Notification, *, every: bool) -> lis
 def list_(as_json: Json = False) -> int:
     """Show which alerts are active, since when, and whether people are told; exit code 1 when none is.
 
-    Those of the producer's built-in monitor, as of its last look, and with ALERTMANAGER_URL those of Alertmanager.
+    Those of the producer's built-in monitor, as of its last look, and with ALERTMANAGER_URL those of Alertmanager. Exit
+    code 2 when none is known of and the monitor has not looked of late.
 
     Examples:
       email-ingestion alert list
     """
     settings = load_settings()
-    rows = [*_built_in(settings), *_of_alertmanager(settings)]
+    built_in, blind = _look(settings)
+    rows = [*built_in, *_of_alertmanager(settings)]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     else:
         shown = ("alert", "priority", "state", "since", "text", "by")
         show([{name: printable(row.get(name, "")) for name in shown} for row in rows], as_json=False)
-    if not rows:
+    if blind:
+        say(blind)
+    elif not rows:
         say("no alert is active")
-    return 0 if rows else 1
+    return 0 if rows else 2 if blind else 1
 
 
 @alert.command()
@@ -170,7 +174,7 @@ def _silence(pattern: str, kind: Literal["ack", "silence"], ttl: str, reason: st
         add_silence(made)
         if settings.alertmanager_url:
             Alertmanager(settings.alertmanager_url).silence(made.pattern, now, made.until, user, reason or kind)
-    if not (rings := [row for row in _built_in(settings) if made.matches(row["alert"])]) and kind == "ack":
+    if not (rings := [row for row in _look(settings)[0] if made.matches(row["alert"])]) and kind == "ack":
         say("no built-in alert of that name is active; should it begin to ring, it is acknowledged")
     where = " here and in Alertmanager" if settings.alertmanager_url else ""
     typer.echo(f"{printable(made.pattern)} is {'acknowledged' if kind == 'ack' else 'silenced'}{where} until {until}")
@@ -179,18 +183,18 @@ def _silence(pattern: str, kind: Literal["ack", "silence"], ttl: str, reason: st
     return 0
 
 
-def _built_in(settings: Settings) -> list[dict[str, Any]]:
-    """Return what the producer's monitor saw last, as `alert list` shows it."""
+def _look(settings: Settings) -> tuple[list[dict[str, Any]], str]:
+    """Return what the producer's monitor saw last, as `alert list` shows it, and why that says nothing of now."""
     from email_ingestion.ops.alert_monitor import ACTIVE_FILE  # noqa: PLC0415 - slow to load
     from email_ingestion.ops.alert_silences import read_silences  # noqa: PLC0415
 
     seen = _read_active(ACTIVE_FILE)
     if seen is None:
-        say("the producer has not looked at its alerts yet: it does so every ALERT_SECONDS while it runs")
-        return []
+        blind = "not known: the producer has not looked at its alerts yet, as it does every ALERT_SECONDS while it runs"
+        return [], f"{blind}; `email-ingestion check all` looks now"
     age = time.time() - datetime.fromisoformat(seen["looked_at"]).timestamp()
-    if age > 2 * settings.alert_seconds + 30:
-        say(f"the producer looked {age / 60:.0f} min ago last, so it does not run: `email-ingestion status`")
+    late = age > 2 * settings.alert_seconds + 30
+    blind = f"the producer looked {age / 60:.0f} min ago last, so it does not run: `email-ingestion status`"
     silences = [each for each in read_silences() if each.until > time.time()]
     rows = []
     for found in seen["alerts"]:
@@ -200,7 +204,7 @@ def _built_in(settings: Settings) -> list[dict[str, Any]]:
             state = "acknowledged" if silenced.kind == "ack" else "silenced"
             row = {**row, "state": state, "by": silenced.user}
         rows.append(row)
-    return rows
+    return rows, blind if late else ""
 
 
 def active_alert(name: str) -> dict[str, Any]:

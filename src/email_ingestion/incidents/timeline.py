@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,6 @@ DETAILS = (
     "ended",
     "priority",
     "firing",
-    "until",
     "message",
     "reason",
     "breaker",
@@ -47,6 +47,17 @@ DETAILS = (
     "loop",
     "error_type",
     "suppressed",
+    # of orders
+    "component",
+    "name",
+    "value",
+    "state",
+    "level",
+    "min_priority",
+    "ttl_seconds",
+    "file",
+    "until",
+    "repaired",
 )
 
 
@@ -71,13 +82,21 @@ def timeline(incident: Incident, log_dir: Path) -> list[TimelineEntry]:
         for each in incident.entries
     ]
     logged = [each for each in (*_orders(log_dir), *_logged(log_dir, start)) if start <= each.at <= end]
-    logged.sort(key=lambda moment: moment.at)
+    logged = list(_joined(sorted(logged, key=lambda moment: moment.at)))
     room = max(0, MAX_ENTRIES - len(people))
     if len(logged) > room:
         head, tail = logged[: room // 2], logged[len(logged) - room // 2 :]
         left_out = TimelineEntry(head[-1].at, "log", f"{len(logged) - len(head) - len(tail)} lines are left out here")
         logged = [*head, left_out, *tail]
     return sorted([*people, *logged], key=lambda moment: moment.at)
+
+
+def _joined(entries: Iterable[TimelineEntry]) -> Iterator[TimelineEntry]:
+    """Yield one entry for each run of equal ones: an order goes to every process, and each writes it down."""
+    for (source, text), found in groupby(entries, key=lambda entry: (entry.source, entry.text)):
+        run = list(found)
+        times = f" ({len(run)} times)" if len(run) > 1 else ""
+        yield TimelineEntry(run[0].at, source, f"{text}{times}")
 
 
 def _logged(log_dir: Path, since: datetime) -> Iterator[TimelineEntry]:

@@ -502,7 +502,7 @@ def test_an_operators_words_reach_people_and_silences_are_seen(tmp_path: Path, s
     assert alert("send", "P9", "x").returncode == 64
     done = alert("silence", "Redis*", "--ttl", "30m", "--reason", "a move")
     assert (done.returncode, "Redis* is silenced until" in done.stdout) == (0, True)
-    assert (alert("list").returncode, "has not looked at its alerts yet" in alert("list").stderr) == (1, True)
+    assert (alert("list").returncode, "has not looked at its alerts yet" in alert("list").stderr) == (2, True)
     now = datetime.now(UTC).isoformat()
     row = {"alert": "RedisDown", "priority": "P1", "state": "firing", "since": now, "text": "Redis is down"}
     (tmp_path / "data" / "active-alerts.json").write_text(json.dumps({"looked_at": now, "alerts": [row]}))
