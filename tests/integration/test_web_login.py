@@ -138,6 +138,21 @@ def test_proxy_is_believed_with_its_secret_only(settings: Settings) -> None:
         assert visitor.get("/login", headers=right, follow_redirects=False).status_code == 200, "it is off by default"
 
 
+def test_an_address_is_believed_of_the_trusted_proxy_only(settings: Settings) -> None:
+    claimed = {"X-Forwarded-For": "198.51.100.9, 203.0.113.7", "X-Forwarded-Proto": "https"}
+    behind = settings.model_copy(update={"web_proxy_secret": PROXY_SECRET})
+    with running_pages(behind) as address, Visitor(address) as visitor:
+        for headers in (claimed, claimed | {"X-Proxy-Secret": PROXY_SECRET}):
+            assert visitor.post(_link(settings), data=GOAL, headers=headers, follow_redirects=False).status_code == 303
+        bad = {"X-Forwarded-For": "<script>", "X-Proxy-Secret": PROXY_SECRET}
+        assert visitor.post(_link(settings), data=GOAL, headers=bad, follow_redirects=False).status_code == 303
+        for number in range(FREE_ATTEMPTS + 1):  # another address each time, by somebody who is no proxy
+            last = visitor.post("/login", data={"token": "wrong"}, headers={"X-Forwarded-For": f"203.0.113.{number}"})
+        assert last.status_code == 429
+    entered = [each["from"] for each in read_audit(settings.log_dir) if each["result"] == "done"]
+    assert entered == ["127.0.0.1", "203.0.113.7", "127.0.0.1"]
+
+
 def test_every_page_says_what_a_browser_may_load(address: str) -> None:
     with Visitor(address) as visitor:
         policy = visitor.get("/login").headers["content-security-policy"]

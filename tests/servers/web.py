@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import unescape
@@ -12,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
 
+from email_ingestion.ops.http_server import serve_app
 from email_ingestion.settings import Settings
 from email_ingestion.web.context import WebContext
 from email_ingestion.web.login_links import Role, make_link
@@ -48,23 +46,13 @@ def running_pages(settings: Settings) -> Iterator[str]:
     app = FastAPI(openapi_url=None)
     app.state.context = WebContext.from_settings(settings)
     add_pages(app, settings)
-    server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + SECONDS
-    while not server.started:
-        assert thread.is_alive(), "the pages ended"
-        assert time.monotonic() < deadline, "the pages did not start"
-        time.sleep(0.01)
+    server = serve_app(app, "127.0.0.1", 0, "WEB_PORT", "test-web-http")
     try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        yield server.url
     finally:
         app.state.live_system.close()
         app.state.context.close()
-        server.should_exit = True
-        thread.join(SECONDS)
+        server.close()
         app.state.account_pages.close()
 
 

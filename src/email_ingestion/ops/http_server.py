@@ -248,6 +248,7 @@ def _run(app: ASGIApp, bound: socket, name: str, tls: ssl.SSLContext | None = No
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # else whoever comes by loopback names the address that the audit log has
         timeout_graceful_shutdown=1,
         backlog=ACCEPT_BACKLOG,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import os
 import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -31,6 +33,7 @@ from email_ingestion.web.login_links import LoginLinks, Role
 COOKIE = "email_ingestion_session"
 CSRF_FIELD, CSRF_HEADER = "csrf", "x-csrf-token"
 PROXY_SECRET_HEADER = "x-proxy-secret"  # noqa: S105 - a name
+FORWARDED_HEADER = "x-forwarded-for"
 SESSION_SECONDS = 12 * 3600.0
 IDLE_SECONDS = 4 * 3600.0
 MAX_SESSIONS = 1000  # the one that was idle longest makes room
@@ -180,10 +183,14 @@ class WebEntry:
         session = self.sessions.find(cookie, touch=touch) if cookie else None
         return WebUser(session.user, session.role, session.csrf, address) if session else None
 
-    def _name_by_proxy(self, request: Request) -> str:
+    def comes_by_proxy(self, request: Request) -> bool:
+        """Return whether the trusted proxy sends a request: what its headers say of the user then holds."""
         secret = self.settings.web_proxy_secret
         given = request.headers.get(PROXY_SECRET_HEADER, "")
-        if not secret or not hmac.compare_digest(given.encode(), secret.encode()):
+        return bool(secret) and hmac.compare_digest(given.encode(), (secret or "").encode())
+
+    def _name_by_proxy(self, request: Request) -> str:
+        if not self.comes_by_proxy(request):
             return ""
         return clean_name(request.headers.get(self.settings.web_proxy_user_header, ""))
 
@@ -253,7 +260,13 @@ def refuse_foreign_origin(request: Request) -> None:
 
 
 def address_of(request: Request) -> str:
-    """Return the address that a request comes from."""
+    """Return the address that a request comes from: by the trusted proxy, the last one that it names."""
+    entry: WebEntry = request.app.state.entry
+    named = request.headers.getlist(FORWARDED_HEADER)
+    if named and entry.comes_by_proxy(request):
+        last = named[-1].rpartition(",")[2].strip()
+        with suppress(ValueError):
+            return str(ipaddress.ip_address(last))
     return request.client.host if request.client else UNKNOWN
 
 
