@@ -6,8 +6,9 @@ The loops know nothing of logs or metrics: they call an `Observe` with an event.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 BreakerState = Literal["CLOSED", "OPEN", "HALF_OPEN"]
 Action = Literal[
@@ -17,55 +18,47 @@ Outcome = Literal["done", "refused"]
 AccountChange = Literal["added", "changed", "paused", "resumed", "removed", "hidden"]
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """A fact; the root of all of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Started(Event):
+class Started(Event, frozen=True):
     """The process is up: it has its ports, its PID file and its objects."""
 
     settings_source: str
 
 
-@dataclass(frozen=True, slots=True)
-class Stopping(Event):
+class Stopping(Event, frozen=True):
     """A stop was requested; work in flight is finished first."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Stopped(Event):
+class Stopped(Event, frozen=True):
     """The process has finished its work and ends."""
 
 
-@dataclass(frozen=True, slots=True)
-class LoopTick(Event):
+class LoopTick(Event, frozen=True):
     """A loop completed an iteration, so it is alive."""
 
     loop: str
 
 
-@dataclass(frozen=True, slots=True)
-class Stalled(Event):
+class Stalled(Event, frozen=True):
     """A loop has not turned for too long."""
 
     loop: str
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Connected(Event):
+class Connected(Event, frozen=True):
     """An IMAP login succeeded; `seconds` is what connection and login took, None where that was not measured."""
 
     account: str
     seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionFailed(Event):
+class ConnectionFailed(Event, frozen=True):
     """An IMAP connection could not be made or was lost."""
 
     account: str
@@ -73,16 +66,14 @@ class ConnectionFailed(Event):
     retry_in: float  # seconds
 
 
-@dataclass(frozen=True, slots=True)
-class SessionEnded(Event):
+class SessionEnded(Event, frozen=True):
     """An IMAP session ended as planned, by us or by the server's session expiry: no failure."""
 
     account: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class LockedOut(Event):
+class LockedOut(Event, frozen=True):
     """The mail server has shut the account out until `until`, in Unix seconds; `error` is None when that is over."""
 
     account: str
@@ -90,16 +81,14 @@ class LockedOut(Event):
     until: float
 
 
-@dataclass(frozen=True, slots=True)
-class ServerAlert(Event):
+class ServerAlert(Event, frozen=True):
     """The mail server wants something told to its user (RFC 3501, section 7.1)."""
 
     account: str
     notice: str
 
 
-@dataclass(frozen=True, slots=True)
-class CommandsRefused(Event):
+class CommandsRefused(Event, frozen=True):
     """The commands that are done without, for the mail server refuses them or hangs up; none: it takes all again."""
 
     account: str
@@ -107,24 +96,21 @@ class CommandsRefused(Event):
     reasons: str  # one for each of them
 
 
-@dataclass(frozen=True, slots=True)
-class Slowed(Event):
+class Slowed(Event, frozen=True):
     """The mail server throttles: every command now waits `seconds`; 0 when it no longer throttles."""
 
     account: str
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerSlow(Event):
+class AnswerSlow(Event, frozen=True):
     """An answer of the mail server has come for `seconds` so slowly that mail stands still; 0 when it is over."""
 
     account: str
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Quarantined(Event):
+class Quarantined(Event, frozen=True):
     """The server lists a message but does not send it; later mail is read meanwhile, and this message again later."""
 
     account: str
@@ -134,8 +120,7 @@ class Quarantined(Event):
     tries: int
 
 
-@dataclass(frozen=True, slots=True)
-class QuarantineCounted(Event):
+class QuarantineCounted(Event, frozen=True):
     """The messages of a mailbox that the server lists but does not send: UIDs and why, and how many are accepted."""
 
     account: str
@@ -144,32 +129,28 @@ class QuarantineCounted(Event):
     accepted: int
 
 
-@dataclass(frozen=True, slots=True)
-class WatcherRebuilt(Event):
+class WatcherRebuilt(Event, frozen=True):
     """A watcher made no progress for `seconds` and was replaced by another one."""
 
     account: str
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Watching(Event):
+class Watching(Event, frozen=True):
     """An account's watcher is connecting, syncing, idle, poll, waiting, locked_out, needs_operator or stopped now."""
 
     account: str
     state: str
 
 
-@dataclass(frozen=True, slots=True)
-class AccountUpdated(Event):
+class AccountUpdated(Event, frozen=True):
     """An account of the database was taken up, changed, paused, resumed or removed, or the settings hide it."""
 
     account: str
     change: AccountChange
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseChanged(Event):
+class LeaseChanged(Event, frozen=True):
     """The account is read by this process (`holder` None) or by another; `lost`: until now it was this one."""
 
     account: str
@@ -177,8 +158,7 @@ class LeaseChanged(Event):
     lost: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Synced(Event):
+class Synced(Event, frozen=True):
     """A mailbox was compared with the cursor; `backlog` messages above the cursor are not yet in the stream."""
 
     account: str
@@ -189,16 +169,14 @@ class Synced(Event):
     listed_ago: float | None = None  # seconds since the server listed mail that is all in the stream now
 
 
-@dataclass(frozen=True, slots=True)
-class NewMailWaiting(Event):
+class NewMailWaiting(Event, frozen=True):
     """Mail that arrived after the cursor began is on the server and not in the stream, the oldest since `since`."""
 
     account: str
     since: float  # INTERNALDATE in Unix seconds
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryWalked(Event):
+class HistoryWalked(Event, frozen=True):
     """How far a mailbox's older mail was read; `remaining` is an estimate, `seconds` the time it takes."""
 
     account: str
@@ -207,8 +185,7 @@ class HistoryWalked(Event):
     seconds: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class LabelsChanged(Event):
+class LabelsChanged(Event, frozen=True):
     """Delivered messages have other labels on the server now, and in the database too."""
 
     account: str
@@ -216,16 +193,14 @@ class LabelsChanged(Event):
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Downloaded(Event):
+class Downloaded(Event, frozen=True):
     """Message bytes came over IMAP."""
 
     account: str
     size: int  # bytes
 
 
-@dataclass(frozen=True, slots=True)
-class MailboxContradicted(Event):
+class MailboxContradicted(Event, frozen=True):
     """The mailbox is not as it was read, though its UIDVALIDITY is the same; all of it is listed again."""
 
     account: str
@@ -233,8 +208,7 @@ class MailboxContradicted(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class AlteredOnServer(Event):
+class AlteredOnServer(Event, frozen=True):
     """The server has other bytes now for a message that was delivered; nothing is fetched again."""
 
     account: str
@@ -242,8 +216,7 @@ class AlteredOnServer(Event):
     uid: int
 
 
-@dataclass(frozen=True, slots=True)
-class Published(Event):
+class Published(Event, frozen=True):
     """Messages were appended to the stream; a resent batch counts only what was new."""
 
     account: str
@@ -253,8 +226,7 @@ class Published(Event):
     size: int  # bytes, raw
 
 
-@dataclass(frozen=True, slots=True)
-class Skipped(Event):
+class Skipped(Event, frozen=True):
     """Messages were skipped on purpose."""
 
     account: str
@@ -262,8 +234,7 @@ class Skipped(Event):
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class TooLarge(Event):
+class TooLarge(Event, frozen=True):
     """A message was skipped because it has more than IMAP_MESSAGE_MAX_BYTES; `size` in bytes."""
 
     account: str
@@ -272,8 +243,7 @@ class TooLarge(Event):
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class MailboxChanged(Event):
+class MailboxChanged(Event, frozen=True):
     """The mailbox got a new UIDVALIDITY."""
 
     account: str
@@ -282,16 +252,14 @@ class MailboxChanged(Event):
     new: int
 
 
-@dataclass(frozen=True, slots=True)
-class FetchPaused(Event):
+class FetchPaused(Event, frozen=True):
     """The producer stopped fetching for an account (`reason` set) or goes on (`reason` empty)."""
 
     account: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRefreshed(Event):
+class TokenRefreshed(Event, frozen=True):
     """An access token was obtained; times in Unix seconds, `consent_ends_at` None where no end is known."""
 
     account: str
@@ -299,8 +267,7 @@ class TokenRefreshed(Event):
     consent_ends_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRefreshFailed(Event):
+class TokenRefreshFailed(Event, frozen=True):
     """An access token could not be obtained."""
 
     account: str
@@ -308,32 +275,28 @@ class TokenRefreshFailed(Event):
     permanent: bool
 
 
-@dataclass(frozen=True, slots=True)
-class TokenNotSaved(Event):
+class TokenNotSaved(Event, frozen=True):
     """The file of an account's tokens cannot be written: new ones are kept in memory only."""
 
     account: str
     error: Exception
 
 
-@dataclass(frozen=True, slots=True)
-class ConsentEnding(Event):
+class ConsentEnding(Event, frozen=True):
     """The consent behind an account's tokens ends within days, at `ends_at` (Unix seconds), unless it is renewed."""
 
     account: str
     ends_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class NeedsOperator(Event):
+class NeedsOperator(Event, frozen=True):
     """An account waits for an operator; `error` gives the reason."""
 
     account: str
     error: Exception
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered(Event):
+class Delivered(Event, frozen=True):
     """A message is in the database, with its pending deliveries to other sinks, and acknowledged in the stream."""
 
     email_id: str
@@ -347,30 +310,26 @@ class Delivered(Event):
     tags: tuple[str, ...] = ()  # names of the routes' tags
 
 
-@dataclass(frozen=True, slots=True)
-class SlowMessageFound(Event):
+class SlowMessageFound(Event, frozen=True):
     """A message takes long to parse; it goes on in the slow lane, beside the flow."""
 
     email_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class OutdatedRecordsCounted(Event):
+class OutdatedRecordsCounted(Event, frozen=True):
     """So many records in the database are an older parser's; None when it could not be asked."""
 
     count: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class DefectsFound(Event):
+class DefectsFound(Event, frozen=True):
     """So many of the messages just delivered have defects; `kinds` counts messages by the kind of the defect."""
 
     messages: int
     kinds: Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class VolumeCounted(Event):
+class VolumeCounted(Event, frozen=True):
     """The mail of the last hour, and what the same hour of past weeks had; None when the database could not be asked.
 
     By account; the expected number is None where there is nothing to compare with.
@@ -379,24 +338,21 @@ class VolumeCounted(Event):
     arrived: Mapping[str, tuple[int, float | None]] | None
 
 
-@dataclass(frozen=True, slots=True)
-class SyntheticHandled(Event):
+class SyntheticHandled(Event, frozen=True):
     """Synthetic messages took the whole way of mail, or failed to; nothing of them is kept."""
 
     count: int
     delivered: bool
 
 
-@dataclass(frozen=True, slots=True)
-class CanarySeen(Event):
+class CanarySeen(Event, frozen=True):
     """A canary message took the way of mail or failed to; both fields are None when it did not come back in time."""
 
     delivered: bool | None
     took: float | None  # seconds from the stream to its end
 
 
-@dataclass(frozen=True, slots=True)
-class SinkBacklog(Event):
+class SinkBacklog(Event, frozen=True):
     """The messages that another sink has not received yet; all numbers are None when the database cannot be read."""
 
     sink: str
@@ -405,8 +361,7 @@ class SinkBacklog(Event):
     resends: int | None = None  # that wait behind them, for an operator had them sent again
 
 
-@dataclass(frozen=True, slots=True)
-class SinkCalls(Event):
+class SinkCalls(Event, frozen=True):
     """The calls of a sink that have been running for over a second; announced while there are such, and at their end.
 
     `problem` says what is wrong when one takes unusually long, or the last one took too long; None: all is well.
@@ -417,8 +372,7 @@ class SinkCalls(Event):
     problem: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class SinkHung(Event):
+class SinkHung(Event, frozen=True):
     """A call of a sink has not returned within its time limit and cannot be ended; the sink gets nothing meanwhile."""
 
     sink: str
@@ -426,8 +380,7 @@ class SinkHung(Event):
     limit: float  # seconds
 
 
-@dataclass(frozen=True, slots=True)
-class SinkDelivered(Event):
+class SinkDelivered(Event, frozen=True):
     """A sink took, or failed to take, part of a batch."""
 
     sink: str
@@ -435,8 +388,7 @@ class SinkDelivered(Event):
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Deferred(Event):
+class Deferred(Event, frozen=True):
     """An attempt to deliver a message failed; another one follows."""
 
     email_id: str
@@ -446,16 +398,14 @@ class Deferred(Event):
     sink: str | None = None  # None: not even the database has it
 
 
-@dataclass(frozen=True, slots=True)
-class LeftToNewerRelease(Event):
+class LeftToNewerRelease(Event, frozen=True):
     """An entry has a schema version that only a newer release reads; it stays pending and has spent no attempt."""
 
     email_id: str
     error: Exception
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLettered(Event):
+class DeadLettered(Event, frozen=True):
     """A message, or its delivery to one sink, was moved to the dead letter queue."""
 
     email_id: str
@@ -465,46 +415,40 @@ class DeadLettered(Event):
     sink: str | None = None  # the only sink that lacks the message; None: all lack it
 
 
-@dataclass(frozen=True, slots=True)
-class Reclaimed(Event):
+class Reclaimed(Event, frozen=True):
     """Entries abandoned by another consumer, or by an earlier life of this one, were taken over."""
 
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerWentBack(Event):
+class LedgerWentBack(Event, frozen=True):
     """The ledger is behind what it was: a failover lost commits, or an old backup was restored."""
 
     before: str  # system, timeline and position
     now: str
 
 
-@dataclass(frozen=True, slots=True)
-class SinkClaimLost(Event):
+class SinkClaimLost(Event, frozen=True):
     """Messages that were claimed for a sink are no longer this worker's: it was stopped for longer than its lease."""
 
     sink: str
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class DueTimesMended(Event):
+class DueTimesMended(Event, frozen=True):
     """Deliveries to a sink were due in a future that nobody asked for: the database's clock was ahead for a while."""
 
     sink: str
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class OwnershipLost(Event):
+class OwnershipLost(Event, frozen=True):
     """Another worker acknowledged entries while this worker handled them."""
 
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class RedisFailed(Event):
+class RedisFailed(Event, frozen=True):
     """A call to Redis failed; `loop` is the loop that could not go on, '' for another caller."""
 
     error: Exception
@@ -512,8 +456,7 @@ class RedisFailed(Event):
     loop: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerChanged(Event):
+class BreakerChanged(Event, frozen=True):
     """A circuit breaker changed its state."""
 
     name: str
@@ -522,16 +465,14 @@ class BreakerChanged(Event):
     error: Exception | None
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerRejected(Event):
+class BreakerRejected(Event, frozen=True):
     """A call was not made because the breaker is open."""
 
     name: str
     error: Exception
 
 
-@dataclass(frozen=True, slots=True)
-class Probed(Event):
+class Probed(Event, frozen=True):
     """A dependency answered its ping or did not."""
 
     dependency: str
@@ -540,8 +481,7 @@ class Probed(Event):
     error: Exception | None
 
 
-@dataclass(frozen=True, slots=True)
-class LoopFailed(Event):
+class LoopFailed(Event, frozen=True):
     """A loop met an error that it has no answer to; it goes on after a pause."""
 
     loop: str
@@ -549,15 +489,13 @@ class LoopFailed(Event):
     retry_in: float | None = 0.0  # seconds until it tries again; None: it has ended
 
 
-@dataclass(frozen=True, slots=True)
-class LoopRecovered(Event):
+class LoopRecovered(Event, frozen=True):
     """A loop that had failed has done its work again."""
 
     loop: str
 
 
-@dataclass(frozen=True, slots=True)
-class BytesSpent(Event):
+class BytesSpent(Event, frozen=True):
     """An account has used `today` bytes of its daily download budget."""
 
     account: str
@@ -565,8 +503,7 @@ class BytesSpent(Event):
     budget: int  # bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Reconciled(Event):
+class Reconciled(Event, frozen=True):
     """The server's messages of an account were compared with the ledger."""
 
     account: str
@@ -577,8 +514,7 @@ class Reconciled(Event):
     altered: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ContentDamaged(Event):
+class ContentDamaged(Event, frozen=True):
     """Stored bytes were missing or damaged; `problem` says why they could not be had again, None: they are back."""
 
     email_id: str
@@ -587,8 +523,7 @@ class ContentDamaged(Event):
     problem: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class ContentsVerified(Event):
+class ContentsVerified(Event, frozen=True):
     """All stored bytes were read and compared with their hashes; `lost` of them are missing or damaged still."""
 
     checked: int
@@ -598,15 +533,13 @@ class ContentsVerified(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class ConsumersProved(Event):
+class ConsumersProved(Event, frozen=True):
     """What the last comparison of each sink found, and when, in Unix seconds; None: Redis does not tell it."""
 
     found: Mapping[str, tuple[int, float]] | None
 
 
-@dataclass(frozen=True, slots=True)
-class ConsumerCompared(Event):
+class ConsumerCompared(Event, frozen=True):
     """A sink was compared with what it was given: by identities, not by bytes."""
 
     sink: str
@@ -615,16 +548,14 @@ class ConsumerCompared(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class ConsumerNotCompared(Event):
+class ConsumerNotCompared(Event, frozen=True):
     """A sink could not be compared, or not all of it."""
 
     sink: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class RetentionApplied(Event):
+class RetentionApplied(Event, frozen=True):
     """Mail that was older than it is kept was erased; `held` more would have been, `left` says what could not be."""
 
     erased: int
@@ -633,23 +564,20 @@ class RetentionApplied(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class CertificateSeen(Event):
+class CertificateSeen(Event, frozen=True):
     """The TLS certificate of a dependency ends at `ends_at`, in Unix seconds."""
 
     dependency: str
     ends_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class BackupFound(Event):
+class BackupFound(Event, frozen=True):
     """The newest verified backup was made at `at`, in Unix seconds."""
 
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Administered(Event):
+class Administered(Event, frozen=True):
     """An order over HTTP was carried out or refused; `reason` says why it was refused."""
 
     action: Action
@@ -657,8 +585,7 @@ class Administered(Event):
     reason: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Notified(Event):
+class Notified(Event, frozen=True):
     """Operators were notified of active and resolved alerts; `sent` is False when a channel did not take it."""
 
     wrong: int
@@ -668,8 +595,7 @@ class Notified(Event):
     ended: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class AlertReceived(Event):
+class AlertReceived(Event, frozen=True):
     """An alert that opens an incident began to fire or is over: a built-in one, or one of an Alertmanager."""
 
     alert: str
@@ -677,16 +603,14 @@ class AlertReceived(Event):
     firing: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SignalReceived(Event):
+class SignalReceived(Event, frozen=True):
     """A signal came that ends nothing; `effect` says what it did."""
 
     signal: str
     effect: str
 
 
-@dataclass(frozen=True, slots=True)
-class StacksDumped(Event):
+class StacksDumped(Event, frozen=True):
     """The stacks of all threads were dumped, on request or because a loop stalled."""
 
     stacks: str

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -179,12 +179,12 @@ def _key(event: Event, rule: LogRule) -> Hashable:
 
 def _fields(event: Event) -> dict[str, Any]:
     result: dict[str, Any] = {}
-    for field in fields(event):
-        value = getattr(event, field.name)
+    for name in event.__struct_fields__:
+        value = getattr(event, name)
         if isinstance(value, Exception):
             result |= _error_fields(value)
         elif value is not None:
-            result |= _value_field(event, field.name, value)
+            result |= _value_field(event, name, value)
     return result | _message(event, result)
 
 
