@@ -35,7 +35,7 @@ COMMANDS = {
     "accounts": ("accounts:accounts", "Add, change, pause and remove accounts while the producer runs."),
     "restart": (
         "restart:restart",
-        "Restart the producer or the workers of this machine, each with the options it was started with.",
+        "Restart the producer, the workers or the web process of this machine, each as it was started.",
     ),
     "stop": ("start_stop:stop", "Drain and stop every process of this machine."),
     "status": ("start_stop:status", "Show every process of this machine."),
