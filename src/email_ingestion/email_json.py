@@ -17,9 +17,11 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter
 
-from email_ingestion.records import Email, Envelope
+from email_ingestion.records import ChangeEvent, Email, Envelope
 
 SCHEMA: Final = "email.v1"
+CHANGE_SCHEMA: Final = "change.v1"
+MISSED_SCHEMA: Final = "changes_missed.v1"
 _ENVELOPE: Final = tuple(field.name for field in fields(Envelope))
 _LARGE: Final = ("gm_msgid", "gm_thrid")
 _DECIMAL: Final = {"anyOf": [{"type": "string", "pattern": "^[0-9]{1,20}$"}, {"type": "null"}]}
@@ -47,6 +49,21 @@ def from_json(record: Mapping[str, Any]) -> Email:
     envelope = {name: record[name] for name in _ENVELOPE}
     given |= {"attachments": attachments, "envelope": envelope}
     return _adapter().validate_python(_rename_field(given, "from", "from_"))
+
+
+def change_record(event: ChangeEvent) -> dict[str, Any]:
+    """Convert a change to JSON for readers who find it among records of mail."""
+    return {"schema": CHANGE_SCHEMA, **event.as_json()}
+
+
+def missed_record(start_from: int) -> dict[str, Any]:
+    """Say for them that changes before the number `start_from` were missed."""
+    return {"schema": MISSED_SCHEMA, "start_from": start_from}
+
+
+def is_change(record: Mapping[str, Any]) -> bool:
+    """Whether a record tells of changes, and is none of mail."""
+    return record.get("schema") in {CHANGE_SCHEMA, MISSED_SCHEMA}
 
 
 def schema() -> dict[str, Any]:

@@ -388,6 +388,43 @@ class SinkDelivered(Event, frozen=True):
     count: int
 
 
+class ChangesTold(Event, frozen=True):
+    """A sink took changes, or failed over them."""
+
+    sink: str
+    result: Literal["told", "failed"]
+    count: int
+
+
+class ChangeBacklog(Event, frozen=True):
+    """The changes that a sink was not told yet, and those that it refused; None when the database cannot be read."""
+
+    sink: str
+    waiting: int | None
+    oldest: float | None  # Unix seconds at which the oldest of them was noted; None when none waits
+    refused: int | None
+    problem: str | None  # why it takes none now
+
+
+class ChangeRefused(Event, frozen=True):
+    """A sink never takes a change: it is not told of it any more, unless an operator orders it."""
+
+    sink: str
+    seq: int
+    kind: str
+    email_id: str
+    attempts: int
+    error: Exception | None
+
+
+class ChangesMissed(Event, frozen=True):
+    """Changes are not in the feed any more that a sink was not told; it was told that, and where the feed goes on."""
+
+    sink: str
+    after: int  # the last number that it was told
+    start_from: int
+
+
 class Deferred(Event, frozen=True):
     """An attempt to deliver a message failed; another one follows."""
 

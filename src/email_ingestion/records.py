@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
 NORMAL_PRIORITY = 5  # of 0 to 10
 PARSER_VERSION = 2  # of the parser; raised when the same bytes give another record, for `email-ingestion reparse`
@@ -224,3 +226,48 @@ class SinkMessage:
 
     email: Email
     raw: bytes  # the message as the server has it (RFC 5322)
+
+
+class ChangeKind(StrEnum):
+    """What happened to a message."""
+
+    BORN = "born"  # delivered for the first time
+    RELABELLED = "relabelled"
+    FLAGGED = "flagged"
+    TRASHED = "trashed"  # it got the flag \\Deleted or the label \\Trash
+    DELETED = "deleted"  # its server does not list it any more
+    RESTORED = "restored"  # its server lists it again
+    REPARSED = "reparsed"
+    ERASED = "erased"
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeEvent:
+    """What happened to a message that a sink got, as a sink is told; `erased_at` is for `erased` alone."""
+
+    seq: int  # of the change feed
+    at: datetime
+    kind: ChangeKind
+    account: str
+    email_id: str
+    details: Mapping[str, Any] | None
+    erased_at: datetime | None = None
+
+    @property
+    def event_id(self) -> str:
+        """What a receiver recognises a repetition by: it is unique over databases that number from 1 again."""
+        if self.kind is ChangeKind.ERASED:
+            return f"erased:{self.email_id}"
+        return f"change:{self.seq}:{int(self.at.timestamp() * 1_000_000)}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Convert to JSON according to `config/schemas/change.v1.json`."""
+        told = {
+            "seq": self.seq,
+            "at": self.at.astimezone(UTC).isoformat(),
+            "kind": self.kind.value,
+            "account": self.account,
+            "email_id": self.email_id,
+            "details": self.details,
+        }
+        return told | ({"erased_at": self.erased_at.astimezone(UTC).isoformat()} if self.erased_at else {})

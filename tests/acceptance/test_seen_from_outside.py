@@ -51,6 +51,10 @@ LATER = {
     "email_ingestion_memory_used_bytes",
     "email_ingestion_mail_expected_last_hour",  # there are no past weeks
     "email_ingestion_oauth2_consent_expiry_timestamp_seconds",
+    "email_ingestion_sink_changes_oldest_timestamp_seconds",  # no sink is told of changes
+    "email_ingestion_sink_changes_refused",
+    "email_ingestion_sink_changes_total",
+    "email_ingestion_sink_changes_waiting",
     "email_ingestion_sink_paused",  # nobody has paused one
     "email_ingestion_sink_oldest_timestamp_seconds",  # there is no further sink
     "email_ingestion_stream_oldest_pending_timestamp_seconds",

@@ -20,7 +20,7 @@ from email_ingestion.parsing import parse
 from email_ingestion.reconcile.consumer_report import ConsumerReport
 from email_ingestion.reconcile.sink_comparison import SinkComparison
 from email_ingestion.reconcile.sink_contents import contents_of
-from email_ingestion.records import Email, Envelope, SinkMessage
+from email_ingestion.records import ChangeEvent, ChangeKind, Email, Envelope, SinkMessage
 from email_ingestion.sinks.files import FilesSink, MaildirSink
 from email_ingestion.sinks.ndjson import FileSink
 from email_ingestion.stream.sink import StreamSink
@@ -98,6 +98,14 @@ class EditedSink:
         self.ids |= {email.email_id: email.envelope for email, _ in made}
         self.settle()
         return found
+
+    def tell_changes(self) -> None:
+        """Tell a sink that takes it what happened to its mail."""
+        if isinstance(self.sink, (FileSink, StreamSink)):
+            now = datetime.now(UTC)
+            told = [ChangeEvent(3, now, ChangeKind.DELETED, "default", each, None) for each in [*self.ids][:3]]
+            self.sink.tell_changes(told)
+            self.sink.tell_missed(4)
 
     def _stored(self, email: Email, raw: bytes) -> StoredEmail:
         contents = (Content(sha256(raw), raw), *(Content(part.sha256, part.content) for part in email.attachments))

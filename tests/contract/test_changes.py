@@ -14,14 +14,16 @@ from sqlalchemy import create_engine, text
 
 from bench.change_feed import soak
 from email_ingestion.ledger import change_feed as changes_module
-from email_ingestion.ledger.change_feed import ChangeKind, ChangesGone
+from email_ingestion.ledger.change_feed import ChangesGone
 from email_ingestion.ledger.copy import copy_ledger, merge_copy
 from email_ingestion.ledger.database_copy import DatabaseCopy
 from email_ingestion.ledger.engine import write_engine
 from email_ingestion.ledger.erasure import MailChoice
 from email_ingestion.ledger.migrate import upgrade
-from email_ingestion.ledger.model import Location, Marks
+from email_ingestion.ledger.model import Location, Marks, StoredEmail
 from email_ingestion.ledger.store import Ledger, open_engine, open_ledger
+from email_ingestion.ledger.told_changes import HeldChange
+from email_ingestion.records import ChangeKind
 from tests.contract.ledgers import letters, mail, stored
 
 GIVE_UP = 120.0
@@ -301,3 +303,45 @@ def test_a_reader_beside_eight_killed_writers_sees_every_change_once_and_in_orde
     assert seen.kills >= 8
     assert seen.changes >= 2_000
     assert seen.relabelled
+
+
+def test_one_process_tells_a_sink_and_what_it_took_is_noted_with_how_far(ledger: Ledger):
+    ledger.record([StoredEmail(each.email, each.raw_ref, each.contents, ("box",)) for each in letters(1, 2)])
+    book = ledger.told_changes
+    claim = book.claim("box", "one", 60.0)
+    assert claim
+    assert claim.last_seq == 2  # what was before is not told
+    assert book.claim("box", "two", 60.0) is None
+    again = book.claim("box", "one", 60.0)  # a new life of the same process
+    assert again
+    assert not book.is_held(claim)
+    assert book.extend(claim, 60.0) is None
+    ledger.server_state.update_marks("INBOX", {one(1): Marks(("a",)), one(2): Marks(("b",))})
+    ledger.changes.number()
+    assert book.backlog("box", ["relabelled"]).waiting == 2
+    assert book.backlog("box", ["flagged"]).waiting == 0
+    assert book.delivery_states("box", [one(1), one(2), "nobody"]) == {one(1): "waiting", one(2): "waiting"}
+    held = [HeldChange(3, one(1), 1, 0.0), HeldChange(4, one(2), 2, None, "400")]
+    assert book.settle(claim, 4, held, []) is None
+    moved = book.settle(again, 4, held, [])
+    assert moved
+    assert book.is_held(moved)
+    count = book.backlog("box", ["relabelled"])
+    assert (count.waiting, count.refused) == (1, 1)
+    assert book.waiting_messages("box", [one(1), one(2)]) == {one(1)}
+    ((due,),) = book.due("box", 10)
+    assert (due.event.seq, due.event.kind, due.attempts) == (3, ChangeKind.RELABELLED, 1)
+    assert due.event.details == {"labels": ["a"], "added": ["a"], "removed": ["Grüße", "\\Inbox"]}
+    assert book.settle(moved, 4, [], [due.event])
+    assert book.due("box", 10) == []
+    assert [(each.seq, reason) for each, reason in book.refused("box")] == [(4, "400")]
+    assert book.try_again("box") == 1
+    assert [each.event.seq for (each,) in book.due("box", 10)] == [4]
+    book.release(moved)
+    taken = book.claim("box", "two", 60.0)
+    assert taken
+    assert taken.last_seq == 4
+    assert ledger.changes.remove_before(datetime.now(UTC) + timedelta(seconds=1)) == 4
+    assert book.due("box", 10) == []
+    assert book.start_again(taken, 9)
+    assert book.start_again(moved, 10) is None

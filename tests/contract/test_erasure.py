@@ -6,6 +6,7 @@ import json
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -15,9 +16,13 @@ from email_ingestion.erasure import eraser as eraser_module
 from email_ingestion.erasure.tombstones import TombstoneFile
 from email_ingestion.errors import OperationFailed, SinkUnavailable
 from email_ingestion.ledger.search_filter import SearchFilter
+from email_ingestion.records import ChangeEvent, ChangeKind
+from email_ingestion.sinks import load_sink
+from email_ingestion.sinks.ndjson import FileSink
 from email_ingestion.stream import DeadLetterQueue
 from email_ingestion.stream.dead_letter_file import read_entries, write_entries
 from email_ingestion.stream.queue_dump import QueueDump
+from email_ingestion.stream.sink import StreamSink
 from tests.contract.erasing import ANNA, BERT, Installations, Kept, identities, kept_mail, letter, message, with_file
 from tests.servers.redis import RedisServer
 from tests.servers.webhook import SECRET, receiving
@@ -351,3 +356,43 @@ def test_a_webhook_is_told_once_it_takes_that_and_only_of_what_it_got(kept: Kept
         told = receiver.bodies["erased:default:gm:5002"]
         assert told["type"] == "email.erased"
         assert told["data"]["email_id"] == "default:gm:5002"
+
+
+def test_workers_tell_of_an_erasure_with_the_changes_and_the_nightly_run_of_what_they_did_not(kept: Kept):
+    with receiving() as receiver:
+        changes = {"sinks": ("database", "webhook"), "webhook_url": receiver.url, "webhook_secret": SECRET}
+        kept.settings = kept.settings.model_copy(update={**changes, "webhook_events": ("erased",)})
+        kept.deliver(message(1, letter(1)), owed_to=("webhook",))
+        claim = kept.ledger.outbox.claim("webhook", "here-worker-1", 2, 60.0)
+        kept.ledger.outbox.mark_delivered(claim, [each.envelope.email_id for each in claim.deliveries])
+        assert not kept.erase(email_ids=tuple(identities(1))).untold
+        (notice,) = kept.ledger.erasure.pending_notices("webhook")
+        receiver.taken.clear()
+        assert not [each for each in receiver.asked if each.startswith("erased")]
+        with kept.ledger._database.begin() as connection:
+            connection.exec_driver_sql("UPDATE erasure_notices SET erased_at = '2026-01-01T00:00:00+00:00'")
+        kept.erase(sender=BERT)
+        assert receiver.taken == {f"erased:{notice.email_id}": 1}
+        assert kept.ledger.erasure.pending_notices("webhook") == []
+
+
+def test_of_what_sinks_were_told_only_the_erasure_itself_stays(kept: Kept):
+    kept.deliver(message(1, letter(1)))
+    (name,) = identities(1)
+    stream = cast("StreamSink", load_sink("stream", kept.settings))
+    lines = FileSink(kept.folder / "lines.jsonl", 1000)
+    now = datetime.now(UTC)
+    told = [
+        ChangeEvent(1, now, ChangeKind.RELABELLED, "default", name, {"labels": ["Ann Example"]}),
+        ChangeEvent(2, now, ChangeKind.ERASED, "default", name, None, now),
+    ]
+    for sink in (stream, lines):
+        sink.tell_changes(told)
+        sink.tell_missed(3)
+    stream.close()
+    kept.erase(email_ids=(name,))
+    assert lines.erase_lines(lambda each: each == name) == 1
+    entries = [fields for _, fields in kept.link.client.xrange(kept.link.keys.sink_stream)]
+    kinds = [json.loads(each[b"json"]).get("kind") for each in entries]
+    assert kinds == ["erased", None]
+    assert [json.loads(each).get("kind") for each in (kept.folder / "lines.jsonl").read_text().splitlines()] == kinds

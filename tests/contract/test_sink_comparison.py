@@ -54,7 +54,9 @@ def test_every_edit_is_found_and_nothing_else(sink: EditedSink) -> None:
     assert sum(row["missing"] for row in report.rows() if row["month"] == "2026-01") == sum(
         f"{sink.ids[each].internaldate:%Y-%m}" == "2026-01" for each in expected.missing
     )
+    sink.tell_changes()  # which is no mail, and nothing foreign
     quick = sink.compare(presence=True)
+    assert quick.foreign == expected.foreign
     assert found(quick) == (expected.missing, set(), expected.not_ours)
 
 

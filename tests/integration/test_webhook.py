@@ -26,7 +26,7 @@ from email_ingestion.errors import (
 )
 from email_ingestion.events import BreakerChanged
 from email_ingestion.ledger.model import ErasureNotice
-from email_ingestion.records import SinkMessage
+from email_ingestion.records import ChangeEvent, ChangeKind, SinkMessage
 from email_ingestion.sinks import load_sink
 from email_ingestion.sinks.webhook import WebhookSink, open_sink, parse_retry_after
 from email_ingestion.worker.processor import is_available
@@ -50,6 +50,7 @@ class Settings:
     sink_timeout: float = 30
     worker_threads: int = 2
     blob_threshold_bytes: int = 1000
+    webhook_envelope: str = "standard"
 
 
 @pytest.fixture
@@ -76,6 +77,46 @@ def test_a_receiver_with_the_reference_library_accepts_what_is_sent(sink: Webhoo
     judge("emailReceived").validate(body)
     sink.tell_erased(ErasureNotice("default:gm:1", "webhook", NOW))
     judge("emailErased").validate(receiver.bodies["erased:default:gm:1"])
+
+
+CHANGED = ChangeEvent(
+    7, NOW, ChangeKind.RELABELLED, "default", "default:gm:1", {"labels": ["a"], "added": ["a"], "removed": []}
+)
+GONE = ChangeEvent(8, NOW, ChangeKind.ERASED, "default", "default:gm:1", None, NOW)
+
+
+def test_changes_are_posted_as_described(sink: WebhookSink, receiver: Receiver):
+    sink.tell_changes([CHANGED])
+    (name,) = receiver.bodies
+    assert name.startswith("change:7:")
+    assert receiver.bodies[name]["type"] == "email.relabelled"
+    judge("emailChanged").validate(receiver.bodies[name])
+    sink.tell_changes([GONE])
+    judge("emailErased").validate(receiver.bodies["erased:default:gm:1"])
+    assert receiver.bodies["erased:default:gm:1"]["data"]["seq"] == 8
+    sink.tell_missed(9)
+    judge("changesMissed").validate(receiver.bodies["missed:9"])
+
+
+def test_cloud_events_are_posted_in_structured_mode_and_signed_as_ever(receiver: Receiver):
+    settings = Settings(receiver.url, webhook_envelope="cloudevents")
+    with closing(open_sink(settings)) as sink:  # type: ignore[arg-type]
+        sink.deliver([sink_message()])
+        sink.tell_changes([CHANGED])
+        sink.tell_changes([GONE])
+        sink.tell_missed(9)
+        sink.tell_erased(ErasureNotice("default:gm:2", "webhook", NOW))
+    for name, body in receiver.bodies.items():
+        judge("cloudEvent").validate(body)
+        assert body["id"] == name
+    assert {kind.partition(";")[0] for kind in receiver.kinds} == {"application/cloudevents+json"}
+    mailed = receiver.bodies["default:gm:1"]
+    assert (mailed["type"], mailed["subject"]) == ("email.received", "default:gm:1")
+    assert from_json(mailed["data"]) == mail(1)
+    assert mailed["time"] == mail(1).envelope.internaldate.isoformat()
+    told = next(body for name, body in receiver.bodies.items() if name.startswith("change:"))
+    assert (told["sequence"], told["source"]) == ("00000000000000000007", "/email-ingestion/accounts/default")
+    judge("changes").validate({"items": [told["data"]], "next": 7, "total": None})
 
 
 def test_what_is_too_large_to_travel_is_described(sink: WebhookSink, receiver: Receiver):

@@ -32,6 +32,7 @@ class Receiver:
     asked: Counter[str] = field(default_factory=Counter)
     taken: Counter[str] = field(default_factory=Counter)
     bodies: dict[str, Any] = field(default_factory=dict)
+    kinds: set[str] = field(default_factory=set)  # the content types of the posts
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fail(self, status: int = 500, **fields: str) -> None:
@@ -53,6 +54,7 @@ class Receiver:
         status, fields = self.answer(email_id)
         with self.lock:
             self.asked[email_id] += 1
+            self.kinds.add(headers.get("content-type", ""))
             if 200 <= status < 300:
                 self.taken[email_id] += 1
                 self.bodies[email_id] = said

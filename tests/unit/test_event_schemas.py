@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
-from email_ingestion.ledger.change_feed import ChangeKind
-from email_ingestion.sinks.webhook import ERASED, EVENT
+from email_ingestion.records import ChangeKind
+from email_ingestion.sinks.webhook import ERASED, EVENT, MISSED
 from tests.servers.event_schemas import DESCRIPTION, SCHEMAS, judge
 
 MESSAGES = DESCRIPTION["components"]["messages"]
@@ -45,7 +45,9 @@ def test_every_kind_and_event_is_described() -> None:
     Draft202012Validator.check_schema(change)
     assert change["properties"]["kind"]["enum"] == [each.value for each in ChangeKind]
     types = [each["payload"]["properties"].get("type", {}).get("const") for each in MESSAGES.values()]
-    assert types == [EVENT, ERASED, None]
+    assert types == [EVENT, ERASED, None, MISSED, None, None]
+    told = MESSAGES["emailChanged"]["payload"]["properties"]["type"]["enum"]
+    assert [*told, ERASED] == [f"email.{each.value}" for each in ChangeKind]
 
 
 def test_what_is_not_described_is_refused() -> None:

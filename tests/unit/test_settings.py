@@ -48,6 +48,32 @@ def test_lists_are_written_with_commas(monkeypatch: pytest.MonkeyPatch):
     assert load_settings().imap_exclude_labels == ("\\Draft", "Private")
 
 
+ALL = ("relabelled", "flagged", "trashed", "deleted", "restored", "reparsed", "erased")
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        *(("", ()), ("all", ALL), ("true", ALL), ("false", ()), ("email.erased, Deleted", ("deleted", "erased"))),
+        *(("born,all", ("born", *ALL)), ("email.received,flagged", ("flagged",))),
+    ],
+)
+def test_the_changes_that_a_sink_is_told_of(monkeypatch: pytest.MonkeyPatch, text: str, kinds: tuple[str, ...]):
+    monkeypatch.setenv("WEBHOOK_EVENTS", text)
+    monkeypatch.setenv("NDJSON_EVENTS", "erased")
+    settings = load_settings()
+    assert settings.changes_told("webhook") == settings.webhook_events == kinds
+    assert settings.changes_told("ndjson:FILE") == ("erased",)
+    assert settings.changes_told("stream:key") == settings.changes_told("files") == ()
+
+
+@pytest.mark.parametrize("text", ["eaten", "flagged,none"])
+def test_a_change_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch, text: str):
+    monkeypatch.setenv("WEBHOOK_EVENTS", text)
+    with pytest.raises(ConfigurationError, match=r"WEBHOOK_EVENTS.* takes all, or some of born, relabelled"):
+        load_settings()
+
+
 @pytest.mark.parametrize(("text", "value"), [("all", "all"), ("now", "now"), ("2026-01-31", date(2026, 1, 31))])
 def test_the_start_is_a_word_or_a_date(monkeypatch: pytest.MonkeyPatch, text: str, value: object):
     monkeypatch.setenv("IMAP_START", text)

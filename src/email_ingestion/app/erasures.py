@@ -45,6 +45,7 @@ def open_eraser(settings: Settings, link: RedisLink, ledger: Ledger, run: str) -
     with ExitStack() as cleanup:
         sinks: dict[str, ErasingSink] = {}
         receivers: dict[str, NoticeSink] = {}
+        told_by_feed = {name for name in settings.sinks if "erased" in settings.changes_told(name)}
         eraser = Eraser(
             run,
             ledger,
@@ -54,10 +55,11 @@ def open_eraser(settings: Settings, link: RedisLink, ledger: Ledger, run: str) -
             sinks=sinks,
             receivers=receivers,
             processes_run=lambda: bool(read_presences(link)),
+            told_by_feed=told_by_feed,
         )
         for name in settings.sinks:
             kind, _, target = name.partition(":")
-            if kind == WEBHOOK and settings.webhook_erased:
+            if kind == WEBHOOK and (settings.webhook_erased or name in told_by_feed):
                 webhook = load_sink(name, settings)
                 cleanup.callback(close_sink, webhook)
                 receivers[name] = cast("NoticeSink", webhook)

@@ -7,11 +7,13 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import cast
 
 from email_ingestion.app.consumer_proof import ConsumerProver
 from email_ingestion.app.runner import ProcessContext, ProcessRunner, common_folders, common_loops, identify
 from email_ingestion.background import PeriodicThread
 from email_ingestion.blobs import open_blobs
+from email_ingestion.breaker import Breaker
 from email_ingestion.errors import SinkFailed, SinkUnavailable, TransientError
 from email_ingestion.events import LedgerWentBack, LoopFailed, LoopTick, OutdatedRecordsCounted, VolumeCounted
 from email_ingestion.ledger.record_updates import RecordChoice
@@ -21,11 +23,12 @@ from email_ingestion.ops.status_records import Names
 from email_ingestion.parsing.isolated import IsolatedParser
 from email_ingestion.routing import Router
 from email_ingestion.settings import Settings
-from email_ingestion.sinks import Sink, close_sink, load_sink, ping_sink
+from email_ingestion.sinks import ChangeSink, Sink, close_sink, load_sink, ping_sink
 from email_ingestion.sinks.database import DatabaseSink
 from email_ingestion.stream import Consumer, DeadLetterQueue, SyntheticMessages
 from email_ingestion.stream.codec import MAX_INLINE_BYTES
 from email_ingestion.worker import SinkDispatcher, Worker
+from email_ingestion.worker.change_dispatcher import ChangeDispatcher, changes_loop
 from email_ingestion.worker.loop import LOOP
 from email_ingestion.worker.processor import BatchProcessor
 from email_ingestion.worker.sink_dispatcher import loop_name
@@ -48,13 +51,14 @@ LOOP_SILENCE = 120.0
 def run_worker(settings: Settings, number: int, *, drain: bool, min_priority: int = 0) -> int:
     """Run the `number`-th worker of this host until it is stopped or has drained the stream; return the exit code."""
     other_sinks = settings.sinks[1:]
-    loops = (LOOP, PROBE, *map(loop_name, other_sinks))
+    told = [name for name in other_sinks if settings.changes_told(name)]
+    loops = (LOOP, PROBE, *map(loop_name, other_sinks), *map(changes_loop, told))
     names = Names(
         # With other sinks "no sink is usable" would wait for all of them: without the database nothing moves.
         dependencies={"redis": True} | dict.fromkeys(settings.sinks, False) | {DATABASE: bool(other_sinks)},
         loops=common_loops() | dict.fromkeys(loops, LOOP_SILENCE),
         sinks=settings.sinks,
-        breakers=("redis", *settings.sinks),
+        breakers=("redis", *settings.sinks, *map(changes_loop, told)),
         stream="{email_ingestion}:stream",
         dlq="{email_ingestion}:dlq",
         folders=common_folders(settings),
@@ -92,9 +96,15 @@ class WorkerService:
         self._changes_removed_at = -REMOVE_SECONDS
         self._router = Router(context.settings.routes, context.settings.sinks[1:])
         self._dispatchers: list[SinkDispatcher] = []
+        self._change_dispatchers: list[ChangeDispatcher] = []
         self._sinks: dict[str, Sink] = {}
         self._breakers = {
             name: context.breakers.add(name, SinkUnavailable, SinkFailed) for name in context.settings.sinks
+        }
+        self._change_breakers = {
+            name: context.breakers.add(changes_loop(name), SinkUnavailable, SinkFailed)
+            for name in context.settings.sinks[1:]
+            if context.settings.changes_told(name)
         }
         self._blobs = open_blobs(context.settings.blob_url)
         self._parser = IsolatedParser(context.settings.worker_handle_timeout_seconds)
@@ -117,8 +127,8 @@ class WorkerService:
         self._changes.start()
         if not self._drain:
             self._prover.start()
-        for dispatcher in self._dispatchers:
-            dispatcher.start()
+        for each in self._all_dispatchers:
+            each.start()
         if self._drain:
             self._worker.drain()
             self._await_deliveries()
@@ -126,17 +136,21 @@ class WorkerService:
             self._worker.run()
         self._worker.unregister()
         self._parser.close()
-        for dispatcher in self._dispatchers:
-            dispatcher.stop()
-        for dispatcher in self._dispatchers:
-            dispatcher.join()
+        for each in self._all_dispatchers:
+            each.stop()
+        for each in self._all_dispatchers:
+            each.join()
         for sink in self._sinks.values():
             close_sink(sink)
         return 0
 
+    @property
+    def _all_dispatchers(self) -> list[SinkDispatcher | ChangeDispatcher]:
+        return [*self._dispatchers, *self._change_dispatchers]
+
     def _await_deliveries(self) -> None:
         """Wait until every sink has its pending deliveries."""
-        waiting = list(self._dispatchers)
+        waiting = self._all_dispatchers
         while waiting and not self._closing.wait(DRAIN_SECONDS):
             self._context.ops.observe(LoopTick(LOOP))
             with suppress(TransientError):
@@ -198,6 +212,9 @@ class WorkerService:
             max(MAX_INLINE_BYTES, settings.blob_threshold_bytes),
         )
         self._dispatchers = [self._dispatcher(name) for name in settings.sinks[1:]]
+        self._change_dispatchers = [
+            self._change_dispatcher(name, breaker) for name, breaker in self._change_breakers.items()
+        ]
         processor = BatchProcessor(
             consumer,
             self._sinks[DATABASE],
@@ -235,11 +252,7 @@ class WorkerService:
             ledger=self._ledger(),
             blobs=self._blobs,
             dead_letters=DeadLetterQueue(context.link),
-            paused=lambda: (
-                context.overrides.active_pause()
-                or context.overrides.is_at_or_below("MINIMAL")
-                or context.overrides.is_sink_paused(name)
-            ),
+            paused=partial(self._is_sink_paused, name),
             batch=context.settings.worker_batch_size,
             lease=context.settings.worker_lease_seconds,
             timeout=context.settings.sink_timeout,
@@ -247,6 +260,25 @@ class WorkerService:
             instance=context.identity.instance,
             observe=context.ops.observe,
         )
+
+    def _change_dispatcher(self, name: str, breaker: Breaker) -> ChangeDispatcher:
+        context = self._context
+        return ChangeDispatcher(
+            name,
+            cast("ChangeSink", self._sinks[name]),
+            breaker,
+            kinds=context.settings.changes_told(name),
+            ledger=self._ledger(),
+            paused=partial(self._is_sink_paused, name),
+            lease=context.settings.worker_lease_seconds,
+            max_retries=context.settings.worker_max_retries,
+            instance=context.identity.instance,
+            observe=context.ops.observe,
+        )
+
+    def _is_sink_paused(self, name: str) -> bool:
+        overrides = self._context.overrides
+        return bool(overrides.active_pause() or overrides.is_at_or_below("MINIMAL") or overrides.is_sink_paused(name))
 
     def _keep_changes(self) -> None:
         """Number what was committed, for readers that ask the database itself, and remove what is too old."""

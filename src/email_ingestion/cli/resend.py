@@ -48,6 +48,9 @@ def resend(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the sink would get.")] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Stay until the workers have begun with all of it.")] = False,
     cancel: Annotated[bool, typer.Option("--cancel", help="Take back what no worker has begun with.")] = False,
+    refused_changes: Annotated[
+        bool, typer.Option("--changes", help="In place of mail, the changes of it that the sink refused.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Send delivered mail again to a sink that lost its data, or for the first time to one that was added later.
@@ -61,6 +64,7 @@ def resend(
       email-ingestion resend --sink webhook --since 2026-01-31 --dry-run
       email-ingestion resend --sink webhook --all --follow
       email-ingestion resend --sink webhook --cancel
+      email-ingestion resend --sink webhook --changes --dry-run
     """
     from email_ingestion.ledger.resends import ResendChoice  # noqa: PLC0415 - help comes without SQLAlchemy
     from email_ingestion.ledger.search_filter import SearchFilter  # noqa: PLC0415
@@ -72,6 +76,8 @@ def resend(
     asked = {name: value for name, value in given.items() if value}
     if cancel and (asked or dry_run or follow):
         raise typer.BadParameter("--cancel goes with --sink alone")
+    if refused_changes and (asked or cancel or follow):
+        raise typer.BadParameter("--changes goes with --sink and --dry-run alone")
     if everything and (since or until or message or query):
         raise typer.BadParameter("--all takes no other choice but --account")
     only = SearchFilter(account=account, after=parse_instant(since, "--since"), before=parse_instant(until, "--until"))
@@ -82,6 +88,8 @@ def resend(
             refuse_unknown_account(settings, account, lambda: ledger.count(account))
         if cancel:
             return _cancel(settings, ledger, sink)
+        if refused_changes:
+            return _tell_again(settings, ledger, sink, dry_run=dry_run, as_json=as_json)
         found = None
         if asked:
             ids = tuple(_picked(ledger, each) for each in message or ())
@@ -162,6 +170,23 @@ def _cancel(settings: Settings, ledger: Ledger, sink: str) -> int:
         taken = ledger.resends.cancel(sink)
         outcome["taken_back"] = taken
     typer.echo(f"{taken:,} messages taken back; what a worker had begun with is delivered")
+    return OK
+
+
+def _tell_again(settings: Settings, ledger: Ledger, sink: str, *, dry_run: bool, as_json: bool) -> int:
+    """Have the workers tell a sink the changes again that it refused for good."""
+    refused = ledger.told_changes.refused(sink)
+    with audited(settings.log_dir, "resend_changes", {"sink": sink}, dry_run=dry_run) as outcome:
+        again = len(refused) if dry_run else ledger.told_changes.try_again(sink)
+        outcome["changes"] = again
+    if as_json:
+        listed = [{**event.as_json(), "reason": reason} for event, reason in refused]
+        typer.echo(json.dumps({"sink": sink, "dry_run": dry_run, "changes": again, "refused": listed}, indent=2))
+        return OK
+    for event, reason in refused[:NAMED]:
+        say(f"{event.seq} {event.kind.value} {printable(event.email_id)}: {printable(reason)}")
+    would = "would be told" if dry_run else "is told"
+    typer.echo(f"{printable(sink)} {would} {again:,} changes again that it refused")
     return OK
 
 

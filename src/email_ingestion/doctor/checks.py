@@ -99,6 +99,9 @@ def check_stores(settings: Settings) -> Findings:
     yield _blobs(settings.blob_url, settings.database_url)
     for name in settings.sinks[1:]:  # the first is the database
         yield _sink(name, settings)
+        if "relabelled" in settings.changes_told(name) and not settings.imap_track_labels:
+            cause = f"{name} is to be told of labels and flags, and nobody follows them"
+            yield Finding(f"changes {name}", "degraded", cause, "set IMAP_TRACK_LABELS=true; docs/changes.md")
     if settings.routes:
         yield _routes(settings)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -37,6 +38,7 @@ BATCH = 200  # messages in one transaction
 GRACE_SECONDS = 30.0
 HANDOVER_SECONDS = 60.0  # for which a sink that has a message just now is waited for
 POLL_SECONDS = 0.5
+FEED_TIME = timedelta(days=1)  # for workers to tell of an erasure, after which this tells of it
 
 
 class NoticeSink(Protocol):
@@ -97,8 +99,10 @@ class Eraser:
         sinks: Mapping[str, ErasingSink],
         receivers: Mapping[str, NoticeSink],
         processes_run: Callable[[], bool],
+        told_by_feed: Collection[str] = (),
         pause: Callable[[float], object] = time.sleep,
     ) -> None:
+        """`told_by_feed` are the sinks that workers tell of an erasure, behind the earlier changes of the message."""
         self.name = run
         self._ledger = ledger
         self._erasure = ledger.erasure
@@ -107,6 +111,7 @@ class Eraser:
         self._file = tombstones
         self._sinks = sinks
         self._receivers = receivers
+        self._told_by_feed = told_by_feed
         self._processes_run = processes_run
         self._pause = pause
         self._erased: set[str] = set()  # tombstones of this run
@@ -284,7 +289,7 @@ class Eraser:
                 self.summary.removed[f"sink {name}"] += sink.erase(batch)
             except EmailIngestionError as error:
                 self.summary.failed_sinks[name] = str(error)
-        rows = self._erasure.erase(batch, tombstones, self._receivers)
+        rows = self._erasure.erase(batch, tombstones, {*self._receivers, *self._told_by_feed})
         removed = self.summary.removed
         removed["messages"] += rows.messages
         removed["attachments"] += rows.attachments
@@ -310,9 +315,13 @@ class Eraser:
         self._tell()
 
     def _tell(self) -> None:
-        """Tell the receivers, also of earlier erasures; what one does not take now is for the next run."""
+        """Tell the receivers, also of earlier erasures; what one does not take now is for the next run.
+
+        Of what workers tell there remains what they had not told when the feed was lost, or the setting was changed.
+        """
         for name, sink in self._receivers.items():
-            while notices := self._erasure.pending_notices(name):
+            before = datetime.now(UTC) - FEED_TIME if name in self._told_by_feed else None
+            while notices := self._erasure.pending_notices(name, before=before):
                 for notice in notices:
                     try:
                         sink.tell_erased(notice)

@@ -16,7 +16,6 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, null, select, text, update
@@ -24,7 +23,8 @@ from sqlalchemy import Connection, delete, func, null, select, text, update
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.ledger.engine import Database
 from email_ingestion.ledger.rows import insert_of
-from email_ingestion.ledger.tables import change_arrivals, change_feed, changes
+from email_ingestion.ledger.tables import change_arrivals, change_feed, changes, held_changes
+from email_ingestion.records import ChangeKind
 
 PAGE = 1_000  # changes of one answer
 SCANNED = 50_000  # numbers that one answer looks at, to find those of one account
@@ -52,19 +52,6 @@ _NUMBER = text("""
     )
     UPDATE change_feed SET last_seq = last_seq + (SELECT count(*) FROM numbered) RETURNING last_seq
 """)
-
-
-class ChangeKind(StrEnum):
-    """What happened to a message."""
-
-    BORN = "born"  # delivered for the first time
-    RELABELLED = "relabelled"
-    FLAGGED = "flagged"
-    TRASHED = "trashed"  # it got the flag \\Deleted or the label \\Trash
-    DELETED = "deleted"  # its server does not list it any more
-    RESTORED = "restored"  # its server lists it again
-    REPARSED = "reparsed"
-    ERASED = "erased"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +135,7 @@ def restart_feed(connection: Connection) -> None:
     last, _ = _position(connection)
     last = max(last + 1, int(datetime.now(UTC).timestamp() * 1_000_000))
     connection.execute(delete(changes))
+    connection.execute(delete(held_changes))
     connection.execute(update(change_feed).values(last_seq=last, removed_to=last))
 
 
@@ -227,6 +215,7 @@ class ChangeFeed:
                 if not old:
                     return removed
                 connection.execute(delete(changes).where(changes.c.seq <= old[-1]))
+                connection.execute(delete(held_changes).where(held_changes.c.seq <= old[-1]))
                 connection.execute(update(change_feed).values(removed_to=old[-1]))
             removed += len(old)
             if len(old) < NUMBERED:

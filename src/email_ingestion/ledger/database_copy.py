@@ -24,7 +24,7 @@ from email_ingestion.ledger.store import open_ledger
 from email_ingestion.ledger.tables import contents, emails, erased, metadata
 from email_ingestion.ledger.types import Json
 
-COPIED = (*TABLES, "change_feed", "changes")
+COPIED = (*TABLES, "change_feed", "changes", "change_readers", "held_changes")
 ROWS = 200  # of one transaction
 LARGE_ROWS = 20  # of stored contents, each of which may have a quarter of a megabyte
 SECONDS = 600.0  # for a transaction: the other database may be far away

@@ -20,7 +20,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Text, and_, cast, dele
 
 from email_ingestion.blobs import reference, sha256_of
 from email_ingestion.identity import tombstone
-from email_ingestion.ledger.change_feed import Change, ChangeKind, note_changes, strip_changes
+from email_ingestion.ledger.change_feed import Change, note_changes, strip_changes
 from email_ingestion.ledger.engine import Database, database_now
 from email_ingestion.ledger.model import ErasableMessage, ErasedRows, ErasureNotice, Hold, Location, content_identity
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, envelope_of
@@ -37,7 +37,7 @@ from email_ingestion.ledger.tables import (
     places,
     purged,
 )
-from email_ingestion.records import Envelope, RawMessage, email_id
+from email_ingestion.records import ChangeKind, Envelope, RawMessage, email_id
 
 WINDOW = 2_000  # messages that one query looks at: a statement has a time limit
 _HOLD = tuple(each.name for each in fields(Hold))
@@ -262,10 +262,12 @@ class LedgerErasure:
                 note_changes(connection, ChangeKind.ERASED, (Change(*each) for each in gone_ids))
         return rows
 
-    def pending_notices(self, sink: str, limit: int = WINDOW) -> list[ErasureNotice]:
-        """Return what a sink is still to be told, oldest first."""
+    def pending_notices(self, sink: str, limit: int = WINDOW, *, before: datetime | None = None) -> list[ErasureNotice]:
+        """Return what a sink is still to be told, oldest first; of what was erased `before` then, or all."""
         columns = (erasure_notices.c.email_id, erasure_notices.c.sink, erasure_notices.c.erased_at)
         query = select(*columns).where(erasure_notices.c.sink == sink).order_by(erasure_notices.c.erased_at)
+        if before is not None:
+            query = query.where(erasure_notices.c.erased_at < before)
         with self._database.connect() as connection:
             return [ErasureNotice(*row) for row in connection.execute(query.limit(limit)).all()]
 

@@ -15,13 +15,13 @@ import zstandard
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select, update
 
 from email_ingestion.blobs import reference
-from email_ingestion.ledger.change_feed import Change, ChangeKind, note_changes
+from email_ingestion.ledger.change_feed import Change, note_changes
 from email_ingestion.ledger.engine import Database
 from email_ingestion.ledger.model import StoredEmail
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, envelope_of
 from email_ingestion.ledger.rows import attachment_rows, content_rows, email_row, insert_of
 from email_ingestion.ledger.tables import attachments, contents, emails
-from email_ingestion.records import PARSER_VERSION, Envelope
+from email_ingestion.records import PARSER_VERSION, ChangeKind, Envelope
 
 _KEPT = {*(column.name for column in ENVELOPE_COLUMNS), "email_id", "raw_ref", "processed_at", "deleted_at"}
 _PARSED = tuple(column for column in emails.columns if column.name not in _KEPT)

@@ -11,10 +11,11 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, select, update
 
-from email_ingestion.ledger.change_feed import Change, ChangeKind, note_changes
+from email_ingestion.ledger.change_feed import Change, note_changes
 from email_ingestion.ledger.engine import Database
 from email_ingestion.ledger.model import Location, Marks
 from email_ingestion.ledger.tables import emails, places
+from email_ingestion.records import ChangeKind
 
 _CHUNK = 500  # values in one IN (…)
 _SESSION_FLAG = "\\Recent"  # says something of a connection, not of the message (RFC 3501, section 2.3.2)

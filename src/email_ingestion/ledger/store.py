@@ -29,7 +29,7 @@ from email_ingestion.errors import ContentLost, SinkUnavailable
 from email_ingestion.identity import MIN_PART, identity_value, matches_identity, shortest_parts
 from email_ingestion.ledger.accounts import StoredAccounts
 from email_ingestion.ledger.api_tokens import ApiTokens
-from email_ingestion.ledger.change_feed import Change, ChangeFeed, ChangeKind, note_changes
+from email_ingestion.ledger.change_feed import Change, ChangeFeed, note_changes
 from email_ingestion.ledger.conversations import Conversations
 from email_ingestion.ledger.database_errors import translate_open_errors
 from email_ingestion.ledger.engine import (
@@ -66,6 +66,8 @@ from email_ingestion.ledger.server_state import ServerState, note_seen_again
 from email_ingestion.ledger.stored_contents import StoredContents
 from email_ingestion.ledger.tables import attachments, contents, deliveries, emails, places, purged
 from email_ingestion.ledger.tables import erased as erased_table
+from email_ingestion.ledger.told_changes import ToldChanges
+from email_ingestion.records import ChangeKind
 
 _PAGE = 1_000  # rows of one query of many
 NOT_TOLD = ("42501", "42883", "0A000")  # insufficient privilege, no such function, not supported
@@ -134,6 +136,7 @@ class Ledger:
         self.accounts = StoredAccounts(self._database)
         self.server_state = ServerState(self._database)
         self.changes = ChangeFeed(self._database)
+        self.told_changes = ToldChanges(self._database, self.changes)
 
     def record(self, batch: Sequence[StoredEmail]) -> set[str]:
         """Write the new messages of `batch` in one transaction; return their identities.

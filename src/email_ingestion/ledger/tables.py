@@ -243,6 +243,31 @@ change_feed = Table(
     Column("removed_to", BigInteger, nullable=False),
 )
 
+# How far each sink was told of the feed, and which process tells it now.
+change_readers = Table(
+    "change_readers",
+    metadata,
+    Column("sink", Text, primary_key=True),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("holder", Text),
+    Column("until", Moment),  # the end of the holder's lease
+)
+
+# Changes up to there that a sink has not taken: they wait for another attempt, or it refused them for good.
+held_changes = Table(
+    "held_changes",
+    metadata,
+    Column("sink", Text, primary_key=True),
+    Column("seq", SEQUENCE, primary_key=True, autoincrement=False),  # of a row in `changes`, which has the rest
+    Column("email_id", Text, nullable=False),
+    Column("state", Text, nullable=False),  # waiting, refused
+    Column("due", Moment),  # NULL for a refused one
+    Column("attempts", Integer, nullable=False),
+    Column("reason", Text),
+)
+Index("held_changes_email_id", held_changes.c.sink, held_changes.c.email_id)
+Index("held_changes_due", held_changes.c.sink, held_changes.c.state, held_changes.c.due)
+
 
 @event.listens_for(metadata, "before_create")
 def _for_postgresql(_metadata: MetaData, connection: Connection, **_: object) -> None:

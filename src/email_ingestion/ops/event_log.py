@@ -93,6 +93,12 @@ LOG_RULES: dict[type[Event], LogRule] = {
     events.SinkDelivered: LogRule(
         "sink_delivered", lambda event: WARNING if event.result == "failed" else DEBUG, repeats=True
     ),
+    events.ChangesTold: LogRule(
+        "changes_told", lambda event: DEBUG if event.result == "told" else WARNING, repeats=True
+    ),
+    events.ChangeBacklog: LogRule("changes_owed", DEBUG),
+    events.ChangeRefused: LogRule("change_refused", ERROR, repeats=True),
+    events.ChangesMissed: LogRule("changes_missed", ERROR),
     events.Deferred: LogRule("email_deferred", WARNING, repeats=True),
     events.LeftToNewerRelease: LogRule("entry_left_to_newer_release", WARNING, repeats=True),
     events.DeadLettered: LogRule("email_dead_lettered", ERROR),

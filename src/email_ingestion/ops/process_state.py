@@ -252,6 +252,13 @@ class ProcessState:
         if event.oldest is not None:
             self.sinks_oldest[event.sink] = event.oldest
 
+    def change_backlog(self, event: events.ChangeBacklog) -> None:
+        """Keep why a sink takes no changes."""
+        key = f"{event.sink} (changes)"
+        self.sink_problems.pop(key, None)
+        if event.problem:
+            self.sink_problems[key] = event.problem
+
     def account(self, name: str, **changes: Any) -> None:
         """Update the record of an account; an unknown account is ignored."""
         if name in self.accounts:
@@ -325,6 +332,7 @@ _HANDLERS: dict[type[Event], Callable[[ProcessState, Any], None]] = {
     events.DeadLettered: ProcessState.dead_lettered,
     events.SinkCalls: ProcessState.sink_called,
     events.SinkBacklog: ProcessState.sink_backlog,
+    events.ChangeBacklog: ProcessState.change_backlog,
     events.Reclaimed: lambda facts, event: facts.count("orphans_claimed", event.count),
 }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from prometheus_client import Gauge
+
 from email_ingestion import events
 from email_ingestion.events import Event
 from email_ingestion.ops.collectors import SINK_OLDEST
@@ -42,6 +44,16 @@ class WorkerMetrics:
         self._resends = factory.gauge("sink_resends_waiting_messages", "Messages a sink gets again.", "sink")
         self._backlog = factory.gauge("sink_waiting_messages", "Messages that a further sink still has to get.", "sink")
         self._oldest = factory.gauge(*SINK_OLDEST, "sink")
+        self._changes = factory.open_counter(
+            "sink_changes_total", "Changes of delivered mail told to a sink, by result.", "sink", "result"
+        )
+        self._changes_waiting = factory.gauge("sink_changes_waiting", "Changes that a sink was not told yet.", "sink")
+        self._changes_refused = factory.gauge("sink_changes_refused", "Changes that a sink refused for good.", "sink")
+        self._changes_oldest = factory.gauge(
+            "sink_changes_oldest_timestamp_seconds",
+            "Unix time of the oldest change that a sink was not told yet; absent for none.",
+            "sink",
+        )
         self._consumer_missing = factory.gauge(
             "consumer_missing", "Messages that a sink was given and has not, at the last comparison.", "sink"
         )
@@ -71,6 +83,9 @@ class WorkerMetrics:
             events.Reclaimed: lambda event: self._orphans.inc(event.count),
             events.SinkDelivered: self._sink_delivered,
             events.SinkBacklog: self._set_backlog,
+            events.ChangesTold: lambda event: self._count_changes(event.sink, event.result, event.count),
+            events.ChangeRefused: lambda event: self._count_changes(event.sink, "refused", 1),
+            events.ChangeBacklog: self._set_change_backlog,
             events.ConsumersProved: self._consumers_proved,
             events.SyntheticHandled: self._count_synthetic,
             events.SlowMessageFound: lambda _event: self._slow.inc(),
@@ -141,6 +156,9 @@ class WorkerMetrics:
     def _sink_delivered(self, event: events.SinkDelivered) -> None:
         self._sink_deliveries.labels(label_value(event.sink, self._sinks), event.result).inc(event.count)
 
+    def _count_changes(self, sink: str, result: str, count: int) -> None:
+        self._changes.labels(label_value(sink, self._sinks), result).inc(count)
+
     def _count_synthetic(self, event: events.SyntheticHandled) -> None:
         self._synthetic.labels("delivered" if event.delivered else "failed").inc(event.count)
 
@@ -154,9 +172,17 @@ class WorkerMetrics:
 
     def _set_backlog(self, event: events.SinkBacklog) -> None:
         sink = label_value(event.sink, self._sinks)
-        values = ((self._backlog, event.waiting), (self._oldest, event.oldest), (self._resends, event.resends))
-        for gauge, value in values:
-            if value is None:
-                gauge.remove(sink)  # unknown is not 0
-            else:
-                gauge.labels(sink).set(value)
+        _set_all(sink, (self._backlog, event.waiting), (self._oldest, event.oldest), (self._resends, event.resends))
+
+    def _set_change_backlog(self, event: events.ChangeBacklog) -> None:
+        sink = label_value(event.sink, self._sinks)
+        waiting, refused = (self._changes_waiting, event.waiting), (self._changes_refused, event.refused)
+        _set_all(sink, waiting, (self._changes_oldest, event.oldest), refused)
+
+
+def _set_all(sink: str, *values: tuple[Gauge, float | None]) -> None:
+    for gauge, value in values:
+        if value is None:
+            gauge.remove(sink)  # unknown is not 0
+        else:
+            gauge.labels(sink).set(value)

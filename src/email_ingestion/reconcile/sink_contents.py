@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import IO, Any, ClassVar, Literal
 
 import zstandard
 
+from email_ingestion.email_json import is_change
 from email_ingestion.errors import OperationFailed, SinkUnavailable
 from email_ingestion.reconcile.record_digest import digest_of_record
 from email_ingestion.stream.sink import StreamSink
@@ -177,9 +178,9 @@ class LinesContents(SinkContents):
     def _read(self, lines: Iterable[bytes]) -> Iterator[KeptMessage]:
         for line in lines:
             found = _kept_record(line, presence=self.presence)
-            if found:
+            if isinstance(found, KeptMessage):
                 yield found
-            elif line.strip() and line.endswith(b"\n"):  # else a worker is writing it
+            elif found is None and line.strip() and line.endswith(b"\n"):  # else a worker is writing it
                 self.foreign += 1
 
 
@@ -198,9 +199,9 @@ class StreamContents(SinkContents):
         self.gone_is_missing = not self.sink.has_groups()
         for record in self.sink.records():
             found = _kept_record(record, presence=self.presence)
-            if found:
+            if isinstance(found, KeptMessage):
                 yield found
-            else:
+            elif found is None:
                 self.foreign += 1
 
 
@@ -211,9 +212,12 @@ def _open_any(path: Path) -> IO[bytes]:
     return lines
 
 
-def _kept_record(text: bytes, *, presence: bool) -> KeptMessage | None:
+def _kept_record(text: bytes, *, presence: bool) -> KeptMessage | Literal["change"] | None:
+    """Return a message, that it is a change of one, or None for what is not ours."""
     try:
         record = json.loads(text)
+        if is_change(record):
+            return "change"
         email_id, month = record["email_id"], str(record.get("internaldate"))[:7]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from email_ingestion.errors import ConfigurationError
+from email_ingestion.records import ChangeKind
 from email_ingestion.settings.names import explain_validation
 from email_ingestion.settings.redis_address import Mode, RedisAddress, parse_node
 from email_ingestion.settings.sources import DOTENV, SANDBOX_PROFILE, TOML, PlainDotEnvSource, PlainEnvSource
@@ -23,6 +24,10 @@ MIB = 1024 * 1024
 Start = Literal["all", "now"] | date
 Grant = Literal["refresh_token", "client_credentials"]
 
+
+_EVENT_FIELDS = ("webhook_events", "stream_events", "ndjson_events")
+_ALL_EVENTS = frozenset({"all", "*", "true", "yes", "on", "1"})
+_NO_EVENTS = frozenset({"none", "false", "no", "off", "0"})
 
 # A name in double quotes, or up to the next comma that has no backslash.
 _LISTED_NAME = re.compile(r'\s*("(?:[^"]|"")*"(?=\s*(?:,|$))|(?:\\,|[^,])+)')
@@ -206,6 +211,20 @@ class Settings(BaseSettings):
     webhook_erased: bool = Field(
         default=False, description="true: the webhook is told, as email.erased, when mail that it got is erased"
     )
+    webhook_events: tuple[str, ...] = Field(
+        default=(),
+        description="changes that the webhook is told of, comma-separated: relabelled, flagged, trashed, deleted,"
+        " restored, reparsed, erased, or all; docs/changes.md",
+    )
+    webhook_envelope: Literal["standard", "cloudevents"] = Field(
+        default="standard", description="form of what is posted: standard, or cloudevents (1.0, structured mode)"
+    )
+    stream_events: tuple[str, ...] = Field(
+        default=(), description="changes that the sink stream is told of, as for WEBHOOK_EVENTS"
+    )
+    ndjson_events: tuple[str, ...] = Field(
+        default=(), description="changes that the sink ndjson is told of, as for WEBHOOK_EVENTS"
+    )
     webhook_digest: bool = Field(
         default=False, description="true: the webhook offers GET …/digest, and is asked each RECONCILE_SINKS_SECONDS"
     )
@@ -335,7 +354,7 @@ class Settings(BaseSettings):
     @field_validator(
         *("imap_exclude_labels", "sinks", "ops_allowed_hosts", "alert_channels", "alert_email_recipients"),
         *("incident_from_alerts", "web_allowed_hosts", "web_proxy_operators"),
-        *("redis_sentinels", "redis_cluster_nodes"),
+        *("redis_sentinels", "redis_cluster_nodes", *_EVENT_FIELDS),
         mode="before",
     )
     @classmethod
@@ -359,6 +378,23 @@ class Settings(BaseSettings):
     def _database_first(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         """Put the database first: it proves deliveries, and records pending deliveries to the other sinks."""
         return tuple(dict.fromkeys(("database", *value)))
+
+    @field_validator(*_EVENT_FIELDS)
+    @classmethod
+    def _kinds_of_changes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Take kinds with or without `email.`, all of them but `born`, which the mail itself tells, or none."""
+        known = [kind.value for kind in ChangeKind]
+        kinds: set[str] = set()
+        for each in value:
+            kind = each.lower().removeprefix("email.")
+            if kind in _ALL_EVENTS:
+                kinds |= {*known} - {"born"}
+            elif kind in known:
+                kinds.add(kind)
+            elif kind != "received" and (kind not in _NO_EVENTS or len(value) > 1):  # mail itself is always told
+                message = f"takes all, or some of {', '.join(known)}, not {each}"
+                raise ValueError(message)
+        return tuple(kind for kind in known if kind in kinds)
 
     @field_validator("incident_from_alerts")
     @classmethod
@@ -421,6 +457,11 @@ class Settings(BaseSettings):
     @classmethod
     def _secrets_need_tls(cls, value: str) -> str:
         return _require_tls(value)
+
+    def changes_told(self, sink: str) -> tuple[str, ...]:
+        """Return the kinds of changes that a sink of SINKS is told of."""
+        told = {"webhook": self.webhook_events, "stream": self.stream_events, "ndjson": self.ndjson_events}
+        return told.get(sink.partition(":")[0], ())
 
     @cached_property
     def all_accounts(self) -> tuple[Account, ...]:

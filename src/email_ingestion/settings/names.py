@@ -13,7 +13,7 @@ from email_ingestion.settings.masking import is_secret
 PREFIXES = (
     *("REDIS_", "IMAP_", "GOOGLE_", "WORKER_", "CB_", "STREAM_", "BLOB_", "DATABASE_"),
     *("RECONCILE_", "STOP_", "OPS_", "METRICS_", "LOG_", "PID_", "BACKUP_"),
-    *("OAUTH2_", "TOKEN_ENCRYPTION_", "WEBHOOK_", "ALERT_", "RUNBOOK_", "SLACK_ALERT_", "WEB_"),
+    *("OAUTH2_", "TOKEN_ENCRYPTION_", "WEBHOOK_", "ALERT_", "RUNBOOK_", "SLACK_ALERT_", "WEB_", "NDJSON_"),
 )
 
 # Names that other software owns: Google's own libraries, web servers, and the service links of Kubernetes.

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from email_ingestion.errors import ConfigurationError, EmailIngestionError, SinkUnavailable, is_shortage
-from email_ingestion.records import SinkMessage
+from email_ingestion.records import ChangeEvent, SinkMessage
 
 if TYPE_CHECKING:
     from email_ingestion.settings import Settings
 
-__all__ = ["Sink", "SinkMessage", "load_sink"]
+__all__ = ["ChangeSink", "Sink", "SinkMessage", "load_sink"]
 
 # Entry points of this group are callables `open_sink(settings) -> Sink`, or `open_sink(settings, target)`: the target
 # is the text after the colon of the name in SINKS.
@@ -54,6 +54,19 @@ class Sink(Protocol):
 
     def ping(self) -> None:
         """Check that a delivery would work now, without delivering anything. Raises SinkUnavailable."""
+
+
+class ChangeSink(Sink, Protocol):
+    """A sink that can be told what happens to a message later, at least once and for each message in order."""
+
+    def tell_changes(self, events: Sequence[ChangeEvent]) -> None:
+        """Tell all of `events`; where one may be told beside others, because of `parallel`, there is one.
+
+        Raises as `deliver` does.
+        """
+
+    def tell_missed(self, start_from: int) -> None:
+        """Tell that changes before the number `start_from` were missed. Raises as `deliver` does."""
 
 
 def load_sink(name: str, settings: Settings) -> Sink:

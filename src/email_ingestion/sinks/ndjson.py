@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from email_ingestion.atomic_files import atomic_write, file_lock, sync_directory
-from email_ingestion.email_json import as_json
+from email_ingestion.email_json import CHANGE_SCHEMA, as_json, change_record, missed_record
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
-from email_ingestion.records import SinkMessage
+from email_ingestion.records import ChangeEvent, ChangeKind, SinkMessage
 
 if TYPE_CHECKING:
     from email_ingestion.settings import Settings
@@ -43,8 +43,19 @@ class StdoutSink:
 
     def deliver(self, batch: Sequence[SinkMessage]) -> None:
         """Write the lines and flush them."""
+        self._write(_lines(batch, self._max_attachment_bytes))
+
+    def tell_changes(self, events: Sequence[ChangeEvent]) -> None:
+        """Write a line for each change."""
+        self._write(_json_lines(map(change_record, events)))
+
+    def tell_missed(self, start_from: int) -> None:
+        """Write a line that says so."""
+        self._write(_json_lines([missed_record(start_from)]))
+
+    def _write(self, lines: bytes) -> None:
         try:
-            sys.stdout.buffer.write(_lines(batch, self._max_attachment_bytes))
+            sys.stdout.buffer.write(lines)
             sys.stdout.buffer.flush()
         except (OSError, ValueError) as error:  # ValueError: it is closed
             raise SinkUnavailable(f"standard output does not work: {error}") from error
@@ -64,7 +75,17 @@ class FileSink:
 
     def deliver(self, batch: Sequence[SinkMessage]) -> None:
         """Append all lines of the batch and sync them; on an error none is kept."""
-        lines = _lines(batch, self._max_attachment_bytes)
+        self._append_locked(_lines(batch, self._max_attachment_bytes))
+
+    def tell_changes(self, events: Sequence[ChangeEvent]) -> None:
+        """Append a line for each change, as `deliver` does."""
+        self._append_locked(_json_lines(map(change_record, events)))
+
+    def tell_missed(self, start_from: int) -> None:
+        """Append a line that says so."""
+        self._append_locked(_json_lines([missed_record(start_from)]))
+
+    def _append_locked(self, lines: bytes) -> None:
         try:
             with file_lock(self._path):
                 self._append(lines)
@@ -117,13 +138,19 @@ class FileSink:
 
 
 def _lines(batch: Sequence[SinkMessage], max_attachment_bytes: int) -> bytes:
-    return b"".join(json.dumps(as_json(message.email, max_attachment_bytes)).encode() + b"\n" for message in batch)
+    return _json_lines(as_json(message.email, max_attachment_bytes) for message in batch)
+
+
+def _json_lines(records: Iterable[Mapping[str, Any]]) -> bytes:
+    return b"".join(json.dumps(record).encode() + b"\n" for record in records)
 
 
 def _is_erased(line: bytes, is_erased: Callable[[str], bool]) -> bool:
     try:
-        return is_erased(str(json.loads(line)["email_id"]))
-    except (ValueError, KeyError, TypeError, RecursionError):
+        record = json.loads(line)
+        told = record.get("schema") == CHANGE_SCHEMA and record.get("kind") == ChangeKind.ERASED  # what readers need
+        return not told and is_erased(str(record["email_id"]))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False  # not a line of ours
 
 

@@ -14,10 +14,12 @@ import ssl
 import threading
 import time
 from binascii import Error as Base64Error
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -39,13 +41,14 @@ from email_ingestion.errors import (
     SinkUnavailable,
 )
 from email_ingestion.ledger.model import ErasureNotice
-from email_ingestion.records import SinkMessage
+from email_ingestion.records import ChangeEvent, ChangeKind, SinkMessage
 
 if TYPE_CHECKING:
     from email_ingestion.settings import Settings
 
 EVENT: Final = "email.received"
 ERASED: Final = "email.erased"
+MISSED: Final = "changes.missed"
 _CONNECT_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 30.0  # where the answer asks for one and does not say how long
 _PAUSE_STATUSES: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
@@ -69,6 +72,7 @@ def open_sink(settings: Settings) -> WebhookSink:
         timeout=min(settings.webhook_timeout_seconds, settings.sink_timeout),
         parallel=settings.worker_threads,
         max_attachment_bytes=settings.blob_threshold_bytes,
+        cloud_events=settings.webhook_envelope == "cloudevents",
     )
 
 
@@ -100,9 +104,17 @@ class WebhookSink:
     name = "webhook"
 
     def __init__(
-        self, url: httpx.URL, signers: Sequence[Webhook], *, timeout: float, parallel: int, max_attachment_bytes: int
+        self,
+        url: httpx.URL,
+        signers: Sequence[Webhook],
+        *,
+        timeout: float,
+        parallel: int,
+        max_attachment_bytes: int,
+        cloud_events: bool = False,
     ) -> None:
         self.parallel = parallel
+        self._cloud_events = cloud_events
         self._url = url
         self._signers = signers  # the newest first; all of them sign, so that a receiver may have any
         self._max_attachment_bytes = max_attachment_bytes  # bytes of an attachment that still travels along
@@ -118,12 +130,15 @@ class WebhookSink:
     def deliver(self, batch: Sequence[SinkMessage]) -> None:
         """Post each message; because of `parallel` there is one."""
         for message in batch:
-            try:
-                self._post(message)
-            except (SinkFailed, SinkUnavailable):
-                self._failed_at = time.monotonic()
-                raise
-            self._failed_at = -math.inf
+            self._sent(partial(self._post, message))
+
+    def _sent(self, send: Callable[[], None]) -> None:
+        try:
+            send()
+        except (SinkFailed, SinkUnavailable):
+            self._failed_at = time.monotonic()
+            raise
+        self._failed_at = -math.inf
 
     def ping(self) -> None:
         """Open a connection, with its TLS, and send no request: any request may trigger the receiver's action.
@@ -194,13 +209,32 @@ class WebhookSink:
         return self._patient
 
     def _post(self, message: SinkMessage) -> None:
-        record = as_json(message.email, self._max_attachment_bytes)
-        self._send(EVENT, message.email.email_id, record)
+        email = message.email
+        record = as_json(email, self._max_attachment_bytes)
+        self._send(
+            _Event(EVENT, email.email_id, email.envelope.account, email.email_id, email.envelope.internaldate), record
+        )
+
+    def tell_changes(self, events: Sequence[ChangeEvent]) -> None:
+        """Post each change; because of `parallel` there is one."""
+        for event in events:
+            record = event.as_json()
+            if event.kind is ChangeKind.ERASED:
+                record["erased_at"] = (event.erased_at or event.at).astimezone(UTC).isoformat()
+            name = f"email.{event.kind.value}"
+            made = _Event(name, event.event_id, event.account, event.email_id, event.at, event.seq)
+            self._sent(partial(self._send, made, record))
+
+    def tell_missed(self, start_from: int) -> None:
+        """Post that changes before that number were missed."""
+        made = _Event(MISSED, f"missed:{start_from}", "", "", datetime.now(UTC))
+        self._sent(partial(self._send, made, {"start_from": start_from}))
 
     def tell_erased(self, notice: ErasureNotice) -> None:
         """Post that a message was erased. Raises as `deliver` does."""
         record = {"email_id": notice.email_id, "erased_at": notice.erased_at.astimezone(UTC).isoformat()}
-        self._send(ERASED, f"erased:{notice.email_id}", record)
+        account = notice.email_id.rsplit(":", 2)[0]
+        self._send(_Event(ERASED, f"erased:{notice.email_id}", account, notice.email_id, notice.erased_at), record)
 
     def get_digest(self, node: str) -> tuple[Any, int]:
         """Return what the receiver says of a node of its digest tree, as JSON, and how many bytes that took both ways.
@@ -244,11 +278,14 @@ class WebhookSink:
         except ValueError as error:
             raise SinkFailed(f"the webhook's digest of {node or 'the root'} is no JSON") from error
 
-    def _send(self, event: str, event_id: str, data: Mapping[str, Any]) -> None:
+    def _send(self, event: _Event, data: Mapping[str, Any]) -> None:
         offset = self._offset
         now = datetime.now(UTC) - offset
-        body = json.dumps({"type": event, "timestamp": now.isoformat(), "data": data}, separators=(",", ":"))
-        headers = self._signed(event_id, now, body)
+        made = event.as_cloud_event(data) if self._cloud_events else event.as_standard(data, now)
+        body = json.dumps(made, separators=(",", ":"))
+        headers = self._signed(event.event_id, now, body)
+        if self._cloud_events:
+            headers["content-type"] = "application/cloudevents+json; charset=utf-8"
         posted = self._client.stream("POST", self._url, self._timeout, body.encode(), headers)
         with self._translated(self._timeout), posted as response:
             if response.is_client_error:
@@ -288,6 +325,38 @@ class WebhookSink:
                 f"the webhook answers {response.status_code}, and this machine's clock is "
                 f"{abs(offset.total_seconds()):.0f} s {direction} its: sudo timedatectl set-ntp true"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    """What is posted about; `event_id` is the same at each repetition."""
+
+    type: str
+    event_id: str
+    account: str
+    email_id: str
+    at: datetime  # when it happened
+    seq: int = 0  # of the change feed; 0: it has none
+
+    def as_standard(self, data: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+        """Return the payload that the Standard Webhooks specification recommends."""
+        return {"type": self.type, "timestamp": now.isoformat(), "data": data}
+
+    def as_cloud_event(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a CloudEvent 1.0 in structured mode; `source` and `id` together are unique."""
+        made = {
+            "specversion": "1.0",
+            "id": self.event_id,
+            "source": f"/email-ingestion/accounts/{self.account}" if self.account else "/email-ingestion",
+            "type": self.type,
+            "time": self.at.astimezone(UTC).isoformat(),
+            "datacontenttype": "application/json",
+        }
+        if self.email_id:
+            made["subject"] = self.email_id
+        if self.seq:
+            made["sequence"] = f"{self.seq:020}"  # the extension: sorts as text
+        return made | {"data": data}
 
 
 class _DeadlineExceeded(Exception):

@@ -9,9 +9,9 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from email_ingestion.email_json import SCHEMA, as_json
+from email_ingestion.email_json import CHANGE_SCHEMA, MISSED_SCHEMA, SCHEMA, as_json, change_record, missed_record
 from email_ingestion.errors import ConfigurationError, RedisConnectionError, SinkThrottled, SinkUnavailable
-from email_ingestion.records import SinkMessage
+from email_ingestion.records import ChangeEvent, SinkMessage
 from email_ingestion.stream.redis_link import RedisLink, open_link
 
 if TYPE_CHECKING:
@@ -44,8 +44,28 @@ class StreamSink:
 
     def deliver(self, batch: Sequence[SinkMessage]) -> None:
         """Add all of the batch in one transaction; raises SinkThrottled, SinkUnavailable."""
-        entries = [self._entry(message) for message in batch]
+        self._add([self._entry(message) for message in batch])
 
+    def tell_changes(self, events: Sequence[ChangeEvent]) -> None:
+        """Add all changes in one transaction; raises as `deliver` does."""
+        self._add(
+            [
+                {
+                    "email_id": event.email_id,
+                    "schema": CHANGE_SCHEMA,
+                    "kind": event.kind.value,
+                    "seq": event.seq,
+                    "json": json.dumps(change_record(event), separators=(",", ":")),
+                }
+                for event in events
+            ]
+        )
+
+    def tell_missed(self, start_from: int) -> None:
+        """Add an entry that says so; raises as `deliver` does."""
+        self._add([{"schema": MISSED_SCHEMA, "json": json.dumps(missed_record(start_from))}])
+
+    def _add(self, entries: Sequence[dict[Any, Any]]) -> None:
         def add() -> None:
             if self._link.client.xlen(self._key) >= self._max_depth:
                 raise SinkThrottled(

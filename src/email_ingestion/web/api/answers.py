@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from email_ingestion.ledger.change_feed import ChangeKind
+from email_ingestion.records import ChangeKind
 
 
 class ErrorDetail(BaseModel):
