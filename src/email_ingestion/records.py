@@ -262,7 +262,7 @@ class ChangeEvent:
 
     def as_json(self) -> dict[str, Any]:
         """Convert to JSON according to `config/schemas/change.v1.json`."""
-        told = {
+        record = {
             "seq": self.seq,
             "at": self.at.astimezone(UTC).isoformat(),
             "kind": self.kind.value,
@@ -270,4 +270,4 @@ class ChangeEvent:
             "email_id": self.email_id,
             "details": self.details,
         }
-        return told | ({"erased_at": self.erased_at.astimezone(UTC).isoformat()} if self.erased_at else {})
+        return record | ({"erased_at": self.erased_at.astimezone(UTC).isoformat()} if self.erased_at else {})

@@ -14,7 +14,6 @@ ROOT = Path(__file__).resolve().parents[2]
 # Small files with one importer that stand alone all the same, with the reason.
 SMALL_ALONE = {
     "email_ingestion/producer/canary.py": "its importer builds objects and does no work",
-    "email_ingestion/worker/failure_attribution.py": "a pure decision, tested apart from the threads around it",
 }
 
 

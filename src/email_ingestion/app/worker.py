@@ -51,14 +51,14 @@ LOOP_SILENCE = 120.0
 def run_worker(settings: Settings, number: int, *, drain: bool, min_priority: int = 0) -> int:
     """Run the `number`-th worker of this host until it is stopped or has drained the stream; return the exit code."""
     other_sinks = settings.sinks[1:]
-    told = [name for name in other_sinks if settings.changes_told(name)]
-    loops = (LOOP, PROBE, *map(loop_name, other_sinks), *map(changes_loop, told))
+    followers = [name for name in other_sinks if settings.changes_told(name)]
+    loops = (LOOP, PROBE, *map(loop_name, other_sinks), *map(changes_loop, followers))
     names = Names(
         # With other sinks "no sink is usable" would wait for all of them: without the database nothing moves.
         dependencies={"redis": True} | dict.fromkeys(settings.sinks, False) | {DATABASE: bool(other_sinks)},
         loops=common_loops() | dict.fromkeys(loops, LOOP_SILENCE),
         sinks=settings.sinks,
-        breakers=("redis", *settings.sinks, *map(changes_loop, told)),
+        breakers=("redis", *settings.sinks, *map(changes_loop, followers)),
         stream="{email_ingestion}:stream",
         dlq="{email_ingestion}:dlq",
         folders=common_folders(settings),

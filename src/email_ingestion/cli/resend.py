@@ -177,16 +177,16 @@ def _tell_again(settings: Settings, ledger: Ledger, sink: str, *, dry_run: bool,
     """Have the workers tell a sink the changes again that it refused for good."""
     refused = ledger.told_changes.refused(sink)
     with audited(settings.log_dir, "resend_changes", {"sink": sink}, dry_run=dry_run) as outcome:
-        again = len(refused) if dry_run else ledger.told_changes.try_again(sink)
-        outcome["changes"] = again
+        count = len(refused) if dry_run else ledger.told_changes.try_again(sink)
+        outcome["changes"] = count
     if as_json:
         listed = [{**event.as_json(), "reason": reason} for event, reason in refused]
-        typer.echo(json.dumps({"sink": sink, "dry_run": dry_run, "changes": again, "refused": listed}, indent=2))
+        typer.echo(json.dumps({"sink": sink, "dry_run": dry_run, "changes": count, "refused": listed}, indent=2))
         return OK
     for event, reason in refused[:NAMED]:
         say(f"{event.seq} {event.kind.value} {printable(event.email_id)}: {printable(reason)}")
     would = "would be told" if dry_run else "is told"
-    typer.echo(f"{printable(sink)} {would} {again:,} changes again that it refused")
+    typer.echo(f"{printable(sink)} {would} {count:,} changes again that it refused")
     return OK
 
 

@@ -118,13 +118,13 @@ class ToldChanges:
             connection.execute(update(change_readers).where(*_held(claim)).values(holder=None, until=None))
 
     def settle(
-        self, claim: ReaderClaim, last_seq: int, held: Sequence[HeldChange], told: Iterable[ChangeEvent]
+        self, claim: ReaderClaim, last_seq: int, held: Sequence[HeldChange], taken: Iterable[ChangeEvent]
     ) -> ReaderClaim | None:
         """Move the position, note down what the sink has not taken, and forget of that what it was told.
 
         Nothing is written, and None returned, when another process has the sink.
         """
-        ended = [*told]
+        ended = [*taken]
         with self._database.begin() as connection:
             moved = update(change_readers).where(*_held(claim)).values(last_seq=last_seq)
             if not connection.execute(moved).rowcount:
@@ -227,9 +227,9 @@ class ToldChanges:
     def try_again(self, sink: str) -> int:
         """Have a sink told again what it refused; return how many changes."""
         with self._database.begin() as connection:
-            again = (held_changes.c.sink == sink, ~_WAITING, held_changes.c.seq.in_(select(changes.c.seq)))
+            mine = (held_changes.c.sink == sink, ~_WAITING, held_changes.c.seq.in_(select(changes.c.seq)))
             values = {"state": "waiting", "due": database_now(connection), "attempts": 0, "reason": None}
-            return connection.execute(update(held_changes).where(*again).values(**values)).rowcount
+            return connection.execute(update(held_changes).where(*mine).values(**values)).rowcount
 
 
 def _held(claim: ReaderClaim) -> tuple[ColumnElement[bool], ...]:
@@ -270,8 +270,8 @@ def _forget(connection: Connection, sink: str, ended: Sequence[ChangeEvent]) -> 
         connection.execute(delete(held_changes).where(*mine))
     erased = [each.email_id for each in ended if each.erased_at]
     for start in range(0, len(erased), _CHUNK):
-        told = (erasure_notices.c.sink == sink, erasure_notices.c.email_id.in_(erased[start : start + _CHUNK]))
-        connection.execute(delete(erasure_notices).where(*told))
+        mine = (erasure_notices.c.sink == sink, erasure_notices.c.email_id.in_(erased[start : start + _CHUNK]))
+        connection.execute(delete(erasure_notices).where(*mine))
 
 
 def _event(row: Any) -> ChangeEvent:

@@ -460,8 +460,8 @@ class Settings(BaseSettings):
 
     def changes_told(self, sink: str) -> tuple[str, ...]:
         """Return the kinds of changes that a sink of SINKS is told of."""
-        told = {"webhook": self.webhook_events, "stream": self.stream_events, "ndjson": self.ndjson_events}
-        return told.get(sink.partition(":")[0], ())
+        kinds = {"webhook": self.webhook_events, "stream": self.stream_events, "ndjson": self.ndjson_events}
+        return kinds.get(sink.partition(":")[0], ())
 
     @cached_property
     def all_accounts(self) -> tuple[Account, ...]:

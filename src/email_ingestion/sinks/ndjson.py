@@ -148,8 +148,10 @@ def _json_lines(records: Iterable[Mapping[str, Any]]) -> bytes:
 def _is_erased(line: bytes, is_erased: Callable[[str], bool]) -> bool:
     try:
         record = json.loads(line)
-        told = record.get("schema") == CHANGE_SCHEMA and record.get("kind") == ChangeKind.ERASED  # what readers need
-        return not told and is_erased(str(record["email_id"]))
+        is_erasure = (
+            record.get("schema") == CHANGE_SCHEMA and record.get("kind") == ChangeKind.ERASED
+        )  # what readers need
+        return not is_erasure and is_erased(str(record["email_id"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False  # not a line of ours
 

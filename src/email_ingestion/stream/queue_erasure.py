@@ -135,8 +135,8 @@ class QueueErasure:
     def _output_ids(self, key: str, is_erased: IsErased) -> Iterator[str]:
         for entry_id, fields in read_entries(self._link, key):
             email_id = text(fields.get(b"email_id", b""))
-            told = fields.get(b"kind") == b"erased"  # a change: what its readers need to know
-            if email_id and not told and is_erased(email_id, ""):
+            is_erasure = fields.get(b"kind") == b"erased"  # a change: what its readers need to know
+            if email_id and not is_erasure and is_erased(email_id, ""):
                 yield entry_id
 
 

@@ -81,7 +81,7 @@ _Result = tuple[_Untold, EmailIngestionError | None]
 class _Outcome:
     """What became of a part, until it is written down."""
 
-    told: list[ChangeEvent] = field(default_factory=list)
+    taken: list[ChangeEvent] = field(default_factory=list)
     refused: list[ChangeEvent] = field(default_factory=list)
     held: list[HeldChange] = field(default_factory=list)
 
@@ -121,7 +121,7 @@ class ChangeDispatcher:
         self._claim_lock = threading.Lock()  # of the claim and the times beside it
         self._held_at = 0.0  # by `boot_time`: when it was certain that the claim is ours
         self._extended_at = 0.0
-        self._ahead: set[int] = set()  # numbers behind the position that were decided on already
+        self._decided: set[int] = set()  # numbers behind the position that were decided on already
         self._proven = True  # the sink has taken a change since it failed last
         self._throttled = threading.Event()
         self._failures = 0
@@ -194,7 +194,7 @@ class ChangeDispatcher:
             if self._claim and now - self._extended_at >= self._lease / 3:
                 self._keep(self._book.extend(self._claim, self._lease), now)
             if self._claim is None:
-                self._ahead.clear()
+                self._decided.clear()
                 self._keep(self._book.claim(self._name, self._instance, self._lease), now)
             return self._claim
 
@@ -226,7 +226,7 @@ class ChangeDispatcher:
     def _chains(self, claim: ReaderClaim, wanted: Sequence[NumberedChange]) -> tuple[list[list[_Untold]], _Outcome]:
         """Return the changes to be told, by message; others wait behind an earlier one, or for their message."""
         due = {each[0].event.email_id: each for each in self._book.due(claim.sink, PART)}
-        new = [each for each in wanted if each.seq not in self._ahead]
+        new = [each for each in wanted if each.seq not in self._decided]
         ids = {each.email_id for each in new}
         states = self._book.delivery_states(claim.sink, ids | due.keys())
         notices = self._book.erasures_to_tell(claim.sink, ids)
@@ -258,7 +258,7 @@ class ChangeDispatcher:
         self._breaker.run(lambda: self._sink.tell_missed(gone.start_from))
         with self._claim_lock:
             self._claim = self._book.start_again(claim, gone.start_from)
-        self._ahead.clear()
+        self._decided.clear()
         self._observe(ChangesMissed(self._name, claim.last_seq, gone.start_from))
         return 0.0
 
@@ -271,7 +271,7 @@ class ChangeDispatcher:
         closed = self._breaker.closed
         attribution = attribute_failures([error for _, error in results], proven=self._proven and closed)
         self._decide(outcome, chains, results, attribution)
-        decided = {each.seq for each in (*outcome.told, *outcome.refused)} | {each.seq for each in outcome.held}
+        decided = {each.seq for each in (*outcome.taken, *outcome.refused)} | {each.seq for each in outcome.held}
         untold = [each for each in chain.from_iterable(chains) if each.event.seq not in decided]
         # Of a held one the row stays as it is, but is due: it may have waited behind one that was told now.
         outcome.held += [
@@ -279,8 +279,8 @@ class ChangeDispatcher:
         ]
         behind = [each.event.seq for each in untold if not each.held]
         self._settle(min(behind) - 1 if behind else end, outcome)
-        self._ahead |= decided
-        self._ahead = {seq for seq in self._ahead if self._claim and seq > self._claim.last_seq}
+        self._decided |= decided
+        self._decided = {seq for seq in self._decided if self._claim and seq > self._claim.last_seq}
         self._report(results, attribution, closed=closed)
 
     def _call_parallel(self, chains: Iterable[list[_Untold]]) -> list[_Result]:
@@ -329,7 +329,7 @@ class ChangeDispatcher:
         self, outcome: _Outcome, chains: list[list[_Untold]], results: list[_Result], attribution: Attribution
     ) -> None:
         rest = {each[0].event.email_id: each for each in chains}
-        outcome.told += [each.event for each, error in results if error is None]
+        outcome.taken += [each.event for each, error in results if error is None]
         for index in (*attribution.permanent, *attribution.failed):
             each, error = results[index]
             event, attempts = each.event, each.attempts + 1
@@ -348,7 +348,7 @@ class ChangeDispatcher:
         """Write down what became of a part, however long the database is away: else the sink is told again."""
         while claim := self._claim:
             try:
-                moved = self._book.settle(claim, last_seq, outcome.held, (*outcome.told, *outcome.refused))
+                moved = self._book.settle(claim, last_seq, outcome.held, (*outcome.taken, *outcome.refused))
             except SinkUnavailable as error:
                 self._observe(LoopTick(self._loop))
                 self._observe(LoopFailed(self._loop, error, 1.0))
