@@ -224,6 +224,7 @@ def test_message_is_sent_to_a_sink_again_by_operators(visitor: Visitor, settings
     assert "There is no sink" in _text(visitor.submit(page, _form(PICTURES, "resend"), sink="x"))
     orders = [each for each in read_audit(settings.log_dir) if each["action"] == "resend"]
     assert [(each["user"], each["result"]) for each in orders[:2]] == [("ada", "started"), ("ada", "done")]
+    assert (orders[-1]["user"], orders[-1]["result"]) == ("ada", "refused")
 
 
 def test_readers_see_mail_and_give_no_orders(settings: Settings) -> None:
@@ -298,6 +299,16 @@ def test_pages_answer_at_once_while_redis_and_database_hang_and_say_so(tmp_path:
                 assert "known" in page.text
                 assert "patient=1" in page.text
                 assert page.elapsed.total_seconds() < 5, "far below what a hanging server takes to be given up"
+            csrf = re.search(r'name="csrf" value="([^"]*)"', visitor.get("/operate").text)
+            assert csrf
+            begun, refused = [visitor.post(f"/mail/{INVOICE}/erase", data={"csrf": csrf[1]}) for _ in range(2)]
+            assert (begun.status_code, refused.status_code) == (200, 409), "it hangs, and is not begun twice"
+            (record,) = [each for each in read_audit(settings.log_dir) if each["action"] == "erase"]
+            assert (record["result"], record["user"], "under way already" in record["reason"]) == (
+                "refused",
+                "ada",
+                True,
+            )
 
 
 def test_pages_answer_without_a_database_within_a_second_and_say_so(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ class RequestGuard:
         reads = scope["method"] in READ_METHODS
         reason, code = self._objection(scope, reads=reads) or (None, 0)
         if reason is None:
-            await self._app(scope if reads else _with_json_body(scope), receive, send)
+            await self._app(scope if reads else with_json_body(scope), receive, send)
         elif self._admin and not reads:
             answer = await run_in_threadpool(self._admin.refuse, scope, code, {"reason": reason})
             await answer(scope, receive, send)
@@ -113,6 +113,7 @@ class RequestGuard:
         return None
 
 
-def _with_json_body(scope: Scope) -> Scope:
+def with_json_body(scope: Scope) -> Scope:
+    """Return a request whose body is JSON whatever its Content-Type says."""
     headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
     return {**scope, "headers": [*headers, (b"content-type", b"application/json")]}

@@ -6,6 +6,7 @@
 404 not_found            nothing of that name, as far as the token may see
 405 method_not_allowed
 409 ambiguous            the beginning of an identity that several messages have
+409 not_done             an order that is refused, or failed
 410 gone                 changes that are not kept any more; with Change-Feed-Start
 413 too_large            the body of the request
 421 misdirected_request  a Host that WEB_ALLOWED_HOSTS does not name
@@ -46,11 +47,15 @@ MESSAGES = {404: "there is nothing here", 405: "this method is not for this path
 class WebError(Exception):
     """A request that gets another answer than it asked for; `message` is one sentence for who sent it."""
 
-    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, headers: Mapping[str, str] | None = None, *, code: str | None = None
+    ) -> None:
+        """`code` is the word for it where the status has another one."""
         super().__init__(message)
         self.status = status
         self.message = message
         self.headers = dict(headers or {})
+        self.code = code
 
 
 def add_error_answers(app: FastAPI) -> None:
@@ -64,18 +69,20 @@ def add_error_answers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _of_unforeseen)
 
 
-def error_answer(path: str, status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+def error_answer(
+    path: str, status: int, message: str, headers: Mapping[str, str] | None = None, *, code: str | None = None
+) -> Response:
     """Make the answer: JSON below /api, one line of text elsewhere."""
     given = dict(headers or {})
     if path.startswith(API_PATHS):
-        body = {"error": {"code": CODES.get(status, "failed"), "message": message}}
+        body = {"error": {"code": code or CODES.get(status, "failed"), "message": message}}
         return JSONResponse(body, status, given)
     return PlainTextResponse(f"{message[:1].upper()}{message[1:]}.\n", status, given)
 
 
 def _of_web_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, WebError)  # noqa: S101 - so registered
-    return error_answer(request.url.path, error.status, error.message, error.headers)
+    return error_answer(request.url.path, error.status, error.message, error.headers, code=error.code)
 
 
 def _of_http_exception(request: Request, error: Exception) -> Response:

@@ -16,9 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from email_ingestion import __version__
 from email_ingestion.ops.admin import request_headers
-from email_ingestion.ops.request_guard import AllowedHosts
+from email_ingestion.ops.request_guard import AllowedHosts, with_json_body
 from email_ingestion.settings import Settings
-from email_ingestion.web.api import changes, emails, state
+from email_ingestion.web.api import changes, emails, order_requests, state
 from email_ingestion.web.api_errors import add_error_answers, error_answer
 from email_ingestion.web.context import WebContext
 from email_ingestion.web.pages.routes import add_pages
@@ -39,8 +39,8 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 DESCRIPTION = (
-    "Delivered mail and the state of the system. Every path below /api needs a bearer token of"
-    ' `email-ingestion tokens create`. Errors are `{"error": {"code", "message"}}`.'
+    "Delivered mail, the state of the system, and orders. Every path below /api needs a bearer token of"
+    ' `email-ingestion tokens create`, orders one of the scope operate. Errors are `{"error": {"code", "message"}}`.'
 )
 
 
@@ -49,7 +49,7 @@ def web_app(settings: Settings, context: WebContext) -> ASGIApp:
     app = FastAPI(title="email-ingestion", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
     app.state.context = context
     add_error_answers(app)
-    for router in (emails.router, state.router, changes.router):
+    for router in (emails.router, state.router, changes.router, order_requests.router):
         app.include_router(router)
     add_pages(app, settings)
     app.add_api_route("/healthz", _healthy, methods=["GET", "HEAD"], include_in_schema=False)
@@ -64,7 +64,10 @@ async def _healthy() -> Response:
 
 
 class WebGuard:
-    """Refuses requests under a foreign Host and bodies over MAX_BODY_BYTES, and sets HEADERS where they are not set."""
+    """Refuses requests under a foreign Host and bodies over MAX_BODY_BYTES, and sets HEADERS where they are not set.
+
+    The body of an order to the API is JSON whatever its Content-Type says, so that `curl -d '{…}'` works.
+    """
 
     def __init__(self, app: ASGIApp, hosts: AllowedHosts) -> None:
         self._app = RequestBodyLimitMiddleware(app, MAX_BODY_BYTES)
@@ -84,7 +87,8 @@ class WebGuard:
             await send(message)
 
         if self._hosts.allow(request_headers(scope).get("host")):
-            await self._app(scope, receive, send_guarded)
+            orders = scope["method"] == "POST" and scope["path"].startswith("/api/")
+            await self._app(with_json_body(scope) if orders else scope, receive, send_guarded)
             return
         reason = "this Host is refused: WEB_ALLOWED_HOSTS names the hosts that are answered"
         await error_answer(scope["path"], 421, reason)(scope, receive, send_guarded)

@@ -1,12 +1,13 @@
-"""What the read API answers, for its description at `/openapi.json`; the answers themselves are made elsewhere."""
+"""What the API answers, for its description at `/openapi.json`; the answers themselves are made elsewhere."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from email_ingestion.records import ChangeKind
+from email_ingestion.web.jobs import JobState
 
 
 class ErrorDetail(BaseModel):
@@ -70,12 +71,45 @@ class ChangesAnswer(BaseModel):
     total: None
 
 
+class OrderAnswer(BaseModel):
+    """An order: running, or done; of one that failed the error says why."""
+
+    id: str = Field(description="for `orders/ID`; forgotten when the web process ends")
+    title: str
+    state: JobState
+    step: str
+    done: int = Field(description="units of the step that are done")
+    total: int = Field(description="units of the step; 0 where that is not known")
+    result: str = Field(description="one sentence, once it has ended")
+    started_at: str
+    ended_at: str | None
+
+
+class LettersAnswer(BaseModel):
+    """What an order about dead letters would do now."""
+
+    preview: Literal[True]
+    matched: int
+    accounts: dict[str, int]
+    groups: list[dict[str, Any]] = Field(description="by fingerprint")
+
+
+class ResendAnswer(BaseModel):
+    """What came of sending a message again."""
+
+    email_id: str
+    sink: str
+    outcome: Literal["owed", "waiting", "dead"] = Field(
+        description="the workers deliver it now; it was owed anyway; it is a dead letter, to be replayed"
+    )
+
+
 _MEANINGS = {
     400: "The query cannot be understood.",
     401: "No token, or none that is valid.",
     403: "More than the token may see.",
     404: "Nothing of that name.",
-    409: "The beginning of an identity that several messages have.",
+    409: "The beginning of an identity that several messages have; an order that is refused or failed.",
     421: "A Host that is not answered.",
     429: "The token asks too often.",
     503: "What would have to be asked is away.",

@@ -1,18 +1,22 @@
-"""Who asks the read API: the bearer token of a request, what it may see, and how often it may ask."""
+"""Who asks the API: the bearer token of a request, what it may see and order, and how often it may ask."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPBearer
+from starlette.concurrency import run_in_threadpool
 
 from email_ingestion.ledger.api_tokens import ApiToken, Scope
 from email_ingestion.web.api_errors import WebError
 from email_ingestion.web.context import WebContext, context_of
+from email_ingestion.web.sessions import UNKNOWN, WebEntry, address_of
 
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="email-ingestion"'}
+VIA = "api"
 ADVICE = "`email-ingestion tokens create` makes one"
 
 
@@ -23,11 +27,16 @@ class Caller:
     token_id: str
     scope: Scope
     account: str | None
+    address: str = UNKNOWN  # where it asks from
 
     @property
     def name(self) -> str:
         """The name in the audit log."""
         return f"token {self.token_id}"
+
+    def audit_record(self, action: str, **details: Any) -> dict[str, Any]:
+        """Return the line of the audit log about an order of this token, without its result."""
+        return {"user": self.name, "from": self.address, "via": VIA, "pid": os.getpid(), "action": action, **details}
 
     def allowed_account(self, wanted: str | None) -> str | None:
         """Return the account to look at, None for all. Raises WebError 403 when another one is wanted."""
@@ -58,7 +67,7 @@ async def _caller(request: Request, _: Annotated[object, Security(_bearer)]) -> 
         per_minute = web.settings.web_requests_per_minute
         message = f"this token may ask {per_minute} times a minute; ask again in {seconds:.0f} s"
         raise WebError(429, message, {"Retry-After": f"{seconds:.0f}"})
-    return Caller(token.token_id, token.scope, token.account)
+    return Caller(token.token_id, token.scope, token.account, address_of(request))
 
 
 async def _valid_token(web: WebContext, text: str) -> ApiToken:
@@ -73,3 +82,29 @@ async def _valid_token(web: WebContext, text: str) -> ApiToken:
 
 
 AnyCaller = Annotated[Caller, Depends(_caller)]
+
+
+async def refuse(request: Request, caller: Caller, status: int, reason: str, code: str | None = None) -> WebError:
+    """Write down that an order was refused; return the error to raise."""
+    entry: WebEntry = request.app.state.entry
+    action = f"api {request.url.path}"
+    await run_in_threadpool(entry.record, caller.name, caller.address, action, "refused", via=VIA, reason=reason)
+    return WebError(status, reason, code=code)
+
+
+async def _operator(request: Request, caller: AnyCaller) -> Caller:
+    """Return who gives an order. Raises WebError 403 for a token that only reads."""
+    if caller.scope != "operate":
+        raise await refuse(request, caller, 403, "this token only reads: `tokens create --scope operate` makes one")
+    return caller
+
+
+async def _operator_of_all(request: Request, caller: Annotated[Caller, Depends(_operator)]) -> Caller:
+    """Return who gives an order that concerns every account. Raises WebError 403 for a token of one account."""
+    if caller.account is not None:
+        raise await refuse(request, caller, 403, f"this token is for the account {caller.account} only")
+    return caller
+
+
+OperatingCaller = Annotated[Caller, Depends(_operator)]
+OperatorOfAll = Annotated[Caller, Depends(_operator_of_all)]

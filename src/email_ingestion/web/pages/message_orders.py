@@ -9,25 +9,26 @@ from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
+from starlette.concurrency import run_in_threadpool
 
 from email_ingestion.errors import EmailIngestionError, OperationFailed
 from email_ingestion.ops.audit_log import audited_action
 from email_ingestion.web.api_errors import WebError
 from email_ingestion.web.context import WebContext, context_of
-from email_ingestion.web.jobs import ORDERS, Job, Jobs
+from email_ingestion.web.jobs import Job
+from email_ingestion.web.message_resend import resend_message
 from email_ingestion.web.pages.message import PATIENT, patience
-from email_ingestion.web.pages.orders import not_done
+from email_ingestion.web.pages.orders import begin_order, not_done, refuse_order
 from email_ingestion.web.rendering import render
 from email_ingestion.web.sessions import CurrentOperator, WebUser
 
 if TYPE_CHECKING:
     from email_ingestion.erasure.eraser import ErasureSummary
-    from email_ingestion.resend import ResendSummary
     from email_ingestion.stream import RedisLink
 
 PATH = "/mail/{email_id}"
 SECONDS = 10.0
-SEE_OTHER, BAD_REQUEST, NOT_FOUND, CONFLICT, UNAVAILABLE = 303, 400, 404, 409, 503
+SEE_OTHER, NOT_FOUND, CONFLICT, UNAVAILABLE = 303, 404, 409, 503
 PLACES = {
     "messages": "messages in the database",
     "attachments": "attachments",
@@ -52,32 +53,20 @@ async def resend(
     """Owe a message to one sink again, whatever the routes say; the workers deliver it."""
     web = context_of(request)
     if sink not in web.settings.sinks[1:]:
-        return not_done(request, user, f"There is no sink {sink!r} beside the database.", BAD_REQUEST)
+        reason = f"There is no sink {sink!r} beside the database."
+        return await run_in_threadpool(refuse_order, request, user, reason, action="resend")
     try:
-        found = await web.access.within(SECONDS, lambda: _resend(web, user, email_id, sink), "the database")
+        found = await web.access.within(SECONDS, lambda: resend_message(web, user, email_id, sink), "the database")
     except (WebError, EmailIngestionError) as error:
         reason = error.message if isinstance(error, WebError) else str(error)
         return not_done(request, user, f"It is not known whether it is sent again: {reason}.", UNAVAILABLE)
+    if found.failed:
+        return not_done(request, user, f"It is not sent again: {'; '.join(found.failed.values())}.", CONFLICT)
     if not (found.owed or found.waiting or found.dead_letters):
         return not_done(request, user, "There is no such message.", NOT_FOUND)
     outcome = "owed" if found.owed else "waiting" if found.waiting else "dead"
     query = urlencode({"resent": sink, "outcome": outcome})
     return RedirectResponse(f"/mail/{quote(email_id)}?{query}", SEE_OTHER)
-
-
-def _resend(web: WebContext, user: WebUser, email_id: str, sink: str) -> ResendSummary:
-    from email_ingestion.ledger.resends import ResendChoice  # noqa: PLC0415 - with it comes SQLAlchemy
-    from email_ingestion.resend import Resender  # noqa: PLC0415
-    from email_ingestion.routing import Router  # noqa: PLC0415
-
-    settings, ledger = web.settings, web.access.ledger
-    router_of_mail = Router(settings.routes, settings.sinks[1:])
-    made = Resender(ledger, web.access.blobs, router_of_mail, sink, ledger.resends.now())
-    with _audited(web, user, "resend", {"sink": sink, "asked": {"id": [email_id]}, "emails": [email_id]}) as outcome:
-        for _ in made.run(ResendChoice(email_ids=(email_id,))):
-            pass
-        outcome |= {"owed": made.summary.owed, "failed": len(made.summary.failed)}
-    return made.summary
 
 
 @router.get(PATH + "/erase")
@@ -107,12 +96,11 @@ async def erase_page(request: Request, user: CurrentOperator, email_id: str) -> 
 def erase(request: Request, user: CurrentOperator, email_id: str) -> Response:
     """Begin to erase a message for good, and lead to its progress."""
     web, link = context_of(request), request.app.state.live_system.link
-    jobs: Jobs = request.app.state.jobs
-    try:
-        job = jobs.start(f"Erase {email_id}", user.name, "/mail", lambda job: _erase(web, link, user, email_id, job))
-    except EmailIngestionError as error:
-        return not_done(request, user, f"{error}.", CONFLICT)
-    return RedirectResponse(f"{ORDERS}/{job.id}", SEE_OTHER)
+
+    def work(job: Job) -> str:
+        return _erase(web, link, user, email_id, job)
+
+    return begin_order(request, user, f"Erase {email_id}", "/mail", work, action="erase")
 
 
 def _places(removed: Mapping[str, int]) -> list[tuple[str, int]]:

@@ -10,6 +10,7 @@ from starlette.staticfiles import StaticFiles
 
 from email_ingestion.settings import Settings
 from email_ingestion.web.jobs import Jobs
+from email_ingestion.web.letter_orders import LetterOrders
 from email_ingestion.web.live_system import LiveSystem
 from email_ingestion.web.pages import (
     account_pages,
@@ -48,7 +49,7 @@ def add_pages(app: FastAPI, settings: Settings) -> None:
     app.state.live_system = LiveSystem(settings)
     app.state.overview_streams = 0
     app.state.jobs = Jobs()
-    app.state.letter_pages = letter_groups.LetterPages(settings, app.state.live_system)
+    app.state.letter_orders = LetterOrders(settings, app.state.live_system)
     app.state.operator_pages = operate.OperatorPages(settings, app.state.live_system)
     app.state.account_pages = account_pages.AccountPages(settings, app.state.live_system)
     app.state.live_system.start()
