@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 
 from scripts import sbom
 
+PERMISSIVE = frozenset(["MIT", "MIT-0", "BSD-2-Clause", "BSD-3-Clause", "Apache-2.0", "ISC", "PSF-2.0"])
+REPLACEABLE = {
+    "psycopg": "LGPL-3.0-only",
+    "psycopg-binary": "LGPL-3.0-only",
+    "certifi": "MPL-2.0",
+    "pathspec": "MPL-2.0",
+}
 EXTRAS = ("postgres", "s3", "sandbox", "alerts", "build")
 
 
@@ -26,6 +34,22 @@ def test_every_package_that_we_ask_for_is_in_the_review() -> None:
     assert names <= set(sbom.reviewed())
     # What we ask for ourselves has a reason of its own, and not that of another package.
     assert not [name for name in names if sbom.reviewed()[name][1].startswith("of ")]
+
+
+def test_every_licence_is_permissive_but_those_that_are_named_and_is_what_the_package_says() -> None:
+    reviewed = {name: licence for name, (licence, _, _) in sbom.reviewed().items()}
+    others = {name: each for name, each in reviewed.items() if set(re.split(" OR | AND ", each)) - PERMISSIVE}
+    assert others == REPLACEABLE
+    said = {each.metadata["Name"].lower().replace("_", "-"): each.metadata for each in distributions()}
+    expressions = {name: facts.get("License-Expression") for name, facts in said.items() if name in reviewed}
+    assert sum(map(bool, expressions.values())) > 20
+    assert {name: each for name, each in expressions.items() if each and each != reviewed[name]} == {}
+
+
+def test_an_audit_that_could_look_nothing_up_is_no_clean_one() -> None:
+    (command,) = re.findall(r"^audit:\n\t(pip-audit .*)$", (sbom.ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert "--strict" in command
+    assert all(f"-r {lock.relative_to(sbom.ROOT)}" in command for lock in sbom.LOCKS)
 
 
 @pytest.mark.parametrize("lock", sbom.LOCKS, ids=["start.sh", "image"])
