@@ -78,7 +78,7 @@ def last_line(text: str) -> str:
 
 
 def call(
-    *words: str | Path, seconds: float = 300, cwd: Path | None = None, environment: Mapping[str, str] | None = None
+    *words: str | Path, seconds: float = 600, cwd: Path | None = None, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(word) for word in words],
@@ -92,7 +92,7 @@ def call(
     )
 
 
-def done_by(*words: str | Path, seconds: float = 300, **more) -> str:
+def done_by(*words: str | Path, seconds: float = 600, **more) -> str:
     """The standard output of a command that must succeed."""
     done = call(*words, seconds=seconds, **more)
     assert done.returncode == 0, (
@@ -230,10 +230,10 @@ class Namespaces:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def call(self, *words: str | Path, folder: str = "/", seconds: float = 300) -> subprocess.CompletedProcess[str]:
+    def call(self, *words: str | Path, folder: str = "/", seconds: float = 600) -> subprocess.CompletedProcess[str]:
         return call(*self.words(*words, folder=folder), seconds=seconds)
 
-    def done_by(self, *words: str | Path, folder: str = "/", seconds: float = 300) -> str:
+    def done_by(self, *words: str | Path, folder: str = "/", seconds: float = 600) -> str:
         return done_by(*self.words(*words, folder=folder), seconds=seconds)
 
     def close(self) -> None:
@@ -262,10 +262,10 @@ class Podman:
             "TMPDIR": str(folder),
         }
 
-    def call(self, *words: str | Path, seconds: float = 300) -> subprocess.CompletedProcess[str]:
+    def call(self, *words: str | Path, seconds: float = 600) -> subprocess.CompletedProcess[str]:
         return call("podman", *words, seconds=seconds, environment=self.environment)
 
-    def done_by(self, *words: str | Path, seconds: float = 300) -> str:
+    def done_by(self, *words: str | Path, seconds: float = 600) -> str:
         return done_by("podman", *words, seconds=seconds, environment=self.environment)
 
     def restart(self) -> bool:
@@ -352,7 +352,7 @@ def docker_daemon(root: Path, checkout: Path, log: Path) -> Iterator[Namespaces]
     space = Namespaces(DOCKERD.format(root=root, checkout=checkout, cgroup=cgroup), log)
     try:
         with suppress(AssertionError):
-            until(lambda: not space.alive or space.call("docker", "version").returncode == 0, "dockerd answers", 60)
+            until(lambda: not space.alive or space.call("docker", "version").returncode == 0, "dockerd answers")
         if not space.alive or space.call("docker", "version").returncode:
             not_tried(f"no dockerd runs here: {last_line(space.log)}")
         yield space

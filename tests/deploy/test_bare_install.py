@@ -38,7 +38,7 @@ def test_the_package_installs_runs_and_ends(folder: Path, roots: object):  # whi
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
             check=False,
         )
         if done.returncode and any(trouble in done.stderr for trouble in NETWORK_TROUBLE):
@@ -63,7 +63,7 @@ def test_the_package_installs_runs_and_ends(folder: Path, roots: object):  # whi
             typed(f"email-ingestion {command}")
     finally:
         if (work / "venv/bin/email-ingestion").exists():
-            subprocess.run(["bash", "-c", stop], cwd=work / "mail", env=environment, check=False, timeout=120)
+            subprocess.run(["bash", "-c", stop], cwd=work / "mail", env=environment, check=False, timeout=300)
     typed(stop)
     typed(init.replace("/srv/mail", shlex.quote(str(work / "elsewhere"))) + " --systemd --compose")
     assert (work / "elsewhere/deploy/docker/compose.yaml").exists()

@@ -27,6 +27,9 @@ mount --make-rprivate /
 mount -t proc proc /proc
 mkdir -p /run/netns
 mount -t tmpfs tmpfs /run/netns
+# Else netavark hangs up on whatever process has in here the number that a name server of an earlier run had.
+mkdir -p /run/containers
+mount -t tmpfs tmpfs /run/containers
 ip link set lo up
 ip address add {OUTSIDE}/32 dev lo
 echo 1 > /proc/sys/net/ipv4/ip_forward || true
@@ -65,11 +68,11 @@ class Pods:
     def __init__(self, space: Namespaces, podman: Podman, cluster: Cluster) -> None:
         self.space, self.podman, self.cluster = space, podman, cluster
 
-    def call(self, *words: str | Path, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    def call(self, *words: str | Path, seconds: float = 600) -> subprocess.CompletedProcess[str]:
         variables = [f"{name}={value}" for name, value in self.podman.environment.items()]
         return self.space.call("env", *variables, "podman", *words, seconds=seconds)
 
-    def done_by(self, *words: str | Path, seconds: float = 120) -> str:
+    def done_by(self, *words: str | Path, seconds: float = 600) -> str:
         done = self.call(*words, seconds=seconds)
         assert done.returncode == 0, f"{words}: {done.stdout[-2000:]}{done.stderr[-3000:]}"
         return done.stdout

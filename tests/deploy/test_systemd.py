@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.documented import commands
-from tests.deploy.machines import NETWORK_TROUBLE, call, come_in, done_by, last_line, not_tried, until
+from tests.deploy.machines import NETWORK_TROUBLE, PATIENCE, call, come_in, done_by, last_line, not_tried, until
 from tests.servers.processes import ROOT
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1500)]
@@ -64,7 +64,7 @@ class Machine:
         words = ["--register=no", "--keep-unit", "--resolv-conf=replace-host", "-D", self.root, "--pipe"]
         common = call("git", "-C", ROOT, "rev-parse", "--path-format=absolute", "--git-common-dir").stdout.strip()
         binds = [f"--bind-ro={path}" for path in (ROOT, common) if path]
-        return call("systemd-nspawn", "-q", *words, *binds, "bash", "-euc", command, seconds=600)
+        return call("systemd-nspawn", "-q", *words, *binds, "bash", "-euc", command, seconds=1200)
 
     def boot(self) -> None:
         options = ["-q", "-b", "--register=no", "--keep-unit", "--private-network", "--console=pipe", "-D", self.root]
@@ -86,7 +86,7 @@ class Machine:
     def alive(self) -> bool:
         return self._nspawn is not None and self._nspawn.poll() is None
 
-    def call(self, command: str, seconds: float = 300) -> subprocess.CompletedProcess[str]:
+    def call(self, command: str, seconds: float = 600) -> subprocess.CompletedProcess[str]:
         assert self._nspawn
         try:
             pid = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children").read_text().split()[0]
@@ -96,7 +96,7 @@ class Machine:
         inside = ["env", "-i", path, "bash", "-euc", f"cd {HOME} 2>/dev/null || cd /; {command}"]
         return call("nsenter", "-t", pid, "-m", "-u", "-i", "-n", "-p", "--", *inside, seconds=seconds)
 
-    def done_by(self, command: str, seconds: float = 300) -> str:
+    def done_by(self, command: str, seconds: float = 600) -> str:
         done = self.call(command, seconds)
         assert done.returncode == 0, f"{command}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
         return done.stdout
@@ -105,7 +105,7 @@ class Machine:
         """Power off or reboot: process 1 ends, and with it the machine."""
         self.call(command)
         assert self._nspawn
-        self._nspawn.wait(90)
+        self._nspawn.wait(PATIENCE)
 
     def close(self) -> None:
         if self._nspawn and self.alive:
