@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -54,10 +56,14 @@ def run(program: Path, folder: Path, *words: str) -> subprocess.CompletedProcess
 
 
 def test_the_sandbox_runs_and_ends_where_there_is_no_checkout(program: Path, tmp_path: Path) -> None:
+    tmp_path = tmp_path / "my mail"
+    tmp_path.mkdir()
     started = run(program, tmp_path, "start", "--sandbox")
     try:
         assert started.returncode == 0, started.stdout + started.stderr
         assert "300 messages travelled" in started.stdout
+        assert "email-ingestion stop" in started.stdout
+        assert not re.search(r"scripts/|\.venv", started.stdout)  # there are none
         status = run(program, tmp_path, "status")
         assert (status.returncode, "worker" in status.stdout) == (0, True), status.stdout + status.stderr
         backup = run(program, tmp_path, "backup")
@@ -92,7 +98,7 @@ def test_init_writes_what_a_checkout_has_and_leaves_what_is_there(program: Path,
     assert (tmp_path / ".env").read_text() == "IMAP_USER=someone@example.com\n"
     for source in ("config", "deploy/systemd", "deploy/docker"):
         for path in (ROOT / source).rglob("*"):
-            if path.is_file() and path.name != "settings.toml":
+            if path.is_file() and path.name != "settings.toml" and "/opt/email-ingestion" not in path.read_text():
                 assert (tmp_path / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
     fresh = run(program, tmp_path, "init", "elsewhere")
     assert fresh.returncode == 0, fresh.stderr
@@ -105,3 +111,24 @@ def test_init_writes_what_a_checkout_has_and_leaves_what_is_there(program: Path,
     assert "localhost:8080/runbooks" not in alerts
     assert (tmp_path / "elsewhere" / ".env").stat().st_mode & 0o077 == 0
     assert run(program, tmp_path / "elsewhere", "config", "show", "--json").returncode == 0
+
+
+def test_the_units_that_init_writes_start_this_program_in_that_folder(program: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "50% of\\ the mail"
+    made = run(program, tmp_path, "init", str(folder), "--systemd")
+    assert made.returncode == 0, made.stderr
+    assert f"do not see {folder}" in made.stderr  # it lies in /tmp
+    units = sorted((folder / "deploy/systemd").iterdir())
+    text = "\n".join(each.read_text() for each in [*units, folder / "config/logrotate.conf"])
+    assert "/opt/email-ingestion" not in text
+    assert f'\n"{folder}/logs/*.log" {{' in text
+    started = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
+    assert {each.partition(" -m email_ingestion ")[2].split()[0] for each in started} == {
+        *("producer", "worker", "web", "backup", "reconcile"),
+    }
+    assert {each.partition(" -m ")[0] for each in started} == {str(program.with_name("python"))}
+    shutil.copy(folder / "deploy/systemd/email-ingestion-worker@.service", folder / "email-ingestion-worker@2.service")
+    command = [shutil.which("systemd-analyze") or pytest.skip("systemd is not installed"), "verify", "--man=no"]
+    command += [str(each) for each in units if "@." not in each.name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr.strip()) == (0, ""), done.stderr

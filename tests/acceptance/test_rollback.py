@@ -16,13 +16,14 @@ from tests.servers.commands import told, typed
 from tests.servers.missing import program
 from tests.servers.processes import ROOT, Place
 
+PARTS = ("src", "scripts", "config", "producer.py", "worker.py")
 VERSION_0_1_0 = "fe9d612121d21a9e17ef48bec932355874c0e6a6"
 BEFORE_SCHEMA_0006 = "ac829f9~1"  # never released: it refused a database that the commit after it had opened
 
 
 def code_of(commit: str, folder: Path) -> Path:
     """Write the real code of an earlier commit into a folder."""
-    command = [program("git", "git"), "-C", str(ROOT), "archive", commit, "src", "producer.py", "worker.py"]
+    command = [program("git", "git"), "-C", str(ROOT), "archive", commit, *PARTS]
     archive = subprocess.run(command, capture_output=True, check=False)
     if archive.returncode:
         pytest.skip(f"the history of this repository is not here (git fetch --unshallow): {archive.stderr.decode()}")

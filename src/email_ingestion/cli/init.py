@@ -1,8 +1,13 @@
-"""`email-ingestion init`: a folder with settings, alerts, dashboard and, as asked for, units or a compose file."""
+"""`email-ingestion init`: a folder with settings, alerts, dashboard and, as asked for, units or a compose file.
+
+What names the folder of a checkout names that folder instead, and the units start this program.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +19,8 @@ from email_ingestion.settings import Settings, load_settings
 from email_ingestion.shipped_files import shipped_root
 
 LINKED = {"alerts.yml", "grafana_dashboard.json"}  # with links to the runbooks
+CHECKOUT = "/opt/email-ingestion"  # where docs/install.md puts one
+HIDDEN = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa: S108 - from the units
 FOLDERS = ("data", "logs", "pids", "backups")
 
 
@@ -37,22 +44,35 @@ def init(
         for folder in FOLDERS:
             (directory / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
         for source, target in chosen.items():
-            _copy(shipped_root() / source, directory / target)
-        _copy_file(shipped_root() / "config" / ".env.example", directory / ".env", mode=0o600)
+            _copy(shipped_root() / source, directory / target, directory.resolve())
+        _copy_file(shipped_root() / "config" / ".env.example", directory / ".env", directory.resolve(), mode=0o600)
     except OSError as error:
         raise OperationFailed(f"cannot write {error.filename or directory}: {error.strerror}") from error
+    if systemd:
+        _announce_units(directory)
     typer.echo(f"next: set IMAP_USER and the GOOGLE_ lines in {directory / '.env'}, then, in that folder,")
     typer.echo("`email-ingestion producer --auth-setup`, `email-ingestion doctor`, `email-ingestion start`")
     return 0
 
 
-def _copy(source: Path, target: Path) -> None:
+def _announce_units(directory: Path) -> None:
+    """Say what the units need that a copy of them does not bring."""
+    for path in (directory.resolve(), Path(sys.executable)):
+        if str(path).startswith(HIDDEN):
+            say(f"the units do not see {path} (ProtectHome, PrivateTmp): choose another place, such as /srv or /opt")
+    typer.echo(f"the units need a user email-ingestion who owns {', '.join(FOLDERS)} and may read .env; then")
+    typer.echo(
+        f"copy {directory / 'deploy/systemd'} to /etc/systemd/system: `systemctl enable --now email-ingestion.target`"
+    )
+
+
+def _copy(source: Path, target: Path, directory: Path) -> None:
     for path in sorted(source.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
-            _copy_file(path, target / path.relative_to(source))
+            _copy_file(path, target / path.relative_to(source), directory)
 
 
-def _copy_file(source: Path, target: Path, mode: int = 0o644) -> None:
+def _copy_file(source: Path, target: Path, directory: Path, mode: int = 0o644) -> None:
     """Copy a file that is not there; others may read it, for Prometheus and Redis have users of their own."""
     for folder in reversed(target.parents):
         if not folder.exists():
@@ -67,7 +87,27 @@ def _copy_file(source: Path, target: Path, mode: int = 0o644) -> None:
     if source.name in LINKED:
         default = str(Settings.model_fields["runbook_base_url"].default)
         content = content.replace(default.encode(), load_settings().runbook_base_url.encode())
+    if source.suffix in {".service", ".conf"}:
+        content = _placed(content.decode(), directory).encode(errors="surrogateescape")
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
     target.chmod(mode)  # whatever the umask is
     typer.echo(str(target))
+
+
+def _placed(text: str, directory: Path) -> str:
+    """Return a unit, or the rule of logrotate, for this folder and this program."""
+    if str(directory) == CHECKOUT and Path(CHECKOUT, "producer.py").exists():
+        return text
+    old, new = f"ExecStart={CHECKOUT}/.venv/bin/python ", f"ExecStart={_word(sys.executable)} -m email_ingestion "
+    text = text.replace(f"{old}-m email_ingestion ", new)
+    text = re.sub(re.escape(old) + r"(?:scripts/)?(\w+)\.py", lambda found: new + found[1], text)
+    text = text.replace(f"WorkingDirectory={CHECKOUT}\n", f"WorkingDirectory={str(directory).replace('%', '%%')}\n")
+    text = text.replace(f"\n{CHECKOUT}/logs/*.log {{", f'\n"{directory}/logs/*.log" {{')
+    return re.sub(rf"{CHECKOUT}(\S*)", lambda found: _word(f"{directory}{found[1]}"), text)
+
+
+def _word(path: str) -> str:
+    """Return the path as one word of a unit."""
+    text = path.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return text if re.fullmatch(r"[\w./@:+%$-]+", text) else f'"{text}"'
