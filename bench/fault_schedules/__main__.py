@@ -7,6 +7,7 @@ import functools
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that no process is left behind
     smallest = []
     for outcome in _outcomes(options):
-        if outcome.good:
+        if not outcome.complaints:
             continue
         alone = options.no_shrink or len(outcome.schedule.strikes) == 1
         smallest.append(outcome.schedule if alone else shrink(outcome.schedule, _still_fails))
@@ -77,26 +78,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _outcomes(options: argparse.Namespace) -> Iterator[Outcome]:
     end = time.monotonic() + (options.minutes or float("inf")) * 60
     many = options.schedules or (None if options.minutes else 1)
-    number = good = 0
+    number, counted = 0, Counter[str]()
     while time.monotonic() < end and (many is None or number < many):
         seed = options.seed + number
         schedule = options.schedule or draw(seed, CHOICES, database=options.database, messages=options.messages)
         say(schedule.command)
         outcome = play(schedule, options.keep and options.keep / f"{schedule.seed}-{time.time_ns()}")
-        number, good = number + 1, good + outcome.good
-        say(f"  {'held' if outcome.good else 'BROKEN'}: {outcome}")
+        verdict = "BROKEN" if outcome.complaints else "not tried" if outcome.not_started else "held"
+        number, counted[verdict] = number + 1, counted[verdict] + 1
+        say(f"  {verdict}: {outcome}")
         for said in outcome.said:
             say(f"    {said}"[:LINE])
         for complaint in outcome.complaints:
             say(f"  BROKEN {complaint}")
         yield outcome
-    say(f"{number} schedules, {number - good} broken")
+    untried = f", {counted['not tried']} not tried" if counted["not tried"] else ""
+    say(f"{number} schedules, {counted['BROKEN']} broken{untried}")
 
 
 def _still_fails(candidate: Schedule) -> bool:
     for _ in range(TRIES):
         outcome = play(candidate)
-        if not outcome.good:
+        if outcome.complaints:
             say(f"    still: {candidate}: {outcome.complaints[0]}"[:LINE])
             return True
     say(f"    holds: {candidate}")

@@ -20,7 +20,7 @@ from bench.crash_matrix.law import judge
 from bench.fault_schedules.kinds import KINDS
 from bench.fault_schedules.process_faults import Case
 from bench.fault_schedules.schedule import Schedule, Strike
-from bench.fault_schedules.stack import OurProcess, Stack, running_stack
+from bench.fault_schedules.stack import NotStarted, OurProcess, Stack, running_stack
 
 PATIENCE = 90.0  # seconds, from the end of the last fault until everything must be delivered everywhere
 POISON_SECONDS = 60.0  # more, for all attempts at mail that ends the parser
@@ -49,13 +49,16 @@ class Outcome:
     silent: float = 0.0  # seconds, the longest time of it in which every process said ready
     said: list[str] = field(default_factory=list)  # the reasons that were given, each with its second
     repeated: Counter[str] = field(default_factory=Counter)  # hand-overs, by sink
+    not_started: str = ""  # why nothing was tried: then it has neither held nor broken
 
     @property
     def good(self) -> bool:
         """Whether every promise held."""
-        return not self.complaints
+        return not self.complaints and not self.not_started
 
     def __str__(self) -> str:
+        if self.not_started:
+            return self.not_started
         back = "not settled" if self.recovery is None else f"settled {self.recovery:.0f} s after the last fault"
         again = ", ".join(f"{count} handed over again at {sink}" for sink, count in self.repeated.items() if count)
         words = [back, f"mail stood still for {self.stood_still:.0f} s at most, unexplained for {self.silent:.0f} s"]
@@ -65,18 +68,25 @@ class Outcome:
 def play(schedule: Schedule, keep: Path | None = None) -> Outcome:
     """Bring the system up, let the schedule happen, wait, and judge. With `keep` the folder remains there."""
     outcome = Outcome(schedule)
-    with _folder(keep) as folder, running_stack(schedule, folder) as stack:
-        try:
-            with _watching(stack, outcome):
-                _happen(stack)
-                outcome.recovery = _settle(stack)
-        except (Exception, AssertionError) as error:  # noqa: BLE001 - the law is asked all the more
-            outcome.complaints.append(f"the schedule broke off: {type(error).__name__}: {error}")
-        try:
-            _judge(stack, outcome)
-        except Exception as error:  # noqa: BLE001 - what cannot be judged has not held
-            outcome.complaints.append(f"it cannot be judged: {type(error).__name__}: {error}; {_where(stack)}")
+    try:
+        with _folder(keep) as folder, running_stack(schedule, folder) as stack:
+            _play_on(stack, outcome)
+    except NotStarted as error:
+        outcome.not_started = str(error)
     return outcome
+
+
+def _play_on(stack: Stack, outcome: Outcome) -> None:
+    try:
+        with _watching(stack, outcome):
+            _happen(stack)
+            outcome.recovery = _settle(stack)
+    except (Exception, AssertionError) as error:  # noqa: BLE001 - the law is asked all the more
+        outcome.complaints.append(f"the schedule broke off: {type(error).__name__}: {error}")
+    try:
+        _judge(stack, outcome)
+    except Exception as error:  # noqa: BLE001 - what cannot be judged has not held
+        outcome.complaints.append(f"it cannot be judged: {type(error).__name__}: {error}; {_where(stack)}")
 
 
 @contextmanager

@@ -57,8 +57,13 @@ PACE: dict[str, object] = {
 # From the hand-over until it is written down that it happened, as docs/sinks.md promises, and slack for a busy machine.
 UNMARKED_SECONDS = 0.5 + 1.5
 RESTARTS = 5
+START_SECONDS = 180.0  # before any fault: what a machine with too much to do needs to start anything
 POISONED = 3  # messages that end the parser, in a schedule that is about dead letters
 POISON = b"X-Poison: abort\r\nSubject: poison %d\r\n\r\n"
+
+
+class NotStarted(Exception):
+    """Before the first fault not everything was up, and nothing has ended: the machine is too busy to try anything."""
 
 
 class OurProcess(Troubled):
@@ -176,7 +181,10 @@ class Stack:
             name = "worker" if number == 1 else f"worker-{number}"
             self.processes[name] = OurProcess(name, self.worker_place)
         for process in self.processes.values():
-            until(process.is_up, f"{process.name} is up")
+            try:
+                until(lambda: process.is_up() or not process.running.alive, f"{process.name} is up", START_SECONDS)  # noqa: B023 - asked at once
+            except AssertionError as error:
+                raise NotStarted(str(error)) from error
 
     @property
     def has_poison(self) -> bool:
