@@ -191,8 +191,9 @@ TABLE = [
         NeedsOperator,
         "IMAPCommandRefused (IMAPConnectionError): ",
         "operator",
-        {"command": "SEARCH", "text": "BAD Could not parse command"},
+        {"command": "SEARCH", "text": "BAD Could not parse command", "count": None},
         state="needs_operator",
+        lasts=True,
     ),
     Row(
         "command sent too fast",

@@ -35,6 +35,9 @@ _QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _SALVAGED_LIST_ITEM = re.compile(rb'"((?:[^"\\]|\\.)*)"(?=[\s)]|\Z)|([^\s"]\S*|")')
 _CLEAN_FLAGS = re.compile(rb'\([^()"{}%*]*\)')
 
+# A body is a string or NIL (RFC 3501, section 9), and imapclient takes an atom for one too.
+_ATOM_AS_BODY = re.compile(rb"[ (]BODY\S*\[\]\S* +(?![\"{\d\s]|NIL\b)", re.IGNORECASE)
+
 SALVAGED_FLAGS = b"SALVAGED-FLAGS"  # set in the data of a message whose flags are no list that RFC 3501 knows
 
 FetchData = dict[int, dict[bytes, Any]]  # by UID: values by item name, as b"RFC822.SIZE"
@@ -87,11 +90,25 @@ def _parse_odd(response: Sequence[Any]) -> FetchData:
     found = parse_fast(response)
     if found is not None:
         return found
+    if any(_ATOM_AS_BODY.search(part[0] if isinstance(part, tuple) else part) for part in response):
+        return _by_uid([_salvage(response)])
     try:
         parsed = parse_fetch_response(list(response), normalise_times=False, uid_is_key=False)
         messages = [dict(data) for data in parsed.values()]
-    except (ProtocolError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+    except (
+        ProtocolError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ):
         messages = [_salvage(response)]
+    return _by_uid(messages)
+
+
+def _by_uid(messages: Sequence[dict[bytes, Any]]) -> FetchData:
     return {data.pop(b"UID"): data for data in messages if data.get(b"UID")}
 
 

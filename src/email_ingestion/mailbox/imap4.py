@@ -17,6 +17,17 @@ from typing import Any
 import imapclient
 
 from email_ingestion.errors import IMAPProtocolViolation
+from email_ingestion.mailbox.response_lines import (
+    announced_literal,
+    as_imaplib_reads,
+    count_after,
+    find_alert,
+    find_set,
+    find_uid,
+    is_blank,
+    is_throttled,
+    with_line_end,
+)
 
 CONNECT_SECONDS = 10.0
 FIRST_DELAY_SECONDS = 0.05  # doubled by every throttled command, halved by every other one, as Dovecot's imapc does
@@ -30,14 +41,8 @@ MAX_ALERTS = 10
 
 _KEPT_RESPONSES = {"EXISTS", "CAPABILITY", "BYE"}
 _FETCH = re.compile(rb"\* (\d+) FETCH (\(.*)\r\n", re.DOTALL)
-_COUNT = re.compile(rb"\* (\d{1,10}) (EXISTS|EXPUNGE)\b", re.IGNORECASE)
-_LITERAL = re.compile(rb"\{(\d{1,18})\}\Z")
-_UID = re.compile(rb"[ (]UID (\d+)")
-_RESPONSE = re.compile(rb"([^+\s]\S* (?:\d+ )?)([A-Za-z-]+)(.*)", re.DOTALL)
-_ALERT = re.compile(rb"\S+ (?:OK|NO|BAD|BYE|PREAUTH) (.*\[ALERT\].*)", re.IGNORECASE)
 _ATOM = re.compile(r"[A-Za-z0-9@._+-]+")
 _QUOTABLE = re.compile(r"[ -~]*")
-_THROTTLED = re.compile(rb"^[A-Z]+\d+ (?:OK|NO|BAD) .*\[THROTTLED\]\s*$", re.IGNORECASE)
 
 
 class LiteralTooLong(Exception):  # of its own: imaplib makes another `abort` of those it meets
@@ -63,7 +68,8 @@ class Imap4(imaplib.IMAP4):
     Methods raise imaplib's `error` and `abort`, OSError, and IMAPProtocolViolation where there is no end to an answer.
     """
 
-    Literal = re.compile(rb".*{(?P<size>\d{1,18})}$", re.ASCII | re.DOTALL)  # imaplib's own takes numbers of any length
+    # imaplib's own takes numbers of any length, and no `{5+}`.
+    Literal = re.compile(rb".*{(?P<size>\d{1,18})\+?}$", re.ASCII | re.DOTALL)
 
     def __init__(self, host: str, port: int, ssl_context: ssl.SSLContext | None) -> None:
         self.received_bytes = 0
@@ -105,11 +111,17 @@ class Imap4(imaplib.IMAP4):
 
     def _connect(self) -> None:
         """Read the greeting, which imaplib understands only from an IMAP server."""
-        greeting = self.readline()
+        greeting = self._read_line_with_text()
         if greeting and not greeting.startswith(b"* "):
             raise UnexpectedGreeting(greeting)
         self._unread_line = greeting
         super()._connect()  # type: ignore[misc]  # typeshed leaves it out
+
+    def _get_capabilities(self) -> None:
+        """Read the list; imaplib knows no server that is of IMAP4rev2 alone, which answers all that we ask."""
+        super()._get_capabilities()  # type: ignore[misc]  # typeshed leaves it out
+        if "IMAP4REV2" in self.capabilities and "IMAP4REV1" not in self.capabilities:
+            self.capabilities = (*self.capabilities, "IMAP4REV1")
 
     def log_in(self, user: str, password: str) -> None:
         """Run LOGIN. Raises `error` when it is refused.
@@ -194,10 +206,10 @@ class Imap4(imaplib.IMAP4):
         if status != "OK":
             raise self.error(f"{name} failed: {status} {(data[-1] or b'').decode('utf-8', 'replace')}")
 
-    def list_mailboxes(self, name: str, *options: str) -> list[Any]:
-        """Run LIST or XLIST for all mailboxes and return its unparsed responses. Raises `error` when it is refused."""
+    def list_mailboxes(self, name: str, *options: str, pattern: str = "*") -> list[Any]:
+        """Run LIST or XLIST, for all mailboxes, and return its unparsed responses. Raises `error` when refused."""
         self.untagged_responses.pop(name, None)
-        self.run(name, '""', '"*"', *options)
+        self.run(name, '""', _quoted(pattern), *options)
         responses: list[Any] = self.untagged_responses.pop(name, [])
         return responses
 
@@ -238,12 +250,18 @@ class Imap4(imaplib.IMAP4):
         return self.pop_fetch_responses()
 
     def uid_search(self, *criteria: str) -> tuple[list[Any], bytes]:
-        """Run UID SEARCH and return its responses, of which a server may send several, and the text behind OK."""
+        """Run UID SEARCH and return its responses, of which a server may send several, and the text behind OK.
+
+        Servers of IMAP4rev2 send ESEARCH (RFC 9051, section 7.3.4); of it only the set of messages is returned.
+        """
         self.untagged_responses.pop("SEARCH", None)
+        self.untagged_responses.pop("ESEARCH", None)
         status, data = self._command_complete("SEARCH", self.send_command("UID", "SEARCH", *criteria))
         if status != "OK":
             raise self.error(f"search failed: {data[0].decode('ascii', 'replace')}")
-        return self.untagged_responses.pop("SEARCH", []), data[0] or b""
+        extended = self.untagged_responses.pop("ESEARCH", [])
+        sets = [found for found in map(find_set, extended) if found]
+        return [*self.untagged_responses.pop("SEARCH", []), *sets], data[0] or b""
 
     @contextmanager
     def limited_literals(self, max_bytes: int) -> Iterator[None]:
@@ -269,16 +287,19 @@ class Imap4(imaplib.IMAP4):
         self._get_response()
 
     def peek(self) -> bytes:
-        """Return bytes that came from the server and were not read yet; does not wait."""
+        """Return bytes that came from the server and were not read yet, without empty lines; does not wait."""
         reader: Any = getattr(self, "_file", None) or self.file  # Python 3.14 names it otherwise
         timeout = self.sock.gettimeout()
         self.sock.settimeout(0)
+        found = b""
         try:
-            return bytes(reader.peek(1))
+            while (found := bytes(reader.peek(1))).startswith(b"\r\n"):  # it says nothing: nobody is to wait for more
+                reader.read(2)
         except OSError:  # TLS has no complete record
             return b""
         finally:
             self.sock.settimeout(timeout)
+        return found
 
     def read(self, size: int) -> bytes:
         """Read `size` bytes in slices, so that `received_bytes` grows during a long literal."""
@@ -312,8 +333,13 @@ class Imap4(imaplib.IMAP4):
         self._counted_bytes += len(line) + LINE_BYTES
         if self._counted_bytes > self._max_counted_bytes:
             raise self._too_much()
-        if line.endswith(b"[THROTTLED]\r\n") and _THROTTLED.match(line):
-            self._throttled = True
+        self._throttled = self._throttled or is_throttled(line)
+        return with_line_end(line)
+
+    def _read_line_with_text(self) -> bytes:
+        """Read a line, and leave out empty ones before it."""
+        while is_blank(line := self.readline()):
+            pass
         return line
 
     def _too_much(self) -> IMAPProtocolViolation:
@@ -330,27 +356,25 @@ class Imap4(imaplib.IMAP4):
         A FETCH response is stored as imaplib stores it, without the six regular expressions that imaplib tries on each
         line. Other responses are left to imaplib.
         """
-        line = self.readline()
+        line = self._read_line_with_text()
         fetch = _FETCH.fullmatch(line)
         if not fetch:
-            line = _as_imaplib_reads(line)
+            line = as_imaplib_reads(line)
             fetch = _FETCH.fullmatch(line)
         if not fetch:
             self._unread_line = line
-            if b"[ALERT]" in line and (alert := _ALERT.match(line)) and len(self.alerts) < MAX_ALERTS:
-                self.alerts.append(alert[1].decode("utf-8", "replace"))
-            if count := _COUNT.match(line):
-                self.exists = int(count[1]) if count[2].upper() == b"EXISTS" else max(0, self.exists - 1)
+            if (alert := find_alert(line)) and len(self.alerts) < MAX_ALERTS:
+                self.alerts.append(alert)
+            self.exists = count_after(line, self.exists)
             return super()._get_response()  # type: ignore[misc]  # typeshed leaves it out
         responses = self.untagged_responses.setdefault("FETCH", [])
         text = b"%b %b" % fetch.groups()
-        while literal := _literal(text):
-            size = int(literal[1])
+        while announced := announced_literal(text):
+            text, size = announced
             if self._longest_literal is not None and size > self._longest_literal:
-                uid = _UID.search(text)
-                raise LiteralTooLong(size, self._longest_literal, int(uid[1]) if uid else None)
+                raise LiteralTooLong(size, self._longest_literal, find_uid(text))
             responses.append((text, self.read(size)))
-            text = self._get_line()
+            text = self._get_line() or self._get_line()  # some send an empty line behind a literal
         responses.append(text)
         return line
 
@@ -378,18 +402,5 @@ class Client(imapclient.IMAPClient):  # type: ignore[misc]  # imapclient has no 
         return self.imap4
 
 
-def _as_imaplib_reads(line: bytes) -> bytes:
-    """Return a response with its name in capitals, and with the space in front of a text that is missing."""
-    found = _RESPONSE.fullmatch(line)
-    if not found or (found[2].isupper() and found[3] != b"\r\n"):
-        return line
-    return found[1] + found[2].upper() + (b" \r\n" if found[3] == b"\r\n" else found[3])
-
-
 def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _literal(text: bytes) -> re.Match[bytes] | None:
-    """Return the announcement of a literal at the end of `text`; only a line that ends in a brace is searched."""
-    return _LITERAL.search(text) if text.endswith(b"}") else None

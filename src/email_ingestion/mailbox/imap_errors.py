@@ -49,7 +49,7 @@ _NOT_OF_A_MESSAGE = re.compile(r"UNAVAILABLE|Temporary|Session expired|not conne
 # What imaplib and imapclient put around a server's text.
 _AROUND = re.compile(
     r"(?:command: \w+ => )?"
-    r"(?:\w+ command error: (?:BAD|NO)\s*|(?!login|authenticat)[a-z_]+ failed: (?:NO |BAD )?)?(?P<text>.*)",
+    r"(?:\w+ command error: (?:BAD|NO)\s*|(?!login|authenticat)[a-z_]+ failed: (?-i:NO |BAD )?)?(?P<text>.*)",
     re.DOTALL | re.IGNORECASE,
 )
 _OWN_WORDS = re.compile(
@@ -148,6 +148,12 @@ def is_refusal(error: Exception) -> bool:
     if rule is None or rule.meaning not in {"session_ended", "locked_out", "throttled"}:
         return not _OWN_WORDS.search(_readable(error))
     return rule.meaning == "throttled" and asked_pause(text) is None
+
+
+def refuses_arguments(error: Exception) -> bool:
+    """Whether a NO or BAD is about what was asked, as far as its words tell, and not about the state of the server."""
+    rule = judge(_server_text(_readable(error)))
+    return (rule is None or rule.meaning == "bug") and is_refusal(error)
 
 
 def wants_identification(error: Exception) -> bool:

@@ -81,11 +81,29 @@ class ImapMailbox(UidListing):
         if setting.upper() == INBOX or (setting == "auto" and not self.is_gmail):
             return choose_mailbox(INBOX, (), gmail=False)
         with self._command("list the mailboxes of"):
-            mailboxes = parse_list(self._imap4.list_mailboxes("LIST"))
             attribute = r"\All" if setting == "auto" else setting
-            if attribute.startswith("\\") and not has_attribute(attribute, mailboxes):
+            if not attribute.startswith("\\"):
+                return self._find_name(setting)
+            mailboxes = parse_list(self._imap4.list_mailboxes("LIST"))
+            if not has_attribute(attribute, mailboxes):
                 mailboxes += self._list_special_use(attribute)
         return choose_mailbox(setting, mailboxes, gmail=self.is_gmail)
+
+    def _find_name(self, name: str) -> ListedMailbox:
+        """Return the mailbox of a name: listed among all, or by itself, as in hidden namespaces, or not at all."""
+        encoded = encode_name(name)
+        try:
+            mailboxes = parse_list(self._imap4.list_mailboxes("LIST"))
+            with suppress(ConfigurationError):
+                return choose_mailbox(name, mailboxes, gmail=self.is_gmail)
+            hidden = parse_list(self._imap4.list_mailboxes("LIST", pattern=encoded.decode()))
+        except self._client.AbortError:
+            raise
+        except IMAPClientError as error:
+            if not is_refusal(error):
+                raise
+            return ListedMailbox(encoded, name, frozenset())  # EXAMINE shows whether there is one
+        return choose_mailbox(name, [*hidden, *mailboxes], gmail=self.is_gmail)
 
     def _list_special_use(self, attribute: str) -> list[ListedMailbox]:
         """List the mailboxes with attributes that some servers tell only who asks for them (RFC 6154), or in XLIST."""
@@ -108,6 +126,7 @@ class ImapMailbox(UidListing):
             untagged = self._imap4.untagged_responses
             exists, modseq = _last_number(untagged.get("EXISTS")), _last_number(untagged.get("HIGHESTMODSEQ"))
             uidvalidity, uidnext = _last_number(untagged.get("UIDVALIDITY")), _last_number(untagged.get("UIDNEXT"))
+            given = "UIDVALIDITY" in untagged  # be it 0, which RFC 3501 does not allow: it compares as any other does
             quoted = b"; ".join(line for line in untagged.get("OK", ()) if isinstance(line, bytes))
             self._pop_announcement()
             if not uidvalidity or not uidnext:
@@ -115,8 +134,8 @@ class ImapMailbox(UidListing):
                 uidvalidity = uidvalidity or _last_number(_UIDVALIDITY.findall(asked))
                 uidnext = uidnext or _last_number(_UIDNEXT.findall(asked))
             if not uidnext:
-                uidnext = 1 + (max(self._search(["UID", "*"])[0], default=0) if exists else 0)
-        if not uidvalidity:
+                uidnext = 1 + ((self._newest() or 0) if exists else 0)
+        if not uidvalidity and not given:
             raise UnusableServer(
                 "the mail server gives the mailbox no UIDVALIDITY, so the numbers of its messages mean nothing in "
                 f"another session (RFC 3501, section 2.3.1.1): {quote_server(to_text(quoted))}"

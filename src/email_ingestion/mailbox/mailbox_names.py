@@ -96,6 +96,9 @@ def _entries(responses: Iterable[Any]) -> Iterator[ListedMailbox]:
             name = literal
         elif name.startswith(b'"'):
             name = re.sub(rb"\\(.)", rb"\1", name.rstrip()[1:].removesuffix(b'"'))
+        delimiter = entry["delimiter"][1:-1].removeprefix(b"\\")
+        if delimiter and name != delimiter:  # some list one that may have others below it with a delimiter at its end
+            name = name.removesuffix(delimiter)
         attributes = {word.decode("ascii", "replace").lower() for word in entry["attributes"].split()}
         attributes |= {OTHER_ATTRIBUTES[word] for word in attributes & OTHER_ATTRIBUTES.keys()}
         if r"\nonexistent" not in attributes:

@@ -7,6 +7,7 @@ it has come.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -17,6 +18,9 @@ from email_ingestion.mailbox.message_summary import as_body, to_text
 
 MARGIN_BYTES = 1024 * 1024  # that a part may be longer than was asked for
 MAX_FETCHES = 3  # that are kept: an older one was asked for by code that now does something else
+
+# The names that servers give a body, whatever was asked for: also as in the question, and as IMAP2 called it.
+_BODY = re.compile(rb"(?:BODY(?:\.PEEK)?\[\]|RFC822(?:\.PEEK)?)(?:<(\d+)(?:\.\d+)?>)?", re.IGNORECASE)
 
 ByteRange = tuple[int, int]  # a part of a body: offset and size in bytes
 
@@ -43,8 +47,14 @@ def find_body(data: Mapping[bytes, Any], byte_range: ByteRange | None) -> Body |
     wanted = body_key(byte_range)
     if wanted in data:
         return Body(byte_range[0] if byte_range else None, as_body(data[wanted]))
-    other = b"BODY[]" if byte_range else b"BODY[]<0>"
-    return Body(None, as_body(data[other])) if other in data else None
+    for name, value in data.items():
+        if found := _BODY.fullmatch(name):
+            origin = int(found[1] or 0)
+            if byte_range and found[1] and origin == byte_range[0]:
+                return Body(origin, as_body(value))
+            if not origin and not (byte_range and found[1]):
+                return Body(None, as_body(value))
+    return None
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ cover the whole range: whatever comes or goes in between makes one of them large
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import pairwise
@@ -19,10 +19,12 @@ from typing import Any
 from imapclient.datetime_util import format_criteria_date
 from imapclient.exceptions import IMAPClientError, ProtocolError
 
+from email_ingestion.mailbox.imap_errors import refuses_arguments
 from email_ingestion.mailbox.waiting import WaitingConnection
 
 LAST_UID = 2**32 - 1  # RFC 3501, section 2.3.1.1
 UID_WINDOW = 5_000  # messages listed by one command: imaplib refuses lines over 1 MB, which 90,000 UIDs may take
+MAX_FOUND = 1_000_000  # messages that one search may find: a range names billions in a few bytes
 MAX_CUTS = 500  # sequence numbers in one command: RFC 2683 section 3.2.1.5 asks for lines under 8,000 octets
 CUT_MARGIN = 4  # windows of equal width in place of one, where the server does not say where to cut
 
@@ -72,6 +74,11 @@ class UidListing(WaitingConnection):
                 found = self._search_range(first_uid, LAST_UID)
         return found
 
+    def newest_uid(self) -> int | None:
+        """Return the UID of the last message, 0 for an empty mailbox; None when the server does not tell."""
+        with self._command("search"):
+            return self._newest() or (None if self.exists else 0)
+
     def list_uids_between(self, first_uid: int, last_uid: int, date_range: DateRange) -> list[int]:
         """Return the UIDs of the messages in `date_range`, ascending; see `list_uids`."""
         with self._command("search"):
@@ -108,11 +115,36 @@ class UidListing(WaitingConnection):
                 found = set()
             if found:
                 return found
-            newest, _ = self._search(["UID", "*"])
+            newest = self._newest() or 0
         count = CUT_MARGIN * min(MAX_CUTS, self.exists // size + 1)
-        return (max(newest, default=0) * number // count for number in range(1, count))
+        return (newest * number // count for number in range(1, count))
+
+    def _newest(self) -> int | None:
+        """Return the UID of the last message, 0 when none was found; None when the server refuses to tell."""
+        try:
+            return max(self._search(["UID", "*"])[0], default=0)
+        except self._client.AbortError:
+            raise
+        except IMAPClientError as error:
+            if not refuses_arguments(error):
+                raise
+            return None
 
     def _search_range(self, first_uid: int, last_uid: int, criteria: Sequence[str] = ()) -> list[int]:
+        """Search a range of UIDs; some servers refuse one above the last message, and any in an empty mailbox."""
+        try:
+            return self._search_all_of(first_uid, last_uid, criteria)
+        except self._client.AbortError:
+            raise
+        except IMAPClientError as error:
+            if not refuses_arguments(error):
+                raise
+            newest = self._newest() if self.exists else 0
+            if newest is None or newest >= first_uid:
+                raise
+            return []
+
+    def _search_all_of(self, first_uid: int, last_uid: int, criteria: Sequence[str]) -> list[int]:
         found: set[int] = set()
         high = last_uid
         while first_uid <= high:
@@ -137,7 +169,7 @@ class UidListing(WaitingConnection):
         """Return what a SEARCH found, and the UID below which the server stopped looking; 0 when it saw everything."""
         answers, text = self._imap4.uid_search(*criteria)
         limited = _MESSAGE_LIMIT.search(text)
-        return {uid for answer in answers for uid in _numbers(answer)}, int(limited[1]) if limited else 0
+        return set(_numbers(answers)), int(limited[1]) if limited else 0
 
 
 def uid_range_end(last_uid: int) -> str:
@@ -152,9 +184,21 @@ def _criteria(date_range: DateRange) -> list[str]:
     return [word for key, day in days for word in (key, format_criteria_date(day).decode())]
 
 
-def _numbers(answer: Any) -> Iterable[int]:
-    """Return the numbers of one SEARCH response, which may end in `(MODSEQ 7)`. Raises ProtocolError."""
-    words = (answer or b"").partition(b"(")[0].split() if isinstance(answer, bytes | None) else [b"a literal"]
-    if not all(word.isdigit() and len(word) <= len(str(LAST_UID)) for word in words):
-        raise ProtocolError("a SEARCH response holds something else than numbers")
-    return map(int, words)
+def _numbers(answers: Iterable[Any]) -> Iterator[int]:
+    """Return the numbers of SEARCH responses, which may end in `(MODSEQ 7)`, or of sets (RFC 9051, section 7.3.4).
+
+    Raises ProtocolError.
+    """
+    left = MAX_FOUND
+    for answer in answers:
+        if not isinstance(answer, bytes | None):
+            raise ProtocolError("a SEARCH response holds a literal")
+        for word in (answer or b"").partition(b"(")[0].replace(b",", b" ").split():
+            low, _, high = word.partition(b":")
+            if not all(end.isdigit() and len(end) <= len(str(LAST_UID)) for end in (low, high or low)):
+                raise ProtocolError("a SEARCH response holds something else than numbers")
+            first, last = sorted((int(low), int(high or low)))
+            left -= last - first + 1
+            if left < 0:
+                raise ProtocolError(f"a SEARCH response names more than {MAX_FOUND:,} messages")
+            yield from range(first, last + 1)

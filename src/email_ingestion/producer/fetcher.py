@@ -23,6 +23,7 @@ from email_ingestion.mailbox import ImapMailbox, MessageSummary
 from email_ingestion.mailbox.imap_errors import MessagesRefused
 from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.mailbox.message_summary import is_summary, parse_summary, readable_date
+from email_ingestion.mailbox.pipelining import find_body
 from email_ingestion.parsing import parse_date
 from email_ingestion.producer.large_message import PieceReader, PiecesTooLong
 from email_ingestion.producer.priority import PriorityOf
@@ -138,7 +139,8 @@ class MessageFetcher:
         try:
             return self._connection.fetch_bodies(uids, limit), None
         except MessagesRefused as error:
-            return {uid: data[b"BODY[]"] for uid, data in error.found.items() if b"BODY[]" in data}, error
+            bodies = {uid: find_body(data, None) for uid, data in error.found.items()}
+            return {uid: body.content for uid, body in bodies.items() if body}, error
 
     def _fetch_each(self, uids: Sequence[int], fetch: Callable[[Sequence[int]], Fetched[T]]) -> dict[int, T]:
         """Fetch with one command, and one by one what did not come though it is listed: no mail may be passed over.

@@ -70,7 +70,7 @@ class NewMailSync:
         if found and found.uidvalidity == mailbox.uidvalidity:
             return self._checked_cursor(found)
         self._trusted = True  # what was read in another mailbox, or before the cursor was lost, is listed again
-        newest = max(0, mailbox.uidnext - 1)
+        newest = self._newest()
         if found:
             pipeline.observe(MailboxChanged(pipeline.account, mailbox.name, found.uidvalidity, mailbox.uidvalidity))
         # With IMAP_START=now, no cursor is the first run or the loss of Redis; the ledger knows which.
@@ -79,6 +79,12 @@ class NewMailSync:
         history = 1 if first_run else newest + 1
         start = Cursor(mailbox.uidvalidity, newest, newest, history)
         return pipeline.appender.restart_cursor(pipeline.account, mailbox.name, start)
+
+    def _newest(self) -> int:
+        """Return the UID up to which mail is old; new mail can have one below a UIDNEXT that is too large."""
+        found = self._pipeline.connection.newest_uid()
+        below = max(0, self._pipeline.mailbox.uidnext - 1)
+        return below if found is None else min(found, below) if below else found
 
     def _checked_cursor(self, cursor: Cursor) -> Cursor:
         """Return a cursor that the mailbox does not contradict: this one, or one with which all is listed again."""
@@ -94,8 +100,7 @@ class NewMailSync:
         if reason is None:
             return cursor
         pipeline.observe(MailboxContradicted(pipeline.account, mailbox.name, reason))
-        listed = () if mailbox.uidnext else pipeline.connection.list_uids_from(1)
-        newest = mailbox.uidnext - 1 if mailbox.uidnext else max(listed, default=0)
+        newest = self._newest()
         start = Cursor(mailbox.uidvalidity, newest, newest, newest + 1)
         return pipeline.appender.restart_cursor(pipeline.account, mailbox.name, start, wrong=cursor)
 

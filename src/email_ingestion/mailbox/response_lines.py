@@ -1,0 +1,79 @@
+r"""Single lines of responses: what they tell, and those of some servers turned into those of RFC 3501.
+
+    an empty line behind a literal, or between responses        left out (python/cpython#88574)
+    a line that ends in LF alone                                CR LF
+    `*  3 EXISTS`, `a1 ok`, `A1 OK` without a text              one space, capitals, a space behind OK
+    `{5+}`, `~{5}` before a literal                             `{5}`: RFC 7888 and 3516 have them, for other things
+
+Nothing of a literal is touched.
+"""
+
+from __future__ import annotations
+
+import re
+
+_RESPONSE = re.compile(rb"([^+\s]\S*)( +)(?:(\d+)( +))?([A-Za-z-]+)( *)(.*)", re.DOTALL)
+_LITERAL = re.compile(rb"~?\{(\d{1,18})\+?\}\Z")
+_COUNT = re.compile(rb"\* (\d{1,10}) (EXISTS|EXPUNGE)\b", re.IGNORECASE)
+_UID = re.compile(rb"[ (]UID (\d+)")
+_ALERT = re.compile(rb"\S+ (?:OK|NO|BAD|BYE|PREAUTH) (.*\[ALERT\].*)", re.IGNORECASE)
+_ALL = re.compile(rb" ALL ([\d:,]+)", re.IGNORECASE)
+_THROTTLED = re.compile(rb"^[A-Z]+\d+ (?:OK|NO|BAD) .*\[THROTTLED\]\s*$", re.IGNORECASE)
+
+
+def is_blank(line: bytes) -> bool:
+    """Whether nothing stands in a line."""
+    return line in (b"\r\n", b"\n")
+
+
+def with_line_end(line: bytes) -> bytes:
+    """Return a line with CR LF at its end where there is an end."""
+    return line if line.endswith(b"\r\n") or not line.endswith(b"\n") else line[:-1] + b"\r\n"
+
+
+def as_imaplib_reads(line: bytes) -> bytes:
+    """Return a response with its name in capitals, single spaces around it, and one before a text that is missing."""
+    found = _RESPONSE.fullmatch(line)
+    if not found:
+        return line
+    first, _, number, _, name, space, rest = found.groups()
+    if not space and rest != b"\r\n":  # `* OK[...`, or no response at all
+        return line if name.isupper() else line[: found.start(5)] + name.upper() + rest
+    return b" ".join(part for part in (first, number, name.upper(), rest) if part is not None)
+
+
+def announced_literal(text: bytes) -> tuple[bytes, int] | None:
+    """Return a text that ends with the announcement of a literal, as `{5}`, and its size; None for another text."""
+    found = _LITERAL.search(text) if text.endswith(b"}") else None  # only a line that ends in a brace is searched
+    return (b"%b{%b}" % (text[: found.start()], found[1]), int(found[1])) if found else None
+
+
+def count_after(line: bytes, exists: int) -> int:
+    """Return how many messages the mailbox has after a response, if it had `exists` before."""
+    count = _COUNT.match(line)
+    if not count:
+        return exists
+    return int(count[1]) if count[2].upper() == b"EXISTS" else max(0, exists - 1)
+
+
+def find_alert(line: bytes) -> str | None:
+    """Return what a response wants the user told (RFC 3501, section 7.1)."""
+    alert = _ALERT.match(line) if b"[ALERT]" in line else None
+    return alert[1].decode("utf-8", "replace") if alert else None
+
+
+def find_uid(text: bytes) -> int | None:
+    """Return the UID in a FETCH response, as far as it has come."""
+    uid = _UID.search(text)
+    return int(uid[1]) if uid else None
+
+
+def find_set(response: object) -> bytes | None:
+    """Return the set of messages in an ESEARCH response (RFC 9051, section 7.3.4)."""
+    found = _ALL.search(response) if isinstance(response, bytes) else None
+    return found[1] if found else None
+
+
+def is_throttled(line: bytes) -> bool:
+    """Whether a tagged response asks for slower commands."""
+    return line.endswith(b"[THROTTLED]\r\n") and bool(_THROTTLED.match(line))
