@@ -315,7 +315,7 @@ def test_pages_answer_without_a_database_within_a_second_and_say_so(tmp_path: Pa
     settings = web_settings(tmp_path, database_url="postgresql+psycopg://nobody@127.0.0.1:1/none")
     with running_pages(settings) as address, Visitor(address) as visitor:
         visitor.enter(settings)
-        for path in ("/mail", "/mail?q=x", f"/mail/{INVOICE}", f"/mail/{INVOICE}/html"):
+        for path in ("/mail", "/mail?q=x", f"/mail/{INVOICE}", f"/mail/{INVOICE}/html", "/accounts/stored"):
             page = visitor.get(path)
             assert page.status_code == 503
             assert "Not known" in page.text

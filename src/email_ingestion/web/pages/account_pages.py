@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlencode
 
+import anyio.from_thread
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
@@ -18,26 +20,28 @@ from email_ingestion.app.account_list import (
     make_row,
     merge_accounts,
 )
-from email_ingestion.errors import EmailIngestionError
-from email_ingestion.ledger.accounts import AccountRow
+from email_ingestion.errors import EmailIngestionError, OperationFailed
+from email_ingestion.ledger.accounts import AccountRow, StoredAccounts
 from email_ingestion.oauth2.token_file import Consent
 from email_ingestion.ops.audit_log import audited_action, read_audit
 from email_ingestion.settings import Account, Settings
+from email_ingestion.web.api_errors import WebError
 from email_ingestion.web.consent_renewals import CALLBACK, ConsentRenewals, check_web_client
 from email_ingestion.web.flow_judgement import TOKEN, accounts_of
-from email_ingestion.web.ledger_access import LedgerAccess
+from email_ingestion.web.ledger_access import QUICK_SECONDS, LedgerAccess
 from email_ingestion.web.live_system import LiveSystem
 from email_ingestion.web.pages.runbooks import section_link
 from email_ingestion.web.readings import Reading, Source
 from email_ingestion.web.rendering import page_headers, render
 from email_ingestion.web.sessions import CurrentOperator, CurrentUser, WebUser
 
+Answer = TypeVar("Answer")
 PATH = "/accounts"
 DATABASE_SECONDS, AUDIT_SECONDS = 2.0, 5.0
 WAIT_SECONDS = 0.3  # each for the database and the audit log
 AUDIT_LINES = 20  # of each account
 REFRESH_SECONDS = 15
-NOT_FOUND, WRONG = 404, 400
+NOT_FOUND, WRONG, UNAVAILABLE = 404, 400, 503
 HIDDEN = "the database has an account of this name too, which the one of the settings hides"
 DONE = {
     "added": "is added; a running producer takes it up within 10 s",
@@ -94,6 +98,13 @@ class AccountPages:
         """Return the account of this name."""
         return next((view for view in self.views()[0] if view.name == name), None)
 
+    def change(self, write: Callable[[], Answer]) -> Answer:
+        """Write to the database. Raises OperationFailed when it is not known in time whether that is done."""
+        try:
+            return anyio.from_thread.run(self.access.within, QUICK_SECONDS, write, "the database")
+        except WebError as error:
+            raise OperationFailed(f"not known, whether it is done: {error.message}; look again in a minute") from error
+
     def keep(self, account: Account, consent: Consent, user: WebUser) -> bool:
         """Keep a new consent in the database too, for producers on other machines; return whether all of them get it.
 
@@ -148,16 +159,14 @@ def list_page(request: Request, user: CurrentUser, done: str = "", account: str 
 def account_page(request: Request, user: CurrentUser, name: str) -> Response:
     """Show one account."""
     pages: AccountPages = request.app.state.account_pages
-    view = pages.find(name)
+    views, reading = pages.views()
+    view = next((view for view in views if view.name == name), None)
+    if view is None and reading.value is None:
+        text = f"Not known, whether there is an account {name}: {reading.problem}."
+        return render(request, "message.html", user, title="Not known", text=text, status=UNAVAILABLE)
     if view is None:
-        return render(
-            request,
-            "message.html",
-            user,
-            title="No such account",
-            text=f"There is no account {name}.",
-            status=NOT_FOUND,
-        )
+        text = f"There is no account {name}."
+        return render(request, "message.html", user, title="No such account", text=text, status=NOT_FOUND)
     audit = pages.audit.get(WAIT_SECONDS)
     return render(
         request, "account.html", user, refresh=REFRESH_SECONDS, view=view, audit=audit, help_link=section_link(TOKEN)
@@ -194,7 +203,7 @@ def add(
             return _list(request, user, problem=f"There is an account {name} already.", status=WRONG)
         row, _ = make_row(settings, name, table, {"imap_password": password} if auth == "password" else {})
         with audited_action(settings.log_dir, _record(user, "accounts add", name)) as outcome:
-            outcome["added"] = pages.access.ledger.accounts.add(row, f"{user.name} (web)")
+            outcome["added"] = pages.change(lambda: pages.access.ledger.accounts.add(row, f"{user.name} (web)"))
     except EmailIngestionError as error:
         return _list(request, user, problem=str(error), status=WRONG)
     return _see(pages, name, "added")
@@ -210,20 +219,25 @@ def give_order(request: Request, user: CurrentOperator, name: str, order: str) -
     if order not in stored:
         return _list(request, user, problem="There is no such order.", status=NOT_FOUND)
     try:
-        book = pages.access.ledger.accounts
         with audited_action(pages.settings.log_dir, _record(user, f"accounts {order}", name)) as outcome:
-            if order == "remove":
-                found = book.remove(name, f"{user.name} (web)")
-                if found:
-                    forget_token(name)
-            else:
-                found = book.set_state(name, "paused" if order == "pause" else "active", f"{user.name} (web)")
+            found = pages.change(
+                lambda: _change_account(pages.access.ledger.accounts, name, order, f"{user.name} (web)")
+            )
             outcome["found"] = found
     except EmailIngestionError as error:
         return _list(request, user, problem=str(error), status=WRONG)
     if not found:
         return _list(request, user, problem=f"There is no account {name} in the database.", status=NOT_FOUND)
     return _see(pages, name, stored[order])
+
+
+def _change_account(book: StoredAccounts, name: str, order: str, by: str) -> bool:
+    if order != "remove":
+        return book.set_state(name, "paused" if order == "pause" else "active", by)
+    found = book.remove(name, by)
+    if found:
+        forget_token(name)
+    return found
 
 
 @router.post("/oauth2/pasted")
@@ -239,7 +253,11 @@ def callback(request: Request, user: CurrentOperator) -> Response:
 
 
 def _authorize(request: Request, pages: AccountPages, user: WebUser, name: str) -> Response:
-    view = pages.find(name)
+    views, reading = pages.views()
+    view = next((view for view in views if view.name == name), None)
+    if view is None and reading.value is None:
+        problem = f"Not known, whether there is an account {name}: {reading.problem}."
+        return _list(request, user, problem=problem, status=UNAVAILABLE)
     if view is None or view.account is None or view.account.imap_auth != "oauth2":
         return _list(request, user, problem=f"There is no account {name} that needs a consent.", status=NOT_FOUND)
     try:
