@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -50,6 +52,7 @@ def leave(
     code of one that only an operator can help.
     """
     use_private_umask()
+    _speak_utf8()
     # Else the interpreter looks for garbage at its end, in all that was imported, for a fifth of a second.
     atexit.register(gc.freeze)
     try:
@@ -82,6 +85,24 @@ def leave(
     if code == INTERRUPTED:
         typer.echo("Interrupted: what was done stays done, and the same command does the rest.", err=True)
     sys.exit(code if isinstance(code, int) else OK)
+
+
+def _speak_utf8() -> None:
+    """Let no letter of a word or a mail end a command, whatever the locale of the terminal can say.
+
+    A word in UTF-8 that the locale cannot read would be looked for as something else: then Python is started anew.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if sys.flags.utf8_mode or sys.getfilesystemencoding() == "utf-8" or " ".join(sys.argv).isascii():
+        return
+    try:
+        b"".join(map(os.fsencode, sys.argv)).decode()
+    except UnicodeError:
+        return  # nor is it UTF-8
+    if any("\udc80" <= letter <= "\udcff" for word in sys.argv for letter in word):
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606 - itself
 
 
 def _sentence(error: EmailIngestionError) -> str:

@@ -8,6 +8,7 @@ call nothing that has effects. Ordinary tables and indexes of others are left al
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -55,7 +56,7 @@ def remove_foreign_code(copy: sqlite3.Connection) -> None:
 
 
 def _open_for_reading(path: Path) -> sqlite3.Connection:
-    copy = sqlite3.connect(f"file:{quote(str(path))}?immutable=1", uri=True, isolation_level=None, timeout=10)
+    copy = sqlite3.connect(f"file:{quote(os.fsencode(path))}?immutable=1", uri=True, isolation_level=None, timeout=10)
     copy.execute("PRAGMA trusted_schema=OFF")
     copy.execute("PRAGMA cell_size_check=ON")
     copy.execute("PRAGMA query_only=ON")
