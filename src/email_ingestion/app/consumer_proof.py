@@ -22,6 +22,8 @@ from email_ingestion.errors import RedisConnectionError
 from email_ingestion.events import ConsumerCompared, ConsumerNotCompared, ConsumersProved, LoopFailed, Observe
 from email_ingestion.settings import Settings
 from email_ingestion.stream import RedisLink
+from email_ingestion.stream.redis_link import text
+from email_ingestion.stream.stored_values import record
 
 if TYPE_CHECKING:
     from email_ingestion.ledger.store import Ledger
@@ -64,10 +66,9 @@ class ConsumerProofs:
         found: dict[bytes, bytes] = self._link.call(lambda: client.hgetall(self._link.keys.proofs))
         proofs = {}
         for sink, value in found.items():
-            try:
-                proofs[sink.decode()] = ConsumerProof(**json.loads(value))
-            except (TypeError, ValueError):  # of another release
-                continue
+            proof = record(value, {"at": (int, float), "missing": int, "altered": int})
+            if proof:  # else of another release, or of anybody
+                proofs[text(sink)] = ConsumerProof(proof["at"], proof["missing"], proof["altered"])
         return proofs
 
 

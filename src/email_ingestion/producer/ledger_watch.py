@@ -16,6 +16,7 @@ from email_ingestion.errors import EmailIngestionError
 from email_ingestion.events import LedgerWentBack, LoopFailed, Observe
 from email_ingestion.ledger.mark import LedgerMark
 from email_ingestion.stream import RedisLink
+from email_ingestion.stream.stored_values import record, whole_number
 
 if TYPE_CHECKING:  # it loads SQLAlchemy, which waits for the first look
     from email_ingestion.ledger.store import Ledger
@@ -83,16 +84,14 @@ class LedgerWatch:
     def _remembered(self) -> tuple[LedgerMark | None, int]:
         """Return the mark of the last look of any producer, and how often it went back until then."""
         found = self._link.call(lambda: self._link.client.get(self._link.keys.ledger))
-        try:
-            fields = json.loads(found or b"{}")
-            losses = int(fields.pop("losses", 0))
-            return LedgerMark(**fields), losses
-        except (TypeError, ValueError):  # there is none yet, or it is of another release
+        fields = record(found, {"system": str, "timeline": str, "position": int, "losses": int})
+        if fields is None:  # there is none yet, or it is of another release
             return None, 0
+        return LedgerMark(fields["system"], fields["timeline"], fields["position"]), fields["losses"]
 
     def _missed_by_workers(self) -> int:
         """Return how often a worker missed what it had recorded: that shows nowhere once others have recorded more."""
-        return int(self._link.call(lambda: self._link.client.get(self._link.keys.ledger_losses)) or 0)
+        return whole_number(self._link.call(lambda: self._link.client.get(self._link.keys.ledger_losses))) or 0
 
     def _remember(self, mark: LedgerMark, losses: int) -> None:
         value = json.dumps({**asdict(mark), "losses": losses})

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from email_ingestion.stream.redis_link import RedisLink
+from email_ingestion.stream.stored_values import number
 
 LONGEST_SECONDS = 24 * 3600.0
+CLOCK_SECONDS = 600.0  # by which the clocks of two machines may differ
 MISCOUNTS_IN_A_ROW = 5  # after which a server's sizes are not asked about
 MISCOUNT_SECONDS = 24 * 3600  # for which they are not
 
@@ -62,7 +64,7 @@ class Lockout:
     def remaining(self) -> float:
         """Return the seconds until the account may be tried again; 0 when it may now."""
         until = self._link.call(lambda: self._link.client.hget(self._key, "until"))
-        return max(0.0, float(until) - self._clock()) if until else 0.0
+        return _left(until, self._clock(), LONGEST_SECONDS)
 
     def start(self, minimum: float) -> float:
         """Stay away for `minimum` seconds, or twice as long as the last time; return the seconds.
@@ -70,8 +72,8 @@ class Lockout:
         When the account is locked out already, return what is left of it.
         """
         args = [self._clock(), minimum, LONGEST_SECONDS]
-        until = float(self._link.call(lambda: self._script(keys=[self._key], args=args)))
-        return max(0.0, until - self._clock())
+        until = self._link.call(lambda: self._script(keys=[self._key], args=args))
+        return _left(until, self._clock(), LONGEST_SECONDS)
 
 
 class Miscounts:
@@ -88,7 +90,7 @@ class Miscounts:
     def expected(self) -> bool:
         """Whether so many miscounts were proven in a row that another one is not worth a second download."""
         until = self._link.call(lambda: self._link.client.hget(self._key, "until"))
-        return float(until or 0) > self._clock()
+        return _left(until, self._clock(), MISCOUNT_SECONDS) > 0
 
     def add(self) -> None:
         """Count one more proven miscount."""
@@ -104,3 +106,9 @@ class Miscounts:
     def end_row(self) -> None:
         """Begin to count anew: a message had its size."""
         self._link.call(lambda: self._link.client.hdel(self._key, "row"))
+
+
+def _left(until: bytes | str | None, now: float, longest: float) -> float:
+    """Return the seconds until a time that was written; 0 when it is over, or further away than anybody writes."""
+    left = (number(until) or 0.0) - now
+    return left if 0 < left <= longest + CLOCK_SECONDS else 0.0

@@ -21,6 +21,7 @@ from email_ingestion.records import Cursor, RawMessage
 from email_ingestion.stream.codec import ZSTD_LEVEL, encode, pack_entries
 from email_ingestion.stream.keys import GROUP
 from email_ingestion.stream.redis_link import PendingScript, RedisLink
+from email_ingestion.stream.stored_values import whole_number
 
 CURSOR_FIELDS = ["uidvalidity", "uid", "rescan", "history"]
 CursorEnd = Literal["uid", "history"]
@@ -146,7 +147,7 @@ class Appender:
         """Return the MODSEQ up to which label changes were taken over, or None when it is not known (any more)."""
         key = self._link.keys_for(account).cursor(account, mailbox)
         found = self._link.call(lambda: self._link.client.hget(key, "modseq"))
-        return int(found) if found else None
+        return whole_number(found)
 
     def set_modseq(self, account: str, mailbox: str, uidvalidity: int, modseq: int) -> None:
         """Store that MODSEQ beside the cursor; raises as `append` does."""
@@ -168,13 +169,14 @@ class Appender:
                 pipe.xlen(keys.stream)
                 pipe.get(keys.volume)
             found = pipe.execute()
-            return StreamBacklog(sum(found[::2]), sum(max(0, int(volume or 0)) for volume in found[1::2]))
+            return StreamBacklog(sum(found[::2]), sum(max(0, whole_number(volume) or 0) for volume in found[1::2]))
 
         return self._link.call(read)
 
 
 def _cursor(found: Any) -> Cursor | None:
     uidvalidity, uid, rescan, history = found
-    if not uidvalidity or not uid:
+    numbers = [whole_number(each) for each in (uidvalidity, uid, rescan or b"0", history or b"1")]
+    if any(each is None or each < 0 for each in numbers):  # there is none, or somebody else wrote there
         return None
-    return Cursor(int(uidvalidity), int(uid), int(rescan or 0), int(history or 1))
+    return Cursor(*(each or 0 for each in numbers))

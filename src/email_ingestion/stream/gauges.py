@@ -6,7 +6,6 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -15,10 +14,18 @@ from redis.exceptions import ResponseError
 
 from email_ingestion.stream.keys import GROUP, NEWER_RELEASE, Keys, entry_time
 from email_ingestion.stream.redis_link import RedisLink, is_group_missing, text
+from email_ingestion.stream.stored_values import record, whole_number
 
 PRESENCE_SECONDS = 15
 # What a reader finds in every presence record, None where another release does not write it.
-PRESENCE_FIELDS = ("stem", "host", "pid", "ready", "ops_url", "seen", "paused", "level", "min_priority")
+PRESENCE_FIELDS: dict[str, type | tuple[type, ...]] = {  # and the kind of each
+    **dict.fromkeys(("stem", "host", "ops_url", "level", "ledger"), str),
+    **dict.fromkeys(("pid", "min_priority"), int),
+    **dict.fromkeys(("ready", "paused"), bool),
+    "seen": (int, float),
+    "sink_calls": list,
+    "sinks_oldest": dict,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +74,13 @@ def _read(link: RedisLink) -> Gauges:
     return Gauges(
         depth=sum(depths),
         pending=by_consumer.total(),
-        volume=sum(max(0, int(volume or 0)) for volume in volumes),
+        volume=sum(max(0, whole_number(volume) or 0) for volume in volumes),
         oldest=_earliest(entries[0][0] for entries in first_entries if entries),
         oldest_pending=_earliest(entry_id for entry_id in oldest_pending if entry_id),
         max_deliveries=max(deliveries),
         dlq_depth=sum(dlq_depths),
         dlq_oldest=_earliest(entries[0][0] for entries in first_dead if entries),
-        dlq_replayed=sum(int(count or 0) for count in replayed),
+        dlq_replayed=sum(max(0, whole_number(count) or 0) for count in replayed),
         memory_used=used,
         memory_max=maximum,
         evicted=evicted,
@@ -178,11 +185,20 @@ def _presences(values: Iterable[bytes | None]) -> tuple[dict[str, Any], ...]:
 
 def _presence(value: bytes) -> dict[str, Any] | None:
     """Return a presence record, None where it is none; fields that another release does not write are None."""
-    with suppress(ValueError):
-        found = json.loads(value)
-        if isinstance(found, dict) and {"component", "instance"} <= found.keys():
-            return dict.fromkeys(PRESENCE_FIELDS) | found
-    return None
+    found = record(value, {"component": str, "instance": str})
+    if found is None:
+        return None
+    kinds = PRESENCE_FIELDS.items()
+    found |= {name: found[name] if isinstance(found.get(name), kind) else None for name, kind in kinds}
+    found["sink_calls"] = [each for each in found["sink_calls"] or () if _is_call(each)]
+    oldest = (found["sinks_oldest"] or {}).items()
+    return found | {"sinks_oldest": {sink: at for sink, at in oldest if isinstance(at, int | float)}}
+
+
+def _is_call(value: Any) -> bool:
+    return (
+        isinstance(value, dict) and {"sink", "email_id"} <= value.keys() and isinstance(value.get("since"), int | float)
+    )
 
 
 def read_presences(link: RedisLink) -> tuple[dict[str, Any], ...]:

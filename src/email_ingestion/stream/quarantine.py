@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from email_ingestion.backoff import backoff
 from email_ingestion.stream.redis_link import RedisLink, text
+from email_ingestion.stream.stored_values import record, whole_number
 
 FIRST_SECONDS = 5.0
 LONGEST_SECONDS = 3600.0
@@ -160,20 +161,31 @@ def _free_time(wanted: float, taken: Iterable[float], spacing: float) -> float:
 def _parse(field: str, value: str, uidvalidity: int) -> QuarantinedMessage | None:
     """Return a stored message of this UIDVALIDITY; an earlier release wrote only `tries` and `due`."""
     ours, _, uid = field.partition("/")
-    if ours != str(uidvalidity):
+    number = whole_number(uid)
+    if ours != str(uidvalidity) or number is None:
         return None
-    stored: dict[str, Any] = json.loads(value)
-    accepted = stored.get("accepted")
+    stored = record(value, {"tries": int, "due": (int, float)})
+    if stored is None:  # somebody else wrote there: the message is asked for again, now
+        return QuarantinedMessage(number, 0, 0.0, reason="its record could not be read", since=0.0)
+    since = stored.get("since")
     return QuarantinedMessage(
-        uid=int(uid),
-        tries=int(stored["tries"]),
+        uid=number,
+        tries=stored["tries"],
         due=float(stored["due"]),
         reason=str(stored.get("reason", "")),
-        since=float(stored.get("since", stored["due"])),
+        since=float(since if isinstance(since, int | float) else stored["due"]),
         breaks=bool(stored.get("breaks", False)),
         proven=bool(stored.get("proven", True)),
-        accepted=Acceptance(**accepted) if accepted else None,
+        accepted=_acceptance(stored.get("accepted")),
     )
+
+
+def _acceptance(stored: Any) -> Acceptance | None:
+    """Return who accepted a message; None where that is not said by name, with the reason and the time."""
+    found = stored if isinstance(stored, dict) else {}
+    by, reason, at = found.get("by"), found.get("reason"), found.get("at")
+    is_whole = isinstance(by, str) and isinstance(reason, str) and isinstance(at, int | float)
+    return Acceptance(str(by), str(reason), float(at or 0)) if is_whole else None
 
 
 def quarantined_mailboxes(link: RedisLink, account: str) -> Iterator[tuple[str, Quarantine]]:
@@ -188,8 +200,8 @@ def quarantined_mailboxes(link: RedisLink, account: str) -> Iterator[tuple[str, 
     for name in names:
         mailbox = name.removeprefix(prefix)
         found = link.call(lambda mailbox=mailbox: link.client.hget(keys.cursor(account, mailbox), "uidvalidity"))  # type: ignore[misc]
-        if found:
-            yield mailbox, Quarantine(link, account, mailbox, int(found))
+        if (uidvalidity := whole_number(found)) is not None:
+            yield mailbox, Quarantine(link, account, mailbox, uidvalidity)
 
 
 class Suspects:
@@ -205,9 +217,11 @@ class Suspects:
         found = self._link.call(lambda: self._link.client.hgetall(self._key))
         deaths: dict[FetchStep, dict[int, int]] = {"summary": {}, "body": {}}
         for field, value in found.items():
-            uidvalidity, uid, step = text(field).split("/")
-            if uidvalidity == str(self._uidvalidity):
-                deaths["summary" if step == "summary" else "body"][int(uid)] = int(value)
+            uidvalidity, _, place = text(field).partition("/")
+            uid, _, step = place.partition("/")
+            number, count = whole_number(uid), whole_number(value)
+            if uidvalidity == str(self._uidvalidity) and number is not None and count is not None:
+                deaths["summary" if step == "summary" else "body"][number] = count
         return deaths
 
     def add(self, uids: Iterable[int], step: FetchStep) -> None:

@@ -24,6 +24,7 @@ from email_ingestion.errors import CircuitBreakerError, ConfigurationError, Leas
 from email_ingestion.settings import RedisAddress
 from email_ingestion.stream.clients import CONNECTIONS, LazyCluster, connect, current_master, fails_over
 from email_ingestion.stream.keys import Keys, partition_keys, partition_of
+from email_ingestion.stream.stored_values import whole_number
 
 T = TypeVar("T")
 
@@ -210,7 +211,13 @@ class RedisLink:
         if self.partitions_verified:
             return
         mine = len(self.partitions)
-        fixed = int(self.client.get(self.keys.partitions) or 1)
+        stored: Any = self.client.get(self.keys.partitions)
+        fixed = whole_number(stored or 1)
+        if fixed is None:
+            raise ConfigurationError(
+                f"{self.keys.partitions} in this Redis is no number, somebody else wrote it: SET it to the number of "
+                "partitions that mail was spread over (REDIS_PARTITIONS), or restore a backup"
+            )
         if fixed != mine > 1:
             fixed = int(self._fix_partitions(keys=[self.keys.partitions, self.keys.stream, self.keys.dlq], args=[mine]))
         if fixed != mine:

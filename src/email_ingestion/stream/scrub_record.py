@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from email_ingestion.stream.redis_link import RedisLink, text
+from email_ingestion.stream.stored_values import whole_number
 
 FIELDS = ("position", "lost", "ended")
 
@@ -37,8 +38,8 @@ class ScrubRecord:
 
         (seconds, _), fields = self._link.call(read)
         position, lost, ended = (text(value) if value else "" for value in fields)
-        since = max(0.0, seconds - int(ended)) if ended.isdecimal() else None
-        return ScrubProgress(position, int(lost) if lost.isdecimal() else 0, since)
+        since = max(0.0, seconds - at) if (at := whole_number(ended)) is not None else None
+        return ScrubProgress(position, max(0, whole_number(lost) or 0), since)
 
     def write_position(self, position: str, lost: int) -> None:
         """Write how far a scrub has come."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 from email_ingestion.overrides import Override
 from email_ingestion.stream.redis_link import RedisLink, text
+from email_ingestion.stream.stored_values import record, whole_number
 
 
 class SharedOverrides:
@@ -45,8 +44,8 @@ class SharedOverrides:
 
 def _overrides(fields: dict[bytes, bytes], now: float) -> Iterator[tuple[str, Override]]:
     for name, value in fields.items():
-        with suppress(ValueError, KeyError, TypeError):  # a field that another program wrote overrides nothing
-            found = json.loads(value)
-            left = int(found["ends_ms"]) / 1000 - now
-            if left > 0:
-                yield text(name), Override(str(found["value"]), left, str(found["by"]))
+        found = record(value, {"ends_ms": (int, str), "value": str, "by": str})
+        if found is None:  # what another program wrote overrides nothing
+            continue
+        if (left := (whole_number(found["ends_ms"]) or 0) / 1000 - now) > 0:
+            yield text(name), Override(found["value"], left, found["by"])

@@ -16,6 +16,7 @@ from typing import Any
 from email_ingestion.records import Envelope, RawMessage
 from email_ingestion.stream.appender import Appender
 from email_ingestion.stream.redis_link import RedisLink
+from email_ingestion.stream.stored_values import record
 
 ACCOUNT = "rehearsal"
 RECEIPT_SECONDS = 600
@@ -65,4 +66,11 @@ class SyntheticMessages:
     def pop_receipts(self, run: str, limit: int = 1000) -> list[Receipt]:
         """Take the receipts that came since the last call."""
         found: Any = self._link.call(lambda: self._link.client.lpop(self._link.keys.receipts(run), limit))
-        return [Receipt(**json.loads(receipt)) for receipt in found or ()]
+        kinds: dict[str, type | tuple[type, ...]] = {
+            "number": int,
+            "delivered": bool,
+            "waited": (int, float),
+            "took": (int, float),
+        }
+        receipts = [record(receipt, kinds) for receipt in found or ()]
+        return [Receipt(*(each[name] for name in kinds)) for each in receipts if each]

@@ -5,6 +5,7 @@
 -- ARGV    group, me, then for each entry: id, bytes of its fields
 -- Starts with XACK, so that it passes when Redis is over its memory limit: the queue must be able to drain.
 -- Returns 1 or 0 for each entry: 0 when another consumer claimed it meanwhile.
+-- include count
 local out, freed, ranked = {}, 0, redis.call('EXISTS', KEYS[3]) == 1
 for i = 3, #ARGV, 2 do
   local id = ARGV[i]
@@ -18,5 +19,5 @@ for i = 3, #ARGV, 2 do
     out[#out + 1] = 0
   end
 end
-if freed > 0 then redis.call('DECRBY', KEYS[2], freed) end
+if freed > 0 then count(KEYS[2], -freed) end
 return out

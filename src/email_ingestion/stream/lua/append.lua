@@ -17,6 +17,7 @@
 -- include rank
 -- include entry
 -- include fence
+-- include count
 local fenced = fence(KEYS[4], ARGV[4])
 if fenced then return fenced end
 local cur = redis.call('HMGET', KEYS[2], 'uidvalidity', ARGV[5])
@@ -37,7 +38,7 @@ for _ = 1, tonumber(ARGV[6]) do
   end
   p = following
 end
-if bytes > 0 then redis.call('INCRBY', KEYS[3], bytes) end
+if bytes > 0 then count(KEYS[3], bytes) end
 if beyond(last_uid, last) then
   redis.call('HSET', KEYS[2], ARGV[5], last_uid)
   last = last_uid

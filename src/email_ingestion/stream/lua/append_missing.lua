@@ -12,6 +12,7 @@
 -- include rank
 -- include entry
 -- include fence
+-- include count
 local fenced = fence(KEYS[4], ARGV[2])
 if fenced then return fenced end
 local there, start = {}, ARGV[1] == '-' and '-' or '(' .. ARGV[1]
@@ -35,5 +36,5 @@ for _ = 1, tonumber(ARGV[3]) do
   end
   p = following
 end
-if bytes > 0 then redis.call('INCRBY', KEYS[2], bytes) end
+if bytes > 0 then count(KEYS[2], bytes) end
 return added

@@ -7,6 +7,7 @@
 -- The XACK of an id that does not exist comes first: a script whose first write is allowed over the memory limit may
 -- do its other writes too, and poison must be able to leave a full Redis.
 -- Returns the id of the dead letter, or nothing when another consumer claimed the entry or its payload is gone.
+-- include count
 local e = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])
 if #e == 0 then return false end
 redis.call('XACK', KEYS[1], ARGV[1], '0-1')
@@ -19,7 +20,7 @@ if entry[1] then
   dead = redis.call(unpack(letter))
   redis.call('XDEL', KEYS[1], ARGV[3])
   redis.call('ZREM', KEYS[4], ARGV[3])
-  redis.call('DECRBY', KEYS[2], ARGV[4])
+  count(KEYS[2], -tonumber(ARGV[4]))
 end
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
 return dead

@@ -6,6 +6,7 @@
 -- A worker that has one learns at its ack that the entry is no longer its own. Starts with XACK, so that a full Redis
 -- can be drained.
 -- Returns how many still existed.
+-- include count
 local n, freed = 0, 0
 for i = 2, #ARGV, 2 do
   redis.pcall('XACK', KEYS[1], ARGV[1], ARGV[i])   -- an error says that there is no group
@@ -15,5 +16,5 @@ for i = 2, #ARGV, 2 do
     freed = freed + tonumber(ARGV[i + 1])
   end
 end
-if freed > 0 then redis.call('DECRBY', KEYS[2], freed) end
+if freed > 0 then count(KEYS[2], -freed) end
 return n

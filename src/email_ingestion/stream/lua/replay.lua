@@ -10,6 +10,7 @@
 -- memory limit refuses the whole call and every dead letter stays.
 -- Returns how many were replayed.
 -- include rank
+-- include count
 local moved = 0
 for _, id in ipairs(ARGV) do
   local letter = redis.call('XRANGE', KEYS[3], id, id)[1]
@@ -28,8 +29,8 @@ for _, id in ipairs(ARGV) do
     for i = 4, #entry do bytes = bytes + #entry[i] end
     rank(KEYS[5], redis.call(unpack(entry)), entry)
     redis.call('XDEL', KEYS[3], id)
-    redis.call('INCRBY', KEYS[2], bytes)
-    redis.call('INCR', KEYS[4])
+    count(KEYS[2], bytes)
+    count(KEYS[4], 1)
     moved = moved + 1
   end
 end

@@ -6,10 +6,11 @@
 local hour, size, limit, today = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), 0
 local hours = redis.call('HGETALL', KEYS[1])
 for i = 1, #hours, 2 do
-  if tonumber(hours[i]) < hour - 24 then
-    redis.call('HDEL', KEYS[1], hours[i])
+  local used = #hours[i + 1] < 17 and hours[i + 1]:match('^-?%d+$')
+  if not used or #hours[i] > 9 or not hours[i]:match('^%d+$') or tonumber(hours[i]) < hour - 24 then
+    redis.call('HDEL', KEYS[1], hours[i])   -- over, or nothing that was written here
   else
-    today = today + tonumber(hours[i + 1])
+    today = today + tonumber(used)
   end
 end
 if limit > 0 and today >= limit then return {0, today} end

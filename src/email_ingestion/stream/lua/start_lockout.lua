@@ -5,8 +5,9 @@
 -- Returns until when, as text.
 local now, shortest, longest = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local cur = redis.call('HMGET', KEYS[1], 'until', 'seconds')
-if cur[1] and tonumber(cur[1]) > now then return cur[1] end
-local seconds = cur[2] and math.min(tonumber(cur[2]) * 2, longest) or shortest
+local ends, before = tonumber(cur[1] or nil), tonumber(cur[2] or nil)   -- nil, or far away, where others wrote
+if ends and ends > now and ends <= now + longest then return cur[1] end
+local seconds = before and before > 0 and before <= longest and math.min(before * 2, longest) or shortest
 local till = string.format('%.3f', now + seconds)
 redis.call('HSET', KEYS[1], 'until', till, 'seconds', seconds)
 redis.call('EXPIREAT', KEYS[1], math.ceil(now + seconds + longest))
