@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from random import Random
 
-from bench.crash_matrix import environment, operators, servers, sinks
+from bench.crash_matrix import consumers, environment, operators, servers, sinks
 from bench.crash_matrix import faults as ours
 from bench.crash_matrix.clock import no_compiler
 from bench.crash_matrix.databases import POSTGRESQL, SQLITE
@@ -131,6 +131,28 @@ FAULTS = {
             crew=sinks.CROWD,
             surroundings=sinks.webhook,
             repeats=sinks.UNMARKED,
+            quick=False,
+        ),
+        Fault(
+            "resend_killed",
+            "a resend of everything and the worker: SIGKILL, twice, then given once more",
+            consumers.resend_killed,
+            surroundings=consumers.resent,
+            repeats=1_000_000,  # by order
+            quick=False,
+        ),
+        Fault(
+            "feed_killed",
+            "the worker that tells webhook, stream and ndjson of changes: SIGKILL",
+            consumers.feed_killed,
+            surroundings=consumers.followed,
+            repeats=consumers.REPEATS,
+        ),
+        Fault(
+            "reconcile_killed",
+            "files of a sink removed; reconcile --resend and the worker: SIGKILL, twice, then given once more",
+            consumers.reconcile_killed,
+            surroundings=consumers.filed,
             quick=False,
         ),
         Fault(

@@ -48,7 +48,7 @@ def clock_skew(world: World, rng: Random) -> None:
         world.more()
         time.sleep(rng.uniform(1, 4))
         receiver.work()
-        receiver.answer = _slowly
+        receiver.answer = slowly
         world.instant(rng)
     if rng.choice([True, False]):  # else the clock stays wrong: what is due must not wait for it
         clock.set(0)
@@ -58,7 +58,7 @@ def clock_skew(world: World, rng: Random) -> None:
 def webhook(world: World) -> Iterator[None]:
     """Have every message posted to a receiver that takes its time."""
     with receiving(Receiver(refuse=400)) as receiver:
-        receiver.answer = _slowly
+        receiver.answer = slowly
         for place in (world.here, world.there):
             place.set(
                 SINKS="webhook",
@@ -83,6 +83,7 @@ def two_hosts(world: World) -> Iterator[None]:
         yield
 
 
-def _slowly(_: str) -> tuple[int, dict[str, str]]:
+def slowly(_: str) -> tuple[int, dict[str, str]]:
+    """Take whatever is posted, after a while."""
     time.sleep(ANSWER_SECONDS)
     return 204, {}

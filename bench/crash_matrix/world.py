@@ -230,7 +230,9 @@ class World:
         if self.purges:  # then mail is dead for a while: an end too
             with suppress(redis.RedisError), self.redis.client() as client:
                 stored += int(client.xlen(KEYS.dlq))
-        return min(stored, len(self.receiver.taken)) if self.receiver else stored
+        if self.receiver:  # which may be told of changes too
+            stored = min(stored, sum(not each.startswith("change:") for each in list(self.receiver.taken)))
+        return stored
 
     def repeated(self) -> int:
         """How often the webhook was called with a message that it had taken."""

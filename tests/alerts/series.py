@@ -74,6 +74,8 @@ CANARY = producer("canary_last_success_timestamp_seconds")
 MISSING_THERE = worker("consumer_missing", 'sink="files"')
 PROVED = worker("consumer_last_proof_timestamp_seconds", 'sink="files"')
 OLDEST_OWED = worker("sink_oldest_timestamp_seconds", 'sink="webhook"')
+CHANGE_UNTOLD = worker("sink_changes_oldest_timestamp_seconds", 'sink="webhook"')
+CHANGES_REFUSED = worker("sink_changes_refused", 'sink="webhook"')
 BACKUP = producer("backup_last_success_timestamp_seconds")
 CERTIFICATE = producer("certificate_expiry_timestamp_seconds", 'dependency="imap"')
 CONSENT = producer("oauth2_consent_expiry_timestamp_seconds", 'account="default"')
@@ -130,6 +132,8 @@ HEALTHY: Mapping[str, Value] = {
     producer("reconcile_missing"): level(0),
     producer("contents_lost"): level(0),
     MISSING_THERE: level(0),
+    CHANGE_UNTOLD: now(2),
+    CHANGES_REFUSED: level(0),
     PROVED: now(1800),
     worker("emails_processed_total"): grows(30),
     worker("emails_failed_total", 'error_type="SinkUnavailable"'): grows(0),

@@ -169,6 +169,58 @@ def test_the_database_is_compared_with_itself(ledger: Ledger, tmp_path: Path) ->
     assert (set(report.named["missing"]), set(report.named["altered"])) == ({by_number[0]}, {by_hash, by_number[1]})
 
 
+def _edit_rows(sink: EditedSink, number: int, fresh: int) -> tuple[set[str], set[str]]:
+    """Edit rows and contents at random, and insert mail that is whole; return what is missing and altered then."""
+    missing: set[str] = set()
+    altered: set[str] = set()
+    sink.blobs.put(b"a large content")  # a store without any is taken for one that is not mounted
+    for email_id in sink.rng.sample(sorted(sink.ids), number):
+        fresh += 1
+        sha = sink.ids[email_id].sha256
+        match sink.rng.randrange(5):
+            case 0:  # a reference to nothing
+                sink.sql(
+                    "UPDATE emails SET raw_ref = :ref WHERE email_id = :id", ref=f"sha256:{fresh:064}", id=email_id
+                )
+                missing.add(email_id)
+            case 1:
+                sink.sql("DELETE FROM contents WHERE sha256 = :sha", sha=sha)
+                missing.add(email_id)
+            case 2:
+                sink.sql(
+                    "UPDATE contents SET data = :data WHERE sha256 = :sha", data=b"x", sha=sink.ids[email_id].sha256
+                )
+                altered.add(email_id)
+            case 3:  # another identity than the row's name says
+                column, value = ("sha256", f"{fresh:064}") if ":sha256:" in email_id else ("gm_msgid", fresh)
+                sink.sql(f"UPDATE emails SET {column} = :value WHERE email_id = :id", value=value, id=email_id)
+                altered.add(email_id)
+            case _:
+                sink.deliver(range(fresh, fresh + 1))
+    return missing, altered
+
+
+def test_every_edit_of_the_database_is_found_and_nothing_else(ledger: Ledger, tmp_path: Path) -> None:
+    sink = EditedSink(ledger, tmp_path, "files", 11)
+    sink.deliver(range(80))
+    expected = _edit_rows(sink, 60, fresh=10_000)
+    report = _look(sink)
+    assert (set(report.named["missing"]), set(report.named["altered"])) == expected
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_ten_thousand_edits_of_the_database_are_found_and_nothing_else(sqlite_url: str, tmp_path: Path) -> None:
+    with closing(open_ledger(sqlite_url)) as ledger:
+        sink = EditedSink(ledger, tmp_path, "files", 10_000)
+        sink.deliver(range(12_000))
+        missing, altered = _edit_rows(sink, 10_000, fresh=100_000)
+        report = _look(sink)
+        assert (report.sum("missing"), report.sum("altered")) == (len(missing), len(altered))
+        assert set(report.named["missing"]) <= missing
+        assert set(report.named["altered"]) <= altered
+
+
 def _look(sink: EditedSink) -> ConsumerReport:
     comparison = LedgerComparison(sink.ledger, sink.blobs, presence=False)
     for _ in comparison.steps():
