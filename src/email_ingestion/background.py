@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -14,6 +15,24 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 IDLE_SECONDS = 10.0
+START_SECONDS = 1.0  # between two tries to start a thread
+
+
+def start_thread(thread: threading.Thread, on_error: Callable[[Exception], None], stopped: Callable[[], bool]) -> None:
+    """Start a thread; where a limit leaves the process none to spare, wait for one until `stopped` says so.
+
+    `on_error` gets each failure.
+    """
+    while not stopped():
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if thread.ident is not None:  # it was started before
+                raise
+            on_error(error)
+            time.sleep(START_SECONDS)
+        else:
+            return
 
 
 def run_within(seconds: float, call: Callable[[], T]) -> T:
@@ -88,8 +107,8 @@ class PeriodicThread:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the thread, as soon as there is one to spare."""
+        start_thread(self._thread, self._on_error, self._closed.is_set)
 
     def close(self, timeout: float | None = 0.0) -> None:
         """Run the job no more; wait up to `timeout` seconds for a run that goes on, None for as long as it takes."""

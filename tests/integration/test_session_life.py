@@ -58,7 +58,10 @@ def test_an_expired_session_is_no_failure_wherever_it_expires(watched: Watched, 
 
 
 def test_a_peer_that_fell_silent_is_found_in_time(watched: Watched, monkeypatch: pytest.MonkeyPatch):
-    assert waiting.IDLE_DONE_SECONDS <= watch.IDLE_MARGIN_SECONDS + 10
+    for recovery in (1, 5, 10, 30, 300):
+        idle = max(watch.LEAST_IDLE_SECONDS, recovery - watch.IDLE_MARGIN_SECONDS)
+        silence = min(watch.longest_silence(recovery, idle), waiting.IDLE_DONE_SECONDS)
+        assert idle + silence + watch.RECONNECT_SECONDS <= recovery + 10
     monkeypatch.setattr(watch, "LEAST_IDLE_SECONDS", 0.5)
     monkeypatch.setattr(waiting, "IDLE_DONE_SECONDS", 0.3)
     watched.arm_fault("half_open", when="idle")

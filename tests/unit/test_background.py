@@ -5,7 +5,10 @@ from __future__ import annotations
 import queue
 import threading
 
-from email_ingestion.background import BackgroundThread, PeriodicThread
+import pytest
+
+from email_ingestion import background
+from email_ingestion.background import BackgroundThread, PeriodicThread, start_thread
 
 PATIENCE = 30.0
 
@@ -68,3 +71,26 @@ def test_a_periodic_thread_outlives_the_errors_of_its_job():
 
 def test_a_periodic_thread_that_was_not_started_can_be_closed():
     PeriodicThread("periodic-of-the-test", 0.01, lambda: None, immediate=True, on_error=print).close(None)
+
+
+def test_a_thread_is_waited_for_where_there_is_none_to_spare(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(background, "START_SECONDS", 0.01)
+    ran, errors = threading.Event(), []
+    refusals = iter(range(3))
+
+    class Scarce(threading.Thread):
+        def start(self) -> None:
+            if next(refusals, None) is not None:
+                raise RuntimeError("can't start new thread")
+            super().start()
+
+    thread = Scarce(target=ran.set)
+    start_thread(thread, errors.append, lambda: False)
+    assert ran.wait(PATIENCE)
+    assert len(errors) == 3
+    thread.join()
+    with pytest.raises(RuntimeError, match="once"):
+        start_thread(thread, errors.append, lambda: False)
+    refusals = iter(range(10**6))
+    start_thread(Scarce(target=ran.set), errors.append, lambda: len(errors) >= 5)
+    assert len(errors) == 5

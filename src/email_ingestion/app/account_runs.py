@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from email_ingestion.background import start_thread
 from email_ingestion.breaker import Breaker
 from email_ingestion.errors import IMAPConnectionError
 from email_ingestion.producer import WatcherSupervisor
@@ -30,11 +31,12 @@ class _AccountRun:
     supervisors: Sequence[WatcherSupervisor]
     threads: list[threading.Thread] = field(default_factory=list)
 
-    def start(self) -> None:
+    def start(self, stopped: Callable[[], bool]) -> None:
         for number, supervisor in enumerate(self.supervisors):
             name = f"keep-{self.account.name}-{number}"
-            self.threads.append(threading.Thread(target=supervisor.run, name=name, daemon=True))
-            self.threads[-1].start()
+            thread = threading.Thread(target=supervisor.run, name=name, daemon=True)
+            self.threads.append(thread)
+            start_thread(thread, supervisor.start_failed, stopped)
 
     def stop(self) -> None:
         for supervisor in self.supervisors:
@@ -94,7 +96,7 @@ class AccountRuns:
         with self._lock:
             self._started = True
             for run in self._runs.values():
-                run.start()
+                run.start(self._stopped.is_set)
 
     def wait(self) -> None:
         """Wait until all watchers have ended after `stop`."""
@@ -105,8 +107,8 @@ class AccountRuns:
 
     def stop(self) -> None:
         """End all watchers soon."""
+        self._stopped.set()  # before the lock: who holds it may wait for a thread
         with self._lock:
-            self._stopped.set()
             for run in self._runs.values():
                 run.stop()
 
@@ -117,7 +119,7 @@ class AccountRuns:
                 return
             self._runs[account.name] = run
             if self._started:
-                run.start()
+                run.start(self._stopped.is_set)
 
     def _end(self, runs: Sequence[_AccountRun]) -> None:
         for run in runs:

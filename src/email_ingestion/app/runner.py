@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from email_ingestion import __version__
 from email_ingestion.atomic_files import write_private
+from email_ingestion.background import start_thread
 from email_ingestion.backup.archive import backup_monitor
 from email_ingestion.breaker import Breaker, BreakerPolicy, BreakerSnapshot
 from email_ingestion.daemon import (
@@ -185,7 +186,7 @@ class ProcessRunner:
             self._start_threads(context, cleanup)
             context.ops.observe(Started(self._settings.origin))
             notify_systemd(notify_socket(), "READY=1")
-            thread = self._start_service(service)
+            thread = self._start_service(service, context.ops.observe)
             self._wait_for_stop()
             start.reason = self._stop.reason
             start.exit_code = self._shut_down(service, thread, context.ops)
@@ -291,7 +292,7 @@ class ProcessRunner:
 
     # -- main loop
 
-    def _start_service(self, service: Service) -> threading.Thread:
+    def _start_service(self, service: Service, observe: Observe) -> threading.Thread:
         """Run the service in a thread of its own: the main thread is for signals."""
 
         def run() -> None:
@@ -306,7 +307,7 @@ class ProcessRunner:
                 self._stop.request("finished")
 
         thread = threading.Thread(target=run, name="body", daemon=True)
-        thread.start()
+        start_thread(thread, partial(_report_failure, observe, "body"), self._stop.is_set)
         return thread
 
     def _wait_for_stop(self) -> None:

@@ -32,21 +32,24 @@ class WaitingConnection(ImapConnection):
         """Whether `wait` returns as soon as there is news; else it only pauses."""
         return self._has(IDLE) and IDLE not in self.refused
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float, max_silence: float = IDLE_DONE_SECONDS) -> None:
         """Return when the server announces something, after `seconds`, or on `interrupt`; list UIDs in each case.
 
-        Returns at once when the server turns out to have no IDLE: look at `can_idle` again.
+        A server that does not answer the end of the wait for `max_silence` seconds is gone. Returns at once when the
+        server turns out to have no IDLE: look at `can_idle` again.
         """
         with self._command("wait for"):
             if self._pop_announcement():
                 return
+            max_silence = min(max_silence, IDLE_DONE_SECONDS)
             if self.can_idle:
-                self._idle(seconds)
+                self._idle(seconds, max_silence)
                 return
             self._wait_readable([], seconds)
-            self._imap4.run("NOOP")
+            with self.limited_silence(max_silence):
+                self._imap4.run("NOOP")
 
-    def _idle(self, seconds: float) -> None:
+    def _idle(self, seconds: float, max_silence: float) -> None:
         started = time.monotonic()
         try:
             tag = self._try(IDLE, self._imap4.begin_idle)
@@ -54,7 +57,7 @@ class WaitingConnection(ImapConnection):
                 self.do_without(IDLE, "the IMAP server ends an IDLE at once")
                 return
             ended = self._await_news(tag, started + seconds)
-            with self.limited_silence(IDLE_DONE_SECONDS):
+            with self.limited_silence(max_silence):
                 self._imap4.end_idle(tag)
         except IMAPClientAbortError:
             raise

@@ -61,6 +61,10 @@ class WatcherSupervisor:
                 self._observe(LoopFailed(f"watch:{self._account}", error, CHECK_SECONDS))
                 time.sleep(CHECK_SECONDS)
 
+    def start_failed(self, error: Exception) -> None:
+        """Announce that there is no thread yet in which to watch."""
+        self._observe(LoopFailed(f"watch:{self._account}", error, CHECK_SECONDS))
+
     def stop(self) -> None:
         """CursorEnd soon; from any thread."""
         with self._lock:

@@ -81,6 +81,9 @@ CAPACITY_SECONDS = 2.0  # between two looks for new mail while older mail waits 
 # peer that died in silence.
 IDLE_MARGIN_SECONDS = 10.0
 LEAST_IDLE_SECONDS = 5.0
+BACK_SECONDS = 10.0  # beyond CB_RECOVERY_TIMEOUT, in which mail is read again after an outage
+RECONNECT_SECONDS = 3.0  # of them, for a new session
+LEAST_SILENCE_SECONDS = 3.0
 LOST_SESSIONS = 2  # in a row, after which a single pass tells the messages over which they end apart (`suspicion`)
 # At least, between two looks whether the open mailbox is still the one of its name; and the part of the time that they
 # may take, for a server may open a large one slowly.
@@ -248,7 +251,8 @@ class Watcher:
         maximum = max(0.0, min(self._intervals.poll, maximum, self._reconcile_schedule.seconds_until_due))
         if connection.can_idle:
             self._report_state("idle")
-            connection.wait(min(maximum, self._intervals.idle, self._longest_idle))
+            seconds = min(maximum, self._intervals.idle, self._longest_idle)
+            connection.wait(seconds, longest_silence(self._intervals.recovery, seconds))
             self._connector.report(connection)
         if not connection.can_idle:
             self._report_state("poll")
@@ -492,6 +496,14 @@ class Watcher:
     def _report_state(self, state: str) -> None:
         self._state = state
         self._observe(Watching(self._account.name, state))
+
+
+def longest_silence(recovery: float, idle: float) -> float:
+    """Return for how long a server may leave the end of an IDLE of `idle` seconds unanswered, until it is given up.
+
+    A peer that died in silence is then found, and another session made, in the time that is promised.
+    """
+    return max(LEAST_SILENCE_SECONDS, recovery + BACK_SECONDS - idle - RECONNECT_SECONDS)
 
 
 class _Turn:

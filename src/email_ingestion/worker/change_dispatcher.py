@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain
 
+from email_ingestion.background import START_SECONDS, start_thread
 from email_ingestion.backoff import backoff
 from email_ingestion.breaker import Breaker
 from email_ingestion.errors import (
@@ -133,7 +134,10 @@ class ChangeDispatcher:
 
     def start(self) -> None:
         """Start the thread."""
-        self._thread.start()
+        start_thread(self._thread, self._start_failed, self._stopped.is_set)
+
+    def _start_failed(self, error: Exception) -> None:
+        self._observe(LoopFailed(self._loop, error, START_SECONDS))
 
     def stop(self) -> None:
         """Tell no more; calls that run are finished."""

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
+from email_ingestion.background import start_thread
 from email_ingestion.backoff import backoff
 from email_ingestion.errors import CircuitBreakerError, RedisConnectionError, TransientError
 from email_ingestion.events import LoopFailed, LoopRecovered, LoopTick, Observe, Reclaimed, RedisFailed
@@ -90,7 +91,8 @@ class Worker:
             self._consumer.unregister()
 
     def _work(self, finished: Callable[[], bool]) -> None:
-        threading.Thread(target=self._heartbeat, name=HEARTBEAT_LOOP, daemon=True).start()
+        heartbeat = threading.Thread(target=self._heartbeat, name=HEARTBEAT_LOOP, daemon=True)
+        start_thread(heartbeat, self._heartbeat_failed, self._stop.is_set)
         while not self._stop.is_set():
             self._observe(LoopTick(LOOP))
             try:
@@ -241,7 +243,10 @@ class Worker:
                 try:
                     self._consumer.extend(ids)
                 except Exception as error:  # noqa: BLE001 - without its heartbeat a worker loses its entries
-                    self._observe(LoopFailed(HEARTBEAT_LOOP, error, self._lease / 3))
+                    self._heartbeat_failed(error)
+
+    def _heartbeat_failed(self, error: Exception) -> None:
+        self._observe(LoopFailed(HEARTBEAT_LOOP, error, self._lease / 3))
 
     def _wait(self, error: Exception) -> None:
         self._failures += 1

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+from email_ingestion.background import START_SECONDS, start_thread
 from email_ingestion.backoff import backoff
 from email_ingestion.blobs import BlobStore
 from email_ingestion.breaker import Breaker
@@ -141,7 +142,10 @@ class SinkDispatcher:
 
     def start(self) -> None:
         """Start the threads; the first claim is of messages over which an earlier life was killed."""
-        self._thread.start()
+        start_thread(self._thread, self._start_failed, self._stopped.is_set)
+
+    def _start_failed(self, error: Exception) -> None:
+        self._observe(LoopFailed(loop_name(self._name), error, START_SECONDS))
 
     def wake(self) -> None:
         """Claim now: messages were recorded."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from email_ingestion.background import start_thread
 from email_ingestion.breaker import Breaker
 from email_ingestion.errors import EmailIngestionError, PermanentError, SinkFailed, SinkThrottled
 from email_ingestion.records import SinkMessage
@@ -55,8 +56,8 @@ class SinkExecutor:
             threading.Thread(target=self._work, name=f"sink {name} {number}", daemon=True)
             for number in range(1, max(1, parallel) + 1)
         ]
-        for thread in self._threads:
-            thread.start()
+        for thread in self._threads:  # a dispatcher is started after it, and tells what is missing
+            start_thread(thread, lambda _: None, self._stopped.is_set)
 
     def submit(self, messages: Sequence[SinkMessage], *, singly: bool = False) -> int:
         """Have messages delivered; return how many results there will be.
