@@ -11,9 +11,13 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import tomllib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +40,10 @@ TITLES = {
 HEAD = """# What an engineer on call can do
 
 Written by `python scripts/capabilities.py`, which runs each command on the live stack (Gmail sandbox, Redis, producer,
-worker) and looks at its exit code and output; the rows are in `scripts/capabilities.toml`. An alert is looked up in
-`config/alerts.yml`; that it rings in its fault, and only there, `tests/alerts/test_alert_rules.py` proves. Where a
-command would need a person, or tell people, only its help is asked for, and the test beside it proves the rest.
+worker, Prometheus, somebody who is told, new mail and a dead letter) and looks at its exit code and output; the rows
+are in `scripts/capabilities.toml`. An alert is looked up in `config/alerts.yml`; that it rings in its fault, and only
+there, `tests/alerts/test_alert_rules.py` proves. Where a command needs a person or a fault that is not there, the test
+beside it proves what the command alone does not show.
 
 {count}
 
@@ -77,7 +82,64 @@ def try_row(name: str, row: dict[str, Any], folder: Path, rules: str) -> Result:
             return Result(name, row, "failed", f"`{command}` ended with {done.returncode}: {_last_line(output)}")
     if "shows" in row and not re.search(row["shows"], output):
         return Result(name, row, "failed", f"its output has no `{row['shows']}`")
-    return Result(name, row, "not yet", row["missing"]) if "missing" in row else Result(name, row, "works", "")
+    return (
+        Result(name, row, "not yet", row["missing"])
+        if "missing" in row
+        else Result(name, row, "works", row.get("note", ""))
+    )
+
+
+def set_the_stage(folder: Path) -> None:
+    """Deliver new mail, make a dead letter, and wait until both are seen."""
+    deliver = 'curl -sf localhost:1181/deliver -d \'{"raw": "Subject: fresh\\\\r\\\\n\\\\r\\\\nhello %d"}\''
+    for number in range(3):
+        _shell(deliver % number, folder)
+    _shell("email-ingestion redis-cli XADD '{email_ingestion}:stream' '*' written_by 'another program'", folder)
+    deadline = time.monotonic() + COMMAND_SECONDS
+    seen = "email-ingestion dlq list && email-ingestion search fresh"
+    while _shell(seen, folder).returncode and time.monotonic() < deadline:
+        time.sleep(1)
+
+
+@contextmanager
+def _somebody(heard: Path) -> Iterator[int]:
+    """Take what is posted, and write it down; yields the port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"])).decode(errors="replace")
+            with heard.open("a") as file:
+                file.write(f"{self.path} {body}\n")
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *args: object) -> None:
+            del args
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+
+
+@contextmanager
+def _prometheus(folder: Path) -> Iterator[None]:
+    """Start Prometheus as config/prometheus.yml says, and wait until it has asked a process."""
+    (folder / "config").mkdir(exist_ok=True)
+    for name in ("prometheus.yml", "alerts.yml"):
+        (folder / "config" / name).write_text((ROOT / "config" / name).read_text())
+    command = ["prometheus", "--config.file=config/prometheus.yml", "--storage.tsdb.path=data/prometheus"]
+    command.append("--web.listen-address=127.0.0.1:9690")
+    with (folder / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+    deadline = time.monotonic() + COMMAND_SECONDS
+    asked = "curl -sfg 'localhost:9690/api/v1/query?query=email_ingestion_stream_depth' | grep -q value"
+    while _shell(asked, folder).returncode and time.monotonic() < deadline:
+        time.sleep(1)
+    yield
+    process.terminate()
+    process.wait()
 
 
 def write_page(results: list[Result]) -> None:
@@ -129,13 +191,21 @@ def main(names: list[str]) -> int:
     """Try the capabilities; return 1 when one failed that should work."""
     rows = {name: row for name, row in load_rows().items() if not names or name in names}
     rules = (ROOT / "config" / "alerts.yml").read_text()
-    with tempfile.TemporaryDirectory(prefix="capabilities-", ignore_cleanup_errors=True) as temporary:
+    with (
+        tempfile.TemporaryDirectory(prefix="capabilities-", ignore_cleanup_errors=True) as temporary,
+        ExitStack() as stack,
+    ):
         folder = Path(temporary)
+        port = stack.enter_context(_somebody(folder / "told.txt"))
+        told = f"json://127.0.0.1:{port}/"
+        os.environ |= {"ALERT_CHANNELS": told, "ALERT_SECONDS": "5", "TOLD": str(port), "ROOT": str(ROOT)}
         started = _shell("email-ingestion start --sandbox", folder)
         if started.returncode:
             sys.stderr.write(started.stdout + started.stderr)
             return 2
         try:
+            set_the_stage(folder)
+            stack.enter_context(_prometheus(folder))
             results = []
             for name, row in rows.items():
                 begin = time.monotonic()

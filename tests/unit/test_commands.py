@@ -12,6 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from email_ingestion.cli.common import OrderTurns
 from email_ingestion.cli.main import COMMANDS, GROUPS, app
 
 HEAVY = ("fastapi", "sqlalchemy", "redis", "google.auth", "imapclient")
@@ -100,3 +101,13 @@ def test_a_process_starts_without_what_only_a_look_at_the_database_or_a_terminal
     asked = f"import email_ingestion.app.{process}, sys; print([each for each in {heavy!r} if each in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
     assert shown.stdout == "[]\n"
+
+
+def test_a_process_has_read_an_order_by_its_second_reading_after_it() -> None:
+    turns = OrderTurns()
+    assert [turns.has_read("worker", at) for at in (1.0, 1.0, 2.0, 2.0)] == [
+        False
+    ] * 4  # the reading of 2.0 may be older
+    assert turns.has_read("worker", 3.0)
+    assert not turns.has_read("producer", 3.0)
+    assert not any(turns.has_read("blind", None) for _ in range(9))

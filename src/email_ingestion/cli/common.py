@@ -139,3 +139,20 @@ def current_user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user need not have a name
         return f"uid:{os.getuid()}"
+
+
+class OrderTurns:
+    """Tells when a process has read an order for all: by its second reading after the order at the latest.
+
+    The first one that is seen may have begun before the order. Until then nobody knows whether it obeys; then what it
+    is not, another order keeps it from.
+    """
+
+    def __init__(self) -> None:
+        self._readings: dict[str, set[object]] = {}
+
+    def has_read(self, process: str, reading: object) -> bool:
+        """Count a reading, told from others by its time; return whether the process must have read the order."""
+        seen = self._readings.setdefault(process, set())
+        seen.add(reading)
+        return len(seen) > 2  # noqa: PLR2004 - one before the order, and two after it

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from email_ingestion.cli.common import audited, current_user, parse_duration, wait_until
+from email_ingestion.cli.common import OrderTurns, audited, current_user, parse_duration, wait_until
 from email_ingestion.cli.exit_codes import FAILED, OK
 from email_ingestion.cli.output import Json, say, show
 from email_ingestion.errors import OperationFailed, RedisConnectionError
@@ -197,17 +197,28 @@ def _fleet(
         "seconds": override.seconds if override else 0,
     }
 
-    def rows() -> list[Row]:
-        found = [each for each in read_presences(link) if component in {None, each["component"]}]
-        keys = ("paused", "level", "min_priority")
-        return [{"process": each["instance"], **{key: each.get(key) for key in keys}} for each in found]
+    turns = OrderTurns()
+
+    def presences() -> list[dict[str, Any]]:
+        return [each for each in read_presences(link) if component in {None, each["component"]}]
+
+    def row(presence: Mapping[str, Any]) -> Row:
+        return {
+            "process": presence["instance"],
+            **{key: presence.get(key) for key in ("paused", "level", "min_priority")},
+        }
+
+    def are_settled() -> bool:
+        """Return whether each process is as asked, or has read the order and another one holds."""
+        read = [turns.has_read(each["instance"], each.get("seen")) or is_done(row(each)) for each in presences()]
+        return all(read)
 
     try:
         with audited(settings.log_dir, "fleet order", details):
             shared = SharedOverrides(link)
             shared.set(name, override) if override else shared.clear(name)
-        wait_until(lambda: all(map(is_done, rows())), FLEET_SECONDS)
-        found = rows()
+        wait_until(are_settled, FLEET_SECONDS)
+        found = list(map(row, presences()))
     except RedisConnectionError as error:
         raise OperationFailed(
             f"{str(error).rstrip('.')}; without --all the processes of this machine are told directly"

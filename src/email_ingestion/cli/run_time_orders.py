@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from email_ingestion.cli.common import audited, current_user, parse_duration, wait_until
+from email_ingestion.cli.common import OrderTurns, audited, current_user, parse_duration, wait_until
 from email_ingestion.cli.exit_codes import FAILED, NEGATIVE, OK
 from email_ingestion.cli.output import Json, say, show
 from email_ingestion.errors import OperationFailed, RedisConnectionError
@@ -177,7 +177,15 @@ def _order(component: str | None, name: str, value: str, ttl: str, *, everywhere
     def is_done(row: Mapping[str, Any]) -> bool:
         return bool(row["value"] == (value or None))
 
-    wait_until(lambda: all(map(is_done, rows())), FLEET_SECONDS if everywhere else 0.0)
+    turns = OrderTurns()
+
+    def are_settled() -> bool:
+        """Return whether each process is as asked, or has read the order and another one holds."""
+        found = [each for each in running_processes(settings) if component in {None, each.component}]
+        read = [turns.has_read(each.stem, _last_reading(each)) or is_done(_row(each, name)) for each in found]
+        return all(read)
+
+    wait_until(are_settled, FLEET_SECONDS if everywhere else 0.0)
     found = rows()
     show(found, as_json=as_json)
     if not found:
@@ -209,6 +217,11 @@ def _order_all(settings: Settings, name: str, value: str, seconds: float) -> Non
         raise OperationFailed(
             f"{str(error).rstrip('.')}; without --all the processes of this machine are told directly"
         ) from error
+
+
+def _last_reading(process: RunningProcess) -> object:
+    """Return when it last read Redis, orders included; None while it cannot."""
+    return (process.body.get("stream") or {}).get("collected_at")
 
 
 def _row(process: RunningProcess, name: str) -> dict[str, Any]:

@@ -273,6 +273,8 @@ def prune(
         + [{"consumer": name, "pruned": False} for name in left],
         as_json=as_json,
     )
+    if not pruned and not left:
+        say("every consumer has a living worker: there is none to remove")
     if left:
         say("what is left has entries pending: a worker that lives takes them over; --release lets it at once")
     return NEGATIVE if left else OK
