@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -56,7 +57,15 @@ def write_private(path: Path, content: str) -> None:
         with atomic_write(path) as file:
             file.write(content.encode())
     except OSError as error:
-        raise ConfigurationError(f"cannot write {path}: {error.strerror}; make {path.parent} writable") from error
+        raise ConfigurationError(
+            f"cannot write {path}: {error.strerror}; {make_writable(path.parent, error)}"
+        ) from error
+
+
+def make_writable(folder: Path | str, error: OSError) -> str:
+    """Return what to do so that a folder takes files again: a full disk needs room, not rights."""
+    full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+    return f"make room on its disk: df -h {folder}" if full else f"make {folder} writable"
 
 
 @contextmanager
@@ -72,7 +81,7 @@ def file_lock(path: Path) -> Iterator[None]:
         lock.acquire()
     except OSError as error:
         raise ConfigurationError(
-            f"cannot write {lock.lock_file}: {error.strerror}; make {path.parent} writable"
+            f"cannot write {lock.lock_file}: {error.strerror}; {make_writable(path.parent, error)}"
         ) from error
     try:
         yield

@@ -194,7 +194,9 @@ def _look(settings: Settings) -> tuple[list[dict[str, Any]], str]:
         return [], f"{blind}; `email-ingestion check all` looks now"
     age = time.time() - datetime.fromisoformat(seen["looked_at"]).timestamp()
     late = age > 2 * settings.alert_seconds + 30
-    blind = f"the producer looked {age / 60:.0f} min ago last, so it does not run: `email-ingestion status`"
+    blind = (
+        f"the producer looked {age / 60:.0f} min ago last: it does not run, or cannot write: `email-ingestion doctor`"
+    )
     silences = [each for each in read_silences() if each.until > time.time()]
     rows = []
     for found in seen["alerts"]:

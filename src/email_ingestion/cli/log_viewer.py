@@ -71,7 +71,7 @@ def errors(
 ) -> int:
     """Sum up what went wrong, alike by alike: errors in the log files, and dead letters.
 
-    Exit code 0 when nothing did, 1 when something did, 2 when nothing was found and not everything could be read.
+    Exit code 0 when nothing was, 1 when something was, 2 when nothing was found and not everything could be read.
 
     Examples:
       email-ingestion errors
@@ -90,7 +90,8 @@ def errors(
         say(gap)
     if rows:
         return NEGATIVE
-    say("whether something went wrong is not known" if gaps else "nothing went wrong")
+    nothing = "no error was logged, and there is no dead letter; whether all runs, says email-ingestion status"
+    say("whether something went wrong is not known" if gaps else nothing)
     return FAILED if gaps else OK
 
 

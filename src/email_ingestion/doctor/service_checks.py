@@ -6,6 +6,7 @@ are those of config/alerts.yml.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -19,6 +20,7 @@ from email_ingestion.errors import EmailIngestionError
 from email_ingestion.fleet.log_files import LogFilter, read_records
 from email_ingestion.fleet.status_table import OK_STATES, SystemStatus, system_status
 from email_ingestion.fleet.web_process import STEM as WEB
+from email_ingestion.ledger.fingerprint import sqlite_path
 from email_ingestion.ledger.maintenance import database_load, delivery_seconds
 from email_ingestion.ledger.store import open_ledger
 from email_ingestion.ops.alert_thresholds import alert_thresholds
@@ -37,6 +39,7 @@ QUEUE_DEPTH = ("backlog_warning", "backlog_critical")
 ANSWER_SECONDS = ("transaction_seconds_warning", "transaction_seconds_critical")
 CONNECTION_SHARE = ("connection_ratio_warning", "connection_ratio_critical")
 QUERY_SECONDS = ("query_seconds_warning", "query_seconds_critical")
+DISK_SHARE = ("disk_ratio_warning", "disk_ratio_critical")
 REPLICA_SECONDS = ("replica_seconds_warning", "replica_seconds_critical")
 FEW, BURST_SECONDS = "few_messages", "burst_seconds"
 FAILURES = {"email_deferred", "email_dead_lettered"}
@@ -123,7 +126,9 @@ def check_latency(look: Look) -> CheckResult:
     """Measure how long mail that arrived in the span took from its arrival at the server to its row."""
     seconds = sorted(delivery_seconds(look.settings.database_url, look.since))
     if not seconds:
-        return CheckResult("latency", "OK", "no mail arrived and was delivered in this span", {"messages": 0})
+        return CheckResult(
+            "latency", "OK", "nothing to measure: no mail that arrived in this span is delivered", {"messages": 0}
+        )
     p50, p95, p99 = (seconds[min(len(seconds) - 1, int(share * len(seconds)))] for share in (0.5, 0.95, 0.99))
     values = {"messages": len(seconds), "p50_seconds": p50, "p95_seconds": p95, "p99_seconds": p99}
     text = f"p50 {p50:.1f} s, p95 {p95:.1f} s, p99 {p99:.1f} s of {len(seconds)} messages from arrival to row"
@@ -203,7 +208,22 @@ def check_database(look: Look) -> CheckResult:
             look.level(load["replica_lag_seconds"] or 0.0, REPLICA_SECONDS),
         ]
         texts += _describe_server(load)
+    if (used := _disk_share(look.settings.database_url)) is not None:
+        values["disk_used"] = round(used, 4)
+        level = look.level(used, DISK_SHARE)
+        shares.append(level)
+        if level != "OK":  # what is small may go in while messages do not
+            texts.append(f"its disk is {used:.0%} full")
     return CheckResult("database", max(shares, key=BY_WEIGHT.index), ", ".join(texts), values)
+
+
+def _disk_share(url: str) -> float | None:
+    """Return how much of the disk under an SQLite database is used; None for a server, whose disk is not here."""
+    path = sqlite_path(url)
+    if path is None or not path.parent.exists():
+        return None
+    usage = shutil.disk_usage(path.parent)
+    return usage.used / (usage.used + usage.free)  # without what is kept for root
 
 
 def _describe_server(load: Mapping[str, Any]) -> Iterator[str]:

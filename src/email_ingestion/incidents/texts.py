@@ -31,7 +31,7 @@ def update_text(incident: Incident, now: Assessment, words: str) -> str:
 def resolved_text(incident: Incident, now: Assessment) -> str:
     """Tell colleagues that it is over."""
     return _message(
-        incident, "RESOLVED", f"Cause: {incident.cause}\\nFix: {incident.fix}".replace("\\n", "\n"), now, ""
+        incident, "RESOLVED", f"Cause: {incident.cause}\\nFix: {incident.fix}\\n\\nNow".replace("\\n", "\n"), now, ""
     )
 
 

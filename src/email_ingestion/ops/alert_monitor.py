@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -128,27 +129,45 @@ class AlertMonitor:
         self._sent_at = _read_sent_times(files.sent)  # by key: Unix seconds
 
     def evaluate(self) -> None:
-        """Read the metrics and send what is due. Raises ConfigurationError when the state file cannot be written."""
+        """Read the metrics and send what is due; only then write, for the disk may be what has failed.
+
+        Raises ConfigurationError or OperationFailed, when everything else is done, for a file that cannot be written or
+        read. Of silences that cannot be read none counts: to tell too much is the lesser evil.
+        """
         current = MetricsSnapshot(self._read(), self._clock(), self._thresholds())
         active = {alert.key: alert for alert in _active_alerts(self._previous, current, self._runbook)}
         self._previous = current
         self._evaluations = {key: self._evaluations.get(key, 0) + 1 for key in active}
         self._since = {key: self._since.get(key, current.now) for key in active}
-        silences = _Silences(read_silences(self._files.silences), current.now)
-        self._show(active, silences)
-        self._announce(active, silences)
+        with ExitStack() as afterwards:  # each is done whatever becomes of the others, the last one first
+            silences = _Silences(self._read_silences(afterwards), current.now)
+            if any(each.kind == "ack" for each in silences.found):
+                afterwards.callback(self._end_acknowledgements, active, current.now)
+            if self._send_due(active, silences):
+                afterwards.callback(write_private, self._files.sent, json.dumps(self._sent_at))
+            afterwards.callback(self._announce, active, silences)
+            afterwards.callback(self._show, active, silences)
+
+    def _read_silences(self, afterwards: ExitStack) -> Sequence[Silence]:
+        try:
+            return read_silences(self._files.silences)
+        except OperationFailed as error:
+            afterwards.callback(_raise, error)
+            return ()
+
+    def _send_due(self, active: Mapping[str, ActiveAlert], silences: _Silences) -> bool:
+        """Send what is due and what is over; return whether anything was sent."""
         due = {key: alert for key, alert in active.items() if self._is_due(alert, silences)}
         resolved = [key for key in self._sent_at if key not in active]
-        if (due or resolved) and self._send(_notification(due, resolved)):
-            kept = {key: at for key, at in self._sent_at.items() if key in active}
-            self._sent_at = kept | dict.fromkeys(due, current.now)
-            write_private(self._files.sent, json.dumps(self._sent_at))
-        if any(each.kind == "ack" for each in silences.found):
-            end_silences(
-                lambda each: each.kind == "ack" and not any(map(each.matches, active)),
-                current.now,
-                self._files.silences,
-            )
+        if not (due or resolved) or not self._send(_notification(due, resolved)):
+            return False
+        kept = {key: at for key, at in self._sent_at.items() if key in active}
+        self._sent_at = kept | dict.fromkeys(due, silences.now)
+        return True
+
+    def _end_acknowledgements(self, active: Mapping[str, ActiveAlert], now: float) -> None:
+        """End the acknowledgements of what is over."""
+        end_silences(lambda each: each.kind == "ack" and not any(map(each.matches, active)), now, self._files.silences)
 
     def _announce(self, active: Mapping[str, ActiveAlert], silences: _Silences) -> None:
         """Call `on_firing` for what begins to fire, and `on_over` for a rule of which nothing is active any more."""
@@ -191,6 +210,10 @@ class AlertMonitor:
         ]
         looked_at = datetime.fromtimestamp(silences.now, UTC).isoformat(timespec="seconds")
         write_private(self._files.active, json.dumps({"looked_at": looked_at, "alerts": rows}, indent=1))
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _active_alerts(previous: MetricsSnapshot, current: MetricsSnapshot, runbook: str) -> Iterator[ActiveAlert]:
@@ -263,7 +286,7 @@ class AlertThread:
         if alert.rule.priority in self.settings.incident_from_alerts:
             try:
                 self.incidents.open(alert.rule.name, alert.rule.priority, alert.sentence)
-            except OperationFailed as error:
+            except (OperationFailed, ConfigurationError) as error:
                 self._failed(error)
 
     def _note_end(self, rule: AlertRule) -> None:

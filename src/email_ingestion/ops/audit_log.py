@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from email_ingestion.atomic_files import file_lock
+from email_ingestion.atomic_files import file_lock, make_writable
 from email_ingestion.errors import ConfigurationError, OperationFailed
 
 NAME = "audit.log"
@@ -42,7 +42,9 @@ def write_audit(log_dir: Path, record: Mapping[str, Any]) -> None:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise ConfigurationError(f"cannot write {path}: {error.strerror}; make LOG_DIR writable") from error
+            raise ConfigurationError(
+                f"cannot write {path}: {error.strerror}; {make_writable(log_dir, error)}"
+            ) from error
 
 
 @contextmanager

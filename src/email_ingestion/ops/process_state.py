@@ -12,7 +12,9 @@ from typing import Any
 from email_ingestion import events
 from email_ingestion.errors import (
     CircuitBreakerError,
+    ConfigurationError,
     OAuth2AuthenticationError,
+    OperationFailed,
     RedisConnectionError,
     is_unforeseen,
 )
@@ -102,7 +104,9 @@ class ProcessState:
         before = self.loop_failures.get(event.loop)
         if before is None or before.shown_until < now or not before.lasting:
             before = LoopFailure("", unforeseen, before.count if before else 0, now, now)
-        reason = describe_unforeseen(event.error) if unforeseen else describe_error(event.error)
+        reason = describe_error(event.error)
+        if unforeseen and not isinstance(event.error, (ConfigurationError, OperationFailed)):  # those say what to do
+            reason = f"{describe_unforeseen(event.error)}, which nobody foresaw"
         self.loop_failures[event.loop] = LoopFailure(
             before.reason if before.reason and isinstance(event.error, CircuitBreakerError) else reason,
             unforeseen,

@@ -143,8 +143,7 @@ def _describe_open(breaker: BreakerSnapshot) -> str:
 
 
 def _describe_failure(failure: LoopFailure) -> str:
-    text = f"{failure.reason}, which nobody foresaw" if failure.unforeseen else failure.reason
-    return f"{text} ({failure.count} times)" if failure.count > 1 else text
+    return f"{failure.reason} ({failure.count} times)" if failure.count > 1 else failure.reason
 
 
 def _failure(check: Check, inputs: ReadinessInputs) -> str | None:

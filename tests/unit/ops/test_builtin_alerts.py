@@ -16,6 +16,7 @@ import pytest
 
 from email_ingestion import errors, events
 from email_ingestion.errors import ConfigurationError
+from email_ingestion.ops import alert_monitor
 from email_ingestion.ops.alert_channels import AlertChannels, configured_channels, sentences_about
 from email_ingestion.ops.alert_monitor import REPEAT_SECONDS, ActiveAlert, AlertMonitor, MonitorFiles
 from email_ingestion.ops.alert_silences import Silence, add_silence, read_silences
@@ -154,6 +155,27 @@ def test_a_memory_that_cannot_be_read_tells_again(watched: Watched) -> None:
     watched.state_file.write_text("[1")
     watched.restart()
     assert watched.evaluate() == ["email-ingestion: [P1] Redis is down"]
+
+
+def test_a_full_disk_is_told_though_nothing_can_be_written(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(path: Path, _content: str) -> None:
+        raise errors.ConfigurationError(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr(alert_monitor, "write_private", write)
+    watched.probe("redis", ok=False)
+    for _ in range(3):
+        with pytest.raises(errors.ConfigurationError, match="No space left"):
+            watched.evaluate()
+    assert [notification.title for notification in watched.sent] == ["email-ingestion: [P1] Redis is down"]
+    assert [alert.key for alert in watched.opened] == ["RedisDown"]
+
+
+def test_silences_that_cannot_be_read_silence_nothing(watched: Watched) -> None:
+    watched.files.silences.write_text("[1")
+    watched.probe("redis", ok=False)
+    with pytest.raises(errors.OperationFailed, match="move it away"):
+        watched.evaluate()
+    assert [notification.title for notification in watched.sent] == ["email-ingestion: [P1] Redis is down"]
 
 
 def test_what_did_not_get_through_is_told_at_the_next_look(watched: Watched) -> None:
