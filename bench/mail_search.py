@@ -20,6 +20,8 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+from sqlalchemy import make_url
+
 from email_ingestion.ledger.search_filter import SearchFilter
 from email_ingestion.ledger.store import Ledger, open_ledger
 
@@ -35,6 +37,9 @@ COLUMNS = (
     *("defects", "raw_ref", "processed_at", "flags", "tags", "priority", "cc_addrs", "bounce", "parser_version"),
 )
 
+BOUNCE = COLUMNS.index("bounce")  # which PostgreSQL wants as a truth value
+COUNT_SECONDS = 0.3  # as the pages and the API have it
+
 
 def say(text: str) -> None:
     """Print a line now."""
@@ -48,13 +53,17 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--folder", type=Path, default=Path("data/bench-search"))
     parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--database", help="an empty database on PostgreSQL instead, postgresql+psycopg://…")
     asked = parser.parse_args()
-    url = f"sqlite:///{asked.folder}/ledger.db"
+    url = asked.database or f"sqlite:///{asked.folder}/ledger.db"
     with closing(open_ledger(url)) as ledger:
         here = ledger.count()
         if here < asked.messages:
             say(f"writing {asked.messages - here:,} messages")
-            fill(asked.folder / "ledger.db", here, asked.messages)
+            if asked.database:
+                fill_server(url, here, asked.messages)
+            else:
+                fill(asked.folder / "ledger.db", here, asked.messages)
         say(f"{ledger.count():,} messages, {os.cpu_count()} processors")
         for name, question in questions(ledger):
             say(f"{name:<44} {measured(question, asked.rounds)}")
@@ -63,18 +72,36 @@ def main() -> None:
 
 def fill(path: Path, start: int, end: int) -> None:
     """Write the messages from number `start` on."""
-    chance = random.Random(start)  # noqa: S311 - the same words each time
-    words = [f"w{number:x}" for number in range(VOCABULARY)]
-    weights = [1.0 / (rank + 3) for rank in range(VOCABULARY)]
     insert = f"INSERT INTO emails ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - our own names
     with closing(sqlite3.connect(path, isolation_level=None)) as database:
         database.execute("PRAGMA synchronous=OFF")
-        for first in range(start, end, BATCH):
-            numbers = range(first, min(first + BATCH, end))
-            chosen = chance.choices(words, weights, k=WORDS * len(numbers))
+        for rows in _batches(start, end):
             database.execute("BEGIN")
-            database.executemany(insert, _rows(numbers, chosen, end))
+            database.executemany(insert, rows)
             database.execute("COMMIT")
+
+
+def _batches(start: int, end: int) -> Iterator[Iterator[tuple[Any, ...]]]:
+    chance = random.Random(start)  # noqa: S311 - the same words each time
+    words = [f"w{number:x}" for number in range(VOCABULARY)]
+    weights = [1.0 / (rank + 3) for rank in range(VOCABULARY)]
+    for first in range(start, end, BATCH):
+        numbers = range(first, min(first + BATCH, end))
+        yield _rows(numbers, chance.choices(words, weights, k=WORDS * len(numbers)), end)
+
+
+def fill_server(url: str, start: int, end: int) -> None:
+    """Write the same messages into PostgreSQL."""
+    import psycopg  # noqa: PLC0415 - an extra
+
+    with psycopg.connect(make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)) as database:
+        for rows in _batches(start, end):
+            with database.cursor().copy(f"COPY emails ({', '.join(COLUMNS)}) FROM STDIN") as copy:
+                for row in rows:
+                    copy.write_row([bool(row[place]) if place == BOUNCE else row[place] for place in range(len(row))])
+            database.commit()
+        database.autocommit = True
+        database.execute("VACUUM ANALYZE emails")
 
 
 def _rows(numbers: range, chosen: list[str], end: int) -> Iterator[tuple[Any, ...]]:
@@ -113,10 +140,13 @@ def questions(ledger: Ledger) -> Iterator[tuple[str, Callable[[], object]]]:
         ("both", f"{COMMON} {RARE}"),
     ):
         yield f"{name} words, a page", lambda words=words: pages.page(words)
-        yield f"{name} words, the count", lambda words=words: pages.count(words)
+        yield f"{name} words, the count", lambda words=words: pages.count(words, seconds=COUNT_SECONDS)
     yield "no words, a page", pages.page
     yield "no words, a page further back", lambda: pages.page(after=middle)
+    yield "excluded words, a page", lambda: pages.page(f"{COMMON} -w1")
+    yield "excluded words, the count", lambda: pages.count(f"{COMMON} -w1", seconds=COUNT_SECONDS)
     yield "a sender, a page", lambda: pages.page(only=only)
+    yield "a sender, the count", lambda: pages.count(only=only, seconds=COUNT_SECONDS)
     yield "a common word of a sender, a page", lambda: pages.page(COMMON, only)
     yield "the beginning of an identity", lambda: ledger.matching_ids("17000000000005")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from email_ingestion.ledger import mail_pages
-from email_ingestion.ledger.mail_pages import PagePlace
+from email_ingestion.ledger.engine import QueryTooSlow
+from email_ingestion.ledger.mail_pages import MailCount, PagePlace
 from email_ingestion.ledger.search_filter import SearchFilter
 from email_ingestion.ledger.store import Ledger
 from tests.contract.ledgers import mail, stored
@@ -45,7 +46,7 @@ def test_every_way_of_looking_finds_the_same(
     filled: Ledger, only: SearchFilter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = {words: (read(filled, words, only, 100), filled.pages.count(words, only)) for words in QUERIES}
-    assert len(plain["hello"][0]) == plain["hello"][1]
+    assert MailCount(len(plain["hello"][0]), is_exact=True) == plain["hello"][1]
     for words in QUERIES:
         if words or not only.is_empty:
             assert plain[words][0] == [hit.email_id for hit in filled.search(words, 100, only)], words
@@ -57,7 +58,27 @@ def test_every_way_of_looking_finds_the_same(
             assert read(filled, words, only, 7) == plain[words][0], (words, many)
             assert filled.pages.count(words, only) == plain[words][1], (words, many)
             most = filled.pages.count(words, only, maximum=4)
-            assert most == (plain[words][1] if len(plain[words][0]) <= 4 else None), (words, many)
+            few = len(plain[words][0]) <= 4
+            assert most == (plain[words][1] if few else MailCount(4, is_exact=False)), (words, many)
+
+
+def test_count_that_takes_too_long_says_more_than_how_many(filled: Ledger) -> None:
+    whole = filled.pages.count("hello", seconds=60)
+    assert whole == MailCount(MESSAGES, is_exact=True)
+    assert filled.pages.count("hello", seconds=1e-9) == MailCount(0, is_exact=False)
+
+
+def test_query_that_takes_too_long_is_ended(filled: Ledger) -> None:
+    database = filled._database
+    long = {
+        "sqlite": "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n",
+        "postgresql": "SELECT pg_sleep(600)",
+    }
+    with pytest.raises(QueryTooSlow), database.connect(0.2) as connection:
+        connection.exec_driver_sql(long[connection.dialect.name])
+    with database.connect() as connection:
+        assert len(list(connection.exec_driver_sql("SELECT email_id FROM emails"))) == MESSAGES
+    assert len(filled.pages.page("hello", seconds=60)) == 20
 
 
 @pytest.mark.parametrize("text", ["", "x", "bnVsbA", "W10", "WzEsMl0", "é", "WyIyMDI2IiwiYSJd" * 3])

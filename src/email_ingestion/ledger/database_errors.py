@@ -16,6 +16,7 @@ from email_ingestion.errors import ConfigurationError, PermanentError, SinkUnava
 # SQLSTATE classes that are about the values: data exception, constraint violation, program limit exceeded.
 _VALUE_SQLSTATES = ("22", "23", "54")
 _UNDEFINED_TABLE = "42P01"
+_QUERY_CANCELED, _INTERRUPTED = "57014", "SQLITE_INTERRUPT"
 
 _SQLITE_ADVICE = {
     "SQLITE_BUSY": "another process keeps it locked; look for a backup or an open sqlite3 shell",
@@ -54,6 +55,14 @@ def translate_open_errors(database: str) -> Iterator[None]:
             raise ConfigurationError(f"the database {database} cannot be used: {_reason(error)}") from error
         hint = "" if _sqlite_code(error) else "; check DATABASE_URL and that the server runs"
         raise SinkUnavailable(f"the database {database} cannot be reached: {_reason(error)}{hint}") from error
+
+
+def was_interrupted(error: SinkUnavailable) -> bool:
+    """Tell whether an error of `translate_errors` is that a query was ended because it took too long."""
+    original = getattr(error.__cause__, "orig", None)
+    if getattr(original, "sqlite_errorname", ""):
+        return bool(original.sqlite_errorname == _INTERRUPTED)  # type: ignore[union-attr]
+    return getattr(original, "sqlstate", None) == _QUERY_CANCELED
 
 
 def has_no_tables(error: SinkUnavailable) -> bool:

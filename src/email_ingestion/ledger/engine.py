@@ -18,13 +18,19 @@ from sqlalchemy.exc import ArgumentError, DisconnectionError
 
 from email_ingestion.atomic_files import file_lock
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
-from email_ingestion.ledger.database_errors import has_no_tables, translate_errors, translate_open_errors
+from email_ingestion.ledger.database_errors import (
+    has_no_tables,
+    translate_errors,
+    translate_open_errors,
+    was_interrupted,
+)
 
 _EXAMPLES = "sqlite:///data/email_ingestion.db or postgresql+psycopg://user:password@host/database"
 
 
 STATEMENT_SECONDS = 20.0  # of a statement on PostgreSQL; a maintenance command may take as long as it likes
 PATIENCE_SECONDS = 0.5
+_STEPS = 20_000  # of SQLite's machine between two looks at the clock: well below a millisecond
 _LOCK_SECONDS = 10.0  # how long SQLite waits for another process's transaction
 
 
@@ -70,6 +76,10 @@ def write_engine(engine: Engine) -> Engine:
     return engine.execution_options(writes=True)
 
 
+class QueryTooSlow(SinkUnavailable):
+    """A query was ended because it took longer than its caller may wait; the database works."""
+
+
 class Database:
     """Connections for queries and transactions for writes, whose errors are translated by `translate_errors`.
 
@@ -90,10 +100,24 @@ class Database:
         self.connections += 1
 
     @contextmanager
-    def connect(self) -> Iterator[Connection]:
-        """Open a connection for queries."""
-        with self._translated_errors(), self._read_engine.connect() as connection:
-            yield connection
+    def connect(self, seconds: float | None = None) -> Iterator[Connection]:
+        """Open a connection for queries.
+
+        With `seconds` they must end within that time: on SQLite all of them together, on PostgreSQL each. Raises
+        QueryTooSlow for one that does not; it is ended, and costs nothing more.
+        """
+        if seconds is None:
+            with self._translated_errors(), self._read_engine.connect() as connection:
+                yield connection
+            return
+        engine = self._read_engine.execution_options(seconds=seconds)
+        try:
+            with self._translated_errors(), engine.connect() as connection, _interrupted_after(connection, seconds):
+                yield connection
+        except SinkUnavailable as error:
+            if was_interrupted(error):
+                raise QueryTooSlow(f"the database {self.name} has not answered within {seconds:g} s") from error
+            raise
 
     @contextmanager
     def begin(self, seconds: float = STATEMENT_SECONDS) -> Iterator[Connection]:
@@ -111,6 +135,21 @@ class Database:
             if self._make_tables and has_no_tables(error):
                 self._make_tables()
             raise
+
+
+@contextmanager
+def _interrupted_after(connection: Connection, seconds: float) -> Iterator[None]:
+    """Let SQLite give a query up when the time is over, as PostgreSQL does by itself."""
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    end = time.monotonic() + seconds
+    driver: Any = connection.connection.driver_connection
+    driver.set_progress_handler(lambda: time.monotonic() > end, _STEPS)
+    try:
+        yield
+    finally:
+        driver.set_progress_handler(None, 0)
 
 
 def database_now(connection: Connection) -> datetime:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func, or_, select, text
 
-from email_ingestion.ledger.engine import Database
+from email_ingestion.ledger.engine import Database, QueryTooSlow
 from email_ingestion.ledger.model import StoredFacts
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, envelope_of
 from email_ingestion.ledger.search import Term, parse, sqlite_condition, sqlite_count, sqlite_probe
@@ -27,6 +28,7 @@ _NO_CURSOR = "this is no cursor of a page"
 _MANY = 2000  # messages that have a word which is common
 _MUCH = 20_000  # messages of an account
 _LOOKED_AT = 5000  # messages, one after the other, for a page of common words
+_COUNTED_AT_ONCE = 100  # messages that a count fetches, and knows of when its time is over
 _FACTS = (*ENVELOPE_COLUMNS, emails.c.raw_ref, emails.c.tags, emails.c.priority, emails.c.defects)
 
 
@@ -74,6 +76,14 @@ class PageEntry:
         return PagePlace(self.facts.envelope.internaldate, self.email_id)
 
 
+@dataclass(frozen=True, slots=True)
+class MailCount:
+    """How many messages there are; more than `number` where it is not exact: they were counted no further."""
+
+    number: int
+    is_exact: bool
+
+
 class MailPages:
     """Pages of delivered mail. Threads may share it; every method raises SinkUnavailable when the database is down."""
 
@@ -83,12 +93,21 @@ class MailPages:
         self._conditions = conditions
 
     def page(
-        self, words: str = "", only: SearchFilter | None = None, limit: int = 20, after: PagePlace | None = None
+        self,
+        words: str = "",
+        only: SearchFilter | None = None,
+        limit: int = 20,
+        after: PagePlace | None = None,
+        *,
+        seconds: float | None = None,
     ) -> list[PageEntry]:
-        """Return the newest messages behind `after` that `only` lets pass and that have all `words`."""
+        """Return the newest messages behind `after` that `only` lets pass and that have all `words`.
+
+        Raises QueryTooSlow when looking for them takes longer than `seconds`.
+        """
         only = only or SearchFilter()
         terms = parse(words)
-        with self._database.connect() as connection:
+        with self._database.connect(seconds) as connection:
             add_fold(connection)
             rare, rest = _by_rarity(connection, terms)
             ids = self._newest(connection, rest, only, limit, after) if rest and not rare else None
@@ -135,21 +154,30 @@ class MailPages:
                     found[entry.email_id] = entry
         return [found[each] for each in email_ids if each in found]
 
-    def count(self, words: str = "", only: SearchFilter | None = None, maximum: int = COUNTED) -> int | None:
-        """Count what all pages have together; None where it is more than `maximum`."""
-        only = only or SearchFilter()
-        terms = parse(words)
-        with self._database.connect() as connection:
-            add_fold(connection)
-            rare, rest = _by_rarity(connection, terms)
-            if only.is_empty and rest and not rare and not any(term.excluded for term in terms):
-                alone = connection.execute(sqlite_count(terms, maximum + 1)).scalar_one()
-                if alone > maximum:
-                    return None
-            where = self._where(connection, words, only, rare, rest)
-            query = select(emails.c.email_id).where(*where).limit(maximum + 1)
-            count: int = connection.execute(select(func.count()).select_from(query.subquery())).scalar_one()
-        return count if count <= maximum else None
+    def count(
+        self, words: str = "", only: SearchFilter | None = None, maximum: int = COUNTED, *, seconds: float | None = None
+    ) -> MailCount:
+        """Count what all pages have together, up to `maximum`, and no longer than `seconds`."""
+        only, terms, number = only or SearchFilter(), parse(words), 0
+        end = None if seconds is None else time.monotonic() + seconds
+        try:
+            with self._database.connect(seconds) as connection:
+                add_fold(connection)
+                rare, rest = _by_rarity(connection, terms)
+                if only.is_empty and rest and not rare and not any(term.excluded for term in terms):
+                    alone = connection.execute(sqlite_count(terms, maximum + 1)).scalar_one()
+                    if alone > maximum:
+                        return MailCount(maximum, is_exact=False)
+                where = self._where(connection, words, only, rare, rest)
+                query = select(emails.c.email_id).where(*where).limit(maximum + 1)
+                with connection.execute(query, execution_options={"yield_per": _COUNTED_AT_ONCE}) as found:
+                    for _ in found:
+                        if end is not None and time.monotonic() > end:
+                            return MailCount(number, is_exact=False)
+                        number += 1
+        except QueryTooSlow:
+            return MailCount(number, is_exact=False)
+        return MailCount(min(number, maximum), is_exact=number <= maximum)
 
     def counts(self, since: datetime, account: str | None = None) -> dict[str, tuple[int, int]]:
         """Return by account how many messages there are, and how many of them arrived `since` then."""

@@ -23,6 +23,7 @@ from email_ingestion.web.api_errors import WebError
 Answer = TypeVar("Answer")
 QUICK_SECONDS = 0.8  # for what a healthy database answers at once: the rest of a second is for the page itself
 SEARCH_SECONDS = 10.0  # for a search that looks into every message
+COUNT_SECONDS = 0.3  # for counting what a search finds: then it is more than what was counted
 THREADS = 32
 
 

@@ -21,7 +21,7 @@ from email_ingestion.web.api.authorization import AnyCaller, Caller, account_of
 from email_ingestion.web.api.filters import AskedMail, AskedPage
 from email_ingestion.web.api_errors import WebError
 from email_ingestion.web.context import WebContext, context_of
-from email_ingestion.web.ledger_access import SEARCH_SECONDS
+from email_ingestion.web.ledger_access import COUNT_SECONDS, SEARCH_SECONDS
 
 NO_CONTENTS = -1  # bytes: no attachment is so small
 CONTENT_BYTES = 262_144  # of an attachment that still travels inside a record
@@ -39,7 +39,7 @@ router = APIRouter(prefix="/api/v1", tags=["mail"], responses=ERRORS)
 
 @router.get("/emails", response_model=None, responses={200: {"model": PageAnswer}})
 async def emails(request: Request, asked: AskedMail, caller: AnyCaller) -> Response:
-    """Delivered mail, newest first, a page at a time; `total` is null above 1,000.
+    """Delivered mail, newest first, a page at a time; `total` is null above 1,000, and where counting takes too long.
 
     The items are records without the contents of attachments. A page may be shorter than `limit` though `next` is not
     null: where messages are large.
@@ -49,9 +49,10 @@ async def emails(request: Request, asked: AskedMail, caller: AnyCaller) -> Respo
 
     def read() -> dict[str, Any]:
         pages = web.access.ledger.pages
-        entries = pages.page(asked.words, only, asked.limit + 1, asked.after)
+        entries = pages.page(asked.words, only, asked.limit + 1, asked.after, seconds=SEARCH_SECONDS)
         items = _records(web, caller, entries[: asked.limit], "search", filters=list(asked.names))
-        return page_answer(items, _next(entries, len(items)), pages.count(asked.words, only))
+        count = pages.count(asked.words, only, seconds=COUNT_SECONDS)
+        return page_answer(items, _next(entries, len(items)), count.number if count.is_exact else None)
 
     return JSONResponse(await web.access.within(SEARCH_SECONDS, read, "the database"))
 

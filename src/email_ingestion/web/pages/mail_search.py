@@ -20,16 +20,18 @@ from email_ingestion.web.api.filters import FILTERS, MailQuery, mail_query
 from email_ingestion.web.api_errors import WebError
 from email_ingestion.web.context import WebContext, context_of
 from email_ingestion.web.downloads import safe_name
-from email_ingestion.web.ledger_access import QUICK_SECONDS, SEARCH_SECONDS
+from email_ingestion.web.ledger_access import COUNT_SECONDS, QUICK_SECONDS, SEARCH_SECONDS
 from email_ingestion.web.rendering import render
 from email_ingestion.web.sessions import CurrentUser, WebUser
 
 if TYPE_CHECKING:
+    from email_ingestion.ledger.mail_pages import MailCount
     from email_ingestion.ledger.search import Hit, Term
     from email_ingestion.ledger.store import Ledger
 
 PATH = "/mail"
 PAGE = 20  # messages
+MORE, ALL_COUNTED = "more than", "more than 1,000"
 OWN = ("cursor", "first", "patient")  # beside the filters
 BAD_REQUEST, UNAVAILABLE = 400, 503
 _SIZE = re.compile(r"([0-9]+(?:[.][0-9]+)?)\s*([kKmMgG]?)(?:i?[bB])?")
@@ -58,9 +60,9 @@ async def search(request: Request, user: CurrentUser) -> Response:
     until = time.monotonic() + seconds
     try:
         asked = _asked(request, given)
-        found = await web.access.within(seconds, lambda: _find(web.access.ledger, asked), "the database")
+        found = await web.access.within(seconds, lambda: _find(web.access.ledger, asked, seconds), "the database")
         await run_in_threadpool(_record, request, user, asked, found)
-        count = await _count(web, asked, found, first, until)
+        count = await _count(web, asked, found, first, until, patient=bool(given["patient"]))
     except WebError as error:
         problem, status = error.message, error.status
     except EmailIngestionError as error:
@@ -76,7 +78,7 @@ async def search(request: Request, user: CurrentUser) -> Response:
         found=found,
         results=[_result(hit, found.terms) for hit in found.hits] if found else [],
         range=_range(found, first, count) if found else "",
-        uncounted=bool(found and not count),
+        uncounted=bool(found) and (not count or (count.startswith(MORE) and count != ALL_COUNTED)),
         problem=problem,
         patient=_address(given, patient="1", cursor=given["cursor"], first=given["first"]),
         may_wait=not given["patient"],
@@ -121,27 +123,33 @@ def _bytes(text: str, name: str) -> int | None:
     return min(int(float(match[1]) * _FACTORS[match[2].lower()]), 2**63 - 1)
 
 
-def _find(ledger: Ledger, asked: MailQuery) -> FoundMail:
+def _find(ledger: Ledger, asked: MailQuery, seconds: float) -> FoundMail:
     from email_ingestion.ledger.search import parse  # noqa: PLC0415 - with it comes SQLAlchemy
 
-    entries = ledger.pages.page(asked.words, asked.only, PAGE + 1, asked.after)
+    entries = ledger.pages.page(asked.words, asked.only, PAGE + 1, asked.after, seconds=seconds)
     shown = entries[:PAGE]
     hits = ledger.views.hits([entry.email_id for entry in shown], asked.words)
     return FoundMail(hits, parse(asked.words), shown[-1].place.cursor if len(entries) > PAGE else None)
 
 
-async def _count(web: WebContext, asked: MailQuery, found: FoundMail, first: int, until: float) -> str:
-    """Return how many there are; nothing where that takes longer: a count looks at each, a page at its 20 alone."""
+async def _count(
+    web: WebContext, asked: MailQuery, found: FoundMail, first: int, until: float, *, patient: bool
+) -> str:
+    """Return how many there are, or more than how many; nothing where that is not known."""
+    shown = first + len(found.hits) - 1
     if found.after is None:
-        return f"{first + len(found.hits) - 1:,}"
-    left = max(0.1, until - time.monotonic())
+        return f"{shown:,}"
+    left = until - time.monotonic() if patient else min(COUNT_SECONDS, until - time.monotonic())
+    seconds = max(0.1, left)
+
+    def count() -> MailCount:
+        return web.access.ledger.pages.count(asked.words, asked.only, seconds=seconds)
+
     try:
-        total = await web.access.within(
-            left, lambda: web.access.ledger.pages.count(asked.words, asked.only), "the database"
-        )
+        total = await web.access.within(seconds + 0.1, count, "the database")
     except (WebError, EmailIngestionError):
         return ""
-    return "more than 1,000" if total is None else f"{total:,}"
+    return f"{total.number:,}" if total.is_exact else f"{MORE} {max(total.number, shown):,}"
 
 
 def _record(request: Request, user: WebUser, asked: MailQuery, found: FoundMail) -> None:
