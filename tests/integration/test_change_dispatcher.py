@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 
 from email_ingestion.breaker import Breaker, BreakerPolicy
+from email_ingestion.doctor.checks import check_stores
 from email_ingestion.errors import PermanentError, SinkFailed, SinkThrottled, SinkUnavailable
 from email_ingestion.events import ChangeBacklog, ChangeRefused, ChangesMissed
 from email_ingestion.ledger.erasure import MailChoice
 from email_ingestion.ledger.model import Marks, StoredEmail
 from email_ingestion.ledger.store import Ledger, open_ledger
 from email_ingestion.records import ChangeEvent, ChangeKind, SinkMessage
+from email_ingestion.settings import load_settings
 from email_ingestion.sinks.ndjson import FileSink
 from email_ingestion.worker import change_dispatcher
 from email_ingestion.worker.change_dispatcher import ChangeDispatcher
@@ -335,6 +337,15 @@ def test_changes_stand_among_the_lines_of_mail(telling: Telling, tmp_path: Path)
     until(made.done, "all is told")
     (line,) = [json.loads(each) for each in (tmp_path / "mail.ndjson").read_text().splitlines()]
     assert (line["schema"], line["kind"], line["email_id"]) == ("change.v1", "relabelled", mail(1).email_id)
+
+
+def test_the_doctor_says_that_nobody_follows_the_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings(sinks="ndjson:out.ndjson", ndjson_events="all", database_url=f"sqlite:///{tmp_path}/l.db")
+    found = {each.check: each.verdict for each in check_stores(settings)}
+    assert found["changes ndjson:out.ndjson"] == "degraded"
+    followed = settings.model_copy(update={"imap_track_labels": True})
+    assert "changes ndjson:out.ndjson" not in {each.check for each in check_stores(followed)}
 
 
 def _is(event: ChangeEvent, number: int) -> bool:
