@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -18,21 +19,24 @@ IDLE_SECONDS = 10.0
 START_SECONDS = 1.0  # between two tries to start a thread
 
 
-def start_thread(thread: threading.Thread, on_error: Callable[[Exception], None], stopped: Callable[[], bool]) -> None:
-    """Start a thread; where a limit leaves the process none to spare, wait for one until `stopped` says so.
+def start_thread(
+    make: Callable[[], threading.Thread], on_error: Callable[[Exception], None], stopped: Callable[[], bool]
+) -> threading.Thread:
+    """Start a thread and return it; where a limit leaves the process none to spare, wait until it does.
 
-    `on_error` gets each failure.
+    `on_error` gets each failure. When `stopped` says so, the thread that is returned was not started.
     """
-    while not stopped():
+    while True:
+        thread = make()  # for each try: Python starts none again that it could not start
+        if stopped():
+            return thread
         try:
             thread.start()
         except RuntimeError as error:
-            if thread.ident is not None:  # it was started before
-                raise
             on_error(error)
             time.sleep(START_SECONDS)
         else:
-            return
+            return thread
 
 
 def run_within(seconds: float, call: Callable[[], T]) -> T:
@@ -104,11 +108,12 @@ class PeriodicThread:
         self._on_error = on_error
         self._closed = threading.Event()
         self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._make_thread = partial(threading.Thread, target=self._run, name=name, daemon=True)
+        self._thread = self._make_thread()
 
     def start(self) -> None:
         """Start the thread, as soon as there is one to spare."""
-        start_thread(self._thread, self._on_error, self._closed.is_set)
+        self._thread = start_thread(self._make_thread, self._on_error, self._closed.is_set)
 
     def close(self, timeout: float | None = 0.0) -> None:
         """Run the job no more; wait up to `timeout` seconds for a run that goes on, None for as long as it takes."""

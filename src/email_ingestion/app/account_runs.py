@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from email_ingestion.background import start_thread
@@ -34,9 +35,8 @@ class _AccountRun:
     def start(self, stopped: Callable[[], bool]) -> None:
         for number, supervisor in enumerate(self.supervisors):
             name = f"keep-{self.account.name}-{number}"
-            thread = threading.Thread(target=supervisor.run, name=name, daemon=True)
-            self.threads.append(thread)
-            start_thread(thread, supervisor.start_failed, stopped)
+            make = partial(threading.Thread, target=supervisor.run, name=name, daemon=True)
+            self.threads.append(start_thread(make, supervisor.start_failed, stopped))
 
     def stop(self) -> None:
         for supervisor in self.supervisors:
@@ -45,7 +45,8 @@ class _AccountRun:
     def join(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         for thread in self.threads:
-            thread.join(max(0.0, end - time.monotonic()))
+            if thread.is_alive():
+                thread.join(max(0.0, end - time.monotonic()))
         for supervisor, thread in zip(self.supervisors, self.threads, strict=True):
             if thread.is_alive():
                 supervisor.watcher.abandon()
@@ -102,7 +103,7 @@ class AccountRuns:
         """Wait until all watchers have ended after `stop`."""
         self._stopped.wait()
         for run in self._runs.values():
-            for thread in run.threads:
+            for thread in filter(threading.Thread.is_alive, run.threads):
                 thread.join()
 
     def stop(self) -> None:

@@ -306,9 +306,8 @@ class ProcessRunner:
             finally:
                 self._stop.request("finished")
 
-        thread = threading.Thread(target=run, name="body", daemon=True)
-        start_thread(thread, partial(_report_failure, observe, "body"), self._stop.is_set)
-        return thread
+        make = partial(threading.Thread, target=run, name="body", daemon=True)
+        return start_thread(make, partial(_report_failure, observe, "body"), self._stop.is_set)
 
     def _wait_for_stop(self) -> None:
         while not self._stop.wait(3600):
@@ -322,7 +321,8 @@ class ProcessRunner:
         ops.observe(Stopping(self._stop.reason or ""))
         deadline = time.monotonic() + self._settings.stop_seconds
         service.stop()
-        thread.join(max(0.0, deadline - time.monotonic()))
+        if thread.is_alive():  # else it has ended, or there was none to spare before the stop
+            thread.join(max(0.0, deadline - time.monotonic()))
         if thread.is_alive():
             service.abandon()
             self._exit_codes.append(0)

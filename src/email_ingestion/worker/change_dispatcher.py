@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from itertools import chain
 
 from email_ingestion.background import START_SECONDS, start_thread
@@ -130,11 +131,12 @@ class ChangeDispatcher:
         self._counted_at = -BACKLOG_SECONDS
         self._problem: str | None = None
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=self._loop, daemon=True)
+        self._make_thread = partial(threading.Thread, target=self._run, name=self._loop, daemon=True)
+        self._thread = self._make_thread()
 
     def start(self) -> None:
         """Start the thread."""
-        start_thread(self._thread, self._start_failed, self._stopped.is_set)
+        self._thread = start_thread(self._make_thread, self._start_failed, self._stopped.is_set)
 
     def _start_failed(self, error: Exception) -> None:
         self._observe(LoopFailed(self._loop, error, START_SECONDS))
@@ -145,7 +147,8 @@ class ChangeDispatcher:
 
     def join(self) -> None:
         """Wait for the end."""
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def done(self) -> bool:
         """Whether the sink was told of everything that it takes."""

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 
 from email_ingestion.background import start_thread
 from email_ingestion.backoff import backoff
@@ -91,7 +92,7 @@ class Worker:
             self._consumer.unregister()
 
     def _work(self, finished: Callable[[], bool]) -> None:
-        heartbeat = threading.Thread(target=self._heartbeat, name=HEARTBEAT_LOOP, daemon=True)
+        heartbeat = partial(threading.Thread, target=self._heartbeat, name=HEARTBEAT_LOOP, daemon=True)
         start_thread(heartbeat, self._heartbeat_failed, self._stop.is_set)
         while not self._stop.is_set():
             self._observe(LoopTick(LOOP))

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from email_ingestion.background import START_SECONDS, start_thread
 from email_ingestion.backoff import backoff
@@ -138,11 +139,12 @@ class SinkDispatcher:
         self._counted_at = -BACKLOG_SECONDS
         self._failures = 0
         self._proven = True  # it has taken a message since its breaker was last open, or is new to us
-        self._thread = threading.Thread(target=self._run, name=loop_name(name), daemon=True)
+        self._make_thread = partial(threading.Thread, target=self._run, name=loop_name(name), daemon=True)
+        self._thread = self._make_thread()
 
     def start(self) -> None:
         """Start the threads; the first claim is of messages over which an earlier life was killed."""
-        start_thread(self._thread, self._start_failed, self._stopped.is_set)
+        self._thread = start_thread(self._make_thread, self._start_failed, self._stopped.is_set)
 
     def _start_failed(self, error: Exception) -> None:
         self._observe(LoopFailed(loop_name(self._name), error, START_SECONDS))
@@ -159,7 +161,8 @@ class SinkDispatcher:
 
     def join(self) -> None:
         """Wait for the end."""
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def revoke(self, email_id: str) -> bool:
         """Dead-letter a claimed message, as soon as the sink lets go of it if it has it.

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from email_ingestion.background import start_thread
 from email_ingestion.breaker import Breaker
@@ -52,12 +53,11 @@ class SinkExecutor:
         self._results: queue.SimpleQueue[Result] = queue.SimpleQueue()
         self._running: dict[int, tuple[tuple[str, ...], float]] = {}  # by thread: messages, and since when, monotonic
         self._revoked: set[str] = set()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"sink {name} {number}", daemon=True)
+        make = partial(threading.Thread, target=self._work, daemon=True)
+        self._threads = [  # a dispatcher is started after them, and tells when there are none to spare
+            start_thread(partial(make, name=f"sink {name} {number}"), lambda _: None, self._stopped.is_set)
             for number in range(1, max(1, parallel) + 1)
         ]
-        for thread in self._threads:  # a dispatcher is started after it, and tells what is missing
-            start_thread(thread, lambda _: None, self._stopped.is_set)
 
     def submit(self, messages: Sequence[SinkMessage], *, singly: bool = False) -> int:
         """Have messages delivered; return how many results there will be.
