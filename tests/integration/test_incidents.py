@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from email_ingestion.cli.main import app
+from email_ingestion.incidents import assessment
 from email_ingestion.incidents.incident_log import find_incident, open_incident
 from email_ingestion.ops.alert_silences import read_silences
 from email_ingestion.ops.audit_log import write_audit
@@ -87,6 +88,20 @@ def test_an_incident_from_its_opening_to_its_post_mortem(here: Path) -> None:
     assert (listed["number"], listed["state"], listed["alert"]) == (number, "resolved", "EmailIngestionNoWorkers")
     kept = {path.name for path in find_incident(number).folder.iterdir()}
     assert {"initial.md", "update.md", "resolved.md", "postmortem.md", "verification.md", "evidence"} <= kept
+
+
+@pytest.mark.parametrize(
+    ("stream", "scope"),
+    [
+        ({"depth": 1, "oldest_age_seconds": 3.0}, "no account is late: default"),
+        ({"depth": 7, "oldest_age_seconds": 7200.0}, "mail of any account may be late: the oldest of 7 messages waits"),
+        ({"depth": None, "oldest_age_seconds": None}, "whether mail that was fetched is late is not known"),
+    ],
+)
+def test_mail_that_waits_for_a_worker_is_late_though_its_mailbox_is_looked_at(stream: dict, scope: str) -> None:
+    accounts = [{"name": "default", "last_success_age_seconds": 1.0}]
+    (found,) = assessment._scope({"accounts": accounts, "stream": stream})
+    assert found.startswith(scope)
 
 
 def test_an_alert_opens_one_incident_however_often_it_fires_until_that_is_resolved(here: Path) -> None:

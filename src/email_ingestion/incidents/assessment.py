@@ -57,7 +57,20 @@ def _scope(producer: dict[str, Any] | None) -> list[str]:
         for each in producer["accounts"]
         if each["last_success_age_seconds"] is None
     ]
-    return late + never or [f"no account is late: {', '.join(each['name'] for each in producer['accounts'])}"]
+    found = [*late, *never, *_waiting(producer["stream"])]
+    return found or [f"no account is late: {', '.join(each['name'] for each in producer['accounts'])}"]
+
+
+def _waiting(stream: dict[str, Any]) -> list[str]:
+    """Say whether mail that was fetched is late: it waits in the stream, of whichever accounts."""
+    if stream["depth"] is None:
+        return ["whether mail that was fetched is late is not known: Redis cannot be read"]
+    oldest = stream["oldest_age_seconds"]
+    if oldest is None or oldest <= LATE_SECONDS:
+        return []
+    return [
+        f"mail of any account may be late: the oldest of {stream['depth']} messages waits for {oldest / 60:.0f} min"
+    ]
 
 
 def _data_risk(bodies: list[dict[str, Any]]) -> list[str]:
