@@ -53,6 +53,8 @@ def test_every_way_of_looking_finds_the_same(
     for many, looked_at in ((1, 1000), (3, 5), (10, 2)):
         monkeypatch.setattr(mail_pages, "_MANY", many)
         monkeypatch.setattr(mail_pages, "_LOOKED_AT", looked_at)
+        monkeypatch.setattr(mail_pages, "_READ_ANEW", looked_at)
+        monkeypatch.setattr(mail_pages, "_COMMON_SHARE", 0.0)
         monkeypatch.setattr(mail_pages, "_MUCH", many)
         for words in QUERIES:
             assert read(filled, words, only, 7) == plain[words][0], (words, many)

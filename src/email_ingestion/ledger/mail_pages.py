@@ -18,7 +18,15 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func,
 from email_ingestion.ledger.engine import Database, QueryTooSlow
 from email_ingestion.ledger.model import StoredFacts
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, envelope_of
-from email_ingestion.ledger.search import Term, parse, sqlite_condition, sqlite_count, sqlite_probe
+from email_ingestion.ledger.search import (
+    Term,
+    parse,
+    postgresql_estimate,
+    postgresql_probe,
+    sqlite_condition,
+    sqlite_count,
+    sqlite_probe,
+)
 from email_ingestion.ledger.search_filter import SearchFilter, add_fold
 from email_ingestion.ledger.tables import emails
 from email_ingestion.ledger.types import Moment
@@ -28,6 +36,8 @@ _NO_CURSOR = "this is no cursor of a page"
 _MANY = 2000  # messages that have a word which is common
 _MUCH = 20_000  # messages of an account
 _LOOKED_AT = 5000  # messages, one after the other, for a page of common words
+_READ_ANEW = 1000  # the same where each is read for it: PostgreSQL's index cannot be asked about one message
+_COMMON_SHARE = 0.05  # of all messages that have a word which is common on PostgreSQL: some 400 are read for a page
 _COUNTED_AT_ONCE = 100  # messages that a count fetches, and knows of when its time is over
 _FACTS = (*ENVELOPE_COLUMNS, emails.c.raw_ref, emails.c.tags, emails.c.priority, emails.c.defects)
 
@@ -110,7 +120,8 @@ class MailPages:
         with self._database.connect(seconds) as connection:
             add_fold(connection)
             rare, rest = _by_rarity(connection, terms)
-            ids = self._newest(connection, rest, only, limit, after) if rest and not rare else None
+            is_common = bool(rest) and not rare and _is_common(connection, terms)
+            ids = self._newest(connection, rest, only, limit, after) if is_common else None
             if ids is None:
                 query = _page_of([*self._where(connection, words, only, rare, rest), *_behind(after)], limit)
                 ids = list(connection.execute(query).scalars())
@@ -122,8 +133,11 @@ class MailPages:
         """Look at the newest messages one after the other; None where the page is not among them."""
         behind = _behind(after)
         dates = select(emails.c.internaldate).where(*behind).order_by(emails.c.internaldate.desc())
-        floor = connection.execute(dates.limit(1).offset(_LOOKED_AT)).scalar_one_or_none()
-        conditions = [*_filter_conditions(connection, only), sqlite_probe(terms), *behind]
+        on_sqlite = connection.dialect.name == "sqlite"
+        looked_at = _LOOKED_AT if on_sqlite else _READ_ANEW
+        floor = connection.execute(dates.limit(1).offset(looked_at)).scalar_one_or_none()
+        probe = sqlite_probe(terms) if on_sqlite else postgresql_probe(terms)
+        conditions = [*_filter_conditions(connection, only), probe, *behind]
         if floor is not None:
             conditions.append(emails.c.internaldate >= bindparam("floor", floor, Moment))
         found = list(connection.execute(_page_of(conditions, limit)).scalars())
@@ -164,7 +178,8 @@ class MailPages:
             with self._database.connect(seconds) as connection:
                 add_fold(connection)
                 rare, rest = _by_rarity(connection, terms)
-                if only.is_empty and rest and not rare and not any(term.excluded for term in terms):
+                is_plain = only.is_empty and not any(term.excluded for term in terms)
+                if is_plain and rest and not rare and connection.dialect.name == "sqlite":
                     alone = connection.execute(sqlite_count(terms, maximum + 1)).scalar_one()
                     if alone > maximum:
                         return MailCount(maximum, is_exact=False)
@@ -191,7 +206,7 @@ class MailPages:
 
 def _filter_conditions(connection: Connection, only: SearchFilter) -> list[Any]:
     """Return the conditions of a filter; of an account with much mail SQLite shall not sort all of it by date."""
-    if only.account is None:
+    if only.account is None or connection.dialect.name != "sqlite":
         return list(only.conditions(connection.dialect.name))
     mine = emails.c.account == only.account
     some = select(emails.c.account).where(mine).limit(_MUCH).subquery()
@@ -202,12 +217,26 @@ def _filter_conditions(connection: Connection, only: SearchFilter) -> list[Any]:
 
 
 def _by_rarity(connection: Connection, terms: Sequence[Term]) -> tuple[list[Term], list[Term]]:
-    """Return the wanted terms that few messages have, and all others; none at all where that makes no difference."""
+    """Return the wanted terms that few messages have, and all others; PostgreSQL knows that by itself."""
     wanted = [term for term in terms if not term.excluded]
-    if connection.dialect.name != "sqlite" or not wanted:
+    if not wanted:
         return [], []
+    if connection.dialect.name != "sqlite":
+        return [], list(terms)
     rare = [term for term in wanted if connection.execute(sqlite_count([term], _MANY)).scalar_one() < _MANY]
     return rare, [term for term in terms if term not in rare]
+
+
+def _is_common(connection: Connection, terms: Sequence[Term]) -> bool:
+    """Return whether so many messages have all wanted terms that the newest of them are found by looking.
+
+    On SQLite `_by_rarity` has counted them; PostgreSQL says what its statistics let expect.
+    """
+    if connection.dialect.name == "sqlite":
+        return True
+    total = connection.exec_driver_sql("SELECT reltuples FROM pg_class WHERE oid = 'emails'::regclass").scalar_one()
+    (plan,) = connection.execute(postgresql_estimate(terms)).scalar_one()
+    return bool(plan["Plan"]["Plan Rows"] >= max(_MANY, _COMMON_SHARE * total))
 
 
 def _page_of(conditions: Sequence[Any], limit: int) -> Select[Any]:

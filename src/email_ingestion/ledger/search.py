@@ -109,7 +109,32 @@ def postgresql_condition(terms: Sequence[Term]) -> TextClause:
         f" WHERE email_words(part.filename, NULL, NULL, NULL) @@ {_tsquery(number, term)})"
         for number, term in enumerate(terms)
     ]
-    return text(" AND ".join(parts)).bindparams(**{f"term{n}": _fold(term.words) for n, term in enumerate(terms)})
+    return _bound(" AND ".join(parts), terms)
+
+
+def postgresql_probe(terms: Sequence[Term]) -> TextClause:
+    """Make the same condition for looking at one message after the other, as `sqlite_probe`."""
+    parts = [
+        f"{'NOT ' if term.excluded else ''}({_EMAIL_WORDS} @@ {_tsquery(number, term)}"  # noqa: S608 - our own names
+        " OR EXISTS (SELECT 1 FROM attachments AS part WHERE part.email_id = emails.email_id"
+        f" AND email_words(part.filename, NULL, NULL, NULL) @@ {_tsquery(number, term)}))"
+        for number, term in enumerate(terms)
+    ]
+    return _bound(" AND ".join(parts), terms)
+
+
+def postgresql_estimate(terms: Sequence[Term]) -> TextClause:
+    """Make a query for the plan that finds the messages with all wanted `terms`: it says about how many there are."""
+    wanted = [term for term in terms if not term.excluded]
+    where = " AND ".join(f"{_EMAIL_WORDS} @@ {_tsquery(number, term)}" for number, term in enumerate(wanted))
+    return _bound(f"EXPLAIN (FORMAT JSON) SELECT 1 FROM emails WHERE {where}", wanted)  # noqa: S608 - our own names
+
+
+_EMAIL_WORDS = "email_words(emails.subject, emails.from_name, emails.from_addr, emails.text)"
+
+
+def _bound(sql: str, terms: Sequence[Term]) -> TextClause:
+    return text(sql).bindparams(**{f"term{number}": _fold(term.words) for number, term in enumerate(terms)})
 
 
 def _tsquery(number: int, term: Term) -> str:
