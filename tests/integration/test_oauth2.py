@@ -122,8 +122,9 @@ def test_a_refused_client_is_tried_again_some_minutes_later(sandbox: RunningSand
     sandbox.arm_fault("token_invalid_client")
     source = TokenSource(account)
     for _ in range(2):
-        with pytest.raises(OAuth2AuthenticationError, match="invalid_client"):
+        with pytest.raises(OAuth2AuthenticationError, match=r"invalid_client.*compare GOOGLE_CLIENT_ID") as refused:
             source.get_token()
+        assert "--auth-setup" not in str(refused.value)  # a new consent changes nothing
     assert _asked(sandbox) == 1
     mark = account.google_token_file.with_name("token.json.dead")
     mark.write_text(json.dumps(json.loads(mark.read_text()) | {"again": time.time() - 1}))

@@ -37,6 +37,7 @@ PERMANENT_ERRORS = frozenset(
         *("unauthorized_client", "unsupported_grant_type"),
     ]
 )
+CLIENT_ERRORS = frozenset(["invalid_client", "unauthorized_client"])
 DEAD_GRANT_ERRORS = frozenset(
     ["consent_required", "interaction_required", "invalid_grant", "invalid_rapt", "login_required"]
 )
@@ -64,6 +65,11 @@ class TokenRefused(OAuth2AuthenticationError):
     def is_grant_dead(self) -> bool:
         """Whether the grant itself is dead, and not the client or the request wrong."""
         return self.code in DEAD_GRANT_ERRORS
+
+    @property
+    def is_of_client(self) -> bool:
+        """Whether the client is refused, which no new consent changes."""
+        return self.code in CLIENT_ERRORS
 
 
 def request_token(uri: str, form: Mapping[str, str]) -> TokenResponse:

@@ -37,6 +37,7 @@ CONSENT_WARNING_SECONDS = 3 * DAY  # before a consent ends
 RETRY_REFUSED_SECONDS = 600.0  # until a refusal that may have been mended elsewhere is tried again
 ASSERTION_SECONDS = 3600
 TESTING_DAYS = 7  # the life of a consent to an app in Testing status
+CLIENT_HINT = ": compare GOOGLE_CLIENT_ID and GOOGLE_CLIENT_SECRET with those of the provider, then restart"
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 State = Literal["valid", "expired", "reauthorize", "missing"]
@@ -174,7 +175,8 @@ class _RefreshTokenGrant:
         try:
             response = request_token(self._account.google_token_uri, form)
         except TokenRefused as error:
-            message = f"the token endpoint refuses the token ({error}){_likely_cause(consent)}: {CONSENT_HINT}"
+            remedy = CLIENT_HINT if error.is_of_client else f"{_likely_cause(consent)}: {CONSENT_HINT}"
+            message = f"the token endpoint refuses the token ({error}){remedy}"
             self._refusals.put(self._fingerprint(consent), message, final=error.is_grant_dead)
             raise OAuth2AuthenticationError(message) from error
         missing = missing_scope(self._account.oauth2_scope, response.scopes)
