@@ -113,7 +113,8 @@ class EditedSink:
 
     def settle(self) -> None:
         """Mark everything as delivered an hour ago."""
-        self.sql("UPDATE deliveries SET state = 'delivered', due = NULL, attempts = 1, changed_at = :at")
+        delivered = "UPDATE deliveries SET state = 'delivered', due = NULL, attempts = 1, changed_at = :at"
+        self.sql(f"{delivered} WHERE state <> 'delivered'")
 
     def sql(self, statement: str, **values: object) -> None:
         at = self.ledger.owed.now() - timedelta(hours=1)
