@@ -223,7 +223,7 @@ def test_a_second_account_is_added_and_its_mail_seen(stack: Stack, browser: Brow
         page.goto("/mail?q=pallet")
         expect(page.get_by_role("link", name="From the depot")).to_be_visible()
         page.goto("/accounts/depot")
-        assert _problems(page, "/accounts/depot", "{}") == []
+        assert _problems(page, "/accounts/depot") == []
         _shoot(page, "account")
         page.get_by_text("Remove…").click()
         page.get_by_role("button", name="Remove depot").click()
