@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -55,8 +56,9 @@ def here(tmp_path: Path, redis_server: RedisServer, bucket: Bucket) -> Iterator[
         yield made
 
 
-def _letter(uid: int, attachment: bytes) -> RawMessage:
+def _letter(uid: int, attachment: bytes, sender: str = "somebody@example.com") -> RawMessage:
     made = EmailMessage()
+    made["From"] = sender
     made["Subject"] = f"letter {uid}"
     made.set_content("see what is attached")
     made.add_attachment(attachment, maintype="application", subtype="octet-stream", filename="x.bin")
@@ -118,6 +120,31 @@ def test_mail_that_comes_to_need_what_was_just_put_aside_keeps_it(
     bucket.age(40)
     assert told(here, "blobs", "collect")["orphans"] == []
     assert blobs.get(queued.raw_ref or "") == late.raw
+
+
+def test_an_erasure_leaves_nothing_in_the_bucket_but_what_others_have_too(
+    here: Place, bucket: Bucket, blobs: S3BlobStore, redis_server: RedisServer
+):
+    intake = Appender(link(redis_server.url))
+    intake.restart_cursor("default", "INBOX", Cursor(1, 0))
+    mine, shared, anna = b"only hers" * 500, b"of both" * 500, "anna@example.org"
+    delivered = [_letter(1, mine, anna), _letter(2, shared, anna), _letter(3, shared)]
+    intake.append("default", "INBOX", Cursor(1, 0), 3, [_queued(each, blobs) for each in delivered])
+    drained = here.run("worker.py", "--drain")
+    assert drained.returncode == 0, drained.stderr
+    waiting = [_queued(_letter(4, b"on its way" * 500, anna), blobs), _queued(_letter(5, b"also" * 900), blobs)]
+    intake.append("default", "INBOX", Cursor(1, 3), 5, waiting)
+    refs = [reference_to(each) for each in (mine, delivered[0].raw or b"", delivered[1].raw or b"")]
+    assert all(blobs.exists(ref) for ref in (*refs, waiting[0].raw_ref or ""))
+    (aside,) = [each for each in _aged(blobs, -1) if each.ref == refs[0]]
+    assert blobs.remove(aside)  # as a collector does that was wrong: the bytes are put aside
+    erased = here.run("-m", "email_ingestion", "erase", "--sender", anna, "--yes", "--scrub", "--json")
+    report = json.loads(erased.stdout)
+    assert (erased.returncode, report["matched"], report["open"]) == (0, 3, []), erased.stderr
+    assert report["removed"]["blobs"] == 4
+    left = {reference_to(shared), reference_to(delivered[2].raw or b""), waiting[1].raw_ref}
+    assert {reference(name.split("/")[2]) for name in bucket.names() if name[0] != "."} == left
+    assert not any(b"only hers" in content or b"anna@" in content for content in bucket.contents())
 
 
 class Meddled:

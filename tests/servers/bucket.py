@@ -38,6 +38,10 @@ class Bucket:
         """Of the objects below the prefix."""
         return sorted(name.removeprefix("prefix/") for name in self._kept.keys.keys())  # noqa: SIM118 - not a dictionary
 
+    def contents(self) -> list[bytes]:
+        """Of all objects."""
+        return [self._kept.keys[name].value for name in self._kept.keys.keys()]  # noqa: SIM118 - not a dictionary
+
     def age(self, days: float, containing: str = "") -> None:
         """Make objects older whose names have this in them."""
         for name in self._kept.keys.keys():  # noqa: SIM118 - not a dictionary
