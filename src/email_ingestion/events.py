@@ -592,6 +592,12 @@ class ConsumerNotCompared(Event, frozen=True):
     reason: str
 
 
+class ErasuresLookedAt(Event, frozen=True):
+    """So many erasures and restores began and have not erased all that they were to."""
+
+    unfinished: int
+
+
 class RetentionApplied(Event, frozen=True):
     """Mail that was older than it is kept was erased; `held` more would have been, `left` says what could not be."""
 

@@ -46,6 +46,7 @@ LATER = {
     "email_ingestion_consumer_last_proof_timestamp_seconds",  # sinks are compared after a minute
     "email_ingestion_consumer_missing",
     "email_ingestion_contents_lost",  # stored bytes are not verified yet
+    "email_ingestion_erasures_unfinished",  # looked at after five minutes
     "email_ingestion_loop_errors_total",
     "email_ingestion_memory_limit_bytes",  # a machine may have none
     "email_ingestion_memory_used_bytes",

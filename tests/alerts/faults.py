@@ -363,6 +363,8 @@ RESOURCES = (
     Fault("a sink lost mail", {MISSING_THERE: level(37)}, 3, "ConsumerIncomplete P2"),
     Fault("a sink cannot be compared", {PROVED: frozen}, 100, "ConsumerUnproved P3"),
     Fault("a sink could not be compared for an hour", {PROVED: frozen}, 60, ""),
+    Fault("an erasure was killed", {producer("erasures_unfinished"): level(1)}, 130, "ErasureUnfinished P3"),
+    Fault("an erasure goes on", {producer("erasures_unfinished"): level(1)}, 60, ""),
     Fault("stored bytes are lost", {producer("contents_lost"): level(2)}, 3, "ContentsLost P2"),
     Fault("the backup is of the day before yesterday", {BACKUP: now(100_000)}, 8, "BackupMissed P4"),
     Fault("there was never a backup", {BACKUP: gone}, 15, "BackupMissed P4"),

@@ -131,6 +131,7 @@ HEALTHY: Mapping[str, Value] = {
     producer("oauth2_refreshes_total", 'result="error"'): grows(0),
     producer("reconcile_missing"): level(0),
     producer("contents_lost"): level(0),
+    producer("erasures_unfinished"): level(0),
     MISSING_THERE: level(0),
     CHANGE_UNTOLD: now(2),
     CHANGES_REFUSED: level(0),

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from email_ingestion import events
+from email_ingestion.app.nightly_retention import NightlyRetention
 from email_ingestion.backup import restore as restoring
 from email_ingestion.backup.create import rehearse_restore
 from email_ingestion.doctor.machine_checks import check_erasure
@@ -14,6 +16,7 @@ from email_ingestion.erasure.tombstones import TombstoneFile, refuse_unfinished_
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
 from email_ingestion.fleet.redis_server import scratch_redis
 from email_ingestion.ledger.store import Ledger
+from email_ingestion.sinks.files import FilesSink
 from tests.contract.erasing import ANNA, BERT, SILENT, Installations, Kept, identities, kept_mail, letter, message
 from tests.servers.redis import RedisServer
 
@@ -115,6 +118,33 @@ def test_a_backup_of_before_there_were_tombstones_is_restored(kept: Kept, monkey
     assert kept.restore(made)["erased_again"] == 0
     assert kept.delivered() == identities(1, 2)
     assert isinstance(kept.ledger, Ledger)
+
+
+def test_an_erasure_that_was_killed_is_told_until_the_same_order_ends(kept: Kept, monkeypatch: pytest.MonkeyPatch):
+    file = TombstoneFile(kept.settings.erasure_dir)
+
+    def die(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(eraser_module.Eraser, "_finish", die)
+        with pytest.raises(KeyboardInterrupt):
+            kept.erase(sender=ANNA)
+    (mark,) = file.unfinished()
+    assert ANNA not in mark.read_text()
+    assert [each.verdict for each in check_erasure(kept.settings)] == ["degraded", "ok"]
+    seen: list[events.Event] = []
+    NightlyRetention(kept.settings, kept.link, lambda: kept.ledger, seen.append)._run_if_due()
+    assert events.ErasuresLookedAt(1) in seen
+    kept.erase(sender=BERT)
+    assert file.unfinished() == [mark]
+    kept.erase(sender=ANNA)
+    assert file.unfinished() == []
+    with monkeypatch.context() as patch:
+        patch.setattr(FilesSink, "erase", lambda *_: (_ for _ in ()).throw(SinkUnavailable("its disk is away")))
+        kept.deliver(message(7, letter(7)))
+        kept.erase(sender=ANNA)
+    assert len(file.unfinished()) == 1
 
 
 def test_doctor_tells_of_tombstones_that_were_changed_or_cannot_be_read(kept: Kept):

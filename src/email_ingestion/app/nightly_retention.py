@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from email_ingestion.app.account_list import configured_accounts
 from email_ingestion.atomic_files import write_private
 from email_ingestion.background import PeriodicThread
-from email_ingestion.events import LoopFailed, Observe, RetentionApplied
+from email_ingestion.erasure.tombstones import TombstoneFile
+from email_ingestion.events import ErasuresLookedAt, LoopFailed, Observe, RetentionApplied
 from email_ingestion.ops.audit_log import write_audit
 from email_ingestion.routing import Router
 from email_ingestion.settings import Settings
@@ -70,6 +71,7 @@ class NightlyRetention:
         self._thread.close()
 
     def _run_if_due(self) -> None:
+        self._observe(ErasuresLookedAt(len(TombstoneFile(self._settings.erasure_dir).unfinished())))
         with suppress(FileNotFoundError):
             if 0 <= time.time() - self._ran.stat().st_mtime < INTERVAL_SECONDS:
                 return

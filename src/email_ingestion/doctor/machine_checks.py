@@ -83,6 +83,9 @@ def check_erasure(settings: Settings) -> Findings:
     if file.reapply_pending:
         cause = "a restore ended before it erased again what had been erased: no process starts until that is done"
         yield Finding("restore", "failed", cause, "give the restore again, or `email-ingestion erase --reapply`")
+    for mark in file.unfinished() if not file.reapply_pending else ():
+        cause = f"an erasure did not come to its end, or could not erase everything: {mark}"
+        yield Finding("erasure", "degraded", cause, 'give the same order again; docs/erasure.md, "What is unfinished"')
     try:
         found = file.read()
     except EmailIngestionError as error:

@@ -70,6 +70,11 @@ class ErasureSummary:
     untold: dict[str, str] = field(default_factory=dict)  # why, by sink
     unscrubbed: list[str] = field(default_factory=list)  # what still has bytes of what was erased
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that no hold keeps was looked at and erased."""
+        return not (self.unreadable or self.failed_sinks or self.busy_sinks)
+
     def open_points(self) -> Iterator[str]:
         """Yield a sentence for whatever was not erased, or could not be looked at."""
         if self.held:
@@ -145,6 +150,7 @@ class Eraser:
         then is found when the command is given again.
         """
         self.share_tombstones()
+        order = self._file.begin(selector.describe())
         foreign: set[str] = set()
         queued: dict[str, ErasableMessage] = {}
         for _, message in self._find_queued(selector, foreign.add):
@@ -160,6 +166,8 @@ class Eraser:
         self.summary.removed["dead_letters"] += self._queue.remove_dead_letters(sorted(foreign)) if foreign else 0
         self.summary.matched += len(foreign)
         self._finish()
+        if self.summary.is_whole:
+            self._file.end(order)
 
     def reapply(self) -> Iterator[int]:
         """Erase again whatever has a tombstone: after a restore, after older code ran; yield how many were looked at.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ from email_ingestion.errors import ConfigurationError, OperationFailed
 
 NAME = "tombstones.jsonl"
 REAPPLY = "restore-unfinished"
+UNFINISHED = "unfinished-"  # and the hash of an order that began
 PREVIOUS = "previous_sha256"
 PER_LINE = 1_000  # tombstones that came from elsewhere
 
@@ -59,6 +60,25 @@ class TombstoneFile:
     def reapplied(self) -> None:
         """Remove the mark: all that was erased was erased again."""
         self._marker.unlink(missing_ok=True)
+
+    def begin(self, order: Mapping[str, Any]) -> str:
+        """Mark that an erasure begins; return its name, the same when the order is given again.
+
+        Raises ConfigurationError when the directory cannot be written.
+        """
+        conditions = {key: value for key, value in order.items() if key != "before"}  # which is another each time
+        name = hashlib.sha256(json.dumps([conditions, "before" in order], sort_keys=True).encode()).hexdigest()[:16]
+        write_private(self.path.with_name(f"{UNFINISHED}{name}"), json.dumps({"order": dict(order)}) + "\n")
+        return name
+
+    def end(self, name: str) -> None:
+        """Remove the mark of an erasure: nothing of what was found is left."""
+        self.path.with_name(f"{UNFINISHED}{name}").unlink(missing_ok=True)
+
+    def unfinished(self) -> list[Path]:
+        """Return the marks of erasures that did not come to their end, or could not erase everything, and restores."""
+        marks = sorted(self.path.parent.glob(f"{UNFINISHED}*"))
+        return [*marks, self._marker] if self.reapply_pending else marks
 
     def append(self, tombstones: Collection[str], run: str) -> None:
         """Append tombstones and sync them to the disk. Raises ConfigurationError when the file cannot be written."""

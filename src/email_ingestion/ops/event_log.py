@@ -117,6 +117,7 @@ LOG_RULES: dict[type[Event], LogRule] = {
     events.ConsumersProved: LogRule("consumers_proved", DEBUG),
     events.ConsumerCompared: LogRule("consumer_compared", lambda event: ERROR if event.missing else INFO),
     events.ConsumerNotCompared: LogRule("consumer_not_compared", WARNING, repeats=True),
+    events.ErasuresLookedAt: LogRule("erasures_looked_at", lambda event: WARNING if event.unfinished else DEBUG),
     events.RetentionApplied: LogRule("retention_applied", lambda event: WARNING if event.left else INFO),
     events.SignalReceived: LogRule("signal_received", lambda event: INFO if event.signal == "SIGHUP" else WARNING),
     events.Notified: LogRule("operator_notified", lambda event: INFO if event.sent else ERROR),

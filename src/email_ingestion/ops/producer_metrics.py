@@ -68,6 +68,7 @@ class ProducerMetrics:
             events.NeedsOperator: self._needs_operator,
             events.Reconciled: self._reconciled,
             events.ContentsVerified: self._verified,
+            events.ErasuresLookedAt: lambda event: self._set_unfinished(event.unfinished),
             events.CanarySeen: self._canary_seen,
             events.Notified: lambda event: self._notices.labels("sent" if event.sent else "failed").inc(),
         }
@@ -169,6 +170,9 @@ class ProducerMetrics:
 
         self._set_lost = factory.optional_gauge(
             "contents_lost", "Stored contents that are missing or damaged and could not be fetched again."
+        )
+        self._set_unfinished = factory.optional_gauge(
+            "erasures_unfinished", "Erasures and restores that began and have not erased all that they were to."
         )
         self._set_verified = factory.optional_gauge(
             "contents_verified_timestamp_seconds", "Unix time at which all stored bytes had been read and compared."
