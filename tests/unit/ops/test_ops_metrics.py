@@ -76,6 +76,7 @@ def fed(ops: Ops) -> Ops:
         events.Reconciled("default", 2, 0, 0),
         events.Reconciled("second", 3, 0, 0),
         events.ContentsVerified(10, 5000, 1, 2, 0.5),
+        events.ErasuresLookedAt(0),
         events.ConsumersProved({"database": (0, 1.0)}),
         events.ConsumerCompared("database", 0, 0, 0.5),
         events.ConsumerNotCompared("database", "it is away"),
