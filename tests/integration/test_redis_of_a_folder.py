@@ -24,8 +24,11 @@ def test_it_starts_whatever_the_folder_is_called(tmp_path: Path, name: str):
     url = start_redis(data, pid_file, log, "secret")
     server = psutil.Process(int(pid_file.read_text()))
     try:
-        with redis.Redis.from_url(url) as client:
+        with redis.Redis.from_url(url) as client, client.pipeline(transaction=True) as transaction:
             client.set("{email_ingestion}:x", "1")
+            transaction.xadd("{email_ingestion}:y", {"a": "1"})
+            transaction.set("{email_ingestion}:z", "1")
+            transaction.execute()
         server.terminate()
         server.wait(60)
         port = int(url.rpartition(":")[2].partition("/")[0])
@@ -33,6 +36,12 @@ def test_it_starts_whatever_the_folder_is_called(tmp_path: Path, name: str):
         server = psutil.Process(int(pid_file.read_text()))
         with redis.Redis.from_url(url) as client:
             assert client.get("{email_ingestion}:x") == b"1"
+            assert client.xlen("{email_ingestion}:y") == 1  # a script's writes are a transaction in the file, too
+        with redis.Redis(port=port) as stranger:
+            assert stranger.ping()
+            assert stranger.dbsize() == 3
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                stranger.get("{email_ingestion}:x")
     finally:
         server.kill()
         server.wait(60)

@@ -19,7 +19,7 @@ import psutil
 from email_ingestion.atomic_files import write_private
 from email_ingestion.errors import OperationFailed
 from email_ingestion.fleet.managed_processes import find_process, list_processes, start_all
-from email_ingestion.fleet.redis_server import restart_redis, start_command
+from email_ingestion.fleet.redis_server import restart_redis
 from email_ingestion.fleet.sandbox_stack import DATA, READY
 from email_ingestion.fleet.subprocesses import spawn, terminate
 from email_ingestion.oauth2.consent import authorize
@@ -128,7 +128,7 @@ def _mend_redis(settings: Settings, _known: dict[str, Any]) -> None:
 
 
 def _redis_hint(_settings: Settings) -> str:
-    return f"systemd does not know this Redis; here it starts with: {' '.join(start_command(Path('data')))} &"
+    return "systemd does not know this Redis; here it starts with: ./scripts/start.sh --sandbox"
 
 
 # -- the mailbox

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from email_ingestion.atomic_files import write_private
@@ -36,8 +36,13 @@ save ""
 maxmemory-policy noeviction
 user {user} on #{digest} resetchannels ~{{email_ingestion* +@all -@admin -@dangerous \
 +info +bgrewriteaof +bgsave +slowlog|get
-user default on nopass resetkeys resetchannels -@all +@connection -@admin -@dangerous +info +dbsize
-"""  # the users of config/redis.conf: without the password only ping, info and dbsize
+user default on >{loader} resetchannels ~{{email_ingestion* +@all -@admin -@dangerous +acl|setuser
+"""
+
+# As in config/redis.conf: without the password only ping, info and dbsize. But not before the append-only file is
+# loaded: that is done by `default`, and a Redis without the correction of redis#14541 leaves out every transaction with
+# something that `default` may not do. Whatever our scripts write is one. Until then nobody knows its password.
+RESTRICTED = "ACL SETUSER default reset on nopass -@all +@connection -@admin -@dangerous +info +dbsize"
 
 SCRATCH = """\
 bind 127.0.0.1
@@ -68,10 +73,11 @@ def start_redis(data: Path, pid_file: Path, log: Path, password: str) -> str:
             directory.mkdir(parents=True, exist_ok=True)
             pid_file.parent.mkdir(parents=True, exist_ok=True)
             places = {"directory": _quoted(directory), "pid_file": _quoted(pid_file.resolve())}
-            write_private(config, CONFIG.format(port=port, **places, user=SERVICE_USER, digest=digest))
+            users = {"user": SERVICE_USER, "digest": digest, "loader": secrets.token_hex(16)}
+            write_private(config, CONFIG.format(port=port, **places, **users))
         except OSError as error:
             raise ConfigurationError(f"cannot write {directory}: {error.strerror}") from error
-        spawn([program, str(config)], log, lambda: pid_file.exists() and _answers(port), seconds=START_SECONDS)
+        _spawn(config, program, pid_file, log, port)
 
     (port,) = start_on_free_ports([USUAL_PORT], launch)
     return f"redis://{SERVICE_USER}:{password}@127.0.0.1:{port}/0"
@@ -80,13 +86,21 @@ def start_redis(data: Path, pid_file: Path, log: Path, password: str) -> str:
 def restart_redis(data: Path, pid_file: Path, log: Path, port: int) -> None:
     """Start the server that `start_redis` configured, with its data. Raises as `start_redis` does."""
     pid_file.unlink(missing_ok=True)
-    spawn(start_command(data), log, lambda: pid_file.exists() and _answers(port), seconds=START_SECONDS)
-
-
-def start_command(data: Path) -> list[str]:
-    """Return the command that starts it. Raises ConfigurationError when there is no server program."""
     program = find_redis_server()
-    return [program, str(_directory(data, program) / "redis.conf")]
+    _spawn(_directory(data, program) / "redis.conf", program, pid_file, log, port)
+
+
+def _spawn(config: Path, program: str, pid_file: Path, log: Path, port: int) -> None:
+    """Start it, wait until it has loaded its data, and restrict `default`."""
+    try:
+        found = re.search(r"^user default on >(\S+)", config.read_text(), re.MULTILINE)
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {config}: {error.strerror}") from error
+
+    def serves() -> bool:
+        return pid_file.exists() and (_restrict(port, found[1]) if found else _run(port, "PING") == ["+PONG"])
+
+    spawn([program, str(config)], log, serves, seconds=START_SECONDS)
 
 
 def _directory(data: Path, program: str) -> Path:
@@ -151,12 +165,24 @@ def _major(program: str) -> int:
     return int(found[1]) if found else 0
 
 
-def _answers(port: int, password: str = "") -> bool:
+def _answers(port: int, password: str) -> bool:
     """Return whether it serves; while it loads its data it answers with an error."""
-    greeting = f"AUTH {password}\r\n" if password else "PING\r\n"
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
-            connection.sendall(greeting.encode())
-            return connection.recv(16).startswith((b"+PONG", b"+OK"))
-    except OSError:
-        return False
+    return _run(port, f"AUTH {password}", "PING") == ["+OK", "+PONG"]
+
+
+def _restrict(port: int, loader: str) -> bool:
+    """Restrict `default`, which has loaded the data; return whether that is done."""
+    return _run(port, f"AUTH {loader}", "PING", RESTRICTED) == ["+OK", "+PONG", "+OK"]
+
+
+def _run(port: int, *commands: str) -> list[str]:
+    """Run commands until one fails; return the lines of the answers, without the failure of a connection."""
+    answers: list[str] = []
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+        lines = connection.makefile("r")
+        for command in commands:
+            connection.sendall(f"{command}\r\n".encode())
+            answers.append(lines.readline().rstrip())
+            if not answers[-1].startswith("+"):
+                break
+    return answers
