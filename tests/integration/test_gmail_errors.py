@@ -51,7 +51,6 @@ def watched(
     for name, seconds in {"PROBED": 0.1, "SOON": 0.1, "LOGIN": 0.1, "OPERATOR": 0.1, "OPERATOR_CAP": 0.3}.items():
         monkeypatch.setattr(account_backoff, f"{name}_SECONDS", seconds)
     monkeypatch.setattr(account_backoff, "REFUSED_SECONDS", 0.3)
-    monkeypatch.setattr(account_backoff, "FRESH_TOKEN_SECONDS", 0.1)
     monkeypatch.setattr(account_backoff, "BROWSER_SECONDS", 0.3)
     monkeypatch.setattr(quarantine, "FIRST_SECONDS", 0.1)
     made = Watched(sandbox, redis_server, tmp_path)
@@ -279,18 +278,6 @@ def test_a_stale_token_is_refreshed_once_without_a_word(watched: Watched):
     assert watched.heard.of(ConnectionFailed) == []
     assert watched.heard.of(NeedsOperator) == []
     assert watched.sandbox.with_stats(lambda stats: stats.token_requests) == 1
-
-
-def test_a_fresh_token_that_is_refused_at_first_is_shown_once_more_before_a_person_is_asked(
-    watched: Watched, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(account_backoff, "REFUSED_SECONDS", 3600.0)
-    watched.arm_fault("stale_token", count=2)  # the one of before, and the fresh one
-    with watched.running():
-        watched.arrives()
-    assert [error.partition(" ")[0] for error in watched.told(ConnectionFailed)] == ["TokenRejected"]
-    assert watched.heard.of(NeedsOperator) == []
-    assert watched.sandbox.with_stats(lambda stats: stats.token_requests) == 1  # no other token than the fresh one
 
 
 def test_a_lookup_that_failed_is_tried_three_times_before_a_person_is_asked(watched: Watched):

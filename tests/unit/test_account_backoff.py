@@ -21,7 +21,7 @@ from email_ingestion.errors import (
     StaleCursor,
     TokenRefreshError,
 )
-from email_ingestion.mailbox.imap_errors import LookupFailed, TokenRejected, WebLoginRequired
+from email_ingestion.mailbox.imap_errors import LookupFailed, WebLoginRequired
 from email_ingestion.producer.account_backoff import FREE_QUARANTINES, AccountBackoff
 from email_ingestion.producer.suspicion import MessageQuarantined
 
@@ -73,14 +73,6 @@ def test_a_login_after_a_long_session_is_the_first_again():
 
 def test_refused_credentials_are_tried_once_in_a_quarter_of_an_hour(backoff: AccountBackoff):
     assert set(seconds(backoff, AuthenticationFailed("x"), 5)) == {900}
-
-
-def test_a_fresh_token_that_is_refused_is_shown_again_after_a_minute_and_then_like_any_credentials(
-    backoff: AccountBackoff,
-):
-    assert seconds(backoff, TokenRejected("x"), 3) == [60, 900, 900]
-    backoff.reset()
-    assert [backoff.after(TokenRejected("x")).kind for _ in range(2)] == ["transient", "operator"]
 
 
 def test_too_many_connections_waits_half_a_minute_to_a_quarter_of_an_hour(backoff: AccountBackoff):

@@ -5,8 +5,7 @@
     throttled       IMAPThrottledError     the time it asks for, else 30 s, doubling to 15 min
     locked_out      IMAPLockedOut          an hour, doubling to a day, over restarts too
     gone            MailboxGone            list the mailboxes again
-    credentials     AuthenticationFailed   a person; TokenRejected: a forced refresh and a minute before, LookupFailed:
-                                           three tries
+    credentials     AuthenticationFailed   a person; TokenRejected: one forced refresh before, LookupFailed: three tries
     browser         WebLoginRequired       a person; looked at hourly
     operator, bug   AuthenticationFailed at the login, else IMAPCommandRefused: a person; now and then
 

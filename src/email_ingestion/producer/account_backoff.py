@@ -25,7 +25,7 @@ from email_ingestion.errors import (
     SessionExpired,
     StaleCursor,
 )
-from email_ingestion.mailbox.imap_errors import LookupFailed, TokenRejected, WebLoginRequired
+from email_ingestion.mailbox.imap_errors import LookupFailed, WebLoginRequired
 from email_ingestion.producer.suspicion import MessageQuarantined
 
 Kind = Literal["normal", "transient", "throttled", "locked_out", "operator"]
@@ -34,7 +34,6 @@ RECOVERY_SECONDS = 30.0  # CB_RECOVERY_TIMEOUT as it comes
 THROTTLED_CAP_SECONDS = 900.0
 ASKED_SPREAD_SECONDS = 10.0  # added to the time that a server asks for, so that accounts do not come back together
 REFUSED_SECONDS = 900.0  # between two logins with credentials that were refused
-FRESH_TOKEN_SECONDS = 60.0  # until a fresh access token that was refused is shown once more
 BROWSER_SECONDS = 3600.0  # until it is looked whether the owner has confirmed the login in a browser
 OPERATOR_SECONDS = 15.0  # the first delay of a setting or command that a person must mend; it doubles up to the next
 OPERATOR_CAP_SECONDS = 900.0
@@ -161,8 +160,6 @@ class AccountBackoff:
         self._refusals += 1
         if isinstance(error, LookupFailed) and self._refusals < LOOKUP_TRIES:
             return Delay("transient", self.next_delay())
-        if isinstance(error, TokenRejected) and self._refusals == 1:  # the server may learn of it late
-            return Delay("transient", FRESH_TOKEN_SECONDS)
         if isinstance(error, WebLoginRequired):
             return Delay("operator", BROWSER_SECONDS)
         if isinstance(error, AuthenticationFailed):

@@ -1,9 +1,5 @@
 """Connects one account: gets a token, logs in, and refreshes the token once when the server refuses it.
 
-A fresh token that is refused is shown once more, later: servers hear of a new token late at times, or refuse a good one
-for a moment (reported of Gmail, of Exchange Online and of servers whose token endpoint replicates). After that each
-login has a new one.
-
 It knows from one session to the next which optional commands the server hangs up over: they are done without for an
 hour. What a server wants told (ALERT), and what it refuses, is announced once.
 """
@@ -51,7 +47,6 @@ class Connector:
         self.credentials_version = credentials_version
         self._observe = observe
         self._refused: str | None = None  # the token that the server did not take last
-        self._refused_again = False  # it was shown twice
         self._hang_ups: Counter[str] = Counter()
         self._distrusted: dict[str, float] = {}  # command -> until when
         self._told_refused: tuple[str, ...] = ()
@@ -60,7 +55,7 @@ class Connector:
     def connect(self) -> ImapMailbox:
         """Return a logged-in connection; raises as `ImapMailbox.login` and `TokenRefresher.get` do."""
         refused = self._refused
-        token = self._tokens.get(rejected=refused if self._refused_again else None) if self._tokens else None
+        token = self._tokens.get(rejected=refused) if self._tokens else None
         try:
             return self._imap.run(lambda: self._login(token))
         except TokenRejected:
@@ -85,7 +80,6 @@ class Connector:
             self._on_login()
             connection.login(token)
         except TokenRejected:
-            self._refused_again = self._refused_again or token == self._refused
             self._refused = token
             self.report(connection)
             connection.close()
@@ -94,7 +88,7 @@ class Connector:
             self.review(connection)
             connection.close()
             raise
-        self._refused, self._refused_again = None, False
+        self._refused = None
         self._observe(Connected(self._account.name, time.monotonic() - started))
         return connection
 

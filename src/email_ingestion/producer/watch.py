@@ -408,8 +408,7 @@ class Watcher:
             return
         self._report_state("needs_operator" if delay.kind == "operator" else "waiting")
         if delay.kind != "locked_out":  # its end is in Redis, and waited for by `_wait_out_lockout`
-            refused = delay.kind == "operator" or isinstance(error, AuthenticationFailed)
-            self.is_outdated = self._pause(delay.seconds, until_changed=refused)
+            self.is_outdated = self._pause(delay.seconds, until_changed=delay.kind == "operator")
 
     def _dependency_failed(self, error: TransientError) -> None:
         """Wait shortly, because Redis or the ledger is away."""
