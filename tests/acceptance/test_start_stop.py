@@ -60,7 +60,7 @@ def test_one_command_carries_the_sample_mail_and_one_ends_it_all(demo: Place):
     assert pids.keys() == {"producer", "worker", "web", "sandbox", "redis"}
     web = json.loads((demo.folder / "pids" / "web.json").read_text())["web_url"]
     assert web in first.stdout
-    assert web in demo.run(*COMMAND, "status").stdout
+    until(lambda: web in demo.run(*COMMAND, "status").stdout, "the pages answer")
     with urllib.request.urlopen(f"{web}/healthz", timeout=10) as answer:
         assert answer.read() == b"alive\n"
 

@@ -41,7 +41,7 @@ def test_a_command_reads_and_says_letters_in_every_locale(tmp_path: Path, locale
     path = os.fsencode(tmp_path) + "/Grüße.eml".encode()
     Path(os.fsdecode(path)).write_bytes(MAIL)
     said = parsed(path, **locale)
-    assert "Grüße.eml" in said
+    assert "Grüße.eml" in said.replace("\n", "")  # a long path is broken
     assert "Grüße 🎉" in said
     assert "日本語 €" in said
 

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -49,18 +49,19 @@ def frozen(url: str) -> Iterator[None]:
     """Stop all processes of the server: the kernel goes on to take connections for it."""
     engine = create_engine(url)
     with engine.connect() as connection:
-        backend = psutil.Process(connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one())
+        postmaster = psutil.Process(connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()).parent()
     engine.dispose()
-    postmaster = backend.parent()
     assert postmaster
     stopped = [postmaster.pid, *(each.pid for each in postmaster.children())]
     for pid in stopped:
-        os.kill(pid, signal.SIGSTOP)
+        with suppress(ProcessLookupError):  # that of the connection from before may have ended
+            os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
         for pid in stopped:
-            os.kill(pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def test_every_page_and_call_answers_soon_and_says_what_is_not_known(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from email_ingestion.settings import SANDBOX_PROFILE, Settings, environment
 STEM = "web"
 START_SECONDS = 20.0
 POLL_SECONDS = 0.1
-ANSWER_SECONDS = 2.0
+ANSWER_SECONDS = 5.0
 PROGRAMS = ("email-ingestion", "email_ingestion")  # the console script, and `python -m`
 
 
