@@ -27,7 +27,7 @@ def redirect_output(log_dir: Path, stem: str) -> str:
 
     Children inherit that. Returns the text of a file that was removed: nobody else can read it any more.
     """
-    removed = ""
+    removed: list[str] = []
     with suppress(OSError, ValueError):
         log = (log_dir / f"{stem}.log").stat()
         if not stat.S_ISREG(log.st_mode):
@@ -41,9 +41,10 @@ def redirect_output(log_dir: Path, stem: str) -> str:
                     former = os.dup(descriptor)
                     os.dup2(file, descriptor)
                     os.close(file)
-                    removed = _take(Path(f"/proc/self/fd/{former}")) or removed if is_removed else removed
+                    if is_removed and (text := _take(Path(f"/proc/self/fd/{former}"))):
+                        removed.append(text)
                     os.close(former)
-    return removed
+    return "\n".join(removed)
 
 
 class RawOutput:
