@@ -11,17 +11,14 @@ from typing import Any
 import httpx
 import pytest
 
-from email_ingestion.errors import PermanentError, TransientError
 from email_ingestion.ledger.api_tokens import Scope
 from email_ingestion.ledger.store import open_ledger
 from email_ingestion.ops.audit_log import read_audit
 from email_ingestion.overrides import PAUSE
-from email_ingestion.records import Cursor
-from email_ingestion.stream import Appender, Consumer, Keys, SharedOverrides, open_link
+from email_ingestion.stream import Keys, SharedOverrides, open_link
 from email_ingestion.stream.dead_letter_file import verify_file
-from email_ingestion.stream.dead_letters import dead_letter_fields
 from tests.servers.api import delivered, letter
-from tests.servers.links import link, message
+from tests.servers.links import fill_dead_letters
 from tests.servers.processes import Place, place, until
 from tests.servers.redis import RedisServer
 
@@ -31,15 +28,7 @@ SINK = "ndjson:further.jsonl"
 @pytest.fixture
 def here(tmp_path: Path, redis_server: RedisServer) -> Iterator[Place]:
     """A place with a delivered message, three dead letters of one kind and two of another, and a web process."""
-    consumer = Consumer(link(redis_server.url), "here-worker-1", 60.0)
-    consumer.ensure_group()
-    appender = Appender(link(redis_server.url))
-    cursor = appender.restart_cursor("default", "INBOX", Cursor(1, 0))
-    appender.append("default", "INBOX", cursor, 5, [message(uid) for uid in range(1, 6)])
-    for number, each in enumerate(consumer.read_new(100, block=False)):
-        error = PermanentError("it does not fit") if number < 3 else TransientError("the sink is away")
-        fields = dead_letter_fields("permanent" if number < 3 else "max_retries", 1, error, "", "here-worker-1")
-        assert consumer.dead_letter(each, fields)
+    fill_dead_letters(redis_server.url, "it does not fit")
     with place(tmp_path / "here", redis_server.url, SINKS=f"database,{SINK}") as it:
         delivered(it, [letter(7, b"From: a@example.org\r\nSubject: one\r\n\r\nhello")])
         it.web()

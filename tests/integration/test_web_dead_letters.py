@@ -10,14 +10,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from email_ingestion.errors import PermanentError, TransientError
 from email_ingestion.ops.audit_log import read_audit
-from email_ingestion.records import Cursor
 from email_ingestion.settings import Settings
-from email_ingestion.stream import Appender, Consumer, DeadLetterQueue, Keys, open_link
+from email_ingestion.stream import DeadLetterQueue, Keys, open_link
 from email_ingestion.stream.dead_letter_file import verify_file
-from email_ingestion.stream.dead_letters import dead_letter_fields
-from tests.servers.links import link, message
+from tests.servers.links import fill_dead_letters
 from tests.servers.redis import RedisServer
 from tests.servers.web import SECONDS, Visitor, running_pages, web_settings
 
@@ -27,15 +24,7 @@ PATH = "/dead-letters"
 @pytest.fixture
 def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
     """A queue with three letters of one kind and two of another."""
-    consumer = Consumer(link(redis_server.url), "here-worker-1", 60.0)
-    consumer.ensure_group()
-    appender = Appender(link(redis_server.url))
-    cursor = appender.restart_cursor("default", "INBOX", Cursor(1, 0))
-    appender.append("default", "INBOX", cursor, 5, [message(uid) for uid in range(1, 6)])
-    for number, each in enumerate(consumer.read_new(100, block=False)):
-        error = PermanentError("it <b>does not</b> fit") if number < 3 else TransientError("the sink is away")
-        fields = dead_letter_fields("permanent" if number < 3 else "max_retries", 1, error, "", "here-worker-1")
-        assert consumer.dead_letter(each, fields)
+    fill_dead_letters(redis_server.url, "it <b>does not</b> fit")
     return web_settings(tmp_path, redis_server.url)
 
 

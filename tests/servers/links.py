@@ -6,11 +6,12 @@ import hashlib
 from datetime import UTC, datetime
 
 from email_ingestion.breaker import Breaker, BreakerPolicy
-from email_ingestion.errors import RedisConnectionError
+from email_ingestion.errors import PermanentError, RedisConnectionError, TransientError
 from email_ingestion.events import Event
-from email_ingestion.records import Envelope, RawMessage
+from email_ingestion.records import Cursor, Envelope, RawMessage
 from email_ingestion.settings import RedisAddress
-from email_ingestion.stream import Keys, RedisLink, connect
+from email_ingestion.stream import Appender, Consumer, Keys, RedisLink, connect
+from email_ingestion.stream.dead_letters import dead_letter_fields
 
 
 def link(url: str | RedisAddress, observe=lambda event: None, **policy) -> RedisLink:
@@ -39,6 +40,19 @@ def message(
         "sha256": hashlib.sha256(raw).hexdigest(),
     }
     return RawMessage(Envelope(**(values | fields)), raw)
+
+
+def fill_dead_letters(url: str, permanent: str) -> None:
+    """Leave three dead letters of one kind, with the words of a PermanentError, and two of another."""
+    consumer = Consumer(link(url), "here-worker-1", 60.0)
+    consumer.ensure_group()
+    appender = Appender(link(url))
+    cursor = appender.restart_cursor("default", "INBOX", Cursor(1, 0))
+    appender.append("default", "INBOX", cursor, 5, [message(uid) for uid in range(1, 6)])
+    for number, each in enumerate(consumer.read_new(100, block=False)):
+        error = PermanentError(permanent) if number < 3 else TransientError("the sink is away")
+        fields = dead_letter_fields("permanent" if number < 3 else "max_retries", 1, error, "", "here-worker-1")
+        assert consumer.dead_letter(each, fields)
 
 
 def history_uids(url: str) -> set[int]:
