@@ -44,13 +44,15 @@ class MailServer:
         """All of them in one command (MULTIAPPEND): a Cyrus syncs its disk after each."""
         literals = b"".join(b" {%d+}\r\n%b" % (len(raw), raw) for raw in messages)
         name = imapclient.imap_utf7.encode(folder).replace(b'"', b'\\"')
-        line = b"x1 NO Mailbox was deleted under us"  # says a Dovecot that ends the sessions of the former folder
-        while b"deleted under us" in line:
+        line = b""
+        for _ in range(5):  # a Dovecot ends the sessions of a former folder, and mends an index that it broke
             with self.client() as client:
                 client._imap.send(b'x1 APPEND "%b"%b\r\n' % (name, literals))
                 while not (line := client._imap.readline()).startswith(b"x1 "):
                     assert line
-        assert line.startswith(b"x1 OK"), line
+            if line.startswith(b"x1 OK"):
+                return
+        raise AssertionError(line)
 
     def held(self) -> Counter[str]:
         """What lies in the three folders now, by SHA-256."""
@@ -143,6 +145,14 @@ def stored(here: Place, server: MailServer) -> Counter[str]:
     return Counter(sha256 for (sha256,) in rows)
 
 
+def all_is_stored(here: Place, server: MailServer) -> bool:
+    """Whether everything is here that the server holds now: a Dovecot may lose what it held (docs/servers.md)."""
+    try:
+        return server.held().keys() <= stored(here, server).keys()
+    except imapclient.exceptions.IMAPClientError:
+        return False  # that Dovecot, before it has mended the folder
+
+
 def test_all_mail_of_two_families_of_servers_arrives_whatever_happens_to_it_meanwhile(
     tmp_path: Path, redis_server: RedisServer
 ):
@@ -156,10 +166,10 @@ def test_all_mail_of_two_families_of_servers_arrives_whatever_happens_to_it_mean
             sent[server].update(map(digest, messages))
 
         def everything_comes(server: MailServer, what: str) -> None:
-            held = server.held().keys()
             try:
-                until(lambda: held <= stored(here, server).keys(), f"{what} of {server.name}", 180)
+                until(lambda: all_is_stored(here, server), f"{what} of {server.name}", 180)
             except AssertionError as error:
+                held = server.held().keys()
                 missing = len(held - stored(here, server).keys())
                 raise AssertionError(
                     f"{error}; {missing} of {len(held)}; {server.shown()}; {shown(here, producer)}"
@@ -185,6 +195,7 @@ def test_all_mail_of_two_families_of_servers_arrives_whatever_happens_to_it_mean
         for server in accounts:
             everything_comes(server, "what is in the new folder")
             deliver(server, "INBOX", letters("late", 3))
+            deliver(server, server.folders[0], letters("later", 3))
             everything_comes(server, "new mail")
             assert set(stored(here, server).values()) == {1}
             assert stored(here, server).keys() <= sent[server]

@@ -25,7 +25,7 @@ from gmail_sandbox import RunningSandbox, SandboxSettings, running_sandbox
 from tests.servers.browser import NARROW, PATIENCE_MS, WIDE, Visit, running_browser, visit
 from tests.servers.dovecot import PASSWORD, USER, running_dovecot
 from tests.servers.processes import Place, Running, gmail_settings, place, until
-from tests.servers.redis import running_redis
+from tests.servers.redis import RedisServer, running_redis
 
 INVENTED = 30  # messages of the sandbox
 PDF = b"%PDF-1.4\nthe contract\n%%EOF\n"
@@ -70,6 +70,7 @@ class Stack:
     web: Running
     url: str
     sandbox: RunningSandbox
+    redis: RedisServer
 
     def login_link(self, role: Role = "operator") -> str:
         token = (self.here.folder / "data" / "ops-token").read_text().strip()
@@ -100,7 +101,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         here.worker()
         until(lambda: here.rows("SELECT 1 FROM deliveries WHERE state = 'delivered'"), "mail is delivered")
         until(lambda: len(here.rows()) >= wanted, "all mail is there")
-        yield Stack(here, web, web.url("web_url"), sandbox)
+        yield Stack(here, web, web.url("web_url"), sandbox, redis)
 
 
 def _left_out(sandbox: Any) -> list[Any]:
@@ -268,7 +269,10 @@ def test_one_message_is_erased_after_a_look_at_what_goes(stack: Stack, browser: 
         page = seen.page
         page.goto("/mail?q=forget")
         page.get_by_role("link", name="Please forget this").click()
-        page.get_by_role("link", name="Erase it…").click()
+        stack.redis.freeze()
+        with page.expect_response(lambda answer: answer.status == 503):
+            page.get_by_role("link", name="Erase it…").click()
+        stack.redis.thaw()  # the page looks once more on its own
         expect(page.get_by_role("row", name="messages in the database")).to_contain_text("1")
         page.get_by_role("button", name="Erase it for good").click()
         expect(page.get_by_text("It is erased")).to_be_visible()  # the page of an order loads itself again
