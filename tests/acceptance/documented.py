@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
 from email_ingestion.cli.main import COMMANDS
@@ -40,6 +41,7 @@ class Listed:
         return fnmatch(relative(page), self.page) and bool(re.fullmatch(self.text, command))
 
 
+@cache
 def relative(page: Path) -> str:
     return page.relative_to(ROOT).as_posix() if page.is_relative_to(ROOT) else page.name
 
@@ -53,6 +55,7 @@ def pages() -> list[Path]:
     return [path for path in PAGES if "runbooks" not in path.parts]
 
 
+@cache
 def commands(page: Path) -> list[str]:
     """Return everything on a page that can be typed, once each, in its order."""
     return list(dict.fromkeys([*_of_blocks(page), *_of_text(page)]))

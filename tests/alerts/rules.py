@@ -13,7 +13,8 @@ ALERTS = CONFIG / "alerts.yml"
 
 
 def groups(path: Path = ALERTS) -> list[dict[str, Any]]:
-    return yaml.safe_load(path.read_text())["groups"]
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where it is there, is ten times as quick
+    return yaml.load(path.read_text(), loader)["groups"]
 
 
 def alerts() -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from tests.drills.addresses import free_addresses, literal_addresses
@@ -20,6 +21,7 @@ DRILL_SECONDS = 280.0
 WITH_ALERTS_SECONDS = 900.0
 
 
+@cache
 def procedures(folder: Path = RUNBOOKS) -> list[Procedure]:
     """All that are drilled, page by page. Raises BadRunbook."""
     return [procedure for page in pages(folder) for procedure in page.procedures]
