@@ -149,6 +149,7 @@ def test_mail_comes_into_postgresql_from_pods_that_may_write_their_volumes_only(
     pods.done_by("exec", "producer-producer", "python", "-c", DELIVER_LARGE)
     until(lambda: stored() == "301 301", "a large message came by the bucket")
 
+    assert pods.inside("producer-producer", "redis-cli", "-h", "redis", "ping").stdout.strip() == "PONG"
     _operators_commands(pods)
     _pages(pods)
     # A worker that is killed, and one that is stopped.
