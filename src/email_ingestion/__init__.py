@@ -5,6 +5,18 @@ The names in `__all__` are the public API, for sinks of your own: docs/api.md. E
 
 from __future__ import annotations
 
+import os
+import sys
+
+# On a disk that fills up meanwhile Python (before 3.13.1) leaves half a .pyc file, over which every later start ends.
+LEAST_ROOM = 16 * 1024 * 1024  # bytes
+if hasattr(os, "statvfs"):  # not on Windows
+    try:
+        _disk = os.statvfs(__file__)
+        sys.dont_write_bytecode = sys.dont_write_bytecode or _disk.f_bavail * _disk.f_frsize < LEAST_ROOM
+    except OSError:
+        pass  # nor is there a file to write
+
 TYPE_CHECKING = False  # as typing has it, whose import takes longer than everything here
 if TYPE_CHECKING:
     from email_ingestion.errors import ConfigurationError, Reject, Retry, SinkThrottled, SinkUnavailable

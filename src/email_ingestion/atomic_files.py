@@ -12,8 +12,9 @@ from typing import BinaryIO
 
 from filelock import FileLock
 
-from email_ingestion.errors import ConfigurationError
+from email_ingestion.errors import ConfigurationError, DiskFull
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 DRAFT_CHARACTERS = 40  # of a file's name, in that of its draft
 
 
@@ -51,28 +52,43 @@ def sync_directory(directory: Path) -> None:
 def write_private(path: Path, content: str) -> None:
     """Replace the content of `path`, mode 0600, in one step that survives a power cut.
 
-    Raises ConfigurationError when the directory cannot be written.
+    Raises ConfigurationError when the directory cannot be written, DiskFull when there is no room.
     """
     try:
         with atomic_write(path) as file:
             file.write(content.encode())
     except OSError as error:
-        raise ConfigurationError(
-            f"cannot write {path}: {error.strerror}; {make_writable(path.parent, error)}"
-        ) from error
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path | str, error: OSError, remedy: str = "") -> ConfigurationError:
+    """Return our error for a file that cannot be written: DiskFull where there is no room, which no setting changes.
+
+    `remedy` is what else to do; a full or read-only disk has its own.
+    """
+    full = error.errno in FULL
+    own = full or error.errno == errno.EROFS or not remedy
+    kind = DiskFull if full else ConfigurationError
+    return kind(f"cannot write {path}: {error.strerror}; {make_writable(Path(path).parent, error) if own else remedy}")
 
 
 def make_writable(folder: Path | str, error: OSError) -> str:
     """Return what to do so that a folder takes files again: a full disk needs room, not rights."""
-    full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-    return f"make room on its disk: df -h {folder}" if full else f"make {folder} writable"
+    match error.errno:
+        case errno.EFBIG:
+            return "a file may not be so large here: see `ulimit -f`"
+        case errno.EROFS:
+            return f"the disk of {folder} is mounted read-only: `dmesg | tail` says why"
+        case number if number in FULL:
+            return f"make room on its disk: df -h {folder}; df -i {folder}"
+    return f"make {folder} writable"
 
 
 @contextmanager
 def file_lock(path: Path) -> Iterator[None]:
     """Hold the lock file beside `path`; wait while another process or thread holds it.
 
-    Raises ConfigurationError when the directory cannot be written.
+    Raises ConfigurationError when the directory cannot be written, DiskFull when there is no room.
     """
     lock = FileLock(path.with_name(f".{path.name}.lock"), mode=0o600)
     try:
@@ -80,9 +96,7 @@ def file_lock(path: Path) -> Iterator[None]:
         os.close(os.open(lock.lock_file, os.O_RDWR | os.O_CREAT, 0o600))  # filelock may try for ever where none can be
         lock.acquire()
     except OSError as error:
-        raise ConfigurationError(
-            f"cannot write {lock.lock_file}: {error.strerror}; {make_writable(path.parent, error)}"
-        ) from error
+        raise unwritable(lock.lock_file, error) from error
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ from typing import IO, Self
 
 from filelock import FileLock, Timeout
 
+from email_ingestion.atomic_files import unwritable
 from email_ingestion.background import PeriodicThread
 from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.events import Event, LoopFailed, Observe, SignalReceived, StacksDumped, Stalled
@@ -109,7 +110,7 @@ class PidFile:
             raise OperationFailed(f"{self._path.stem} is already running, PID {owner}") from error
         except OSError as error:
             self._lock.release()
-            raise ConfigurationError(f"cannot write {self._path}: {error.strerror}; set PID_DIR") from error
+            raise unwritable(self._path, error, "set PID_DIR") from error
         return self
 
     def __exit__(

@@ -60,6 +60,10 @@ class ConfigurationError(EmailIngestionError):
     """A setting is wrong or missing."""
 
 
+class DiskFull(ConfigurationError):
+    """There is no room for a file: no setting is wrong, and what is started again later may go on."""
+
+
 class OperationFailed(EmailIngestionError):
     """A command cannot do what it was asked to do."""
 

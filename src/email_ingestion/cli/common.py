@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from email_ingestion.cli.exit_codes import FAILED, OK
 from email_ingestion.cli.output import printable, say
-from email_ingestion.errors import SinkUnavailable
+from email_ingestion.errors import ConfigurationError, OperationFailed, SinkUnavailable
 from email_ingestion.ops.audit_log import audited_action
 from email_ingestion.ops.mail_reads import ReadAction, record_read
 from email_ingestion.settings import Account, Settings, load_settings
 
 if TYPE_CHECKING:
+    from email_ingestion.incidents.incident_log import Incident
     from email_ingestion.stream import RedisLink
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -120,17 +122,47 @@ def audit_read(log_dir: Path, action: ReadAction, messages: int, email_ids: Sequ
 
 
 @contextmanager
-def audited(log_dir: Path, action: str, details: dict[str, Any], *, dry_run: bool = False) -> Iterator[dict[str, Any]]:
+def audited(
+    log_dir: Path, action: str, details: dict[str, Any], *, dry_run: bool = False, unwritten: list[str] | None = None
+) -> Iterator[dict[str, Any]]:
     """Write the start and the end of a command into the audit log, as `audited_action` does.
 
-    A `dry_run` does nothing, and is not written.
+    A `dry_run` does nothing, and is not written. With `unwritten` a full disk does not stop the command.
     """
     if dry_run:
         yield {}
         return
     common = {"user": current_user(), "pid": os.getpid(), "action": action, **details}
-    with audited_action(log_dir, common) as outcome:
+    with audited_action(log_dir, common, unwritten) as outcome:
         yield outcome
+
+
+class Unkept:
+    """What could not be written: it is said after all that can be shown, for on a full disk people still need that."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    @contextmanager
+    def tolerated(self) -> Iterator[None]:
+        """Let the command go on after what cannot be written."""
+        try:
+            yield
+        except (ConfigurationError, OperationFailed) as error:
+            self.reasons.append(str(error))
+
+    def keep(self, found: Incident, name: str, content: str) -> None:
+        """Write a file into the incident's folder."""
+        from email_ingestion.incidents.incident_log import keep  # noqa: PLC0415 - slow to load
+
+        with self.tolerated():
+            keep(found, name, content)
+
+    def exit_code(self) -> int:
+        """Say what was not kept and return the exit code: 2 if something was not."""
+        for reason in dict.fromkeys(self.reasons):
+            say(f"shown, and not kept: {reason}")
+        return FAILED if self.reasons else OK
 
 
 def current_user() -> str:

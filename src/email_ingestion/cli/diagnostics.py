@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from email_ingestion.cli.common import audited
-from email_ingestion.cli.exit_codes import OK
+from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.output import Json, say, show
 from email_ingestion.doctor.findings import SEVERITY, Finding, worst_verdict
 from email_ingestion.errors import EmailIngestionError
@@ -109,13 +109,14 @@ def collect_evidence(
 ) -> int:
     """Collect logs, masked settings, status, metrics, the state of Redis and what the doctor finds; with their SHA-256.
 
-    What cannot be had is named in the manifest and does not stop the rest.
+    What cannot be had is named in the manifest and does not stop the rest. Exit code 1 when the disk had no room for
+    some of it, 2 when for nothing.
 
     Examples:
       email-ingestion evidence collect --out incident-42
     """
-    settings = load_settings()
-    with audited(settings.log_dir, "evidence collect", {"directory": str(out)}) as outcome:
+    settings, unwritten = load_settings(), list[str]()
+    with audited(settings.log_dir, "evidence collect", {"directory": str(out)}, unwritten=unwritten) as outcome:
         manifest = collect_into(settings, out)
         outcome |= {"files": len(manifest["files"]), "missing": manifest["missing"]}
     for name, reason in manifest["missing"].items():
@@ -123,7 +124,11 @@ def collect_evidence(
     show(
         [{"directory": str(out), "files": len(manifest["files"]), "missing": len(manifest["missing"])}], as_json=as_json
     )
-    return OK
+    for sentence in dict.fromkeys(unwritten):
+        say(sentence)
+    return (
+        NEGATIVE if unwritten or any(path.startswith("cannot write") for path in manifest["missing"].values()) else OK
+    )
 
 
 def collect_into(settings: Settings, folder: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from email_ingestion.errors import ConfigurationError, EmailIngestionError, RedisConnectionError
+from email_ingestion.errors import ConfigurationError, DiskFull, EmailIngestionError, RedisConnectionError
 from email_ingestion.file_modes import use_private_umask
 from email_ingestion.ops.redaction import describe_unforeseen
 from email_ingestion.shipped_files import as_typed_here
@@ -69,7 +69,8 @@ def leave(
         code = INTERRUPTED
     except EmailIngestionError as error:
         sentence = _sentence(error)
-        failure_code = CONFIGURATION if isinstance(error, ConfigurationError) else FAILED
+        wrong_setting = isinstance(error, ConfigurationError) and not isinstance(error, DiskFull)
+        failure_code = CONFIGURATION if wrong_setting else FAILED
         on_failure(error, sentence, failure_code)
         typer.echo(as_typed_here(sentence), err=True)
         sys.exit(failure_code)

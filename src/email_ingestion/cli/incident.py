@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from email_ingestion.cli.common import audited, current_user
+from email_ingestion.cli.common import Unkept, audited, current_user
 from email_ingestion.cli.diagnostics import collect_into
+from email_ingestion.cli.exit_codes import FAILED, NEGATIVE, OK
 from email_ingestion.cli.output import Json, printable, say, show
-from email_ingestion.errors import OperationFailed
+from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -58,24 +59,34 @@ def open_(
       email-ingestion incident open --from-alert NoWorkers --unless-open "no worker is alive"
     """
     from email_ingestion.incidents import incident_log, texts  # noqa: PLC0415 - slow to load
+    from email_ingestion.incidents.assessment import assess  # noqa: PLC0415
 
-    settings = load_settings()
+    settings, unkept = load_settings(), Unkept()
     title, grade = _described(" ".join(title.split()), severity, from_alert)
-    with audited(settings.log_dir, "incident open", {"title": title, "severity": grade}) as outcome:
-        new = incident_log.open_incident(title, grade, current_user(), from_alert, unless_open=unless_open)
-        outcome["number"] = new.number
+    try:
+        details = {"title": title, "severity": grade}
+        with audited(settings.log_dir, "incident open", details, unwritten=unkept.reasons) as outcome:
+            new = incident_log.open_incident(title, grade, current_user(), from_alert, unless_open=unless_open)
+            outcome["number"] = new.number
+    except ConfigurationError as error:
+        say(f"no incident was opened, so it has no number: {error}; then give the same order again")
+        lost = incident_log.described_incident("(no number)", title, grade, current_user(), from_alert)
+        typer.echo(texts.initial_text(lost, assess(settings, timedelta(minutes=30))))
+        return FAILED
     typer.echo(new.number)
     if [entry.kind for entry in new.entries] != ["opened"]:
         say(f"{new.number} is {new.state} for {printable(from_alert)} already: noted there that it fires again")
-        return 0
-    text = texts.initial_text(new, _assess(settings, new))
-    incident_log.keep(new, "initial.md", text)
+        return unkept.exit_code()
+    text = texts.initial_text(new, _assess(settings, new, unkept))
     typer.echo(text)
+    unkept.keep(new, "initial.md", text)
     if evidence:
-        _collect(settings, new)
+        with unkept.tolerated():
+            _collect(settings, new)
     if settings.incident_webhook:
-        _make_ticket(settings, new, text)
-    return 0
+        with unkept.tolerated():
+            _make_ticket(settings, new, text)
+    return unkept.exit_code()
 
 
 def _described(title: str, severity: str | None, alert: str) -> tuple[str, str]:
@@ -178,8 +189,10 @@ def update(number: Number, text: Text) -> int:
     """
     from email_ingestion.incidents import incident_log, texts  # noqa: PLC0415
 
-    found = incident_log.add_entry(incident_log.find_incident(number), current_user(), "update", text)
-    return _print(found.number, "update.md", lambda found, now: texts.update_text(found, now, text))
+    found, unkept = incident_log.find_incident(number), Unkept()
+    with unkept.tolerated():
+        incident_log.add_entry(found, current_user(), "update", text)
+    return _print(found.number, "update.md", lambda found, now: texts.update_text(found, now, text), unkept)
 
 
 @incident.command()
@@ -199,9 +212,10 @@ def resolve(
     if found.resolved_at:
         raise OperationFailed(f"{found.number} was resolved at {found.resolved_at} by {found.resolved_by}")
     ended = {"resolved_at": _now(), "resolved_by": user, "cause": cause, "fix": fix}
-    with audited(settings.log_dir, "incident resolve", {"number": found.number}):
+    unkept = Unkept()
+    with audited(settings.log_dir, "incident resolve", {"number": found.number}, unwritten=unkept.reasons):
         found = incident_log.change(found, user, "resolved", f"{cause} -> {fix}", **ended)
-    return _print(found.number, "resolved.md", texts.resolved_text)
+    return _print(found.number, "resolved.md", texts.resolved_text, unkept)
 
 
 @incident.command()
@@ -261,30 +275,38 @@ def verify(number: Number) -> int:
     doctor = (not wrong, "doctor: " + ("; ".join(wrong) or "nothing is wrong"))
     known = (bool(found.cause), f"the cause is known: {found.cause or 'not yet'}")
     text = texts.verification_text(found, results, [doctor, known])
-    incident_log.keep(found, "verification.md", text)
     whole = doctor[0] and known[0] and all(result.level == "OK" for result in results)
-    incident_log.add_entry(found, current_user(), "verified", "all holds" if whole else "something does not hold yet")
     typer.echo(text)
-    return 0 if whole else 1
+    unkept = Unkept()
+    unkept.keep(found, "verification.md", text)
+    with unkept.tolerated():
+        verdict = "all holds" if whole else "something does not hold yet"
+        incident_log.add_entry(found, current_user(), "verified", verdict)
+    return unkept.exit_code() or (OK if whole else NEGATIVE)
 
 
 @incident.command("list")
 def list_(as_json: Json = False) -> int:
-    """Show all incidents, newest first; exit code 1 when there is none.
+    """Show all incidents, newest first; exit code 1 when there is none, 2 when one cannot be read.
 
     Examples:
       email-ingestion incident list
     """
     from email_ingestion.incidents import incident_log  # noqa: PLC0415
 
-    found = incident_log.list_incidents()
+    unreadable: list[str] = []
+    found = incident_log.list_incidents(unreadable.append)
     if as_json:
         typer.echo(json.dumps([asdict(each) | {"state": each.state} for each in found], indent=2))
     else:
         show([_row(each) for each in found], as_json=False)
+    for sentence in unreadable:
+        say(sentence)
+    if unreadable:
+        return FAILED
     if not found:
         say("there is no incident")
-    return 0 if found else 1
+    return OK if found else NEGATIVE
 
 
 def _row(each: Incident) -> dict[str, Any]:
@@ -299,24 +321,23 @@ def _row(each: Incident) -> dict[str, Any]:
     }
 
 
-def _print(number: str, name: str, make: Callable[[Incident, Assessment], str]) -> int:
+def _print(number: str, name: str, make: Callable[[Incident, Assessment], str], unkept: Unkept | None = None) -> int:
     """Assess an incident, print a text about it and keep that in its folder."""
-    from email_ingestion.incidents.incident_log import find_incident, keep  # noqa: PLC0415
+    from email_ingestion.incidents.incident_log import find_incident  # noqa: PLC0415
 
-    found = find_incident(number)
-    text = make(found, _assess(load_settings(), found))
-    keep(found, name, text)
+    found, unkept = find_incident(number), unkept or Unkept()
+    text = make(found, _assess(load_settings(), found, unkept))
     typer.echo(text)
-    return 0
+    unkept.keep(found, name, text)
+    return unkept.exit_code()
 
 
-def _assess(settings: Settings, found: Incident) -> Assessment:
+def _assess(settings: Settings, found: Incident, unkept: Unkept) -> Assessment:
     """Assess the time since half an hour before the incident was opened, and keep the assessment."""
     from email_ingestion.incidents.assessment import assess  # noqa: PLC0415
-    from email_ingestion.incidents.incident_log import keep  # noqa: PLC0415
 
     made = assess(settings, timedelta(seconds=found.seconds + 1800))
-    keep(found, "assessment.json", json.dumps(made.as_dict(), indent=2, ensure_ascii=False) + "\n")
+    unkept.keep(found, "assessment.json", json.dumps(made.as_dict(), indent=2, ensure_ascii=False) + "\n")
     return made
 
 

@@ -10,7 +10,7 @@ import typer
 
 from email_ingestion.cli.common import audited, current_user
 from email_ingestion.cli.output import Json, printable, say, show
-from email_ingestion.errors import OperationFailed
+from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.settings import load_settings, log_dir
 
 if TYPE_CHECKING:
@@ -89,14 +89,18 @@ def _run(words: str, number: str, *, step: bool, yes: bool) -> int:
             typer.echo(f"{each.phase:<11}{each.command}" + (f"\n{'':<11}(not run: {each.skip})" if each.skip else ""))
         say("with --step each of them is run after you confirm it")
         return 0
-    into = _incident(number)
+    into, unwritten = _incident(number), list[str]()
 
     def ran(result: RanStep) -> None:
         typer.echo(f"=> {result.line.rpartition('`: ')[2]}")
         if into:
-            add_entry(into, user, "ran", f"runbook {section.number or section.page}, {result.line}")
+            try:
+                add_entry(into, user, "ran", f"runbook {section.number or section.page}, {result.line}")
+            except ConfigurationError as error:  # a section for a full disk must not end with it
+                unwritten.append(f"not noted in {into.number}: {error}")
 
-    with audited(log_dir(), "runbook run", {"section": section.number or section.page}) as outcome:
+    details = {"section": section.number or section.page}
+    with audited(log_dir(), "runbook run", details, unwritten=unwritten) as outcome:
         ask = _yes if yes else _ask
         transcript = run_section(
             section, settings, user, ask=ask, show_output=lambda text: typer.echo(text, nl=False), ran=ran
@@ -105,7 +109,12 @@ def _run(words: str, number: str, *, step: bool, yes: bool) -> int:
     if into and transcript.ran:
         stem = section.number or section.page.removesuffix(".md")
         name = f"runbook-{stem.replace('.', '-')}.md"
-        typer.echo(f"transcript: {keep(into, name, transcript.text())}")
+        try:
+            typer.echo(f"transcript: {keep(into, name, transcript.text())}")
+        except ConfigurationError as error:
+            unwritten.append(f"no transcript: {error}")
+    for sentence in dict.fromkeys(unwritten):
+        say(sentence)
     return 0 if transcript.is_verified else 1
 
 

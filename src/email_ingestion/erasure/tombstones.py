@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from email_ingestion.atomic_files import file_lock, sync_directory, write_private
+from email_ingestion.atomic_files import file_lock, sync_directory, unwritable, write_private
 from email_ingestion.errors import ConfigurationError, OperationFailed
 
 NAME = "tombstones.jsonl"
@@ -86,9 +86,8 @@ class TombstoneFile:
             try:
                 self._append(sorted(tombstones), run)
             except OSError as error:
-                raise ConfigurationError(
-                    f"cannot write {self.path}: {error.strerror}; make ERASURE_DIR writable: nothing was erased"
-                ) from error
+                found = unwritable(self.path, error, "make ERASURE_DIR writable")
+                raise type(found)(f"{found}: nothing was erased") from error
 
     def add_missing(self, tombstones: Collection[str], run: str) -> int:
         """Append those that the file does not have; return how many."""

@@ -24,7 +24,7 @@ import httpx
 import psutil
 
 from email_ingestion import __version__
-from email_ingestion.atomic_files import atomic_write
+from email_ingestion.atomic_files import atomic_write, unwritable
 from email_ingestion.errors import EmailIngestionError, OperationFailed
 from email_ingestion.fleet.log_files import log_files, unwritten_logs
 from email_ingestion.fleet.managed_processes import ManagedProcess, find_processes, http_client
@@ -44,19 +44,26 @@ def collect_bundle(
 ) -> dict[str, Any]:
     """Write everything below `folder`, and the files that `extra` makes, for this user alone; return the manifest.
 
-    The manifest names what is missing. Raises OperationFailed when `folder` cannot be written or holds something.
+    The manifest names what is missing: on a full disk, what there is no room for. Raises OperationFailed when `folder`
+    holds something, ConfigurationError when it cannot be written, DiskFull when there is no room for the manifest:
+    then nothing is left.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise OperationFailed(f"{folder} is not empty: name another directory")
-        missing: dict[str, str] = {}
-        for name, make in chain(_standard_files(settings), _extra_files(extra)):
-            say(name)
-            try:
-                _write(folder / name, make())
-            except EmailIngestionError as error:
-                missing[name] = redact(str(error))
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    missing: dict[str, str] = {}
+    for name, make in chain(_standard_files(settings), _extra_files(extra)):
+        say(name)
+        try:
+            _write(folder / name, make())
+        except EmailIngestionError as error:
+            missing[name] = redact(str(error))
+        except OSError as error:
+            missing[name] = str(unwritable(folder / name, error))
+    try:
         manifest = {
             "collected_at": datetime.now(UTC).isoformat(),
             "version": __version__,
@@ -67,7 +74,8 @@ def collect_bundle(
         sums = [f"{_describe(path)['sha256']}  {path.relative_to(folder)}\n" for path in _files(folder)]
         _write(folder / "SHA256SUMS", "".join(sums).encode())
     except OSError as error:
-        raise OperationFailed(f"cannot write {error.filename or folder}: {error.strerror}") from error
+        shutil.rmtree(folder, ignore_errors=True)
+        raise unwritable(folder, error) from error
     return manifest
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from email_ingestion.atomic_files import write_private
+from email_ingestion.atomic_files import unwritable, write_private
 from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.fleet.subprocesses import spawn, start_on_free_ports
 
@@ -76,7 +76,7 @@ def start_redis(data: Path, pid_file: Path, log: Path, password: str) -> str:
             users = {"user": SERVICE_USER, "digest": digest, "loader": secrets.token_hex(16)}
             write_private(config, CONFIG.format(port=port, **places, **users))
         except OSError as error:
-            raise ConfigurationError(f"cannot write {directory}: {error.strerror}") from error
+            raise unwritable(config, error) from error
         _spawn(config, program, pid_file, log, port)
 
     (port,) = start_on_free_ports([USUAL_PORT], launch)

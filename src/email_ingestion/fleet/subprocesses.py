@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from email_ingestion.atomic_files import unwritable
 from email_ingestion.errors import ConfigurationError, EmailIngestionError, OperationFailed
 
 POLL_SECONDS = 0.05
@@ -30,7 +31,7 @@ class DetachedProcess:
             log.parent.mkdir(parents=True, exist_ok=True)
             file = log.open("ab")
         except OSError as error:
-            raise ConfigurationError(f"cannot write {log}: {error.strerror}; set LOG_DIR") from error
+            raise unwritable(log, error, "set LOG_DIR") from error
         with file:
             self._start = file.tell()
             self._child = subprocess.Popen(

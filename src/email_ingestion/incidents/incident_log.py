@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from email_ingestion.atomic_files import atomic_write, file_lock, write_private
-from email_ingestion.errors import ConfigurationError, OperationFailed
+from email_ingestion.atomic_files import atomic_write, file_lock, unwritable
+from email_ingestion.errors import OperationFailed
 
 FOLDER = Path("data/incidents")
 
@@ -71,9 +73,10 @@ class Incident:
 
 
 def open_incident(title: str, severity: str, user: str, alert: str = "", *, unless_open: bool = False) -> Incident:
-    """Give the next number of the day, make its folder and write the incident. Raises ConfigurationError.
+    """Give the next number of the day, make its folder and write the incident.
 
-    With `unless_open`, return the incident that is open for this alert, if there is one.
+    Raises ConfigurationError, DiskFull without room: then nothing of it is left. With `unless_open`, return the
+    incident that is open for this alert, if there is one.
     """
     now = datetime.now(UTC)
     with file_lock(FOLDER / "numbers"):
@@ -81,13 +84,21 @@ def open_incident(title: str, severity: str, user: str, alert: str = "", *, unle
             return add_entry(found[0], user, "note", f"the alert {alert} fires again: {title}")
         taken = [int(path.name.rpartition("-")[2]) for path in FOLDER.glob(f"INC-{now:%Y%m%d}-*")]
         number = f"INC-{now:%Y%m%d}-{max(taken, default=0) + 1:03d}"
-        incident = Incident(number, title, severity, now.isoformat(timespec="seconds"), user, alert)
+        incident = described_incident(number, title, severity, user, alert)
         try:
             incident.folder.mkdir(mode=0o700)
+            _write(incident)
         except OSError as error:
-            raise ConfigurationError(f"cannot make {incident.folder}: {error.strerror}") from error
-        _write(incident)
-    return add_entry(incident, user, "opened", f"{severity} {title}" + (f" (alert {alert})" if alert else ""))
+            shutil.rmtree(incident.folder, ignore_errors=True)
+            raise unwritable(incident.folder, error) from error
+    return incident
+
+
+def described_incident(number: str, title: str, severity: str, user: str, alert: str = "") -> Incident:
+    """Return an incident that begins now, with its first entry; nothing is written."""
+    now = _now()
+    first = Entry(now, user, "opened", f"{severity} {title}" + (f" (alert {alert})" if alert else ""))
+    return Incident(number, title, severity, now, user, alert, entries=(first,))
 
 
 def find_incident(number: str) -> Incident:
@@ -113,33 +124,38 @@ def _open_for(alert: str) -> list[Incident]:
     return [each for each in found if not each.resolved_at and each.alert.removeprefix(ALERT_PREFIX) == wanted]
 
 
-def list_incidents() -> list[Incident]:
-    """Return all incidents, newest first."""
-    return [_read(path.parent) for path in sorted(FOLDER.glob("INC-*/incident.json"), reverse=True)]
+def list_incidents(tell: Callable[[str], None] = lambda _: None) -> list[Incident]:
+    """Return all incidents that can be read, newest first; `tell` is called with a sentence for each other one."""
+    found = []
+    for path in sorted(FOLDER.glob("INC-*/incident.json"), reverse=True):
+        try:
+            found.append(_read(path.parent))
+        except OperationFailed as error:
+            tell(str(error))
+    return found
 
 
 def change(incident: Incident, user: str, kind: Kind, text: str, **fields: Any) -> Incident:
     """Set fields of the incident and write down who did that and what they said."""
     with file_lock(incident.folder / "incident"):
-        changed = replace(_read(incident.folder), **fields)
-        _write(changed)
-    return add_entry(changed, user, kind, text)
+        stored = _read(incident.folder)
+        changed = replace(stored, **fields, entries=(*stored.entries, Entry(_now(), user, kind, text)))
+        try:
+            _write(changed)
+        except OSError as error:
+            raise unwritable(incident.folder / "incident.json", error) from error
+    return changed
 
 
 def add_entry(incident: Incident, user: str, kind: Kind, text: str) -> Incident:
-    """Append what a person wrote."""
-    entry = Entry(datetime.now(UTC).isoformat(timespec="seconds"), user, kind, text)
-    with file_lock(incident.folder / "entries"):
-        entries = (*_read_entries(incident.folder), entry)
-        lines = "".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in entries)
-        write_private(incident.folder / "entries.jsonl", lines)
-    return replace(incident, entries=entries)
+    """Append what a person wrote. Raises as `change`."""
+    return change(incident, user, kind, text)
 
 
 def keep(incident: Incident, name: str, content: str) -> Path:
     """Write a file into the incident's folder and return its path; a text that is there gets a number of its own.
 
-    Raises ConfigurationError when it cannot be written.
+    Raises ConfigurationError when it cannot be written, DiskFull when there is no room.
     """
     stem, _, suffix = name.rpartition(".")
     path, number = incident.folder / name, 1
@@ -150,20 +166,35 @@ def keep(incident: Incident, name: str, content: str) -> Path:
         with atomic_write(path) as file:
             file.write(content.encode())
     except OSError as error:
-        raise ConfigurationError(f"cannot write {path}: {error.strerror}") from error
+        raise unwritable(path, error) from error
     return path
 
 
 def _write(incident: Incident) -> None:
+    """Replace both files of an incident, or leave both as they are. Raises OSError."""
     fields = {name: value for name, value in asdict(incident).items() if name != "entries"}
-    write_private(incident.folder / "incident.json", json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
+    lines = "".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in incident.entries)
+    with (
+        atomic_write(incident.folder / "incident.json") as of_fields,
+        atomic_write(incident.folder / "entries.jsonl") as of_entries,
+    ):
+        of_entries.write(lines.encode())
+        of_fields.write((json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode())
+        of_fields.flush()
+        os.fsync(of_fields.fileno())  # there is room for it before the entries take their place
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _read(folder: Path) -> Incident:
     try:
         return Incident(**json.loads((folder / "incident.json").read_text()), entries=_read_entries(folder))
     except (OSError, ValueError, TypeError) as error:
-        raise OperationFailed(f"{folder}/incident.json cannot be read: {error}") from error
+        raise OperationFailed(
+            f"the incident in {folder} cannot be read ({error}): bring back its incident.json and entries.jsonl"
+        ) from error
 
 
 def _read_entries(folder: Path) -> tuple[Entry, ...]:

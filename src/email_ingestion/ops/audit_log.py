@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from email_ingestion.atomic_files import file_lock, make_writable
+from email_ingestion.atomic_files import file_lock, unwritable
 from email_ingestion.errors import ConfigurationError, OperationFailed
 
 NAME = "audit.log"
@@ -28,7 +28,10 @@ TAIL_BYTES = 64 * 1024
 
 
 def write_audit(log_dir: Path, record: Mapping[str, Any]) -> None:
-    """Append a record and fsync it. Raises ConfigurationError when the file cannot be written."""
+    """Append a record and fsync it. Raises ConfigurationError when the file cannot be written, DiskFull without room.
+
+    A line that cannot be written whole leaves nothing behind: half a line would break the chain for ever.
+    """
     path = (log_dir / NAME).resolve()  # in a container a link to the volume of the data: the folder may be read-only
     with file_lock(path):  # two processes must not follow the same line
         try:
@@ -37,32 +40,54 @@ def write_audit(log_dir: Path, record: Mapping[str, Any]) -> None:
             line = ("" if is_whole else "\n") + json.dumps(chained) + "\n"
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
-                os.write(descriptor, line.encode())
-                os.fsync(descriptor)
+                _append(descriptor, line.encode())
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise ConfigurationError(
-                f"cannot write {path}: {error.strerror}; {make_writable(log_dir, error)}"
-            ) from error
+            raise unwritable(path, error) from error
+
+
+def _append(descriptor: int, line: bytes) -> None:
+    """Write the whole line to the disk, or leave the file as it was. Raises OSError."""
+    size = os.fstat(descriptor).st_size
+    try:
+        rest = line
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, size)
+        raise
 
 
 @contextmanager
-def audited_action(log_dir: Path, record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def audited_action(
+    log_dir: Path, record: Mapping[str, Any], unwritten: list[str] | None = None
+) -> Iterator[dict[str, Any]]:
     """Write the start and the end of an action; `record` says who does what.
 
     Yields a record; its items are written with the end. There are two lines because a process that is killed in the
-    middle has done something too. Raises ConfigurationError before the block runs if the log cannot be written.
+    middle has done something too. Raises ConfigurationError before the block runs if the log cannot be written; for an
+    action that must not wait for that, `unwritten` is a list, which takes the reason instead.
     """
-    write_audit(log_dir, {**record, "result": "started"})
+
+    def write(result: str, **details: Any) -> None:
+        try:
+            write_audit(log_dir, {**record, **details, "result": result})
+        except ConfigurationError as error:
+            if unwritten is None:
+                raise
+            unwritten.append(str(error))
+
+    write("started")
     outcome: dict[str, Any] = {}
     try:
         yield outcome
     except BaseException as error:
         with suppress(ConfigurationError):  # the operator must read the first error
-            write_audit(log_dir, {**record, **outcome, "result": "failed", "error_type": type(error).__name__})
+            write("failed", **outcome, error_type=type(error).__name__)
         raise
-    write_audit(log_dir, {**record, **outcome, "result": "done"})
+    write("done", **outcome)
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from email_ingestion.errors import ConfigurationError
+from email_ingestion.atomic_files import unwritable
 from email_ingestion.file_modes import share_with_group
 from email_ingestion.ops.log_aggregation import RepeatLimiter
 from email_ingestion.ops.redaction import error_type, redact_field, safe_traceback
@@ -141,9 +141,7 @@ def _open_log_file(log_dir: Path, name: str) -> _LogFile:
     try:
         return _LogFile(log_dir / name)
     except OSError as error:
-        raise ConfigurationError(
-            f"cannot write logs to {log_dir}: {error.strerror}; set LOG_DIR to a directory this user may write"
-        ) from error
+        raise unwritable(log_dir / name, error, "set LOG_DIR to a directory this user may write") from error
 
 
 class _LogFile(WatchedFileHandler):

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from email_ingestion.errors import ConfigurationError
+from email_ingestion.atomic_files import unwritable
 from email_ingestion.file_modes import share_with_group
 
 TARGETS = Path("data/targets")
@@ -25,7 +25,7 @@ def write_target(stem: str, component: str, metrics_url: str) -> None:
         share_with_group(unfinished)  # with Prometheus, which has a user of its own
         unfinished.replace(TARGETS / f"{stem}.json")
     except OSError as error:
-        raise ConfigurationError(f"cannot write {TARGETS}: {error.strerror}; make data writable") from error
+        raise unwritable(TARGETS, error) from error
 
 
 def remove_target(stem: str) -> None:
