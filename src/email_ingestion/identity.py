@@ -7,9 +7,12 @@ Of `default:gm:1786881717043200001` a beginning of the whole (`default:gm:1786`)
 from __future__ import annotations
 
 import hashlib
+import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterable
 
+ACCOUNT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
+EMAIL_ID = re.compile(rf"{ACCOUNT.pattern}:(?:gm:[0-9]{{1,20}}|sha256:[0-9a-f]{{64}})", re.ASCII)
 MIN_PART = 6  # characters; fewer would mean another message tomorrow
 
 

@@ -106,14 +106,23 @@ def kept(tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPa
         yield found
 
 
-def test_a_restore_looks_at_the_database_before_it_replaces_anything(kept: Kept, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("email_ingestion.ledger.copy.remove_foreign_code", lambda copy: copy.execute(EVIL))
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        (EVIL, "which this release does not make"),
+        ("UPDATE emails SET account = '../../x', email_id = '../../x:gm:' || gm_msgid", "that no release writes"),
+    ],
+)
+def test_a_restore_looks_at_the_database_before_it_replaces_anything(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch, statement: str, reason: str
+):
+    monkeypatch.setattr("email_ingestion.ledger.copy.remove_foreign_code", lambda copy: copy.execute(statement))
     with monkeypatch.context() as unproven:
         unproven.setattr(creating, "check_ledger", lambda *_: None)
         made = kept.backup()
     kept.bury()
     before = kept.in_redis()
-    with pytest.raises(OperationFailed, match="which this release does not make"):
+    with pytest.raises(OperationFailed, match=reason):
         kept.restore(made)
     assert kept.in_redis() == before
     assert not kept.link.client.keys("*restoring*")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from contextlib import closing
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.id_arguments import pick_delivered
 from email_ingestion.cli.output import Json, printable, report, say, show
 from email_ingestion.cli.progress_bars import progress
+from email_ingestion.identity import EMAIL_ID
 from email_ingestion.settings import load_settings
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 retention = typer.Typer(no_args_is_help=True, help="Say for how long mail is kept, and hold what must not be erased.")
 hold = typer.Typer(no_args_is_help=True, help="Keep mail whatever its age and whoever wants it erased.")
 retention.add_typer(hold, name="hold")
-_IDENTITY = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}:(gm:[0-9]{1,20}|sha256:[0-9a-f]{64})", re.ASCII)
 
 
 @retention.command()
@@ -151,7 +150,7 @@ def list_holds(as_json: Json = False) -> int:
 
 def _identity(ledger: Ledger, text: str) -> str:
     found = pick_delivered(ledger, text)
-    return found or (text if _IDENTITY.fullmatch(text) else "")
+    return found or (text if EMAIL_ID.fullmatch(text) else "")
 
 
 def _row(made: Hold) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from email_ingestion.ledger.copy_check import open_examined, remove_foreign_code
 from email_ingestion.ledger.database_errors import translate_errors
 from email_ingestion.ledger.engine import describe_database, open_engine, write_engine
 from email_ingestion.ledger.migrate import known_revisions, migrate
+from email_ingestion.ledger.row_check import refuse_foreign_rows
 from email_ingestion.ledger.store import open_ledger
 
 # Rows refer to rows of the tables before them. The changes are left out: a restore tells all readers to start again.
@@ -80,6 +81,7 @@ def check_copy(path: Path, expected: LedgerCopy) -> None:
     else:
         with open_examined(path, expected.schema) as copy:
             found = _count_rows(copy)
+            refuse_foreign_rows(copy, found)
     rows = {table: found.get(table) for table in expected.rows}  # an earlier release counted fewer tables
     if rows != expected.rows:
         raise OperationFailed(f"the copy of the database holds {rows} where {expected.rows} were copied")

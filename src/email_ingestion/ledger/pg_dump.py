@@ -15,6 +15,7 @@ from typing import IO, Any, cast
 from sqlalchemy import Engine, text
 
 from email_ingestion.errors import ConfigurationError, OperationFailed
+from email_ingestion.ledger.row_check import checked_dump_rows
 from email_ingestion.settings import environment
 
 # pg_restore writes a table as this line, one line for each row, and `\.`.
@@ -55,11 +56,12 @@ def dump_tables(engine: Engine, path: Path, tables: Sequence[str]) -> tuple[str,
 
 
 def count_rows(path: Path, tables: Sequence[str]) -> dict[str, int]:
-    """Read a dump to its end and return the number of rows by table. Raises OperationFailed."""
+    """Read a dump to its end and return the number of rows by table. Raises OperationFailed, for rows of others too."""
     found: dict[str, int] = {}
     with _open_pg_restore(path, tables) as lines:
-        for table, _, rows in _iter_tables(lines, tables):
-            found[table] = sum(1 for _ in rows)
+        for table, columns, rows in _iter_tables(lines, tables):
+            names = [each.strip('"') for each in _COLUMN.findall(columns)]
+            found[table] = sum(1 for _ in checked_dump_rows(table, names, rows))
     return {table: found[table] for table in tables if table in found}
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import zstandard
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select, update
 
 from email_ingestion.blobs import reference
@@ -19,7 +18,7 @@ from email_ingestion.ledger.change_feed import Change, note_changes
 from email_ingestion.ledger.engine import Database
 from email_ingestion.ledger.model import StoredEmail
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, envelope_of
-from email_ingestion.ledger.rows import attachment_rows, content_rows, email_row, insert_of
+from email_ingestion.ledger.rows import attachment_rows, content_rows, email_row, insert_of, unpack_content
 from email_ingestion.ledger.tables import attachments, contents, emails
 from email_ingestion.records import PARSER_VERSION, ChangeKind, Envelope
 
@@ -103,12 +102,8 @@ class RecordUpdates:
         """Return those contents that are in the database, by reference, unproven."""
         wanted = {ref.removeprefix(reference("")): ref for ref in refs}
         query = select(contents).where(contents.c.sha256.in_(wanted))
-        decompressor = zstandard.ZstdDecompressor()
         with self._database.connect() as connection:
-            return {
-                wanted[row.sha256]: decompressor.decompress(row.data, max_output_size=row.size)
-                for row in connection.execute(query)
-            }
+            return {wanted[row.sha256]: unpack_content(row.data, row.size) for row in connection.execute(query)}
 
     def replace(
         self, changed: Sequence[StoredEmail], other_files: Collection[str], unchanged: Collection[str]

@@ -103,6 +103,20 @@ def content_rows(contents: Iterable[Content]) -> list[dict[str, Any]]:
     ]
 
 
+def unpack_content(data: bytes, size: int) -> bytes:
+    """Return a content as it was before compression, empty where it is damaged.
+
+    What a frame announces must be the size in the row, for the library makes room for it: a few bytes may announce
+    terabytes.
+    """
+    try:
+        if zstandard.frame_content_size(data) == size:
+            return zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
+    except (zstandard.ZstdError, MemoryError):
+        pass
+    return b""
+
+
 def insert_of(engine: Engine) -> Any:
     """Return the dialect's `insert`, which supports ON CONFLICT; only the needed dialect is loaded."""
     if engine.dialect.name == "sqlite":

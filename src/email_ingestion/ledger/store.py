@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-import zstandard
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -51,7 +50,7 @@ from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, Outbox, envelope_of
 from email_ingestion.ledger.owed_mail import OwedMail
 from email_ingestion.ledger.record_updates import RecordUpdates
 from email_ingestion.ledger.resends import Resends
-from email_ingestion.ledger.rows import PreparedBatch, attachment_rows, insert_of
+from email_ingestion.ledger.rows import PreparedBatch, attachment_rows, insert_of, unpack_content
 from email_ingestion.ledger.search import (
     INDEXED_CHARACTERS,
     Hit,
@@ -502,10 +501,7 @@ class Ledger:
             row = connection.execute(query).one_or_none()
         if row is None:
             return None
-        try:
-            data = zstandard.ZstdDecompressor().decompress(row.data, max_output_size=row.size)
-        except zstandard.ZstdError:
-            data = b""
+        data = unpack_content(row.data, row.size)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise ContentLost(f"the content {ref} in the database {self._database.name} is damaged; {REMEDY}")
         return data

@@ -13,10 +13,12 @@ import json
 import lzma
 import os
 import re
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from errno import EINVAL
 from pathlib import Path
 from typing import IO, Any, ClassVar, Literal
 
@@ -59,6 +61,12 @@ class SinkContents(ABC):
     def entries(self) -> Iterator[KeptMessage]:
         """Yield every message that is there, as often as it is there."""
 
+    def _note_links(self, folders: Iterable[Path]) -> bool:
+        """Name those that are symbolic links, which no sink of ours follows; return whether there is one."""
+        links = [f"{folder}: it is a symbolic link" for folder in folders if folder.is_symlink()]
+        self.unreadable += links
+        return bool(links)
+
 
 @dataclass
 class FolderContents(SinkContents):
@@ -72,7 +80,8 @@ class FolderContents(SinkContents):
     def entries(self) -> Iterator[KeptMessage]:
         """Yield them, a directory at a time."""
         _require_directory(self.root)
-        for folder, _, names in os.walk(self.root, onerror=self._note_error):
+        for folder, folders, names in os.walk(self.root, onerror=self._note_error):
+            self._note_links(Path(folder, each) for each in folders)
             mails: dict[str, set[str]] = {}
             for name in names:
                 if name.startswith("."):  # a draft
@@ -116,12 +125,16 @@ class MaildirContents(SinkContents):
     def entries(self) -> Iterator[KeptMessage]:
         """Yield them; `new` is listed before `cur`, for mail programs move mail that way."""
         _require_directory(self.root)
-        for folder in (self.root, *sorted(self.root.glob(".*/"))):  # of Maildir++
+        folders = sorted(self.root.glob(".*/"))  # of Maildir++
+        self._note_links(folders)
+        for folder in (self.root, *(each for each in folders if not each.is_symlink())):
             for part in ("new", "cur"):
                 yield from self._part(folder / part)
 
     def _part(self, folder: Path) -> Iterator[KeptMessage]:
         try:
+            if self._note_links([folder]):
+                return
             with os.scandir(folder) as names:
                 for each in names:
                     if not each.name.startswith("."):
@@ -228,7 +241,8 @@ def _kept_record(text: bytes, *, presence: bool) -> KeptMessage | Literal["chang
 
 def _record_in(path: Path) -> str:
     try:
-        return digest_of_record(json.loads(path.read_bytes()))
+        with _open_file(path) as file:
+            return digest_of_record(json.loads(file.read()))
     except (ValueError, RecursionError):
         return digest_of_record(None)
 
@@ -237,8 +251,18 @@ def _identity(stem: str) -> str:
     return ":".join(stem.rsplit("-", 2))  # an account may have a hyphen
 
 
+def _open_file(path: Path) -> IO[bytes]:
+    """Open a file itself: a link in its place may lead anywhere, and a pipe would be waited for without end."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    file = open(descriptor, "rb")  # noqa: SIM115 - the caller closes it
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise OSError(EINVAL, "it is no file")
+    return file
+
+
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with _open_file(path) as file:
         digest = hashlib.sha256()
         while block := file.read(_READ_BYTES):
             digest.update(block)

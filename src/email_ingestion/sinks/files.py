@@ -1,4 +1,8 @@
-"""The sinks that write each message to a directory: as .eml with its record beside it, or as a Maildir."""
+"""The sinks that write each message to a directory: as .eml with its record beside it, or as a Maildir.
+
+Names are made of checked identities alone, and no symbolic link below the directory is followed: whoever could write
+an identity into the database, or a link into the directory, does not choose what else is written, read or removed.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,14 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
-from errno import ENOENT
+from errno import ELOOP, ENOENT
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from email_ingestion.atomic_files import DRAFT_CHARACTERS, atomic_write, sync_directory
 from email_ingestion.email_json import as_json
-from email_ingestion.errors import ConfigurationError, SinkUnavailable
+from email_ingestion.errors import ConfigurationError, PermanentError, SinkUnavailable
+from email_ingestion.identity import EMAIL_ID
 from email_ingestion.ledger.model import ErasableMessage
 from email_ingestion.records import Envelope, SinkMessage
 
@@ -70,7 +75,7 @@ class FilesSink:
         found = 0
         try:
             _require(self._root)
-            for message in messages:
+            for message in _writable(messages):
                 folder, name = self._folder(message.envelope), _file_name(message.email_id)
                 drafts = [f".{whole[:DRAFT_CHARACTERS]}-*" for whole in (f"{name}.eml", f"{name}.json")]
                 patterns = (f"{name}.eml", f"{name}.json", *drafts)
@@ -84,11 +89,13 @@ class FilesSink:
         _probe(self._root)
 
     def _folder(self, envelope: Envelope) -> Path:
-        return self._root / f"{envelope.internaldate:%Y/%m/%d}"
+        folder = self._root / f"{envelope.internaldate:%Y/%m/%d}"
+        _refuse_links(*reversed(folder.parents[:2]), folder)
+        return folder
 
     def _write(self, message: SinkMessage) -> Path:
-        folder = self._folder(message.email.envelope)
         name = _file_name(message.email.email_id)
+        folder = self._folder(message.email.envelope)
         with atomic_write(folder / f"{name}.eml") as file:
             file.write(message.raw)
         with atomic_write(folder / f"{name}.json") as file:
@@ -107,6 +114,7 @@ class MaildirSink:
     def deliver(self, batch: Sequence[SinkMessage]) -> None:
         """Write the messages that are not in `cur` to `new`."""
         try:
+            _refuse_links(*_parts(self._root))
             read = {name.partition(":")[0] for name in os.listdir(self._root / "cur")}
             for message in batch:
                 if _maildir_name(message.email.envelope) not in read:
@@ -120,12 +128,13 @@ class MaildirSink:
 
         Raises SinkUnavailable.
         """
-        wanted = {_maildir_name(message.envelope): 0 for message in messages}
+        wanted = {_maildir_name(message.envelope): 0 for message in _writable(messages)}
         drafts = tuple(f".{name[:DRAFT_CHARACTERS]}-" for name in wanted)
         try:
             _require(self._root)
             for folder in (self._root, *self._root.glob(".*/")):  # of Maildir++
-                for path in (each for part in ("new", "cur", "tmp") for each in (folder / part).glob("*")):
+                _refuse_links(*([] if folder == self._root else [folder]), *_parts(folder))
+                for path in (each for part in _parts(folder) for each in part.glob("*")):
                     name = path.name.partition(":")[0]
                     if name in wanted or path.name.startswith(drafts):
                         path.unlink(missing_ok=True)
@@ -145,11 +154,30 @@ class MaildirSink:
 
 
 def _file_name(email_id: str) -> str:
+    """Return the name of a message. Raises PermanentError for an identity that no release makes."""
+    if not EMAIL_ID.fullmatch(email_id):
+        raise PermanentError("its identity in the database is none of ours, and no file can be named by it")
     return email_id.replace(":", "-")  # which no Windows takes, and Maildir uses itself
 
 
 def _maildir_name(envelope: Envelope) -> str:
     return f"{int(envelope.internaldate.timestamp())}.{_file_name(envelope.email_id)}.email-ingestion"
+
+
+def _parts(maildir: Path) -> list[Path]:
+    return [maildir / part for part in ("new", "cur", "tmp")]
+
+
+def _writable(messages: Sequence[ErasableMessage]) -> Iterable[ErasableMessage]:
+    """Leave out the messages of which no file can be."""
+    return (message for message in messages if EMAIL_ID.fullmatch(message.email_id))
+
+
+def _refuse_links(*folders: Path) -> None:
+    """Raise OSError for a symbolic link in the place of a folder of ours: it may lead anywhere."""
+    for folder in folders:
+        if folder.is_symlink():
+            raise OSError(ELOOP, f"{folder} is a symbolic link, which is not followed; put a folder in its place")
 
 
 def _require(root: Path) -> None:

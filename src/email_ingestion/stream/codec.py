@@ -22,6 +22,7 @@ import zstandard
 
 from email_ingestion.blobs import reference
 from email_ingestion.errors import PermanentError
+from email_ingestion.identity import ACCOUNT
 from email_ingestion.records import NORMAL_PRIORITY, Envelope, RawMessage
 from email_ingestion.stream.keys import Keys, entry_time
 
@@ -34,7 +35,6 @@ MAX_WORDS_BYTES = 1024 * 1024  # of labels or flags
 MAX_DIGITS = 20
 YEARS = (1600, 9998)  # a server may show the first day of its calendar; the last year has no room for a time zone
 _UINT32, _UINT64 = (0, 2**32 - 1), (0, 2**64 - 1)
-_ACCOUNT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
 _MAILBOX = re.compile(r"[^\0]{1,4096}", re.DOTALL)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _REFERENCE = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
@@ -142,7 +142,7 @@ def decode(fields: Mapping[bytes, bytes], max_inline: int = MAX_INLINE_BYTES) ->
 def parse_envelope(fields: Mapping[bytes, bytes]) -> Envelope:
     """Return the envelope of an entry, each field checked. Raises MalformedEntry."""
     return Envelope(
-        account=_text(fields, b"account", _ACCOUNT),
+        account=_text(fields, b"account", ACCOUNT),
         mailbox=_text(fields, b"mailbox", _MAILBOX),
         uidvalidity=_integer(fields, b"uidvalidity", _UINT32),
         uid=_integer(fields, b"uid", _UINT32),

@@ -46,6 +46,7 @@ from email_ingestion.events import (
     SinkDelivered,
     SinkHung,
 )
+from email_ingestion.identity import EMAIL_ID
 from email_ingestion.ledger.outbox import DeliveryClaim, PendingDelivery, boot_time
 from email_ingestion.ledger.store import Ledger
 from email_ingestion.parsing import parse
@@ -267,6 +268,8 @@ class SinkDispatcher:
                 self._fail(claimed, delivery, error)
 
     def _message(self, delivery: PendingDelivery) -> SinkMessage:
+        if not EMAIL_ID.fullmatch(delivery.envelope.email_id):  # it would become a file's name, a header, a key
+            raise PermanentError("its row in the database was written by none of our releases")
         inside = self._ledger.content(delivery.raw_ref)
         raw = self._blobs.get(delivery.raw_ref) if inside is None else inside
         email = parse(delivery.envelope, raw)
