@@ -174,17 +174,17 @@ def test_a_change_behind_the_window_that_is_being_read_is_not_lost(watched: Watc
         mail.fetch()
         record(watched)
         mail.look()
-        read = mail.connection.fetch_mark_changes
+        read = mail.connection.fetch_changes
         changed: dict[str, int] = {}
 
-        def change_both_sides(low: int, high: int | None, since: int):
-            found = read(low, high, since)
+        def change_both_sides(low: int, high: int, since: int, **options):
+            found = read(low, high, since, **options)
             if not changed:
                 changed["first"] = label(watched, 0, "behind")
                 changed["last"] = label(watched, MESSAGES - 1, "behind")
             return found
 
-        monkeypatch.setattr(mail.connection, "fetch_mark_changes", change_both_sides)
+        monkeypatch.setattr(mail.connection, "fetch_changes", change_both_sides)
         mail.look()
         assert labelled(watched, "behind") == {changed["last"]}
         mail.look()

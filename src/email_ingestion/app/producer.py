@@ -326,6 +326,7 @@ def watcher_of(
             imap_breaker=imap,
             on_login=backoff.count_login,
             credentials_version=partial(credentials_version, account),
+            follow_deletions=settings.imap_track_labels,
             observe=services.observe,
         ),
         imap_breaker=imap,

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, or_, select, update
 
 from email_ingestion.ledger.change_feed import Change, note_changes
 from email_ingestion.ledger.engine import Database
@@ -18,6 +18,7 @@ from email_ingestion.ledger.tables import emails, places
 from email_ingestion.records import ChangeKind
 
 _CHUNK = 500  # values in one IN (…)
+_RANGES = 100  # ranges of UIDs in one query
 _SESSION_FLAG = "\\Recent"  # says something of a connection, not of the message (RFC 3501, section 2.3.2)
 _TRASH = {"\\deleted", "\\trash"}  # the flag, and the label
 
@@ -91,6 +92,29 @@ class ServerState:
                 for query, uid in ((first, emails.c.uid), (further, places.c.uid)):
                     rows = connection.execute(query.where(uid.in_(chunk), emails.c.deleted_at.is_(None)))
                     found |= {row.uid: row.email_id for row in rows}
+        return found
+
+    def not_noted_within(
+        self, account: str, mailbox: str, uidvalidity: int, ranges: Sequence[tuple[int, int]], *, limit: int
+    ) -> dict[int, tuple[str, str]]:
+        """Return identity and SHA-256 of messages seen in ranges of UIDs, without those noted as deleted.
+
+        By UID; of more than `limit` there are at least so many.
+        """
+        columns = (emails.c.email_id, emails.c.sha256)
+        first = select(emails.c.uid, *columns).where(*_here(emails, account, mailbox, uidvalidity))
+        further = select(places.c.uid, *columns).join(places, places.c.email_id == emails.c.email_id)
+        further = further.where(*_here(places, account, mailbox, uidvalidity))
+        found: dict[int, tuple[str, str]] = {}
+        with self._database.connect() as connection:
+            for start in range(0, len(ranges), _RANGES):
+                some = ranges[start : start + _RANGES]
+                for query, uid in ((first, emails.c.uid), (further, places.c.uid)):
+                    within = or_(*(uid.between(low, high) for low, high in some))
+                    rows = connection.execute(query.where(within, emails.c.deleted_at.is_(None)).limit(limit))
+                    found |= {row.uid: (row.email_id, row.sha256) for row in rows}
+                if len(found) >= limit:
+                    break
         return found
 
     def places(self, email_ids: Collection[str]) -> dict[str, set[Location]]:

@@ -144,7 +144,10 @@ class Ledger:
         """
         prepared = PreparedBatch.from_emails(batch)
         with self._database.begin() as connection:
-            return self._write(connection, prepared)
+            new = self._write(connection, prepared)
+            if len(new) < len(batch):
+                self._record_copies(connection, batch)
+            return new
 
     def record_and_roll_back(self, batch: Sequence[StoredEmail]) -> None:
         """Do the work of `record`, for synthetic messages, and roll it back. Raises the same errors."""
@@ -175,6 +178,25 @@ class Ledger:
             large = {each for stored in batch if stored.email.email_id in erased for each in _in_blob_store(stored)}
             self.erasure.note_contents(connection, large)
         return erased
+
+    def _record_copies(self, connection: Connection, batch: Sequence[StoredEmail]) -> None:
+        """Record where a message lies once more in its mailbox: moved within it, or copied, it came again.
+
+        Where the first copy was deleted it is there still. On Gmail no message has two places in a mailbox.
+        """
+        envelopes = [each.email.envelope for each in batch if each.email.envelope.gm_msgid is None]
+        columns = (emails.c.email_id, emails.c.mailbox, emails.c.uidvalidity, emails.c.uid)
+        ids = sorted({each.email_id for each in envelopes})
+        rows = connection.execute(select(*columns).where(emails.c.email_id.in_(ids))).all() if ids else ()
+        first = {row.email_id: Location(row.mailbox, row.uidvalidity, row.uid) for row in rows}
+        copies: dict[str, dict[Location, str]] = {}
+        for each in envelopes:
+            at = Location(each.mailbox, each.uidvalidity, each.uid)
+            known = first.get(each.email_id, at)
+            if at != known and at.mailbox == known.mailbox:
+                copies.setdefault(each.account, {})[at] = each.email_id
+        for account in sorted(copies):
+            self._record_locations(connection, account, copies[account])
 
     def _insert_emails(self, connection: Connection, rows: list[dict[str, Any]]) -> set[str]:
         if not rows:
@@ -304,8 +326,11 @@ class Ledger:
 
     def record_locations(self, account: str, found: Mapping[Location, str]) -> None:
         """Record further locations of delivered messages, by identity."""
-        if not found:
-            return
+        if found:
+            with self._database.begin() as connection:
+                self._record_locations(connection, account, found)
+
+    def _record_locations(self, connection: Connection, account: str, found: Mapping[Location, str]) -> None:
         rows = [
             {
                 "account": account,
@@ -314,15 +339,14 @@ class Ledger:
                 "uid": location.uid,
                 "email_id": email_id,
             }
-            for location, email_id in found.items()
+            for location, email_id in sorted(found.items(), key=lambda item: (item[0].mailbox, item[0].uid))
         ]
         key = [places.c.account, places.c.mailbox, places.c.uidvalidity, places.c.uid]
         insert = self._insert(places)
         # Replace an old row: its message may have been deleted from the ledger since.
         upsert = insert.on_conflict_do_update(index_elements=key, set_={"email_id": insert.excluded.email_id})
-        with self._database.begin() as connection:
-            connection.execute(upsert, rows)
-            note_seen_again(connection, found)
+        connection.execute(upsert, rows)
+        note_seen_again(connection, found)
 
     def record_purged(self, email_ids: Iterable[str]) -> None:
         """Record that an operator gave these messages up."""

@@ -242,6 +242,14 @@ class Imap4(imaplib.IMAP4):
         """Run a command whose data nobody needs. Raises `error` when it is refused."""
         self._check(name, self._command_complete(name, self.send_command(name, *arguments)))
 
+    def enable_extension(self, capability: str) -> bool:
+        """Run ENABLE (RFC 5161); return whether the server says that it did so. Raises `error` when it is refused."""
+        self.untagged_responses.pop("ENABLED", None)
+        self.run("ENABLE", capability)
+        responses = self.untagged_responses.pop("ENABLED", [])
+        enabled = b" ".join(line for line in responses if isinstance(line, bytes))
+        return capability.encode() in enabled.upper().split()
+
     def uid_fetch(self, uid_set: str, *arguments: str) -> list[Any]:
         """Run UID FETCH and return its unparsed responses. Raises `error` on NO; what came before stays untagged."""
         status, data = self._command_complete("FETCH", self.send_command("UID", "FETCH", uid_set, *arguments))
@@ -262,6 +270,10 @@ class Imap4(imaplib.IMAP4):
         extended = self.untagged_responses.pop("ESEARCH", [])
         sets = [found for found in map(find_set, extended) if found]
         return [*self.untagged_responses.pop("SEARCH", []), *sets], data[0] or b""
+
+    def pop_vanished(self) -> list[bytes]:
+        """Return the unparsed VANISHED responses that came so far (RFC 7162, section 3.2.10), and forget them."""
+        return [line for line in self.untagged_responses.pop("VANISHED", []) if isinstance(line, bytes)]
 
     @contextmanager
     def limited_literals(self, max_bytes: int) -> Iterator[None]:

@@ -33,7 +33,7 @@ from email_ingestion.mailbox.mailbox_names import (
     parse_list,
 )
 from email_ingestion.mailbox.message_summary import (
-    MarkChange,
+    MailboxChanges,
     MessageSummary,
     is_summary,
     parse_mark_changes,
@@ -42,9 +42,10 @@ from email_ingestion.mailbox.message_summary import (
     to_text,
 )
 from email_ingestion.mailbox.pipelining import Body, ByteRange, FetchPipeline, body_item, body_key, find_body
-from email_ingestion.mailbox.uid_listing import UidListing, uid_range_end
+from email_ingestion.mailbox.uid_listing import UidListing, parse_vanished, uid_range_end
 
 CONDSTORE = "CONDSTORE"
+QRESYNC = "QRESYNC"
 STATUS = "STATUS"
 SPECIAL_USE = "RETURN (SPECIAL-USE)"
 MAX_ITEM_BYTES = 1024 * 1024  # of a literal where no body was asked for: labels and flags have a few bytes
@@ -71,6 +72,21 @@ class ImapMailbox(UidListing):
 
     summaries_read = 0
     bodies_read = 0  # messages or parts of them
+    _tells_deletions = False
+
+    def follow_deletions(self) -> None:
+        """Have the server tell what is deleted, if it can (QRESYNC, RFC 7162); call it before a mailbox is opened.
+
+        From then on it says VANISHED where it would say EXPUNGE, and HIGHESTMODSEQ in each EXAMINE.
+        """
+        if self._has(QRESYNC):
+            with self._command("enable QRESYNC of"):
+                self._tells_deletions = bool(self._try(QRESYNC, lambda: self._imap4.enable_extension(QRESYNC)))
+
+    @property
+    def tells_deletions(self) -> bool:
+        """Whether the server tells which messages were deleted."""
+        return self._tells_deletions and QRESYNC not in self.refused
 
     def find_mailbox(self, setting: str) -> ListedMailbox:
         r"""Return the mailbox for a setting: a name, an attribute as `\Junk`, or `auto`.
@@ -165,7 +181,11 @@ class ImapMailbox(UidListing):
         Nothing else tells on every server: a Dovecot answers STATUS out of the open mailbox, and a Cyrus lets a session
         go on with the old one, which stays empty. Raises MailboxGone when there is none.
         """
-        return self.examine(self._mailbox).uidvalidity != mailbox.uidvalidity
+        return self.reopen().uidvalidity != mailbox.uidvalidity
+
+    def reopen(self) -> SelectedMailbox:
+        """Open the mailbox once more, to see it as it is now. Raises MailboxGone when there is none."""
+        return self.examine(self._mailbox)
 
     def fetch_summaries(self, uids: Sequence[int]) -> list[MessageSummary]:
         """Fetch sizes, dates, flags and labels, ascending by UID; at most MAX_FETCH_UIDS. Vanished UIDs are missing."""
@@ -199,18 +219,32 @@ class ImapMailbox(UidListing):
         asked = self._try(CONDSTORE, lambda: self._imap4.status_of(raw, "(HIGHESTMODSEQ)")) or b""
         return _last_number(_HIGHESTMODSEQ.findall(asked))
 
-    def fetch_mark_changes(self, first_uid: int, last_uid: int, modseq: int) -> tuple[list[MarkChange], bool]:
-        """Fetch labels and flags of messages that changed since `modseq`, and whether the server sent all of them."""
-        uid_set, modifier = f"{first_uid}:{uid_range_end(last_uid)}", f"(CHANGEDSINCE {modseq})"
+    def fetch_changes(
+        self, first_uid: int, last_uid: int, modseq: int, *, with_deletions: bool = False
+    ) -> MailboxChanges:
+        """Fetch labels and flags of messages that changed since `modseq`, and the UIDs that were deleted since.
+
+        The latter only where the server `tells_deletions`.
+        """
         if CONDSTORE in self.refused:
-            return [], False
+            return MailboxChanges([], [], is_whole=False)
         items, whole = "(X-GM-MSGID X-GM-LABELS FLAGS)" if self.is_gmail else "(FLAGS)", True
+        vanished: list[bytes] = []
         with self._command("fetch from"):
             try:
-                found = self._fetch_changed(uid_set, items, modifier)
+                found = None
+                if with_deletions and self.tells_deletions:
+                    # Not to `*`: that is the last message, and those behind it may be what was deleted.
+                    uid_set, modifier = f"{first_uid}:{last_uid}", f"(CHANGEDSINCE {modseq} VANISHED)"
+                    found = self._try(QRESYNC, lambda: parse(self._imap4.uid_fetch(uid_set, items, modifier)))
+                    vanished = self._imap4.pop_vanished()  # `(EARLIER)`, or said in passing, as Dovecot does
+                if found is None:
+                    uid_set = f"{first_uid}:{uid_range_end(last_uid)}"
+                    found = self._fetch_changed(uid_set, items, f"(CHANGEDSINCE {modseq})")
             except MessagesRefused as error:
                 found, whole = error.found, False
-        return parse_mark_changes(found, first_uid, is_gmail=self.is_gmail), whole
+        marks = parse_mark_changes(found, first_uid, is_gmail=self.is_gmail)
+        return MailboxChanges(marks, parse_vanished(vanished, (first_uid, last_uid)), whole)
 
     def fetch_bodies(self, uids: Sequence[int], max_bytes: int = sys.maxsize) -> dict[int, bytes | None]:
         """Fetch raw messages, by UID, prefetched or not; vanished ones are missing, and None stands for NIL.

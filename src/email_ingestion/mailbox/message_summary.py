@@ -53,6 +53,17 @@ class MarkChange:
     modseq: int
 
 
+@dataclass(frozen=True, slots=True)
+class MailboxChanges:
+    """What a server says to have changed in a window of UIDs."""
+
+    marks: list[MarkChange]
+    vanished: list[
+        tuple[int, int]
+    ]  # ranges of UIDs that it says to be deleted, ascending; empty where it was not asked
+    is_whole: bool  # whether it sent everything
+
+
 def parse_summary(uid: int, data: dict[bytes, Any]) -> MessageSummary:
     """Make the summary of one message from its FETCH data."""
     size, date = _size(data.get(b"RFC822.SIZE")), readable_date(data.get(b"INTERNALDATE"))

@@ -11,10 +11,14 @@ Nothing of a literal is touched.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+
+UID_DIGITS = 10  # of the largest number that RFC 3501 knows
 
 _RESPONSE = re.compile(rb"([^+\s]\S*)( +)(?:(\d+)( +))?([A-Za-z-]+)( *)(.*)", re.DOTALL)
 _LITERAL = re.compile(rb"~?\{(\d{1,18})\+?\}\Z")
 _COUNT = re.compile(rb"\* (\d{1,10}) (EXISTS|EXPUNGE)\b", re.IGNORECASE)
+_VANISHED = re.compile(rb"\* VANISHED ([\d:,]+)\s*\Z", re.IGNORECASE)  # not those of before: `(EARLIER)`
 _UID = re.compile(rb"[ (]UID (\d+)")
 _ALERT = re.compile(rb"\S+ (?:OK|NO|BAD|BYE|PREAUTH) (.*\[ALERT\].*)", re.IGNORECASE)
 _ALL = re.compile(rb" ALL ([\d:,]+)", re.IGNORECASE)
@@ -49,11 +53,27 @@ def announced_literal(text: bytes) -> tuple[bytes, int] | None:
 
 
 def count_after(line: bytes, exists: int) -> int:
-    """Return how many messages the mailbox has after a response, if it had `exists` before."""
+    """Return how many messages the mailbox has after a response, if it had `exists` before.
+
+    Where QRESYNC is enabled, VANISHED takes the place of EXPUNGE (RFC 7162, section 3.2.10); one that names more than
+    there are does not count.
+    """
     count = _COUNT.match(line)
     if not count:
-        return exists
+        vanished = _VANISHED.match(line)
+        gone = sum(high - low + 1 for low, high in read_ranges(vanished[1])) if vanished else 0
+        return exists - gone if gone <= exists else exists
     return int(count[1]) if count[2].upper() == b"EXISTS" else max(0, exists - 1)
+
+
+def read_ranges(uid_set: bytes) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of a set of UIDs, both ends included, as they stand there; what is no range is left out."""
+    for part in uid_set.split(b","):
+        low, colon, high = part.partition(b":")
+        ends = (low, high) if colon else (low, low)
+        if all(end.isdigit() and len(end) <= UID_DIGITS for end in ends):
+            first, last = sorted(map(int, ends))
+            yield first, last
 
 
 def find_alert(line: bytes) -> str | None:

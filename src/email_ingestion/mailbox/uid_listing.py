@@ -20,15 +20,18 @@ from imapclient.datetime_util import format_criteria_date
 from imapclient.exceptions import IMAPClientError, ProtocolError
 
 from email_ingestion.mailbox.imap_errors import refuses_arguments
+from email_ingestion.mailbox.response_lines import read_ranges
 from email_ingestion.mailbox.waiting import WaitingConnection
 
 LAST_UID = 2**32 - 1  # RFC 3501, section 2.3.1.1
 UID_WINDOW = 5_000  # messages listed by one command: imaplib refuses lines over 1 MB, which 90,000 UIDs may take
 MAX_FOUND = 1_000_000  # messages that one search may find: a range names billions in a few bytes
 MAX_CUTS = 500  # sequence numbers in one command: RFC 2683 section 3.2.1.5 asks for lines under 8,000 octets
+MAX_RANGES = 20_000  # of UIDs that are kept of what a server says to be deleted, some 2 MB
 CUT_MARGIN = 4  # windows of equal width in place of one, where the server does not say where to cut
 
 UidRange = tuple[int, int]  # the first and the last UID, both included
+_UID_SET = re.compile(rb"(?:\A|\s)([\d:,]+)\s*\Z")
 
 # RFC 9738: the UIDs below the second number were not looked at.
 _MESSAGE_LIMIT = re.compile(rb"\[MESSAGELIMIT \d+ (\d+)\]", re.IGNORECASE)
@@ -175,6 +178,31 @@ class UidListing(WaitingConnection):
 def uid_range_end(last_uid: int) -> str:
     """Return the end of a range: `*` for the largest UID, which servers that count in 31 bits take for no number."""
     return "*" if last_uid >= LAST_UID else str(last_uid)
+
+
+def parse_vanished(responses: Iterable[bytes], window: UidRange) -> list[UidRange]:
+    """Return the UIDs of VANISHED responses that lie in a window, as ascending ranges that do not touch.
+
+    They are not written out: a server may name `1:4294967295`. What comes after MAX_RANGES ranges is left out.
+    """
+    found: list[UidRange] = []
+    for response in responses:
+        uid_set = _UID_SET.search(response)
+        for first, last in read_ranges(uid_set[1]) if uid_set else ():
+            low, high = max(first, window[0]), min(last, window[1])
+            if low > high:
+                continue
+            if found and found[-1][0] <= low <= found[-1][1] + 1:
+                found[-1] = (found[-1][0], max(high, found[-1][1]))
+            elif len(found) < MAX_RANGES:
+                found.append((low, high))
+    merged: list[UidRange] = []
+    for low, high in sorted(found):
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    return merged
 
 
 def _criteria(date_range: DateRange) -> list[str]:

@@ -21,7 +21,7 @@ from email_ingestion.mailbox.imap_errors import is_refusal
 IDLE = "IDLE"
 IDLE_DONE_SECONDS = 15.0  # the end of an IDLE costs a server nothing: one that takes longer is gone
 SHORTEST_IDLE_SECONDS = 1.0  # a server that ends it sooner, unasked, would be asked again without an end
-NEWS = frozenset(["EXISTS", "EXPUNGE", "BYE"])  # after which there is something to do
+NEWS = frozenset(["EXISTS", "EXPUNGE", "VANISHED", "BYE"])  # after which there is something to do
 
 
 class WaitingConnection(ImapConnection):

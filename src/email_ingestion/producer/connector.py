@@ -36,15 +36,20 @@ class Connector:
         imap_breaker: Breaker,
         on_login: Callable[[], None],
         credentials_version: Callable[[], object],
+        follow_deletions: bool,
         observe: Observe,
     ) -> None:
-        """`on_login` is called before each login; `credentials_version` tells whether password or consent changed."""
+        """`on_login` is called before each login; `credentials_version` tells whether password or consent changed.
+
+        With `follow_deletions` servers are asked to tell which messages are deleted.
+        """
         self._account = account
         self._timeout = timeout
         self._tokens = tokens
         self._imap = imap_breaker
         self._on_login = on_login
         self.credentials_version = credentials_version
+        self._follow_deletions = follow_deletions
         self._observe = observe
         self._refused: str | None = None  # the token that the server did not take last
         self._hang_ups: Counter[str] = Counter()
@@ -79,6 +84,8 @@ class Connector:
         try:
             self._on_login()
             connection.login(token)
+            if self._follow_deletions:
+                connection.follow_deletions()
         except TokenRejected:
             self._refused = token
             self.report(connection)

@@ -6,6 +6,7 @@ along that line, or from the dead letters to the end of the stream: so nothing s
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -90,6 +91,12 @@ class InFlight:
         One with another date is another message: a server that was restored from a backup gives UIDs out anew.
         """
         return self._find(lambda entries: entries.has(location, internaldate))
+
+    def has_within(self, mailbox: str, uidvalidity: int, ranges: Sequence[tuple[int, int]]) -> bool:
+        """Whether a message from these UIDs (ascending ranges) is queued, on a server without X-GM-EXT-1."""
+        uids = self._entries["queued"].uids.get((mailbox, uidvalidity), {})
+        starts = [low for low, _ in ranges]
+        return any((at := bisect_right(starts, uid)) and uid <= ranges[at - 1][1] for uid in uids)
 
     def by_sha256(self, sha256: str) -> QueueState | None:
         """Return where the message with these bytes is, on a server without X-GM-EXT-1."""

@@ -3,6 +3,9 @@
     windows of UIDs ─▶ FETCH X-GM-LABELS FLAGS (CHANGEDSINCE) ─▶ ledger ─▶ the MODSEQ up to which that is done, in the
                                                                             cursor
 
+Where the server has QRESYNC, it is asked for what was deleted at the same time: `vanished_mail`. Not for what was
+deleted before anything is remembered, and not by a server whose MODSEQ went back: a comparison looks after that.
+
 A MODSEQ that is seen in one window may be above a change in an earlier one, made after that was read. So a round only
 covers the MODSEQ that was there before it began; what changed during a round is left to the next one.
 """
@@ -21,6 +24,7 @@ from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.mailbox.message_summary import MarkChange
 from email_ingestion.mailbox.uid_listing import LAST_UID
 from email_ingestion.producer.known_mail import InFlight, QueueState
+from email_ingestion.producer.vanished_mail import VanishedMail
 from email_ingestion.records import email_id
 from email_ingestion.stream import Appender
 
@@ -56,6 +60,7 @@ class LabelSync:
         self._in_flight = in_flight
         self._interval = interval
         self._observe = observe
+        self._vanished = VanishedMail(account, connection, mailbox, appender=appender, ledger=ledger)
         self._modseq = mailbox.modseq  # the highest one seen
         self._incomplete = 0  # rounds in a row in which the server did not send everything
 
@@ -74,27 +79,34 @@ class LabelSync:
             yield from _until_over(self._interval)
 
     def _round(self, in_flight: InFlight, fetch_delay: Callable[[int], float]) -> Iterator[float]:
-        since = self._since()
+        since, remembered = self._since()
+        self._vanished.begin()
         done, highest, whole = self._modseq, self._modseq, True
         for low, high in self._connection.windows(1, LAST_UID, WINDOW):
             while seconds := fetch_delay(WINDOW_BYTES):
                 yield seconds
-            changes, all_sent = self._connection.fetch_mark_changes(low, high, since)
-            whole = whole and all_sent
-            done = min([done, *(change.modseq - 1 for change in self._apply(changes, in_flight))])
-            highest = max([highest, *(change.modseq for change in changes)])
+            changes = self._connection.fetch_changes(low, high, since, with_deletions=remembered)
+            whole = whole and changes.is_whole
+            done = min([done, *(change.modseq - 1 for change in self._apply(changes.marks, in_flight))])
+            highest = max([highest, *(change.modseq for change in changes.marks)])
+            if changes.vanished:
+                yield from (0.0 for _ in self._vanished.steps(changes.vanished, in_flight))
             yield 0.0
-        self._incomplete = 0 if whole else self._incomplete + 1
-        if self._incomplete % MAX_TRIES == 0 and done > since:
+        self._incomplete = 0 if whole and not self._vanished.contradicted else self._incomplete + 1
+        first = not remembered and bool(self._mailbox.modseq)  # of before anything was fetched
+        if self._incomplete % MAX_TRIES == 0 and not self._vanished.waiting and (done > since or first):
             self._appender.set_modseq(self._account, self._mailbox.name, self._mailbox.uidvalidity, done)
-        self._modseq = highest
+        self._modseq = max(highest, self._vanished.modseq)
 
-    def _since(self) -> int:
-        """Return the MODSEQ where the last round ended; 1, for everything, if none is known but mail was delivered."""
+    def _since(self) -> tuple[int, bool]:
+        """Return the MODSEQ where the last round ended, and whether that is remembered.
+
+        Where it is not: 1, for everything, if mail was delivered.
+        """
         known = self._appender.modseq(self._account, self._mailbox.name)
         if known and known <= self._modseq:
-            return known
-        return 1 if self._ledger().first_delivery_date(self._account, self._mailbox.name) else self._modseq
+            return known, True
+        return (1 if self._ledger().first_delivery_date(self._account, self._mailbox.name) else self._modseq), False
 
     def _apply(self, changes: Sequence[MarkChange], in_flight: InFlight) -> list[MarkChange]:
         """Change the ledger; return the messages it has not got yet: still in the stream, with the labels they had."""

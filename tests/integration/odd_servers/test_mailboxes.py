@@ -10,7 +10,7 @@ import pytest
 from email_ingestion.events import ConnectionFailed, NeedsOperator, Reconciled, SessionEnded, Synced
 from tests.integration.odd_servers.conftest import OddWatched, RunWatched
 from tests.servers.odd_conversation import Command, Conversation
-from tests.servers.odd_imap import Folder, Mail, OddImapServer, default, no, ok, send
+from tests.servers.odd_imap import Folder, Mail, OddImapServer, default, hang_up, no, ok, send
 
 OLD = {uid: b"Subject: %d\r\nMessage-ID: <%d@example.com>\r\n\r\nhello %d\r\n" % (uid, uid, uid) for uid in (1, 2)}
 NEW = b"Subject: new\r\n\r\nhello\r\n"
@@ -154,3 +154,46 @@ def test_a_bye_during_idle_costs_a_session_and_no_mail(watched: RunWatched):
     server.chatter = b""
     server.deliver(NEW)
     subject.holds(*OLD.values(), NEW)
+
+
+QRESYNC = "IMAP4rev1 ENABLE IDLE AUTH=PLAIN CONDSTORE QRESYNC"
+
+
+def with_qresync() -> OddImapServer:
+    server = OddImapServer(mail(), capabilities=QRESYNC)
+    server.on("ENABLE", send("* ENABLED QRESYNC\r\n"), default)
+    server.on("EXAMINE", send("* OK [HIGHESTMODSEQ 9]\r\n"), default)
+    server.on("UID FETCH", ok("nothing changed"), containing="CHANGEDSINCE")
+    return server
+
+
+def asks(server: OddImapServer, words: bytes, connection: int = 1) -> bool:
+    return any(words in each.arguments and each.connection >= connection for each in server.commands)
+
+
+def test_a_server_is_asked_what_was_deleted_where_labels_are_followed(watched: RunWatched):
+    server = with_qresync()
+    subject = watched(server, imap_track_labels=True, imap_poll_seconds=0.2)
+    subject.holds(*OLD.values())
+    subject.until(lambda: asks(server, b"(FLAGS) (CHANGEDSINCE 9 VANISHED)"), "it asks")
+    server.deliver(NEW)
+    subject.holds(*OLD.values(), NEW)
+    assert subject.heard.of(ConnectionFailed) == []
+
+
+def test_a_server_that_hangs_up_over_the_question_is_soon_not_asked_it(watched: RunWatched):
+    server = with_qresync()
+    server.on("UID FETCH", hang_up, containing="VANISHED")
+    subject = watched(server, imap_track_labels=True, imap_poll_seconds=0.2)
+    subject.until(lambda: asks(server, b"(FLAGS) (CHANGEDSINCE 9)", connection=3), "it asks for flags alone")
+    assert server.count("ENABLE") == 2
+    server.deliver(NEW)
+    subject.holds(*OLD.values(), NEW)
+
+
+def test_nobody_enables_it_who_does_not_follow_labels(watched: RunWatched):
+    server = with_qresync()
+    subject = watched(server)
+    subject.holds(*OLD.values())
+    has_synced(subject)
+    assert server.count("ENABLE") == 0
