@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, TypeVar
 
-import pybreaker
-
 from email_ingestion.errors import CircuitBreakerError
 from email_ingestion.events import BreakerChanged, BreakerRejected, BreakerState, Observe
+from email_ingestion.modules_left_out import without_modules
+
+with without_modules("redis"):  # for a storage that we do not use; the stream alone speaks to Redis
+    import pybreaker
 
 STATES: dict[str, BreakerState] = {
     pybreaker.STATE_CLOSED: "CLOSED",

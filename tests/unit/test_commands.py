@@ -93,12 +93,17 @@ def test_help_does_not_wait_for_what_work_needs(words: str, heavy: tuple[str, ..
 
 
 @pytest.mark.parametrize(
-    ("process", "heavy"), [("producer", ("sqlalchemy", "rich", "pydantic.v1")), ("worker", ("rich", "pydantic.v1"))]
+    ("process", "heavy"),
+    [
+        ("app.producer", ("sqlalchemy", "rich", "pydantic.v1", "opentelemetry.sdk")),
+        ("app.worker", ("rich", "pydantic.v1", "opentelemetry.sdk")),
+        ("web.server", ("opentelemetry.sdk.metrics",)),
+    ],
 )
 def test_a_process_starts_without_what_only_a_look_at_the_database_or_a_terminal_needs(
     process: str, heavy: tuple[str, ...]
 ) -> None:
-    asked = f"import email_ingestion.app.{process}, sys; print([each for each in {heavy!r} if each in sys.modules])"
+    asked = f"import email_ingestion.{process}, sys; print([each for each in {heavy!r} if each in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
     assert shown.stdout == "[]\n"
 
