@@ -7,16 +7,33 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
+from email_ingestion.errors import ThreadUnavailable
+from email_ingestion.process_limits import describe_thread_limits
+
 T = TypeVar("T")
 
 IDLE_SECONDS = 10.0
 START_SECONDS = 1.0  # between two tries to start a thread
+
+_process_ends = threading.Event()
+
+
+def stop_waiting_for_threads() -> None:
+    """Wait no more for a thread that cannot be started: the process ends."""
+    _process_ends.set()
+
+
+def start_now(thread: threading.Thread) -> None:
+    """Start a thread. Raises ThreadUnavailable where a limit, or memory, leaves the process none to spare."""
+    try:
+        thread.start()
+    except (RuntimeError, MemoryError) as error:
+        raise ThreadUnavailable(f"no thread can be started ({describe_thread_limits()})") from error
 
 
 def start_thread(
@@ -24,17 +41,18 @@ def start_thread(
 ) -> threading.Thread:
     """Start a thread and return it; where a limit leaves the process none to spare, wait until it does.
 
-    `on_error` gets each failure. When `stopped` says so, the thread that is returned was not started.
+    `on_error` gets each failure. When `stopped` says so, or the process ends, the thread that is returned was not
+    started.
     """
     while True:
         thread = make()  # for each try: Python starts none again that it could not start
-        if stopped():
+        if stopped() or _process_ends.is_set():
             return thread
         try:
-            thread.start()
-        except RuntimeError as error:
+            start_now(thread)
+        except ThreadUnavailable as error:
             on_error(error)
-            time.sleep(START_SECONDS)
+            _process_ends.wait(START_SECONDS)
         else:
             return thread
 
@@ -45,26 +63,36 @@ def run_within(seconds: float, call: Callable[[], T]) -> T:
 
 
 class BackgroundThread:
-    """Runs the submitted jobs one after another; its thread starts with a job and ends when there is none for a while.
+    """Runs the submitted jobs, `parallel` at once; a thread ends when there is no job for a while.
 
-    `concurrent.futures` would keep the thread, and wait at exit for a job that hangs.
+    `concurrent.futures` would keep the threads, wait at exit for a job that hangs, and run a job later whose `submit`
+    raised because no thread could be started.
     """
 
-    def __init__(self, name: str, idle: float = IDLE_SECONDS) -> None:
+    def __init__(self, name: str, idle: float = IDLE_SECONDS, parallel: int = 1) -> None:
         self._name = name
         self._idle = idle
+        self._parallel = parallel
         self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
         self._lock = threading.Lock()  # a thread that ends has no job
-        self._thread: threading.Thread | None = None
+        self._threads = 0
+        self._unfinished = 0  # jobs
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
-        """Run `job` after the jobs submitted before; the future has its result or its error."""
+        """Run `job` after the jobs submitted before; the future has its result or its error.
+
+        Raises ThreadUnavailable, and does not run it, where no thread can be started and there is none.
+        """
         future: Future[T] = Future()
         with self._lock:
-            if self._thread is None:
-                thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-                thread.start()
-                self._thread = thread
+            if self._unfinished >= self._threads < self._parallel:
+                try:
+                    start_now(threading.Thread(target=self._work, name=self._name, daemon=True))
+                    self._threads += 1
+                except ThreadUnavailable:
+                    if not self._threads:
+                        raise
+            self._unfinished += 1
             self._jobs.put((future, job))
         return future
 
@@ -75,14 +103,20 @@ class BackgroundThread:
             except queue.Empty:
                 with self._lock:
                     if self._jobs.empty():
-                        self._thread = None
+                        self._threads -= 1
                         return
                 continue
             try:
-                future.set_result(job())
-            except BaseException as error:  # noqa: BLE001 - the caller gets it from the future
+                result, error = job(), None
+            except BaseException as raised:  # noqa: BLE001 - the caller gets it from the future
+                result, error = None, raised
+            with self._lock:
+                self._unfinished -= 1
+            if error is None:
+                future.set_result(result)
+            else:
                 future.set_exception(error)
-            del future, job  # the result may be large
+            del future, job, result, error  # the result may be large
 
 
 class PeriodicThread:

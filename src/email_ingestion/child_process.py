@@ -9,6 +9,7 @@ over could send anything. Only one end sends at a time, so a read never takes by
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -26,6 +27,7 @@ from typing import IO, Any, Final, TypeVar
 import msgspec
 from msgspec.msgpack import Decoder
 
+from email_ingestion.process_limits import describe_thread_limits
 from email_ingestion.records import Attachment, Email
 
 try:
@@ -105,7 +107,12 @@ class ChildProcess:
             )
         if self._on_output and self._child.stdout:
             arguments_of_thread = (self._child.stdout, self._on_output)
-            threading.Thread(target=_read_lines, args=arguments_of_thread, name=module, daemon=True).start()
+            reader = threading.Thread(target=_read_lines, args=arguments_of_thread, name=module, daemon=True)
+            try:
+                reader.start()
+            except RuntimeError as error:
+                self._child.stdout.close()
+                raise OSError(errno.EAGAIN, f"no thread can be started ({describe_thread_limits()})") from error
         return self.ask(request, seconds, limit)[0]
 
     def ask(

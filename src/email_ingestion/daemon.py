@@ -6,12 +6,14 @@ import contextlib
 import ctypes
 import faulthandler
 import os
+import select
 import signal
 import socket
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -19,7 +21,7 @@ from typing import IO, Self
 from filelock import FileLock, Timeout
 
 from email_ingestion.atomic_files import unwritable
-from email_ingestion.background import PeriodicThread
+from email_ingestion.background import PeriodicThread, start_thread
 from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.events import Event, LoopFailed, Observe, SignalReceived, StacksDumped, Stalled
 
@@ -147,9 +149,10 @@ def _lock_path(path: Path) -> Path:
 class StopSignal:
     """Set once a stop is requested, by SIGTERM, SIGINT or `request`; further requests change nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_request: Callable[[], None] = lambda: None) -> None:
         self._event = threading.Event()
         self._reason: str | None = None
+        self._on_request = on_request
 
     @property
     def reason(self) -> str | None:
@@ -161,6 +164,7 @@ class StopSignal:
         if self._reason is None:
             self._reason = reason
         self._event.set()
+        self._on_request()
 
     def is_set(self) -> bool:
         """Return whether a stop was requested."""
@@ -191,7 +195,8 @@ def handle_signals(
 
     A Python handler runs in the main thread between two of its steps: perhaps while that thread holds the lock that the
     handler needs, or, if the signal came just before the thread fell asleep, not before it wakes. So the handlers do
-    nothing: the interpreter writes the signal's number to a socket, in C, and a thread of ours does the rest.
+    nothing: the interpreter writes the signal's number to a socket, in C, and a thread of ours does the rest. As long
+    as no such thread can be started, the main thread reads the socket itself.
     """
     inbox, outbox = socket.socketpair()
     outbox.settimeout(0)
@@ -201,20 +206,30 @@ def handle_signals(
             signal.signal(getattr(signal, name), lambda *_: None)
     write_crashes_to(crash_file())
 
-    def read_signals() -> None:
-        while number := inbox.recv(1):
-            name = signal.Signals(number[0]).name
-            try:
-                if name in STOP_SIGNALS:
-                    stop.request(name)
-                else:
-                    observe(_answer(name, reload))
-                    if name == "SIGUSR1" and (file := crash_file()):
-                        file.truncate(0)  # the same stacks, for the case that this thread does not run
-            except Exception as error:  # noqa: BLE001 - without this thread the process could not be stopped
-                observe(LoopFailed("signals", error))
+    def react(number: int) -> None:
+        name = signal.Signals(number).name
+        try:
+            if name in STOP_SIGNALS:
+                stop.request(name)
+            else:
+                observe(_answer(name, reload))
+                if name == "SIGUSR1" and (file := crash_file()):
+                    file.truncate(0)  # the same stacks, for the case that this thread does not run
+        except Exception as error:  # noqa: BLE001 - without this thread the process could not be stopped
+            observe(LoopFailed("signals", error))
 
-    threading.Thread(target=read_signals, name="signals", daemon=True).start()
+    def stop_is_requested() -> bool:
+        _read_signals(inbox, react, wait=False)
+        return stop.is_set()
+
+    make = partial(threading.Thread, target=_read_signals, args=(inbox, react), name="signals", daemon=True)
+    start_thread(make, lambda error: observe(LoopFailed("signals", error)), stop_is_requested)
+
+
+def _read_signals(inbox: socket.socket, react: Callable[[int], None], *, wait: bool = True) -> None:
+    """React to the signals whose numbers come in, those that are there or for ever."""
+    while (wait or select.select([inbox], [], [], 0)[0]) and (number := inbox.recv(1)):
+        react(number[0])
 
 
 def _answer(name: str, reload: Callable[[], str]) -> Event:

@@ -22,7 +22,8 @@ EmailIngestionError
 │   │   └── SinkTimedOut                 its call took too long and was ended
 │   ├── SinkThrottled                a sink asks for a pause
 │   ├── Retry                        raised by a sink: try this message again later
-│   └── CircuitBreakerError          not tried: the breaker is open
+│   ├── CircuitBreakerError          not tried: the breaker is open
+│   └── ThreadUnavailable            the system lets no thread start: a limit, or no memory
 ├── PermanentError               this message will never go through: dead letter now
 │   └── Reject                       raised by a sink: never try this message again
 ├── LeaseLost                    another process reads the account now: stand by
@@ -172,6 +173,10 @@ class CircuitBreakerError(TransientError):
         self.retry_after = retry_after
 
 
+class ThreadUnavailable(TransientError):
+    """The system lets no thread start: a limit of processes, or no memory. No message and no setting is at fault."""
+
+
 class PermanentError(EmailIngestionError):
     """This message can never be delivered."""
 
@@ -201,12 +206,19 @@ def quote_server(text: str) -> str:
 
 def is_unforeseen(error: BaseException) -> bool:
     """Whether nobody foresaw that `error` ends the turn of a loop: those that pass by themselves are foreseen."""
-    return not isinstance(error, TransientError)
+    return not (isinstance(error, TransientError) or is_thread_shortage(error))
 
 
 def is_shortage(error: BaseException) -> bool:
     """Whether this machine lacks a descriptor, a process, memory or room: no setting is wrong, and it may pass."""
-    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in SHORTAGES)
+    if isinstance(error, OSError):
+        return error.errno in SHORTAGES
+    return isinstance(error, (MemoryError, ThreadUnavailable)) or is_thread_shortage(error)
+
+
+def is_thread_shortage(error: BaseException) -> bool:
+    """Whether this is how Python says that the system lets no thread start; it has no class of its own for that."""
+    return isinstance(error, RuntimeError) and str(error) == "can't start new thread"
 
 
 def fingerprint_of(event: str, kind: str, text: str) -> str:

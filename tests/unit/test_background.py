@@ -94,7 +94,7 @@ def test_a_thread_is_waited_for_where_there_is_none_to_spare(monkeypatch: pytest
 
     start_thread(partial(Scarce, target=ran.set), errors.append, lambda: False).join()
     assert ran.is_set()
-    assert [str(error) for error in errors] == ["can't start new thread"] * 3
+    assert [str(error.__cause__) for error in errors] == ["can't start new thread"] * 3
     refusals = iter(range(10**6))
     assert not start_thread(Scarce, errors.append, lambda: len(errors) >= 5).is_alive()
     assert len(errors) == 5

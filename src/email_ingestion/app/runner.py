@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from email_ingestion import __version__
 from email_ingestion.atomic_files import write_private
-from email_ingestion.background import start_thread
+from email_ingestion.background import start_thread, stop_waiting_for_threads
 from email_ingestion.backup.archive import backup_monitor
 from email_ingestion.breaker import Breaker, BreakerPolicy, BreakerSnapshot
 from email_ingestion.daemon import (
@@ -30,7 +30,13 @@ from email_ingestion.daemon import (
     use_one_malloc_arena,
 )
 from email_ingestion.erasure.tombstones import refuse_unfinished_restore
-from email_ingestion.errors import ConfigurationError, EmailIngestionError, OperationFailed, RedisConnectionError
+from email_ingestion.errors import (
+    ConfigurationError,
+    EmailIngestionError,
+    OperationFailed,
+    RedisConnectionError,
+    ThreadUnavailable,
+)
 from email_ingestion.events import Event, LoopFailed, Observe, Started, Stopped, Stopping
 from email_ingestion.file_modes import open_to_others, repair_modes
 from email_ingestion.ledger.fingerprint import ledger_fingerprint
@@ -162,7 +168,7 @@ class ProcessRunner:
         self._breakers = BreakerRegistry(settings)
         self._build = build
         self._min_priority = min_priority
-        self._stop = StopSignal()
+        self._stop = StopSignal(stop_waiting_for_threads)
         self._exit_codes: list[int] = []
         self._errors: list[EmailIngestionError] = []  # the process ends with the first of them
         self._hung = False
@@ -178,7 +184,10 @@ class ProcessRunner:
         with ExitStack() as cleanup:
             # A call that hangs in a library would hold up the interpreter's end: leave when all else is cleaned up.
             cleanup.callback(lambda: os._exit(0) if self._hung else None)
-            context = self._start_up(cleanup)
+            try:
+                context = self._start_up(cleanup)
+            except ThreadUnavailable:  # a stop was requested while there was none to spare
+                return 0
             start = cleanup.enter_context(record_start(self._settings.log_dir, self._identity))
             service = self._build(context)
             gc.freeze()  # the objects that exist now stay: no collection need visit them
@@ -214,6 +223,9 @@ class ProcessRunner:
         output = cleanup.enter_context(
             closing(RawOutput(settings.log_dir, identity.stem, partial(_report_failure, ops.observe, "output")))
         )
+        log_level = LogLevel(settings.log_level)
+        reload = partial(self._reload, output, log_level)
+        handle_signals(self._stop, ops.observe, lambda: output.crash_file, reload)  # before any thread is waited for
         output.start()
         for path, mode in open_to_others(secret_files(settings)):
             logger("process").warning("secret_open_to_others", path=str(path), mode=f"{mode:04o}")
@@ -221,11 +233,8 @@ class ProcessRunner:
             logger("process").warning(
                 "plaintext_connection", setting=plain.setting, host=plain.host, exposed=plain.exposed
             )
-        log_level = LogLevel(settings.log_level)
         actions = AdminActions(self._breakers.get, overrides, log_level, IncidentOpener(ops.observe))
         actions.pings["redis"] = partial(check_writable, link)
-        reload = partial(self._reload, output, log_level)
-        handle_signals(self._stop, ops.observe, lambda: output.crash_file, reload)
         ops_url = self._serve(ops, actions, cleanup)  # from here on others know it, and may stop it
         return ProcessContext(settings, identity, ops, ops_url, link, self._breakers, overrides, actions)
 
@@ -257,6 +266,7 @@ class ProcessRunner:
             admin=Admin(token, actions, settings.log_dir, identity.instance, ops.observe),
             hosts=AllowedHosts.of_machine(settings.ops_host, settings.ops_allowed_hosts),
             read_token=ops_token(read_file, "OPS_READ_TOKEN_FILE") if read_file else None,
+            on_error=partial(_report_failure, ops.observe, "http"),
         )
         cleanup.callback(endpoints.close)
         address_file = settings.pid_dir / f"{identity.stem}.json"
@@ -330,7 +340,9 @@ class ProcessRunner:
         ops.observe(Stopped())
         if self._errors:
             raise self._errors[0]
-        return self._exit_codes[0] if self._exit_codes else 1
+        if self._exit_codes:
+            return self._exit_codes[0]
+        return 0 if thread.ident is None else 1
 
 
 def _announce_dead_threads(observe: Observe) -> None:

@@ -17,9 +17,16 @@ from typing import Any, NoReturn
 
 import typer
 
-from email_ingestion.errors import ConfigurationError, DiskFull, EmailIngestionError, RedisConnectionError
+from email_ingestion.errors import (
+    ConfigurationError,
+    DiskFull,
+    EmailIngestionError,
+    RedisConnectionError,
+    is_thread_shortage,
+)
 from email_ingestion.file_modes import use_private_umask
 from email_ingestion.ops.redaction import describe_unforeseen
+from email_ingestion.process_limits import describe_thread_limits
 from email_ingestion.shipped_files import as_typed_here
 
 REDIS_REMEDY = "see that Redis runs and that REDIS_URL or REDIS_HOST and REDIS_PORT name it"
@@ -77,9 +84,9 @@ def leave(
     except Exception as error:
         if crashes:
             raise
-        sentence = (
-            f"{describe_unforeseen(error)}, which nobody foresaw: please report it with the command and its words."
-        )
+        nobody = "which nobody foresaw: please report it with the command and its words"
+        lacking = f"no thread can be started ({describe_thread_limits()})"
+        sentence = f"{describe_unforeseen(error)}, {nobody}." if not is_thread_shortage(error) else f"{lacking}."
         on_failure(error, sentence, FAILED)
         typer.echo(as_typed_here(sentence), err=True)
         sys.exit(FAILED)

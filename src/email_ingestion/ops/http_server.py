@@ -11,8 +11,10 @@ import ssl
 import threading
 import time
 from asyncio.sslproto import SSLProtocol
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from socket import socket
 from typing import Any
 
@@ -20,7 +22,8 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from email_ingestion.errors import OperationFailed
+from email_ingestion.background import start_thread
+from email_ingestion.errors import OperationFailed, ThreadUnavailable
 from email_ingestion.ops.admin import Admin
 from email_ingestion.ops.api import metrics_app, ops_app
 from email_ingestion.ops.metrics import Metrics
@@ -207,12 +210,14 @@ def serve(
     admin: Admin | None = None,
     hosts: AllowedHosts | None = None,
     read_token: str | None = None,
+    on_error: Callable[[Exception], None] = lambda _: None,
 ) -> Endpoints:
     """Listen on both ports (0 lets the system choose) and answer from daemon threads.
 
     `hosts` are the names to answer under (those of this machine by default); with `read_token` all but the probes'
-    paths need it. Raises OperationFailed with the owner of a used port, ConfigurationError when `host` is no address of
-    this machine.
+    paths need it; `on_error` gets the reason why no thread can be started yet. Raises OperationFailed with the owner of
+    a used port, ConfigurationError when `host` is no address of this machine, ThreadUnavailable when the process ends
+    before there was a thread.
     """
     ops_socket = bind(host, ops_port, "OPS_PORT")
     try:
@@ -223,22 +228,32 @@ def serve(
     hosts = hosts or AllowedHosts.of_machine(host)
     ops = RequestGuard(ops_app(status, metrics, admin), hosts, admin=admin, read_token=read_token)
     exposition = RequestGuard(metrics_app(metrics), hosts, read_token=read_token)
-    return Endpoints(host, _run(ops, ops_socket, "ops-http"), _run(exposition, metrics_socket, "metrics-http"))
+    run = partial(_run, tls=None, on_error=on_error)
+    return Endpoints(host, run(ops, ops_socket, "ops-http"), run(exposition, metrics_socket, "metrics-http"))
 
 
 def serve_app(
-    app: ASGIApp, host: str, port: int, setting: str, name: str, *, tls: ssl.SSLContext | None = None
+    app: ASGIApp,
+    host: str,
+    port: int,
+    setting: str,
+    name: str,
+    *,
+    tls: ssl.SSLContext | None = None,
+    on_error: Callable[[Exception], None] = lambda _: None,
 ) -> WebEndpoint:
     """Serve any application on a port of its own, from a daemon thread, with `tls` where that is given.
 
-    Raises OperationFailed with the owner of a used port, ConfigurationError when `host` is no address of this machine.
+    Raises as `serve` does.
     """
     bound = bind(host, port, setting)
     url = url_of(host, port_of(bound))
-    return WebEndpoint(url.replace("http:", "https:", 1) if tls else url, _run(app, bound, name, tls))
+    return WebEndpoint(url.replace("http:", "https:", 1) if tls else url, _run(app, bound, name, tls, on_error))
 
 
-def _run(app: ASGIApp, bound: socket, name: str, tls: ssl.SSLContext | None = None) -> _RunningServer:
+def _run(
+    app: ASGIApp, bound: socket, name: str, tls: ssl.SSLContext | None, on_error: Callable[[Exception], None]
+) -> _RunningServer:
     config = uvicorn.Config(
         app,
         loop="asyncio",
@@ -254,8 +269,11 @@ def _run(app: ASGIApp, bound: socket, name: str, tls: ssl.SSLContext | None = No
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
     )
     server = _Server(config)  # off the main thread it leaves the signals alone
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, name=name, daemon=True)
-    thread.start()
+    make = partial(threading.Thread, target=server.run, kwargs={"sockets": [bound]}, name=name, daemon=True)
+    thread = start_thread(make, on_error, lambda: False)
+    if thread.ident is None:
+        bound.close()
+        raise ThreadUnavailable(f"there was no thread for {name} before the process was to end")
     deadline = time.monotonic() + START_SECONDS
     while not server.started:
         if not thread.is_alive() or time.monotonic() > deadline:

@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from email_ingestion.errors import OperationFailed
+from email_ingestion.background import start_now
+from email_ingestion.errors import OperationFailed, ThreadUnavailable
 from email_ingestion.events import AlertReceived, Observe
 from email_ingestion.ops.notices import priority_of
 
@@ -118,7 +119,14 @@ class IncidentOpener:
             raise OperationFailed(f"`email-ingestion incident` cannot be started: {error.strerror}") from error
         lines: list[bytes] = []
         printed = threading.Event()
-        threading.Thread(target=self._attend, args=(process, lines, printed), name="incident", daemon=True).start()
+        attend = threading.Thread(target=self._attend, args=(process, lines, printed), name="incident", daemon=True)
+        try:
+            start_now(attend)
+        except ThreadUnavailable as error:
+            process.kill()
+            process.communicate()
+            self._places.release()
+            raise OperationFailed(f"`email-ingestion incident` cannot be attended: {error}") from error
         printed.wait(NUMBER_SECONDS)
         return lines[0].decode(errors="replace").strip() if lines else ""
 
@@ -126,7 +134,8 @@ class IncidentOpener:
         """Read what the command prints to its end, and end it when it takes unusually long."""
         end = threading.Timer(WHOLE_SECONDS, process.kill)
         end.daemon = True
-        end.start()
+        with suppress(ThreadUnavailable):  # then nobody ends it
+            start_now(end)
         try:
             with process, suppress(OSError, ValueError):
                 for line in process.stdout or ():

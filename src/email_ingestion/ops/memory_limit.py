@@ -16,6 +16,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from email_ingestion.ops.metric_factory import PREFIX
+from email_ingestion.process_limits import control_groups
 
 UNLIMITED = 1 << 60  # control groups of version 1 write a number near 2^63 for none
 
@@ -55,24 +56,10 @@ def _address_space() -> Iterator[MemoryUse]:
 
 
 def _control_groups(process: Path, groups: Path) -> Iterator[MemoryUse]:
-    try:
-        lines = (process / "cgroup").read_text().splitlines()
-    except OSError:  # no Linux
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            yield from _limits(groups, path, "memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            yield from _limits(groups / "memory", path, *names)
-
-
-def _limits(root: Path, path: str, limit: str, usage: str, cache: str) -> Iterator[MemoryUse]:
-    """Yield the limits of a group and of all above it; a container sees its own group as the root."""
-    group = root / path.lstrip("/")
-    for folder in (group, *group.parents):
-        if root in (folder, *folder.parents) and (found := _limit_of(folder, limit, usage, cache)):
+    version_2 = ("memory.max", "memory.current", "inactive_file")
+    version_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    for folder, is_version_2 in control_groups("memory", process, groups):
+        if found := _limit_of(folder, *(version_2 if is_version_2 else version_1)):
             yield found
 
 

@@ -16,6 +16,7 @@ from email_ingestion.errors import (
     OAuth2AuthenticationError,
     OperationFailed,
     RedisConnectionError,
+    is_thread_shortage,
     is_unforeseen,
 )
 from email_ingestion.events import Event
@@ -29,6 +30,7 @@ from email_ingestion.ops.status_records import (
     Names,
     QuarantineState,
 )
+from email_ingestion.process_limits import describe_thread_limits
 
 PRODUCER_COUNTS = ("produced",)
 # Seconds after the next try in which a failure of a loop is still shown: what failed may not be what is tried first.
@@ -105,6 +107,8 @@ class ProcessState:
         if before is None or before.shown_until < now or not before.lasting:
             before = LoopFailure("", unforeseen, before.count if before else 0, now, now)
         reason = describe_error(event.error)
+        if is_thread_shortage(event.error):
+            reason = f"{describe_unforeseen(event.error)}: no thread can be started ({describe_thread_limits()})"
         if unforeseen and not isinstance(event.error, (ConfigurationError, OperationFailed)):  # those say what to do
             reason = f"{describe_unforeseen(event.error)}, which nobody foresaw"
         self.loop_failures[event.loop] = LoopFailure(

@@ -72,7 +72,7 @@ def evaluate(inputs: ReadinessInputs) -> Readiness:
     if blocking:
         return Readiness("not_ready", blocking + degrading)
     if not inputs.started or unknown:
-        return Readiness("starting", unknown or ("not started yet",))
+        return Readiness("starting", (unknown or ("not started yet",)) + degrading)
     return Readiness("degraded", degrading) if degrading else Readiness("ready", ())
 
 

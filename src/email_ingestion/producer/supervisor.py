@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from email_ingestion.background import start_now
 from email_ingestion.errors import IMAPConnectionError
 from email_ingestion.events import (
     AnswerSlow,
@@ -136,7 +137,7 @@ class WatcherSupervisor:
     def _start_thread(self) -> threading.Thread:
         self.watcher = self._make_watcher()
         thread = threading.Thread(target=self.watcher.run, name=f"watch-{self._account}", daemon=True)
-        thread.start()
+        start_now(thread)
         return thread
 
     def _stop_watcher(self, thread: threading.Thread) -> None:

@@ -77,7 +77,7 @@ def load_sink(name: str, settings: Settings) -> Sink:
     """
     try:
         return _load(name, settings)
-    except (OSError, MemoryError) as error:
+    except (OSError, MemoryError, RuntimeError) as error:
         if not is_shortage(error):
             raise
         raise SinkUnavailable(f"sink {name} cannot be opened now: {error}") from error

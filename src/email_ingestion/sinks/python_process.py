@@ -39,15 +39,15 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, hangup):  # they may reach all our processes: the worker decides
         signal.signal(number, lambda *_: None)  # not ignored, which the function's own processes would inherit
     with connect_to_parent() as worker:
-        end_with_parent(worker, lambda: busy)
         sys.path[:], _ = receive(worker, Decoder(list[str]))
         requests = Decoder(tuple[Email, float])
         try:
+            end_with_parent(worker, lambda: busy)
             handle = import_function(module, name)
         except errors.ConfigurationError as error:
             send(worker, str(error))
             return
-        except (OSError, MemoryError):
+        except (OSError, MemoryError, RuntimeError):
             sys.exit(NOT_NOW)
         send(worker, None)
         while True:
@@ -68,7 +68,7 @@ def main() -> None:
 def import_function(module: str, name: str) -> Callable[[Email], object]:
     """Import the function, also from the working directory, which is searched last.
 
-    Raises ConfigurationError, and OSError or MemoryError when this machine has nothing to spare for it now.
+    Raises ConfigurationError, and OSError, MemoryError or RuntimeError when this machine has nothing to spare for it.
     """
     here = str(Path.cwd())
     if here not in sys.path:

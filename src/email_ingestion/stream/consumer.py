@@ -15,7 +15,7 @@ that a single script acks it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
 from functools import partial
 from itertools import groupby
@@ -23,6 +23,7 @@ from typing import Any, TypeVar, cast
 
 from redis.exceptions import ResponseError
 
+from email_ingestion.background import BackgroundThread
 from email_ingestion.backoff import backoff
 from email_ingestion.errors import TransientError
 from email_ingestion.records import NORMAL_PRIORITY
@@ -340,7 +341,7 @@ class _StreamWaiter:
         clustered = isinstance(link.client, LazyCluster)
         self._servers = [(keys,) for keys in link.partitions] if clustered else [link.partitions]
         self._reads: dict[int, Future[bool]] = {}
-        self._threads = ThreadPoolExecutor(len(self._servers), thread_name_prefix="wait") if clustered else None
+        self._threads = BackgroundThread("wait", parallel=len(self._servers)) if clustered else None
 
     def wait_any(self) -> None:
         """Return when there may be a new entry, or after a second; raises like `RedisLink.call`."""
@@ -349,7 +350,7 @@ class _StreamWaiter:
             return
         for number, partitions in enumerate(self._servers):
             if number not in self._reads:
-                self._reads[number] = self._threads.submit(self._wait, partitions)
+                self._reads[number] = self._threads.submit(partial(self._wait, partitions))
         done, _ = wait(self._reads.values(), return_when=FIRST_COMPLETED)
         ended = [number for number, future in self._reads.items() if future in done]
         for future in [self._reads.pop(number) for number in ended]:

@@ -23,9 +23,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
-from email_ingestion.errors import ConfigurationError, PermanentError, TransientError
+from email_ingestion.errors import (
+    ConfigurationError,
+    PermanentError,
+    ThreadUnavailable,
+    TransientError,
+    is_thread_shortage,
+)
 from email_ingestion.ops.logs import logger
 from email_ingestion.ops.redaction import describe_error, error_type
+from email_ingestion.process_limits import describe_thread_limits
 
 API_PATHS = ("/api/", "/openapi.json")
 CODES = {
@@ -109,5 +116,7 @@ def _of_refused_value(request: Request, error: Exception) -> Response:
 
 
 def _of_unforeseen(request: Request, error: Exception) -> Response:
+    if is_thread_shortage(error):
+        return _of_dependency(request, ThreadUnavailable(f"no thread can be started ({describe_thread_limits()})"))
     logger("web").error("web_request_failed", error_type=error_type(error), exc_info=error)
     return error_answer(request.url.path, 500, "this failed in a way that nobody foresaw; logs/web.log says more")

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from email_ingestion.errors import EmailIngestionError, OperationFailed
+from email_ingestion.background import start_now
+from email_ingestion.errors import EmailIngestionError, OperationFailed, ThreadUnavailable
 from email_ingestion.ops.logs import logger
 from email_ingestion.ops.redaction import describe_unforeseen, redact
 
@@ -61,7 +62,7 @@ class Jobs:
     def start(self, title: str, user: str, back: str, work: Callable[[Job], str]) -> Job:
         """Run `work` in a thread; it returns the sentence that is shown at the end.
 
-        Raises OperationFailed while the same order runs.
+        Raises OperationFailed while the same order runs, ThreadUnavailable where no thread can be started.
         """
         job = Job(secrets.token_urlsafe(9), title, user, back, 0)
         with self._lock:
@@ -71,7 +72,12 @@ class Jobs:
             for key in ended[: max(0, len(ended) - KEPT)]:
                 del self._jobs[key]
             self._jobs[job.id] = job
-        threading.Thread(target=_run, args=(job, work), name=f"job-{job.id}", daemon=True).start()
+        try:
+            start_now(threading.Thread(target=_run, args=(job, work), name=f"job-{job.id}", daemon=True))
+        except ThreadUnavailable:
+            with self._lock:
+                del self._jobs[job.id]
+            raise
         return job
 
     def find(self, job_id: str) -> Job | None:

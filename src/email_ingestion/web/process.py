@@ -11,6 +11,7 @@ from functools import partial
 
 from email_ingestion import __version__
 from email_ingestion.atomic_files import write_private
+from email_ingestion.background import stop_waiting_for_threads
 from email_ingestion.daemon import (
     PidFile,
     StopSignal,
@@ -18,7 +19,7 @@ from email_ingestion.daemon import (
     notify_systemd,
     raise_descriptor_limit,
 )
-from email_ingestion.errors import ConfigurationError
+from email_ingestion.errors import ConfigurationError, ThreadUnavailable
 from email_ingestion.events import LoopFailed, Observe, Started, Stopped, Stopping
 from email_ingestion.file_modes import repair_modes
 from email_ingestion.fleet.web_process import STEM
@@ -40,7 +41,7 @@ def run_web(settings: Settings) -> int:
     """
     raise_descriptor_limit()
     identity = Identity("web", f"{socket.gethostname()}-web", __version__)
-    stop = StopSignal()
+    stop = StopSignal(stop_waiting_for_threads)
     with ExitStack() as cleanup:
         cleanup.enter_context(PidFile(settings.pid_dir / f"{STEM}.pid"))
         repair_modes((settings.log_dir, settings.pid_dir))
@@ -48,13 +49,16 @@ def run_web(settings: Settings) -> int:
         observe = EventLogger()
         failed = partial(_report_failure, observe, "output")
         output = cleanup.enter_context(closing(RawOutput(settings.log_dir, STEM, failed)))
-        output.start()
         handle_signals(stop, observe, lambda: output.crash_file, partial(_reload, output, settings))
+        output.start()
         context = cleanup.enter_context(closing(WebContext.from_settings(settings)))
         tls = _tls(settings)
-        served = serve_app(
-            web_app(settings, context), settings.web_host, settings.web_port, "WEB_PORT", "web-http", tls=tls
-        )
+        on_error = partial(_report_failure, observe, "http")
+        address = settings.web_host, settings.web_port, "WEB_PORT", "web-http"
+        try:
+            served = serve_app(web_app(settings, context), *address, tls=tls, on_error=on_error)
+        except ThreadUnavailable:  # a stop was requested while there was none to spare
+            return 0
         cleanup.callback(served.close)
         cleanup.callback(context.feed.close)  # before that: who waits for a change is answered
         address_file = settings.pid_dir / f"{STEM}.json"

@@ -9,9 +9,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
-from email_ingestion.errors import EmailIngestionError
+from email_ingestion.background import start_now
+from email_ingestion.errors import EmailIngestionError, ThreadUnavailable
 from email_ingestion.ops.redaction import describe_unforeseen, redact
 
 T = TypeVar("T")
@@ -70,9 +72,11 @@ class Source(Generic[T]):
             if self._under_way is None and time.monotonic() - self._ended >= self._max_age:
                 self._under_way = threading.Event()
                 self._started = time.monotonic()
-                threading.Thread(
-                    target=self._run, args=(self._under_way,), name=f"look-{self.name}", daemon=True
-                ).start()
+                make = partial(threading.Thread, name=f"look-{self.name}", daemon=True)
+                try:
+                    start_now(make(target=self._run, args=(self._under_way,)))
+                except ThreadUnavailable as error:
+                    self._problem, self._ended, self._under_way = str(error), self._started, None
             return self._under_way
 
     def _run(self, done: threading.Event) -> None:

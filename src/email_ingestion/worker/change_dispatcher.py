@@ -16,13 +16,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from itertools import chain
 
-from email_ingestion.background import START_SECONDS, start_thread
+from email_ingestion.background import START_SECONDS, BackgroundThread, start_thread
 from email_ingestion.backoff import backoff
 from email_ingestion.breaker import Breaker
 from email_ingestion.errors import (
@@ -118,7 +118,7 @@ class ChangeDispatcher:
         self._instance = instance
         self._observe = observe
         self._parallel = max(0, getattr(sink, "parallel", 0))
-        self._threads = ThreadPoolExecutor(max(1, self._parallel), thread_name_prefix=f"changes {name}")
+        self._threads = BackgroundThread(f"changes {name}", parallel=max(1, self._parallel))
         self._claim: ReaderClaim | None = None
         self._claim_lock = threading.Lock()  # of the claim and the times beside it
         self._held_at = 0.0  # by `boot_time`: when it was certain that the claim is ours
@@ -166,7 +166,6 @@ class ChangeDispatcher:
                 self._observe(LoopFailed(self._loop, shown, self._not_before - time.monotonic()))
                 pause = LOOK_SECONDS
             self._stopped.wait(pause)
-        self._threads.shutdown(wait=True, cancel_futures=True)
         if self._claim:
             try:
                 self._book.release(self._claim)
@@ -293,7 +292,9 @@ class ChangeDispatcher:
     def _call_parallel(self, chains: Iterable[list[_Untold]]) -> list[_Result]:
         """Tell the changes of several messages at the same time, those of each in order."""
         results: list[_Result] = []
-        running: set[Future[list[_Result]]] = {self._threads.submit(self._call_in_order, each) for each in chains}
+        running: set[Future[list[_Result]]] = {
+            self._threads.submit(partial(self._call_in_order, each)) for each in chains
+        }
         while running:
             ended, running = wait(running, TICK_SECONDS, FIRST_COMPLETED)
             self._observe(LoopTick(self._loop))

@@ -29,6 +29,7 @@ from email_ingestion.errors import (
     ParserUnavailable,
     PermanentError,
     SinkUnavailable,
+    ThreadUnavailable,
     TransientError,
 )
 from email_ingestion.events import (
@@ -217,8 +218,8 @@ class BatchProcessor:
     def _in_parse_thread(self, job: Callable[[], T]) -> Future[T]:
         try:
             return self._parse_thread.submit(job)
-        except RuntimeError as error:
-            raise ParserUnavailable(f"no thread can be started: {error}; look for a limit of processes") from error
+        except ThreadUnavailable as error:
+            raise ParserUnavailable(f"the parser is not asked: {error}") from error
 
     def _parse(self, messages: Sequence[RawMessage]) -> list[Email | EmailIngestionError | None]:
         """Return an email for each message, the error of one whose bytes are missing, None for one that takes long.

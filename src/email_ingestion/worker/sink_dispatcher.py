@@ -127,7 +127,7 @@ class SinkDispatcher:
         self._max_retries = max_retries
         self._instance = instance
         self._observe = observe
-        self._executor = SinkExecutor(name, sink, breaker, self._is_held)
+        self._executor = SinkExecutor(name, sink, breaker, self._is_held, self._start_failed)
         self._claimed: _Claimed | None = None
         self._hung: str | None = None  # the message of the call that does not return
         self._problem: str | None = None  # what is wrong with the sink itself, until it takes a message

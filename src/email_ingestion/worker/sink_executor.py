@@ -39,8 +39,12 @@ class SinkExecutor:
         sink: Sink,
         breaker: Breaker,
         is_held: Callable[[Collection[str]], bool],
+        on_error: Callable[[Exception], None],
     ) -> None:
-        """`is_held`, asked right before each call, says whether the messages are still this worker's to hand over."""
+        """`is_held`, asked right before each call, says whether the messages are still this worker's to hand over.
+
+        `on_error` gets the reason why a thread cannot be started yet.
+        """
         self._is_held = is_held
         self._name = name
         self._sink = sink
@@ -54,8 +58,8 @@ class SinkExecutor:
         self._running: dict[int, tuple[tuple[str, ...], float]] = {}  # by thread: messages, and since when, monotonic
         self._revoked: set[str] = set()
         make = partial(threading.Thread, target=self._work, daemon=True)
-        self._threads = [  # a dispatcher is started after them, and tells when there are none to spare
-            start_thread(partial(make, name=f"sink {name} {number}"), lambda _: None, self._stopped.is_set)
+        self._threads = [
+            start_thread(partial(make, name=f"sink {name} {number}"), on_error, self._stopped.is_set)
             for number in range(1, max(1, parallel) + 1)
         ]
 

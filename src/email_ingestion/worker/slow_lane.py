@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from email_ingestion.background import BackgroundThread
+from email_ingestion.errors import ThreadUnavailable
 from email_ingestion.parsing.isolated import IsolatedParser
 from email_ingestion.records import RawMessage
 from email_ingestion.stream import Delivery
@@ -91,7 +92,7 @@ class SlowLane(Generic[T]):
     def _start_next(self) -> None:
         if self._current is None and self._waiting:
             delivery, message = self._waiting[0]
-            with suppress(RuntimeError):  # no thread can be started now: it is tried again
+            with suppress(ThreadUnavailable):  # no thread can be started now: it is tried again
                 parsed = self._thread.submit(lambda: self._parse(message, self._parser))
                 self._current = SlowMessage(delivery, message, parsed, time.monotonic())
                 self._waiting.popleft()
