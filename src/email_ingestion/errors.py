@@ -74,7 +74,14 @@ class AuthenticationFailed(EmailIngestionError):
 
 
 class OAuth2AuthenticationError(AuthenticationFailed):
-    """OAuth2 authorization is gone or insufficient: `python producer.py --auth-setup` renews it."""
+    """OAuth2 authorization is gone or insufficient: `python producer.py --auth-setup` renews it.
+
+    Not so where it `is_of_client`: the provider refuses our OAuth2 client, whose ID or secret is set wrong.
+    """
+
+    def __init__(self, message: str, *, is_of_client: bool = False) -> None:
+        super().__init__(message)
+        self.is_of_client = is_of_client
 
 
 class TransientError(EmailIngestionError):

@@ -8,8 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from email_ingestion.cli.diagnostics import doctor
+from email_ingestion.cli.oauth2 import oauth2
 from email_ingestion.settings import Settings
 from gmail_sandbox import RunningSandbox
+from tests.servers.commands import command
 from tests.servers.processes import Place, token_of, until
 from tests.servers.web import Visitor, running_pages, web_settings
 
@@ -43,6 +46,49 @@ def test_a_dead_consent_alerts_and_a_new_one_is_picked_up_without_a_restart(here
     assert producer.metric("email_ingestion_oauth2_reauth_required") == 0
     assert producer.status()["accounts"][0]["token_state"] == "valid"
     assert sandbox.with_stats(lambda stats: stats.token_requests) == asked + 1
+
+
+def test_a_mistyped_client_secret_is_named_and_the_right_one_is_taken_up_without_a_new_consent(
+    here: Place, sandbox: RunningSandbox
+):
+    secret = here.folder / "client-secret"
+    secret.write_text("mistyped\n")
+    del here.environment["GOOGLE_CLIENT_SECRET"]
+    here.set(GOOGLE_CLIENT_SECRET_FILE=secret)
+    token = Path(here.environment["GOOGLE_TOKEN_FILE"])
+    assert command(here, oauth2, "--refresh").returncode == 3
+    secret.write_text("sandbox-secret\n")
+    assert command(here, oauth2, "--refresh").returncode == 0
+    secret.write_text("mistyped\n")  # while the access token works
+    producer = here.producer()
+    until(lambda: producer.status()["accounts"][0]["token_state"] == "client refused", "the state is seen")
+    sandbox.deliver(b"Subject: one\r\n\r\nworld\r\n")
+    until(lambda: producer.metric("email_ingestion_emails_produced_total") == 1, "mail flows while the token lasts")
+    ready = producer.get("/ready")[1]
+    assert "GOOGLE_CLIENT_SECRET" in ready
+    assert "--auth-setup" not in ready
+    assert producer.metric("email_ingestion_oauth2_reauth_required") == 0
+    info = command(here, oauth2, "--info")
+    assert (info.returncode, "client refused" in info.stdout, "GOOGLE_CLIENT_SECRET" in info.stdout) == (3, True, True)
+    found = json.loads(command(here, doctor, "--json").stdout)["checks"]
+    (of_token,) = [each for each in found if each["check"] == "account default token"]
+    assert of_token["verdict"] == "failed"
+    assert "secret is wrong: GOOGLE_CLIENT_ID, GOOGLE_CLIENT_SECRET" in of_token["cause"]
+
+    sandbox.call(lambda running: running.backend.tokens._access.clear())
+    sandbox.arm_fault("session_expiry")
+    until(lambda: producer.status()["accounts"][0]["watch"] == "needs_operator", "it stands still")
+    account = producer.status()["accounts"][0]
+    assert (account["token_state"], account["reauth_required"]) == ("client refused", False)
+    assert "its secret is wrong" in producer.get("/ready")[1]
+    lines = [json.loads(line) for line in producer.log().splitlines() if '"operator_needed"' in line]
+    assert {line["error_type"] for line in lines} == {"OAuth2AuthenticationError"}
+    sandbox.deliver(b"Subject: two\r\n\r\nworld\r\n")
+    before = json.loads(token.read_text())["refresh_token"]
+    secret.write_text("sandbox-secret\n")
+    until(lambda: producer.metric("email_ingestion_emails_produced_total") == 2, "mail flows again")
+    assert producer.status()["accounts"][0]["token_state"] == "valid"
+    assert json.loads(token.read_text())["refresh_token"] == before
 
 
 def _pages_of(here: Place, sandbox: RunningSandbox, **changes: object) -> Settings:

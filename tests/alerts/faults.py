@@ -319,6 +319,12 @@ DEPENDENCIES = (
         "ReauthRequired P3",
     ),
     Fault(
+        "the client secret is mistyped",
+        {producer("oauth2_token_state", 'account="default"', 'state="client refused"'): level(1)},
+        3,
+        "ClientRefused P3",
+    ),
+    Fault(
         "a breaker is open",
         {producer("circuit_breaker_state", 'name="imap"'): lambda minute, since, before: 1 + minute % 2},
         4,

@@ -126,6 +126,7 @@ HEALTHY: Mapping[str, Value] = {
     producer("imap_bytes_budget_remaining", 'account="default"'): level(1e9),
     producer("imap_quarantined_messages", 'account="default"'): level(0),
     producer("oauth2_reauth_required", 'account="default"'): level(0),
+    producer("oauth2_token_state", 'account="default"', 'state="client refused"'): level(0),
     CONSENT: now(-30 * 24 * HOUR),
     producer("oauth2_refreshes_total", 'result="success"'): grows(1 / 60),
     producer("oauth2_refreshes_total", 'result="error"'): grows(0),

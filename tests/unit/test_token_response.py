@@ -65,6 +65,30 @@ def test_a_refusal_shows_nothing_of_its_description_but_a_number(description: ob
     assert "bob" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("code", "description", "said"),
+    [
+        ("invalid_client", "The provided client secret is invalid.", "its secret is wrong"),
+        ("invalid_client", "AADSTS7000215: Invalid client secret provided.", "its secret is wrong"),
+        (
+            "invalid_client",
+            "AADSTS7000222: The provided client secret keys for app are expired.",
+            "its secret has expired",
+        ),
+        ("invalid_client", "The OAuth client was not found.", "its ID is not known"),
+        ("unauthorized_client", "Unauthorized", "unauthorized_client"),
+        ("invalid_client", None, "invalid_client"),
+    ],
+)
+def test_a_refused_client_is_no_refused_consent_and_says_what_is_wrong_with_it(
+    code: str, description: str | None, said: str
+) -> None:
+    with pytest.raises(TokenRefused) as raised:
+        parse_response(401, json.dumps({"error": code, "error_description": description}).encode())
+    assert str(raised.value).endswith(said)
+    assert (raised.value.is_of_client, raised.value.is_grant_dead) == (True, False)
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),

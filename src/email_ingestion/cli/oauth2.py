@@ -15,7 +15,7 @@ from email_ingestion.errors import AuthenticationFailed
 from email_ingestion.oauth2 import TokenSource, TokenStatus
 from email_ingestion.settings import Account, load_settings
 
-CODES = {"valid": 0, "expired": 2, "reauthorize": 3, "missing": 4}
+CODES = {"valid": 0, "expired": 2, "reauthorize": 3, "client refused": 3, "missing": 4}
 MANY_MINUTES = 48 * 60
 
 
@@ -28,7 +28,8 @@ def oauth2(
 ) -> int:
     """Show or refresh the OAuth2 token.
 
-    Exit code 0 valid, 2 expired but refreshable, 3 must be authorized again, 4 no or unreadable token.
+    Exit code 0 valid, 2 expired but refreshable, 3 must be authorized again, or the OAuth2 client is refused and its
+    secret or ID must be set right, 4 no or unreadable token.
 
     Examples:
       python -m src.auth.oauth2_gmail --info

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -21,7 +22,7 @@ from email_ingestion.doctor.network_checks import SECONDS, check_connection, ser
 from email_ingestion.doctor.redis_checks import check_clock
 from email_ingestion.errors import EmailIngestionError, IMAPThrottledError, OAuth2AuthenticationError
 from email_ingestion.mailbox import ImapMailbox
-from email_ingestion.oauth2 import TokenSource
+from email_ingestion.oauth2 import AccessToken, TokenSource
 from email_ingestion.oauth2.consent import authorization_url
 from email_ingestion.settings import Account, Settings
 
@@ -47,8 +48,8 @@ TOKEN_CAUSES: tuple[tuple[str, str, str], ...] = (
     ),
     (
         r"invalid_client|unauthorized_client",
-        "Google does not know the OAuth client, or its secret is wrong",
-        "compare GOOGLE_CLIENT_ID and GOOGLE_CLIENT_SECRET with the Cloud console, Clients",
+        "Google does not know the OAuth client, or its secret is wrong: GOOGLE_CLIENT_ID, GOOGLE_CLIENT_SECRET",
+        "compare both with the Cloud console, Clients; a new consent changes nothing",
     ),
     (
         r"admin_policy_enforced",
@@ -95,7 +96,7 @@ def check_token(account: Account, named: str) -> Finding:
     try:
         source = TokenSource(account)
         known = source.describe()
-        if known.state in {"missing", "reauthorize"}:
+        if known.state in {"missing", "reauthorize", "client refused"}:
             return _explain(check, known.problem or "there is no token", TOKEN_CAUSES, SETUP)
         token = source.get_token()
     except OAuth2AuthenticationError as error:
@@ -103,7 +104,16 @@ def check_token(account: Account, named: str) -> Finding:
     except EmailIngestionError as error:
         remedy = f"curl -sI {account.google_token_uri}; check the network, a proxy (HTTPS_PROXY) and the firewall"
         return Finding(check, "failed", str(error), remedy)
-    ends = known.consent_ends_at
+    return _judge(check, token, known.consent_ends_at)
+
+
+def _judge(check: str, token: AccessToken, ends: datetime | None) -> Finding:
+    """Judge a token that can be used now, by what is known of the next ones."""
+    if token.refresh_error:
+        found = _explain(check, str(token.refresh_error), TOKEN_CAUSES, "run this again in a minute")
+        until = f"mail is fetched until {datetime.fromtimestamp(token.expires_at, UTC):%H:%M} UTC only: "
+        lasting = isinstance(token.refresh_error, OAuth2AuthenticationError)
+        return replace(found, verdict="failed" if lasting else "degraded", cause=until + found.cause)
     if ends and ends.timestamp() - time.time() < WARN_DAYS * DAY:
         cause = f"the consent ends {ends:%Y-%m-%d %H:%M} UTC"
         return Finding(check, "degraded", cause, f"{SETUP} before then; an app out of Testing status keeps it")
@@ -146,7 +156,7 @@ def check_consent(account: Account, check: str) -> Finding:
         return Finding(check, "failed", cause, remedy)
     if re.search(r"invalid_client|deleted_client", text):
         return _explain(check, "invalid_client", TOKEN_CAUSES, SETUP)
-    return Finding(check, "ok", "the authorization page takes it")
+    return Finding(check, "ok", "the authorization page takes its ID; only a token shows whether its secret is right")
 
 
 def _error_in(location: str) -> str:

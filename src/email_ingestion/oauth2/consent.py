@@ -157,6 +157,11 @@ class ConsentRequest:
         except requests.RequestException as error:
             raise unreachable(error) from error
         except TokenRefused as error:
+            if error.is_of_client:
+                raise ConfigurationError(
+                    f"the token endpoint refuses the OAuth2 client ({error}): compare GOOGLE_CLIENT_ID and "
+                    "GOOGLE_CLIENT_SECRET with those in the provider's console, then start again"
+                ) from error
             raise OAuth2AuthenticationError(f"the authorization code was refused ({error}): start again") from error
         return parsed[0]
 

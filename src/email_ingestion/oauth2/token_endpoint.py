@@ -55,21 +55,19 @@ class TokenResponse:
 
 
 class TokenRefused(OAuth2AuthenticationError):
-    """The endpoint refuses for good; `code` is its error, one of PERMANENT_ERRORS."""
+    """The endpoint refuses for good; `code` is its error, one of PERMANENT_ERRORS.
+
+    Where it refuses the client, no new consent changes that.
+    """
 
     def __init__(self, message: str, code: str) -> None:
-        super().__init__(message)
+        super().__init__(message, is_of_client=code in CLIENT_ERRORS)
         self.code = code
 
     @property
     def is_grant_dead(self) -> bool:
         """Whether the grant itself is dead, and not the client or the request wrong."""
         return self.code in DEAD_GRANT_ERRORS
-
-    @property
-    def is_of_client(self) -> bool:
-        """Whether the client is refused, which no new consent changes."""
-        return self.code in CLIENT_ERRORS
 
 
 def request_token(uri: str, form: Mapping[str, str]) -> TokenResponse:
@@ -170,7 +168,19 @@ def _refusal(status: int, body: dict[str, Any]) -> Exception:
         return TokenRefreshError("the token endpoint finds the assertion's time wrong: set this machine's clock")
     # A description may name the user; of Microsoft's only the number is shown, which its documentation explains.
     number = re.search(r"AADSTS\d+", description)
-    return TokenRefused(f"{code}, {number[0]}" if number else str(code), str(code))
+    parts = [str(code), number[0] if number else "", _client_fault(code, description)]
+    return TokenRefused(", ".join(part for part in parts if part), str(code))
+
+
+def _client_fault(code: str, description: str) -> str:
+    """Say what is wrong with the client where the endpoint tells it."""
+    if code not in CLIENT_ERRORS:
+        return ""
+    if "AADSTS7000222" in description or re.search(r"secret\b.*\bexpired", description, re.IGNORECASE):
+        return "its secret has expired"
+    if "AADSTS7000215" in description or re.search(r"client.?secret", description, re.IGNORECASE):
+        return "its secret is wrong"
+    return "its ID is not known" if re.search(r"client\b.*\bnot found", description, re.IGNORECASE) else ""
 
 
 def printable_code(code: object) -> str | None:

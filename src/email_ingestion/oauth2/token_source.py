@@ -37,10 +37,13 @@ CONSENT_WARNING_SECONDS = 3 * DAY  # before a consent ends
 RETRY_REFUSED_SECONDS = 600.0  # until a refusal that may have been mended elsewhere is tried again
 ASSERTION_SECONDS = 3600
 TESTING_DAYS = 7  # the life of a consent to an app in Testing status
-CLIENT_HINT = ": compare GOOGLE_CLIENT_ID and GOOGLE_CLIENT_SECRET with those of the provider, then restart"
+CLIENT_HINT = (
+    "compare GOOGLE_CLIENT_ID and GOOGLE_CLIENT_SECRET with those in the provider's console, a new consent changes "
+    "nothing; a change in .env or its files is taken up when the token ends, any by `email-ingestion restart producer`"
+)
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
-State = Literal["valid", "expired", "reauthorize", "missing"]
+State = Literal["valid", "expired", "reauthorize", "client refused", "missing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +61,14 @@ class TokenStatus:
 class AccessToken:
     """A usable access token; times in Unix seconds.
 
-    `refresh_error` is set when getting a newer one failed for now, `save_error` when newer ones stay in memory.
+    `refresh_error` is set when getting a newer one failed, `save_error` when newer ones stay in memory.
     """
 
     token: str
     expires_at: float
     lifetime: float  # seconds
     consent_ends_at: float | None = None
-    refresh_error: TokenRefreshError | None = None
+    refresh_error: TokenRefreshError | OAuth2AuthenticationError | None = None
     save_error: ConfigurationError | None = None
 
     def is_due(self, now: float) -> bool:
@@ -82,22 +85,24 @@ class TokenSource:
         self._grant = _make_grant(account)
 
     def get_token(self, *, rejected: str | None = None) -> AccessToken:
-        """Return a token; a new one when it is due, or when it is the `rejected` one.
+        """Return a token; a new one when it is due, when it is the `rejected` one, or to try a new client secret.
+
+        A token that still works is returned while the endpoint fails or refuses the client.
 
         Raises OAuth2AuthenticationError when a person must act, TokenRefreshError when it may work later.
         """
         with self._lock, self._grant.exclusive():
             current, now = self._grant.current(), time.time()
             usable = current is not None and current.token != rejected and now < current.expires_at
-            if current and usable and not current.is_due(now):
+            if current and usable and not current.is_due(now) and not self._grant.has_new_secret():
                 return current
-            refusal = self._grant.refusal()
-            if refusal:
-                raise OAuth2AuthenticationError(refusal)
             try:
+                if refusal := self._grant.refusal():
+                    raise refusal
                 return self._grant.refresh()
-            except TokenRefreshError as error:
-                if current and usable:
+            except (TokenRefreshError, OAuth2AuthenticationError) as error:
+                lasting = isinstance(error, OAuth2AuthenticationError) and not error.is_of_client
+                if current and usable and not lasting:
                     return replace(current, refresh_error=error)
                 raise
 
@@ -119,7 +124,8 @@ class _Grant(Protocol):
 
     def exclusive(self) -> AbstractContextManager[None]: ...
     def current(self) -> AccessToken | None: ...
-    def refusal(self) -> str | None: ...
+    def refusal(self) -> OAuth2AuthenticationError | None: ...
+    def has_new_secret(self) -> bool: ...
     def refresh(self) -> AccessToken: ...
     def describe(self) -> TokenStatus: ...
 
@@ -165,8 +171,13 @@ class _RefreshTokenGrant:
         consent = self._consent()
         return self._access_token(consent, consent.token) if consent.token else None
 
-    def refusal(self) -> str | None:
-        return self._refusals.reason(self._fingerprint(self._consent()))
+    def refusal(self) -> OAuth2AuthenticationError | None:
+        return self._refusals.find(self._fingerprint(self._consent()))
+
+    def has_new_secret(self) -> bool:
+        """Whether the settings have a client secret that the endpoint has not honoured yet: it may be mistyped."""
+        consent = self._consent()
+        return _client_fields(self._account, consent).get("client_secret") != consent.client_secret
 
     def refresh(self) -> AccessToken:
         consent = self._consent()
@@ -175,16 +186,20 @@ class _RefreshTokenGrant:
         try:
             response = request_token(self._account.google_token_uri, form)
         except TokenRefused as error:
-            remedy = CLIENT_HINT if error.is_of_client else f"{_likely_cause(consent)}: {CONSENT_HINT}"
-            message = f"the token endpoint refuses the token ({error}){remedy}"
-            self._refusals.put(self._fingerprint(consent), message, final=error.is_grant_dead)
-            raise OAuth2AuthenticationError(message) from error
+            message = (
+                f"the token endpoint refuses the OAuth2 client ({error}): {CLIENT_HINT}"
+                if error.is_of_client
+                else f"the token endpoint refuses the token ({error}){_likely_cause(consent)}: {CONSENT_HINT}"
+            )
+            refusal = OAuth2AuthenticationError(message, is_of_client=error.is_of_client)
+            self._refusals.put(self._fingerprint(consent), refusal, final=error.is_grant_dead)
+            raise refusal from error
         missing = missing_scope(self._account.oauth2_scope, response.scopes)
         if missing:
-            message = f"the granted scopes lack {missing}: {CONSENT_HINT}"
-            self._refusals.put(self._fingerprint(consent), message, final=True)
-            raise OAuth2AuthenticationError(message)
-        renewed = consent.with_response(response)
+            refusal = OAuth2AuthenticationError(f"the granted scopes lack {missing}: {CONSENT_HINT}")
+            self._refusals.put(self._fingerprint(consent), refusal, final=True)
+            raise refusal
+        renewed = replace(consent.with_response(response), client_secret=form.get("client_secret"))
         self._save(renewed)
         self._refusals.clear()
         return self._access_token(renewed, response.access_token)
@@ -203,12 +218,15 @@ class _RefreshTokenGrant:
             consent = self._consent()
         except AuthenticationFailed as error:
             return TokenStatus("missing", None, (), str(error))
-        problem = self._refusals.reason(self._fingerprint(consent), expired_too=True)
+        refusal = self._refusals.find(self._fingerprint(consent), expired_too=True)
+        problem = str(refusal) if refusal else None
         missing = missing_scope(self._account.oauth2_scope, consent.scopes)
         if missing:
             problem = f"the token lacks the scope {missing}: {CONSENT_HINT}"
         valid = bool(consent.token) and time.time() < consent.expires_at
         state: State = "reauthorize" if problem else ("valid" if valid else "expired")
+        if refusal and refusal.is_of_client and not missing:
+            state = "client refused"
         ends_at = consent.expiry(self._account.oauth2_consent_days)
         return TokenStatus(
             state,
@@ -234,9 +252,10 @@ class _RefusalCache:
         self._path = path.with_name(path.name + ".dead")
         self._unsaved: str | None = None  # where the folder cannot be written
 
-    def put(self, fingerprint: str, message: str, *, final: bool) -> None:
+    def put(self, fingerprint: str, error: OAuth2AuthenticationError, *, final: bool) -> None:
         retry_at = None if final else time.time() + RETRY_REFUSED_SECONDS
-        self._unsaved = json.dumps({"of": fingerprint, "message": message, "again": retry_at}) + "\n"
+        record = {"of": fingerprint, "message": str(error), "client": error.is_of_client, "again": retry_at}
+        self._unsaved = json.dumps(record) + "\n"
         with suppress(ConfigurationError):
             write_private(self._path, self._unsaved)
             self._unsaved = None
@@ -246,12 +265,14 @@ class _RefusalCache:
         with suppress(OSError):  # where it cannot be removed it cannot have been written
             self._path.unlink(missing_ok=True)
 
-    def reason(self, fingerprint: str, *, expired_too: bool = False) -> str | None:
+    def find(self, fingerprint: str, *, expired_too: bool = False) -> OAuth2AuthenticationError | None:
         """Return why the token of that fingerprint was refused; None once it may be tried again, or was not refused."""
         try:
             refusal = json.loads(self._unsaved or self._path.read_text())
             holds = expired_too or refusal["again"] is None or time.time() < refusal["again"]
-            return str(refusal["message"]) if refusal["of"] == fingerprint and holds else None
+            if refusal["of"] != fingerprint or not holds:
+                return None
+            return OAuth2AuthenticationError(str(refusal["message"]), is_of_client=bool(refusal.get("client")))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -265,7 +286,7 @@ class _ClientCredentialsGrant:
         self._make_form = make_form
         self._hint = hint
         self._current: AccessToken | None = None
-        self._refusal: tuple[str, float] | None = None  # its message, and when to try again
+        self._refusal: tuple[OAuth2AuthenticationError, float] | None = None  # and when to try again
 
     def exclusive(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -273,17 +294,22 @@ class _ClientCredentialsGrant:
     def current(self) -> AccessToken | None:
         return self._current
 
-    def refusal(self) -> str | None:
-        message, retry_at = self._refusal or ("", 0.0)
-        return message if time.monotonic() < retry_at else None
+    def refusal(self) -> OAuth2AuthenticationError | None:
+        error, retry_at = self._refusal or (None, 0.0)
+        return error if time.monotonic() < retry_at else None
+
+    def has_new_secret(self) -> bool:
+        return False  # each new process asks for a token anyway
 
     def refresh(self) -> AccessToken:
         try:
             response = request_token(self._account.google_token_uri, self._make_form())
         except TokenRefused as error:
             message = f"the token endpoint refuses the application ({error}): {self._hint}"
-            self._refusal = (message, time.monotonic() + RETRY_REFUSED_SECONDS)
-            raise OAuth2AuthenticationError(message) from error
+            of_client = error.is_of_client and not self._account.google_service_account_file  # it has no secret
+            refusal = OAuth2AuthenticationError(message, is_of_client=of_client)
+            self._refusal = (refusal, time.monotonic() + RETRY_REFUSED_SECONDS)
+            raise refusal from error
         self._current = AccessToken(response.access_token, time.time() + response.lifetime, response.lifetime)
         return self._current
 

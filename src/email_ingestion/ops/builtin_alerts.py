@@ -97,6 +97,12 @@ def _reauthorize(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mappin
     return {account: sentence.format(account) for account in waiting}
 
 
+def _refused_clients(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
+    states = current.by_label("oauth2_token_state", "account", state="client refused")
+    sentence = "the OAuth2 client of account {} is refused: compare GOOGLE_CLIENT_SECRET with the provider's console"
+    return {account: sentence.format(account) for account, value in states.items() if value}
+
+
 def _breakers(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
     states = current.by_label("circuit_breaker_state", "name")
     return {name: f"circuit breaker {name} is open" for name, state in states.items() if state}
@@ -276,6 +282,7 @@ ALERT_RULES = (
     AlertRule("MailQuarantined", "P3", "224-quarantined-mail", _quarantined, evaluations=2),
     AlertRule("ClockOffset", "P3", "225-clock-offset", _clock_offset, evaluations=2),
     AlertRule("ReauthRequired", "P3", "23-oauth2-token-expired", _reauthorize),
+    AlertRule("ClientRefused", "P3", "23-oauth2-token-expired", _refused_clients),
     AlertRule(
         "ConsentEnding",
         "P3",
@@ -343,6 +350,7 @@ CONSEQUENCES = {
     "CertificateEndingSoon": {"CertificateEnding"},
     "ImapUnreachable": {"CircuitBreakerOpen", "MailboxSilent", "FreshnessBudgetBurn"},
     "ReauthRequired": {"CircuitBreakerOpen", "MailboxSilent", "FreshnessBudgetBurn"},
+    "ClientRefused": {"CircuitBreakerOpen", "MailboxSilent", "FreshnessBudgetBurn"},
     "MailboxSilent": {"FreshnessBudgetBurn"},
     "SinkStuck": {"SinkLate"},
     "QueueBacklogCritical": {"FreshnessBudgetBurn"},

@@ -141,7 +141,9 @@ class ProcessState:
         """Keep the problem of an account."""
         self.account_problems[event.account] = describe_error(event.error)
         refused = isinstance(event, events.TokenRefreshFailed) and event.permanent
-        if refused or isinstance(event.error, OAuth2AuthenticationError):
+        if isinstance(event.error, OAuth2AuthenticationError) and event.error.is_of_client:
+            self.account(event.account, reauth_required=False, authorization="client refused")
+        elif refused or isinstance(event.error, OAuth2AuthenticationError):
             self.account(event.account, reauth_required=True, authorization="re-authorize")
         elif isinstance(event, events.TokenRefreshFailed):
             self.account(event.account, authorization="refresh failing")

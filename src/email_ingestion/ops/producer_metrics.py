@@ -287,10 +287,18 @@ class ProducerMetrics:
         self._set_token_state(event, "expiring" if ending else "valid")
 
     def _refresh_failed(self, event: events.TokenRefreshFailed) -> None:
-        self._refreshes.labels("refused" if event.permanent else "error").inc()
-        if event.permanent:
-            self._reauth.labels(self._account(event)).set(1)
-        self._set_token_state(event, "re-authorize" if event.permanent else "refresh failing")
+        of_client = isinstance(event.error, OAuth2AuthenticationError) and event.error.is_of_client
+        self._refreshes.labels("refused" if event.permanent or of_client else "error").inc()
+        if event.permanent or of_client:
+            self._refuse(event)
+        else:
+            self._set_token_state(event, "refresh failing")
+
+    def _refuse(self, event: events.TokenRefreshFailed | events.NeedsOperator) -> None:
+        """Tell a consent that is gone from a client of ours that is refused, which no new consent changes."""
+        of_client = isinstance(event.error, OAuth2AuthenticationError) and event.error.is_of_client
+        self._reauth.labels(self._account(event)).set(not of_client)
+        self._set_token_state(event, "client refused" if of_client else "re-authorize")
 
     def _set_token_state(self, event: Any, state: TokenState) -> None:
         for each in TOKEN_STATES:
@@ -299,8 +307,7 @@ class ProducerMetrics:
     def _needs_operator(self, event: events.NeedsOperator) -> None:
         self._incidents.labels("operator").inc()
         if isinstance(event.error, OAuth2AuthenticationError):
-            self._reauth.labels(self._account(event)).set(1)
-            self._set_token_state(event, "re-authorize")
+            self._refuse(event)
 
     def _reconciled(self, event: events.Reconciled) -> None:
         self._missing[event.account, event.mailbox] = event.missing

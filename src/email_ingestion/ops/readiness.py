@@ -103,6 +103,12 @@ def _degrading(inputs: ReadinessInputs) -> Iterator[str]:
     yield from (f"sink {name}: {problem}" for name, problem in inputs.sink_problems.items())
     yield from (f"account {name}: {problem}" for name, problem in inputs.account_problems.items())
     yield from (
+        f"account {account.name}: the OAuth2 client is refused, so mail is fetched until its access token ends only: "
+        "compare GOOGLE_CLIENT_SECRET and GOOGLE_CLIENT_ID with those in the provider's console"
+        for account in inputs.accounts
+        if account.authorization == "client refused" and account.name not in inputs.account_problems
+    )
+    yield from (
         f"account {account.name}: access token expired" for account in inputs.accounts if _expired(account, inputs)
     )
     yield from (

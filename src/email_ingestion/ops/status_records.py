@@ -13,7 +13,7 @@ from typing import Literal
 from email_ingestion.breaker import BreakerSnapshot
 
 Component = Literal["producer", "worker", "web"]
-TokenState = Literal["valid", "expiring", "refresh failing", "re-authorize"]
+TokenState = Literal["valid", "expiring", "refresh failing", "client refused", "re-authorize"]
 CONSENT_WARNING = 3 * 86400.0  # seconds before its end from which a consent is `expiring`
 
 

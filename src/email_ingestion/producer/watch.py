@@ -156,7 +156,8 @@ class Watcher:
         self._attempt: float | None = None  # since when it tries to open the mailbox
         self._turn: _Turn | None = None  # of the last session
         self._idle_turns = 0  # in a row, that got nothing done and were short
-        self.is_outdated = False  # its credentials were refused, and have changed since
+        self.is_outdated = False  # its credentials were refused, and have changed since they were read
+        self._credentials = connector.credentials_version()
 
     def run(self) -> None:
         """Watch until `stop`, or until another process reads the account, or until it `is_outdated`."""
@@ -465,12 +466,14 @@ class Watcher:
             self._observe(LoopFailed(self._loop, error, delay.seconds))
 
     def _pause(self, seconds: float, *, until_changed: bool = False) -> bool:
-        """Wait and tick, for a long pause is no stall. With `until_changed` other credentials end it: then True."""
+        """Wait and tick, for a long pause is no stall. With `until_changed` other credentials end it: then True.
+
+        Other ones than at our start: a secret is often replaced before the old one is refused.
+        """
         end = time.monotonic() + seconds
-        before = self._connector.credentials_version() if until_changed else None
         while not self._stop.wait(min(1.0, max(0.0, end - time.monotonic()))) and time.monotonic() < end:
             self._tick()
-            if until_changed and self._connector.credentials_version() != before:
+            if until_changed and self._connector.credentials_version() != self._credentials:
                 return True
         return False
 

@@ -36,7 +36,7 @@ OF_CHECK: dict[str, tuple[Stage, str]] = {
 }
 OF_REASON = (
     ("quarantin", QUARANTINE),
-    *((word, TOKEN) for word in ("authoriz", "token", "consent")),
+    *((word, TOKEN) for word in ("authoriz", "token", "consent", "oauth2 client")),
     ("fetching held", "213-throttled"),
     ("clock", "225-clock-offset"),
     ("disk", "210-disk"),
@@ -258,6 +258,9 @@ def _account_problems(reading: SystemReading, thresholds: Mapping[str, float]) -
         name = account["name"]
         if account["reauth_required"]:
             yield FlowProblem("mailboxes", "bad", f"account {name} must be authorized again", TOKEN, "/accounts")
+        if account["token_state"] == "client refused":  # noqa: S105 - a state, no password
+            text = f"the OAuth2 client of account {name} is refused: its secret or ID in the settings is wrong"
+            yield FlowProblem("mailboxes", "bad", text, TOKEN, "/accounts")
         age = account["last_success_age_seconds"]
         if age is not None and age > thresholds["sync_silence_seconds"]:
             yield FlowProblem("mailboxes", "bad", f"account {name} was not looked at for {age / 60:.0f} min", SILENT)

@@ -16,6 +16,7 @@ REDIS_UP = events.Probed("redis", ok=True, seconds=0.0007, error=None)
 REDIS_DOWN = events.Probed("redis", ok=False, seconds=1.0, error=errors.RedisConnectionError("refused"))
 RUNNING: tuple[Event, ...] = (events.Started("defaults"), REDIS_UP)
 REVOKED = errors.OAuth2AuthenticationError("consent was withdrawn; run python producer.py --auth-setup")
+MISTYPED = errors.OAuth2AuthenticationError("the OAuth2 client is refused", is_of_client=True)
 
 
 def words(text: str) -> set[str]:
@@ -168,6 +169,9 @@ def test_a_missing_consent_outlives_a_refresh(producer: Board) -> None:
         ([events.TokenRefreshed("default", 5000.0, 9 * 86400.0)], "valid"),
         ([events.TokenRefreshFailed("default", errors.TokenRefreshError("502"), permanent=False)], "refresh failing"),
         ([events.TokenRefreshFailed("default", REVOKED, permanent=True)], "re-authorize"),
+        ([events.TokenRefreshFailed("default", MISTYPED, permanent=True)], "client refused"),
+        ([events.TokenRefreshFailed("default", MISTYPED, permanent=False)], "client refused"),
+        ([events.NeedsOperator("default", MISTYPED), events.TokenRefreshed("default", 5000.0)], "valid"),
         ([events.NeedsOperator("default", REVOKED), events.TokenRefreshed("default", 5000.0)], "re-authorize"),
         (
             [
