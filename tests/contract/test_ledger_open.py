@@ -33,6 +33,9 @@ from email_ingestion.ledger.tables import emails, metadata
 from tests.contract.ledgers import letters, mail, stored
 from tests.servers.postgres import fresh_database
 
+# The index of senders is none of columns; the tests below compare its SQL.
+pytestmark = pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index emails_sender")
+
 
 @pytest.mark.parametrize("made", [create, upgrade])
 def test_both_ways_lead_to_the_schema_of_the_code(made: Callable[[Connection], None], database_url: str) -> None:
@@ -44,7 +47,9 @@ def test_both_ways_lead_to_the_schema_of_the_code(made: Callable[[Connection], N
             opts={
                 "compare_type": database_url.startswith("postgresql"),
                 "include_name": lambda name, kind, _: kind != "table" or name in metadata.tables,
-                "include_object": lambda _object, name, *_: name not in {"emails_words", "attachments_words"},
+                "include_object": lambda _object, name, *_: (
+                    name not in {"emails_words", "attachments_words", "emails_sender"}
+                ),
             },
         )
         assert compare_metadata(own, metadata) == []

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from email_ingestion.ledger import mail_pages
+from email_ingestion.ledger import mail_pages, sender_index
 from email_ingestion.ledger.engine import QueryTooSlow
 from email_ingestion.ledger.mail_pages import MailCount, PagePlace
 from email_ingestion.ledger.search_filter import SearchFilter
 from email_ingestion.ledger.store import Ledger
+from email_ingestion.records import Address
 from tests.contract.ledgers import mail, stored
 
 MESSAGES = 60
@@ -16,7 +17,30 @@ QUERIES = (
     *("", "hello", "hello third", "hello -third", "third fifth", "rare", "rare third", "rare -third", "hello rare"),
     *('"hello there"', "hel*", "hel* -rare", "1.bin", "hello 1.bin", "nothing", "hello nothing", "-third", "?!"),
 )
-FILTERS = (SearchFilter(), SearchFilter(account="work"), SearchFilter(has_attachment=True), SearchFilter(min_size=10))
+SENDERS = (
+    *(Address("Ann", "ann@example.org"), Address("", "bob@example.org"), None, Address("Łukasz Ünal", "")),
+    *(
+        Address("ΑΛΦΑ 100%", "x" * 300 + "@example.com"),
+        Address("N" * 5000 + "ann", "n@example.com"),
+        Address("Ann", ""),
+    ),
+)
+FILTERS = {
+    "all": SearchFilter(),
+    "account": SearchFilter(account="work"),
+    "attachment": SearchFilter(has_attachment=True),
+    "size": SearchFilter(min_size=10),
+    "sender": SearchFilter(sender="NN"),
+    "address": SearchFilter(sender="ob@exam", account="work"),
+    "name": SearchFilter(sender="ünal", has_attachment=True),
+    "greek": SearchFilter(sender="αλφα"),
+    "whole field": SearchFilter(sender="ann*"),
+    "end": SearchFilter(sender="*example.com"),
+    "percent": SearchFilter(sender="0%"),
+    "name and address": SearchFilter(sender="n a"),  # they are two fields
+    "any sender": SearchFilter(sender="*"),
+    "no such sender": SearchFilter(sender="_"),
+}
 
 
 @pytest.fixture
@@ -26,7 +50,9 @@ def filled(ledger: Ledger) -> Ledger:
         words += [*(["fifth"] * (number % 5 == 0)), *(["rare"] * (number in {7, 33}))]
         account = "work" if number % 4 == 0 else "default"
         files = (b"x",) if number % 6 == 0 else ()
-        ledger.record([stored(mail(number, account=account, text=" ".join(words), attachments=files))])
+        sender = SENDERS[number % len(SENDERS)]
+        letter = mail(number, account=account, text=" ".join(words), attachments=files, sender=sender)
+        ledger.record([stored(letter)])
     return ledger
 
 
@@ -41,7 +67,7 @@ def read(ledger: Ledger, words: str, only: SearchFilter, limit: int) -> list[str
     return found
 
 
-@pytest.mark.parametrize("only", FILTERS, ids=["all", "account", "attachment", "size"])
+@pytest.mark.parametrize("only", FILTERS.values(), ids=FILTERS)
 def test_every_way_of_looking_finds_the_same(
     filled: Ledger, only: SearchFilter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -50,6 +76,9 @@ def test_every_way_of_looking_finds_the_same(
     for words in QUERIES:
         if words or not only.is_empty:
             assert plain[words][0] == [hit.email_id for hit in filled.search(words, 100, only)], words
+    monkeypatch.setattr(sender_index, "MAX_SENDERS", 1)
+    assert plain == {words: (read(filled, words, only, 100), filled.pages.count(words, only)) for words in QUERIES}
+    monkeypatch.undo()
     for many, looked_at in ((1, 1000), (3, 5), (10, 2)):
         monkeypatch.setattr(mail_pages, "_MANY", many)
         monkeypatch.setattr(mail_pages, "_LOOKED_AT", looked_at)

@@ -88,6 +88,11 @@ def test_every_page_and_call_answers_soon_and_says_what_is_not_known(tmp_path: P
                         page = timely(visitor, path)
                         assert page.status_code == status, (path, page.text)
                         assert status == 200 or "known" in page.text, path
+                deadline = time.monotonic() + 60
+                while "not known, how the database is" not in (page := timely(visitor, "/").text):
+                    assert time.monotonic() < deadline, "the overview calls a frozen database well"
+                    time.sleep(0.1)
+                assert "database serves" not in page
                 form = {"csrf": visitor.get("/operate").text.split('name="csrf" value="')[1].split('"', maxsplit=1)[0]}
                 ordered = visitor.post("/accounts/stored/pause", data=form)
                 answers = ("not known, whether it is done", "is being opened, and does not answer")

@@ -28,6 +28,7 @@ from email_ingestion.ledger.search import (
     sqlite_probe,
 )
 from email_ingestion.ledger.search_filter import SearchFilter, add_fold
+from email_ingestion.ledger.sender_index import find_senders, of_senders
 from email_ingestion.ledger.tables import emails
 from email_ingestion.ledger.types import Moment
 
@@ -94,6 +95,39 @@ class MailCount:
     is_exact: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What is asked, and what of it leads to few messages."""
+
+    words: str
+    only: SearchFilter
+    terms: Sequence[Term]
+    rare: Sequence[Term]
+    rest: Sequence[Term]
+    senders: Sequence[str] | None  # None: the filter names none or too many, or something else leads to few messages
+
+    @classmethod
+    def of(cls, connection: Connection, words: str, only: SearchFilter) -> _Question:
+        terms = parse(words)
+        rare, rest = _by_rarity(connection, terms)
+        means_nothing = bool(words.strip()) and not terms
+        senders = None
+        if only.sender is not None and not rare and not means_nothing:
+            senders = find_senders(connection, only.sender)
+        return cls(words, only, terms, rare, rest, senders)
+
+    @property
+    def is_of_common_words(self) -> bool:
+        is_plain = self.only.is_empty and not any(term.excluded for term in self.terms)
+        return is_plain and bool(self.rest) and not self.rare
+
+    def walks(self, connection: Connection) -> bool:
+        """Return whether the page is probably found by looking at the newest messages one after the other."""
+        if self.senders is not None:
+            return _have_much(connection, self.senders, self.terms)
+        return bool(self.rest) and not self.rare and _is_common(connection, self.terms)
+
+
 class MailPages:
     """Pages of delivered mail. Threads may share it; every method raises SinkUnavailable when the database is down."""
 
@@ -115,20 +149,17 @@ class MailPages:
 
         Raises QueryTooSlow when looking for them takes longer than `seconds`.
         """
-        only = only or SearchFilter()
-        terms = parse(words)
         with self._database.connect(seconds) as connection:
             add_fold(connection)
-            rare, rest = _by_rarity(connection, terms)
-            is_common = bool(rest) and not rare and _is_common(connection, terms)
-            ids = self._newest(connection, rest, only, limit, after) if is_common else None
+            asked = _Question.of(connection, words, only or SearchFilter())
+            ids = self._newest(connection, asked, limit, after) if asked.walks(connection) else None
             if ids is None:
-                query = _page_of([*self._where(connection, words, only, rare, rest), *_behind(after)], limit)
+                query = _page_of([*self._where(connection, asked), *_behind(after)], limit)
                 ids = list(connection.execute(query).scalars())
         return self.entries(ids)
 
     def _newest(
-        self, connection: Connection, terms: Sequence[Term], only: SearchFilter, limit: int, after: PagePlace | None
+        self, connection: Connection, asked: _Question, limit: int, after: PagePlace | None
     ) -> list[str] | None:
         """Look at the newest messages one after the other; None where the page is not among them."""
         behind = _behind(after)
@@ -136,25 +167,29 @@ class MailPages:
         on_sqlite = connection.dialect.name == "sqlite"
         looked_at = _LOOKED_AT if on_sqlite else _READ_ANEW
         floor = connection.execute(dates.limit(1).offset(looked_at)).scalar_one_or_none()
-        probe = sqlite_probe(terms) if on_sqlite else postgresql_probe(terms)
-        conditions = [*_filter_conditions(connection, only), probe, *behind]
+        conditions = [*_filter_conditions(connection, asked.only), *_probe(connection, asked.terms), *behind]
         if floor is not None:
             conditions.append(emails.c.internaldate >= bindparam("floor", floor, Moment))
         found = list(connection.execute(_page_of(conditions, limit)).scalars())
         return found if floor is None or len(found) == limit else None
 
-    def _where(
-        self, connection: Connection, words: str, only: SearchFilter, rare: Sequence[Term], rest: Sequence[Term]
-    ) -> list[Any]:
+    def _where(self, connection: Connection, asked: _Question) -> list[Any]:
         """Return the conditions; common words are looked for where a rare one is, or where the filter lets pass."""
-        if connection.dialect.name != "sqlite" or (words.strip() and not rare and len(rest) != 1):
+        words, only, rare, rest = asked.words, asked.only, asked.rare, asked.rest
+        on_sqlite = connection.dialect.name == "sqlite"
+        if asked.senders is not None:
+            theirs = of_senders(connection.dialect.name, asked.senders)
+            if asked.terms and not on_sqlite and not _is_common(connection, asked.terms):
+                return [theirs, *self._conditions(words, only)]
+            return [theirs, *_filter_conditions(connection, only), *_probe(connection, asked.terms)]
+        if not on_sqlite or (words.strip() and not rare and len(rest) != 1):
             return self._conditions(words, only)
         filtered = _filter_conditions(connection, only)
         if rare:
-            return [sqlite_condition(rare), *([sqlite_probe(rest)] if rest else ()), *filtered]
+            return [sqlite_condition(rare), *_probe(connection, rest), *filtered]
         if rest and only.is_empty:
             return self._conditions(words, only)
-        return [*filtered, *([sqlite_probe(rest)] if rest else ())]
+        return [*filtered, *_probe(connection, rest)]
 
     def entries(self, email_ids: Sequence[str]) -> list[PageEntry]:
         """Return the messages of these identities in this order, without those that are not here."""
@@ -172,18 +207,17 @@ class MailPages:
         self, words: str = "", only: SearchFilter | None = None, maximum: int = COUNTED, *, seconds: float | None = None
     ) -> MailCount:
         """Count what all pages have together, up to `maximum`, and no longer than `seconds`."""
-        only, terms, number = only or SearchFilter(), parse(words), 0
+        number = 0
         end = None if seconds is None else time.monotonic() + seconds
         try:
             with self._database.connect(seconds) as connection:
                 add_fold(connection)
-                rare, rest = _by_rarity(connection, terms)
-                is_plain = only.is_empty and not any(term.excluded for term in terms)
-                if is_plain and rest and not rare and connection.dialect.name == "sqlite":
-                    alone = connection.execute(sqlite_count(terms, maximum + 1)).scalar_one()
+                asked = _Question.of(connection, words, only or SearchFilter())
+                if asked.is_of_common_words and connection.dialect.name == "sqlite":
+                    alone = connection.execute(sqlite_count(asked.terms, maximum + 1)).scalar_one()
                     if alone > maximum:
                         return MailCount(maximum, is_exact=False)
-                where = self._where(connection, words, only, rare, rest)
+                where = self._where(connection, asked)
                 query = select(emails.c.email_id).where(*where).limit(maximum + 1)
                 with connection.execute(query, execution_options={"yield_per": _COUNTED_AT_ONCE}) as found:
                     for _ in found:
@@ -216,6 +250,25 @@ def _filter_conditions(connection: Connection, only: SearchFilter) -> list[Any]:
     return [*replace(only, account=None).conditions(connection.dialect.name), without_index]
 
 
+def _have_much(connection: Connection, senders: Sequence[str], terms: Sequence[Term]) -> bool:
+    """Return whether so much mail is of these senders that the newest is found by looking.
+
+    PostgreSQL sees that by its statistics, but for common words, which it would look for in each of the messages.
+    """
+    dialect = connection.dialect.name
+    if dialect != "sqlite" and not _is_common(connection, terms):
+        return False
+    some = select(emails.c.account).where(of_senders(dialect, senders)).limit(_LOOKED_AT).subquery()
+    counted: int = connection.execute(select(func.count()).select_from(some)).scalar_one()
+    return counted >= _LOOKED_AT
+
+
+def _probe(connection: Connection, terms: Sequence[Term]) -> list[Any]:
+    if not terms:
+        return []
+    return [sqlite_probe(terms) if connection.dialect.name == "sqlite" else postgresql_probe(terms)]
+
+
 def _by_rarity(connection: Connection, terms: Sequence[Term]) -> tuple[list[Term], list[Term]]:
     """Return the wanted terms that few messages have, and all others; PostgreSQL knows that by itself."""
     wanted = [term for term in terms if not term.excluded]
@@ -234,6 +287,8 @@ def _is_common(connection: Connection, terms: Sequence[Term]) -> bool:
     """
     if connection.dialect.name == "sqlite":
         return True
+    if all(term.excluded for term in terms):
+        return False
     total = connection.exec_driver_sql("SELECT reltuples FROM pg_class WHERE oid = 'emails'::regclass").scalar_one()
     (plan,) = connection.execute(postgresql_estimate(terms)).scalar_one()
     return bool(plan["Plan"]["Plan Rows"] >= max(_MANY, _COMMON_SHARE * total))

@@ -44,8 +44,10 @@ _FTS = ("email_words", "attachment_words")
 _ADVICE = "give the command again when nothing else uses the database for long"
 
 
-def describe_ledger(url: str) -> str:
+def describe_ledger(url: str, *, counted: bool = True) -> str:
     """Describe the state of the database in one sentence; nothing is created, migrated or changed.
+
+    Unless `counted`, it does not say how many messages there are, for which all of them are gone through.
 
     Raises ConfigurationError when a setting or a permission is wrong or the schema is newer than this code,
     SinkUnavailable when the database accepts no write now.
@@ -61,7 +63,9 @@ def describe_ledger(url: str) -> str:
         ledger.ping(tables=not behind)
         if behind:
             return f"{describe_database(engine)} takes writes; the next start brings its schema to {behind}"
-        return f"{describe_database(engine)} takes writes and holds {ledger.count():,} messages"
+        return f"{describe_database(engine)} takes writes" + (
+            f" and holds {ledger.count():,} messages" if counted else ""
+        )
     finally:
         engine.dispose()
 

@@ -29,6 +29,7 @@ from email_ingestion.errors import ConfigurationError
 from email_ingestion.ledger.database_errors import translate_open_errors
 from email_ingestion.ledger.engine import describe_database, write_engine
 from email_ingestion.ledger.fts_schema import ATTACHMENT_FTS_STATEMENTS, FTS_STATEMENTS, UPDATE_FTS_STATEMENTS
+from email_ingestion.ledger.sender_index import SENDER_INDEX_STATEMENTS
 from email_ingestion.ledger.tables import emails, metadata
 
 if TYPE_CHECKING:
@@ -36,10 +37,10 @@ if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
 
 # The newest revision. Alembic (14 MB, a quarter of a second) is loaded only where a database has an older one.
-HEAD = "0015"
+HEAD = "0016"
 # The oldest revision whose code can use a database of the newest. A revision that is not additive must be named here.
 COMPATIBLE_FROM = "0006"
-RELEASES = {"0.1.0": "0006", "0.2.0": "0015"}  # the revision that a release makes
+RELEASES = {"0.1.0": "0006", "0.2.0": "0016"}  # the revision that a release makes
 
 
 def _version_table(name: str) -> Table:
@@ -79,6 +80,7 @@ def create(connection: Connection) -> None:
         connection.exec_driver_sql(f"PRAGMA application_id = {secrets.randbits(31) | 1}")
     for statement in (*FTS_STATEMENTS[dialect], *ATTACHMENT_FTS_STATEMENTS[dialect], *UPDATE_FTS_STATEMENTS[dialect]):
         connection.exec_driver_sql(statement)
+    connection.exec_driver_sql(SENDER_INDEX_STATEMENTS[dialect])
     for table, revision in ((_schema_revision, HEAD), (_alembic_version, COMPATIBLE_FROM)):
         table.create(connection)
         connection.execute(table.insert().values(version_num=revision))

@@ -91,30 +91,32 @@ class _Conditions:
     """Makes conditions that compare texts, in the SQL of one database."""
 
     def __init__(self, dialect: str) -> None:
+        self._dialect = dialect
         self._sqlite = dialect == "sqlite"
         self._count = 0
 
     def contains(self, columns: tuple[str, ...], wanted: str) -> TextClause:
-        return self._text(" OR ".join(self._like(column) for column in columns), _pattern(wanted))
+        return self._text(" OR ".join(self._like(column) for column in columns), like_pattern(wanted))
 
     def filename(self, wanted: str) -> TextClause:
         sql = (
             "emails.email_id IN (SELECT attachments.email_id FROM attachments"  # noqa: S608 - our own names
             f" WHERE {self._like('attachments.filename')})"
         )
-        return self._text(sql, _pattern(wanted))
+        return self._text(sql, like_pattern(wanted))
 
     def address(self, columns: tuple[str, ...], wanted: str) -> TextClause:
         names = ("json_extract(item.value, '$.name')", "json_extract(item.value, '$.addr')")
         if not self._sqlite:
             names = ("item.value ->> 'name'", "item.value ->> 'addr'")
         like = " OR ".join(self._like(name) for name in names)
-        return self._text(" OR ".join(self._any_item(column, like) for column in columns), _pattern(wanted))
+        return self._text(" OR ".join(self._any_item(column, like) for column in columns), like_pattern(wanted))
 
     def item(self, column: str, wanted: tuple[str, ...]) -> TextClause:
         value = "item.value" if self._sqlite else "item.value #>> '{}'"
-        same = " OR ".join(f"{self._fold(value)} = {self._fold(f':{{name}}_{n}')}" for n in range(len(wanted)))
-        return self._text(self._any_item(column, same), *wanted)
+        texts = (f":{{name}}_{n}" for n in range(len(wanted)))
+        same = " OR ".join(f"{folded(value, self._dialect)} = {folded(each, self._dialect)}" for each in texts)
+        return self._text(self._any_item(column, same), *map(_clean, wanted))
 
     def _any_item(self, column: str, condition: str) -> str:
         if self._sqlite:
@@ -123,29 +125,45 @@ class _Conditions:
         return f"EXISTS (SELECT 1 FROM jsonb_array_elements({items}) AS item (value) WHERE {condition})"  # noqa: S608 - our own names
 
     def _like(self, value: str) -> str:
-        return f"{self._fold(value)} LIKE {self._fold(':{name}_0')} ESCAPE '{_ESCAPE}'"
-
-    def _fold(self, value: str) -> str:
-        """Return the SQL of a text without case and diacritics."""
-        if self._sqlite:
-            return f"fold({value})"
-        return f"lower(regexp_replace(normalize(CAST({value} AS text), NFD), '[\u0300-\u036f]+', '', 'g'))"
+        return like(value, ":{name}_0", self._dialect)
 
     def _text(self, sql: str, *values: str) -> TextClause:
         """Bind values to the names that stand in `sql` as :{name}_0 and so on; the names are used nowhere else."""
         self._count += 1
         name = f"filter{self._count}"
-        bound = {f"{name}_{n}": _clean(value) for n, value in enumerate(values)}
+        bound = {f"{name}_{n}": value for n, value in enumerate(values)}
         return text(f"({sql.replace('{name}', name)})").bindparams(**bound)
+
+
+def like(value: str, pattern: str, dialect: str) -> str:
+    """Return the SQL of the condition that a text is like the parameter `pattern`, whatever case and diacritics.
+
+    Nearly all texts are plain ASCII, which the database compares by itself, several times as fast.
+    """
+    if dialect == "sqlite":  # its LIKE has no regard to the case of ASCII
+        is_ascii, same = f"length({value}) = length(CAST({value} AS BLOB))", value
+    else:
+        is_ascii, same = f"octet_length({value}) = length({value})", f"lower({value})"
+    plain = f"CASE WHEN {is_ascii} THEN {same} ELSE {folded(value, dialect)} END"
+    return f"{plain} LIKE {folded(pattern, dialect)} ESCAPE '{_ESCAPE}'"
+
+
+def folded(value: str, dialect: str) -> str:
+    """Return the SQL of a text without case and diacritics."""
+    if dialect == "sqlite":
+        return f"fold({value})"
+    return f"lower(regexp_replace(normalize(CAST({value} AS text), NFD), '[\u0300-\u036f]+', '', 'g'))"
+
+
+def like_pattern(wanted: str) -> str:
+    """Return the pattern of `like` for what a filter asks for."""
+    characters = _clean(wanted)
+    escaped = "".join(_ESCAPE + character if character in f"%_{_ESCAPE}" else character for character in characters)
+    return escaped.replace("*", "%") if "*" in characters else f"%{escaped}%"
 
 
 def _clean(value: str) -> str:
     return value.encode("utf-8", "replace").decode().replace("\0", " ")[:_MAX_TEXT]
-
-
-def _pattern(wanted: str) -> str:
-    escaped = "".join(_ESCAPE + character if character in f"%_{_ESCAPE}" else character for character in wanted)
-    return escaped.replace("*", "%") if "*" in wanted else f"%{escaped}%"
 
 
 def fold(value: Any) -> str | None:

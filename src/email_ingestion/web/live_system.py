@@ -26,7 +26,7 @@ from email_ingestion.web.readings import Reading, Source, wait_for
 
 SAMPLE_SECONDS = 5.0
 HISTORY_SECONDS = 3600.0
-DATABASE_SECONDS = 15.0
+PATIENCE_SECONDS = 3.0  # after which Redis and the database are not known any more, though they were well a moment ago
 PAGE_WAIT_SECONDS = 0.6  # for what was never looked at; the rest of a second is for the page
 METRICS_SECONDS = 2.0
 SAMPLED = ("delivered_until_timestamp_seconds", "sink_waiting_messages", "sink_oldest_timestamp_seconds")
@@ -80,10 +80,13 @@ class LiveSystem:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._link: RedisLink | None = None
-        self.redis = Source("Redis", self._read_redis, SAMPLE_SECONDS / 2)
+        self.redis = Source("Redis", self._read_redis, SAMPLE_SECONDS / 2, patience=PATIENCE_SECONDS)
         self.processes = Source("a process of this machine", self._read_processes, SAMPLE_SECONDS / 2)
         self.database = Source(
-            "the database", lambda: describe_ledger(settings.database_url), DATABASE_SECONDS, fresh=30.0
+            "the database",
+            lambda: describe_ledger(settings.database_url, counted=False),
+            SAMPLE_SECONDS / 2,
+            patience=PATIENCE_SECONDS,
         )
         self._samples: deque[FlowSample] = deque(maxlen=int(HISTORY_SECONDS / SAMPLE_SECONDS))
         self._totals: dict[str, tuple[float, dict[str, int]]] = {}

@@ -33,16 +33,19 @@ class Reading(Generic[T]):
 class Source(Generic[T]):
     """One thing that is looked at, in one thread at a time."""
 
-    def __init__(self, name: str, look: Callable[[], T], max_age: float, *, fresh: float = FRESH_SECONDS) -> None:
-        """`max_age` is after how many seconds it is looked at again when somebody asks."""
+    def __init__(self, name: str, look: Callable[[], T], max_age: float, *, patience: float = FRESH_SECONDS) -> None:
+        """`max_age` is after how many seconds it is looked at again when somebody asks.
+
+        What does not answer for `patience` seconds is not known, however fresh its last value is.
+        """
         self.name = name
         self._look = look
         self._max_age = max_age
-        self._fresh = fresh
+        self._patience = patience
         self._lock = threading.Lock()
         self._value: T | None = None
         self._at: float | None = None
-        self._tick = -max(fresh, max_age)  # monotonic seconds of the last success
+        self._tick = -max(FRESH_SECONDS, max_age)  # monotonic seconds of the last success
         self._problem = ""
         self._ended = -1e9  # monotonic seconds of the last look's end
         self._started = 0.0
@@ -57,9 +60,10 @@ class Source(Generic[T]):
             now = time.monotonic()
             if self._problem:
                 return Reading(None, self._problem, self._at, failed=True)
-            if now - self._tick <= max(self._fresh, self._max_age) and self._at is not None:
-                return Reading(self._value, "", self._at)
             waited = now - self._started if self._under_way else 0.0
+            is_fresh = now - self._tick <= max(FRESH_SECONDS, self._max_age)
+            if is_fresh and waited < self._patience and self._at is not None:
+                return Reading(self._value, "", self._at)
             return Reading(None, f"{self.name} has not answered for {waited:.1f} s", self._at)
 
     def forget(self) -> None:
