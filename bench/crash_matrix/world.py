@@ -249,7 +249,7 @@ class World:
                 delivered = time.monotonic() - started
             if delivered is not None and self._idle():
                 return delivered
-            time.sleep(0.02)
+            time.sleep(0.05)
         return PATIENCE
 
     def _idle(self) -> bool:

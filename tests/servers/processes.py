@@ -22,14 +22,19 @@ from tests.servers.dovecot import USER
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0  # seconds until a wait is given up: generous, for it only matters when something is broken
+SELDOM = 0.1  # seconds between two looks of a long wait
 
 
 def until(true: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
-    """Wait until `true` returns something true, and return it."""
-    deadline = time.monotonic() + seconds
+    """Wait until `true` returns something true, and return it.
+
+    The longer it takes, the seldomer it is asked: an answer costs milliseconds here and in the process that is asked.
+    """
+    started = time.monotonic()
     while not (value := true()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.02)
+        waited = time.monotonic() - started
+        assert waited < seconds, f"not within {seconds} s: {what}"
+        time.sleep(min(0.02 + waited / 20, SELDOM))
     return value
 
 
