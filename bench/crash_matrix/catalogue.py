@@ -103,6 +103,12 @@ FAULTS = {
             environment.commands_refused,
         ),
         Fault("foreign_key", "a list of another program under one of our names in Redis", environment.foreign_key),
+        Fault(
+            "queue_trimmed",
+            "stream deleted or trimmed by another program before a worker had it, twice",
+            environment.queue_trimmed,
+            quick=False,
+        ),
         Fault("parser_killed", "the worker's parser: SIGKILL, 9 times", environment.parser_killed),
         Fault("no_descriptors", "no file descriptor to spare and the parser killed, twice", environment.no_descriptors),
         Fault("blobs_away", "the folder of the blobs away or empty, twice", environment.blobs_away),

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 
-from bench.crash_matrix.world import World
+from bench.crash_matrix.world import KEYS, World
 
 BLOWS = 3
 COMMANDS = ("xack", "xdel", "xclaim", "xadd", "xpending", "hset", "decrby", "evalsha")
@@ -41,6 +41,21 @@ def foreign_key(world: World, rng: Random) -> None:
         world.more()
         time.sleep(rng.uniform(1, 4))
         client.delete(key)
+
+
+def queue_trimmed(world: World, rng: Random) -> None:
+    """A person, or Redis under an eviction policy, takes mail out of the stream that no worker has had yet."""
+    for _ in range(2):
+        world.kill("worker")
+        world.more()
+        time.sleep(rng.uniform(1, 2))
+        with world.redis.client() as client:
+            if rng.choice([True, False]):
+                client.delete(KEYS.stream)
+            else:
+                client.xtrim(KEYS.stream, maxlen=rng.randint(0, 5), approximate=False)
+        world.start("worker")
+        world.up("worker")
 
 
 def parser_killed(world: World, rng: Random) -> None:

@@ -465,6 +465,12 @@ class LedgerWentBack(Event, frozen=True):
     now: str
 
 
+class QueuedMailVanished(Event, frozen=True):
+    """Mail left the stream though no worker took it: somebody trimmed or deleted it, or Redis evicted it."""
+
+    bytes: int
+
+
 class SinkClaimLost(Event, frozen=True):
     """Messages that were claimed for a sink are no longer this worker's: it was stopped for longer than its lease."""
 

@@ -11,7 +11,7 @@ from sqlalchemy import MetaData, create_engine
 
 from email_ingestion.blobs import open_blobs
 from email_ingestion.errors import RedisConnectionError, SinkUnavailable
-from email_ingestion.events import LedgerWentBack
+from email_ingestion.events import LedgerWentBack, QueuedMailVanished
 from email_ingestion.ledger.mark import LedgerMark
 from email_ingestion.ledger.store import Ledger, open_ledger
 from email_ingestion.producer.ledger_watch import LedgerWatch
@@ -100,6 +100,43 @@ def test_every_producer_compares_its_mailboxes_when_the_ledger_went_back(tmp_pat
         current[0] = old
         watch("fourth")._look()  # it has just been started, and finds it itself
         assert compared == ["first", "second", "fourth"]
+
+
+def test_every_producer_compares_its_mailboxes_when_mail_left_the_queue_untaken(
+    tmp_path: Path, redis_server: RedisServer
+):
+    heard, compared = Heard(), []
+    redis = link(redis_server.url)
+    stream, volume = redis.keys.stream, redis.keys.volume
+
+    def watch(name: str) -> LedgerWatch:
+        return LedgerWatch(redis, lambda: ledger, lambda: compared.append(name), lambda _: None, heard)
+
+    with closing(open_ledger(f"sqlite:///{tmp_path}/ledger.db")) as ledger:
+        first, second = watch("first"), watch("second")
+        entry = redis.client.xadd(stream, {"raw": "x"})
+        redis.client.set(volume, 700)
+        for each in (first, second, first):
+            each._look()
+        assert compared == []  # the entry is there
+        redis.client.delete(stream)
+        for each in (second, first, second, first):
+            each._look()
+        assert sorted(compared) == ["first", "second"]
+        assert [event.bytes for event in heard.of(QueuedMailVanished)] == [700]
+        assert redis.client.get(volume) == b"0"
+        redis.client.xadd(stream, {"raw": "x"}, id=f"{int(entry.split(b'-')[0]) + 1}-0")
+        redis.client.set(volume, 900)
+        redis.client.xtrim(stream, maxlen=0)
+        watch("third")._look()  # it has just been started, and finds it itself
+        redis.client.set(volume, -5)  # a count that is off tells nothing, and would hide the next loss
+        watch("fourth")._look()
+        assert compared[2:] == ["third"]
+        assert redis.client.get(volume) == b"0"
+        redis.client.delete(volume)
+        redis.client.rpush(volume, "theirs")
+        watch("fifth")._look()
+        assert compared[2:] == ["third"]
 
 
 def test_an_sqlite_file_made_anew_is_another_one_however_far_the_first_had_come(tmp_path: Path):

@@ -104,6 +104,7 @@ LOG_RULES: dict[type[Event], LogRule] = {
     events.DeadLettered: LogRule("email_dead_lettered", ERROR),
     events.Reclaimed: LogRule("entries_reclaimed", WARNING),
     events.LedgerWentBack: LogRule("ledger_went_back", WARNING),
+    events.QueuedMailVanished: LogRule("queued_mail_vanished", WARNING),
     events.SinkClaimLost: LogRule("sink_claim_lost", WARNING),
     events.DueTimesMended: LogRule("due_times_mended", WARNING),
     events.OwnershipLost: LogRule("entries_superseded", WARNING, repeats=True),

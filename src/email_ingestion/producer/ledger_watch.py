@@ -1,4 +1,4 @@
-"""Notices that the ledger went back, and has every mailbox compared at once: its mail is back before the next hour.
+"""Notices that ledger or queue lost mail, and has every mailbox compared at once: it is back before the next hour.
 
 The mark of the ledger is remembered in Redis, so that a producer that takes over, or starts again, notices it as well.
 """
@@ -9,11 +9,12 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 from email_ingestion.background import PeriodicThread
 from email_ingestion.errors import EmailIngestionError
-from email_ingestion.events import LedgerWentBack, LoopFailed, Observe
+from email_ingestion.events import LedgerWentBack, LoopFailed, Observe, QueuedMailVanished
 from email_ingestion.ledger.mark import LedgerMark
 from email_ingestion.stream import RedisLink
 from email_ingestion.stream.stored_values import record, whole_number
@@ -27,7 +28,7 @@ SHOWN_SECONDS = 600.0  # for which `/ready` tells it
 
 
 class LedgerWatch:
-    """`start` and `close` it; `on_loss` is called when the ledger went back since anybody's last look."""
+    """`start` and `close` it; `on_loss` is called when anybody lost mail since the last look."""
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class LedgerWatch:
         self._observe = observe
         self._losses: int | None = None  # that we know of
         self._shown_until = 0.0  # monotonic seconds
+        self._settle_volume = link.script("settle_volume")
         self._thread = PeriodicThread(LOOP, LOOK_SECONDS, self._look, immediate=True, on_error=self._failed)
 
     def start(self) -> None:
@@ -61,6 +63,10 @@ class LedgerWatch:
             return
 
     def _compare(self) -> None:
+        vanished = self._vanished()
+        if vanished:
+            self._observe(QueuedMailVanished(vanished))
+            self._on_loss()
         now = self._ledger().mark()
         if now is None:
             return
@@ -69,7 +75,7 @@ class LedgerWatch:
         losses += went_back
         if before != now:
             self._remember(now, losses)
-        losses += self._missed_by_workers()
+        losses += self._missed_by_others()
         if went_back or (self._losses is not None and losses > self._losses):
             self._observe(LedgerWentBack(_describe(before or now), _describe(now)))
             if now.timeline:  # an SQLite file also goes back when its newest messages are erased
@@ -89,8 +95,23 @@ class LedgerWatch:
             return None, 0
         return LedgerMark(fields["system"], fields["timeline"], fields["position"]), fields["losses"]
 
-    def _missed_by_workers(self) -> int:
-        """Return how often a worker missed what it had recorded: that shows nowhere once others have recorded more."""
+    def _vanished(self) -> int:
+        """Return the bytes of mail that left the queue though no worker took it; every producer learns that it did."""
+        found = 0
+        for keys in self._link.partitions:
+            settle = partial(self._settle_volume, keys=[keys.stream, keys.volume])
+            if vanished := int(self._link.call(partial(settle, args=[0]))):
+                found += vanished
+                self._link.call(lambda: self._link.client.incr(self._link.keys.ledger_losses))
+                self._losses = None if self._losses is None else self._losses + 1  # this one compares at once
+            self._link.call(partial(settle, args=[1]))
+        return found
+
+    def _missed_by_others(self) -> int:
+        """Return how often a worker missed what it had recorded, or a producer what it had queued.
+
+        Neither shows anywhere else, once others have recorded more or have begun to count anew.
+        """
         return whole_number(self._link.call(lambda: self._link.client.get(self._link.keys.ledger_losses))) or 0
 
     def _remember(self, mark: LedgerMark, losses: int) -> None:
