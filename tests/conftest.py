@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -17,6 +18,16 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 # A shell lets what it starts in the background (`nohup … &`) ignore Ctrl-C, and the children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collectstart() -> None:
+    gc.disable()  # nothing of what is imported and collected is garbage
+
+
+def pytest_collection_finish() -> None:
+    """Let no collection visit it either: each would look at a million objects that live to the end."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
