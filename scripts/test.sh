@@ -126,18 +126,29 @@ for entry in ${pythons[@]+"${pythons[@]}"}; do
     fi
     if [ -z "$older" ]; then
         echo "== static checks"
-        "$bin/ruff" check --quiet .
-        "$bin/ruff" format --check --quiet .
-        "$bin/mypy" --python-executable "$bin/python" --no-error-summary
-        "$bin/lint-imports" --no-logo >/dev/null || "$bin/lint-imports" --no-logo
-        if command -v shellcheck >/dev/null 2>&1; then shellcheck -x scripts/*.sh .ci/run; fi
+        # mypy takes one core for as long as all others together; what any of them finds is shown before the end.
+        failed=""
+        "$bin/mypy" --python-executable "$bin/python" --no-error-summary &
+        types=$!
+        "$bin/ruff" check --quiet . || failed=yes
+        "$bin/ruff" format --check --quiet . || failed=yes
+        "$bin/lint-imports" --no-logo >/dev/null || "$bin/lint-imports" --no-logo || failed=yes
+        if command -v shellcheck >/dev/null 2>&1; then shellcheck -x scripts/*.sh .ci/run || failed=yes; fi
+        wait "$types" || failed=yes
+        [ -z "$failed" ] || exit 1
         chosen=()
         [ -z "$quick" ] || chosen=(tests/unit)
     else
         # What only tries whole processes, files, rules and Redis meets the same whatever Python runs it: once is enough.
-        # What talks to servers is left to the newest and the oldest, for the quarter of an hour that the suite may take.
+        # What talks to servers is left to the newest and the oldest, for the quarter of an hour that the suite may take;
+        # what tries a browser, the site of the documentation or a benchmark, to the newest.
         chosen=(tests/unit tests/contract tests/sandbox tests/acceptance/test_main_job.py)
-        [ "$version" = 3.12 ] || chosen+=(tests/integration --ignore=tests/integration/test_stream_machine.py)
+        if [ "$version" != 3.12 ]; then
+            chosen+=(tests/integration)
+            for once in stream_machine hostile_html docs_site bench; do
+                chosen+=("--ignore=tests/integration/test_$once.py")
+            done
+        fi
     fi
     echo "== the suite on Python $version ${chosen[*]:-}"
     PATH="$bin:$PATH" ${delays:+env "PYTHONPATH=$delays"} "$bin/python" -m pytest -n "$workers" --dist worksteal ${marker:+-m "$marker"} "${chosen[@]}" "$@"
