@@ -224,3 +224,30 @@ def test_public_address_is_a_host_without_a_path(written: str, taken: str | None
         return
     with pytest.raises(ValidationError, match="without a path"):
         Settings(web_public_url=written)
+
+
+def test_form_of_an_ended_session_leads_to_the_login_and_back(address: str, settings: Settings) -> None:
+    with Visitor(address) as visitor:
+        visitor.enter(settings)
+        page = visitor.get("/operate")
+        visitor.submit(page, "/logout")
+        came_from = {"referer": f"{address}/operate"}
+        answer = visitor.post("/operate/pause", data={"csrf": "x"}, headers=came_from)
+        assert [each.status_code for each in answer.history] == [303], "the form is not sent again by going back"
+        assert "Your session has ended, and nothing was done." in answer.text
+        assert 'name="goal" value="/operate"' in answer.text
+        elsewhere = visitor.post("/operate/pause", headers={"referer": "https://evil.example/operate"})
+        assert 'name="goal" value="/"' in elsewhere.text
+        assert visitor.post("/operate/pause", headers={"Accept": "*/*"}).json()["error"]["code"] == "unauthorized"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/no/such", 404), ("/logout", 405), ("/dead-letters/preview?order=eat", 400)]
+)
+def test_what_goes_wrong_is_a_page_for_a_person(address: str, settings: Settings, path: str, status: int) -> None:
+    with Visitor(address) as visitor:
+        visitor.enter(settings)
+        page = visitor.get(path)
+        assert page.status_code == status
+        assert 'href="/mail"' in page.text
+        assert visitor.get(path, headers={"Accept": "*/*"}).headers["content-type"].startswith("text/plain")

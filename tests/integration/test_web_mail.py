@@ -50,6 +50,14 @@ def _with_html() -> EmailMessage:
     return made
 
 
+def _odd() -> EmailMessage:
+    made = _mail("w" * 10_000 + " endless")
+    made.replace_header("From", "\u202eAnn\u2066 <ann@example.org>")
+    for number in range(500):
+        made.add_attachment(b"x", "application", "pdf", filename=f"page/{number}\u202e.pdf")
+    return made
+
+
 MAILS = [
     *(letter(number, _mail(f"letter {number}", f"lorem {number}").as_bytes()) for number in range(1, 46)),
     letter(50, _mail("Invoice of May", "Please pay Müller & Söhne <soon>").as_bytes(), labels=("Work", "\\Inbox")),
@@ -57,6 +65,7 @@ MAILS = [
     letter(60, _with_html().as_bytes()),
 ]
 INVOICE, ANSWER, PICTURES = (each.email.email_id for each in MAILS[-3:])
+ODD = letter(70, _odd().as_bytes())
 
 
 @pytest.fixture
@@ -320,3 +329,19 @@ def test_pages_answer_without_a_database_within_a_second_and_say_so(tmp_path: Pa
             assert page.status_code == 503
             assert "Not known" in page.text
             assert page.elapsed.total_seconds() < 5
+
+
+def test_endless_subjects_names_and_lists_stay_apart_from_the_page(settings: Settings, visitor: Visitor) -> None:
+    with closing(open_ledger(settings.database_url)) as ledger:
+        ledger.record([ODD])
+    found = visitor.get("/mail", params={"filename": "*499*", "q": "499"})
+    assert "1–1 of 1<" in found.text  # noqa: RUF001 - a range
+    assert len(found.text) < 20_000, "neither the subject nor the list is shown whole"
+    assert re.search(r"Attached: <bdi><mark>499</mark>[^,]*</bdi>, .* and 490 more<", found.text), found.text
+    page = visitor.get(f"/mail/{ODD.email.email_id}").text
+    assert "w" * 206 not in page.split('id="headers"')[0]
+    assert "w" * 10_000 in page.split('id="headers"')[1]
+    assert page.count("/attachments/") == 500
+    for each in (found.text, page):
+        outside = re.sub(r"<bdi>.*?</bdi>|<td[^>]*>.*?</td>|<pre.*?</pre>", "", each, flags=re.DOTALL)
+        assert "\u202e" not in outside, "it turns round what stands after it"

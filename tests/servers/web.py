@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from email_ingestion.ops.http_server import serve_app
 from email_ingestion.settings import Settings
+from email_ingestion.web.api_errors import add_error_answers
 from email_ingestion.web.context import WebContext
 from email_ingestion.web.login_links import Role, make_link
 from email_ingestion.web.pages.routes import add_pages
@@ -45,6 +46,7 @@ def running_pages(settings: Settings) -> Iterator[str]:
     """Serve the pages for the block; yield their address."""
     app = FastAPI(openapi_url=None)
     app.state.context = WebContext.from_settings(settings)
+    add_error_answers(app)
     add_pages(app, settings)
     server = serve_app(app, "127.0.0.1", 0, "WEB_PORT", "test-web-http")
     try:

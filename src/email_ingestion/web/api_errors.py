@@ -33,6 +33,7 @@ from email_ingestion.errors import (
 from email_ingestion.ops.logs import logger
 from email_ingestion.ops.redaction import describe_error, error_type
 from email_ingestion.process_limits import describe_thread_limits
+from email_ingestion.web.rendering import render
 
 API_PATHS = ("/api/", "/openapi.json")
 CODES = {
@@ -48,6 +49,7 @@ CODES = {
     429: "too_many_requests",
     503: "unavailable",
 }
+TITLES = {400: "Not understood", 404: "Not found", 405: "Not found", 500: "Failed", 503: "Not known"}
 MESSAGES = {404: "there is nothing here", 405: "this method is not for this path"}
 
 
@@ -87,36 +89,50 @@ def error_answer(
     return PlainTextResponse(f"{message[:1].upper()}{message[1:]}.\n", status, given)
 
 
+def _answer(
+    request: Request, status: int, message: str, headers: Mapping[str, str] | None = None, *, code: str | None = None
+) -> Response:
+    """Make the answer: a page for a person, `error_answer` for a program."""
+    path, state = request.url.path, request.app.state
+    is_page = "text/html" in request.headers.get("accept", "") and not path.startswith(API_PATHS)
+    if not is_page or not hasattr(state, "entry"):
+        return error_answer(path, status, message, headers, code=code)
+    user, text = state.entry.user_of(request, touch=False), f"{message[:1].upper()}{message[1:]}."
+    page = render(request, "message.html", user, title=TITLES.get(status, "Not done"), text=text, status=status)
+    page.headers.update(headers or {})
+    return page
+
+
 def _of_web_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, WebError)  # noqa: S101 - so registered
-    return error_answer(request.url.path, error.status, error.message, error.headers, code=error.code)
+    return _answer(request, error.status, error.message, error.headers, code=error.code)
 
 
 def _of_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - so registered
     message = MESSAGES.get(error.status_code, str(error.detail))
-    return error_answer(request.url.path, error.status_code, message, error.headers)
+    return _answer(request, error.status_code, message, error.headers)
 
 
 def _of_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - so registered
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"][1:]) or "the request"
-    return error_answer(request.url.path, 400, f"{name}: {first['msg'][:1].lower()}{first['msg'][1:]}")
+    return _answer(request, 400, f"{name}: {first['msg'][:1].lower()}{first['msg'][1:]}")
 
 
 def _of_dependency(request: Request, error: Exception) -> Response:
     logger("web").warning("web_request_failed", error_type=error_type(error), message=describe_error(error))
-    return error_answer(request.url.path, 503, str(error))
+    return _answer(request, 503, str(error))
 
 
 def _of_refused_value(request: Request, error: Exception) -> Response:
     del error
-    return error_answer(request.url.path, 400, "a value of the query is one that the database cannot look for")
+    return _answer(request, 400, "a value of the query is one that the database cannot look for")
 
 
 def _of_unforeseen(request: Request, error: Exception) -> Response:
     if is_thread_shortage(error):
         return _of_dependency(request, ThreadUnavailable(f"no thread can be started ({describe_thread_limits()})"))
     logger("web").error("web_request_failed", error_type=error_type(error), exc_info=error)
-    return error_answer(request.url.path, 500, "this failed in a way that nobody foresaw; logs/web.log says more")
+    return _answer(request, 500, "this failed in a way that nobody foresaw; logs/web.log says more")

@@ -29,18 +29,19 @@ from email_ingestion.web.sessions import (
 
 UNAUTHORIZED, FORBIDDEN, TOO_MANY = 401, 403, 429
 HOME = "/"
+ENDED = "Your session has ended, and nothing was done. Log in, and give the order again."
 LINK_PREFIX = "link "  # wrong links and wrong tokens of an address are counted apart
 
 router = APIRouter(include_in_schema=False)
 
 
 @router.get("/login")
-def login_page(request: Request, goal: str = HOME) -> Response:
+def login_page(request: Request, goal: str = HOME, ended: str = "") -> Response:
     """Ask for the token; whoever is in already goes on."""
     entry: WebEntry = request.app.state.entry
     if entry.user_of(request):
         return _see(safe_goal(goal))
-    return _login_page(request, goal)
+    return _login_page(request, goal, ENDED if ended else "")
 
 
 @router.post("/login")
@@ -156,6 +157,10 @@ def answer_login_needed(request: Request, _error: Exception) -> Response:
     if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
         goal = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         return _see("/login" if goal == "/" else f"/login?goal={quote(goal, safe='')}")
+    if request.method == "POST" and "text/html" in request.headers.get("accept", ""):
+        came_from = urlsplit(request.headers.get("referer", ""))
+        goal = came_from.path if came_from.netloc == request.headers.get("host") else HOME
+        return _see(f"/login?goal={quote(safe_goal(goal), safe='')}&ended=1")  # not an answer to the form: "back" works
     sentence = "log in first: email-ingestion web login-link prints a link"
     return JSONResponse({"error": {"code": "unauthorized", "message": sentence}}, UNAUTHORIZED, page_headers())
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 PATH = "/mail"
 PAGE = 20  # messages
+MAX_SHOWN, MAX_FILES = 300, 10  # characters of a subject or a sender, names of attachments
 MORE, ALL_COUNTED = "more than", "more than 1,000"
 OWN = ("cursor", "first", "patient")  # beside the filters
 BAD_REQUEST, UNAVAILABLE = 400, 503
@@ -172,15 +173,21 @@ def _address(given: Mapping[str, str], **further: str | None) -> str:
 
 
 def _result(hit: Hit, terms: Sequence[Term]) -> dict[str, Any]:
-    names = ", ".join(safe_name(name, "without a name") for name in hit.attachments if name)
+    names = [list(highlighted(safe_name(name, "without a name"), terms)) for name in hit.attachments if name]
+    names.sort(key=lambda parts: not any(is_hit for _, is_hit in parts))  # what was looked for is among the first
     return {
         "email_id": hit.email_id,
         "date": hit.date,
-        "sender": list(highlighted(hit.sender, terms)) or [("(no sender)", False)],
-        "subject": list(highlighted(hit.subject, terms)) or [("(no subject)", False)],
+        "sender": list(highlighted(_cut(hit.sender), terms)) or [("(no sender)", False)],
+        "subject": list(highlighted(_cut(hit.subject), terms)) or [("(no subject)", False)],
         "snippet": list(highlighted(hit.snippet, terms)),
-        "attachments": list(highlighted(names, terms)),
+        "attachments": names[:MAX_FILES],
+        "further": len(names[MAX_FILES:]),
     }
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def highlighted(text: str, terms: Sequence[Term]) -> Iterator[tuple[str, bool]]:
