@@ -40,6 +40,7 @@ _LOOKED_AT = 5000  # messages, one after the other, for a page of common words
 _READ_ANEW = 1000  # the same where each is read for it: PostgreSQL's index cannot be asked about one message
 _COMMON_SHARE = 0.05  # of all messages that have a word which is common on PostgreSQL: some 400 are read for a page
 _COUNTED_AT_ONCE = 100  # messages that a count fetches, and knows of when its time is over
+_PROBED_AT_ONCE = 100  # messages of a sender in which words are looked for together
 _FACTS = (*ENVELOPE_COLUMNS, emails.c.raw_ref, emails.c.tags, emails.c.priority, emails.c.defects)
 
 
@@ -153,6 +154,8 @@ class MailPages:
             add_fold(connection)
             asked = _Question.of(connection, words, only or SearchFilter())
             ids = self._newest(connection, asked, limit, after) if asked.walks(connection) else None
+            if ids is None and asked.senders and asked.terms and connection.dialect.name == "sqlite":
+                ids = self._of_senders(connection, asked, limit, after)
             if ids is None:
                 query = _page_of([*self._where(connection, asked), *_behind(after)], limit)
                 ids = list(connection.execute(query).scalars())
@@ -172,6 +175,20 @@ class MailPages:
             conditions.append(emails.c.internaldate >= bindparam("floor", floor, Moment))
         found = list(connection.execute(_page_of(conditions, limit)).scalars())
         return found if floor is None or len(found) == limit else None
+
+    def _of_senders(self, connection: Connection, asked: _Question, limit: int, after: PagePlace | None) -> list[str]:
+        """Look for the words in mail of the senders only, the newest first, and no further than the page goes."""
+        theirs = of_senders(connection.dialect.name, asked.senders or ())
+        conditions = [theirs, *_filter_conditions(connection, asked.only), *_behind(after)]
+        probe, found = _probe(connection, asked.terms), list[str]()
+        with connection.execute(_page_of(conditions, -1), execution_options={"yield_per": _PROBED_AT_ONCE}) as rows:
+            for some in rows.scalars().partitions():
+                query = select(emails.c.email_id).where(emails.c.email_id.in_(some), *probe)
+                fitting = set(connection.execute(query).scalars())
+                found += [each for each in some if each in fitting]
+                if len(found) >= limit:
+                    break
+        return found[:limit]
 
     def _where(self, connection: Connection, asked: _Question) -> list[Any]:
         """Return the conditions; common words are looked for where a rare one is, or where the filter lets pass."""

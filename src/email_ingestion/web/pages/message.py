@@ -259,8 +259,10 @@ def patience(request: Request, seconds: float) -> float:
 def _unknown(request: Request, user: WebUser, reason: str, status: int) -> Response:
     may_wait = request.method == "GET" and not request.query_params.get(PATIENT)
     url = request.url.include_query_params(**{PATIENT: "1"})
-    again = f"{url.path}?{url.query}"
-    return render(request, "mail_unknown.html", user, reason=reason, may_wait=may_wait, again=again, status=status)
+    once_more = f"{url.path}?{url.query}"
+    return render(
+        request, "mail_unknown.html", user, reason=reason, may_wait=may_wait, once_more=once_more, status=status
+    )
 
 
 async def _not_found(request: Request, user: WebUser, email_id: str) -> Response:
