@@ -79,6 +79,13 @@ def test_a_sound_set_up_is_called_sound(world: World):
     assert said.stdout.splitlines()[-1] == "ok: nothing is wrong"
 
 
+def test_a_redis_of_the_sandbox_is_started_by_the_script(world: World):
+    (world.here.folder / "data").mkdir(exist_ok=True)
+    (world.here.folder / "data" / "sandbox.env").write_text("")
+    redis_away(world)
+    assert "./scripts/start.sh" in findings(world.here, 2)["redis"]["remedy"]
+
+
 def no_user(world: World) -> None:
     world.here.set(IMAP_USER="")
 

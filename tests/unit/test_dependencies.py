@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import tomllib
 from importlib.metadata import distributions
 from pathlib import Path
@@ -50,6 +52,23 @@ def test_an_audit_that_could_look_nothing_up_is_no_clean_one() -> None:
     (command,) = re.findall(r"^audit:\n\t(pip-audit .*)$", (sbom.ROOT / "Makefile").read_text(), re.MULTILINE)
     assert "--strict" in command
     assert all(f"-r {lock.relative_to(sbom.ROOT)}" in command for lock in sbom.LOCKS)
+
+
+@pytest.mark.parametrize("found", [0, 1], ids=["nothing known", "something known"])
+def test_the_audit_asks_about_every_lock_and_fails_where_something_is_known(tmp_path: Path, found: int) -> None:
+    """A program stands for pip-audit: it says what it was asked, and answers as the service would."""
+    asked = tmp_path / "asked"
+    (tmp_path / "pip-audit").write_text(f'#!/bin/sh\necho "$@" > {asked}\nexit {found}\n')
+    (tmp_path / "pip-audit").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["make", "audit"], cwd=sbom.ROOT, env={**os.environ, "PATH": path}, capture_output=True, check=False
+    )
+    assert (done.returncode == 0) == (found == 0), done.stderr.decode()
+    words = asked.read_text().split()
+    assert [Path(words[at + 1]) for at, word in enumerate(words) if word == "-r"] == [
+        lock.relative_to(sbom.ROOT) for lock in sbom.LOCKS
+    ]
 
 
 @pytest.mark.parametrize("lock", sbom.LOCKS, ids=["start.sh", "image"])

@@ -173,6 +173,19 @@ LITERAL = (
     "./scripts/start.sh",
     ".\\scripts\\start.ps1",
     "config/grafana_dashboard.json",
+    "`http://localhost:8080/health`, `/ready`, `/status`",
+    "`http://localhost:9090/metrics`",
+    "`redis-cli -h $REDIS_HOST -p $REDIS_PORT`",
+    "`logs/producer.log`, `logs/worker.log`",
+    "`backups/` directory",
+    "(XPENDING/XCLAIM)",
+    "`XPENDING`",
+    "(after `recovery_timeout`)",
+    "(after `success_threshold` successes)",
+    *("`email_ingestion_circuit_breaker_state` = 1 (OPEN)", "`email_ingestion_dlq_depth`", "max_retries"),
+    "`email_ingestion_dlq_messages_total`",
+    *("`RedisConnectionError`", "`IMAPConnectionError`", "`OAuth2AuthenticationError`", "`TokenRefreshError`"),
+    "`CircuitBreakerError`",
 )
 
 

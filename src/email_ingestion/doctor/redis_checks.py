@@ -15,7 +15,7 @@ from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.ledger.fingerprint import ledger_fingerprint
 from email_ingestion.ops.redaction import redact
-from email_ingestion.settings import RedisAddress, Settings, is_loopback
+from email_ingestion.settings import SANDBOX_PROFILE, RedisAddress, Settings, is_loopback
 from email_ingestion.stream import (
     RedisLink,
     ServerInfo,
@@ -30,6 +30,7 @@ from email_ingestion.stream import (
 
 OLDEST = 7
 MEMORY_SHARE = 0.8
+RESTART_SANDBOX = "./scripts/start.sh starts the sandbox's Redis again, with what it held"
 MANAGED = "look at the settings of this instance in the console of whoever runs it"
 STEP_SECONDS = 2.0  # a clock that is off by less is none's business
 JUMP_SECONDS = 60.0
@@ -165,7 +166,8 @@ def _refusal(check: str, error: EmailIngestionError) -> Finding:
     message = str(error)
     for part, cause, remedy in CAUSES:
         if part.casefold() in message.casefold():
-            return Finding(check, "failed", cause, remedy)
+            of_sandbox = part == "Connection refused" and SANDBOX_PROFILE.exists()
+            return Finding(check, "failed", cause, RESTART_SANDBOX if of_sandbox else remedy)
     return Finding(check, "failed", message, "redis-cli -h $REDIS_HOST -p $REDIS_PORT ping")
 
 

@@ -21,7 +21,8 @@ _QUERY_CANCELED, _INTERRUPTED = "57014", "SQLITE_INTERRUPT"
 _SQLITE_ADVICE = {
     "SQLITE_BUSY": "another process keeps it locked; look for a backup or an open sqlite3 shell",
     "SQLITE_FULL": "its disk is full; make room",
-    "SQLITE_READONLY": "it is not writable; mend the permissions of the file and its directory",
+    "SQLITE_READONLY": "it is not writable; mend the permissions of the file and its directory, or the disk if that "
+    "has become read-only (dmesg)",
     "SQLITE_CANTOPEN": "it cannot be opened; mend the permissions of the file and its directory",
     "SQLITE_PERM": "it is not accessible; mend the permissions of the file and its directory",
     "SQLITE_IOERR": "its disk answers with an error; look into the system's log",

@@ -93,7 +93,7 @@ def _ending(name: str, label: str, threshold: str, sentence: str) -> AlertCondit
 
 def _reauthorize(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
     waiting = [account for account, value in current.by_label("oauth2_reauth_required", "account").items() if value]
-    sentence = "account {} must be authorized again: python producer.py --auth-setup"
+    sentence = "account {0} must be authorized again: python producer.py --auth-setup --account {0}"
     return {account: sentence.format(account) for account in waiting}
 
 

@@ -18,6 +18,7 @@ class ImapUnreachable(Scenario):
 
     name = "imap-unreachable"
     fires = frozenset({"ImapUnreachable"})
+    crew = ("producer", "worker")
 
     def inject(self, world: World) -> None:
         arm(world, self.name)
@@ -49,6 +50,7 @@ class TokenExpired(Scenario):
 
     name = "token-expired"
     fires = frozenset({"ReauthRequired"})
+    crew = ("producer", "worker")
 
     def inject(self, world: World) -> None:
         tokens = world.sandbox.call(lambda s: list(s.backend.tokens._refresh))
@@ -62,6 +64,7 @@ class BreakerOpen(Scenario):
 
     name = "breaker-open"
     fires = frozenset({"ImapUnreachable"})  # the cause rings, and keeps CircuitBreakerOpen quiet
+    crew = ("producer", "worker")
 
     def inject(self, world: World) -> None:
         arm(world, self.name)

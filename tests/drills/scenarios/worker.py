@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import ClassVar
 
 from email_ingestion.stream import GROUP
 from tests.drills.scenarios.base import Scenario
@@ -33,6 +34,8 @@ class DlqGrowing(Scenario):
     fires = frozenset({"DlqGrowing"})
     # The restart of everything lasts for minutes by the rules' clock.
     tolerates = frozenset({"AllDown", "ProducerDown", "NoWorkers", "WorkerDown", "FreshnessBudgetBurn"})
+    settings: ClassVar[dict[str, object]] = {"WORKER_MAX_RETRIES": 1}
+    crew = ("producer", "worker")  # the restart makes them two
     pause = 0.4
 
     def python_path(self, folder: Path) -> str:
