@@ -63,6 +63,29 @@ def test_a_redis_that_refuses_writes_is_read_and_not_ready(own_redis: RedisServe
         assert "MISCONF" in check["error"]
 
 
+def test_two_processes_of_one_name_are_told_by_both(redis_server: RedisServer, tmp_path: Path) -> None:
+    """As in two containers or cloned machines of one host name, where even the PIDs are the same."""
+    both = [open_ops(ME, Names({"redis": True}, {"collect": 30.0}), list) for _ in range(2)]
+    twins = [collector(redis_server, ops, tmp_path) for ops in both]
+
+    def told() -> list[bool]:
+        return [
+            any("another process runs as here-worker-1" in each for each in ops.status.readiness().reasons)
+            for ops in both
+        ]
+
+    twins[0]._read()
+    for _ in range(2):  # one look of the second is the last word of a process that the first has replaced
+        assert told() == [False, False]
+        twins[1]._read()
+        twins[0]._read()
+    twins[1]._read()
+    assert told() == [True, True]
+    for _ in range(2):  # the second ended
+        twins[0]._read()
+    assert told() == [False, True]
+
+
 def test_peers_of_other_releases_may_tell_less(redis_server: RedisServer, tmp_path: Path) -> None:
     with redis_server.client() as client:
         client.set(Keys().alive("there-worker-1"), json.dumps({"component": "worker", "instance": "there-worker-1"}))

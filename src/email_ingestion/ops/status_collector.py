@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import time
 from collections import Counter
@@ -67,6 +68,9 @@ class StatusCollector:
         self._ledger_fingerprint = ledger_fingerprint
         self._refuse = refuse
         self._unattended_since: float | None = None  # monotonic seconds
+        self._life = secrets.token_hex(8)  # tells this process from another of its name: PIDs of containers are alike
+        self._announced = False
+        self._namesakes = 0  # looks in a row that found the record of another process under our name
         self._thread = PeriodicThread(LOOP, COLLECT_SECONDS, self._collect, immediate=True, on_error=self._failed)
 
     def start(self) -> None:
@@ -171,7 +175,24 @@ class StatusCollector:
         if self._link.refusal or time.monotonic() - self._link.commands_checked_at > COMMANDS_SECONDS:
             self._link.check_commands()
         self._overrides.apply_shared(self._shared_overrides.read())
+        self._report_namesake(gauges[0])
         announce_presence(self._link, self._presence())
+        self._announced = True
+
+    def _report_namesake(self, gauges: Gauges) -> None:
+        """Tell that another process writes its presence under our name: it does so between two of our own records.
+
+        Workers of one name take each other's mail for their own, and spend its attempts. One such look may be the last
+        word of a process that we replaced.
+        """
+        own = next((each for each in gauges.processes if each["instance"] == self._identity.instance), None)
+        foreign = self._announced and own is not None and own.get("life") != self._life
+        self._namesakes = self._namesakes + 1 if foreign else 0
+        reason = (
+            f"another process runs as {self._identity.instance}, for its host has the same name: give one of the hosts "
+            "or containers another name, or of two workers one another number (--instance)"
+        )
+        self._ops.status.set_condition("name", reason if self._namesakes > 1 else None)
 
     def _presence(self) -> dict[str, Any]:
         return {
@@ -180,6 +201,7 @@ class StatusCollector:
             "stem": self._identity.stem,
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "life": self._life,
             "ready": self._ops.status.readiness().ok,
             "paused": self._overrides.active_pause() is not None,
             "level": self._overrides.level,
