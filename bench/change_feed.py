@@ -11,7 +11,6 @@ import hashlib
 import multiprocessing
 import os
 import random
-import signal
 import statistics
 import sys
 import tempfile
@@ -131,7 +130,7 @@ def _read_page(ledger: Ledger, seen: Sighting) -> int:
 def write(url: str, writer: int, first: int, batch: int) -> None:
     """Deliver batches for ever; every second message gets another label."""
     number = first
-    with closing(open_ledger(url)) as ledger:
+    with closing(_open(url)) as ledger:
         while True:
             made = [_message(f"a{writer}", each) for each in range(number, number + batch)]
             marks = {each.email.email_id: Marks((f"round {number}",)) for each in made[::2]}
@@ -141,6 +140,15 @@ def write(url: str, writer: int, first: int, batch: int) -> None:
             except SinkUnavailable:  # SQLite lets one of eight starve now and then: a worker tries again too
                 continue
             number += batch
+
+
+def _open(url: str) -> Ledger:
+    """Open the database; beside seven others that write, SQLite may let one starve here too."""
+    while True:
+        try:
+            return open_ledger(url)
+        except SinkUnavailable:
+            continue
 
 
 @contextmanager
@@ -160,7 +168,7 @@ def _writers(url: str, batch: int) -> Iterator[Callable[[], None]]:
 
     def kill_one() -> None:
         writer = chance.randrange(WRITERS)
-        os.kill(running[writer].pid, signal.SIGKILL)
+        running[writer].kill()
         running[writer].join()
         running[writer] = start(writer)
 
