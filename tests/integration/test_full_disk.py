@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from email_ingestion.atomic_files import unwritable
 from email_ingestion.cli.exit_codes import leave
 from email_ingestion.cli.main import app
+from email_ingestion.doctor.machine_checks import check_folder
 from email_ingestion.errors import ConfigurationError, DiskFull
 from email_ingestion.incidents.incident_log import FOLDER, find_incident, list_incidents, open_incident
 from email_ingestion.ops.audit_log import read_audit, verify_audit, write_audit
@@ -187,3 +189,19 @@ def test_what_to_do_so_that_a_file_can_be_written(number: int, kind: type, remed
     found = unwritable(Path("data/x"), OSError(number, "reason"))
     assert type(found) is kind
     assert remedy in str(found)
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(30, "mounted read-only"), (28, "df -i"), (13, "chown -R $(id -u)")],
+    ids=["ro", "full", "rights"],
+)
+def test_the_doctor_advises_by_what_is_wrong_with_a_folder(
+    here: Path, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str
+):
+    def refuse(**_: object) -> None:
+        raise OSError(number, "reason")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    found = check_folder("LOG_DIR", here / "logs")
+    assert (found.verdict, remedy in found.remedy) == ("failed", True)

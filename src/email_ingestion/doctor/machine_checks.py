@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tempfile
 from pathlib import Path
 
+from email_ingestion.atomic_files import make_writable
 from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.erasure.tombstones import TombstoneFile
 from email_ingestion.errors import EmailIngestionError
@@ -49,12 +51,10 @@ def check_folder(name: str, folder: Path) -> Finding:
         with tempfile.TemporaryFile(dir=there):
             usage = shutil.disk_usage(there)
     except OSError as error:
-        return Finding(
-            check,
-            "failed",
-            f"{folder} cannot be written: {error.strerror}",
-            f"chown -R $(id -u) {there}, or set {name} to a folder you own",
-        )
+        of_rights = error.errno in {errno.EACCES, errno.EPERM}
+        remedy = f"chown -R $(id -u) {there}" if of_rights else make_writable(there, error)
+        cause = f"{folder} cannot be written: {error.strerror}"
+        return Finding(check, "failed", cause, f"{remedy}, or set {name} to a folder you own")
     room = f"{usage.free // MIB:,} MiB free in {folder}"
     if usage.free < MIN_FREE_BYTES:
         cause = f"too little room for a database to work: {room}, {MIN_FREE_BYTES // MIB} MiB are needed"

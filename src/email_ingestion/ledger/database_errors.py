@@ -23,7 +23,8 @@ _SQLITE_ADVICE = {
     "SQLITE_FULL": "its disk is full; make room",
     "SQLITE_READONLY": "it is not writable; mend the permissions of the file and its directory, or the disk if that "
     "has become read-only (dmesg)",
-    "SQLITE_CANTOPEN": "it cannot be opened; mend the permissions of the file and its directory",
+    "SQLITE_CANTOPEN": "it cannot be opened; mend the permissions of the file and its directory, or the disk if that "
+    "has become read-only (dmesg)",
     "SQLITE_PERM": "it is not accessible; mend the permissions of the file and its directory",
     "SQLITE_IOERR": "its disk answers with an error; look into the system's log",
     "SQLITE_CORRUPT": "it is damaged; restore a backup",
