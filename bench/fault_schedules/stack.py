@@ -108,12 +108,16 @@ class OurProcess(Troubled):
         if not self.is_up():
             raise ConnectionError(f"{self.name} is not up")
         try:
+            return self._answer(path)
+        except http.client.HTTPException as error:  # it was killed in the middle of it
+            raise ConnectionError(str(error)) from error
+
+    def _answer(self, path: str) -> str:
+        try:
             with urllib.request.urlopen(self._url + path, timeout=10) as answer:  # noqa: S310 - our own process
                 return str(answer.read().decode())
         except urllib.error.HTTPError as error:
             return error.read().decode()
-        except http.client.HTTPException as error:
-            raise ConnectionError(str(error)) from error
 
     def is_up(self) -> bool:
         """Whether it is past its start."""
