@@ -485,6 +485,15 @@ class DueTimesMended(Event, frozen=True):
     count: int
 
 
+class KeySetAside(Event, frozen=True):
+    """A key of ours in Redis was of another type than we write there, and was moved out of the way."""
+
+    key: str
+    kind: str  # its type
+    belongs: str  # the type that it should have
+    aside: str  # the key that it is now
+
+
 class OwnershipLost(Event, frozen=True):
     """Another worker acknowledged entries while this worker handled them."""
 

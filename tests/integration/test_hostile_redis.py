@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from email_ingestion.app.consumer_proof import ConsumerProofs
-from email_ingestion.errors import ConfigurationError
+from email_ingestion.errors import ConfigurationError, RedisConnectionError
 from email_ingestion.records import Cursor
-from email_ingestion.stream import Appender, Consumer, RedisLink, read_gauges
+from email_ingestion.stream import Appender, Consumer, DeadLetterQueue, Keys, RedisLink, announce_presence, read_gauges
 from email_ingestion.stream.account_limits import DownloadQuota, Lockout, Miscounts
+from email_ingestion.stream.codec import Delivery
+from email_ingestion.stream.dead_letters import dead_letter_fields
+from email_ingestion.stream.foreign_keys import ForeignKey, set_aside
+from email_ingestion.stream.leases import Leases
 from email_ingestion.stream.quarantine import Quarantine, Suspects, quarantined_mailboxes
 from email_ingestion.stream.scrub_record import ScrubRecord
 from email_ingestion.stream.shared_overrides import SharedOverrides
@@ -85,6 +90,131 @@ def test_what_others_wrote_into_our_keys_ends_nothing(there: RedisLink, value: b
     consumer.ack(taken)
     assert client.xlen(keys.stream) == 0
     assert appender.cursor("default", "INBOX") == Cursor(7, 2)
+
+
+WRONG = {
+    "string": lambda client, key: client.set(key, "theirs"),
+    "list": lambda client, key: client.rpush(key, "theirs"),
+    "set": lambda client, key: client.sadd(key, "theirs"),
+    "zset": lambda client, key: client.zadd(key, {"theirs": 1}),
+    "hash": lambda client, key: client.hset(key, "theirs", "1"),
+    "stream": lambda client, key: client.xadd(key, {"theirs": "1"}),
+}
+
+
+def _key_types(keys: Keys) -> dict[str, str]:
+    """Return every key that the processes have, and its type."""
+    streams = dict.fromkeys((keys.stream, keys.dlq), "stream")
+    strings = (
+        keys.volume,
+        keys.replayed,
+        keys.ledger,
+        keys.ledger_losses,
+        keys.lease("default"),
+        keys.proving("files"),
+    )
+    hashes = (keys.processes, keys.control, keys.scrub, keys.proofs, keys.cursor("default", "INBOX"))
+    accounts = (keys.budget("default"), keys.lockout("default"), keys.miscounts("default"))
+    mailboxes = (keys.quarantine("default", "INBOX"), keys.suspects("default", "INBOX"))
+    return {
+        **streams,
+        **dict.fromkeys((*strings, keys.alive("worker-9")), "string"),
+        **dict.fromkeys((*hashes, *accounts, *mailboxes), "hash"),
+        keys.priority: "zset",
+        keys.receipts("run"): "list",
+    }
+
+
+def _use_everything(there: RedisLink) -> None:
+    """Do what producers and workers do with each key."""
+    announce_presence(there, {"component": "worker", "instance": "worker-9"})
+    there.call(lambda: there.client.incr(there.keys.ledger_losses))
+    leases = Leases(there, "here-producer", "1")
+    assert leases.renew(["default"]) == {}
+    assert DownloadQuota(there, "default").reserve(10, 1000).granted
+    assert Lockout(there, "default").start(5.0) > 0
+    Lockout(there, "default").remaining()
+    Miscounts(there, "default").expected()
+    Quarantine(there, "default", "INBOX", 7).messages()
+    Suspects(there, "default", "INBOX", 7).deaths()
+    ScrubRecord(there).read()
+    SharedOverrides(there).read()
+    ConsumerProofs(there).read()
+    SyntheticMessages(there).pop_receipts("run")
+    appender = Appender(there)
+    since = appender.cursor("default", "INBOX") or appender.restart_cursor("default", "INBOX", Cursor(7, 0))
+    assert appender.append("default", "INBOX", since, 2, [message(1), replace(message(2), priority=9)])
+    consumer = Consumer(there, "here-worker-1", 60.0)
+    consumer.ensure_group()
+    taken: dict[int, Delivery] = {}
+    while len(taken) < 2:  # urgent mail comes in a read of its own
+        found = consumer.read_new(10, block=False)
+        assert found
+        taken |= {each.message.envelope.uid: each for each in found if each.message}
+    assert consumer.dead_letter(taken[1], dead_letter_fields("operator", 1, None, "", "here-worker-1"))
+    consumer.ack([taken[2]])
+    assert list(DeadLetterQueue(there).replay([each.id for each in DeadLetterQueue(there).letters()]))
+    assert read_gauges(there).depth == 1
+
+
+def test_a_key_of_another_type_is_moved_aside_once_and_mail_flows(there: RedisLink) -> None:
+    client, keys = there.client, there.keys
+    moved: list[ForeignKey] = []
+    there.on_set_aside = moved.append
+    for key, belongs in _key_types(keys).items():
+        for kind, write in WRONG.items():
+            if kind == belongs:
+                continue
+            client.flushall()
+            moved.clear()
+            there._looked_for_foreign = -math.inf
+            write(client, key)
+            _use_everything(there)
+            aside = keys.name("foreign:" + key.removeprefix(keys.name("")))
+            for each in moved:
+                assert (each.key, each.kind, each.belongs) == (key, kind, belongs)
+            assert len(moved) <= 1
+            if moved:
+                assert client.type(aside) == kind.encode()
+            else:  # written anew, or not needed here
+                assert client.type(key) in {belongs.encode(), kind.encode()}
+                assert key in {keys.volume, keys.replayed, keys.ledger, keys.alive("worker-9"), keys.proving("files")}
+
+
+def test_all_keys_of_another_type_at_once_stop_nothing(there: RedisLink) -> None:
+    moved: list[ForeignKey] = []
+    there.on_set_aside = moved.append
+    for key, belongs in _key_types(there.keys).items():
+        WRONG["set" if belongs != "set" else "list"](there.client, key)
+    _use_everything(there)
+    assert {each.belongs for each in moved} == {"stream", "string", "hash", "zset", "list"}
+    assert not there.foreign_keys()
+
+
+def test_a_command_names_the_key_and_changes_nothing(redis_server: RedisServer) -> None:
+    reading = link(redis_server.url)
+    for key, belongs in (
+        (reading.keys.stream, "stream"),
+        (reading.keys.dlq, "stream"),
+        (reading.keys.volume, "string"),
+    ):
+        reading.client.flushall()
+        reading.client.sadd(key, "theirs")
+        reading._looked_for_foreign = -math.inf
+        with pytest.raises(RedisConnectionError, match="somebody else wrote it") as refused:
+            read_gauges(reading)
+        assert f"{key} is a set where a {belongs} belongs" in str(refused.value)
+        assert reading.client.smembers(key) == {b"theirs"}
+        assert [each.key for each in reading.foreign_keys()] == [key]
+
+
+def test_a_key_that_was_mended_meanwhile_is_left_alone(there: RedisLink) -> None:
+    there.client.set(there.keys.control, "theirs")
+    (found,) = there.foreign_keys()
+    there.client.delete(there.keys.control)
+    there.client.hset(there.keys.control, "ours", "1")
+    assert not set_aside(there.script("set_aside"), found)
+    assert there.client.hgetall(there.keys.control) == {b"ours": b"1"}
 
 
 def test_a_damaged_number_of_partitions_is_said_and_not_guessed(redis_server: RedisServer) -> None:

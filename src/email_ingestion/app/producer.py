@@ -151,7 +151,9 @@ class ProducerService:
         """Connect once more: the leases of hundreds of accounts must not wait for the traffic of one."""
         settings, link = self._context.settings, self._context.link
         client = connect(settings.redis_address, f"{self._context.identity.instance}-leases")
-        return RedisLink(client, link.keys, link.breaker, settings.redis_partitions)
+        second = RedisLink(client, link.keys, link.breaker, settings.redis_partitions)
+        second.on_set_aside = link.on_set_aside
+        return second
 
     def _supervisor(self, account: Account, *, multiple_mailboxes: bool) -> WatcherSupervisor:
         context = self._context

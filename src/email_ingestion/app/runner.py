@@ -37,7 +37,7 @@ from email_ingestion.errors import (
     RedisConnectionError,
     ThreadUnavailable,
 )
-from email_ingestion.events import Event, LoopFailed, Observe, Started, Stopped, Stopping
+from email_ingestion.events import Event, KeySetAside, LoopFailed, Observe, Started, Stopped, Stopping
 from email_ingestion.file_modes import open_to_others, repair_modes
 from email_ingestion.ledger.fingerprint import ledger_fingerprint
 from email_ingestion.ops.admin import Admin, AdminActions, ops_token
@@ -217,6 +217,7 @@ class ProcessRunner:
         traces = [cleanup.enter_context(closing(observer)) for observer in _traces(settings, identity)]
         ops = open_ops(identity, self._names, self._breakers.snapshots, overrides, *traces)
         self._breakers.subscribe(ops.observe)
+        link.on_set_aside = lambda each: ops.observe(KeySetAside(each.key, each.kind, each.belongs, each.aside))
         repair_modes((*common_folders(settings).values(), settings.pid_dir))
         configure_logs(identity, settings.log_dir, settings.log_level, settings.log_format, ops.metrics.count_log)
         _announce_dead_threads(ops.observe)

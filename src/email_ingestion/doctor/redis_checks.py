@@ -19,6 +19,7 @@ from email_ingestion.settings import SANDBOX_PROFILE, RedisAddress, Settings, is
 from email_ingestion.stream import (
     RedisLink,
     ServerInfo,
+    keys_aside,
     open_link,
     quarantined_mailboxes,
     read_gauges,
@@ -34,6 +35,7 @@ RESTART_SANDBOX = "./scripts/start.sh starts the sandbox's Redis again, with wha
 MANAGED = "look at the settings of this instance in the console of whoever runs it"
 STEP_SECONDS = 2.0  # a clock that is off by less is none's business
 JUMP_SECONDS = 60.0
+FOREIGN_NAMED = 3  # keys of ours of another type
 QUARANTINED_NAMED = 3  # messages of an account; `quarantine list` has all of them
 
 
@@ -106,6 +108,7 @@ def check_redis(settings: Settings, clock: Callable[[], float], accounts: Sequen
             yield replace(finding, check=f"{finding.check}{which}")
         yield replace(_check_authentication(settings.redis_address, each), check=f"redis authentication{which}")
     yield _check_writes(link)
+    yield from _check_types(link)
     yield from _check_rights(link)
     yield from _check_database_agreement(link, settings)
     yield from _check_quarantine(link, accounts)
@@ -197,6 +200,27 @@ def _check_rights(link: RedisLink) -> Findings:
             yield Finding("redis rights", "failed", cause, "take the ACL line of config/redis.conf for it")
     else:
         yield Finding("redis rights", "ok", "every command that we use is permitted")
+
+
+def _check_types(link: RedisLink) -> Findings:
+    """Name keys of ours that somebody else has written, and what was moved out of their way."""
+    try:
+        found, aside = link.foreign_keys(), keys_aside(link)
+    except EmailIngestionError as error:
+        yield _refusal("redis keys", error)
+        return
+    for each in found[:FOREIGN_NAMED]:
+        yield Finding(
+            "redis keys",
+            "failed",
+            str(each),
+            f"a producer or worker that needs it moves it to {each.aside}; or RENAME it, and find out who writes there"
+            if each.name != "partitions"
+            else "SET it to the number of partitions that mail was spread over (REDIS_PARTITIONS)",
+        )
+    if aside and not found:
+        cause = f"{aside[0]} was in the place of a key of ours" + (f", and {len(aside) - 1} more" if aside[1:] else "")
+        yield Finding("redis keys", "degraded", cause, "find out who wrote it, then DEL it; email-ingestion reconcile")
 
 
 def _check_durability(facts: ServerInfo) -> Findings:

@@ -107,6 +107,7 @@ LOG_RULES: dict[type[Event], LogRule] = {
     events.QueuedMailVanished: LogRule("queued_mail_vanished", WARNING),
     events.SinkClaimLost: LogRule("sink_claim_lost", WARNING),
     events.DueTimesMended: LogRule("due_times_mended", WARNING),
+    events.KeySetAside: LogRule("redis_key_set_aside", ERROR),
     events.OwnershipLost: LogRule("entries_superseded", WARNING, repeats=True),
     events.RedisFailed: LogRule("redis_failed", ERROR, repeats=True),
     events.BreakerChanged: LogRule("breaker_changed", lambda event: ERROR if event.new == "OPEN" else INFO),

@@ -31,7 +31,7 @@ from email_ingestion.stream.server_info import (
     write_new_key,
 )
 from email_ingestion.stream.shared_overrides import SharedOverrides
-from email_ingestion.stream.snapshot import Tally, read_snapshot
+from email_ingestion.stream.snapshot import Tally, keys_aside, read_snapshot
 from email_ingestion.stream.snapshot_restore import SnapshotRestore
 from email_ingestion.stream.synthetic import Receipt, SyntheticMessages
 
@@ -68,6 +68,7 @@ __all__ = [
     "connect",
     "count_waiting",
     "forget_process",
+    "keys_aside",
     "open_link",
     "quarantined_mailboxes",
     "read_gauges",

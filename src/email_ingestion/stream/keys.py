@@ -18,6 +18,7 @@
     {email_ingestion}:doctor                      string  write probe of the doctor; expires
     {email_ingestion}:probe                               never there: commands are tried on it without an effect
     {email_ingestion}:restoring:<name>                    what a restore has loaded so far, to become <name> in one step
+    {email_ingestion}:foreign:<name>                      what was in the place of <name> and of another type
     {email_ingestion}:lockout:<account>           hash    until (Unix seconds), seconds: locked out by the mail server
     {email_ingestion}:quarantine:<account>/<mailbox>  hash  <uidvalidity>/<uid>: JSON; messages the server refuses
     {email_ingestion}:suspects:<account>/<mailbox>  hash  <uidvalidity>/<uid>/<summary or body>: how often a

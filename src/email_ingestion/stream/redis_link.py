@@ -27,6 +27,7 @@ from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.errors import CircuitBreakerError, ConfigurationError, LeaseLost, RedisConnectionError, StaleCursor
 from email_ingestion.settings import RedisAddress
 from email_ingestion.stream.clients import CONNECTIONS, LazyCluster, connect, current_master, fails_over
+from email_ingestion.stream.foreign_keys import ForeignKey, find_foreign_keys, set_aside
 from email_ingestion.stream.keys import Keys, partition_keys, partition_of
 from email_ingestion.stream.stored_values import whole_number
 
@@ -54,6 +55,9 @@ MEANINGS: tuple[tuple[str, type[ResponseError] | None], ...] = (
 REFUSED_IN_SCRIPT = ("The user executing the script can't", "ACL failure in script")
 MEANING_WORDS = re.compile(rf"\b({'|'.join(word for word, _ in MEANINGS)})\b")
 
+
+FOREIGN_SECONDS = 1.0  # between two looks at the types of all keys
+FOREIGN_NAMED = 3
 
 # After these errors nothing was done; the client knows where to do it.
 NOT_EXECUTED = (
@@ -129,6 +133,10 @@ class RedisLink:
         self.commands_checked_at = -math.inf  # monotonic seconds
         self._fix_partitions = self.script("fix_partitions")
         self._check_commands = self.script("check_commands")
+        # Of a process, which moves foreign keys out of its way and tells so; a command only names them.
+        self.on_set_aside: Callable[[ForeignKey], object] | None = None
+        self._set_aside = self.script("set_aside")
+        self._looked_for_foreign = -math.inf  # monotonic seconds
 
     @property
     def fails_over(self) -> bool:
@@ -166,9 +174,7 @@ class RedisLink:
 
         def guarded() -> T:
             try:
-                with _translated():
-                    self._verify_partitions()
-                    return operation()
+                return self._mending(self._verified(operation))
             except RedisConnectionError as error:
                 if isinstance(error.__cause__, ResponseError) and meaning_of(error.__cause__) == "NOPERM":
                     self.commands_checked_at = -math.inf
@@ -180,8 +186,52 @@ class RedisLink:
 
     def call_unguarded(self, operation: Callable[[], T]) -> T:
         """Return the result of `operation`, past the breaker: not counted, not refused. Raises RedisConnectionError."""
+        return self._mending(operation)
+
+    def foreign_keys(self) -> list[ForeignKey]:
+        """Return the keys of ours that are of another type than we write there; raises like `call_unguarded`."""
+        with _translated():
+            return [each for keys in self.partitions for each in find_foreign_keys(self.node_for(keys), keys)]
+
+    def _verified(self, operation: Callable[[], T]) -> Callable[[], T]:
+        def verified() -> T:
+            self._verify_partitions()
+            return operation()
+
+        return verified
+
+    def _mending(self, operation: Callable[[], T]) -> T:
+        """Return the result of `operation`, once more where a key of a foreign type was in its way and is not now.
+
+        A script may have been in its middle then: what is appended twice is one message for the ledger.
+        """
+        try:
+            with _translated():
+                return operation()
+        except RedisConnectionError as error:
+            if not isinstance(error.__cause__, ResponseError) or meaning_of(error.__cause__) != "WRONGTYPE":
+                raise
+            found = self._look_for_foreign()
+            if not self._move_aside(found):
+                named = "; ".join(map(str, found[:FOREIGN_NAMED])) or "a key is of another type than we write there"
+                raise RedisConnectionError(f"Redis does not serve: WRONGTYPE {named}") from error.__cause__
         with _translated():
             return operation()
+
+    def _look_for_foreign(self) -> list[ForeignKey]:
+        if time.monotonic() - self._looked_for_foreign < FOREIGN_SECONDS:
+            return []
+        self._looked_for_foreign = time.monotonic()
+        return self.foreign_keys()
+
+    def _move_aside(self, found: Sequence[ForeignKey]) -> int:
+        if self.on_set_aside is None:
+            return 0
+        with _translated():
+            moved = [each for each in found if set_aside(self._set_aside, each)]
+        for each in moved:
+            self.on_set_aside(each)
+        return len(moved)
 
     def check_commands(self) -> None:
         """Find out whether the user may do all that we do; until then `call` refuses everything.

@@ -24,6 +24,7 @@ from typing import Any
 
 from email_ingestion.errors import OperationFailed, TransientError
 from email_ingestion.stream.entry_scan import read_entries
+from email_ingestion.stream.foreign_keys import ASIDE
 from email_ingestion.stream.keys import Keys, entry_order
 from email_ingestion.stream.redis_link import RedisLink, text
 
@@ -47,6 +48,11 @@ def key_names(link: RedisLink, keys: Keys, prefix: str = "") -> list[str]:
     found = link.call(lambda: [text(key) for key in link.node_for(keys).scan_iter(match=f"{start}*", count=1000)])
     left_out = () if prefix else (keys.name("restoring:"), keys.alive(""), keys.processes)
     return sorted({name.removeprefix(start) for name in found if not left_out or not name.startswith(left_out)})
+
+
+def keys_aside(link: RedisLink) -> list[str]:
+    """Return the keys that hold what was moved out of the way of ours. Raises like `RedisLink.call`."""
+    return [keys.name(ASIDE + name) for keys in link.partitions for name in key_names(link, keys, ASIDE)]
 
 
 def read_snapshot(link: RedisLink, prefix: str = "") -> Iterator[Line]:

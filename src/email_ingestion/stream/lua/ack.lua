@@ -7,6 +7,7 @@
 -- Returns 1 or 0 for each entry: 0 when another consumer claimed it meanwhile.
 -- include count
 local out, freed, ranked = {}, 0, redis.call('EXISTS', KEYS[3]) == 1
+if ranked then redis.call('ZSCORE', KEYS[3], '') end  -- fails before anything is written where it is no zset
 for i = 3, #ARGV, 2 do
   local id = ARGV[i]
   if #redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1, ARGV[2]) == 1 then

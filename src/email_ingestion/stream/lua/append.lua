@@ -29,6 +29,7 @@ end
 if not last or cur[1] ~= ARGV[1] or beyond(from, last) then
   return redis.error_reply('STALECURSOR it is at ' .. tostring(cur[1]) .. '/' .. tostring(cur[2]))
 end
+redis.call('ZSCORE', KEYS[5], '')  -- fails before anything is written where it is no zset
 local p, added, bytes = 7, 0, 0
 for _ = 1, tonumber(ARGV[6]) do
   local uid, command, size, following = entry(p, KEYS[1])

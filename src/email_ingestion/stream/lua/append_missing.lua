@@ -26,6 +26,7 @@ repeat
     start = '(' .. entry[1]
   end
 until #entries < 10
+redis.call('ZSCORE', KEYS[3], '')  -- fails before anything is written where it is no zset
 local p, added, bytes = 4, 0, 0
 for _ = 1, tonumber(ARGV[3]) do
   local identity, command, size, following = entry(p, KEYS[1])

@@ -10,6 +10,7 @@
 -- include count
 local e = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])
 if #e == 0 then return false end
+redis.call('ZSCORE', KEYS[4], '')  -- fails before anything is written where it is no zset
 redis.call('XACK', KEYS[1], ARGV[1], '0-1')
 local entry = redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3])
 local dead = false

@@ -7,6 +7,7 @@
 -- can be drained.
 -- Returns how many still existed.
 -- include count
+redis.call('ZSCORE', KEYS[3], '')  -- fails before anything is written where it is no zset
 local n, freed = 0, 0
 for i = 2, #ARGV, 2 do
   redis.pcall('XACK', KEYS[1], ARGV[1], ARGV[i])   -- an error says that there is no group

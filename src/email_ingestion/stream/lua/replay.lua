@@ -11,6 +11,7 @@
 -- Returns how many were replayed.
 -- include rank
 -- include count
+redis.call('ZSCORE', KEYS[5], '')  -- fails before anything is written where it is no zset
 local moved = 0
 for _, id in ipairs(ARGV) do
   local letter = redis.call('XRANGE', KEYS[3], id, id)[1]
