@@ -69,6 +69,7 @@ CAUSES: tuple[tuple[str, str, str], ...] = (
         "Redis is a read-only replica here",
         "set REDIS_HOST to the primary: redis-cli INFO replication on this one names it",
     ),
+    ("WRONGTYPE", "a key of ours is of another type than we write there", "see `redis keys` of this report"),
     ("NOREPLICAS", "Redis misses the replicas it must write to", "redis-cli INFO replication"),
     ("Authentication required", "Redis wants a password", "set REDIS_PASSWORD (or REDIS_PASSWORD_FILE) in .env"),
     (
@@ -213,7 +214,7 @@ def _check_types(link: RedisLink) -> Findings:
         yield Finding(
             "redis keys",
             "failed",
-            str(each),
+            f"{each}: somebody else wrote it",
             f"a producer or worker that needs it moves it to {each.aside}; or RENAME it, and find out who writes there"
             if each.name != "partitions"
             else "SET it to the number of partitions that mail was spread over (REDIS_PARTITIONS)",

@@ -40,7 +40,7 @@ class ForeignKey:
 
     def __str__(self) -> str:
         article = "an" if self.kind[:1] in "aeiou" else "a"
-        return f"{self.key} is {article} {self.kind} where a {self.belongs} belongs: somebody else wrote it"
+        return f"{self.key} is {article} {self.kind} where a {self.belongs} belongs"
 
     @property
     def key(self) -> str:

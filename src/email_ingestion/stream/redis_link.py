@@ -214,12 +214,16 @@ class RedisLink:
             found = self._look_for_foreign()
             if not self._move_aside(found):
                 named = "; ".join(map(str, found[:FOREIGN_NAMED])) or "a key is of another type than we write there"
-                raise RedisConnectionError(f"Redis does not serve: WRONGTYPE {named}") from error.__cause__
+                more = f", and {len(found) - FOREIGN_NAMED} more" if len(found) > FOREIGN_NAMED else ""
+                raise RedisConnectionError(
+                    f"Redis does not serve: WRONGTYPE {named}{more}: somebody else wrote that; a producer or worker "
+                    "moves it aside, `email-ingestion doctor` names all of it"
+                ) from error.__cause__
         with _translated():
             return operation()
 
     def _look_for_foreign(self) -> list[ForeignKey]:
-        if time.monotonic() - self._looked_for_foreign < FOREIGN_SECONDS:
+        if self.on_set_aside and time.monotonic() - self._looked_for_foreign < FOREIGN_SECONDS:
             return []
         self._looked_for_foreign = time.monotonic()
         return self.foreign_keys()
