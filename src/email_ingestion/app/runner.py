@@ -45,6 +45,7 @@ from email_ingestion.ops.http_server import serve
 from email_ingestion.ops.incident_opener import IncidentOpener
 from email_ingestion.ops.logs import LogLevel, configure_logs, logger, reopen_logs
 from email_ingestion.ops.observers import Ops, open_ops
+from email_ingestion.ops.peers import address_proof
 from email_ingestion.ops.prometheus_targets import remove_target, write_target
 from email_ingestion.ops.raw_output import RawOutput
 from email_ingestion.ops.redaction import describe_unforeseen
@@ -290,6 +291,9 @@ class ProcessRunner:
             ledger_fingerprint=partial(ledger_fingerprint, settings.database_url),
             refuse=self._refuse_redis,
             ended_orderly=lambda: not self._errors,
+            ops_proof=address_proof(ops_token(read_file, "OPS_READ_TOKEN_FILE"), context.ops_url)
+            if (read_file := settings.ops_read_token_file)
+            else None,
         )
         heartbeat = partial(notify_systemd, notify_socket(), "WATCHDOG=1")
         watchdog = Watchdog(ops.status.loops.stalled, ops.observe, heartbeat)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 START_SECONDS = 30.0
 ANSWER_SECONDS = 2.0
+MAX_ANSWER_BYTES = 8 * 1024 * 1024
 FOUNDATION_SECONDS = 10.0
 PROBE_SECONDS = 1.0
 SCANNED_PORTS = 9  # the producer's and those of eight workers; more are found by their names
@@ -65,7 +66,7 @@ class ManagedProcess:
 
 def list_processes(settings: Settings) -> list[ManagedProcess]:
     """Return the producer and the workers that run here, or died here and left their PID file."""
-    headers = _read_headers(settings)
+    headers = read_headers(settings)
     return [
         ManagedProcess(path.stem, running_pid(path), _ops_url(path), read_pid(path), headers)
         for path in sorted(settings.pid_dir.glob("*.pid"))
@@ -81,7 +82,7 @@ def find_processes(settings: Settings) -> list[ManagedProcess]:
     listed = list_processes(settings)
     known = {process.pid for process in listed if process.pid}
     found = {process.stem: process for process in listed}
-    headers = _read_headers(settings)
+    headers = read_headers(settings)
     for port in sorted(_own_ports(settings)):
         url = f"http://{_loopback(settings)}:{port}"
         body = get_json(f"{url}/status", PROBE_SECONDS, headers) or {}
@@ -312,7 +313,7 @@ def find_process(path: Path) -> psutil.Process | None:
     return None
 
 
-def _read_headers(settings: Settings) -> dict[str, str]:
+def read_headers(settings: Settings) -> dict[str, str]:
     """Return the headers with the token of OPS_READ_TOKEN_FILE, if there is one."""
     try:
         token = settings.ops_read_token_file.read_text().strip() if settings.ops_read_token_file else ""
@@ -328,10 +329,27 @@ def get_json(
     import httpx  # noqa: PLC0415 - it takes 0.1 s, and nothing may run here
 
     try:
-        value = http_client().get(url, timeout=seconds, headers=headers).json()
-    except (httpx.HTTPError, ValueError):
+        value = json.loads(read_answer(url, seconds, headers))
+    except (httpx.HTTPError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def read_answer(url: str, seconds: float, headers: Mapping[str, str] | None = None) -> bytes:
+    """Return what is answered at a URL, whatever its HTTP status; `seconds` for each wait, and twice for all of it.
+
+    The address may come from Redis, and anybody may be there. Raises httpx.HTTPError, and ValueError for an answer
+    that is too long or takes too long.
+    """
+    end, parts, size = time.monotonic() + 2 * seconds, [], 0
+    plain = {**(headers or {}), "Accept-Encoding": "identity"}  # nothing unpacks to gigabytes
+    with http_client().stream("GET", url, timeout=seconds, headers=plain) as answer:
+        for part in answer.iter_raw():
+            size += len(part)
+            if size > MAX_ANSWER_BYTES or time.monotonic() > end:
+                raise ValueError("the answer is too long")
+            parts.append(part)
+    return b"".join(parts)
 
 
 @cache

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +29,14 @@ class MissingProcess:
     name: str
     pid: int | None
     reason: str
+
+
+def address_proof(read_token: str, ops_url: str) -> str:
+    """Return what only who has the token of OPS_READ_TOKEN_FILE can say of an address.
+
+    Addresses of processes elsewhere stand in Redis; the token goes to none that somebody else has written there.
+    """
+    return hmac.new(read_token.encode(), f"email-ingestion ops address {ops_url}".encode(), hashlib.sha256).hexdigest()
 
 
 def missing_processes(

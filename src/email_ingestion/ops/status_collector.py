@@ -52,10 +52,12 @@ class StatusCollector:
         ledger_fingerprint: Callable[[], str | None],
         refuse: Callable[[ConfigurationError], None],
         ended_orderly: Callable[[], bool] = lambda: True,
+        ops_proof: str | None = None,
     ) -> None:
         """`refuse` is called when this Redis holds mail that these settings do not fit.
 
-        A process that has not `ended_orderly` stays known in Redis as one that should run.
+        A process that has not `ended_orderly` stays known in Redis as one that should run. `ops_proof` shows others
+        that the address is that of a process of ours (`peers.address_proof`).
         """
         self._ended_orderly = ended_orderly
         self._link = link
@@ -64,6 +66,7 @@ class StatusCollector:
         self._ops = ops
         self._identity = identity
         self._ops_url = ops_url
+        self._ops_proof = ops_proof
         self._pid_dir = pid_dir
         self._ledger_fingerprint = ledger_fingerprint
         self._refuse = refuse
@@ -207,6 +210,7 @@ class StatusCollector:
             "level": self._overrides.level,
             "min_priority": self._overrides.min_priority,
             "ops_url": self._ops_url,
+            "ops_proof": self._ops_proof,
             "ledger": self._ledger_fingerprint(),
             "sink_calls": self._ops.status.sink_calls(),
             "sinks_oldest": self._ops.status.sinks_oldest(),

@@ -17,9 +17,10 @@ from email_ingestion.stream.redis_link import RedisLink, is_group_missing, text
 from email_ingestion.stream.stored_values import record, whole_number
 
 PRESENCE_SECONDS = 15
+MAX_SINKS, MAX_NAME = 64, 256  # of a presence, and characters of the name of one
 # What a reader finds in every presence record, None where another release does not write it.
 PRESENCE_FIELDS: dict[str, type | tuple[type, ...]] = {  # and the kind of each
-    **dict.fromkeys(("stem", "host", "ops_url", "level", "ledger"), str),
+    **dict.fromkeys(("stem", "host", "ops_url", "ops_proof", "level", "ledger"), str),
     **dict.fromkeys(("pid", "min_priority"), int),
     **dict.fromkeys(("ready", "paused"), bool),
     "seen": (int, float),
@@ -191,8 +192,17 @@ def _presence(value: bytes) -> dict[str, Any] | None:
     kinds = PRESENCE_FIELDS.items()
     found |= {name: found[name] if isinstance(found.get(name), kind) else None for name, kind in kinds}
     found["sink_calls"] = [each for each in found["sink_calls"] or () if _is_call(each)]
-    oldest = (found["sinks_oldest"] or {}).items()
-    return found | {"sinks_oldest": {sink: at for sink, at in oldest if isinstance(at, int | float)}}
+    # The names become labels of metrics.
+    oldest = [(sink, at) for sink, at in (found["sinks_oldest"] or {}).items() if _is_name(sink) and _is_number(at)]
+    return found | {"sinks_oldest": dict(oldest[:MAX_SINKS])}
+
+
+def _is_name(value: str) -> bool:
+    return 0 < len(value) <= MAX_NAME and value.isprintable()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_call(value: Any) -> bool:

@@ -5,20 +5,23 @@ It asks every few seconds, in threads of its own, whether or not somebody looks 
 
 from __future__ import annotations
 
+import hmac
+import ipaddress
 import re
 import socket
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from email_ingestion.background import PeriodicThread
-from email_ingestion.fleet.managed_processes import ManagedProcess, http_client, list_processes
+from email_ingestion.fleet.managed_processes import ManagedProcess, list_processes, read_answer, read_headers
 from email_ingestion.ledger.maintenance import describe_ledger
 from email_ingestion.ops.logs import logger
 from email_ingestion.ops.metric_factory import PREFIX
+from email_ingestion.ops.peers import address_proof
 from email_ingestion.ops.redaction import describe_error
 from email_ingestion.settings import Settings, is_loopback
 from email_ingestion.stream import Gauges, RedisLink, open_link, read_gauges
@@ -31,6 +34,16 @@ PAGE_WAIT_SECONDS = 0.6  # for what was never looked at; the rest of a second is
 METRICS_SECONDS = 2.0
 SAMPLED = ("delivered_until_timestamp_seconds", "sink_waiting_messages", "sink_oldest_timestamp_seconds")
 _LINE = re.compile(rf"^{PREFIX}_(?P<name>\w+)(?:\{{(?P<labels>[^}}]*)\}})? (?P<value>\S+)$", re.MULTILINE)
+MAX_ELSEWHERE = 64  # processes of other machines
+# What the pages rely on in an answer of `/status`.
+_BODY = {
+    **dict.fromkeys(("component", "instance", "status"), str),
+    **dict.fromkeys(("circuit_breakers", "checks", "accounts"), list),
+    "pid": int,
+    "statistics": dict,
+}
+_ADDRESS = re.compile(r"http://(?P<host>[A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}", re.ASCII)
+_NUMERIC = re.compile(r"(?:^|\.)(?:0x[0-9a-f]*|[0-9]+)\.?$", re.ASCII | re.IGNORECASE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
@@ -120,13 +133,12 @@ class LiveSystem:
     def _read_processes(self) -> list[LiveProcess]:
         found = {each.stem: _ask(each) for each in list_processes(self._settings)}
         gauges = self.redis.get().value
-        headers = next((each.headers for each in list_processes(self._settings)), {})
-        for each in gauges.processes if gauges else ():  # of other machines and containers
-            stem, url = str(each.get("stem") or each["instance"]), each.get("ops_url")
-            elsewhere = each.get("host") not in {None, socket.gethostname()}
-            if elsewhere and url and not is_loopback(urlsplit(url).hostname or ""):
-                name = f"{stem} on {each['host']}"
-                found[name] = _ask(ManagedProcess(name, each.get("pid"), url, headers=headers))
+        headers = read_headers(self._settings)
+        elsewhere = [each for each in gauges.processes if _is_elsewhere(each)] if gauges else []
+        for each in elsewhere[:MAX_ELSEWHERE]:  # on other machines and in containers
+            name = f"{each.get('stem') or each['instance']} on {each['host']}"
+            given = headers if _is_proven(each, headers) else {}
+            found[name] = _ask(ManagedProcess(name, each.get("pid"), each["ops_url"], headers=given))
         return list(found.values())
 
     def _sample(self) -> None:
@@ -157,8 +169,34 @@ class LiveSystem:
         return 60.0 * grown / (at - last_at)
 
 
+def _is_elsewhere(presence: Mapping[str, Any]) -> bool:
+    """Tell whether a process is on another machine.
+
+    Its address must be one and nothing more: whoever can write it into Redis chooses neither a path nor a user, nor a
+    place that only this machine sees.
+    """
+    address = _ADDRESS.fullmatch(presence.get("ops_url") or "")
+    if not address or presence.get("host") in {None, socket.gethostname()}:
+        return False
+    host = address["host"].strip("[]")
+    try:
+        found = ipaddress.ip_address(host)
+    except ValueError:
+        return not (is_loopback(host) or _NUMERIC.search(host))  # 127.1 and 0x7f000001 are addresses to the resolver
+    plain = getattr(found, "ipv4_mapped", None) or found
+    return not (plain.is_loopback or plain.is_link_local or plain.is_multicast or plain.is_unspecified)
+
+
+def _is_proven(presence: Mapping[str, Any], headers: Mapping[str, str]) -> bool:
+    token = headers.get("Authorization", "").removeprefix("Bearer ")
+    proof = presence.get("ops_proof") or ""
+    return bool(token) and hmac.compare_digest(address_proof(token, presence["ops_url"]).encode(), proof.encode())
+
+
 def _ask(process: ManagedProcess) -> LiveProcess:
     body = process.status()
+    if body is not None and not all(isinstance(body.get(name), kind) for name, kind in _BODY.items()):
+        body = None  # whoever answers there is none of ours, or wants the token
     metrics = _read_metrics(process) if body else {}
     return LiveProcess(process.stem, process.pid, body, metrics)
 
@@ -168,14 +206,15 @@ def _read_metrics(process: ManagedProcess) -> dict[str, dict[str, float]]:
 
     try:
         url = f"{process.ops_url}/metrics"
-        text = http_client().get(url, timeout=METRICS_SECONDS, headers=dict(process.headers)).text
-    except httpx.HTTPError:
+        text = read_answer(url, METRICS_SECONDS, process.headers).decode("utf-8", "replace")
+    except (httpx.HTTPError, ValueError):
         return {}
     found: dict[str, dict[str, float]] = {}
     for line in _LINE.finditer(text):
         if line["name"] in SAMPLED:
             labels = _LABEL.findall(line["labels"] or "")
-            found.setdefault(line["name"], {})[labels[0][1] if labels else ""] = float(line["value"])
+            with suppress(ValueError):
+                found.setdefault(line["name"], {})[labels[0][1] if labels else ""] = float(line["value"])
     return found
 
 
