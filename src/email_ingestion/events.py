@@ -491,7 +491,7 @@ class KeySetAside(Event, frozen=True):
     key: str
     kind: str  # its type
     belongs: str  # the type that it should have
-    aside: str  # the key that it is now
+    moved_to: str  # the key that it is now
 
 
 class OwnershipLost(Event, frozen=True):

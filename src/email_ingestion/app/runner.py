@@ -218,7 +218,7 @@ class ProcessRunner:
         traces = [cleanup.enter_context(closing(observer)) for observer in _traces(settings, identity)]
         ops = open_ops(identity, self._names, self._breakers.snapshots, overrides, *traces)
         self._breakers.subscribe(ops.observe)
-        link.on_set_aside = lambda each: ops.observe(KeySetAside(each.key, each.kind, each.belongs, each.aside))
+        link.on_set_aside = lambda each: ops.observe(KeySetAside(each.key, each.kind, each.belongs, each.moved_to))
         repair_modes((*common_folders(settings).values(), settings.pid_dir))
         configure_logs(identity, settings.log_dir, settings.log_level, settings.log_format, ops.metrics.count_log)
         _announce_dead_threads(ops.observe)

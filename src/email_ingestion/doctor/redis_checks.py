@@ -206,7 +206,7 @@ def _check_rights(link: RedisLink) -> Findings:
 def _check_types(link: RedisLink) -> Findings:
     """Name keys of ours that somebody else has written, and what was moved out of their way."""
     try:
-        found, aside = link.foreign_keys(), keys_aside(link)
+        found, moved = link.foreign_keys(), keys_aside(link)
     except EmailIngestionError as error:
         yield _refusal("redis keys", error)
         return
@@ -215,12 +215,12 @@ def _check_types(link: RedisLink) -> Findings:
             "redis keys",
             "failed",
             f"{each}: somebody else wrote it",
-            f"a producer or worker that needs it moves it to {each.aside}; or RENAME it, and find out who writes there"
+            f"a process that needs it moves it to {each.moved_to}; or RENAME it; find out who writes there"
             if each.name != "partitions"
             else "SET it to the number of partitions that mail was spread over (REDIS_PARTITIONS)",
         )
-    if aside and not found:
-        cause = f"{aside[0]} was in the place of a key of ours" + (f", and {len(aside) - 1} more" if aside[1:] else "")
+    if moved and not found:
+        cause = f"{moved[0]} was in the place of a key of ours" + (f", and {len(moved) - 1} more" if moved[1:] else "")
         yield Finding("redis keys", "degraded", cause, "find out who wrote it, then DEL it; email-ingestion reconcile")
 
 

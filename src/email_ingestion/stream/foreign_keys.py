@@ -15,7 +15,7 @@ import redis
 
 from email_ingestion.stream.keys import Keys
 
-ASIDE = "foreign:"  # before the name of a key that was moved; what was moved from there before is replaced
+MOVED = "foreign:"  # before the name of a key that was moved; what was moved from there before is replaced
 _TYPES = {
     **dict.fromkeys(("stream", "dlq", "out"), "stream"),
     **dict.fromkeys(("volume", "replayed", "ledger", "ledger:losses", "partitions", "doctor"), "string"),
@@ -48,9 +48,9 @@ class ForeignKey:
         return self.keys.name(self.name)
 
     @property
-    def aside(self) -> str:
+    def moved_to(self) -> str:
         """Where it is moved."""
-        return self.keys.name(ASIDE + self.name)
+        return self.keys.name(MOVED + self.name)
 
 
 def find_foreign_keys(node: redis.Redis, keys: Keys) -> list[ForeignKey]:
@@ -74,7 +74,7 @@ def set_aside(script: Callable[..., Any], found: ForeignKey) -> bool:
     """Move a key away if it still is of a foreign type; `script` is `lua/set_aside.lua`. Returns whether it was."""
     if found.name == "partitions":
         return False
-    return bool(script(keys=[found.key, found.aside], args=[found.belongs]))
+    return bool(script(keys=[found.key, found.moved_to], args=[found.belongs]))
 
 
 def _type_of(name: str) -> str | None:

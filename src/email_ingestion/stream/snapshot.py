@@ -24,7 +24,7 @@ from typing import Any
 
 from email_ingestion.errors import OperationFailed, TransientError
 from email_ingestion.stream.entry_scan import read_entries
-from email_ingestion.stream.foreign_keys import ASIDE
+from email_ingestion.stream.foreign_keys import MOVED
 from email_ingestion.stream.keys import Keys, entry_order
 from email_ingestion.stream.redis_link import RedisLink, text
 
@@ -52,7 +52,7 @@ def key_names(link: RedisLink, keys: Keys, prefix: str = "") -> list[str]:
 
 def keys_aside(link: RedisLink) -> list[str]:
     """Return the keys that hold what was moved out of the way of ours. Raises like `RedisLink.call`."""
-    return [keys.name(ASIDE + name) for keys in link.partitions for name in key_names(link, keys, ASIDE)]
+    return [keys.name(MOVED + name) for keys in link.partitions for name in key_names(link, keys, MOVED)]
 
 
 def read_snapshot(link: RedisLink, prefix: str = "") -> Iterator[Line]:
