@@ -93,6 +93,15 @@ def test_every_way_of_looking_finds_the_same(
             assert most == (plain[words][1] if few else MailCount(4, is_exact=False)), (words, many)
 
 
+@pytest.mark.parametrize("words", ["", "hello", "-hello"])
+def test_sender_who_wrote_nothing_is_found_nowhere(ledger: Ledger, words: str) -> None:
+    nobody = SearchFilter(sender="nobody")
+    for _ in range(2):
+        assert ledger.pages.page(words, nobody) == []
+        assert ledger.pages.count(words, nobody) == MailCount(0, is_exact=True)
+        ledger.record([stored(mail(1, text="hello", sender=Address("Ann", "ann@example.org")))])
+
+
 def test_count_that_takes_too_long_says_more_than_how_many(filled: Ledger) -> None:
     whole = filled.pages.count("hello", seconds=60)
     assert whole == MailCount(MESSAGES, is_exact=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, text
+from sqlalchemy import Connection, bindparam, false, text
 
 from email_ingestion.ledger.search_filter import like, like_pattern
 
@@ -57,5 +57,7 @@ def find_senders(connection: Connection, wanted: str) -> list[str] | None:
 
 def of_senders(dialect: str, senders: Sequence[str]) -> Any:
     """Make the condition on `emails` that the index answers."""
+    if not senders:  # of an empty list PostgreSQL does not know the type
+        return false()
     condition = text(f"({_SENDER[dialect]}) IN :senders")
     return condition.bindparams(bindparam("senders", list(senders), expanding=True))
