@@ -58,9 +58,7 @@ class MailboxChanges:
     """What a server says to have changed in a window of UIDs."""
 
     marks: list[MarkChange]
-    vanished: list[
-        tuple[int, int]
-    ]  # ranges of UIDs that it says to be deleted, ascending; empty where it was not asked
+    vanished: list[tuple[int, int]]  # ranges of UIDs, ascending, that it says to be deleted, if it was asked
     is_whole: bool  # whether it sent everything
 
 
