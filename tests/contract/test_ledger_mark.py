@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 
@@ -169,6 +170,24 @@ def test_a_worker_misses_what_it_recorded_though_others_have_recorded_more(datab
         assert missed == ["default:gm:2", "default:gm:4"]
         sink.ping()
         assert len(missed) == 2
+
+
+def test_a_worker_misses_what_it_recorded_in_a_file_over_which_an_older_one_was_copied(tmp_path: Path):
+    """In place, as `cp` does: the connection stays, and what is recorded next hides how far the file went back."""
+    missed: list[str] = []
+    path, older = tmp_path / "ledger.db", tmp_path / "older.db"
+    with closing(DatabaseSink(open_ledger(f"sqlite:///{path}"), open_blobs(f"file:{tmp_path}"), 1000)) as sink:
+        sink.on_loss = missed.append
+        sink.deliver(sink_messages(1))
+        with closing(sqlite3.connect(path)) as file:
+            file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        older.write_bytes(path.read_bytes())
+        sink.deliver(sink_messages(2, 3))
+        with closing(sqlite3.connect(path)) as file:
+            file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        path.write_bytes(older.read_bytes())
+        sink.deliver(sink_messages(4, 5, 6))
+        assert missed == ["default:gm:3"]
 
 
 def test_what_a_worker_missed_is_told_until_somebody_is_told(database_url: str, tmp_path: Path):

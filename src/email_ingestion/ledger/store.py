@@ -531,9 +531,12 @@ class Ledger:
         return data
 
     @property
-    def connections(self) -> int:
-        """How many connections were ever opened; while it stays the same, the database is the one it was."""
-        return self._database.connections
+    def connections(self) -> int | None:
+        """How many connections were ever opened; while it stays the same, the database is the one it was.
+
+        None on SQLite, where no connection ends when somebody copies another file over the one that is open.
+        """
+        return None if self._database.engine.dialect.name == "sqlite" else self._database.connections
 
     def mark(self) -> LedgerMark | None:
         """Return how far the database has come; None where a managed server does not tell it."""

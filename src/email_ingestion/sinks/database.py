@@ -34,7 +34,7 @@ class DatabaseSink:
         self.ledger = ledger
         self.on_loss: Callable[[str], None] = lambda _: None
         self._newest: str | None = None  # that we have recorded
-        self._connections = 0  # when it was last certain that the database has it
+        self._connections: int | None = 0  # when it was last certain that the database has it
         self._lock = threading.Lock()
         self._blobs = blobs
         self._threshold = threshold  # bytes; larger contents go into the blob store
@@ -47,7 +47,8 @@ class DatabaseSink:
             self.ledger.record_and_roll_back(synthetic)
         mail = [write for write in writes if not write.synthetic]
         new = self.ledger.record([self._store_contents(write) for write in mail]) if mail else set()
-        if self.ledger.connections == self._connections or self._has_newest():
+        connections = self.ledger.connections
+        if (connections is not None and connections == self._connections) or self._has_newest():
             recorded = (write.email.email_id for write in reversed(mail) if write.email.email_id in new)
             self._newest = next(recorded, self._newest)
         return {write.email.email_id for write in mail} - new
