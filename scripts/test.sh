@@ -103,9 +103,9 @@ if [ ${#pythons[@]} -eq 0 ]; then
     find_python >/dev/null
 fi
 
-# The tests wait more than they compute: three processes more than there are cores.
+# The tests wait more than they compute: two processes more than there are cores.
 # Each begins with a part of the whole, and one that is done takes from the others (worksteal).
-workers=$(($(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) + 3))
+workers=$(($(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) + 2))
 if [ -n "$older" ]; then
     pythons=("${pythons[@]:1}")
     [ ${#pythons[@]} -gt 0 ] || echo "there is no older Python on this machine: nothing was run" >&2
