@@ -127,20 +127,6 @@ def without_rights(*commands: str) -> Callable[[RedisServer], AbstractContextMan
     return trouble
 
 
-@contextmanager
-def with_a_foreign_key(server: RedisServer) -> Iterator[None]:
-    """Another program has put something of its own under one of our names."""
-    with server.client() as client:
-        name = Keys().volume
-        ours = client.get(name)
-        client.delete(name)
-        client.rpush(name, "theirs")
-        yield
-        client.delete(name)
-        if ours:
-            client.set(name, ours)
-
-
 TROUBLES = {
     "refused": refused,
     "hanging": hanging,
@@ -152,7 +138,6 @@ TROUBLES = {
     "without its data": without_its_data,
     "without XACK": without_rights("xack"),
     "without XDEL and HSET": without_rights("xdel", "hset"),
-    "with a foreign key": with_a_foreign_key,
 }
 
 
@@ -164,7 +149,6 @@ SILENT = {"refused", "hanging", "another password", "without its data"}
 CAUSES = {
     "without XACK": "NOPERM its user may not run XACK:",
     "without XDEL and HSET": "NOPERM its user may not run XDEL, HSET:",
-    "with a foreign key": "WRONGTYPE",
 }
 
 
@@ -194,6 +178,22 @@ def test_processes_say_why_and_go_on_by_themselves(
     with own_redis.client() as client:
         assert client.xlen(Keys().dlq) == 0
     assert "Traceback" not in producer.log() + worker.log()
+
+
+def test_what_another_program_put_under_our_names_is_set_aside_and_mail_goes_on(
+    running: tuple[Running, Running], here: Place, sandbox: RunningSandbox, own_redis: RedisServer
+):
+    with own_redis.client() as client:
+        for name in (Keys().volume, Keys().priority):
+            client.delete(name)
+            client.rpush(name, "theirs")
+        sandbox.deliver(_letter(3))
+        _expect(here, 4)
+        kept = {key for key in client.scan_iter("*foreign*") if client.lrange(key, 0, -1) == [b"theirs"]}
+        assert len(kept) == len((Keys().volume, Keys().priority))
+    assert "redis_key_set_aside" in "".join(process.log() for process in running)
+    for process in running:
+        until(lambda process=process: process.get("/ready")[0] == 200, f"{process.stem} is ready")
 
 
 def _not_ready(process: Running) -> tuple[int, str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
@@ -153,11 +154,11 @@ def test_a_parser_that_cannot_start_buries_nothing(setup: Setup):
 def test_no_thread_for_the_parser_buries_nothing(setup: Setup, monkeypatch: pytest.MonkeyPatch):
     worker = setup.worker()
 
-    def refuse(job: object) -> None:
+    def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patched:
-        patched.setattr(worker._processor._parse_thread, "submit", refuse)
+        patched.setattr(threading.Thread, "start", refuse)
         assert all(isinstance(error, ParserUnavailable) for error in setup.work(worker))
     setup.expect_all_delivered()
 
