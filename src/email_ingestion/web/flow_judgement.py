@@ -258,7 +258,7 @@ def _account_problems(reading: SystemReading, thresholds: Mapping[str, float]) -
         name = account["name"]
         if account["reauth_required"]:
             yield FlowProblem("mailboxes", "bad", f"account {name} must be authorized again", TOKEN, "/accounts")
-        if account.get("token_state") == "client refused":  # noqa: S105 - a state, no password
+        if account.get("token_state") == "client refused":
             text = f"the OAuth2 client of account {name} is refused: its secret or ID in the settings is wrong"
             yield FlowProblem("mailboxes", "bad", text, TOKEN, "/accounts")
         age = account["last_success_age_seconds"]
