@@ -62,9 +62,10 @@ def check_that_one_that_hangs_is_told(settings: Settings, process: psutil.Proces
 
 
 def check_that_a_dead_one_is_told(settings: Settings, pid: int) -> None:
+    dead = f"web: web (PID {pid}) is dead: ./scripts/start.sh"  # once the last of its threads let go of the PID file
+    until(lambda: dead in render_table(system_status(settings)), "status tells it")
     system = system_status(settings)
     assert not system.ok
-    assert f"web: web (PID {pid}) is dead: ./scripts/start.sh" in render_table(system)
     assert system.nothing() in render_table(system)
     finding, nothing = check_processes(settings)
     assert (finding.check, finding.verdict, nothing.check) == ("process web", "degraded", "processes")
