@@ -13,6 +13,8 @@ from collections.abc import Collection, Iterable
 
 ACCOUNT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
 EMAIL_ID = re.compile(rf"{ACCOUNT.pattern}:(?:gm:[0-9]{{1,20}}|sha256:[0-9a-f]{{64}})", re.ASCII)
+SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+CONTENT_REFERENCE = re.compile(rf"sha256:{SHA256.pattern}", re.ASCII)
 MIN_PART = 6  # characters; fewer would mean another message tomorrow
 
 

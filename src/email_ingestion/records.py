@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+# Of an INTERNALDATE: a server may show the first day of its calendar; the last year has no room for a time zone.
+ARRIVAL_YEARS = (1600, 9998)
 NORMAL_PRIORITY = 5  # of 0 to 10
 PARSER_VERSION = 2  # of the parser; raised when the same bytes give another record, for `email-ingestion reparse`
 

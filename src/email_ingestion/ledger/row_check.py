@@ -18,21 +18,18 @@ from typing import Any
 from sqlalchemy import BigInteger, Boolean, Column, Integer, LargeBinary, Text
 
 from email_ingestion.errors import OperationFailed
-from email_ingestion.identity import EMAIL_ID
+from email_ingestion.identity import CONTENT_REFERENCE, EMAIL_ID, SHA256
 from email_ingestion.ledger.tables import metadata
 from email_ingestion.ledger.types import Json, Moment, Unsigned64
-from email_ingestion.records import email_id
+from email_ingestion.records import ARRIVAL_YEARS, email_id
 
-YEARS = (1600, 9998)  # of stream entries; the last year has no room for a time zone
-_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_REFERENCE = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,20}", re.ASCII)
 _TABLES_OF_MAIL = ("emails", "attachments", "places", "deliveries", "erasure_notices")
 _FORMS: dict[str, re.Pattern[str]] = {
     **{f"{table}.email_id": EMAIL_ID for table in _TABLES_OF_MAIL},
-    **{f"{table}.sha256": _SHA256 for table in ("emails", "attachments", "contents", "erased_contents")},
-    "emails.raw_ref": _REFERENCE,
-    "attachments.content_ref": _REFERENCE,
+    **{f"{table}.sha256": SHA256 for table in ("emails", "attachments", "contents", "erased_contents")},
+    "emails.raw_ref": CONTENT_REFERENCE,
+    "attachments.content_ref": CONTENT_REFERENCE,
     "deliveries.state": re.compile("waiting|delivered|dead"),
     "erased.tombstone": re.compile(r"[0-9a-f]{32}", re.ASCII),
 }
@@ -93,7 +90,7 @@ def _condition(table: str, column: Column[Any]) -> str:
     if place in _FORMS:
         condition = f"has_form('{place}', {name})"
     elif place == "emails.internaldate":
-        condition = f"is_moment({name}, {YEARS[0]}, {YEARS[1]})"
+        condition = f"is_moment({name}, {ARRIVAL_YEARS[0]}, {ARRIVAL_YEARS[1]})"
     elif place in _SHAPES:
         condition = f"{_SHAPES[place]}({name})"
     if not column.nullable:

@@ -22,8 +22,8 @@ import zstandard
 
 from email_ingestion.blobs import reference
 from email_ingestion.errors import PermanentError
-from email_ingestion.identity import ACCOUNT
-from email_ingestion.records import NORMAL_PRIORITY, Envelope, RawMessage
+from email_ingestion.identity import ACCOUNT, CONTENT_REFERENCE, SHA256
+from email_ingestion.records import ARRIVAL_YEARS, NORMAL_PRIORITY, Envelope, RawMessage
 from email_ingestion.stream.keys import Keys, entry_time
 
 VERSION = 2
@@ -33,11 +33,8 @@ MAX_INLINE_BYTES = 1024 * 1024  # or BLOB_THRESHOLD_BYTES, if that is more
 MAX_MESSAGE_BYTES = 2**40
 MAX_WORDS_BYTES = 1024 * 1024  # of labels or flags
 MAX_DIGITS = 20
-YEARS = (1600, 9998)  # a server may show the first day of its calendar; the last year has no room for a time zone
 _UINT32, _UINT64 = (0, 2**32 - 1), (0, 2**64 - 1)
 _MAILBOX = re.compile(r"[^\0]{1,4096}", re.DOTALL)
-_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_REFERENCE = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 _DEFECT = re.compile(r"[a-z0-9-]{1,40}:[a-z0-9-]{1,40}", re.ASCII)
 _NAME = re.compile(r"[^\0-\x1f]{1,1024}")
 
@@ -122,7 +119,7 @@ def decode(fields: Mapping[bytes, bytes], max_inline: int = MAX_INLINE_BYTES) ->
     if version > VERSION:
         raise UnknownVersion(f"stream entry has version {version}, this release reads up to {VERSION}: upgrade it")
     envelope = parse_envelope(fields)
-    raw, raw_ref = fields.get(b"raw"), _text(fields, b"raw_ref", _REFERENCE) if fields.get(b"raw_ref") else None
+    raw, raw_ref = fields.get(b"raw"), _text(fields, b"raw_ref", CONTENT_REFERENCE) if fields.get(b"raw_ref") else None
     if (raw is None) == (raw_ref is None):
         raise MalformedEntry("stream entry cannot be read: it needs either raw or raw_ref")
     if raw_ref and raw_ref != reference(envelope.sha256):
@@ -152,7 +149,7 @@ def parse_envelope(fields: Mapping[bytes, bytes]) -> Envelope:
         flags=_words(fields, b"flags"),
         internaldate=_date(fields, b"internaldate"),
         size=_integer(fields, b"size", (0, MAX_MESSAGE_BYTES)),
-        sha256=_text(fields, b"sha256", _SHA256),
+        sha256=_text(fields, b"sha256", SHA256),
     )
 
 
@@ -211,7 +208,7 @@ def _defects(fields: Mapping[bytes, bytes]) -> tuple[str, ...]:
 def _date(fields: Mapping[bytes, bytes], name: bytes) -> datetime:
     try:
         value = datetime.fromisoformat(_field(fields, name).decode())
-        if value.tzinfo and YEARS[0] <= value.year <= YEARS[1]:
+        if value.tzinfo and ARRIVAL_YEARS[0] <= value.year <= ARRIVAL_YEARS[1]:
             return value.astimezone(UTC)
     except (ValueError, OverflowError):
         pass
