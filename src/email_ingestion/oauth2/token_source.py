@@ -296,7 +296,9 @@ class _ClientCredentialsGrant:
 
     def refusal(self) -> OAuth2AuthenticationError | None:
         error, retry_at = self._refusal or (None, 0.0)
-        return error if time.monotonic() < retry_at else None
+        if error is None or time.monotonic() >= retry_at:
+            return None
+        return OAuth2AuthenticationError(str(error), is_of_client=error.is_of_client)  # each raise adds to a traceback
 
     def has_new_secret(self) -> bool:
         return False  # each new process asks for a token anyway
