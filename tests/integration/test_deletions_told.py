@@ -175,6 +175,88 @@ def test_one_of_two_copies_that_came_together_is_not_the_message(followed: Follo
         assert followed.told() == expected
 
 
+class TwoMailboxes:
+    """The mailbox of `Followed` and a second one of the account that is read too."""
+
+    def __init__(self, followed: Followed) -> None:
+        first, other = followed.world, f"{followed.mailbox}-archive"
+        followed.owner.create_folder(other)
+        changes = {**first.changes, "imap_mailbox": other}
+        first.others = (other,)
+        self.second = World(first.folder, first.redis, first.port, changes, others=(followed.mailbox,))
+        self.second.sync()
+        self.followed = followed
+        self.worlds = (first, self.second)
+        self.look()
+
+    def move(self, subject: int, *, back: bool = False) -> None:
+        there, here = self.second.account.imap_mailbox, self.followed.mailbox
+        source, target = (there, here) if back else (here, there)
+        owner = self.followed.owner
+        owner.select_folder(source)
+        owner.move(owner.search(["SUBJECT", f"letter {subject}"]), target)
+
+    def delete(self, subject: int) -> None:
+        self.followed.owner.select_folder(self.second.account.imap_mailbox)
+        self.followed.delete(subject)
+
+    def look(self) -> None:
+        for world in self.worlds:
+            self.look_at(world)
+
+    def look_at(self, world: World) -> None:
+        with closing(opened(world)) as connection:
+            one_round(world, connection, connection.examine(connection.find_mailbox(world.account.imap_mailbox)))
+
+    def compare(self) -> None:
+        for world in self.worlds:
+            world.reconcile()
+
+
+@pytest.fixture
+def two(followed: Followed) -> TwoMailboxes:
+    return TwoMailboxes(followed)
+
+
+@pytest.mark.parametrize("by", ["look", "compare"])
+def test_what_is_moved_to_a_mailbox_that_is_read_is_not_deleted_and_there_it_is(two: TwoMailboxes, by: str):
+    look = getattr(two, by)
+    two.move(2)
+    look()  # it is not fetched there yet
+    two.second.sync()
+    for _ in range(2):
+        look()
+    two.compare()
+    assert two.followed.told() == []
+    two.delete(2)
+    look()
+    two.compare()
+    assert two.followed.told() == [("deleted", "letter 2")]
+
+
+def test_what_was_moved_to_and_fro_lies_where_it_lies_last(two: TwoMailboxes):
+    for back in (False, True, False):
+        two.move(1, back=back)
+        for world in two.worlds:
+            world.sync()
+    two.look()
+    two.compare()
+    assert two.followed.told() == []
+    two.delete(1)
+    two.look()
+    assert two.followed.told() == [("deleted", "letter 1")]
+
+
+def test_while_the_other_mailbox_cannot_be_opened_nothing_is_deleted(two: TwoMailboxes):
+    two.move(3)
+    (other,) = two.worlds[0].others
+    two.followed.owner.unselect_folder()
+    two.followed.owner.rename_folder(other, f"{other}-old")
+    two.look_at(two.worlds[0])
+    two.worlds[0].reconcile()
+    assert two.followed.told() == []
+
+
 def test_of_a_mailbox_that_was_replaced_nothing_is_deleted(followed: Followed):
     followed.look()
     followed.owner.unselect_folder()

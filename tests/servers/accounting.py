@@ -49,6 +49,7 @@ class World:
     port: int
     changes: dict[str, Any] = field(default_factory=dict)
     heard: Heard = field(default_factory=Heard)
+    others: tuple[str, ...] = ()  # mailboxes of the account that are read too
 
     def __post_init__(self) -> None:
         values = {
@@ -74,7 +75,16 @@ class World:
 
     def source(self) -> AccountServices:
         made = link(self.redis.url)
-        return AccountServices(self.account, self.settings, made, Appender(made), self.ledger, self.blobs, self.heard)
+        return AccountServices(
+            self.account,
+            self.settings,
+            made,
+            Appender(made),
+            self.ledger,
+            self.blobs,
+            self.heard,
+            other_mailboxes=self.others,
+        )
 
     def sync(self) -> None:
         """What the producer does on a connection."""

@@ -37,6 +37,7 @@ from email_ingestion.producer import (
 )
 from email_ingestion.producer.backfill import Backfill
 from email_ingestion.producer.label_sync import LabelSync
+from email_ingestion.producer.other_mailboxes import OtherMailboxes
 from email_ingestion.producer.pipeline import AppendPipeline
 from email_ingestion.producer.priority import priority_by_header
 from email_ingestion.producer.quarantine_retry import QuarantineRetry
@@ -100,7 +101,7 @@ class AccountServices:
     observe: Observe = lambda _: None  # a command prints its own counts
     lease_owner: str = ""  # the owner that the stream checks at every append; a command has none
     overrides: OperatorOverrides = field(default_factory=partial(OperatorOverrides, "producer"))
-    multiple_mailboxes: bool = False  # whether more than one mailbox of the account is read
+    other_mailboxes: tuple[str, ...] = ()  # that are read beside the account's `imap_mailbox`
 
     def tasks(self, connection: ImapMailbox, mailbox: SelectedMailbox) -> MailboxTasks:
         """Return what a watcher does on a connection."""
@@ -133,6 +134,7 @@ class AccountServices:
             appender=self.appender,
             ledger=self.ledger,
             in_flight=self._in_flight,
+            others=self._others(connection, mailbox),
             interval=self.settings.imap_poll_seconds if self.settings.imap_track_labels else math.inf,
             observe=self.observe,
         )
@@ -167,6 +169,7 @@ class AccountServices:
             fetcher=self._fetcher(connection, mailbox),
             fetch_filter=self._fetch_filter(),
             known_mail=self._known_mail(connection, mailbox),
+            others=self._others(connection, mailbox),
             quarantine=self._quarantine(mailbox),
             wait_for_capacity=wait_for_capacity,
             samples=samples,
@@ -218,7 +221,7 @@ class AccountServices:
             fetcher=self._fetcher(connection, mailbox),
             quarantine=self._quarantine(mailbox),
             fetch_filter=fetch_filter,
-            multiple_mailboxes=self.multiple_mailboxes,
+            multiple_mailboxes=bool(self.other_mailboxes),
             observe=self.observe,
         )
 
@@ -257,6 +260,10 @@ class AccountServices:
 
     def _known_mail(self, connection: ImapMailbox, mailbox: SelectedMailbox) -> KnownMail:
         return KnownMail(self.account.name, mailbox, self.ledger, self._in_flight(), connection.fetch_message_ids)
+
+    def _others(self, connection: ImapMailbox, mailbox: SelectedMailbox) -> OtherMailboxes:
+        cursor_of = partial(self.appender.cursor, self.account.name)
+        return OtherMailboxes(connection, mailbox, self.other_mailboxes, cursor_of)
 
     def _in_flight(self) -> InFlight:
         name = self.account.name

@@ -144,8 +144,7 @@ class ProducerService:
         status.set_condition("no account", None if accounts or not before else nothing)
 
     def _make_supervisors(self, account: Account) -> list[WatcherSupervisor]:
-        mailboxes = account.by_mailbox
-        return [self._supervisor(each, multiple_mailboxes=len(mailboxes) > 1) for each in mailboxes]
+        return [self._supervisor(each, account.other_mailboxes(each)) for each in account.by_mailbox]
 
     def _second_link(self) -> RedisLink:
         """Connect once more: the leases of hundreds of accounts must not wait for the traffic of one."""
@@ -155,7 +154,7 @@ class ProducerService:
         second.on_set_aside = link.on_set_aside
         return second
 
-    def _supervisor(self, account: Account, *, multiple_mailboxes: bool) -> WatcherSupervisor:
+    def _supervisor(self, account: Account, other_mailboxes: tuple[str, ...]) -> WatcherSupervisor:
         context = self._context
         backoff = AccountBackoff(random.Random(), context.settings.cb_recovery_timeout)  # noqa: S311 - jitter
         current: Watcher | None = None
@@ -175,7 +174,7 @@ class ProducerService:
                 self._observe,
                 self._leases.owner,
                 context.overrides,
-                multiple_mailboxes=multiple_mailboxes,
+                other_mailboxes=other_mailboxes,
             )
             imap = self._imap_breakers.of(account)
             current = watcher_of(services, backoff, imap=imap, oauth2=self._oauth2_breaker, give_up=give_up)

@@ -87,7 +87,7 @@ def reconcile(
     ledger = LedgerOnDemand(settings.database_url)
     with closing(ledger()), _audited_repair(settings, accounts, repair=repair) as outcome:
         reports = [
-            _reconcile_mailbox(one, settings, link, ledger, repair=repair)
+            _reconcile_mailbox(one, each.other_mailboxes(one), settings, link, ledger, repair=repair)
             for each in accounts
             for one in each.by_mailbox
         ]
@@ -148,9 +148,16 @@ def _audited_repair(settings: Settings, accounts: Sequence[Account], *, repair: 
 
 
 def _reconcile_mailbox(
-    account: Account, settings: Settings, link: RedisLink, ledger: LedgerOnDemand, *, repair: bool
+    account: Account,
+    others: tuple[str, ...],
+    settings: Settings,
+    link: RedisLink,
+    ledger: LedgerOnDemand,
+    *,
+    repair: bool,
 ) -> ReconcileReport:
-    services = AccountServices(account, settings, link, Appender(link), ledger, open_blobs(settings.blob_url))
+    blobs = open_blobs(settings.blob_url)
+    services = AccountServices(account, settings, link, Appender(link), ledger, blobs, other_mailboxes=others)
     with closing(log_in(account, settings.imap_timeout_seconds)) as connection:
         mailbox = connection.examine(connection.find_mailbox(account.imap_mailbox))
         capacity = services.capacity()

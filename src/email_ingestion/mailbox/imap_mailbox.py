@@ -158,6 +158,11 @@ class ImapMailbox(UidListing):
             )
         return SelectedMailbox(mailbox.name, uidvalidity, uidnext, exists, modseq)
 
+    @property
+    def examined(self) -> ListedMailbox:
+        """The mailbox that was opened last, for opening it again after another one."""
+        return self._mailbox
+
     def _by_name(self, name: str) -> ListedMailbox:
         """Return a mailbox as the server lists it where its name may be written in several ways."""
         encoded = encode_name(name)

@@ -24,6 +24,7 @@ from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.mailbox.message_summary import MarkChange
 from email_ingestion.mailbox.uid_listing import LAST_UID
 from email_ingestion.producer.known_mail import InFlight, QueueState
+from email_ingestion.producer.other_mailboxes import OtherMailboxes
 from email_ingestion.producer.vanished_mail import VanishedMail
 from email_ingestion.records import email_id
 from email_ingestion.stream import Appender
@@ -48,6 +49,7 @@ class LabelSync:
         appender: Appender,
         ledger: Callable[[], Ledger],
         in_flight: Callable[[], InFlight],
+        others: OtherMailboxes,
         interval: float,
         observe: Observe,
     ) -> None:
@@ -60,7 +62,7 @@ class LabelSync:
         self._in_flight = in_flight
         self._interval = interval
         self._observe = observe
-        self._vanished = VanishedMail(account, connection, mailbox, appender=appender, ledger=ledger)
+        self._vanished = VanishedMail(account, connection, mailbox, appender=appender, ledger=ledger, others=others)
         self._modseq = mailbox.modseq  # the highest one seen
         self._incomplete = 0  # rounds in a row in which the server did not send everything
 

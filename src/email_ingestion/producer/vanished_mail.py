@@ -1,6 +1,6 @@
 """Notes the messages of which the server says that they are deleted (VANISHED of QRESYNC, RFC 7162).
 
-    ranges of UIDs ─▶ delivered, and not noted? ─▶ still the same mailbox? ─▶ listed nowhere in it? ─▶ ledger
+    ranges of UIDs ─▶ delivered, and not noted? ─▶ still the same mailbox? ─▶ listed in none that is read? ─▶ ledger
 
 What the server says is only a hint where to look: nothing is noted that a comparison (`reconcile`) would not note. What
 it cannot decide is left to that: a mailbox that was emptied or restored, above all.
@@ -16,6 +16,7 @@ from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS, SelectedMailbox
 from email_ingestion.mailbox.uid_listing import LAST_UID, UidRange
 from email_ingestion.producer.known_mail import InFlight
+from email_ingestion.producer.other_mailboxes import OtherMailboxes, without_place
 from email_ingestion.stream import Appender
 
 if TYPE_CHECKING:
@@ -36,12 +37,14 @@ class VanishedMail:
         *,
         appender: Appender,
         ledger: Callable[[], Ledger],
+        others: OtherMailboxes,
     ) -> None:
         self._account = account
         self._connection = connection
         self._mailbox = mailbox
         self._appender = appender
         self._ledger = ledger
+        self._others = others
         self.modseq = 0  # the highest one of the mailbox when it was opened last to look at deletions
         self.waiting = False  # whether what is in the stream must be recorded first; ask again
         self.contradicted = False  # whether the server listed what it had said to be deleted; ask again
@@ -64,6 +67,9 @@ class VanishedMail:
         self.modseq = fresh.modseq
         if len(found) > min(MAX_LIMIT, max(MIN_LIMIT, fresh.exists)):
             return  # emptied or restored: a comparison of the whole mailbox decides
+        if not self._others.are_fetched():  # it may have been moved there
+            self.waiting = True
+            return
         uids = sorted(found)
         for start in range(0, len(uids), MAX_FETCH_UIDS):
             yield
@@ -75,10 +81,7 @@ class VanishedMail:
         return not cursor or bool(self._connection.list_uids(cursor.uid + 1, LAST_UID))
 
     def _note(self, found: dict[int, tuple[str, str]], in_flight: InFlight) -> None:
-        """Note which of these messages are gone, when every other place of them in this mailbox is known.
-
-        Those that were seen in another mailbox are left alone, as a comparison leaves them.
-        """
+        """Note which of these messages are gone, when every other place of them is known."""
         if self._has_unfetched():
             self.waiting = True
             return
@@ -95,10 +98,5 @@ class VanishedMail:
         if not present.isdisjoint(found):
             self.contradicted = True
             return
-        gone = [
-            email_id
-            for email_id, known in places.items()
-            if all(at.mailbox == here[0] and (at.uidvalidity != here[1] or at.uid not in present) for at in known)
-        ]
-        if gone:
+        if gone := without_place(places, self._mailbox, present, self._others):
             state.note_deleted(self._mailbox.name, gone)

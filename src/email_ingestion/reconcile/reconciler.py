@@ -14,6 +14,7 @@ gap, and where only they tell the identity.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import random
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS, SelectedMailbox
 from email_ingestion.mailbox.uid_listing import LAST_UID, UID_WINDOW
 from email_ingestion.producer.fetcher import BATCH_BYTES, MessageFetcher
 from email_ingestion.producer.known_mail import KnownMail, LedgerUids, Locations
+from email_ingestion.producer.other_mailboxes import OtherMailboxes, without_place
 from email_ingestion.producer.portion_size import PortionSize
 from email_ingestion.producer.selection import FetchFilter, batches, mark_history
 from email_ingestion.reconcile.comparison import MessageState, ReconcileReport, compare
@@ -33,7 +35,8 @@ from email_ingestion.records import RawMessage
 from email_ingestion.stream import Appender, Quarantine, QuarantinedMessage
 
 EVIDENCE_UIDS = 10_000  # messages whose size and date one comparison asks for: some 2 MB
-MAX_VANISHED = 20_000  # messages that one comparison notes as deleted; the next one notes more
+MAX_VANISHED = 20_000  # messages that left the mailbox, of which one comparison looks whether they were deleted
+VANISHED_AT_ONCE = 2_000  # of them, for which the other mailboxes are opened once
 SAMPLES = 5  # messages that are read whole
 SAMPLE_BYTES = 256 * 1024
 
@@ -54,6 +57,7 @@ class Reconciler:
         fetcher: MessageFetcher,
         fetch_filter: FetchFilter,
         known_mail: KnownMail,
+        others: OtherMailboxes,
         quarantine: Quarantine,
         wait_for_capacity: Callable[[], bool] | None,
         samples: int = SAMPLES,
@@ -66,6 +70,7 @@ class Reconciler:
         self._fetcher = fetcher
         self._fetch_filter = fetch_filter
         self._known_mail = known_mail
+        self._others = others
         self._quarantine = quarantine
         self._held: dict[int, QuarantinedMessage] = {}
         self._wait_for_capacity = wait_for_capacity
@@ -75,7 +80,9 @@ class Reconciler:
         self._portion_size = PortionSize()
         self._samples = samples
         self._random = random.Random()  # noqa: S311 - which messages are looked at is no secret
-        self._vanished: dict[int, str] = {}  # identities of delivered messages that are not listed any more
+        # Delivered messages that are not listed any more: a random number, UID and identity. Of too many some are
+        # chosen by chance, each time others: most may have been moved, and are not listed here in the next one either.
+        self._vanished: list[tuple[float, int, str]] = []
         self._sample: list[tuple[bool, float, int]] = []  # another size than recorded, a random number, UID
         self.report = ReconcileReport(account, mailbox.name, mailbox.uidvalidity, 0)
         self.position = 0  # the messages that were looked at, of those that the mailbox had at first
@@ -152,28 +159,30 @@ class Reconciler:
         """Note which messages the server lists again; keep those it does not list, for the end of the comparison."""
         self._known_mail.note_restored(recorded.low, recorded.high, set(listed))
         vanished = (recorded.first_seen | recorded.seen_again.keys()).difference(listed)
-        if vanished and len(self._vanished) < MAX_VANISHED:
-            self._vanished |= self._known_mail.not_noted(vanished)
+        if vanished:
+            self._vanished += [
+                (self._random.random(), uid, email_id) for uid, email_id in self._known_mail.not_noted(vanished).items()
+            ]
+            self._vanished = heapq.nsmallest(MAX_VANISHED, self._vanished)
 
     def _note_deleted(self) -> Iterator[None]:
-        """Note which delivered messages are gone, when every other place in this mailbox is known.
+        """Note which delivered messages are gone, when every other place of them is known.
 
-        One that was seen in another mailbox too is left alone, for it may be there still. All are asked for once more:
-        a server that lists one now is not to be believed today.
+        All are asked for once more: a server that lists one now is not to be believed today.
         """
+        if self._vanished and not self._others.are_fetched():
+            return  # what was moved there is not known to be there; the next comparison looks again
         here = (self._mailbox.name, self._mailbox.uidvalidity)
-        vanished = sorted(self._vanished)
-        for start in range(0, len(vanished), MAX_FETCH_UIDS):
-            places = self._known_mail.places({self._vanished[uid] for uid in vanished[start : start + MAX_FETCH_UIDS]})
+        vanished = {uid: email_id for _, uid, email_id in self._vanished}
+        uids = sorted(vanished)
+        for start in range(0, len(uids), VANISHED_AT_ONCE):
+            places = self._known_mail.places({vanished[uid] for uid in uids[start : start + VANISHED_AT_ONCE]})
             asked = {at.uid for known in places.values() for at in known if (at.mailbox, at.uidvalidity) == here}
             present = self._listed(sorted(asked))
             yield
-            gone = [
-                email_id
-                for email_id, known in places.items()
-                if all(at.mailbox == here[0] and (at.uidvalidity != here[1] or at.uid not in present) for at in known)
-            ]
-            if gone and present.isdisjoint(self._vanished):
+            if not present.isdisjoint(vanished):
+                continue
+            if gone := without_place(places, self._mailbox, present, self._others):
                 self._known_mail.note_deleted(gone)
 
     def _is_compared(self, high: int) -> bool:

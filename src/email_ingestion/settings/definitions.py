@@ -76,6 +76,10 @@ class Account(BaseModel):
         names = (_unquoted(name.strip()) for name in _LISTED_NAME.findall(self.imap_mailbox))
         return tuple(self.model_copy(update={"imap_mailbox": name}) for name in names if name)
 
+    def other_mailboxes(self, one: Account) -> tuple[str, ...]:
+        """Return what it reads beside the mailbox of `one`, which is of `by_mailbox`."""
+        return tuple(each.imap_mailbox for each in self.by_mailbox if each.imap_mailbox != one.imap_mailbox)
+
 
 class Settings(BaseSettings):
     """The effective settings of one process."""
