@@ -16,9 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import TypeVar
 
-from email_ingestion.background import BackgroundThread
 from email_ingestion.backoff import backoff
 from email_ingestion.blobs import BlobStore
 from email_ingestion.breaker import Breaker
@@ -26,10 +24,8 @@ from email_ingestion.errors import (
     CircuitBreakerError,
     EmailIngestionError,
     ParserDied,
-    ParserUnavailable,
     PermanentError,
     SinkUnavailable,
-    ThreadUnavailable,
     TransientError,
 )
 from email_ingestion.events import (
@@ -52,11 +48,10 @@ from email_ingestion.sinks import Sink, ping_sink
 from email_ingestion.stream import Consumer, Delivery, Receipt, SyntheticMessages
 from email_ingestion.stream.codec import UnknownVersion
 from email_ingestion.stream.dead_letters import Reason, dead_letter_fields
-from email_ingestion.worker.slow_lane import BUDGET_SECONDS, SlowLane
+from email_ingestion.worker.parse_stage import Parsed, ParseStage
+from email_ingestion.worker.slow_lane import SlowLane
 
 MAX_KNOWN_SLOW = 10_000  # identities kept; above it they are found out anew
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +60,7 @@ class InProgress:
 
     batch: Sequence[Delivery]
     readable: Sequence[tuple[Delivery, RawMessage]]
-    emails: Future[list[Email | EmailIngestionError | None]]  # None: it took too long, and goes into the slow lane
+    emails: Future[list[Parsed]]
     started: float
 
 
@@ -99,18 +94,15 @@ class BatchProcessor:
         self._synthetic = synthetic
         self._database = database
         self._breaker = breaker
-        self._blobs = blobs
-        self._parser = parser
+        self._parsing = ParseStage(parser, blobs, breaker)
         self._further_sinks = further_sinks
         self._router = router
         self._on_recorded = on_recorded
         self._max_retries = max_retries
         self._instance = instance
         self._observe = observe
-        self._parse_thread = BackgroundThread("parse")
-        self._slow_lane = SlowLane(parser.twin(), self._parse_slowly)
+        self._slow_lane = SlowLane(parser.twin(), self._parsing.parse_slowly)
         self._known_slow: set[str] = set()  # messages that took long to parse, by identity
-        self._parser_away = False
         self._in_progress: tuple[Delivery, ...] = ()
         self._unsettled: set[str] = set()  # entries in progress that were neither acked nor dead-lettered nor deferred
         self._revoked: set[str] = set()
@@ -125,7 +117,7 @@ class BatchProcessor:
             return False
         self._revoked.add(email_id)
         if not self._slow_lane.interrupt(email_id):
-            self._parser.interrupt()
+            self._parsing.interrupt()
         return True
 
     @property
@@ -152,9 +144,7 @@ class BatchProcessor:
         """Whether the database takes mail. Raises ParserUnavailable as long as the parser parses nothing."""
         if not is_available(self._database, self._breaker):
             return False
-        if self._parser_away:
-            self._in_parse_thread(self._parser.check).result()
-            self._parser_away = False
+        self._parsing.ensure_ready()
         return True
 
     def retry_after(self) -> float:
@@ -212,53 +202,7 @@ class BatchProcessor:
     def _parse_later(
         self, batch: Sequence[Delivery], readable: Sequence[tuple[Delivery, RawMessage]], started: float
     ) -> InProgress:
-        messages = [message for _, message in readable]
-        return InProgress(batch, readable, self._in_parse_thread(lambda: self._parse(messages)), started)
-
-    def _in_parse_thread(self, job: Callable[[], T]) -> Future[T]:
-        try:
-            return self._parse_thread.submit(job)
-        except ThreadUnavailable as error:
-            raise ParserUnavailable(f"the parser is not asked: {error}") from error
-
-    def _parse(self, messages: Sequence[RawMessage]) -> list[Email | EmailIngestionError | None]:
-        """Return an email for each message, the error of one whose bytes are missing, None for one that takes long.
-
-        For the parse thread.
-        """
-        found: list[bytes | EmailIngestionError] = [self._bytes_of(message) for message in messages]
-        inputs = [
-            (message.envelope, raw) for message, raw in zip(messages, found, strict=True) if isinstance(raw, bytes)
-        ]
-        errors = [raw if isinstance(raw, EmailIngestionError) else None for raw in found]
-        del found
-        emails = iter(self._parser.parse_within(BUDGET_SECONDS, inputs) if inputs else ())
-        return [error or next(emails) for error in errors]
-
-    def _parse_slowly(self, message: RawMessage, parser: IsolatedParser) -> list[Email | EmailIngestionError | None]:
-        """Do the same for one message, however long it takes; for the thread of the slow lane."""
-        raw = self._bytes_of(message)
-        return [raw] if isinstance(raw, EmailIngestionError) else [*parser.parse([(message.envelope, raw)])]
-
-    def _bytes_of(self, message: RawMessage) -> bytes | EmailIngestionError:
-        if message.raw is not None:
-            return message.raw
-        try:
-            return self._blobs.get(message.raw_ref or "")
-        except SinkUnavailable as error:
-            self._count_blob_store_failure(error)
-            raise
-        except EmailIngestionError as error:
-            return error
-
-    def _count_blob_store_failure(self, error: SinkUnavailable) -> None:
-        """Let the breaker of the database know, whose ping asks the blob store too."""
-
-        def fail() -> None:
-            raise error
-
-        with suppress(TransientError):
-            self._breaker.run(fail)
+        return InProgress(batch, readable, self._parsing.submit([message for _, message in readable]), started)
 
     def _settle(self, work: InProgress) -> None:
         writes = self._parsed(work)
@@ -294,10 +238,7 @@ class BatchProcessor:
     def _parsed(self, work: InProgress) -> list[tuple[Delivery, LedgerWrite]]:
         """Return what is to be recorded; when a message ended the parser, parse each alone, so that only it fails."""
         try:
-            emails = work.emails.result()
-        except ParserUnavailable:
-            self._parser_away = True
-            raise
+            emails = self._parsing.result(work.emails)
         except ParserDied as error:
             return self._parsed_singly(work, error)
         writes = []
