@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from email_ingestion.http_requests import HttpAnswer
     from email_ingestion.incidents.assessment import Assessment
     from email_ingestion.incidents.incident_log import Incident
 
@@ -351,6 +353,7 @@ def _make_ticket(settings: Settings, found: Incident, text: str) -> None:
     """Post the incident to INCIDENT_WEBHOOK in the form of a GitHub issue; a failure is said and stops nothing."""
     import httpx  # noqa: PLC0415
 
+    from email_ingestion.http_requests import ask  # noqa: PLC0415 - with it comes httpx
     from email_ingestion.incidents import incident_log  # noqa: PLC0415
 
     title = f"{found.number} {found.severity}: {found.title}"
@@ -358,15 +361,26 @@ def _make_ticket(settings: Settings, found: Incident, text: str) -> None:
     token = settings.incident_webhook_token
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        answer = httpx.post(str(settings.incident_webhook), json=body, headers=headers, timeout=WEBHOOK_SECONDS)
-        answer.raise_for_status()
-        reply = answer.json() if answer.content else {}
-        url = str(reply.get("html_url") or reply.get("url") or "") if isinstance(reply, dict) else ""
-    except (httpx.HTTPError, ValueError) as error:
+        answer = ask("POST", str(settings.incident_webhook), seconds=WEBHOOK_SECONDS, body=body, headers=headers)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         say(f"no ticket was made: INCIDENT_WEBHOOK answers {printable(error)[:200]}")
         return
+    if not answer.is_success:
+        say(f"no ticket was made: INCIDENT_WEBHOOK answers {answer.status}")
+        return
+    url = _ticket_url(answer)
     incident_log.change(found, current_user(), "note", f"ticket {url or 'made'}", ticket=url)
     typer.echo(f"ticket: {printable(url) or 'made'}")
+
+
+def _ticket_url(answer: HttpAnswer) -> str:
+    """Return the address of a ticket that was made; empty where the answer names none."""
+    try:
+        reply = answer.json()
+    except ValueError:
+        return ""
+    url = str(reply.get("html_url") or reply.get("url") or "") if isinstance(reply, dict) else ""
+    return url if re.fullmatch(r"https?://[\x21-\x7e]{1,500}", url) else ""
 
 
 def _done(found: Incident) -> int:

@@ -11,16 +11,17 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from http import HTTPStatus
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 
 from email_ingestion.app.account import log_in
-from email_ingestion.background import run_within
 from email_ingestion.doctor.findings import Finding, Findings
 from email_ingestion.doctor.network_checks import SECONDS, check_connection, server_time
 from email_ingestion.doctor.redis_checks import check_clock
 from email_ingestion.errors import EmailIngestionError, IMAPThrottledError, OAuth2AuthenticationError
+from email_ingestion.http_requests import ask
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.oauth2 import AccessToken, TokenSource
 from email_ingestion.oauth2.consent import authorization_url
@@ -145,11 +146,12 @@ def check_consent(account: Account, check: str) -> Finding:
         probe.bind(("127.0.0.1", 0))
         url = authorization_url(account, probe.getsockname()[1])
     try:
-        answer = run_within(2 * SECONDS, lambda: httpx.get(url, timeout=SECONDS))
-    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
+        answer = ask("GET", url, seconds=2 * SECONDS, silence=SECONDS)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         cause = f"the authorization page cannot be reached: {type(error).__name__}"
         return Finding(check, "failed", cause, f"curl -sI {account.google_auth_uri}; check the network and any proxy")
-    text = f"{_error_in(answer.headers.get('Location', ''))} {answer.text if answer.status_code >= 400 else ''}"  # noqa: PLR2004
+    page = answer.content.decode(errors="replace") if answer.status >= HTTPStatus.BAD_REQUEST else ""
+    text = f"{_error_in(answer.headers.get('Location', ''))} {page}"
     if REFUSED in text:
         cause = "Google refuses our redirect: the OAuth client is not of type 'Desktop app'"
         remedy = "make a client of type 'Desktop app' (Cloud console > Clients) and set GOOGLE_CLIENT_ID and _SECRET"

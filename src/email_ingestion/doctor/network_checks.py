@@ -10,9 +10,9 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
-from email_ingestion.background import run_within
 from email_ingestion.certificates import explain_tls_error
 from email_ingestion.doctor.findings import Finding
+from email_ingestion.http_requests import ask
 from email_ingestion.mailbox.greeting import NO_TLS, explain_failure
 from email_ingestion.ops.alert_thresholds import alert_thresholds
 
@@ -65,7 +65,7 @@ def _handshake(check: str, host: str, plain: socket.socket) -> Finding:
 def server_time(url: str) -> float | None:
     """Return the time of the server at `url` in Unix seconds; None when it does not answer with a date."""
     try:
-        date = run_within(2 * SECONDS, lambda: httpx.head(url, timeout=SECONDS)).headers.get("Date", "")
+        date = ask("HEAD", url, seconds=2 * SECONDS, silence=SECONDS).headers.get("Date", "")
         return parsedate_to_datetime(date).replace(tzinfo=UTC).timestamp() if date else None
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, TimeoutError):
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, OverflowError):
         return None

@@ -12,13 +12,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from email_ingestion.background import run_within
 from email_ingestion.errors import OAuth2AuthenticationError, TokenRefreshError
-
-if TYPE_CHECKING:
-    import httpx
 
 TIMEOUT_SECONDS = 10.0  # of silence
 DEADLINE_SECONDS = 30.0  # of a request, however slowly its answer comes
@@ -77,26 +73,18 @@ def request_token(uri: str, form: Mapping[str, str]) -> TokenResponse:
     """
     import httpx  # noqa: PLC0415 - 4 MB that password logins do without
 
-    with httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=False) as client:  # not to where a form may leak
-        try:
-            status, content = run_within(DEADLINE_SECONDS, lambda: _post(client, uri, form))
-        except TimeoutError as error:  # the end of the client ends the request
-            message = f"the token endpoint has not sent its whole answer within {DEADLINE_SECONDS:.0f} s"
-            raise TokenRefreshError(message) from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise unreachable(error) from error
-    return parse_response(status, content)
+    from email_ingestion.http_requests import AnswerTooLate, AnswerTooLong, ask  # noqa: PLC0415 - with it comes httpx
 
-
-def _post(client: httpx.Client, uri: str, form: Mapping[str, str]) -> tuple[int, bytes]:
-    """Return status and content of the answer, of the content only so much as a token's answer can have."""
-    content = b""
-    with client.stream("POST", uri, data=dict(form)) as response:
-        for piece in response.iter_bytes():
-            content += piece
-            if len(content) > MAX_BYTES:
-                break
-    return response.status_code, content
+    try:
+        answer = ask("POST", uri, seconds=DEADLINE_SECONDS, silence=TIMEOUT_SECONDS, max_bytes=MAX_BYTES, form=form)
+    except AnswerTooLate as error:
+        message = f"the token endpoint has not sent its whole answer within {DEADLINE_SECONDS:.0f} s"
+        raise TokenRefreshError(message) from error
+    except AnswerTooLong as error:
+        raise TokenRefreshError(f"the token endpoint's answer is not one: {error}") from error
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise unreachable(error) from error
+    return parse_response(answer.status, answer.content)
 
 
 def unreachable(error: Exception) -> TokenRefreshError:

@@ -157,7 +157,8 @@ def _sender(channel: Channel) -> Any:
 
             # Its log lines about failures quote addresses and tokens.
             logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
-            sender = apprise.Apprise()
+            # A redirect may lead to an address that only this machine can reach.
+            sender = apprise.Apprise(asset=apprise.AppriseAsset(http_redirects=False))
             understood = sender.add(channel.target)
     except ImportError as error:
         raise ConfigurationError("ALERT_CHANNELS needs apprise: pip install 'email-ingestion[alerts]'") from error
@@ -173,6 +174,8 @@ def _post_to_pagerduty(url: str, key: str, item: NoticeItem) -> bool:
     """Trigger or resolve an incident by PagerDuty's Events API v2; return whether it took that."""
     import httpx  # noqa: PLC0415 - slow to load
 
+    from email_ingestion.http_requests import ask  # noqa: PLC0415
+
     host = socket.gethostname()
     event: dict[str, Any] = {"routing_key": key, "event_action": "resolve" if item.over else "trigger"}
     if item.key:
@@ -186,8 +189,8 @@ def _post_to_pagerduty(url: str, key: str, item: NoticeItem) -> bool:
         }
         event["links"] = [{"href": item.link, "text": "runbook"}] if item.link else []
     try:
-        return httpx.post(url, json=event, timeout=PAGERDUTY_SECONDS).is_success
-    except httpx.HTTPError:
+        return ask("POST", url, seconds=PAGERDUTY_SECONDS, body=event).is_success
+    except (httpx.HTTPError, httpx.InvalidURL):
         return False
 
 

@@ -10,7 +10,11 @@ import hashlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
 
+import requests
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -20,6 +24,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.util.types import AttributeValue
 
+from email_ingestion.background import BackgroundThread
 from email_ingestion.events import DeadLettered, Deferred, Delivered, Event, Published, SinkDelivered
 from email_ingestion.ops.metric_factory import ERROR_TYPES, label_value
 from email_ingestion.ops.status_records import Identity
@@ -39,7 +44,8 @@ class Traces:
             id_generator=self._ids,
             shutdown_on_exit=False,
         )
-        exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_SECONDS)
+        url = f"{endpoint.rstrip('/')}/v1/traces"
+        exporter = OTLPSpanExporter(url, timeout=EXPORT_SECONDS, session=_StatusOnly())
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("email_ingestion", identity.version)
 
@@ -105,6 +111,34 @@ class Traces:
         if failed:
             span.set_status(Status(StatusCode.ERROR))
         span.end(end)
+
+
+class _StatusOnly(requests.Session):
+    """A session that reads no answer beyond its head, which comes soon or is not waited for.
+
+    Whoever is the collector may answer without end, or a byte now and then. One such answer is all that is held open.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = BackgroundThread("traces-http")
+        self._latest: Future[requests.Response] | None = None
+
+    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+        """Send a request; the content of the answer is empty. Raises requests.Timeout."""
+        if self._latest and not self._latest.done():
+            raise requests.Timeout("the answer before has not come yet")
+        self._latest = self._thread.submit(partial(self._send, request, kwargs))
+        try:
+            return self._latest.result(EXPORT_SECONDS)
+        except TimeoutError as error:
+            raise requests.Timeout("the answer has not come in time") from error
+
+    def _send(self, request: requests.PreparedRequest, options: dict[str, Any]) -> requests.Response:
+        answer = super().send(request, **(options | {"stream": True, "allow_redirects": False}))
+        answer.close()
+        answer.raw = None
+        return answer
 
 
 class _Ids(RandomIdGenerator):

@@ -40,6 +40,7 @@ from email_ingestion.errors import (
     SinkTimedOut,
     SinkUnavailable,
 )
+from email_ingestion.http_requests import UNPACKED, AnswerTooLong, read_whole
 from email_ingestion.ledger.model import ErasureNotice
 from email_ingestion.records import ChangeEvent, ChangeKind, SinkMessage
 
@@ -60,6 +61,7 @@ _DIGEST_SECONDS: Final = 60.0  # for which a receiver may compute one
 _DIGEST_BYTES: Final = 16 << 20
 _Headers = Mapping[str, str]
 _NO_HEADERS: Final[_Headers] = MappingProxyType({})
+_LAST_YEAR: Final = 9000  # of a receiver's clock; a signature by one at the end of the calendar would go beyond it
 _PROBE_SECONDS: Final = 300.0  # after a failure, for which the answer to an OPTIONS counts
 _KEY_COMMAND: Final = "python -c 'import base64, os; print(\"whsec_\" + base64.b64encode(os.urandom(32)).decode())'"
 
@@ -251,7 +253,7 @@ class WebhookSink:
 
     def _get(self, url: httpx.URL, node: str) -> tuple[Any, int]:
         offset = self._offset
-        headers = self._signed(f"digest:{node}", datetime.now(UTC) - offset, json.dumps(node))
+        headers = self._signed(f"digest:{node}", datetime.now(UTC) - offset, json.dumps(node)) | UNPACKED
         with (
             self._translated(_DIGEST_SECONDS),
             self._digest_client.stream("GET", url, _DIGEST_SECONDS, b"", headers) as response,
@@ -265,17 +267,13 @@ class WebhookSink:
                 )
             if not response.is_success:
                 raise SinkFailed(f"the webhook answers {response.status_code} to GET …{url.path}")
-            body = b""
-            for block in response.iter_bytes():
-                body += block
-                if len(body) > _DIGEST_BYTES:
-                    raise SinkFailed(f"the webhook's digest of {node or 'the root'} is longer than 16 MiB")
+            body = read_whole(response, _DIGEST_BYTES)
             fields = (*response.request.headers.raw, *response.headers.raw)
             size = len(str(url)) + sum(len(name) + len(value) + 4 for name, value in fields)
             size += response.num_bytes_downloaded
         try:
             return json.loads(body), size
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SinkFailed(f"the webhook's digest of {node or 'the root'} is no JSON") from error
 
     def _send(self, event: _Event, data: Mapping[str, Any]) -> None:
@@ -308,6 +306,8 @@ class WebhookSink:
             raise SinkTimedOut(f"the webhook did not answer within {seconds:g} s") from error
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.UnsupportedProtocol) as error:
             raise SinkUnavailable(f"the webhook cannot be reached: {self._cause(error)}") from error
+        except AnswerTooLong as error:
+            raise SinkFailed(f"the webhook's answer was not read: {error}") from error
         except httpx.HTTPError as error:
             raise SinkFailed(f"the webhook did not answer: {self._cause(error)}") from error
 
@@ -460,7 +460,9 @@ def _date(value: str) -> datetime | None:
     """Read an HTTP date (RFC 9110, section 5.6.7); None for what is none."""
     try:
         found = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
+        return None
+    if found.year > _LAST_YEAR:
         return None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
