@@ -105,7 +105,7 @@ FAULTS = {
         Fault("foreign_key", "a list of another program under one of our names in Redis", environment.foreign_key),
         Fault(
             "queue_trimmed",
-            "stream deleted or trimmed by another program before a worker had it, twice",
+            "stream trimmed, deleted, renamed or swapped, alone or with more, before a worker had it, twice",
             environment.queue_trimmed,
             quick=False,
         ),

@@ -6,9 +6,12 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+
+import redis
 
 from bench.crash_matrix.world import KEYS, World
 
@@ -44,18 +47,46 @@ def foreign_key(world: World, rng: Random) -> None:
 
 
 def queue_trimmed(world: World, rng: Random) -> None:
-    """A person, or Redis under an eviction policy, takes mail out of the stream that no worker has had yet."""
+    """A person, or Redis under an eviction policy, takes mail away that no worker has had yet, and what counts it."""
     for _ in range(2):
-        world.kill("worker")
+        if with_worker := rng.choice([True, False]):
+            world.instant(rng)
+        else:
+            world.kill("worker")
         world.more()
-        time.sleep(rng.uniform(1, 2))
+        time.sleep(rng.uniform(0 if with_worker else 1, 2))
         with world.redis.client() as client:
-            if rng.choice([True, False]):
-                client.delete(KEYS.stream)
-            else:
-                client.xtrim(KEYS.stream, maxlen=rng.randint(0, 5), approximate=False)
-        world.start("worker")
-        world.up("worker")
+            QUEUE_LOSSES[rng.choice(sorted(QUEUE_LOSSES))](client)
+        if not with_worker:
+            world.start("worker")
+            world.up("worker")
+
+
+def _all_but_the_cursors(client: redis.Redis) -> None:
+    for key in client.scan_iter():
+        if b":cursor:" not in key:
+            client.delete(key)
+
+
+def _swap(client: redis.Redis) -> None:
+    client.execute_command("SWAPDB", 0, 1)
+    client.execute_command("FLUSHDB")
+
+
+def _rename(client: redis.Redis) -> None:
+    for key in (KEYS.stream, KEYS.volume):
+        with suppress(redis.ResponseError):  # there is none
+            client.rename(key, f"{key}-elsewhere")
+
+
+QUEUE_LOSSES: dict[str, Callable[[redis.Redis], object]] = {
+    "deleted": lambda client: client.delete(KEYS.stream),
+    "deleted with its count": lambda client: client.delete(KEYS.stream, KEYS.volume),
+    "all but the cursors": _all_but_the_cursors,
+    "renamed": _rename,
+    "swapped": _swap,
+    "trimmed": lambda client: client.xtrim(KEYS.stream, maxlen=3, approximate=False),
+}
 
 
 def parser_killed(world: World, rng: Random) -> None:

@@ -468,7 +468,8 @@ class LedgerWentBack(Event, frozen=True):
 class QueuedMailVanished(Event, frozen=True):
     """Mail left the stream though no worker took it: somebody trimmed or deleted it, or Redis evicted it."""
 
-    bytes: int
+    sign: str  # by which it was noticed
+    bytes: int  # that are counted and not there; 0 where that is not known
 
 
 class SinkClaimLost(Event, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -223,6 +224,9 @@ def test_an_interrupt_ends_the_wait(server: Server, mailbox: ImapMailbox):
     waiting.join(10)
     assert not waiting.is_alive()
     assert mailbox.list_uids_from(1) == []
+    began = time.monotonic()
+    mailbox.wait(0.5)  # one ends a single wait
+    assert time.monotonic() - began >= 0.5
 
 
 def test_a_rejected_token_is_told_from_a_lost_connection(server: Server):

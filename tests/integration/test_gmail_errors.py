@@ -358,6 +358,18 @@ def test_a_message_the_server_cannot_send_holds_up_nobody(watched: Watched, bodi
     assert watched.metric("imap_incidents_total", kind="quarantined") >= 1
 
 
+def test_a_message_whose_quarantine_redis_lost_is_found_by_a_comparison(watched: Watched):
+    """The cursor has passed it, and nothing else remembers it."""
+    watched.arm_fault("uid_system_error", uid=2)
+    with watched.running():
+        watched.until(lambda: watched.metric("imap_quarantined_messages", account="default") == 1, "it is set aside")
+        with watched.redis.client() as client:
+            (key,) = client.keys("*:quarantine:*")
+            client.delete(key)
+        watched.sandbox.clear_faults()
+        watched.arrives()
+
+
 @pytest.mark.parametrize("throttled", [True, False])
 @pytest.mark.parametrize("bodies_only", [True, False])
 def test_what_a_partial_fetch_left_out_is_fetched_singly(watched: Watched, throttled: bool, bodies_only: bool):

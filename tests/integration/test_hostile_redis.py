@@ -14,9 +14,11 @@ from email_ingestion.stream import Appender, Consumer, DeadLetterQueue, Keys, Re
 from email_ingestion.stream.account_limits import DownloadQuota, Lockout, Miscounts
 from email_ingestion.stream.codec import Delivery
 from email_ingestion.stream.dead_letters import dead_letter_fields
+from email_ingestion.stream.entry_scan import BEGINNING
 from email_ingestion.stream.foreign_keys import ForeignKey, set_aside
 from email_ingestion.stream.leases import Leases
 from email_ingestion.stream.quarantine import Quarantine, Suspects, quarantined_mailboxes
+from email_ingestion.stream.queue_watch import QueueWatch
 from email_ingestion.stream.scrub_record import ScrubRecord
 from email_ingestion.stream.shared_overrides import SharedOverrides
 from email_ingestion.stream.stored_values import LARGEST, number, record, whole_number
@@ -42,7 +44,14 @@ def there(redis_server: RedisServer) -> RedisLink:
 @pytest.mark.parametrize("value", HOSTILE, ids=lambda value: repr(value[:12]))
 def test_what_others_wrote_into_our_keys_ends_nothing(there: RedisLink, value: bytes) -> None:
     keys, client = there.keys, there.client
-    for name in (keys.volume, keys.replayed, keys.ledger, keys.ledger_losses, keys.alive("worker-9")):
+    for name in (
+        keys.volume,
+        keys.replayed,
+        keys.ledger,
+        keys.ledger_losses,
+        keys.queue_losses,
+        keys.alive("worker-9"),
+    ):
         client.set(name, value)
     client.rpush(keys.receipts("run"), value)
     field = value[:100] or b"x"
@@ -85,6 +94,12 @@ def test_what_others_wrote_into_our_keys_ends_nothing(there: RedisLink, value: b
     appender.append("default", "INBOX", Cursor(7, 0), 2, [message(1), message(2)])
     consumer = Consumer(there, "here-worker-1", 60.0)
     consumer.ensure_group()
+    watch = QueueWatch(there, lambda _: None)
+    watch.lost_mail()
+    client.delete(keys.stream)
+    assert watch.lost_mail()
+    consumer.read_new(10, block=False)
+    appender.append_missing([message(1), message(2)], BEGINNING)
     taken = consumer.read_new(10, block=False)
     assert len(taken) == 2
     consumer.ack(taken)
@@ -110,6 +125,7 @@ def _key_types(keys: Keys) -> dict[str, str]:
         keys.replayed,
         keys.ledger,
         keys.ledger_losses,
+        keys.queue_losses,
         keys.lease("default"),
         keys.proving("files"),
     )
@@ -128,6 +144,7 @@ def _key_types(keys: Keys) -> dict[str, str]:
 def _use_everything(there: RedisLink) -> None:
     """Do what producers and workers do with each key."""
     announce_presence(there, {"component": "worker", "instance": "worker-9"})
+    QueueWatch(there, lambda _: None).lost_mail()
     there.call(lambda: there.client.incr(there.keys.ledger_losses))
     leases = Leases(there, "here-producer", "1")
     assert leases.renew(["default"]) == {}

@@ -196,7 +196,7 @@ class ProducerService:
             link,
             self._ledger,
             self._compare_all,
-            partial(ops.status.set_condition, "ledger"),
+            ops.status.set_condition,
             ops.observe,
         )
         yield AccountWatch(

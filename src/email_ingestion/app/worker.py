@@ -97,6 +97,7 @@ class WorkerService:
         self._router = Router(context.settings.routes, context.settings.sinks[1:])
         self._dispatchers: list[SinkDispatcher] = []
         self._change_dispatchers: list[ChangeDispatcher] = []
+        self._count_loss = context.link.script("count_loss")
         self._sinks: dict[str, Sink] = {}
         self._breakers = {
             name: context.breakers.add(name, SinkUnavailable, SinkFailed) for name in context.settings.sinks
@@ -194,7 +195,7 @@ class WorkerService:
     def _tell_loss(self, email_id: str) -> None:
         """Have the producers compare their mailboxes with the database, which lost what was recorded."""
         link = self._context.link
-        link.call(lambda: link.client.incr(link.keys.ledger_losses))
+        link.call(lambda: self._count_loss(keys=[link.keys.ledger_losses]))
         self._context.ops.observe(LedgerWentBack(f"it had {email_id}", "it has not"))
 
     def _ping(self, name: str) -> None:

@@ -32,6 +32,7 @@ from email_ingestion.settings import Account
 T = TypeVar("T")
 
 ACTIVITY_BYTES = 64 * 1024
+WAKEUP_BYTES = 4096  # of interrupts at once
 _BYE = re.compile(rb"^\* BYE ([^\r\n]*)\r\n", re.MULTILINE)
 
 
@@ -244,7 +245,10 @@ class ImapConnection:
             for source in (*sources, self._wakeup):
                 selector.register(source, selectors.EVENT_READ)
             ready = [key.fileobj for key, _ in selector.select(timeout)]
-        return bool(ready) and self._wakeup not in ready
+        if self._wakeup in ready:
+            self._wakeup.recv(WAKEUP_BYTES)  # the next wait begins anew
+            return False
+        return bool(ready)
 
     @contextmanager
     def limited_silence(self, seconds: float) -> Iterator[None]:

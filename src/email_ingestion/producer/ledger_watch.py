@@ -9,14 +9,14 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from typing import TYPE_CHECKING
 
 from email_ingestion.background import PeriodicThread
 from email_ingestion.errors import EmailIngestionError
-from email_ingestion.events import LedgerWentBack, LoopFailed, Observe, QueuedMailVanished
+from email_ingestion.events import LedgerWentBack, LoopFailed, Observe
 from email_ingestion.ledger.mark import LedgerMark
 from email_ingestion.stream import RedisLink
+from email_ingestion.stream.queue_watch import QueueWatch
 from email_ingestion.stream.stored_values import record, whole_number
 
 if TYPE_CHECKING:  # it loads SQLAlchemy, which waits for the first look
@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # it loads SQLAlchemy, which waits for the first look
 LOOP = "ledger"
 LOOK_SECONDS = 10.0
 SHOWN_SECONDS = 600.0  # for which `/ready` tells it
+QUEUE_SHOWN_SECONDS = 60.0  # and that the queue lost mail, which is back by then
 
 
 class LedgerWatch:
@@ -35,17 +36,18 @@ class LedgerWatch:
         link: RedisLink,
         ledger: Callable[[], Ledger],
         on_loss: Callable[[], None],
-        show: Callable[[str | None], None],
+        show: Callable[[str, str | None], None],
         observe: Observe,
     ) -> None:
+        """`show` gets a word for what is concerned, and what `/ready` shall say of it."""
         self._link = link
         self._ledger = ledger
         self._on_loss = on_loss
         self._show = show
         self._observe = observe
         self._losses: int | None = None  # that we know of
-        self._shown_until = 0.0  # monotonic seconds
-        self._settle_volume = link.script("settle_volume")
+        self._shown_until: dict[str, float] = {}  # monotonic seconds
+        self._queue = QueueWatch(link, observe)
         self._thread = PeriodicThread(LOOP, LOOK_SECONDS, self._look, immediate=True, on_error=self._failed)
 
     def start(self) -> None:
@@ -57,15 +59,16 @@ class LedgerWatch:
         self._thread.close(0)
 
     def _look(self) -> None:
+        self._tell_no_more()
         try:
             self._compare()
         except EmailIngestionError:  # the ledger or Redis is away, which others report
             return
 
     def _compare(self) -> None:
-        vanished = self._vanished()
-        if vanished:
-            self._observe(QueuedMailVanished(vanished))
+        if self._queue.lost_mail():
+            lost = "mail left it and no worker took it (queued_mail_vanished in the log): every mailbox is compared"
+            self._tell("queue", lost, QUEUE_SHOWN_SECONDS)
             self._on_loss()
         now = self._ledger().mark()
         if now is None:
@@ -79,13 +82,19 @@ class LedgerWatch:
         if went_back or (self._losses is not None and losses > self._losses):
             self._observe(LedgerWentBack(_describe(before or now), _describe(now)))
             if now.timeline:  # an SQLite file also goes back when its newest messages are erased
-                self._show("it went back and may have lost messages: every mailbox is compared with it")
-                self._shown_until = time.monotonic() + SHOWN_SECONDS
+                lost = "it went back and may have lost messages: every mailbox is compared with it"
+                self._tell("ledger", lost, SHOWN_SECONDS)
             self._on_loss()
-        elif self._shown_until and time.monotonic() > self._shown_until:
-            self._shown_until = 0.0
-            self._show(None)
         self._losses = losses
+
+    def _tell(self, what: str, lost: str, seconds: float) -> None:
+        self._show(what, lost)
+        self._shown_until[what] = time.monotonic() + seconds
+
+    def _tell_no_more(self) -> None:
+        for what in [what for what, until in self._shown_until.items() if time.monotonic() > until]:
+            del self._shown_until[what]
+            self._show(what, None)
 
     def _remembered(self) -> tuple[LedgerMark | None, int]:
         """Return the mark of the last look of any producer, and how often it went back until then."""
@@ -95,23 +104,8 @@ class LedgerWatch:
             return None, 0
         return LedgerMark(fields["system"], fields["timeline"], fields["position"]), fields["losses"]
 
-    def _vanished(self) -> int:
-        """Return the bytes of mail that left the queue though no worker took it; every producer learns that it did."""
-        found = 0
-        for keys in self._link.partitions:
-            settle = partial(self._settle_volume, keys=[keys.stream, keys.volume])
-            if vanished := int(self._link.call(partial(settle, args=[0]))):
-                found += vanished
-                self._link.call(lambda: self._link.client.incr(self._link.keys.ledger_losses))
-                self._losses = None if self._losses is None else self._losses + 1  # this one compares at once
-            self._link.call(partial(settle, args=[1]))
-        return found
-
     def _missed_by_others(self) -> int:
-        """Return how often a worker missed what it had recorded, or a producer what it had queued.
-
-        Neither shows anywhere else, once others have recorded more or have begun to count anew.
-        """
+        """Return how often a worker missed what it had recorded: nothing else shows it once others recorded more."""
         return whole_number(self._link.call(lambda: self._link.client.get(self._link.keys.ledger_losses))) or 0
 
     def _remember(self, mark: LedgerMark, losses: int) -> None:

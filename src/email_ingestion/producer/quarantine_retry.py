@@ -42,10 +42,17 @@ class QuarantineRetry:
         self._known_mail = known_mail
         self._observe = observe
         self.seconds_until_due = math.inf
+        self._held: set[int] = set()  # the UIDs in quarantine at the last look, without those taken out here
 
-    def run(self) -> None:
-        """Retry the messages that are due; raises as `NewMailSync.run` does."""
+    def run(self) -> bool:
+        """Retry the messages that are due; return whether others vanished from quarantine. Raises as `NewMailSync.run`.
+
+        Then Redis lost them, and only a comparison of the mailbox finds them again; or they were erased, which it does
+        not mind.
+        """
+        before = self._held
         held = self._report()
+        vanished = not before <= {each.uid for each in held}
         due = self._quarantine.due(server_works=self._fetcher.others_came) if held else ()
         for entry in due[:MAX_PER_RUN]:
             self._retry(entry.uid)
@@ -54,6 +61,8 @@ class QuarantineRetry:
         waiting = [each.due for each in held if not each.accepted]
         seconds = max(1.0, min(waiting) - time.time()) if waiting else math.inf
         self.seconds_until_due = min(seconds, LOOK_SECONDS) if held else math.inf
+        self._held = {each.uid for each in held}
+        return vanished
 
     def _report(self) -> Sequence[QuarantinedMessage]:
         held = self._quarantine.messages()

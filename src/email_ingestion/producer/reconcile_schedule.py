@@ -22,15 +22,16 @@ class ReconcileSchedule:
         self._imap = imap_breaker
         self._due = self._first_due = time.monotonic() if interval < math.inf else math.inf
         self._steps: Iterator[None] | None = None
+        self._soon = False  # somebody asked for one that begins from now on
 
     @property
     def seconds_until_due(self) -> float:
         """Seconds until the next comparison is due; negative when it is late."""
-        return self._due - time.monotonic()
+        return (self._first_due if self._soon else self._due) - time.monotonic()
 
     def run_soon(self) -> None:
-        """Make the next one due now: something happened that only a comparison finds."""
-        self._due = self._first_due
+        """Make one due now, after one that runs: something happened that only a comparison finds; from any thread."""
+        self._soon = True
 
     def abort(self) -> None:
         """Forget the running comparison: it failed, or lost its connection."""
@@ -44,6 +45,7 @@ class ReconcileSchedule:
         if not self._steps:
             if self.seconds_until_due > 0:
                 return False
+            self._soon = False
             if self._capacity.leaves_out("audit"):
                 self._postpone()
                 return False

@@ -182,6 +182,9 @@ class Watcher:
     def compare_soon(self) -> None:
         """Compare the mailbox with the ledger as soon as the connection is free; from any thread."""
         self._reconcile_schedule.run_soon()
+        connection = self._connection
+        if connection:  # which may wait for new mail, for a minute
+            connection.interrupt()
 
     def _session(self) -> None:
         """Use one connection, from login to its planned end."""
@@ -218,7 +221,8 @@ class Watcher:
                     return
                 self._succeeded(started, connection)
                 self._backpressure.correct_budget(connection)
-                self._imap.run(tasks.quarantine.run)
+                if self._imap.run(tasks.quarantine.run):
+                    self._reconcile_schedule.run_soon()
                 idle_seconds = self._imap.run(lambda: next(other_tasks))  # noqa: B023 - it is run at once
                 reconciling = bool(idle_seconds) and self._reconcile_schedule.step(reconcile)
                 turn.advanced = reconciling or not idle_seconds

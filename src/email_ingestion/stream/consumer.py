@@ -170,8 +170,10 @@ class _PartitionConsumer:
         self._leave_to = link.script("leave_to")
         self._recover_orphans = link.script("recover_orphans")
         self._restart_idle = link.script("restart_idle")
+        self._count_loss = link.script("count_loss")
         self._clock = RedisClock()
         self._attempts = EntryAttempts()
+        self._had_group = False  # the group was there in the life of this object
         self._has_urgent = False  # entries that were read before their turn, and that `read_new` must pass over
 
     def ensure_group(self) -> None:
@@ -291,12 +293,23 @@ class _PartitionConsumer:
         if self._clock.went_back(seconds + microseconds / 1e6):
             self._in_group(lambda: self._restart_idle(keys=[self._keys.stream], args=[GROUP]), None)
 
-    def _create_group(self) -> None:
+    def _create_group(self) -> bool:
+        """Create stream and group; return whether they were missing."""
         try:
             self._client.xgroup_create(self._keys.stream, GROUP, id="0", mkstream=True)
         except ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
+            return False
+        return True
+
+    def _replace_group(self) -> None:
+        """Create what is missing; where it was there before, its mail is lost, and the producers are told."""
+        created = self._create_group()
+        # A producer creates every group before it remembers how far the ledger had come.
+        if self._had_group or (created and self._client.exists(self._link.keys.ledger)):
+            self._count_loss(keys=[self._link.keys.queue_losses])
+        self._had_group = True
 
     def _in_group(
         self, operation: Callable[[], Any], default: Any, on_missing: Callable[[], None] = lambda: None
@@ -316,7 +329,9 @@ class _PartitionConsumer:
 
     def _with_group(self, read: Callable[[], Any]) -> Any:
         """Return the entries that `read` took; none when the group had to be created again first."""
-        return self._in_group(read, None, on_missing=self._create_group) or []
+        found = self._in_group(read, None, on_missing=self._replace_group) or []
+        self._had_group = True
+        return found
 
 
 def _entry_ids(ids: Iterable[str]) -> list[str]:

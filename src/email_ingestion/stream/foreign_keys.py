@@ -18,7 +18,9 @@ from email_ingestion.stream.keys import Keys
 MOVED = "foreign:"  # before the name of a key that was moved; what was moved from there before is replaced
 _TYPES = {
     **dict.fromkeys(("stream", "dlq", "out"), "stream"),
-    **dict.fromkeys(("volume", "replayed", "ledger", "ledger:losses", "partitions", "doctor"), "string"),
+    **dict.fromkeys(
+        ("volume", "replayed", "ledger", "ledger:losses", "queue:losses", "partitions", "doctor"), "string"
+    ),
     **dict.fromkeys(("processes", "control", "scrub", "proofs"), "hash"),
     "priority": "zset",
 }

@@ -32,6 +32,7 @@
     {email_ingestion}:proving:<sink>              string  there while a worker has it compared, or that failed; expires
     {email_ingestion}:ledger                      string  JSON: how far the database had come, how often it went back
     {email_ingestion}:ledger:losses               string  how often a worker missed what it had recorded
+    {email_ingestion}:queue:losses                string  how often mail left the stream and no worker took it
     {email_ingestion}:partitions                  string  number of partitions; missing when it is one
 
 The braces make one hash tag of all keys of a partition, so that every script touches a single slot. Partition 0 has
@@ -141,6 +142,11 @@ class Keys:
     def ledger_losses(self) -> str:
         """How often a worker missed in the database what it had recorded."""
         return self.name("ledger:losses")
+
+    @property
+    def queue_losses(self) -> str:
+        """How often mail left the stream and no worker took it."""
+        return self.name("queue:losses")
 
     @property
     def partitions(self) -> str:

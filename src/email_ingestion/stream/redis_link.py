@@ -188,6 +188,12 @@ class RedisLink:
         """Return the result of `operation`, past the breaker: not counted, not refused. Raises RedisConnectionError."""
         return self._mending(operation)
 
+    def keep_partitions(self) -> None:
+        """Store the number of partitions again where it was lost: the next start would take it for one."""
+        mine = len(self.partitions)
+        if mine > 1:
+            self.call(lambda: self.client.set(self.keys.partitions, mine, nx=True))
+
     def foreign_keys(self) -> list[ForeignKey]:
         """Return the keys of ours that are of another type than we write there; raises like `call_unguarded`."""
         with _translated():
