@@ -17,8 +17,9 @@ import pytest
 
 from email_ingestion.errors import SinkFailed
 from email_ingestion.ledger.store import Ledger, open_ledger
+from email_ingestion.reconcile import tree_comparison
 from email_ingestion.reconcile.consumer_report import ConsumerReport
-from email_ingestion.reconcile.digest_tree import digest_of
+from email_ingestion.reconcile.digest_tree import NodeDigest, digest_of, path_of
 from email_ingestion.reconcile.tree_comparison import TreeComparison
 from tests.contract.edited_sinks import EditedSink
 from tests.servers.webhook import SECRET
@@ -146,6 +147,68 @@ def _same_day(mail: Any) -> Any:
             email.envelope, account="default", internaldate=datetime.fromisoformat("2026-01-31T23:59:59Z")
         )
         yield replace(email, envelope=envelope), raw
+
+
+def answer_of(children: dict[str, Any] | None = None, entries: dict[str, str] | None = None) -> dict[str, Any]:
+    """An answer that is sound in itself."""
+    if entries is not None:
+        found = digest_of(entries.items())
+        return {"count": found.count, "digest": found.hexadecimal, "entries": entries}
+    found = NodeDigest()
+    for each in (children or {}).values():
+        found.add(NodeDigest(each["count"], int(each["digest"], 16)))
+    return {"count": found.count, "digest": found.hexadecimal, "children": children}
+
+
+def endless(node: str, name: str = "0") -> Any:
+    """A receiver that has something more below whatever it is asked for."""
+    more = {str(number): {"count": 9, "digest": 64 * "5"} for number in range(10)} if name == "0" else {}
+    name = name if node.count("/") >= 2 else f"2026-{len(node):02}" if node else "default"
+    return answer_of({name: {"count": 500, "digest": 64 * "3"}, **more})
+
+
+def in_capitals(given: Given, node: str, *, identities: bool) -> Any:
+    """A receiver that keeps SHA-256 or identities as its database spells them."""
+    kept = given.receiver.digest(node)
+    while "children" in kept:
+        (node, *_) = [f"{node}/{name}".lstrip("/") for name in kept["children"]]
+        kept = given.receiver.digest(node)
+    some = kept["entries"].items()
+    return {key.upper() if identities else key: value if identities else value.upper() for key, value in some}
+
+
+@pytest.mark.parametrize("name", ["0", "", "00", "0/1", "x", "A" * 300])
+def test_with_a_receiver_that_has_always_more_there_is_an_end(
+    given: Given, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree_comparison, "MAX_ASKED", 300)
+    given.deliver(range(20))
+    with pytest.raises(SinkFailed, match="is wrong"):
+        given.compare(answer=lambda node: endless(node, name))
+
+
+@pytest.mark.parametrize("identities", [True, False])
+def test_what_is_spelt_in_capitals_is_not_sent_again(given: Given, *, identities: bool) -> None:
+    given.deliver(range(3))
+    resent: list[str] = []
+
+    def answer(node: str) -> Any:
+        if node.count("/") < 2:
+            path = path_of("default", next(iter(given.sink.ids.values())).internaldate)
+            name = path[node.count("/") + 1 if node else 0]
+            below = answer(f"{node}/{name}".lstrip("/"))
+            return answer_of({name: {"count": below["count"], "digest": below["digest"]}})
+        return answer_of(entries=in_capitals(given, "", identities=identities))
+
+    with pytest.raises(SinkFailed, match="in capitals"):
+        given.compare(lambda found: resent.extend(found) or len(found), answer)
+    assert resent == []
+
+
+def test_a_day_without_entries_is_one_that_is_not_there(given: Given) -> None:
+    given.deliver(range(5))
+    lost = given.compare(answer=lambda _: answer_of({"default": {"count": 0, "digest": 64 * "0"}}))
+    assert (lost.complete, lost.sum("missing")) == (False, lost.sum("owed"))
 
 
 @pytest.mark.parametrize("fault", ["timezone", "sum", "form", "digits"])

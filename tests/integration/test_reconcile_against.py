@@ -72,6 +72,33 @@ def test_a_list_that_cannot_be_compared_is_refused(here: Path, arguments: tuple[
     assert words in result.output
 
 
+def test_another_spelling_is_the_message_only_where_no_other_is_spelt_so(here: Path) -> None:
+    ledger = open_ledger("sqlite:///data/email_ingestion.db")
+    with ledger._database.begin() as connection:
+        for uid, name in ((3, "<1tAbC-x@host>"), (4, "<1tABC-x@host>"), (5, "<1tABC-x@host>"), (6, "<a b@host>")):
+            connection.exec_driver_sql("UPDATE emails SET message_id = ? WHERE uid = ?", (name, uid))
+    others = [str(mail(number).message_id).upper() for number in range(1, 51) if number not in {3, 4, 5, 6}]
+
+    def missing(*names: str) -> list[str]:
+        comparison = compare_with_list(ledger, [*names, *others], ["default"])
+        assert sum(each.not_ours for each in comparison.accounts.values()) == 0
+        return comparison.named
+
+    assert missing("<1tAbC-x@host>", "1tABC-x@host", "ab@host") == []
+    assert missing("1TABC-X@HOST", "1tabc-x@host", "A B@HOST") == []
+    assert missing("1tABC-x@host", "a b@host") == [mail(3).email_id]
+    assert missing("1tAbC-x@host", "a b@host") == [mail(4).email_id, mail(5).email_id]
+    assert missing("1tabc-x@host", "a b@host") == [mail(4).email_id, mail(5).email_id]
+    ledger.close()
+
+
+def test_a_file_in_which_nothing_is_ours_is_called_that(here: Path) -> None:
+    (here / "people.txt").write_text("ann@example.org\nbob@example.org\n")
+    result = CliRunner().invoke(app, ["reconcile", "--against", "people.txt"], standalone_mode=False)
+    assert result.return_value == 1
+    assert "not one of 2 names is ours: is people.txt a list of Message-IDs?" in result.output
+
+
 def test_mail_without_a_message_id_is_not_missing_where_the_list_has_nothing_else(here: Path) -> None:
     ledger = open_ledger("sqlite:///data/email_ingestion.db")
     with ledger._database.begin() as connection:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import IO, Annotated, Any
 
 import typer
 
@@ -25,6 +25,7 @@ from email_ingestion.mailbox.uid_listing import DateRange
 from email_ingestion.producer.backpressure import HISTORY_SHARE, DownloadBudget
 from email_ingestion.reconcile import ReconcileReport
 from email_ingestion.reconcile.against_list import compare_with_list
+from email_ingestion.reconcile.id_list import UnreadableList, read_names
 from email_ingestion.settings import Account, Settings, load_settings
 from email_ingestion.stream import Appender, RedisLink, open_link
 
@@ -56,6 +57,7 @@ def reconcile(
 
     With --against, compare the ledger with a list that another system exported, one Message-ID or `email_id` a line:
     how many of ours are missing there, and how many there are not ours; exit code 1 only if some of ours are missing.
+    A table with such a column, JSON lines and an mbox will do too, in any encoding (docs/completeness.md).
 
     With --sink, compare what a sink has with what it was given: what is missing, altered, not ours and twice, by
     account and month. --resend sends exactly what is missing or altered again.
@@ -105,9 +107,11 @@ def _compare_with_list(settings: Settings, accounts: Sequence[Account], file: Pa
         raise OperationFailed(f"there is nothing to compare with: {missing}")
     with closing(open_ledger(settings.database_url)) as ledger, _open_list(file) as lines:
         try:
-            comparison = compare_with_list(ledger, lines, [each.name for each in accounts])
-        except UnicodeDecodeError as error:
-            raise typer.BadParameter(f"{file} is no text: {error.reason} at byte {error.start}") from error
+            comparison = compare_with_list(ledger, read_names(lines, str(file)), [each.name for each in accounts])
+        except UnreadableList as error:
+            raise typer.BadParameter(str(error)) from error
+    if comparison.lines and not comparison.found:
+        typer.echo(f"not one of {comparison.lines} names is ours: is {file} a list of Message-IDs?", err=True)
     report = comparison.as_dict()
     if as_json:
         typer.echo(json.dumps(report, indent=2))
@@ -125,12 +129,12 @@ def _compare_with_list(settings: Settings, accounts: Sequence[Account], file: Pa
 
 
 @contextmanager
-def _open_list(file: Path) -> Iterator[TextIO]:
+def _open_list(file: Path) -> Iterator[IO[bytes]]:
     if str(file) == "-":
-        yield sys.stdin
+        yield sys.stdin.buffer
         return
     try:
-        stream = file.open(encoding="utf-8-sig")
+        stream = file.open("rb")
     except OSError as error:
         raise typer.BadParameter(f"--against: cannot read {file}: {error.strerror}") from error
     with stream:

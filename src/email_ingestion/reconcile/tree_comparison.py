@@ -10,7 +10,8 @@ ends then, and nothing is sent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -31,6 +32,11 @@ from email_ingestion.reconcile.digest_tree import (
 )
 
 STEP = 5_000  # messages of the ledger between two steps
+_DIGITS = 64  # of a bucket's name
+_HEXADECIMAL = "0123456789abcdef"
+_LONGEST_NAME = 200  # characters of the name of an account
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+MAX_ASKED = 20_000  # nodes, beyond one for each message of ours: there is an end with a receiver that says anything
 MAX_FOREIGN = 10_000  # entries of a node that we know nothing of, up to which they are asked for by name
 Ask = Callable[[str], tuple[Any, int]]
 
@@ -76,6 +82,7 @@ class TreeComparison:
         self._absent: list[Path] = []  # nodes of ours that the receiver has not
         self._wrong: dict[str, str] = {}
         self._extra: dict[str, Path] = {}
+        self._asked = 0
         self._latest: tuple[Path, list[OwedMessage]] = ((), [])  # a day, and its mail
 
     def steps(self) -> Iterator[None]:
@@ -98,17 +105,20 @@ class TreeComparison:
     def _look_below(self, path: Path) -> list[Path]:
         """Ask for a node; return the nodes below that differ."""
         node = _name(path)
+        self._asked += 1
+        if self._asked > MAX_ASKED + self.looked_at:
+            raise _wrong(node, f"it has more below than {self._asked} questions find out")
         answered, size = self._ask(node)
         self.report.exchanged_bytes += size
         answer = NodeAnswer.from_json(node, answered)
         if answer.entries is not None:
             self._compare_entries(path, answer.entries)
             return []
-        if len(path) > DAY_DEPTH and any(name not in "0123456789abcdef" for name in answer.children):
-            raise _wrong(node, "below a day nodes are called by hexadecimal digits")
+        _check_names(path, answer.children)
         ours = self._children(path)
-        self._absent += [(*path, name) for name in ours.keys() - answer.children.keys()]
-        differing = [name for name, digest in answer.children.items() if ours.get(name) != digest]
+        theirs = {name: digest for name, digest in answer.children.items() if digest.count}
+        self._absent += [(*path, name) for name in ours.keys() - theirs.keys()]
+        differing = [name for name, digest in theirs.items() if ours.get(name) != digest]
         return list(self._worth_asking(path, differing, answer.children, ours))
 
     def _worth_asking(
@@ -145,6 +155,7 @@ class TreeComparison:
 
     def _compare_entries(self, path: Path, entries: dict[str, str]) -> None:
         ours = {each.email_id: each for each in self._below(path)}
+        _check_case(path, entries, ours)
         for email_id, message in ours.items():
             if self._look.is_settled(message) and entries.get(email_id) != message.sha256:
                 self._wrong[email_id] = "altered" if email_id in entries else "missing"
@@ -169,9 +180,28 @@ class TreeComparison:
         self._look.finish()
 
 
+def _check_names(path: Path, children: Mapping[str, NodeDigest]) -> None:
+    """Refuse names that lead nowhere: a receiver could have us ask for ever."""
+    if len(path) < DAY_DEPTH:
+        if any(not name or "/" in name or len(name) > _LONGEST_NAME for name in children):
+            raise _wrong(_name(path), "a node below it has no name, or one with a slash")
+    elif len(path) >= DAY_DEPTH + _DIGITS or any(len(name) != 1 or name not in _HEXADECIMAL for name in children):
+        raise _wrong(_name(path), f"below a day nodes are called by hexadecimal digits, at most {_DIGITS}")
+
+
+def _check_case(path: Path, entries: Mapping[str, str], ours: Mapping[str, OwedMessage]) -> None:
+    """Tell names in other letters than ours from mail that is missing: all of it would be sent again."""
+    for email_id, sha256 in entries.items():
+        known = ours.get(email_id)
+        if known and sha256 != known.sha256 and sha256.lower() == known.sha256:
+            raise _wrong(_name(path), f"it writes the SHA-256 of {email_id} in capitals")
+        if known is None and email_id.lower() in ours:
+            raise _wrong(_name(path), f"it writes {email_id} in capitals; an identity is kept as it was sent")
+
+
 def _digest(answered: Any) -> NodeDigest:
     count, value = answered["count"], answered["digest"]
-    if not isinstance(count, int) or not isinstance(value, str) or len(value) != 64:  # noqa: PLR2004 - of a SHA-256
+    if not isinstance(count, int) or count < 0 or not isinstance(value, str) or not _SHA256.fullmatch(value):
         raise ValueError(count)
     return NodeDigest(count, int(value, 16))
 
