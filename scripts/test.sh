@@ -127,6 +127,7 @@ for entry in ${pythons[@]+"${pythons[@]}"}; do
     if [ -z "$older" ]; then
         echo "== static checks"
         # mypy takes one core for as long as all others together; what any of them finds is shown before the end.
+        # The tests are collected meanwhile: on a fresh checkout each of the processes would compile all of them.
         failed=""
         "$bin/mypy" --python-executable "$bin/python" --no-error-summary &
         types=$!
@@ -134,6 +135,10 @@ for entry in ${pythons[@]+"${pythons[@]}"}; do
         "$bin/ruff" format --check --quiet . || failed=yes
         "$bin/lint-imports" --no-logo >/dev/null || "$bin/lint-imports" --no-logo || failed=yes
         if command -v shellcheck >/dev/null 2>&1; then shellcheck -x scripts/*.sh .ci/run || failed=yes; fi
+        if [ -z "$failed$quick" ] && ! "$bin/python" -m pytest --collect-only -qqq >"$venv/collected"; then
+            cat "$venv/collected"
+            failed=yes
+        fi
         wait "$types" || failed=yes
         [ -z "$failed" ] || exit 1
         chosen=()

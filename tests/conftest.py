@@ -13,6 +13,9 @@ import pytest
 
 from tests.servers.redis import RedisServer, running_redis
 
+TESTS = Path(__file__).parent
+SLOW, MIDDLING = {"acceptance", "drills"}, {"integration"}
+
 # Many tests start processes of ours: where bytecode may not be kept, each would compile all it imports, for seconds.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -22,6 +25,36 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_collectstart() -> None:
     gc.disable()  # nothing of what is imported and collected is garbage
+
+
+@pytest.hookimpl(trylast=True)  # when it is known which of them run
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let each of several processes begin with its share of the slow tests and end with quick ones.
+
+    One that is done takes from the end of another's share, but never the last two: they must not be slow.
+    """
+    processes = getattr(config, "workerinput", {}).get("workercount", 0)
+    if not processes:
+        return
+    slow, middling = [each for each in items if _is_in(each, SLOW)], [each for each in items if _is_in(each, MIDDLING)]
+    quick = [each for each in items if not _is_in(each, SLOW | MIDDLING)]
+    left = len(items)
+    items.clear()
+    for still in range(processes, 0, -1):
+        size = left // still  # as pytest-xdist cuts the list
+        left -= size
+        share = [*_take(slow, len(slow) // still), *_take(middling, len(middling) // still)]
+        items += [*share, *_take(quick, size - len(share) if still > 1 else len(quick))]
+
+
+def _is_in(item: pytest.Item, rooms: set[str]) -> bool:
+    return any(TESTS / room in item.path.parents for room in rooms)
+
+
+def _take(tests: list[pytest.Item], count: int) -> list[pytest.Item]:
+    taken = tests[: max(count, 0)]
+    del tests[: len(taken)]
+    return taken
 
 
 def pytest_collection_finish() -> None:

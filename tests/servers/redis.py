@@ -50,7 +50,7 @@ class RedisServer:
             "--save",
             "",
             "--hz",
-            "500",
+            "100",
             "--enable-protected-configs",
             "yes",
             "--loglevel",
