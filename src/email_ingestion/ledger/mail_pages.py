@@ -63,6 +63,7 @@ class PagePlace:
         try:
             moment, email_id = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
             place = cls(datetime.fromisoformat(moment).astimezone(UTC), str(email_id))
+            place.email_id.encode()  # JSON may hold half a character
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(_NO_CURSOR) from error
         if place.cursor != text:

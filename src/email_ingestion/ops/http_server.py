@@ -27,7 +27,7 @@ from email_ingestion.errors import OperationFailed, ThreadUnavailable
 from email_ingestion.ops.admin import Admin
 from email_ingestion.ops.api import metrics_app, ops_app
 from email_ingestion.ops.metrics import Metrics
-from email_ingestion.ops.request_guard import AllowedHosts, RequestGuard
+from email_ingestion.ops.request_guard import MAX_HEADER_BYTES, AllowedHosts, RequestGuard
 from email_ingestion.ops.sockets import BACKLOG, bind, port_of, url_of
 from email_ingestion.ops.status import Status
 
@@ -38,7 +38,6 @@ MAX_CONNECTIONS = 64  # of one port; many more than probes, scrapers and operato
 ACCEPT_BACKLOG = 32  # connections that asyncio accepts in one turn, before the first of them is counted
 REQUEST_SECONDS = 10.0  # a request must be complete this long after the connection or the answer before
 ANSWER_SECONDS = 120.0  # an order may wait for a dependency; an answer that nobody reads may not wait for ever
-MAX_HEADER_BYTES = 16 * 1024
 
 
 class _LimitedConnection:

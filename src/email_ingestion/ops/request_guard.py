@@ -12,17 +12,21 @@ import ipaddress
 import socket
 from collections.abc import Collection
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from fastapi.concurrency import run_in_threadpool
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from email_ingestion.ops.admin import FORBIDDEN, UNAUTHORIZED, Admin, refusal, request_headers
+from email_ingestion.ops.admin import BAD_REQUEST, FORBIDDEN, UNAUTHORIZED, Admin, refusal, request_headers
 
 READ_METHODS = ("GET", "HEAD")
 PROBE_PATHS = frozenset(["/health", "/health/", "/livez", "/ready", "/readyz"])  # never need a token
 MAX_BODY_BYTES = 64 * 1024
+MAX_HEADER_BYTES = 16 * 1024
+FIELD_BYTES = 4  # of a header field: a colon, a blank, the end of the line
+HEAD_TOO_LARGE = 431
+CLOSE = {"Connection": "close"}  # what follows on that connection may be anything
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,11 @@ class RequestGuard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if problem := malformation(scope):
+            answer = refusal(*problem)
+            answer.headers.update(CLOSE)
+            await answer(scope, receive, send)
+            return
         reads = scope["method"] in READ_METHODS
         reason, code = self._objection(scope, reads=reads) or (None, 0)
         if reason is None:
@@ -111,6 +120,26 @@ class RequestGuard:
         if allowed and not any(hmac.compare_digest(token.encode(), each.encode()) for each in allowed):
             return f"the token of {setting} is " + ("wrong" if token else "missing"), UNAUTHORIZED
         return None
+
+
+def malformation(scope: Scope) -> tuple[str, int] | None:
+    """Return why nobody can say what a request means, and the status of that answer; CLOSE belongs to it.
+
+    A body with two lengths, or chunked before HTTP/1.1, ends elsewhere for a proxy than for us (request smuggling,
+    RFC 9112, section 6.1). The head is measured here, for h11 measures what has not come whole.
+    """
+    names = [name for name, _ in scope["headers"]]
+    if b"transfer-encoding" in names and (b"content-length" in names or scope["http_version"] < "1.1"):
+        return "the body has two lengths", BAD_REQUEST
+    path, query = scope.get("raw_path") or b"", scope["query_string"]
+    fields = sum(len(name) + len(value) + FIELD_BYTES for name, value in scope["headers"])
+    if len(path) + len(query) + fields > MAX_HEADER_BYTES:
+        return f"the head of a request has {MAX_HEADER_BYTES // 1024} KiB at most", HEAD_TOO_LARGE
+    try:
+        plain = unquote_to_bytes(path + b"?" + query).decode()
+    except UnicodeDecodeError:
+        return "the address is not UTF-8", BAD_REQUEST
+    return ("the address has a NUL character", BAD_REQUEST) if "\0" in plain else None
 
 
 def with_json_body(scope: Scope) -> Scope:

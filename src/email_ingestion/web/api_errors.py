@@ -11,6 +11,7 @@
 413 too_large            the body of the request
 421 misdirected_request  a Host that WEB_ALLOWED_HOSTS does not name
 429 too_many_requests    with Retry-After
+431 head_too_large       address and header fields together
 503 unavailable          what would have to be asked is away, or does not answer in time
 """
 
@@ -47,9 +48,11 @@ CODES = {
     413: "too_large",
     421: "misdirected_request",
     429: "too_many_requests",
+    431: "head_too_large",
     503: "unavailable",
 }
 TITLES = {400: "Not understood", 404: "Not found", 405: "Not found", 500: "Failed", 503: "Not known"}
+REFUSED_VALUE = "a value of the query is one that the database cannot look for"
 MESSAGES = {404: "there is nothing here", 405: "this method is not for this path"}
 
 
@@ -128,7 +131,7 @@ def _of_dependency(request: Request, error: Exception) -> Response:
 
 def _of_refused_value(request: Request, error: Exception) -> Response:
     del error
-    return _answer(request, 400, "a value of the query is one that the database cannot look for")
+    return _answer(request, 400, REFUSED_VALUE)
 
 
 def _of_unforeseen(request: Request, error: Exception) -> Response:

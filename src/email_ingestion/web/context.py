@@ -17,14 +17,17 @@ from email_ingestion.web.mail_records import MailRecords
 
 BURST_SECONDS = 10.0  # of the allowed rate at once
 REMEMBERED = 10_000  # callers
+GUESSES_PER_MINUTE = 60  # of an address: tokens that were not valid the last time, or never seen
 
 
 class RateLimiter:
     """Lets each caller ask `per_minute` times a minute, a few seconds' worth of them at once."""
 
-    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, per_minute: int, clock: Callable[[], float] = time.monotonic, burst_seconds: float = BURST_SECONDS
+    ) -> None:
         self._rate = per_minute / 60.0
-        self._burst = max(1.0, self._rate * BURST_SECONDS)
+        self._burst = max(1.0, self._rate * burst_seconds)
         self._clock = clock
         self._lock = threading.Lock()
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # by caller: how many may come, as of when
@@ -42,6 +45,26 @@ class RateLimiter:
         return 0.0 if taken else (1.0 - left) / self._rate
 
 
+class ProvenTokens:
+    """Remembers, by their hashes, the tokens that were valid when they were last looked up; thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._hashes: OrderedDict[bytes, None] = OrderedDict()
+
+    def __contains__(self, digest: bytes) -> bool:
+        return digest in self._hashes
+
+    def note(self, digest: bytes, *, valid: bool) -> None:
+        """Remember what was found of a token."""
+        with self._lock:
+            self._hashes.pop(digest, None)
+            if valid:
+                self._hashes[digest] = None
+            if len(self._hashes) > REMEMBERED:
+                self._hashes.popitem(last=False)
+
+
 @dataclass(frozen=True, slots=True)
 class WebContext:
     """The parts that one web process is built from."""
@@ -51,6 +74,8 @@ class WebContext:
     records: MailRecords
     limiter: RateLimiter
     feed: FeedWatch = field(default_factory=FeedWatch)
+    guesses: RateLimiter = field(default_factory=lambda: RateLimiter(GUESSES_PER_MINUTE, burst_seconds=60.0))
+    proven: ProvenTokens = field(default_factory=ProvenTokens)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> WebContext:

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from email_ingestion import __version__
 from email_ingestion.ops.admin import request_headers
-from email_ingestion.ops.request_guard import AllowedHosts, with_json_body
+from email_ingestion.ops.request_guard import CLOSE, AllowedHosts, malformation, with_json_body
 from email_ingestion.settings import Settings
 from email_ingestion.web.api import changes, emails, order_requests, state
 from email_ingestion.web.api_errors import add_error_answers, error_answer
@@ -64,7 +64,7 @@ async def _healthy() -> Response:
 
 
 class WebGuard:
-    """Refuses requests under a foreign Host and bodies over MAX_BODY_BYTES, and sets HEADERS where they are not set.
+    """Refuses requests that are malformed, under a foreign Host or with a body over MAX_BODY_BYTES; sets HEADERS.
 
     The body of an order to the API is JSON whatever its Content-Type says, so that `curl -d '{…}'` works.
     """
@@ -86,6 +86,9 @@ class WebGuard:
                     headers.setdefault(name, value)
             await send(message)
 
+        if problem := malformation(scope):
+            await error_answer(scope["path"], problem[1], problem[0], CLOSE)(scope, receive, send_guarded)
+            return
         if self._hosts.allow(request_headers(scope).get("host")):
             orders = scope["method"] == "POST" and scope["path"].startswith("/api/")
             await self._app(with_json_body(scope) if orders else scope, receive, send_guarded)

@@ -324,6 +324,31 @@ def test_headers_that_do_not_end_are_refused(served: Endpoints) -> None:
 
 
 @pytest.mark.parametrize(
+    ("request_line", "fields", "status"),
+    [
+        ("GET /health?full=%00", (), 400),
+        ("GET /health?full=%ff", (), 400),
+        ("GET /%ed%a0%80", (), 400),
+        ("GET /health?" + "a=b&" * 8000, (), 431),
+        ("GET /health", tuple(f"X-{number}: a" for number in range(3000)), 431),
+        ("GET /health", ("Content-Length: 5", "Transfer-Encoding: chunked"), 400),
+        ("POST /admin/pause", ("Content-Length: 5", "Transfer-Encoding: chunked"), 400),
+        ("POST /admin/breakers/%00", (), 400),
+    ],
+)
+def test_a_request_that_means_nothing_or_two_things_is_refused_on_both_ports(
+    served: Endpoints, request_line: str, fields: tuple[str, ...], status: int
+) -> None:
+    lines = [f"{request_line} HTTP/1.1", "Host: localhost", *fields, "", "0", "", "GET /health HTTP/1.1", ""]
+    for port in (served.ops_port, served.metrics_port):
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+            connection.sendall("\r\n".join(lines).encode())
+            answer = b"".join(iter(lambda: connection.recv(4096), b""))
+        assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+        assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize(
     "host",
     [
         *("localhost", "LOCALHOST:8080", "a.localhost", "127.0.0.1", "127.9.9.9:1", "[::1]:8080", "[fe80::1%25eth0]"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from email_ingestion.ledger.api_tokens import ApiToken, Scope
 from email_ingestion.web.api_errors import WebError
-from email_ingestion.web.context import WebContext, context_of
+from email_ingestion.web.context import GUESSES_PER_MINUTE, WebContext, context_of
 from email_ingestion.web.sessions import UNKNOWN, WebEntry, address_of
 
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="email-ingestion"'}
@@ -60,25 +61,33 @@ async def _caller(request: Request, _: Annotated[object, Security(_bearer)]) -> 
     kind, _, text = request.headers.get("authorization", "").partition(" ")
     if kind.lower() != "bearer" or not text.strip():
         raise WebError(401, f"a token is needed, as `Authorization: Bearer TOKEN`; {ADVICE}", CHALLENGE)
-    token = await _valid_token(web, text.strip())
-    wait = web.limiter.wait(token.token_id)
-    if wait:
-        seconds = max(1, -(-wait // 1))
-        per_minute = web.settings.web_requests_per_minute
-        message = f"this token may ask {per_minute} times a minute; ask again in {seconds:.0f} s"
-        raise WebError(429, message, {"Retry-After": f"{seconds:.0f}"})
+    token = await _valid_token(request, web, text.strip())
+    per_minute = web.settings.web_requests_per_minute
+    _refuse_for(web.limiter.wait(token.token_id), f"this token may ask {per_minute} times a minute")
     return Caller(token.token_id, token.scope, token.account, address_of(request))
 
 
-async def _valid_token(web: WebContext, text: str) -> ApiToken:
+def _refuse_for(wait: float, reason: str) -> None:
+    """Raise WebError 429 when there are seconds to wait."""
+    if wait:
+        seconds = max(1, -(-wait // 1))
+        raise WebError(429, f"{reason}; ask again in {seconds:.0f} s", {"Retry-After": f"{seconds:.0f}"})
+
+
+async def _valid_token(request: Request, web: WebContext, text: str) -> ApiToken:
+    """Return a token that is valid. Who tries others is slowed down, and does not slow those who have one."""
+    digest, address = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest(), address_of(request)
+    if digest not in web.proven:
+        _refuse_for(web.guesses.wait(address), f"{GUESSES_PER_MINUTE} tokens a minute are looked up for an address")
     found = await web.access.ask(lambda ledger: ledger.api_tokens.find(text))
-    if found is None:
-        raise WebError(401, f"this token is not known; {ADVICE}", CHALLENGE)
-    token, now = found
-    state = token.state(now)
-    if state != "valid":
-        raise WebError(401, f"this token is {state}; {ADVICE}", CHALLENGE)
-    return token
+    state = found[0].state(found[1]) if found else "not known"
+    web.proven.note(digest, valid=state == "valid")
+    if found is None or state != "valid":
+        name, reason = (f"token {found[0].token_id}" if found else UNKNOWN), f"this token is {state}"
+        entry: WebEntry = request.app.state.entry
+        await run_in_threadpool(entry.record, name, address, "api", "refused", via=VIA, reason=reason)
+        raise WebError(401, f"{reason}; {ADVICE}", CHALLENGE)
+    return found[0]
 
 
 AnyCaller = Annotated[Caller, Depends(_caller)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
@@ -34,8 +35,11 @@ class MailQuery:
         return SearchFilter(**{**values, "account": account})
 
 
-Text = Annotated[str | None, Query(max_length=1000)]
-Texts = Annotated[list[Annotated[str, Query(max_length=1000)]] | None, Query(max_length=20)]
+MAX_WORDS, MAX_TEXT, MAX_REPEATED = 4000, 1000, 20  # characters, characters, times
+REPEATABLE = ("label", "tag")
+
+Text = Annotated[str | None, Query(max_length=MAX_TEXT)]
+Texts = Annotated[list[Annotated[str, Query(max_length=MAX_TEXT)]] | None, Query(max_length=MAX_REPEATED)]
 Bytes = Annotated[int | None, Query(ge=0, le=LARGEST)]
 
 
@@ -48,7 +52,9 @@ def mail_query(
     *,
     q: Annotated[
         str | None,
-        Query(max_length=4000, description='Words in subject, sender, text, file names: word "a phrase" begin* -not'),
+        Query(
+            max_length=MAX_WORDS, description='Words in subject, sender, text, file names: word "a phrase" begin* -not'
+        ),
     ] = None,
     sender: Annotated[Text, Query(alias="from", description="Part of the sender's name or address.")] = None,
     to: Annotated[Text, Query(description="Part of a To or Cc name or address.")] = None,
@@ -113,11 +119,27 @@ AskedPage = Annotated[MailQuery, Depends(_page_query)]
 
 
 def refuse_unknown_names(request: Request, known: tuple[str, ...]) -> None:
-    """Raise WebError 400 for a parameter that is not `known`: a misspelt filter would let everything pass."""
-    for name in request.query_params:
+    """Raise WebError 400 for a parameter that is not `known`: a misspelt filter would let everything pass.
+
+    So would one that is given twice, of which somebody reads the first and somebody the last.
+    """
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in dict.fromkeys(given):
         if name not in known:
             rest = f"; there are {', '.join(known)}" if known else ""
             raise WebError(400, f"{name[:40]} is no parameter here{rest}")
+        if name not in REPEATABLE and given.count(name) > 1:
+            raise WebError(400, f"{name} is given more than once")
+
+
+def check_lengths(given: Mapping[str, str], repeated: Mapping[str, Sequence[str]]) -> None:
+    """Raise WebError 400 for filters of a form that are longer, or more, than those of the API may be."""
+    for name, texts in (*((name, (text,)) for name, text in given.items()), *repeated.items()):
+        most = MAX_WORDS if name == "q" else MAX_TEXT
+        if any(len(text) > most for text in texts):
+            raise WebError(400, f"{name} has {most} characters at most")
+        if len(texts) > MAX_REPEATED:
+            raise WebError(400, f"{name} is given {MAX_REPEATED} times at most")
 
 
 def _answer(text: str | None, name: str) -> bool | None:

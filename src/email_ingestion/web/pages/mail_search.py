@@ -14,10 +14,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
-from email_ingestion.errors import EmailIngestionError
+from email_ingestion.errors import EmailIngestionError, PermanentError
 from email_ingestion.ops.mail_reads import record_read
-from email_ingestion.web.api.filters import FILTERS, MailQuery, mail_query
-from email_ingestion.web.api_errors import WebError
+from email_ingestion.web.api.filters import FILTERS, REPEATABLE, MailQuery, check_lengths, mail_query
+from email_ingestion.web.api_errors import REFUSED_VALUE, WebError
 from email_ingestion.web.context import WebContext, context_of
 from email_ingestion.web.downloads import safe_name
 from email_ingestion.web.ledger_access import COUNT_SECONDS, QUICK_SECONDS, SEARCH_SECONDS
@@ -66,6 +66,8 @@ async def search(request: Request, user: CurrentUser) -> Response:
         count = await _count(web, asked, found, first, until, patient=bool(given["patient"]))
     except WebError as error:
         problem, status = error.message, error.status
+    except PermanentError:
+        problem, status = REFUSED_VALUE, BAD_REQUEST
     except EmailIngestionError as error:
         problem, status = str(error), UNAVAILABLE
     return render(
@@ -92,9 +94,10 @@ async def search(request: Request, user: CurrentUser) -> Response:
 def _asked(request: Request, given: Mapping[str, str]) -> MailQuery:
     """Return what the form asks for. Raises WebError 400."""
     params = request.query_params
+    check_lengths(given, {name: params.getlist(name) for name in REPEATABLE})
     return mail_query(
         None,
-        q=given["q"][:4000],
+        q=given["q"],
         sender=given["from"],
         to=given["to"],
         subject=given["subject"],
