@@ -241,7 +241,8 @@ def test_an_identity_must_mean_one_message(reader: Api, of_work: Api) -> None:
     assert of_work.get("emails/17900000000").json()["account"] == "work"
     assert error_of(reader.get("emails/17900")) == (404, "not_found")
     assert error_of(reader.get("emails/default:gm:99999999")) == (404, "not_found")
-    assert error_of(reader.get("emails/%00%25_!")) == (404, "not_found")
+    assert error_of(reader.get("emails/%25_!aaaa")) == (404, "not_found")
+    assert error_of(reader.get("emails/%00%25_!")) == (400, "bad_request")
 
 
 def test_raw_bytes_and_attachments_are_files_to_save(here: Place, reader: Api) -> None:

@@ -149,7 +149,7 @@ def test_filter_that_means_nothing_is_named_and_kept_in_the_form(visitor: Visito
     page = visitor.get("/mail", params=filters)
     (name, value), *_ = filters.items()
     assert page.status_code == 400
-    assert f"Not known: {name} is" in page.text
+    assert f"Not understood: {name} is" in page.text
     assert value in page.text or name in {"cursor", "has_attachment"}
 
 
