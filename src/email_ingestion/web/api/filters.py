@@ -135,9 +135,9 @@ def refuse_unknown_names(request: Request, known: tuple[str, ...]) -> None:
 def check_lengths(given: Mapping[str, str], repeated: Mapping[str, Sequence[str]]) -> None:
     """Raise WebError 400 for filters of a form that are longer, or more, than those of the API may be."""
     for name, texts in (*((name, (text,)) for name, text in given.items()), *repeated.items()):
-        most = MAX_WORDS if name == "q" else MAX_TEXT
-        if any(len(text) > most for text in texts):
-            raise WebError(400, f"{name} has {most} characters at most")
+        longest = MAX_WORDS if name == "q" else MAX_TEXT
+        if any(len(text) > longest for text in texts):
+            raise WebError(400, f"{name} has {longest} characters at most")
         if len(texts) > MAX_REPEATED:
             raise WebError(400, f"{name} is given {MAX_REPEATED} times at most")
 
