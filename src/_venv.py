@@ -3,6 +3,7 @@
 Only the standard library is imported here: what fails before ours can be imported still ends as a record in the log.
 """
 
+import errno
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 FAILED, INTERRUPTED = 2, 130
+SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC}
 
 
 def reexec_in_venv() -> None:
@@ -34,6 +36,8 @@ def run_process(component: str) -> None:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - whatever it is, no line of the log may be anything but JSON
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in SHORTAGES:
+            _fail(component, f"this machine or a limit (`ulimit -a`) leaves too little to begin with: {error}")
         reason = f"the installation in {sys.prefix} is broken: {type(error).__name__}: {error}"
         _fail(component, f"{reason}; `rm -r .venv` and ./scripts/start.sh makes it anew", error)
     processes.run_process(getattr(processes, component))

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
-from email_ingestion.errors import ThreadUnavailable
+from email_ingestion.errors import ThreadUnavailable, is_shortage
 from email_ingestion.process_limits import describe_thread_limits
 
 T = TypeVar("T")
@@ -55,6 +55,21 @@ def start_thread(
             _process_ends.wait(START_SECONDS)
         else:
             return thread
+
+
+def wait_out_shortages(make: Callable[[], T], on_error: Callable[[Exception], None]) -> T:
+    """Return what `make` returns; where this machine lacks descriptors, memory or room for it, wait until it does not.
+
+    `on_error` gets each failure. Raises the last one when the process ends meanwhile, and whatever is no shortage.
+    """
+    while True:
+        try:
+            return make()
+        except Exception as error:
+            if not is_shortage(error) or _process_ends.is_set():
+                raise
+            on_error(error)
+            _process_ends.wait(START_SECONDS)
 
 
 def run_within(seconds: float, call: Callable[[], T]) -> T:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import queue
+import resource
 import threading
 from functools import partial
 
 import pytest
 
 from email_ingestion import background
-from email_ingestion.background import BackgroundThread, PeriodicThread, start_thread
+from email_ingestion.background import BackgroundThread, PeriodicThread, start_thread, wait_out_shortages
 
 PATIENCE = 30.0
 
@@ -98,3 +101,34 @@ def test_a_thread_is_waited_for_where_there_is_none_to_spare(monkeypatch: pytest
     refusals = iter(range(10**6))
     assert not start_thread(Scarce, errors.append, lambda: len(errors) >= 5).is_alive()
     assert len(errors) == 5
+
+
+def test_what_lacks_a_descriptor_is_tried_until_there_is_one(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(background, "START_SECONDS", 0.0)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = [os.open(os.devnull, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used[0] + 1, limits[1]))
+    heard: list[Exception] = []
+
+    def hear(error: Exception) -> None:
+        heard.append(error)
+        if len(heard) == 3:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            used.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(1000))
+        used.append(wait_out_shortages(lambda: os.open(os.devnull, os.O_RDONLY), hear))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for each in used:
+            os.close(each)
+    assert [error.errno for error in heard if isinstance(error, OSError)] == [errno.EMFILE] * 3
+
+
+def test_what_is_no_shortage_is_not_waited_out():
+    def fail() -> None:
+        raise PermissionError(errno.EACCES, "no")
+
+    with pytest.raises(PermissionError):
+        wait_out_shortages(fail, print)

@@ -13,11 +13,11 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from email_ingestion import __version__
 from email_ingestion.atomic_files import write_private
-from email_ingestion.background import start_thread, stop_waiting_for_threads
+from email_ingestion.background import start_thread, stop_waiting_for_threads, wait_out_shortages
 from email_ingestion.backup.archive import backup_monitor
 from email_ingestion.breaker import Breaker, BreakerPolicy, BreakerSnapshot
 from email_ingestion.daemon import (
@@ -37,7 +37,7 @@ from email_ingestion.errors import (
     RedisConnectionError,
     ThreadUnavailable,
 )
-from email_ingestion.events import Event, KeySetAside, LoopFailed, Observe, Started, Stopped, Stopping
+from email_ingestion.events import Event, KeySetAside, LoopFailed, LoopRecovered, Observe, Started, Stopped, Stopping
 from email_ingestion.file_modes import open_to_others, repair_modes
 from email_ingestion.ledger.fingerprint import ledger_fingerprint
 from email_ingestion.ops.admin import Admin, AdminActions, ops_token
@@ -63,6 +63,9 @@ from email_ingestion.stream import Keys, RedisLink, check_writable, connect
 if TYPE_CHECKING:
     from email_ingestion.ops.traces import Traces
 
+T = TypeVar("T")
+
+START = "start"  # as a loop that fails, while it lacks what it needs
 COLLECT_SILENCE = 30.0
 DATA_DIR = Path("data")
 PID_DIR = Path("pids")
@@ -187,13 +190,15 @@ class ProcessRunner:
             cleanup.callback(lambda: os._exit(0) if self._hung else None)
             try:
                 context = self._start_up(cleanup)
-            except ThreadUnavailable:  # a stop was requested while there was none to spare
-                return 0
-            start = cleanup.enter_context(record_start(self._settings.log_dir, self._identity))
-            service = self._build(context)
-            gc.freeze()  # the objects that exist now stay: no collection need visit them
-            gc.enable()
-            self._start_threads(context, cleanup)
+                start = cleanup.enter_context(record_start(self._settings.log_dir, self._identity))
+                service = self._patiently(partial(self._build, context), context)
+                gc.freeze()  # the objects that exist now stay: no collection need visit them
+                gc.enable()
+                self._start_threads(context, cleanup)
+            except (ThreadUnavailable, OSError, MemoryError):
+                if self._stop.is_set():  # it was requested while there was nothing to spare
+                    return 0
+                raise
             context.ops.observe(Started(self._settings.origin))
             notify_systemd(notify_socket(), "READY=1")
             thread = self._start_service(service, context.ops.observe)
@@ -279,9 +284,16 @@ class ProcessRunner:
         cleanup.callback(remove_target, identity.stem)
         return endpoints.ops_url
 
+    def _patiently(self, make: Callable[[], T], context: ProcessContext) -> T:
+        """Return what `make` returns when there is enough of what it needs; `/ready` says what is missing."""
+        made = wait_out_shortages(make, partial(_report_failure, context.ops.observe, START))
+        context.ops.observe(LoopRecovered(START))
+        return made
+
     def _start_threads(self, context: ProcessContext, cleanup: ExitStack) -> None:
         settings, ops = self._settings, context.ops
-        collector = StatusCollector(
+        make_collector = partial(
+            StatusCollector,
             context.link,
             ops,
             self._identity,
@@ -295,6 +307,7 @@ class ProcessRunner:
             if (read_file := settings.ops_read_token_file)
             else None,
         )
+        collector = self._patiently(make_collector, context)
         heartbeat = partial(notify_systemd, notify_socket(), "WATCHDOG=1")
         watchdog = Watchdog(ops.status.loops.stalled, ops.observe, heartbeat)
         for thread in (collector, backup_monitor(settings.backup_dir, ops.observe), watchdog):

@@ -11,7 +11,7 @@ from typing import cast
 
 from email_ingestion.app.consumer_proof import ConsumerProver
 from email_ingestion.app.runner import ProcessContext, ProcessRunner, common_folders, common_loops, identify
-from email_ingestion.background import PeriodicThread
+from email_ingestion.background import PeriodicThread, wait_out_shortages
 from email_ingestion.blobs import open_blobs
 from email_ingestion.breaker import Breaker
 from email_ingestion.errors import SinkFailed, SinkUnavailable, TransientError
@@ -118,7 +118,7 @@ class WorkerService:
             self._context.ops.observe(LoopTick(LOOP))
             if self._closing.wait(OPEN_SECONDS):
                 return 0
-        self._worker = worker = self._build()
+        self._worker = worker = wait_out_shortages(self._build, self._report_shortage)
         self._context.admin_actions.is_idle = lambda: worker.is_paused
         if self._closing.is_set():
             return 0
@@ -148,6 +148,10 @@ class WorkerService:
     @property
     def _all_dispatchers(self) -> list[SinkDispatcher | ChangeDispatcher]:
         return [*self._dispatchers, *self._change_dispatchers]
+
+    def _report_shortage(self, error: Exception) -> None:
+        self._context.ops.observe(LoopTick(LOOP))
+        self._context.ops.observe(LoopFailed(LOOP, error))
 
     def _await_deliveries(self) -> None:
         """Wait until every sink has its pending deliveries."""

@@ -22,6 +22,7 @@ from email_ingestion.errors import (
     DiskFull,
     EmailIngestionError,
     RedisConnectionError,
+    is_shortage,
     is_thread_shortage,
 )
 from email_ingestion.file_modes import use_private_umask
@@ -82,11 +83,9 @@ def leave(
         typer.echo(as_typed_here(sentence), err=True)
         sys.exit(failure_code)
     except Exception as error:
-        if crashes:
+        if crashes and not is_shortage(error):
             raise
-        nobody = "which nobody foresaw: please report it with the command and its words"
-        lacking = f"no thread can be started ({describe_thread_limits()})"
-        sentence = f"{describe_unforeseen(error)}, {nobody}." if not is_thread_shortage(error) else f"{lacking}."
+        sentence = _sentence_of_others(error)
         on_failure(error, sentence, FAILED)
         typer.echo(as_typed_here(sentence), err=True)
         sys.exit(FAILED)
@@ -111,6 +110,16 @@ def _speak_utf8() -> None:
         return  # nor is it UTF-8
     if any("\udc80" <= letter <= "\udcff" for word in sys.argv for letter in word):
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606 - itself
+
+
+def _sentence_of_others(error: Exception) -> str:
+    """Return what to say of an error that is none of ours."""
+    if is_thread_shortage(error):
+        return f"no thread can be started ({describe_thread_limits()})."
+    if is_shortage(error):
+        return f"this machine or a limit (`ulimit -a`) leaves too little to go on: {error}."
+    nobody = "which nobody foresaw: please report it with the command and its words"
+    return f"{describe_unforeseen(error)}, {nobody}."
 
 
 def _sentence(error: EmailIngestionError) -> str:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, TypeVar
@@ -105,8 +105,12 @@ class Script:
             return self._client.eval(self._source, len(keys), *arguments)  # type: ignore[arg-type]
 
 
+@cache
 def _source(name: str) -> bytes:
-    """Return the text of a script after the functions that it includes: a script on the server can call no other."""
+    """Return the text of a script after the functions that it includes: a script on the server can call no other.
+
+    It is read once: a process without a file descriptor to spare goes on with those it has.
+    """
     folder = files(__package__) / "lua"
     own = (folder / f"{name}.lua").read_bytes()
     included = [(folder / "shared" / f"{function.decode()}.lua").read_bytes() for function in INCLUDE.findall(own)]
