@@ -62,13 +62,13 @@ def write_private(path: Path, content: str) -> None:
 
 
 def unwritable(path: Path | str, error: OSError, remedy: str = "") -> ConfigurationError:
-    """Return our error for a file that cannot be written: DiskFull where there is no room, which no setting changes.
+    """Return our error for a file that cannot be written: DiskFull where the disk takes none, which no setting changes.
 
     `remedy` is what else to do; a full or read-only disk has its own.
     """
-    full = error.errno in FULL
-    own = full or error.errno == errno.EROFS or not remedy
-    kind = DiskFull if full else ConfigurationError
+    of_disk = error.errno in FULL or error.errno == errno.EROFS
+    own = of_disk or not remedy
+    kind = DiskFull if of_disk else ConfigurationError
     return kind(f"cannot write {path}: {error.strerror}; {make_writable(Path(path).parent, error) if own else remedy}")
 
 

@@ -114,6 +114,11 @@ class Breaker(pybreaker.CircuitBreakerListener):
         """Whether calls go through."""
         return self.state == "CLOSED"
 
+    @property
+    def is_forced(self) -> bool:
+        """Whether an operator holds it in its state."""
+        return self._forced() is not None
+
     def retry_after(self) -> float:
         """Return the seconds until a probe is allowed; 0 when a call would be made now."""
         override = self._override
@@ -239,7 +244,7 @@ class Breaker(pybreaker.CircuitBreakerListener):
             recovery_timeout=self._policy.recovery_timeout,
             success_threshold=self._policy.success_threshold,
             retry_after_seconds=None if state == "CLOSED" else round(self.retry_after(), 3),
-            forced=self._forced() is not None,
+            forced=self.is_forced,
             last_error=str(self._last_error) if self._last_error else None,
             last_error_type=type(self._last_error).__name__ if self._last_error else None,
             last_state_change=self._last_change.isoformat() if self._last_change else None,

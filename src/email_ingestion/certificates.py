@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 SECONDS = 5.0  # for a connection that only asks for the certificate
 _EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
+_OTHER_NAME = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 
 
 def explain_tls_error(error: BaseException, host: str, port: int) -> str | None:
@@ -23,6 +24,19 @@ def explain_tls_error(error: BaseException, host: str, port: int) -> str | None:
             return f"TLS with {host}:{port} fails: {_reason(cause)}"
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+def tls_remedy(error: ssl.SSLCertVerificationError, host: str, port: int) -> str:
+    """Return what an operator does about a certificate that is refused."""
+    shown = f"openssl s_client -connect {host}:{port} </dev/null | openssl x509 -noout -dates -ext subjectAltName"
+    if error.verify_code == _EXPIRED:
+        return f"whoever runs {host} must renew it; see whether this machine's clock is right (date -u)"
+    if error.verify_code in _OTHER_NAME:
+        return f"set IMAP_HOST to a name that the certificate has, if it is that server's: {shown}"
+    return (
+        f"ask whoever runs {host} whether it is theirs: {shown}; an authority of your own goes into a PEM file that "
+        "SSL_CERT_FILE names, then email-ingestion restart producer"
+    )
 
 
 def _certificate_problem(error: ssl.SSLCertVerificationError, host: str, port: int) -> str:

@@ -62,7 +62,7 @@ class ConfigurationError(EmailIngestionError):
 
 
 class DiskFull(ConfigurationError):
-    """There is no room for a file: no setting is wrong, and what is started again later may go on."""
+    """The disk is full or read-only: no setting is wrong, and what is started again later may go on."""
 
 
 class OperationFailed(EmailIngestionError):

@@ -526,12 +526,13 @@ class BreakerRejected(Event, frozen=True):
 
 
 class Probed(Event, frozen=True):
-    """A dependency answered its ping or did not."""
+    """A dependency answered its ping or did not; of the mail server, that of an account."""
 
     dependency: str
     ok: bool
     seconds: float
     error: Exception | None
+    account: str | None = None
 
 
 class LoopFailed(Event, frozen=True):

@@ -20,6 +20,7 @@ from tests.alerts.series import (
     OLDEST_OWED,
     PROVED,
     READS,
+    THROTTLED,
     Fault,
     both,
     frozen,
@@ -213,7 +214,7 @@ DEPENDENCIES = (
     Fault("Redis fills up", both("redis_memory_used_bytes", level(9e6)), 8, "RedisMemoryHigh P2"),
     Fault("Redis has no limit", both("redis_memory_max_bytes", level(0)), 8, ""),
     Fault("Redis throws keys away", both("redis_evicted_keys_total", grows(5)), 3, "RedisEvicting P1", 20),
-    Fault("IMAP is unreachable", {producer("dependency_up", 'dependency="imap"'): level(0)}, 3, "ImapUnreachable P2"),
+    Fault("IMAP is unreachable", {producer("imap_up", 'account="default"'): level(0)}, 3, "ImapUnreachable P2"),
     Fault("a sink is down", {worker("dependency_up", 'dependency="database"'): level(0)}, 3, "SinkDown P2"),
     Fault(
         "a sink fails too often to be asked",
@@ -244,10 +245,16 @@ DEPENDENCIES = (
     Fault("the mailbox was never looked at", {LAST_SYNC: gone}, 8, "MailboxSilent P2"),
     Fault(
         "the server throttles",
-        {producer("imap_connections_total", 'result="throttled"'): grows(1)},
+        {THROTTLED: now()},
         5,
         "ImapThrottled P3",
         25,
+    ),
+    Fault(
+        "the server shuts an account out for hours",
+        {producer("imap_locked_out_until_timestamp_seconds", 'account="default"'): now(-7 * 3600)},
+        5,
+        "ImapThrottled P3",
     ),
     Fault(
         "a mail server cannot send a message",
@@ -269,19 +276,16 @@ DEPENDENCIES = (
     ),
     Fault(
         "the token endpoint fails",
-        {
-            producer("oauth2_refreshes_total", 'result="error"'): grows(1),
-            producer("oauth2_refreshes_total", 'result="success"'): grows(0),
-        },
-        25,
+        {producer("oauth2_token_state", 'account="default"', 'state="refresh failing"'): level(1)},
+        7,
         "TokenRefreshFailing P3",
-        25,
     ),
     Fault(
         "the token endpoint fails now and then",
         {
-            producer("oauth2_refreshes_total", 'result="error"'): grows(0.5),
-            producer("oauth2_refreshes_total", 'result="success"'): grows(0.5),
+            producer("oauth2_token_state", 'account="default"', 'state="refresh failing"'): (
+                lambda minute, since, before: (minute - since) % 4 // 2
+            )
         },
         25,
         "",

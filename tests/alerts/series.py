@@ -70,6 +70,7 @@ def latency(bound: str) -> str:
 
 MAIL_AGE = producer("delivered_until_timestamp_seconds", 'account="default"')
 LAST_SYNC = producer("imap_last_success_timestamp_seconds", 'account="default"')
+THROTTLED = producer("imap_throttled_timestamp_seconds", 'account="default"')
 CANARY = producer("canary_last_success_timestamp_seconds")
 MISSING_THERE = worker("consumer_missing", 'sink="files"')
 PROVED = worker("consumer_last_proof_timestamp_seconds", 'sink="files"')
@@ -100,7 +101,6 @@ HEALTHY: Mapping[str, Value] = {
     NEW_ERRORS: gone,
     OLD_ERRORS: grows(0),
     **both("dependency_up", level(1), 'dependency="redis"'),
-    producer("dependency_up", 'dependency="imap"'): level(1),
     worker("dependency_up", 'dependency="database"'): level(1),
     **both("circuit_breaker_state", level(0), 'name="redis"'),
     producer("circuit_breaker_state", 'name="imap"'): level(0),
@@ -122,14 +122,15 @@ HEALTHY: Mapping[str, Value] = {
     worker("dlq_oldest_timestamp_seconds"): now(HOUR),
     MAIL_AGE: now(30),
     LAST_SYNC: now(30),
-    producer("imap_connections_total", 'result="throttled"'): grows(0),
+    producer("imap_up", 'account="default"'): level(1),
+    THROTTLED: gone,
+    producer("imap_locked_out_until_timestamp_seconds", 'account="default"'): level(0),
     producer("imap_bytes_budget_remaining", 'account="default"'): level(1e9),
     producer("imap_quarantined_messages", 'account="default"'): level(0),
     producer("oauth2_reauth_required", 'account="default"'): level(0),
     producer("oauth2_token_state", 'account="default"', 'state="client refused"'): level(0),
+    producer("oauth2_token_state", 'account="default"', 'state="refresh failing"'): level(0),
     CONSENT: now(-30 * 24 * HOUR),
-    producer("oauth2_refreshes_total", 'result="success"'): grows(1 / 60),
-    producer("oauth2_refreshes_total", 'result="error"'): grows(0),
     producer("reconcile_missing"): level(0),
     producer("contents_lost"): level(0),
     producer("erasures_unfinished"): level(0),

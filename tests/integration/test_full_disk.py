@@ -5,7 +5,9 @@ A limit on the size of files stands for the disk: a write beyond it is cut short
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import resource
 import sys
 import tempfile
@@ -21,6 +23,7 @@ from email_ingestion.cli.exit_codes import leave
 from email_ingestion.cli.main import app
 from email_ingestion.doctor.machine_checks import check_folder
 from email_ingestion.errors import ConfigurationError, DiskFull
+from email_ingestion.incidents import incident_log
 from email_ingestion.incidents.incident_log import FOLDER, find_incident, list_incidents, open_incident
 from email_ingestion.ops.audit_log import read_audit, verify_audit, write_audit
 from tests.servers.redis import RedisServer
@@ -98,6 +101,20 @@ def test_an_incident_of_which_only_the_record_has_room_is_there_and_says_what_is
     assert not (FOLDER / number / "evidence").exists(), "evidence without its manifest proves nothing"
     code, _, said = run("incident", "update", number, "there is room again")
     assert (code, said) == (0, "")
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EROFS, 2), (errno.ENOSPC, 2), (errno.EACCES, 78)])
+def test_each_command_ends_with_the_same_code_for_the_same_disk(
+    number: int, code: int, monkeypatch: pytest.MonkeyPatch
+):
+    open_incident("mail is late", "P2", "ada")
+
+    def refuse(incident: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(incident_log, "_write", refuse)
+    for words in (("open", "worse"), ("note", "001", "x"), ("ack", "001"), ("checklist", "001", "--done", "3")):
+        assert run("incident", *words)[0] == code, words
 
 
 @pytest.mark.parametrize(
@@ -181,7 +198,7 @@ def test_an_incident_that_cannot_be_read_hides_no_other_and_is_named():
     [
         (28, DiskFull, "df -i data"),
         (27, DiskFull, "ulimit -f"),
-        (30, ConfigurationError, "read-only"),
+        (30, DiskFull, "read-only"),
         (13, ConfigurationError, "make data writable"),
     ],
 )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from concurrent.futures import ProcessPoolExecutor
-from datetime import UTC, datetime
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -16,8 +18,11 @@ from typer.testing import CliRunner
 from email_ingestion.cli.main import app
 from email_ingestion.incidents import assessment
 from email_ingestion.incidents.incident_log import find_incident, open_incident
+from email_ingestion.ledger.store import open_ledger
 from email_ingestion.ops.alert_silences import read_silences
 from email_ingestion.ops.audit_log import write_audit
+from email_ingestion.settings import load_settings
+from tests.contract.ledgers import mail, stored
 from tests.servers.redis import RedisServer
 
 
@@ -66,9 +71,11 @@ def test_an_incident_from_its_opening_to_its_post_mortem(here: Path) -> None:
     assert "UPDATE" in run("update", number, "it runs again")[1]
     code, resolved = run("resolve", number, "--cause", "killed for its memory", "--fix", "restarted")
     assert "Cause: killed for its memory" in resolved
+    assert "no mail that arrived between" in resolved
     page = run("statuspage", number)[1]
-    assert page.startswith("Resolved: ")
+    assert page.startswith("Resolved: e-mail is processed late")
     assert "memory" not in page
+    assert "worker" not in page
     assert "killed for its memory" in run("summary", number)[1]
     postmortem = run("postmortem", number)[1]
     for words in (
@@ -90,6 +97,30 @@ def test_an_incident_from_its_opening_to_its_post_mortem(here: Path) -> None:
     assert {"initial.md", "update.md", "resolved.md", "postmortem.md", "verification.md", "evidence"} <= kept
 
 
+def test_what_an_incident_did_is_told_when_all_is_well_again(here: Path) -> None:
+    found = open_incident("mail is late", "P2", "ada")
+    now = datetime.now(UTC)
+    with closing(open_ledger(load_settings().database_url)) as ledger:
+        for number, (account, minutes) in enumerate((("sales", 8.0), ("sales", 0.1), ("depot", 0.5))):
+            arrived = now - timedelta(minutes=minutes)
+            letter = mail(number + 1, account=account)
+            ledger.record([stored(replace(letter, envelope=replace(letter.envelope, internaldate=arrived)))])
+    for number, (level, scope) in enumerate((("OK", "no account is late"), ("CRITICAL", "account sales: late"))):
+        made = assessment.Assessment(
+            (now - timedelta(minutes=1)).isoformat(), level, [f"{level} workers: x"], [scope], ["7 messages wait"]
+        )
+        name = f"assessment-{number + 2}.json"
+        (found.folder / name).write_text(json.dumps(made.as_dict()))
+    (found.folder / "assessment-9.json").write_text('{"cut off')
+    run("resolve", "001", "--cause", "c", "--fix", "f")
+    for command in ("summary", "postmortem"):
+        told = run(command, "001")[1]
+        assert re.search(r"account sales: of 2 delivered messages, .*, 1 came more than 5 min late", told), told
+        assert re.search(r"account depot: of 1 delivered messages, .*, 0 came more than 5 min late", told)
+        for words in ("UTC: CRITICAL workers: x", "UTC: account sales: late", "UTC: 7 messages wait", "now: "):
+            assert words in told
+
+
 @pytest.mark.parametrize(
     ("stream", "scope"),
     [
@@ -102,6 +133,17 @@ def test_mail_that_waits_for_a_worker_is_late_though_its_mailbox_is_looked_at(st
     accounts = [{"name": "default", "last_success_age_seconds": 1.0}]
     (found,) = assessment._scope({"accounts": accounts, "stream": stream})
     assert found.startswith(scope)
+
+
+def test_an_account_that_waits_for_a_person_is_named_at_once() -> None:
+    body = {
+        "status": "not_ready",
+        "reasons": ["redis: gone", "account sales: the consent is gone", "account depot-2: x", "account other: y"],
+        "accounts": [{"name": name, "last_success_age_seconds": 3.0} for name in ("sales", "depot")],
+        "stream": {"depth": 0, "oldest_age_seconds": None},
+    }
+    assert assessment._scope(body) == ["account sales: last looked at 3 s ago; the consent is gone"]
+    assert assessment._scope(body | {"reasons": ["redis: gone"]})[0] == "all accounts: the producer is not_ready"
 
 
 def test_an_alert_opens_one_incident_however_often_it_fires_until_that_is_resolved(here: Path) -> None:

@@ -182,6 +182,14 @@ def test_its_commands_are_run_one_by_one_and_the_transcript_is_the_incidents(her
     ]
 
 
+def test_of_several_incidents_that_of_the_section_gets_the_transcript(here: Path) -> None:
+    numbers = [open_incident("x", "P2", "ada", alert).number for alert in ("EmailIngestionOther", "Broken", "")]
+    done = run(here, "run", "2.1", "--step", typed="q\n")
+    assert f"the transcript goes into {numbers[1]}" in done.stderr
+    refused = run(here, "run", "2.2", "--step", typed="q\n")
+    assert (refused.returncode, "several incidents are open" in refused.stderr) == (2, True)
+
+
 def test_who_stops_has_verified_nothing(here: Path) -> None:
     open_incident("broken", "P2", "ada")
     done = run(here, "run", "Broken", "--step", typed="y\nq\n")

@@ -77,8 +77,7 @@ def leave(
         code = INTERRUPTED
     except EmailIngestionError as error:
         sentence = _sentence(error)
-        wrong_setting = isinstance(error, ConfigurationError) and not isinstance(error, DiskFull)
-        failure_code = CONFIGURATION if wrong_setting else FAILED
+        failure_code = exit_code_of(error)
         on_failure(error, sentence, failure_code)
         typer.echo(as_typed_here(sentence), err=True)
         sys.exit(failure_code)
@@ -92,6 +91,12 @@ def leave(
     if code == INTERRUPTED:
         typer.echo("Interrupted: what was done stays done, and the same command does the rest.", err=True)
     sys.exit(code if isinstance(code, int) else OK)
+
+
+def exit_code_of(error: EmailIngestionError) -> int:
+    """Return the exit code of a failure: 78 where a setting or a right is wrong, else 2."""
+    wrong_setting = isinstance(error, ConfigurationError) and not isinstance(error, DiskFull)
+    return CONFIGURATION if wrong_setting else FAILED
 
 
 def _speak_utf8() -> None:

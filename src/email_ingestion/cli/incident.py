@@ -13,7 +13,7 @@ import typer
 
 from email_ingestion.cli.common import Unkept, audited, current_user
 from email_ingestion.cli.diagnostics import collect_into
-from email_ingestion.cli.exit_codes import FAILED, NEGATIVE, OK
+from email_ingestion.cli.exit_codes import FAILED, NEGATIVE, OK, exit_code_of
 from email_ingestion.cli.output import Json, printable, say, show
 from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.settings import Settings, load_settings
@@ -21,6 +21,7 @@ from email_ingestion.settings import Settings, load_settings
 if TYPE_CHECKING:
     from email_ingestion.http_requests import HttpAnswer
     from email_ingestion.incidents.assessment import Assessment
+    from email_ingestion.incidents.course import IncidentCourse
     from email_ingestion.incidents.incident_log import Incident
 
 incident = typer.Typer(no_args_is_help=True, help="Lead an incident: its number, its log, the texts people need.")
@@ -74,7 +75,7 @@ def open_(
         say(f"no incident was opened, so it has no number: {error}; then give the same order again")
         lost = incident_log.described_incident("(no number)", title, grade, current_user(), from_alert)
         typer.echo(texts.initial_text(lost, assess(settings, timedelta(minutes=30))))
-        return FAILED
+        return exit_code_of(error)
     typer.echo(new.number)
     if [entry.kind for entry in new.entries] != ["opened"]:
         say(f"{new.number} is {new.state} for {printable(from_alert)} already: noted there that it fires again")
@@ -217,7 +218,7 @@ def resolve(
     unkept = Unkept()
     with audited(settings.log_dir, "incident resolve", {"number": found.number}, unwritten=unkept.reasons):
         found = incident_log.change(found, user, "resolved", f"{cause} -> {fix}", **ended)
-    return _print(found.number, "resolved.md", texts.resolved_text, unkept)
+    return _print(found.number, "resolved.md", _with_course(texts.resolved_text), unkept)
 
 
 @incident.command()
@@ -229,7 +230,7 @@ def summary(number: Number) -> int:
     """
     from email_ingestion.incidents import texts  # noqa: PLC0415
 
-    return _print(number, "summary.md", texts.summary_text)
+    return _print(number, "summary.md", _with_course(texts.summary_text))
 
 
 @incident.command()
@@ -254,10 +255,10 @@ def postmortem(number: Number) -> int:
     from email_ingestion.incidents import texts  # noqa: PLC0415
     from email_ingestion.incidents.timeline import timeline  # noqa: PLC0415
 
-    def make(found: Incident, now: Assessment) -> str:
-        return texts.postmortem_text(found, now, timeline(found, load_settings().log_dir))
+    def make(found: Incident, now: Assessment, course: IncidentCourse) -> str:
+        return texts.postmortem_text(found, now, course, timeline(found, load_settings().log_dir))
 
-    return _print(number, "postmortem.md", make)
+    return _print(number, "postmortem.md", _with_course(make))
 
 
 @incident.command()
@@ -332,6 +333,15 @@ def _print(number: str, name: str, make: Callable[[Incident, Assessment], str], 
     typer.echo(text)
     unkept.keep(found, name, text)
     return unkept.exit_code()
+
+
+def _with_course(
+    make: Callable[[Incident, Assessment, IncidentCourse], str],
+) -> Callable[[Incident, Assessment], str]:
+    """Let a text know how the incident went, too."""
+    from email_ingestion.incidents.course import course_of  # noqa: PLC0415 - slow to load
+
+    return lambda found, now: make(found, now, course_of(found, load_settings()))
 
 
 def _assess(settings: Settings, found: Incident, unkept: Unkept) -> Assessment:

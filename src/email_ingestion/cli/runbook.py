@@ -31,7 +31,10 @@ def runbook(
     step: Annotated[bool, typer.Option("--step", help="With `run`: ask before each command.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="With `run`: run all of them without asking.")] = False,
     incident: Annotated[
-        str, typer.Option(help="With `run`: the incident that gets the transcript; else the only one that is open.")
+        str,
+        typer.Option(
+            help="With `run`: the incident that gets the transcript; else the only one open, or open for the section."
+        ),
     ] = "",
     as_json: Json = False,
 ) -> int:
@@ -89,7 +92,7 @@ def _run(words: str, number: str, *, step: bool, yes: bool) -> int:
             typer.echo(f"{each.phase:<11}{each.command}" + (f"\n{'':<11}(not run: {each.skip})" if each.skip else ""))
         say("with --step each of them is run after you confirm it")
         return 0
-    into, unwritten = _incident(number), list[str]()
+    into, unwritten = _incident(number, section), list[str]()
 
     def ran(result: RanStep) -> None:
         typer.echo(f"=> {result.line.rpartition('`: ')[2]}")
@@ -118,12 +121,19 @@ def _run(words: str, number: str, *, step: bool, yes: bool) -> int:
     return 0 if transcript.is_verified else 1
 
 
-def _incident(number: str) -> Incident | None:
-    from email_ingestion.incidents.incident_log import find_incident, list_incidents  # noqa: PLC0415 - slow to load
+def _incident(number: str, section: RunbookSection) -> Incident | None:
+    """Return the incident that gets the transcript: the one named, the only one open, the only one for this section."""
+    from email_ingestion.incidents.incident_log import (  # noqa: PLC0415 - slow to load
+        ALERT_PREFIX,
+        find_incident,
+        list_incidents,
+    )
 
     if number:
         return find_incident(number)
     going_on = [each for each in list_incidents() if not each.resolved_at]
+    of_section = [each for each in going_on if each.alert.removeprefix(ALERT_PREFIX) in section.alerts]
+    going_on = of_section if len(of_section) == 1 else going_on
     if len(going_on) == 1:
         say(f"the transcript goes into {going_on[0].number}: {printable(going_on[0].title)}")
         return going_on[0]

@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
-from email_ingestion.certificates import explain_tls_error
+from email_ingestion.certificates import explain_tls_error, tls_remedy
 from email_ingestion.doctor.findings import Finding
 from email_ingestion.http_requests import ask
 from email_ingestion.mailbox.greeting import NO_TLS, explain_failure
@@ -31,12 +31,8 @@ def check_connection(check: str, host: str, port: int, *, tls: bool) -> Finding:
             if tls:
                 return _handshake(check, host, plain)
     except ssl.SSLCertVerificationError as error:
-        return Finding(
-            check,
-            "failed",
-            explain_tls_error(error, host, port) or str(error),
-            f"openssl s_client -connect {host}:{port} -brief </dev/null; check the clock and any TLS proxy",
-        )
+        cause = explain_tls_error(error, host, port) or str(error)
+        return Finding(check, "failed", cause, tls_remedy(error, host, port))
     except ssl.SSLError as error:
         known = explain_failure(error, host, port, tls=tls)
         remedy = known.remedy if known else NO_TLS

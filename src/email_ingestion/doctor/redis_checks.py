@@ -286,4 +286,6 @@ def _check_database_agreement(link: RedisLink, settings: Settings) -> Findings:
         remedy = "give all of them one DATABASE_URL; SQLite is for one machine, several need postgresql+psycopg://…"
         yield Finding("database agreement", "failed", cause, remedy)
     else:
-        yield Finding("database agreement", "ok", f"{len(processes)} running processes use this database")
+        cause = f"{len(processes)} running processes use this database"
+        none = "no process says in Redis which database it uses"
+        yield Finding("database agreement", "ok" if processes else "unknown", cause if processes else none)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from email_ingestion.app.account_list import configured_accounts
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.fleet.log_files import LogFilter, read_records
-from email_ingestion.fleet.status_table import OK_STATES, SystemStatus, system_status
+from email_ingestion.fleet.status_table import OK_STATES, ProcessStatus, SystemStatus, system_status
 from email_ingestion.fleet.web_process import STEM as WEB
 from email_ingestion.ledger.fingerprint import sqlite_path
 from email_ingestion.ledger.maintenance import database_load, delivery_seconds
@@ -179,8 +179,8 @@ def check_workers(look: Look) -> CheckResult:
     system = look.system
     missing = [each.reason for each in system.missing if each.component != WEB]
     present = [each for each in system.processes if each.missing is None]
-    sick = [f"{each.stem} is {each.state}" for each in present if each.state not in OK_STATES and each.component != WEB]
-    weak = [f"{each.stem} is degraded" for each in present if each.state == "degraded"]
+    sick = [_with_reason(each) for each in present if each.state not in OK_STATES and each.component != WEB]
+    weak = [_with_reason(each) for each in present if each.state == "degraded"]
     if system.web and not system.web.serves:
         weak.append(f"web is {system.web.state}")
     running = [each.stem for each in system.processes if each.body]
@@ -192,6 +192,13 @@ def check_workers(look: Look) -> CheckResult:
     if weak:
         return CheckResult("workers", "WARNING", "; ".join(weak), values)
     return CheckResult("workers", "OK", f"{', '.join(running)} run and are ready", values)
+
+
+def _with_reason(process: ProcessStatus) -> str:
+    """Say how a process is, and the first reason that it gives."""
+    reasons = process.as_json().get("reasons") or ()
+    more = f" and {len(reasons) - 1} more reasons" if len(reasons) > 1 else ""
+    return f"{process.stem} is {process.state}" + (f" ({reasons[0].rstrip('.')}{more})" if reasons else "")
 
 
 def check_database(look: Look) -> CheckResult:

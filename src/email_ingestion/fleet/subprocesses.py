@@ -15,6 +15,7 @@ import psutil
 
 from email_ingestion.atomic_files import unwritable
 from email_ingestion.errors import ConfigurationError, EmailIngestionError, OperationFailed
+from email_ingestion.settings import environment
 
 POLL_SECONDS = 0.05
 KILL_SECONDS = 5.0
@@ -24,7 +25,7 @@ BAD_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
 class DetachedProcess:
     """A process that goes on when its starter ends; its output is appended to `log`."""
 
-    def __init__(self, command: Sequence[str], log: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, command: Sequence[str], log: Path, variables: dict[str, str] | None = None) -> None:
         """Start it. Raises ConfigurationError when the log cannot be written."""
         self._log = log
         try:
@@ -40,7 +41,7 @@ class DetachedProcess:
                 stdout=file,
                 stderr=file,
                 start_new_session=True,
-                env=environment,
+                env=environment() if variables is None else variables,
                 creationflags=_DETACHED,
             )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from email_ingestion.doctor.service_checks import run_check, worst
 from email_ingestion.fleet.managed_processes import find_processes
+from email_ingestion.fleet.status_table import OK_STATES
 from email_ingestion.settings import Settings
 
 LATE_SECONDS = 300.0  # without a successful look at a mailbox
@@ -47,18 +49,34 @@ def assess(settings: Settings, span: timedelta) -> Assessment:
 def _scope(producer: dict[str, Any] | None) -> list[str]:
     if producer is None:
         return ["all accounts: the producer does not answer"]
+    wrong = dict(_problems(producer))
     late = [
         f"account {each['name']}: last looked at {each['last_success_age_seconds']:.0f} s ago"
         for each in producer["accounts"]
         if each["last_success_age_seconds"] is not None and each["last_success_age_seconds"] > LATE_SECONDS
+        if each["name"] not in wrong
     ]
     never = [
         f"account {each['name']}: not looked at since the producer started"
         for each in producer["accounts"]
-        if each["last_success_age_seconds"] is None
+        if each["last_success_age_seconds"] is None and each["name"] not in wrong
     ]
-    found = [*late, *never, *_waiting(producer["stream"])]
+    named = [f"account {name}: {problem}" for name, problem in wrong.items()]
+    found = [*named, *late, *never, *_waiting(producer["stream"])]
+    if not named and producer.get("status", "ready") not in OK_STATES:  # then no account is served
+        found.insert(0, f"all accounts: the producer is {producer['status']}")
     return found or [f"no account is late: {', '.join(each['name'] for each in producer['accounts'])}"]
+
+
+def _problems(producer: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield each account that `/status` gives a reason for, with the reason and since when nothing came of it."""
+    ages = {each["name"]: each["last_success_age_seconds"] for each in producer["accounts"]}
+    for reason in producer.get("reasons", ()):
+        name, found, problem = reason.removeprefix("account ").partition(": ")
+        if found and reason.startswith("account ") and name in ages:
+            age = ages[name]
+            looked = "not looked at since the producer started" if age is None else f"last looked at {age:.0f} s ago"
+            yield name, f"{looked}; {problem}"
 
 
 def _waiting(stream: dict[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from email_ingestion.doctor.service_checks import CheckResult
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.incidents.assessment import Assessment
 from email_ingestion.incidents.checklists import checklist_text
+from email_ingestion.incidents.course import IncidentCourse
 from email_ingestion.incidents.incident_log import Incident
 from email_ingestion.incidents.timeline import TimelineEntry
 from email_ingestion.ops.contacts import read_contacts
@@ -28,42 +29,44 @@ def update_text(incident: Incident, now: Assessment, words: str) -> str:
     return _message(incident, f"{incident.severity} UPDATE", words, now, _next_update(incident))
 
 
-def resolved_text(incident: Incident, now: Assessment) -> str:
-    """Tell colleagues that it is over."""
-    return _message(
-        incident, "RESOLVED", f"Cause: {incident.cause}\\nFix: {incident.fix}\\n\\nNow".replace("\\n", "\n"), now, ""
-    )
+def resolved_text(incident: Incident, now: Assessment, course: IncidentCourse) -> str:
+    """Tell colleagues that it is over, and what it did."""
+    words = f"Cause: {incident.cause}\nFix: {incident.fix}\n\nEffect:\n{_list(course.delays)}\nNow"
+    return _message(incident, "RESOLVED", words, now, "")
 
 
-def summary_text(incident: Incident, now: Assessment) -> str:
+def summary_text(incident: Incident, now: Assessment, course: IncidentCourse) -> str:
     """Tell people who decide, in a few sentences."""
-    over = f"It is resolved: {incident.fix}" if incident.resolved_at else f"It is {incident.state}."
-    cause = f"The cause was: {incident.cause}" if incident.cause else "The cause is not known yet."
+    over = f"It is resolved: {_sentence(incident.fix)}" if incident.resolved_at else f"It is {incident.state}."
+    cause = f"The cause was: {_sentence(incident.cause)}" if incident.cause else "The cause is not known yet."
     return (
         f"# {incident.number}: {incident.title}\n\n"
         f"Severity {incident.severity}, opened {incident.opened_at}, {_duration(incident.seconds)} long. "
         f"{over} {cause}\n\n"
-        f"- Impact: {'; '.join(now.impact)}\n- Scope: {'; '.join(now.scope)}\n- Data: {'; '.join(now.data_risk)}\n"
+        f"## Impact\n\n{_list(course.lines(now))}\n## Data\n\n{_list(course.data(now))}"
     )
 
 
 def statuspage_text(incident: Incident, now: Assessment) -> str:
-    """Tell people outside: no names of machines or causes, only what they notice."""
+    """Tell people outside: no names of machines or causes, only what they notice; an alert's words are for us."""
+    title = "e-mail is processed late" if incident.alert else incident.title
     if incident.resolved_at:
         return (
-            f"Resolved: {incident.title}\n\nFrom {incident.opened_at} to {incident.resolved_at} (UTC) mail was "
+            f"Resolved: {title}\n\nFrom {incident.opened_at} to {incident.resolved_at} (UTC) mail was "
             "processed late or not at all. It works again; mail that arrived meanwhile has stayed on the mail server "
             "and is processed now.\n"
         )
     state = "Investigating" if incident.state == "open" else "Identified"
     noticed = "mail may be processed late" if now.level != "CRITICAL" else "mail is processed late or not at all"
     return (
-        f"{state}: {incident.title}\n\nSince {incident.opened_at} (UTC) {noticed}. Mail stays on the mail server until "
+        f"{state}: {title}\n\nSince {incident.opened_at} (UTC) {noticed}. Mail stays on the mail server until "
         f"it is processed. {_next_update(incident)}\n"
     )
 
 
-def postmortem_text(incident: Incident, now: Assessment, moments: Sequence[TimelineEntry]) -> str:
+def postmortem_text(
+    incident: Incident, now: Assessment, course: IncidentCourse, moments: Sequence[TimelineEntry]
+) -> str:
     """Write the post-mortem: blameless, with the timeline, to be discussed within 24 hours."""
     due = datetime.fromisoformat(incident.resolved_at or incident.opened_at) + timedelta(hours=24)
     rows = "".join(f"| {each.at:%Y-%m-%d %H:%M:%S} | {_cell(each.source)} | {_cell(each.text)} |\n" for each in moments)
@@ -74,7 +77,7 @@ def postmortem_text(incident: Incident, now: Assessment, moments: Sequence[Timel
         f"| Date | Severity | Duration | Time to acknowledge | State |\n|---|---|---|---|---|\n"
         f"| {incident.opened_at} | {incident.severity} | {_duration(incident.seconds)} | {answered} "
         f"| {incident.state} |\n\n"
-        f"## Impact\n\n{_list([*now.impact, *now.scope])}\n## Data\n\n{_list(now.data_risk)}\n"
+        f"## Impact\n\n{_list(course.lines(now))}\n## Data\n\n{_list(course.data(now))}\n"
         f"## Root cause\n\n{incident.cause or 'Not known: the incident is not resolved.'}\n\n"
         f"## Resolution\n\n{incident.fix or 'None yet.'}\n\n"
         f"## Contributing factors\n\n{_list(incident.texts('factor'))}\n"
@@ -122,6 +125,10 @@ def _next_update(incident: Incident) -> str:
 
 def _list(items: Sequence[str], *, box: bool = False) -> str:
     return "".join(f"- {'[ ] ' if box else ''}{item}\n" for item in items) or "None was recorded.\n"
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def _cell(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -29,7 +29,7 @@ EVENTS = {
         "alert_received",
         "lease_changed",
     ),
-    *("imap_uidvalidity_changed", "fetching_held", "mailbox_reconciled"),
+    *("imap_uidvalidity_changed", "fetching_held", "mailbox_reconciled", "dependency_probed", "imap_connected"),
 }
 DETAILS = (
     "alert",
@@ -39,6 +39,8 @@ DETAILS = (
     "firing",
     "message",
     "reason",
+    "dependency",
+    "ok",
     "breaker",
     "old",
     "new",
@@ -48,6 +50,7 @@ DETAILS = (
     "error_type",
     "suppressed",
     # of orders
+    "section",
     "component",
     "name",
     "value",
@@ -59,6 +62,7 @@ DETAILS = (
     "until",
     "repaired",
 )
+OF_EVERY_RECORD = {"component", "level"}  # of the log, where they tell nothing; of an order they do
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,9 @@ def _logged(log_dir: Path, since: datetime) -> Iterator[TimelineEntry]:
     for record in read_records(log_dir, LogFilter(since, "INFO"), gaps):
         if record.get("event") in EVENTS:
             yield TimelineEntry(
-                _when(record), str(record.get("instance", "log")), f"{record['event']} {_details(record)}".strip()
+                _when(record),
+                str(record.get("instance", "log")),
+                f"{record['event']} {_details(record, but=OF_EVERY_RECORD)}".strip(),
             )
     for gap in gaps:
         yield TimelineEntry(since, "log", f"not read: {gap}")
@@ -120,8 +126,9 @@ def _orders(log_dir: Path) -> Iterator[TimelineEntry]:
         yield TimelineEntry(datetime.now(UTC), "audit", f"the audit log cannot be read: {error}")
 
 
-def _details(record: dict[str, Any]) -> str:
-    return " ".join(f"{name}={record[name]}" for name in DETAILS if record.get(name) not in (None, "", 0, []))
+def _details(record: dict[str, Any], but: Collection[str] = ()) -> str:
+    names = (name for name in DETAILS if name not in but)
+    return " ".join(f"{name}={record[name]}" for name in names if record.get(name) not in (None, "", 0, []))
 
 
 def _when(record: dict[str, Any]) -> datetime:

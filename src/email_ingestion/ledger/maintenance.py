@@ -113,6 +113,23 @@ def delivery_seconds(url: str, since: datetime, limit: int = 100_000) -> list[fl
         return [max(0.0, (processed - arrived).total_seconds()) for arrived, processed in rows]
 
 
+def delivery_seconds_by_account(
+    url: str, since: datetime, until: datetime, limit: int = 100_000
+) -> dict[str, list[float]]:
+    """Return by account how long messages took that arrived in this time, as `delivery_seconds` does."""
+    found: dict[str, list[float]] = {}
+    with _open(url) as connection:
+        rows = connection.execute(
+            select(emails.c.account, emails.c.internaldate, emails.c.processed_at)
+            .where(emails.c.internaldate >= since, emails.c.internaldate <= until)
+            .order_by(emails.c.internaldate.desc())
+            .limit(limit)
+        )
+        for account, arrived, processed in rows:
+            found.setdefault(account, []).append(max(0.0, (processed - arrived).total_seconds()))
+    return found
+
+
 def database_load(url: str) -> dict[str, Any]:
     """Return how busy the database is: seconds of a transaction, and of a server also connections, queries and locks.
 

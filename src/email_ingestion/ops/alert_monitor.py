@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -26,11 +26,11 @@ from email_ingestion.ops.alert_silences import SILENCES_FILE, Silence, end_silen
 from email_ingestion.ops.alert_thresholds import CurrentThresholds, alert_thresholds
 from email_ingestion.ops.builtin_alerts import (
     ALERT_RULES,
-    CONSEQUENCES,
     PAUSE_CONSEQUENCES,
     RUNBOOK,
     AlertRule,
     MetricsSnapshot,
+    is_consequence,
     rule_of,
 )
 from email_ingestion.ops.incident_opener import IncidentOpener
@@ -218,12 +218,13 @@ def _raise(error: Exception) -> None:
 
 def _active_alerts(previous: MetricsSnapshot, current: MetricsSnapshot, runbook: str) -> Iterator[ActiveAlert]:
     found = {rule: rule.condition(previous, current) for rule in ALERT_RULES}
-    inhibited = {name for rule, sentences in found.items() if sentences for name in CONSEQUENCES.get(rule.name, ())}
-    if previous.value("paused") or current.value("paused"):  # after a pause the first synchronization is awaited
-        inhibited |= PAUSE_CONSEQUENCES
+    causes = [(rule.name, subject) for rule, sentences in found.items() for subject in sentences]
+    # After a pause the first synchronization is awaited.
+    paused = PAUSE_CONSEQUENCES if previous.value("paused") or current.value("paused") else set()
     for rule, sentences in found.items():
         for subject, sentence in sentences.items():
-            yield ActiveAlert(rule, subject, sentence, rule.name in inhibited, runbook)
+            alert = ActiveAlert(rule, subject, sentence, inhibited=rule.name in paused, runbook=runbook)
+            yield replace(alert, inhibited=alert.inhibited or any(is_consequence(alert.key, *each) for each in causes))
 
 
 def _notification(due: Mapping[str, ActiveAlert], resolved: Sequence[str]) -> Notification:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from prometheus_client.core import Metric
 
@@ -14,6 +16,7 @@ from email_ingestion.ops.metric_factory import PREFIX
 
 RUNBOOK = "http://localhost:8080/runbooks/incident_response"  # where RUNBOOK_BASE_URL is not set
 DAY = 86_400.0
+REDIS_DOWN = "Redis is down or refuses writes: email-ingestion doctor says which"
 
 
 class MetricsSnapshot:
@@ -89,6 +92,12 @@ def _ending(name: str, label: str, threshold: str, sentence: str) -> AlertCondit
         return {key: sentence.format(key, max(0.0, seconds / DAY)) for key, seconds in left.items() if seconds < limit}
 
     return condition
+
+
+def _unreachable(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
+    servers = current.by_label("imap_up", "account").items()
+    sentence = "the mail server of account {} cannot be used: email-ingestion doctor says why"
+    return {account: sentence.format(account) for account, is_up in servers if not is_up}
 
 
 def _reauthorize(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
@@ -200,7 +209,7 @@ def _slow_dependencies(_previous: MetricsSnapshot, current: MetricsSnapshot) -> 
 
 MINIMAL = 2  # the level of degradation from which mail goes into the database only
 ALERT_RULES = (
-    AlertRule("RedisDown", "P1", "21-redis-down", _below("dependency_up", "Redis is down", dependency="redis")),
+    AlertRule("RedisDown", "P1", "21-redis-down", _below("dependency_up", REDIS_DOWN, dependency="redis")),
     AlertRule("NoWorkers", "P1", "26-worker-crash-or-oom", _no_workers),
     AlertRule("ProcessMissing", "P2", "26-worker-crash-or-oom", _missing_processes, evaluations=2),
     AlertRule("DiskFull", "P1", "210-disk", _disks),
@@ -208,7 +217,7 @@ ALERT_RULES = (
         "ImapUnreachable",
         "P2",
         "22-imap-unreachable",
-        _below("dependency_up", "the mail server cannot be reached", dependency="imap"),
+        _unreachable,
     ),
     AlertRule(
         "MailboxSilent",
@@ -341,21 +350,33 @@ ALERT_RULES = (
     ),
 )
 _LONG_RUNNING = {"LongRunningMessageWarning", "LongRunningMessageCritical"}
-# An active cause inhibits its consequences, as in config/alertmanager.yml.
+_OF_CREDENTIALS = {
+    *("CircuitBreakerOpen/imap*", "CircuitBreakerOpen/oauth2", "ConsentEnding/{}", "MailboxSilent/{}"),
+    "FreshnessBudgetBurn/{}",
+}
+# An active cause inhibits its consequences, as in config/alertmanager.yml: alerts of these names, or with these keys.
+# In a key `{}` is what the cause is about, for trouble of one account must not hide that of another.
 CONSEQUENCES = {
-    "RedisDown": {"CircuitBreakerOpen", "MailboxSilent", "FreshnessBudgetBurn"},
-    "NoWorkers": {"ProcessMissing", "QueueBacklogCritical", "PendingStuck", "FreshnessBudgetBurn", *_LONG_RUNNING},
+    "RedisDown": {"CircuitBreakerOpen/redis", "MailboxSilent", "FreshnessBudgetBurn"},
+    "NoWorkers": {"ProcessMissing/worker", "QueueBacklogCritical", "PendingStuck", "FreshnessBudgetBurn"}
+    | _LONG_RUNNING,
     "PendingStuck": _LONG_RUNNING,
     "LongRunningMessageCritical": {"LongRunningMessageWarning"},
-    "CertificateEndingSoon": {"CertificateEnding"},
-    "ImapUnreachable": {"CircuitBreakerOpen", "MailboxSilent", "FreshnessBudgetBurn"},
-    "ReauthRequired": {"CircuitBreakerOpen", "MailboxSilent", "FreshnessBudgetBurn"},
-    "ClientRefused": {"CircuitBreakerOpen", "MailboxSilent", "FreshnessBudgetBurn"},
-    "MailboxSilent": {"FreshnessBudgetBurn"},
-    "SinkStuck": {"SinkLate"},
+    "CertificateEndingSoon": {"CertificateEnding/{}"},
+    "ImapUnreachable": {"CircuitBreakerOpen/imap*", "MailboxSilent/{}", "FreshnessBudgetBurn/{}"},
+    "ReauthRequired": _OF_CREDENTIALS,
+    "ClientRefused": _OF_CREDENTIALS,
+    "MailboxSilent": {"FreshnessBudgetBurn/{}"},
+    "SinkStuck": {"SinkLate/{}"},
     "QueueBacklogCritical": {"FreshnessBudgetBurn"},
 }
 PAUSE_CONSEQUENCES = {"MailboxSilent", "FreshnessBudgetBurn"}  # the alerts that a paused producer brings about
+
+
+def is_consequence(key: str, cause: str, subject: str) -> bool:
+    """Tell whether an alert is brought about by that of the name `cause`, which is about `subject`."""
+    of_this = (each.replace("{}", glob.escape(subject)) for each in CONSEQUENCES.get(cause, ()))
+    return any(fnmatchcase(key if "/" in each else key.partition("/")[0], each) for each in of_this)
 
 
 def rule_of(key: str) -> AlertRule | None:

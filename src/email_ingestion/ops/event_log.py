@@ -150,7 +150,7 @@ class EventLogger:
         self._stdlib = logging.getLogger("email_ingestion.events")
         self._repeats = RepeatLimiter(REPEAT_SECONDS, clock)
         self._aggregator = LogAggregator(clock)
-        self._down: set[str] = set()
+        self._down: set[tuple[str, str | None]] = set()
 
     def __call__(self, event: Event) -> None:
         """Observe an event."""
@@ -172,11 +172,12 @@ class EventLogger:
 
     def _level(self, event: Event, rule: LogRule) -> int:
         if isinstance(event, events.Probed):
-            if event.ok and event.dependency in self._down:
-                self._down.discard(event.dependency)
+            probed = event.dependency, event.account
+            if event.ok and probed in self._down:
+                self._down.discard(probed)
                 return INFO  # it is back: worth a line, unlike every other good answer
             if not event.ok:
-                self._down.add(event.dependency)
+                self._down.add(probed)
         return rule.level if isinstance(rule.level, int) else rule.level(event)
 
 

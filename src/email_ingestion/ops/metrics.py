@@ -61,6 +61,7 @@ class Metrics:
         self._names = names
         self._loops, self._breakers = set(names.loops), set(names.breakers)
         self._tripped: set[str] = set()  # dependencies whose breaker has opened by itself
+        self._unreachable: set[str] = set()  # accounts whose mail server failed at their last look at it
         self._clock = clock
         self._reactions: dict[type[Event], list[Callable[[Any], None]]] = defaultdict(list)
         self._describe_process(factory, identity)
@@ -144,7 +145,8 @@ class Metrics:
             events.LoopFailed: self._loop_failed,
             events.Probed: self._probed,
             events.RedisFailed: self._redis_failed,
-            events.NeedsOperator: self._needs_operator,
+            events.NeedsOperator: lambda event: self._forget_server(event.account),
+            events.LeaseChanged: lambda event: self._forget_server(event.account) if event.holder else None,
             events.BreakerChanged: self._breaker_changed,
             events.DeadLettered: lambda event: dead.labels(event.reason).inc(),
             events.Administered: lambda event: orders.labels(event.action, event.outcome).inc(),
@@ -165,6 +167,7 @@ class Metrics:
             self._breakers.add(f"imap:{event.account}")
         elif event.change in {"paused", "removed"}:
             self._loops.discard(loop)
+            self._forget_server(event.account)
             with suppress(KeyError):
                 self._last_ticks.remove(loop)
 
@@ -175,7 +178,9 @@ class Metrics:
 
     def _probed(self, event: events.Probed) -> None:
         dependency = label_value(event.dependency, self._names.dependencies)
-        self._up.labels(dependency).set(event.ok)
+        if event.account:  # another account's server may answer
+            (self._unreachable.discard if event.ok else self._unreachable.add)(event.account)
+        self._up.labels(dependency).set(event.ok and not (event.account and self._unreachable))
         if event.ok and event.dependency != "imap":  # whose probe is a whole look at the mailbox
             self._response.labels(dependency).set(event.seconds)
 
@@ -187,10 +192,12 @@ class Metrics:
         if is_redis_failure(event.error):
             self._up.labels("redis").set(0)
 
-    def _needs_operator(self, _event: events.NeedsOperator) -> None:
-        """Forget whether the mail server answers: nobody connects while an account waits for an operator."""
-        with suppress(KeyError):
-            self._up.remove("imap")
+    def _forget_server(self, account: str) -> None:
+        """Forget whether the mail server of an account answers: nobody connects for it now."""
+        self._unreachable.discard(account)
+        if not self._unreachable:  # else another account's is known to fail
+            with suppress(KeyError):
+                self._up.remove("imap")
 
     def _breaker_changed(self, event: events.BreakerChanged) -> None:
         self._transitions.labels(label_value(event.name, self._breakers), event.new.lower()).inc()
@@ -199,7 +206,7 @@ class Metrics:
             self._up.labels(event.name).set(0)
         elif event.new == "CLOSED" and event.name in self._tripped:  # its trials have succeeded
             self._tripped.discard(event.name)
-            self._up.labels(event.name).set(1)
+            self._up.labels(event.name).set(not (event.name == "imap" and self._unreachable))
 
 
 def _component_metrics(

@@ -60,6 +60,7 @@ class ProcessState:
         self.draining: str | None = None
         self.paused_accounts: dict[str, str] = {}  # account -> why nothing is fetched for it now
         self.account_problems: dict[str, str] = {}  # account -> what is wrong with it now
+        self._server_failures: dict[str, Exception] = {}  # account -> why its mail server failed at the last look
         self.loop_failures: dict[str, LoopFailure] = {}
         self.sink_problems: dict[str, str] = {}  # sink -> what is wrong with its calls now
         self.sink_calls: dict[str, tuple[tuple[str, float], ...]] = {}  # sink -> messages and since when, Unix seconds
@@ -77,11 +78,28 @@ class ProcessState:
             handler(self, event)
 
     def probed(self, event: events.Probed) -> None:
-        """Keep the result of a probe."""
+        """Keep the result of a probe; the mail servers are well when those of all accounts are."""
         known = self.checks.get(event.dependency)
-        if known:
-            took = round(event.seconds * 1000, 3)
+        if known is None:
+            return
+        took = round(event.seconds * 1000, 3)
+        if event.account is None:
             self._check(known, took, event.error, ok=event.ok)
+            return
+        failed = self._server_failures
+        before = failed.pop(event.account, None)
+        if event.error is not None:  # an open breaker does not replace the real cause
+            failed[event.account] = before if before and isinstance(event.error, CircuitBreakerError) else event.error
+        self._check(known, took, next(iter(failed.values()), None), ok=not failed)
+
+    def _forget_server(self, account: str) -> None:
+        """Forget whether the mail server of an account answers: nobody connects for it now."""
+        known = self.checks.get("imap")
+        if self._server_failures.pop(account, None) is not None and known:
+            if self._server_failures:
+                self._check(known, None, next(iter(self._server_failures.values())), ok=False)
+            else:
+                self.checks["imap"] = Check(known.name, known.critical)
 
     def breaker_changed(self, event: events.BreakerChanged) -> None:
         """Mark a dependency whose breaker opened as unhealthy, since it is not probed while the breaker is open."""
@@ -89,7 +107,8 @@ class ProcessState:
         if known and event.error:
             self._check(known, None, event.error, ok=False)
         elif known and event.new == "CLOSED" and known.status == "unhealthy":  # its trials have succeeded
-            self._check(known, None, None, ok=True)
+            failed = next(iter(self._server_failures.values()), None) if event.name == "imap" else None
+            self._check(known, None, failed, ok=failed is None)
 
     def redis_failed(self, event: events.RedisFailed) -> None:
         """Mark Redis as unhealthy before the next probe finds out; an open breaker does not replace the real cause."""
@@ -140,6 +159,8 @@ class ProcessState:
     def account_failed(self, event: events.ConnectionFailed | events.NeedsOperator | events.TokenRefreshFailed) -> None:
         """Keep the problem of an account."""
         self.account_problems[event.account] = describe_error(event.error)
+        if isinstance(event, events.NeedsOperator):
+            self._forget_server(event.account)
         refused = isinstance(event, events.TokenRefreshFailed) and event.permanent
         if isinstance(event.error, OAuth2AuthenticationError) and event.error.is_of_client:
             self.account(event.account, reauth_required=False, authorization="client refused")
@@ -186,6 +207,8 @@ class ProcessState:
             return
         for known in (self.account_problems, self.paused_accounts):
             known.pop(event.account, None)
+        if event.change in {"paused", "removed"}:
+            self._forget_server(event.account)
         self.loop_failures.pop(f"watch:{event.account}", None)
         if event.change == "removed":
             self.accounts.pop(event.account, None)
@@ -196,6 +219,7 @@ class ProcessState:
     def lease_changed(self, event: events.LeaseChanged) -> None:
         """Forget an account's problems and numbers when another process reads it from now on."""
         if event.holder:
+            self._forget_server(event.account)
             self.account_problems.pop(event.account, None)
             self.paused_accounts.pop(event.account, None)
             self.account(event.account, backlog=None, last_success=None, quarantine={})

@@ -41,6 +41,7 @@ class ProducerMetrics:
         return {
             events.Published: lambda event: self._produced.inc(event.count),
             events.Skipped: lambda event: self._skipped.labels(event.reason).inc(event.count),
+            events.Probed: self._probed,
             events.Connected: self._connected,
             events.ConnectionFailed: self._failed,
             events.SessionEnded: lambda _event: self._incidents.labels("session_ended").inc(),
@@ -83,6 +84,11 @@ class ProducerMetrics:
         self._success = factory.gauge(
             "imap_last_success_timestamp_seconds", "Unix time of the last successful synchronization.", "account"
         )
+        self._up = factory.gauge(
+            "imap_up",
+            "Whether the mail server of the account served it at the last look (1) or failed (0).",
+            "account",
+        )
         self._backlog = factory.gauge(
             "imap_backlog_messages", "Messages on the server above the cursor at the last synchronization.", "account"
         )
@@ -108,6 +114,11 @@ class ProducerMetrics:
         self._locked_out = factory.gauge(
             "imap_locked_out_until_timestamp_seconds",
             "Unix time until which the server refuses; 0 if not.",
+            "account",
+        )
+        self._throttled = factory.gauge(
+            "imap_throttled_timestamp_seconds",
+            "Unix time at which the server last refused a connection or login because it throttles.",
             "account",
         )
         self._slowed = factory.gauge(
@@ -206,6 +217,10 @@ class ProducerMetrics:
     def _account(self, event: Any) -> str:
         return label_value(event.account, self._accounts)
 
+    def _probed(self, event: events.Probed) -> None:
+        if event.account:
+            self._up.labels(self._account(event)).set(event.ok)
+
     def _connected(self, event: events.Connected) -> None:
         self._connections.labels("connected").inc()
         self._reauth.labels(self._account(event)).set(0)
@@ -213,6 +228,8 @@ class ProducerMetrics:
     def _failed(self, event: events.ConnectionFailed) -> None:
         result = _result(event.error)
         self._connections.labels(result).inc()
+        if result == "throttled":
+            self._throttled.labels(self._account(event)).set(self._clock())
         if result != "refused":  # then an operator is needed, which is counted there
             kind = "locked_out" if isinstance(event.error, IMAPLockedOut) else result
             self._incidents.labels("transient" if kind == "failed" else kind).inc()
@@ -247,7 +264,7 @@ class ProducerMetrics:
         if event.holder:
             self._freshness.forget(account)
             self._quarantines.pop(account, None)
-            for gauge in (self._success, self._backlog, self._quarantine, self._accepted):
+            for gauge in (self._success, self._up, self._backlog, self._quarantine, self._accepted):
                 with suppress(KeyError):
                     gauge.remove(account)
 
@@ -268,7 +285,8 @@ class ProducerMetrics:
         for key in [key for key in self._missing if key[0] == account]:
             del self._missing[key]
         one_label = (
-            *(self._success, self._backlog, self._lease, self._history, self._budget, self._locked_out),
+            *(self._success, self._up, self._backlog, self._lease, self._history, self._budget, self._locked_out),
+            self._throttled,
             *(self._slowed, self._quarantine, self._accepted, self._expiry, self._reauth, self._consent),
         )
         for gauge in one_label:
@@ -306,6 +324,8 @@ class ProducerMetrics:
 
     def _needs_operator(self, event: events.NeedsOperator) -> None:
         self._incidents.labels("operator").inc()
+        with suppress(KeyError):  # nobody connects meanwhile
+            self._up.remove(self._account(event))
         if isinstance(event.error, OAuth2AuthenticationError):
             self._refuse(event)
 

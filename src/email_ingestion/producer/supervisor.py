@@ -119,7 +119,8 @@ class WatcherSupervisor:
 
     def _report_unwell(self, what: str, seconds: float) -> None:
         """Announce that the mail server is of no use, until the next synchronization succeeds."""
-        self._observe(Probed("imap", ok=False, seconds=seconds, error=IMAPConnectionError(what)))
+        error = IMAPConnectionError(what)
+        self._observe(Probed("imap", ok=False, seconds=seconds, error=error, account=self._account))
 
     def _start_watcher(self) -> threading.Thread | None:
         with self._lock:

@@ -299,7 +299,8 @@ class Watcher:
 
     def _succeeded(self, started: float, connection: ImapMailbox) -> None:
         self._backoff.reset()
-        self._observe(Probed("imap", ok=True, seconds=time.monotonic() - started, error=None))
+        seconds = time.monotonic() - started
+        self._observe(Probed("imap", ok=True, seconds=seconds, error=None, account=self._account.name))
         self._connector.report(connection)
         if connection.throttle_delay != self._slowed:
             self._slowed = connection.throttle_delay
@@ -460,14 +461,18 @@ class Watcher:
             return
         if isinstance(error, (AuthenticationFailed, IMAPConnectionError)):
             self._observe(ConnectionFailed(account, error, delay.seconds))
-        if isinstance(error, IMAPConnectionError):
-            self._observe(Probed("imap", ok=False, seconds=0.0, error=error))
+        if isinstance(error, IMAPConnectionError) or self._is_server_spared(error):
+            self._observe(Probed("imap", ok=False, seconds=0.0, error=error, account=account))
         if delay.kind == "operator":
             if isinstance(error, ConfigurationError) and not self._backoff.ever_succeeded:
                 self._give_up(error)
             self._observe(NeedsOperator(account, error))
         elif not isinstance(error, (AuthenticationFailed, IMAPConnectionError, CircuitBreakerError, TokenRefreshError)):
             self._observe(LoopFailed(self._loop, error, delay.seconds))
+
+    def _is_server_spared(self, error: EmailIngestionError) -> bool:
+        """Tell whether the mail server is not asked because it failed, perhaps for another account on it."""
+        return isinstance(error, CircuitBreakerError) and error.name == self._imap.name and not self._imap.is_forced
 
     def _pause(self, seconds: float, *, until_changed: bool = False) -> bool:
         """Wait and tick, for a long pause is no stall. With `until_changed` other credentials end it: then True.

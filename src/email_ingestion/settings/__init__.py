@@ -25,6 +25,7 @@ from email_ingestion.settings.sources import (
     names_in_use,
     notify_socket,
     toml_has_secrets,
+    trust,
     value_files,
 )
 
@@ -54,13 +55,16 @@ def load_settings(**overrides: Any) -> Settings:
     """
     try:
         refuse_unknown(names_in_use(Settings), {name.upper() for name in Settings.model_fields})
-        return Settings(**overrides)
+        settings = Settings(**overrides)
     except ValidationError as error:
         raise ConfigurationError(explain_validation(error)) from error
     except OSError as error:
         raise ConfigurationError(f"cannot read {error.filename}: {error.strerror}") from error
     except ValueError as error:  # a broken TOML file
         raise ConfigurationError(f"{TOML}: {error}") from error
+    if settings.ssl_cert_file:
+        trust(settings.ssl_cert_file)
+    return settings
 
 
 def settings_files() -> list[Path]:

@@ -109,6 +109,10 @@ class Settings(BaseSettings):
     imap_host: str = Field(default="imap.gmail.com", description="IMAP server")
     imap_port: int = Field(default=993, ge=1, le=65535, description="TCP port of the IMAP server")
     imap_tls: bool = Field(default=True, description="implicit TLS; false only for a server on this machine")
+    ssl_cert_file: Path | None = Field(
+        default=None,
+        description="PEM file of the authorities that are trusted in the place of the system's, by TLS with any server",
+    )
     imap_user: str = Field(default="", description="the account's address")
     imap_auth: Literal["oauth2", "password"] = Field(
         default="oauth2", description="oauth2, or password for app passwords"

@@ -13,6 +13,8 @@ from email_ingestion.errors import ConfigurationError
 
 DOTENV = Path(".env")
 TOML = Path("config/settings.toml")
+TRUST = "SSL_CERT_FILE"
+_set_here: set[str] = set()  # variables that were not in the environment at the start of this process
 # Written by `start.sh --sandbox`, removed by `stop.sh`: while the sandbox runs, every command uses it.
 SANDBOX_PROFILE = Path("data/sandbox.env")
 
@@ -53,7 +55,7 @@ def names_in_use(settings_cls: type[BaseSettings]) -> dict[str, str]:
         if path.exists():
             source = DotEnvSettingsSource(settings_cls, env_file=path)
             places |= {name.upper(): str(path) for name in source.env_vars}
-    return places | dict.fromkeys(map(str.upper, os.environ), "the environment")
+    return places | dict.fromkeys(map(str.upper, environment()), "the environment")
 
 
 def value_files(settings_cls: type[BaseSettings]) -> list[Path]:
@@ -80,9 +82,21 @@ def origins(settings_cls: type[BaseSettings]) -> dict[str, str]:
     return {name: place for name, place in names_in_use(settings_cls).items() if os.environ.get(name) != ""}
 
 
+def trust(authorities: Path) -> None:
+    """Have OpenSSL trust the authorities of this file, and no others. Raises ConfigurationError.
+
+    It reads a variable of that name, so one of the environment needs nothing more.
+    """
+    if not os.access(authorities, os.R_OK):
+        raise ConfigurationError(f"{TRUST}: cannot read {authorities}")
+    if TRUST not in os.environ:
+        os.environ[TRUST] = str(authorities)
+        _set_here.add(TRUST)
+
+
 def environment() -> dict[str, str]:
-    """Return a copy of the process environment, for a child process."""
-    return dict(os.environ)
+    """Return a copy of the environment this process was given, for a child process: it reads `.env` itself."""
+    return {name: value for name, value in os.environ.items() if name not in _set_here}
 
 
 def notify_socket() -> str | None:

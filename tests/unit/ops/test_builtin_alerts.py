@@ -21,7 +21,7 @@ from email_ingestion.ops.alert_channels import AlertChannels, configured_channel
 from email_ingestion.ops.alert_monitor import REPEAT_SECONDS, ActiveAlert, AlertMonitor, MonitorFiles
 from email_ingestion.ops.alert_silences import Silence, add_silence, read_silences
 from email_ingestion.ops.alert_thresholds import CurrentThresholds, alert_thresholds
-from email_ingestion.ops.builtin_alerts import ALERT_RULES, CONSEQUENCES, RUNBOOK
+from email_ingestion.ops.builtin_alerts import ALERT_RULES, CONSEQUENCES, REDIS_DOWN, RUNBOOK
 from email_ingestion.ops.collectors import OverrideGauges
 from email_ingestion.ops.contacts import Contact, Contacts, read_contacts
 from email_ingestion.ops.metrics import Metrics
@@ -101,7 +101,7 @@ def test_nobody_is_told_of_a_healthy_system(watched: Watched) -> None:
 
 def test_a_fault_is_told_once_then_that_it_is_over(watched: Watched) -> None:
     watched.probe("redis", ok=False)
-    assert watched.evaluate(times=5) == ["email-ingestion: [P1] Redis is down"]
+    assert watched.evaluate(times=5) == [f"email-ingestion: [P1] {REDIS_DOWN}"]
     assert f"{RUNBOOK}#21-redis-down" in watched.sent[-1].body
     watched.probe("redis", ok=True)
     assert watched.evaluate(times=3) == ["email-ingestion: over: RedisDown"]
@@ -110,7 +110,7 @@ def test_a_fault_is_told_once_then_that_it_is_over(watched: Watched) -> None:
 def test_a_fault_that_stays_is_told_again_once_a_day(watched: Watched) -> None:
     watched.probe("redis", ok=False)
     looks = int(2.5 * REPEAT_SECONDS / 1800)
-    assert watched.evaluate(after=1800, times=looks) == ["email-ingestion: [P1] Redis is down"] * 3
+    assert watched.evaluate(after=1800, times=looks) == [f"email-ingestion: [P1] {REDIS_DOWN}"] * 3
 
 
 def test_what_may_pass_is_told_at_the_second_look(watched: Watched) -> None:
@@ -123,16 +123,16 @@ def test_faults_of_one_look_are_one_notice_without_their_consequences(watched: W
     watched.probe("redis", ok=False)
     watched.breaker.state = "OPEN"
     watched.metrics(events.NeedsOperator("second", errors.OAuth2AuthenticationError("revoked")))
-    assert watched.evaluate(times=3) == ["email-ingestion: [P1] Redis is down (and 1 more)"]
+    assert watched.evaluate(times=3) == [f"email-ingestion: [P1] {REDIS_DOWN} (and 1 more)"]
     assert "circuit breaker" not in watched.sent[0].body
     assert "account second must be authorized again" in watched.sent[0].body
 
 
 def test_what_was_told_is_not_over_because_its_cause_shows(watched: Watched) -> None:
-    watched.breaker.state = "OPEN"
-    assert watched.evaluate(times=2) == ["email-ingestion: [P2] circuit breaker imap is open"]
+    watched.breaker.name, watched.breaker.state = "redis", "OPEN"
+    assert watched.evaluate(times=2) == ["email-ingestion: [P2] circuit breaker redis is open"]
     watched.probe("redis", ok=False)
-    assert watched.evaluate() == ["email-ingestion: [P1] Redis is down"]
+    assert watched.evaluate() == [f"email-ingestion: [P1] {REDIS_DOWN}"]
 
 
 def test_a_second_account_with_the_same_trouble_is_news(watched: Watched) -> None:
@@ -154,7 +154,7 @@ def test_a_memory_that_cannot_be_read_tells_again(watched: Watched) -> None:
     watched.evaluate()
     watched.state_file.write_text("[1")
     watched.restart()
-    assert watched.evaluate() == ["email-ingestion: [P1] Redis is down"]
+    assert watched.evaluate() == [f"email-ingestion: [P1] {REDIS_DOWN}"]
 
 
 def test_a_full_disk_is_told_though_nothing_can_be_written(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +166,7 @@ def test_a_full_disk_is_told_though_nothing_can_be_written(watched: Watched, mon
     for _ in range(3):
         with pytest.raises(errors.ConfigurationError, match="No space left"):
             watched.evaluate()
-    assert [notification.title for notification in watched.sent] == ["email-ingestion: [P1] Redis is down"]
+    assert [notification.title for notification in watched.sent] == [f"email-ingestion: [P1] {REDIS_DOWN}"]
     assert [alert.key for alert in watched.opened] == ["RedisDown"]
 
 
@@ -175,7 +175,7 @@ def test_silences_that_cannot_be_read_silence_nothing(watched: Watched) -> None:
     watched.probe("redis", ok=False)
     with pytest.raises(errors.OperationFailed, match="move it away"):
         watched.evaluate()
-    assert [notification.title for notification in watched.sent] == ["email-ingestion: [P1] Redis is down"]
+    assert [notification.title for notification in watched.sent] == [f"email-ingestion: [P1] {REDIS_DOWN}"]
 
 
 def test_what_did_not_get_through_is_told_at_the_next_look(watched: Watched) -> None:
@@ -183,7 +183,7 @@ def test_what_did_not_get_through_is_told_at_the_next_look(watched: Watched) -> 
     watched.reachable = False
     assert watched.evaluate(times=2) == []
     watched.reachable = True
-    assert watched.evaluate() == ["email-ingestion: [P1] Redis is down"]
+    assert watched.evaluate() == [f"email-ingestion: [P1] {REDIS_DOWN}"]
 
 
 def test_workers_that_were_stopped_on_purpose_are_not_missed_and_dead_ones_are(watched: Watched) -> None:
@@ -258,7 +258,40 @@ def test_rules_thresholds_and_priorities_are_those_of_the_alerts() -> None:
     read = {f"email_ingestion:threshold:{name}": value for name, value in alert_thresholds().items()}
     assert read == {name: float(value) for name, value in recorded().items() if ":threshold:" in name}
     names = {rule.name for rule in ALERT_RULES}
-    assert set(CONSEQUENCES) | set().union(*CONSEQUENCES.values()) <= names
+    consequences = {each.partition("/")[0] for found in CONSEQUENCES.values() for each in found}
+    assert set(CONSEQUENCES) | consequences <= names
+
+
+def server_of(account: str, error: Exception | None = None) -> events.Probed:
+    return events.Probed("imap", ok=error is None, seconds=0.0, error=error, account=account)
+
+
+def test_trouble_of_one_account_hides_none_of_another(watched: Watched) -> None:
+    def trouble(account: str) -> None:
+        watched.metrics(events.Synced(account, "INBOX", 1, 1, 0, 0.0))
+        watched.clock.now += 700
+
+    for account in ("default", "second"):
+        trouble(account)
+    watched.metrics(events.NeedsOperator("default", errors.OAuth2AuthenticationError("revoked")))
+    watched.metrics(server_of("second", errors.IMAPConnectionError("certificate")))
+    watched.metrics(server_of("default"))
+    watched.breaker = FakeBreaker("database", "OPEN")
+    watched.clock.now += 700
+    for _ in range(2):
+        watched.monitor.evaluate()
+    shown = {each["alert"]: each["state"] for each in json.loads(watched.files.active.read_text())["alerts"]}
+    assert {name: state for name, state in shown.items() if not name.startswith("Freshness")} == {
+        "ReauthRequired/default": "firing",
+        "MailboxSilent/default": "inhibited",
+        "ImapUnreachable/second": "firing",
+        "MailboxSilent/second": "inhibited",
+        "CircuitBreakerOpen/database": "firing",
+    }
+    watched.metrics(events.NeedsOperator("second", errors.ConfigurationError("IMAP_MAILBOX")))
+    watched.monitor.evaluate()
+    shown = {each["alert"]: each["state"] for each in json.loads(watched.files.active.read_text())["alerts"]}
+    assert (shown["MailboxSilent/default"], shown["MailboxSilent/second"]) == ("inhibited", "firing")
 
 
 def rule(name: str, expression: str) -> str:
@@ -490,7 +523,7 @@ def test_what_somebody_has_in_hand_is_not_told_until_its_time_is_up(watched: Wat
 
 def test_an_incident_is_opened_once_for_an_alert_that_fires_and_not_for_what_is_silenced(watched: Watched) -> None:
     watched.probe("redis", ok=False)
-    watched.breaker.state = "OPEN"
+    watched.breaker.name, watched.breaker.state = "redis", "OPEN"
     watched.evaluate(times=3)
     assert [alert.key for alert in watched.opened] == ["RedisDown"]
     watched.probe("redis", ok=True)
@@ -499,7 +532,7 @@ def test_an_incident_is_opened_once_for_an_alert_that_fires_and_not_for_what_is_
     watched.evaluate(times=2)
     assert [alert.key for alert in watched.opened] == ["RedisDown"]
     watched.evaluate()
-    assert [alert.key for alert in watched.opened] == ["RedisDown", "CircuitBreakerOpen/imap"]
+    assert [alert.key for alert in watched.opened] == ["RedisDown", "CircuitBreakerOpen/redis"]
     assert watched.over == ["RedisDown"]
 
 

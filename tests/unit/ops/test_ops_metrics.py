@@ -224,6 +224,31 @@ def test_a_mail_server_nobody_may_ask_is_neither_up_nor_down(producer: Ops) -> N
     assert series(producer.metrics)["dependency_up{dependency=imap}"] == 1
 
 
+def test_a_mail_server_that_answers_one_account_does_not_hide_that_another_ones_fails(producer: Ops) -> None:
+    def probed(account: str, error: Exception | None = None) -> events.Probed:
+        return events.Probed("imap", ok=error is None, seconds=0.0, error=error, account=account)
+
+    failed, well = probed("second", errors.IMAPConnectionError("the certificate has expired")), probed("default")
+
+    def shown() -> tuple[float | None, float | None, float | None, str]:
+        found = series(producer.metrics)
+        names = ("dependency_up{dependency=imap}", "imap_up{account=default}", "imap_up{account=second}")
+        check = next(each for each in producer.status.report()["checks"] if each["name"] == "imap")
+        return (*map(found.get, names), check["status"])
+
+    for event in (well, failed, well):
+        producer.observe(event)
+    assert shown() == (0, 1, 0, "unhealthy")
+    producer.observe(probed("second", errors.CircuitBreakerError("imap:second", 9)))
+    assert "certificate" in str(producer.status.report()["checks"])
+    producer.observe(events.NeedsOperator("second", errors.ConfigurationError("IMAP_MAILBOX")))
+    producer.observe(well)
+    assert shown() == (1, 1, None, "healthy")
+    producer.observe(failed)
+    producer.observe(events.AccountUpdated("second", "paused"))
+    assert shown()[2:] == (None, "unknown")
+
+
 def test_an_empty_stream_has_no_oldest_entry(worker: Ops) -> None:
     empty = type(READING.stream)(0, 0, 0, None, 0)
     worker.status.collect(lambda: RedisState(empty, READING.dlq, 1, 1, 0))
