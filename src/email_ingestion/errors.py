@@ -38,6 +38,7 @@ import re
 import unicodedata
 
 QUOTED_LENGTH = 200  # characters of a server's words that are shown
+READ_LENGTH = 10 * QUOTED_LENGTH  # and are looked at: what hides addresses takes a time that grows with their square
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC})
 SERVER_SAYS = 'the server says "'  # ends at the next quotation mark
 
@@ -205,7 +206,9 @@ def quote_server(text: str) -> str:
 
     It is safe to log: `ops.redaction` leaves such a quotation as it is.
     """
-    words = "".join(" " if unicodedata.category(letter)[0] in "CZ" else letter for letter in text).replace('"', "'")
+    shortened = text[:READ_LENGTH]
+    words = "".join(" " if unicodedata.category(letter)[0] in "CZ" else letter for letter in shortened)
+    words = words.replace('"', "'")
     words = " ".join(_PAYLOAD.sub("<payload>", _MAIL_ADDRESS.sub("<address>", words)).split())
     shown = words if len(words) <= QUOTED_LENGTH else words[: QUOTED_LENGTH - 1] + "…"
     return f'{SERVER_SAYS}{shown}"' if shown else "the server says nothing more"

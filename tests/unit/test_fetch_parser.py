@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from imapclient.response_parser import parse_fetch_response
 
 from email_ingestion.mailbox.fetch_parser import SALVAGED_FLAGS, parse, parse_fast
-from email_ingestion.mailbox.message_summary import parse_summary, readable_date
+from email_ingestion.mailbox.message_summary import parse_mark_changes, parse_summary, readable_date
 
 GMAIL = (
     rb'3 (X-GM-THRID 1278455344230334866 X-GM-MSGID 1278455344230334865 X-GM-LABELS ("\\Inbox" "\\Sent" M&APY-ller '
@@ -113,3 +113,36 @@ def test_a_date_is_readable_or_none(value: bytes, readable: bool):
     (data,) = parse([b"1 (UID 7 RFC822.SIZE 5 INTERNALDATE %b)" % value]).values()
     assert (readable_date(data[b"INTERNALDATE"]) is not None) is readable
     assert ("internaldate:unreadable" in parse_summary(7, data).defects) is not readable
+
+
+@pytest.mark.parametrize("start", ["(A", "(UID 7 BODY[]", "(UID 7 FLAGS (", '(UID 7 X "'])
+@pytest.mark.parametrize(
+    "part", ["A", "A.", "[]", '"a" UID ', '\\"', "FLAGS (x ", "BODY[] x ", "(", "{1} ", '"\\" ', "1"]
+)
+def test_a_long_line_of_anything_takes_no_hours(start: str, part: str):
+    """If its time grew with the square of the length it would, and keep every thread of the process waiting."""
+    line = f"1 {start}{part * (40_000 // len(part))})".encode()
+    found = parse([line, b"2 (UID 8 RFC822.SIZE 5)"])
+    assert found[8] == {b"RFC822.SIZE": 5}
+
+
+@pytest.mark.parametrize("modseq", ["MODSEQ ()", "MODSEQ (-1)", "MODSEQ (x)", "MODSEQ NIL", "FLAGS ()"])
+def test_a_change_without_a_readable_modseq_is_left_out(modseq: str):
+    found = parse([f"1 (UID 7 FLAGS () {modseq})".encode(), b"2 (UID 8 FLAGS () MODSEQ (5))", b"3 (UID 9 MODSEQ (6))"])
+    assert [each.uid for each in parse_mark_changes(found, 1, is_gmail=False)] == [8]
+
+
+def test_a_modseq_without_parentheses_is_one():
+    found = parse([b"1 (UID 7 FLAGS () MODSEQ 5)"])
+    assert [each.modseq for each in parse_mark_changes(found, 1, is_gmail=False)] == [5]
+
+
+@pytest.mark.parametrize("label", ["R&D", "&2AA-", "a&-b&"])
+def test_a_label_that_is_no_modified_utf_7_is_shown_as_it_is(label: str):
+    found = parse([f'1 (UID 7 RFC822.SIZE 5 X-GM-LABELS ("{label}"))'.encode()])
+    assert parse_summary(7, found[7]).labels == (label.replace("&-", "&"),)
+
+
+@pytest.mark.parametrize("size", [-1, 2**31 - 1, 2**32 - 1, 2**63, 10**19])
+def test_a_size_that_stands_for_none_is_none(size: int):
+    assert parse_summary(7, {b"RFC822.SIZE": size}).announced is None

@@ -88,6 +88,34 @@ AT_LOGIN = {
     "[ALERT] IMAP access is available in paid plans only": AuthenticationFailed,
     "no": AuthenticationFailed,
     "": AuthenticationFailed,
+    # What passes, and is not about the password
+    "System busy!": IMAPConnectionError,  # QQ
+    "Server busy": IMAPConnectionError,
+    "Could not connect to authentication server": IMAPConnectionError,
+    "AUTHENTICATE failed: account.MAINTENANCE_MODE": IMAPConnectionError,  # Zimbra
+    "LDAP server is down": IMAPConnectionError,
+    "Server is restarting": IMAPConnectionError,
+    "Mailbox is already opened by another session": IMAPConnectionError,
+    "An unexpected error has occurred": IMAPConnectionError,
+    "Quota exceeded": IMAPConnectionError,
+    "Bitte versuchen Sie es später erneut": IMAPConnectionError,
+    "Veuillez réessayer plus tard": IMAPConnectionError,
+    "Сервис временно недоступен": IMAPConnectionError,
+    "服务器繁忙": IMAPConnectionError,
+    "しばらくしてからもう一度お試しください": IMAPConnectionError,
+    "Zu viele Verbindungen": IMAPThrottledError,
+    "登录频率过高": IMAPThrottledError,
+    "Intrusion prevention active for 192.0.2.1": IMAPThrottledError,  # IceWarp
+    "Your IP address has been blocked": IMAPThrottledError,
+    "maximum number of concurrent sessions": IMAPThrottledError,
+    # What does not, however friendly it is
+    "Invalid username or password. Please try again.": AuthenticationFailed,
+    "Wrong password, try it again": AuthenticationFailed,
+    "[REFERRAL imap://b.example.com/] Specified user is invalid on this server": AuthenticationFailed,
+    "Login fail. Please using authorized code to login": AuthenticationFailed,
+    "The login is not safe! Please update your mail client": AuthenticationFailed,
+    "Access to your account has been temporarily restricted as we suspect it may have been hacked": WebLoginRequired,
+    "POP3/IMAP nicht aktiviert": AuthenticationFailed,
 }
 ELSEWHERE = {
     "User is authenticated but not connected.": IMAPConnectionError,
@@ -211,3 +239,10 @@ def test_at_most_200_characters_of_them_are_shown():
     shown = quote_server("word " * 100).partition('"')[2].rstrip('"')
     assert len(shown) == 200
     assert quote_server(" \r\n") == "the server says nothing more"
+
+
+@pytest.mark.parametrize("part", ["[A ", "exceed", "a", "a.", "QUJD", "b'", "* BYE ", '"', "wait 1"])
+def test_long_words_take_no_hours(part: str):
+    text = part * (100_000 // len(part))
+    assert len(str(translate(imaplib.IMAP4.error(f"search failed: {text}"), "search"))) < 500
+    assert len(str(translate_login(imaplib.IMAP4.error(text), [], oauth2=False))) < 500

@@ -36,24 +36,14 @@ def log_in(imap4: Imap4, user: str, password: str, token: str | None) -> None:
 
 
 def _with_token(imap4: Imap4, user: str, token: str) -> None:
-    challenges: list[bytes] = []
-
-    def respond(first: bytes, after_error: bytes) -> None:
-        def answer(challenge: bytes) -> bytes:
-            if not challenge and not challenges:
-                return first
-            challenges.append(challenge)  # the error, as JSON
-            return after_error
-
-        imap4.authenticate(mechanism, answer)
-
+    challenges: list[bytes] = []  # the error, as JSON
     mechanism = next((each for each in ("XOAUTH2", "OAUTHBEARER") if f"AUTH={each}" in imap4.capabilities), "")
     try:
         if mechanism == "XOAUTH2":
-            respond(f"user={user}\1auth=Bearer {token}\1\1".encode(), b"")
+            imap4.authenticate_by(mechanism, f"user={user}\1auth=Bearer {token}\1\1".encode(), b"", challenges.append)
         elif mechanism:
             name = user.replace("=", "=3D").replace(",", "=2C")
-            respond(f"n,a={name},\1auth=Bearer {token}\1\1".encode(), b"\1")
+            imap4.authenticate_by(mechanism, f"n,a={name},\1auth=Bearer {token}\1\1".encode(), b"\1", challenges.append)
         else:
             raise _not_offered(imap4, "access tokens (XOAUTH2)", TAKES_PASSWORDS)
     except IMAPClientError as error:

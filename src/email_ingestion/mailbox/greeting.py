@@ -11,8 +11,8 @@ import ssl
 from contextlib import suppress
 
 from email_ingestion.errors import quote_server
-from email_ingestion.mailbox.imap4 import UnexpectedGreeting
 from email_ingestion.mailbox.imap_errors import UnusableServer
+from email_ingestion.mailbox.metered_imap4 import UnexpectedGreeting
 
 PROBE_SECONDS = 3.0
 LINE_BYTES = 1024
@@ -40,7 +40,7 @@ def explain_failure(error: BaseException, host: str, port: int, *, tls: bool) ->
         return _named(f"{host}:{port} does not speak TLS: {_service(line)}, {quote_server(_text(line))}", NO_TLS)
     if not tls and (isinstance(error, TimeoutError) or "socket error: EOF" in str(error)):
         line = listen(host, port)
-        if line and not line.startswith(b"* "):
+        if line and not b"* ".startswith(line[:2]):  # one byte may be the beginning of a greeting
             return _unusable(host, port, line)
     return None
 

@@ -1,22 +1,23 @@
-"""imaplib's IMAP4 with what this project adds: fast reading of FETCH responses, a traffic meter, pipelined commands.
+"""imaplib's IMAP4 with what this project adds: fast reading of FETCH responses, logins by any way, pipelined commands.
 
-imapclient creates its protocol object in one method, which `Client` overrides. No other file calls imaplib's private
-methods.
+imapclient creates its protocol object in one method, which `Client` overrides. No other file but `metered_imap4` calls
+imaplib's private methods.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import imaplib
 import re
-import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import imapclient
 
-from email_ingestion.errors import IMAPProtocolViolation
+from email_ingestion.mailbox.metered_imap4 import CONNECT_SECONDS, MeteredImap4, UnexpectedGreeting
 from email_ingestion.mailbox.response_lines import (
     announced_literal,
     as_imaplib_reads,
@@ -24,20 +25,16 @@ from email_ingestion.mailbox.response_lines import (
     find_alert,
     find_set,
     find_uid,
-    is_blank,
-    is_throttled,
-    with_line_end,
+    goes_on_after_literal,
+    is_refusal_without_star,
+    is_trailer,
+    shortened_status,
 )
 
-CONNECT_SECONDS = 10.0
 FIRST_DELAY_SECONDS = 0.05  # doubled by every throttled command, halved by every other one, as Dovecot's imapc does
 LONGEST_DELAY_SECONDS = 16.0
-SLICE_BYTES = 64 * 1024
-# A server may send so much in answer to a command, with what it says in passing; bodies asked for come on top.
-ANSWER_BYTES = 8 * 1024 * 1024
-BODIES_BYTES = 8 * 1024 * 1024  # of all bodies that one command asks for, beside the largest one: 1 MiB was announced
-LINE_BYTES = 128  # counted for each line besides its length: in memory even an empty one takes so much
 MAX_ALERTS = 10
+MAX_CHALLENGES = 4  # in one AUTHENTICATE
 
 _KEPT_RESPONSES = {"EXISTS", "CAPABILITY", "BYE"}
 _FETCH = re.compile(rb"\* (\d+) FETCH (\(.*)\r\n", re.DOTALL)
@@ -54,55 +51,20 @@ class LiteralTooLong(Exception):  # of its own: imaplib makes another `abort` of
         self.uid = uid
 
 
-class UnexpectedGreeting(imaplib.IMAP4.abort):
-    """What answers does not greet as an IMAP server; `greeting` is its first line, or the beginning of a long one."""
-
-    def __init__(self, greeting: bytes) -> None:
-        super().__init__(f"unexpected response: {greeting[:200]!r}")
-        self.greeting = greeting
-
-
-class Imap4(imaplib.IMAP4):
-    """One connection, with TLS where `ssl_context` is given.
-
-    Methods raise imaplib's `error` and `abort`, OSError, and IMAPProtocolViolation where there is no end to an answer.
-    """
+class Imap4(MeteredImap4):
+    """One connection, with TLS where `ssl_context` is given; methods raise as those of MeteredImap4."""
 
     # imaplib's own takes numbers of any length, and no `{5+}`.
     Literal = re.compile(rb".*{(?P<size>\d{1,18})\+?}$", re.ASCII | re.DOTALL)
 
     def __init__(self, host: str, port: int, ssl_context: ssl.SSLContext | None) -> None:
-        self.received_bytes = 0
         self.finished_commands = 0
         self.sent_commands = 0
-        self.is_reading = False  # it waits for bytes of the server at this moment
         self.throttle_delay = 0.0  # seconds to wait before the next command
         self.exists = 0  # messages in the mailbox that is open
         self.alerts: list[str] = []  # what the server wants its user told, and nobody has taken yet
-        self._throttled = False
-        self._ssl_context = ssl_context
-        self._unread_line = b""
         self._longest_literal: int | None = None  # bytes, of a FETCH response; None: any
-        self._asked = "the connection"  # or the last command
-        self._counted_bytes = 0  # received, with LINE_BYTES for each line
-        self._expected_bytes = ANSWER_BYTES  # since the answer began, at most
-        self._max_counted_bytes = ANSWER_BYTES  # since the connection was made
-        super().__init__(host, port, CONNECT_SECONDS)
-
-    def _create_socket(self, timeout: float | None) -> socket.socket:
-        sock: socket.socket = super()._create_socket(timeout)  # type: ignore[misc]  # typeshed leaves it out
-        return self._ssl_context.wrap_socket(sock, server_hostname=self.host) if self._ssl_context else sock
-
-    def begin_answer(self) -> None:
-        """Let the server send as much as an answer without bodies may have; nothing else is under way."""
-        self._expected_bytes = ANSWER_BYTES
-        self._max_counted_bytes = self._counted_bytes + ANSWER_BYTES
-
-    def expect_bodies(self, count: int, max_bytes: int) -> None:
-        """Let the server send `count` bodies more, of at most `max_bytes` each, and of far less all together."""
-        size = min(count * max_bytes, max_bytes + BODIES_BYTES)
-        self._expected_bytes += size
-        self._max_counted_bytes += size
+        super().__init__(host, port, ssl_context)
 
     def _command(self, name: str, *arguments: Any) -> Any:
         self.sent_commands += 1
@@ -112,16 +74,38 @@ class Imap4(imaplib.IMAP4):
     def _connect(self) -> None:
         """Read the greeting, which imaplib understands only from an IMAP server."""
         greeting = self._read_line_with_text()
+        if is_refusal_without_star(greeting):
+            greeting = b"* " + greeting.lstrip()
         if greeting and not greeting.startswith(b"* "):
             raise UnexpectedGreeting(greeting)
         self._unread_line = greeting
         super()._connect()  # type: ignore[misc]  # typeshed leaves it out
 
     def _get_capabilities(self) -> None:
-        """Read the list; imaplib knows no server that is of IMAP4rev2 alone, which answers all that we ask."""
-        super()._get_capabilities()  # type: ignore[misc]  # typeshed leaves it out
-        if "IMAP4REV2" in self.capabilities and "IMAP4REV1" not in self.capabilities:
-            self.capabilities = (*self.capabilities, "IMAP4REV1")
+        """Ask for the list; a server that refuses to tell may have told it in its greeting."""
+        greeted = self._pop_capabilities()
+        try:
+            self.capabilities = self.ask_capabilities()
+        except self.abort:
+            raise
+        except self.error:
+            if not greeted:
+                raise
+            self.capabilities = greeted
+
+    def ask_capabilities(self) -> tuple[str, ...]:
+        """Return what the server has told of its capabilities, or tells when it is asked; IMAP4rev1 is always there.
+
+        It must be: imaplib knows no server that is of IMAP4rev2 alone, which answers all that we ask, and an empty list
+        is a list. Raises `error` when it is refused.
+        """
+        if "CAPABILITY" not in self.untagged_responses:
+            self.run("CAPABILITY")
+        return tuple(dict.fromkeys([*self._pop_capabilities(), "IMAP4REV1"]))
+
+    def _pop_capabilities(self) -> tuple[str, ...]:
+        lines = [line for line in self.untagged_responses.pop("CAPABILITY", []) if isinstance(line, bytes)]
+        return tuple(lines[-1].decode("ascii", "replace").upper().split()) if lines else ()
 
     def log_in(self, user: str, password: str) -> None:
         """Run LOGIN. Raises `error` when it is refused.
@@ -140,7 +124,29 @@ class Imap4(imaplib.IMAP4):
 
     def log_in_plain(self, user: str, password: str) -> None:
         """Run AUTHENTICATE PLAIN, in UTF-8 (RFC 4616). Raises `error` when it is refused."""
-        self.authenticate("PLAIN", lambda _: f"\0{user}\0{password}".encode())
+        self.authenticate_by("PLAIN", f"\0{user}\0{password}".encode(), None)
+
+    def authenticate_by(
+        self, mechanism: str, first: bytes, last: bytes | None, challenged: Callable[[bytes], object] = lambda _: None
+    ) -> None:
+        """Run AUTHENTICATE: send `first`, and `last` (None: break it off) in answer to what the server asks then.
+
+        That is handed to `challenged`. What stands behind the first `+` counts for nothing: some say `+ go on`. Raises
+        `error` when it is refused.
+        """
+        tag = self._command("AUTHENTICATE", mechanism)
+        for number in range(MAX_CHALLENGES):
+            if not self.await_continuation(tag):
+                break
+            if number:
+                challenge: Any = self.continuation_response  # bytes, or None
+                challenged(_from_base64(challenge or b""))
+            answer = first if not number else last if number == 1 else None
+            self.send(b"*\r\n" if answer is None else base64.b64encode(answer) + b"\r\n")
+        status, data = self._command_complete("AUTHENTICATE", tag)
+        if status != "OK":
+            raise self.error((data[-1] or b"").decode("utf-8", "replace"))
+        self.state = "AUTH"
 
     def _send_literals(self, name: str, *arguments: bytes) -> Any:
         """Send a command whose arguments are literals, each when the server asks for it; return its tag."""
@@ -298,87 +304,31 @@ class Imap4(imaplib.IMAP4):
         self._check_bye()
         self._get_response()
 
-    def peek(self) -> bytes:
-        """Return bytes that came from the server and were not read yet, without empty lines; does not wait."""
-        reader: Any = getattr(self, "_file", None) or self.file  # Python 3.14 names it otherwise
-        timeout = self.sock.gettimeout()
-        self.sock.settimeout(0)
-        found = b""
-        try:
-            while (found := bytes(reader.peek(1))).startswith(b"\r\n"):  # it says nothing: nobody is to wait for more
-                reader.read(2)
-        except OSError:  # TLS has no complete record
-            return b""
-        finally:
-            self.sock.settimeout(timeout)
-        return found
-
-    def read(self, size: int) -> bytes:
-        """Read `size` bytes in slices, so that `received_bytes` grows during a long literal."""
-        self._counted_bytes += size
-        if self._counted_bytes > self._max_counted_bytes:
-            raise self._too_much()
-        slices: list[bytes] = []
-        left = size
-        self.is_reading = True
-        while left > 0 and (data := super().read(min(left, SLICE_BYTES))):
-            slices.append(data)
-            left -= len(data)
-            self.received_bytes += len(data)
-        self.is_reading = False
-        return b"".join(slices)
-
-    def readline(self) -> bytes:
-        """Read a line, or return the one that was put back."""
-        if self._unread_line:
-            line, self._unread_line = self._unread_line, b""
-            return line
-        try:
-            self.is_reading = True
-            line = super().readline()
-            self.is_reading = False
-        except self.abort:
-            raise
-        except self.error as error:  # after which imaplib would read the rest of the line as the next one
-            raise self._violation("a line of more than 1,000,000 bytes") from error
-        self.received_bytes += len(line)
-        self._counted_bytes += len(line) + LINE_BYTES
-        if self._counted_bytes > self._max_counted_bytes:
-            raise self._too_much()
-        self._throttled = self._throttled or is_throttled(line)
-        return with_line_end(line)
-
-    def _read_line_with_text(self) -> bytes:
-        """Read a line, and leave out empty ones before it."""
-        while is_blank(line := self.readline()):
-            pass
-        return line
-
-    def _too_much(self) -> IMAPProtocolViolation:
-        return self._violation(f"more than {self._expected_bytes:,} bytes")
-
-    def _violation(self, what: str) -> IMAPProtocolViolation:
-        return IMAPProtocolViolation(
-            f"the IMAP server violates the protocol: it sends {what} in answer to {self._asked}; the connection ended"
-        )
-
     def _get_response(self) -> Any:
         """Read one response and return its first line.
 
         A FETCH response is stored as imaplib stores it, without the six regular expressions that imaplib tries on each
         line. Other responses are left to imaplib.
+
+        A line that is none is left out, as long as no literal came with this answer: then it may be a part of that.
         """
         line = self._read_line_with_text()
+        while line and not self._can_be_response(line) and (not self.has_literal or is_trailer(line)):
+            line = self._read_line_with_text()
         fetch = _FETCH.fullmatch(line)
         if not fetch:
-            line = as_imaplib_reads(line)
+            line = shortened_status(as_imaplib_reads(line))
             fetch = _FETCH.fullmatch(line)
         if not fetch:
+            self.check_line(line)
             self._unread_line = line
             if (alert := find_alert(line)) and len(self.alerts) < MAX_ALERTS:
                 self.alerts.append(alert)
             self.exists = count_after(line, self.exists)
-            return super()._get_response()  # type: ignore[misc]  # typeshed leaves it out
+            try:
+                return super()._get_response()  # type: ignore[misc]  # typeshed leaves it out
+            except self.abort as error:
+                raise self.abort(_without_quotation(error)) from None
         responses = self.untagged_responses.setdefault("FETCH", [])
         text = b"%b %b" % fetch.groups()
         while announced := announced_literal(text):
@@ -386,9 +336,31 @@ class Imap4(imaplib.IMAP4):
             if self._longest_literal is not None and size > self._longest_literal:
                 raise LiteralTooLong(size, self._longest_literal, find_uid(text))
             responses.append((text, self.read(size)))
-            text = self._get_line() or self._get_line()  # some send an empty line behind a literal
+            text = self._rest_of_response()
         responses.append(text)
         return line
+
+    def _can_be_response(self, line: bytes) -> bool:
+        tagged: Any = self.tagre  # of bytes, other than typeshed says
+        return line.startswith((b"* ", b"+")) or bool(tagged.match(line) or tagged.match(as_imaplib_reads(line)))
+
+    def _rest_of_response(self) -> bytes:
+        """Read what stands behind a literal; `)` where the server leaves that out. Some send an empty line before it.
+
+        Raises `abort` where the literal has another length than was announced: what follows is a part of it, or another
+        response is missing in it.
+        """
+        text = self._get_line()
+        if not text:
+            line = self.readline()
+            self.check_line(line)
+            if self._can_be_response(line):
+                self._unread_line = line
+                return b")"
+            text = line[:-2]
+        if not goes_on_after_literal(text):
+            raise self.abort("unexpected response: a literal has another length than announced")
+        return text
 
 
 class Client(imapclient.IMAPClient):  # type: ignore[misc]  # imapclient has no types
@@ -416,3 +388,17 @@ class Client(imapclient.IMAPClient):  # type: ignore[misc]  # imapclient has no 
 
 def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _without_quotation(error: imaplib.IMAP4.abort) -> str:
+    """Return the text of an error without the line that imaplib could not read: it may be one of a mail."""
+    text, quoted, _ = str(error).partition("unexpected response: ")
+    return f"{text}{quoted}a line that is none" if quoted else str(error)
+
+
+def _from_base64(text: bytes) -> bytes:
+    """Return what Base64 means, and any other text as it is."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        return text

@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 ACTIVITY_BYTES = 64 * 1024
 WAKEUP_BYTES = 4096  # of interrupts at once
+LOGIN_SECONDS = 45.0  # in all; a socket's time-out is about its silence alone
+LOGOUT_SECONDS = 1.0
 _BYE = re.compile(rb"^\* BYE ([^\r\n]*)\r\n", re.MULTILINE)
 
 
@@ -117,7 +119,7 @@ class ImapConnection:
         Raises AuthenticationFailed or a subclass when the credentials are refused, else IMAPConnectionError.
         """
         self._names = (*self._names, token or "")
-        with self._command("log in to"):
+        with self._command("log in to"), self._imap4.limited_time(LOGIN_SECONDS):
             log_in(self._imap4, self._account.imap_user, self._account.imap_password or "", token)
             self._read_capabilities()
             if self._has("ID"):
@@ -126,9 +128,9 @@ class ImapConnection:
     def _read_capabilities(self) -> None:
         """Read the list after the login, which replaces the one before."""
         self._capabilities = {word.upper() for word in self._imap4.capabilities}
-        found = self._try("CAPABILITY", self._client.capabilities)
+        found = self._try("CAPABILITY", self._imap4.ask_capabilities)
         if found:
-            self._capabilities = {word.decode("ascii", "replace").upper() for word in found}
+            self._capabilities = set(found)
 
     def _identify(self) -> None:
         """Tell which program this is (RFC 2971); some servers let only those in that do."""
@@ -162,8 +164,7 @@ class ImapConnection:
 
     def close(self) -> None:
         """Log out if that is quick; never raises."""
-        with suppress(Exception):
-            self._client.socket().settimeout(1.0)
+        with suppress(Exception), self._imap4.limited_time(LOGOUT_SECONDS):
             self._client.logout()
         with suppress(Exception):
             self._client.shutdown()

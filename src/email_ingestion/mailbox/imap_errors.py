@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from email_ingestion.errors import (
+    READ_LENGTH,
     SERVER_SAYS,
     AuthenticationFailed,
     EmailIngestionError,
@@ -40,6 +41,7 @@ Refusal = TypeVar("Refusal", bound=EmailIngestionError)
 
 OVERQUOTA_SECONDS = 3600.0  # a suspension lasts an hour at least
 CROWDED_SECONDS = 30.0
+READ_REPR = 5 * READ_LENGTH  # characters of an error: as many as the repr of what is read of a server's words may have
 SHORTEST_NAME = 3  # characters from which a login name is hidden where a server quotes it
 
 # imaplib's words around a tagged BAD, ours, and Gmail's
@@ -55,7 +57,7 @@ _OWN_WORDS = re.compile(
     r"socket error|unexpected (?:tagged )?response|got more than|command \w+ illegal|no CAPABILITY response"
     r"|server not IMAP4 compliant"
 )
-_BYE = re.compile(r"^\* BYE ?")
+_BYE = re.compile(r"^\* (?:BYE|NO|BAD) ?")
 
 
 class TokenRejected(OAuth2AuthenticationError):
@@ -230,7 +232,8 @@ def _status(challenges: list[bytes]) -> str | None:
 
 def _readable(error: Exception) -> str:
     """Return the text of an error, in which imaplib and imapclient leave reprs of bytes and lists of them."""
-    return " ".join(re.sub(r"\[?b(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")\]?", _decoded, str(error)).split())
+    text = str(error)[:READ_REPR]
+    return " ".join(re.sub(r"\[?b(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")\]?", _decoded, text).split())
 
 
 def _decoded(found: re.Match[str]) -> str:

@@ -16,6 +16,7 @@ from imapclient.exceptions import IMAPClientError
 
 from email_ingestion.errors import ConfigurationError, quote_server
 from email_ingestion.mailbox.fetch_parser import FetchData, parse
+from email_ingestion.mailbox.imap_connection import LOGIN_SECONDS
 from email_ingestion.mailbox.imap_errors import (
     MessagesRefused,
     UnusableServer,
@@ -80,7 +81,7 @@ class ImapMailbox(UidListing):
         From then on it says VANISHED where it would say EXPUNGE, and HIGHESTMODSEQ in each EXAMINE.
         """
         if self._has(QRESYNC):
-            with self._command("enable QRESYNC of"):
+            with self._command("enable QRESYNC of"), self._imap4.limited_time(LOGIN_SECONDS):
                 self._tells_deletions = bool(self._try(QRESYNC, lambda: self._imap4.enable_extension(QRESYNC)))
 
     @property
@@ -304,7 +305,7 @@ class ImapMailbox(UidListing):
             if max_bytes > MAX_ITEM_BYTES:
                 self._imap4.expect_bodies(len(uids), max_bytes)
             try:
-                found = parse(self._imap4.uid_fetch(",".join(map(str, uids)), f"({' '.join(items)})"))
+                found = parse(self._imap4.uid_fetch(",".join(map(str, uids)), f"({' '.join(['UID', *items])})"))
                 return {uid: found[uid] for uid in uids if uid in found}  # a server may send others in passing
             except self._client.AbortError:
                 raise

@@ -19,13 +19,15 @@ from typing import Any
 from email_ingestion.errors import ConfigurationError
 
 INBOX = "INBOX"
-SHOWN_NAMES = 20  # in an error
+SHOWN_NAMES, SHOWN_LETTERS = 20, 100  # in an error, and of each
 # As some servers call them, in answer to XLIST.
 OTHER_ATTRIBUTES = {r"\allmail": r"\all", r"\spam": r"\junk", r"\starred": r"\flagged", r"\bulk": r"\junk"}
 
 _ENTRY = re.compile(
-    rb'\((?P<attributes>[^)]*)\) +(?P<delimiter>NIL|"(?:\\?.)"|\S) +(?P<name>.*)', re.IGNORECASE | re.DOTALL
+    rb'(?:\((?P<attributes>[^)]*)\)|NIL) +(?P<delimiter>NIL|"(?:\\?.)?"|\S) +(?P<name>.*)',
+    re.IGNORECASE | re.DOTALL,
 )
+_QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"\s*(?:\(|\Z)', re.DOTALL)  # alone, or before what LIST-EXTENDED adds
 _LITERAL_END = re.compile(rb"\{\d+\+?\}\Z")
 _ENCODED = re.compile(r"&([A-Za-z0-9+,]*)-")
 
@@ -86,23 +88,33 @@ def has_attribute(setting: str, mailboxes: Sequence[ListedMailbox]) -> bool:
 
 
 def _entries(responses: Iterable[Any]) -> Iterator[ListedMailbox]:
-    for response in responses:
-        line, literal = response if isinstance(response, tuple) else (response, None)
-        entry = _ENTRY.match(line or b"")
+    for line in _lines(responses):
+        entry = _ENTRY.match(line)
         if not entry:
-            continue  # also what stands behind a literal
+            continue
         name = entry["name"]
-        if literal is not None and _LITERAL_END.search(name):
-            name = literal
-        elif name.startswith(b'"'):
-            name = re.sub(rb"\\(.)", rb"\1", name.rstrip()[1:].removesuffix(b'"'))
+        if name.startswith(b'"'):
+            quoted = _QUOTED.match(name)  # not every server escapes the quotes in a name
+            name = re.sub(rb"\\(.)", rb"\1", quoted[1] if quoted else name.rstrip()[1:].removesuffix(b'"'))
         delimiter = entry["delimiter"][1:-1].removeprefix(b"\\")
         if delimiter and name != delimiter:  # some list one that may have others below it with a delimiter at its end
             name = name.removesuffix(delimiter)
-        attributes = {word.decode("ascii", "replace").lower() for word in entry["attributes"].split()}
+        attributes = {word.decode("ascii", "replace").lower() for word in (entry["attributes"] or b"").split()}
         attributes |= {OTHER_ATTRIBUTES[word] for word in attributes & OTHER_ATTRIBUTES.keys()}
         if r"\nonexistent" not in attributes:
             yield ListedMailbox(name, decode_name(name), frozenset(attributes))
+
+
+def _lines(responses: Iterable[Any]) -> Iterator[bytes]:
+    """Yield the responses with their literals as quoted strings: a delimiter may be one, too."""
+    line = b""
+    for response in responses:
+        if isinstance(response, tuple):
+            head, literal = response
+            line += _LITERAL_END.sub(b"", head) + b'"' + re.sub(rb'(["\\])', rb"\\\1", literal) + b'"'
+        else:
+            yield line + (response or b"")
+            line = b""
 
 
 def _decoded(found: re.Match[str]) -> str:
@@ -120,7 +132,7 @@ def _decoded(found: re.Match[str]) -> str:
 
 def _named(setting: str, mailboxes: Sequence[ListedMailbox]) -> ListedMailbox | None:
     """Return the mailbox of this name, as people or as the server write it; letters may be composed in any way."""
-    wanted = unicodedata.normalize("NFC", setting)
+    wanted, mailboxes = unicodedata.normalize("NFC", setting), _selectable_first(mailboxes)
     for each in mailboxes:
         if each.name == setting or each.raw == setting.encode():
             return each
@@ -128,11 +140,16 @@ def _named(setting: str, mailboxes: Sequence[ListedMailbox]) -> ListedMailbox | 
 
 
 def _with_attribute(attribute: str, mailboxes: Sequence[ListedMailbox]) -> ListedMailbox | None:
-    return next((each for each in mailboxes if attribute.lower() in each.attributes), None)
+    return next((each for each in _selectable_first(mailboxes) if attribute.lower() in each.attributes), None)
+
+
+def _selectable_first(mailboxes: Sequence[ListedMailbox]) -> list[ListedMailbox]:
+    """Return them with those at the end that cannot be opened: some servers list one name, or use, several times."""
+    return sorted(mailboxes, key=lambda each: r"\noselect" in each.attributes)
 
 
 def _missing(setting: str, mailboxes: Sequence[ListedMailbox]) -> str:
-    names = [each.name for each in mailboxes]
+    names = [each.name[:SHOWN_LETTERS] for each in mailboxes]
     if setting.startswith(" ") or setting.endswith(" "):
         return f"IMAP_MAILBOX {setting!r} does not exist: a blank at its end counts"
     comma = "; a comma within a name is written \\," if any("," in name for name in names) else ""

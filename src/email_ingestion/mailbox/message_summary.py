@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import imapclient
-
 from email_ingestion.mailbox.fetch_parser import SALVAGED_FLAGS
+from email_ingestion.mailbox.mailbox_names import decode_name
 from email_ingestion.records import ServerDefect
 
 # Mail servers know no older mail: a year before stands for "no date". The last year has no room for a time zone.
 FIRST_YEAR, LAST_YEAR = 1970, 9998
+_NO_SIZES = {2**31 - 1, 2**32 - 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,18 +105,23 @@ def parse_mark_changes(found: dict[int, dict[bytes, Any]], first_uid: int, *, is
     Data without what was asked for is left out, for servers send changed flags unasked; so are UIDs below `first_uid`,
     for `n:*` always holds the last message.
     """
-    required = {b"FLAGS", b"MODSEQ"} | ({b"X-GM-MSGID", b"X-GM-LABELS"} if is_gmail else set())
-    return [
-        MarkChange(
-            uid,
-            int(data[b"X-GM-MSGID"]) if is_gmail else None,
-            _labels(data) if is_gmail else None,
-            tuple(_word(flag) for flag in _items(data[b"FLAGS"])),
-            int(data[b"MODSEQ"][0]),
-        )
-        for uid, data in sorted(found.items())
-        if uid >= first_uid and all(data.get(name) is not None for name in required)
-    ]
+    changes = (_mark_change(uid, data, is_gmail=is_gmail) for uid, data in sorted(found.items()) if uid >= first_uid)
+    return [change for change in changes if change]
+
+
+def _mark_change(uid: int, data: Mapping[bytes, Any], *, is_gmail: bool) -> MarkChange | None:
+    modseq, gm_msgid = _modseq(data.get(b"MODSEQ")), _number(data.get(b"X-GM-MSGID")) if is_gmail else None
+    labels = data.get(b"X-GM-LABELS")
+    if modseq is None or data.get(b"FLAGS") is None or (is_gmail and (gm_msgid is None or labels is None)):
+        return None
+    flags = tuple(_word(flag) for flag in _items(data[b"FLAGS"]))
+    return MarkChange(uid, gm_msgid, _labels(data) if is_gmail else None, flags, modseq)
+
+
+def _modseq(value: Any) -> int | None:
+    """Return the number of `MODSEQ (7)`, None for anything else: some servers send -1, or nothing between."""
+    number = _number(value[0] if isinstance(value, tuple) and value else value)
+    return None if number is None or number < 0 else number
 
 
 def as_body(value: Any) -> bytes | None:
@@ -130,7 +135,7 @@ def parse_message_id(data: dict[bytes, Any]) -> str | None:
     return (header or b"").partition(b":")[2].decode("utf-8", "replace").strip() or None
 
 
-def _labels(data: dict[bytes, Any]) -> tuple[str, ...]:
+def _labels(data: Mapping[bytes, Any]) -> tuple[str, ...]:
     return tuple(_label(label) for label in _items(data.get(b"X-GM-LABELS")))
 
 
@@ -149,7 +154,7 @@ def _label(value: Any) -> str:
         return "NIL"
     if isinstance(value, int):
         return str(value)
-    return str(imapclient.imap_utf7.decode(value)) if isinstance(value, bytes) else str(value)
+    return decode_name(value) if isinstance(value, bytes) else str(value)
 
 
 def to_text(value: Any) -> str:
@@ -165,5 +170,6 @@ def _number(value: Any) -> int | None:
 
 
 def _size(value: Any) -> int | None:
+    """Return a size; None for one that stands for an unknown one: -1, also where the server counts without a sign."""
     size = _number(value)
-    return None if size is None or size < 0 else size
+    return None if size is None or size < 0 or size in _NO_SIZES or size >= 2**63 else size

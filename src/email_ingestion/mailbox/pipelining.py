@@ -103,7 +103,7 @@ class FetchPipeline:
             fetch = PipelinedFetch(frozenset(uids), byte_range, max_bytes)
             fetch.expect(self._imap4)
             uid_set, item = ",".join(map(str, uids)), body_item(byte_range)
-            fetch.tag = self._imap4.send_command("UID", "FETCH", uid_set, f"({item})")
+            fetch.tag = self._imap4.send_command("UID", "FETCH", uid_set, f"(UID {item})")
             self._kept = [*self._kept, fetch][-MAX_FETCHES:]
             self._running.append(fetch)
             self._max_bytes = max(self._max_bytes, max_bytes)

@@ -3,6 +3,9 @@ r"""Single lines of responses: what they tell, and those of some servers turned 
     an empty line behind a literal, or between responses        left out (python/cpython#88574)
     a line that ends in LF alone                                CR LF
     `*  3 EXISTS`, `a1 ok`, `A1 OK` without a text              one space, capitals, a space behind OK
+    `* ok [uidnext 5]`                                          `[UIDNEXT 5]`
+    `* 3 FETCH(UID 7)`                                          a space before the list
+    a status response of more than STATUS_BYTES                 its beginning
     `{5+}`, `~{5}` before a literal                             `{5}`: RFC 7888 and 3516 have them, for other things
 
 Nothing of a literal is touched.
@@ -13,13 +16,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-UID_DIGITS = 10  # of the largest number that RFC 3501 knows
+STATUS_BYTES = 2000  # of a status response that are read: judging the words takes a time that grows with their square
+UID_DIGITS = 16  # RFC 3501 knows numbers of 32 bits, and some servers do not
 
 _RESPONSE = re.compile(rb"([^+\s]\S*)( +)(?:(\d+)( +))?([A-Za-z-]+)( *)(.*)", re.DOTALL)
 _LITERAL = re.compile(rb"~?\{(\d{1,18})\+?\}\Z")
+_STATUSES = {b"OK", b"NO", b"BAD", b"BYE", b"PREAUTH"}
+_CODE = re.compile(rb"\A\[ *[A-Za-z-]+")
+_TRAILER = re.compile(rb" ?(?:UID|FLAGS|RFC822\.SIZE|INTERNALDATE|MODSEQ) ", re.IGNORECASE)
+_REFUSAL = re.compile(rb"\s*(?:NO|BAD|BYE) ", re.IGNORECASE)
 _COUNT = re.compile(rb"\* (\d{1,10}) (EXISTS|EXPUNGE)\b", re.IGNORECASE)
 _VANISHED = re.compile(rb"\* VANISHED ([\d:,]+)\s*\Z", re.IGNORECASE)  # not those of before: `(EARLIER)`
-_UID = re.compile(rb"[ (]UID (\d+)")
+_UID = re.compile(rb"[ (]UID (\d{1,20})", re.IGNORECASE)
+_STATUS = re.compile(rb"\S{1,40} (?:OK|NO|BAD|BYE|PREAUTH) ", re.IGNORECASE)
+_FETCH_AFTER_LITERAL = re.compile(rb"[) ]|\Z")
 _ALERT = re.compile(rb"\S+ (?:OK|NO|BAD|BYE|PREAUTH) (.*\[ALERT\].*)", re.IGNORECASE)
 _ALL = re.compile(rb" ALL ([\d:,]+)", re.IGNORECASE)
 _THROTTLED = re.compile(rb"^[A-Z]+\d+ (?:OK|NO|BAD) .*\[THROTTLED\]\s*$", re.IGNORECASE)
@@ -41,9 +51,31 @@ def as_imaplib_reads(line: bytes) -> bytes:
     if not found:
         return line
     first, _, number, _, name, space, rest = found.groups()
-    if not space and rest != b"\r\n":  # `* OK[...`, or no response at all
+    if rest.startswith(b"[") and name.upper() in _STATUSES:
+        rest = _CODE.sub(lambda code: code[0].upper(), rest, count=1)
+    if not space and rest != b"\r\n" and not rest.startswith(b"("):  # `* OK[...`, or no response at all
         return line if name.isupper() else line[: found.start(5)] + name.upper() + rest
     return b" ".join(part for part in (first, number, name.upper(), rest) if part is not None)
+
+
+def shortened_status(line: bytes) -> bytes:
+    """Return a status response with at most STATUS_BYTES, and any other line as it is."""
+    return line if len(line) <= STATUS_BYTES or not _STATUS.match(line) else line[: STATUS_BYTES - 2] + b"\r\n"
+
+
+def is_trailer(line: bytes) -> bool:
+    """Whether a line has items of a FETCH response that the server has closed before them, as a Xeams does."""
+    return bool(_TRAILER.match(line))
+
+
+def is_refusal_without_star(line: bytes) -> bool:
+    """Whether a greeting refuses the connection in a line that lacks its `*`, as an IceWarp does."""
+    return bool(_REFUSAL.match(line))
+
+
+def goes_on_after_literal(text: bytes) -> bool:
+    """Whether a FETCH response can go on so behind a literal; if not, the literal was longer or shorter than told."""
+    return bool(_FETCH_AFTER_LITERAL.match(text))
 
 
 def announced_literal(text: bytes) -> tuple[bytes, int] | None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+from email_ingestion.errors import READ_LENGTH
+
 Meaning = Literal[
     "session_ended",  # reconnect at once
     "locked_out",  # stay away for an hour or more, over restarts too
@@ -104,7 +106,7 @@ PROVIDER_TEXTS = (
     AnswerRule(r"maximum (?:connection|number of).{0,20}(?:limit|reached)", "throttled", "too many connections", FEWER),
     # Netease (163.com, 126.com, yeah.net)
     AnswerRule(
-        r"Unsafe Login",
+        r"Unsafe Login|login is not safe",
         "operator",
         "the mail server wants to know the program (IMAP ID), and what we tell does not suffice",
         "allow third-party clients in the account's settings (POP3/SMTP/IMAP), with an authorization code as password",
@@ -180,6 +182,10 @@ RESPONSE_CODES = {
     "WEBALERT": AnswerRule("", "browser", "the mail server wants the owner to sign in with a browser first", SIGN_IN),
     "NONEXISTENT": AnswerRule("", "gone", "the mailbox is gone"),
     "TRYCREATE": AnswerRule("", "gone", "the mailbox is gone"),
+    "REFERRAL": AnswerRule(
+        "", "operator", "the account is on another mail server", "set IMAP_HOST to the server that it names (RFC 2221)"
+    ),
+    "CANNOT": AnswerRule("", "operator", "the mail server will never do that", ASK_ADMINISTRATOR),
     "CLIENTBUG": AnswerRule("", "bug", "the mail server does not accept the command"),
 }
 
@@ -191,24 +197,59 @@ PHRASES = (
         "the account is locked for some time",
         "check IMAP_PASSWORD meanwhile: wrong passwords lock accounts",
     ),
+    AnswerRule(  # to ask again would lock the account, even where they are kind enough to say "please try again"
+        r"\A(?!.*(?:later|temporar|too many|busy|server error)).*\b(?:invalid|incorrect|wrong|bad) "
+        r"(?:user ?names?|user|login|e-?mail|password|credentials)\b",
+        "credentials",
+        "the mail server refuses the login",
+        CHECK_BOTH,
+    ),
+    AnswerRule(
+        r"\bIP\b.{0,40}(?:block|bann|denied|reject)|(?:black|block|deny)-?list|blocked by|intrusion",
+        "throttled",
+        "the mail server shuts this machine out",
+        "ask whoever runs the mail server; it passes by itself where wrong passwords were the cause",
+    ),
     AnswerRule(
         r"too many|throttl|rate.?limit|slow down|too fast|too frequent|frequency limit|connections? limit"
-        r"|limit (?:is |was |has been )?(?:reached|exceeded)|exceed\w* .{0,30}(?:limit|number|rate|quota)",
+        r"|limit (?:is |was |has been )?(?:reached|exceeded)|exceed\w* .{0,30}(?:limit|number|rate|quota)"
+        r"|(?:concurrent|simultaneous|maximum|max\.?) (?:number of )?(?:connections|sessions|logins)"
+        r"|(?:session|daily|hourly|bandwidth) (?:limit|quota)|(?:command|request) quota"
+        r"|zu viele|zu h\w+ufig|trop de|trop souvent|demasiad|tropp[eio] |muitas|muitos|слишком (?:много|част)"
+        r"|za dużo|zbyt wiele|过于频繁|過於頻繁|频率|次数过多|多すぎ|너무 많",
         "throttled",
         "the mail server limits the account",
         FEWER,
     ),
     AnswerRule(
-        r"(?:app|application)[ -](?:specific )?password|two-factor|2FA\b|second factor|2-step|authori[sz]ation code",
+        r"(?:app|application)[ -](?:specific )?passwor[dt]|two-factor|2FA\b|second factor|2-step"
+        r"|authori[sz](?:ation|ed) code|授[权權][码碼]",
         "operator",
         "the mail server takes no ordinary password here",
         MAKE_ONE_FOR_APPS,
+    ),
+    AnswerRule(r"suspicious|unusual|hacked|terms of", "browser", "the provider wants the owner to sign in", SIGN_IN),
+    AnswerRule(
+        r"over ?quota|quota .{0,20}exceeded|(?:mailbox|disk) (?:is )?full|postfach .{0,20}voll",
+        "temporary",
+        "the mailbox is full",
+        "free some space in the mailbox, or ask the provider for more",
     ),
     AnswerRule(
         r"try (?:it )?(?:again|later)|again later|retry later|temporar|unavailable|not available|out of service"
         r"|internal (?:\w+ )?(?:error|failure)|server error|server is busy|system (?:error|is busy)|overload"
         r"|maintenance|back-?end|timed? ?out|shutting down|(?:can ?not|can'?t|unable to|failed to) connect"
-        r"|connection (?:refused|failed|reset)|mailbox (?:is )?(?:locked|busy|in use|being)",
+        r"|connection (?:refused|failed|reset|lost)|lost connection|mailbox (?:is )?(?:locked|in use|being|already)"
+        r"|\bbusy\b|\b(?:is|are) down\b|not responding|unreachable|(?:re|re-)?starting(?: up)?\b|initiali[sz]ing"
+        r"|not ready|(?:can ?not|can'?t|could ?n[o']t|could not|unable to|failed to) "
+        r"(?:connect|contact|open|read|access|reach|get|lock|look ?up)"
+        r"|database|\bLDAP\b|\bI/?O error|out of memory|insufficient (?:resources|memory|space)|proxy|network|no route"
+        r"|deadlock|is locked|unexpected error|error (?:has )?occurred|fatal error|migrat|please wait"
+        # in other languages
+        r"|später|momentan|vorübergehend|derzeit|wartung|überlast|plus tard|temporairement|indisponible|surcharg"
+        r"|m[aá]s tarde|no disponible|più tardi|non disponibile|mais tarde|indispon[ií]vel|later opnieuw|tijdelijk"
+        r"|senare|tillfällig|później|chwilowo|niedostępn|daha sonra|временно|поз(?:же|днее)|недоступ|перегруж"
+        r"|稍[后後]|繁忙|维护|維護|混み合|しばらく|メンテナンス|一時的|잠시 후|점검",
         "temporary",
         "the mail server has a trouble that may pass",
         WAIT,
@@ -216,7 +257,9 @@ PHRASES = (
     AnswerRule(
         r"IMAP\d?\b.{0,30}(?:disabled|deactivated|not (?:enabled|allowed|permitted|activated)|switched off|off\b)"
         r"|(?:enable|activate) (?:the )?IMAP|(?:disabled|not enabled) .{0,20}IMAP"
-        r"|IMAP.{0,30}deaktiviert",
+        r"|IMAP.{0,30}(?:deaktiviert|nicht (?:aktiviert|freigeschaltet|erlaubt)|access denied|n'est pas activ|désactivé"
+        r"|(?:desactivad|deshabilitad|disattivat|не включ|не разреш|未开启|未開啟|無効))"
+        r"|protocol (?:is )?(?:not allowed|disabled)",
         "operator",
         "IMAP is switched off for this account",
         SWITCH_ON,
@@ -228,7 +271,6 @@ PHRASES = (
         "the provider has closed or locked the account",
         SIGN_IN,
     ),
-    AnswerRule(r"suspicious|unusual|hacked|terms of", "browser", "the provider wants the owner to sign in", SIGN_IN),
     AnswerRule(
         r"password .{0,20}expired|expired password|must change .{0,10}password",
         "operator",
@@ -285,7 +327,8 @@ LONGEST_PAUSE_SECONDS = 24 * 3600.0
 
 
 def judge(text: str) -> AnswerRule | None:
-    """Return the first row that knows the text of an answer, or None."""
+    """Return the first row that knows the text of an answer, or None; of a long one its beginning counts."""
+    text = text[:READ_LENGTH]
     codes = [RESPONSE_CODES.get(code.upper()) for code in _CODE.findall(text)]
     by_code = next((rule for rule in codes if rule), None)
     return _first(PROVIDER_TEXTS, text) or by_code or _first(PHRASES, text)
@@ -293,7 +336,7 @@ def judge(text: str) -> AnswerRule | None:
 
 def asked_pause(text: str) -> float | None:
     """Return the seconds for which an answer asks us to stay away, at most a day; None when it names no time."""
-    found = _PAUSE.search(text)
+    found = _PAUSE.search(text[:READ_LENGTH])
     if not found:
         return None
     unit = found[2].lower()

@@ -23,7 +23,7 @@ from email_ingestion.mailbox.imap_errors import refuses_arguments
 from email_ingestion.mailbox.response_lines import read_ranges
 from email_ingestion.mailbox.waiting import WaitingConnection
 
-LAST_UID = 2**32 - 1  # RFC 3501, section 2.3.1.1
+LAST_UID = 2**53 - 1  # RFC 3501, section 2.3.1.1, has 32 bits, and some servers have more; Lua counts up to here
 UID_WINDOW = 5_000  # messages listed by one command: imaplib refuses lines over 1 MB, which 90,000 UIDs may take
 MAX_FOUND = 1_000_000  # messages that one search may find: a range names billions in a few bytes
 MAX_CUTS = 500  # sequence numbers in one command: RFC 2683 section 3.2.1.5 asks for lines under 8,000 octets
@@ -223,6 +223,8 @@ def _numbers(answers: Iterable[Any]) -> Iterator[int]:
             raise ProtocolError("a SEARCH response holds a literal")
         for word in (answer or b"").partition(b"(")[0].replace(b",", b" ").split():
             low, _, high = word.partition(b":")
+            if word.upper() == b"NIL":  # some say so where they find nothing
+                continue
             if not all(end.isdigit() and len(end) <= len(str(LAST_UID)) for end in (low, high or low)):
                 raise ProtocolError("a SEARCH response holds something else than numbers")
             first, last = sorted((int(low), int(high or low)))

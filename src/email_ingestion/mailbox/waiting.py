@@ -20,6 +20,7 @@ from email_ingestion.mailbox.imap_errors import is_refusal
 
 IDLE = "IDLE"
 IDLE_DONE_SECONDS = 15.0  # the end of an IDLE costs a server nothing: one that takes longer is gone
+IDLE_BEGIN_SECONDS = 8.0  # a server that does not answer IDLE itself leaves new mail unannounced so long
 SHORTEST_IDLE_SECONDS = 1.0  # a server that ends it sooner, unasked, would be asked again without an end
 NEWS = frozenset(["EXISTS", "EXPUNGE", "VANISHED", "BYE"])  # after which there is something to do
 
@@ -52,7 +53,8 @@ class WaitingConnection(ImapConnection):
     def _idle(self, seconds: float, max_silence: float) -> None:
         started = time.monotonic()
         try:
-            tag = self._try(IDLE, self._imap4.begin_idle)
+            with self.limited_silence(min(max_silence, IDLE_BEGIN_SECONDS)):
+                tag = self._try(IDLE, self._imap4.begin_idle)
             if tag is None:
                 self.do_without(IDLE, "the IMAP server ends an IDLE at once")
                 return

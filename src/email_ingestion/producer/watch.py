@@ -88,6 +88,7 @@ LOST_SESSIONS = 2  # in a row, after which a single pass tells the messages over
 # At least, between two looks whether the open mailbox is still the one of its name; and the part of the time that they
 # may take, for a server may open a large one slowly.
 CHECK_SECONDS, CHECK_SHARE = 20.0, 0.02
+MAX_CHECK_SECONDS = 3600.0  # while each look finds another mailbox
 SESSION_SPREAD = 0.1  # of a session's length, so that the accounts of a process do not reconnect together
 
 
@@ -153,6 +154,7 @@ class Watcher:
         self._slowed = 0.0
         self._progress = time.monotonic()
         self._next_check = self._progress + CHECK_SECONDS  # of the mailbox's identity
+        self._replacements = 0  # in a row, that such a look has found
         self._attempt: float | None = None  # since when it tries to open the mailbox
         self._turn: _Turn | None = None  # of the last session
         self._idle_turns = 0  # in a row, that got nothing done and were short
@@ -293,7 +295,10 @@ class Watcher:
             return
         is_replaced = self._imap.run(lambda: connection.is_replaced(mailbox))
         seconds = (time.monotonic() - started) / CHECK_SHARE
-        self._next_check = time.monotonic() + max(CHECK_SECONDS, seconds, min(self._intervals.poll, self._longest_idle))
+        # A server that gives the mailbox another UIDVALIDITY at each look would have all its mail fetched at each.
+        self._replacements = self._replacements + 1 if is_replaced else 0
+        spacing = min(MAX_CHECK_SECONDS, CHECK_SECONDS * 4**self._replacements)
+        self._next_check = time.monotonic() + max(spacing, seconds, min(self._intervals.poll, self._longest_idle))
         if is_replaced:
             raise SessionExpired("the mailbox was replaced by another one of its name")
 
