@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
 import io
 import json
+import lzma
+import os
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,3 +160,90 @@ def test_a_line_without_end_in_a_snapshot_is_given_up_and_long_ones_are_read(
     path.write_bytes(zstandard.compress(b"[" * (10 * 2**20)))
     with pytest.raises(ValueError, match="line without end"):
         list(create.read_snapshot_file(path))
+
+
+def block(name: bytes, size: bytes, kind: bytes = b"0") -> bytes:
+    """A header of a tar with whatever in its field of the size."""
+    head = bytearray(512)
+    for at, text in ((0, name), (100, b"0000600\0"), (108, b"0000000\0"), (116, b"0000000\0"), (124, size)):
+        head[at : at + len(text)] = text
+    head[136:148], head[148:156], head[156:157], head[257:265] = b"00000000000\0", b" " * 8, kind, b"ustar\x0000"
+    head[148:156] = b"%06o\0 " % sum(head)
+    return bytes(head)
+
+
+def octal(size: int) -> bytes:
+    return b"%011o\0" % size
+
+
+RAW = json.dumps(HEAD).encode()
+FIRST = block(MANIFEST.encode(), octal(len(RAW))) + RAW + bytes(-len(RAW) % 512)
+SECOND = block(b"redis.jsonl.zst", octal(len(CONTENT))) + CONTENT + bytes(-len(CONTENT) % 512)
+END = bytes(1024)
+BACKWARDS = (-512).to_bytes(12, "big", signed=True)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        FIRST + block(b"redis.jsonl.zst", BACKWARDS) + END,
+        FIRST + block(b"other", BACKWARDS) + SECOND + END,
+        FIRST + SECOND + block(b"again", BACKWARDS) + END,
+        FIRST + block(b"x", octal(0), b"x") * 3000 + SECOND + END,
+        FIRST + block(b"L", octal(8**11 - 1), b"L") + SECOND + END,
+        FIRST + block(b"x", b"\x80" + (2**70).to_bytes(11, "big"), b"x") + SECOND + END,
+        FIRST + SECOND + SECOND + END,
+        FIRST + SECOND + block(b"../../escaped", octal(0)) + END,
+        FIRST + SECOND + block(b"/etc/escaped", octal(0)) + END,
+        FIRST + SECOND + block(MANIFEST.encode(), octal(0)) + END,
+        FIRST + block(b"redis.jsonl.zst", octal(0), b"2") + SECOND + END,
+        FIRST + block(b"./redis.jsonl.zst", octal(len(CONTENT))) + CONTENT + END,
+        FIRST + block(b"S", octal(8**11 - 1), b"S") + SECOND + END,
+        FIRST + END,
+        FIRST + SECOND[:600],
+    ],
+)
+def test_a_tar_made_to_hurt_is_refused_and_nothing_is_written_outside(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / "a.tar").write_bytes(raw)
+    (tmp_path / "there").mkdir()
+    before = {path for path in tmp_path.rglob("*") if path.parent != tmp_path / "there"}
+    with pytest.raises(OperationFailed) as refused:
+        unpack_archive(read_archive(tmp_path / "a.tar"), tmp_path / "there")
+    assert str(refused.value).isprintable()
+    assert {path for path in tmp_path.rglob("*") if path.parent != tmp_path / "there"} == before
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        block(MANIFEST.encode(), BACKWARDS) + END,
+        block(b"x", octal(0), b"x") * 3000 + FIRST + END,
+        block(b"x", octal(8**10), b"x") + FIRST + END,
+        *(opener(FIRST + SECOND + END) for opener in (gzip.compress, bz2.compress, lzma.compress, zstandard.compress)),
+    ],
+)
+def test_a_tar_whose_beginning_hurts_or_is_packed_is_no_backup(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / "a.tar").write_bytes(raw)
+    with pytest.raises(OperationFailed, match="no backup"):
+        read_archive(tmp_path / "a.tar")
+
+
+def test_a_pipe_and_a_device_are_no_backups_and_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tar")
+    for path in (tmp_path / "a.tar", Path("/dev/zero"), tmp_path):
+        with pytest.raises(OperationFailed):
+            read_archive(path)
+
+
+def test_a_header_that_announces_gigabytes_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with path.open("wb") as file:
+        file.write(block(b"x", octal(2**30), b"x"))
+        file.truncate(2**30 + 4096)
+    tracemalloc.start()
+    try:
+        with pytest.raises(OperationFailed):
+            read_archive(path)
+        assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
+    finally:
+        tracemalloc.stop()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import mailbox
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from email_ingestion.producer import mbox
 from email_ingestion.producer.mbox import MboxMessage, read_mbox
+from email_ingestion.records import Envelope, RawMessage
+from email_ingestion.stream import codec
 
 MSGID = 1779873633236952867  # its upper bits say 2023-10-16 01:29:30 UTC
 FIRST = b"From %d@xxx Mon Oct 16 01:29:30 +0000 2023\n" % MSGID
@@ -109,3 +113,55 @@ def test_what_another_writer_wrote_is_read_back(tmp_path_factory: pytest.TempPat
 
 def _plain(raw: bytes) -> list[bytes]:
     return [line.lstrip(b">") if line.lstrip(b">").startswith(b"From ") else line for line in raw.split(b"\r\n")]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"From a Mon Jan 01 00:00:00 +1400 0001\n",
+        b"From a Fri Dec 31 23:59:59 -1400 9999\n",
+        b"From a Mon Jan 01 00:00:00 0001\n",
+        *(
+            b"From a Xxx Xxx 99 99:99:99 2024\nDate: " + date
+            for date in (
+                *(b"Mon, 1 Jan 99999999999 00:00:00 GMT\n", b"Fri, 31 Dec 9999 23:59:59 -2359\n"),
+                *(b"Fri, 31 Dec 2026 23:59:59 +99999999999999999999\n", b"9" * 6000 + b" Dec 2026 23:59:59\n"),
+            )
+        ),
+        *(
+            FIRST + b"X-Gmail-Labels: " + labels + b"\n"
+            for labels in (
+                *(b"a" * 200_000, b"a," * 200_000, b'"' + b"a,\0\r" * 2000, b"=?utf-8?q?=00=0a=0d=22?= " * 2000),
+                *(b"=?utf-8?q?=0a?=", b"\xff\xfe", b'"', b"=?utf-8?b?" + b"Cgo" * 40_000 + b"?="),
+            )
+        ),
+        FIRST + b"X-GM-MSGID: 99999999999999999999\nX-GM-THRID: 99999999999999999999\n",
+        FIRST + b"X-GM-THRID: 1\n" * 100_000,
+    ],
+)
+def test_a_message_made_to_hurt_is_one_like_all_and_the_next_follows(first: bytes):
+    """Its date, labels or identity may be none; no import ends with it, for the next one would end there too."""
+    found = read(first + b"Subject: a\n\none\n\n" + FIRST + b"Subject: b\n\ntwo\n\n")
+    assert len(found) == 2
+    for number, each in enumerate(found):
+        raw = each.raw or b""
+        envelope = Envelope(
+            *("default", "import:0", 7, number + 1, each.gm_msgid, each.gm_thrid, each.labels, each.flags),
+            *(each.internaldate or NOW, len(raw), hashlib.sha256(raw).hexdigest()),
+        )
+        assert _through_the_stream(envelope, raw) == envelope
+
+
+def test_a_message_behind_four_gigabytes_of_a_file_keeps_its_offset_for_a_uid():
+    envelope = Envelope(
+        "default", "import:0", 7, 2**32 + 5, None, None, (), (), NOW, 1, hashlib.sha256(b"a").hexdigest()
+    )
+    assert _through_the_stream(envelope, b"a") == envelope
+
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def _through_the_stream(envelope: Envelope, raw: bytes) -> Envelope:
+    fields = codec.encode(RawMessage(envelope, raw), NOW, zstandard.ZstdCompressor())
+    return codec.decode({name.encode(): value for name, value in fields.items()}, 2**24).envelope

@@ -8,9 +8,10 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
@@ -26,7 +27,8 @@ FORMAT = "email-ingestion backup"
 VERSION = 1
 MANIFEST = "manifest.json"
 PATTERN = "email-ingestion-*.tar"
-CHUNK = 1024 * 1024
+CHUNK = 64 * 1024
+MAX_READ = 64 * 1024  # bytes at once, of a header too: we write none longer than a block
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MONITOR_SECONDS = 60.0
 
@@ -166,8 +168,8 @@ def write_manifest_file(path: Path, manifest: Manifest) -> None:
 def read_archive(path: Path) -> Archive:
     """Open a backup by its manifest alone. Raises OperationFailed for a file that is no backup."""
     try:
-        with tarfile.open(path, "r:") as tar:
-            return Archive(path, _parse_manifest(json.loads(_read_manifest(tar))))
+        with _open_tar(path) as tar:
+            return Archive(path, _parse_manifest(json.loads(_read_manifest(next(_members(tar), None), tar))))
     except OSError as error:
         raise OperationFailed(f"cannot read {path}: {error.strerror or error}") from error
     except (*DAMAGED, RecursionError) as error:
@@ -181,14 +183,48 @@ def _describe(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _read_manifest(tar: tarfile.TarFile) -> bytes:
-    first = tar.next()
+class _BoundedReads(io.BufferedReader):
+    """A file of which nobody reads more than MAX_READ at once: a header of a tar may announce any number of bytes."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read up to `size` bytes. Raises tarfile.ReadError for more than MAX_READ."""
+        if size is None or not 0 <= size <= MAX_READ:
+            raise tarfile.ReadError("it has a header that we do not write")
+        return super().read(size)
+
+
+@contextmanager
+def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe in its place is not waited for
+    with _BoundedReads(io.FileIO(descriptor)) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        yield tar
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield the members one after the other; those before are forgotten, for there may be any number.
+
+    Raises tarfile.ReadError for one that lies before its predecessor: `tarfile` would come by for ever.
+    """
+    behind = 0
+    while (member := tar.next()) is not None:
+        if member.size < 0 or member.offset_data <= behind:
+            raise tarfile.ReadError(f"{member.name!r} lies where it cannot")
+        behind = member.offset_data
+        tar.members.clear()
+        yield member
+
+
+def _read_manifest(first: tarfile.TarInfo | None, tar: tarfile.TarFile) -> bytes:
     if first is None or first.name != MANIFEST:
         raise ValueError("it has no manifest, scripts/backup.py did not write it")
     if first.size > MAX_MANIFEST_BYTES:
         raise ValueError(f"its manifest has {first.size} bytes")
-    content: bytes = _open_member(tar, first).read()
-    return content
+    return b"".join(_pieces(_open_member(tar, first)))
+
+
+def _pieces(content: Any) -> Iterator[bytes]:
+    while piece := content.read(CHUNK):
+        yield piece
 
 
 def _open_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Any:
@@ -224,13 +260,17 @@ def _time(written: str) -> datetime:
 def unpack_archive(archive: Archive, folder: Path) -> None:
     """Write the files of a backup into `folder`. Raises OperationFailed for a file that differs from the manifest."""
     try:
-        with tarfile.open(archive.path, "r:") as tar:
+        with _open_tar(archive.path) as tar:
+            members = _members(tar)
+            next(members, None)  # the manifest
             for member in archive.manifest.files:
-                found = tar.getmember(member.name)
-                if found.size != member.bytes:
-                    raise tarfile.ReadError(f"{member.name} has changed")
+                found = next(members, None)
+                if found is None or (found.name, found.size) != (member.name, member.bytes):
+                    raise tarfile.ReadError(f"{member.name} is missing or has changed")
                 _write(folder / member.name, _open_member(tar, found))
-    except (*DAMAGED, OSError) as error:
+            if next(members, None):
+                raise tarfile.ReadError("it has more in it than its manifest says")
+    except (*DAMAGED, OSError, RecursionError) as error:
         raise OperationFailed(f"{archive.path} is truncated or damaged and was not used: {error}") from error
     for member in archive.manifest.files:
         if describe_file(folder / member.name) != member:
@@ -240,8 +280,8 @@ def unpack_archive(archive: Archive, folder: Path) -> None:
 def _write(path: Path, content: Any) -> None:
     file: BinaryIO
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        while chunk := content.read(CHUNK):
-            file.write(chunk)
+        for piece in _pieces(content):
+            file.write(piece)
 
 
 def read_member(archive: Archive, name: str, folder: Path) -> Path | None:
@@ -251,9 +291,13 @@ def read_member(archive: Archive, name: str, folder: Path) -> Path | None:
     if member is None:
         return None
     try:
-        with tarfile.open(archive.path, "r:") as tar:
-            _write(path, _open_member(tar, tar.getmember(name)))
-    except (*DAMAGED, OSError):
+        with _open_tar(archive.path) as tar:
+            members = islice(_members(tar), 1 + len(archive.manifest.files))
+            found = next((each for each in members if each.name == name), None)
+            if found is None or found.size != member.bytes:
+                return None
+            _write(path, _open_member(tar, found))
+    except (*DAMAGED, OSError, RecursionError):
         return None
     return path if describe_file(path).sha256 == member.sha256 else None
 

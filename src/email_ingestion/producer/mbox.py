@@ -20,8 +20,12 @@ from typing import BinaryIO
 
 from email_ingestion.parsing.defects import Defects
 from email_ingestion.parsing.encoded_words import decode_words
+from email_ingestion.records import ARRIVAL_YEARS
 
 MAX_MESSAGE_BYTES = 100 * 1024 * 1024  # bytes; Gmail takes and sends half of it
+MAX_LABELS = 100_000  # characters of all labels together; a field of the csv library has 131,072 at most
+MAX_FIELDS = 16  # of Takeout at the head of a message; it writes three
+MAX_ID = 2**64 - 1
 MAX_LINE_BYTES = 64 * 1024  # bytes read at once, for a file of one line must not be read whole
 
 SEPARATOR = re.compile(
@@ -126,7 +130,11 @@ def _own_fields(content: bytearray) -> tuple[dict[str, bytes], int]:
     """Return Takeout's own fields, which stand before all others, and their length."""
     fields: dict[str, bytes] = {}
     position = 0
-    while match := TAKEOUT_FIELD.fullmatch(field := _field(content, position)):
+    for _ in range(MAX_FIELDS):
+        field = _field(content, position)
+        match = TAKEOUT_FIELD.fullmatch(field)
+        if match is None:
+            break
         fields[match[1].decode().lower()] = match[2]
         position += len(field)
     return fields, position
@@ -143,7 +151,8 @@ def _field(content: bytearray, start: int) -> bytes:
 
 def _labels(value: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return labels as IMAP names them, and flags. Takeout translates system labels: only English is known."""
-    text = decode_words(re.sub(r"\r?\n[ \t]", " ", value.decode("utf-8", "replace")).strip(), Defects())
+    unfolded = re.sub(r"\r?\n[ \t]", " ", value[: 4 * MAX_LABELS].decode("utf-8", "replace")).strip()
+    text = re.sub(r"[\0\r\n]", " ", decode_words(unfolded, Defects())[:MAX_LABELS])
     named = [name.strip() for name in next(csv.reader([text], skipinitialspace=True), []) if name.strip()]
     states = {name.casefold() for name in named}
     labels = tuple(SYSTEM.get(name.casefold(), name) for name in named if name.casefold() not in STATES)
@@ -164,10 +173,15 @@ def _date(separator: re.Match[bytes]) -> datetime | None:
     text = " ".join(separator["date"].decode("ascii", "replace").split())
     try:
         if separator["zone"]:
-            return datetime.strptime(text, "%a %b %d %H:%M:%S %z %Y").astimezone(UTC)
-        return datetime.strptime(text, "%a %b %d %H:%M:%S %Y").replace(tzinfo=UTC)
-    except ValueError:
+            return _plausible(datetime.strptime(text, "%a %b %d %H:%M:%S %z %Y"))
+        return _plausible(datetime.strptime(text, "%a %b %d %H:%M:%S %Y").replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
         return None
+
+
+def _plausible(date: datetime) -> datetime | None:
+    """Return a date in UTC; None for one at which no mail can have arrived. Raises OverflowError."""
+    return date.astimezone(UTC) if ARRIVAL_YEARS[0] < date.year < ARRIVAL_YEARS[1] else None
 
 
 def _date_field(content: bytearray) -> datetime | None:
@@ -175,11 +189,11 @@ def _date_field(content: bytearray) -> datetime | None:
     match = re.search(rb"^Date:(.*)$", head, re.IGNORECASE | re.MULTILINE)
     try:
         date = parsedate_to_datetime(match[1].decode("ascii", "replace").strip()) if match else None
-    except ValueError:
+        return _plausible(date if date.tzinfo else date.replace(tzinfo=UTC)) if date else None
+    except (ValueError, OverflowError):
         return None
-    return (date if date.tzinfo else date.replace(tzinfo=UTC)).astimezone(UTC) if date else None
 
 
 def _number(text: bytes | None) -> int | None:
     found = re.fullmatch(rb"\s*(\d{1,20})\s*", text) if text else None
-    return int(found[1]) if found else None
+    return int(found[1]) if found and int(found[1]) <= MAX_ID else None

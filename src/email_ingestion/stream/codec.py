@@ -34,6 +34,7 @@ MAX_MESSAGE_BYTES = 2**40
 MAX_WORDS_BYTES = 1024 * 1024  # of labels or flags
 MAX_DIGITS = 20
 _UINT32, _UINT64 = (0, 2**32 - 1), (0, 2**64 - 1)
+_UID = (0, 2**53 - 1)  # IMAP has 32 bits; an imported file has its offsets, and Lua these bits
 _MAILBOX = re.compile(r"[^\0]{1,4096}", re.DOTALL)
 _DEFECT = re.compile(r"[a-z0-9-]{1,40}:[a-z0-9-]{1,40}", re.ASCII)
 _NAME = re.compile(r"[^\0-\x1f]{1,1024}")
@@ -142,7 +143,7 @@ def parse_envelope(fields: Mapping[bytes, bytes]) -> Envelope:
         account=_text(fields, b"account", ACCOUNT),
         mailbox=_text(fields, b"mailbox", _MAILBOX),
         uidvalidity=_integer(fields, b"uidvalidity", _UINT32),
-        uid=_integer(fields, b"uid", _UINT32),
+        uid=_integer(fields, b"uid", _UID),
         gm_msgid=_integer(fields, b"gm_msgid", _UINT64) if _field(fields, b"gm_msgid") else None,
         gm_thrid=_integer(fields, b"gm_thrid", _UINT64) if _field(fields, b"gm_thrid") else None,
         labels=_words(fields, b"labels"),
