@@ -210,7 +210,7 @@ def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         if member.size < 0 or member.offset_data <= behind:
             raise tarfile.ReadError(f"{member.name!r} lies where it cannot")
         behind = member.offset_data
-        tar.members.clear()
+        tar.members.clear()  # type: ignore[attr-defined]  # typeshed lacks it
         yield member
 
 
