@@ -350,8 +350,10 @@ class AdminRoutes:
 
 def _describe(error: RequestValidationError) -> str:
     first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return "the body is not JSON"
     field = ".".join(str(part) for part in first["loc"] if part != "body")
-    return f"{field or 'the body'}: {first['msg'].lower()}"
+    return f"{field or 'the body'}: {first['msg'][:1].lower()}{first['msg'][1:]}"  # a word to send stays as it is
 
 
 def refusal(reason: str, code: int) -> JSONResponse:

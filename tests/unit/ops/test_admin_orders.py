@@ -128,6 +128,16 @@ def test_an_order_nobody_can_mean_is_refused_with_its_reason(
     assert office.audited()[-1]["result"] == "refused"
 
 
+def test_a_refusal_says_what_would_do(served: Endpoints) -> None:
+    (reason,) = order(served, "log-level", {"level": "debug"}).json()["reasons"]
+    assert "'DEBUG'" in reason
+    assert "'debug'" not in reason
+    answer = requests.post(
+        f"{served.ops_url}/admin/pause", data=b"ttl_seconds=60", headers={"X-Admin-Token": TOKEN}, timeout=10
+    )
+    assert answer.json()["reasons"] == ["the body is not JSON"]
+
+
 def test_a_sink_whose_name_is_a_path_has_a_breaker_like_any_other(office: Office, served: Endpoints) -> None:
     assert order(served, "breakers/files:%2Fsrv%2Fmail", {"state": "OPEN"}).status_code == 200
     assert office.breaker.snapshot().forced is True
