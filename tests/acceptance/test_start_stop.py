@@ -148,6 +148,7 @@ def _produced(demo: Place) -> int:
 
 
 def test_a_killed_worker_is_seen_and_replaced_by_the_next_start(demo: Place):
+    demo.set(CB_RECOVERY_TIMEOUT="1")  # who outlives the sandbox comes back to it that soon
     assert demo.run(*COMMAND, "start", "--sandbox", seconds=120).returncode == 0
     psutil.Process(_pids(demo)["worker"]).kill()
     producer = next(each["ops_url"] for each in _addresses(demo) if each["pid"] == _pids(demo)["producer"])
@@ -175,7 +176,21 @@ def test_a_killed_worker_is_seen_and_replaced_by_the_next_start(demo: Place):
     psutil.Process(_pids(demo)["web"]).kill()
     alone = demo.run(*COMMAND, "status")
     assert (alone.returncode, "is dead: ./scripts/start.sh" in alone.stdout) == (1, True), alone.stdout
+    _what_dies_of_the_sandbox_is_told_and_comes_back_where_it_was(demo)
     _a_start_in_vain_leaves_what_runs(demo)
+
+
+def _what_dies_of_the_sandbox_is_told_and_comes_back_where_it_was(demo: Place) -> None:
+    before, pids = _profile(demo), _pids(demo)
+    for stem in ("sandbox", "redis"):
+        psutil.Process(pids[stem]).kill()
+        told = demo.run(*COMMAND, "status")
+        assert (told.returncode, f"{stem} (PID {pids[stem]}) is dead: " in told.stdout) == (1, True), told.stdout
+        assert f"process {stem}: " in demo.run(*COMMAND, "doctor").stdout
+        again = demo.run(*COMMAND, "start", seconds=180)  # which waits until those who ran work again
+        assert (again.returncode, again.stderr) == (0, ""), again.stdout + again.stderr
+    assert _profile(demo) == before
+    assert _pids(demo)["producer"] == pids["producer"]
 
 
 def _a_start_in_vain_leaves_what_runs(demo: Place) -> None:

@@ -32,8 +32,8 @@ def start(
     """Start producer and workers and wait until they are ready; what already runs is left alone.
 
     The web process is started with them; they do without it, so of one that does not start it is only said why. Exit
-    code 1 when one of the others is not ready, with the reason of each; nothing that was started runs then. While the
-    sandbox runs, with or without --sandbox, what is missing of it is started.
+    code 1 when one of the others is not ready, with the reason of each; nothing that was started runs then, what ran
+    before goes on. While the sandbox runs, with or without --sandbox, what is missing of it is started.
 
     Examples:
       email-ingestion start --sandbox
@@ -69,11 +69,20 @@ def start(
     line = pages.wait() if pages else "web was not started: --no-web"
     if sandbox:
         announce(sandbox_stack.summary_screen(settings, line))
-    else:
-        if pages and line.startswith("web did not start"):
-            say(line)
-        announce(status_table.render_table(status_table.system_status(settings)))
-    return OK
+        return OK
+    if pages and line.startswith("web did not start"):
+        say(line)
+    return _show_started(settings)
+
+
+def _show_started(settings: Settings) -> int:
+    """Show what runs; what ran before may have to come back first, to a Redis or a sandbox that was just started."""
+    found = status_table.wait_until_ready(settings, managed_processes.START_SECONDS + settings.cb_recovery_timeout)
+    announce(status_table.render_table(found))
+    if not (sick := status_table.sick_processes(found)):
+        return OK
+    say(f"{', '.join(sick)} {'runs' if len(sick) == 1 else 'run'} and cannot work; the reasons are above")
+    return NEGATIVE
 
 
 def _stop_sandbox(before: set[str] | None) -> None:

@@ -13,7 +13,7 @@ from email_ingestion.erasure.tombstones import TombstoneFile
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.file_modes import open_to_others
 from email_ingestion.fleet.log_files import logs_elsewhere
-from email_ingestion.fleet.managed_processes import find_processes
+from email_ingestion.fleet.managed_processes import FOUNDATIONS, find_processes
 from email_ingestion.fleet.status_table import system_status
 from email_ingestion.fleet.web_process import STEM as WEB
 from email_ingestion.ledger.fingerprint import sqlite_path
@@ -125,7 +125,9 @@ def check_processes(settings: Settings) -> Findings:
     system = system_status(settings)
     for missing in system.missing:
         cause, _, remedy = missing.reason.rpartition(": ")
-        forget = "./scripts/stop.sh" if missing.component == WEB else "`email-ingestion consumers prune`"
+        forget = (
+            "./scripts/stop.sh" if missing.component in {WEB, *FOUNDATIONS} else "`email-ingestion consumers prune`"
+        )
         yield Finding(f"process {missing.name}", "degraded", cause, f"{remedy}; or {forget}")
     for process in system.processes:
         if process.state != READY and not process.missing:

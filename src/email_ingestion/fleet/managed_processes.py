@@ -239,6 +239,17 @@ def find_foundations(settings: Settings) -> dict[str, psutil.Process]:
     return {stem: process for stem in FOUNDATIONS if (process := listed[stem] or found.get(stem))}
 
 
+def dead_foundations(settings: Settings) -> dict[str, int | None]:
+    """Return which of sandbox and Redis should run here and do not, with the PIDs they had."""
+    if not SANDBOX_PROFILE.exists():
+        return {}
+    files = {stem: settings.pid_dir / f"{stem}.pid" for stem in FOUNDATIONS}
+    if all(map(find_process, files.values())):
+        return {}
+    running = find_foundations(settings)
+    return {stem: read_pid(path) for stem, path in files.items() if stem not in running}
+
+
 def stop_all(settings: Settings, say: Callable[[str], None]) -> bool:
     """Stop everything; return whether nothing is left running."""
     named = {path.stem: process for path in settings.pid_dir.glob("*.pid") if (process := find_process(path))}

@@ -55,8 +55,8 @@ save ""
 """
 
 
-def start_redis(data: Path, pid_file: Path, log: Path, password: str) -> str:
-    """Start a server that keeps its data below `data`, at the usual port if that is free.
+def start_redis(data: Path, pid_file: Path, log: Path, password: str, port: int = USUAL_PORT) -> str:
+    """Start a server that keeps its data below `data`, at `port` if that is free.
 
     Return its URL, with the user of the service and the password, of which the server's file has the hash only.
 
@@ -68,18 +68,18 @@ def start_redis(data: Path, pid_file: Path, log: Path, password: str) -> str:
     digest = hashlib.sha256(password.encode()).hexdigest()
 
     def launch(ports: Sequence[int]) -> None:
-        (port,) = ports
+        (chosen,) = ports
         try:
             directory.mkdir(parents=True, exist_ok=True)
             pid_file.parent.mkdir(parents=True, exist_ok=True)
             places = {"directory": _quoted(directory), "pid_file": _quoted(pid_file.resolve())}
             users = {"user": SERVICE_USER, "digest": digest, "loader": secrets.token_hex(16)}
-            write_private(config, CONFIG.format(port=port, **places, **users))
+            write_private(config, CONFIG.format(port=chosen, **places, **users))
         except OSError as error:
             raise unwritable(config, error) from error
-        _spawn(config, program, pid_file, log, port)
+        _spawn(config, program, pid_file, log, chosen)
 
-    (port,) = start_on_free_ports([USUAL_PORT], launch)
+    (port,) = start_on_free_ports([port], launch)
     return f"redis://{SERVICE_USER}:{password}@127.0.0.1:{port}/0"
 
 

@@ -8,7 +8,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from rich.progress import Progress
 from email_ingestion.atomic_files import write_private
 from email_ingestion.errors import OperationFailed
 from email_ingestion.fleet.managed_processes import check_started, find_foundations, find_processes
-from email_ingestion.fleet.redis_server import SERVICE_USER, start_redis
+from email_ingestion.fleet.redis_server import SERVICE_USER, USUAL_PORT, start_redis
 from email_ingestion.fleet.subprocesses import DetachedProcess, spawn, start_on_free_ports
 from email_ingestion.fleet.web_process import web_url
 from email_ingestion.ledger.store import open_ledger
@@ -35,7 +35,10 @@ PROCESS_SECONDS = 300.0
 
 
 def start_sandbox(say: Callable[[str], None]) -> None:
-    """Start Redis and the sandbox where they do not run, and write the profile that everything else reads."""
+    """Start Redis and the sandbox where they do not run, and write the profile that everything else reads.
+
+    What died and is started again has its old ports, if they are free: those who outlived it know no others.
+    """
     settings = load_settings()
     redis_pid = settings.pid_dir / "redis.pid"
     sandbox_pid = settings.pid_dir / "sandbox.pid"
@@ -44,7 +47,8 @@ def start_sandbox(say: Callable[[str], None]) -> None:
         redis_url = settings.redis_address.url
     else:
         redis_pid.unlink(missing_ok=True)
-        redis_url = start_redis(Path("data"), redis_pid, settings.log_dir / "redis.out", _password(settings))
+        port = (SANDBOX_PROFILE.exists() and urlsplit(settings.redis_address.url).port) or USUAL_PORT
+        redis_url = start_redis(Path("data"), redis_pid, settings.log_dir / "redis.out", _password(settings), port)
         say(f"Redis listens on port {urlsplit(redis_url).port}")
     if "sandbox" not in running:
         ports = _start_sandbox(sandbox_pid, settings)
@@ -61,6 +65,7 @@ def _password(settings: Settings) -> str:
 
 
 def _start_sandbox(pid_file: Path, settings: Settings) -> dict[str, Any]:
+    wanted = _ports_before()
     READY.unlink(missing_ok=True)
     DATA.mkdir(parents=True, exist_ok=True)
 
@@ -72,9 +77,18 @@ def _start_sandbox(pid_file: Path, settings: Settings) -> dict[str, Any]:
         command += ["--write-token", str(TOKEN), "--ready-file", str(READY), "--pid-file", str(pid_file)]
         spawn(command, settings.log_dir / "sandbox.out", READY.exists, seconds=START_SECONDS)
 
-    start_on_free_ports(list(PORTS.values()), launch)
+    start_on_free_ports(wanted, launch)
     ready: dict[str, Any] = json.loads(READY.read_text())
     return ready
+
+
+def _ports_before() -> list[int]:
+    """Return the ports of the sandbox that died, or the usual ones."""
+    if SANDBOX_PROFILE.exists():
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            before = json.loads(READY.read_text())
+            return [int(before[f"{name}_port"]) for name in PORTS]
+    return list(PORTS.values())
 
 
 def _profile(redis_url: str, ready: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from email_ingestion.errors import EmailIngestionError
-from email_ingestion.fleet.managed_processes import ManagedProcess, find_processes
+from email_ingestion.fleet.managed_processes import FOUNDATIONS, ManagedProcess, dead_foundations, find_processes
 from email_ingestion.fleet.web_process import STEM as WEB
 from email_ingestion.fleet.web_process import WebProcess, find_web
 from email_ingestion.ops.peers import MissingProcess, missing_processes, peers
@@ -22,6 +22,7 @@ from email_ingestion.settings import Settings
 from email_ingestion.stream import Gauges, open_link, read_gauges
 
 WATCH_SECONDS = 2.0
+POLL_SECONDS = 0.5
 OK_STATES = frozenset({"ready", "degraded"})
 
 
@@ -65,7 +66,7 @@ class SystemStatus:
     @property
     def idle(self) -> bool:
         """Whether no producer and no worker is known here."""
-        return all(each.component == WEB for each in self.processes)
+        return all(each.component in {WEB, *FOUNDATIONS} for each in self.processes)
 
     def nothing(self) -> str:
         """Return the sentence for a machine where no process runs; the ports and Redis were asked before."""
@@ -94,13 +95,47 @@ def system_status(settings: Settings) -> SystemStatus:
     fed = any(peer.component == "producer" and peer.alive for peer in everyone)
     unattended = now - gauges.oldest if gauges and gauges.oldest and fed else 0.0
     missing = missing_processes(everyone, now, unattended_seconds=unattended, count_pid_files=True)
+    missing += _missing_foundations(settings)
     rows = [_row(process, bodies.get(process.stem), missing) for process in found]
     if web and not web.serves:
         rows.append(ProcessStatus(WEB, web.state, None, next((it for it in missing if it.component == WEB), None)))
     shown = {each for row in rows for each in [row.missing] if each}
-    rows += [ProcessStatus(each.name, "missing", None, each) for each in missing if each not in shown]
+    rows += [
+        ProcessStatus(each.name, "dead" if each.name in FOUNDATIONS else "missing", None, each)
+        for each in missing
+        if each not in shown
+    ]
     elsewhere = [f"{peer.instance} is alive" for peer in silent if peer.alive and not peer.pid_file]
     return SystemStatus(tuple(rows), tuple(missing), tuple(elsewhere), error, web)
+
+
+def _missing_foundations(settings: Settings) -> list[MissingProcess]:
+    """Return what the others need of the sandbox and has died."""
+    dead = dead_foundations(settings)
+    remedy = "./scripts/start.sh --sandbox" if len(dead) == len(FOUNDATIONS) else "./scripts/start.sh"
+    return [
+        MissingProcess(stem, stem, pid, f"{stem}{f' (PID {pid})' if pid else ''} is dead: {remedy}")
+        for stem, pid in dead.items()
+    ]
+
+
+def wait_until_ready(settings: Settings, seconds: float) -> SystemStatus:
+    """Return the status once every process that lives works, or after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = system_status(settings)
+        if not sick_processes(found) or time.monotonic() > deadline:
+            return found
+        time.sleep(POLL_SECONDS)
+
+
+def sick_processes(system: SystemStatus) -> list[str]:
+    """Return which processes live and do not work; what that is, their reasons say."""
+    return [
+        each.stem
+        for each in system.processes
+        if each.state not in OK_STATES and not each.missing and each.state != "dead"
+    ]
 
 
 def _read_redis(settings: Settings, bodies: Iterable[Mapping[str, Any]]) -> tuple[Gauges | None, str | None]:
