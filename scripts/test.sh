@@ -134,7 +134,7 @@ for entry in ${pythons[@]+"${pythons[@]}"}; do
         "$bin/ruff" check --quiet . || failed=yes
         "$bin/ruff" format --check --quiet . || failed=yes
         "$bin/lint-imports" --no-logo >/dev/null || "$bin/lint-imports" --no-logo || failed=yes
-        if command -v shellcheck >/dev/null 2>&1; then shellcheck -x scripts/*.sh .ci/run || failed=yes; fi
+        if command -v shellcheck >/dev/null 2>&1; then shellcheck -x scripts/*.sh deploy/*/commands.sh .ci/run || failed=yes; fi
         if [ -z "$failed$quick" ] && ! "$bin/python" -m pytest --collect-only -qqq >"$venv/collected"; then
             cat "$venv/collected"
             failed=yes

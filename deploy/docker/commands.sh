@@ -28,7 +28,8 @@ _run_in_worker() {
     [ -t 0 ] || terminal=(-T)
     docker compose exec "${terminal[@]}" --index "$1" worker "${@:2}"
 }
-_logs() { docker compose logs --no-color --no-log-prefix "$1"; }
+# Compose puts codes for a terminal before the lines, also where there is none.
+_logs() { docker compose logs --no-color --no-log-prefix "$1" | command sed $'s/^\e\\[2K//'; }
 _start() {
     local workers=${1:-$(docker compose ps -q worker | wc -l)} was_running
     was_running=$(docker compose ps -q --status running producer)

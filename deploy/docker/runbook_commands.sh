@@ -12,8 +12,14 @@ email-ingestion() {
     case ${1:-} in
     # Containers log to a stream, which only the engine can read: it is handed in.
     logs | errors | evidence)
+        local folder status
+        folder=$(_logs_in_a_folder)
         # shellcheck disable=SC2016 # for the shell in the container
-        _all_logs | _run producer bash -c 'umask 077; mkdir -p /tmp/logs && cat >/tmp/logs/worker.log && LOG_DIR=/tmp/logs exec email-ingestion "$@"' bash "$@"
+        command tar -C "$folder" -c . | _run producer bash -c \
+            'umask 077; mkdir -p /tmp/logs && tar -C /tmp/logs -x && LOG_DIR=/tmp/logs exec email-ingestion "$@"' bash "$@"
+        status=$?
+        command rm -r "$folder"
+        return $status
         ;;
     *) _run producer email-ingestion "$@" ;;
     esac
@@ -90,9 +96,7 @@ _files() {
         return
     fi
     if [ -z "$inside" ]; then
-        folder=$(mktemp -d)
-        for word in producer worker web redis; do _logs "$word" >"$folder/$word.log"; done
-        ln -s redis.log "$folder/redis-server.log"
+        folder=$(_logs_in_a_folder)
         line="command $1"
         for word in "${@:2}"; do
             case $word in
@@ -129,9 +133,12 @@ _quoted() {
     printf '%s\n' "$quoted"
 }
 
-_all_logs() {
-    local each
-    for each in producer worker web; do _logs "$each"; done
+_logs_in_a_folder() {
+    local folder each
+    folder=$(mktemp -d)
+    for each in producer worker web; do _logs "$each" >"$folder/$each.log"; done
+    _logs redis >"$folder/redis-server.log"
+    echo "$folder"
 }
 
 # `--workers N` of the words of scripts/start.sh

@@ -24,7 +24,10 @@ PACKAGES = (
     *("python3", "python3-venv", "ca-certificates", "redis-server", "curl", "procps", "iproute2"),
     *("systemd", "systemd-sysv", "dbus", "sudo", "git", "logrotate"),
 )
-DOCKER_PACKAGES = ("docker.io", "docker-cli", "docker-compose", "iptables", "iproute2", "ca-certificates")
+DOCKER_PACKAGES = (
+    *("docker.io", "docker-cli", "docker-compose", "iptables", "iproute2", "ca-certificates"),
+    *("curl", "procps"),  # for the blocks of the runbooks
+)
 PATIENCE = 300.0  # seconds until a wait is given up: many processes share two cores here
 CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
 NETWORK_TROUBLE = ("Temporary failure in", "Could not resolve", "Could not fetch URL", "Failed to fetch", "Read timed")

@@ -19,6 +19,7 @@ import pytest
 from tests.acceptance.documented import commands
 from tests.acceptance.test_rollback import VERSION_0_1_0, code_of
 from tests.deploy.machines import APP_IMAGE, DebianRoot, Namespaces, Podman, come_in, docker_daemon, until
+from tests.deploy.typed_runbooks import type_all
 from tests.servers.processes import ROOT
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1500)]
@@ -112,7 +113,7 @@ def page() -> list[str]:
     return found[: found.index("docker compose --profile sandbox down --volumes") + 1]
 
 
-def test_the_trial_of_the_page_carries_its_mail_survives_and_ends(docker: Namespaces):
+def test_the_trial_of_the_page_carries_its_mail_survives_and_ends(docker: Namespaces, checkout: Path):
     steps = [step for step in page() if step != "docker compose build"]  # podman did that
     assert steps[1] == "docker compose --profile sandbox up -d --wait"
     for step in steps[:2]:
@@ -123,6 +124,8 @@ def test_the_trial_of_the_page_carries_its_mail_survives_and_ends(docker: Namesp
         typed(docker, step)
     _operators_commands(docker)
     _restricted(docker)
+    _of_a_user_without_a_name(docker)
+    _runbooks(docker, checkout)
     _watched(docker)
     link = typed(docker, "docker compose exec -T web email-ingestion web login-link").splitlines()[-1]
     assert link.startswith("http://127.0.0.1:8070/login/")  # where its port is published
@@ -164,11 +167,6 @@ def _operators_commands(docker: Namespaces) -> None:
     done = docker.call("docker", "compose", "exec", "-T", "producer", "email-ingestion", "errors", folder=FOLDER)
     assert "docker compose logs" in done.stderr
     assert "no error was logged" not in done.stdout + done.stderr
-    # The runbooks' spellings, chosen once.
-    spelled = (
-        "cd /srv/email-ingestion; . deploy/docker/commands.sh; email-ingestion status; redis-cli -h $REDIS_HOST ping"
-    )
-    assert "PONG" in typed(docker, f"{spelled}; python scripts/backup.py --list")
     typed(
         docker,
         "docker compose exec -T producer redis-cli --version && docker compose exec -T producer pg_dump --version",
@@ -185,6 +183,25 @@ def _restricted(docker: Namespaces) -> None:
     found = json.loads(typed(docker, "docker image inspect email-ingestion"))[0]["Config"]
     assert "Healthcheck" in found
     assert found["Labels"]["org.opencontainers.image.licenses"] == "MIT"
+
+
+def _of_a_user_without_a_name(docker: Namespaces) -> None:
+    """As OpenShift runs a container: any user, the group 0, a read-only root; neither a home nor a language is set."""
+    odd = "docker run --rm --network none --read-only --tmpfs /tmp --user 1000650000:0 --hostname We_ird.host-"
+    odd += " -e HOME= -e TZ=Mars/Olympus -e LC_ALL=C email-ingestion"
+    typed(docker, f"{odd} email-ingestion incident open trial --severity P3")
+    assert "no token" in docker.call("bash", "-c", f"{odd} python -m src.auth.oauth2_gmail --info").stdout
+    done = docker.call("bash", "-c", f"{odd} env PATH= /app/.venv/bin/email-ingestion doctor")
+    assert (done.returncode, "blobs: it takes a write" in done.stdout) == (2, True), done.stdout + done.stderr
+
+
+def _runbooks(docker: Namespaces, checkout: Path) -> None:
+    """What the runbooks' blocks type does there what they say, and all works afterwards."""
+    folder = checkout / "typed"
+    folder.mkdir(exist_ok=True)
+    wrong = type_all(lambda script: typed(docker, script), folder, "/srv/email-ingestion/typed")
+    assert not wrong, "\n".join(wrong)
+    typed(docker, "docker compose up -d --wait --scale worker=2")
 
 
 def _watched(docker: Namespaces) -> None:

@@ -91,6 +91,14 @@ def test_the_image_copies_what_there_is_and_nothing_secret():
     assert not any(pattern in {"data", "logs", ".env", "backups"} for pattern in let_in)
 
 
+def test_whatever_user_a_platform_chooses_may_write_the_folders_of_the_image():
+    text = (DOCKER / "Dockerfile").read_text()
+    volumes = re.findall(r'"/app/(\w+)"', text.partition("\nVOLUME")[2].partition("\n")[0])
+    (made,) = re.findall(r"chown email-ingestion:root (.*) && chmod 0770 (.*)\n", text)
+    assert made[0] == made[1]
+    assert set(volumes) <= set(made[0].split())
+
+
 def test_the_image_is_built_with_all_that_the_package_holds():
     text = (DOCKER / "Dockerfile").read_text().partition("--editable")[0]
     copied = {source for line in text.splitlines() if line.startswith("COPY ") for source in line.split()[1:-1]}
