@@ -41,6 +41,7 @@ WHEN_SOMETHING_DIED = "dlq_oldest_timestamp_seconds"
 # Metrics that have nothing to tell of such a run: no consent has a known end, nothing lies in hand,
 # no trial messages are sent, no loop fails over what nobody foresaw, no certificate ends.
 LATER = {
+    "email_ingestion_process_recent_crashes",  # none has crashed
     "email_ingestion_imap_locked_out_until_timestamp_seconds",  # the server there never refuses
     "email_ingestion_imap_throttled_timestamp_seconds",
     "email_ingestion_canary_last_success_timestamp_seconds",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -209,7 +210,8 @@ def test_a_hostile_row_ends_as_a_dead_letter_and_the_others_are_sent_again(kept:
         dispatcher = SinkDispatcher(
             name, sink, Breaker(name, BreakerPolicy(3, 0.2, 1), (SinkUnavailable,), heard.append), ledger=kept.ledger,
             blobs=kept.blobs, dead_letters=DeadLetterQueue(kept.link), paused=lambda: False, batch=10, lease=30.0,
-            timeout=15.0, max_retries=3, instance="here", observe=heard.append,
+            timeout=15.0, max_retries=3, instance="here", suspects=threading.Lock(),
+            observe=heard.append,
         )  # fmt: skip
         dispatcher.start()
         try:

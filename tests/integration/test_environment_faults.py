@@ -66,6 +66,7 @@ class Setup:
             batch=lambda: 10,
             lease=60,
             paused=lambda: False,
+            suspects=threading.Lock(),
             min_priority=lambda: 0,
             observe=lambda event: None,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
@@ -238,6 +239,7 @@ def deliver_all(watched: Watched, folder: Path) -> Callable[..., float | None]:
             batch=lambda: 50,
             lease=60,
             paused=lambda: False,
+            suspects=threading.Lock(),
             min_priority=lambda: 0,
             observe=observe,
         ).drain()

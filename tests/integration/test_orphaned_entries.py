@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 
@@ -74,6 +75,7 @@ def test_a_worker_that_is_never_idle_delivers_what_nobody_was_given(
         batch=lambda: 1,
         lease=60,
         paused=lambda: False,
+        suspects=threading.Lock(),
         min_priority=lambda: 0,
         observe=raise_failure,
     )

@@ -88,6 +88,7 @@ class Sinks:
         self.made: list[SinkDispatcher] = []
         self.names: tuple[str, ...] = ()
         self.breakers: dict[str, Breaker] = {}
+        self.suspects = threading.Lock()
 
     def dispatcher(
         self, name: str, sink: Sink, *, max_retries: int = 3, start: bool = True, timeout: float = 15.0, **policy: Any
@@ -107,6 +108,7 @@ class Sinks:
             timeout=timeout,
             max_retries=max_retries,
             instance="here",
+            suspects=self.suspects,
             observe=self.heard,
         )
         self.made.append(made)
@@ -632,3 +634,18 @@ def test_a_message_whose_bytes_are_gone_ends_as_a_dead_letter(sinks: Sinks, tmp_
 
 def _webhook(receiver: Receiver) -> WebhookSink:
     return WebhookSink(httpx.URL(receiver.url), [Webhook(SECRET)], timeout=5, parallel=4, max_attachment_bytes=1000)
+
+
+def test_while_another_suspect_is_in_hand_none_is_claimed_and_all_other_mail_goes_on(sinks: Sinks):
+    box = Box()
+    dispatcher = sinks.dispatcher("box", box, start=False)
+    (suspect,) = sinks.record(1)
+    sinks.ledger.outbox.claim("box", "here", 1, 30.0)  # and that life was killed
+    (other,) = sinks.record(2)
+    with sinks.suspects:
+        sinks.run(dispatcher)
+        until(lambda: box.taken[other], "other mail is delivered")
+        assert not box.asked[suspect]
+    until(lambda: box.taken[suspect], "then it is tried")
+    until(lambda: not sinks.suspects.locked(), "it is settled")
+    assert sinks.heard.of(DeadLettered) == []

@@ -76,7 +76,14 @@ def parser() -> Iterator[Watched]:
 
 
 def _worker(
-    redis: RedisServer, folder: Path, parser: Watched, shelf: Shelf, observe=lambda event: None, **options: Any
+    redis: RedisServer,
+    folder: Path,
+    parser: Watched,
+    shelf: Shelf,
+    observe=lambda event: None,
+    *,
+    suspects: threading.Lock | None = None,
+    **options: Any,
 ) -> Worker:
     appender = Appender(link(redis.url))
     appender.restart_cursor("default", "INBOX", Cursor(1, 0))
@@ -103,6 +110,7 @@ def _worker(
         batch=lambda: BATCH,
         lease=60,
         paused=lambda: False,
+        suspects=suspects or threading.Lock(),
         min_priority=lambda: 0,
         observe=observe,
     )
@@ -129,6 +137,26 @@ def test_a_sink_that_goes_away_costs_no_batch_an_attempt(redis_server: RedisServ
         pending = client.xpending_range(Keys().stream, GROUP, "-", "+", 100)
     assert [each["times_delivered"] for each in pending] == [0] * MESSAGES
     assert worker._in_flight == ()
+
+
+def test_a_crash_over_a_message_in_a_sink_counts_against_no_entry_of_the_stream(
+    redis_server: RedisServer, tmp_path: Path, parser: Watched
+):
+    suspects = threading.Lock()
+    worker = _worker(redis_server, tmp_path, parser, Shelf(parser), suspects=suspects)
+    with redis_server.client() as client:
+        worker._consumer.read_new(1, block=False)  # by a life that was killed
+
+        def deliveries() -> list[int]:
+            return [each["times_delivered"] for each in client.xpending_range(Keys().stream, GROUP, "-", "+", 99)]
+
+        running = threading.Thread(target=worker.drain)
+        with suspects:  # a dispatcher has the message in hand that may kill us again
+            running.start()
+            until(lambda: client.xlen(Keys().stream) == 1, "all other mail is delivered")
+            assert deliveries() == [1]
+        running.join(60)
+        assert (running.is_alive(), client.xlen(Keys().stream)) == (False, 0)
 
 
 def test_a_drain_waits_for_no_mail_behind_the_last(

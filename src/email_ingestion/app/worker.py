@@ -96,6 +96,7 @@ class WorkerService:
         self._changes_removed_at = -REMOVE_SECONDS
         self._router = Router(context.settings.routes, context.settings.sinks[1:])
         self._dispatchers: list[SinkDispatcher] = []
+        self._suspects = threading.Lock()  # of messages that may have killed a worker one is handled at a time
         self._change_dispatchers: list[ChangeDispatcher] = []
         self._count_loss = context.link.script("count_loss")
         self._sinks: dict[str, Sink] = {}
@@ -245,6 +246,7 @@ class WorkerService:
             lease=settings.worker_lease_seconds,
             paused=context.overrides.active_pause,
             min_priority=lambda: context.overrides.min_priority,
+            suspects=self._suspects,
             observe=context.ops.observe,
         )
 
@@ -263,6 +265,7 @@ class WorkerService:
             timeout=context.settings.sink_timeout,
             max_retries=context.settings.worker_max_retries,
             instance=context.identity.instance,
+            suspects=self._suspects,
             observe=context.ops.observe,
         )
 

@@ -89,12 +89,15 @@ class Outbox:
         self._clocks: dict[str, float] = {}  # by sink: what the database's clock was ahead of ours that never steps
         self._overlong_since: dict[str, float] = {}  # by sink: since when a lease ends later than any may
 
-    def claim(self, sink: str, holder: str, limit: int, lease: float) -> DeliveryClaim:
-        """Claim up to `limit` due messages for `lease` seconds; a message that may have killed a worker comes alone."""
+    def claim(self, sink: str, holder: str, limit: int, lease: float, *, suspects: bool = True) -> DeliveryClaim:
+        """Claim up to `limit` due messages for `lease` seconds.
+
+        A message that may have killed a worker comes alone, and not at all without `suspects`.
+        """
         with self._database.connect() as connection:  # mostly nothing is due, and this needs no write lock
             now = database_now(connection)
             claim = DeliveryClaim(sink, now + timedelta(seconds=lease))
-            mine = (deliveries.c.sink == sink, _WAITING)
+            mine = (deliveries.c.sink == sink, _WAITING, *(() if suspects else (deliveries.c.holder.is_(None),)))
             for due in ((*mine, deliveries.c.due <= now), (*mine, _RESEND)):
                 if connection.execute(select(1).where(*due).limit(1)).first():
                     break

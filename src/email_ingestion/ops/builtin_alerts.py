@@ -123,6 +123,15 @@ def _no_workers(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping
     return {"": "no worker runs: ./scripts/start.sh"} if missing and current.value("active_workers") == 0 else {}
 
 
+def _crash_looping(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
+    crashes = current.by_label("process_recent_crashes", "process").items()
+    sentence = (
+        "{} ended by itself {:.0f} times within 15 min: email-ingestion starts tells how, "
+        "email-ingestion pending list over which message"
+    )
+    return {name: sentence.format(name, count) for name, count in crashes if count > current.thresholds["restarts"]}
+
+
 def _missing_processes(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
     counts = current.by_label("missing_processes", "kind").items()
     return {
@@ -210,6 +219,7 @@ def _slow_dependencies(_previous: MetricsSnapshot, current: MetricsSnapshot) -> 
 MINIMAL = 2  # the level of degradation from which mail goes into the database only
 ALERT_RULES = (
     AlertRule("RedisDown", "P1", "21-redis-down", _below("dependency_up", REDIS_DOWN, dependency="redis")),
+    AlertRule("CrashLooping", "P1", "220-bad-deployment", _crash_looping),
     AlertRule("NoWorkers", "P1", "26-worker-crash-or-oom", _no_workers),
     AlertRule("ProcessMissing", "P2", "26-worker-crash-or-oom", _missing_processes, evaluations=2),
     AlertRule("DiskFull", "P1", "210-disk", _disks),
@@ -358,6 +368,7 @@ _OF_CREDENTIALS = {
 # In a key `{}` is what the cause is about, for trouble of one account must not hide that of another.
 CONSEQUENCES = {
     "RedisDown": {"CircuitBreakerOpen/redis", "MailboxSilent", "FreshnessBudgetBurn"},
+    "CrashLooping": {"NoWorkers", "ProcessMissing", "FreshnessBudgetBurn"},
     "NoWorkers": {"ProcessMissing/worker", "QueueBacklogCritical", "PendingStuck", "FreshnessBudgetBurn"}
     | _LONG_RUNNING,
     "PendingStuck": _LONG_RUNNING,

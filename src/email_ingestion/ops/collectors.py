@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from email_ingestion.ops.metric_factory import PREFIX
+from email_ingestion.ops.start_journal import recent_crashes
 from email_ingestion.ops.status_records import Breakers, RedisState, RedisView
 from email_ingestion.overrides import LEVELS, OperatorOverrides
 
@@ -116,6 +117,22 @@ class BreakerGauges(Collector):
         for breaker in self._breakers():
             family.add_metric([breaker.name], STATE_VALUES[breaker.state])
         yield family
+
+
+class CrashGauges(Collector):
+    """How often the processes of this machine ended by themselves lately, by the journal of starts."""
+
+    def __init__(self, log_dir: Path, clock: Callable[[], float]) -> None:
+        self._log_dir = log_dir
+        self._clock = clock
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the gauge; the registry calls it at a scrape."""
+        documentation = "Crashes and kills of a process here within 15 minutes, after which it was started again."
+        gauge = GaugeMetricFamily(f"{PREFIX}_process_recent_crashes", documentation, labels=["process"])
+        for process, count in recent_crashes(self._log_dir, self._clock()).items():
+            gauge.add_metric([process], count)
+        yield gauge
 
 
 class FolderGauges(Collector):

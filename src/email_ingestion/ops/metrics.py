@@ -23,7 +23,7 @@ from prometheus_client.gc_collector import GCCollector
 from email_ingestion import events
 from email_ingestion.errors import is_unforeseen
 from email_ingestion.events import Event
-from email_ingestion.ops.collectors import BreakerGauges, FolderGauges, RedisGauges, SinkAges
+from email_ingestion.ops.collectors import BreakerGauges, CrashGauges, FolderGauges, RedisGauges, SinkAges
 from email_ingestion.ops.mail_reads import MailReads
 from email_ingestion.ops.memory_limit import MemoryGauges
 from email_ingestion.ops.metric_factory import BUILTIN_ERRORS, ERROR_TYPES, MetricFactory, label_value
@@ -75,6 +75,8 @@ class Metrics:
             self.registry.register(MailReads(names.folders["logs"], clock))
         if identity.component == "producer":
             self.registry.register(SinkAges(redis))
+            if "logs" in names.folders:
+                self.registry.register(CrashGauges(names.folders["logs"], clock))
 
     def __call__(self, event: Event) -> None:
         """Observe an event."""

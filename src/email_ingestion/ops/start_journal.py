@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from email_ingestion.ops.status_records import Identity
 NAME = "starts.jsonl"
 MAX_BYTES = 1_000_000  # then the older half is dropped
 FAILED, CONFIGURATION = 2, 78
+CRASH_SECONDS = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,18 @@ def read_starts(log_dir: Path) -> list[ProcessStart]:
             start = ProcessStart(**json.loads(line))
             found[start.process, start.pid, float(start.started)] = start
     return sorted(found.values(), key=lambda each: each.started)
+
+
+def recent_crashes(log_dir: Path, now: float) -> Counter[str]:
+    """Return how often each process ended by itself within CRASH_SECONDS, and was started again since."""
+    starts = read_starts(log_dir)
+    newest = {each.process: each for each in starts}
+    return Counter(
+        each.process
+        for each in starts
+        if 0 <= now - each.started < CRASH_SECONDS and each.exit_code != 0
+        if each.ended is not None or newest[each.process] is not each
+    )
 
 
 def utc(seconds: float) -> str:

@@ -53,14 +53,17 @@ class Worker:
         lease: float,
         paused: Callable[[], object],
         min_priority: Callable[[], int],
+        suspects: threading.Lock,
         observe: Observe,
     ) -> None:
+        """`suspects` is held by whoever in this process handles a message that may have killed a worker."""
         self._consumer = consumer
         self._processor = processor
         self._batch = batch
         self._lease = lease
         self._paused = paused
         self._min_priority = min_priority
+        self._suspects = suspects
         self.is_paused = False  # a pause has taken hold: nothing is in flight, and no read waits
         self._observe = observe
         self._stop = threading.Event()
@@ -145,8 +148,14 @@ class Worker:
         if now - self._orphans_at >= ORPHAN_SECONDS:
             self._consumer.recover_orphans()
             self._orphans_at = now
-        if now - self._claimed_at < CLAIM_SECONDS:
-            return False
+        if now - self._claimed_at < CLAIM_SECONDS or not self._suspects.acquire(blocking=False):
+            return False  # a claim would count against entries over which a sink's suspect kills us
+        try:
+            return self._claim_and_process(now)
+        finally:
+            self._suspects.release()
+
+    def _claim_and_process(self, now: float) -> bool:
         was_parsing = self._parsing is not None
         self._clear()
         if slow := self._processor.slow_entries:

@@ -111,8 +111,10 @@ class SinkDispatcher:
         timeout: float,
         max_retries: int,
         instance: str,
+        suspects: threading.Lock,
         observe: Observe,
     ) -> None:
+        """`suspects` is held by whoever in this process handles a message that may have killed a worker."""
         self._name = name
         self._sink = sink
         self._breaker = breaker
@@ -126,6 +128,7 @@ class SinkDispatcher:
         self._timeout = timeout
         self._max_retries = max_retries
         self._instance = instance
+        self._suspects = suspects
         self._observe = observe
         self._executor = SinkExecutor(name, sink, breaker, self._is_held, self._start_failed)
         self._claimed: _Claimed | None = None
@@ -208,11 +211,20 @@ class SinkDispatcher:
         if wait > 0 or self._paused() or not is_available(self._sink, self._breaker):
             return min(CLAIM_SECONDS, max(0.05, wait))
         before = boot_time()
-        claim = self._outbox.claim(self._name, self._instance, self._batch if self._proven else 1, self._lease)
-        if not claim.deliveries:
-            return CLAIM_SECONDS
-        self._deliver(claim, before)
-        return 0.0
+        limit = self._batch if self._proven else 1
+        alone = self._suspects.acquire(blocking=False)  # else a claim would count against what another one's kills
+        try:
+            claim = self._outbox.claim(self._name, self._instance, limit, self._lease, suspects=alone)
+            if alone and not claim.abandoned:
+                self._suspects.release()
+                alone = False
+            if not claim.deliveries:
+                return CLAIM_SECONDS
+            self._deliver(claim, before)
+            return 0.0
+        finally:
+            if alone:
+                self._suspects.release()
 
     def _report_backlog(self) -> None:
         if time.monotonic() - self._counted_at < BACKLOG_SECONDS:

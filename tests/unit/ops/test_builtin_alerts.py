@@ -22,7 +22,7 @@ from email_ingestion.ops.alert_monitor import REPEAT_SECONDS, ActiveAlert, Alert
 from email_ingestion.ops.alert_silences import Silence, add_silence, read_silences
 from email_ingestion.ops.alert_thresholds import CurrentThresholds, alert_thresholds
 from email_ingestion.ops.builtin_alerts import ALERT_RULES, CONSEQUENCES, REDIS_DOWN, RUNBOOK
-from email_ingestion.ops.collectors import OverrideGauges
+from email_ingestion.ops.collectors import CrashGauges, OverrideGauges
 from email_ingestion.ops.contacts import Contact, Contacts, read_contacts
 from email_ingestion.ops.metrics import Metrics
 from email_ingestion.ops.notices import NoticeItem, Notification, priority_of
@@ -260,6 +260,25 @@ def test_rules_thresholds_and_priorities_are_those_of_the_alerts() -> None:
     names = {rule.name for rule in ALERT_RULES}
     consequences = {each.partition("/")[0] for found in CONSEQUENCES.values() for each in found}
     assert set(CONSEQUENCES) | consequences <= names
+
+
+def test_a_worker_that_crashes_again_and_again_is_one_alert_and_not_one_at_each_start(watched: Watched) -> None:
+    logs = watched.files.sent.parent
+    watched.metrics.registry.register(CrashGauges(logs, watched.clock))
+    for number in range(4):
+        start = {"process": "worker", "pid": number, "version": "1", "started": watched.clock.now + number}
+        with (logs / "starts.jsonl").open("a") as file:
+            file.write(json.dumps(start) + "\n")
+    titles = []
+    for number in range(4):
+        watched.redis = replace(CALM, active_workers=number % 2, missing_processes={"worker": 1 - number % 2})
+        titles += watched.evaluate(after=60)
+    (title,) = titles
+    assert title.startswith(
+        "email-ingestion: [P1] worker ended by itself 3 times within 15 min: email-ingestion starts"
+    )
+    watched.redis = CALM
+    assert watched.evaluate(after=900) == ["email-ingestion: over: CrashLooping/worker"]
 
 
 def server_of(account: str, error: Exception | None = None) -> events.Probed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.ops import memory_report, start_journal
 from email_ingestion.ops.memory_report import watch_memory
-from email_ingestion.ops.start_journal import NAME, read_starts, record_start
+from email_ingestion.ops.start_journal import CRASH_SECONDS, NAME, read_starts, recent_crashes, record_start
 from tests.unit.ops.shown import WORKER
 
 
@@ -63,3 +64,18 @@ def test_the_line_that_holds_memory_is_named_and_two_do_not_watch_at_once():
     assert report["lines"][0]["place"].startswith("unit/ops/test_start_journal.py:")
     assert report["held_bytes"] >= 2_000_000
     assert not memory_report.tracemalloc.is_tracing()
+
+
+def test_crashes_are_ends_that_nobody_ordered_and_after_which_it_was_started_again(tmp_path: Path):
+    def starts(*ends: dict[str, object] | None, process: str = "worker") -> None:
+        for number, end in enumerate(ends):
+            start = {"process": process, "pid": number, "version": "1", "started": 1000.0 + 10 * number}
+            with (tmp_path / NAME).open("a") as file:
+                file.write(json.dumps(start) + "\n" + (json.dumps(start | end) + "\n" if end else ""))
+
+    ordered = {"ended": 1005.0, "exit_code": 0, "reason": "SIGTERM"}
+    starts(ordered, None, ordered, {"ended": 1035.0, "exit_code": 2, "reason": "OSError"}, None, None)
+    starts(None, process="producer")
+    assert recent_crashes(tmp_path, 1100.0) == {"worker": 3}
+    assert recent_crashes(tmp_path, 1045.0 + CRASH_SECONDS) == {}
+    assert recent_crashes(tmp_path, 500.0) == {}, "the clock went back"
