@@ -146,6 +146,7 @@ class ImapMailbox(UidListing):
             given = "UIDVALIDITY" in untagged  # be it 0, which RFC 3501 does not allow: it compares as any other does
             quoted = b"; ".join(line for line in untagged.get("OK", ()) if isinstance(line, bytes))
             self._pop_announcement()
+            self._listed = None
             if not uidvalidity or not uidnext:
                 asked = self._try(STATUS, lambda: self._imap4.status_of(mailbox.raw)) or b""
                 uidvalidity = uidvalidity or _last_number(_UIDVALIDITY.findall(asked))

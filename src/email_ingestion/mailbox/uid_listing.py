@@ -5,6 +5,8 @@
 
 Sequence numbers shift when a message is expunged, so they only say where to cut. The windows are ranges of UIDs that
 cover the whole range: whatever comes or goes in between makes one of them larger or smaller, and nothing is left out.
+
+A server whose SEARCH is refused, or finds nothing where EXISTS tells of mail, is asked by FETCH for the UIDs.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from typing import Any
 from imapclient.datetime_util import format_criteria_date
 from imapclient.exceptions import IMAPClientError, ProtocolError
 
-from email_ingestion.mailbox.imap_errors import refuses_arguments
+from email_ingestion.mailbox.fetch_parser import parse
+from email_ingestion.mailbox.imap_errors import refuses_arguments, translate
 from email_ingestion.mailbox.response_lines import read_ranges
 from email_ingestion.mailbox.waiting import WaitingConnection
 
@@ -30,6 +33,8 @@ MAX_CUTS = 500  # sequence numbers in one command: RFC 2683 section 3.2.1.5 asks
 MAX_RANGES = 20_000  # of UIDs that are kept of what a server says to be deleted, some 2 MB
 CUT_MARGIN = 4  # windows of equal width in place of one, where the server does not say where to cut
 
+SEARCH = "SEARCH"
+_SERVERBUG = re.compile(r"\[SERVERBUG\]", re.IGNORECASE)
 UidRange = tuple[int, int]  # the first and the last UID, both included
 _UID_SET = re.compile(rb"(?:\A|\s)([\d:,]+)\s*\Z")
 
@@ -48,6 +53,9 @@ class DateRange:
 
 class UidListing(WaitingConnection):
     """A connection that lists the messages of the mailbox that is open."""
+
+    _search_works = False  # it has found something on this connection
+    _listed: int | None = None  # messages in the mailbox when the newest were listed last
 
     @property
     def exists(self) -> int:
@@ -75,6 +83,9 @@ class UidListing(WaitingConnection):
             found = self._search_range(first_uid, LAST_UID)
             if self._pop_announcement():  # with this response, which did not see it yet
                 found = self._search_range(first_uid, LAST_UID)
+            if not found and self._listed is not None and self.exists > self._listed:
+                found = self._doubted(first_uid, LAST_UID)
+            self._listed = self.exists
         return found
 
     def newest_uid(self) -> int | None:
@@ -91,8 +102,9 @@ class UidListing(WaitingConnection):
 
     def list_present(self, uids: Sequence[int]) -> set[int]:
         """Return those of some UIDs that are there; at most as many as one command may name (MAX_FETCH_UIDS)."""
+        uid_set = ",".join(map(str, uids))
         with self._command("search"):
-            found, _ = self._search(["UID", ",".join(map(str, uids))])
+            found = self._fetched_uids(uid_set) if SEARCH in self.refused else self._search(["UID", uid_set])[0]
         return found.intersection(uids)
 
     def search_message(self, gm_msgid: int | None, message_id: str | None) -> list[int]:
@@ -125,11 +137,13 @@ class UidListing(WaitingConnection):
     def _newest(self) -> int | None:
         """Return the UID of the last message, 0 when none was found; None when the server refuses to tell."""
         try:
+            if SEARCH in self.refused:
+                return max(self._fetched_uids("*"), default=0)
             return max(self._search(["UID", "*"])[0], default=0)
         except self._client.AbortError:
             raise
         except IMAPClientError as error:
-            if not refuses_arguments(error):
+            if not _refuses(error):
                 raise
             return None
 
@@ -140,14 +154,20 @@ class UidListing(WaitingConnection):
         except self._client.AbortError:
             raise
         except IMAPClientError as error:
-            if not refuses_arguments(error):
+            if not _refuses(error):
                 raise
             newest = self._newest() if self.exists else 0
-            if newest is None or newest >= first_uid:
+            if newest is not None and newest < first_uid:
+                return []
+            found = None if criteria else self._fetched_instead(first_uid, last_uid)
+            if found is None:
                 raise
-            return []
+            self.do_without(SEARCH, str(translate(error, "search")))
+            return found
 
     def _search_all_of(self, first_uid: int, last_uid: int, criteria: Sequence[str]) -> list[int]:
+        if SEARCH in self.refused and not criteria:
+            return self._fetched_range(first_uid, last_uid)
         found: set[int] = set()
         high = last_uid
         while first_uid <= high:
@@ -156,8 +176,33 @@ class UidListing(WaitingConnection):
             if not first_uid < unseen_below <= high:
                 break
             high = unseen_below - 1
+        self._search_works = self._search_works or bool(found)
+        if self.exists and not self._search_works and not criteria:
+            return self._doubted(first_uid, last_uid)
         # `n:*` always holds the last message (RFC 3501, 6.4.8)
         return sorted(uid for uid in found if first_uid <= uid <= last_uid)
+
+    def _doubted(self, first_uid: int, last_uid: int) -> list[int]:
+        """Return the UIDs of a range in which SEARCH has found nothing; if there are some, it is done without."""
+        if found := self._fetched_instead(first_uid, last_uid):
+            self.do_without(SEARCH, "the IMAP server finds nothing in SEARCH where there is mail")
+        return found or []
+
+    def _fetched_instead(self, first_uid: int, last_uid: int) -> list[int] | None:
+        """Return the UIDs of a range by FETCH; None when the server refuses that too."""
+        try:
+            return self._fetched_range(first_uid, last_uid)
+        except self._client.AbortError:
+            raise
+        except IMAPClientError:
+            return None
+
+    def _fetched_range(self, first_uid: int, last_uid: int) -> list[int]:
+        found = self._fetched_uids(f"{first_uid}:{uid_range_end(last_uid)}")
+        return sorted(uid for uid in found if first_uid <= uid <= last_uid)
+
+    def _fetched_uids(self, uid_set: str) -> set[int]:
+        return set(parse(self._imap4.uid_fetch(uid_set, "(UID)")))
 
     def _search_label(self, first_uid: int, last_uid: int, date_range: DateRange) -> list[int]:
         """Search by imapclient, which can send a label that is not ASCII as a literal."""
@@ -173,6 +218,11 @@ class UidListing(WaitingConnection):
         answers, text = self._imap4.uid_search(*criteria)
         limited = _MESSAGE_LIMIT.search(text)
         return set(_numbers(answers)), int(limited[1]) if limited else 0
+
+
+def _refuses(error: IMAPClientError) -> bool:
+    """Whether a search is refused by a server that may do everything else."""
+    return refuses_arguments(error) or bool(_SERVERBUG.search(str(error)))
 
 
 def uid_range_end(last_uid: int) -> str:

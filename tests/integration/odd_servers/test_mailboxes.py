@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from email_ingestion.events import ConnectionFailed, NeedsOperator, Reconciled, SessionEnded, Synced
+from email_ingestion.events import CommandsRefused, ConnectionFailed, NeedsOperator, Reconciled, SessionEnded, Synced
 from tests.integration.odd_servers.conftest import OddWatched, RunWatched
 from tests.servers.odd_conversation import Command, Conversation
 from tests.servers.odd_imap import Folder, Mail, OddImapServer, default, hang_up, no, ok, send
@@ -88,9 +88,44 @@ def test_a_search_that_can_find_nothing_may_be_refused(watched: RunWatched, word
     assert subject.heard.of(ConnectionFailed) == subject.heard.of(NeedsOperator) == []
 
 
-def test_a_search_that_is_refused_though_there_is_mail_is_told_in_the_servers_words(watched: RunWatched):
+SEARCHES = {
+    "refused": (no("No such thing"),),
+    "broken": (no("[SERVERBUG] Internal server error"),),
+    "blind": (send("* SEARCH"), ok("done")),
+    "without an answer": (ok("done"),),
+}
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_server_that_cannot_search_is_asked_by_fetch_for_the_uids(watched: RunWatched, name: str):
+    """So does a Strato: STATUS tells of 21 messages, and SEARCH finds none."""
+    server = OddImapServer(mail())
+    server.on("UID SEARCH", *SEARCHES[name])
+    subject = watched(server)
+    subject.holds(*OLD.values())
+    has_synced(subject)
+    server.deliver(NEW)
+    subject.holds(*OLD.values(), NEW)
+    told = subject.hears(CommandsRefused)
+    assert told.commands == ("SEARCH",)
+    assert "finds nothing" in told.reasons or "No such thing" in told.reasons or "SERVERBUG" in told.reasons
+    assert subject.heard.of(ConnectionFailed) == []
+
+
+def test_a_server_that_does_not_find_new_mail_alone_is_asked_by_fetch(watched: RunWatched):
+    server = OddImapServer(mail())
+    server.on("UID SEARCH", send("* SEARCH 1 2"), ok("done"))
+    subject = watched(server)
+    subject.holds(*OLD.values())
+    has_synced(subject)
+    server.deliver(NEW)
+    subject.holds(*OLD.values(), NEW)
+
+
+def test_a_search_that_is_refused_like_everything_is_told_in_the_servers_words(watched: RunWatched):
     server = OddImapServer(mail())
     server.on("UID SEARCH", no("No such thing"))
+    server.on("UID FETCH", no("Nor that"))
     subject = watched(server)
     assert '"No such thing"' in str(subject.hears(ConnectionFailed).error)
 
