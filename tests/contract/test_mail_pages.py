@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from email_ingestion.ledger import mail_pages, sender_index
+from email_ingestion.ledger import mail_pages, sender_index, word_ranges
 from email_ingestion.ledger.engine import QueryTooSlow
 from email_ingestion.ledger.mail_pages import MailCount, PagePlace
 from email_ingestion.ledger.search_filter import SearchFilter
@@ -85,6 +85,8 @@ def test_every_way_of_looking_finds_the_same(
         monkeypatch.setattr(mail_pages, "_READ_ANEW", looked_at)
         monkeypatch.setattr(mail_pages, "_COMMON_SHARE", 0.0)
         monkeypatch.setattr(mail_pages, "_MUCH", many)
+        monkeypatch.setattr(word_ranges, "LOOKED_AT_ONCE", many)
+        monkeypatch.setattr(word_ranges, "_GAP", looked_at)
         for words in QUERIES:
             assert read(filled, words, only, 7) == plain[words][0], (words, many)
             assert filled.pages.count(words, only) == plain[words][1], (words, many)

@@ -21,6 +21,7 @@ from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, envelope_of
 from email_ingestion.ledger.search import (
     Term,
     parse,
+    postgresql_count,
     postgresql_estimate,
     postgresql_probe,
     sqlite_condition,
@@ -31,6 +32,7 @@ from email_ingestion.ledger.search_filter import SearchFilter, add_fold
 from email_ingestion.ledger.sender_index import find_senders, of_senders
 from email_ingestion.ledger.tables import emails
 from email_ingestion.ledger.types import Moment
+from email_ingestion.ledger.word_ranges import first_that_fit, first_with_words
 
 COUNTED = 1000  # messages are counted exactly up to this
 _NO_CURSOR = "this is no cursor of a page"
@@ -40,7 +42,7 @@ _LOOKED_AT = 5000  # messages, one after the other, for a page of common words
 _READ_ANEW = 1000  # the same where each is read for it: PostgreSQL's index cannot be asked about one message
 _COMMON_SHARE = 0.05  # of all messages that have a word which is common on PostgreSQL: some 400 are read for a page
 _COUNTED_AT_ONCE = 100  # messages that a count fetches, and knows of when its time is over
-_PROBED_AT_ONCE = 100  # messages of a sender in which words are looked for together
+_FIND_SOME = 30_000  # messages that PostgreSQL's index gives of many more, to see that they are more than are counted
 _FACTS = (*ENVELOPE_COLUMNS, emails.c.raw_ref, emails.c.tags, emails.c.priority, emails.c.defects)
 
 
@@ -119,9 +121,16 @@ class _Question:
         return cls(words, only, terms, rare, rest, senders)
 
     @property
-    def is_of_common_words(self) -> bool:
-        is_plain = self.only.is_empty and not any(term.excluded for term in self.terms)
-        return is_plain and bool(self.rest) and not self.rare
+    def has_exclusions(self) -> bool:
+        return any(term.excluded for term in self.terms)
+
+    def may_be_counted_alone(self, connection: Connection) -> bool:
+        """Return whether there are probably more messages with the words than are counted, whatever attachments say."""
+        if not self.only.is_empty or not self.rest or self.rare:
+            return False
+        if connection.dialect.name == "sqlite":
+            return not self.has_exclusions
+        return _is_common(connection, self.terms)
 
     def walks(self, connection: Connection) -> bool:
         """Return whether the page is probably found by looking at the newest messages one after the other."""
@@ -153,9 +162,10 @@ class MailPages:
         """
         with self._database.connect(seconds) as connection:
             add_fold(connection)
+            _go_by_indices(connection)
             asked = _Question.of(connection, words, only or SearchFilter())
             ids = self._newest(connection, asked, limit, after) if asked.walks(connection) else None
-            if ids is None and asked.senders and asked.terms and connection.dialect.name == "sqlite":
+            if ids is None and asked.senders and asked.terms and _is_common(connection, asked.terms):
                 ids = self._of_senders(connection, asked, limit, after)
             if ids is None:
                 query = _page_of([*self._where(connection, asked), *_behind(after)], limit)
@@ -167,29 +177,26 @@ class MailPages:
     ) -> list[str] | None:
         """Look at the newest messages one after the other; None where the page is not among them."""
         behind = _behind(after)
-        dates = select(emails.c.internaldate).where(*behind).order_by(emails.c.internaldate.desc())
+        before = SearchFilter(before=asked.only.before).conditions(connection.dialect.name)
+        dates = select(emails.c.internaldate).where(*behind, *before).order_by(emails.c.internaldate.desc())
         on_sqlite = connection.dialect.name == "sqlite"
         looked_at = _LOOKED_AT if on_sqlite else _READ_ANEW
         floor = connection.execute(dates.limit(1).offset(looked_at)).scalar_one_or_none()
-        conditions = [*_filter_conditions(connection, asked.only), *_probe(connection, asked.terms), *behind]
+        conditions = [*_filter_conditions(connection, asked.only), *behind]
         if floor is not None:
             conditions.append(emails.c.internaldate >= bindparam("floor", floor, Moment))
-        found = list(connection.execute(_page_of(conditions, limit)).scalars())
+        if on_sqlite:
+            found = first_with_words(connection, _page_of(conditions, None), asked.terms, limit)
+        else:
+            query = _page_of([*conditions, *_probe(connection, asked.terms)], limit)
+            found = list(connection.execute(query).scalars())
         return found if floor is None or len(found) == limit else None
 
     def _of_senders(self, connection: Connection, asked: _Question, limit: int, after: PagePlace | None) -> list[str]:
         """Look for the words in mail of the senders only, the newest first, and no further than the page goes."""
         theirs = of_senders(connection.dialect.name, asked.senders or ())
         conditions = [theirs, *_filter_conditions(connection, asked.only), *_behind(after)]
-        probe, found = _probe(connection, asked.terms), list[str]()
-        with connection.execute(_page_of(conditions, -1), execution_options={"yield_per": _PROBED_AT_ONCE}) as rows:
-            for some in rows.scalars().partitions():
-                query = select(emails.c.email_id).where(emails.c.email_id.in_(some), *probe)
-                fitting = set(connection.execute(query).scalars())
-                found += [each for each in some if each in fitting]
-                if len(found) >= limit:
-                    break
-        return found[:limit]
+        return first_that_fit(connection, _page_of(conditions, None), _probe(connection, asked.terms), limit)
 
     def _where(self, connection: Connection, asked: _Question) -> list[Any]:
         """Return the conditions; common words are looked for where a rare one is, or where the filter lets pass."""
@@ -230,11 +237,10 @@ class MailPages:
         try:
             with self._database.connect(seconds) as connection:
                 add_fold(connection)
+                _go_by_indices(connection)
                 asked = _Question.of(connection, words, only or SearchFilter())
-                if asked.is_of_common_words and connection.dialect.name == "sqlite":
-                    alone = connection.execute(sqlite_count(asked.terms, maximum + 1)).scalar_one()
-                    if alone > maximum:
-                        return MailCount(maximum, is_exact=False)
+                if asked.may_be_counted_alone(connection) and _count_alone(connection, asked, maximum + 1) > maximum:
+                    return MailCount(maximum, is_exact=False)
                 where = self._where(connection, asked)
                 query = select(emails.c.email_id).where(*where).limit(maximum + 1)
                 with connection.execute(query, execution_options={"yield_per": _COUNTED_AT_ONCE}) as found:
@@ -266,6 +272,27 @@ def _filter_conditions(connection: Connection, only: SearchFilter) -> list[Any]:
         return list(only.conditions(connection.dialect.name))
     without_index = text("+emails.account = :of_account").bindparams(of_account=only.account)
     return [*replace(only, account=None).conditions(connection.dialect.name), without_index]
+
+
+def _go_by_indices(connection: Connection) -> None:
+    """Keep PostgreSQL from computing the words of message after message, which it takes for cheap."""
+    if connection.dialect.name != "sqlite":
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+
+
+def _count_alone(connection: Connection, asked: _Question, limit: int) -> int:
+    """Count, up to `limit`, messages whose own text has all terms; of many PostgreSQL finds some, for all take long."""
+    if connection.dialect.name == "sqlite":
+        counted: int = connection.execute(sqlite_count(asked.terms, limit)).scalar_one()
+        return counted
+    # What is left out by chance must not count as what a message has not.
+    settings = {"enable_indexscan": "off", "gin_fuzzy_search_limit": 0 if asked.has_exclusions else _FIND_SOME}
+    for name, value in settings.items():
+        connection.exec_driver_sql(f"SET LOCAL {name} = {value}")
+    counted = connection.execute(postgresql_count(asked.terms, limit)).scalar_one()
+    for name in settings:
+        connection.exec_driver_sql(f"SET LOCAL {name} TO DEFAULT")
+    return counted
 
 
 def _have_much(connection: Connection, senders: Sequence[str], terms: Sequence[Term]) -> bool:
@@ -312,7 +339,7 @@ def _is_common(connection: Connection, terms: Sequence[Term]) -> bool:
     return bool(plan["Plan"]["Plan Rows"] >= max(_MANY, _COMMON_SHARE * total))
 
 
-def _page_of(conditions: Sequence[Any], limit: int) -> Select[Any]:
+def _page_of(conditions: Sequence[Any], limit: int | None) -> Select[Any]:
     return (
         select(emails.c.email_id)
         .where(*conditions)

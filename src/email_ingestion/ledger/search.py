@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import combinations
 
 from sqlalchemy import TextClause, text
 
@@ -57,7 +58,7 @@ def sqlite_condition(terms: Sequence[Term]) -> TextClause:
     docs += "".join(f" EXCEPT {_docs(n)}" for n, term in enumerate(terms) if term.excluded)
     return text(
         f"emails.email_id IN (SELECT email_docs.email_id FROM email_docs WHERE email_docs.doc IN ({docs}))"  # noqa: S608 - our own names
-    ).bindparams(**{f"term{n}": _fts5(term) for n, term in enumerate(terms)})
+    ).bindparams(**{f"term{n}": sqlite_match(term) for n, term in enumerate(terms)})
 
 
 _ALL_DOCS = "SELECT doc FROM email_docs"
@@ -84,23 +85,67 @@ def sqlite_probe(terms: Sequence[Term]) -> TextClause:
     ]
     return text(
         f"EXISTS (SELECT 1 FROM email_docs AS docs WHERE docs.email_id = emails.email_id AND {' AND '.join(found)})"  # noqa: S608
-    ).bindparams(**{f"probe{n}": _fts5(term) for n, term in enumerate(terms)})
+    ).bindparams(**{f"probe{n}": sqlite_match(term) for n, term in enumerate(terms)})
 
 
 def sqlite_count(terms: Sequence[Term], limit: int) -> TextClause:
     """Make a query that counts, up to `limit`, the messages whose own text has all wanted `terms`."""
-    wanted = " AND ".join(_fts5(term) for term in terms if not term.excluded)
+    wanted = " AND ".join(sqlite_match(term) for term in terms if not term.excluded)
     return text(
         "SELECT count(*) FROM (SELECT 1 FROM email_words WHERE email_words MATCH :wanted LIMIT :most)"
     ).bindparams(wanted=wanted, most=limit)
 
 
-def _fts5(term: Term) -> str:
+def sqlite_match(term: Term) -> str:
+    """Return a term as FTS5 wants it."""
     return f'"{term.words}"' + (" *" if term.prefix else "")  # `words` holds no quote
 
 
 def postgresql_condition(terms: Sequence[Term]) -> TextClause:
-    """Make a condition on `emails` that the full-text indices of messages and of attachments' names answer."""
+    """Make a condition on `emails` that the full-text indices of messages and of attachments' names answer.
+
+    Of few terms in one question to the index for each choice of those that are in names of attachments: the index finds
+    what is common to several words at once, where a join of all that has one and all that has the other takes long.
+    """
+    numbered = list(enumerate(terms))
+    wanted = [each for each in numbered if not each[1].excluded]
+    if not 0 < len(wanted) <= _MAX_TOGETHER:
+        return _of_each_term(terms)
+    excluded = [each for each in numbered if each[1].excluded]
+    found = " UNION ALL ".join(
+        _with_names(names, [each for each in wanted if each not in names], excluded)
+        for size in range(len(wanted) + 1)
+        for names in combinations(wanted, size)
+    )
+    # Materialized: else the planner may compute the words of message after message, in the order of their dates.
+    sql = f"emails.email_id IN (WITH found AS MATERIALIZED ({found}) SELECT email_id FROM found)"  # noqa: S608 - our own names
+    return _bound(sql, terms)
+
+
+_Numbered = tuple[int, Term]
+_MAX_TOGETHER = 3
+
+
+def _with_names(names: Sequence[_Numbered], own: Sequence[_Numbered], excluded: Sequence[_Numbered]) -> str:
+    """Return the SQL of the messages that have some terms in names of attachments, and others in their own text."""
+    where = [
+        "mail.email_id IN (SELECT part.email_id FROM attachments AS part"  # noqa: S608 - our own names
+        f" WHERE {_NAME_WORDS} @@ {_tsquery(*each)})"
+        for each in names
+    ]
+    where += [f"{_MAIL_WORDS} @@ {_tsquery(*each)}" for each in own]
+    for each in excluded:  # together with a wanted one, for the index finds nothing by what is not there
+        without = f"{_MAIL_WORDS} @@ ({_tsquery(*own[0])} && !!{_tsquery(*each)})" if own else ""
+        where.append(without or f"NOT {_MAIL_WORDS} @@ {_tsquery(*each)}")
+    where += [
+        "NOT EXISTS (SELECT 1 FROM attachments AS part"  # noqa: S608 - our own names
+        f" WHERE part.email_id = mail.email_id AND {_NAME_WORDS} @@ {_tsquery(*each)})"
+        for each in excluded
+    ]
+    return f"SELECT mail.email_id FROM emails AS mail WHERE {' AND '.join(where)}"  # noqa: S608 - our own names
+
+
+def _of_each_term(terms: Sequence[Term]) -> TextClause:
     parts = [
         f"emails.email_id {'NOT ' if term.excluded else ''}IN ("  # noqa: S608 - our own names
         "SELECT mail.email_id FROM emails AS mail"
@@ -131,6 +176,19 @@ def postgresql_estimate(terms: Sequence[Term]) -> TextClause:
 
 
 _EMAIL_WORDS = "email_words(emails.subject, emails.from_name, emails.from_addr, emails.text)"
+_MAIL_WORDS = _EMAIL_WORDS.replace("emails.", "mail.")
+_NAME_WORDS = "email_words(part.filename, NULL, NULL, NULL)"
+
+
+def postgresql_count(terms: Sequence[Term], limit: int) -> TextClause:
+    """Make a query that counts, up to `limit`, the messages whose own text has all wanted `terms`.
+
+    Where none is excluded it counts some of them, and none that has them not, with `gin_fuzzy_search_limit`.
+    """
+    numbered = list(enumerate(terms))
+    wanted = [each for each in numbered if not each[1].excluded]
+    found = _with_names((), wanted, [each for each in numbered if each[1].excluded])
+    return _bound(f"SELECT count(*) FROM ({found} LIMIT :most) AS found", terms).bindparams(most=limit)  # noqa: S608 - our own names
 
 
 def _bound(sql: str, terms: Sequence[Term]) -> TextClause:
