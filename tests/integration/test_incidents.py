@@ -121,6 +121,21 @@ def test_what_an_incident_did_is_told_when_all_is_well_again(here: Path) -> None
             assert words in told
 
 
+def test_an_incident_of_a_clock_that_was_two_days_ahead_says_what_is_not_known(here: Path) -> None:
+    number = open_incident("the clock is off", "P3", "ada").number
+    record = find_incident(number).folder / "incident.json"
+    fields = json.loads(record.read_text())
+    record.write_text(json.dumps(fields | {"opened_at": (datetime.now(UTC) + timedelta(days=2)).isoformat()}))
+    assert run("ack", number)[0] == 0
+    assert "for an unknown time (the clock was set back meanwhile)" in run("update", number, "it is set")[1]
+    run("resolve", number, "--cause", "c", "--fix", "f")
+    postmortem = run("postmortem", number)[1]
+    assert "an unknown time" in postmortem
+    assert "| ack: acknowledged |" in postmortem
+    assert not re.search(r"-\d{3,} (min|h)", postmortem + run("list")[1])
+    assert json.loads(run("list", "--json")[1])[0]["state"] == "resolved"
+
+
 @pytest.mark.parametrize(
     ("stream", "scope"),
     [

@@ -313,7 +313,7 @@ def list_(as_json: Json = False) -> int:
 
 
 def _row(each: Incident) -> dict[str, Any]:
-    minutes = f"{each.seconds / 60:.0f}"
+    minutes = "" if each.seconds is None else f"{each.seconds / 60:.0f}"
     return {
         "number": each.number,
         "severity": each.severity,
@@ -348,7 +348,7 @@ def _assess(settings: Settings, found: Incident, unkept: Unkept) -> Assessment:
     """Assess the time since half an hour before the incident was opened, and keep the assessment."""
     from email_ingestion.incidents.assessment import assess  # noqa: PLC0415
 
-    made = assess(settings, timedelta(seconds=found.seconds + 1800))
+    made = assess(settings, timedelta(seconds=(found.seconds or 0.0) + 1800))
     unkept.keep(found, "assessment.json", json.dumps(made.as_dict(), indent=2, ensure_ascii=False) + "\n")
     return made
 

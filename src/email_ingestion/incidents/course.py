@@ -44,11 +44,11 @@ class IncidentCourse:
 
 def course_of(incident: Incident, settings: Settings) -> IncidentCourse:
     """Look at what was kept of an incident, and at the mail of its time."""
-    end = datetime.fromisoformat(incident.resolved_at) if incident.resolved_at else datetime.now(UTC)
+    start, end = incident.span
     kept = [each for each in _kept(incident) if datetime.fromisoformat(each.taken_at) <= end]
     kept.sort(key=lambda each: datetime.fromisoformat(each.taken_at))
     worst = max(kept, key=lambda each: BY_WEIGHT.index(each.level), default=None)
-    return IncidentCourse(worst, list(_delays(settings, datetime.fromisoformat(incident.opened_at) - BEFORE, end)))
+    return IncidentCourse(worst, list(_delays(settings, start - BEFORE, end)))
 
 
 def _kept(incident: Incident) -> Iterator[Assessment]:

@@ -62,10 +62,20 @@ class Incident:
         return FOLDER / self.number
 
     @property
-    def seconds(self) -> float:
-        """How long it has lasted, to its resolution or to now."""
-        end = datetime.fromisoformat(self.resolved_at) if self.resolved_at else datetime.now(UTC)
-        return (end - datetime.fromisoformat(self.opened_at)).total_seconds()
+    def seconds(self) -> float | None:
+        """How long it has lasted, to its resolution or to now; None where the clock has gone back since."""
+        start, end = datetime.fromisoformat(self.opened_at), self._end
+        return (end - start).total_seconds() if end >= start else None
+
+    @property
+    def span(self) -> tuple[datetime, datetime]:
+        """From its opening to its resolution or to now; the other way round where the clock has gone back since."""
+        start = datetime.fromisoformat(self.opened_at)
+        return min(start, self._end), max(start, self._end)
+
+    @property
+    def _end(self) -> datetime:
+        return datetime.fromisoformat(self.resolved_at) if self.resolved_at else datetime.now(UTC)
 
     def texts(self, kind: Kind) -> list[str]:
         """Return what people wrote under a kind."""

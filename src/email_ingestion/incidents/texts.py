@@ -41,7 +41,7 @@ def summary_text(incident: Incident, now: Assessment, course: IncidentCourse) ->
     cause = f"The cause was: {_sentence(incident.cause)}" if incident.cause else "The cause is not known yet."
     return (
         f"# {incident.number}: {incident.title}\n\n"
-        f"Severity {incident.severity}, opened {incident.opened_at}, {_duration(incident.seconds)} long. "
+        f"Severity {incident.severity}, opened {incident.opened_at}, for {_duration(incident.seconds)}. "
         f"{over} {cause}\n\n"
         f"## Impact\n\n{_list(course.lines(now))}\n## Data\n\n{_list(course.data(now))}"
     )
@@ -99,7 +99,7 @@ def _message(incident: Incident, head: str, words: str, now: Assessment, last: s
     return (
         f"**{incident.number} {head}: {incident.title}**\n\n{words}:\n{_list(now.impact)}\n"
         f"Scope: {'; '.join(now.scope)}\nData: {'; '.join(now.data_risk)}\n"
-        f"Since {incident.opened_at}, {_duration(incident.seconds)}; state {incident.state}"
+        f"Since {incident.opened_at}, for {_duration(incident.seconds)}; state {incident.state}"
         + (f", acknowledged by {incident.acknowledged_by}" if incident.acknowledged_by else "")
         + f".\n{_recipients(incident)}{last}\n"
     )
@@ -135,11 +135,14 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _duration(seconds: float) -> str:
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "an unknown time (the clock was set back meanwhile)"
     return f"{seconds / HOUR:.1f} h" if seconds >= HOUR else f"{seconds / 60:.0f} min"
 
 
 def _minutes_between(start: str, end: str | None) -> str:
     if end is None:
         return "not acknowledged"
-    return _duration((datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds())
+    seconds = (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+    return _duration(seconds if seconds >= 0 else None)

@@ -79,8 +79,7 @@ def timeline(incident: Incident, log_dir: Path) -> list[TimelineEntry]:
 
     Of more than MAX_ENTRIES, the log's lines in the middle are left out and counted.
     """
-    start = datetime.fromisoformat(incident.opened_at) - BEFORE
-    end = datetime.fromisoformat(incident.resolved_at) + AFTER if incident.resolved_at else datetime.now(UTC)
+    start, end = incident.span[0] - BEFORE, incident.span[1] + AFTER
     people = [
         TimelineEntry(datetime.fromisoformat(each.timestamp), each.user, f"{each.kind}: {each.text}")
         for each in incident.entries

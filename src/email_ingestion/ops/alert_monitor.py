@@ -7,6 +7,7 @@ What somebody acknowledged or silenced is not told until that ends.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -25,6 +26,7 @@ from email_ingestion.ops.alert_channels import AlertChannels, configured_channel
 from email_ingestion.ops.alert_silences import SILENCES_FILE, Silence, end_silences, read_silences
 from email_ingestion.ops.alert_thresholds import CurrentThresholds, alert_thresholds
 from email_ingestion.ops.builtin_alerts import (
+    AGES,
     ALERT_RULES,
     PAUSE_CONSEQUENCES,
     RUNBOOK,
@@ -109,6 +111,7 @@ class AlertMonitor:
         files: MonitorFiles,
         *,
         clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] | None = None,
         thresholds: Callable[[], Mapping[str, float]] = alert_thresholds,
         on_firing: Callable[[ActiveAlert], None] = lambda _alert: None,
         on_over: Callable[[AlertRule], None] = lambda _rule: None,
@@ -122,6 +125,9 @@ class AlertMonitor:
         self._on_over = on_over
         self._files = files
         self._clock = clock
+        self._ticks = ticks or clock
+        self._looked = clock(), self._ticks()
+        self._unproved_until = -math.inf  # by `ticks`: until then times are compared in vain, for the clock was set
         self._previous = MetricsSnapshot((), clock(), {})
         self._evaluations: dict[str, int] = {}  # by key: for how many evaluations in a row an alert has been active
         self._since: dict[str, float] = {}  # by key: Unix seconds
@@ -135,7 +141,10 @@ class AlertMonitor:
         read. Of silences that cannot be read none counts: to tell too much is the lesser evil.
         """
         current = MetricsSnapshot(self._read(), self._clock(), self._thresholds())
-        active = {alert.key: alert for alert in _active_alerts(self._previous, current, self._runbook)}
+        self._follow_clock(current)
+        unproved = frozenset(AGES if self._ticks() < self._unproved_until else ())
+        found = _active_alerts(self._previous, current, self._runbook, unproved)
+        active = {alert.key: alert for alert in found}
         self._previous = current
         self._evaluations = {key: self._evaluations.get(key, 0) + 1 for key in active}
         self._since = {key: self._since.get(key, current.now) for key in active}
@@ -147,6 +156,16 @@ class AlertMonitor:
                 afterwards.callback(write_private, self._files.sent, json.dumps(self._sent_at))
             afterwards.callback(self._announce, active, silences)
             afterwards.callback(self._show, active, silences)
+
+    def _follow_clock(self, current: MetricsSnapshot) -> None:
+        """Notice that this machine's clock was set since the last look; what is known by time moves with it."""
+        before, self._looked = self._looked, (current.now, self._ticks())
+        step = (self._looked[0] - before[0]) - (self._looked[1] - before[1])
+        if abs(step) <= current.thresholds["clock_seconds"]:
+            return
+        self._unproved_until = self._looked[1] + current.thresholds["freshness_seconds"]
+        self._since = {key: at + step for key, at in self._since.items()}
+        self._sent_at = {key: at + step for key, at in self._sent_at.items()}
 
     def _read_silences(self, afterwards: ExitStack) -> Sequence[Silence]:
         try:
@@ -216,14 +235,17 @@ def _raise(error: Exception) -> None:
     raise error
 
 
-def _active_alerts(previous: MetricsSnapshot, current: MetricsSnapshot, runbook: str) -> Iterator[ActiveAlert]:
+def _active_alerts(
+    previous: MetricsSnapshot, current: MetricsSnapshot, runbook: str, unproved: frozenset[str]
+) -> Iterator[ActiveAlert]:
+    """Yield what is active; of the names in `unproved` nothing is told now."""
     found = {rule: rule.condition(previous, current) for rule in ALERT_RULES}
     causes = [(rule.name, subject) for rule, sentences in found.items() for subject in sentences]
     # After a pause the first synchronization is awaited.
     paused = PAUSE_CONSEQUENCES if previous.value("paused") or current.value("paused") else set()
     for rule, sentences in found.items():
         for subject, sentence in sentences.items():
-            alert = ActiveAlert(rule, subject, sentence, inhibited=rule.name in paused, runbook=runbook)
+            alert = ActiveAlert(rule, subject, sentence, inhibited=rule.name in {*paused, *unproved}, runbook=runbook)
             yield replace(alert, inhibited=alert.inhibited or any(is_consequence(alert.key, *each) for each in causes))
 
 
@@ -267,6 +289,7 @@ class AlertThread:
             self.metrics.registry.collect,
             self._send,
             MonitorFiles(),
+            ticks=time.monotonic,
             thresholds=self._current_thresholds,
             on_firing=self._open_incident,
             on_over=self._note_end,

@@ -16,6 +16,7 @@ from email_ingestion.ops.metric_factory import PREFIX
 
 RUNBOOK = "http://localhost:8080/runbooks/incident_response"  # where RUNBOOK_BASE_URL is not set
 DAY = 86_400.0
+OTHER_CLOCKS = ("stream_", "sink_")
 REDIS_DOWN = "Redis is down or refuses writes: email-ingestion doctor says which"
 
 
@@ -43,8 +44,12 @@ class MetricsSnapshot:
         return next(iter(self.by_label(name, **labels).values()), None)
 
     def ages(self, name: str, label: str = "") -> dict[str, float]:
-        """Return the seconds that have passed since the times a metric holds, by one of its labels."""
-        return {key: self.now - at for key, at in self.by_label(name, label).items()}
+        """Return the seconds that have passed since the times a metric holds, by one of its labels.
+
+        Those that were written by the clock of Redis or of the database are compared with that, as far as it is known.
+        """
+        now = self.now - (self.value("clock_offset_seconds") or 0.0) if name.startswith(OTHER_CLOCKS) else self.now
+        return {key: now - at for key, at in self.by_label(name, label).items()}
 
 
 AlertCondition = Callable[[MetricsSnapshot, MetricsSnapshot], Mapping[str, str]]
@@ -380,6 +385,12 @@ CONSEQUENCES = {
     "MailboxSilent": {"FreshnessBudgetBurn/{}"},
     "SinkStuck": {"SinkLate/{}"},
     "QueueBacklogCritical": {"FreshnessBudgetBurn"},
+}
+# Alerts that compare a time with this machine's clock: after that was set they wait until the times are new.
+AGES = {
+    *("MailboxSilent", "FreshnessBudgetBurn", "PendingStuck", "SinkStuck", "SinkLate", "BackupMissed", "CrashLooping"),
+    *("ConsentEnding", "CertificateEnding", "CertificateEndingSoon"),
+    *_LONG_RUNNING,
 }
 PAUSE_CONSEQUENCES = {"MailboxSilent", "FreshnessBudgetBurn"}  # the alerts that a paused producer brings about
 

@@ -45,6 +45,7 @@ class Watched:
 
     def __init__(self, folder: Path) -> None:
         self.clock = Clock(10_000.0)
+        self.set_by = 0.0  # seconds by which somebody has set the clock
         self.redis: RedisState | None = CALM
         self.breaker = FakeBreaker("imap")
         names = replace(PRODUCER_NAMES, folders={})
@@ -64,7 +65,8 @@ class Watched:
             self.metrics.registry.collect,
             self.send,
             self.files,
-            clock=self.clock,
+            clock=lambda: self.clock.now + self.set_by,
+            ticks=self.clock,
             on_firing=self.opened.append,
             on_over=lambda rule: self.over.append(rule.name),
         )
@@ -279,6 +281,26 @@ def test_a_worker_that_crashes_again_and_again_is_one_alert_and_not_one_at_each_
     )
     watched.redis = CALM
     assert watched.evaluate(after=900) == ["email-ingestion: over: CrashLooping/worker"]
+
+
+def test_a_clock_that_is_set_makes_no_alerts_of_old_times_and_hides_none_for_long(watched: Watched) -> None:
+    two_days = 172_800.0
+    watched.probe("redis", ok=False)
+    assert len(watched.evaluate()) == 1
+    pending = replace(CALM.stream, oldest_pending_timestamp=watched.clock.now)
+    watched.redis = replace(CALM, stream=pending)
+    for step in (two_days, 0.0):
+        watched.set_by = step
+        assert watched.evaluate(after=10) == [], "nor is what was told told again"
+        watched.redis = replace(CALM, stream=pending, clock_offset=step)
+        titles = watched.evaluate(after=10, times=2)
+        (title,) = titles
+        assert ("[P3] this machine's clock" if step else "over: ClockOffset") in title
+    shown = {each["alert"]: each["since"] for each in json.loads(watched.files.active.read_text())["alerts"]}
+    assert shown["RedisDown"].startswith("1970-01-01"), "since when it is moves with the clock"
+    pending = replace(CALM.stream, oldest_pending_timestamp=watched.clock.now - 2000)
+    watched.redis = replace(CALM, stream=pending)
+    assert any("stuck" in title for title in watched.evaluate(after=301))
 
 
 def server_of(account: str, error: Exception | None = None) -> events.Probed:
