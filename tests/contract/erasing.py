@@ -136,12 +136,14 @@ class Kept:
             self.link, self.settings.database_url, directory, scratch_redis, SILENT, tombstones=tombstones
         )
 
-    def restore(self, archive: Archive) -> dict:
-        target = RestoreTarget(
+    def restore_target(self) -> RestoreTarget:
+        return RestoreTarget(
             self.link, self.settings.database_url, self.settings.pid_dir, self.settings.backup_dir,
             TombstoneFile(self.settings.erasure_dir), partial(reapply_tombstones, self.settings, self.link),
         )  # fmt: skip
-        return restore(archive, target, SILENT, lambda: self.folder)
+
+    def restore(self, archive: Archive) -> dict:
+        return restore(archive, self.restore_target(), SILENT, lambda: self.folder)
 
     def forget(self) -> None:
         """Lose Redis, the rows of the database and its tombstones, as a new machine has none of it."""

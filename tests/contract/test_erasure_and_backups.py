@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from email_ingestion import events
 from email_ingestion.app.nightly_retention import NightlyRetention
 from email_ingestion.backup import restore as restoring
 from email_ingestion.backup.create import rehearse_restore
+from email_ingestion.cli.backup import access_lines
+from email_ingestion.cli.main import app
 from email_ingestion.doctor.machine_checks import check_erasure
 from email_ingestion.erasure import eraser as eraser_module
 from email_ingestion.erasure.tombstones import TombstoneFile, refuse_unfinished_restore
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
 from email_ingestion.fleet.redis_server import scratch_redis
+from email_ingestion.ledger.accounts import AccountRow
 from email_ingestion.ledger.store import Ledger
 from email_ingestion.sinks.files import FilesSink
 from tests.contract.erasing import ANNA, BERT, SILENT, Installations, Kept, identities, kept_mail, letter, message
@@ -159,3 +164,51 @@ def test_doctor_tells_of_tombstones_that_were_changed_or_cannot_be_read(kept: Ke
     path.mkdir()
     (found,) = check_erasure(kept.settings)
     assert (found.check, found.verdict) == ("erasure", "failed")
+
+
+def lose_access(kept: Kept) -> None:
+    with kept.ledger._database.begin() as connection:
+        for table in ("api_tokens", "accounts", "erased"):
+            connection.exec_driver_sql(f"DELETE FROM {table}")
+
+
+def test_a_revoked_token_stays_revoked_and_what_came_back_is_named(kept: Kept):
+    tokens = kept.ledger.api_tokens
+    stolen, known = tokens.create("operate", "ada")[0], tokens.create("read", "ada", "default")[1]
+    revoked = tokens.find(stolen)[0].token_id
+    kept.ledger.accounts.add(AccountRow("depot", "active", "{}", "secret"), "ada")
+    made = kept.backup()
+    done = CliRunner().invoke(app, ["tokens", "revoke", revoked], env=environment(kept), catch_exceptions=False)
+    assert (done.exit_code, done.stderr.strip()) == (0, f"{revoked} is revoked")
+    lose_access(kept)
+    kept.link.client.flushall()
+    brought = kept.restore(made)
+    assert brought["tokens_brought_back"].keys() == {known.token_id}
+    assert brought["accounts_brought_back"] == {"depot": "active"}
+    found, now = tokens.find(stolen)
+    assert found.state(now) == "revoked"
+    (about_tokens, about_accounts) = access_lines(brought["tokens_brought_back"], brought["accounts_brought_back"])
+    assert f"{known.token_id} (read, default, made " in about_tokens
+    assert "depot (active)" in about_accounts
+    kept.link.client.flushall()
+    again = kept.restore(made)
+    assert (again["tokens_brought_back"], again["accounts_brought_back"]) == ({}, {}), "they are there already"
+
+
+def environment(kept: Kept) -> dict[str, str]:
+    folders = {"ERASURE_DIR": kept.settings.erasure_dir, "LOG_DIR": kept.settings.log_dir}
+    return {"DATABASE_URL": kept.settings.database_url, **{name: str(path) for name, path in folders.items()}}
+
+
+def test_a_backup_of_somebody_else_opens_nothing_without_its_access(kept: Kept):
+    theirs, _ = kept.ledger.api_tokens.create("operate", "mallory")
+    kept.ledger.accounts.add(AccountRow("evil", "active", "{}"), "mallory")
+    made = kept.backup()
+    lose_access(kept)
+    kept.forget()
+    target = replace(kept.restore_target(), without_access=True)
+    done = restoring.restore(made, target, SILENT, None)
+    assert done["messages_brought_back"] == 2
+    assert (done["tokens_brought_back"], done["accounts_brought_back"]) == ({}, {})
+    assert kept.ledger.api_tokens.find(theirs) is None
+    assert kept.ledger.accounts.rows() == ()

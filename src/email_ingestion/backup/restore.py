@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from email_ingestion.daemon import running_pid
 from email_ingestion.erasure.tombstones import NAME as TOMBSTONES
 from email_ingestion.erasure.tombstones import TombstoneFile, read_tombstones
 from email_ingestion.errors import EmailIngestionError, OperationFailed
-from email_ingestion.ledger.copy import find_merge_obstacle, merge_copy
+from email_ingestion.ledger.copy import ACCESS, find_merge_obstacle, merge_copy
+from email_ingestion.ledger.store import open_ledger
 from email_ingestion.stream import RedisLink, SnapshotRestore, read_gauges
 
 
@@ -45,6 +46,32 @@ class RestoreTarget:
     backup_dir: Path
     tombstones: TombstoneFile
     reapply: Callable[[], int]  # erases again what has a tombstone; returns how many messages
+    without_access: bool = False  # leave out the tokens of the API, and the accounts
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What opens something to whoever has it: valid tokens of the API by their ids, accounts by their names."""
+
+    tokens: dict[str, str]
+    accounts: dict[str, str]
+
+    @classmethod
+    def of(cls, url: str) -> Access:
+        """Return what the ledger at `url` has. Raises SinkUnavailable and ConfigurationError."""
+        with closing(open_ledger(url)) as ledger:
+            found, now = ledger.api_tokens.all()
+            tokens = {
+                each.token_id: f"{each.scope}, {each.account or 'every account'}, made {each.created_at:%Y-%m-%d}"
+                for each in found
+                if each.state(now) == "valid"
+            }
+            return cls(tokens, {row.name: row.state for row in ledger.accounts.rows()})
+
+    def beyond(self, before: Access) -> Access:
+        """Return what of it was not there before."""
+        tokens = {name: facts for name, facts in self.tokens.items() if name not in before.tokens}
+        return Access(tokens, {name: state for name, state in self.accounts.items() if name not in before.accounts})
 
 
 def find_obstacles(archive: Archive, target: RestoreTarget) -> list[Obstacle]:
@@ -96,6 +123,7 @@ def restore(
     only what had been erased could not be erased again: no process starts until that is done.
     """
     reload = SnapshotRestore(target.link)
+    nothing = Access({}, {})
     with file_lock(target.backup_dir / "restore"), working_directory(target.backup_dir) as folder:
         refused = [each for each in find_obstacles(archive, target) if not (each.forcible and save)]
         if refused:
@@ -107,6 +135,7 @@ def restore(
         load_snapshot(reload, archive, folder, progress)
         target.tombstones.add_missing(_archived_tombstones(archive, target.backup_dir, folder), "restore")
         target.tombstones.expect_reapply()
+        before = Access.of(target.database_url) if target.database_url else nothing
         try:
             brought_back = _bring_back(archive, target, ledger, progress)
             _refuse_late_writers(target)
@@ -118,7 +147,15 @@ def restore(
             raise
         progress.start_step("erasing again what had been erased", None)
         erased = target.reapply()
-    return {"keys": keys, "messages_brought_back": brought_back, "erased_again": erased, "saved": saved}
+        brought = Access.of(target.database_url).beyond(before) if target.database_url else nothing
+    return {
+        "keys": keys,
+        "messages_brought_back": brought_back,
+        "erased_again": erased,
+        "tokens_brought_back": brought.tokens,
+        "accounts_brought_back": brought.accounts,
+        "saved": saved,
+    }
 
 
 def _bring_back(archive: Archive, target: RestoreTarget, ledger: Path | None, progress: BackupProgress) -> int | None:
@@ -127,7 +164,7 @@ def _bring_back(archive: Archive, target: RestoreTarget, ledger: Path | None, pr
     if not copied or not ledger or not target.database_url:
         return None
     progress.start_step("bringing back what the database lacks", None)
-    return merge_copy(target.database_url, ledger, copied)
+    return merge_copy(target.database_url, ledger, copied, ACCESS if target.without_access else ())
 
 
 def _archived_tombstones(archive: Archive, directory: Path, folder: Path) -> set[str]:

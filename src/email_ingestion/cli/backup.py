@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,13 +17,14 @@ from email_ingestion.backup.create import create_backup, delete_expired, rehears
 from email_ingestion.backup.restore import RestoreTarget, find_obstacles, restore
 from email_ingestion.cli.common import audited
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
-from email_ingestion.cli.output import Json, report, show
+from email_ingestion.cli.output import Json, printable, report, show
 from email_ingestion.cli.progress_bars import step_progress
 from email_ingestion.erasure.tombstones import TombstoneFile
 from email_ingestion.fleet.redis_server import scratch_redis
 from email_ingestion.settings import Settings, load_settings
 from email_ingestion.stream import open_link, read_server_info
 
+LEAVE_OUT = "those that the database lacks come back and open what they did; --without-access leaves them out"
 VOLATILE = "Redis has no append-only file and may forget all this: set `appendonly yes` before you go on"
 ListOption = Annotated[bool, typer.Option("--list", help="List the backups, newest first, and do nothing else.")]
 
@@ -121,6 +122,22 @@ def summary(archive: Archive) -> str:
     )
 
 
+def access_lines(tokens: Mapping[str, str], accounts: Mapping[str, str]) -> Iterator[str]:
+    """Say which tokens and accounts a restore brought back: nobody but the operator knows whether they shall live."""
+    if tokens:
+        named = "; ".join(f"{token_id} ({facts})" for token_id, facts in tokens.items())
+        yield (
+            f"{len(tokens)} API tokens of its day are valid again, also such as were revoked since and left no tombstone: "
+            f"{named}: email-ingestion tokens revoke ID"
+        )
+    if accounts:
+        named = ", ".join(f"{printable(name)} ({printable(state)})" for name, state in accounts.items())
+        yield (
+            f"{len(accounts)} accounts of its day are back with their secrets, those removed since too: {named}: "
+            "email-ingestion accounts remove NAME"
+        )
+
+
 def _messages(database: dict[str, Any] | None) -> str:
     return f"{database['rows'].get('emails', 0)} messages" if database else "nothing"
 
@@ -135,14 +152,18 @@ def restore_backup(
     force: Annotated[
         bool, typer.Option("--force", help="Replace what is in Redis, after saving it to a backup of its own.")
     ] = False,
+    without_access: Annotated[
+        bool,
+        typer.Option("--without-access", help="Leave out its API tokens and accounts: it is old, or somebody else's."),
+    ] = False,
     list_: ListOption = False,
     as_json: Json = False,
 ) -> int:
     """Restore Redis from a backup, and bring back the messages that the database lacks; nothing in it is removed.
 
-    What was erased since is erased again before it ends. Refuses while a producer or worker runs, and a file that is
-    truncated or not ours. Redis changes in one step, after what was loaded is proven equal to the manifest. Run
-    `email-ingestion reconcile --repair` afterwards.
+    What was erased since is erased again before it ends. API tokens and accounts that come back are named. Refuses while
+    a producer or worker runs, and a file that is truncated or not ours. Redis changes in one step, after what was loaded
+    is proven equal to the manifest. Run `email-ingestion reconcile --repair` afterwards.
 
     Exit code 0 done, 1 a dry run that would be refused, 2 failed or refused: nothing was replaced then.
 
@@ -150,6 +171,7 @@ def restore_backup(
       python scripts/restore.py --list
       python scripts/restore.py --file backups/email-ingestion-20260101T000000000000Z.tar --rehearse
       python scripts/restore.py --file backups/email-ingestion-20260101T000000000000Z.tar
+      python scripts/restore.py --file theirs.tar --without-access
     """
     settings = load_settings()
     if list_:
@@ -169,6 +191,7 @@ def restore_backup(
         settings.backup_dir,
         TombstoneFile(settings.erasure_dir),
         partial(reapply_tombstones, settings, link),
+        without_access=without_access,
     )
     if dry_run:
         return _describe(archive, target, as_json=as_json)
@@ -189,7 +212,10 @@ def _rehearse(archive: Archive, settings: Settings, *, as_json: bool) -> int:
 def _describe(archive: Archive, target: RestoreTarget, *, as_json: bool) -> int:
     found = find_obstacles(archive, target)
     what = f"would restore {summary(archive)}, of {archive.manifest.created_at:%Y-%m-%d %H:%M:%S} UTC"
-    lines = [f"would refuse: {each.reason}" for each in found] or [what]
+    rows = archive.manifest.database["rows"] if archive.manifest.database and target.database_url else {}
+    access = f"it holds {rows.get('api_tokens', 0)} API tokens and {rows.get('accounts', 0)} accounts"
+    access += f", {'which are left out' if target.without_access else LEAVE_OUT}"
+    lines = [f"would refuse: {each.reason}" for each in found] or [what, *([access] if rows else [])]
     record = {"dry_run": True, "refused": [each.reason for each in found], **archive.as_dict()}
     report(record, "\n".join(lines), as_json=as_json)
     return NEGATIVE if found else OK
@@ -212,6 +238,7 @@ def _restore(archive: Archive, target: RestoreTarget, settings: Settings, *, for
         lines.append(f"{outcome['messages_brought_back']} messages were missing in the database and are back")
     if outcome["erased_again"]:
         lines.append(f"{outcome['erased_again']} of what it held had been erased, and is erased again")
+    lines += access_lines(outcome["tokens_brought_back"], outcome["accounts_brought_back"])
     if outcome["saved"]:
         lines.append(f"what was in Redis before is in {outcome['saved']}")
     if any(each.append_only is False for each in read_server_info(target.link)):

@@ -11,6 +11,8 @@ import typer
 from email_ingestion.cli.common import audited, current_user, parse_duration, refuse_unknown_account
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.output import Json, printable, say, show
+from email_ingestion.erasure.tombstones import TombstoneFile
+from email_ingestion.errors import EmailIngestionError
 from email_ingestion.identity import MIN_PART
 from email_ingestion.settings import load_settings
 
@@ -93,7 +95,7 @@ def revoke(
         str, typer.Argument(metavar="ID", help="As `list` shows it, or a beginning of it.", show_default=False)
     ],
 ) -> int:
-    """End a token now and for good. Exit code 1 when there is none of that id.
+    """End a token now and for good, in restored backups too. Exit code 1 when there is none of that id.
 
     Examples:
       email-ingestion tokens revoke 5f2c81d0a3b4
@@ -110,6 +112,10 @@ def revoke(
             return NEGATIVE
         with audited(settings.log_dir, "tokens revoke", {"token_id": found[0]}) as outcome:
             outcome["revoked"] = ledger.api_tokens.revoke(found[0], current_user())
+        try:
+            TombstoneFile(settings.erasure_dir).add_missing(ledger.api_tokens.tombstones(), "tokens revoke")
+        except EmailIngestionError as error:
+            say(f"a restored backup would bring it back, for its tombstone cannot be kept: {error}")
     say(f"{found[0]} {'is revoked' if outcome['revoked'] else 'was revoked before'}")
     return OK
 

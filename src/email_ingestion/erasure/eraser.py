@@ -110,7 +110,7 @@ class Eraser:
         """`told_by_feed` are the sinks that workers tell of an erasure, behind the earlier changes of the message."""
         self.name = run
         self._ledger = ledger
-        self._erasure = ledger.erasure
+        self._erasure, self._tokens = ledger.erasure, ledger.api_tokens
         self._blobs = blobs
         self._queue = queue
         self._file = tombstones
@@ -172,9 +172,11 @@ class Eraser:
     def reapply(self) -> Iterator[int]:
         """Erase again whatever has a tombstone: after a restore, after older code ran; yield how many were looked at.
 
-        Raises as `erase` does, and OperationFailed when the file of tombstones is damaged.
+        Tokens of the API that were revoked are revoked again. Raises as `erase` does, and OperationFailed when the file
+        of tombstones is damaged.
         """
         known = self.share_tombstones()
+        self._tokens.revoke_again(known, "a tombstone")
         if known:
             self._erased |= known
             for batch in _batches(self._erasure.identities(), 2_000):

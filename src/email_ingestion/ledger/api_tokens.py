@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal, get_args
 
 from sqlalchemy import select, update
 
-from email_ingestion.identity import MIN_PART
+from email_ingestion.identity import MIN_PART, tombstone
 from email_ingestion.ledger.engine import Database, database_now
 from email_ingestion.ledger.tables import api_tokens
 
@@ -83,6 +84,16 @@ class ApiTokens:
         tokens, _ = self.all()
         return [each.token_id for each in tokens if len(part) >= MIN_PART and each.token_id.startswith(part)]
 
+    def tombstones(self) -> set[str]:
+        """Return those of the tokens that were revoked, by which a restored backup does not bring them back."""
+        return {_tombstone(each.token_id) for each in self.all()[0] if each.revoked_at}
+
+    def revoke_again(self, tombstones: Collection[str], revoked_by: str) -> int:
+        """End the tokens that have one of these tombstones; return how many opened something."""
+        return sum(
+            self.revoke(each.token_id, revoked_by) for each in self.all()[0] if _tombstone(each.token_id) in tombstones
+        )
+
     def revoke(self, token_id: str, revoked_by: str) -> bool:
         """End a token now and for good; return whether it was not revoked before."""
         with self._database.begin() as connection:
@@ -90,6 +101,10 @@ class ApiTokens:
             change = update(api_tokens).where(*where)
             values = {"revoked_by": revoked_by, "revoked_at": database_now(connection)}
             return connection.execute(change.values(**values)).rowcount > 0
+
+
+def _tombstone(token_id: str) -> str:
+    return tombstone(f"api-token {token_id}")  # no identity has a blank there
 
 
 def _hash(text: str) -> str:

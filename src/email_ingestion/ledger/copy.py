@@ -7,7 +7,7 @@ stays ahead, and a restore delivers no message a second time.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,7 @@ TABLES = (
     "api_tokens",
     "accounts",
 )
+ACCESS = ("api_tokens", "accounts")  # which open something, to whoever had them on the day of the copy
 _PAGES = 2000  # of SQLite, copied between two looks at the progress
 
 Progress = Callable[[int, int], None]  # done, of how many
@@ -102,8 +103,10 @@ def find_merge_obstacle(url: str, copied: LedgerCopy) -> str | None:
     return None
 
 
-def merge_copy(url: str, path: Path, copied: LedgerCopy) -> int:
+def merge_copy(url: str, path: Path, copied: LedgerCopy, without: Collection[str] = ()) -> int:
     """Insert the rows that only the copy has into the ledger at `url`; return how many messages were added.
+
+    The tables `without` are left out.
 
     The copy may be migrated; it was checked by `check_copy`. Raises ConfigurationError, SinkUnavailable and
     OperationFailed; nothing is added then.
@@ -111,14 +114,15 @@ def merge_copy(url: str, path: Path, copied: LedgerCopy) -> int:
     if obstacle := find_merge_obstacle(url, copied):
         raise OperationFailed(obstacle)
     open_ledger(url).close()  # makes or migrates it
+    tables = [each for each in TABLES if each not in without]
     engine = open_engine(url)
     try:
         with translate_errors(describe_database(engine)):
             if copied.kind == "postgresql":
-                added = pg_dump.merge_rows(engine, path, TABLES)
+                added = pg_dump.merge_rows(engine, path, tables)
             else:
                 _migrate_file(path)
-                added = _merge_file(engine, path)
+                added = _merge_file(engine, path, tables)
             if added:
                 with write_engine(engine).begin() as connection:
                     restart_feed(connection)
@@ -164,14 +168,14 @@ def _migrate_file(path: Path) -> None:
         engine.dispose()
 
 
-def _merge_file(engine: Engine, path: Path) -> int:
+def _merge_file(engine: Engine, path: Path, tables: Sequence[str]) -> int:
     added = 0
     with write_engine(engine).connect() as connection:
         raw = cast("Any", connection.connection.driver_connection)
         raw.execute("ATTACH ? AS copy", (str(path),))
         try:
             with connection.begin():
-                for table in TABLES:
+                for table in tables:
                     names = ", ".join(_common_columns(raw, table))
                     statement = f"INSERT OR IGNORE INTO main.{table} ({names}) SELECT {names} FROM copy.{table}"  # noqa: S608
                     done = connection.exec_driver_sql(statement).rowcount
