@@ -127,7 +127,7 @@ def access_lines(tokens: Mapping[str, str], accounts: Mapping[str, str]) -> Iter
     if tokens:
         named = "; ".join(f"{token_id} ({facts})" for token_id, facts in tokens.items())
         yield (
-            f"{len(tokens)} API tokens of its day are valid again, also such as were revoked since and left no tombstone: "
+            f"{len(tokens)} API tokens are valid again, those too that were revoked and left no tombstone: "
             f"{named}: email-ingestion tokens revoke ID"
         )
     if accounts:
@@ -161,9 +161,9 @@ def restore_backup(
 ) -> int:
     """Restore Redis from a backup, and bring back the messages that the database lacks; nothing in it is removed.
 
-    What was erased since is erased again before it ends. API tokens and accounts that come back are named. Refuses while
-    a producer or worker runs, and a file that is truncated or not ours. Redis changes in one step, after what was loaded
-    is proven equal to the manifest. Run `email-ingestion reconcile --repair` afterwards.
+    What was erased since is erased again before it ends. API tokens and accounts that come back are named. Refuses
+    while a producer or worker runs, and a file that is truncated or not ours. Redis changes in one step, after what
+    was loaded is proven equal to the manifest. Run `email-ingestion reconcile --repair` afterwards.
 
     Exit code 0 done, 1 a dry run that would be refused, 2 failed or refused: nothing was replaced then.
 
