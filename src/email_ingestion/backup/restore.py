@@ -50,14 +50,14 @@ class RestoreTarget:
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class AccessGrants:
     """What opens something to whoever has it: valid tokens of the API by their ids, accounts by their names."""
 
     tokens: dict[str, str]
     accounts: dict[str, str]
 
     @classmethod
-    def of(cls, url: str) -> Access:
+    def of(cls, url: str) -> AccessGrants:
         """Return what the ledger at `url` has. Raises SinkUnavailable and ConfigurationError."""
         with closing(open_ledger(url)) as ledger:
             found, now = ledger.api_tokens.all()
@@ -68,10 +68,11 @@ class Access:
             }
             return cls(tokens, {row.name: row.state for row in ledger.accounts.rows()})
 
-    def beyond(self, before: Access) -> Access:
+    def beyond(self, before: AccessGrants) -> AccessGrants:
         """Return what of it was not there before."""
         tokens = {name: facts for name, facts in self.tokens.items() if name not in before.tokens}
-        return Access(tokens, {name: state for name, state in self.accounts.items() if name not in before.accounts})
+        accounts = {name: state for name, state in self.accounts.items() if name not in before.accounts}
+        return AccessGrants(tokens, accounts)
 
 
 def find_obstacles(archive: Archive, target: RestoreTarget) -> list[Obstacle]:
@@ -123,7 +124,7 @@ def restore(
     only what had been erased could not be erased again: no process starts until that is done.
     """
     reload = SnapshotRestore(target.link)
-    nothing = Access({}, {})
+    nothing = AccessGrants({}, {})
     with file_lock(target.backup_dir / "restore"), working_directory(target.backup_dir) as folder:
         refused = [each for each in find_obstacles(archive, target) if not (each.forcible and save)]
         if refused:
@@ -135,7 +136,7 @@ def restore(
         load_snapshot(reload, archive, folder, progress)
         target.tombstones.add_missing(_archived_tombstones(archive, target.backup_dir, folder), "restore")
         target.tombstones.expect_reapply()
-        before = Access.of(target.database_url) if target.database_url else nothing
+        before = AccessGrants.of(target.database_url) if target.database_url else nothing
         try:
             brought_back = _bring_back(archive, target, ledger, progress)
             _refuse_late_writers(target)
@@ -147,7 +148,7 @@ def restore(
             raise
         progress.start_step("erasing again what had been erased", None)
         erased = target.reapply()
-        brought = Access.of(target.database_url).beyond(before) if target.database_url else nothing
+        brought = AccessGrants.of(target.database_url).beyond(before) if target.database_url else nothing
     return {
         "keys": keys,
         "messages_brought_back": brought_back,
