@@ -146,3 +146,12 @@ def test_a_label_that_is_no_modified_utf_7_is_shown_as_it_is(label: str):
 @pytest.mark.parametrize("size", [-1, 2**31 - 1, 2**32 - 1, 2**63, 10**19])
 def test_a_size_that_stands_for_none_is_none(size: int):
     assert parse_summary(7, {b"RFC822.SIZE": size}).announced is None
+
+
+@pytest.mark.parametrize(
+    "second", [(b"1 (UID 7 BODY[] {0}", b""), (b"1 (UID 7 BODY[] {2}", b"he"), b"1 (UID 7 BODY[] NIL)"]
+)
+def test_of_a_body_that_comes_twice_the_longer_one_counts(second: bytes | tuple[bytes, bytes]):
+    first = [(b"1 (UID 7 BODY[] {5}", b"hello"), b")"]
+    other = [second, b")"] if isinstance(second, tuple) else [second]
+    assert parse([*first, *other])[7][b"BODY[]"] == parse([*other, *first])[7][b"BODY[]"] == b"hello"

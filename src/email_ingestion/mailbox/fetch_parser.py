@@ -39,6 +39,8 @@ _CLEAN_FLAGS = re.compile(rb'\([^()"{}%*]*\)')
 # A body is a string or NIL (RFC 3501, section 9), and imapclient takes an atom for one too.
 _ATOM_AS_BODY = re.compile(rb"[ (]BODY[.A-Z]{0,9}\[\][<>.\d]{0,50} +(?![\"{\d\s]|NIL\b)", re.IGNORECASE)
 
+LONGEST_ODD_BYTES = 64 * 1024  # without literals: imapclient takes 10 s for a megabyte of it
+
 SALVAGED_FLAGS = b"SALVAGED-FLAGS"  # set in the data of a message whose flags are no list that RFC 3501 knows
 
 FetchData = dict[int, dict[bytes, Any]]  # by UID: values by item name, as b"RFC822.SIZE"
@@ -56,7 +58,7 @@ def parse(responses: Sequence[Any]) -> FetchData:
     found = {}
     for response in _split(responses):
         for uid, data in _parse_odd(response).items():
-            found.setdefault(uid, {}).update(data)
+            _add(found, uid, data)
     return found
 
 
@@ -68,10 +70,26 @@ def parse_fast(responses: Sequence[Any]) -> FetchData | None:
     found: FetchData = {}
     try:
         for data in _messages(responses):
-            found.setdefault(data.pop(b"UID"), {}).update(data)
+            _add(found, data.pop(b"UID"), data)
     except (_UnknownForm, KeyError, ValueError):
         return None
     return found
+
+
+def _add(found: FetchData, uid: int, data: dict[bytes, Any]) -> None:
+    """Add what came for a message; of a body that comes twice the longer one counts: some send it once more, empty."""
+    known = found.setdefault(uid, data)
+    if known is not data:
+        shorter = [
+            name
+            for name, value in data.items()
+            if name.startswith(b"BODY[") and _length(value) < _length(known.get(name))
+        ]
+        known.update((name, value) for name, value in data.items() if name not in shorter)
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, bytes) else 0
 
 
 def _split(responses: Sequence[Any]) -> Iterator[list[Any]]:
@@ -91,7 +109,8 @@ def _parse_odd(response: Sequence[Any]) -> FetchData:
     found = parse_fast(response)
     if found is not None:
         return found
-    if any(_ATOM_AS_BODY.search(part[0] if isinstance(part, tuple) else part) for part in response):
+    texts = [part[0] if isinstance(part, tuple) else part for part in response]
+    if sum(map(len, texts)) > LONGEST_ODD_BYTES or any(map(_ATOM_AS_BODY.search, texts)):
         return _by_uid([_salvage(response)])
     try:
         parsed = parse_fetch_response(list(response), normalise_times=False, uid_is_key=False)

@@ -7,11 +7,11 @@ import base64
 import pytest
 
 from email_ingestion.errors import IMAPConnectionError
-from email_ingestion.events import ConnectionFailed, NeedsOperator, Quarantined
+from email_ingestion.events import CommandsRefused, ConnectionFailed, NeedsOperator, Quarantined
 from email_ingestion.mailbox import metered_imap4
 from tests.integration.odd_servers.conftest import RunWatched
 from tests.servers.odd_conversation import Command, Conversation
-from tests.servers.odd_imap import Mail, OddImapServer, bad, default, ok, send, trickle
+from tests.servers.odd_imap import Mail, OddImapServer, bad, default, hang, ok, send, trickle
 from tests.servers.odd_mail import literal
 
 LETTERS = {uid: b"Subject: %d\r\n\r\nhello %d\r\n" % (uid, uid) for uid in (1, 2, 2**33)}
@@ -24,10 +24,9 @@ def mail() -> list[Mail]:
 
 def asked_for(conversation: Conversation, command: Command) -> None:
     """Answer UID FETCH with what was asked for, without a UID that was not."""
-    which, _, items = command.arguments.partition(b" ")
-    uids = {int(uid) for uid in which.split(b",")}
+    items = command.arguments.partition(b" ")[2]
     for number, each in enumerate(conversation.server.inbox.mail, 1):
-        if each.uid in uids:
+        if each.uid in command.uids:
             conversation.send(each.response(number, items, uid=False))
     conversation.end(command, "OK done")
 
@@ -142,3 +141,15 @@ def test_a_server_that_trickles_until_the_login_is_given_up(
     assert "takes too long" in str(error) or where == "greeting"
     server.greeting = b"* OK ready\r\n"
     subject.holds(*LETTERS.values())
+
+
+def test_a_server_that_never_answers_idle_is_soon_polled(watched: RunWatched, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("email_ingestion.mailbox.waiting.IDLE_BEGIN_SECONDS", 0.3)
+    server = OddImapServer(mail())
+    server.on("IDLE", hang)
+    subject = watched(server)
+    subject.until(lambda: server.count("IDLE"), "it waits")
+    server.deliver(NEW)
+    subject.holds(*LETTERS.values(), NEW)
+    subject.until(lambda: any("IDLE" in each.commands for each in subject.heard.of(CommandsRefused)), "it polls")
+    assert server.count("IDLE") == 2
