@@ -4,6 +4,7 @@
 # What the pages type then means the containers: `email-ingestion`, `redis-cli` and `python` run in the producer's, `curl`
 # asks the K-th worker at 8081, 8082, …, the files of data, logs, pids and backups are theirs, `ps` lists what runs in them, and
 # `./scripts/start.sh` and `./scripts/stop.sh` start and stop them. Besides:
+#   breaker, log-level of a worker    docker compose exec --index 1 worker email-ingestion breaker list
 #   tail -f logs/*.log                docker compose logs -f producer worker
 #   kill $(cat pids/worker-2.pid)     docker compose up -d --wait --scale worker=1
 #   CONFIG SET of Redis               config/redis.conf, then docker compose restart redis

@@ -21,6 +21,11 @@ email-ingestion() {
         command rm -r "$folder"
         return $status
         ;;
+    # Each container is a machine of its own: an order is for all of them.
+    pause | resume | degrade | priority)
+        case " $* " in *" --all "* | *" --help "*) ;; *) set -- "$@" --all ;; esac
+        _run producer email-ingestion "$@"
+        ;;
     *) _run producer email-ingestion "$@" ;;
     esac
 }
@@ -129,7 +134,7 @@ _files() {
 _quoted() {
     local quoted
     quoted=$(printf %q "$1")
-    case $1 in data/* | logs/* | backups/* | *.log*) quoted=${quoted//'\*'/*} ;; esac
+    case $1 in data/* | logs/* | pids/* | backups/* | *.log*) quoted=${quoted//'\*'/*} ;; esac
     printf '%s\n' "$quoted"
 }
 

@@ -4,6 +4,7 @@
 # What the pages type then means the pods: `email-ingestion`, `redis-cli` and `python` run in the producer's, `curl` asks
 # the producer at 8080 and 9090 and the K-th worker at 8081, 8082, …, the files of data, logs, pids and backups are the producer's,
 # `ps` lists the pods, and `./scripts/start.sh` and `./scripts/stop.sh` scale. Besides:
+#   breaker, log-level of a worker    kubectl exec deployment/worker -- email-ingestion breaker list
 #   tail -f logs/*.log                kubectl logs -f -l app=worker --all-containers --prefix
 #   kill $(cat pids/worker-2.pid)     kubectl scale deployment/worker --replicas=1
 #   CONFIG SET of Redis               redis-config.yaml, then systemctl restart redis

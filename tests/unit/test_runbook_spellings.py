@@ -55,6 +55,7 @@ def typed(folder: Path, commands: Path, line: str) -> str:
             "exec> <-T> <producer> <email-ingestion> <status>",
             "<-i> <deployment/producer> <-->",
         ),
+        ("email-ingestion pause worker --ttl 2h", "<pause> <worker> <--ttl> <2h> <--all>", "<--ttl> <2h> <--all>"),
         ("redis-cli -h $REDIS_HOST ping", "<redis-cli> <-h> <redis> <ping>", "<redis-cli> <-h> <redis> <ping>"),
         ("echo {} | python -m json.tool", "<json.tool>\nin: {}", "<json.tool>\nin: {}"),
         ("python worker.py --instance 4", "<--scale> <worker=4>", "<deployment/worker> <--replicas=4>"),

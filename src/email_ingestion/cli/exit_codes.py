@@ -8,6 +8,7 @@ mistake of the operator never shows a traceback.
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import io
 import os
@@ -33,6 +34,8 @@ from email_ingestion.shipped_files import as_typed_here
 REDIS_REMEDY = "see that Redis runs and that REDIS_URL or REDIS_HOST and REDIS_PORT name it"
 OnFailure = Callable[[Exception, str, int], None]
 OK, NEGATIVE, FAILED, USAGE, CONFIGURATION, INTERRUPTED = 0, 1, 2, 64, 78, 130
+# What a folder or file says that is not as a program needs it, such as a home that only root may write.
+REFUSED_FILES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 READER_GONE = 141  # 128 and SIGPIPE, as a shell has it for `… | head -1`
 
 # typer carries its own copy of click and does not publish this class, the parent of every wrong use.
@@ -123,6 +126,8 @@ def _sentence_of_others(error: Exception) -> str:
         return f"no thread can be started ({describe_thread_limits()})."
     if is_shortage(error):
         return f"this machine or a limit (`ulimit -a`) leaves too little to go on: {error}."
+    if isinstance(error, OSError) and error.filename and error.errno in REFUSED_FILES:
+        return f"cannot use {os.fsdecode(error.filename)}: {error.strerror}."
     nobody = "which nobody foresaw: please report it with the command and its words"
     return f"{describe_unforeseen(error)}, {nobody}."
 

@@ -55,17 +55,16 @@ def start(
         pages = WebStart(settings, runs=managed_processes.runs_web(settings)) if web else None
         if sandbox:
             sandbox_stack.wait_until_processed(settings, started)
-    except managed_processes.ProcessesNotStarted as error:
+    except BaseException as error:
         managed_processes.end_started(load_settings(), started)
         if pages:
             pages.end()
         _stop_sandbox(before)
+        if not isinstance(error, managed_processes.ProcessesNotStarted):
+            raise
         for stem, reason in error.failures.items():
             say(f"{stem} did not start: {reason}")
         return NEGATIVE
-    except ConfigurationError:
-        _stop_sandbox(before)
-        raise
     line = pages.wait() if pages else "web was not started: --no-web"
     if sandbox:
         announce(sandbox_stack.summary_screen(settings, line))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import signal
 import socket
 import ssl
@@ -136,15 +137,32 @@ def _loopback(settings: Settings) -> str:
 
 
 def _is_ours(pid: Any) -> bool:
-    """Return whether a process of this machine works in this folder with this PID_DIR."""
+    """Return whether a process of this machine works in this folder with this PID_DIR.
+
+    Of a process of another user nobody may see that: it is ours if that user owns the PID_DIR, as a service's does.
+    """
+    process = None
     try:
         process = psutil.Process(int(pid))
         same = Path(process.cwd()) == Path.cwd()
         return same and process.environ().get("PID_DIR") == environment().get("PID_DIR")
     except psutil.AccessDenied:
-        return True  # of another user: what answers at our port is what an operator looks for
+        return process is not None and _owns_the_folder(process)
     except (psutil.Error, OSError, TypeError, ValueError):
         return False
+
+
+def _owns_the_folder(process: psutil.Process) -> bool:
+    folder = Path(environment().get("PID_DIR") or "pids")
+    with suppress(psutil.Error, OSError, AttributeError):  # on Windows there are no such numbers
+        return bool(process.uids().real == folder.stat().st_uid)
+    return False
+
+
+def _may_signal(process: psutil.Process) -> bool:
+    with suppress(psutil.Error, AttributeError):
+        return os.geteuid() in {0, process.uids().real}
+    return True
 
 
 def _stem(component: str, instance: str) -> str:
@@ -309,9 +327,16 @@ def _unlisted_web() -> dict[str, psutil.Process]:
 
 
 def _terminate(processes: dict[str, psutil.Process], seconds: float, say: Callable[[str], None]) -> None:
-    killed = terminate(processes.values(), seconds)
-    for stem, process in sorted(processes.items()):
+    ours = {stem: process for stem, process in processes.items() if _may_signal(process)}
+    killed = terminate(ours.values(), seconds)
+    for stem, process in sorted(ours.items()):
         say(f"{stem} {'had to be killed' if process in killed else 'stopped'}")
+    for stem in sorted(processes.keys() - ours.keys()):
+        with suppress(psutil.Error):
+            owner = processes[stem].username()
+            say(
+                f"{stem} (PID {processes[stem].pid}) runs on: it is of the user {owner}; give this command as that user"
+            )
 
 
 def find_process(path: Path) -> psutil.Process | None:
