@@ -127,6 +127,31 @@ def test_mail_that_arrives_during_a_pass_comes_whole_with_the_next(urls: tuple[s
         assert counts(target) == counts(source)
 
 
+def test_what_the_other_database_cannot_keep_is_named_and_all_else_goes_over(
+    sqlite_url: str, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATABASE_URL", sqlite_url)
+    app = typer.Typer()
+    app.command()(copy)
+    with both((sqlite_url, postgres_url)) as (source, target):
+        source.record([stored(mail(n, attachments=(b"x",))) for n in range(1, 51)])
+        execute(source, "UPDATE emails SET text = 'a' || char(0) || 'b' WHERE uid = 7")
+        execute(source, "UPDATE emails SET labels = '[\"a\\u0000b\"]' WHERE uid = 8")
+        execute(source, "UPDATE attachments SET filename = 'a' || char(0) WHERE email_id = 'default:gm:9'")
+        ran = CliRunner().invoke(app, ["--to", postgres_url], standalone_mode=False)
+        assert ran.return_value == 1
+        for row in ("emails default:gm:7: ", "emails default:gm:8: ", "attachments default:gm:9 1: "):
+            assert f"\n  {row}" in ran.stdout
+        assert "does not take 3 rows" in ran.stdout
+        assert target.count() == 48
+        execute(source, "UPDATE emails SET text = 'ab', labels = '[]' WHERE uid IN (7, 8)")
+        execute(source, "UPDATE attachments SET filename = 'a'")
+        CliRunner().invoke(app, ["--to", postgres_url], standalone_mode=False)
+        assert transfer((sqlite_url, postgres_url)) == {}
+        assert counts(target) == counts(source)
+
+
 def test_erased_mail_goes_there_too_and_other_mail_is_refused(urls: tuple[str, str]):
     with both(urls) as (source, target):
         source.record(letters(1, 2))

@@ -24,6 +24,7 @@ from email_ingestion.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from email_ingestion.blobs import BlobStore, OldBlob
+    from email_ingestion.ledger.database_copy import CopySummary
     from email_ingestion.ledger.store import Ledger
     from email_ingestion.reconcile.content_scrub import ScrubReport
 
@@ -308,7 +309,8 @@ def copy(
     Everything goes over: records, attachments, contents, deliveries, tombstones. Each row is compared with the one that
     is there, so the command may be killed and given again, and a later one brings over what changed meanwhile. To
     change over: give it until little is left, stop the workers, give it once more, set DATABASE_URL. A password is read
-    from ~/.pgpass or PGPASSWORD, too. Exit code 0 when every row was the same at the last look, 1 when mail went on.
+    from ~/.pgpass or PGPASSWORD, too. Exit code 0 when every row was the same at the last look, 1 when mail went on, or
+    when the other database refuses rows: they are named, and all others are copied.
 
     Examples:
       email-ingestion database copy --to postgresql://mail@db.example.com/mail
@@ -325,20 +327,30 @@ def copy(
         for title in ("copying", "comparing"):
             with progress(title, transfer.count()) as advance:
                 found = transfer.run(advance)
-            done += found.changes
+            done += Counter({name: count for name, count in found.changes.items() if name != "refused"})
+        done["refused"] = found.changes["refused"]
+        done = +done
         outcome |= {"rows": found.rows.total(), "changes": dict(done), "same": found.same}
     if as_json:
-        result = {"rows": dict(found.rows), "changes": dict(done), "same": found.same}
+        result = {"rows": dict(found.rows), "changes": dict(done), "same": found.same, "refused": found.refused}
         typer.echo(json.dumps(result, indent=2))
     else:
         changes = ", ".join(f"{count:,} {name}" for name, count in sorted(done.items())) or "nothing to do"
         typer.echo(f"{found.rows.total():,} rows compared one by one: {changes}")
-        typer.echo(
-            "Both databases are the same."
-            if found.same
-            else "Some rows changed meanwhile: stop the workers and give the command again."
-        )
+        typer.echo(_outcome(found))
     return OK if found.same else NEGATIVE
+
+
+def _outcome(found: CopySummary) -> str:
+    if found.same:
+        return "Both databases are the same."
+    if not found.refused:
+        return "Some rows changed meanwhile: stop the workers and give the command again."
+    named = "".join(f"\n  {each}" for each in found.refused)
+    return (
+        f"The other database does not take {found.changes['refused']:,} rows, without which all others were copied:"
+        f"{named}\n`email-ingestion reparse` makes records anew; then give the command again."
+    )
 
 
 def _range(revisions: Iterable[str]) -> str:

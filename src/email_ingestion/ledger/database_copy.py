@@ -32,7 +32,9 @@ SECONDS = 600.0  # for a transaction: the other database may be far away
 Key = tuple[Any, ...]
 Row = Mapping[str, Any]
 # Postponed: the message that it belongs to came after its table had been copied; the next pass takes both.
-Change = Literal["inserted", "changed", "removed", "postponed"]
+# Refused: the other database takes no such value, as PostgreSQL no text with a zero byte.
+Change = Literal["inserted", "changed", "removed", "postponed", "refused"]
+MAX_NAMED = 20  # refused rows that are named
 
 
 @dataclass
@@ -41,6 +43,7 @@ class CopySummary:
 
     rows: Counter[str] = field(default_factory=Counter)  # compared, by table
     changes: Counter[Change] = field(default_factory=Counter)  # of rows of the other database
+    refused: list[str] = field(default_factory=list)  # the first refused rows, and why
 
     @property
     def same(self) -> bool:
@@ -99,7 +102,7 @@ class DatabaseCopy:
         for name in COPIED:
             table = metadata.tables[name]
             for rows in self._rows(table):
-                summary.changes += self._bring_over(table, rows)
+                summary.changes += self._bring_over(table, rows, summary.refused)
                 summary.rows[name] += len(rows)
                 advance(len(rows))
         for name in reversed(COPIED):  # rows that refer to others first
@@ -114,7 +117,21 @@ class DatabaseCopy:
             known = set(connection.execute(query).scalars())
         return [email_id for mark, email_id in by_tombstone.items() if mark not in known]
 
-    def _bring_over(self, table: Table, rows: Sequence[Row]) -> Counter[Change]:
+    def _bring_over(self, table: Table, rows: Sequence[Row], refused: list[str]) -> Counter[Change]:
+        """Make `rows` those of the other database, all but those that it refuses; they are found by halving."""
+        try:
+            return self._write(table, rows)
+        except PermanentError as error:
+            if len(rows) > 1:
+                middle = len(rows) // 2
+                parts = (rows[:middle], rows[middle:])
+                return sum((self._bring_over(table, part, refused) for part in parts), Counter[Change]())
+            if len(refused) < MAX_NAMED:
+                key = " ".join(ascii(each).strip("'") for each in _key_of(table)(rows[0]))
+                refused.append(f"{table.name} {key}: {error}")
+            return Counter({"refused": 1})
+
+    def _write(self, table: Table, rows: Sequence[Row]) -> Counter[Change]:
         """Insert those of `rows` that the other database lacks, and change those that differ there."""
         key_of = _key_of(table)
         theirs = self._find(self._target, table, list(map(key_of, rows)))
@@ -122,15 +139,12 @@ class DatabaseCopy:
         missing = self._with_message(table, lacking)
         differing = [row for row in rows if theirs.get(key_of(row), row) != row]
         if missing or differing:
-            try:
-                with self._target.begin(SECONDS) as connection:
-                    for group in _alike(table, missing):
-                        connection.execute(self._insert(table).on_conflict_do_nothing(), group)
-                    for row in differing:
-                        change = update(table).where(_is(table, key_of(row)))
-                        connection.execute(change.values({name: _stored(table, name, row[name]) for name in row}))
-            except PermanentError as error:
-                raise OperationFailed(f"{self._target.name} does not take a row of {table.name}: {error}") from error
+            with self._target.begin(SECONDS) as connection:
+                for group in _alike(table, missing):
+                    connection.execute(self._insert(table).on_conflict_do_nothing(), group)
+                for row in differing:
+                    change = update(table).where(_is(table, key_of(row)))
+                    connection.execute(change.values({name: _stored(table, name, row[name]) for name in row}))
         changes: Counter[Change] = Counter()
         changes["inserted"] += len(missing)
         changes["changed"] += len(differing)

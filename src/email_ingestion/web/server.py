@@ -46,7 +46,14 @@ DESCRIPTION = (
 
 def web_app(settings: Settings, context: WebContext) -> ASGIApp:
     """Make the application that answers everything on the port of the web process."""
-    app = FastAPI(title="email-ingestion", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="email-ingestion",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # to an address that a proxy may have changed; what is not there is not there
+    )
     app.state.context = context
     add_error_answers(app)
     for router in (emails.router, state.router, changes.router, order_requests.router):
