@@ -2,6 +2,7 @@ import csv
 import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from csv_sink import open_sink
@@ -40,6 +41,17 @@ def test_each_message_is_a_row(tmp_path: Path) -> None:
             ["default:gm:1001", WHEN.isoformat(), "ann@example.org", "'=SUM(A1), he said", ""],
             ["default:gm:1002", WHEN.isoformat(), "bob@example.org", "two", ""],
         ]
+
+
+@pytest.mark.parametrize("formula", ["=cmd|' /C calc'!A0", "+1+1", "-1", "@SUM(1)", "＝1", "\t=1"])  # noqa: RUF001
+def test_no_cell_is_a_formula_for_a_spreadsheet(tmp_path: Path, formula: str) -> None:
+    head = f"From: ann@example.org\r\nSubject: =?utf-8?q?{quote(formula).replace('%', '=')}?=\r\n"
+    part = f"Content-Disposition: attachment; filename*=utf-8''{quote(formula)}\r\n\r\nx\r\n"
+    open_sink(None, str(tmp_path / "mail.csv")).deliver([message((head + part).encode())])
+    with (tmp_path / "mail.csv").open(newline="") as file:
+        (row,) = csv.reader(file)
+    assert len(row) == 5
+    assert not [cell for cell in row if cell.startswith(("=", "+", "-", "@", "＝", "\t"))]  # noqa: RUF001
 
 
 def test_a_message_without_a_sender_is_rejected_and_leaves_no_row(tmp_path: Path) -> None:

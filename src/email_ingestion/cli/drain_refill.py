@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from email_ingestion.cli.common import audit_read, audited, open_redis
-from email_ingestion.cli.exit_codes import NEGATIVE, OK, REDIS_REMEDY
+from email_ingestion.cli.exit_codes import NEGATIVE, OK, redis_remedy
 from email_ingestion.cli.output import Json, say, show
 from email_ingestion.cli.progress_bars import progress
 from email_ingestion.errors import OperationFailed, RedisConnectionError
@@ -84,8 +84,9 @@ def refill(
                     outcome |= {"added": outcome["added"] + added, "erased": queue.left_out}
                     advance(looked_at)
         except RedisConnectionError as error:
+            remedy = redis_remedy(str(error)) or "mend that"
             raise OperationFailed(
-                f"{str(error).rstrip('.')}; {outcome['added']} were put back: {REDIS_REMEDY}, "
+                f"{str(error).rstrip('.')}; {outcome['added']} were put back: {remedy}, "
                 "then give the same command again"
             ) from error
     show([{"file": str(file), "held": len(kept.letters), **outcome}], as_json=as_json)

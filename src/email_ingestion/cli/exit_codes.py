@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import typer
 
+from email_ingestion.cli.output import printable_lines
 from email_ingestion.errors import (
     ConfigurationError,
     DiskFull,
@@ -31,6 +32,7 @@ from email_ingestion.ops.redaction import describe_unforeseen
 from email_ingestion.process_limits import describe_thread_limits
 from email_ingestion.shipped_files import as_typed_here
 
+REDIS_REFUSES = "Redis does not serve"
 REDIS_REMEDY = "see that Redis runs and that REDIS_URL or REDIS_HOST and REDIS_PORT name it"
 OnFailure = Callable[[Exception, str, int], None]
 OK, NEGATIVE, FAILED, USAGE, CONFIGURATION, INTERRUPTED = 0, 1, 2, 64, 78, 130
@@ -132,8 +134,19 @@ def _sentence_of_others(error: Exception) -> str:
     return f"{describe_unforeseen(error)}, {nobody}."
 
 
+def redis_remedy(text: str) -> str:
+    """Return what to do about an error of Redis; nothing where the text says so itself.
+
+    One that answers, and refuses, does run and is named.
+    """
+    if not text.startswith(REDIS_REFUSES):
+        return REDIS_REMEDY
+    return "" if "email-ingestion doctor" in text else "`email-ingestion doctor` says what to do about it"
+
+
 def _sentence(error: EmailIngestionError) -> str:
     text = str(error).strip()
-    if isinstance(error, RedisConnectionError):
-        text = f"{text.rstrip('.')}; {REDIS_REMEDY}"
+    if isinstance(error, RedisConnectionError) and (remedy := redis_remedy(text)):
+        text = f"{text.rstrip('.')}; {remedy}"
+    text = printable_lines(text)  # a server's words, or a name, may be in it
     return text if text.endswith((".", "!", "?")) else f"{text}."

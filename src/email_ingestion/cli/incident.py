@@ -14,7 +14,7 @@ import typer
 from email_ingestion.cli.common import Unkept, audited, current_user
 from email_ingestion.cli.diagnostics import collect_into
 from email_ingestion.cli.exit_codes import FAILED, NEGATIVE, OK, exit_code_of
-from email_ingestion.cli.output import Json, printable, say, show
+from email_ingestion.cli.output import Json, printable, printable_lines, say, show
 from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.settings import Settings, load_settings
 
@@ -329,7 +329,7 @@ def _print(number: str, name: str, make: Callable[[Incident, Assessment], str], 
     from email_ingestion.incidents.incident_log import find_incident  # noqa: PLC0415
 
     found, unkept = find_incident(number), unkept or Unkept()
-    text = make(found, _assess(load_settings(), found, unkept))
+    text = printable_lines(make(found, _assess(load_settings(), found, unkept)))  # an alert's words may be in it
     typer.echo(text)
     unkept.keep(found, name, text)
     return unkept.exit_code()
@@ -365,9 +365,10 @@ def _make_ticket(settings: Settings, found: Incident, text: str) -> None:
 
     from email_ingestion.http_requests import ask  # noqa: PLC0415 - with it comes httpx
     from email_ingestion.incidents import incident_log  # noqa: PLC0415
+    from email_ingestion.incidents.texts import without_markup  # noqa: PLC0415
 
-    title = f"{found.number} {found.severity}: {found.title}"
-    body = {"title": title, "body": text, "labels": ["incident", found.severity]}
+    title = printable(f"{found.number} {found.severity}: {found.title}")
+    body = {"title": title, "body": without_markup(text), "labels": ["incident", found.severity]}
     token = settings.incident_webhook_token
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:

@@ -92,6 +92,11 @@ def printable(value: Any) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
+def printable_lines(text: str) -> str:
+    """Replace control characters but the ends of lines, for a text of several."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def say(text: str) -> None:
     """Print a remark on stderr; the answer goes to stdout."""
     typer.echo(as_typed_here(text), err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -16,6 +17,7 @@ from email_ingestion.ops.contacts import read_contacts
 from email_ingestion.ops.notices import priority_of
 
 HOUR = 3600
+_BREAK = "\N{ZERO WIDTH SPACE}"  # which a reader does not see, and a mention or a link does not survive
 UPDATE_MINUTES = {"P1": 15, "P2": 30, "P3": 240, "P4": 1440}
 
 
@@ -86,6 +88,16 @@ def postmortem_text(
         f"## Timeline (UTC)\n\n| When | Who | What |\n|---|---|---|\n{rows}\n"
         f"## Checklists\n\n{checklist_text(incident)}"
     )
+
+
+def without_markup(text: str) -> str:
+    """Return a text that a tracker shows as it stands: it calls nobody, links to nothing, is no HTML.
+
+    The words of an alert, a server or a colleague may be in it. Headings, lists and bold type of ours stay.
+    """
+    plain = "".join(each if each.isprintable() or each == "\n" else " " for each in text)
+    plain = plain.replace("&", "&amp;").replace("<", "&lt;").replace("[", "\\[").replace("`", "'")
+    return re.sub(r"@(?=\w)|#(?=\d)|(?<=\w):(?=//)|(?<=www)\.", lambda found: f"{found[0]}{_BREAK}", plain)
 
 
 def verification_text(incident: Incident, results: Sequence[CheckResult], extra: Sequence[tuple[bool, str]]) -> str:

@@ -63,7 +63,10 @@ class AlertChannels:
     def _post(self, channel: Channel, sender: Any, part: Notification) -> bool:
         if sender is None:
             return all(_post_to_pagerduty(self._events_url, channel.target, item) for item in part.items)
-        return bool(sender.notify(title=part.title, body=part.body))
+        import apprise  # noqa: PLC0415 - a sender is one of it
+
+        # As text: in a chat an alert's words call nobody, and in mail they are no HTML.
+        return bool(sender.notify(title=part.title, body=part.body, body_format=apprise.NotifyFormat.TEXT))
 
 
 def _joined(part: Notification | None, more: Notification) -> Notification:

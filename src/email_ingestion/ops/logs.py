@@ -236,7 +236,17 @@ def _configure_structlog() -> None:
 
 def _formatter(record_format: _RecordFormat, *, console: bool) -> logging.Formatter:
     render = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
-    return structlog.stdlib.ProcessorFormatter(processors=[record_format, render])
+    processors: list[Any] = [record_format, _for_people, render] if console else [record_format, render]
+    return structlog.stdlib.ProcessorFormatter(processors=processors)
+
+
+def _for_people(_logger: object, _method: str, event: Record) -> Record:
+    """Replace control characters, which JSON escapes: who wrote to us must not write to a terminal."""
+    return {name: _printable(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _printable(text: str) -> str:
+    return "".join(each if each.isprintable() or each == "\n" else " " for each in text).replace("\n", "\n    ")
 
 
 class _RecordFormat:

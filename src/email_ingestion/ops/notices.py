@@ -69,4 +69,9 @@ class Notification:
         return Notification(kept) if kept else None
 
     def _lines(self) -> list[str]:
-        return [f"[{item.priority}] {item.sentence}" for item in self.items if not item.over]
+        return [f"[{item.priority}] {_one_line(item.sentence)}" for item in self.items if not item.over]
+
+
+def _one_line(text: str) -> str:
+    """Return a text without line ends and control characters: a server's words, or an operator's, may be in it."""
+    return "".join(each if each.isprintable() else " " for each in text)

@@ -124,6 +124,16 @@ def test_the_console_is_for_people(logs: Path, capsys: pytest.CaptureFixture[str
     assert records(logs)[0]["event"] == "look_here"
 
 
+def test_nobody_writes_to_the_terminal_of_who_reads_the_console(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(WORKER, logs.parent, "INFO", "console")
+    logger("test").warning("look_here", message="gone\x1b[2J\x07\u202e\r\nforged line", name="a\nb\x9b")
+    shown = capsys.readouterr().err
+    assert not set("\x07\u202e\r\x9b") & set(shown)
+    assert "\x1b[2J" not in shown
+    assert not [line for line in shown.splitlines() if line.startswith(("forged", "b"))]
+    assert records(logs)[0]["message"].endswith("forged line")
+
+
 CRASH = """
 import sys, threading
 from pathlib import Path

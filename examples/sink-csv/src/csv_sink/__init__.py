@@ -10,7 +10,8 @@ from pathlib import Path
 
 from email_ingestion import ConfigurationError, Email, Reject, Sink, SinkMessage, SinkUnavailable
 
-_FORMULA = ("=", "+", "-", "@")  # a spreadsheet runs a cell that begins with one of these
+# A spreadsheet runs a cell that begins with one of these; some read full-width signs so too, and skip a tab before.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001 - they are meant
 
 
 def open_sink(settings: object, target: str = "") -> Sink:
