@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from random import Random
 
-from bench.crash_matrix import consumers, environment, operators, servers, sinks
+from bench.crash_matrix import consumers, environment, machine, operators, servers, sinks
 from bench.crash_matrix import faults as ours
 from bench.crash_matrix.clock import no_compiler
 from bench.crash_matrix.databases import POSTGRESQL, SQLITE
@@ -110,8 +110,46 @@ FAULTS = {
             quick=False,
         ),
         Fault("parser_killed", "the worker's parser: SIGKILL, 9 times", environment.parser_killed),
-        Fault("no_descriptors", "no file descriptor to spare and the parser killed, twice", environment.no_descriptors),
+        Fault(
+            "no_descriptors",
+            "producer or worker without a file descriptor to spare, parser killed, twice",
+            environment.no_descriptors,
+        ),
         Fault("blobs_away", "the folder of the blobs away or empty, twice", environment.blobs_away),
+        Fault("redis_stopped", "Redis: SIGSTOP for a minute", machine.redis_stopped, quick=False),
+        Fault(
+            "aof_full",
+            "no room for the append-only file of Redis, twice",
+            machine.aof_full,
+            surroundings=machine.small_redis,
+            obstacle=machine.mount_refused,
+            quick=False,
+        ),
+        Fault(
+            "inodes_gone",
+            "no inode left for database and blobs, files of a sink, logs or PID files, twice",
+            machine.inodes_gone,
+            surroundings=machine.folders_of_their_own,
+            obstacle=machine.mount_refused,
+            quick=False,
+        ),
+        Fault(
+            "folder_read_only",
+            "folder of the blobs or of a sink's files read-only in flight, twice",
+            machine.folder_read_only,
+            surroundings=machine.folders_of_their_own,
+            databases=(POSTGRESQL,),  # a file of SQLite is open for writing, and a mount that has one stays writable
+            obstacle=machine.mount_refused,
+            quick=False,
+        ),
+        Fault(
+            "clock_jump",
+            "wall clock two days off, forward and back",
+            machine.clock_jump,
+            surroundings=ours.settable_clock,
+            obstacle=no_compiler,
+            quick=False,
+        ),
         Fault(
             "clock_step",
             "wall clock steps by up to an hour, forward or back, twice",

@@ -100,11 +100,11 @@ def parser_killed(world: World, rng: Random) -> None:
 
 
 def no_descriptors(world: World, rng: Random) -> None:
-    """The worker has no file descriptor to spare, and its parser is gone."""
+    """A process has no file descriptor to spare; of the worker the parser is gone as well."""
     for _ in range(2):
         world.more()
         world.instant(rng)
-        pid = world.running["worker"].process.pid
+        pid = world.running[rng.choice(["worker", "worker", "producer"])].process.pid
         limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")), limits[1]))
         for child in _children(world, "parsing.parser_process"):

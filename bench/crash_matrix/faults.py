@@ -257,7 +257,7 @@ def _no_room(world: World, left: int) -> Iterator[None]:
         with closing(sqlite3.connect(world.data / "email_ingestion.db", timeout=30)) as foreign:
             foreign.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # else it writes on into room it already has
         total = shutil.disk_usage(world.data).total
-        _fill_up(world.data, left)
+        fill_up(world.data, left)
         try:
             yield
         finally:
@@ -284,7 +284,7 @@ def small_disk(world: World) -> Iterator[None]:
             subprocess.run(["umount", "--lazy", str(world.data)], check=True)  # noqa: S607 - wherever it is
 
 
-def _fill_up(folder: Path, left: int) -> None:
+def fill_up(folder: Path, left: int) -> None:
     """Leave so much room; the worker may write between looking and shrinking, which then is refused."""
     for _ in range(SHRINK_TRIES):
         with suppress(OSError):

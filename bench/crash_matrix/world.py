@@ -41,7 +41,8 @@ LEASE = 2.0
 RECOVERY = 1
 PACE = {"CB_RECOVERY_TIMEOUT": RECOVERY, "IMAP_POLL_SECONDS": 1, "WORKER_LEASE_SECONDS": LEASE, "LOG_LEVEL": "DEBUG"}
 CREW = ("producer", "worker")
-PATIENCE = 60.0
+PATIENCE = 60.0  # seconds without a delivery, after which a round is over
+LONGEST = 300.0  # and in any case: a machine that is loaded tenfold delivers slowly
 LOGIN_SECONDS = 20.0
 GUEST = "3"  # its number: on one machine no two workers have the same
 # A log line with one of these is a fault of ours, whether mail was lost or not.
@@ -239,18 +240,23 @@ class World:
         return self.receiver.taken.total() - len(self.receiver.taken) if self.receiver else 0
 
     def settle(self) -> float:
-        """Wait until everything is delivered; return the seconds it took. Returns too when patience is at its end."""
-        started = time.monotonic()
-        delivered = None
-        while time.monotonic() - started < PATIENCE:
+        """Wait until everything is delivered; return the seconds it took.
+
+        Returns too when nothing has been delivered for as long as patience lasts, or all of it takes too long.
+        """
+        started = moved = time.monotonic()
+        delivered, before = None, None
+        while time.monotonic() - moved < PATIENCE and time.monotonic() - started < LONGEST:
+            if (now := self.delivered()) != before:
+                before, moved = now, time.monotonic()
             for name in self.running:
                 self._still_there(name)
-            if delivered is None and (self.delivered() or 0) >= len(self._server):
+            if delivered is None and (now or 0) >= len(self._server):
                 delivered = time.monotonic() - started
             if delivered is not None and self._idle():
                 return delivered
             time.sleep(0.05)
-        return PATIENCE
+        return time.monotonic() - started
 
     def _idle(self) -> bool:
         """Whether the stream is empty and the cursor at the mailbox's end."""

@@ -28,6 +28,9 @@ CHECK_SECONDS = 1.0
 # An answer that comes for so long with fewer bytes a second is told: no time-out ends it, and mail stands still.
 SLOW_SECONDS = 20.0
 SLOW_RATE = 10_000
+# A watcher may be silent for this part of the time since a synchronization succeeded last, if that is more than it may
+# be otherwise: on a slow server or machine a login takes longer than three short polls, and each would be cut off.
+PATIENCE_SHARE, LONGEST_PATIENCE = 1 / 8, 30.0
 
 
 class WatcherSupervisor:
@@ -52,6 +55,7 @@ class WatcherSupervisor:
         self.watcher = make_watcher()
         self._answer: tuple[int, int, float] | None = None  # its number, the bytes that had come, and when that was
         self._answer_is_slow = False
+        self._synced_at = time.monotonic()  # when a synchronization succeeded last, or now
 
     def run(self) -> None:
         """Watch the account whenever this process has its lease, until `stop`."""
@@ -84,6 +88,7 @@ class WatcherSupervisor:
 
     def _watch(self) -> None:
         """Watch until `stop`, or until another process has the lease."""
+        self._synced_at = time.monotonic()
         thread = self._start_watcher()
         while thread and thread.is_alive():
             thread.join(min(CHECK_SECONDS, self._stall_seconds / 4))
@@ -92,12 +97,18 @@ class WatcherSupervisor:
                 return
             self._report_slow_answer()
             idle = self.watcher.idle_for()
-            if thread.is_alive() and idle > self._stall_seconds:
+            if thread.is_alive() and idle > self._patience():
                 thread = self._replace_watcher(idle) or thread
         if (
             not self._stopped and not self.watcher.is_outdated
         ):  # Redis refused its write: what is believed of the lease is out of date
             self._leases.invalidate(self._account)
+
+    def _patience(self) -> float:
+        """Return for how many seconds the watcher may get nothing done."""
+        self._synced_at = max(self._synced_at, self.watcher.synced_at)
+        since = time.monotonic() - self._synced_at
+        return max(self._stall_seconds, min(LONGEST_PATIENCE, since * PATIENCE_SHARE))
 
     def _report_slow_answer(self) -> None:
         """Announce that one answer has been coming for long at a trickle, and that it is there or given up."""

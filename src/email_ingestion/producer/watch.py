@@ -153,6 +153,7 @@ class Watcher:
         self._activity = 0
         self._slowed = 0.0
         self._progress = time.monotonic()
+        self.synced_at = -math.inf  # when a synchronization succeeded last, monotonic
         self._next_check = self._progress + CHECK_SECONDS  # of the mailbox's identity
         self._replacements = 0  # in a row, that such a look has found
         self._attempt: float | None = None  # since when it tries to open the mailbox
@@ -304,7 +305,8 @@ class Watcher:
 
     def _succeeded(self, started: float, connection: ImapMailbox) -> None:
         self._backoff.reset()
-        seconds = time.monotonic() - started
+        self.synced_at = time.monotonic()
+        seconds = self.synced_at - started
         self._observe(Probed("imap", ok=True, seconds=seconds, error=None, account=self._account.name))
         self._connector.report(connection)
         if connection.throttle_delay != self._slowed:
