@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from email_ingestion.doctor.service_checks import CHECKS, run_check, worst
+from email_ingestion.doctor.service_checks import CHECKS, database_refusals, run_check, worst
 from email_ingestion.ledger.store import open_ledger
 from email_ingestion.settings import Settings
 from tests.contract.ledgers import mail, stored
@@ -117,3 +117,13 @@ def test_many_messages_are_a_backlog_once_they_wait_and_a_full_queue_at_once(
     Appender(link(str(settings.redis_url))).append_missing([message(number) for number in range(9)], "0")
     (queue,) = run_check("queue", settings.model_copy(update={"stream_max_depth": most}), HOUR)
     assert (queue.level, queue.values["depth"]) == (level, 9)
+
+
+def test_a_database_that_takes_a_trial_and_no_mail_is_not_called_well() -> None:
+    def breaker(name: str, state: str, *, forced: bool = False) -> dict[str, object]:
+        return {"name": name, "state": state, "forced": forced, "last_error": "No space left on device"}
+
+    full = [breaker("redis", "CLOSED"), breaker("database", "HALF_OPEN")]
+    held = [breaker("database", "OPEN", forced=True), breaker("webhook", "OPEN")]
+    bodies = {"producer": {}, "worker": {"circuit_breakers": full}, "worker-2": {"circuit_breakers": held}}
+    assert database_refusals(bodies) == ["worker: No space left on device"]

@@ -18,7 +18,9 @@ from email_ingestion.doctor.machine_checks import (
     check_processes,
 )
 from email_ingestion.doctor.redis_checks import check_redis
+from email_ingestion.doctor.service_checks import database_refusals
 from email_ingestion.errors import ConfigurationError, EmailIngestionError, SinkUnavailable
+from email_ingestion.fleet.managed_processes import find_processes
 from email_ingestion.ledger.maintenance import describe_ledger, refers_outside
 from email_ingestion.ops.redaction import describe_unforeseen
 from email_ingestion.routing import Router
@@ -95,7 +97,7 @@ def check_plaintext(settings: Settings) -> Findings:
 
 def check_stores(settings: Settings) -> Findings:
     """Check the database without creating it; open and ping the other sinks; check the routes."""
-    yield _database(settings.database_url)
+    yield _database(settings)
     yield _blobs(settings.blob_url, settings.database_url)
     for name in settings.sinks[1:]:  # the first is the database
         yield _sink(name, settings)
@@ -106,11 +108,15 @@ def check_stores(settings: Settings) -> Findings:
         yield _routes(settings)
 
 
-def _database(url: str) -> Finding:
+def _database(settings: Settings) -> Finding:
     try:
-        return Finding("database", "ok", describe_ledger(url))
+        found = describe_ledger(settings.database_url)
     except EmailIngestionError as error:
         return Finding("database", "failed", str(error), "mend that, or set DATABASE_URL; then run this again")
+    if refusals := database_refusals({each.stem: each.status() or {} for each in find_processes(settings)}):
+        remedy = "mend that (room on its disk, a lock, a read-only server); delivery then goes on by itself"
+        return Finding("database", "failed", f"{found}, and takes no mail: {refusals[0]}", remedy)
+    return Finding("database", "ok", found)
 
 
 def _blobs(url: str, database_url: str) -> Finding:

@@ -221,7 +221,24 @@ def check_database(look: Look) -> CheckResult:
         shares.append(level)
         if level != "OK":  # what is small may go in while messages do not
             texts.append(f"its disk is {used:.0%} full")
+    refusals = database_refusals({process.stem: process.body or {} for process in look.system.processes})
+    if refusals:
+        shares.append("CRITICAL")
+        texts = [f"it does not take mail: {refusals[0]}", *texts]
     return CheckResult("database", max(shares, key=BY_WEIGHT.index), ", ".join(texts), values)
+
+
+def database_refusals(bodies: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return what processes say that find that the database takes no mail, by their `/status`.
+
+    What a check writes is small, and may go in while messages do not.
+    """
+    return [
+        f"{stem}: {breaker['last_error'] or 'its circuit breaker is open'}"
+        for stem, body in bodies.items()
+        for breaker in body.get("circuit_breakers", ())
+        if breaker["name"] == "database" and breaker["state"] != "CLOSED" and not breaker["forced"]
+    ]
 
 
 def _disk_share(url: str) -> float | None:

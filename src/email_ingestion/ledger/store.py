@@ -556,7 +556,8 @@ class Ledger:
                 and connection.exec_driver_sql("SHOW transaction_read_only").scalar_one() == "on"
             ):
                 raise SinkUnavailable(
-                    f"the database {self._database.name} is read-only; point DATABASE_URL at the primary"
+                    f"the database {self._database.name} is read-only; point DATABASE_URL at the "
+                    "primary, or see default_transaction_read_only there"
                 )
             if tables:
                 connection.execute(select(emails.c.email_id).limit(1)).first()

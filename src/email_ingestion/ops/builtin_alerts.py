@@ -137,6 +137,15 @@ def _crash_looping(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapp
     return {name: sentence.format(name, count) for name, count in crashes if count > current.thresholds["restarts"]}
 
 
+def _idle_workers(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
+    """The breakers of the sinks are the workers': what this process knows of them is whether they can deliver."""
+    idle, redis = current.value("idle_workers"), current.value("dependency_up", dependency="redis")
+    if not idle or redis == 0:
+        return {}
+    of = current.value("active_workers") or 0
+    return {"": f"{idle:.0f} of {of:.0f} workers can deliver nothing, for want of the database: email-ingestion status"}
+
+
 def _missing_processes(_previous: MetricsSnapshot, current: MetricsSnapshot) -> Mapping[str, str]:
     counts = current.by_label("missing_processes", "kind").items()
     return {
@@ -227,6 +236,7 @@ ALERT_RULES = (
     AlertRule("CrashLooping", "P1", "220-bad-deployment", _crash_looping),
     AlertRule("NoWorkers", "P1", "26-worker-crash-or-oom", _no_workers),
     AlertRule("ProcessMissing", "P2", "26-worker-crash-or-oom", _missing_processes, evaluations=2),
+    AlertRule("SinkDown", "P2", "217-database-locked", _idle_workers, evaluations=2),
     AlertRule("DiskFull", "P1", "210-disk", _disks),
     AlertRule(
         "ImapUnreachable",
@@ -376,6 +386,7 @@ CONSEQUENCES = {
     "CrashLooping": {"NoWorkers", "ProcessMissing", "FreshnessBudgetBurn"},
     "NoWorkers": {"ProcessMissing/worker", "QueueBacklogCritical", "PendingStuck", "FreshnessBudgetBurn"}
     | _LONG_RUNNING,
+    "SinkDown": {"QueueBacklogCritical", "PendingStuck", "FreshnessBudgetBurn", *_LONG_RUNNING},
     "PendingStuck": _LONG_RUNNING,
     "LongRunningMessageCritical": {"LongRunningMessageWarning"},
     "CertificateEndingSoon": {"CertificateEnding/{}"},

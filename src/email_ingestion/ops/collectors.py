@@ -47,6 +47,11 @@ _REDIS: tuple[tuple[str, str, Callable[[RedisState], float | None]], ...] = (
     ),
     ("active_workers", "Workers whose heartbeat in Redis is fresh.", lambda redis: redis.active_workers),
     (
+        "idle_workers",
+        "Live workers that can deliver nothing, as they say themselves.",
+        lambda redis: redis.idle_workers,
+    ),
+    (
         "clock_offset_seconds",
         "Seconds by which this machine's clock is before that of Redis; negative when it is behind.",
         lambda redis: redis.clock_offset,

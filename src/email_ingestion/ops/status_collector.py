@@ -241,7 +241,7 @@ def describe_offset(server: str, seconds: float) -> str | None:
 
 def redis_state(gauges: Gauges, missing: Mapping[str, int], *, announced: bool) -> RedisState:
     """Convert gauges for the status. Where this process cannot announce itself none can: active workers are unknown."""
-    workers = sum(process["component"] == "worker" for process in gauges.processes)
+    workers = [process for process in gauges.processes if process["component"] == "worker"]
     oldest: dict[str, float] = {}
     for process in gauges.processes:
         for sink, at in (process.get("sinks_oldest") or {}).items():
@@ -257,7 +257,8 @@ def redis_state(gauges: Gauges, missing: Mapping[str, int], *, announced: bool) 
             newer=gauges.newer,
         ),
         dlq=DlqState(gauges.dlq_depth, gauges.dlq_oldest, gauges.dlq_replayed),
-        active_workers=workers if announced else None,
+        active_workers=len(workers) if announced else None,
+        idle_workers=sum(process.get("ready") is False for process in workers) if announced else None,
         memory_used_bytes=gauges.memory_used,
         memory_max_bytes=gauges.memory_max,
         evicted_keys=gauges.evicted,

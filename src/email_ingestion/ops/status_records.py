@@ -85,6 +85,7 @@ class RedisState:
     evicted_keys: int | None = None  # since Redis started
     missing_processes: Mapping[Component, int] = field(default_factory=dict)
     sinks_oldest: Mapping[str, float] = field(default_factory=dict)  # of each that some mail waits for, by the workers
+    idle_workers: int | None = None  # that live and can deliver nothing
     clock_offset: float | None = None  # seconds by which this machine's clock is before Redis'
 
 

@@ -36,6 +36,7 @@ READING = RedisState(
     0,
     0,
     {"producer": 0, "worker": 1},
+    idle_workers=0,
     clock_offset=0.2,
 )
 

@@ -303,6 +303,20 @@ def test_a_clock_that_is_set_makes_no_alerts_of_old_times_and_hides_none_for_lon
     assert any("stuck" in title for title in watched.evaluate(after=301))
 
 
+def test_workers_that_can_deliver_nothing_are_told_though_their_breakers_are_not_ours(watched: Watched) -> None:
+    long_ago = replace(CALM.stream, depth=900, oldest_pending_timestamp=1.0)
+    watched.redis = replace(CALM, idle_workers=2, stream=long_ago)
+    (title,) = watched.evaluate(times=3)
+    assert title.startswith("email-ingestion: [P2] 2 of 2 workers can deliver nothing")
+    watched.probe("redis", ok=False)
+    assert any(REDIS_DOWN in title for title in watched.evaluate()), "then it is Redis that they lack"
+    watched.probe("redis", ok=True)
+    watched.redis = CALM
+    assert "over: " in watched.evaluate()[-1]
+    watched.redis = replace(CALM, idle_workers=1)
+    assert watched.evaluate() == [], "a worker that starts"
+
+
 def server_of(account: str, error: Exception | None = None) -> events.Probed:
     return events.Probed("imap", ok=error is None, seconds=0.0, error=error, account=account)
 
