@@ -51,7 +51,7 @@ def test_redis_that_goes_down_is_red_and_leads_to_its_section(tmp_path: Path, ow
         _within(lambda: "Redis cannot be read" in visitor.get("/").text)
         page = visitor.get("/").text
         assert "3 queued" not in page, "what was true before is not shown as the present"
-        assert "not known queued" in page
+        assert "queue not known" in page
         assert '<g class="ok">' not in page.split('class="flow flow-wide"')[1].split("</svg>")[0]
         problem = next(part for part in page.split("<li") if "Redis cannot be read" in part)
         target = re.search(r'href="([^"]+)"', problem)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import threading
 import time
 
+import pytest
+
+from email_ingestion.web.api_errors import as_sentence
 from email_ingestion.web.readings import Source
 
 SECONDS = 60.0
@@ -30,3 +33,8 @@ def test_what_hangs_is_not_known_though_it_was_well_a_moment_ago() -> None:
     finally:
         released.set()
     assert source.get(SECONDS).value == "well"
+
+
+@pytest.mark.parametrize("message", ["Redis is away", "Redis is away.", "redis is away. ", "redis is away.."])
+def test_a_sentence_has_one_full_stop_whoever_wrote_it(message: str) -> None:
+    assert as_sentence(message) == "Redis is away."

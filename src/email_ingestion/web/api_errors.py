@@ -34,7 +34,7 @@ from email_ingestion.errors import (
 from email_ingestion.ops.logs import logger
 from email_ingestion.ops.redaction import describe_error, error_type
 from email_ingestion.process_limits import describe_thread_limits
-from email_ingestion.web.rendering import render
+from email_ingestion.web.rendering import format_clause, render
 
 API_PATHS = ("/api/", "/openapi.json")
 CODES = {
@@ -89,7 +89,12 @@ def error_answer(
     if path.startswith(API_PATHS):
         body = {"error": {"code": code or CODES.get(status, "failed"), "message": message}}
         return JSONResponse(body, status, given)
-    return PlainTextResponse(f"{message[:1].upper()}{message[1:]}.\n", status, given)
+    return PlainTextResponse(f"{as_sentence(message)}\n", status, given)
+
+
+def as_sentence(message: str) -> str:
+    """Return a message with a capital and one full stop."""
+    return f"{message[:1].upper()}{format_clause(message[1:])}."
 
 
 def _answer(
@@ -100,7 +105,7 @@ def _answer(
     is_page = "text/html" in request.headers.get("accept", "") and not path.startswith(API_PATHS)
     if not is_page or not hasattr(state, "entry"):
         return error_answer(path, status, message, headers, code=code)
-    user, text = state.entry.user_of(request, touch=False), f"{message[:1].upper()}{message[1:]}."
+    user, text = state.entry.user_of(request, touch=False), as_sentence(message)
     page = render(request, "message.html", user, title=TITLES.get(status, "Not done"), text=text, status=status)
     page.headers.update(headers or {})
     return page

@@ -95,6 +95,7 @@ def environment() -> Environment:
         auto_reload=False,
     )
     made.filters |= {
+        "clause": format_clause,
         "span": format_span,
         "number": format_number,
         "size": format_size,
@@ -104,6 +105,11 @@ def environment() -> Environment:
     }
     made.globals["version"] = __version__
     return made
+
+
+def format_clause(text: object) -> str:
+    """Return a reason as a sentence goes on with it: without a full stop, which errors of others end with."""
+    return str(text or "").rstrip(" .")
 
 
 def format_number(value: float | None) -> str:

@@ -141,18 +141,18 @@ def _nodes(
     last = reading.samples[-1] if reading.samples else None
     waiting = metric_of(reading, "worker", "sink_waiting_messages")
     further = len(entry.settings.sinks) - 1
-    owed = [f"{format_number(sum(waiting.values()) if waiting else None)} owed to {further} more"] if further else []
+    owed = f"{format_number(sum(waiting.values()))} owed to {further} more" if waiting else f"{further} more: {UNKNOWN}"
     count = len(accounts) or len(entry.settings.all_accounts)
     lines: dict[Stage, tuple[str, tuple[str, ...]]] = {
         "mailboxes": (
             "Mailboxes",
-            (f"{count} account{'' if count == 1 else 's'}", f"{format_number(backlog)} to fetch"),
+            (f"{count} account{'' if count == 1 else 's'}", _counted(backlog, "to fetch", "backlog")),
         ),
         "producer": ("Producer", (_state_of(reading, "producer"), _per_minute(last.fetched if last else None))),
         "stream": (
             "Stream",
             (
-                f"{format_number(gauges.depth if gauges else None)} queued",
+                _counted(gauges.depth if gauges else None, "queued", "queue"),
                 count_letters(gauges.dlq_depth) if gauges else "dead letters not known",
             ),
         ),
@@ -163,7 +163,7 @@ def _nodes(
                 _per_minute(last.delivered if last else None),
             ),
         ),
-        "sinks": ("Sinks", (_database_state(reading, problems), *owed)),
+        "sinks": ("Sinks", (_database_state(reading, problems), *([owed] if further else []))),
     }
     return [FlowNode(stage, title, text, states[stage], links.get(stage, "")) for stage, (title, text) in lines.items()]
 
@@ -181,6 +181,11 @@ def _database_state(reading: SystemReading, problems: list[FlowProblem]) -> str:
     if reading.database.value is None:
         return "database not known"
     return "database " + ("serves" if "takes writes" in reading.database.value else "not made yet")
+
+
+def _counted(number: float | None, what: str, whole: str) -> str:
+    """Return how many of something there are; of what is not known only its name is said."""
+    return f"{whole} {UNKNOWN}" if number is None else f"{format_number(number)} {what}"
 
 
 def _per_minute(rate: float | None) -> str:
