@@ -91,6 +91,23 @@ def test_token_lets_in_and_guessing_is_slowed(address: str, settings: Settings) 
     assert token not in (settings.log_dir / "audit.log").read_text()
 
 
+def test_a_cookie_that_was_there_before_the_login_opens_nothing_after_it(address: str, settings: Settings) -> None:
+    """Neither one that somebody planted, nor the session that the same browser had before."""
+    planted = "planted-by-somebody-else"
+    with Visitor(address) as visitor:
+        entered = visitor.post(_link(settings), headers={"Cookie": f"{COOKIE}={planted}"}, follow_redirects=False)
+        first = entered.cookies[COOKIE]
+        again = visitor.post(_link(settings), headers={"Cookie": f"{COOKIE}={first}"}, follow_redirects=False)
+        second = again.cookies[COOKIE]
+    assert len({planted, first, second}) == 3
+    opened = {}
+    for name, cookie in {"planted": planted, "first": first, "second": second}.items():
+        with Visitor(address) as other:
+            answer = other.get("/runbooks", headers={"Cookie": f"{COOKIE}={cookie}"}, follow_redirects=False)
+            opened[name] = answer.status_code
+    assert opened == {"planted": 303, "first": 303, "second": 200}
+
+
 def test_logout_ends_the_session_for_every_holder_of_the_cookie(address: str, settings: Settings) -> None:
     with Visitor(address) as visitor, Visitor(address) as thief:
         page = visitor.enter(settings)

@@ -11,7 +11,9 @@ import sys
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from email_ingestion.cli.main import app
 from email_ingestion.cli.output import show
 
 NARROW = [{"process": "worker", "state": "OPEN"}, {"process": "producer", "state": "CLOSED"}]
@@ -80,6 +82,12 @@ def test_a_pipe_gets_a_header_and_tabs_and_no_control_characters(capsys: pytest.
 def test_json_is_a_list_even_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     show([], as_json=True)
     assert json.loads(capsys.readouterr().out) == []
+
+
+def test_more_labels_than_a_database_takes_are_a_wrong_use() -> None:
+    for option in ("--label", "--tag"):
+        done = CliRunner().invoke(app, ["search", *[option, "a"] * 21], standalone_mode=False)
+        assert "may be given 20 times" in str(done.exception)
 
 
 def test_ctrl_c_in_the_middle_of_a_command_is_130_and_a_sentence() -> None:

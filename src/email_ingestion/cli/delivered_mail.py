@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 COUNTED = 1000  # hits are counted exactly up to this
 MAX_PRIORITY = 10
+MAX_REPEATED = 20  # labels or tags: each is a condition, of which a database takes some hundreds
 COLUMNS = ("email_id", "date", "sender", "subject", "snippet")
 
 
@@ -90,6 +91,8 @@ def search(
     )
     if not words and only.is_empty:
         raise typer.BadParameter("say what to look for: words, or one of the options such as --from")
+    if len(only.labels) > MAX_REPEATED or len(only.tags) > MAX_REPEATED:
+        raise typer.BadParameter(f"--label and --tag may be given {MAX_REPEATED} times each")
     if only.after and only.before and only.after >= only.before:
         raise typer.BadParameter("--after must be earlier than --before")
     query = " ".join(words or ())
