@@ -298,6 +298,28 @@ def test_an_expired_certificate_is_the_cause_that_post_and_ping_name(tmp_path: P
                 call()
 
 
+def test_an_authority_that_is_trusted_later_is_taken_up_without_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As when a receiver's certificate is rotated, and the file of authorities with it."""
+    trusted = tmp_path / "authorities.pem"
+    (tmp_path / "before").mkdir()
+    (tmp_path / "now").mkdir()
+    trusted.write_bytes(make_certificate(tmp_path / "before", days=30).read_bytes())
+    certificate = make_certificate(tmp_path / "now", days=30)
+    monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+    with receiving(certificate=certificate) as receiver, closing(open_sink(Settings(receiver.url))) as sink:  # type: ignore[arg-type]
+        for call in (sink.ping, lambda: sink.deliver([sink_message()])):
+            with pytest.raises(SinkUnavailable, match="certificate"):
+                call()
+        trusted.write_bytes(certificate.read_bytes())
+        with pytest.raises(SinkUnavailable, match="certificate"):
+            sink.ping()  # which takes it up
+        sink.ping()
+        sink.deliver([sink_message()])
+    assert receiver.taken.total() == 1
+
+
 def test_a_receiver_that_refuses_tls_is_unavailable_before_anything_is_posted(receiver: Receiver):
     with closing(open_sink(Settings(receiver.url.replace("http://", "https://")))) as sink:  # type: ignore[arg-type]
         for call in (sink.ping, lambda: sink.deliver([sink_message()]), sink.ping):
