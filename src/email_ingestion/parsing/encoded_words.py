@@ -12,12 +12,14 @@ from typing import Final
 from email_ingestion.parsing import charsets, limits
 from email_ingestion.parsing.defects import Defect, Defects
 
-# Wider than the RFC: spaces and question marks inside the text (section 5 forbids them, many senders write them), a
-# language tag (RFC 2231, section 5), and no charset. The text stops before the next "=?" and is possessive: linear.
+# Wider than the RFC: spaces and question marks inside the text (section 5 forbids them, many senders write them), one
+# behind the encoding, a language tag (RFC 2231, section 5), and no charset. The text stops before the next "=?" and is
+# possessive: linear.
 _TEXT: Final = r"(?:[^?=]|=(?!\?[^=])|\?(?!=))*+"
-_WORD: Final = re.compile(rf"=\?([^?*\s]{{0,60}})(?:\*[^?\s]{{0,40}})?\?([bBqQ])\?({_TEXT})\?=")
+_WORD: Final = re.compile(rf"=\?([^?*\s]{{0,60}})(?:\*[^?\s]{{0,40}})?\?([bBqQ])[ \t]?\?({_TEXT})\?=")
 _RAW_WORD: Final = re.compile(rf"(=\?[^?\s]{{0,100}}\?[qQ]\?)({_TEXT})(?=\?=)".encode())
 _NON_ASCII: Final = re.compile(rb"[\x80-\xff]")
+_UTF_8: Final = {"utf-8", "utf8"}  # of which bytes tell whether they are text
 _NOT_BASE64: Final = re.compile(r"[^A-Za-z0-9+/]+")
 
 
@@ -77,7 +79,9 @@ def _find_runs(value: str) -> Iterator[_Run]:
 
 
 def _decode_run(run: _Run, defects: Defects) -> str:
-    data = b"".join(_decode_b(texts, defects) if encoding == "b" else _decode_q(texts) for encoding, texts in run.texts)
+    data = b"".join(
+        _decode_b(texts, run.charset, defects) if encoding == "b" else _decode_q(texts) for encoding, texts in run.texts
+    )
     return charsets.decode(data, run.charset, defects)
 
 
@@ -91,14 +95,30 @@ def _decode_q(texts: list[str]) -> bytes:
     return b"".join(binascii.a2b_qp(text.encode("utf-8", "replace"), header=True) for text in texts)
 
 
-def _decode_b(texts: list[str], defects: Defects) -> bytes:
-    """Decode word by word; if that fails, join the words and drop stray characters before decoding."""
+def _decode_b(texts: list[str], charset: str, defects: Defects) -> bytes:
+    """Decode word by word, padded wrongly or not; if that fails, join the words and drop stray characters before."""
     try:
         return b"".join(binascii.a2b_base64(text.encode("ascii"), strict_mode=True) for text in texts)
     except ValueError:  # binascii.Error and UnicodeEncodeError both are
         defects.note(Defect.ENCODED_WORD_INVALID)
+    if charset in _UTF_8 and (padded := _decode_padded(texts)) is not None:
+        return padded
     whole = "".join(texts)
     clean = _NOT_BASE64.sub("", whole)
     if _is_text(whole):
         return whole.encode("utf-8", "replace")  # it is text with a wrong label
     return binascii.a2b_base64(clean[: len(clean) - (len(clean) % 4 == 1)] + "===")
+
+
+def _decode_padded(texts: list[str]) -> bytes | None:
+    """Return what the words mean with the right padding; None if one is no base64, cut within a byte, or not UTF-8."""
+    words = [text.rstrip("=") for text in texts]
+    try:
+        decoded = [binascii.a2b_base64(word + "=" * (-len(word) % 4), strict_mode=True) for word in words]
+        b"".join(decoded).decode()
+    except ValueError:
+        return None
+    whole = all(
+        binascii.b2a_base64(data).decode().rstrip("=\n") == word for data, word in zip(decoded, words, strict=True)
+    )
+    return b"".join(decoded) if whole else None

@@ -21,6 +21,7 @@ _NAME: Final = re.compile(rb"([^\x00-\x20:\x7f]++)[ \t]*+:")
 # A parameter that should have been folded, and begins at the margin: "Content-Type: multipart/mixed;", "boundary=x".
 _PARAMETER_LINE: Final = re.compile(rb"[\w*.-]{1,60}[ \t]*=[^\n]*+(?:\n[ \t][^\n]*+)*+(?:\n|\Z)")
 _EMPTY_LINE: Final = re.compile(rb"\r*\n")
+_FROM_FIELD: Final = re.compile(rb">?From[ \t]*:")
 _BLANK_LINES: Final = re.compile(rb"(?:[ \t]*\r*\n){1,20}")
 _END: Final = re.compile(rb"\n\r*\n")
 _FOLD: Final = re.compile(rb"\n[ \t\n]+")
@@ -174,7 +175,7 @@ class _Scanner:
 def _skip_envelope_line(raw: bytes) -> int:
     """Return the offset behind a byte order mark and the "From " line that mbox files and some gateways write."""
     start = len(codecs.BOM_UTF8) if raw.startswith(codecs.BOM_UTF8) else 0
-    if raw.startswith((b"From ", b">From "), start):
+    if raw.startswith((b"From ", b">From "), start) and not _FROM_FIELD.match(raw, start):
         return _LINE.match(raw, start).end()  # type: ignore[union-attr]
     return start
 

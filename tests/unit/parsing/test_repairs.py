@@ -279,3 +279,22 @@ def test_damaged_smime_is_an_attachment(content: bytes) -> None:
 def test_type_and_name_of_an_attachment_are_found(fields: bytes, content_type: str, filename: str) -> None:
     (attachment,) = read(MIXED + b"\n--b\n" + fields + b"\n\nx\n--b--\n").attachments
     assert (attachment.content_type, attachment.filename) == (content_type, filename)
+
+
+@pytest.mark.parametrize("colon", [" :", "\t:", "  :"])
+def test_a_from_field_with_a_blank_before_its_colon_is_no_line_of_an_mbox(colon: str):
+    read_one = read(f"From{colon} a@example.com\nSubject{colon} x\n\nhello".encode())
+    assert (read_one.from_ and read_one.from_.addr, read_one.subject) == ("a@example.com", "x")
+
+
+@pytest.mark.parametrize(
+    ("written", "subject"),
+    [
+        ("=?utf-8?B?w6Q?= =?utf-8?B?YWJj=?=", "äabc"),  # each word with the wrong padding
+        ("=?utf-8?B?w6Q==?= =?utf-8?B?YWI?=", "äab"),
+        ("=?utf-8?B?R3LDvM?= =?utf-8?B?OfZQ==?=", "Grüße"),  # one text, cut within a byte
+        ("Une =?ISO-8859-1?Q\t?compl=E9ter=20?=sur", "Une compléter sur"),
+    ],
+)
+def test_encoded_words_with_wrong_padding_or_a_blank_are_read_word_by_word(written: str, subject: str):
+    assert read(f"From: a@example.com\nSubject: {written}\n\nhello".encode()).subject == subject
