@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from gmail_sandbox import RunningSandbox
 from tests.servers.dovecot import USER
+from tests.servers.warm_start import WarmProcess, may_be_warm, start_warm
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0  # seconds until a wait is given up: generous, for it only matters when something is broken
@@ -107,6 +108,7 @@ class Place:
     environment: dict[str, str]
     started: list[Running] = field(default_factory=list)
     python: str | Path = sys.executable
+    fresh: bool = field(default_factory=lambda: not may_be_warm())  # each process a Python that was started for it
 
     def set(self, **settings: object) -> None:
         self.environment |= {name: str(value) for name, value in settings.items()}
@@ -116,7 +118,7 @@ class Place:
         words = list(command) if command[0] == "-m" else [str(ROOT / command[0]), *command[1:]]
         (self.folder / "logs").mkdir(exist_ok=True)
         with (self.folder / "logs" / f"{stem}.log").open("ab") as log:
-            process = subprocess.Popen(
+            process = self._warm(words, log) or subprocess.Popen(
                 [self.python, *words],
                 cwd=self.folder,
                 env=self.environment,
@@ -141,6 +143,13 @@ class Place:
     def run(self, *command: str, seconds: float = PATIENCE) -> subprocess.CompletedProcess[str]:
         """Run a command to its end; the first word is a file of the project, or `-m`."""
         words = list(command) if command[0] == "-m" else [str(ROOT / command[0]), *command[1:]]
+        if warm := self._warm(words):
+            with warm:
+                try:
+                    out, err = warm.communicate(timeout=seconds)
+                finally:
+                    warm.kill()
+            return subprocess.CompletedProcess(warm.args, warm.returncode, out, err)
         return subprocess.run(
             [self.python, *words],
             cwd=self.folder,
@@ -151,6 +160,11 @@ class Place:
             timeout=seconds,
             check=False,
         )
+
+    def _warm(self, words: list[str], log: IO | None = None) -> WarmProcess | None:
+        if self.fresh or self.python != sys.executable:
+            return None
+        return start_warm(words, self.folder, self.environment, log)
 
     def rows(self, query: str = "SELECT email_id, sha256, size FROM emails") -> list[tuple]:
         return ledger_rows(self.folder, query)
