@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # it loads SQLAlchemy, which waits for the first look
 LOOP = "ledger"
 LOOK_SECONDS = 10.0
 SHOWN_SECONDS = 600.0  # for which `/ready` tells it
-QUEUE_SHOWN_SECONDS = 60.0  # and that the queue lost mail, which is back by then
+QUEUE_SHOWN_SECONDS = 30.0  # and that the queue lost mail, which is back by then
 
 
 class LedgerWatch:
