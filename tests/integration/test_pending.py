@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from email_ingestion.cli.stuck_work import list_consumers, list_pending
 from email_ingestion.errors import OperationFailed, RedisConnectionError
 from email_ingestion.records import Cursor
 from email_ingestion.stream import GROUP, Appender, Consumer, Keys, RedisLink, announce_presence
@@ -46,6 +47,16 @@ def refilled(redis_link: RedisLink, path: Path) -> int:
 
 def volume(redis_link: RedisLink) -> int:
     return int(redis_link.client.get(KEYS.volume) or 0)
+
+
+def test_what_is_none_is_said_to_be_none(
+    redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REDIS_URL", redis_server.url)
+    for command, said in ((list_consumers, "no worker has taken"), (list_pending, "nothing like that is pending")):
+        assert command() == 1
+        assert said in capsys.readouterr().err
 
 
 def test_pending_entries_are_listed_with_who_has_them(redis_link: RedisLink):

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from email_ingestion.cli.main import app
 from email_ingestion.cli.output import show
+from email_ingestion.fleet.status_table import ProcessStatus, SystemStatus, render_table
 
 NARROW = [{"process": "worker", "state": "OPEN"}, {"process": "producer", "state": "CLOSED"}]
 WIDE = [{"process": "worker", "message": "no answer " * 9, "last": "2026-01-31T08:00:00Z"}]
@@ -108,3 +109,12 @@ def test_a_reader_that_has_enough_is_no_answer_and_no_error() -> None:
     done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
     os.close(writes)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_the_status_is_read_on_a_terminal_however_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = ProcessStatus("worker", "dead", None)
+    for columns, is_table in ((80, True), (20, False)):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        shown = render_table(SystemStatus((row,), (), (), None))
+        assert ("\u2502 worker" in shown) is is_table
+        assert ("State: dead" in shown.splitlines()) is not is_table

@@ -105,6 +105,8 @@ def features(as_json: Json = False) -> int:
         for each in process.body["control"].get("orders", ())
     ]
     show(rows, as_json=as_json)
+    if not rows:
+        say("no such order is in force on this machine")
     return OK if rows else NEGATIVE
 
 

@@ -241,6 +241,8 @@ def list_consumers(as_json: Json = False) -> int:
     settings, link = open_redis("consumers")
     found = _consumers(settings, link)
     show([asdict(each) for each in found], as_json=as_json)
+    if not found:
+        say("no worker has taken anything from the stream yet; `email-ingestion status` shows which run")
     return OK if found else NEGATIVE
 
 

@@ -212,7 +212,7 @@ def wait_until_ready(settings: Settings, started: Mapping[str, DetachedProcess])
     while waiting:
         for stem, process in list(waiting.items()):
             body = _readiness(settings.pid_dir / f"{stem}.pid")
-            if process.exit_code() is not None:
+            if _has_ended(settings, stem, process):
                 failures[stem] = process.last_line()
             elif time.monotonic() > deadline:
                 reasons = "; ".join(body["reasons"]) if body else process.last_line()
@@ -225,9 +225,14 @@ def wait_until_ready(settings: Settings, started: Mapping[str, DetachedProcess])
         raise ProcessesNotStarted(failures)
 
 
-def check_started(started: Mapping[str, DetachedProcess]) -> None:
+def _has_ended(settings: Settings, stem: str, process: DetachedProcess) -> bool:
+    """Return whether it has ended, and none that another start has brought up meanwhile is in its place."""
+    return process.exit_code() is not None and running_pid(settings.pid_dir / f"{stem}.pid") is None
+
+
+def check_started(settings: Settings, started: Mapping[str, DetachedProcess]) -> None:
     """Raise ProcessesNotStarted with the reason of each that has ended meanwhile."""
-    failures = {stem: it.last_line() for stem, it in started.items() if it.exit_code() is not None}
+    failures = {stem: it.last_line() for stem, it in started.items() if _has_ended(settings, stem, it)}
     if failures:
         raise ProcessesNotStarted(failures)
 

@@ -129,7 +129,7 @@ def wait_until_processed(settings: Settings, started: Mapping[str, DetachedProce
     with Progress(transient=True) as progress:
         task = progress.add_task("processing the sample mail", total=None)
         while True:
-            check_started(started)
+            check_started(settings, started)
             body = _producer_status(settings)
             if body and _fetched(body, own):
                 fetched_at = min(fetched_at, time.time())

@@ -23,6 +23,7 @@ from email_ingestion.stream import Gauges, open_link, read_gauges
 
 WATCH_SECONDS = 2.0
 POLL_SECONDS = 0.5
+UNLIMITED = 10_000  # columns of a console on which a table is measured
 OK_STATES = frozenset({"ready", "degraded"})
 
 
@@ -164,7 +165,7 @@ def render_table(system: SystemStatus) -> str:
     console = Console()
     with console.capture() as captured:
         if system.processes:
-            console.print(_table(system.processes))
+            console.print(_processes(system.processes, console.width))
             for line in (
                 *reason_lines(system.processes),
                 *notice_lines(system.processes),
@@ -191,7 +192,7 @@ def watch(settings: Settings) -> int:
 def _watched(settings: Settings) -> Group:
     system = system_status(settings)
     lines = (*reason_lines(system.processes), *notice_lines(system.processes), *_web_lines(system))
-    return Group(_table(system.processes), *map(Text, lines))
+    return Group(_processes(system.processes, Console().width), *map(Text, lines))
 
 
 def _web_lines(system: SystemStatus) -> list[str]:
@@ -214,6 +215,20 @@ def notice_lines(statuses: Sequence[ProcessStatus]) -> list[str]:
         if each.get("refused")
     ]
     return alerts + refused
+
+
+def _processes(statuses: Sequence[ProcessStatus], width: int) -> Table | Text:
+    """Return the table, or a line for each value of it where the terminal is too narrow for a table."""
+    made = _table(statuses)
+    console = Console(width=UNLIMITED)
+    if console.measure(made).minimum <= width:
+        return made
+    names, columns = [str(each.header) for each in made.columns], [list(each.cells) for each in made.columns]
+    blocks = [
+        "\n".join(f"{name}: {value}" for name, value in zip(names, row, strict=True) if value)
+        for row in zip(*columns, strict=True)
+    ]
+    return Text("\n\n".join(blocks))
 
 
 def _table(statuses: Sequence[ProcessStatus]) -> Table:
