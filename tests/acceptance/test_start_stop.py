@@ -134,9 +134,10 @@ def _addresses(demo: Place) -> list[dict[str, str]]:
 def test_the_start_waits_for_a_worker_that_is_late(demo: Place):
     with ThreadPoolExecutor() as pool:
         first = pool.submit(demo.run, *COMMAND, "start", "--sandbox", "--workers", "0", seconds=120)
+        other = pool.submit(demo.run, *COMMAND, "start", "--sandbox", "--workers", "0", seconds=120)  # by a colleague
         until(lambda: _produced(demo) == 300, "all mail is in the stream")
         second = demo.run(*COMMAND, "start", "--sandbox", seconds=120)
-        for each in (first.result(), second):
+        for each in (first.result(), other.result(), second):
             assert each.returncode == 0, each.stderr
             assert "300 messages travelled" in each.stdout
 

@@ -41,14 +41,14 @@ def start(
     """
     from email_ingestion.fleet import sandbox_stack  # noqa: PLC0415 - `status` and `stop` need no database
 
-    before = set(managed_processes.find_foundations(load_settings())) if sandbox or SANDBOX_PROFILE.exists() else None
-    if before is not None and not before and not sandbox:
-        raise OperationFailed("the sandbox was killed: ./scripts/stop.sh first, or start it again with --sandbox")
+    before: set[str] | None = None
     started: dict[str, DetachedProcess] = {}
     pages: WebStart | None = None
     try:
-        if before is not None:
-            sandbox_stack.start_sandbox(announce)
+        if sandbox or SANDBOX_PROFILE.exists():
+            with sandbox_stack.one_start_at_a_time():
+                before = _running_of_sandbox(may_be_none=sandbox)
+                sandbox_stack.start_sandbox(announce)
         settings = load_settings()
         _preflight(settings)
         started = managed_processes.start_all(settings, workers, announce)
@@ -82,6 +82,13 @@ def _show_started(settings: Settings) -> int:
         return OK
     say(f"{', '.join(sick)} {'runs' if len(sick) == 1 else 'run'} and cannot work; the reasons are above")
     return NEGATIVE
+
+
+def _running_of_sandbox(*, may_be_none: bool) -> set[str]:
+    running = set(managed_processes.find_foundations(load_settings()))
+    if not running and not may_be_none:
+        raise OperationFailed("the sandbox was killed: ./scripts/stop.sh first, or start it again with --sandbox")
+    return running
 
 
 def _stop_sandbox(before: set[str] | None) -> None:

@@ -8,7 +8,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from rich.progress import Progress
 
-from email_ingestion.atomic_files import write_private
+from email_ingestion.atomic_files import file_lock, write_private
 from email_ingestion.errors import OperationFailed
 from email_ingestion.fleet.managed_processes import check_started, find_foundations, find_processes
 from email_ingestion.fleet.redis_server import SERVICE_USER, USUAL_PORT, start_redis
@@ -32,6 +32,14 @@ USER = "demo@example.com"
 PORTS = {"imap": 1143, "oauth": 1180, "control": 1181}
 START_SECONDS = 60.0
 PROCESS_SECONDS = 300.0
+
+
+def one_start_at_a_time() -> AbstractContextManager[None]:
+    """Hold another start off for the block: two would give one folder two servers.
+
+    Raises ConfigurationError where nothing can be written.
+    """
+    return file_lock(DATA / "start")
 
 
 def start_sandbox(say: Callable[[str], None]) -> None:
