@@ -190,7 +190,7 @@ TABLE = [
         NeedsOperator,
         "IMAPCommandRefused (IMAPConnectionError): ",
         "operator",
-        {"command": "SEARCH", "text": "BAD Could not parse command", "count": None},
+        {"command": "EXAMINE", "text": "BAD Could not parse command", "count": None},
         state="needs_operator",
         lasts=True,
     ),
