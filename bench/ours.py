@@ -10,6 +10,7 @@ import hashlib
 import json
 import resource
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -113,6 +114,7 @@ def work(url: str, sink: Sink, folder: Path) -> dict[str, float]:
     worker = Worker(
         consumer,
         settlement,
+        suspects=threading.Lock(),
         batch=lambda: BATCH,
         lease=60.0,
         paused=paused,

@@ -61,7 +61,7 @@ def findings(here: Place, code: int) -> dict[str, dict[str, Any]]:
     assert done.returncode == code, done.stdout
     assert report["status"] == ("ok", "degraded", "failed")[code]
     assert all(each["cause"] for each in report["checks"])
-    assert all(each["remedy"] for each in report["checks"] if each["verdict"] != "ok")
+    assert all(each["remedy"] for each in report["checks"] if each["verdict"] != "ok"), done.stdout
     return {each["check"]: each for each in report["checks"]}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -103,18 +104,23 @@ def running_pgbouncer(server: str, pool_mode: str = "transaction") -> Iterator[s
             f"[pgbouncer]\nlisten_addr=\nunix_socket_dir={directory}\nlisten_port={_PORT}\nauth_type=any\n"
             f"pool_mode={pool_mode}\ndefault_pool_size=2\nlogfile={directory}/log\n"
         )
+        ini.chmod(0o644)  # whatever umask a command of ours left in this process
         process = subprocess.Popen(
             [program, "-q", str(ini)], user=user, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        socket = Path(directory) / f".s.PGSQL.{_PORT}"
         try:
-            while not socket.exists():
+            while not _answers(Path(directory) / f".s.PGSQL.{_PORT}"):
                 assert process.poll() is None, (Path(directory) / "log").read_text()
                 time.sleep(0.01)
             yield server.replace(str(url.query["host"]), directory)
         finally:
             process.kill()
             process.wait()
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0  # the file is there before anybody listens
 
 
 def fresh_schema(server: str) -> str:

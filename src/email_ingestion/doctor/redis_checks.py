@@ -285,7 +285,8 @@ def _check_database_agreement(link: RedisLink, settings: Settings) -> Findings:
         cause = f"{', '.join(other)} uses another database than this configuration"
         remedy = "give all of them one DATABASE_URL; SQLite is for one machine, several need postgresql+psycopg://…"
         yield Finding("database agreement", "failed", cause, remedy)
+    elif not processes:
+        cause = "no process says in Redis which database it uses"
+        yield Finding("database agreement", "unknown", cause, "run this again while producer and worker run")
     else:
-        cause = f"{len(processes)} running processes use this database"
-        none = "no process says in Redis which database it uses"
-        yield Finding("database agreement", "ok" if processes else "unknown", cause if processes else none)
+        yield Finding("database agreement", "ok", f"{len(processes)} running processes use this database")
