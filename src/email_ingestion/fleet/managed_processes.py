@@ -424,13 +424,14 @@ def process_ports(settings: Settings, offset: int) -> dict[str, str]:
 
 
 def _redis_pid(path: Path) -> int | None:
-    """Identify redis-server by its name, for it holds no lock of ours."""
+    """Identify redis-server by its name, for it holds no lock of ours; one that nobody waited for is dead."""
     try:
         pid = int(path.read_text())
-        name = psutil.Process(pid).name()
+        process = psutil.Process(pid)
+        name = process.name()
     except (OSError, ValueError, psutil.Error):
         return None
-    return pid if name.startswith(("redis", "valkey")) else None
+    return pid if name.startswith(("redis", "valkey")) and is_alive(process) else None
 
 
 class WorkerProcesses:

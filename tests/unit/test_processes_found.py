@@ -1,8 +1,10 @@
-"""Processes of other users on this machine: whose they are, and that no command ends over them."""
+"""Processes on this machine, of other users too: whose they are, which live, and that no command ends over them."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +13,7 @@ import pytest
 
 from email_ingestion.cli.exit_codes import leave
 from email_ingestion.fleet import managed_processes
+from tests.servers.processes import until
 
 
 class _OfAnotherUser(psutil.Process):
@@ -42,6 +45,18 @@ def test_what_may_not_be_ended_is_said_to_run_on(monkeypatch: pytest.MonkeyPatch
     managed_processes._terminate({"producer": _OfAnotherUser(os.getpid())}, 1.0, said.append)
     assert len(said) == 1
     assert "runs on: it is of the user" in said[0]
+
+
+def test_a_redis_that_nobody_waited_for_is_dead(tmp_path: Path) -> None:
+    (program := tmp_path / "redis-server").symlink_to(str(shutil.which("sleep")))
+    with subprocess.Popen([program, "60"]) as process:
+        (file := tmp_path / "redis.pid").write_text(f"{process.pid}\n")
+        found = until(lambda: managed_processes.find_process(file), "the process is found")
+        process.kill()
+        until(
+            lambda: found.status() == psutil.STATUS_ZOMBIE, "it has ended"
+        )  # its entry stays, as it does under many a PID 1
+        assert managed_processes.find_process(file) is None
 
 
 def test_a_home_that_takes_no_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
