@@ -40,7 +40,7 @@ _start() {
         docker compose --profile sandbox restart sandbox
     fi
 }
-_stop() { docker compose stop producer worker; }
+_stop() { docker compose stop producer worker web; }
 _restart_redis() { docker compose restart redis; }
 _processes() { docker compose top; }
 

@@ -69,7 +69,11 @@ def typed(folder: Path, commands: Path, line: str) -> str:
         ("cat pids/worker-2.pid", "<2> <worker> <bash> <-c> <exec cat pids/worker.pid>", "<pod/worker-b>"),
         ("systemctl restart redis", "<restart> <redis>", "<rollout> <restart> <statefulset/redis>"),
         ("./scripts/start.sh --workers 3", "<worker=3>", "<deployment/worker> <--replicas=3>"),
-        ("./scripts/stop.sh", "<stop> <producer> <worker>", "<deployment/producer> <deployment/worker> <--replicas=0>"),
+        (
+            "./scripts/stop.sh",
+            "<stop> <producer> <worker> <web>",
+            "<deployment/producer> <deployment/worker> <--replicas=0>",
+        ),
         ("echo here | grep here", "here", "here"),
     ],
 )
