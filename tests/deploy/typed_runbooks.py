@@ -50,14 +50,15 @@ done
 
 
 def blocks() -> Iterator[tuple[str, Fence]]:
-    """What is typed, each text once, but for what sets a variable for the blocks below it."""
+    """What is typed: each text once, but for what sets a variable, or takes in what its page has rotated."""
     seen = set()
     for page in pages(RUNBOOKS):
         for fence in page.fences:
             text = fence.text.strip()
             is_left_out = fence.language != "bash" or any(re.fullmatch(each, text, re.DOTALL) for each in NOT_TYPED)
             plain = re.sub(r"\s*#.*", "", text)
-            is_again = plain in seen and "export" not in text and "--workers 3" not in text
+            is_rotation = page.path.stem == "security" and "start.sh" in text
+            is_again = plain in seen and "export" not in text and "--workers 3" not in text and not is_rotation
             if not is_left_out and not is_again and not (fence.step and fence.step.skip):
                 seen.add(plain)
                 yield page.path.stem, fence
