@@ -145,11 +145,11 @@ for entry in ${pythons[@]+"${pythons[@]}"}; do
         [ -z "$quick" ] || chosen=(tests/unit)
     else
         # What only tries whole processes, files, rules and Redis meets the same whatever Python runs it: once is enough.
-        # What talks to servers is left to the newest and the oldest, for the quarter of an hour that the suite may take;
+        # What talks to servers and databases is left to the newest and the oldest, for the hour that all of CI may take;
         # what tries a browser, the site of the documentation or a benchmark, to the newest.
-        chosen=(tests/unit tests/contract tests/sandbox tests/acceptance/test_main_job.py)
+        chosen=(tests/unit tests/sandbox tests/acceptance/test_main_job.py)
         if [ "$version" != 3.12 ]; then
-            chosen+=(tests/integration)
+            chosen+=(tests/contract tests/integration)
             for once in stream_machine hostile_html docs_site bench; do
                 chosen+=("--ignore=tests/integration/test_$once.py")
             done
