@@ -21,6 +21,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any, TypeVar, cast
 
+import redis
 from redis.exceptions import ResponseError
 
 from email_ingestion.background import BackgroundThread
@@ -294,14 +295,7 @@ class _PartitionConsumer:
             self._in_group(lambda: self._restart_idle(keys=[self._keys.stream], args=[GROUP]), None)
 
     def _create_group(self) -> bool:
-        """Create stream and group; return whether they were missing."""
-        try:
-            self._client.xgroup_create(self._keys.stream, GROUP, id="0", mkstream=True)
-        except ResponseError as error:
-            if not str(error).startswith("BUSYGROUP"):
-                raise
-            return False
-        return True
+        return create_group(self._client, self._keys.stream)
 
     def _replace_group(self) -> None:
         """Create what is missing; where it was there before, its mail is lost, and the producers are told."""
@@ -386,3 +380,14 @@ class _StreamWaiter:
     def _last_delivered_id(self, keys: Keys) -> str:
         groups: list[dict[str, Any]] = self._link.client.xinfo_groups(keys.stream)
         return next((text(group["last-delivered-id"]) for group in groups if text(group["name"]) == GROUP), "0")
+
+
+def create_group(client: redis.Redis, stream: str) -> bool:
+    """Create a stream and its group of workers; return whether the group was missing."""
+    try:
+        client.xgroup_create(stream, GROUP, id="0", mkstream=True)
+    except ResponseError as error:
+        if not str(error).startswith("BUSYGROUP"):
+            raise
+        return False
+    return True

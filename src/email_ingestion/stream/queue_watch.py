@@ -17,7 +17,8 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from email_ingestion.events import Observe, QueuedMailVanished
-from email_ingestion.stream.keys import GROUP, entry_order
+from email_ingestion.stream.consumer import create_group
+from email_ingestion.stream.keys import entry_order
 from email_ingestion.stream.redis_link import RedisLink, text
 from email_ingestion.stream.stored_values import whole_number
 
@@ -72,7 +73,7 @@ class QueueWatch:
     def _make_groups(self) -> None:
         """Create what is missing: a worker that finds none, though a producer has worked here, counts a loss."""
         for keys in self._link.partitions:
-            self._link.call(partial(_make_group, self._link, keys.stream))
+            self._link.call(partial(create_group, self._link.client, keys.stream))
 
     def _vanished_bytes(self, *, settle: bool) -> int:
         """Return the bytes that are counted and not there; with `settle` count them no more."""
@@ -103,11 +104,3 @@ class QueueWatch:
         if more:
             return int(self._link.call(lambda: self._count_loss(keys=[key])))
         return whole_number(self._link.call(lambda: self._link.client.get(key))) or 0
-
-
-def _make_group(link: RedisLink, stream: str) -> None:
-    try:
-        link.client.xgroup_create(stream, GROUP, id="0", mkstream=True)
-    except ResponseError as error:
-        if not str(error).startswith("BUSYGROUP"):
-            raise
