@@ -103,25 +103,19 @@ def delivery_seconds(url: str, since: datetime, limit: int = 100_000) -> list[fl
 
     Raises as `find_damage` does.
     """
-    with _open(url) as connection:
-        rows = connection.execute(
-            select(emails.c.internaldate, emails.c.processed_at)
-            .where(emails.c.internaldate >= since)
-            .order_by(emails.c.internaldate.desc())
-            .limit(limit)
-        )
-        return [max(0.0, (processed - arrived).total_seconds()) for arrived, processed in rows]
+    return [each for found in delivery_seconds_by_account(url, since, limit=limit).values() for each in found]
 
 
 def delivery_seconds_by_account(
-    url: str, since: datetime, until: datetime, limit: int = 100_000
+    url: str, since: datetime, until: datetime | None = None, limit: int = 100_000
 ) -> dict[str, list[float]]:
     """Return by account how long messages took that arrived in this time, as `delivery_seconds` does."""
+    arrived_in_time = [emails.c.internaldate >= since, *([emails.c.internaldate <= until] if until else [])]
     found: dict[str, list[float]] = {}
     with _open(url) as connection:
         rows = connection.execute(
             select(emails.c.account, emails.c.internaldate, emails.c.processed_at)
-            .where(emails.c.internaldate >= since, emails.c.internaldate <= until)
+            .where(*arrived_in_time)
             .order_by(emails.c.internaldate.desc())
             .limit(limit)
         )
