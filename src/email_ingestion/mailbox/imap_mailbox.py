@@ -14,7 +14,7 @@ from typing import Any
 
 from imapclient.exceptions import IMAPClientError
 
-from email_ingestion.errors import ConfigurationError, quote_server
+from email_ingestion.errors import ConfigurationError, SessionExpired, quote_server
 from email_ingestion.mailbox.fetch_parser import FetchData, parse
 from email_ingestion.mailbox.imap_connection import LOGIN_SECONDS
 from email_ingestion.mailbox.imap_errors import (
@@ -49,8 +49,8 @@ CONDSTORE = "CONDSTORE"
 QRESYNC = "QRESYNC"
 STATUS = "STATUS"
 SPECIAL_USE = "RETURN (SPECIAL-USE)"
+REPLACED = "the mailbox was replaced by another one of its name"
 MAX_ITEM_BYTES = 1024 * 1024  # of a literal where no body was asked for: labels and flags have a few bytes
-MAX_FETCH_UIDS = 500  # UIDs in one command: RFC 2683 section 3.2.1.5 asks for lines under 8,000 octets
 
 _UIDVALIDITY = re.compile(rb"UIDVALIDITY (\d+)", re.IGNORECASE)
 _HIGHESTMODSEQ = re.compile(rb"HIGHESTMODSEQ (\d+)", re.IGNORECASE)
@@ -66,6 +66,11 @@ class SelectedMailbox:
     uidnext: int
     exists: int
     modseq: int = 0  # HIGHESTMODSEQ (RFC 7162); 0 where the server keeps none
+
+    def check_same(self, found: SelectedMailbox) -> None:
+        """Raise SessionExpired when what was opened under its name now is another mailbox."""
+        if found.uidvalidity != self.uidvalidity:
+            raise SessionExpired(REPLACED)
 
 
 class ImapMailbox(UidListing):

@@ -29,7 +29,8 @@ from email_ingestion.mailbox.waiting import WaitingConnection
 LAST_UID = 2**53 - 1  # RFC 3501, section 2.3.1.1, has 32 bits, and some servers have more; Lua counts up to here
 UID_WINDOW = 5_000  # messages listed by one command: imaplib refuses lines over 1 MB, which 90,000 UIDs may take
 MAX_FOUND = 1_000_000  # messages that one search may find: a range names billions in a few bytes
-MAX_CUTS = 500  # sequence numbers in one command: RFC 2683 section 3.2.1.5 asks for lines under 8,000 octets
+# UIDs, or sequence numbers, in one command: RFC 2683 section 3.2.1.5 asks for lines under 8,000 octets.
+MAX_FETCH_UIDS = MAX_CUTS = 500
 MAX_RANGES = 20_000  # of UIDs that are kept of what a server says to be deleted, some 2 MB
 CUT_MARGIN = 4  # windows of equal width in place of one, where the server does not say where to cut
 
@@ -101,10 +102,12 @@ class UidListing(WaitingConnection):
             return self._search_range(first_uid, last_uid, _criteria(date_range))
 
     def list_present(self, uids: Sequence[int]) -> set[int]:
-        """Return those of some UIDs that are there; at most as many as one command may name (MAX_FETCH_UIDS)."""
-        uid_set = ",".join(map(str, uids))
-        with self._command("search"):
-            found = self._fetched_uids(uid_set) if SEARCH in self.refused else self._search(["UID", uid_set])[0]
+        """Return those of some UIDs that are there; a command names MAX_FETCH_UIDS of them at most."""
+        found: set[int] = set()
+        for start in range(0, len(uids), MAX_FETCH_UIDS):
+            uid_set = ",".join(map(str, uids[start : start + MAX_FETCH_UIDS]))
+            with self._command("search"):
+                found |= self._fetched_uids(uid_set) if SEARCH in self.refused else self._search(["UID", uid_set])[0]
         return found.intersection(uids)
 
     def search_message(self, gm_msgid: int | None, message_id: str | None) -> list[int]:

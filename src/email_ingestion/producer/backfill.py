@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from email_ingestion.mailbox import ImapMailbox
-from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS, SelectedMailbox
-from email_ingestion.mailbox.uid_listing import LAST_UID, DateRange
+from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
+from email_ingestion.mailbox.uid_listing import LAST_UID, MAX_FETCH_UIDS, DateRange
 from email_ingestion.producer.fetcher import BATCH_BYTES
 from email_ingestion.producer.known_mail import KnownMail
 from email_ingestion.producer.selection import FetchBatch, MessageSelector, batches_descending

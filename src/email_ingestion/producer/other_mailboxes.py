@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from email_ingestion.errors import ConfigurationError, IMAPCommandRefused, SessionExpired
+from email_ingestion.errors import ConfigurationError, IMAPCommandRefused
 from email_ingestion.ledger.model import Location
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap_errors import MailboxGone
-from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS, SelectedMailbox
+from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
 from email_ingestion.mailbox.mailbox_names import ListedMailbox
 from email_ingestion.mailbox.uid_listing import LAST_UID
 from email_ingestion.records import Cursor
@@ -79,9 +79,7 @@ class OtherMailboxes:
     def _present_in(self, mailbox: ListedMailbox, places: Collection[Location]) -> set[Location]:
         with self._examined(mailbox) as there:
             by_uid = {place.uid: place for place in places if place.uidvalidity == there.uidvalidity}
-            uids = sorted(by_uid)
-            chunks = [uids[start : start + MAX_FETCH_UIDS] for start in range(0, len(uids), MAX_FETCH_UIDS)]
-            return {by_uid[uid] for chunk in chunks for uid in self._connection.list_present(chunk)}
+            return {by_uid[uid] for uid in self._connection.list_present(sorted(by_uid))}
 
     @contextmanager
     def _examined(self, mailbox: ListedMailbox) -> Iterator[SelectedMailbox]:
@@ -90,8 +88,7 @@ class OtherMailboxes:
             yield self._connection.examine(mailbox)
         finally:
             back = self._connection.examine(own)
-        if back.uidvalidity != self._mailbox.uidvalidity:
-            raise SessionExpired("the mailbox was replaced by another one of its name")
+        self._mailbox.check_same(back)
 
 
 def without_place(

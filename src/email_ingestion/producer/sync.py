@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from email_ingestion.errors import SinkUnavailable
 from email_ingestion.events import HistoryWalked, MailboxChanged, MailboxContradicted, NewMailWaiting, Synced
 from email_ingestion.mailbox import MessageSummary
-from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS
-from email_ingestion.mailbox.uid_listing import LAST_UID, UID_WINDOW
+from email_ingestion.mailbox.uid_listing import LAST_UID, MAX_FETCH_UIDS, UID_WINDOW
 from email_ingestion.producer.fetcher import BATCH_BYTES
 from email_ingestion.producer.known_mail import KnownMail
 from email_ingestion.producer.pipeline import AppendPipeline, FetchDelay

@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from email_ingestion.errors import SessionExpired
 from email_ingestion.mailbox import ImapMailbox
-from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS, SelectedMailbox
-from email_ingestion.mailbox.uid_listing import LAST_UID, UidRange
+from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
+from email_ingestion.mailbox.uid_listing import LAST_UID, MAX_FETCH_UIDS, UidRange
 from email_ingestion.producer.known_mail import InFlight
 from email_ingestion.producer.other_mailboxes import OtherMailboxes, without_place
 from email_ingestion.stream import Appender
@@ -62,8 +61,7 @@ class VanishedMail:
         if not found:
             return
         fresh = self._connection.reopen()
-        if fresh.uidvalidity != self._mailbox.uidvalidity:
-            raise SessionExpired("the mailbox was replaced by another one of its name")
+        self._mailbox.check_same(fresh)
         self.modseq = fresh.modseq
         if len(found) > min(MAX_LIMIT, max(MIN_LIMIT, fresh.exists)):
             return  # emptied or restored: a comparison of the whole mailbox decides
@@ -92,9 +90,7 @@ class VanishedMail:
         places = state.places({email_id for email_id, _ in found.values()} - moving)
         here = (self._mailbox.name, self._mailbox.uidvalidity)
         asked = sorted({at.uid for known in places.values() for at in known if (at.mailbox, at.uidvalidity) == here})
-        present: set[int] = set()
-        for start in range(0, len(asked), MAX_FETCH_UIDS):
-            present |= self._connection.list_present(asked[start : start + MAX_FETCH_UIDS])
+        present = self._connection.list_present(asked)
         if not present.isdisjoint(found):
             self.contradicted = True
             return

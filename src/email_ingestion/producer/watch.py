@@ -60,7 +60,7 @@ from email_ingestion.events import (
 )
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.mailbox.imap_errors import MailboxGone
-from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
+from email_ingestion.mailbox.imap_mailbox import REPLACED, SelectedMailbox
 from email_ingestion.producer.account_backoff import AccountBackoff, Delay
 from email_ingestion.producer.backpressure import HISTORY_SECONDS, Backpressure, DownloadBudget, StreamCapacity
 from email_ingestion.producer.connector import Connector
@@ -301,7 +301,7 @@ class Watcher:
         spacing = min(MAX_CHECK_SECONDS, CHECK_SECONDS * 4**self._replacements)
         self._next_check = time.monotonic() + max(spacing, seconds, min(self._intervals.poll, self._longest_idle))
         if is_replaced:
-            raise SessionExpired("the mailbox was replaced by another one of its name")
+            raise SessionExpired(REPLACED)
 
     def _succeeded(self, started: float, connection: ImapMailbox) -> None:
         self._backoff.reset()

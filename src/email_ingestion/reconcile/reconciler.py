@@ -23,8 +23,8 @@ from email_ingestion.events import AlteredOnServer, Observe, Published, Reconcil
 from email_ingestion.ledger.model import Location
 from email_ingestion.mailbox import ImapMailbox, MessageSummary
 from email_ingestion.mailbox.imap_errors import MessagesRefused
-from email_ingestion.mailbox.imap_mailbox import MAX_FETCH_UIDS, SelectedMailbox
-from email_ingestion.mailbox.uid_listing import LAST_UID, UID_WINDOW
+from email_ingestion.mailbox.imap_mailbox import SelectedMailbox
+from email_ingestion.mailbox.uid_listing import LAST_UID, MAX_FETCH_UIDS, UID_WINDOW
 from email_ingestion.producer.fetcher import BATCH_BYTES, MessageFetcher
 from email_ingestion.producer.known_mail import KnownMail, LedgerUids, Locations
 from email_ingestion.producer.other_mailboxes import OtherMailboxes, without_place
@@ -178,7 +178,7 @@ class Reconciler:
         for start in range(0, len(uids), VANISHED_AT_ONCE):
             places = self._known_mail.places({vanished[uid] for uid in uids[start : start + VANISHED_AT_ONCE]})
             asked = {at.uid for known in places.values() for at in known if (at.mailbox, at.uidvalidity) == here}
-            present = self._listed(sorted(asked))
+            present = self._connection.list_present(sorted(asked))
             yield
             if not present.isdisjoint(vanished):
                 continue
@@ -312,13 +312,9 @@ class Reconciler:
         here = (self._mailbox.name, self._mailbox.uidvalidity)
         others = {uid: at.uid for uid, at in delivered.items() if (at.mailbox, at.uidvalidity) == here}
         others = {uid: other for uid, other in others.items() if other <= self.report.last_uid}
-        listed = self._listed(sorted(set(others.values())))
+        listed = self._connection.list_present(sorted(set(others.values())))
         for uid, other in others.items():
             if other in listed and other != uid:
                 self.report.duplicate += 1
             elif other != uid:
                 self.report.unexpected -= 1  # counted at the other UID: it is still here
-
-    def _listed(self, uids: Sequence[int]) -> set[int]:
-        chunks = [uids[start : start + MAX_FETCH_UIDS] for start in range(0, len(uids), MAX_FETCH_UIDS)]
-        return {uid for chunk in chunks for uid in self._connection.list_present(chunk)}
