@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from email_ingestion.stream import announce_presence, read_gauges
 from email_ingestion.web.live_system import LiveSystem
 from tests.servers.links import link
 from tests.servers.processes import until
+from tests.servers.receiver import served
 from tests.servers.redis import RedisServer
 
 TOKEN = "r" * 40
@@ -62,16 +62,8 @@ def listening() -> Iterator[Listener]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found.port = server.server_port
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with served(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as found.port:
         yield found
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture

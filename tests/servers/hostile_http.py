@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 import zstandard
 
+from tests.servers.receiver import served
+
 PRIVATE = "http://169.254.169.254/latest/meta-data"
 BOMB = zstandard.ZstdCompressor().compress(b"0" * 256 * 1024 * 1024)
 
@@ -70,14 +72,7 @@ def hostile(reply: Callable[[socket.socket], None] | str) -> Iterator[Hostile]:
                 else:
                     reply(self.request)
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Session) as server:
-        server.daemon_threads = True
-        found.url = f"http://127.0.0.1:{server.server_address[1]}"
+    with served(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Session)) as port:
+        found.url = f"http://127.0.0.1:{port}"
         found.other = f"{found.url}/elsewhere"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            yield found
-        finally:
-            server.shutdown()
-            thread.join()
+        yield found

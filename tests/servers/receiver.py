@@ -40,7 +40,7 @@ def http_receiver(read: Callable[[bytes], Any] = json.loads) -> Iterator[Receive
         def log_message(self, *args: object) -> None:
             pass
 
-    with _served(ThreadingHTTPServer(("127.0.0.1", 0), Handler), receiver):
+    with served(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as receiver.port:
         yield receiver
 
 
@@ -60,18 +60,18 @@ def smtp_receiver() -> Iterator[Receiver]:
                     receiver.mail.append(b"".join(lines).decode())
                 self.wfile.write(b"221 bye\r\n" if verb == b"QUIT" else b"250 ok\r\n")
 
-    with _served(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Session), receiver):
+    with served(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Session)) as receiver.port:
         yield receiver
 
 
 @contextmanager
-def _served(server: Any, receiver: Receiver) -> Iterator[None]:
-    receiver.port = server.server_address[1]
+def served(server: Any) -> Iterator[int]:
+    """Let a threading server of `socketserver` answer in a thread of its own; yields its port."""
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
-        yield
+        yield server.server_address[1]
     finally:
         server.shutdown()
         thread.join()
