@@ -215,7 +215,7 @@ def test_a_message_that_a_sink_hangs_over_is_listed_and_revoked(here: Place, own
     assert "no worker has this message" in typed(here, "revoke", stuck).stderr
 
     told(here, "dlq", "replay", "--all")  # it hangs again, and this time its worker dies over it
-    until(lambda: stuck in listed(), "it is there again")
+    until(lambda: listed().get(stuck, {}).get("sink"), "the sink has it again, no longer the stream")
     worker.kill()
     assert listed()[stuck]["consumer"] == row["consumer"]
     (revoked,) = told(here, "revoke", stuck)
