@@ -75,7 +75,7 @@ def test_everything_goes_over_and_a_second_pass_finds_nothing(urls: tuple[str, s
         assert transfer(urls) == {"inserted": sum(expected[name] for name in COPIED)}
         assert counts(target) == expected
         assert transfer(urls) == {}
-        assert len(target.search("grüße", 1000)) == 300
+        assert len(target.mail_search.hits("grüße", 1000)) == 300
         assert target.outbox.backlog("a").waiting == 200
         found = target.stored_facts(f"default:gm:{2**63 + 3}")
         assert found == source.stored_facts(f"default:gm:{2**63 + 3}")

@@ -54,9 +54,9 @@ def test_a_senders_mail_is_gone_everywhere_and_the_others_stays(kept: Kept):
         "out/2026/01/01/default-gm-5002.json",
     ]
     assert not [each for each in kept.files() if each.startswith("blobs")]
-    assert kept.ledger.search("number1") == []
-    assert kept.ledger.search("", 5, SearchFilter(filename="list3.csv")) == []
-    assert len(kept.ledger.search("number2")) == 1
+    assert kept.ledger.mail_search.hits("number1") == []
+    assert kept.ledger.mail_search.hits("", 5, SearchFilter(filename="list3.csv")) == []
+    assert len(kept.ledger.mail_search.hits("number2")) == 1
     assert not found.unreadable
     assert found.removed["messages"] == 2
     assert found.removed["dead_letters"] == found.removed["stream"] == 1

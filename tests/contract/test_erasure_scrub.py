@@ -83,7 +83,7 @@ def test_a_byte_search_finds_nothing_after_a_scrub(kept: Kept):
     assert len(kept.delivered()) == len(before) - 11
     assert kept.in_redis()[:2] == (5, 5)
     assert find_damage(kept.settings.database_url) == []
-    assert len(kept.ledger.search("bert", 100)) == 11
+    assert len(kept.ledger.mail_search.hits("bert", 100)) == 11
     lines = (kept.folder / "lines.jsonl").read_text().splitlines()
     assert {json.loads(each)["email_id"] for each in lines} == kept.delivered()
     kept.deliver(message(90, letter(90, BERT)))

@@ -220,7 +220,7 @@ def test_instants_are_kept_in_utc(ledger: Ledger, database_url: str) -> None:
         assert (internaldate, day) == ("2026-01-01T01:00:00+00:00", "0001-01-01T00:00:00+00:00")
     else:
         assert internaldate == EPOCH.replace(hour=1)
-    assert [hit.date for hit in ledger.search("letter")] == [EPOCH.replace(hour=1)]
+    assert [hit.date for hit in ledger.mail_search.hits("letter")] == [EPOCH.replace(hour=1)]
 
 
 def test_contents_come_back_as_they_went_in(ledger: Ledger) -> None:
@@ -292,7 +292,7 @@ def test_kill_9_loses_nothing_acknowledged_and_leaves_nothing_half(database_url:
         assert count % 10 == 0
         assert rows(database_url, "SELECT count(*) FROM attachments") == [(2 * count,)]
         assert rows(database_url, "SELECT count(*) FROM contents") == [(2 * count + 1,)]
-        assert len(ledger.search("letter", limit=count + 1)) == count
+        assert len(ledger.mail_search.hits("letter", limit=count + 1)) == count
         ledger.ping()
         assert ledger.record(letters(200_000)) == ids(200_000)
 

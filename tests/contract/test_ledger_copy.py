@@ -49,7 +49,7 @@ def test_what_was_lost_comes_back_and_can_be_found(ledger: Ledger, database_url:
     assert ledger.count() == 0
     assert merge_copy(database_url, tmp_path / "copy", copied) == 30
     assert ledger.known_ids(each.email_id for each in letters) == {each.email_id for each in letters}
-    assert [hit.subject for hit in ledger.search("word17")] == ["word17"]
+    assert [hit.subject for hit in ledger.mail_search.hits("word17")] == ["word17"]
     assert ledger.other_locations("default", "Work", 7, 1, 100)
     assert _copy(database_url, tmp_path / "again").rows == copied.rows
 

@@ -173,7 +173,7 @@ def test_a_newer_schema_that_only_added_is_used_as_it_is(database_url: str) -> N
     assert pending_revision(engine) is None
     with closing(open_ledger(database_url)) as ledger:
         assert ledger.record(letters(1, 2)) == {"default:gm:2"}
-        assert len(ledger.search("letter")) == 2
+        assert len(ledger.mail_search.hits("letter")) == 2
     with engine.connect() as connection:
         assert connection.execute(text("SELECT version_num FROM schema_revision")).scalar_one() == "9999"
     with pytest.raises(ConfigurationError, match="later version"):
@@ -190,7 +190,7 @@ def test_a_database_of_an_older_release_keeps_its_mail(database_url: str, made_b
         _insert_old_mail(connection)
     assert pending_revision(engine) == HEAD
     with closing(open_ledger(database_url)) as ledger:
-        assert [hit.email_id for hit in ledger.search("leaflet")] == ["default:gm:1"]
+        assert [hit.email_id for hit in ledger.mail_search.hits("leaflet")] == ["default:gm:1"]
         assert ledger.record(letters(1, 2)) == {"default:gm:2"}
     with engine.connect() as connection:
         marks = [_version(connection, table) for table in ("schema_revision", "alembic_version")]

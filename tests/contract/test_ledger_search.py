@@ -83,7 +83,7 @@ def _fill(ledger: Ledger) -> None:
     ],
 )
 def test_words_find_messages_newest_first(archive: Ledger, words: str, found: list[int]) -> None:
-    assert [int(hit.email_id.rpartition(":")[2]) for hit in archive.search(words)] == found
+    assert [int(hit.email_id.rpartition(":")[2]) for hit in archive.mail_search.hits(words)] == found
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_words_find_messages_newest_first(archive: Ledger, words: str, found: li
     ],
 )  # fmt: skip
 def test_no_words_break_a_search(archive: Ledger, words: str) -> None:
-    assert isinstance(archive.search(words), list)
-    assert isinstance(archive.search("report " + words), list)
+    assert isinstance(archive.mail_search.hits(words), list)
+    assert isinstance(archive.mail_search.hits("report " + words), list)
 
 
 @pytest.fixture(scope="module")
@@ -180,19 +180,19 @@ def test_conditions_mean_the_same_on_every_database(
     office: Ledger, words: str, only: dict[str, Any], found: list[int]
 ) -> None:
     condition = SearchFilter(**only)
-    assert [int(hit.email_id.rpartition(":")[2]) for hit in office.search(words, only=condition)] == found
-    assert office.count_hits(words, condition) == len(found)
+    assert [int(hit.email_id.rpartition(":")[2]) for hit in office.mail_search.hits(words, only=condition)] == found
+    assert office.mail_search.count(words, condition) == len(found)
 
 
 def test_a_hit_tells_the_names_of_its_attachments(office: Ledger) -> None:
-    [hit] = office.search("report-2026")
+    [hit] = office.mail_search.hits("report-2026")
     assert hit.attachments == ("Report-2026.PDF", "Übersicht Köln.xlsx")
 
 
 def test_hits_are_counted_up_to_a_maximum(ledger: Ledger) -> None:
     ledger.record(letters(*range(12)))
-    assert [ledger.count_hits("letter", maximum=most) for most in (5, 11, 12, 1000)] == [6, 12, 12, 12]
-    assert ledger.count_hits("") == 0
+    assert [ledger.mail_search.count("letter", maximum=most) for most in (5, 11, 12, 1000)] == [6, 12, 12, 12]
+    assert ledger.mail_search.count("") == 0
 
 
 def test_a_short_id_means_one_message_and_is_taken(ledger: Ledger) -> None:
@@ -202,27 +202,30 @@ def test_a_short_id_means_one_message_and_is_taken(ledger: Ledger) -> None:
         + [stored(mail(7, gm_msgid=numbers[2], account="work"))]
     )
     ids = [f"default:gm:{number}" for number in numbers]
-    short = ledger.short_ids([*ids, f"work:gm:{numbers[2]}"])
+    short = ledger.mail_search.short_ids([*ids, f"work:gm:{numbers[2]}"])
     assert short[ids[0]] == "1786881717043200001"
     assert short[ids[5]] == "179999"
     for whole, part in short.items():
         exact = ledger.known_ids([part])
-        assert list(exact) == [whole] or ledger.matching_ids(part) == [whole]
-    assert ledger.matching_ids("default:gm:17999") == [ids[5]]
-    assert ledger.matching_ids("gm:17999") == [ids[5]]
-    assert ledger.matching_ids("178688199") == [ids[2], f"work:gm:{numbers[2]}"]
-    assert ledger.matching_ids("default") == ledger.matching_ids("DEFAULT:gm:17") == ledger.matching_ids("%") == []
+        assert list(exact) == [whole] or ledger.mail_search.matching_ids(part) == [whole]
+    assert ledger.mail_search.matching_ids("default:gm:17999") == [ids[5]]
+    assert ledger.mail_search.matching_ids("gm:17999") == [ids[5]]
+    assert ledger.mail_search.matching_ids("178688199") == [ids[2], f"work:gm:{numbers[2]}"]
+    for meaningless in ("default", "DEFAULT:gm:17", "%"):
+        assert ledger.mail_search.matching_ids(meaningless) == []
 
 
 def test_limit_and_account_narrow_a_search(archive: Ledger) -> None:
-    assert [hit.email_id for hit in archive.search("invoice", limit=1)] == ["other:gm:4"]
-    assert [hit.email_id for hit in archive.search("invoice", only=SearchFilter(account="default"))] == ["default:gm:1"]
+    assert [hit.email_id for hit in archive.mail_search.hits("invoice", limit=1)] == ["other:gm:4"]
+    assert [hit.email_id for hit in archive.mail_search.hits("invoice", only=SearchFilter(account="default"))] == [
+        "default:gm:1"
+    ]
 
 
 def test_a_hit_shows_where_the_words_are(ledger: Ledger) -> None:
     far = "word " * 200 + "needle\n\nin   a haystack " + "word " * 200
     ledger.record([stored(mail(9, subject="Far", text=far, sender=ANN))])
-    [hit] = ledger.search("needle")
+    [hit] = ledger.mail_search.hits("needle")
     assert hit.sender == "Ann Müller <ann.mueller@example.org>"
     assert (hit.subject, hit.date) == ("Far", EPOCH.replace(hour=9))
     assert "needle in a haystack" in hit.snippet
@@ -230,7 +233,7 @@ def test_a_hit_shows_where_the_words_are(ledger: Ledger) -> None:
 
 
 def test_a_sender_without_a_name_is_an_address(archive: Ledger) -> None:
-    assert [hit.sender for hit in archive.search("pay")] == ["bob@shop.example"]
+    assert [hit.sender for hit in archive.mail_search.hits("pay")] == ["bob@shop.example"]
 
 
 def test_vacuum_does_not_shuffle_the_index(ledger: Ledger, database_url: str) -> None:
@@ -240,8 +243,8 @@ def test_vacuum_does_not_shuffle_the_index(ledger: Ledger, database_url: str) ->
         connection.execute(text("DELETE FROM emails WHERE uid < 15"))
         connection.execute(text("VACUUM"))
     engine.dispose()
-    assert [hit.email_id for hit in ledger.search("needle")] == ["default:gm:99"]
-    assert len(ledger.search("letter")) == 5
+    assert [hit.email_id for hit in ledger.mail_search.hits("needle")] == ["default:gm:99"]
+    assert len(ledger.mail_search.hits("letter")) == 5
 
 
 def test_a_deleted_message_may_come_back(ledger: Ledger, database_url: str) -> None:
@@ -251,9 +254,9 @@ def test_a_deleted_message_may_come_back(ledger: Ledger, database_url: str) -> N
         connection.execute(text("DELETE FROM attachments"))
         connection.execute(text("DELETE FROM emails"))
     engine.dispose()
-    assert ledger.search("needle") == []
+    assert ledger.mail_search.hits("needle") == []
     assert ledger.record([stored(mail(1, subject="needle"))]) == {"default:gm:1"}
-    assert len(ledger.search("needle")) == 1
+    assert len(ledger.mail_search.hits("needle")) == 1
 
 
 def test_postgresql_answers_from_its_index(postgres_url: str) -> None:

@@ -75,7 +75,7 @@ def test_every_way_of_looking_finds_the_same(
     assert MailCount(len(plain["hello"][0]), is_exact=True) == plain["hello"][1]
     for words in QUERIES:
         if words or not only.is_empty:
-            assert plain[words][0] == [hit.email_id for hit in filled.search(words, 100, only)], words
+            assert plain[words][0] == [hit.email_id for hit in filled.mail_search.hits(words, 100, only)], words
     monkeypatch.setattr(sender_index, "MAX_SENDERS", 1)
     assert plain == {words: (read(filled, words, only, 100), filled.pages.count(words, only)) for words in QUERIES}
     monkeypatch.undo()

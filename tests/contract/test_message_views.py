@@ -44,7 +44,7 @@ def test_a_message_is_read_with_its_attachments_and_what_became_of_it(ledger: Le
 def test_hits_come_in_the_order_asked_for(ledger: Ledger) -> None:
     ledger.record([stored(mail(number, text=f"word {number}", attachments=(b"x",))) for number in (1, 2)])
     ids = [mail(2).email_id, "default:gm:9", mail(1).email_id]
-    found = ledger.views.hits(ids, "word")
+    found = ledger.mail_search.shown(ids, "word")
     assert [(hit.email_id, hit.snippet, hit.attachments) for hit in found] == [
         (ids[0], "word 2", ("1.bin",)),
         (ids[2], "word 1", ("1.bin",)),

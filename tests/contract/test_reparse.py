@@ -106,7 +106,7 @@ def test_it_gives_the_rows_the_attachments_and_the_words_of_a_fresh_delivery(arc
     fresh = archive.everything()
     age(archive)
     assert archive.everything() != fresh
-    assert archive.ledger.search("antediluvian")
+    assert archive.ledger.mail_search.hits("antediluvian")
     summary = archive.reparse()
     assert (summary.checked, summary.failed) == (len(CORPUS), {})
     assert summary.changed == len(CORPUS)
@@ -114,7 +114,7 @@ def test_it_gives_the_rows_the_attachments_and_the_words_of_a_fresh_delivery(arc
     found = archive.everything()
     for name in fresh:
         assert found.get(name) == fresh.get(name), name
-    assert archive.ledger.search("antediluvian") == []
+    assert archive.ledger.mail_search.hits("antediluvian") == []
     assert archive.reparse().checked == 0
 
 

@@ -26,7 +26,7 @@ from email_ingestion.settings import load_settings
 
 if TYPE_CHECKING:
     from email_ingestion.ledger.model import StoredFacts
-    from email_ingestion.ledger.search import Hit
+    from email_ingestion.ledger.search_hits import Hit
 
 COUNTED = 1000  # hits are counted exactly up to this
 MAX_PRIORITY = 10
@@ -99,10 +99,11 @@ def search(
     settings = load_settings()
     with Console(stderr=True).status("searching"), closing(open_ledger(settings.database_url)) as ledger:
         if account is not None:
-            refuse_unknown_account(settings, account, lambda: ledger.search("", 1, SearchFilter(account=account)))
-        hits = ledger.search(query, limit, only)
-        total = ledger.count_hits(query, only, COUNTED) if len(hits) == limit else len(hits)
-        ids = ledger.short_ids([hit.email_id for hit in hits]) if not as_json and Console().is_terminal else {}
+            refuse_unknown_account(settings, account, lambda: ledger.count(account))
+        search_in = ledger.mail_search
+        hits = search_in.hits(query, limit, only)
+        total = search_in.count(query, only, COUNTED) if len(hits) == limit else len(hits)
+        ids = search_in.short_ids([hit.email_id for hit in hits]) if not as_json and Console().is_terminal else {}
     filters = [each.name for each in fields(only) if getattr(only, each.name) not in (None, ())]
     found = [hit.email_id for hit in hits]
     audit_read(settings.log_dir, "search", len(hits), found, filters=filters + ["words"] * bool(words))

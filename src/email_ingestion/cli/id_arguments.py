@@ -39,7 +39,7 @@ def pick_delivered(ledger: Ledger, part: str) -> str | None:
     if ledger.known_ids([part]):
         return part
     _refuse_short(part)
-    return _only(part, ledger.matching_ids(part), "messages")
+    return _only(part, ledger.mail_search.matching_ids(part), "messages")
 
 
 def pick_pending(stuck: PendingEntries, ledger: Ledger | None, part: str) -> str | None:

@@ -35,8 +35,7 @@ def quality(
       email-ingestion quality --last 7d
       email-ingestion quality --last 24h --account default --json
     """
-    from email_ingestion.ledger.search_filter import SearchFilter  # noqa: PLC0415 - help comes without SQLAlchemy
-    from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415
+    from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
 
     try:
         since = datetime.now(UTC) - parse_duration(last, "--last")
@@ -45,7 +44,7 @@ def quality(
     settings = load_settings()
     with closing(open_ledger(settings.database_url)) as ledger:
         if account is not None:
-            refuse_unknown_account(settings, account, lambda: ledger.search("", 1, SearchFilter(account=account)))
+            refuse_unknown_account(settings, account, lambda: ledger.count(account))
         found = ledger.statistics.quality(since, account)
     if as_json:
         typer.echo(json.dumps({"since": since.isoformat(), **_as_dict(found, top)}, indent=2))

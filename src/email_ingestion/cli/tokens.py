@@ -36,7 +36,6 @@ def create(
       email-ingestion tokens create --scope read
       email-ingestion tokens create --scope read --account default --ttl 30d
     """
-    from email_ingestion.ledger.search_filter import SearchFilter  # noqa: PLC0415 - help comes without SQLAlchemy
     from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415
 
     lasting = None if ttl is None else parse_duration(ttl, "--ttl")
@@ -46,7 +45,7 @@ def create(
     details = {"scope": scope, "account": account, "ttl": ttl}
     with closing(open_ledger(settings.database_url)) as ledger:
         if account is not None:
-            refuse_unknown_account(settings, account, lambda: ledger.search("", 1, SearchFilter(account=account)))
+            refuse_unknown_account(settings, account, lambda: ledger.count(account))
         with audited(settings.log_dir, "tokens create", details) as outcome:
             try:
                 text, made = ledger.api_tokens.create(scope, current_user(), account, lasting)

@@ -7,7 +7,7 @@ name it in theirs, for which there is no index: looked at are messages with the 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import or_, select
 
 from email_ingestion.ledger.engine import Database
+from email_ingestion.ledger.search import mail_conditions
 from email_ingestion.ledger.search_filter import SearchFilter, add_fold
 from email_ingestion.ledger.tables import emails
 
@@ -47,10 +48,8 @@ class ConversationEntry:
 class Conversations:
     """Finds them. Threads may share it; every method raises SinkUnavailable when the database is down."""
 
-    def __init__(self, database: Database, conditions: Callable[[str, SearchFilter], list[Any]]) -> None:
-        """`conditions` makes those of words and a filter on `emails`."""
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._conditions = conditions
 
     def of_message(self, email_id: str) -> list[ConversationEntry]:
         """Return the conversation of a message with itself, oldest first; nothing when it was not delivered."""
@@ -86,7 +85,7 @@ class Conversations:
         words = " ".join(re.findall(r"\w+", base_subject(own.subject)))
         if not words:
             return []
-        conditions = self._conditions(f'"{words}"', SearchFilter(account=own.account))
+        conditions = mail_conditions(connection.dialect.name, f'"{words}"', SearchFilter(account=own.account))
         query = select(*_COLUMNS).where(*conditions).order_by(emails.c.internaldate.desc()).limit(CANDIDATES)
         found: Sequence[_Row] = connection.execute(query).all()
         return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +20,7 @@ from email_ingestion.ledger.model import StoredFacts
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, envelope_of
 from email_ingestion.ledger.search import (
     Term,
+    mail_conditions,
     parse,
     postgresql_count,
     postgresql_estimate,
@@ -142,10 +143,8 @@ class _Question:
 class MailPages:
     """Pages of delivered mail. Threads may share it; every method raises SinkUnavailable when the database is down."""
 
-    def __init__(self, database: Database, conditions: Callable[[str, SearchFilter], list[Any]]) -> None:
-        """`conditions` makes those of words and filter; of none of both it makes none."""
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._conditions = conditions
 
     def page(
         self,
@@ -156,7 +155,19 @@ class MailPages:
         *,
         seconds: float | None = None,
     ) -> list[PageEntry]:
-        """Return the newest messages behind `after` that `only` lets pass and that have all `words`.
+        """Return the messages of `ids`, in this order. Raises QueryTooSlow as it does."""
+        return self.entries(self.ids(words, only, limit, after, seconds=seconds))
+
+    def ids(
+        self,
+        words: str = "",
+        only: SearchFilter | None = None,
+        limit: int = 20,
+        after: PagePlace | None = None,
+        *,
+        seconds: float | None = None,
+    ) -> list[str]:
+        """Return the identities of the newest messages behind `after` that `only` lets pass and that have all `words`.
 
         Raises QueryTooSlow when looking for them takes longer than `seconds`.
         """
@@ -170,7 +181,7 @@ class MailPages:
             if ids is None:
                 query = _page_of([*self._where(connection, asked), *_behind(after)], limit)
                 ids = list(connection.execute(query).scalars())
-        return self.entries(ids)
+            return ids
 
     def _newest(
         self, connection: Connection, asked: _Question, limit: int, after: PagePlace | None
@@ -205,15 +216,15 @@ class MailPages:
         if asked.senders is not None:
             theirs = of_senders(connection.dialect.name, asked.senders)
             if asked.terms and not on_sqlite and not _is_common(connection, asked.terms):
-                return [theirs, *self._conditions(words, only)]
+                return [theirs, *mail_conditions(connection.dialect.name, words, only)]
             return [theirs, *_filter_conditions(connection, only), *_probe(connection, asked.terms)]
         if not on_sqlite or (words.strip() and not rare and len(rest) != 1):
-            return self._conditions(words, only)
+            return mail_conditions(connection.dialect.name, words, only)
         filtered = _filter_conditions(connection, only)
         if rare:
             return [sqlite_condition(rare), *_probe(connection, rest), *filtered]
         if rest and only.is_empty:
-            return self._conditions(words, only)
+            return mail_conditions(connection.dialect.name, words, only)
         return [*filtered, *_probe(connection, rest)]
 
     def entries(self, email_ids: Sequence[str]) -> list[PageEntry]:

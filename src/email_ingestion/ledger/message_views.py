@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import Row, select
 
 from email_ingestion.ledger.engine import Database
 from email_ingestion.ledger.model import Location
-from email_ingestion.ledger.search import INDEXED_CHARACTERS, Hit, parse, snippet
 from email_ingestion.ledger.tables import attachments, deliveries, emails, places
 from email_ingestion.records import Address
 
@@ -109,30 +108,6 @@ class MessageViews:
         with self._database.connect() as connection:
             query = select(emails.c.html).where(emails.c.email_id == email_id)
             return connection.execute(query).scalar_one_or_none()
-
-    def hits(self, email_ids: Sequence[str], words: str) -> list[Hit]:
-        """Return messages as a search shows them, in this order; those that are not here are left out."""
-        terms = parse(words)
-        columns = (emails.c.email_id, emails.c.internaldate, emails.c.from_name, emails.c.from_addr, emails.c.subject)
-        body = func.substr(emails.c.text, 1, INDEXED_CHARACTERS).label("body")
-        names = select(attachments.c.email_id, attachments.c.filename).order_by(attachments.c.position)
-        files: dict[str, list[str]] = {}
-        with self._database.connect() as connection:
-            rows = connection.execute(select(*columns, body).where(emails.c.email_id.in_(email_ids))).all()
-            for each in connection.execute(names.where(attachments.c.email_id.in_(email_ids))):
-                files.setdefault(each.email_id, []).append(each.filename or "")
-        found = {
-            row.email_id: Hit(
-                row.email_id,
-                row.internaldate,
-                row.from_name or row.from_addr or "",
-                row.subject,
-                snippet(row.body, terms),
-                tuple(files.get(row.email_id, ())),
-            )
-            for row in rows
-        }
-        return [found[each] for each in email_ids if each in found]
 
 
 def _attachment(row: Row[Any]) -> StoredAttachment:

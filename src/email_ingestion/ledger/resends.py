@@ -7,15 +7,16 @@ when nothing else is due. Until then `attempts` says what it was before: `REPEAT
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
+from sqlalchemy import and_, delete, func, or_, select, update
 
 from email_ingestion.ledger.engine import Database, database_now
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, envelope_of
 from email_ingestion.ledger.rows import insert_of
+from email_ingestion.ledger.search import mail_conditions
 from email_ingestion.ledger.search_filter import SearchFilter, add_fold
 from email_ingestion.ledger.tables import deliveries, emails
 from email_ingestion.records import Envelope
@@ -46,12 +47,8 @@ class ResendCandidate:
 class Resends:
     """The resends of one ledger. Every method raises SinkUnavailable when the database is down."""
 
-    def __init__(
-        self, database: Database, conditions: Callable[[str, SearchFilter], list[ColumnElement[bool]]]
-    ) -> None:
-        """`conditions` makes those of words and a filter on `emails`."""
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._conditions = conditions
         self._insert = insert_of(database.engine)
 
     def now(self) -> datetime:
@@ -65,7 +62,7 @@ class Resends:
         query = (
             select(*ENVELOPE_COLUMNS, emails.c.raw_ref, deliveries.c.state, deliveries.c.changed_at)
             .outerjoin_from(emails, deliveries, delivery)
-            .where(*self._conditions(choice.words, choice.only))
+            .where(*mail_conditions(self._database.engine.dialect.name, choice.words, choice.only))
             .order_by(emails.c.internaldate, emails.c.email_id)
             .limit(limit)
         )

@@ -7,30 +7,17 @@ import string
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import combinations
 
-from sqlalchemy import TextClause, text
+from sqlalchemy import ColumnElement, TextClause, false, text
+
+from email_ingestion.ledger.search_filter import SearchFilter
 
 _MAX_TERMS = 64  # far above what a person types, far below what a query parser refuses
-_SNIPPET = 160  # characters
-INDEXED_CHARACTERS = 200_000  # of a text that the full-text index covers
 
 _TERM = re.compile(r'(?P<minus>-?)(?:"(?P<phrase>[^"]*)"?|(?P<word>[^\s"*]+))(?P<star>\*?)')
 _COMBINING = re.compile("[\u0300-\u036f]+")
 _TO_SPACES = str.maketrans(string.punctuation, " " * len(string.punctuation))
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A message that was found."""
-
-    email_id: str
-    date: datetime  # INTERNALDATE, aware, UTC
-    sender: str
-    subject: str
-    snippet: str  # where the text has the first of the words, in one line
-    attachments: tuple[str, ...] = ()  # their file names
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +37,20 @@ def parse(query: str) -> list[Term]:
         for match in _TERM.finditer(printable)
     )
     return [term for term in found if any(map(str.isalnum, term.words))][:_MAX_TERMS]
+
+
+def mail_conditions(dialect: str, words: str, only: SearchFilter) -> list[ColumnElement[bool] | TextClause]:
+    """Make the conditions on `emails` of words and a filter; without both every message fulfils them.
+
+    Words without a letter, and words of which all are excluded without a filter, find nothing.
+    """
+    if not words.strip():
+        return list(only.conditions(dialect))
+    terms = parse(words)
+    if not terms or (only.is_empty and all(term.excluded for term in terms)):
+        return [false()]
+    condition = sqlite_condition if dialect == "sqlite" else postgresql_condition
+    return [condition(terms), *only.conditions(dialect)]
 
 
 def sqlite_condition(terms: Sequence[Term]) -> TextClause:
@@ -206,12 +207,3 @@ def _fold(words: str) -> str:
     """Fold words like the SQL function email_words (fts_schema.py) folds the messages."""
     bare = _COMBINING.sub("", unicodedata.normalize("NFD", words))
     return bare.translate(_TO_SPACES)
-
-
-def snippet(body: str, terms: Sequence[Term]) -> str:
-    """Return the text around the first wanted term that occurs literally in `body`, else the beginning of `body`."""
-    lower = body.lower()
-    found = [lower.find(term.words.lower()) for term in terms if not term.excluded]
-    start = max(0, min((at for at in found if at >= 0), default=0) - _SNIPPET // 3)
-    line = " ".join(body[start : start + _SNIPPET].split())
-    return ("… " if start else "") + line + (" …" if start + _SNIPPET < len(body) else "")

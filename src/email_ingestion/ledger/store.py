@@ -12,20 +12,15 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
-    Row,
-    case,
     delete,
     exists,
-    false,
     func,
-    or_,
     select,
 )
 
 from email_ingestion.blobs import BlobStore, sha256_of
 from email_ingestion.blobs.reference import REMEDY
 from email_ingestion.errors import ContentLost, SinkUnavailable
-from email_ingestion.identity import MIN_PART, identity_value, matches_identity, shortest_parts
 from email_ingestion.ledger.accounts import StoredAccounts
 from email_ingestion.ledger.api_tokens import ApiTokens
 from email_ingestion.ledger.change_feed import Change, ChangeFeed, note_changes
@@ -51,16 +46,7 @@ from email_ingestion.ledger.owed_mail import OwedMail
 from email_ingestion.ledger.record_updates import RecordUpdates
 from email_ingestion.ledger.resends import Resends
 from email_ingestion.ledger.rows import PreparedBatch, attachment_rows, insert_of, unpack_content
-from email_ingestion.ledger.search import (
-    INDEXED_CHARACTERS,
-    Hit,
-    Term,
-    parse,
-    postgresql_condition,
-    snippet,
-    sqlite_condition,
-)
-from email_ingestion.ledger.search_filter import SearchFilter, add_fold
+from email_ingestion.ledger.search_hits import MailSearch
 from email_ingestion.ledger.server_state import ServerState, note_seen_again
 from email_ingestion.ledger.stored_contents import StoredContents
 from email_ingestion.ledger.tables import attachments, contents, deliveries, emails, places, purged
@@ -123,15 +109,16 @@ class Ledger:
         self._insert = insert_of(engine)
         self.outbox = Outbox(self._database)
         self.records = RecordUpdates(self._database)
-        self.resends = Resends(self._database, self._conditions_if_any)
+        self.resends = Resends(self._database)
         self.owed = OwedMail(self._database)
         self.contents = StoredContents(self._database)
         self.erasure = LedgerErasure(self._database)
         self.statistics = MailStatistics(self._database)
         self.views = MessageViews(self._database)
-        self.conversations = Conversations(self._database, self._conditions_if_any)
+        self.conversations = Conversations(self._database)
         self.api_tokens = ApiTokens(self._database)
-        self.pages = MailPages(self._database, self._conditions_if_any)
+        self.pages = MailPages(self._database)
+        self.mail_search = MailSearch(self._database, self.pages)
         self.accounts = StoredAccounts(self._database)
         self.server_state = ServerState(self._database)
         self.changes = ChangeFeed(self._database)
@@ -414,82 +401,6 @@ class Ledger:
                 return
             last = rows[-1].email_id
 
-    def search(self, words: str, limit: int = 20, only: SearchFilter | None = None) -> list[Hit]:
-        """Return the newest messages that `only` lets pass and that have all `words` (syntax: `search.parse`).
-
-        Words are looked for in subject, sender, text and file names of attachments; none and no condition find nothing.
-        """
-        terms = parse(words)
-        query = (
-            select(emails.c.email_id, emails.c.internaldate, emails.c.from_name, emails.c.from_addr, emails.c.subject)
-            .add_columns(func.substr(emails.c.text, 1, INDEXED_CHARACTERS).label("body"))
-            .where(*self._conditions(words, terms, only))
-            .order_by(emails.c.internaldate.desc(), emails.c.email_id)
-            .limit(limit)
-        )
-        with self._database.connect() as connection:
-            add_fold(connection)
-            rows = connection.execute(query).all()
-        files = self._filenames([row.email_id for row in rows])
-        return [
-            Hit(
-                row.email_id, row.internaldate, _sender(row), row.subject, snippet(row.body, terms), files[row.email_id]
-            )
-            for row in rows
-        ]
-
-    def count_hits(self, words: str, only: SearchFilter | None = None, maximum: int = 1000) -> int:
-        """Count what `search` finds without a limit; a count above `maximum` is given as one more than that."""
-        query = select(emails.c.email_id).where(*self._conditions(words, parse(words), only)).limit(maximum + 1)
-        with self._database.connect() as connection:
-            add_fold(connection)
-            return connection.execute(select(func.count()).select_from(query.subquery())).scalar_one()
-
-    def _conditions(self, words: str, terms: Sequence[Term], only: SearchFilter | None) -> list[Any]:
-        alone = only is None or only.is_empty
-        if (alone and all(term.excluded for term in terms)) or (words.strip() and not terms):
-            return [false()]
-        dialect = self._database.engine.dialect.name
-        condition = sqlite_condition if dialect == "sqlite" else postgresql_condition
-        return [*([condition(terms)] if terms else []), *(only.conditions(dialect) if only else ())]
-
-    def _conditions_if_any(self, words: str, only: SearchFilter) -> list[Any]:
-        """Return the conditions by which `search` chooses; without words and filter every message fulfils them."""
-        return [] if not words.strip() and only.is_empty else self._conditions(words, parse(words), only)
-
-    def _filenames(self, email_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """Return the file names of the attachments of each message."""
-        found: dict[str, list[str]] = {email_id: [] for email_id in email_ids}
-        columns = (attachments.c.email_id, attachments.c.filename)
-        with self._database.connect() as connection:
-            for chunk in _chunks(list(email_ids)):
-                query = select(*columns).where(attachments.c.email_id.in_(chunk), attachments.c.filename.is_not(None))
-                for row in connection.execute(query.order_by(attachments.c.position)):
-                    found[row.email_id].append(row.filename)
-        return {email_id: tuple(names) for email_id, names in found.items()}
-
-    def matching_ids(self, part: str, limit: int = 1000, account: str | None = None) -> list[str]:
-        """Return identities, of `account` only, that `part` may mean (`identity.matches_identity`), at most `limit`."""
-        escaped = "".join(f"!{character}" if character in "%_!" else character for character in part)
-        patterns = [f"{escaped}%", f"%:{escaped}%"]
-        like = or_(*(emails.c.email_id.like(pattern, escape="!") for pattern in patterns))
-        query = select(emails.c.email_id).where(like).order_by(emails.c.email_id).limit(limit)
-        if account is not None:
-            query = query.where(emails.c.account == account)
-        with self._database.connect() as connection:
-            return [each for each in connection.execute(query).scalars() if matches_identity(part, each)]
-
-    def short_ids(self, email_ids: Sequence[str]) -> dict[str, str]:
-        """Return for each identity the shortest text of those `matches_identity` takes that means no other message."""
-        position = func.instr if self._database.engine.dialect.name == "sqlite" else func.strpos
-        kind = case((position(emails.c.email_id, ":gm:") > 0, ":gm:"), else_=":sha256:")
-        start = func.substr(emails.c.email_id, position(emails.c.email_id, kind) + func.length(kind), MIN_PART)
-        found: set[str] = set(email_ids)
-        with self._database.connect() as connection:
-            for chunk in _chunks(sorted({identity_value(each)[:MIN_PART] for each in email_ids})):
-                found |= set(connection.execute(select(emails.c.email_id).where(start.in_(chunk))).scalars())
-        return shortest_parts(email_ids, found)
-
     def referenced(self, refs: Iterable[str]) -> set[str]:
         """Return the references of `refs` that a message or an attachment uses."""
         wanted = list(refs)
@@ -575,9 +486,3 @@ def _in_blob_store(stored: StoredEmail) -> set[str]:
 
 def _chunks(values: list[Any]) -> Iterator[list[Any]]:
     return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))
-
-
-def _sender(row: Row[Any]) -> str:
-    if row.from_name and row.from_addr:
-        return f"{row.from_name} <{row.from_addr}>"
-    return row.from_name or row.from_addr or ""

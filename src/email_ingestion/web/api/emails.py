@@ -133,7 +133,7 @@ def find_message(web: WebContext, caller: Caller, part: str) -> PageEntry:
     ledger = web.access.ledger
     found = [part] if ledger.known_ids([part]) else []
     if not found and len(part) >= MIN_PART:
-        found = ledger.matching_ids(part, account=caller.account)
+        found = ledger.mail_search.matching_ids(part, account=caller.account)
     if len(found) > 1:
         raise WebError(409, f"this may mean {len(found):,} messages: give more of the one")
     entry = next(iter(ledger.pages.entries(found)), None)

@@ -26,7 +26,8 @@ from email_ingestion.web.sessions import CurrentUser, WebUser
 
 if TYPE_CHECKING:
     from email_ingestion.ledger.mail_pages import MailCount
-    from email_ingestion.ledger.search import Hit, Term
+    from email_ingestion.ledger.search import Term
+    from email_ingestion.ledger.search_hits import Hit
     from email_ingestion.ledger.store import Ledger
 
 PATH = "/mail"
@@ -132,7 +133,7 @@ def _find(ledger: Ledger, asked: MailQuery, seconds: float) -> FoundMail:
 
     entries = ledger.pages.page(asked.words, asked.only, PAGE + 1, asked.after, seconds=seconds)
     shown = entries[:PAGE]
-    hits = ledger.views.hits([entry.email_id for entry in shown], asked.words)
+    hits = ledger.mail_search.shown([entry.email_id for entry in shown], asked.words)
     return FoundMail(hits, parse(asked.words), shown[-1].place.cursor if len(entries) > PAGE else None)
 
 
@@ -181,7 +182,7 @@ def _result(hit: Hit, terms: Sequence[Term]) -> dict[str, Any]:
     return {
         "email_id": hit.email_id,
         "date": hit.date,
-        "sender": list(highlighted(_cut(hit.sender), terms)) or [("(no sender)", False)],
+        "sender": list(highlighted(_cut(hit.from_name or hit.from_addr), terms)) or [("(no sender)", False)],
         "subject": list(highlighted(_cut(hit.subject), terms)) or [("(no subject)", False)],
         "snippet": list(highlighted(hit.snippet, terms)),
         "attachments": names[:MAX_FILES],

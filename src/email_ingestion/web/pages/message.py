@@ -219,7 +219,7 @@ def _line(record: dict[str, Any]) -> dict[str, str]:
 def _page(ledger: Ledger, email_id: str) -> MessagePage | Response | None:
     found = ledger.views.message(email_id)
     if found is None:
-        meant = ledger.matching_ids(email_id, 2)
+        meant = ledger.mail_search.matching_ids(email_id, 2)
         return RedirectResponse(f"/mail/{meant[0]}", 303) if len(meant) == 1 else None
     try:
         conversation = tuple(islice(ledger.conversations.of_message(email_id), 200))
