@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-FAILED, INTERRUPTED = 2, 130
+FAILED = 2
 SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC}
 
 
@@ -25,6 +25,9 @@ def reexec_in_venv() -> None:
     """Return if the package can be imported; otherwise re-execute in `.venv`, or exit with a hint how to make it."""
     if hint := _run_in_venv():
         sys.exit(hint)
+    from email_ingestion.interrupts import end_when_interrupted  # noqa: PLC0415 - not before we are in .venv
+
+    end_when_interrupted()
 
 
 def run_process(component: str) -> None:
@@ -32,9 +35,10 @@ def run_process(component: str) -> None:
     if hint := _run_in_venv():
         _fail(component, hint)
     try:
-        from email_ingestion.cli import processes  # noqa: PLC0415 - not before we are in .venv
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        from email_ingestion.interrupts import end_when_interrupted  # noqa: PLC0415 - not before we are in .venv
+
+        end_when_interrupted()
+        from email_ingestion.cli import processes  # noqa: PLC0415
     except Exception as error:  # noqa: BLE001 - whatever it is, no line of the log may be anything but JSON
         if isinstance(error, MemoryError) or getattr(error, "errno", None) in SHORTAGES:
             _fail(component, f"this machine or a limit (`ulimit -a`) leaves too little to begin with: {error}")

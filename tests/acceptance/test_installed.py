@@ -42,7 +42,7 @@ def program(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             (packages / entry.name).symlink_to(entry)
     script = folder / "bin" / "email-ingestion"
     script.write_text(
-        f"#!{folder}/bin/python\nimport sys\nfrom email_ingestion.cli.main import main\nsys.exit(main())\n"
+        f"#!{folder}/bin/python\nimport sys\nfrom email_ingestion.__main__ import main\nsys.exit(main())\n"
     )
     script.chmod(0o755)
     return script

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import update
 
-from email_ingestion.ledger import outbox, store
+from email_ingestion.ledger import outbox
 from email_ingestion.ledger.engine import database_now
 from email_ingestion.ledger.outbox import LONGEST_WAIT, DeliveryClaim
 from email_ingestion.ledger.store import Ledger
@@ -219,54 +219,6 @@ def test_what_the_clock_put_off_by_going_back_is_due_now(ledger: Ledger, monkeyp
     assert ledger.outbox.mend_due_times("a", LEASE) == 1  # not what a worker has: it extends its lease itself
     assert ids(claim(ledger)) == ["default:gm:1"]
     assert ledger.outbox.extend(claimed, ["default:gm:2"], LEASE)[1] == frozenset()
-
-
-def test_a_clock_that_was_ahead_between_two_looks_puts_nothing_off(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is ahead for a second, while a claim is given back, another message deferred and a third one recorded."""
-    record(ledger, 1, 2)
-    first = claim(ledger, limit=2)
-    assert ledger.outbox.mend_due_times("a", LEASE) == 0
-    with monkeypatch.context() as patched:
-        for module in (outbox, store):
-            patched.setattr(module, "database_now", lambda connection: database_now(connection) + timedelta(minutes=5))
-        ledger.outbox.release(first, ["default:gm:1"])
-        ledger.outbox.defer(first, {"default:gm:2": 1})
-        record(ledger, 3)
-    assert ids(claim(ledger)) == []
-    assert ledger.outbox.mend_due_times("a", LEASE) == 3
-    oldest = ledger.outbox.backlog("a").oldest
-    assert oldest
-    assert oldest <= datetime.now(UTC)
-    assert ids(claim(ledger)) == ["default:gm:1", "default:gm:2", "default:gm:3"]
-
-
-def test_what_was_never_tried_is_due_whoever_saw_the_clock_ahead(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The process that recorded it was killed before the clock went back."""
-    with monkeypatch.context() as patched:
-        patched.setattr(store, "database_now", lambda connection: database_now(connection) + timedelta(minutes=5))
-        record(ledger, 1)
-    assert ledger.outbox.mend_due_times("a", LEASE) == 1
-    assert ids(claim(ledger)) == ["default:gm:1"]
-
-
-def test_a_slow_answer_is_no_clock_that_goes_back(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    record(ledger, 1)
-    ledger.outbox.defer(claim(ledger), {"default:gm:1": 60.0})
-    began, passed = datetime.now(UTC), 0.0
-    slow = iter([30.0, 0.0, 0.0])
-
-    def answer(_: object) -> datetime:
-        nonlocal passed
-        passed += next(slow)
-        return began + timedelta(seconds=passed)
-
-    monkeypatch.setattr(outbox, "boot_time", lambda: passed)
-    monkeypatch.setattr(outbox, "database_now", answer)
-    assert [ledger.outbox.mend_due_times("a", LEASE) for _ in range(3)] == [0, 0, 0]
 
 
 def test_a_lease_that_the_clock_made_too_long_ends(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

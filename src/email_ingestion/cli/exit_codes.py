@@ -28,6 +28,7 @@ from email_ingestion.errors import (
     is_thread_shortage,
 )
 from email_ingestion.file_modes import use_private_umask
+from email_ingestion.interrupts import INTERRUPTED, SENTENCE, end_when_interrupted, raise_when_interrupted
 from email_ingestion.ops.redaction import describe_unforeseen
 from email_ingestion.process_limits import describe_thread_limits
 from email_ingestion.shipped_files import as_typed_here
@@ -35,7 +36,7 @@ from email_ingestion.shipped_files import as_typed_here
 REDIS_REFUSES = "Redis does not serve"
 REDIS_REMEDY = "see that Redis runs and that REDIS_URL or REDIS_HOST and REDIS_PORT name it"
 OnFailure = Callable[[Exception, str, int], None]
-OK, NEGATIVE, FAILED, USAGE, CONFIGURATION, INTERRUPTED = 0, 1, 2, 64, 78, 130
+OK, NEGATIVE, FAILED, USAGE, CONFIGURATION = 0, 1, 2, 64, 78
 # What a folder or file says that is not as a program needs it, such as a home that only root may write.
 REFUSED_FILES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 READER_GONE = 141  # 128 and SIGPIPE, as a shell has it for `… | head -1`
@@ -69,7 +70,9 @@ def leave(
     # Else the interpreter looks for garbage at its end, in all that was imported, for a fifth of a second.
     atexit.register(gc.freeze)
     try:
+        raise_when_interrupted()
         code = command.main(standalone_mode=False)
+        end_when_interrupted()
     except UsageError as error:
         on_failure(error, error.format_message(), USAGE)
         error.show()
@@ -79,6 +82,7 @@ def leave(
             sys.exit(READER_GONE)
         raise
     except (typer.Abort, KeyboardInterrupt):
+        end_when_interrupted()  # who presses it again does not wait for threads that still end
         code = INTERRUPTED
     except EmailIngestionError as error:
         sentence = _sentence(error)
@@ -94,7 +98,7 @@ def leave(
         typer.echo(as_typed_here(sentence), err=True)
         sys.exit(FAILED)
     if code == INTERRUPTED:
-        typer.echo("Interrupted: what was done stays done, and the same command does the rest.", err=True)
+        typer.echo(SENTENCE, err=True)
     sys.exit(code if isinstance(code, int) else OK)
 
 

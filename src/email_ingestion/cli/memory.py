@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
+from email_ingestion.background import BackgroundThread
 from email_ingestion.cli.common import current_user, parse_duration
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.output import Json, say, show
@@ -48,8 +49,8 @@ def memory(
         body = {"seconds": seconds, "top": top}
         return {"process": each.stem, **client.post(each, "memory", body, seconds)}
 
-    with ThreadPoolExecutor(len(found)) as threads:
-        reports = list(threads.map(watch, found))
+    threads = BackgroundThread("memory", parallel=len(found))  # an interrupt does not wait for what they wait for
+    reports = [each.result() for each in [threads.submit(partial(watch, each)) for each in found]]
     if as_json:
         typer.echo(json.dumps(reports, indent=2))
         return OK

@@ -30,9 +30,11 @@ from email_ingestion.fleet.managed_processes import (
 from email_ingestion.fleet.subprocesses import DetachedProcess, terminate
 from email_ingestion.fleet.web_process import STEM as WEB
 from email_ingestion.fleet.web_process import find_web, wait_until_served, web_url
+from email_ingestion.interrupts import hold_interrupts
 from email_ingestion.settings import Settings, environment
 
 KILL_SECONDS = 5.0  # beyond STOP_SECONDS
+STARTED_FIRST = "Interrupted: what was stopped is started again first."
 MANAGERS = {"INVOCATION_ID": "systemd", "KUBERNETES_SERVICE_HOST": "Kubernetes"}  # by a variable of the process
 
 
@@ -61,13 +63,11 @@ def restart(settings: Settings, component: str, *, rolling: bool, say: Callable[
         raise OperationFailed(f"no {component} runs on this machine: email-ingestion start")
     found = [_how_it_was_started(each) for each in running]
     if not rolling:
-        _stop(settings, found, say)
-        _start(settings, found, say)
+        _stop_and_start(settings, found, say)
     else:
         with _company(settings, found, say):
             for each in found:
-                _stop(settings, [each], say)
-                _start(settings, [each], say)
+                _stop_and_start(settings, [each], say)
     return [each.stem for each in found]
 
 
@@ -79,9 +79,12 @@ def _restart_web(settings: Settings, say: Callable[[str], None]) -> list[str]:
     variables = dict(found.variables)
     if web.url and variables.get("WEB_PORT") == "0":  # a trial's: links to the pages go on to work
         variables["WEB_PORT"] = str(urlsplit(web.url).port)
-    _stop(settings, [found], say)
-    started_at = time.monotonic()
-    process = DetachedProcess(found.command, settings.log_dir / f"{WEB}.log", variables)
+    with hold_interrupts(STARTED_FIRST):
+        ends = _stop(settings, [found])
+        started_at = time.monotonic()
+        process = DetachedProcess(found.command, settings.log_dir / f"{WEB}.log", variables)
+    for end in ends:
+        say(end)
     if problem := wait_until_served(settings, process):
         process.end(KILL_SECONDS)
         raise ProcessesNotStarted({WEB: problem})
@@ -125,18 +128,16 @@ def _company(settings: Settings, found: Sequence[_Started], say: Callable[[str],
         say(f"{stem} has ended again")
 
 
-def _stop(settings: Settings, found: Sequence[_Started], say: Callable[[str], None]) -> None:
-    killed = terminate([each.process for each in found], settings.stop_seconds + KILL_SECONDS)
-    for each in found:
-        say(f"{each.stem} {'had to be killed' if each.process in killed else 'stopped'}")
-
-
-def _start(settings: Settings, found: Sequence[_Started], say: Callable[[str], None]) -> None:
-    started_at = time.monotonic()
-    started = {
-        each.stem: DetachedProcess(each.command, settings.log_dir / f"{each.stem}.log", each.variables)
-        for each in found
-    }
+def _stop_and_start(settings: Settings, found: Sequence[_Started], say: Callable[[str], None]) -> None:
+    with hold_interrupts(STARTED_FIRST):
+        ends = _stop(settings, found)
+        started_at = time.monotonic()
+        started = {
+            each.stem: DetachedProcess(each.command, settings.log_dir / f"{each.stem}.log", each.variables)
+            for each in found
+        }
+    for end in ends:
+        say(end)
     try:
         wait_until_ready(settings, started)
     except ProcessesNotStarted:
@@ -145,3 +146,9 @@ def _start(settings: Settings, found: Sequence[_Started], say: Callable[[str], N
         raise
     for stem in started:
         say(f"{stem} is ready again after {time.monotonic() - started_at:.1f} s")
+
+
+def _stop(settings: Settings, found: Sequence[_Started]) -> list[str]:
+    """Stop processes; return how each ended, to be told once they run again: who reads it may be gone."""
+    killed = terminate([each.process for each in found], settings.stop_seconds + KILL_SECONDS)
+    return [f"{each.stem} {'had to be killed' if each.process in killed else 'stopped'}" for each in found]

@@ -15,18 +15,16 @@ a future that nobody asked for: `mend_due_times` brings them back.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, case, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select, update
 
 from email_ingestion.ledger.engine import Database, database_now
 from email_ingestion.ledger.tables import deliveries, emails
-from email_ingestion.ledger.types import Moment
 from email_ingestion.records import Envelope
 
 LONGEST_WAIT = 6 * 3600.0  # seconds until another attempt, whatever a sink asks for
@@ -88,9 +86,7 @@ class Outbox:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        # By sink: what the database's clock was ahead at most of ours that never steps, since due times were mended.
-        self._clocks: dict[str, float] = {}
-        self._clocks_lock = threading.Lock()
+        self._clocks: dict[str, float] = {}  # by sink: what the database's clock was ahead of ours that never steps
         self._overlong_since: dict[str, float] = {}  # by sink: since when a lease ends later than any may
 
     def claim(self, sink: str, holder: str, limit: int, lease: float, *, suspects: bool = True) -> DeliveryClaim:
@@ -99,7 +95,7 @@ class Outbox:
         A message that may have killed a worker comes alone, and not at all without `suspects`.
         """
         with self._database.connect() as connection:  # mostly nothing is due, and this needs no write lock
-            now = self._now(connection, sink)
+            now = database_now(connection)
             claim = DeliveryClaim(sink, now + timedelta(seconds=lease))
             mine = (deliveries.c.sink == sink, _WAITING, *(() if suspects else (deliveries.c.holder.is_(None),)))
             for due in ((*mine, deliveries.c.due <= now), (*mine, _RESEND)):
@@ -121,7 +117,7 @@ class Outbox:
         Return the claim as it is from now on, and the messages of it that another worker has taken over.
         """
         with self._database.begin() as connection:
-            until = self._now(connection, claim.sink) + timedelta(seconds=lease)
+            until = database_now(connection) + timedelta(seconds=lease)
             mine = (deliveries.c.sink == claim.sink, deliveries.c.email_id.in_(sorted(email_ids)), _is_held(claim))
             change = update(deliveries).where(*mine).values(due=until).returning(deliveries.c.email_id)
             held = set(connection.execute(change).scalars())
@@ -152,7 +148,7 @@ class Outbox:
     def defer(self, claim: DeliveryClaim, seconds: Mapping[str, float]) -> None:
         """Schedule the next attempt of each message, in so many seconds."""
         with self._database.begin() as connection:
-            now = self._now(connection, claim.sink)
+            now = database_now(connection)
             for email_id, wait in seconds.items():
                 due = now + timedelta(seconds=min(wait, LONGEST_WAIT))
                 self._change(connection, claim.sink, [email_id], _is_held(claim), due=due, holder=None)
@@ -161,29 +157,30 @@ class Outbox:
         """Release messages that were not tried: the claim does not count as an attempt."""
         attempts = case((deliveries.c.attempts > 0, deliveries.c.attempts - 1), else_=0)
         with self._database.begin() as connection:
-            due = self._now(connection, claim.sink) + timedelta(seconds=seconds)
+            due = database_now(connection) + timedelta(seconds=seconds)
             self._change(connection, claim.sink, email_ids, _is_held(claim), due=due, holder=None, attempts=attempts)
 
     def recover(self, sink: str, holder: str) -> int:
         """Make the claims of a killed `holder` due now; return how many. Their attempts stay counted."""
         mine = (deliveries.c.sink == sink, _WAITING, deliveries.c.holder == holder)
         with self._database.begin() as connection:
-            due = self._now(connection, sink)
+            due = database_now(connection)
             return connection.execute(update(deliveries).where(*mine).values(due=due)).rowcount
 
     def mend_due_times(self, sink: str, lease: float) -> int:
         """Make due what the clock put into an impossible future; return how many. Call it every few seconds.
 
-        That is what waits when the clock has gone back since the last call, what was never tried, what waits longer
-        than any may, and a lease that ends later than any does, once its holder had the time to extend it by the clock
-        as it is.
+        That is what waits when the clock has gone back since the last call, what waits longer than any may, and a
+        lease that ends later than any does, once its holder had the time to extend it by the clock as it is.
         """
         ours = boot_time()
         mine = (deliveries.c.sink == sink, _WAITING)
         with self._database.connect() as connection:
             now = database_now(connection)
             latest = connection.execute(select(func.max(deliveries.c.due)).where(*mine)).scalar_one()
-        went_back = self._compare_clock(sink, now, ours) > STEP_SECONDS
+        offset = now.timestamp() - ours
+        went_back = self._clocks.get(sink, offset) - offset > STEP_SECONDS
+        self._clocks[sink] = offset
         overlong = now + timedelta(seconds=lease + STEP_SECONDS)
         if latest is None or latest <= overlong:
             self._overlong_since.pop(sink, None)
@@ -191,32 +188,11 @@ class Outbox:
                 return 0
         abandoned = ours - self._overlong_since.setdefault(sink, ours) > lease if latest > overlong else False
         limit = now if went_back else now + timedelta(seconds=LONGEST_WAIT + lease)
-        untried = and_(deliveries.c.attempts <= 0, deliveries.c.due > now + timedelta(seconds=STEP_SECONDS))
-        wrong = and_(deliveries.c.holder.is_(None), or_(deliveries.c.due > limit, untried))
+        wrong = and_(deliveries.c.holder.is_(None), deliveries.c.due > limit)
         if abandoned:
             wrong = or_(wrong, and_(deliveries.c.holder.is_not(None), deliveries.c.due > overlong))
-        recorded = case((deliveries.c.changed_at > now, literal(now, Moment)), else_=deliveries.c.changed_at)
         with self._database.begin() as connection:
-            change = update(deliveries).where(*mine, wrong).values(due=now, changed_at=recorded)
-            return connection.execute(change).rowcount
-
-    def _now(self, connection: Connection, sink: str) -> datetime:
-        """Return the time by which due times are written, and remember how far that clock is ahead at least."""
-        now = database_now(connection)
-        offset = now.timestamp() - boot_time()
-        with self._clocks_lock:
-            self._clocks[sink] = max(offset, self._clocks.get(sink, offset))
-        return now
-
-    def _compare_clock(self, sink: str, now: datetime, asked: float) -> float:
-        """Return by how many seconds the clock was ahead of `now` since the last comparison, however slow answers are.
-
-        `asked` is when the database was asked, by `boot_time`.
-        """
-        with self._clocks_lock:
-            known = self._clocks.get(sink)
-            self._clocks[sink] = now.timestamp() - boot_time()
-        return 0.0 if known is None else known - (now.timestamp() - asked)
+            return connection.execute(update(deliveries).where(*mine, wrong).values(due=now)).rowcount
 
     def backlog(self, sink: str) -> WaitingDeliveries:
         """Count the deliveries that wait for `sink`."""
@@ -225,9 +201,6 @@ class Outbox:
         with self._database.connect() as connection:
             query = select(*columns).where(deliveries.c.sink == sink, _WAITING)
             waiting, resends, oldest = connection.execute(query).one()
-        if not waiting:
-            with self._clocks_lock:
-                self._clocks.pop(sink, None)  # nothing has a due time
         return WaitingDeliveries(waiting - resends, oldest, resends)
 
     def started(self, email_id: str = "", limit: int | None = None) -> list[StartedDelivery]:
