@@ -46,7 +46,7 @@ def ops_app(status: Status, metrics: Metrics, admin: Admin | None = None) -> Fas
         """All that is known of the process."""
         return JSONResponse(status.report())
 
-    for path in ("/health", "/health/", "/livez"):
+    for path in ("/health", "/livez"):
         _add_get(app, path, health, HealthAnswer | FullHealthAnswer, unavailable="A loop has stalled.")
     for path in ("/ready", "/readyz"):
         _add_get(app, path, ready, ReadyAnswer, unavailable="The process does no work.")
@@ -62,7 +62,7 @@ def ops_app(status: Status, metrics: Metrics, admin: Admin | None = None) -> Fas
 def metrics_app(metrics: Metrics, title: str = "email-ingestion metrics", version: str = "") -> FastAPI:
     """Make an application that serves `/metrics`, and the list of its paths at `/`."""
     # FastAPI's pages need scripts from the Internet, and its schema would be made in the event loop.
-    app = FastAPI(title=title, version=version, description=DESCRIPTION, openapi_url=None)
+    app = FastAPI(title=title, version=version, description=DESCRIPTION, openapi_url=None, redirect_slashes=False)
 
     async def exposition(_request: Request) -> Response:
         """The metrics in the text format of Prometheus."""

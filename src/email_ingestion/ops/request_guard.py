@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 import socket
 from collections.abc import Collection
 from dataclasses import dataclass
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 from fastapi.concurrency import run_in_threadpool
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
@@ -21,7 +22,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from email_ingestion.ops.admin import BAD_REQUEST, FORBIDDEN, UNAUTHORIZED, Admin, refusal, request_headers
 
 READ_METHODS = ("GET", "HEAD")
-PROBE_PATHS = frozenset(["/health", "/health/", "/livez", "/ready", "/readyz"])  # never need a token
+PROBE_PATHS = frozenset(["/health", "/livez", "/ready", "/readyz"])  # never need a token
+# A name or an address, and a port (RFC 9112, section 3.2): no user, path, list or letter beyond ASCII.
+HOST = re.compile(
+    r"(\[[0-9a-f:.]+(?:%[\w.~-]+)?\]|[\w~-]+(?:\.[\w~-]+)*\.?)(?::([0-9]{0,5}))?", re.ASCII | re.IGNORECASE
+)
+LAST_PORT = 65_535
 MAX_BODY_BYTES = 64 * 1024
 MAX_HEADER_BYTES = 16 * 1024
 FIELD_BYTES = 4  # of a header field: a colon, a blank, the end of the line
@@ -46,14 +52,13 @@ class AllowedHosts:
 
     def allow(self, host: str | None) -> bool:
         """Return whether a request with this Host header is answered; None is a request without one."""
-        if host is None or host == "":
+        if not host:
             return True
-        try:
-            name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
-        except ValueError:  # a bracket that is not closed
+        if (found := HOST.fullmatch(host)) is None:
             return False
-        if not name or "@" in host or "/" in host:
-            return False
+        name = found[1].strip("[]").rstrip(".").casefold()
+        if found[1].startswith("["):
+            return _is_address(name)
         return "." not in name or _is_address(name) or name.endswith(".localhost") or self._is_named(name)
 
     def _is_named(self, name: str) -> bool:
@@ -94,6 +99,7 @@ class RequestGuard:
             answer.headers.update(CLOSE)
             await answer(scope, receive, send)
             return
+        scope = without_last_slash(scope)
         reads = scope["method"] in READ_METHODS
         reason, code = self._objection(scope, reads=reads) or (None, 0)
         if reason is None:
@@ -135,11 +141,25 @@ def malformation(scope: Scope) -> tuple[str, int] | None:
     fields = sum(len(name) + len(value) + FIELD_BYTES for name, value in scope["headers"])
     if len(path) + len(query) + fields > MAX_HEADER_BYTES:
         return f"the head of a request has {MAX_HEADER_BYTES // 1024} KiB at most", HEAD_TOO_LARGE
+    hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+    if len(hosts) > 1 or not all(map(_is_host, hosts)):
+        return "the Host is not the name or address of one host, and a port", BAD_REQUEST
     try:
         plain = unquote_to_bytes(path + b"?" + query).decode()
     except UnicodeDecodeError:
         return "the address is not UTF-8", BAD_REQUEST
     return ("the address has a NUL character", BAD_REQUEST) if "\0" in plain else None
+
+
+def _is_host(header: str) -> bool:
+    found = HOST.fullmatch(header)
+    return not header or (found is not None and int(found[2] or 0) <= LAST_PORT)
+
+
+def without_last_slash(scope: Scope) -> Scope:
+    """Return a request whose path has no slash at its end: a redirection is no answer to a probe, and looks well."""
+    path = scope["path"]
+    return scope | {"path": path[:-1]} if len(path) > 1 and path.endswith("/") else scope
 
 
 def with_json_body(scope: Scope) -> Scope:

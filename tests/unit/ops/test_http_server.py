@@ -135,11 +135,6 @@ def test_serving_loads_no_pydantic_of_the_first_version() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=Path(__file__).parents[3])
 
 
-def test_a_trailing_slash_leads_to_the_path_without_it(served: Endpoints) -> None:
-    for path in ("/livez/", "/ready/", "/readyz/", "/status/", "/metrics/"):
-        assert get(served.ops_url + path).url == served.ops_url + path.removesuffix("/")
-
-
 def test_answers_come_at_once_while_redis_hangs(served: Endpoints, worker: Ops) -> None:
     release = threading.Event()
 
@@ -334,6 +329,7 @@ def test_headers_that_do_not_end_are_refused(served: Endpoints) -> None:
         ("GET /health", ("Content-Length: 5", "Transfer-Encoding: chunked"), 400),
         ("POST /admin/pause", ("Content-Length: 5", "Transfer-Encoding: chunked"), 400),
         ("POST /admin/breakers/%00", (), 400),
+        ("GET /health", ("Host: localhost",), 400),
     ],
 )
 def test_a_request_that_means_nothing_or_two_things_is_refused_on_both_ports(
@@ -346,6 +342,49 @@ def test_a_request_that_means_nothing_or_two_things_is_refused_on_both_ports(
             answer = b"".join(iter(lambda: connection.recv(4096), b""))
         assert answer.startswith(f"HTTP/1.1 {status} ".encode())
         assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_a_host_that_is_none_is_malformed_on_both_ports(served: Endpoints) -> None:
+    for host in (
+        *(
+            "localhost, evil.example",
+            "localhost evil.example",
+            "anna@localhost",
+            "localhost/health",
+            "localhost?a",
+            "#a",
+        ),
+        *(
+            "b\u00fccher",
+            "b%C3%BCcher",
+            "localhost:99999",
+            "localhost:8a",
+            "localhost:-1",
+            "localhost:80:80",
+            "[::1",
+            ":",
+        ),
+        *("localhost..", ".localhost", "::1"),
+    ):
+        for port in (served.ops_port, served.metrics_port):
+            request = f"GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n"
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+                connection.sendall(request.encode("utf-8"))
+                assert connection.recv(4096).startswith(b"HTTP/1.1 400 "), host
+
+
+def test_a_slash_at_the_end_changes_no_answer(worker: Ops) -> None:
+    endpoints = serve(worker.status, worker.metrics, "127.0.0.1", 0, 0, read_token="s3cret-of-readers")
+    try:
+        for path in ("/health", "/livez", "/ready", "/readyz", "/status", "/metrics", "/docs", "/runbooks", "/none"):
+            answers = [
+                requests.get(endpoints.ops_url + it, allow_redirects=False, timeout=60) for it in (path, f"{path}/")
+            ]
+            assert len({each.status_code for each in answers}) == 1, path
+        assert requests.get(endpoints.ops_url + "/ready/", allow_redirects=False, timeout=60).status_code == 503
+        assert requests.get(endpoints.metrics_url + "/metrics/", allow_redirects=False, timeout=60).status_code == 401
+    finally:
+        endpoints.close()
 
 
 @pytest.mark.parametrize(
@@ -371,6 +410,9 @@ def test_the_names_of_this_machine_and_the_configured_ones_are_answered(host: st
             "127.0.0.1/evil.example",
             "[::1",
             "[evil.example]",
+            "[cafe]",
+            "localhost, evil.example",
+            "localhost:8080@evil.example",
         ),
     ],
 )
