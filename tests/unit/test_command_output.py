@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,6 +110,21 @@ def test_a_reader_that_has_enough_is_no_answer_and_no_error() -> None:
     done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
     os.close(writes)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only where there is a disk that is always full")
+@pytest.mark.parametrize(
+    ("command", "full", "code"), [("config show", "stdout", 2), ("--help", "stdout", 2), ("nosuch", "stderr", 64)]
+)
+def test_an_answer_for_which_there_is_no_room_is_a_failure_and_one_sentence(command: str, full: str, code: int) -> None:
+    with Path("/dev/full").open("w") as disk:
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {full: disk}
+        words = [sys.executable, "-m", "email_ingestion", *command.split()]
+        done = subprocess.run(words, **streams, text=True, timeout=60, check=False)  # type: ignore[call-overload]
+    assert done.returncode == code
+    if full == "stdout":
+        assert len(done.stderr.splitlines()) == 1
+        assert "No space left on device" in done.stderr
 
 
 def test_the_status_is_read_on_a_terminal_however_narrow(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import typer
@@ -69,37 +70,65 @@ def leave(
     _speak_utf8()
     # Else the interpreter looks for garbage at its end, in all that was imported, for a fifth of a second.
     atexit.register(gc.freeze)
+    sys.exit(_write_out(_run(command, on_failure, crashes=crashes)))
+
+
+def _run(command: Any, on_failure: OnFailure, *, crashes: bool) -> int:
     try:
         raise_when_interrupted()
         code = command.main(standalone_mode=False)
         end_when_interrupted()
     except UsageError as error:
         on_failure(error, error.format_message(), USAGE)
-        error.show()
-        sys.exit(USAGE)
+        with suppress(OSError):
+            error.show()
+        return USAGE
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # typer ends with 1 then, which would be an answer
-            sys.exit(READER_GONE)
+            return READER_GONE
         raise
     except (typer.Abort, KeyboardInterrupt):
         end_when_interrupted()  # who presses it again does not wait for threads that still end
         code = INTERRUPTED
     except EmailIngestionError as error:
         sentence = _sentence(error)
-        failure_code = exit_code_of(error)
-        on_failure(error, sentence, failure_code)
-        typer.echo(as_typed_here(sentence), err=True)
-        sys.exit(failure_code)
+        on_failure(error, sentence, exit_code_of(error))
+        _tell(sentence)
+        return exit_code_of(error)
     except Exception as error:
         if crashes and not is_shortage(error):
             raise
         sentence = _sentence_of_others(error)
         on_failure(error, sentence, FAILED)
-        typer.echo(as_typed_here(sentence), err=True)
-        sys.exit(FAILED)
+        _tell(sentence)
+        return FAILED
     if code == INTERRUPTED:
-        typer.echo(SENTENCE, err=True)
-    sys.exit(code if isinstance(code, int) else OK)
+        _tell(SENTENCE)
+    return code if isinstance(code, int) else OK
+
+
+def _write_out(code: int) -> int:
+    """Write what still waits to be written and return the exit code: that of a failure where an answer was not whole.
+
+    The interpreter would do it at its end, and say that it ignores an exception.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None:
+            continue
+        try:
+            stream.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # nor does the interpreter try again
+            if stream is sys.stdout and code in {OK, NEGATIVE}:
+                code = READER_GONE if isinstance(error, BrokenPipeError) else FAILED
+                if code == FAILED:
+                    _tell(_sentence_of_others(error))
+    return code
+
+
+def _tell(sentence: str) -> None:
+    with suppress(OSError):  # a file on a full disk: the exit code says it too
+        typer.echo(as_typed_here(sentence), err=True)
 
 
 def exit_code_of(error: EmailIngestionError) -> int:

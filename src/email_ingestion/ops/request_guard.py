@@ -159,7 +159,7 @@ def _is_host(header: str) -> bool:
 def without_last_slash(scope: Scope) -> Scope:
     """Return a request whose path has no slash at its end: a redirection is no answer to a probe, and looks well."""
     path = scope["path"]
-    return scope | {"path": path[:-1]} if len(path) > 1 and path.endswith("/") else scope
+    return {**scope, "path": path[:-1]} if len(path) > 1 and path.endswith("/") else scope
 
 
 def with_json_body(scope: Scope) -> Scope:
