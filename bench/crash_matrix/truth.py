@@ -93,6 +93,7 @@ class Watch:
         self._delivered = delivered
         self._moved = time.monotonic()  # when mail moved last, or none waited
         self._told = dict.fromkeys(SOURCES, self._moved)  # when each source last told a reason, or mail moved
+        self._telling: set[str] = set()  # the sources whose last answer gave a reason, and mail has not moved since
         self._thresholds = alert_thresholds()
         self._metrics: dict[str, MetricsSnapshot] = {}
 
@@ -103,6 +104,7 @@ class Watch:
             if now is not None and (now != self._delivered or now >= self._world.arrived):
                 self._delivered, self._moved = now, time.monotonic()
                 self._told = dict.fromkeys(SOURCES, self._moved)
+                self._telling.clear()
                 continue
             if time.monotonic() - self._moved > LOOK_SECONDS:
                 said = [self._ask(name, running) for name, running in list(self._world.running.items())]
@@ -121,10 +123,14 @@ class Watch:
                     self._note(DOCTOR, min(wrong, default=""), asked)  # it tells of the time when it looks
 
     def _note(self, source: str, reason: str, now: float) -> None:
+        """Keep for how long a source told no reason; not the time between two answers that both gave one."""
         silent = now - max(self._moved, self._told[source])
         self._truth.asked.add(source)
-        self._truth.silent[source] = max(self._truth.silent[source], silent)
+        if not (reason and source in self._telling):
+            self._truth.silent[source] = max(self._truth.silent[source], silent)
+        self._telling.discard(source)
         if reason:
+            self._telling.add(source)
             self._told[source] = now
             if not self._truth.reason:
                 self._truth.reason, self._truth.after = f"{source}: {reason}", now - self._moved

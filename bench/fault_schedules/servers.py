@@ -228,7 +228,8 @@ class FaultyPostgres(Troubled):
         found = []
         for process in psutil.process_iter(["cmdline"]):
             if str(self.data) in (process.info["cmdline"] or ()):
-                found += [process, *process.children(recursive=True)]
+                with suppress(psutil.NoSuchProcess):  # it has ended since
+                    found += [process, *process.children(recursive=True)]
         return found
 
     def _run(self, program: str, *options: object) -> None:

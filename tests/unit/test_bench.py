@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from itertools import islice
 from statistics import median
+from typing import Any, cast
+
+import pytest
 
 from bench import capacity, parser
 from bench.corpus import letters
+from bench.crash_matrix.truth import READY, Truth, Watch
 from bench.rounds import Failed, Run, race
 from bench.run import page
 from bench.tables import Aim, Section
@@ -19,6 +24,15 @@ def test_the_corpus_is_the_same_every_time():
 
 def test_half_of_the_corpus_is_under_about_twelve_kilobytes():
     assert 9_000 < median(map(len, letters(400))) < 15_000
+
+
+def test_between_two_answers_that_both_gave_a_reason_nothing_was_silent():
+    truth, rest = Truth(), cast("Any", None)
+    watch = Watch(rest, truth, threading.Event(), 0, ())
+    began = watch._moved
+    for seconds, reason in ((5, ""), (8, "redis"), (50, "redis"), (60, "")):
+        watch._note(READY, reason, began + seconds)
+    assert truth.silent[READY] == pytest.approx(10)  # from the last answer that gave one
 
 
 def test_the_middle_round_counts():
