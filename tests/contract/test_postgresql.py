@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -15,9 +15,9 @@ from sqlalchemy.exc import OperationalError
 
 from email_ingestion.doctor.service_checks import CheckResult, run_check
 from email_ingestion.errors import ConfigurationError, SinkUnavailable
-from email_ingestion.ledger import engine, postgresql, store
+from email_ingestion.ledger import engine, migrate, postgresql, store
 from email_ingestion.ledger.engine import open_engine
-from email_ingestion.ledger.store import Ledger, open_ledger
+from email_ingestion.ledger.store import Ledger, open_impatient_ledger, open_ledger
 from email_ingestion.settings import Settings
 from tests.contract.ledgers import letters
 from tests.servers.postgres import fresh_database, running_pgbouncer
@@ -82,6 +82,35 @@ def test_a_lock_that_another_transaction_holds_is_not_waited_for_without_end(
         with pytest.raises(SinkUnavailable, match="lock timeout"):
             ledger.record(letters(1))
     other.dispose()
+
+
+def test_a_transaction_whose_client_is_gone_holds_its_locks_for_a_while_only(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    """The connection is half-open: the server hears nothing of the client, not even that it is closed."""
+    monkeypatch.setattr(postgresql, "IDLE_SECONDS", 0.3)
+    with closing(open_ledger(postgres_url)) as gone, closing(open_ledger(postgres_url)) as other:
+        transaction = gone._database.begin()
+        transaction.__enter__().exec_driver_sql("LOCK TABLE emails IN ACCESS EXCLUSIVE MODE")
+        assert other.record(letters(1))
+        with pytest.raises(SinkUnavailable):
+            transaction.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("opened", [open_ledger, open_impatient_ledger])
+def test_who_opens_a_database_waits_for_no_dead_session_that_made_its_tables(
+    postgres_server: str, monkeypatch: pytest.MonkeyPatch, opened: Callable[[str], Ledger]
+):
+    monkeypatch.setattr(postgresql, "LOCK_SECONDS", 0.3)
+    with fresh_database(postgres_server) as url:
+        other = open_engine(url)
+        with other.begin() as connection:
+            migrate._lock_schema(connection)
+            with pytest.raises(SinkUnavailable, match="another process makes or upgrades the tables"):
+                opened(url)
+        other.dispose()
+        with closing(opened(url)) as ledger:
+            assert ledger.count() == 0
 
 
 def test_a_statement_has_a_time_limit_and_a_maintenance_command_has_none(

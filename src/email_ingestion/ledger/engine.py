@@ -286,7 +286,8 @@ def check_server(engine: Engine) -> None:
     """Raise ConfigurationError for a PostgreSQL database that is not UTF-8, before it refuses messages one by one."""
     if engine.dialect.name != "postgresql":
         return
-    with translate_open_errors(describe_database(engine)), engine.connect() as connection:
+    limited = engine.execution_options(seconds=STATEMENT_SECONDS)
+    with translate_open_errors(describe_database(engine)), limited.connect() as connection:
         encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
     if encoding != "UTF8":
         raise ConfigurationError(

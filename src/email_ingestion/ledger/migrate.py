@@ -24,10 +24,11 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.exc import DBAPIError
 
-from email_ingestion.errors import ConfigurationError
+from email_ingestion.errors import ConfigurationError, SinkUnavailable
 from email_ingestion.ledger.database_errors import translate_open_errors
-from email_ingestion.ledger.engine import describe_database, write_engine
+from email_ingestion.ledger.engine import STATEMENT_SECONDS, describe_database, write_engine
 from email_ingestion.ledger.fts_schema import ATTACHMENT_FTS_STATEMENTS, FTS_STATEMENTS, UPDATE_FTS_STATEMENTS
 from email_ingestion.ledger.sender_index import SENDER_INDEX_STATEMENTS
 from email_ingestion.ledger.tables import emails, metadata
@@ -52,6 +53,7 @@ def _version_table(name: str) -> Table:
 _schema_revision = _version_table("schema_revision")
 _alembic_version = _version_table("alembic_version")
 
+_LOCK_NOT_AVAILABLE = "55P03"
 _ADVISORY_LOCK = 0x656D61696C  # any number, the same in every process
 
 _alembic_lock = threading.Lock()  # Alembic's `context` is one per process
@@ -60,16 +62,24 @@ _alembic_lock = threading.Lock()  # Alembic's `context` is one per process
 def migrate(engine: Engine) -> None:
     """Create the tables or run the missing revisions in one transaction; a newer compatible schema stays as it is.
 
-    Raises ConfigurationError when the schema is newer than this code can use or cannot be written, SinkUnavailable
-    when the database cannot be reached.
+    Only an upgrade may take as long as it likes. Raises ConfigurationError when the schema is newer than this code can
+    use or cannot be written, SinkUnavailable when the database cannot be reached, or another process changes it.
     """
-    with _alembic_lock, translate_open_errors(describe_database(engine)), write_engine(engine).begin() as connection:
-        _lock_schema(connection)
-        current = _revision(connection)
-        if current is None and not inspect(connection).has_table(emails.name):
-            create(connection)
-        elif current != HEAD and not _is_newer(connection, current):
-            upgrade(connection, current)
+    limited = engine.execution_options(seconds=STATEMENT_SECONDS)
+    with _alembic_lock, translate_open_errors(describe_database(engine)):
+        with write_engine(limited).begin() as connection:
+            _lock_schema(connection)
+            current = _revision(connection)
+            if current is None and not inspect(connection).has_table(emails.name):
+                create(connection)
+                return
+            if current == HEAD or _is_newer(connection, current):
+                return
+        with write_engine(engine).begin() as connection:
+            _lock_schema(connection)
+            current = _revision(connection)
+            if current != HEAD and not _is_newer(connection, current):
+                upgrade(connection, current)
 
 
 def create(connection: Connection) -> None:
@@ -133,7 +143,7 @@ def pending_revision(engine: Engine) -> str | None:
 
     Raises ConfigurationError when the schema is newer than this code can use.
     """
-    with engine.connect() as connection:
+    with engine.execution_options(seconds=STATEMENT_SECONDS).connect() as connection:
         current = _revision(connection)
         return None if current == HEAD or _is_newer(connection, current) else HEAD
 
@@ -188,5 +198,14 @@ def _scripts() -> tuple[Config, ScriptDirectory]:
 
 def _lock_schema(connection: Connection) -> None:
     """Take PostgreSQL's advisory lock; on SQLite, BEGIN IMMEDIATE already holds the write lock."""
-    if connection.dialect.name == "postgresql":
+    if connection.dialect.name != "postgresql":
+        return
+    try:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+            raise
+        raise SinkUnavailable(
+            f"another process makes or upgrades the tables of the database {describe_database(connection.engine)}: "
+            "wait until it has ended; the view pg_locks has its session, with the locktype advisory"
+        ) from error

@@ -2,7 +2,9 @@
 
 The server gives a statement up by `statement_timeout` and `lock_timeout`. They are set for each transaction, as by SET
 LOCAL: in its transaction mode a pooler gives the next transaction another connection of the server. A server that is
-frozen, or gone without a word, gives up nothing: then the client does, and closes the connection.
+frozen, or gone without a word, gives up nothing: then the client does, and closes the connection. And where the client
+is gone, or has closed a connection of which the server hears nothing, the server ends a transaction that writes by
+`idle_in_transaction_session_timeout`: else it would hold its locks for ever.
 """
 
 from __future__ import annotations
@@ -17,11 +19,14 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from email_ingestion.errors import ConfigurationError
 
 LOCK_SECONDS = 10.0  # that it waits for another transaction
+IDLE_SECONDS = 30.0  # between two statements of a transaction that writes
+LONG_IDLE_SECONDS = 600.0  # of a maintenance command
 CLIENT_SECONDS = 5.0  # that the answer may take beyond that; also of what is asked outside of a transaction
 CONNECT_SECONDS = 10
 # By the kernel, for a connection over TCP whose other end is gone.
 _KEEPALIVE = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
 _SET_LOCAL = "SELECT set_config('TimeZone', 'UTC', true)"
+_IDLE = ", set_config('idle_in_transaction_session_timeout', '{idle:.0f}', true)"
 _LIMITS = ", set_config('statement_timeout', '{statement:.0f}', true), set_config('lock_timeout', '{lock:.0f}', true)"
 
 
@@ -102,6 +107,9 @@ def _begin(connection: Connection) -> None:
     assert isinstance(driver_connection, LimitedConnection)  # noqa: S101 - made by `_connect`
     driver_connection.limit = None if seconds is None else seconds + CLIENT_SECONDS
     limits = "" if seconds is None else _LIMITS.format(statement=seconds * 1000, lock=min(seconds, lock) * 1000)
+    idle = IDLE_SECONDS if seconds is not None else LONG_IDLE_SECONDS
+    if options.get("writes"):
+        limits += _IDLE.format(idle=idle * 1000)
     connection.exec_driver_sql(_SET_LOCAL + limits)
 
 
