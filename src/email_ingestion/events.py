@@ -359,6 +359,7 @@ class SinkBacklog(Event, frozen=True):
     waiting: int | None
     oldest: float | None  # Unix seconds since which the oldest of them waits; None when none waits
     resends: int | None = None  # that wait behind them, for an operator had them sent again
+    reason: str | None = None  # why the oldest has not moved since the last count; None: it has, or none waits
 
 
 class SinkCalls(Event, frozen=True):

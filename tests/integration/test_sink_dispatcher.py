@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import threading
 import time
@@ -40,7 +41,7 @@ from email_ingestion.sinks.python import PythonSink
 from email_ingestion.sinks.webhook import WebhookSink
 from email_ingestion.stream import DeadLetterQueue, Keys
 from email_ingestion.stream.codec import decode
-from email_ingestion.worker import SinkDispatcher
+from email_ingestion.worker import SinkDispatcher, sink_dispatcher
 from tests.servers.links import Heard, link, message
 from tests.servers.processes import until
 from tests.servers.redis import RedisServer
@@ -649,3 +650,144 @@ def test_while_another_suspect_is_in_hand_none_is_claimed_and_all_other_mail_goe
     until(lambda: box.taken[suspect], "then it is tried")
     until(lambda: not sinks.suspects.locked(), "it is settled")
     assert sinks.heard.of(DeadLettered) == []
+
+
+def test_a_failure_of_ours_before_a_call_ends_no_thread_and_is_told(sinks: Sinks, monkeypatch: pytest.MonkeyPatch):
+    """Whoever asks the database whether the claim is still ours may get no file descriptor for that."""
+    monkeypatch.setattr(sink_dispatcher, "HELD_SECONDS", -1.0)
+    outbox, failures = sinks.ledger.outbox, iter(range(3))
+    is_held = outbox.is_held
+
+    def fail_at_first(*asked: Any) -> bool:
+        if next(failures, None) is not None:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return is_held(*asked)
+
+    monkeypatch.setattr(outbox, "is_held", fail_at_first)
+    box = Box(parallel=1)
+    dispatcher = sinks.dispatcher("box", box, max_retries=0)
+    ids = sinks.record(1, 2, 3)
+    until(dispatcher.done, "all is delivered")
+    assert (box.taken, sinks.letters()) == (Counter(ids), [])
+    assert "nothing could be handed over: Too many open files" in {call.problem for call in sinks.heard.of(SinkCalls)}
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_a_failure_of_ours_in_the_middle_of_a_claim_confuses_no_later_one(
+    sinks: Sinks, monkeypatch: pytest.MonkeyPatch, parallel: int
+):
+    """Results of the calls that went on were taken for those of the next claim, which then never got any."""
+    monkeypatch.setattr(sink_dispatcher, "MARK_SECONDS", 0.0)
+    outbox, failures = sinks.ledger.outbox, iter(range(1))
+    mark = outbox.mark_delivered
+
+    def fail_at_first(*marked: Any) -> None:
+        if next(failures, None) is not None:
+            raise RuntimeError("nobody foresaw it")
+        mark(*marked)
+
+    monkeypatch.setattr(outbox, "mark_delivered", fail_at_first)
+    box = Box(parallel)
+    box.trouble = lambda _: time.sleep(0.05)
+    dispatcher = sinks.dispatcher("box", box, start=False)
+    ids = sinks.record(*range(1, 31))
+    sinks.run(dispatcher)
+    until(dispatcher.done, "all is delivered")
+    assert box.taken == Counter(ids)
+
+
+def test_what_could_not_be_given_back_is_given_back_when_the_database_is_there_again(
+    sinks: Sinks, monkeypatch: pytest.MonkeyPatch
+):
+    """It came as mail over which a worker was killed: when its lease was over, one at a time, an attempt spent."""
+    outbox, failures = sinks.ledger.outbox, iter(range(3))
+    release = outbox.release
+
+    def fail_at_first(*released: Any) -> None:
+        if next(failures, None) is not None:
+            raise SinkUnavailable("it takes nothing")
+        release(*released)
+
+    monkeypatch.setattr(outbox, "release", fail_at_first)
+    box = Box()
+    box.trouble = lambda _: SinkUnavailable("away") if len(box.asked) == 1 and box.asked.total() == 1 else None
+    dispatcher = sinks.dispatcher("box", box, max_retries=0, start=False)
+    ids = sinks.record(1, 2, 3)
+    with sinks.suspects:  # none of them is one
+        sinks.run(dispatcher)
+        until(dispatcher.done, "all is delivered")
+    assert box.taken == Counter(ids)
+
+
+def test_a_slow_store_of_contents_delays_the_first_message_by_no_whole_batch(
+    sinks: Sinks, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sink_dispatcher, "READ_SECONDS", 0.0)
+    read: list[str] = []
+    read_at_first: list[int] = []
+    get = sinks.blobs.get
+
+    def note(reference: str) -> bytes:
+        read.append(reference)
+        return get(reference)
+
+    monkeypatch.setattr(sinks.blobs, "get", note)
+    box = Box()
+    box.trouble = lambda _: read_at_first.append(len(read))
+    dispatcher = sinks.dispatcher("box", box, max_retries=0, start=False)
+    ids = [each for uid in (1, 2, 3) for each in sinks.record(uid, raw=b"Subject: %d\r\n\r\n" % uid + b"y" * 5000)]
+    sinks.run(dispatcher)
+    until(dispatcher.done, "all is delivered")
+    assert box.taken == Counter(ids)
+    assert read_at_first == [1, 2, 3]
+
+
+def _defer(sinks: Sinks, dispatcher: SinkDispatcher) -> None:
+    del dispatcher
+    claim = sinks.ledger.outbox.claim("box", "here", 10, 30.0)
+    sinks.ledger.outbox.defer(claim, {owed.envelope.email_id: 600.0 for owed in claim.deliveries})
+
+
+def _pause(sinks: Sinks, dispatcher: SinkDispatcher) -> None:
+    del dispatcher
+    sinks.paused = True
+
+
+def _claim_elsewhere(sinks: Sinks, dispatcher: SinkDispatcher) -> None:
+    del dispatcher
+    sinks.ledger.outbox.claim("box", "elsewhere", 10, 600.0)
+
+
+def _abandon(sinks: Sinks, dispatcher: SinkDispatcher) -> None:
+    del dispatcher
+    sinks.ledger.outbox.claim("box", "elsewhere", 10, 0.0)
+    sinks.suspects.acquire()
+
+
+def _open_breaker(sinks: Sinks, dispatcher: SinkDispatcher) -> None:
+    del dispatcher
+    sinks.breakers["box"].force("OPEN", 600.0)
+
+
+@pytest.mark.parametrize(
+    ("hold_up", "reason"),
+    [
+        (_pause, "an operator has paused it"),
+        (_defer, "attempt 1 at default:gm:1001 failed, and it is due in"),
+        (_claim_elsewhere, "elsewhere has default:gm:1001 in hand"),
+        (_abandon, "elsewhere let default:gm:1001 go without a word, so it is tried alone, and another such message"),
+        (_open_breaker, "its circuit breaker is OPEN"),
+    ],
+)
+def test_whatever_holds_mail_up_is_told(
+    sinks: Sinks, monkeypatch: pytest.MonkeyPatch, hold_up: Callable[[Sinks, SinkDispatcher], None], reason: str
+):
+    monkeypatch.setattr(sink_dispatcher, "BACKLOG_SECONDS", 0.05)
+    box = Box()
+    dispatcher = sinks.dispatcher("box", box, start=False)
+    sinks.record(1)
+    hold_up(sinks, dispatcher)
+    sinks.run(dispatcher)
+    told = until(lambda: [each.reason for each in sinks.heard.of(SinkBacklog) if each.reason], "it is told")
+    assert told[0].startswith(reason)
+    assert not box.asked

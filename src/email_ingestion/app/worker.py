@@ -52,7 +52,7 @@ def run_worker(settings: Settings, number: int, *, drain: bool, min_priority: in
     """Run the `number`-th worker of this host until it is stopped or has drained the stream; return the exit code."""
     other_sinks = settings.sinks[1:]
     followers = [name for name in other_sinks if settings.changes_told(name)]
-    loops = (LOOP, PROBE, *map(loop_name, other_sinks), *map(changes_loop, followers))
+    loops = (LOOP, PROBE, *_sink_loops(settings))
     names = Names(
         # With other sinks "no sink is usable" would wait for all of them: without the database nothing moves.
         dependencies={"redis": True} | dict.fromkeys(settings.sinks, False) | {DATABASE: bool(other_sinks)},
@@ -63,9 +63,16 @@ def run_worker(settings: Settings, number: int, *, drain: bool, min_priority: in
         dlq="{email_ingestion}:dlq",
         folders=common_folders(settings),
         main_loop=LOOP,
+        flow=_sink_loops(settings),
     )
     build = partial(WorkerService, drain=drain)
     return ProcessRunner(settings, identify("worker", number), names, build, min_priority=min_priority).run()
+
+
+def _sink_loops(settings: Settings) -> tuple[str, ...]:
+    other_sinks = settings.sinks[1:]
+    followers = [name for name in other_sinks if settings.changes_told(name)]
+    return (*map(loop_name, other_sinks), *map(changes_loop, followers))
 
 
 class WorkerService:
@@ -116,7 +123,7 @@ class WorkerService:
     def run(self) -> int:
         """Work until `stop` is called or the stream is drained; return the exit code."""
         while not self._open_sinks():
-            self._context.ops.observe(LoopTick(LOOP))
+            self._tick_all()
             if self._closing.wait(OPEN_SECONDS):
                 return 0
         self._worker = worker = wait_out_shortages(self._build, self._report_shortage)
@@ -150,8 +157,13 @@ class WorkerService:
     def _all_dispatchers(self) -> list[SinkDispatcher | ChangeDispatcher]:
         return [*self._dispatchers, *self._change_dispatchers]
 
+    def _tick_all(self) -> None:
+        """Tell that nothing is stalled: the other loops begin when all sinks are open."""
+        for loop in (LOOP, PROBE, *_sink_loops(self._context.settings)):
+            self._context.ops.observe(LoopTick(loop))
+
     def _report_shortage(self, error: Exception) -> None:
-        self._context.ops.observe(LoopTick(LOOP))
+        self._tick_all()
         self._context.ops.observe(LoopFailed(LOOP, error))
 
     def _await_deliveries(self) -> None:

@@ -68,6 +68,16 @@ class WaitingDeliveries:
 
 
 @dataclass(frozen=True, slots=True)
+class LongestWaiting:
+    """The delivery that has waited longest for one sink; `due_in` seconds, None for one that is sent again."""
+
+    email_id: str
+    holder: str | None  # as in StartedDelivery
+    attempts: int
+    due_in: float | None  # until it may be tried, or its holder's lease ends; negative: since then
+
+
+@dataclass(frozen=True, slots=True)
 class StartedDelivery:
     """A delivery that a worker has, or that waits for another attempt after a failed one."""
 
@@ -202,6 +212,20 @@ class Outbox:
             query = select(*columns).where(deliveries.c.sink == sink, _WAITING)
             waiting, resends, oldest = connection.execute(query).one()
         return WaitingDeliveries(waiting - resends, oldest, resends)
+
+    def longest_waiting(self, sink: str) -> LongestWaiting | None:
+        """Return what has waited longest for `sink`: that of `backlog`, else the first to be sent again."""
+        columns = (deliveries.c.email_id, deliveries.c.holder, deliveries.c.attempts, deliveries.c.due)
+        query = select(*columns).where(deliveries.c.sink == sink, _WAITING)
+        with self._database.connect() as connection:
+            now = database_now(connection)
+            row = connection.execute(
+                query.order_by(case((_RESEND, 1), else_=0), deliveries.c.changed_at).limit(1)
+            ).first()
+        if row is None:
+            return None
+        due_in = (row.due - now).total_seconds() if row.due else None
+        return LongestWaiting(row.email_id, row.holder, row.attempts, due_in)
 
     def started(self, email_id: str = "", limit: int | None = None) -> list[StartedDelivery]:
         """Return the started deliveries of one message or of all, to whichever sink; the oldest first."""

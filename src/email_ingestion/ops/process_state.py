@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from email_ingestion.ops.status_records import (
     LoopFailure,
     Names,
     QuarantineState,
+    SinkWait,
 )
 from email_ingestion.process_limits import describe_thread_limits
 
@@ -64,6 +65,7 @@ class ProcessState:
         self.loop_failures: dict[str, LoopFailure] = {}
         self.sink_problems: dict[str, str] = {}  # sink -> what is wrong with its calls now
         self.sink_calls: dict[str, tuple[tuple[str, float], ...]] = {}  # sink -> messages and since when, Unix seconds
+        self.sink_waits: dict[str, SinkWait] = {}  # of each sink that some mail waits for
         self.sinks_oldest: dict[str, float] = {}  # sink -> since when the oldest message waits for it, Unix seconds
         self.accounts = {name: AccountState(name) for name in names.accounts}
         self.checks = {name: Check(name, critical) for name, critical in names.dependencies.items()}
@@ -285,6 +287,14 @@ class ProcessState:
         self.sinks_oldest.pop(event.sink, None)
         if event.oldest is not None:
             self.sinks_oldest[event.sink] = event.oldest
+        if event.waiting is None:
+            return  # it still waits, for all that is known
+        before = self.sink_waits.pop(event.sink, None)
+        if event.waiting or event.resends:
+            resends = None if event.waiting else event.resends
+            same = before and (before.oldest, before.resends) == (event.oldest, resends)
+            since = before.since if before and same else self._ticks()
+            self.sink_waits[event.sink] = SinkWait(event.oldest, resends, since, event.reason)
 
     def change_backlog(self, event: events.ChangeBacklog) -> None:
         """Keep why a sink takes no changes."""
@@ -426,3 +436,8 @@ class LoopMonitor:
     def stalled(self) -> dict[str, float]:
         """Return the seconds of silence of every loop that has not turned for longer than allowed."""
         return {loop.name: loop.last_iteration_age_seconds for loop in self.states() if not loop.ok}
+
+    def silent(self, loops: Collection[str], seconds: float) -> dict[str, float]:
+        """Return the seconds of silence of those of `loops` that have not turned for so long."""
+        ages = {loop.name: loop.last_iteration_age_seconds for loop in self.states()}
+        return {loop: ages[loop] for loop in loops if ages.get(loop, 0.0) > seconds}

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from email_ingestion.breaker import BreakerSnapshot
-from email_ingestion.ops.status_records import CONSENT_WARNING, AccountState, Check, LoopFailure
+from email_ingestion.ops.status_records import CONSENT_WARNING, AccountState, Check, LoopFailure, SinkWait
 
+HELD_UP_SECONDS = 20.0  # that the same message waits longest for a sink, after which the reason is told
 STANDSTILL_SECONDS = 5.0  # of failures only, after which the main loop counts as doing nothing
 
 ReadinessStatus = Literal["ready", "degraded", "not_ready", "starting", "draining"]
@@ -40,8 +41,8 @@ class ReadinessInputs:
     """All that counts for readiness at one moment; `now` in Unix seconds, `tick` and `checks_expire` in monotonic ones.
 
     `account_problems` and `paused_accounts` give a reason by account, `sink_problems` one by sink,
-    `stalled` the seconds of silence and `loop_failures` the last failure by loop; without its `main_loop` the process
-    does nothing.
+    `sink_waits` what waits longest by sink, `stalled` and `slow` the seconds of silence and `loop_failures` the last
+    failure by loop; without its `main_loop` the process does nothing.
     """
 
     now: float
@@ -55,8 +56,10 @@ class ReadinessInputs:
     accounts: Sequence[AccountState]
     account_problems: Mapping[str, str]
     sink_problems: Mapping[str, str]
+    sink_waits: Mapping[str, SinkWait]
     conditions: Mapping[str, Condition]
     stalled: Mapping[str, float]
+    slow: Mapping[str, float]
     loop_failures: Mapping[str, LoopFailure]
     main_loop: str | None
     checks_expire: float
@@ -92,6 +95,7 @@ def _blocking(inputs: ReadinessInputs) -> Iterator[str]:
 
 
 def _degrading(inputs: ReadinessInputs) -> Iterator[str]:
+    yield from (f"loop {loop} has not turned for {seconds:.0f} s" for loop, seconds in inputs.slow.items())
     yield from _conditions(inputs, critical=False)
     critical = {check.name for check in inputs.checks if check.critical}
     yield from (reason for name, reason in _unavailable(inputs) if name not in critical)
@@ -101,6 +105,7 @@ def _degrading(inputs: ReadinessInputs) -> Iterator[str]:
     others = inputs.loop_failures.keys() - _standstill(inputs).keys()
     yield from (f"loop {loop}: {_describe_failure(inputs.loop_failures[loop])}" for loop in sorted(others))
     yield from (f"sink {name}: {problem}" for name, problem in inputs.sink_problems.items())
+    yield from _held_up(inputs)
     yield from (f"account {name}: {problem}" for name, problem in inputs.account_problems.items())
     yield from (
         f"account {account.name}: the OAuth2 client is refused, so mail is fetched until its access token ends only: "
@@ -119,6 +124,14 @@ def _degrading(inputs: ReadinessInputs) -> Iterator[str]:
     )
     yield from (_describe_quarantine(account) for account in inputs.accounts if account.quarantined)
     yield from (f"account {name}: fetching held, {reason}" for name, reason in inputs.paused_accounts.items())
+
+
+def _held_up(inputs: ReadinessInputs) -> Iterator[str]:
+    """Name the sinks that the same message waits for, whatever the reason, and even if nobody knows one."""
+    for sink, wait in inputs.sink_waits.items():
+        seconds = inputs.tick - wait.since
+        if seconds > HELD_UP_SECONDS and sink not in inputs.sink_problems:
+            yield f"sink {sink}: mail has waited for it for {seconds:.0f} s: {wait.reason or 'it does not move'}"
 
 
 def _describe_quarantine(account: AccountState) -> str:

@@ -20,6 +20,7 @@ from email_ingestion.ops.status_records import Breakers, Identity, Names, Peer, 
 from email_ingestion.overrides import OperatorOverrides
 
 REDIS_EXPIRES = 30.0  # seconds after which a reading of Redis is no longer shown: its reader hangs
+SLOW_SECONDS = 25.0  # of silence of a loop that hands mail over, after which that is told
 CHECKS_EXPIRE = 60.0  # seconds after which a critical dependency that is not checked counts as failing
 
 
@@ -97,7 +98,7 @@ class Status:
     def readiness(self) -> Readiness:
         """Decide whether the process is ready."""
         breakers = self._breakers()
-        stalled = self.loops.stalled()
+        stalled, slow = self.loops.stalled(), self.loops.silent(self._names.flow, SLOW_SECONDS)
         conditions = override_conditions(self._overrides) | newer_entries_condition(self.redis())
         with self._lock:
             state = self._state
@@ -113,8 +114,10 @@ class Status:
                 accounts=tuple(state.accounts.values()),
                 account_problems=dict(state.account_problems),
                 sink_problems=dict(state.sink_problems),
+                sink_waits=dict(state.sink_waits),
                 conditions={**self._conditions, **conditions},
                 stalled=stalled,
+                slow={loop: seconds for loop, seconds in slow.items() if loop not in stalled},
                 loop_failures=state.shown_loop_failures(),
                 main_loop=self._names.main_loop,
                 checks_expire=CHECKS_EXPIRE,

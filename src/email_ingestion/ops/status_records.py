@@ -49,6 +49,7 @@ class Names:
     dlq: str | None = None
     folders: Mapping[str, Path] = field(default_factory=dict)
     main_loop: str | None = None
+    flow: tuple[str, ...] = ()  # loops that hand mail over, and turn every second or so whatever happens
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,16 @@ class LoopFailure:
     since: float
     shown_until: float
     lasting: bool = True  # it has not gone well since
+
+
+@dataclass(frozen=True, slots=True)
+class SinkWait:
+    """What has waited longest for a sink, and since when it is the same; `since` in monotonic seconds."""
+
+    oldest: float | None  # as in the event SinkBacklog, from which the reason is too
+    resends: int | None
+    since: float
+    reason: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,7 @@ from email_ingestion.stream.dead_letters import Reason, dead_letter_fields
 from email_ingestion.worker.failure_attribution import NO_MESSAGE_AT_FAULT, attribute_failures
 from email_ingestion.worker.processor import is_available, stack_frames
 from email_ingestion.worker.sink_executor import Result, RunningCall, SinkExecutor
+from email_ingestion.worker.standstill import StandstillWatch
 
 CLAIM_SECONDS = 0.5  # between claims, for what other processes recorded and what becomes due; else `wake` is called
 MARK_SECONDS = 0.5  # of deliveries that the sink gets twice when the process is killed
@@ -64,6 +65,7 @@ HELD_SECONDS = 0.5  # after which it is asked again, before a message is handed 
 TICK_SECONDS = 0.5  # while calls run: between two looks at how long they have lasted
 SHOWN_SECONDS = 1.0  # after which a running call is announced
 GRACE_SECONDS = 1.0  # for a sink that ends its calls itself
+READ_SECONDS = 5.0  # that messages are read before the first of them is handed over
 BACKLOG_SECONDS = 5.0  # between two counts of the deliveries that wait
 LONGEST_PAUSE = 2.0  # seconds, between tries at a sink that is away: then its breaker spares it
 DEAD_LETTER_RETRY_SECONDS = 30.0  # until Redis is tried again when it did not take a dead letter
@@ -130,8 +132,10 @@ class SinkDispatcher:
         self._instance = instance
         self._suspects = suspects
         self._observe = observe
+        self._standstill = StandstillWatch(name, ledger.outbox, breaker, suspects, instance)
         self._executor = SinkExecutor(name, sink, breaker, self._is_held, self._start_failed)
         self._claimed: _Claimed | None = None
+        self._unreleased: list[tuple[DeliveryClaim, tuple[str, ...]]] = []  # the database was away when we let go of it
         self._hung: str | None = None  # the message of the call that does not return
         self._problem: str | None = None  # what is wrong with the sink itself, until it takes a message
         self._calls_shown = False
@@ -207,6 +211,7 @@ class SinkDispatcher:
         if not self._recovered:
             self._outbox.recover(self._name, self._instance)
             self._recovered = True
+        self._release_rest()
         wait = self._not_before - time.monotonic()
         if wait > 0 or self._paused() or not is_available(self._sink, self._breaker):
             return min(CLAIM_SECONDS, max(0.05, wait))
@@ -242,28 +247,56 @@ class SinkDispatcher:
         if mended:
             self._observe(DueTimesMended(self._name, mended))
             self._awake.set()
+        pause = max(0.0, self._not_before - time.monotonic())
+        reason = self._standstill.explain(backlog, paused=bool(self._paused()), pause=pause)
         oldest = backlog.oldest.timestamp() if backlog.oldest else None
-        self._observe(SinkBacklog(self._name, backlog.waiting, oldest, backlog.resends))
+        self._observe(SinkBacklog(self._name, backlog.waiting, oldest, backlog.resends, reason))
 
     def _deliver(self, claim: DeliveryClaim, since: float) -> None:
         deliveries = {delivery.envelope.email_id: delivery for delivery in claim.deliveries}
         claimed = _Claimed(claim, deliveries, held_at=since)
         self._claimed = claimed
         try:
-            for messages, error in self._results(claimed, list(self._messages(claimed))):
+            for messages, error in self._results(claimed, self._read_messages(claimed)):
                 self._note(claimed, messages, error)
             self._settle(claimed)
         finally:
+            self._end_calls(claimed)
             self._claimed = None
             self._report_calls()
             try:
                 self._mark_delivered(claimed)
-                if claimed.left:
-                    self._outbox.release(claimed.claim, claimed.left)
+                self._release(claimed.claim, claimed.left)
             finally:
                 for delivery in claim.deliveries:
                     self._revoked.discard(delivery.envelope.email_id)
                     self._executor.forget_revoked(delivery.envelope.email_id)
+
+    def _release(self, claim: DeliveryClaim, email_ids: Collection[str]) -> None:
+        """Give messages back; where the database is away, do so when it is there again.
+
+        Else they would come as those over which a worker was killed: one at a time, an attempt of each spent.
+        """
+        if email_ids:
+            self._unreleased.append((claim, tuple(email_ids)))
+            self._release_rest()
+
+    def _release_rest(self) -> None:
+        while self._unreleased:
+            self._outbox.release(*self._unreleased[0])
+            del self._unreleased[0]
+
+    def _read_messages(self, claimed: _Claimed) -> list[SinkMessage]:
+        """Read what is to be delivered, but no longer than the first may wait for the others; keep the claim."""
+        began = time.monotonic()
+        found = []
+        for message in self._messages(claimed):
+            found.append(message)
+            if time.monotonic() - began > READ_SECONDS:
+                break  # the others are given back
+            self._observe(LoopTick(loop_name(self._name)))
+            self._extend(claimed)
+        return found
 
     def _messages(self, claimed: _Claimed) -> Iterator[SinkMessage]:
         """Yield the messages to deliver; those that cannot be read are decided on here."""
@@ -291,26 +324,45 @@ class SinkDispatcher:
 
     def _results(self, claimed: _Claimed, messages: Sequence[SinkMessage]) -> Iterator[Result]:
         """Yield the results in the order in which the sink gives them."""
-        outstanding = self._executor.submit(messages)
-        while outstanding:
+        self._executor.submit(messages)
+        while self._executor.outstanding:
             result = self._executor.next_result(min(TICK_SECONDS, self._lease / 3))
-            self._observe(LoopTick(loop_name(self._name)))
-            self._extend(claimed)
-            self._watch_calls()
-            with suppress(SinkUnavailable):  # it is announced; the calls go on
-                self._report_backlog()
-            self._mark_when_due(claimed)  # also while the sink is slow over the next message
+            self._keep_going(claimed)
             if self._hung:
-                outstanding -= self._give_back(claimed)
+                self._give_back(claimed)
             if result is None:
                 continue
-            outstanding -= 1
             chunk, error = result
             self._keep_problem(error, delivered=bool(chunk) and error is None)
             if error and len(chunk) > 1 and not isinstance(error, NO_MESSAGE_AT_FAULT):
-                outstanding += self._executor.submit(chunk, singly=True)  # to find the message at fault
+                self._executor.submit(chunk, singly=True)  # to find the message at fault
             else:
                 yield result
+
+    def _keep_going(self, claimed: _Claimed) -> None:
+        """Do what must not wait for a result."""
+        self._observe(LoopTick(loop_name(self._name)))
+        self._extend(claimed)
+        self._watch_calls()
+        with suppress(SinkUnavailable):  # it is announced; the calls go on
+            self._report_backlog()
+            self._release_rest()
+        self._mark_when_due(claimed)  # also while the sink is slow over the next message
+
+    def _end_calls(self, claimed: _Claimed) -> None:
+        """Where something of ours failed in the middle, wait for the calls that have begun, and begin no more.
+
+        Their results would be taken for those of the next claim.
+        """
+        self._executor.withdraw()
+        while self._executor.outstanding and not self._stopped.is_set():
+            self._observe(LoopTick(loop_name(self._name)))
+            with suppress(Exception):  # what failed may fail again, and the calls go on all the same
+                self._extend(claimed)
+            self._watch_calls()
+            chunk, error = self._executor.next_result(min(TICK_SECONDS, self._lease / 3)) or ((), None)
+            if error is None:
+                self._take_delivered(claimed, chunk)
 
     def _keep_problem(self, error: EmailIngestionError | None, *, delivered: bool) -> None:
         """Remember what is wrong with the sink until it takes a message: a ping may succeed where no post does."""
@@ -341,27 +393,28 @@ class SinkDispatcher:
             self._observe(SinkCalls(self._name, calls, problem))
         self._calls_shown = bool(shown or problem)
 
-    def _give_back(self, claimed: _Claimed) -> int:
-        """Release what the sink has not got yet, so that another worker may deliver it; return how many calls."""
+    def _give_back(self, claimed: _Claimed) -> None:
+        """Release what the sink has not got yet, so that another worker may deliver it."""
         chunks = self._executor.withdraw()
         email_ids = [message.email.email_id for chunk in chunks for message in chunk]
         email_ids = [email_id for email_id in email_ids if email_id not in self._revoked]
-        if email_ids:
-            self._outbox.release(claimed.claim, email_ids)
-            for email_id in email_ids:
-                del claimed.left[email_id]
-        return len(chunks)
+        for email_id in email_ids:
+            claimed.left.pop(email_id, None)
+        with suppress(SinkUnavailable):  # it is tried again
+            self._release(claimed.claim, email_ids)
 
     def _note(self, claimed: _Claimed, messages: Sequence[SinkMessage], error: EmailIngestionError | None) -> None:
-        for message in messages:
-            email_id = message.email.email_id
-            claimed.results.append((email_id, error))
-            if error is None:
-                del claimed.left[email_id]
-                claimed.unmarked.append(email_id)
+        claimed.results += [(message.email.email_id, error) for message in messages]
+        if error is None:
+            self._take_delivered(claimed, messages)
         if error and not isinstance(error, CircuitBreakerError):
             self._observe(SinkDelivered(self._name, "failed", len(messages)))
         self._mark_when_due(claimed)
+
+    def _take_delivered(self, claimed: _Claimed, messages: Sequence[SinkMessage]) -> None:
+        for message in messages:
+            claimed.left.pop(message.email.email_id, None)
+            claimed.unmarked.append(message.email.email_id)
 
     def _mark_when_due(self, claimed: _Claimed) -> None:
         if time.monotonic() - claimed.marked_at >= MARK_SECONDS:

@@ -11,7 +11,7 @@ from functools import partial
 
 from email_ingestion.background import start_thread
 from email_ingestion.breaker import Breaker
-from email_ingestion.errors import EmailIngestionError, PermanentError, SinkFailed, SinkThrottled
+from email_ingestion.errors import EmailIngestionError, PermanentError, SinkFailed, SinkThrottled, SinkUnavailable
 from email_ingestion.records import SinkMessage
 from email_ingestion.sinks import Sink
 
@@ -43,9 +43,10 @@ class SinkExecutor:
     ) -> None:
         """`is_held`, asked right before each call, says whether the messages are still this worker's to hand over.
 
-        `on_error` gets the reason why a thread cannot be started yet.
+        `on_error` gets the reason why a thread cannot be started yet, and failures of our own.
         """
         self._is_held = is_held
+        self._on_error = on_error
         self._name = name
         self._sink = sink
         self._breaker = breaker
@@ -57,23 +58,24 @@ class SinkExecutor:
         self._results: queue.SimpleQueue[Result] = queue.SimpleQueue()
         self._running: dict[int, tuple[tuple[str, ...], float]] = {}  # by thread: messages, and since when, monotonic
         self._revoked: set[str] = set()
+        self.outstanding = 0  # results that are still to be read
         make = partial(threading.Thread, target=self._work, daemon=True)
         self._threads = [
             start_thread(partial(make, name=f"sink {name} {number}"), on_error, self._stopped.is_set)
             for number in range(1, max(1, parallel) + 1)
         ]
 
-    def submit(self, messages: Sequence[SinkMessage], *, singly: bool = False) -> int:
-        """Have messages delivered; return how many results there will be.
+    def submit(self, messages: Sequence[SinkMessage], *, singly: bool = False) -> None:
+        """Have messages delivered; `outstanding` tells how many results there will be.
 
         When the sink asks for a pause, or the claim is lost, those that have not begun have an empty sequence as their
         result.
         """
         self._throttled.clear()
         chunks = [[message] for message in messages] if singly or self._singly else [messages] if messages else []
+        self.outstanding += len(chunks)
         for chunk in chunks:
             self._tasks.put(chunk)
-        return len(chunks)
 
     def withdraw(self) -> list[Sequence[SinkMessage]]:
         """Take back the chunks that have not begun; there will be no results of them."""
@@ -85,13 +87,16 @@ class SinkExecutor:
                 return chunks
             if chunk is not None:
                 chunks.append(chunk)
+                self.outstanding -= 1
 
     def next_result(self, seconds: float) -> Result | None:
         """Return the next result, None when there is none within that time."""
         try:
-            return self._results.get(timeout=seconds)
+            result = self._results.get(timeout=seconds)
         except queue.Empty:
             return None
+        self.outstanding -= 1
+        return result
 
     def running(self) -> list[RunningCall]:
         """Return the calls that have not returned, the oldest first."""
@@ -121,14 +126,22 @@ class SinkExecutor:
 
     def _work(self) -> None:
         while (chunk := self._tasks.get()) is not None:
-            held = self._is_held([message.email.email_id for message in chunk])
-            if not held or self._stopped.is_set() or self._throttled.is_set():
-                self._results.put(((), None))
-                continue
-            error = self._deliver(chunk)
-            if isinstance(error, SinkThrottled):
-                self._throttled.set()
-            self._results.put((chunk, error))
+            try:
+                result = self._handle(chunk)
+            except BaseException as error:  # noqa: BLE001 - whoever waits for the result would wait for ever
+                self._on_error(error if isinstance(error, Exception) else RuntimeError(type(error).__name__))
+                why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+                result = (chunk, SinkUnavailable(f"nothing could be handed over: {why}"))
+            self._results.put(result)
+
+    def _handle(self, chunk: Sequence[SinkMessage]) -> Result:
+        held = self._is_held([message.email.email_id for message in chunk])
+        if not held or self._stopped.is_set() or self._throttled.is_set():
+            return ((), None)
+        error = self._deliver(chunk)
+        if isinstance(error, SinkThrottled):
+            self._throttled.set()
+        return (chunk, error)
 
     def _deliver(self, chunk: Sequence[SinkMessage]) -> EmailIngestionError | None:
         email_ids = tuple(message.email.email_id for message in chunk)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -217,6 +218,47 @@ def test_a_sink_that_hangs_is_a_reason_until_it_takes_mail(worker: Board) -> Non
     assert worker.after(events.SinkCalls("webhook", (("a:gm:1", 970.0),), "30 s at a:gm:1")) == "degraded"
     assert "sink webhook: 30 s at a:gm:1" in worker.reasons
     assert worker.after(events.SinkCalls("webhook", (), None)) == "ready"
+
+
+def test_mail_that_does_not_get_to_a_sink_is_a_reason_whatever_holds_it_up(worker: Board) -> None:
+    held_up = events.SinkBacklog("webhook", 3, 5.0, 0, "worker-2 has default:gm:1 in hand")
+    assert worker.after(*RUNNING, events.SinkBacklog("webhook", 3, 5.0, 0), held_up) == "ready"
+    worker.time.now += 21
+    assert worker.after(held_up) == "degraded"
+    assert "sink webhook: mail has waited for it for 21 s: worker-2 has default:gm:1 in hand" in worker.reasons
+    assert worker.after(events.SinkBacklog("webhook", None, None)) == "degraded"  # for all that is known
+    assert worker.after(events.SinkCalls("webhook", (), "no answer")) == "degraded"
+    assert "worker-2" not in worker.reasons  # what is wrong with the sink says it already
+    worker.after(events.SinkCalls("webhook", (), None))
+    assert worker.after(events.SinkBacklog("webhook", 3, 6.0, 0)) == "ready"  # it moves
+    worker.time.now += 21
+    assert worker.after(events.LoopTick("consume")) == "degraded"  # its dispatcher says nothing any more
+    assert "it does not move" in worker.reasons
+    assert worker.after(events.SinkBacklog("webhook", 0, None, 0)) == "ready"
+
+
+def test_mail_that_is_to_be_sent_again_and_does_not_move_is_a_reason(worker: Board) -> None:
+    worker.after(*RUNNING, events.SinkBacklog("webhook", 0, None, 7))
+    worker.time.now += 15
+    worker.after(events.SinkBacklog("webhook", 0, None, 6))
+    worker.time.now += 15
+    assert worker.after(events.SinkBacklog("webhook", 0, None, 6)) == "ready"
+    worker.time.now += 15
+    worker.after(events.LoopTick("consume"))
+    assert worker.after(events.SinkBacklog("webhook", 0, None, 6, "due and not taken")) == "degraded"
+
+
+def test_a_loop_that_hands_mail_over_is_told_when_it_hangs_long_before_it_counts_as_stalled() -> None:
+    names = replace(WORKER_NAMES, loops={"consume": 120.0, "sink webhook": 120.0}, flow=("sink webhook",))
+    worker = Board(names=names)
+    assert worker.after(*RUNNING) == "ready"
+    worker.time.now += 26
+    assert worker.after(REDIS_UP) == "degraded"
+    assert worker.reasons == "loop sink webhook has not turned for 26 s"
+    worker.time.now += 100
+    assert worker.after(REDIS_UP) == "not_ready"
+    assert worker.reasons.count("sink webhook") == 1
+    assert worker.after(events.LoopTick("sink webhook"), events.LoopTick("consume")) == "ready"
 
 
 def test_a_silent_loop_is_neither_alive_nor_ready_until_it_turns(worker: Board) -> None:
