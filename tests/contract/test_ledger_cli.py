@@ -14,8 +14,10 @@ import typer.rich_utils  # it reads FORCE_COLOR when it is imported, for all tes
 from typer.testing import CliRunner
 
 from email_ingestion.cli.delivered_mail import export, search
+from email_ingestion.cli.main import app as every_command
 from email_ingestion.cli.route import route
-from email_ingestion.ledger.store import open_ledger
+from email_ingestion.errors import OperationFailed
+from email_ingestion.ledger.store import open_existing_ledger, open_ledger
 from email_ingestion.records import Address
 from tests.contract.ledgers import EPOCH, letters, mail, stored
 
@@ -62,6 +64,32 @@ def test_no_hit_is_exit_code_1() -> None:
     assert CliRunner().invoke(app, ["search", "nowhere"]).exit_code == 1
     result = CliRunner().invoke(app, ["search", "--json", "nowhere"])
     assert (result.exit_code, json.loads(result.stdout)) == (1, [])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["search", "letter"], ["search", "--json", "letter"], ["export", "default:gm:1"], ["quality"], ["reparse"]),
+        *(["tokens", "list"], ["blobs", "collect"], ["retention", "hold", "list"], ["route", "test", "default:gm:1"]),
+    ],
+)
+def test_a_look_where_nothing_was_delivered_makes_no_database_and_is_no_answer(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "sqlite:///elsewhere/mail.db")
+    result = CliRunner().invoke(every_command, words)
+    assert isinstance(result.exception, OperationFailed)
+    assert "elsewhere/mail.db is not there yet: nothing was delivered yet, or DATABASE_URL" in str(result.exception)
+    assert result.stdout == ""
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_look_into_a_database_that_is_another_s_makes_no_tables_in_it(postgres_url: str) -> None:
+    with pytest.raises(OperationFailed, match="holds no tables of ours"):
+        open_existing_ledger(postgres_url)
+    open_ledger(postgres_url).close()
+    with closing(open_existing_ledger(postgres_url)) as ledger:
+        assert ledger.count() == 0
 
 
 @pytest.mark.parametrize("terminal", [True, False])

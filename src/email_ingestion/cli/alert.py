@@ -102,9 +102,9 @@ def list_(as_json: Json = False) -> int:
     settings = load_settings()
     built_in, blind = _look(settings)
     rows = [*built_in, *_of_alertmanager(settings)]
-    if as_json:
+    if as_json and (rows or not blind):  # an empty list would say that nothing rings
         typer.echo(json.dumps(rows, indent=2))
-    else:
+    elif not as_json:
         shown = ("alert", "priority", "state", "since", "text", "by")
         show([{name: printable(row.get(name, "")) for name in shown} for row in rows], as_json=False)
     if blind:

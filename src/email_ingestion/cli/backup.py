@@ -93,10 +93,11 @@ def show_backups(found: Sequence[Archive], *, as_json: bool) -> int:
     """Print the list; return the exit code."""
     if as_json:
         typer.echo(json.dumps([archive.as_dict() for archive in found], indent=2))
-        return OK if found else NEGATIVE
     if not found:
         typer.echo("there are no backups", err=True)
         return NEGATIVE
+    if as_json:
+        return OK
     names = ("file", "made (UTC)", "size", "DBSIZE", "keys", "stream", "pending", "dead", "database")
     rows = []
     for archive in found:

@@ -72,7 +72,7 @@ def search(
       email-ingestion search --json --limit 100 example.org
     """
     from email_ingestion.ledger.search_filter import SearchFilter  # noqa: PLC0415 - help comes without SQLAlchemy
-    from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415
+    from email_ingestion.ledger.store import open_existing_ledger  # noqa: PLC0415
 
     only = SearchFilter(
         sender=sender,
@@ -97,7 +97,7 @@ def search(
         raise typer.BadParameter("--after must be earlier than --before")
     query = " ".join(words or ())
     settings = load_settings()
-    with Console(stderr=True).status("searching"), closing(open_ledger(settings.database_url)) as ledger:
+    with Console(stderr=True).status("searching"), closing(open_existing_ledger(settings.database_url)) as ledger:
         if account is not None:
             refuse_unknown_account(settings, account, lambda: ledger.count(account))
         search_in = ledger.mail_search
@@ -124,17 +124,17 @@ def _priorities(text: str | None) -> dict[str, int | None]:
 def _show(hits: Sequence[Hit], ids: Mapping[str, str], total: int, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps([_as_dict(hit) for hit in hits], indent=2))
-    elif not hits:
-        say("nothing found")
     elif ids:
         _show_on_terminal(hits, ids)
         typer.echo(_count(len(hits), total))
         return
-    else:
+    elif hits:
         typer.echo("\t".join(COLUMNS))
         for hit in hits:
             typer.echo("\t".join(map(printable, (hit.email_id, _date(hit), hit.sender, hit.subject, hit.snippet))))
-    if len(hits) < total:
+    if not hits:
+        say("nothing found")
+    elif len(hits) < total:
         say(_count(len(hits), total))
 
 
@@ -200,12 +200,12 @@ def export(
       email-ingestion export default:gm:1790000000000000001 --json -o message.json
     """
     from email_ingestion.blobs import open_blobs  # noqa: PLC0415
-    from email_ingestion.ledger.store import content_of, open_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
+    from email_ingestion.ledger.store import content_of, open_existing_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
 
     if eml and record:
         raise typer.BadParameter("--eml and --json exclude each other")
     settings = load_settings()
-    with closing(open_ledger(settings.database_url)) as ledger:
+    with closing(open_existing_ledger(settings.database_url)) as ledger:
         identity = pick_delivered(ledger, email_id)
         found = ledger.stored_facts(identity) if identity else None
         if found is None:

@@ -104,7 +104,7 @@ def erase(
             refuse_unknown_account(settings, account, lambda: ledger.count(account))
         ids = _whole_ids(email_id, ledger, link) if email_id else None
         if email_id and not ids and not scrub:
-            return _nothing(dry_run=dry_run, as_json=as_json)
+            return show_nothing(dry_run=dry_run, as_json=as_json)
         selector = _selector(sender, address, ids, before, account)
         order = _Order(selector if chosen else None, reapply, scrub, dry_run, yes, as_json)
         return _run(settings, link, ledger, order)
@@ -203,11 +203,12 @@ def _whole_ids(parts: list[str], ledger: Ledger, link: RedisLink) -> tuple[str, 
     return tuple(found)
 
 
-def _nothing(*, dry_run: bool, as_json: bool) -> int:
+def show_nothing(*, dry_run: bool, as_json: bool) -> int:
+    """Print the record of a run that had nothing to look for, where one is asked for; return the exit code."""
     from email_ingestion.erasure.eraser import ErasureSummary  # noqa: PLC0415 - help comes without SQLAlchemy
 
     if as_json:
-        typer.echo(json.dumps(_record(ErasureSummary(), [], dry_run=dry_run), indent=2))
+        typer.echo(json.dumps(_record(ErasureSummary(), [], dry_run=dry_run) | asdict(_NOTHING), indent=2))
     return NEGATIVE
 
 

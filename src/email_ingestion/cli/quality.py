@@ -35,14 +35,14 @@ def quality(
       email-ingestion quality --last 7d
       email-ingestion quality --last 24h --account default --json
     """
-    from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
+    from email_ingestion.ledger.store import open_existing_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
 
     try:
         since = datetime.now(UTC) - parse_duration(last, "--last")
     except OverflowError:
         raise typer.BadParameter(f"--last {last} is before all dates") from None
     settings = load_settings()
-    with closing(open_ledger(settings.database_url)) as ledger:
+    with closing(open_existing_ledger(settings.database_url)) as ledger:
         if account is not None:
             refuse_unknown_account(settings, account, lambda: ledger.count(account))
         found = ledger.statistics.quality(since, account)

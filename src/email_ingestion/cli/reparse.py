@@ -52,12 +52,12 @@ def reparse(
       email-ingestion reparse --since 2024-01-01 --account work
     """
     from email_ingestion.ledger.record_updates import RecordChoice  # noqa: PLC0415 - help comes without SQLAlchemy
-    from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415
+    from email_ingestion.ledger.store import open_existing_ledger  # noqa: PLC0415
 
     settings = load_settings()
     choice = RecordChoice(account or None, since.replace(tzinfo=UTC) if since else None, current_too)
     os.nice(NICE)
-    with closing(open_ledger(settings.database_url)) as ledger:
+    with closing(open_existing_ledger(settings.database_url)) as ledger:
         if account:
             refuse_unknown_account(settings, account, lambda: ledger.count(account))
         made = _reparser(settings, ledger)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from email_ingestion.cli.common import audited, current_user, open_redis, refuse_unknown_account
-from email_ingestion.cli.erase import check_address, show_erasure
+from email_ingestion.cli.erase import check_address, show_erasure, show_nothing
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.id_arguments import pick_delivered
 from email_ingestion.cli.output import Json, printable, report, say, show
@@ -42,14 +42,14 @@ def run(
     """
     from email_ingestion.app.erasures import new_run, open_eraser, report_erasure  # noqa: PLC0415 - help comes without SQLAlchemy
     from email_ingestion.app.nightly_retention import retention_selector  # noqa: PLC0415
-    from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415
+    from email_ingestion.ledger.store import open_existing_ledger  # noqa: PLC0415
 
     settings, link = open_redis("retention")
-    with closing(open_ledger(settings.database_url)) as ledger:
+    with closing(open_existing_ledger(settings.database_url)) as ledger:
         selector = retention_selector(settings, ledger)
         if selector is None:
             say("neither RETENTION_DAYS nor a route says for how long mail is kept")
-            return NEGATIVE
+            return show_nothing(dry_run=dry_run, as_json=as_json)
         with open_eraser(settings, link, ledger, new_run()) as eraser, progress("looking", ledger.count()) as advance:
             if dry_run:
                 for done in eraser.preview(selector):
@@ -117,11 +117,11 @@ def release(
     Examples:
       email-ingestion retention hold release hold-1f0c9a6b
     """
-    from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
+    from email_ingestion.ledger.store import open_existing_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
 
     settings = load_settings()
     with (
-        closing(open_ledger(settings.database_url)) as ledger,
+        closing(open_existing_ledger(settings.database_url)) as ledger,
         audited(settings.log_dir, "retention hold release", {"hold": hold_id}) as outcome,
     ):
         released = ledger.erasure.release_hold(hold_id, current_user())
@@ -138,9 +138,9 @@ def list_holds(as_json: Json = False) -> int:
     Examples:
       email-ingestion retention hold list
     """
-    from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
+    from email_ingestion.ledger.store import open_existing_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
 
-    with closing(open_ledger(load_settings().database_url)) as ledger:
+    with closing(open_existing_ledger(load_settings().database_url)) as ledger:
         found = ledger.erasure.holds()
     show([_row(each) for each in found], as_json=as_json)
     if not found:

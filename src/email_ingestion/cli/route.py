@@ -68,9 +68,9 @@ def _delivered(settings: Settings, part: str) -> Email | None:
     if Path(part).exists() or not ID.fullmatch(part):
         return None
     from email_ingestion.blobs import open_blobs  # noqa: PLC0415
-    from email_ingestion.ledger.store import content_of, open_ledger  # noqa: PLC0415 - a file needs no SQLAlchemy
+    from email_ingestion.ledger.store import content_of, open_existing_ledger  # noqa: PLC0415 - a file needs no SQLAlchemy
 
-    with closing(open_ledger(settings.database_url)) as ledger:
+    with closing(open_existing_ledger(settings.database_url)) as ledger:
         identity = pick_delivered(ledger, part)
         found = ledger.stored_facts(identity) if identity else None
         if found is None:

@@ -65,9 +65,9 @@ def list_(as_json: Json = False) -> int:
       email-ingestion tokens list
       email-ingestion tokens list --json
     """
-    from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
+    from email_ingestion.ledger.store import open_existing_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
 
-    with closing(open_ledger(load_settings().database_url)) as ledger:
+    with closing(open_existing_ledger(load_settings().database_url)) as ledger:
         found, now = ledger.api_tokens.all()
     rows = [
         {
@@ -99,10 +99,10 @@ def revoke(
     Examples:
       email-ingestion tokens revoke 5f2c81d0a3b4
     """
-    from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
+    from email_ingestion.ledger.store import open_existing_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
 
     settings = load_settings()
-    with closing(open_ledger(settings.database_url)) as ledger:
+    with closing(open_existing_ledger(settings.database_url)) as ledger:
         found = ledger.api_tokens.matching(token_id)
         if len(found) > 1:
             raise typer.BadParameter(f"{printable(token_id)} may mean {', '.join(found)}: give more of the one")

@@ -82,6 +82,12 @@ def migrate(engine: Engine) -> None:
                 upgrade(connection, current)
 
 
+def has_schema(engine: Engine) -> bool:
+    """Tell whether somebody made our tables in the database. Raises SinkUnavailable when it cannot be reached."""
+    with translate_open_errors(describe_database(engine)), engine.connect() as connection:
+        return _revision(connection) is not None or inspect(connection).has_table(emails.name)
+
+
 def create(connection: Connection) -> None:
     """Create the newest schema in an empty database; a test compares it with the result of all revisions."""
     metadata.create_all(connection, checkfirst=False)

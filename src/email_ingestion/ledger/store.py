@@ -20,7 +20,7 @@ from sqlalchemy import (
 
 from email_ingestion.blobs import BlobStore, sha256_of
 from email_ingestion.blobs.reference import REMEDY
-from email_ingestion.errors import ContentLost, SinkUnavailable
+from email_ingestion.errors import ContentLost, OperationFailed, SinkUnavailable
 from email_ingestion.ledger.accounts import StoredAccounts
 from email_ingestion.ledger.api_tokens import ApiTokens
 from email_ingestion.ledger.change_feed import Change, ChangeFeed, note_changes
@@ -35,11 +35,12 @@ from email_ingestion.ledger.engine import (
     open_impatient_engine,
 )
 from email_ingestion.ledger.erasure import LedgerErasure, erased_among
+from email_ingestion.ledger.fingerprint import sqlite_path
 from email_ingestion.ledger.mail_pages import MailPages
 from email_ingestion.ledger.mail_statistics import MailStatistics
 from email_ingestion.ledger.mark import LedgerMark, read_mark
 from email_ingestion.ledger.message_views import MessageViews
-from email_ingestion.ledger.migrate import migrate, pending_revision
+from email_ingestion.ledger.migrate import has_schema, migrate, pending_revision
 from email_ingestion.ledger.model import DeliveredName, Location, RecordedMessage, StoredEmail, StoredFacts
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, Outbox, envelope_of
 from email_ingestion.ledger.owed_mail import OwedMail
@@ -56,6 +57,9 @@ from email_ingestion.records import ChangeKind
 
 _PAGE = 1_000  # rows of one query of many
 NOT_TOLD = ("42501", "42883", "0A000")  # insufficient privilege, no such function, not supported
+NOTHING_DELIVERED = (
+    "nothing was delivered yet, or DATABASE_URL or this folder is another (`email-ingestion config show`)"
+)
 PING_SECONDS = 5.0  # a database that does not take a transaction within this time is away
 _CHUNK = 500  # values in one IN (…): old SQLites take 999 in a statement
 
@@ -74,6 +78,29 @@ def open_ledger(url: str) -> Ledger:
         engine.dispose()
         raise
     return Ledger(engine, partial(migrate, engine))
+
+
+def open_existing_ledger(url: str) -> Ledger:
+    """Open the ledger for a look at what was delivered: where there is none, none is made.
+
+    Raises OperationFailed where there is none, and the errors of `open_ledger`.
+    """
+    if (file := sqlite_path(url)) and not file.exists():
+        raise OperationFailed(f"{file} is not there yet: {NOTHING_DELIVERED}")
+    engine = open_engine(url)
+    try:
+        check_server(engine)
+        _refuse_without_schema(engine)
+        migrate(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    return Ledger(engine)
+
+
+def _refuse_without_schema(engine: Engine) -> None:
+    if not has_schema(engine):
+        raise OperationFailed(f"{describe_database(engine)} holds no tables of ours: {NOTHING_DELIVERED}")
 
 
 def open_impatient_ledger(url: str) -> Ledger:
