@@ -103,6 +103,25 @@ def test_every_producer_compares_its_mailboxes_when_the_ledger_went_back(tmp_pat
         assert compared == ["first", "second", "fourth"]
 
 
+def test_that_mail_is_missing_is_told_until_every_mailbox_is_compared(redis_server: RedisServer):
+    said: dict[str, str | None] = {}
+    comparing = [True]
+    watch = LedgerWatch(
+        link(redis_server.url),
+        lambda: pytest.fail("nobody asks the ledger"),
+        lambda: None,
+        said.__setitem__,
+        Heard(),
+        is_comparing=lambda: comparing[0],
+    )
+    watch._tell("queue", "mail left it", 0.0)
+    watch._tell_no_more()
+    assert said == {"queue": "mail left it"}
+    comparing[0] = False
+    watch._tell_no_more()
+    assert said == {"queue": None}
+
+
 def test_an_sqlite_file_made_anew_is_another_one_however_far_the_first_had_come(tmp_path: Path):
     path = tmp_path / "ledger.db"
     with closing(open_ledger(f"sqlite:///{path}")) as ledger:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
+
+import pytest
 
 from email_ingestion.breaker import Breaker, BreakerPolicy
 from email_ingestion.errors import IMAPConnectionError
+from email_ingestion.producer import reconcile_schedule
 from email_ingestion.producer.reconcile_schedule import ReconcileSchedule
 
 
@@ -56,6 +60,24 @@ def test_one_that_is_asked_for_runs_once():
     made.run_soon()
     assert run_whole(made) == 2
     assert run_whole(made) == 0
+
+
+def test_one_that_was_asked_for_is_owed_until_one_has_come_to_its_end(monkeypatch: pytest.MonkeyPatch):
+    """What it was asked for is lost mail; one that fails for itself waits a minute."""
+    made = schedule(Capacity())
+    run_whole(made)
+    made.run_soon()
+    assert made.step(two_steps)
+    made.abort()  # it lost its connection
+    assert 0 < made.seconds_until_due <= reconcile_schedule.ASKED_AGAIN_SECONDS
+    assert made.is_owed
+    assert run_whole(made) == 0  # not in each turn
+    later = time.monotonic() + reconcile_schedule.ASKED_AGAIN_SECONDS
+    monkeypatch.setattr(reconcile_schedule.time, "monotonic", lambda: later)
+    assert run_whole(made) == 2
+    assert not made.is_owed
+    made.abort()
+    assert made.seconds_until_due > 3000
 
 
 def test_one_that_is_left_out_is_asked_for_later_and_not_in_each_turn():

@@ -198,6 +198,7 @@ class ProducerService:
             self._compare_all,
             ops.status.set_condition,
             ops.observe,
+            is_comparing=lambda: any(each.watcher.owes_comparison for each in self._runs.supervisors),
         )
         yield AccountWatch(
             settings,

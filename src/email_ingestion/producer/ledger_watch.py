@@ -25,7 +25,8 @@ if TYPE_CHECKING:  # it loads SQLAlchemy, which waits for the first look
 LOOP = "ledger"
 LOOK_SECONDS = 10.0
 SHOWN_SECONDS = 600.0  # for which `/ready` tells it
-QUEUE_SHOWN_SECONDS = 30.0  # and that the queue lost mail, which is back by then
+QUEUE_SHOWN_SECONDS = 30.0  # and that the queue lost mail, which is back by then, or when all is compared
+LONGEST_COMPARISON = 300.0  # for which it is shown beyond that; a process that stands by compares nothing
 
 
 class LedgerWatch:
@@ -38,13 +39,19 @@ class LedgerWatch:
         on_loss: Callable[[], None],
         show: Callable[[str, str | None], None],
         observe: Observe,
+        *,
+        is_comparing: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`show` gets a word for what is concerned, and what `/ready` shall say of it."""
+        """`show` gets a word for what is concerned, and what `/ready` shall say of it.
+
+        `is_comparing` tells whether what `on_loss` asked for is still going on.
+        """
         self._link = link
         self._ledger = ledger
         self._on_loss = on_loss
         self._show = show
         self._observe = observe
+        self._is_comparing = is_comparing
         self._losses: int | None = None  # that we know of
         self._shown_until: dict[str, float] = {}  # monotonic seconds
         self._queue = QueueWatch(link, observe)
@@ -92,7 +99,8 @@ class LedgerWatch:
         self._shown_until[what] = time.monotonic() + seconds
 
     def _tell_no_more(self) -> None:
-        for what in [what for what, until in self._shown_until.items() if time.monotonic() > until]:
+        now = time.monotonic() - (LONGEST_COMPARISON if self._is_comparing() else 0.0)
+        for what in [what for what, until in self._shown_until.items() if now > until]:
             del self._shown_until[what]
             self._show(what, None)
 

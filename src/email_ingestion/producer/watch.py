@@ -182,6 +182,11 @@ class Watcher:
                 self._pause(seconds)
         self._report_state("stopped")
 
+    @property
+    def owes_comparison(self) -> bool:
+        """Whether a comparison that was asked for has not come to its end."""
+        return self._reconcile_schedule.is_owed
+
     def compare_soon(self) -> None:
         """Compare the mailbox with the ledger as soon as the connection is free; from any thread."""
         self._reconcile_schedule.run_soon()
