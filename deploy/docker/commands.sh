@@ -10,37 +10,59 @@
 #   CONFIG SET of Redis               config/redis.conf, then docker compose restart redis
 #   (cd backups/…; …)                 docker compose exec producer bash
 #   logrotate, journalctl             Docker keeps and rotates the logs
-export COMPOSE_FILE=$PWD/deploy/docker/compose.yaml REDIS_HOST=redis REDIS_PORT=6379
+if [ -z "${COMPOSE_FILE:-}" ]; then
+    COMPOSE_FILE=$PWD/deploy/docker/compose.yaml
+    for _each in "$PWD"/deploy/docker/compose.override.y*ml; do
+        [ ! -e "$_each" ] || COMPOSE_FILE+=:$_each # as Compose takes it in that folder
+    done
+fi
+export COMPOSE_FILE REDIS_HOST=redis REDIS_PORT=6379
 export RUNBOOK_COMMANDS=deploy/docker/commands.sh
 _published="8070 8080 9090 9690 9693"
 
-# Compose asks for a terminal whenever it writes to one, and refuses then to be in the middle of a pipe.
+# The engine is asked, for Compose reads its files anew for each command, which takes half a second.
+_project=$(docker compose config --no-interpolate | command sed -n 's/^name: //p')
+_container() { # SERVICE [K]: the K-th container of a service that runs, or the first
+    docker ps -q --filter "label=com.docker.compose.project=$_project" --filter "label=com.docker.compose.service=$1" \
+        --filter status=running --filter label=com.docker.compose.oneoff=False ${2:+--filter "label=com.docker.compose.container-number=$2"} |
+        command tail -1
+}
+_exec() {
+    local terminal=-i
+    if [ -t 0 ] && [ -t 1 ]; then terminal=-it; fi
+    docker exec $terminal "$@"
+}
 _run() {
-    local terminal=()
-    [ -t 0 ] || terminal=(-T)
-    if [ -n "$(docker compose ps -q --status running "$1")" ]; then
-        docker compose exec "${terminal[@]}" "$@"
+    local container terminal=()
+    container=$(_container "$1")
+    if [ -n "$container" ]; then
+        _exec "$container" "${@:2}"
     else
+        [ -t 0 ] || terminal=(-T)
         docker compose run --rm --no-deps "${terminal[@]}" "$@"
     fi
 }
 _run_in_worker() {
-    local terminal=()
-    [ -t 0 ] || terminal=(-T)
-    docker compose exec "${terminal[@]}" --index "$1" worker "${@:2}"
+    local container
+    container=$(_container worker "$1")
+    if [ -z "$container" ]; then
+        echo "there is no container of a worker $1 that runs" >&2
+        return 1
+    fi
+    _exec "$container" "${@:2}"
 }
 # Compose puts codes for a terminal before the lines, also where there is none.
 _logs() { docker compose logs --no-color --no-log-prefix "$1" | command sed $'s/^\e\\[2K//'; }
 _start() {
-    local workers=${1:-$(docker compose ps -q worker | wc -l)} was_running
-    was_running=$(docker compose ps -q --status running producer)
-    docker compose up -d --wait --scale "worker=$((workers > 0 ? workers : 1))" || return
-    # The sandbox lies in the network that the producer had.
-    if [ -z "$was_running" ] && [ -n "$(docker compose --profile sandbox ps -aq sandbox)" ]; then
-        docker compose --profile sandbox restart sandbox
+    local workers=${1:-$(docker compose ps -q worker | wc -l)} profile=()
+    if [ -n "$(docker compose --profile sandbox ps -aq sandbox)" ]; then
+        profile=(--profile sandbox)
+        # It lies in the network of the producer, and a producer that is started anew has another one.
+        [ -n "$(_container producer)" ] || docker compose --profile sandbox stop sandbox || return
     fi
+    docker compose "${profile[@]}" up -d --wait --scale "worker=$((workers > 0 ? workers : 1))"
 }
-_stop() { docker compose stop producer worker web; }
+_stop() { docker compose --profile sandbox stop producer worker web sandbox; }
 _restart_redis() { docker compose restart redis; }
 _processes() { docker compose top; }
 

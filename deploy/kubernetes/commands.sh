@@ -31,11 +31,19 @@ _run_in_worker() {
     kubectl exec $terminal "$pod" -- "${@:2}"
 }
 _logs() { kubectl logs -l "app=$1" --all-containers --tail=-1; }
+_web() { kubectl get deployment/web -o name --ignore-not-found; }
 _start() {
-    kubectl scale deployment/producer --replicas=1 && kubectl scale deployment/worker --replicas="${1:-2}" &&
-        kubectl rollout status deployment/producer && kubectl rollout status deployment/worker
+    local web
+    web=$(_web)
+    kubectl scale deployment/producer ${web:+"$web"} --replicas=1 && kubectl scale deployment/worker --replicas="${1:-2}" &&
+        kubectl rollout status deployment/producer && kubectl rollout status deployment/worker &&
+        { [ -z "$web" ] || kubectl rollout status "$web"; }
 }
-_stop() { kubectl scale deployment/producer deployment/worker --replicas=0; }
+_stop() {
+    local web
+    web=$(_web)
+    kubectl scale deployment/producer deployment/worker ${web:+"$web"} --replicas=0
+}
 _restart_redis() { kubectl rollout restart statefulset/redis && kubectl rollout status statefulset/redis; }
 _processes() { kubectl get pods -o wide; }
 

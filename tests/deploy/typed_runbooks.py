@@ -49,29 +49,48 @@ done
 """
 
 
+# What lasts until it is taken back, and what takes it back: typed wherever it stands.
+ORDER = r"email-ingestion (pause|resume|degrade|priority|route|log-level) .*"
+# Restarts that stand on several pages, with the one where it matters what has started afterwards.
+TYPED_ON = {
+    "./scripts/start.sh --workers 3": "scaling",
+    "./scripts/stop.sh && ./scripts/start.sh --workers 2": "security",
+}
+
+
 def blocks() -> Iterator[tuple[str, Fence]]:
-    """What is typed: each text once, but for what sets a variable, or takes in what its page has rotated."""
+    """What is typed: each text once, but for orders and what sets a variable."""
     seen = set()
     for page in pages(RUNBOOKS):
+        name = page.path.stem
         for fence in page.fences:
             text = fence.text.strip()
             is_left_out = fence.language != "bash" or any(re.fullmatch(each, text, re.DOTALL) for each in NOT_TYPED)
             plain = re.sub(r"\s*#.*", "", text)
-            is_rotation = page.path.stem == "security" and "start.sh" in text
-            is_again = plain in seen and "export" not in text and "--workers 3" not in text and not is_rotation
-            if not is_left_out and not is_again and not (fence.step and fence.step.skip):
+            is_needed = "export" in text or re.fullmatch(ORDER, plain)
+            is_elsewhere = TYPED_ON.get(plain, name) != name or (plain in seen and not is_needed)
+            if not is_left_out and not is_elsewhere and not (fence.step and fence.step.skip):
                 seen.add(plain)
-                yield page.path.stem, fence
+                yield name, fence
 
 
-def type_all(shell: Callable[[str], object], folder: Path, inside: str) -> list[str]:
-    """Type them; returns what went wrong. `folder` is seen as `inside` by the shell."""
+def type_all(
+    shell: Callable[[str], object], folder: Path, inside: str, settled: Callable[[], object] = lambda: None
+) -> list[str]:
+    """Type them; returns what went wrong. `folder` is seen as `inside` by the shell.
+
+    `settled` is called after each page, which leaves nothing behind that holds mail.
+    """
     found = list(blocks())
     for number, (page, fence) in enumerate(found):
         (folder / f"{page}-{number:03}.sh").write_text(fence.text)
     wrong = []
     for page in dict.fromkeys(page for page, _ in found):
         shell(SCRIPT.format(folder=inside, page=page))
+        try:
+            settled()
+        except AssertionError as error:
+            wrong.append(f"after {page}: {error}")
     for number, (page, fence) in enumerate(found):
         path = folder / f"{page}-{number:03}.sh"
         output = Path(f"{path}.out").read_text(errors="replace")

@@ -16,11 +16,19 @@ COMPOSE = ROOT / "deploy" / "docker" / "commands.sh"
 KUBECTL = ROOT / "deploy" / "kubernetes" / "commands.sh"
 # An engine that says what it was asked, what came in, and has two workers and everything running.
 ENGINE = """#!/bin/bash
-name=${0##*/}
+name=${0##*/} asked=$*
 case "$*" in
-"compose ps"*) echo 0123456789ab; exit ;;
+"ps "*)
+    service=${asked##*compose.service=} number=1
+    case $asked in *container-number=*) number=${asked##*container-number=} ;; esac
+    [ "$number" -gt 2 ] || echo "${service%% *}-$number"
+    exit
+    ;;
+"compose config"*) echo "name: mail"; exit ;;
+"compose ps"*|"compose --profile sandbox ps"*) echo 0123456789ab; exit ;;
 "get pods -l app=worker -o name") printf 'pod/worker-a\\npod/worker-b\\n'; exit ;;
 "config set-context"*) exit ;;
+"get deployment/web "*) echo deployment.apps/web; exit ;;
 "compose logs"*worker|"logs "*worker*) echo '{"event": "from the worker"}'; exit ;;
 "compose logs"*|"logs "*) exit ;;
 esac
@@ -52,7 +60,7 @@ def typed(folder: Path, commands: Path, line: str) -> str:
     [
         (
             "email-ingestion status",
-            "exec> <-T> <producer> <email-ingestion> <status>",
+            "exec> <-i> <producer-1> <email-ingestion> <status>",
             "<-i> <deployment/producer> <-->",
         ),
         ("email-ingestion pause worker --ttl 2h", "<pause> <worker> <--ttl> <2h> <--all>", "<--ttl> <2h> <--all>"),
@@ -60,19 +68,19 @@ def typed(folder: Path, commands: Path, line: str) -> str:
         ("echo {} | python -m json.tool", "<json.tool>\nin: {}", "<json.tool>\nin: {}"),
         ("python worker.py --instance 4", "<--scale> <worker=4>", "<deployment/worker> <--replicas=4>"),
         ("python producer.py --auth-setup", "<--auth-setup> <--no-browser>", "<--auth-setup> <--no-browser>"),
-        ("curl -sf localhost:8082/ready", "<--index> <2> <worker>", "<pod/worker-b>"),
+        ("curl -sf localhost:8082/ready", "<exec> <-i> <worker-2>", "<pod/worker-b>"),
         ("curl -s localhost:9091/metrics", "<http://localhost:9091/metrics>", "<http://localhost:9091/metrics>"),
         ("tail -5 logs/audit.log", "<exec tail -5 logs/audit.log>", "<exec tail -5 logs/audit.log>"),
         ("tail -5 logs/worker*.log", "from the worker", "from the worker"),
         ("ls backups/a-*.tar | tail -1", "<exec ls backups/a-*.tar>", "<exec ls backups/a-*.tar>"),
         ("sed -n '2p' 'backups/a b'", r"<exec sed -n 2p backups/a\ b>", r"<exec sed -n 2p backups/a\ b>"),
-        ("cat pids/worker-2.pid", "<2> <worker> <bash> <-c> <exec cat pids/worker.pid>", "<pod/worker-b>"),
+        ("cat pids/worker-2.pid", "<worker-2> <bash> <-c> <exec cat pids/worker.pid>", "<pod/worker-b>"),
         ("systemctl restart redis", "<restart> <redis>", "<rollout> <restart> <statefulset/redis>"),
         ("./scripts/start.sh --workers 3", "<worker=3>", "<deployment/worker> <--replicas=3>"),
         (
             "./scripts/stop.sh",
-            "<stop> <producer> <worker> <web>",
-            "<deployment/producer> <deployment/worker> <--replicas=0>",
+            "<stop> <producer> <worker> <web> <sandbox>",
+            "<deployment/producer> <deployment/worker> <deployment.apps/web> <--replicas=0>",
         ),
         ("echo here | grep here", "here", "here"),
     ],
@@ -83,13 +91,15 @@ def test_what_a_page_types_means_the_containers(tmp_path: Path, line: str, compo
 
 
 def test_a_worker_that_there_is_not_is_said_to_be_missing(tmp_path: Path) -> None:
-    assert typed(tmp_path, KUBECTL, "curl -s localhost:8083/ready").strip() == "there is no pod of a worker 3"
+    command = "curl -s localhost:8083/ready"
+    assert typed(tmp_path, KUBECTL, command).strip() == "there is no pod of a worker 3"
+    assert typed(tmp_path, COMPOSE, command).strip() == "there is no container of a worker 3 that runs"
 
 
 def test_compose_has_what_its_spelling_names() -> None:
     services = yaml.safe_load((ROOT / "deploy/docker/compose.yaml").read_text())["services"]
     text = COMPOSE.read_text() + (COMPOSE.parent / "runbook_commands.sh").read_text()
-    pattern = r"_run ([a-z]+)|_logs ([a-z]+)|compose (?:stop|restart) ([\w ]+?)(?:;| *$)"
+    pattern = r"_run ([a-z]+)|_logs ([a-z]+)|compose (?:--profile \w+ )?(?:stop|restart) ([\w ]+?)(?:;| \|\|| *$)"
     named = set(re.findall(pattern, text, re.MULTILINE))
     names = {word for group in named for each in group for word in each.split()} - {"redis-server"}
     assert {"producer", "worker", "web", "redis"} <= names <= set(services)
