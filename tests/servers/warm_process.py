@@ -1,4 +1,4 @@
-"""`python warm_process.py FD PROGRAM ROOM`: imports what this program does, and forks one for each request.
+"""`python warm_process.py FD KIND ROOM`: imports what such programs do, and forks one of them for each request.
 
 A program of its own, so that nothing of the tests is loaded in what it forks. See `warm_start`.
 """
@@ -11,29 +11,47 @@ import importlib
 import io
 import json
 import os
+import pkgutil
 import runpy
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
-IMPORTED = {
-    "producer.py": ["email_ingestion.cli.processes", "email_ingestion.app.producer"],
-    "worker.py": ["email_ingestion.cli.processes", "email_ingestion.app.worker"],
-    # What most commands need; each is imported when it is called.
-    "email_ingestion": ["email_ingestion.cli.main", "email_ingestion.stream", "email_ingestion.ledger.store"],
-}
+PROJECT = Path(__file__).resolve().parents[2]
+# In this order, for the log keeps `rich` from what it imports. What a running process imports later is among them:
+# the ledger and HTTP of a producer alone are 0.4 s of CPU.
+LIBRARIES = [
+    "encodings.idna",
+    "httpcore",
+    "httpx",
+    "sqlalchemy.dialects.sqlite",
+    "uvicorn.lifespan.off",
+    "uvicorn.loops.asyncio",
+    "uvicorn.protocols.http.h11_impl",
+]
+PROCESSES = [
+    "email_ingestion.cli.processes",
+    "email_ingestion.app.producer",
+    "email_ingestion.app.worker",
+    "email_ingestion.ledger.store",
+    "email_ingestion.http_requests",
+    "email_ingestion.ledger.migrate",
+]
 ARGUMENTS = 45  # where the addresses of arguments and environment begin in /proc/PID/stat, behind the name
 
 
 def main() -> None:
     """Fork until the tests hang up; what is forked returns from here as the started program, and runs."""
     gc.disable()  # as the process itself does
-    requests, program = socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2])
-    sys.path[0] = str(program.parent)  # or what lies beside this file would be found in the place of libraries
-    for name in IMPORTED[program.name]:
+    requests, kind = socket.socket(fileno=int(sys.argv[1])), sys.argv[2]
+    sys.path[0] = str(PROJECT)  # or what lies beside this file would be found in the place of libraries
+    for name in [*PROCESSES, *LIBRARIES, *(_of_commands() if kind == "commands" else [])]:
         importlib.import_module(name)
+    assert threading.active_count() == 1, "a thread would be missing in what is forked"
+    gc.freeze()  # what is forked need not visit all this for its own garbage
     while True:
         message, descriptors, _, _ = socket.recv_fds(requests, 1 << 20, 2)
         if not message:
@@ -46,6 +64,15 @@ def main() -> None:
         requests.close()
         _become(request, descriptors)
         return
+
+
+def _of_commands() -> list[str]:
+    """Return all modules of ours: each command imports others."""
+    package = importlib.import_module("email_ingestion")
+    found = [each.name for each in pkgutil.walk_packages(package.__path__, "email_ingestion.")]
+    return [
+        name for name in found if not name.startswith("email_ingestion.ledger.migrations.") and "__main__" not in name
+    ]
 
 
 def _fork_orphan(requests: socket.socket, parent: int) -> bool:

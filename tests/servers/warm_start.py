@@ -1,6 +1,6 @@
 """Processes of ours without the second of CPU that a start spends on imports: half the time of the suite went there.
 
-For each kind of process a Python imports, once in a test run, what such a process imports; each start is a fork of it
+For each kind of process a Python imports, once in a test run, what such processes import; each start is a fork of it
 that goes on with the same file as `python producer.py`. It is a child of the tests like any other, with its own PID,
 folder, environment and log, and shows its own command line. What only a real start has (another Python, settings of
 the interpreter or of the C library, an installation, the memory of the process) is for `Place(fresh=True)`; with
@@ -29,7 +29,8 @@ FORKER = Path(__file__).with_name("warm_process.py")
 SETTINGS = {name.upper() + suffix for name in Settings.model_fields for suffix in ("", "_FILE")}
 OTHER_CODE = ("PYTHON", "COVERAGE")  # variables that begin so change what is imported
 MOST = 6  # waiting Pythons: of 70 MB each, which what they fork shares
-PROGRAMS = {"producer.py", "worker.py", "email_ingestion"}
+KINDS = {"producer.py": "processes", "worker.py": "processes", "email_ingestion": "commands"}
+PROJECT = Path(__file__).resolve().parents[2]
 ROOM = 16 * 1024  # bytes for the command line and for the environment that a fork shows
 SET_CHILD_SUBREAPER = 36  # prctl(2): orphans become children of this process
 
@@ -56,14 +57,15 @@ def may_be_warm() -> bool:
 
 def start_warm(words: list[str], folder: Path, environment: dict[str, str], log: IO | None) -> WarmProcess | None:
     """Start `python WORDS` with its output in `log`, or in pipes; None where it is not the same as from a shell."""
-    program = Path(words[1] if words[0] == "-m" else words[0])
+    program = Path(words[0])
+    kind = KINDS.get(words[1]) if words[0] == "-m" else KINDS.get(program.name) if program.parent == PROJECT else None
     names = {*environment, *(os.environ.keys() & {"PYTHONPATH", "COVERAGE_PROCESS_START"})}
-    if sys.platform != "linux" or program.name not in PROGRAMS or any(name.startswith(OTHER_CODE) for name in names):
+    if sys.platform != "linux" or not kind or any(name.startswith(OTHER_CODE) for name in names):
         return None
     before = {name: value for name, value in environment.items() if name not in SETTINGS}
-    key = (program, *sorted(before.items()))
+    key = (kind, *sorted(before.items()))
     with _lock:
-        forker = _forkers.pop(key, None) or _Forker(program, before)
+        forker = _forkers.pop(key, None) or _Forker(kind, before)
         _forkers[key] = forker  # the last, for it was used last
         if len(_forkers) > MOST:
             _forkers.pop(next(iter(_forkers))).close()
@@ -71,11 +73,11 @@ def start_warm(words: list[str], folder: Path, environment: dict[str, str], log:
 
 
 class _Forker:
-    def __init__(self, program: Path, environment: dict[str, str]) -> None:
+    def __init__(self, kind: str, environment: dict[str, str]) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, FORKER, str(theirs.fileno()), program, "-" * ROOM],
+                [sys.executable, FORKER, str(theirs.fileno()), kind, "-" * ROOM],
                 env=environment | {"ROOM": "-" * ROOM},
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
