@@ -26,6 +26,8 @@ email-ingestion() {
         case " $* " in *" --all "* | *" --help "*) ;; *) set -- "$@" --all ;; esac
         _run producer email-ingestion "$@"
         ;;
+    start) _start "$(_workers_of "$@")" ;; # what an installed package has in the place of the scripts
+    stop) _stop ;;
     *) _run producer email-ingestion "$@" ;;
     esac
 }

@@ -22,6 +22,8 @@ LINKED = {"alerts.yml", "grafana_dashboard.json"}  # with links to the runbooks
 CHECKOUT = "/opt/email-ingestion"  # where docs/install.md puts one
 HIDDEN = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa: S108 - from the units
 FOLDERS = ("data", "logs", "pids", "backups")
+OF_THE_IMAGE = {"Dockerfile", "Dockerfile.dockerignore", "requirements.lock", "healthcheck.py"}  # built in a checkout
+BUILT = re.compile(r"^  build:\n(?:    .*\n)+| --build\b", re.MULTILINE)
 
 
 def init(
@@ -50,6 +52,8 @@ def init(
         raise OperationFailed(f"cannot write {error.filename or directory}: {error.strerror}") from error
     if systemd:
         _announce_units(directory)
+    if compose:
+        _announce_image(directory)
     typer.echo(f"next: set IMAP_USER and the GOOGLE_ lines in {directory / '.env'}, then, in that folder,")
     typer.echo("`email-ingestion producer --auth-setup`, `email-ingestion doctor`, `email-ingestion start`")
     return 0
@@ -66,9 +70,22 @@ def _announce_units(directory: Path) -> None:
     )
 
 
+def _announce_image(directory: Path) -> None:
+    """Say what the compose file takes that is not in this folder."""
+    folder = directory / "deploy/docker"
+    typer.echo(
+        "the compose file takes an image, in a checkout `docker build -f deploy/docker/Dockerfile -t email-ingestion .`"
+    )
+    typer.echo(
+        f"and settings from {folder / '.env'}: a copy of sandbox.env beside it for a trial, or of {directory / '.env'}"
+        " with REDIS_PASSWORD and GRAFANA_PASSWORD"
+    )
+    typer.echo(f"then, in {folder}, `docker compose up -d --wait`, or for the trial what sandbox.env begins with")
+
+
 def _copy(source: Path, target: Path, directory: Path) -> None:
     for path in sorted(source.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
+        if path.is_file() and "__pycache__" not in path.parts and path.name not in OF_THE_IMAGE:
             _copy_file(path, target / path.relative_to(source), directory)
 
 
@@ -87,6 +104,8 @@ def _copy_file(source: Path, target: Path, directory: Path, mode: int = 0o644) -
     if source.name in LINKED:
         default = str(Settings.model_fields["runbook_base_url"].default)
         content = content.replace(default.encode(), load_settings().runbook_base_url.encode())
+    if source.name in {"compose.yaml", "sandbox.env"}:
+        content = BUILT.sub("", content.decode()).encode()
     if source.suffix in {".service", ".conf"}:
         content = _placed(content.decode(), directory).encode(errors="surrogateescape")
     with os.fdopen(descriptor, "wb") as file:
