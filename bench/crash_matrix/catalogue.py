@@ -201,7 +201,7 @@ FAULTS = {
         ),
         Fault(
             "network_cut",
-            "way to the mail server refused, silent, half-open or without a name for 2 to 5 s, every fifth round 60 s",
+            "way to the mail server refused, silent, half-open, or its name lost or late for 2 to 5, each fifth 60 s",
             servers.network_cut,
             surroundings=servers.own_network,
             recovers_within=RECOVERY + 10,

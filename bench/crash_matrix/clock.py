@@ -62,7 +62,11 @@ class FailingNames:
 
     def fail(self) -> None:
         """No name is found from now on."""
-        self._away.touch()
+        self._away.write_text("")
+
+    def slow_down(self, seconds: int) -> None:
+        """Each name is found after so many seconds from now on."""
+        self._away.write_text(str(seconds))
 
     def mend(self) -> None:
         """Names are found again."""

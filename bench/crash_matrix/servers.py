@@ -21,6 +21,7 @@ from tests.servers.processes import until
 from tests.servers.redis_fleet import PASSWORD, SentinelFleet, running
 
 OUTAGE_LONG = 60.0
+SLOW_NAME = 12  # seconds until a name is found; systems ask again after five
 FROZEN_LONG = 40.0  # longer than any statement may take
 SPACE_BYTES = 64 * 1024 * 1024
 
@@ -200,16 +201,19 @@ def under_sentinel(world: World) -> Iterator[None]:
 
 
 def network_cut(world: World, rng: Random) -> None:
-    """The way to the mail server is cut: refused, hanging, hanging with connections lost, or its name is not found."""
+    """The way to the mail server is cut: refused, hanging, connections lost, its name not found or found late."""
     network = world.network
     assert network  # noqa: S101 - `own_network` laid it
     world.more()
     world.instant(rng)
-    how = rng.choice(["refused", "silent", "half-open", "no name"])
+    how = rng.choice(["refused", "silent", "half-open", "no name", "slow name"])
     if how == "refused":
         network.relay.refuse()
-    elif how == "no name":
-        network.names.fail()
+    elif how in ("no name", "slow name"):
+        if how == "no name":
+            network.names.fail()
+        else:
+            network.names.slow_down(SLOW_NAME)
         network.relay.refuse()  # ends the session; a session that lives needs no name
         network.relay.listen()
     else:

@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 SLACK_SECONDS = 90.0
 LEASES_SILENCE = 30.0
 ROUNDS_MISSED = 3  # poll intervals without progress, after which a watcher is replaced
+LEAST_MISSED = (
+    10.0  # seconds, with a short interval: Redis may take a few to fail, and it is no fault of the mail server
+)
 
 
 def run_producer(settings: Settings, *, once: bool, wait_for_consent: bool = False) -> int:
@@ -180,7 +183,7 @@ class ProducerService:
             current = watcher_of(services, backoff, imap=imap, oauth2=self._oauth2_breaker, give_up=give_up)
             return current
 
-        missed = ROUNDS_MISSED * context.settings.imap_poll_seconds
+        missed = max(LEAST_MISSED, ROUNDS_MISSED * context.settings.imap_poll_seconds)
         return WatcherSupervisor(account.name, watcher, missed, self._lease_renewer, context.ops.observe)
 
     def _optional_threads(

@@ -40,6 +40,7 @@ from email_ingestion.errors import (
 from email_ingestion.events import Event, KeySetAside, LoopFailed, LoopRecovered, Observe, Started, Stopped, Stopping
 from email_ingestion.file_modes import open_to_others, repair_modes
 from email_ingestion.ledger.fingerprint import ledger_fingerprint
+from email_ingestion.name_lookup import limit_lookups
 from email_ingestion.ops.admin import Admin, AdminActions, ops_token
 from email_ingestion.ops.http_server import serve
 from email_ingestion.ops.incident_opener import IncidentOpener
@@ -184,6 +185,7 @@ class ProcessRunner:
         """
         use_one_malloc_arena()
         raise_descriptor_limit()
+        limit_lookups()
         refuse_unfinished_restore(self._settings.erasure_dir)
         with ExitStack() as cleanup:
             # A call that hangs in a library would hold up the interpreter's end: leave when all else is cleaned up.

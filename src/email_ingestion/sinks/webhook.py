@@ -183,9 +183,7 @@ class WebhookSink:
         if tls:
             self._read_authorities()
             return tls
-        cause: BaseException = error
-        while (inner := cause.__cause__ or cause.__context__) is not None and not isinstance(cause, OSError):
-            cause = inner
+        cause = _first_cause(error)
         text = cause.strerror if isinstance(cause, OSError) else None
         return text or str(error) or type(error).__name__
 
@@ -411,6 +409,10 @@ class _Client:
                 method, url, content=content, headers=headers, extensions={"trace": self._trace}
             ) as response:
                 yield response
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:  # nothing was sent
+            if expired.is_set() and not isinstance(_first_cause(error), socket.gaierror):
+                raise httpx.ConnectTimeout(f"no connection within {seconds:g} s") from None
+            raise
         except httpx.HTTPError as error:
             if expired.is_set():
                 raise _DeadlineExceeded from error
@@ -435,6 +437,14 @@ class _Client:
         if connection:
             with suppress(OSError):
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)  # TLS has nothing to say any more
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """Return the error of the system behind one of httpx, or the first error of all."""
+    cause = error
+    while (inner := cause.__cause__ or cause.__context__) is not None and not isinstance(cause, OSError):
+        cause = inner
+    return cause
 
 
 def _check_answer(response: httpx.Response) -> None:
