@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from filelock import FileLock
 
-from email_ingestion.errors import ConfigurationError, DiskFull
+from email_ingestion.errors import ConfigurationError, DiskFull, OperationFailed
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 DRAFT_CHARACTERS = 40  # of a file's name, in that of its draft
@@ -70,6 +70,11 @@ def unwritable(path: Path | str, error: OSError, remedy: str = "") -> Configurat
     own = of_disk or not remedy
     kind = DiskFull if of_disk else ConfigurationError
     return kind(f"cannot write {path}: {error.strerror}; {make_writable(Path(path).parent, error) if own else remedy}")
+
+
+def unreadable(path: Path | str, error: OSError) -> OperationFailed:
+    """Return our error for a file or folder that is there and cannot be read."""
+    return OperationFailed(f"cannot read {path}: {error.strerror}; give the command as its owner, or make it readable")
 
 
 def make_writable(folder: Path | str, error: OSError) -> str:

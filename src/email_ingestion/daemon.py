@@ -20,7 +20,7 @@ from typing import IO, Self
 
 from filelock import FileLock, Timeout
 
-from email_ingestion.atomic_files import unwritable
+from email_ingestion.atomic_files import unreadable, unwritable
 from email_ingestion.background import PeriodicThread, start_thread
 from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.events import Event, LoopFailed, Observe, SignalReceived, StacksDumped, Stalled
@@ -129,9 +129,15 @@ class PidFile:
 
 
 def running_pid(path: Path) -> int | None:
-    """Return the PID in `path` if the process that wrote it lives, else None."""
+    """Return the PID in `path` if the process that wrote it lives, else None.
+
+    Raises OperationFailed when its lock may not be looked at.
+    """
     lock_path = _lock_path(path)
-    return read_pid(path) if lock_path.exists() and _is_locked(lock_path) else None
+    try:
+        return read_pid(path) if lock_path.exists() and _is_locked(lock_path) else None
+    except PermissionError as error:
+        raise unreadable(lock_path, error) from error
 
 
 def read_pid(path: Path) -> int | None:

@@ -14,7 +14,7 @@ from email_ingestion.cli.common import parse_duration
 from email_ingestion.cli.exit_codes import FAILED, NEGATIVE, OK
 from email_ingestion.cli.output import Json, printable, say, show
 from email_ingestion.errors import RedisConnectionError, fingerprint_of
-from email_ingestion.fleet.log_files import LogFilter, Record, follow_records, read_records
+from email_ingestion.fleet.log_files import LogFilter, Record, follow_records, read_records, unread_logs
 from email_ingestion.settings import load_settings
 
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
@@ -45,6 +45,9 @@ def logs(
     settings = load_settings()
     wanted = LogFilter(datetime.now(UTC) - parse_duration(since, "--since"), level, component)
     nothing, on_terminal, gaps = True, sys.stdout.isatty(), list[str]()
+    if following:
+        for gap in unread_logs(settings.log_dir):
+            say(gap)
     try:
         for record in (
             follow_records(settings.log_dir, wanted) if following else read_records(settings.log_dir, wanted, gaps)

@@ -24,7 +24,7 @@ import httpx
 import psutil
 
 from email_ingestion import __version__
-from email_ingestion.atomic_files import atomic_write, unwritable
+from email_ingestion.atomic_files import atomic_write, unreadable, unwritable
 from email_ingestion.errors import EmailIngestionError, OperationFailed
 from email_ingestion.fleet.log_files import log_files, unwritten_logs
 from email_ingestion.fleet.managed_processes import ManagedProcess, find_processes, http_client
@@ -84,7 +84,7 @@ def _standard_files(settings: Settings) -> Iterator[tuple[str, Callable[[], byte
     yield "machine.json", lambda: _json(_machine(settings))
     for path in (*log_files(settings.log_dir), settings.log_dir / "audit.log"):
         if path.exists():
-            yield f"logs/{path.name}", partial(_tail, path)
+            yield f"logs/{path.name}", partial(_end_of, path)
     for number, gap in enumerate(unwritten_logs(settings.log_dir), start=1):
         yield f"logs/elsewhere-{number}", partial(_refuse, gap)
     for process in find_processes(settings):
@@ -97,6 +97,13 @@ def _standard_files(settings: Settings) -> Iterator[tuple[str, Callable[[], byte
 def _extra_files(extra: Mapping[str, Callable[[], Any]]) -> Iterator[tuple[str, Callable[[], bytes]]]:
     for name, make in extra.items():
         yield name, lambda make=make: _json(make())  # type: ignore[misc]
+
+
+def _end_of(path: Path) -> bytes:
+    try:
+        return _tail(path)
+    except PermissionError as error:
+        raise unreadable(path, error) from error
 
 
 def _refuse(reason: str) -> bytes:

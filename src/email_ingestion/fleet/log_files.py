@@ -17,6 +17,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from email_ingestion.atomic_files import unreadable
+
 Record = dict[str, Any]
 STEMS = ("producer", "worker", "web")
 FOLLOW_SECONDS = 0.3
@@ -74,6 +76,17 @@ def unwritten_logs(log_dir: Path) -> Iterator[str]:
             f"{log_dir} {problem}: perhaps nothing ran here yet, or LOG_DIR is another folder;"
             " under systemd see also `journalctl -u 'email-ingestion-*'`"
         )
+
+
+def unread_logs(log_dir: Path) -> Iterator[str]:
+    """Yield what cannot be read of the logs that are written now, with the place to look instead."""
+    yield from unwritten_logs(log_dir)
+    for path in log_files(log_dir):
+        try:
+            if path.suffix == ".log":
+                path.open("rb").close()
+        except PermissionError as error:
+            yield str(unreadable(path, error))
 
 
 def follow_records(log_dir: Path, log_filter: LogFilter) -> Iterator[Record]:

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from email_ingestion.atomic_files import file_lock, unwritable
+from email_ingestion.atomic_files import file_lock, unreadable, unwritable
 from email_ingestion.errors import ConfigurationError, OperationFailed
 
 NAME = "audit.log"
@@ -132,9 +132,20 @@ def read_audit(log_dir: Path) -> Iterator[dict[str, Any]]:
 
 
 def audit_files(log_dir: Path) -> list[Path]:
-    """Return the log and its rotated files as logrotate names them, by the time of their first line."""
-    found = (path for path in log_dir.glob(f"{NAME}*") if path.exists())  # not so a link before the first line
-    return sorted(found, key=_first_timestamp)
+    """Return the log and its rotated files as logrotate names them, by the time of their first line.
+
+    Raises OperationFailed when the folder or one of them cannot be read.
+    """
+    try:
+        names = os.listdir(log_dir)  # `glob` finds nothing in a folder that it may not read
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise unreadable(log_dir, error) from error
+    paths = (log_dir / name for name in names if name.startswith(NAME))
+    return sorted(
+        (path for path in paths if path.exists()), key=_first_timestamp
+    )  # not so a link before the first line
 
 
 def _follow(chain: AuditChain, line: bytes, place: str) -> None:

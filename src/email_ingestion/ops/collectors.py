@@ -13,6 +13,7 @@ from pathlib import Path
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from email_ingestion.errors import OperationFailed
 from email_ingestion.ops.metric_factory import PREFIX
 from email_ingestion.ops.start_journal import recent_crashes
 from email_ingestion.ops.status_records import Breakers, RedisState, RedisView
@@ -135,7 +136,11 @@ class CrashGauges(Collector):
         """Yield the gauge; the registry calls it at a scrape."""
         documentation = "Crashes and kills of a process here within 15 minutes, after which it was started again."
         gauge = GaugeMetricFamily(f"{PREFIX}_process_recent_crashes", documentation, labels=["process"])
-        for process, count in recent_crashes(self._log_dir, self._clock()).items():
+        try:
+            crashes = recent_crashes(self._log_dir, self._clock())
+        except OperationFailed:
+            return  # nobody can tell
+        for process, count in crashes.items():
             gauge.add_metric([process], count)
         yield gauge
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from email_ingestion.atomic_files import unwritable
 from email_ingestion.background import PeriodicThread
 from email_ingestion.daemon import write_crashes_to
 from email_ingestion.ops.logs import logger
@@ -80,8 +81,14 @@ class RawOutput:
         self._log(redirect_output(self._log_dir, self._stem))
 
     def log_output(self) -> None:
-        """Log what was written to stdout and stderr since the last call."""
-        self.reopen()
+        """Log what was written to stdout and stderr since the last call.
+
+        Raises ConfigurationError when LOG_DIR may not be entered any more.
+        """
+        try:
+            self.reopen()
+        except PermissionError as error:
+            raise unwritable(self._log_dir / f"{self._stem}.log", error) from error
         self._log(_take(self._output))
 
     def _log(self, text: str) -> None:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from email_ingestion.atomic_files import unreadable
 from email_ingestion.errors import ConfigurationError
 from email_ingestion.ops.redaction import error_type
 from email_ingestion.ops.status_records import Identity
@@ -66,12 +67,17 @@ def record_start(log_dir: Path, identity: Identity) -> Iterator[RunningStart]:
 
 
 def read_starts(log_dir: Path) -> list[ProcessStart]:
-    """Return all starts that are known, oldest first; lines that are none of ours are left out."""
+    """Return all starts that are known, oldest first; lines that are none of ours are left out.
+
+    Raises OperationFailed when they cannot be read.
+    """
     found: dict[tuple[str, int, float], ProcessStart] = {}
     try:
         lines = (log_dir / NAME).read_text(errors="replace").splitlines()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise unreadable(log_dir / NAME, error) from error
     for line in lines:
         with suppress(ValueError, TypeError, KeyError):
             start = ProcessStart(**json.loads(line))
@@ -80,7 +86,10 @@ def read_starts(log_dir: Path) -> list[ProcessStart]:
 
 
 def recent_crashes(log_dir: Path, now: float) -> Counter[str]:
-    """Return how often each process ended by itself within CRASH_SECONDS, and was started again since."""
+    """Return how often each process ended by itself within CRASH_SECONDS, and was started again since.
+
+    Raises OperationFailed when the starts cannot be read.
+    """
     starts = read_starts(log_dir)
     newest = {each.process: each for each in starts}
     return Counter(
