@@ -219,6 +219,28 @@ def test_what_cannot_be_is_one_sentence(here: Path) -> None:
     assert "acknowledged already" in str(again.exception)
 
 
+def test_an_acknowledgement_is_for_the_accounts_that_ring_and_no_others(here: Path) -> None:
+    now = datetime.now(UTC).isoformat()
+    row = {"priority": "P2", "state": "firing", "since": now, "text": "it cannot be reached"}
+    rows = [row | {"alert": f"ImapUnreachable/{account}"} for account in ("work", "sales")]
+    (here / "data").mkdir()
+    (here / "data" / "active-alerts.json").write_text(json.dumps({"looked_at": now, "alerts": rows}))
+    run("open", "--no-evidence", "--from-alert", "ImapUnreachable", "no mail")
+    run("ack", "001")
+
+    def is_silent(key: str) -> bool:
+        return any(each.matches(key) for each in read_silences())
+
+    assert is_silent("ImapUnreachable/work")
+    assert is_silent("ImapUnreachable/sales")
+    assert not is_silent("ImapUnreachable/support")
+    done = CliRunner().invoke(app, ["alert", "unsilence", "ImapUnreachable"], standalone_mode=False)
+    assert done.return_value == 0
+    assert not is_silent("ImapUnreachable/work")
+    done = CliRunner().invoke(app, ["alert", "ack", "ImapUnreachable/sales"], standalone_mode=False)
+    assert (is_silent("ImapUnreachable/sales"), is_silent("ImapUnreachable/work")) == (True, False)
+
+
 def test_a_ticket_is_made_in_the_form_of_a_github_issue(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     posted: list[tuple[str | None, dict]] = []
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,6 +19,7 @@ from email_ingestion.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from email_ingestion.ops.alert_channels import Channel
+    from email_ingestion.ops.alert_silences import Silence
     from email_ingestion.ops.notices import Notification
 
 alert = typer.Typer(help="See what rings, tell people, acknowledge and silence.", no_args_is_help=True)
@@ -118,6 +121,8 @@ def list_(as_json: Json = False) -> int:
 def ack(pattern: Pattern, ttl: Ttl = "8h", reason: Reason = "") -> int:
     """Say that you have an alert in hand: it is not told again until it is over, or until the time is up.
 
+    What rings now is acknowledged: the same trouble of another account, sink or folder, that begins later, is told.
+
     Examples:
       email-ingestion alert ack NoWorkers
       email-ingestion alert ack SinkLate/webhook --ttl 2h --reason "their maintenance ends at 14:00"
@@ -150,7 +155,7 @@ def unsilence(pattern: Pattern) -> int:
 
     settings, wanted = load_settings(), pattern.removeprefix(PREFIX)
     with audited(settings.log_dir, "alert unsilence", {"alert": pattern}):
-        gone = end_silences(lambda each: each.pattern.removeprefix(PREFIX) == wanted, time.time())
+        gone = end_silences(lambda each: _is_named(each.pattern.removeprefix(PREFIX), each.kind, wanted), time.time())
         ended = len([each for each in gone if each.until > time.time()])
         if settings.alertmanager_url:
             ended += Alertmanager(settings.alertmanager_url).end(wanted)
@@ -161,9 +166,14 @@ def unsilence(pattern: Pattern) -> int:
     return 0
 
 
+def _is_named(pattern: str, kind: str, wanted: str) -> bool:
+    """Tell whether a silence is called so: an acknowledgement by its name stands with the accounts that rang then."""
+    return pattern in {wanted, glob.escape(wanted)} or (kind == "ack" and pattern.partition("/")[0] == wanted)
+
+
 def _silence(pattern: str, kind: Literal["ack", "silence"], ttl: str, reason: str) -> int:
     from email_ingestion.fleet.alertmanager import Alertmanager  # noqa: PLC0415 - slow to load
-    from email_ingestion.ops.alert_silences import Silence, add_silence  # noqa: PLC0415
+    from email_ingestion.ops.alert_silences import Silence, add_silence  # noqa: PLC0415 - slow to load
 
     settings, now, user = load_settings(), time.time(), current_user()
     if not pattern.strip():
@@ -171,16 +181,37 @@ def _silence(pattern: str, kind: Literal["ack", "silence"], ttl: str, reason: st
     made = Silence(pattern.strip(), kind, now, now + parse_duration(ttl, "--ttl").total_seconds(), user, reason)
     until = datetime.fromtimestamp(made.until, UTC).isoformat(timespec="seconds")
     with audited(settings.log_dir, f"alert {kind}", {"alert": made.pattern, "until": until, "reason": reason}):
-        add_silence(made)
+        if kind == "ack":
+            rings = acknowledge(settings, made)
+        else:
+            add_silence(made)
+            rings = _ringing(settings, made)
         if settings.alertmanager_url:
             Alertmanager(settings.alertmanager_url).silence(made.pattern, now, made.until, user, reason or kind)
-    if not (rings := [row for row in _look(settings)[0] if made.matches(row["alert"])]) and kind == "ack":
+    if not rings and kind == "ack":
         say("no built-in alert of that name is active; should it begin to ring, it is acknowledged")
     where = " here and in Alertmanager" if settings.alertmanager_url else ""
     typer.echo(f"{printable(made.pattern)} is {'acknowledged' if kind == 'ack' else 'silenced'}{where} until {until}")
     for row in rings:
         typer.echo(f"  {row['priority']} {printable(row['alert'])}: {printable(row['text'])}")
     return 0
+
+
+def acknowledge(settings: Settings, made: Silence) -> list[dict[str, Any]]:
+    """Acknowledge each alert that rings and is meant; return them. Where none does, what begins to ring is meant.
+
+    Somebody has in hand what rings: the same trouble of another account, sink or folder, that begins later, is told.
+    """
+    from email_ingestion.ops.alert_silences import add_silence  # noqa: PLC0415 - slow to load
+
+    rings = _ringing(settings, made)
+    for pattern in [glob.escape(row["alert"]) for row in rings] or [made.pattern]:
+        add_silence(replace(made, pattern=pattern))
+    return rings
+
+
+def _ringing(settings: Settings, made: Silence) -> list[dict[str, Any]]:
+    return [row for row in _look(settings)[0] if made.matches(row["alert"])]
 
 
 def _look(settings: Settings) -> tuple[list[dict[str, Any]], str]:

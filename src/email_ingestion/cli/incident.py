@@ -144,10 +144,11 @@ def ack(number: Number) -> int:
 
 def _acknowledge_alert(found: Incident, user: str) -> None:
     """Let the alert that opened the incident be told no more: somebody has it in hand."""
-    from email_ingestion.ops.alert_silences import Silence, add_silence  # noqa: PLC0415 - slow to load
+    from email_ingestion.cli.alert import acknowledge  # noqa: PLC0415
+    from email_ingestion.ops.alert_silences import Silence  # noqa: PLC0415 - slow to load
 
     now = datetime.now(UTC).timestamp()
-    add_silence(Silence(found.alert, "ack", now, now + ACK_SECONDS, user, found.number))
+    acknowledge(load_settings(), Silence(found.alert, "ack", now, now + ACK_SECONDS, user, found.number))
 
 
 @incident.command("checklist")
