@@ -134,6 +134,7 @@ class WatcherRebuilt(Event, frozen=True):
 
     account: str
     seconds: float
+    asked_server: bool = True  # it waited for the mail server; False: for the database, Redis or a disk
 
 
 class Watching(Event, frozen=True):

@@ -112,6 +112,20 @@ def test_a_watcher_that_hangs_is_replaced_and_counted(watched: Watched):
     assert watched.metric("imap_watcher_rebuilds_total", account="default") == 1
 
 
+def test_a_watcher_that_hangs_over_the_database_does_not_blame_the_mail_server(watched: Watched):
+    """Another process changes the schema, or was cut off while it did: who opens the database waits for it."""
+    watched.sandbox.deliver(letter(1))
+    watched = replace(watched, rebuilt_after=0.5)
+    with watched.running():
+        with watched.ledger._lock:
+            watched.observe(Started(None))
+            watched.hears(WatcherRebuilt, asked_server=False)
+            reasons = "; ".join(watched.ops.status.readiness().reasons)
+            assert "it waits for the database, Redis or a disk" in reasons
+            assert "IMAP" not in reasons
+        watched.arrives()
+
+
 def test_a_slow_line_is_no_hanging_watcher(watched: Watched):
     watched = replace(watched, rebuilt_after=1.5)
     with watched.running():

@@ -244,9 +244,10 @@ class ProcessState:
 
     def watcher_rebuilt(self, event: events.WatcherRebuilt) -> None:
         """Keep until the next synchronization that a watcher was given up."""
-        self.account_problems[event.account] = (
-            f"{STALLED} for {event.seconds:.0f} s and was replaced: the mail server sends hardly a byte, or none"
-        )
+        server = "the mail server sends hardly a byte, or none"
+        other = "it waits for the database, Redis or a disk, and has asked the mail server nothing"
+        cause = server if event.asked_server else other
+        self.account_problems[event.account] = f"{STALLED} for {event.seconds:.0f} s and was replaced: {cause}"
 
     def answer_slow(self, event: events.AnswerSlow) -> None:
         """Keep that an answer of the mail server hardly comes, or drop it when it is there."""

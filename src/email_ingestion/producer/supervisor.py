@@ -141,9 +141,11 @@ class WatcherSupervisor:
         with self._lock:
             if self._stopped:
                 return None
+            asked_server = self.watcher.asks_server()
             self.watcher.abandon()
-            self._observe(WatcherRebuilt(self._account, idle))
-            self._report_unwell(f"nothing that helps came from the IMAP server for {idle:.0f} s", idle)
+            self._observe(WatcherRebuilt(self._account, idle, asked_server))
+            if asked_server:
+                self._report_unwell(f"nothing that helps came from the IMAP server for {idle:.0f} s", idle)
             return self._start_thread()
 
     def _start_thread(self) -> threading.Thread:

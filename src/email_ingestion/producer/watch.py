@@ -408,6 +408,11 @@ class Watcher:
         answer = connection.awaited_answer if connection and self._state == "syncing" else None
         return (answer, connection.received_bytes) if connection and answer else None
 
+    def asks_server(self) -> bool:
+        """Tell whether it waits for the mail server, not for the database, Redis or a disk; from any thread."""
+        connection = self._connection
+        return not connection or self._state != "syncing" or connection.awaited_answer is not None
+
     # Failures
 
     def _recover(self, error: EmailIngestionError) -> None:

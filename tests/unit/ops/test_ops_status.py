@@ -155,6 +155,12 @@ def test_a_stall_outlives_the_login_of_the_watcher_that_replaced_it(producer: Bo
     assert producer.after(events.Synced("default", "INBOX", 1, 7, 0)) == "ready"
 
 
+def test_a_stall_over_the_database_is_not_blamed_on_the_mail_server(producer: Board) -> None:
+    stalled = events.WatcherRebuilt("default", 300.0, asked_server=False)
+    assert producer.after(*RUNNING, stalled) == "degraded"
+    assert "it waits for the database, Redis or a disk" in producer.reasons
+
+
 def test_a_missing_consent_outlives_a_refresh(producer: Board) -> None:
     refreshed = events.TokenRefreshed("default", 5000.0)
     assert producer.after(*RUNNING, events.NeedsOperator("default", REVOKED), refreshed) == "degraded"
