@@ -23,9 +23,13 @@ _published="8070 8080 9090 9690 9693"
 # The engine is asked, for Compose reads its files anew for each command, which takes half a second.
 _project=$(docker compose config --no-interpolate | command sed -n 's/^name: //p')
 _container() { # SERVICE [K]: the K-th container of a service that runs, or the first
-    docker ps -q --filter "label=com.docker.compose.project=$_project" --filter "label=com.docker.compose.service=$1" \
-        --filter status=running --filter label=com.docker.compose.oneoff=False ${2:+--filter "label=com.docker.compose.container-number=$2"} |
-        command tail -1
+    local found
+    found=$(docker ps -aq --filter "label=com.docker.compose.project=$_project" \
+        --filter "label=com.docker.compose.service=$1" --filter label=com.docker.compose.oneoff=False \
+        ${2:+--filter "label=com.docker.compose.container-number=$2"})
+    # The list may lag behind a stop that has just ended: each is asked for its own state.
+    # shellcheck disable=SC2086 # one word for each
+    [ -z "$found" ] || docker inspect --format '{{if .State.Running}}{{.Id}}{{end}}' $found | command sed '/^$/d' | command tail -1
 }
 _exec() {
     local terminal=-i

@@ -35,7 +35,14 @@ WRONG = (
         "command not found",
         "Permission denied",
     ),
-    *("unknown flag", "no such service", "is not running", "unbound variable", "syntax error"),
+    *(
+        "Error response from daemon",
+        "unknown flag",
+        "no such service",
+        "is not running",
+        "unbound variable",
+        "syntax error",
+    ),
 )
 SCRIPT = r"""
 cd /srv/email-ingestion

@@ -24,6 +24,7 @@ case "$*" in
     [ "$number" -gt 2 ] || echo "${service%% *}-$number"
     exit
     ;;
+"inspect "*) echo "$4"; exit ;;
 "compose config"*) echo "name: mail"; exit ;;
 "compose ps"*|"compose --profile sandbox ps"*) echo 0123456789ab; exit ;;
 "get pods -l app=worker -o name") printf 'pod/worker-a\\npod/worker-b\\n'; exit ;;
