@@ -205,3 +205,30 @@ def test_only_a_process_that_stopped_orderly_is_not_missed(
             until(lambda: client.hexists(Keys().processes, ME.instance), "it is known")
         assert not client.exists(Keys().alive(ME.instance))
         assert client.hexists(Keys().processes, ME.instance) is not orderly
+
+
+def test_nobody_is_called_for_a_worker_that_took_its_leave_to_start_again(
+    own_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`/ready` tells it within seconds; the alert NoWorkers goes by the number of missing processes."""
+    monkeypatch.setattr("email_ingestion.ops.peers.UNATTENDED_SECONDS", 1e-9)
+    ops = producer_ops()
+
+    def missing() -> int:
+        return collecting._read().missing_processes["worker"]
+
+    with own_redis.client() as client, closing(collector(own_redis, ops, tmp_path)) as collecting:
+        client.xadd(Keys().stream, {"v": "1"})
+        lives(client, "pod-a")
+        assert missing() == 0
+        client.delete(Keys().alive("pod-a"))
+        client.hdel(Keys().processes, "pod-a")
+        assert (missing(), missing()) == (0, 0)
+        assert "none runs although mail waits" in ops.status.readiness().reasons[0]
+        monkeypatch.setattr("email_ingestion.ops.status_collector.LEAVE_SECONDS", 0.0)
+        assert missing() == 1
+        lives(client, "pod-a")
+        assert missing() == 0
+        client.delete(Keys().alive("pod-a"))  # now it was killed
+        monkeypatch.setattr("email_ingestion.ops.status_collector.LEAVE_SECONDS", 60.0)
+        assert missing() == 1

@@ -35,6 +35,7 @@ COLLECT_SECONDS = 1.0
 OFFSET_SECONDS = 10.0  # by which clocks may differ: times are taken from the servers, and shown by our own
 COMMANDS_SECONDS = 10.0  # between two looks whether Redis permits every command that we use
 FAILOVER_SECONDS = 0.25  # while another server may be about to take over
+LEAVE_SECONDS = 60.0  # after which somebody is called for the last worker that took its leave, as by Prometheus
 
 
 class StatusCollector:
@@ -71,6 +72,8 @@ class StatusCollector:
         self._ledger_fingerprint = ledger_fingerprint
         self._refuse = refuse
         self._unattended_since: float | None = None  # monotonic seconds
+        self._had_workers = False
+        self._left_at: float | None = None  # monotonic seconds: when the last worker took its leave
         self._life = secrets.token_hex(8)  # tells this process from another of its name: PIDs of containers are alike
         self._announced = False
         self._namesakes = 0  # looks in a row that found the record of another process under our name
@@ -159,8 +162,20 @@ class StatusCollector:
             if each.instance in names and not each.alive and is_replaced(each, everyone, time.time()):
                 with suppress(TransientError):
                     forget_process(self._link, each.instance)
-        counted = missing_processes(everyone, time.time(), unattended_seconds=unattended, count_pid_files=True)
+        unplanned = 0.0 if gauges and self._left_lately(everyone) else unattended
+        counted = missing_processes(everyone, time.time(), unattended_seconds=unplanned, count_pid_files=True)
         return Counter(each.component for each in counted)
+
+    def _left_lately(self, everyone: Sequence[Peer]) -> bool:
+        """Tell whether the last worker took its leave lately, as for a restart: nobody is called for that at once.
+
+        One that died stands among the dead.
+        """
+        workers = [each.alive for each in everyone if each.component == "worker"]
+        if self._had_workers and not workers:
+            self._left_at = time.monotonic()
+        self._had_workers = any(workers)
+        return not workers and self._left_at is not None and time.monotonic() - self._left_at < LEAVE_SECONDS
 
     def _unattended(self, gauges: Gauges | None, everyone: Sequence[Peer]) -> float:
         """Return for how many seconds mail has been waiting without a worker."""
