@@ -18,14 +18,14 @@ import httpx
 
 from email_ingestion.app.account import log_in
 from email_ingestion.doctor.findings import Finding, Findings
-from email_ingestion.doctor.network_checks import SECONDS, check_connection, server_time
+from email_ingestion.doctor.network_checks import RESTART_SANDBOX, SECONDS, check_connection, server_time
 from email_ingestion.doctor.redis_checks import check_clock
 from email_ingestion.errors import EmailIngestionError, IMAPThrottledError, OAuth2AuthenticationError
 from email_ingestion.http_requests import ask
 from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.oauth2 import AccessToken, TokenSource
 from email_ingestion.oauth2.consent import authorization_url
-from email_ingestion.settings import Account, Settings
+from email_ingestion.settings import SANDBOX_PROFILE, Account, Settings, is_loopback
 
 DAY = 86_400.0
 WARN_DAYS = 3
@@ -104,6 +104,8 @@ def check_token(account: Account, named: str) -> Finding:
         return _explain(check, str(error), TOKEN_CAUSES, SETUP)
     except EmailIngestionError as error:
         remedy = f"curl -sI {account.google_token_uri}; check the network, a proxy (HTTPS_PROXY) and the firewall"
+        if SANDBOX_PROFILE.exists() and is_loopback(urlsplit(account.google_token_uri).hostname or ""):
+            remedy = RESTART_SANDBOX
         return Finding(check, "failed", str(error), remedy)
     return _judge(check, token, known.consent_ends_at)
 

@@ -15,8 +15,10 @@ from email_ingestion.doctor.findings import Finding
 from email_ingestion.http_requests import ask
 from email_ingestion.mailbox.greeting import NO_TLS, explain_failure
 from email_ingestion.ops.alert_thresholds import alert_thresholds
+from email_ingestion.settings import SANDBOX_PROFILE, is_loopback
 
 SECONDS = 10.0
+RESTART_SANDBOX = "./scripts/start.sh starts what has died of the sandbox again, with what it held"
 
 
 def check_connection(check: str, host: str, port: int, *, tls: bool) -> Finding:
@@ -40,10 +42,20 @@ def check_connection(check: str, host: str, port: int, *, tls: bool) -> Finding:
         return Finding(check, "failed", cause, remedy)
     except OSError as error:
         reason = error.strerror or str(error)
-        return Finding(
-            check, "failed", f"{host}:{port} cannot be reached: {reason}", f"nc -vz {host} {port}; firewall?"
-        )
+        remedy = unreachable_remedy(error, host, port)
+        return Finding(check, "failed", f"{host}:{port} cannot be reached: {reason}", remedy)
     return Finding(check, "ok", f"{host}:{port} in {1000 * (time.monotonic() - started):.0f} ms, without TLS")
+
+
+def unreachable_remedy(error: OSError, host: str, port: int) -> str:
+    """Return what to do about a server that takes no connection: one of this machine is behind no firewall."""
+    if not is_loopback(host):
+        return f"nc -vz {host} {port}; firewall?"
+    if SANDBOX_PROFILE.exists():
+        return RESTART_SANDBOX
+    if isinstance(error, ConnectionRefusedError):
+        return f"nothing listens on port {port} of this machine: start that server, or name its address and port"
+    return f"ss -ltnp 'sport = :{port}' shows what listens there"
 
 
 def _handshake(check: str, host: str, plain: socket.socket) -> Finding:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from email_ingestion.doctor.findings import Finding, Findings
+from email_ingestion.doctor.network_checks import RESTART_SANDBOX
 from email_ingestion.errors import EmailIngestionError
 from email_ingestion.ledger.fingerprint import ledger_fingerprint
 from email_ingestion.ops.redaction import redact
@@ -31,7 +32,6 @@ from email_ingestion.stream import (
 
 OLDEST = 7
 MEMORY_SHARE = 0.8
-RESTART_SANDBOX = "./scripts/start.sh starts the sandbox's Redis again, with what it held"
 MANAGED = "look at the settings of this instance in the console of whoever runs it"
 STEP_SECONDS = 2.0  # a clock that is off by less is none's business
 JUMP_SECONDS = 60.0
