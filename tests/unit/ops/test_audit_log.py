@@ -34,7 +34,7 @@ def test_a_log_that_nobody_touched_is_whole_and_its_head_is_found_again_later(tm
 @pytest.mark.parametrize(
     ("change", "place"),
     [
-        (lambda lines: [*lines[:1], lines[1].replace(b"ada", b"eve"), *lines[2:]], "line 3"),
+        (lambda lines: [*lines[:1], lines[1].replace(b'"ada"', b'"eve"'), *lines[2:]], "line 3"),
         (lambda lines: [*lines[:1], *lines[2:]], "line 2"),
         (lambda lines: [lines[0], lines[0], *lines[1:]], "line 2"),
         (lambda lines: [lines[1], lines[0], *lines[2:]], "line 2"),
