@@ -7,6 +7,7 @@ for each name is slow then, and not away.
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 import time
@@ -16,51 +17,55 @@ from typing import Any
 
 SECONDS = 5.0  # for which an asker waits
 KEPT_SECONDS = 30.0  # for which a late answer is kept for the next one who asks
-_Question = tuple[Any, ...]
 _ask_system: Callable[..., Any] = socket.getaddrinfo
-_running: dict[_Question, _Lookup] = {}
-_lock = threading.Lock()  # of `_running`
+_open: dict[tuple[Any, ...], _Question] = {}
+_lock = threading.Lock()  # of `_open`
 
 
-class _Lookup(threading.Thread):
-    """One question to the system, which nobody can take back."""
+class _Question:
+    """One that the system was asked, by threads that nobody can end; the first answer counts."""
 
-    def __init__(self, question: _Question, ask: Callable[[], Any]) -> None:
-        super().__init__(name="name lookup", daemon=True)
-        self._question = question
+    def __init__(self, ask: Callable[[], Any]) -> None:
         self._ask = ask
+        self._asked_at = -math.inf
         self._answered = threading.Event()
-        self._answered_at = float("inf")
+        self._answered_at = math.inf
         self._result: Any = None
         self._error: Exception | None = None
-
-    def run(self) -> None:
-        try:
-            self._result = self._ask()
-        except Exception as error:  # noqa: BLE001 - whoever asked gets it
-            self._error = error
-        self._answered_at = time.monotonic()
-        self._answered.set()
 
     @property
     def is_over(self) -> bool:
         """Whether it was answered too long ago."""
         return time.monotonic() - self._answered_at > KEPT_SECONDS
 
-    def answer(self, host: str) -> Any:
-        """Return or raise what the system answers. Raises gaierror when that takes too long."""
-        if not self._answered.wait(SECONDS):
-            raise socket.gaierror(
-                socket.EAI_AGAIN,
-                f"no answer within {SECONDS:g} s to the question where {host} is: getent hosts {host}, and look at "
-                "/etc/resolv.conf",
-            )
-        with _lock:
-            if _running.get(self._question) is self:
-                del _running[self._question]
+    def ask(self) -> None:
+        """Ask the system, unless somebody has just done so: where it hangs, a new question may be answered sooner.
+
+        Raises RuntimeError or MemoryError where there is no thread to spare.
+        """
+        if not self._answered.is_set() and time.monotonic() - self._asked_at >= SECONDS:
+            threading.Thread(target=self._run, name="name lookup", daemon=True).start()
+            self._asked_at = time.monotonic()
+
+    def wait(self) -> bool:
+        """Wait for the answer, for a limited time; return whether it is there."""
+        return self._answered.wait(SECONDS)
+
+    def result(self) -> Any:
+        """Return or raise what the system answered."""
         if self._error:
             raise self._error
         return self._result
+
+    def _run(self) -> None:
+        result, error = None, None
+        try:
+            result = self._ask()
+        except Exception as raised:  # noqa: BLE001 - whoever asked gets it
+            error = raised
+        if not self._answered.is_set():
+            self._result, self._error, self._answered_at = result, error, time.monotonic()
+            self._answered.set()
 
 
 def limit_lookups() -> None:
@@ -73,18 +78,26 @@ def _look_up(host: Any, port: Any, *rest: Any, **named: Any) -> Any:
     ask = partial(_ask_system, host, port, *rest, **named)
     if not isinstance(host, str) or not host or _is_address(host):
         return ask()
-    question = (host, port, *rest, *sorted(named.items()))
+    key = (host, port, *rest, *sorted(named.items()))
+    try:
+        with _lock:
+            question = _open.get(key)
+            if question is None or question.is_over:
+                question = _Question(ask)
+            question.ask()
+            _open[key] = question
+    except (RuntimeError, MemoryError):  # no thread to spare
+        return ask()
+    if not question.wait():
+        raise socket.gaierror(
+            socket.EAI_AGAIN,
+            f"no answer within {SECONDS:g} s to the question where {host} is: getent hosts {host}, and look at "
+            "/etc/resolv.conf",
+        )
     with _lock:
-        lookup = _running.get(question)
-        if lookup is None or lookup.is_over:
-            lookup = _Lookup(question, ask)
-            try:
-                lookup.start()
-            except (RuntimeError, MemoryError):  # no thread to spare
-                lookup = None
-            else:
-                _running[question] = lookup
-    return lookup.answer(host) if lookup else ask()
+        if _open.get(key) is question:
+            del _open[key]
+    return question.result()
 
 
 def _is_address(host: str) -> bool:

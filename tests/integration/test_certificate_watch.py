@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from socket import create_server, socket
 
@@ -16,9 +18,11 @@ import pytest
 from email_ingestion import events
 from email_ingestion.app.certificate_watch import CertificateWatch, TlsServer, tls_servers
 from email_ingestion.doctor.network_checks import check_connection
-from email_ingestion.errors import ConfigurationError
+from email_ingestion.errors import ConfigurationError, RedisConnectionError
 from email_ingestion.settings import Settings, environment, load_settings, sources
 from tests.drills.certificate import make_certificate
+from tests.servers.links import link
+from tests.servers.ports import free_port
 
 
 @pytest.fixture
@@ -115,3 +119,61 @@ def test_a_file_of_authorities_in_env_is_trusted_and_what_is_refused_says_what_t
     (tmp_path / ".env").write_text("SSL_CERT_FILE=none.pem\n")
     with pytest.raises(ConfigurationError, match=r"SSL_CERT_FILE: cannot read none\.pem"):
         load_settings()
+
+
+def test_certificates_of_redis_that_are_rotated_end_no_connection_and_what_new_ones_meet_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, expired, foreign = (make_certificate(_made(tmp_path / name), days) for name, days in CERTIFICATES.items())
+    authorities = tmp_path / "authorities.pem"
+    authorities.write_text(good.read_text() + expired.read_text())
+    monkeypatch.setenv("SSL_CERT_FILE", str(authorities))
+    with running_redis_with_tls(tmp_path, good) as port:
+        old = link(f"rediss://localhost:{port}/0")
+
+        def rotate(certificate: Path) -> None:
+            files = ("tls-cert-file", str(certificate), "tls-key-file", str(certificate))
+            old.call(lambda: old.client.execute_command("CONFIG", "SET", *files))
+
+        def told(host: str = "localhost") -> str:
+            new = link(f"rediss://{host}:{port}/0")
+            with pytest.raises(RedisConnectionError) as caught:
+                new.call(new.client.ping)
+            assert old.call(old.client.ping)
+            return str(caught.value)
+
+        rotate(expired)
+        assert re.search(r"the certificate of localhost expired on 20\d\d-\d\d-\d\d at", told())
+        rotate(foreign)
+        assert "the certificate of localhost is not trusted: self-signed certificate" in told()
+        rotate(good)
+        assert "the certificate of 127.0.0.2 is not trusted: IP address mismatch" in told("127.0.0.2")
+        new = link(f"rediss://localhost:{port}/0")
+        assert new.call(new.client.ping)
+
+
+CERTIFICATES = {"good": 5, "expired": -1, "foreign": 5}
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+@contextmanager
+def running_redis_with_tls(folder: Path, certificate: Path) -> Iterator[int]:
+    """A Redis that speaks nothing but TLS."""
+    port = free_port()
+    files = ["--tls-cert-file", certificate, "--tls-key-file", certificate, "--tls-ca-cert-file", certificate]
+    options = ["--tls-port", port, "--port", 0, "--tls-auth-clients", "no", "--save", "", "--dir", folder, *files]
+    command = ["redis-server", *map(str, options)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        while "Ready to accept" not in (line := process.stdout.readline()):
+            if not line:
+                pytest.skip("this redis-server was built without TLS")
+        yield port
+    finally:
+        process.kill()
+        process.communicate()

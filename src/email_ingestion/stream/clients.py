@@ -39,6 +39,8 @@ def connect(address: RedisAddress | str, name: str) -> redis.Redis:
     """
     if isinstance(address, str):
         address = RedisAddress(address)
+    if address.url.startswith("unix:"):
+        raise ConfigurationError("REDIS_URL names a socket of Unix, which is not supported: redis://host:6379/0")
     options = {
         "client_name": name,
         "decode_responses": False,

@@ -24,6 +24,7 @@ from redis import exceptions
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
 from email_ingestion.breaker import Breaker, BreakerPolicy
+from email_ingestion.certificates import explain_tls_error
 from email_ingestion.errors import CircuitBreakerError, ConfigurationError, LeaseLost, RedisConnectionError, StaleCursor
 from email_ingestion.settings import RedisAddress
 from email_ingestion.stream.clients import CONNECTIONS, LazyCluster, connect, current_master, fails_over
@@ -51,6 +52,7 @@ MEANINGS: tuple[tuple[str, type[ResponseError] | None], ...] = (
     *((word, None) for word in ("BUSY", "LOADING", "MISCONF", "NOAUTH", "NOREPLICAS", "UNBLOCKED")),
     *((word, None) for word in ("WRONGPASS", "WRONGTYPE", "NOGROUP", "EXECABORT", "DENIED")),
 )
+CONNECTING = re.compile(r"connecting to (\S+):([0-9]{1,5})\. ")  # of redis-py, in the text of an error
 # What Redis says instead of NOPERM to a script: from 7.0, and from 7.2.
 REFUSED_IN_SCRIPT = ("The user executing the script can't", "ACL failure in script")
 MEANING_WORDS = re.compile(rf"\b({'|'.join(word for word, _ in MEANINGS)})\b")
@@ -398,9 +400,11 @@ def describe_refusal(error: Exception) -> str:
 
 
 def _message_of(error: Exception) -> str:
-    """Return Redis' own text, or advice where that is only about the protocol."""
+    """Return Redis' own text, or advice where that is only about the protocol or TLS."""
     if "HELLO must be called" in str(error):
         return "Authentication required: set REDIS_PASSWORD"
+    if (place := CONNECTING.search(str(error))) and (tls := explain_tls_error(error, place[1], int(place[2]))):
+        return tls
     return str(error) or type(error).__name__
 
 
