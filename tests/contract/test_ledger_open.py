@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sqlite3
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import closing, suppress
 from multiprocessing.connection import Connection as Pipe
@@ -400,3 +404,52 @@ def test_a_deleted_sqlite_file_is_noticed(sqlite_url: str) -> None:
             ledger.record(letters(2))
     with closing(open_ledger(sqlite_url)) as ledger:
         assert ledger.record(letters(1, 2)) == {"default:gm:1", "default:gm:2"}
+
+
+READ_ONLY = """\
+import os, sys
+from pathlib import Path
+from email_ingestion.errors import SinkUnavailable
+from email_ingestion.ledger.store import open_ledger
+from tests.contract.ledgers import letters
+
+folder = Path(sys.argv[1])
+with_tables = open_ledger(f"sqlite:///{folder}/warm.db")  # loads whatever this user could not
+with_tables.record(letters(1))
+os.chown(folder, 65534, 65534)
+os.setgid(65534)
+os.setuid(65534)
+path = folder / "ledger.db"
+ledger = open_ledger(f"sqlite:///{path}")
+ledger.record(letters(1))
+
+def refused(call):
+    try:
+        call()
+    except SinkUnavailable as error:
+        assert "it is not writable; mend the permissions" in str(error), error
+        return True
+    return False
+
+path.chmod(0o444)
+ledger._database.engine.dispose()  # as after an error, or when more threads ask at a time
+assert refused(lambda: ledger.record(letters(2)))
+assert refused(ledger.ping)
+assert ledger.count() == 1
+path.chmod(0o600)
+tries = 0
+while refused(lambda: ledger.record(letters(2))):
+    tries += 1
+    assert tries < 10
+ledger.ping()
+assert ledger.count() == 2
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become a user for whom modes count")
+def test_an_sqlite_file_that_became_read_only_is_away_and_taken_again_when_that_is_mended() -> None:
+    """SQLite opens it for reading then, which it says to nobody, and makes files beside it that may only be read."""
+    with tempfile.TemporaryDirectory() as folder:  # those of pytest nobody else may enter
+        command = [sys.executable, "-c", READ_ONLY, folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 
 from email_ingestion.atomic_files import file_lock
@@ -30,6 +31,7 @@ _EXAMPLES = "sqlite:///data/email_ingestion.db or postgresql+psycopg://user:pass
 
 STATEMENT_SECONDS = 20.0  # of a statement on PostgreSQL; a maintenance command may take as long as it likes
 PATIENCE_SECONDS = 0.5
+_OF_THE_FILE = ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_PERM", "SQLITE_CORRUPT", "SQLITE_NOTADB")
 _STEPS = 20_000  # of SQLite's machine between two looks at the clock: well below a millisecond
 _LOCK_SECONDS = 10.0  # how long SQLite waits for another process's transaction
 
@@ -183,10 +185,18 @@ def _open_sqlite(url: URL) -> Engine:
         hide_parameters=True,
     )
     event.listen(engine, "do_connect", partial(_remove_stale_wal, path))
+    event.listen(engine, "do_connect", partial(_unlock_companions, path))
     event.listen(engine, "connect", partial(_prepare_sqlite, path))
     event.listen(engine, "checkout", partial(_refuse_replaced_file, path))
     event.listen(engine, "begin", _begin_sqlite)
+    event.listen(engine, "handle_error", _reconnect_after)
     return engine
+
+
+def _reconnect_after(context: ExceptionContext) -> None:
+    """Open new connections after an error of the file: one that SQLite opened for reading only stays as it is."""
+    name = str(getattr(context.original_exception, "sqlite_errorname", ""))
+    context.is_disconnect |= name.startswith(_OF_THE_FILE)
 
 
 def _remove_stale_wal(path: Path, *_: object) -> None:
@@ -202,6 +212,19 @@ def _remove_stale_wal(path: Path, *_: object) -> None:
         if not path.exists():
             _remove(companions)
             path.touch(mode=0o600)
+
+
+def _unlock_companions(path: Path, *_: object) -> None:
+    """Let the files beside a database be written that may be written itself.
+
+    SQLite gives them its mode: those that it made while nobody might write the database kept it from being written
+    after that was mended.
+    """
+    if os.access(path, os.W_OK):
+        for each in _companions(path):
+            if each.exists() and not os.access(each, os.W_OK):
+                with suppress(OSError):
+                    each.chmod(path.stat().st_mode & 0o777)
 
 
 def _remove_replaced_wal(path: Path, record: Any) -> None:

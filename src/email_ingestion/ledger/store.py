@@ -14,6 +14,7 @@ from sqlalchemy import (
     Engine,
     delete,
     exists,
+    false,
     func,
     select,
 )
@@ -499,6 +500,9 @@ class Ledger:
                 )
             if tables:
                 connection.execute(select(emails.c.email_id).limit(1)).first()
+            if tables and connection.dialect.name == "sqlite":
+                # BEGIN IMMEDIATE is taken for BEGIN on a file that may only be read. This is refused, no write.
+                connection.execute(delete(emails).where(false()))
 
     def close(self) -> None:
         """Close the connections; the ledger cannot be used afterwards."""
