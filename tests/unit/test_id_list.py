@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 
 import pytest
 
@@ -105,3 +107,16 @@ def test_what_cannot_be_told_apart_is_refused(content: bytes, words: str | None)
     else:
         with pytest.raises(UnreadableList, match=words):
             names(content)
+
+
+def test_a_file_that_cannot_be_read_to_its_end_is_no_list() -> None:
+    class Failing(io.BytesIO):
+        """As a file on a disk with a bad block, or of a server that went away."""
+
+        def read(self, size: int | None = -1) -> bytes:
+            if not self.tell():
+                return super().read(size)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.raises(UnreadableList, match="ids cannot be read to its end: Input/output error"):
+        list(read_names(Failing(b"<a@example.com>\n" * 1000), "ids"))

@@ -75,7 +75,10 @@ def normalize(name: str) -> str:
 
 def _lines(file: IO[bytes], name: str) -> Iterator[str]:
     """Yield the lines as text. What is not UTF-8 may be of any old encoding: names of messages are the same in all."""
-    start = file.read(4096)
+    try:
+        start = file.read(4096)
+    except OSError as error:
+        raise UnreadableList(f"{name} cannot be read to its end: {error.strerror}") from error
     encoding = next((each for mark, each in _BYTE_ORDER_MARKS.items() if start.startswith(mark)), None)
     if encoding is None and b"\0" in start:
         encoding = "utf-16-le" if start[1:2] == b"\0" else "utf-16-be"
@@ -95,6 +98,8 @@ def _lines(file: IO[bytes], name: str) -> Iterator[str]:
         rest += decode(b"", final=True)
     except UnicodeDecodeError as error:
         raise UnreadableList(f"{name} is no text: {error.reason} at byte {error.start}") from error
+    except OSError as error:
+        raise UnreadableList(f"{name} cannot be read to its end: {error.strerror}") from error
     if rest:
         yield rest
 
