@@ -9,18 +9,21 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from socket import create_server, socket
+from socket import create_connection, create_server, socket
 
 import pytest
 
 from email_ingestion import events
 from email_ingestion.app.certificate_watch import CertificateWatch, TlsServer, tls_servers
 from email_ingestion.doctor.network_checks import check_connection
-from email_ingestion.errors import ConfigurationError, RedisConnectionError
+from email_ingestion.errors import ConfigurationError, IMAPConnectionError, RedisConnectionError
+from email_ingestion.mailbox import ImapMailbox
 from email_ingestion.settings import Settings, environment, load_settings, sources
+from gmail_sandbox import SandboxSettings, running_sandbox
 from tests.drills.certificate import make_certificate
+from tests.servers.accounts import account
 from tests.servers.links import link
 from tests.servers.ports import free_port
 
@@ -177,3 +180,48 @@ def running_redis_with_tls(folder: Path, certificate: Path) -> Iterator[int]:
     finally:
         process.kill()
         process.communicate()
+
+
+def test_certificates_of_a_mail_server_that_are_rotated_end_no_session_and_what_new_ones_meet_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, expired, foreign = (make_certificate(_made(tmp_path / name), days) for name, days in CERTIFICATES.items())
+    authorities = tmp_path / "authorities.pem"
+    authorities.write_text(good.read_text() + expired.read_text())
+    monkeypatch.setenv("SSL_CERT_FILE", str(authorities))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(good)
+    with running_sandbox(SandboxSettings()) as sandbox, create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=_terminate_tls, args=(listening, context, sandbox.imap_port), daemon=True).start()
+        place = {"imap_host": "localhost", "imap_port": listening.getsockname()[1], "imap_tls": True}
+        mine = account(**place, imap_user=sandbox.user)
+        with closing(ImapMailbox(mine, 60.0)) as session:
+            for certificate, told in ((expired, "localhost expired on 20"), (foreign, "localhost is not trusted")):
+                context.load_cert_chain(certificate)
+                with pytest.raises(IMAPConnectionError, match=f"the certificate of {told}"):
+                    ImapMailbox(mine, 60.0)
+                session.noop()
+            session.login(sandbox.access_token())
+            context.load_cert_chain(good)
+            ImapMailbox(mine, 60.0).close()
+        listening.close()
+
+
+def _terminate_tls(listening: socket, context: ssl.SSLContext, port: int) -> None:
+    """Pass on what comes by TLS, until the socket is closed."""
+    with suppress(OSError):
+        while True:
+            connection, _ = listening.accept()
+            with suppress(OSError):
+                secure = context.wrap_socket(connection, server_side=True)
+                plain = create_connection(("127.0.0.1", port))
+                for pair in ((secure, plain), (plain, secure)):
+                    threading.Thread(target=_pass_on, args=pair, daemon=True).start()
+
+
+def _pass_on(source: socket, target: socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65_536):
+            target.sendall(data)
+    for each in (source, target):
+        each.close()

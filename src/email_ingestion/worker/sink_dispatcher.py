@@ -288,14 +288,17 @@ class SinkDispatcher:
 
     def _read_messages(self, claimed: _Claimed) -> list[SinkMessage]:
         """Read what is to be delivered, but no longer than the first may wait for the others; keep the claim."""
-        began = time.monotonic()
+        began = ticked = time.monotonic()
         found = []
         for message in self._messages(claimed):
             found.append(message)
-            if time.monotonic() - began > READ_SECONDS:
+            now = time.monotonic()
+            if now - began > READ_SECONDS:
                 break  # the others are given back
-            self._observe(LoopTick(loop_name(self._name)))
-            self._extend(claimed)
+            if now - ticked > TICK_SECONDS:
+                ticked = now
+                self._observe(LoopTick(loop_name(self._name)))
+                self._extend(claimed)
         return found
 
     def _messages(self, claimed: _Claimed) -> Iterator[SinkMessage]:
