@@ -14,10 +14,11 @@ from sqlalchemy import create_engine, text
 
 from bench.change_feed import soak
 from email_ingestion.ledger import change_feed as changes_module
+from email_ingestion.ledger import told_changes
 from email_ingestion.ledger.change_feed import ChangesGone
 from email_ingestion.ledger.copy import copy_ledger, merge_copy
 from email_ingestion.ledger.database_copy import DatabaseCopy
-from email_ingestion.ledger.engine import write_engine
+from email_ingestion.ledger.engine import database_now, write_engine
 from email_ingestion.ledger.erasure import MailChoice
 from email_ingestion.ledger.migrate import upgrade
 from email_ingestion.ledger.model import Location, Marks, StoredEmail
@@ -25,6 +26,7 @@ from email_ingestion.ledger.store import Ledger, open_engine, open_ledger
 from email_ingestion.ledger.told_changes import HeldChange
 from email_ingestion.records import ChangeKind
 from tests.contract.ledgers import letters, mail, stored
+from tests.servers.processes import until
 
 GIVE_UP = 120.0
 
@@ -345,3 +347,22 @@ def test_one_process_tells_a_sink_and_what_it_took_is_noted_with_how_far(ledger:
     assert book.due("box", 10) == []
     assert book.start_again(taken, 9)
     assert book.start_again(moved, 10) is None
+
+
+def test_a_clock_that_was_ahead_puts_no_change_off_and_keeps_no_sink_claimed(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker that told the sink was killed before its clock was right again."""
+    book = ledger.told_changes
+    ledger.record(letters(1))
+    ledger.changes.number_all()
+    with monkeypatch.context() as patched:
+        patched.setattr(told_changes, "database_now", lambda connection: database_now(connection) + timedelta(days=1))
+        claim = book.claim("a", "killed", 60.0)
+        assert claim
+        (change,) = ledger.changes.read(0).changes
+        assert book.settle(claim, change.seq, [HeldChange(change.seq, change.email_id, 1, 1.0)], ())
+    assert [each.event.seq for (each,) in book.due("a", 10)] == [change.seq]
+    lease = 0.2
+    assert book.claim("a", "another", lease) is None  # its holder has the time to extend it
+    until(lambda: book.claim("a", "another", lease), "nobody has extended it for a lease")

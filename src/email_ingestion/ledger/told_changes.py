@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, false, func, or_, select, update
 
 from email_ingestion.ledger.change_feed import ChangeFeed
 from email_ingestion.ledger.engine import Database, database_now
+from email_ingestion.ledger.outbox import LONGEST_WAIT, STEP_SECONDS, boot_time
 from email_ingestion.ledger.rows import insert_of
 from email_ingestion.ledger.tables import change_readers, changes, deliveries, erasure_notices, held_changes
 from email_ingestion.records import ChangeEvent, ChangeKind
@@ -75,10 +76,12 @@ class ToldChanges:
     def __init__(self, database: Database, feed: ChangeFeed) -> None:
         self._database = database
         self._feed = feed
+        self._overlong: dict[str, tuple[datetime, float]] = {}  # by sink: a lease longer than any, and seen since when
 
     def claim(self, sink: str, holder: str, lease: float) -> ReaderClaim | None:
         """Claim a sink; None while another process tells it. A new one begins where the feed ends now."""
         mine = change_readers.c.sink == sink
+        abandoned: ColumnElement[bool] = false()
         with self._database.connect() as connection:
             now = database_now(connection)
             row = connection.execute(select(change_readers).where(mine)).one_or_none()
@@ -88,15 +91,27 @@ class ToldChanges:
                 insert = insert_of(connection.engine)(change_readers).values(sink=sink, last_seq=start)
                 connection.execute(insert.on_conflict_do_nothing(index_elements=["sink"]))
         elif row.holder not in (None, holder) and row.until > now:
-            return None
+            if not self._is_impossible(row, now, lease):
+                return None
+            abandoned = change_readers.c.until == row.until  # else it was extended since
         with self._database.begin() as connection:
             now = database_now(connection)
             free = or_(change_readers.c.holder.is_(None), change_readers.c.holder == holder)
-            free = or_(free, change_readers.c.until <= now)
+            free = or_(free, change_readers.c.until <= now, abandoned)
             until = now + timedelta(seconds=lease)
             taken = update(change_readers).where(mine, free).values(holder=holder, until=until)
             last = connection.execute(taken.returning(change_readers.c.last_seq)).scalar_one_or_none()
         return None if last is None else ReaderClaim(sink, holder, until, last)
+
+    def _is_impossible(self, row: Any, now: datetime, lease: float) -> bool:
+        """Whether the lease ends later than any does, though its holder had the time to extend it since."""
+        if row.until <= now + timedelta(seconds=lease + STEP_SECONDS):
+            self._overlong.pop(row.sink, None)
+            return False
+        known = self._overlong.get(row.sink)
+        if known is None or known[0] != row.until:
+            known = self._overlong[row.sink] = (row.until, boot_time())
+        return boot_time() - known[1] > lease
 
     def extend(self, claim: ReaderClaim, lease: float) -> ReaderClaim | None:
         """Extend a claim to `lease` seconds from now; None when another process has it."""
@@ -148,7 +163,9 @@ class ToldChanges:
         with self._database.connect() as connection:
             now = database_now(connection)
             mine = (held_changes.c.sink == sink, _WAITING)
-            first = select(held_changes.c.email_id).where(*mine, held_changes.c.due <= now)
+            latest = now + timedelta(seconds=LONGEST_WAIT + STEP_SECONDS)  # beyond it the clock was ahead
+            come = or_(held_changes.c.due <= now, held_changes.c.due > latest)
+            first = select(held_changes.c.email_id).where(*mine, come)
             first = first.group_by(held_changes.c.email_id).order_by(func.min(held_changes.c.due)).limit(limit)
             wanted = connection.execute(first).scalars().all()
             if not wanted:
@@ -166,7 +183,7 @@ class ToldChanges:
             chains: dict[str, list[DueChange]] = {}
             later: set[str] = set()  # the first of whose changes is not due
             for row in connection.execute(query):
-                if row.email_id not in chains and row.due > now:
+                if row.email_id not in chains and now < row.due <= latest:
                     later.add(row.email_id)
                 if row.email_id not in later:
                     chains.setdefault(row.email_id, []).append(DueChange(_event(row), row.attempts))
