@@ -112,6 +112,19 @@ def test_a_reader_that_has_enough_is_no_answer_and_no_error() -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("pause nosuch", "Invalid value for 'component': 'nosuch' is not one of 'producer', 'worker'."),
+        ("backfill --since 2026-02-01 --until 2026-01-31", "Invalid value: --until must not be before --since"),
+    ],
+)
+def test_a_wrong_use_is_told_in_words_of_its_own(command: str, said: str) -> None:
+    words = [sys.executable, "-m", "email_ingestion", *command.split()]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (64, f"Error: {said}")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only where there is a disk that is always full")
 @pytest.mark.parametrize(
     ("command", "full", "code"), [("config show", "stdout", 2), ("--help", "stdout", 2), ("nosuch", "stderr", 64)]

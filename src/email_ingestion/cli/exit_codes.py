@@ -40,6 +40,7 @@ OnFailure = Callable[[Exception, str, int], None]
 OK, NEGATIVE, FAILED, USAGE, CONFIGURATION = 0, 1, 2, 64, 78
 # What a folder or file says that is not as a program needs it, such as a home that only root may write.
 REFUSED_FILES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
+PYDANTIC = "Value error, "  # typer checks values with it since a version, and says so
 READER_GONE = 141  # 128 and SIGPIPE, as a shell has it for `… | head -1`
 
 # typer carries its own copy of click and does not publish this class, the parent of every wrong use.
@@ -80,6 +81,7 @@ def _run(command: Any, on_failure: OnFailure, *, crashes: bool) -> int:
         end_when_interrupted()
     except UsageError as error:
         on_failure(error, error.format_message(), USAGE)
+        error.message = error.message.replace(PYDANTIC, "")
         with suppress(OSError):
             error.show()
         return USAGE

@@ -245,6 +245,8 @@ def backfill(
       email-ingestion backfill --since 2023-01-01 --until 2023-12-31 --label Receipts
       email-ingestion backfill --since 2024-06-01 --account work --json
     """
+    if until and until < since:
+        raise typer.BadParameter("--until must not be before --since")
     settings = load_settings()
     accounts = pick_accounts(settings, account)
     check_accounts(accounts)
