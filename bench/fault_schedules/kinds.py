@@ -70,6 +70,7 @@ KINDS: dict[str, Kind] = {
         Kind("paused", "an operator pauses and forgets", process_faults.paused, _short("worker", "producer")),
         Kind("redis_killed", KILLED, server_faults.redis_killed, _any("", "emptied", "power_cut")),
         Kind("redis_frozen", FROZEN, server_faults.redis_frozen, _any()),
+        Kind("redis_paused", "CLIENT PAUSE, again and again", server_faults.redis_paused, _any("all", "write")),
         Kind("redis_flushed", "FLUSHALL", server_faults.redis_flushed, _short()),
         Kind("redis_restored", "the data of the beginning comes back", server_faults.redis_restored, _short()),
         Kind("redis_refuses", "a command, or all writes", server_faults.redis_refuses, _any(*REFUSALS)),

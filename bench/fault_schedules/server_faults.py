@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import shutil
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
@@ -15,6 +16,8 @@ from bench.fault_schedules.process_faults import Case, lasting
 from bench.fault_schedules.servers import DOWN, FROZEN, FaultyDovecot, FaultyPostgres, FaultyRedis
 from bench.fault_schedules.stack import Stack
 from gmail_sandbox.faults import Option
+
+PAUSE_SECONDS = 2.0  # of Redis, again and again
 
 # -- Redis
 
@@ -36,6 +39,23 @@ def redis_frozen(case: Case) -> Iterator[None]:
     """It takes connections and answers nothing."""
     with lasting(case.stack.redis, FROZEN):
         yield
+
+
+@contextmanager
+def redis_paused(case: Case) -> Iterator[None]:
+    """It answers no command, or none that writes, for two seconds, again and again."""
+    ended = threading.Event()
+
+    def pause() -> None:
+        while not ended.wait(PAUSE_SECONDS / 2):
+            with suppress(redis.RedisError), case.stack.redis.client() as client:
+                client.client_pause(int(PAUSE_SECONDS * 1000), all=case.manner == "all")
+
+    thread = threading.Thread(target=pause, daemon=True)
+    thread.start()
+    yield
+    ended.set()
+    thread.join()
 
 
 @contextmanager
