@@ -34,7 +34,7 @@ class StandstillWatch:
         if waits is None or waits != before:
             return None
         if paused:
-            return "an operator has paused it: `email-ingestion sink resume`, or `resume worker`"
+            return f"an operator has paused it: `email-ingestion sink resume {self._sink}`, or `resume worker`"
         if not self._breaker.closed:
             return f"its circuit breaker is {self._breaker.state}"
         if pause > 0:
