@@ -18,10 +18,11 @@ if [ -z "${COMPOSE_FILE:-}" ]; then
 fi
 export COMPOSE_FILE REDIS_HOST=redis REDIS_PORT=6379
 export RUNBOOK_COMMANDS=deploy/docker/commands.sh
-_published="8070 8080 9090 9690 9693"
 
 # The engine is asked, for Compose reads its files anew for each command, which takes half a second.
-_project=$(docker compose config --no-interpolate | command sed -n 's/^name: //p')
+_config=$(docker compose config)
+_project=$(command sed -n 's/^name: //p' <<<"$_config")
+_published=$(command sed -n 's/^ *published: "\(.*\)"$/\1/p' <<<"$_config" | command tr '\n' ' ')
 _container() { # SERVICE [K]: the K-th container of a service that runs, or the first
     local found
     found=$(docker ps -aq --filter "label=com.docker.compose.project=$_project" \

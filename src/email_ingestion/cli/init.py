@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -65,9 +66,9 @@ def _announce_units(directory: Path) -> None:
         if str(path).startswith(HIDDEN):
             say(f"the units do not see {path} (ProtectHome, PrivateTmp): choose another place, such as /srv or /opt")
     typer.echo(f"the units need a user email-ingestion who owns {', '.join(FOLDERS)} and may read .env; then")
-    typer.echo(
-        f"copy {directory / 'deploy/systemd'} to /etc/systemd/system: `systemctl enable --now email-ingestion.target`"
-    )
+    copied = f"cp {shlex.quote(str(directory))}/deploy/systemd/* /etc/systemd/system/"
+    typer.echo(f"`{copied} && systemctl daemon-reload`;")
+    typer.echo("once .env is filled in, `systemctl enable --now email-ingestion.target` starts all of them")
 
 
 def _announce_image(directory: Path) -> None:
