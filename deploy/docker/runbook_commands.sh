@@ -28,6 +28,7 @@ email-ingestion() {
         ;;
     start) _start "$(_workers_of "$@")" ;; # what an installed package has in the place of the scripts
     stop) _stop ;;
+    web) _run web email-ingestion "$@" ;; # a login link is of the process that takes it
     *) _run producer email-ingestion "$@" ;;
     esac
 }

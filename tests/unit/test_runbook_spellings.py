@@ -78,6 +78,11 @@ def typed(folder: Path, commands: Path, line: str) -> str:
         ("cat pids/worker-2.pid", "<worker-2> <bash> <-c> <exec cat pids/worker.pid>", "<pod/worker-b>"),
         ("systemctl restart redis", "<restart> <redis>", "<rollout> <restart> <statefulset/redis>"),
         ("./scripts/start.sh --workers 3", "<worker=3>", "<deployment/worker> <--replicas=3>"),
+        (
+            "email-ingestion web login-link",
+            "<-i> <web-1> <email-ingestion> <web>",
+            "<deployment/web> <--> <email-ingestion>",
+        ),
         ("email-ingestion start --workers=3", "<--scale> <worker=3>", "<deployment/worker> <--replicas=3>"),
         ("email-ingestion stop", "<stop> <producer>", "<--replicas=0>"),
         (
