@@ -112,6 +112,21 @@ def test_a_reader_that_has_enough_is_no_answer_and_no_error() -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_watch_in_a_pipe_prints_each_look(more: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "email_ingestion", "status", "--watch", *more]
+    place = {"OPS_PORT": "0", "REDIS_PORT": "1", "PATH": ""}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=place) as process:
+        assert process.stdout
+        assert process.stderr
+        first, second = process.stdout.readline(), process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        assert process.stderr.read() == b""
+    assert first == second
+    assert first.startswith(b"[]" if more else b"nothing runs here")
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -125,17 +127,35 @@ def status(
 
     1 when one is not, when none runs, or when one that should run does not: it was killed, or mail waits for a worker.
     The web process has no /status: it has a line where it serves, and a row, also with --json, only where it does not.
+    With --watch a pipe gets table after table, and with --json a line for each look.
 
     Examples:
       email-ingestion status
       email-ingestion status --json
     """
     settings = load_settings()
-    if watch:
+    if watch and sys.stdout.isatty() and not as_json:
         return status_table.watch(settings)
+    if watch:
+        return _look_again_and_again(settings, as_json=as_json)
+    return OK if _look(settings, as_json=as_json, indent=2) else NEGATIVE
+
+
+def _look_again_and_again(settings: Settings, *, as_json: bool) -> int:
+    """Print each look, for a pipe or a file, until interrupted."""
+    try:
+        while True:
+            _look(settings, as_json=as_json, indent=None)
+            sys.stdout.flush()
+            time.sleep(status_table.WATCH_SECONDS)
+    except KeyboardInterrupt:
+        return OK
+
+
+def _look(settings: Settings, *, as_json: bool, indent: int | None) -> bool:
     found = status_table.system_status(settings)
     if as_json:
-        typer.echo(json.dumps([each.as_json() for each in found.processes], indent=2))
+        typer.echo(json.dumps([each.as_json() for each in found.processes], indent=indent))
     else:
         typer.echo(as_typed_here(status_table.render_table(found)))
-    return OK if found.ok else NEGATIVE
+    return found.ok
