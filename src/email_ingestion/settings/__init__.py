@@ -6,6 +6,7 @@ Order: command line > environment > the running sandbox's profile > `.env` > `co
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,30 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         raise ConfigurationError(explain_validation(error)) from error
     except OSError as error:
-        raise ConfigurationError(f"cannot read {error.filename}: {error.strerror}") from error
+        raise ConfigurationError(f"cannot read {error.filename}: {error.strerror}{_remedy(error)}") from error
     except ValueError as error:  # a broken TOML file
         raise ConfigurationError(f"{TOML}: {error}") from error
     if settings.ssl_cert_file:
         trust(settings.ssl_cert_file)
     return settings
+
+
+def _remedy(error: OSError) -> str:
+    """Say who could read it: a folder that the user may not enter, or the file."""
+    if not isinstance(error, PermissionError) or not isinstance(error.filename, str) or not hasattr(os, "geteuid"):
+        return ""
+    path = Path(error.filename)
+    effective = os.access in os.supports_effective_ids
+    folders = reversed(path.parents)
+    barred = next((each for each in folders if not os.access(each, os.X_OK, effective_ids=effective)), path)
+    try:
+        owner = barred.stat()
+    except OSError:
+        return ""
+    return (
+        f"; user {os.geteuid()} may not open {barred}: give the command as its owner, user {owner.st_uid},"
+        f" or in its group, {owner.st_gid}"
+    )
 
 
 def settings_files() -> list[Path]:

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from email_ingestion.daemon import running_pid
-from email_ingestion.errors import OperationFailed
+from email_ingestion.errors import ConfigurationError, OperationFailed
 from email_ingestion.fleet.evidence_bundle import _end_of
 from email_ingestion.fleet.log_files import unread_logs
 from email_ingestion.ops.audit_log import read_audit, verify_audit
 from email_ingestion.ops.collectors import CrashGauges
 from email_ingestion.ops.start_journal import read_starts
+from email_ingestion.settings import load_settings
 
 
 def as_nobody(call: Callable[[], Any]) -> Any:
@@ -40,6 +41,24 @@ def closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / name).chmod(0)
     folder.chmod(0)
     return folder
+
+
+def test_settings_that_another_user_may_not_read_say_who_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    data = Path("data")
+    data.mkdir()
+    data.chmod(0o600)  # not even its owner may enter it
+    file = Path(".env")
+    file.write_text("IMAP_USER=someone@example.com\n")
+    with pytest.raises(
+        ConfigurationError, match=rf"user \d+ may not open data: .* as its owner, user {os.getuid()}, or"
+    ):
+        as_nobody(load_settings)
+    data.chmod(0o755)
+    file.chmod(0)
+    with pytest.raises(ConfigurationError, match=r"cannot read .*\.env: Perm.*; user \d+ may not open .*\.env: give"):
+        as_nobody(load_settings)
 
 
 @pytest.mark.parametrize(
