@@ -131,7 +131,8 @@ def test_the_queue_goes_into_a_file_and_comes_back_once(live: Live) -> None:
     assert (row["written"], row["taken_out"], row["left"], live.depth()) == (40, 40, 0, 0)
     path = live.here.folder / "queue.jsonl"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert "the queue is empty" in live.command("drain", "--output", "again.jsonl", ends=1).stderr
+    nothing = live.command("drain", "--output", "again.jsonl", "--json", ends=1)
+    assert (nothing.stdout, "the queue is empty" in nothing.stderr) == ("[]\n", True)
     (live.here.folder / "half.jsonl").write_bytes(path.read_bytes()[:-200])
     assert "is damaged" in live.command("refill", "half.jsonl", ends=2).stderr
     assert live.depth() == 0

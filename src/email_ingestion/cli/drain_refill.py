@@ -39,6 +39,7 @@ def drain(
     queue = QueueDump(link)
     depth = queue.depth()
     if not depth:
+        show([], as_json=as_json)
         say("the queue is empty")
         return NEGATIVE
     audit_read(settings.log_dir, "drain", min(depth, limit or depth), (), file=str(output))
