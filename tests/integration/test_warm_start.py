@@ -11,7 +11,10 @@ import psutil
 import pytest
 
 from email_ingestion.fleet.managed_processes import is_entry_point
-from tests.servers.processes import ROOT, Place, place
+from email_ingestion.records import Cursor
+from email_ingestion.stream import Appender
+from tests.servers.links import link, message
+from tests.servers.processes import ROOT, Place, place, until
 from tests.servers.redis import RedisServer
 from tests.servers.warm_start import WarmProcess
 
@@ -37,6 +40,31 @@ def test_a_worker_has_all_that_it_would_have(here: Place):
     assert shown[0] == shown[1]
     assert shown[0][0] == os.getpid()
     assert {name: value for name, value in shown[0][3].items() if name != "LC_CTYPE"} == here.environment
+
+
+def test_a_worker_has_the_parser_that_it_would_have_and_another_after_its_end(here: Place, redis_server: RedisServer):
+    shown = []
+    for number, each in enumerate((here, replace(here, fresh=True, started=[]))):
+        worker = each.worker()
+        _queue(redis_server, number * 2 + 1)
+        until(lambda count=number * 2 + 1: len(here.rows()) == count, "the message is parsed")
+        (parser,) = psutil.Process(worker.process.pid).children(recursive=True)
+        facts = (parser.ppid() - worker.process.pid, parser.cwd(), parser.cmdline()[:3], parser.environ())
+        files = [Path(f"/proc/{parser.pid}/fd/{descriptor}").readlink() for descriptor in range(3)]
+        shown.append((*facts, files, Path(f"/proc/{parser.pid}/fd/{parser.cmdline()[3]}").readlink().name[:6]))
+        parser.kill()
+        _queue(redis_server, number * 2 + 2)
+        until(lambda count=number * 2 + 2: len(here.rows()) == count, "another parser parses the next")
+        (parser,) = psutil.Process(worker.process.pid).children(recursive=True)
+        assert worker.terminate() == 0
+        assert not parser.is_running()
+    assert shown[0] == shown[1]
+
+
+def _queue(server: RedisServer, uid: int) -> None:
+    intake = Appender(link(server.url))
+    cursor = intake.restart_cursor("default", "INBOX", Cursor(1, 0))
+    intake.append("default", "INBOX", cursor, uid, [message(uid)])
 
 
 @pytest.mark.parametrize(
