@@ -68,7 +68,7 @@ def resend(
     """
     from email_ingestion.ledger.resends import ResendChoice  # noqa: PLC0415 - help comes without SQLAlchemy
     from email_ingestion.ledger.search_filter import SearchFilter  # noqa: PLC0415
-    from email_ingestion.ledger.store import open_existing_ledger  # noqa: PLC0415
+    from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415
 
     settings = load_settings()
     _refuse_unknown_sink(settings, sink)
@@ -83,7 +83,7 @@ def resend(
     only = SearchFilter(account=account, after=parse_instant(since, "--since"), before=parse_instant(until, "--until"))
     if only.after and only.before and only.after >= only.before:
         raise typer.BadParameter("--since must be earlier than --until")
-    with closing(open_existing_ledger(settings.database_url)) as ledger:
+    with closing(open_ledger(settings.database_url)) as ledger:
         if account:
             refuse_unknown_account(settings, account, lambda: ledger.count(account))
         if cancel:
