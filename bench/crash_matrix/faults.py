@@ -181,8 +181,9 @@ def token_expiry(world: World, rng: Random) -> None:
     A token that gets stale between its issue and its login is a refusal of the credentials: that is another fault, with
     a quarter of an hour until the next login.
     """
+    ended: set[object] = set()
     for _ in blows(world, rng):
-        world.await_login()
+        ended |= world.await_login(besides=ended)
         world.sandbox.arm_fault("stale_token", until_refresh=True)
         world.sandbox.arm_fault("session_expiry")
 

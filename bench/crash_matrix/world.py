@@ -10,7 +10,7 @@ import json
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -210,14 +210,19 @@ class World:
         """Let a random part of the time pass in which the mail flows."""
         time.sleep(rng.uniform(0, self.span))
 
-    def await_login(self) -> None:
-        """Wait until a session is logged in at the mail server, for a while."""
+    def await_login(self, besides: Collection[object] = ()) -> set[object]:
+        """Wait until a session is logged in at the mail server and none is about to be, for a while; return which.
+
+        One of `besides` is about to end and says nothing of those that follow it.
+        """
         deadline = time.monotonic() + LOGIN_SECONDS
         while time.monotonic() < deadline:
             sessions = httpx.get(f"{self.sandbox.control_url}/sessions", timeout=10).json()
-            if any(session["user"] for session in sessions):
-                return
+            others = {session["id"]: session["user"] for session in sessions if session["id"] not in besides}
+            if others and all(others.values()):
+                return set(others)
             time.sleep(0.05)
+        return set()
 
     # -- what is where
 
