@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -30,6 +30,7 @@ from email_ingestion.ops.status_records import RedisState
 from email_ingestion.overrides import OperatorOverrides
 from email_ingestion.settings import Settings
 from tests.alerts.rules import alerts, recorded
+from tests.servers.processes import Place
 from tests.servers.receiver import Receiver, http_receiver, smtp_receiver
 from tests.unit.ops.shown import PRODUCER, PRODUCER_NAMES, READING, Clock, FakeBreaker
 
@@ -600,9 +601,7 @@ def test_the_severities_of_other_houses_are_ours() -> None:
 
 def test_an_operators_words_reach_people_and_silences_are_seen(tmp_path: Path, somebody: Receiver) -> None:
     def alert(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "email_ingestion", "alert", *words]
-        given = {"ALERT_CHANNELS": f"json://127.0.0.1:{somebody.port}/"} | more
-        return subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, timeout=60, check=False)
+        return run(tmp_path, *words, **({"ALERT_CHANNELS": f"json://127.0.0.1:{somebody.port}/"} | more))
 
     done = alert("send", "SEV1", "Redis is being moved")
     assert (done.returncode, done.stdout) == (0, "P1 told: json (ALERT_CHANNELS)\n")
@@ -627,22 +626,22 @@ def test_an_operators_words_reach_people_and_silences_are_seen(tmp_path: Path, s
     assert {"alert send", "alert silence", "alert unsilence", "alert ack"} == set(actions)
 
 
-def run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "email_ingestion", "alert", "test"]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+def run(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    return Place(folder, kept | environment).run("-m", "email_ingestion", "alert", *words)
 
 
 def test_the_test_command_says_whether_somebody_was_reached(tmp_path: Path, somebody: Receiver) -> None:
-    done = run(tmp_path, ALERT_CHANNELS=f"json://127.0.0.1:{somebody.port}/")
+    done = run(tmp_path, "test", ALERT_CHANNELS=f"json://127.0.0.1:{somebody.port}/")
     assert (done.returncode, done.stdout, done.stderr) == (0, "1 channel(s) took the test notice\n", "")
     assert [it["title"] for it in somebody.posted] == [
         "email-ingestion: [P4] Notices of email-ingestion reach you here: a test"
     ]
     somebody.status = 503
-    done = run(tmp_path, ALERT_CHANNELS=f"json://:hush-hush@127.0.0.1:{somebody.port}/")
+    done = run(tmp_path, "test", ALERT_CHANNELS=f"json://:hush-hush@127.0.0.1:{somebody.port}/")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("ALERT_CHANNELS did not take the notice")
     assert "hush-hush" not in done.stderr
-    done = run(tmp_path)
+    done = run(tmp_path, "test")
     assert (done.returncode, done.stdout) == (78, "")
     assert done.stderr.startswith("nobody would be told: set ALERT_CHANNELS")
