@@ -70,7 +70,7 @@ def test_no_hit_is_exit_code_1() -> None:
     "words",
     [
         *(["search", "letter"], ["search", "--json", "letter"], ["export", "default:gm:1"], ["quality"], ["reparse"]),
-        *(["tokens", "list"], ["blobs", "collect"], ["retention", "hold", "list"], ["route", "test", "default:gm:1"]),
+        *(["tokens", "list"], ["retention", "hold", "list"], ["route", "test", "default:gm:1"]),
     ],
 )
 def test_a_look_where_nothing_was_delivered_makes_no_database_and_is_no_answer(

@@ -60,7 +60,7 @@ def collect(
       email-ingestion blobs collect --older-than 90d --json
     """
     from email_ingestion.blobs import open_blobs  # noqa: PLC0415
-    from email_ingestion.ledger.store import open_existing_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
+    from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
 
     age = parse_duration(older_than, "--older-than")
     if age < MIN_AGE:
@@ -70,7 +70,7 @@ def collect(
     settings = load_settings()
     store = open_blobs(settings.blob_url)
     before = time.time() - age.total_seconds()
-    with closing(open_existing_ledger(settings.database_url)) as ledger:
+    with closing(open_ledger(settings.database_url)) as ledger:
         orphans = list(_orphans(store.stored_before(before), _refs_in_redis(settings), ledger))
     if not dry_run:
         orphans = list(_removed(store, orphans))
@@ -179,7 +179,7 @@ def _scrub(settings: Settings, *, fetch_again: bool, max_rate: float, queue: boo
     """
     from email_ingestion.app.nightly_scrub import MailServers, queued_entries  # noqa: PLC0415
     from email_ingestion.blobs import open_blobs  # noqa: PLC0415
-    from email_ingestion.ledger.store import open_existing_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
+    from email_ingestion.ledger.store import open_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
     from email_ingestion.reconcile.content_scrub import ContentScrub  # noqa: PLC0415
     from email_ingestion.stream import open_link  # noqa: PLC0415
     from email_ingestion.stream.scrub_record import ScrubRecord  # noqa: PLC0415
@@ -192,7 +192,7 @@ def _scrub(settings: Settings, *, fetch_again: bool, max_rate: float, queue: boo
     store = open_blobs(settings.blob_url)
     try:
         with (
-            closing(open_existing_ledger(settings.database_url)) as ledger,
+            closing(open_ledger(settings.database_url)) as ledger,
             MailServers(settings, link, lambda: ledger, store, lambda _: None) as servers,
         ):
             scrub = ContentScrub(
