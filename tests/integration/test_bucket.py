@@ -110,13 +110,18 @@ def test_a_worker_writes_and_reads_them_and_collecting_leaves_what_is_named(
 def test_mail_that_comes_to_need_what_was_just_put_aside_keeps_it(
     here: Place, bucket: Bucket, blobs: S3BlobStore, redis_server: RedisServer
 ):
-    late = _letter(1, bytes(3000))
+    late = _letter(2, bytes(3000))
     queued = _queued(late, blobs)
     bucket.age(40)
-    assert told(here, "blobs", "collect")["aside"]["orphans"] == [queued.raw_ref]
-    intake = Appender(link(redis_server.url))  # the producer found the bytes in their place a moment before
+    refused = typed(here, "blobs", "collect")
+    assert (refused.returncode, "nothing was removed" in refused.stderr) == (2, True)  # a new database
+    intake = Appender(link(redis_server.url))
     intake.restart_cursor("default", "INBOX", Cursor(1, 0))
-    intake.append("default", "INBOX", Cursor(1, 0), 1, [queued])
+    intake.append("default", "INBOX", Cursor(1, 0), 1, [_letter(1, b"delivered")])
+    assert here.run("worker.py", "--drain").returncode == 0
+    assert told(here, "blobs", "collect")["aside"]["orphans"] == [queued.raw_ref]
+    # The producer found the bytes in their place a moment before.
+    intake.append("default", "INBOX", Cursor(1, 1), 2, [queued])
     bucket.age(40)
     assert told(here, "blobs", "collect")["orphans"] == []
     assert blobs.get(queued.raw_ref or "") == late.raw

@@ -50,7 +50,8 @@ def collect(
 ) -> None:
     """Remove what neither the database nor the stream nor a dead letter refers to. Safe while everything runs.
 
-    A BLOB_URL belongs to one database: what another refers to is not seen.
+    A BLOB_URL belongs to one database: what another refers to is not seen. A database without any mail is refused, for
+    it may be a new one in the place of one that was lost.
 
     Such bytes stay behind where a message was stored and never recorded, or its dead letter was purged. In a bucket
     they are put aside first, where they are still found, and removed by a run as much later as --older-than says.
@@ -72,6 +73,11 @@ def collect(
     before = time.time() - age.total_seconds()
     with closing(open_ledger(settings.database_url)) as ledger:
         orphans = list(_orphans(store.stored_before(before), _refs_in_redis(settings), ledger))
+        if orphans and not ledger.count():
+            raise OperationFailed(
+                f"the database holds no mail, so nothing refers to {len(orphans)} blobs: is it theirs? "
+                "nothing was removed; see DATABASE_URL and BLOB_URL in `email-ingestion config show`"
+            )
     if not dry_run:
         orphans = list(_removed(store, orphans))
     _print_orphans(orphans, dry_run=dry_run, as_json=as_json)
