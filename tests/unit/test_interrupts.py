@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -31,6 +31,14 @@ sys.path.insert(0, os.getcwd())
 entry, sys.argv = sys.argv[1], sys.argv[1:]
 (runpy.run_path if entry.endswith(".py") else runpy.run_module)(entry, run_name="__main__")
 """
+
+
+@pytest.fixture(autouse=True)
+def _pythons_own_handler() -> Iterator[None]:
+    """Whoever has imported a command's entry in this process has made a Ctrl-C its end."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("entry", ["email_ingestion", "src.auth.oauth2_gmail", "scripts/backup.py", "producer.py"])

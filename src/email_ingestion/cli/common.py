@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from email_ingestion.settings import Account, Settings, load_settings
 
 if TYPE_CHECKING:
     from email_ingestion.incidents.incident_log import Incident
+    from email_ingestion.ledger.store import Ledger
     from email_ingestion.stream import RedisLink
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -93,6 +94,26 @@ def refuse_unknown_account(settings: Settings, name: str, was_known: Callable[[]
     names = [each.name for each in all_accounts(settings)]
     if name not in names and not was_known():
         raise typer.BadParameter(f"there is no account {printable(name)!r}; configured: {', '.join(names)}")
+
+
+@contextmanager
+def open_delivered(settings: Settings, account: str | None) -> Iterator[Ledger]:
+    """Open the ledger for a look at the delivered mail of an account, or of all; where there is none, none is made.
+
+    Raises BadParameter for an account that is neither configured nor has mail, and the errors of the ledger.
+    """
+    from email_ingestion.ledger.store import open_existing_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
+
+    try:
+        ledger = open_existing_ledger(settings.database_url)
+    except OperationFailed:
+        if account is not None:
+            refuse_unknown_account(settings, account, lambda: False)
+        raise
+    with closing(ledger):
+        if account is not None:
+            refuse_unknown_account(settings, account, lambda: ledger.count(account))
+        yield ledger
 
 
 def open_redis(name: str) -> tuple[Settings, RedisLink]:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from email_ingestion.atomic_files import atomic_write
-from email_ingestion.cli.common import audit_read, parse_instant, refuse_unknown_account
+from email_ingestion.cli.common import audit_read, open_delivered, parse_instant
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.id_arguments import pick_delivered
 from email_ingestion.cli.output import printable, say
@@ -72,7 +72,6 @@ def search(
       email-ingestion search --json --limit 100 example.org
     """
     from email_ingestion.ledger.search_filter import SearchFilter  # noqa: PLC0415 - help comes without SQLAlchemy
-    from email_ingestion.ledger.store import open_existing_ledger  # noqa: PLC0415
 
     only = SearchFilter(
         sender=sender,
@@ -97,9 +96,7 @@ def search(
         raise typer.BadParameter("--after must be earlier than --before")
     query = " ".join(words or ())
     settings = load_settings()
-    with Console(stderr=True).status("searching"), closing(open_existing_ledger(settings.database_url)) as ledger:
-        if account is not None:
-            refuse_unknown_account(settings, account, lambda: ledger.count(account))
+    with Console(stderr=True).status("searching"), open_delivered(settings, account) as ledger:
         search_in = ledger.mail_search
         hits = search_in.hits(query, limit, only)
         total = search_in.count(query, only, COUNTED) if len(hits) == limit else len(hits)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from email_ingestion.cli.common import parse_duration, refuse_unknown_account
+from email_ingestion.cli.common import open_delivered, parse_duration
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.output import Json, say, show
 from email_ingestion.settings import load_settings
@@ -35,16 +34,12 @@ def quality(
       email-ingestion quality --last 7d
       email-ingestion quality --last 24h --account default --json
     """
-    from email_ingestion.ledger.store import open_existing_ledger  # noqa: PLC0415 - help comes without SQLAlchemy
-
     try:
         since = datetime.now(UTC) - parse_duration(last, "--last")
     except OverflowError:
         raise typer.BadParameter(f"--last {last} is before all dates") from None
     settings = load_settings()
-    with closing(open_existing_ledger(settings.database_url)) as ledger:
-        if account is not None:
-            refuse_unknown_account(settings, account, lambda: ledger.count(account))
+    with open_delivered(settings, account) as ledger:
         found = ledger.statistics.quality(since, account)
     if as_json:
         typer.echo(json.dumps({"since": since.isoformat(), **_as_dict(found, top)}, indent=2))

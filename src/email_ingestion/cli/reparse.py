@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from email_ingestion.cli.common import audited, refuse_unknown_account
+from email_ingestion.cli.common import audited, open_delivered
 from email_ingestion.cli.exit_codes import NEGATIVE, OK
 from email_ingestion.cli.output import Json, printable, say, show
 from email_ingestion.cli.progress_bars import progress
@@ -52,14 +51,11 @@ def reparse(
       email-ingestion reparse --since 2024-01-01 --account work
     """
     from email_ingestion.ledger.record_updates import RecordChoice  # noqa: PLC0415 - help comes without SQLAlchemy
-    from email_ingestion.ledger.store import open_existing_ledger  # noqa: PLC0415
 
     settings = load_settings()
     choice = RecordChoice(account or None, since.replace(tzinfo=UTC) if since else None, current_too)
     os.nice(NICE)
-    with closing(open_existing_ledger(settings.database_url)) as ledger:
-        if account:
-            refuse_unknown_account(settings, account, lambda: ledger.count(account))
+    with open_delivered(settings, account or None) as ledger:
         made = _reparser(settings, ledger)
         details = {"account": account, "since": since and str(since.date()), "all": current_too}
         with audited(settings.log_dir, "reparse", details, dry_run=dry_run) as outcome:

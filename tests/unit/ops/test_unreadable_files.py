@@ -51,6 +51,7 @@ def test_settings_that_another_user_may_not_read_say_who_may(tmp_path: Path, mon
     data.chmod(0o600)  # not even its owner may enter it
     file = Path(".env")
     file.write_text("IMAP_USER=someone@example.com\n")
+    file.chmod(0o644)  # whatever the umask of the tests is
     with pytest.raises(
         ConfigurationError, match=rf"user \d+ may not open data: .* as its owner, user {os.getuid()}, or"
     ):
