@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.drills.namespace import GMAIL
 
 
-def make_certificate(folder: Path, days: int = 60) -> Path:
+def make_certificate(folder: Path, days: int = 60, authority: str = "the drill's authority") -> Path:
     """A PEM file with key and certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "the drill's authority")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, authority)])
     now = datetime.now(UTC)
     names = x509.SubjectAlternativeName(
         [x509.DNSName(GMAIL), x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]

@@ -127,7 +127,7 @@ def test_a_file_of_authorities_in_env_is_trusted_and_what_is_refused_says_what_t
 def test_certificates_of_redis_that_are_rotated_end_no_connection_and_what_new_ones_meet_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good, expired, foreign = (make_certificate(_made(tmp_path / name), days) for name, days in CERTIFICATES.items())
+    good, expired, foreign = _certificates(tmp_path)
     authorities = tmp_path / "authorities.pem"
     authorities.write_text(good.read_text() + expired.read_text())
     monkeypatch.setenv("SSL_CERT_FILE", str(authorities))
@@ -158,9 +158,11 @@ def test_certificates_of_redis_that_are_rotated_end_no_connection_and_what_new_o
 CERTIFICATES = {"good": 5, "expired": -1, "foreign": 5}
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
+def _certificates(folder: Path) -> Iterator[Path]:
+    """Make each, of an authority of its own name: OpenSSL takes the first of that name."""
+    for name, days in CERTIFICATES.items():
+        (folder / name).mkdir()
+        yield make_certificate(folder / name, days, f"the {name} authority")
 
 
 @contextmanager
@@ -185,7 +187,7 @@ def running_redis_with_tls(folder: Path, certificate: Path) -> Iterator[int]:
 def test_certificates_of_a_mail_server_that_are_rotated_end_no_session_and_what_new_ones_meet_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good, expired, foreign = (make_certificate(_made(tmp_path / name), days) for name, days in CERTIFICATES.items())
+    good, expired, foreign = _certificates(tmp_path)
     authorities = tmp_path / "authorities.pem"
     authorities.write_text(good.read_text() + expired.read_text())
     monkeypatch.setenv("SSL_CERT_FILE", str(authorities))

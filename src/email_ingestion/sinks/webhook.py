@@ -190,8 +190,10 @@ class WebhookSink:
     def _read_authorities(self) -> None:
         """Trust what the file of authorities has by now: a receiver with another authority needs no restart of ours."""
         with suppress(OSError):  # SSLError is one
-            there = httpx.create_ssl_context().get_ca_certs(binary_form=True)
-            self._tls.load_verify_locations(cadata=b"".join(there))
+            there = httpx.create_ssl_context()
+            # Not added to the old ones: before Python 3.13 an authority of the same name would still be taken first.
+            if there.get_ca_certs(binary_form=True) != self._tls.get_ca_certs(binary_form=True):
+                self._tls = there
 
     def close(self) -> None:
         """Close the connections."""
@@ -201,19 +203,26 @@ class WebhookSink:
     @property
     def _client(self) -> _Client:
         """The client of this thread."""
-        client: _Client | None = getattr(self._clients, "client", None)
-        if client is None:
-            client = self._clients.client = _Client(self._timeout, self._connect_timeout, self._tls)
-            self._open.append(client)
+        known: _Client | None = getattr(self._clients, "client", None)
+        client = self._clients.client = self._of_today(known, self._timeout)
         return client
 
     @property
     def _digest_client(self) -> _Client:
         """A client that waits as long as a receiver may compute a digest: one thread asks for them."""
-        if self._patient is None:
-            self._patient = _Client(_DIGEST_SECONDS, self._connect_timeout, self._tls)
-            self._open.append(self._patient)
+        self._patient = self._of_today(self._patient, _DIGEST_SECONDS)
         return self._patient
+
+    def _of_today(self, known: _Client | None, timeout: float) -> _Client:
+        """Return the client, or another one where there is none yet or other authorities are trusted by now."""
+        if known and known.tls is self._tls:
+            return known
+        if known:
+            self._open.remove(known)
+            known.close()
+        client = _Client(timeout, self._connect_timeout, self._tls)
+        self._open.append(client)
+        return client
 
     def _post(self, message: SinkMessage) -> None:
         email = message.email
@@ -376,6 +385,7 @@ class _Client:
     """
 
     def __init__(self, timeout: float, connect_timeout: float, tls: ssl.SSLContext) -> None:
+        self.tls = tls
         self._stream: Any = None  # of httpcore: the latest connection
         self._expired = threading.Event()
         self._client = httpx.Client(
