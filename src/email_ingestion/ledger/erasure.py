@@ -24,7 +24,7 @@ from email_ingestion.ledger.change_feed import Change, note_changes, strip_chang
 from email_ingestion.ledger.engine import Database, database_now
 from email_ingestion.ledger.model import ErasableMessage, ErasedRows, ErasureNotice, Hold, Location, content_identity
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, envelope_of
-from email_ingestion.ledger.rows import insert_of
+from email_ingestion.ledger.rows import chunks, insert_of
 from email_ingestion.ledger.tables import (
     attachments,
     contents,
@@ -41,7 +41,6 @@ from email_ingestion.records import ChangeKind, Envelope, RawMessage, email_id
 
 WINDOW = 2_000  # messages that one query looks at: a statement has a time limit
 _HOLD = tuple(each.name for each in fields(Hold))
-_CHUNK = 500  # values in one IN (…)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +195,7 @@ class LedgerErasure:
         query = select(emails.c.email_id, emails.c.account, emails.c.sha256)
         found = set()
         with self._database.connect() as connection:
-            for chunk in _chunks(sorted({sha256 for _, sha256 in by_bytes})):
+            for chunk in chunks(sorted({sha256 for _, sha256 in by_bytes})):
                 for row in connection.execute(query.where(emails.c.sha256.in_(chunk))):
                     if row.email_id not in ids and (row.account, row.sha256) in by_bytes:
                         found.add(email_id(row.account, None, row.sha256))
@@ -208,7 +207,7 @@ class LedgerErasure:
         busy: set[str] = set()
         with self._database.begin() as connection:
             now = database_now(connection)
-            for chunk in _chunks(sorted(email_ids)):
+            for chunk in chunks(sorted(email_ids)):
                 mine = (deliveries.c.email_id.in_(chunk), waiting)
                 free = or_(deliveries.c.holder.is_(None), deliveries.c.due <= now)
                 change = update(deliveries).where(*mine, free).values(state="dead", due=None, holder=None)
@@ -231,13 +230,13 @@ class LedgerErasure:
                 # A worker has inserted and committed, or it waits, and finds the tombstones after its insert.
                 connection.exec_driver_sql("LOCK TABLE emails IN SHARE ROW EXCLUSIVE MODE")
             self._add(connection, erased, sorted(tombstones))
-            for chunk in _chunks(ids):
+            for chunk in chunks(ids):
                 refs = select(emails.c.raw_ref).where(emails.c.email_id.in_(chunk))
                 digests |= set(map(sha256_of, connection.execute(refs).scalars()))
                 parts = select(attachments.c.sha256).where(attachments.c.email_id.in_(chunk))
                 digests |= set(connection.execute(parts).scalars())
             self.note_contents(connection, digests)
-            for chunk in _chunks(ids if tell else []):
+            for chunk in chunks(ids if tell else []):
                 given = (
                     deliveries.c.email_id.in_(chunk),
                     deliveries.c.sink.in_(sorted(tell)),
@@ -249,7 +248,7 @@ class LedgerErasure:
                     insert = self._insert(erasure_notices).on_conflict_do_nothing(index_elements=["email_id", "sink"])
                     rows_of = [{"email_id": each.email_id, "sink": each.sink, "erased_at": now} for each in owed]
                     connection.execute(insert, rows_of)
-            for chunk in _chunks(ids):
+            for chunk in chunks(ids):
                 # Attachments first: their index is found through the row of the message.
                 rows.attachments += _delete(connection, attachments, chunk)
                 for table in (places, deliveries, purged):
@@ -289,7 +288,7 @@ class LedgerErasure:
     def forget_contents(self, sha256s: Collection[str]) -> None:
         """Note that these contents are gone, or belong to others."""
         with self._database.begin() as connection:
-            for chunk in _chunks(sorted(sha256s)):
+            for chunk in chunks(sorted(sha256s)):
                 connection.execute(delete(erased_contents).where(erased_contents.c.sha256.in_(chunk)))
 
     def remove_contents(self, sha256s: Collection[str], in_redis: Collection[str]) -> tuple[int, list[str]]:
@@ -298,7 +297,7 @@ class LedgerErasure:
         Returns how many were removed from the database, and those that must be in the blob store.
         """
         removed, left = 0, []
-        for chunk in _chunks(sorted(sha256s)):
+        for chunk in chunks(sorted(sha256s)):
             refs = {reference(sha256): sha256 for sha256 in chunk}
             with self._database.begin() as connection:
                 if connection.dialect.name == "postgresql":
@@ -328,7 +327,7 @@ class LedgerErasure:
         found: dict[str, list[Location]] = {}
         columns = (places.c.email_id, places.c.mailbox, places.c.uidvalidity, places.c.uid)
         with self._database.connect() as connection:
-            for chunk in _chunks(email_ids):
+            for chunk in chunks(email_ids):
                 for row in connection.execute(select(*columns).where(places.c.email_id.in_(chunk))):
                     found.setdefault(row.email_id, []).append(Location(row.mailbox, row.uidvalidity, row.uid))
         return found
@@ -337,7 +336,7 @@ class LedgerErasure:
 def find_tombstones(connection: Connection, tombstones: Sequence[str]) -> set[str]:
     """Return those of the tombstones that are there."""
     found: set[str] = set()
-    for chunk in _chunks(tombstones):
+    for chunk in chunks(tombstones):
         found |= set(connection.execute(select(erased.c.tombstone).where(erased.c.tombstone.in_(chunk))).scalars())
     return found
 
@@ -353,7 +352,3 @@ def erased_among(connection: Connection, envelopes: Iterable[Envelope]) -> set[s
 
 def _delete(connection: Connection, table: Any, email_ids: Sequence[str]) -> int:
     return connection.execute(delete(table).where(table.c.email_id.in_(email_ids))).rowcount
-
-
-def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))

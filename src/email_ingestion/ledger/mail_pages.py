@@ -18,6 +18,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func,
 from email_ingestion.ledger.engine import Database, QueryTooSlow
 from email_ingestion.ledger.model import StoredFacts
 from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, envelope_of
+from email_ingestion.ledger.rows import chunks
 from email_ingestion.ledger.search import (
     Term,
     mail_conditions,
@@ -231,8 +232,7 @@ class MailPages:
         """Return the messages of these identities in this order, without those that are not here."""
         found: dict[str, PageEntry] = {}
         with self._database.connect() as connection:
-            for start in range(0, len(email_ids), 500):
-                chunk = email_ids[start : start + 500]
+            for chunk in chunks(email_ids):
                 for row in connection.execute(select(*_FACTS).where(emails.c.email_id.in_(chunk))):
                     facts = StoredFacts(envelope_of(row), row.raw_ref, tuple(row.tags or ()), row.priority)
                     entry = PageEntry(facts, tuple(row.defects))

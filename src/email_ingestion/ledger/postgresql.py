@@ -107,9 +107,8 @@ def _begin(connection: Connection) -> None:
     assert isinstance(driver_connection, LimitedConnection)  # noqa: S101 - made by `_connect`
     driver_connection.limit = None if seconds is None else seconds + CLIENT_SECONDS
     limits = "" if seconds is None else _LIMITS.format(statement=seconds * 1000, lock=min(seconds, lock) * 1000)
-    idle = IDLE_SECONDS if seconds is not None else LONG_IDLE_SECONDS
     if options.get("writes"):
-        limits += _IDLE.format(idle=idle * 1000)
+        limits += _IDLE.format(idle=1000 * (LONG_IDLE_SECONDS if seconds is None else IDLE_SECONDS))
     connection.exec_driver_sql(_SET_LOCAL + limits)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import zstandard
 from sqlalchemy import Engine
@@ -14,7 +14,14 @@ from email_ingestion.blobs import reference
 from email_ingestion.ledger.model import Content, StoredEmail
 from email_ingestion.records import PARSER_VERSION, Email
 
+CHUNK = 500  # values in one IN (…): old SQLites take 999 in a statement
 _ZSTD_LEVEL = 3
+_T = TypeVar("_T")
+
+
+def chunks(values: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    """Divide values into as many as one IN (…) takes."""
+    return (values[start : start + CHUNK] for start in range(0, len(values), CHUNK))
 
 
 @dataclass(frozen=True, slots=True)

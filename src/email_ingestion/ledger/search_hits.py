@@ -12,13 +12,13 @@ from sqlalchemy import Row, case, func, or_, select
 from email_ingestion.identity import MIN_PART, identity_value, matches_identity, shortest_parts
 from email_ingestion.ledger.engine import Database
 from email_ingestion.ledger.mail_pages import COUNTED, MailPages
+from email_ingestion.ledger.rows import chunks
 from email_ingestion.ledger.search import Term, parse
 from email_ingestion.ledger.search_filter import SearchFilter
 from email_ingestion.ledger.tables import attachments, emails
 
 _SNIPPET = 160  # characters
 _READ_CHARACTERS = 200_000  # of a text, for its snippet: as many as the full-text index covers
-_CHUNK = 500  # values in one IN (…)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class MailSearch:
         query = select(*columns, func.substr(emails.c.text, 1, _READ_CHARACTERS).label("body"))
         found: dict[str, Row[Any]] = {}
         with self._database.connect() as connection:
-            for chunk in _chunks(email_ids):
+            for chunk in chunks(email_ids):
                 found |= {row.email_id: row for row in connection.execute(query.where(emails.c.email_id.in_(chunk)))}
         return [found[each] for each in email_ids if each in found]
 
@@ -91,7 +91,7 @@ class MailSearch:
         found: dict[str, list[str]] = {email_id: [] for email_id in email_ids}
         columns = (attachments.c.email_id, attachments.c.filename)
         with self._database.connect() as connection:
-            for chunk in _chunks(email_ids):
+            for chunk in chunks(email_ids):
                 query = select(*columns).where(attachments.c.email_id.in_(chunk), attachments.c.filename.is_not(None))
                 for row in connection.execute(query.order_by(attachments.c.position)):
                     found[row.email_id].append(row.filename)
@@ -115,7 +115,7 @@ class MailSearch:
         start = func.substr(emails.c.email_id, position(emails.c.email_id, kind) + func.length(kind), MIN_PART)
         found: set[str] = set(email_ids)
         with self._database.connect() as connection:
-            for chunk in _chunks(sorted({identity_value(each)[:MIN_PART] for each in email_ids})):
+            for chunk in chunks(sorted({identity_value(each)[:MIN_PART] for each in email_ids})):
                 found |= set(connection.execute(select(emails.c.email_id).where(start.in_(chunk))).scalars())
         return shortest_parts(email_ids, found)
 
@@ -131,7 +131,3 @@ def _snippet(body: str, terms: Sequence[Term]) -> str:
     start = max(0, min((at for at in found if at >= 0), default=0) - _SNIPPET // 3)
     line = " ".join(body[start : start + _SNIPPET].split())
     return ("… " if start else "") + line + (" …" if start + _SNIPPET < len(body) else "")
-
-
-def _chunks(values: Sequence[str]) -> list[Sequence[str]]:
-    return [values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK)]

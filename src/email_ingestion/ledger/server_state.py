@@ -14,10 +14,10 @@ from sqlalchemy import Connection, bindparam, or_, select, update
 from email_ingestion.ledger.change_feed import Change, note_changes
 from email_ingestion.ledger.engine import Database
 from email_ingestion.ledger.model import Location, Marks
+from email_ingestion.ledger.rows import chunks
 from email_ingestion.ledger.tables import emails, places
 from email_ingestion.records import ChangeKind
 
-_CHUNK = 500  # values in one IN (…)
 _RANGES = 100  # ranges of UIDs in one query
 _SESSION_FLAG = "\\Recent"  # says something of a connection, not of the message (RFC 3501, section 2.3.2)
 _TRASH = {"\\deleted", "\\trash"}  # the flag, and the label
@@ -74,7 +74,7 @@ class ServerState:
         query = select(emails.c.uid, emails.c.email_id).where(*_here(emails, account, mailbox, uidvalidity))
         found: dict[int, str] = {}
         with self._database.connect() as connection:
-            for chunk in _chunks(uids):
+            for chunk in chunks(uids):
                 found |= {row.uid: row.email_id for row in connection.execute(query.where(emails.c.uid.in_(chunk)))}
         return found
 
@@ -88,7 +88,7 @@ class ServerState:
         )
         found: dict[int, str] = {}
         with self._database.connect() as connection:
-            for chunk in _chunks(sorted(uids)):
+            for chunk in chunks(sorted(uids)):
                 for query, uid in ((first, emails.c.uid), (further, places.c.uid)):
                     rows = connection.execute(query.where(uid.in_(chunk), emails.c.deleted_at.is_(None)))
                     found |= {row.uid: row.email_id for row in rows}
@@ -121,7 +121,7 @@ class ServerState:
         """Return all places where messages were seen."""
         found: dict[str, set[Location]] = {}
         with self._database.connect() as connection:
-            for chunk in _chunks(sorted(email_ids)):
+            for chunk in chunks(sorted(email_ids)):
                 for table in (emails, places):
                     columns = (table.c.email_id, table.c.mailbox, table.c.uidvalidity, table.c.uid)
                     for row in connection.execute(select(*columns).where(table.c.email_id.in_(chunk))):
@@ -161,7 +161,7 @@ def note_seen_again(connection: Connection, places_found: Mapping[Location, str]
 def _note_presence(connection: Connection, email_ids: Sequence[str], mailbox: str, kind: ChangeKind) -> int:
     count = 0
     deleted = kind is ChangeKind.DELETED
-    for chunk in _chunks(email_ids):
+    for chunk in chunks(email_ids):
         before = emails.c.deleted_at.is_(None) if deleted else emails.c.deleted_at.is_not(None)
         change = update(emails).where(emails.c.email_id.in_(chunk), before)
         change = change.values(deleted_at=datetime.now(UTC) if deleted else None)
@@ -173,7 +173,7 @@ def _note_presence(connection: Connection, email_ids: Sequence[str], mailbox: st
 
 def _stored_marks(connection: Connection, email_ids: Sequence[str], *, for_update: bool) -> Iterator[Any]:
     columns = (emails.c.email_id, emails.c.account, emails.c.mailbox, emails.c.labels, emails.c.flags)
-    for chunk in _chunks(email_ids):
+    for chunk in chunks(email_ids):
         query = select(*columns).where(emails.c.email_id.in_(chunk)).order_by(emails.c.email_id)
         yield from connection.execute(query.with_for_update() if for_update else query)
 
@@ -208,7 +208,3 @@ def _changes_of(row: Any, marks: Marks) -> Iterator[tuple[ChangeKind, Change]]:
 
 def _here(table: Any, account: str, mailbox: str, uidvalidity: int) -> tuple[Any, ...]:
     return (table.c.account == account, table.c.mailbox == mailbox, table.c.uidvalidity == uidvalidity)
-
-
-def _chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))

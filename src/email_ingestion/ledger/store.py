@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -47,7 +48,7 @@ from email_ingestion.ledger.outbox import ENVELOPE_COLUMNS, Outbox, envelope_of
 from email_ingestion.ledger.owed_mail import OwedMail
 from email_ingestion.ledger.record_updates import RecordUpdates
 from email_ingestion.ledger.resends import Resends
-from email_ingestion.ledger.rows import PreparedBatch, attachment_rows, insert_of, unpack_content
+from email_ingestion.ledger.rows import PreparedBatch, attachment_rows, chunks, insert_of, unpack_content
 from email_ingestion.ledger.search_hits import MailSearch
 from email_ingestion.ledger.server_state import ServerState, note_seen_again
 from email_ingestion.ledger.stored_contents import StoredContents
@@ -62,7 +63,6 @@ NOTHING_DELIVERED = (
     "nothing was delivered yet, or DATABASE_URL or this folder is another (`email-ingestion config show`)"
 )
 PING_SECONDS = 5.0  # a database that does not take a transaction within this time is away
-_CHUNK = 500  # values in one IN (…): old SQLites take 999 in a statement
 
 
 def open_ledger(url: str) -> Ledger:
@@ -72,12 +72,9 @@ def open_ledger(url: str) -> Ledger:
     SinkUnavailable when the database cannot be reached now.
     """
     engine = open_engine(url)
-    try:
+    with _disposed_on_failure(engine):
         check_server(engine)
         migrate(engine)
-    except BaseException:
-        engine.dispose()
-        raise
     return Ledger(engine, partial(migrate, engine))
 
 
@@ -89,19 +86,12 @@ def open_existing_ledger(url: str) -> Ledger:
     if (file := sqlite_path(url)) and not file.exists():
         raise OperationFailed(f"{file} is not there yet: {NOTHING_DELIVERED}")
     engine = open_engine(url)
-    try:
+    with _disposed_on_failure(engine):
         check_server(engine)
-        _refuse_without_schema(engine)
+        if not has_schema(engine):
+            raise OperationFailed(f"{describe_database(engine)} holds no tables of ours: {NOTHING_DELIVERED}")
         migrate(engine)
-    except BaseException:
-        engine.dispose()
-        raise
     return Ledger(engine)
-
-
-def _refuse_without_schema(engine: Engine) -> None:
-    if not has_schema(engine):
-        raise OperationFailed(f"{describe_database(engine)} holds no tables of ours: {NOTHING_DELIVERED}")
 
 
 def open_impatient_ledger(url: str) -> Ledger:
@@ -110,16 +100,22 @@ def open_impatient_ledger(url: str) -> Ledger:
     Raises the errors of `open_ledger`, soon.
     """
     engine = open_impatient_engine(url)
-    try:
+    with _disposed_on_failure(engine):
         check_server(engine)
         with translate_open_errors(describe_database(engine)):
             is_outdated = pending_revision(engine) is not None
         if is_outdated:
             migrate(engine)
+    return Ledger(engine, partial(migrate, engine))
+
+
+@contextmanager
+def _disposed_on_failure(engine: Engine) -> Iterator[None]:
+    try:
+        yield
     except BaseException:
         engine.dispose()
         raise
-    return Ledger(engine, partial(migrate, engine))
 
 
 def content_of(ref: str, ledger: Ledger, blobs: BlobStore) -> bytes:
@@ -281,7 +277,7 @@ class Ledger:
         columns = (emails.c.email_id, emails.c.mailbox, emails.c.uidvalidity, emails.c.uid)
         found: dict[str, Location] = {}
         with self._database.connect() as connection:
-            for chunk in _chunks(list(email_ids)):
+            for chunk in chunks(list(email_ids)):
                 rows = connection.execute(select(*columns).where(emails.c.email_id.in_(chunk)))
                 found |= {row.email_id: Location(row.mailbox, row.uidvalidity, row.uid) for row in rows}
         return found
@@ -319,7 +315,7 @@ class Ledger:
         )
         found: dict[int, list[RecordedMessage]] = {}
         with self._database.connect() as connection:
-            for chunk in _chunks(list(uids)):
+            for chunk in chunks(list(uids)):
                 for query, uid in ((first, emails.c.uid), (further, places.c.uid)):
                     for here, *facts in connection.execute(query.where(uid.in_(chunk))):
                         found.setdefault(here, []).append(RecordedMessage(*facts))
@@ -404,7 +400,7 @@ class Ledger:
 
     def _select(self, column: ColumnElement[Any], values: Iterable[Any], *where: ColumnElement[bool]) -> Iterator[Any]:
         with self._database.connect() as connection:
-            for chunk in _chunks(list(values)):
+            for chunk in chunks(list(values)):
                 yield from connection.execute(select(column).where(column.in_(chunk), *where)).scalars()
 
     def count(self, account: str | None = None) -> int:
@@ -445,7 +441,7 @@ class Ledger:
         """Return the time of delivery of each delivered identity of `email_ids`."""
         found: dict[str, datetime] = {}
         with self._database.connect() as connection:
-            for chunk in _chunks(list(email_ids)):
+            for chunk in chunks(list(email_ids)):
                 query = select(emails.c.email_id, emails.c.processed_at).where(emails.c.email_id.in_(chunk))
                 found |= {row.email_id: row.processed_at for row in connection.execute(query)}
         return found
@@ -513,7 +509,3 @@ def _in_blob_store(stored: StoredEmail) -> set[str]:
     """Return the digests of the contents of a message that were stored outside the database."""
     inside = {content.sha256 for content in stored.contents}
     return {sha256_of(stored.raw_ref), *(part.sha256 for part in stored.email.attachments)} - inside
-
-
-def _chunks(values: list[Any]) -> Iterator[list[Any]]:
-    return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))
