@@ -129,12 +129,13 @@ def _bytes(text: str, name: str) -> int | None:
 
 
 def _find(ledger: Ledger, asked: MailQuery, seconds: float) -> FoundMail:
-    from email_ingestion.ledger.search import parse  # noqa: PLC0415 - with it comes SQLAlchemy
+    from email_ingestion.ledger.mail_pages import PagePlace  # noqa: PLC0415 - with it comes SQLAlchemy
+    from email_ingestion.ledger.search import parse  # noqa: PLC0415
 
-    entries = ledger.pages.page(asked.words, asked.only, PAGE + 1, asked.after, seconds=seconds)
-    shown = entries[:PAGE]
-    hits = ledger.mail_search.shown([entry.email_id for entry in shown], asked.words)
-    return FoundMail(hits, parse(asked.words), shown[-1].place.cursor if len(entries) > PAGE else None)
+    ids = ledger.pages.ids(asked.words, asked.only, PAGE + 1, asked.after, seconds=seconds)
+    hits = ledger.mail_search.shown(ids[:PAGE], asked.words)
+    after = PagePlace(hits[-1].date, hits[-1].email_id).cursor if hits and len(ids) > PAGE else None
+    return FoundMail(hits, parse(asked.words), after)
 
 
 async def _count(
