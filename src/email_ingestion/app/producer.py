@@ -52,9 +52,7 @@ if TYPE_CHECKING:
 SLACK_SECONDS = 90.0
 LEASES_SILENCE = 30.0
 ROUNDS_MISSED = 3  # poll intervals without progress, after which a watcher is replaced
-LEAST_MISSED = (
-    10.0  # seconds, with a short interval: Redis may take a few to fail, and it is no fault of the mail server
-)
+LEAST_MISSED = 10.0  # seconds, with a short interval: Redis takes a few to fail, for which no mail server can help
 
 
 def run_producer(settings: Settings, *, once: bool, wait_for_consent: bool = False) -> int:

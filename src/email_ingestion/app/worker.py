@@ -51,28 +51,29 @@ LOOP_SILENCE = 120.0
 def run_worker(settings: Settings, number: int, *, drain: bool, min_priority: int = 0) -> int:
     """Run the `number`-th worker of this host until it is stopped or has drained the stream; return the exit code."""
     other_sinks = settings.sinks[1:]
-    followers = [name for name in other_sinks if settings.changes_told(name)]
-    loops = (LOOP, PROBE, *_sink_loops(settings))
+    flow = _sink_loops(settings)
     names = Names(
         # With other sinks "no sink is usable" would wait for all of them: without the database nothing moves.
         dependencies={"redis": True} | dict.fromkeys(settings.sinks, False) | {DATABASE: bool(other_sinks)},
-        loops=common_loops() | dict.fromkeys(loops, LOOP_SILENCE),
+        loops=common_loops() | dict.fromkeys((LOOP, PROBE, *flow), LOOP_SILENCE),
         sinks=settings.sinks,
-        breakers=("redis", *settings.sinks, *map(changes_loop, followers)),
+        breakers=("redis", *settings.sinks, *_change_loops(settings)),
         stream="{email_ingestion}:stream",
         dlq="{email_ingestion}:dlq",
         folders=common_folders(settings),
         main_loop=LOOP,
-        flow=_sink_loops(settings),
+        flow=flow,
     )
     build = partial(WorkerService, drain=drain)
     return ProcessRunner(settings, identify("worker", number), names, build, min_priority=min_priority).run()
 
 
 def _sink_loops(settings: Settings) -> tuple[str, ...]:
-    other_sinks = settings.sinks[1:]
-    followers = [name for name in other_sinks if settings.changes_told(name)]
-    return (*map(loop_name, other_sinks), *map(changes_loop, followers))
+    return (*map(loop_name, settings.sinks[1:]), *_change_loops(settings))
+
+
+def _change_loops(settings: Settings) -> tuple[str, ...]:
+    return tuple(changes_loop(name) for name in settings.sinks[1:] if settings.changes_told(name))
 
 
 class WorkerService:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 import psutil
@@ -63,11 +63,11 @@ def restart(settings: Settings, component: str, *, rolling: bool, say: Callable[
         raise OperationFailed(f"no {component} runs on this machine: email-ingestion start")
     found = [_how_it_was_started(each) for each in running]
     if not rolling:
-        _stop_and_start(settings, found, say)
+        _restart_together(settings, found, say)
     else:
         with _company(settings, found, say):
             for each in found:
-                _stop_and_start(settings, [each], say)
+                _restart_together(settings, [each], say)
     return [each.stem for each in found]
 
 
@@ -79,12 +79,8 @@ def _restart_web(settings: Settings, say: Callable[[str], None]) -> list[str]:
     variables = dict(found.variables)
     if web.url and variables.get("WEB_PORT") == "0":  # a trial's: links to the pages go on to work
         variables["WEB_PORT"] = str(urlsplit(web.url).port)
-    with hold_interrupts(STARTED_FIRST):
-        ends = _stop(settings, [found])
-        started_at = time.monotonic()
-        process = DetachedProcess(found.command, settings.log_dir / f"{WEB}.log", variables)
-    for end in ends:
-        say(end)
+    started, started_at = _stop_and_start(settings, [replace(found, variables=variables)], say)
+    process = started[WEB]
     if problem := wait_until_served(settings, process):
         process.end(KILL_SECONDS)
         raise ProcessesNotStarted({WEB: problem})
@@ -128,16 +124,8 @@ def _company(settings: Settings, found: Sequence[_Started], say: Callable[[str],
         say(f"{stem} has ended again")
 
 
-def _stop_and_start(settings: Settings, found: Sequence[_Started], say: Callable[[str], None]) -> None:
-    with hold_interrupts(STARTED_FIRST):
-        ends = _stop(settings, found)
-        started_at = time.monotonic()
-        started = {
-            each.stem: DetachedProcess(each.command, settings.log_dir / f"{each.stem}.log", each.variables)
-            for each in found
-        }
-    for end in ends:
-        say(end)
+def _restart_together(settings: Settings, found: Sequence[_Started], say: Callable[[str], None]) -> None:
+    started, started_at = _stop_and_start(settings, found, say)
     try:
         wait_until_ready(settings, started)
     except ProcessesNotStarted:
@@ -148,7 +136,20 @@ def _stop_and_start(settings: Settings, found: Sequence[_Started], say: Callable
         say(f"{stem} is ready again after {time.monotonic() - started_at:.1f} s")
 
 
-def _stop(settings: Settings, found: Sequence[_Started]) -> list[str]:
-    """Stop processes; return how each ended, to be told once they run again: who reads it may be gone."""
-    killed = terminate([each.process for each in found], settings.stop_seconds + KILL_SECONDS)
-    return [f"{each.stem} {'had to be killed' if each.process in killed else 'stopped'}" for each in found]
+def _stop_and_start(
+    settings: Settings, found: Sequence[_Started], say: Callable[[str], None]
+) -> tuple[dict[str, DetachedProcess], float]:
+    """Stop processes and start them again; return them by name, and since when they start, monotonic.
+
+    How each ended is told when they run again: who reads it may be gone.
+    """
+    with hold_interrupts(STARTED_FIRST):
+        killed = terminate([each.process for each in found], settings.stop_seconds + KILL_SECONDS)
+        started_at = time.monotonic()
+        started = {
+            each.stem: DetachedProcess(each.command, settings.log_dir / f"{each.stem}.log", each.variables)
+            for each in found
+        }
+    for each in found:
+        say(f"{each.stem} {'had to be killed' if each.process in killed else 'stopped'}")
+    return started, started_at

@@ -143,9 +143,8 @@ def audit_files(log_dir: Path) -> list[Path]:
     except OSError as error:
         raise unreadable(log_dir, error) from error
     paths = (log_dir / name for name in names if name.startswith(NAME))
-    return sorted(
-        (path for path in paths if path.exists()), key=_first_timestamp
-    )  # not so a link before the first line
+    written = (path for path in paths if path.exists())  # not so a link before the first line
+    return sorted(written, key=_first_timestamp)
 
 
 def _follow(chain: AuditChain, line: bytes, place: str) -> None:
