@@ -127,10 +127,7 @@ def test_a_file_of_authorities_in_env_is_trusted_and_what_is_refused_says_what_t
 def test_certificates_of_redis_that_are_rotated_end_no_connection_and_what_new_ones_meet_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good, expired, foreign = _certificates(tmp_path)
-    authorities = tmp_path / "authorities.pem"
-    authorities.write_text(good.read_text() + expired.read_text())
-    monkeypatch.setenv("SSL_CERT_FILE", str(authorities))
+    good, expired, foreign = _certificates(tmp_path, monkeypatch)
     with running_redis_with_tls(tmp_path, good) as port:
         old = link(f"rediss://localhost:{port}/0")
 
@@ -158,11 +155,16 @@ def test_certificates_of_redis_that_are_rotated_end_no_connection_and_what_new_o
 CERTIFICATES = {"good": 5, "expired": -1, "foreign": 5}
 
 
-def _certificates(folder: Path) -> Iterator[Path]:
-    """Make each, of an authority of its own name: OpenSSL takes the first of that name."""
+def _certificates(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Make each, of an authority of its own name: OpenSSL takes the first of a name. The foreign one is not trusted."""
+    made = []
     for name, days in CERTIFICATES.items():
         (folder / name).mkdir()
-        yield make_certificate(folder / name, days, f"the {name} authority")
+        made.append(make_certificate(folder / name, days, f"the {name} authority"))
+    authorities = folder / "authorities.pem"
+    authorities.write_text("".join(each.read_text() for each in made[:2]))
+    monkeypatch.setenv("SSL_CERT_FILE", str(authorities))
+    return made
 
 
 @contextmanager
@@ -187,10 +189,7 @@ def running_redis_with_tls(folder: Path, certificate: Path) -> Iterator[int]:
 def test_certificates_of_a_mail_server_that_are_rotated_end_no_session_and_what_new_ones_meet_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good, expired, foreign = _certificates(tmp_path)
-    authorities = tmp_path / "authorities.pem"
-    authorities.write_text(good.read_text() + expired.read_text())
-    monkeypatch.setenv("SSL_CERT_FILE", str(authorities))
+    good, expired, foreign = _certificates(tmp_path, monkeypatch)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(good)
     with running_sandbox(SandboxSettings()) as sandbox, create_server(("127.0.0.1", 0)) as listening:

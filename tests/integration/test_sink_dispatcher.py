@@ -652,18 +652,23 @@ def test_while_another_suspect_is_in_hand_none_is_claimed_and_all_other_mail_goe
     assert sinks.heard.of(DeadLettered) == []
 
 
+def _fail_at_first(monkeypatch: pytest.MonkeyPatch, sinks: Sinks, method: str, times: int, error: Exception) -> None:
+    """Have the first calls of a method of the outbox raise an error."""
+    outbox, failures = sinks.ledger.outbox, iter(range(times))
+    call = getattr(outbox, method)
+
+    def fail_at_first(*arguments: Any) -> Any:
+        if next(failures, None) is not None:
+            raise error
+        return call(*arguments)
+
+    monkeypatch.setattr(outbox, method, fail_at_first)
+
+
 def test_a_failure_of_ours_before_a_call_ends_no_thread_and_is_told(sinks: Sinks, monkeypatch: pytest.MonkeyPatch):
     """Whoever asks the database whether the claim is still ours may get no file descriptor for that."""
     monkeypatch.setattr(sink_dispatcher, "HELD_SECONDS", -1.0)
-    outbox, failures = sinks.ledger.outbox, iter(range(3))
-    is_held = outbox.is_held
-
-    def fail_at_first(*asked: Any) -> bool:
-        if next(failures, None) is not None:
-            raise OSError(errno.EMFILE, "Too many open files")
-        return is_held(*asked)
-
-    monkeypatch.setattr(outbox, "is_held", fail_at_first)
+    _fail_at_first(monkeypatch, sinks, "is_held", 3, OSError(errno.EMFILE, "Too many open files"))
     box = Box(parallel=1)
     dispatcher = sinks.dispatcher("box", box, max_retries=0)
     ids = sinks.record(1, 2, 3)
@@ -678,15 +683,7 @@ def test_a_failure_of_ours_in_the_middle_of_a_claim_confuses_no_later_one(
 ):
     """Results of the calls that went on were taken for those of the next claim, which then never got any."""
     monkeypatch.setattr(sink_dispatcher, "MARK_SECONDS", 0.0)
-    outbox, failures = sinks.ledger.outbox, iter(range(1))
-    mark = outbox.mark_delivered
-
-    def fail_at_first(*marked: Any) -> None:
-        if next(failures, None) is not None:
-            raise RuntimeError("nobody foresaw it")
-        mark(*marked)
-
-    monkeypatch.setattr(outbox, "mark_delivered", fail_at_first)
+    _fail_at_first(monkeypatch, sinks, "mark_delivered", 1, RuntimeError("nobody foresaw it"))
     box = Box(parallel)
     box.trouble = lambda _: time.sleep(0.05)
     dispatcher = sinks.dispatcher("box", box, start=False)
@@ -700,15 +697,7 @@ def test_what_could_not_be_given_back_is_given_back_when_the_database_is_there_a
     sinks: Sinks, monkeypatch: pytest.MonkeyPatch
 ):
     """It came as mail over which a worker was killed: when its lease was over, one at a time, an attempt spent."""
-    outbox, failures = sinks.ledger.outbox, iter(range(3))
-    release = outbox.release
-
-    def fail_at_first(*released: Any) -> None:
-        if next(failures, None) is not None:
-            raise SinkUnavailable("it takes nothing")
-        release(*released)
-
-    monkeypatch.setattr(outbox, "release", fail_at_first)
+    _fail_at_first(monkeypatch, sinks, "release", 3, SinkUnavailable("it takes nothing"))
     box = Box()
     box.trouble = lambda _: SinkUnavailable("away") if len(box.asked) == 1 and box.asked.total() == 1 else None
     dispatcher = sinks.dispatcher("box", box, max_retries=0, start=False)
